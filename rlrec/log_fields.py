@@ -111,4 +111,4 @@ EVENT = (
     LogField("seq", int, "the change of the policy that stored it"),
     LogField("key", str, "the key of the line of feedback", optional=True, key="key", is_read=False),
 )
-STATED = tuple(field for field in DECISION if field.is_stated)
+STATED_FIELDS = tuple(field for field in DECISION if field.is_stated)

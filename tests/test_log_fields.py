@@ -24,7 +24,7 @@ from rlrec.log_fields import (
     PROBABILITY,
     SHARE,
     SLOT,
-    STATED,
+    STATED_FIELDS,
     LogField,
 )
 from rlrec.store.database import tables
@@ -113,7 +113,7 @@ def test_lines_of_json_have_the_keys() -> None:
 
 
 def test_what_layouts_decode_to_has_the_fields_of_a_line() -> None:
-    assert {*names(STATED)} <= {*columns.LogColumns.__dataclass_fields__}
+    assert {*names(STATED_FIELDS)} <= {*columns.LogColumns.__dataclass_fields__}
     of_slots = {"arm" if field.name == "arm_id" else field.name for field in SLOT[1:]}
     assert {*lines.LineSlot._fields} - {"id"} == of_slots
     assert {*columns.LoggedSlots.__dataclass_fields__} == {"row", *lines.LineSlot._fields}

@@ -122,7 +122,7 @@ def return_rates(answer: Outcomes, log_end: str | None) -> Figure | None:
         return None
     periods = len({row["group"] for row in answer["outcomes"]})
     until = {metric: parse(log_end) - days * DAY_US for metric, days in RETURNED.items()}
-    figures = present(over_time(answer, metric, until=until[metric]) for metric in RETURNED)
+    figures = present_figures(over_time(answer, metric, until=until[metric]) for metric in RETURNED)
     return next((figure for figure in figures if len(figure.rows) > periods / 2), figures[-1] if figures else None)
 
 
@@ -368,6 +368,6 @@ def evenness(answer: Exposure) -> Figure | None:
     )  # fmt: skip
 
 
-def present(figures: Iterable[Figure | None]) -> list[Figure]:
+def present_figures(figures: Iterable[Figure | None]) -> list[Figure]:
     """The figures that there are."""
     return [figure for figure in figures if figure is not None]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlrec.errors import quantity
 from rlrec.report import curves, figures, svg
-from rlrec.report.figures import Figure, present
+from rlrec.report.figures import Figure, present_figures
 from rlrec.report.svg import escape, number
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def _sections(answer: Result) -> Iterator[Section]:
     over_time, charts, notes = answer.over_time, list[Figure](), list[str]()
     if over_time is not None:
         return_rates = figures.return_rates(over_time, answer.last)
-        charts = present([figures.over_time(over_time), return_rates])
+        charts = present_figures([figures.over_time(over_time), return_rates])
         if return_rates is None and "no-users" in over_time["reasons"]:
             notes.append("Who came back is not known: no decision names a user (`recommend --user`).")
         elif return_rates is None:
@@ -110,33 +110,34 @@ def _sections(answer: Result) -> Iterator[Section]:
     yield Section(
         "estimates", "What policies would earn",
         "Estimated from the log: a policy is judged by what others served, weighted by probabilities." + newest,
-        present(figures.estimates(answer.estimates, unit) for unit in figures.UNITS),
+        present_figures(figures.estimates(answer.estimates, unit) for unit in figures.UNITS),
         reasons and f"<details><summary>What the verdicts rest on</summary>{reasons}</details>",
     )  # fmt: skip
     compared = [figures.comparison(experiment) for experiment in answer.experiments]
     pairs = zip(answer.experiments, compared, strict=True)
     undecided_names = [experiment["experiment"] for experiment, figure in pairs if figure is None]
     yield Section(
-        "experiments", "Experiments", "Variants against the first one, by the unit that was split.", present(compared),
+        "experiments", "Experiments", "Variants against the first one, by the unit that was split.",
+        present_figures(compared),
         _list(f"{name}: nothing to compare per unit; `rlrec experiment show {name}` has its figures"
               for name in undecided_names),
     )  # fmt: skip
     yield Section(
         "beliefs", "What policies believe", "Each arm with the reward that a slot of it is believed to earn.",
-        present(map(figures.beliefs, answer.beliefs)),
+        present_figures(map(figures.beliefs, answer.beliefs)),
     )  # fmt: skip
     exposure = answer.exposure
     newest = "" if answer.exposed is None else f" From the newest {answer.exposed:,} decisions."
     yield Section(
         "exposure", "What was shown", "How the slots are spread over the catalogue." + newest,
-        [] if exposure is None else present([figures.exposure(exposure), figures.evenness(exposure)]),
+        [] if exposure is None else present_figures([figures.exposure(exposure), figures.evenness(exposure)]),
     )  # fmt: skip
     yield Section(
         "positions", "Positions", "How likely each position is looked at.",
         [curves.examination(answer.curves)] if answer.curves else [],
     )  # fmt: skip
     training_figures = (curves.training(row.policy, row.version, row.report, live=row.live) for row in answer.trained)
-    yield Section("training", "Training", "Learning curves of trained versions.", present(training_figures))
+    yield Section("training", "Training", "Learning curves of trained versions.", present_figures(training_figures))
     findings = _list(f"{row.severity}: {row.check}, {row.subject}: {row.detail}" for row in answer.findings)
     yield Section("health", "Health", _health(answer), [], findings + _traffic(answer))
 

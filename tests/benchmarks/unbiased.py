@@ -126,7 +126,7 @@ def _beliefs(policy: Policy, beliefs: RunBeliefs, x: Array) -> list[Scores]:
 
 def judged(result: Logs) -> list[Estimate]:
     """The estimate of `uniform` by IPS on each run's log, as `evaluate` makes it."""
-    fold = ImpressionFold(estimators=ope.parse("ips").impressions, spanning=False)
+    fold = ImpressionFold(estimators=ope.parse("ips").impressions, spans_batches=False)
     rows = np.arange(result.reward.shape[1])
     target = np.full(len(rows), 1 / result.arms)
     estimates = list[Estimate]()

@@ -133,7 +133,7 @@ def estimates(log: tuple[Ids, Ids, Array], logger: Array, target: Array, *, seed
         largest=np.full(n, size * np.log(len(logger))), unsupported=np.zeros(n),
         predicted=model.predicted(decisions), expected=model.expected(decisions, [everywhere]),
     )  # fmt: skip
-    fold = SessionFold(estimators=ESTIMATORS, gamma=1.0, horizon=int(length.max()), spanning=False)
+    fold = SessionFold(estimators=ESTIMATORS, gamma=1.0, horizon=int(length.max()), spans_batches=False)
     return fold.finish(fold.partial(batch))
 
 

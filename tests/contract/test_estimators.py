@@ -135,10 +135,10 @@ def test_many_means_are_answered_at_once(estimator: ImpressionEstimator) -> None
     assert estimator.gradient(sums).tolist() == [estimator.gradient(mean).tolist() for mean in sums]
 
 
-@pytest.mark.parametrize("spanning", [True, False])
+@pytest.mark.parametrize("spans_batches", [True, False])
 @pytest.mark.parametrize("interval", ["bootstrap-t", "normal"])
-def test_any_split_gives_the_same_estimate(label: str, spanning: bool, interval: str) -> None:
-    fold = ImpressionFold(estimators=ope.parse(label).impressions, spanning=spanning)
+def test_any_split_gives_the_same_estimate(label: str, spans_batches: bool, interval: str) -> None:
+    fold = ImpressionFold(estimators=ope.parse(label).impressions, spans_batches=spans_batches)
     batch = complete()
     which = (batch.cluster * 7 + 3) % 4  # never splits a cluster
     pieces = [fold.partial(batch.take(which == piece)) for piece in (2, 0, 3, 1)]

@@ -43,7 +43,7 @@ def test_exact_on_the_complete_log(label: str, gamma: float) -> None:
 
 
 def test_a_model_is_needed_where_it_is_declared(label: str, estimator: SessionEstimator) -> None:
-    if not estimator.modelled:
+    if not estimator.needs_model:
         assert judged(complete(model=False), label, gamma=0.7, interval="normal")[0].value == pytest.approx(value(0.7))
     else:
         with pytest.raises(InputError, match="need a reward model"):
@@ -94,7 +94,7 @@ def test_any_split_gives_the_same_estimate(label: str, interval: str) -> None:
 
 
 def test_memory_of_a_cluster_that_spans_batches() -> None:
-    fold = SessionFold(estimators=ope.parse("session").sessions, gamma=0.9, horizon=3, spanning=True)
+    fold = SessionFold(estimators=ope.parse("session").sessions, gamma=0.9, horizon=3, spans_batches=True)
     assert 8 + 8 * len(fold.columns) <= 64
 
 

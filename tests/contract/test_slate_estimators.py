@@ -61,10 +61,10 @@ def test_gradient_is_the_derivative(label: str, estimator: SlateEstimator) -> No
         assert slope == pytest.approx(difference, rel=1e-6, abs=1e-9)
 
 
-@pytest.mark.parametrize("spanning", [True, False])
+@pytest.mark.parametrize("spans_batches", [True, False])
 @pytest.mark.parametrize("interval", ["bootstrap-t", "normal"])
-def test_any_split_gives_the_same_estimate(label: str, spanning: bool, interval: str) -> None:
-    batch, of_label = complete(by_position), fold(label, spanning=spanning)
+def test_any_split_gives_the_same_estimate(label: str, spans_batches: bool, interval: str) -> None:
+    batch, of_label = complete(by_position), fold(label, spans_batches=spans_batches)
     which = (batch.cluster * 7 + 3) % 4  # never splits a cluster
     pieces = [of_label.partial(batch.take(which == piece)) for piece in (2, 0, 3, 1)]
     direct, added = (

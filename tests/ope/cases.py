@@ -60,7 +60,7 @@ def drawn(seed: int, *, sessions: int = 300, spread: float = 1.0) -> tuple[LogBa
 
 def judged(batch: LogBatch, names: str, **options: object) -> list[Estimate]:
     """Estimates of one batch."""
-    fold = ImpressionFold(estimators=ope.parse(names).impressions, spanning=False)
+    fold = ImpressionFold(estimators=ope.parse(names).impressions, spans_batches=False)
     return fold.finish(fold.partial(batch), FinishOptions(**options))
 
 

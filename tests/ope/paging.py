@@ -94,14 +94,14 @@ def complete(rewards: Rewards, logger: Array = LOGGER, *, page: float = 0.0) -> 
     )
 
 
-def fold(names: str, curve: PositionCurve = RIGHT, *, spanning: bool = False) -> SlateFold:
+def fold(names: str, curve: PositionCurve = RIGHT, *, spans_batches: bool = False) -> SlateFold:
     """The fold of these estimators; pbm and interpol rest on a curve."""
     chosen = ope.parse(names).slates
     resolved = {
         label: replace(each, shape=curve) if isinstance(each, Pbm | Interpol) and each.curve else each
         for label, each in chosen.items()
     }
-    return SlateFold(estimators=resolved, spanning=spanning)
+    return SlateFold(estimators=resolved, spans_batches=spans_batches)
 
 
 def judged(batch: SlateBatch, names: str, curve: PositionCurve = RIGHT, **options: object) -> list[Estimate]:

@@ -121,19 +121,19 @@ def by_loops(batch: VisitBatch, gamma: float) -> dict[str, float]:
 
 
 def folded(
-    batch: VisitBatch, names: str = "session", *, gamma: float = 0.9, spanning: bool = True
+    batch: VisitBatch, names: str = "session", *, gamma: float = 0.9, spans_batches: bool = True
 ) -> tuple[SessionFold, SessionPartial]:
     """The fold and the statistic of one batch."""
     horizon = int(batch.length.max(initial=1))
-    fold = SessionFold(estimators=ope.parse(names).sessions, gamma=gamma, horizon=horizon, spanning=spanning)
+    fold = SessionFold(estimators=ope.parse(names).sessions, gamma=gamma, horizon=horizon, spans_batches=spans_batches)
     return fold, fold.partial(batch)
 
 
 def judged(
-    batch: VisitBatch, names: str = "session", *, gamma: float = 0.9, spanning: bool = True, **options: object
+    batch: VisitBatch, names: str = "session", *, gamma: float = 0.9, spans_batches: bool = True, **options: object
 ) -> list[Estimate]:
     """Estimates of one batch."""
-    fold, partial = folded(batch, names, gamma=gamma, spanning=spanning)
+    fold, partial = folded(batch, names, gamma=gamma, spans_batches=spans_batches)
     return fold.finish(partial, FinishOptions(**options))
 
 

@@ -23,7 +23,7 @@ from rlrec.policy.slates import slate
 from rlrec.policy.slates.slate_draws import SlateSampler
 from rlrec.records import CURVE, Version
 from rlrec.store import Unit
-from rlrec.store.database.unit import damaged
+from rlrec.store.database.unit import damage_error
 from rlrec.store.policies import beliefs, policies
 from rlrec.store.policies.beliefs import SUMS, ArmPrior, ArmSums, BeliefRow, BeliefRows
 
@@ -129,16 +129,18 @@ class VersionDistribution:
             arms, table = sum_tables.table(sums, 3)
         else:
             rows = cast("Sequence[BeliefRow]", sums)
-            arms, table = sum_tables.faded(rows, self.learner.forgetting, self.ordinal)
+            arms, table = sum_tables.faded_sums(rows, self.learner.forgetting, self.ordinal)
         if all_sums is not None:
-            arms, table = sum_tables.replaced(*all_sums, arms, table)
+            arms, table = sum_tables.replace_sums(*all_sums, arms, table)
         if len(arms) and table.shape[1] != self.learner.width:
             belief = f"the belief of {self.version.reference}"
-            raise damaged(f"{belief} has {table.shape[1]} sums of an arm, where its kind counts {self.learner.width}")
+            raise damage_error(
+                f"{belief} has {table.shape[1]} sums of an arm, where its kind counts {self.learner.width}"
+            )
         self._all_sums = arms, table
         for row in np.flatnonzero(table[:, 0] < -1e-6)[:1].tolist():  # below what rounding explains
             belief = f"the belief of {self.version.reference}"
-            raise damaged(f"{belief} counts {table[row, 0]:g} pulls of arm {arms[row]}")
+            raise damage_error(f"{belief} counts {table[row, 0]:g} pulls of arm {arms[row]}")
         if self.generator is not None:
             first, second = cast("TwoStage", self.learner).columns
             earlier, self.generator = self.generator, copy(self.generator)
@@ -169,8 +171,8 @@ class VersionDistribution:
         """Sums and prior of these arms; an arm that is in neither has no sums, and the kind's default prior.
 
         revision: of the catalogue that describes the arms, where a model reads their features."""
-        sums = sum_tables.aligned(self._arms, self._sums, arms, (0.0,) * self.policy.width)
-        prior = sum_tables.aligned(self._prior_arms, self._prior, arms, self.policy.prior)
+        sums = sum_tables.align_values(self._arms, self._sums, arms, (0.0,) * self.policy.width)
+        prior = sum_tables.align_values(self._prior_arms, self._prior, arms, self.policy.prior)
         return Belief(
             pulls=sums[:, 0], reward_sum=sums[:, 1], reward_squares=sums[:, 2], alpha=prior[:, 0], beta=prior[:, 1],
             total=float(self._sums[:, 0].sum()), extra=sums[:, 3:], moments=self._moments(sums[:, 3:], arms, revision),
@@ -289,7 +291,7 @@ class VersionDistribution:
         """Cache key of a revision of the catalogue: equal for those that describe arms the same way."""
         return 0 if self.arm_features is None else self.arm_features.epoch(revision)
 
-    def moved(self, sums: BeliefRows, *, ordinal: int, columns: ColumnSums | None = None) -> VersionDistribution:
+    def at_moment(self, sums: BeliefRows, *, ordinal: int, columns: ColumnSums | None = None) -> VersionDistribution:
         """The same version at another moment: its samplers are brought up to date where that is cheaper."""
         distribution = copy(self)  # policy and prior are the same
         distribution.ordinal, distribution.columns = ordinal, columns
@@ -372,7 +374,7 @@ def _stored(
     return beliefs.rows(unit, version.id, oldest=policy.forgetting.oldest(ordinal), seq=seq), ordinal
 
 
-def renewed(
+def renew(
     unit: Unit, version: Version, earlier: VersionDistribution, *, catalogue_changed: bool,
     arms: Collection[int] | None = None,
 ) -> VersionDistribution:  # fmt: skip
@@ -396,4 +398,4 @@ def renewed(
         return distribution
     sums, ordinal = _stored(unit, version, distribution.learner)
     columns = column_sums(unit, version, distribution.learner, ordinal=ordinal, earlier=earlier.columns)
-    return distribution.moved(sums, ordinal=ordinal, columns=columns)
+    return distribution.at_moment(sums, ordinal=ordinal, columns=columns)

@@ -11,7 +11,7 @@ import numpy as np
 from rlrec.arrays import Array, Ids, Index, look_up, run_starts
 from rlrec.policy.beliefs.forgetting import Forgetting
 from rlrec.store import Unit
-from rlrec.store.database.unit import Row, damaged
+from rlrec.store.database.unit import Row, damage_error
 from rlrec.store.policies import beliefs
 from rlrec.store.policies.beliefs import SUMS, BeliefRow, ColumnRow
 
@@ -24,7 +24,7 @@ CACHED = 50_000  # columns that are kept beside those of a request
 _NOTHING = np.empty(0, np.int64), np.zeros((0, len(SUMS)))
 
 
-def replaced(arms: Ids, sums: Array, changed: Ids, changed_sums: Array) -> tuple[Ids, Array]:
+def replace_sums(arms: Ids, sums: Array, changed: Ids, changed_sums: Array) -> tuple[Ids, Array]:
     """Sums of arms (m, width), ascending, with those of changed arms in their place."""
     if not len(changed):
         return arms, sums
@@ -46,7 +46,7 @@ def table(rows: Sequence[Row], width: int) -> tuple[Ids, Array]:
     return values[:, 0].astype(np.int64), values[:, 1:]
 
 
-def faded(rows: Sequence[BeliefRow], forgetting: Forgetting, ordinal: int) -> tuple[Ids, Array]:
+def faded_sums(rows: Sequence[BeliefRow], forgetting: Forgetting, ordinal: int) -> tuple[Ids, Array]:
     """Rows of `beliefs.rows` brought forward to the policy's ordinal, and their buckets added up: arms, sums."""
     oldest = forgetting.oldest(ordinal)
     rows = [row for row in rows if row.bucket >= oldest]
@@ -56,7 +56,7 @@ def faded(rows: Sequence[BeliefRow], forgetting: Forgetting, ordinal: int) -> tu
     if rows[0].extra is not None:
         extras = [row.extra or b"" for row in rows]
         if len(extras[0]) % 8 or len(set(map(len, extras))) > 1:
-            raise damaged("the sums of a belief are not as long as each other")
+            raise damage_error("the sums of a belief are not as long as each other")
         sums = np.hstack([sums, np.array([np.frombuffer(extra, "<f8") for extra in extras])])
     sums = sums * (forgetting.discount ** (ordinal - np.array([row.ordinal for row in rows], np.float64)))[:, None]
     arms, index = np.unique(np.array([row.arm_id for row in rows], np.int64), return_inverse=True)
@@ -66,7 +66,7 @@ def faded(rows: Sequence[BeliefRow], forgetting: Forgetting, ordinal: int) -> tu
     return arms, total
 
 
-def aligned(stored: Ids, values: Array, arms: Ids, default: tuple[float, ...]) -> Array:
+def align_values(stored: Ids, values: Array, arms: Ids, default: tuple[float, ...]) -> Array:
     """The values of arms, (m, width), from those of the stored ones; the default where an arm is not stored."""
     if not len(stored):
         return np.tile(np.array(default), (len(arms), 1))

@@ -67,16 +67,16 @@ def show(
             study = replace(study, selection=filters.selection(unit, f"experiment={name},{log}"))
         collected = unit_outcomes.collect(unit, study, level=level)
         assigned = experiments.count_units(unit, experiment.id)
-        uniform = holdout.compared(unit, experiment, definitions[0], level=level)
-        outlook = None
+        uniform = holdout.compare_holdout(unit, experiment, definitions[0], level=level)
+        maturity = None
         if assigned and not any(collected.sums.sessions):
             selection = Selection(variant_ids=[variant.id for variant in experiment.variants])
-            outlook = reward_log.outlook(unit, selection, wait_us=definitions[0].window_us)
+            maturity = reward_log.maturity_sentence(unit, selection, wait_us=definitions[0].window_us)
     figures, sums, labels = collected.outcomes, collected.sums, collected.groups.labels
     if sums.censored:
         store.notice(f"left out: {quantity(sums.censored, 'decision')} with a censored slot")
-    if outlook is not None:
-        store.notice(f"no decision of {name} is mature yet: {outlook}")
+    if maturity is not None:
+        store.notice(f"no decision of {name} is mature yet: {maturity}")
     shares, units = shares_of(experiment), [assigned.get(variant.id, 0) for variant in experiment.variants]
     chi2, p_value = comparison.sample_ratio(units, [variant.weight for variant in experiment.variants])
     rows, unit_differences = unit_outcomes.to_json(collected)

@@ -13,7 +13,7 @@ from rlrec.app.learning import belief_versions
 from rlrec.errors import CheckFailed, Conflict, InputError
 from rlrec.records import Version
 from rlrec.store import Store, Unit
-from rlrec.store.database.unit import StoredRows, damaged, parse
+from rlrec.store.database.unit import StoredRows, damage_error, parse
 from rlrec.store.log import settings
 from rlrec.store.log.team_drafts import TEAMS
 from rlrec.store.policies import experiments, policies, routes
@@ -192,7 +192,7 @@ def _add_policy(unit: Unit, experiment: str, fork: Fork) -> int:
     return policy_id
 
 
-def listing(store: Store) -> list[ExperimentSummary]:
+def list_experiments(store: Store) -> list[ExperimentSummary]:
     """All experiments."""
     with store.read() as unit:
         return [_summary(unit, experiment) for experiment in experiments.all_experiments(unit)]
@@ -316,7 +316,7 @@ def _summary(unit: Unit, experiment: Experiment) -> ExperimentSummary:
 def versions_of(unit: Unit, experiment: Experiment) -> dict[int, Version]:
     """The live version of each variant's policy, by the variant's id."""
     if not experiment.variants:
-        raise damaged(f"the variants of experiment {experiment.name} are gone")
+        raise damage_error(f"the variants of experiment {experiment.name} are gone")
     live = StoredRows("policy", policies.live(unit, {variant.policy for variant in experiment.variants}).items())
     return {variant.id: live[variant.policy][0] for variant in experiment.variants}
 

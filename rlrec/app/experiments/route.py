@@ -256,7 +256,7 @@ def _change_to_restore(history: Sequence[RouteChange], *, promoted: bool) -> Rou
     return next((change for change in earlier if counts_anyway or change.reference != now.reference), None)
 
 
-def listing(store: Store) -> list[RouteSummary]:
+def list_routes(store: Store) -> list[RouteSummary]:
     """All routes, by name."""
     with store.read() as unit:
         return [summary(unit, change) for change in routes.newest_changes(unit)]

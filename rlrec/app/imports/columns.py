@@ -8,7 +8,7 @@ from itertools import accumulate, compress
 from operator import itemgetter
 from typing import Any, NamedTuple, TypeVar, cast
 
-from rlrec.log_fields import STATED
+from rlrec.log_fields import STATED_FIELDS
 from rlrec.store.database.loading import Column, Same
 
 NULL, ZERO, EMPTY = Same(None), Same(0), Same("{}")
@@ -49,7 +49,7 @@ class LoggedEvents:
 
 def _with_stated(kind: type[R]) -> type[R]:
     """The class with a column for each field that a line may state, where it has none."""
-    for field in STATED:
+    for field in STATED_FIELDS:
         if field.name not in kind.__annotations__:
             kind.__annotations__[field.name] = Column
             setattr(kind, field.name, NULL)

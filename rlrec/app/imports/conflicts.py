@@ -26,7 +26,7 @@ def find(unit: Unit, rows: LogColumns, users: Mapping[str, str | None], *, agree
     A row that is refused leaves no trace: what it names is free for the rows after it."""
     requests = set(decisions.requests(unit, distinct(rows.request_id)))
     keys = set(events.stored_keys(unit, distinct(rows.events.key)))
-    agree = agree or not len(LineNames.read(rows).disputed())
+    agree = agree or not len(LineNames.read(rows).disputed_hashes())
     stored = {session: user for session, user in users.items() if user is not None}
     differs = stored and any(stored.get(session, user) != user for session, user in _with_user(rows))
     if agree and not (requests or keys or differs):
@@ -133,7 +133,7 @@ class LineNames(NamedTuple):
         empty = np.empty(0, np.int64)
         return cls(*map(np.concatenate, zip((empty, empty), *entries, strict=True)))
 
-    def disputed(self) -> Ids:
+    def disputed_hashes(self) -> Ids:
         """The hashes of the names that stand for several things."""
         if _count_changes(self.name) == _count_changes(self.pair):
             return self.name[:0]
@@ -167,7 +167,7 @@ class EarlierLines:
     an earlier group or file is refused before either is stored."""
 
     def __init__(self, disputed: Ids) -> None:
-        self.disputed = disputed
+        self.disputed_hashes = disputed
         self.values: dict[tuple[str, str], str | bytes] = {}
 
     def find(self, rows: LogColumns) -> Iterator[tuple[int, Conflict]]:
@@ -176,7 +176,7 @@ class EarlierLines:
         Another line with the same request id or feedback key contradicts, and another user of the same session. The
         same line, which a file has that overlaps with another, does not."""
         for kind, names, row, stands_for in _named(rows):
-            is_disputed = np.isin(_hashes(names) ^ hash(kind), self.disputed)
+            is_disputed = np.isin(_hashes(names) ^ hash(kind), self.disputed_hashes)
             for index in np.flatnonzero(is_disputed).tolist():
                 name, value = names[index], stands_for[index]
                 first = self.values.setdefault((kind, name), value)

@@ -20,7 +20,7 @@ from rlrec.app.inputs import canonical
 from rlrec.app.log.splits import splits
 from rlrec.arrays import numbers_in_runs, run_starts
 from rlrec.errors import InputError
-from rlrec.log_fields import SLOT, STATED
+from rlrec.log_fields import SLOT, STATED_FIELDS
 from rlrec.policy.gradients.history import ShownHistory, pack
 from rlrec.records import Version
 from rlrec.store import Unit
@@ -189,7 +189,7 @@ class GroupWriter:
             "log_propensity": rows.log_propensity, "seed": rows.seed, "request_key": rows.request_id,
             "history": histories,
             "source": rows.source, "belief_seq": Same(0), "imported": Same(1), "run_id": Same(self.state.run),
-            **{field.name: getattr(rows, field.name) for field in STATED},
+            **{field.name: getattr(rows, field.name) for field in STATED_FIELDS},
             "catalogue_revision": Same(self.settings.catalogue_revision),
         })  # fmt: skip
         slots = rows.slots

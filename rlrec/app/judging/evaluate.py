@@ -32,8 +32,8 @@ def evaluate(store: Store, request: Request, workers: Workers = IN_PROCESS) -> l
                 return estimates.answer(unit, replace(request, log=log), estimators, selection, engine)
         except EmptyLog as error:
             if error.wait_us is not None:
-                outlook = reward_log.outlook(unit, selection, wait_us=error.wait_us)
-                error.hint = "; ".join(filter(None, (error.hint, outlook)))
+                maturity = reward_log.maturity_sentence(unit, selection, wait_us=error.wait_us)
+                error.hint = "; ".join(filter(None, (error.hint, maturity)))
             raise
 
 

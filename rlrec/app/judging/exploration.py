@@ -106,7 +106,7 @@ def exploration(store: Store, request: Request) -> Result:
         if not total.cost.summary().present[3]:
             if total.waiting:
                 waiting = f"{quantity(total.waiting, 'impression')} of {comparison.name}"
-                raise comparison.evaluation.shared[0].immature(waiting)
+                raise comparison.evaluation.shared[0].immature_log(waiting)
             lacking = "imports, two rankers, samples of correlated scores and kinds that read the session"
             message = f"no impression of {comparison.name} has a probability to compare"
             raise EmptyLog(message, hint=f"{lacking} have none by position")
@@ -182,7 +182,7 @@ class FloorComparison:
         )  # fmt: skip
 
     def _moments(self, terms: Array, cluster: Ids) -> Moments:
-        return moments(terms, cluster, columns=COLUMNS, spanning=self.evaluation.spanning)
+        return moments(terms, cluster, columns=COLUMNS, spans_batches=self.evaluation.spans_batches)
 
     def _greedy(self, rows: ImpressionRows, logged: LoggedBatch) -> tuple[Array, Array]:
         """The weight of every row for the policy without exploration, (n,), NaN where it is not known; and the sums of

@@ -192,8 +192,10 @@ def _sums(rows: ImpressionRows, evaluation: Evaluation, definition: Reward, mode
     count, clicked = located.count[hidden], (located.reward[hidden] != 0).astype(np.float64)
     columns = slots["context_id"][hidden], located.arm[hidden], located.position[hidden]
     return _LogSums(
-        overlap=positions.overlap(pages, spanning=evaluation.spanning),
-        clicks=click_models.click_sums(pages, arms=len(evaluation.arms), model=model, spanning=evaluation.spanning),
+        overlap=positions.overlap(pages, spans_batches=evaluation.spans_batches),
+        clicks=click_models.click_sums(
+            pages, arms=len(evaluation.arms), model=model, spans_batches=evaluation.spans_batches
+        ),
         cells=click_models.cells(*columns, count, count * clicked, np.ones(len(clicked)), clicked),
         partial=int((counts != slots["size"][starts]).sum()),
     )
@@ -278,7 +280,7 @@ def fitted(unit: Unit, version: Version) -> Sequence[ExaminedPosition]:
         return ()
 
 
-def listing(store: Store) -> list[CurveRow]:
+def list_curves(store: Store) -> list[CurveRow]:
     """Every curve, by name and number."""
     with store.read() as unit:
         names = {reward.id: reward.name for reward in policies.rewards(unit)}

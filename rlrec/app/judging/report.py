@@ -257,7 +257,7 @@ class _Gathering:
         return [comparison for comparison in comparisons if comparison is not None]
 
     def _curves(self) -> list[CurveAnswer]:
-        newest_of = {row["curve"]: row["number"] for row in positions.listing(self.store)}
+        newest_of = {row["curve"]: row["number"] for row in positions.list_curves(self.store)}
         if len(newest_of) > CURVES:
             self._remark("positions", f"{quantity(len(newest_of) - CURVES, 'more curve')}: see `rlrec position list`.")
         return [positions.show(self.store, f"{name}@{number}") for name, number in [*newest_of.items()][-CURVES:]]

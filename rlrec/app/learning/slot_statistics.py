@@ -164,7 +164,7 @@ def stored_sums(unit: Unit, version: Version, *, ordinal: int) -> Totals:
 
 def pruned_sums(unit: Unit, version: Version, *, ordinal: int) -> Totals:
     """The sums of the slots of a belief that were pruned, brought forward to the policy's `ordinal`."""
-    return _faded(beliefs.pruned(unit, version.id), Forgetting.parse(version.policy.params), ordinal)
+    return _faded(beliefs.pruned_sums(unit, version.id), Forgetting.parse(version.policy.params), ordinal)
 
 
 def _faded(rows: Iterable[beliefs.BeliefRow], forgetting: Forgetting, ordinal: int) -> Totals:

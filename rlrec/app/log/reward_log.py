@@ -185,7 +185,7 @@ def time_of_maturity(at: int, now: int) -> str:
     return f"{minute[11:] if minute[:10] == written(now)[:10] else minute}, in {-(-wait // size)} {word}"
 
 
-def outlook(unit: Unit, selection: Selection, *, wait_us: int, mature_from: int | None = None) -> str | None:
+def maturity_sentence(unit: Unit, selection: Selection, *, wait_us: int, mature_from: int | None = None) -> str | None:
     """When the first of the selected decisions that are not mature will be, and how to look as if all were; None where
     that cannot be told. wait_us: from a decision until it counts; mature_from: None where no decision is mature."""
     first, last = selected.times(unit, selection)

@@ -159,11 +159,11 @@ class _TrainingRun:
             )  # fmt: skip
             self.report = writer.write(self.dataset, engine=self.engine, progress=self.lease.renew)
             record = self._record(unit, selection)
-            self.outlook = None
+            self.maturity = None
             first = min(self.report.unused.mature_from, default=None)
             if first is not None or not self.report.visits:
                 wait_us = cutoff.timeout_us + cutoff.window_us
-                self.outlook = reward_log.outlook(unit, selection, wait_us=wait_us, mature_from=first)
+                self.maturity = reward_log.maturity_sentence(unit, selection, wait_us=wait_us, mature_from=first)
             reports = policies.reports(unit, self.parent.policy.id, since=unit.now - YEAR_US)
             gates = (report["gate"] for report in reports)
             looks = [cast(GateReport, NO_GATE | gate) for gate in gates if gate["candidate"] is not None]
@@ -172,7 +172,7 @@ class _TrainingRun:
             reason = f"nothing new: {quantity(n_new, 'session')} since the last training, and --min-new is {least:,}"
             if waiting := self.report.unused.waiting:
                 wait = f"{waiting:,} more count once they have ended and their reward windows are over"
-                reason = "; ".join([reason, ", ".join(filter(None, (wait, self.outlook)))])
+                reason = "; ".join([reason, ", ".join(filter(None, (wait, self.maturity)))])
             return result(self.parent, self.live.number, n_new, NO_GATE, seed=self.seed, why=reason)
         # the ascent on the visits that teach, and the look of the gate
         self.arms = writer.arms
@@ -246,7 +246,7 @@ class _TrainingRun:
     def _way_out(self) -> str:
         if self.report.unused.waiting:
             hint = "a session counts once it has ended and its reward window is over"
-            return "; ".join(filter(None, (hint, self.outlook)))
+            return "; ".join(filter(None, (hint, self.maturity)))
         if self.report.unrecorded:
             return "train on what `rlrec recommend` served, or on an import that says what its states were"
         if self.request.log or self.request.since is not None:

@@ -35,7 +35,7 @@ VersionHistory = TypedDict("VersionHistory", {
 })  # fmt: skip
 
 
-def listing(store: Store) -> list[VersionSummary]:
+def list_versions(store: Store) -> list[VersionSummary]:
     """Every policy at its live version."""
     with store.read() as unit:
         names = [policy.name for policy in policies.all_policies(unit)]

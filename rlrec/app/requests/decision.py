@@ -28,7 +28,7 @@ from rlrec.policy.slates import slate
 from rlrec.policy.slates.interleaving import TeamDraftSampler
 from rlrec.records import Decision, Slot, Version
 from rlrec.store import Store, Unit
-from rlrec.store.database.unit import damaged
+from rlrec.store.database.unit import damage_error
 from rlrec.store.log import candidates, contents, decisions, team_drafts
 from rlrec.store.log.candidates import CandidateList
 from rlrec.store.log.team_drafts import TEAMS
@@ -64,7 +64,7 @@ def show(store: Store, decision_id: int) -> Result:
             raise InputError(f"unknown decision {decision_id}", hint=hint)
         decision = stored[decision_id]
         if not decision.imported and len(decision.slots) != decision.size:
-            raise damaged(f"decision {decision_id} has {len(decision.slots)} of its {decision.size} slots")
+            raise damage_error(f"decision {decision_id} has {len(decision.slots)} of its {decision.size} slots")
         version = policies.by_id(unit, [decision.version_id])[decision.version_id]
         record = session.records(unit, stored)[decision_id]
         derived, findings = DerivedDecision(unit, decision, version, record["context"]), Findings()

@@ -58,10 +58,10 @@ Result = TypedDict("Result", {
 })  # fmt: skip
 
 
-def listing(store: Store, *, limit: int | None) -> list[SessionRow]:
+def list_sessions(store: Store, *, limit: int | None) -> list[SessionRow]:
     """Sessions, newest first; at most `limit`, and a line where there are more."""
     with store.read() as unit:
-        rows = sessions.listing(unit, limit=None if limit is None else min(limit, 2**62) + 1)
+        rows = sessions.list_sessions(unit, limit=None if limit is None else min(limit, 2**62) + 1)
     if limit is not None and len(rows) > limit:
         store.notice(f"the newest {limit} sessions; --limit shows more")
     times = (None if row.last_at is None else written(row.last_at) for row in rows)

@@ -113,7 +113,7 @@ class ServingCache:
             changes, seqs = self._changes.pop(version.id, {}), range(cached[0] + 1, seq + 1)
             # None where others made some of the changes
             moved = set[int]().union(*map(changes.__getitem__, seqs)) if all(map(changes.__contains__, seqs)) else None
-            serving = exact.renewed(unit, version, cached[2], catalogue_changed=cached[1] != self._revision, arms=moved)
+            serving = exact.renew(unit, version, cached[2], catalogue_changed=cached[1] != self._revision, arms=moved)
         self._servings[version.id] = seq, self._revision, serving
         return serving
 

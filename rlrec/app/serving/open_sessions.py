@@ -22,7 +22,7 @@ from rlrec.policy.beliefs import reward as rewards
 from rlrec.policy.gradients.history import REMEMBERED, Floats, History, Ints
 from rlrec.records import Reward
 from rlrec.store import Unit
-from rlrec.store.database.unit import Row, damaged
+from rlrec.store.database.unit import Row, damage_error
 from rlrec.store.log import decisions, events, sessions
 from rlrec.store.log.events import CENSOR, AgedEvent
 from rlrec.store.log.settings import StoreSettings
@@ -256,7 +256,7 @@ class EventRewards:
         """received: events of these decisions, and of others."""
         decisions, positions, self._kinds, values, ages = zip(*received, strict=True)
         if None in ages:
-            raise damaged(f"decision {decisions[ages.index(None)]} is gone, and its events are not")
+            raise damage_error(f"decision {decisions[ages.index(None)]} is gone, and its events are not")
         self._ids = np.array(sorted(set(decisions)), np.int64)
         # targets are slots (decision, position) and slates (decision, None), numbered as they come
         self._targets: dict[tuple[int, int | None], int] = {}

@@ -92,7 +92,7 @@ def retire(store: Store, keys: Sequence[str], *, retired: bool) -> StatusChange:
     return store.write(work, repeatable=True)
 
 
-def listing(store: Store) -> list[dict[str, Any]]:
+def list_arms(store: Store) -> list[dict[str, Any]]:
     """Every arm, retired ones too, in the order in which they were added."""
     with store.read() as unit:
         return [

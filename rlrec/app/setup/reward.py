@@ -132,7 +132,7 @@ def _term(text: str) -> tuple[str, Transform]:
     return kind, Transform(log1p="log1p" in calls, cap=cap)
 
 
-def listing(store: Store) -> list[Definition]:
+def list_rewards(store: Store) -> list[Definition]:
     """All reward definitions."""
     with store.read() as unit:
         return [_to_json(definition) for definition in policies.rewards(unit)]

@@ -120,12 +120,12 @@ IN_MEMORY = ("name", "split", "cluster")  # of VISIT, until the visits are arran
 
 class DatasetSplit:
     """The visits of one split, by name, in batches of about one size.
-    strata: of its visits, by their indices. visits: how many; longest: decisions of the longest; spanning: whether some
-    cluster has several visits."""
+    strata: of its visits, by their indices. visits: how many; longest: decisions of the longest; spans_batches: whether
+    some cluster has several visits."""
 
     def __init__(self, catalogues: Sequence[Catalogue], cluster: Ids, strata: Sequence[Stratum] = (NO_LOGGER,)) -> None:
         self.strata, self.visits, self.longest = strata, len(cluster), 1
-        self.spanning = len(np.unique(cluster)) < len(cluster)
+        self.spans_batches = len(np.unique(cluster)) < len(cluster)
         self._catalogues, self._file = catalogues, ArrayFile()
 
     def close(self) -> None:

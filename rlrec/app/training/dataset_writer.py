@@ -129,7 +129,7 @@ class DatasetWriter:
         # how many loggers can be weighed, as `evaluate` reckons, in visits of so many decisions
         horizon = min(max(1, self.evaluation.extent.steps), ended_visits.LONGEST)
         self._spanning, estimators = sessions.any_user(unit), ope.parse(ESTIMATOR).sessions
-        fold = SessionFold(estimators=estimators, gamma=1.0, horizon=horizon, spanning=self._spanning)
+        fold = SessionFold(estimators=estimators, gamma=1.0, horizon=horizon, spans_batches=self._spanning)
         self._max_loggers = fold.most_loggers
         self._strata: Sequence[Stratum] = (NO_LOGGER,)
         self._met_loggers = LoggerFacts()
@@ -185,7 +185,7 @@ class DatasetWriter:
         """The index of the stratum of each visit, (s,). A version that learned from some of these visits counts as
         fixed here, not so in `evaluate`: they choose an epoch, and the gate judges it by others."""
         slots = visits.slots | {"cluster": clusters(visits.slots, "user")}
-        strata = self._loggers.strata(slots, visits.begins, spanning=self._spanning, max_loggers=self._max_loggers)
+        strata = self._loggers.strata(slots, visits.begins, spans_batches=self._spanning, max_loggers=self._max_loggers)
         self._strata = strata.strata
         self._met_loggers += LoggerFacts(mixed=strata.mixed)
         return strata.codes

@@ -69,7 +69,9 @@ class HoldoutValue:
         self.split, self.policy, self.reference, self.values = split, policy, reference, values
         self.max_visits, self.by_position = max_visits, by_position
         estimators = ope.parse(ESTIMATOR).sessions
-        self.fold = SessionFold(estimators=estimators, gamma=gamma, horizon=split.longest, spanning=split.spanning)
+        self.fold = SessionFold(
+            estimators=estimators, gamma=gamma, horizon=split.longest, spans_batches=split.spans_batches
+        )
         self._reference_partials = self.partials(reference)
         if by_position is not None:
             self._slots_of_reference = self._slot_values(reference)

@@ -184,7 +184,7 @@ class _Import:
         names = LineNames.join(file_names if store_names is None else [*file_names, store_names])
         counts = [len(lines.name) for lines in file_names]
         del file_names  # 16 bytes a name, which `names` has once more
-        disputed = names.disputed()
+        disputed = names.disputed_hashes()
         earlier = EarlierLines(disputed)
         for file, count in zip(self.files, counts, strict=True):
             self.bad_lines.reading(file.source.name)

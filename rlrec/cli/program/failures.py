@@ -15,7 +15,7 @@ import click
 from rlrec.cli.output import output
 from rlrec.cli.program import app
 from rlrec.cli.program.shared import HelpWanted, Settings, safe
-from rlrec.cli.text.values import masked, passwords
+from rlrec.cli.text.values import mask_secrets, passwords
 from rlrec.errors import OUT_OF_MEMORY, InputError, RlrecError
 
 ARGUMENTS = {"policy": "reference"}  # field: the argument that holds it
@@ -99,7 +99,7 @@ def _runnable(hint: str | None, settings: Settings) -> str | None:
     if hint is None or settings.db == Settings.db:
         return hint
     plain = re.sub(r"(?<=[?&])options=[^&]*&?", "", settings.db).rstrip("?&")
-    db = shlex.quote(masked(plain, passwords(settings.db)))
+    db = shlex.quote(mask_secrets(plain, passwords(settings.db)))
     return hint.replace("`rlrec init`", f"`rlrec --db {db} init`")
 
 

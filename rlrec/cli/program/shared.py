@@ -14,7 +14,7 @@ import click
 
 from rlrec.cli.output.output import FORMATS, Show
 from rlrec.cli.text.text import Screen, clipped, printable
-from rlrec.cli.text.values import hide, masked, passwords, recoded
+from rlrec.cli.text.values import hide, mask_secrets, passwords, recoded
 from rlrec.errors import InputError, suggest
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def settings() -> Settings:
 
 def safe(text: str, db: str) -> str:
     """`text` for stderr: on one line, without passwords, nor its middle where it is long."""
-    return printable(masked(clipped(hide(recoded(text), passwords(db)))))
+    return printable(mask_secrets(clipped(hide(recoded(text), passwords(db)))))
 
 
 def notice(text: str) -> None:

@@ -51,7 +51,7 @@ def hide(text: str, secrets: Sequence[str]) -> str:
     return text
 
 
-def masked(text: str, secrets: Sequence[str] = ()) -> str:
+def mask_secrets(text: str, secrets: Sequence[str] = ()) -> str:
     """`text` with every password in a URL or a connection string, and each of `secrets`, as `***`."""
     text = hide(text, secrets)
     return re.sub(PASSWORD, r"\1***", re.sub(USERINFO, r"\1***@", text))

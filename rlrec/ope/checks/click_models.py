@@ -100,7 +100,7 @@ class ClickSums(Sums):
         )  # fmt: skip
 
 
-def click_sums(rows: PositionRows, *, arms: int, model: str, spanning: bool) -> ClickSums:
+def click_sums(rows: PositionRows, *, arms: int, model: str, spans_batches: bool) -> ClickSums:
     """The sums of one batch. arms: how many there are; model: the one whose curve is estimated."""
     batch, size = pages(rows), rows.marginals.shape[1]
     is_test = hash_bits(batch.cluster, salt=_SALT) % np.uint64(TEST_DIVISOR) == 0
@@ -121,7 +121,7 @@ def click_sums(rows: PositionRows, *, arms: int, model: str, spanning: bool) -> 
     terms = np.concatenate([batch.arm >= 0, batch.examined(model)], axis=1) * batch.count[:, None]
     names = tuple(f"{name}:{position}" for name in ("pages", "examined") for position in range(1, size + 1))
     used = slice(0 if model == "pbm" else None)
-    looks = moments(terms[used], batch.cluster[used], columns=names, spanning=spanning)
+    looks = moments(terms[used], batch.cluster[used], columns=names, spans_batches=spans_batches)
     totals = np.array(count(rows, size))
     return ClickSums(slots, clicks, examined, clicked, batch.take(is_test), TEST_DIVISOR, looks, totals)
 

@@ -94,11 +94,11 @@ class OverlapSums(Sums):
     unknown: int
 
 
-def overlap(rows: PositionRows, *, spanning: bool) -> OverlapSums:
+def overlap(rows: PositionRows, *, spans_batches: bool) -> OverlapSums:
     """The sums of one batch by overlap weights: with P_k the marginal of the slot's arm at position k, a slot at k
     weighs h / P_k and one at k + 1 weighs h / P_(k+1), h = P_k P_(k+1) / (P_k + P_(k+1)), as often as it counts.
 
-    spanning: a cluster may come back in another batch."""
+    spans_batches: a cluster may come back in another batch."""
     n, size = rows.marginals.shape
     terms, effective = np.zeros((n, 1 + 2 * (size - 1))), np.zeros((size - 1, 2, 2, 2))
     terms[:, 0] = 1.0
@@ -116,7 +116,7 @@ def overlap(rows: PositionRows, *, spanning: bool) -> OverlapSums:
                 effective[pair, side, number] = weights.sum(), np.square(weights).sum()
     names = ("rows", *(f"{side}:{pair}" for pair in range(1, size) for side in ("upper", "lower")))
     return OverlapSums(
-        moments(terms, rows.cluster, columns=names, spanning=spanning),
+        moments(terms, rows.cluster, columns=names, spans_batches=spans_batches),
         effective,
         *count(rows, size, comparable),
         int(np.count_nonzero(~comparable & (rows.position <= size))),

@@ -30,7 +30,7 @@ class Dm(ImpressionEstimator):
 
     columns: ClassVar[tuple[str, ...]] = ("expected_reward", "all_rows")
     weighted: ClassVar[bool] = False
-    modelled: ClassVar[bool] = True
+    needs_model: ClassVar[bool] = True
     self_normalised: ClassVar[bool] = True
     intervals: ClassVar[tuple[str, ...]] = ()
 
@@ -274,7 +274,7 @@ class Dr(ImpressionEstimator):
     """Mean of E_target q + weight x (reward - q): unbiased if the propensities are right, whatever the model q, as
     long as q was not fitted on the same cluster; a good model leaves small errors to weigh."""
 
-    modelled: ClassVar[bool] = True
+    needs_model: ClassVar[bool] = True
     widens: ClassVar[bool] = True
 
     @property
@@ -341,7 +341,7 @@ class Sndr(ImpressionEstimator):
     Joachims 2015, applied to the errors."""
 
     columns: ClassVar[tuple[str, ...]] = (repr(Dr()), "rows", "weighable_expected", "weighted_error", "weight")
-    modelled: ClassVar[bool] = True
+    needs_model: ClassVar[bool] = True
     widens: ClassVar[bool] = True
 
     def terms(self, batch: LogBatch) -> Array:

@@ -56,7 +56,7 @@ class DrRl(SessionEstimator):
 
     columns: ClassVar[tuple[str, ...]] = ("robust_return", "rows")
     weight_column: ClassVar[str] = "mean_weight"
-    modelled: ClassVar[bool] = True
+    needs_model: ClassVar[bool] = True
 
 
 class ByStep(SessionEstimator):
@@ -103,4 +103,4 @@ class Wdr(ByStep):
 
     columns: ClassVar[tuple[str, ...]] = ("robust_return", "rows", "first_value")
     step_column: ClassVar[str | None] = "correction"
-    modelled: ClassVar[bool] = True
+    needs_model: ClassVar[bool] = True

@@ -54,21 +54,21 @@ class MeanDifference:
     p_value: float
 
 
-def fold(reward: Array, unit: Ids, *, spanning: bool) -> Moments:
+def fold(reward: Array, unit: Ids, *, spans_batches: bool) -> Moments:
     """The sums of one batch: `fold(a) + fold(b)` are those of both.
     reward (n,): of every decision; unit (n,): digest of the user or session that was randomised, any 64 bits;
-    spanning: a unit may come back in another batch."""
-    return sums(reward, np.ones(len(reward)), unit=unit, spanning=spanning)
+    spans_batches: a unit may come back in another batch."""
+    return sums(reward, np.ones(len(reward)), unit=unit, spans_batches=spans_batches)
 
 
-def sums(*columns: Array, unit: Ids, spanning: bool, names: tuple[str, ...] = COLUMNS) -> Moments:
+def sums(*columns: Array, unit: Ids, spans_batches: bool, names: tuple[str, ...] = COLUMNS) -> Moments:
     """The sums of columns of one batch, (n,) each, the numerator and the denominator of a ratio first."""
-    return moments(np.column_stack(columns), unit.astype(np.int64), columns=names, spanning=spanning)
+    return moments(np.column_stack(columns), unit.astype(np.int64), columns=names, spans_batches=spans_batches)
 
 
-def empty(*, spanning: bool) -> Moments:
+def empty(*, spans_batches: bool) -> Moments:
     """The sums of no decision."""
-    return fold(np.empty(0), np.empty(0, np.int64), spanning=spanning)
+    return fold(np.empty(0), np.empty(0, np.int64), spans_batches=spans_batches)
 
 
 def finish(sums: Moments | ClusterSummary) -> VariantMean:

@@ -147,7 +147,7 @@ def _sums(units: UnitSums, metric: Metric, rows: Ids, past_columns: Mapping[str,
     if past_columns is not None:
         columns += [past_columns[metric.numerator][rows], past_columns[metric.denominator][rows], np.ones(len(rows))]
         names = (*names, *PAST)
-    return comparison.sums(*columns, unit=units.unit[rows], spanning=False, names=names)
+    return comparison.sums(*columns, unit=units.unit[rows], spans_batches=False, names=names)
 
 
 def _aligned(sums: UnitSums, unit: Ids) -> dict[str, Array]:
@@ -202,7 +202,7 @@ class Outcomes:
     def mean(self, group: int, metric: Metric) -> VariantMean:
         """A metric of a group, as it was observed."""
         summary = self._summary(group, metric)
-        return comparison.finish(summary if summary is not None else comparison.empty(spanning=False))
+        return comparison.finish(summary if summary is not None else comparison.empty(spans_batches=False))
 
     def rows(self, metrics: Sequence[Metric]) -> list[Outcome]:
         """Every metric of every group."""

@@ -178,7 +178,7 @@ class Estimator(Ratio, ABC):
     name: ClassVar[str]  # from that of the class: SwitchDr is switch-dr
     unit: ClassVar[str]  # one row of the estimate: impression, slate or session
     weighted: ClassVar[bool] = True  # uses importance weights: rows without a propensity are left out
-    modelled: ClassVar[bool] = False  # uses a reward model: the batch must have `predicted` and `expected`
+    needs_model: ClassVar[bool] = False  # uses a reward model: the batch must have `predicted` and `expected`
     self_normalised: ClassVar[bool] = False  # stays inside the reward's range: bounds are cut there
     intervals: ClassVar[tuple[str, ...]] = ("normal", "bootstrap-t")  # that are valid for it; () if none is
     widens: ClassVar[bool] = False  # with large weights, to the interval of Cressie and Read at least

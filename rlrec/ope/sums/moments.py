@@ -128,27 +128,27 @@ class _Clusters:
 class Moments(Sums):
     """Sums of c columns over clusters: `moments(batch_1) + moments(batch_2)` is the moments of both.
 
-    columns: names of the columns.   spanning: a cluster may come back in another batch."""
+    columns: names of the columns.   spans_batches: a cluster may come back in another batch."""
 
     columns: tuple[str, ...]
-    spanning: bool
+    spans_batches: bool
     _clusters: _Clusters | BlockSums
 
     def __add__(self, other: Moments) -> Moments:
-        if (self.columns, self.spanning) != (other.columns, other.spanning):
+        if (self.columns, self.spans_batches) != (other.columns, other.spans_batches):
             raise ValueError("moments of different estimators or clusters do not add up")
         first, second = self._clusters, other._clusters
         if isinstance(first, _Clusters) and isinstance(second, _Clusters):
-            return Moments(self.columns, self.spanning, _limit(first + second, self.spanning))
-        return Moments(self.columns, self.spanning, _blocks(first) + _blocks(second))
+            return Moments(self.columns, self.spans_batches, _limit(first + second, self.spans_batches))
+        return Moments(self.columns, self.spans_batches, _blocks(first) + _blocks(second))
 
     def scaled(self, factor: Array) -> Moments:
         """The sums with each column multiplied by a factor above 0, (c,)."""
-        return Moments(self.columns, self.spanning, self._clusters.scaled(factor))
+        return Moments(self.columns, self.spans_batches, self._clusters.scaled(factor))
 
     def closed(self) -> Moments:
         """These sums, once no cluster can come back in a later batch."""
-        return Moments(self.columns, False, _limit(self._clusters, spanning=False))
+        return Moments(self.columns, False, _limit(self._clusters, spans_batches=False))
 
     def summary(self) -> ClusterSummary:
         """Sums, second moments and the units to draw from."""
@@ -159,7 +159,7 @@ class Moments(Sums):
         return summary
 
 
-def aligned(groups: Sequence[Moments]) -> list[ClusterSummary]:
+def align_summaries(groups: Sequence[Moments]) -> list[ClusterSummary]:
     """Summaries whose units are the same clusters, or the same blocks, in the same order: a bootstrap that draws from
     all of them draws the same ones for each. A cluster has zeros where it has no row."""
     group_sums, units = [group._clusters for group in groups], list[Array]()
@@ -240,14 +240,14 @@ def block_of(digests: Ids) -> Ids:
     return (hash_bits(digests, salt=_SALT) % np.uint64(BLOCKS)).astype(np.int64)
 
 
-def moments(terms: Array, cluster: Ids, *, columns: tuple[str, ...], spanning: bool) -> Moments:
+def moments(terms: Array, cluster: Ids, *, columns: tuple[str, ...], spans_batches: bool) -> Moments:
     """Moments of one batch. terms (n, c): columns of every row; cluster (n,): digest of the cluster of a row."""
     # rows of a cluster mostly lie together: adding them up first leaves less to sort
     cluster, terms = _add_runs(cluster, terms)
     if (cluster[1:] < cluster[:-1]).any():
         order = np.argsort(cluster)
         cluster, terms = _add_runs(cluster[order], terms[order])
-    return Moments(columns, spanning, _limit(_Clusters(cluster, terms), spanning))
+    return Moments(columns, spans_batches, _limit(_Clusters(cluster, terms), spans_batches))
 
 
 def _add_runs(cluster: Ids, terms: Array) -> tuple[Ids, Array]:
@@ -256,8 +256,8 @@ def _add_runs(cluster: Ids, terms: Array) -> tuple[Ids, Array]:
     return (cluster, terms) if len(start) == len(cluster) else (cluster[start], np.add.reduceat(terms, start, axis=0))
 
 
-def _limit(clusters: _Clusters | BlockSums, spanning: bool) -> _Clusters | BlockSums:
-    if isinstance(clusters, BlockSums) or spanning or len(clusters.digests) <= BLOCKS:
+def _limit(clusters: _Clusters | BlockSums, spans_batches: bool) -> _Clusters | BlockSums:
+    if isinstance(clusters, BlockSums) or spans_batches or len(clusters.digests) <= BLOCKS:
         return clusters
     return clusters.collapse()
 

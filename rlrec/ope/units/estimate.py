@@ -230,7 +230,7 @@ class EstimatorFold:
         rows, weight, reward = self.summary.index(("rows", "weight", self.estimator.columns[0]))
         total, moment, largest_sum = self.summary.total, self.summary.moment, self.summary.largest
         mbar, (least, largest), value = total[rows] / self.clusters, options.reward_range, 0.0
-        if self.predictions is not None and self.estimator.modelled:
+        if self.predictions is not None and self.estimator.needs_model:
             value = self.value_and_error[0]
             least, largest = least - self.predictions.largest, largest - self.predictions.least
         centred = moment[reward, reward] - 2 * value * moment[rows, reward] + value**2 * moment[rows, rows]
@@ -316,7 +316,7 @@ class EstimatorFold:
             return 0.0
         low, high = reward_range
         largest_error = high - low
-        if self.predictions is not None and self.estimator.modelled:
+        if self.predictions is not None and self.estimator.needs_model:
             largest_error = max(largest_error, high - self.predictions.least, self.predictions.largest - low)
         return finite_or_none(self.distorted / self.weights.counted * largest_error)
 

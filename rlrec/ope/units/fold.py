@@ -59,12 +59,12 @@ class Fold(ABC, Generic[E, Batch, P]):
     their order, nor on how they were split, up to rounding.
 
     estimators: label -> estimator, as `ope.parse` gives them
-    spanning: a cluster may come back in a later batch (users). Without it a cluster must lie in one batch (sessions,
-        rows), and memory is bounded however many there are."""
+    spans_batches: a cluster may come back in a later batch (users). Without it a cluster must lie in one batch
+        (sessions, rows), and memory is bounded however many there are."""
 
     core: ClassVar[tuple[str, ...]] = CORE  # columns that diagnostics need, whichever estimators are chosen
     estimators: Mapping[str, E]
-    spanning: bool
+    spans_batches: bool
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
@@ -89,7 +89,7 @@ class Fold(ABC, Generic[E, Batch, P]):
     def scaled(self, partial: P, factor: Array, /) -> P:
         """The sums of rows that count `factor` times, (g,) for g ways to weigh."""
 
-    def way(self, label: str, /) -> int | None:
+    def weighing_index(self, label: str, /) -> int | None:
         """The number of an estimator's way to weigh; None where it does not weigh."""
         return 0
 

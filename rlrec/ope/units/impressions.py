@@ -12,7 +12,7 @@ from rlrec.ope.checks.diagnostics import Weights, weights
 from rlrec.ope.intervals import intervals
 from rlrec.ope.intervals.intervals import UNKNOWN, Bounds, Replicates
 from rlrec.ope.sums.base import ImpressionEstimator, LogBatch, ValueRange
-from rlrec.ope.sums.moments import Moments, Steps, aligned, moments
+from rlrec.ope.sums.moments import Moments, Steps, align_summaries, moments
 from rlrec.ope.units.estimate import CORE, USUAL, Estimate, EstimatorFold, FinishOptions, earned_by_unit
 from rlrec.ope.units.fold import Fold, PositionCurve, WeightSpread, spread_of
 from rlrec.records import Sums
@@ -52,7 +52,7 @@ class ImpressionFold(Fold[ImpressionEstimator, LogBatch, ImpressionPartial]):
         kinds = self.estimators.values()
         distorted = [batch.counted(kind.distortion(batch)).sum() if kind.biased else 0.0 for kind in kinds]
         return ImpressionPartial(
-            moments(matrix, batch.cluster, columns=self.columns, spanning=self.spanning),
+            moments(matrix, batch.cluster, columns=self.columns, spans_batches=self.spans_batches),
             weights(batch),
             earned_by_unit(batch, batch.reward, used),
             np.array(distorted),
@@ -72,7 +72,7 @@ class ImpressionFold(Fold[ImpressionEstimator, LogBatch, ImpressionPartial]):
             partial.distorted * times, partial.predictions,
         )  # fmt: skip
 
-    def way(self, label: str) -> int | None:
+    def weighing_index(self, label: str) -> int | None:
         return 0 if self.estimators[label].weighted else None
 
     def finish(self, partial: ImpressionPartial, options: FinishOptions = USUAL) -> list[Estimate]:
@@ -92,7 +92,7 @@ class ImpressionFold(Fold[ImpressionEstimator, LogBatch, ImpressionPartial]):
         intervals.check(chosen.interval, chosen.level, estimators=self.estimators)
         at_end, bootstraps = [self.at_ends(partial) for partial, _ in groups], list[Replicates]()
         if chosen.interval == "bootstrap-t":
-            units = aligned([partial.moments for partial, _ in groups])
+            units = align_summaries([partial.moments for partial, _ in groups])
             seed, number = chosen.seed, chosen.replicates
             bootstraps = [intervals.replicates(summary, seed=seed, number=number) for summary in units]
         each_level = 1 - (1 - chosen.level) / len(groups)
@@ -114,7 +114,7 @@ class ImpressionFold(Fold[ImpressionEstimator, LogBatch, ImpressionPartial]):
         self, at_end: EstimatorFold, options: FinishOptions, bootstrap: Replicates | None, joint: Bounds | None = None
     ) -> Estimate:
         """The estimate of one estimator, and the curve that its reward model rests on."""
-        if self.curve is None or not at_end.estimator.modelled:
+        if self.curve is None or not at_end.estimator.needs_model:
             return at_end.estimate(options, bootstrap, joint)
         options = replace(options, extra_reasons=(*options.extra_reasons, "position-model"))
         estimate = at_end.estimate(options, bootstrap, joint)

@@ -95,7 +95,7 @@ class SessionFold(Fold[SessionEstimator, VisitBatch, SessionPartial]):
             "reward": course.logged_return, "not_default": course.rewarded, "bound": course.bound,
         }  # fmt: skip
         return SessionPartial(
-            moments(terms, batch.cluster, columns=self.columns, spanning=self.spanning),
+            moments(terms, batch.cluster, columns=self.columns, spans_batches=self.spans_batches),
             None if not self.by_step else steps(columns, course.ratio * count, cluster=batch.cluster, **spans),
             earned_by_unit(batch, course.logged_return, np.ones(len(batch))),
             np.array([weight, square, size]),

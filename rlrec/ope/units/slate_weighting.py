@@ -59,7 +59,7 @@ class CascadeDr(Rips):
     derivation, as `sequential.DrRl` with slots as steps (Cascade-DR of Kiyohara et al. 2022, not read)."""
 
     columns: ClassVar[tuple[str, ...]] = ("robust", "rows")
-    modelled: ClassVar[bool] = True
+    needs_model: ClassVar[bool] = True
 
 
 class Iips(SlateEstimator):

@@ -192,7 +192,7 @@ class SlateFold(Fold[SlateEstimator, SlateBatch, SlatePartial]):
     @cached_property
     def robust(self) -> frozenset[str]:
         """The weighings whose model is corrected, too."""
-        return frozenset(estimator.weighing for estimator in self.estimators.values() if estimator.modelled)
+        return frozenset(estimator.weighing for estimator in self.estimators.values() if estimator.needs_model)
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
@@ -226,7 +226,7 @@ class SlateFold(Fold[SlateEstimator, SlateBatch, SlatePartial]):
             )  # fmt: skip
         matrix, slots = batch.counted(np.column_stack(terms)), course.sum(np.abs(batch.reward))
         sizes = np.abs(np.column_stack([course.weighted_page_events, batch.page, slots + np.abs(batch.page)]))
-        sums = moments(matrix, batch.cluster, columns=self.columns, spanning=self.spanning)
+        sums = moments(matrix, batch.cluster, columns=self.columns, spans_batches=self.spans_batches)
         return SlatePartial(sums, weights, slate_weights, earned, np.nansum(batch.counted(sizes), axis=0))
 
     def spreads(self, partials: Sequence[SlatePartial]) -> list[WeightSpread]:
@@ -243,7 +243,7 @@ class SlateFold(Fold[SlateEstimator, SlateBatch, SlatePartial]):
             partial.sizes * float(factor.mean()),
         )
 
-    def way(self, label: str) -> int | None:
+    def weighing_index(self, label: str) -> int | None:
         return list(self.weighings).index(self.estimators[label].weighing)
 
     def finish(self, partial: SlatePartial, options: FinishOptions = USUAL) -> list[Estimate]:
@@ -287,7 +287,7 @@ class SlateFold(Fold[SlateEstimator, SlateBatch, SlatePartial]):
             if self.estimators[label].joint and estimate.verdict != "insufficient"
             and "mean-weight" not in estimate.reasons
         ]  # fmt: skip
-        reference = max(reliable, key=lambda kind: (kind.modelled, kind.weighing == "rips"), default=None)
+        reference = max(reliable, key=lambda kind: (kind.needs_model, kind.weighing == "rips"), default=None)
         for label, estimator in self.estimators.items():
             estimate = by_label[label]
             if reference is None or not estimator.independent_slots or not estimate.n:

@@ -101,7 +101,7 @@ def _open_error(address: str) -> RlrecError:
         if error.errno not in (errno.EACCES, errno.EPERM):
             folder = os.path.dirname(os.path.abspath(address))
             if os.path.isdir(folder):
-                return missing(address)
+                return missing_store(address)
             message = f"no store at {address}: its folder does not exist"
             return CheckFailed(message, hint="make it, then run `rlrec init`")
     if os.path.isdir(address):
@@ -182,7 +182,7 @@ def ids_exhausted(rows: str) -> RlrecError:
     return RlrecError(f"the store has no ids left for new {rows}", hint=hint)
 
 
-def missing(address: str) -> CheckFailed:
+def missing_store(address: str) -> CheckFailed:
     return CheckFailed(f"no store at {address}", hint="create it with `rlrec init`")
 
 

@@ -9,7 +9,7 @@ from functools import lru_cache
 from itertools import repeat
 from typing import Any
 
-from rlrec.store.database.unit import Row, Unit, quoted, slices
+from rlrec.store.database.unit import Row, Unit, quote_columns, slices
 
 ROWS = 1_000  # in one statement of SQLite
 VALUES = 32_000  # in one statement of SQLite, which takes 32,766
@@ -102,7 +102,8 @@ def _insertion(table: str, names: Sequence[str], sources: Sequence[str], width: 
     """sources: for each column the name of one of a row's `width` values, or ? for a value that is bound once.
     No mark has a number: from 3.12 on Python asks SQLite for the names of marks, which it looks for in all of them."""
     row = f"({','.join('?' * width)})"
-    return f'INSERT INTO "{table}" ({quoted(names)}) SELECT {", ".join(sources)} FROM (VALUES {",".join([row] * rows)})'
+    columns, values = quote_columns(names), ",".join([row] * rows)
+    return f'INSERT INTO "{table}" ({columns}) SELECT {", ".join(sources)} FROM (VALUES {values})'
 
 
 # -- what is stored already --

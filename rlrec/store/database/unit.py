@@ -165,12 +165,14 @@ class Unit:
         query = "SELECT attname, format_type(atttypid, NULL) FROM pg_attribute WHERE attrelid = ?::regclass"
         types: dict[str, str] = dict(self.ask(query, table))
         arrays = ", ".join(f"%s::{types[name]}[]" for name in columns)
-        text = f'INSERT INTO "{table}" ({quoted(columns)}) SELECT * FROM unnest({arrays}) ON CONFLICT {on_conflict}'
+        text = (
+            f'INSERT INTO "{table}" ({quote_columns(columns)}) SELECT * FROM unnest({arrays}) ON CONFLICT {on_conflict}'
+        )
         self.driver.execute(text, [list(column) for column in zip(*rows, strict=True)])
 
     def copy(self, table: str, columns: Iterable[str], rows: Iterable[Row]) -> None:
         """Rows into a table by COPY, which PostgreSQL alone has."""
-        with self.driver.copy(f'COPY "{table}" ({quoted(columns)}) FROM STDIN') as copy:
+        with self.driver.copy(f'COPY "{table}" ({quote_columns(columns)}) FROM STDIN') as copy:
             for row in rows:
                 copy.write_row(row)
 
@@ -201,7 +203,7 @@ def slices(values: Sequence[V], size: int) -> Iterator[Sequence[V]]:
     return (values[start : start + size] for start in range(0, len(values), size))
 
 
-def quoted(columns: Iterable[str]) -> str:
+def quote_columns(columns: Iterable[str]) -> str:
     return ", ".join(f'"{name}"' for name in columns)
 
 
@@ -233,13 +235,13 @@ def _sqlite_text(text: str, values: Sequence[Any]) -> tuple[str, list[Any]]:
 def _insertion(table: str, columns: tuple[str, ...], on_conflict: str) -> str:
     marks = ", ".join("?" * len(columns))
     conflict = f" ON CONFLICT {on_conflict}" if on_conflict else ""
-    return f'INSERT INTO "{table}" ({quoted(columns)}) VALUES ({marks}){conflict}'
+    return f'INSERT INTO "{table}" ({quote_columns(columns)}) VALUES ({marks}){conflict}'
 
 
 # -- rows that are gone or cannot be read, since somebody changed the database by hand --
 
 
-def damaged(damage: str) -> RlrecError:
+def damage_error(damage: str) -> RlrecError:
     return RlrecError(f"the store is damaged: {damage}", hint="`rlrec doctor` finds what else is; go back to a backup")
 
 
@@ -251,7 +253,7 @@ class StoredRows(dict[K, V]):
         self.table = table
 
     def __missing__(self, key: K) -> V:
-        raise damaged(f"row {key} of table {self.table} is gone")
+        raise damage_error(f"row {key} of table {self.table} is gone")
 
 
 def to_text(value: Any) -> str:
@@ -266,7 +268,7 @@ def parse(text: str, column: str, kind: type = dict) -> Any:
     except ValueError:
         value = None
     if not isinstance(value, kind):
-        raise damaged(f"{column} is {text[:40]!r}")
+        raise damage_error(f"{column} is {text[:40]!r}")
     return value
 
 

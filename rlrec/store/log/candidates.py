@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
-from rlrec.store.database.unit import Row, Unit, damaged, of_log, parse
+from rlrec.store.database.unit import Row, Unit, damage_error, of_log, parse
 
 
 class CandidateList(NamedTuple):
@@ -41,5 +41,5 @@ def read_list(
     owner = f"of the candidates of decision {decision_id}"
     ids, values = parse(arms, f"arms {owner}", list), parse(propensities, f"propensities {owner}", list)
     if len(ids) != len(values):
-        raise damaged(f"decision {decision_id} has {len(ids)} candidates with {len(values)} propensities")
+        raise damage_error(f"decision {decision_id} has {len(ids)} candidates with {len(values)} propensities")
     return CandidateList(decision_id, catalogue_id, ids, values, log_propensity)

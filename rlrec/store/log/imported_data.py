@@ -8,8 +8,8 @@ from collections import defaultdict
 from collections.abc import Collection
 from typing import Any
 
-from rlrec.log_fields import STATED
-from rlrec.store.database.unit import Unit, damaged, of_log, parse
+from rlrec.log_fields import STATED_FIELDS
+from rlrec.store.database.unit import Unit, damage_error, of_log, parse
 from rlrec.store.log import contents
 
 
@@ -17,10 +17,10 @@ def find(unit: Unit, decision_ids: Collection[int]) -> dict[int, dict[str, Any]]
     """Data of imported lines beside their slates, by decision: the fields that they state, features (by arm key),
     slot_sets (ids by slot) and support (probabilities in order of the ids of its eligible arms)."""
     data = defaultdict[int, dict[str, Any]](dict)
-    names = ", ".join(field.name for field in STATED)
+    names = ", ".join(field.name for field in STATED_FIELDS)
     query = f"SELECT id, {names} FROM decision WHERE id IN (?*) AND imported = 1"
     for number, *values in unit.ask(query, decision_ids):
-        for field, value in zip(STATED, values, strict=True):
+        for field, value in zip(STATED_FIELDS, values, strict=True):
             if value is not None and field.kind(value) is not False:
                 data[number][field.key] = field.kind(value)
     context_ids = feature_contexts(unit, decision_ids)
@@ -50,7 +50,7 @@ def supports(unit: Unit, decision_ids: Collection[int]) -> dict[int, array[float
 def read_support(number: int, packed: bytes) -> array[float]:
     """The probabilities that a row of `logged_support` packs. number: the id of its decision."""
     if len(packed) % 8:
-        raise damaged(f"the support of decision {number} is damaged")
+        raise damage_error(f"the support of decision {number} is damaged")
     return array("d", bytes(packed))
 
 

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from rlrec.store.database import bulk
 from rlrec.store.database import tables as t
-from rlrec.store.database.unit import Row, Unit, quoted
+from rlrec.store.database.unit import Row, Unit, quote_columns
 
 # Tables of rows that belong to one decision.
 CHILDREN = (t.slot, t.candidate_list, t.route_decision, t.decision_features, t.slot_set, t.logged_support, t.team_draft)
@@ -22,8 +22,8 @@ def column_names(table: sa.Table) -> list[str]:
 
 def find_rows(unit: Unit, table: sa.Table, column: str, values: Collection[int]) -> list[Row]:
     """The rows of a table, all columns, whose column has one of these values; in order of its key."""
-    order = quoted(column.name for column in table.primary_key)
-    text = f'SELECT {quoted(column_names(table))} FROM "{table.name}" WHERE "{column}" IN (?*) ORDER BY {order}'
+    order = quote_columns(column.name for column in table.primary_key)
+    text = f'SELECT {quote_columns(column_names(table))} FROM "{table.name}" WHERE "{column}" IN (?*) ORDER BY {order}'
     return unit.ask(text, values)
 
 

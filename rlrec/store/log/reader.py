@@ -13,7 +13,7 @@ from rlrec.arrays import Ids, Index, take
 from rlrec.log_fields import ABSENT as ABSENT
 from rlrec.log_fields import DECISION, EVENT, SLOT, LogField
 from rlrec.store.database.bulk import Columns, PendingQuery
-from rlrec.store.database.unit import Unit, damaged, of_log
+from rlrec.store.database.unit import Unit, damage_error, of_log
 from rlrec.store.log.selected import ROUTE, Selection, numbers
 
 BATCH = 50_000  # decisions in a batch, about
@@ -69,7 +69,7 @@ def _find_rows(table: str, stored: Ids, ids: Ids) -> Index:
     index = np.searchsorted(stored, ids)
     gone = ids[np.append(stored, -1)[index] != ids]
     if len(gone):
-        raise damaged(f"row {gone[0]} of table {table} is gone")
+        raise damage_error(f"row {gone[0]} of table {table} is gone")
     return index
 
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from rlrec.store.database import loading
-from rlrec.store.database.unit import Record, Row, StoredRows, Unit, damaged, of_log
+from rlrec.store.database.unit import Record, Row, StoredRows, Unit, damage_error, of_log
 from rlrec.store.log.contents import key_digest
 
 
@@ -207,7 +207,7 @@ def newest_keys(unit: Unit, *, limit: int) -> list[str]:
     return [row[0] for row in unit.ask("SELECT key FROM session ORDER BY id DESC LIMIT ?", limit)]
 
 
-def listing(unit: Unit, *, limit: int | None = None) -> list[SessionSummary]:
+def list_sessions(unit: Unit, *, limit: int | None = None) -> list[SessionSummary]:
     """Sessions with their number of visits and decisions, newest first."""
     statement = """
         SELECT session.key, users.key, sums.visits, sums.decisions, sums.last_at
@@ -244,4 +244,4 @@ def check_steps(unit: Unit, keys: Collection[str]) -> None:
         "decision d JOIN session s ON s.id = d.session_id JOIN visit v ON v.session_id = s.id AND v.number = d.visit"
     )
     if key := unit.ask_value(f"SELECT s.key FROM {tables} WHERE d.step >= v.steps AND s.key IN (?*) LIMIT 1", keys):
-        raise damaged(f"a visit of session {key!r} counts fewer steps than its decisions have")
+        raise damage_error(f"a visit of session {key!r} counts fewer steps than its decisions have")

@@ -179,7 +179,7 @@ def _extra(packed: bytes | None, fade: float, change: Any) -> bytes:
     return sums.tobytes()
 
 
-def pruned(unit: Unit, version_id: int) -> list[BeliefRow]:
+def pruned_sums(unit: Unit, version_id: int) -> list[BeliefRow]:
     """The sums of the slots of a belief that were pruned."""
     return unit.select(BeliefRow, "pruned_sums WHERE version_id = ?", version_id)
 

@@ -17,7 +17,7 @@ from rlrec import drafts
 from rlrec.errors import CheckFailed, InputError, RlrecError, StoreBusy
 from rlrec.store.database import database_errors, engine, schema
 from rlrec.store.database import tables as t
-from rlrec.store.database.unit import Row, Unit, quoted
+from rlrec.store.database.unit import Row, Unit, quote_columns
 
 if TYPE_CHECKING:
     from rlrec.store import Store
@@ -73,8 +73,8 @@ def count_rows(unit: Unit) -> int:
 
 def read_rows(unit: Unit, table: sa.Table, *, skip: int) -> Iterator[list[Row]]:
     """The rows of a table in order of its key, but the first ones, BATCH at a time."""
-    keys = quoted(column.name for column in table.primary_key)
-    text = f'SELECT {quoted(column.name for column in table.columns)} FROM "{table.name}" ORDER BY {keys}'
+    keys = quote_columns(column.name for column in table.primary_key)
+    text = f'SELECT {quote_columns(column.name for column in table.columns)} FROM "{table.name}" ORDER BY {keys}'
     text += f" LIMIT ALL OFFSET {skip}" if unit.postgres else f" LIMIT -1 OFFSET {skip}"
     driver = unit.connection.connection.driver_connection
     assert driver is not None

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from rlrec.store.database import tables
 from rlrec.store.database.schema import VERSION_TABLE
-from rlrec.store.database.unit import quoted
+from rlrec.store.database.unit import quote_columns
 
 # The tables that serving, feedback and `settle` add rows to.
 _ADDED_BY_SERVER = (
@@ -64,20 +64,21 @@ def grants(prefix: str) -> list[Grant]:
         ("server", _ADDED_BY_SERVER, _CHANGED_BY_SERVER),
         ("trainer", table_names, _CHANGED_BY_TRAINER),
     ):
-        name = quoted([f"{prefix}_{role}"])
+        name = quote_columns([f"{prefix}_{role}"])
         exists = f"SELECT FROM pg_roles WHERE rolname = '{prefix}_{role}'"
         lines = [
             f"DO $$ BEGIN IF NOT EXISTS ({exists}) THEN CREATE ROLE {name}; END IF; END $$",
             _on_current("REVOKE ALL ON ALL TABLES IN SCHEMA %I FROM", "current_schema()", name),
             _on_current("GRANT CONNECT ON DATABASE %I TO", "current_database()", name),
             _on_current("GRANT USAGE ON SCHEMA %I TO", "current_schema()", name),
-            f"GRANT SELECT ON {quoted([*table_names, *tables.VIEWS, VERSION_TABLE])} TO {name}",
+            f"GRANT SELECT ON {quote_columns([*table_names, *tables.VIEWS, VERSION_TABLE])} TO {name}",
         ]
         if added:
-            lines.append(f"GRANT INSERT ON {quoted(added)} TO {name}")
+            lines.append(f"GRANT INSERT ON {quote_columns(added)} TO {name}")
             lines.append(_on_current("GRANT USAGE ON ALL SEQUENCES IN SCHEMA %I TO", "current_schema()", name))
         lines += [
-            f"GRANT UPDATE ({quoted(columns)}) ON {quoted([table])} TO {name}" for table, columns in changed.items()
+            f"GRANT UPDATE ({quote_columns(columns)}) ON {quote_columns([table])} TO {name}"
+            for table, columns in changed.items()
         ]
         if role == "trainer":
             lines.append(f'GRANT DELETE ON "lease" TO {name}')

@@ -74,7 +74,7 @@ def test_the_next_fit_gets_the_next_number_and_changes_no_other(sqlite_db: str) 
     with closing(logs.at(sqlite_db, 1e6)) as store:
         assert positions.show(store, "home@1") == first
         assert positions.show(store, "home") == second
-        assert [row["number"] for row in positions.listing(store)] == [1, 2]
+        assert [row["number"] for row in positions.list_curves(store)] == [1, 2]
         rows = positions.diff(store, "home@1", "home@2")
     assert [row["examination_a"] for row in rows] == [*examination(first), None][: len(rows)]
     assert rows[0]["difference"] == 0
@@ -84,7 +84,7 @@ def refused(db: str, **options: Any) -> RlrecError:
     with pytest.raises(RlrecError) as caught:
         fitted(db, **options)
     with closing(logs.at(db, 1e6)) as store:
-        assert positions.listing(store) == []
+        assert positions.list_curves(store) == []
     return caught.value
 
 

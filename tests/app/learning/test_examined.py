@@ -188,7 +188,7 @@ def refused(db: str, kind: str, **parameters: str) -> str:
     with pytest.raises(InputError) as caught:
         logs.create(db, "p", kind, **parameters)
     with closing(logs.at(db, 1)) as store:
-        assert versions.listing(store) == []
+        assert versions.list_versions(store) == []
     return caught.value.message
 
 

@@ -168,12 +168,12 @@ def test_a_part_knows_its_longest_visit_and_whether_clusters_come_back(spool: Da
     spool.add(alone)
     spool.arrange({0: 5})
     assert spool.splits[0].longest == int(alone.length[alone.split == 0].max())
-    assert not spool.splits[0].spanning
+    assert not spool.splits[0].spans_batches
     with closing(Dataset()) as other:
         other.add(alone)
         other.add(alone)
         other.arrange({0: 5})
-        assert other.splits[0].spanning
+        assert other.splits[0].spans_batches
 
 
 def test_nothing_written_is_nothing_read(spool: Dataset) -> None:

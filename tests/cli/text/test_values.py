@@ -148,26 +148,29 @@ def test_a_context_is_a_strict_json_object(text: str) -> None:
     ],
 )
 def test_passwords_are_masked(text: str) -> None:
-    assert "s3cret" not in values.masked(text)
-    assert "***" in values.masked(text)
+    assert "s3cret" not in values.mask_secrets(text)
+    assert "***" in values.mask_secrets(text)
 
 
 @pytest.mark.parametrize("text", ["http://h:80/path", "mail a@b.c", "sqlite:///x.db", "postgresql://u@h:5432/db"])
 def test_what_holds_no_password_stays(text: str) -> None:
-    assert values.masked(text) == text
+    assert values.mask_secrets(text) == text
 
 
 def test_a_known_password_is_masked_wherever_it_turns_up() -> None:
     url = "postgresql://u:my%20pass word@h/db"
-    shown = values.masked("bad port 'my pass word', my%20pass word", values.passwords(url))
+    shown = values.mask_secrets("bad port 'my pass word', my%20pass word", values.passwords(url))
     assert shown == "bad port '***', ***"
 
 
 def test_a_long_word_is_searched_for_passwords_once() -> None:
     """From each of its letters it would take hours."""
     word = "x" * 10_000_000
-    assert values.masked(word) == word
-    assert values.masked("9postgresql://u:s3cret@h/db x.y+z://u:s3cret@h") == "9postgresql://u:***@h/db x.y+z://u:***@h"
+    assert values.mask_secrets(word) == word
+    assert (
+        values.mask_secrets("9postgresql://u:s3cret@h/db x.y+z://u:s3cret@h")
+        == "9postgresql://u:***@h/db x.y+z://u:***@h"
+    )
 
 
 def test_an_error_leaves_out_the_middle_of_what_is_long(run_sqlite: Run) -> None:

@@ -15,7 +15,7 @@ def values(curve: EstimatedCurve, name: str = "examination") -> list[float]:
 
 
 def fitted(rows: PositionRows) -> EstimatedCurve:
-    return positions.chained(positions.overlap(rows, spanning=True))
+    return positions.chained(positions.overlap(rows, spans_batches=True))
 
 
 @pytest.mark.slow
@@ -47,14 +47,14 @@ def test_overlap_is_exact_on_the_complete_log() -> None:
         page=np.array([0, 0, 1, 1]), arm=arm, position=position, reward=reward, cluster=np.arange(4),
         count=np.ones(4), marginals=marginals,
     )  # fmt: skip
-    total = positions.overlap(rows, spanning=True).moments.summary().total
+    total = positions.overlap(rows, spans_batches=True).moments.summary().total
     assert total[2] / total[1] == pytest.approx(0.4, abs=1e-12)
 
 
 def test_batches_in_any_order_add_up_to_the_same() -> None:
     rows = ranked(2, pages=2_000)
     parts = [take(rows, np.flatnonzero(rows.page % 4 == piece)) for piece in (3, 1, 0, 2)]
-    sums = [positions.overlap(piece, spanning=True) for piece in parts]
+    sums = [positions.overlap(piece, spans_batches=True) for piece in parts]
     assert values(positions.chained(sums[0] + sums[1] + (sums[2] + sums[3]))) == pytest.approx(values(fitted(rows)))
 
 
@@ -76,7 +76,7 @@ def test_a_curve_ends_above_a_position_with_few_rewards() -> None:
 def test_unknown_marginals_are_counted_and_change_nothing() -> None:
     rows = ranked(5, pages=2_000)
     hidden = np.where((rows.page < 500)[:, None], np.nan, rows.marginals)
-    some = positions.overlap(PositionRows(**{**vars(rows), "marginals": hidden}), spanning=True)
+    some = positions.overlap(PositionRows(**{**vars(rows), "marginals": hidden}), spans_batches=True)
     assert some.unknown == 2_500
     assert values(positions.chained(some)) == pytest.approx(values(fitted(take(rows, rows.page >= 500))))
 
@@ -85,7 +85,7 @@ def test_unknown_marginals_are_counted_and_change_nothing() -> None:
 
 
 def clicked(rows: PositionRows, model: str = "pbm") -> click_models.ClickSums:
-    return click_models.click_sums(rows, arms=50, model=model, spanning=True)
+    return click_models.click_sums(rows, arms=50, model=model, spans_batches=True)
 
 
 @pytest.mark.parametrize("model", click_models.MODELS)

@@ -58,7 +58,7 @@ def test_clusters_of_a_single_batch_may_be_forgotten(users: int) -> None:
     batch = ragged(2, visits=3 * BLOCKS, users=users)
     batch = batch.take(np.argsort(batch.cluster, kind="stable"))
     edge = batch.cluster[len(batch) // 3]
-    remembering, fold = (folded(batch, spanning=spanning)[0] for spanning in (True, False))
+    remembering, fold = (folded(batch, spans_batches=spans_batches)[0] for spans_batches in (True, False))
     pieces = [fold.partial(batch.take(piece)) for piece in (batch.cluster < edge, batch.cluster >= edge)]
     added, direct = (
         fold.finish(pieces[1] + pieces[0], FinishOptions(replicates=99)),
@@ -135,7 +135,7 @@ def test_the_share_of_effective_visits_that_is_wanted_can_be_waived(supported: f
     logs[:60] = 0
     batch = VisitBatch(start=np.arange(2001), reward=np.ones(2000), log_ratio=logs, cluster=np.arange(2000))
     fold = SessionFold(
-        estimators=ope.parse("wpdis").sessions, gamma=1.0, horizon=1, spanning=False, supported=supported
+        estimators=ope.parse("wpdis").sessions, gamma=1.0, horizon=1, spans_batches=False, supported=supported
     )
     (estimate,) = fold.finish(fold.partial(batch), FinishOptions(interval="normal"))
     assert {"short-horizon"} & set(estimate.reasons) == reasons
@@ -233,9 +233,9 @@ def test_impossible_requests_are_refused() -> None:
     estimators = ope.parse("tis").sessions
     for wrong in ({"gamma": 1.5}, {"gamma": np.nan}, {"horizon": 0}):
         with pytest.raises(InputError):
-            SessionFold(**{"estimators": estimators, "gamma": 0.9, "horizon": 3, "spanning": True} | wrong)
+            SessionFold(**{"estimators": estimators, "gamma": 0.9, "horizon": 3, "spans_batches": True} | wrong)
     with pytest.raises(InputError, match="3 steps, more than the horizon of 2"):
-        SessionFold(estimators=estimators, gamma=0.9, horizon=2, spanning=True).partial(HAND)
+        SessionFold(estimators=estimators, gamma=0.9, horizon=2, spans_batches=True).partial(HAND)
 
 
 def test_sums_of_other_estimators_do_not_add_up() -> None:

@@ -10,10 +10,10 @@ from rlrec.ope.intervals import comparison
 from rlrec.ope.intervals.comparison import VariantMean
 
 
-def mean(reward: Array, unit: Ids | None = None, *, spanning: bool = True) -> VariantMean:
+def mean(reward: Array, unit: Ids | None = None, *, spans_batches: bool = True) -> VariantMean:
     """The mean of one batch; every decision is its own unit unless they are given."""
     units = np.arange(len(reward)) if unit is None else unit
-    return comparison.finish(comparison.fold(reward, units, spanning=spanning))
+    return comparison.finish(comparison.fold(reward, units, spans_batches=spans_batches))
 
 
 def clicks(rng: np.random.Generator, users: int) -> tuple[Array, Ids]:
@@ -30,7 +30,7 @@ def equal_variants(seed: int, users: int) -> tuple[float, bool]:
     means = []
     for side in (0, 1):
         batches = [(assigned[user] == side) & batch for batch in (first_batch, ~first_batch)]
-        first, second = (comparison.fold(click[rows], user[rows], spanning=True) for rows in batches)
+        first, second = (comparison.fold(click[rows], user[rows], spans_batches=True) for rows in batches)
         means.append(comparison.finish(first + second))
     gain = comparison.difference(*means, level=0.95)
     return gain.p_value, gain.lower <= 0 <= gain.upper
@@ -57,9 +57,9 @@ def test_without_variation_nothing_is_certain(reward: list[float]) -> None:
 
 
 def test_no_decision_is_the_zero_of_the_sum() -> None:
-    sums = comparison.fold(np.array([0.0, 1.0, 1.0]), np.array([1, 2, 2]), spanning=True)
-    assert comparison.finish(comparison.empty(spanning=True) + sums) == comparison.finish(sums)
-    nothing = comparison.finish(comparison.empty(spanning=True))
+    sums = comparison.fold(np.array([0.0, 1.0, 1.0]), np.array([1, 2, 2]), spans_batches=True)
+    assert comparison.finish(comparison.empty(spans_batches=True) + sums) == comparison.finish(sums)
+    nothing = comparison.finish(comparison.empty(spans_batches=True))
     assert (nothing.units, nothing.decisions, nothing.reward) == (0, 0, 0.0)
     assert np.isnan([nothing.value, nothing.error, nothing.per_unit]).all()
 
@@ -86,7 +86,7 @@ def test_rows_as_units_would_alarm_three_times_as_often() -> None:
 
 
 def test_a_side_without_variation_borrows_the_others() -> None:
-    some, none = mean(np.repeat([0.0, 1.0], 20), spanning=False), mean(np.zeros(40), spanning=False)
+    some, none = mean(np.repeat([0.0, 1.0], 20), spans_batches=False), mean(np.zeros(40), spans_batches=False)
     gain = comparison.difference(some, none, level=0.95)
     assert gain.upper - gain.value == pytest.approx(2.02 * np.sqrt(2) * some.error, rel=0.03)
     assert np.isnan(comparison.difference(none, none, level=0.95).p_value)

@@ -39,12 +39,18 @@ def pages(seed: int, *, clusters: int = 150, positions: int = 5) -> list[LogBatc
 
 
 def together(batches: list[LogBatch], names: str = "ips,snips", **requests: object) -> list[list[Estimate]]:
-    fold, options = ImpressionFold(estimators=ope.parse(names).impressions, spanning=True), FinishOptions(**requests)
+    fold, options = (
+        ImpressionFold(estimators=ope.parse(names).impressions, spans_batches=True),
+        FinishOptions(**requests),
+    )
     return fold.finish_together([(fold.partial(batch), options) for batch in batches])
 
 
 def apart(batches: list[LogBatch], names: str = "ips,snips", **requests: object) -> list[list[Estimate]]:
-    fold, options = ImpressionFold(estimators=ope.parse(names).impressions, spanning=True), FinishOptions(**requests)
+    fold, options = (
+        ImpressionFold(estimators=ope.parse(names).impressions, spans_batches=True),
+        FinishOptions(**requests),
+    )
     return [fold.finish(fold.partial(batch), options) for batch in batches]
 
 

@@ -26,7 +26,7 @@ def shuffled(batch: LogBatch, seed: int) -> LogBatch:
 
 @pytest.mark.parametrize("sessions", [50, BLOCKS - 5, 2 * BLOCKS])
 def test_clusters_that_span_batches_add_up(sessions: int) -> None:
-    fold = ImpressionFold(estimators=ope.parse("impression").impressions, spanning=True)
+    fold = ImpressionFold(estimators=ope.parse("impression").impressions, spans_batches=True)
     batch = drawn(1, sessions=sessions)[0]
     pieces = [fold.partial(piece) for piece in parts(shuffled(batch, 2), [7, 40, 60])]
     mixed = (pieces[3] + pieces[0]) + (pieces[2] + pieces[1])
@@ -37,7 +37,8 @@ def test_clusters_that_span_batches_add_up(sessions: int) -> None:
 def test_clusters_of_a_single_batch_add_up_and_may_then_be_forgotten(sessions: int) -> None:
     batch = drawn(3, sessions=sessions)[0]
     fold, remembering = (
-        ImpressionFold(estimators=ope.parse("impression").impressions, spanning=spanning) for spanning in (False, True)
+        ImpressionFold(estimators=ope.parse("impression").impressions, spans_batches=spans_batches)
+        for spans_batches in (False, True)
     )
     edges = [sessions // 5, sessions // 2]
     which = np.searchsorted(edges, batch.cluster, side="right")
@@ -51,7 +52,7 @@ def test_clusters_of_a_single_batch_add_up_and_may_then_be_forgotten(sessions: i
 
 
 def test_an_empty_batch_changes_nothing() -> None:
-    fold = ImpressionFold(estimators=ope.parse("impression").impressions, spanning=True)
+    fold = ImpressionFold(estimators=ope.parse("impression").impressions, spans_batches=True)
     batch = drawn(4)[0]
     nothing = fold.partial(batch.take(np.zeros(len(batch), dtype=bool)))
     assert numbers(fold, nothing + fold.partial(batch)) == numbers(fold, fold.partial(batch))
@@ -59,20 +60,20 @@ def test_an_empty_batch_changes_nothing() -> None:
 
 
 def test_five_estimators_need_64_bytes_a_cluster() -> None:
-    fold = ImpressionFold(estimators=ope.parse("ips,snips,clipped-ips,dm,dr").impressions, spanning=True)
+    fold = ImpressionFold(estimators=ope.parse("ips,snips,clipped-ips,dm,dr").impressions, spans_batches=True)
     assert 8 + 8 * len(fold.columns) == 64
 
 
 def test_memory_is_bounded_where_clusters_end() -> None:
     terms = np.ones((100_000, 3))
-    summary = moments(terms, np.arange(100_000), columns=("rows", "b", "c"), spanning=False).summary()
+    summary = moments(terms, np.arange(100_000), columns=("rows", "b", "c"), spans_batches=False).summary()
     assert summary.units.shape == (BLOCKS, 3)
     assert summary.present.tolist() == [100_000] * 3
 
 
 @pytest.mark.parametrize("sessions", [50, 3 * BLOCKS])
 def test_clusters_of_a_partition_are_forgotten_with_it(sessions: int) -> None:
-    fold = ImpressionFold(estimators=ope.parse("impression").impressions, spanning=True)
+    fold = ImpressionFold(estimators=ope.parse("impression").impressions, spans_batches=True)
     batch = drawn(6, sessions=sessions)[0]
     partition = batch.cluster % 2
     pieces = [fold.partial(each) for side in (0, 1) for each in parts(batch.take(partition == side), [30])]
@@ -87,7 +88,8 @@ def test_clusters_of_a_partition_are_forgotten_with_it(sessions: int) -> None:
 def test_sums_of_other_estimators_do_not_add_up() -> None:
     batch = drawn(5)[0]
     of_ips, of_dr = (
-        ImpressionFold(estimators=ope.parse(names).impressions, spanning=True).partial(batch) for names in ("ips", "dr")
+        ImpressionFold(estimators=ope.parse(names).impressions, spans_batches=True).partial(batch)
+        for names in ("ips", "dr")
     )
     with pytest.raises(ValueError, match="do not add up"):
         of_ips + of_dr

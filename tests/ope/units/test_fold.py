@@ -25,9 +25,11 @@ def labels(fold: Fold[Any, Batch, P], batches: list[Batch]) -> list[str]:
 
 def test_impressions_and_sessions_are_folds() -> None:
     choice = ope.parse("ips,wdr")
-    impressions: Fold[Any, LogBatch, ImpressionPartial] = ImpressionFold(estimators=choice.impressions, spanning=True)
+    impressions: Fold[Any, LogBatch, ImpressionPartial] = ImpressionFold(
+        estimators=choice.impressions, spans_batches=True
+    )
     sessions: Fold[Any, VisitBatch, SessionPartial] = SessionFold(
-        estimators=choice.sessions, spanning=True, gamma=0.9, horizon=7
+        estimators=choice.sessions, spans_batches=True, gamma=0.9, horizon=7
     )
     assert labels(impressions, [cases.HAND] * 2) == ["ips"]
     assert labels(sessions, [visiting.ragged(1)] * 2) == ["wdr"]

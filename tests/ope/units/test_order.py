@@ -47,22 +47,24 @@ def impressions(seed: int, clusters: int) -> LogBatch:
     return replace(batch, cluster=hash_bits(batch.cluster, salt=7), predicted=batch.predicted * noise)
 
 
-def pieces(cluster: Ids, seed: int, *, spanning: bool) -> list[Ids]:
-    """The rows in another order, in three batches; without `spanning` a cluster lies in one of them."""
+def pieces(cluster: Ids, seed: int, *, spans_batches: bool) -> list[Ids]:
+    """The rows in another order, in three batches; without `spans_batches` a cluster lies in one of them."""
     generator = np.random.default_rng(seed)
     order = generator.permutation(len(cluster))
-    which = generator.integers(0, 3, len(order)) if spanning else hash_bits(cluster[order], salt=seed) % np.uint64(3)
+    which = (
+        generator.integers(0, 3, len(order)) if spans_batches else hash_bits(cluster[order], salt=seed) % np.uint64(3)
+    )
     return [order[which == piece] for piece in (2, 0, 1)]
 
 
-@pytest.mark.parametrize("spanning", [True, False])
+@pytest.mark.parametrize("spans_batches", [True, False])
 @pytest.mark.parametrize("interval", ["bootstrap-t", "normal", "cressie-read"])
 @pytest.mark.parametrize("clusters", SIZES)
-def test_estimates_per_impression(clusters: int, interval: str, spanning: bool) -> None:
+def test_estimates_per_impression(clusters: int, interval: str, spans_batches: bool) -> None:
     batch = impressions(clusters, clusters)
     chosen = ope.parse("ips,snips" if interval == "cressie-read" else "impression,switch-dr:1,dros:2").impressions
-    fold = ImpressionFold(estimators=chosen, spanning=spanning)
-    first, *others = (fold.partial(batch.take(rows)) for rows in pieces(batch.cluster, 1, spanning=spanning))
+    fold = ImpressionFold(estimators=chosen, spans_batches=spans_batches)
+    first, *others = (fold.partial(batch.take(rows)) for rows in pieces(batch.cluster, 1, spans_batches=spans_batches))
     options = FinishOptions(interval=interval, reward_range=(0.0, 1.0), replicates=499)
     assert_equal(
         figures(fold.finish(sum(others, start=first), options)), figures(fold.finish(fold.partial(batch), options))
@@ -74,19 +76,19 @@ def sessions(seed: int, clusters: int) -> list[VisitBatch]:
     return [replace(batch, cluster=hash_bits(batch.cluster, salt=7)) for batch in batches]
 
 
-def added(fold: SessionFold, batch: VisitBatch, *, spanning: bool) -> SessionPartial:
-    first, *others = (fold.partial(batch.take(rows)) for rows in pieces(batch.cluster, 2, spanning=spanning))
+def added(fold: SessionFold, batch: VisitBatch, *, spans_batches: bool) -> SessionPartial:
+    first, *others = (fold.partial(batch.take(rows)) for rows in pieces(batch.cluster, 2, spans_batches=spans_batches))
     return sum(others, start=first)
 
 
-@pytest.mark.parametrize("spanning", [True, False])
+@pytest.mark.parametrize("spans_batches", [True, False])
 @pytest.mark.parametrize("interval", ["bootstrap-t", "normal"])
 @pytest.mark.parametrize("clusters", SIZES)
-def test_estimates_and_differences_per_session(clusters: int, interval: str, spanning: bool) -> None:
+def test_estimates_and_differences_per_session(clusters: int, interval: str, spans_batches: bool) -> None:
     batch, other = sessions(clusters, clusters)
-    fold = SessionFold(estimators=ope.parse("session").sessions, gamma=0.9, horizon=6, spanning=spanning)
+    fold = SessionFold(estimators=ope.parse("session").sessions, gamma=0.9, horizon=6, spans_batches=spans_batches)
     in_order = [fold.partial(side) for side in (batch, other)]
-    mixed = [added(fold, side, spanning=spanning) for side in (batch, other)]
+    mixed = [added(fold, side, spans_batches=spans_batches) for side in (batch, other)]
     options = FinishOptions(interval=interval, replicates=199)
     assert_equal(figures(fold.finish(mixed[0], options)), figures(fold.finish(in_order[0], options)))
     gains = [difference(*sides, estimator=fold.estimators["wdr"], replicates=199) for sides in (mixed, in_order)]
@@ -101,7 +103,7 @@ def test_reward_models(clusters: int) -> None:
     context = generator.normal(size=(len(batch), 3))
     ridge = Ridge(arms=5, positions=2, features=3)
     models = []
-    for parts in ([np.arange(len(batch))], pieces(batch.cluster, 3, spanning=True)):
+    for parts in ([np.arange(len(batch))], pieces(batch.cluster, 3, spans_batches=True)):
         first, *others = (
             ridge.sums(
                 batch.reward[rows],
@@ -121,12 +123,12 @@ def test_reward_models(clusters: int) -> None:
 def test_means_of_variants(clusters: int) -> None:
     batch = impressions(clusters, clusters)
     first, *others = (
-        comparison.fold(batch.reward[rows], batch.cluster[rows], spanning=True)
-        for rows in pieces(batch.cluster, 4, spanning=True)
+        comparison.fold(batch.reward[rows], batch.cluster[rows], spans_batches=True)
+        for rows in pieces(batch.cluster, 4, spans_batches=True)
     )
     means = [
         comparison.finish(partial)
-        for partial in (sum(others, start=first), comparison.fold(batch.reward, batch.cluster, spanning=True))
+        for partial in (sum(others, start=first), comparison.fold(batch.reward, batch.cluster, spans_batches=True))
     ]
     assert_equal(*map(astuple, means))
 
@@ -134,5 +136,5 @@ def test_means_of_variants(clusters: int) -> None:
 def test_digests_without_sign_are_those_with_it() -> None:
     batch = impressions(5, 60)
     signed = replace(batch, cluster=batch.cluster.view(np.int64))
-    fold = ImpressionFold(estimators=ope.parse("impression").impressions, spanning=True)
+    fold = ImpressionFold(estimators=ope.parse("impression").impressions, spans_batches=True)
     assert figures(fold.finish(fold.partial(signed))) == figures(fold.finish(fold.partial(batch)))

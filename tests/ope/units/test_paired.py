@@ -27,7 +27,7 @@ EQUAL = [[0.1, 0.8, 0.1], [0.4, 0.2, 0.4]]  # two targets that are worth the sam
 
 
 def compared(first: VisitBatch, second: VisitBatch, name: str = "wdr", **options: object) -> PairedDifference:
-    fold = SessionFold(estimators=SESSION, gamma=0.9, horizon=int(first.length.max(initial=1)), spanning=True)
+    fold = SessionFold(estimators=SESSION, gamma=0.9, horizon=int(first.length.max(initial=1)), spans_batches=True)
     return difference(fold.partial(first), fold.partial(second), estimator=SESSION[name], **options)
 
 
@@ -38,7 +38,7 @@ def other_target(batch: VisitBatch, seed: int) -> VisitBatch:
 
 @pytest.mark.parametrize("name", SESSION)
 def test_value_is_the_difference_of_the_estimates(name: str) -> None:
-    batch, fold = ragged(1), SessionFold(estimators={name: SESSION[name]}, gamma=0.9, horizon=7, spanning=True)
+    batch, fold = ragged(1), SessionFold(estimators={name: SESSION[name]}, gamma=0.9, horizon=7, spans_batches=True)
     first, second = fold.partial(batch), fold.partial(other_target(batch, 2))
     gain = difference(first, second, estimator=SESSION[name])
     values = [fold.finish(partial, FinishOptions(interval="normal"))[0] for partial in (first, second)]
@@ -53,7 +53,7 @@ def test_error_is_that_of_leaving_clusters_out(name: str) -> None:
     """The jackknife over 300 clusters; the delta method agrees with it to the order of 1 / clusters."""
     batch = ragged(3, visits=500, users=300, spread=0.2)
     second = other_target(batch, 4)
-    fold = SessionFold(estimators={name: SESSION[name]}, gamma=0.9, horizon=7, spanning=True)
+    fold = SessionFold(estimators={name: SESSION[name]}, gamma=0.9, horizon=7, spans_batches=True)
     ids = np.unique(batch.cluster)
     left = [
         difference(
@@ -156,7 +156,7 @@ def test_no_visit_no_difference() -> None:
 def test_equal_targets_alarm_as_seldom_as_they_say() -> None:
     """100 logs of 1,500 visits, two targets that are worth the same, one with an effective sample size of a tenth. Were
     the chance of each error the nominal one, three such tests in 1,000 would fail; the seed is fixed."""
-    fold = SessionFold(estimators=ope.parse("wdr").sessions, gamma=1.0, horizon=6, spanning=True)
+    fold = SessionFold(estimators=ope.parse("wdr").sessions, gamma=1.0, horizon=6, spans_batches=True)
     alarms, covered = np.zeros((2, 100), dtype=bool)
     for run in range(100):
         (first, second), _ = walks(run, EQUAL, visits=1500, users=1500)
@@ -170,7 +170,10 @@ def test_equal_targets_alarm_as_seldom_as_they_say() -> None:
 
 
 def test_a_relative_difference_is_a_share_of_the_other_value() -> None:
-    batch, fold = ragged(1), SessionFold(estimators={"wpdis": SESSION["wpdis"]}, gamma=0.9, horizon=7, spanning=True)
+    batch, fold = (
+        ragged(1),
+        SessionFold(estimators={"wpdis": SESSION["wpdis"]}, gamma=0.9, horizon=7, spans_batches=True),
+    )
     ours, theirs = (fold.at_ends(fold.partial(each))[0] for each in (batch, other_target(batch, 2)))
     gain, relative = compare(ours, theirs, alpha=0.05), compare(ours, theirs, measure=Relative, alpha=0.05)
     assert gain.value is not None
@@ -193,7 +196,7 @@ def test_impressions_are_compared_as_visits_are() -> None:
         )
         for high in (0.6, 0.5)
     ]
-    fold = ImpressionFold(estimators=estimators, spanning=True)
+    fold = ImpressionFold(estimators=estimators, spans_batches=True)
     gain = compare(*(fold.at_ends(fold.partial(side))[0] for side in sides))
     assert gain.value == pytest.approx(0.05, abs=0.002)  # 0.1 x what lies between the means of both halves
     assert direction(gain.lower, gain.upper, tolerance=0.0) == "more"

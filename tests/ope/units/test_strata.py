@@ -36,8 +36,8 @@ def log(logger: Array, n: int, generator: np.random.Generator, cluster: Ids | No
     )  # fmt: skip
 
 
-def fold_of(*names: str, spanning: bool = False) -> ImpressionFold:
-    return ImpressionFold(estimators=ope.parse(",".join(names)).impressions, spanning=spanning)
+def fold_of(*names: str, spans_batches: bool = False) -> ImpressionFold:
+    return ImpressionFold(estimators=ope.parse(",".join(names)).impressions, spans_batches=spans_batches)
 
 
 def weighed(fold: ImpressionFold, batches: dict[str, LogBatch]) -> tuple[list[Estimate], Weighting[ImpressionPartial]]:
@@ -97,11 +97,11 @@ def test_nothing_that_does_not_weigh_is_weighed() -> None:
         batches[name] = LogBatch(**{**batch.columns(), "predicted": predicted, "expected": predicted})
     (_, dm), _ = weighed(fold, batches)
     assert dm.value == 0.5
-    assert (fold.way("dm"), fold.way("ips")) == (None, 0)
+    assert (fold.weighing_index("dm"), fold.weighing_index("ips")) == (None, 0)
 
 
 def test_errors_are_clustered_over_users_of_several_loggers() -> None:
-    generator, fold = np.random.default_rng(6), fold_of("snips", spanning=True)
+    generator, fold = np.random.default_rng(6), fold_of("snips", spans_batches=True)
     users = generator.integers(0, 2**62, 300)
     batches = {
         name: log(logger, 3_000, generator, cluster=generator.choice(users, 3_000))

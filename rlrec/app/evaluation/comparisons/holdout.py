@@ -49,7 +49,7 @@ def share(experiment: Experiment) -> float | None:
     return None if value is None else float(value)
 
 
-def compared(unit: Unit, experiment: Experiment, reward: Reward, *, level: float) -> dict[str, Any] | None:
+def compare_holdout(unit: Unit, experiment: Experiment, reward: Reward, *, level: float) -> dict[str, Any] | None:
     """The mean reward of `uniform` on its own decisions, and its estimate from the log of the other variants.
 
     Both are means per impression of mature, uncensored decisions, their errors clustered by the unit that was assigned;

@@ -100,11 +100,11 @@ def credit(unit: Unit, experiment: Experiment, reward: Reward, *, level: float) 
 
     from rlrec.ope.intervals import comparison
 
-    spanning = comparison.empty(spanning=True)
-    sums, first_picks, sessions = [spanning, spanning, spanning], 0, 0
+    spans_batches = comparison.empty(spans_batches=True)
+    sums, first_picks, sessions = [spans_batches, spans_batches, spans_batches], 0, 0
     for unit_ids, session_ids, credited, picks in _credited(unit, experiment, reward):
         columns = (credited[:, 0], credited[:, 1], credited[:, 1] - credited[:, 0])
-        partials = [comparison.fold(column, unit_ids, spanning=True) for column in columns]
+        partials = [comparison.fold(column, unit_ids, spans_batches=True) for column in columns]
         sums = [total + partial for total, partial in zip(sums, partials, strict=True)]
         first_picks += picks
         sessions += len(np.unique(session_ids))

@@ -283,7 +283,7 @@ class TabledRewardModel:
         """The row of the table that each row of the log is valued by, (n,)."""
         if self.reads is None:
             return np.zeros(len(rows), np.int64)
-        codes, values = contexts.coded(self.reads, features.text_of)
+        codes, values = contexts.value_codes(self.reads, features.text_of)
         codes, row_of = codes[rows.slots["context"]], np.zeros(len(values), np.int64)
         for code in np.unique(codes).tolist():
             row_of[code] = self._row(features.text_of(values[code]))
@@ -297,7 +297,7 @@ class TabledRewardModel:
         return row
 
 
-def tabled(path: str, *, by: str | None, arms: ArmTable, examination: tuple[float, ...] = ()) -> TabledRewardModel:
+def read_table(path: str, *, by: str | None, arms: ArmTable, examination: tuple[float, ...] = ()) -> TabledRewardModel:
     """The model in a CSV file; with a curve its rewards are those of position 1.
 
     Raises InputError where it names an arm the catalogue lacks, or lacks one of its."""

@@ -74,16 +74,16 @@ def estimators(request: Request) -> ope.EstimatorChoice:
             raise InputError(f"{unfit} means nothing by arm, which the logger chose", hint=f"use --estimator {BY_ARM}")
         if request.interval == "cressie-read":  # it takes the mean weight to be 1
             raise InputError("interval cressie-read does not exist by arm", hint="use --interval bootstrap-t")
-    if request.reward_model is not None and not _any_modelled(choice.impressions):
-        modelled = [name for name in ope.GROUPS["impression"] if ope.estimator(name).modelled]
-        hint = f"add one of {', '.join(modelled)} to --estimator"
+    if request.reward_model is not None and not _needs_model(choice.impressions):
+        needs_model = [name for name in ope.GROUPS["impression"] if ope.estimator(name).needs_model]
+        hint = f"add one of {', '.join(needs_model)} to --estimator"
         raise InputError("--reward-model is given, and no estimator uses one", hint=hint)
-    if request.position is not None and not _any_modelled(choice.impressions):
+    if request.position is not None and not _needs_model(choice.impressions):
         hint = "add dm or dr to --estimator; pbm:CURVE names its own"
         raise InputError("--position is given, and no estimator has a reward model that uses it", hint=hint)
     if request.reward_model_hash:
         check_hash("the reward model", request.reward_model_hash)
-        if request.reward_model is not None or not _any_modelled(choice.impressions):
+        if request.reward_model is not None or not _needs_model(choice.impressions):
             hint = "leave out --reward-model, and add dm or dr to --estimator"
             raise InputError("--reward-model-hash is given, and no reward model is fitted to the log", hint=hint)
     if request.reward_model_by is not None and request.reward_model is None:
@@ -100,8 +100,8 @@ def estimators(request: Request) -> ope.EstimatorChoice:
     return choice
 
 
-def _any_modelled(estimators: Mapping[str, Estimator]) -> bool:
-    return any(estimator.modelled for estimator in estimators.values())
+def _needs_model(estimators: Mapping[str, Estimator]) -> bool:
+    return any(estimator.needs_model for estimator in estimators.values())
 
 
 def answer(
@@ -133,9 +133,9 @@ def prepare(
     `Evaluation.resolve`."""
     evaluation = Evaluation.resolve(unit, request, selection, paired=paired)
     pages = evaluation.extent.positions > 1
-    modelled = bool(estimators.impressions) and (pages or _any_modelled(estimators.impressions))
-    fits_rewards = modelled and request.reward_model is None
-    encode = fits_rewards or _any_modelled({**estimators.sessions, **estimators.slates})
+    needs_model = bool(estimators.impressions) and (pages or _needs_model(estimators.impressions))
+    fits_rewards = needs_model and request.reward_model is None
+    encode = fits_rewards or _needs_model({**estimators.sessions, **estimators.slates})
     evaluation = replace(evaluation, encode=encode)
     units: list[fold.RowUnit[Any, Any]] = []
     if estimators.impressions:

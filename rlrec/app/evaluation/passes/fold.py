@@ -137,9 +137,9 @@ class RowUnit(ABC, Generic[R, M]):
     simulates: ClassVar[bool] = True
 
     @property
-    def modelled(self) -> bool:
+    def needs_model(self) -> bool:
         """Whether a model is needed."""
-        return any(estimator.modelled for estimator in self.fold.estimators.values())
+        return any(estimator.needs_model for estimator in self.fold.estimators.values())
 
     @property
     @abstractmethod
@@ -201,7 +201,7 @@ def fold(unit: RowUnit[R, M], evaluation: Evaluation, logged: LoggedBatch, model
         counts[number] = replace(row_counts, used=len(rows), other_policy=len(usable) - len(rows))
         if len(rows):
             row_strata = evaluation.loggers.strata(
-                rows.slots, rows.begins, spanning=evaluation.spanning, max_loggers=unit.fold.most_loggers
+                rows.slots, rows.begins, spans_batches=evaluation.spans_batches, max_loggers=unit.fold.most_loggers
             )
             loggers += LoggerFacts(mixed=row_strata.mixed)
             model = models.get(shared.reward.id)
@@ -288,11 +288,11 @@ def estimates(
                     "in-sample": group_partial.learned, "no-propensity": n_left_out > 0,
                     "estimated-propensity": group_partial.estimated,
                     "sampled-rows": counts.sampled > 0 or group_partial.sampled,
-                    "no-candidates" if target.listing else "no-state": group_partial.no_state > 0,
+                    "no-candidates" if target.draws_candidates else "no-state": group_partial.no_state > 0,
                     "carry-over": carried and is_weighed, "dependent-slots": is_dependent and is_weighed,
                     "wrong-propensities": wrong and is_weighed,
                     "logging-states": unit.logging_states and target.stateful,
-                    "logging-candidates": not target.listing and is_weighed and group_partial.has_candidates,
+                    "logging-candidates": not target.draws_candidates and is_weighed and group_partial.has_candidates,
                 }  # fmt: skip
                 options = FinishOptions(
                     interval=request.interval, level=request.level, cluster=cluster, greedy=request.greedy,
@@ -368,8 +368,8 @@ def _with_loggers(estimates: Sequence[Estimate], weighting: Weighting[Any]) -> l
         return list(estimates)
     rows = []
     for estimate in estimates:
-        way = weighting.fold.way(estimate.estimator)
-        weights = () if way is None else tuple(weighting.table[way])
+        weighing = weighting.fold.weighing_index(estimate.estimator)
+        weights = () if weighing is None else tuple(weighting.table[weighing])
         number = sum(logger.version is not None for logger in weights)
         rows.append(replace(estimate, loggers=max(1, number), logger_weights=weights))
     return rows

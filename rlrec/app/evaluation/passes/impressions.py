@@ -39,11 +39,11 @@ class ImpressionUnit(RowUnit[ImpressionRows, "RewardModel"]):
 
             curve = position_curve(unit, request.position)
         if (path := request.reward_model) is not None:
-            from rlrec.app.evaluation.models.reward_models import tabled
+            from rlrec.app.evaluation.models.reward_models import read_table
 
             examination = () if curve is None else curve.examination
-            table = tabled(path, by=request.reward_model_by, arms=evaluation.arms, examination=examination)
-        fold = ImpressionFold(estimators=estimators, spanning=evaluation.spanning, curve=curve)
+            table = read_table(path, by=request.reward_model_by, arms=evaluation.arms, examination=examination)
+        fold = ImpressionFold(estimators=estimators, spans_batches=evaluation.spans_batches, curve=curve)
         return cls(evaluation=evaluation, fold=fold, model=table)
 
     @cached_property
@@ -79,9 +79,9 @@ class ImpressionUnit(RowUnit[ImpressionRows, "RewardModel"]):
         return log_rows.carry_over(rows, self.evaluation.arms, positions=self.evaluation.extent.positions)
 
     @property
-    def modelled(self) -> bool:
+    def needs_model(self) -> bool:
         """Whether a model is needed: by an estimator, or to see whether slots depend on those above."""
-        return self.evaluation.extent.positions > 1 or super().modelled
+        return self.evaluation.extent.positions > 1 or super().needs_model
 
     def slots_above(self, rows: ImpressionRows, model: RewardModel) -> CellSums | None:
         if self.evaluation.extent.positions < 2:
@@ -92,12 +92,12 @@ class ImpressionUnit(RowUnit[ImpressionRows, "RewardModel"]):
     def batch_of(
         self, logged: LoggedBatch, rows: ImpressionRows, model: RewardModel | None
     ) -> Callable[[Scorer], LogBatch]:
-        values = model.rows(rows, logged.contexts) if model is not None and super().modelled else None
+        values = model.rows(rows, logged.contexts) if model is not None and super().needs_model else None
         return lambda scorer: scorer.log_batch(rows=rows, logged=logged, values=values)
 
     def empty(self, shared: SharedRows, counts: RowCounts) -> EmptyLog:
         if counts.waiting:
-            return shared.immature(quantity(counts.waiting, "impression"))
+            return shared.immature_log(quantity(counts.waiting, "impression"))
         if shared.policy_id is not None:
             name = shared.members[0][1].target.name
             return EmptyLog(f"no impression of policy {name!r} is selected", hint="widen --log")

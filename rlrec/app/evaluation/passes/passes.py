@@ -233,9 +233,10 @@ def fit_models(
     """The models of each unit by the id of a reward: those given, or fitted in a pass over the log; or PartialPages."""
     rewards = evaluation.rewards
     models: dict[AnyUnit, Any] = {
-        unit: dict.fromkeys(rewards, unit.model) if unit.modelled and unit.model is not None else {} for unit in units
+        unit: dict.fromkeys(rewards, unit.model) if unit.needs_model and unit.model is not None else {}
+        for unit in units
     }
-    fitted = [unit for unit in units if unit.modelled and unit.model is None]
+    fitted = [unit for unit in units if unit.needs_model and unit.model is None]
     for unit, sums in _sums(JointPass(evaluation=evaluation, units=fitted), {}, reader, engine).items():
         models[unit] = sums
         if not isinstance(sums, PartialPages):

@@ -69,7 +69,7 @@ class SharedRows:
     policy_id: int | None
     members: list[tuple[int, Scorer]] = field(default_factory=list)
 
-    def immature(self, rows: str) -> EmptyLog:
+    def immature_log(self, rows: str) -> EmptyLog:
         """The error where no row is old enough."""
         minutes = self.reward.window_us / 60e6
         hint = f"a decision counts when the window of reward {self.reward.name}, {minutes:g} minutes, is over"
@@ -80,8 +80,8 @@ class SharedRows:
 class Evaluation:
     """A request as the store understands it; folds change nothing of it.
 
-    cluster: the unit that was randomised, one of `log_rows.CLUSTERS`; spanning: whether one may come back in another
-    batch of the log. now: the time at which rows are mature. encode: whether features of contexts are wanted.
+    cluster: the unit that was randomised, one of `log_rows.CLUSTERS`; spans_batches: whether one may come back in
+    another batch of the log. now: the time at which rows are mature. encode: whether features of contexts are wanted.
     loggers: those that may be weighed. paired: whether targets are compared, so that all must be judged by the same
     rows: those that each of them can be asked about, without visits that are too long."""
 
@@ -91,7 +91,7 @@ class Evaluation:
     targets: Sequence[Target]
     arms: log_rows.ArmTable
     cluster: str
-    spanning: bool
+    spans_batches: bool
     now: int
     encode: bool = False
     loggers: FixedLoggers = field(default_factory=FixedLoggers)
@@ -108,13 +108,13 @@ class Evaluation:
         )
         extent = selected.extent(unit, selection)
         by_user = request.cluster in (None, "user")
-        spanning = by_user and sessions.any_user(unit)
+        spans_batches = by_user and sessions.any_user(unit)
         weighable = FixedLoggers.from_log(unit, selection, extent) if resolved else FixedLoggers()
         return cls(
             request=request, selection=selection, extent=extent, targets=resolved,
             arms=log_rows.ArmTable({arm.id: arm.key for arm in arms.all_arms(unit)}),
-            cluster="user" if spanning else "session" if by_user else str(request.cluster), spanning=spanning,
-            now=unit.now, loggers=weighable, paired=paired is not None,
+            cluster="user" if spans_batches else "session" if by_user else str(request.cluster),
+            spans_batches=spans_batches, now=unit.now, loggers=weighable, paired=paired is not None,
         )  # fmt: skip
 
     @property
@@ -148,7 +148,7 @@ class Evaluation:
                 from rlrec.app.evaluation.targets.state_probabilities import StateScorer
 
                 scorer = StateScorer(target, self.arms, **options)
-            if target.listing and self.request.target_samples:
+            if target.draws_candidates and self.request.target_samples:
                 from rlrec.app.evaluation.targets.list_probabilities import ListScorer
 
                 scorer = ListScorer(target, self.arms, **options, list_scorer=scorer)

@@ -59,8 +59,8 @@ class SessionUnit(RowUnit[EndedVisits, ReturnModel]):
                 f"a session of {horizon:,} decisions is longer than the {limit} that can be judged", hint=hint
             )
         horizon = min(max(1, horizon), ended_visits.LONGEST)
-        gamma, spanning = evaluation.request.gamma, evaluation.spanning
-        fold = SessionFold(estimators=estimators, gamma=gamma, horizon=horizon, spanning=spanning)
+        gamma, spans_batches = evaluation.request.gamma, evaluation.spans_batches
+        fold = SessionFold(estimators=estimators, gamma=gamma, horizon=horizon, spans_batches=spans_batches)
         cutoffs = {key: Cutoff.compute(unit, reward) for key, reward in evaluation.rewards.items()}
         return cls(evaluation=evaluation, fold=fold, cutoffs=cutoffs, returned=people.any_returned(unit))
 

@@ -92,7 +92,7 @@ class SlateUnit(RowUnit[CompletePages, FittedRewardModel]):
             tabled=any(kind.tabled for kind in kinds), additive=any(isinstance(kind, Pi) for kind in kinds),
             marginal=any(isinstance(kind, Iips) for kind in kinds),
         )  # fmt: skip
-        fold = SlateFold(estimators=resolved, spanning=evaluation.spanning)
+        fold = SlateFold(estimators=resolved, spans_batches=evaluation.spans_batches)
         fit = RewardModelFit(arms=evaluation.arms, positions=positions)
         return cls(evaluation=evaluation, fold=fold, fit=fit, needs=needs, require_pairs=require_pairs)
 
@@ -161,7 +161,7 @@ class SlateUnit(RowUnit[CompletePages, FittedRewardModel]):
 
     def empty(self, shared: SharedRows, counts: RowCounts) -> EmptyLog:
         if counts.waiting:
-            return shared.immature(quantity(counts.waiting, "page"))
+            return shared.immature_log(quantity(counts.waiting, "page"))
         if counts.other_policy:
             return EmptyLog(f"no page of policy {shared.members[0][1].target.name!r} is selected", hint="widen --log")
         if counts.left_out:

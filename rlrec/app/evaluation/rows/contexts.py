@@ -47,7 +47,7 @@ class ContextTable:
         row, column, value = _entries(self._features)
         return features.merge(self.size, row, column, value)
 
-    def coded(self, field: str, name: Any = repr) -> tuple[Ids, list[Any]]:
+    def value_codes(self, field: str, name: Any = repr) -> tuple[Ids, list[Any]]:
         """Which distinct value of a field each context has, (m,), and those values; `name` says which are the same."""
         values = self.values[field]
         keys = list(map(name, values))
@@ -62,7 +62,7 @@ class ContextTable:
             return np.zeros(self.size, np.int64), [{}]
         if ENTIRE in fields:
             return np.arange(self.size), self.values[ENTIRE]
-        codes, values = zip(*map(self.coded, fields), strict=True)
+        codes, values = zip(*map(self.value_codes, fields), strict=True)
         first, code = distinct(*codes)
         numbers = (codes_of_field[first].tolist() for codes_of_field in codes)
         columns = ([column[number] for number in row] for column, row in zip(values, numbers, strict=True))

@@ -47,7 +47,7 @@ class Grouping:
             numbers: dict[Label, int] = {}  # a policy and its variants are one group
             group_of = [numbers.setdefault(labels[key], len(numbers)) for key in keys.tolist()]
             return [RowGroup(repr(label), label) for label in numbers], np.array(group_of, np.int64)[codes]
-        codes, values = contexts.coded(self.by, canonical.text)
+        codes, values = contexts.value_codes(self.by, canonical.text)
         texts = map(canonical.text, values)
         return [
             RowGroup(text, text if isinstance(value, dict | list) else value)

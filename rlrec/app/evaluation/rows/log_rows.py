@@ -19,7 +19,7 @@ from rlrec.ope.sums.base import hash_bits
 from rlrec.policy.slates.slate_draws import SMALLEST
 from rlrec.records import Reward
 from rlrec.store.database.bulk import Columns
-from rlrec.store.database.unit import StoredRows, damaged
+from rlrec.store.database.unit import StoredRows, damage_error
 from rlrec.store.log.reader import ABSENT, Batch
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class ArmTable:
     def check(self, arm_ids: Ids) -> None:
         """Raises RlrecError for an arm that is gone: the others would take its index."""
         for arm in arm_ids[~np.isin(arm_ids, self.ids, assume_unique=True)][:1].tolist():
-            raise damaged(f"row {arm} of table arm is gone")
+            raise damage_error(f"row {arm} of table arm is gone")
 
     def index(self, arm_id: Ids) -> Ids:
         """Where arms stand among the ids, same shape."""

@@ -223,9 +223,9 @@ class FixedLoggers:
         learned = (key for key, lessons in self.lessons.items() if any(lesson.rows(slots).any() for lesson in lessons))
         return frozenset(self.names[key] for key in learned)
 
-    def strata(self, slots: Columns, begins: Ids, *, spanning: bool, max_loggers: int) -> RowStrata:
-        """The stratum of each row. begins: its first slot. spanning: a cluster may come back in another batch; where it
-        does not, all its rows are in the stratum of the first one. max_loggers: loggers that can be weighed."""
+    def strata(self, slots: Columns, begins: Ids, *, spans_batches: bool, max_loggers: int) -> RowStrata:
+        """The stratum of each row. begins: its first slot. spans_batches: a cluster may come back in another batch;
+        where it does not, all its rows are in the stratum of the first one. max_loggers: loggers that can be weighed."""
         names = list(self.names.values())[:max_loggers]
         if len(names) < 2:
             return RowStrata(strata=[NO_LOGGER], codes=np.zeros(len(begins), np.int64), mixed=frozenset())
@@ -234,7 +234,7 @@ class FixedLoggers:
         order = np.argsort(ids)
         index, weighable = look_up(ids[order], slots["version_id"])
         logger = np.where(weighable, order[index], -1)
-        starts = begins if spanning else begins[run_starts(slots["cluster"][begins])]
+        starts = begins if spans_batches else begins[run_starts(slots["cluster"][begins])]
         slot_logger = np.repeat(logger[starts], np.diff(np.r_[starts, len(logger)]))
         row_logger = slot_logger[begins]
         # which others served in the rows of a logger

@@ -133,7 +133,7 @@ class LoggerMarginals:
                 columns = exact.column_sums(
                     self.loggers.unit, version, served.learner, seq=int(seqs[0]), ordinal=at, earlier=served.columns
                 )
-                served = served.moved(sums, ordinal=at, columns=columns)
+                served = served.at_moment(sums, ordinal=at, columns=columns)
                 yield rows[first:last][ordinals == at], served
 
     def _belief_cases(

@@ -96,7 +96,7 @@ class Scorer:
     def unanswerable(self, slots: Columns, logged: LoggedBatch) -> Flags | None:
         """The rows for which it has no probability, since the list or the state that it reads is unknown; None without
         such a row."""
-        unknown = ~logged.lists.weighable(slots) if self.target.listing else None
+        unknown = ~logged.lists.weighable(slots) if self.target.draws_candidates else None
         return unknown if unknown is not None and unknown.any() else None
 
     @property

@@ -75,7 +75,7 @@ class Target:
         return seeds if self.serving.generator is None else ranking_seeds(seeds), numbers
 
     @property
-    def listing(self) -> bool:
+    def draws_candidates(self) -> bool:
         """Whether it draws a list of candidates first."""
         return self.serving is not None and self.serving.generator is not None
 

@@ -49,7 +49,7 @@ class RefusedLine(NamedTuple):
     text: bytes
 
 
-def refused(error: InputError, number: int, text: bytes) -> RefusedLine:
+def refused_line(error: InputError, number: int, text: bytes) -> RefusedLine:
     """A line that is refused. The error forgets where it was raised: that holds on to the whole group."""
     error.line, error.__traceback__, error.__context__ = error.line or number, None, None
     return RefusedLine(error, text)
@@ -60,7 +60,7 @@ def drop_rows(rows: LogColumns, errors: Mapping[int, InputError], bad: list[Refu
     if not errors:
         return rows
     texts = values(rows.text, len(rows))
-    bad += [refused(error, rows.number[row], texts[row] or b"") for row, error in errors.items()]
+    bad += [refused_line(error, rows.number[row], texts[row] or b"") for row, error in errors.items()]
     return rows.select([row not in errors for row in range(len(rows))])
 
 

@@ -28,7 +28,7 @@ from rlrec.app.imports.layouts.lines import (
 )
 from rlrec.app.inputs import canonical
 from rlrec.errors import InputError
-from rlrec.log_fields import KEY, LOG_PROBABILITY, PROBABILITY, STATED, LogField
+from rlrec.log_fields import KEY, LOG_PROBABILITY, PROBABILITY, STATED_FIELDS, LogField
 from rlrec.policy.gradients import history
 from rlrec.store.log.events import CENSOR
 
@@ -37,7 +37,7 @@ USUAL = {"version": 1, "experiment": None, "variant": None, "route": None, "beli
 ROW = (
     "policy", "session", "user", "visit", "step", "at", "context", "state", "size",
     "log_propensity", "seed", "request_id", "source", "history", "reward", "candidates",
-    *(entry.name for entry in STATED), "action_features", "slot_sets", "support",
+    *(entry.name for entry in STATED_FIELDS), "action_features", "slot_sets", "support",
 )  # fmt: skip
 
 
@@ -103,7 +103,10 @@ class DecisionLine(Struct, forbid_unknown_fields=True):
 # with the fields that a line may state and nobody here reads by name
 LINE = cast(type[DecisionLine], defstruct(
     "DecisionLine",
-    [(entry.key, bool, False) if entry.kind is bool else (entry.key, entry.kind | None, None) for entry in STATED],
+    [
+        (entry.key, bool, False) if entry.kind is bool else (entry.key, entry.kind | None, None)
+        for entry in STATED_FIELDS
+    ],
     bases=(DecisionLine,),
 ))  # fmt: skip
 
@@ -141,7 +144,7 @@ class Jsonl(LineLayout):
             policy, line.session, line.user, line.visit, line.step, time(line.at, "at"), canonical.text(line.context),
             canonical.text(state) if state else "{}", line.k, line.log_propensity, line.seed, line.request_id,
             _source(line, policy), shown, None if line.events is None else line.reward, _candidates(line, eligible),
-            *(_stated_value(line, entry) for entry in STATED),
+            *(_stated_value(line, entry) for entry in STATED_FIELDS),
             _features(line, eligible), _slot_sets(line, slots, eligible), _support(line, slots, eligible),
         )  # fmt: skip
         position = slots[0].position if len(slots) == 1 else None  # of events without one, as in feedback

@@ -10,7 +10,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from rlrec import times
 from rlrec.app.imports.columns import LogColumns, LoggedEvents, LoggedSlots, transposed
-from rlrec.app.imports.layouts.base import Decoded, Layout, RefusedLine, refused
+from rlrec.app.imports.layouts.base import Decoded, Layout, RefusedLine, refused_line
 from rlrec.errors import InputError
 from rlrec.store.database.loading import Column, Same
 
@@ -106,7 +106,7 @@ class LineLayout(Layout):
                     if (row := self.row(line, text)) is not None:
                         decisions.add(number, *row)
                 except InputError as error:
-                    refused_lines.append(refused(error, number, text))
+                    refused_lines.append(refused_line(error, number, text))
                 if times.zoneless:
                     zoneless += 1
                     times.zoneless.clear()

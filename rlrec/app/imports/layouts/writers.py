@@ -12,14 +12,14 @@ from typing import Any, ClassVar
 
 from rlrec.app.inputs import canonical
 from rlrec.errors import InputError
-from rlrec.log_fields import SLOT, STATED
+from rlrec.log_fields import SLOT, STATED_FIELDS
 
 Record = dict[str, Any]  # of `export_log`
 
 
 DECISION_COLUMNS = (
     "decision", "request_id", "session", "visit", "step", "user", "at", "policy", "size", "log_propensity",
-    *(field.key for field in STATED if field.in_csv), "eligible", "context", "state",
+    *(field.key for field in STATED_FIELDS if field.in_csv), "eligible", "context", "state",
 )  # fmt: skip
 SLOT_COLUMNS = (*(field.key for field in SLOT if field.in_csv), "reward", "events")
 COLUMNS = (*DECISION_COLUMNS, *SLOT_COLUMNS)
@@ -74,7 +74,7 @@ class CsvWriter(LayoutWriter):
         first = [
             record["decision_id"], record["request_id"], record["session"], record["visit"], record["step"],
             record["user"], record["at"], record["policy"], record.get("k", last), record["log_propensity"],
-            *(1 if record.get(field.key) is True else record.get(field.key) for field in STATED if field.in_csv),
+            *(1 if record.get(field.key) is True else record.get(field.key) for field in STATED_FIELDS if field.in_csv),
             canonical.text(record["eligible"]), canonical.text(record["context"]),
             canonical.text(record["state"]) if record["state"] else None,
         ]  # fmt: skip

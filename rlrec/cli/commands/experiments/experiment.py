@@ -333,7 +333,7 @@ def stop(store: Store, show: Show, name: str, promote: str | None, anyway: bool)
 @reading("rlrec experiment list")
 def list_(store: Store, show: Show) -> None:
     """List experiments with their variants."""
-    result = app.experiment.listing(store)
+    result = app.experiment.list_experiments(store)
     show(result, table=View.select([{**row, "variants": _split(row)} for row in result], COLUMNS), columns=COLUMNS)
 
 

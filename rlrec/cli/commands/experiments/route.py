@@ -191,7 +191,7 @@ def _shadow(row: ShadowReport) -> str:
 @reading("rlrec route list")
 def list_(store: Store, show: Show) -> None:
     """List routes with what they serve."""
-    show(app.route.listing(store), columns=COLUMNS)
+    show(app.route.list_routes(store), columns=COLUMNS)
 
 
 @route.command()

@@ -54,7 +54,7 @@ def fit(store: Store, show: Show, plot: str | None, workers: Workers, **request:
 def list_(store: Store, show: Show) -> None:
     """List all curves."""
     columns = ["curve", "number", "model", "method", "reward", "positions", "created_at"]
-    show(app.positions.listing(store), columns=columns)
+    show(app.positions.list_curves(store), columns=columns)
 
 
 @position.command("show")

@@ -81,7 +81,7 @@ def create(store: Store, show: Show, params: Sequence[tuple[str, str]], **reques
 @reading("rlrec policy list")
 def list_(store: Store, show: Show) -> None:
     """List all policies at their live version."""
-    result = app.versions.listing(store)
+    result = app.versions.list_versions(store)
     headers = ["policy", "version", "kind", "params", "reward", "status"]
     table = View.select([{**row, "params": policy_view.parameters(row["params"])} for row in result], headers)
     show(result, table=table, columns=[*headers, "versions"])

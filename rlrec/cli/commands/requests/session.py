@@ -37,7 +37,7 @@ session = CommandGroup("session")
 @reading("rlrec session list --limit 20")
 def list_(store: Store, show: Show, limit: int) -> None:
     """List sessions, newest first."""
-    show(app.session.listing(store, limit=limit or None), columns=COLUMNS)
+    show(app.session.list_sessions(store, limit=limit or None), columns=COLUMNS)
 
 
 @session.command("show")

@@ -123,7 +123,7 @@ def list_(store: Store, show: Show, exposure: bool) -> None:
     """List all arms, retired ones too.
 
     --exposure adds what `rlrec exposure` says of each arm; null for one that was never eligible."""
-    arms = app.arm.listing(store)
+    arms = app.arm.list_arms(store)
     headers, added = ["arm", "status", "features", "added"], []
     if exposure:
         arms, added = app.exposure.add_figures(store, arms), [*app.exposure.ARM_FIGURES]

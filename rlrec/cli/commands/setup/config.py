@@ -14,7 +14,7 @@ from click.core import ParameterSource
 
 from rlrec.cli.output.output import Show
 from rlrec.cli.program.shared import CommandGroup, printed, settings
-from rlrec.cli.text.values import masked, passwords
+from rlrec.cli.text.values import mask_secrets, passwords
 from rlrec.errors import InputError, suggest
 from rlrec.times import written
 
@@ -196,7 +196,7 @@ def _rows() -> Iterator[tuple[str, Any, str]]:
         name, key = str(option.name), option_name(option)
         value = getattr(program_settings, name)
         if isinstance(value, str):
-            value = masked(value, passwords(value))
+            value = mask_secrets(value, passwords(value))
         elif name == "now" and value is not None:
             value = written(value)
         is_typed_behind = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
@@ -233,7 +233,7 @@ def _command_rows(command: click.Command, names: tuple[str, ...]) -> Iterator[tu
 def _option_row(names: tuple[str, ...], variables: Sequence[str]) -> tuple[str, Any, str] | None:
     for variable in variables:
         if text := os.environ.get(variable):
-            return ".".join(names), masked(text, passwords(text)), variable
+            return ".".join(names), mask_secrets(text, passwords(text)), variable
     config = settings().config
     value = None if config is None else config.value_of(names)
     return None if value is None else (".".join(names), _typed(value), _path(value))

@@ -71,7 +71,7 @@ def define(store: Store, show: Show, **request: Any) -> None:
 @reading("rlrec reward list")
 def list_(store: Store, show: Show) -> None:
     """List all reward definitions."""
-    definitions = app.reward.listing(store)
+    definitions = app.reward.list_rewards(store)
     headers = ["reward", "weights", "window_s", "default", "clip", "learn", "late"]
     table = View.select([{**row, "weights": _terms(row)} for row in definitions], headers)
     show(definitions, table=table, columns=[*headers, "transforms"])

@@ -82,7 +82,7 @@ def test_a_subsampled_log_estimates_what_all_of_it_does(sqlite_db: str, run_sqli
     rows, random = drawn(3_000, 2), np.random.default_rng(3)
     _, p, reward, keep = (np.array(column) for column in zip(*rows, strict=True))
     normal = FinishOptions(interval="normal")
-    fold = ImpressionFold(estimators=ope.parse("ips,snips").impressions, spanning=False)
+    fold = ImpressionFold(estimators=ope.parse("ips,snips").impressions, spans_batches=False)
 
     def values(chosen: Any, count: Any) -> list[float]:
         batch = LogBatch(

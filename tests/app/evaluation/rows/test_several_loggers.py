@@ -106,7 +106,7 @@ def test_a_session_counts_as_the_logger_of_its_first_row() -> None:
     """And that logger is not fixed where another one that served in its sessions is not."""
     loggers = FixedLoggers(names={7: "a@1", 8: "b@1"})
     slots = {"version_id": np.array([7, 8, 8, 9, 7, 7]), "cluster": np.array([1, 1, 3, 3, 5, 5])}
-    rows = loggers.strata(slots, np.arange(6), spanning=False, max_loggers=15)
+    rows = loggers.strata(slots, np.arange(6), spans_batches=False, max_loggers=15)
     assert [rows.strata[code].logger for code in rows.codes] == ["a@1", "a@1", "b@1", "b@1", "a@1", "a@1"]
     assert rows.mixed == {("a@1", "b@1"), ("b@1", None)}
     met = LoggerFacts(mixed=rows.mixed)
@@ -117,7 +117,7 @@ def test_a_session_counts_as_the_logger_of_its_first_row() -> None:
 def test_rows_of_users_count_as_their_own_logger() -> None:
     loggers = FixedLoggers(names={7: "a@1", 8: "b@1"})
     slots = {"version_id": np.array([7, 8, 9]), "cluster": np.array([2, 2, 2])}
-    rows = loggers.strata(slots, np.arange(3), spanning=True, max_loggers=15)
+    rows = loggers.strata(slots, np.arange(3), spans_batches=True, max_loggers=15)
     assert [rows.strata[code].logger for code in rows.codes] == ["a@1", "b@1", None]
     assert rows.mixed == set()
 
@@ -125,8 +125,8 @@ def test_rows_of_users_count_as_their_own_logger() -> None:
 def test_nothing_is_weighed_where_memory_allows_one_logger() -> None:
     loggers = FixedLoggers(names={7: "a@1", 8: "b@1"})
     slots = {"version_id": np.array([7, 8]), "cluster": np.array([1, 2])}
-    assert loggers.strata(slots, np.arange(2), spanning=False, max_loggers=1).strata == [Stratum()]
-    fold = SessionFold(estimators=ope.parse("wdr").sessions, gamma=1.0, horizon=1_000, spanning=False)
+    assert loggers.strata(slots, np.arange(2), spans_batches=False, max_loggers=1).strata == [Stratum()]
+    fold = SessionFold(estimators=ope.parse("wdr").sessions, gamma=1.0, horizon=1_000, spans_batches=False)
     assert fold.most_loggers < 2
 
 
