@@ -38,5 +38,5 @@ def gate_direction(gate: Mapping[str, Any]) -> str:
 
 def gate_against(gate: Mapping[str, Any]) -> str:
     """The side that a gate compared a candidate with: a reference, or the number of a version."""
-    against = gate["against"]
-    return against if isinstance(against, str) else "the logged average" if against is None else f"version {against}"
+    side = gate["against"]
+    return side if isinstance(side, str) else "the logged average" if side is None else f"version {side}"

@@ -16,7 +16,7 @@ class Sums:
     what either side has. None has nothing to add."""
 
     def __add__(self, other: Self) -> Self:
-        return type(self)(**{name: _add(ours, getattr(other, name)) for name, ours in vars(self).items()})
+        return type(self)(**{name: _add(value, getattr(other, name)) for name, value in vars(self).items()})
 
     def closed(self) -> Self:
         """The sums of a partition of the log: what they are of is in no other one."""
@@ -33,7 +33,7 @@ def _add(left: Any, right: Any) -> Any:
 
 def _closed(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _closed(each) for key, each in value.items()}
+        return {key: _closed(entry) for key, entry in value.items()}
     return value.closed() if isinstance(value, Sums) else value
 
 

@@ -21,7 +21,7 @@ _FORM = (
 )
 
 
-def written(micros: int) -> str:
+def format_time(micros: int) -> str:
     """RFC 3339 in UTC with microseconds: 2026-01-31T12:00:00.123456Z; of a time beyond the calendar its first or last
     moment."""
     moment = EPOCH + timedelta(microseconds=min(max(micros, FIRST), LAST))

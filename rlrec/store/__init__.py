@@ -25,7 +25,7 @@ from rlrec.store.database.database_errors import (
 from rlrec.store.database.engine import USUAL_WAITS, Waits
 from rlrec.store.database.unit import LogFolder, Progress, Unit, no_progress
 from rlrec.store.log import decisions
-from rlrec.times import DAY_US, written
+from rlrec.times import DAY_US, format_time
 
 __all__ = ["Store", "Unit"]
 
@@ -318,7 +318,7 @@ class Store:
             newest = decisions.newest_imported(unit)
         if newest is not None and newest <= clock:
             raise InputError(
-                f"--now {written(self.now)} lies far ahead of the database's clock, {written(clock)}: what is stored "
-                "under it would lie in the future",
+                f"--now {format_time(self.now)} lies far ahead of the database's clock, {format_time(clock)}: "
+                "what is stored under it would lie in the future",
                 hint="check --now and RLREC_NOW; --allow-future stores it all the same",
             )

@@ -19,7 +19,7 @@ from rlrec.store.log.team_drafts import TEAMS
 from rlrec.store.policies import experiments, policies, routes
 from rlrec.store.policies.experiments import Experiment
 from rlrec.store.policies.routes import RouteChange
-from rlrec.times import written
+from rlrec.times import format_time
 
 if TYPE_CHECKING:
     from rlrec.app.evaluation.comparisons.unit_outcomes import DifferenceRow
@@ -307,8 +307,8 @@ def _summary(unit: Unit, experiment: Experiment) -> ExperimentSummary:
             }
             for label, version, weight in rows
         ],
-        "created_at": written(experiment.created_at),
-        "stopped_at": None if experiment.stopped_at is None else written(experiment.stopped_at),
+        "created_at": format_time(experiment.created_at),
+        "stopped_at": None if experiment.stopped_at is None else format_time(experiment.stopped_at),
     }  # fmt: skip
     return {**summary, "interleave": references} if references else summary
 

@@ -20,7 +20,7 @@ from rlrec.store.database.unit import parse
 from rlrec.store.log import settings
 from rlrec.store.policies import experiments, policies, routes, shadows
 from rlrec.store.policies.routes import GateLook, RouteChange
-from rlrec.times import DAY_US, written
+from rlrec.times import DAY_US, format_time
 
 if TYPE_CHECKING:
     from rlrec.app.evaluation.comparisons.paired_gate import GateOptions, GuardReport, RouteGate
@@ -270,7 +270,7 @@ def show(store: Store, name: str) -> RouteSummary:
         newest = lookup.route(unit, name)
         history = [
             {
-                "at": written(change.at), "policy": lookup.version(unit, change.policy)[0].policy.display_name,
+                "at": format_time(change.at), "policy": lookup.version(unit, change.policy)[0].policy.display_name,
                 "version": change.number, "experiment": change.experiment, "by": change.command,
                 "gate": None if change.gate is None else parse(change.gate, f"the gate of a change of route {name}"),
                 "reference": change.reference,
@@ -286,6 +286,6 @@ def summary(unit: Unit, newest: RouteChange) -> RouteSummary:
     version, _ = lookup.version(unit, newest.reference)
     return {
         "route": newest.route, "policy": version.policy.display_name, "version": version.number,
-        "experiment": newest.experiment if newest.running else None, "since": written(newest.at),
+        "experiment": newest.experiment if newest.running else None, "since": format_time(newest.at),
         "live": newest.number is None, "reference": newest.reference,
     }  # fmt: skip

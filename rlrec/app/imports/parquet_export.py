@@ -27,7 +27,7 @@ from rlrec.store.log.reader import ABSENT
 from rlrec.store.log.selected import Selection
 from rlrec.store.policies import arms, policies
 from rlrec.store.upkeep import removals
-from rlrec.times import written
+from rlrec.times import format_time
 
 GROUP = 5_000  # decisions that are read at a time
 FILES = 500  # that are written to at a time
@@ -182,7 +182,7 @@ def _folders(unit: Unit, rows: Sequence[Sequence[Any]]) -> list[str]:
 
 def _folder(at: int, user_digest: int | None, session_digest: int | None) -> str:
     digest = session_digest or 0 if user_digest is None else user_digest
-    return f"day={written(at)[:10]}/bucket={(digest >> 1) % partitions.BUCKETS:02d}"
+    return f"day={format_time(at)[:10]}/bucket={(digest >> 1) % partitions.BUCKETS:02d}"
 
 
 def _decision_rows(unit: Unit, rows: Sequence[Sequence[Any]]) -> list[list[Any]]:

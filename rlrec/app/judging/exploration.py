@@ -29,7 +29,7 @@ from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
 from rlrec.store.log import selected
 from rlrec.store.policies import policies
-from rlrec.times import DAY_US, written
+from rlrec.times import DAY_US, format_time
 
 PERIODS = 20  # of equal length, between the first and the last decision: probabilities are followed over them
 COLUMNS = ("greedy_reward", "greedy_weight", "reward", "rows")
@@ -223,8 +223,8 @@ class FloorComparison:
             "mean": float(served[2] / served[3]), "cost": cost,
             "lower": lower, "upper": upper, "total": None if cost is None else cost * n,
             "by_day": [
-                {"day": written(day * DAY_US)[:10], "rows": round(rows), "cost": cost, "lower": lower, "upper": upper}
-                for day, rows, cost, lower, upper in days
+                {"day": format_time(day * DAY_US)[:10], "rows": round(count), "cost": cost, "lower": low, "upper": high}
+                for day, count, cost, low, high in days
             ],
             "risen": self._risen(total),
             "ess": [

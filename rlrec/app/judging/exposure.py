@@ -36,7 +36,7 @@ from rlrec.store.database.bulk import Columns
 from rlrec.store.database.unit import parse
 from rlrec.store.policies import arms
 from rlrec.store.policies.curves import Curve
-from rlrec.times import DAY_US, written
+from rlrec.times import DAY_US, format_time
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -304,7 +304,7 @@ class Census:
         if self.by_day:
             result["days"] = [
                 {
-                    "day": written(int(day) * DAY_US)[:10], "decisions": sums.decisions, "slots": sums.slots,
+                    "day": format_time(int(day) * DAY_US)[:10], "decisions": sums.decisions, "slots": sums.slots,
                     **_figures(sums, popularity),
                 }
                 for day, sums in sorted(partial.days.items())

@@ -32,7 +32,7 @@ from rlrec.store.log import selected, settings
 from rlrec.store.log.selected import Selection
 from rlrec.store.policies import curves, policies
 from rlrec.store.policies.curves import Curve
-from rlrec.times import written
+from rlrec.times import format_time
 
 MAX_POSITIONS = 50  # positions of a curve, unless more are asked for
 CELLS = 2_000_000  # contexts and arms of an import that are compared at most
@@ -288,7 +288,7 @@ def list_curves(store: Store) -> list[CurveRow]:
             {
                 "curve": curve.name, "number": curve.number, "model": curve.model, "method": curve.method,
                 "reward": names[curve.reward_id], "positions": len(curve.positions),
-                "created_at": written(curve.created_at),
+                "created_at": format_time(curve.created_at),
             }
             for curve in curves.all_curves(unit)
         ]  # fmt: skip
@@ -326,7 +326,7 @@ def _answer(unit: Unit, curve: Curve) -> CurveAnswer:
         "clusters": report["clusters"], "positions": [_position(row) for row in curve.positions],
         "reasons": report["reasons"], "number": curve.number, "log": curve.options["log"],
         "log_likelihood": report["log_likelihood"], "preferred": report["preferred"],
-        "created_at": written(curve.created_at),
+        "created_at": format_time(curve.created_at),
     }  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from rlrec.store.database import bulk
 from rlrec.store.database.unit import StoredRows
 from rlrec.store.log import selected
 from rlrec.store.policies import experiments, policies
-from rlrec.times import DAY_US, written
+from rlrec.times import DAY_US, format_time
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -49,7 +49,7 @@ class Request:
     @property
     def filter(self) -> str:
         """The decisions as a filter of the log."""
-        since = None if self.since is None else f"since={written(self.since)}"
+        since = None if self.since is None else f"since={format_time(self.since)}"
         return filters.join_filters(self.policy and f"policy={self.policy}", self.log, since)
 
 
@@ -118,8 +118,8 @@ class _Gathering:
         decisions = sum(row.decisions for row in self.days)
         first, last = selected.times(unit, self.selection)
         self.answer = Result(
-            created_at=written(unit.now), log=request.filter, decisions=decisions,
-            first=written(first) if decisions else None, last=written(last) if decisions else None,
+            created_at=format_time(unit.now), log=request.filter, decisions=decisions,
+            first=format_time(first) if decisions else None, last=format_time(last) if decisions else None,
         )  # fmt: skip
         self.policies = {policy.id: policy for policy in policies.all_policies(unit)}
         live = policies.live(unit, [policy.name for policy in self.policies.values()])
@@ -140,7 +140,7 @@ class _Gathering:
         self.answer.traffic = [
             PolicyTraffic(
                 policy=self.policies[key].name, kind=self.policies[key].kind, live=self.live[key].number,
-                versions=numbers[key], decisions=decisions, newest=written(day[key] * DAY_US)[:10],
+                versions=numbers[key], decisions=decisions, newest=format_time(day[key] * DAY_US)[:10],
             )
             for key, decisions in count.most_common()
         ]  # fmt: skip
@@ -183,7 +183,7 @@ class _Gathering:
         """The filter of the log, from a time on."""
         pairs = filters.parse(self.request.filter)
         if since is not None:
-            pairs["since"] = written(since)
+            pairs["since"] = format_time(since)
         return ",".join(f"{key}={value}" for key, value in pairs.items()) or None
 
     def _shown(self) -> list[int]:
@@ -203,7 +203,9 @@ class _Gathering:
         self.answer.period = next((period for period, max_days in LONGEST.items() if span <= max_days), "week")
         start = max(start, days[-1] - LONGEST["week"] + 1)
         if start > days[0]:
-            self._remark("time", f"Nothing from before {written(start * DAY_US)[:10]} is shown over time: see --since.")
+            self._remark(
+                "time", f"Nothing from before {format_time(start * DAY_US)[:10]} is shown over time: see --since."
+            )
         since = max(start * DAY_US, start * DAY_US if self.selection.since is None else self.selection.since)
         reward = self.live[self.served.most_common(1)[0][0]].reward.name  # of the policy with the most decisions
         request = outcomes.Request(by=self.answer.period, log=self._log(since), rewards=[reward])

@@ -17,7 +17,7 @@ from rlrec.store.log.activity import PolicyLog
 from rlrec.store.policies import experiments, policies, routes
 from rlrec.store.policies.policies import LivePolicy
 from rlrec.store.policies.routes import RouteChange
-from rlrec.times import DAY_US, written
+from rlrec.times import DAY_US, format_time
 
 HOURS = 24
 SILENT, RECENT = 200, 5_000  # decisions: at least so many in a day are needed to see an outage; the newest are read
@@ -102,7 +102,7 @@ def status(store: Store) -> Status:
                 {
                     "experiment": row.name, "unit": row.unit,
                     "units": sum(experiments.count_units(unit, row.id).values()),
-                    "variants": [variant.label for variant in row.variants], "created_at": written(row.created_at),
+                    "variants": [variant.label for variant in row.variants], "created_at": format_time(row.created_at),
                 }
                 for row in running
             ],
@@ -118,7 +118,7 @@ def status(store: Store) -> Status:
             },
             "events_by_hour": activity.events_by_hour(unit, hours=HOURS, window_us=window_us),
             "warnings": [asdict(finding) for finding in findings.in_order()],
-            "training": _run(activity.last_run(unit, "train-pg")), "doctor": doctor, "at": written(unit.now),
+            "training": _run(activity.last_run(unit, "train-pg")), "doctor": doctor, "at": format_time(unit.now),
         }  # fmt: skip
 
 
@@ -136,8 +136,8 @@ def _policies(
             "policy": policy.name, "kind": policy.kind, "live": live[policy.name].version.number,
             "versions": len(numbers[policy.id]), "decisions": logs[policy.id].decisions if policy.id in logs else 0,
             "decisions_24h": served[policy.id], "reward": live[policy.name].version.reward.name,
-            "last_at": written(times[logs[policy.id].newest]) if policy.id in logs else None,
-            "live_since": written(since.get(policy.id, live[policy.name].version.created_at)),
+            "last_at": format_time(times[logs[policy.id].newest]) if policy.id in logs else None,
+            "live_since": format_time(since.get(policy.id, live[policy.name].version.created_at)),
         }
         for policy in shown
     ]  # fmt: skip
@@ -148,7 +148,7 @@ def _route(change: RouteChange, live: dict[str, LivePolicy], served: int) -> Rou
     return {
         "route": change.route, "policy": live[change.policy].version.policy.display_name,
         "version": live[change.policy].version.number if change.number is None else change.number, "live": follows,
-        "experiment": change.experiment if change.running else None, "since": written(change.at),
+        "experiment": change.experiment if change.running else None, "since": format_time(change.at),
         "decisions_24h": served,
     }  # fmt: skip
 
@@ -157,7 +157,7 @@ def _check_overdue(unit: Unit, version: Version, findings: Findings) -> None:
     """A warning where slots whose window is over have not entered a belief."""
     first, before = (version.entered_to or 0) + 1, unit.now - version.reward.window_us
     if ids := decisions.find_overdue(unit, version.policy.id, first=first, drawn_before=before, slots=1):
-        since = written(activity.decision_times(unit, ids)[ids[0]])
+        since = format_time(activity.decision_times(unit, ids)[ids[0]])
         detail = f"version {version.number}: slots since {since} wait to enter the belief; run `rlrec settle`"
         findings.warning(WAITING, f"policy {version.policy.name}", detail)
 
@@ -174,4 +174,4 @@ def _check_outage(unit: Unit, version: Version, findings: Findings) -> None:
 
 
 def _run(run: activity.Run | None) -> dict[str, Any] | None:
-    return None if run is None else {"at": written(run.at), **run.options, **run.result}
+    return None if run is None else {"at": format_time(run.at), **run.options, **run.result}

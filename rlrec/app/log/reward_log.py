@@ -18,7 +18,7 @@ from rlrec.store.database.bulk import Columns
 from rlrec.store.log import reader, selected
 from rlrec.store.log.reader import Batch
 from rlrec.store.log.selected import Selection
-from rlrec.times import DAY_US, LAST, SECOND, written
+from rlrec.times import DAY_US, LAST, SECOND, format_time
 
 MATURITY = ("at", "imported", "censored")  # what tells whether a slot counts
 SHOWN = "shown_propensity"  # the column that `weighable` adds
@@ -178,11 +178,11 @@ MINUTE_US, HOUR_US = 60 * SECOND, 3_600 * SECOND
 
 def time_of_maturity(at: int, now: int) -> str:
     """A time in the future, to the minute, and how long it is until then: 21:13Z, in 29 min."""
-    minute = written(-(-at // MINUTE_US) * MINUTE_US)[:16].replace("T", " ") + "Z"
+    minute = format_time(-(-at // MINUTE_US) * MINUTE_US)[:16].replace("T", " ") + "Z"
     wait = at - now
     units = ((MINUTE_US, "min", 90 * MINUTE_US), (HOUR_US, "h", 2 * DAY_US), (DAY_US, "days", wait + 1))
     size, word = next((size, word) for size, word, limit in units if wait < limit)
-    return f"{minute[11:] if minute[:10] == written(now)[:10] else minute}, in {-(-wait // size)} {word}"
+    return f"{minute[11:] if minute[:10] == format_time(now)[:10] else minute}, in {-(-wait // size)} {word}"
 
 
 def maturity_sentence(unit: Unit, selection: Selection, *, wait_us: int, mature_from: int | None = None) -> str | None:
@@ -192,5 +192,5 @@ def maturity_sentence(unit: Unit, selection: Selection, *, wait_us: int, mature_
     mature_from = first + wait_us if mature_from is None else mature_from
     if mature_from < unit.now or last + wait_us + SECOND > LAST:
         return None
-    clock = written(last + wait_us + SECOND)[:19] + "Z"
+    clock = format_time(last + wait_us + SECOND)[:19] + "Z"
     return f"the first at {time_of_maturity(mature_from, unit.now)}; to look now, add `--now {clock}`"

@@ -26,7 +26,7 @@ from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
 from rlrec.store.log import activity, decisions
 from rlrec.store.policies import arms, policies, routes
-from rlrec.times import DAY_US, written
+from rlrec.times import DAY_US, format_time
 
 Z = 1.959963984540054  # normal quantile of intervals of 95 %
 MAX_WEIGHTS = 50  # weights of an arm that are shown, where features are hashed into more columns than can be listed
@@ -90,11 +90,11 @@ def show(store: Store, reference: str, context: Mapping[str, Any] | None = None)
             "versions": summary["versions"], **features, "live": live.number,
             "drift": [{"arm": names[key], **change} for key, change in changes.items()],
             "learned_from": dict(version.learned_from),
-            "training": policies.report(unit, version.id), "created_at": written(version.created_at),
+            "training": policies.report(unit, version.id), "created_at": format_time(version.created_at),
             "version_list": [
                 {
                     "version": other.number, "status": other.status, "live": other.id == head.live_id,
-                    "created_at": written(other.created_at),
+                    "created_at": format_time(other.created_at),
                 }
                 for other in policies.versions(unit, [version.policy.id])
             ],

@@ -22,7 +22,7 @@ from rlrec.records import Version
 from rlrec.store import Store, Unit
 from rlrec.store.log import decisions, reader, settings
 from rlrec.store.policies import beliefs, policies
-from rlrec.times import written
+from rlrec.times import format_time
 
 PORTION = 50_000  # slots that enter in a transaction
 
@@ -109,7 +109,7 @@ def _plan(unit: Unit, request: Request) -> _Plan | None:
     initial = warm_start.refit(unit, draft, from_prior=since is not None)
     record = {"rebuilt_from": source.number, **initial.record}
     if since is not None:
-        record["since"] = written(since[1])
+        record["since"] = format_time(since[1])
     initial = replace(initial, record=record)
     if not initial.sums and draft.parameters.get("context") == source.parameters.get("context"):
         initial = replace(initial, weights=beliefs.weights(unit, source.id))

@@ -41,7 +41,7 @@ from rlrec.store.log.selected import Selection, extent, version_counts
 from rlrec.store.policies import beliefs, policies
 from rlrec.store.policies.beliefs import ArmWeights
 from rlrec.store.upkeep import removals
-from rlrec.times import DAY_US, written
+from rlrec.times import DAY_US, format_time
 
 KIND = "gradient"
 EPOCHS_REPORTED = 10  # epochs between two that are reported
@@ -106,7 +106,7 @@ def train(
         closing(Dataset()) as dataset,
     ):
         run = _TrainingRun(store, request, parent, seed, lease, dataset, progress, log_store, log, engine)
-        return {**run.run(), "at": written(now)}
+        return {**run.run(), "at": format_time(now)}
 
 
 def _parent(unit: Unit, request: Request) -> Version:

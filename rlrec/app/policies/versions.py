@@ -14,7 +14,7 @@ from rlrec.store import Store, Unit
 from rlrec.store.log import decisions, selected, settings
 from rlrec.store.log.selected import Selection
 from rlrec.store.policies import beliefs, policies, routes
-from rlrec.times import written
+from rlrec.times import format_time
 
 
 class Frozen(VersionSummary):
@@ -55,7 +55,7 @@ def history(store: Store, name: str) -> list[VersionHistory]:
         return [
             {
                 "version": version.number, "status": version.status, "live": version.id == head.live_id,
-                "parent": numbers.get(version.parent_id or 0), "created_at": written(version.created_at),
+                "parent": numbers.get(version.parent_id or 0), "created_at": format_time(version.created_at),
                 "learned_from": dict(version.learned_from),
                 "gate": _gate(unit, version), "promoted": times.get(version.id, []),
             }
@@ -84,8 +84,10 @@ def _live_times(unit: Unit, first: Version) -> dict[int, list[LiveTime]]:
     changes.sort(key=lambda change: (change[0], change[1] < 0, change[1]))
     times: dict[int, list[LiveTime]] = {}
     for (at, _, version_id, command), following in zip(changes, [*changes[1:], None], strict=True):
-        end = (None, None) if following is None else (written(following[0]), following[3])
-        times.setdefault(version_id, []).append({"at": written(at), "until": end[0], "by": command, "ended_by": end[1]})
+        end = (None, None) if following is None else (format_time(following[0]), following[3])
+        times.setdefault(version_id, []).append(
+            {"at": format_time(at), "until": end[0], "by": command, "ended_by": end[1]}
+        )
     return times
 
 

@@ -34,7 +34,7 @@ from rlrec.store.database.unit import Row
 from rlrec.store.log import contents, decisions, settings
 from rlrec.store.log.sessions import check_steps
 from rlrec.store.policies import arms, policies
-from rlrec.times import written
+from rlrec.times import format_time
 
 if TYPE_CHECKING:
     from rlrec.app.requests.feedback import FeedbackGroup
@@ -223,7 +223,7 @@ def _store(
     slots: list[Row] = []
     answers: dict[int, Answer] = {}
     served: dict[int, list[ServedSlate]] = defaultdict(list)  # by policy
-    now, at, stored_seed, contexts = unit.now, written(unit.now), signed(seed), cache.contexts
+    now, at, stored_seed, contexts = unit.now, format_time(unit.now), signed(seed), cache.contexts
     ordinals = _ordinals(ledger, planned)
     lists = {index: slate.candidates for index, slate in slates.items() if slate.candidates is not None}
     set_ids = contents.eligible_sets(unit, {ranked.eligible for ranked in lists.values()}) if lists else {}
@@ -355,7 +355,7 @@ def _dry_run(
     unit: Unit, planned: Mapping[int, PlannedRequest], seed: int, cache: ServingCache
 ) -> dict[int, Answer | InputError]:
     """The slates that would be drawn if nobody else came first; nothing is written."""
-    first, at = decisions.peek(unit), written(unit.now)
+    first, at = decisions.peek(unit), format_time(unit.now)
     decision_ids = {index: first + offset for offset, index in enumerate(planned)}
     if any(plan.shared.stateful for plan in planned.values()):
         owners = [(plan.request.session, plan.request.user) for plan in planned.values()]

@@ -17,7 +17,7 @@ from rlrec.store.database.unit import parse
 from rlrec.store.log import contents, decisions, events, returns, sessions, settings
 from rlrec.store.log.sessions import Session, Visit
 from rlrec.store.policies import policies
-from rlrec.times import written
+from rlrec.times import format_time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ def list_sessions(store: Store, *, limit: int | None) -> list[SessionRow]:
         rows = sessions.list_sessions(unit, limit=None if limit is None else min(limit, 2**62) + 1)
     if limit is not None and len(rows) > limit:
         store.notice(f"the newest {limit} sessions; --limit shows more")
-    times = (None if row.last_at is None else written(row.last_at) for row in rows)
+    times = (None if row.last_at is None else format_time(row.last_at) for row in rows)
     return [cast(SessionRow, row._asdict() | {"last_at": at}) for row, at in zip(rows[:limit], times, strict=False)]
 
 
@@ -85,8 +85,8 @@ def show(store: Store, request: Request) -> Result:
     returns = discounted([step["reward"] for step in steps], gamma=request.gamma)
     return {
         "session": session.key, "user": session.user, "visit": visit.number, "visits": len(visits),
-        "started_at": written(visit.started_at), "last_at": written(visit.last_at),
-        "ended_at": None if ended is None else written(ended), "reward": sum(step["reward"] for step in steps),
+        "started_at": format_time(visit.started_at), "last_at": format_time(visit.last_at),
+        "ended_at": None if ended is None else format_time(ended), "reward": sum(step["reward"] for step in steps),
         "return": returns[0] if returns else 0.0, "gamma": request.gamma,
         "decisions": [{**step, "return": value} for step, value in zip(steps, returns, strict=True)],
     }  # fmt: skip
@@ -167,7 +167,7 @@ def end(store: Store, key: str) -> Ended:
         if visit.ended_at is None:
             sessions.put_visits(unit, [visit._replace(ended_at=ended)])
         return {
-            "session": session.key, "visit": visit.number, "decisions": visit.steps, "ended_at": written(ended),
+            "session": session.key, "visit": visit.number, "decisions": visit.steps, "ended_at": format_time(ended),
             "already_ended": ended_before is not None,
         }  # fmt: skip
 

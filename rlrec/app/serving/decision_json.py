@@ -14,7 +14,7 @@ from rlrec.store.database.unit import parse
 from rlrec.store.log import candidates, sessions, team_drafts
 from rlrec.store.log.events import CENSOR
 from rlrec.store.policies import arms, experiments, policies, routes
-from rlrec.times import written
+from rlrec.times import format_time
 
 WITH_CANDIDATES = ("two-stage", "logged")  # kinds whose decisions may have a list of candidates
 
@@ -72,7 +72,7 @@ def _answer(
         "visit": decision.visit, "step": decision.step, "user": session.user, "policy": version.policy.display_name,
         "version": version.number, "experiment": experiment, "variant": variant,
         "propensity": None if log_propensity is None else exp(log_propensity), "log_propensity": log_propensity,
-        "slate": slate, "at": written(decision.at), "duplicate": False, "route": route,
+        "slate": slate, "at": format_time(decision.at), "duplicate": False, "route": route,
     }  # fmt: skip
     source = parse(decision.source, f"source of decision {decision.id}") if decision.source else {}  # of an import
     answer.update({name: value for name, value in source.items() if name in answer})  # type: ignore[typeddict-item]
@@ -98,7 +98,7 @@ def events(stored: Sequence[Event]) -> list[EventJson]:
             "position": event.position,
             "kind": event.kind if event.kind != CENSOR else "censor" if event.value == 1.0 else "uncensor",
             "value": event.value,
-            "at": written(event.at),
+            "at": format_time(event.at),
             "key": event.key,
         }
         for event in stored

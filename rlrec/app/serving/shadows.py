@@ -18,7 +18,7 @@ from rlrec.policy.slates import slate_draws
 from rlrec.store import Unit
 from rlrec.store.policies import shadows
 from rlrec.store.policies.shadows import Shadow
-from rlrec.times import written
+from rlrec.times import format_time
 
 LEAST = -1e308  # stands for the log of 0
 Opened = tuple[Any, int, str, bytes]  # of a decision: its session, step, state and packed history
@@ -105,8 +105,8 @@ def report(unit: Unit, route: str, shadow: Shadow) -> ShadowReport:
     weight = np.exp(np.array(logs, np.float64))
     square = float((weight**2).sum())
     return {
-        "route": route, "shadow": shadow.reference, "since": written(shadow.started_at),
-        "until": None if shadow.stopped_at is None else written(shadow.stopped_at), "decisions": len(ratios),
+        "route": route, "shadow": shadow.reference, "since": format_time(shadow.started_at),
+        "until": None if shadow.stopped_at is None else format_time(shadow.stopped_at), "decisions": len(ratios),
         "weighed": len(weight), "mean_weight": finite_or_none(float(weight.mean())) if len(weight) else None,
         "ess": finite_or_none(float(weight.sum()) ** 2 / square) if square > 0 else None,
     }  # fmt: skip

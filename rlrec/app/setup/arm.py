@@ -13,7 +13,7 @@ from rlrec.records import Sums
 from rlrec.store import Store, Unit
 from rlrec.store.database.unit import parse
 from rlrec.store.policies import arms, beliefs, policies
-from rlrec.times import written
+from rlrec.times import format_time
 
 HIGH_RATIO = 3  # times the mean reward of the others from which on a prior is high
 MIN_PULLS = 100  # pulls by which the others tell their mean
@@ -98,8 +98,8 @@ def list_arms(store: Store) -> list[dict[str, Any]]:
         return [
             {
                 "arm": arm.key, "status": "active" if arm.retired_at is None else "retired",
-                "features": parse(arm.features, f"arm {arm.key}"), "added_at": written(arm.added_at),
-                "retired_at": None if arm.retired_at is None else written(arm.retired_at),
+                "features": parse(arm.features, f"arm {arm.key}"), "added_at": format_time(arm.added_at),
+                "retired_at": None if arm.retired_at is None else format_time(arm.retired_at),
             }
             for arm in arms.all_arms(unit)
         ]  # fmt: skip

@@ -30,7 +30,7 @@ from rlrec.simulate.visitors import Visitors
 from rlrec.store import Store, Unit
 from rlrec.store.log import decisions, settings
 from rlrec.store.policies import arms, policies, routes
-from rlrec.times import DAY_US, SECOND, parse, written
+from rlrec.times import DAY_US, SECOND, format_time, parse
 
 FIRST_TIME = "2026-01-01T00:00:00Z"  # where the clock starts in an empty store
 MARGIN_S = 1  # seconds after the last window is over
@@ -104,8 +104,8 @@ def simulate(store: Store, request: Request) -> Result:
         "version": None if version is None else version.number, "experiment": experiment,
         "sessions": request.sessions, "decisions": world.decisions, "reward": earned,
         "reward_per_session": earned / request.sessions, "optimum_per_session": optimum / request.sessions,
-        "regret": regret, **figures, "events": dict(world.events), "seed": seed, "started_at": written(started),
-        "ended_at": written(store.now),
+        "regret": regret, **figures, "events": dict(world.events), "seed": seed, "started_at": format_time(started),
+        "ended_at": format_time(store.now),
     }  # fmt: skip
 
 

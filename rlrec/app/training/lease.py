@@ -13,7 +13,7 @@ from rlrec.errors import StoreBusy
 from rlrec.records import StoredPolicy
 from rlrec.store import Store, Unit
 from rlrec.store.policies import leases
-from rlrec.times import SECOND, written
+from rlrec.times import SECOND, format_time
 
 LEASE_S = 60  # on the database's clock, unless it is renewed
 RENEWAL_S = 10
@@ -34,7 +34,7 @@ class TrainingLease:
         holding = self.store.write(lambda unit: self._take(unit, holder)) if self.exclusive else None
         if holding is not None:
             raise StoreBusy(
-                f"policy {self.policy.name} is being trained by {holding.holder} since {written(holding.taken_at)}",
+                f"policy {self.policy.name} is being trained by {holding.holder} since {format_time(holding.taken_at)}",
                 hint=f"a retry is safe; a lease without a sign of life ends after {LEASE_S} s",
             )
         return self

@@ -16,7 +16,7 @@ from rlrec.store.log import settings
 from rlrec.store.policies import belief_deltas, beliefs, policies
 from rlrec.store.upkeep import removals
 from rlrec.store.upkeep.removals import OwnedDecision, VisitKey
-from rlrec.times import written
+from rlrec.times import format_time
 
 VISITS = 2_000  # in a transaction
 
@@ -43,8 +43,8 @@ class _DeletedRows(Sums):
 
     def answer(self, ended_before: int) -> Pruned:
         return {
-            "before": written(ended_before), "visits": self.visits, "decisions": self.decisions, "events": self.events,
-            "policies": sorted(self.policies),
+            "before": format_time(ended_before), "visits": self.visits, "decisions": self.decisions,
+            "events": self.events, "policies": sorted(self.policies),
         }  # fmt: skip
 
 

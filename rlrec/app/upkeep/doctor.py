@@ -26,7 +26,7 @@ from rlrec.store.database import bulk
 from rlrec.store.log import settings
 from rlrec.store.policies import arms, policies
 from rlrec.store.upkeep import audit, removals
-from rlrec.times import written
+from rlrec.times import format_time
 
 # check: (what it looks at, the count that says how many)
 CHECKS = {
@@ -87,7 +87,7 @@ def doctor(store: Store, request: Request) -> Report:
         findings.error("dangling", "file", f"SQLite says: {error}")
     try:
         with store.read() as unit:
-            at = written(unit.now)
+            at = format_time(unit.now)
         checked |= _audit(store, request, findings)
     except UNREADABLE as error:
         if not findings.count("error"):

@@ -10,7 +10,7 @@ from datetime import datetime
 from functools import cache
 from typing import Any
 
-from rlrec.times import EPOCH, written
+from rlrec.times import EPOCH, format_time
 
 SCHEMA_VERSION = 1  # raised where a key of an answer goes, or means another thing
 NOT_FINITE = rb"\xcb[\x7f\xff][\xf0-\xff]"  # how MessagePack begins a double whose exponent is all ones
@@ -35,7 +35,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, datetime):
         moment = value if value.tzinfo else value.replace(tzinfo=EPOCH.tzinfo)
         since = moment - EPOCH
-        return written((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds)
+        return format_time((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds)
     if hasattr(value, "tolist"):  # an array, or a number out of one
         return value.tolist()
     raise TypeError(f"cannot show a {type(value).__name__}")

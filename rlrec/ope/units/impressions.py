@@ -88,19 +88,19 @@ class ImpressionFold(Fold[ImpressionEstimator, LogBatch, ImpressionPartial]):
         Raises InputError as `finish` does."""
         if len(groups) < 2:
             return [self.finish(partial, options) for partial, options in groups]
-        chosen = groups[0][1]
-        intervals.check(chosen.interval, chosen.level, estimators=self.estimators)
+        common = groups[0][1]
+        intervals.check(common.interval, common.level, estimators=self.estimators)
         at_end, bootstraps = [self.at_ends(partial) for partial, _ in groups], list[Replicates]()
-        if chosen.interval == "bootstrap-t":
+        if common.interval == "bootstrap-t":
             units = align_summaries([partial.moments for partial, _ in groups])
-            seed, number = chosen.seed, chosen.replicates
+            seed, number = common.seed, common.replicates
             bootstraps = [intervals.replicates(summary, seed=seed, number=number) for summary in units]
-        each_level = 1 - (1 - chosen.level) / len(groups)
+        each_level = 1 - (1 - common.level) / len(groups)
         by_estimator = []
         for folds in zip(*at_end, strict=True):  # one estimator in every group
             first, bounds = folds[0], [UNKNOWN] * len(groups)
             if first.estimator.intervals and bootstraps:
-                bounds = intervals.simultaneous(first.estimator, bootstraps, columns=first.columns, level=chosen.level)
+                bounds = intervals.simultaneous(first.estimator, bootstraps, columns=first.columns, level=common.level)
             elif first.estimator.intervals:
                 options = [replace(group_options, level=each_level) for _, group_options in groups]
                 bounds = [fold.bounds(fold_options, None) for fold, fold_options in zip(folds, options, strict=True)]

@@ -15,7 +15,7 @@ from rlrec.store import Store
 from rlrec.store.database import engine as engines
 from rlrec.store.database import tables
 from rlrec.store.log import decisions
-from rlrec.times import written
+from rlrec.times import format_time
 from tests.app.shop import MINUTE, SECOND, START, ask, clock, stocked, sums, tell, version
 from tests.conftest import ON_BOTH, Run
 
@@ -47,7 +47,7 @@ def test_now_is_the_clock_of_a_command(run: Run) -> None:
 def test_now_lies_not_before_the_newest_decision(store: Store) -> None:
     stocked(clock(store, START), home="uniform")
     ask(store)
-    assert ask(store)["at"] == written(START)
+    assert ask(store)["at"] == format_time(START)
     with pytest.raises(InputError, match="before the newest decision"):
         ask(clock(store, START - 1))
 
@@ -58,7 +58,7 @@ def test_a_clock_that_went_back_stands_still(store: Store, monkeypatch: pytest.M
     reported: list[str] = []
     clock(store, None).notice = reported.append
     monkeypatch.setattr(engines, "clock", lambda _: START - 5 * SECOND)
-    assert ask(store)["at"] == written(START)
+    assert ask(store)["at"] == format_time(START)
     assert tell(store, first, click=1).events == 1
     assert reported
     assert "lies ahead of the clock" in reported[0]
@@ -69,7 +69,7 @@ def test_an_imported_decision_does_not_move_the_clock(store: Store) -> None:
     stocked(clock(store, START), home="uniform")
     ask(store)
     store.write(lambda unit: unit.tell(f"UPDATE decision SET imported = 1, at = {START + MINUTE}"))
-    assert ask(clock(store, START + 1))["at"] == written(START + 1)
+    assert ask(clock(store, START + 1))["at"] == format_time(START + 1)
 
 
 def test_an_event_lies_between_its_decision_and_now(store: Store) -> None:

@@ -22,7 +22,7 @@ from rlrec.app.training.lease import LEASE_S, TrainingLease
 from rlrec.errors import InputError, StoreBusy
 from rlrec.store import Store
 from rlrec.store.policies import leases
-from rlrec.times import SECOND, written
+from rlrec.times import SECOND, format_time
 from tests.app.shop import START, clock, dump, version
 from tests.app.visitors import LATER, QUICK, apart, ignored, opened, parameters, serve, trained, twin
 from tests.conftest import ON_BOTH, PATIENCE_S, runner
@@ -75,7 +75,7 @@ def test_a_second_trainer_is_told_who_and_since_when(shop: Store, db: str) -> No
             trained(rival)
         assert refused.value.message == (
             f"policy visits is being trained by process {os.getpid()} on {socket.gethostname()} "
-            f"since {written(selected.taken_at)}"
+            f"since {format_time(selected.taken_at)}"
         )
         assert held(shop) == selected
     assert dump(shop) == before | {"lease": []}

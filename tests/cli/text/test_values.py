@@ -51,7 +51,7 @@ def test_what_is_no_time_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize("micros", [NOON, NOON + 1, -1, times.FIRST, times.LAST])
 def test_times_print_in_a_form_that_reads_back(micros: Any) -> None:
-    text = times.written(micros)
+    text = times.format_time(micros)
     assert text.endswith("Z")
     assert len(text) == 27
     assert times.parse(text) == micros

@@ -14,7 +14,7 @@ from rlrec.records import StoredPolicy
 from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
 from rlrec.store.log.reader import Batch
-from rlrec.times import written
+from rlrec.times import format_time
 
 STARVING, ENTROPY = "starving", "entropy"
 MIN_DECISIONS = 1_000  # decisions that tell something, at least
@@ -79,7 +79,7 @@ class StarvingArms:
 
     def _describe(self, column: int) -> str:
         arm = int(self._since.arms[column])
-        last_shown = f"since {written(self._shown_at[arm])}" if arm in self._shown_at else "ever"
+        last_shown = f"since {format_time(self._shown_at[arm])}" if arm in self._shown_at else "ever"
         return f"{self.active[arm]} (in {self._since.sums[0, column]:,.0f} decisions, not {last_shown})"
 
 

@@ -17,7 +17,7 @@ from rlrec.store import Unit
 from rlrec.store.log import activity, decisions, reader
 from rlrec.store.log.reader import Batch
 from rlrec.store.policies import arms
-from rlrec.times import written
+from rlrec.times import format_time
 
 DRIFT = "drift"
 # Of ADWIN, for all streams of a policy together. Independent values would do with 0.002; users have several visits.
@@ -66,9 +66,10 @@ class RewardDrift:
         at = self.times()
         subject = f"policy {self.version.policy.name}"
         for stream, change in self.newest.items():
+            begin = format_time(at[change.start])
             detail = (
                 f"the mean reward at position 1 went from {change.mean_before:.4g} to {change.mean_after:.4g} at about "
-                f"decision {change.start} of {written(at[change.start])}; ADWIN noticed it at decision {change.alarm}"
+                f"decision {change.start} of {begin}; ADWIN noticed it at decision {change.alarm}"
             )
             if stream == ALL_ARMS:
                 findings.add(DRIFT, "info", subject, f"{detail}; a policy that learns causes that, too")
@@ -107,7 +108,7 @@ def recent_changes(unit: Unit, version: Version) -> dict[int | str, dict[str, An
     at = drift.times()
     return {
         stream: {
-            "decision_id": change.start, "at": written(at[change.start]), "noticed": change.alarm,
+            "decision_id": change.start, "at": format_time(at[change.start]), "noticed": change.alarm,
             "before": change.mean_before, "after": change.mean_after,
         }
         for stream, change in drift.newest.items()

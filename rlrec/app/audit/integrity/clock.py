@@ -8,7 +8,7 @@ from rlrec.app.audit.integrity.findings import Findings, row_subject
 from rlrec.errors import CheckFailed, InputError, quantity
 from rlrec.store import Store, Unit
 from rlrec.store.log import decisions, settings
-from rlrec.times import DAY_US, written
+from rlrec.times import DAY_US, format_time
 
 CHECK = "clock"
 MINUTE_US = 60_000_000
@@ -25,7 +25,7 @@ def check(unit: Unit, *, findings: Findings) -> None:
         findings.add(
             CHECK, _severity(block.distance_us), "store",
             f"{quantity(block.decisions, 'decision')} ahead of the database's clock, the newest at "
-            f"{written(block.newest)}: until then time stands still and nothing matures; "
+            f"{format_time(block.newest)}: until then time stands still and nothing matures; "
             "see `rlrec doctor --repair-clock`",
         )  # fmt: skip
 
@@ -36,7 +36,7 @@ def check_rows(unit: Unit, *, findings: Findings) -> None:
 
     now = unit.clock()
     for column, key, at in audit.rows_ahead(unit, since=max(now + MINUTE_US, decisions.newest(unit) or 0)):
-        detail = f"{column.name} of its {column.table.name} row, {written(at)}, lies ahead of the database's clock"
+        detail = f"{column.name} of its {column.table.name} row, {format_time(at)}, lies ahead of the database's clock"
         findings.add(CHECK, _severity(at - now), row_subject(column.table.name, key), detail)
 
 
@@ -53,9 +53,8 @@ def refuse_far_ahead(store: Store) -> None:
         newest = decisions.newest(unit)
         store.refuse_far_ahead(unit, newest)
         if newest is None and store.now > unit.clock() + DAY_US:
-            store.notice(
-                f"the first decision lies far ahead of the database's clock: the store's time is {written(store.now)}"
-            )
+            now = format_time(store.now)
+            store.notice(f"the first decision lies far ahead of the database's clock: the store's time is {now}")
 
 
 def repair(store: Store) -> Repair:
@@ -70,7 +69,7 @@ def repair(store: Store) -> Repair:
             ready_at = block.last_before + block.newest - block.first
             raise CheckFailed(
                 "the decisions ahead of the clock span more time than has passed since those before them",
-                hint=f"repeat the repair after {written(ready_at)}",
+                hint=f"repeat the repair after {format_time(ready_at)}",
             )
         unit.now = block.clock
         other_times = decisions.put_back(unit, block)

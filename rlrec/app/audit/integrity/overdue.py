@@ -15,7 +15,7 @@ from rlrec.records import StoredPolicy, Version
 from rlrec.store import Unit
 from rlrec.store.log.reader import Batch
 from rlrec.store.upkeep import audit
-from rlrec.times import written
+from rlrec.times import format_time
 
 OUTAGE, WAITING, ROUNDED = "reward-outage", "waiting", "rounded"
 MIN_SILENT = 200  # decisions without a weighed event whose event was due, at least
@@ -74,7 +74,7 @@ class Outage:
                 OUTAGE,
                 f"policy {self.version.policy.name}",
                 f"no event that reward {self.version.reward.name} weighs came to the last "
-                f"{quantity(len(due), 'decision')}, since decision {ids[last]} of {written(int(at[last]))}; "
+                f"{quantity(len(due), 'decision')}, since decision {ids[last]} of {format_time(int(at[last]))}; "
                 f"{len(delays)} of {len(matured)} before had one, "
                 f"{due.mean():.0%} of them in the time that has passed by now: chance {chance:.1g}",
             )
@@ -112,7 +112,7 @@ def check_overdue(unit: Unit, versions: Sequence[Version], *, findings: Findings
         first, mature_at = version.entered_to + 1, unit.now - version.reward.window_us
         count, since = audit.count_overdue(unit, version.policy.id, first=first, before=mature_at)
         if count:
-            waiting_text = f"waiting to enter the belief since {written(since)}: {quantity(count, 'slot')}"
+            waiting_text = f"waiting to enter the belief since {format_time(since)}: {quantity(count, 'slot')}"
             detail = f"version {version.number}: {waiting_text}; run `rlrec settle`"
             findings.warning(WAITING, f"policy {version.policy.name}", detail)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rlrec.app.audit.integrity.findings import MAX_FINDINGS, Findings
 from rlrec.store import Unit
 from rlrec.store.log import returns, settings
-from rlrec.times import written
+from rlrec.times import format_time
 
 CHECK = "returns"
 
@@ -16,7 +16,7 @@ def check(unit: Unit, *, findings: Findings) -> None:
     if not settings.get(unit).weighs_returns:
         return
     for wrong in returns.wrong_returns(unit, limit=MAX_FINDINGS):
-        subject, came = f"decision {wrong.decision_id}", f"its user came back at {written(wrong.at)}, and it has"
+        subject, came = f"decision {wrong.decision_id}", f"its user came back at {format_time(wrong.at)}, and it has"
         if wrong.repeated is None:
             detail = f"{came} no event `return`, as where the user was named only after that visit"
             findings.warning(CHECK, subject, detail)

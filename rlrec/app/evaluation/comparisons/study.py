@@ -16,7 +16,7 @@ from rlrec.store.log import selected
 from rlrec.store.log.selected import Selection
 from rlrec.store.policies import policies
 from rlrec.store.policies.experiments import Experiment
-from rlrec.times import DAY_US, written
+from rlrec.times import DAY_US, format_time
 
 PERIODS = {"hour": DAY_US // 24, "day": DAY_US, "week": 7 * DAY_US}
 BY = ("variant", "policy", "version", *PERIODS, "users")
@@ -115,7 +115,7 @@ def _period(at: Ids, by: str) -> Ids:
 
 def period_label(start: int, by: str) -> str:
     """The name of the period that begins at a time: its first day, or its hour."""
-    return f"{written(start)[:13]}:00Z" if by == "hour" else written(start)[:10]
+    return f"{format_time(start)[:13]}:00Z" if by == "hour" else format_time(start)[:10]
 
 
 def _version_labels(unit: Unit, study: Study) -> dict[int, str]:

@@ -17,7 +17,7 @@ from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
 from rlrec.store.log.reader import ABSENT
 from rlrec.store.policies import experiments, policies
-from rlrec.times import DAY_US, written
+from rlrec.times import DAY_US, format_time
 
 FIELDS = {
     "position": "position", "policy": "policy_id", "version": "version_id", "variant": "variant_id", "day": "at",
@@ -59,7 +59,7 @@ class Grouping:
         if self.by == "arm":
             return {value: self.keys[value] for value in codes}
         if self.by == "day":
-            return {value: written(value * DAY_US)[:10] for value in codes}
+            return {value: format_time(value * DAY_US)[:10] for value in codes}
         if self.by == "version":
             versions = self.loggers.versions(values)
             return {value: versions[value].reference for value in codes}

@@ -225,7 +225,7 @@ class FixedLoggers:
 
     def strata(self, slots: Columns, begins: Ids, *, spans_batches: bool, max_loggers: int) -> RowStrata:
         """The stratum of each row. begins: its first slot. spans_batches: a cluster may come back in another batch;
-        where it does not, all its rows are in the stratum of the first one. max_loggers: loggers that can be weighed."""
+        where it does not, all its rows are in the stratum of the first one. max_loggers: how many can be weighed."""
         names = list(self.names.values())[:max_loggers]
         if len(names) < 2:
             return RowStrata(strata=[NO_LOGGER], codes=np.zeros(len(begins), np.int64), mixed=frozenset())

@@ -82,7 +82,7 @@ def checked(value: Any, check: ValueCheck, field: str) -> Any:
 def until(now: int) -> ValueCheck:
     """The check of a time."""
     hint = "check it and the clock"
-    return ValueCheck(lambda at: at <= now, lambda at: f"{times.written(at)} lies in the future", hint)
+    return ValueCheck(lambda at: at <= now, lambda at: f"{times.format_time(at)} lies in the future", hint)
 
 
 def is_distribution(probabilities: Collection[float]) -> bool:

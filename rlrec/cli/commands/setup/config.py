@@ -16,7 +16,7 @@ from rlrec.cli.output.output import Show
 from rlrec.cli.program.shared import CommandGroup, printed, settings
 from rlrec.cli.text.values import mask_secrets, passwords
 from rlrec.errors import InputError, suggest
-from rlrec.times import written
+from rlrec.times import format_time
 
 FORMAT = "format"  # an option of commands that may stand outside of their tables
 COLUMNS = ("option", "value", "source")
@@ -198,7 +198,7 @@ def _rows() -> Iterator[tuple[str, Any, str]]:
         if isinstance(value, str):
             value = mask_secrets(value, passwords(value))
         elif name == "now" and value is not None:
-            value = written(value)
+            value = format_time(value)
         is_typed_behind = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
         source = ParameterSource.COMMANDLINE if is_typed_behind else root.get_parameter_source(name)
         yield key, value, _source(option, source, (key,), f"RLREC_{name.upper()}")
