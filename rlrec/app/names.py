@@ -10,9 +10,9 @@ from rlrec.store.policies import arms, curves, experiments, policies, routes
 
 def _versions(unit: Unit) -> Iterable[str]:
     """The names of policies, then those of their versions; variants have no numbers."""
-    stored = policies.all_policies(unit)
-    yield from (policy.name for policy in stored)
-    policy_ids = [policy.id for policy in stored if "@" not in policy.name]
+    all_policies = policies.all_policies(unit)
+    yield from (policy.name for policy in all_policies)
+    policy_ids = [policy.id for policy in all_policies if "@" not in policy.name]
     yield from (version.reference for version in policies.versions(unit, policy_ids))
 
 

@@ -63,7 +63,7 @@ class Cluster:
         shared = self._submit(bytes, task, pure=False)
         orders = enumerate(partitions)
         completed: Any = distributed.as_completed
-        running = completed(loop=self.client.loop)
+        running_tasks = completed(loop=self.client.loop)
         count = 0
         while True:
             if self._cluster is None and monotonic() > self._recount_at:
@@ -72,11 +72,11 @@ class Cluster:
             while count < PARTITIONS_AHEAD * self._workers and (order := next(orders, None)):
                 number, partition = order
                 key = f"rlrec-partition-{number}-{shared.key}"
-                running.add(self._submit(_run, self._runner, shared, partition, key=key))
+                running_tasks.add(self._submit(_run, self._runner, shared, partition, key=key))
                 count += 1
             if not count:
                 return
-            future = next(running)
+            future = next(running_tasks)
             count -= 1
             number = int(future.key.split("-")[2])
             try:

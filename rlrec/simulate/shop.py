@@ -92,9 +92,9 @@ class Shop(Regulars):
         shares = np.arange(SHARES + 1) / SHARES
         earned = self.attraction[best, None] * shares * self._mean_freshness(shares)
         gains = np.diff(earned, axis=1)
-        taken = np.argsort(-gains, axis=None, kind="stable")[:SHARES]
-        distribution = np.bincount(np.array(best)[taken // SHARES], minlength=self.arms) / SHARES
-        return float(gains.ravel()[taken].sum()), distribution
+        chosen_cells = np.argsort(-gains, axis=None, kind="stable")[:SHARES]
+        distribution = np.bincount(np.array(best)[chosen_cells // SHARES], minlength=self.arms) / SHARES
+        return float(gains.ravel()[chosen_cells].sum()), distribution
 
     def _mean_freshness(self, shares: Array) -> Array:
         """Freshness of a category summed over the decisions of a visit, if it is shown with these shares."""

@@ -70,12 +70,12 @@ class EligibleDistribution:
         lists (n, k): ids in order. seeds, decisions (n,): those of correlated scores, whose samples each decision
         draws."""
         index, eligible = look_up(self.arms, lists)
-        possible = np.flatnonzero(eligible.all(axis=1))
+        possible_rows = np.flatnonzero(eligible.all(axis=1))
         probability = np.zeros(lists.shape)
         if not self.scores.samples:
-            probability[possible] = slate.conditionals(self.scores, index[possible], floor=self.floor)
+            probability[possible_rows] = slate.conditionals(self.scores, index[possible_rows], floor=self.floor)
             return probability
-        for row in possible.tolist():
+        for row in possible_rows.tolist():
             scores = self.scores.decision_scores(int(seeds[row]), int(decisions[row]))
             probability[row] = slate.conditionals(scores, index[row : row + 1], floor=self.floor)[0]
         return probability

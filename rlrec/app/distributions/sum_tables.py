@@ -31,12 +31,12 @@ def replace_sums(arms: Ids, sums: Array, changed: Ids, changed_sums: Array) -> t
     if not len(arms):
         return changed, changed_sums
     index = np.searchsorted(arms, changed)
-    stored = arms[np.minimum(index, len(arms) - 1)] == changed
+    is_stored = arms[np.minimum(index, len(arms) - 1)] == changed
     sums = sums.copy()
-    sums[index[stored]] = changed_sums[stored]
-    if stored.all():
+    sums[index[is_stored]] = changed_sums[is_stored]
+    if is_stored.all():
         return arms, sums
-    is_new = ~stored
+    is_new = ~is_stored
     return np.insert(arms, index[is_new], changed[is_new]), np.insert(sums, index[is_new], changed_sums[is_new], axis=0)
 
 
@@ -66,14 +66,14 @@ def faded_sums(rows: Sequence[BeliefRow], forgetting: Forgetting, ordinal: int) 
     return arms, total
 
 
-def align_values(stored: Ids, values: Array, arms: Ids, default: tuple[float, ...]) -> Array:
+def align_values(is_stored: Ids, values: Array, arms: Ids, default: tuple[float, ...]) -> Array:
     """The values of arms, (m, width), from those of the stored ones; the default where an arm is not stored."""
-    if not len(stored):
+    if not len(is_stored):
         return np.tile(np.array(default), (len(arms), 1))
-    if np.array_equal(stored, arms):
+    if np.array_equal(is_stored, arms):
         return values
-    index = np.minimum(np.searchsorted(stored, arms), len(stored) - 1)
-    return np.where((stored[index] == arms)[:, None], values[index], np.array(default))
+    index = np.minimum(np.searchsorted(is_stored, arms), len(is_stored) - 1)
+    return np.where((is_stored[index] == arms)[:, None], values[index], np.array(default))
 
 
 class ColumnSums:
@@ -105,12 +105,12 @@ class ColumnSums:
         total = np.zeros((len(columns), len(arms), len(SUMS) + 1))
         pairs = np.repeat(columns, len(arms)), np.tile(arms, len(columns))
         total[..., -1] = self.anchor.at(*pairs).reshape(total.shape[:2])
-        stored = [self.cached_columns.get(column, _NOTHING) for column in numbers]
-        if not stored:
+        is_stored = [self.cached_columns.get(column, _NOTHING) for column in numbers]
+        if not is_stored:
             return total
         # rows of these columns, and those of these arms among them
-        row = np.repeat(np.arange(len(columns)), [len(column_arms) for column_arms, _ in stored])
-        arm, sums = (np.concatenate(parts) for parts in zip(*stored, strict=True))
+        row = np.repeat(np.arange(len(columns)), [len(column_arms) for column_arms, _ in is_stored])
+        arm, sums = (np.concatenate(parts) for parts in zip(*is_stored, strict=True))
         index, has_arm = look_up(arms, arm)
         total[row[has_arm], index[has_arm], :-1] = sums[has_arm]
         return total

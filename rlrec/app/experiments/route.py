@@ -68,13 +68,13 @@ def create(store: Store, request: Request) -> RouteSummary:
 
     def work(unit: Unit) -> RouteSummary:
         settings.lock(unit)
-        stored = routes.by_name(unit, [request.name]).get(request.name)
-        if stored is not None:
-            first = routes.history(unit, stored.route_id)[0]
+        stored_route = routes.by_name(unit, [request.name]).get(request.name)
+        if stored_route is not None:
+            first = routes.history(unit, stored_route.route_id)[0]
             if first.reference != request.to:
                 message = f"route {request.name!r} already exists, and was created for {first.reference}"
                 raise Conflict(message, hint=f"`rlrec route set {request.name} --to {request.to}` changes it")
-            return {**summary(unit, stored), "created": False}
+            return {**summary(unit, stored_route), "created": False}
         if policies.by_name(unit, request.name) is not None:
             raise Conflict(f"{request.name!r} is the name of a policy", hint="choose another name")
         version, _ = servable(unit, request.to)
@@ -136,13 +136,13 @@ def set_route(store: Store, request: Request) -> RouteSummary:
             look_id = routes.add_look(
                 unit, now.route_id, policy_id=version.policy.id, version_id=version.id, report=gate
             )
-        changed = passed and (ramp is not None or now.reference != request.to)
-        if changed and ramp is not None:
+        is_changed = passed and (ramp is not None or now.reference != request.to)
+        if is_changed and ramp is not None:
             _start(unit, current, ramp, forks, command=request.command, look_id=look_id)
-        elif changed:
+        elif is_changed:
             _change(unit, now.route_id, version, request.to, command=request.command, look_id=look_id)
         newest = lookup.route(unit, request.name)
-        answer: RouteSummary = {**summary(unit, newest), "set": passed, "changed": changed}
+        answer: RouteSummary = {**summary(unit, newest), "set": passed, "changed": is_changed}
         if gate is not None:
             from rlrec.app.evaluation.comparisons import paired_gate
 

@@ -27,23 +27,23 @@ def find(unit: Unit, rows: LogColumns, users: Mapping[str, str | None], *, agree
     requests = set(decisions.requests(unit, distinct(rows.request_id)))
     keys = set(events.stored_keys(unit, distinct(rows.events.key)))
     agree = agree or not len(LineNames.read(rows).disputed_hashes())
-    stored = {session: user for session, user in users.items() if user is not None}
-    differs = stored and any(stored.get(session, user) != user for session, user in _with_user(rows))
+    stored_users = {session: user for session, user in users.items() if user is not None}
+    differs = stored_users and any(stored_users.get(session, user) != user for session, user in _with_user(rows))
     if agree and not (requests or keys or differs):
         return {}
     keys_of, owners = _keys(rows), dict(users)
     refused: dict[int, Conflict] = {}
     columns = zip(values(rows.request_id, len(rows)), rows.session, values(rows.user, len(rows)), strict=True)
     for row, (request, session, user) in enumerate(columns):
-        named = keys_of.get(row, set())
+        named_values = keys_of.get(row, set())
         if request in requests:
             refused[row] = _request_conflict(request)
-        elif repeated := named & keys:
+        elif repeated := named_values & keys:
             refused[row] = _key_conflict(min(repeated))
         elif user is not None and (owners.get(session) or user) != user:
             refused[row] = _user_conflict(session, user, f"user {owners[session]!r}")
         else:
-            keys |= named
+            keys |= named_values
             if request is not None:
                 requests.add(request)
             if user is not None:
@@ -59,8 +59,8 @@ def _with_user(rows: LogColumns) -> list[tuple[str, str]]:
 
 def users_of_sessions(unit: Unit, rows: LogColumns) -> dict[str, str | None]:
     """The users of the stored sessions that some row gives a user."""
-    stored = loading.stored_sessions(unit, {session for session, _ in _with_user(rows)})
-    return {key: session.user for key, session in sessions.find(unit, stored).items()}
+    stored_users = loading.stored_sessions(unit, {session for session, _ in _with_user(rows)})
+    return {key: session.user for key, session in sessions.find(unit, stored_users).items()}
 
 
 def _keys(rows: LogColumns) -> dict[int, set[str]]:
@@ -105,11 +105,11 @@ def _named(rows: LogColumns) -> Iterator[_Named]:
     )
     for kind, names, row, stands_for in entries:
         if NULL not in (names, stands_for) and row:
-            named = _Named(kind, values(names, len(row)), row, values(stands_for, len(row)))
-            if None in named.names or None in named.values:
-                keep = [None not in pair for pair in zip(named.names, named.values, strict=True)]
-                named = _Named(kind, *(cast(Any, list(compress(column, keep))) for column in named[1:]))
-            yield named
+            named_values = _Named(kind, values(names, len(row)), row, values(stands_for, len(row)))
+            if None in named_values.names or None in named_values.values:
+                keep = [None not in pair for pair in zip(named_values.names, named_values.values, strict=True)]
+                named_values = _Named(kind, *(cast(Any, list(compress(column, keep))) for column in named_values[1:]))
+            yield named_values
 
 
 class LineNames(NamedTuple):
@@ -123,9 +123,9 @@ class LineNames(NamedTuple):
         return cls.join(map(cls.hashed, _named(rows)))
 
     @classmethod
-    def hashed(cls, named: _Named) -> LineNames:
-        name = _hashes(named.names) ^ hash(named.kind)
-        pair, index = np.unique(name * MIXED + _hashes(named.values), return_index=True)
+    def hashed(cls, named_values: _Named) -> LineNames:
+        name = _hashes(named_values.names) ^ hash(named_values.kind)
+        pair, index = np.unique(name * MIXED + _hashes(named_values.values), return_index=True)
         return cls(name[index], pair)
 
     @classmethod
@@ -158,8 +158,8 @@ def names_of_store(unit: Unit) -> LineNames | None:
     if few_names is None:
         return None
     requests, keys, users = few_names
-    named = ("request", requests, requests), ("key", keys, keys), ("session", list(users), list(users.values()))
-    return LineNames.join(LineNames.hashed(_Named(kind, names, (), owners)) for kind, names, owners in named)
+    named_values = ("request", requests, requests), ("key", keys, keys), ("session", list(users), list(users.values()))
+    return LineNames.join(LineNames.hashed(_Named(kind, names, (), owners)) for kind, names, owners in named_values)
 
 
 class EarlierLines:

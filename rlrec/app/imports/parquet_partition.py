@@ -108,10 +108,10 @@ class FolderPartition(LogFolder):
 
     def oldest_running(self, *, timeout_us: int, window_us: int, since: int, now: int) -> int | None:
         visits = self._visits
-        running = (visits["ended_at"] == ABSENT) & (visits["last_at"] + timeout_us >= now)
-        running |= visits["last_at"] + window_us >= now
-        running &= visits["started_at"] >= since
-        return int(visits["started_at"][running].min()) if running.any() else None
+        is_running = (visits["ended_at"] == ABSENT) & (visits["last_at"] + timeout_us >= now)
+        is_running |= visits["last_at"] + window_us >= now
+        is_running &= visits["started_at"] >= since
+        return int(visits["started_at"][is_running].min()) if is_running.any() else None
 
     # -- decisions: an index of all of them, by session and id; `file` and `line` say where each is --
 
@@ -203,10 +203,10 @@ class FolderPartition(LogFolder):
         events = self._decision_events(index)
         if "censored" in slots:
             _censor(slots, np.repeat(index["decision_id"], counts), events)
-        needed = {*columns, "decision_id", "session_id", *(["context_id"] if wanted_contexts else [])} - SLOTS
-        singles = {name: index[name] for name in needed & {*INDEX}}
-        singles |= self._session_columns(index["session_id"], *(needed & {*SESSION_COLUMNS}))
-        singles |= self._columns(rows, needed - singles.keys())
+        needed_columns = {*columns, "decision_id", "session_id", *(["context_id"] if wanted_contexts else [])} - SLOTS
+        singles = {name: index[name] for name in needed_columns & {*INDEX}}
+        singles |= self._session_columns(index["session_id"], *(needed_columns & {*SESSION_COLUMNS}))
+        singles |= self._columns(rows, needed_columns - singles.keys())
         repeated: Columns = {
             name: np.repeat(column, counts).astype(COLUMNS[name][0]) for name, column in singles.items()
         }

@@ -34,14 +34,14 @@ def logged(
     if (rows.history, rows.state, rows.keep_probability, step) == (NULL, EMPTY, NULL, Same(0)):
         return Same(FIRST_STATE), Same(b""), ()
     states, keep = list(values(rows.state, n)), values(rows.keep_probability, n)
-    packed, unknown = list(histories), list[int]()
+    packed, without_history = list(histories), list[int]()
     for row, number in enumerate(values(step, n)):
         if states[row] == EMPTY.value and packed[row] is None and keep[row] is None:
             if number:
-                unknown.append(row)
+                without_history.append(row)
             else:
                 states[row], packed[row] = FIRST_STATE, b""
-    return states, packed, unknown
+    return states, packed, without_history
 
 
 def filled(states: Column, histories: Column, derived: Iterable[tuple[str, bytes, int]]) -> tuple[Column, Column]:
@@ -117,9 +117,9 @@ def visit_states(
     # visits that have every step
     number = numbers_in_runs(visit, len(first))
     lengths = np.diff(visit, append=len(first))
-    complete = np.repeat(np.logical_and.reduceat(step == number, visit), lengths)
+    is_complete = np.repeat(np.logical_and.reduceat(step == number, visit), lengths)
     is_wanted = np.isin(slots["decision_id"][first], np.fromiter(decision_ids, np.int64, len(decision_ids)))
-    picks = np.flatnonzero(complete & (step > 0) & is_wanted)
+    picks = np.flatnonzero(is_complete & (step > 0) & is_wanted)
     if not len(picks):
         return iter(())
     past = _histories(batch, picks, first=first, begin=np.repeat(visit, lengths), definition=definition)
@@ -177,11 +177,11 @@ def _with_late_events(batch: Batch, picks: Ids, first: Ids, begin: Ids) -> Ids:
         return np.empty(0, np.int64)
     order = np.argsort(slots["decision_id"][first], kind="stable")
     decision = order[np.searchsorted(slots["decision_id"][first[order]], events["decision_id"])]
-    latest = slots["at"][first].copy()
-    np.maximum.at(latest, decision, slots["at"][first[decision]] + events["age_us"])
+    latest_at = slots["at"][first].copy()
+    np.maximum.at(latest_at, decision, slots["at"][first[decision]] + events["age_us"])
     highest = np.zeros(len(picks), np.int64)
     for row, index in enumerate(picks.tolist()):
-        highest[row] = latest[begin[index] : index].max()
+        highest[row] = latest_at[begin[index] : index].max()
     return np.flatnonzero(highest > slots["at"][first[picks]])
 
 

@@ -54,31 +54,31 @@ def _arrived(batch: Batch, definition: Reward, windows: Sequence[int], *, now: i
     before, COUNTED how many decisions these stand for."""
     slots = batch.slots
     uncensored = ~np.isin(slots["decision_id"], slots["decision_id"][slots["censored"]])
-    served, weighed = _decisions(slots, uncensored), _weighed(batch, definition, uncensored)
+    served, is_weighed = _decisions(slots, uncensored), _weighed(batch, definition, uncensored)
     # the decisions that have weighed events; that of each slot, and that of each event
-    decisions, slot = np.unique(weighed.slots["decision_id"], return_inverse=True)
-    event = np.searchsorted(decisions, weighed.events["decision_id"])
-    marks = _decisions(weighed.slots)
+    decisions, slot = np.unique(is_weighed.slots["decision_id"], return_inverse=True)
+    event = np.searchsorted(decisions, is_weighed.events["decision_id"])
+    marks = _decisions(is_weighed.slots)
     sums, earlier_reward = np.zeros((len(windows), 5)), np.zeros(len(decisions))
     for row, window in enumerate(windows):
         windowed = definition._replace(window_us=window)
-        earned = reward_log.with_rewards(weighed, windowed).reward - definition.default
-        page_reward = np.bincount(slot, weights=earned) + reward_log.page_events(weighed, windowed, decisions)
+        earned = reward_log.with_rewards(is_weighed, windowed).reward - definition.default
+        page_reward = np.bincount(slot, weights=earned) + reward_log.page_events(is_weighed, windowed, decisions)
         page_reward /= marks["keep_probability"]
         old, old_served = reward_log.mature(marks, windowed, now=now), reward_log.mature(served, windowed, now=now)
-        n_events = np.count_nonzero(old[event] & (weighed.events["age_us"] <= window))
+        n_events = np.count_nonzero(old[event] & (is_weighed.events["age_us"] <= window))
         rewards = earlier_reward[old].sum(), page_reward[old].sum()
-        counted = (1 / served["keep_probability"][old_served]).sum()
-        sums[row] = np.count_nonzero(old_served), n_events, *rewards, counted
+        n_counted = (1 / served["keep_probability"][old_served]).sum()
+        sums[row] = np.count_nonzero(old_served), n_events, *rewards, n_counted
         earlier_reward = page_reward
     return sums
 
 
 def _weighed(batch: Batch, definition: Reward, uncensored: Flags) -> Batch:
     """The weighed events of a batch, and the decisions that have any: every other one earned the default."""
-    weighed = reward_log.kind_numbers(batch, definition.weights) >= 0
-    weighed &= np.isin(batch.events["decision_id"], batch.slots["decision_id"][uncensored])
-    events = take(batch.events, weighed)
+    is_weighed = reward_log.kind_numbers(batch, definition.weights) >= 0
+    is_weighed &= np.isin(batch.events["decision_id"], batch.slots["decision_id"][uncensored])
+    events = take(batch.events, is_weighed)
     rows = np.isin(batch.slots["decision_id"], events["decision_id"])
     return Batch(slots=take(batch.slots, rows), events=events)
 

@@ -49,9 +49,9 @@ def explained(rows: Sequence[EstimateRow]) -> list[str]:
     if any(row.estimate.loggers > 1 for row in rows):
         lines.append(_loggers(rows))
     if inclusion.decisions:
-        smallest = "the smallest probability with which an arm that was shown was a candidate"
+        min_sentence = "the smallest probability with which an arm that was shown was a candidate"
         derived = f"(decisions that were derived again: {inclusion.decisions:,})"
-        lines.append(f"candidates: {smallest} is {inclusion.smallest:.3g} {derived}")
+        lines.append(f"candidates: {min_sentence} is {inclusion.smallest:.3g} {derived}")
     if any(row.paged and row.estimate.unit == "impression" and row.estimate.served == 0 for row in rows):
         lines.append("pages: slots earned 0, and pages as such did not: --estimator sips,sn-sips judges these")
     for name, step in horizons.items():

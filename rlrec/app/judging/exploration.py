@@ -118,8 +118,8 @@ def _name(unit: Unit, request: Request) -> str:
     if request.policy is not None:
         return lookup.version(unit, request.policy)[0].policy.name
     served = policies.served(unit)
-    named = (policy for policy in policies.all_policies(unit) if policy.id in served and policy.kind != TEAM_DRAFT)
-    names = sorted({policy.display_name for policy in named})
+    choices = (policy for policy in policies.all_policies(unit) if policy.id in served and policy.kind != TEAM_DRAFT)
+    names = sorted({policy.display_name for policy in choices})
     if not names:
         raise InputError("no policy has served yet", hint="serve with `rlrec recommend`")
     if len(names) > 1:
@@ -168,8 +168,8 @@ class FloorComparison:
         """The sums of one batch."""
         rows, waiting = log_rows.usable(logged.log, self.evaluation.targets[0].reward, now=self.evaluation.now)
         weight, vectors = self._greedy(rows, logged)
-        usable = ~np.isnan(weight)
-        left_out, rows, weight = int((~usable).sum()), rows.take(usable), weight[usable]
+        is_usable = ~np.isnan(weight)
+        left_out, rows, weight = int((~is_usable).sum()), rows.take(is_usable), weight[is_usable]
         terms = np.column_stack([weight * rows.reward, weight, rows.reward, np.ones(len(rows))])
         cluster = rows.slots["cluster"]
         day = rows.slots["at"] // DAY_US

@@ -237,8 +237,8 @@ class Census:
         many of them have none."""
         expected = np.zeros(len(self.added_at))
         decisions = take(slots, starts)
-        derived, longest = 0, int(decisions["size"].max())
-        for case in reader.marginals.cases(decisions, logged.contexts, logged.eligible, positions=longest):
+        derived, max_slots = 0, int(decisions["size"].max())
+        for case in reader.marginals.cases(decisions, logged.contexts, logged.eligible, positions=max_slots):
             counted = (1 / decisions["keep_probability"][case.rows]).sum()
             expected[self.evaluation.arms.index(case.arms)] += counted * case.marginals.sum(axis=0)
             derived += len(case.rows)
@@ -355,10 +355,10 @@ def described(catalogue: Sequence[Arm]) -> csr_array:
     column = np.array([columns[path] for _, path, _ in entries], np.int64)
     value = np.array([value for _, _, value in entries], np.float64)
     # numbers by the largest of their field, then rows by their length
-    largest = np.zeros(len(columns))
-    np.maximum.at(largest, column, np.abs(value))
+    max_weight = np.zeros(len(columns))
+    np.maximum.at(max_weight, column, np.abs(value))
     vectors = csr_array(
-        (value / np.where(largest > 0, largest, 1.0)[column], (row, column)),
+        (value / np.where(max_weight > 0, max_weight, 1.0)[column], (row, column)),
         shape=(len(catalogue), max(1, len(columns))),
     )
     length = np.sqrt(vectors.multiply(vectors).sum(axis=1))

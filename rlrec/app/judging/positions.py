@@ -186,8 +186,8 @@ def _sums(rows: ImpressionRows, evaluation: Evaluation, definition: Reward, mode
     # a page that lacks a slot would count at one of two neighbours alone
     starts = run_starts(slots["decision_id"])
     counts = np.diff(np.r_[starts, len(rows)])
-    complete = np.repeat(counts == slots["size"][starts], counts)
-    pages = located.take(complete)
+    is_complete = np.repeat(counts == slots["size"][starts], counts)
+    pages = located.take(is_complete)
     hidden = slots["imported"] & (np.isnan(marginals).sum(axis=1) > 0) & (located.position <= size)
     count, clicked = located.count[hidden], (located.reward[hidden] != 0).astype(np.float64)
     columns = slots["context_id"][hidden], located.arm[hidden], located.position[hidden]

@@ -87,10 +87,10 @@ def status(store: Store) -> Status:
             findings.error(
                 DOCTOR, "store", f"doctor found {quantity(doctor['errors'], 'error')} at {doctor['at']}; run it again"
             )
-        running = [row for row in experiments.all_experiments(unit) if row.status == "running"]
+        running_experiments = [row for row in experiments.all_experiments(unit) if row.status == "running"]
         changes = routes.newest_changes(unit)
         ended = {policy.id for policy in stored_policies if policy.base_id is not None}
-        ended -= {variant.policy_id for row in running for variant in row.variants}
+        ended -= {variant.policy_id for row in running_experiments for variant in row.variants}
         ended -= {change.policy_id for change in changes}
         shown = [policy for policy in stored_policies if policy.id not in ended]
         return {
@@ -104,7 +104,7 @@ def status(store: Store) -> Status:
                     "units": sum(experiments.count_units(unit, row.id).values()),
                     "variants": [variant.label for variant in row.variants], "created_at": format_time(row.created_at),
                 }
-                for row in running
+                for row in running_experiments
             ],
             "waiting": {
                 "immature": sum(

@@ -70,8 +70,8 @@ class BeliefFold:
         """The sums of the mature, uncensored impressions of a log; how many these are, and the newest decision.
         columns: that the statistics need, beside arm, reward and propensity."""
         sums, slots, last = Totals(), 0, 0
-        weighed = PROPENSITY in self.policy.needs
-        log = reward_log.impressions(self.unit, selection, self.version.reward, columns=columns, weighed=weighed)
+        is_weighed = PROPENSITY in self.policy.needs
+        log = reward_log.impressions(self.unit, selection, self.version.reward, columns=columns, weighed=is_weighed)
         for impressions in log:
             sums = add(sums, self.sums(impressions))
             slots += len(impressions)
@@ -123,10 +123,10 @@ class BeliefFold:
         step = max(1, CELLS // self.policy.width)
         for first in range(0, len(slots), step):
             portion = slice(first, first + step)
-            taken = slots.take(portion)
+            portion_slots = slots.take(portion)
             if context_index is not None:
-                taken = replace(taken, context=encoded[context_index[portion]])
-            added = self.policy.statistics(taken)
+                portion_slots = replace(portion_slots, context=encoded[context_index[portion]])
+            added = self.policy.statistics(portion_slots)
             if weight is not None:
                 added *= weight[order[portion]][:, None]
             begins = starts[(starts > first) & (starts < first + step)] - first

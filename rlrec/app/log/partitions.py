@@ -56,10 +56,10 @@ def read(
             )
         )
         return
-    needed = {*columns, *PERSONS}
+    needed_columns = {*columns, *PERSONS}
     with ExitStack() as stack:
         files = [stack.enter_context(_spool(number)) for _ in range(number)]
-        for batch in reader.batches(unit, selection, columns=needed, visits=visits, keys=keys):
+        for batch in reader.batches(unit, selection, columns=needed_columns, visits=visits, keys=keys):
             partition = buckets(batch.slots) % number
             for index in np.unique(partition).tolist():
                 pickle.dump(

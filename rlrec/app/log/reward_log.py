@@ -45,8 +45,8 @@ class RewardedSlots:
     def weighable(self, rows: Flags | None = None) -> Self:
         """The slots (or those of some rows) that have a propensity, which is their column SHOWN. Slates are whole."""
         slots = self.slots if SHOWN in self.slots else {**self.slots, SHOWN: propensities_of(self.slots)}
-        possible = ~np.isnan(slots[SHOWN])
-        return replace(self, slots=slots).take(possible if rows is None else possible & rows)
+        is_known = ~np.isnan(slots[SHOWN])
+        return replace(self, slots=slots).take(is_known if rows is None else is_known & rows)
 
 
 @dataclass(frozen=True)
@@ -113,15 +113,15 @@ def propensities_of(slots: Columns) -> Array:
     """The propensity that weighs each slot, (n,), as `slot_values` says; NaN where there is none. slots: of whole
     slates, by decision and position."""
     marginal = slots["marginal"]
-    missing = np.isnan(marginal)
-    if not missing.any():
+    is_missing = np.isnan(marginal)
+    if not is_missing.any():
         return marginal
     depth = numbers_in_runs(run_starts(slots["decision_id"]), len(marginal))
     prefix = np.where(slots["position"] == depth + 1, slots["propensity"], np.nan)
     for level in range(1, int(depth.max()) + 1):
         rows = np.flatnonzero(depth == level)
         prefix[rows] = np.maximum(prefix[rows] * prefix[rows - 1], slot_values.LEAST)
-    return np.where(missing, prefix, marginal)
+    return np.where(is_missing, prefix, marginal)
 
 
 def counts_of(slots: Columns) -> Array | None:
@@ -139,8 +139,8 @@ def impressions(
     columns = (*arm_columns, *columns, *(("position", "propensity", "marginal") if weighed else ()))
     for batch in reader.batches(unit, selection, columns=columns):
         rows = with_rewards(batch, definition)
-        counted = mature(batch.slots, definition, now=unit.now) & ~batch.slots["censored"]
-        yield rows.weighable(counted) if weighed else rows.take(counted)
+        is_counted = mature(batch.slots, definition, now=unit.now) & ~batch.slots["censored"]
+        yield rows.weighable(is_counted) if weighed else rows.take(is_counted)
 
 
 def with_page_rewards(batch: Batch, rows: RewardedSlots, definition: Reward) -> RewardedSlots:

@@ -223,8 +223,8 @@ def _create(
 
 def _prior_rows(unit: Unit, prior: Mapping[str, tuple[float, float]]) -> list[tuple[int, float, float]]:
     ids = arms.ids(unit, list(prior))
-    missing = next((key for key in prior if key not in ids), None)
-    if missing is not None:
-        hint = suggest(missing, [arm.key for arm in arms.all_arms(unit)])
-        raise InputError(f"the prior names arm {missing!r}, which the catalogue lacks", hint=hint or "add it first")
+    unknown_arm = next((key for key in prior if key not in ids), None)
+    if unknown_arm is not None:
+        hint = suggest(unknown_arm, [arm.key for arm in arms.all_arms(unit)])
+        raise InputError(f"the prior names arm {unknown_arm!r}, which the catalogue lacks", hint=hint or "add it first")
     return [(ids[key], *prior[key]) for key in prior]

@@ -84,28 +84,28 @@ def _plan(unit: Unit, request: Request) -> _Plan | None:
         raise InputError(f"policy {source.policy.name!r} is trained: it has no belief to rebuild", hint=hint)
     reward = source.reward if request.reward is None else lookup.reward(unit, request.reward)
     policy.check(reward)
-    changed: dict[str, Any] = {}
+    changed_parameters: dict[str, Any] = {}
     if request.position is not None:
         if "position" not in kinds.parameters(source.policy.kind):
             raise InputError(f"kind {source.policy.kind} counts by no curve", hint="leave out --position")
-        changed |= parameters.with_curve(unit, {"position": request.position})
-    parameters.check_curve({**source.params, **changed}, reward)
+        changed_parameters |= parameters.with_curve(unit, {"position": request.position})
+    parameters.check_curve({**source.params, **changed_parameters}, reward)
     if request.features is not None:
         if not policy.contextual:
             raise InputError(f"kind {source.policy.kind} reads no context", hint="leave out --features")
-        changed |= {side: encoder.spec() for side, encoder in parameters.features(request.features).items()}
+        changed_parameters |= {side: encoder.spec() for side, encoder in parameters.features(request.features).items()}
     since = None
     if request.after_drift is not None:
         since = _since(unit, replace(source, reward=reward), method=request.after_drift)
         if since is None or since[0] <= source.since:
             return None
-        changed["since"] = since[0]
+        changed_parameters["since"] = since[0]
     pruned = policies.pruned_to(unit, source.policy.id)
     if pruned and (since is None or since[0] <= pruned):
         name = source.policy.name
         hint = f"a new policy can learn from what is left: `policy create NEW --from-log policy={name}`"
         raise CheckFailed(f"old decisions of policy {name!r} were pruned: a rebuild would lack them", hint=hint)
-    draft = replace(source, reward=reward, parameters={**source.parameters, **changed})
+    draft = replace(source, reward=reward, parameters={**source.parameters, **changed_parameters})
     initial = warm_start.refit(unit, draft, from_prior=since is not None)
     record = {"rebuilt_from": source.number, **initial.record}
     if since is not None:
@@ -170,8 +170,8 @@ def _portion(unit: Unit, policy_id: int, version_id: int) -> bool:
     if ids:
         add_settled(unit, ledger, version, last=ids[-1])
         first = ids[-1] + 1
-    remaining = decisions.find_overdue(unit, policy_id, first=first, drawn_before=until, slots=1)
-    if prompt and not remaining:
+    overdue_slots = decisions.find_overdue(unit, policy_id, first=first, drawn_before=until, slots=1)
+    if prompt and not overdue_slots:
         policies.enter(unit, version_id, entered_to=None)
     ledger.close()
-    return bool(remaining)
+    return bool(overdue_slots)

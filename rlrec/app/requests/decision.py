@@ -201,10 +201,10 @@ class DerivedDecision:
     def _stored_table(self) -> list[dict[str, Any]]:
         """A row for each eligible arm, those that were shown first; what the store does not say is None."""
         slots = {slot.arm_id: slot for slot in self.decision.slots}
-        unknown = dict.fromkeys(("pulls", "reward_sum", "mean", "score"))
+        no_figures = dict.fromkeys(("pulls", "reward_sum", "mean", "score"))
         return [
             {
-                "arm": self.keys[arm], **unknown,
+                "arm": self.keys[arm], **no_figures,
                 "probabilities": [
                     slots[arm].propensity if arm in slots and slots[arm].position == slot.position else None
                     for slot in self.decision.slots

@@ -44,8 +44,8 @@ class Pipe:
                 return self.group(left)
             except OutcomeUnknown as error:
                 hint = "give lines a request_id or a key: these are sent once more"
-                unknown = InputError(error.message, hint=hint)
-                left = [line if isinstance(line, InputError) or _has_key(line) else copy(unknown) for line in left]
+                op_error = InputError(error.message, hint=hint)
+                left = [line if isinstance(line, InputError) or _has_key(line) else copy(op_error) for line in left]
             except StoreBusy as error:
                 if time.monotonic() > end:
                     raise

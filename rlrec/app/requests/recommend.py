@@ -180,7 +180,7 @@ def _decide(
     if has_experiments:
         from rlrec.app.serving import assignment
 
-        answers |= assignment.stopped(unit, planned)
+        answers |= assignment.stopped_errors(unit, planned)
         planned = {index: plan for index, plan in planned.items() if index not in answers}
     owners = [(plan.request.session, plan.request.user) for plan in planned.values()]
     stored_settings = settings.get(unit)

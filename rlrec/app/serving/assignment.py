@@ -135,7 +135,7 @@ def _stopped_error(experiment: Experiment) -> InputError | None:
     return None if experiment.status == "running" else InputError(message, hint=hint, field="experiment")
 
 
-def stopped(unit: Unit, planned: Mapping[int, PlannedRequest]) -> dict[int, InputError]:
+def stopped_errors(unit: Unit, planned: Mapping[int, PlannedRequest]) -> dict[int, InputError]:
     """The errors of requests whose experiment was stopped since they were planned, by index. Raises Outdated where a
     route led to it: that route serves something else now."""
     distributions = {plan.shared for plan in planned.values()}

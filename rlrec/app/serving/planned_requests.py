@@ -175,13 +175,15 @@ class _Group:
         if request.arms is None:
             eligible = self.catalogue
         else:
-            unknown = next((key for key in request.arms if key not in self.ids), None)
-            if unknown is not None:
+            unknown_key = next((key for key in request.arms if key not in self.ids), None)
+            if unknown_key is not None:
                 # near names are looked up once a group, not for each of its bad lines
-                suggestion = None if self._has_suggested else suggest(unknown, arms.keys_like(self.unit, unknown))
+                suggestion = (
+                    None if self._has_suggested else suggest(unknown_key, arms.keys_like(self.unit, unknown_key))
+                )
                 self._has_suggested = True
                 shown = suggestion or "`rlrec arm list` shows them"
-                raise InputError(f"unknown arm {unknown!r}", hint=shown, field="arms")
+                raise InputError(f"unknown arm {unknown_key!r}", hint=shown, field="arms")
             if len(set(request.arms)) < len(request.arms):
                 repeated_arm = next(key for key, times in Counter(request.arms).items() if times > 1)
                 raise InputError(f"arm {repeated_arm!r} is listed twice", hint="list each arm once", field="arms")

@@ -85,8 +85,8 @@ def retire(store: Store, keys: Sequence[str], *, retired: bool) -> StatusChange:
 
     def work(unit: Unit) -> StatusChange:
         stored = arms.ids(unit, keys)
-        if missing := [key for key in keys if key not in stored]:
-            raise lookup.unknown("arm", missing[0], [arm.key for arm in arms.all_arms(unit)])
+        if missing_keys := [key for key in keys if key not in stored]:
+            raise lookup.unknown("arm", missing_keys[0], [arm.key for arm in arms.all_arms(unit)])
         return StatusChange(list(keys), arms.retire(unit, keys, retired=retired))
 
     return store.write(work, repeatable=True)

@@ -86,12 +86,12 @@ def _derive_returns(unit: Unit) -> int:
     """Record the events `return` of visits that began when no reward weighed them: how many there are."""
     ledger = Ledger(unit, [policy.id for policy in policies.all_policies(unit)])  # nobody serves meanwhile
     returns.derive_last(unit)
-    missing = returns.missing_returns(unit)
-    lines = (Line(decision_id=visit.decision_id, events={RETURN: 1.0}, at=visit.at) for visit in missing)
+    missing_returns = returns.missing_returns(unit)
+    lines = (Line(decision_id=visit.decision_id, events={RETURN: 1.0}, at=visit.at) for visit in missing_returns)
     while group := list(islice(lines, GROUP)):
         FeedbackTransaction(unit, ledger, group, set(), returns=True).store()
     ledger.close()
-    return len(missing)
+    return len(missing_returns)
 
 
 def _terms(text: str) -> tuple[dict[str, float], dict[str, Transform]]:

@@ -364,8 +364,8 @@ def mean_by_position(split: DatasetSplit) -> Array:
     total = np.zeros((2, 1))
     for rows in split.batches():
         position = np.arange(len(rows.shown)) - np.repeat(rows.first[:-1], rows.size)
-        longest = max(total.shape[1], int(position.max(initial=0)) + 1)
-        added = [np.bincount(position, weights, longest) for weights in (rows.earned, np.ones(len(position)))]
-        total = np.pad(total, ((0, 0), (0, longest - total.shape[1]))) + np.array(added)
+        n_positions = max(total.shape[1], int(position.max(initial=0)) + 1)
+        added = [np.bincount(position, weights, n_positions) for weights in (rows.earned, np.ones(len(position)))]
+        total = np.pad(total, ((0, 0), (0, n_positions - total.shape[1]))) + np.array(added)
     mean: Array = total[0] / np.maximum(total[1], 1)
     return mean

@@ -162,12 +162,12 @@ class DatasetWriter:
             recorded = np.logical_and.reduceat(visits.per_decision("recorded"), visits.start[:-1])
             split_holds = names.split == visits.per_visit("split")
             is_short = np.diff(visits.start) <= ended_visits.LONGEST
-            usable = recorded & split_holds & is_short
+            is_usable = recorded & split_holds & is_short
             report += WriteReport(
                 unrecorded=int((~recorded).sum()), moved=int((recorded & ~split_holds).sum()),
                 too_long=int((recorded & split_holds & ~is_short).sum()),
             )  # fmt: skip
-            visits, names = visits.take(usable), names.take(usable)
+            visits, names = visits.take(is_usable), names.take(is_usable)
             if len(visits):
                 is_judged = visits.slots["decision_id"][visits.begins] >= self.judged_from
                 written = (names.split == TRAIN) | (names.split == TUNE) & is_judged

@@ -56,8 +56,8 @@ def prune(store: Store, request: Request) -> Pruned:
     still tell what it should be."""
     counts, last = _DeletedRows(), VisitKey(0, 0)
     with store.read() as unit:
-        longest = max(reward.window_us for reward in policies.rewards(unit))
-        ended_before = min(request.before, unit.now - longest)
+        longest_window_us = max(reward.window_us for reward in policies.rewards(unit))
+        ended_before = min(request.before, unit.now - longest_window_us)
         while request.dry_run and (visits := _old_visits(unit, ended_before, last)):
             counts += _count(unit, visits, removals.visit_decisions(unit, visits))
             last = visits[-1]

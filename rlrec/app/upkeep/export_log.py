@@ -106,5 +106,5 @@ def _with_slots(answer: Record, decision: Decision) -> Record:
         if slot.min_propensity is not None:
             entry["min_propensity"] = slot.min_propensity
         entry |= {name: True for name in ("censored", "rounded") if getattr(slot, name)}
-    complete = len(decision.slots) == decision.size == decision.slots[-1].position
-    return answer if complete else answer | {"k": decision.size}
+    is_complete = len(decision.slots) == decision.size == decision.slots[-1].position
+    return answer if is_complete else answer | {"k": decision.size}

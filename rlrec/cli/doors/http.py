@@ -136,19 +136,19 @@ class Front:
         task = asyncio.current_task()
         assert task is not None
         client = Client(self, reader, writer)
-        full = len(self.clients) >= self.limits.clients and not self._make_room()
+        is_full = len(self.clients) >= self.limits.clients and not self._make_room()
         self.clients[task] = client
         try:
-            await client.run(full=full)
+            await client.run(is_full=is_full)
         finally:
             del self.clients[task]
 
     def _make_room(self) -> bool:
         """Whether a connection that has been idle for long enough is closed now. Says once that there is none."""
         loop = asyncio.get_running_loop()
-        since, longest = min(((client.idle_since, client) for client in self.clients.values()), key=itemgetter(0))
+        since, idle_client = min(((client.idle_since, client) for client in self.clients.values()), key=itemgetter(0))
         if loop.time() - since >= self.limits.short_idle_s:
-            longest.stop()
+            idle_client.stop()
             return True
         if not self.refused_for_room:
             self.refused_for_room = True
@@ -176,9 +176,9 @@ class Client:
     def abort(self) -> None:
         self.writer.transport.abort()
 
-    async def run(self, *, full: bool) -> None:
+    async def run(self, *, is_full: bool) -> None:
         sending = asyncio.create_task(self._send())
-        self._receiving = asyncio.create_task(self._refuse_all() if full else self._receive())
+        self._receiving = asyncio.create_task(self._refuse_all() if is_full else self._receive())
         await asyncio.wait([self._receiving])
         self._answers.put_nowait(None)
         await sending

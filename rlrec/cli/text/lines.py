@@ -111,11 +111,11 @@ class _Cutter:
     def lines(self, block: bytes) -> list[tuple[int, bytes]]:
         """The lines that `block` completes, without the blank ones; an empty block is the end of the input."""
         head, end, remainder = block.rpartition(b"\n") if block else (b"", b"\n", b"")
-        complete = self._numbered(bytes(self.tail) + head) if end else []
+        complete_lines = self._numbered(bytes(self.tail) + head) if end else []
         if end:
             self.tail.clear()
         self.tail += remainder[: max(0, LIMIT + 1 - len(self.tail))]
-        return complete
+        return complete_lines
 
     def _numbered(self, text: bytes) -> list[tuple[int, bytes]]:
         lines = text.split(b"\n")
@@ -315,13 +315,13 @@ def _invalid(tree: Any, error: str, kind: Any, line: int | None) -> InputError:
     for name, index in tokens:
         key, value = _step(value, name, index, complaint)
         field = f"{field}{key}" if key.startswith("[") else join_path(field, key)
-    if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", complaint, re.DOTALL):
+    if unknown_field := re.fullmatch(r"Object contains unknown field `(.*)`", complaint, re.DOTALL):
         meant = _tagged(kind).get(tree.get(_tag_field(kind)), kind)  # the Struct that the line says to be
-        hint = _unknown_field_hint(unknown[1], meant)
-        return InputError("unknown field", hint=hint, field=join_path(field, unknown[1]), line=line)
-    if missing := re.fullmatch(r"Object missing required field `(.*)`", complaint):
-        hint = f"it is {' or '.join(_tagged(kind))}" if missing[1] == _tag_field(kind) else _example(kind)
-        return InputError("is missing", hint=hint, field=join_path(field, missing[1]), line=line)
+        hint = _unknown_field_hint(unknown_field[1], meant)
+        return InputError("unknown field", hint=hint, field=join_path(field, unknown_field[1]), line=line)
+    if missing_field := re.fullmatch(r"Object missing required field `(.*)`", complaint):
+        hint = f"it is {' or '.join(_tagged(kind))}" if missing_field[1] == _tag_field(kind) else _example(kind)
+        return InputError("is missing", hint=hint, field=join_path(field, missing_field[1]), line=line)
     if complaint.startswith("Invalid value"):
         tags = [*_tagged(kind)]
         hint = suggest(str(value), tags)

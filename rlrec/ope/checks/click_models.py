@@ -61,12 +61,12 @@ def pages(rows: PositionRows) -> Pages:
     size, starts = rows.marginals.shape[1], run_starts(rows.page)
     depth = numbers_in_runs(starts, len(rows.page))
     number = np.cumsum(depth == 0) - 1
-    complete = np.bincount(number, weights=rows.position != depth + 1, minlength=len(starts)) == 0
-    inside = complete[number] & (depth < size)
+    n_misplaced = np.bincount(number, weights=rows.position != depth + 1, minlength=len(starts)) == 0
+    inside = n_misplaced[number] & (depth < size)
     arm, click = np.full((len(starts), size), -1, np.int64), np.zeros((len(starts), size), np.bool_)
     at = number[inside], depth[inside]
     arm[at], click[at] = rows.arm[inside], rows.reward[inside] != 0
-    return Pages(arm, click, rows.cluster[starts], rows.count[starts]).take(complete)
+    return Pages(arm, click, rows.cluster[starts], rows.count[starts]).take(n_misplaced)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,17 +104,17 @@ def click_sums(rows: PositionRows, *, arms: int, model: str, spans_batches: bool
     """The sums of one batch. arms: how many there are; model: the one whose curve is estimated."""
     batch, size = pages(rows), rows.marginals.shape[1]
     is_test = hash_bits(batch.cluster, salt=_SALT) % np.uint64(TEST_DIVISOR) == 0
-    fitted = batch.take(~is_test)
-    shown = fitted.arm >= 0
+    fitting_rows = batch.take(~is_test)
+    shown = fitting_rows.arm >= 0
     # by arm and position: all, and those examined for certain
-    cell, click = (fitted.arm * size + np.arange(size))[shown], fitted.click[shown]
-    weight = np.repeat(fitted.count, shown.sum(axis=1))
+    cell, click = (fitting_rows.arm * size + np.arange(size))[shown], fitting_rows.click[shown]
+    weight = np.repeat(fitting_rows.count, shown.sum(axis=1))
 
     def counted(*flag_sets: Flags) -> Array:
         counts = (np.bincount(cell[flags], weights=weight[flags], minlength=arms * size) for flags in flag_sets)
         return np.array([total.astype(np.float64).reshape(arms, size) for total in counts])
 
-    looked = [fitted.examined(name)[shown] for name in MODELS[1:]]
+    looked = [fitting_rows.examined(name)[shown] for name in MODELS[1:]]
     slots, clicks = counted(np.ones(len(cell), np.bool_), click)
     examined, clicked = counted(*looked), counted(*(flags & click for flags in looked))
     # by cluster, what is examined at each position

@@ -91,8 +91,8 @@ def rates(sums: RateSums, *, bounded: bool, level: float = 0.95) -> tuple[Array,
         variance = np.square(sums.reward - rate * sums.examined).sum(axis=0) / pulls**2 * present / (present - 1)
         if not bounded:
             reach = stdtrit(np.maximum(present - 1, 1), (1 + level) / 2) * np.sqrt(variance)
-            unknown = (present < 2) | (variance == 0)
-            return rate, np.where(unknown, np.nan, rate - reach), np.where(unknown, np.nan, rate + reach)
+            is_unknown = (present < 2) | (variance == 0)
+            return rate, np.where(is_unknown, np.nan, rate - reach), np.where(is_unknown, np.nan, rate + reach)
         # a debiased rate may pass 1
         p = np.clip(rate, 0.0, 1.0)
         independent = p * (1 - p) / pulls

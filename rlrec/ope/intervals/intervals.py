@@ -117,10 +117,10 @@ def simultaneous(
     groups: the same draw of the same units of each (`moments.aligned`). A group whose replicate has no error does not
     widen the bounds of others; its own are at least those of `studentised`."""
     samples = [studentised(estimator, group, columns) for group in groups]
-    usable = [sample.t for sample in samples if len(sample.t)]
-    if not usable:
+    usable_t = [sample.t for sample in samples if len(sample.t)]
+    if not usable_t:
         return [UNKNOWN] * len(samples)
-    t = np.stack(usable)
+    t = np.stack(usable_t)
     finite = np.isfinite(t)
     has_finite = finite.any(axis=0)
     highest = np.where(finite, t, -np.inf).max(axis=0)[has_finite]

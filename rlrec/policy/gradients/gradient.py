@@ -243,8 +243,8 @@ class Gradient(ContextualPolicy, Examined):
 
     def interval(self, belief: Belief, *, context: Mapping[str, Any], z: float) -> tuple[Array, Array, Array]:
         """NaN for every arm: the scores are no rewards."""
-        unknown = np.full(len(belief.pulls), np.nan)
-        return unknown, unknown, unknown
+        unknown_scores = np.full(len(belief.pulls), np.nan)
+        return unknown_scores, unknown_scores, unknown_scores
 
     @property
     def features(self) -> tuple[str, ...]:

@@ -142,8 +142,8 @@ class Linear(ContextualPolicy, Learner):
         """Posterior mean of each arm in a context, and z posterior standard deviations to either side, (m,) each."""
         x = self.encode(context)
         if self.is_sparse:  # without pairs of columns nothing is known of the error
-            unknown = np.full(len(belief.pulls), np.nan)
-            return self.index_at(belief, x), unknown, unknown
+            unknown_scores = np.full(len(belief.pulls), np.nan)
+            return self.index_at(belief, x), unknown_scores, unknown_scores
         posterior = self.posterior(belief)
         mean, spread = posterior.mean(x), z * self._noise * posterior.deviation(x)
         return self._inverse_link(mean), self._inverse_link(mean - spread), self._inverse_link(mean + spread)

@@ -87,31 +87,31 @@ class ContinuousOrder(DrawnOrder):
         n, k = slates.shape
         order = np.lexsort(slates.T[::-1])
         ordered = slates[order]
-        probability, smallest = np.empty((n, k)), np.zeros((n, k))
+        probability, minimum = np.empty((n, k)), np.zeros((n, k))
         # where more arms than one slate can hold have no probability, some arm left has none
         least = least and np.count_nonzero(row < 0) < k
         step = max(1, _ENTRIES // (len(table.nodes) + len(table.count)))
         for start in range(0, n, step):
             rows = order[start : start + step]
             chunk = ordered[start : start + step]
-            probability[rows], smallest[rows] = self._sweep_down(chunk, at_positions(floor, k), least)
-        return probability, smallest
+            probability[rows], minimum[rows] = self._sweep_down(chunk, at_positions(floor, k), least)
+        return probability, minimum
 
     def _sweep_down(self, slates: Index, floors: Array, least: bool) -> tuple[Array, Array]:
         """`conditionals` of slates in order."""
         table, row = self._tabulated.table, self._tabulated.row
         n, k = slates.shape
-        probability, smallest = np.empty((n, k)), np.zeros((n, k))
+        probability, minimum = np.empty((n, k)), np.zeros((n, k))
         left = np.bincount(row % len(table.count), minlength=len(table.count))[None]
         for position, (weight, prefix, begins) in enumerate(self._descend(slates, floors)):
             # probability of the arm shown, and of the least probable arm left
             parent, last = _each_once(prefix[begins], len(weight)), row[slates[begins, position]]
             probability[:, position] = np.einsum("nx,nx->n", weight[parent], table.hazard[last])[np.cumsum(begins) - 1]
             if least:
-                smallest[:, position] = np.where(left > 0, weight @ table.hazard.T, np.inf).min(axis=1)[prefix]
+                minimum[:, position] = np.where(left > 0, weight @ table.hazard.T, np.inf).min(axis=1)[prefix]
                 left = left[parent]
                 left[np.arange(len(last)), last] -= 1
-        return probability, smallest
+        return probability, minimum
 
     def each_position(self, slates: Index, *, floor: Floor) -> Iterator[tuple[Array, Index]]:
         table, row = self._tabulated.table, self._tabulated.row

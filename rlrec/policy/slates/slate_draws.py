@@ -105,8 +105,8 @@ class SlateSampler:
         left, floors = self._arms - np.arange(self._size), at_positions(self._floor, self._size)
         propensity, minimum = (mix_floor(values, floors, left) for values in (probability, least))
         if lists:
-            unknown = np.full(propensity.shape, np.nan)
-            return _to_log(slates, propensity, unknown, unknown)
+            no_marginal = np.full(propensity.shape, np.nan)
+            return _to_log(slates, propensity, no_marginal, no_marginal)
         return _to_log(slates, propensity, self.marginals[np.arange(self._size), slates], minimum)
 
     def log_probabilities(self, slates: Index) -> Array:

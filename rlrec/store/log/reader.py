@@ -144,8 +144,8 @@ def batches(
     """The selected log in ranges of session id, each of about `size` decisions: whole sessions, rows by session,
     decision and position. Memory is bounded by two batches: one is read while another is worked on.
     pick_contexts: says of which context ids of a batch the texts come with it; visits, keys: whether these do."""
-    needed = {*columns, "decision_id", "session_id", "position", *(["context_id"] if pick_contexts else [])}
-    names = [name for name in COLUMNS if name in needed]
+    needed_columns = {*columns, "decision_id", "session_id", "position", *(["context_id"] if pick_contexts else [])}
+    names = [name for name in COLUMNS if name in needed_columns]
     extra_queries = {**({"visits": ask_visits} if visits else {}), **({"keys": ask_keys} if keys else {})}
     pending = (
         _RangeQueries(unit, ids, selection.conditions(), names, extra_queries) for ids in _session_ranges(unit, size)

@@ -226,8 +226,8 @@ def list_sessions(unit: Unit, *, limit: int | None = None) -> list[SessionSummar
 def oldest_running(unit: Unit, *, timeout_us: int, window_us: int, since: int, now: int) -> int | None:
     """The start of the eldest visit since a time that has not ended, or whose window has not; None where there is
     none."""
-    running = "(ended_at IS NULL AND last_at + ? >= ?) OR last_at + ? >= ?"
-    eldest = f"SELECT min(started_at) FROM visit WHERE started_at >= ? AND ({running})"
+    running_test = "(ended_at IS NULL AND last_at + ? >= ?) OR last_at + ? >= ?"
+    eldest = f"SELECT min(started_at) FROM visit WHERE started_at >= ? AND ({running_test})"
     started_at = unit.ask_value(eldest, since, timeout_us, now, window_us, now)
     return None if started_at is None else int(started_at)
 

@@ -52,9 +52,9 @@ def keys(unit: Unit, ids: Collection[int]) -> dict[int, str]:
 
 def put(unit: Unit, features: Mapping[str, str]) -> tuple[int, int]:
     """Add arms, or change the features of stored ones: how many were added, how many changed."""
-    stored = {row[0]: row for row in unit.ask("SELECT key, id, features FROM arm WHERE key IN (?*)", features)}
-    new_keys = sorted(key for key in features if key not in stored)
-    changed = sorted(key for key, row in stored.items() if row[2] != features[key])
+    old_rows = {row[0]: row for row in unit.ask("SELECT key, id, features FROM arm WHERE key IN (?*)", features)}
+    new_keys = sorted(key for key in features if key not in old_rows)
+    changed = sorted(key for key, row in old_rows.items() if row[2] != features[key])
     if not new_keys and not changed:
         return 0, 0
     revision = settings.raise_catalogue(unit)
@@ -63,7 +63,7 @@ def put(unit: Unit, features: Mapping[str, str]) -> tuple[int, int]:
     )
     if new_keys and int(unit.ask_value("SELECT max(id) FROM arm")) > LAST_ID:
         raise database_errors.ids_exhausted("arms")
-    unit.tell_each("UPDATE arm SET features = ? WHERE id = ?", [(features[key], stored[key][1]) for key in changed])
+    unit.tell_each("UPDATE arm SET features = ? WHERE id = ?", [(features[key], old_rows[key][1]) for key in changed])
     _remember(unit, [*new_keys, *changed], revision=revision)
     return len(new_keys), len(changed)
 

@@ -69,8 +69,8 @@ class StarvingArms:
         starving = np.flatnonzero((since >= MIN_DECISIONS) & (expected >= MIN_EXPECTED) & (promised_shows < 1))
         starving = starving[np.isin(self._since.arms[starving], list(self.active))]
         if len(starving):
-            longest = starving[np.argsort(-since[starving], kind="stable")]
-            arms = ", ".join(map(self._describe, longest[:MAX_NAMED].tolist()))
+            longest_starving = starving[np.argsort(-since[starving], kind="stable")]
+            arms = ", ".join(map(self._describe, longest_starving[:MAX_NAMED].tolist()))
             detail = f"{quantity(len(starving), 'active arm')} not shown for long: {arms}"
             ellipsis = ", ..." if len(starving) > MAX_NAMED else ""
             findings.warning(

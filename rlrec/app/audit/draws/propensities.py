@@ -52,8 +52,8 @@ def sample_decisions(unit: Unit, size: int, *, seed: int) -> tuple[Ids, int]:
         total += len(batch)
         ids, keys = np.r_[ids, batch], np.r_[keys, rng.random(len(batch))]
         if len(ids) > size:
-            smallest = np.argpartition(keys, size)[:size] if size else np.empty(0, np.intp)
-            ids, keys = ids[smallest], keys[smallest]
+            with_smallest_keys = np.argpartition(keys, size)[:size] if size else np.empty(0, np.intp)
+            ids, keys = ids[with_smallest_keys], keys[with_smallest_keys]
     return np.sort(ids), total
 
 

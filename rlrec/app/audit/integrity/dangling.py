@@ -69,10 +69,10 @@ def _feedback_keys(unit: Unit, findings: Findings) -> None:
 def _censoring_digests(events: Sequence[audit.KeyedEvent], values: dict[str, float]) -> Iterator[bytes]:
     """The digests that a line can have which censors or puts back. One that does nothing else stored no events of its
     position: it named a slot, or all of them."""
-    first, weighed = events[0], {kind: value for kind, value in values.items() if kind != CENSOR}
+    first, weighed_kinds = events[0], {kind: value for kind, value in values.items() if kind != CENSOR}
     censor = values[CENSOR] == 1.0 if CENSOR in values else None
     for position in {event.position for event in events if event.kind != CENSOR} or {first.position, None}:
-        yield canonical.line_digest(first.decision_id, position, weighed, censor)
+        yield canonical.line_digest(first.decision_id, position, weighed_kinds, censor)
 
 
 def _assignments(unit: Unit, findings: Findings) -> None:
@@ -114,8 +114,8 @@ def _catalogue(unit: Unit, findings: Findings) -> None:
     if catalogue_id is None:
         return
     try:
-        stored = contents.eligible_arms(unit, [catalogue_id]).get(catalogue_id, ())
+        stored_arms = contents.eligible_arms(unit, [catalogue_id]).get(catalogue_id, ())
     except UNREADABLE:
-        stored = ()
-    if list(stored) != arms.active(unit):
+        stored_arms = ()
+    if list(stored_arms) != arms.active(unit):
         findings.error(CHECK, "catalogue", "the eligible set kept for it is not the arms that are active")

@@ -30,9 +30,9 @@ def check(unit: Unit, decision_ids: Ids, *, findings: Findings) -> None:
         sets = contents.eligible_arms(unit, {row[6] for row in rows})
         keys = arms.keys(unit, {arm for members in sets.values() for arm in members})
         set_texts = {set_id: arms_text([keys[arm] for arm in members]) for set_id, members in sets.items()}
-        for decision_id, digest, size, session, user, text, set_id, *named in rows:
+        for decision_id, digest, size, session, user, text, set_id, *policy_names in rows:
             with findings.unreadable(CHECK, f"decision {decision_id}"):
-                forms = product(_names(*named), {user: None, None: None}, (no_arms, set_texts[set_id]))
+                forms = product(_names(*policy_names), {user: None, None: None}, (no_arms, set_texts[set_id]))
                 if not any(
                     digest_of_texts((*names, session, form_user), context(text), size, form_arms) == digest
                     for names, form_user, form_arms in forms

@@ -197,8 +197,8 @@ class StudyFold:
         # the time in which units were assigned, and that in which they were served; none where ages do not matter
         ageing = study.experiment if study.by == "variant" and study.age_us is None else None
         self._assigned = (0, 0) if ageing is None else experiments.assignment_times(unit, ageing.id)
-        needed = ageing is not None or study.age_us is not None
-        self._last_at = selected.times(unit, study.selection)[1] if needed else 0
+        needs_age = ageing is not None or study.age_us is not None
+        self._last_at = selected.times(unit, study.selection)[1] if needs_age else 0
 
     def nothing(self) -> StudySums:
         """The sums of no unit."""
@@ -287,8 +287,8 @@ class StudyFold:
             group=self.groups.number(slots) if grouped else np.zeros(len(slots["at"]), np.int64),
             at=slots["at"], rewards=[page.reward for page in pages], mature=mature, keep=slots["keep_probability"],
         )  # fmt: skip
-        counted = ~slots["censored"]
-        return decisions.take(counted), take(slots, counted), int((mature[0] & ~counted).sum())
+        is_counted = ~slots["censored"]
+        return decisions.take(is_counted), take(slots, is_counted), int((mature[0] & ~is_counted).sum())
 
     def _ages(self, visits: Visits, decisions: ServedDecisions, units: UnitSums) -> tuple[Array, Array]:
         """Visits by the age that their unit had, and units by their age at the end, of each variant, (v, AGES)."""

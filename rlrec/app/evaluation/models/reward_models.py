@@ -326,9 +326,9 @@ def _reward(path: str, row: Mapping[str, float], arm: str) -> float:
 
 def position_curve(unit: Unit, reference: str) -> PositionCurve:
     """A stored curve as estimates use it. Raises InputError for an unknown one."""
-    stored = lookup.curve(unit, reference)
-    age = (unit.now - stored.created_at) / DAY_US
-    return PositionCurve(name=stored.reference, examination=stored.examination, age_days=age)
+    stored_curve = lookup.curve(unit, reference)
+    age = (unit.now - stored_curve.created_at) / DAY_US
+    return PositionCurve(name=stored_curve.reference, examination=stored_curve.examination, age_days=age)
 
 
 RewardModel = FittedRewardModel | TabledRewardModel

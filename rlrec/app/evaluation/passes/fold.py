@@ -271,7 +271,7 @@ def estimates(
     """The estimates of every target, by its number, and group. cluster: name of the unit that was randomised."""
     request = evaluation.request
     estimated: dict[tuple[int, RowGroup], list[Estimate]] = {}
-    wrong = betting.propensities_are_wrong(partial.bets)
+    are_wrong = betting.propensities_are_wrong(partial.bets)
     for shared_number, shared in enumerate(evaluation.shared):
         counts = partial.counts[shared_number]
         n_left_out = counts.left_out + counts.other_policy
@@ -290,7 +290,7 @@ def estimates(
                     "sampled-rows": counts.sampled > 0 or group_partial.sampled,
                     "no-candidates" if target.draws_candidates else "no-state": group_partial.no_state > 0,
                     "carry-over": carried and is_weighed, "dependent-slots": is_dependent and is_weighed,
-                    "wrong-propensities": wrong and is_weighed,
+                    "wrong-propensities": are_wrong and is_weighed,
                     "logging-states": unit.logging_states and target.stateful,
                     "logging-candidates": not target.draws_candidates and is_weighed and group_partial.has_candidates,
                 }  # fmt: skip

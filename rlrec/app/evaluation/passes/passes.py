@@ -62,12 +62,12 @@ def results(reader: LogReader, work: Pass[R_co], engine: Engine | None) -> Itera
                 progress("partitions", n_done, n_done / number)
         return
     remote = (rows if isinstance(rows, LogFolder) else list(rows) for rows in parts)
-    early: dict[int, Any] = {}
+    finished_parts: dict[int, Any] = {}
     following = 0
     for index, answer in engine.map(packed, map(Partition, count(), remote)):
-        early[index] = answer
-        while following in early:
-            yield early.pop(following)
+        finished_parts[index] = answer
+        while following in finished_parts:
+            yield finished_parts.pop(following)
             following += 1
 
 
@@ -236,8 +236,8 @@ def fit_models(
         unit: dict.fromkeys(rewards, unit.model) if unit.needs_model and unit.model is not None else {}
         for unit in units
     }
-    fitted = [unit for unit in units if unit.needs_model and unit.model is None]
-    for unit, sums in _sums(JointPass(evaluation=evaluation, units=fitted), {}, reader, engine).items():
+    units_to_fit = [unit for unit in units if unit.needs_model and unit.model is None]
+    for unit, sums in _sums(JointPass(evaluation=evaluation, units=units_to_fit), {}, reader, engine).items():
         models[unit] = sums
         if not isinstance(sums, PartialPages):
             models[unit] = {key: unit.fitted(reward_sums, rewards[key]) for key, reward_sums in sums.items()}

@@ -64,9 +64,9 @@ class CompletePages:
     def left(self) -> Array:
         """The reward of each page from a slot on, (n,)."""
         reward, size = self.impressions.reward, np.diff(self.start)
-        remaining = np.cumsum(reward[::-1])[::-1]
-        after_page = np.r_[remaining, 0.0][self.start[1:]]
-        return remaining - np.repeat(after_page - self.page, size)
+        remaining_reward = np.cumsum(reward[::-1])[::-1]
+        after_page = np.r_[remaining_reward, 0.0][self.start[1:]]
+        return remaining_reward - np.repeat(after_page - self.page, size)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

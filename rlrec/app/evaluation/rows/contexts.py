@@ -101,11 +101,11 @@ class ContextCache:
         read: the texts of those `unread`; where more fields are asked for, what they need is read here."""
         first, code = distinct(context_id)
         ids = context_id[first]
-        needed = self.fields | set(fields)
-        missing_ids = self._missing(ids, needed)
-        if read is None or needed > self.fields:
+        needed_fields = self.fields | set(fields)
+        missing_ids = self._missing(ids, needed_fields)
+        if read is None or needed_fields > self.fields:
             read = reader.context_texts(self.unit, missing_ids)
-        new_values, sparse = self._read(missing_ids, read.select(missing_ids), needed)
+        new_values, sparse = self._read(missing_ids, read.select(missing_ids), needed_fields)
         feature_rows = self._features.gather(ids, missing_ids, sparse) if self.encode else []
         keys, values = ids.tolist(), dict[str, list[Any]]()
         for field, fresh_values in new_values.items():

@@ -122,9 +122,9 @@ def slates(slots: Columns) -> Columns:
     conditionals. NaN where one of them is not known, and without the propensities of the batch."""
     start = _starts(slots)
     depth = np.arange(len(start)) - start
-    complete = slots["position"] == depth + 1
-    prefix, smallest = (_products(slots, name, depth, complete) for name in ("propensity", "min_propensity"))
-    return {"start": start, "depth": depth, "complete": complete, "prefix": prefix, "smallest_prefix": smallest}
+    is_complete = slots["position"] == depth + 1
+    prefix, smallest = (_products(slots, name, depth, is_complete) for name in ("propensity", "min_propensity"))
+    return {"start": start, "depth": depth, "complete": is_complete, "prefix": prefix, "smallest_prefix": smallest}
 
 
 def course(slots: Columns) -> Columns:
@@ -140,10 +140,10 @@ def course(slots: Columns) -> Columns:
     # in order of visit, arm and step, by one number: it costs a quarter of a sort by columns
     number = (visit * len(arms) + arm) * steps + step
     order = np.argsort(number, kind="stable")
-    repeats, longest = np.empty_like(step), np.zeros(len(first), np.int64)
+    repeats, longest_page = np.empty_like(step), np.zeros(len(first), np.int64)
     repeats[order] = numbers_in_runs(run_starts(number[order] // steps), len(step))
-    np.maximum.at(longest, visit, step + 1)
-    return {"repeats": repeats, "length": longest[visit]}
+    np.maximum.at(longest_page, visit, step + 1)
+    return {"repeats": repeats, "length": longest_page[visit]}
 
 
 def arms_of_sets(eligible_id: Ids, eligible: Mapping[int, Ids]) -> Ids:
@@ -158,9 +158,9 @@ def _starts(slots: Columns) -> Ids:
     return np.repeat(starts, np.diff(np.r_[starts, n]))
 
 
-def _products(slots: Columns, name: str, depth: Ids, complete: Flags) -> Array:
+def _products(slots: Columns, name: str, depth: Ids, is_complete: Flags) -> Array:
     """Products from the top of each slate down to each row, never below what a propensity is rounded to."""
-    values = np.where(complete, slots[name], np.nan) if name in slots else np.full(len(depth), np.nan)
+    values = np.where(is_complete, slots[name], np.nan) if name in slots else np.full(len(depth), np.nan)
     product = values.copy()
     ends = np.cumsum(np.bincount(depth)) if name in slots else np.empty(0, np.int64)
     order = np.argsort(depth, kind="stable") if len(ends) > 1 else depth

@@ -31,9 +31,9 @@ def column(slots: Columns, sets: Mapping[int, Sequence[Sequence[int]]]) -> tuple
         if decision != last:
             last, number, arms_above = decision, 0, []
         if number < len(sets[decision]):
-            remaining = np.array(sorted(set(sets[decision][number]) - set(arms_above)), np.int64)
-            ids[row] = -int.from_bytes(blake2b(remaining.tobytes(), digest_size=7).digest(), "little") - 1
-            arms[int(ids[row])] = remaining
+            remaining_arms = np.array(sorted(set(sets[decision][number]) - set(arms_above)), np.int64)
+            ids[row] = -int.from_bytes(blake2b(remaining_arms.tobytes(), digest_size=7).digest(), "little") - 1
+            arms[int(ids[row])] = remaining_arms
         number, arms_above = number + 1, [*arms_above, arm]
     return ids, arms
 

@@ -74,8 +74,8 @@ def decision_block(block: Block, rows: ImpressionRows, row: int, seed: int, numb
     floor, size, slots = block.floor, len(block.shares), rows.slots
     scores = block.scores.decision_scores(seed, number)
     start = int(slots["start"][row])
-    order, possible = arm_indices(block.arms, rows.shown[None, start : start + int(slots["depth"][row])])
-    slate_above = order[0] if possible[0] and slots["complete"][row] else order[0, :0]
+    order, is_possible = arm_indices(block.arms, rows.shown[None, start : start + int(slots["depth"][row])])
+    slate_above = order[0] if is_possible[0] and slots["complete"][row] else order[0, :0]
     conditional = [slate.remaining(scores, slate_above[:depth], floor=floor) for depth in range(len(slate_above) + 1)]
     shares = np.array([*conditional, *[conditional[-1]] * (size - len(conditional))])
     return Block(block.arms, scores, floor, shares, np.full(size, shares[0].max()))
@@ -89,8 +89,8 @@ def arm_indices(arms: Ids, slates: Ids, *, case: Index | None = None) -> tuple[I
     arms, stride = np.atleast_2d(arms), max(int(arms[..., -1].max()), int(slates.max(initial=0))) + 1
     keys, shown = (np.arange(len(arms))[:, None] * stride + arms).ravel(), case[:, None] * stride + slates
     (index, exists), ordered = look_up(keys, shown), np.sort(slates, axis=1)
-    possible = exists.all(axis=1) & (ordered[:, 1:] != ordered[:, :-1]).all(axis=1)
-    return np.minimum(index - case[:, None] * arms.shape[1], arms.shape[1] - 1), possible
+    is_possible = exists.all(axis=1) & (ordered[:, 1:] != ordered[:, :-1]).all(axis=1)
+    return np.minimum(index - case[:, None] * arms.shape[1], arms.shape[1] - 1), is_possible
 
 
 class CaseRows:
@@ -165,11 +165,11 @@ class CaseRows:
         """These rows by depth, with the target's probability of each arm down to there given those above it; 0 for what
         is no slate of its arms."""
         depth = self.rows.slots["depth"][self.indices[deep]]
-        for group, blocks, case, order, possible in self.slates(deep, depth + 1):
+        for group, blocks, case, order, is_possible in self.slates(deep, depth + 1):
             steps = np.zeros(order.shape)
-            if possible.any():
-                steps[possible] = slate.conditionals_each(
-                    [block.scores for block in blocks], case[possible], order[possible], floor=blocks[0].floor
+            if is_possible.any():
+                steps[is_possible] = slate.conditionals_each(
+                    [block.scores for block in blocks], case[is_possible], order[is_possible], floor=blocks[0].floor
                 )
             yield group, steps
 
@@ -184,8 +184,8 @@ class CaseRows:
             used, case = np.unique(self.case[group], return_inverse=True)
             blocks = [self.blocks[block_number] for block_number in used.tolist()]
             shown = self.rows.shown[start[group][:, None] + np.arange(size)]
-            order, possible = arm_indices(np.array([block.arms for block in blocks]), shown, case=case)
-            yield group, blocks, case, order, possible
+            order, is_possible = arm_indices(np.array([block.arms for block in blocks]), shown, case=case)
+            yield group, blocks, case, order, is_possible
 
     def shares(self, arms: Ids) -> Array:
         """Probabilities of position 1 in each case, among all arms: (blocks, a)."""
@@ -207,10 +207,10 @@ class CaseRows:
     def weigh_unsupported(self, unsupported: Array, logged: LoggedBatch) -> None:
         """The target's probability on arms the logger gave 0, where it takes the logger's belief to tell."""
         slots = self.rows.slots
-        unknown = np.flatnonzero(slots["unknown_support"][self.indices] & self.inside)
-        logger_case = slots["logger_case"][self.indices[unknown]]
+        unknown_rows = np.flatnonzero(slots["unknown_support"][self.indices] & self.inside)
+        logger_case = slots["logger_case"][self.indices[unknown_rows]]
         for number in np.unique(logger_case).tolist():
-            group = unknown[logger_case == number]
+            group = unknown_rows[logger_case == number]
             zeros = logged.zeros[number]
             if zeros is None:
                 unsupported[self.indices[group]] = np.nan

@@ -54,8 +54,8 @@ class ListScorer(Scorer):
     list_scorer: Scorer = field(kw_only=True)
 
     def unanswerable(self, slots: Columns, logged: LoggedBatch) -> Flags | None:
-        unknown = ~(logged.lists.weighable(slots) | self._drawable(slots, logged))
-        return unknown if unknown.any() else None
+        is_unknown = ~(logged.lists.weighable(slots) | self._drawable(slots, logged))
+        return is_unknown if is_unknown.any() else None
 
     def _drawable(self, slots: Columns, logged: LoggedBatch) -> Flags:
         """The rows without a list where the first stage could have drawn one that fills the slate, (n,)."""

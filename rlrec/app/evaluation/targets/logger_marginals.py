@@ -71,8 +71,8 @@ class LoggerMarginals:
             index = np.minimum(np.searchsorted(case.arms, shown), len(case.arms) - 1)
             table[case.rows, :size] = case.marginals[:, index].T
             table[case.rows, size:] = 0.0
-        unknown = np.isnan(slots["marginal"]) & (slots["position"] == 1)
-        logged = np.where(unknown, slots["propensity"], slots["marginal"])
+        is_unknown = np.isnan(slots["marginal"]) & (slots["position"] == 1)
+        logged = np.where(is_unknown, slots["propensity"], slots["marginal"])
         shown = np.flatnonzero((slots["position"] <= positions) & ~np.isnan(logged))
         table[shown, slots["position"][shown] - 1] = logged[shown]
         return table

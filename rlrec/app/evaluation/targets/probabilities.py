@@ -96,8 +96,8 @@ class Scorer:
     def unanswerable(self, slots: Columns, logged: LoggedBatch) -> Flags | None:
         """The rows for which it has no probability, since the list or the state that it reads is unknown; None without
         such a row."""
-        unknown = ~logged.lists.weighable(slots) if self.target.draws_candidates else None
-        return unknown if unknown is not None and unknown.any() else None
+        is_unknown = ~logged.lists.weighable(slots) if self.target.draws_candidates else None
+        return is_unknown if is_unknown is not None and is_unknown.any() else None
 
     @property
     def serving(self) -> VersionDistribution:
@@ -136,9 +136,9 @@ class Scorer:
             if on_rows is not None and len(case_rows.indices):
                 on_rows(case_rows)
         # what is unsupported where the row itself tells
-        full, alone, unknown = (rows.slots[name] for name in ("full", "alone", "unknown_support"))
-        probabilities.unsupported[alone] = 1 - np.minimum(probabilities.target[alone], 1.0)
-        probabilities.unsupported[~(full | alone | unknown)] = np.nan
+        is_full, is_alone, is_unknown = (rows.slots[name] for name in ("full", "alone", "unknown_support"))
+        probabilities.unsupported[is_alone] = 1 - np.minimum(probabilities.target[is_alone], 1.0)
+        probabilities.unsupported[~(is_full | is_alone | is_unknown)] = np.nan
         if has_sets is not None:
             prefixed = has_sets & probabilities.prefixed
             products = slot_sets.down_to_rows(logged_slots, has_sets, probabilities.target)
@@ -184,8 +184,8 @@ class Scorer:
             yield from self._case_rows(blocks, case[portion] - start, subset[portion], rows, joint=joint)
 
     def _cases_at_a_time(self, cases: Ids, *, models: bool) -> int:
-        longest = int(cases[:, 2].max(initial=1)) if models else 1
-        return min(CASES, max(1, CELLS // (longest * max(1, len(self.arms)))))
+        max_slots = int(cases[:, 2].max(initial=1)) if models else 1
+        return min(CASES, max(1, CELLS // (max_slots * max(1, len(self.arms)))))
 
     def _blocks_of(self, cases: Ids, contexts: list[dict[str, object]], logged: LoggedBatch) -> list[Block]:
         """The blocks of these cases (eligible set, revision, size, context)."""
@@ -194,18 +194,18 @@ class Scorer:
             self.serving.forget()
             self._blocks = {name: self._blocks[name] for name in names if name in self._blocks}
             self._cells = sum(block.cells for block in self._blocks.values())
-        missing: dict[tuple[int, int], dict[CaseName, int]] = {}
+        missing_cases: dict[tuple[int, int], dict[CaseName, int]] = {}
         for name, context in zip(names, cases[:, 3].tolist(), strict=True):
             if name not in self._blocks:
-                missing.setdefault(name[:2], {})[name] = context
+                missing_cases.setdefault(name[:2], {})[name] = context
         scored: dict[tuple[int, int], dict[CaseName, Scores]] = {}  # by arms and positions
-        for (eligible, revision), new in missing.items():
+        for (eligible, revision), new in missing_cases.items():
             arms = logged.eligible[eligible]
             read = [contexts[context] for context in new.values()]
             set_scores = self.serving.scores(eligible, arms, read, keys=self.arms.keys, revision=revision)
             for name, scores in zip(new, set_scores, strict=True):
                 scored.setdefault((len(arms), min(name[2], len(arms))), {})[name] = scores
-        read_by_name = {name[3]: contexts[context] for new in missing.values() for name, context in new.items()}
+        read_by_name = {name[3]: contexts[context] for new in missing_cases.values() for name, context in new.items()}
         for (_, size), scores_by_name in scored.items():
             blocks = self._worked_blocks(scores_by_name, size, logged, read_by_name)
             for name, block in zip(scores_by_name, blocks, strict=True):
@@ -252,8 +252,8 @@ class Scorer:
         if not self.samples:
             return np.zeros(len(slots["marginal"]), np.bool_)
         first, decision = distinct(slots["decision_id"])
-        unknown = np.bincount(decision, weights=np.isnan(slots["marginal"]), minlength=len(first))[decision]
-        return (unknown == 0) & (slots["size"] > 1)
+        is_unknown = np.bincount(decision, weights=np.isnan(slots["marginal"]), minlength=len(first))[decision]
+        return (is_unknown == 0) & (slots["size"] > 1)
 
     def _drawn_rows(
         self, blocks: list[Block], case: Ids, indices: Ids, rows: ImpressionRows, *, second_pass: bool = False

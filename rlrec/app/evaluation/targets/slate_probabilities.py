@@ -55,8 +55,8 @@ def slate_target(
     scorer: Scorer, rows: ImpressionRows, logged: LoggedBatch, *, needs: Needs, values: ModelValues | None
 ) -> SlateTarget:
     """The probabilities of a target for the slots of complete pages. values: of a model of what a page still earns."""
-    n, unknown = len(rows), np.full(len(rows), np.nan)
-    steps, additive, expected = unknown.copy(), unknown.copy(), np.zeros(n)
+    n, is_unknown = len(rows), np.full(len(rows), np.nan)
+    steps, additive, expected = is_unknown.copy(), is_unknown.copy(), np.zeros(n)
     simulated = scorer.target.stateful and scorer.samples > 0 and (needs.marginal or needs.tabled or needs.additive)
     table = np.full((n, needs.positions), np.nan) if needs.tabled or needs.additive or simulated else None
 
@@ -102,9 +102,9 @@ def slate_target(
 
 def without_pairs(slots: Columns) -> Flags:
     """The rows whose logger does not tell how likely pairs of slots are, (n,); pages of one slot have none."""
-    unknown: Flags = (slots[PAIRS] == UNKNOWN) & (slots["size"] > 1)
+    is_unknown: Flags = (slots[PAIRS] == UNKNOWN) & (slots["size"] > 1)
     has_sets = slot_sets.flags(slots)
-    return unknown if has_sets is None else unknown & ~(has_sets & ~np.isnan(slots["marginal"]))
+    return is_unknown if has_sets is None else is_unknown & ~(has_sets & ~np.isnan(slots["marginal"]))
 
 
 def _fill_additive(case_rows: CaseRows, additive: Array, logged: LoggedBatch) -> None:
@@ -123,12 +123,12 @@ def _fill_steps(case_rows: CaseRows | StateCaseRows, steps: Array) -> None:
     """Write the target's probability of the arm of each slot given the slots above."""
     slots, indices = case_rows.rows.slots, case_rows.indices
     if isinstance(case_rows, StateCaseRows):
-        index, possible = arm_indices(case_rows.arms, slots["arm_id"][indices][:, None])
+        index, is_possible = arm_indices(case_rows.arms, slots["arm_id"][indices][:, None])
         step = max(1, CELLS // len(case_rows.arms))
         for start in range(0, len(indices), step):
             rows = np.arange(start, min(start + step, len(indices)))
             probability = case_rows.below_slate(rows)[np.arange(len(rows)), index[rows, 0]]
-            steps[indices[rows]] = np.where(possible[rows], probability, 0.0)
+            steps[indices[rows]] = np.where(is_possible[rows], probability, 0.0)
         return
     if case_rows.per_decision_samples:  # these are given the slots above
         steps[indices] = case_rows.target
@@ -148,10 +148,10 @@ def _write_steps_and_values(
     the target there."""
     size = cases.rows.slots["size"][cases.indices]
     lowest = np.flatnonzero(cases.rows.slots["depth"][cases.indices] + 1 == size)
-    for group, blocks, case, order, possible in cases.slates(lowest, size[lowest]):
+    for group, blocks, case, order, is_possible in cases.slates(lowest, size[lowest]):
         slots = cases.indices[group][:, None] - np.arange(order.shape[1])[::-1]
-        steps[slots[~possible]] = 0.0
-        slots, case, order = slots[possible], case[possible], order[possible]
+        steps[slots[~is_possible]] = 0.0
+        slots, case, order = slots[is_possible], case[is_possible], order[is_possible]
         columns = np.searchsorted(arms.ids, [block.arms for block in blocks])
         scores = [block.scores for block in blocks]
         for rows, position, probability, prefix in slate.each_position(scores, case, order, floor=blocks[0].floor):

@@ -36,8 +36,8 @@ class StateScorer(Scorer):
         return self.serving.trained
 
     def unanswerable(self, slots: Columns, logged: LoggedBatch) -> Flags | None:
-        recorded: Flags = slots["recorded"]
-        return None if recorded.all() else ~recorded
+        is_recorded: Flags = slots["recorded"]
+        return None if is_recorded.all() else ~is_recorded
 
     def _prefixed(self, slots: Columns) -> Flags:
         """A softmax has no marginal below position 1."""
@@ -93,15 +93,15 @@ class StateCaseRows:
         """The target's probability of the row, or of the slate down to it; no slate down to it is likelier than the
         best arm."""
         slots = self.rows.slots
-        index, possible = arm_indices(self.arms, slots["arm_id"][self.indices][:, None])
+        index, is_possible = arm_indices(self.arms, slots["arm_id"][self.indices][:, None])
         probabilities.greatest[self.indices] = self.probability.max(axis=1)[self.decision]
-        probabilities.target[self.indices] = np.where(possible, self.probability[self.decision, index[:, 0]], 0.0)
+        probabilities.target[self.indices] = np.where(is_possible, self.probability[self.decision, index[:, 0]], 0.0)
         deep = np.flatnonzero((self.depth > 0) & ~np.isnan(slots["prefix"][self.indices]))
         for depth in np.unique(self.depth[deep]).tolist():
             lower = deep[self.depth[deep] == depth]
-            order, possible = self._slates(lower, depth + 1)
+            order, is_possible = self._slates(lower, depth + 1)
             probabilities.target[self.indices[lower]] = 0.0
-            lower, order = lower[possible], order[possible]
+            lower, order = lower[is_possible], order[is_possible]
             joint = plackett_luce.log_joint(self.score[self.decision[lower]], order, None, **self.served)
             probabilities.target[self.indices[lower]] = np.exp(joint)
 
@@ -110,7 +110,7 @@ class StateCaseRows:
         simulated pages of each decision, (p, positions): a softmax has no marginal below position 1. 0 below the end
         of the page."""
         table, slots = np.zeros((len(self.indices), positions)), self.rows.slots
-        index, possible = arm_indices(self.arms, slots["arm_id"][self.indices][:, None])
+        index, is_possible = arm_indices(self.arms, slots["arm_id"][self.indices][:, None])
         top, words = run_starts(self.decision), np.arange(runs * positions)
         step = max(1, CELLS // (positions * max(len(self.arms), runs)))
         for start in range(0, len(top), step):
@@ -125,7 +125,7 @@ class StateCaseRows:
                     shares[:, position] += probability / runs
                     arm = slate.invert_rows(probability, uniform[:, run, position])
                     drawn_arms = np.column_stack([drawn_arms, arm])
-            inside = np.flatnonzero((self.decision >= start) & (self.decision < start + step) & possible)
+            inside = np.flatnonzero((self.decision >= start) & (self.decision < start + step) & is_possible)
             table[inside] = shares[self.decision[inside] - start, :, index[inside, 0]]
         return np.where(np.arange(positions) < slots["size"][self.indices, None], table, 0.0)
 
@@ -147,21 +147,21 @@ class StateCaseRows:
     def below_slate(self, rows: Ids) -> Array:
         """Probability of each arm in some rows, (g, m); of position 1 where the slate above is not known."""
         probability = self.probability[self.decision[rows]]
-        complete = self.rows.slots["complete"][self.indices[rows]]
-        deep = np.flatnonzero((self.depth[rows] > 0) & complete)
+        is_complete = self.rows.slots["complete"][self.indices[rows]]
+        deep = np.flatnonzero((self.depth[rows] > 0) & is_complete)
         for depth in np.unique(self.depth[rows[deep]]).tolist():
             lower = deep[self.depth[rows[deep]] == depth]
-            slates, possible = self._slates(rows[lower], depth)
-            lower, slates = lower[possible], slates[possible]
+            slates, is_possible = self._slates(rows[lower], depth)
+            lower, slates = lower[is_possible], slates[is_possible]
             probability[lower] = _conditional(self.score[self.decision[rows[lower]]], slates, **self.served)
         return probability
 
     def weigh_unsupported(self, unsupported: Array, logged: LoggedBatch) -> None:
         """The target's probability on arms the logger gave 0, at position 1; below it is not known."""
         slots = self.rows.slots
-        unknown = slots["unknown_support"][self.indices]
-        unsupported[self.indices[unknown]] = np.nan
-        top = np.flatnonzero(unknown & (self.position == 1))
+        is_unknown = slots["unknown_support"][self.indices]
+        unsupported[self.indices[is_unknown]] = np.nan
+        top = np.flatnonzero(is_unknown & (self.position == 1))
         logger_case = slots["logger_case"][self.indices[top]]
         for number in np.unique(logger_case).tolist():
             zeros = logged.zeros[number]
@@ -176,8 +176,8 @@ def _log_slates(group: EligibleGroup, rows: ImpressionRows, *, temperature: floa
     log_slate = np.full(len(depth), -np.inf)
     for deep in np.unique(depth).tolist():
         slates = np.flatnonzero(depth == deep)
-        order, possible = arm_indices(group.arms, rows.shown[start[slates][:, None] + np.arange(deep + 1)])
-        slates, order = slates[possible], order[possible]
+        order, is_possible = arm_indices(group.arms, rows.shown[start[slates][:, None] + np.arange(deep + 1)])
+        slates, order = slates[is_possible], order[is_possible]
         log_slate[slates] = plackett_luce.log_joint(group.score[slates], order, temperature=temperature, floor=floor)
     return log_slate
 

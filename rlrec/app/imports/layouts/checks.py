@@ -110,10 +110,10 @@ def value_problems(rows: LogColumns, *, now: int) -> Iterator[Problem]:
         checks = {field: CHECKS[check] for field, check in columns.items() if check in CHECKS}
         for field, (test, message, hint) in (checks | ({} if table == "slots" else {"at": until(now)})).items():
             column = getattr(holder, field) or NULL
-            if wrong := {value: message(value) for value in _failing(column, test)}:
+            if problems_by_value := {value: message(value) for value in _failing_values(column, test)}:
                 for index, value in enumerate(values(column, len(row))):
-                    if value in wrong:
-                        yield Problem(row[index], field, wrong[value], hint, table, index)
+                    if value in problems_by_value:
+                        yield Problem(row[index], field, problems_by_value[value], hint, table, index)
     is_key, message, hint = CHECKS[KEY]
     if no_keys := {arm for arm in set().union(*rows.eligible_sets) if not is_key(arm)}:
         for index, number in enumerate(values(rows.eligible, len(rows))):
@@ -121,7 +121,7 @@ def value_problems(rows: LogColumns, *, now: int) -> Iterator[Problem]:
                 yield Problem(index, "eligible", message(arm), hint)
 
 
-def _failing(column: Column, test: Callable[[Any], Any]) -> set[Any]:
+def _failing_values(column: Column, test: Callable[[Any], Any]) -> set[Any]:
     """The values of a column that fail a test; of numbers, one that holds between any two for which it does."""
     present = [column.value] if isinstance(column, Same) else column
     if None in present:

@@ -105,9 +105,9 @@ def shown_actions(line: DsJsonLine, actions: Actions) -> list[ShownAction]:
         eligible = [arm for arm, is_left in could_show if is_left]
         if not set(ranking) <= set(eligible):
             raise InputError("it ranks an action that its slot could not show", field=at_a)
-        complete = len(ranked) == len(arms) if is_cb else len(ranked) > 1 or len(eligible) == 1
+        is_complete = len(ranked) == len(arms) if is_cb else len(ranked) > 1 or len(eligible) == 1
         propensity = checked(p[0], CHECKS[PROBABILITY], at_p)
-        arms, probabilities = (ranking, p) if complete else (eligible, ())
+        arms, probabilities = (ranking, p) if is_complete else (eligible, ())
         shown.append(ShownAction(ranking[0], propensity, arms, probabilities, outcome))
         if is_cb:
             _check_label(line, ranked[0], p[0])

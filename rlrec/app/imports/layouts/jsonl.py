@@ -209,8 +209,8 @@ def _candidates(decision: DecisionLine, eligible: Sequence[str]) -> LoggedCandid
 def _features(decision: DecisionLine, eligible: Sequence[str]) -> str | None:
     if decision.features is None:
         return None
-    if unknown := decision.features.keys() - set(eligible):
-        raise InputError(f"arm {min(unknown)[:80]!r} has features, but was not eligible", field="features")
+    if unknown_arms := decision.features.keys() - set(eligible):
+        raise InputError(f"arm {min(unknown_arms)[:80]!r} has features, but was not eligible", field="features")
     return canonical.text(decision.features)
 
 

@@ -81,9 +81,9 @@ def _cut(number: int, block: bytes, numbers: list[int], texts: list[bytes]) -> N
         lines.pop()
     if number == 1:
         lines[0] = lines[0].removeprefix(BOM)
-    if len(block) > LINE_BYTES and len(longest := max(lines, key=len)) > LINE_BYTES:
+    if len(block) > LINE_BYTES and len(longest_line := max(lines, key=len)) > LINE_BYTES:
         message = f"longer than {LINE_BYTES // 1_000_000} MB"
-        raise InputError(message, hint="one record a line", line=number + lines.index(longest))
+        raise InputError(message, hint="one record a line", line=number + lines.index(longest_line))
     if any(map(bytes.endswith, lines, repeat(b"\r"))):
         lines = [text.rstrip(b"\r") for text in lines]
     numbers += range(number, number + len(lines))

@@ -125,11 +125,11 @@ def belief_view(
 def _on_terminal(ranked: Sequence[dict[str, Any]]) -> View:
     """A table of arms for a terminal."""
     places = decimals(arm[name] for arm in ranked for name in ("mean", "lower", "upper"))
-    largest = max((arm["probability"] or 0.0 for arm in ranked), default=0.0) or 1.0
+    max_probability = max((arm["probability"] or 0.0 for arm in ranked), default=0.0) or 1.0
     rows = [
         {
             **arm, "mean [95 %]": interval(arm["mean"], arm["lower"], arm["upper"], places),
-            "": bar((arm["probability"] or 0.0) / largest),
+            "": bar((arm["probability"] or 0.0) / max_probability),
         }
         for arm in ranked
     ]  # fmt: skip
@@ -223,8 +223,8 @@ def _drift(change: dict[str, Any]) -> str:
 
 def _largest(weights: dict[str, float]) -> str:
     """The ten weights of the largest size."""
-    largest = sorted(weights.items(), key=lambda pair: (-abs(pair[1]), pair[0]))[:10]
-    return ", ".join(f"{name} {weight:+.3g}" for name, weight in largest if weight) or "all 0"
+    max_probability = sorted(weights.items(), key=lambda pair: (-abs(pair[1]), pair[0]))[:10]
+    return ", ".join(f"{name} {weight:+.3g}" for name, weight in max_probability if weight) or "all 0"
 
 
 def difference_view(

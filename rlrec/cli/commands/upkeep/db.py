@@ -22,7 +22,7 @@ NOTHING_CHANGED = "dry run: nothing was changed"
 db = CommandGroup("db")
 
 
-def confirmed(question: str, *, needed: bool = True) -> Callable[[Command], Command]:
+def confirmed(question: str, *, is_needed: bool = True) -> Callable[[Command], Command]:
     """Adds --yes and --dry-run, and asks the question on a terminal. needed: where there is no terminal, the command is
     refused without --yes."""
 
@@ -32,7 +32,7 @@ def confirmed(question: str, *, needed: bool = True) -> Callable[[Command], Comm
         @wraps(command)
         def run(*args: Any, yes: bool, dry_run: bool, **kwargs: Any) -> None:
             is_terminal = settings().notify is None and sys.stdin is not None and sys.stdin.isatty()
-            if needed and not (yes or dry_run or is_terminal):
+            if is_needed and not (yes or dry_run or is_terminal):
                 raise click.UsageError("this cannot be undone, and there is no terminal to ask: give --yes")
             if is_terminal and not (yes or dry_run):
                 text = safe(question.format(store=settings().db, **kwargs), settings().db)
@@ -117,7 +117,7 @@ def backup(store: Store, show: Show, path: str, dry_run: bool) -> None:
 
 @db.command()
 @click.option("--to", required=True, metavar="URL_OR_PATH", help="Where to; a new file or an empty database.")
-@confirmed("Copy {store} to {to}?", needed=False)
+@confirmed("Copy {store} to {to}?", is_needed=False)
 @stored("rlrec db copy --to copy.db --json", "rlrec db copy --to postgresql://localhost/rlrec --dry-run")
 def copy(store: Store, show: Show, to: str, dry_run: bool) -> None:
     """Copy the store to another database, row by row.

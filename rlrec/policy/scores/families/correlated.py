@@ -110,14 +110,14 @@ class SampledOrder:
         return np.array([self._best(frozenset(prefix)) for prefix in prefixes.tolist()])
 
     def conditionals(self, slates: Index, *, floor: Floor, least: bool) -> tuple[Array, Array]:
-        probability, smallest = np.empty(slates.shape), np.zeros(slates.shape)
+        probability, minimum = np.empty(slates.shape), np.zeros(slates.shape)
         for row, arms in enumerate(slates.tolist()):
             for position, arm in enumerate(arms):
                 best = self._best(frozenset(arms[:position]))
                 probability[row, position] = best[arm]
                 if least:
-                    smallest[row, position] = np.delete(best, arms[:position]).min()
-        return probability, smallest
+                    minimum[row, position] = np.delete(best, arms[:position]).min()
+        return probability, minimum
 
     def _best(self, prefix: frozenset[int]) -> Array:
         """Fraction of the samples in which each arm is the best of those not above, (m,)."""

@@ -72,15 +72,15 @@ class PlackettLuceOrder(DrawnOrder):
 
     def conditionals(self, slates: Index, *, floor: Floor, least: bool) -> tuple[Array, Array]:
         n, k = slates.shape
-        probability, smallest = np.empty((n, k)), np.zeros((n, k))
+        probability, minimum = np.empty((n, k)), np.zeros((n, k))
         step = max(1, _ENTRIES // len(self.logits))
         for start in range(0, n, step):
             rows = slice(start, start + step)
             total = self._log_left(slates[rows])
             probability[rows] = self._softmax_left(self.logits[slates[rows]], total)
             if least:
-                smallest[rows] = self._softmax_left(self._lowest_left(slates[rows]), total)
-        return probability, smallest
+                minimum[rows] = self._softmax_left(self._lowest_left(slates[rows]), total)
+        return probability, minimum
 
     def _log_left(self, slates: Index) -> Array:
         """Log of the summed weights of the arms left at each position, (n, k); nothing is ever subtracted."""

@@ -51,17 +51,17 @@ class PointOrder(DrawnOrder):
         _, level, count = np.unique(-self.values, return_inverse=True, return_counts=True)
         n, k = slates.shape
         shown, left = level[slates], np.tile(count[:k], (n, 1))
-        probability, smallest, slate = np.empty((n, k)), np.zeros((n, k)), np.arange(n)
+        probability, minimum, slate = np.empty((n, k)), np.zeros((n, k)), np.arange(n)
         for position in range(k):
             # the arms of the best level left share the position
             best = (left > 0).argmax(axis=1)
             tied = left[slate, best]
             probability[:, position] = np.where(shown[:, position] == best, 1 / tied, 0.0)
-            smallest[:, position] = np.where(tied == len(self.values) - position, 1 / tied, 0.0)
+            minimum[:, position] = np.where(tied == len(self.values) - position, 1 / tied, 0.0)
             # the arm that is shown leaves its level
             counted = shown[:, position] < left.shape[1]
             left[slate[counted], shown[counted, position]] -= 1
-        return probability, smallest
+        return probability, minimum
 
     def ranking(self, keys: Array, size: int) -> Index:
         values = self.values
