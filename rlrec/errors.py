@@ -47,7 +47,7 @@ class OutcomeUnknown(RlrecError):
 
 
 class LinesRefused(RlrecError):
-    """Some lines were refused, the rest is stored."""
+    """The error where some lines were refused, and the others are stored."""
 
     code = 5
 

@@ -41,8 +41,8 @@ class FileReader:
         return {name: _array(name, columns.column(name).combine_chunks()) for name in names}
 
     def decisions(self, path: str, names: Sequence[str], *, passing: Sequence[str] = ()) -> Columns:
-        """Columns of the decisions of a file, and of their slots; with these STARTS. All that are not held are read
-        at once. passing: those that are not held afterwards."""
+        """Columns of the decisions of a file and of their slots; with slots also STARTS. Those that are not cached are
+        read at once. passing: columns that are not cached afterwards."""
         needed = [*passing, *names, *([STARTS] if SLOTS.intersection(names) else [])]
         cached = {name: self._cache[path, name][0] for name in needed if (path, name) in self._cache}
         read = self._read(path, [name for name in needed if name not in cached]) if len(cached) < len(needed) else {}

@@ -223,7 +223,7 @@ class _FileWriter:
     """Writes new files into a folder. They have names of their own until all of them are complete."""
 
     def __init__(self, pa: Any, folder: str, manifest: Manifest, drafts: str) -> None:
-        """drafts: where files lie that are not complete."""
+        """drafts: the folder of files that are not complete."""
         self.schemas, self._pa, self._folder, self._manifest, self._drafts = schemas(pa), pa, folder, manifest, drafts
         self._open: dict[tuple[str, str], Any] = {}
         self._names: dict[str, str] = {}  # of complete files by that of their drafts

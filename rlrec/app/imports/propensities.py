@@ -15,7 +15,7 @@ from rlrec.app.imports.columns import LogColumns, values
 
 KINDS = ("uniform", "fitted")
 STEPS = 200  # of the fit, at most
-CLOSE = 1e-9  # relative change of weights at which the fit ends
+TOLERANCE = 1e-9  # relative change of weights at which the fit ends
 
 
 class ChoiceWeights:
@@ -62,7 +62,7 @@ def fit(groups: Iterable[LogColumns]) -> ChoiceWeights:
                 expected[index_of_set] += count / total
         new_weights = np.divide(shown_counts, expected, out=np.zeros(len(arms)), where=expected > 0)
         new_weights /= new_weights.sum()
-        if np.allclose(new_weights, weights, rtol=CLOSE, atol=0):
+        if np.allclose(new_weights, weights, rtol=TOLERANCE, atol=0):
             break
         weights = new_weights
     return ChoiceWeights(dict(zip(arms, weights.tolist(), strict=True)))

@@ -66,7 +66,7 @@ def assign(
 
 
 def _single(unit: Unit, rows: LogColumns, session_ids: Sequence[int], at: Sequence[int]) -> AssignedVisits:
-    """The visits of rows each of which is all there is of its session."""
+    """The visits of sessions that have one row each."""
     n = len(rows)
     visit = Same(1) if rows.visit == NULL else [number or 1 for number in values(rows.visit, n)]
     step = Same(0) if rows.step == NULL else [number or 0 for number in values(rows.step, n)]

@@ -166,7 +166,7 @@ class FloorComparison:
 
     def sums(self, logged: LoggedBatch) -> ExplorationSums:
         """The sums of one batch."""
-        rows, waiting = log_rows.usable(logged.log, self.evaluation.targets[0].reward, now=self.evaluation.now)
+        rows, waiting = log_rows.usable_rows(logged.log, self.evaluation.targets[0].reward, now=self.evaluation.now)
         weight, vectors = self._greedy(rows, logged)
         is_usable = ~np.isnan(weight)
         left_out, rows, weight = int((~is_usable).sum()), rows.take(is_usable), weight[is_usable]

@@ -199,7 +199,7 @@ class Census:
         return reduce(_added, (self._partial(logged, reader) for logged in batches), None)
 
     def _partial(self, logged: LoggedBatch, reader: LogReader) -> ExposurePartial:
-        rows, _ = log_rows.usable(logged.log, self.reward, now=self.evaluation.now)
+        rows, _ = log_rows.usable_rows(logged.log, self.reward, now=self.evaluation.now)
         position = rows.slots["position"]
         reward, examined = examined_slots(rows.reward, position, self.curve.examination if self.curve else ())
         if (count := reward_log.counts_of(rows.slots)) is not None:

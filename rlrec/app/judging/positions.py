@@ -138,7 +138,7 @@ class _CurvePass:
         """The sums, None where no row can be used, and how many rows are too young."""
         total: tuple[_LogSums | None, int] = None, 0
         for batch in log_reader.to_locate(_READ, positions=max(self.size, 2)):
-            rows, immature = log_rows.usable(batch.log, self.definition, now=self.evaluation.now)
+            rows, immature = log_rows.usable_rows(batch.log, self.definition, now=self.evaluation.now)
             sums = _sums(rows, self.evaluation, self.definition, self.model) if len(rows) else None
             total = _added(total, (sums, immature))
         return total[0] and total[0].closed(), total[1]

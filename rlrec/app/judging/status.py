@@ -89,10 +89,10 @@ def status(store: Store) -> Status:
             )
         running_experiments = [row for row in experiments.all_experiments(unit) if row.status == "running"]
         changes = routes.newest_changes(unit)
-        ended = {policy.id for policy in stored_policies if policy.base_id is not None}
-        ended -= {variant.policy_id for row in running_experiments for variant in row.variants}
-        ended -= {change.policy_id for change in changes}
-        shown = [policy for policy in stored_policies if policy.id not in ended]
+        ended_policies = {policy.id for policy in stored_policies if policy.base_id is not None}
+        ended_policies -= {variant.policy_id for row in running_experiments for variant in row.variants}
+        ended_policies -= {change.policy_id for change in changes}
+        shown = [policy for policy in stored_policies if policy.id not in ended_policies]
         return {
             "revision": schema.HEAD, "arms": sizes.arms, "users": sizes.users, "sessions": sizes.sessions,
             "decisions": sum(log.decisions for log in logs.values()), "events": sizes.events,

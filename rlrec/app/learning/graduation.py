@@ -64,8 +64,8 @@ def way_to_copy(version: Version) -> str:
     if not kind.served:
         learn = f"{create} BANDIT --kind softmax --from-log policy={version.policy.name}"
         return f"a bandit that learned from it (`{learn}`, then `{create} NAME --kind {KIND} --from-policy BANDIT`)"
-    copy = f"{create} NAME --kind {KIND} --from-policy {version.policy.name}"
-    return "" if _refusal(kind) else f"the policy that served (`{copy}`)"
+    copy_command = f"{create} NAME --kind {KIND} --from-policy {version.policy.name}"
+    return "" if _refusal(kind) else f"the policy that served (`{copy_command}`)"
 
 
 def parameters(version: Version, typed: Mapping[str, Any]) -> dict[str, Any]:

@@ -109,7 +109,8 @@ def fit_design(
 ) -> Design:
     """Encoders as declared, else fitted to the contexts of a log and to the catalogue, or hashed where there is none.
 
-    shared: fitted ones leave each other room, since a shared model holds only so many products of their features."""
+    shared: the model is one for all arms, which holds only so many products of features of a context and of an arm:
+    fitted encoders are kept small enough for it."""
     log = None if "context" in declared else selected
     context = declared.get("context", Encoder.by_hash())
     share = LARGEST // context.width if log is None else isqrt(LARGEST)

@@ -115,7 +115,7 @@ class Cutoff:
         return (self.mature_from(visits) < self.now) & (visits["started_at"] < self.started)
 
 
-def usable(batch: reader.Batch, definition: Reward, cutoff: Cutoff) -> tuple[EndedVisits, UnusedVisits]:
+def usable_visits(batch: reader.Batch, definition: Reward, cutoff: Cutoff) -> tuple[EndedVisits, UnusedVisits]:
     """The visits of a batch that can be used, and how many others there are."""
     rows = reward_log.with_rewards(batch, definition)
     # end to end: by session, visit, step and position

@@ -152,7 +152,7 @@ class DatasetWriter:
         """The visits of a partition that can be used."""
         report, rows = WriteReport(), list[VisitRows]()
         for batch in log_reader.batches(self.reading):
-            visits, unused = ended_visits.usable(batch, self.reward, self.cutoff)
+            visits, unused = ended_visits.usable_visits(batch, self.reward, self.cutoff)
             keep = batch.slots["keep_probability"]
             report += WriteReport(unused=unused, keep_probabilities=frozenset((float(keep.min()), float(keep.max()))))
             if not len(visits):

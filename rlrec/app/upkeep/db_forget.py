@@ -168,9 +168,9 @@ def _corrections(unit: Unit, versions: Sequence[Version]) -> list[_Correction]:
         holders = {holding.version.id: holding for holding in holdings.trace_holdings(unit, policy_versions)}
         for version in policy_versions:
             ordinal = now if version.learning else version.ordinal
-            started = origins.origins(unit, version, by_id, ordinal=ordinal)
+            belief_origins = origins.origins(unit, version, by_id, ordinal=ordinal)
             holding = holders.get(version.id)
-            corrections.append(_Correction(version=version, ordinal=ordinal, origins=started, holding=holding))
+            corrections.append(_Correction(version=version, ordinal=ordinal, origins=belief_origins, holding=holding))
     return corrections
 
 

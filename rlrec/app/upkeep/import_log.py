@@ -135,7 +135,7 @@ class _Import:
 
     @cached_property
     def _weights(self) -> ChoiceWeights:
-        """Weights of the arms, which give rows without propensities some."""
+        """The weights of the arms, from which rows without propensities get theirs."""
         if self.request.propensity == "uniform":
             return ChoiceWeights()
         return propensities.fit(rows for file in self.files for rows in file.groups())
@@ -270,7 +270,7 @@ class _Import:
             )
 
     def _on_observations(self, duplicates: int) -> Iterator[str]:
-        """A line for a person who brings the rewards of decisions later than these."""
+        """A line which says that observations of decisions that were stored before change nothing."""
         if duplicates and any(file.observes for file in self.files):
             yield (
                 f"{quantity(duplicates, 'line')} stored before, with the observations of that time: others do not "

@@ -84,8 +84,8 @@ class Pending(NamedTuple):
 
 class Writer(Protocol):
     def submit(self, lines: NumberedLines, *, previous: Answered | None = None) -> asyncio.Future[Answered]:
-        """The answers to lines, later. after: to the lines before them in the same body; where these failed, the next
-        ones fail with them."""
+        """The answers to lines, as a future. previous: the answers to the lines before them in the same body; where
+        these failed, the next ones fail with them."""
 
     def counts(self) -> dict[str, int]:
         """The counts that /healthz shows."""

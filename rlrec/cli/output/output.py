@@ -135,9 +135,9 @@ def flush() -> None:
 
 def _write_all(chunks: Iterable[bytes]) -> None:
     """Write chunks as they come; they are sent after the first one, and then every fifth of a second."""
-    sent = -math.inf
+    sent_at = -math.inf
     for chunk in chunks:
         write(chunk)
-        if (now := time.monotonic()) - sent > PAUSE_S:
+        if (now := time.monotonic()) - sent_at > PAUSE_S:
             flush()
-            sent = now
+            sent_at = now

@@ -217,8 +217,8 @@ def decode_group(group: Sequence[tuple[int, bytes]], kind: type[T]) -> list[T | 
 
 
 def key_type() -> Any:
-    """The type of a key in a line's Struct. What no key can be is then refused with the words of `parse_key`, as is
-    NUL and what is no Unicode in any text of a line: a decoded key needs no further check."""
+    """The type of a key in a line's Struct. What is too short or too long for a key is refused with the words of
+    `parse_key`, as is NUL or broken Unicode in any text of a line: a decoded key needs no further check."""
     from typing import Annotated
 
     from msgspec import Meta

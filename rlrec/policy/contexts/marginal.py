@@ -55,7 +55,7 @@ class Anchor:
         return cls(key[order], value[order])
 
     def at(self, column: Index, arm: Ids) -> Array:
-        """The weight of each column for each arm, by pairs, (k,)."""
+        """The weights of k pairs of a column and an arm, (k,)."""
         index, has_weight = look_up(self.key, column.astype(np.int64) << _ARM_BITS | arm)
         weight = np.zeros(len(column))
         weight[has_weight] = self.value[index[has_weight]]

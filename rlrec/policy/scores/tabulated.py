@@ -100,10 +100,10 @@ class Tabulated:
         holds = ~(is_below[:, :-1] | (has_fallen & (mode >= edges))[:, 1:])
         # of these the ones that are too wide, first for its narrowest width, then for the one that ends there
         width = np.diff(edges) / _WIDER
-        oversized = holds & (width > density.step[:, None])
-        for panel in np.flatnonzero(oversized.any(axis=0)):
-            oversized[:, panel] &= width[panel] > widths(density, edges[panel + 1])
-        return np.where(oversized.any(axis=1) | ~is_below[:, -1], -1, is_below.argmax(axis=1))
+        is_oversized = holds & (width > density.step[:, None])
+        for panel in np.flatnonzero(is_oversized.any(axis=0)):
+            is_oversized[:, panel] &= width[panel] > widths(density, edges[panel + 1])
+        return np.where(is_oversized.any(axis=1) | ~is_below[:, -1], -1, is_below.argmax(axis=1))
 
     def _holds(self) -> bool:
         """Whether the nodes still decide who is among the best, and nothing is lost between them."""

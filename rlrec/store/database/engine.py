@@ -203,8 +203,8 @@ def transaction(
                 if write and not postgres and connection.info["file"] != sqlite_files.identity(address):
                     message = f"the store {address} was deleted or replaced while it was open"
                     raise RlrecError(message, hint="nothing more was stored")
-                unchanged = connection.info.get("unchanged")
-                if unchanged is not None and unchanged != sqlite_files.state(address):
+                is_unchanged = connection.info.get("unchanged")
+                if is_unchanged is not None and is_unchanged != sqlite_files.state(address):
                     raise StoreBusy(f"the store {address} was written while it was read", hint="repeat the command")
                 committing = write
             if connection.info["flush"]:

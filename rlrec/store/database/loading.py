@@ -45,8 +45,8 @@ def write(unit: Unit, table: str, columns: Mapping[str, Column]) -> None:
 
 @contextmanager
 def without_checks(unit: Unit) -> Iterator[None]:
-    """SQLite does not look at the CHECKs of tables: for values that were checked before. Looking whether a value is
-    among three takes as long as all else of a short row."""
+    """A block in which SQLite does not test the CHECK constraints of tables: for values that were checked before.
+    Testing whether a value is among three takes as long as all else of a short row."""
     if unit.postgres:
         yield
         return
@@ -81,7 +81,8 @@ def ids(unit: Unit, table: str, name: str, keys: Collection[Any]) -> dict[Any, i
 
 
 def _insert(unit: Unit, table: str, columns: Mapping[str, Column]) -> None:
-    """Many rows a statement: executemany costs more than the rows do. A `Same` is bound once."""
+    """Insert the rows with many of them in a statement: executemany costs more than the rows do. A `Same` is bound
+    once."""
     constants = [column.value for column in columns.values() if isinstance(column, Same)]
     # The same list may be several columns: it is bound once.
     lists = {id(column): column for column in columns.values() if not isinstance(column, Same)}

@@ -37,8 +37,8 @@ def all_experiments(unit: Unit) -> list[Experiment]:
 
 def by_name(unit: Unit, names: Collection[str], *, lock: bool = False) -> dict[str, Experiment]:
     """The experiments with these names, by name. lock: nobody can stop them until the transaction ends."""
-    until = " FOR SHARE" if lock and unit.postgres else ""
-    text = f"SELECT {', '.join(_EXPERIMENT)} FROM experiment WHERE name IN (?*) ORDER BY id{until}"
+    lock_clause = " FOR SHARE" if lock and unit.postgres else ""
+    text = f"SELECT {', '.join(_EXPERIMENT)} FROM experiment WHERE name IN (?*) ORDER BY id{lock_clause}"
     return {experiment.name: experiment for experiment in _load(unit, unit.ask(text, names))}
 
 
@@ -97,8 +97,8 @@ def assign(unit: Unit, experiment_id: int, by: str, rows: Iterable[tuple[int, in
     """Store (unit id, variant id), of users or sessions; a unit that was assigned meanwhile keeps its variant."""
     column = f"{by}_id"
     values = [(experiment_id, unit_id, variant_id, unit.now) for unit_id, variant_id in sorted(rows)]
-    keep = f"(experiment_id, {column}) DO NOTHING"
-    unit.insert("assignment", ("experiment_id", column, "variant_id", "at"), values, on_conflict=keep)
+    conflict_clause = f"(experiment_id, {column}) DO NOTHING"
+    unit.insert("assignment", ("experiment_id", column, "variant_id", "at"), values, on_conflict=conflict_clause)
 
 
 def count_units(unit: Unit, experiment_id: int) -> dict[int, int]:

@@ -56,7 +56,7 @@ def _read(unit: Unit, selection: Selection, definition: Reward) -> tuple[list[En
     result, total = [], UnusedVisits()
     cutoff = Cutoff.compute(unit, definition)
     for batch in reader.batches(unit, selection, columns=ended_visits.READ, visits=True):
-        some, unused = ended_visits.usable(batch, definition, cutoff)
+        some, unused = ended_visits.usable_visits(batch, definition, cutoff)
         result.append(some)
         total += unused
     return [row for row in result if len(row)], total

@@ -30,7 +30,7 @@ class Examination:
         self.version, self._fit = version, fit
         self._curve = version.params.get("position")
         self._values = len(version.params.get("examination") or ())
-        self._learns = "position" in kinds.parameters(version.policy.kind)
+        self._learns_by_position = "position" in kinds.parameters(version.policy.kind)
         # slots, position, reward, their squares and product
         self._sums = SumsByArm(6)
         self._longest = 0
@@ -39,7 +39,7 @@ class Examination:
         self._page_events = self._slot_events = 0  # weighed events
 
     def take(self, batch: Batch) -> None:
-        if not self._learns:
+        if not self._learns_by_position:
             return
         slots = reward_log.with_rewards(batch, self.version.reward)
         rows = slots.take(~slots.slots["imported"] & ~slots.slots["censored"])

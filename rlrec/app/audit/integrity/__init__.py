@@ -1,1 +1,1 @@
-"""Rows, references, times and beliefs."""
+"""Checks that what is stored fits together: rows, references, times and beliefs."""

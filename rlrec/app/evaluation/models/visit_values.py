@@ -67,7 +67,7 @@ class TargetSlates:
 
 @dataclass(frozen=True, eq=False)
 class ReturnSums:
-    """The sums that the model is fitted by: they add up."""
+    """Sums to which a model of returns is fitted; those of two batches add up."""
 
     ridge: Ridge
     sums: RidgeSums

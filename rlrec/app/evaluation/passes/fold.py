@@ -149,10 +149,10 @@ class RowUnit(ABC, Generic[R, M]):
     @property
     @abstractmethod
     def judged_on(self) -> Reading:
-        """The reading of the log to judge targets on."""
+        """What to read of the log to judge targets: columns, and what is worked out beside them."""
 
     @abstractmethod
-    def usable(self, logged: LoggedBatch, reward: Reward) -> tuple[R, RowCounts]:
+    def usable_rows(self, logged: LoggedBatch, reward: Reward) -> tuple[R, RowCounts]:
         """The rows that can be judged by, and what became of the others."""
 
     @abstractmethod
@@ -181,7 +181,7 @@ class RowUnit(ABC, Generic[R, M]):
         """A function from a target to its batch of these rows, as estimators take it."""
 
     @abstractmethod
-    def empty(self, shared: SharedRows, counts: RowCounts) -> EmptyLog:
+    def empty_log(self, shared: SharedRows, counts: RowCounts) -> EmptyLog:
         """The error where no row could be used."""
 
 
@@ -194,7 +194,7 @@ def fold(unit: RowUnit[R, M], evaluation: Evaluation, logged: LoggedBatch, model
     dependence: dict[int, CellSums] = {}
     users = False
     for number, shared in enumerate(evaluation.shared):
-        usable, row_counts = unit.usable(logged, shared.reward)
+        usable, row_counts = unit.usable_rows(logged, shared.reward)
         rows = usable
         if shared.policy_id is not None and len(usable):
             rows = usable.take(~any_slot(usable, usable.slots["policy_id"] != shared.policy_id))

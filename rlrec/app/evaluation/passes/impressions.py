@@ -65,8 +65,8 @@ class ImpressionUnit(RowUnit[ImpressionRows, "RewardModel"]):
     def judged_on(self) -> Reading:
         return Reading(columns=self.evaluation.judged_columns)
 
-    def usable(self, logged: LoggedBatch, reward: Reward) -> tuple[ImpressionRows, RowCounts]:
-        rows, n_immature = log_rows.usable(logged.log, reward, now=self.evaluation.now)
+    def usable_rows(self, logged: LoggedBatch, reward: Reward) -> tuple[ImpressionRows, RowCounts]:
+        rows, n_immature = log_rows.usable_rows(logged.log, reward, now=self.evaluation.now)
         return rows, RowCounts(selected=len(logged.log), waiting=n_immature)
 
     def model_sums(self, logged: LoggedBatch, rows: ImpressionRows) -> RewardModelSums:
@@ -95,7 +95,7 @@ class ImpressionUnit(RowUnit[ImpressionRows, "RewardModel"]):
         values = model.rows(rows, logged.contexts) if model is not None and super().needs_model else None
         return lambda scorer: scorer.log_batch(rows=rows, logged=logged, values=values)
 
-    def empty(self, shared: SharedRows, counts: RowCounts) -> EmptyLog:
+    def empty_log(self, shared: SharedRows, counts: RowCounts) -> EmptyLog:
         if counts.waiting:
             return shared.immature_log(quantity(counts.waiting, "impression"))
         if shared.policy_id is not None:

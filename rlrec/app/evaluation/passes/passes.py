@@ -111,8 +111,8 @@ class Workers:
 
     @contextmanager
     def opened(self, store: Store, now: int, *, has_reasons: bool = False) -> Iterator[Engine | None]:
-        """The engine; None to work in this process. has_reasons: of what comes out of it; else a notice says that
-        processors were mixed. Raises InputError for an unknown one."""
+        """The engine; None to work in this process. has_reasons: the result has reasons, which say that processors
+        were mixed; else a notice does. Raises InputError for an unknown one."""
         if self.engine not in ENGINES:
             raise lookup.unknown("engine", self.engine, ENGINES, hint=f"one of {', '.join(ENGINES)}")
         if self.scheduler is not None and self.engine != "dask":
@@ -181,7 +181,7 @@ class JointPass:
     def _fit(self, unit: AnyUnit, reader: LogReader) -> Mapping[int, Any]:
         total: Mapping[int, Any] = {}
         for logged in reader.to_fit(unit.fitted_on):
-            rows_of = {key: unit.usable(logged, reward)[0] for key, reward in self.evaluation.rewards.items()}
+            rows_of = {key: unit.usable_rows(logged, reward)[0] for key, reward in self.evaluation.rewards.items()}
             total = add_each(total, {key: unit.model_sums(logged, rows) for key, rows in rows_of.items() if len(rows)})
         return total
 
@@ -220,7 +220,7 @@ def sum_log(
         if not isinstance(partial, PartialPages):
             for number, shared in enumerate(evaluation.shared):
                 if not (counts := partial.counts.get(number, RowCounts())).used:
-                    raise unit.empty(shared, counts)
+                    raise unit.empty_log(shared, counts)
             partials[unit] = partial
         elif require_pages:
             raise partial

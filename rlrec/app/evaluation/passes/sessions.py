@@ -72,8 +72,8 @@ class SessionUnit(RowUnit[EndedVisits, ReturnModel]):
     def judged_on(self) -> Reading:
         return Reading(columns=(*ended_visits.READ, *self.evaluation.lesson_columns), visits=True)
 
-    def usable(self, logged: LoggedBatch, reward: Reward) -> tuple[EndedVisits, RowCounts]:
-        visits, unused = ended_visits.usable(logged.log, reward, self.cutoffs[reward.id])
+    def usable_rows(self, logged: LoggedBatch, reward: Reward) -> tuple[EndedVisits, RowCounts]:
+        visits, unused = ended_visits.usable_visits(logged.log, reward, self.cutoffs[reward.id])
         endless = np.diff(visits.start) > self.fold.horizon
         counts = RowCounts(*astuple(unused)) + RowCounts(left_out=int(endless.sum()))
         return visits.take(~endless), counts
@@ -132,7 +132,7 @@ class SessionUnit(RowUnit[EndedVisits, ReturnModel]):
             x=contexts.encoded[rows.per_decision("context")], row=row, arm=arms.rank[arms.index(arm)], memory=memory,
         )  # fmt: skip
 
-    def empty(self, shared: SharedRows, counts: RowCounts) -> EmptyLog:
+    def empty_log(self, shared: SharedRows, counts: RowCounts) -> EmptyLog:
         cutoff = self.cutoffs[shared.reward.id]
         if counts.waiting:
             idle, window = cutoff.timeout_us / 60e6, cutoff.window_us / 60e6
@@ -204,8 +204,8 @@ class ReturnUnit(SessionUnit):
 
     followed: Ids
 
-    def usable(self, logged: LoggedBatch, reward: Reward) -> tuple[EndedVisits, RowCounts]:
-        visits, counts = super().usable(logged, reward)
+    def usable_rows(self, logged: LoggedBatch, reward: Reward) -> tuple[EndedVisits, RowCounts]:
+        visits, counts = super().usable_rows(logged, reward)
         code = _visit_code(visits.per_visit("session_id"), visits.per_visit("visit"))
         returned: Flags = np.isin(code, self.followed)
         earned = np.zeros(len(visits.reward))

@@ -106,7 +106,7 @@ class SlateUnit(RowUnit[CompletePages, FittedRewardModel]):
         columns = self.evaluation.judged_columns
         return Reading(columns=columns, marginals=marginals or None, pairs=self.needs.additive)
 
-    def usable(self, logged: LoggedBatch, reward: Reward) -> tuple[CompletePages, RowCounts]:
+    def usable_rows(self, logged: LoggedBatch, reward: Reward) -> tuple[CompletePages, RowCounts]:
         """Raises PartialPages where a position of a page is missing."""
         pages = _pages(logged.log, reward)
         first_slots = {name: pages.slots[name][pages.begins] for name in ("at", "imported")}
@@ -159,7 +159,7 @@ class SlateUnit(RowUnit[CompletePages, FittedRewardModel]):
 
         return batch
 
-    def empty(self, shared: SharedRows, counts: RowCounts) -> EmptyLog:
+    def empty_log(self, shared: SharedRows, counts: RowCounts) -> EmptyLog:
         if counts.waiting:
             return shared.immature_log(quantity(counts.waiting, "page"))
         if counts.other_policy:

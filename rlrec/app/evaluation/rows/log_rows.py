@@ -211,7 +211,7 @@ def _hashed(digest: Ids, number: Ids, *, salt: int) -> Ids:
     return np.where(number == 0, digest, hash_bits(digest ^ number, salt=salt).view(np.int64))
 
 
-def usable(batch: Batch, definition: Reward, *, now: int) -> tuple[ImpressionRows, int]:
+def usable_rows(batch: Batch, definition: Reward, *, now: int) -> tuple[ImpressionRows, int]:
     """The rows of a batch that are judged by under a reward definition, and how many others are not yet mature."""
     rewarded, slots = reward_log.with_rewards(batch, definition), batch.slots
     is_mature = reward_log.mature(slots, definition, now=now)

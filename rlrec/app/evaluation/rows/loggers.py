@@ -207,16 +207,16 @@ class FixedLoggers:
             return cls()
         decisions = selected.version_counts(unit, selection)
         versions = policies.by_id(unit, decisions)
-        fixed = {
+        fixed_names = {
             key: version.reference
             for key, version in versions.items()
             if version.status == "frozen" or not lineage.learns(version)
         }
-        frequent = sorted(fixed, key=lambda key: (-decisions[key], fixed[key]))[:MAX_LOGGERS]
+        frequent = sorted(fixed_names, key=lambda key: (-decisions[key], fixed_names[key]))[:MAX_LOGGERS]
         if len(frequent) < 2:
             return cls()
         lessons = {key: lineage.learned_from(lineage.ancestry(unit, versions[key])) for key in frequent}
-        return cls(names={key: fixed[key] for key in frequent}, lessons=lessons)
+        return cls(names={key: fixed_names[key] for key in frequent}, lessons=lessons)
 
     def loggers_that_learned(self, slots: Columns) -> frozenset[str]:
         """Names of those that learned from one of these slots."""

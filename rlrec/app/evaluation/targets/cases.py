@@ -88,8 +88,8 @@ def arm_indices(arms: Ids, slates: Ids, *, case: Index | None = None) -> tuple[I
     case = np.zeros(len(slates), np.intp) if case is None else case
     arms, stride = np.atleast_2d(arms), max(int(arms[..., -1].max()), int(slates.max(initial=0))) + 1
     keys, shown = (np.arange(len(arms))[:, None] * stride + arms).ravel(), case[:, None] * stride + slates
-    (index, exists), ordered = look_up(keys, shown), np.sort(slates, axis=1)
-    is_possible = exists.all(axis=1) & (ordered[:, 1:] != ordered[:, :-1]).all(axis=1)
+    (index, exists), sorted_slates = look_up(keys, shown), np.sort(slates, axis=1)
+    is_possible = exists.all(axis=1) & (sorted_slates[:, 1:] != sorted_slates[:, :-1]).all(axis=1)
     return np.minimum(index - case[:, None] * arms.shape[1], arms.shape[1] - 1), is_possible
 
 
@@ -181,8 +181,8 @@ class CaseRows:
         first, kind = distinct(length, self._stride[lowest])
         for number, size in enumerate(length[first].tolist()):
             group = lowest[kind == number]
-            used, case = np.unique(self.case[group], return_inverse=True)
-            blocks = [self.blocks[block_number] for block_number in used.tolist()]
+            used_cases, case = np.unique(self.case[group], return_inverse=True)
+            blocks = [self.blocks[block_number] for block_number in used_cases.tolist()]
             shown = self.rows.shown[start[group][:, None] + np.arange(size)]
             order, is_possible = arm_indices(np.array([block.arms for block in blocks]), shown, case=case)
             yield group, blocks, case, order, is_possible

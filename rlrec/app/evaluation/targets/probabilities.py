@@ -252,8 +252,8 @@ class Scorer:
         if not self.samples:
             return np.zeros(len(slots["marginal"]), np.bool_)
         first, decision = distinct(slots["decision_id"])
-        is_unknown = np.bincount(decision, weights=np.isnan(slots["marginal"]), minlength=len(first))[decision]
-        return (is_unknown == 0) & (slots["size"] > 1)
+        n_unknown = np.bincount(decision, weights=np.isnan(slots["marginal"]), minlength=len(first))[decision]
+        return (n_unknown == 0) & (slots["size"] > 1)
 
     def _drawn_rows(
         self, blocks: list[Block], case: Ids, indices: Ids, rows: ImpressionRows, *, second_pass: bool = False

@@ -237,7 +237,7 @@ def _eligibility_problems(
 
 
 def _event_problems(rows: LogColumns, shown: Ids, now: int) -> Iterator[Problem]:
-    """shown: a number for each slot, by its row and position; they ascend."""
+    """Problems of events. shown: a number for each slot, by its row and position; they ascend."""
     events, n = rows.events, len(rows.events.row)
     position, at, key = (values(column, n) for column in (events.position, events.at, events.key))
     numbers = np.array([0 if number is None else number for number in position], np.int64)

@@ -66,7 +66,7 @@ class DsJson(LineLayout):
         return group._replace(skipped=self._passed, observations=self._observations)
 
     def _observation(self, line: DsJsonLine) -> Observation:
-        """The reward of a decision in another line."""
+        """The observation that a line makes of a decision in another line."""
         at = checked(time(line.enqueued, "EnqueuedTimeUtc"), until(self.now), "EnqueuedTimeUtc")
         name = self.options.reward_from or ""
         if name.startswith("o.") or line.reward is None:

@@ -65,7 +65,8 @@ class Actions(NamedTuple):
 
 
 class ShownAction(NamedTuple):
-    """A slot. arms: those that it could show, with their probabilities where the line has all of them."""
+    """A slot and the arm that it showed. arms: those that it could show, with their probabilities where the line has
+    all of them."""
 
     arm: str
     propensity: float
