@@ -45,8 +45,8 @@ class RewardedSlots:
     def weighable(self, rows: Flags | None = None) -> Self:
         """The slots (or those of some rows) that have a propensity, which is their column SHOWN. Slates are whole."""
         slots = self.slots if SHOWN in self.slots else {**self.slots, SHOWN: propensities_of(self.slots)}
-        is_known = ~np.isnan(slots[SHOWN])
-        return replace(self, slots=slots).take(is_known if rows is None else is_known & rows)
+        has_propensity = ~np.isnan(slots[SHOWN])
+        return replace(self, slots=slots).take(has_propensity if rows is None else has_propensity & rows)
 
 
 @dataclass(frozen=True)

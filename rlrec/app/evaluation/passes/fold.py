@@ -149,7 +149,7 @@ class RowUnit(ABC, Generic[R, M]):
     @property
     @abstractmethod
     def judged_on(self) -> Reading:
-        """What to read of the log to judge targets: columns, and what is worked out beside them."""
+        """The columns of the log to read for judging targets, and what is worked out beside them."""
 
     @abstractmethod
     def usable_rows(self, logged: LoggedBatch, reward: Reward) -> tuple[R, RowCounts]:

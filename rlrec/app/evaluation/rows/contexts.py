@@ -176,10 +176,10 @@ class _FeatureCache:
     def _add(self, ids: Ids, sparse: Sequence[features.Sparse]) -> None:
         sizes = np.cumsum([portion.size for portion in sparse])
         count = int(np.searchsorted(sizes, FEATURE_BYTES - self._size, side="right"))
-        kept_ids = ids[: count * PORTION]
-        at = np.searchsorted(self._ids, kept_ids)
-        position = len(self._portions) * PORTION + np.arange(len(kept_ids))
-        self._ids, self._row_codes = np.insert(self._ids, at, kept_ids), np.insert(self._row_codes, at, position)
+        cached_ids = ids[: count * PORTION]
+        at = np.searchsorted(self._ids, cached_ids)
+        position = len(self._portions) * PORTION + np.arange(len(cached_ids))
+        self._ids, self._row_codes = np.insert(self._ids, at, cached_ids), np.insert(self._row_codes, at, position)
         self._portions += sparse[:count]
         self._size += sum(portion.size for portion in sparse[:count])
 
