@@ -71,8 +71,8 @@ class Program(CommandGroup):
             settings.broken_config = None
         elif settings.broken_config is not None and HELP.isdisjoint(words):
             raise settings.broken_config
-        typed = {word.partition("=")[0] for word in words if word[:1] == "-"}
-        if command is not None and not typed <= _options(command):
+        typed_options = {word.partition("=")[0] for word in words if word[:1] == "-"}
+        if command is not None and not typed_options <= _options(command):
             _add_globals(command, self.params)
         return name, command, words
 
@@ -167,8 +167,8 @@ def _add_globals(command: click.Command, options: Sequence[click.Parameter]) -> 
             later.default, later.envvar, later.allow_from_autoenv, later.expose_value = None, None, False, False
             later.is_eager, later.hidden, later.callback = True, True, _override
             command.params.append(later)
-    for inner in getattr(command, "commands", {}).values():
-        _add_globals(inner, options)
+    for subcommand in getattr(command, "commands", {}).values():
+        _add_globals(subcommand, options)
 
 
 def _override(ctx: click.Context, param: click.Parameter, value: Any) -> None:
@@ -191,8 +191,8 @@ def _name_variables(command: click.Command, prefix: str) -> None:
             variables = [f"{prefix}_{name}".replace("-", "_").upper() for name in names]
             param.envvar = [*variables, *(["RLREC_FORMAT"] if "format" in names else [])]
             param.allow_from_autoenv = False
-    for name, inner in getattr(command, "commands", {}).items():
-        _name_variables(inner, f"{prefix}_{name}")
+    for name, subcommand in getattr(command, "commands", {}).items():
+        _name_variables(subcommand, f"{prefix}_{name}")
 
 
 @click.group(

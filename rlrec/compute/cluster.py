@@ -113,9 +113,9 @@ class Cluster:
 def _start(jobs: int) -> Any:
     import distributed
 
-    start: Any = distributed.LocalCluster
+    start_cluster: Any = distributed.LocalCluster
     try:
-        return start(
+        return start_cluster(
             n_workers=jobs, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0", silence_logs=50
         )
     except Exception as error:

@@ -86,7 +86,7 @@ def _user_conflict(session: str, user: str, owner: str) -> Conflict:
     return Conflict(f"session {session[:80]!r} belongs to {owner}, not {user!r}", field="user")
 
 
-class _Named(NamedTuple):
+class _NamesOfKind(NamedTuple):
     """Names of one kind in lines: each with its row, and with what it stands for, the line or a user."""
 
     kind: str
@@ -95,7 +95,7 @@ class _Named(NamedTuple):
     values: Sequence[str | bytes]
 
 
-def _named(rows: LogColumns) -> Iterator[_Named]:
+def _names_by_kind(rows: LogColumns) -> Iterator[_NamesOfKind]:
     """The request ids and feedback keys that rows name, and the sessions that they give a user."""
     all_rows, event_rows = range(len(rows)), rows.events.row
     entries = (
@@ -105,10 +105,12 @@ def _named(rows: LogColumns) -> Iterator[_Named]:
     )
     for kind, names, row, stands_for in entries:
         if NULL not in (names, stands_for) and row:
-            named_values = _Named(kind, values(names, len(row)), row, values(stands_for, len(row)))
+            named_values = _NamesOfKind(kind, values(names, len(row)), row, values(stands_for, len(row)))
             if None in named_values.names or None in named_values.values:
                 keep = [None not in pair for pair in zip(named_values.names, named_values.values, strict=True)]
-                named_values = _Named(kind, *(cast(Any, list(compress(column, keep))) for column in named_values[1:]))
+                named_values = _NamesOfKind(
+                    kind, *(cast(Any, list(compress(column, keep))) for column in named_values[1:])
+                )
             yield named_values
 
 
@@ -120,10 +122,10 @@ class LineNames(NamedTuple):
 
     @classmethod
     def read(cls, rows: LogColumns) -> LineNames:
-        return cls.join(map(cls.hashed, _named(rows)))
+        return cls.join(map(cls.hashed, _names_by_kind(rows)))
 
     @classmethod
-    def hashed(cls, named_values: _Named) -> LineNames:
+    def hashed(cls, named_values: _NamesOfKind) -> LineNames:
         name = _hashes(named_values.names) ^ hash(named_values.kind)
         pair, index = np.unique(name * MIXED + _hashes(named_values.values), return_index=True)
         return cls(name[index], pair)
@@ -159,7 +161,9 @@ def names_of_store(unit: Unit) -> LineNames | None:
         return None
     requests, keys, users = few_names
     named_values = ("request", requests, requests), ("key", keys, keys), ("session", list(users), list(users.values()))
-    return LineNames.join(LineNames.hashed(_Named(kind, names, (), owners)) for kind, names, owners in named_values)
+    return LineNames.join(
+        LineNames.hashed(_NamesOfKind(kind, names, (), owners)) for kind, names, owners in named_values
+    )
 
 
 class EarlierLines:
@@ -175,7 +179,7 @@ class EarlierLines:
 
         Another line with the same request id or feedback key contradicts, and another user of the same session. The
         same line, which a file has that overlaps with another, does not."""
-        for kind, names, row, stands_for in _named(rows):
+        for kind, names, row, stands_for in _names_by_kind(rows):
             is_disputed = np.isin(_hashes(names) ^ hash(kind), self.disputed_hashes)
             for index in np.flatnonzero(is_disputed).tolist():
                 name, value = names[index], stands_for[index]

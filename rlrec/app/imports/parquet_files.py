@@ -146,10 +146,10 @@ def _fields(pa: Any, table: Any, *left_out: str) -> list[Any]:
 @cache
 def schemas(pa: Any) -> dict[str, Any]:
     """The columns of each dataset, in order."""
-    at, text = pa.timestamp("us", "UTC"), pa.string()
+    time, text = pa.timestamp("us", "UTC"), pa.string()
     decision = [
         pa.field("decision_id", pa.int64()),
-        *(field.with_type(at) if field.name == "at" else field for field in _fields(pa, t.decision, "id")),
+        *(field.with_type(time) if field.name == "at" else field for field in _fields(pa, t.decision, "id")),
     ]
     slots = [*_fields(pa, t.slot, "decision_id"), pa.field("arm", text)]
     children = [

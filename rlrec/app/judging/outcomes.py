@@ -37,7 +37,8 @@ class Request:
 
 
 class Result(TypedDict):
-    """unit: user or session; new, returning: units without and with a visit before the one that they entered in.
+    """The outcomes of a log.
+    unit: user or session; new, returning: units without and with a visit before the one that they entered in.
     anonymous: units that are sessions without a user, where some user is known."""
 
     unit: str

@@ -95,7 +95,7 @@ class Cutoff:
 
     @classmethod
     def compute(cls, unit: Unit, definition: Reward) -> Cutoff:
-        """The cutoff of this moment. A visit that has gone on for more than a day holds nothing up."""
+        """The cutoff of this moment. A visit that has gone on for more than a day does not delay it."""
         timeout = settings.get(unit).session_timeout_us
         since = unit.now - DAY_US - timeout
         oldest = sessions.oldest_running(

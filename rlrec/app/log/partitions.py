@@ -94,7 +94,7 @@ class _SpooledRows:
 
 def cut_batches(pieces: Iterable[Batch]) -> Iterator[Batch]:
     """The same rows in batches that end with the session in which the count of decisions reaches BATCH."""
-    waiting: list[Batch] = []
+    waiting_batches: list[Batch] = []
     count = 0
     for piece in pieces:
         left: Batch | None = piece
@@ -103,16 +103,16 @@ def cut_batches(pieces: Iterable[Batch]) -> Iterator[Batch]:
             ends = np.r_[sessions[1:], len(left)]
             index = int(np.searchsorted(np.searchsorted(decisions, ends), BATCH - count))
             if index >= len(ends) - 1:
-                waiting.append(left)
+                waiting_batches.append(left)
                 count += len(decisions)
                 left = None
             else:
                 end = int(ends[index])
-                waiting.append(left.select_rows(np.arange(end)))
+                waiting_batches.append(left.select_rows(np.arange(end)))
                 left = left.select_rows(np.arange(end, len(left)))
                 count = BATCH
             if count >= BATCH:
-                batch, waiting, count = Batch.concatenate(waiting), [], 0
+                batch, waiting_batches, count = Batch.concatenate(waiting_batches), [], 0
                 yield batch
-    if waiting:
-        yield Batch.concatenate(waiting)
+    if waiting_batches:
+        yield Batch.concatenate(waiting_batches)

@@ -72,7 +72,7 @@ def create(store: Store, request: Request) -> CreatedPolicy:
         raise InputError(f"policies of kind {request.kind} are made by experiments", hint=hint)
     source = _copied(store, request)
     policy = kinds.make(request.kind, _resolved(store, request, source))
-    typed = kinds.values(policy)  # with the defaults of today: a policy never changes
+    typed_parameters = kinds.values(policy)  # with the defaults of today: a policy never changes
     prior_options = arm_means.options(request.prior_from, request.prior_weight, prior=request.prior)
     prior = {} if request.prior is None else parameters.prior(Path(request.prior))
     declared = None if request.features is None else parameters.features(request.features)
@@ -80,7 +80,7 @@ def create(store: Store, request: Request) -> CreatedPolicy:
         raise InputError(f"kind {request.kind} reads no context", hint="leave out --features, or use linucb, say")
     definition = {
         "kind": request.kind,
-        "params": typed,
+        "params": typed_parameters,
         "reward": request.reward,
         "prior": canonical.digest_of({key: list(pair) for key, pair in prior.items()}).hex(),
         "from_log": request.from_log,
@@ -89,19 +89,19 @@ def create(store: Store, request: Request) -> CreatedPolicy:
         **({} if declared is None else {"features": {side: encoder.spec() for side, encoder in declared.items()}}),
     }
     if prior or prior_options:
-        _check_prior(store, policy, request.kind, typed)
+        _check_prior(store, policy, request.kind, typed_parameters)
     with store.read() as unit, bulk.alongside(unit) if request.from_log or prior_options else nullcontext():
         initial, new = NO_BELIEF, policies.by_name(unit, request.name) is None
         removals = settings.get(unit).removals
         if new:
             encoders = declared if source is None else graduation.encoders(source) | (declared or {})
             initial = warm_start(
-                unit, request.kind, typed, encoders, reward_name=request.reward, from_log=request.from_log
+                unit, request.kind, typed_parameters, encoders, reward_name=request.reward, from_log=request.from_log
             )
         if new and source is not None:
-            initial = graduation.graduate(unit, source, initial, typed)
+            initial = graduation.graduate(unit, source, initial, typed_parameters)
         if new and prior_options:
-            draft = designs.unstored(request.kind, typed, lookup.reward(unit, request.reward))
+            draft = designs.unstored(request.kind, typed_parameters, lookup.reward(unit, request.reward))
             prior, record = arm_means.prior_from_log(unit, draft, **prior_options)
             initial = replace(initial, record={**initial.record, **record})
 
@@ -113,13 +113,13 @@ def create(store: Store, request: Request) -> CreatedPolicy:
         lookup.refuse_route_name(unit, request.name)
         definition_of_reward = lookup.reward(unit, request.reward)
         policy.check(definition_of_reward)
-        parameters.check_curve(typed, definition_of_reward)
-        return _create(unit, request, typed, definition, definition_of_reward, prior, initial)
+        parameters.check_curve(typed_parameters, definition_of_reward)
+        return _create(unit, request, typed_parameters, definition, definition_of_reward, prior, initial)
 
     answer = store.write(work, repeatable=True)
     if not answer["created"]:
         return answer
-    parameters.notice_other_reward(store, typed, request.reward)
+    parameters.notice_other_reward(store, typed_parameters, request.reward)
     fitted = initial.parameters.get("context") if request.from_log and "context" not in (declared or {}) else None
     if fitted is not None:
         names = [*fitted["fields"]]
@@ -171,16 +171,18 @@ def _resolved(store: Store, request: Request, source: Version | None) -> Mapping
     """The typed parameters, with the values of a curve that they name, and the exploration of a version that is copied.
 
     A curve without a number is the newest one of that name, or the one that the policy has if it exists already."""
-    typed = parameters.typed(request.kind, request.parameters)
+    typed_parameters = parameters.typed(request.kind, request.parameters)
     if source is not None:
-        typed = graduation.parameters(source, typed)
-    if not any(value for name, value in typed.items() if name.rpartition(".")[2] == "position"):
-        return typed
+        typed_parameters = graduation.parameters(source, typed_parameters)
+    if not any(value for name, value in typed_parameters.items() if name.rpartition(".")[2] == "position"):
+        return typed_parameters
     with store.read() as unit:
         stored = policies.by_name(unit, request.name)
         curves = {} if stored is None else {name: str(value) for name, value in stored.params.items()}
-        curves = {name: text for name, text in curves.items() if text.rpartition("@")[0] == typed.get(name) != ""}
-        return parameters.with_curve(unit, {**typed, **curves})
+        curves = {
+            name: text for name, text in curves.items() if text.rpartition("@")[0] == typed_parameters.get(name) != ""
+        }
+        return parameters.with_curve(unit, {**typed_parameters, **curves})
 
 
 def _existing(unit: Unit, policy: StoredPolicy, definition: Mapping[str, Any]) -> CreatedPolicy:
@@ -203,11 +205,11 @@ def _created(unit: Unit, version: Version, first: Version, *, created: bool) -> 
 
 
 def _create(
-    unit: Unit, request: Request, typed: Mapping[str, Any], definition: Mapping[str, Any], reward: Reward,
+    unit: Unit, request: Request, typed_parameters: Mapping[str, Any], definition: Mapping[str, Any], reward: Reward,
     prior: Mapping[str, tuple[float, float]], initial: InitialBelief,
 ) -> CreatedPolicy:  # fmt: skip
     _, version_id = policies.create(
-        unit, name=request.name, kind=request.kind, params=typed, definition=canonical.text(definition),
+        unit, name=request.name, kind=request.kind, params=typed_parameters, definition=canonical.text(definition),
         status="learning" if kinds.load(request.kind).online else "frozen", reward_id=reward.id,
         entered_to=None if reward.learn == "served" else 0, learned_from=initial.record, parameters=initial.parameters,
         parent_id=initial.parent_id,

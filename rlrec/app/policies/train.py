@@ -179,8 +179,8 @@ class _TrainingRun:
         start = reader.parameters_of(self.arms)
         if self.policy.is_sparse:
             self.policy, start = self.policy.with_columns(self.dataset.columns, start)
-        weighed = self.policy.design.columns if self.policy.is_sparse else None
-        self.dataset.arrange({TRAIN: self.dataset.batch(self.request.batch), TUNE: VISITS}, weighed=weighed)
+        weighed_columns = self.policy.design.columns if self.policy.is_sparse else None
+        self.dataset.arrange({TRAIN: self.dataset.batch(self.request.batch), TUNE: VISITS}, weighed=weighed_columns)
         self.lease.renew()
         self._check()
         if unused := self.report.unused_sessions:
@@ -203,9 +203,9 @@ class _TrainingRun:
         return curve.examination
 
     def _select(self, unit: Unit) -> Selection:
-        selected = filters.selection(unit, self.log)
-        bounds = [since for since in (self.request.since, selected.since) if since is not None]
-        return replace(selected, since=max(bounds, default=None))
+        log_selection = filters.selection(unit, self.log)
+        bounds = [since for since in (self.request.since, log_selection.since) if since is not None]
+        return replace(log_selection, since=max(bounds, default=None))
 
     def _record(self, unit: Unit, selection: Selection) -> dict[str, Any]:
         report, options = self.report, asdict(self.request) | {"seed": self.seed}

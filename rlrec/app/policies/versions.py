@@ -104,7 +104,7 @@ def freeze(store: Store, reference: str) -> Frozen:
         sums, last = belief_versions.fork(unit, source)
         immature = decisions.count_slots_after(unit, source.policy.id, last) if source.learning else 0
         newest = selected.newest_at(unit, Selection(policy_ids=[source.policy.id], imported=False), 1) or unit.now
-        ready = reward_log.time_of_maturity(newest + source.reward.window_us, unit.now)
+        ready_at = reward_log.time_of_maturity(newest + source.reward.window_us, unit.now)
 
     def work(unit: Unit) -> Frozen:
         settings.lock_removals(unit, removals)
@@ -124,7 +124,7 @@ def freeze(store: Store, reference: str) -> Frozen:
     frozen = store.write(work)
     if immature:
         store.notice(
-            f"not mature yet: {quantity(immature, 'slot')}, the last at {ready}; "
+            f"not mature yet: {quantity(immature, 'slot')}, the last at {ready_at}; "
             f"version {frozen['version']} leaves them out"
         )
     return frozen

@@ -131,8 +131,8 @@ class DerivedDecision:
         decision, revision = self.decision, self.decision.catalogue_revision
         if decision.history is None or not history.is_packed(decision.history):  # `doctor` reports it
             return None
-        past = history.unpack([decision.history], np.array([decision.step]))
-        self.state = trained.states(trained.encoded([context]), past, np.array([revision]))
+        past_slots = history.unpack([decision.history], np.array([decision.step]))
+        self.state = trained.states(trained.encoded([context]), past_slots, np.array([revision]))
         score, policy = trained.scores(self.state, self.arms, revision)[0], trained.policy
         return EligibleDistribution(
             arms=self.arms, scores=policy.distribution(score), index=score, floor=policy.exploration,

@@ -148,9 +148,9 @@ def warn_unweighed(store: Store, unweighed: Iterable[str]) -> None:
 
     with store.read() as unit:
         new = settings.new_kinds(unit, kinds)
-        weighed = sorted({kind for definition in policies.rewards(unit) for kind in definition.weights})
+        weighed_kinds = sorted({kind for definition in policies.rewards(unit) for kind in definition.weights})
     for kind in new[:MAX_WARNINGS]:
-        hint = suggest(kind, weighed) or f"`rlrec reward define NAME {kind}=1` makes it count"
+        hint = suggest(kind, weighed_kinds) or f"`rlrec reward define NAME {kind}=1` makes it count"
         store.notice(f"no reward definition weighs {kind!r}; it is stored and counts for nothing yet: {hint}")
     if len(new) > MAX_WARNINGS:
         n_others = quantity(len(new) - MAX_WARNINGS, "other kind")

@@ -261,8 +261,8 @@ def _store(
         from rlrec.store.policies import routes, shadows
 
         routes.add_decisions(unit, [(decision_ids[index], route.route_id) for index, route in routed.items()])
-        weighed = weigh({index: planned[index] for index in routed}, slates, visits, cache.keys)
-        shadows.add_decisions(unit, [(shadow, decision_ids[index], log) for shadow, index, log in weighed])
+        shadow_records = weigh({index: planned[index] for index in routed}, slates, visits, cache.keys)
+        shadows.add_decisions(unit, [(shadow, decision_ids[index], log) for shadow, index, log in shadow_records])
     for policy_id, served_slates in served.items():
         ledger.serve(policy_id, served_slates)
     return answers

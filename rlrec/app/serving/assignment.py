@@ -17,7 +17,7 @@ from rlrec.store.policies.experiments import Experiment, Variant
 from rlrec.store.policies.routes import RouteChange
 
 
-def hashed(experiment: Experiment, unit_key: str) -> Variant:
+def hash_variant(experiment: Experiment, unit_key: str) -> Variant:
     """The variant of a unit: a uniform hash of its key, divided in proportion to the weights."""
     uniform = int.from_bytes(sha256(f"{experiment.salt}/{unit_key}".encode()).digest()[:8]) / 2**64
     total = sum(variant.weight for variant in experiment.variants)
@@ -113,7 +113,7 @@ class Assigner:
         unit_key = self._unit_key(request, experiment)
         variant_id = self._variants[name].get(unit_key)
         variant = next((variant for variant in experiment.variants if variant.id == variant_id), None)
-        return Assigned(experiment, variant or hashed(experiment, unit_key.key), unit_key.by)
+        return Assigned(experiment, variant or hash_variant(experiment, unit_key.key), unit_key.by)
 
     def _unit_key(self, request: Request, experiment: Experiment) -> UnitKey:
         """The unit of a request. A route serves everybody: there, sessions without a user are units themselves."""

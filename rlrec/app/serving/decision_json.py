@@ -51,8 +51,8 @@ def states(unit: Unit, logged: Mapping[int, Decision]) -> dict[int, dict[str, An
 
     packed = [decision.history or b"" for decision in logged.values()]
     readable = [blob if history.is_packed(blob) else b"" for blob in packed]
-    past = history.unpack(readable, np.zeros(len(readable), np.int64))
-    shown = history.to_json(past, arms.keys(unit, set(past.arm.tolist())))
+    past_slots = history.unpack(readable, np.zeros(len(readable), np.int64))
+    shown = history.to_json(past_slots, arms.keys(unit, set(past_slots.arm.tolist())))
     return {number: states[number] | visit for number, visit in zip(logged, shown, strict=True)}
 
 

@@ -67,18 +67,18 @@ def define(store: Store, request: Request) -> Result:
 
     def work(unit: Unit) -> tuple[Result, int]:
         stored = {other.name: other for other in policies.rewards(unit)}.get(request.name)
-        derived = 0
+        n_derived = 0
         if stored is None:
             policies.add_reward(unit, definition)
-            derived = _derive_returns(unit) if RETURN in weights else 0
+            n_derived = _derive_returns(unit) if RETURN in weights else 0
         elif stored._replace(id=0) != definition:
             hint = "definitions never change: use another name"
             raise Conflict(f"reward {request.name!r} already has another definition", hint=hint)
-        return {**_to_json(definition), "created": stored is None}, derived
+        return {**_to_json(definition), "created": stored is None}, n_derived
 
-    result, derived = store.write(work, repeatable=True)
-    if derived:
-        store.notice(f"users came back in {quantity(derived, 'visit')}: these have got their event `{RETURN}`")
+    result, n_derived = store.write(work, repeatable=True)
+    if n_derived:
+        store.notice(f"users came back in {quantity(n_derived, 'visit')}: these have got their event `{RETURN}`")
     return result
 
 

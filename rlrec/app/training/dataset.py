@@ -275,11 +275,11 @@ class Dataset:
         sets = list(zip(numbers, pieces, strict=True))
         # the different sets, ordered by catalogue and arms
         digests = list(self._catalogues)
-        ordered = sorted(set(sets), key=lambda eligible: (digests[eligible[0]], eligible[1]))
-        rank = {eligible: number for number, eligible in enumerate(ordered)}
+        sorted_sets = sorted(set(sets), key=lambda eligible: (digests[eligible[0]], eligible[1]))
+        rank = {eligible: number for number, eligible in enumerate(sorted_sets)}
         # their columns
-        catalogues = np.array([number for number, _ in ordered], arms.dtype)
-        counts = np.array([len(piece) // arms.itemsize for _, piece in ordered], arms.dtype)
-        members = np.frombuffer(b"".join(piece for _, piece in ordered), arms.dtype)
+        catalogues = np.array([number for number, _ in sorted_sets], arms.dtype)
+        counts = np.array([len(piece) // arms.itemsize for _, piece in sorted_sets], arms.dtype)
+        members = np.frombuffer(b"".join(piece for _, piece in sorted_sets), arms.dtype)
         columns = dict(zip(SETS, (catalogues, counts, members), strict=True))
         return {"eligible": np.array([rank[eligible] for eligible in sets], arms.dtype)[set_index], **columns}

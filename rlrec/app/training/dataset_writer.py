@@ -121,8 +121,8 @@ class DatasetWriter:
         self.examination, self.since, self.judged_from = examination, since, judged_from
         self.evaluation = Evaluation.resolve(unit, Request(targets=()), selection)
         self.salt = settings.get(unit).split_salt
-        ordered = sorted(arms.all_arms(unit), key=lambda arm: arm.key)
-        self.arms: Ids = np.array([arm.id for arm in ordered], np.int64)
+        sorted_arms = sorted(arms.all_arms(unit), key=lambda arm: arm.key)
+        self.arms: Ids = np.array([arm.id for arm in sorted_arms], np.int64)
         self._order = np.argsort(self.arms)
         self._catalogues: dict[int, Catalogue] = {}  # by epoch
         self._loggers = FixedLoggers.from_log(unit, selection, self.evaluation.extent)

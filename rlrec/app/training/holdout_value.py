@@ -177,8 +177,8 @@ class HoldoutValue:
             position = np.arange(len(rows.shown)) - np.repeat(rows.first[:-1], rows.size)
             mean = self.by_position[np.minimum(position, len(self.by_position) - 1)]
             log_ratio = self._log_slots(rows, parameters) - rows.conditional
-            weighed = np.exp(np.minimum(log_ratio, reinforce.HIGHEST)) * (rows.earned - mean)
-            values.append(np.add.reduceat(weighed, rows.first[rows.start[:-1]]))
+            weighed_gain = np.exp(np.minimum(log_ratio, reinforce.HIGHEST)) * (rows.earned - mean)
+            values.append(np.add.reduceat(weighed_gain, rows.first[rows.start[:-1]]))
         return np.concatenate(values)
 
     def expected_ess(self, parameters: Parameters) -> float:

@@ -124,7 +124,7 @@ def _audit(store: Store, request: Request, findings: Findings) -> dict[str, int]
             clock.check(unit, findings=findings)
             with findings.unreadable(clock.CHECK, "store"):
                 clock.check_rows(unit, findings=findings)
-        tested = derived = 0
+        n_tested = n_derived = 0
         for number, check in enumerate((dangling, visit_histories, returned_users), 1):
             unit.progress(PARTS, number, None)
             with findings.unreadable(check.CHECK, "store"):
@@ -135,12 +135,12 @@ def _audit(store: Store, request: Request, findings: Findings) -> dict[str, int]
         with findings.unreadable("beliefs", "store"):
             for policy in policies.all_policies(unit):
                 with findings.unreadable("beliefs", f"policy {policy.name}"):
-                    tested += _policy(unit, policy, findings, catalogue)
+                    n_tested += _policy(unit, policy, findings, catalogue)
         unit.progress(PARTS, 5, None)
         with findings.unreadable("propensities", "store"):
-            derived = _propensities(unit, request, findings)
+            n_derived = _propensities(unit, request, findings)
     checked = {COUNTED.get(table, f"{table}s"): count for table, count in counts.items()}
-    return checked | {"propensities": derived, "shown": tested}
+    return checked | {"propensities": n_derived, "shown": n_tested}
 
 
 def _policy(unit: Unit, policy: StoredPolicy, findings: Findings, catalogue: Sequence[Arm]) -> int:

@@ -31,8 +31,8 @@ def attach(command: click.Command, path: str) -> None:
     for param in command.params:
         if sorts := _sorts(param, path):
             setattr(param, "shell_complete", partial(_items, sorts, bool(LISTS.intersection(param.opts))))  # noqa: B010
-    for name, inner in getattr(command, "commands", {}).items():
-        attach(inner, f"{path} {name}")
+    for name, subcommand in getattr(command, "commands", {}).items():
+        attach(subcommand, f"{path} {name}")
 
 
 def _sorts(param: click.Parameter, path: str) -> tuple[str, ...]:

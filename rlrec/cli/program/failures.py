@@ -108,8 +108,8 @@ def _location(error: RlrecError, settings: Settings) -> str:
     if not isinstance(error, InputError):
         return ""
     if error.line is None:
-        typed = _source(settings.context, error.field) if settings.context and error.field else error.field
-        return f"{typed}: " if typed else ""
+        typed_source = _source(settings.context, error.field) if settings.context and error.field else error.field
+        return f"{typed_source}: " if typed_source else ""
     line = [f"{settings.source or ''} line {error.line}".strip()]
     field = [f"field {error.field}"] if error.field else []
     return f"{', '.join(line + field)}: "

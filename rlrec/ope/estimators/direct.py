@@ -162,8 +162,8 @@ class Ridge:
             return self._solve(training_sums, self.ridge)
         # the cross-validated error of every penalty
         splits = [
-            (sums.total([left_out]), sums.total([number for number in training if number != left_out]))
-            for left_out in training
+            (sums.total([left_out_fold]), sums.total([number for number in training if number != left_out_fold]))
+            for left_out_fold in training
         ]
         errors = [
             sum(test.error(*self._solve(training, penalty)) for test, training in splits) for penalty in _PENALTIES

@@ -101,11 +101,11 @@ class Weighting(Generic[P]):
     def total(self, partials: Mapping[Stratum, P]) -> P:
         """The sum over the strata, in an order of their own."""
         order = sorted(partials, key=lambda stratum: (stratum.logger or "", stratum.half or 0))
-        weighed = (
+        weighed_sums = (
             self.fold.scaled(partials[stratum], self.factors[stratum]) if stratum in self.factors else partials[stratum]
             for stratum in order
         )
-        return reduce(add, weighed)
+        return reduce(add, weighed_sums)
 
 
 def _factors(spread: WeightSpread, rows: Array) -> Array:

@@ -82,15 +82,15 @@ class Linear(ContextualPolicy, Learner):
 
     def statistics(self, slots: SlotColumns) -> Array:
         reward, pulls = self.examined(slots.reward, slots.position)
-        counted = replace(slots, reward=reward)
+        counted_slots = replace(slots, reward=reward)
         if self.is_sparse:
             anchored = np.zeros(len(slots)) if slots.anchored is None else slots.anchored
-            return count_slots(counted, (pulls * anchored)[:, None], pulls=pulls)
+            return count_slots(counted_slots, (pulls * anchored)[:, None], pulls=pulls)
         if slots.context is None:  # the caller wants counts alone
-            return count_slots(counted, pulls=pulls)
+            return count_slots(counted_slots, pulls=pulls)
         weight, offset = self.credit(slots.context, slots.arm_id)
         packed = pack_each(slots.context, weight=pulls * weight, response=reward + pulls * offset)
-        return count_slots(counted, packed, pulls=pulls)
+        return count_slots(counted_slots, packed, pulls=pulls)
 
     def column_statistics(self, slots: SlotColumns, row: Index, value: Array) -> Array:
         """Columns that entries of wide contexts add to the sums of their arm and column, (e, 3). row (e,): the slot of

@@ -167,9 +167,9 @@ def _limits(profile: Array, count: Array, n_densities: int) -> Array:
     pdf, sf = profile
     n = pdf.shape[1] - 1
     at = np.append(np.arange(n), np.arange(1, n + 1))
-    counted = np.tile(count[:, None], 2 * n)
-    counted[:, n:][count[:, None] * sf[:, :n] <= _RARE] = 0.0
-    return even_widths(pdf[:, at], sf[:, at], counted, n_densities).reshape(2, n)
+    counts = np.tile(count[:, None], 2 * n)
+    counts[:, n:][count[:, None] * sf[:, :n] <= _RARE] = 0.0
+    return even_widths(pdf[:, at], sf[:, at], counts, n_densities).reshape(2, n)
 
 
 @dataclass(frozen=True, eq=False)

@@ -39,7 +39,7 @@ class ListMixture:
 
         Given a list it is exact, or of one simulated page where scores are samples; the mean over lists is unbiased."""
         if isinstance(self.scores, SampledLists):
-            list_marginals = np.array([self._simulated(number, size) for number in range(len(self.lists))])
+            list_marginals = np.array([self._simulate_marginals(number, size) for number in range(len(self.lists))])
         else:
             list_marginals = np.array(slate.marginals_each(self.scores, size=size, floor=self.floor, shared=True))
         marginals, cells = np.empty((len(self.weight), size, self.arms)), self.lists.ravel()
@@ -49,7 +49,7 @@ class ListMixture:
                 replica_marginals[position] = np.bincount(cells, weights=shares, minlength=self.arms)
         return marginals
 
-    def _simulated(self, number: int, size: int) -> Array:
+    def _simulate_marginals(self, number: int, size: int) -> Array:
         """The probabilities at each position of one page that is drawn from the samples of a list, (size, s)."""
         assert isinstance(self.scores, SampledLists)
         scores, (words,) = self.scores[number], self.scores.uniforms(number, size)

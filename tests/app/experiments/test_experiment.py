@@ -196,7 +196,7 @@ def test_a_holdout_has_its_share_of_all_units_and_the_others_their_weights(at: C
     experiment.create(at(0), Request(name="ab", variants=variants, holdout=share))
     with at(0).read() as unit:
         ab = experiments.by_name(unit, ["ab"])["ab"]
-    counts = Counter(assignment.hashed(ab, f"u{n}").label for n in range(100_000))
+    counts = Counter(assignment.hash_variant(ab, f"u{n}").label for n in range(100_000))
     for label, expected in {"a": (1 - share) / 4, "b": (1 - share) * 3 / 4, "holdout": share}.items():
         assert abs(counts[label] - 1e5 * expected) < 4.5 * np.sqrt(1e5 * expected * (1 - expected))
 

@@ -10,7 +10,7 @@ from operator import itemgetter
 
 from rlrec.app.audit.integrity.findings import UNREADABLE, Findings, row_subject
 from rlrec.app.inputs import canonical
-from rlrec.app.serving.assignment import hashed
+from rlrec.app.serving.assignment import hash_variant
 from rlrec.store import Unit
 from rlrec.store.log import contents, settings
 from rlrec.store.log.events import CENSOR
@@ -81,7 +81,7 @@ def _assignments(unit: Unit, findings: Findings) -> None:
     wrong_units = Counter(
         by_id[number].name
         for number, key, variant_id in audit.assigned_units(unit)
-        if number in by_id and hashed(by_id[number], key).id != variant_id
+        if number in by_id and hash_variant(by_id[number], key).id != variant_id
     )
     for name, count in wrong_units.items():
         detail = f"{count} of its units have another variant than its salt and weights give them"

@@ -248,7 +248,7 @@ class StudyFold:
         if self.study.by == "users":
             units = units.regrouped(returning.astype(np.int64))
         anonymous = units.columns["recognised"] == 0
-        past = self._past(columns, visits) if self.study.adjust else None
+        past_sums = self._past(columns, visits) if self.study.adjust else None
         mature = decisions.mature[0]
         rows, _ = distinct(decisions.group[mature], slots["session_id"][mature])
         session_group = decisions.group[mature][rows]
@@ -264,7 +264,7 @@ class StudyFold:
 
         return StudySums(
             older=older, younger=younger, begun=begun, ages=ages,
-            outcomes=outcomes.fold(units, self.metrics, past=past, shared=self.groups.shared),
+            outcomes=outcomes.fold(units, self.metrics, past=past_sums, shared=self.groups.shared),
             sessions=np.bincount(session_group, minlength=len(self.groups.labels)).astype(np.float64),
             censored=censored, new=int((~returning[first]).sum()), returning=int(returning[first].sum()),
             anonymous=int(anonymous[first].sum()), anonymous_units=count(anonymous),

@@ -115,8 +115,8 @@ class LogReader:
                 yield self._logged(log, eligible, impressions=False, marginals=positions)
 
     def partitions(self, reading: Reading) -> Iterator[Iterable[Batch]]:
-        """The rows of each partition of the log, as the store has them: each is read, as often as is wanted, before the
-        next one."""
+        """The rows of each partition of the log, as the store has them. A partition may be read several times, but not
+        after the next one was begun."""
         needed, selection = {*reading.columns, *CLUSTERS[self.evaluation.cluster]}, self.evaluation.selection
         return partitions.read(
             self.unit, selection, self.evaluation.partitions, columns=needed, pick_contexts=self.contexts.unread,

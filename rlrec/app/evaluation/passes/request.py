@@ -168,7 +168,7 @@ class Evaluation:
 
     @property
     def lesson_columns(self) -> list[str]:
-        """The columns by which rows are told that a target or a logger learned from, where others have none."""
+        """The columns that tell which rows a target or a logger learned from."""
         lessons = [*self.loggers.lessons.values(), *(target.lessons for target in self.targets)]
         return sorted({column for row in lessons for lesson in row for column in lesson.columns})
 

@@ -205,8 +205,8 @@ def _shares(
     served: exact.VersionDistribution, key: int, arms: Ids, contexts: Sequence[Mapping[str, Any]], *, size: int,
     keys: Mapping[int, str], revision: int,
 ) -> Iterator[tuple[Scores, Array | None]]:  # fmt: skip
-    """The scores of the arms in each of some contexts, and the probability of each arm at each position, (size, m),
-    where the belief before makes it cheap; a list of candidates hardly ever comes back."""
+    """The scores of the arms in each of some contexts, and the probability of each arm at each position, (size, m);
+    None in place of the probabilities where the policy reads contexts or draws a list of candidates first."""
     if is_contextual(served.policy):
         yield from ((scores, None) for scores in served.scores(key, arms, contexts, keys=keys, revision=revision))
         return
@@ -234,14 +234,14 @@ def _uniform(slots: Columns, eligible: Mapping[int, Ids], positions: int) -> Ite
 def _is_uniform(slots: Columns, rows: Ids, arms: Ids) -> Flags:
     """Which rows have the probabilities of uniform slates of so many arms, (n,)."""
     marginal, propensity = slots["marginal"][rows], slots["propensity"][rows]
-    left = np.maximum(arms - slots["position"][rows] + 1, 1)
-    agree = np.where(np.isnan(marginal), propensity * left, marginal * arms)
+    n_left = np.maximum(arms - slots["position"][rows] + 1, 1)
+    agree = np.where(np.isnan(marginal), propensity * n_left, marginal * arms)
     return np.abs(agree - 1) <= _AGREEING
 
 
 def _drawn_evenly(slots: Columns, eligible: Mapping[int, Ids]) -> Flags:
     """Which rows were drawn uniformly among the arms left, (n,): the arm shown and the least likely one agree."""
-    left = np.maximum(arms_of_sets(slots["eligible_id"], eligible) - slots["position"] + 1, 1)
+    n_left = np.maximum(arms_of_sets(slots["eligible_id"], eligible) - slots["position"] + 1, 1)
     least = np.where(np.isnan(slots["min_propensity"]), slots["propensity"], slots["min_propensity"])
-    even: Flags = (np.abs(slots["propensity"] * left - 1) <= _AGREEING) & (np.abs(least * left - 1) <= _AGREEING)
+    even: Flags = (np.abs(slots["propensity"] * n_left - 1) <= _AGREEING) & (np.abs(least * n_left - 1) <= _AGREEING)
     return even

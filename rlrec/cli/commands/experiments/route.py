@@ -117,9 +117,9 @@ def set_(store: Store, show: Show, require: str | None, **request: Any) -> None:
 def _gate_options(require: str | None, options: Mapping[str, Any]) -> GateOptions | None:
     """The options of the gate; None without one."""
     if require is None:
-        typed = next((name for name, value in options.items() if value), None)
-        if typed is not None:
-            raise click.UsageError(f"--{typed.removesuffix('s')} is for the gate: give --require if-better, too")
+        typed_option = next((name for name, value in options.items() if value), None)
+        if typed_option is not None:
+            raise click.UsageError(f"--{typed_option.removesuffix('s')} is for the gate: give --require if-better, too")
         return None
     from rlrec.app.evaluation.comparisons.paired_gate import GateOptions
 
@@ -152,10 +152,10 @@ def _view(result: RouteSummary) -> View:
 
 def _look(result: RouteSummary) -> View:
     """The figures of a look, and those of the guards below."""
-    changed = "was set" if result["set"] else "was not set"
+    change_text = "was set" if result["set"] else "was not set"
     guards = [[cast(Mapping[str, Any], guard)[name] for name in GUARD_FIGURES] for guard in result["guards"]]
     notes = [View(GUARD_FIGURES, guards)] if guards else []
-    title = [f"route {result['route']} {changed}: it serves {result['reference']}"]
+    title = [f"route {result['route']} {change_text}: it serves {result['reference']}"]
     if result["repeated"]:
         title.append("the gate has had the same look at the same rows before: it spends no error")
     if (visits := result["gate"]["visits"]) is not None:

@@ -105,10 +105,10 @@ def view(rows: Sequence[Mapping[str, Any]], by: str | None, notes: Sequence[str]
     for unit in dict.fromkeys(row["unit"] for row in rows):
         unit_rows = [row for row in rows if row["unit"] == unit]
         # a table rounds sample sizes, json and csv have every digit
-        rounded = [
+        rounded_rows = [
             {**row, "ess": None if row["ess"] is None else round(row["ess"]), "lift": _lift(row)} for row in unit_rows
         ]
-        table = View.select(rounded, [key for key in SHOWN if key != "group" or by], drop=DROP, fixed=True)
+        table = View.select(rounded_rows, [key for key in SHOWN if key != "group" or by], drop=DROP, fixed=True)
         headers = [f"by {by}" if key == "group" else SHOWN[key] for key in table.headers]
         views.append(table._replace(headers=headers, notes=_served(unit_rows)))
     first, *more_tables = views

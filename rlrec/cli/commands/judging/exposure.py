@@ -50,11 +50,11 @@ def exposure(store: Store, show: Show, plot: str | None, workers: Workers, **req
     save_plot(plot, lambda: app.figures.evenness(result) or app.figures.exposure(result))
     catalogue = result["catalogue"]
     figures = ((name, cast(float | None, value)) for name, value in catalogue.items() if name != "arms")
-    counted = "every slot is a pull" if result["curve"] is None else f"pulls counted by curve {result['curve']}"
+    pull_sentence = "every slot is a pull" if result["curve"] is None else f"pulls counted by curve {result['curve']}"
     title = [
         f"{quantity(result['decisions'], 'decision')}, {quantity(result['slots'], 'slot')}, "
         f"{quantity(catalogue['arms'], 'eligible arm')}",
-        f"rates of reward {result['reward']}; {counted}",
+        f"rates of reward {result['reward']}; {pull_sentence}",
         ", ".join(f"{name} {value:.3g}" for name, value in figures if value is not None),
     ]
     notes = []

@@ -127,8 +127,8 @@ def train_pg(
     options = app.train.Request(name=reference, shaping=_shaping(shapings), **request)
     result = app.train.train(store, options, workers, progress=notice)
     refusal_reason, training = result["why"], result.pop("training", None)
-    refused = refusal_reason is not None and result["trained"] and options.promote == "if-better"
-    noted = [] if refusal_reason is None or refused else [refusal_reason]
+    is_refused = refusal_reason is not None and result["trained"] and options.promote == "if-better"
+    noted = [] if refusal_reason is None or is_refused else [refusal_reason]
     view = _view(result)
     show(result, table=view._replace(notes=[*view.notes, *noted]), flat=[result])
     for text in noted if show.format != "table" else []:
@@ -141,7 +141,7 @@ def train_pg(
             _suggest_next(show, result)
     if options.dry_run:
         notice(NOTHING_STORED)
-    if refused:
+    if is_refused:
         hint = "it is stored; more sessions narrow the interval, and `rlrec policy show` has the figures"
         raise CheckFailed(
             f"version {result['version']} of {result['policy']} was not promoted: {refusal_reason}", hint=hint

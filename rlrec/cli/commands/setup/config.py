@@ -100,8 +100,8 @@ def _merge(target: Table, table: Mapping[str, Any], path: str) -> None:
             target[key] = FileValue(value, path)
         else:
             former = target.get(key)
-            inner = target[key] = former if isinstance(former, dict) else {}
-            _merge(inner, value, path)
+            subcommands = target[key] = former if isinstance(former, dict) else {}
+            _merge(subcommands, value, path)
 
 
 def _defaults(
@@ -110,17 +110,17 @@ def _defaults(
     """The default map of a command from its table. form: the format outside of all tables; others: names that would be
     right, too."""
     options = {name.lstrip("-"): option for option in _options(command) for name in option.opts}
-    inner: Mapping[str, click.Command] = getattr(command, "commands", {})
+    subcommands: Mapping[str, click.Command] = getattr(command, "commands", {})
     defaults: Table = {} if form is None or FORMAT not in options else {str(options[FORMAT].name): _typed(form)}
     for key, value in table.items():
         if key in options:
             defaults[str(options[key].name)] = _default(options[key], value, ".".join((*names, key)))
-        elif key not in inner or not isinstance(value, dict):
-            hint = suggest(key, list({*options, *inner, *more_names}))
+        elif key not in subcommands or not isinstance(value, dict):
+            hint = suggest(key, list({*options, *subcommands, *more_names}))
             raise InputError(
                 f"{_path(value)}: unknown key {'.'.join((*names, key))}", hint=hint or "see `rlrec --help`"
             )
-    for key, subcommand in inner.items():
+    for key, subcommand in subcommands.items():
         defaults[key] = _defaults(subcommand, table.get(key, {}), (*names, key), form=form)
     return defaults
 
@@ -156,7 +156,7 @@ def _typed(value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    return {key: _plain(inner) for key, inner in value.items()} if isinstance(value, dict) else value.value
+    return {key: _plain(subcommands) for key, subcommands in value.items()} if isinstance(value, dict) else value.value
 
 
 # -- the command --
@@ -226,8 +226,8 @@ def _command_rows(command: click.Command, names: tuple[str, ...]) -> Iterator[tu
         rows = (_option_row((*names, name.lstrip("-")), variables) for name in option.opts)
         if row := next(filter(None, rows), None):
             yield ".".join((*names, option_name(option))), *row[1:]
-    for name, inner in getattr(command, "commands", {}).items():
-        yield from _command_rows(inner, (*names, name))
+    for name, subcommands in getattr(command, "commands", {}).items():
+        yield from _command_rows(subcommands, (*names, name))
 
 
 def _option_row(names: tuple[str, ...], variables: Sequence[str]) -> tuple[str, Any, str] | None:

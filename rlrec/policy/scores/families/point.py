@@ -59,8 +59,8 @@ class PointOrder(DrawnOrder):
             probability[:, position] = np.where(shown[:, position] == best, 1 / tied, 0.0)
             minimum[:, position] = np.where(tied == len(self.values) - position, 1 / tied, 0.0)
             # the arm that is shown leaves its level
-            counted = shown[:, position] < left.shape[1]
-            left[slate[counted], shown[counted, position]] -= 1
+            is_counted = shown[:, position] < left.shape[1]
+            left[slate[is_counted], shown[is_counted, position]] -= 1
         return probability, minimum
 
     def ranking(self, keys: Array, size: int) -> Index:
