@@ -47,12 +47,12 @@ def training(policy: str, version: int, training: Mapping[str, Any] | None, *, l
         return None
     curve, best, gate = training["curve"], training["best"], training["gate"]
     points = _points(curve, "epoch", "gain")
-    marked = next((count for count, row in enumerate(curve) if row["epoch"] == best), None)
+    marked_index = next((count for count, row in enumerate(curve) if row["epoch"] == best), None)
     headers = ["epoch", "gain", "lower", "upper", "ess", "entropy", "kl"]
     return Figure(
         title=f"{policy}@{version}: {_gate_sentence(gate)}; {'live' if live else 'not live'}",
         drawing=chart(
-            [Series("gain", points, marked)], x_name="epoch; the ring: the one that was taken",
+            [Series("gain", points, marked_index)], x_name="epoch; the ring: the one that was taken",
             y_name="gain over the start, per visit or slot (tuning visits)", level=0.0,
         ),
         description=f"A line over {quantity(len(points), 'epoch')} with its interval of 95 %, "

@@ -46,21 +46,28 @@ def assign(
     if not stored and len(set(session_ids)) == n:
         return _single(unit, rows, session_ids, at)
     (visit, step), grown = np.zeros((2, n), np.int64), np.zeros(n, np.bool_)
-    singly = np.arange(n)
+    unordered_rows = np.arange(n)
     if (rows.visit, rows.step) == (NULL, NULL):
         newest = sessions.newest_visits(unit, stored) if stored else ()
         ordered = in_order(session_ids, at, newest, timeout_us=settings.session_timeout_us)
-        visit, step, grown, singly = ordered.visit, ordered.step, ordered.grown, np.flatnonzero(~ordered.assigned)
+        visit, step, grown, unordered_rows = (
+            ordered.visit,
+            ordered.step,
+            ordered.grown,
+            np.flatnonzero(~ordered.assigned),
+        )
         new, extended = ({name: column.tolist() for name, column in columns.items()} for columns in ordered[-2:])
         if new["number"]:
             loading.write(unit, "visit", {**new, "recent": Same("[]")})
         sessions.extend_visits(unit, extended)
-    if len(singly):
-        row_sessions = [session_ids[row] for row in singly.tolist()]
+    if len(unordered_rows):
+        row_sessions = [session_ids[row] for row in unordered_rows.tolist()]
         numbers = VisitNumbers(unit, set(row_sessions).intersection(stored), settings, moves)
         row_values = list(zip(session_ids, values(rows.visit, n), values(rows.step, n), at, strict=True))
-        visit[singly], step[singly] = np.transpose([numbers.assign(*row_values[row]) for row in singly.tolist()])
-        grown[singly] = np.fromiter(map(set(stored).__contains__, row_sessions), np.bool_, len(row_sessions))
+        visit[unordered_rows], step[unordered_rows] = np.transpose(
+            [numbers.assign(*row_values[row]) for row in unordered_rows.tolist()]
+        )
+        grown[unordered_rows] = np.fromiter(map(set(stored).__contains__, row_sessions), np.bool_, len(row_sessions))
         numbers.write()
     return AssignedVisits(visit.tolist(), step.tolist(), frozenset(np.flatnonzero(grown).tolist()))
 

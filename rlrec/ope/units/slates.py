@@ -116,10 +116,10 @@ class SlateCourse(Course):
     @cached_property
     def bound_of_marginals(self) -> Array:
         """Largest ratio of marginals of any slot of the slate; inf where no bound is known."""
-        largest = self.batch.largest_marginal
-        if largest is None or not len(self.batch):
+        largest_marginal = self.batch.largest_marginal
+        if largest_marginal is None or not len(self.batch):
             return np.full(len(self.batch), np.inf)
-        return np.maximum.reduceat(np.nan_to_num(largest, nan=np.inf), self.batch.start[:-1])
+        return np.maximum.reduceat(np.nan_to_num(largest_marginal, nan=np.inf), self.batch.start[:-1])
 
     def table(self, name: str) -> Array:
         """Probabilities of the arm of each slot at positions 1 to k, (n, k): `target_at` or `logged_at`."""

@@ -182,8 +182,8 @@ def descend(
 
 
 def _each_once(prefixes: Index, number: int) -> Index | slice:
-    """These prefixes, ascending and each of `number` among them; as a slice, which copies nothing, where none comes
-    twice."""
+    """The index of prefixes, which ascend and name each of `number` at least once; a slice, which copies nothing, where
+    none comes twice."""
     return slice(None) if len(prefixes) == number else prefixes
 
 

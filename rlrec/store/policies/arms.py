@@ -19,7 +19,7 @@ def all_arms(unit: Unit) -> list[Arm]:
 
 
 def keys_like(unit: Unit, key: str, *, limit: int = 1_000) -> list[str]:
-    """Keys of so many arms, first those that begin as a key does."""
+    """Keys of at most `limit` arms; those that begin like `key` come first."""
     half = key[: len(key) // 2]
     query = "SELECT key FROM arm ORDER BY substr(key, 1, ?) <> ?, id LIMIT ?"
     return [row[0] for row in unit.ask(query, len(half), half, limit)]

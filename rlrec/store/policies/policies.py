@@ -95,7 +95,7 @@ def by_name(unit: Unit, name: str) -> StoredPolicy | None:
 
 
 def definition(unit: Unit, policy_id: int) -> str:
-    """The options that `policy create` had, canonical: the same again is no conflict."""
+    """The options that `policy create` was given, as canonical JSON: the same command given again is no conflict."""
     return str(unit.ask_value("SELECT definition FROM policy WHERE id = ?", policy_id))
 
 

@@ -110,10 +110,10 @@ def _row_key(table: sa.Table, values: Sequence[object]) -> dict[str, object]:
 def _all_refer(unit: Unit) -> bool:
     """Whether SQLite finds no such row by the keys that its file declares, and all are declared."""
     keys = sum(len(key.elements) for table in t.metadata.sorted_tables for key in table.foreign_key_constraints)
-    declared = unit.ask_value(
+    declared_keys = unit.ask_value(
         "SELECT count(*) FROM sqlite_master m, pragma_foreign_key_list(m.name) WHERE m.type = 'table'"
     )
-    return declared == keys and not any(
+    return declared_keys == keys and not any(
         unit.ask("SELECT 1 FROM pragma_foreign_key_check(?) LIMIT 1", table.name) for table in _tables(unit)
     )
 

@@ -79,11 +79,11 @@ def _check_chain(chunk: Columns, history: BeliefHistory, report: _Reporter) -> N
     bucket, arm, ordinal = chunk["bucket"], chunk["arm_id"], chunk["ordinal"]
     starts = run_starts(bucket, arm)
     new_sums, change = _columns(chunk, ""), _columns(chunk, "d_")
-    old_sums, since = np.r_[np.zeros((1, len(SUMS))), new_sums[:-1]], np.r_[0, ordinal[:-1]]
-    old_sums[starts], since[starts] = 0.0, ordinal[starts]
+    old_sums, previous_ordinal = np.r_[np.zeros((1, len(SUMS))), new_sums[:-1]], np.r_[0, ordinal[:-1]]
+    old_sums[starts], previous_ordinal[starts] = 0.0, ordinal[starts]
     if (last := history.last.get((int(bucket[0]), int(arm[0])))) is not None:
-        old_sums[0], since[0] = last[1:4], last[0]
-    old_sums = old_sums * (report.discount ** (ordinal - since))[:, None]
+        old_sums[0], previous_ordinal[0] = last[1:4], last[0]
+    old_sums = old_sums * (report.discount ** (ordinal - previous_ordinal))[:, None]
     # what they should be after it
     size = 1 + np.maximum(np.abs(old_sums), np.abs(change))
     is_right = (np.abs(new_sums - (old_sums + change)) <= TOLERANCE * size).all(axis=1)  # a NaN is wrong

@@ -42,8 +42,8 @@ class ContextMoments:
         key, sums = np.concatenate([self.key, other.key]), np.concatenate([self.sums, other.sums])
         order = np.argsort(key, kind="stable")
         first = run_starts(key[order])
-        added = np.add.reduceat(sums[order], first, axis=0) if len(first) else sums
-        return ContextMoments(key[order][first], added)
+        sums_by_pair = np.add.reduceat(sums[order], first, axis=0) if len(first) else sums
+        return ContextMoments(key[order][first], sums_by_pair)
 
     @classmethod
     def from_rows(
@@ -54,10 +54,10 @@ class ContextMoments:
         weighed reward."""
         x = contexts.sparse
         entries, row = x.entries(rows.slots["context"])
-        added = marginal.column_sums(x.value[entries], pulls=pulls[row], reward=reward[row])
+        sums_by_pair = marginal.column_sums(x.value[entries], pulls=pulls[row], reward=reward[row])
         key, pair = np.unique(x.column[entries].astype(np.int64) * arms + arm[row], return_inverse=True)
         cell, sums = pair.reshape(-1) * folds + fold[row], np.empty((len(key) * folds, 3))
-        for column, values in enumerate(added.T):
+        for column, values in enumerate(sums_by_pair.T):
             sums[:, column] = np.bincount(cell, values, len(sums))
         return cls(key, sums.reshape(len(key), folds, 3))
 

@@ -202,14 +202,14 @@ class DsJson(LineLayout):
         """Give every file the observations of all, and count the decisions that nobody activated: lines for a
         person."""
         logs = [file for file in files if isinstance(file, DsJson)]
-        observed, activated = defaultdict[str, list[tuple[str, float, int | None]]](list), set[str]()
+        observed, activated_names = defaultdict[str, list[tuple[str, float, int | None]]](list), set[str]()
         for file in logs:
-            activated |= file._activated
+            activated_names |= file._activated
             for name, events in file._observed.items():
                 observed[name] += events
         for file in logs:
-            file._observed, file._activated, file.observes = observed, activated, bool(observed)
-            file.skipped += len(file._inactive - activated)
+            file._observed, file._activated, file.observes = observed, activated_names, bool(observed)
+            file.skipped += len(file._inactive - activated_names)
         lines = [f"{file.source.name}: {APPRENTICE}" for file in logs if file.without_propensity]
         unmatched = set(observed)
         for rows in (rows for file in logs for rows in file.spooled()) if observed else ():

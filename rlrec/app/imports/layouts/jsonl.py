@@ -131,12 +131,12 @@ class Jsonl(LineLayout):
             for number, entry in enumerate(line.slate, 1)
         ]  # fmt: skip
         slots.sort(key=itemgetter(0))
-        texts = tuple(line.eligible)
-        eligible = self._sets.get(texts)  # the same object for lines that list the same
+        listed_arms = tuple(line.eligible)
+        eligible = self._sets.get(listed_arms)  # the same object for lines that list the same
         if eligible is None:
             if len(self._sets) >= CACHE:
                 self._sets.clear()
-            eligible = self._sets[texts] = tuple(sorted(set(texts)))
+            eligible = self._sets[listed_arms] = tuple(sorted(set(listed_arms)))
         checked(line.propensity or None, CHECKS[PROBABILITY], "propensity")
         state, shown = history.from_json(line.state) if line.state else (line.state, None)
         policy = self.policy or (DEFAULT_POLICY if line.policy is None else line.policy)

@@ -167,8 +167,8 @@ def _view(result: Mapping[str, Any]) -> View:
     gate = [result[name] for name in ("gate_sessions", "estimate", "lower", "upper", "ess", "verdict", "reasons")]
     unit = "session" if result["visits"] is None else "slot"
     reference_name = gate_against(result)
-    values = f"value {cell(result['value'])} per {unit} against {cell(result['live_value'])} of {reference_name}"
-    notes = [values] if result["candidate"] else []
+    value_text = f"value {cell(result['value'])} per {unit} against {cell(result['live_value'])} of {reference_name}"
+    notes = [value_text] if result["candidate"] else []
     rows = [["tune", *tune_row], *([] if result["candidate"] is None else [["gate", *gate]])]
     notes += result["passed_by"]
     return View(["split", *names], rows, title=title, notes=notes, drop=("reasons", "sessions"))

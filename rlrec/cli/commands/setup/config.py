@@ -149,10 +149,10 @@ def _typed(value: Any) -> Any:
     """A value as it would be typed; a table as JSON, a list as an option that is repeated."""
     if isinstance(value, dict):
         return json.dumps(_plain(value), default=str)
-    plain = value.value
-    if isinstance(plain, list):
-        return [str(item) for item in plain]
-    return plain if isinstance(plain, bool) else str(plain)
+    plain_value = value.value
+    if isinstance(plain_value, list):
+        return [str(item) for item in plain_value]
+    return plain_value if isinstance(plain_value, bool) else str(plain_value)
 
 
 def _plain(value: Any) -> Any:
