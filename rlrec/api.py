@@ -113,7 +113,7 @@ class Recommender(Commands):
         if name in POSITIONAL:
             kind = (recommend if name == "recommend" else feedback).line_type()
             signature, run = line_signature(kind, signature, POSITIONAL[name]), getattr(self, f"_{name}")
-        return calls.function(name, calls.documentation(command), signature, run)
+        return calls.bind_signature(name, calls.documentation(command), signature, run)
 
     def _answer(self, command: click.Command, /, **values: Any) -> Result | Records | None:
         settings = Settings()

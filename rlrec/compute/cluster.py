@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any, NamedTuple
 
 from rlrec.compute import packing
@@ -14,6 +14,7 @@ from rlrec.errors import InputError, RlrecError
 TIMEOUT_S = 5
 PARTITIONS_AHEAD = 2  # partitions a worker that are handed over before they are done
 RECOUNT_S = 1  # after which a cluster at an address is asked again how many workers it has
+RESTART_S = 10  # in which a worker that ended is there again
 # What a cluster of this machine does every few milliseconds, which costs more than its work on partitions.
 _QUIET_SETTINGS = {
     "distributed.nanny.pre-spawn-environ": ENVIRONMENT, "distributed.worker.profile.enabled": False,
@@ -104,9 +105,13 @@ class Cluster:
 
     def close(self) -> None:
         """End what was started here; a cluster at an address goes on."""
-        with suppress(OSError, TimeoutError):
+        with suppress(OSError, TimeoutError, AssertionError):
             self.client.close()
             if self._cluster is not None:
+                # Dask cannot end a worker in the moment in which it starts it again after its death
+                end, nannies = monotonic() + RESTART_S, self._cluster.workers.values()
+                while any(nanny.process and not nanny.pid for nanny in nannies) and monotonic() < end:
+                    sleep(0.02)
                 self._cluster.close()
 
 

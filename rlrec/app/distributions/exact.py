@@ -362,7 +362,7 @@ def drafted(unit: Unit, policy: Policy) -> tuple[VersionDistribution, ...]:
 def _stored(
     unit: Unit, version: Version, policy: Policy, seq: int | None = None, ordinal: int | None = None
 ) -> tuple[BeliefRows, int]:
-    """The sums of a belief, and the ordinal that they are brought forward to."""
+    """The stored sums of a belief, and the number of decisions of its policy up to which they are faded."""
     if has_plain_sums(policy):
         return beliefs.sums(unit, version.id, seq=seq), 0
     if version.status == "frozen":  # it is served as it stands

@@ -89,7 +89,7 @@ def concat(pieces: Sequence[npt.NDArray[Any]], kind: Any) -> npt.NDArray[Any]:
 
 
 def _decision_column(name: str, stored: Any) -> npt.NDArray[Any]:
-    """A column of decisions, by the columns of their file."""
+    """A column of decisions, read or derived from the columns of their Parquet file."""
     column = stored.column(_STORED_NAMES.get(name, name)).combine_chunks()
     if name in ("recorded", "subsampled"):
         return _present(column)
@@ -114,7 +114,7 @@ def _array(name: str, column: Any) -> npt.NDArray[Any]:
 
 
 def _plain(column: Any) -> npt.NDArray[Any]:
-    """The numbers of a column; any where it is null."""
+    """The numbers of a column, with arbitrary ones at nulls."""
     kind, n = _KINDS.get(str(column.type), np.int64), len(column)
     if not n:
         return np.empty(0, kind)

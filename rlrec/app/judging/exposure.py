@@ -202,7 +202,7 @@ class Census:
         rows, _ = log_rows.usable_rows(logged.log, self.reward, now=self.evaluation.now)
         position = rows.slots["position"]
         reward, examined = examined_slots(rows.reward, position, self.curve.examination if self.curve else ())
-        if (count := reward_log.counts_of(rows.slots)) is not None:
+        if (count := reward_log.sampling_counts(rows.slots)) is not None:
             reward, examined = reward * count, examined * count
         errors = np.array(self.curve.errors if self.curve else [0.0])
         rate_sums = RateSums.from_slots(

@@ -64,7 +64,7 @@ class BeliefFold:
             position=slots["position"] if POSITION in self.policy.needs else None,
             propensity=slots[reward_log.SHOWN] if PROPENSITY in self.policy.needs else None,
         )  # fmt: skip
-        return self._fold(columns, slots.get("context_id"), reward_log.counts_of(slots))
+        return self._fold(columns, slots.get("context_id"), reward_log.sampling_counts(slots))
 
     def log_sums(self, selection: Selection, *, columns: Sequence[str] = ()) -> tuple[Totals, int, int]:
         """The sums of the mature, uncensored impressions of a log; how many these are, and the newest decision.

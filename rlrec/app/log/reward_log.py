@@ -124,7 +124,7 @@ def propensities_of(slots: Columns) -> Array:
     return np.where(is_missing, prefix, marginal)
 
 
-def counts_of(slots: Columns) -> Array | None:
+def sampling_counts(slots: Columns) -> Array | None:
     """How many rows each stands for, (n,): 1 / the probability that the log kept it; None where it kept all."""
     keep = slots["keep_probability"]
     return None if (keep == 1).all() else 1 / keep

@@ -138,7 +138,7 @@ class DatasetSplit:
         self._file.add(dict(columns))
 
     def batches(self, max_visits: int | None = None) -> Iterator[VisitRows]:
-        """The batches. max_visits: the first ones alone, in full batches, but one batch at least."""
+        """The batches in order. max_visits: end before the batch that would exceed as many, but give one at least."""
         total = 0
         for number in range(len(self._file)):
             rows = self._read(number)

@@ -95,7 +95,7 @@ def documentation(command: click.Command) -> str:
     return "\n\n".join(filter(None, [text, descriptions, command.epilog]))
 
 
-def function(name: str, text: str, signed: inspect.Signature, run: Callable[..., Any]) -> Callable[..., Any]:
+def bind_signature(name: str, text: str, signed: inspect.Signature, run: Callable[..., Any]) -> Callable[..., Any]:
     """A function that binds its arguments to a signature, and hands them to `run` by name."""
 
     def call(*args: Any, **kwargs: Any) -> Any:

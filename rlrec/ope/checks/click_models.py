@@ -61,12 +61,12 @@ def pages(rows: PositionRows) -> Pages:
     size, starts = rows.marginals.shape[1], run_starts(rows.page)
     depth = numbers_in_runs(starts, len(rows.page))
     number = np.cumsum(depth == 0) - 1
-    n_misplaced = np.bincount(number, weights=rows.position != depth + 1, minlength=len(starts)) == 0
-    inside = n_misplaced[number] & (depth < size)
+    is_complete = np.bincount(number, weights=rows.position != depth + 1, minlength=len(starts)) == 0
+    inside = is_complete[number] & (depth < size)
     arm, click = np.full((len(starts), size), -1, np.int64), np.zeros((len(starts), size), np.bool_)
     at = number[inside], depth[inside]
     arm[at], click[at] = rows.arm[inside], rows.reward[inside] != 0
-    return Pages(arm, click, rows.cluster[starts], rows.count[starts]).take(n_misplaced)
+    return Pages(arm, click, rows.cluster[starts], rows.count[starts]).take(is_complete)
 
 
 @dataclass(frozen=True, eq=False)

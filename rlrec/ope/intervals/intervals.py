@@ -24,7 +24,7 @@ UNKNOWN: Bounds = (-np.inf, np.inf)
 
 # A variance this small relative to the terms that it is a difference of is a rounding of zero.
 _NOTHING = 1e-12
-_LARGEST = 1e100  # sum of squares from which on products of Cressie-Read outgrow the numbers: nothing is supported
+_MAX_SQUARE_SUM = 1e100  # beyond it products of Cressie-Read overflow: there are no bounds
 
 
 def check(interval: str, level: float, *, estimators: Mapping[str, Estimator]) -> None:
@@ -251,7 +251,7 @@ def cressie_read(sums: WeightSums, *, largest: float, reward: Bounds, level: flo
     that range makes the bound on its side infinite.
     Source: VowpalWabbit/estimators, bandits/cressieread.py (after Karampatziakis, Langford & Mineiro 2020), for the
     statistic and its reference distribution; the closed form is an own derivation, see `_lower`."""
-    if sums.n < 2 or max(sums.w2, sums.w2r2) > _LARGEST:
+    if sums.n < 2 or max(sums.w2, sums.w2r2) > _MAX_SQUARE_SUM:
         return UNKNOWN
     # The likelihood ratio is referred to F(1, n), the square of Student's t.
     spread = _least_spread(sums, largest if sums.w < sums.n else 0.0)

@@ -18,32 +18,32 @@ _PULL = 1.0  # of a ridge, in decisions: features are of the size of 1
 class ValueSums(Sums):
     """Normal equations of the regression of returns on states, for each fold: they add up.
 
-    gram (FOLDS, d + 1, d + 1), answer (FOLDS, d + 1); the first column is an intercept."""
+    gram (FOLDS, d + 1, d + 1), xty (FOLDS, d + 1); the first column is an intercept."""
 
     gram: Array
-    answer: Array
+    xty: Array
 
 
 def value_sums(x: Array, returns: Array, fold: Ids) -> ValueSums:
     """Sums of one batch: states x (n, d), returns (n,), and the fold of the visit that each belongs to, (n,)."""
     width = x.shape[1] + 1
-    gram, answer = np.zeros((FOLDS, width, width)), np.zeros((FOLDS, width))
+    gram, xty = np.zeros((FOLDS, width, width)), np.zeros((FOLDS, width))
     for k in range(FOLDS):
         rows = fold == k
         columns = np.column_stack([np.ones(int(rows.sum())), x[rows]])
-        gram[k], answer[k] = columns.T @ columns, columns.T @ returns[rows]
-    return ValueSums(gram, answer)
+        gram[k], xty[k] = columns.T @ columns, columns.T @ returns[rows]
+    return ValueSums(gram, xty)
 
 
 def fit(sums: ValueSums) -> Array:
     """Coefficients for each fold, (FOLDS, d + 1), from the visits of the others: no state is valued by its own
     return."""
-    coefficients = np.empty(sums.answer.shape)
+    coefficients = np.empty(sums.xty.shape)
     for k in range(FOLDS):
-        gram, answer = sums.gram.sum(axis=0) - sums.gram[k], sums.answer.sum(axis=0) - sums.answer[k]
-        pull = np.full(len(answer), _PULL)
+        gram, xty = sums.gram.sum(axis=0) - sums.gram[k], sums.xty.sum(axis=0) - sums.xty[k]
+        pull = np.full(len(xty), _PULL)
         pull[0] = 1e-9
-        coefficients[k] = np.linalg.solve(gram + np.diag(pull), answer)
+        coefficients[k] = np.linalg.solve(gram + np.diag(pull), xty)
     return coefficients
 
 

@@ -171,7 +171,7 @@ class Gradient(ContextualPolicy, Examined):
         return rows, {name: parameters[name].tolist() for name in SHARED_PARAMETERS}
 
     def unpack(self, rows: Array, shared: Mapping[str, Any]) -> Parameters:
-        """Parameters from what `pack` gave; those that `shared` lacks know nothing."""
+        """Parameters from what `pack` gave; those that `shared` lacks are zero."""
         zeros = self.zero_parameters(0)
         d = zeros["linear"].shape[1]
         shared_values = {

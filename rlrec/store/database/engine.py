@@ -266,6 +266,6 @@ def clock(connection: sa.Connection) -> int:
     now = "CASE WHEN pg_is_in_recovery() THEN pg_last_xact_replay_timestamp() ELSE clock_timestamp() END"
     replayed_to = connection.exec_driver_sql(_MICROS.format(now)).scalar_one()
     if replayed_to is None:  # no commit since the replica began: it has what was there at the checkpoint it began from
-        began = f"{_MICROS.format('checkpoint_time')} FROM pg_control_checkpoint()"
-        replayed_to = connection.exec_driver_sql(began).scalar_one()
+        checkpoint_query = f"{_MICROS.format('checkpoint_time')} FROM pg_control_checkpoint()"
+        replayed_to = connection.exec_driver_sql(checkpoint_query).scalar_one()
     return int(replayed_to)

@@ -30,7 +30,7 @@ DRAFT = ".unfinished-"  # of the name of a backup, until it is complete
 
 
 def fingerprint(unit: Unit) -> str:
-    """A text that differs after any change of the store that a copy could meet half-way."""
+    """A text that changes with every write that could leave a copy inconsistent."""
     marks: list[Any] = [unit.ask_value(f"SELECT count(*) FROM {table.name}") for table in TABLES]
     marks += unit.ask("SELECT policy_id, seq, ordinal, live_id FROM policy_head ORDER BY policy_id")
     marks += unit.ask("SELECT max(last_at), count(ended_at), max(ended_at) FROM visit")

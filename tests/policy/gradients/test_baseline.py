@@ -69,7 +69,7 @@ def test_sums_of_batches_add_up() -> None:
     complete = baseline.value_sums(x, returns, fold)
     parts = baseline.value_sums(x[:20], returns[:20], fold[:20]) + baseline.value_sums(x[20:], returns[20:], fold[20:])
     assert parts.gram == pytest.approx(complete.gram, abs=1e-9)
-    assert parts.answer == pytest.approx(complete.answer, abs=1e-9)
+    assert parts.xty == pytest.approx(complete.xty, abs=1e-9)
 
 
 def test_a_half_without_visits_leaves_the_other_without_a_value() -> None:

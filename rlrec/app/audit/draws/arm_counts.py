@@ -51,7 +51,7 @@ class SumsByArm:
         return np.searchsorted(union, arms)
 
     def add(self, arms: Ids, rows: Iterable[Array]) -> None:
-        """Add a value of each row, (n,), to the sum of its arm."""
+        """Add to each sum its array of values, (n,), by the arm that each value belongs to."""
         column = self.include(arms)
         for total, row in zip(self.sums, rows, strict=True):
             total += np.bincount(column, weights=row, minlength=len(self.arms))

@@ -22,7 +22,7 @@ PORTION = 5_000  # decisions at a time
 def check(unit: Unit, decision_ids: Ids, *, findings: Findings) -> None:
     """Compare the digests stored with those of every form that a request for the decision can have had: with or without
     its user and its arms, and by the name of the route, the policy or the version."""
-    context = lru_cache(PORTION)(lambda text: canonical.text(parse(text, "its context")))
+    canonical_context = lru_cache(PORTION)(lambda text: canonical.text(parse(text, "its context")))
     no_arms = arms_text(None)
     for start in range(0, len(decision_ids), PORTION):
         unit.progress("requests", start, start / len(decision_ids))
@@ -34,7 +34,7 @@ def check(unit: Unit, decision_ids: Ids, *, findings: Findings) -> None:
             with findings.unreadable(CHECK, f"decision {decision_id}"):
                 forms = product(_names(*policy_names), {user: None, None: None}, (no_arms, set_texts[set_id]))
                 if not any(
-                    digest_of_texts((*names, session, form_user), context(text), size, form_arms) == digest
+                    digest_of_texts((*names, session, form_user), canonical_context(text), size, form_arms) == digest
                     for names, form_user, form_arms in forms
                 ):
                     detail = "its session, user, context, length or arms are not those of its request"

@@ -195,7 +195,7 @@ class RewardModelFit:
     def sums(self, rows: ImpressionRows, contexts: ContextTable) -> RewardModelSums:
         examined = row_examination(rows, self.examination)  # (r - look q)^2 = look^2 (r / look - q)^2
         weight = None if examined is None else examined**2
-        if (count := reward_log.counts_of(rows.slots)) is not None:
+        if (count := reward_log.sampling_counts(rows.slots)) is not None:
             weight = count if weight is None else weight * count
         reward = rows.reward if examined is None else rows.reward / examined
         arm, cluster = self.arms.rank[self.arms.index(rows.slots["arm_id"])], rows.slots["cluster"]

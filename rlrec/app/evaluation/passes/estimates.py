@@ -37,7 +37,7 @@ BY_ARM = "snips"  # the usual estimator by arm: the logger chose the arm, so tha
 @dataclass(frozen=True, kw_only=True)
 class EstimateRow:
     """One estimate of one target on one group. version: None for a built-in target; by: None without groups; inclusion:
-    of the log in the lists of candidates that it was ranked from; paged: whether the reward weighs events of pages."""
+    of the log in the lists of candidates that it was ranked from; has_page_events: of the reward."""
 
     target: str
     version: int | None
@@ -46,7 +46,7 @@ class EstimateRow:
     by: str | None
     group: RowGroup
     inclusion: Inclusion = field(default_factory=Inclusion)
-    paged: bool = False
+    has_page_events: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """The row as `evaluate --json` has it."""
@@ -162,7 +162,7 @@ def _rows(
         shared: dict[str, Any] = {
             "target": target.name, "version": target.number, "reward": target.reward.name,
             "by": evaluation.request.by, "inclusion": inclusion,
-            "paged": not page_kinds.isdisjoint(target.reward.weights),
+            "has_page_events": not page_kinds.isdisjoint(target.reward.weights),
         }  # fmt: skip
         for group in groups.in_order({group for estimates in by_unit for _, group in estimates}):
             group_estimates = [estimate for estimates in by_unit for estimate in estimates.get((number, group), [])]

@@ -94,7 +94,7 @@ class SessionUnit(RowUnit[EndedVisits, ReturnModel]):
         if slot_sets.flags(rows.slots) is not None:
             hint = "judge slates, by --estimator sips,iips, or slots, by ips,snips"
             raise InputError("whole visits cannot be judged where slots have sets of arms of their own", hint=hint)
-        count = reward_log.counts_of(rows.slots)
+        count = reward_log.sampling_counts(rows.slots)
         decisions, slates = self._decisions(rows, logged.contexts) if model else None, lowest(rows)
 
         def batch(scorer: Scorer) -> VisitBatch:

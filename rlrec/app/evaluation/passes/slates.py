@@ -132,7 +132,7 @@ class SlateUnit(RowUnit[CompletePages, FittedRewardModel]):
         needs = replace(self.needs, joint=self.needs.joint or bool((rows.page != 0).any()))
         if self.require_pairs and needs.additive:
             _require_pairs(slots)
-        predicted, count = None if values is None else values.predicted, reward_log.counts_of(slots)
+        predicted, count = None if values is None else values.predicted, reward_log.sampling_counts(slots)
         shared: dict[str, Any] = {
             "start": rows.start, "reward": impressions.reward, "page": rows.page, "default": impressions.default,
             "cluster": slots["cluster"][rows.begins], "predicted": predicted,

@@ -75,7 +75,7 @@ class Scorer:
             predicted=None if values is None else values.predicted,
             expected=None if values is None else probabilities.expected,
             largest=probabilities.greatest / np.where(probabilities.prefixed, smallest_prefix, slots["smallest"]),
-            unsupported=probabilities.unsupported, default=rows.default, count=reward_log.counts_of(slots),
+            unsupported=probabilities.unsupported, default=rows.default, count=reward_log.sampling_counts(slots),
         )  # fmt: skip
         ratio = self.list_ratio(slots, logged)
         return batch if ratio is None else _with_lists(batch, ratio)
@@ -110,7 +110,7 @@ class Scorer:
         return LogBatch(
             reward=rows.reward, propensity=ones, target=ones, cluster=rows.slots["cluster"], predicted=predicted,
             expected=predicted, largest=ones, unsupported=np.zeros(len(rows)), default=rows.default,
-            count=reward_log.counts_of(rows.slots),
+            count=reward_log.sampling_counts(rows.slots),
         )  # fmt: skip
 
     def probabilities(

@@ -24,7 +24,7 @@ PER_DECISION = 32  # pages that are simulated, at most, for a decision that has 
 
 @dataclass(frozen=True, kw_only=True)
 class Needs:
-    """The needs of estimators. joint: probabilities given the slots above; tabled: those of every position;
+    """The needs of estimators. joint: the probability of the slots down to each one; tabled: those of every position;
     additive: weights of `pi`; marginal: the probability of each arm at its position. positions: of the longest page."""
 
     positions: int

@@ -99,7 +99,7 @@ class StateCaseRows:
         deep = np.flatnonzero((self.depth > 0) & ~np.isnan(slots["prefix"][self.indices]))
         for depth in np.unique(self.depth[deep]).tolist():
             lower = deep[self.depth[deep] == depth]
-            order, is_possible = self._slates(lower, depth + 1)
+            order, is_possible = self._slate_indices(lower, depth + 1)
             probabilities.target[self.indices[lower]] = 0.0
             lower, order = lower[is_possible], order[is_possible]
             joint = plackett_luce.log_joint(self.score[self.decision[lower]], order, None, **self.served)
@@ -129,7 +129,7 @@ class StateCaseRows:
             table[inside] = shares[self.decision[inside] - start, :, index[inside, 0]]
         return np.where(np.arange(positions) < slots["size"][self.indices, None], table, 0.0)
 
-    def _slates(self, rows: Ids, size: int) -> tuple[Ids, Flags]:
+    def _slate_indices(self, rows: Ids, size: int) -> tuple[Ids, Flags]:
         """Where the arms on top of the slates of some rows stand, (g, size), and which can be made of the arms."""
         start = self.rows.slots["start"][self.indices[rows]]
         return arm_indices(self.arms, self.rows.shown[start[:, None] + np.arange(size)])
@@ -151,7 +151,7 @@ class StateCaseRows:
         deep = np.flatnonzero((self.depth[rows] > 0) & is_complete)
         for depth in np.unique(self.depth[rows[deep]]).tolist():
             lower = deep[self.depth[rows[deep]] == depth]
-            slates, is_possible = self._slates(rows[lower], depth)
+            slates, is_possible = self._slate_indices(rows[lower], depth)
             lower, slates = lower[is_possible], slates[is_possible]
             probability[lower] = _conditional(self.score[self.decision[rows[lower]]], slates, **self.served)
         return probability

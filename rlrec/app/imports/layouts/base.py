@@ -173,7 +173,7 @@ class Layout(ABC):
     def decode(self, numbers: Sequence[int], texts: list[bytes]) -> Decoded:
         """The decisions of some lines, and their observations."""
 
-    def end(self) -> None:  # noqa: B027 (most layouts need nothing more)
+    def finish_decoding(self) -> None:  # noqa: B027 (most layouts need nothing more)
         """All lines were decoded. Raises InputError where the file as a whole cannot be taken."""
 
     def join(self, files: Sequence[Layout]) -> list[str]:
@@ -211,7 +211,7 @@ class Layout(ABC):
                         self._spool.write(group.rows)
                     yield group.refused
         self._spool.flush()
-        self.end()
+        self.finish_decoding()
         ordered, self._digests = np.sort(np.concatenate(self._digests)), []
         self._repeated = frozenset(prefix.tobytes() for prefix in np.unique(ordered[1:][ordered[1:] == ordered[:-1]]))
         if self._repeated:

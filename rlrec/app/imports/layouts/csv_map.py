@@ -419,7 +419,7 @@ class CsvMap(Layout):
             for name, number in counts.items()
         ]
 
-    def end(self) -> None:
+    def finish_decoding(self) -> None:
         ordered = np.sort(self._decision_digests)
         self.scattered = len(np.unique(ordered[1:][ordered[1:] == ordered[:-1]]))
         self._eligible = tuple(sorted(self.arms))
@@ -446,7 +446,7 @@ def _same_decision(row: Sequence[str], following: Sequence[str]) -> bool:
 
 
 def check_columns(source: str, names: Sequence[str], wanted_names: Iterable[str]) -> None:
-    """Raises InputError unless every wanted column is among the names, once. source: what has these, for people."""
+    """Raises InputError unless every wanted column is among the names, once. source: the table, as messages call it."""
     for name in wanted_names:
         if name not in names:
             raise InputError(f"{source} has no column {name!r}", hint=suggest(name, list(names), cutoff=0.5))

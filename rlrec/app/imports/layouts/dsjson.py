@@ -193,7 +193,7 @@ class DsJson(LineLayout):
         self._inactive.update(name for name in note.inactive if name is not None)
         self.skipped += note.inactive.count(None)
 
-    def end(self) -> None:
+    def finish_decoding(self) -> None:
         """A log in which a reward was withheld is that of an apprentice: no decision of it was drawn."""
         if self.without_propensity:
             self.without_propensity = self.decoded

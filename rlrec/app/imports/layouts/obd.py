@@ -58,8 +58,8 @@ class Obd(CsvMap):
             raise
         return f"{encode_basestring(name)}:{canonical.number(value)}" if value else ""
 
-    def end(self) -> None:
-        super().end()
+    def finish_decoding(self) -> None:
+        super().finish_decoding()
         self.without_propensity = 0  # each line has the marginal, which weighs an impression
 
     def complete(self, rows: LogColumns) -> LogColumns:

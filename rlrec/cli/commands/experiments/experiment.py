@@ -209,8 +209,9 @@ def _view(result: VariantComparison, level: float) -> View:
 def _interleaved(result: VariantComparison, title: list[str]) -> View:
     title[0] += ", interleaved: both versions fill every slate"
     alarm = _alarm(result["sample_ratio"]["p_value"], "one team picked first too often; do not trust the difference")
-    coins = "coins: chi2 {chi2}, p {p_value}".format(**{key: cell(x) for key, x in result["sample_ratio"].items()})
-    title += [*map(_difference, result["differences"]), *([coins + alarm] if alarm else [])]
+    figures = {key: cell(value) for key, value in result["sample_ratio"].items()}
+    pick_order_test = "coins: chi2 {chi2}, p {p_value}".format(**figures)
+    title += [*map(_difference, result["differences"]), *([pick_order_test + alarm] if alarm else [])]
     if (ties := result.get("ties")) is not None:
         title.append(f"credit for both teams alike: {quantity(ties, 'unit')}")
     notes = [
