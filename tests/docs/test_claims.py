@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from rlrec.cli import program
-from rlrec.ope.checks.verdicts import REASONS
+from rlrec.ope.checks.reasons import REASONS
 from tests.conftest import Run
 from tests.docs.pages import PATHS, ROOT, steps
 from tests.docs.test_examples import leaves

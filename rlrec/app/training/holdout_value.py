@@ -16,7 +16,7 @@ from rlrec.app.evaluation.rows.groups import members
 from rlrec.app.training.blocks import DecisionBlock, blocks
 from rlrec.app.training.dataset import DatasetSplit, VisitRows
 from rlrec.arrays import Array
-from rlrec.ope.checks.verdicts import LEAST_ESS
+from rlrec.ope.checks.reasons import LEAST_ESS
 from rlrec.ope.sums.visits import VisitBatch
 from rlrec.ope.units.estimate import Estimate, FinishOptions
 from rlrec.ope.units.paired import PairedDifference, difference

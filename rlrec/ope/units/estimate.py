@@ -12,6 +12,7 @@ import numpy as np
 from rlrec.arrays import Array, finite_or_none
 from rlrec.ope.checks import verdicts
 from rlrec.ope.checks.diagnostics import Weights
+from rlrec.ope.checks.reasons import LEAST_REWARDS
 from rlrec.ope.checks.verdicts import Diagnosis
 from rlrec.ope.intervals import intervals
 from rlrec.ope.intervals.intervals import UNKNOWN, Bounds, Relative, Replicates, WeightSums
@@ -113,7 +114,7 @@ class FinishOptions:
     cluster: name of the unit that was randomised, for the report
     reward_range: (low, high) of one reward, infinite where there is no clip
     greedy: the target was judged without its exploration, for the report
-    extra_reasons: words of `verdicts.REASONS` that only the caller can know (`in-sample`, `logging-states`)
+    extra_reasons: words of `reasons.REASONS` that only the caller can know (`in-sample`, `logging-states`)
     selected_rows: the rows were picked by what the logger chose, so that their mean weight need not be 1
     seed, replicates: of the bootstrap"""
 
@@ -323,7 +324,7 @@ class EstimatorFold:
     @property
     def _is_constant(self) -> bool:
         """Whether there are rewards, and an estimate without any error: all clusters say the same."""
-        has_rewards = self.diagnosis.nonzero >= verdicts.LEAST_REWARDS and bool(self.estimator.intervals)
+        has_rewards = self.diagnosis.nonzero >= LEAST_REWARDS and bool(self.estimator.intervals)
         return has_rewards and self.value_and_error[1] == 0
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from rlrec.arrays import Array, finite_or_none
 from rlrec.errors import InputError
-from rlrec.ope.checks import verdicts
+from rlrec.ope.checks import reasons, verdicts
 from rlrec.ope.estimators.sequential import SessionEstimator
 from rlrec.ope.intervals import intervals
 from rlrec.ope.intervals.intervals import UNKNOWN, Bounds, Minus, Studentised, studentised_bootstrap
@@ -145,8 +145,8 @@ def _bounds(sample: Studentised, alpha: float, *, freedom: float) -> Bounds:
 def _verdict(folds: Sequence[EstimatorFold], extra: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
     judged = [verdicts.verdict(fold.diagnosis, extra=extra) for fold in folds]
     worst = min((verdict for verdict, _ in judged), key=("insufficient", "weak", "ok").index)
-    present = {reason for _, reasons in judged for reason in reasons}
-    return worst, tuple(reason for reason in verdicts.REASONS if reason in present)
+    present = {reason for _, verdict_reasons in judged for reason in verdict_reasons}
+    return worst, reasons.in_order(present)
 
 
 # -- bounds of a mean by empirical likelihood, for terms that rare and large losses skew --

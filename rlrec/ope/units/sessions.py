@@ -13,7 +13,8 @@ import numpy as np
 from rlrec.arrays import Array
 from rlrec.errors import InputError
 from rlrec.ope.checks.diagnostics import Weights, weight_diagnostics
-from rlrec.ope.checks.verdicts import LEAST_ESS, Diagnosis
+from rlrec.ope.checks.reasons import LEAST_ESS
+from rlrec.ope.checks.verdicts import Diagnosis
 from rlrec.ope.estimators.sequential import SessionEstimator
 from rlrec.ope.intervals import intervals
 from rlrec.ope.intervals.intervals import UNKNOWN, Bounds, Replicates, studentised_bootstrap

@@ -23,7 +23,7 @@ from typing import Any, Generic, NamedTuple, Self
 import numpy as np
 
 from rlrec.arrays import Array, Ids
-from rlrec.ope.checks.verdicts import LEAST_ESS
+from rlrec.ope.checks.reasons import LEAST_ESS
 from rlrec.ope.sums.base import hash_bits
 from rlrec.ope.units.estimate import LoggerWeight
 from rlrec.ope.units.fold import Fold, P, WeightSpread

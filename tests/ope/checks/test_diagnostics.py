@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from rlrec.ope.checks.diagnostics import N_LARGEST, k_hat, weights
-from rlrec.ope.checks.verdicts import REASONS, Diagnosis, explanations, verdict
+from rlrec.ope.checks.reasons import REASONS
+from rlrec.ope.checks.verdicts import Diagnosis, explanations, verdict
 from rlrec.ope.sums.base import LogBatch
 from tests.ope import obd
 from tests.ope.cases import HAND, drawn, judged

@@ -16,7 +16,7 @@ from rlrec.app.log.splits import GATE
 from rlrec.compute import Engine
 from rlrec.directions import gate_against, gate_direction
 from rlrec.errors import CheckFailed, InputError
-from rlrec.ope.checks import verdicts
+from rlrec.ope.checks.reasons import LEAST_ESS, in_order
 from rlrec.ope.checks.within_cells import alarms, carry_over_p_value
 from rlrec.ope.intervals.intervals import Minus, Relative
 from rlrec.ope.units.estimate import Estimate, EstimatorFold
@@ -315,7 +315,7 @@ class Gain:
         verdict = min(difference.verdict, *(side.verdict for side in self.estimates), key=VERDICTS.index)
         serving_reasons = {reason for side in self.estimates[1:] for reason in side.reasons} - {"in-sample"}
         reasons = [*{*difference.reasons, *self.estimates[0].reasons, *serving_reasons}]
-        return difference, verdict, sorted(reasons, key=list(verdicts.REASONS).index)
+        return difference, verdict, [*in_order(reasons)]
 
 
 def _largest_reward(unit: Unit, definition: Reward, *, slots_alone: bool) -> float:
@@ -374,7 +374,7 @@ def _refusals(gate: Mapping[str, Any]) -> Iterator[str]:
 
 def _least_visits(n: int) -> float:
     """How many of n visits must be effective."""
-    return max(verdicts.LEAST_ESS, SUPPORTED * n)
+    return max(LEAST_ESS, SUPPORTED * n)
 
 
 def _visits_refusal(visits: VisitsReport) -> str:

@@ -20,7 +20,7 @@ from rlrec.app.evaluation.rows import groups
 from rlrec.app.inputs import lookup
 from rlrec.compute import Engine, packing
 from rlrec.errors import InputError
-from rlrec.ope.checks import verdicts
+from rlrec.ope.checks.reasons import REASONS
 from rlrec.records import add_each
 from rlrec.store import Store, Unit
 from rlrec.store.database.unit import LogFolder
@@ -135,7 +135,7 @@ class Workers:
         with closing(engine):
             yield engine
         if engine.mixed and not has_reasons:
-            store.notice(f"{MIXED}: {verdicts.REASONS[MIXED]}")
+            store.notice(f"{MIXED}: {REASONS[MIXED].text}")
 
 
 IN_PROCESS = Workers()
