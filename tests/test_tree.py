@@ -20,6 +20,9 @@ COVERED = {  # test file: modules without a test file of their name, which it co
         "store/policies/belief_deltas",
     ],
     "app/evaluation/passes/test_fold.py": [
+        "app/evaluation/checks/base",
+        "app/evaluation/checks/propensities",
+        "app/evaluation/checks/states",
         "app/evaluation/passes/estimates",
         "app/evaluation/passes/impressions",
         "app/evaluation/passes/log_reader",
@@ -187,7 +190,7 @@ COVERED = {  # test file: modules without a test file of their name, which it co
         "compute/worker",
     ],
     "contract/test_kinds.py": ["arrays", "policy/kinds/fixed"],
-    "ope/checks/test_diagnostics.py": ["ope/checks/verdicts"],
+    "ope/checks/test_diagnostics.py": ["ope/checks/reasons", "ope/checks/verdicts"],
     "ope/checks/test_positions.py": ["ope/checks/click_models"],
     "ope/checks/test_visit_carry_over.py": ["ope/checks/within_cells"],
     "ope/intervals/test_outcomes.py": ["ope/sums/unit_visits"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,9 @@ _BETWEEN_VISITS = (
     "what a visit shows changes the person's later visits (weak): the target would bring about other visits than the "
     "logger did, and only an experiment per user can tell"
 )
+
+
+VERDICTS = ("insufficient", "weak", "ok")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,11 +79,14 @@ def verdict(diagnosis: Diagnosis, *, extra: tuple[str, ...] = ()) -> tuple[str, 
     insufficient, weak = (
         {reason for reason, exceeds in limits.items() if exceeds(diagnosis)} for limits in (_INSUFFICIENT, _WEAK)
     )
-    reasons = in_order({*insufficient, *weak, *extra})
-    allowed = {REASONS[reason].best for reason in extra}
-    if insufficient or "insufficient" in allowed:
-        return "insufficient", reasons
-    return ("weak" if weak or "weak" in allowed else "ok"), reasons
+    figures_allow = "insufficient" if insufficient else "weak" if weak else "ok"
+    return lowered(figures_allow, (*insufficient, *weak, *extra))
+
+
+def lowered(verdict: str, reasons: Iterable[str]) -> tuple[str, tuple[str, ...]]:
+    """The worst of a verdict and of those that these reasons allow at best, and the reasons, worst first."""
+    present = in_order(reasons)
+    return min((verdict, *(REASONS[reason].best for reason in present)), key=VERDICTS.index), present
 
 
 def _ess_cause(ess: float | None, clusters: int) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -104,6 +104,11 @@ class Estimate:
     lift_lower: float | None = None
     lift_upper: float | None = None
     lift_std_error: float | None = None
+
+    def lowered(self, reasons: Iterable[str]) -> Estimate:
+        """The estimate with more reasons, and the verdict that these allow at most."""
+        verdict, all_reasons = verdicts.lowered(self.verdict, (*self.reasons, *reasons))
+        return replace(self, verdict=verdict, reasons=all_reasons)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,6 @@ import numpy as np
 from rlrec.arrays import Array, Flags
 from rlrec.errors import InputError
 from rlrec.ope.checks.diagnostics import Weights, weight_diagnostics
-from rlrec.ope.checks.reasons import in_order
 from rlrec.ope.intervals import intervals
 from rlrec.ope.intervals.intervals import Minus
 from rlrec.ope.sums.base import TABLES, Estimator, Ratio, require
@@ -297,7 +296,5 @@ class SlateFold(Fold[SlateEstimator, SlateBatch, SlatePartial]):
             total, moment = summary.total[columns], summary.moment[np.ix_(columns, columns)]
             difference, error = intervals.value_and_error(Minus(Ratio()), total, moment, estimate.clusters)
             if abs(difference) > max(_REFUTED * float(error), NEGLIGIBLE * abs(estimate.value or 0.0)):
-                reasons = in_order({*estimate.reasons, "refuted"})
-                verdict = "weak" if estimate.verdict == "ok" else estimate.verdict
-                by_label[label] = replace(estimate, verdict=verdict, reasons=reasons)
+                by_label[label] = estimate.lowered(["refuted"])
         return list(by_label.values())

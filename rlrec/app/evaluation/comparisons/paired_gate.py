@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
+from rlrec.app.evaluation.checks import find_failures
 from rlrec.app.evaluation.passes import estimates, fold, passes, sessions
 from rlrec.app.evaluation.passes.request import EmptyLog, Request
 from rlrec.app.evaluation.passes.sessions import ReturnUnit, SessionUnit
@@ -17,7 +18,6 @@ from rlrec.compute import Engine
 from rlrec.directions import gate_against, gate_direction
 from rlrec.errors import CheckFailed, InputError
 from rlrec.ope.checks.reasons import LEAST_ESS, in_order
-from rlrec.ope.checks.within_cells import alarms, carry_over_p_value
 from rlrec.ope.intervals.intervals import Minus, Relative
 from rlrec.ope.units.estimate import Estimate, EstimatorFold
 from rlrec.ope.units.impressions import ImpressionFold
@@ -267,14 +267,15 @@ class Gain:
         `passes.sum_log`; supported_elsewhere: as in `judged`: these visits need no share of effective ones, too."""
         request = Request(targets=(), estimators=estimator, interval="normal", gamma=gamma, log=log)
         choice = estimates.estimators(request)
-        evaluation, (rows,), log_reader = estimates.prepare(unit, request, choice, selection, paired=sides)
+        evaluation, (rows, *check_rows), log_reader = estimates.prepare(unit, request, choice, selection, paired=sides)
         log_reader.progress = progress
         if sides[0].reward is sessions.RETURN_REWARD:
             rows = ReturnUnit(**vars(rows), followed=sessions.followed_visits(unit))
         if supported_elsewhere and isinstance(rows, SessionUnit):
             rows = replace(rows, fold=replace(rows.fold, supported=0.0))
-        partial = passes.sum_log([rows], evaluation, log_reader, engine)[rows]
-        finished = fold.estimates(rows, evaluation, partial, cluster=evaluation.cluster)
+        partials = passes.sum_log([rows, *check_rows], evaluation, log_reader, engine)
+        partial, failures = partials[rows], find_failures(partials[[rows, *check_rows][-1]].checks)
+        finished = fold.estimates(rows, evaluation, partial, failures=failures, cluster=evaluation.cluster)
         estimate_of = {number: estimate for (number, _), (estimate,) in finished.items()}
         # loggers count the same on both sides of the difference
         weightings = fold.weigh_loggers(rows, partial, (0, 1))
@@ -288,7 +289,7 @@ class Gain:
             has_missing_propensities=any(counts.silent for counts in partial.counts.values())
             or any(side.weights.left_out for side in at_ends),
             estimated=any(side.estimated for side in sums),
-            carries_over=any(alarms(carry_over_p_value(cells)) for cells in partial.carry_over.values()),
+            carries_over=any(check.reason == "carry-over" for failed in failures.values() for check in failed),
             rare=LOST_SHARE * _largest_reward(unit, sides[0].reward, slots_alone=estimator == BY_IMPRESSION),
             simulated=list(zip(candidate, reference, strict=True)),
         )  # fmt: skip

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import reduce
-from operator import add
+from operator import add, or_
 from typing import Any
 
 from rlrec import ope
+from rlrec.app.evaluation.checks import CHECKS, find_failures
 from rlrec.app.evaluation.passes import fold, passes
 from rlrec.app.evaluation.passes.impressions import ImpressionUnit
 from rlrec.app.evaluation.passes.log_reader import LogReader
@@ -20,7 +21,11 @@ from rlrec.app.evaluation.rows.log_rows import CLUSTERS, RowGroup
 from rlrec.app.evaluation.targets.targets import Target
 from rlrec.app.inputs import lookup
 from rlrec.compute import Engine
+from rlrec.directions import LOG_PRECISION
 from rlrec.errors import InputError
+from rlrec.ope.checks import answers
+from rlrec.ope.checks.answers import Answer
+from rlrec.ope.checks.reasons import in_groups
 from rlrec.ope.intervals import intervals
 from rlrec.ope.sums.base import Estimator
 from rlrec.ope.units.estimate import Estimate
@@ -48,11 +53,21 @@ class EstimateRow:
     inclusion: Inclusion = field(default_factory=Inclusion)
     has_page_events: bool = False
 
+    @property
+    def answer(self) -> Answer:
+        """Whether the target is better than what was logged."""
+        estimate = self.estimate
+        return answers.judge(
+            estimate.lift, estimate.lift_lower, estimate.lift_upper, scale=1.0, precision=LOG_PRECISION,
+            clusters=estimate.clusters, verdict=estimate.verdict, ess=estimate.ess, reasons=estimate.reasons,
+        )  # fmt: skip
+
     def to_json(self) -> dict[str, Any]:
         """The row as `evaluate --json` has it."""
         row = {"target": self.target, "version": self.version, **asdict(self.estimate), "reward": self.reward}
         row["reasons"] = list(self.estimate.reasons)
         row |= {name: row.pop(name) for name in LIFT}  # they come last
+        row |= {**self.answer._asdict(), "reason_groups": in_groups(self.estimate.reasons)}
         if self.inclusion.decisions:
             row["smallest_inclusion"] = self.inclusion.smallest
         return row if self.by is None else {**row, "by": self.by, "group": self.group.label}
@@ -115,7 +130,12 @@ def answer(
     groups.check_field(request.by, frozenset[str]().union(*(partial.names for partial in partials)))
     without_users = evaluation.cluster == "user" and not any(partial.users for partial in partials)
     cluster = "session" if without_users else evaluation.cluster
-    by_unit = [fold.estimates(rows, evaluation, sums, cluster=cluster) for rows, sums in partial_by_unit.items()]
+    failures = find_failures(reduce(or_, (partial.checks for partial in partials), dict[tuple[int, str], Any]()))
+    by_unit = [
+        fold.estimates(rows, evaluation, sums, failures=failures, cluster=cluster)
+        for rows, sums in partial_by_unit.items()
+        if rows.fold.estimators
+    ]
     inclusion = reduce(add, (partial.inclusion for partial in partials))
     page_kinds = frozenset[str]().union(*(partial.page_kinds for partial in partials))
     rows = _rows(evaluation, estimators, by_unit, inclusion, page_kinds)
@@ -129,17 +149,17 @@ def prepare(
     unit: Unit, request: Request, estimators: ope.EstimatorChoice, selection: Selection, *,
     paired: Sequence[Target] | None = None,
 ) -> tuple[Evaluation, list[fold.RowUnit[Any, Any]], LogReader]:  # fmt: skip
-    """The request as the store understands it, the units of its estimators, and the reader of their log. paired: as in
-    `Evaluation.resolve`."""
+    """The request as the store understands it, the units of its estimators, and the reader of their log. Checks that
+    concern an estimator are made on impressions, whatever its unit. paired: as in `Evaluation.resolve`."""
     evaluation = Evaluation.resolve(unit, request, selection, paired=paired)
-    pages = evaluation.extent.positions > 1
-    needs_model = bool(estimators.impressions) and (pages or _needs_model(estimators.impressions))
+    pages, kinds = evaluation.extent.positions > 1, estimators.estimators.values()
+    checks = [check for check in CHECKS if check.is_possible(evaluation.extent) and any(map(check.concerns, kinds))]
+    needs_model = any(check.needs_model for check in checks) or _needs_model(estimators.impressions)
     fits_rewards = needs_model and request.reward_model is None
     encode = fits_rewards or _needs_model({**estimators.sessions, **estimators.slates})
     evaluation = replace(evaluation, encode=encode)
-    units: list[fold.RowUnit[Any, Any]] = []
-    if estimators.impressions:
-        units.append(ImpressionUnit.prepare(unit, evaluation, estimators.impressions))
+    impressions = ImpressionUnit.prepare(unit, evaluation, estimators.impressions, checks)
+    units: list[fold.RowUnit[Any, Any]] = [impressions] if estimators.impressions else []
     if estimators.sessions:
         from rlrec.app.evaluation.passes.sessions import SessionUnit
 
@@ -149,6 +169,8 @@ def prepare(
 
         require_pairs = bool(PAIRED & estimators.named)
         units.append(SlateUnit.prepare(unit, evaluation, estimators.slates, require_pairs=require_pairs))
+    if checks and not estimators.impressions:
+        units.append(impressions)
     return evaluation, units, LogReader(unit, evaluation)
 
 

@@ -16,18 +16,18 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVa
 
 import numpy as np
 
+from rlrec.app.evaluation.checks import Failures
+from rlrec.app.evaluation.checks.base import Check
 from rlrec.app.evaluation.passes.log_reader import LogReader, Reading
 from rlrec.app.evaluation.passes.request import EmptyLog, Evaluation, SharedRows
 from rlrec.app.evaluation.rows import groups
 from rlrec.app.evaluation.rows.candidates import Inclusion
-from rlrec.app.evaluation.rows.log_rows import LoggedBatch, RowGroup, propensity_bets
+from rlrec.app.evaluation.rows.log_rows import LoggedBatch, RowGroup
 from rlrec.app.evaluation.rows.loggers import LoggerFacts, RowStrata
 from rlrec.app.evaluation.targets.probabilities import Scorer
 from rlrec.app.log.reward_log import UnusedVisits
 from rlrec.arrays import Flags, Ids
-from rlrec.ope.checks.within_cells import CellSums, alarms, carry_over_p_value, slots_above_p_value
-from rlrec.ope.intervals import betting
-from rlrec.ope.intervals.betting import BetSums
+from rlrec.ope.checks.within_cells import alarms
 from rlrec.ope.units.estimate import ANY_REWARD, Estimate, FinishOptions, widened
 from rlrec.ope.units.fold import Fold
 from rlrec.ope.units.impressions import ImpressionFold
@@ -104,9 +104,9 @@ class LogPartial(Sums):
 
     groups: by number of the target, group and stratum. loggers: which of them are not fixed. counts: by number of
     `Evaluation.shared`. names: fields that contexts have. users: whether some row that was used has a user. inclusion:
-    of the arms that were shown from candidates. carry_over, slots_above: of rewards that may depend on the course of a
-    visit, or on what is shown above, by number of `Evaluation.shared`. visits: of those that may depend on the person's
-    earlier visits, by id of the reward. bets: against the logged propensities. page_kinds: of events of pages."""
+    of the arms that were shown from candidates. checks: sums of each check, by number of `Evaluation.shared` and its
+    reason. visits: of rewards that may depend on the person's earlier visits, by id of the reward. page_kinds: of
+    events of pages."""
 
     groups: Mapping[tuple[int, RowGroup, Stratum], GroupPartial] = field(default_factory=dict)
     loggers: LoggerFacts = field(default_factory=LoggerFacts)
@@ -114,10 +114,8 @@ class LogPartial(Sums):
     names: frozenset[str] = frozenset()
     users: bool = False
     inclusion: Inclusion = field(default_factory=Inclusion)
-    carry_over: Mapping[int, CellSums] = field(default_factory=dict)
-    slots_above: Mapping[int, CellSums] = field(default_factory=dict)
+    checks: Mapping[tuple[int, str], Any] = field(default_factory=dict)
     visits: Mapping[int, VisitCarryOverSums] = field(default_factory=dict)
-    bets: BetSums = field(default_factory=BetSums)
     page_kinds: frozenset[str] = frozenset()
 
 
@@ -126,13 +124,15 @@ class RowUnit(ABC, Generic[R, M]):
     """A unit of rows (impressions, slates, sessions) with its estimators. R: rows of a batch; M: the model that
     estimators use. It holds nothing of the store.
 
-    fold: the estimators about one target; model: the one that was given with the request. logging_states: whether
+    fold: the estimators about one target; model: the one that was given with the request. checks: those that are made
+    on its rows. logging_states: whether
     targets are judged on the states that the logger brought about; simulates: whether weights may be of marginals,
     which are simulated for some targets."""
 
     evaluation: Evaluation
     fold: Fold[Any, Any, Any]
     model: M | None = None
+    checks: Sequence[Check] = ()
     logging_states: ClassVar[bool] = True
     simulates: ClassVar[bool] = True
 
@@ -163,13 +163,9 @@ class RowUnit(ABC, Generic[R, M]):
     def fitted(self, sums: Any, reward: Reward) -> M:
         """The model that was fitted by them."""
 
-    def carry_over(self, rows: R) -> CellSums | None:
-        """The sums of the test of carry-over; None where the rows have no second step, or are visits."""
-        return None
-
-    def slots_above(self, rows: R, model: M) -> CellSums | None:
-        """The sums of the test of independent slots; None where rows have one slot, or are pages or visits."""
-        return None
+    def check_sums(self, logged: LoggedBatch, rows: R, reward: Reward, model: M | None) -> Mapping[str, Any]:
+        """The sums of the checks, by their reasons."""
+        return {}
 
     def visit_carry_over(self, reader: LogReader) -> Mapping[int, VisitCarryOverSums]:
         """The sums of the test of carry-over between visits of a partition, by id of the reward; none where rows are no
@@ -190,8 +186,7 @@ def fold(unit: RowUnit[R, M], evaluation: Evaluation, logged: LoggedBatch, model
     partials: dict[tuple[int, RowGroup, Stratum], GroupPartial] = {}
     loggers = LoggerFacts(learned=evaluation.loggers.loggers_that_learned(logged.log.slots))
     counts: dict[int, RowCounts] = {}
-    carried: dict[int, CellSums] = {}
-    dependence: dict[int, CellSums] = {}
+    checks: dict[tuple[int, str], Any] = {}
     users = False
     for number, shared in enumerate(evaluation.shared):
         usable, row_counts = unit.usable_rows(logged, shared.reward)
@@ -200,21 +195,20 @@ def fold(unit: RowUnit[R, M], evaluation: Evaluation, logged: LoggedBatch, model
             rows = usable.take(~any_slot(usable, usable.slots["policy_id"] != shared.policy_id))
         counts[number] = replace(row_counts, used=len(rows), other_policy=len(usable) - len(rows))
         if len(rows):
+            model = models.get(shared.reward.id)
+            users |= evaluation.cluster == "user" and bool((rows.slots["user_id"] != ABSENT).any())
+            check_sums = unit.check_sums(logged, rows, shared.reward, model)
+            checks |= {(number, reason): sums for reason, sums in check_sums.items()}
+            if not unit.fold.estimators:
+                continue
             row_strata = evaluation.loggers.strata(
                 rows.slots, rows.begins, spans_batches=evaluation.spans_batches, max_loggers=unit.fold.most_loggers
             )
             loggers += LoggerFacts(mixed=row_strata.mixed)
-            model = models.get(shared.reward.id)
             partials |= _target_partials(unit, evaluation, shared, logged, rows, model, row_strata)
-            users |= evaluation.cluster == "user" and bool((rows.slots["user_id"] != ABSENT).any())
-            if (sums := unit.carry_over(rows)) is not None:
-                carried[number] = sums
-            if model is not None and (sums := unit.slots_above(rows, model)) is not None:
-                dependence[number] = sums
     return LogPartial(
         groups=partials, loggers=loggers, counts=counts, names=logged.contexts.names, users=users,
-        inclusion=logged.lists.inclusion, carry_over=carried, slots_above=dependence,
-        bets=propensity_bets(logged, evaluation.arms), page_kinds=logged.page_kinds,
+        inclusion=logged.lists.inclusion, checks=checks, page_kinds=logged.page_kinds,
     )  # fmt: skip
 
 
@@ -266,19 +260,17 @@ def any_slot(rows: Rows, flags: Flags) -> Flags:
 
 
 def estimates(
-    unit: RowUnit[R, M], evaluation: Evaluation, partial: LogPartial, *, cluster: str
+    unit: RowUnit[R, M], evaluation: Evaluation, partial: LogPartial, *, failures: Failures, cluster: str
 ) -> dict[tuple[int, RowGroup], list[Estimate]]:
-    """The estimates of every target, by its number, and group. cluster: name of the unit that was randomised."""
+    """The estimates of every target, by its number, and group. failures: of checks; cluster: name of the unit that was
+    randomised."""
     request = evaluation.request
     estimated: dict[tuple[int, RowGroup], list[Estimate]] = {}
-    are_wrong = betting.propensities_are_wrong(partial.bets)
     for shared_number, shared in enumerate(evaluation.shared):
         counts = partial.counts[shared_number]
         n_left_out = counts.left_out + counts.other_policy
-        step_sums, visit_sums = partial.carry_over.get(shared_number), partial.visits.get(shared.reward.id)
-        p_values = carry_over_p_value(step_sums), None if visit_sums is None else visit_sums.p_value()
-        carried = any(map(alarms, p_values))
-        is_dependent = alarms(slots_above_p_value(partial.slots_above.get(shared_number)))
+        visit_sums, failed = partial.visits.get(shared.reward.id), failures.get(shared_number, ())
+        changes_later_visits = visit_sums is not None and alarms(visit_sums.p_value())
         for number, scorer in shared.members:
             weightings = weigh_loggers(unit, partial, [number])
             group_partials = over_loggers(partial, number, weightings)
@@ -289,8 +281,7 @@ def estimates(
                     "estimated-propensity": group_partial.estimated,
                     "sampled-rows": counts.sampled > 0 or group_partial.sampled,
                     "no-candidates" if target.draws_candidates else "no-state": group_partial.no_state > 0,
-                    "carry-over": carried and is_weighed, "dependent-slots": is_dependent and is_weighed,
-                    "wrong-propensities": are_wrong and is_weighed,
+                    "carry-over": changes_later_visits and is_weighed,
                     "logging-states": unit.logging_states and target.stateful,
                     "logging-candidates": not target.draws_candidates and is_weighed and group_partial.has_candidates,
                 }  # fmt: skip
@@ -314,11 +305,17 @@ def estimates(
                 ]
                 estimated[number, group] = [
                     replace(
-                        widened(estimate, replicas, limits=value_range),
+                        widened(estimate, replicas, limits=value_range).lowered(
+                            check.reason for check in failed if is_weighed and check.concerns(kind)
+                        ),
                         left_out=estimate.left_out + n_left_out + group_partial.no_state,
                     )
-                    for value_range, estimate, *replicas in zip(
-                        ranges, _with_loggers(group_estimates, weightings[group]), *by_replica, strict=True
+                    for kind, value_range, estimate, *replicas in zip(
+                        unit.fold.estimators.values(),
+                        ranges,
+                        _with_loggers(group_estimates, weightings[group]),
+                        *by_replica,
+                        strict=True,
                     )
                 ]
     return estimated

@@ -1,12 +1,13 @@
-"""Estimates per impression: every slot that was shown is a row, weighed by itself."""
+"""Estimates per impression: every slot that was shown is a row, weighed by itself. Checks look at these rows, too."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
+from rlrec.app.evaluation.checks.base import Check, CheckedRows
 from rlrec.app.evaluation.passes.fold import RowCounts, RowUnit
 from rlrec.app.evaluation.passes.log_reader import Reading
 from rlrec.app.evaluation.passes.request import EmptyLog, Evaluation, SharedRows
@@ -14,7 +15,6 @@ from rlrec.app.evaluation.rows import log_rows
 from rlrec.app.evaluation.rows.log_rows import ImpressionRows, LoggedBatch
 from rlrec.app.evaluation.targets.probabilities import Scorer
 from rlrec.errors import quantity
-from rlrec.ope.checks.within_cells import CellSums
 from rlrec.ope.sums.base import ImpressionEstimator, LogBatch
 from rlrec.ope.units.impressions import ImpressionFold
 from rlrec.records import Reward
@@ -31,7 +31,9 @@ class ImpressionUnit(RowUnit[ImpressionRows, "RewardModel"]):
     fold: ImpressionFold
 
     @classmethod
-    def prepare(cls, unit: Unit, evaluation: Evaluation, estimators: Mapping[str, ImpressionEstimator]) -> Self:
+    def prepare(
+        cls, unit: Unit, evaluation: Evaluation, estimators: Mapping[str, ImpressionEstimator], checks: Sequence[Check]
+    ) -> Self:
         """Raises InputError for a table of rewards that does not fit the catalogue, and an unknown curve."""
         request, curve, table = evaluation.request, None, None
         if request.position is not None:
@@ -44,7 +46,7 @@ class ImpressionUnit(RowUnit[ImpressionRows, "RewardModel"]):
             examination = () if curve is None else curve.examination
             table = read_table(path, by=request.reward_model_by, arms=evaluation.arms, examination=examination)
         fold = ImpressionFold(estimators=estimators, spans_batches=evaluation.spans_batches, curve=curve)
-        return cls(evaluation=evaluation, fold=fold, model=table)
+        return cls(evaluation=evaluation, fold=fold, model=table, checks=checks)
 
     @cached_property
     def fit(self) -> RewardModelFit:
@@ -63,7 +65,8 @@ class ImpressionUnit(RowUnit[ImpressionRows, "RewardModel"]):
 
     @property
     def judged_on(self) -> Reading:
-        return Reading(columns=self.evaluation.judged_columns)
+        check_columns = (name for check in self.checks for name in check.columns)
+        return Reading(columns=dict.fromkeys((*self.evaluation.judged_columns, *check_columns)))
 
     def usable_rows(self, logged: LoggedBatch, reward: Reward) -> tuple[ImpressionRows, RowCounts]:
         rows, n_immature = log_rows.usable_rows(logged.log, reward, now=self.evaluation.now)
@@ -75,19 +78,21 @@ class ImpressionUnit(RowUnit[ImpressionRows, "RewardModel"]):
     def fitted(self, sums: RewardModelSums, reward: Reward) -> RewardModel:
         return self.fit.finish(sums, reward)
 
-    def carry_over(self, rows: ImpressionRows) -> CellSums | None:
-        return log_rows.carry_over(rows, self.evaluation.arms, positions=self.evaluation.extent.positions)
-
     @property
     def needs_model(self) -> bool:
-        """Whether a model is needed: by an estimator, or to see whether slots depend on those above."""
-        return self.evaluation.extent.positions > 1 or super().needs_model
+        """Whether a model is needed: by an estimator, or by a check."""
+        return any(check.needs_model for check in self.checks) or super().needs_model
 
-    def slots_above(self, rows: ImpressionRows, model: RewardModel) -> CellSums | None:
-        if self.evaluation.extent.positions < 2:
-            return None
-        arms, positions = self.evaluation.arms, self.evaluation.extent.positions
-        return log_rows.slots_above(rows, model.attraction(rows), arms, positions=positions)
+    def check_sums(
+        self, logged: LoggedBatch, rows: ImpressionRows, reward: Reward, model: RewardModel | None
+    ) -> Mapping[str, Any]:
+        evaluation = self.evaluation
+        checked = CheckedRows(
+            logged=logged, arms=evaluation.arms, extent=evaluation.extent, cluster=evaluation.cluster,
+            now=evaluation.now, rows=rows, reward=reward, model=model,
+        )  # fmt: skip
+        sums = ((check.reason, check.sums(checked)) for check in self.checks)
+        return {reason: check_sums for reason, check_sums in sums if check_sums is not None}
 
     def batch_of(
         self, logged: LoggedBatch, rows: ImpressionRows, model: RewardModel | None

@@ -19,7 +19,6 @@ from rlrec.app.evaluation.targets.probabilities import Scorer
 from rlrec.app.log import reward_log
 from rlrec.arrays import Array, Flags, Ids, offsets, run_starts
 from rlrec.errors import InputError, quantity
-from rlrec.ope.checks.within_cells import CellSums
 from rlrec.ope.units.slate_weighting import Iips, Interpol, Pbm, Pi
 from rlrec.ope.units.slates import SlateBatch, SlateEstimator, SlateFold
 from rlrec.records import Reward
@@ -120,9 +119,6 @@ class SlateUnit(RowUnit[CompletePages, FittedRewardModel]):
 
     def fitted(self, sums: RewardModelSums, reward: Reward) -> FittedRewardModel:
         return self.fit.finish(sums, None)
-
-    def carry_over(self, rows: CompletePages) -> CellSums | None:
-        return log_rows.carry_over(rows.impressions, self.evaluation.arms, positions=self.needs.positions)
 
     def batch_of(
         self, logged: LoggedBatch, rows: CompletePages, model: FittedRewardModel | None
