@@ -83,7 +83,7 @@ class Cluster:
             try:
                 # Only now: with `with_results` Dask waits for ever for an answer that is lost on its way with its
                 # worker, and whose partition then ends workers.
-                answer: _Answer = future.result()
+                answer: _WorkerResult = future.result()
             except distributed.KilledWorker as error:
                 raise deadly_partition(number) from error
             except (Exception, distributed.CancelledError) as error:
@@ -129,15 +129,15 @@ def _start(jobs: int) -> Any:
         raise RlrecError(f"a Dask worker has ended while it started: {cause}", hint=hint) from error
 
 
-class _Answer(NamedTuple):
+class _WorkerResult(NamedTuple):
     """The fingerprint of a worker, and its packed result or error."""
 
     fingerprint: Fingerprint
     message: bytes
 
 
-def _run(runner: Runner, task: bytes, partition: Any) -> _Answer:
+def _run(runner: Runner, task: bytes, partition: Any) -> _WorkerResult:
     try:
-        return _Answer(fingerprint(), packing.pack(runner(task, partition)))
+        return _WorkerResult(fingerprint(), packing.pack(runner(task, partition)))
     except RlrecError as error:
-        return _Answer(fingerprint(), packing.pack(error))
+        return _WorkerResult(fingerprint(), packing.pack(error))

@@ -15,7 +15,7 @@ _ANSWERS = {"more": "better", "less": "worse", "equal": "same", "unsure": "unkno
 
 
 class Answer(NamedTuple):
-    """What a comparison answers. answer: one of ANSWERS; needed: clusters more that would tell, about, if the
+    """The answer of a comparison. answer: one of ANSWERS; needed: clusters more that would tell, about, if the
     difference is what it seems to be; None where the answer is known, or where more of this log cannot tell."""
 
     answer: str
