@@ -52,8 +52,6 @@ def explained(rows: Sequence[EstimateRow]) -> list[str]:
         min_sentence = "the smallest probability with which an arm that was shown was a candidate"
         derived = f"(decisions that were derived again: {inclusion.decisions:,})"
         lines.append(f"candidates: {min_sentence} is {inclusion.smallest:.3g} {derived}")
-    if any(row.has_page_events and row.estimate.unit == "impression" and row.estimate.served == 0 for row in rows):
-        lines.append("pages: slots earned 0, and pages as such did not: --estimator sips,sn-sips judges these")
     for name, step in horizons.items():
         lines.append(f"horizon: from step {step} on the effective sample size for {name} is below 5 % of the sessions")
     return lines

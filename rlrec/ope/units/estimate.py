@@ -61,7 +61,9 @@ class Estimate:
     served: mean reward of the same rows as they were logged, each as often as it counts
     lift: by how much `value` is above that, as a share of it; lift_std_error, lift_lower, lift_upper: with the
         uncertainty of both, which are from the same clusters; the bounds are as many errors away as those of `value`,
-        and None where what served may have earned 0"""
+        and None where what served may have earned 0
+    reward_seen: share of the logged |reward| that the estimator sees, in [0, 1]: per impression, events of pages are
+        not seen"""
 
     estimator: str
     estimand: str
@@ -104,6 +106,7 @@ class Estimate:
     lift_lower: float | None = None
     lift_upper: float | None = None
     lift_std_error: float | None = None
+    reward_seen: float = 1.0
 
     def lowered(self, reasons: Iterable[str]) -> Estimate:
         """The estimate with more reasons, and the verdict that these allow at most."""

@@ -34,8 +34,8 @@ from rlrec.ope.units.estimate import (
 from rlrec.ope.units.fold import Fold, PositionCurve, WeightSpread, spread_of
 from rlrec.records import Sums
 
-# Share of page events in what was served, or in an estimate, from which on the diagnostics are those of the ratios of
-# whole slates. (Where these collapse, page events are a small share of the estimate for that alone.)
+# Share of page events in what was served from which on the diagnostics are those of the ratios of whole slates. (Where
+# these collapse, page events are a small share of the estimate for that alone.)
 _PAGED = 0.1
 # The figures of an estimate that is made of all slates or of none.
 _FIGURES = (
@@ -170,7 +170,7 @@ class SlateEstimator(Estimator):
 class SlatePartial(Sums):
     """Sums over slates: `partial(batch_1) + partial(batch_2)`. weights: diagnostics by the name of a weighing;
     slate_weights: the same of the ratios of whole slates, as far as known; earned: by the name of a weighing, what its
-    slates earned as served; sizes (3,): sums of |weighted page events|, and as served of |page events| and |rewards|"""
+    slates earned as served; sizes (2,): as served, sums of |page events| and |rewards|"""
 
     moments: Moments
     weights: Mapping[str, Weights]
@@ -224,9 +224,9 @@ class SlateFold(Fold[SlateEstimator, SlateBatch, SlatePartial]):
                 for weight, bound in ((weighed.weight, weighed.bound), (slate_ratio, course.bound))
             )  # fmt: skip
         matrix, slots = batch.counted(np.column_stack(terms)), course.sum(np.abs(batch.reward))
-        sizes = np.abs(np.column_stack([course.weighted_page_events, batch.page, slots + np.abs(batch.page)]))
+        sizes = np.abs(np.column_stack([batch.page, slots + np.abs(batch.page)]))
         sums = moments(matrix, batch.cluster, columns=self.columns, spans_batches=self.spans_batches)
-        return SlatePartial(sums, weights, slate_weights, earned, np.nansum(batch.counted(sizes), axis=0))
+        return SlatePartial(sums, weights, slate_weights, earned, batch.counted(sizes).sum(axis=0))
 
     def spreads(self, partials: Sequence[SlatePartial]) -> list[WeightSpread]:
         return [spread_of(partial.moments, tuple(f"{name} " for name in self.weighings)) for partial in partials]
@@ -261,8 +261,8 @@ class SlateFold(Fold[SlateEstimator, SlateBatch, SlatePartial]):
             assumed = {"independent-slots": estimator.independent_slots, "position-model": curve is not None}
             reasons = (*options.extra_reasons, *(reason for reason, holds in assumed.items() if holds))
             # where page events carry the reward of a weighing, the ratios of whole slates do
-            weighted, served, rewards = partial.sizes.tolist()
-            paged = weighted > _PAGED * partial.weights[name].reward_size or served > _PAGED * rewards
+            served, rewards = partial.sizes.tolist()
+            paged = served > _PAGED * rewards
             column = "of_slate" if paged else "weight"
             fold = EstimatorFold(
                 label=label, estimator=estimator, summary=by_weighing[name],

@@ -42,7 +42,7 @@ BY_ARM = "snips"  # the usual estimator by arm: the logger chose the arm, so tha
 @dataclass(frozen=True, kw_only=True)
 class EstimateRow:
     """One estimate of one target on one group. version: None for a built-in target; by: None without groups; inclusion:
-    of the log in the lists of candidates that it was ranked from; has_page_events: of the reward."""
+    of the log in the lists of candidates that it was ranked from."""
 
     target: str
     version: int | None
@@ -51,7 +51,6 @@ class EstimateRow:
     by: str | None
     group: RowGroup
     inclusion: Inclusion = field(default_factory=Inclusion)
-    has_page_events: bool = False
 
     @property
     def answer(self) -> Answer:
@@ -137,8 +136,7 @@ def answer(
         if rows.fold.estimators
     ]
     inclusion = reduce(add, (partial.inclusion for partial in partials))
-    page_kinds = frozenset[str]().union(*(partial.page_kinds for partial in partials))
-    rows = _rows(evaluation, estimators, by_unit, inclusion, page_kinds)
+    rows = _rows(evaluation, estimators, by_unit, inclusion)
     if engine is not None and engine.mixed:
         mixed_estimates = (replace(row.estimate, reasons=(*row.estimate.reasons, MIXED)) for row in rows)
         return [replace(row, estimate=estimate) for row, estimate in zip(rows, mixed_estimates, strict=True)]
@@ -176,7 +174,7 @@ def prepare(
 
 def _rows(
     evaluation: Evaluation, estimators: ope.EstimatorChoice,
-    by_unit: Sequence[Mapping[tuple[int, RowGroup], list[Estimate]]], inclusion: Inclusion, page_kinds: frozenset[str],
+    by_unit: Sequence[Mapping[tuple[int, RowGroup], list[Estimate]]], inclusion: Inclusion,
 ) -> list[EstimateRow]:  # fmt: skip
     """The estimates of all units, by target and group in the order of the request."""
     rows = []
@@ -184,7 +182,6 @@ def _rows(
         shared: dict[str, Any] = {
             "target": target.name, "version": target.number, "reward": target.reward.name,
             "by": evaluation.request.by, "inclusion": inclusion,
-            "has_page_events": not page_kinds.isdisjoint(target.reward.weights),
         }  # fmt: skip
         for group in groups.in_order({group for estimates in by_unit for _, group in estimates}):
             group_estimates = [estimate for estimates in by_unit for estimate in estimates.get((number, group), [])]

@@ -40,6 +40,8 @@ from rlrec.store.log.reader import ABSENT
 if TYPE_CHECKING:
     from rlrec.ope.checks.visit_carry_over import VisitCarryOverSums
 
+LEAST_SEEN = 0.9  # share of the logged |reward| that an estimator must see
+
 
 class Rows(Protocol):
     """Rows of one unit. slots: columns of all their slots."""
@@ -63,11 +65,19 @@ class RowCounts(UnusedVisits):
     """How many rows of a log there are: impressions, or visits.
 
     used: those that estimates were made from. other_policy: usable ones of other policies, by which a
-    logged policy cannot be judged. selected: all impressions. waiting: too young ones."""
+    logged policy cannot be judged. selected: all impressions. waiting: too young ones. size, unseen: sums of |reward|,
+    and of what lies on events of pages that rows do not have."""
 
     used: int = 0
     other_policy: int = 0
     selected: int = 0
+    size: float = 0.0
+    unseen: float = 0.0
+
+    @property
+    def reward_seen(self) -> float:
+        """The share of the logged |reward| that rows have, in [0, 1]."""
+        return 1 - self.unseen / self.size if self.unseen else 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,8 +115,7 @@ class LogPartial(Sums):
     groups: by number of the target, group and stratum. loggers: which of them are not fixed. counts: by number of
     `Evaluation.shared`. names: fields that contexts have. users: whether some row that was used has a user. inclusion:
     of the arms that were shown from candidates. checks: sums of each check, by number of `Evaluation.shared` and its
-    reason. visits: of rewards that may depend on the person's earlier visits, by id of the reward. page_kinds: of
-    events of pages."""
+    reason. visits: of rewards that may depend on the person's earlier visits, by id of the reward."""
 
     groups: Mapping[tuple[int, RowGroup, Stratum], GroupPartial] = field(default_factory=dict)
     loggers: LoggerFacts = field(default_factory=LoggerFacts)
@@ -116,7 +125,6 @@ class LogPartial(Sums):
     inclusion: Inclusion = field(default_factory=Inclusion)
     checks: Mapping[tuple[int, str], Any] = field(default_factory=dict)
     visits: Mapping[int, VisitCarryOverSums] = field(default_factory=dict)
-    page_kinds: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -208,7 +216,7 @@ def fold(unit: RowUnit[R, M], evaluation: Evaluation, logged: LoggedBatch, model
             partials |= _target_partials(unit, evaluation, shared, logged, rows, model, row_strata)
     return LogPartial(
         groups=partials, loggers=loggers, counts=counts, names=logged.contexts.names, users=users,
-        inclusion=logged.lists.inclusion, checks=checks, page_kinds=logged.page_kinds,
+        inclusion=logged.lists.inclusion, checks=checks,
     )  # fmt: skip
 
 
@@ -284,6 +292,7 @@ def estimates(
                     "carry-over": changes_later_visits and is_weighed,
                     "logging-states": unit.logging_states and target.stateful,
                     "logging-candidates": not target.draws_candidates and is_weighed and group_partial.has_candidates,
+                    "reward-unseen": counts.reward_seen < LEAST_SEEN,
                 }  # fmt: skip
                 options = FinishOptions(
                     interval=request.interval, level=request.level, cluster=cluster, greedy=request.greedy,
@@ -309,6 +318,7 @@ def estimates(
                             check.reason for check in failed if is_weighed and check.concerns(kind)
                         ),
                         left_out=estimate.left_out + n_left_out + group_partial.no_state,
+                        reward_seen=counts.reward_seen,
                     )
                     for kind, value_range, estimate, *replicas in zip(
                         unit.fold.estimators.values(),

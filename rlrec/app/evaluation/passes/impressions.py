@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
 
 from rlrec.app.evaluation.checks.base import Check, CheckedRows
 from rlrec.app.evaluation.passes.fold import RowCounts, RowUnit
@@ -14,6 +16,8 @@ from rlrec.app.evaluation.passes.request import EmptyLog, Evaluation, SharedRows
 from rlrec.app.evaluation.rows import log_rows
 from rlrec.app.evaluation.rows.log_rows import ImpressionRows, LoggedBatch
 from rlrec.app.evaluation.targets.probabilities import Scorer
+from rlrec.app.log import reward_log
+from rlrec.arrays import run_starts
 from rlrec.errors import quantity
 from rlrec.ope.sums.base import ImpressionEstimator, LogBatch
 from rlrec.ope.units.impressions import ImpressionFold
@@ -70,7 +74,14 @@ class ImpressionUnit(RowUnit[ImpressionRows, "RewardModel"]):
 
     def usable_rows(self, logged: LoggedBatch, reward: Reward) -> tuple[ImpressionRows, RowCounts]:
         rows, n_immature = log_rows.usable_rows(logged.log, reward, now=self.evaluation.now)
-        return rows, RowCounts(selected=len(logged.log), waiting=n_immature)
+        counts = RowCounts(selected=len(logged.log), waiting=n_immature)
+        if logged.page_kinds.isdisjoint(reward.weights) or not len(rows):
+            return rows, counts
+        first = run_starts(rows.slots["decision_id"])
+        page = reward_log.page_events(logged.log, reward, rows.slots["decision_id"][first])
+        keep = rows.slots["keep_probability"]
+        unseen = float(np.abs(page / keep[first]).sum())
+        return rows, replace(counts, size=float(np.abs(rows.reward / keep).sum()) + unseen, unseen=unseen)
 
     def model_sums(self, logged: LoggedBatch, rows: ImpressionRows) -> RewardModelSums:
         return self.fit.sums(rows, logged.contexts)

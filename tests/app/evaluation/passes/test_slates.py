@@ -175,6 +175,18 @@ def test_a_page_earns_its_events_too(pages: str) -> None:
         assert value(pages, "uniform", name) - before[name] == pytest.approx(2 * ratio / 200, rel=1e-6), name
 
 
+@pytest.mark.parametrize("clicks", [1.0, 50.0])
+def test_slots_say_what_they_see_of_a_reward_that_lies_on_pages_too(pages: str, clicks: float) -> None:
+    """Below nine tenths of it they judge nothing, whatever their weights do to it."""
+    in_slots = float(slots(pages)["reward"].sum())
+    with closing(logs.at(pages, 11)) as store:
+        line = feedback.Line(decision_id=181, position=None, events={"click": clicks})
+        feedback.feedback_stream(store, lambda: [[line]], quarantine=False, rejected=print)
+    rows = logs.judged(pages, "uniform", estimators="snips,rips")
+    assert [row["reward_seen"] for row in rows] == pytest.approx([in_slots / (in_slots + clicks), 1])
+    assert ["reward-unseen" in row["reasons"] for row in rows] == [clicks > in_slots / 9, False]
+
+
 def test_a_page_with_a_censored_slot_is_left_out(pages: str) -> None:
     run = runner(pages)
     assert run("feedback", 7, "--censor", "--position", 2).exit_code == 0

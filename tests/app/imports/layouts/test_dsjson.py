@@ -226,11 +226,11 @@ def test_a_page_of_slates_comes_as_it_was(run: Run) -> None:
     assert [event["position"] for event in line["events"]] in ([None], [])
 
 
-def test_slots_that_earned_nothing_of_their_own_point_to_the_estimators_of_pages(run_sqlite: Run) -> None:
+def test_slots_that_earned_nothing_of_their_own_are_no_answer_about_a_reward_of_pages(run_sqlite: Run) -> None:
     imported(run_sqlite, *slots_of(20, "slates"))
-    hint = "pages: slots earned 0, and pages as such did not: --estimator sips,sn-sips judges these"
-    assert hint in run_sqlite("evaluate", "uniform", "--estimator", "ips").stdout
-    assert hint not in run_sqlite("evaluate", "uniform", "--estimator", "sips,sn-sips").stdout
+    slots, *pages = run_sqlite("evaluate", "uniform", "--estimator", "ips,sips,sn-sips", "--json").json
+    assert (slots["reward_seen"], slots["verdict"], "reward-unseen" in slots["reasons"]) == (0, "insufficient", True)
+    assert all(row["reward_seen"] == 1 and "reward-unseen" not in row["reasons"] for row in pages)
 
 
 def test_what_such_lines_hold_comes_back_from_an_export(run: Run, other: Run) -> None:
