@@ -76,20 +76,19 @@ class Reward(NamedTuple):
 
 
 class StoredPolicy(NamedTuple):
-    """A policy never changes. A variant of an experiment has a name POLICY@EXPERIMENT/VARIANT and a `base`, the policy
-    that it is a copy of; a uniform holdout has none."""
+    """A policy never changes. A variant of an experiment has a belief, and therefore a name, of its own:
+    POLICY@EXPERIMENT/VARIANT. `base_id` is the policy that it is a copy of; a uniform holdout has none."""
 
     id: int
     name: str
     kind: str
     params: Mapping[str, Any]
     base_id: int | None
-    base: str | None
 
     @property
-    def display_name(self) -> str:
-        """The name that a person gave; of a variant, that of its base."""
-        return self.base or self.name.partition("@")[0]
+    def base(self) -> str:
+        """The name that a person gave; of a variant, that of the policy that it is a copy of."""
+        return self.name.partition("@")[0]
 
 
 @dataclass(frozen=True, kw_only=True)

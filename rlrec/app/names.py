@@ -9,11 +9,10 @@ from rlrec.store.policies import arms, curves, experiments, policies, routes
 
 
 def _versions(unit: Unit) -> Iterable[str]:
-    """The names of policies, then those of their versions; variants have no numbers."""
-    all_policies = policies.all_policies(unit)
-    yield from (policy.name for policy in all_policies)
-    policy_ids = [policy.id for policy in all_policies if "@" not in policy.name]
-    yield from (version.reference for version in policies.versions(unit, policy_ids))
+    """The names of policies, then those of their versions."""
+    names = {policy.id: policy.name for policy in policies.all_policies(unit)}
+    yield from names.values()
+    yield from (version.reference for version in policies.versions(unit, names))
 
 
 IN_STORE: dict[str, Callable[[Unit], Iterable[str]]] = {

@@ -38,7 +38,7 @@ def unstored(
     kind: str, params: Mapping[str, Any], reward: Reward, *, name: str = "", status: str = "learning"
 ) -> Version:
     """A version that is not stored, or not yet."""
-    policy = StoredPolicy(id=0, name=name, kind=kind, params=params, base_id=None, base=None)
+    policy = StoredPolicy(id=0, name=name, kind=kind, params=params, base_id=None)
     return Version(
         id=0, policy=policy, number=1, status=status, reward=reward, parent_id=None, seq=0, ordinal=0,
         entered_to=None, learned_from={}, parameters={}, created_at=0,

@@ -91,7 +91,7 @@ def show(
         "experiment": experiment.name, "status": experiment.status, "unit": experiment.unit,
         "variants": [
             {
-                "variant": variant.label, "policy": serving[variant.id].policy.display_name,
+                "variant": variant.label, "policy": serving[variant.id].policy.name,
                 "weight": shares[variant.id], "units": assigned.get(variant.id, 0),
                 **_earnings(figures.mean(number, per_decision), int(sums.sessions[number]), level),
             }

@@ -108,10 +108,14 @@ def create(store: Store, request: Request) -> ExperimentSummary:
 def start(unit: Unit, request: Request, forks: Sequence[Fork], drafted: Sequence[Version] = ()) -> int | None:
     """The id of a new experiment; None where its name is taken. forks: of its variants, in their order; drafted: the
     two versions of an interleaved one."""
+    taken = lookup.experiment_names(unit)
     salt = sha256(f"{settings.get(unit).salt}/experiment/{request.name}".encode()).hexdigest()[:32]
     experiment_id = experiments.add(unit, name=request.name, by=request.by, salt=salt, definition=request.definition())
     if experiment_id is None:
         return None
+    if request.name in taken:
+        message = f"an imported log has variants of an experiment {request.name!r}"
+        raise Conflict(message, hint="give this one another name")
     variants = [(fork.variant.label, _add_policy(unit, request.name, fork), fork.variant.weight) for fork in forks]
     if request.holdout is not None:
         weight = holdout.weight(request.holdout, [variant.weight for variant in request.variants])
@@ -177,7 +181,7 @@ def _add_policy(unit: Unit, experiment: str, fork: Fork) -> int:
     """Id of the new policy of a variant, with one version: a copy of the version it starts from."""
     source = fork.source
     policy_id = policies.add_policy(
-        unit, name=f"{source.policy.display_name}@{experiment}/{fork.variant.label}", kind=source.policy.kind,
+        unit, name=f"{source.policy.base}@{experiment}/{fork.variant.label}", kind=source.policy.kind,
         params=source.policy.params, base_id=source.policy.base_id or source.policy.id,
         definition=canonical.text({"experiment": experiment, "variant": fork.variant.label}),
     )  # fmt: skip
@@ -302,7 +306,7 @@ def _summary(unit: Unit, experiment: Experiment) -> ExperimentSummary:
         "experiment": experiment.name, "status": experiment.status, "unit": experiment.unit,
         "variants": [
             {
-                "variant": label, "policy": version.policy.display_name, "version": version.number,
+                "variant": label, "policy": version.policy.name, "version": version.number,
                 "learns": version.learning, "weight": weight,
             }
             for label, version, weight in rows

@@ -178,7 +178,7 @@ def _look(unit: Unit, live: RouteChange, request: Request, looks: Sequence[GateL
 def _ramp(unit: Unit, current: RouteChange, request: Request) -> experiment.Request:
     """The experiment by which a share of a route's users gets something else."""
     assert request.share is not None
-    names = {row.name for row in experiments.all_experiments(unit)}
+    names = lookup.experiment_names(unit)
     ramps = (f"{current.route[:NAME_LENGTH]}-ramp-{n}" for n in count(routes.count_ramps(unit, current.route_id) + 1))
     name = next(ramp for ramp in ramps if ramp not in names)
     specs = (("current", current.reference, 1 - request.share), ("candidate", request.to, request.share))
@@ -270,7 +270,7 @@ def show(store: Store, name: str) -> RouteSummary:
         newest = lookup.route(unit, name)
         history = [
             {
-                "at": format_time(change.at), "policy": lookup.version(unit, change.policy)[0].policy.display_name,
+                "at": format_time(change.at), "policy": lookup.version(unit, change.policy)[0].policy.name,
                 "version": change.number, "experiment": change.experiment, "by": change.command,
                 "gate": None if change.gate is None else parse(change.gate, f"the gate of a change of route {name}"),
                 "reference": change.reference,
@@ -285,7 +285,7 @@ def summary(unit: Unit, newest: RouteChange) -> RouteSummary:
     """The state of a route by its newest change."""
     version, _ = lookup.version(unit, newest.reference)
     return {
-        "route": newest.route, "policy": version.policy.display_name, "version": version.number,
+        "route": newest.route, "policy": version.policy.name, "version": version.number,
         "experiment": newest.experiment if newest.running else None, "since": format_time(newest.at),
         "live": newest.number is None, "reference": newest.reference,
     }  # fmt: skip

@@ -41,7 +41,7 @@ def selection(unit: Unit, text: str | None) -> Selection:
     pairs = parse(text or "")
     return Selection(
         policy_ids=_policies(unit, pairs["policy"]) if "policy" in pairs else None,
-        version_ids=_versions(unit, pairs) if "version" in pairs else None,
+        version_ids=_versions(unit, pairs),
         variant_ids=_variants(unit, pairs) if "experiment" in pairs or "variant" in pairs else None,
         since=_time(pairs["since"]) if "since" in pairs else None,
         until=_time(pairs["until"]) if "until" in pairs else None,
@@ -56,22 +56,29 @@ def _split(name: str) -> int:
     return SPLITS.index(name)
 
 
-def _policies(unit: Unit, name: str) -> list[int]:
-    """The ids of a policy and of the variants that experiments made of it."""
+def _policies(unit: Unit, reference: str) -> list[int]:
+    """The ids of a policy and of the variants that experiments made of it; with a number, of the policy alone."""
+    name, number = lookup.split(reference)
     stored = policies.all_policies(unit)
-    ids = [policy.id for policy in stored if name in (policy.name, policy.display_name)]
+    ids = [policy.id for policy in stored if name == policy.name or (number is None and name == policy.base)]
     if not ids:
         raise lookup.unknown_policy(unit, name, clause=IN_FILTER)
     return ids
 
 
-def _versions(unit: Unit, pairs: dict[str, str]) -> list[int]:
-    """The ids of the versions with one number, of all policies or of the one that is named."""
-    number = pairs["version"]
+def _versions(unit: Unit, pairs: dict[str, str]) -> list[int] | None:
+    """The ids of the versions with one number, of all policies or of the one that is named; None where any counts."""
+    policy, number = pairs.get("policy"), pairs.get("version")
+    if policy is not None and lookup.split(policy)[1] is not None:
+        version = lookup.version(unit, policy)[0]
+        if number not in (None, str(version.number)):
+            raise InputError(f"the log filter names version {number} beside {policy}", hint="leave out one of them")
+        return [version.id]
+    if number is None:
+        return None
     if not (number.isascii() and number.isdigit()):
         raise InputError(f"version {number!r} in the log filter is not a number")
-    owners = [policy.id for policy in policies.all_policies(unit)]
-    policy_ids = _policies(unit, pairs["policy"]) if "policy" in pairs else owners
+    policy_ids = [owner.id for owner in policies.all_policies(unit)] if policy is None else _policies(unit, policy)
     return [version.id for version in policies.versions(unit, policy_ids) if version.number == int(number)]
 
 

@@ -91,6 +91,14 @@ def refuse_route_name(unit: Unit, name: str) -> None:
         raise Conflict(f"{name!r} is the name of a route", hint="choose another name", field="policy")
 
 
+def experiment_names(unit: Unit) -> set[str]:
+    """The names of all experiments, and of those whose variants an imported log names."""
+    from rlrec.store.policies import experiments
+
+    imported = (policy.name.partition("@")[2].partition("/")[0] for policy in policies.all_policies(unit))
+    return {*(row.name for row in experiments.all_experiments(unit)), *filter(None, imported)}
+
+
 def reward(unit: Unit, name: str) -> Reward:
     """The reward definition of this name. Raises InputError where there is none."""
     definitions = {definition.name: definition for definition in policies.rewards(unit)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from rlrec.app.audit.integrity import live_versions
 from rlrec.app.evaluation.passes import estimates
 from rlrec.app.evaluation.passes.estimates import EstimateRow
 from rlrec.app.evaluation.passes.passes import IN_PROCESS, Workers
@@ -27,6 +28,7 @@ def evaluate(store: Store, request: Request, workers: Workers = IN_PROCESS) -> l
     estimators = estimates.estimators(request)
     with log_stores.opened(store, request.log) as (log_store, log), log_store.read() as unit, bulk.alongside(unit):
         selection = filters.selection(unit, log)
+        live_versions.notice_successors(store, unit, request.targets)
         try:
             with workers.opened(log_store, unit.now, has_reasons=True) as engine:
                 return estimates.answer(unit, replace(request, log=log), estimators, selection, engine)

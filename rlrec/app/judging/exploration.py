@@ -10,6 +10,7 @@ from typing import TypedDict
 
 import numpy as np
 
+from rlrec.app.audit.integrity import live_versions
 from rlrec.app.evaluation.passes.log_reader import LogReader, Reading
 from rlrec.app.evaluation.passes.request import EmptyLog, Evaluation
 from rlrec.app.evaluation.passes.request import Request as EvaluationRequest
@@ -99,6 +100,7 @@ def exploration(store: Store, request: Request) -> Result:
     intervals.check_level(request.level)
     with store.read() as unit, bulk.alongside(unit):
         comparison = FloorComparison.resolve(unit, request)
+        live_versions.notice_successors(store, unit, [comparison.name])
         sums = list(map(comparison.sums, comparison.batches()))
         if not sums:
             raise comparison.evaluation.nothing_selected("impression of the policy")
@@ -119,7 +121,7 @@ def _name(unit: Unit, request: Request) -> str:
         return lookup.version(unit, request.policy)[0].policy.name
     served = policies.served(unit)
     choices = (policy for policy in policies.all_policies(unit) if policy.id in served and policy.kind != TEAM_DRAFT)
-    names = sorted({policy.display_name for policy in choices})
+    names = sorted({policy.base for policy in choices})
     if not names:
         raise InputError("no policy has served yet", hint="serve with `rlrec recommend`")
     if len(names) > 1:

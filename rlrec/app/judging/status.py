@@ -146,7 +146,7 @@ def _policies(
 def _route(change: RouteChange, live: dict[str, LivePolicy], served: int) -> RouteStatus:
     follows = change.number is None
     return {
-        "route": change.route, "policy": live[change.policy].version.policy.display_name,
+        "route": change.route, "policy": live[change.policy].version.policy.name,
         "version": live[change.policy].version.number if change.number is None else change.number, "live": follows,
         "experiment": change.experiment if change.running else None, "since": format_time(change.at),
         "decisions_24h": served,

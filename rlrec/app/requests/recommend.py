@@ -126,7 +126,7 @@ def _recommend_group(
 def _notice_ignored(store: Store, planned: Mapping[int, PlannedRequest], cache: ServingCache) -> None:
     """Say, once for each, which policies read no context and were given one, and which retired arms were listed."""
     for shared in {plan.shared for plan in planned.values() if plan.context != "{}"}:
-        name = shared.version.policy.display_name
+        name = shared.version.policy.name
         if not shared.case.reads and name not in cache.unread:
             cache.unread.add(name)
             store.notice(f"policy {name} reads no context; the context is stored all the same")
@@ -304,7 +304,7 @@ def _answer(
     shared, request = plan.shared, plan.request
     answer: Answer = {
         "decision_id": decision_id, "request_id": request.request_id, "session": request.session, "visit": visit,
-        "step": step, "user": user, "policy": shared.version.policy.display_name, "version": shared.version.number,
+        "step": step, "user": user, "policy": shared.version.policy.name, "version": shared.version.number,
         "experiment": None if shared.experiment is None else shared.experiment.name,
         "variant": None if shared.variant is None else shared.variant.label, "propensity": slate.propensity,
         "log_propensity": slate.log_propensity, "slate": slate.answer, "at": at, "duplicate": False,

@@ -69,7 +69,7 @@ def _answer(
     ]  # fmt: skip
     answer: Answer = {
         "decision_id": decision.id, "request_id": decision.request_key, "session": session.key,
-        "visit": decision.visit, "step": decision.step, "user": session.user, "policy": version.policy.display_name,
+        "visit": decision.visit, "step": decision.step, "user": session.user, "policy": version.policy.name,
         "version": version.number, "experiment": experiment, "variant": variant,
         "propensity": None if log_propensity is None else exp(log_propensity), "log_propensity": log_propensity,
         "slate": slate, "at": format_time(decision.at), "duplicate": False, "route": route,

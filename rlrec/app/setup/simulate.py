@@ -100,7 +100,7 @@ def simulate(store: Store, request: Request) -> Result:
     )  # fmt: skip
     version = versions[0] if experiment is None else None
     return {
-        "environment": request.environment, "policy": None if version is None else version.policy.display_name,
+        "environment": request.environment, "policy": None if version is None else version.policy.name,
         "version": None if version is None else version.number, "experiment": experiment,
         "sessions": request.sessions, "decisions": world.decisions, "reward": earned,
         "reward_per_session": earned / request.sessions, "optimum_per_session": optimum / request.sessions,

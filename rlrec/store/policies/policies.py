@@ -17,13 +17,12 @@ _REWARD = (
     "reward.id, reward.name, reward.weights, reward.window_us, reward.default_value, reward.clip_low, reward.clip_high,"
     " reward.learn, reward.late"
 )
-_POLICY = "policy.id, policy.name, policy.kind, policy.params, policy.base_id, base.name"
+_POLICY = "policy.id, policy.name, policy.kind, policy.params, policy.base_id"
 _VERSION = (
     "version.id, version.number, version.status, version.parent_id, version.seq, version.ordinal, version.entered_to,"
     " version.learned_from, version.parameters, version.created_at"
 )
-_POLICIES = "policy LEFT JOIN policy AS base ON base.id = policy.base_id"
-_VERSIONS = f"{_POLICIES} JOIN version ON version.policy_id = policy.id JOIN reward ON reward.id = version.reward_id"
+_VERSIONS = "policy JOIN version ON version.policy_id = policy.id JOIN reward ON reward.id = version.reward_id"
 _VERSION_ROW = f"{_POLICY}, {_VERSION}, {_REWARD}"
 _IN_ORDER = "ORDER BY version.policy_id, version.number"
 _LEARNING = f"version.status = 'learning' {_IN_ORDER}"
@@ -50,16 +49,16 @@ def _terms_text(definition: Reward) -> str:
 
 
 def _policy(row: Row) -> StoredPolicy:
-    key, name, kind, params, *base = row
-    return StoredPolicy(key, name, kind, parse(params, f"params of policy {key}"), *base)
+    key, name, kind, params, base_id = row
+    return StoredPolicy(key, name, kind, parse(params, f"params of policy {key}"), base_id)
 
 
 @lru_cache(maxsize=128)
 def _version(row: Row) -> Version:
     """A version and its policy and reward, from rows that a stream reads again and again."""
-    key, number, status, parent_id, seq, ordinal, entered_to, learned_from, parameters, created_at = row[6:16]
+    key, number, status, parent_id, seq, ordinal, entered_to, learned_from, parameters, created_at = row[5:15]
     return Version(
-        id=key, policy=_policy(row[:6]), number=number, status=status, reward=_reward(row[16:]),
+        id=key, policy=_policy(row[:5]), number=number, status=status, reward=_reward(row[15:]),
         parent_id=parent_id, seq=seq, ordinal=ordinal, entered_to=entered_to,
         learned_from=parse(learned_from, f"learned_from of version {key}"),
         parameters=parse(parameters or "{}", f"parameters of version {key}"), created_at=created_at,
@@ -80,7 +79,7 @@ def add_reward(unit: Unit, definition: Reward) -> int:
 
 
 def all_policies(unit: Unit) -> list[StoredPolicy]:
-    return [_policy(row) for row in unit.ask(f"SELECT {_POLICY} FROM {_POLICIES} ORDER BY policy.id")]
+    return [_policy(row) for row in unit.ask(f"SELECT {_POLICY} FROM policy ORDER BY policy.id")]
 
 
 def served(unit: Unit) -> set[int]:
@@ -90,7 +89,7 @@ def served(unit: Unit) -> set[int]:
 
 
 def by_name(unit: Unit, name: str) -> StoredPolicy | None:
-    row = unit.ask_row(f"SELECT {_POLICY} FROM {_POLICIES} WHERE policy.name = ?", name)
+    row = unit.ask_row(f"SELECT {_POLICY} FROM policy WHERE policy.name = ?", name)
     return None if row is None else _policy(row)
 
 

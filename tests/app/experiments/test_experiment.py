@@ -109,7 +109,7 @@ def test_variant_is_a_policy_with_the_number_of_its_version(at: Clocked) -> None
         version, head = policies.live(unit, ["ts@ab/a"])["ts@ab/a"]
         parent, _ = policies.live(unit, ["ts"])["ts"]
     assert (version.number, version.parent_id, version.policy.base, head.seq) == (1, parent.id, "ts", 0)
-    assert ask(at(0), "s", experiment="ab")["policy"] in ("ts", "u")
+    assert ask(at(0), "s", experiment="ab")["policy"] in ("ts@ab/a", "u@ab/b")
 
 
 def test_pinned_version_is_served_as_it_stands(at: Clocked) -> None:

@@ -32,7 +32,7 @@ def version(
     learned_from: Any = None,
     created_at: int = 0,
 ) -> Any:
-    policy = StoredPolicy(id=policy_id, name=kind, kind=kind, params={}, base_id=None, base=None)
+    policy = StoredPolicy(id=policy_id, name=kind, kind=kind, params={}, base_id=None)
     return Version(
         id=policy_id, policy=policy, number=1, status=status, reward=CLICK, parent_id=None, seq=0, ordinal=0,
         entered_to=entered_to, learned_from=learned_from or {}, parameters={}, created_at=created_at,

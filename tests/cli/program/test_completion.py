@@ -13,7 +13,8 @@ from rlrec.cli import program
 from tests.cli.commands.requests.test_pipe import stocked
 from tests.conftest import runner
 
-POLICIES = ["home", "other", "home@test/a", "other@test/b", "home@1", "other@1"]
+POLICIES = ["home", "other", "home@test/a", "other@test/b"]
+POLICIES += [f"{name}@1" for name in POLICIES]
 
 
 @pytest.fixture

@@ -79,8 +79,8 @@ class Examination:
         findings.warning(
             CHECK, subject,
             f"at equal arms, slots {earn} those at position 1, and the belief uses no curve: "
-            f"estimate one by `rlrec position fit {policy.display_name} --log policy={policy.name}`, "
-            f"then `rlrec policy rebuild {policy.name} --position {policy.display_name}`",
+            f"estimate one by `rlrec position fit {policy.base} --log policy={policy.name}`, "
+            f"then `rlrec policy rebuild {policy.name} --position {policy.base}`",
         )  # fmt: skip
 
     def _examination_decreases(self) -> bool:

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from rlrec.app.audit.integrity.findings import Findings
-from rlrec.store import Unit
+from rlrec.app.inputs import lookup
+from rlrec.errors import InputError
+from rlrec.records import Version
+from rlrec.store import Store, Unit
 from rlrec.store.database.unit import StoredRows
+from rlrec.store.log import selected
+from rlrec.store.log.selected import Selection
 from rlrec.store.policies import experiments, policies, routes
+from rlrec.times import format_time
 
 CHECK = "live"
 
@@ -29,10 +37,37 @@ def check(unit: Unit, *, findings: Findings, policy: str | None = None) -> None:
         for base_id in {version.policy.base_id for version in versions if version.policy.base_id is not None}:
             now, copies = live[base_id], [version for version in versions if version.policy.base_id == base_id]
             if now.id not in {version.parent_id for version in copies} and policy in (None, now.policy.name):
-                served = " and ".join(f"{now.policy.name}@{version.number}" for version in copies)
+                served = " and ".join(
+                    version.reference if version.learning else f"{now.policy.name}@{version.number}"
+                    for version in copies
+                )
                 remedy = f"`rlrec experiment stop {experiment.name}` ends it"
                 detail = f"serves {served}, and nobody there gets {now.reference}, which is live: {remedy}"
                 findings.add(CHECK, "info", f"experiment {experiment.name}", detail)
+
+
+def successors(unit: Unit, version: Version) -> str | None:
+    """A sentence on the variants that serve in place of a version; None where it serves itself, or nothing does."""
+    running = [row for row in experiments.all_experiments(unit) if row.status == "running"]
+    serving = {variant.policy_id for row in running for variant in row.variants}
+    serving |= {change.policy_id for change in routes.newest_changes(unit)}
+    copies = [policy for policy in policies.all_policies(unit) if policy.base_id == version.policy.id]
+    live = policies.live(unit, {policy.name for policy in copies if policy.id in serving})
+    names = sorted(name for name in live if live[name].version.learning)
+    logs = ([version.policy.id], [live[name].version.policy.id for name in names])
+    (_, last), (first, _) = (selected.times(unit, Selection(policy_ids=ids, imported=False)) for ids in logs)
+    if not first or last > first:
+        return None
+    since = f" since {format_time(last)[:10]}" if last else ""
+    noun, verb = ("variant", "serves: judge it") if len(names) == 1 else ("variants", "serve: judge these")
+    return f"{version.reference} served nobody{since}; its {noun} {' and '.join(names)} {verb}"
+
+
+def notice_successors(store: Store, unit: Unit, references: Collection[str]) -> None:
+    """Say of each policy that is to be judged which variants serve in its place."""
+    for meant in lookup.resolve(unit, references).values():
+        if not isinstance(meant, InputError) and (sentence := successors(unit, meant[0])) is not None:
+            store.notice(sentence)
 
 
 def describe(unit: Unit, policy: str) -> list[str]:

@@ -124,7 +124,7 @@ def _version_labels(unit: Unit, study: Study) -> dict[int, str]:
     owners = {policy.id for policy in policies.all_policies(unit)}
     versions = sorted(
         (version for version in policies.versions(unit, owners) if version.id in served),
-        key=lambda version: (version.policy.display_name, version.policy.name, version.number),
+        key=lambda version: (version.policy.name, version.number),
     )
     by_policy = study.by == "policy"
-    return {version.id: version.policy.display_name if by_policy else version.reference for version in versions}
+    return {version.id: version.policy.name if by_policy else version.reference for version in versions}

@@ -44,9 +44,7 @@ class Grouping:
             if len(keys) > MAX_GROUPS:
                 raise too_many(self.by)
             labels = self._labels(keys)
-            numbers: dict[Label, int] = {}  # a policy and its variants are one group
-            group_of = [numbers.setdefault(labels[key], len(numbers)) for key in keys.tolist()]
-            return [RowGroup(repr(label), label) for label in numbers], np.array(group_of, np.int64)[codes]
+            return [RowGroup(repr(labels[key]), labels[key]) for key in keys.tolist()], codes
         codes, values = contexts.value_codes(self.by, canonical.text)
         texts = map(canonical.text, values)
         return [
@@ -64,7 +62,7 @@ class Grouping:
             versions = self.loggers.versions(values)
             return {value: versions[value].reference for value in codes}
         if self.by == "policy":
-            shown = {policy.id: policy.display_name for policy in policies.all_policies(self.unit)}
+            shown = {policy.id: policy.name for policy in policies.all_policies(self.unit)}
             return {value: shown[value] for value in codes}
         if self.by == "variant":
             names = experiments.labels(self.unit, [value for value in codes if value != ABSENT])

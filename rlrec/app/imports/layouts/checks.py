@@ -22,6 +22,7 @@ from rlrec.policy.beliefs.base import sum_tolerance
 from rlrec.store.database.loading import Column, Same
 
 KEY_LENGTH = 200
+NAME = "[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
 PROPENSITY_TOLERANCE = 1e-6  # how far probabilities that were computed apart may be
 FLOAT32 = 1e-4  # how far those in float32, some printed with six digits, may be
 AMOUNT, POLICY = FieldCheck("amount", ""), FieldCheck("policy", "")  # of lines alone: a database has no such test
@@ -48,8 +49,9 @@ CHECKS: Mapping[FieldCheck | None, ValueCheck] = {
         rewards.KIND.fullmatch, "{!r:.82} is no kind of event".format, "letters, digits, _ and ., at most 64"
     ),
     POLICY: ValueCheck(
-        re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}").fullmatch,
-        "{!r:.82} is no name of a policy".format, "letters, digits, _ . -, at most 64; or give --policy",
+        re.compile(rf"{NAME}(@{NAME}/{NAME})?").fullmatch,
+        "{!r:.82} is no name of a policy".format,
+        "letters, digits, _ . -, at most 64; or POLICY@EXPERIMENT/VARIANT; or give --policy",
     ),
     PROBABILITY: ValueCheck(
         lambda value: 0 < value <= 1, "{!r} is no probability of something shown".format, "it lies in (0, 1]"

@@ -35,8 +35,8 @@ def test_create_says_what_runs_and_again_changes_nothing(ready: Any) -> None:
     answers, again = create(ready, "--json"), create(ready, "--json")
     assert (answers.exit_code, again.exit_code) == (0, 0)
     assert answers.json["variants"] == [
-        {"variant": "a", "policy": "home", "version": 1, "learns": True, "weight": 0.25},
-        {"variant": "b", "policy": "other", "version": 1, "learns": True, "weight": 0.75},
+        {"variant": "a", "policy": "home@ab/a", "version": 1, "learns": True, "weight": 0.25},
+        {"variant": "b", "policy": "other@ab/b", "version": 1, "learns": True, "weight": 0.75},
     ]
     assert again.json == answers.json | {"created": False}
 
@@ -117,8 +117,8 @@ def served(run: Run, *words: Any, pages: int = 30) -> Any:
 def test_one_variant_and_a_uniform_holdout_are_an_experiment(ready: Any) -> None:
     answer = served(ready, "--holdout-uniform", "50%").json
     assert answer["variants"] == [
-        {"variant": "a", "policy": "home", "version": 1, "learns": True, "weight": 0.5},
-        {"variant": "holdout", "policy": "uniform", "version": 1, "learns": True, "weight": 0.5},
+        {"variant": "a", "policy": "home@ab/a", "version": 1, "learns": True, "weight": 0.5},
+        {"variant": "holdout", "policy": "uniform@ab/holdout", "version": 1, "learns": True, "weight": 0.5},
     ]
     result = ready("--now", LATER, "experiment", "show", "ab", "--json").json["holdout"]
     assert list(result) == [
@@ -154,7 +154,7 @@ def test_a_holdout_can_be_audited_exported_and_judged(ready: Any) -> None:
     served(ready, "--holdout-uniform", "0.3")
     assert ready("--now", LATER, "doctor").exit_code == 0
     shown = [line["policy"] for line in ready("export-log", "-").lines if line["variant"] == "holdout"]
-    assert shown == ["uniform"] * len(shown) != []
+    assert shown == ["uniform@ab/holdout"] * len(shown) != []
     for log in ("variant=holdout", "policy=uniform"):
         judged = ready("--now", LATER, "evaluate", "home", "--log", log, "--estimator", "ips", "--json").json
         assert judged[0]["n"] == len(shown)

@@ -204,7 +204,9 @@ def test_a_ramp_splits_the_users_of_the_route(ready: Run) -> None:
     answers = [recommend(ready, f"s{n}", "--user", f"u{n % 20}") for n in range(40)]
     by_user = {(answer["user"], answer["variant"], answer["policy"]) for answer in answers}
     assert len(by_user) == 20
-    assert {row[1:] for row in by_user} == {("current", "ts"), ("candidate", "u")}
+    assert {row[1:] for row in by_user} == {
+        ("current", "ts@home-ramp-1/current"), ("candidate", "u@home-ramp-1/candidate"),
+    }  # fmt: skip
     shown = ready("experiment", "list", "--json").json[0]["variants"]
     assert [(row["variant"], row["weight"]) for row in shown] == [("current", 0.75), ("candidate", 0.25)]
 
@@ -242,7 +244,7 @@ def test_a_promoted_variant_serves_with_the_belief_that_it_learned(ready: Run) -
     learned = sum(label == "candidate" for label in variants(ready, 12))
     promoted = ready("experiment", "stop", "home-ramp-1", "--promote", "candidate", "--json").json
     assert (promoted["promoted"], show(ready)["reference"]) == ("candidate", "ts@home-ramp-1/candidate")
-    assert served(ready) == ("ts", 1)
+    assert served(ready) == ("ts@home-ramp-1/candidate", 1)
     assert sum(row["pulls"] for row in belief(ready, "ts@home-ramp-1/candidate")) == learned + 1 > 1
     assert ready("experiment", "stop", "home-ramp-1", "--promote", "candidate", "--json").json["already_stopped"]
 
@@ -342,7 +344,9 @@ def test_a_ramp_after_a_ramp_keeps_the_name_of_its_policy(ready: Run) -> None:
     ramp(ready)
     ready("experiment", "stop", "home-ramp-1", "--promote", "current")
     ramp(ready)
-    assert {recommend(ready, f"n{n}")["policy"] for n in range(12)} == {"ts", "u"}
+    assert {recommend(ready, f"n{n}")["policy"] for n in range(12)} == {
+        "ts@home-ramp-2/current", "u@home-ramp-2/candidate",
+    }  # fmt: skip
     ready("experiment", "stop", "home-ramp-2", "--promote", "current")
     assert show(ready)["reference"] == "ts@home-ramp-2/current"
     assert ready("doctor").exit_code == 0
@@ -354,7 +358,7 @@ def test_a_rollback_ends_a_ramp_and_undoes_a_promotion(ready: Run) -> None:
     assert ready("experiment", "list", "--json").json[0]["status"] == "stopped"
     ramp(ready)
     ready("experiment", "stop", "home-ramp-2", "--promote", "candidate")
-    assert served(ready)[0] == "u"
+    assert served(ready)[0] == "u@home-ramp-2/candidate"
     assert ready("route", "rollback", "home", "--json").json["reference"] == "ts"
     assert ready("route", "rollback", "home").exit_code == 3
 
@@ -385,7 +389,7 @@ def test_a_candidate_that_surely_loses_is_promoted_only_anyway(sqlite_db: str, t
     assert f"{100 * row['relative']:+.1f} %" in refused.stderr
     assert f"p {row['p_value']:.2g}" in refused.stderr
     done = run(*STOP, "candidate", "--anyway", "--json").json
-    assert (done["unit_differences"][0]["value"], show(run)["policy"]) == (row["value"], "y")
+    assert (done["unit_differences"][0]["value"], show(run)["policy"]) == (row["value"], "y@home-ramp-1/candidate")
     assert run(*STOP, "candidate").exit_code == 0
 
 
@@ -399,7 +403,7 @@ def test_the_winner_of_a_ramp_and_what_served_before_are_promoted(sqlite_db: str
     run = filled(sqlite_db, ramp_between, tmp_path, "0.3,0.6")
     assert run(*STOP, "current", "--dry-run").exit_code == 0
     done = run(*STOP, "candidate")
-    assert (done.exit_code, show(run)["policy"]) == (0, "y")
+    assert (done.exit_code, show(run)["policy"]) == (0, "y@home-ramp-1/candidate")
     assert "candidate earns surely more per user than current" in done.stderr
 
 
@@ -407,7 +411,7 @@ def test_an_undecided_ramp_is_promoted_and_says_so(sqlite_db: str, tmp_path: Pat
     """Equal rates: the seed decides, and with it 19 of 20 would do."""
     run = filled(sqlite_db, ramp_between, tmp_path, "0.5,0.5")
     done = run(*STOP, "candidate")
-    assert (done.exit_code, show(run)["policy"]) == (0, "y")
+    assert (done.exit_code, show(run)["policy"]) == (0, "y@home-ramp-1/candidate")
     assert "not surely more or less" in done.stderr
     assert "promoted all the same" in done.stderr
 
