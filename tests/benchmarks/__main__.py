@@ -13,6 +13,7 @@ from pathlib import Path
 from tests.benchmarks import (
     alarms,
     barista,
+    coverage,
     epochs,
     exact,
     gates,
@@ -52,6 +53,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "unbiased": unbiased.unbiased,
     "verdicts": verdicts.verdicts,
     "alarms": alarms.alarms,
+    "coverage": coverage.coverage,
     "epochs": epochs.epochs,
     "training": training.training,
     "gate": gates.gates,

@@ -126,8 +126,9 @@ REASONS = {
         " import the log with the propensities that the draws had",
     ),
     "clipping-bias": Reason(
-        "model", "weak",
-        "the bias that changed weights may cause exceeds the standard error; no interval shows it (weak)",
+        "sample", "weak",
+        "the bias that changed weights may cause exceeds the standard error (weak): the interval holds it, and "
+        "the value may be off by it",
     ),
     "in-sample": Reason("log", "weak", "the target learned from rows of this log (weak)"),
     "estimated-propensity": Reason(

@@ -14,6 +14,7 @@ import numpy as np
 
 from rlrec.arrays import Array, Ids, distinct, run_starts
 from rlrec.errors import InputError
+from rlrec.ope.estimators.weighting import ChangedWeights
 from rlrec.ope.sums.base import ImpressionEstimator, LogBatch, hash_bits, model_of, require_positive
 from rlrec.records import Sums
 
@@ -290,19 +291,16 @@ class Dr(ImpressionEstimator):
         robust = expected + self.weight_used(batch.weight) * (batch.reward - predicted)
         return np.column_stack([np.where(batch.usable, robust, 0.0), batch.usable])
 
-    def distortion(self, batch: LogBatch) -> Array:
-        return np.abs(batch.weight - self.weight_used(batch.weight))
-
 
 @dataclass(frozen=True, kw_only=True)
-class SwitchDr(Dr):
-    """dr where weights are at most tau, the reward model alone where they are larger: less variance for a bias that
-    bias_bound limits.
+class SwitchDr(ChangedWeights, Dr):
+    """dr where weights are at most tau, the reward model alone where they are larger: less variance for a bias that its
+    interval holds.
 
     tau: the largest weight used, above 0
     Source: SWITCH of Wang, Agarwal & Dudik 2017, in the form of Open Bandit Pipeline's documentation of estimators."""
 
-    biased: ClassVar[bool] = True
+    unbiased: ClassVar[type[ImpressionEstimator]] = Dr
     tau: float = 20.0
 
     def __post_init__(self) -> None:
@@ -313,15 +311,15 @@ class SwitchDr(Dr):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dros(Dr):
+class Dros(ChangedWeights, Dr):
     """dr with weights w shrunk to lambda w / (w^2 + lambda), none above sqrt(lambda) / 2: less variance for a bias that
-    bias_bound limits.
+    its interval holds.
 
     shrinkage: lambda, above 0; a weight of its square root is halved
     Source: optimistic shrinkage of Su, Dimakopoulou, Krishnamurthy & Dudik 2020, in the form of Open Bandit Pipeline's
     documentation of estimators."""
 
-    biased: ClassVar[bool] = True
+    unbiased: ClassVar[type[ImpressionEstimator]] = Dr
     shrinkage: float = 400.0
 
     def __post_init__(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -35,12 +36,57 @@ class Snips(ImpressionEstimator):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClippedIps(ImpressionEstimator):
-    """Mean of min(weight, clip) x reward: less variance for a bias that bias_bound limits.
+class Extreme(ImpressionEstimator):
+    """Mean of weight used x reward, and of one reward for the weight that was cut: the least, or the largest, value
+    that is possible, as the mean weight is 1. Weights that are used are bounded, so that its own bounds hold.
+
+    changed: the estimator that changes weights; reward: the least or the largest one"""
+
+    changed: ChangedWeights
+    reward: float = 0.0
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (f"rewards of {self.changed!r}", "rows", f"weights of {self.changed!r}")
+
+    def terms(self, batch: LogBatch) -> Array:
+        used = self.changed.weight_used(batch.weight)
+        return np.column_stack([used * batch.reward, batch.usable, used])
+
+    def value(self, mean: Array) -> Array:
+        rewards, rows, weight = np.moveaxis(mean, -1, 0)
+        return (rewards - self.reward * weight) / rows + self.reward
+
+    def gradient(self, mean: Array) -> Array:
+        rewards, rows, weight = np.moveaxis(mean, -1, 0)
+        by_rows = (self.reward * weight - rewards) / rows**2
+        return np.stack([1 / rows, by_rows, -self.reward / rows], axis=-1)
+
+
+class ChangedWeights(ImpressionEstimator):
+    """Base of the estimators that change weights on purpose."""
+
+    biased: ClassVar[bool] = True
+    unbiased: ClassVar[type[ImpressionEstimator]]  # the same one without the change
+
+    @abstractmethod
+    def weight_used(self, weight: Array) -> Array:
+        """The weight that is used in place of each, (n,)."""
+
+    def distortion(self, batch: LogBatch) -> Array:
+        return np.abs(batch.weight - self.weight_used(batch.weight))
+
+    def bracket(self, least: float = 0.0, largest: float = 0.0) -> tuple[ImpressionEstimator, ...]:
+        return (self.unbiased(), *(Extreme(changed=self, reward=reward) for reward in (least, largest)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClippedIps(ChangedWeights):
+    """Mean of min(weight, clip) x reward: less variance for a bias that its interval holds.
 
     clip: the largest weight used, above 0"""
 
-    biased: ClassVar[bool] = True
+    unbiased: ClassVar[type[ImpressionEstimator]] = Ips
     clip: float = 20.0
 
     def __post_init__(self) -> None:
@@ -48,10 +94,10 @@ class ClippedIps(ImpressionEstimator):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        return (f"clipped_reward:{self.clip!r}", "rows")
+        return (f"rewards of {self!r}", "rows")
+
+    def weight_used(self, weight: Array) -> Array:
+        return np.minimum(weight, self.clip)
 
     def terms(self, batch: LogBatch) -> Array:
-        return np.column_stack([np.minimum(batch.weight, self.clip) * batch.reward, batch.usable])
-
-    def distortion(self, batch: LogBatch) -> Array:
-        return np.maximum(batch.weight - self.clip, 0.0)
+        return np.column_stack([self.weight_used(batch.weight) * batch.reward, batch.usable])

@@ -5,7 +5,7 @@ An unknown bound is infinite here; `estimate.py` reports it."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import NormalDist
 
 import numpy as np
@@ -108,26 +108,34 @@ def _counts(generator: np.random.Generator, size: int, m: int) -> Array:
     return np.bincount(cells.ravel(), minlength=size * m).reshape(size, m).astype(np.float64)
 
 
-def simultaneous(
-    estimator: Smooth, groups: Sequence[Replicates], *, columns: list[int], level: float
-) -> list[Bounds]:  # fmt: skip
-    """Bounds by the same bootstrap for several groups of one sample, which all hold together with this probability: t
-    is the largest, or the smallest, over the groups of each replicate (max-t).
+@dataclass(frozen=True, eq=False)
+class JointReplicates:
+    """The same draw of the same units of several groups (`moments.align_summaries`): their bounds hold together."""
 
-    groups: the same draw of the same units of each (`moments.aligned`). A group whose replicate has no error does not
-    widen the bounds of others; its own are at least those of `studentised`."""
-    samples = [studentised(estimator, group, columns) for group in groups]
-    usable_t = [sample.t for sample in samples if len(sample.t)]
-    if not usable_t:
-        return [UNKNOWN] * len(samples)
-    t = np.stack(usable_t)
-    finite = np.isfinite(t)
+    groups: Sequence[Replicates]
+    _quantiles: dict[tuple[Smooth, tuple[int, ...], float], Bounds] = field(default_factory=dict)
+
+    def quantiles(self, estimator: Smooth, columns: list[int], level: float) -> Bounds:
+        """Quantiles of t that the bounds of every group reach: of the smallest and the largest t over the groups in
+        each replicate (max-t). A group whose replicate has no error does not widen the bounds of others."""
+        key = (estimator, tuple(columns), level)
+        if key not in self._quantiles:
+            samples = [studentised(estimator, group, columns) for group in self.groups]
+            self._quantiles[key] = joint_quantiles([sample.t for sample in samples if len(sample.t)], level)
+        return self._quantiles[key]
+
+
+def joint_quantiles(t: Sequence[Array], level: float) -> Bounds:
+    """Quantiles of the smallest and of the largest of several t in each replicate, (b,) each; (inf, -inf) of none."""
+    if not len(t):
+        return np.inf, -np.inf
+    columns = np.stack(t)
+    finite = np.isfinite(columns)
     has_finite = finite.any(axis=0)
-    highest = np.where(finite, t, -np.inf).max(axis=0)[has_finite]
-    lowest = np.where(finite, t, np.inf).min(axis=0)[has_finite]
+    highest = np.where(finite, columns, -np.inf).max(axis=0)[has_finite]
+    lowest = np.where(finite, columns, np.inf).min(axis=0)[has_finite]
     rank = bounding_rank(level, len(highest))
-    low, high = _quantiles(np.sort(lowest), rank)[0], _quantiles(np.sort(highest), rank)[1]
-    return [sample.bounds(level, at_least=(low, high)) for sample in samples]
+    return _quantiles(np.sort(lowest), rank)[0], _quantiles(np.sort(highest), rank)[1]
 
 
 def studentised(estimator: Smooth, bootstrap: Replicates, columns: list[int]) -> Studentised:
@@ -231,6 +239,19 @@ def stretched(value: float, error: float, bounds: Bounds, parts: Sequence[float]
     total = float(np.hypot(error, np.std(parts, ddof=1) / np.sqrt(len(parts))))
     low, high = (value + total / error * (bound - value) for bound in bounds)
     return total, (low, high)
+
+
+def pulled(bounds: Bounds, others: Bounds, share: float) -> Bounds:
+    """The bounds, moved by this share of the way to other ones that lie farther out and are finite."""
+    (low, high), (other_low, other_high) = bounds, others
+    down = low - other_low if -np.inf < other_low < low < np.inf else 0.0
+    up = other_high - high if -np.inf < high < other_high < np.inf else 0.0
+    return low - share * down, high + share * up
+
+
+def intersection(bounds: Sequence[Bounds], value: float) -> Bounds:
+    """What lies inside several bounds, and the value."""
+    return min(value, max(low for low, _ in bounds)), max(value, min(high for _, high in bounds))
 
 
 @dataclass(frozen=True, kw_only=True)

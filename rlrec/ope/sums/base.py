@@ -182,7 +182,7 @@ class Estimator(Ratio, ABC):
     self_normalised: ClassVar[bool] = False  # stays inside the reward's range: bounds are cut there
     intervals: ClassVar[tuple[str, ...]] = ("normal", "bootstrap-t")  # that are valid for it; () if none is
     widens: ClassVar[bool] = False  # with large weights, to the interval of Cressie and Read at least
-    biased: ClassVar[bool] = False  # changes weights on purpose: `distortion` is by how much
+    biased: ClassVar[bool] = False  # changes weights on purpose: `distortion` is by how much, `bracket` has its bounds
     lacking: ClassVar[str] = "no-propensity"  # the reason where rows that cannot be weighed were left out
 
     def __init_subclass__(cls) -> None:
@@ -193,6 +193,11 @@ class Estimator(Ratio, ABC):
     def columns(self) -> tuple[str, ...]:
         """Names of the columns that `value` takes; the first one is what a cluster adds to the estimate, the second one
         the number of rows or the weight it is divided by. Equal names mean equal columns in every estimator."""
+
+    def bracket(self, least: float = 0.0, largest: float = 0.0) -> tuple[Any, ...]:
+        """The estimators whose bounds hold a `biased` one: the same without the bias, and the least and the largest
+        value that the log allows. least, largest: of a reward; the columns are the same for any."""
+        return ()
 
 
 class ImpressionEstimator(Estimator):

@@ -15,7 +15,7 @@ from rlrec.ope.checks.diagnostics import Weights
 from rlrec.ope.checks.reasons import LEAST_REWARDS
 from rlrec.ope.checks.verdicts import Diagnosis
 from rlrec.ope.intervals import intervals
-from rlrec.ope.intervals.intervals import UNKNOWN, Bounds, Relative, Replicates, WeightSums
+from rlrec.ope.intervals.intervals import UNKNOWN, Bounds, JointReplicates, Relative, Replicates, WeightSums
 from rlrec.ope.sums.base import Estimator, Ratio, RewardColumns, ValueRange
 from rlrec.ope.sums.moments import ClusterSummary, Steps, steps
 
@@ -26,8 +26,10 @@ CORE = ("rows", "weight", "weighted_reward")
 # digits, are that far.
 NEGLIGIBLE = 1e-4
 # Beyond this largest weight bootstrap-t alone is too narrow: few rows carry the estimate, and those that would carry it
-# otherwise are missing. An interval of estimators that `widen` is then at least as wide as that of Cressie and Read.
+# otherwise are missing. An interval of estimators that `widen` then reaches out to that of Cressie and Read.
 HEAVY = 20.0
+MANY_ROWS = 1_000.0  # an effective sample size from which on heavy weights were seen often enough
+NO_QUANTILES: Bounds = (np.inf, -np.inf)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +47,9 @@ class Estimate:
 
     std_error: clustered, by the delta method; None where no interval is valid (dm)
     clusters, n: clusters and rows used; ess is over clusters
-    bias_bound: largest bias that changed weights can cause; 0 where they are not changed, None where it is unknown
-    safe_lower: lower minus bias_bound, which no interval shows: for gates
+    bias_bound: largest bias that changed weights can cause; 0 where they are not changed, None where it is unknown.
+        lower, upper: hold it
+    safe_lower: lower minus bias_bound: for gates that trust no model
     k_hat, cluster_share, nonzero, reward_share, mean_weight_z: figures of the verdict (`Diagnosis`)
     left_out: rows without a propensity, or visits that could not be used
     ess_by_step: effective sample size over visits at each step; horizon: the first step, from 0, at which it is below
@@ -185,16 +188,10 @@ class EstimatorFold:
         """Value and standard error; NaN where there is none."""
         return self._from_sums() if self.n else (np.nan, np.nan)
 
-    def _lift(self, bounds: Bounds, options: FinishOptions) -> dict[str, Any]:
+    def _lift(self, sides: Sides, options: FinishOptions) -> dict[str, Any]:
         """The fields of the lift: the estimate above what served, as a share of that; 0 for a target whose sums are
-        those of what served. bounds: of the value, which say how many errors away a bound lies."""
-        (value, error), units = self.value_and_error, np.column_stack([self.units, self.earned])
-        lift = lift_error = np.nan
-        if self.n and len(units) >= 2:
-            with np.errstate(all="ignore"):
-                equal = np.allclose(units[:, :2], units[:, -2:], rtol=1e-9, atol=0.0)
-                sample = intervals.studentised_bootstrap(Relative(self.estimator, Ratio()), units, seed=0, number=0)
-            lift, lift_error = (0.0, 0.0) if equal and np.isfinite(sample.value) else (sample.value, sample.error)
+        those of what served."""
+        lift, lift_error = self._relative
         figures: dict[str, Any] = {"lift": finite_or_none(lift)}
         if not self.estimator.intervals or not np.isfinite([lift, lift_error]).all():
             return figures
@@ -203,22 +200,59 @@ class EstimatorFold:
         earned = intervals.normal(served.value, served.error, options.level) if served.error else (served.value,) * 2
         if earned[0] <= 0 <= earned[1]:
             return figures
-        low = high = lift
-        if lift_error:
-            low, high = (lift + (bound - value) / error * lift_error if error else np.nan for bound in bounds)
+        low, high = _inside([side.lift_bounds(bounds) for side, bounds in sides], lift)
         if self.estimator.self_normalised and options.reward_range[0] >= 0:
             low = max(low, -1.0)
         return figures | {
             "lift_lower": finite_or_none(low), "lift_upper": finite_or_none(high), "lift_std_error": lift_error,
         }  # fmt: skip
 
+    @cached_property
+    def _relative(self) -> tuple[float, float]:
+        """The lift and its error; NaN where there is none."""
+        units = np.column_stack([self.units, self.earned])
+        if not self.n or len(units) < 2:
+            return np.nan, np.nan
+        with np.errstate(all="ignore"):
+            equal = np.allclose(units[:, :2], units[:, -2:], rtol=1e-9, atol=0.0)
+            sample = intervals.studentised_bootstrap(Relative(self.estimator, Ratio()), units, seed=0, number=0)
+        return (0.0, 0.0) if equal and np.isfinite(sample.value) else (sample.value, sample.error)
+
+    def lift_bounds(self, bounds: Bounds) -> Bounds:
+        """Bounds of the lift as many errors away as those of the value."""
+        (value, error), (lift, lift_error) = self.value_and_error, self._relative
+        if not lift_error:
+            return lift, lift
+        low, high = (
+            (lift + (bound - value) / error * lift_error if error else np.nan) if np.isfinite(bound) else bound
+            for bound in bounds
+        )
+        return low, high
+
     def _from_sums(self) -> tuple[float, float]:
         total, moment = self.summary.total[self.columns], self.summary.moment[np.ix_(self.columns, self.columns)]
         value, error = intervals.value_and_error(self.estimator, total, moment, self.clusters)
         return float(value), float(error)
 
-    def bounds(self, options: FinishOptions, bootstrap: Replicates | None) -> Bounds:
-        """The interval, infinite where it is unknown; `bootstrap` is None unless it is bootstrap-t."""
+    def sides(
+        self, options: FinishOptions, bootstrap: Replicates | None, joint: JointReplicates | None = None
+    ) -> Sides:  # fmt: skip
+        """The estimates whose bounds hold this one, with these: itself; where weights were changed, the same without
+        that, and the extremes that the log allows. The value may be off, so its error says nothing."""
+        if not self.distorted:
+            return [(self, self.bounds(options, bootstrap, joint))]
+        unbiased, least, largest = (
+            replace(self, estimator=kind) for kind in self.estimator.bracket(*options.reward_range)
+        )
+        (low, _), (_, high) = (extreme.bounds(options, bootstrap, joint) for extreme in (least, largest))
+        interval = unbiased.bounds(options, bootstrap, joint)
+        return [(unbiased, interval), (least, (low, np.inf)), (largest, (-np.inf, high))]
+
+    def bounds(
+        self, options: FinishOptions, bootstrap: Replicates | None, joint: JointReplicates | None = None
+    ) -> Bounds:  # fmt: skip
+        """The interval by the estimator's own error, infinite where it is unknown; `bootstrap` is None unless it is
+        bootstrap-t. joint: of all groups whose bounds hold together."""
         value, error = self.value_and_error
         if not self.estimator.intervals or not np.isfinite(value) or not np.isfinite(error):
             return UNKNOWN
@@ -226,11 +260,19 @@ class EstimatorFold:
             return self._cressie_read(options)
         if bootstrap is None:
             return intervals.normal(value, error, options.level)
-        low, high = intervals.studentised(self.estimator, bootstrap, self.columns).bounds(options.level)
-        if not (self.weights.largest > HEAVY and self.estimator.widens):
-            return low, high
-        cr_low, cr_high = self._cressie_read(options)
-        return min(low, cr_low if cr_low > -np.inf else low), max(high, cr_high if cr_high < np.inf else high)
+        sample = intervals.studentised(self.estimator, bootstrap, self.columns)
+        reach = joint.quantiles(self.estimator, self.columns, options.level) if joint else NO_QUANTILES
+        bounds = sample.bounds(options.level, at_least=reach)
+        return intervals.pulled(bounds, self._cressie_read(options), self.heaviness) if self.heaviness else bounds
+
+    @cached_property
+    def heaviness(self) -> float:
+        """How far an interval reaches out to that of Cressie and Read, from 0 to 1: steadily more from a largest weight
+        of `HEAVY` to twice that, and the less the more rows are effective."""
+        largest, ess = self.weights.largest, self.diagnosis.ess
+        if not (self.estimator.widens and largest > HEAVY and ess):
+            return 0.0
+        return min(1.0, largest / HEAVY - 1) * min(1.0, MANY_ROWS / ess)
 
     def _cressie_read(self, options: FinishOptions) -> Bounds:
         """Bounds over clusters with w = A / mbar and r = B / A: A, B sums of weights and weighted rewards, mbar mean
@@ -253,9 +295,10 @@ class EstimatorFold:
         low, high = intervals.cressie_read(sums, largest=bound, reward=(least, largest), level=options.level)
         return value + low, value + high
 
-    def estimate(self, options: FinishOptions, bootstrap: Replicates | None, joint: Bounds | None = None) -> Estimate:
-        """The estimate as reported. joint: its bounds, where those of several groups hold with one probability."""
-        interval = self.bounds(options, bootstrap) if joint is None else joint
+    def estimate(self, options: FinishOptions, bootstrap: Replicates | None, joint: Sides | None = None) -> Estimate:
+        """The estimate as reported. joint: its sides, where those of several groups hold with one probability."""
+        sides = self.sides(options, bootstrap) if joint is None else joint
+        interval = _inside([bounds for _, bounds in sides], self.value_and_error[0])
         lower, upper, bound_reasons = _report(interval, self.estimator, options)
         bound_reasons = [] if self._is_constant else bound_reasons
         (value, error), bias = self.value_and_error, self._bias_bound(options.reward_range)
@@ -282,7 +325,7 @@ class EstimatorFold:
             nonzero=diagnosis.nonzero, reward_share=diagnosis.reward_share,
             mean_weight_z=finite_or_none(diagnosis.mean_weight_z), left_out=weights.left_out,
             safe_lower=None if lower is None or bias is None else lower - bias, simultaneous=joint is not None,
-            served=finite_or_none(weights.served), **self._lift(interval, options),
+            served=finite_or_none(weights.served), **self._lift(sides, options),
         )  # fmt: skip
 
     @cached_property
@@ -334,6 +377,14 @@ class EstimatorFold:
         """Whether there are rewards, and an estimate without any error: all clusters say the same."""
         has_rewards = self.diagnosis.nonzero >= LEAST_REWARDS and bool(self.estimator.intervals)
         return has_rewards and self.value_and_error[1] == 0
+
+
+Sides = Sequence[tuple[EstimatorFold, Bounds]]
+
+
+def _inside(sides: Sequence[Bounds], value: float) -> Bounds:
+    """What lies inside the bounds of all sides, and the value; those of a single one as they are."""
+    return sides[0] if len(sides) == 1 else intervals.intersection(sides, value)
 
 
 def earned_by_unit(batch: RewardColumns, reward: Array, used: Array) -> Steps:

@@ -66,10 +66,15 @@ class Fold(ABC, Generic[E, Batch, P]):
     estimators: Mapping[str, E]
     spans_batches: bool
 
+    @property
+    def summed(self) -> tuple[Estimator, ...]:
+        """The estimators whose columns are summed."""
+        return tuple(self.estimators.values())
+
     @cached_property
     def columns(self) -> tuple[str, ...]:
         """Every column that some estimator needs, once."""
-        needed = [name for estimator in self.estimators.values() for name in estimator.columns]
+        needed = [name for estimator in self.summed for name in estimator.columns]
         return tuple(dict.fromkeys([*self.core, *needed]))
 
     @property

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
 from rlrec.arrays import Array
 from rlrec.ope.checks.diagnostics import Weights, weights
 from rlrec.ope.intervals import intervals
-from rlrec.ope.intervals.intervals import UNKNOWN, Bounds, Replicates
+from rlrec.ope.intervals.intervals import JointReplicates, Replicates
 from rlrec.ope.sums.base import ImpressionEstimator, LogBatch, ValueRange
 from rlrec.ope.sums.moments import Moments, Steps, align_summaries, moments
-from rlrec.ope.units.estimate import CORE, USUAL, Estimate, EstimatorFold, FinishOptions, earned_by_unit
+from rlrec.ope.units.estimate import CORE, USUAL, Estimate, EstimatorFold, FinishOptions, Sides, earned_by_unit
 from rlrec.ope.units.fold import Fold, PositionCurve, WeightSpread, spread_of
 from rlrec.records import Sums
 
@@ -40,12 +41,17 @@ class ImpressionFold(Fold[ImpressionEstimator, LogBatch, ImpressionPartial]):
 
     curve: PositionCurve | None = None
 
+    @cached_property
+    def summed(self) -> tuple[ImpressionEstimator, ...]:
+        """The estimators, and those whose bounds hold the biased ones."""
+        return tuple(each for kind in self.estimators.values() for each in (kind, *kind.bracket()))
+
     def partial(self, batch: LogBatch) -> ImpressionPartial:
         """The sums of one batch. Raises InputError if an estimator needs a reward model and the batch has none."""
         weighted = batch.weight * batch.reward
         used = batch.usable.astype(np.float64)
         terms = dict(zip(CORE, (used, batch.weight, weighted), strict=True))
-        for estimator in self.estimators.values():
+        for estimator in self.summed:
             if not terms.keys() >= set(estimator.columns):
                 terms.update(zip(estimator.columns, estimator.terms(batch).T, strict=True))
         matrix = batch.counted(np.column_stack([terms[name] for name in self.columns]))
@@ -90,28 +96,28 @@ class ImpressionFold(Fold[ImpressionEstimator, LogBatch, ImpressionPartial]):
             return [self.finish(partial, options) for partial, options in groups]
         common = groups[0][1]
         intervals.check(common.interval, common.level, estimators=self.estimators)
-        at_end, bootstraps = [self.at_ends(partial) for partial, _ in groups], list[Replicates]()
+        at_end, joint = [self.at_ends(partial) for partial, _ in groups], None
+        bootstraps: list[Replicates | None] = [None] * len(groups)
         if common.interval == "bootstrap-t":
             units = align_summaries([partial.moments for partial, _ in groups])
-            seed, number = common.seed, common.replicates
-            bootstraps = [intervals.replicates(summary, seed=seed, number=number) for summary in units]
-        each_level = 1 - (1 - common.level) / len(groups)
+            draws = [intervals.replicates(summary, seed=common.seed, number=common.replicates) for summary in units]
+            bootstraps, joint = [*draws], JointReplicates(draws)
+        options = [options for _, options in groups]
+        each_level = common.level if joint else 1 - (1 - common.level) / len(groups)
         by_estimator = []
         for folds in zip(*at_end, strict=True):  # one estimator in every group
-            first, bounds = folds[0], [UNKNOWN] * len(groups)
-            if first.estimator.intervals and bootstraps:
-                bounds = intervals.simultaneous(first.estimator, bootstraps, columns=first.columns, level=common.level)
-            elif first.estimator.intervals:
-                options = [replace(group_options, level=each_level) for _, group_options in groups]
-                bounds = [fold.bounds(fold_options, None) for fold, fold_options in zip(folds, options, strict=True)]
+            sides = [
+                fold.sides(replace(of_group, level=each_level), bootstrap, joint)
+                for fold, of_group, bootstrap in zip(folds, options, bootstraps, strict=True)
+            ]
             by_estimator.append([
-                self._estimate(fold, options, None, joint=fold_bounds)
-                for fold, fold_bounds, (_, options) in zip(folds, bounds, groups, strict=True)
+                self._estimate(fold, of_group, None, joint=of_fold)
+                for fold, of_fold, of_group in zip(folds, sides, options, strict=True)
             ])  # fmt: skip
         return [list(estimates) for estimates in zip(*by_estimator, strict=True)]
 
     def _estimate(
-        self, at_end: EstimatorFold, options: FinishOptions, bootstrap: Replicates | None, joint: Bounds | None = None
+        self, at_end: EstimatorFold, options: FinishOptions, bootstrap: Replicates | None, joint: Sides | None = None
     ) -> Estimate:
         """The estimate of one estimator, and the curve that its reward model rests on."""
         if self.curve is None or not at_end.estimator.needs_model:

@@ -17,7 +17,7 @@ from rlrec.ope.checks.reasons import LEAST_ESS
 from rlrec.ope.checks.verdicts import Diagnosis
 from rlrec.ope.estimators.sequential import SessionEstimator
 from rlrec.ope.intervals import intervals
-from rlrec.ope.intervals.intervals import UNKNOWN, Bounds, Replicates, studentised_bootstrap
+from rlrec.ope.intervals.intervals import UNKNOWN, Bounds, JointReplicates, Replicates, studentised_bootstrap
 from rlrec.ope.sums.base import ROUNDING, ValueRange
 from rlrec.ope.sums.moments import BLOCKS, ClusterSummary, Moments, Steps, moments, steps
 from rlrec.ope.sums.visits import Course, VisitBatch
@@ -241,9 +241,11 @@ class SessionEstimatorFold(EstimatorFold):
         sample = studentised_bootstrap(self.estimator, self.units, seed=0, number=0)
         return sample.value, sample.error
 
-    def bounds(self, options: FinishOptions, bootstrap: Replicates | None) -> Bounds:
+    def bounds(
+        self, options: FinishOptions, bootstrap: Replicates | None, joint: JointReplicates | None = None
+    ) -> Bounds:  # fmt: skip
         if self.estimator.step_column is None:
-            return super().bounds(options, bootstrap)
+            return super().bounds(options, bootstrap, joint)
         value, error = self.value_and_error
         if not np.isfinite(value) or not np.isfinite(error):
             return UNKNOWN

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from rlrec.ope.estimators.direct import Ridge
 from rlrec.ope.intervals.intervals import WeightSums, check_level, cressie_read
 from rlrec.ope.sums.base import LogBatch
 from rlrec.ope.units.estimate import Estimate
+from tests.benchmarks import coverage
 from tests.ope import obd
 from tests.ope.cases import drawn, judged
 
@@ -238,3 +240,70 @@ def test_bounds_of_a_model_that_knows_nothing_are_those_of_ips(name: str, seed: 
     (estimate,) = judged(robust, name, reward_range=(0.0, 1.0))
     assert estimate.value == pytest.approx(snips.value, rel=1e-12)
     assert (estimate.lower, estimate.upper) == pytest.approx((ips.lower, ips.upper), rel=1e-9, abs=1e-12)
+
+
+def test_an_interval_widens_steadily_with_the_largest_weight() -> None:
+    """A largest weight just above the threshold moves no bound by more than a little; one twice as large does."""
+    batch, _ = heavy(5)
+
+    def bounds(largest: float) -> list[float]:
+        weight = np.minimum(batch.weight, largest)
+        propensity = batch.propensity * batch.weight / weight
+        cut = replace(batch, propensity=propensity, largest=np.full(len(batch), largest))
+        (estimate,) = judged(cut, "ips", reward_range=(0.0, 1.0), cluster="row", replicates=399)
+        return bounds_of(estimate)
+
+    near, at, beyond, far = bounds(19.99), bounds(20.0), bounds(20.01), bounds(40.0)
+    assert at == pytest.approx(near, rel=0.01, abs=1e-4)
+    assert beyond == pytest.approx(at, rel=0.01, abs=1e-4)
+    assert far[1] - far[0] > 1.3 * (at[1] - at[0])
+
+
+@pytest.mark.slow
+def test_widening_fades_where_many_rows_are_effective() -> None:
+    """No largest weight is known, so that the interval of Cressie and Read is 2.1 times as wide."""
+    for estimate in coverage.estimates(coverage.many_rows()):
+        assert (estimate.ess or 0) > 368_000
+        assert estimate.bias_bound or coverage.width(estimate) < 1.15
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["18: uniform logger", "48: all sizes", "light"])
+def test_intervals_of_changed_weights_hold_their_bias(name: str) -> None:
+    """60 logs of 2,000 rows: fewer than 51 covered come in 1 of 1,000 series at 95 %. Without their bias, none of the
+    first kind of logs was."""
+    (world,) = (world for world in coverage.worlds() if world.name == name)
+    counts = coverage.counts(world, 2_000, logs=60)
+    for label in coverage.BIASED:
+        covered, logs = counts[label]
+        assert logs > 50
+        assert covered >= logs - 9, label
+
+
+def test_an_interval_of_changed_weights_lies_between_the_extremes_that_the_log_allows() -> None:
+    """Nothing is known of the reward of weight that was cut, and all of it may be the least or the largest."""
+    batch, _ = heavy(9)
+    clipped, ips = map(bounds_of, judged(batch, "clipped-ips:2,ips", interval="normal", reward_range=(0.0, 1.0)))
+    used = np.minimum(batch.weight, 2.0)
+    least, largest = (
+        bounds_of(judged(replace(batch, reward=reward / batch.weight), "ips", interval="normal")[0])
+        for reward in (used * batch.reward, used * batch.reward + 1 - used)
+    )
+    assert clipped == pytest.approx([least[0], ips[1]], rel=1e-9)
+    assert least[0] > ips[0]
+    assert ips[1] < largest[1]
+
+
+def bounds_of(estimate: Estimate) -> list[float]:
+    return [bound for bound in (estimate.lower, estimate.upper) if bound is not None]
+
+
+def test_a_lift_of_changed_weights_holds_their_bias() -> None:
+    batch, _ = drawn(4, sessions=400)
+    dr, dros = judged(batch, "dr,dros:1", interval="normal")
+    assert dros.value != dr.value
+    assert dr.lift_lower is not None
+    assert dr.lift_upper is not None
+    assert dros.lift is not None
+    assert dros.lift_lower == pytest.approx(min(dr.lift_lower, dros.lift), rel=1e-12)
+    assert dros.lift_upper == pytest.approx(max(dr.lift_upper, dros.lift), rel=1e-12)
