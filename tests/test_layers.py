@@ -34,7 +34,7 @@ ROOMS = {  # of each package, from the lowest floor to the highest: a room knows
     "app.evaluation": ({"rows"}, {"models"}, {"targets"}, {"checks"}, {"passes"}, {"comparisons"}),
     "cli": ({"text"}, {"output"}, {"program"}, {"commands"}, {"doors"}),
     "cli.commands": ({"requests"}, {"setup", "policies", "judging", "upkeep"}, {"experiments"}),
-    "ope": ({"sums"}, {"intervals"}, {"checks", "estimators"}, {"units"}),
+    "ope": ({"sums"}, {"intervals"}, {"checks", "estimators"}, {"units"}, {"comparisons"}),
     "policy": ({"scores"}, {"beliefs"}, {"contexts"}, {"slates"}, {"gradients", "kinds"}),
     "store": ({"database"}, {"log"}, {"policies"}, {"upkeep"}),
 }  # fmt: skip

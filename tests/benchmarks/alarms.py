@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tests.benchmarks.measure import Figure, Setting
-from tests.ope.intervals import test_outcomes as equal
+from tests.ope.comparisons import test_outcomes as equal
 
 RUNS, OFTEN = 400, 1_000  # at 5 %, at 1e-3
 

@@ -21,7 +21,7 @@ from rlrec.app.distributions.trained import TrainedModel
 from rlrec.app.inputs import lookup
 from rlrec.app.training.ascent import TrainingOptions
 from rlrec.cli import program
-from rlrec.ope.units.paired import PairedDifference
+from rlrec.ope.comparisons.comparison import Comparison
 from rlrec.policy.gradients.gradient import Parameters
 from rlrec.simulate.barista import Barista
 from rlrec.store import Store
@@ -42,7 +42,7 @@ COVERED = 0.9
 class Claim:
     """A gain by the visits of the gate, and its true value."""
 
-    estimate: PairedDifference
+    estimate: Comparison
     truth: float
 
     @property

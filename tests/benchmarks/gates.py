@@ -9,7 +9,7 @@ from math import sqrt
 
 import numpy as np
 
-from rlrec.ope.units.paired import gate_alpha
+from rlrec.ope.comparisons.paired import gate_alpha
 from rlrec.policy.gradients.gradient import Parameters
 from tests.benchmarks.measure import Figure, Setting
 from tests.benchmarks.spools import KIND, Night, Server, Shelf, drawn, night, spooled

@@ -14,7 +14,7 @@ from rlrec.app.training.ascent import Trainer, TrainingOptions, TrainingResult
 from rlrec.app.training.dataset import Catalogue, Dataset, EligibleSet, VisitRows
 from rlrec.app.training.holdout_value import VISITS, HoldoutValue, fit_values
 from rlrec.arrays import Array, Flags, Index
-from rlrec.ope.units.paired import PairedDifference
+from rlrec.ope.comparisons.comparison import Comparison
 from rlrec.policy.contexts.contextual import Design
 from rlrec.policy.contexts.encoder import Encoder
 from rlrec.policy.gradients.gradient import Gradient, Parameters, State
@@ -189,7 +189,7 @@ class Night:
     judge: HoldoutValue
     spool: Dataset
 
-    def gain(self, alpha: float) -> PairedDifference:
+    def gain(self, alpha: float) -> Comparison:
         return self.judge.difference(self.judge.partials(self.climbed.parameters), alpha=alpha)
 
     def close(self) -> None:

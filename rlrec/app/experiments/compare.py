@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict, cast
 
 from rlrec.app.evaluation.comparisons import holdout, interleaved, unit_outcomes
 from rlrec.app.evaluation.comparisons.unit_outcomes import DifferenceRow, OutcomeRow
@@ -13,9 +13,9 @@ from rlrec.app.inputs import filters, lookup
 from rlrec.app.log import reward_log
 from rlrec.arrays import finite_or_none
 from rlrec.errors import InputError, quantity
-from rlrec.ope.intervals import comparison, intervals, outcomes
-from rlrec.ope.intervals.comparison import VariantMean
-from rlrec.ope.intervals.outcomes import OutcomeDifference
+from rlrec.ope.comparisons import comparison
+from rlrec.ope.comparisons.metric import MetricValue, per_decision
+from rlrec.ope.intervals import intervals
 from rlrec.records import Reward
 from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
@@ -72,48 +72,56 @@ def show(
         if assigned and not any(collected.sums.sessions):
             selection = Selection(variant_ids=[variant.id for variant in experiment.variants])
             maturity = reward_log.maturity_sentence(unit, selection, wait_us=definitions[0].window_us)
-    figures, sums, labels = collected.outcomes, collected.sums, collected.groups.labels
+    sums, first = collected.sums, definitions[0].name
     if sums.censored:
         store.notice(f"left out: {quantity(sums.censored, 'decision')} with a censored slot")
     if maturity is not None:
         store.notice(f"no decision of {name} is mature yet: {maturity}")
-    shares, units = shares_of(experiment), [assigned.get(variant.id, 0) for variant in experiment.variants]
-    chi2, p_value = comparison.sample_ratio(units, [variant.weight for variant in experiment.variants])
     rows, unit_differences = unit_outcomes.to_json(collected)
-    decisions_per_unit, per_decision = outcomes.per_decision(0)
-    differences, more_decisions = (
-        [_difference(figures.difference(number, metric), labels) for number in range(1, len(units))]
-        for metric in (per_decision, decisions_per_unit)
-    )
-    for number, row in enumerate(more_decisions, start=1):
-        row["differ"] = figures.differ(number, decisions_per_unit)
-    return {
-        "experiment": experiment.name, "status": experiment.status, "unit": experiment.unit,
-        "variants": [
-            {
-                "variant": variant.label, "policy": serving[variant.id].policy.name,
-                "weight": shares[variant.id], "units": assigned.get(variant.id, 0),
-                **_earnings(figures.mean(number, per_decision), int(sums.sessions[number]), level),
-            }
-            for number, variant in enumerate(experiment.variants)
-        ],
-        "differences": differences,
-        "sample_ratio": _finite({"chi2": chi2, "p_value": p_value}), "holdout": uniform,
-        "outcomes": rows, "unit_differences": unit_differences,
-        "reasons": [
-            *([DECISIONS_DIFFER] if any(row["differ"] for row in more_decisions) else []),
-            *([unit_outcomes.ANONYMOUS_UNITS] if sums.anonymous else []),
-            *([YOUNG_UNITS] if any(YOUNG_UNITS in row["reasons"] for row in unit_differences) else []),
-        ],
-        "decisions_per_unit": more_decisions, "anonymous": sums.anonymous,
+    earned = {
+        row["group"]: row["answer"] for row in unit_differences
+        if (row["metric"], row["reward"]) == ("reward_per_unit", first)
     }  # fmt: skip
+    decisions_per_unit, reward_per_decision = per_decision(0)
+    differences, more_decisions = list[dict[str, Any]](), list[dict[str, Any]]()
+    for number, variant in enumerate(experiment.variants[1:], start=1):
+        compared, differs = collected.compare(number, reward_per_decision), collected.decisions_differ(number)
+        # a mean per decision never says the opposite of what each unit earned
+        opposite = {compared.answer.answer, earned[variant.label]} == {"better", "worse"}
+        compared = compared.because(*([DECISIONS_DIFFER] if differs or opposite else []))
+        names = {"variant": variant.label, "against": experiment.variants[0].label}
+        differences.append(names | compared.to_json())
+        more_decisions.append(names | collected.compare(number, decisions_per_unit).to_json() | {"differ": differs})
+    shares = shares_of(experiment)
+    variants = [
+        {
+            "variant": variant.label, "policy": serving[variant.id].policy.name,
+            "weight": shares[variant.id], "units": assigned.get(variant.id, 0),
+            **_earnings(collected.outcomes.value(number, reward_per_decision), int(sums.sessions[number]), level),
+        }
+        for number, variant in enumerate(experiment.variants)
+    ]  # fmt: skip
+    reasons = [
+        *([DECISIONS_DIFFER] if any(row["differ"] for row in more_decisions) else []),
+        *([unit_outcomes.ANONYMOUS_UNITS] if sums.anonymous else []),
+        *([YOUNG_UNITS] if any(YOUNG_UNITS in row["reasons"] for row in unit_differences) else []),
+    ]
+    return _result(
+        experiment, variants, differences, collected.split, holdout=uniform, outcomes=rows,
+        unit_differences=unit_differences, reasons=reasons, decisions_per_unit=more_decisions, anonymous=sums.anonymous,
+    )  # fmt: skip
 
 
-def _difference(row: OutcomeDifference, labels: Sequence[str | None]) -> dict[str, Any]:
-    return {
-        "variant": labels[row.group], "against": labels[0], "value": row.value, "lower": row.lower,
-        "upper": row.upper, "p_value": row.p_value,
+def _result(
+    experiment: Experiment, variants: list[dict[str, Any]], differences: list[dict[str, Any]],
+    split: tuple[float, float], **answer: Any,
+) -> VariantComparison:  # fmt: skip
+    result = {
+        "experiment": experiment.name, "status": experiment.status, "unit": experiment.unit, "variants": variants,
+        "differences": differences, "sample_ratio": _finite({"chi2": split[0], "p_value": split[1]}), "holdout": None,
+        "outcomes": [], "unit_differences": [], "reasons": [], "decisions_per_unit": [], **answer,
     }  # fmt: skip
+    return cast(VariantComparison, result)
 
 
 def _interleaved(
@@ -121,28 +129,27 @@ def _interleaved(
 ) -> VariantComparison:
     """The credit of each team: means a decision of the rewards of its slots."""
     credit = interleaved.credit(unit, experiment, definition, level=level)
-    chi2, p_value = comparison.sample_ratio([credit.first_picks, credit.decisions - credit.first_picks], [1.0, 1.0])
+    split = comparison.sample_ratio([credit.first_picks, credit.decisions - credit.first_picks], [1.0, 1.0])
     units = sum(experiments.count_units(unit, experiment.id).values())
-    return {
-        "experiment": experiment.name, "status": experiment.status, "unit": experiment.unit,
-        "variants": [
-            {
-                "variant": team, "policy": reference, "weight": 0.5, "units": units,
-                **_earnings(mean, credit.sessions, level), "wins": wins,
-            }
-            for team, reference, mean, wins in zip(TEAMS, references, credit.means, credit.wins[:2], strict=True)
-        ],
-        "differences": [{"variant": TEAMS[1], "against": TEAMS[0], **_finite(credit.difference)}],
-        "sample_ratio": _finite({"chi2": chi2, "p_value": p_value}), "holdout": None, "outcomes": [],
-        "unit_differences": [], "reasons": ["interleaved"], "decisions_per_unit": [], "ties": credit.wins[2],
-        "interleave": list(references),
-    }  # fmt: skip
+    variants = [
+        {
+            "variant": team, "policy": reference, "weight": 0.5, "units": units,
+            **_earnings(mean, credit.sessions, level), "wins": wins,
+        }
+        for team, reference, mean, wins in zip(TEAMS, references, credit.means, credit.wins[:2], strict=True)
+    ]  # fmt: skip
+    compared = credit.difference.because(*(["sample-ratio"] if comparison.is_unlikely(split) else []))
+    difference = {"variant": TEAMS[1], "against": TEAMS[0], **compared.to_json()}
+    return _result(
+        experiment, variants, [difference], split, reasons=["interleaved"], ties=credit.wins[2],
+        interleave=list(references),
+    )  # fmt: skip
 
 
-def _earnings(mean: VariantMean, sessions: int, level: float) -> dict[str, Any]:
+def _earnings(mean: MetricValue, sessions: int, level: float) -> dict[str, Any]:
     lower, upper = mean.bounds(level)
     figures = {"reward_per_unit": mean.per_unit, "mean": mean.value, "lower": lower, "upper": upper}
-    return {"sessions": sessions, "decisions": mean.decisions, **_finite(figures)}
+    return {"sessions": sessions, "decisions": round(mean.denominator), **_finite(figures)}
 
 
 def _finite(figures: Mapping[str, float]) -> dict[str, float | None]:

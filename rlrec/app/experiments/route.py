@@ -171,7 +171,7 @@ def _look(unit: Unit, live: RouteChange, request: Request, looks: Sequence[GateL
     for look in looks:
         earlier = parse(look.report, f"look {look.id} of the gate of route {live.route}")
         if look.version_id == version.id and paired_gate.is_repeated(gate, earlier):
-            return cast("RouteGate", earlier), look.id
+            return cast("RouteGate", {**gate, **earlier}), look.id
     return gate, None
 
 

@@ -19,7 +19,10 @@ from rlrec.app.evaluation.rows.log_rows import ImpressionRows, LoggedBatch
 from rlrec.app.evaluation.targets.logger_marginals import LoggerMarginals
 from rlrec.app.inputs import filters, lookup
 from rlrec.arrays import Array, Ids, finite_or_none
+from rlrec.directions import rounding
 from rlrec.errors import InputError, quantity
+from rlrec.ope.checks.reasons import LEAST_ESS, VERDICTS
+from rlrec.ope.comparisons.comparison import Comparison
 from rlrec.ope.estimators.weighting import Snips
 from rlrec.ope.intervals import intervals
 from rlrec.ope.intervals.intervals import Minus
@@ -48,25 +51,29 @@ class Request:
     seed: int = 0
 
 
-DayCost = TypedDict("DayCost", {
-    "day": str, "rows": int, "cost": float | None, "lower": float | None, "upper": float | None,
+# The reward of a row that exploration gave away, greedy less as served; answer: whether greedy is better.
+CostFigures = TypedDict("CostFigures", {
+    "cost": float | None, "lower": float | None, "upper": float | None, "answer": str, "needed": int | None,
 })  # fmt: skip
 RisenArm = TypedDict("RisenArm", {"arm": str, "probability_then": float, "probability_now": float})
 TargetEss = TypedDict("TargetEss", {"target": str, "ess": float, "without_floor": float})
 
 
-class Result(TypedDict):
-    """Figures of a policy. mean: reward of a row as served. cost: reward of a row that exploration gave away, greedy
-    less as served; total: over all rows."""
+class DayCost(CostFigures):
+    day: str
+    rows: int
+
+
+class Result(CostFigures):
+    """Figures of a policy. mean: reward of a row as served; total: cost over all rows."""
 
     policy: str
     reward: str
     rows: int
     mean: float
-    cost: float | None
-    lower: float | None
-    upper: float | None
     total: float | None
+    verdict: str
+    reasons: list[str]
     by_day: list[DayCost]
     risen: list[RisenArm]
     ess: list[TargetEss]
@@ -216,17 +223,18 @@ class FloorComparison:
 
     def answer(self, total: ExplorationSums) -> Result:
         """The figures of the sums of the log."""
-        rows, cost, lower, upper = self._cost(total.cost)
-        n, served = round(rows), total.cost.summary().total
-        days = ((day, *self._cost(sums)) for day, sums in sorted(total.days.items()))
-        weights = zip(self.evaluation.targets, total.weights.tolist(), strict=True)
+        cost, served = self._cost(total.cost), total.cost.summary().total
+        n, weights = round(served[3]), zip(self.evaluation.targets, total.weights.tolist(), strict=True)
         return {
             "policy": self.name, "reward": self.evaluation.targets[0].reward.name, "rows": n,
-            "mean": float(served[2] / served[3]), "cost": cost,
-            "lower": lower, "upper": upper, "total": None if cost is None else cost * n,
+            "mean": float(served[2] / served[3]), "total": None if cost.value is None else cost.value * n,
+            **_figures(cost), "verdict": cost.verdict, "reasons": [*cost.reasons],
             "by_day": [
-                {"day": format_time(day * DAY_US)[:10], "rows": round(count), "cost": cost, "lower": low, "upper": high}
-                for day, count, cost, low, high in days
+                {
+                    "day": format_time(day * DAY_US)[:10], "rows": round(sums.summary().total[3]),
+                    **_figures(self._cost(sums)),
+                }
+                for day, sums in sorted(total.days.items())
             ],
             "risen": self._risen(total),
             "ess": [
@@ -237,14 +245,21 @@ class FloorComparison:
             "left_out": total.left_out,
         }  # fmt: skip
 
-    def _cost(self, sums: Moments) -> tuple[float, float | None, float | None, float | None]:
-        """Rows, and the reward of a row that exploration gave away, with its interval: the self-normalised mean without
-        exploration, less the mean as served, on the same rows."""
-        summary = sums.summary()
-        n_rows = summary.total[3]
-        sample = intervals.studentised_bootstrap(Minus(Snips()), summary.units, seed=self.request.seed)
-        lower, upper = sample.bounds(self.request.level) if len(sample.t) else (np.nan, np.nan)
-        return float(n_rows), finite_or_none(sample.value), finite_or_none(lower), finite_or_none(upper)
+    def _cost(self, sums: Moments) -> Comparison:
+        """The reward of a row that exploration gave away: the self-normalised mean without exploration, less the mean
+        as served, on the same rows."""
+        summary, contrast = sums.summary(), Minus(Snips())
+        sample = intervals.studentised_bootstrap(contrast, summary.units, seed=self.request.seed)
+        base, ess = contrast.base(summary.total), finite_or_none(summary.total[1] ** 2 / summary.moment[1, 1])
+        lower, upper = sample.bounds(self.request.level)
+        if abs(sample.value) <= rounding(base):
+            lower = upper = 0.0
+        is_small = (ess or 0.0) < LEAST_ESS
+        return Comparison.from_figures(
+            value=sample.value, base=base, std_error=sample.error, lower=lower, upper=upper, ess=ess,
+            clusters=int(summary.present[3]), verdict=VERDICTS[0 if is_small else -1],
+            reasons=["low-ess"] if is_small else [],
+        )  # fmt: skip
 
     def _risen(self, total: ExplorationSums) -> list[RisenArm]:
         """Arms that would mostly not have been shown without exploration in some period, and have more than an equal
@@ -260,6 +275,11 @@ class FloorComparison:
         keys = [self.evaluation.arms.keys[arm] for arm in self.evaluation.arms.ids[rows].tolist()]
         figures = zip(keys, starving[rows].tolist(), served[last, rows].tolist(), strict=True)
         return [{"arm": key, "probability_then": lowest, "probability_now": newest} for key, lowest, newest in figures]
+
+
+def _figures(cost: Comparison) -> CostFigures:
+    answer, needed = cost.answer
+    return {"cost": cost.value, "lower": cost.lower, "upper": cost.upper, "answer": answer, "needed": needed}
 
 
 def _ratio(numerator: float, denominator: float) -> float:

@@ -12,8 +12,8 @@ from rlrec.app.evaluation.comparisons.unit_outcomes import ANONYMOUS_UNITS, Diff
 from rlrec.app.evaluation.passes.request import EmptyLog
 from rlrec.app.inputs import filters, lookup
 from rlrec.errors import InputError, quantity
+from rlrec.ope.checks.reasons import REASONS, in_order
 from rlrec.ope.intervals import intervals
-from rlrec.ope.intervals import outcomes as estimates
 from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
 
@@ -110,5 +110,5 @@ def _study(unit: Unit, request: Request) -> Study:
 
 def explanations(rows: Iterable[OutcomeRow | DifferenceRow], reasons: Sequence[str] = ()) -> list[str]:
     """A line for every reason that occurs in these rows, or beside them."""
-    present = {reason for row in rows for reason in row["reasons"]} | {*reasons}
-    return [f"{reason}: {text}" for reason, text in estimates.REASONS.items() if reason in present]
+    present = in_order([*(reason for row in rows for reason in row["reasons"]), *reasons])
+    return [f"{reason}: {REASONS[reason].text}" for reason in present]

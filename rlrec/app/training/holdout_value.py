@@ -17,9 +17,10 @@ from rlrec.app.training.blocks import DecisionBlock, blocks
 from rlrec.app.training.dataset import DatasetSplit, VisitRows
 from rlrec.arrays import Array
 from rlrec.ope.checks.reasons import LEAST_ESS
+from rlrec.ope.comparisons.comparison import Comparison
+from rlrec.ope.comparisons.paired import difference
 from rlrec.ope.sums.visits import VisitBatch
 from rlrec.ope.units.estimate import Estimate, FinishOptions
-from rlrec.ope.units.paired import PairedDifference, difference
 from rlrec.ope.units.sessions import SUPPORTED, SessionFold, SessionPartial
 from rlrec.ope.units.strata import Stratum, Weighting
 from rlrec.policy.gradients import reinforce
@@ -115,7 +116,7 @@ class HoldoutValue:
         deviation = np.bincount(self._cluster, gain) - mean * slots
         return mean, float(np.sqrt((deviation**2).sum()) / slots.sum())
 
-    def difference(self, partials: ByStratum, **options: Any) -> PairedDifference:
+    def difference(self, partials: ByStratum, **options: Any) -> Comparison:
         """The value by these sums less that of the reference, where loggers count the same. options: of `compare`."""
         weighting = Weighting.from_strata(self.fold, partials, self._reference_partials)
         total, reference_total = weighting.total(partials), weighting.total(self._reference_partials)

@@ -7,35 +7,35 @@ from dataclasses import dataclass
 from typing import Any, NotRequired, TypedDict, cast
 
 from rlrec.app.evaluation.comparisons import paired_gate
-from rlrec.app.evaluation.comparisons.paired_gate import VisitsReport
+from rlrec.app.evaluation.comparisons.paired_gate import Judgement
 from rlrec.app.training.ascent import TrainingResult
 from rlrec.records import Version
 
-# The look of the gate at a candidate, as it is stored; without a look all is None. candidate: its number in this year;
-# alpha: the probability of error at this look; against: the live version, None for what served the log; repeated:
-# whether an earlier version had the same look, which this is.
-GateReport = TypedDict("GateReport", {
-    "estimator": str | None, "against": int | None, "candidate": int | None, "alpha": float | None,
-    "value": float | None, "live_value": float | None, "estimate": float | None, "std_error": float | None,
-    "lower": float | None, "upper": float | None, "ess": float | None, "sessions": int | None, "verdict": str | None,
-    "reasons": list[str] | None, "visits": VisitsReport | None, "passed": bool | None,
-    "repeated": bool | None,
-})  # fmt: skip
+
+class GateReport(Judgement):
+    """The look of the gate at a candidate, as it is stored; without a look all is None. against: the live version, None
+    for what served the log; repeated: whether an earlier version had the same look, which this is."""
+
+    against: int | None
+    sessions: int | None
+    repeated: bool | None
+
+
 NO_GATE: GateReport = dict.fromkeys(GateReport.__annotations__)  # type: ignore[assignment]
 
 
 # trained: whether there is a new version; why: there is none, or it is no better, or was not promoted; training: what
 # the version stores of it, epochs and the gate.
-Result = TypedDict("Result", {
-    "policy": str, "version": int, "parent": int, "sessions": int, "estimate": float | None, "lower": float | None,
-    "promoted": bool, "upper": float | None, "value": float | None, "live_value": float | None, "against": int | None,
-    "estimator": str | None, "ess": float | None, "verdict": str | None, "reasons": list[str],
-    "visits": VisitsReport | None, "repeated": bool | None,
-    "candidate": int | None, "alpha": float | None, "gate_sessions": int | None, "tune_estimate": float | None,
-    "tune_lower": float | None, "tune_ess": float | None, "ess_wanted": float | None, "weights": str | None,
-    "trained": bool, "epochs": int, "best_epoch": int | None, "seed": int, "why": str | None,
+RunFigures = TypedDict("RunFigures", {
+    "policy": str, "version": int, "parent": int, "promoted": bool, "gate_sessions": int | None,
+    "tune_estimate": float | None, "tune_lower": float | None, "tune_ess": float | None, "ess_wanted": float | None,
+    "weights": str | None, "trained": bool, "epochs": int, "best_epoch": int | None, "seed": int, "why": str | None,
     "training": NotRequired[Mapping[str, Any] | None], "at": NotRequired[str], "passed_by": list[str],
 })  # fmt: skip
+
+
+class Result(RunFigures, GateReport):
+    """The figures of a run, and of the look at what it made."""
 
 
 def result(

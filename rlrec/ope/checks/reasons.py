@@ -23,6 +23,7 @@ class Reason(NamedTuple):
     text: str
 
 
+VERDICTS = ("insufficient", "weak", "ok")  # worst first
 LEAST_ESS, ESS_SHARE = 50, 0.05  # effective sample sizes; the latter as a share of the clusters
 # Thresholds of the effective sample size, the worst first; those below 1 are shares of the clusters.
 ESS_LIMITS = {
@@ -36,6 +37,15 @@ EFFECTIVE_REWARDS = 30  # ESS x weighted share of rewards that are not the defau
 # Every reason a verdict can give, worst first. `insufficient` and `weak` say which verdict the reason can lead to.
 REASONS = {
     "no-rows": Reason("sample", "insufficient", "no row could be used (insufficient)"),
+    "no-units": Reason(
+        "sample", "insufficient",
+        "nobody was served yet, nothing is mature, or nobody for as long as --age says",
+    ),
+    "none-at-risk": Reason(
+        "sample", "insufficient",
+        "no visit ended long enough ago to say whether another one followed in time",
+    ),
+    "few-units": Reason("sample", "insufficient", "one unit alone has no error"),
     "wrong-propensities": Reason(
         "log", "insufficient",
         "some arm was shown more often than its logged propensities allow (insufficient): all weights are "
@@ -48,8 +58,8 @@ REASONS = {
     ),
     "sampled-rows": Reason(
         "log", "insufficient",
-        "the log dropped rows at known rates, and some of those that it has were left out (insufficient): "
-        "visits of several decisions, or without a state; what is left stands for no log",
+        "the log dropped rows at known rates, and what is left does not tell the figure (insufficient): visits of "
+        "several decisions, or without a state, are left out, and units with several decisions lack others",
     ),
     "low-ess": Reason(
         "sample", "ok",
@@ -71,7 +81,7 @@ REASONS = {
     "unsupported": Reason("support", "ok", "the target has more than 1 % on arms the logger gave 0 (insufficient)"),
     "no-variation": Reason(
         "sample", "weak",
-        "all rewards are the same so far, which is no certainty: no bound is known (weak)",
+        "all units are the same so far, which is no certainty: no bound is known (weak)",
     ),
     "one-cluster": Reason("sample", "ok", "one cluster carries more than 20 % of the estimate (weak)"),
     "mean-weight": Reason(
@@ -84,6 +94,26 @@ REASONS = {
         "sample", "weak",
         "large rewards are so rare that losing half of one more would undo the gain (weak): wait for more "
         "visits",
+    ),
+    "sample-ratio": Reason(
+        "log", "weak",
+        "units were not split between the variants as defined (weak): something assigns or loses them, and what it is "
+        "may make the difference",
+    ),
+    "decisions-differ": Reason(
+        "state", "weak",
+        "the units of one variant have more decisions than those of the other (weak): means per decision are of other "
+        "visits, and say nothing about the variants; compare per unit",
+    ),
+    "young-units": Reason(
+        "state", "weak",
+        "many units had no time yet to come again, or the difference changes with the time they had: it may grow or "
+        "turn; `rlrec outcomes --age 7d` compares units at equal age",
+    ),
+    "not-randomised": Reason(
+        "log", "weak",
+        "no p-values: nobody assigned units to these groups at random, so they may differ in who came and when; "
+        "`rlrec experiment` compares policies",
     ),
     "models-differ": Reason(
         "model", "weak",
@@ -107,8 +137,8 @@ REASONS = {
     ),
     "no-users": Reason(
         "log", "weak",
-        "no user is known (weak): people who come back under other session keys make the interval too narrow;"
-        " log users, or say by --cluster session that every session is another person",
+        "no user is known (weak): people who come back under other session keys count as others, and the interval is "
+        "too narrow; log users, or say by --cluster session that every session is another person",
     ),
     "repeated-rows": Reason(
         "log", "weak",
@@ -139,6 +169,16 @@ REASONS = {
     "no-interval": Reason("model", "weak", "no valid interval exists: the error of dm's model is not in any (weak)"),
     "few-replicates": Reason("sample", "ok", "the level is too high for 2,000 bootstrap replicates: a bound is null"),
     "no-reward-range": Reason("sample", "ok", "the reward has no clip, which this interval needs: a bound is null"),
+    "anonymous-units": Reason(
+        "log", "ok",
+        "sessions without a user count as units of their own; retention and returned_* are of users alone, since "
+        "nobody sees whether the others come again; `rlrec outcomes --users named` leaves them out",
+    ),
+    **{
+        f"partial-{period}": Reason("sample", "ok", f"the log covers this {period}, or the first one, in part")
+        for period in ("hour", "day", "week")
+    },
+    "no-past": Reason("sample", "ok", "no unit had visits before its assignment: there is nothing to adjust by"),
     "no-propensity": Reason(
         "log", "ok",
         "rows or visits without a propensity, or cut, were left out; `left_out` counts them: import the log "
@@ -204,6 +244,11 @@ REASONS = {
         "the target reads session state, and was judged in states that the logger caused",
     ),
 }  # fmt: skip
+
+
+def worst_verdict(verdicts: Iterable[str]) -> str:
+    """The worst of these verdicts; `ok` where there is none."""
+    return min(verdicts, key=VERDICTS.index, default=VERDICTS[-1])
 
 
 def in_order(reasons: Iterable[str]) -> tuple[str, ...]:

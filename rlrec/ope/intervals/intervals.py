@@ -350,6 +350,11 @@ class Minus:
         """A reward of this size is a difference of 1."""
         return np.ones(mean.shape[:-1])
 
+    def base(self, mean: Array) -> float:
+        """What the difference is a share of."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return float((self.baseline or self.estimator).value(self.sides(mean)[1]))
+
     def value(self, mean: Array) -> Array:
         target, reference = self.sides(mean)
         return self.estimator.value(target) - (self.baseline or self.estimator).value(reference)
@@ -372,6 +377,9 @@ class Relative(Minus):
         baseline, size = self.baseline or self.estimator, self.unit(mean)[..., None]
         ratio = (self.estimator.value(target) / baseline.value(reference))[..., None]
         return np.concatenate([self.estimator.gradient(target), -ratio * baseline.gradient(reference)], axis=-1) / size
+
+    def base(self, mean: Array) -> float:
+        return 1.0
 
     def unit(self, mean: Array) -> Array:
         return np.abs((self.baseline or self.estimator).value(self.sides(mean)[1]))

@@ -267,9 +267,9 @@ def test_experiment_without_decisions_has_figures_of_nothing(at: Clocked) -> Non
     assert json.dumps(result, allow_nan=False)
     assert result["sample_ratio"] == {"chi2": None, "p_value": None}
     assert result["holdout"] is None
-    assert result["differences"] == [
-        {"variant": "b", "against": "a"} | dict.fromkeys(("value", "lower", "upper", "p_value"))
-    ]
+    figures = dict.fromkeys(("value", "relative", "lower", "upper", "p_value", "needed"))
+    nothing = {"reasons": ["no-units"], "answer": "unknown", **figures}
+    assert result["differences"] == [{"variant": "b", "against": "a", **nothing}]
 
 
 def test_a_holdout_without_decisions_has_no_figures(at: Clocked) -> None:
@@ -288,6 +288,25 @@ def test_batches_add_up_to_the_whole(at: Clocked, monkeypatch: pytest.MonkeyPatc
     complete = compare.show(at(60), "ab")
     monkeypatch.setattr(reader.batches, "__kwdefaults__", {**(reader.batches.__kwdefaults__ or {}), "size": 4})
     assert compare.show(at(60), "ab") == complete
+
+
+@pytest.mark.parametrize(("counts", "answer"), [((40, 40), "better"), ((60, 20), "unknown")])
+def test_a_split_that_is_not_as_defined_answers_nothing(at: Clocked, counts: tuple[int, int], answer: str) -> None:
+    """Sessions of `b` get a click in four of five, those of `a` in one of five. 60 of 80 units in one half come about
+    once in 100,000 splits."""
+    split(at(0))
+    with at(1).read() as unit:
+        stored = experiments.by_name(unit, ["ab"])["ab"]
+    of_variant = [[f"s{n}" for n in range(300) if assignment.hash_variant(stored, f"s{n}").label == v] for v in "ab"]
+    for keys, count, least in zip(of_variant, counts, (4, 1), strict=True):
+        answers = ask_all(at(1), *keys[:count], experiment="ab")
+        click(at(2), *[key for number, key in enumerate(ids(answers)) if number % 5 >= least])
+    result = compare.show(at(60), "ab")
+    (earned,) = [row for row in result["unit_differences"] if row["metric"] == "reward_per_unit"]
+    assert earned["lower"] > 0
+    assert [earned["answer"], result["differences"][0]["answer"]] == [answer, answer]
+    assert ("sample-ratio" in earned["reasons"]) == (answer == "unknown")
+    assert earned["needed"] is None
 
 
 # -- false alarms --

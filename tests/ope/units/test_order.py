@@ -10,14 +10,15 @@ import pytest
 
 from rlrec import ope
 from rlrec.arrays import Ids
+from rlrec.ope.comparisons.metric import MetricValue
+from rlrec.ope.comparisons.metric import fold as fold_metric
+from rlrec.ope.comparisons.paired import difference
 from rlrec.ope.estimators.direct import Ridge
-from rlrec.ope.intervals import comparison
 from rlrec.ope.sums.base import LogBatch, hash_bits
 from rlrec.ope.sums.moments import BLOCKS
 from rlrec.ope.sums.visits import VisitBatch
 from rlrec.ope.units.estimate import Estimate, FinishOptions
 from rlrec.ope.units.impressions import ImpressionFold
-from rlrec.ope.units.paired import difference
 from rlrec.ope.units.sessions import SessionFold, SessionPartial
 from tests.ope.cases import drawn
 from tests.ope.visiting import walks
@@ -123,12 +124,12 @@ def test_reward_models(clusters: int) -> None:
 def test_means_of_variants(clusters: int) -> None:
     batch = impressions(clusters, clusters)
     first, *others = (
-        comparison.fold(batch.reward[rows], batch.cluster[rows], spans_batches=True)
+        fold_metric(batch.reward[rows], batch.cluster[rows], spans_batches=True)
         for rows in pieces(batch.cluster, 4, spans_batches=True)
     )
     means = [
-        comparison.finish(partial)
-        for partial in (sum(others, start=first), comparison.fold(batch.reward, batch.cluster, spans_batches=True))
+        MetricValue.from_sums(partial)
+        for partial in (sum(others, start=first), fold_metric(batch.reward, batch.cluster, spans_batches=True))
     ]
     assert_equal(*map(astuple, means))
 

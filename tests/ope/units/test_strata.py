@@ -7,10 +7,10 @@ import pytest
 
 from rlrec import ope
 from rlrec.arrays import Array, Ids
+from rlrec.ope.comparisons.paired import compare
 from rlrec.ope.sums.base import LogBatch
 from rlrec.ope.units.estimate import Estimate, FinishOptions
 from rlrec.ope.units.impressions import ImpressionFold, ImpressionPartial
-from rlrec.ope.units.paired import compare
 from rlrec.ope.units.strata import Stratum, Weighting, halves
 
 ARMS = 10

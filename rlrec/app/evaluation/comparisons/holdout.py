@@ -17,7 +17,6 @@ from rlrec.store.policies.experiments import Experiment
 
 LABEL, KIND = "holdout", "uniform"
 MIN_SHARE, MAX_SHARE = 1e-9, 0.5
-VERDICTS = ("ok", "weak", "insufficient")
 Estimate = Mapping[str, Any]
 
 
@@ -54,8 +53,8 @@ def compare_holdout(unit: Unit, experiment: Experiment, reward: Reward, *, level
 
     Both are means per impression of mature, uncensored decisions, their errors clustered by the unit that was assigned;
     the p-value is that of Welch's t, an effective unit counting as one. The verdict is the worse of the two."""
-    from rlrec.arrays import finite_or_none
-    from rlrec.ope.intervals import comparison
+    from rlrec.ope.checks.reasons import in_order, worst_verdict
+    from rlrec.ope.comparisons.comparison import difference
 
     size = share(experiment)
     if size is None:
@@ -63,13 +62,13 @@ def compare_holdout(unit: Unit, experiment: Experiment, reward: Reward, *, level
     holdout = next(variant for variant in experiment.variants if variant.label == LABEL)
     sides = [holdout.id], [variant.id for variant in experiment.variants if variant is not holdout]
     truth, estimate = (_judged(unit, holdout.policy, ids, experiment.unit, reward, level) for ids in sides)
-    difference = comparison.difference(_mean(estimate), _mean(truth), level=level)
+    compared = difference(_mean(estimate), _mean(truth), level=level)
     return {
         "label": LABEL, "share": size, **{name: truth[name] for name in ("value", "lower", "upper")},
         "estimate": estimate["value"], "estimate_lower": estimate["lower"], "estimate_upper": estimate["upper"],
-        "difference": finite_or_none(difference.value), "p_value": finite_or_none(difference.p_value),
-        "verdict": max(truth["verdict"], estimate["verdict"], key=VERDICTS.index),
-        "reasons": list(dict.fromkeys([*truth["reasons"], *estimate["reasons"]])),
+        "difference": compared.value, "p_value": compared.p_value,
+        "verdict": worst_verdict((truth["verdict"], estimate["verdict"])),
+        "reasons": [*in_order([*truth["reasons"], *estimate["reasons"]])],
     }  # fmt: skip
 
 
@@ -90,7 +89,7 @@ def _judged(unit: Unit, policy: str, variants: Sequence[int], by: str, reward: R
 
 
 def _mean(estimate: Estimate) -> Any:
-    from rlrec.ope.intervals.comparison import VariantMean
+    from rlrec.ope.comparisons.metric import MetricValue
 
     value, error = (nan if estimate[name] is None else estimate[name] for name in ("value", "std_error"))
-    return VariantMean(units=int(estimate["ess"]), decisions=estimate["n"], reward=nan, value=value, error=error)
+    return MetricValue(units=int(estimate["ess"]), value=value, error=error)

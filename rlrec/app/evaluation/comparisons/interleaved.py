@@ -18,7 +18,8 @@ from rlrec.store.policies import policies
 from rlrec.store.policies.experiments import Experiment
 
 if TYPE_CHECKING:
-    from rlrec.ope.intervals.comparison import VariantMean
+    from rlrec.ope.comparisons.comparison import Comparison
+    from rlrec.ope.comparisons.metric import MetricValue
 
 LABEL, OPTION = "interleaved", "interleave"  # of the only variant, and in the definition of the experiment
 
@@ -30,8 +31,8 @@ class TeamCredit(NamedTuple):
     picked first. wins: units with more credit for the first team, for the second, and with equal credit; None where
     there are too many to be kept apart."""
 
-    means: list[VariantMean]
-    difference: dict[str, float]
+    means: list[MetricValue]
+    difference: Comparison
     sessions: int
     decisions: int
     first_picks: int
@@ -98,23 +99,23 @@ def credit(unit: Unit, experiment: Experiment, reward: Reward, *, level: float) 
     """Credit of each team on mature decisions, clustered by the unit that was assigned."""
     import numpy as np
 
-    from rlrec.ope.intervals import comparison
+    from rlrec.ope.comparisons import comparison
+    from rlrec.ope.comparisons.metric import MetricValue, fold
 
-    spans_batches = comparison.empty(spans_batches=True)
-    sums, first_picks, sessions = [spans_batches, spans_batches, spans_batches], 0, 0
+    nothing = fold(np.empty(0), np.empty(0, np.int64), spans_batches=True)
+    sums, first_picks, sessions = [nothing, nothing, nothing], 0, 0
     for unit_ids, session_ids, credited, picks in _credited(unit, experiment, reward):
         columns = (credited[:, 0], credited[:, 1], credited[:, 1] - credited[:, 0])
-        partials = [comparison.fold(column, unit_ids, spans_batches=True) for column in columns]
-        sums = [total + partial for total, partial in zip(sums, partials, strict=True)]
+        sums = [total + fold(column, unit_ids, spans_batches=True) for total, column in zip(sums, columns, strict=True)]
         first_picks += picks
         sessions += len(np.unique(session_ids))
-    means = [comparison.finish(total) for total in sums]
+    first, second, difference = map(MetricValue.from_sums, sums)
     summary = sums[2].summary()
     sign = np.sign(summary.units[:, 0])
     wins = int((sign < 0).sum()), int((sign > 0).sum()), int((sign == 0).sum())
     return TeamCredit(
-        means=means[:2], difference=comparison.from_zero(means[2], level=level),
-        sessions=sessions, decisions=means[2].decisions, first_picks=first_picks,
+        means=[first, second], difference=comparison.from_zero(difference, level=level, base=first.value),
+        sessions=sessions, decisions=round(difference.denominator), first_picks=first_picks,
         wins=(None, None, None) if summary.blocks else wins,
     )  # fmt: skip
 

@@ -17,11 +17,12 @@ from rlrec.app.log.splits import GATE
 from rlrec.compute import Engine
 from rlrec.directions import gate_against, gate_direction
 from rlrec.errors import CheckFailed, InputError
-from rlrec.ope.checks.reasons import LEAST_ESS, in_order
+from rlrec.ope.checks.reasons import LEAST_ESS, in_order, worst_verdict
+from rlrec.ope.comparisons.comparison import Comparison
+from rlrec.ope.comparisons.paired import compare, gate_alpha
 from rlrec.ope.intervals.intervals import Minus, Relative
 from rlrec.ope.units.estimate import Estimate, EstimatorFold
 from rlrec.ope.units.impressions import ImpressionFold
-from rlrec.ope.units.paired import PairedDifference, compare, gate_alpha
 from rlrec.ope.units.sessions import SUPPORTED, SessionFold
 from rlrec.policy.beliefs.reward import slot_reward
 from rlrec.records import Event, Reward
@@ -33,11 +34,8 @@ from rlrec.store.policies import policies
 BY_VISIT, BY_IMPRESSION = "wdr", "dr"
 MIN_DECISIONS = 1_000  # decisions of the gate split, to judge by these alone
 LOST_SHARE = 0.5  # of the largest reward, which the lower bound counts as lost: of what earns it, half is shown
-VERDICTS = ("insufficient", "weak", "ok")
+INSUFFICIENT = "insufficient"
 ESTIMATED = "the propensities of its log were not logged, but computed when it was imported"
-UNKNOWN = PairedDifference(
-    value=None, std_error=None, lower=None, upper=None, alpha=0.0, ess=None, clusters=0, verdict=VERDICTS[0], reasons=()
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +73,8 @@ VisitsReport = TypedDict("VisitsReport", {
 Judgement = TypedDict("Judgement", {
     "estimator": str, "candidate": int, "alpha": float, "value": float | None, "live_value": float | None,
     "estimate": float | None, "std_error": float | None, "lower": float | None, "upper": float | None,
-    "ess": float | None, "verdict": str, "reasons": list[str], "visits": VisitsReport | None, "passed": bool,
+    "ess": float | None, "verdict": str, "reasons": list[str], "answer": str, "needed": int | None,
+    "visits": VisitsReport | None, "passed": bool,
 })  # fmt: skip
 
 
@@ -123,14 +122,16 @@ def judged(gain: Gain, visits: Gain | None, looks: int, *, supported_elsewhere: 
     looks: of this year before it; supported_elsewhere: other visits have shown that the candidate is near what was
     logged."""
     alpha = gate_alpha(looks + 1)
-    difference, verdict, reasons = gain.judge(Minus, alpha)
+    compared = gain.judge(Minus, alpha)
+    answer, needed = compared.answer
     visits_report = None if visits is None else _visits_report(visits, alpha, supported_elsewhere)
     candidate, *serving = gain.estimates
     judgement: Judgement = {
         "estimator": candidate.estimator, "candidate": looks + 1, "alpha": alpha, "value": candidate.value,
-        "live_value": serving[0].value if serving else candidate.served, "estimate": difference.value,
-        "std_error": difference.std_error, "lower": difference.lower, "upper": difference.upper, "ess": difference.ess,
-        "verdict": verdict, "reasons": reasons, "visits": visits_report, "passed": gain.passes(verdict),
+        "live_value": serving[0].value if serving else candidate.served, "estimate": compared.value,
+        "std_error": compared.std_error, "lower": compared.lower, "upper": compared.upper, "ess": compared.ess,
+        "verdict": compared.verdict, "reasons": [*compared.reasons], "answer": answer, "needed": needed,
+        "visits": visits_report, "passed": gain.passes(compared),
     }  # fmt: skip
     judgement["passed"] &= gate_direction(judgement) == "more" and (visits_report is None or visits_report["passed"])
     return judgement
@@ -202,12 +203,11 @@ def page_gains(unit: Unit, sides: Sequence[Target], selection: Selection, **opti
 def _visits_report(visits: Gain, alpha: float, supported_elsewhere: bool) -> VisitsReport:
     """The report of whole visits where slots decide: it passes where the candidate is near what was logged, as other
     visits have shown or as many effective ones show here, and they do not say that it is worse."""
-    difference, verdict, reasons = visits.judge(Minus, alpha)
-    ess, upper = difference.ess or 0.0, difference.upper
-    n = visits.estimates[0].n
+    compared, n = visits.judge(Minus, alpha), visits.estimates[0].n
+    ess, upper = compared.ess or 0.0, compared.upper
     return {
-        "estimator": BY_VISIT, "n": n, "estimate": difference.value, "lower": difference.lower, "upper": upper,
-        "ess": difference.ess, "verdict": verdict, "reasons": reasons,
+        "estimator": BY_VISIT, "n": n, "estimate": compared.value, "lower": compared.lower, "upper": upper,
+        "ess": compared.ess, "verdict": compared.verdict, "reasons": [*compared.reasons],
         "passed": (supported_elsewhere or ess >= _least_visits(n)) and (upper is None or upper >= 0),
     }  # fmt: skip
 
@@ -225,12 +225,12 @@ def _gain(unit: Unit, options: GateOptions, selection: Selection, reward: Reward
 
 
 def _guard_report(guard: Guard, gain: Gain, alpha: float) -> GuardReport:
-    difference, verdict, reasons = gain.judge(Relative, alpha)
-    lower = difference.lower
-    is_passed = lower is not None and lower > guard.least and gain.passes(verdict)
+    compared = gain.judge(Relative, alpha)
+    lower = compared.lower
     return {
-        "guard": guard.name, "least": guard.least, "estimator": gain.estimates[0].estimator, "value": difference.value,
-        "lower": lower, "verdict": verdict, "reasons": reasons, "passed": is_passed,
+        "guard": guard.name, "least": guard.least, "estimator": gain.estimates[0].estimator, "value": compared.value,
+        "lower": lower, "verdict": compared.verdict, "reasons": [*compared.reasons],
+        "passed": lower is not None and lower > guard.least and gain.passes(compared),
     }  # fmt: skip
 
 
@@ -300,23 +300,23 @@ class Gain:
         simulated = [(candidate, None) for candidate, _ in self.simulated]
         return replace(self, sides=self.sides[:1], estimates=self.estimates[:1], simulated=simulated)
 
-    def passes(self, verdict: str) -> bool:
+    def passes(self, compared: Comparison) -> bool:
         """Whether the log may judge the candidate, and can."""
-        return verdict != VERDICTS[0] and not self.in_sample and not self.estimated
+        return compared.verdict != INSUFFICIENT and not self.in_sample and not self.estimated
 
-    def judge(self, measure: type[Minus], alpha: float) -> tuple[PairedDifference, str, list[str]]:
-        """The difference, the verdict on it, and its reasons; unknown where rows without propensities were left out."""
+    def judge(self, measure: type[Minus], alpha: float) -> Comparison:
+        """The difference, with the verdict and the reasons of both sides; unknown where rows without propensities were
+        left out."""
         if self.has_missing_propensities:
-            reasons = [*(["in-sample"] if self.in_sample else []), "no-propensity"]
-            return replace(UNKNOWN, alpha=alpha), UNKNOWN.verdict, reasons
+            reasons = (*(["in-sample"] if self.in_sample else []), "no-propensity")
+            return Comparison(verdict=INSUFFICIENT, reasons=reasons)
         candidate, reference = self.sides[0], self.sides[1] if len(self.sides) > 1 else None
-        difference = compare(
-            candidate, reference, measure=measure, alpha=alpha, simulated=self.simulated, rare=self.rare
-        )
-        verdict = min(difference.verdict, *(side.verdict for side in self.estimates), key=VERDICTS.index)
+        compared = compare(candidate, reference, measure=measure, alpha=alpha, simulated=self.simulated, rare=self.rare)
         serving_reasons = {reason for side in self.estimates[1:] for reason in side.reasons} - {"in-sample"}
-        reasons = [*{*difference.reasons, *self.estimates[0].reasons, *serving_reasons}]
-        return difference, verdict, [*in_order(reasons)]
+        return replace(
+            compared, verdict=worst_verdict((compared.verdict, *(side.verdict for side in self.estimates))),
+            reasons=in_order((*compared.reasons, *self.estimates[0].reasons, *serving_reasons)),
+        )  # fmt: skip
 
 
 def _largest_reward(unit: Unit, definition: Reward, *, slots_alone: bool) -> float:
@@ -336,6 +336,9 @@ _EVIDENCE = (
 )  # fmt: skip
 
 
+ANSWER = {"answer", "needed"}
+
+
 def is_repeated(gate: Mapping[str, Any], earlier: Mapping[str, Any]) -> bool:
     """Whether a look compares what an earlier one of the same candidate did, by the same rows: all figures agree."""
     sides = [
@@ -343,7 +346,8 @@ def is_repeated(gate: Mapping[str, Any], earlier: Mapping[str, Any]) -> bool:
         + [[guard[name] for name in ("guard", "least", "estimator", "value")] for guard in look.get("guards", ())]
         for look in (gate, earlier)
     ]
-    return earlier.keys() == gate.keys() and sides[0] == sides[1]
+    # looks of earlier releases have no answer
+    return earlier.keys() | ANSWER == gate.keys() | ANSWER and sides[0] == sides[1]
 
 
 def refusal(gate: Mapping[str, Any]) -> str | None:
@@ -358,7 +362,7 @@ def _refusals(gate: Mapping[str, Any]) -> Iterator[str]:
     if "in-sample" in reasons:
         copy_hint = "; a copy by `rlrec policy freeze` learns no more, and can be judged" if "guards" in gate else ""
         yield f"it has learned from visits that the gate judges by, and may have from every later one{copy_hint}"
-    if gate["verdict"] == VERDICTS[0]:
+    if gate["verdict"] == INSUFFICIENT:
         ess = _figure(gate["ess"])
         yield f"the log cannot tell (insufficient: {', '.join(reasons)}; {gate['estimator']}, ESS {ess})"
     if direction == "equal":
@@ -390,7 +394,7 @@ def _visits_refusal(visits: VisitsReport) -> str:
 
 def _broken(guard: GuardReport) -> str:
     name, least = guard["guard"], f"{100 * guard['least']:.4g} %"
-    if guard["verdict"] == VERDICTS[0]:
+    if guard["verdict"] == INSUFFICIENT:
         return f"of guard {name} the log cannot tell ({', '.join(guard['reasons'])})"
     figures = guard["value"], guard["lower"]
     value, lower = ("unknown" if figure is None else f"{100 * figure:.3g} %" for figure in figures)

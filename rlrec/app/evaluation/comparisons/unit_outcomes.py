@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, reduce
+from itertools import product
 from operator import add
-from typing import NotRequired, TypedDict
+from typing import NotRequired, TypedDict, cast
 
 import numpy as np
 
@@ -15,10 +16,13 @@ from rlrec.app.evaluation.rows import log_rows
 from rlrec.app.inputs import lookup
 from rlrec.app.log import reward_log
 from rlrec.app.log.ended_visits import visit_indices
-from rlrec.arrays import Array, Flags, Ids, distinct, run_starts, take
+from rlrec.arrays import Array, Flags, Ids, distinct, finite_or_none, run_starts, take
 from rlrec.errors import InputError
-from rlrec.ope.intervals import outcomes
-from rlrec.ope.intervals.outcomes import Metric, Outcome, OutcomeDifference, Outcomes, OutcomeSums
+from rlrec.ope.comparisons import metric as ratios
+from rlrec.ope.comparisons import outcomes
+from rlrec.ope.comparisons.comparison import Comparison, is_unlikely, sample_ratio
+from rlrec.ope.comparisons.metric import Metric
+from rlrec.ope.comparisons.outcomes import Outcomes, OutcomeSums
 from rlrec.ope.sums.unit_visits import FAR_FUTURE, SAMPLED_FLAGS, ServedDecisions, UnitSums, Visits, unit_sums
 from rlrec.records import Reward, Sums
 from rlrec.store import Unit
@@ -42,11 +46,13 @@ OutcomeRow = TypedDict("OutcomeRow", {
     "by": str | None, "group": str | None, "metric": str, "reward": str | None, "value": float | None,
     "lower": float | None, "upper": float | None, "units": int, "reasons": list[str],
 })  # fmt: skip
-# A metric of a group less that of another one; relative: to the latter's value; theta, narrowed: with adjustment.
+# A metric of a group less that of another one; relative: to the latter's value; answer, needed: as in `answers.Answer`;
+# theta, narrowed: with adjustment.
 DifferenceRow = TypedDict("DifferenceRow", {
     "group": str | None, "against": str | None, "metric": str, "reward": str | None, "value": float | None,
     "relative": float | None, "lower": float | None, "upper": float | None, "p_value": float | None,
-    "reasons": list[str], "theta": NotRequired[float | None], "narrowed": NotRequired[float | None],
+    "reasons": list[str], "answer": str, "needed": int | None, "theta": NotRequired[float | None],
+    "narrowed": NotRequired[float | None],
 })  # fmt: skip
 
 
@@ -77,22 +83,68 @@ class StudySums(Sums):
 
 def metrics(study: Study) -> list[Metric]:
     """The metrics of an answer in their order."""
-    return outcomes.metrics(len(study.rewards), per_session=study.by_session)
+    return ratios.metrics(len(study.rewards), per_session=study.by_session)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StudyFigures:
-    """The figures of a study, its sums, and its groups. any_user: whether the store knows some user."""
+    """The figures of a study, its sums, and its groups. any_user: whether the store knows some user; split: chi-square
+    and p-value of how units were split between variants, NaN without variants."""
 
     study: Study
     sums: StudySums
     groups: Groups
     level: float
     any_user: bool
+    split: tuple[float, float]
 
     @cached_property
     def outcomes(self) -> Outcomes:
         return self._figures(self.sums.outcomes, adjusted=self.study.adjust)
+
+    def row(self, group: int, metric: Metric) -> OutcomeRow:
+        """A metric of a group."""
+        value = self.outcomes.value(group, metric)
+        lower, upper = metric.bounds(value, self.level)
+        return {
+            "by": self.study.by, "group": self.groups.labels[group], "metric": metric.name,
+            "reward": self._reward(metric), "value": finite_or_none(value.value), "lower": finite_or_none(lower),
+            "upper": finite_or_none(upper), "units": value.units,
+            "reasons": [*metric.reasons(value, bounded=value.varied), *self._reasons(metric, group)],
+        }  # fmt: skip
+
+    def difference(self, group: int, metric: Metric) -> DifferenceRow:
+        """A metric of a group less that of the first one."""
+        compared, labels = self.compare(group, metric), self.groups.labels
+        past = {"theta": compared.theta, "narrowed": compared.narrowed} if self.study.adjust else {}
+        names = {"group": labels[group], "against": labels[0], "metric": metric.name, "reward": self._reward(metric)}
+        return cast(DifferenceRow, {**names, **compared.to_json(), **past})
+
+    def compare(self, group: int, metric: Metric) -> Comparison:
+        """A metric of a group less that of the first one, with all reasons for doubt; it has a p-value where units were
+        assigned at random."""
+        compared = self.outcomes.compare(group, metric).because(
+            *self._reasons(metric, group, 0), *(["sample-ratio"] if is_unlikely(self.split) else []),
+            *(["young-units"] if self.is_young(group, metric) else []),
+        )  # fmt: skip
+        return compared if self.study.by == "variant" else replace(compared, p_value=None).because("not-randomised")
+
+    def _reward(self, metric: Metric) -> str | None:
+        return None if metric.reward is None else self.study.rewards[metric.reward].name
+
+    def _reasons(self, metric: Metric, *groups: int) -> list[str]:
+        """What the log lacks of these groups."""
+        several_units = self.sums.several_decisions.get(metric.lacking or "")
+        lacks_rows = several_units is not None and several_units[[*groups]].any()
+        has_anonymous = metric.counts_recognised and self.sums.anonymous_units[[*groups]].any()
+        return [
+            *([ANONYMOUS_UNITS] if has_anonymous else []), *(["sampled-rows"] if lacks_rows else []),
+            *([f"partial-{self.study.by}"] if self.groups.cut.intersection(groups) else []),
+        ]  # fmt: skip
+
+    def decisions_differ(self, group: int) -> bool:
+        """Whether units of a group have other numbers of decisions than those of the first one."""
+        return self.outcomes.differ(group, ratios.per_decision(0)[0])
 
     def is_young(self, group: int, metric: Metric) -> bool:
         """Whether the difference from the first group depends on how long ago units were assigned, or may do so since
@@ -106,7 +158,7 @@ class StudyFigures:
         return outcomes.changes_with_age(older, younger, group, metric)
 
     def _figures(self, sums: OutcomeSums, *, adjusted: bool = False) -> Outcomes:
-        return Outcomes(sums=sums, groups=len(self.groups.labels), level=self.level, adjusted=adjusted)
+        return Outcomes(sums=sums, level=self.level, adjusted=adjusted)
 
 
 def _ageing(study: Study) -> list[Metric]:
@@ -118,7 +170,15 @@ def collect(unit: Unit, study: Study, *, level: float) -> StudyFigures:
     """The figures of a study, from one pass over the log."""
     fold = StudyFold(unit, study)
     sums = reduce(add, fold.partials(), fold.nothing())
-    return StudyFigures(study=study, sums=sums, groups=fold.groups, level=level, any_user=fold.any_user)
+    assigned, weights = list[int](), list[float]()
+    if study.by == "variant" and study.experiment is not None:
+        units = experiments.count_units(unit, study.experiment.id)
+        assigned = [units.get(variant.id, 0) for variant in study.experiment.variants]
+        weights = [variant.weight for variant in study.experiment.variants]
+    return StudyFigures(
+        study=study, sums=sums, groups=fold.groups, level=level, any_user=fold.any_user,
+        split=sample_ratio(assigned, weights),
+    )  # fmt: skip
 
 
 def experiment_study(experiment: Experiment, rewards: Sequence[Reward]) -> Study:
@@ -141,48 +201,15 @@ def rewards_of(unit: Unit, names: Sequence[str], experiment: Experiment | None) 
 def to_json(figures: StudyFigures) -> tuple[list[OutcomeRow], list[DifferenceRow]]:
     """The rows of every group, and of every difference from the first one, with a p-value where units were assigned at
     random; periods without a unit are left out."""
-    study, answer_metrics, labels = figures.study, metrics(figures.study), figures.groups.labels
-    empty = {
-        number for number in range(len(labels))
-        if study.by in PERIODS and not figures.outcomes.mean(number, answer_metrics[0]).units
-    }  # fmt: skip
-
-    def reasons(row: Outcome | OutcomeDifference, *numbers: int) -> list[str]:
-        has_anonymous = row.metric.counts_recognised and bool(figures.sums.anonymous_units[[*numbers]].any())
-        several_units = figures.sums.several_decisions.get(row.metric.lacking or "")
-        has_repeats = several_units is not None and several_units[[*numbers]].any()
-        return [
-            *row.reasons, *([ANONYMOUS_UNITS] if has_anonymous else []), *(["sampled-rows"] if has_repeats else []),
-            *([f"partial-{study.by}"] if figures.groups.cut.intersection(numbers) else []),
-        ]  # fmt: skip
-
-    def reward(metric: Metric) -> str | None:
-        return None if metric.reward is None else study.rewards[metric.reward].name
-
-    rows: list[OutcomeRow] = [
-        {
-            "by": study.by, "group": labels[row.group], "metric": row.metric.name, "reward": reward(row.metric),
-            "value": row.value, "lower": row.lower, "upper": row.upper, "units": row.units,
-            "reasons": reasons(row, row.group),
-        }
-        for row in figures.outcomes.rows(answer_metrics)
-        if row.group not in empty
+    study, answer_metrics, values = figures.study, metrics(figures.study), figures.outcomes.value
+    numbers = [
+        number for number in range(len(figures.groups.labels))
+        if study.by not in PERIODS or values(number, answer_metrics[0]).units
     ]  # fmt: skip
-    differences: list[DifferenceRow] = []
-    for row in figures.outcomes.differences(answer_metrics):
-        if row.group in empty:
-            continue
-        difference: DifferenceRow = {
-            "group": labels[row.group], "against": labels[0], "metric": row.metric.name, "reward": reward(row.metric),
-            "value": row.value, "relative": row.relative, "lower": row.lower, "upper": row.upper,
-            "p_value": row.p_value if study.by == "variant" else None, "reasons": reasons(row, row.group, 0),
-        }  # fmt: skip
-        if figures.is_young(row.group, row.metric):
-            difference["reasons"].append("young-units")
-        if study.adjust:
-            difference |= {"theta": row.theta, "narrowed": row.narrowed}
-        differences.append(difference)
-    return rows, differences
+    return (
+        [figures.row(number, metric) for number, metric in product(numbers, answer_metrics)],
+        [figures.difference(number, metric) for number, metric in product(numbers, answer_metrics) if number],
+    )
 
 
 class StudyFold:
@@ -191,7 +218,7 @@ class StudyFold:
     def __init__(self, unit: Unit, study: Study) -> None:
         self.unit, self.study = unit, study
         self.groups = Groups.from_study(unit, study)
-        self.metrics = [*metrics(study), *outcomes.per_decision(0)]
+        self.metrics = [*metrics(study), *ratios.per_decision(0)]
         self.any_user = sessions.any_user(unit)
         self._timeout_us = settings.get(unit).session_timeout_us
         # the time in which units were assigned, and that in which they were served; none where ages do not matter

@@ -8,8 +8,8 @@ from rlrec.app.evaluation.comparisons.paired_gate import BY_IMPRESSION, Gain
 from rlrec.app.evaluation.passes.fold import GroupPartial
 from rlrec.app.evaluation.targets import targets
 from rlrec.app.policies import policy, versions
+from rlrec.ope.comparisons.paired import compare
 from rlrec.ope.intervals.intervals import Minus
-from rlrec.ope.units.paired import compare
 from rlrec.store.log.selected import Selection
 from tests.app import logs
 
@@ -34,7 +34,7 @@ def test_the_error_of_simulated_pages_is_in_the_interval_of_a_gain(sqlite_db: st
         versions.freeze(store, "p")
     logs.serve(sqlite_db, "u", pages=400, rates=(0.1, 0.3, 0.5, 0.7), size=2, contexts=CONTEXTS)
     judged = gain(sqlite_db, "p@2", "u")
-    plain, (widened, _, _) = compare(*judged.sides, alpha=0.05), judged.judge(Minus, 0.05)
+    plain, widened = compare(*judged.sides, alpha=0.05), judged.judge(Minus, 0.05)
     assert plain.value == widened.value
     assert plain.std_error is not None
     assert plain.lower is not None

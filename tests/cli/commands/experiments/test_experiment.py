@@ -92,9 +92,8 @@ def test_show_has_the_keys_of_the_contract(ready: Any) -> None:
         "upper",
     )
     assert [list(row) for row in answer["variants"]] == [list(keys)] * 2
-    assert [list(row) for row in answer["differences"]] == [
-        ["variant", "against", "value", "lower", "upper", "p_value"]
-    ]
+    figures = ("value", "relative", "lower", "upper", "p_value", "reasons", "answer", "needed")
+    assert [list(row) for row in answer["differences"]] == [["variant", "against", *figures]]
     assert list(answer["sample_ratio"]) == ["chi2", "p_value"]
     assert sum(row["decisions"] for row in answer["variants"]) == 1
 
@@ -266,6 +265,7 @@ def test_a_variant_that_brings_users_back_but_earns_less_per_decision_is_said_to
     assert answer["differences"][0]["upper"] < 0 < per_unit["reward_per_unit"]["lower"]
     assert per_unit["visits"]["lower"] > 0
     assert answer["reasons"] == ["decisions-differ"]
+    assert (per_unit["reward_per_unit"]["answer"], answer["differences"][0]["answer"]) == ("better", "unknown")
     text = run("--now", LATER, "experiment", "show", "ab").stdout
     assert text.index("b - a per user: reward default") < text.index("reward_per_unit") < text.index(" a decision")
     assert "a decision, p" not in text

@@ -136,10 +136,12 @@ def test_an_experiment_is_shown_on_a_part_of_its_log(ready: Run) -> None:
 
 
 @pytest.mark.parametrize("by", ["policy", "version", "day", "users"])
-def test_groups_that_nobody_randomised_have_no_p_values(by: str, ready: Any) -> None:
+def test_groups_that_nobody_randomised_have_no_p_values_and_no_answer(by: str, ready: Any) -> None:
     words = ("--now", LATER, "outcomes", "--by", by)
     result = ready(*words, "--json").json
-    assert {row["p_value"] for row in result["differences"]} == {None}
+    assert {(row["p_value"], row["answer"], row["needed"]) for row in result["differences"]} == {
+        (None, "unknown", None)
+    }
     assert by == "users" or any(row["lower"] is not None for row in result["differences"])
     assert "not-randomised" in result["reasons"]
     assert ready(*words).stdout.count("not-randomised: no p-values: nobody assigned units to these groups") == 1

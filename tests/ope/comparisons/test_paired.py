@@ -11,13 +11,14 @@ import pytest
 from rlrec import ope
 from rlrec.directions import direction
 from rlrec.errors import InputError
+from rlrec.ope.comparisons.comparison import Comparison
+from rlrec.ope.comparisons.paired import compare, difference
 from rlrec.ope.intervals.intervals import Relative
 from rlrec.ope.sums.base import LogBatch, Ratio
 from rlrec.ope.sums.moments import BLOCKS
 from rlrec.ope.sums.visits import VisitBatch
 from rlrec.ope.units.estimate import FinishOptions
 from rlrec.ope.units.impressions import ImpressionFold
-from rlrec.ope.units.paired import PairedDifference, compare, difference
 from rlrec.ope.units.sessions import SessionFold
 from tests.ope.sums.test_visits import HAND
 from tests.ope.visiting import ragged, walks
@@ -26,7 +27,7 @@ SESSION = ope.parse("session").sessions
 EQUAL = [[0.1, 0.8, 0.1], [0.4, 0.2, 0.4]]  # two targets that are worth the same
 
 
-def compared(first: VisitBatch, second: VisitBatch, name: str = "wdr", **options: object) -> PairedDifference:
+def compared(first: VisitBatch, second: VisitBatch, name: str = "wdr", **options: object) -> Comparison:
     fold = SessionFold(estimators=SESSION, gamma=0.9, horizon=int(first.length.max(initial=1)), spans_batches=True)
     return difference(fold.partial(first), fold.partial(second), estimator=SESSION[name], **options)
 

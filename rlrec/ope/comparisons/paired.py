@@ -6,15 +6,16 @@ its influence on the second, and their common noise cancels."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import pi
 from typing import Any
 
 import numpy as np
 
-from rlrec.arrays import Array, finite_or_none
+from rlrec.arrays import Array
 from rlrec.errors import InputError
-from rlrec.ope.checks import reasons, verdicts
+from rlrec.ope.checks import verdicts
+from rlrec.ope.checks.reasons import in_order, worst_verdict
+from rlrec.ope.comparisons.comparison import Comparison
 from rlrec.ope.estimators.sequential import SessionEstimator
 from rlrec.ope.intervals import intervals
 from rlrec.ope.intervals.intervals import UNKNOWN, Bounds, Minus, Studentised, studentised_bootstrap
@@ -29,27 +30,6 @@ ALPHA = 0.05  # probability that any candidate of a year passes a gate though it
 _MIN_TAIL_REPLICATES = 20
 
 
-@dataclass(frozen=True, kw_only=True)
-class PairedDifference:
-    """Value of one target minus that of another; a figure that does not exist is None, never NaN.
-
-    lower, upper: each is on the wrong side of the truth in a share `alpha` of logs; both are 0 where the two targets
-        have equal sums in every cluster, and None where a log of different targets shows no variation
-    ess: the smaller of the two; clusters: number of those compared
-    verdict, reasons: as in an estimate, the worse of the two; `weak` also where half the interval is wider than half
-        the value"""
-
-    value: float | None
-    std_error: float | None
-    lower: float | None
-    upper: float | None
-    alpha: float
-    ess: float | None
-    clusters: int
-    verdict: str
-    reasons: tuple[str, ...]
-
-
 def gate_alpha(candidate: int) -> float:
     """The probability of error at one look, candidates of a year numbered from 1: over all of them it sums to ALPHA."""
     return ALPHA * 6 / (pi**2 * candidate**2)
@@ -57,7 +37,7 @@ def gate_alpha(candidate: int) -> float:
 
 def difference(
     partial: SessionPartial, baseline: SessionPartial, *, estimator: SessionEstimator, **options: Any
-) -> PairedDifference:
+) -> Comparison:
     """`partial` minus `baseline`, of one `SessionFold` over the same visits. options: of `compare`"""
     ours, theirs = (
         at_end(side, estimator, label=estimator.name, summary=side.moments.summary()) for side in (partial, baseline)
@@ -69,12 +49,13 @@ def compare(
     ours: EstimatorFold, theirs: EstimatorFold | None, *, measure: type[Minus] = Minus, alpha: float = 0.025,
     extra_reasons: tuple[str, ...] = (), seed: int = 0, replicates: int = intervals.REPLICATES,
     simulated: Sequence[tuple[EstimatorFold, EstimatorFold | None]] = (), rare: float = 0.0,
-) -> PairedDifference:  # fmt: skip
+) -> Comparison:  # fmt: skip
     """One target less another, by one estimator of any unit at the end of a fold over the same rows.
     theirs: None for what served, whose rewards need no weights. measure: Minus or Relative; alpha: chance of each bound
-    to be on the wrong side, in (0, 0.5); extra_reasons: as in `FinishOptions`; simulated: both sides by equal parts of
-    the pages that were simulated for a target, whose error clusters do not show; rare: the largest reward, which a log
-    may hold too few of. Raises InputError for an alpha out of range, ValueError for folds over different rows."""
+    to be on the wrong side, in (0, 0.5): both are 0 where the sums of every cluster are equal; extra_reasons: as in
+    `FinishOptions`; simulated: both sides by equal parts of the pages that were simulated for a target, whose error
+    clusters do not show; rare: the largest reward, which a log may hold too few of. Raises InputError for an alpha out
+    of range, ValueError for folds over different rows."""
     if not 0 < alpha < 0.5:
         raise InputError(f"alpha {alpha:g} is not between 0 and 0.5", hint="0.025 is usual")
     folds = [ours, *([] if theirs is None else [theirs])]
@@ -103,17 +84,18 @@ def compare(
     error, (low, high) = intervals.stretched(sample.value, sample.error, (low, high), values)
     bounded = np.isfinite([low, high]).all()
     is_broad = not bounded or high - low > abs(sample.value)
-    extra = [
+    extra = (
         *extra_reasons,
         *(["no-propensity"] if any(fold.weights.left_out for fold in folds) else []),
         *(["wide-interval"] if is_broad else []),
         *(["rare-rewards"] if is_doubtful else []),
         *([] if bounded else ["few-rewards"]),
-    ]
-    verdict, reasons = _verdict(folds, tuple(extra))
-    return PairedDifference(
-        value=finite_or_none(sample.value), std_error=finite_or_none(error), lower=finite_or_none(low),
-        upper=finite_or_none(high), alpha=alpha, ess=ess, clusters=ours.clusters, verdict=verdict, reasons=reasons,
+    )
+    judged = [verdicts.verdict(fold.diagnosis, extra=extra) for fold in folds]
+    return Comparison.from_figures(
+        value=sample.value, base=contrast.base(units.sum(axis=0)), std_error=error, lower=low, upper=high, ess=ess,
+        clusters=ours.clusters, verdict=worst_verdict(verdict for verdict, _ in judged),
+        reasons=in_order(reason for _, reasons in judged for reason in reasons),
     )  # fmt: skip
 
 
@@ -140,13 +122,6 @@ def _bounds(sample: Studentised, alpha: float, *, freedom: float) -> Bounds:
     low, high = sample.bounds(1 - 2 * bootstrap_alpha)
     reach = 0.0 if bootstrap_alpha == alpha else -t_quantile(alpha, freedom) * sample.error
     return min(low, sample.value - reach), max(high, sample.value + reach)
-
-
-def _verdict(folds: Sequence[EstimatorFold], extra: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
-    judged = [verdicts.verdict(fold.diagnosis, extra=extra) for fold in folds]
-    worst = min((verdict for verdict, _ in judged), key=("insufficient", "weak", "ok").index)
-    present = {reason for _, verdict_reasons in judged for reason in verdict_reasons}
-    return worst, reasons.in_order(present)
 
 
 # -- bounds of a mean by empirical likelihood, for terms that rare and large losses skew --

@@ -12,15 +12,16 @@ import numpy as np
 import pytest
 
 from rlrec.arrays import Array, Ids, offsets
-from rlrec.ope.intervals import outcomes
-from rlrec.ope.intervals.outcomes import Outcomes
+from rlrec.ope.comparisons import metric as ratios
+from rlrec.ope.comparisons import outcomes
+from rlrec.ope.comparisons.outcomes import Outcomes
 from rlrec.ope.sums.base import hash_bits
 from rlrec.ope.sums.moments import BLOCKS
 from rlrec.ope.sums.unit_visits import DAY, FAR_FUTURE, SAMPLED_FLAGS, ServedDecisions, Visits, unit_sums
 
 HOUR = DAY // 24
 NOW = 40 * DAY
-METRICS = {metric.name: metric for metric in outcomes.metrics(1)}
+METRICS = {metric.name: metric for metric in ratios.metrics(1)}
 
 
 def visits(person: Sequence[int], started: Sequence[float], hours: float = 1, *, now: float = 100) -> Visits:
@@ -93,14 +94,15 @@ def test_decisions_that_were_kept_at_several_rates_tell_what_all_of_them_earned(
     keep = np.where(complete.rewards[0] > 0, 1.0, 0.2)
     # of units with several decisions it tells the reward of a decision alone
     names = ("per_visit", "per_decision") if visits_each > 1 else ("per_unit", "per_visit", "per_decision")
-    every = {metric.name: metric for metric in (*outcomes.metrics(1), *outcomes.per_decision(0))}
+    every = {metric.name: metric for metric in (*ratios.metrics(1), *ratios.per_decision(0))}
     wanted = [every[f"reward_{name}"] for name in names]
 
     def covers(decisions: ServedDecisions) -> list[bool]:
         sums = outcomes.fold(unit_sums(of, decisions, now=NOW), wanted)
-        rows = Outcomes(sums=sums, groups=1, level=0.95).rows(wanted)
+        values = [(metric, Outcomes(sums=sums, level=0.95).value(0, metric)) for metric in wanted]
+        bounds = [metric.bounds(value, 0.95) for metric, value in values]
         expected = complete.rewards[0].sum() / [n // visits_each if name == "per_unit" else n for name in names]
-        return [row.lower <= value <= row.upper for row, value in zip(rows, expected, strict=True)]
+        return [low <= value <= high for (low, high), value in zip(bounds, expected, strict=True)]
 
     samples = [random.random(n) < keep for _ in range(50)]
     counted = np.sum([covers(replace(complete, keep=keep).take(sample)) for sample in samples], axis=0)
@@ -164,7 +166,7 @@ def shop(rng: np.random.Generator, users: int = 240, *, more: float = 0.0) -> Sh
 def compare(log: Shop, *, adjusted: bool = False) -> Outcomes:
     past = unit_sums(log.visits, log.past, now=log.entry) if adjusted else None
     sums = outcomes.fold(unit_sums(log.visits, log.decisions, now=NOW), [*METRICS.values()], past=past)
-    return Outcomes(sums=sums, groups=2, level=0.95, adjusted=adjusted)
+    return Outcomes(sums=sums, level=0.95, adjusted=adjusted)
 
 
 def most(runs: int, level: float) -> float:
@@ -178,7 +180,7 @@ def alarms_of_equal_variants(runs: int, *, adjusted: bool) -> int:
     for seed in range(runs):
         figures = compare(shop(np.random.default_rng((8, seed))), adjusted=adjusted)
         for name, metric in METRICS.items():
-            row = figures.difference(1, metric)
+            row = figures.compare(1, metric)
             assert row.p_value is not None
             assert row.lower is not None
             assert row.upper is not None
@@ -189,12 +191,12 @@ def alarms_of_equal_variants(runs: int, *, adjusted: bool) -> int:
 
 def alarms_of_equal_numbers(runs: int) -> int:
     """Of different numbers of decisions, at 1e-3."""
-    wanted = outcomes.per_decision(0)
+    wanted = ratios.per_decision(0)
     alarms = 0
     for seed in range(runs):
         log = shop(np.random.default_rng((9, seed)), 100)
         sums = outcomes.fold(unit_sums(log.visits, log.decisions, now=NOW), wanted)
-        alarms += Outcomes(sums=sums, groups=2, level=0.95).differ(1, wanted[0])
+        alarms += Outcomes(sums=sums, level=0.95).differ(1, wanted[0])
     return alarms
 
 
@@ -215,7 +217,7 @@ def halves(log: Shop) -> list[Outcomes]:
     """The figures of users assigned in the first ten days, and in the next ten."""
     units = unit_sums(log.visits, log.decisions, now=NOW)
     sides = [units.take(units.entry < 10 * DAY), units.take(units.entry >= 10 * DAY)]
-    return [Outcomes(sums=outcomes.fold(side, [*METRICS.values()]), groups=2, level=0.95) for side in sides]
+    return [Outcomes(sums=outcomes.fold(side, [*METRICS.values()]), level=0.95) for side in sides]
 
 
 def alarms_of_equal_ages(runs: int) -> int:
@@ -255,19 +257,20 @@ def test_units_that_are_all_alike_in_each_variant_differ_where_they_are_seven() 
     for users, differ in ((6, False), (7, True)):
         of = visits([*range(2 * users), *range(users)], [1.0] * 2 * users + [3.0] * users)
         sums = outcomes.fold(unit_sums(of, decision_each(of, (of.unit < users).astype(np.int64)), now=NOW), [metric])
-        figures = Outcomes(sums=sums, groups=2, level=0.95)
+        figures = Outcomes(sums=sums, level=0.95)
         assert figures.differ(1, metric) is differ
-        assert (figures.difference(1, metric).value, figures.difference(1, metric).p_value) == (1.0, None)
+        assert (figures.compare(1, metric).value, figures.compare(1, metric).p_value) == (1.0, None)
 
 
 def test_an_interval_per_unit_is_students_of_the_units_figures() -> None:
     """Four users with 1, 2, 3 and 6 visits: mean 3, standard error sqrt(14 / 12), 97.5 % quantile of t at 3: 3.1824."""
     of = visits(np.repeat([1, 2, 3, 4], [1, 2, 3, 6]).tolist(), np.arange(12).tolist())
     sums = outcomes.fold(unit_sums(of, decision_each(of), now=NOW), [METRICS["visits"], METRICS["returned_1d"]])
-    row, _ = Outcomes(sums=sums, groups=1, level=0.95).rows([METRICS["visits"], METRICS["returned_1d"]])
+    visits_per_unit = Outcomes(sums=sums, level=0.95).value(0, METRICS["visits"])
     reach = 3.18244630 * np.sqrt(14 / 12)
-    assert (row.value, row.units) == (3.0, 4)
-    assert [row.lower, row.upper] == pytest.approx([max(0.0, 3 - reach), 3 + reach], rel=1e-8)
+    assert (visits_per_unit.value, visits_per_unit.units) == (3.0, 4)
+    bounds = METRICS["visits"].bounds(visits_per_unit, 0.95)
+    assert bounds == pytest.approx((max(0.0, 3 - reach), 3 + reach), rel=1e-8)
 
 
 # -- the past --
@@ -276,7 +279,7 @@ def test_an_interval_per_unit_is_students_of_the_units_figures() -> None:
 def test_the_past_narrows_what_it_predicts() -> None:
     """Users who came often before come often after: this explains a share of the deviation."""
     log = shop(np.random.default_rng(4), 4_000, more=0.1)
-    plain, adjusted = (compare(log, adjusted=by).difference(1, METRICS["visits"]) for by in (False, True))
+    plain, adjusted = (compare(log, adjusted=by).compare(1, METRICS["visits"]) for by in (False, True))
     assert plain.lower is not None
     assert adjusted.lower is not None
     assert adjusted.narrowed is not None
@@ -292,7 +295,7 @@ def test_theta_is_the_slope_over_all_units() -> None:
     means = [[column[units.group == group].mean() for group in (0, 1)] for column in (before, after)]
     centred = [column - np.array(of)[units.group] for column, of in zip((before, after), means, strict=True)]
     theta = (centred[0] @ centred[1]) / (centred[0] @ centred[0])
-    row = compare(log, adjusted=True).difference(1, METRICS["visits"])
+    row = compare(log, adjusted=True).compare(1, METRICS["visits"])
     assert row.theta == pytest.approx(theta, rel=1e-9)
     assert row.value == pytest.approx(means[1][1] - means[1][0] - theta * (means[0][1] - means[0][0]), rel=1e-9)
 
@@ -300,7 +303,7 @@ def test_theta_is_the_slope_over_all_units() -> None:
 def test_without_a_past_nothing_is_adjusted() -> None:
     log = shop(np.random.default_rng(6))
     log = log._replace(past=ServedDecisions.empty(1))
-    row, plain = (compare(log, adjusted=by).difference(1, METRICS["visits"]) for by in (True, False))
+    row, plain = (compare(log, adjusted=by).compare(1, METRICS["visits"]) for by in (True, False))
     assert (row.value, row.lower, row.theta, row.narrowed) == (plain.value, plain.lower, None, 0.0)
     assert row.reasons == ("no-past",)
 
@@ -318,9 +321,9 @@ def alarms_of_shared_units(runs: int) -> int:
         decisions = replace(log.decisions, group=rng.integers(0, 2, len(log.visits.unit))[log.decisions.visit])
         units = unit_sums(log.visits, decisions, now=NOW)
         sums = outcomes.fold(units, [METRICS[name] for name in alarms], shared=True)
-        figures = Outcomes(sums=sums, groups=2, level=0.95)
+        figures = Outcomes(sums=sums, level=0.95)
         for name in alarms:
-            p_value = figures.difference(1, METRICS[name]).p_value
+            p_value = figures.compare(1, METRICS[name]).p_value
             assert p_value is not None
             alarms[name] += p_value < 0.05
     return max(alarms.values())
@@ -343,14 +346,14 @@ def test_batches_of_whole_persons_add_up(users: int) -> None:
     for number in (2, 0, 1):
         units = unit_sums(log.visits, log.decisions.take(piece[log.decisions.visit] == number), now=NOW)
         parts.append(outcomes.fold(units, [*METRICS.values()], past=past, shared=True))
-    added = Outcomes(sums=reduce(add, parts), groups=2, level=0.95, adjusted=True)
+    added = Outcomes(sums=reduce(add, parts), level=0.95, adjusted=True)
     every = outcomes.fold(
         unit_sums(log.visits, log.decisions, now=NOW), [*METRICS.values()], past=past, shared=True
     )  # fmt: skip
-    complete = Outcomes(sums=every, groups=2, level=0.95, adjusted=True)
+    complete = Outcomes(sums=every, level=0.95, adjusted=True)
     for metric in METRICS.values():
-        first, second = added.difference(1, metric), complete.difference(1, metric)
+        first, second = added.compare(1, metric), complete.compare(1, metric)
         for name in ("value", "lower", "upper", "p_value", "theta", "narrowed"):
             figure = getattr(second, name)
             assert getattr(first, name) == (figure and pytest.approx(figure, rel=1e-8, abs=1e-12))
-        assert added.mean(1, metric).value == pytest.approx(complete.mean(1, metric).value, rel=1e-12)
+        assert added.value(1, metric).value == pytest.approx(complete.value(1, metric).value, rel=1e-12)

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from rlrec.arrays import Array, Ids
-from rlrec.ope.intervals import comparison
-from rlrec.ope.intervals.comparison import VariantMean
+from rlrec.ope.comparisons import comparison
+from rlrec.ope.comparisons.metric import MetricValue, fold
 
 
-def mean(reward: Array, unit: Ids | None = None, *, spans_batches: bool = True) -> VariantMean:
+def mean(reward: Array, unit: Ids | None = None, *, spans_batches: bool = True) -> MetricValue:
     """The mean of one batch; every decision is its own unit unless they are given."""
     units = np.arange(len(reward)) if unit is None else unit
-    return comparison.finish(comparison.fold(reward, units, spans_batches=spans_batches))
+    return MetricValue.from_sums(fold(reward, units, spans_batches=spans_batches))
 
 
 def clicks(rng: np.random.Generator, users: int) -> tuple[Array, Ids]:
@@ -30,16 +30,19 @@ def equal_variants(seed: int, users: int) -> tuple[float, bool]:
     means = []
     for side in (0, 1):
         batches = [(assigned[user] == side) & batch for batch in (first_batch, ~first_batch)]
-        first, second = (comparison.fold(click[rows], user[rows], spans_batches=True) for rows in batches)
-        means.append(comparison.finish(first + second))
+        first, second = (fold(click[rows], user[rows], spans_batches=True) for rows in batches)
+        means.append(MetricValue.from_sums(first + second))
     gain = comparison.difference(*means, level=0.95)
+    assert gain.p_value is not None
+    assert gain.lower is not None
+    assert gain.upper is not None
     return gain.p_value, gain.lower <= 0 <= gain.upper
 
 
 def test_mean_and_error_by_hand() -> None:
     """Units of 2, 1 and 1 decisions: leaving each out moves the mean 1/2 to 1/2, 1/3 and 2/3."""
     of_three = mean(np.array([0.0, 1.0, 1.0, 0.0]), np.array([5, 5, 7, 9]))
-    assert (of_three.units, of_three.decisions, of_three.reward, of_three.value) == (3, 4, 2.0, 0.5)
+    assert (of_three.units, of_three.denominator, of_three.numerator, of_three.value) == (3, 4.0, 2.0, 0.5)
     assert of_three.per_unit == pytest.approx(2 / 3)
     assert of_three.error == pytest.approx(np.sqrt(2 / 3 * 2 / 36), rel=1e-12)
 
@@ -57,10 +60,11 @@ def test_without_variation_nothing_is_certain(reward: list[float]) -> None:
 
 
 def test_no_decision_is_the_zero_of_the_sum() -> None:
-    sums = comparison.fold(np.array([0.0, 1.0, 1.0]), np.array([1, 2, 2]), spans_batches=True)
-    assert comparison.finish(comparison.empty(spans_batches=True) + sums) == comparison.finish(sums)
-    nothing = comparison.finish(comparison.empty(spans_batches=True))
-    assert (nothing.units, nothing.decisions, nothing.reward) == (0, 0, 0.0)
+    sums = fold(np.array([0.0, 1.0, 1.0]), np.array([1, 2, 2]), spans_batches=True)
+    empty = fold(np.empty(0), np.empty(0, np.int64), spans_batches=True)
+    assert MetricValue.from_sums(empty + sums) == MetricValue.from_sums(sums)
+    nothing = MetricValue.from_sums(empty)
+    assert (nothing.units, nothing.denominator, nothing.numerator) == (0, 0.0, 0.0)
     assert np.isnan([nothing.value, nothing.error, nothing.per_unit]).all()
 
 
@@ -80,7 +84,7 @@ def test_rows_as_units_would_alarm_three_times_as_often() -> None:
     def alarm(seed: int) -> bool:
         click, user = clicks(np.random.default_rng(seed), 200)
         means = [mean(click[user % 2 == side]) for side in (0, 1)]
-        return comparison.difference(*means, level=0.95).p_value < 0.05
+        return (comparison.difference(*means, level=0.95).p_value or 0.0) < 0.05
 
     assert sum(map(alarm, range(300))) / 300 > 0.1
 
@@ -88,14 +92,16 @@ def test_rows_as_units_would_alarm_three_times_as_often() -> None:
 def test_a_side_without_variation_borrows_the_others() -> None:
     some, none = mean(np.repeat([0.0, 1.0], 20), spans_batches=False), mean(np.zeros(40), spans_batches=False)
     gain = comparison.difference(some, none, level=0.95)
-    assert gain.upper - gain.value == pytest.approx(2.02 * np.sqrt(2) * some.error, rel=0.03)
-    assert np.isnan(comparison.difference(none, none, level=0.95).p_value)
+    assert gain.width == pytest.approx(2 * 2.02 * np.sqrt(2) * some.error, rel=0.03)
+    assert comparison.difference(none, none, level=0.95).p_value is None
 
 
 def test_a_difference_turns_its_sign_with_its_sides() -> None:
     first, second = (mean(np.random.default_rng(seed).random(30)) for seed in (1, 2))
     gain, loss = (comparison.difference(*sides, level=0.9) for sides in ((first, second), (second, first)))
-    assert (gain.value, gain.lower, gain.upper) == pytest.approx((-loss.value, -loss.upper, -loss.lower))
+    assert (gain.value, gain.lower, gain.upper) == pytest.approx(
+        [-(figure or np.nan) for figure in (loss.value, loss.upper, loss.lower)]
+    )
     assert gain.p_value == pytest.approx(loss.p_value)
 
 

@@ -1,0 +1,1 @@
+"""Comparisons: one metric or target less another, with its interval and its answer."""

@@ -1,0 +1,226 @@
+"""Outcomes of units by group: ratios of sums over units, their differences, and what units' pasts take off the noise.
+
+A metric is the sum of a numerator over the sum of a denominator; a metric per unit has a denominator of 1. The unit is
+the cluster. Where units are in several groups (a policy followed another), the error of a difference takes the
+correlation of the two into account."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import product
+
+import numpy as np
+
+from rlrec.arrays import Array, Ids, finite_or_none
+from rlrec.directions import rounding
+from rlrec.ope.comparisons import metric as ratios
+from rlrec.ope.comparisons.comparison import ALARM, ROUNDING, Comparison, difference
+from rlrec.ope.comparisons.metric import Metric, MetricValue
+from rlrec.ope.sums.moments import ClusterSummary, Moments
+from rlrec.ope.sums.unit_visits import UnitSums
+from rlrec.records import Sums
+
+YOUNG_SHARE = 0.9  # units are young while they have had less than this share of their visits
+MIN_EQUAL_UNITS = 7  # of each group, for groups without variation to differ: one split in 3,432 parts them so
+_WITH_PAST = (*ratios.COLUMNS, "past_numerator", "past_denominator", "counted")
+Key = tuple[int, Metric]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class OutcomeSums(Sums):
+    """Sums over units that add up; keys are the number of a group and the name and reward of a metric.
+
+    groups: of each group. pairs: of each group with the first one, (2, 2): over units in both, the products of
+    numerator and denominator here with numerator and denominator there."""
+
+    groups: Mapping[Key, Moments]
+    pairs: Mapping[Key, Array]
+
+
+def fold(
+    units: UnitSums, metrics: Sequence[Metric], *, past: UnitSums | None = None, shared: bool = False
+) -> OutcomeSums:
+    """The sums of a batch in which every unit is complete.
+    past: the same units before their entry, all in group 0; shared: a unit can be in several groups."""
+    past_columns = None if past is None else _aligned(past, units.unit)
+    rows_by_group = {number: np.flatnonzero(units.group == number) for number in np.unique(units.group).tolist()}
+    keys = product(rows_by_group, metrics)
+    groups = {key: _sums(units, key[1], rows_by_group[key[0]], past_columns) for key in keys}
+    pairs: dict[Key, Array] = {}
+    if shared and 0 in rows_by_group:
+        first = units.take(rows_by_group.pop(0))
+        for number, rows in rows_by_group.items():
+            group_columns, first_columns = units.take(rows).columns, _aligned(first, units.unit[rows])
+            for metric in metrics:
+                names = (metric.numerator, metric.denominator)
+                sides = [np.stack([columns[name] for name in names]) for columns in (group_columns, first_columns)]
+                pairs[number, metric] = sides[0] @ sides[1].T
+    return OutcomeSums(groups=groups, pairs=pairs)
+
+
+def _sums(units: UnitSums, metric: Metric, rows: Ids, past_columns: Mapping[str, Array] | None) -> Moments:
+    """The sums of a metric over the rows that count for it."""
+    rows = rows[units.columns[metric.denominator][rows] > 0]
+    sides = [units.columns, *([] if past_columns is None else [past_columns])]
+    columns = [side[name][rows] for side in sides for name in (metric.numerator, metric.denominator)]
+    columns, names = (columns, ratios.COLUMNS) if past_columns is None else ([*columns, np.ones(len(rows))], _WITH_PAST)
+    return ratios.sums(*columns, unit=units.unit[rows], spans_batches=False, names=names)
+
+
+def _aligned(sums: UnitSums, unit: Ids) -> dict[str, Array]:
+    """The columns of these units, (n,), 0 where there are none. sums: of one group, by digest."""
+    if not len(sums.unit):
+        return {name: np.zeros(len(unit)) for name in sums.columns}
+    index = np.minimum(np.searchsorted(sums.unit, unit), len(sums.unit) - 1)
+    present = sums.unit[index] == unit
+    return {name: np.where(present, column[index], 0.0) for name, column in sums.columns.items()}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Outcomes:
+    """The figures of sums over the whole log. adjusted: by the pasts of units."""
+
+    sums: OutcomeSums
+    level: float
+    adjusted: bool = False
+
+    def value(self, group: int, metric: Metric) -> MetricValue:
+        """A metric of a group, as it was observed."""
+        return MetricValue.from_sums(self._summaries.get((group, metric)))
+
+    def compare(self, group: int, metric: Metric) -> Comparison:
+        """A metric of a group less that of the first, with the reasons why there is none."""
+        sides = self.value(group, metric), self.value(0, metric)
+        plain = difference(*sides, level=self.level, correlation=self._correlation(group, metric))
+        result = self._adjust(group, metric, sides, plain) if self.adjusted else plain
+        reasons = metric.reasons(*sides, bounded=result.p_value is not None)
+        lacks_past = self.adjusted and result.theta is None and not reasons
+        return replace(result, base=plain.base).because(*(("no-past",) if lacks_past else reasons))
+
+    def differ(self, group: int, metric: Metric) -> bool:
+        """Whether a group differs from the first one, with a false alarm in 1,000: by the p-value; where the units of
+        each are all the same, if there are enough of them."""
+        result, sides = self.compare(group, metric), [self.value(side, metric) for side in (group, 0)]
+        if result.p_value is None:
+            parted = abs(result.value or 0.0) > rounding(*(side.value for side in sides))
+            return parted and min(side.units for side in sides) >= MIN_EQUAL_UNITS
+        return result.p_value < ALARM
+
+    @cached_property
+    def _summaries(self) -> dict[Key, ClusterSummary]:
+        return {key: sums.summary() for key, sums in self.sums.groups.items()}
+
+    def _correlation(self, group: int, metric: Metric) -> float:
+        """Correlation of a metric of two groups, this one and the first, by the influences of units in both."""
+        products, sides = self.sums.pairs.get((group, metric)), []
+        for number in (group, 0):
+            summary = self._summaries.get((number, metric))
+            if products is None or summary is None or not summary.total[1]:
+                return 0.0
+            influence = np.array([1.0, -summary.total[0] / summary.total[1]])
+            sides.append((influence, float(influence @ summary.moment[:2, :2] @ influence)))
+        (group_influence, group_square), (first_influence, first_square) = sides
+        size = np.sqrt(group_square * first_square)
+        return float(np.clip(group_influence @ products @ first_influence / size, -1, 1)) if size > 0 else 0.0
+
+    # -- adjustment by the past --
+
+    def _adjust(self, group: int, metric: Metric, sides: Sequence[MetricValue], plain: Comparison) -> Comparison:
+        """The difference less theta times that of the pasts (CUPED).
+        Source: Deng et al. 2013, eq. 4 and 5, for ratios by their linear terms."""
+        covariates, theta = self._covariates.get(metric, {}), self._theta(metric)
+        if theta is None or not all(side in covariates for side in (group, 0)):
+            return replace(plain, narrowed=0.0)
+        adjusted = [covariates[side].adjusted(value, theta) for side, value in zip((group, 0), sides, strict=True)]
+        result = difference(*adjusted, level=self.level)
+        width, plain_width = (side.width for side in (result, plain))
+        narrowed = None if width is None or not plain_width else finite_or_none(1 - width / plain_width)
+        return replace(result, theta=theta, narrowed=narrowed)
+
+    def _theta(self, metric: Metric) -> float | None:
+        """Covariance of the metric with its past over the variance of the past, within groups, from all units."""
+        pairs = [covariate.products for covariate in self._covariates.get(metric, {}).values()]
+        variance = sum(past for _, past in pairs)
+        return sum(covariance for covariance, _ in pairs) / variance if variance > 0 else None
+
+    @cached_property
+    def _covariates(self) -> dict[Metric, dict[int, _Covariate]]:
+        summaries: dict[Metric, dict[int, ClusterSummary]] = {}
+        for (group, metric), summary in self._summaries.items():
+            if summary.total[1] > 0:
+                summaries.setdefault(metric, {})[group] = summary
+        covariates = {}
+        for metric, by_group in summaries.items():
+            # the ratio of the past, of all groups together: a unit's past counts by what it is above that
+            past = np.sum([summary.total[2:4] for summary in by_group.values()], axis=0)
+            ratio = 0.0 if metric.per_unit or not past[1] else float(past[0] / past[1])
+            covariates[metric] = {group: _Covariate(summary, ratio) for group, summary in by_group.items()}
+        return covariates
+
+
+def share_of_visits(begun: Array, ages: Array) -> float:
+    """Share of the visits of some time that units have had on average: the rest is to come, where units are young.
+
+    begun (t,): visits by the age that their unit had then; ages (t,): units by the age that they have now. The time
+    ends where fewer than a tenth of the units have been that long; NaN without a unit.
+    Source: Nelson 2003, the mean cumulative function of units that are watched for different times."""
+    at_risk = np.cumsum(ages[::-1])[::-1]
+    if not at_risk.size or not at_risk[0]:
+        return np.nan
+    long_enough = at_risk >= at_risk[0] / 10
+    mean = float((begun[long_enough] / at_risk[long_enough]).sum())
+    return float(begun[long_enough].sum() / at_risk[0]) / mean if mean else np.nan
+
+
+def changes_with_age(older: Outcomes, younger: Outcomes, group: int, metric: Metric) -> bool:
+    """Whether the difference from the first group is another one for older units than for younger ones, with a false
+    alarm in 1,000."""
+    halves = []
+    for figures in (older, younger):
+        value, first = (figures.value(side, metric) for side in (group, 0))
+        error, fewest = float(np.hypot(value.error, first.error)), min(value.units, first.units)
+        halves.append(MetricValue(units=fewest, value=value.value - first.value, error=error))
+    p_value = difference(*halves, level=older.level).p_value
+    return p_value is not None and p_value < ALARM
+
+
+@dataclass(frozen=True, eq=False)
+class _Covariate:
+    """A metric of a group beside its past: R = sum N / sum D, and K, the mean over units of N0 - R0 D0.
+
+    summary: of the columns N, D, N0, D0 and 1; ratio: R0"""
+
+    summary: ClusterSummary
+    ratio: float
+
+    @property
+    def products(self) -> tuple[float, float]:
+        """Sum over units of the product of their deviations in the metric and in the past, and of squares of the
+        latter."""
+        influence, past = (weights * self.summary.total[4] for weights in self._weights)
+        squares = past[:, None] * self.summary.moment * past
+        square = float(squares.sum())
+        # a rounding of 0 is 0
+        square = square if square > ROUNDING * float(np.abs(squares).sum()) else 0.0
+        return float(influence @ self.summary.moment @ past) if square else 0.0, square
+
+    def adjusted(self, mean: MetricValue, theta: float) -> MetricValue:
+        """R - theta K. Its error: that of R, by as much less as the delta method says."""
+        (influence, past), moment = self._weights, self.summary.moment
+        plain, residual = (max(0.0, float(w @ moment @ w)) for w in (influence, influence - theta * past))
+        error = mean.error * np.sqrt(residual / plain) if plain > 0 else mean.error
+        return replace(mean, value=mean.value - theta * self._past_mean, error=float(error))
+
+    @property
+    def _past_mean(self) -> float:
+        _, _, numerator, denominator, units = self.summary.total.tolist()
+        return (numerator - self.ratio * denominator) / units
+
+    @property
+    def _weights(self) -> tuple[Array, Array]:
+        """The influence of a unit on R and on K as weights of its columns."""
+        numerator, denominator, _, _, units = self.summary.total.tolist()
+        influence = np.array([1.0, -numerator / denominator, 0.0, 0.0, 0.0]) / denominator
+        return influence, np.array([0.0, 0.0, 1.0, -self.ratio, -self._past_mean]) / units
