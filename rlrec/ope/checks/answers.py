@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from math import ceil, inf
 from typing import NamedTuple
 
 from rlrec.directions import direction
-from rlrec.ope.checks.reasons import LEAST_ESS, REASONS
+from rlrec.ope.checks.reasons import EFFECTIVE_REWARDS, ESS_SHARE, LEAST_ESS, REASONS
 
 ANSWERS = ("better", "worse", "same", "unknown")
 SAME_WITHIN = 0.02  # a difference below this share of what is compared with makes no difference
+# Reasons for which weights that look like those of the log say nothing.
+WEIGHT_DOUBTS = {"wrong-propensities", "estimated-propensity", "clipped-propensities", "mean-weight", "no-variation"}
 _ANSWERS = {"more": "better", "less": "worse", "equal": "same", "unsure": "unknown"}
 
 
@@ -24,39 +26,56 @@ class Answer(NamedTuple):
 
 def judge(
     value: float | None, lower: float | None, upper: float | None, *, scale: float, precision: float, clusters: int,
-    verdict: str = "ok", ess: float | None = None, reasons: Iterable[str] = (),
+    verdict: str = "ok", ess: float | None = None, rewards: float | None = None, reasons: Collection[str] = (),
 ) -> Answer:  # fmt: skip
     """The answer of a difference with its interval.
 
     scale: what a difference is a share of (1 for a lift), 0 where nothing is known to compare with. precision: a
-    difference that is none. ess: effective clusters, None where none are weighed. `better` and `worse` need an interval
-    without 0, and no reason for doubt but the size of the sample, which intervals take into account."""
-    if any(map(_raises_doubt, reasons)):
+    difference that is none. ess: effective clusters, None where none are weighed; rewards: effective rewards that are
+    not the default. `better` and `worse` need an interval without 0, and no reason for doubt but the size of the
+    sample, which intervals take into account. Sides whose difference is rounding are the same, however few rows there
+    are, unless their weights are in doubt."""
+    doubts = {name for name in reasons if _raises_doubt(name)}
+    answer = _ANSWERS[direction(lower, upper, tolerance=precision)]
+    if answer == "same" and doubts.isdisjoint(WEIGHT_DOUBTS):
+        return Answer(answer, None)
+    if ess is not None and ess >= ESS_SHARE * clusters:
+        doubts -= {"short-horizon"}  # more of this log would support these steps
+    if doubts:
         return Answer("unknown", None)
     if verdict != "insufficient":
-        answer = _ANSWERS[direction(lower, upper, tolerance=precision)]
         if answer != "unknown":
             return Answer(answer, None)
         if lower is not None and upper is not None and max(-lower, upper) <= SAME_WITHIN * scale:
             return Answer("same", None)
-    return Answer("unknown", _needed(value, lower, upper, SAME_WITHIN * scale, clusters, ess))
+    if "clipping-bias" in reasons:
+        return Answer("unknown", None)  # which does not shrink as the log grows
+    ratios = [*_shortage(ess, rewards, verdict), *_width(value, lower, upper, SAME_WITHIN * scale)]
+    more = clusters * (max(ratios, default=1.0) - 1)
+    return Answer("unknown", max(1, ceil(more)) if 0 < more < inf else None)
 
 
 def _raises_doubt(name: str) -> bool:
     """Whether a reason is one that no interval takes into account."""
     reason = REASONS[name]
-    return reason.group == "support" or (reason.group != "sample" and reason.best != "ok")
+    is_large_enough = reason.group == "sample" and name != "no-variation"
+    return not is_large_enough and (reason.group == "support" or reason.best != "ok")
 
 
-def _needed(
-    value: float | None, lower: float | None, upper: float | None, least: float, clusters: int, ess: float | None
-) -> int | None:
-    """How many clusters more would make the interval half as wide as the difference, or as the least one that counts,
-    and effective enough."""
-    ratios = [LEAST_ESS / ess] if ess else []
-    if value is not None and lower is not None and upper is not None:
-        wanted = max(abs(value), least)
-        ratios.append(((upper - lower) / 2 / wanted) ** 2 if wanted else inf)
-    if not ratios or not clusters or inf in ratios:
-        return None
-    return max(1, ceil(clusters * (max(ratios) - 1)))
+def _shortage(ess: float | None, rewards: float | None, verdict: str) -> list[float]:
+    """How many times as many clusters would be effective enough, and bring enough rewards, where an estimate is
+    insufficient."""
+    if verdict != "insufficient":
+        return []
+    return [least / number for least, number in ((LEAST_ESS, ess), (EFFECTIVE_REWARDS, rewards)) if number]
+
+
+def _width(value: float | None, lower: float | None, upper: float | None, least: float) -> list[float]:
+    """How many times as many clusters would let the interval exclude 0, if the difference is what it seems to be, or
+    lie within the least difference that counts, whichever comes first."""
+    if value is None or lower is None or upper is None:
+        return []
+    below, above, size = value - lower, upper - value, abs(value)
+    near, far = (below, above) if value > 0 else (above, below)
+    shares = [near / size if size else inf, max(near / (least + size), far / (least - size)) if size < least else inf]
+    return [min(shares) ** 2]

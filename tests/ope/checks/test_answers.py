@@ -23,13 +23,18 @@ LIFT: dict[str, Any] = {"scale": 1.0, "precision": 5e-4, "clusters": 1_000}
         ((0.1, -0.1, 0.3), Answer("unknown", 3_000)),
         # a difference of next to nothing is told apart from 2 %, no less
         ((0.0, -0.04, 0.04), Answer("unknown", 3_000)),
+        # the bound on the other side of 0 decides, not the long tail
+        ((0.1, -0.1, 3.0), Answer("unknown", 3_000)),
+        ((-0.1, -3.0, 0.1), Answer("unknown", 3_000)),
+        # too small a difference to matter: an interval within 2 % comes first
+        ((0.001, -0.039, 0.041), Answer("unknown", 3_430)),
         ((None, None, None), Answer("unknown", None)),
     ],
 )
 def test_the_interval_decides(figures: tuple[float, float, float], expected: Answer) -> None:
     answer = judge(*figures, **LIFT)
     assert answer.answer == expected.answer
-    assert answer.needed == (None if expected.needed is None else pytest.approx(expected.needed, abs=1))
+    assert answer.needed == (None if expected.needed is None else pytest.approx(expected.needed, rel=0.02))
 
 
 def test_a_small_sample_leaves_an_interval_that_counts() -> None:
@@ -52,3 +57,31 @@ def test_too_few_effective_clusters_are_counted() -> None:
 
 def test_nothing_to_compare_with_has_no_least_difference() -> None:
     assert judge(0.0, -1.0, 1.0, scale=0.0, precision=1e-9, clusters=10) == Answer("unknown", None)
+
+
+def test_too_few_rewards_are_counted_beside_the_width() -> None:
+    answer = judge(0.3, 0.1, 0.5, **LIFT, verdict="insufficient", ess=900.0, rewards=3.0, reasons=["few-rewards"])
+    assert answer == Answer("unknown", 9_000)
+    assert judge(0.3, None, 0.5, **LIFT, verdict="insufficient", rewards=3.0) == Answer("unknown", 9_000)
+
+
+def test_where_nothing_is_known_to_be_missing_no_number_is_named() -> None:
+    """The interval excludes 0, and the verdict is insufficient for something that is not counted."""
+    assert judge(0.3, 0.1, 0.5, **LIFT, verdict="insufficient", ess=900.0, rewards=90.0) == Answer("unknown", None)
+    assert judge(0.1, -0.1, 0.3, **LIFT, verdict="weak", reasons=["clipping-bias"]) == Answer("unknown", None)
+
+
+@pytest.mark.parametrize("reasons", [["no-users"], ["in-sample", "drift"], ["low-ess", "few-rewards"]])
+def test_the_policy_that_served_is_the_same_whatever_else_is_in_doubt(reasons: list[str]) -> None:
+    assert judge(0.0, 0.0, 0.0, **LIFT, verdict="insufficient", reasons=reasons) == Answer("same", None)
+
+
+@pytest.mark.parametrize("reason", ["wrong-propensities", "estimated-propensity", "mean-weight", "no-variation"])
+def test_equal_weights_say_nothing_where_they_are_in_doubt(reason: str) -> None:
+    assert judge(0.0, 0.0, 0.0, **LIFT, verdict="weak", reasons=[reason]) == Answer("unknown", None)
+
+
+def test_more_visits_support_late_steps_where_enough_of_them_are_effective() -> None:
+    figures: dict[str, Any] = {**LIFT, "verdict": "insufficient", "reasons": ["short-horizon"]}
+    assert judge(0.3, 0.1, 0.5, **figures | {"clusters": 400}, ess=25.0) == Answer("unknown", 400)
+    assert judge(0.3, 0.1, 0.5, **figures, ess=25.0) == Answer("unknown", None)
