@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
@@ -31,10 +31,12 @@ _FILES: dict[str, dict[str, tuple[str, ...]]] = {
 
 _BY_UNIT = {unit: [name for names in files.values() for name in names] for unit, files in _FILES.items()}
 ESTIMATORS = {name: file for files in _FILES.values() for file, names in files.items() for name in names}
-NEED_CURVE = ("pbm", "sn-pbm")  # their parameter has no default: no group has them
-GROUPS = {unit: tuple(name for name in family if name not in NEED_CURVE) for unit, family in _BY_UNIT.items()}
+NEED_CURVE = ("pbm", "sn-pbm")  # their parameter has no default
+CURVED = (*NEED_CURVE, "interpol", "sn-interpol")  # they rest on one: no group has them
+GROUPS = {unit: tuple(name for name in family if name not in CURVED) for unit, family in _BY_UNIT.items()}
 GROUPS["all"] = tuple(name for family in list(GROUPS.values()) for name in family)
 DEFAULT = "ips,snips,dr"
+COMPANION = "sn-rips"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +52,15 @@ class EstimatorChoice:
     slates: dict[str, SlateEstimator]
     named: frozenset[str]
     slates_named: bool
+
+    @property
+    def with_companions(self) -> EstimatorChoice:
+        """The choice with an estimator that assumes less, by which those that take slots not to depend on each other
+        are judged: one that was not asked for has no label, and no row."""
+        kinds = self.slates.values()
+        if not any(kind.independent_slots for kind in kinds) or any(kind.joint for kind in kinds):
+            return self
+        return replace(self, slates={**self.slates, COMPANION: cast("SlateEstimator", estimator(COMPANION))})
 
     @property
     def estimators(self) -> dict[str, Estimator]:

@@ -13,7 +13,7 @@ from rlrec.ope.units.estimate import FinishOptions
 from rlrec.ope.units.slates import SlateEstimator
 from tests.ope.paging import by_position, complete, fold, judged, truth, value
 
-LABELS = [*ope.GROUPS["slate"], *(f"{name}:home" for name in ope.NEED_CURVE), "interpol:1:home"]
+LABELS = [*ope.GROUPS["slate"], *(f"{name}:home" for name in ope.NEED_CURVE), "interpol", "sn-interpol:1:home"]
 
 
 @pytest.fixture(params=LABELS)

@@ -206,12 +206,18 @@ REASONS = {
     "refuted": Reason(
         "model", "weak",
         "the estimate is more than 3 standard errors of the difference from that of rips, cascade-dr or sips,"
-        " which assume less (weak): the reward of a slot depends on what other slots show",
+        " which assume less (weak): the reward of a slot depends on what other slots show, or the curve is wrong; "
+        "judge by one of these",
     ),
     "independent-slots": Reason(
         "model", "ok",
-        "right where the reward of a slot does not depend on what other slots show: ask for rips, too, and "
-        "`refuted` tells where the log says otherwise",
+        "right where the reward of a slot does not depend on what other slots show; `refuted` and "
+        "`dependent-slots` tell where the log says otherwise",
+    ),
+    "no-curve": Reason(
+        "model", "weak",
+        "no curve was named, so that positions within the window are taken to be examined alike (weak): name one "
+        "that `rlrec position fit` made, as in interpol:2:CURVE",
     ),
     "position-model": Reason(
         "model", "ok",

@@ -182,6 +182,7 @@ class Estimator(Ratio, ABC):
     self_normalised: ClassVar[bool] = False  # stays inside the reward's range: bounds are cut there
     intervals: ClassVar[tuple[str, ...]] = ("normal", "bootstrap-t")  # that are valid for it; () if none is
     widens: ClassVar[bool] = False  # with large weights, to the interval of Cressie and Read at least
+    independent_slots: ClassVar[bool] = False  # takes the reward of a slot not to depend on the other slots
     biased: ClassVar[bool] = False  # changes weights on purpose: `distortion` is by how much, `bracket` has its bounds
     lacking: ClassVar[str] = "no-propensity"  # the reason where rows that cannot be weighed were left out
 
@@ -204,6 +205,7 @@ class ImpressionEstimator(Estimator):
     """Base of the estimators of impressions."""
 
     unit: ClassVar[str] = "impression"
+    independent_slots: ClassVar[bool] = True
 
     @abstractmethod
     def terms(self, batch: LogBatch) -> Array:

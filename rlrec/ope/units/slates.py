@@ -148,7 +148,6 @@ class SlateEstimator(Estimator):
     columns: ClassVar[tuple[str, ...]] = ("weighted_reward", "rows")
     joint: ClassVar[bool] = False  # needs the probability of the slate, slot by slot
     tabled: ClassVar[bool] = False  # needs the probabilities of every position
-    independent_slots: ClassVar[bool] = False  # takes the reward of a slot not to depend on the other slots
     entire: ClassVar[bool] = False  # estimates nothing where a slate cannot be weighed: no selection of them
 
     @property
@@ -258,7 +257,10 @@ class SlateFold(Fold[SlateEstimator, SlateBatch, SlatePartial]):
         estimates = []
         for label, estimator in self.estimators.items():
             name, curve = estimator.weighing, estimator.rests_on
-            assumed = {"independent-slots": estimator.independent_slots, "position-model": curve is not None}
+            assumed = {
+                "independent-slots": estimator.independent_slots, "position-model": curve is not None,
+                "no-curve": curve is not None and curve.name is None,
+            }  # fmt: skip
             reasons = (*options.extra_reasons, *(reason for reason, holds in assumed.items() if holds))
             # where page events carry the reward of a weighing, the ratios of whole slates do
             served, rewards = partial.sizes.tolist()

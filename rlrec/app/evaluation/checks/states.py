@@ -38,7 +38,7 @@ class DependentSlots(Check):
         return extent.positions > 1
 
     def concerns(self, estimator: Estimator) -> bool:
-        return estimator.unit == "impression"
+        return estimator.independent_slots
 
     def sums(self, checked: CheckedRows) -> CellSums | None:
         if checked.model is None:

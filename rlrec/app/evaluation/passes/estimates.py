@@ -127,7 +127,7 @@ def answer(
 ) -> list[EstimateRow]:
     """An estimate for every target, group and estimator, from one snapshot of these decisions. engine: as in
     `passes.sum_log`. Raises EmptyLog where none of them can be used."""
-    evaluation, units, log = prepare(unit, request, estimators, selection)
+    evaluation, units, log = prepare(unit, request, estimators.with_companions, selection)
     partial_by_unit = passes.sum_log(units, evaluation, log, engine, require_pages=estimators.slates_named)
     partials = partial_by_unit.values()
     groups.check_field(request.by, frozenset[str]().union(*(partial.names for partial in partials)))
