@@ -244,9 +244,9 @@ def stretched(value: float, error: float, bounds: Bounds, parts: Sequence[float]
 def pulled(bounds: Bounds, others: Bounds, share: float) -> Bounds:
     """The bounds, moved by this share of the way to other ones that lie farther out and are finite."""
     (low, high), (other_low, other_high) = bounds, others
-    down = low - other_low if -np.inf < other_low < low < np.inf else 0.0
-    up = other_high - high if -np.inf < high < other_high < np.inf else 0.0
-    return low - share * down, high + share * up
+    low_gap = low - other_low if -np.inf < other_low < low < np.inf else 0.0
+    high_gap = other_high - high if -np.inf < high < other_high < np.inf else 0.0
+    return low - share * low_gap, high + share * high_gap
 
 
 def intersection(bounds: Sequence[Bounds], value: float) -> Bounds:

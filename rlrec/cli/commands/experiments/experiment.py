@@ -15,7 +15,6 @@ from rlrec.cli.program.files import plot_option, save_plot
 from rlrec.cli.program.shared import CommandGroup, Store, conclude, reading, writing
 from rlrec.cli.text.text import truncate
 from rlrec.cli.text.values import NAME, NUMBER, Parsed, parse_name, parse_number
-from rlrec.directions import difference_direction
 from rlrec.errors import InputError, quantity
 
 if TYPE_CHECKING:
@@ -36,6 +35,10 @@ DROP = ("weight", "sessions", "reward_per_unit")  # columns of the table per dec
 ALARM = 0.001  # p-value of a check below which something is wrong with the split or the log
 MIN_SPLIT_P_VALUE = 0.01  # p-value below which it is not said to be right
 UNKNOWN = "not known yet"
+ANSWERS = {  # words for an answer, per unit
+    "better": "surely more per {} than", "worse": "surely less per {} than", "same": "as much per {} as",
+    "unknown": "not surely more or less per {} than",
+}  # fmt: skip
 
 
 def parse_variant(text: str) -> VariantSpec:
@@ -146,26 +149,22 @@ def _sentence(result: VariantComparison) -> str:
     if _alarm(result["sample_ratio"]["p_value"], "!"):
         return f"The split of {result['experiment']} is not as defined: do not trust its differences."
     rows: list[Mapping[str, Any]] = [row for row in result["unit_differences"] if _is_earned(row)]
-    several_rewards = len({row["reward"] for row in rows}) > 1
-    texts = [_comparison(row["group"], row, unit=result["unit"], several_rewards=several_rewards) for row in rows]
-    if not rows:
-        texts = [_comparison(row["variant"], row, unit="decision") for row in result["differences"]]
-    gains, losses = ({row["group"] for row in rows if difference_direction(row) == sign} for sign in ("more", "less"))
+    by_reward, unit = len({row["reward"] for row in rows}) > 1, result["unit"] if rows else "decision"
+    texts = [_comparison(row, unit, by_reward=by_reward) for row in rows or result["differences"]]
+    gains, losses = ({row["group"] for row in rows if row["answer"] == answer} for answer in ("better", "worse"))
     texts += ["the rewards disagree: decide by the one that you want"] if gains & losses else []
     return "; ".join(texts) or "There is nothing to compare."
 
 
-def _comparison(variant: str, row: Mapping[str, Any], *, unit: str, several_rewards: bool = False) -> str:
-    first, low, high = row["against"], row["lower"], row["upper"]
-    by, reasons = f" by {row['reward']}" if several_rewards else "", ", ".join(row.get("reasons", ()))
-    if row["value"] is None or low is None or high is None:
-        return f"{variant} and {first} cannot be compared yet{by}{f' ({reasons})' if reasons else ''}"
-    sign = difference_direction(row)
-    word = f"surely {sign}" if sign in ("more", "less") else "not surely more or less"
-    relative = f"{100 * row['relative']:+.1f} %, " if row.get("relative") is not None else ""
-    young = " so far" if "young-units" in row.get("reasons", ()) else ""
+def _comparison(row: Mapping[str, Any], unit: str, *, by_reward: bool = False) -> str:
+    name, first, low, high = row.get("group", row.get("variant")), row["against"], row["lower"], row["upper"]
+    by, reasons = f" by {row['reward']}" if by_reward else "", ", ".join(row["reasons"])
+    if low is None or high is None:
+        return f"{name} and {first} cannot be compared yet{by}{f' ({reasons})' if reasons else ''}"
+    relative = "" if row["relative"] is None else f"{100 * row['relative']:+.1f} %, "
     figures = f"{relative}{cell(low)} to {cell(high)}{f', {reasons}' if reasons else ''}"
-    return f"{variant} earns {word} per {unit} than {first}{by}{young} ({figures})"
+    needed = f"; about {row['needed']:,} {unit}s more would tell" if row["needed"] else ""
+    return f"{name} earns {ANSWERS[row['answer']].format(unit)} {first}{by} ({figures}){needed}"
 
 
 def _flat(result: VariantComparison) -> list[dict[str, Any]]:
@@ -234,13 +233,16 @@ def _leads(result: VariantComparison) -> list[str]:
     ]
 
 
-def _figures(row: Mapping[str, Any]) -> str:
+def _figures(row: Mapping[str, Any], per: str = "") -> str:
+    """The difference of a row; bare where it compares other visits."""
     reasons = f" ({', '.join(row['reasons'])})" if row["reasons"] else ""
     if row["value"] is None:
         return UNKNOWN + reasons
-    relative = "" if row["relative"] is None else f" ({100 * row['relative']:+.1f} %)"
     value, lower, upper, p_value = (cell(row[name]) for name in ("value", "lower", "upper", "p_value"))
-    return f"{value} [{lower}, {upper}]{relative}, p {p_value}{reasons}"
+    if DECISIONS_DIFFER in row["reasons"]:
+        return f"{value}{per}{reasons}"
+    relative = "" if row["relative"] is None else f" ({100 * row['relative']:+.1f} %)"
+    return f"{value} [{lower}, {upper}]{per}{relative}, p {p_value}{reasons}"
 
 
 def _per_decision(result: VariantComparison) -> list[str | View]:
@@ -253,7 +255,7 @@ def _per_decision(result: VariantComparison) -> list[str | View]:
     for row, difference in zip(result["decisions_per_unit"], result["differences"], strict=True):
         if row["differ"]:
             texts.append(_decisions_differ(row, difference, unit=result["unit"], earned=earned[row["variant"]] or 0.0))
-        texts.append(_difference(difference, bare=differ))
+        texts.append(_difference(difference))
     headers = ["per decision" if name == "mean" else name for name in result["variants"][0]]
     return [*texts, View(headers, [[*row.values()] for row in result["variants"]], drop=DROP)]
 
@@ -274,13 +276,8 @@ def _decisions_differ(row: Mapping[str, Any], difference: Mapping[str, Any], *, 
     )
 
 
-def _difference(row: Mapping[str, Any], *, bare: bool = False) -> str:
-    figures = {name: cell(value) for name, value in row.items()}
-    if row["value"] is None:
-        return "{variant} - {against}: ".format(**figures) + UNKNOWN
-    interval = "" if bare else " [{lower}, {upper}]".format(**figures)
-    p_value = "" if bare else f", p {figures['p_value']}"
-    return f"{figures['variant']} - {figures['against']}: {figures['value']}{interval} a decision{p_value}"
+def _difference(row: Mapping[str, Any]) -> str:
+    return f"{row['variant']} - {row['against']}: {_figures(row, ' a decision')}"
 
 
 def _ratio(row: dict[str, float | None]) -> str:
@@ -325,9 +322,8 @@ def stop(store: Store, show: Show, name: str, promote: str | None, anyway: bool)
     nested = show.format in ("json", "ndjson")
     show({name: value for name, value in result.items() if nested or name != "unit_differences"})
     for row in earned:
-        unsure = row["lower"] is None or row["upper"] is None or row["lower"] <= 0 <= row["upper"]
-        text = _comparison(result["promoted"], row, unit=result["unit"], several_rewards=len(earned) > 1)
-        conclude(show, f"{text}; promoted all the same." if unsure else f"{text}.")
+        text = _comparison(row, result["unit"], by_reward=len(earned) > 1)
+        conclude(show, f"{text}; promoted all the same." if row["answer"] in ("same", "unknown") else f"{text}.")
 
 
 @experiment.command("list")

@@ -10,7 +10,6 @@ from rlrec.cli.output.output import Show, View
 from rlrec.cli.program import app
 from rlrec.cli.program.shared import GroupedCommand, Store, reading
 from rlrec.cli.text.values import NUMBER, Integer
-from rlrec.directions import rounding
 from rlrec.errors import quantity
 
 DAYS = ("day", "rows", "cost", "lower", "upper")
@@ -37,10 +36,12 @@ def exploration(store: Store, show: Show, **request: Any) -> None:
       without_floor  the same for a log of as many rows without exploration"""
     result = app.exploration.exploration(store, app.exploration.Request(**request))
     cost, lower, upper, total = (_figure(result[name]) for name in ("cost", "lower", "upper", "total"))
-    is_rounding = result["cost"] is not None and abs(result["cost"]) <= rounding(result["mean"])
-    costs = "nothing" if is_rounding else f"{cost} a slot [{lower}, {upper}], {total} in total"
+    figures = f"{cost} a slot [{lower}, {upper}], {total} in total"
+    costs = "costs nothing" if result["lower"] == result["upper"] == 0 else f"costs {figures}"
+    if result["answer"] == "unknown":
+        costs = f"may cost nothing: {', '.join([*result['reasons'], figures])}"
     title = [
-        f"{result['policy']}, reward {result['reward']}, {quantity(result['rows'], 'slot')}: exploration costs "
+        f"{result['policy']}, reward {result['reward']}, {quantity(result['rows'], 'slot')}: exploration "
         f"{costs}; a slot earned {_figure(result['mean'])} as served",
     ]
     notes = [

@@ -162,7 +162,7 @@ def test_a_holdout_can_be_audited_exported_and_judged(ready: Any) -> None:
 def test_show_for_a_person_says_difference_and_split(ready: Any) -> None:
     create(ready)
     shown = ready("experiment", "show", "ab").stdout
-    assert "b - a: not known yet\n" in shown
+    assert "b - a: not known yet (no-units)\n" in shown
     assert "sample ratio: not known yet\n" in shown
 
 

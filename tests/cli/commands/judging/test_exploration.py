@@ -127,7 +127,7 @@ def test_a_store_that_served_nothing_has_nothing_to_compare(run: Run) -> None:
 
 def test_the_table_says_it_in_a_sentence(shop: Run) -> None:
     shown = shop("--now", "2099-01-01", "exploration", "--log", "version=2").stdout
-    assert "400 slots: exploration costs" in shown
+    assert "400 slots: exploration may cost nothing: " in shown
     assert "effective sample size for judging uniform:" in shown
 
 
