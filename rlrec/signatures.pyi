@@ -582,15 +582,15 @@ class Commands:
         """Estimate from the log what policies would have earned.
 
         A target is a policy (as it stands now), NAME@V, a variant POLICY@EXPERIMENT/VARIANT, or the built-in `uniform`.
-        All mature decisions of the store count, whoever served them. Every estimate has an interval, an effective sample
-        size (ess), a verdict (ok, weak, insufficient) and the reasons for it.
+        The mature decisions of every logger that can tell count, by the spread of their weights. Every estimate has an
+        interval, an effective sample size (ess), a verdict (ok, weak, insufficient) and the reasons for it.
 
         estimators: Names, or impression, session, slate, all; repeatable [default: ips,snips,dr].
         reward: Reward definition [default: what each target learns].
         gamma: Discount per step of a session.
         by: One estimate for each position, step, day, arm, context field, ...
         greedy: The target without its exploration.
-        log: Decisions, e.g. policy=home,since=2026-01-01, or parquet:DIR [default: all].
+        log: Decisions, e.g. policy=home,since=2026-01-01, or parquet:DIR; all counts each row once [default: all loggers that can tell, weighed].
         reward_model: CSV arm,reward [default: fitted on the log].
         reward_model_by: The context field that `value` means in that CSV.
         reward_model_hash: Columns to hash each arm's contexts into.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from rlrec.app.inputs import lookup
 from rlrec.errors import InputError, suggest
 from rlrec.store import Unit
@@ -9,9 +11,12 @@ from rlrec.store.log.selected import Selection
 from rlrec.store.policies import experiments, policies
 from rlrec.times import parse as parse_time
 
-KEYS = ("policy", "version", "experiment", "variant", "route", "since", "until", "split")
+KEYS = ("policy", "version", "loggers", "experiment", "variant", "route", "since", "until", "split")
 # Values that are no names.
-EXAMPLES = {"version": "2", "since": "2026-01-01", "until": "2026-02-01", "split": "gate"}
+EXAMPLES = {
+    "version": "2", "loggers": "NAME@V+NAME@V", "since": "2026-01-01", "until": "2026-02-01", "split": "gate",
+}  # fmt: skip
+ALL = "all"  # loggers=all, or in short all
 IN_FILTER = " in the log filter"
 SPLITS = ("train", "tune", "gate")  # by the numbers that sessions have
 
@@ -21,11 +26,23 @@ def join_filters(*filters: str | None) -> str:
     return ",".join(filter(None, filters))
 
 
+def is_pooled(text: str | None) -> bool:
+    """Whether the rows of all loggers count once, whoever logged them."""
+    return parse(text or "").get("loggers") == ALL
+
+
+def with_loggers(text: str | None, names: Iterable[str]) -> str:
+    """The filter of the decisions that a filter selects and some versions served."""
+    pairs = parse(text or "") | {"loggers": "+".join(names)}
+    return ",".join(f"{key}={value}" for key, value in pairs.items())
+
+
 def parse(text: str) -> dict[str, str]:
     """The pairs of a filter. Raises InputError for an unknown key or one given twice."""
     pairs: dict[str, str] = {}
     for pair in filter(None, (pair.strip() for pair in text.split(","))):
-        key, sign, value = (piece.strip() for piece in pair.partition("="))
+        full_pair = f"loggers={ALL}" if pair == ALL else pair
+        key, sign, value = (piece.strip() for piece in full_pair.partition("="))
         if key not in KEYS or not sign or not value:
             shape = f"write {key}={EXAMPLES.get(key, 'NAME')}" if key in KEYS else suggest(key, list(KEYS))
             hint = shape or f"write KEY=VALUE, joined by commas; keys: {', '.join(KEYS)}"
@@ -39,9 +56,13 @@ def parse(text: str) -> dict[str, str]:
 def selection(unit: Unit, text: str | None) -> Selection:
     """The decisions that a filter means; no filter means all. Raises InputError for names the store lacks."""
     pairs = parse(text or "")
+    versions = _versions(unit, pairs)
+    if (names := pairs.get("loggers", ALL)) != ALL:
+        loggers = {lookup.version(unit, name)[0].id for name in names.split("+")}
+        versions = sorted(loggers if versions is None else loggers & {*versions})
     return Selection(
         policy_ids=_policies(unit, pairs["policy"]) if "policy" in pairs else None,
-        version_ids=_versions(unit, pairs),
+        version_ids=versions,
         variant_ids=_variants(unit, pairs) if "experiment" in pairs or "variant" in pairs else None,
         since=_time(pairs["since"]) if "since" in pairs else None,
         until=_time(pairs["until"]) if "until" in pairs else None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from rlrec.app.audit.integrity import live_versions
@@ -48,8 +48,7 @@ def explained(rows: Sequence[EstimateRow]) -> list[str]:
             horizons[name] = min(horizon, horizons.get(name, horizon))
     inclusion = rows[0].inclusion if rows else Inclusion()
     lines = verdicts.explanations([row.to_json() for row in rows])
-    if any(row.estimate.loggers > 1 for row in rows):
-        lines.append(_loggers(rows))
+    lines += logs_taken(rows)
     if inclusion.decisions:
         min_sentence = "the smallest probability with which an arm that was shown was a candidate"
         derived = f"(decisions that were derived again: {inclusion.decisions:,})"
@@ -59,17 +58,19 @@ def explained(rows: Sequence[EstimateRow]) -> list[str]:
     return lines
 
 
-def _loggers(rows: Sequence[EstimateRow]) -> str:
-    """How much the rows of each logger count, as one estimate weighs them or over all of them."""
-    weights: dict[str, list[float]] = {}
+def logs_taken(rows: Sequence[EstimateRow]) -> list[str]:
+    """A line for each target that several loggers tell of: how much their rows count, and which are left out."""
+    by_target: dict[str, dict[str, list[float]]] = {}
     for row in rows:
+        weights = by_target.setdefault(row.target if row.version is None else f"{row.target}@{row.version}", {})
         for logger in row.estimate.logger_weights:
-            weights.setdefault(logger.version or "others", []).append(logger.weight)
-    spans = (
-        f"{name} {low:.3g}" if f"{low:.3g}" == f"{high:.3g}" else f"{name} {low:.3g} to {high:.3g}"
-        for name, low, high in ((name, min(row), max(row)) for name, row in weights.items())
-    )
-    return (
-        "loggers: rows count in inverse proportion to the mean square of their logger's weights, so that estimates are "
-        f"about the visitors of these: {', '.join(spans)}"
-    )
+            weights.setdefault(logger.version or "all others", []).append(logger.weight)
+    return [f"log of {target}: {_log_taken(target, weights)}" for target, weights in by_target.items() if weights]
+
+
+def _log_taken(target: str, weights: Mapping[str, Sequence[float]]) -> str:
+    spans = {name: [f"{pick(values):.3g}" for pick in (min, max)] for name, values in weights.items()}
+    taken = [f"{name} {' to '.join(dict.fromkeys(span))}" for name, span in spans.items() if max(weights[name])]
+    left_out = [name for name in spans if not max(weights[name])]
+    ending = f"; left out, as they never show what {target} shows: {', '.join(left_out)}" if left_out else ""
+    return f"a row counts by the spread of its logger's weights: {', '.join(taken)}{ending}; --log all counts each once"

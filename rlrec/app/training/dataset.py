@@ -14,7 +14,6 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from rlrec.app.evaluation.rows.loggers import LoggerFacts
 from rlrec.app.log.splits import TRAIN
 from rlrec.app.training.array_file import ArrayFile, RowFile
 from rlrec.arrays import Array, Ids, Index, distinct, offsets
@@ -171,12 +170,10 @@ def _words_of(columns: dict[str, Any]) -> Sparse:
 
 
 class Dataset:
-    """Visits as they are written, and then by split. strata: by the index that visits have; loggers: what they show of
-    these."""
+    """Visits as they are written, and then by split. strata: by the index that visits have."""
 
     def __init__(self) -> None:
         self.strata: Sequence[Stratum] = (NO_LOGGER,)
-        self.loggers = LoggerFacts()
         self.splits: dict[int, DatasetSplit] = {}
         self._catalogues: dict[bytes, Catalogue] = {}
         self._files = {name: RowFile() for name in FILES}
@@ -244,19 +241,14 @@ class Dataset:
         """Put all that was written into splits, those named, in batches of at most so many visits. weighed: the columns
         of sparse contexts that stay, numbered by their index among these."""
         catalogues = list(self._catalogues.values())
-        # the strata whose loggers are fixed, and then one of all others
-        strata, is_fixed = self.strata, self.loggers.is_fixed
-        fixed = [stratum for stratum in strata if stratum.logger is not None and is_fixed(stratum.logger)]
-        index = {stratum: number for number, stratum in enumerate(fixed)}
-        stratum_index = np.array([index.get(stratum, len(fixed)) for stratum in self.strata], np.int8)
         names, splits, clusters = (np.concatenate([visits[name] for visits in self._visits]) for name in IN_MEMORY)
         for number, max_visits in sizes.items():
             members = np.flatnonzero(splits == number)
             members = members[np.argsort(names[members], kind="stable")]
-            split = self.splits[number] = DatasetSplit(catalogues, clusters[members], [*fixed, NO_LOGGER])
+            split = self.splits[number] = DatasetSplit(catalogues, clusters[members], self.strata)
             for batch in np.array_split(members, -(-len(members) // max_visits)) if len(members) else ():
                 visits = self._index.gather(batch, np.ones_like(batch))
-                columns = {name: visits[name] for name in VISIT} | {"stratum": stratum_index[visits["stratum"]]}
+                columns = {name: visits[name] for name in VISIT}
                 for name, file in self._files.items():
                     columns |= file.gather(visits[f"{name}_begin"], visits[f"{name}_count"])
                 words = _words_of(columns).select_columns(np.empty(0, np.int64) if weighed is None else weighed)

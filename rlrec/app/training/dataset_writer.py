@@ -15,7 +15,6 @@ from rlrec.app.evaluation.passes import passes
 from rlrec.app.evaluation.passes.log_reader import LogReader, Reading
 from rlrec.app.evaluation.passes.request import Evaluation, Request
 from rlrec.app.evaluation.rows.log_rows import clusters
-from rlrec.app.evaluation.rows.loggers import FixedLoggers, LoggerFacts
 from rlrec.app.log import ended_visits, stored_contexts
 from rlrec.app.log.ended_visits import Cutoff, EndedVisits
 from rlrec.app.log.reward_log import UnusedVisits
@@ -25,7 +24,6 @@ from rlrec.app.training.holdout_value import ESTIMATOR
 from rlrec.arrays import Flags, Ids, distinct
 from rlrec.compute import Engine
 from rlrec.ope.units.sessions import SessionFold
-from rlrec.ope.units.strata import NO_LOGGER, Stratum
 from rlrec.policy.contexts.features import Sparse
 from rlrec.policy.gradients.gradient import by_row
 from rlrec.records import Reward, Sums
@@ -99,12 +97,10 @@ class VisitNames(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class WrittenVisits:
-    """The visits of a partition of the log, and what there is to say of them. strata, loggers: as of `Dataset`."""
+    """The visits of a partition of the log, and what there is to say of them."""
 
     report: WriteReport
     rows: Sequence[VisitRows]
-    strata: Sequence[Stratum]
-    loggers: LoggerFacts
 
 
 class DatasetWriter:
@@ -125,25 +121,20 @@ class DatasetWriter:
         self.arms: Ids = np.array([arm.id for arm in sorted_arms], np.int64)
         self._order = np.argsort(self.arms)
         self._catalogues: dict[int, Catalogue] = {}  # by epoch
-        self._loggers = FixedLoggers.from_log(unit, selection, self.evaluation.extent)
         # how many loggers can be weighed, as `evaluate` reckons, in visits of so many decisions
         horizon = min(max(1, self.evaluation.extent.steps), ended_visits.LONGEST)
         self._spanning, estimators = sessions.any_user(unit), ope.parse(ESTIMATOR).sessions
         fold = SessionFold(estimators=estimators, gamma=1.0, horizon=horizon, spans_batches=self._spanning)
         self._max_loggers = fold.most_loggers
-        self._strata: Sequence[Stratum] = (NO_LOGGER,)
-        self._met_loggers = LoggerFacts()
         self.reading = Reading(columns=COLUMNS, visits=True, keys=True)
 
     def write(self, dataset: Dataset, *, engine: Engine | None, progress: Callable[[], None]) -> WriteReport:
         """Write what of the selected log can be used. engine: as of `passes.results`."""
-        report = WriteReport()
+        report, dataset.strata = WriteReport(), self.evaluation.loggers.strata(self._max_loggers)
         log_reader = LogReader(self.unit, self.evaluation, progress=progress)
         for written in passes.results(log_reader, self, engine):
             for rows in written.rows:
                 dataset.add(rows)
-            if written.rows:
-                dataset.strata, dataset.loggers = written.strata, dataset.loggers + written.loggers
             report += written.report
             progress()
         return report
@@ -179,16 +170,14 @@ class DatasetWriter:
                     rewarded_decisions=int((~visits.default).sum()), max_reward=float(np.abs(visits.reward).max()),
                     last_id=int(visits.slots["decision_id"].max()),
                 )  # fmt: skip
-        return WrittenVisits(report=report, rows=rows, strata=self._strata, loggers=self._met_loggers)
+        return WrittenVisits(report=report, rows=rows)
 
     def _stratum(self, visits: EndedVisits) -> Ids:
-        """The index of the stratum of each visit, (s,). A version that learned from some of these visits counts as
-        fixed here, not so in `evaluate`: they choose an epoch, and the gate judges it by others."""
-        slots = visits.slots | {"cluster": clusters(visits.slots, "user")}
-        strata = self._loggers.strata(slots, visits.begins, spans_batches=self._spanning, max_loggers=self._max_loggers)
-        self._strata = strata.strata
-        self._met_loggers += LoggerFacts(mixed=strata.mixed)
-        return strata.codes
+        """The index of the stratum of each visit, (s,)."""
+        return self.evaluation.loggers.stratum_codes(
+            visits.slots | {"cluster": clusters(visits.slots, "user")}, visits.begins, spans_batches=self._spanning,
+            max_loggers=self._max_loggers,
+        )  # fmt: skip
 
     def _names(self, batch: Batch, visits: EndedVisits) -> VisitNames:
         keys = batch.keys

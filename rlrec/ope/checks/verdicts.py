@@ -17,6 +17,7 @@ from rlrec.ope.checks.reasons import (
     in_order,
 )
 
+LEAST_MEAN_WEIGHT = 0.99  # that the mean weight must surely not be below
 _BETWEEN_VISITS = (
     "what a visit shows changes the person's later visits (weak): the target would bring about other visits than the "
     "logger did, and only an experiment per user can tell"
@@ -63,7 +64,9 @@ _INSUFFICIENT: dict[str, Callable[[Diagnosis], bool]] = {
     "few-rewards": lambda figures: figures.nonzero < LEAST_REWARDS,
     "heavy-tail": lambda figures: (figures.k_hat or 0.0) > 0.7,
     "unsupported": lambda figures: (figures.unsupported or 0.0) > 0.01,
-    "mean-weight": lambda figures: figures.mean_weight_upper is not None and figures.mean_weight_upper < 0.99,
+    "mean-weight": lambda figures: (
+        figures.mean_weight_upper is not None and figures.mean_weight_upper < LEAST_MEAN_WEIGHT
+    ),
 }
 _WEAK: dict[str, Callable[[Diagnosis], bool]] = {
     "low-ess": lambda figures: figures.weighted and _ess_cause(figures.ess, figures.clusters) is not None,

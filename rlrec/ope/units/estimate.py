@@ -34,7 +34,7 @@ NO_QUANTILES: Bounds = (np.inf, -np.inf)
 
 @dataclass(frozen=True, kw_only=True)
 class LoggerWeight:
-    """How much a row of a logger counts, 1 on average. version: None for all that were not weighed."""
+    """How much a row of a logger counts, 1 on average. version: None for all that are not weighed by themselves."""
 
     version: str | None
     rows: int
@@ -59,7 +59,8 @@ class Estimate:
     curve, curve_age_days: the position curve that the estimate rests on (with its number), and its age; None where it
         rests on none, or on one that is assumed
     loggers, logger_weights: how many loggers were weighed by the spread of their weights, and how much a row of each
-        counts; 1 and none where all rows count once
+        counts, 0 where it is left out; 1 and none where all rows count once
+    log: the filter of the log that was taken
     simultaneous: the intervals of all groups hold together with probability `level`, not one by one
     served: mean reward of the same rows as they were logged, each as often as it counts
     lift: by how much `value` is above that, as a share of it; lift_std_error, lift_lower, lift_upper: with the
@@ -104,6 +105,7 @@ class Estimate:
     simultaneous: bool = False
     loggers: int = 1
     logger_weights: tuple[LoggerWeight, ...] = ()
+    log: str | None = None
     served: float | None = None
     lift: float | None = None
     lift_lower: float | None = None
@@ -115,6 +117,16 @@ class Estimate:
         """The estimate with more reasons, and the verdict that these allow at most."""
         verdict, all_reasons = verdicts.lowered(self.verdict, (*self.reasons, *reasons))
         return replace(self, verdict=verdict, reasons=all_reasons)
+
+    @property
+    def is_supported(self) -> bool:
+        """Whether the loggers of these rows could show what the target shows, as far as weights can tell."""
+        if "unsupported" in self.reasons:
+            return False
+        if self.mean_weight is None or not self.mean_weight_z or self.mean_weight_z > 0:
+            return True
+        error = (self.mean_weight - 1) / self.mean_weight_z
+        return self.mean_weight + 3 * error >= verdicts.LEAST_MEAN_WEIGHT
 
 
 @dataclass(frozen=True, kw_only=True)

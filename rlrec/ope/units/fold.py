@@ -15,7 +15,7 @@ from rlrec.ope.sums.base import Estimator
 from rlrec.ope.sums.moments import Moments
 from rlrec.ope.units.estimate import CORE, USUAL, Estimate, FinishOptions
 
-MAX_LOGGERS = 15  # loggers that are weighed, each in two halves
+MAX_LOGGERS = 16  # loggers that are weighed, each in two halves; where there are more, the last one is all others
 
 E = TypeVar("E", bound=Estimator)
 Batch = TypeVar("Batch")
@@ -93,6 +93,13 @@ class Fold(ABC, Generic[E, Batch, P]):
     @abstractmethod
     def scaled(self, partial: P, factor: Array, /) -> P:
         """The sums of rows that count `factor` times, (g,) for g ways to weigh."""
+
+    def supports(self, partial: P, /) -> bool:
+        """Whether the loggers of these rows could show what the target shows, as some estimator weighs them, or weigh
+        none."""
+        estimates = self.finish(partial, FinishOptions(interval="normal"))
+        weighed_estimates = [estimate for estimate in estimates if estimate.max_weight is not None]
+        return not weighed_estimates or any(estimate.is_supported for estimate in weighed_estimates)
 
     def weighing_index(self, label: str, /) -> int | None:
         """The number of an estimator's way to weigh; None where it does not weigh."""

@@ -8,8 +8,11 @@ weights. So rows count in inverse proportion to that: effective sample sizes add
   would look precise, and count most where its mean is too low.
 - A mean square is at least 1. Loggers with too few effective rows to tell are judged together: they never count more a
   row than one that can tell, and the less the fewer effective rows they have in all.
-- Only loggers that learned nothing from the log are weighed. The spread of others depends on the rewards it is to
-  weigh; their rows count as before."""
+- A logger that could not show what the target shows is left out where others could: its mean is of something else.
+
+The spread of a logger that learns depends on the rewards that it is to weigh: of arms with equal rates, where that
+matters most, estimates are a fifth of a standard error off (`tests/benchmarks/loggers.py`). Rows that count once are
+not, and err by up to twice as much, with intervals that cover less."""
 
 from __future__ import annotations
 
@@ -32,7 +35,8 @@ _SALT = 6
 
 
 class Stratum(NamedTuple):
-    """A logger, and the half that a cluster lies in; None for rows that are not weighed."""
+    """A logger, None for all of those that are not weighed by themselves, and the half that a cluster lies in, None
+    where rows count once, whoever logged them."""
 
     logger: str | None = None
     half: int | None = None
@@ -49,21 +53,28 @@ def halves(cluster: Ids) -> Ids:
 @dataclass(frozen=True, eq=False)
 class Weighting(Generic[P]):
     """How much the rows of each stratum count, (g,) for g ways to weigh; no factors where fewer than two loggers can be
-    weighed: then all rows count once. table: the same by logger, for each way to weigh."""
+    weighed: then all rows count once. table: the same by logger, for each way to weigh. left_out: loggers whose rows do
+    not count."""
 
     fold: Fold[Any, Any, P]
     factors: Mapping[Stratum, Array] = field(default_factory=dict)
     table: Sequence[Sequence[LoggerWeight]] = ()
+    left_out: frozenset[str | None] = frozenset()
 
     @classmethod
-    def from_strata(cls, fold: Fold[Any, Any, P], *targets: Mapping[Stratum, P]) -> Self:
+    def from_strata(
+        cls, fold: Fold[Any, Any, P], *targets: Mapping[Stratum, P], left_out: frozenset[str | None] = frozenset()
+    ) -> Self:
         """The weighting of these strata, each half of them by the other one; of several targets that are compared on
-        the same rows one weighting, by the spreads of all their weights."""
-        names = sorted({stratum.logger for partials in targets for stratum in partials if stratum.logger is not None})
+        the same rows one weighting, by the spreads of all their weights. left_out: loggers without support; they count
+        where there is no other one."""
+        loggers = {stratum.logger for partials in targets for stratum in partials if stratum.half is not None}
+        names = sorted(loggers, key=lambda name: (name is None, name or ""))
         if len(names) < 2:
             return cls(fold)
+        left_out = left_out & loggers if loggers - left_out else frozenset()
         spread: dict[Stratum, WeightSpread] = {}
-        for partials, half in product(targets, (0, 1, None)):
+        for partials, half in product(targets, (0, 1)):
             strata = [stratum for stratum in partials if stratum.half == half]
             spreads = fold.spreads([partials[stratum] for stratum in strata]) if strata else []
             for stratum, addend in zip(strata, spreads, strict=True):
@@ -74,36 +85,36 @@ class Weighting(Generic[P]):
             WeightSpread(*map(np.array, zip(*(spread.get(Stratum(name, half), zero) for name in names), strict=True)))
             for half in (0, 1)
         ]
-        factors = np.array([_factors(half_spreads[1 - half], half_spreads[half].rows) for half in (0, 1)])
+        counts = np.array([name not in left_out for name in names])
+        factors = np.zeros((2, *half_spreads[0].rows.shape))
+        for half in (0, 1):
+            other = WeightSpread(*(column[counts] for column in half_spreads[1 - half]))
+            factors[half, counts] = _factors(other, half_spreads[half].rows[counts])
         rows = np.array([column.rows for column in half_spreads]) / len(targets)
         by_stratum = {Stratum(name, half): factors[half, i] for i, name in enumerate(names) for half in (0, 1)}
         # how much the rows of a logger count on average
         with np.errstate(invalid="ignore"):
             mean = (factors * rows).sum(axis=0) / rows.sum(axis=0)
-        unweighed = (
-            [LoggerWeight(version=None, rows=int(spread[NO_LOGGER].rows[0] / len(targets)), weight=1.0)]
-            if NO_LOGGER in spread
-            else []
-        )
         table = [
             [
-                *(
-                    LoggerWeight(version=name, rows=int(number), weight=float(weight))
-                    for name, number, weight in zip(names, rows[:, :, way].sum(axis=0), mean[:, way], strict=True)
-                    if number
-                ),
-                *unweighed,
+                LoggerWeight(version=name, rows=int(number), weight=float(weight))
+                for name, number, weight in zip(names, rows[:, :, way].sum(axis=0), mean[:, way], strict=True)
+                if number
             ]
             for way in range(rows.shape[2])
         ]
-        return cls(fold, by_stratum, table)
+        return cls(fold, by_stratum, table, left_out)
+
+    def counted(self, partials: Mapping[Stratum, Any]) -> dict[Stratum, Any]:
+        """The strata whose rows count."""
+        return {stratum: sums for stratum, sums in partials.items() if stratum.logger not in self.left_out}
 
     def total(self, partials: Mapping[Stratum, P]) -> P:
-        """The sum over the strata, in an order of their own."""
-        order = sorted(partials, key=lambda stratum: (stratum.logger or "", stratum.half or 0))
+        """The sum over the strata that count, in an order of their own."""
+        counted = self.counted(partials)
         weighed_sums = (
-            self.fold.scaled(partials[stratum], self.factors[stratum]) if stratum in self.factors else partials[stratum]
-            for stratum in order
+            self.fold.scaled(counted[stratum], self.factors[stratum]) if stratum in self.factors else counted[stratum]
+            for stratum in sorted(counted, key=lambda stratum: (stratum.logger or "", stratum.half or 0))
         )
         return reduce(add, weighed_sums)
 

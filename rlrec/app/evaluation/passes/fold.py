@@ -23,7 +23,6 @@ from rlrec.app.evaluation.passes.request import EmptyLog, Evaluation, SharedRows
 from rlrec.app.evaluation.rows import groups
 from rlrec.app.evaluation.rows.candidates import Inclusion
 from rlrec.app.evaluation.rows.log_rows import LoggedBatch, RowGroup
-from rlrec.app.evaluation.rows.loggers import LoggerFacts, RowStrata
 from rlrec.app.evaluation.targets.probabilities import Scorer
 from rlrec.app.log.reward_log import UnusedVisits
 from rlrec.arrays import Flags, Ids
@@ -31,9 +30,9 @@ from rlrec.ope.checks.within_cells import alarms
 from rlrec.ope.units.estimate import ANY_REWARD, Estimate, FinishOptions, widened
 from rlrec.ope.units.fold import Fold
 from rlrec.ope.units.impressions import ImpressionFold
-from rlrec.ope.units.strata import NO_LOGGER, Stratum, Weighting
+from rlrec.ope.units.strata import Stratum, Weighting
 from rlrec.policy.beliefs.reward import bounds
-from rlrec.records import Reward, Sums, add_each
+from rlrec.records import Reward, Sums
 from rlrec.store.database.bulk import Columns
 from rlrec.store.log.reader import ABSENT
 
@@ -112,13 +111,12 @@ class GroupPartial(Sums):
 class LogPartial(Sums):
     """Sums over a part of the log: they add up.
 
-    groups: by number of the target, group and stratum. loggers: which of them are not fixed. counts: by number of
-    `Evaluation.shared`. names: fields that contexts have. users: whether some row that was used has a user. inclusion:
-    of the arms that were shown from candidates. checks: sums of each check, by number of `Evaluation.shared` and its
-    reason. visits: of rewards that may depend on the person's earlier visits, by id of the reward."""
+    groups: by number of the target, group and stratum. counts: by number of `Evaluation.shared`. names: fields that
+    contexts have. users: whether some row that was used has a user. inclusion: of the arms that were shown from
+    candidates. checks: sums of each check, by number of `Evaluation.shared` and its reason. visits: of rewards that may
+    depend on the person's earlier visits, by id of the reward."""
 
     groups: Mapping[tuple[int, RowGroup, Stratum], GroupPartial] = field(default_factory=dict)
-    loggers: LoggerFacts = field(default_factory=LoggerFacts)
     counts: Mapping[int, RowCounts] = field(default_factory=dict)
     names: frozenset[str] = frozenset()
     users: bool = False
@@ -192,7 +190,6 @@ class RowUnit(ABC, Generic[R, M]):
 def fold(unit: RowUnit[R, M], evaluation: Evaluation, logged: LoggedBatch, models: Mapping[int, M]) -> LogPartial:
     """The sums of one batch."""
     partials: dict[tuple[int, RowGroup, Stratum], GroupPartial] = {}
-    loggers = LoggerFacts(learned=evaluation.loggers.loggers_that_learned(logged.log.slots))
     counts: dict[int, RowCounts] = {}
     checks: dict[tuple[int, str], Any] = {}
     users = False
@@ -207,30 +204,28 @@ def fold(unit: RowUnit[R, M], evaluation: Evaluation, logged: LoggedBatch, model
             users |= evaluation.cluster == "user" and bool((rows.slots["user_id"] != ABSENT).any())
             check_sums = unit.check_sums(logged, rows, shared.reward, model)
             checks |= {(number, reason): sums for reason, sums in check_sums.items()}
-            if not unit.fold.estimators:
-                continue
-            row_strata = evaluation.loggers.strata(
-                rows.slots, rows.begins, spans_batches=evaluation.spans_batches, max_loggers=unit.fold.most_loggers
-            )
-            loggers += LoggerFacts(mixed=row_strata.mixed)
-            partials |= _target_partials(unit, evaluation, shared, logged, rows, model, row_strata)
+            if unit.fold.estimators:
+                partials |= _target_partials(unit, evaluation, shared, logged, rows, model)
     return LogPartial(
-        groups=partials, loggers=loggers, counts=counts, names=logged.contexts.names, users=users,
+        groups=partials, counts=counts, names=logged.contexts.names, users=users,
         inclusion=logged.lists.inclusion, checks=checks,
     )  # fmt: skip
 
 
 def _target_partials(
-    unit: RowUnit[R, M], evaluation: Evaluation, shared: SharedRows, logged: LoggedBatch, rows: R, model: M | None,
-    row_strata: RowStrata,
+    unit: RowUnit[R, M], evaluation: Evaluation, shared: SharedRows, logged: LoggedBatch, rows: R, model: M | None
 ) -> dict[tuple[int, RowGroup, Stratum], GroupPartial]:  # fmt: skip
     """Sums of every target, group and stratum over some rows."""
     partials = {}
     batch_of, slots = unit.batch_of(logged, rows, model), rows.slots
     has_list, estimated = any_slot(rows, logged.lists.has_list(slots)), any_slot(rows, slots["estimated"])
-    number_of_strata = len(row_strata.strata)
-    codes = slots["group"][rows.begins] * number_of_strata + row_strata.codes
-    members = list(groups.members(codes, len(logged.groups) * number_of_strata))
+    max_loggers = unit.fold.most_loggers
+    strata = evaluation.loggers.strata(max_loggers)
+    stratum_codes = evaluation.loggers.stratum_codes(
+        slots, rows.begins, spans_batches=evaluation.spans_batches, max_loggers=max_loggers
+    )
+    codes = slots["group"][rows.begins] * len(strata) + stratum_codes
+    members = list(groups.members(codes, len(logged.groups) * len(strata)))
     hidden_from = {number: scorer.unanswerable(slots, logged) for number, scorer in shared.members}
     if evaluation.paired:
         flags = [hidden for hidden in hidden_from.values() if hidden is not None]
@@ -244,13 +239,13 @@ def _target_partials(
         is_recorded = None if hidden is None else ~any_slot(rows, hidden)
         is_dropped = np.zeros(len(rows), np.bool_) if hidden is None else any_slot(rows, hidden & slots["subsampled"])
         for code, group_rows in members:
-            group, stratum = divmod(code, number_of_strata)
+            group, stratum = divmod(code, len(strata))
             judged, n_rows = group_rows, len(rows) if group_rows is None else len(group_rows)
             if is_recorded is not None:
                 judged = np.flatnonzero(is_recorded) if group_rows is None else group_rows[is_recorded[group_rows]]
             judged_batches = batches if judged is None else [batch.take(judged) for batch in batches]
             sums, *replica_sums = map(unit.fold.partial, judged_batches)
-            partials[number, logged.groups[group], row_strata.strata[stratum]] = GroupPartial(
+            partials[number, logged.groups[group], strata[stratum]] = GroupPartial(
                 sums=sums,
                 replicas=dict(enumerate(replica_sums)),
                 learned=bool((learned if judged is None else learned[judged]).any()),
@@ -323,7 +318,7 @@ def estimates(
                     for kind, value_range, estimate, *replicas in zip(
                         unit.fold.estimators.values(),
                         ranges,
-                        _with_loggers(group_estimates, weightings[group]),
+                        _with_loggers(group_estimates, weightings[group], evaluation),
                         *by_replica,
                         strict=True,
                     )
@@ -332,28 +327,42 @@ def estimates(
 
 
 def weigh_loggers(unit: RowUnit[R, M], partial: LogPartial, numbers: Collection[int]) -> dict[RowGroup, Weighting[Any]]:
-    """How much each logger counts in each group, for some targets by their numbers."""
+    """How much each logger counts in each group, for some targets by their numbers. One that lacks support for any of
+    them is left out where others support all."""
+    by_logger: dict[tuple[int, str | None], Any] = {}
     sums_by_group: dict[RowGroup, list[Mapping[Stratum, Any]]] = {}
     for number in numbers:
         for group, strata in _by_stratum(partial, number).items():
-            sums_by_group.setdefault(group, []).append({key: stratum.sums for key, stratum in strata.items()})
-    return {group: Weighting.from_strata(unit.fold, *target_sums) for group, target_sums in sums_by_group.items()}
+            sums = {stratum: group_partial.sums for stratum, group_partial in strata.items()}
+            sums_by_group.setdefault(group, []).append(sums)
+            for stratum, addend in sums.items():
+                key = number, stratum.logger
+                by_logger[key] = by_logger[key] + addend if key in by_logger else addend
+    left_out = frozenset[str | None]()
+    if len({logger for _, logger in by_logger}) > 1:
+        left_out = frozenset(logger for (_, logger), sums in by_logger.items() if not unit.fold.supports(sums))
+    return {
+        group: Weighting.from_strata(unit.fold, *target_sums, left_out=left_out)
+        for group, target_sums in sums_by_group.items()
+    }
 
 
 def over_loggers(
     partial: LogPartial, number: int, weightings: Mapping[RowGroup, Weighting[Any]]
 ) -> dict[RowGroup, GroupPartial]:
-    """The sums of one target in each group over all loggers."""
-    return {group: _total(weightings[group], strata) for group, strata in _by_stratum(partial, number).items()}
+    """The sums of one target in each group over all loggers that count."""
+    return {
+        group: _total(weightings[group], weightings[group].counted(strata))
+        for group, strata in _by_stratum(partial, number).items()
+    }
 
 
 def _by_stratum(partial: LogPartial, number: int) -> dict[RowGroup, dict[Stratum, GroupPartial]]:
-    """The sums of one target in each group by stratum; those of loggers that are not fixed are among the others."""
+    """The sums of one target in each group by stratum."""
     by_group: dict[RowGroup, dict[Stratum, GroupPartial]] = {}
     for (member, group, stratum), sums in partial.groups.items():
         if member == number:
-            is_fixed = stratum.logger is not None and partial.loggers.is_fixed(stratum.logger)
-            by_group[group] = add_each(by_group.get(group, {}), {stratum if is_fixed else NO_LOGGER: sums})
+            by_group.setdefault(group, {})[stratum] = sums
     return by_group
 
 
@@ -369,14 +378,13 @@ def _total(weighting: Weighting[Any], strata: Mapping[Stratum, GroupPartial]) ->
     )  # fmt: skip
 
 
-def _with_loggers(estimates: Sequence[Estimate], weighting: Weighting[Any]) -> list[Estimate]:
-    """The estimates with the loggers that were weighed."""
-    if not weighting.factors:
-        return list(estimates)
+def _with_loggers(estimates: Sequence[Estimate], weighting: Weighting[Any], evaluation: Evaluation) -> list[Estimate]:
+    """The estimates with the log that was taken, and the loggers that were weighed."""
+    log = evaluation.taken_log(weighting.left_out, weighting.fold.most_loggers)
     rows = []
     for estimate in estimates:
-        weighing = weighting.fold.weighing_index(estimate.estimator)
-        weights = () if weighing is None else tuple(weighting.table[weighing])
-        number = sum(logger.version is not None for logger in weights)
-        rows.append(replace(estimate, loggers=max(1, number), logger_weights=weights))
+        index = weighting.fold.weighing_index(estimate.estimator) if weighting.factors else None
+        weights = () if index is None else tuple(weighting.table[index])
+        number = sum(logger.weight > 0 for logger in weights)
+        rows.append(replace(estimate, log=log, loggers=max(1, number), logger_weights=weights))
     return rows

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from rlrec.app.evaluation.rows import groups, log_rows
-from rlrec.app.evaluation.rows.loggers import FixedLoggers
+from rlrec.app.evaluation.rows.loggers import LoggingVersions
 from rlrec.app.evaluation.targets import targets
 from rlrec.app.evaluation.targets.probabilities import Scorer
 from rlrec.app.evaluation.targets.targets import Target
+from rlrec.app.inputs import filters
 from rlrec.app.log import partitions
 from rlrec.errors import InputError
 from rlrec.records import Reward
@@ -94,7 +95,7 @@ class Evaluation:
     spans_batches: bool
     now: int
     encode: bool = False
-    loggers: FixedLoggers = field(default_factory=FixedLoggers)
+    loggers: LoggingVersions = field(default_factory=LoggingVersions)
     paired: bool = False
 
     @classmethod
@@ -109,12 +110,14 @@ class Evaluation:
         extent = selected.extent(unit, selection)
         by_user = request.cluster in (None, "user")
         spans_batches = by_user and sessions.any_user(unit)
-        weighable = FixedLoggers.from_log(unit, selection, extent) if resolved else FixedLoggers()
         return cls(
             request=request, selection=selection, extent=extent, targets=resolved,
             arms=log_rows.ArmTable({arm.id: arm.key for arm in arms.all_arms(unit)}),
             cluster="user" if spans_batches else "session" if by_user else str(request.cluster),
-            spans_batches=spans_batches, now=unit.now, loggers=weighable, paired=paired is not None,
+            spans_batches=spans_batches, now=unit.now, paired=paired is not None,
+            loggers=LoggingVersions()
+            if filters.is_pooled(request.log)
+            else LoggingVersions.from_log(unit, selection, extent),
         )  # fmt: skip
 
     @property
@@ -168,9 +171,15 @@ class Evaluation:
 
     @property
     def lesson_columns(self) -> list[str]:
-        """The columns that tell which rows a target or a logger learned from."""
-        lessons = [*self.loggers.lessons.values(), *(target.lessons for target in self.targets)]
-        return sorted({column for row in lessons for lesson in row for column in lesson.columns})
+        """The columns that tell which rows a target learned from."""
+        return sorted({column for target in self.targets for lesson in target.lessons for column in lesson.columns})
+
+    def taken_log(self, left_out: Collection[str | None], max_loggers: int) -> str | None:
+        """The filter of the log without some loggers. max_loggers: how many are weighed."""
+        names = list(self.loggers.names.values())
+        others = names[self.loggers.count_named(max_loggers) :] if None in left_out else []
+        taken = [name for name in names if name not in left_out and name not in others]
+        return filters.with_loggers(self.request.log, taken) if taken else self.request.log
 
     def nothing_selected(self, rows: str) -> EmptyLog:
         hint = "widen --log" if self.request.log else "serve with `rlrec recommend`, or bring in a log: import-log"

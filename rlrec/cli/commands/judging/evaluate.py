@@ -51,7 +51,8 @@ VERDICTS = ("insufficient", "weak", "ok")
     "Which log",
     click.option(
         "--log", metavar="FILTER",
-        help="Decisions, e.g. policy=home,since=2026-01-01, or parquet:DIR [default: all].",
+        help="Decisions, e.g. policy=home,since=2026-01-01, or parquet:DIR; all counts each row once [default: all "
+        "loggers that can tell, weighed].",
     ),
 )  # fmt: skip
 @option_group(
@@ -89,8 +90,8 @@ VERDICTS = ("insufficient", "weak", "ok")
 )
 def evaluate(store: Store, show: Show, plot: str | None, workers: Workers, **request: Any) -> None:
     """A target is a policy (as it stands now), NAME@V, a variant POLICY@EXPERIMENT/VARIANT, or the built-in `uniform`.
-    All mature decisions of the store count, whoever served them. Every estimate has an interval, an effective sample
-    size (ess), a verdict (ok, weak, insufficient) and the reasons for it."""
+    The mature decisions of every logger that can tell count, by the spread of their weights. Every estimate has an
+    interval, an effective sample size (ess), a verdict (ok, weak, insufficient) and the reasons for it."""
     estimates = app.evaluate.evaluate(store, app.evaluate.Request(**request), workers)
     save_plot(plot, lambda: app.figures.estimates(estimates, estimates[0].estimate.unit))
     rows = [row.to_json() for row in estimates]

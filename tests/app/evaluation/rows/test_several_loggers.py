@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from contextlib import closing
-from dataclasses import replace
 from functools import reduce
 from operator import add
 from pathlib import Path
@@ -16,10 +15,10 @@ import pytest
 from rlrec import ope
 from rlrec.app.evaluation.passes import estimates, fold, passes
 from rlrec.app.evaluation.passes.request import Request
-from rlrec.app.evaluation.rows.loggers import FixedLoggers, LoggerFacts
+from rlrec.app.evaluation.rows.loggers import LoggingVersions
 from rlrec.app.log import partitions
 from rlrec.ope.units.sessions import SessionFold
-from rlrec.ope.units.strata import Stratum
+from rlrec.ope.units.strata import NO_LOGGER
 from rlrec.store.log.selected import Selection
 from tests.app import logs
 from tests.conftest import runner
@@ -79,55 +78,78 @@ def test_the_row_says_how_much_each_logger_counts(db: str) -> None:
     assert weights["near@1"]["weight"] > 10 * weights["old@1"]["weight"]
     assert sum(each["rows"] * each["weight"] for each in weights.values()) == pytest.approx(row["n"])
     table = runner(db)("evaluate", "target", "--estimator", "snips", "--log", FIXED)
-    assert "loggers: rows count in inverse proportion" in table.stdout + table.stderr
+    assert "log of target@1: a row counts by the spread of its logger's weights: near@1 1." in table.stdout
 
 
-def test_rows_of_a_logger_that_learns_count_once(db: str) -> None:
-    row = judged(db, None)
-    others = next(each for each in row["logger_weights"] if each["version"] is None)
-    assert row["loggers"] == 2
-    assert (others["rows"], others["weight"]) == (300, 1.0)
+def test_loggers_that_learn_are_weighed_as_others_are(db: str) -> None:
+    """The page `judging` says that an old log of heavy weights makes no estimate worse, whoever logged it."""
+    joint = judged(db, None, cluster="session")
+    alone = {name: judged(db, f"policy={name}", cluster="session") for name in ("near", "old", "bandit")}
+    assert {each["version"] for each in joint["logger_weights"]} == {"near@1", "old@1", "bandit@1"}
+    assert joint["ess"] == pytest.approx(sum(row["ess"] for row in alone.values()), rel=0.05)
+    assert joint["std_error"] <= min(row["std_error"] for row in alone.values())
+    assert joint["log"] == "loggers=near@1+old@1+bandit@1"
 
 
-def test_a_logger_that_learned_from_the_selected_rows_is_not_weighed(db: str, tmp_path: Path) -> None:
-    copy = str(tmp_path / "copy.db")
-    Path(copy).write_bytes(Path(db).read_bytes())
-    run, later = runner(copy), "since=2026-02-01T02:00:00Z"
-    assert run("--now", "2026-02-03T00:00:00Z", "policy", "freeze", "bandit").exit_code == 0
-    assert run("--now", "2026-02-03T00:00:00Z", "policy", "promote", "bandit@2").exit_code == 0
-    for name in ("bandit", "near"):
-        logs.serve(copy, name, pages=400, rates=RATES, together=1, seed=4, start=3 * 1440 + (name == "near"))
-    every, newer = (judged(copy, log) for log in (None, later))
-    assert {each["version"] for each in every["logger_weights"]} == {"near@1", "old@1", None}
-    assert {each["version"] for each in newer["logger_weights"]} == {"near@1", "bandit@2"}
+def test_all_pools_the_rows_of_all_loggers(db: str) -> None:
+    """Each of them counts once, as without any weights of loggers: the old log ruins the estimate."""
+    pooled, weighed = judged(db, "all"), judged(db, None)
+    assert (pooled["loggers"], pooled["logger_weights"], pooled["log"]) == (1, (), "all")
+    assert pooled["n"] == weighed["n"]
+    assert pooled["ess"] < 0.5 * weighed["ess"]
+
+
+def test_a_row_names_the_log_that_it_is_from(db: str) -> None:
+    row = judged(db, "until=2026-02-01T00:30:00Z")
+    assert row["log"] == "until=2026-02-01T00:30:00Z,loggers=near@1+old@1"
+    again = judged(db, row["log"])
+    assert {name: row[name] for name in ("value", "std_error", "n", "log")} == {
+        name: again[name] for name in ("value", "std_error", "n", "log")
+    }
+    assert judged(db, "policy=near")["log"] == "policy=near,loggers=near@1"
 
 
 def test_a_session_counts_as_the_logger_of_its_first_row() -> None:
-    """And that logger is not fixed where another one that served in its sessions is not."""
-    loggers = FixedLoggers(names={7: "a@1", 8: "b@1"})
+    loggers = LoggingVersions(names={7: "a@1", 8: "b@1", 9: "c@1"})
     slots = {"version_id": np.array([7, 8, 8, 9, 7, 7]), "cluster": np.array([1, 1, 3, 3, 5, 5])}
-    rows = loggers.strata(slots, np.arange(6), spans_batches=False, max_loggers=15)
-    assert [rows.strata[code].logger for code in rows.codes] == ["a@1", "a@1", "b@1", "b@1", "a@1", "a@1"]
-    assert rows.mixed == {("a@1", "b@1"), ("b@1", None)}
-    met = LoggerFacts(mixed=rows.mixed)
-    assert (met.is_fixed("a@1"), met.is_fixed("b@1")) == (True, False)
-    assert not replace(met, learned=frozenset({"b@1"})).is_fixed("a@1")
+    codes = loggers.stratum_codes(slots, np.arange(6), spans_batches=False, max_loggers=3)
+    strata = loggers.strata(3)
+    assert [strata[code].logger for code in codes] == ["a@1", "a@1", "b@1", "b@1", "a@1", "a@1"]
 
 
 def test_rows_of_users_count_as_their_own_logger() -> None:
-    loggers = FixedLoggers(names={7: "a@1", 8: "b@1"})
-    slots = {"version_id": np.array([7, 8, 9]), "cluster": np.array([2, 2, 2])}
-    rows = loggers.strata(slots, np.arange(3), spans_batches=True, max_loggers=15)
-    assert [rows.strata[code].logger for code in rows.codes] == ["a@1", "b@1", None]
-    assert rows.mixed == set()
+    """And the logger that is one too many to be weighed by itself as one of all others."""
+    loggers = LoggingVersions(names={8: "b@1", 7: "a@1", 9: "c@1", 6: "d@1"})
+    slots = {"version_id": np.array([7, 8, 9, 6]), "cluster": np.array([2, 2, 2, 2])}
+    codes = loggers.stratum_codes(slots, np.arange(4), spans_batches=True, max_loggers=3)
+    strata = loggers.strata(3)
+    assert [strata[code].logger for code in codes] == ["a@1", "b@1", None, None]
+    assert len({strata[code].half for code in codes}) == 1
 
 
 def test_nothing_is_weighed_where_memory_allows_one_logger() -> None:
-    loggers = FixedLoggers(names={7: "a@1", 8: "b@1"})
+    loggers = LoggingVersions(names={7: "a@1", 8: "b@1"})
     slots = {"version_id": np.array([7, 8]), "cluster": np.array([1, 2])}
-    assert loggers.strata(slots, np.arange(2), spans_batches=False, max_loggers=1).strata == [Stratum()]
+    assert loggers.strata(1) == [NO_LOGGER]
+    assert not loggers.stratum_codes(slots, np.arange(2), spans_batches=False, max_loggers=1).any()
     fold = SessionFold(estimators=ope.parse("wdr").sessions, gamma=1.0, horizon=1_000, spans_batches=False)
     assert fold.most_loggers < 2
+
+
+def test_a_logger_that_cannot_show_what_the_target_shows_is_left_out(db: str, tmp_path: Path) -> None:
+    """Its rows have weights far below 1 alone: it would look precise, and its mean is that of other arms."""
+    copy = str(tmp_path / "copy.db")
+    Path(copy).write_bytes(Path(db).read_bytes())
+    lines = [f"a{arm},{0.5 if arm < 2 else 0.0}\n" for arm in range(ARMS)]
+    (tmp_path / "narrow.csv").write_text("arm,probability\n" + "".join(lines))
+    logs.create(copy, "narrow", "fixed", minutes=4_000, probabilities=str(tmp_path / "narrow.csv"))
+    logs.serve(copy, "narrow", pages=1_000, rates=RATES, together=1, start=5_000)
+    before, row = judged(copy, "loggers=near@1+old@1+bandit@1"), judged(copy, None)
+    assert row["log"] == before["log"]
+    assert (row["value"], row["n"]) == (pytest.approx(before["value"]), before["n"])
+    left_out = next(each for each in row["logger_weights"] if each["version"] == "narrow@1")
+    assert (left_out["rows"], left_out["weight"]) == (1_000, 0.0)
+    assert "unsupported" in judged(copy, "policy=narrow")["reasons"]
 
 
 @pytest.mark.slow
