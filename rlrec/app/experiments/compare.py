@@ -69,7 +69,7 @@ def show(
         assigned = experiments.count_units(unit, experiment.id)
         uniform = holdout.compare_holdout(unit, experiment, definitions[0], level=level)
         maturity = None
-        if assigned and not any(collected.sums.sessions):
+        if assigned and not collected.count("sessions", *range(len(experiment.variants))):
             selection = Selection(variant_ids=[variant.id for variant in experiment.variants])
             maturity = reward_log.maturity_sentence(unit, selection, wait_us=definitions[0].window_us)
     sums, first = collected.sums, definitions[0].name
@@ -97,7 +97,8 @@ def show(
         {
             "variant": variant.label, "policy": serving[variant.id].policy.name,
             "weight": shares[variant.id], "units": assigned.get(variant.id, 0),
-            **_earnings(collected.outcomes.value(number, reward_per_decision), int(sums.sessions[number]), level),
+            "sessions": collected.count("sessions", number),
+            **_earnings(collected.outcomes.value(number, reward_per_decision), level),
         }
         for number, variant in enumerate(experiment.variants)
     ]  # fmt: skip
@@ -133,8 +134,8 @@ def _interleaved(
     units = sum(experiments.count_units(unit, experiment.id).values())
     variants = [
         {
-            "variant": team, "policy": reference, "weight": 0.5, "units": units,
-            **_earnings(mean, credit.sessions, level), "wins": wins,
+            "variant": team, "policy": reference, "weight": 0.5, "units": units, "sessions": credit.sessions,
+            **_earnings(mean, level), "wins": wins,
         }
         for team, reference, mean, wins in zip(TEAMS, references, credit.means, credit.wins[:2], strict=True)
     ]  # fmt: skip
@@ -146,10 +147,10 @@ def _interleaved(
     )  # fmt: skip
 
 
-def _earnings(mean: MetricValue, sessions: int, level: float) -> dict[str, Any]:
+def _earnings(mean: MetricValue, level: float) -> dict[str, Any]:
     lower, upper = mean.bounds(level)
     figures = {"reward_per_unit": mean.per_unit, "mean": mean.value, "lower": lower, "upper": upper}
-    return {"sessions": sessions, "decisions": round(mean.denominator), **_finite(figures)}
+    return {"decisions": round(mean.denominator), **_finite(figures)}
 
 
 def _finite(figures: Mapping[str, float]) -> dict[str, float | None]:

@@ -60,25 +60,24 @@ DifferenceRow = TypedDict("DifferenceRow", {
 class StudySums(Sums):
     """Sums over units.
 
-    older, younger: of units assigned in the first half of the time and in the second, for metrics of `_ageing`
-    begun, ages: of each variant, (v, AGES), visits by the age of their unit then, and units by their age at the end
-    sessions: with a mature decision, of each group; censored: mature decisions that were left out
+    halves: 0, of units assigned in the first half of the time, and 1, in the second, for metrics of `_ageing`
+    counts: of each group, by name: sessions with a mature decision; anonymous units; those with each column of
+        SAMPLED_FLAGS; begun and ages, (v, AGES), visits by the age of their unit then, and units by theirs at the end
+    censored: mature decisions that were left out
     new, returning: how many units had no visit before the one they entered in, and how many had
-    anonymous: how many are sessions without a user, where some user is known; anonymous_units: of each group
-    several_decisions: those with each column of SAMPLED_FLAGS, of each group"""
+    anonymous: how many are sessions without a user, where some user is known"""
 
     outcomes: OutcomeSums
-    older: OutcomeSums
-    younger: OutcomeSums
-    begun: Array
-    ages: Array
-    sessions: Array
+    halves: Mapping[int, OutcomeSums]
+    counts: Mapping[str, Array]
     censored: int
     new: int
     returning: int
     anonymous: int
-    anonymous_units: Array
-    several_decisions: Mapping[str, Array]
+
+
+NO_UNIT = OutcomeSums(groups={}, pairs={})
+NOTHING = StudySums(outcomes=NO_UNIT, halves={}, counts={}, censored=0, new=0, returning=0, anonymous=0)
 
 
 def metrics(study: Study) -> list[Metric]:
@@ -134,9 +133,8 @@ class StudyFigures:
 
     def _reasons(self, metric: Metric, *groups: int) -> list[str]:
         """What the log lacks of these groups."""
-        several_units = self.sums.several_decisions.get(metric.lacking or "")
-        lacks_rows = several_units is not None and several_units[[*groups]].any()
-        has_anonymous = metric.counts_recognised and self.sums.anonymous_units[[*groups]].any()
+        lacks_rows = metric.lacking is not None and self.count(metric.lacking, *groups)
+        has_anonymous = metric.counts_recognised and self.count("anonymous", *groups)
         return [
             *([ANONYMOUS_UNITS] if has_anonymous else []), *(["sampled-rows"] if lacks_rows else []),
             *([f"partial-{self.study.by}"] if self.groups.cut.intersection(groups) else []),
@@ -149,13 +147,17 @@ class StudyFigures:
     def is_young(self, group: int, metric: Metric) -> bool:
         """Whether the difference from the first group depends on how long ago units were assigned, or may do so since
         many of them had no time to come again."""
-        if metric not in _ageing(self.study) or not self.sums.ages.any():
+        if metric not in _ageing(self.study) or "ages" not in self.sums.counts:
             return False
-        shares = [outcomes.share_of_visits(self.sums.begun[side], self.sums.ages[side]) for side in (0, group)]
-        if min(shares) < outcomes.YOUNG_SHARE:
+        begun, ages = self.sums.counts["begun"], self.sums.counts["ages"]
+        if min(outcomes.share_of_visits(begun[side], ages[side]) for side in (0, group)) < outcomes.YOUNG_SHARE:
             return True
-        older, younger = self._figures(self.sums.older), self._figures(self.sums.younger)
+        older, younger = (self._figures(self.sums.halves[number]) for number in (0, 1))
         return outcomes.changes_with_age(older, younger, group, metric)
+
+    def count(self, name: str, *groups: int) -> int:
+        """How many there are of one of the `counts` in these groups."""
+        return int(self.sums.counts[name][[*groups]].sum()) if name in self.sums.counts else 0
 
     def _figures(self, sums: OutcomeSums, *, adjusted: bool = False) -> Outcomes:
         return Outcomes(sums=sums, level=self.level, adjusted=adjusted)
@@ -169,7 +171,7 @@ def _ageing(study: Study) -> list[Metric]:
 def collect(unit: Unit, study: Study, *, level: float) -> StudyFigures:
     """The figures of a study, from one pass over the log."""
     fold = StudyFold(unit, study)
-    sums = reduce(add, fold.partials(), fold.nothing())
+    sums = reduce(add, fold.partials(), NOTHING)
     assigned, weights = list[int](), list[float]()
     if study.by == "variant" and study.experiment is not None:
         units = experiments.count_units(unit, study.experiment.id)
@@ -227,16 +229,6 @@ class StudyFold:
         needs_age = ageing is not None or study.age_us is not None
         self._last_at = selected.times(unit, study.selection)[1] if needs_age else 0
 
-    def nothing(self) -> StudySums:
-        """The sums of no unit."""
-        no_units, sums = np.zeros(len(self.groups.labels)), OutcomeSums(groups={}, pairs={})
-        ages = np.zeros((len(no_units), AGES))
-        return StudySums(
-            outcomes=sums, older=sums, younger=sums, begun=ages, ages=ages, sessions=no_units, censored=0, new=0,
-            returning=0, anonymous=0, anonymous_units=no_units,
-            several_decisions=dict.fromkeys(SAMPLED_FLAGS, no_units),
-        )  # fmt: skip
-
     def partials(self) -> Iterator[StudySums]:
         """The sums of each portion."""
         for portion in people.portions(self.unit):
@@ -279,23 +271,22 @@ class StudyFold:
         mature = decisions.mature[0]
         rows, _ = distinct(decisions.group[mature], slots["session_id"][mature])
         session_group = decisions.group[mature][rows]
-        middle_at = sum(self._assigned) // 2
-        older, younger = (
-            outcomes.fold(units.take(half), _ageing(self.study))
-            for half in (units.entry < middle_at, (units.entry >= middle_at) & bool(middle_at))
-        )
-        begun, ages = self._ages(visits, decisions, units)
-
-        def count(selected_units: Flags) -> Array:
-            return np.bincount(units.group[selected_units], minlength=len(self.groups.labels)).astype(np.float64)
-
+        flags = {"anonymous": anonymous, **{name: units.columns[name] > 0 for name in SAMPLED_FLAGS}}
+        groups = {"sessions": session_group, **{name: units.group[rows] for name, rows in flags.items()}}
+        counts = {name: np.bincount(group, minlength=len(self.groups.labels)) for name, group in groups.items()}
+        halves = dict[int, OutcomeSums]()
+        if self._assigned[1]:
+            counts |= self._ages(visits, decisions, units)
+            is_younger = units.entry >= sum(self._assigned) // 2
+            halves = {
+                number: outcomes.fold(units.take(half), _ageing(self.study))
+                for number, half in enumerate((~is_younger, is_younger))
+            }
         return StudySums(
-            older=older, younger=younger, begun=begun, ages=ages,
-            outcomes=outcomes.fold(units, self.metrics, past=past_sums, shared=self.groups.shared),
-            sessions=np.bincount(session_group, minlength=len(self.groups.labels)).astype(np.float64),
-            censored=censored, new=int((~returning[first]).sum()), returning=int(returning[first].sum()),
-            anonymous=int(anonymous[first].sum()), anonymous_units=count(anonymous),
-            several_decisions={name: count(units.columns[name] > 0) for name in SAMPLED_FLAGS},
+            outcomes=outcomes.fold(units, self.metrics, past=past_sums, shared=self.groups.shared), halves=halves,
+            counts={name: count.astype(np.float64) for name, count in counts.items()}, censored=censored,
+            new=int((~returning[first]).sum()), returning=int(returning[first].sum()),
+            anonymous=int(anonymous[first].sum()),
         )  # fmt: skip
 
     def _decisions(
@@ -317,11 +308,9 @@ class StudyFold:
         is_counted = ~slots["censored"]
         return decisions.take(is_counted), take(slots, is_counted), int((mature[0] & ~is_counted).sum())
 
-    def _ages(self, visits: Visits, decisions: ServedDecisions, units: UnitSums) -> tuple[Array, Array]:
+    def _ages(self, visits: Visits, decisions: ServedDecisions, units: UnitSums) -> dict[str, Ids]:
         """Visits by the age that their unit had, and units by their age at the end, of each variant, (v, AGES)."""
-        shape, spent = (len(self.groups.labels), AGES), self._last_at - self._assigned[0] + 1
-        if not self._assigned[1]:
-            return np.zeros(shape), np.zeros(shape)
+        n, spent = len(self.groups.labels), self._last_at - self._assigned[0] + 1
         # the visits of these units, whose rows are found by digest
         first, _ = distinct(decisions.group, decisions.visit)
         first = first[np.isin(visits.unit[decisions.visit[first]], units.unit)]
@@ -329,11 +318,11 @@ class StudyFold:
         row = order[np.searchsorted(units.unit, visits.unit[visit], sorter=order)]
         age = visits.started_at[visit] - units.entry[row]
 
-        def count(group: Ids, age: Ids) -> Array:
+        def count(group: Ids, age: Ids) -> Ids:
             cell = group * AGES + np.clip(age * AGES // spent, 0, AGES - 1)
-            return np.bincount(cell, minlength=shape[0] * AGES).reshape(shape).astype(np.float64)
+            return np.bincount(cell, minlength=n * AGES).reshape(n, AGES)
 
-        return count(group, age), count(units.group, self._last_at - units.entry)
+        return {"begun": count(group, age), "ages": count(units.group, self._last_at - units.entry)}
 
     def _has_age(self, columns: Columns, visits: Visits, decisions: ServedDecisions) -> Flags:
         """Whether each decision is early enough in the time of its unit, which came early enough in the log."""
