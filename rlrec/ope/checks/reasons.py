@@ -37,218 +37,112 @@ EFFECTIVE_REWARDS = 30  # ESS x weighted share of rewards that are not the defau
 # Every reason a verdict can give, worst first. `insufficient` and `weak` say which verdict the reason can lead to.
 REASONS = {
     "no-rows": Reason("sample", "insufficient", "no row could be used (insufficient)"),
-    "no-units": Reason(
-        "sample", "insufficient",
-        "nobody was served yet, nothing is mature, or nobody for as long as --age says",
-    ),
-    "none-at-risk": Reason(
-        "sample", "insufficient",
-        "no visit ended long enough ago to say whether another one followed in time",
-    ),
+    "no-units": Reason("sample", "insufficient", "nobody was served yet, nothing is mature, or nobody for as long as "
+        "--age says"),
+    "none-at-risk": Reason("sample", "insufficient", "no visit ended long enough ago to say whether another one "
+        "followed in time"),
     "few-units": Reason("sample", "insufficient", "one unit alone has no error"),
-    "wrong-propensities": Reason(
-        "log", "insufficient",
-        "some arm was shown more often than its logged propensities allow (insufficient): all weights are "
-        "wrong; `rlrec doctor` names the arms of policies that served",
-    ),
-    "reward-unseen": Reason(
-        "model", "insufficient",
-        "the estimator does not see an important part of the reward (insufficient): `reward_seen` is the "
-        "share that it sees; events of pages are seen by whole slates or visits alone",
-    ),
-    "sampled-rows": Reason(
-        "log", "insufficient",
-        "the log dropped rows at known rates, and what is left does not tell the figure (insufficient): visits of "
-        "several decisions, or without a state, are left out, and units with several decisions lack others",
-    ),
-    "low-ess": Reason(
-        "sample", "ok",
-        f"effective sample size {'; '.join(ESS_LIMITS)}",
-    ),
-    "short-horizon": Reason(
-        "support", "ok",
-        "the log does not support the steps that carry 90 % of the return (insufficient)",
-    ),
-    "few-rewards": Reason(
-        "sample", "ok",
-        f"fewer than {LEAST_REWARDS} non-zero weighted rewards (insufficient); ESS x weighted share of rewards that "
-        f"are not the default below {EFFECTIVE_REWARDS} (weak); too few rewards for a bound (it is null)",
-    ),
-    "heavy-tail": Reason(
-        "support", "ok",
-        "no largest weight is known and k-hat of their tail is above 0.7 (insufficient)",
-    ),
+    "wrong-propensities": Reason("log", "insufficient", "some arm was shown more often than its logged propensities "
+        "allow (insufficient): all weights are wrong; `rlrec doctor` names the arms of policies that served"),
+    "reward-unseen": Reason("model", "insufficient", "the estimator does not see an important part of the reward "
+        "(insufficient): `reward_seen` is the share that it sees; events of pages are seen by whole slates or visits "
+        "alone"),
+    "sampled-rows": Reason("log", "insufficient", "the log dropped rows at known rates, and what is left does not tell "
+        "the figure (insufficient): visits of several decisions, or without a state, are left out, and units with "
+        "several decisions lack others"),
+    "low-ess": Reason("sample", "ok", f"effective sample size {'; '.join(ESS_LIMITS)}"),
+    "short-horizon": Reason("support", "ok", "the log does not support the steps that carry 90 % of the return "
+        "(insufficient)"),
+    "few-rewards": Reason("sample", "ok", f"fewer than {LEAST_REWARDS} non-zero weighted rewards (insufficient); ESS x "
+        f"weighted share of rewards that are not the default below {EFFECTIVE_REWARDS} (weak); too few rewards for a "
+        "bound (it is null)"),
+    "heavy-tail": Reason("support", "ok", "no largest weight is known and k-hat of their tail is above 0.7 "
+        "(insufficient)"),
     "unsupported": Reason("support", "ok", "the target has more than 1 % on arms the logger gave 0 (insufficient)"),
-    "no-variation": Reason(
-        "sample", "weak",
-        "all units are the same so far, which is no certainty: no bound is known (weak)",
-    ),
+    "no-variation": Reason("sample", "weak", "all units are the same so far, which is no certainty: no bound is known "
+        "(weak)"),
     "one-cluster": Reason("sample", "ok", "one cluster carries more than 20 % of the estimate (weak)"),
-    "mean-weight": Reason(
-        "support", "ok",
-        "the mean weight is more than 3 standard errors from 1 (weak), or so far below 0.99 (insufficient): "
-        "propensities are wrong, or what would carry the most weight is so rare that it did not occur",
-    ),
+    "mean-weight": Reason("support", "ok", "the mean weight is more than 3 standard errors from 1 (weak), or so far "
+        "below 0.99 (insufficient): propensities are wrong, or what would carry the most weight is so rare that it did "
+        "not occur"),
     "wide-interval": Reason("sample", "weak", "half the interval is wider than half the difference (weak)"),
-    "rare-rewards": Reason(
-        "sample", "weak",
-        "large rewards are so rare that losing half of one more would undo the gain (weak): wait for more "
-        "visits",
-    ),
-    "sample-ratio": Reason(
-        "log", "weak",
-        "units were not split between the variants as defined (weak): something assigns or loses them, and what it is "
-        "may make the difference",
-    ),
-    "decisions-differ": Reason(
-        "state", "weak",
-        "the units of one variant have more decisions than those of the other (weak): means per decision are of other "
-        "visits, and say nothing about the variants; compare per unit",
-    ),
-    "young-units": Reason(
-        "state", "weak",
-        "many units had no time yet to come again, or the difference changes with the time they had: it may grow or "
-        "turn; `rlrec outcomes --age 7d` compares units at equal age",
-    ),
-    "not-randomised": Reason(
-        "log", "weak",
-        "no p-values: nobody assigned units to these groups at random, so they may differ in who came and when; "
-        "`rlrec experiment` compares policies",
-    ),
-    "models-differ": Reason(
-        "model", "weak",
-        "dr and snips are more than 3 standard errors of their difference apart (weak): the logged "
-        "propensities or the model of rewards are wrong",
-    ),
-    "unlike-loggers": Reason(
-        "log", "weak",
-        "the logs of two policies say different things about the same target (weak): what the visitors want "
-        "changed, or some propensities are wrong; judge by the newest log, with --log policy=NAME",
-    ),
-    "drift": Reason(
-        "log", "weak",
-        "rewards changed while the log was written, or have changed since (weak): the estimate is an average "
-        "over that time; judge by the newest decisions, with --log since=DAY",
-    ),
-    "young-rewards": Reason(
-        "log", "weak",
-        "a share of the reward is still on its way (weak): decisions earn more as they get older; wait, or "
-        "define the reward with a longer window",
-    ),
-    "no-users": Reason(
-        "log", "weak",
-        "no user is known (weak): people who come back under other session keys count as others, and the interval is "
-        "too narrow; log users, or say by --cluster session that every session is another person",
-    ),
-    "repeated-rows": Reason(
-        "log", "weak",
-        "some decisions are in the log more than once, under other keys (weak): import the log into a new "
-        "store, each decision once",
-    ),
-    "machine-sessions": Reason(
-        "log", "weak",
-        "some sessions behave like machines, not like people (weak): they make rewards look larger; censor "
-        "them",
-    ),
-    "clipped-propensities": Reason(
-        "log", "weak",
-        "many logged propensities have exactly the same smallest value, as if they had been cut there (weak):"
-        " import the log with the propensities that the draws had",
-    ),
-    "clipping-bias": Reason(
-        "sample", "weak",
-        "the bias that changed weights may cause exceeds the standard error (weak): the interval holds it, and "
-        "the value may be off by it",
-    ),
+    "rare-rewards": Reason("sample", "weak", "large rewards are so rare that losing half of one more would undo the "
+        "gain (weak): wait for more visits"),
+    "sample-ratio": Reason("log", "weak", "units were not split between the variants as defined (weak): something "
+        "assigns or loses them, and what it is may make the difference"),
+    "decisions-differ": Reason("state", "weak", "the units of one variant have more decisions than those of the other "
+        "(weak): means per decision are of other visits, and say nothing about the variants; compare per unit"),
+    "young-units": Reason("state", "weak", "many units had no time yet to come again, or the difference changes with "
+        "the time they had: it may grow or turn; `rlrec outcomes --age 7d` compares units at equal age"),
+    "not-randomised": Reason("log", "weak", "no p-values: nobody assigned units to these groups at random, so they may "
+        "differ in who came and when; `rlrec experiment` compares policies"),
+    "models-differ": Reason("model", "weak", "dr and snips are more than 3 standard errors of their difference apart "
+        "(weak): the logged propensities or the model of rewards are wrong"),
+    "unlike-loggers": Reason("log", "weak", "the logs of two policies say different things about the same target "
+        "(weak): what the visitors want changed, or some propensities are wrong; judge by the newest log, with --log "
+        "policy=NAME"),
+    "drift": Reason("log", "weak", "rewards changed while the log was written, or have changed since (weak): the "
+        "estimate is an average over that time; judge by the newest decisions, with --log since=DAY"),
+    "young-rewards": Reason("log", "weak", "a share of the reward is still on its way (weak): decisions earn more as "
+        "they get older; wait, or define the reward with a longer window"),
+    "no-users": Reason("log", "weak", "no user is known (weak): people who come back under other session keys count as "
+        "others, and the interval is too narrow; log users, or say by --cluster session that every session is another "
+        "person"),
+    "repeated-rows": Reason("log", "weak", "some decisions are in the log more than once, under other keys (weak): "
+        "import the log into a new store, each decision once"),
+    "machine-sessions": Reason("log", "weak", "some sessions behave like machines, not like people (weak): they make "
+        "rewards look larger; censor them"),
+    "clipped-propensities": Reason("log", "weak", "many logged propensities have exactly the same smallest value, as "
+        "if they had been cut there (weak): import the log with the propensities that the draws had"),
+    "clipping-bias": Reason("sample", "weak", "the bias that changed weights may cause exceeds the standard error "
+        "(weak): the interval holds it, and the value may be off by it"),
     "in-sample": Reason("log", "weak", "the target learned from rows of this log (weak)"),
-    "estimated-propensity": Reason(
-        "log", "weak",
-        "propensities were not logged, but computed when the log was imported (weak): no interval shows their"
-        " error",
-    ),
+    "estimated-propensity": Reason("log", "weak", "propensities were not logged, but computed when the log was "
+        "imported (weak): no interval shows their error"),
     "no-interval": Reason("model", "weak", "no valid interval exists: the error of dm's model is not in any (weak)"),
     "few-replicates": Reason("sample", "ok", "the level is too high for 2,000 bootstrap replicates: a bound is null"),
     "no-reward-range": Reason("sample", "ok", "the reward has no clip, which this interval needs: a bound is null"),
-    "anonymous-units": Reason(
-        "log", "ok",
-        "sessions without a user count as units of their own; retention and returned_* are of users alone, since "
-        "nobody sees whether the others come again; `rlrec outcomes --users named` leaves them out",
-    ),
+    "anonymous-units": Reason("log", "ok", "sessions without a user count as units of their own; retention and "
+        "returned_* are of users alone, since nobody sees whether the others come again; `rlrec outcomes --users "
+        "named` leaves them out"),
     **{
         f"partial-{period}": Reason("sample", "ok", f"the log covers this {period}, or the first one, in part")
         for period in ("hour", "day", "week")
     },
     "no-past": Reason("sample", "ok", "no unit had visits before its assignment: there is nothing to adjust by"),
-    "no-propensity": Reason(
-        "log", "ok",
-        "rows or visits without a propensity, or cut, were left out; `left_out` counts them: import the log "
-        "with the propensities of its slates, or into a new store with --propensity uniform or fitted",
-    ),
-    "no-marginal": Reason(
-        "log", "ok",
-        "pages were left out whose logger, or whose target without --target-samples, has no probability of an"
-        " arm at a position; `left_out` counts them: log `marginal` with each slot (`rlrec help own-logs`), "
-        "or judge by rips or sips, which need propensities alone",
-    ),
-    "no-pairs": Reason(
-        "log", "ok",
-        "nothing is estimated: pi cannot weigh some pages, whose logger was not uniform and has too many "
-        "slates to list, or whose probabilities of arms at positions are not known",
-    ),
-    "mixed-cpus": Reason(
-        "log", "ok",
-        "workers have processors of several kinds: figures agree to 1e-12, not to the last bit",
-    ),
-    "no-state": Reason(
-        "log", "ok",
-        "rows or visits without a recorded session state were left out; `left_out` counts them",
-    ),
-    "refuted": Reason(
-        "model", "weak",
-        "the estimate is more than 3 standard errors of the difference from that of rips, cascade-dr or sips,"
-        " which assume less (weak): the reward of a slot depends on what other slots show, or the curve is wrong; "
-        "judge by one of these",
-    ),
-    "independent-slots": Reason(
-        "model", "ok",
-        "right where the reward of a slot does not depend on what other slots show; `refuted` and "
-        "`dependent-slots` tell where the log says otherwise",
-    ),
-    "no-curve": Reason(
-        "model", "weak",
-        "no curve was named, so that positions within the window are taken to be examined alike (weak): name one "
-        "that `rlrec position fit` made, as in interpol:2:CURVE",
-    ),
-    "position-model": Reason(
-        "model", "ok",
-        "the estimate is right where its position curve is, and blind to that curve's errors",
-    ),
-    "no-candidates": Reason(
-        "log", "ok",
-        "rows or visits were left out on which the target, which ranks candidates, cannot be judged "
-        "(--target-samples is 0, or fewer arms or more positions than it has candidates); `left_out` counts "
-        "them",
-    ),
-    "logging-candidates": Reason(
-        "state", "weak",
-        "the target would draw from the catalogue, and was judged as a ranker of candidates that the logger "
-        "drew (weak)",
-    ),
-    "carry-over": Reason(
-        "state", "weak",
-        "the reward of an arm depends on the step of the visit, or on how often the visit has seen the arm "
-        "(weak): the target would bring about other states than the logger did; judge whole visits, by "
-        "--estimator wdr",
-    ),
-    "dependent-slots": Reason(
-        "model", "weak",
-        "a slot earns less below arms that attract (weak): the target would show other arms above; judge "
-        "pages, by --estimator rips or cascade-dr, or whole visits, by wdr",
-    ),
-    "logging-states": Reason(
-        "state", "ok",
-        "the target reads session state, and was judged in states that the logger caused",
-    ),
+    "no-propensity": Reason("log", "ok", "rows or visits without a propensity, or cut, were left out; `left_out` "
+        "counts them: import the log with the propensities of its slates, or into a new store with --propensity "
+        "uniform or fitted"),
+    "no-marginal": Reason("log", "ok", "pages were left out whose logger, or whose target without --target-samples, "
+        "has no probability of an arm at a position; `left_out` counts them: log `marginal` with each slot (`rlrec "
+        "help own-logs`), or judge by rips or sips, which need propensities alone"),
+    "no-pairs": Reason("log", "ok", "nothing is estimated: pi cannot weigh some pages, whose logger was not uniform "
+        "and has too many slates to list, or whose probabilities of arms at positions are not known"),
+    "mixed-cpus": Reason("log", "ok", "workers have processors of several kinds: figures agree to 1e-12, not to the "
+        "last bit"),
+    "no-state": Reason("log", "ok", "rows or visits without a recorded session state were left out; `left_out` counts "
+        "them"),
+    "refuted": Reason("model", "weak", "the estimate is more than 3 standard errors of the difference from that of "
+        "rips, cascade-dr or sips, which assume less (weak): the reward of a slot depends on what other slots show, or "
+        "the curve is wrong; judge by one of these"),
+    "independent-slots": Reason("model", "ok", "right where the reward of a slot does not depend on what other slots "
+        "show; `refuted` and `dependent-slots` tell where the log says otherwise"),
+    "no-curve": Reason("model", "weak", "no curve was named, so that positions within the window are taken to be "
+        "examined alike (weak): name one that `rlrec position fit` made, as in interpol:2:CURVE"),
+    "position-model": Reason("model", "ok", "the estimate is right where its position curve is, and blind to that "
+        "curve's errors"),
+    "no-candidates": Reason("log", "ok", "rows or visits were left out on which the target, which ranks candidates, "
+        "cannot be judged (--target-samples is 0, or fewer arms or more positions than it has candidates); `left_out` "
+        "counts them"),
+    "logging-candidates": Reason("state", "weak", "the target would draw from the catalogue, and was judged as a "
+        "ranker of candidates that the logger drew (weak)"),
+    "carry-over": Reason("state", "weak", "the reward of an arm depends on the step of the visit, or on how often the "
+        "visit has seen the arm (weak): the target would bring about other states than the logger did; judge whole "
+        "visits, by --estimator wdr"),
+    "dependent-slots": Reason("model", "weak", "a slot earns less below arms that attract (weak): the target would "
+        "show other arms above; judge pages, by --estimator rips or cascade-dr, or whole visits, by wdr"),
+    "logging-states": Reason("state", "ok", "the target reads session state, and was judged in states that the logger "
+        "caused"),
 }  # fmt: skip
 
 
