@@ -19,10 +19,8 @@ COVERED = {  # test file: modules without a test file of their name, which it co
         "app/learning/origins",
         "store/policies/belief_deltas",
     ],
+    "app/evaluation/checks/test_propensities.py": ["app/evaluation/checks/base", "ope/checks/context_cells"],
     "app/evaluation/passes/test_fold.py": [
-        "app/evaluation/checks/base",
-        "app/evaluation/checks/propensities",
-        "app/evaluation/checks/states",
         "app/evaluation/passes/estimates",
         "app/evaluation/passes/impressions",
         "app/evaluation/passes/log_reader",

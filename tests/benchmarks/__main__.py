@@ -13,6 +13,7 @@ from pathlib import Path
 from tests.benchmarks import (
     alarms,
     barista,
+    checks,
     coverage,
     epochs,
     exact,
@@ -53,6 +54,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "unbiased": unbiased.unbiased,
     "verdicts": verdicts.verdicts,
     "alarms": alarms.alarms,
+    "checks": checks.checks,
     "coverage": coverage.coverage,
     "epochs": epochs.epochs,
     "training": training.training,

@@ -43,7 +43,8 @@ REASONS = {
         "followed in time"),
     "few-units": Reason("sample", "insufficient", "one unit alone has no error"),
     "wrong-propensities": Reason("log", "insufficient", "some arm was shown more often than its logged propensities "
-        "allow (insufficient): all weights are wrong; `rlrec doctor` names the arms of policies that served"),
+        "allow, in the log or where contexts agree (insufficient): all weights are wrong; `rlrec doctor` names the "
+        "arms of policies that served"),
     "reward-unseen": Reason("model", "insufficient", "the estimator does not see an important part of the reward "
         "(insufficient): `reward_seen` is the share that it sees; events of pages are seen by whole slates or visits "
         "alone"),

@@ -89,7 +89,8 @@ def bet_sums(p: Array, arm: Ids, *, eligible: Array) -> BetSums:
     return BetSums(np.array(won) + lost[:, None] * (eligible - shown))
 
 
-def propensities_are_wrong(sums: BetSums) -> bool:
-    """Whether some arm was shown more often than its propensities allow, with a false alarm in 1 of 1,000 logs."""
-    arms = sums.log.shape[1]
-    return bool(arms) and float(log_wealth(sums.log).max()) > np.log(arms / BET_ALPHA)
+def propensities_are_wrong(sums: BetSums, *, alpha: float = BET_ALPHA) -> bool:
+    """Whether some arm was shown more often than its propensities allow, with a false alarm in a share alpha of logs.
+    Arms that were never eligible are not counted."""
+    log = sums.log[:, sums.log.any(axis=0)]
+    return log.size > 0 and float(log_wealth(log).max()) > np.log(log.shape[1] / alpha)

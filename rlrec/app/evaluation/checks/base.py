@@ -35,11 +35,13 @@ class Check(ABC):
     """A test of the log. It holds no data: sums of batches add up, and decide at the end.
 
     reason: of the verdicts of estimates that rest on it; columns: of the log that it reads beside those that estimates
-    of impressions read; needs_model: whether it needs a model of rewards"""
+    of impressions read; needs_model: whether it needs a model of rewards; encodes: whether it needs the features of
+    contexts"""
 
     reason: ClassVar[str]
     columns: ClassVar[tuple[str, ...]] = ()
     needs_model: ClassVar[bool] = False
+    encodes: ClassVar[bool] = False
 
     def is_possible(self, extent: LogExtent) -> bool:
         """Whether a log of this extent can fail the check at all."""

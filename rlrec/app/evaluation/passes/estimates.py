@@ -159,6 +159,7 @@ def prepare(
     needs_model = any(check.needs_model for check in checks) or _needs_model(estimators.impressions)
     fits_rewards = needs_model and request.reward_model is None
     encode = fits_rewards or _needs_model({**estimators.sessions, **estimators.slates})
+    encode |= any(check.encodes for check in checks)
     evaluation = replace(evaluation, encode=encode)
     impressions = ImpressionUnit.prepare(unit, evaluation, estimators.impressions, checks)
     units: list[fold.RowUnit[Any, Any]] = [impressions] if estimators.impressions else []

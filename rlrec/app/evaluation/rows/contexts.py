@@ -38,14 +38,18 @@ class ContextTable:
     @cached_property
     def encoded(self) -> Array:
         """Features of every context, (m, width)."""
-        row, column, value = _entries(self._features)
+        row, column, value = self.entries
         return features.add_up(self.size, features.WIDTH, row, column % features.WIDTH, value)
+
+    @property
+    def entries(self) -> tuple[Ids, Ids, Array]:
+        """The context, the column and the value of each feature that is not 0, in any order."""
+        return _entries(self._features)
 
     @cached_property
     def sparse(self) -> features.Sparse:
         """Features of every context without the zeros, in as many columns as the cache hashes into."""
-        row, column, value = _entries(self._features)
-        return features.merge(self.size, row, column, value)
+        return features.merge(self.size, *self.entries)
 
     def value_codes(self, field: str, name: Any = repr) -> tuple[Ids, list[Any]]:
         """Which distinct value of a field each context has, (m,), and those values; `name` says which are the same."""

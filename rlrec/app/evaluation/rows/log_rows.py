@@ -14,7 +14,6 @@ from rlrec.app.evaluation.rows.contexts import ContextTable
 from rlrec.app.log import reward_log
 from rlrec.arrays import Array, Flags, Ids, distinct, numbers_in_runs, run_starts
 from rlrec.ope.checks.within_cells import CELLS, CellSums, carry_over_sums, slots_above_sums
-from rlrec.ope.intervals.betting import BetSums, bet_sums
 from rlrec.ope.sums.base import hash_bits
 from rlrec.policy.slates.slate_draws import SMALLEST
 from rlrec.records import Reward
@@ -250,21 +249,3 @@ def _cells(slots: Columns, arms: ArmTable, positions: int) -> tuple[Ids, int]:
     number = min(len(arms), max(1, CELLS // positions))
     inside = (rank < number) & (slots["position"] <= positions)
     return np.where(inside, rank * positions + slots["position"] - 1, -1), number * positions
-
-
-def propensity_bets(logged: LoggedBatch, arms: ArmTable) -> BetSums:
-    """The bets against the propensities that the batch logged at position 1, by the rank of the arms."""
-    slots = logged.log.slots
-    top = run_starts(slots["decision_id"])
-    p = np.where(np.isnan(slots["propensity"]), slots["marginal"], slots["propensity"])[top]
-    usable = (slots["position"][top] == 1) & (p > 0) & ~slots["subsampled"][top]
-    if "slot_set" in slots:  # these do not choose among the eligible arms
-        usable &= slots["slot_set"][top] == 0
-    top, p = top[usable], p[usable]
-    # in how many decisions each arm was eligible
-    first, set_index = distinct(slots["eligible_id"][top])
-    members = [logged.eligible[key] for key in slots["eligible_id"][top[first]].tolist()]
-    ids = np.concatenate([np.empty(0, np.int64), *members])
-    weight = np.repeat(np.bincount(set_index), list(map(len, members))).astype(np.float64)
-    eligible: Array = np.bincount(arms.rank[arms.index(ids)], weights=weight, minlength=len(arms)).astype(np.float64)
-    return bet_sums(p, arms.rank[arms.index(slots["arm_id"][top])], eligible=eligible)

@@ -1,0 +1,33 @@
+"""How often checks of the log alarm: on logs in which something is wrong, and on honest ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rlrec.app.evaluation.checks import CHECKS
+from tests.app.evaluation.checks import worlds
+from tests.benchmarks.measure import Figure, Setting
+
+BAD, HONEST = 100, 1_000  # logs of each world
+FALSE_ALARMS = 0.01
+
+
+def checks(setting: Setting) -> Iterator[Figure]:
+    """Alarms of each check in the logs that it is for, and in honest ones of every shape."""
+    bad, honest = setting.size(BAD), setting.size(HONEST)
+    by_reason = {check.reason: check for check in CHECKS if not check.needs_model}
+    for reason, makers in worlds.WRONG.items():
+        for name, make in makers.items():
+            for shape in worlds.SHAPES:
+                alarms = sum(worlds.fails(by_reason[reason], make(shape, seed)) for seed in range(bad))
+                yield Figure(name=f"{name}, {shape}: alarms in {bad}", value=alarms, unit="", at_least=bad)
+    for shape in worlds.SHAPES:
+        counts = dict.fromkeys(by_reason, 0)
+        for seed in range(honest):
+            checked = worlds.checked_rows(worlds.honest(shape, seed))
+            for reason, check in by_reason.items():
+                sums = check.sums(checked)
+                counts[reason] += int(sums is not None and check.fails(sums))
+        for reason, count in counts.items():
+            name = f"{reason}, honest {shape}: alarms in {honest}"
+            yield Figure(name=name, value=count, unit="", at_most=FALSE_ALARMS * honest)
