@@ -86,17 +86,32 @@ def replicates(summary: ClusterSummary, *, seed: int, number: int = REPLICATES) 
     # a block is random.
     (rows,) = summary.index(("rows",))
     units = summary.units if summary.blocks else summary.units[summary.units[:, rows] > 0]
-    m, c = units.shape
+    return draws([units], seed=seed, number=number)[0]
+
+
+def draws(samples: Sequence[Array], *, seed: int, number: int = REPLICATES) -> list[Replicates]:
+    """One draw for several columns of the same units, (m, c) each."""
+    m = len(samples[0])
     generator = np.random.default_rng(np.random.SeedSequence(seed))
     with np.errstate(all="ignore"):
         # each unit's terms and their outer products
-        products = (units[:, :, None] * units[:, None, :]).reshape(m, c * c)
-        sums = np.column_stack([units, products])
+        sums = np.column_stack([
+            part
+            for units in samples
+            for part in (units, (units[:, :, None] * units[:, None, :]).reshape(m, units.shape[1] ** 2))
+        ])  # fmt: skip
         # (replicates, units) counts times them, a chunk of replicates at a time
         chunks = _chunks(number if m else 0, max(1, 2**20 // max(m, 1)))
-        chunk_sums = [_counts(generator, size, m) @ sums for size in chunks]
-    total, moment = np.split(np.concatenate([np.empty((0, c + c * c)), *chunk_sums]), [c], axis=1)
-    return Replicates(units=units, total=total, moment=moment.reshape(len(total), c, c))
+        replicate_sums = np.concatenate(
+            [np.empty((0, sums.shape[1])), *(_counts(generator, size, m) @ sums for size in chunks)]
+        )
+    bootstraps, start = [], 0
+    for units in samples:
+        c = units.shape[1]
+        total, moment = np.split(replicate_sums[:, start : start + c + c * c], [c], axis=1)
+        bootstraps.append(Replicates(units=units, total=total, moment=moment.reshape(len(total), c, c)))
+        start += c + c * c
+    return bootstraps
 
 
 def _chunks(number: int, size: int) -> list[int]:
@@ -146,22 +161,28 @@ def studentised(estimator: Smooth, bootstrap: Replicates, columns: list[int]) ->
     with np.errstate(all="ignore"):
         value, error = value_and_error(estimator, units.sum(axis=0), units.T @ units, m)
     if not (error > 0 and np.isfinite(error)):
-        return Studentised(value=np.nan, error=np.nan, t=np.empty(0))
+        return Studentised(value=np.nan, error=np.nan)
     moments = bootstrap.moment[:, columns][:, :, columns]
     values, errors = value_and_error(estimator, bootstrap.total[:, columns], moments, m)
     t = _studentise(values - value, errors, scale=abs(float(value)))
-    return Studentised(value=float(value), error=float(error), t=t)
+    return Studentised(value=float(value), error=float(error), t=t, values=values)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Studentised:
     """An estimate of many columns and its studentised replicates.
 
-    t (b,): (value* - value) / error* of each replicate; empty where the error is unknown (NaN) or 0"""
+    t (b,): (value* - value) / error* of each replicate; values (b,): value*; empty where the error is unknown (NaN) or
+    0"""
 
     value: float
     error: float
-    t: Array
+    t: Array = field(default_factory=lambda: np.empty(0))
+    values: Array = field(default_factory=lambda: np.empty(0))
+
+    def quantiles(self, level: float) -> Bounds:
+        """The quantiles of t that an interval of this level reaches."""
+        return _quantiles(np.sort(self.t), bounding_rank(level, len(self.t)))
 
     def bounds(self, level: float, *, at_least: Bounds = (np.inf, -np.inf)) -> Bounds:
         """Bounds by the studentised bootstrap: value - t x error with t the quantiles of (value* - value) / error*.
@@ -170,7 +191,7 @@ class Studentised:
         few. at_least: quantiles of t that the bounds must reach as well."""
         if not len(self.t):
             return UNKNOWN
-        low, high = _quantiles(np.sort(self.t), bounding_rank(level, len(self.t)))
+        low, high = self.quantiles(level)
         low, high = min(low, at_least[0]), max(high, at_least[1])
         return self.value - high * self.error, self.value - low * self.error
 
@@ -182,9 +203,9 @@ def studentised_bootstrap(estimator: Smooth, units: Array, *, seed: int, number:
     m = len(units)
     value, error, negligible = _by_influence(estimator, units)
     if not (error > 0 and np.isfinite(error)):
-        return Studentised(value=value, error=error, t=np.empty(0))
+        return Studentised(value=value, error=error)
     generator = np.random.default_rng(np.random.SeedSequence(seed))
-    t_chunks = []
+    t_chunks, value_chunks = [np.empty(0)], [np.empty(0)]
     with np.errstate(all="ignore"):
         for size in _chunks(number, max(1, 2**20 // m)):
             # totals of the replicates
@@ -195,8 +216,9 @@ def studentised_bootstrap(estimator: Smooth, units: Array, *, seed: int, number:
             np.square(influence, out=influence)
             errors = np.sqrt(np.einsum("bm,bm->b", counts, influence) * (m / (m - 1)))
             errors = np.where(errors > negligible, errors, 0.0 * errors)
-            t_chunks.append(_studentise(estimator.value(total) - value, errors, scale=abs(value)))
-    return Studentised(value=value, error=error, t=np.concatenate([np.empty(0), *t_chunks]))
+            value_chunks.append(estimator.value(total))
+            t_chunks.append(_studentise(value_chunks[-1] - value, errors, scale=abs(value)))
+    return Studentised(value=value, error=error, t=np.concatenate(t_chunks), values=np.concatenate(value_chunks))
 
 
 def _by_influence(estimator: Smooth, units: Array) -> tuple[float, float, float]:
@@ -241,11 +263,11 @@ def stretched(value: float, error: float, bounds: Bounds, parts: Sequence[float]
     return total, (low, high)
 
 
-def pulled(bounds: Bounds, others: Bounds, share: float) -> Bounds:
-    """The bounds, moved by this share of the way to other ones that lie farther out and are finite."""
-    (low, high), (other_low, other_high) = bounds, others
-    low_gap = low - other_low if -np.inf < other_low < low < np.inf else 0.0
-    high_gap = other_high - high if -np.inf < high < other_high < np.inf else 0.0
+def pulled(bounds: Bounds, outer: Bounds, share: float) -> Bounds:
+    """The bounds, moved by this share of the way to outer ones, where those lie farther out and are finite."""
+    (low, high), (outer_low, outer_high) = bounds, outer
+    low_gap = low - outer_low if -np.inf < outer_low < low < np.inf else 0.0
+    high_gap = outer_high - high if -np.inf < high < outer_high < np.inf else 0.0
     return low - share * low_gap, high + share * high_gap
 
 

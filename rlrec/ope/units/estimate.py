@@ -67,7 +67,10 @@ class Estimate:
         uncertainty of both, which are from the same clusters; the bounds are as many errors away as those of `value`,
         and None where what served may have earned 0
     reward_seen: share of the logged |reward| that the estimator sees, in [0, 1]: per impression, events of pages are
-        not seen"""
+        not seen
+    simultaneous_lower, simultaneous_upper: bounds of the lift that hold together with those of all targets of the
+        request; may_be_best: whether none of these is surely better. None for a single target, and for an insufficient
+        estimate"""
 
     estimator: str
     estimand: str
@@ -112,6 +115,16 @@ class Estimate:
     lift_upper: float | None = None
     lift_std_error: float | None = None
     reward_seen: float = 1.0
+    simultaneous_lower: float | None = None
+    simultaneous_upper: float | None = None
+    may_be_best: bool | None = None
+
+    @property
+    def lift_bounds(self) -> tuple[float | None, float | None]:
+        """Bounds of the lift to act on: those that hold together where several targets were judged."""
+        if self.may_be_best is None and self.simultaneous_lower is None:
+            return self.lift_lower, self.lift_upper
+        return self.simultaneous_lower, self.simultaneous_upper
 
     def lowered(self, reasons: Iterable[str]) -> Estimate:
         """The estimate with more reasons, and the verdict that these allow at most."""
@@ -203,7 +216,7 @@ class EstimatorFold:
     def _lift(self, sides: Sides, options: FinishOptions) -> dict[str, Any]:
         """The fields of the lift: the estimate above what served, as a share of that; 0 for a target whose sums are
         those of what served."""
-        lift, lift_error = self._relative
+        lift, lift_error = self.relative
         figures: dict[str, Any] = {"lift": finite_or_none(lift)}
         if not self.estimator.intervals or not np.isfinite([lift, lift_error]).all():
             return figures
@@ -220,7 +233,7 @@ class EstimatorFold:
         }  # fmt: skip
 
     @cached_property
-    def _relative(self) -> tuple[float, float]:
+    def relative(self) -> tuple[float, float]:
         """The lift and its error; NaN where there is none."""
         units = np.column_stack([self.units, self.earned])
         if not self.n or len(units) < 2:
@@ -232,7 +245,7 @@ class EstimatorFold:
 
     def lift_bounds(self, bounds: Bounds) -> Bounds:
         """Bounds of the lift as many errors away as those of the value."""
-        (value, error), (lift, lift_error) = self.value_and_error, self._relative
+        (value, error), (lift, lift_error) = self.value_and_error, self.relative
         if not lift_error:
             return lift, lift
         low, high = (
@@ -253,12 +266,18 @@ class EstimatorFold:
         that, and the extremes that the log allows. The value may be off, so its error says nothing."""
         if not self.distorted:
             return [(self, self.bounds(options, bootstrap, joint))]
-        unbiased, least, largest = (
-            replace(self, estimator=kind) for kind in self.estimator.bracket(*options.reward_range)
-        )
+        unbiased, least, largest = self._bracket(options.reward_range)
         (low, _), (_, high) = (extreme.bounds(options, bootstrap, joint) for extreme in (least, largest))
         interval = unbiased.bounds(options, bootstrap, joint)
         return [(unbiased, interval), (least, (low, np.inf)), (largest, (-np.inf, high))]
+
+    def _bracket(self, reward_range: Bounds) -> list[EstimatorFold]:
+        return [replace(self, estimator=kind, distorted=0.0) for kind in self.estimator.bracket(*reward_range)]
+
+    @property
+    def unbiased(self) -> EstimatorFold:
+        """The same where no weight was changed."""
+        return self._bracket((0.0, 0.0))[0] if self.distorted else self
 
     def bounds(
         self, options: FinishOptions, bootstrap: Replicates | None, joint: JointReplicates | None = None

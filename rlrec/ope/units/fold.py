@@ -13,7 +13,7 @@ import numpy as np
 from rlrec.arrays import Array
 from rlrec.ope.sums.base import Estimator
 from rlrec.ope.sums.moments import Moments
-from rlrec.ope.units.estimate import CORE, USUAL, Estimate, FinishOptions
+from rlrec.ope.units.estimate import CORE, USUAL, Estimate, EstimatorFold, FinishOptions
 
 MAX_LOGGERS = 16  # loggers that are weighed, each in two halves; where there are more, the last one is all others
 
@@ -104,6 +104,10 @@ class Fold(ABC, Generic[E, Batch, P]):
     def weighing_index(self, label: str, /) -> int | None:
         """The number of an estimator's way to weigh; None where it does not weigh."""
         return 0
+
+    @abstractmethod
+    def at_ends(self, partial: P, /) -> Sequence[EstimatorFold]:
+        """Each estimator at the end of a fold."""
 
     @abstractmethod
     def finish(self, partial: P, options: FinishOptions = USUAL, /) -> list[Estimate]:

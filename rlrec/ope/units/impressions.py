@@ -44,7 +44,7 @@ class ImpressionFold(Fold[ImpressionEstimator, LogBatch, ImpressionPartial]):
     @cached_property
     def summed(self) -> tuple[ImpressionEstimator, ...]:
         """The estimators, and those whose bounds hold the biased ones."""
-        return tuple(each for kind in self.estimators.values() for each in (kind, *kind.bracket()))
+        return tuple(summed for kind in self.estimators.values() for summed in (kind, *kind.bracket()))
 
     def partial(self, batch: LogBatch) -> ImpressionPartial:
         """The sums of one batch. Raises InputError if an estimator needs a reward model and the batch has none."""
@@ -107,12 +107,12 @@ class ImpressionFold(Fold[ImpressionEstimator, LogBatch, ImpressionPartial]):
         by_estimator = []
         for folds in zip(*at_end, strict=True):  # one estimator in every group
             sides = [
-                fold.sides(replace(of_group, level=each_level), bootstrap, joint)
-                for fold, of_group, bootstrap in zip(folds, options, bootstraps, strict=True)
+                fold.sides(replace(group_options, level=each_level), bootstrap, joint)
+                for fold, group_options, bootstrap in zip(folds, options, bootstraps, strict=True)
             ]
             by_estimator.append([
-                self._estimate(fold, of_group, None, joint=of_fold)
-                for fold, of_fold, of_group in zip(folds, sides, options, strict=True)
+                self._estimate(fold, group_options, None, joint=fold_sides)
+                for fold, fold_sides, group_options in zip(folds, sides, options, strict=True)
             ])  # fmt: skip
         return [list(estimates) for estimates in zip(*by_estimator, strict=True)]
 
@@ -126,7 +126,7 @@ class ImpressionFold(Fold[ImpressionEstimator, LogBatch, ImpressionPartial]):
         estimate = at_end.estimate(options, bootstrap, joint)
         return replace(estimate, curve=self.curve.name, curve_age_days=self.curve.age_days)
 
-    def at_ends(self, partial: ImpressionPartial) -> list[EstimatorFold]:
+    def at_ends(self, partial: ImpressionPartial) -> Sequence[EstimatorFold]:
         """Each estimator at the end of a fold."""
         summary = partial.moments.summary()
         return [

@@ -151,7 +151,7 @@ class SessionFold(Fold[SessionEstimator, VisitBatch, SessionPartial]):
         estimates = (fold.estimate(options, bootstrap) for fold in self.at_ends(partial, summary))
         return [replace(estimate, estimand=estimand, **support_fields) for estimate in estimates]
 
-    def at_ends(self, partial: SessionPartial, summary: ClusterSummary | None = None) -> list[EstimatorFold]:
+    def at_ends(self, partial: SessionPartial, summary: ClusterSummary | None = None) -> Sequence[EstimatorFold]:
         """Each estimator at the end of a fold. summary: of the partial's moments"""
         summary = summary or partial.moments.summary()
         support = Support.from_partial(partial, self.supported)

@@ -248,37 +248,45 @@ class SlateFold(Fold[SlateEstimator, SlateBatch, SlatePartial]):
         """One estimate for each estimator, in their order; no reward range applies to the sum over a page."""
         intervals.check(options.interval, options.level, estimators=self.estimators)
         options = replace(options, reward_range=ANY_REWARD)
-        summary = partial.moments.summary()
-        by_weighing = {name: summary.with_prefix(f"{name} ") for name in self.weighings}
+        folds = self.at_ends(partial)
+        by_weighing = {kind.weighing: fold.summary for kind, fold in zip(self.estimators.values(), folds, strict=True)}
         bootstraps = {
             name: intervals.replicates(sums, seed=options.seed, number=options.replicates)
             for name, sums in by_weighing.items() if options.interval == "bootstrap-t"
         }  # fmt: skip
         estimates = []
-        for label, estimator in self.estimators.items():
-            name, curve = estimator.weighing, estimator.rests_on
+        for estimator, fold in zip(self.estimators.values(), folds, strict=True):
+            curve = estimator.rests_on
             assumed = {
                 "independent-slots": estimator.independent_slots, "position-model": curve is not None,
                 "no-curve": curve is not None and curve.name is None,
             }  # fmt: skip
             reasons = (*options.extra_reasons, *(reason for reason, holds in assumed.items() if holds))
-            # where page events carry the reward of a weighing, the ratios of whole slates do
-            served, rewards = partial.sizes.tolist()
-            paged = served > _PAGED * rewards
-            column = "of_slate" if paged else "weight"
-            fold = EstimatorFold(
-                label=label, estimator=estimator, summary=by_weighing[name],
-                weights=(partial.slate_weights if paged else partial.weights)[name],
-                weight_column=column, mean_column=column, earned=partial.earned[name].sums[:, :, 0],
-            )  # fmt: skip
-            estimate = fold.estimate(replace(options, extra_reasons=reasons), bootstraps.get(name))
+            estimate = fold.estimate(replace(options, extra_reasons=reasons), bootstraps.get(estimator.weighing))
             if estimator.entire and estimate.left_out:  # nothing is estimated
                 absent: dict[str, Any] = dict.fromkeys(_FIGURES)
                 estimate = replace(estimate, **absent, n=0, clusters=0, verdict="insufficient", reasons=("no-pairs",))
             if curve is not None:
                 estimate = replace(estimate, curve=curve.name, curve_age_days=curve.age_days)
             estimates.append(estimate)
-        return self._compared(estimates, summary)
+        return self._compared(estimates, partial.moments.summary())
+
+    def at_ends(self, partial: SlatePartial) -> Sequence[EstimatorFold]:
+        """Each estimator at the end of a fold."""
+        summary = partial.moments.summary()
+        by_weighing = {name: summary.with_prefix(f"{name} ") for name in self.weighings}
+        # where page events carry the reward, the ratios of whole slates do
+        served, rewards = partial.sizes.tolist()
+        paged = served > _PAGED * rewards
+        column, weights = ("of_slate", partial.slate_weights) if paged else ("weight", partial.weights)
+        return [
+            EstimatorFold(
+                label=label, estimator=estimator, summary=by_weighing[estimator.weighing],
+                weights=weights[estimator.weighing], weight_column=column, mean_column=column,
+                earned=partial.earned[estimator.weighing].sums[:, :, 0],
+            )
+            for label, estimator in self.estimators.items()
+        ]  # fmt: skip
 
     def _compared(self, estimates: list[Estimate], summary: ClusterSummary) -> list[Estimate]:
         """The estimates, with a reason where one differs from a reliable one that assumes less."""

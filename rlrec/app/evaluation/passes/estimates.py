@@ -60,7 +60,7 @@ class EstimateRow:
         is_logger = all(weight is not None and abs(weight - 1) <= LOG_PRECISION for weight in weights)
         reasons = [name for name in estimate.reasons if not (is_logger and name == "no-variation")]
         return answers.judge(
-            estimate.lift, estimate.lift_lower, estimate.lift_upper, scale=1.0, precision=LOG_PRECISION,
+            estimate.lift, *estimate.lift_bounds, scale=1.0, precision=LOG_PRECISION,
             clusters=estimate.clusters, verdict=estimate.verdict, ess=estimate.ess,
             rewards=(estimate.ess or 0.0) * (estimate.reward_share or 0.0), reasons=reasons,
         )  # fmt: skip

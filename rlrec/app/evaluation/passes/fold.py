@@ -27,7 +27,8 @@ from rlrec.app.evaluation.targets.probabilities import Scorer
 from rlrec.app.log.reward_log import UnusedVisits
 from rlrec.arrays import Flags, Ids
 from rlrec.ope.checks.within_cells import alarms
-from rlrec.ope.units.estimate import ANY_REWARD, Estimate, FinishOptions, widened
+from rlrec.ope.units import rivals
+from rlrec.ope.units.estimate import ANY_REWARD, Estimate, EstimatorFold, FinishOptions, widened
 from rlrec.ope.units.fold import Fold
 from rlrec.ope.units.impressions import ImpressionFold
 from rlrec.ope.units.strata import Stratum, Weighting
@@ -274,6 +275,7 @@ def estimates(
         n_left_out = counts.left_out + counts.other_policy
         visit_sums, failed = partial.visits.get(shared.reward.id), failures.get(shared_number, ())
         changes_later_visits = visit_sums is not None and alarms(visit_sums.p_value())
+        rival_folds: dict[RowGroup, dict[int, Sequence[EstimatorFold]]] = {}
         for number, scorer in shared.members:
             weightings = weigh_loggers(unit, partial, [number])
             group_partials = over_loggers(partial, number, weightings)
@@ -301,6 +303,7 @@ def estimates(
             else:
                 by_group = [unit.fold.finish(sums, options) for sums, options in finished_estimates]
             for (group, group_partial), group_estimates in zip(group_partials.items(), by_group, strict=True):
+                rival_folds.setdefault(group, {})[number] = unit.fold.at_ends(group_partial.sums)
                 options = replace(finished_estimates[0][1], interval="normal")
                 by_replica = [unit.fold.finish(sums, options) for sums in group_partial.replicas.values()]
                 ranges = [
@@ -323,6 +326,12 @@ def estimates(
                         strict=True,
                     )
                 ]
+        for group, folds in rival_folds.items():
+            options = FinishOptions(interval=request.interval, level=request.level, seed=request.seed)
+            compared = rivals.compare_targets(
+                [estimated[number, group] for number in folds], [*folds.values()], options
+            )
+            estimated |= {(number, group): rows for number, rows in zip(folds, compared, strict=True)}
     return estimated
 
 

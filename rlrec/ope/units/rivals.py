@@ -1,0 +1,139 @@
+"""Several targets on the same rows: bounds of their lifts that hold together, and which of them may be the best.
+
+Each bound of 60 equal targets is wrong in 2.5 % of logs, so that in most logs one of them looks better. So bounds
+reach as far as the largest t of all targets in the same bootstrap draw (max-t). A target may be the best unless another
+one is above it by more than all others together would be by chance if it were: so the best one is left out with the
+probability of error of the interval, however many there are. Source: subset selection after Gupta 1965; own derivation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from statistics import NormalDist
+from typing import NamedTuple
+
+import numpy as np
+
+from rlrec.arrays import Array, finite_or_none
+from rlrec.ope.intervals import intervals
+from rlrec.ope.intervals.intervals import Bounds, Relative, Studentised
+from rlrec.ope.sums.base import Ratio
+from rlrec.ope.units.estimate import Estimate, EstimatorFold, FinishOptions
+
+_NARROW = 8  # columns whose second moments are drawn, too
+_NOTHING = 1e-9  # of the spread of two lifts: the difference of equal ones
+
+
+class Standing(NamedTuple):
+    """Where a target stands among others. stretch: how many times as far from the lift its bounds lie, low and high,
+    where those of all targets hold together; may_be_best: None where it is not known."""
+
+    stretch: Bounds
+    may_be_best: bool | None
+
+
+def compare_targets(
+    targets: Sequence[Sequence[Estimate]], folds: Sequence[Sequence[EstimatorFold]], options: FinishOptions
+) -> list[list[Estimate]]:
+    """The estimates of several targets, each with its standing among all that can be judged. folds: of the same
+    estimators."""
+    rows = [list(estimates) for estimates in targets]
+    for number in range(len(rows[0])):
+        judged = [
+            target for target, estimates in enumerate(rows)
+            if estimates[number].verdict != "insufficient" and estimates[number].lift_lower is not None
+        ]  # fmt: skip
+        if len(judged) > 1:
+            for target, standing in zip(
+                judged, standings([folds[target][number] for target in judged], options), strict=True
+            ):
+                rows[target][number] = _at(standing, rows[target][number])
+    return rows
+
+
+def _at(standing: Standing, estimate: Estimate) -> Estimate:
+    """The estimate with its standing."""
+    lift = estimate.lift or 0.0
+    low, high = (
+        None if bound is None else finite_or_none(lift + stretch * (bound - lift))
+        for bound, stretch in zip((estimate.lift_lower, estimate.lift_upper), standing.stretch, strict=True)
+    )
+    return replace(estimate, simultaneous_lower=low, simultaneous_upper=high, may_be_best=standing.may_be_best)
+
+
+def standings(folds: Sequence[EstimatorFold], options: FinishOptions) -> list[Standing]:
+    """The standing of each target by one estimator, at the end of a fold over the same rows."""
+    folds = [fold.unbiased for fold in folds]
+    present = [fold.earned[:, 1] > 0 for fold in folds]
+    can_draw = options.interval == "bootstrap-t" and all(np.array_equal(present[0], flags) for flags in present[1:])
+    if not can_draw or len(present[0]) < 2:
+        usual, joint = (NormalDist().inv_cdf((1 - options.level) / 2 / number) for number in (1, len(folds)))
+        return [Standing((joint / usual, joint / usual), None) for _ in folds]
+    lifts = _lifts(folds, options)
+    quantiles = intervals.joint_quantiles([lift.t for lift in lifts if len(lift.t)], options.level)
+    may_be_best = _may_be_best(folds, lifts, options.level)
+    return [
+        Standing(_stretch(lift, quantiles, options.level), best)
+        for lift, best in zip(lifts, may_be_best, strict=True)
+    ]  # fmt: skip
+
+
+def _columns(fold: EstimatorFold) -> Array:
+    """Those of the estimator, then of what served."""
+    return np.column_stack([fold.units, fold.earned])
+
+
+def _lifts(folds: Sequence[EstimatorFold], options: FinishOptions) -> list[Studentised]:
+    """The lift of every target with its replicates, from one draw."""
+    samples, draw = [_columns(fold) for fold in folds], {"seed": options.seed, "number": options.replicates}
+    estimators = [Relative(fold.estimator, Ratio()) for fold in folds]
+    with np.errstate(all="ignore"):
+        if samples[0].shape[1] > _NARROW:
+            return [
+                intervals.studentised_bootstrap(estimator, units, **draw)
+                for estimator, units in zip(estimators, samples, strict=True)
+            ]  # fmt: skip
+        return [
+            intervals.studentised(estimator, bootstrap, list(range(bootstrap.units.shape[1])))
+            for estimator, bootstrap in zip(estimators, intervals.draws(samples, **draw), strict=True)
+        ]
+
+
+def _stretch(lift: Studentised, joint: Bounds, level: float) -> Bounds:
+    """How many times as far the joint quantiles of t lie as those of one target: of the low and of the high bound."""
+    if not len(lift.t):
+        return 1.0, 1.0
+    (low, high), (joint_low, joint_high) = lift.quantiles(level), joint
+    return (max(1.0, joint_high / high) if high > 0 else 1.0), (max(1.0, joint_low / low) if low < 0 else 1.0)
+
+
+def _may_be_best(folds: Sequence[EstimatorFold], lifts: Sequence[Studentised], level: float) -> list[bool | None]:
+    """Whether each target may be the best one. A lift without error is what it is in every replicate."""
+    value = np.array([lift.value if len(lift.t) else fold.relative[0] for fold, lift in zip(folds, lifts, strict=True)])
+    is_finite, number = np.isfinite(value), max(len(lift.t) for lift in lifts)
+    rank = int((number + 1) * (1 - level) + _NOTHING)
+    if not rank:
+        return [None] * len(folds)
+    with np.errstate(all="ignore"):
+        distance = np.stack([
+            lift.values - lift.value if len(lift.t) else np.zeros(number) for lift in lifts
+        ])  # fmt: skip
+        influence = np.stack([
+            _columns(fold) @ Relative(fold.estimator, Ratio()).gradient(_columns(fold).sum(axis=0))
+            if len(lift.t) else np.zeros(len(fold.earned)) for fold, lift in zip(folds, lifts, strict=True)
+        ])  # fmt: skip
+    products = influence @ influence.T
+    square = np.diag(products)
+    spread = square[:, None] + square - 2 * products
+    error = np.sqrt(np.where(spread > _NOTHING * (square[:, None] + square), spread, np.inf))
+    result: list[bool | None] = []
+    for target in range(len(folds)):
+        if not is_finite[target]:
+            result.append(None)
+            continue
+        # by how many errors the others are above it, and would be by chance
+        above = ((value - value[target]) / error[target])[is_finite].max()
+        chance = ((distance - distance[target]) / error[target][:, None])[is_finite].max(axis=0)
+        result.append(bool(above <= np.sort(chance)[-rank]))
+    return result
