@@ -578,12 +578,13 @@ class Commands:
 
         `rlrec help train-pg` explains the gate, the splits and every option."""
 
-    def evaluate(self, *targets: str, estimators: Sequence[str] | str | None = None, reward: str | None = None, gamma: float = 1.0, by: str | None = None, greedy: bool = False, log: str | None = None, reward_model: str | PathLike[str] | None = None, reward_model_by: str | None = None, reward_model_hash: int = 0, position: str | None = None, interval: str = 'bootstrap-t', level: float = 0.95, cluster: str | None = None, target_samples: int = 1000, seed: int = 0, jobs: int = 1, engine: Literal['local', 'dask'] = 'local', scheduler: str | None = None, plot: str | PathLike[str] | None = None) -> Records:
+    def evaluate(self, *targets: str, estimators: Sequence[str] | str | None = None, reward: str | None = None, gamma: float = 1.0, by: str | None = None, greedy: bool = False, log: str | None = None, reward_model: str | PathLike[str] | None = None, reward_model_by: str | None = None, reward_model_hash: int = 0, position: str | None = None, interval: str = 'bootstrap-t', level: float = 0.95, cluster: str | None = None, target_samples: int = 1000, seed: int = 0, jobs: int = 1, engine: Literal['local', 'dask'] = 'local', scheduler: str | None = None, details: bool = False, plot: str | PathLike[str] | None = None) -> Records:
         """Estimate from the log what policies would have earned.
 
         A target is a policy (as it stands now), NAME@V, a variant POLICY@EXPERIMENT/VARIANT, or the built-in `uniform`.
-        The mature decisions of every logger that can tell count, by the spread of their weights. Every estimate has an
-        interval, an effective sample size (ess), a verdict (ok, weak, insufficient) and the reasons for it.
+        The mature decisions of every logger that can tell count, by the spread of their weights. First comes the answer:
+        better, worse or no different from what was logged, or what it takes to tell. Every estimate has an interval, an
+        effective sample size (ess), a verdict (ok, weak, insufficient) and the reasons for it.
 
         estimators: Names, or impression, session, slate, all; repeatable [default: ips,snips,dr].
         reward: Reward definition [default: what each target learns].
@@ -603,6 +604,7 @@ class Commands:
         jobs: Processes that share a log of more than 50,000 decisions.
         engine: local processes, or a cluster: dask.
         scheduler: A running Dask cluster, e.g. tcp://127.0.0.1:8786.
+        details: Every estimator, and every reason of each.
         plot: Write the answer as a figure, too.
 
         `rlrec help evaluate` explains units, verdicts, reasons, keys, options and estimators."""

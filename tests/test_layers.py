@@ -48,6 +48,7 @@ SHARED = {
     "rlrec.errors",
     "rlrec.times",
     "rlrec.directions",
+    "rlrec.sentences",
     "rlrec.drafts",
 }  # standard library only: every layer may use them
 ARRAYS = "rlrec.arrays"  # numpy only: every layer but cli may use it

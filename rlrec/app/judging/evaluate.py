@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from rlrec.app.audit.integrity import live_versions
 from rlrec.app.evaluation.passes import estimates
@@ -15,10 +16,11 @@ from rlrec.app.imports import log_stores
 from rlrec.app.inputs import filters
 from rlrec.app.log import reward_log
 from rlrec.ope.checks import verdicts
+from rlrec.ope.checks.reasons import GROUPS, HINTS, VERDICTS, in_groups, in_order
 from rlrec.store import Store
 from rlrec.store.database import bulk
 
-__all__ = ["EmptyLog", "Request", "Workers", "evaluate", "explained"]
+__all__ = ["EmptyLog", "Request", "Workers", "answering_rows", "evaluate", "explained", "reasons_in_words"]
 
 
 def evaluate(store: Store, request: Request, workers: Workers = IN_PROCESS) -> list[EstimateRow]:
@@ -44,8 +46,7 @@ def explained(rows: Sequence[EstimateRow]) -> list[str]:
     horizons: dict[str, int] = {}
     for row in rows:
         if (horizon := row.estimate.horizon) is not None:
-            name = row.target if row.version is None else f"{row.target}@{row.version}"
-            horizons[name] = min(horizon, horizons.get(name, horizon))
+            horizons[row.name] = min(horizon, horizons.get(row.name, horizon))
     inclusion = rows[0].inclusion if rows else Inclusion()
     lines = verdicts.explanations([row.to_json() for row in rows])
     lines += logs_taken(rows)
@@ -58,11 +59,43 @@ def explained(rows: Sequence[EstimateRow]) -> list[str]:
     return lines
 
 
+def answering_rows(rows: Sequence[EstimateRow]) -> list[EstimateRow]:
+    """For each target and group the estimate that answers: the one with the best verdict of those of the first unit; of
+    equal ones the last, whose estimator does the most. One without a valid interval stands for no other."""
+    answering: dict[Any, EstimateRow] = {}
+    unit_rows = [row for row in rows if row.estimate.unit == rows[0].estimate.unit]
+    for row in [row for row in unit_rows if row.estimate.std_error is not None] or unit_rows:
+        best = answering.get(key := (row.name, row.group))
+        ranks = [VERDICTS.index(other.estimate.verdict) for other in (row, best) if other is not None]
+        if ranks[0] >= ranks[-1]:
+            answering[key] = row
+    return list(answering.values())
+
+
+def reasons_in_words(rows: Sequence[EstimateRow]) -> list[str]:
+    """The reasons of these estimates by their groups, a line for each target that has them, or one for all, and below
+    what can be tried."""
+    lines, names = list[str](), [row.name for row in rows]
+    for group, meaning in GROUPS.items():
+        present = {row.name: in_groups(row.estimate.reasons).get(group, []) for row in rows}
+        targets: dict[str, list[str]] = {}
+        for row in rows:
+            for text in verdicts.explanations([{**row.to_json(), "reasons": present[row.name]}]):
+                targets.setdefault(text, []).append(row.name)
+        if targets:
+            lines.append(f"{group}: {meaning}")
+        for text, concerned in targets.items():
+            lines += [f"  {text}"] if concerned == names else [f"  {name}, {text}" for name in concerned]
+        reasons = in_order(reason for row_reasons in present.values() for reason in row_reasons)
+        lines += dict.fromkeys(f"  try {HINTS[reason]}" for reason in reasons if reason in HINTS)
+    return lines + logs_taken(rows)
+
+
 def logs_taken(rows: Sequence[EstimateRow]) -> list[str]:
     """A line for each target that several loggers tell of: how much their rows count, and which are left out."""
     by_target: dict[str, dict[str, list[float]]] = {}
     for row in rows:
-        weights = by_target.setdefault(row.target if row.version is None else f"{row.target}@{row.version}", {})
+        weights = by_target.setdefault(row.name, {})
         for logger in row.estimate.logger_weights:
             weights.setdefault(logger.version or "all others", []).append(logger.weight)
     return [f"log of {target}: {_log_taken(target, weights)}" for target, weights in by_target.items() if weights]

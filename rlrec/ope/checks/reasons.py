@@ -146,6 +146,34 @@ REASONS = {
         "caused"),
 }  # fmt: skip
 
+# What helps against a reason, as it is typed; what helps against too little of a log is more of it.
+HINTS = {
+    "no-rows": "another --log",
+    "wrong-propensities": "`rlrec doctor`",
+    "reward-unseen": "no --estimator: the usual one sees all of the reward",
+    "low-ess": "`rlrec policy create NAME --kind KIND --param floor=0.05` to log by: it tells more of every target",
+    "heavy-tail": "`rlrec policy create NAME --kind KIND --param floor=0.05` to log by, or for a target",
+    "unsupported": "`rlrec policy create NAME --kind KIND --param floor=0.05` to log by",
+    "mean-weight": "`rlrec doctor`",
+    "models-differ": "`rlrec doctor`",
+    "unlike-loggers": "--log policy=NAME, with the newest logger",
+    "drift": "--log since=DAY",
+    "young-rewards": "--log until=DAY, with decisions that are older",
+    "no-users": "--cluster session, if every session is another person",
+    "repeated-rows": "`rlrec import-log` into a new store",
+    "machine-sessions": "`rlrec feedback DECISION --censor` for these",
+    "clipped-propensities": "`rlrec import-log` with the propensities of the draws",
+    "in-sample": "`rlrec experiment create NAME --variant a=SERVING --variant b=TARGET`, or --log since=DAY",
+    "estimated-propensity": "`rlrec experiment create NAME --variant a=SERVING --variant b=TARGET`",
+    "clipping-bias": "--estimator dr",
+    "no-interval": "--estimator dr",
+    "few-replicates": "--level 0.99",
+    "carry-over": "--estimator wdr",
+    "dependent-slots": "--estimator rips",
+    "refuted": "--estimator rips",
+    "logging-candidates": "`rlrec experiment create NAME --variant a=SERVING --variant b=TARGET`",
+}
+
 
 def worst_verdict(verdicts: Iterable[str]) -> str:
     """The worst of these verdicts; `ok` where there is none."""
@@ -159,8 +187,7 @@ def in_order(reasons: Iterable[str]) -> tuple[str, ...]:
 
 
 def in_groups(reasons: Iterable[str]) -> dict[str, list[str]]:
-    """The reasons by their groups, groups and reasons worst first."""
-    groups: dict[str, list[str]] = {}
-    for reason in in_order(reasons):
-        groups.setdefault(REASONS[reason].group, []).append(reason)
-    return groups
+    """The reasons by their groups, in the order of these, worst first in each."""
+    names = in_order(reasons)
+    groups = {group: [name for name in names if REASONS[name].group == group] for group in GROUPS}
+    return {group: members for group, members in groups.items() if members}

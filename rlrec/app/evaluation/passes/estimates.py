@@ -30,19 +30,23 @@ from rlrec.ope.intervals import intervals
 from rlrec.ope.sums.base import Estimator
 from rlrec.ope.units.estimate import Estimate
 from rlrec.policy.contexts.fields import check_hash
+from rlrec.sentences import LOGGED, Claim
 from rlrec.store import Unit
+from rlrec.store.log import selected
 from rlrec.store.log.selected import Selection
+from rlrec.times import DAY_US
 
 SLOT_FIELDS, SLATE_FIELDS = ("position", "arm"), ("step",)  # of the fields that rows are grouped by
 PAIRED = {"pi", "sn-pi"}  # asked for by name, they refuse what they cannot weigh
 LIFT = "lift", "lift_lower", "lift_upper", "lift_std_error"
+UNITS = {"impression": "impression", "session": "visit", "slate": "page"}  # as people call them
 BY_ARM = "snips"  # the usual estimator by arm: the logger chose the arm, so that it must be self-normalised
 
 
 @dataclass(frozen=True, kw_only=True)
 class EstimateRow:
     """One estimate of one target on one group. version: None for a built-in target; by: None without groups; inclusion:
-    of the log in the lists of candidates that it was ranked from."""
+    of the log in the lists of candidates that it was ranked from; days: that the log spans."""
 
     target: str
     version: int | None
@@ -51,6 +55,12 @@ class EstimateRow:
     by: str | None
     group: RowGroup
     inclusion: Inclusion = field(default_factory=Inclusion)
+    days: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """The target as a reference."""
+        return self.target if self.version is None else f"{self.target}@{self.version}"
 
     @property
     def answer(self) -> Answer:
@@ -65,12 +75,31 @@ class EstimateRow:
             rewards=(estimate.ess or 0.0) * (estimate.reward_share or 0.0), reasons=reasons,
         )  # fmt: skip
 
+    @property
+    def claim(self) -> Claim:
+        """The answer as it is put into words; what an insufficient estimate says is worth nothing."""
+        estimate, (answer, needed) = self.estimate, self.answer
+        bounds: dict[str, Any] = {}
+        if estimate.verdict != "insufficient" or answer == "same":
+            bounds = {"value": estimate.lift, "lower": estimate.lift_lower, "upper": estimate.lift_upper}
+        return Claim(
+            name=self.name, rival=LOGGED, answer=answer, **bounds, needed=needed, days=self._days(needed),
+            cluster=estimate.cluster, groups=in_groups(estimate.reasons), basis=f"per {UNITS[estimate.unit]}",
+        )  # fmt: skip
+
+    def _days(self, needed: int | None) -> float | None:
+        """How many days of the log's traffic bring so many clusters."""
+        clusters = self.estimate.clusters
+        return needed * self.days / clusters if needed is not None and self.days and clusters else None
+
     def to_json(self) -> dict[str, Any]:
         """The row as `evaluate --json` has it."""
         row = {"target": self.target, "version": self.version, **asdict(self.estimate), "reward": self.reward}
         row["reasons"] = list(self.estimate.reasons)
         row |= {name: row.pop(name) for name in LIFT}  # they come last
-        row |= {**self.answer._asdict(), "reason_groups": in_groups(self.estimate.reasons)}
+        answer, needed = self.answer
+        row |= {"answer": answer, "needed": needed, "needed_days": self._days(needed)}
+        row |= {"reason_groups": in_groups(self.estimate.reasons)}
         if self.inclusion.decisions:
             row["smallest_inclusion"] = self.inclusion.smallest
         return row if self.by is None else {**row, "by": self.by, "group": self.group.label}
@@ -140,7 +169,8 @@ def answer(
         if rows.fold.estimators
     ]
     inclusion = reduce(add, (partial.inclusion for partial in partials))
-    rows = _rows(evaluation, estimators, by_unit, inclusion)
+    first, last = selected.times(unit, evaluation.selection)
+    rows = _rows(evaluation, estimators, by_unit, inclusion=inclusion, days=(last - first) / DAY_US)
     if engine is not None and engine.mixed:
         mixed_estimates = (replace(row.estimate, reasons=(*row.estimate.reasons, MIXED)) for row in rows)
         return [replace(row, estimate=estimate) for row, estimate in zip(rows, mixed_estimates, strict=True)]
@@ -179,14 +209,14 @@ def prepare(
 
 def _rows(
     evaluation: Evaluation, estimators: ope.EstimatorChoice,
-    by_unit: Sequence[Mapping[tuple[int, RowGroup], list[Estimate]]], inclusion: Inclusion,
+    by_unit: Sequence[Mapping[tuple[int, RowGroup], list[Estimate]]], **log_facts: Any,
 ) -> list[EstimateRow]:  # fmt: skip
     """The estimates of all units, by target and group in the order of the request."""
     rows = []
     for number, target in enumerate(evaluation.targets):
         shared: dict[str, Any] = {
             "target": target.name, "version": target.number, "reward": target.reward.name,
-            "by": evaluation.request.by, "inclusion": inclusion,
+            "by": evaluation.request.by, **log_facts,
         }  # fmt: skip
         for group in groups.in_order({group for estimates in by_unit for _, group in estimates}):
             group_estimates = [estimate for estimates in by_unit for estimate in estimates.get((number, group), [])]

@@ -7,26 +7,28 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rlrec.cli.output.cells import Figures, cell
+from rlrec.cli.output.cells import Figures
 from rlrec.cli.output.output import Show, View
 from rlrec.cli.program import app
 from rlrec.cli.program.files import plot_option, save_plot
-from rlrec.cli.program.shared import HOW_TO_RUN, GroupedCommand, Store, conclude, option_group, reading
+from rlrec.cli.program.shared import HOW_TO_RUN, OUTPUT, GroupedCommand, Store, option_group, reading
 from rlrec.cli.program.workers import workers_options
 from rlrec.cli.text.values import NUMBER, Integer
-from rlrec.directions import LOG_PRECISION, direction
 from rlrec.errors import quantity
+from rlrec.sentences import percent
 
 if TYPE_CHECKING:
+    from rlrec.app.evaluation.passes.estimates import EstimateRow
     from rlrec.app.judging.evaluate import Workers
 
 MODEL = click.Path(exists=True, dir_okay=False)
 SHOWN = {
     "target": "target", "version": "version", "group": "group", "estimator": "estimator", "unit": "unit",
-    "value": "value", "lower": "lower", "upper": "upper", "lift": "lift over served", "ess": "ess", "n": "rows",
-    "verdict": "verdict", "reasons": "reasons",
+    "reward": "reward", "value": "value", "lower": "lower", "upper": "upper", "served": "as served",
+    "lift": "lift", "ess": "ess", "n": "rows",
+    "verdict": "verdict", "answer": "answer", "reasons": "reasons",
 }  # fmt: skip
-DROP = ("version", "rows", "unit", "reasons", "ess", "lift over served")
+DROP = ("version", "rows", "unit", "reasons", "ess", "as served", "lift")
 VERDICTS = ("insufficient", "weak", "ok")
 
 
@@ -80,6 +82,10 @@ VERDICTS = ("insufficient", "weak", "ok")
     click.option("--seed", type=Integer(0), default=0, show_default=True, metavar="N", help="Seed of what is random."),
 )  # fmt: skip
 @workers_options
+@option_group(
+    OUTPUT,
+    click.option("--details", is_flag=True, help="Every estimator, and every reason of each."),
+)  # fmt: skip
 @plot_option
 @reading(
     "rlrec evaluate home uniform --plot home.svg",
@@ -88,72 +94,55 @@ VERDICTS = ("insufficient", "weak", "ok")
     "rlrec evaluate home uniform --estimator rips,sn-iips,pbm:home",
     "rlrec evaluate home uniform --jobs 2",
 )
-def evaluate(store: Store, show: Show, plot: str | None, workers: Workers, **request: Any) -> None:
+def evaluate(store: Store, show: Show, details: bool, plot: str | None, workers: Workers, **request: Any) -> None:
     """A target is a policy (as it stands now), NAME@V, a variant POLICY@EXPERIMENT/VARIANT, or the built-in `uniform`.
-    The mature decisions of every logger that can tell count, by the spread of their weights. Every estimate has an
-    interval, an effective sample size (ess), a verdict (ok, weak, insufficient) and the reasons for it."""
+    The mature decisions of every logger that can tell count, by the spread of their weights. First comes the answer:
+    better, worse or no different from what was logged, or what it takes to tell. Every estimate has an interval, an
+    effective sample size (ess), a verdict (ok, weak, insufficient) and the reasons for it."""
     estimates = app.evaluate.evaluate(store, app.evaluate.Request(**request), workers)
     save_plot(plot, lambda: app.figures.estimates(estimates, estimates[0].estimate.unit))
-    rows = [row.to_json() for row in estimates]
-    show(rows, table=view(rows, request["by"], app.evaluate.explained(estimates)))
-    by = request["by"]
-    conclude(show, *([_counts(rows, by)] if by else map(_sentence, _best_rows(rows))))
+    rows, by = [row.to_json() for row in estimates], request["by"]
+    answering = app.evaluate.answering_rows(estimates)
+    sentences = [_counts(rows, by)] if by else [_sentence(row) for row in answering]
+    if by or details:
+        table = view(rows, by, app.evaluate.explained(estimates))
+    else:
+        table = view([row.to_json() for row in answering], by, app.evaluate.reasons_in_words(answering))
+    rewards = len({row["reward"] for row in rows})
+    sentences += ["the targets learn different rewards: --reward judges all by one"] * (rewards > 1)
+    show(rows, table=table._replace(title=sentences))
+
+
+def _sentence(row: EstimateRow) -> str:
+    """The answer about a target in plain words."""
+    nothing = f"; no row earned anything by reward {row.reward}" if row.estimate.served == 0 else ""
+    return row.claim.sentence + nothing
 
 
 def view(rows: Sequence[Mapping[str, Any]], by: str | None, notes: Sequence[str]) -> View:
     """A table for each unit."""
     views = []
+    shown = {key: header for key, header in SHOWN.items() if key != "group" or by}
+    if len({row["reward"] for row in rows}) == 1:
+        shown.pop("reward")
     for unit in dict.fromkeys(row["unit"] for row in rows):
-        unit_rows = [row for row in rows if row["unit"] == unit]
         # a table rounds sample sizes, json and csv have every digit
         rounded_rows = [
-            {**row, "ess": None if row["ess"] is None else round(row["ess"]), "lift": _lift(row)} for row in unit_rows
-        ]
-        table = View.select(rounded_rows, [key for key in SHOWN if key != "group" or by], drop=DROP, fixed=True)
-        headers = [f"by {by}" if key == "group" else SHOWN[key] for key in table.headers]
-        views.append(table._replace(headers=headers, notes=_served(unit_rows)))
+            {**row, "ess": None if row["ess"] is None else round(row["ess"]), "lift": _lift(row)}
+            for row in rows if row["unit"] == unit
+        ]  # fmt: skip
+        table = View.select(rounded_rows, [*shown], drop=DROP, fixed=True)
+        views.append(table._replace(headers=[f"by {by}" if key == "group" else shown[key] for key in table.headers]))
     first, *more_tables = views
-    notes_below = [item for view in more_tables for item in ("", view._replace(notes=()), *view.notes)]
-    return first._replace(notes=[*first.notes, *notes_below, *([""] if more_tables and notes else []), *notes])
-
-
-def _served(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A line with what the rows of these estimates earned as they were served, for each of the rewards."""
-    by_reward: dict[str, list[float]] = {}
-    for row in rows:
-        if row["served"] is not None:
-            by_reward.setdefault(row["reward"], []).append(row["served"])
-    spans = {
-        name: " to ".join(dict.fromkeys((cell(min(served)), cell(max(served))))) for name, served in by_reward.items()
-    }
-    several_rewards = len(by_reward) > 1
-    texts = [f"{span} of reward {name}" if several_rewards else span for name, span in spans.items()]
-    lines = [f"per {rows[0]['unit']}: the logged average is {', '.join(texts)}"] if texts else []
-    return lines + ["the targets learn different rewards: --reward judges all by one"] * several_rewards
+    below = [item for table in more_tables for item in (table, "")]
+    return first._replace(notes=[*below, *notes])
 
 
 def _lift(row: Mapping[str, Any]) -> Figures | None:
     if row["lift"] is None:
         return None
-    low, high = ("-" if bound is None else _percent(bound) for bound in (row["lift_lower"], row["lift_upper"]))
-    return Figures(f"{_percent(row['lift'])} % [{low}, {high}]")
-
-
-def _percent(share: float) -> str:
-    """A share in percent: whole ones from 10 % on."""
-    return f"{100 * share:+.{0 if abs(share) >= 0.1 else 1}f}".replace("-0.0", "+0.0")
-
-
-def _best_rows(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """For each target the estimate with the best verdict of those of the first unit; of equal ones the last, whose
-    estimator does the most. One without a valid interval stands for no other."""
-    best_rows: dict[Any, Mapping[str, Any]] = {}
-    unit_rows = [row for row in rows if row["unit"] == rows[0]["unit"]]
-    for row in [row for row in unit_rows if row["std_error"] is not None] or unit_rows:
-        best = best_rows.get(key := (row["target"], row["version"]))
-        if best is None or VERDICTS.index(row["verdict"]) >= VERDICTS.index(best["verdict"]):
-            best_rows[key] = row
-    return list(best_rows.values())
+    low, high = ("-" if bound is None else percent(bound) for bound in (row["lift_lower"], row["lift_upper"]))
+    return Figures(f"{percent(row['lift'])} % [{low}, {high}]")
 
 
 def _counts(rows: Sequence[Mapping[str, Any]], by: str) -> str:
@@ -161,19 +150,3 @@ def _counts(rows: Sequence[Mapping[str, Any]], by: str) -> str:
     groups, verdicts = len({row["group"] for row in rows}), [row["verdict"] for row in rows]
     counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in reversed(VERDICTS) if verdict in verdicts)
     return f"{quantity(len(rows), 'estimate')} by {by}, {quantity(groups, 'group')}: {counts}."
-
-
-def _sentence(row: Mapping[str, Any]) -> str:
-    """An estimate in plain words."""
-    name = row["target"] if row["version"] is None else f"{row['target']}@{row['version']}"
-    if row["verdict"] == "insufficient" or row["value"] is None:
-        nothing = f"; no row earned anything by reward {row['reward']}" if row["served"] == 0 else ""
-        return f"{name}: this log cannot tell ({', '.join(row['reasons'])}){nothing}"
-    low, high = (f"{100 * row['level']:g} % {cell(row['lower'])}", cell(row["upper"]))
-    text = f"{name} would earn {cell(row['value'])} per {row['unit']} ({low} to {high}, {row['estimator']})"
-    if row["lift"] is not None and None not in (row["lift_lower"], row["lift_upper"]):
-        sign = direction(row["lift_lower"], row["lift_upper"], tolerance=LOG_PRECISION)
-        words = {"equal": "equal to", "unsure": "not surely more or less than"}.get(sign, f"{sign} than")
-        surely = "surely " if sign in ("more", "less") and row["verdict"] == "ok" else ""
-        text += f": {surely}{words} the logged average ({_percent(row['lift'])} %)"
-    return text + (f"; weak: {', '.join(row['reasons'])}" if row["verdict"] == "weak" else "")

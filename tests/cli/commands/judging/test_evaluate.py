@@ -5,6 +5,7 @@ import io
 import json
 import re
 from dataclasses import fields
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import numpy as np
 import pytest
 
 from rlrec import ope
+from rlrec.ope.checks.reasons import GROUPS
 from rlrec.ope.units.estimate import Estimate
+from rlrec.sentences import approximate
 from tests.app import logs, trained
 from tests.conftest import Run, filled
 
@@ -68,7 +71,7 @@ def test_a_table_tells_from_which_step_on_a_log_is_no_support(sqlite_db: str, ru
     logs.create(sqlite_db, "home", "gradient")
     trained.version(sqlite_db, "home", bias=[9.0, *[0.0] * 39])
     logs.serve(sqlite_db, "log", pages=400, rates=[0.5] * 40, start=3.0)
-    notes = run_sqlite(*LATER, "evaluate", "home", "--estimator", "wpdis").stdout
+    notes = run_sqlite(*LATER, "evaluate", "home", "--estimator", "wpdis", "--details").stdout
     assert "horizon: from step 0 on the effective sample size for home@2 is below 5 % of the sessions" in notes
 
 
@@ -89,10 +92,11 @@ def test_a_built_in_is_judged_by_what_the_policies_beside_it_or_of_the_log_learn
     assert rewards("uniform", "other") == {"uniform": "other", "other": "other"}
     assert rewards("uniform", "done", "other") == {"uniform": "default", "done": "done", "other": "other"}
     table = run_sqlite(*LATER, "evaluate", "done", "other", "--estimator", "snips").stdout
-    assert "the logged average is 0 of reward done, 0 of reward other" in table
     assert "--reward judges all by one" in table
-    alone = run_sqlite(*LATER, "evaluate", "uniform", "--estimator", "snips").stderr
-    assert "this log cannot tell (low-ess, few-rewards); no row earned anything by reward done" in alone
+    assert re.search(r"^done +1 .* done .*\n.*^other +1 .* other ", table, re.MULTILINE)
+    alone = run_sqlite(*LATER, "evaluate", "uniform", "--estimator", "snips").stdout
+    assert alone.startswith("uniform: ")
+    assert "; no row earned anything by reward done\n" in alone
 
 
 def test_groups_are_named(log: Any, run_sqlite: Run) -> None:
@@ -109,19 +113,54 @@ def test_the_same_seed_gives_the_same_report(log: Any, run_sqlite: Run) -> None:
     assert first != other
 
 
-def test_a_table_explains_the_reasons_that_occur(log: Any, run_sqlite: Run) -> None:
-    result = run_sqlite(*LATER, "evaluate", "home@1", "--estimator", "ips,dm")
-    grid, _, notes = result.stdout.partition("\n\n")
+def test_details_have_all_estimates_and_explain_their_reasons(log: Any, run_sqlite: Run) -> None:
+    result = run_sqlite(*LATER, "evaluate", "home@1", "--estimator", "ips,dm", "--details")
+    sentence, grid, notes = result.stdout.split("\n\n")
+    assert sentence.startswith("home@1: this log cannot tell whether it is better or worse than what was logged (")
     assert grid.split("\n")[0].split()[:3] == ["target", "version", "estimator"]
+    assert len(grid.splitlines()) == 4
     reported = {line.split(":")[0] for line in notes.splitlines()}
     assert {"in-sample", "no-interval", "low-ess"} <= reported
     assert "heavy-tail" not in reported
 
 
+def test_the_answer_comes_first_then_a_row_a_target_then_its_reasons_by_group(log: Any, run_sqlite: Run) -> None:
+    result = run_sqlite(*LATER, "evaluate", "uniform", "home@1")
+    sentences, grid, notes = result.stdout.split("\n\n")
+    assert [line.split(" ")[0].rstrip(":") for line in sentences.splitlines()] == ["uniform", "home@1"]
+    assert [line.split()[0] for line in grid.splitlines()[2:]] == ["uniform", "home"]
+    lines = notes.splitlines()
+    assert {line.split(":")[0] for line in lines if not line.startswith(" ")} <= {*GROUPS}
+    assert "  home@1, in-sample: the target learned from rows of this log (weak)" in lines
+    assert any(line.startswith("  try ") and "rlrec experiment create" in line for line in lines)
+
+
+def test_no_line_speaks_of_two_targets(log: Any, run_sqlite: Run) -> None:
+    text = run_sqlite(*LATER, "evaluate", "uniform", "home@1").stdout
+    assert [line for line in text.splitlines() if "uniform" in line and "home" in line] == []
+
+
 def test_effective_sample_sizes_of_a_table_are_whole_numbers(log: Any, run_sqlite: Run) -> None:
-    head, _, *rows = run_sqlite(*LATER, "evaluate", "home", "uniform").stdout.partition("\n\n")[0].splitlines()
+    _, grid, *_ = run_sqlite(*LATER, "evaluate", "home", "uniform").stdout.split("\n\n")
+    head, _, *rows = grid.splitlines()
     index = head.index("  ess") + 5
-    assert all(row[:index].split()[-1].isdigit() for row in rows)
+    assert [row[:index].split()[-1].isdigit() for row in rows] == [True, True]
+
+
+def test_what_is_needed_is_told_in_clusters_and_in_days_of_the_logs_traffic(
+    log: Any, run_sqlite: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "near.csv").write_text("arm,probability\na0,0.2\na1,0.2\na2,0.3\na3,0.3\n")
+    run_sqlite("policy", "create", "near", "--kind", "fixed", "--param", f"probabilities={tmp_path / 'near.csv'}")
+    command = (*LATER, "evaluate", "near")
+    rows, text = run_sqlite(*command, "--json").json, run_sqlite(*command).stdout
+    (shown,) = (row for row in rows if row["estimator"] == "dr")
+    assert shown["answer"] == "unknown"
+    seconds = 86_400 * shown["needed_days"] / shown["needed"] * shown["clusters"]
+    assert f"need about {approximate(shown['needed']):,} more visits (" in text
+    times = [record["at"] for record in run_sqlite(*LATER, "export-log", "-").lines]
+    span = datetime.fromisoformat(max(times)) - datetime.fromisoformat(min(times))
+    assert seconds == pytest.approx(span.total_seconds(), abs=1)
 
 
 @pytest.mark.slow
@@ -242,7 +281,8 @@ def test_where_a_visit_changes_the_next_one_session_estimates_are_weak_at_best(r
     command = "--now", played.json["ended_at"], "evaluate", "sweet", "green", "--estimator", "wdr,dr-rl"
     rows = run_sqlite(*command, "--json").json
     assert all("carry-over" in row["reasons"] and row["verdict"] != "ok" for row in rows)
-    assert "only an experiment per user can tell" in run_sqlite(*command).stdout
+    text = run_sqlite(*command).stdout
+    assert "only an experiment per user can tell" in text
 
 
 def test_a_log_whose_propensities_are_false_judges_nothing(run_sqlite: Run, tmp_path: Path) -> None:
@@ -268,16 +308,19 @@ def test_a_log_whose_propensities_are_false_judges_nothing(run_sqlite: Run, tmp_
 
 
 def test_an_imported_row_that_showed_an_arm_for_sure_supports_no_other(run_sqlite: Run) -> None:
-    """`uniform` wants half of b, which had no chance; the last sentence says so, though dm has a value."""
+    """`uniform` wants half of b, which had no chance; the sentence says so, though dm has a value."""
     line = {"eligible": ["a", "b"], "slate": [{"position": 1, "arm": "a", "propensity": 1.0}]}
     lines = [json.dumps({"session": f"s{n}", "reward": n % 3 // 2, **line}) for n in range(100)]
     run_sqlite("import-log", "-", "--layout", "jsonl", stdin="\n".join(lines))
     rows = run_sqlite("evaluate", "uniform", "--estimator", "snips,dm", "--json").json
     assert [row["unsupported"] for row in rows] == [0.5, 0.5]
-    assert "uniform: this log cannot tell" in run_sqlite("evaluate", "uniform", "--estimator", "snips,dm").stderr
+    text = run_sqlite("evaluate", "uniform", "--estimator", "snips,dm").stdout
+    assert text.startswith(
+        "uniform: this log cannot tell whether it is better or worse than what was logged (support: "
+    )
 
 
-def test_the_last_sentence_never_rests_on_a_model_alone(run_sqlite: Run) -> None:
+def test_the_sentence_never_rests_on_a_model_alone(run_sqlite: Run, tmp_path: Path) -> None:
     """40 effective visits are too few; dm, which weighs nothing, is weak."""
     lines = [
         json.dumps({"session": f"s{n}", "reward": n % 3 // 2, "eligible": ["a", "b"],
@@ -285,12 +328,14 @@ def test_the_last_sentence_never_rests_on_a_model_alone(run_sqlite: Run) -> None
         for n in range(40)
     ]  # fmt: skip
     run_sqlite("import-log", "-", "--layout", "jsonl", stdin="\n".join(lines))
-    rows = run_sqlite("evaluate", "uniform", "--estimator", "snips,dm", "--json").json
+    (tmp_path / "b.csv").write_text("arm,probability\na,0.1\nb,0.9\n")
+    run_sqlite("policy", "create", "b", "--kind", "fixed", "--param", f"probabilities={tmp_path / 'b.csv'}")
+    rows = run_sqlite("evaluate", "b", "--estimator", "snips,dm", "--json").json
     assert [row["verdict"] for row in rows] == ["insufficient", "weak"]
-    assert "uniform: this log cannot tell" in run_sqlite("evaluate", "uniform", "--estimator", "snips,dm").stderr
+    assert run_sqlite("evaluate", "b", "--estimator", "snips,dm").stdout.startswith("b@1: cannot tell yet")
 
 
-def test_rewards_that_are_all_the_same_are_no_certainty(run_sqlite: Run) -> None:
+def test_rewards_that_are_all_the_same_are_no_certainty(run_sqlite: Run, tmp_path: Path) -> None:
     line = {"eligible": ["a", "b"], "reward": 1}
     lines = [
         json.dumps({"session": f"s{n}", "slate": [{"position": 1, "arm": "ab"[n % 2], "propensity": 0.5}], **line})
@@ -299,10 +344,14 @@ def test_rewards_that_are_all_the_same_are_no_certainty(run_sqlite: Run) -> None
     run_sqlite("import-log", "-", "--layout", "jsonl", stdin="\n".join(lines))
     rows = run_sqlite("evaluate", "uniform", "--estimator", "ips,snips,dr,wdr", "--json").json
     assert [(row["verdict"], row["reasons"]) for row in rows] == [("weak", ["no-variation"])] * 4
-    assert ": equal to the logged average (+0.0 %)" in run_sqlite("evaluate", "uniform").stderr
+    assert {row["answer"] for row in rows} == {"same"}  # the policy that served, whatever it earns
+    (tmp_path / "b.csv").write_text("arm,probability\na,0.1\nb,0.9\n")
+    run_sqlite("policy", "create", "b", "--kind", "fixed", "--param", f"probabilities={tmp_path / 'b.csv'}")
+    rows = run_sqlite("evaluate", "b", "--estimator", "snips,dr", "--json").json
+    assert {(row["answer"], row["needed"]) for row in rows} == {("unknown", None)}
 
 
-def test_the_logs_own_policy_is_equal_to_the_logged_average(run_sqlite: Run, tmp_path: Path) -> None:
+def test_the_logs_own_policy_is_the_same(run_sqlite: Run, tmp_path: Path) -> None:
     """Of a uniform log whose propensities have four digits: all weights are within 2 in 10,000 of 1."""
     rng, lines = np.random.default_rng(1), []
     for n in range(2_000):
@@ -314,8 +363,7 @@ def test_the_logs_own_policy_is_equal_to_the_logged_average(run_sqlite: Run, tmp
     run_sqlite("import-log", "-", "--layout", "jsonl", stdin="\n".join(lines))
     for estimator in ("ips", "snips", "pdis"):
         done = run_sqlite("evaluate", "uniform", "--estimator", estimator)
-        assert "uniform would earn 0.4" in done.stderr
-        assert ": equal to the logged average (" in done.stderr
+        assert done.stdout.startswith("uniform is the same policy as what was logged: no difference\n")
     page = tmp_path / "page.html"
     assert run_sqlite("report", page).exit_code == 0
     assert ", equal to the logged average (0.4" in page.read_text()

@@ -1,0 +1,89 @@
+"""Sentences that say what a comparison answers: one rule for all commands and for the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from rlrec.directions import LOG_PRECISION, ROUNDING
+from rlrec.errors import quantity
+
+NOUNS = {"user": "user", "session": "visit", "row": "row"}  # of clusters
+LOGGED = "what was logged"
+
+
+class Claim(NamedTuple):
+    """A comparison that is to be put into words: `name` against `rival`.
+
+    answer: better, worse, same or unknown; value, lower, upper: the difference, None where it is not known, or worth
+    nothing; base: what these are shares of, 1 for shares, 0 or None where there is none. needed: clusters more that
+    would tell, in about `days` of this traffic; cluster: user, session or row. groups: the reasons by their groups.
+    basis: what the figures are means of, such as `per visit`"""
+
+    name: str
+    rival: str
+    answer: str
+    value: float | None = None
+    lower: float | None = None
+    upper: float | None = None
+    base: float | None = 1.0
+    needed: int | None = None
+    days: float | None = None
+    cluster: str = "session"
+    groups: Mapping[str, Sequence[str]] = {}
+    basis: str = ""
+
+    @property
+    def sentence(self) -> str:
+        """The answer in plain words, with what it rests on."""
+        basis = f" {self.basis}" if self.basis else ""
+        if self.answer in ("better", "worse"):
+            return f"{self.name} is {self.answer} than {self.rival}: {self._difference}{basis}"
+        if self.answer == "same":
+            share = max(abs(bound) for bound in (self.lower or 0.0, self.upper or 0.0)) / abs(self.base or 1.0)
+            if share > LOG_PRECISION:
+                return f"{self.name} is as good as {self.rival}: no difference within {100 * share:.2g} %{basis}"
+            return f"{self.name} is the same policy as {self.rival}: no difference"
+        figures = "" if self.value is None else f" ({self._difference}{basis})"
+        text = f"{self.name}: cannot tell yet whether it is better or worse than {self.rival}{figures}"
+        if self.needed is not None:
+            noun = NOUNS.get(self.cluster, self.cluster)
+            return f"{text}; need about {quantity(approximate(self.needed), f'more {noun}')}{self._time}"
+        reasons = "; ".join(f"{group}: {', '.join(names)}" for group, names in self.groups.items())
+        return text.replace("cannot tell yet", "this log cannot tell") + (f" ({reasons})" if reasons else "")
+
+    @property
+    def _difference(self) -> str:
+        """The difference with its bounds."""
+        value, low, high = map(self._figure, (self.value, self.lower, self.upper))
+        unit = " %" if self.base else ""
+        if low and high:
+            return f"{value}{unit} [{low}, {high}]"
+        return f"{value}{unit}" + (f", at least {low}{unit}" if low else f", at most {high}{unit}" if high else "")
+
+    def _figure(self, figure: float | None) -> str:
+        if figure is None:
+            return ""
+        if not self.base:
+            return f"{figure:+.4g}"
+        share = figure / abs(self.base)
+        return f"{100 * share:+.2g}" if ROUNDING < abs(share) < LOG_PRECISION else percent(share)
+
+    @property
+    def _time(self) -> str:
+        """How long the traffic of the log takes to bring what is needed."""
+        if self.days is None:
+            return ""
+        hours = 24 * self.days
+        text = quantity(round(self.days), "day") if hours >= 36 else quantity(max(1, round(hours)), "hour")
+        return f" ({text} of this traffic)"
+
+
+def percent(share: float) -> str:
+    """A share in percent with its sign: whole ones from 10 % on."""
+    return f"{100 * share:+.{0 if abs(share) >= 0.1 else 1}f}".replace("-0.0", "+0.0")
+
+
+def approximate(number: int) -> int:
+    """A number in two digits, as far as it can be known."""
+    return int(float(f"{number:.1e}"))

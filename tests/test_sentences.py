@@ -1,0 +1,64 @@
+"""Sentences: what a reader does after reading them must be right."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from rlrec.sentences import LOGGED, Claim, approximate, percent
+
+
+@pytest.mark.parametrize(
+    ("figures", "sentence"),
+    [
+        (
+            {"answer": "better", "value": 0.123, "lower": 0.05, "upper": 0.2, "basis": "per visit"},
+            "home@2 is better than what was logged: +12 % [+5.0, +20] per visit",
+        ),
+        (
+            {"answer": "worse", "value": -0.3, "lower": -0.5, "upper": -0.1, "base": 0.5},
+            "home@2 is worse than what was logged: -60 % [-100, -20]",
+        ),
+        ({"answer": "better", "value": 0.2, "lower": 0.1},
+         "home@2 is better than what was logged: +20 %, at least +10 %"),
+        (
+            {"answer": "better", "value": 2.0, "lower": 1.0, "upper": 3.0, "base": 0.0},
+            "home@2 is better than what was logged: +2 [+1, +3]",
+        ),
+        # a difference that the digits of a share would hide is no "+0.0 %"
+        (
+            {"answer": "better", "value": 2e-4, "lower": 1e-4, "upper": 3e-4},
+            "home@2 is better than what was logged: +0.02 % [+0.01, +0.03]",
+        ),
+        ({"answer": "same", "value": 1e-15, "lower": -1e-15, "upper": 1e-15},
+         "home@2 is the same policy as what was logged: no difference"),
+        ({"answer": "same", "value": 0.004, "lower": -0.008, "upper": 0.016},
+         "home@2 is as good as what was logged: no difference within 1.6 %"),
+        (
+            {"answer": "unknown", "value": 0.03, "lower": -0.04, "upper": 0.1, "needed": 3_123, "days": 11.8},
+            "home@2: cannot tell yet whether it is better or worse than what was logged (+3.0 % [-4.0, +10]); "
+            "need about 3,100 more visits (12 days of this traffic)",
+        ),
+        (
+            {"answer": "unknown", "needed": 1, "days": 0.1, "cluster": "user"},
+            "home@2: cannot tell yet whether it is better or worse than what was logged; need about 1 more user "
+            "(2 hours of this traffic)",
+        ),
+        (
+            {"answer": "unknown", "groups": {"state": ["carry-over"], "log": ["in-sample", "drift"]}},
+            "home@2: this log cannot tell whether it is better or worse than what was logged (state: carry-over; log: "
+            "in-sample, drift)",
+        ),
+    ],
+)  # fmt: skip
+def test_the_decision_comes_first(figures: dict[str, Any], sentence: str) -> None:
+    assert Claim("home@2", LOGGED, **figures).sentence == sentence
+
+
+def test_a_share_has_a_sign_and_dust_has_none_that_misleads() -> None:
+    assert [percent(share) for share in (0.5, 0.051, -1e-15, -0.2)] == ["+50", "+5.1", "+0.0", "-20"]
+
+
+def test_what_is_needed_has_two_digits() -> None:
+    assert [approximate(number) for number in (7, 96, 3_123, 74_398)] == [7, 96, 3_100, 74_000]
