@@ -26,13 +26,14 @@ _FILES: dict[str, dict[str, tuple[str, ...]]] = {
             "sips", "iips", "rips", "pi", "cascade-dr", "interpol", "pbm",
             "sn-sips", "sn-iips", "sn-rips", "sn-pi", "sn-interpol", "sn-pbm",
         ),
+        "units.effects": ("effects",),
     },
 }  # fmt: skip
 
 _BY_UNIT = {unit: [name for names in files.values() for name in names] for unit, files in _FILES.items()}
 ESTIMATORS = {name: file for files in _FILES.values() for file, names in files.items() for name in names}
 NEED_CURVE = ("pbm", "sn-pbm")  # their parameter has no default
-CURVED = (*NEED_CURVE, "interpol", "sn-interpol")  # they rest on one: no group has them
+CURVED = (*NEED_CURVE, "interpol", "sn-interpol", "effects")  # they rest on one: no group has them
 GROUPS = {unit: tuple(name for name in family if name not in CURVED) for unit, family in _BY_UNIT.items()}
 GROUPS["all"] = tuple(name for family in list(GROUPS.values()) for name in family)
 DEFAULT = "ips,snips,dr"

@@ -128,6 +128,7 @@ REASONS = {
         "the curve is wrong; judge by one of these"),
     "independent-slots": Reason("model", "ok", "right where the reward of a slot does not depend on what other slots "
         "show; `refuted` and `dependent-slots` tell where the log says otherwise"),
+    "first-order": Reason("model", "ok", "right where the effects of arms add up, and are what they were in the log"),
     "no-curve": Reason("model", "weak", "no curve was named, so that positions within the window are taken to be "
         "examined alike (weak): name one that `rlrec position fit` made, as in interpol:2:CURVE"),
     "position-model": Reason("model", "ok", "the estimate is right where its position curve is, and blind to that "

@@ -23,6 +23,7 @@ class SessionEstimator(Estimator):
     the end): (..., d + 2 horizon)."""
 
     unit: ClassVar[str] = "session"
+    sees_visits: ClassVar[bool] = True
     weight_column: ClassVar[str] = "weight"  # of a visit: effective sample size and tail are about it
     step_column: ClassVar[str | None] = None
 

@@ -23,7 +23,7 @@ ROUNDING = 1e-9
 _HEAVIEST = 1e300
 _DTYPES = {"cluster": np.int64, "default": np.bool_}
 NO_COLUMNS = ("start", "left_out")  # fields of batches that are no columns of rows
-TABLES = ("target_at", "logged_at")  # columns that have a number for every position
+TABLES = ("target_at", "logged_at", "exposure", "change")  # columns with a number for every position, or every arm
 
 
 @dataclass(frozen=True)
@@ -184,6 +184,7 @@ class Estimator(Ratio, ABC):
     widens: ClassVar[bool] = False  # with large weights, to the interval of Cressie and Read at least
     independent_slots: ClassVar[bool] = False  # takes the reward of a slot not to depend on the other slots
     biased: ClassVar[bool] = False  # changes weights on purpose: `distortion` is by how much, `bracket` has its bounds
+    sees_visits: ClassVar[bool] = False  # counts what a page changes later in its visit
     lacking: ClassVar[str] = "no-propensity"  # the reason where rows that cannot be weighed were left out
 
     def __init_subclass__(cls) -> None:

@@ -33,6 +33,10 @@ class PositionCurve:
     age_days: float | None = None
 
 
+FLAT = PositionCurve()
+"""The curve of positions that are all examined alike."""
+
+
 class WeightSpread(NamedTuple):
     """How far weights spread, (g,) for g ways to weigh.
 

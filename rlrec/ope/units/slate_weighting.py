@@ -12,11 +12,8 @@ import numpy as np
 
 from rlrec.arrays import Array
 from rlrec.errors import InputError
-from rlrec.ope.units.fold import PositionCurve
+from rlrec.ope.units.fold import FLAT, PositionCurve
 from rlrec.ope.units.slates import SlateCourse, SlateEstimator, Weighing
-
-FLAT = PositionCurve()
-"""The curve of positions that are all examined alike."""
 
 
 class SelfNormalised:

@@ -73,7 +73,7 @@ class SlateBatch(VisitBatch):
         if self.marginal_ratio is not None:
             require("marginal_ratio", self.marginal_ratio, ~(self.marginal_ratio < 0), "0 or more")
         for name in TABLES:
-            if (table := getattr(self, name)) is not None and (table < 0).any():
+            if (table := getattr(self, name, None)) is not None and (table < 0).any():
                 raise InputError(f"{name} of the batch has a probability below 0")
 
     def _is_ratio(self, log_ratio: Array) -> Flags:

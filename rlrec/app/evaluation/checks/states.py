@@ -19,7 +19,7 @@ class CarryOver(Check):
     reason = "carry-over"
 
     def concerns(self, estimator: Estimator) -> bool:
-        return estimator.unit != "session"
+        return not estimator.sees_visits
 
     def sums(self, checked: CheckedRows) -> CellSums | None:
         return log_rows.carry_over(checked.rows, checked.arms, positions=checked.extent.positions)

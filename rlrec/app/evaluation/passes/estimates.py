@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import reduce
 from operator import add, or_
@@ -198,13 +198,37 @@ def prepare(
 
         units.append(SessionUnit.prepare(unit, evaluation, estimators.sessions))
     if estimators.slates and (estimators.slates_named or pages):
-        from rlrec.app.evaluation.passes.slates import SlateUnit
-
-        require_pairs = bool(PAIRED & estimators.named)
-        units.append(SlateUnit.prepare(unit, evaluation, estimators.slates, require_pairs=require_pairs))
+        units += _page_units(unit, evaluation, estimators)
     if checks and not estimators.impressions:
         units.append(impressions)
     return evaluation, units, LogReader(unit, evaluation)
+
+
+def _page_units(
+    unit: Unit, evaluation: Evaluation, estimators: ope.EstimatorChoice
+) -> Iterator[fold.RowUnit[Any, Any]]:  # fmt: skip
+    """The units of the estimators of pages: those that weigh, and the regression of effects.
+    Raises InputError where effects are asked for by name, and cannot be told."""
+    from rlrec.app.evaluation.passes.effects import EffectUnit
+    from rlrec.app.evaluation.passes.slates import SlateUnit
+    from rlrec.ope.units.effects import MOST_ARMS, Effects
+
+    effects = {label: kind for label, kind in estimators.slates.items() if isinstance(kind, Effects)}
+    weighed = {label: kind for label, kind in estimators.slates.items() if label not in effects}
+    if weighed:
+        require_pairs = bool(PAIRED & estimators.named)
+        yield SlateUnit.prepare(unit, evaluation, weighed, require_pairs=require_pairs)
+    request, number = evaluation.request, len(evaluation.arms)
+    refusals = {
+        f"{number:,} arms are more than the {MOST_ARMS} whose effects can be told": number > MOST_ARMS,
+        "effects are those of the whole log": request.by is not None,
+        "effects reach through a visit: --cluster row is no unit of theirs": request.cluster == "row",
+    }
+    refusal = next((message for message, holds in refusals.items() if holds), None)
+    if effects and refusal is None:
+        yield EffectUnit.prepare(evaluation, effects)
+    elif effects and estimators.named & effects.keys():
+        raise InputError(refusal or "", hint="leave out --by and --cluster row, or use sips, rips or iips")
 
 
 def _rows(

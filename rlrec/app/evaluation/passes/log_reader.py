@@ -40,13 +40,14 @@ class Reading:
 
     columns: of the log; visits: with the visits of their sessions, and without what only impressions need: slates and
     the support of the loggers. marginals: down to which position slots have a column `logger_marginals`,
-    (n, marginals), by `LoggerMarginals`; 0: only the contexts that this needs. pairs: with `logger_pairs`, too.
-    keys: with those of sessions."""
+    (n, marginals), by `LoggerMarginals`; 0: only the contexts that this needs. pairs: with `logger_pairs`, too;
+    shares: with those of all arms down to that position. keys: with those of sessions."""
 
     columns: Collection[str]
     visits: bool = False
     marginals: int | None = None
     pairs: bool = False
+    shares: bool = False
     keys: bool = False
 
 
@@ -91,7 +92,11 @@ class LogReader:
         )  # fmt: skip
 
     def to_fit(self, reading: Reading) -> Iterator[LoggedBatch]:
-        """Batches that a model is fitted on: with their contexts, without what targets are asked about."""
+        """Batches that a model is fitted on: with their contexts, without what targets are asked about, but with
+        `logger_marginals` down to the position that the reading says."""
+        if reading.marginals:
+            yield from self.to_locate(reading.columns, positions=reading.marginals)
+            return
         for log in self.batches(reading):
             contexts, context = self.contexts.table(log.slots["context_id"], log.contexts)
             cluster = log_rows.clusters(log.slots, self.evaluation.cluster)
@@ -101,11 +106,13 @@ class LogReader:
     def to_judge(self, reading: Reading) -> Iterator[LoggedBatch]:
         """Batches that targets are judged on."""
         marginals = reading.marginals
+        numbers = (marginals or 0) + len(self.evaluation.arms) * reading.shares
         for batch in self.batches(reading):
-            for log, eligible in self._portions(batch, marginals or 0):
-                yield self._logged(
+            for log, eligible in self._portions(batch, numbers):
+                logged = self._logged(
                     log, eligible, impressions=not reading.visits, marginals=marginals, pairs=reading.pairs
                 )
+                yield self._with_shares(logged, marginals or 0) if reading.shares else logged
 
     def to_locate(self, columns: Collection[str], *, positions: int) -> Iterator[LoggedBatch]:
         """Batches that positions are compared on: with the contexts that loggers read and, where there
@@ -206,6 +213,20 @@ class LogReader:
             log=replace(log, slots=slots), contexts=contexts, groups=groups, eligible=eligible, zeros=zeros,
             pairs=slate_probabilities, lists=self._with_inclusion(lists, slots, contexts), features=features,
         )  # fmt: skip
+
+    def _with_shares(self, logged: LoggedBatch, positions: int) -> LoggedBatch:
+        """The batch with `shares`, and the column that numbers its decisions; NaN where a logger's are not known."""
+        slots, arms = logged.log.slots, self.evaluation.arms
+        first = run_starts(slots["decision_id"])
+        decision = np.repeat(np.arange(len(first)), np.diff(np.r_[first, len(slots["decision_id"])]))
+        shares = np.full((len(first), positions, len(arms)), np.nan)
+        for case in self.marginals.cases(slots, logged.contexts, logged.eligible, positions=positions):
+            table = np.zeros((positions, len(arms)))
+            table[: len(case.marginals), arms.rank[arms.index(case.arms)]] = case.marginals
+            shares[decision[case.rows]] = table
+        return replace(
+            logged, shares=shares, log=replace(logged.log, slots={**slots, log_rows.DECISION_NUMBER: decision})
+        )
 
     def _with_features(self, slots: Columns) -> tuple[Columns, Mapping[int, Mapping[int, str]]]:
         """The slots with a number below 0 as the revision of decisions whose arms have features of their own, and these

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rlrec.app.evaluation.models.reward_models import FittedRewardModel, RewardModelFit, RewardModelSums, position_curve
-from rlrec.app.evaluation.passes.fold import RowCounts, RowUnit, any_slot
+from rlrec.app.evaluation.passes.fold import M, RowCounts, RowUnit, any_slot
 from rlrec.app.evaluation.passes.log_reader import Reading
 from rlrec.app.evaluation.passes.request import EmptyLog, Evaluation, PartialPages, SharedRows
 from rlrec.app.evaluation.rows import log_rows
@@ -69,8 +69,32 @@ class CompletePages:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class SlateUnit(RowUnit[CompletePages, FittedRewardModel]):
-    """Complete pages as rows. fit: of models of what a page still earns; needs: what estimators
+class PageUnit(RowUnit[CompletePages, M]):
+    """Complete pages as rows."""
+
+    def usable_rows(self, logged: LoggedBatch, reward: Reward) -> tuple[CompletePages, RowCounts]:
+        """Raises PartialPages where a position of a page is missing."""
+        pages = _pages(logged.log, reward)
+        first_slots = {name: pages.slots[name][pages.begins] for name in ("at", "imported")}
+        mature = reward_log.mature(first_slots, reward, now=self.evaluation.now)
+        censored = any_slot(pages, pages.slots["censored"])
+        counts = RowCounts(selected=len(pages), waiting=int((~mature).sum()), left_out=int((mature & censored).sum()))
+        return pages.take(mature & ~censored), counts
+
+    def empty_log(self, shared: SharedRows, counts: RowCounts) -> EmptyLog:
+        if counts.waiting:
+            return shared.immature_log(quantity(counts.waiting, "page"))
+        if counts.other_policy:
+            return EmptyLog(f"no page of policy {shared.members[0][1].target.name!r} is selected", hint="widen --log")
+        if counts.left_out:
+            message = f"of {quantity(counts.left_out, 'page')} selected, each has a censored slot"
+            return EmptyLog(message, hint="widen --log, or --uncensor")
+        return self.evaluation.nothing_selected("page")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SlateUnit(PageUnit[FittedRewardModel]):
+    """Pages that are weighed. fit: of models of what a page still earns; needs: what estimators
     need of a target; require_pairs: pages that `pi` cannot weigh are refused, not left out."""
 
     fold: SlateFold
@@ -104,15 +128,6 @@ class SlateUnit(RowUnit[CompletePages, FittedRewardModel]):
         marginals = self.needs.positions if self.needs.tabled else 0
         columns = self.evaluation.judged_columns
         return Reading(columns=columns, marginals=marginals or None, pairs=self.needs.additive)
-
-    def usable_rows(self, logged: LoggedBatch, reward: Reward) -> tuple[CompletePages, RowCounts]:
-        """Raises PartialPages where a position of a page is missing."""
-        pages = _pages(logged.log, reward)
-        first_slots = {name: pages.slots[name][pages.begins] for name in ("at", "imported")}
-        mature = reward_log.mature(first_slots, reward, now=self.evaluation.now)
-        censored = any_slot(pages, pages.slots["censored"])
-        counts = RowCounts(selected=len(pages), waiting=int((~mature).sum()), left_out=int((mature & censored).sum()))
-        return pages.take(mature & ~censored), counts
 
     def model_sums(self, logged: LoggedBatch, rows: CompletePages) -> RewardModelSums:
         return self.fit.sums(replace(rows.impressions, reward=rows.left), logged.contexts)
@@ -154,16 +169,6 @@ class SlateUnit(RowUnit[CompletePages, FittedRewardModel]):
             return slate_batch if list_ratio is None else _with_lists(slate_batch, list_ratio, rows.begins)
 
         return batch
-
-    def empty_log(self, shared: SharedRows, counts: RowCounts) -> EmptyLog:
-        if counts.waiting:
-            return shared.immature_log(quantity(counts.waiting, "page"))
-        if counts.other_policy:
-            return EmptyLog(f"no page of policy {shared.members[0][1].target.name!r} is selected", hint="widen --log")
-        if counts.left_out:
-            message = f"of {quantity(counts.left_out, 'page')} selected, each has a censored slot"
-            return EmptyLog(message, hint="widen --log, or --uncensor")
-        return self.evaluation.nothing_selected("page")
 
 
 def _with_lists(batch: SlateBatch, ratio: Array, begins: Ids) -> SlateBatch:

@@ -40,6 +40,7 @@ SAMPLED = ("session_digest", "visit", "step")  # for targets with samples of eac
 STATES = (*SAMPLED, "recorded", "history")  # for targets that read the session, too
 # The columns that `LoggerMarginals` adds: `tabulate`, and `pairs`.
 MARGINALS, PAIRS = "logger_marginals", "logger_pairs"
+DECISION_NUMBER = "decision_number"  # of `LoggedBatch.shares`
 
 
 class ArmTable:
@@ -82,7 +83,7 @@ class LoggedBatch:
     could not show at each position, (size, m); None where that is not known. pairs: of each number in the column
     `logger_pairs` the probabilities of all slates, as `LoggerMarginals.pairs` returns them. lists: of candidates.
     features: JSON of those of arms for one decision, by the number below 0 that stands there for a revision of the
-    catalogue."""
+    catalogue. shares (d, k, a): the logger's probability of each arm, by rank, at each position of the decisions."""
 
     log: Batch
     contexts: ContextTable
@@ -92,6 +93,7 @@ class LoggedBatch:
     pairs: Sequence[Array] = ()
     lists: LoggedLists = field(default_factory=LoggedLists)
     features: Mapping[int, Mapping[int, str]] = field(default_factory=dict)
+    shares: Array | None = None
 
     @property
     def page_kinds(self) -> frozenset[str]:

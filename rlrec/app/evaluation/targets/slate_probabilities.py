@@ -100,6 +100,28 @@ def slate_target(
     )  # fmt: skip
 
 
+def exposures(scorer: Scorer, rows: ImpressionRows, logged: LoggedBatch, *, examination: Array) -> Array:
+    """The examinations at which a target would have shown each arm on a page, by rank, (n, arms); NaN where they have
+    no closed form. rows: the first slots of the pages; examination: of each position."""
+    expected = np.full((len(rows), len(scorer.arms)), np.nan)
+
+    def write_rows(case_rows: CaseRows | StateCaseRows) -> None:
+        if not isinstance(case_rows, CaseRows) or case_rows.per_decision_samples or case_rows.samples:
+            return
+        by_case = np.zeros((len(case_rows.blocks), len(scorer.arms)))
+        for case, block in enumerate(case_rows.blocks):
+            rank = scorer.arms.rank[scorer.arms.index(block.arms)]
+            by_case[case, rank] = examination[: len(block.shares)] @ block.shares
+        expected[case_rows.indices] = by_case[case_rows.case]
+
+    scorer.probabilities(rows, logged, None, on_rows=write_rows)
+    list_ratio, has_sets = scorer.list_ratio(rows.slots, logged), slot_sets.flags(rows.slots)
+    for is_other in (None if list_ratio is None else list_ratio != 0, has_sets):
+        if is_other is not None:
+            expected[is_other] = np.nan
+    return expected
+
+
 def without_pairs(slots: Columns) -> Flags:
     """The rows whose logger does not tell how likely pairs of slots are, (n,); pages of one slot have none."""
     is_unknown: Flags = (slots[PAIRS] == UNKNOWN) & (slots["size"] > 1)

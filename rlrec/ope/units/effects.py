@@ -1,0 +1,196 @@
+"""What pages of other arms would have earned, to first order: effects of arms, from pages whose draw is known.
+
+The exposure of an arm on a page is the sum over positions of shown x examination; its expectation before the draw is
+known. What was shown less what was expected is uncorrelated with all that was fixed before, whoever the visitor is and
+however the logger adapts: so in the regression of what a page and the rest of its visit earn, the coefficient of an arm
+is the effect of one more look at it. Only differences between arms are identified."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import ClassVar, Self
+
+import numpy as np
+
+from rlrec.arrays import Array, Flags, Ids, run_starts
+from rlrec.ope.checks.diagnostics import Weights, weight_diagnostics
+from rlrec.ope.checks.verdicts import Diagnosis
+from rlrec.ope.intervals import intervals
+from rlrec.ope.sums.base import Estimator, RewardColumns, hash_bits
+from rlrec.ope.sums.moments import ClusterSummary, Moments, moments
+from rlrec.ope.units.estimate import ANY_REWARD, USUAL, Estimate, EstimatorFold, FinishOptions
+from rlrec.ope.units.fold import Fold, WeightSpread
+from rlrec.records import Sums
+
+MOST_ARMS = 300  # of a catalogue: sums over pairs of them are held for every block
+_CELLS, _FEWEST_BLOCKS, _MOST_BLOCKS = 2**21, 64, 256  # blocks of clusters, of which errors are made
+_SALT = 2
+_SMALLEST = 1e-10  # eigenvalue, as a share of the largest, of exposures that did not vary
+
+
+class Effects(Estimator):
+    """Logged mean + sum_a b_a x (expected exposure of arm a by the target less that by the logger), b the regression of
+    what a page and the rest of its visit earn, events of the page and `return` included, on exposures shown less
+    expected: right to first order, where effects of arms add up. Positions are examined as the clicks of the log say.
+    It needs no weights of pages: so it tells of targets that are far away.
+
+    Source: own derivation, after Robinson 1988 with the nuisance known."""
+
+    unit: ClassVar[str] = "slate"
+    columns: ClassVar[tuple[str, ...]] = ("weighted_reward", "rows")
+    intervals: ClassVar[tuple[str, ...]] = ("normal", "bootstrap-t")
+    lacking: ClassVar[str] = "no-marginal"
+    sees_visits: ClassVar[bool] = True
+    joint: ClassVar[bool] = False
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EffectBatch(RewardColumns):
+    """Pages of the log as one target sees them, s pages and k arms of the catalogue; NaN where a page is not known.
+
+    reward (s,): of the page and its events; remaining (s,): with that of the later pages of its visit.
+    exposure (s, k): shown less expected; change (s, k): expected by the target less by the logger; looks (s,): the sum
+    of the examinations of the page's positions."""
+
+    remaining: Array
+    exposure: Array
+    change: Array
+    looks: Array
+
+    def __len__(self) -> int:
+        return len(self.reward)
+
+    @cached_property
+    def usable(self) -> Flags:
+        """Flags of the pages whose distributions are known, (s,)."""
+        return ~np.isnan(self.exposure.sum(axis=1) + self.change.sum(axis=1))
+
+    def take(self, rows: Flags | Ids) -> Self:
+        """These pages, flagged or numbered, in that order."""
+        return type(self)(**{name: column[rows] for name, column in self.columns().items()})
+
+
+@dataclass(frozen=True, eq=False)
+class EffectPartial(Sums):
+    """Sums over pages: `partial(batch_1) + partial(batch_2)`.
+
+    moments: of rows and rewards over clusters; weights: diagnostics of pages that count once. Of each of b blocks of
+    clusters: by_block (b, 4): rows, rewards, remaining rewards, looks; by_arm (b, 3, k): exposures, exposures x
+    remaining reward, changes; square (b, k, k): products of exposures."""
+
+    moments: Moments
+    weights: Weights
+    by_block: Array
+    by_arm: Array
+    square: Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class EffectFold(Fold[Effects, EffectBatch, EffectPartial]):
+    """The fold of effects. arms: of the catalogue, at most 300: a block of clusters takes 8 bytes for each pair."""
+
+    arms: int
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks of clusters there are."""
+        return min(max(_CELLS // max(1, self.arms) ** 2, _FEWEST_BLOCKS), _MOST_BLOCKS)
+
+    @property
+    def most_loggers(self) -> int:
+        """The regression weighs loggers by what their exposures vary."""
+        return 0
+
+    def partial(self, batch: EffectBatch) -> EffectPartial:
+        weights = weight_diagnostics(
+            batch, np.ones(len(batch)), weighted_reward=batch.reward, reward=batch.reward, used=batch.usable,
+            not_default=batch.not_default, bound=np.full(len(batch), np.inf),
+        )  # fmt: skip
+        batch = batch.take(batch.usable)
+        count = np.ones(len(batch)) if batch.count is None else batch.count
+        block = (hash_bits(batch.cluster, salt=_SALT) % np.uint64(self.blocks)).astype(np.int64)
+        columns = np.column_stack([np.ones(len(batch)), batch.reward, batch.remaining, batch.looks]) * count[:, None]
+        by_block, by_arm = np.zeros((self.blocks, 4)), np.zeros((self.blocks, 3, self.arms))
+        square = np.zeros((self.blocks, self.arms, self.arms))
+        order = np.argsort(block, kind="stable")
+        for rows in np.split(order, run_starts(block[order])[1:]) if len(order) else ():
+            number = block[rows[0]]
+            x, times = batch.exposure[rows], count[rows]
+            by_block[number] = columns[rows].sum(axis=0)
+            by_arm[number] = times @ x, (times * batch.remaining[rows]) @ x, times @ batch.change[rows]
+            square[number] = (x.T * times) @ x
+        sums = moments(columns[:, :2], batch.cluster, columns=("rows", "reward"), spans_batches=self.spans_batches)
+        return EffectPartial(sums, weights, by_block, by_arm, square)
+
+    def spreads(self, partials: Sequence[EffectPartial]) -> list[WeightSpread]:
+        counts = (np.array([partial.by_block[:, 0].sum()]) for partial in partials)
+        return [WeightSpread(rows, rows, rows, rows) for rows in counts]
+
+    def scaled(self, partial: EffectPartial, factor: Array) -> EffectPartial:
+        """The sums of pages that count `factor` times, (1,)."""
+        (times,) = factor.tolist()
+        sums = (column * times for column in (partial.by_block, partial.by_arm, partial.square))
+        return EffectPartial(partial.moments.scaled(np.full(2, times)), partial.weights.scaled(times), *sums)
+
+    def weighing_index(self, label: str) -> int | None:
+        return None
+
+    def finish(self, partial: EffectPartial, options: FinishOptions = USUAL) -> list[Estimate]:
+        intervals.check(options.interval, options.level, estimators=self.estimators)
+        reasons = (*options.extra_reasons, "first-order")
+        options = replace(options, reward_range=ANY_REWARD, extra_reasons=reasons)
+        at_end, bootstrap = extrapolated(partial), None
+        if options.interval == "bootstrap-t":
+            bootstrap = intervals.replicates(at_end.summary, seed=options.seed, number=options.replicates)
+        manner, estimates = "greedy" if options.greedy else "as served", []
+        for label, estimator in self.estimators.items():
+            estimate = replace(at_end, label=label, estimator=estimator).estimate(options, bootstrap)
+            estimates.append(replace(estimate, estimand=f"mean reward per slate, {manner}, to first order"))
+        return estimates
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class EffectsAtEnd(EstimatorFold):
+    """Effects at the end of a fold. support: effective share of the pages."""
+
+    support: float
+
+    @cached_property
+    def diagnosis(self) -> Diagnosis:
+        """The figures of the verdict. The effective sample size is that of as many of the clusters as of the pages."""
+        return replace(super().diagnosis, ess=self.clusters * self.support)
+
+
+def extrapolated(partial: EffectPartial) -> EffectsAtEnd:
+    """The estimate of the sums of a log, as a sum over blocks of clusters of the influence of each."""
+    rows, reward, remaining, looks = partial.by_block.T
+    exposure, crossed, changes = partial.by_arm.transpose(1, 0, 2)
+    n, square, change = max(rows.sum(), 1.0), partial.square.sum(axis=0), changes.sum(axis=0)
+    mean = remaining.sum() / n
+    # what one more look at each arm adds, and how often a page counts: 1 + exposure x direction
+    inverse = np.linalg.pinv(square, rcond=_SMALLEST, hermitian=True)
+    coefficient, direction = inverse @ (crossed - mean * exposure).sum(axis=0), inverse @ change
+    # influences: what was earned, what the change adds, and the residuals that the change rests on
+    residual = crossed - mean * exposure - partial.square @ coefficient
+    influence = reward + changes @ coefficient + residual @ direction
+    units = np.column_stack([rows, rows + exposure @ direction, influence])
+    clusters = partial.moments.summary().present[0]
+    summary = ClusterSummary(
+        columns=("rows", "weight", "weighted_reward"), total=units.sum(axis=0), blocks=True, units=units,
+        present=np.full(3, clusters), moment=units.T @ units, largest=np.abs(units).max(axis=0),
+        absolute=np.abs(units).sum(axis=0),
+    )  # fmt: skip
+    # what of the change goes to exposures that never varied
+    unreached = np.abs(change - square @ direction).sum() / 2 / max(looks.sum(), 1e-300)
+    weights = replace(
+        partial.weights, largest=np.inf, reward_size=0.0, unsupported=float(unreached * n), n_unsupported=n
+    )
+    # pages of which no more would be as precise, or looks that the change rests on
+    squares = max(float(change @ direction), 1e-300)
+    support = max(1 / (1 + squares / n), min(1.0, (np.abs(change).sum() / 2) ** 2 / squares / n))
+    return EffectsAtEnd(
+        label="effects", estimator=Effects(), summary=summary, weights=weights,
+        earned=np.column_stack([reward, rows]), support=support if rows.any() else 0.0,
+    )  # fmt: skip
