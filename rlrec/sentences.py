@@ -79,6 +79,25 @@ class Claim(NamedTuple):
         return f" ({text} of this traffic)"
 
 
+def best_of(may_be_best: Mapping[str, bool | None]) -> str:
+    """Which of several targets may still be the best, each by its name; None where the log cannot tell."""
+    names: dict[bool | None, list[str]] = {}
+    for name, flag in may_be_best.items():
+        names.setdefault(flag, []).append(name)
+    if not (rivals := names.get(True)):
+        return "this log cannot tell which is the best"
+    others, unknown = names.get(False, []), names.get(None, [])
+    is_sure = len(rivals) == 1 and not unknown
+    texts = [f"{rivals[0]} is the best" if is_sure else f"{_and(rivals)} may still be the best"]
+    texts += [f"{_and(others)} {'is' if len(others) == 1 else 'are'} not"] if others else []
+    texts += [f"of {_and(unknown)} this log cannot tell"] if unknown else []
+    return "; ".join(texts)
+
+
+def _and(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
 def percent(share: float) -> str:
     """A share in percent with its sign: whole ones from 10 % on."""
     return f"{100 * share:+.{0 if abs(share) >= 0.1 else 1}f}".replace("-0.0", "+0.0")

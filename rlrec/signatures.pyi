@@ -578,7 +578,7 @@ class Commands:
 
         `rlrec help train-pg` explains the gate, the splits and every option."""
 
-    def evaluate(self, *targets: str, estimators: Sequence[str] | str | None = None, reward: str | None = None, gamma: float = 1.0, by: str | None = None, greedy: bool = False, log: str | None = None, reward_model: str | PathLike[str] | None = None, reward_model_by: str | None = None, reward_model_hash: int = 0, position: str | None = None, interval: str = 'bootstrap-t', level: float = 0.95, cluster: str | None = None, target_samples: int = 1000, seed: int = 0, jobs: int = 1, engine: Literal['local', 'dask'] = 'local', scheduler: str | None = None, details: bool = False, plot: str | PathLike[str] | None = None) -> Records:
+    def evaluate(self, *targets: str, estimators: Sequence[str] | str | None = None, reward: str | None = None, gamma: float = 1.0, by: str | None = None, greedy: bool = False, log: str | None = None, reward_model: str | PathLike[str] | None = None, reward_model_by: str | None = None, reward_model_hash: int = 0, position: str | None = None, interval: str = 'bootstrap-t', level: float = 0.95, cluster: str | None = None, target_samples: int = 1000, seed: int = 0, jobs: int = 1, engine: Literal['local', 'dask'] = 'local', scheduler: str | None = None, best: bool = False, details: bool = False, plot: str | PathLike[str] | None = None) -> Records:
         """Estimate from the log what policies would have earned.
 
         A target is a policy (as it stands now), NAME@V, a variant POLICY@EXPERIMENT/VARIANT, or the built-in `uniform`.
@@ -604,6 +604,7 @@ class Commands:
         jobs: Processes that share a log of more than 50,000 decisions.
         engine: local processes, or a cluster: dask.
         scheduler: A running Dask cluster, e.g. tcp://127.0.0.1:8786.
+        best: Say which of the targets may still be the best.
         details: Every estimator, and every reason of each.
         plot: Write the answer as a figure, too.
 

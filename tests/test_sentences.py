@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rlrec.sentences import LOGGED, Claim, approximate, percent
+from rlrec.sentences import LOGGED, Claim, approximate, best_of, percent
 
 
 @pytest.mark.parametrize(
@@ -62,3 +62,17 @@ def test_a_share_has_a_sign_and_dust_has_none_that_misleads() -> None:
 
 def test_what_is_needed_has_two_digits() -> None:
     assert [approximate(number) for number in (7, 96, 3_123, 74_398)] == [7, 96, 3_100, 74_000]
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        ({"home": True, "uniform": True, "shop": False}, "home and uniform may still be the best; shop is not"),
+        ({"home": True, "uniform": False, "shop": False}, "home is the best; uniform and shop are not"),
+        ({"a": True, "b": True, "c": True}, "a, b and c may still be the best"),
+        ({"home": True, "taught": None}, "home may still be the best; of taught this log cannot tell"),
+        ({"home": None, "taught": None}, "this log cannot tell which is the best"),
+    ],
+)
+def test_the_best_is_named_where_it_is_known(flags: dict[str, bool | None], sentence: str) -> None:
+    assert best_of(flags) == sentence

@@ -35,7 +35,7 @@ def judge(
     not the default. `better` and `worse` need an interval without 0, and no reason for doubt but the size of the
     sample, which intervals take into account. Sides whose difference is rounding are the same, however few rows there
     are, unless their weights are in doubt."""
-    doubts = {name for name in reasons if _raises_doubt(name)}
+    doubts = doubts_of(reasons)
     answer = _ANSWERS[direction(lower, upper, tolerance=precision)]
     if answer == "same" and doubts.isdisjoint(WEIGHT_DOUBTS):
         return Answer(answer, None)
@@ -55,11 +55,11 @@ def judge(
     return Answer("unknown", max(1, ceil(more)) if 0 < more < inf else None)
 
 
-def _raises_doubt(name: str) -> bool:
-    """Whether a reason is one that no interval takes into account."""
-    reason = REASONS[name]
-    is_large_enough = reason.group == "sample" and name != "no-variation"
-    return not is_large_enough and (reason.group == "support" or reason.best != "ok")
+def doubts_of(reasons: Collection[str]) -> set[str]:
+    """The reasons that no interval takes into account: an estimate that has one answers nothing."""
+    large_enough = {name for name in reasons if REASONS[name].group == "sample" and name != "no-variation"}
+    others = ((name, REASONS[name]) for name in {*reasons} - large_enough)
+    return {name for name, reason in others if reason.group == "support" or reason.best != "ok"}
 
 
 def _shortage(ess: float | None, rewards: float | None, verdict: str) -> list[float]:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rlrec.arrays import Array, finite_or_none
+from rlrec.ope.checks.answers import doubts_of
 from rlrec.ope.intervals import intervals
 from rlrec.ope.intervals.intervals import Bounds, Relative, Studentised
 from rlrec.ope.sums.base import Ratio
@@ -36,13 +37,14 @@ class Standing(NamedTuple):
 def compare_targets(
     targets: Sequence[Sequence[Estimate]], folds: Sequence[Sequence[EstimatorFold]], options: FinishOptions
 ) -> list[list[Estimate]]:
-    """The estimates of several targets, each with its standing among all that can be judged. folds: of the same
-    estimators."""
+    """The estimates of several targets, each with its standing among all that can be judged: what an estimate in doubt
+    says leaves out no other. folds: of the same estimators."""
     rows = [list(estimates) for estimates in targets]
     for number in range(len(rows[0])):
         judged = [
             target for target, estimates in enumerate(rows)
             if estimates[number].verdict != "insufficient" and estimates[number].lift_lower is not None
+            and not doubts_of(estimates[number].reasons)
         ]  # fmt: skip
         if len(judged) > 1:
             for target, standing in zip(

@@ -81,7 +81,7 @@ class EstimateRow:
         estimate, (answer, needed) = self.estimate, self.answer
         bounds: dict[str, Any] = {}
         if estimate.verdict != "insufficient" or answer == "same":
-            bounds = {"value": estimate.lift, "lower": estimate.lift_lower, "upper": estimate.lift_upper}
+            bounds = {"value": estimate.lift, **dict(zip(("lower", "upper"), estimate.lift_bounds, strict=True))}
         return Claim(
             name=self.name, rival=LOGGED, answer=answer, **bounds, needed=needed, days=self._days(needed),
             cluster=estimate.cluster, groups=in_groups(estimate.reasons), basis=f"per {UNITS[estimate.unit]}",

@@ -15,7 +15,7 @@ from rlrec.cli.program.shared import HOW_TO_RUN, OUTPUT, GroupedCommand, Store, 
 from rlrec.cli.program.workers import workers_options
 from rlrec.cli.text.values import NUMBER, Integer
 from rlrec.errors import quantity
-from rlrec.sentences import percent
+from rlrec.sentences import best_of, percent
 
 if TYPE_CHECKING:
     from rlrec.app.evaluation.passes.estimates import EstimateRow
@@ -84,6 +84,7 @@ VERDICTS = ("insufficient", "weak", "ok")
 @workers_options
 @option_group(
     OUTPUT,
+    click.option("--best", is_flag=True, help="Say which of the targets may still be the best."),
     click.option("--details", is_flag=True, help="Every estimator, and every reason of each."),
 )  # fmt: skip
 @plot_option
@@ -92,18 +93,24 @@ VERDICTS = ("insufficient", "weak", "ok")
     "rlrec evaluate home@2 --log policy=home,since=2026-01-01 --by position --json",
     "rlrec evaluate home uniform --estimator wdr,pdis --gamma 0.9 --log split=gate",
     "rlrec evaluate home uniform --estimator rips,sn-iips,pbm:home",
-    "rlrec evaluate home uniform --jobs 2",
+    "rlrec evaluate home shop uniform --best",
 )
-def evaluate(store: Store, show: Show, details: bool, plot: str | None, workers: Workers, **request: Any) -> None:
+def evaluate(
+    store: Store, show: Show, best: bool, details: bool, plot: str | None, workers: Workers, **request: Any
+) -> None:
     """A target is a policy (as it stands now), NAME@V, a variant POLICY@EXPERIMENT/VARIANT, or the built-in `uniform`.
     The mature decisions of every logger that can tell count, by the spread of their weights. First comes the answer:
     better, worse or no different from what was logged, or what it takes to tell. Every estimate has an interval, an
     effective sample size (ess), a verdict (ok, weak, insufficient) and the reasons for it."""
+    if best and (len(request["targets"]) < 2 or request["by"]):
+        raise click.UsageError("--best compares targets: name at least two, without --by")
     estimates = app.evaluate.evaluate(store, app.evaluate.Request(**request), workers)
     save_plot(plot, lambda: app.figures.estimates(estimates, estimates[0].estimate.unit))
     rows, by = [row.to_json() for row in estimates], request["by"]
     answering = app.evaluate.answering_rows(estimates)
     sentences = [_counts(rows, by)] if by else [_sentence(row) for row in answering]
+    if best:
+        sentences.insert(0, best_of({row.name: row.estimate.may_be_best for row in answering}))
     if by or details:
         table = view(rows, by, app.evaluate.explained(estimates))
     else:
@@ -141,7 +148,9 @@ def view(rows: Sequence[Mapping[str, Any]], by: str | None, notes: Sequence[str]
 def _lift(row: Mapping[str, Any]) -> Figures | None:
     if row["lift"] is None:
         return None
-    low, high = ("-" if bound is None else percent(bound) for bound in (row["lift_lower"], row["lift_upper"]))
+    prefix = "lift" if row["simultaneous_lower"] is None else "simultaneous"
+    bounds = row[f"{prefix}_lower"], row[f"{prefix}_upper"]
+    low, high = ("-" if bound is None else percent(bound) for bound in bounds)
     return Figures(f"{percent(row['lift'])} % [{low}, {high}]")
 
 

@@ -147,6 +147,22 @@ def test_effective_sample_sizes_of_a_table_are_whole_numbers(log: Any, run_sqlit
     assert [row[:index].split()[-1].isdigit() for row in rows] == [True, True]
 
 
+def test_which_targets_may_still_be_the_best_is_asked_for(log: Any, run_sqlite: Run, tmp_path: Path) -> None:
+    """home@1 has learned from this log: what it would earn neither leaves out others nor is left out."""
+    for name, shares in {"high": (0.01, 0.01, 0.08, 0.9), "low": (0.9, 0.08, 0.01, 0.01)}.items():
+        lines = [f"a{arm},{share}" for arm, share in enumerate(shares)]
+        (tmp_path / name).write_text("\n".join(["arm,probability", *lines]))
+        run_sqlite("policy", "create", name, "--kind", "fixed", "--param", f"probabilities={tmp_path / name}")
+    command = (*LATER, "evaluate", "high", "low", "home@1", "--estimator", "snips")
+    first, *_ = run_sqlite(*command, "--best").stdout.splitlines()
+    assert first == "high@1 may still be the best; low@1 is not; of home@1 this log cannot tell"
+    assert first not in run_sqlite(*command).stdout
+    rows = run_sqlite(*command, "--json").json
+    assert [(row["target"], row["may_be_best"]) for row in rows] == [("high", True), ("low", False), ("home", None)]
+    for words in (["high"], ["high", "low", "--by", "policy"]):
+        assert "--best compares targets" in run_sqlite(*LATER, "evaluate", *words, "--best").stderr
+
+
 def test_what_is_needed_is_told_in_clusters_and_in_days_of_the_logs_traffic(
     log: Any, run_sqlite: Run, tmp_path: Path
 ) -> None:
