@@ -753,18 +753,19 @@ class Commands:
         level: Confidence of the intervals.
         seed: Seed of the bootstrap."""
 
-    def report(self, file: str | PathLike[str], *, policy: str | None = None, log: str | None = None, since: str | datetime | None = None, title: str | None = None, estimates: bool = True) -> Result:
+    def report(self, file: str | PathLike[str], *, policy: str | None = None, log: str | None = None, reward: str | None = None, since: str | datetime | None = None, title: str | None = None, estimates: bool = True) -> Result:
         """Write a page about the store, with figures, to show to others.
 
-        One file of HTML, without scripts, that loads nothing: the reward and returning visitors over time, what policies
-        would earn, experiments, beliefs, exposure, position curves, learning curves, and the quick checks of `doctor`.
+        One file of HTML, without scripts, that loads nothing: experiments, what policies would earn, the reward and
+        returning visitors over time, beliefs, exposure, position curves, learning curves, and the quick checks of `doctor`.
         Every figure has its data in a table under it; what cannot be shown yet says why.
 
-        Estimates are from the newest 100,000 decisions, exposure from the newest 10,000. The page is written beside FILE
+        Estimates and exposure are from the newest 100,000 decisions. The page is written beside FILE
         first, and then renamed.
 
         policy: Only this policy with its variants, or POLICY@EXPERIMENT/VARIANT.
         log: Filter of the log, as in `evaluate` [default: all].
+        reward: Reward definition of all comparisons [default: what policies learn].
         since: Only decisions from this time on.
         title: Heading of the page [default: What the recommender does].
         estimates: Whether to estimate what policies would earn."""

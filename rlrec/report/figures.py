@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rlrec.directions import LOG_PRECISION, difference_direction, direction
+from rlrec.directions import difference_direction, experiment_sentence
 from rlrec.errors import quantity
 from rlrec.report.svg import Bar, Drawing, Interval, PlotPoint, Series, bars, chart, forest, interval, number
 from rlrec.times import DAY_US, parse
 
 if TYPE_CHECKING:
-    from rlrec.app.evaluation.comparisons.unit_outcomes import DifferenceRow, OutcomeRow
+    from rlrec.app.evaluation.comparisons.unit_outcomes import OutcomeRow
     from rlrec.app.evaluation.passes.estimates import EstimateRow
     from rlrec.app.experiments.compare import VariantComparison
     from rlrec.app.judging.exposure import Result as Exposure
@@ -19,14 +20,16 @@ if TYPE_CHECKING:
     from rlrec.app.policies.policy_beliefs import PolicyBelief
 
 MAX_ROWS = 15  # rows of a figure
-ALARM = 1e-3  # p-value of the split of an experiment
 VERDICTS = {"ok": ("can be trusted", "s1"), "weak": ("read with care", "s2"), "insufficient": ("cannot be told", "no")}
+RANKS = [*VERDICTS]  # the best one first
 UNITS = {"impression": "impression", "session": "visit", "slate": "page"}
+BOUNDS = ("value", "lower", "upper")
+LOOKS = {"better": ("more", "s1"), "worse": ("less", "s2"), "same": ("the same", "s3")}  # by answers
 METRICS = {
     "reward_per_unit": "reward per {unit}", "reward_per_visit": "reward per visit", "visits": "visits per {unit}",
     "retention": "{unit}s who came again", "returned_1d": "came back within a day",
     "returned_7d": "came back within 7 days", "returned_28d": "came back within 28 days",
-    "decisions_per_visit": "decisions per visit",
+    "decisions_per_visit": "decisions per visit", "credit": "credit a decision",
 }  # fmt: skip
 COMPARED = ("reward_per_unit", "reward_per_visit", "visits", "retention", "returned_7d")
 RETURNED = {"returned_7d": 7, "returned_1d": 1}  # days; the first of these that most periods have, else the last
@@ -54,13 +57,12 @@ def percent(share: float | None) -> str:
 # -- over time --
 
 
-def over_time(answer: Outcomes, metric: str = "reward_per_visit", *, until: int | None = None) -> Figure | None:
+def over_time(
+    answer: Outcomes, metric: str = "reward_per_visit", *, until: int | None = None, weeks: Outcomes | None = None
+) -> Figure | None:
     """A metric of `outcomes` by hour, day or week, of the first reward; None where no period has it. until: the end of
-    the last period, at most."""
-    rows = [row for row in answer["outcomes"] if row["metric"] == metric]
-    rows = [row for row in rows if row["reward"] == rows[0]["reward"]]
-    if until is not None:
-        rows = [row for row in rows if parse(str(row["group"])) + PERIOD_US[str(answer["by"])] <= until]
+    the last period, at most; weeks: whole ones, of which the newest is compared with the first."""
+    rows = _by_period(answer, metric, until)
     if all(row["value"] is None for row in rows):
         return None
     period, name = str(answer["by"]), METRICS[metric].format(unit=answer["unit"])
@@ -70,8 +72,9 @@ def over_time(answer: Outcomes, metric: str = "reward_per_visit", *, until: int 
     ]
     years = sorted({str(rows[0]["group"])[:4], str(rows[-1]["group"])[:4]})
     level, x_name = f"{100 * answer['level']:g} %", f"{period} (UTC), {' to '.join(years)}"
+    change = _change(answer if weeks is None else weeks, metric, until) or _change(answer, metric, until)
     return Figure(
-        title=f"{name[0].upper()}{name[1:]}: {_change(rows, answer['differences'], period, share=scale == 100)}",
+        title=f"{name[0].upper()}{name[1:]}: {change}",
         drawing=chart([Series(name, points)], x_name=x_name, y_name=f"{name}{unit}; band: {level}"),
         description=f"A line over {quantity(len(points), period)} with its interval of {level}, "
         f"clustered by {answer['unit']}.",
@@ -81,6 +84,16 @@ def over_time(answer: Outcomes, metric: str = "reward_per_visit", *, until: int 
             for row in rows
         ],
     )  # fmt: skip
+
+
+def _by_period(answer: Outcomes, metric: str, until: int | None) -> list[OutcomeRow]:
+    """The rows of a metric, of the first reward, whose periods end by a time."""
+    rows = [row for row in answer["outcomes"] if row["metric"] == metric]
+    length = PERIOD_US[str(answer["by"])]
+    return [
+        row for row in rows
+        if row["reward"] == rows[0]["reward"] and (until is None or parse(str(row["group"])) + length <= until)
+    ]  # fmt: skip
 
 
 def _scaled(row: OutcomeRow, scale: float) -> tuple[float | None, float | None, float | None]:
@@ -95,34 +108,38 @@ def _day(label: str) -> str:
     return label[11:16] if "T" in label else f"{int(label[8:10])}\u00a0{MONTHS[int(label[5:7]) - 1]}"
 
 
-def _change(rows: Sequence[OutcomeRow], differences: Sequence[DifferenceRow], period: str, *, share: bool) -> str:
-    """The newest full period, and how it compares with the first one."""
-    complete_rows = [row for row in rows if row["value"] is not None and f"partial-{period}" not in row["reasons"]]
-    last = complete_rows[-1] if complete_rows else next(row for row in reversed(rows) if row["value"] is not None)
+def _change(answer: Outcomes, metric: str, until: int | None) -> str | None:
+    """The newest full period, and how a week compares with the first one: days and hours differ among themselves. None
+    where no period has a figure."""
+    period, rows = str(answer["by"]), [row for row in _by_period(answer, metric, until) if row["value"] is not None]
+    if not rows:
+        return None
+    complete_rows = [row for row in rows if f"partial-{period}" not in row["reasons"]]
+    last, share = (complete_rows or rows)[-1], metric in RETURNED
     scale, unit = (100, "\u00a0%") if share else (1, "")
     begins = {"hour": "at", "day": "on", "week": "in the week of"}[period]
     figures = f"{interval(*_scaled(last, scale), unit=unit)} {begins} {_day(str(last['group']))}"
     key = last["group"], last["metric"], last["reward"]
-    row = next((row for row in differences if (row["group"], row["metric"], row["reward"]) == key), None)
+    rows_of_key = (row for row in answer["differences"] if (row["group"], row["metric"], row["reward"]) == key)
+    row = next(rows_of_key, None) if period == "week" else None
     if row is None or row["lower"] is None or row["upper"] is None:
         return figures
-    first = _day(str(row["against"]))
-    sign = difference_direction(row)
+    sign, first = difference_direction(row), _day(str(row["against"]))
     if sign not in ("more", "less"):
-        return f"{figures}, no sure change since {'the week of ' if period == 'week' else ''}{first}"
+        return f"{figures}, no sure change since the week of {first}"
     points = f"{abs(100 * (row['value'] or 0)):.1f} points"
     change = points if share else "" if row["relative"] is None else percent(abs(row["relative"]))
     return f"{figures}, {change} {sign} than {begins} {first}"
 
 
-def return_rates(answer: Outcomes, log_end: str | None) -> Figure | None:
+def return_rates(answer: Outcomes, log_end: str | None, weeks: Outcomes | None = None) -> Figure | None:
     """Returning visitors over time, as long before the end of the log as they have to come again; None where nobody
     could have come again yet, or no user is known."""
     if "no-users" in answer["reasons"] or log_end is None:
         return None
     periods = len({row["group"] for row in answer["outcomes"]})
     until = {metric: parse(log_end) - days * DAY_US for metric, days in RETURNED.items()}
-    figures = present_figures(over_time(answer, metric, until=until[metric]) for metric in RETURNED)
+    figures = present_figures(over_time(answer, metric, until=until[metric], weeks=weeks) for metric in RETURNED)
     return next((figure for figure in figures if len(figure.rows) > periods / 2), figures[-1] if figures else None)
 
 
@@ -139,8 +156,7 @@ def estimates(rows: Sequence[EstimateRow], unit: str) -> Figure | None:
     for row in unit_rows[:MAX_ROWS]:
         estimate, look, words = row.estimate, VERDICTS[row.estimate.verdict][1], _verdict(row)
         value, lower, upper = estimate.value, estimate.lower, estimate.upper
-        name = row.target if row.version is None else f"{row.target}@{row.version}"
-        name = name if row.by is None else f"{name}, {row.by} {row.group.label}"
+        name = _name(row)
         label = f"{name}, {estimate.estimator}" if names_estimator else name
         intervals.append(Interval(label, value, lower, upper, f"{number(value)}, {words}", look))
         table.append([
@@ -148,7 +164,7 @@ def estimates(rows: Sequence[EstimateRow], unit: str) -> Figure | None:
             estimate.served,
         ])  # fmt: skip
     return Figure(
-        title=_best_policy_sentence(unit_rows, UNITS[unit]),
+        title=_answer_sentence(unit_rows, UNITS[unit]),
         drawing=forest(
             intervals, level=_logged_average(unit_rows),
             x_name=f"reward per {UNITS[unit]} ({', '.join(sorted({row.reward for row in unit_rows}))})"
@@ -164,6 +180,17 @@ def estimates(rows: Sequence[EstimateRow], unit: str) -> Figure | None:
     )  # fmt: skip
 
 
+def _name(row: EstimateRow) -> str:
+    """The target as commands take it, with its group where there are several."""
+    name = row.target if row.version is None else f"{row.target}@{row.version}"
+    return name if row.by is None else f"{name}, {row.by} {row.group.label}"
+
+
+def _rank(row: EstimateRow) -> tuple[int, bool]:
+    """How much an estimate tells: by its verdict, then whether it says that the target is what served."""
+    return -RANKS.index(row.estimate.verdict), row.answer.answer == "same"
+
+
 def _verdict(row: EstimateRow) -> str:
     """The verdict in words."""
     verdict, reasons = row.estimate.verdict, row.estimate.reasons
@@ -176,116 +203,98 @@ def _logged_average(rows: Sequence[EstimateRow]) -> float | None:
     return served.pop() if len(served) == 1 else None
 
 
-def _best_policy_sentence(rows: Sequence[EstimateRow], unit: str) -> str:
-    """A sentence on the policy that would earn most, against the logged average. Policies that learned from this log
-    cannot be judged by it."""
-    judged_rows = [row for row in rows if row.estimate.verdict != "insufficient" and row.estimate.value is not None]
-    independent_rows = [row for row in judged_rows if "in-sample" not in row.estimate.reasons]
-    if not independent_rows:
-        served, learned = _logged_average(rows), [row.target for row in judged_rows]
-        earned = "" if served is None else f"; the logged average is {number(served)} per {unit}"
-        if not learned:
-            return f"The log cannot tell yet what these policies would earn per {unit}{earned}"
-        names = " and ".join(dict.fromkeys(learned))
-        return f"{names} learned from this very log, so that it cannot judge what they would earn{earned}"
-    row = max(independent_rows, key=lambda row: row.estimate.value or 0.0)
-    estimate = row.estimate
-    bounded_value = interval(estimate.value, estimate.lower, estimate.upper)
-    text = f"{row.target} would earn {bounded_value} per {unit} ({_verdict(row)})"
-    if estimate.served is None or estimate.lift_lower is None or estimate.lift_upper is None:
-        return text
-    if estimate.verdict != "ok":
-        return f"{text}; the logged average is {number(estimate.served)}"
-    sign = direction(estimate.lift_lower, estimate.lift_upper, tolerance=LOG_PRECISION)
-    comparison = {"equal": "equal to", "unsure": "not surely more than"}.get(sign, f"{sign} than")
-    return f"{text}, {comparison} the logged average ({number(estimate.served)})"
+def _answer_sentence(rows: Sequence[EstimateRow], unit: str) -> str:
+    """A sentence on what can be acted on: who would earn more than the logged average, who less, and what the log
+    cannot tell."""
+    best_rows: dict[str, EstimateRow] = {}  # of each target; of equal ones the last, whose estimator does the most
+    for row in rows:
+        best_rows[_name(row)] = max(row, best_rows.get(_name(row), row), key=_rank)
+    by_answer: dict[str, list[EstimateRow]] = defaultdict(list)
+    for row in sorted(best_rows.values(), key=lambda row: -(row.estimate.lift or 0.0)):
+        is_unknown = row.answer.answer == "unknown"
+        by_answer["learned" if is_unknown and "in-sample" in row.estimate.reasons else row.answer.answer].append(row)
+    names = {answer: " and ".join(map(_name, rows)) for answer, rows in by_answer.items()}
+    served = _logged_average(rows)
+    average = "the logged average" if served is None else f"the logged average ({number(served)} per {unit})"
+    changes = {
+        sign: [f"{_name(row)} would earn {percent(abs(row.estimate.lift or 0.0))} {word}" for row in by_answer[sign]]
+        for sign, word in (("better", "more"), ("worse", "less"))
+    }
+    texts = changes["better"] or ["No policy is known to earn more"]
+    texts[0] += f" than {average}"
+    texts += changes["worse"]
+    if "learned" in names:
+        texts.append(f"{names['learned']} learned from this very log, which is no test of it")
+    if "unknown" in names:
+        unknown = by_answer["unknown"]
+        needed = _needed(max(row.answer.needed or 0 for row in unknown), unknown[0].estimate.cluster)
+        texts.append(f"the log cannot tell of {names['unknown']}{needed}")
+    return "; ".join(texts)
+
+
+def _needed(number: int | None, unit: str) -> str:
+    """How many units more would tell, where that is known."""
+    return f", about {number:,} {unit}s more would tell" if number else ""
 
 
 # -- experiments --
 
 
 def comparison(answer: VariantComparison) -> Figure | None:
-    """The variants of an experiment against the first one, per unit, in percent; None where nothing differs yet."""
-    if "interleave" in answer:
-        return _credit_difference(answer)
+    """The variants of an experiment against the first one, per unit, in percent, or the credits of two versions that
+    fill every slate in turns; None where nothing is known yet."""
     rows = [row for row in answer["unit_differences"] if row["metric"] in COMPARED]
     rows.sort(key=lambda row: COMPARED.index(row["metric"]))
-    intervals = list[Interval]()
-    names_variant = len({row["group"] for row in rows}) > 1
-    for row in rows:
-        if row["relative"] is None or not row["value"]:
-            continue
-        scale = 100 * row["relative"] / row["value"]
-        lower, upper = (None if bound is None else bound * scale for bound in (row["lower"], row["upper"]))
-        sure, look = _direction_and_look(row)
-        name = _metric(row, answer)
-        label = f"{row['group']}: {name}" if names_variant else name
-        intervals.append(Interval(label, 100 * row["relative"], lower, upper, _note(row["relative"], sure), look))
+    drafted = [] if rows else [{**row, "group": row["variant"], "metric": "credit"} for row in answer["differences"]]
+    lines = list[tuple[Interval, list[Any]]]()
+    for row in [*rows, *drafted]:
+        relative, name, sure = row["relative"], _metric(row, answer), LOOKS.get(row["answer"], ("not sure", "no"))
+        scale = 1.0 if drafted else 100 * relative / row["value"] if relative and row["value"] else None
+        bounds = [None if scale is None or row[side] is None else scale * row[side] for side in BOUNDS]
+        note = f"{100 * relative:+.1f}\u00a0%, {sure[0]}" if relative else sure[0]
+        cells = [row["group"], name, *(row[side] for side in BOUNDS), relative and 100 * relative, row["p_value"]]
+        line = Interval(f"{row['group']}: {name}", bounds[0], bounds[1], bounds[2], note, sure[1])
+        lines.append((line, [*cells, ", ".join(row["reasons"])]))
+    intervals = [line for line, _ in lines if line.value is not None]
     if not intervals:
         return None
+    per_cent, against = "" if drafted else ", in percent of it", answer["variants"][0]["variant"]
     return Figure(
-        title=f"{answer['experiment']}: {_reward_sentence(answer)}",
-        drawing=forest(intervals[:MAX_ROWS], x_name=f"difference from {rows[0]['against']}, in percent of it", level=0),
+        title=f"{answer['experiment']}: {experiment_sentence(answer)}",
+        drawing=forest(intervals[:MAX_ROWS], x_name=f"difference from {against}{per_cent}", level=0),
         description=f"One interval of 95 % a metric, clustered by {answer['unit']}; those that cross 0 are not sure.",
         headers=["variant", "metric", "difference", "lower", "upper", "in percent", "p", "notes"],
-        rows=[
-            [
-                row["group"], _metric(row, answer), row["value"], row["lower"], row["upper"],
-                 row["relative"] and 100 * row["relative"], row["p_value"], ", ".join(row["reasons"]),
-            ]
-            for row in rows
-        ],
-    )  # fmt: skip
+        rows=[cells for _, cells in lines],
+    )
 
 
-def _metric(row: DifferenceRow, answer: VariantComparison) -> str:
+def _metric(row: Mapping[str, Any], answer: VariantComparison) -> str:
     """A metric in words, with its reward where there are several."""
     names_reward = len({difference["reward"] for difference in answer["unit_differences"]} - {None}) > 1
     name = METRICS[row["metric"]].format(unit=answer["unit"])
     return f"{name} ({row['reward']})" if names_reward and row["reward"] else name
 
 
-def _direction_and_look(row: Mapping[str, Any]) -> tuple[str, str]:
-    return {"more": ("more", "s1"), "less": ("less", "s2")}.get(difference_direction(row), ("not sure", "no"))
-
-
-def _credit_difference(answer: VariantComparison) -> Figure | None:
-    """The two versions that fill every slate in turns: the difference of their credits a decision."""
-    row = answer["differences"][0]
-    bounds = row["value"], row["lower"], row["upper"]
-    if row["value"] is None:
-        return None
-    policies = {variant["variant"]: variant["policy"] for variant in answer["variants"]}
-    names = f"{policies[row['variant']]} less {policies[row['against']]}"
-    sure, look = _direction_and_look(row)
-    figures, credit = interval(*bounds), Interval(names, *bounds, sure, look)
-    headers = ["value", "lower", "upper", "p_value"]
-    return Figure(
-        title=f"{answer['experiment']}: {names}, {figures} a decision ({sure})",
-        drawing=forest([credit], x_name="difference of the credit a decision", level=0.0),
-        description="One interval of 95 %; if it crosses 0, nothing is sure.",
-        headers=["difference", *headers],
-        rows=[[names, *(row[header] for header in headers)]],
-    )  # fmt: skip
-
-
-def _note(relative: float, sure: str) -> str:
-    return f"{percent(abs(relative))} {sure}" if sure != "not sure" else f"{100 * relative:+.1f}\u00a0%, not sure"
-
-
-def _reward_sentence(answer: VariantComparison) -> str:
-    """A sentence on the reward per unit, variant by variant."""
-    p_value, texts = answer["sample_ratio"]["p_value"], list[str]()
-    for row in answer["unit_differences"]:
-        if row["metric"] == "reward_per_unit":
-            sure, _ = _direction_and_look(row)
-            change = "" if row["relative"] is None else f" {percent(abs(row['relative']))}"
-            figures = f"{interval(row['value'], row['lower'], row['upper'])} {_metric(row, answer).split(' ', 1)[1]}"
-            verdict = f"earns{change} {sure} than {row['against']}"
-            verdict = f"is not surely different from {row['against']}" if sure == "not sure" else verdict
-            texts.append(f"{row['group']} {verdict} ({figures}{', so far' if 'young-units' in row['reasons'] else ''})")
-    doubt = "the split is not as defined, do not trust it: " if p_value is not None and p_value < ALARM else ""
-    return doubt + "; ".join(texts)
+def variants(answers: Sequence[VariantComparison]) -> tuple[list[str], list[list[Any]]]:
+    """The headers and rows of a table of the variants of experiments: who got them, and what they earned."""
+    headers = [
+        "experiment", "from", "to", "p of the split", "variant", "policy", "share", "got it", "reward", "per unit",
+        "lower", "upper", "per 1,000", "in total",
+    ]  # fmt: skip
+    rows = list[list[Any]]()
+    for answer in answers:
+        for variant in answer["variants"]:
+            earned = [
+                [row["reward"], *_scaled(row, 1), *(row["value"] and row["value"] * n for n in (1000, row["units"]))]
+                for row in answer["outcomes"]
+                if (row["metric"], row["group"]) == ("reward_per_unit", variant["variant"])
+            ]
+            times = [time and time[:10] for time in (answer["created_at"], answer["stopped_at"] or answer["status"])]
+            names = [answer["experiment"], *times, answer["sample_ratio"]["p_value"]]
+            names += [variant["variant"], variant["policy"], percent(variant["weight"])]
+            units = quantity(variant["units"], answer["unit"])
+            rows += [[*names, units, *figures] for figures in earned or [[None] * 6]]
+    return headers, rows
 
 
 # -- beliefs and exposure --
@@ -346,26 +355,6 @@ def exposure(answer: Exposure) -> Figure:
         headers=["arm", "slots", "expected", "mean reward", "lower", "upper"],
         rows=[[row["arm"], row["realised"], row["expected"], row["rate"], row["lower"], row["upper"]] for row in shown],
     )
-
-
-def evenness(answer: Exposure) -> Figure | None:
-    """Effective arms of each day: that many, shown equally often, are as even; None for fewer than three days."""
-    days = answer.get("days", [])
-    if len(days) < 3:
-        return None
-    points = [PlotPoint(parse(day["day"]) / 3.6e9, day["effective_arms"], label=_day(day["day"])) for day in days]
-    counts = [day["effective_arms"] for day in days if day["effective_arms"] is not None]
-    span = f"{number(min(counts))} to {number(max(counts))}" if counts else "an unknown number of"
-    x_name = f"day (UTC), {days[-1]['day'][:4]}"
-    headers = ("day", "decisions", "slots", "effective_arms", "coverage", "gini", "floor_share")
-    return Figure(
-        title=f"On a day it is as if {span} arms were shown equally often; on {_day(days[-1]['day'])}, "
-        f"{number(days[-1]['effective_arms'])}",
-        drawing=chart([Series("effective arms", points)], x_name=x_name, y_name="arms, were they shown equally often"),
-        description=f"A line over {quantity(len(points), 'day')}.",
-        headers=[header.replace("_", " ") for header in headers],
-        rows=[[*map(dict(day).get, headers)] for day in days],
-    )  # fmt: skip
 
 
 def present_figures(figures: Iterable[Figure | None]) -> list[Figure]:

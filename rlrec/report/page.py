@@ -36,6 +36,7 @@ h3{font-size:10pt}figure{break-inside:avoid}h2,h3,section>p,section>ul{break-aft
 .cards{grid-template-columns:1fr 1fr}details{display:none}}
 """.strip().replace("\n", "")
 LAWS = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+SHORT = ("time", "estimates", "experiments", "training")  # sections whose findings the summary has: to act on
 LONG = 30  # letters of a cell that may be broken
 EMPTY = (
     "Nothing was served yet. <code>rlrec policy create home --kind thompson --param floor=0.05</code> makes a policy, "
@@ -61,6 +62,7 @@ def page(answer: Result, title: str) -> str:
     findings = [
         f'<li><a href="#{section.name}-{count}">{escape(figure.title)}</a></li>'
         for section in sections
+        if section.name in SHORT
         for count, figure in enumerate(section.figures)
     ]
     body = "".join(_section(section, answer.remarks.get(section.name, [])) for section in sections)
@@ -93,18 +95,11 @@ def _date(time: str) -> str:
 
 def _sections(answer: Result) -> Iterator[Section]:
     """The sections that have something to show or to say."""
-    over_time, charts, notes = answer.over_time, list[Figure](), list[str]()
-    if over_time is not None:
-        return_rates = figures.return_rates(over_time, answer.last)
-        charts = present_figures([figures.over_time(over_time), return_rates])
-        if return_rates is None and "no-users" in over_time["reasons"]:
-            notes.append("Who came back is not known: no decision names a user (`recommend --user`).")
-        elif return_rates is None:
-            notes.append("Who came back cannot be said yet: the log has to go on for a day after a visit.")
-        if any(f"partial-{answer.period}" in row["reasons"] for row in over_time["outcomes"]):
-            notes.append(f"The first or the newest {answer.period} is covered by the log in part.")
-    lists = "".join(_list([note]) for note in notes)
-    yield Section("time", "Over time", "What a visit earned, and who came back.", charts, lists)
+    yield Section(
+        "experiments", "Experiments", "Variants against the first one, by the unit that was split.",
+        present_figures(map(figures.comparison, answer.experiments)),
+        _named_table("Who got what", *figures.variants(answer.experiments)),
+    )  # fmt: skip
     newest = "" if answer.judged is None else f" From the newest {answer.judged:,} decisions."
     reasons = _list(answer.reasons)
     yield Section(
@@ -113,24 +108,26 @@ def _sections(answer: Result) -> Iterator[Section]:
         present_figures(figures.estimates(answer.estimates, unit) for unit in figures.UNITS),
         reasons and f"<details><summary>What the verdicts rest on</summary>{reasons}</details>",
     )  # fmt: skip
-    compared = [figures.comparison(experiment) for experiment in answer.experiments]
-    pairs = zip(answer.experiments, compared, strict=True)
-    undecided_names = [experiment["experiment"] for experiment, figure in pairs if figure is None]
-    yield Section(
-        "experiments", "Experiments", "Variants against the first one, by the unit that was split.",
-        present_figures(compared),
-        _list(f"{name}: nothing to compare per unit; `rlrec experiment show {name}` has its figures"
-              for name in undecided_names),
-    )  # fmt: skip
+    over_time, charts, notes = answer.over_time, list[Figure](), list[str]()
+    if over_time is not None:
+        return_rates = figures.return_rates(over_time, answer.last, answer.weeks)
+        charts = present_figures([figures.over_time(over_time, weeks=answer.weeks), return_rates])
+        if return_rates is None and "no-users" in over_time["reasons"]:
+            notes.append("Who came back is not known: no decision names a user (`recommend --user`).")
+        elif return_rates is None:
+            notes.append("Who came back cannot be said yet: the log has to go on for a day after a visit.")
+        if any(f"partial-{answer.period}" in row["reasons"] for row in over_time["outcomes"]):
+            notes.append(f"The first or the newest {answer.period} is covered by the log in part.")
+    lists = "".join(_list([note]) for note in notes)
+    yield Section("time", "Over time", "What a visit earned, and who came back.", charts, lists)
     yield Section(
         "beliefs", "What policies believe", "Each arm with the reward that a slot of it is believed to earn.",
         present_figures(map(figures.beliefs, answer.beliefs)),
     )  # fmt: skip
     exposure = answer.exposure
-    newest = "" if answer.exposed is None else f" From the newest {answer.exposed:,} decisions."
     yield Section(
         "exposure", "What was shown", "How the slots are spread over the catalogue." + newest,
-        [] if exposure is None else present_figures([figures.exposure(exposure), figures.evenness(exposure)]),
+        [] if exposure is None else [figures.exposure(exposure)],
     )  # fmt: skip
     yield Section(
         "positions", "Positions", "How likely each position is looked at.",
@@ -195,4 +192,8 @@ def _traffic(answer: Result) -> str:
     rows = [
         [row.policy, row.decisions, row.newest, f"{row.live} of {row.versions}", row.kind] for row in answer.traffic
     ]
-    return f"<h3>What served</h3>{_table(headers, rows)}" if rows else ""
+    return _named_table("What served", headers, rows)
+
+
+def _named_table(name: str, headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    return f"<h3>{name}</h3>{_table(headers, rows)}" if rows else ""

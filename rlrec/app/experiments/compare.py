@@ -23,6 +23,7 @@ from rlrec.store.log.selected import Selection
 from rlrec.store.log.team_drafts import TEAMS
 from rlrec.store.policies import experiments
 from rlrec.store.policies.experiments import Experiment
+from rlrec.times import format_time
 
 DECISIONS_DIFFER, YOUNG_UNITS = "decisions-differ", "young-units"
 
@@ -42,6 +43,8 @@ class VariantComparison(TypedDict):
     unit_differences: list[DifferenceRow]
     reasons: list[str]
     decisions_per_unit: list[dict[str, Any]]
+    created_at: str
+    stopped_at: str | None
     anonymous: NotRequired[int]
     ties: NotRequired[int | None]
     interleave: NotRequired[list[str]]
@@ -120,7 +123,9 @@ def _result(
     result = {
         "experiment": experiment.name, "status": experiment.status, "unit": experiment.unit, "variants": variants,
         "differences": differences, "sample_ratio": _finite({"chi2": split[0], "p_value": split[1]}), "holdout": None,
-        "outcomes": [], "unit_differences": [], "reasons": [], "decisions_per_unit": [], **answer,
+        "outcomes": [], "unit_differences": [], "reasons": [], "decisions_per_unit": [],
+        "created_at": format_time(experiment.created_at),
+        "stopped_at": None if experiment.stopped_at is None else format_time(experiment.stopped_at), **answer,
     }  # fmt: skip
     return cast(VariantComparison, result)
 

@@ -49,13 +49,15 @@ PORTION = 100_000  # slots whose features are added up at a time
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """Arguments of `exposure`. policy: its decisions alone; log: a filter; by: None or `day`; reward: of the rates,
-    None for that of the policy, or the default; position: a curve, None for that of the policy where it has one."""
+    None for that of the policy, or the default; position: a curve, None for that of the policy where it has one;
+    expected: whether to derive the probabilities of every belief that served, which takes long for pages."""
 
     policy: str | None = None
     log: str | None = None
     by: str | None = None
     reward: str | None = None
     position: str | None = None
+    expected: bool = True
 
 
 # Figures of the catalogue; None: cannot be known. The `expected_*` are of expected exposure, the others of realised.
@@ -167,6 +169,7 @@ class Census:
     evaluation: Evaluation
     reward: Reward
     by_day: bool
+    derives: bool
     added_at: Ids
     described: csr_array
     curve: Curve | None
@@ -182,7 +185,7 @@ class Census:
         position = request.position or (version and version.params.get("position"))
         catalogue = arms.all_arms(unit)
         return cls(
-            evaluation=evaluation, reward=reward, by_day=request.by == "day",
+            evaluation=evaluation, reward=reward, by_day=request.by == "day", derives=request.expected,
             added_at=np.array([arm.added_at for arm in catalogue], np.int64), described=described(catalogue),
             curve=lookup.curve(unit, position) if position else None,
         )  # fmt: skip
@@ -236,6 +239,8 @@ class Census:
         """Expected exposure, (a,): probabilities of each arm, summed over the positions of these decisions; and how
         many of them have none."""
         expected = np.zeros(len(self.added_at))
+        if not self.derives:
+            return np.full(len(expected), np.nan), 0
         decisions = take(slots, starts)
         derived, max_slots = 0, int(decisions["size"].max())
         for case in reader.marginals.cases(decisions, logged.contexts, logged.eligible, positions=max_slots):

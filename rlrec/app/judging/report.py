@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from rlrec.app.audit.draws import newest
+from rlrec.app.audit.integrity import live_versions
 from rlrec.app.audit.integrity.findings import Finding
 from rlrec.app.evaluation.passes.estimates import EstimateRow
 from rlrec.app.experiments import compare
@@ -28,22 +29,23 @@ from rlrec.times import DAY_US, format_time
 
 T = TypeVar("T")
 P = ParamSpec("P")
-JUDGED, EXPOSED = 100_000, 10_000  # newest decisions that estimates and exposure are from
+JUDGED = 100_000  # newest decisions that estimates and exposure are from
 GAP = 28  # days without a decision that end what is shown over time
 LONGEST = {"hour": 2, "day": 45, "week": 728}  # days that are shown by this period, at most
 TARGETS, BELIEFS, EXPERIMENTS, CURVES, TRAINED = 6, 4, 5, 3, 3  # of the most used, or the newest
 PARTS = 8
-PER_IMPRESSION, PER_SESSION = "snips", "wdr"
 UNIFORM = "uniform"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Options of `report`. policy: its decisions and beliefs alone; log: a filter; since: microseconds since 1970."""
+    """Options of `report`. policy: its decisions and beliefs alone; log: a filter; since: microseconds since 1970;
+    reward: of every comparison, None for those that the policies learn."""
 
     policy: str | None = None
     log: str | None = None
     since: int | None = None
+    reward: str | None = None
     estimates: bool = True
 
     @property
@@ -77,8 +79,8 @@ class Training(NamedTuple):
 class Result:
     """The content of the page; a part that is None or empty has sentences in `remarks`, under its name, that say why.
 
-    period: of `over_time`, hour, day or week; judged, exposed: decisions that estimates and exposure are from, None for
-    all"""
+    period: of `over_time`, hour, day or week; weeks: the same by whole weeks, None where there are not two; judged:
+    decisions that estimates and exposure are from, None for all"""
 
     created_at: str
     log: str
@@ -88,13 +90,13 @@ class Result:
     traffic: list[PolicyTraffic] = field(default_factory=list)
     period: str = "day"
     over_time: outcomes.Result | None = None
+    weeks: outcomes.Result | None = None
     estimates: list[EstimateRow] = field(default_factory=list)
     judged: int | None = None
     reasons: list[str] = field(default_factory=list)
     experiments: list[VariantComparison] = field(default_factory=list)
     beliefs: list[PolicyBelief] = field(default_factory=list)
     exposure: exposure.Result | None = None
-    exposed: int | None = None
     curves: list[CurveAnswer] = field(default_factory=list)
     trained: list[Training] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
@@ -125,7 +127,12 @@ class _Gathering:
         live = policies.live(unit, [policy.name for policy in self.policies.values()])
         self.live = {policy.version.policy.id: policy.version for policy in live.values()}
         self.served, self._parts = self._count_traffic(), set[str]()
-        self._bounds = {size: selected.newest_at(unit, self.selection, size) for size in (JUDGED, EXPOSED)}
+        if request.reward is not None:
+            self.reward = lookup.reward(unit, request.reward).name
+        elif self.served:  # of the policy with the most decisions
+            self.reward = self.live[self.served.most_common(1)[0][0]].reward.name
+        since = selected.newest_at(unit, self.selection, JUDGED)
+        self.answer.judged, self._judged_log = None if since is None else JUDGED, self._log(since)
 
     def _count_traffic(self) -> Counter[int]:
         """Decisions of each policy; the answer gets its table of them."""
@@ -202,22 +209,27 @@ class _Gathering:
         span = days[-1] - start + 1
         self.answer.period = next((period for period, max_days in LONGEST.items() if span <= max_days), "week")
         start = max(start, days[-1] - LONGEST["week"] + 1)
+        monday = start + (-3 - start) % 7  # 1970-01-01 was a Thursday
+        if self.answer.period == "week":
+            start = monday
         if start > days[0]:
             self._remark(
                 "time", f"Nothing from before {format_time(start * DAY_US)[:10]} is shown over time: see --since."
             )
-        since = max(start * DAY_US, start * DAY_US if self.selection.since is None else self.selection.since)
-        reward = self.live[self.served.most_common(1)[0][0]].reward.name  # of the policy with the most decisions
-        request = outcomes.Request(by=self.answer.period, log=self._log(since), rewards=[reward])
-        return outcomes.outcomes(self.store, request)
+        since = max(start * DAY_US, self.selection.since or 0)
+        request = outcomes.Request(by=self.answer.period, log=self._log(since), rewards=[self.reward])
+        over_time = outcomes.outcomes(self.store, request)
+        if self.answer.period == "week":
+            self.answer.weeks = over_time
+        elif days[-1] - max(monday, since // DAY_US) >= 2 * 7 - 1:
+            request = replace(request, by="week", log=self._log(max(since, monday * DAY_US)))
+            self.answer.weeks = outcomes.outcomes(self.store, request)
+        return over_time
 
     def _estimates(self) -> None:
-        answer, since = self.answer, self._bounds[JUDGED]
-        answer.judged = JUDGED if since is not None else None
+        answer = self.answer
         targets = [*dict.fromkeys([*self._targets(), UNIFORM])]
-        visits = selected.extent(self.unit, self.selection).steps > 1
-        names = ",".join([PER_IMPRESSION, *([PER_SESSION] if visits else [])])
-        request = evaluate.Request(targets=targets, log=self._log(since), estimators=names)
+        request = evaluate.Request(targets=targets, log=self._judged_log, reward=self.reward)
         try:
             answer.estimates = evaluate.evaluate(self.store, request)
         except evaluate.EmptyLog:
@@ -230,19 +242,22 @@ class _Gathering:
         answer.reasons = evaluate.explained(answer.estimates)
 
     def _targets(self) -> list[str]:
-        """The policies that served most, of the one that was chosen where one was; else then others that can serve."""
-        if self.policy is not None:
-            return [self.policies[key].name for key in self._shown()]
-        served = {*self.served, *(self.policies[key].base_id for key in self.served)}
-        rankers = [policy for policy in self.policies.values() if policy.kind not in (UNIFORM, "logged")]
-        unserved = [policy for policy in rankers if policy.base_id is None and policy.id not in served]
-        names = [self.policies[key].name for key, _ in self.served.most_common()] + [policy.name for policy in unserved]
-        return [*dict.fromkeys(names)][:TARGETS]
+        """The policies that served most and still do, of the one that was chosen where one was; else then others that
+        can serve. A holdout is uniform, which is judged anyway."""
+        targets = self._shown() if self.policy is not None else [key for key, _ in self.served.most_common()]
+        if self.policy is None:
+            served = {*self.served, *(self.policies[key].base_id for key in self.served)}
+            rankers = [policy for policy in self.policies.values() if policy.kind not in (UNIFORM, "logged")]
+            targets += [policy.id for policy in rankers if policy.base_id is None and policy.id not in served]
+        replaced = {key: live_versions.successors(self.unit, self.live[key]) for key in targets}
+        for sentence in filter(None, replaced.values()):
+            self._remark("estimates", sentence)
+        names = [self.policies[key].name for key in targets if replaced[key] is None]
+        return [name for name in names if name.partition("@")[0] != UNIFORM][:TARGETS]
 
     def _exposure(self) -> exposure.Result:
-        since = self._bounds[EXPOSED]
-        self.answer.exposed = EXPOSED if since is not None else None
-        return exposure.exposure(self.store, exposure.Request(log=self._log(since), by="day"))
+        request = exposure.Request(log=self._judged_log, reward=self.reward, expected=False)
+        return exposure.exposure(self.store, request)
 
     def _experiments(self) -> list[VariantComparison]:
         stored = experiments.all_experiments(self.unit)
@@ -255,7 +270,8 @@ class _Gathering:
                 "experiments", f"{quantity(len(concerned) - EXPERIMENTS, 'older one')}: see `rlrec experiment list`."
             )
         names = [experiment.name for experiment in concerned[:EXPERIMENTS]]
-        comparisons = (self._fill("experiments", compare.show, self.store, name) for name in names)
+        rewards = [] if self.request.reward is None else [self.reward]
+        comparisons = (self._fill("experiments", compare.show, self.store, name, rewards=rewards) for name in names)
         return [comparison for comparison in comparisons if comparison is not None]
 
     def _curves(self) -> list[CurveAnswer]:

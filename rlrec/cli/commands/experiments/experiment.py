@@ -15,6 +15,7 @@ from rlrec.cli.program.files import plot_option, save_plot
 from rlrec.cli.program.shared import CommandGroup, Store, conclude, reading, writing
 from rlrec.cli.text.text import truncate
 from rlrec.cli.text.values import NAME, NUMBER, Parsed, parse_name, parse_number
+from rlrec.directions import ALARM, difference_sentence, experiment_sentence
 from rlrec.errors import InputError, quantity
 
 if TYPE_CHECKING:
@@ -32,13 +33,8 @@ UNIT_DIFFERENCE = {  # column of a csv: key of a difference in reward per unit
 _NO_ROW: Mapping[str, Any] = {}
 ANONYMOUS_UNITS, DECISIONS_DIFFER = "anonymous-units", "decisions-differ"  # reasons
 DROP = ("weight", "sessions", "reward_per_unit")  # columns of the table per decision that a narrow terminal leaves out
-ALARM = 0.001  # p-value of a check below which something is wrong with the split or the log
 MIN_SPLIT_P_VALUE = 0.01  # p-value below which it is not said to be right
 UNKNOWN = "not known yet"
-ANSWERS = {  # words for an answer, per unit
-    "better": "surely more per {} than", "worse": "surely less per {} than", "same": "as much per {} as",
-    "unknown": "not surely more or less per {} than",
-}  # fmt: skip
 
 
 def parse_variant(text: str) -> VariantSpec:
@@ -141,30 +137,7 @@ def show_(
     result = app.compare.show(store, name, rewards=rewards, level=level, log=log)
     save_plot(plot, lambda: app.figures.comparison(result))
     show(result, table=_view(result, level), flat=_flat(result))
-    conclude(show, _sentence(result))
-
-
-def _sentence(result: VariantComparison) -> str:
-    """The conclusion from each reward per unit, with its reasons, or from the credit of teams, in plain words."""
-    if _alarm(result["sample_ratio"]["p_value"], "!"):
-        return f"The split of {result['experiment']} is not as defined: do not trust its differences."
-    rows: list[Mapping[str, Any]] = [row for row in result["unit_differences"] if _is_earned(row)]
-    by_reward, unit = len({row["reward"] for row in rows}) > 1, result["unit"] if rows else "decision"
-    texts = [_comparison(row, unit, by_reward=by_reward) for row in rows or result["differences"]]
-    gains, losses = ({row["group"] for row in rows if row["answer"] == answer} for answer in ("better", "worse"))
-    texts += ["the rewards disagree: decide by the one that you want"] if gains & losses else []
-    return "; ".join(texts) or "There is nothing to compare."
-
-
-def _comparison(row: Mapping[str, Any], unit: str, *, by_reward: bool = False) -> str:
-    name, first, low, high = row.get("group", row.get("variant")), row["against"], row["lower"], row["upper"]
-    by, reasons = f" by {row['reward']}" if by_reward else "", ", ".join(row["reasons"])
-    if low is None or high is None:
-        return f"{name} and {first} cannot be compared yet{by}{f' ({reasons})' if reasons else ''}"
-    relative = "" if row["relative"] is None else f"{100 * row['relative']:+.1f} %, "
-    figures = f"{relative}{cell(low)} to {cell(high)}{f', {reasons}' if reasons else ''}"
-    needed = f"; about {row['needed']:,} {unit}s more would tell" if row["needed"] else ""
-    return f"{name} earns {ANSWERS[row['answer']].format(unit)} {first}{by} ({figures}){needed}"
+    conclude(show, experiment_sentence(result))
 
 
 def _flat(result: VariantComparison) -> list[dict[str, Any]]:
@@ -322,7 +295,7 @@ def stop(store: Store, show: Show, name: str, promote: str | None, anyway: bool)
     nested = show.format in ("json", "ndjson")
     show({name: value for name, value in result.items() if nested or name != "unit_differences"})
     for row in earned:
-        text = _comparison(row, result["unit"], by_reward=len(earned) > 1)
+        text = difference_sentence(row, result["unit"], by_reward=len(earned) > 1)
         conclude(show, f"{text}; promoted all the same." if row["answer"] in ("same", "unknown") else f"{text}.")
 
 

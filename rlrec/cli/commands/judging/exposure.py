@@ -47,7 +47,7 @@ def exposure(store: Store, show: Show, plot: str | None, workers: Workers, **req
       variety          mean distance (1 - cosine) of two arms of a slate, by the
                        features of the catalogue"""
     result = app.exposure.exposure(store, app.exposure.Request(**request), workers)
-    save_plot(plot, lambda: app.figures.evenness(result) or app.figures.exposure(result))
+    save_plot(plot, lambda: app.figures.exposure(result))
     catalogue = result["catalogue"]
     figures = ((name, cast(float | None, value)) for name, value in catalogue.items() if name != "arms")
     pull_sentence = "every slot is a pull" if result["curve"] is None else f"pulls counted by curve {result['curve']}"

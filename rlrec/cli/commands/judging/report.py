@@ -16,18 +16,19 @@ from rlrec.cli.text.values import TIME
 
 @click.command(cls=GroupedCommand)
 @click.argument("file", metavar="FILE.html|-", type=click.Path(dir_okay=False, allow_dash=True))
-@click.option("--policy", metavar="NAME", help="Only this policy with its variants, or POLICY@EXPERIMENT/VARIANT.")
+@click.option("--policy", metavar="NAME[@V]", help="Only this policy with its variants, or POLICY@EXPERIMENT/VARIANT.")
 @click.option("--log", metavar="FILTER", help="Filter of the log, as in `evaluate` [default: all].")
+@click.option("--reward", metavar="NAME", help="Reward definition of all comparisons [default: what policies learn].")
 @click.option("--since", type=TIME, metavar="TIME", help="Only decisions from this time on.")
 @click.option("--title", help="Heading of the page [default: What the recommender does].")
 @click.option("--estimates/--no-estimates", default=True, help="Whether to estimate what policies would earn.")
 @reading("rlrec report store.html", "rlrec report home.html --policy home --since 2026-01-01 --title 'Front page'")
 def report(store: Store, show: Show, file: str, title: str | None, **request: Any) -> None:
-    """One file of HTML, without scripts, that loads nothing: the reward and returning visitors over time, what policies
-    would earn, experiments, beliefs, exposure, position curves, learning curves, and the quick checks of `doctor`.
+    """One file of HTML, without scripts, that loads nothing: experiments, what policies would earn, the reward and
+    returning visitors over time, beliefs, exposure, position curves, learning curves, and the quick checks of `doctor`.
     Every figure has its data in a table under it; what cannot be shown yet says why.
 
-    Estimates are from the newest 100,000 decisions, exposure from the newest 10,000. The page is written beside FILE
+    Estimates and exposure are from the newest 100,000 decisions. The page is written beside FILE
     first, and then renamed."""
     from rlrec.report.page import page
 

@@ -76,7 +76,7 @@ def test_show_has_the_keys_of_the_contract(ready: Any) -> None:
     answer = ready("--now", LATER, "experiment", "show", "ab", "--json").json
     assert list(answer) == [
         "experiment", "status", "unit", "variants", "differences", "sample_ratio", "holdout", "outcomes",
-        "unit_differences", "reasons", "decisions_per_unit", "anonymous",
+        "unit_differences", "reasons", "decisions_per_unit", "created_at", "stopped_at", "anonymous",
     ]  # fmt: skip
     assert answer["holdout"] is None
     keys = (

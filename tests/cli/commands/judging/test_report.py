@@ -12,7 +12,7 @@ import pytest
 from rlrec.app.judging.report import Request, report
 from rlrec.report import page as pages
 from rlrec.store import Store
-from rlrec.times import parse
+from rlrec.times import DAY_US, format_time, parse
 from tests.cli.commands.judging.test_exposure import ARMS, serve
 from tests.conftest import ON_BOTH, Run, filled, runner
 
@@ -82,10 +82,8 @@ def test_estimates_and_exposure_are_from_the_newest_decisions_and_say_so(
     shop: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rlrec.app.judging.report.JUDGED", 40)
-    monkeypatch.setattr("rlrec.app.judging.report.EXPOSED", 20)
     text = page(shop)
-    assert "From the newest 40 decisions." in text
-    assert "From the newest 20 decisions." in text
+    assert text.count("From the newest 40 decisions.") == 2
 
 
 def test_its_parts_agree_while_others_write(shop: Run, store: Store) -> None:
@@ -146,8 +144,9 @@ def test_what_learned_from_the_log_is_no_finding_about_it(run_sqlite: Run) -> No
     ):
         assert run_sqlite(*words).exit_code == 0
     headline, *others = re.findall(r'<a href="#estimates-\d">(.*?)</a>', page(run_sqlite))
-    assert (headline.startswith("uniform would earn 0."), others) == (True, [])
-    assert "less than the logged average" in headline
+    assert re.match(r"No policy is known to earn more than the logged average \(0\.\d+ per impression\); ", headline)
+    assert re.search(r"; uniform would earn \d\d\.\d\xa0% less", headline)
+    assert (headline.endswith("home@1 learned from this very log, which is no test of it"), others) == (True, [])
 
 
 def test_a_variant_stands_for_itself_and_its_parent_that_serves_nobody_is_not_shown(run_sqlite: Run) -> None:
@@ -166,9 +165,105 @@ def test_a_variant_stands_for_itself_and_its_parent_that_serves_nobody_is_not_sh
         assert "<td>shelf@ranking/new</td>" in each  # in the table of what served
         assert "<td>shelf@1</td>" not in each
         assert "ranking: new" in each
-    assert "<td>old@ranking/was</td>" not in variant
+    assert "<td>old@ranking/was</td>" not in variant.partition("What served")[2]
     refused = run_sqlite("report", "-", "--policy", "shelf@ranking/other")
     assert (refused.exit_code, "did you mean shelf@ranking/new?" in refused.stderr) == (2, True)
+
+
+def headlines(text: str, section: str) -> list[str]:
+    return re.findall(rf'<a href="#{section}-\d">(.*?)</a>', text)
+
+
+def test_a_policy_against_itself_is_no_gain_and_no_loss(run_sqlite: Run) -> None:
+    """All that was served came from one uniform policy, which differs from the built-in by rounding at most."""
+    for words in (
+        ["policy", "create", "shop", "--kind", "uniform"],
+        ["simulate", "bernoulli", "--env", "rates=0.6,0.2,0.3", "--policy", "shop", "--sessions", "600"],
+    ):
+        assert run_sqlite(*words).exit_code == 0
+    (headline,) = headlines(page(run_sqlite), "estimates")
+    assert re.fullmatch(r"No policy is known to earn more than the logged average \(0\.\d+ per impression\)", headline)
+
+
+def test_what_serves_is_judged_and_not_the_policy_that_variants_replaced(run_sqlite: Run) -> None:
+    variants = ("--variant", "new=shelf", "--variant", "old=shelf", "--holdout-uniform", "10%")
+    for words in (
+        ["policy", "create", "shelf", "--kind", "thompson", "--param", "floor=0.1"],
+        ["simulate", "bernoulli", "--policy", "shelf", "--sessions", "60", "--env", "rates=0.5,0.4"],
+        ["experiment", "create", "ranking", "--unit", "session", *variants],
+        ["simulate", "bernoulli", "--experiment", "ranking", "--sessions", "200", "--env", "rates=0.5,0.4"],
+    ):
+        assert run_sqlite(*words).exit_code == 0
+    for options in ((), ("--policy", "shelf")):
+        text = page(run_sqlite, *options)
+        judged = text.partition('<section id="estimates"')[2].partition("</section>")[0]
+        assert "shelf@1 served nobody since 2026-01-01; its variants shelf@ranking/new and shelf@ranking/old" in judged
+        named = {*re.findall(r"<tr><td>([^<]*)</td>", judged)}
+        assert named == {"shelf@ranking/new@1", "shelf@ranking/old@1", "uniform"}
+
+
+def test_an_experiment_says_who_got_what_since_when_and_what_a_thousand_of_them_earned(shop: Run) -> None:
+    table = page(shop, "--no-estimates").partition("Who got what")[2].partition("</table>")[0]
+    rows = [re.findall("<td[^>]*>([^<]*)</td>", row) for row in table.split("<tr>")[2:]]
+    shown = shop("--now", LATER, "experiment", "show", "ab", "--json").json
+    earned = [row for row in shown["outcomes"] if row["metric"] == "reward_per_unit"]
+    for row, variant, outcome in zip(rows, shown["variants"], earned, strict=True):
+        name, since, until, p_value, label, policy, share, units, reward, value, *_, per_thousand, total = row
+        assert (name, since, until) == ("ab", shown["created_at"][:10], "running")
+        assert (label, policy, share) == (
+            variant["variant"],
+            f"{'home' if label == 'a' else 'other'}@ab/{label}",
+            "50.0\xa0%",
+        )
+        assert (units, reward) == (f"{variant['units']} users", "default")
+        assert float(p_value) == pytest.approx(shown["sample_ratio"]["p_value"], rel=0.01)
+        figures = [outcome["value"] * number for number in (1, 1000, outcome["units"])]
+        assert [float(text.replace(",", "")) for text in (value, per_thousand, total)] == pytest.approx(
+            figures, rel=0.01
+        )
+
+
+def test_the_summary_has_the_sentence_of_experiment_show(shop: Run) -> None:
+    (headline,) = headlines(page(shop), "experiments")
+    sentence = shop("--now", LATER, "experiment", "show", "ab").stderr.strip().removesuffix(".")
+    assert headline == f"ab: {sentence}"
+    assert "per user than a" in headline
+
+
+def test_the_summary_has_nothing_that_nobody_can_act_on(shop: Run) -> None:
+    nav = page(shop).partition("<nav>")[2].partition("</nav>")[0]
+    assert {*re.findall(r'href="#(\w+)-', nav)} == {"time", "estimates", "experiments"}
+
+
+def test_another_reward_judges_the_whole_page(shop: Run) -> None:
+    shop("reward", "define", "twice", "click=2", "--clip", "0,2")
+    text = page(shop, "--reward", "twice")
+    assert "(twice)" in headlines(text, "time")[0] or "reward per visit (twice)" in text
+    assert "logged average" in headlines(text, "estimates")[0]
+    table = text.partition("Who got what")[2].partition("</table>")[0]
+    assert ("<td>twice</td>" in table, "<td>default</td>" in table) == (True, False)
+    refused = shop("report", "-", "--reward", "twoce")
+    assert (refused.exit_code, "did you mean twice?" in refused.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("days", [5, 33])
+def test_a_week_is_compared_with_a_week_and_a_day_with_nothing(run_sqlite: Run, days: int) -> None:
+    """Clicks on Sundays alone: every week is like the others, and the days are not. 2026-01-07 is a Wednesday."""
+    for words in (["arm", "add", "a"], ["policy", "create", "home", "--kind", "uniform"]):
+        assert run_sqlite(*words).exit_code == 0
+    for day in range(days):
+        at = format_time(parse("2026-01-07T12:00:00Z") + day * DAY_US)
+        lines = [{"policy": "home", "session": f"s{day}-{n}", "user": f"u{day}-{n}"} for n in range(4)]
+        clock = ("--allow-future", "--now", at)
+        served = run_sqlite(*clock, "recommend", "--input", "-", stdin="\n".join(map(json.dumps, lines))).lines
+        if day % 7 == 4:
+            clicks = [json.dumps({"decision_id": line["decision_id"], "events": {"click": 1}}) for line in served[:3]]
+            assert run_sqlite(*clock, "feedback", "--input", "-", stdin="\n".join(clicks)).exit_code == 0
+    headline = headlines(page(run_sqlite, "--no-estimates"), "time")[0]
+    if days == 5:
+        assert re.fullmatch(r"Reward per visit: 0 on 10\xa0Jan", headline)
+    else:
+        assert headline.endswith("in the week of 2\xa0Feb, no sure change since the week of 12\xa0Jan")
 
 
 def test_a_policy_narrows_the_page(shop: Run) -> None:
@@ -218,7 +313,7 @@ def test_an_interleaved_experiment_compares_its_two_rankers(shop: Run) -> None:
     clicks = [{"decision_id": each["decision_id"], "position": 1, "events": {"click": 1}} for each in answers[::3]]
     assert shop("feedback", "--input", "-", stdin="\n".join(map(json.dumps, clicks))).exit_code == 0
     text = page(shop, "--no-estimates")
-    assert re.search(r"turns: other@2 less home@2, [^<]* a decision \((more|less|not sure)\)", text)
+    assert re.search(r"turns: B earns (surely|not surely) [^<]* per decision than A \([^<]* to ", text)
 
 
 PLOTS = [
