@@ -105,5 +105,5 @@ def _log_taken(target: str, weights: Mapping[str, Sequence[float]]) -> str:
     spans = {name: [f"{pick(values):.3g}" for pick in (min, max)] for name, values in weights.items()}
     taken = [f"{name} {' to '.join(dict.fromkeys(span))}" for name, span in spans.items() if max(weights[name])]
     left_out = [name for name in spans if not max(weights[name])]
-    ending = f"; left out, as they never show what {target} shows: {', '.join(left_out)}" if left_out else ""
+    ending = f"; left out, as they tell next to nothing of {target}: {', '.join(left_out)}" if left_out else ""
     return f"a row counts by the spread of its logger's weights: {', '.join(taken)}{ending}; --log all counts each once"

@@ -98,13 +98,6 @@ class Fold(ABC, Generic[E, Batch, P]):
     def scaled(self, partial: P, factor: Array, /) -> P:
         """The sums of rows that count `factor` times, (g,) for g ways to weigh."""
 
-    def supports(self, partial: P, /) -> bool:
-        """Whether the loggers of these rows could show what the target shows, as some estimator weighs them, or weigh
-        none."""
-        estimates = self.finish(partial, FinishOptions(interval="normal"))
-        weighed_estimates = [estimate for estimate in estimates if estimate.max_weight is not None]
-        return not weighed_estimates or any(estimate.is_supported for estimate in weighed_estimates)
-
     def weighing_index(self, label: str, /) -> int | None:
         """The number of an estimator's way to weigh; None where it does not weigh."""
         return 0

@@ -9,6 +9,7 @@ weights. So rows count in inverse proportion to that: effective sample sizes add
 - A mean square is at least 1. Loggers with too few effective rows to tell are judged together: they never count more a
   row than one that can tell, and the less the fewer effective rows they have in all.
 - A logger that could not show what the target shows is left out where others could: its mean is of something else.
+  So are those of heavy weights that together add next to nothing: their rows would only spoil shares and tails.
 
 The spread of a logger that learns depends on the rewards that it is to weigh: of arms with equal rates, where that
 matters most, estimates are a fifth of a standard error off (`tests/benchmarks/loggers.py`). Rows that count once are
@@ -26,11 +27,12 @@ from typing import Any, Generic, NamedTuple, Self
 import numpy as np
 
 from rlrec.arrays import Array, Ids
-from rlrec.ope.checks.reasons import LEAST_ESS
+from rlrec.ope.checks.reasons import ESS_SHARE, LEAST_ESS
 from rlrec.ope.sums.base import hash_bits
-from rlrec.ope.units.estimate import LoggerWeight
+from rlrec.ope.units.estimate import FinishOptions, LoggerWeight
 from rlrec.ope.units.fold import Fold, P, WeightSpread
 
+NEGLIGIBLE_SHARE = 0.05  # of the effective sample size of the other loggers
 _SALT = 6
 
 
@@ -117,6 +119,43 @@ class Weighting(Generic[P]):
             for stratum in sorted(counted, key=lambda stratum: (stratum.logger or "", stratum.half or 0))
         )
         return reduce(add, weighed_sums)
+
+
+def left_out(fold: Fold[Any, Any, P], *targets: Mapping[str | None, P]) -> frozenset[str | None]:
+    """The loggers that do not count for several targets that are compared on the same rows. targets: their sums by
+    logger."""
+    unsupported, negligible = set[str | None](), list[set[str | None]]()
+    for sums in targets if max(map(len, targets), default=0) > 1 else ():
+        finished = [
+            (logger, fold.finish(partial, FinishOptions(interval="normal"))) for logger, partial in sums.items()
+        ]
+        weighed = {logger: [row for row in rows if row.max_weight is not None] for logger, rows in finished}
+        supported = {logger for logger, rows in weighed.items() if not rows or any(row.is_supported for row in rows)}
+        unsupported |= weighed.keys() - supported
+        for label in fold.estimators:
+            rows = [
+                (logger, row)
+                for logger in weighed
+                if logger in supported
+                for row in weighed[logger]
+                if row.estimator == label
+            ]
+            if rows:
+                negligible.append(_negligible({logger: (row.ess or 0.0, row.clusters) for logger, row in rows}))
+    return frozenset(unsupported | (set.intersection(*negligible) if negligible else set()))
+
+
+def _negligible(sizes: Mapping[str | None, tuple[float, int]]) -> set[str | None]:
+    """The loggers of which few rows are effective, as long as all of them add little to the others. sizes: effective
+    sample size and clusters of each."""
+    total, names = sum(ess for ess, _ in sizes.values()), set[str | None]()
+    left = total
+    for name, (ess, clusters) in sorted(sizes.items(), key=lambda item: item[1][0] / item[1][1]):
+        left -= ess
+        if ess >= ESS_SHARE * clusters or total - left > NEGLIGIBLE_SHARE * left:
+            break
+        names.add(name)
+    return names
 
 
 def _factors(spread: WeightSpread, rows: Array) -> Array:

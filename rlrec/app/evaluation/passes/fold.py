@@ -31,7 +31,7 @@ from rlrec.ope.units import rivals
 from rlrec.ope.units.estimate import ANY_REWARD, Estimate, EstimatorFold, FinishOptions, widened
 from rlrec.ope.units.fold import Fold
 from rlrec.ope.units.impressions import ImpressionFold
-from rlrec.ope.units.strata import Stratum, Weighting
+from rlrec.ope.units.strata import Stratum, Weighting, left_out
 from rlrec.policy.beliefs.reward import bounds
 from rlrec.records import Reward, Sums
 from rlrec.store.database.bulk import Columns
@@ -336,22 +336,19 @@ def estimates(
 
 
 def weigh_loggers(unit: RowUnit[R, M], partial: LogPartial, numbers: Collection[int]) -> dict[RowGroup, Weighting[Any]]:
-    """How much each logger counts in each group, for some targets by their numbers. One that lacks support for any of
-    them is left out where others support all."""
-    by_logger: dict[tuple[int, str | None], Any] = {}
+    """How much each logger counts in each group, for some targets by their numbers; those that do not count are the
+    same in all groups."""
+    sums_by_logger: dict[int, dict[str | None, Any]] = {number: {} for number in numbers}
     sums_by_group: dict[RowGroup, list[Mapping[Stratum, Any]]] = {}
-    for number in numbers:
+    for number, by_logger in sums_by_logger.items():
         for group, strata in _by_stratum(partial, number).items():
             sums = {stratum: group_partial.sums for stratum, group_partial in strata.items()}
             sums_by_group.setdefault(group, []).append(sums)
-            for stratum, addend in sums.items():
-                key = number, stratum.logger
-                by_logger[key] = by_logger[key] + addend if key in by_logger else addend
-    left_out = frozenset[str | None]()
-    if len({logger for _, logger in by_logger}) > 1:
-        left_out = frozenset(logger for (_, logger), sums in by_logger.items() if not unit.fold.supports(sums))
+            for (logger, _), addend in sums.items():
+                by_logger[logger] = by_logger[logger] + addend if logger in by_logger else addend
+    loggers = left_out(unit.fold, *sums_by_logger.values())
     return {
-        group: Weighting.from_strata(unit.fold, *target_sums, left_out=left_out)
+        group: Weighting.from_strata(unit.fold, *target_sums, left_out=loggers)
         for group, target_sums in sums_by_group.items()
     }
 
