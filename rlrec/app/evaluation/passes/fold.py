@@ -40,7 +40,7 @@ from rlrec.store.log.reader import ABSENT
 if TYPE_CHECKING:
     from rlrec.ope.checks.visit_carry_over import VisitCarryOverSums
 
-LEAST_SEEN = 0.9  # share of the logged |reward| that an estimator must see
+LEAST_SHARE = 0.9  # share of the logged |reward| that an estimator must see
 
 
 class Rows(Protocol):
@@ -289,7 +289,7 @@ def estimates(
                     "carry-over": changes_later_visits and is_weighed,
                     "logging-states": unit.logging_states and target.stateful,
                     "logging-candidates": not target.draws_candidates and is_weighed and group_partial.has_candidates,
-                    "reward-unseen": counts.reward_seen < LEAST_SEEN,
+                    "reward-unseen": counts.reward_seen < LEAST_SHARE,
                 }  # fmt: skip
                 options = FinishOptions(
                     interval=request.interval, level=request.level, cluster=cluster, greedy=request.greedy,
