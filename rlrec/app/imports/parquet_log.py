@@ -82,10 +82,6 @@ class FolderLog(LogFolder):
     def version_counts(self, selection: Selection) -> dict[int, int]:
         return dict(self._selected(selection).versions)
 
-    def times(self, selection: Selection) -> tuple[int, int]:
-        counts = self._selected(selection)
-        return (counts.first_at, counts.last_at) if counts.versions else (0, 0)
-
     def _selected(self, selection: Selection) -> SelectionCounts:
         key = repr(selection)
         if key not in self._counts:

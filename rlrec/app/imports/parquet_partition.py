@@ -30,12 +30,10 @@ CENSOR = "!censor"
 
 
 class SelectionCounts(NamedTuple):
-    """The extent of some decisions, how many each version served, and the first and the last time."""
+    """The extent of some decisions, and how many each version served."""
 
     extent: LogExtent
     versions: Counter[int]
-    first_at: int
-    last_at: int
 
     def __add__(self, other: SelectionCounts) -> SelectionCounts:  # type: ignore[override]
         if not self.versions or not other.versions:
@@ -44,12 +42,10 @@ class SelectionCounts(NamedTuple):
         extent = LogExtent(
             max(first.positions, second.positions), max(first.steps, second.steps),
             min(first.first_version, second.first_version), max(first.last_version, second.last_version),
-            first.decisions + second.decisions,
+            first.decisions + second.decisions, min(first.first_at, second.first_at),
+            max(first.last_at, second.last_at),
         )  # fmt: skip
-        return SelectionCounts(
-            extent, self.versions + other.versions, min(self.first_at, other.first_at),
-            max(self.last_at, other.last_at),
-        )  # fmt: skip
+        return SelectionCounts(extent, self.versions + other.versions)
 
 
 class FolderPartition(LogFolder):
@@ -148,14 +144,15 @@ class FolderPartition(LogFolder):
         """The counts of the selected decisions."""
         rows = take(self._index, self._rows(selection))
         if not len(rows["at"]):
-            return SelectionCounts(LogExtent(0, 0, 0, 0, 0), Counter(), 0, 0)
+            return SelectionCounts(LogExtent(0, 0, 0, 0, 0), Counter())
         versions = dict(
             zip(*(entry.tolist() for entry in np.unique(rows["version_id"], return_counts=True)), strict=True)
         )
         extent = LogExtent(
-            int(rows["size"].max()), int(rows["step"].max()) + 1, min(versions), max(versions), len(rows["at"])
-        )
-        return SelectionCounts(extent, Counter(versions), int(rows["at"].min()), int(rows["at"].max()))
+            int(rows["size"].max()), int(rows["step"].max()) + 1, min(versions), max(versions), len(rows["at"]),
+            int(rows["at"].min()), int(rows["at"].max()),
+        )  # fmt: skip
+        return SelectionCounts(extent, Counter(versions))
 
     def _rows(self, selection: Selection) -> Ids:
         """The selected rows of the index."""

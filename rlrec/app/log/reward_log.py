@@ -73,6 +73,24 @@ def with_rewards(batch: Batch, definition: Reward, *, settled_only: bool = True)
     return RewardedSlots(slots=batch.slots, reward=reward, default=default)
 
 
+def event_rewards(batch: Batch, definition: Reward) -> tuple[Columns, Array]:
+    """The weighed events of a batch inside the window, by slot and age, and what each adds to the reward of its slot,
+    (n,), before transforms."""
+    kind = kind_numbers(batch, definition.weights)
+    counts = np.flatnonzero((kind >= 0) & (batch.events["age_us"] <= definition.window_us))
+    columns = (batch.events[name][counts] for name in ("age_us", "position", "decision_id"))
+    order = counts[np.lexsort(tuple(columns))]
+    events = take(batch.events, order)
+    value = np.array([*definition.weights.values()])[kind[order]] * events["value"]
+    # the reward of the slot after each event and before it; that of a page is not clipped
+    starts, total = run_starts(events["decision_id"], events["position"]), np.cumsum(value)
+    total -= np.repeat((total - value)[starts], np.diff(starts, append=len(order)))
+    low, high = definition.clip_low, definition.clip_high
+    bounds = (-np.inf if low is None else min(low, 0.0), np.inf if high is None else max(high, 0.0))
+    added = np.clip(total, *bounds) - np.clip(total - value, *bounds)
+    return events, np.where(events["position"] > 0, added, value)
+
+
 def event_sums(batch: Batch, *, max_kinds: int) -> dict[str, Array]:
     """Sum of the values of each kind of event at every slot, (n,): of the most frequent kinds."""
     counts = Counter(batch.events["kind"].tolist())

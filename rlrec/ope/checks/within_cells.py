@@ -15,7 +15,7 @@ from rlrec.records import Sums
 
 ALPHA = 1e-3  # false alarms of a test
 CELLS = 2048  # pairs of arm and position that are compared, at most
-_BLOCKS = 64
+BLOCKS = 64
 _LEAST = 20  # blocks with rows, for a test
 _SALT = 3
 _CONSTANT = 1e-9  # share of the variance within cells, below which a column is constant there
@@ -30,6 +30,11 @@ class CellSums(Sums):
 
     cells: Array
     moments: Array
+
+
+def block_numbers(cluster: Ids) -> Ids:
+    """The block that each cluster lies in, from 0."""
+    return (hash_bits(cluster, salt=_SALT) % np.uint64(BLOCKS)).astype(np.int64)
 
 
 def alarms(p_value: float | None) -> bool:
@@ -50,16 +55,16 @@ def cell_sums(columns: Sequence[Array], *, cell: Ids, cells: int, cluster: Ids) 
     compared, rows = columns, cell >= 0
     if not rows.all():
         compared, cell, cluster = [column[rows] for column in columns], cell[rows], cluster[rows]
-    block = (hash_bits(cluster, salt=_SALT) % np.uint64(_BLOCKS)).astype(np.int64)
+    block = block_numbers(cluster)
     # sums per block and cell
-    index, shape = block * cells + cell, (_BLOCKS, cells)
-    sums = [np.bincount(index, weights=column, minlength=_BLOCKS * cells) for column in compared]
-    sums.append(np.bincount(index, minlength=_BLOCKS * cells).astype(np.float64))
+    index, shape = block * cells + cell, (BLOCKS, cells)
+    sums = [np.bincount(index, weights=column, minlength=BLOCKS * cells) for column in compared]
+    sums.append(np.bincount(index, minlength=BLOCKS * cells).astype(np.float64))
     # products of two columns per block
-    moments = np.empty((_BLOCKS, len(compared), len(compared)))
+    moments = np.empty((BLOCKS, len(compared), len(compared)))
     for i in range(len(compared)):
         for j in range(i + 1):
-            moments[:, i, j] = np.bincount(block, weights=compared[i] * compared[j], minlength=_BLOCKS)
+            moments[:, i, j] = np.bincount(block, weights=compared[i] * compared[j], minlength=BLOCKS)
             moments[:, j, i] = moments[:, i, j]
     return CellSums(np.stack([total.reshape(shape) for total in sums], axis=-1), moments)
 

@@ -77,29 +77,37 @@ def newest_at(unit: Unit, selection: Selection, n: int) -> int | None:
 
 class LogExtent(NamedTuple):
     """The extent of some decisions: positions of the longest slate, decisions of the longest visit up to the last one,
-    the smallest and the largest id of the versions that served, 0 where there are none; and how many they are."""
+    the smallest and the largest id of the versions that served, how many they are, and the times of the first and of
+    the last one; 0 where there are none."""
 
     positions: int
     steps: int
     first_version: int
     last_version: int
     decisions: int
+    first_at: int = 0
+    last_at: int = 0
 
 
 @of_log
 def extent(unit: Unit, selection: Selection) -> LogExtent:
     """The extent of the selected decisions."""
-    largest = ("max(d.size)", "max(d.step) + 1", "min(d.version_id)", "max(d.version_id)")
-    columns = ", ".join(f"coalesce({value}, 0)" for value in (*largest, "count(*)"))
+    largest = (
+        "max(d.size)",
+        "max(d.step) + 1",
+        "min(d.version_id)",
+        "max(d.version_id)",
+        "count(*)",
+        "min(d.at)",
+        "max(d.at)",
+    )
+    columns = ", ".join(f"coalesce({value}, 0)" for value in largest)
     return unit.records(LogExtent, f"SELECT {columns} FROM decision d WHERE {_condition(selection)}")[0]
 
 
-@of_log
 def times(unit: Unit, selection: Selection) -> tuple[int, int]:
     """The times of the first and of the last selected decision; 0 where nothing is selected."""
-    columns = "coalesce(min(d.at), 0), coalesce(max(d.at), 0)"
-    first, last = unit.ask(f"SELECT {columns} FROM decision d WHERE {_condition(selection)}")[0]
-    return int(first), int(last)
+    return extent(unit, selection)[-2:]
 
 
 def ids_after(unit: Unit, selection: Selection, *, low: int, limit: int) -> list[int]:

@@ -8,9 +8,10 @@ from typing import Any
 from rlrec.app.evaluation.checks.base import Check
 from rlrec.app.evaluation.checks.propensities import WrongPropensities
 from rlrec.app.evaluation.checks.states import CarryOver, DependentSlots
+from rlrec.app.evaluation.checks.times import Drift, YoungRewards
 
 # Every check, in the order of `ope.checks.reasons`.
-CHECKS: tuple[Check, ...] = (WrongPropensities(), CarryOver(), DependentSlots())
+CHECKS: tuple[Check, ...] = (WrongPropensities(), Drift(), YoungRewards(), CarryOver(), DependentSlots())
 Failures = Mapping[int, Sequence[Check]]
 
 

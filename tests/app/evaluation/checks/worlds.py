@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import partial, reduce
 from operator import add
 from typing import Any
 
@@ -106,9 +106,16 @@ def checked_rows(world: World, *, cluster: str = "session", **flags: Any) -> Che
     arms = ArmTable({arm + 1: f"a{arm:05}" for arm in range(world.arms)})
     logged = LoggedBatch(log=log, contexts=contexts, eligible={1: arms.ids})
     rows, _ = log_rows.usable_rows(log, CLICK, now=NOW)
-    extent = LogExtent(k, int(world.step.max(initial=0)) + 1, 1, 1, n)
-    options: dict[str, Any] = {"cluster": cluster, "now": NOW, "reward": CLICK, "model": None, **flags}
-    return CheckedRows(logged=logged, arms=arms, extent=extent, rows=rows, **options)
+    options: dict[str, Any] = {
+        "cluster": cluster, "now": NOW, "reward": CLICK, "model": None, "extent": extent_of(world), **flags
+    }  # fmt: skip
+    return CheckedRows(logged=logged, arms=arms, rows=rows, **options)
+
+
+def extent_of(world: World) -> LogExtent:
+    """The extent of the log."""
+    (n, k), steps = world.arm.shape, int(world.step.max(initial=0)) + 1
+    return LogExtent(k, steps, 1, 1, n, int(world.at.min()), int(world.at.max()))
 
 
 def fails(check: Check, world: World, *, batches: int = 1, **flags: Any) -> bool:
@@ -117,7 +124,8 @@ def fails(check: Check, world: World, *, batches: int = 1, **flags: Any) -> bool
     if batches > 1:
         of_session = world.session % batches
         parts = [world.take(of_session == number) for number in range(batches)]
-    sums = [check.sums(checked_rows(batch, **flags)) for batch in parts if len(batch.session)]
+    options: dict[str, Any] = {"extent": extent_of(world), **flags}
+    sums = [check.sums(checked_rows(batch, **options)) for batch in parts if len(batch.session)]
     present = [partial for partial in sums if partial is not None]
     return bool(present) and check.fails(reduce(add, present))
 
@@ -198,7 +206,23 @@ def logged_as_shares(world: World, chance: Array, rng: np.random.Generator) -> W
     return replace(world, arm=arm, p=p, chance=chance, min_propensity=np.full(len(arm), np.nan))
 
 
+def later_rates(shape: str, seed: int, *, later: Sequence[float], visits: int = 5_000) -> World:
+    """A uniform log in which arms earn .5, .4, .3, .3 and .3 at first, and other rates in the later half of the time.
+    visits: about."""
+    world = honest(shape, seed, decisions=int(visits * SHAPES[shape][1]), resolution=1)
+    is_late, rng = world.at > (world.at.min() + world.at.max()) / 2, np.random.default_rng(seed)
+    rates = np.where(is_late[:, None], np.array(later), np.array([0.5, 0.4, 0.3, 0.3, 0.3]))
+    chance = np.full(rates.shape, 1 / world.arms)
+    arm, p = drawn_slates(chance, world.arm.shape[1], rng)
+    reward = (rng.random(arm.shape) < np.take_along_axis(rates, arm, axis=1)).astype(np.float64)
+    return replace(world, arm=arm, p=p, chance=chance, reward=reward, min_propensity=np.full(len(arm), np.nan))
+
+
 # What is wrong with a log, by the reason that a reader is shown: makers of logs, by shape and seed.
 WRONG: dict[str, dict[str, Callable[[str, int], World]]] = {
     "wrong-propensities": {"a rule by segment, shares logged": rule_by_segment},
+    "drift": {
+        "rates that halve": partial(later_rates, later=[0.25, 0.2, 0.15, 0.15, 0.15]),
+        "arms that reverse": partial(later_rates, later=[0.3, 0.3, 0.3, 0.4, 0.5]),
+    },
 }
