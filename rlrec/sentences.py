@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from rlrec.directions import LOG_PRECISION, ROUNDING
+from rlrec.directions import LOG_PRECISION, ROUNDING, gate_against
 from rlrec.errors import quantity
 
 NOUNS = {"user": "user", "session": "visit", "row": "row"}  # of clusters
 LOGGED = "what was logged"
+GATE_SHARE = 0.2  # of the visitors, whom gates judge by
 
 
 class Claim(NamedTuple):
-    """A comparison that is to be put into words: `name` against `rival`.
+    """A comparison that is to be put into words: `name` against `rival`; a sentence without a name goes on with one.
 
     answer: better, worse, same or unknown; value, lower, upper: the difference, None where it is not known, or worth
     nothing; base: what these are shares of, 1 for shares, 0 or None where there is none. needed: clusters more that
     would tell, in about `days` of this traffic; cluster: user, session or row. groups: the reasons by their groups.
-    basis: what the figures are means of, such as `per visit`"""
+    basis: what the figures are means of, such as
+    `per visit`"""
 
     name: str
     rival: str
@@ -37,15 +39,17 @@ class Claim(NamedTuple):
     def sentence(self) -> str:
         """The answer in plain words, with what it rests on."""
         basis = f" {self.basis}" if self.basis else ""
+        subject = self.name or "it"
         if self.answer in ("better", "worse"):
-            return f"{self.name} is {self.answer} than {self.rival}: {self._difference}{basis}"
+            return f"{subject} is {self.answer} than {self.rival}: {self._difference}{basis}"
         if self.answer == "same":
             share = max(abs(bound) for bound in (self.lower or 0.0, self.upper or 0.0)) / abs(self.base or 1.0)
             if share > LOG_PRECISION:
-                return f"{self.name} is as good as {self.rival}: no difference within {100 * share:.2g} %{basis}"
-            return f"{self.name} is the same policy as {self.rival}: no difference"
+                return f"{subject} is as good as {self.rival}: no difference within {100 * share:.2g} %{basis}"
+            return f"{subject} is the same policy as {self.rival}: no difference"
         figures = "" if self.value is None else f" ({self._difference}{basis})"
-        text = f"{self.name}: cannot tell yet whether it is better or worse than {self.rival}{figures}"
+        start = f"{self.name}: " if self.name else ""
+        text = f"{start}cannot tell yet whether it is better or worse than {self.rival}{figures}"
         if self.needed is not None:
             noun = NOUNS.get(self.cluster, self.cluster)
             return f"{text}; need about {quantity(approximate(self.needed), f'more {noun}')}{self._time}"
@@ -77,6 +81,22 @@ class Claim(NamedTuple):
         hours = 24 * self.days
         text = quantity(round(self.days), "day") if hours >= 36 else quantity(max(1, round(hours)), "hour")
         return f" ({text} of this traffic)"
+
+
+def gate_claim(gate: Mapping[str, Any], name: str = "", *, rival: str | None = None) -> Claim:
+    """What a look of a gate says of a candidate. name: without one the sentence goes on with one; rival: another name
+    of what the candidate is compared with. Looks of earlier releases have no answer."""
+    answer, needed, verdict = gate.get("answer") or "unknown", gate.get("needed"), gate["verdict"]
+    bounds = {"value": gate["estimate"], "lower": gate["lower"], "upper": gate["upper"]}
+    groups = {verdict: gate["reasons"]} if gate["reasons"] else {}
+    basis = "per visit" if gate.get("visits") is None and gate["estimator"] == "wdr" else "per slot"
+    doubt = f" ({verdict}: {', '.join(gate['reasons'])})" if gate["passed"] and verdict != "ok" else ""
+    return Claim(
+        name, rival or gate_against(gate), "better" if gate["passed"] else answer,
+        **(bounds if verdict != "insufficient" or answer == "same" else {}), base=gate["live_value"],
+        needed=None if needed is None else round(needed / GATE_SHARE), cluster="visitor", groups=groups,
+        basis=basis + doubt,
+    )  # fmt: skip
 
 
 def best_of(may_be_best: Mapping[str, bool | None]) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rlrec.directions import gate_against
 from rlrec.errors import quantity
 from rlrec.report.figures import Figure
 from rlrec.report.svg import PlotPoint, Series, chart, interval
+from rlrec.sentences import gate_claim
 
 if TYPE_CHECKING:
     from rlrec.app.judging.positions import CurveAnswer
@@ -50,7 +50,7 @@ def training(policy: str, version: int, training: Mapping[str, Any] | None, *, l
     marked_index = next((count for count, row in enumerate(curve) if row["epoch"] == best), None)
     headers = ["epoch", "gain", "lower", "upper", "ess", "entropy", "kl"]
     return Figure(
-        title=f"{policy}@{version}: {_gate_sentence(gate)}; {'live' if live else 'not live'}",
+        title=f"{_gate_sentence(f'{policy}@{version}', gate)}; {'live' if live else 'not live'}",
         drawing=chart(
             [Series("gain", points, marked_index)], x_name="epoch; the ring: the one that was taken",
             y_name="gain over the start, per visit or slot (tuning visits)", level=0.0,
@@ -62,11 +62,7 @@ def training(policy: str, version: int, training: Mapping[str, Any] | None, *, l
     )  # fmt: skip
 
 
-def _gate_sentence(gate: Mapping[str, Any]) -> str:
+def _gate_sentence(name: str, gate: Mapping[str, Any]) -> str:
     if gate["candidate"] is None:
-        return "not judged, since the tuning visits show no gain or do not support one"
-    gain = interval(gate["estimate"], gate["lower"], gate["upper"])
-    unit = "visit" if gate.get("visits") is None else "slot"
-    doubt = "" if gate["verdict"] == "ok" else f" ({gate['verdict']}: {', '.join(gate['reasons'] or [])})"
-    verdict = f"{'' if gate['passed'] else 'not '}surely better by the gate{doubt}"
-    return f"{verdict}, gain {gain} per {unit} over {gate_against(gate)}"
+        return f"{name}: not judged, since the tuning visits show no gain or do not support one"
+    return gate_claim(gate, name).sentence

@@ -46,9 +46,11 @@ def gate(
     lower: float | None, verdict: str = "ok", *, upper: float = 2.0, reasons: Sequence[str] = ()
 ) -> dict[str, Any]:
     """A look of the gate of training."""
+    passed = lower is not None and lower > 1e-8 and verdict != "insufficient"
     return {
         "estimator": "wdr", "candidate": 1, "against": 1, "value": 3.0, "live_value": 2.0, "estimate": 1.0,
         "lower": lower, "upper": upper, "alpha": 0.03, "ess": 20.4, "verdict": verdict, "reasons": list(reasons),
+        "answer": "better" if passed else "same" if upper < 1e-9 else "unknown", "needed": None, "passed": passed,
         "visits": None, "policy": "visits", "version": 2, "promoted": False,
     }  # fmt: skip
 
@@ -59,7 +61,7 @@ def test_a_candidate_passes_if_its_gain_is_sure() -> None:
 
 
 def test_dust_is_no_gain() -> None:
-    assert refusal(gate(4e-16, upper=6e-16)) == "it is equal to version 1 within rounding"
+    assert refusal(gate(4e-16, upper=6e-16)) == "it is the same policy as version 1: no difference"
 
 
 def test_what_learned_from_its_judges_is_refused_for_that() -> None:
@@ -68,11 +70,21 @@ def test_what_learned_from_its_judges_is_refused_for_that() -> None:
 
 
 def test_the_reason_that_decides_comes_first() -> None:
-    sentence = _sentence(gate(0.1332, "insufficient", reasons=["low-ess"]))
-    assert sentence == (
-        "visits@2 is not surely better than visits@1: the log cannot tell (insufficient: low-ess; wdr, ESS 20.4); "
-        "gain 1, 97 % above 0.1332; kept, not live."
+    look = gate(0.1332, "insufficient", reasons=["low-ess"])
+    assert _sentence(look) == (
+        "visits@2: this log cannot tell whether it is better or worse than visits@1 (insufficient: low-ess); kept, not "
+        "live."
     )
+    assert _sentence(look | {"needed": 620}) == (
+        "visits@2: cannot tell yet whether it is better or worse than visits@1; need about 3,100 more visitors; kept, "
+        "not live."
+    )
+
+
+def test_what_passes_is_better_and_weak_evidence_is_called_so() -> None:
+    look = gate(0.1, "weak", upper=1.9, reasons=["low-ess"])
+    sentence = "visits@2 is better than visits@1: +50 % [+5.0, +95] per visit (weak: low-ess); kept, not live."
+    assert _sentence(look) == sentence
 
 
 def test_all_looks_of_a_year_together_err_with_5_percent() -> None:

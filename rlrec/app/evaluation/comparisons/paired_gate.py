@@ -15,7 +15,7 @@ from rlrec.app.evaluation.targets.targets import Target
 from rlrec.app.inputs import filters, lookup
 from rlrec.app.log.splits import GATE
 from rlrec.compute import Engine
-from rlrec.directions import gate_against, gate_direction
+from rlrec.directions import gate_direction
 from rlrec.errors import CheckFailed, InputError
 from rlrec.ope.checks.reasons import LEAST_ESS, in_order, worst_verdict
 from rlrec.ope.comparisons.comparison import Comparison
@@ -26,6 +26,7 @@ from rlrec.ope.units.impressions import ImpressionFold
 from rlrec.ope.units.sessions import SUPPORTED, SessionFold
 from rlrec.policy.beliefs.reward import slot_reward
 from rlrec.records import Event, Reward
+from rlrec.sentences import gate_claim
 from rlrec.store import Unit
 from rlrec.store.log import events, selected
 from rlrec.store.log.selected import Selection
@@ -133,7 +134,10 @@ def judged(gain: Gain, visits: Gain | None, looks: int, *, supported_elsewhere: 
         "verdict": compared.verdict, "reasons": [*compared.reasons], "answer": answer, "needed": needed,
         "visits": visits_report, "passed": gain.passes(compared),
     }  # fmt: skip
-    judgement["passed"] &= gate_direction(judgement) == "more" and (visits_report is None or visits_report["passed"])
+    is_better = gate_direction(judgement) == "more"
+    judgement["passed"] &= is_better and (visits_report is None or visits_report["passed"])
+    if is_better:  # a gate has checks of its own for what the answer leaves in doubt, and for what it does not see
+        judgement |= {"answer": "better" if judgement["passed"] else "unknown", "needed": None}
     return judgement
 
 
@@ -350,28 +354,24 @@ def is_repeated(gate: Mapping[str, Any], earlier: Mapping[str, Any]) -> bool:
     return earlier.keys() | ANSWER == gate.keys() | ANSWER and sides[0] == sides[1]
 
 
-def refusal(gate: Mapping[str, Any]) -> str | None:
-    """One sentence on what decided that a gate, of a route or of training, let no candidate pass; None where it did."""
-    return next(_refusals(gate), None)
+def refusal(gate: Mapping[str, Any], rival: str | None = None) -> str | None:
+    """One sentence on what decided that a gate, of a route or of training, let no candidate pass; None where it did.
+    rival: a name of what the candidate was compared with."""
+    return next(_refusals(gate, rival), None)
 
 
-def _refusals(gate: Mapping[str, Any]) -> Iterator[str]:
-    reasons, direction, rival = gate["reasons"] or [], gate_direction(gate), gate_against(gate)
+def _refusals(gate: Mapping[str, Any], rival: str | None) -> Iterator[str]:
+    reasons, visits = gate["reasons"] or [], gate["visits"]
     if "estimated-propensity" in reasons:
         yield ESTIMATED
     if "in-sample" in reasons:
         copy_hint = "; a copy by `rlrec policy freeze` learns no more, and can be judged" if "guards" in gate else ""
         yield f"it has learned from visits that the gate judges by, and may have from every later one{copy_hint}"
-    if gate["verdict"] == INSUFFICIENT:
-        ess = _figure(gate["ess"])
-        yield f"the log cannot tell (insufficient: {', '.join(reasons)}; {gate['estimator']}, ESS {ess})"
-    if direction == "equal":
-        yield f"it is equal to {rival} within rounding"
-    if direction != "more":
-        gain = f"{_figure(gate['estimate'])} by {gate['estimator']}"
-        yield f"its gain over {rival}, {gain}, has the lower bound {_figure(gate['lower'])}, which is not above 0"
-    if (visits := gate["visits"]) is not None and not visits["passed"]:
+    is_known = gate["verdict"] != INSUFFICIENT and gate_direction(gate) == "more"
+    if is_known and visits is not None and not visits["passed"]:
         yield _visits_refusal(visits)
+    if not is_known:
+        yield gate_claim(gate, rival=rival).sentence
     for guard in gate.get("guards", ()):
         if not guard["passed"]:
             yield _broken(guard)

@@ -28,6 +28,7 @@ from rlrec.cli.program.workers import workers_options
 from rlrec.cli.text.values import NUMBER, PAIR, TIME, Integer, Parsed, parse_number
 from rlrec.directions import gate_against
 from rlrec.errors import CheckFailed, InputError, quantity
+from rlrec.sentences import gate_claim
 
 if TYPE_CHECKING:
     from rlrec.app.judging.evaluate import Workers
@@ -187,15 +188,10 @@ def _sentence(result: Mapping[str, Any]) -> str:
     new, fate = f"{result['policy']}@{result['version']}", _outcome_sentence(result)
     if result["candidate"] is None:
         return f"{new} was not judged by the gate; {fate}."
-    lower, refusal_reason = result["lower"], refusal(result)
-    per_slot = "" if result["visits"] is None else " a slot"
-    bound = "" if lower is None else f", {100 * (1 - result['alpha']):.3g} % above {cell(lower)}"
-    reference_name = gate_against(result) if result["against"] is None else f"{result['policy']}@{result['against']}"
-    verdict = "is surely better" if refusal_reason is None else "is not surely better"
-    if refusal_reason is None and result["verdict"] == "weak":
-        verdict = f"is better, on weak evidence ({', '.join(result['reasons'])}),"
-    reason = "" if refusal_reason is None else f"{refusal_reason}; "
-    return f"{new} {verdict} than {reference_name}: {reason}gain {cell(result['estimate'])}{per_slot}{bound}; {fate}."
+    rival = None if result["against"] is None else f"{result['policy']}@{result['against']}"
+    if (reason := refusal(result, rival)) is not None:
+        return f"{new}: {reason}; {fate}."
+    return f"{gate_claim(result, new, rival=rival).sentence}; {fate}."
 
 
 def _suggest_next(show: Show, result: Mapping[str, Any]) -> None:
