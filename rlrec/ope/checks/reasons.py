@@ -172,6 +172,7 @@ HINTS = {
     "carry-over": "--estimator wdr",
     "dependent-slots": "--estimator rips",
     "refuted": "--estimator rips",
+    "no-curve": "--estimator interpol:2:CURVE",
     "logging-candidates": "`rlrec experiment create NAME --variant a=SERVING --variant b=TARGET`",
 }
 

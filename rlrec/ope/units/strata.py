@@ -27,12 +27,16 @@ from typing import Any, Generic, NamedTuple, Self
 import numpy as np
 
 from rlrec.arrays import Array, Ids
+from rlrec.ope.checks.drift import MATERIAL
 from rlrec.ope.checks.reasons import ESS_SHARE, LEAST_ESS
+from rlrec.ope.checks.within_cells import alarms
+from rlrec.ope.intervals.tails import chi_square_above
 from rlrec.ope.sums.base import hash_bits
 from rlrec.ope.units.estimate import FinishOptions, LoggerWeight
 from rlrec.ope.units.fold import Fold, P, WeightSpread
 
 NEGLIGIBLE_SHARE = 0.05  # of the effective sample size of the other loggers
+COMPARED_ESS = 2 * LEAST_ESS  # of a logger whose estimate is compared with those of others
 _SALT = 6
 
 
@@ -143,6 +147,30 @@ def left_out(fold: Fold[Any, Any, P], *targets: Mapping[str | None, P]) -> froze
             if rows:
                 negligible.append(_negligible({logger: (row.ess or 0.0, row.clusters) for logger, row in rows}))
     return frozenset(unsupported | (set.intersection(*negligible) if negligible else set()))
+
+
+def unlike(fold: Fold[Any, Any, P], partials: Mapping[Stratum, P]) -> frozenset[str]:
+    """The labels of the estimators by which loggers say different things about one target: more than chance allows, and
+    by more than decides nothing. partials: the sums of those that count."""
+    by_logger: dict[str | None, P] = {}
+    for (logger, _), sums in partials.items():
+        by_logger[logger] = by_logger[logger] + sums if logger in by_logger else sums
+    if len(by_logger) < 2:
+        return frozenset()
+    finished = [fold.finish(sums, FinishOptions(interval="normal")) for sums in by_logger.values()]
+    labels = set[str]()
+    for rows in zip(*finished, strict=True):
+        reliable = [row for row in rows if row.std_error and (row.ess or 0.0) >= COMPARED_ESS and row.is_supported]
+        value, weight = np.array([(row.value, 1 / (row.std_error or 1) ** 2) for row in reliable]).reshape(-1, 2).T
+        if len(reliable) < 2:
+            continue
+        # the variance between loggers, beyond that of chance
+        mean = float(value @ weight / weight.sum())
+        spread, freedom = float(weight @ (value - mean) ** 2), len(reliable) - 1
+        variance = (spread - freedom) / float(weight.sum() - weight @ weight / weight.sum())
+        if alarms(chi_square_above(spread, freedom)) and variance > (MATERIAL * mean) ** 2:
+            labels.add(rows[0].estimator)
+    return frozenset(labels)
 
 
 def _negligible(sizes: Mapping[str | None, tuple[float, int]]) -> set[str | None]:

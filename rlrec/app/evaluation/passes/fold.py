@@ -31,7 +31,7 @@ from rlrec.ope.units import rivals
 from rlrec.ope.units.estimate import ANY_REWARD, Estimate, EstimatorFold, FinishOptions, widened
 from rlrec.ope.units.fold import Fold
 from rlrec.ope.units.impressions import ImpressionFold
-from rlrec.ope.units.strata import Stratum, Weighting, left_out
+from rlrec.ope.units.strata import Stratum, Weighting, left_out, unlike
 from rlrec.policy.beliefs.reward import bounds
 from rlrec.records import Reward, Sums
 from rlrec.store.database.bulk import Columns
@@ -304,6 +304,8 @@ def estimates(
                 by_group = [unit.fold.finish(sums, options) for sums, options in finished_estimates]
             for (group, group_partial), group_estimates in zip(group_partials.items(), by_group, strict=True):
                 rival_folds.setdefault(group, {})[number] = unit.fold.at_ends(group_partial.sums)
+                strata = weightings[group].counted(_by_stratum(partial, number)[group])
+                unlike_labels = unlike(unit.fold, {key: sums.sums for key, sums in strata.items()})
                 options = replace(finished_estimates[0][1], interval="normal")
                 by_replica = [unit.fold.finish(sums, options) for sums in group_partial.replicas.values()]
                 ranges = [
@@ -313,7 +315,10 @@ def estimates(
                 estimated[number, group] = [
                     replace(
                         widened(estimate, replicas, limits=value_range).lowered(
-                            check.reason for check in failed if is_weighed and check.concerns(kind)
+                            [
+                                *(check.reason for check in failed if is_weighed and check.concerns(kind)),
+                                *(["unlike-loggers"] if estimate.estimator in unlike_labels else []),
+                            ]
                         ),
                         left_out=estimate.left_out + n_left_out + group_partial.no_state,
                         reward_seen=counts.reward_seen,
