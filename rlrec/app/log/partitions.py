@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass
 from tempfile import SpooledTemporaryFile
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from rlrec.store.log.selected import Selection
 
 BUCKETS = 64  # that persons are in; a partition has one of them or several
 BATCH = reader.BATCH  # decisions of a partition at most, as long as there are buckets, and of a batch, about
-MAX_WAITING_BYTES = 256_000_000  # bytes of rows that wait for their partition in memory; the others wait in files
+MAX_WAITING_BYTES = 32_000_000  # bytes of rows that wait for their partition in memory; the others wait in files
 PERSONS = ("user_id", "user_digest", "session_digest")  # the columns that tell the bucket
 
 
@@ -41,33 +41,31 @@ def buckets(slots: Columns) -> Ids:
 
 def read(
     unit: Unit, selection: Selection, number: int, *, columns: Collection[str],
-    pick_contexts: Callable[[Ids], Ids] | None = None, visits: bool = False, keys: bool = False,
+    pick_contexts: Callable[[Ids], Ids] | None = None, visits: bool = False, keys: bool = False, times: int = 1,
 ) -> Iterator[Iterable[Batch]]:  # fmt: skip
-    """The batches of each partition of the selected log, whole sessions by their ids; each partition is read, as often
-    as is wanted (of a folder once), before the next one. pick_contexts, visits, keys: as of `reader.batches`; contexts
-    come along where there is one partition alone."""
+    """The batches of each partition of the selected log, whole sessions by their ids, and so many times all of them;
+    each partition is read, as often as is wanted (of a folder once), before the next one. pick_contexts, visits, keys:
+    as of `reader.batches`; contexts come along where there is one partition alone."""
+    options: dict[str, Any] = {"pick_contexts": pick_contexts, "visits": visits, "keys": keys}
     if unit.folder is not None:
-        yield unit.folder.batches(selection, columns=columns, pick_contexts=pick_contexts, visits=visits, keys=keys)
+        for _ in range(times):
+            yield unit.folder.batches(selection, columns=columns, **options)
         return
     if number == 1:
-        yield list(
-            cut_batches(
-                reader.batches(unit, selection, columns=columns, pick_contexts=pick_contexts, visits=visits, keys=keys)
-            )
-        )
+        batches = list(cut_batches(reader.batches(unit, selection, columns=columns, **options)))
+        for _ in range(times):
+            yield batches
         return
     needed_columns = {*columns, *PERSONS}
     with ExitStack() as stack:
         files = [stack.enter_context(_spool(number)) for _ in range(number)]
         for batch in reader.batches(unit, selection, columns=needed_columns, visits=visits, keys=keys):
-            partition = buckets(batch.slots) % number
-            for index in np.unique(partition).tolist():
-                pickle.dump(
-                    batch.select_rows(np.flatnonzero(partition == index)), files[index], pickle.HIGHEST_PROTOCOL
-                )
-        for file in files:
-            with closing(file):
-                yield _SpooledRows(file)
+            for index, rows in batch.split(buckets(batch.slots) % number):
+                pickle.dump(rows, files[index], pickle.HIGHEST_PROTOCOL)
+        for time in range(times):
+            for file in files:
+                with closing(file) if time == times - 1 else nullcontext():
+                    yield _SpooledRows(file)
 
 
 def _spool(number: int) -> IO[bytes]:

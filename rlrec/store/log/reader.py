@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isnan
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from rlrec.arrays import Ids, Index, take
+from rlrec.arrays import Ids, Index, look_up, take
 from rlrec.log_fields import ABSENT as ABSENT
 from rlrec.log_fields import DECISION, EVENT, SLOT, LogField
 from rlrec.store.database.bulk import Columns, PendingQuery
@@ -122,6 +122,25 @@ class Batch:
         )
         events = take(self.events, np.isin(self.events["decision_id"], slots["decision_id"]))
         return replace(self, slots=slots, events=events, visits=visits, keys=keys)
+
+    def split(self, parts: Ids) -> Iterator[tuple[int, Batch]]:
+        """The rows of each part that has some, by its number. parts: of each row, the same in a whole session."""
+        tables = {"slots": (self.slots, parts)}
+        for name, key in (("events", "decision_id"), ("visits", "session_id"), ("keys", "session_id")):
+            if (columns := getattr(self, name)) is not None:
+                ids, first = np.unique(self.slots[key], return_index=True)
+                index, is_selected = look_up(ids, columns[key])
+                tables[name] = columns, np.where(is_selected, parts[first][index], -1) if len(ids) else index - 1
+        sorted_tables = {
+            name: (take(columns, order := np.argsort(part, kind="stable")), part[order])
+            for name, (columns, part) in tables.items()
+        }
+        for number in np.unique(parts).tolist():
+            ends = {name: np.searchsorted(part, [number, number + 1]) for name, (_, part) in sorted_tables.items()}
+            selected: dict[str, Any] = {
+                name: take(columns, slice(*ends[name].tolist())) for name, (columns, _) in sorted_tables.items()
+            }
+            yield number, replace(self, **selected)
 
     @classmethod
     def concatenate(cls, batches: Sequence[Batch]) -> Batch:

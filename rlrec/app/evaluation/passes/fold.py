@@ -149,6 +149,11 @@ class RowUnit(ABC, Generic[R, M]):
         return any(estimator.needs_model for estimator in self.fold.estimators.values())
 
     @property
+    def is_fitted(self) -> bool:
+        """Whether a model is fitted on the log."""
+        return self.needs_model and self.model is None
+
+    @property
     @abstractmethod
     def fitted_on(self) -> Reading:
         """The reading of the log to fit a model on."""

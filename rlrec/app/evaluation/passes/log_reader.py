@@ -50,6 +50,14 @@ class Reading:
     shares: bool = False
     keys: bool = False
 
+    @classmethod
+    def union(cls, readings: Iterable[Reading]) -> Reading:
+        """The columns and visits that some of these read."""
+        columns, visits = frozenset[str](), False
+        for reading in readings:
+            columns, visits = columns.union(reading.columns), visits or reading.visits
+        return cls(columns=columns, visits=visits)
+
 
 class LogReader:
     """The log of one evaluation, batch by batch, as often as it is wanted.
@@ -121,13 +129,13 @@ class LogReader:
             for log, eligible in self._portions(batch, positions):
                 yield self._logged(log, eligible, impressions=False, marginals=positions)
 
-    def partitions(self, reading: Reading) -> Iterator[Iterable[Batch]]:
-        """The rows of each partition of the log, as the store has them. A partition may be read several times, but not
-        after the next one was begun."""
+    def partitions(self, reading: Reading, *, times: int = 1) -> Iterator[Iterable[Batch]]:
+        """The rows of each partition of the log, as the store has them, and so many times all of them. A partition may
+        be read several times, but not after the next one was begun."""
         needed, selection = {*reading.columns, *CLUSTERS[self.evaluation.cluster]}, self.evaluation.selection
         return partitions.read(
             self.unit, selection, self.evaluation.partitions, columns=needed, pick_contexts=self.contexts.unread,
-            visits=reading.visits, keys=reading.keys or selection.splits is not None,
+            visits=reading.visits, keys=reading.keys or selection.splits is not None, times=times,
         )  # fmt: skip
 
     def batches(self, reading: Reading) -> Iterator[Batch]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import reduce
-from itertools import count
+from itertools import count, islice
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from rlrec.app.evaluation.passes.fold import LogPartial, RowCounts, RowUnit, fold
@@ -50,11 +50,18 @@ class Pass(Protocol[R_co]):
     def __call__(self, reader: LogReader, /) -> R_co: ...
 
 
-def results(reader: LogReader, work: Pass[R_co], engine: Engine | None) -> Iterator[R_co]:
-    """The results of all partitions in their order. engine: None to work on them here."""
+Parts = Iterator[Iterable[Batch]]
+
+
+def results(
+    reader: LogReader, work: Pass[R_co], engine: Engine | None, stored: Parts | None = None
+) -> Iterator[R_co]:  # fmt: skip
+    """The results of all partitions in their order. engine: None to work on them here; stored: partitions that were
+    read for several passes."""
     packed, number = packing.pack(work, handle=reader.unit), reader.evaluation.partitions
     folder, progress = reader.unit.folder, reader.unit.progress
-    parts: Iterable[Iterable[Batch] | LogFolder] = folder.split(number) if folder else reader.partitions(work.reading)
+    parts: Iterable[Iterable[Batch] | LogFolder]
+    parts = folder.split(number) if folder else islice(stored or reader.partitions(work.reading), number)
     if engine is None:
         for n_done, rows in enumerate(parts, 1):
             yield result(packed, reader.unit, Partition(n_done - 1, rows), reader)
@@ -161,9 +168,7 @@ class JointPass:
     @property
     def reading(self) -> Reading:
         """All that they read."""
-        readings = [unit.fitted_on if self.models is None else unit.judged_on for unit in self.units]
-        columns = frozenset[str]().union(*(reading.columns for reading in readings))
-        return Reading(columns=columns, visits=any(reading.visits for reading in readings))
+        return Reading.union(unit.fitted_on if self.models is None else unit.judged_on for unit in self.units)
 
     def __call__(self, reader: LogReader, /) -> list[Any]:
         results = list[Any]()
@@ -209,11 +214,14 @@ def sum_log(
 
     engine: works on the partitions of the log; None for this process. require_pages: a unit that cannot use the pages
     of the log is an error; else it is left out."""
-    models = fit_models(units, evaluation, reader, engine)
+    stored, readings = None, [unit.judged_on for unit in units]
+    if fitted_readings := [unit.fitted_on for unit in units if unit.is_fitted]:  # the log is read once for both passes
+        stored = reader.partitions(Reading.union([*readings, *fitted_readings]), times=2)
+    models = fit_models(units, evaluation, reader, engine, stored)
     refused_units = {unit: outcome for unit, outcome in models.items() if isinstance(outcome, PartialPages)}
     usable = [unit for unit in units if unit not in refused_units]
     judge_pass = JointPass(evaluation=evaluation, units=usable, models={unit: models[unit] for unit in usable})
-    results = refused_units | _sums(judge_pass, LogPartial(), reader, engine)
+    results = refused_units | _sums(judge_pass, LogPartial(), reader, engine, stored)
     partials: dict[AnyUnit, LogPartial] = {}
     for unit in units:
         partial = results[unit]
@@ -228,26 +236,30 @@ def sum_log(
 
 
 def fit_models(
-    units: Sequence[AnyUnit], evaluation: Evaluation, reader: LogReader, engine: Engine | None = None
-) -> dict[AnyUnit, Any]:
-    """The models of each unit by the id of a reward: those given, or fitted in a pass over the log; or PartialPages."""
+    units: Sequence[AnyUnit], evaluation: Evaluation, reader: LogReader, engine: Engine | None = None,
+    stored: Parts | None = None,
+) -> dict[AnyUnit, Any]:  # fmt: skip
+    """The models of each unit by the id of a reward: those given, or fitted in a pass over the log; or PartialPages.
+    stored: as of `results`."""
     rewards = evaluation.rewards
     models: dict[AnyUnit, Any] = {
         unit: dict.fromkeys(rewards, unit.model) if unit.needs_model and unit.model is not None else {}
         for unit in units
     }
-    units_to_fit = [unit for unit in units if unit.needs_model and unit.model is None]
-    for unit, sums in _sums(JointPass(evaluation=evaluation, units=units_to_fit), {}, reader, engine).items():
+    fit_pass = JointPass(evaluation=evaluation, units=[unit for unit in units if unit.is_fitted])
+    for unit, sums in _sums(fit_pass, {}, reader, engine, stored).items():
         models[unit] = sums
         if not isinstance(sums, PartialPages):
             models[unit] = {key: unit.fitted(reward_sums, rewards[key]) for key, reward_sums in sums.items()}
     return models
 
 
-def _sums(joint: JointPass, start: Any, reader: LogReader, engine: Engine | None) -> dict[AnyUnit, Any]:
+def _sums(
+    joint: JointPass, start: Any, reader: LogReader, engine: Engine | None, stored: Parts | None
+) -> dict[AnyUnit, Any]:
     """The sums of each unit over the log, or the error that one of the partitions has as its result."""
     sums = dict.fromkeys(joint.units, start)
-    for partition_sums in results(reader, joint, engine) if joint.units else ():
+    for partition_sums in results(reader, joint, engine, stored) if joint.units else ():
         for unit, result in zip(joint.units, partition_sums, strict=True):
             errors = [outcome for outcome in (sums[unit], result) if isinstance(outcome, PartialPages)]
             sums[unit] = errors[0] if errors else joint.add(sums[unit], result)
