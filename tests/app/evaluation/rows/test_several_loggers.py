@@ -241,8 +241,9 @@ def test_versions_that_tuning_visits_have_chosen_are_weighed_apart_where_they_ch
 def test_two_loggers_at_different_levels_are_weak(sqlite_db: str) -> None:
     """The second one served visitors who click half as often: each says something else about the same target."""
     logs.catalogue(sqlite_db, 3)
-    for name, level, start in (("first", 1.0, 1), ("second", 0.5, 1.01)):
-        logs.create(sqlite_db, name, "uniform")
+    logs.create(sqlite_db, "first", "uniform")
+    logs.create(sqlite_db, "second", "uniform")
+    for name, level, start in (("first", 1.0, 1), ("second", 0.5, 10)):
         logs.serve(sqlite_db, name, pages=1_000, rates=[0.6 * level, 0.5 * level, 0.4 * level], start=start)
     (row,) = logs.judged(sqlite_db, "uniform", estimators="snips")
     alone = logs.estimate(sqlite_db, "uniform", "snips", log="policy=first")
