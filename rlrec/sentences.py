@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from rlrec.directions import LOG_PRECISION, ROUNDING, gate_against
+from rlrec.directions import ALARM, LOG_PRECISION, ROUNDING, gate_against
 from rlrec.errors import quantity
 
 NOUNS = {"user": "user", "session": "visit", "row": "row"}  # of clusters
-LOGGED = "what was logged"
+LOGGED, SAME_POLICY = "what was logged", "is the same policy as"
 GATE_SHARE = 0.2  # of the visitors, whom gates judge by
 
 
@@ -46,7 +46,7 @@ class Claim(NamedTuple):
             share = max(abs(bound) for bound in (self.lower or 0.0, self.upper or 0.0)) / abs(self.base or 1.0)
             if share > LOG_PRECISION:
                 return f"{subject} is as good as {self.rival}: no difference within {100 * share:.2g} %{basis}"
-            return f"{subject} is the same policy as {self.rival}: no difference"
+            return f"{subject} {SAME_POLICY} {self.rival}: no difference"
         figures = "" if self.value is None else f" ({self._difference}{basis})"
         start = f"{self.name}: " if self.name else ""
         text = f"{start}cannot tell yet whether it is better or worse than {self.rival}{figures}"
@@ -97,6 +97,31 @@ def gate_claim(gate: Mapping[str, Any], name: str = "", *, rival: str | None = N
         needed=None if needed is None else round(needed / GATE_SHARE), cluster="visitor", groups=groups,
         basis=basis + doubt,
     )  # fmt: skip
+
+
+def difference_sentence(row: Mapping[str, Any], unit: str, *, by_reward: bool = False) -> str:
+    """A difference in reward per unit, as `experiment show` has it, in plain words."""
+    base, reward = row["value"] / row["relative"] if row["relative"] else None, row.get("reward")
+    claim = Claim(
+        name=row.get("group", row.get("variant")), rival=row["against"], answer=row["answer"], base=base,
+        value=row["value"], lower=row["lower"], upper=row["upper"], needed=row["needed"], cluster=unit,
+        groups={"reasons": row["reasons"]} if row["reasons"] else {},
+        basis=f"per {unit}{f' by {reward}' if by_reward else ''}",
+    )  # fmt: skip
+    return claim.sentence
+
+
+def experiment_sentence(answer: Mapping[str, Any]) -> str:
+    """The conclusion from each reward per unit, or from the credit of teams. answer: as of `experiment show`."""
+    p_value = answer["sample_ratio"]["p_value"]
+    if p_value is not None and p_value < ALARM:
+        return f"The split of {answer['experiment']} is not as defined: do not trust its differences."
+    rows = [row for row in answer["unit_differences"] if row["metric"] == "reward_per_unit"]
+    by_reward, unit = len({row["reward"] for row in rows}) > 1, answer["unit"] if rows else "decision"
+    texts = [difference_sentence(row, unit, by_reward=by_reward) for row in rows or answer["differences"]]
+    gains, losses = ({row["group"] for row in rows if row["answer"] == sign} for sign in ("better", "worse"))
+    texts += ["the rewards disagree: decide by the one that you want"] if gains & losses else []
+    return "; ".join(texts) or "There is nothing to compare."
 
 
 def best_of(may_be_best: Mapping[str, bool | None]) -> str:

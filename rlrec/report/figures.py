@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rlrec.directions import difference_direction, experiment_sentence
+from rlrec.directions import difference_direction
 from rlrec.errors import quantity
 from rlrec.report.svg import Bar, Drawing, Interval, PlotPoint, Series, bars, chart, forest, interval, number
+from rlrec.sentences import SAME_POLICY, experiment_sentence
 from rlrec.times import DAY_US, parse
 
 if TYPE_CHECKING:
@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 
 MAX_ROWS = 15  # rows of a figure
 VERDICTS = {"ok": ("can be trusted", "s1"), "weak": ("read with care", "s2"), "insufficient": ("cannot be told", "no")}
-RANKS = [*VERDICTS]  # the best one first
-UNITS = {"impression": "impression", "session": "visit", "slate": "page"}
+ANSWERS = ("better", "worse", "same", "unknown")  # in the order of a summary
 BOUNDS = ("value", "lower", "upper")
 LOOKS = {"better": ("more", "s1"), "worse": ("less", "s2"), "same": ("the same", "s3")}  # by answers
 METRICS = {
@@ -146,31 +145,33 @@ def return_rates(answer: Outcomes, log_end: str | None, weeks: Outcomes | None =
 # -- estimates --
 
 
-def estimates(rows: Sequence[EstimateRow], unit: str) -> Figure | None:
-    """Estimates of one unit as a forest plot; None where nothing of that unit was estimated."""
-    unit_rows = [row for row in rows if row.estimate.unit == unit]
-    if not unit_rows:
+def estimates(rows: Sequence[EstimateRow]) -> Figure | None:
+    """The estimates of the first unit as a forest plot; None where nothing was estimated."""
+    rows = [row for row in rows if row.estimate.unit == rows[0].estimate.unit]
+    if not rows:
         return None
-    names_estimator = len({row.estimate.estimator for row in unit_rows}) > 1
+    names_estimator = len({row.estimate.estimator for row in rows}) > 1
     intervals, table = list[Interval](), list[list[Any]]()
-    for row in unit_rows[:MAX_ROWS]:
+    for row in rows[:MAX_ROWS]:
         estimate, look, words = row.estimate, VERDICTS[row.estimate.verdict][1], _verdict(row)
         value, lower, upper = estimate.value, estimate.lower, estimate.upper
-        name = _name(row)
+        name = row.name if row.by is None else f"{row.name}, {row.by} {row.group.label}"
         label = f"{name}, {estimate.estimator}" if names_estimator else name
         intervals.append(Interval(label, value, lower, upper, f"{number(value)}, {words}", look))
         table.append([
             name, estimate.estimator, value, lower, upper, words, ", ".join(estimate.reasons), estimate.ess, estimate.n,
             estimate.served,
         ])  # fmt: skip
+    averages, per_unit = {row.estimate.served for row in rows}, rows[0].claim.basis
+    average = averages.pop() if len(averages) == 1 else None
     return Figure(
-        title=_answer_sentence(unit_rows, UNITS[unit]),
+        title=_answer_sentence(rows, "" if average is None else f" ({number(average)} {per_unit})"),
         drawing=forest(
-            intervals, level=_logged_average(unit_rows),
-            x_name=f"reward per {UNITS[unit]} ({', '.join(sorted({row.reward for row in unit_rows}))})"
-            f"{'' if _logged_average(unit_rows) is None else '; dashed: the logged average'}",
+            intervals, level=average,
+            x_name=f"reward {per_unit} ({', '.join(sorted({row.reward for row in rows}))})"
+            f"{'' if average is None else '; dashed: the logged average'}",
         ),
-        description=f"One interval a policy at level {unit_rows[0].estimate.level:g}; circles can be trusted, squares "
+        description=f"One interval a policy at level {rows[0].estimate.level:g}; circles can be trusted, squares "
         "are to be read with care, grey ones cannot be told from this log.",
         headers=[
             "policy", "estimator", "value", "lower", "upper", "verdict", "reasons", "effective sample size", "rows",
@@ -180,61 +181,23 @@ def estimates(rows: Sequence[EstimateRow], unit: str) -> Figure | None:
     )  # fmt: skip
 
 
-def _name(row: EstimateRow) -> str:
-    """The target as commands take it, with its group where there are several."""
-    name = row.target if row.version is None else f"{row.target}@{row.version}"
-    return name if row.by is None else f"{name}, {row.by} {row.group.label}"
-
-
-def _rank(row: EstimateRow) -> tuple[int, bool]:
-    """How much an estimate tells: by its verdict, then whether it says that the target is what served."""
-    return -RANKS.index(row.estimate.verdict), row.answer.answer == "same"
-
-
 def _verdict(row: EstimateRow) -> str:
     """The verdict in words."""
     verdict, reasons = row.estimate.verdict, row.estimate.reasons
     return "learned from this log" if verdict == "weak" and "in-sample" in reasons else VERDICTS[verdict][0]
 
 
-def _logged_average(rows: Sequence[EstimateRow]) -> float | None:
-    """The mean reward of these rows as they were served; None where that is not one number for all."""
-    served = {row.estimate.served for row in rows}
-    return served.pop() if len(served) == 1 else None
-
-
-def _answer_sentence(rows: Sequence[EstimateRow], unit: str) -> str:
-    """A sentence on what can be acted on: who would earn more than the logged average, who less, and what the log
-    cannot tell."""
-    best_rows: dict[str, EstimateRow] = {}  # of each target; of equal ones the last, whose estimator does the most
-    for row in rows:
-        best_rows[_name(row)] = max(row, best_rows.get(_name(row), row), key=_rank)
-    by_answer: dict[str, list[EstimateRow]] = defaultdict(list)
-    for row in sorted(best_rows.values(), key=lambda row: -(row.estimate.lift or 0.0)):
-        is_unknown = row.answer.answer == "unknown"
-        by_answer["learned" if is_unknown and "in-sample" in row.estimate.reasons else row.answer.answer].append(row)
-    names = {answer: " and ".join(map(_name, rows)) for answer, rows in by_answer.items()}
-    served = _logged_average(rows)
-    average = "the logged average" if served is None else f"the logged average ({number(served)} per {unit})"
-    changes = {
-        sign: [f"{_name(row)} would earn {percent(abs(row.estimate.lift or 0.0))} {word}" for row in by_answer[sign]]
-        for sign, word in (("better", "more"), ("worse", "less"))
-    }
-    texts = changes["better"] or ["No policy is known to earn more"]
-    texts[0] += f" than {average}"
-    texts += changes["worse"]
-    if "learned" in names:
-        texts.append(f"{names['learned']} learned from this very log, which is no test of it")
-    if "unknown" in names:
-        unknown = by_answer["unknown"]
-        needed = _needed(max(row.answer.needed or 0 for row in unknown), unknown[0].estimate.cluster)
-        texts.append(f"the log cannot tell of {names['unknown']}{needed}")
-    return "; ".join(texts)
-
-
-def _needed(number: int | None, unit: str) -> str:
-    """How many units more would tell, where that is known."""
-    return f", about {number:,} {unit}s more would tell" if number else ""
+def _answer_sentence(rows: Sequence[EstimateRow], average: str) -> str:
+    """The answers, those first that somebody can act on; that the policy which served is itself goes without saying."""
+    if rows[0].by is not None:
+        return f"Reward {rows[0].claim.basis} by {rows[0].by}"
+    claims = [row.claim for row in rows]
+    names = [claim.name for claim in claims if claim.answer == "unknown" and not claim.needed]
+    answered = [claim for claim in claims if claim.name not in names]
+    texts = {answer: [claim.sentence for claim in answered if claim.answer == answer] for answer in ANSWERS}
+    texts["better"] = texts["better"] or [f"No policy is known to be better than what was logged{average}"]
+    texts["unknown"] += [f"this log cannot tell of {' and '.join(names)}"] if names else []
+    return "; ".join(text for answer in ANSWERS for text in texts[answer] if SAME_POLICY not in text)
 
 
 # -- experiments --

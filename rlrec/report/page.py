@@ -105,7 +105,7 @@ def _sections(answer: Result) -> Iterator[Section]:
     yield Section(
         "estimates", "What policies would earn",
         "Estimated from the log: a policy is judged by what others served, weighted by probabilities." + newest,
-        present_figures(figures.estimates(answer.estimates, unit) for unit in figures.UNITS),
+        present_figures([figures.estimates(answer.estimates)]),
         reasons and f"<details><summary>What the verdicts rest on</summary>{reasons}</details>",
     )  # fmt: skip
     over_time, charts, notes = answer.over_time, list[Figure](), list[str]()

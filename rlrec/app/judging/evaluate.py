@@ -65,11 +65,14 @@ def answering_rows(rows: Sequence[EstimateRow]) -> list[EstimateRow]:
     answering: dict[Any, EstimateRow] = {}
     unit_rows = [row for row in rows if row.estimate.unit == rows[0].estimate.unit]
     for row in [row for row in unit_rows if row.estimate.std_error is not None] or unit_rows:
-        best = answering.get(key := (row.name, row.group))
-        ranks = [VERDICTS.index(other.estimate.verdict) for other in (row, best) if other is not None]
-        if ranks[0] >= ranks[-1]:
-            answering[key] = row
+        key = row.name, row.group
+        answering[key] = max(row, answering.get(key, row), key=_rank)
     return list(answering.values())
+
+
+def _rank(row: EstimateRow) -> tuple[int, bool]:
+    """How much an estimate tells: by its verdict; weights that are all 1 know a policy from others without a model."""
+    return VERDICTS.index(row.estimate.verdict), row.answer.answer == "same"
 
 
 def reasons_in_words(rows: Sequence[EstimateRow]) -> list[str]:

@@ -239,7 +239,8 @@ class _Gathering:
             for target in targets:
                 rows = self._fill("estimates", evaluate.evaluate, self.store, replace(request, targets=[target]))
                 answer.estimates += rows or []
-        answer.reasons = evaluate.explained(answer.estimates)
+        answer.estimates = evaluate.answering_rows(answer.estimates)
+        answer.reasons = evaluate.reasons_in_words(answer.estimates)
 
     def _targets(self) -> list[str]:
         """The policies that served most and still do, of the one that was chosen where one was; else then others that

@@ -105,9 +105,9 @@ def evaluate(
     if best and (len(request["targets"]) < 2 or request["by"]):
         raise click.UsageError("--best compares targets: name at least two, without --by")
     estimates = app.evaluate.evaluate(store, app.evaluate.Request(**request), workers)
-    save_plot(plot, lambda: app.figures.estimates(estimates, estimates[0].estimate.unit))
     rows, by = [row.to_json() for row in estimates], request["by"]
     answering = app.evaluate.answering_rows(estimates)
+    save_plot(plot, lambda: app.figures.estimates(estimates if by or details else answering))
     sentences = [_counts(rows, by)] if by else [_sentence(row) for row in answering]
     if best:
         sentences.insert(0, best_of({row.name: row.estimate.may_be_best for row in answering}))

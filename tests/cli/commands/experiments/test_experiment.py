@@ -296,10 +296,11 @@ def test_the_conclusion_speaks_of_every_reward_per_unit(sqlite_db: str) -> None:
     run("reward", "define", "costly", "click=1", "--default", "-3")
     words = ("--now", LATER, "experiment", "show", "ab", "--reward", "default")
     single, both = run(*words).stderr, run(*words, "--reward", "costly").stderr
-    assert "b earns surely more per user than a (+" in single
+    assert "b is better than a: +" in single
     assert "disagree" not in single
-    assert "b earns surely more per user than a by default" in both
-    assert "b earns surely less per user than a by costly" in both
+    better, worse, _ = both.split("; ")
+    assert (better.startswith("b is better than a: +"), better.endswith(" per user by default")) == (True, True)
+    assert (worse.startswith("b is worse than a: -"), worse.endswith(" per user by costly")) == (True, True)
     assert "the rewards disagree" in both
 
 

@@ -382,4 +382,4 @@ def test_the_logs_own_policy_is_the_same(run_sqlite: Run, tmp_path: Path) -> Non
         assert done.stdout.startswith("uniform is the same policy as what was logged: no difference\n")
     page = tmp_path / "page.html"
     assert run_sqlite("report", page).exit_code == 0
-    assert "No policy is known to earn more than the logged average (0.4" in page.read_text()
+    assert "No policy is known to be better than what was logged (0.4" in page.read_text()

@@ -144,9 +144,9 @@ def test_what_learned_from_the_log_is_no_finding_about_it(run_sqlite: Run) -> No
     ):
         assert run_sqlite(*words).exit_code == 0
     headline, *others = re.findall(r'<a href="#estimates-\d">(.*?)</a>', page(run_sqlite))
-    assert re.match(r"No policy is known to earn more than the logged average \(0\.\d+ per impression\); ", headline)
-    assert re.search(r"; uniform would earn \d\d\.\d\xa0% less", headline)
-    assert (headline.endswith("home@1 learned from this very log, which is no test of it"), others) == (True, [])
+    assert re.match(r"No policy is known to be better than what was logged( \(0\.\d+ per impression\))?; ", headline)
+    assert re.search(r"; uniform is worse than what was logged: -\d\d % \[-\d\d, -\d\d\] per impression", headline)
+    assert (headline.endswith("this log cannot tell of home@1"), others) == (True, [])
 
 
 def test_a_variant_stands_for_itself_and_its_parent_that_serves_nobody_is_not_shown(run_sqlite: Run) -> None:
@@ -182,7 +182,7 @@ def test_a_policy_against_itself_is_no_gain_and_no_loss(run_sqlite: Run) -> None
     ):
         assert run_sqlite(*words).exit_code == 0
     (headline,) = headlines(page(run_sqlite), "estimates")
-    assert re.fullmatch(r"No policy is known to earn more than the logged average \(0\.\d+ per impression\)", headline)
+    assert re.fullmatch(r"No policy is known to be better than what was logged \(0\.\d+ per impression\)", headline)
 
 
 def test_what_serves_is_judged_and_not_the_policy_that_variants_replaced(run_sqlite: Run) -> None:
@@ -225,9 +225,8 @@ def test_an_experiment_says_who_got_what_since_when_and_what_a_thousand_of_them_
 
 def test_the_summary_has_the_sentence_of_experiment_show(shop: Run) -> None:
     (headline,) = headlines(page(shop), "experiments")
-    sentence = shop("--now", LATER, "experiment", "show", "ab").stderr.strip().removesuffix(".")
-    assert headline == f"ab: {sentence}"
-    assert "per user than a" in headline
+    assert headline == f"ab: {shop('--now', LATER, 'experiment', 'show', 'ab').stderr.strip()}"
+    assert headline.startswith("ab: b")
 
 
 def test_the_summary_has_nothing_that_nobody_can_act_on(shop: Run) -> None:
@@ -239,7 +238,7 @@ def test_another_reward_judges_the_whole_page(shop: Run) -> None:
     shop("reward", "define", "twice", "click=2", "--clip", "0,2")
     text = page(shop, "--reward", "twice")
     assert "(twice)" in headlines(text, "time")[0] or "reward per visit (twice)" in text
-    assert "logged average" in headlines(text, "estimates")[0]
+    assert "what was logged" in headlines(text, "estimates")[0]
     table = text.partition("Who got what")[2].partition("</table>")[0]
     assert ("<td>twice</td>" in table, "<td>default</td>" in table) == (True, False)
     refused = shop("report", "-", "--reward", "twoce")
@@ -313,7 +312,7 @@ def test_an_interleaved_experiment_compares_its_two_rankers(shop: Run) -> None:
     clicks = [{"decision_id": each["decision_id"], "position": 1, "events": {"click": 1}} for each in answers[::3]]
     assert shop("feedback", "--input", "-", stdin="\n".join(map(json.dumps, clicks))).exit_code == 0
     text = page(shop, "--no-estimates")
-    assert re.search(r"turns: B earns (surely|not surely) [^<]* per decision than A \([^<]* to ", text)
+    assert re.search(r"turns: B[^<]* (better|worse)[^<]* than A[^<]* per decision", text)
 
 
 PLOTS = [
