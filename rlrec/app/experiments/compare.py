@@ -28,26 +28,16 @@ from rlrec.times import format_time
 DECISIONS_DIFFER, YOUNG_UNITS = "decisions-differ", "young-units"
 
 
-class VariantComparison(TypedDict):
-    """Answer of `experiment show`: outcomes per unit with their differences from the first variant; earnings of the
-    variants and their differences per decision, under the first reward; checks of the split. reasons: of caution."""
-
-    experiment: str
-    status: str
-    unit: str
-    variants: list[dict[str, Any]]
-    differences: list[dict[str, Any]]
-    sample_ratio: dict[str, float | None]
-    holdout: dict[str, Any] | None
-    outcomes: list[OutcomeRow]
-    unit_differences: list[DifferenceRow]
-    reasons: list[str]
-    decisions_per_unit: list[dict[str, Any]]
-    created_at: str
-    stopped_at: str | None
-    anonymous: NotRequired[int]
-    ties: NotRequired[int | None]
-    interleave: NotRequired[list[str]]
+# Answer of `experiment show`: outcomes per unit with their differences from the first variant; earnings of the variants
+# and their differences per decision, under the first reward; checks of the split. reasons: of caution.
+VariantComparison = TypedDict("VariantComparison", {
+    "experiment": str, "status": str, "unit": str, "variants": list[dict[str, Any]],
+    "differences": list[dict[str, Any]], "sample_ratio": dict[str, float | None], "holdout": dict[str, Any] | None,
+    "outcomes": list[OutcomeRow], "unit_differences": list[DifferenceRow], "reasons": list[str],
+    "decisions_per_unit": list[dict[str, Any]], "created_at": str, "stopped_at": str | None,
+    "anonymous": NotRequired[int], "ties": NotRequired[int | None],
+    "interleave": NotRequired[list[str]],
+})  # fmt: skip
 
 
 def show(

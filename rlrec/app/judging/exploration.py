@@ -64,20 +64,14 @@ class DayCost(CostFigures):
     rows: int
 
 
-class Result(CostFigures):
-    """Figures of a policy. mean: reward of a row as served; total: cost over all rows."""
+PolicyFigures = TypedDict("PolicyFigures", {
+    "policy": str, "reward": str, "rows": int, "mean": float, "total": float | None, "verdict": str,
+    "reasons": list[str], "by_day": list[DayCost], "risen": list[RisenArm], "ess": list[TargetEss], "left_out": int,
+})  # fmt: skip
 
-    policy: str
-    reward: str
-    rows: int
-    mean: float
-    total: float | None
-    verdict: str
-    reasons: list[str]
-    by_day: list[DayCost]
-    risen: list[RisenArm]
-    ess: list[TargetEss]
-    left_out: int
+
+class Result(PolicyFigures, CostFigures):
+    """Figures of a policy. mean: reward of a row as served; total: cost over all rows."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -79,17 +79,11 @@ class DayFigures(CatalogueFigures):
     slots: int
 
 
-class Result(TypedDict):
-    """underived: decisions whose probabilities cannot be derived, so that expected exposure is unknown."""
-
-    decisions: int
-    slots: int
-    reward: str
-    curve: str | None
-    underived: int
-    arms: list[ArmFigures]
-    catalogue: CatalogueFigures
-    days: NotRequired[list[DayFigures]]
+# underived: decisions whose probabilities cannot be derived, so that expected exposure is unknown.
+Result = TypedDict("Result", {
+    "decisions": int, "slots": int, "reward": str, "curve": str | None, "underived": int, "arms": list[ArmFigures],
+    "catalogue": CatalogueFigures, "days": NotRequired[list[DayFigures]],
+})  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

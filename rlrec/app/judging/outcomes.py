@@ -36,21 +36,12 @@ class Request:
     age_us: int | None = None
 
 
-class Result(TypedDict):
-    """The outcomes of a log.
-    unit: user or session; new, returning: units without and with a visit before the one that they entered in.
-    anonymous: units that are sessions without a user, where some user is known."""
-
-    unit: str
-    outcomes: list[OutcomeRow]
-    differences: list[DifferenceRow]
-    by: str | None
-    experiment: str | None
-    level: float
-    new: int
-    returning: int
-    reasons: list[str]
-    anonymous: int
+# The outcomes of a log. unit: user or session; new, returning: units without and with a visit before the one that they
+# entered in; anonymous: units that are sessions without a user, where some user is known.
+Result = TypedDict("Result", {
+    "unit": str, "outcomes": list[OutcomeRow], "differences": list[DifferenceRow], "by": str | None,
+    "experiment": str | None, "level": float, "new": int, "returning": int, "reasons": list[str], "anonymous": int,
+})  # fmt: skip
 
 
 def outcomes(store: Store, request: Request) -> Result:

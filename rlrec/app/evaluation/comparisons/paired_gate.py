@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
@@ -357,24 +357,17 @@ def is_repeated(gate: Mapping[str, Any], earlier: Mapping[str, Any]) -> bool:
 def refusal(gate: Mapping[str, Any], rival: str | None = None) -> str | None:
     """One sentence on what decided that a gate, of a route or of training, let no candidate pass; None where it did.
     rival: a name of what the candidate was compared with."""
-    return next(_refusals(gate, rival), None)
-
-
-def _refusals(gate: Mapping[str, Any], rival: str | None) -> Iterator[str]:
     reasons, visits = gate["reasons"] or [], gate["visits"]
     if "estimated-propensity" in reasons:
-        yield ESTIMATED
+        return ESTIMATED
     if "in-sample" in reasons:
         copy_hint = "; a copy by `rlrec policy freeze` learns no more, and can be judged" if "guards" in gate else ""
-        yield f"it has learned from visits that the gate judges by, and may have from every later one{copy_hint}"
-    is_known = gate["verdict"] != INSUFFICIENT and gate_direction(gate) == "more"
-    if is_known and visits is not None and not visits["passed"]:
-        yield _visits_refusal(visits)
-    if not is_known:
-        yield gate_claim(gate, rival=rival).sentence
-    for guard in gate.get("guards", ()):
-        if not guard["passed"]:
-            yield _broken(guard)
+        return f"it has learned from visits that the gate judges by, and may have from every later one{copy_hint}"
+    if gate["verdict"] == INSUFFICIENT or gate_direction(gate) != "more":
+        return gate_claim(gate, rival=rival).sentence
+    if visits is not None and not visits["passed"]:
+        return _visits_refusal(visits)
+    return next((_broken(guard) for guard in gate.get("guards", ()) if not guard["passed"]), None)
 
 
 def _least_visits(n: int) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -52,8 +52,8 @@ class Groups:
 
     labels: Sequence[str | None]
     column: str | None = None
-    values: Ids
-    codes: Ids
+    values: Ids | None = None
+    codes: Ids | None = None
     cut: frozenset[int] = frozenset()
 
     @property
@@ -63,47 +63,26 @@ class Groups:
 
     @classmethod
     def from_study(cls, unit: Unit, study: Study) -> Groups:
-        """Raises InputError where they are too many."""
-        if study.by == "variant" and study.experiment is not None:
-            variants = study.experiment.variants
-            return cls._from_ids("variant_id", {variant.id: variant.label for variant in variants})
-        if study.by in ("policy", "version"):
-            return cls._from_ids("version_id", _version_labels(unit, study))
-        if study.by in PERIODS:
-            return cls._from_periods(study.by, *selected.times(unit, study.selection))
-        labels: list[str | None] = [*USERS] if study.by == "users" else [None]
-        return cls(labels=labels, values=np.zeros(1, np.int64), codes=np.zeros(1, np.int64))
-
-    @classmethod
-    def _from_ids(cls, column: str, labels: dict[int, str]) -> Groups:
-        """Groups of the same label are one, in the order of the first id of each."""
-        numbers = {label: number for number, label in enumerate(dict.fromkeys(labels.values()))}
-        ids = sorted(labels)
-        codes = np.array([numbers[labels[key]] for key in ids], np.int64)
-        return cls._checked(column, list(numbers), np.array(ids, np.int64), codes)
-
-    @classmethod
-    def _from_periods(cls, by: str, first_at: int, last_at: int) -> Groups:
-        """The periods of a log between two times. The first and the last are cut where the log lacks more than a
-        seventh of them."""
-        length = PERIODS[by]
-        first, last = _period(np.array([first_at, last_at]), by).tolist()
-        starts = [number * length - _OFFSET[by] for number in range(first, min(last, first + groups.MAX_GROUPS) + 1)]
-        periods = np.arange(len(starts))
-        grouping = cls._checked(by, [period_label(start, by) for start in starts], periods + first, periods)
-        cut = {0} if first_at > starts[0] + length // 7 else set()
-        cut |= {len(starts) - 1} if last_at < starts[-1] + length - length // 7 else set()
-        return replace(grouping, cut=frozenset(cut))
-
-    @classmethod
-    def _checked(cls, column: str, labels: Sequence[str], values: Ids, codes: Ids) -> Groups:
-        if len(labels) > groups.MAX_GROUPS:
-            raise groups.too_many(column.removesuffix("_id"))
-        return cls(labels=labels, column=column, values=values, codes=codes)
+        """Groups of the same label are one. Raises InputError where they are too many."""
+        by, cut = study.by, frozenset[int]()
+        if by == "variant" and study.experiment is not None:
+            column, names = "variant_id", {variant.id: variant.label for variant in study.experiment.variants}
+        elif by in ("policy", "version"):
+            column, names = "version_id", _version_labels(unit, study)
+        elif by in PERIODS:
+            column, (names, cut) = by, _periods(by, *selected.times(unit, study.selection))
+        else:
+            return cls(labels=[*USERS] if by == "users" else [None])
+        codes = {label: number for number, label in enumerate(dict.fromkeys(names.values()))}
+        if len(codes) > groups.MAX_GROUPS:
+            raise groups.too_many(by)
+        values = np.array(sorted(names), np.int64)
+        code = np.array([codes[names[value]] for value in values.tolist()], np.int64)
+        return cls(labels=[*codes], column=column, values=values, codes=code, cut=cut)
 
     def number(self, slots: Columns) -> Ids:
         """The group of each decision, (d,)."""
-        if self.column is None:
+        if self.column is None or self.values is None or self.codes is None:
             return np.zeros(len(slots["at"]), np.int64)
         column = _period(slots["at"], self.column) if self.column in PERIODS else slots[self.column]
         return self.codes[np.searchsorted(self.values, column)]
@@ -113,9 +92,18 @@ def _period(at: Ids, by: str) -> Ids:
     return (at + _OFFSET[by]) // PERIODS[by]
 
 
-def period_label(start: int, by: str) -> str:
-    """The name of the period that begins at a time: its first day, or its hour."""
-    return f"{format_time(start)[:13]}:00Z" if by == "hour" else format_time(start)[:10]
+def _periods(by: str, first_at: int, last_at: int) -> tuple[dict[int, str], frozenset[int]]:
+    """Names of the periods of a log between two times, an hour or the first day of each, by number; and which groups
+    are cut: the first and the last, where the log lacks more than a seventh of them."""
+    length = PERIODS[by]
+    first, last = _period(np.array([first_at, last_at]), by).tolist()
+    starts = {
+        number: number * length - _OFFSET[by] for number in range(first, min(last, first + groups.MAX_GROUPS) + 1)
+    }
+    times = {number: format_time(start) for number, start in starts.items()}
+    is_cut = first_at > starts[first] + length // 7, last_at < max(starts.values()) + length - length // 7
+    names = {number: f"{time[:13]}:00Z" if by == "hour" else time[:10] for number, time in times.items()}
+    return names, frozenset(number for number, cut in zip((0, len(starts) - 1), is_cut, strict=True) if cut)
 
 
 def _version_labels(unit: Unit, study: Study) -> dict[int, str]:
