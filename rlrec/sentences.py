@@ -99,12 +99,15 @@ def gate_claim(gate: Mapping[str, Any], name: str = "", *, rival: str | None = N
     )  # fmt: skip
 
 
-def difference_sentence(row: Mapping[str, Any], unit: str, *, by_reward: bool = False) -> str:
-    """A difference in reward per unit, as `experiment show` has it, in plain words."""
+def difference_sentence(
+    row: Mapping[str, Any], unit: str, *, by_reward: bool = False, per_day: float | None = None
+) -> str:  # fmt: skip
+    """A difference in reward per unit, as `experiment show` has it, in plain words. per_day: units that come a day."""
     base, reward = row["value"] / row["relative"] if row["relative"] else None, row.get("reward")
     claim = Claim(
         name=row.get("group", row.get("variant")), rival=row["against"], answer=row["answer"], base=base,
         value=row["value"], lower=row["lower"], upper=row["upper"], needed=row["needed"], cluster=unit,
+        days=row["needed"] / per_day if row["needed"] and per_day else None,
         groups={"reasons": row["reasons"]} if row["reasons"] else {},
         basis=f"per {unit}{f' by {reward}' if by_reward else ''}",
     )  # fmt: skip
@@ -118,7 +121,8 @@ def experiment_sentence(answer: Mapping[str, Any]) -> str:
         return f"The split of {answer['experiment']} is not as defined: do not trust its differences."
     rows = [row for row in answer["unit_differences"] if row["metric"] == "reward_per_unit"]
     by_reward, unit = len({row["reward"] for row in rows}) > 1, answer["unit"] if rows else "decision"
-    texts = [difference_sentence(row, unit, by_reward=by_reward) for row in rows or answer["differences"]]
+    options: dict[str, Any] = {"by_reward": by_reward, "per_day": answer.get("units_per_day")}
+    texts = [difference_sentence(row, unit, **options) for row in rows or answer["differences"]]
     gains, losses = ({row["group"] for row in rows if row["answer"] == sign} for sign in ("better", "worse"))
     texts += ["the rewards disagree: decide by the one that you want"] if gains & losses else []
     return "; ".join(texts) or "There is nothing to compare."

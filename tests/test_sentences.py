@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rlrec.sentences import LOGGED, Claim, approximate, best_of, percent
+from rlrec.sentences import LOGGED, Claim, approximate, best_of, difference_sentence, percent
 
 
 @pytest.mark.parametrize(
@@ -76,3 +76,11 @@ def test_what_is_needed_has_two_digits() -> None:
 )
 def test_the_best_is_named_where_it_is_known(flags: dict[str, bool | None], sentence: str) -> None:
     assert best_of(flags) == sentence
+
+
+def test_a_difference_says_in_how_many_days_of_traffic_it_will_be_known() -> None:
+    bounds = {"value": 0.1, "relative": 0.2, "lower": -0.1, "upper": 0.3}
+    row = {"group": "b", "against": "a", "answer": "unknown", "needed": 60, "reasons": [], **bounds}
+    text = difference_sentence(row, "user", per_day=20.0)
+    assert text.endswith("(+20 % [-20, +60] per user); need about 60 more users (3 days of this traffic)")
+    assert "days" not in difference_sentence(row, "user")

@@ -23,20 +23,21 @@ from rlrec.store.log.selected import Selection
 from rlrec.store.log.team_drafts import TEAMS
 from rlrec.store.policies import experiments
 from rlrec.store.policies.experiments import Experiment
-from rlrec.times import format_time
+from rlrec.times import DAY_US, format_time
 
 DECISIONS_DIFFER, YOUNG_UNITS = "decisions-differ", "young-units"
 
 
 # Answer of `experiment show`: outcomes per unit with their differences from the first variant; earnings of the variants
-# and their differences per decision, under the first reward; checks of the split. reasons: of caution.
+# and their differences per decision, under the first reward; checks of the split. reasons: of caution; units_per_day:
+# how many were assigned a day.
 VariantComparison = TypedDict("VariantComparison", {
     "experiment": str, "status": str, "unit": str, "variants": list[dict[str, Any]],
     "differences": list[dict[str, Any]], "sample_ratio": dict[str, float | None], "holdout": dict[str, Any] | None,
     "outcomes": list[OutcomeRow], "unit_differences": list[DifferenceRow], "reasons": list[str],
     "decisions_per_unit": list[dict[str, Any]], "created_at": str, "stopped_at": str | None,
     "anonymous": NotRequired[int], "ties": NotRequired[int | None],
-    "interleave": NotRequired[list[str]],
+    "interleave": NotRequired[list[str]], "units_per_day": NotRequired[float | None],
 })  # fmt: skip
 
 
@@ -60,6 +61,7 @@ def show(
             study = replace(study, selection=filters.selection(unit, f"experiment={name},{log}"))
         collected = unit_outcomes.collect(unit, study, level=level)
         assigned = experiments.count_units(unit, experiment.id)
+        first_at, last_at = experiments.assignment_times(unit, experiment.id)
         uniform = holdout.compare_holdout(unit, experiment, definitions[0], level=level)
         maturity = None
         if assigned and not collected.count("sessions", *range(len(experiment.variants))):
@@ -72,16 +74,17 @@ def show(
         store.notice(f"no decision of {name} is mature yet: {maturity}")
     rows, unit_differences = unit_outcomes.to_json(collected)
     earned = {
-        row["group"]: row["answer"] for row in unit_differences
-        if (row["metric"], row["reward"]) == ("reward_per_unit", first)
-    }  # fmt: skip
+        row["group"]: row for row in unit_differences if (row["metric"], row["reward"]) == ("reward_per_unit", first)
+    }
     decisions_per_unit, reward_per_decision = per_decision(0)
     differences, more_decisions = list[dict[str, Any]](), list[dict[str, Any]]()
     for number, variant in enumerate(experiment.variants[1:], start=1):
-        compared, differs = collected.compare(number, reward_per_decision), collected.decisions_differ(number)
-        # a mean per decision never says the opposite of what each unit earned
-        opposite = {compared.answer.answer, earned[variant.label]} == {"better", "worse"}
-        compared = compared.because(*([DECISIONS_DIFFER] if differs or opposite else []))
+        compared, per_unit = collected.compare(number, reward_per_decision), earned[variant.label]
+        differs = DECISIONS_DIFFER in compared.reasons
+        # a mean per decision never says the opposite of what each unit earned, nor is it surer than that of young units
+        if not differs and {compared.answer.answer, per_unit["answer"]} == {"better", "worse"}:
+            compared = compared.because(DECISIONS_DIFFER)
+        compared = compared.because(*([YOUNG_UNITS] if YOUNG_UNITS in per_unit["reasons"] else []))
         names = {"variant": variant.label, "against": experiment.variants[0].label}
         differences.append(names | compared.to_json())
         more_decisions.append(names | collected.compare(number, decisions_per_unit).to_json() | {"differ": differs})
@@ -103,6 +106,7 @@ def show(
     return _result(
         experiment, variants, differences, collected.split, holdout=uniform, outcomes=rows,
         unit_differences=unit_differences, reasons=reasons, decisions_per_unit=more_decisions, anonymous=sums.anonymous,
+        units_per_day=sum(assigned.values()) / ((last_at - first_at) / DAY_US) if last_at > first_at else None,
     )  # fmt: skip
 
 

@@ -71,8 +71,8 @@ REASONS = {
         "gain (weak): wait for more visits"),
     "sample-ratio": Reason("log", "weak", "units were not split between the variants as defined (weak): something "
         "assigns or loses them, and what it is may make the difference"),
-    "decisions-differ": Reason("state", "weak", "the units of one variant have more decisions than those of the other "
-        "(weak): means per decision are of other visits, and say nothing about the variants; compare per unit"),
+    "decisions-differ": Reason("state", "weak", "the units of one variant have more visits, or decisions, than those "
+        "of the other (weak): means per visit, or per decision, are of others; compare per unit"),
     "young-units": Reason("state", "weak", "many units had no time yet to come again, or the difference changes with "
         "the time they had: it may grow or turn; `rlrec outcomes --age 7d` compares units at equal age"),
     "not-randomised": Reason("log", "weak", "no p-values: nobody assigned units to these groups at random, so they may "

@@ -11,7 +11,7 @@ from functools import cached_property
 
 import numpy as np
 
-from rlrec.arrays import Array, Flags, Ids, distinct, run_starts
+from rlrec.arrays import Array, Flags, Ids, distinct
 
 DAYS = (1, 7, 28)  # in which a person may return
 DAY, MINUTE = 86_400_000_000, 60_000_000
@@ -151,7 +151,8 @@ def unit_sums(visits: Visits, decisions: ServedDecisions, *, now: int | Ids) -> 
     unit_weights = 1 / _inclusion(row[stay], keep, len(first))
     dropping = _sums(row[stay], keep < 1, len(first)) > 0
     has_several = _sums(row[stay], np.ones(len(stay)), len(first)) > 1, add(_sums(stay, np.ones(len(stay)), n) > 1) > 0
-    is_over = visits.is_over[visit] & (visits.ended_at[visit] <= _at(now, visit))
+    now_at = np.broadcast_to(now, visits.person.shape)[visit]
+    is_over = visits.is_over[visit] & (visits.ended_at[visit] <= now_at)
     recognised = np.ones(n, np.bool_) if visits.recognised is None else visits.recognised[visit]
     columns = {
         "units": unit_weights,
@@ -167,7 +168,7 @@ def unit_sums(visits: Visits, decisions: ServedDecisions, *, now: int | Ids) -> 
     # returns: of visits whose window is over
     gap = visits.next_start[visit] - visits.ended_at[visit]
     for days in DAYS:
-        at_risk = is_over & recognised & (visits.ended_at[visit] + days * DAY < _at(now, visit))
+        at_risk = is_over & recognised & (visits.ended_at[visit] + days * DAY < now_at)
         returned = at_risk & (gap <= days * DAY)
         columns |= {f"at_risk_{days}d": add(at_risk * stay_weights), f"returned_{days}d": add(returned * stay_weights)}
     # rewards: of mature decisions
@@ -193,13 +194,7 @@ def _inclusion(row: Ids, keep: Array, n: int) -> Array:
     return 1 - dropped
 
 
-def _at(now: int | Ids, visit: Ids) -> int | Ids:
-    return now if isinstance(now, int) else now[visit]
-
-
 def _days(row: Ids, at: Ids, n: int) -> Array:
     """On how many days (UTC) each row has a decision, (n,)."""
-    day = at // DAY
-    order = np.lexsort((day, row))
-    starts = run_starts(row[order], day[order])
-    return _sums(row[order][starts], np.ones(len(starts)), n)
+    first, _ = distinct(row, at // DAY)
+    return _sums(row[first], np.ones(len(first)), n)

@@ -122,11 +122,20 @@ class StudyFigures:
     def compare(self, group: int, metric: Metric) -> Comparison:
         """A metric of a group less that of the first one, with all reasons for doubt; it has a p-value where units were
         assigned at random."""
-        compared = self.outcomes.compare(group, metric).because(
-            *self._reasons(metric, group, 0), *(["sample-ratio"] if is_unlikely(self.split) else []),
+        compared = self.outcomes.compare(group, metric).because(*self._reasons(metric, group, 0))
+        if self.study.by != "variant":
+            return replace(compared, p_value=None).because("not-randomised")
+        return compared.because(
+            *(["sample-ratio"] if is_unlikely(self.split) else []),
+            *(["decisions-differ"] if self.are_other_visits(group, metric) else []),
             *(["young-units"] if self.is_young(group, metric) else []),
         )  # fmt: skip
-        return compared if self.study.by == "variant" else replace(compared, p_value=None).because("not-randomised")
+
+    def are_other_visits(self, group: int, metric: Metric) -> bool:
+        """Whether a mean per decision, or per visit, is one of others, since units have other numbers of them than
+        those of the first group."""
+        counted = ratios.per_decision(0)[0] if "decisions" in metric.denominator else metrics(self.study)[0]
+        return not metric.per_unit and self.outcomes.differ(group, counted)
 
     def _reward(self, metric: Metric) -> str | None:
         return None if metric.reward is None else self.study.rewards[metric.reward].name
@@ -140,20 +149,16 @@ class StudyFigures:
             *([f"partial-{self.study.by}"] if self.groups.cut.intersection(groups) else []),
         ]  # fmt: skip
 
-    def decisions_differ(self, group: int) -> bool:
-        """Whether units of a group have other numbers of decisions than those of the first one."""
-        return self.outcomes.differ(group, ratios.per_decision(0)[0])
-
     def is_young(self, group: int, metric: Metric) -> bool:
         """Whether the difference from the first group depends on how long ago units were assigned, or may do so since
         many of them had no time to come again."""
-        if metric not in _ageing(self.study) or "ages" not in self.sums.counts:
+        if not metric.per_unit or "ages" not in self.sums.counts:
             return False
         begun, ages = self.sums.counts["begun"], self.sums.counts["ages"]
         if min(outcomes.share_of_visits(begun[side], ages[side]) for side in (0, group)) < outcomes.YOUNG_SHARE:
             return True
         older, younger = (self._figures(self.sums.halves[number]) for number in (0, 1))
-        return outcomes.changes_with_age(older, younger, group, metric)
+        return metric in _ageing(self.study) and outcomes.changes_with_age(older, younger, group, metric)
 
     def count(self, name: str, *groups: int) -> int:
         """How many there are of one of the `counts` in these groups."""

@@ -29,7 +29,7 @@ DIFFERENCE = {  # column of a csv: key of a difference per decision
 }  # fmt: skip
 UNIT_DIFFERENCE = {  # column of a csv: key of a difference in reward per unit
     "unit_difference": "value", "unit_difference_lower": "lower", "unit_difference_upper": "upper",
-    "unit_p_value": "p_value",
+    "unit_p_value": "p_value", "unit_answer": "answer",
 }  # fmt: skip
 _NO_ROW: Mapping[str, Any] = {}
 ANONYMOUS_UNITS, DECISIONS_DIFFER = "anonymous-units", "decisions-differ"  # reasons

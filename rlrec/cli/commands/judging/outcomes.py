@@ -21,8 +21,12 @@ if TYPE_CHECKING:
 PERIODS = ("hour", "day", "week")
 DIFFERENCE = {  # column of a csv: key of a difference
     "against": "against", "difference": "value", "relative": "relative", "difference_lower": "lower",
-    "difference_upper": "upper", "p_value": "p_value", "narrowed": "narrowed",
+    "difference_upper": "upper", "p_value": "p_value", "answer": "answer", "needed": "needed", "narrowed": "narrowed",
 }  # fmt: skip
+CELLS = ("value", "lower", "upper", "relative", "p_value", "answer")  # of a difference, in a table
+HEADERS = {"value": "minus {}", "relative": "%", "p_value": "p", "narrowed": "narrower by %"}
+PERCENT = ("relative", "narrowed")
+_NO_DIFFERENCE: Mapping[str, Any] = {}
 
 
 @click.command(cls=GroupedCommand, epilog="`rlrec help outcomes` explains metrics, groups and reasons.")
@@ -123,13 +127,12 @@ def _key(row: OutcomeRow | DifferenceRow) -> tuple[str | None, str, str | None]:
 def grid(rows: Sequence[OutcomeRow], differences: Sequence[DifferenceRow]) -> View:
     """The outcomes, metric by metric, with the differences from the first group where there are some; a line for all
     groups of a metric that none of them has yet."""
-    by_key = {_key(row): row for row in differences}
+    by_key: dict[Any, Mapping[str, Any]] = {_key(row): row for row in differences}
     several_rewards = len({row["reward"] for row in rows}) > 2  # rewards and none
     adjusted = any("narrowed" in row for row in differences)
+    compared = [*CELLS, "narrowed"] if adjusted else [*CELLS] if differences else []
     headers = ["metric", *([rows[0]["by"] or ""] if differences else []), "value", "lower", "upper", "units"]
-    if differences:
-        headers += [f"minus {differences[0]['against']}", "lower", "upper", "%", "p"]
-        headers += ["narrower by %"] if adjusted else []
+    headers += [HEADERS.get(name, name).format(differences[0]["against"]) for name in compared]
     body, last_name = list[list[Any]](), None
     order = list(dict.fromkeys(map(_metric, rows)))
     valued = {_metric(row) for row in rows if row["value"] is not None}
@@ -143,8 +146,8 @@ def grid(rows: Sequence[OutcomeRow], differences: Sequence[DifferenceRow]) -> Vi
             *([row["group"] if has_value else ""] if differences else []),
         ]
         line += [row["value"], row["lower"], row["upper"], row["units"]]
-        if differences:
-            line += _difference_cells(by_key.get(_key(row)), adjusted=adjusted)
+        difference = by_key.get(_key(row), _NO_DIFFERENCE)
+        line += [_percent(difference.get(name)) if name in PERCENT else difference.get(name) for name in compared]
         body.append(line)
         last_name = name
     return View(headers, body, drop=("narrower by %", "units", "p", "%"))
@@ -175,13 +178,6 @@ def _plus_minus(row: OutcomeRow) -> str | None:
 
 def _metric(row: OutcomeRow) -> tuple[str, str | None]:
     return row["metric"], row["reward"]
-
-
-def _difference_cells(row: DifferenceRow | None, *, adjusted: bool) -> list[float | None]:
-    if row is None:
-        return [None] * (6 if adjusted else 5)
-    cells = [row["value"], row["lower"], row["upper"], _percent(row["relative"]), row["p_value"]]
-    return [*cells, _percent(row.get("narrowed"))] if adjusted else cells
 
 
 def _percent(share: float | None) -> float | None:

@@ -77,6 +77,7 @@ def test_show_has_the_keys_of_the_contract(ready: Any) -> None:
     assert list(answer) == [
         "experiment", "status", "unit", "variants", "differences", "sample_ratio", "holdout", "outcomes",
         "unit_differences", "reasons", "decisions_per_unit", "created_at", "stopped_at", "anonymous",
+        "units_per_day",
     ]  # fmt: skip
     assert answer["holdout"] is None
     keys = (
@@ -288,6 +289,16 @@ def test_every_reward_leads_with_its_difference_per_unit(sqlite_db: str) -> None
     shown = run(*words, "--json").json["unit_differences"]
     assert [row["reward"] for row in shown if row["metric"] == "reward_per_unit"] == ["loyal", "default"]
     assert run(*words, "--reward", "loyal").exit_code == 2
+
+
+def test_the_conclusion_says_how_many_more_units_would_tell(ready: Run) -> None:
+    """Every third session of either variant has a click: nothing differs so far."""
+    served(ready, "--variant", "b=other", pages=60)
+    answer = ready("--now", LATER, "experiment", "show", "ab", "--json").json
+    (row,) = [row for row in answer["unit_differences"] if row["metric"] == "reward_per_unit"]
+    assert (row["answer"], answer["units_per_day"]) == ("unknown", None)
+    said = ready("--now", LATER, "experiment", "show", "ab").stderr
+    assert f"need about {row['needed']} more visits" in said
 
 
 def test_the_conclusion_speaks_of_every_reward_per_unit(sqlite_db: str) -> None:
