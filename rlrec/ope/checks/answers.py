@@ -51,8 +51,8 @@ def judge(
     if "clipping-bias" in reasons:
         return Answer("unknown", None)  # which does not shrink as the log grows
     ratios = [*_shortage(ess, rewards, verdict), *_width(value, lower, upper, SAME_WITHIN * scale)]
-    more = clusters * (max(ratios, default=1.0) - 1)
-    return Answer("unknown", max(1, ceil(more)) if 0 < more < inf else None)
+    missing = clusters * (max(ratios, default=1.0) - 1)
+    return Answer("unknown", max(1, ceil(missing)) if 0 < missing < inf else None)
 
 
 def doubts_of(reasons: Collection[str]) -> set[str]:
@@ -75,7 +75,7 @@ def _width(value: float | None, lower: float | None, upper: float | None, least:
     lie within the least difference that counts, whichever comes first."""
     if value is None or lower is None or upper is None:
         return []
-    below, above, size = value - lower, upper - value, abs(value)
-    near, far = (below, above) if value > 0 else (above, below)
+    low_reach, high_reach, size = value - lower, upper - value, abs(value)
+    near, far = (low_reach, high_reach) if value > 0 else (high_reach, low_reach)
     shares = [near / size if size else inf, max(near / (least + size), far / (least - size)) if size < least else inf]
     return [min(shares) ** 2]
