@@ -168,7 +168,7 @@ def evaluating(setting: Setting) -> Iterator[Figure]:
     seconds = {name: setting.seconds(sample) for name, sample in result.items()}
     name = "evaluate, six estimators, from start to exit"
     yield Figure(name=name, value=seconds[str(size)], unit="s", reference=seconds["reference"], at_most=4)
-    yield Figure(name="evaluate: resident memory", value=result[str(size)].memory, unit="MB", at_most=400)
+    yield Figure(name="evaluate: resident memory", value=result[str(size)].memory, unit="MB", at_most=150)
     yield from _memory("evaluate", result, sizes)
     yield growth("evaluate", beyond(seconds, FEW, sizes))
 

@@ -54,6 +54,8 @@ def successors(unit: Unit, version: Version) -> str | None:
     copies = [policy for policy in policies.all_policies(unit) if policy.base_id == version.policy.id]
     live = policies.live(unit, {policy.name for policy in copies if policy.id in serving})
     names = sorted(name for name in live if live[name].version.learning)
+    if not names:
+        return None
     logs = ([version.policy.id], [live[name].version.policy.id for name in names])
     (_, last), (first, _) = (selected.times(unit, Selection(policy_ids=ids, imported=False)) for ids in logs)
     if not first or last > first:

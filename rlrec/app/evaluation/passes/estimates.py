@@ -32,7 +32,6 @@ from rlrec.ope.units.estimate import Estimate
 from rlrec.policy.contexts.fields import check_hash
 from rlrec.sentences import LOGGED, Claim
 from rlrec.store import Unit
-from rlrec.store.log import selected
 from rlrec.store.log.selected import Selection
 from rlrec.times import DAY_US
 
@@ -169,8 +168,9 @@ def answer(
         if rows.fold.estimators
     ]
     inclusion = reduce(add, (partial.inclusion for partial in partials))
-    first, last = selected.times(unit, evaluation.selection)
-    rows = _rows(evaluation, estimators, by_unit, inclusion=inclusion, days=(last - first) / DAY_US)
+    extent = evaluation.extent
+    days = (extent.last_at - extent.first_at) / DAY_US
+    rows = _rows(evaluation, estimators, by_unit, inclusion=inclusion, days=days)
     if engine is not None and engine.mixed:
         mixed_estimates = (replace(row.estimate, reasons=(*row.estimate.reasons, MIXED)) for row in rows)
         return [replace(row, estimate=estimate) for row, estimate in zip(rows, mixed_estimates, strict=True)]

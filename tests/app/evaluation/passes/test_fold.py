@@ -138,5 +138,5 @@ def test_batches_are_cut_where_eligible_sets_are_large(
         assert figures[0] == pytest.approx(figures[1], rel=1e-12)
     options = Request(targets=["uniform"], estimators=unit)
     with closing(logs.at(sqlite_db, 1e6)) as store, store.read() as opened:
-        _, (of_rows,), log = estimates.prepare(opened, options, estimates.estimators(options), Selection())
+        _, (of_rows, *_), log = estimates.prepare(opened, options, estimates.estimators(options), Selection())
         assert [len(batch.eligible) for batch in log.to_judge(of_rows.judged_on)] == [1, 1, 1]
