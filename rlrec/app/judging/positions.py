@@ -107,7 +107,7 @@ class _Estimated:
 
     curve: EstimatedCurve
     method: str
-    comparison: click_models.Comparison = click_models.NO_COMPARISON
+    comparison: click_models.ModelComparison = click_models.NO_COMPARISON
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

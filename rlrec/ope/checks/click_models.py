@@ -196,7 +196,7 @@ def _attraction(sums: ClickSums, model: str, looking: Array) -> Array:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class ModelComparison:
     """log_likelihood: mean per slot of the pages held out, by model; preferred: the model with the largest one, where
     its distance to `model` is more than two standard errors; else `model` itself. None: nothing to compare on."""
 
@@ -204,10 +204,10 @@ class Comparison:
     preferred: str | None
 
 
-NO_COMPARISON = Comparison(log_likelihood={}, preferred=None)
+NO_COMPARISON = ModelComparison(log_likelihood={}, preferred=None)
 
 
-def compare(sums: ClickSums, examination: Array, *, model: str) -> Comparison:
+def compare(sums: ClickSums, examination: Array, *, model: str) -> ModelComparison:
     """The comparison of the models on the pages that were held out. examination (k,): of the position-based model;
     pages are cut at k. Where k is 1 the log has no such model, and the others are compared on whole pages."""
     k = len(examination) if len(examination) > 1 else sums.slots.shape[1]
@@ -234,7 +234,7 @@ def compare(sums: ClickSums, examination: Array, *, model: str) -> Comparison:
     _, cluster_index = distinct(test_pages.cluster)
     by_cluster = np.bincount(cluster_index, weights=distance)
     clear = by_cluster.sum() > 2 * np.sqrt(np.square(by_cluster - by_cluster.mean()).sum())
-    return Comparison(log_likelihood=likelihood, preferred=best if clear else model)
+    return ModelComparison(log_likelihood=likelihood, preferred=best if clear else model)
 
 
 def _log_likelihood(test_pages: Pages, probability: Array) -> Array:

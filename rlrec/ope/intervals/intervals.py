@@ -373,7 +373,7 @@ class Minus:
         return np.ones(mean.shape[:-1])
 
     def base(self, mean: Array) -> float:
-        """What the difference is a share of."""
+        """The value that a difference is a share of."""
         with np.errstate(divide="ignore", invalid="ignore"):
             return float((self.baseline or self.estimator).value(self.sides(mean)[1]))
 

@@ -141,7 +141,7 @@ class StudyFigures:
         return None if metric.reward is None else self.study.rewards[metric.reward].name
 
     def _reasons(self, metric: Metric, *groups: int) -> list[str]:
-        """What the log lacks of these groups."""
+        """The reasons that lie in what the log lacks of these groups."""
         lacks_rows = metric.lacking is not None and self.count(metric.lacking, *groups)
         has_anonymous = metric.counts_recognised and self.count("anonymous", *groups)
         return [

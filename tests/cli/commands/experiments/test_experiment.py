@@ -297,8 +297,8 @@ def test_the_conclusion_says_how_many_more_units_would_tell(ready: Run) -> None:
     answer = ready("--now", LATER, "experiment", "show", "ab", "--json").json
     (row,) = [row for row in answer["unit_differences"] if row["metric"] == "reward_per_unit"]
     assert (row["answer"], answer["units_per_day"]) == ("unknown", None)
-    said = ready("--now", LATER, "experiment", "show", "ab").stderr
-    assert f"need about {row['needed']} more visits" in said
+    sentence = ready("--now", LATER, "experiment", "show", "ab").stderr
+    assert f"need about {row['needed']} more visits" in sentence
 
 
 def test_the_conclusion_speaks_of_every_reward_per_unit(sqlite_db: str) -> None:
