@@ -47,14 +47,14 @@ class Claim(NamedTuple):
             if share > LOG_PRECISION:
                 return f"{subject} is as good as {self.rival}: no difference within {100 * share:.2g} %{basis}"
             return f"{subject} {SAME_POLICY} {self.rival}: no difference"
-        figures = "" if self.value is None else f" ({self._difference}{basis})"
         start = f"{self.name}: " if self.name else ""
-        text = f"{start}cannot tell yet whether it is better or worse than {self.rival}{figures}"
-        if self.needed is not None:
-            noun = NOUNS.get(self.cluster, self.cluster)
-            return f"{text}; need about {quantity(approximate(self.needed), f'more {noun}')}{self._time}"
-        reasons = "; ".join(f"{group}: {', '.join(names)}" for group, names in self.groups.items())
-        return text.replace("cannot tell yet", "this log cannot tell") + (f" ({reasons})" if reasons else "")
+        question = f"whether it is better or worse than {self.rival}"
+        if self.needed is None:
+            reasons = "; ".join(f"{group}: {', '.join(names)}" for group, names in self.groups.items())
+            return f"{start}this log cannot tell {question}{f' ({reasons})' if reasons else ''}"
+        figures = "" if self.value is None else f" ({self._difference}{basis})"
+        more = quantity(approximate(self.needed), f"more {NOUNS.get(self.cluster, self.cluster)}")
+        return f"{start}cannot tell yet {question}{figures}; need about {more}{self._time}"
 
     @property
     def _difference(self) -> str:
