@@ -125,6 +125,11 @@ def experiment_sentence(answer: Mapping[str, Any]) -> str:
     texts = [difference_sentence(row, unit, **options) for row in rows or answer["differences"]]
     gains, losses = ({row["group"] for row in rows if row["answer"] == sign} for sign in ("better", "worse"))
     texts += ["the rewards disagree: decide by the one that you want"] if gains & losses else []
+    texts += [
+        f"but {row['group']} brings people back less often: {percent(row['relative'])} % visits per {unit}"
+        for row in answer["unit_differences"]
+        if row["metric"] == "visits" and row["answer"] == "worse" and row["group"] in gains and row["relative"]
+    ]
     return "; ".join(texts) or "There is nothing to compare."
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rlrec.sentences import LOGGED, Claim, approximate, best_of, difference_sentence, percent
+from rlrec.sentences import LOGGED, Claim, approximate, best_of, difference_sentence, experiment_sentence, percent
 
 
 @pytest.mark.parametrize(
@@ -84,3 +84,43 @@ def test_a_difference_says_in_how_many_days_of_traffic_it_will_be_known() -> Non
     text = difference_sentence(row, "user", per_day=20.0)
     assert text.endswith("(+20 % [-20, +60] per user); need about 60 more users (3 days of this traffic)")
     assert "days" not in difference_sentence(row, "user")
+
+
+def difference(metric: str, answer: str, relative: float, **fields: Any) -> dict[str, Any]:
+    """A row of `unit_differences` of `experiment show`; what it compares with earned 2."""
+    figures = {"value": 2 * relative, "relative": relative, "lower": 2 * relative - 0.1, "upper": 2 * relative + 0.1}
+    names = {"group": "new", "against": "old", "metric": metric, "reward": "default", "answer": answer}
+    return {**names, **figures, "needed": None, "reasons": [], **fields}
+
+
+def conclusion(*rows: dict[str, Any], p_value: float = 0.5) -> str:
+    ratio = {"chi2": 1.0, "p_value": p_value}
+    answer = {"experiment": "ab", "unit": "user", "unit_differences": rows, "differences": [], "sample_ratio": ratio}
+    return experiment_sentence(answer)
+
+
+def test_an_experiment_is_judged_by_what_a_unit_earned() -> None:
+    earned = difference("reward_per_unit", "better", 0.2)
+    assert (
+        conclusion(earned, difference("retention", "worse", -0.1))
+        == "new is better than old: +20 % [+15, +25] per user"
+    )
+    unknown = difference("reward_per_unit", "unknown", 0.02, needed=412)
+    assert conclusion(unknown).endswith("than old (+2.0 % [-3.0, +7.0] per user); need about 410 more users")
+    assert conclusion() == "There is nothing to compare."
+
+
+def test_a_gain_that_costs_visits_says_so() -> None:
+    earned, visits = difference("reward_per_unit", "better", 0.2), difference("visits", "worse", -0.12)
+    clause = "; but new brings people back less often: -12 % visits per user"
+    assert conclusion(earned, visits).endswith(clause)
+    assert clause not in conclusion(earned, {**visits, "answer": "unknown"})
+    assert clause not in conclusion({**earned, "answer": "unknown"}, visits)
+
+
+def test_rewards_that_disagree_and_a_split_that_is_wrong_are_no_advice() -> None:
+    rows = difference("reward_per_unit", "better", 0.2), difference("reward_per_unit", "worse", -0.2, reward="costly")
+    better, worse, advice = conclusion(*rows).split("; ")
+    assert (better.endswith(" per user by default"), worse.endswith(" per user by costly")) == (True, True)
+    assert advice == "the rewards disagree: decide by the one that you want"
+    assert conclusion(*rows, p_value=1e-4) == "The split of ab is not as defined: do not trust its differences."

@@ -119,7 +119,7 @@ def exploration(store: Store, request: Request) -> Result:
 def _name(unit: Unit, request: Request) -> str:
     """The policy that is named, or the only one that has served."""
     if request.policy is not None:
-        return lookup.version(unit, request.policy)[0].policy.name
+        return request.policy
     served = policies.served(unit)
     choices = (policy for policy in policies.all_policies(unit) if policy.id in served and policy.kind != TEAM_DRAFT)
     names = sorted({policy.base for policy in choices})
@@ -151,7 +151,9 @@ class FloorComparison:
         targets = sorted(
             policy.name
             for policy in policies.all_policies(unit)
-            if policy.base_id is None and policy.kind not in ("logged", "gradient", TEAM_DRAFT) and policy.name != name
+            if policy.base_id is None
+            and policy.kind not in ("logged", "gradient", TEAM_DRAFT)
+            and policy.id != version.policy.id
         )
         selection = filters.selection(unit, log)
         reward = request.reward or version.reward.name

@@ -57,8 +57,7 @@ def _title(result: Result) -> list[str]:
     visitor = (
         f"session {result['session']}, visit {result['visit']}, step {result['step']}, user {cell(result['user'])}"
     )
-    variant = f", variant {result['experiment']}/{result['variant']}" if result["variant"] is not None else ""
-    policy = f"policy {result['policy']}, version {result['version']}, kind {result['kind']}{variant}"
+    policy = f"policy {result['policy']}, version {result['version']}, kind {result['kind']}"
     eligible, condition = quantity(result["eligible"], "eligible arm"), ""
     if "candidates" in result:
         eligible, condition = quantity(result["eligible"], "candidate"), " given the candidates"

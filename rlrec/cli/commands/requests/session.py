@@ -83,7 +83,7 @@ def _flat(visit: Result) -> Iterator[dict[str, Any]]:
 def _rows(step: Step) -> Iterator[list[Any]]:
     """A line a slot, and one for the page where it is longer than one slot."""
     policy = f"{step['policy']}@{step['version']}"
-    if step["variant"] is not None:
+    if step["variant"] is not None and "@" not in step["policy"]:  # of an import from an earlier release
         policy += f" {step['experiment']}/{step['variant']}"
     head = [step["step"], step["decision_id"], step["at"], policy, pairs(step["context"]), pairs(brief(step["state"]))]
     single = len(step["slate"]) == 1

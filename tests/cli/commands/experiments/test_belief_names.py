@@ -96,6 +96,14 @@ def test_commands_take_what_policy_list_prints(shelf: Run, name: str, number: st
         assert done.exit_code == 0, (words, done.stderr)
 
 
+def test_a_person_reads_the_name_once(shelf: Run) -> None:
+    line = next(line for line in shelf(*LATER, "export-log", "-").lines if line["variant"] == "new")
+    shown = shelf("decision", "show", line["decision_id"]).stdout + shelf("session", "show", line["session"]).stdout
+    assert "policy shelf@ranking/new, version 1, kind thompson, belief" in shown
+    assert ("shelf@ranking/new@1" in shown, " ranking/new" in shown) == (True, False)
+    assert shelf(*LATER, "exploration", "--policy", "shelf@1", "--json").json["rows"] == 60
+
+
 def test_a_filter_by_a_version_is_of_that_belief_alone(shelf: Run) -> None:
     def number(log: str) -> int:
         return int(shelf(*LATER, "evaluate", "uniform", "--estimator", "ips", "--log", log, "--json").json[0]["n"])
