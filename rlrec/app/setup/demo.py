@@ -75,8 +75,9 @@ $ rlrec policy create greedy --kind epsilon-greedy --param epsilon=0 --from-log 
 # every choice. Read the verdicts before the values. `uniform` is the policy that logged: a plain
 # average, which can be trusted. `published` is weak: it prefers few items, one click carries much of
 # its estimate, and the interval is wide. `greedy` looks best by far, but is judged on the very rows
-# that it learned from (in-sample): that number is worth nothing.
-$ rlrec evaluate uniform published greedy --log policy=random --estimator snips
+# that it learned from (in-sample): that number is worth nothing. The log names no users, so it is
+# said that each session is another person.
+$ rlrec evaluate uniform published greedy --log policy=random --estimator snips --cluster session
 """
 LIVE_STEPS = """
 # Now live. The audience is simulated: it clicks each item at the rate that the item had in the log.
@@ -104,7 +105,7 @@ $ rlrec policy show live --format csv > live.csv
 
 # Its own log judges others. The truth for `uniform` is {uniform} clicks an impression: is it
 # inside the interval? `live` earned more than that while it was still learning (in-sample: its own log).
-$ rlrec --now 2026-01-02 evaluate uniform live --log policy=live --estimator snips
+$ rlrec --now 2026-01-02 evaluate uniform live --log policy=live --estimator snips --cluster session
 
 # Is all of it right? Beliefs are rebuilt from the log, and stored propensities are computed again.
 $ rlrec --now 2026-01-02 doctor --sample 500

@@ -86,6 +86,9 @@ def simulate(store: Store, request: Request) -> Result:
     for reward in {version.reward.name: version.reward for version in versions}.values():
         _notice_unseen_reward(store, audience, reward)
     names, restricted = store.write(lambda unit: _catalogue(unit, names, audience))
+    if not isinstance(audience, Visitors):  # whose sessions have users
+        options = {"environment": request.environment, "sessions": request.sessions, "seed": seed}
+        store.write(lambda unit: settings.add_run(unit, "simulate", options))
     serve = VisitWorld if isinstance(audience, Visitors) else SimulatedStore
     window_us = max(version.reward.window_us for version in versions)
     world = serve(store, request, audience, names, seed, first, restricted=restricted, window_us=window_us)

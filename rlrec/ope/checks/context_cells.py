@@ -21,10 +21,10 @@ def context_cells(row: Ids, column: Ids, value: Array, *, contexts: int, cells: 
     coarser, and no test of it wrong."""
     half = cells // 2
     step = np.clip(np.rint(value * _STEPS), -_LARGEST, _LARGEST).astype(np.int64)
-    of_value = hash_bits(column.astype(np.int64) * 256 + step, salt=_SALT) % np.uint64(half)
+    value_cell = hash_bits(column.astype(np.int64) * 256 + step, salt=_SALT) % np.uint64(half)
     digest = context_digests(row, column, value, contexts=contexts)
     context = np.r_[row, np.arange(contexts)].astype(np.int64)
-    cell = np.r_[of_value, np.uint64(half) + hash_bits(digest, salt=_SALT) % np.uint64(half)].astype(np.int64)
+    cell = np.r_[value_cell, np.uint64(half) + hash_bits(digest, salt=_SALT) % np.uint64(half)].astype(np.int64)
     first, _ = distinct(context, cell)
     return context[first], cell[first]
 

@@ -89,6 +89,11 @@ def add_run(unit: Unit, command: str, options: Mapping[str, Any], result: Mappin
     return unit.add("run", command=command, options=typed, at=unit.now, result=written)
 
 
+def any_run(unit: Unit, command: str) -> bool:
+    """Whether a command was recorded."""
+    return unit.ask_row("SELECT id FROM run WHERE command = ? LIMIT 1", command) is not None
+
+
 def end_run(unit: Unit, run_id: int, result: Mapping[str, Any]) -> None:
     """Record the result of a command whose rows name it."""
     unit.tell("UPDATE run SET result = ? WHERE id = ?", json.dumps(dict(result), sort_keys=True), run_id)

@@ -132,7 +132,7 @@ def test_a_field_that_no_context_has_is_refused_with_near_ones(obd: Any) -> None
 def test_a_given_reward_model_is_all_that_dm_knows(obd: Any, tmp_path: Path) -> None:
     path = tmp_path / "model.csv"
     path.write_text("arm,reward\n" + "".join(f"{arm},{arm / 1000}\n" for arm in range(40)) + "*,0.5\n")
-    (row,) = estimates(obd, "uniform", estimators="dm", log="policy=random", reward_model=str(path))
+    (row,) = estimates(obd, "uniform", estimators="dm", log="policy=random", reward_model=str(path), cluster="session")
     assert row["value"] == pytest.approx((sum(range(40)) / 1000 + 40 * 0.5) / 80)
     assert (row["lower"], row["reasons"]) == (None, ["no-interval"])
 

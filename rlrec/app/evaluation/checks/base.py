@@ -19,7 +19,8 @@ class CheckedRows:
     """The impressions of a batch that a check looks at: mature and uncensored ones, with their rewards.
 
     logged: the batch; arms: of the store; extent: of the log; cluster: name of the unit that was randomised; now: the
-    time at which rows are mature; model: of rewards, which never saw the reader; None where no check needs one"""
+    time at which rows are mature; model: of rewards, which never saw the reader; None where no check needs one;
+    people: how it is clear that sessions without users are people of their own, one of `Evaluation.people`"""
 
     logged: LoggedBatch
     arms: ArmTable
@@ -29,6 +30,7 @@ class CheckedRows:
     rows: ImpressionRows
     reward: Reward
     model: RewardModel | None
+    people: str | None = None
 
 
 class Check(ABC):

@@ -17,9 +17,9 @@ from rlrec.app.log import partitions
 from rlrec.errors import InputError
 from rlrec.records import Reward
 from rlrec.store import Unit
-from rlrec.store.log import selected, sessions
+from rlrec.store.log import selected, sessions, settings
 from rlrec.store.log.selected import LogExtent, Selection
-from rlrec.store.policies import arms
+from rlrec.store.policies import arms, experiments
 
 
 class EmptyLog(InputError):
@@ -84,7 +84,9 @@ class Evaluation:
     cluster: the unit that was randomised, one of `log_rows.CLUSTERS`; spans_batches: whether one may come back in
     another batch of the log. now: the time at which rows are mature. encode: whether features of contexts are wanted.
     loggers: those that may be weighed. paired: whether targets are compared, so that all must be judged by the same
-    rows: those that each of them can be asked about, without visits that are too long."""
+    rows: those that each of them can be asked about, without visits that are too long. people: how it is clear that
+    sessions without users are people of their own: `stated` by the request or an experiment by session, `simulated`
+    where decisions are not imported; None where it is not."""
 
     request: Request
     selection: Selection
@@ -97,6 +99,7 @@ class Evaluation:
     encode: bool = False
     loggers: LoggingVersions = field(default_factory=LoggingVersions)
     paired: bool = False
+    people: str | None = None
 
     @classmethod
     def resolve(
@@ -115,6 +118,7 @@ class Evaluation:
             arms=log_rows.ArmTable({arm.id: arm.key for arm in arms.all_arms(unit)}),
             cluster="user" if spans_batches else "session" if by_user else str(request.cluster),
             spans_batches=spans_batches, now=unit.now, paired=paired is not None,
+            people=_people(unit, request, selection),
             loggers=LoggingVersions()
             if filters.is_pooled(request.log)
             else LoggingVersions.from_log(unit, selection, extent),
@@ -184,3 +188,14 @@ class Evaluation:
     def nothing_selected(self, rows: str) -> EmptyLog:
         hint = "widen --log" if self.request.log else "serve with `rlrec recommend`, or bring in a log: import-log"
         return EmptyLog(f"no {rows} is selected", hint=hint)
+
+
+def _people(unit: Unit, request: Request, selection: Selection) -> str | None:
+    """How it is clear that sessions without users are people of their own."""
+    if request.cluster in ("session", "row"):
+        return "stated"
+    if selection.variant_ids is not None:
+        by_session = [entry for entry in experiments.all_experiments(unit) if entry.unit == "session"]
+        if {*selection.variant_ids} <= {variant.id for experiment in by_session for variant in experiment.variants}:
+            return "stated"
+    return "simulated" if settings.any_run(unit, "simulate") else None

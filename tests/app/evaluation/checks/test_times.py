@@ -60,7 +60,7 @@ def imported(
     stdin = "".join(json.dumps(line) + "\n" for line in lines)
     assert run("import-log", "-", "--layout", "jsonl", "--policy", "old", stdin=stdin).exit_code == 0
     assert run("reward", "define", "weekly", "click=1", "--window", "7d").exit_code == 0
-    return logs.estimate(db, "uniform", "ips", reward="weekly")
+    return logs.estimate(db, "uniform", "ips", reward="weekly", cluster="session")
 
 
 def test_a_young_import_is_weak(sqlite_db: str) -> None:

@@ -69,7 +69,7 @@ class World:
         return log.take(np.lexsort((log.step, log.session)))
 
 
-def checked_rows(world: World, *, cluster: str = "session", **flags: Any) -> CheckedRows:
+def checked_rows(world: World, *, cluster: str = "user", **flags: Any) -> CheckedRows:
     """The impressions of a log, as checks see them. flags: further fields of `CheckedRows`."""
     n, k = world.arm.shape
     decision = np.repeat(np.arange(n) + 1, k)
@@ -147,6 +147,7 @@ def honest(shape: str, seed: int, *, decisions: int = 1_500, arms: int = 5, reso
     session = np.repeat(np.arange(decisions), stay)[:decisions]
     step = numbers_in_runs(run_starts(session), decisions)
     visits = int(session[-1]) + 1
+    person = 1 + rng.integers(visits, size=visits)
     # contexts: a segment of the person, a device of the visit, and a number that changes
     segment, device = rng.integers(SEGMENTS, size=visits), rng.integers(DEVICES, size=visits)
     hour = rng.integers(24, size=decisions)
@@ -164,7 +165,7 @@ def honest(shape: str, seed: int, *, decisions: int = 1_500, arms: int = 5, reso
     # people click by their own rates, at better arms and higher positions more often
     spread = rng.uniform(0.3, 3.0)
     mean = rng.uniform(0.03, 0.3)
-    rate = rng.beta(spread * mean, spread * (1 - mean), visits)[session]
+    rate = rng.beta(spread * mean, spread * (1 - mean), visits + 1)[person[session]]
     attraction = rng.uniform(0.4, 1.0, (SEGMENTS, arms))
     examined = 0.7 ** np.arange(k)
     reward = (
@@ -173,7 +174,7 @@ def honest(shape: str, seed: int, *, decisions: int = 1_500, arms: int = 5, reso
     least = chance.min(axis=1)[segment[session]]
     return World(
         session=session, step=step, at=at, context=np.arange(decisions), contexts=contexts, arm=arm, p=p, reward=reward,
-        user=np.full(decisions, ABSENT), min_propensity=np.where(seed % 3 == 0, least, np.nan), arms=arms,
+        user=person[session], min_propensity=np.where(seed % 3 == 0, least, np.nan), arms=arms,
         chance=chance[segment[session]], eagerness=rate,
     )  # fmt: skip
 
@@ -218,6 +219,12 @@ def later_rates(shape: str, seed: int, *, later: Sequence[float], visits: int = 
     return replace(world, arm=arm, p=p, chance=chance, reward=reward, min_propensity=np.full(len(arm), np.nan))
 
 
+def without_users(shape: str, seed: int, *, decisions: int = 1_500) -> World:
+    """People come back under other session keys, and the log does not say so."""
+    world = honest(shape, seed, decisions=decisions)
+    return replace(world, user=np.full(decisions, ABSENT))
+
+
 # What is wrong with a log, by the reason that a reader is shown: makers of logs, by shape and seed.
 WRONG: dict[str, dict[str, Callable[[str, int], World]]] = {
     "wrong-propensities": {"a rule by segment, shares logged": rule_by_segment},
@@ -225,4 +232,5 @@ WRONG: dict[str, dict[str, Callable[[str, int], World]]] = {
         "rates that halve": partial(later_rates, later=[0.25, 0.2, 0.15, 0.15, 0.15]),
         "arms that reverse": partial(later_rates, later=[0.3, 0.3, 0.3, 0.4, 0.5]),
     },
+    "no-users": {"people who come back, without keys": without_users},
 }

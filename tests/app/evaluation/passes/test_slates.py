@@ -157,7 +157,8 @@ def test_pi_refuses_slates_that_are_too_many(sqlite_db: str) -> None:
     assert "iips" in str(refused.value.hint)
     (closed,) = logs.judged(sqlite_db, "uniform", estimators="pi", log="policy=even")
     assert closed["mean_weight"] == pytest.approx(1, abs=1e-12)
-    (in_group,) = (row for row in logs.judged(sqlite_db, "uniform", estimators="slate") if row["estimator"] == "pi")
+    in_groups = logs.judged(sqlite_db, "uniform", estimators="slate", cluster="session")
+    (in_group,) = (row for row in in_groups if row["estimator"] == "pi")
     assert (in_group["value"], in_group["left_out"], in_group["reasons"]) == (None, 20, ["no-pairs"])
 
 

@@ -42,7 +42,8 @@ def imported(run: Run, rows: Rows, **more: Any) -> None:
 
 
 def estimates(run: Run, names: str, target: str = "uniform") -> dict[str, dict[str, Any]]:
-    rows = run("evaluate", target, "--log", "policy=old", "--estimator", names, "--interval", "normal", "--json").json
+    options = "--estimator", names, "--interval", "normal", "--cluster", "session", "--json"
+    rows = run("evaluate", target, "--log", "policy=old", *options).json
     return {row["estimator"]: row for row in rows}
 
 

@@ -153,7 +153,7 @@ def test_which_targets_may_still_be_the_best_is_asked_for(log: Any, run_sqlite: 
         lines = [f"a{arm},{share}" for arm, share in enumerate(shares)]
         (tmp_path / name).write_text("\n".join(["arm,probability", *lines]))
         run_sqlite("policy", "create", name, "--kind", "fixed", "--param", f"probabilities={tmp_path / name}")
-    command = (*LATER, "evaluate", "high", "low", "home@1", "--estimator", "snips")
+    command = (*LATER, "evaluate", "high", "low", "home@1", "--estimator", "snips", "--cluster", "session")
     first, *_ = run_sqlite(*command, "--best").stdout.splitlines()
     assert first == "high@1 may still be the best; low@1 is not; of home@1 this log cannot tell"
     assert first not in run_sqlite(*command).stdout
@@ -168,7 +168,7 @@ def test_what_is_needed_is_told_in_clusters_and_in_days_of_the_logs_traffic(
 ) -> None:
     (tmp_path / "near.csv").write_text("arm,probability\na0,0.2\na1,0.2\na2,0.3\na3,0.3\n")
     run_sqlite("policy", "create", "near", "--kind", "fixed", "--param", f"probabilities={tmp_path / 'near.csv'}")
-    command = (*LATER, "evaluate", "near")
+    command = (*LATER, "evaluate", "near", "--cluster", "session")
     rows, text = run_sqlite(*command, "--json").json, run_sqlite(*command).stdout
     (shown,) = (row for row in rows if row["estimator"] == "dr")
     assert shown["answer"] == "unknown"
@@ -346,9 +346,9 @@ def test_the_sentence_never_rests_on_a_model_alone(run_sqlite: Run, tmp_path: Pa
     run_sqlite("import-log", "-", "--layout", "jsonl", stdin="\n".join(lines))
     (tmp_path / "b.csv").write_text("arm,probability\na,0.1\nb,0.9\n")
     run_sqlite("policy", "create", "b", "--kind", "fixed", "--param", f"probabilities={tmp_path / 'b.csv'}")
-    rows = run_sqlite("evaluate", "b", "--estimator", "snips,dm", "--json").json
-    assert [row["verdict"] for row in rows] == ["insufficient", "weak"]
-    assert run_sqlite("evaluate", "b", "--estimator", "snips,dm").stdout.startswith("b@1: cannot tell yet")
+    command = "evaluate", "b", "--estimator", "snips,dm", "--cluster", "session"
+    assert [row["verdict"] for row in run_sqlite(*command, "--json").json] == ["insufficient", "weak"]
+    assert run_sqlite(*command).stdout.startswith("b@1: cannot tell yet")
 
 
 def test_rewards_that_are_all_the_same_are_no_certainty(run_sqlite: Run, tmp_path: Path) -> None:
@@ -358,7 +358,7 @@ def test_rewards_that_are_all_the_same_are_no_certainty(run_sqlite: Run, tmp_pat
         for n in range(2_000)
     ]
     run_sqlite("import-log", "-", "--layout", "jsonl", stdin="\n".join(lines))
-    rows = run_sqlite("evaluate", "uniform", "--estimator", "ips,snips,dr,wdr", "--json").json
+    rows = run_sqlite("evaluate", "uniform", "--estimator", "ips,snips,dr,wdr", "--cluster", "session", "--json").json
     assert [(row["verdict"], row["reasons"]) for row in rows] == [("weak", ["no-variation"])] * 4
     assert {row["answer"] for row in rows} == {"same"}  # the policy that served, whatever it earns
     (tmp_path / "b.csv").write_text("arm,probability\na,0.1\nb,0.9\n")

@@ -1,0 +1,67 @@
+"""Who is behind the sessions of a log: people, known or not, or machines."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from rlrec.app.evaluation.checks.people import NoUsers
+from rlrec.arrays import Ids
+from rlrec.store.log.reader import ABSENT
+from tests.app import logs
+from tests.app.evaluation.checks import worlds
+from tests.conftest import Run
+
+SERVED, LATER = ("--now", "2026-01-01"), ("--now", "2026-03-01")
+KEYLESS = worlds.without_users("visits", 1, decisions=300)
+
+
+def lacks_users(user: Ids) -> bool:
+    return worlds.fails(NoUsers(), replace(KEYLESS, user=user), batches=3)
+
+
+def test_a_log_without_any_user_is_weak_until_somebody_says_that_sessions_are_people() -> None:
+    assert [worlds.fails(NoUsers(), KEYLESS, people=people) for people in (None, "stated")] == [True, False]
+
+
+def test_sessions_without_a_user_beside_others_are_fine() -> None:
+    assert lacks_users(KEYLESS.user)
+    assert not lacks_users(np.where(KEYLESS.session % 2 == 0, ABSENT, KEYLESS.session + 1))
+
+
+def test_simulated_sessions_are_visitors_and_imported_ones_may_not_be() -> None:
+    checked = worlds.checked_rows(KEYLESS, people="simulated")  # its rows are imported
+    slots = checked.rows.slots
+    served = replace(checked, rows=replace(checked.rows, slots=slots | {"imported": ~slots["imported"]}))
+    assert [NoUsers().fails(NoUsers().sums(rows)) for rows in (checked, served)] == [True, False]
+
+
+@pytest.mark.parametrize(("options", "flagged"), [((), True), (("--cluster", "session"), False)])
+def test_evaluate_takes_sessions_for_people_where_it_is_said(
+    options: tuple[str, ...], flagged: bool, run_sqlite: Run
+) -> None:
+    lines = [
+        json.dumps({"session": f"s{n}", "reward": n % 3 // 2, "eligible": ["a", "b"],
+                    "slate": [{"position": 1, "arm": "ab"[n % 2], "propensity": 0.5}]})
+        for n in range(100)
+    ]  # fmt: skip
+    run_sqlite("import-log", "-", "--layout", "jsonl", stdin="\n".join(lines))
+    (row,) = run_sqlite("evaluate", "uniform", "--estimator", "snips", *options, "--json").json
+    assert ("no-users" in row["reasons"]) == flagged
+
+
+def test_whoever_randomised_by_session_said_it(sqlite_db: str, run_sqlite: Run) -> None:
+    logs.catalogue(sqlite_db, 3)
+    logs.create(sqlite_db, "home", "uniform")
+    run_sqlite("experiment", "create", "ab", "--unit", "session", "--variant", "old=home", "--holdout-uniform", "20%")
+    for n in range(20):
+        run_sqlite(*SERVED, "recommend", "--experiment", "ab", "--session", f"s{n}")
+    flagged = [
+        "no-users" in row["reasons"]
+        for log in ((), ("--log", "experiment=ab"))
+        for row in run_sqlite(*LATER, "evaluate", "uniform", "--estimator", "snips", *log, "--json").json
+    ]
+    assert flagged == [True, False]
