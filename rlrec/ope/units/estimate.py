@@ -15,10 +15,12 @@ from rlrec.ope.checks.diagnostics import Weights
 from rlrec.ope.checks.reasons import LEAST_REWARDS
 from rlrec.ope.checks.verdicts import Diagnosis
 from rlrec.ope.intervals import intervals
-from rlrec.ope.intervals.intervals import UNKNOWN, Bounds, JointReplicates, Relative, Replicates, WeightSums
+from rlrec.ope.intervals.intervals import UNKNOWN, Bounds, JointReplicates, Minus, Relative, Replicates, WeightSums
 from rlrec.ope.sums.base import Estimator, Ratio, RewardColumns, ValueRange
 from rlrec.ope.sums.moments import ClusterSummary, Steps, steps
 
+APART = 3  # standard errors of the difference between two estimates that should agree
+COMPARED_ESS = 100  # of an estimate that is compared with one that should agree
 ANY_REWARD: Bounds = (-np.inf, np.inf)
 # The columns that diagnostics and Cressie-Read of impressions need, whichever estimators are chosen.
 CORE = ("rows", "weight", "weighted_reward")
@@ -416,6 +418,15 @@ Sides = Sequence[tuple[EstimatorFold, Bounds]]
 def _inside(sides: Sequence[Bounds], value: float) -> Bounds:
     """What lies inside the bounds of all sides, and the value; those of a single one as they are."""
     return sides[0] if len(sides) == 1 else intervals.intersection(sides, value)
+
+
+def differ(summary: ClusterSummary, columns: tuple[str, ...], *, clusters: int, value: float | None) -> bool:
+    """Whether two ratios, whose columns follow each other, are more than 3 standard errors of their difference apart,
+    and by more than a negligible share of a value."""
+    index = summary.index(columns)
+    total, moment = summary.total[index], summary.moment[np.ix_(index, index)]
+    difference, error = intervals.value_and_error(Minus(Ratio()), total, moment, clusters)
+    return bool(abs(difference) > max(APART * float(error), NEGLIGIBLE * abs(value or 0.0)))
 
 
 def earned_by_unit(batch: RewardColumns, reward: Array, used: Array) -> Steps:

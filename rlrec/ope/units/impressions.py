@@ -14,7 +14,17 @@ from rlrec.ope.intervals import intervals
 from rlrec.ope.intervals.intervals import JointReplicates, Replicates
 from rlrec.ope.sums.base import ImpressionEstimator, LogBatch, ValueRange
 from rlrec.ope.sums.moments import Moments, Steps, align_summaries, moments
-from rlrec.ope.units.estimate import CORE, USUAL, Estimate, EstimatorFold, FinishOptions, Sides, earned_by_unit
+from rlrec.ope.units.estimate import (
+    COMPARED_ESS,
+    CORE,
+    USUAL,
+    Estimate,
+    EstimatorFold,
+    FinishOptions,
+    Sides,
+    differ,
+    earned_by_unit,
+)
 from rlrec.ope.units.fold import Fold, PositionCurve, WeightSpread, spread_of
 from rlrec.records import Sums
 
@@ -86,7 +96,8 @@ class ImpressionFold(Fold[ImpressionEstimator, LogBatch, ImpressionPartial]):
         at_end, bootstrap = self.at_ends(partial), None
         if options.interval == "bootstrap-t" and any(estimator.intervals for estimator in self.estimators.values()):
             bootstrap = intervals.replicates(at_end[0].summary, seed=options.seed, number=options.replicates)
-        return [self._estimate(fold, options, bootstrap) for fold in at_end]
+        estimates = [self._estimate(fold, options, bootstrap) for fold in at_end]
+        return [estimate.lowered(["models-differ"]) for estimate in estimates] if _models_differ(at_end) else estimates
 
     def finish_together(self, groups: Sequence[tuple[ImpressionPartial, FinishOptions]]) -> list[list[Estimate]]:
         """The estimates of several groups of one log, each as of `finish`, with intervals that hold together: max-t
@@ -136,3 +147,12 @@ class ImpressionFold(Fold[ImpressionEstimator, LogBatch, ImpressionPartial]):
             )
             for (label, estimator), distorted in zip(self.estimators.items(), partial.distorted.tolist(), strict=True)
         ]  # fmt: skip
+
+
+def _models_differ(at_end: Sequence[EstimatorFold]) -> bool:
+    """Whether dr and snips, each of which is right where propensities are, say different things."""
+    corrected = next((fold for fold in at_end if fold.estimator.name in ("dr", "sndr")), None)
+    if corrected is None or (corrected.diagnosis.ess or 0.0) < COMPARED_ESS:
+        return False
+    columns = (*corrected.estimator.columns[:2], "weighted_reward", "weight")
+    return differ(corrected.summary, columns, clusters=corrected.clusters, value=corrected.value_and_error[0])

@@ -17,18 +17,17 @@ from rlrec.arrays import Array, Flags
 from rlrec.errors import InputError
 from rlrec.ope.checks.diagnostics import Weights, weight_diagnostics
 from rlrec.ope.intervals import intervals
-from rlrec.ope.intervals.intervals import Minus
-from rlrec.ope.sums.base import TABLES, Estimator, Ratio, require
+from rlrec.ope.sums.base import TABLES, Estimator, require
 from rlrec.ope.sums.moments import ClusterSummary, Moments, Steps, moments
 from rlrec.ope.sums.visits import HEAVIEST, Course, VisitBatch
 from rlrec.ope.units.estimate import (
     ANY_REWARD,
     CORE,
-    NEGLIGIBLE,
     USUAL,
     Estimate,
     EstimatorFold,
     FinishOptions,
+    differ,
     earned_by_unit,
 )
 from rlrec.ope.units.fold import Fold, PositionCurve, WeightSpread, spread_of
@@ -42,7 +41,6 @@ _FIGURES = (
     "value", "std_error", "lower", "upper", "safe_lower", "lift", "lift_lower", "lift_upper", "lift_std_error", "ess",
     "max_weight", "mean_weight", "top1_share", "k_hat",
 )  # fmt: skip
-_REFUTED = 3  # standard errors of the difference from an estimate that assumes less
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -302,9 +300,6 @@ class SlateFold(Fold[SlateEstimator, SlateBatch, SlatePartial]):
             if reference is None or not estimator.independent_slots or not estimate.n:
                 continue
             names = [f"{side.weighing} {column}" for side in (estimator, reference) for column in side.columns]
-            columns = summary.index(tuple(names))
-            total, moment = summary.total[columns], summary.moment[np.ix_(columns, columns)]
-            difference, error = intervals.value_and_error(Minus(Ratio()), total, moment, estimate.clusters)
-            if abs(difference) > max(_REFUTED * float(error), NEGLIGIBLE * abs(estimate.value or 0.0)):
+            if differ(summary, tuple(names), clusters=estimate.clusters, value=estimate.value):
                 by_label[label] = estimate.lowered(["refuted"])
         return list(by_label.values())

@@ -32,11 +32,10 @@ from rlrec.ope.checks.reasons import ESS_SHARE, LEAST_ESS
 from rlrec.ope.checks.within_cells import alarms
 from rlrec.ope.intervals.tails import chi_square_above
 from rlrec.ope.sums.base import hash_bits
-from rlrec.ope.units.estimate import FinishOptions, LoggerWeight
+from rlrec.ope.units.estimate import COMPARED_ESS, FinishOptions, LoggerWeight
 from rlrec.ope.units.fold import Fold, P, WeightSpread
 
 NEGLIGIBLE_SHARE = 0.05  # of the effective sample size of the other loggers
-COMPARED_ESS = 2 * LEAST_ESS  # of a logger whose estimate is compared with those of others
 _SALT = 6
 
 

@@ -75,6 +75,12 @@ def newest_at(unit: Unit, selection: Selection, n: int) -> int | None:
     return None if at is None else int(at)
 
 
+def newest_id(unit: Unit, selection: Selection, n: int) -> int | None:
+    """The id of the n-th newest selected decision, by ids; None where there are fewer."""
+    text = f"SELECT d.id FROM decision d WHERE {_condition(selection)} ORDER BY d.id DESC LIMIT 1 OFFSET ?"
+    return unit.ask_value(text, n - 1)
+
+
 class LogExtent(NamedTuple):
     """The extent of some decisions: positions of the longest slate, decisions of the longest visit up to the last one,
     the smallest and the largest id of the versions that served, how many they are, and the times of the first and of

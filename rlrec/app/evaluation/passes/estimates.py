@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import reduce
 from operator import add, or_
@@ -14,7 +14,7 @@ from rlrec.app.evaluation.passes import fold, passes
 from rlrec.app.evaluation.passes.impressions import ImpressionUnit
 from rlrec.app.evaluation.passes.log_reader import LogReader
 from rlrec.app.evaluation.passes.passes import MIXED
-from rlrec.app.evaluation.passes.request import Evaluation, Request
+from rlrec.app.evaluation.passes.request import EmptyLog, Evaluation, Request
 from rlrec.app.evaluation.rows import groups
 from rlrec.app.evaluation.rows.candidates import Inclusion
 from rlrec.app.evaluation.rows.log_rows import CLUSTERS, RowGroup
@@ -39,6 +39,7 @@ SLOT_FIELDS, SLATE_FIELDS = ("position", "arm"), ("step",)  # of the fields that
 PAIRED = {"pi", "sn-pi"}  # asked for by name, they refuse what they cannot weigh
 LIFT = "lift", "lift_lower", "lift_upper", "lift_std_error"
 UNITS = {"impression": "impression", "session": "visit", "slate": "page"}  # as people call them
+MODEL_DECISIONS = 20_000  # that a model of rewards is fitted to for a comparison alone
 BY_ARM = "snips"  # the usual estimator by arm: the logger chose the arm, so that it must be self-normalised
 
 
@@ -168,13 +169,30 @@ def answer(
         if rows.fold.estimators
     ]
     inclusion = reduce(add, (partial.inclusion for partial in partials))
-    extent = evaluation.extent
+    extent, differing = evaluation.extent, _differing_models(unit, evaluation, estimators)
     days = (extent.last_at - extent.first_at) / DAY_US
-    rows = _rows(evaluation, estimators, by_unit, inclusion=inclusion, days=days)
+    rows = _rows(evaluation, estimators, by_unit, differing, inclusion=inclusion, days=days)
     if engine is not None and engine.mixed:
         mixed_estimates = (replace(row.estimate, reasons=(*row.estimate.reasons, MIXED)) for row in rows)
         return [replace(row, estimate=estimate) for row, estimate in zip(rows, mixed_estimates, strict=True)]
     return rows
+
+
+def _differing_models(unit: Unit, evaluation: Evaluation, estimators: ope.EstimatorChoice) -> set[int]:
+    """The numbers of the targets about which dr and snips say different things, by the newest decisions: where neither
+    dr nor sndr was asked for, which say so themselves."""
+    has_model = not {"dr", "sndr"}.isdisjoint(kind.name for kind in estimators.impressions.values())
+    is_long = unit.folder is not None and evaluation.extent.decisions > MODEL_DECISIONS
+    if has_model or is_long or (evaluation.extent.positions > 1 and not estimators.impressions):
+        return set()
+    newest = evaluation.newest(unit, MODEL_DECISIONS)
+    impressions = ImpressionUnit.prepare(unit, newest, ope.parse("dr").impressions, ())
+    try:
+        sums = passes.sum_log([impressions], newest, LogReader(unit, newest))[impressions]
+    except EmptyLog:
+        return set()
+    finished = fold.estimates(impressions, newest, sums, failures={}, cluster=newest.cluster)
+    return {number for (number, _), (row,) in finished.items() if "models-differ" in row.reasons}
 
 
 def prepare(
@@ -233,9 +251,10 @@ def _page_units(
 
 def _rows(
     evaluation: Evaluation, estimators: ope.EstimatorChoice,
-    by_unit: Sequence[Mapping[tuple[int, RowGroup], list[Estimate]]], **log_facts: Any,
+    by_unit: Sequence[Mapping[tuple[int, RowGroup], list[Estimate]]], differing: Collection[int], **log_facts: Any,
 ) -> list[EstimateRow]:  # fmt: skip
-    """The estimates of all units, by target and group in the order of the request."""
+    """The estimates of all units, by target and group in the order of the request. differing: numbers of targets about
+    which models differ."""
     rows = []
     for number, target in enumerate(evaluation.targets):
         shared: dict[str, Any] = {
@@ -244,7 +263,12 @@ def _rows(
         }  # fmt: skip
         for group in groups.in_order({group for estimates in by_unit for _, group in estimates}):
             group_estimates = [estimate for estimates in by_unit for estimate in estimates.get((number, group), [])]
-            by_label = {estimate.estimator: estimate for estimate in group_estimates}
+            by_label = {
+                estimate.estimator: estimate.lowered(["models-differ"])
+                if number in differing and estimate.max_weight is not None
+                else estimate
+                for estimate in group_estimates
+            }
             labels = [label for label in estimators.labels if label in by_label]
             rows += [EstimateRow(estimate=by_label[label], group=group, **shared) for label in labels]
     return rows

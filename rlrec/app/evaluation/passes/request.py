@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -123,6 +123,18 @@ class Evaluation:
             if filters.is_pooled(request.log)
             else LoggingVersions.from_log(unit, selection, extent),
         )  # fmt: skip
+
+    def newest(self, unit: Unit, decisions: int) -> Evaluation:
+        """The evaluation of no more than so many decisions, the newest ones, in one group, with a model of rewards."""
+        selection = self.selection
+        if self.extent.decisions > decisions:
+            selection = replace(selection, first_id=selected.newest_id(unit, selection, decisions))
+        request = replace(
+            self.request, by=None, interval="normal", position=None, reward_model=None, reward_model_by=None,
+            reward_model_hash=0,
+        )  # fmt: skip
+        extent = selected.extent(unit, selection)
+        return replace(self, request=request, selection=selection, extent=extent, encode=True)
 
     @property
     def partitions(self) -> int:

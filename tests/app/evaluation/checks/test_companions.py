@@ -1,0 +1,91 @@
+"""Estimators that nobody asked for, by which others are judged: each world is called what it is, whoever is asked."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rlrec.app.evaluation.passes import estimates
+from tests.app import logs
+from tests.conftest import runner
+
+TARGET = "a0,.5\na1,.2\na2,.1\na3,.1\na4,.05\na5,.05\n"
+
+
+def imported(db: str, lines: list[dict[str, Any]]) -> None:
+    stdin = "".join(json.dumps(line) + "\n" for line in lines)
+    result = runner(db)("import-log", "-", "--layout", "jsonl", "--policy", "old", stdin=stdin)
+    assert result.exit_code == 0, result.stderr
+
+
+def pages(db: str, folder: Any, *, cascade: bool, seed: int = 1, n: int = 3_000) -> None:
+    """A uniform log of pages of three of six arms, where readers stop at a click, or not; and a target that prefers
+    what is clicked."""
+    rng, rates = np.random.default_rng(seed), np.array([0.5, 0.4, 0.3, 0.25, 0.2, 0.15])
+    slates = np.argsort(rng.random((n, 6)), axis=1)[:, :3]
+    clicks = rng.random((n, 3)) < rates[slates]
+    if cascade:
+        clicks &= np.cumsum(clicks, axis=1) - clicks == 0
+    shown = [
+        [{"arm": f"a{arm}", "propensity": 1 / (6 - k), "marginal": 1 / 6} for k, arm in enumerate(slate)]
+        for slate in slates.tolist()
+    ]
+    events = [[{"kind": "click", "position": int(k) + 1} for k in np.flatnonzero(row)] for row in clicks]
+    eligible = [f"a{arm}" for arm in range(6)]
+    imported(
+        db,
+        [
+            {"session": f"s{number}", "eligible": eligible, "slate": slate, "events": happened}
+            for number, (slate, happened) in enumerate(zip(shown, events, strict=True))
+        ],
+    )
+    (folder / "t.csv").write_text("arm,probability\n" + TARGET)
+    logs.create(db, "t", "fixed", minutes=1e6, probabilities=str(folder / "t.csv"))
+
+
+INDEPENDENT = ("ips", "snips", "dr", "iips", "sn-iips", "pi", "interpol:2")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cascade", [True, False])
+def test_pages_are_judged_the_same_by_whichever_estimator_alone(sqlite_db: str, tmp_path: Any, cascade: bool) -> None:
+    pages(sqlite_db, tmp_path, cascade=cascade)
+    for name in INDEPENDENT:
+        row = logs.estimate(sqlite_db, "t", name, minutes=2e6, interval="normal")
+        assumed = "no-curve" in row["reasons"]
+        assert (row["verdict"] == "ok") == (not cascade and not assumed), (name, row["reasons"])
+        assert ("dependent-slots" in row["reasons"]) == cascade, name
+    slates = logs.judged(sqlite_db, "t", minutes=2e6, interval="normal", estimators="iips,pi")
+    assert [row["estimator"] for row in slates] == ["iips", "pi"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("estimator", ["ips", "snips", "dr", "wdr"])
+def test_a_rule_by_segment_makes_models_differ(sqlite_db: str, estimator: str) -> None:
+    """The log has the share of each arm over both segments, which earn .7 and .1: ips says .386, and the truth is .4.
+    The newest decisions tell, whether dr was asked for or not."""
+    rng, n = np.random.default_rng(1), 2_000
+    segment = rng.integers(2, size=n)
+    arm = (rng.random(n) > np.array([0.8, 0.3])[segment]).astype(int)
+    share, clicked = np.bincount(arm) / n, rng.random(n) < np.array([0.7, 0.1])[segment]
+    imported(
+        sqlite_db,
+        [
+            {
+                "session": f"s{number}",
+                "eligible": ["a0", "a1"],
+                "context": {"segment": f"g{segment[number]}"},
+                "slate": [{"arm": f"a{arm[number]}", "propensity": float(share[arm[number]])}],
+                "events": [{"kind": "click"}] if clicked[number] else [],
+            }
+            for number in range(n)
+        ],
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(estimates, "MODEL_DECISIONS", 1_500)
+        row = logs.estimate(sqlite_db, "uniform", estimator)
+    assert "models-differ" in row["reasons"]
+    assert row["verdict"] != "ok"
