@@ -32,7 +32,8 @@ ESS_LIMITS = {
     "below 5 % of the clusters (weak)": ESS_SHARE,
 }
 LEAST_REWARDS = 5  # that are weighed and not 0
-EFFECTIVE_REWARDS = 30  # ESS x weighted share of rewards that are not the default
+# Of ESS x weighted share of rewards that are not the default: insufficient below the first one, weak below the second.
+FEWEST_EFFECTIVE_REWARDS, EFFECTIVE_REWARDS = 2, 30
 
 # Every reason a verdict can give, worst first. `insufficient` and `weak` say which verdict the reason can lead to.
 REASONS = {
@@ -55,8 +56,8 @@ REASONS = {
     "short-horizon": Reason("support", "ok", "the log does not support the steps that carry 90 % of the return "
         "(insufficient)"),
     "few-rewards": Reason("sample", "ok", f"fewer than {LEAST_REWARDS} non-zero weighted rewards (insufficient); ESS x "
-        f"weighted share of rewards that are not the default below {EFFECTIVE_REWARDS} (weak); too few rewards for a "
-        "bound (it is null)"),
+        f"weighted share of rewards that are not the default below {FEWEST_EFFECTIVE_REWARDS} (insufficient) or "
+        f"{EFFECTIVE_REWARDS} (weak); too few rewards for a bound (it is null)"),
     "heavy-tail": Reason("support", "ok", "no largest weight is known and k-hat of their tail is above 0.7 "
         "(insufficient)"),
     "unsupported": Reason("support", "ok", "the target has more than 1 % on arms the logger gave 0 (insufficient)"),

@@ -11,6 +11,7 @@ from rlrec.ope.checks.reasons import (
     EFFECTIVE_REWARDS,
     ESS_LIMITS,
     ESS_SHARE,
+    FEWEST_EFFECTIVE_REWARDS,
     LEAST_ESS,
     LEAST_REWARDS,
     REASONS,
@@ -61,7 +62,10 @@ _INSUFFICIENT: dict[str, Callable[[Diagnosis], bool]] = {
     "no-rows": lambda figures: not figures.n,
     "low-ess": lambda figures: figures.weighted and (figures.ess or 0.0) < LEAST_ESS,
     "short-horizon": lambda figures: figures.short_horizon,
-    "few-rewards": lambda figures: figures.nonzero < LEAST_REWARDS,
+    "few-rewards": lambda figures: (
+        figures.nonzero < LEAST_REWARDS
+        or (figures.weighted and _rewards(figures.ess, figures.reward_share) < FEWEST_EFFECTIVE_REWARDS)
+    ),
     "heavy-tail": lambda figures: (figures.k_hat or 0.0) > 0.7,
     "unsupported": lambda figures: (figures.unsupported or 0.0) > 0.01,
     "mean-weight": lambda figures: (
@@ -161,13 +165,15 @@ def _few_rewards(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
     nonzero, noun = [row["nonzero"] for row in estimates], "non-zero weighted reward"
     low_counts, other_counts = [n for n in nonzero if n < LEAST_REWARDS], [n for n in nonzero if n >= LEAST_REWARDS]
     effective = [_rewards(row["ess"], row["reward_share"]) for row in estimates if row["reward_share"] is not None]
-    short = [number for number in effective if number < EFFECTIVE_REWARDS]
+    shortest = [number for number in effective if number < FEWEST_EFFECTIVE_REWARDS]
+    short = [number for number in effective if FEWEST_EFFECTIVE_REWARDS <= number < EFFECTIVE_REWARDS]
     explained = {"no-interval", "few-replicates", "no-reward-range", "no-variation"}  # a null bound
     unknown = [estimate for estimate in estimates if None in (estimate["lower"], estimate["upper"])]
     product = "ESS x weighted share of rewards that are not the default"
     return [
         *([f"{quantity(_span(low_counts), noun)}, fewer than {LEAST_REWARDS} (insufficient)"] if low_counts else []),
         *([quantity(_span(other_counts), noun)] if other_counts else []),
+        *([f"{product} is {_span(shortest)}, below {FEWEST_EFFECTIVE_REWARDS} (insufficient)"] if shortest else []),
         *([f"{product} is {_span(short)}, below {EFFECTIVE_REWARDS} (weak)"] if short else []),
         *(["too few rewards for a bound (it is null)"] if any(not explained & {*row["reasons"]} for row in unknown)
           else []),

@@ -39,6 +39,7 @@ def test_a_sound_estimate_is_ok_without_reasons() -> None:
         ({"ess": 49.9}, "insufficient", "low-ess"),
         ({"ess": None}, "insufficient", "low-ess"),
         ({"nonzero": 4}, "insufficient", "few-rewards"),
+        ({"reward_share": 0.00099}, "insufficient", "few-rewards"),
         ({"k_hat": 0.71}, "insufficient", "heavy-tail"),
         ({"unsupported": 0.011}, "insufficient", "unsupported"),
         ({"mean_weight_upper": 0.98}, "insufficient", "mean-weight"),
