@@ -296,6 +296,8 @@ def cressie_read(sums: WeightSums, *, largest: float, reward: Bounds, level: flo
     statistic and its reference distribution; the closed form is an own derivation, see `_lower`."""
     if sums.n < 2 or max(sums.w2, sums.w2r2) > _MAX_SQUARE_SUM:
         return UNKNOWN
+    if largest > _MAX_SQUARE_SUM:  # as if no bound were known: its square would overflow
+        largest = np.inf
     # The likelihood ratio is referred to F(1, n), the square of Student's t.
     spread = _least_spread(sums, largest if sums.w < sums.n else 0.0)
     spread += t_quantile((1 - level) / 2, sums.n) ** 2

@@ -98,6 +98,7 @@ def test_no_largest_weight_is_the_limit_of_a_large_weight() -> None:
     generator = np.random.default_rng(2)
     observed = sums(generator.choice([0.5, 1.5], 200), generator.random(200))
     large, none = (cressie_read(observed, largest=m, reward=(0.0, 1.0), level=0.95) for m in (1e9, np.inf))
+    assert cressie_read(observed, largest=1e250, reward=(0.0, 1.0), level=0.95) == none
     assert large == pytest.approx(none, rel=1e-6)
 
 
