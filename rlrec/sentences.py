@@ -114,23 +114,31 @@ def difference_sentence(
     return claim.sentence
 
 
-def experiment_sentence(answer: Mapping[str, Any]) -> str:
-    """The conclusion from each reward per unit, or from the credit of teams. answer: as of `experiment show`."""
+def experiment_sentences(answer: Mapping[str, Any]) -> list[str]:
+    """The conclusions from each reward per unit, or from the credit of teams. answer: as of `experiment show`."""
     p_value = answer["sample_ratio"]["p_value"]
     if p_value is not None and p_value < ALARM:
-        return f"The split of {answer['experiment']} is not as defined: do not trust its differences."
-    rows = [row for row in answer["unit_differences"] if row["metric"] == "reward_per_unit"]
-    by_reward, unit = len({row["reward"] for row in rows}) > 1, answer["unit"] if rows else "decision"
-    options: dict[str, Any] = {"by_reward": by_reward, "per_day": answer.get("units_per_day")}
-    texts = [difference_sentence(row, unit, **options) for row in rows or answer["differences"]]
+        return [f"The split of {answer['experiment']} is not as defined: do not trust its differences."]
+    rows, per_day = answer["unit_differences"], answer.get("units_per_day")
+    texts = earned_sentences(rows, answer["unit"], per_day=per_day)
+    texts = texts or [difference_sentence(row, "decision", per_day=per_day) for row in answer["differences"]]
+    return texts or ["There is nothing to compare."]
+
+
+def earned_sentences(differences: Sequence[Mapping[str, Any]], unit: str, *, per_day: float | None = None) -> list[str]:
+    """The conclusions from the differences in reward per unit, one for each group and reward; a gain that costs visits
+    says so."""
+    rows = [row for row in differences if row["metric"] == "reward_per_unit"]
+    visits = {row["group"]: row for row in differences if row["metric"] == "visits" and row["answer"] == "worse"}
+    by_reward = len({row["reward"] for row in rows}) > 1
+    texts = []
+    for row in rows:
+        lost = visits.get(row["group"]) if row["answer"] == "better" else None
+        share = None if lost is None else lost["relative"]
+        cost = f"; but it brings people back less often: {percent(share)} % visits per {unit}" if share else ""
+        texts.append(difference_sentence(row, unit, by_reward=by_reward, per_day=per_day) + cost)
     gains, losses = ({row["group"] for row in rows if row["answer"] == sign} for sign in ("better", "worse"))
-    texts += ["the rewards disagree: decide by the one that you want"] if gains & losses else []
-    texts += [
-        f"but {row['group']} brings people back less often: {percent(row['relative'])} % visits per {unit}"
-        for row in answer["unit_differences"]
-        if row["metric"] == "visits" and row["answer"] == "worse" and row["group"] in gains and row["relative"]
-    ]
-    return "; ".join(texts) or "There is nothing to compare."
+    return texts + [f"{name}: the rewards disagree, decide by the one that you want" for name in sorted(gains & losses)]
 
 
 def best_of(may_be_best: Mapping[str, bool | None]) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rlrec.sentences import LOGGED, Claim, approximate, best_of, difference_sentence, experiment_sentence, percent
+from rlrec.sentences import LOGGED, Claim, approximate, best_of, difference_sentence, experiment_sentences, percent
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def difference(metric: str, answer: str, relative: float, **fields: Any) -> dict
 def conclusion(*rows: dict[str, Any], p_value: float = 0.5) -> str:
     ratio = {"chi2": 1.0, "p_value": p_value}
     answer = {"experiment": "ab", "unit": "user", "unit_differences": rows, "differences": [], "sample_ratio": ratio}
-    return experiment_sentence(answer)
+    return "\n".join(experiment_sentences(answer))
 
 
 def test_an_experiment_is_judged_by_what_a_unit_earned() -> None:
@@ -112,7 +112,7 @@ def test_an_experiment_is_judged_by_what_a_unit_earned() -> None:
 
 def test_a_gain_that_costs_visits_says_so() -> None:
     earned, visits = difference("reward_per_unit", "better", 0.2), difference("visits", "worse", -0.12)
-    clause = "; but new brings people back less often: -12 % visits per user"
+    clause = "; but it brings people back less often: -12 % visits per user"
     assert conclusion(earned, visits).endswith(clause)
     assert clause not in conclusion(earned, {**visits, "answer": "unknown"})
     assert clause not in conclusion({**earned, "answer": "unknown"}, visits)
@@ -120,7 +120,7 @@ def test_a_gain_that_costs_visits_says_so() -> None:
 
 def test_rewards_that_disagree_and_a_split_that_is_wrong_are_no_advice() -> None:
     rows = difference("reward_per_unit", "better", 0.2), difference("reward_per_unit", "worse", -0.2, reward="costly")
-    better, worse, advice = conclusion(*rows).split("; ")
+    better, worse, advice = conclusion(*rows).split("\n")
     assert (better.endswith(" per user by default"), worse.endswith(" per user by costly")) == (True, True)
-    assert advice == "the rewards disagree: decide by the one that you want"
+    assert advice == "new: the rewards disagree, decide by the one that you want"
     assert conclusion(*rows, p_value=1e-4) == "The split of ab is not as defined: do not trust its differences."

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rlrec.directions import difference_direction
 from rlrec.errors import quantity
 from rlrec.report.svg import Bar, Drawing, Interval, PlotPoint, Series, bars, chart, forest, interval, number
-from rlrec.sentences import SAME_POLICY, experiment_sentence
+from rlrec.sentences import SAME_POLICY, experiment_sentences
 from rlrec.times import DAY_US, parse
 
 if TYPE_CHECKING:
@@ -223,7 +223,7 @@ def comparison(answer: VariantComparison) -> Figure | None:
         return None
     per_cent, against = "" if drafted else ", in percent of it", answer["variants"][0]["variant"]
     return Figure(
-        title=f"{answer['experiment']}: {experiment_sentence(answer)}",
+        title=f"{answer['experiment']}: {'; '.join(experiment_sentences(answer))}",
         drawing=forest(intervals[:MAX_ROWS], x_name=f"difference from {against}{per_cent}", level=0),
         description=f"One interval of 95 % a metric, clustered by {answer['unit']}; those that cross 0 are not sure.",
         headers=["variant", "metric", "difference", "lower", "upper", "in percent", "p", "notes"],

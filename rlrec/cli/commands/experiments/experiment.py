@@ -17,7 +17,7 @@ from rlrec.cli.text.text import truncate
 from rlrec.cli.text.values import NAME, NUMBER, Parsed, parse_name, parse_number
 from rlrec.directions import ALARM
 from rlrec.errors import InputError, quantity
-from rlrec.sentences import difference_sentence, experiment_sentence
+from rlrec.sentences import difference_sentence, experiment_sentences
 
 if TYPE_CHECKING:
     from rlrec.app.experiments.compare import VariantComparison
@@ -137,8 +137,9 @@ def show_(
     trust estimates from this log. --log narrows neither the holdout nor the check of the split."""
     result = app.compare.show(store, name, rewards=rewards, level=level, log=log)
     save_plot(plot, lambda: app.figures.comparison(result))
-    show(result, table=_view(result, level), flat=_flat(result))
-    conclude(show, experiment_sentence(result))
+    table = _view(result, level)
+    sentences = [*experiment_sentences(result), ""]
+    show(result, table=table._replace(title=[*sentences, *table.title]), flat=_flat(result))
 
 
 def _flat(result: VariantComparison) -> list[dict[str, Any]]:

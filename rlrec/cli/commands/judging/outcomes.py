@@ -13,6 +13,7 @@ from rlrec.cli.program.files import plot_option, save_plot
 from rlrec.cli.program.shared import HOW_TO_RUN, GroupedCommand, Store, option_group, reading
 from rlrec.cli.text.values import DURATION, NAME, NUMBER, format_duration
 from rlrec.errors import quantity
+from rlrec.sentences import earned_sentences
 
 if TYPE_CHECKING:
     from rlrec.app.evaluation.comparisons.unit_outcomes import DifferenceRow, OutcomeRow
@@ -78,7 +79,10 @@ def outcomes(store: Store, show: Show, plot: str | None, **request: Any) -> None
     table = _periods(result["outcomes"], period) if period else grid(result["outcomes"], result["differences"])
     if period:
         notes.append(f"+-: half the interval; *: partial-{period}; --json has differences from the first {period}")
-    show(result, table=table._replace(title=_title(result, request["age_us"]), notes=notes), flat=_flat(result))
+    title = _title(result, request["age_us"])
+    if result["by"] == "variant":
+        title = [*earned_sentences(result["differences"], result["unit"]), "", *title]
+    show(result, table=table._replace(title=title, notes=notes), flat=_flat(result))
 
 
 def _title(result: Result, age_us: int | None) -> list[str]:

@@ -297,7 +297,7 @@ def test_the_conclusion_says_how_many_more_units_would_tell(ready: Run) -> None:
     answer = ready("--now", LATER, "experiment", "show", "ab", "--json").json
     (row,) = [row for row in answer["unit_differences"] if row["metric"] == "reward_per_unit"]
     assert (row["answer"], answer["units_per_day"]) == ("unknown", None)
-    sentence = ready("--now", LATER, "experiment", "show", "ab").stderr
+    sentence = ready("--now", LATER, "experiment", "show", "ab").stdout.split("\n")[0]
     assert f"need about {row['needed']} more visits" in sentence
 
 
@@ -306,13 +306,15 @@ def test_the_conclusion_speaks_of_every_reward_per_unit(sqlite_db: str) -> None:
     run = filled(sqlite_db, bring_back)
     run("reward", "define", "costly", "click=1", "--default", "-3")
     words = ("--now", LATER, "experiment", "show", "ab", "--reward", "default")
-    single, both = run(*words).stderr, run(*words, "--reward", "costly").stderr
-    assert "b is better than a: +" in single
+    single, both = run(*words).stdout, run(*words, "--reward", "costly").stdout
+    assert single.startswith("b is better than a: +")
     assert "disagree" not in single
-    better, worse, _ = both.split("; ")
+    better, worse, disagreement, empty, *_ = both.split("\n")
     assert (better.startswith("b is better than a: +"), better.endswith(" per user by default")) == (True, True)
     assert (worse.startswith("b is worse than a: -"), worse.endswith(" per user by costly")) == (True, True)
-    assert "the rewards disagree" in both
+    assert (disagreement, empty) == ("b: the rewards disagree, decide by the one that you want", "")
+    compared = run("--now", LATER, "outcomes", "--experiment", "ab", "--reward", "default").stdout
+    assert compared.splitlines()[0] == single.splitlines()[0]
 
 
 def test_an_interleaved_experiment_has_no_outcomes_per_unit(ready: Any) -> None:

@@ -225,7 +225,7 @@ def test_an_experiment_says_who_got_what_since_when_and_what_a_thousand_of_them_
 
 def test_the_summary_has_the_sentence_of_experiment_show(shop: Run) -> None:
     (headline,) = headlines(page(shop), "experiments")
-    assert headline == f"ab: {shop('--now', LATER, 'experiment', 'show', 'ab').stderr.strip()}"
+    assert headline == f"ab: {shop('--now', LATER, 'experiment', 'show', 'ab').stdout.splitlines()[0]}"
     assert headline.startswith("ab: b")
 
 

@@ -237,7 +237,6 @@ def test_the_time_to_look_shows_the_estimate(run_sqlite: Run) -> None:
         (["policy", "create", "more", "--kind", "uniform"], "recommend --policy more --session s1` draws"),
         (["doctor"], "checks of 4 decisions: nothing is wrong."),
         (["settle"], "0 slots entered the beliefs, 0 wait for the end of their window."),
-        (["experiment", "show", "ab"], "y: this log cannot tell whether it is better or worse than x"),
     ],
 )  # fmt: skip
 def test_a_command_ends_with_a_sentence_or_the_next_command(run_sqlite: Run, command: list[str], text: str) -> None:
