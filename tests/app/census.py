@@ -23,17 +23,15 @@ class Row(NamedTuple):
     at: int
     user: int | None
     policy: str
-    base: str | None
     number: int
     variant: str | None
     imported: int
 
 
 ROWS = """
-    SELECT d.id, d.session_id, d.visit, d.at, s.user_id, p.name, b.name, v.number, x.label, d.imported
+    SELECT d.id, d.session_id, d.visit, d.at, s.user_id, p.name, v.number, x.label, d.imported
     FROM decision d JOIN session s ON s.id = d.session_id JOIN version v ON v.id = d.version_id
-    JOIN policy p ON p.id = d.policy_id LEFT JOIN policy b ON b.id = p.base_id
-    LEFT JOIN variant x ON x.id = d.variant_id
+    JOIN policy p ON p.id = d.policy_id LEFT JOIN variant x ON x.id = d.variant_id
     WHERE NOT EXISTS (SELECT 1 FROM slot WHERE slot.decision_id = d.id AND censored = 1)
 """
 
@@ -42,7 +40,7 @@ def labels(by: str | None) -> Callable[[Row], Any]:
     return {
         None: lambda row: None,
         "variant": lambda row: row.variant,
-        "policy": lambda row: row.base or row.policy.partition("@")[0],
+        "policy": lambda row: row.policy,
         "version": lambda row: f"{row.policy}@{row.number}",
         "week": lambda row: monday(row.at),
         "day": lambda row: str((datetime.datetime(1970, 1, 1) + datetime.timedelta(microseconds=row.at)).date()),

@@ -72,7 +72,7 @@ def test_a_shell_is_answered(shop: str) -> None:
     words = f"rlrec recommend --db {shop} --policy o"
     env = {"_RLREC_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": "5", "PATH": ""}
     done = subprocess.run([sys.executable, "-m", "rlrec"], env=env, capture_output=True, text=True, check=False)
-    assert (done.stdout, done.stderr) == ("plain,other\nplain,other@test/b\nplain,other@1\n", "")
+    assert (done.stdout, done.stderr) == ("plain,other\nplain,other@test/b\nplain,other@1\nplain,other@test/b@1\n", "")
 
 
 @pytest.mark.slow
