@@ -129,16 +129,22 @@ def earned_sentences(differences: Sequence[Mapping[str, Any]], unit: str, *, per
     """The conclusions from the differences in reward per unit, one for each group and reward; a gain that costs visits
     says so."""
     rows = [row for row in differences if row["metric"] == "reward_per_unit"]
-    visits = {row["group"]: row for row in differences if row["metric"] == "visits" and row["answer"] == "worse"}
+    visits = {row["group"]: row for row in differences if row["metric"] == "visits" and _falls(row)}
     by_reward = len({row["reward"] for row in rows}) > 1
     texts = []
     for row in rows:
         lost = visits.get(row["group"]) if row["answer"] == "better" else None
         share = None if lost is None else lost["relative"]
-        cost = f"; but it brings people back less often: {percent(share)} % visits per {unit}" if share else ""
+        cost = f"; but it brings people back less often: {percent(share)} % visits per {unit} so far" if share else ""
         texts.append(difference_sentence(row, unit, by_reward=by_reward, per_day=per_day) + cost)
     gains, losses = ({row["group"] for row in rows if row["answer"] == sign} for sign in ("better", "worse"))
     return texts + [f"{name}: the rewards disagree, decide by the one that you want" for name in sorted(gains & losses)]
+
+
+def _falls(row: Mapping[str, Any]) -> bool:
+    """Whether visits surely fall, if only among units that had no time yet to come again as often as they will."""
+    is_young = "young-units" in row["reasons"] and row["upper"] is not None and row["upper"] < 0
+    return is_young or row["answer"] == "worse"
 
 
 def best_of(may_be_best: Mapping[str, bool | None]) -> str:

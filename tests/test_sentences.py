@@ -112,9 +112,11 @@ def test_an_experiment_is_judged_by_what_a_unit_earned() -> None:
 
 def test_a_gain_that_costs_visits_says_so() -> None:
     earned, visits = difference("reward_per_unit", "better", 0.2), difference("visits", "worse", -0.12)
-    clause = "; but it brings people back less often: -12 % visits per user"
+    clause = "; but it brings people back less often: -12 % visits per user so far"
     assert conclusion(earned, visits).endswith(clause)
     assert clause not in conclusion(earned, {**visits, "answer": "unknown"})
+    assert clause in conclusion(earned, {**visits, "answer": "unknown", "reasons": ["young-units"]})
+    assert clause not in conclusion(earned, {**visits, "answer": "unknown", "reasons": ["young-units"], "upper": 0.1})
     assert clause not in conclusion({**earned, "answer": "unknown"}, visits)
 
 
