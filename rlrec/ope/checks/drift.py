@@ -45,6 +45,11 @@ class DriftSums(Sums):
         table = [np.bincount(cell, weights=column, minlength=int(np.prod(shape))) for column in columns]
         return cls(np.reshape(table, (4, *shape)))
 
+    def followed_by(self, later: DriftSums) -> DriftSums:
+        """Both logs as one: the later one is its last period, and the first two of this one are its first."""
+        first, last = self.table[:, :, :2].sum(axis=2, keepdims=True), later.table.sum(axis=2, keepdims=True)
+        return DriftSums(np.concatenate([first, self.table[:, :, 2:], last], axis=2))
+
     @property
     def drifts(self) -> bool:
         """Whether rewards surely changed at the end of some period, and by more than decides nothing."""

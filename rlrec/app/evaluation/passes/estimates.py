@@ -10,11 +10,11 @@ from typing import Any
 
 from rlrec import ope
 from rlrec.app.evaluation.checks import CHECKS, find_failures
-from rlrec.app.evaluation.passes import fold, passes
+from rlrec.app.evaluation.passes import companions, fold, passes
 from rlrec.app.evaluation.passes.impressions import ImpressionUnit
 from rlrec.app.evaluation.passes.log_reader import LogReader
 from rlrec.app.evaluation.passes.passes import MIXED
-from rlrec.app.evaluation.passes.request import EmptyLog, Evaluation, Request
+from rlrec.app.evaluation.passes.request import Evaluation, Request
 from rlrec.app.evaluation.rows import groups
 from rlrec.app.evaluation.rows.candidates import Inclusion
 from rlrec.app.evaluation.rows.log_rows import CLUSTERS, RowGroup
@@ -39,7 +39,6 @@ SLOT_FIELDS, SLATE_FIELDS = ("position", "arm"), ("step",)  # of the fields that
 PAIRED = {"pi", "sn-pi"}  # asked for by name, they refuse what they cannot weigh
 LIFT = "lift", "lift_lower", "lift_upper", "lift_std_error"
 UNITS = {"impression": "impression", "session": "visit", "slate": "page"}  # as people call them
-MODEL_DECISIONS = 20_000  # that a model of rewards is fitted to for a comparison alone
 BY_ARM = "snips"  # the usual estimator by arm: the logger chose the arm, so that it must be self-normalised
 
 
@@ -162,37 +161,21 @@ def answer(
     groups.check_field(request.by, frozenset[str]().union(*(partial.names for partial in partials)))
     without_users = evaluation.cluster == "user" and not any(partial.users for partial in partials)
     cluster = "session" if without_users else evaluation.cluster
-    failures = find_failures(reduce(or_, (partial.checks for partial in partials), dict[tuple[int, str], Any]()))
+    checks = reduce(or_, (partial.checks for partial in partials), dict[tuple[int, str], Any]())
+    failures = find_failures(companions.with_present(unit, evaluation, checks))
     by_unit = [
         fold.estimates(rows, evaluation, sums, failures=failures, cluster=cluster)
         for rows, sums in partial_by_unit.items()
         if rows.fold.estimators
     ]
     inclusion = reduce(add, (partial.inclusion for partial in partials))
-    extent, differing = evaluation.extent, _differing_models(unit, evaluation, estimators)
+    extent, differing = evaluation.extent, companions.differing_models(unit, evaluation, estimators)
     days = (extent.last_at - extent.first_at) / DAY_US
     rows = _rows(evaluation, estimators, by_unit, differing, inclusion=inclusion, days=days)
     if engine is not None and engine.mixed:
         mixed_estimates = (replace(row.estimate, reasons=(*row.estimate.reasons, MIXED)) for row in rows)
         return [replace(row, estimate=estimate) for row, estimate in zip(rows, mixed_estimates, strict=True)]
     return rows
-
-
-def _differing_models(unit: Unit, evaluation: Evaluation, estimators: ope.EstimatorChoice) -> set[int]:
-    """The numbers of the targets about which dr and snips say different things, by the newest decisions: where neither
-    dr nor sndr was asked for, which say so themselves."""
-    has_model = not {"dr", "sndr"}.isdisjoint(kind.name for kind in estimators.impressions.values())
-    is_long = unit.folder is not None and evaluation.extent.decisions > MODEL_DECISIONS
-    if has_model or is_long or (evaluation.extent.positions > 1 and not estimators.impressions):
-        return set()
-    newest = evaluation.newest(unit, MODEL_DECISIONS)
-    impressions = ImpressionUnit.prepare(unit, newest, ope.parse("dr").impressions, ())
-    try:
-        sums = passes.sum_log([impressions], newest, LogReader(unit, newest))[impressions]
-    except EmptyLog:
-        return set()
-    finished = fold.estimates(impressions, newest, sums, failures={}, cluster=newest.cluster)
-    return {number for (number, _), (row,) in finished.items() if "models-differ" in row.reasons}
 
 
 def prepare(

@@ -127,8 +127,9 @@ class Evaluation:
     def newest(self, unit: Unit, decisions: int) -> Evaluation:
         """The evaluation of no more than so many decisions, the newest ones, in one group, with a model of rewards."""
         selection = self.selection
-        if self.extent.decisions > decisions:
-            selection = replace(selection, first_id=selected.newest_id(unit, selection, decisions))
+        first_id = None if unit.folder else selected.newest_id(unit, selection, decisions)
+        if first_id is not None:
+            selection = replace(selection, first_id=first_id)
         request = replace(
             self.request, by=None, interval="normal", position=None, reward_model=None, reward_model_by=None,
             reward_model_hash=0,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlrec.app.evaluation.passes import estimates
+from rlrec.app.evaluation.passes import companions
 from tests.app import logs
 from tests.conftest import runner
 
@@ -54,7 +54,7 @@ INDEPENDENT = ("ips", "snips", "dr", "iips", "sn-iips", "pi", "interpol:2")
 def test_pages_are_judged_the_same_by_whichever_estimator_alone(sqlite_db: str, tmp_path: Any, cascade: bool) -> None:
     pages(sqlite_db, tmp_path, cascade=cascade)
     for name in INDEPENDENT:
-        row = logs.estimate(sqlite_db, "t", name, minutes=2e6, interval="normal")
+        row = logs.estimate(sqlite_db, "t", name, minutes=2e6, interval="normal", cluster="session")
         assumed = "no-curve" in row["reasons"]
         assert (row["verdict"] == "ok") == (not cascade and not assumed), (name, row["reasons"])
         assert ("dependent-slots" in row["reasons"]) == cascade, name
@@ -85,7 +85,20 @@ def test_a_rule_by_segment_makes_models_differ(sqlite_db: str, estimator: str) -
         ],
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(estimates, "MODEL_DECISIONS", 1_500)
+        patch.setattr(companions, "MODEL_DECISIONS", 1_500)
         row = logs.estimate(sqlite_db, "uniform", estimator)
     assert "models-differ" in row["reasons"]
     assert row["verdict"] != "ok"
+
+
+@pytest.mark.parametrize("later", [1.0, 0.5])
+def test_a_log_is_compared_with_what_the_store_was_given_since(sqlite_db: str, later: float) -> None:
+    """Visitors of another policy click half as often by now, or as they did; the log ends before."""
+    logs.catalogue(sqlite_db, 3)
+    logs.create(sqlite_db, "first", "uniform")
+    logs.create(sqlite_db, "second", "uniform")
+    rates = np.array([0.6, 0.5, 0.4])
+    logs.serve(sqlite_db, "first", pages=1_500, rates=rates, together=1)
+    logs.serve(sqlite_db, "second", pages=1_500, rates=later * rates, start=10, together=1)
+    row = logs.estimate(sqlite_db, "uniform", "snips", log="policy=first", cluster="session")
+    assert (row["verdict"], row["reasons"]) == (("ok", []) if later == 1.0 else ("weak", ["drift"]))

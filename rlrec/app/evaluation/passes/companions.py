@@ -1,0 +1,60 @@
+"""Passes that nobody asked for, over a bounded part of the log: what estimates are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from rlrec import ope
+from rlrec.app.evaluation.checks.times import Drift
+from rlrec.app.evaluation.passes import fold, passes
+from rlrec.app.evaluation.passes.impressions import ImpressionUnit
+from rlrec.app.evaluation.passes.log_reader import LogReader
+from rlrec.app.evaluation.passes.request import EmptyLog, Evaluation
+from rlrec.store import Unit
+from rlrec.store.log.selected import Selection
+
+MODEL_DECISIONS, PRESENT_DECISIONS = 20_000, 50_000  # that are read, at most
+Sums = Mapping[tuple[int, str], Any]
+
+
+def differing_models(unit: Unit, evaluation: Evaluation, estimators: ope.EstimatorChoice) -> set[int]:
+    """The numbers of the targets about which dr and snips say different things, by the newest decisions: where neither
+    dr nor sndr was asked for, which say so themselves."""
+    has_model = not {"dr", "sndr"}.isdisjoint(kind.name for kind in estimators.impressions.values())
+    is_long = unit.folder is not None and evaluation.extent.decisions > MODEL_DECISIONS
+    if has_model or is_long or (evaluation.extent.positions > 1 and not estimators.impressions):
+        return set()
+    newest = evaluation.newest(unit, MODEL_DECISIONS)
+    impressions = ImpressionUnit.prepare(unit, newest, ope.parse("dr").impressions, ())
+    try:
+        sums = passes.sum_log([impressions], newest, LogReader(unit, newest))[impressions]
+    except EmptyLog:
+        return set()
+    finished = fold.estimates(impressions, newest, sums, failures={}, cluster=newest.cluster)
+    return {number for (number, _), (row,) in finished.items() if "models-differ" in row.reasons}
+
+
+def with_present(unit: Unit, evaluation: Evaluation, sums: Sums) -> Sums:
+    """The sums of checks, where those of drift go on with the newest decisions of the store, if it has some after the
+    last one of the log."""
+    numbers = {shared.reward.id: number for number, shared in enumerate(evaluation.shared) if shared.policy_id is None}
+    later = Selection(since=evaluation.extent.last_at + 1)
+    targets = [target for target in evaluation.targets if target.serving is not None]
+    if unit.folder is not None or not targets:
+        return sums
+    newest = replace(evaluation, selection=later, targets=targets).newest(unit, PRESENT_DECISIONS)
+    if not newest.extent.decisions:
+        return sums
+    rows = ImpressionUnit.prepare(unit, newest, {}, [Drift()])
+    try:
+        present = passes.sum_log([rows], newest, LogReader(unit, newest))[rows].checks
+    except EmptyLog:
+        return sums
+    joined = dict(sums)
+    for index, shared in enumerate(newest.shared):
+        key, own = (numbers[shared.reward.id], Drift.reason), present.get((index, Drift.reason))
+        if own is not None and key in joined:
+            joined[key] = joined[key].followed_by(own)
+    return joined
