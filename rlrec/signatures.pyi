@@ -550,7 +550,7 @@ class Commands:
         Makes a new version of a policy of kind gradient from all visits that have ended, by whichever policy. 60 % of
         the users train, 20 % choose the epoch, and 20 % are the gate that judges the result.
 
-        log: As in `evaluate` [default: sessions of all policies].
+        log: As in `evaluate` [default: all loggers that can tell, weighed].
         since: Sessions that began at this time or later.
         min_new: With fewer new sessions, do nothing.
         gamma: Discount per step, 0 to 1.

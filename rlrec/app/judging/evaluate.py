@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from rlrec.app.evaluation.passes.estimates import EstimateRow
 from rlrec.app.evaluation.passes.passes import IN_PROCESS, Workers
 from rlrec.app.evaluation.passes.request import EmptyLog, Request
 from rlrec.app.evaluation.rows.candidates import Inclusion
+from rlrec.app.evaluation.rows.loggers import taken_loggers
 from rlrec.app.imports import log_stores
 from rlrec.app.inputs import filters
 from rlrec.app.log import reward_log
@@ -101,12 +102,4 @@ def logs_taken(rows: Sequence[EstimateRow]) -> list[str]:
         weights = by_target.setdefault(row.name, {})
         for logger in row.estimate.logger_weights:
             weights.setdefault(logger.version or "all others", []).append(logger.weight)
-    return [f"log of {target}: {_log_taken(target, weights)}" for target, weights in by_target.items() if weights]
-
-
-def _log_taken(target: str, weights: Mapping[str, Sequence[float]]) -> str:
-    spans = {name: [f"{pick(values):.3g}" for pick in (min, max)] for name, values in weights.items()}
-    taken = [f"{name} {' to '.join(dict.fromkeys(span))}" for name, span in spans.items() if max(weights[name])]
-    left_out = [name for name in spans if not max(weights[name])]
-    ending = f"; left out, as they tell next to nothing of {target}: {', '.join(left_out)}" if left_out else ""
-    return f"a row counts by the spread of its logger's weights: {', '.join(taken)}{ending}; --log all counts each once"
+    return [f"log of {target}: {taken_loggers(target, weights)}" for target, weights in by_target.items() if weights]

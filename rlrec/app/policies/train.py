@@ -14,6 +14,7 @@ from rlrec.app.distributions.trained import TrainedModel
 from rlrec.app.evaluation.comparisons import paired_gate
 from rlrec.app.evaluation.comparisons.paired_gate import BY_VISIT, Gain
 from rlrec.app.evaluation.passes.passes import IN_PROCESS, Workers
+from rlrec.app.evaluation.rows.loggers import taken_loggers
 from rlrec.app.evaluation.targets import targets
 from rlrec.app.imports import log_stores
 from rlrec.app.inputs import filters, lookup, parameters
@@ -29,6 +30,7 @@ from rlrec.app.training.dataset_writer import DatasetWriter
 from rlrec.app.training.holdout_value import VISITS, HoldoutValue, fit_values
 from rlrec.app.training.lease import TrainingLease
 from rlrec.app.training.report import NO_GATE, GateReport, Result, TuneSplit, copy_reason, refusal_reason, result
+from rlrec.arrays import Array
 from rlrec.compute import Engine
 from rlrec.errors import InputError, StoreBusy, quantity, suggest
 from rlrec.policy.gradients.baseline import BASELINES
@@ -155,8 +157,9 @@ class _TrainingRun:
             cutoff = Cutoff.compute(unit, self.parent.reward)
             writer = DatasetWriter(
                 unit, selection, reader, self.parent.reward, cutoff, seed=self.seed, examination=self._curve(unit),
-                since=last_trained, judged_from=judged.first_id or 0,
+                since=last_trained, judged_from=judged.first_id or 0, log=self.log,
             )  # fmt: skip
+            self.taken_log = partial(writer.evaluation.taken_log, max_loggers=writer.max_loggers)
             self.report = writer.write(self.dataset, engine=self.engine, progress=self.lease.renew)
             record = self._record(unit, selection)
             self.maturity = None
@@ -259,7 +262,9 @@ class _TrainingRun:
         value = partial(HoldoutValue, policy=self.policy, reference=start, gamma=gamma, values=values)
         self.request = replace(self.request, weights=self._weights(value, start))
         self.lease.renew()
-        with closing(Trainer(splits[TRAIN], self.policy, self.request, start)) as trainer:
+        self.log_taken = self.taken_log(())
+        factors = self._logger_factors(value)
+        with closing(Trainer(splits[TRAIN], self.policy, self.request, start, factors)) as trainer:
             splits[TRAIN].close()
             self.lease.renew()
             tune = None
@@ -290,6 +295,22 @@ class _TrainingRun:
         weights = page_weights.auto_weights if weights == ascent.AUTO else weights
         self.progress(page_weights.sentence(weights))
         return weights
+
+    def _logger_factors(self, value: Callable[..., HoldoutValue]) -> Array | None:
+        """How much the decisions of each logger teach; None where one logged all of them."""
+        train = self.dataset.splits[TRAIN]
+        if len(train.strata) < 2:
+            return None
+        by_slot, clip = self.request.weights == SLOT, self.request.objective.clip
+        factors = value(train, max_visits=1).teaching_factors(by_slot=by_slot, clip=clip)
+        self.lease.renew()
+        weights: dict[str | None, list[float]] = {}
+        for (logger, _), factor in zip(train.strata, factors.tolist(), strict=True):
+            weights.setdefault(logger, []).append(factor)
+        self.log_taken = self.taken_log([logger for logger, counts in weights.items() if not max(counts)])
+        named = {name or "all others": counts for name, counts in weights.items() if name or max(counts)}
+        self.progress(f"log: {taken_loggers(self.parent.policy.name, named)}")
+        return factors
 
     def _epoch(self, point: Epoch) -> None:
         self.lease.renew()
@@ -330,7 +351,12 @@ class _TrainingRun:
             serving = targets.resolve(unit, [live], reward=self.parent.reward.name, greedy=False)
             sides = [targets.trained(unit, candidate, weights), *serving]
             gamma, visits = self.request.gamma, None
-            options: dict[str, Any] = {"gamma": gamma, "progress": self.lease.renew, "engine": self.engine}
+            options: dict[str, Any] = {
+                "gamma": gamma,
+                "progress": self.lease.renew,
+                "engine": self.engine,
+                "log": self.log,
+            }
             if extent(unit, gate_split).positions > 1 and self.request.weights == SLOT:
                 gain, visits = paired_gate.page_gains(unit, sides, gate_split, **options)
             else:
@@ -381,6 +407,6 @@ class _TrainingRun:
             why = None if promoted else refusal_reason(gate, trained, same_live=same_live, tune=self.tune)
         return result(
             self.parent, number, self.report.visits, gate, seed=self.seed, trained=trained, promoted=promoted, why=why,
-            ess_wanted=self.tune.wanted_ess, weights=self.request.weights, training=training,
+            log=self.log_taken, ess_wanted=self.tune.wanted_ess, weights=self.request.weights, training=training,
             passed_by=live_versions.describe(unit, policy.name) if promoted else [],
         )  # fmt: skip

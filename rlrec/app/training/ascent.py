@@ -155,8 +155,12 @@ class Trainer:
     """One training on the visits that teach. later: the share of what follows a slot that counts for it, where slots
     have weights of their own, see `agreement`."""
 
-    def __init__(self, train: DatasetSplit, policy: Gradient, options: TrainingOptions, start: Parameters) -> None:
-        self.policy, self.options, self.start = policy, options, start
+    def __init__(
+        self, train: DatasetSplit, policy: Gradient, options: TrainingOptions, start: Parameters,
+        factors: Array | None = None,
+    ) -> None:  # fmt: skip
+        """factors: how much the decisions of each stratum count; None: all once."""
+        self.policy, self.options, self.start, self._factors = policy, options, start, factors
         self._potential = np.array([options.shaping.get(name, 0.0) for name in policy.names])
         self._prepare_baseline(train)
         self._credit = 0.0, 1.0
@@ -232,6 +236,8 @@ class Trainer:
         gained = self._returns(rows)
         step = returns.steps(rows.start)
         scale: Array = np.power(self.options.gamma, step) if self.options.discounted else np.ones(len(step))
+        if self._factors is not None:
+            scale = scale * np.repeat(self._factors[rows.stratum], rows.length)
         gain = gained - self._baseline(rows, gained)
         return group_slates(
             rows, gain, gained, scale, slots=bool(self.options.top_k), by_position=self.by_position, credit=self._credit

@@ -107,15 +107,15 @@ class DatasetWriter:
     """The pass over a log that makes visits of it, as they are written to a dataset. seed: of the digests of visits, so
     of the batches they fall into. examination: of positions, by which what slots earned by themselves is divided.
     since: visits that could not be used at this time are new. judged_from: decision from which on visits choose the
-    epoch and are the gate's; earlier ones can only teach."""
+    epoch and are the gate's; earlier ones can only teach. log: the filter."""
 
     def __init__(
         self, unit: Unit, selection: Selection, reader: TrainedModel, reward: Reward, cutoff: Cutoff, *, seed: int,
-        examination: Sequence[float] = (), since: int = -1, judged_from: int = 0,
+        examination: Sequence[float] = (), since: int = -1, judged_from: int = 0, log: str | None = None,
     ) -> None:  # fmt: skip
         self.unit, self.reader, self.reward, self.cutoff, self.seed = unit, reader, reward, cutoff, seed
         self.examination, self.since, self.judged_from = examination, since, judged_from
-        self.evaluation = Evaluation.resolve(unit, Request(targets=()), selection)
+        self.evaluation = Evaluation.resolve(unit, Request(targets=(), log=log), selection)
         self.salt = settings.get(unit).split_salt
         sorted_arms = sorted(arms.all_arms(unit), key=lambda arm: arm.key)
         self.arms: Ids = np.array([arm.id for arm in sorted_arms], np.int64)
@@ -125,12 +125,12 @@ class DatasetWriter:
         horizon = min(max(1, self.evaluation.extent.steps), ended_visits.LONGEST)
         self._spanning, estimators = sessions.any_user(unit), ope.parse(ESTIMATOR).sessions
         fold = SessionFold(estimators=estimators, gamma=1.0, horizon=horizon, spans_batches=self._spanning)
-        self._max_loggers = fold.most_loggers
+        self.max_loggers = fold.most_loggers
         self.reading = Reading(columns=COLUMNS, visits=True, keys=True)
 
     def write(self, dataset: Dataset, *, engine: Engine | None, progress: Callable[[], None]) -> WriteReport:
         """Write what of the selected log can be used. engine: as of `passes.results`."""
-        report, dataset.strata = WriteReport(), self.evaluation.loggers.strata(self._max_loggers)
+        report, dataset.strata = WriteReport(), self.evaluation.loggers.strata(self.max_loggers)
         log_reader = LogReader(self.unit, self.evaluation, progress=progress)
         for written in passes.results(log_reader, self, engine):
             for rows in written.rows:
@@ -176,7 +176,7 @@ class DatasetWriter:
         """The index of the stratum of each visit, (s,)."""
         return self.evaluation.loggers.stratum_codes(
             visits.slots | {"cluster": clusters(visits.slots, "user")}, visits.begins, spans_batches=self._spanning,
-            max_loggers=self._max_loggers,
+            max_loggers=self.max_loggers,
         )  # fmt: skip
 
     def _names(self, batch: Batch, visits: EndedVisits) -> VisitNames:

@@ -17,12 +17,14 @@ from rlrec.app.training.blocks import DecisionBlock, blocks
 from rlrec.app.training.dataset import DatasetSplit, VisitRows
 from rlrec.arrays import Array
 from rlrec.ope.checks.reasons import LEAST_ESS
+from rlrec.ope.checks.verdicts import LEAST_MEAN_WEIGHT
 from rlrec.ope.comparisons.comparison import Comparison
 from rlrec.ope.comparisons.paired import difference
 from rlrec.ope.sums.visits import VisitBatch
 from rlrec.ope.units.estimate import Estimate, FinishOptions
+from rlrec.ope.units.fold import WeightSpread
 from rlrec.ope.units.sessions import SUPPORTED, SessionFold, SessionPartial
-from rlrec.ope.units.strata import Stratum, Weighting
+from rlrec.ope.units.strata import Stratum, Weighting, left_out, negligible_loggers, stratum_factors
 from rlrec.policy.gradients import reinforce
 from rlrec.policy.gradients.gradient import ARM_PARAMETERS, Gradient, Parameters, score_states
 from rlrec.policy.slates import plackett_luce
@@ -56,9 +58,9 @@ def _decisions(rows: VisitRows) -> Decisions:
 class HoldoutValue:
     """The value of parameters on visits that did not teach them, compared with that of other parameters.
 
-    wanted_ess: effective visits that parameters must have here for the gate to judge them; reference_ess: those of the
-    reference; clusters: users, or sessions without one. Where slots are judged by themselves, the effective visits are
-    no more than `expected_ess`."""
+    left_out: loggers whose visits do not count. wanted_ess: effective visits that parameters must have here for the
+    gate to judge them; reference_ess: those of the reference; clusters: users, or sessions without one. Where slots are
+    judged by themselves, the effective visits are no more than `expected_ess`."""
 
     def __init__(
         self, split: DatasetSplit, policy: Gradient, reference: Parameters, *, gamma: float, values: ReturnModel,
@@ -74,15 +76,21 @@ class HoldoutValue:
             estimators=estimators, gamma=gamma, horizon=split.longest, spans_batches=split.spans_batches
         )
         self._reference_partials = self.partials(reference)
+        self.left_out = left_out(self.fold, self._reference_partials)
+        counts = np.array([stratum.logger not in self.left_out for stratum in split.strata], np.float64)
         if by_position is not None:
             self._slots_of_reference = self._slot_values(reference)
             columns = [
-                (rows.cluster, np.add.reduceat(rows.size, rows.start[:-1])) for rows in split.batches(max_visits)
+                (rows.cluster, counts[rows.stratum], np.add.reduceat(rows.size, rows.start[:-1]))
+                for rows in split.batches(max_visits)
             ]
-            clusters, self._slots = map(np.concatenate, zip(*columns, strict=True))
+            clusters, self._counts, slots = map(np.concatenate, zip(*columns, strict=True))
+            self._slots = self._counts * slots
             self._cluster = np.unique(clusters, return_inverse=True)[1]
-        visits = float(sum(partial.end.rows for partial in self._reference_partials.values()))
-        min_ess = max(LEAST_ESS * visits / (gate_visits or visits), SUPPORTED * visits)
+        rows = {stratum: float(partial.end.rows) for stratum, partial in self._reference_partials.items()}
+        visits = sum(rows.values())
+        counted_visits = sum(number for stratum, number in rows.items() if stratum.logger not in self.left_out)
+        min_ess = max(LEAST_ESS * visits / (gate_visits or visits), SUPPORTED * counted_visits)
         self.wanted_ess = min_ess + CHANCE * sqrt(min_ess)
         estimate = self._estimate(self._reference_partials)
         self.reference_ess, self.clusters = estimate.ess or 0.0, estimate.clusters
@@ -106,10 +114,40 @@ class HoldoutValue:
             "upper": None if error is None or gain is None else gain + z * error,
         }  # fmt: skip
 
+    def teaching_factors(self, *, by_slot: bool, clip: float) -> Array:
+        """How much the decisions of each stratum count where all visits teach, (strata,), by the spread of their
+        weights under the reference, or of their slots given the slots above; 0 for loggers that are left out, as of
+        `left_out`. clip: the largest weight."""
+        strata, sums = self.split.strata, np.zeros((4, len(self.split.strata)))
+        for rows in self.split.batches():
+            log_slots, stratum = self._log_slots(rows, self.reference), np.repeat(rows.stratum, rows.length)
+            log_ratio = np.add.reduceat(log_slots, rows.first[:-1]) - rows.log_propensity
+            if by_slot:
+                log_ratio, stratum = log_slots - rows.conditional, np.repeat(stratum, rows.size)
+            weight = np.exp(np.minimum(log_ratio, reinforce.HIGHEST))
+            columns = np.ones(len(weight)), weight, weight**2, np.minimum(weight, clip) ** 2
+            sums += [np.bincount(stratum, column, len(strata)) for column in columns]
+        by_logger = {logger: sums[:, [s.logger == logger for s in strata]].sum(axis=1) for logger, _ in strata}
+        unsupported = frozenset(
+            logger for logger, (n, weight, squares, _) in by_logger.items()
+            if n and weight / n + 3 * np.sqrt(max(squares / n - (weight / n) ** 2, 0.0) / n) < LEAST_MEAN_WEIGHT
+        )  # fmt: skip
+        spread = {
+            stratum: WeightSpread(*(np.array([column]) for column in (n, weight, clipped, n)))
+            for stratum, (n, weight, _, clipped) in zip(strata, sums.T, strict=True) if n
+        }  # fmt: skip
+        sizes = {
+            logger: (weight**2 / squares, int(n)) for logger, (n, weight, squares, _) in by_logger.items()
+            if squares and logger not in unsupported
+        }  # fmt: skip
+        factors = stratum_factors(spread, unsupported | negligible_loggers(sizes) if sizes else frozenset())
+        return np.array([factors[stratum][0] if stratum in factors else 0.0 for stratum in strata])
+
     def slot_gain(self, parameters: Parameters) -> tuple[float | None, float | None]:
         """The gain of a slot under the parameters over the reference, in the states of the log, and its standard error
         over clusters: the mean over slots of the difference of the weights x (reward - mean of the position)."""
-        gain, slots = self._slot_values(parameters) - self._slots_of_reference, np.bincount(self._cluster, self._slots)
+        gain = self._counts * (self._slot_values(parameters) - self._slots_of_reference)
+        slots = np.bincount(self._cluster, self._slots)
         mean = float(gain.sum() / slots.sum())
         if len(slots) < 2:
             return mean, None
@@ -118,12 +156,12 @@ class HoldoutValue:
 
     def difference(self, partials: ByStratum, **options: Any) -> Comparison:
         """The value by these sums less that of the reference, where loggers count the same. options: of `compare`."""
-        weighting = Weighting.from_strata(self.fold, partials, self._reference_partials)
+        weighting = Weighting.from_strata(self.fold, partials, self._reference_partials, left_out=self.left_out)
         total, reference_total = weighting.total(partials), weighting.total(self._reference_partials)
         return difference(total, reference_total, estimator=self.fold.estimators[ESTIMATOR], **options)
 
     def _estimate(self, partials: ByStratum) -> Estimate:
-        total = Weighting.from_strata(self.fold, partials).total(partials)
+        total = Weighting.from_strata(self.fold, partials, left_out=self.left_out).total(partials)
         return self.fold.finish(total, FinishOptions(interval="normal"))[0]
 
     def partials(self, parameters: Parameters) -> ByStratum:

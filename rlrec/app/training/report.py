@@ -24,13 +24,14 @@ class GateReport(Judgement):
 NO_GATE: GateReport = dict.fromkeys(GateReport.__annotations__)  # type: ignore[assignment]
 
 
-# trained: whether there is a new version; why: there is none, or it is no better, or was not promoted; training: what
-# the version stores of it, epochs and the gate.
+# log: the filter of what taught. trained: whether there is a new version; why: there is none, or it is no better, or
+# was not promoted; training: what the version stores of it, epochs and the gate.
 RunFigures = TypedDict("RunFigures", {
     "policy": str, "version": int, "parent": int, "promoted": bool, "gate_sessions": int | None,
     "tune_estimate": float | None, "tune_lower": float | None, "tune_ess": float | None, "ess_wanted": float | None,
-    "weights": str | None, "trained": bool, "epochs": int, "best_epoch": int | None, "seed": int, "why": str | None,
-    "training": NotRequired[Mapping[str, Any] | None], "at": NotRequired[str], "passed_by": list[str],
+    "weights": str | None, "log": str | None, "trained": bool, "epochs": int, "best_epoch": int | None, "seed": int,
+    "why": str | None, "training": NotRequired[Mapping[str, Any] | None], "at": NotRequired[str],
+    "passed_by": list[str],
 })  # fmt: skip
 
 

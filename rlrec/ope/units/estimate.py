@@ -138,9 +138,9 @@ class Estimate:
         """Whether the loggers of these rows could show what the target shows, as far as weights can tell."""
         if "unsupported" in self.reasons:
             return False
-        if self.mean_weight is None or not self.mean_weight_z or self.mean_weight_z > 0:
+        if "mean-weight" not in self.reasons or self.mean_weight is None or self.mean_weight > 1:
             return True
-        error = (self.mean_weight - 1) / self.mean_weight_z
+        error = (self.mean_weight - 1) / self.mean_weight_z if self.mean_weight_z else 0.0
         return self.mean_weight + 3 * error >= verdicts.LEAST_MEAN_WEIGHT
 
 

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from rlrec.arrays import Array
 from rlrec.ope.sums.base import Estimator
 from rlrec.ope.sums.moments import Moments
 from rlrec.ope.units.estimate import CORE, USUAL, Estimate, EstimatorFold, FinishOptions
+from rlrec.records import Sums
 
 MAX_LOGGERS = 16  # loggers that are weighed, each in two halves; where there are more, the last one is all others
 
@@ -37,7 +38,8 @@ FLAT = PositionCurve()
 """The curve of positions that are all examined alike."""
 
 
-class WeightSpread(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class WeightSpread(Sums):
     """How far weights spread, (g,) for g ways to weigh.
 
     rows, weight: sums of rows and weights. squares, least: sums of squares of the weights, and the smallest they can be

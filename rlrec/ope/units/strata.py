@@ -34,6 +34,7 @@ from rlrec.ope.intervals.tails import chi_square_above
 from rlrec.ope.sums.base import hash_bits
 from rlrec.ope.units.estimate import COMPARED_ESS, FinishOptions, LoggerWeight
 from rlrec.ope.units.fold import Fold, P, WeightSpread
+from rlrec.records import add_each
 
 NEGLIGIBLE_SHARE = 0.05  # of the effective sample size of the other loggers
 _SALT = 6
@@ -74,41 +75,30 @@ class Weighting(Generic[P]):
         the same rows one weighting, by the spreads of all their weights. left_out: loggers without support; they count
         where there is no other one."""
         loggers = {stratum.logger for partials in targets for stratum in partials if stratum.half is not None}
-        names = sorted(loggers, key=lambda name: (name is None, name or ""))
-        if len(names) < 2:
+        if len(loggers) < 2:
             return cls(fold)
         left_out = left_out & loggers if loggers - left_out else frozenset()
         spread: dict[Stratum, WeightSpread] = {}
         for partials, half in product(targets, (0, 1)):
             strata = [stratum for stratum in partials if stratum.half == half]
             spreads = fold.spreads([partials[stratum] for stratum in strata]) if strata else []
-            for stratum, addend in zip(strata, spreads, strict=True):
-                total = spread.get(stratum)
-                spread[stratum] = addend if total is None else WeightSpread(*map(add, total, addend))
-        zero = WeightSpread(*(np.zeros_like(column) for column in next(iter(spread.values()))))
-        half_spreads = [
-            WeightSpread(*map(np.array, zip(*(spread.get(Stratum(name, half), zero) for name in names), strict=True)))
-            for half in (0, 1)
-        ]
-        counts = np.array([name not in left_out for name in names])
-        factors = np.zeros((2, *half_spreads[0].rows.shape))
-        for half in (0, 1):
-            other = WeightSpread(*(column[counts] for column in half_spreads[1 - half]))
-            factors[half, counts] = _factors(other, half_spreads[half].rows[counts])
-        rows = np.array([column.rows for column in half_spreads]) / len(targets)
-        by_stratum = {Stratum(name, half): factors[half, i] for i, name in enumerate(names) for half in (0, 1)}
+            spread = add_each(spread, dict(zip(strata, spreads, strict=True)))
+        factors = stratum_factors(spread, left_out)
         # how much the rows of a logger count on average
-        with np.errstate(invalid="ignore"):
-            mean = (factors * rows).sum(axis=0) / rows.sum(axis=0)
-        table = [
-            [
-                LoggerWeight(version=name, rows=int(number), weight=float(weight))
-                for name, number, weight in zip(names, rows[:, :, way].sum(axis=0), mean[:, way], strict=True)
-                if number
-            ]
-            for way in range(rows.shape[2])
-        ]
-        return cls(fold, by_stratum, table, left_out)
+        table = list[list[LoggerWeight]]()
+        names = sorted(loggers, key=_order)
+        for way in range(len(next(iter(factors.values())))):
+            rows = {stratum: float(sums.rows[way]) / len(targets) for stratum, sums in spread.items()}
+            counts = {stratum: float(factors[stratum][way]) * number for stratum, number in rows.items()}
+            totals = (
+                [sum(part.get(Stratum(name, half), 0.0) for half in (0, 1)) for part in (rows, counts)]
+                for name in names
+            )
+            table.append([
+                LoggerWeight(version=name, rows=int(number), weight=count / number)
+                for name, (number, count) in zip(names, totals, strict=True) if number
+            ])  # fmt: skip
+        return cls(fold, factors, table, left_out)
 
     def counted(self, partials: Mapping[Stratum, Any]) -> dict[Stratum, Any]:
         """The strata whose rows count."""
@@ -124,11 +114,16 @@ class Weighting(Generic[P]):
         return reduce(add, weighed_sums)
 
 
-def left_out(fold: Fold[Any, Any, P], *targets: Mapping[str | None, P]) -> frozenset[str | None]:
+def left_out(fold: Fold[Any, Any, P], *targets: Mapping[Stratum, P]) -> frozenset[str | None]:
     """The loggers that do not count for several targets that are compared on the same rows. targets: their sums by
-    logger."""
+    stratum."""
     unsupported, negligible = set[str | None](), list[set[str | None]]()
-    for sums in targets if max(map(len, targets), default=0) > 1 else ():
+    for partials in targets:
+        sums: dict[str | None, P] = {}
+        for (logger, _), partial in partials.items():
+            sums[logger] = sums[logger] + partial if logger in sums else partial
+        if len(sums) < 2:
+            continue
         finished = [
             (logger, fold.finish(partial, FinishOptions(interval="normal"))) for logger, partial in sums.items()
         ]
@@ -144,7 +139,7 @@ def left_out(fold: Fold[Any, Any, P], *targets: Mapping[str | None, P]) -> froze
                 if row.estimator == label
             ]
             if rows:
-                negligible.append(_negligible({logger: (row.ess or 0.0, row.clusters) for logger, row in rows}))
+                negligible.append(negligible_loggers({logger: (row.ess or 0.0, row.clusters) for logger, row in rows}))
     return frozenset(unsupported | (set.intersection(*negligible) if negligible else set()))
 
 
@@ -172,7 +167,7 @@ def unlike(fold: Fold[Any, Any, P], partials: Mapping[Stratum, P]) -> frozenset[
     return frozenset(labels)
 
 
-def _negligible(sizes: Mapping[str | None, tuple[float, int]]) -> set[str | None]:
+def negligible_loggers(sizes: Mapping[str | None, tuple[float, int]]) -> set[str | None]:
     """The loggers of which few rows are effective, as long as all of them add little to the others. sizes: effective
     sample size and clusters of each."""
     total, names = sum(ess for ess, _ in sizes.values()), set[str | None]()
@@ -183,6 +178,30 @@ def _negligible(sizes: Mapping[str | None, tuple[float, int]]) -> set[str | None
             break
         names.add(name)
     return names
+
+
+def _order(logger: str | None) -> tuple[bool, str]:
+    """The place of a logger among others: the one of all others is the last."""
+    return logger is None, logger or ""
+
+
+def stratum_factors(
+    spread: Mapping[Stratum, WeightSpread], left_out: frozenset[str | None] = frozenset()
+) -> dict[Stratum, Array]:
+    """How much a row of each stratum counts, (g,), each half weighed by the other one. spread: of the weights in each;
+    left_out: loggers whose rows count 0."""
+    some = vars(next(iter(spread.values())))
+    zero = WeightSpread(**{name: np.zeros_like(column) for name, column in some.items()})
+    names = sorted({logger for logger, _ in spread} - left_out, key=_order)
+    by_half = []
+    for half in (0, 1):
+        rows = [vars(spread.get(Stratum(name, half), zero)) for name in names]
+        by_half.append(WeightSpread(**{column: np.array([row[column] for row in rows]) for column in some}))
+    factors = {stratum: np.zeros_like(zero.rows) for stratum in spread}
+    for half in (0, 1):
+        half_factors = _factors(by_half[1 - half], by_half[half].rows)
+        factors |= {Stratum(name, half): factor for name, factor in zip(names, half_factors, strict=True)}
+    return factors
 
 
 def _factors(spread: WeightSpread, rows: Array) -> Array:

@@ -31,7 +31,7 @@ class LoggedSlates:
     arms (m,): indices of the arms among those that are trained; described (m, p): their features.
     shown (n, k): indices of the arms shown. log_propensity (n,) of the slate; or (n, k) of each slot by itself.
     gain (n,) or (n, k): return less baseline, in the unit of the reward; raw, same shape: the return alone.
-    scale (n,): what multiplies the gradient of the decision, 1 or gamma^t.
+    scale (n,): what multiplies the gradient of the decision: gamma^t or 1, as often as its logger counts.
     eligible (n, m): which of the arms each may show; None: all of them."""
 
     state: State

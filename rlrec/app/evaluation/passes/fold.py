@@ -33,7 +33,7 @@ from rlrec.ope.units.fold import Fold
 from rlrec.ope.units.impressions import ImpressionFold
 from rlrec.ope.units.strata import Stratum, Weighting, left_out, unlike
 from rlrec.policy.beliefs.reward import bounds
-from rlrec.records import Reward, Sums
+from rlrec.records import Reward, Sums, add_each
 from rlrec.store.database.bulk import Columns
 from rlrec.store.log.reader import ABSENT
 
@@ -348,15 +348,16 @@ def estimates(
 def weigh_loggers(unit: RowUnit[R, M], partial: LogPartial, numbers: Collection[int]) -> dict[RowGroup, Weighting[Any]]:
     """How much each logger counts in each group, for some targets by their numbers; those that do not count are the
     same in all groups."""
-    sums_by_logger: dict[int, dict[str | None, Any]] = {number: {} for number in numbers}
+    totals: list[Mapping[Stratum, Any]] = []
     sums_by_group: dict[RowGroup, list[Mapping[Stratum, Any]]] = {}
-    for number, by_logger in sums_by_logger.items():
+    for number in numbers:
+        total: Mapping[Stratum, Any] = {}
         for group, strata in _by_stratum(partial, number).items():
             sums = {stratum: group_partial.sums for stratum, group_partial in strata.items()}
             sums_by_group.setdefault(group, []).append(sums)
-            for (logger, _), addend in sums.items():
-                by_logger[logger] = by_logger[logger] + addend if logger in by_logger else addend
-    loggers = left_out(unit.fold, *sums_by_logger.values())
+            total = add_each(total, sums)
+        totals.append(total)
+    loggers = left_out(unit.fold, *totals)
     return {
         group: Weighting.from_strata(unit.fold, *target_sums, left_out=loggers)
         for group, target_sums in sums_by_group.items()

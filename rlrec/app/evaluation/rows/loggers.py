@@ -214,3 +214,13 @@ class LoggingVersions:
         logger = np.where(has_name, order[index], len(ids))
         rows = np.searchsorted(starts, begins, side="right") - 1
         return 2 * logger[rows] + strata.halves(slots["cluster"][begins])
+
+
+def taken_loggers(target: str, weights: Mapping[str, Sequence[float]]) -> str:
+    """A sentence on the loggers that tell of a target. weights: how much a row of each counts, 0 where it is left
+    out."""
+    spans = {name: [f"{pick(values):.3g}" for pick in (min, max)] for name, values in weights.items()}
+    taken = [f"{name} {' to '.join(dict.fromkeys(span))}" for name, span in spans.items() if max(weights[name])]
+    left_out = [name for name in spans if not max(weights[name])]
+    ending = f"; left out, as they tell next to nothing of {target}: {', '.join(left_out)}" if left_out else ""
+    return f"a row counts by the spread of its logger's weights: {', '.join(taken)}{ending}; --log all counts each once"

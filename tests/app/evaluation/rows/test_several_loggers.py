@@ -198,6 +198,36 @@ def test_batches_of_several_loggers_add_up_in_any_order(db: str, monkeypatch: py
 
 
 @pytest.mark.slow
+def test_training_takes_the_log_that_evaluate_takes(sqlite_db: str, tmp_path: Path) -> None:
+    """An old log of heavy weights beside one that supports the start: the tuning visits and the gate have the effective
+    visits of the near one, and the start learns. Counted once, the old rows leave next to none, and it stays."""
+    logs.catalogue(sqlite_db, 10)
+    for name, shares in {"old": [0.91, *[0.01] * 9], "narrow": [0.5, 0.5, *[0.0] * 8]}.items():
+        lines = [f"a{arm},{share}\n" for arm, share in enumerate(shares)]
+        (tmp_path / f"{name}.csv").write_text("arm,probability\n" + "".join(lines))
+        logs.create(sqlite_db, name, "fixed", probabilities=str(tmp_path / f"{name}.csv"))
+    logs.create(sqlite_db, "near", "uniform")
+    logs.create(sqlite_db, "pg", "gradient")
+    rates = [0.1] * 9 + [0.6]
+    for number, name in enumerate(("old", "narrow", "near")):
+        logs.serve(sqlite_db, name, pages=2_000, rates=rates, seed=number + 1, start=20 * number + 1)
+    options = ("train-pg", "pg", "--epochs", "8", "--seed", "1", "--dry-run")
+    run = runner(sqlite_db)
+    weighed, pooled = (
+        json.loads(run("--now", "2026-02-03T00:00:00Z", *options, "--json", *log).stdout)
+        for log in ((), ("--log", "all"))
+    )
+    taken = judged(sqlite_db, None, target="pg", estimators="snips")["log"]
+    assert weighed["log"] == taken == "loggers=near@1+old@1"
+    assert pooled["log"] == "all"
+    assert weighed["tune_ess"] > weighed["ess_wanted"] > pooled["tune_ess"]
+    assert weighed["tune_estimate"] > 0.1
+    assert "narrow@1" not in logs.estimate(sqlite_db, "pg", "wdr", log="split=gate")["log"]
+    progress = run("--now", "2026-02-03T00:00:00Z", *options).stderr
+    assert "left out, as they tell next to nothing of pg: narrow@1" in progress
+
+
+@pytest.mark.slow
 def test_the_gate_of_training_weighs_loggers_as_evaluate_does(sqlite_db: str, tmp_path: Path) -> None:
     logs.catalogue(sqlite_db, 10)
     lines = [f"a{arm},{0.46 if arm == 0 else 0.06}\n" for arm in range(10)]
