@@ -103,13 +103,13 @@ def difference_sentence(
     row: Mapping[str, Any], unit: str, *, by_reward: bool = False, per_day: float | None = None
 ) -> str:  # fmt: skip
     """A difference in reward per unit, as `experiment show` has it, in plain words. per_day: units that come a day."""
-    base, reward = row["value"] / row["relative"] if row["relative"] else None, row.get("reward")
+    base, by = row["value"] / row["relative"] if row["relative"] else None, f" by {row['reward']}" if by_reward else ""
     claim = Claim(
-        name=row.get("group", row.get("variant")), rival=row["against"], answer=row["answer"], base=base,
-        value=row["value"], lower=row["lower"], upper=row["upper"], needed=row["needed"], cluster=unit,
+        name=row.get("group", row.get("variant")), rival=row["against"] + (by if row["value"] is None else ""),
+        answer=row["answer"], base=base, value=row["value"], lower=row["lower"], upper=row["upper"],
+        needed=row["needed"], cluster=unit, basis=f"per {unit}{by}",
         days=row["needed"] / per_day if row["needed"] and per_day else None,
         groups={"reasons": row["reasons"]} if row["reasons"] else {},
-        basis=f"per {unit}{f' by {reward}' if by_reward else ''}",
     )  # fmt: skip
     return claim.sentence
 

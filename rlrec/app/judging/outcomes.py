@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from rlrec.app.evaluation.comparisons import interleaved, unit_outcomes
 from rlrec.app.evaluation.comparisons.study import BY, NAMED, USERS, Study
@@ -99,7 +99,7 @@ def _study(unit: Unit, request: Request) -> Study:
     )  # fmt: skip
 
 
-def explanations(rows: Iterable[OutcomeRow | DifferenceRow], reasons: Sequence[str] = ()) -> list[str]:
+def explanations(rows: Iterable[Mapping[str, Any]], reasons: Sequence[str] = ()) -> list[str]:
     """A line for every reason that occurs in these rows, or beside them."""
     present = in_order([*(reason for row in rows for reason in row["reasons"]), *reasons])
     return [f"{reason}: {REASONS[reason].text}" for reason in present]

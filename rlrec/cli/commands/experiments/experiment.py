@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -145,7 +144,8 @@ def show_(
 def _flat(result: VariantComparison) -> list[dict[str, Any]]:
     """A record for each variant, with its differences from the first one, which has none: in reward per unit, then in
     reward per decision, under the first reward."""
-    per_unit = {row["group"]: row for row in reversed(result["unit_differences"]) if _is_earned(row)}
+    earned = (row for row in reversed(result["unit_differences"]) if row["metric"] == "reward_per_unit")
+    per_unit = {row["group"]: row for row in earned}
     per_decision = {row["variant"]: row for row in result["differences"]}
     return [
         variant
@@ -168,8 +168,8 @@ def _view(result: VariantComparison, level: float) -> View:
     if anonymous := result["anonymous"]:
         units = sum(row["units"] for row in result["variants"])
         title.append(f"{ANONYMOUS_UNITS}: {count_units(result['unit'], units, anonymous)}")
-    title += [*_leads(result), _ratio(result["sample_ratio"])]
-    explained = explanations(chain(result["outcomes"], result["unit_differences"]))
+    title.append(_ratio(result["sample_ratio"]))
+    explained = explanations([*result["outcomes"], *result["unit_differences"], *result["differences"]])
     explained += meanings(result["outcomes"], result["unit"])
     notes: list[str | View] = [
         *explained,
@@ -195,64 +195,26 @@ def _interleaved(result: VariantComparison, title: list[str]) -> View:
     return View.select(result["variants"], list(result["variants"][0]), title=title, notes=notes)
 
 
-def _leads(result: VariantComparison) -> list[str]:
-    """A line for each reward per unit, and for visits, of each variant against the first one: what to decide by."""
-    rewards = [row for row in result["unit_differences"] if row["metric"] == "reward_per_unit"]
-    visits = [row for row in result["unit_differences"] if row["metric"] == "visits"]
-    return [
-        f"{row['group']} - {row['against']} per {result['unit']}:"
-        f" {'visits' if row['reward'] is None else 'reward ' + row['reward']} {_figures(row)}"
-        for other in result["differences"]
-        for row in (*rewards, *visits)
-        if row["group"] == other["variant"]
-    ]
-
-
-def _figures(row: Mapping[str, Any], per: str = "") -> str:
-    """The difference of a row; bare where it compares other visits."""
-    reasons = f" ({', '.join(row['reasons'])})" if row["reasons"] else ""
-    if row["value"] is None:
-        return UNKNOWN + reasons
-    value, lower, upper, p_value = (cell(row[name]) for name in ("value", "lower", "upper", "p_value"))
-    if DECISIONS_DIFFER in row["reasons"]:
-        return f"{value}{per}{reasons}"
-    relative = "" if row["relative"] is None else f" ({100 * row['relative']:+.1f} %)"
-    return f"{value} [{lower}, {upper}]{per}{relative}, p {p_value}{reasons}"
-
-
 def _per_decision(result: VariantComparison) -> list[str | View]:
-    """Lines about the means per decision. Where variants cause different numbers of decisions these compare other
-    visits, so that their difference comes without interval and p-value."""
-    earned = {row["group"]: row["value"] for row in reversed(result["unit_differences"]) if _is_earned(row)}
-    differ = DECISIONS_DIFFER in result["reasons"]
-    heading = "the variants' visits differ: no comparison" if differ else f"decide by the figures per {result['unit']}"
-    texts = [f"means per decision ({heading}):"]
+    """Lines about the means per decision, and about decisions per unit where variants cause different numbers."""
+    unit, differ = result["unit"], DECISIONS_DIFFER in result["reasons"]
+    texts = [f"means per decision ({'no comparison' if differ else f'decide by the figures per {unit}'}):"]
     for row, difference in zip(result["decisions_per_unit"], result["differences"], strict=True):
-        if row["differ"]:
-            texts.append(_decisions_differ(row, difference, unit=result["unit"], earned=earned[row["variant"]] or 0.0))
+        texts += [_difference(row, f" decisions per {unit}")] if row["differ"] else []
         texts.append(_difference(difference))
     headers = ["per decision" if name == "mean" else name for name in result["variants"][0]]
     return [*texts, View(headers, [[*row.values()] for row in result["variants"]], drop=DROP)]
 
 
-def _is_earned(row: Mapping[str, Any]) -> bool:
-    return row["metric"] == "reward_per_unit"
-
-
-def _decisions_differ(row: Mapping[str, Any], difference: Mapping[str, Any], *, unit: str, earned: float) -> str:
-    """The line of a variant whose units have other numbers of decisions than those of the first one.
-    earned: its difference in reward per unit."""
-    change = "more" if row["value"] > 0 else "fewer"
-    reverse = (earned > 0) != (difference["value"] > 0)
-    return (
-        f"{DECISIONS_DIFFER}: {row['variant']} has {cell(abs(row['value']))} {change} decisions per {unit} than"
-        f" {row['against']} (p {cell(row['p_value'])}), so means per decision are of other visits"
-        + (f"; it earns {'more' if earned > 0 else 'less'} per {unit}" if reverse else "")
-    )
-
-
-def _difference(row: Mapping[str, Any]) -> str:
-    return f"{row['variant']} - {row['against']}: {_figures(row, ' a decision')}"
+def _difference(row: Mapping[str, Any], per: str = " a decision") -> str:
+    """The line of a difference; without an interval where it compares other visits."""
+    reasons = f" ({', '.join(row['reasons'])})" if row["reasons"] else ""
+    value, lower, upper, p_value = (cell(row[name]) for name in ("value", "lower", "upper", "p_value"))
+    relative = "" if row["relative"] is None else f" ({100 * row['relative']:+.1f} %)"
+    figures = f"{value} [{lower}, {upper}]{per}{relative}, p {p_value}"
+    if row["value"] is None or DECISIONS_DIFFER in row["reasons"]:
+        figures = UNKNOWN if row["value"] is None else f"{value}{per}"
+    return f"{row['variant']} - {row['against']}: {figures}{reasons}"
 
 
 def _ratio(row: dict[str, float | None]) -> str:
