@@ -189,7 +189,7 @@ def _gains(unit: Unit, options: GateOptions, selection: Selection, reward: Rewar
 
 def page_gains(unit: Unit, sides: Sequence[Target], selection: Selection, **options: Any) -> tuple[Gain, Gain | None]:
     """The gain of slates of several positions, slot by slot, and that of whole visits, None where neither side reads
-    the state of a visit, nothing carries over and pages earn nothing as a whole. options: of `Gain.estimate`.
+    the state of a visit, nothing carries over and pages earn next to nothing as a whole. options: of `Gain.estimate`.
 
     The weights of all slots of a visit together leave next to no effective visits. Slots by themselves, in the states
     of the log, tell the gain of a near candidate with a tenth of the error and are right to first order: what follows a
@@ -199,7 +199,8 @@ def page_gains(unit: Unit, sides: Sequence[Target], selection: Selection, **opti
     if not any(estimate.value for estimate in slots.estimates):
         return Gain.estimate(BY_VISIT, unit, sides, selection, **options), None
     reads_visits = any(side.stateful for side in sides) or events.RETURN in sides[0].reward.weights
-    if not slots.carries_over and not reads_visits:
+    is_seen = slots.estimates[0].reward_seen >= fold.LEAST_SHARE
+    if is_seen and not slots.carries_over and not reads_visits:
         return slots, None
     return slots, Gain.estimate(BY_VISIT, unit, sides, selection, **options)
 

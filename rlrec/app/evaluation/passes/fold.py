@@ -294,7 +294,7 @@ def estimates(
                     "carry-over": changes_later_visits and is_weighed,
                     "logging-states": unit.logging_states and target.stateful,
                     "logging-candidates": not target.draws_candidates and is_weighed and group_partial.has_candidates,
-                    "reward-unseen": counts.reward_seen < LEAST_SHARE,
+                    "reward-unseen": counts.reward_seen < LEAST_SHARE and not evaluation.paired,  # a gate asks visits
                 }  # fmt: skip
                 options = FinishOptions(
                     interval=request.interval, level=request.level, cluster=cluster, greedy=request.greedy,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import closing
 
-from rlrec.app.evaluation.comparisons.paired_gate import BY_IMPRESSION, Gain
+from rlrec.app.evaluation.comparisons.paired_gate import BY_IMPRESSION, Gain, page_gains
 from rlrec.app.evaluation.passes.fold import GroupPartial
 from rlrec.app.evaluation.targets import targets
 from rlrec.app.policies import policy, versions
@@ -12,6 +13,7 @@ from rlrec.ope.comparisons.paired import compare
 from rlrec.ope.intervals.intervals import Minus
 from rlrec.store.log.selected import Selection
 from tests.app import logs
+from tests.conftest import Run
 
 CONTEXTS = ({"hour": 1}, {"hour": 2})
 FEATURES = {"context": {"fields": {"hour": {"type": "number", "mean": 1, "scale": 1}}}}
@@ -41,6 +43,26 @@ def test_the_error_of_simulated_pages_is_in_the_interval_of_a_gain(sqlite_db: st
     assert plain.std_error < (widened.std_error or 0)
     assert (widened.lower or 0) < plain.lower
     assert not gain(sqlite_db, "u", "v").simulated
+
+
+def test_what_pages_earn_as_a_whole_is_asked_of_visits(sqlite_db: str, run_sqlite: Run) -> None:
+    """Clicks lie on slots, and `done` on the page: half of the reward, which slots do not see."""
+    logs.catalogue(sqlite_db, 3)
+    run_sqlite("reward", "define", "both", "click=1, done=1")
+    for name in ("u", "v"):
+        run_sqlite("policy", "create", name, "--kind", "uniform", "--reward", "both")
+    requests = [json.dumps({"policy": "u", "session": f"s{n}", "k": 2}) for n in range(60)]
+    served = run_sqlite("--now", "2026-01-01", "recommend", "--input", "-", stdin="\n".join(requests)).lines
+    lines = [{"decision_id": row["decision_id"], "events": {"done": 1}} for row in served]
+    lines += [{"decision_id": row["decision_id"], "position": 1, "events": {"click": 1}} for row in served]
+    run_sqlite("--now", "2026-01-01", "feedback", "--input", "-", stdin="\n".join(map(json.dumps, lines)))
+    with closing(logs.at(sqlite_db, 1e6)) as store, store.read() as unit:
+        pair = targets.resolve(unit, ["v", "u"], reward="both", greedy=False)
+        slots, visits = page_gains(unit, pair, Selection())
+    assert slots.estimates[0].reward_seen == 0.5
+    assert "reward-unseen" not in slots.estimates[0].reasons
+    assert visits is not None
+    assert [estimate.value for estimate in visits.estimates] == [2.0, 2.0]
 
 
 def test_rows_without_simulated_pages_are_the_same_in_every_part_of_them() -> None:
