@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rlrec.app.evaluation.checks.base import Check, CheckedRows
 from rlrec.app.log import reward_log
-from rlrec.arrays import look_up
+from rlrec.arrays import look_up, take
 from rlrec.ope.checks.arrivals import ArrivalSums
 from rlrec.ope.checks.drift import PERIODS, DriftSums
+from rlrec.ope.sums.base import hash_bits
 
 if TYPE_CHECKING:
     from rlrec.store.log.selected import LogExtent
+
+
+MAX_DECISIONS = 200_000  # whose events are looked at, about
+_SALT = 11
 
 
 class Drift(Check):
@@ -47,17 +53,21 @@ class YoungRewards(Check):
     reason = "young-rewards"
 
     def sums(self, checked: CheckedRows) -> ArrivalSums | None:
-        slots, definition = checked.rows.slots, checked.reward
+        slots, log, definition = checked.rows.slots, checked.logged.log, checked.reward
+        if not slots["imported"].any():
+            return None
         decisions, first = np.unique(slots["decision_id"], return_index=True)
+        # of a long log some persons
+        share = np.uint64(max(1, -(-checked.extent.decisions // MAX_DECISIONS)))
+        is_used = hash_bits(slots["cluster"][first], salt=_SALT) % share == 0
+        decisions, first = decisions[is_used], first[is_used]
+        events = take(log.events, look_up(decisions, log.events["decision_id"])[1])
+        events, reward = reward_log.event_rewards(replace(log, events=events), definition)
         since = np.maximum(checked.extent.last_at - slots["at"][first], 0) / max(1, definition.window_us)
         distance = np.where(slots["imported"][first], since, np.inf)
-        if not (distance < 1).any():
-            return None
-        events, reward = reward_log.event_rewards(checked.logged.log, definition)
-        decision, is_used = look_up(decisions, events["decision_id"])
         return ArrivalSums.from_rows(
-            distance, cluster=slots["cluster"][first], decision=decision[is_used], reward=reward[is_used],
-            age=events["age_us"][is_used] / max(1, definition.window_us),
+            distance, cluster=slots["cluster"][first], decision=np.searchsorted(decisions, events["decision_id"]),
+            age=events["age_us"] / max(1, definition.window_us), reward=reward,
         )  # fmt: skip
 
     def fails(self, sums: ArrivalSums) -> bool:
