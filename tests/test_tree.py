@@ -19,6 +19,7 @@ COVERED = {  # test file: modules without a test file of their name, which it co
         "app/learning/origins",
         "store/policies/belief_deltas",
     ],
+    "app/evaluation/checks/test_people.py": ["ope/checks/machines"],
     "app/evaluation/checks/test_propensities.py": ["app/evaluation/checks/base", "ope/checks/context_cells"],
     "app/evaluation/passes/test_fold.py": [
         "app/evaluation/passes/estimates",

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlrec.app.evaluation.checks.base import Check
-from rlrec.app.evaluation.checks.people import NoUsers
+from rlrec.app.evaluation.checks.people import MachineSessions, NoUsers
 from rlrec.app.evaluation.checks.propensities import WrongPropensities
 from rlrec.app.evaluation.checks.states import CarryOver, DependentSlots
 from rlrec.app.evaluation.checks.times import Drift, YoungRewards
 
 # Every check, in the order of `ope.checks.reasons`.
 CHECKS: tuple[Check, ...] = (
-    WrongPropensities(), Drift(), YoungRewards(), NoUsers(), CarryOver(), DependentSlots(),
+    WrongPropensities(), Drift(), YoungRewards(), NoUsers(), MachineSessions(), CarryOver(), DependentSlots(),
 )  # fmt: skip
 Failures = Mapping[int, Sequence[Check]]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from rlrec.app.evaluation.checks.base import Check, CheckedRows
-from rlrec.arrays import Ids
+from rlrec.arrays import Ids, distinct
+from rlrec.ope.checks.machines import SessionSums, machines_play, session_sums
 from rlrec.store.log.reader import ABSENT
 
 
@@ -27,3 +28,17 @@ class NoUsers(Check):
     def fails(self, sums: Ids) -> bool:
         users, unclear = sums
         return bool(users == 0 and unclear > 0)
+
+
+class MachineSessions(Check):
+    """Whether sessions that click nearly everything are more than people account for."""
+
+    reason = "machine-sessions"
+
+    def sums(self, checked: CheckedRows) -> SessionSums:
+        _, session = distinct(checked.rows.slots["session_id"])
+        slots, clicks = (np.bincount(session, weights=weights) for weights in (None, ~checked.rows.default))
+        return session_sums(slots.astype(np.int64), clicks.astype(np.int64))
+
+    def fails(self, sums: SessionSums) -> bool:
+        return machines_play(sums)

