@@ -38,6 +38,16 @@ GROUPS = {unit: tuple(name for name in family if name not in CURVED) for unit, f
 GROUPS["all"] = tuple(name for family in list(GROUPS.values()) for name in family)
 DEFAULT = "ips,snips,dr"
 COMPANION = "sn-rips"
+# The estimators that answer about pages where none is asked for, in the order of what they assume; by whether rewards
+# lie on slots alone.
+ANSWERING = {True: ("sn-sips", "sn-rips", "sn-iips"), False: ("sn-sips", "effects")}
+ASSUMPTIONS = {
+    **dict.fromkeys(("ips", "snips", "dr"), "what a slot earns does not depend on what was shown before"),
+    "sn-sips": "what a page earns does not depend on the pages before it",
+    "sn-rips": "what a slot earns depends on its arm and on the slots above alone",
+    "sn-iips": "what a slot earns depends on its arm and its position alone",
+    "effects": "effects of arms add up, and are what they were in the log",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +55,8 @@ class EstimatorChoice:
     """Estimators by label and unit: each unit is a fold of its own.
 
     labels: all of them, in the order of the request. named: those that were asked for by their names, not by a group;
-    slates_named: whether estimators per slate were, or their group, and not `all` alone"""
+    slates_named: whether estimators per slate were, or their group, and not `all` alone; answering: whether none was
+    asked for, so that of pages the first of ANSWERING that can tell answers"""
 
     labels: tuple[str, ...]
     impressions: dict[str, ImpressionEstimator]
@@ -53,6 +64,14 @@ class EstimatorChoice:
     slates: dict[str, SlateEstimator]
     named: frozenset[str]
     slates_named: bool
+    answering: bool = False
+
+    @property
+    def with_answering(self) -> EstimatorChoice:
+        """The choice with the estimators of pages that may answer; they have no label, and a row where they do."""
+        names = (name for names in ANSWERING.values() for name in names)
+        slates = {name: cast("SlateEstimator", estimator(name)) for name in names}
+        return replace(self, slates=self.slates | slates, answering=True)
 
     @property
     def with_companions(self) -> EstimatorChoice:

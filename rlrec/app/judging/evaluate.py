@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from rlrec import ope
 from rlrec.app.audit.integrity import live_versions
 from rlrec.app.evaluation.passes import estimates
 from rlrec.app.evaluation.passes.estimates import EstimateRow
@@ -61,8 +62,11 @@ def explained(rows: Sequence[EstimateRow]) -> list[str]:
 
 
 def answering_rows(rows: Sequence[EstimateRow]) -> list[EstimateRow]:
-    """For each target and group the estimate that answers: the one with the best verdict of those of the first unit; of
-    equal ones the last, whose estimator does the most. One without a valid interval stands for no other."""
+    """For each target and group the estimate that answers: on pages, unless estimators were asked for, that of the one
+    that assumes least; else the one with the best verdict of those of the first unit; of equal ones the last, whose
+    estimator does the most. One without a valid interval stands for no other."""
+    if any(row.is_answer for row in rows):
+        return [row for row in rows if row.is_answer]
     answering: dict[Any, EstimateRow] = {}
     unit_rows = [row for row in rows if row.estimate.unit == rows[0].estimate.unit]
     for row in [row for row in unit_rows if row.estimate.std_error is not None] or unit_rows:
@@ -92,7 +96,13 @@ def reasons_in_words(rows: Sequence[EstimateRow]) -> list[str]:
             lines += [f"  {text}"] if concerned == names else [f"  {name}, {text}" for name in concerned]
         reasons = in_order(reason for row_reasons in present.values() for reason in row_reasons)
         lines += dict.fromkeys(f"  try {HINTS[reason]}" for reason in reasons if reason in HINTS)
-    return lines + logs_taken(rows)
+    return lines + logs_taken(rows) + assumed(rows)
+
+
+def assumed(rows: Sequence[EstimateRow]) -> list[str]:
+    """What the estimators that answer assume, a line for each."""
+    labels = dict.fromkeys(row.estimate.estimator for row in rows)
+    return [f"assumed by {label}: {ope.ASSUMPTIONS[label]}" for label in labels if label in ope.ASSUMPTIONS]
 
 
 def logs_taken(rows: Sequence[EstimateRow]) -> list[str]:

@@ -154,14 +154,14 @@ class EffectFold(Fold[Effects, EffectBatch, EffectPartial]):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class EffectsAtEnd(EstimatorFold):
-    """Effects at the end of a fold. support: effective share of the pages."""
+    """Effects at the end of a fold. looks: independent ones that the estimate rests on."""
 
-    support: float
+    looks: float
 
     @cached_property
     def diagnosis(self) -> Diagnosis:
-        """The figures of the verdict. The effective sample size is that of as many of the clusters as of the pages."""
-        return replace(super().diagnosis, ess=self.clusters * self.support)
+        """The figures of the verdict. The effective sample size is that of looks, as far as there are clusters."""
+        return replace(super().diagnosis, ess=min(float(self.clusters), self.looks))
 
 
 def extrapolated(partial: EffectPartial) -> EffectsAtEnd:
@@ -188,10 +188,10 @@ def extrapolated(partial: EffectPartial) -> EffectsAtEnd:
     weights = replace(
         partial.weights, largest=np.inf, reward_size=0.0, unsupported=float(unreached * n), n_unsupported=n
     )
-    # pages of which no more would be as precise, or looks that the change rests on
+    # pages of the target that would be as precise, or looks at the arms that it shows more
     squares = max(float(change @ direction), 1e-300)
-    support = max(1 / (1 + squares / n), min(1.0, (np.abs(change).sum() / 2) ** 2 / squares / n))
+    effective_looks = max(n / (1 + squares / n), (np.abs(change).sum() / 2) ** 2 / squares)
     return EffectsAtEnd(
         label="effects", estimator=Effects(), summary=summary, weights=weights,
-        earned=np.column_stack([reward, rows]), support=support if rows.any() else 0.0,
+        earned=np.column_stack([reward, rows]), looks=effective_looks,
     )  # fmt: skip

@@ -45,7 +45,8 @@ BY_ARM = "snips"  # the usual estimator by arm: the logger chose the arm, so tha
 @dataclass(frozen=True, kw_only=True)
 class EstimateRow:
     """One estimate of one target on one group. version: None for a built-in target; by: None without groups; inclusion:
-    of the log in the lists of candidates that it was ranked from; days: that the log spans."""
+    of the log in the lists of candidates that it was ranked from; days: that the log spans; is_answer: whether it
+    answers about the target on pages, where no estimator was asked for."""
 
     target: str
     version: int | None
@@ -55,6 +56,7 @@ class EstimateRow:
     group: RowGroup
     inclusion: Inclusion = field(default_factory=Inclusion)
     days: float = 0.0
+    is_answer: bool = False
 
     @property
     def name(self) -> str:
@@ -143,7 +145,8 @@ def estimators(request: Request) -> ope.EstimatorChoice:
     if choice.sessions and request.cluster == "row":
         name = next(iter(choice.sessions))
         raise InputError(f"{name} judges sessions: --cluster row is no unit of theirs", hint="use session or user")
-    return choice
+    has_pages = request.by not in SLOT_FIELDS and request.interval != "cressie-read"
+    return choice.with_answering if has_pages and request.estimators is None else choice
 
 
 def _needs_model(estimators: Mapping[str, Estimator]) -> bool:
@@ -252,6 +255,18 @@ def _rows(
                 else estimate
                 for estimate in group_estimates
             }
-            labels = [label for label in estimators.labels if label in by_label]
-            rows += [EstimateRow(estimate=by_label[label], group=group, **shared) for label in labels]
+            answering = _answering(by_label) if estimators.answering else ()
+            labels = dict.fromkeys([*answering, *(label for label in estimators.labels if label in by_label)])
+            rows += [
+                EstimateRow(estimate=by_label[label], group=group, is_answer=label in answering, **shared)
+                for label in labels
+            ]
     return rows
+
+
+def _answering(estimates: Mapping[str, Estimate]) -> list[str]:
+    """The estimator that answers about a target on pages, where the log has any: the first that can tell, or the last.
+    estimates: by label."""
+    in_slots = all(estimate.reward_seen >= fold.LEAST_SHARE for estimate in estimates.values())
+    labels = [label for label in ope.ANSWERING[in_slots] if label in estimates]
+    return [label for label in labels if estimates[label].verdict != "insufficient"][:1] or labels[-1:]

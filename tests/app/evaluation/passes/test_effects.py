@@ -120,3 +120,27 @@ def test_a_loggers_marginals_that_nobody_can_derive_leave_its_pages_out(visits: 
 def test_effects_of_a_part_of_the_log_are_refused(visits: str, options: dict[str, str]) -> None:
     with pytest.raises(InputError, match="effects"):
         logs.estimate(visits, "uniform", "effects", **options)
+
+
+def test_where_none_is_asked_for_the_estimator_that_assumes_least_answers(visits: str) -> None:
+    """About pages whose rewards lie on slots: the usual rows stand behind it."""
+    usual = ["ips", "snips", "dr"]
+    first, *others = logs.judged(visits, "other@2", log="policy=log", cluster="session")
+    assert (first["estimator"], first["unit"], [row["estimator"] for row in others]) == ("sn-sips", "slate", usual)
+    assert first["verdict"] != "insufficient"
+    users, *others = logs.judged(visits, "other@2", log="policy=log")  # too few of them for any
+    assert (users["estimator"], users["verdict"]) == ("sn-iips", "insufficient")
+    by_position = logs.judged(visits, "other@2", log="policy=log", by="position")
+    assert {row["unit"] for row in by_position} == {"impression"}
+
+
+def test_a_reward_of_pages_is_answered_by_pages_alone(visits: str) -> None:
+    """Slots see too little of it: of 200 clicks on pages, the estimators per impression miss two thirds."""
+    with closing(logs.at(visits, 14)) as store:
+        lines = [feedback.Line(decision_id=page, position=None, events={"click": 1.0}) for page in range(1, 201)]
+        feedback.feedback_stream(store, lambda: [lines], quarantine=False, rejected=print)
+    rows = logs.judged(visits, "other@2", log="policy=log", cluster="session")
+    assert rows[0]["estimator"] in ("sn-sips", "effects")
+    assert all(row["reward_seen"] < 0.5 and row["verdict"] == "insufficient" for row in rows[1:])
+    (by_name,) = logs.judged(visits, "other@2", estimators=rows[0]["estimator"], log="policy=log", cluster="session")
+    assert by_name == rows[0]

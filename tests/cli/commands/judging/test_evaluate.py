@@ -130,6 +130,8 @@ def test_the_answer_comes_first_then_a_row_a_target_then_its_reasons_by_group(lo
     assert [line.split(" ")[0].rstrip(":") for line in sentences.splitlines()] == ["uniform", "home@1"]
     assert [line.split()[0] for line in grid.splitlines()[2:]] == ["uniform", "home"]
     lines = notes.splitlines()
+    *lines, assumption = lines
+    assert assumption == "assumed by dr: what a slot earns does not depend on what was shown before"
     assert {line.split(":")[0] for line in lines if not line.startswith(" ")} <= {*GROUPS}
     assert "  home@1, in-sample: the target learned from rows of this log (weak)" in lines
     assert any(line.startswith("  try ") and "rlrec experiment create" in line for line in lines)
