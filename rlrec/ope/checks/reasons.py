@@ -83,8 +83,8 @@ REASONS = {
     "unlike-loggers": Reason("log", "weak", "the logs of two policies say different things about the same target "
         "(weak): what the visitors want changed, or some propensities are wrong; judge by the newest log, with --log "
         "policy=NAME"),
-    "drift": Reason("log", "weak", "arms earned something else later in the log than earlier (weak): the estimate is "
-        "an average over that time; judge by the newest decisions, with --log since=DAY"),
+    "drift": Reason("log", "weak", "arms earned something else later in the log than earlier, or have since (weak): "
+        "the estimate is an average over that time; judge by the newest decisions, with --log since=DAY"),
     "young-rewards": Reason("log", "weak", "a share of the reward of imported decisions was still on its way when "
         "they were exported (weak): the estimate is too low; judge by older ones, by --log until=DAY, or import later"),
     "no-users": Reason("log", "weak", "no user is known (weak): people who come back under other session keys count as "
