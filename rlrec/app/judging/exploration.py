@@ -122,7 +122,8 @@ def _name(unit: Unit, request: Request) -> str:
         return request.policy
     served = policies.served(unit)
     choices = (policy for policy in policies.all_policies(unit) if policy.id in served and policy.kind != TEAM_DRAFT)
-    names = sorted({policy.base for policy in choices})
+    # a holdout, which is a copy of no policy, explores nothing
+    names = sorted({policy.base for policy in choices if policy.base_id is not None or policy.name == policy.base})
     if not names:
         raise InputError("no policy has served yet", hint="serve with `rlrec recommend`")
     if len(names) > 1:

@@ -64,14 +64,17 @@ def test_every_answer_names_the_belief_that_policy_list_shows(shelf: Run) -> Non
 
 def test_export_and_import_keep_beliefs_apart(shelf: Run, tmp_path: Path) -> None:
     log, copy = tmp_path / "log.jsonl", str(tmp_path / "copy.db")
-    assert shelf(*LATER, "export-log", log).exit_code == 0
+    assert shelf(*LATER, "policy", "freeze", "shelf").exit_code == 0
+    assert shelf(*LATER, "recommend", "--policy", "shelf@2", "--session", "last").exit_code == 0
+    assert shelf(*AFTERWARDS, "export-log", log).exit_code == 0
     initialise(copy)
     imported = runner(copy)
-    assert imported("import-log", log, "--layout", "jsonl").exit_code == 0
+    assert imported(*AFTERWARDS, "import-log", log, "--layout", "jsonl").exit_code == 0
     assert {row["policy"] for row in imported("policy", "list", "--json").json} == NAMES
     exported = [*map(json.loads, log.read_text().splitlines())]
+    assert {(line["policy"], line["version"]) for line in exported} == {("shelf", 2), *((name, 1) for name in NAMES)}
     assert beliefs(imported("export-log", "-").lines) == beliefs(exported)
-    judged = imported("evaluate", "uniform", "--estimator", "snips", "--by", "policy", "--json").json
+    judged = imported(*AFTERWARDS, "evaluate", "uniform", "--estimator", "snips", "--by", "policy", "--json").json
     assert {row["group"]: row["n"] for row in judged} == Counter(line["policy"] for line in exported)
     create = (
         ("policy", "create", "own", "--kind", "thompson"),
@@ -102,6 +105,7 @@ def test_a_person_reads_the_name_once(shelf: Run) -> None:
     assert "policy shelf@ranking/new, version 1, kind thompson, belief" in shown
     assert ("shelf@ranking/new@1" in shown, " ranking/new" in shown) == (True, False)
     assert shelf(*LATER, "exploration", "--policy", "shelf@1", "--json").json["rows"] == 60
+    assert shelf(*LATER, "exploration", "--json").json["policy"] == "shelf"  # a holdout is no other policy
 
 
 def test_a_filter_by_a_version_is_of_that_belief_alone(shelf: Run) -> None:
