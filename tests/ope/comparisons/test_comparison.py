@@ -23,7 +23,7 @@ def clicks(rng: np.random.Generator, users: int) -> tuple[Array, Ids]:
 
 
 def equal_variants(seed: int, users: int) -> tuple[float, bool]:
-    """p-value of two equal variants, each folded in two batches, and whether the interval covers 0."""
+    """p-value of two equal variants, each folded in two batches, and whether they answer neither better nor worse."""
     rng = np.random.default_rng((users, seed))
     click, user = clicks(rng, users)
     first_batch, assigned = np.arange(len(user)) % 2 == 0, rng.integers(0, 2, users)
@@ -33,10 +33,8 @@ def equal_variants(seed: int, users: int) -> tuple[float, bool]:
         first, second = (fold(click[rows], user[rows], spans_batches=True) for rows in batches)
         means.append(MetricValue.from_sums(first + second))
     gain = comparison.difference(*means, level=0.95)
-    assert gain.p_value is not None
-    assert gain.lower is not None
-    assert gain.upper is not None
-    return gain.p_value, gain.lower <= 0 <= gain.upper
+    p_value = 1.0 if gain.p_value is None else gain.p_value  # nobody clicked
+    return p_value, gain.answer.answer not in ("better", "worse")
 
 
 def test_mean_and_error_by_hand() -> None:
@@ -113,3 +111,19 @@ def test_sample_ratio_is_the_chi_square_of_units() -> None:
 
 def test_sample_ratio_of_no_unit_is_nan() -> None:
     assert np.isnan(comparison.sample_ratio([0, 0], [1, 1])).all()
+
+
+def test_reasons_lower_the_verdict_and_doubt_takes_the_answer() -> None:
+    gain = comparison.difference(*(mean(np.random.default_rng(seed).random(400) + seed) for seed in (1, 0)), level=0.95)
+    assert (gain.answer, gain.verdict) == (("better", None), "ok")
+    assert gain.relative == pytest.approx((gain.value or 0.0) / (gain.base or 0.0))
+    young = gain.because("young-units")
+    assert (young.answer, young.verdict, young.reasons) == (("unknown", None), "weak", ("young-units",))
+    assert gain.because("partial-week").answer == gain.answer
+    assert young.to_json()["value"] == gain.value
+
+
+def test_a_comparison_of_nothing_answers_nothing() -> None:
+    nothing = comparison.difference(MetricValue(), MetricValue(), level=0.95)
+    assert (nothing.value, nothing.base, nothing.relative, nothing.lower, nothing.width) == (None,) * 5
+    assert nothing.because("no-units").answer == ("unknown", None)

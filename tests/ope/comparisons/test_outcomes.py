@@ -184,7 +184,9 @@ def alarms_of_equal_variants(runs: int, *, adjusted: bool) -> int:
             assert row.p_value is not None
             assert row.lower is not None
             assert row.upper is not None
-            assert (row.p_value < 0.05) == (row.lower > 0 or row.upper < 0)
+            assert (
+                (row.p_value < 0.05) == (row.lower > 0 or row.upper < 0) == (row.answer.answer in ("better", "worse"))
+            )
             alarms[name] += row.p_value < 0.05
     return max(alarms.values())
 
