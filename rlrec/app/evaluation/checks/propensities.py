@@ -15,7 +15,7 @@ from rlrec.ope.sums.base import hash_bits
 from rlrec.records import Sums
 
 SAMPLED = 200_000  # decisions whose contexts are looked at, about
-CELLS, ARMS, PAIRS = 1_024, 4_096, 1 << 16  # of contexts, arms within them, and pairs of both, at most
+CELLS, ARMS, PAIRS = 256, 4_096, 1 << 14  # of contexts, arms within them, and pairs of both, at most
 _SETS = 512  # eligible sets at a time
 _SALT = 12
 
