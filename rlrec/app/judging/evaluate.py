@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 from rlrec import ope
@@ -18,7 +19,7 @@ from rlrec.app.imports import log_stores
 from rlrec.app.inputs import filters
 from rlrec.app.log import reward_log
 from rlrec.ope.checks import verdicts
-from rlrec.ope.checks.reasons import GROUPS, HINTS, VERDICTS, in_groups, in_order
+from rlrec.ope.checks.reasons import GROUPS, VERDICTS, hints, in_groups
 from rlrec.store import Store
 from rlrec.store.database import bulk
 
@@ -51,6 +52,7 @@ def explained(rows: Sequence[EstimateRow]) -> list[str]:
             horizons[row.name] = min(horizon, horizons.get(row.name, horizon))
     inclusion = rows[0].inclusion if rows else Inclusion()
     lines = verdicts.explanations([row.to_json() for row in rows])
+    lines += hints(reason for row in rows for reason in row.estimate.reasons)
     lines += logs_taken(rows)
     if inclusion.decisions:
         min_sentence = "the smallest probability with which an arm that was shown was a candidate"
@@ -94,8 +96,7 @@ def reasons_in_words(rows: Sequence[EstimateRow]) -> list[str]:
             lines.append(f"{group}: {meaning}")
         for text, concerned in targets.items():
             lines += [f"  {text}"] if concerned == names else [f"  {name}, {text}" for name in concerned]
-        reasons = in_order(reason for row_reasons in present.values() for reason in row_reasons)
-        lines += dict.fromkeys(f"  try {HINTS[reason]}" for reason in reasons if reason in HINTS)
+        lines += [f"  {hint}" for hint in hints(chain.from_iterable(present.values()))]
     return lines + logs_taken(rows) + assumed(rows)
 
 

@@ -44,8 +44,7 @@ REASONS = {
         "followed in time"),
     "few-units": Reason("sample", "insufficient", "one unit alone has no error"),
     "wrong-propensities": Reason("log", "insufficient", "some arm was shown more often than its logged propensities "
-        "allow, in the log or where contexts agree (insufficient): all weights are wrong; `rlrec doctor` names the "
-        "arms of policies that served"),
+        "allow, in the log or where contexts agree (insufficient): all weights are wrong"),
     "reward-unseen": Reason("model", "insufficient", "the estimator does not see an important part of the reward "
         "(insufficient): `reward_seen` is the share that it sees; events of pages are seen by whole slates or visits "
         "alone"),
@@ -81,21 +80,18 @@ REASONS = {
     "models-differ": Reason("model", "weak", "dr and snips are more than 3 standard errors of their difference apart "
         "(weak): the logged propensities or the model of rewards are wrong"),
     "unlike-loggers": Reason("log", "weak", "the logs of two policies say different things about the same target "
-        "(weak): what the visitors want changed, or some propensities are wrong; judge by the newest log, with --log "
-        "policy=NAME"),
+        "(weak): what the visitors want changed, or some propensities are wrong"),
     "drift": Reason("log", "weak", "arms earned something else later in the log than earlier, or have since (weak): "
-        "the estimate is an average over that time; judge by the newest decisions, with --log since=DAY"),
+        "the estimate is an average over that time"),
     "young-rewards": Reason("log", "weak", "a share of the reward of imported decisions was still on its way when "
-        "they were exported (weak): the estimate is too low; judge by older ones, by --log until=DAY, or import later"),
+        "they were exported (weak): the estimate is too low"),
     "no-users": Reason("log", "weak", "no user is known (weak): people who come back under other session keys count as "
-        "others, and the interval is too narrow; log users, or say by --cluster session that every session is another "
-        "person"),
-    "repeated-rows": Reason("log", "weak", "some decisions are in the log more than once, under other keys (weak): "
-        "import the log into a new store, each decision once"),
+        "others, and the interval is too narrow"),
+    "repeated-rows": Reason("log", "weak", "some decisions are in the log more than once, under other keys (weak)"),
     "machine-sessions": Reason("log", "weak", "some sessions behave like machines, not like people (weak): they make "
-        "rewards look larger; censor them"),
+        "rewards look larger"),
     "clipped-propensities": Reason("log", "weak", "many logged propensities have exactly the same smallest value, as "
-        "if they had been cut there (weak): import the log with the propensities that the draws had"),
+        "if they had been cut there (weak)"),
     "clipping-bias": Reason("sample", "weak", "the bias that changed weights may cause exceeds the standard error "
         "(weak): the interval holds it, and the value may be off by it"),
     "in-sample": Reason("log", "weak", "the target learned from rows of this log (weak)"),
@@ -126,12 +122,12 @@ REASONS = {
         "them"),
     "refuted": Reason("model", "weak", "the estimate is more than 3 standard errors of the difference from that of "
         "rips, cascade-dr or sips, which assume less (weak): the reward of a slot depends on what other slots show, or "
-        "the curve is wrong; judge by one of these"),
+        "the curve is wrong"),
     "independent-slots": Reason("model", "ok", "right where the reward of a slot does not depend on what other slots "
         "show; `refuted` and `dependent-slots` tell where the log says otherwise"),
     "first-order": Reason("model", "ok", "right where the effects of arms add up, and are what they were in the log"),
     "no-curve": Reason("model", "weak", "no curve was named, so that positions within the window are taken to be "
-        "examined alike (weak): name one that `rlrec position fit` made, as in interpol:2:CURVE"),
+        "examined alike (weak)"),
     "position-model": Reason("model", "ok", "the estimate is right where its position curve is, and blind to that "
         "curve's errors"),
     "no-candidates": Reason("log", "ok", "rows or visits were left out on which the target, which ranks candidates, "
@@ -140,42 +136,48 @@ REASONS = {
     "logging-candidates": Reason("state", "weak", "the target would draw from the catalogue, and was judged as a "
         "ranker of candidates that the logger drew (weak)"),
     "carry-over": Reason("state", "weak", "the reward of an arm depends on the step of the visit, or on how often the "
-        "visit has seen the arm (weak): the target would bring about other states than the logger did; judge whole "
-        "visits, by --estimator wdr"),
+        "visit has seen the arm (weak): the target would bring about other states than the logger did"),
     "dependent-slots": Reason("model", "weak", "a slot earns less below arms that attract (weak): the target would "
-        "show other arms above; judge pages, by --estimator rips or cascade-dr, or whole visits, by wdr"),
+        "show other arms above"),
     "logging-states": Reason("state", "ok", "the target reads session state, and was judged in states that the logger "
         "caused"),
 }  # fmt: skip
 
+_MORE_EXPLORATION = "`rlrec policy create NAME --kind KIND --param floor=0.05` to log by: it tells more of every target"
+_EXPERIMENT = "`rlrec experiment create NAME --variant a=SERVING --variant b=TARGET`, which needs no propensities"
 # What helps against a reason, as it is typed; what helps against too little of a log is more of it.
 HINTS = {
     "no-rows": "another --log",
-    "wrong-propensities": "`rlrec doctor`",
+    "wrong-propensities": "`rlrec doctor`, which names the arms of policies that served",
     "reward-unseen": "no --estimator: the usual one sees all of the reward",
-    "low-ess": "`rlrec policy create NAME --kind KIND --param floor=0.05` to log by: it tells more of every target",
-    "heavy-tail": "`rlrec policy create NAME --kind KIND --param floor=0.05` to log by, or for a target",
-    "unsupported": "`rlrec policy create NAME --kind KIND --param floor=0.05` to log by",
-    "mean-weight": "`rlrec doctor`",
+    "low-ess": _MORE_EXPLORATION,
+    "heavy-tail": _MORE_EXPLORATION,
+    "unsupported": _MORE_EXPLORATION,
+    "mean-weight": "`rlrec doctor`, or more exploration in the log: --param floor=0.05",
     "models-differ": "`rlrec doctor`",
     "unlike-loggers": "--log policy=NAME, with the newest logger",
-    "drift": "--log since=DAY",
-    "young-rewards": "--log until=DAY, with decisions that are older",
-    "no-users": "--cluster session, if every session is another person",
-    "repeated-rows": "`rlrec import-log` into a new store",
+    "drift": "--log since=DAY, with the newest decisions",
+    "young-rewards": "--log until=DAY, with decisions that are older, or a later import",
+    "no-users": "`recommend --user`, or --cluster session if every session is another person",
+    "repeated-rows": "`rlrec import-log` into a new store, each decision once",
     "machine-sessions": "`rlrec feedback DECISION --censor` for these",
-    "clipped-propensities": "`rlrec import-log` with the propensities of the draws",
-    "in-sample": "`rlrec experiment create NAME --variant a=SERVING --variant b=TARGET`, or --log since=DAY",
-    "estimated-propensity": "`rlrec experiment create NAME --variant a=SERVING --variant b=TARGET`",
+    "clipped-propensities": "`rlrec import-log` with the propensities that the draws had",
+    "in-sample": f"{_EXPERIMENT}; or --log since=DAY, with decisions that it did not learn from",
+    "estimated-propensity": _EXPERIMENT,
     "clipping-bias": "--estimator dr",
     "no-interval": "--estimator dr",
     "few-replicates": "--level 0.99",
-    "carry-over": "--estimator wdr",
-    "dependent-slots": "--estimator rips",
-    "refuted": "--estimator rips",
-    "no-curve": "--estimator interpol:2:CURVE",
-    "logging-candidates": "`rlrec experiment create NAME --variant a=SERVING --variant b=TARGET`",
+    "carry-over": "whole visits: --estimator wdr",
+    "dependent-slots": "--estimator rips or cascade-dr; or whole visits, wdr",
+    "refuted": "--estimator rips, cascade-dr or sips",
+    "no-curve": "--estimator interpol:2:CURVE, with one that `rlrec position fit` made",
+    "logging-candidates": _EXPERIMENT,
 }
+
+
+def hints(reasons: Iterable[str]) -> list[str]:
+    """What can be tried against these reasons, each once."""
+    return [*dict.fromkeys(f"try {HINTS[reason]}" for reason in in_order(reasons) if reason in HINTS)]
 
 
 def worst_verdict(verdicts: Iterable[str]) -> str:
