@@ -52,7 +52,10 @@ def judge(
         return Answer("unknown", None)  # which does not shrink as the log grows
     ratios = [*_shortage(ess, rewards, verdict), *_width(value, lower, upper, SAME_WITHIN * scale)]
     missing = clusters * (max(ratios, default=1.0) - 1)
-    return Answer("unknown", max(1, ceil(missing)) if 0 < missing < inf else None)
+    is_counted = missing > 0 or (
+        verdict != "insufficient" and ratios
+    )  # a bound within rounding of 0 is next to nothing
+    return Answer("unknown", max(1, ceil(missing)) if is_counted and missing < inf else None)
 
 
 def doubts_of(reasons: Collection[str]) -> set[str]:
