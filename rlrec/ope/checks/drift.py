@@ -68,6 +68,7 @@ class DriftSums(Sums):
                 for first, squares in ((0, 2), (1, 3))
             )
             arms = np.flatnonzero((rows >= _ROWS).all(axis=0))
+            rewarded = min(float(side[1].sum() ** 2 / side[3].sum()) for side in (early, late))
             columns = np.concatenate([early[:2], late[:2]])[:, :, arms]
             columns = columns[:, columns[[0, 2]].any(axis=(0, 2))]
             total, blocks, count = columns.sum(axis=1), columns.shape[1], 1 / (1 / rows[:, arms]).sum(axis=0)
@@ -78,7 +79,7 @@ class DriftSums(Sums):
         deviations, share = jackknifed - jackknifed.mean(axis=0), count / count.sum()
         level, error = float(difference @ share), float(np.sqrt((blocks - 1) * np.mean((deviations @ share) ** 2)))
         p_value = 1.0
-        if error and abs(level) > least_change:
+        if rewarded >= _REWARDS and error and abs(level) > least_change:
             p_value = 2 * t_below(-abs(level) / error, blocks - 1)
         # the arms that tell most, one by one
         tested = np.flatnonzero((rewards[:, arms] >= _REWARDS).all(axis=0))
