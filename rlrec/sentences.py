@@ -84,8 +84,8 @@ class Claim(NamedTuple):
 
 
 def gate_claim(gate: Mapping[str, Any], name: str = "", *, rival: str | None = None) -> Claim:
-    """What a look of a gate says of a candidate. name: without one the sentence goes on with one; rival: another name
-    of what the candidate is compared with. Looks of earlier releases have no answer."""
+    """The claim that a look of a gate makes of a candidate. name: without one the sentence goes on with one; rival:
+    another name of what the candidate is compared with. Looks of earlier releases have no answer."""
     answer, needed, verdict = gate.get("answer") or "unknown", gate.get("needed"), gate["verdict"]
     bounds = {"value": gate["estimate"], "lower": gate["lower"], "upper": gate["upper"]}
     groups = {verdict: gate["reasons"]} if gate["reasons"] else {}

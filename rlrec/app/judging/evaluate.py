@@ -101,7 +101,7 @@ def reasons_in_words(rows: Sequence[EstimateRow]) -> list[str]:
 
 
 def assumed(rows: Sequence[EstimateRow]) -> list[str]:
-    """What the estimators that answer assume, a line for each."""
+    """The assumptions of the estimators that answer, a line for each."""
     labels = dict.fromkeys(row.estimate.estimator for row in rows)
     return [f"assumed by {label}: {ope.ASSUMPTIONS[label]}" for label in labels if label in ope.ASSUMPTIONS]
 

@@ -96,9 +96,9 @@ def draws(samples: Sequence[Array], *, seed: int, number: int = REPLICATES) -> l
     with np.errstate(all="ignore"):
         # each unit's terms and their outer products
         sums = np.column_stack([
-            part
+            columns
             for units in samples
-            for part in (units, (units[:, :, None] * units[:, None, :]).reshape(m, units.shape[1] ** 2))
+            for columns in (units, (units[:, :, None] * units[:, None, :]).reshape(m, units.shape[1] ** 2))
         ])  # fmt: skip
         # (replicates, units) counts times them, a chunk of replicates at a time
         chunks = _chunks(number if m else 0, max(1, 2**20 // max(m, 1)))
@@ -272,7 +272,7 @@ def pulled(bounds: Bounds, outer: Bounds, share: float) -> Bounds:
 
 
 def intersection(bounds: Sequence[Bounds], value: float) -> Bounds:
-    """What lies inside several bounds, and the value."""
+    """The bounds that lie inside several ones, and hold the value."""
     return min(value, max(low for low, _ in bounds)), max(value, min(high for _, high in bounds))
 
 

@@ -1,4 +1,4 @@
-"""What pages of other arms would have earned, to first order: effects of arms, from pages whose draw is known.
+"""Earnings of pages of other arms, to first order: effects of arms, from pages whose draw is known.
 
 The exposure of an arm on a page is the sum over positions of shown x examination; its expectation before the draw is
 known. What was shown less what was expected is uncorrelated with all that was fixed before, whoever the visitor is and

@@ -416,7 +416,7 @@ Sides = Sequence[tuple[EstimatorFold, Bounds]]
 
 
 def _inside(sides: Sequence[Bounds], value: float) -> Bounds:
-    """What lies inside the bounds of all sides, and the value; those of a single one as they are."""
+    """The bounds inside those of all sides, with the value; those of a single one as they are."""
     return sides[0] if len(sides) == 1 else intervals.intersection(sides, value)
 
 

@@ -91,7 +91,7 @@ class Weighting(Generic[P]):
             rows = {stratum: float(sums.rows[way]) / len(targets) for stratum, sums in spread.items()}
             counts = {stratum: float(factors[stratum][way]) * number for stratum, number in rows.items()}
             totals = (
-                [sum(part.get(Stratum(name, half), 0.0) for half in (0, 1)) for part in (rows, counts)]
+                [sum(sizes.get(Stratum(name, half), 0.0) for half in (0, 1)) for sizes in (rows, counts)]
                 for name in names
             )
             table.append([

@@ -132,11 +132,13 @@ class Batch:
                 index, is_selected = look_up(ids, columns[key])
                 tables[name] = columns, np.where(is_selected, parts[first][index], -1) if len(ids) else index - 1
         sorted_tables = {
-            name: (take(columns, order := np.argsort(part, kind="stable")), part[order])
-            for name, (columns, part) in tables.items()
+            name: (take(columns, order := np.argsort(numbers, kind="stable")), numbers[order])
+            for name, (columns, numbers) in tables.items()
         }
         for number in np.unique(parts).tolist():
-            ends = {name: np.searchsorted(part, [number, number + 1]) for name, (_, part) in sorted_tables.items()}
+            ends = {
+                name: np.searchsorted(numbers, [number, number + 1]) for name, (_, numbers) in sorted_tables.items()
+            }
             selected: dict[str, Any] = {
                 name: take(columns, slice(*ends[name].tolist())) for name, (columns, _) in sorted_tables.items()
             }

@@ -72,7 +72,7 @@ def test_a_change_that_decides_nothing_is_none() -> None:
 
 def test_batches_add_up_to_the_same_figures() -> None:
     log = changing(EVEN, HALVED, n=900)
-    parts: list[Any] = [sums(log[part::3], seed=part) for part in range(3)]
+    parts: list[Any] = [sums(log[start::3], seed=start) for start in range(3)]
     assert ((parts[0] + parts[1]) + parts[2]).table == pytest.approx((parts[2] + (parts[1] + parts[0])).table)
 
 

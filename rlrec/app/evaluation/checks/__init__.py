@@ -9,11 +9,11 @@ from rlrec.app.evaluation.checks.base import Check
 from rlrec.app.evaluation.checks.people import MachineSessions, NoUsers
 from rlrec.app.evaluation.checks.propensities import WrongPropensities
 from rlrec.app.evaluation.checks.states import CarryOver, DependentSlots
-from rlrec.app.evaluation.checks.times import Drift, YoungRewards
+from rlrec.app.evaluation.checks.times import LogDrift, YoungRewards
 
 # Every check, in the order of `ope.checks.reasons`.
 CHECKS: tuple[Check, ...] = (
-    WrongPropensities(), Drift(), YoungRewards(), NoUsers(), MachineSessions(), CarryOver(), DependentSlots(),
+    WrongPropensities(), LogDrift(), YoungRewards(), NoUsers(), MachineSessions(), CarryOver(), DependentSlots(),
 )  # fmt: skip
 Failures = Mapping[int, Sequence[Check]]
 

@@ -22,7 +22,7 @@ MAX_DECISIONS = 200_000  # whose events are looked at, about
 _SALT = 11
 
 
-class Drift(Check):
+class LogDrift(Check):
     """Whether the rewards of arms, at the first position of the first page of a visit, changed at some time."""
 
     reason = "drift"

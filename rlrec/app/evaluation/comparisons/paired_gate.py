@@ -199,8 +199,8 @@ def page_gains(unit: Unit, sides: Sequence[Target], selection: Selection, **opti
     if not any(estimate.value for estimate in slots.estimates):
         return Gain.estimate(BY_VISIT, unit, sides, selection, **options), None
     reads_visits = any(side.stateful for side in sides) or events.RETURN in sides[0].reward.weights
-    is_seen = slots.estimates[0].reward_seen >= fold.LEAST_SHARE
-    if is_seen and not slots.carries_over and not reads_visits:
+    sees_reward = slots.estimates[0].reward_seen >= fold.LEAST_SHARE
+    if sees_reward and not slots.carries_over and not reads_visits:
         return slots, None
     return slots, Gain.estimate(BY_VISIT, unit, sides, selection, **options)
 

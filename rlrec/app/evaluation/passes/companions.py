@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from rlrec import ope
-from rlrec.app.evaluation.checks.times import Drift
+from rlrec.app.evaluation.checks.times import LogDrift
 from rlrec.app.evaluation.passes import fold, passes
 from rlrec.app.evaluation.passes.impressions import ImpressionUnit
 from rlrec.app.evaluation.passes.log_reader import LogReader
@@ -47,14 +47,14 @@ def with_present(unit: Unit, evaluation: Evaluation, sums: Sums) -> Sums:
     newest = replace(evaluation, selection=later, targets=targets).newest(unit, PRESENT_DECISIONS)
     if not newest.extent.decisions:
         return sums
-    rows = ImpressionUnit.prepare(unit, newest, {}, [Drift()])
+    rows = ImpressionUnit.prepare(unit, newest, {}, [LogDrift()])
     try:
         present = passes.sum_log([rows], newest, LogReader(unit, newest))[rows].checks
     except EmptyLog:
         return sums
     joined = dict(sums)
     for index, shared in enumerate(newest.shared):
-        key, own = (numbers[shared.reward.id], Drift.reason), present.get((index, Drift.reason))
-        if own is not None and key in joined:
-            joined[key] = joined[key].followed_by(own)
+        key, newest_sums = (numbers[shared.reward.id], LogDrift.reason), present.get((index, LogDrift.reason))
+        if newest_sums is not None and key in joined:
+            joined[key] = joined[key].followed_by(newest_sums)
     return joined

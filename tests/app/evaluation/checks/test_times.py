@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlrec.app.evaluation.checks.times import Drift, YoungRewards
+from rlrec.app.evaluation.checks.times import LogDrift, YoungRewards
 from rlrec.times import DAY_US, format_time
 from tests.app import logs
 from tests.app.evaluation.checks import worlds
@@ -20,19 +20,19 @@ from tests.conftest import runner
 @pytest.mark.parametrize("shape", worlds.SHAPES)
 @pytest.mark.parametrize("make", worlds.WRONG["drift"].values(), ids=[*worlds.WRONG["drift"]])
 def test_rewards_that_change_are_seen_in_every_log(make: Callable[[str, int], World], shape: str) -> None:
-    assert all(worlds.fails(Drift(), make(shape, seed)) for seed in range(8))
+    assert all(worlds.fails(LogDrift(), make(shape, seed)) for seed in range(8))
 
 
 @pytest.mark.parametrize("shape", worlds.SHAPES)
 def test_honest_logs_do_not_drift(shape: str) -> None:
     """Each fails in 4 of 1,000 logs at most: two of 40 alarm in 1 % of all seeds, at most."""
-    assert sum(worlds.fails(Drift(), worlds.honest(shape, seed, decisions=800)) for seed in range(40)) <= 1
+    assert sum(worlds.fails(LogDrift(), worlds.honest(shape, seed, decisions=800)) for seed in range(40)) <= 1
 
 
 def test_batches_add_up_to_the_log() -> None:
     world = worlds.WRONG["drift"]["rates that halve"]("pages", 3)
-    assert worlds.fails(Drift(), world, batches=7)
-    assert not worlds.fails(Drift(), worlds.honest("pages", 3), batches=7)
+    assert worlds.fails(LogDrift(), world, batches=7)
+    assert not worlds.fails(LogDrift(), worlds.honest("pages", 3), batches=7)
 
 
 def imported(

@@ -38,8 +38,8 @@ def pages(db: str, folder: Any, *, cascade: bool, seed: int = 1, n: int = 3_000)
     imported(
         db,
         [
-            {"session": f"s{number}", "eligible": eligible, "slate": slate, "events": happened}
-            for number, (slate, happened) in enumerate(zip(shown, events, strict=True))
+            {"session": f"s{number}", "eligible": eligible, "slate": slate, "events": slot_events}
+            for number, (slate, slot_events) in enumerate(zip(shown, events, strict=True))
         ],
     )
     (folder / "t.csv").write_text("arm,probability\n" + TARGET)
