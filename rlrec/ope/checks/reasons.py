@@ -125,7 +125,8 @@ REASONS = {
         "the curve is wrong"),
     "independent-slots": Reason("model", "ok", "right where the reward of a slot does not depend on what other slots "
         "show; `refuted` and `dependent-slots` tell where the log says otherwise"),
-    "first-order": Reason("model", "ok", "right where the effects of arms add up, and are what they were in the log"),
+    "first-order": Reason("sample", "weak", "pages were not weighed, but effects of arms added up (weak), which are "
+        "right where they add up, and stay what they were in the log: more pages of the target would tell"),
     "no-curve": Reason("model", "weak", "no curve was named, so that positions within the window are taken to be "
         "examined alike (weak)"),
     "position-model": Reason("model", "ok", "the estimate is right where its position curve is, and blind to that "

@@ -44,6 +44,7 @@ class Effects(Estimator):
     lacking: ClassVar[str] = "no-marginal"
     sees_visits: ClassVar[bool] = True
     joint: ClassVar[bool] = False
+    independent_slots: ClassVar[bool] = True
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -98,7 +98,7 @@ def test_batches_add_up() -> None:
     direct, added = estimate(pages), estimate(*halves)
     for name in ("value", "std_error", "lower", "upper", "ess", "lift", "mean_weight"):
         assert getattr(added, name) == pytest.approx(getattr(direct, name), rel=1e-9), name
-    assert (added.n, added.clusters) == (900, 300)
+    assert (added.n, added.clusters, added.verdict) == (900, 300, "weak")  # never ok: whether effects add up is open
 
 
 @pytest.mark.slow
