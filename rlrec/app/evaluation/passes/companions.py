@@ -13,6 +13,7 @@ from rlrec.app.evaluation.passes.impressions import ImpressionUnit
 from rlrec.app.evaluation.passes.log_reader import LogReader
 from rlrec.app.evaluation.passes.request import EmptyLog, Evaluation
 from rlrec.store import Unit
+from rlrec.store.log import selected
 from rlrec.store.log.selected import Selection
 
 MODEL_DECISIONS, PRESENT_DECISIONS = 20_000, 50_000  # that are read, at most
@@ -42,11 +43,12 @@ def with_present(unit: Unit, evaluation: Evaluation, sums: Sums) -> Sums:
     numbers = {shared.reward.id: number for number, shared in enumerate(evaluation.shared) if shared.policy_id is None}
     later = Selection(since=evaluation.extent.last_at + 1)
     targets = [target for target in evaluation.targets if target.serving is not None]
-    if unit.folder is not None or not targets:
+    if unit.folder is not None or not targets or evaluation.selection == Selection():
         return sums
-    newest = replace(evaluation, selection=later, targets=targets).newest(unit, PRESENT_DECISIONS)
-    if not newest.extent.decisions:
+    extent = selected.extent(unit, later)
+    if not extent.decisions:
         return sums
+    newest = replace(evaluation, selection=later, extent=extent, targets=targets).newest(unit, PRESENT_DECISIONS)
     rows = ImpressionUnit.prepare(unit, newest, {}, [LogDrift()])
     try:
         present = passes.sum_log([rows], newest, LogReader(unit, newest))[rows].checks

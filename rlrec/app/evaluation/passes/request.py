@@ -126,15 +126,14 @@ class Evaluation:
 
     def newest(self, unit: Unit, decisions: int) -> Evaluation:
         """The evaluation of no more than so many decisions, the newest ones, in one group, with a model of rewards."""
-        selection = self.selection
-        first_id = None if unit.folder else selected.newest_id(unit, selection, decisions)
-        if first_id is not None:
-            selection = replace(selection, first_id=first_id)
+        selection, extent = self.selection, self.extent
+        if extent.decisions > decisions:
+            selection = replace(selection, first_id=selected.newest_id(unit, selection, decisions))
+            extent = selected.extent(unit, selection)
         request = replace(
             self.request, by=None, interval="normal", position=None, reward_model=None, reward_model_by=None,
             reward_model_hash=0,
         )  # fmt: skip
-        extent = selected.extent(unit, selection)
         return replace(self, request=request, selection=selection, extent=extent, encode=True)
 
     @property
