@@ -22,6 +22,7 @@ from tests.benchmarks import (
     logs,
     pipe,
     regret,
+    returns,
     serve,
     startup,
     streams,
@@ -61,6 +62,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "gate": gates.gates,
     "barista": barista.barista,
     "graduation": graduation.graduation,
+    "returns": returns.returns,
     "large": startup.large,
     "walk": walks.walks,
 }

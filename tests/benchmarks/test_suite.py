@@ -14,6 +14,7 @@ from rlrec.cli import program
 from tests.benchmarks import epochs, shops
 from tests.benchmarks.__main__ import main
 from tests.benchmarks.measure import Figure, Setting, growth, table
+from tests.benchmarks.returns import served
 from tests.benchmarks.shops import CONTEXTS, LATER, Lite, logged
 
 
@@ -80,3 +81,13 @@ def test_growth_of_a_linear_time_is_one() -> None:
 def test_the_table_says_pass_or_fail() -> None:
     *_, line = table([Figure(name="x", value=2, unit="s", reference=1, at_most=1.5)])
     assert line.split() == ["x", "2", "s", "1", "s", "2.000", "<=", "1.5", "FAIL"]
+
+
+@pytest.mark.slow
+def test_a_log_of_clicks_says_that_uniform_earns_more_returns(tmp_path: Path) -> None:
+    """Seeded: .24 is what fresh users of uniform earn on a page (`-k returns`)."""
+    row = served(Setting(folder=tmp_path), 1, 1_200, kind="thompson")
+    assert (row["estimator"], row["unit"], row["verdict"]) == ("effects", "slate", "weak")
+    assert row["served"] < row["value"]
+    assert row["lower"] < 0.24 < row["upper"]
+    assert row["answer"] in ("better", "unknown")
