@@ -145,7 +145,7 @@ REASONS = {
 }  # fmt: skip
 
 _MORE_EXPLORATION = "`rlrec policy create NAME --kind KIND --param floor=0.05` to log by: it tells more of every target"
-_EXPERIMENT = "`rlrec experiment create NAME --variant a=SERVING --variant b=TARGET`, which needs no propensities"
+_EXPERIMENT = "`rlrec experiment create NAME --variant a=SERVING --variant b=TARGET`"
 # What helps against a reason, as it is typed; what helps against too little of a log is more of it.
 HINTS = {
     "no-rows": "another --log",
@@ -164,11 +164,11 @@ HINTS = {
     "machine-sessions": "`rlrec feedback DECISION --censor` for these",
     "clipped-propensities": "`rlrec import-log` with the propensities that the draws had",
     "in-sample": f"{_EXPERIMENT}; or --log since=DAY, with decisions that it did not learn from",
-    "estimated-propensity": _EXPERIMENT,
+    "estimated-propensity": f"{_EXPERIMENT}, which needs none",
     "clipping-bias": "--estimator dr",
     "no-interval": "--estimator dr",
     "few-replicates": "--level 0.99",
-    "carry-over": "whole visits: --estimator wdr",
+    "carry-over": f"whole visits: --estimator wdr; or {_EXPERIMENT}",
     "dependent-slots": "--estimator rips or cascade-dr; or whole visits, wdr",
     "refuted": "--estimator rips, cascade-dr or sips",
     "no-curve": "--estimator interpol:2:CURVE, with one that `rlrec position fit` made",

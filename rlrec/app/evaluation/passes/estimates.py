@@ -85,7 +85,8 @@ class EstimateRow:
             bounds = {"value": estimate.lift, **dict(zip(("lower", "upper"), estimate.lift_bounds, strict=True))}
         return Claim(
             name=self.name, rival=LOGGED, answer=answer, **bounds, needed=needed, days=self._days(needed),
-            cluster=estimate.cluster, groups=in_groups(estimate.reasons), basis=f"per {UNITS[estimate.unit]}",
+            cluster=estimate.cluster, groups=in_groups(answers.doubts_of(estimate.reasons) or estimate.reasons),
+            basis=f"per {UNITS[estimate.unit]}",
         )  # fmt: skip
 
     def _days(self, needed: int | None) -> float | None:

@@ -128,6 +128,9 @@ def test_the_answer_comes_first_then_a_row_a_target_then_its_reasons_by_group(lo
     result = run_sqlite(*LATER, "evaluate", "uniform", "home@1")
     sentences, grid, notes = result.stdout.split("\n\n")
     assert [line.split(" ")[0].rstrip(":") for line in sentences.splitlines()] == ["uniform", "home@1"]
+    # the sentence names what more of this log would not mend, and the lines below all reasons
+    assert sentences.endswith("it is better or worse than what was logged (log: no-users, in-sample)")
+    assert "home@1, low-ess: " in notes
     assert [line.split()[0] for line in grid.splitlines()[2:]] == ["uniform", "home"]
     lines = notes.splitlines()
     *lines, assumption = lines
