@@ -15,6 +15,7 @@ from rlrec.cli.program.shared import CommandGroup, Store, reading, writing
 from rlrec.cli.text.text import truncate
 from rlrec.cli.text.values import NAME, NUMBER, Parsed, parse_name
 from rlrec.errors import CheckFailed, InputError, quantity
+from rlrec.sentences import gate_claim
 
 if TYPE_CHECKING:
     from rlrec.app.evaluation.comparisons.paired_gate import GateOptions, Guard, RouteGate
@@ -169,15 +170,12 @@ def _look(result: RouteSummary) -> View:
 
 
 def _gate(gate: RouteGate) -> str:
-    figures = {name: cell(value) for name, value in gate.items()}
+    rows = quantity(gate["n"] or 0, "row")
     guards = "".join(
         f", guard {guard['guard']} {100 * (guard['lower'] or 0):+.3g} % at least" for guard in gate["guards"]
     )
-    return (
-        "gate: gain over {against} {estimate}, lower bound {lower}, by {estimator} on {rows}, look {candidate} of "
-        "the year".format(**figures, rows=quantity(gate["n"] or 0, "row"))
-        + guards
-    )
+    figures = f"by {gate['estimator']} on {rows}, look {gate['candidate']} of the year{guards}"
+    return f"gate: {gate_claim(gate).sentence}, {figures}"
 
 
 def _shadow(row: ShadowReport) -> str:

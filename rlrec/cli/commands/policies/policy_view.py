@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from rlrec.cli.output.cells import cell
 from rlrec.cli.output.terminal import bar, decimals, interval
 from rlrec.cli.text.text import View
-from rlrec.directions import gate_against
 from rlrec.errors import quantity
+from rlrec.sentences import gate_claim
 
 if TYPE_CHECKING:
     from rlrec.app.policies.policy_beliefs import Audience, CountingCurve, PolicyBelief, PolicyVersion
@@ -199,12 +199,10 @@ def _gate(gate: dict[str, Any]) -> str:
         return "gate: not used for this version"
     shown = {name: cell(value) for name, value in gate.items()}
     sessions = quantity(gate["sessions"] or 0, "session")
-    reasons = f" ({shown['reasons']})" if gate["reasons"] else ""
     return (
-        f"gate: {'passed' if gate['passed'] else 'not passed'}, {shown['verdict']}{reasons}, gain over "
-        f"{gate_against(gate)} {shown['estimate']} in [{shown['lower']}, {shown['upper']}] (value {shown['value']} "
-        f"against {shown['live_value']}) by {shown['estimator']} on {sessions}, ess {shown['ess']}, "
-        f"candidate {shown['candidate']} at alpha {shown['alpha']}"
+        f"gate: {gate_claim(gate).sentence}; value {shown['value']} against {shown['live_value']}, by "
+        f"{shown['estimator']} on {sessions}, ess {shown['ess']}, candidate {shown['candidate']} at alpha "
+        f"{shown['alpha']}"
     )
 
 

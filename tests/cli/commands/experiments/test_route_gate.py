@@ -67,7 +67,7 @@ def test_a_better_candidate_passes_and_its_figures_stay_in_the_history(ready: Ru
     newest = show(ready)["history"][0]
     assert newest["by"] == "route set home --to good --require if-better"
     assert newest["gate"] == figures["gate"]
-    assert "gate: gain over u 0.1" in ready("--allow-future", "--now", LATER, "route", "show", "home").stdout
+    assert "gate: it is better than u: +4" in ready("--allow-future", "--now", LATER, "route", "show", "home").stdout
 
 
 def test_a_candidate_that_is_no_better_is_refused_with_the_numbers(ready: Run) -> None:

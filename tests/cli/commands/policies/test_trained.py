@@ -191,8 +191,8 @@ def test_a_person_sees_how_it_learned(learned: Run) -> None:
     assert result[start - 1].endswith("the best is epoch 1")
     gate = next(line for line in result if line.startswith("gate"))
     assert gate == (
-        "gate: passed, weak (low-ess), gain over version 1 0.25 in [0.125, 0.375] (value 0.75 against 0.5) by wdr on 60"
-        " sessions, ess 40.5, candidate 2 at alpha 0.0125"
+        "gate: it is better than version 1: +50 % [+25, +75] per visit (weak: low-ess); value 0.75 against 0.5, by wdr "
+        "on 60 sessions, ess 40.5, candidate 2 at alpha 0.0125"
     )
 
 
