@@ -165,16 +165,21 @@ def pages() -> Iterator[Pages]:
 
 
 def coverage(setting: Setting) -> Iterator[Figure]:
-    """The share of judged intervals that hold the truth, by world, number of rows and estimator."""
+    """The share of judged intervals that hold the truth, by world, number of rows and estimator, and over all logs."""
     every: list[World | Pages] = [*worlds(), *pages()]
+    total: dict[str, Counter[str]] = {"covered": Counter(), "judged": Counter()}
     for world in every:
         for n in SIZES:
-            for label, (covered, judged) in counts(world, n, logs=setting.size(LOGS)).items():
+            for label, (covered, judged) in counts(world, n, logs=int(LOGS * setting.scale) or 1).items():
+                total["covered"][label] += covered
+                total["judged"][label] += judged
                 if judged >= FEWEST:
                     name = f"{world.name}, n {n:,}, {label}: covered, of {judged}"
                     yield Figure(name=name, value=covered / judged, unit="", at_least=least(judged))
-
-    for estimate in estimates(many_rows(setting.size(1_000_000))):
+    for label, judged in total["judged"].items():
+        share = total["covered"][label] / judged
+        yield Figure(name=f"all logs, {label}: covered, of {judged:,}", value=share, unit="", at_least=least(judged))
+    for estimate in estimates(many_rows()):
         if not estimate.bias_bound:
             name = f"1 M rows, ESS {estimate.ess:,.0f}, {estimate.estimator}: width over the normal one's"
             yield Figure(name=name, value=width(estimate), unit="", at_most=1.15)
