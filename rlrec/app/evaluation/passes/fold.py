@@ -28,7 +28,7 @@ from rlrec.app.log.reward_log import UnusedVisits
 from rlrec.arrays import Flags, Ids
 from rlrec.ope.checks.within_cells import alarms
 from rlrec.ope.units import rivals
-from rlrec.ope.units.estimate import ANY_REWARD, Estimate, EstimatorFold, FinishOptions, widened
+from rlrec.ope.units.estimate import ANY_REWARD, Estimate, FinishOptions, widened
 from rlrec.ope.units.fold import Fold
 from rlrec.ope.units.impressions import ImpressionFold
 from rlrec.ope.units.strata import Stratum, Weighting, left_out, unlike
@@ -280,7 +280,7 @@ def estimates(
         n_left_out = counts.left_out + counts.other_policy
         visit_sums, failed = partial.visits.get(shared.reward.id), failures.get(shared_number, ())
         changes_later_visits = visit_sums is not None and alarms(visit_sums.p_value())
-        rival_folds: dict[RowGroup, dict[int, Sequence[EstimatorFold]]] = {}
+        rival_sums: dict[RowGroup, dict[int, Any]] = {}
         for number, scorer in shared.members:
             weightings = weigh_loggers(unit, partial, [number])
             group_partials = over_loggers(partial, number, weightings)
@@ -308,7 +308,7 @@ def estimates(
             else:
                 by_group = [unit.fold.finish(sums, options) for sums, options in finished_estimates]
             for (group, group_partial), group_estimates in zip(group_partials.items(), by_group, strict=True):
-                rival_folds.setdefault(group, {})[number] = unit.fold.at_ends(group_partial.sums)
+                rival_sums.setdefault(group, {})[number] = group_partial.sums
                 strata = weightings[group].counted(_by_stratum(partial, number)[group])
                 unlike_labels = unlike(unit.fold, {key: sums.sums for key, sums in strata.items()})
                 options = replace(finished_estimates[0][1], interval="normal")
@@ -336,12 +336,11 @@ def estimates(
                         strict=True,
                     )
                 ]
-        for group, folds in rival_folds.items():
+        for group, sums in rival_sums.items() if len(shared.members) > 1 else ():
             options = FinishOptions(interval=request.interval, level=request.level, seed=request.seed)
-            compared = rivals.compare_targets(
-                [estimated[number, group] for number in folds], [*folds.values()], options
-            )
-            estimated |= {(number, group): rows for number, rows in zip(folds, compared, strict=True)}
+            at_ends = [unit.fold.at_ends(target_sums) for target_sums in sums.values()]
+            compared = rivals.compare_targets([estimated[number, group] for number in sums], at_ends, options)
+            estimated |= {(number, group): rows for number, rows in zip(sums, compared, strict=True)}
     return estimated
 
 
