@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from rlrec.app.evaluation.checks import CHECKS
 from tests.app.evaluation.checks import worlds
 from tests.benchmarks.measure import Figure, Setting
+from tests.ope.checks import test_arrivals as arriving
+from tests.ope.estimators import test_doubly_robust as modelled
+from tests.ope.units import test_strata as logged
 
 BAD, HONEST = 100, 1_000  # logs of each world
 FALSE_ALARMS = 0.01
@@ -15,6 +18,18 @@ FALSE_ALARMS = 0.01
 def checks(setting: Setting) -> Iterator[Figure]:
     """Alarms of each check in the logs that it is for, and in honest ones of every shape."""
     bad, honest = setting.size(BAD), setting.size(HONEST)
+    for name, is_alarm, of_bad in (
+        ("a young import", lambda seed: arriving.sums(seed=seed, days=3.0).are_young, True),
+        ("a complete import", lambda seed: arriving.sums(seed=seed, days=3.0, delay=0.01).are_young, False),
+        ("loggers at two levels", lambda seed: bool(logged.unlike_of("ips,snips", [1.0, 0.5], seed, n=4_000)), True),
+        ("two loggers alike", lambda seed: bool(logged.unlike_of("ips,snips", [1.0, 1.0], seed)), False),
+        ("six loggers alike", lambda seed: bool(logged.unlike_of("ips,snips", [1.0] * 6, seed)), False),
+        ("dr and snips, wrong propensities", lambda seed: modelled.models_differ(seed, is_wrong=True), True),
+        ("dr and snips, right ones", lambda seed: modelled.models_differ(seed, is_wrong=False), False),
+    ):
+        logs = bad if of_bad else honest
+        goal = {"at_least": logs} if of_bad else {"at_most": FALSE_ALARMS * logs}
+        yield Figure(name=f"{name}: alarms in {logs}", value=sum(map(is_alarm, range(logs))), unit="", **goal)
     by_reason = {check.reason: check for check in CHECKS if not check.needs_model}
     for reason, makers in worlds.WRONG.items():
         for name, make in makers.items():
