@@ -2,18 +2,19 @@
 
 The mean over the rows of a logger is unbiased whoever it is, and its variance grows with the mean square of its
 weights. So rows count in inverse proportion to that: effective sample sizes add up, and an old log of weights far from
-1 cannot outweigh a new one. Source: Agarwal, Basu, Schnabel, Joachims 2017 (weighted IPS), with three changes.
+1 cannot outweigh a new one. Source: Agarwal, Basu, Schnabel, Joachims 2017 (weighted IPS), with four changes.
 
 - Each half of the clusters is weighed by the other half. In the same rows a logger whose heavy weights did not occur
   would look precise, and count most where its mean is too low.
-- A mean square is at least 1. Loggers with too few effective rows to tell are judged together: they never count more a
-  row than one that can tell, and the less the fewer effective rows they have in all.
+- A mean square is at least 1, and that of rows: it is 1 and what sums of clusters spread beyond their sizes. Else long
+  sessions would count next to nothing beside an imported log of single rows.
+- A logger with fewer than 50 effective rows in both halves counts in proportion to them: its spread is hardly known.
 - A logger that could not show what the target shows is left out where others could: its mean is of something else.
   So are those of heavy weights that together add next to nothing: their rows would only spoil shares and tails.
 
 The spread of a logger that learns depends on the rewards that it is to weigh: of arms with equal rates, where that
-matters most, estimates are a fifth of a standard error off (`tests/benchmarks/loggers.py`). Rows that count once are
-not, and err by up to twice as much, with intervals that cover less."""
+matters most, estimates are up to a third of a standard error off (`tests/benchmarks/loggers.py`). Rows that count once
+are not, and err by up to twice as much, with intervals that cover less."""
 
 from __future__ import annotations
 
@@ -201,7 +202,22 @@ def stratum_factors(
     for half in (0, 1):
         half_factors = _factors(by_half[1 - half], by_half[half].rows)
         factors |= {Stratum(name, half): factor for name, factor in zip(names, half_factors, strict=True)}
-    return factors
+    # halves of few clusters say little of each other: no weights that leave fewer effective rows than none
+    weighed, once = (np.zeros((2, *zero.rows.shape)) for _ in range(2))
+    for stratum, sums in spread.items():
+        if stratum.logger not in left_out:
+            total = np.array([sums.weight, _squares_of_rows(sums)])
+            once += total
+            weighed += total * [factors[stratum], factors[stratum] ** 2]
+    is_better = weighed[0] ** 2 * once[1] >= once[0] ** 2 * weighed[1]
+    return {
+        stratum: np.where(is_better | (stratum.logger in left_out), factor, 1.0) for stratum, factor in factors.items()
+    }
+
+
+def _squares_of_rows(spread: WeightSpread) -> Array:
+    """The sum of squares of the weights of rows, as sums over clusters spread beyond the sizes of these."""
+    return spread.rows + np.maximum(spread.squares, spread.least) - spread.least
 
 
 def _factors(spread: WeightSpread, rows: Array) -> Array:
@@ -210,12 +226,7 @@ def _factors(spread: WeightSpread, rows: Array) -> Array:
     # the mean square of the weights, at least that of weights of 1
     square = np.maximum(spread.squares, spread.least)
     with np.errstate(divide="ignore", invalid="ignore"):
-        ess, precision = spread.weight**2 / square, spread.rows / square
-        # loggers of too few effective rows: as one, no more than any other, and less where all of them are too few
-        small = ~(ess >= LEAST_ESS)
-        n, weight, squares = (np.where(small, sums, 0.0).sum(axis=0) for sums in (spread.rows, spread.weight, square))
-        pooled = n / squares * np.minimum(1.0, weight**2 / squares / LEAST_ESS)
-        limit = np.where(small, np.inf, precision).min(axis=0)
-        precision = np.where(small, np.fmin(pooled, limit), precision)
+        trust = np.minimum(1.0, spread.weight**2 / square / (LEAST_ESS / 2))
+        precision = np.nan_to_num(spread.rows / _squares_of_rows(spread) * trust)
         factor = precision * rows.sum(axis=0) / (precision * rows).sum(axis=0)
     return np.where(np.isfinite(factor).all(axis=0), factor, 1.0)

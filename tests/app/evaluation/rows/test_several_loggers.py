@@ -21,6 +21,7 @@ from rlrec.ope.units.sessions import SessionFold
 from rlrec.ope.units.strata import NO_LOGGER
 from rlrec.store.log.selected import Selection
 from tests.app import logs
+from tests.benchmarks.loggers import Shop
 from tests.conftest import runner
 
 ARMS = 45
@@ -279,3 +280,15 @@ def test_two_loggers_at_different_levels_are_weak(sqlite_db: str) -> None:
     alone = logs.estimate(sqlite_db, "uniform", "snips", log="policy=first")
     assert (row["verdict"], "unlike-loggers" in row["reasons"]) == ("weak", True)
     assert "unlike-loggers" not in alone["reasons"]
+
+
+@pytest.mark.slow
+def test_the_usual_log_is_as_good_as_the_best_choice_of_its_loggers(tmp_path: Path) -> None:
+    """Two of the stores of `tests/benchmarks/loggers.py`: an old imported log, an experiment and a holdout. Standard
+    errors are estimates: the least of all choices is partly luck."""
+    excess = []
+    for seed in (1, 7):
+        shop = Shop(tmp_path, seed=seed)
+        excess += [shop.excess(target) for target in ("uniform", "shelf@ranking/now", "rival@ranking/new")]
+    assert np.mean(excess) < 1.02
+    assert max(excess) < 1.1
