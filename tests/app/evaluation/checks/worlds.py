@@ -247,6 +247,14 @@ def machines(shape: str, seed: int, *, decisions: int = 6_000, spread: float = 6
     return world.joined(replace(played, session=session, step=step, user=session + 1, reward=reward))
 
 
+def twice(shape: str, seed: int, *, share: float = 1.0, decisions: int = 1_500, resolution: int | None = None) -> World:
+    """A share of the sessions is in the log once more, under other keys."""
+    world, rng = honest(shape, seed, decisions=decisions, resolution=resolution), np.random.default_rng(seed)
+    is_copied = rng.random(int(world.session.max()) + 1) < share
+    copies = world.take(is_copied[world.session])
+    return world.joined(replace(copies, session=copies.session + len(is_copied), user=copies.user + len(is_copied)))
+
+
 # What is wrong with a log, by the reason that a reader is shown: makers of logs, by shape and seed.
 WRONG: dict[str, dict[str, Callable[[str, int], World]]] = {
     "wrong-propensities": {"a rule by segment, shares logged": rule_by_segment},
@@ -255,5 +263,9 @@ WRONG: dict[str, dict[str, Callable[[str, int], World]]] = {
         "arms that reverse": partial(later_rates, later=[0.3, 0.3, 0.3, 0.4, 0.5]),
     },
     "no-users": {"people who come back, without keys": without_users},
+    "repeated-rows": {
+        "every session twice": twice,
+        "a tenth of the sessions twice, times in seconds": partial(twice, share=0.1, resolution=SECOND),
+    },
     "machine-sessions": {"sessions of machines": machines},
 }
