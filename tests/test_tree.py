@@ -20,7 +20,11 @@ COVERED = {  # test file: modules without a test file of their name, which it co
         "store/policies/belief_deltas",
     ],
     "app/evaluation/checks/test_people.py": ["ope/checks/machines"],
-    "app/evaluation/checks/test_propensities.py": ["app/evaluation/checks/base", "ope/checks/context_cells"],
+    "app/evaluation/checks/test_propensities.py": [
+        "app/evaluation/checks/base",
+        "ope/checks/clipping",
+        "ope/checks/context_cells",
+    ],
     "app/evaluation/checks/test_repeats.py": ["ope/checks/repeats"],
     "app/evaluation/passes/test_fold.py": [
         "app/evaluation/passes/estimates",

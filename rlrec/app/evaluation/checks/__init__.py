@@ -7,15 +7,15 @@ from typing import Any
 
 from rlrec.app.evaluation.checks.base import Check
 from rlrec.app.evaluation.checks.people import MachineSessions, NoUsers
-from rlrec.app.evaluation.checks.propensities import WrongPropensities
+from rlrec.app.evaluation.checks.propensities import ClippedPropensities, WrongPropensities
 from rlrec.app.evaluation.checks.repeats import RepeatedRows
 from rlrec.app.evaluation.checks.states import CarryOver, DependentSlots
 from rlrec.app.evaluation.checks.times import LogDrift, YoungRewards
 
 # Every check, in the order of `ope.checks.reasons`.
 CHECKS: tuple[Check, ...] = (
-    WrongPropensities(), LogDrift(), YoungRewards(), NoUsers(), RepeatedRows(), MachineSessions(), CarryOver(),
-    DependentSlots(),
+    WrongPropensities(), LogDrift(), YoungRewards(), NoUsers(), RepeatedRows(), MachineSessions(),
+    ClippedPropensities(), CarryOver(), DependentSlots(),
 )  # fmt: skip
 Failures = Mapping[int, Sequence[Check]]
 

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlrec.app.evaluation.checks.base import Check, CheckedRows
+from rlrec.app.evaluation.rows.log_rows import arms_of_sets
 from rlrec.arrays import Array, Ids, Index, distinct, piece_rows, run_starts
+from rlrec.ope.checks.clipping import ClippingSums, clipping_sums, propensities_are_clipped
 from rlrec.ope.checks.context_cells import context_cells
 from rlrec.ope.intervals.betting import BET_ALPHA, BetSums, bet_sums, propensities_are_wrong
 from rlrec.ope.sums.base import hash_bits
@@ -61,6 +63,21 @@ class WrongPropensities(Check):
 
     def fails(self, sums: PropensityBets) -> bool:
         return any(propensities_are_wrong(bets, alpha=BET_ALPHA / 2) for bets in (sums.arms, sums.cells))
+
+
+class ClippedPropensities(Check):
+    """Whether propensities were cut from below at a value."""
+
+    reason = "clipped-propensities"
+
+    def sums(self, checked: CheckedRows) -> ClippingSums:
+        top, p = top_slots(checked)
+        slots = checked.logged.log.slots
+        arms = arms_of_sets(slots["eligible_id"][top], checked.logged.eligible)
+        return clipping_sums(p, arms, least=slots["min_propensity"][top])
+
+    def fails(self, sums: ClippingSums) -> bool:
+        return propensities_are_clipped(sums)
 
 
 def top_slots(checked: CheckedRows) -> tuple[Index, Array]:

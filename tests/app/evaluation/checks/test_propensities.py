@@ -1,4 +1,4 @@
-"""Wrong propensities give themselves away, if not over the whole log then within contexts."""
+"""Wrong propensities give themselves away, if not over the whole log then within contexts, or at the value of a cut."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rlrec.app.evaluation.checks.propensities import WrongPropensities
+from rlrec.app.evaluation.checks.propensities import ClippedPropensities, WrongPropensities
 from rlrec.ope.intervals.betting import propensities_are_wrong
 from tests.app.evaluation.checks import worlds
 
@@ -66,3 +66,26 @@ def test_a_long_log_is_looked_at_in_part(monkeypatch: pytest.MonkeyPatch) -> Non
     cells = CHECK.sums(worlds.checked_rows(world)).cells
     assert 0.2 < cells.log[0].min() / all_cells.log[0].min() < 0.5
     assert propensities_are_wrong(cells)
+
+
+@pytest.mark.parametrize("logs_least", [False, True])
+def test_propensities_that_were_cut_are_seen(logs_least: bool) -> None:
+    logs = (worlds.clipped("pages", seed, logs_least=logs_least) for seed in range(10))
+    assert all(worlds.fails(ClippedPropensities(), log, batches=3) for log in logs)
+
+
+@pytest.mark.parametrize("shape", worlds.SHAPES)
+def test_a_floor_is_no_cut(shape: str) -> None:
+    """Half of these loggers are greedy above a floor, which most of their arms have exactly."""
+    assert not any(worlds.fails(ClippedPropensities(), worlds.honest(shape, seed)) for seed in range(40))
+
+
+def test_a_floor_for_some_of_the_arms_is_no_cut() -> None:
+    """Two of five arms are never shown, and the log does not say so."""
+    for seed in range(20):
+        world, rng = worlds.honest("impressions", seed), np.random.default_rng(seed)
+        best = rng.integers(3, size=(1_500, 1))
+        chance = np.where(np.arange(5) < 3, 0.05 + 0.85 * (np.arange(5) == best), 1e-12)
+        arm, p = worlds.drawn_slates(chance, 1, rng)
+        log = replace(world, arm=arm, p=p, chance=chance, min_propensity=np.full(1_500, np.nan))
+        assert not worlds.fails(ClippedPropensities(), log)

@@ -255,6 +255,20 @@ def twice(shape: str, seed: int, *, share: float = 1.0, decisions: int = 1_500, 
     return world.joined(replace(copies, session=copies.session + len(is_copied), user=copies.user + len(is_copied)))
 
 
+def clipped(shape: str, seed: int, *, decisions: int = 3_000, logs_least: bool = False, fields: int = 2) -> World:
+    """Arms are drawn by scores of the context, and propensities below .05 are logged as .05."""
+    world, rng = honest(shape, seed, decisions=decisions), np.random.default_rng(seed)
+    x = rng.normal(size=(decisions, fields))
+    odds = np.exp(2 * x @ rng.normal(size=(fields, world.arms)) / fields**0.5 + rng.normal(size=world.arms))
+    chance = odds / odds.sum(axis=1, keepdims=True)
+    arm, p = drawn_slates(chance, world.arm.shape[1], rng)
+    least = np.where(logs_least, np.maximum(chance.min(axis=1), 0.05), np.nan)
+    contexts = [{"x": x1, "y": x2} for x1, x2 in x[:, :2].tolist()]
+    is_top = np.arange(arm.shape[1]) == 0
+    p = np.where(is_top, np.maximum(p, 0.05), p)
+    return replace(world, arm=arm, p=p, chance=chance, min_propensity=least, contexts=contexts)
+
+
 # What is wrong with a log, by the reason that a reader is shown: makers of logs, by shape and seed.
 WRONG: dict[str, dict[str, Callable[[str, int], World]]] = {
     "wrong-propensities": {"a rule by segment, shares logged": rule_by_segment},
@@ -266,6 +280,10 @@ WRONG: dict[str, dict[str, Callable[[str, int], World]]] = {
     "repeated-rows": {
         "every session twice": twice,
         "a tenth of the sessions twice, times in seconds": partial(twice, share=0.1, resolution=SECOND),
+    },
+    "clipped-propensities": {
+        "propensities cut at .05": clipped,
+        "propensities cut at .05, the smallest logged": partial(clipped, logs_least=True),
     },
     "machine-sessions": {"sessions of machines": machines},
 }
