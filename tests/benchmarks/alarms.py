@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from tests.benchmarks.measure import Figure, Setting
 from tests.ope.comparisons import test_outcomes as equal
+from tests.ope.units import test_rivals as targets
 
 RUNS, OFTEN = 400, 1_000  # at 5 %, at 1e-3
 
@@ -17,6 +18,7 @@ def alarms(setting: Setting) -> Iterator[Figure]:
         ("equal variants", equal.alarms_of_equal_variants(runs, adjusted=False)),
         ("equal variants, adjusted by the past", equal.alarms_of_equal_variants(runs, adjusted=True)),
         ("groups that share units", equal.alarms_of_shared_units(runs)),
+        ("60 equal targets", targets.alarms(runs)["together"]),
     ):
         yield Figure(name=f"{name}: alarms in {runs}", value=count, unit="", at_most=equal.most(runs, 0.05))
     for name, count in (
