@@ -88,10 +88,10 @@ REASONS = {
     "no-users": Reason("log", "weak", "no user is known (weak): people who come back under other session keys count as "
         "others, and the interval is too narrow"),
     "repeated-rows": Reason("log", "weak", "some decisions are in the log more than once, under other keys (weak)"),
-    "machine-sessions": Reason("log", "weak", "some sessions behave like machines, not like people (weak): they make "
-        "rewards look larger"),
-    "clipped-propensities": Reason("log", "weak", "many logged propensities have exactly the same smallest value, as "
-        "if they had been cut there (weak)"),
+    "machine-sessions": Reason("log", "weak", "more sessions click nearly everything, whatever they are shown, than "
+        "people account for (weak): machines make rewards look larger"),
+    "clipped-propensities": Reason("log", "weak", "arms with small propensities were shown less often than these say, "
+        "as where an import cuts them at a smallest value (weak)"),
     "clipping-bias": Reason("sample", "weak", "the bias that changed weights may cause exceeds the standard error "
         "(weak): the interval holds it, and the value may be off by it"),
     "in-sample": Reason("log", "weak", "the target learned from rows of this log (weak)"),
