@@ -138,6 +138,12 @@ def largest(unit: Unit, kinds: Collection[str], *, slots_only: bool) -> dict[str
     return dict(unit.ask(f"SELECT kind, MAX(ABS(value)) {source} GROUP BY kind", kinds))
 
 
+def any_of_pages(unit: Unit, kinds: Collection[str]) -> bool:
+    """Whether an event of one of these kinds belongs to a page, and to no slot of it."""
+    text = "SELECT decision_id FROM event WHERE position IS NULL AND kind IN (?*) LIMIT 1"
+    return bool(unit.ask(text, sorted(kinds)))
+
+
 def add(unit: Unit, rows: Iterable[Row]) -> None:
     """Store events, rows of Event. The caller holds the lock of the decision's policy."""
     unit.insert("event", Event._fields, rows)

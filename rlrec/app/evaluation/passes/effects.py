@@ -51,7 +51,7 @@ class EffectUnit(PageUnit[PositionCurve]):
 
     @property
     def judged_on(self) -> Reading:
-        return Reading(columns=self.evaluation.judged_columns, marginals=self.positions, shares=True)
+        return Reading(columns=self.evaluation.judged_columns, marginals=0, shares=self.positions)
 
     def model_sums(self, logged: LoggedBatch, rows: CompletePages) -> OverlapSums:
         slots, impressions = rows.slots, rows.impressions

@@ -32,6 +32,7 @@ from rlrec.ope.units.estimate import Estimate
 from rlrec.policy.contexts.fields import check_hash
 from rlrec.sentences import LOGGED, Claim
 from rlrec.store import Unit
+from rlrec.store.log import events
 from rlrec.store.log.selected import Selection
 from rlrec.times import DAY_US
 
@@ -230,6 +231,9 @@ def _page_units(
         "effects reach through a visit: --cluster row is no unit of theirs": request.cluster == "row",
     }
     refusal = next((message for message, holds in refusals.items() if holds), None)
+    if estimators.answering and effects and unit.folder is None:  # where slots see the reward, others answer
+        kinds = {kind for target in evaluation.targets for kind in target.reward.weights}
+        effects = effects if events.any_of_pages(unit, kinds) else {}
     if effects and refusal is None:
         yield EffectUnit.prepare(evaluation, effects)
     elif effects and estimators.named & effects.keys():

@@ -41,13 +41,13 @@ class Reading:
     columns: of the log; visits: with the visits of their sessions, and without what only impressions need: slates and
     the support of the loggers. marginals: down to which position slots have a column `logger_marginals`,
     (n, marginals), by `LoggerMarginals`; 0: only the contexts that this needs. pairs: with `logger_pairs`, too;
-    shares: with those of all arms down to that position. keys: with those of sessions."""
+    shares: down to which position the batch has those of all arms. keys: with those of sessions."""
 
     columns: Collection[str]
     visits: bool = False
     marginals: int | None = None
     pairs: bool = False
-    shares: bool = False
+    shares: int = 0
     keys: bool = False
 
     @classmethod
@@ -114,13 +114,13 @@ class LogReader:
     def to_judge(self, reading: Reading) -> Iterator[LoggedBatch]:
         """Batches that targets are judged on."""
         marginals = reading.marginals
-        numbers = (marginals or 0) + len(self.evaluation.arms) * reading.shares
+        numbers = (marginals or 0) + len(self.evaluation.arms) * min(reading.shares, 1)
         for batch in self.batches(reading):
             for log, eligible in self._portions(batch, numbers):
                 logged = self._logged(
                     log, eligible, impressions=not reading.visits, marginals=marginals, pairs=reading.pairs
                 )
-                yield self._with_shares(logged, marginals or 0) if reading.shares else logged
+                yield self._with_shares(logged, reading.shares) if reading.shares else logged
 
     def to_locate(self, columns: Collection[str], *, positions: int) -> Iterator[LoggedBatch]:
         """Batches that positions are compared on: with the contexts that loggers read and, where there
