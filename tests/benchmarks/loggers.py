@@ -90,13 +90,13 @@ def errors(
     if weighed:
         spread = {}
         for name, values in weight.items():
-            for part in (0, 1):
-                columns = ((half[name] == part) * column for column in (np.ones_like(values), values, values**2))
+            for side in (0, 1):
+                columns = ((half[name] == side) * column for column in (np.ones_like(values), values, values**2))
                 rows, total, squares = (column.sum(axis=1) for column in columns)
-                spread[Stratum(name, part)] = WeightSpread(rows, total, squares, rows)
+                spread[Stratum(name, side)] = WeightSpread(rows, total, squares, rows)
         factors = stratum_factors(spread)
         for name in factor:
-            first, second = (factors[Stratum(name, part)][:, None] for part in (0, 1))
+            first, second = (factors[Stratum(name, side)][:, None] for side in (0, 1))
             factor[name] = np.where(half[name] == 0, first, second)
     weights = np.concatenate([factor[name] * weight[name] for name in logs], axis=1)
     reward = np.concatenate([log.reward for log in logs.values()], axis=1)

@@ -17,6 +17,7 @@ from rlrec.app.evaluation.passes import estimates, fold, passes
 from rlrec.app.evaluation.passes.request import Request
 from rlrec.app.evaluation.rows.loggers import LoggingVersions
 from rlrec.app.log import partitions
+from rlrec.errors import InputError
 from rlrec.ope.units.sessions import SessionFold
 from rlrec.ope.units.strata import NO_LOGGER
 from rlrec.store.log.selected import Selection
@@ -127,6 +128,17 @@ def test_a_row_names_the_log_that_it_is_from(db: str) -> None:
         name: again[name] for name in ("value", "std_error", "n", "log")
     }
     assert judged(db, "policy=near")["log"] == "policy=near,loggers=near@1"
+
+
+def test_a_filter_names_loggers_that_are_stored(db: str) -> None:
+    assert judged(db, "version=1,loggers=near@1+old@1")["n"] == 4_000
+    for log, text in (
+        ("loggers=nobody@1", "nobody"),
+        ("loggers=near@7", "no version 7"),
+        ("all,loggers=near@1", "twice"),
+    ):
+        with pytest.raises(InputError, match=text):
+            judged(db, log)
 
 
 def test_a_session_counts_as_the_logger_of_its_first_row() -> None:
