@@ -9,14 +9,14 @@ import numpy as np
 
 from rlrec.app.evaluation.checks.base import Check, CheckedRows
 from rlrec.app.evaluation.rows.log_rows import arms_of_sets
-from rlrec.arrays import Array, Ids, Index, distinct, piece_rows, run_starts
+from rlrec.arrays import Array, Flags, Ids, Index, distinct, piece_rows, run_starts
 from rlrec.ope.checks.clipping import ClippingSums, clipping_sums, propensities_are_clipped
 from rlrec.ope.checks.context_cells import context_cells
 from rlrec.ope.intervals.betting import BET_ALPHA, BetSums, bet_sums, propensities_are_wrong
 from rlrec.ope.sums.base import hash_bits
 from rlrec.records import Sums
 
-SAMPLED = 200_000  # decisions whose contexts are looked at, about
+SAMPLED = 200_000  # decisions that are looked at in more than passing, about
 CELLS, ARMS, PAIRS = 256, 4_096, 1 << 14  # of contexts, arms within them, and pairs of both, at most
 _SETS = 512  # eligible sets at a time
 _SALT = 12
@@ -50,8 +50,7 @@ class WrongPropensities(Check):
         # a sample of the rows, each in every cell of its context
         number = min(len(arms), ARMS)
         cells = max(2, min(CELLS, PAIRS // max(number, 1)))
-        share = SAMPLED / max(checked.extent.decisions, 1)
-        sampled = np.flatnonzero(hash_bits(slots["session_digest"][top], salt=_SALT) / 2.0**64 < share)
+        sampled = np.flatnonzero(in_sample(slots["session_digest"][top], checked))
         context, cell = context_cells(*contexts.entries, contexts=contexts.size, cells=cells)
         begin, length = np.searchsorted(context, [code := slots["context"][top[sampled]], code + 1])
         length -= begin
@@ -73,11 +72,18 @@ class ClippedPropensities(Check):
     def sums(self, checked: CheckedRows) -> ClippingSums:
         top, p = top_slots(checked)
         slots = checked.logged.log.slots
+        rows = in_sample(slots["session_digest"][top], checked)
+        top, p = top[rows], p[rows]
         arms = arms_of_sets(slots["eligible_id"][top], checked.logged.eligible)
         return clipping_sums(p, arms, least=slots["min_propensity"][top])
 
     def fails(self, sums: ClippingSums) -> bool:
         return propensities_are_clipped(sums)
+
+
+def in_sample(digest: Ids, checked: CheckedRows) -> Flags:
+    """The rows that are in a sample of about SAMPLED decisions of the log, (n,), by digests of what stays together."""
+    return hash_bits(digest, salt=_SALT) / 2.0**64 < SAMPLED / max(checked.extent.decisions, 1)
 
 
 def top_slots(checked: CheckedRows) -> tuple[Index, Array]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from zlib import crc32
 
 import numpy as np
 
 from rlrec.app.evaluation.checks.base import Check, CheckedRows
-from rlrec.app.evaluation.checks.propensities import top_slots
+from rlrec.app.evaluation.checks.propensities import in_sample, top_slots
 from rlrec.app.evaluation.rows.log_rows import decision_digests
 from rlrec.arrays import Index, Words, distinct, look_up, run_starts
 from rlrec.ope.checks.context_cells import context_digests
@@ -36,7 +36,13 @@ class RepeatedRows(Check):
 
     def sums(self, checked: CheckedRows) -> RepeatSums:
         log, contexts = checked.logged.log, checked.logged.contexts
-        slots, digest = log.slots, context_digests(*contexts.entries, contexts=contexts.size)
+        digest = context_digests(*contexts.entries, contexts=contexts.size)
+        # a sample by how sessions begin, so that copies stay together
+        begins = run_starts(log.slots["session_id"])
+        start = digest[log.slots["context"][begins]] + log.slots["at"][begins]
+        is_sampled = np.repeat(in_sample(start, checked), np.diff(begins, append=len(log)))
+        log = log.select_rows(np.flatnonzero(is_sampled))
+        checked, slots = replace(checked, logged=replace(checked.logged, log=log)), log.slots
         moment = hash_bits(digest[slots["context"]] + slots["at"], salt=_SALT)
         (top, p), rank = top_slots(checked), checked.arms.rank[checked.arms.index(slots["arm_id"])]
         order = hash_bits(decision_digests(slots)[top], salt=_SALT)

@@ -46,3 +46,9 @@ def test_batches_add_up_to_the_log() -> None:
     assert np.array_equal(total.draws.order, log_sums.draws.order)
     assert np.array_equal(total.draws.p, log_sums.draws.p)
     assert np.array_equal(total.kinds.count, log_sums.kinds.count)
+
+
+def test_a_long_log_is_looked_at_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies stay together in a tenth of it."""
+    monkeypatch.setattr("rlrec.app.evaluation.checks.propensities.SAMPLED", 300)
+    assert worlds.fails(CHECK, worlds.twice("visits", 3, decisions=1_500, resolution=1))
