@@ -18,7 +18,7 @@ from rlrec.arrays import Array, Flags, Ids
 from rlrec.records import Sums
 
 FEWEST, LARGEST = 4, 64  # slots of sessions that are looked at; of longer ones the share of clicks counts
-NEARLY_ALL = 0.8  # share of slots
+NEARLY_ALL = 0.85  # share of slots
 LEAST_SHARE = 0.02  # of all clicks, that such sessions must have to matter
 EXCESS = 1.3  # times as many sessions as people account for
 LARGEST_RATE = 0.6  # of clicks in all other sessions, up to which they stand apart
