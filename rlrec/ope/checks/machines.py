@@ -18,7 +18,7 @@ from rlrec.arrays import Array, Flags, Ids
 from rlrec.records import Sums
 
 FEWEST, LARGEST = 4, 64  # slots of sessions that are looked at; of longer ones the share of clicks counts
-NEARLY_ALL = 0.85  # share of slots
+NEARLY_ALL = 0.8, 0.85  # shares of slots; either tells
 LEAST_SHARE = 0.02  # of all clicks, that such sessions must have to matter
 EXCESS = 1.3  # times as many sessions as people account for
 LARGEST_RATE = 0.6  # of clicks in all other sessions, up to which they stand apart
@@ -31,63 +31,66 @@ _MARGIN = 1.0  # of log likelihoods
 
 @dataclass(frozen=True, eq=False)
 class SessionSums(Sums):
-    """Sums over sessions. counts (65, 65): how many have so many slots and clicks; clicks (2, 2): slots and clicks of
-    sessions that click nearly everything, and of the others."""
+    """How many sessions have so many slots and clicks, (65, 65)."""
 
     counts: Array
-    clicks: Array
 
 
-def clicks_nearly_all(slots: Ids, clicks: Ids) -> Flags:
+def clicks_nearly_all(slots: Ids, clicks: Ids, share: float = NEARLY_ALL[0]) -> Flags:
     """The sessions that click nearly everything, (n,). slots, clicks (n,): of each, as counts."""
-    return (slots >= FEWEST) & (clicks > NEARLY_ALL * slots)
+    return (slots >= FEWEST) & (clicks > share * slots)
 
 
 def session_sums(slots: Ids, clicks: Ids) -> SessionSums:
     """Sums of one batch of whole sessions. slots, clicks (n,): of each, as counts."""
-    eager = clicks_nearly_all(slots, clicks)
     scale = np.minimum(1.0, LARGEST / np.maximum(slots, 1))
     cell = np.rint(slots * scale).astype(np.int64) * (LARGEST + 1) + np.rint(clicks * scale).astype(np.int64)
     counts: Array = np.bincount(cell, minlength=(LARGEST + 1) ** 2).reshape(LARGEST + 1, -1).astype(np.float64)
-    totals = [[float(column[rows].sum()) for column in (slots, clicks)] for rows in (eager, ~eager)]
-    return SessionSums(counts, np.array(totals))
+    return SessionSums(counts)
 
 
 def machines_play(sums: SessionSums) -> bool:
     """Whether more sessions click nearly everything than people account for, and have a share of all clicks."""
-    (_, eager_clicks), (slots, clicks) = sums.clicks
-    if eager_clicks <= LEAST_SHARE * (eager_clicks + clicks) or clicks > LARGEST_RATE * slots:
+    return any(_stand_apart(sums.counts, share) for share in NEARLY_ALL)
+
+
+def _stand_apart(counts: Array, share: float) -> bool:
+    number = np.arange(LARGEST + 1)
+    others = np.where(_eager_cells(share), 0.0, counts)
+    slots, clicks, all_clicks = (others.sum(axis=1) @ number, others.sum(axis=0) @ number, counts.sum(axis=0) @ number)
+    if all_clicks - clicks <= LEAST_SHARE * all_clicks or clicks > LARGEST_RATE * slots:
         return False
-    eager, expected = eager_sessions(sums)
+    eager, expected = eager_sessions(counts, share)
     return eager > EXCESS * expected + 4 * expected**0.5 + 5
 
 
-def eager_sessions(sums: SessionSums) -> tuple[float, float]:
-    """How many sessions click nearly everything, and how many of them people account for at most."""
-    log_pmf, log_eager = _beta_binomials()
-    is_eager = _eager_cells()
-    others, eager = np.where(is_eager, 0.0, sums.counts), np.where(is_eager, sums.counts, 0.0)
+def eager_sessions(counts: Array, share: float) -> tuple[float, float]:
+    """How many sessions click nearly everything, and how many of them people account for at most. counts: as in
+    `SessionSums`."""
+    log_pmf, log_eager = _beta_binomials(share)
+    is_eager = _eager_cells(share)
+    others, eager = np.where(is_eager, 0.0, counts), np.where(is_eager, counts, 0.0)
     log_eager = np.minimum(log_eager, -1e-9)
     log_other = np.log1p(-np.exp(log_eager))
-    fit, fitted = np.einsum("gnk,nk->g", log_pmf[:, 2:FEWEST], sums.counts[2:FEWEST]), sums.counts[2:FEWEST].sum()
+    fit, fitted = np.einsum("gnk,nk->g", log_pmf[:, 2:FEWEST], counts[2:FEWEST]), counts[2:FEWEST].sum()
     expected = 0.0
     for start, end in pairwise(_CLASSES):
         lengths, numbers = slice(start, end), others[start:end].sum(axis=1)
         class_fit = np.einsum("gnk,nk->g", log_pmf[:, lengths], others[lengths]) - log_other[:, lengths] @ numbers
         fit = class_fit + fit * min(1.0, _SHORTER / max(fitted, 1.0))
         fitted = numbers.sum() + min(fitted, _SHORTER)
-        share = np.exp(log_eager[:, lengths] - log_other[:, lengths]) @ numbers
-        expected += float(share[fit >= fit.max() - _MARGIN].max())
+        odds = np.exp(log_eager[:, lengths] - log_other[:, lengths]) @ numbers
+        expected += float(odds[fit >= fit.max() - _MARGIN].max())
     return float(eager.sum()), expected
 
 
-def _eager_cells() -> Flags:
+def _eager_cells(share: float) -> Flags:
     number = np.arange(LARGEST + 1)
-    return clicks_nearly_all(number[:, None], number[None])
+    return clicks_nearly_all(number[:, None], number[None], share)
 
 
 @cache
-def _beta_binomials() -> tuple[Array, Array]:
+def _beta_binomials(share: float) -> tuple[Array, Array]:
     """Log probabilities of so many clicks of so many slots by each fit, (g, 65, 65), and of nearly all of them,
     (g, 65)."""
     mean, spread = (grid.ravel() for grid in np.meshgrid(_MEANS, _SPREADS, indexing="ij"))
@@ -101,5 +104,5 @@ def _beta_binomials() -> tuple[Array, Array]:
     log_pmf = np.full((len(a), LARGEST + 1, LARGEST + 1), -1e3)
     ways = log_factorial[n] - log_factorial[k] - log_factorial[n - k]
     log_pmf[:, n, k] = ways + log_rising(a)[:, k] + log_rising(b)[:, n - k] - log_rising(a + b)[:, n]
-    eager = np.where(_eager_cells(), np.exp(log_pmf), 0.0).sum(axis=2)
+    eager = np.where(_eager_cells(share), np.exp(log_pmf), 0.0).sum(axis=2)
     return log_pmf, np.log(np.maximum(eager, 1e-300))
