@@ -177,7 +177,7 @@ HINTS = {
 
 
 def hints(reasons: Iterable[str]) -> list[str]:
-    """What can be tried against these reasons, each once."""
+    """The remedies for these reasons, each once."""
     return [*dict.fromkeys(f"try {HINTS[reason]}" for reason in in_order(reasons) if reason in HINTS)]
 
 
