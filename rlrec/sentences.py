@@ -8,9 +8,11 @@ from typing import Any, NamedTuple
 from rlrec.directions import ALARM, LOG_PRECISION, ROUNDING, gate_against
 from rlrec.errors import quantity
 
+DEFAULT_REWARD = "default"
 NOUNS = {"user": "user", "session": "visit", "row": "row"}  # of clusters
 LOGGED, SAME_POLICY = "what was logged", "is the same policy as"
 GATE_SHARE = 0.2  # of the visitors, whom gates judge by
+LONGEST_WAIT = 90  # days; nobody waits longer for an answer
 
 
 class Claim(NamedTuple):
@@ -19,8 +21,8 @@ class Claim(NamedTuple):
     answer: better, worse, same or unknown; value, lower, upper: the difference, None where it is not known, or worth
     nothing; base: what these are shares of, 1 for shares, 0 or None where there is none. needed: clusters more that
     would tell, in about `days` of this traffic; cluster: user, session or row. groups: the reasons by their groups.
-    basis: what the figures are means of, such as
-    `per visit`"""
+    basis: what the figures are means of, such as `per visit`; reward: its name where it has to be told. caveat: what
+    lowers trust in an answer that is known"""
 
     name: str
     rival: str
@@ -34,36 +36,47 @@ class Claim(NamedTuple):
     cluster: str = "session"
     groups: Mapping[str, Sequence[str]] = {}
     basis: str = ""
+    reward: str = ""
+    caveat: str = ""
 
     @property
     def sentence(self) -> str:
         """The answer in plain words, with what it rests on."""
-        basis = f" {self.basis}" if self.basis else ""
-        subject = self.name or "it"
+        by = f" by {self.reward}" if self.reward else ""
+        basis = (f" {self.basis}" if self.basis else "") + by
+        subject, caveat = self.name or "it", f", {self.caveat}" if self.caveat else ""
         if self.answer in ("better", "worse"):
-            return f"{subject} is {self.answer} than {self.rival}: {self._difference}{basis}"
+            return f"{subject} is {self.answer} than {self.rival}: {self._difference}{basis}{caveat}"
         if self.answer == "same":
             share = max(abs(bound) for bound in (self.lower or 0.0, self.upper or 0.0)) / abs(self.base or 1.0)
             if share > LOG_PRECISION:
-                return f"{subject} is as good as {self.rival}: no difference within {100 * share:.2g} %{basis}"
+                return f"{subject} is as good as {self.rival}: it differs by at most {100 * share:.2g} %{basis}{caveat}"
             return f"{subject} {SAME_POLICY} {self.rival}: no difference"
         start = f"{self.name}: " if self.name else ""
-        question = f"whether it is better or worse than {self.rival}"
+        question = f"whether it is better or worse than {self.rival}{by if self.value is None else ''}"
         if self.needed is None:
             reasons = "; ".join(f"{group}: {', '.join(names)}" for group, names in self.groups.items())
             return f"{start}this log cannot tell {question}{f' ({reasons})' if reasons else ''}"
         figures = "" if self.value is None else f" ({self._difference}{basis})"
         more = quantity(approximate(self.needed), f"more {NOUNS.get(self.cluster, self.cluster)}")
-        return f"{start}cannot tell yet {question}{figures}; need about {more}{self._time}"
+        provided = "" if self.value is None else f" if the difference is really {self._signed(self.value)}"
+        if (self.days or 0.0) > LONGEST_WAIT:
+            start += "this traffic cannot tell in reasonable time "
+            return f"{start}{question}{figures}: it takes about {more}{provided}{self._time}"
+        return f"{start}cannot tell yet {question}{figures}; need about {more}{provided}{self._time}"
 
     @property
     def _difference(self) -> str:
         """The difference with its bounds."""
-        value, low, high = map(self._figure, (self.value, self.lower, self.upper))
-        unit = " %" if self.base else ""
+        value, low, high = self._signed(self.value), self._figure(self.lower), self._figure(self.upper)
         if low and high:
-            return f"{value}{unit} [{low}, {high}]"
-        return f"{value}{unit}" + (f", at least {low}{unit}" if low else f", at most {high}{unit}" if high else "")
+            return f"{value} [{low}, {high}]"
+        bound = self._signed(self.upper if self.lower is None else self.lower)
+        return value + (f", at least {bound}" if low else f", at most {bound}" if high else "")
+
+    def _signed(self, figure: float | None) -> str:
+        """A figure with its sign and its unit."""
+        return self._figure(figure) + (" %" if self.base else "")
 
     def _figure(self, figure: float | None) -> str:
         if figure is None:
@@ -103,11 +116,12 @@ def difference_sentence(
     row: Mapping[str, Any], unit: str, *, by_reward: bool = False, per_day: float | None = None
 ) -> str:  # fmt: skip
     """A difference in reward per unit, as `experiment show` has it, in plain words. per_day: units that come a day."""
-    base, by = row["value"] / row["relative"] if row["relative"] else None, f" by {row['reward']}" if by_reward else ""
+    base = row["value"] / row["relative"] if row["relative"] else None
     claim = Claim(
-        name=row.get("group", row.get("variant")), rival=row["against"] + (by if row["value"] is None else ""),
+        name=row.get("group", row.get("variant")), rival=row["against"],
         answer=row["answer"], base=base, value=row["value"], lower=row["lower"], upper=row["upper"],
-        needed=row["needed"], cluster=unit, basis=f"per {unit}{by}",
+        needed=row["needed"], cluster=unit, basis=f"per {unit}",
+        reward=row["reward"] if by_reward else "",
         days=row["needed"] / per_day if row["needed"] and per_day else None,
         groups={"reasons": row["reasons"]} if row["reasons"] else {},
     )  # fmt: skip
@@ -130,7 +144,7 @@ def earned_sentences(differences: Sequence[Mapping[str, Any]], unit: str, *, per
     says so."""
     rows = [row for row in differences if row["metric"] == "reward_per_unit"]
     visits = {row["group"]: row for row in differences if row["metric"] == "visits" and _falls(row)}
-    by_reward = len({row["reward"] for row in rows}) > 1
+    by_reward = {row["reward"] for row in rows} != {DEFAULT_REWARD}
     texts = []
     for row in rows:
         lost = visits.get(row["group"]) if row["answer"] == "better" else None

@@ -34,11 +34,27 @@ from rlrec.sentences import LOGGED, Claim, approximate, best_of, difference_sent
         ({"answer": "same", "value": 1e-15, "lower": -1e-15, "upper": 1e-15},
          "home@2 is the same policy as what was logged: no difference"),
         ({"answer": "same", "value": 0.004, "lower": -0.008, "upper": 0.016},
-         "home@2 is as good as what was logged: no difference within 1.6 %"),
+         "home@2 is as good as what was logged: it differs by at most 1.6 %"),
         (
             {"answer": "unknown", "value": 0.03, "lower": -0.04, "upper": 0.1, "needed": 3_123, "days": 11.8},
             "home@2: cannot tell yet whether it is better or worse than what was logged (+3.0 % [-4.0, +10]); "
-            "need about 3,100 more visits (12 days of this traffic)",
+            "need about 3,100 more visits if the difference is really +3.0 % (12 days of this traffic)",
+        ),
+        # nobody is invited to wait for a year
+        (
+            {"answer": "unknown", "value": 0.03, "lower": -0.04, "upper": 0.1, "needed": 3_123, "days": 91.0},
+            "home@2: this traffic cannot tell in reasonable time whether it is better or worse than what was logged "
+            "(+3.0 % [-4.0, +10]): it takes about 3,100 more visits if the difference is really +3.0 % (91 days of "
+            "this traffic)",
+        ),
+        (
+            {"answer": "better", "value": 0.2, "lower": 0.1, "upper": 0.3, "basis": "per page", "reward": "durable",
+             "caveat": "on little data (low-ess)"},
+            "home@2 is better than what was logged: +20 % [+10, +30] per page by durable, on little data (low-ess)",
+        ),
+        (
+            {"answer": "unknown", "groups": {"log": ["drift"]}, "reward": "durable"},
+            "home@2: this log cannot tell whether it is better or worse than what was logged by durable (log: drift)",
         ),
         (
             {"answer": "unknown", "needed": 1, "days": 0.1, "cluster": "user"},
@@ -82,7 +98,10 @@ def test_a_difference_says_in_how_many_days_of_traffic_it_will_be_known() -> Non
     bounds = {"value": 0.1, "relative": 0.2, "lower": -0.1, "upper": 0.3}
     row = {"group": "b", "against": "a", "answer": "unknown", "needed": 60, "reasons": [], **bounds}
     text = difference_sentence(row, "user", per_day=20.0)
-    assert text.endswith("(+20 % [-20, +60] per user); need about 60 more users (3 days of this traffic)")
+    assert text.endswith(
+        "(+20 % [-20, +60] per user); need about 60 more users if the difference is really +20 % "
+        "(3 days of this traffic)"
+    )
     assert "days" not in difference_sentence(row, "user")
 
 
@@ -106,7 +125,10 @@ def test_an_experiment_is_judged_by_what_a_unit_earned() -> None:
         == "new is better than old: +20 % [+15, +25] per user"
     )
     unknown = difference("reward_per_unit", "unknown", 0.02, needed=412)
-    assert conclusion(unknown).endswith("than old (+2.0 % [-3.0, +7.0] per user); need about 410 more users")
+    clause = "need about 410 more users if the difference is really +2.0 %"
+    assert conclusion(unknown).endswith(f"than old (+2.0 % [-3.0, +7.0] per user); {clause}")
+    durable = difference("reward_per_unit", "better", 0.2, reward="durable")
+    assert conclusion(durable) == "new is better than old: +20 % [+15, +25] per user by durable"
     assert conclusion() == "There is nothing to compare."
 
 

@@ -18,12 +18,14 @@ from rlrec.app.evaluation.rows.loggers import taken_loggers
 from rlrec.app.imports import log_stores
 from rlrec.app.inputs import filters
 from rlrec.app.log import reward_log
+from rlrec.errors import quantity
 from rlrec.ope.checks import verdicts
 from rlrec.ope.checks.reasons import GROUPS, VERDICTS, hints, in_groups
 from rlrec.store import Store
 from rlrec.store.database import bulk
+from rlrec.times import format_time
 
-__all__ = ["EmptyLog", "Request", "Workers", "answering_rows", "evaluate", "explained", "reasons_in_words"]
+__all__ = ["EmptyLog", "Request", "Workers", "answering_rows", "evaluate", "explained", "log_read", "reasons_in_words"]
 
 
 def evaluate(store: Store, request: Request, workers: Workers = IN_PROCESS) -> list[EstimateRow]:
@@ -104,6 +106,14 @@ def assumed(rows: Sequence[EstimateRow]) -> list[str]:
     """The assumptions of the estimators that answer, a line for each."""
     labels = dict.fromkeys(row.estimate.estimator for row in rows)
     return [f"assumed by {label}: {ope.ASSUMPTIONS[label]}" for label in labels if label in ope.ASSUMPTIONS]
+
+
+def log_read(rows: Sequence[EstimateRow]) -> str:
+    """A line that says which decisions were read, and by which rewards."""
+    extent, rewards = rows[0].extent, dict.fromkeys(row.reward for row in rows)
+    first, last = (format_time(at)[:10] for at in (extent.first_at, extent.last_at))
+    noun = "reward" if len(rewards) == 1 else "rewards"
+    return f"{quantity(extent.decisions, 'decision')} from {first} to {last}, {noun} {', '.join(rewards)}"
 
 
 def logs_taken(rows: Sequence[EstimateRow]) -> list[str]:

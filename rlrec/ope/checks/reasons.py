@@ -24,6 +24,7 @@ class Reason(NamedTuple):
 
 
 VERDICTS = ("insufficient", "weak", "ok")  # worst first
+LITTLE_DATA = {"low-ess", "few-rewards", "one-cluster", "wide-interval", "rare-rewards"}
 LEAST_ESS, ESS_SHARE = 50, 0.05  # effective sample sizes; the latter as a share of the clusters
 # Thresholds of the effective sample size, the worst first; those below 1 are shares of the clusters.
 ESS_LIMITS = {
@@ -193,7 +194,8 @@ def in_order(reasons: Iterable[str]) -> tuple[str, ...]:
 
 
 def in_groups(reasons: Iterable[str]) -> dict[str, list[str]]:
-    """The reasons by their groups, in the order of these, worst first in each."""
-    names = in_order(reasons)
-    groups = {group: [name for name in names if REASONS[name].group == group] for group in GROUPS}
-    return {group: members for group, members in groups.items() if members}
+    """The reasons by their groups, the worst one first in each, and first the group that has it."""
+    groups: dict[str, list[str]] = {}
+    for name in in_order(reasons):
+        groups.setdefault(REASONS[name].group, []).append(name)
+    return groups

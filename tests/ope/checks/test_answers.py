@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from rlrec.ope.checks.answers import Answer, judge
+from rlrec.ope.checks.reasons import in_groups
 
 LIFT: dict[str, Any] = {"scale": 1.0, "precision": 5e-4, "clusters": 1_000}
 
@@ -85,3 +86,10 @@ def test_more_visits_support_late_steps_where_enough_of_them_are_effective() -> 
     figures: dict[str, Any] = {**LIFT, "verdict": "insufficient", "reasons": ["short-horizon"]}
     assert judge(0.3, 0.1, 0.5, **figures | {"clusters": 400}, ess=25.0) == Answer("unknown", 400)
     assert judge(0.3, 0.1, 0.5, **figures, ess=25.0) == Answer("unknown", None)
+
+
+def test_what_makes_an_estimate_worthless_comes_before_what_weakens_it() -> None:
+    groups = in_groups(["carry-over", "models-differ", "drift", "wrong-propensities"])
+    assert list(groups.items()) == [
+        ("log", ["wrong-propensities", "drift"]), ("model", ["models-differ"]), ("state", ["carry-over"]),
+    ]  # fmt: skip

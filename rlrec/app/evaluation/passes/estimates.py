@@ -25,15 +25,15 @@ from rlrec.directions import LOG_PRECISION
 from rlrec.errors import InputError
 from rlrec.ope.checks import answers
 from rlrec.ope.checks.answers import Answer
-from rlrec.ope.checks.reasons import in_groups
+from rlrec.ope.checks.reasons import LITTLE_DATA, REASONS, in_groups
 from rlrec.ope.intervals import intervals
 from rlrec.ope.sums.base import Estimator
 from rlrec.ope.units.estimate import Estimate
 from rlrec.policy.contexts.fields import check_hash
-from rlrec.sentences import LOGGED, Claim
+from rlrec.sentences import DEFAULT_REWARD, LOGGED, Claim
 from rlrec.store import Unit
 from rlrec.store.log import events
-from rlrec.store.log.selected import Selection
+from rlrec.store.log.selected import LogExtent, Selection
 from rlrec.times import DAY_US
 
 SLOT_FIELDS, SLATE_FIELDS = ("position", "arm"), ("step",)  # of the fields that rows are grouped by
@@ -46,7 +46,7 @@ BY_ARM = "snips"  # the usual estimator by arm: the logger chose the arm, so tha
 @dataclass(frozen=True, kw_only=True)
 class EstimateRow:
     """One estimate of one target on one group. version: None for a built-in target; by: None without groups; inclusion:
-    of the log in the lists of candidates that it was ranked from; days: that the log spans; is_answer: whether it
+    of the log in the lists of candidates that it was ranked from; extent: of the log; is_answer: whether it
     answers about the target on pages, where no estimator was asked for."""
 
     target: str
@@ -55,8 +55,8 @@ class EstimateRow:
     reward: str
     by: str | None
     group: RowGroup
+    extent: LogExtent
     inclusion: Inclusion = field(default_factory=Inclusion)
-    days: float = 0.0
     is_answer: bool = False
 
     @property
@@ -84,16 +84,19 @@ class EstimateRow:
         bounds: dict[str, Any] = {}
         if estimate.verdict != "insufficient" or answer == "same":
             bounds = {"value": estimate.lift, **dict(zip(("lower", "upper"), estimate.lift_bounds, strict=True))}
+        weak = [name for name in estimate.reasons if estimate.verdict == "weak" and REASONS[name].group == "sample"]
         return Claim(
             name=self.name, rival=LOGGED, answer=answer, **bounds, needed=needed, days=self._days(needed),
             cluster=estimate.cluster, groups=in_groups(answers.doubts_of(estimate.reasons) or estimate.reasons),
-            basis=f"per {UNITS[estimate.unit]}",
+            basis=f"per {UNITS[estimate.unit]}", reward="" if self.reward == DEFAULT_REWARD else self.reward,
+            caveat=f"{'on little data' if LITTLE_DATA & {*weak} else 'weak'} ({', '.join(weak)})" if weak else "",
         )  # fmt: skip
 
     def _days(self, needed: int | None) -> float | None:
         """How many days of the log's traffic bring so many clusters."""
         clusters = self.estimate.clusters
-        return needed * self.days / clusters if needed is not None and self.days and clusters else None
+        days = (self.extent.last_at - self.extent.first_at) / DAY_US
+        return needed * days / clusters if needed is not None and days and clusters else None
 
     def to_json(self) -> dict[str, Any]:
         """The row as `evaluate --json` has it."""
@@ -174,9 +177,8 @@ def answer(
         if rows.fold.estimators
     ]
     inclusion = reduce(add, (partial.inclusion for partial in partials))
-    extent, differing = evaluation.extent, companions.differing_models(unit, evaluation, estimators)
-    days = (extent.last_at - extent.first_at) / DAY_US
-    rows = _rows(evaluation, estimators, by_unit, differing, inclusion=inclusion, days=days)
+    differing = companions.differing_models(unit, evaluation, estimators)
+    rows = _rows(evaluation, estimators, by_unit, differing, inclusion=inclusion, extent=evaluation.extent)
     if engine is not None and engine.mixed:
         mixed_estimates = (replace(row.estimate, reasons=(*row.estimate.reasons, MIXED)) for row in rows)
         return [replace(row, estimate=estimate) for row, estimate in zip(rows, mixed_estimates, strict=True)]

@@ -114,9 +114,10 @@ def evaluate(
     if by or details:
         table = view(rows, by, app.evaluate.explained(estimates))
     else:
-        table = view([row.to_json() for row in answering], by, app.evaluate.reasons_in_words(answering))
+        table = view([*map(_shown, answering)], by, app.evaluate.reasons_in_words(answering))
     rewards = len({row["reward"] for row in rows})
     sentences += ["the targets learn different rewards: --reward judges all by one"] * (rewards > 1)
+    sentences.append(app.evaluate.log_read(estimates))
     show(rows, table=table._replace(title=sentences))
 
 
@@ -124,6 +125,12 @@ def _sentence(row: EstimateRow) -> str:
     """The answer about a target in plain words."""
     nothing = f"; no row earned anything by reward {row.reward}" if row.estimate.served == 0 else ""
     return row.claim.sentence + nothing
+
+
+def _shown(row: EstimateRow) -> dict[str, Any]:
+    """The row of a target; without a lift where the log is in doubt, since that is no result."""
+    record = row.to_json()
+    return record | {"lift": None} if (record["answer"], record["needed"]) == ("unknown", None) else record
 
 
 def view(rows: Sequence[Mapping[str, Any]], by: str | None, notes: Sequence[str]) -> View:

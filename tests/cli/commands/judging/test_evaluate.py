@@ -126,11 +126,14 @@ def test_details_have_all_estimates_and_explain_their_reasons(log: Any, run_sqli
 
 def test_the_answer_comes_first_then_a_row_a_target_then_its_reasons_by_group(log: Any, run_sqlite: Run) -> None:
     result = run_sqlite(*LATER, "evaluate", "uniform", "home@1")
-    sentences, grid, notes = result.stdout.split("\n\n")
+    first, grid, notes = result.stdout.split("\n\n")
+    sentences, read = first.rsplit("\n", 1)
+    assert re.fullmatch(r"600 decisions from 2026-\d\d-\d\d to 2026-\d\d-\d\d, reward default", read)
     assert [line.split(" ")[0].rstrip(":") for line in sentences.splitlines()] == ["uniform", "home@1"]
     # the sentence names what more of this log would not mend, and the lines below all reasons
     assert sentences.endswith("it is better or worse than what was logged (log: no-users, in-sample)")
     assert "home@1, low-ess: " in notes
+    assert "%" not in grid  # a lift that the log cannot tell is no result
     assert [line.split()[0] for line in grid.splitlines()[2:]] == ["uniform", "home"]
     lines = notes.splitlines()
     *lines, assumption = lines
@@ -178,7 +181,7 @@ def test_what_is_needed_is_told_in_clusters_and_in_days_of_the_logs_traffic(
     (shown,) = (row for row in rows if row["estimator"] == "dr")
     assert shown["answer"] == "unknown"
     seconds = 86_400 * shown["needed_days"] / shown["needed"] * shown["clusters"]
-    assert f"need about {approximate(shown['needed']):,} more visits (" in text
+    assert f"need about {approximate(shown['needed']):,} more visits if the difference is really " in text
     times = [record["at"] for record in run_sqlite(*LATER, "export-log", "-").lines]
     span = datetime.fromisoformat(max(times)) - datetime.fromisoformat(min(times))
     assert seconds == pytest.approx(span.total_seconds(), abs=1)
