@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 from rlrec.app.audit.draws import newest
 from rlrec.app.audit.integrity import live_versions
 from rlrec.app.audit.integrity.findings import Finding
+from rlrec.app.evaluation.checks import CHECKS
 from rlrec.app.evaluation.passes.estimates import EstimateRow
 from rlrec.app.experiments import compare
 from rlrec.app.experiments.compare import VariantComparison
@@ -20,6 +21,8 @@ from rlrec.app.judging.positions import CurveAnswer
 from rlrec.app.policies import policy_beliefs
 from rlrec.app.policies.policy_beliefs import PolicyBelief
 from rlrec.errors import RlrecError, StoreBusy, quantity
+from rlrec.ope.checks.reasons import REASONS
+from rlrec.records import Version
 from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
 from rlrec.store.database.unit import StoredRows
@@ -79,14 +82,15 @@ class Training(NamedTuple):
 class Result:
     """The content of the page; a part that is None or empty has sentences in `remarks`, under its name, that say why.
 
-    period: of `over_time`, hour, day or week; weeks: the same by whole weeks, None where there are not two; judged:
-    decisions that estimates and exposure are from, None for all"""
+    reward: that the parts share, None without a policy. period: of `over_time`, hour, day or week; weeks: the same by
+    whole weeks, None where there are not two; judged: decisions that estimates and exposure are from, None for all"""
 
     created_at: str
     log: str
     decisions: int
     first: str | None
     last: str | None
+    reward: str | None = None
     traffic: list[PolicyTraffic] = field(default_factory=list)
     period: str = "day"
     over_time: outcomes.Result | None = None
@@ -128,9 +132,9 @@ class _Gathering:
         self.live = {policy.version.policy.id: policy.version for policy in live.values()}
         self.served, self._parts = self._count_traffic(), set[str]()
         if request.reward is not None:
-            self.reward = lookup.reward(unit, request.reward).name
-        elif self.served:  # of the policy with the most decisions
-            self.reward = self.live[self.served.most_common(1)[0][0]].reward.name
+            self.answer.reward = lookup.reward(unit, request.reward).name
+        elif owner := next(iter([*self._rankers(), *self.served]), None):
+            self.answer.reward = self.live[owner].reward.name
         since = selected.newest_at(unit, self.selection, JUDGED)
         self.answer.judged, self._judged_log = None if since is None else JUDGED, self._log(since)
 
@@ -168,6 +172,7 @@ class _Gathering:
         answer.beliefs = [belief for belief in beliefs if belief is not None]
         shown = [self.policies[key] for key in self._shown()]
         answer.findings = fill("health", newest.check, self.unit, shown, on_its_clock=self.store.now is None) or []
+        answer.findings += self._failed_checks()
         return answer
 
     def _fill(self, name: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
@@ -217,7 +222,7 @@ class _Gathering:
                 "time", f"Nothing from before {format_time(start * DAY_US)[:10]} is shown over time: see --since."
             )
         since = max(start * DAY_US, self.selection.since or 0)
-        request = outcomes.Request(by=self.answer.period, log=self._log(since), rewards=[self.reward])
+        request = outcomes.Request(by=self.answer.period, log=self._log(since), rewards=[str(self.answer.reward)])
         over_time = outcomes.outcomes(self.store, request)
         if self.answer.period == "week":
             self.answer.weeks = over_time
@@ -227,37 +232,65 @@ class _Gathering:
         return over_time
 
     def _estimates(self) -> None:
-        answer = self.answer
-        targets = [*dict.fromkeys([*self._targets(), UNIFORM])]
-        request = evaluate.Request(targets=targets, log=self._judged_log, reward=self.reward)
-        try:
-            answer.estimates = evaluate.evaluate(self.store, request)
-        except evaluate.EmptyLog:
-            raise
-        except RlrecError:
-            # some target cannot be judged here: the others can
-            for target in targets:
-                rows = self._fill("estimates", evaluate.evaluate, self.store, replace(request, targets=[target]))
-                answer.estimates += rows or []
-        answer.estimates = evaluate.answering_rows(answer.estimates)
+        """The targets by the rewards that they learn, each group as `evaluate` judges it. What learns and serves is
+        compared with uniform too, in a request of its own: intervals widen with the targets of one."""
+        answer, by_reward = self.answer, defaultdict[str, list[str]](list)
+        for version in self._targets():
+            by_reward[self.request.reward or version.reward.name].append(version.policy.name)
+        groups = [*by_reward.items()]
+        if any(self.policies[key].kind not in ("logged", UNIFORM) for key in self.served):
+            groups.append((str(answer.reward), [UNIFORM]))
+        for reward, targets in groups:
+            request = evaluate.Request(targets=targets, log=self._judged_log, reward=reward)
+            answer.estimates += self._fill("estimates", self._judge, request) or []
         answer.reasons = evaluate.reasons_in_words(answer.estimates)
 
-    def _targets(self) -> list[str]:
+    def _judge(self, request: evaluate.Request) -> list[EstimateRow]:
+        """The estimates that answer about targets, one by one where some of these cannot be judged here."""
+        try:
+            return evaluate.answering_rows(evaluate.evaluate(self.store, request))
+        except RlrecError as error:
+            if isinstance(error, evaluate.EmptyLog) or len(request.targets) == 1:
+                raise
+        lonely_requests = (replace(request, targets=[target]) for target in request.targets)
+        answers = [self._fill("estimates", self._judge, lonely) for lonely in lonely_requests]
+        return [row for rows in answers for row in rows or []]
+
+    def _failed_checks(self) -> list[Finding]:
+        """The checks of the log that estimates fail, with their targets."""
+        rows = self.answer.estimates
+        return [
+            Finding(check=check.reason, severity="warning", subject=", ".join(names), detail=REASONS[check.reason].text)
+            for check in CHECKS
+            if (names := [row.name for row in rows if check.reason in row.estimate.reasons])
+        ]
+
+    def _rankers(self) -> list[int]:
+        """The ids of the policies that rank: those that served most, then others that can serve, the newest first."""
+        kinds = {key: self.policies[key].kind for key in self.live}
+        bases = {self.policies[key].base_id for key in self.served}
+        waiting = [
+            key for key, kind in kinds.items()
+            if kind not in (UNIFORM, "logged") and self.policies[key].base_id is None
+            and key not in self.served and key not in bases
+        ]  # fmt: skip
+        serving = [key for key, _ in self.served.most_common() if kinds[key] != "logged"]
+        return serving + sorted(waiting, key=lambda key: -self.live[key].id)
+
+    def _targets(self) -> list[Version]:
         """The policies that served most and still do, of the one that was chosen where one was; else then others that
-        can serve. A holdout is uniform, which is judged anyway."""
-        targets = self._shown() if self.policy is not None else [key for key, _ in self.served.most_common()]
-        if self.policy is None:
-            served = {*self.served, *(self.policies[key].base_id for key in self.served)}
-            rankers = [policy for policy in self.policies.values() if policy.kind not in (UNIFORM, "logged")]
-            targets += [policy.id for policy in rankers if policy.base_id is None and policy.id not in served]
+        can serve. What an imported log comes from is no target: that it is as good as itself tells nobody anything."""
+        targets = self._rankers()
+        if self.policy is not None:
+            targets = [key for key in self._shown() if self.policies[key].kind != "logged"]
         replaced = {key: live_versions.successors(self.unit, self.live[key]) for key in targets}
         for sentence in filter(None, replaced.values()):
             self._remark("estimates", sentence)
-        names = [self.policies[key].name for key in targets if replaced[key] is None]
-        return [name for name in names if name.partition("@")[0] != UNIFORM][:TARGETS]
+        versions = [self.live[key] for key in targets if replaced[key] is None]
+        return [version for version in versions if version.policy.name.partition("@")[0] != UNIFORM][:TARGETS]
 
     def _exposure(self) -> exposure.Result:
-        request = exposure.Request(log=self._judged_log, reward=self.reward, expected=False)
+        request = exposure.Request(log=self._judged_log, reward=self.answer.reward, expected=False)
         return exposure.exposure(self.store, request)
 
     def _experiments(self) -> list[VariantComparison]:
@@ -271,7 +304,7 @@ class _Gathering:
                 "experiments", f"{quantity(len(concerned) - EXPERIMENTS, 'older one')}: see `rlrec experiment list`."
             )
         names = [experiment.name for experiment in concerned[:EXPERIMENTS]]
-        rewards = [] if self.request.reward is None else [self.reward]
+        rewards = [] if self.request.reward is None else [self.request.reward]
         comparisons = (self._fill("experiments", compare.show, self.store, name, rewards=rewards) for name in names)
         return [comparison for comparison in comparisons if comparison is not None]
 

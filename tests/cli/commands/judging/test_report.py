@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 import xml.etree.ElementTree as ET
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from rlrec.app.judging import evaluate
 from rlrec.app.judging.report import Request, report
 from rlrec.report import page as pages
 from rlrec.store import Store
@@ -341,3 +343,49 @@ def test_a_plot_over_the_store_is_refused_before_anything_is_stored(shop: Run, s
     assert refused.exit_code == 2
     assert "is the store itself" in refused.stderr
     assert shop("position", "list", "--json").json == []
+
+
+@pytest.fixture
+def imported(run_sqlite: Run, tmp_path: Path) -> Run:
+    """The log of another system, whose propensities are wrong, and three policies that learn two rewards. Nobody comes
+    twice."""
+    rows = []
+    for n in range(900):
+        at, arm = parse("2026-01-05T00:00:00Z") + n * DAY_US // 200, "a" if n % 5 else "b"
+        events = [{"position": 1, "kind": "click", "at": format_time(at + 60_000_000)}] if n % 3 == 0 else []
+        slate = [{"position": 1, "arm": arm, "propensity": 0.5}]
+        row = {"session": f"s{n}", "user": f"u{n}", "at": format_time(at), "eligible": ["a", "b"], "slate": slate}
+        rows.append({**row, "events": events})
+    steps: list[tuple[list[str], str | None]] = [
+        (["reward", "define", "twice", "click=2"], None),
+        (["import-log", "-", "--layout", "jsonl", "--policy", "shop"], "\n".join(map(json.dumps, rows))),
+    ]
+    for name, share, reward in (("red", 0.5, "default"), ("blue", 0.9, "default"), ("new", 0.2, "twice")):
+        path = tmp_path / f"{name}.csv"
+        path.write_text(f"arm,probability\na,{share}\nb,{1 - share}\n")
+        words = ["policy", "create", name, "--kind", "fixed", "--param", f"probabilities={path}", "--reward", reward]
+        steps.append((words, None))
+    for words, stdin in steps:
+        done = run_sqlite(*words, stdin=stdin)
+        assert done.exit_code == 0, done.stderr
+    return run_sqlite
+
+
+def test_targets_are_judged_as_evaluate_judges_them(imported: Run, sqlite_db: str) -> None:
+    """The imported log is no target, and those of one reward are judged together, as in one command."""
+    with closing(Store(sqlite_db)) as store:
+        rows = report(store, Request()).estimates
+        asked = [
+            row for names in (["new"], ["blue", "red"])
+            for row in evaluate.answering_rows(evaluate.evaluate(store, evaluate.Request(targets=names)))
+        ]  # fmt: skip
+    assert [(row.name, row.reward) for row in rows] == [
+        ("new@1", "twice"), ("blue@1", "default"), ("red@1", "default"),
+    ]  # fmt: skip
+    assert [row.to_json() for row in asked] == [row.to_json() for row in rows]
+
+
+def test_health_has_the_checks_that_the_log_fails(imported: Run) -> None:
+    health = page(imported).partition('<section id="health"')[2]
+    assert "warning: wrong-propensities, new@1, blue@1, red@1: some arm was shown more often" in health
+    assert "warn of nothing" not in health
