@@ -92,7 +92,7 @@ def fit(store: Store, request: Request, workers: Workers = IN_PROCESS) -> CurveA
         workers.opened(log_store, unit.now) as engine,
     ):
         definition = lookup.reward(unit, request.reward)
-        estimated = _estimate(unit, request, definition, filters.selection(unit, log), engine)
+        estimated = _estimate(unit, replace(request, log=log), definition, filters.selection(unit, log), engine)
 
     def work(unit: Unit) -> CurveAnswer:
         settings.lock_removals(unit, removals)

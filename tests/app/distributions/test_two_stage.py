@@ -210,7 +210,7 @@ def test_a_target_that_draws_from_the_catalogue_is_flagged(kiosk: Run) -> None:
     assert "logging-candidates" in row["reasons"]
     assert row["mean_weight"] == pytest.approx(1)  # it ranks the candidates that were drawn
     assert 0 < row["smallest_inclusion"] < 1
-    result = kiosk("--now", "2030-01-01T00:00:00Z", "evaluate", "uniform")
+    result = kiosk("--now", "2030-01-01T00:00:00Z", "evaluate", "uniform", "--details")
     assert "the smallest probability with which an arm that was shown was a candidate is" in result.stdout
 
 

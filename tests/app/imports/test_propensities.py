@@ -92,7 +92,8 @@ def test_estimates_by_estimated_propensities_are_weak_and_pass_no_gate(run: Run)
     random = np.random.default_rng(1)
     lines = [line(n, arm, reward=int(arm == "a")) for n, arm in enumerate(random.choice(list("abc"), 3000))]
     imported(run, lines, "--propensity", "uniform")
-    (row,) = run("evaluate", "uniform", "--log", "policy=old", "--estimator", "snips", "--json").json
+    judging = ("--log", "policy=old", "--estimator", "snips", "--cluster", "session", "--json")
+    (row,) = run("evaluate", "uniform", *judging).json
     assert (row["verdict"], row["reasons"]) == ("weak", ["estimated-propensity"])
     Path("best.csv").write_text("arm,probability\na,0.9\nb,0.05\nc,0.05\n")
     Path("worst.csv").write_text("arm,probability\na,0.05\nb,0.05\nc,0.9\n")

@@ -93,7 +93,7 @@ VERDICTS = ("insufficient", "weak", "ok")
     "rlrec evaluate home@2 --log policy=home,since=2026-01-01 --by position --json",
     "rlrec evaluate home uniform --estimator wdr,pdis --gamma 0.9 --log split=gate",
     "rlrec evaluate home uniform --estimator rips,sn-iips,pbm:home",
-    "rlrec evaluate home shop uniform --best",
+    "rlrec evaluate home other uniform --best",
 )
 def evaluate(
     store: Store, show: Show, best: bool, details: bool, plot: str | None, workers: Workers, **request: Any

@@ -44,7 +44,7 @@ CLIP = Parsed("number|none", lambda text: None if text == "none" else parse_numb
 @click.argument("reference", metavar="NAME")
 @option_group(
     "Which log",
-    click.option("--log", metavar="FILTER", help="As in `evaluate` [default: all loggers that can tell, weighed]."),
+    click.option("--log", metavar="FILTER", help="As in `evaluate` [default: loggers that can tell]."),
     click.option("--since", type=TIME, metavar="TIME", help="Sessions that began at this time or later."),
     click.option(
         "--min-new", type=Integer(0), default=0, show_default=True, metavar="N",
