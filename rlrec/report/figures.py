@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rlrec.directions import difference_direction
 from rlrec.errors import quantity
 from rlrec.report.svg import Bar, Drawing, Interval, PlotPoint, Series, bars, chart, forest, interval, number
-from rlrec.sentences import SAME_POLICY, experiment_sentences
+from rlrec.sentences import DEFAULT_REWARD, LOGGED, SAME_POLICY, experiment_sentences
 from rlrec.times import DAY_US, parse
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from rlrec.app.policies.policy_beliefs import PolicyBelief
 
 MAX_ROWS = 15  # rows of a figure
-VERDICTS = {"ok": ("can be trusted", "s1"), "weak": ("read with care", "s2"), "insufficient": ("cannot be told", "no")}
-ANSWERS = ("better", "worse", "same", "unknown")  # in the order of a summary
+VERDICTS = {"ok": "s1", "weak": "s2", "insufficient": "no"}  # their looks
+VARIANTS = "An experiment answers for its variants: here each is compared with all that was logged."
 BOUNDS = ("value", "lower", "upper")
 LOOKS = {"better": ("more", "s1"), "worse": ("less", "s2"), "same": ("the same", "s3")}  # by answers
 METRICS = {
@@ -37,13 +37,16 @@ MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", 
 
 
 class Figure(NamedTuple):
-    """A drawing with its finding, a description in words, and the data that it shows."""
+    """A drawing with its finding, a description in words, and the data that it shows. findings: for a summary, in place
+    of the title; lines: below the title."""
 
     title: str
     drawing: Drawing
     description: str
     headers: Sequence[str]
     rows: Sequence[Sequence[Any]]
+    findings: Sequence[str] | None = None
+    lines: Sequence[str] = ()
 
 
 def percent(share: float | None) -> str:
@@ -66,6 +69,7 @@ def over_time(
         return None
     period, name = str(answer["by"]), METRICS[metric].format(unit=answer["unit"])
     scale, unit = (100, ", % of visits") if metric in RETURNED else (1, f" ({rows[0]['reward']})")
+    by = f" by {rows[0]['reward']}" if rows[0]["reward"] not in (None, DEFAULT_REWARD) else ""
     points = [
         PlotPoint(parse(str(row["group"])) / 3.6e9, *_scaled(row, scale), _day(str(row["group"]))) for row in rows
     ]
@@ -73,7 +77,7 @@ def over_time(
     level, x_name = f"{100 * answer['level']:g} %", f"{period} (UTC), {' to '.join(years)}"
     change = _change(answer if weeks is None else weeks, metric, until) or _change(answer, metric, until)
     return Figure(
-        title=f"{name[0].upper()}{name[1:]}: {change}",
+        title=f"{name[0].upper()}{name[1:]}{by}: {change}",
         drawing=chart([Series(name, points)], x_name=x_name, y_name=f"{name}{unit}; band: {level}"),
         description=f"A line over {quantity(len(points), period)} with its interval of {level}, "
         f"clustered by {answer['unit']}.",
@@ -153,51 +157,48 @@ def estimates(rows: Sequence[EstimateRow]) -> Figure | None:
     names_estimator = len({row.estimate.estimator for row in rows}) > 1
     intervals, table = list[Interval](), list[list[Any]]()
     for row in rows[:MAX_ROWS]:
-        estimate, look, words = row.estimate, VERDICTS[row.estimate.verdict][1], _verdict(row)
-        value, lower, upper = estimate.value, estimate.lower, estimate.upper
+        estimate, claim = row.estimate, row.claim
+        value, verdict = estimate.value, estimate.verdict
         name = row.name if row.by is None else f"{row.name}, {row.by} {row.group.label}"
         label = f"{name}, {estimate.estimator}" if names_estimator else name
-        intervals.append(Interval(label, value, lower, upper, f"{number(value)}, {words}", look))
+        note = f"{number(value)}, {verdict}"
+        intervals.append(Interval(label, value, estimate.lower, estimate.upper, note, VERDICTS[verdict]))
+        is_told = claim.answer != "unknown" or claim.needed is not None
+        lift = (claim.value, claim.lower, claim.upper) if is_told else (None, None, None)
         table.append([
-            name, estimate.estimator, value, lower, upper, words, ", ".join(estimate.reasons), estimate.ess, estimate.n,
-            estimate.served,
+            name, claim.answer, *(bound if bound is None else 100 * bound for bound in lift), value, estimate.lower,
+            estimate.upper, estimate.served, verdict, ", ".join(estimate.reasons), estimate.ess, estimate.estimator,
         ])  # fmt: skip
     averages, per_unit = {row.estimate.served for row in rows}, rows[0].claim.basis
     average = averages.pop() if len(averages) == 1 else None
+    rewards = ", ".join(sorted({row.reward for row in rows}))
+    by, earned = rows[0].by and f" by {rows[0].by}", "" if average is None else f"; {LOGGED} earned {number(average)}"
+    told = {row.claim.sentence: _is_finding(row) for row in rows if row.by is None and "@" not in row.target}
+    has_variants = any("@" in row.target for row in rows)
     return Figure(
-        title=_answer_sentence(rows, "" if average is None else f" ({number(average)} {per_unit})"),
+        title=f"Reward {rewards} {per_unit}{by or earned}",
         drawing=forest(
             intervals, level=average,
-            x_name=f"reward {per_unit} ({', '.join(sorted({row.reward for row in rows}))})"
-            f"{'' if average is None else '; dashed: the logged average'}",
+            x_name=f"reward {per_unit} ({rewards}){'' if average is None else '; dashed: the logged average'}",
         ),
-        description=f"One interval a policy at level {rows[0].estimate.level:g}; circles can be trusted, squares "
-        "are to be read with care, grey ones cannot be told from this log.",
+        description=f"One interval a policy at level {rows[0].estimate.level:g}; circles are ok, squares weak, grey "
+        "ones insufficient.",
         headers=[
-            "policy", "estimator", "value", "lower", "upper", "verdict", "reasons", "effective sample size", "rows",
-            "logged average",
+            "policy", "answer", "lift in percent", "lower", "upper", "value", "lower", "upper", "logged average",
+            "verdict", "reasons", "effective sample size", "estimator",
         ],
         rows=table,
+        findings=[sentence for sentence, is_finding in told.items() if is_finding],
+        lines=[sentence for sentence, is_finding in told.items() if not is_finding] + [VARIANTS] * has_variants,
     )  # fmt: skip
 
 
-def _verdict(row: EstimateRow) -> str:
-    """The verdict in words."""
-    verdict, reasons = row.estimate.verdict, row.estimate.reasons
-    return "learned from this log" if verdict == "weak" and "in-sample" in reasons else VERDICTS[verdict][0]
-
-
-def _answer_sentence(rows: Sequence[EstimateRow], average: str) -> str:
-    """The answers, those first that somebody can act on; that the policy which served is itself goes without saying."""
-    if rows[0].by is not None:
-        return f"Reward {rows[0].claim.basis} by {rows[0].by}"
-    claims = [row.claim for row in rows]
-    names = [claim.name for claim in claims if claim.answer == "unknown" and not claim.needed]
-    answered = [claim for claim in claims if claim.name not in names]
-    texts = {answer: [claim.sentence for claim in answered if claim.answer == answer] for answer in ANSWERS}
-    texts["better"] = texts["better"] or [f"No policy is known to be better than what was logged{average}"]
-    texts["unknown"] += [f"this log cannot tell of {' and '.join(names)}"] if names else []
-    return "; ".join(text for answer in ANSWERS for text in texts[answer] if SAME_POLICY not in text)
+def _is_finding(row: EstimateRow) -> bool:
+    """Whether somebody can act on an answer: no log tells of what learned from it, and that a policy is the one that
+    served goes without saying."""
+    is_unknown = row.claim.answer == "unknown" and row.claim.needed is None
+    learned = is_unknown and "in-sample" in row.estimate.reasons
+    return not (learned or SAME_POLICY in row.claim.sentence)
 
 
 # -- experiments --
@@ -222,12 +223,14 @@ def comparison(answer: VariantComparison) -> Figure | None:
     if not intervals:
         return None
     per_cent, against = "" if drafted else ", in percent of it", answer["variants"][0]["variant"]
+    sentences = experiment_sentences(answer)
     return Figure(
-        title=f"{answer['experiment']}: {'; '.join(experiment_sentences(answer))}",
+        title=f"{answer['experiment']}: {'; '.join(sentences)}",
         drawing=forest(intervals[:MAX_ROWS], x_name=f"difference from {against}{per_cent}", level=0),
         description=f"One interval of 95 % a metric, clustered by {answer['unit']}; those that cross 0 are not sure.",
         headers=["variant", "metric", "difference", "lower", "upper", "in percent", "p", "notes"],
         rows=[cells for _, cells in lines],
+        findings=[f"{answer['experiment']}: {sentence}" for sentence in sentences],
     )
 
 

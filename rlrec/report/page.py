@@ -11,6 +11,7 @@ from rlrec.report.figures import Figure, present_figures
 from rlrec.report.svg import escape, number
 
 if TYPE_CHECKING:
+    from rlrec.app.evaluation.passes.estimates import EstimateRow
     from rlrec.app.judging.report import Result
 
 STYLE = """
@@ -60,10 +61,11 @@ def page(answer: Result, title: str) -> str:
     """The page of a report."""
     sections = [*_sections(answer)]
     findings = [
-        f'<li><a href="#{section.name}-{count}">{escape(figure.title)}</a></li>'
+        f'<li><a href="#{section.name}-{count}">{escape(finding)}</a></li>'
         for section in sections
         if section.name in SHORT
         for count, figure in enumerate(section.figures)
+        for finding in ([figure.title] if figure.findings is None else figure.findings)
     ]
     body = "".join(_section(section, answer.remarks.get(section.name, [])) for section in sections)
     summary = f"<nav><h2>In short</h2><ul>{''.join(findings)}</ul></nav>" if findings else ""
@@ -80,8 +82,8 @@ def page(answer: Result, title: str) -> str:
 
 def _extent(answer: Result) -> str:
     """The extent of the log, and the time of the page."""
-    log_filter = f", {escape(answer.log)}" if answer.log else ""
-    as_of = f'<span class="soft">as of {answer.created_at[:16]}Z{log_filter}</span>'
+    details = [f"as of {answer.created_at[:16]}Z", answer.reward and f"reward {answer.reward}", answer.log]
+    as_of = f'<span class="soft">{escape(", ".join(filter(None, details)))}</span>'
     if answer.first is None or answer.last is None:
         return f"{EMPTY} {as_of}" if not answer.log else f"No decision is selected. {as_of}"
     is_single_day = answer.first[:10] == answer.last[:10]
@@ -102,10 +104,13 @@ def _sections(answer: Result) -> Iterator[Section]:
     )  # fmt: skip
     newest = "" if answer.judged is None else f" From the newest {answer.judged:,} decisions."
     reasons = _list(answer.reasons)
+    by_reward: dict[tuple[str, str], list[EstimateRow]] = {}
+    for row in answer.estimates:
+        by_reward.setdefault((row.reward, row.estimate.unit), []).append(row)
     yield Section(
         "estimates", "What policies would earn",
         "Estimated from the log: a policy is judged by what others served, weighted by probabilities." + newest,
-        present_figures([figures.estimates(answer.estimates)]),
+        present_figures(figures.estimates(rows) for rows in by_reward.values()),
         reasons and f"<details><summary>What the verdicts rest on</summary>{reasons}</details>",
     )  # fmt: skip
     over_time, charts, notes = answer.over_time, list[Figure](), list[str]()
@@ -147,8 +152,8 @@ def _section(section: Section, remarks: Sequence[str]) -> str:
         key = f"{section.name}-{count}"
         drawing = svg.figure(figure.drawing, key=key, title=figure.title, description=figure.description)
         cards += (
-            f'<figure id="{key}"><figcaption><h3>{escape(figure.title)}</h3></figcaption>{drawing}'
-            f"<details><summary>The data</summary>{_table(figure.headers, figure.rows)}</details></figure>"
+            f'<figure id="{key}"><figcaption><h3>{escape(figure.title)}</h3>{_list(figure.lines)}</figcaption>'
+            f"{drawing}<details><summary>The data</summary>{_table(figure.headers, figure.rows)}</details></figure>"
         )
     return (
         f'<section id="{section.name}"><h2>{section.heading}</h2><p class="soft">{section.lead}</p>'

@@ -145,10 +145,10 @@ def test_what_learned_from_the_log_is_no_finding_about_it(run_sqlite: Run) -> No
         ["simulate", "bernoulli", "--env", "rates=0.6,0.2", "--policy", "home", "--sessions", "2000", "--group", "500"],
     ):
         assert run_sqlite(*words).exit_code == 0
-    headline, *others = re.findall(r'<a href="#estimates-\d">(.*?)</a>', page(run_sqlite))
-    assert re.match(r"No policy is known to be better than what was logged( \(0\.\d+ per impression\))?; ", headline)
-    assert re.search(r"; uniform is worse than what was logged: -\d\d % \[-\d\d, -\d\d\] per impression", headline)
-    assert (headline.endswith("this log cannot tell of home@1"), others) == (True, [])
+    text = page(run_sqlite)
+    (headline,) = headlines(text, "estimates")
+    assert re.fullmatch(r"uniform is worse than what was logged: -\d\d % \[-\d\d, -\d\d\] per impression", headline)
+    assert "<li>home@1: this log cannot tell whether it is better or worse" in text.partition('id="estimates"')[2]
 
 
 def test_a_variant_stands_for_itself_and_its_parent_that_serves_nobody_is_not_shown(run_sqlite: Run) -> None:
@@ -183,8 +183,10 @@ def test_a_policy_against_itself_is_no_gain_and_no_loss(run_sqlite: Run) -> None
         ["simulate", "bernoulli", "--env", "rates=0.6,0.2,0.3", "--policy", "shop", "--sessions", "600"],
     ):
         assert run_sqlite(*words).exit_code == 0
-    (headline,) = headlines(page(run_sqlite), "estimates")
-    assert re.fullmatch(r"No policy is known to be better than what was logged \(0\.\d+ per impression\)", headline)
+    text = page(run_sqlite)
+    assert headlines(text, "estimates") == []
+    assert "<li>shop@1 is the same policy as what was logged: no difference</li>" in text
+    assert re.search(r"<h3>Reward default per impression; what was logged earned 0\.\d+</h3>", text)
 
 
 def test_what_serves_is_judged_and_not_the_policy_that_variants_replaced(run_sqlite: Run) -> None:
@@ -389,3 +391,23 @@ def test_health_has_the_checks_that_the_log_fails(imported: Run) -> None:
     health = page(imported).partition('<section id="health"')[2]
     assert "warning: wrong-propensities, new@1, blue@1, red@1: some arm was shown more often" in health
     assert "warn of nothing" not in health
+
+
+def test_each_policy_has_a_line_and_a_lift_that_names_its_reward(imported: Run) -> None:
+    text = page(imported)
+    for line, name in zip(headlines(text, "estimates"), ("new@1", "blue@1", "red@1"), strict=True):
+        assert line.startswith(f"{name}: this log cannot tell whether it is better or worse than what was logged")
+    assert headlines(text, "time")[0].startswith("Reward per visit by twice: ")
+    assert "Z, reward twice</span>" in text
+    table = text.partition('id="estimates-1"')[2].partition("</table>")[0]
+    assert re.findall(r'<th scope="col"[^>]*>([^<]*)', table)[:3] == ["policy", "answer", "lift in percent"]
+    assert re.findall("<tr><td>([^<]*)</td><td>([^<]*)</td>", table) == [("blue@1", "unknown"), ("red@1", "unknown")]
+
+
+def test_an_experiment_answers_for_its_variants(shop: Run) -> None:
+    """Estimates of the variants, against the mix of both, say something else in other words."""
+    text = page(shop)
+    lines = [*headlines(text, "experiments"), *headlines(text, "estimates")]
+    assert [line for line in lines if "@ab/" in line] == []
+    assert "An experiment answers for its variants" in text
+    assert "<td>home@ab/a@1</td>" in text.partition('id="estimates"')[2]
