@@ -53,7 +53,7 @@ class Claim(NamedTuple):
                 return f"{subject} is as good as {self.rival}: it differs by at most {100 * share:.2g} %{basis}{caveat}"
             return f"{subject} {SAME_POLICY} {self.rival}: no difference"
         start = f"{self.name}: " if self.name else ""
-        question = f"whether it is better or worse than {self.rival}{by if self.value is None else ''}"
+        question = f"whether it is better or worse than {self.rival}{by if None in (self.value, self.needed) else ''}"
         if self.needed is None:
             reasons = "; ".join(f"{group}: {', '.join(names)}" for group, names in self.groups.items())
             return f"{start}this log cannot tell {question}{f' ({reasons})' if reasons else ''}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import chain
 from typing import Any
 
 from rlrec import ope
@@ -20,7 +19,7 @@ from rlrec.app.inputs import filters
 from rlrec.app.log import reward_log
 from rlrec.errors import quantity
 from rlrec.ope.checks import verdicts
-from rlrec.ope.checks.reasons import GROUPS, VERDICTS, hints, in_groups
+from rlrec.ope.checks.reasons import GROUPS, REASONS, VERDICTS, helpful, hint, in_groups, in_order
 from rlrec.store import Store
 from rlrec.store.database import bulk
 from rlrec.times import format_time
@@ -54,8 +53,7 @@ def explained(rows: Sequence[EstimateRow]) -> list[str]:
             horizons[row.name] = min(horizon, horizons.get(row.name, horizon))
     inclusion = rows[0].inclusion if rows else Inclusion()
     lines = verdicts.explanations([row.to_json() for row in rows])
-    lines += hints(reason for row in rows for reason in row.estimate.reasons)
-    lines += logs_taken(rows)
+    lines += [line for _, line in hints(rows)] + logs_taken(rows)
     if inclusion.decisions:
         min_sentence = "the smallest probability with which an arm that was shown was a candidate"
         derived = f"(decisions that were derived again: {inclusion.decisions:,})"
@@ -87,7 +85,7 @@ def _rank(row: EstimateRow) -> tuple[int, bool]:
 def reasons_in_words(rows: Sequence[EstimateRow]) -> list[str]:
     """The reasons of these estimates by their groups, a line for each target that has them, or one for all, and below
     what can be tried."""
-    lines, names = list[str](), [row.name for row in rows]
+    lines, names, helping = list[str](), [row.name for row in rows], hints(rows)
     for group, meaning in GROUPS.items():
         present = {row.name: in_groups(row.estimate.reasons).get(group, []) for row in rows}
         targets: dict[str, list[str]] = {}
@@ -98,8 +96,28 @@ def reasons_in_words(rows: Sequence[EstimateRow]) -> list[str]:
             lines.append(f"{group}: {meaning}")
         for text, concerned in targets.items():
             lines += [f"  {text}"] if concerned == names else [f"  {name}, {text}" for name in concerned]
-        lines += [f"  {hint}" for hint in hints(chain.from_iterable(present.values()))]
+        lines += [f"  {line}" for hint_group, line in helping if hint_group == group]
     return lines + logs_taken(rows) + assumed(rows)
+
+
+def hints(rows: Sequence[EstimateRow]) -> list[tuple[str, str]]:
+    """The remedies for the reasons of these estimates, each once, with the group of its reason; with the name of the
+    target where it concerns one."""
+    by_reason: dict[str, list[EstimateRow]] = {}
+    for row in rows:
+        for reason in helpful(row.estimate.reasons, is_explored=row.is_explored):
+            by_reason.setdefault(reason, []).append(row)
+    extent, names = rows[0].extent, dict[str, str]()
+    first, middle = (format_time(at)[:10] for at in (extent.first_at, (extent.first_at + extent.last_at) // 2))
+    if first != middle:
+        names["since"] = middle
+    lines = []
+    for reason in in_order(by_reason):
+        targets = {row.target for row in by_reason[reason] if row.version is not None}
+        target = targets.pop() if len(targets) == 1 and "@" not in min(targets) else None
+        known = {} if target is None else {"target": target, "experiment": f"try-{target}"}
+        lines.append((REASONS[reason].group, hint(reason, **names, **known)))
+    return [*dict.fromkeys(lines)]
 
 
 def assumed(rows: Sequence[EstimateRow]) -> list[str]:

@@ -146,7 +146,8 @@ REASONS = {
 }  # fmt: skip
 
 _MORE_EXPLORATION = "`rlrec policy create NAME --kind KIND --param floor=0.05` to log by: it tells more of every target"
-_EXPERIMENT = "`rlrec experiment create NAME --variant a=SERVING --variant b=TARGET`"
+_EXPERIMENT = "`rlrec experiment create {experiment} --variant a=SERVING --variant b={target}`"
+_UNKNOWN = {"experiment": "NAME", "target": "TARGET", "since": "DAY"}
 # What helps against a reason, as it is typed; what helps against too little of a log is more of it.
 HINTS = {
     "no-rows": "another --log",
@@ -158,7 +159,7 @@ HINTS = {
     "mean-weight": "`rlrec doctor`, or more exploration in the log: --param floor=0.05",
     "models-differ": "`rlrec doctor`",
     "unlike-loggers": "--log policy=NAME, with the newest logger",
-    "drift": "--log since=DAY, with the newest decisions",
+    "drift": "--log since={since}, with the newest decisions",
     "young-rewards": "--log until=DAY, with decisions that are older, or a later import",
     "no-users": "`recommend --user`, or --cluster session if every session is another person",
     "repeated-rows": "`rlrec import-log` into a new store, each decision once",
@@ -177,9 +178,21 @@ HINTS = {
 }
 
 
-def hints(reasons: Iterable[str]) -> list[str]:
-    """The remedies for these reasons, each once."""
-    return [*dict.fromkeys(f"try {HINTS[reason]}" for reason in in_order(reasons) if reason in HINTS)]
+def helpful(reasons: Iterable[str], *, is_explored: bool = False) -> list[str]:
+    """Those of these reasons whose hint helps: none helps while propensities are wrong, and what the newest decisions
+    earn is not known while rewards are young. is_explored: whether the log explores as much as a floor would."""
+    present = {*reasons}
+    if "wrong-propensities" in present:
+        return ["wrong-propensities"]
+    useless = {"drift"} if "young-rewards" in present else set()
+    useless |= {"low-ess", "heavy-tail"} if is_explored else set()
+    return [reason for reason in in_order(present - useless) if reason in HINTS]
+
+
+def hint(reason: str, **names: str) -> str:
+    """The remedy for a reason. names: of the experiment and the target, and the day, where they are
+    known."""
+    return f"try {HINTS[reason].format_map(_UNKNOWN | names)}"
 
 
 def worst_verdict(verdicts: Iterable[str]) -> str:

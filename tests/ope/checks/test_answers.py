@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rlrec.ope.checks.answers import Answer, judge
-from rlrec.ope.checks.reasons import in_groups
+from rlrec.ope.checks.reasons import helpful, hint, in_groups
 
 LIFT: dict[str, Any] = {"scale": 1.0, "precision": 5e-4, "clusters": 1_000}
 
@@ -93,3 +93,11 @@ def test_what_makes_an_estimate_worthless_comes_before_what_weakens_it() -> None
     assert list(groups.items()) == [
         ("log", ["wrong-propensities", "drift"]), ("model", ["models-differ"]), ("state", ["carry-over"]),
     ]  # fmt: skip
+
+
+def test_only_hints_that_help_are_given() -> None:
+    assert helpful(["wrong-propensities", "models-differ", "carry-over"]) == ["wrong-propensities"]
+    assert helpful(["drift", "young-rewards", "low-ess"]) == ["low-ess", "young-rewards"]
+    assert helpful(["drift", "low-ess", "unsupported"], is_explored=True) == ["unsupported", "drift"]
+    assert hint("drift", since="2026-01-08") == "try --log since=2026-01-08, with the newest decisions"
+    assert hint("drift", target="home").startswith("try --log since=DAY")

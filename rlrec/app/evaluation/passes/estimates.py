@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import reduce
+from math import log
 from operator import add, or_
 from typing import Any
 
@@ -37,6 +38,7 @@ from rlrec.store.log.selected import LogExtent, Selection
 from rlrec.times import DAY_US
 
 SLOT_FIELDS, SLATE_FIELDS = ("position", "arm"), ("step",)  # of the fields that rows are grouped by
+FLOOR = 0.05  # that is usual
 PAIRED = {"pi", "sn-pi"}  # asked for by name, they refuse what they cannot weigh
 LIFT = "lift", "lift_lower", "lift_upper", "lift_std_error"
 UNITS = {"impression": "impression", "session": "visit", "slate": "page"}  # as people call them
@@ -46,8 +48,8 @@ BY_ARM = "snips"  # the usual estimator by arm: the logger chose the arm, so tha
 @dataclass(frozen=True, kw_only=True)
 class EstimateRow:
     """One estimate of one target on one group. version: None for a built-in target; by: None without groups; inclusion:
-    of the log in the lists of candidates that it was ranked from; extent: of the log; is_answer: whether it
-    answers about the target on pages, where no estimator was asked for."""
+    of the log in the lists of candidates that it was ranked from; extent: of the log; arms: how many there are;
+    is_answer: whether it answers about the target on pages, where no estimator was asked for."""
 
     target: str
     version: int | None
@@ -56,6 +58,7 @@ class EstimateRow:
     by: str | None
     group: RowGroup
     extent: LogExtent
+    arms: int
     inclusion: Inclusion = field(default_factory=Inclusion)
     is_answer: bool = False
 
@@ -91,6 +94,13 @@ class EstimateRow:
             basis=f"per {UNITS[estimate.unit]}", reward="" if self.reward == DEFAULT_REWARD else self.reward,
             caveat=f"{'on little data' if LITTLE_DATA & {*weak} else 'weak'} ({', '.join(weak)})" if weak else "",
         )  # fmt: skip
+
+    @property
+    def is_explored(self) -> bool:
+        """Whether no weight is larger than a usual floor would let it be."""
+        steps = {"impression": 1, "slate": self.extent.positions}
+        number = steps.get(self.estimate.unit, self.extent.positions * self.extent.steps)
+        return log(max(self.estimate.max_weight or 1.0, 1.0)) <= number * log(max(self.arms, 1) / FLOOR)
 
     def _days(self, needed: int | None) -> float | None:
         """How many days of the log's traffic bring so many clusters."""
@@ -252,7 +262,7 @@ def _rows(
     for number, target in enumerate(evaluation.targets):
         shared: dict[str, Any] = {
             "target": target.name, "version": target.number, "reward": target.reward.name,
-            "by": evaluation.request.by, **log_facts,
+            "by": evaluation.request.by, "arms": len(evaluation.arms), **log_facts,
         }  # fmt: skip
         for group in groups.in_order({group for estimates in by_unit for _, group in estimates}):
             group_estimates = [estimate for estimates in by_unit for estimate in estimates.get((number, group), [])]

@@ -140,7 +140,12 @@ def test_the_answer_comes_first_then_a_row_a_target_then_its_reasons_by_group(lo
     assert assumption == "assumed by dr: what a slot earns does not depend on what was shown before"
     assert {line.split(":")[0] for line in lines if not line.startswith(" ")} <= {*GROUPS}
     assert "  home@1, in-sample: the target learned from rows of this log (weak)" in lines
-    assert any(line.startswith("  try ") and "rlrec experiment create" in line for line in lines)
+    assert any(
+        line.startswith("  try `rlrec experiment create try-home --variant a=SERVING --variant b=home`")
+        for line in lines
+    )
+    # the log is as near uniform as a floor would make it
+    assert not [line for line in lines if "floor=" in line]
 
 
 def test_no_line_speaks_of_two_targets(log: Any, run_sqlite: Run) -> None:
