@@ -172,7 +172,7 @@ def best_of(may_be_best: Mapping[str, bool | None]) -> str:
     is_sure = len(rivals) == 1 and not unknown
     texts = [f"{rivals[0]} is the best" if is_sure else f"{_and(rivals)} may still be the best"]
     texts += [f"{_and(others)} {'is' if len(others) == 1 else 'are'} not"] if others else []
-    texts += [f"of {_and(unknown)} this log cannot tell"] if unknown else []
+    texts += [f"this log cannot tell about {_and(unknown)}"] if unknown else []
     return "; ".join(texts)
 
 

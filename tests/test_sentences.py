@@ -86,7 +86,7 @@ def test_what_is_needed_has_two_digits() -> None:
         ({"home": True, "uniform": True, "shop": False}, "home and uniform may still be the best; shop is not"),
         ({"home": True, "uniform": False, "shop": False}, "home is the best; uniform and shop are not"),
         ({"a": True, "b": True, "c": True}, "a, b and c may still be the best"),
-        ({"home": True, "taught": None}, "home may still be the best; of taught this log cannot tell"),
+        ({"home": True, "taught": None}, "home may still be the best; this log cannot tell about taught"),
         ({"home": None, "taught": None}, "this log cannot tell which is the best"),
     ],
 )

@@ -107,16 +107,17 @@ def hints(rows: Sequence[EstimateRow]) -> list[tuple[str, str]]:
     for row in rows:
         for reason in helpful(row.estimate.reasons, is_explored=row.is_explored):
             by_reason.setdefault(reason, []).append(row)
-    extent, names = rows[0].extent, dict[str, str]()
-    first, middle = (format_time(at)[:10] for at in (extent.first_at, (extent.first_at + extent.last_at) // 2))
-    if first != middle:
-        names["since"] = middle
     lines = []
     for reason in in_order(by_reason):
+        extent, names = by_reason[reason][0].extent, dict[str, str]()
+        first, middle = (format_time(at)[:10] for at in (extent.first_at, (extent.first_at + extent.last_at) // 2))
+        if first != middle:
+            names["since"] = middle
         targets = {row.target for row in by_reason[reason] if row.version is not None}
         target = targets.pop() if len(targets) == 1 and "@" not in min(targets) else None
-        known = {} if target is None else {"target": target, "experiment": f"try-{target}"}
-        lines.append((REASONS[reason].group, hint(reason, **names, **known)))
+        if target is not None:
+            names |= {"target": target, "experiment": f"try-{target}"}
+        lines.append((REASONS[reason].group, hint(reason, **names)))
     return [*dict.fromkeys(lines)]
 
 

@@ -45,7 +45,7 @@ REASONS = {
         "followed in time"),
     "few-units": Reason("sample", "insufficient", "one unit alone has no error"),
     "wrong-propensities": Reason("log", "insufficient", "some arm was shown more often than its logged propensities "
-        "allow, in the log or where contexts agree (insufficient): all weights are wrong"),
+        "allow, in the whole log or in one kind of context (insufficient): all weights are wrong"),
     "reward-unseen": Reason("model", "insufficient", "the estimator does not see an important part of the reward "
         "(insufficient): `reward_seen` is the share that it sees; events of pages are seen by whole slates or visits "
         "alone"),
@@ -61,8 +61,8 @@ REASONS = {
     "heavy-tail": Reason("support", "ok", "no largest weight is known and k-hat of their tail is above 0.7 "
         "(insufficient)"),
     "unsupported": Reason("support", "ok", "the target has more than 1 % on arms the logger gave 0 (insufficient)"),
-    "no-variation": Reason("sample", "weak", "all units are the same so far, which is no certainty: no bound is known "
-        "(weak)"),
+    "no-variation": Reason("sample", "weak", "all values are the same so far (weak): there is no interval, as later "
+        "ones may differ"),
     "one-cluster": Reason("sample", "ok", "one cluster carries more than 20 % of the estimate (weak)"),
     "mean-weight": Reason("support", "ok", "the mean weight is more than 3 standard errors from 1 (weak), or so far "
         "below 0.99 (insufficient): propensities are wrong, or what would carry the most weight is so rare that it did "
@@ -82,8 +82,8 @@ REASONS = {
         "(weak): the logged propensities or the model of rewards are wrong"),
     "unlike-loggers": Reason("log", "weak", "the logs of two policies say different things about the same target "
         "(weak): what the visitors want changed, or some propensities are wrong"),
-    "drift": Reason("log", "weak", "arms earned something else later in the log than earlier, or have since (weak): "
-        "the estimate is an average over that time"),
+    "drift": Reason("log", "weak", "what arms earn changed while the log was written, or after it (weak): the estimate "
+        "is an average over that time"),
     "young-rewards": Reason("log", "weak", "a share of the reward of imported decisions was still on its way when "
         "they were exported (weak): the estimate is too low"),
     "no-users": Reason("log", "weak", "no user is known (weak): people who come back under other session keys count as "

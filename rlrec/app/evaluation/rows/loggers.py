@@ -223,4 +223,4 @@ def taken_loggers(target: str, weights: Mapping[str, Sequence[float]]) -> str:
     taken = [f"{name} {' to '.join(dict.fromkeys(span))}" for name, span in spans.items() if max(weights[name])]
     left_out = [name for name in spans if not max(weights[name])]
     ending = f"; left out, as they tell next to nothing of {target}: {', '.join(left_out)}" if left_out else ""
-    return f"a row counts by the spread of its logger's weights: {', '.join(taken)}{ending}; --log all counts each once"
+    return f"rows count more where weights vary less: {', '.join(taken)}{ending}; --log all counts each once"

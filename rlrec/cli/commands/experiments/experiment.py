@@ -19,6 +19,7 @@ from rlrec.errors import InputError, quantity
 from rlrec.sentences import difference_sentence, experiment_sentences
 
 if TYPE_CHECKING:
+    from rlrec.app.evaluation.comparisons.unit_outcomes import OutcomeRow
     from rlrec.app.experiments.compare import VariantComparison
     from rlrec.app.experiments.experiment import ExperimentSummary, VariantSpec
 
@@ -30,6 +31,7 @@ UNIT_DIFFERENCE = {  # column of a csv: key of a difference in reward per unit
     "unit_difference": "value", "unit_difference_lower": "lower", "unit_difference_upper": "upper",
     "unit_p_value": "p_value", "unit_answer": "answer",
 }  # fmt: skip
+CONSTANT = {"no-variation", "no-units", "none-at-risk"}  # reasons of metrics that tell nothing yet
 _NO_ROW: Mapping[str, Any] = {}
 ANONYMOUS_UNITS, DECISIONS_DIFFER = "anonymous-units", "decisions-differ"  # reasons
 DROP = ("weight", "sessions", "reward_per_unit")  # columns of the table per decision that a narrow terminal leaves out
@@ -169,15 +171,32 @@ def _view(result: VariantComparison, level: float) -> View:
         units = sum(row["units"] for row in result["variants"])
         title.append(f"{ANONYMOUS_UNITS}: {count_units(result['unit'], units, anonymous)}")
     title.append(_ratio(result["sample_ratio"]))
-    explained = explanations([*result["outcomes"], *result["unit_differences"], *result["differences"]])
-    explained += meanings(result["outcomes"], result["unit"])
+    shown, constant = _varying(result["outcomes"])
+    compared = [row for row in result["unit_differences"] if row["metric"] not in constant]
+    explained = [f"left out, as nothing varies there yet: {', '.join(constant)}"] if constant else []
+    explained += explanations([*shown, *compared, *result["differences"]]) + meanings(shown, result["unit"])
     notes: list[str | View] = [
         *explained,
         *([""] if explained else []),
         *_per_decision(result),
         *([] if result["holdout"] is None else ["", _holdout(result["holdout"])]),
     ]
-    return grid(result["outcomes"], result["unit_differences"])._replace(title=title, notes=notes)
+    return grid(shown, compared)._replace(title=title, notes=notes)
+
+
+def _varying(rows: Sequence[OutcomeRow]) -> tuple[list[OutcomeRow], list[str]]:
+    """The rows of metrics that vary within or between variants, or of all where none does, and the names of the other
+    metrics."""
+    by_metric: dict[str, list[OutcomeRow]] = {}
+    for row in rows:
+        by_metric.setdefault(row["metric"], []).append(row)
+    constant = [
+        name for name, members in by_metric.items()
+        if all(CONSTANT & {*row["reasons"]} for row in members) and len({row["value"] for row in members} - {None}) < 2
+    ]  # fmt: skip
+    return ([*rows], []) if len(constant) == len(by_metric) else (
+        [row for row in rows if row["metric"] not in constant], constant
+    )  # fmt: skip
 
 
 def _interleaved(result: VariantComparison, title: list[str]) -> View:

@@ -15,7 +15,7 @@ from rlrec.cli.program.shared import HOW_TO_RUN, OUTPUT, GroupedCommand, Store, 
 from rlrec.cli.program.workers import workers_options
 from rlrec.cli.text.values import NUMBER, Integer
 from rlrec.errors import quantity
-from rlrec.sentences import best_of, percent
+from rlrec.sentences import LOGGED, best_of, percent
 
 if TYPE_CHECKING:
     from rlrec.app.evaluation.passes.estimates import EstimateRow
@@ -111,6 +111,8 @@ def evaluate(
     sentences = [_counts(rows, by)] if by else [_sentence(row) for row in answering]
     if best:
         sentences.insert(0, best_of({row.name: row.estimate.may_be_best for row in answering}))
+        if all(row.answer.answer != "better" for row in answering):
+            sentences.insert(0, f"none is known to be better than {LOGGED}")
     if by or details:
         table = view(rows, by, app.evaluate.explained(estimates))
     else:

@@ -102,8 +102,8 @@ def meanings(rows: Sequence[OutcomeRow], unit: str) -> list[str]:
     shown = {row["metric"] for row in rows if row["value"] is not None}
     if not {"retention", "returned_7d"} <= shown:
         return []
-    later = "returned_7d counts the visits that another one followed within 7 days"
-    return [f"retention counts the {unit}s who came a second time so far; {later}"]
+    later = "returned_7d: the share of visits with another one within 7 days"
+    return [f"retention: the share of {unit}s who have come back so far; {later}"]
 
 
 def count_units(unit: str, units: int, anonymous: int) -> str:

@@ -99,7 +99,7 @@ def test_the_row_says_how_much_each_logger_counts(db: str) -> None:
     assert weights["near@1"]["weight"] > 4 * weights["old@1"]["weight"]
     assert sum(each["rows"] * each["weight"] for each in weights.values()) == pytest.approx(row["n"])
     table = runner(db)("evaluate", "wide", "--estimator", "snips", "--log", FIXED)
-    assert "log of wide@1: a row counts by the spread of its logger's weights: near@1 1." in table.stdout
+    assert "log of wide@1: rows count more where weights vary less: near@1 1." in table.stdout
 
 
 def test_loggers_that_learn_are_weighed_as_others_are(db: str) -> None:

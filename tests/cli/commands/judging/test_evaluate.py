@@ -168,8 +168,10 @@ def test_which_targets_may_still_be_the_best_is_asked_for(log: Any, run_sqlite: 
         run_sqlite("policy", "create", name, "--kind", "fixed", "--param", f"probabilities={tmp_path / name}")
     command = (*LATER, "evaluate", "high", "low", "home@1", "--estimator", "snips", "--cluster", "session")
     first, *_ = run_sqlite(*command, "--best").stdout.splitlines()
-    assert first == "high@1 may still be the best; low@1 is not; of home@1 this log cannot tell"
+    assert first == "high@1 may still be the best; low@1 is not; this log cannot tell about home@1"
     assert first not in run_sqlite(*command).stdout
+    none_better = run_sqlite(*LATER, "evaluate", "low", "home@1", "--cluster", "session", "--best").stdout
+    assert none_better.startswith("none is known to be better than what was logged\n")
     rows = run_sqlite(*command, "--json").json
     assert [(row["target"], row["may_be_best"]) for row in rows] == [("high", True), ("low", False), ("home", None)]
     for words in (["high"], ["high", "low", "--by", "policy"]):

@@ -118,7 +118,7 @@ def test_a_table_explains_what_is_missing(ready: Run) -> None:
     text = ready("--now", LATER, "outcomes", "--experiment", "ab").stdout
     assert "outcomes of experiment ab by variant: 12 users, 12 new, 0 with earlier visits" in text
     assert "minus a" in text
-    assert "no-variation: all units are the same so far" in text
+    assert "no-variation: all values are the same so far" in text
 
 
 def test_csv_has_a_line_for_each_outcome(ready: Run) -> None:
