@@ -137,13 +137,19 @@ def _change(answer: Outcomes, metric: str, until: int | None) -> str | None:
 
 def return_rates(answer: Outcomes, log_end: str | None, weeks: Outcomes | None = None) -> Figure | None:
     """Returning visitors over time, as long before the end of the log as they have to come again; None where nobody
-    could have come again yet, or no user is known."""
-    if "no-users" in answer["reasons"] or log_end is None:
+    did, or could have yet, or no user is known."""
+    if "no-users" in answer["reasons"] or log_end is None or nobody_returned(answer):
         return None
     periods = len({row["group"] for row in answer["outcomes"]})
     until = {metric: parse(log_end) - days * DAY_US for metric, days in RETURNED.items()}
     figures = present_figures(over_time(answer, metric, until=until[metric], weeks=weeks) for metric in RETURNED)
     return next((figure for figure in figures if len(figure.rows) > periods / 2), figures[-1] if figures else None)
+
+
+def nobody_returned(answer: Outcomes) -> bool:
+    """Whether no visit of those that could be was followed by another one of the same user in time."""
+    shares = [row["value"] for row in answer["outcomes"] if row["metric"] in RETURNED and row["value"] is not None]
+    return bool(shares) and not any(shares)
 
 
 # -- estimates --
@@ -288,10 +294,13 @@ def beliefs(answer: PolicyBelief) -> Figure | None:
     extent = f"the {MAX_ROWS} of {len(arms)} arms that are shown most" if len(arms) > MAX_ROWS else "all active arms"
     headers = ["arm", "probability", "mean", "lower", "upper", "pulls", "served"]
     highest, lowest = (arms[end]["probability"] or 0.0 for end in (0, -1))
+    finding = f"shows {top['arm']} most ({percent(top['probability'])} {chance}){belief}"
+    if top["probability"] is None:
+        finding = "has no probabilities of its own: they are those of the log"
+    elif len(arms) > 1 and lowest > 0.95 * highest:
+        finding = f"shows all {len(arms)} arms about as often"
     return Figure(
-        title=f"{context}{name} shows all {len(arms)} arms about as often"
-        if len(arms) > 1 and lowest > 0.95 * highest
-        else f"{context}{name} shows {top['arm']} most ({percent(top['probability'])} {chance}){belief}",
+        title=f"{context}{name} {finding}",
         drawing=drawing,
         description=f"One interval of 95 % an arm; {extent}; kind {answer['kind']}.",
         headers=headers,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -119,6 +120,8 @@ def _sections(answer: Result) -> Iterator[Section]:
         charts = present_figures([figures.over_time(over_time, weeks=answer.weeks), return_rates])
         if return_rates is None and "no-users" in over_time["reasons"]:
             notes.append("Who came back is not known: no decision names a user (`recommend --user`).")
+        elif figures.nobody_returned(over_time):
+            notes.append("No user came again within 7 days: are the ids of users kept from visit to visit?")
         elif return_rates is None:
             notes.append("Who came back cannot be said yet: the log has to go on for a day after a visit.")
         if any(f"partial-{answer.period}" in row["reasons"] for row in over_time["outcomes"]):
@@ -182,14 +185,10 @@ def _list(lines: Iterator[str] | Sequence[str]) -> str:
 
 
 def _health(answer: Result) -> str:
-    errors = sum(finding.severity == "error" for finding in answer.findings)
-    warnings = sum(finding.severity == "warning" for finding in answer.findings)
-    if not errors and not warnings:
-        return "Quick checks of the clock, of what waits, and of the newest decisions warn of nothing. " + FULL
-    return f"Quick checks: {quantity(errors, 'error')}, {quantity(warnings, 'warning')}. {FULL}"
-
-
-FULL = "<code>rlrec doctor</code> audits everything."
+    counts = Counter(finding.severity for finding in answer.findings)
+    found = " and ".join(quantity(counts[severity], severity) for severity in ("error", "warning"))
+    checked = "the clock, what waits, the newest decisions, and the log as far as estimates rest on it"
+    return f"{found} in quick checks of {checked}. <code>rlrec doctor</code> audits everything."
 
 
 def _traffic(answer: Result) -> str:

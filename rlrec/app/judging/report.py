@@ -168,9 +168,10 @@ class _Gathering:
         answer.experiments = fill("experiments", self._experiments) or []
         answer.curves = fill("positions", self._curves) or []
         answer.trained = fill("training", self._trained) or []
-        beliefs = (fill("beliefs", policy_beliefs.show, self.store, self.policies[key].name) for key in self._shown())
-        answer.beliefs = [belief for belief in beliefs if belief is not None]
         shown = [self.policies[key] for key in self._shown()]
+        names = [policy.name for policy in shown if policy.kind != "logged"]  # whose beliefs nobody knows
+        beliefs = (fill("beliefs", policy_beliefs.show, self.store, name) for name in names)
+        answer.beliefs = [belief for belief in beliefs if belief is not None]
         answer.findings = fill("health", newest.check, self.unit, shown, on_its_clock=self.store.now is None) or []
         answer.findings += self._failed_checks()
         return answer

@@ -390,7 +390,7 @@ def test_targets_are_judged_as_evaluate_judges_them(imported: Run, sqlite_db: st
 def test_health_has_the_checks_that_the_log_fails(imported: Run) -> None:
     health = page(imported).partition('<section id="health"')[2]
     assert "warning: wrong-propensities, new@1, blue@1, red@1: some arm was shown more often" in health
-    assert "warn of nothing" not in health
+    assert "0 errors and 1 warning in quick checks" in health
 
 
 def test_each_policy_has_a_line_and_a_lift_that_names_its_reward(imported: Run) -> None:
@@ -411,3 +411,15 @@ def test_an_experiment_answers_for_its_variants(shop: Run) -> None:
     assert [line for line in lines if "@ab/" in line] == []
     assert "An experiment answers for its variants" in text
     assert "<td>home@ab/a@1</td>" in text.partition('id="estimates"')[2]
+
+
+def test_what_nobody_knows_is_no_finding(imported: Run, tmp_path: Path) -> None:
+    """An imported policy has no distribution, and ids that occur once tell nothing of who comes back."""
+    text = page(imported, "--no-estimates")
+    assert "No user came again within 7 days: are the ids of users kept from visit to visit?" in text
+    assert "ame back" not in text.partition("</nav>")[0]
+    believed = text.partition('id="beliefs"')[2].partition("</section>")[0]
+    assert ("blue@1 shows a most (90.0\xa0% at position 1)" in believed, "shop@1" in believed) == (True, False)
+    path = tmp_path / "shop.svg"
+    assert imported("policy", "show", "shop", "--plot", path).exit_code == 0
+    assert ">shop@1 has no probabilities of its own: they are those of the log</title>" in path.read_text()
