@@ -244,7 +244,7 @@ class _Gathering:
         for reward, targets in groups:
             request = evaluate.Request(targets=targets, log=self._judged_log, reward=reward)
             answer.estimates += self._fill("estimates", self._judge, request) or []
-        answer.reasons = evaluate.reasons_in_words(answer.estimates)
+        answer.reasons = evaluate.reasons_in_words(answer.estimates) if answer.estimates else []
 
     def _judge(self, request: evaluate.Request) -> list[EstimateRow]:
         """The estimates that answer about targets, one by one where some of these cannot be judged here."""
@@ -259,11 +259,11 @@ class _Gathering:
 
     def _failed_checks(self) -> list[Finding]:
         """The checks of the log that estimates fail, with their targets."""
-        rows = self.answer.estimates
+        rows, reasons = self.answer.estimates, [*(check.reason for check in CHECKS), "models-differ", "unlike-loggers"]
         return [
-            Finding(check=check.reason, severity="warning", subject=", ".join(names), detail=REASONS[check.reason].text)
-            for check in CHECKS
-            if (names := [row.name for row in rows if check.reason in row.estimate.reasons])
+            Finding(check=reason, severity="warning", subject=", ".join(names), detail=REASONS[reason].text)
+            for reason in reasons
+            if (names := [row.name for row in rows if reason in row.estimate.reasons])
         ]
 
     def _rankers(self) -> list[int]:
