@@ -132,7 +132,8 @@ def log_read(rows: Sequence[EstimateRow]) -> str:
     extent, rewards = rows[0].extent, dict.fromkeys(row.reward for row in rows)
     first, last = (format_time(at)[:10] for at in (extent.first_at, extent.last_at))
     noun = "reward" if len(rewards) == 1 else "rewards"
-    return f"{quantity(extent.decisions, 'decision')} from {first} to {last}, {noun} {', '.join(rewards)}"
+    time = f"on {first}" if first == last else f"from {first} to {last}"
+    return f"{quantity(extent.decisions, 'decision')} {time}, {noun} {', '.join(rewards)}"
 
 
 def logs_taken(rows: Sequence[EstimateRow]) -> list[str]:

@@ -128,7 +128,7 @@ def test_the_answer_comes_first_then_a_row_a_target_then_its_reasons_by_group(lo
     result = run_sqlite(*LATER, "evaluate", "uniform", "home@1")
     first, grid, notes = result.stdout.split("\n\n")
     sentences, read = first.rsplit("\n", 1)
-    assert re.fullmatch(r"600 decisions from 2026-\d\d-\d\d to 2026-\d\d-\d\d, reward default", read)
+    assert re.fullmatch(r"600 decisions (on|from 2026-\d\d-\d\d to) 2026-\d\d-\d\d, reward default", read)
     assert [line.split(" ")[0].rstrip(":") for line in sentences.splitlines()] == ["uniform", "home@1"]
     # the sentence names what more of this log would not mend, and the lines below all reasons
     assert sentences.endswith("it is better or worse than what was logged (log: no-users, in-sample)")
