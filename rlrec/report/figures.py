@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlrec.directions import difference_direction
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 MAX_ROWS = 15  # rows of a figure
 VERDICTS = {"ok": "s1", "weak": "s2", "insufficient": "no"}  # their looks
+ANSWERS = ("better", "worse", "same", "unknown")  # in the order of a summary
 VARIANTS = "An experiment answers for its variants: here each is compared with all that was logged."
 BOUNDS = ("value", "lower", "upper")
 LOOKS = {"better": ("more", "s1"), "worse": ("less", "s2"), "same": ("the same", "s3")}  # by answers
@@ -179,7 +182,8 @@ def estimates(rows: Sequence[EstimateRow]) -> Figure | None:
     average = averages.pop() if len(averages) == 1 else None
     rewards = ", ".join(sorted({row.reward for row in rows}))
     by, earned = rows[0].by and f" by {rows[0].by}", "" if average is None else f"; {LOGGED} earned {number(average)}"
-    told = {row.claim.sentence: _is_finding(row) for row in rows if row.by is None and "@" not in row.target}
+    in_order = sorted(rows, key=lambda row: ANSWERS.index(row.claim.answer))
+    told = {row.claim.sentence: _is_finding(row) for row in in_order if row.by is None and "@" not in row.target}
     has_variants = any("@" in row.target for row in rows)
     return Figure(
         title=f"Reward {rewards} {per_unit}{by or earned}",
@@ -200,11 +204,12 @@ def estimates(rows: Sequence[EstimateRow]) -> Figure | None:
 
 
 def _is_finding(row: EstimateRow) -> bool:
-    """Whether somebody can act on an answer: no log tells of what learned from it, and that a policy is the one that
-    served goes without saying."""
-    is_unknown = row.claim.answer == "unknown" and row.claim.needed is None
-    learned = is_unknown and "in-sample" in row.estimate.reasons
-    return not (learned or SAME_POLICY in row.claim.sentence)
+    """Whether somebody can act on an answer: no log tells of what learned from it, nobody waits to know of a built-in
+    target, and that a policy is the one that served goes without saying."""
+    claim = row.claim
+    if claim.answer == "unknown":
+        return row.version is not None and not (claim.needed is None and "in-sample" in row.estimate.reasons)
+    return SAME_POLICY not in claim.sentence
 
 
 # -- experiments --
@@ -229,14 +234,13 @@ def comparison(answer: VariantComparison) -> Figure | None:
     if not intervals:
         return None
     per_cent, against = "" if drafted else ", in percent of it", answer["variants"][0]["variant"]
-    sentences = experiment_sentences(answer)
     return Figure(
-        title=f"{answer['experiment']}: {'; '.join(sentences)}",
+        title=f"{answer['experiment']}: variants against {against}",
         drawing=forest(intervals[:MAX_ROWS], x_name=f"difference from {against}{per_cent}", level=0),
         description=f"One interval of 95 % a metric, clustered by {answer['unit']}; those that cross 0 are not sure.",
         headers=["variant", "metric", "difference", "lower", "upper", "in percent", "p", "notes"],
         rows=[cells for _, cells in lines],
-        findings=[f"{answer['experiment']}: {sentence}" for sentence in sentences],
+        findings=[f"{answer['experiment']}: {sentence}" for sentence in experiment_sentences(answer)],
     )
 
 
@@ -312,11 +316,7 @@ def exposure(answer: Exposure) -> Figure:
     """How much of the slots each arm had, realised and expected."""
     slots, arms = max(1, answer["slots"]), answer["arms"]
     shown, effective_arms = arms[:MAX_ROWS], answer["catalogue"]["effective_arms"]
-    half, total = 0, 0
-    for row in arms:
-        if total >= slots / 2:
-            break
-        half, total = half + 1, total + row["realised"]
+    half = bisect_left([*accumulate(row["realised"] for row in arms)], slots / 2) + 1
     shares = [
         Bar(row["arm"], 100 * row["realised"] / slots, row["expected"] and 100 * row["expected"] / slots)
         for row in shown

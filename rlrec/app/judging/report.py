@@ -168,9 +168,9 @@ class _Gathering:
         answer.experiments = fill("experiments", self._experiments) or []
         answer.curves = fill("positions", self._curves) or []
         answer.trained = fill("training", self._trained) or []
-        shown = [self.policies[key] for key in self._shown()]
-        names = [policy.name for policy in shown if policy.kind != "logged"]  # whose beliefs nobody knows
-        beliefs = (fill("beliefs", policy_beliefs.show, self.store, name) for name in names)
+        rankers = [self.policies[key] for key in self._rankers()]
+        shown = [policy for policy in rankers if policy.kind != UNIFORM][:BELIEFS]
+        beliefs = (fill("beliefs", policy_beliefs.show, self.store, policy.name) for policy in shown)
         answer.beliefs = [belief for belief in beliefs if belief is not None]
         answer.findings = fill("health", newest.check, self.unit, shown, on_its_clock=self.store.now is None) or []
         answer.findings += self._failed_checks()
@@ -198,13 +198,6 @@ class _Gathering:
         if since is not None:
             pairs["since"] = format_time(since)
         return ",".join(f"{key}={value}" for key, value in pairs.items()) or None
-
-    def _shown(self) -> list[int]:
-        """The ids of the policies whose beliefs are shown."""
-        if self.policy is not None:
-            return [*self.served] or [self.policy.id]
-        online = [key for key, _ in self.served.most_common() if self.policies[key].kind not in ("logged", "uniform")]
-        return online[:BELIEFS] or [key for key in self.live if self.policies[key].base_id is None][:BELIEFS]
 
     # -- parts --
 
@@ -267,28 +260,26 @@ class _Gathering:
         ]
 
     def _rankers(self) -> list[int]:
-        """The ids of the policies that rank: those that served most, then others that can serve, the newest first."""
-        kinds = {key: self.policies[key].kind for key in self.live}
-        bases = {self.policies[key].base_id for key in self.served}
-        waiting = [
-            key for key, kind in kinds.items()
-            if kind not in (UNIFORM, "logged") and self.policies[key].base_id is None
-            and key not in self.served and key not in bases
-        ]  # fmt: skip
-        serving = [key for key, _ in self.served.most_common() if kinds[key] != "logged"]
-        return serving + sorted(waiting, key=lambda key: -self.live[key].id)
+        """The ids of the policies that rank: the one that was chosen, with its variants, else those that served most,
+        then others that can serve, the newest first. What an imported log comes from ranks nothing here."""
+        ids = [key for key, _ in self.served.most_common()]
+        if self.policy is None:
+            served = {*ids, *(self.policies[key].base_id for key in ids)}
+            roots = (policy for policy in self.policies.values() if policy.base_id is None)
+            waiting = [policy.id for policy in roots if policy.id not in served and policy.kind != UNIFORM]
+            ids += sorted(waiting, key=lambda key: -self.live[key].id)
+        elif not ids:
+            ids = [self.policy.id]
+        return [key for key in ids if self.policies[key].kind != "logged"]
 
     def _targets(self) -> list[Version]:
-        """The policies that served most and still do, of the one that was chosen where one was; else then others that
-        can serve. What an imported log comes from is no target: that it is as good as itself tells nobody anything."""
-        targets = self._rankers()
-        if self.policy is not None:
-            targets = [key for key in self._shown() if self.policies[key].kind != "logged"]
-        replaced = {key: live_versions.successors(self.unit, self.live[key]) for key in targets}
+        """Those that rank and still serve, or can. A holdout is uniform, which is judged anyway."""
+        rankers = [self.live[key] for key in self._rankers()]
+        replaced = {version.id: live_versions.successors(self.unit, version) for version in rankers}
         for sentence in filter(None, replaced.values()):
             self._remark("estimates", sentence)
-        versions = [self.live[key] for key in targets if replaced[key] is None]
-        return [version for version in versions if version.policy.name.partition("@")[0] != UNIFORM][:TARGETS]
+        targets = [version for version in rankers if replaced[version.id] is None]
+        return [version for version in targets if version.policy.name.partition("@")[0] != UNIFORM][:TARGETS]
 
     def _exposure(self) -> exposure.Result:
         request = exposure.Request(log=self._judged_log, reward=self.answer.reward, expected=False)

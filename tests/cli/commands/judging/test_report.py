@@ -235,14 +235,14 @@ def test_the_summary_has_the_sentence_of_experiment_show(shop: Run) -> None:
 
 def test_the_summary_has_nothing_that_nobody_can_act_on(shop: Run) -> None:
     nav = page(shop).partition("<nav>")[2].partition("</nav>")[0]
-    assert {*re.findall(r'href="#(\w+)-', nav)} == {"time", "estimates", "experiments"}
+    assert {*re.findall(r'href="#(\w+)-', nav)} == {"time", "experiments"}
 
 
 def test_another_reward_judges_the_whole_page(shop: Run) -> None:
     shop("reward", "define", "twice", "click=2", "--clip", "0,2")
     text = page(shop, "--reward", "twice")
     assert "(twice)" in headlines(text, "time")[0] or "reward per visit (twice)" in text
-    assert "what was logged" in headlines(text, "estimates")[0]
+    assert "<h3>Reward twice per page; what was logged earned" in text
     table = text.partition("Who got what")[2].partition("</table>")[0]
     assert ("<td>twice</td>" in table, "<td>default</td>" in table) == (True, False)
     refused = shop("report", "-", "--reward", "twoce")
