@@ -550,7 +550,7 @@ class Commands:
         Makes a new version of a policy of kind gradient from all visits that have ended, by whichever policy. 60 % of
         the users train, 20 % choose the epoch, and 20 % are the gate that judges the result.
 
-        log: As in `evaluate` [default: all loggers that can tell, weighed].
+        log: As in `evaluate` [default: loggers that can tell].
         since: Sessions that began at this time or later.
         min_new: With fewer new sessions, do nothing.
         gamma: Discount per step, 0 to 1.
@@ -582,9 +582,9 @@ class Commands:
         """Estimate from the log what policies would have earned.
 
         A target is a policy (as it stands now), NAME@V, a variant POLICY@EXPERIMENT/VARIANT, or the built-in `uniform`.
-        The mature decisions of every logger that can tell count, by the spread of their weights. First comes the answer:
-        better, worse or no different from what was logged, or what it takes to tell. Every estimate has an interval, an
-        effective sample size (ess), a verdict (ok, weak, insufficient) and the reasons for it.
+        The mature decisions of every logger that can tell count, the more the less their weights vary. First comes the
+        answer: better, worse or no different from what was logged, or what it takes to tell. Every estimate has an
+        interval, an effective sample size (ess), a verdict (ok, weak, insufficient) and the reasons for it.
 
         estimators: Names, or impression, session, slate, all; repeatable [default: ips,snips,dr].
         reward: Reward definition [default: what each target learns].

@@ -99,9 +99,9 @@ def evaluate(
     store: Store, show: Show, best: bool, details: bool, plot: str | None, workers: Workers, **request: Any
 ) -> None:
     """A target is a policy (as it stands now), NAME@V, a variant POLICY@EXPERIMENT/VARIANT, or the built-in `uniform`.
-    The mature decisions of every logger that can tell count, by the spread of their weights. First comes the answer:
-    better, worse or no different from what was logged, or what it takes to tell. Every estimate has an interval, an
-    effective sample size (ess), a verdict (ok, weak, insufficient) and the reasons for it."""
+    The mature decisions of every logger that can tell count, the more the less their weights vary. First comes the
+    answer: better, worse or no different from what was logged, or what it takes to tell. Every estimate has an
+    interval, an effective sample size (ess), a verdict (ok, weak, insufficient) and the reasons for it."""
     if best and (len(request["targets"]) < 2 or request["by"]):
         raise click.UsageError("--best compares targets: name at least two, without --by")
     estimates = app.evaluate.evaluate(store, app.evaluate.Request(**request), workers)
