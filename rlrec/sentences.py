@@ -55,7 +55,7 @@ class Claim(NamedTuple):
         start = f"{self.name}: " if self.name else ""
         question = f"whether it is better or worse than {self.rival}{by if None in (self.value, self.needed) else ''}"
         if self.needed is None:
-            reasons = "; ".join(f"{group}: {', '.join(names)}" for group, names in self.groups.items())
+            reasons = "; ".join(f"{group and f'{group}: '}{', '.join(names)}" for group, names in self.groups.items())
             return f"{start}this log cannot tell {question}{f' ({reasons})' if reasons else ''}"
         figures = "" if self.value is None else f" ({self._difference}{basis})"
         more = quantity(approximate(self.needed), f"more {NOUNS.get(self.cluster, self.cluster)}")
@@ -123,7 +123,7 @@ def difference_sentence(
         needed=row["needed"], cluster=unit, basis=f"per {unit}",
         reward=row["reward"] if by_reward else "",
         days=row["needed"] / per_day if row["needed"] and per_day else None,
-        groups={"reasons": row["reasons"]} if row["reasons"] else {},
+        groups={"": row["reasons"]} if row["reasons"] else {},
     )  # fmt: skip
     return claim.sentence
 

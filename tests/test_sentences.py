@@ -127,6 +127,8 @@ def test_an_experiment_is_judged_by_what_a_unit_earned() -> None:
     unknown = difference("reward_per_unit", "unknown", 0.02, needed=412)
     clause = "need about 410 more users if the difference is really +2.0 %"
     assert conclusion(unknown).endswith(f"than old (+2.0 % [-3.0, +7.0] per user); {clause}")
+    young = difference("reward_per_unit", "unknown", 0.02, reasons=["young-units"])
+    assert conclusion(young) == "new: this log cannot tell whether it is better or worse than old (young-units)"
     durable = difference("reward_per_unit", "better", 0.2, reward="durable")
     assert conclusion(durable) == "new is better than old: +20 % [+15, +25] per user by durable"
     assert conclusion() == "There is nothing to compare."
