@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -50,6 +50,11 @@ class Figure(NamedTuple):
     rows: Sequence[Sequence[Any]]
     findings: Sequence[str] | None = None
     lines: Sequence[str] = ()
+
+    @property
+    def heading(self) -> str:
+        """The title with all that the figure finds, for where it stands alone."""
+        return ". ".join([self.title, *(self.findings or ()), *self.lines])
 
 
 def percent(share: float | None) -> str:
@@ -145,7 +150,7 @@ def return_rates(answer: Outcomes, log_end: str | None, weeks: Outcomes | None =
         return None
     periods = len({row["group"] for row in answer["outcomes"]})
     until = {metric: parse(log_end) - days * DAY_US for metric, days in RETURNED.items()}
-    figures = present_figures(over_time(answer, metric, until=until[metric], weeks=weeks) for metric in RETURNED)
+    figures = [*filter(None, (over_time(answer, metric, until=until[metric], weeks=weeks) for metric in RETURNED))]
     return next((figure for figure in figures if len(figure.rows) > periods / 2), figures[-1] if figures else None)
 
 
@@ -183,8 +188,8 @@ def estimates(rows: Sequence[EstimateRow]) -> Figure | None:
     rewards = ", ".join(sorted({row.reward for row in rows}))
     by, earned = rows[0].by and f" by {rows[0].by}", "" if average is None else f"; {LOGGED} earned {number(average)}"
     in_order = sorted(rows, key=lambda row: ANSWERS.index(row.claim.answer))
-    told = {row.claim.sentence: _is_finding(row) for row in in_order if row.by is None and "@" not in row.target}
-    has_variants = any("@" in row.target for row in rows)
+    sentences = ((row, VARIANTS if "@" in row.target else row.claim.sentence) for row in in_order if row.by is None)
+    told = {sentence: sentence != VARIANTS and _is_finding(row) for row, sentence in sentences}
     return Figure(
         title=f"Reward {rewards} {per_unit}{by or earned}",
         drawing=forest(
@@ -199,7 +204,7 @@ def estimates(rows: Sequence[EstimateRow]) -> Figure | None:
         ],
         rows=table,
         findings=[sentence for sentence, is_finding in told.items() if is_finding],
-        lines=[sentence for sentence, is_finding in told.items() if not is_finding] + [VARIANTS] * has_variants,
+        lines=[sentence for sentence, is_finding in told.items() if not is_finding],
     )  # fmt: skip
 
 
@@ -330,8 +335,3 @@ def exposure(answer: Exposure) -> Figure:
         headers=["arm", "slots", "expected", "mean reward", "lower", "upper"],
         rows=[[row["arm"], row["realised"], row["expected"], row["rate"], row["lower"], row["upper"]] for row in shown],
     )
-
-
-def present_figures(figures: Iterable[Figure | None]) -> list[Figure]:
-    """The figures that there are."""
-    return [figure for figure in figures if figure is not None]

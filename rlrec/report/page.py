@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlrec.errors import quantity
 from rlrec.report import curves, figures, svg
-from rlrec.report.figures import Figure, present_figures
+from rlrec.report.figures import Figure
 from rlrec.report.svg import escape, number
 
 if TYPE_CHECKING:
@@ -88,19 +88,16 @@ def _extent(answer: Result) -> str:
     if answer.first is None or answer.last is None:
         return f"{EMPTY} {as_of}" if not answer.log else f"No decision is selected. {as_of}"
     is_single_day = answer.first[:10] == answer.last[:10]
-    days = f"on {_date(answer.first)}," if is_single_day else f"from {_date(answer.first)} to {_date(answer.last)},"
+    first, last = (f'<span class="d">{time[:10]}</span>' for time in (answer.first, answer.last))
+    days = f"on {first}," if is_single_day else f"from {first} to {last},"
     return f"{quantity(answer.decisions, 'decision')} {days} {as_of}"
-
-
-def _date(time: str) -> str:
-    return f'<span class="d">{time[:10]}</span>'
 
 
 def _sections(answer: Result) -> Iterator[Section]:
     """The sections that have something to show or to say."""
     yield Section(
         "experiments", "Experiments", "Variants against the first one, by the unit that was split.",
-        present_figures(map(figures.comparison, answer.experiments)),
+        [*filter(None, map(figures.comparison, answer.experiments))],
         _named_table("Who got what", *figures.variants(answer.experiments)),
     )  # fmt: skip
     newest = "" if answer.judged is None else f" From the newest {answer.judged:,} decisions."
@@ -111,13 +108,13 @@ def _sections(answer: Result) -> Iterator[Section]:
     yield Section(
         "estimates", "What policies would earn",
         "Estimated from the log: a policy is judged by what others served, weighted by probabilities." + newest,
-        present_figures(figures.estimates(rows) for rows in by_reward.values()),
+        [*filter(None, map(figures.estimates, by_reward.values()))],
         reasons and f"<details><summary>What the verdicts rest on</summary>{reasons}</details>",
     )  # fmt: skip
     over_time, charts, notes = answer.over_time, list[Figure](), list[str]()
     if over_time is not None:
         return_rates = figures.return_rates(over_time, answer.last, answer.weeks)
-        charts = present_figures([figures.over_time(over_time, weeks=answer.weeks), return_rates])
+        charts = [*filter(None, [figures.over_time(over_time, weeks=answer.weeks), return_rates])]
         if return_rates is None and "no-users" in over_time["reasons"]:
             notes.append("Who came back is not known: no decision names a user (`recommend --user`).")
         elif figures.nobody_returned(over_time):
@@ -130,7 +127,7 @@ def _sections(answer: Result) -> Iterator[Section]:
     yield Section("time", "Over time", "What a visit earned, and who came back.", charts, lists)
     yield Section(
         "beliefs", "What policies believe", "Each arm with the reward that a slot of it is believed to earn.",
-        present_figures(map(figures.beliefs, answer.beliefs)),
+        [*filter(None, map(figures.beliefs, answer.beliefs))],
     )  # fmt: skip
     exposure = answer.exposure
     yield Section(
@@ -142,7 +139,7 @@ def _sections(answer: Result) -> Iterator[Section]:
         [curves.examination(answer.curves)] if answer.curves else [],
     )  # fmt: skip
     training_figures = (curves.training(row.policy, row.version, row.report, live=row.live) for row in answer.trained)
-    yield Section("training", "Training", "Learning curves of trained versions.", present_figures(training_figures))
+    yield Section("training", "Training", "Learning curves of trained versions.", [*filter(None, training_figures)])
     findings = _list(f"{row.severity}: {row.check}, {row.subject}: {row.detail}" for row in answer.findings)
     yield Section("health", "Health", _health(answer), [], findings + _traffic(answer))
 

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from html import escape as escape_markup
 from itertools import groupby
+from textwrap import wrap
 from typing import NamedTuple
 from unicodedata import east_asian_width
 
@@ -368,7 +369,7 @@ def figure(drawing: Drawing, *, key: str, title: str, description: str, extra: s
 
 def document(drawing: Drawing, *, title: str, description: str) -> str:
     """A file of its own: the figure under its title, with its style."""
-    lines = wrap(title, 58)
+    lines = wrap(title, 58, break_on_hyphens=False)
     rise = 16 * len(lines) + 8
     heading = "".join(text(4, 16 + 16 * count, words, letters=62) for count, words in enumerate(lines))
     paper = _tag("rect", "paper", width=WIDTH, height=drawing.height + rise)
@@ -376,12 +377,3 @@ def document(drawing: Drawing, *, title: str, description: str) -> str:
     extra = f' xmlns="http://www.w3.org/2000/svg" width="{2 * WIDTH}"'
     framed_drawing = Drawing(drawing.height + rise, marks)
     return figure(framed_drawing, key="plot", title=title, description=description, extra=extra) + "\n"
-
-
-def wrap(words: str, letters: int) -> list[str]:
-    """The words on lines of at most so many letters."""
-    lines = [""]
-    for word in words.split():
-        extended_line = f"{lines[-1]} {word}".strip()
-        lines[-1:] = [extended_line] if len(extended_line) <= letters or not lines[-1] else [lines[-1], word]
-    return lines

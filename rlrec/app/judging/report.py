@@ -162,7 +162,8 @@ class _Gathering:
         answer, fill = self.answer, self._fill
         if answer.decisions:
             answer.over_time = fill("time", self._over_time)
-            answer.exposure = fill("exposure", self._exposure)
+            request = exposure.Request(log=self._judged_log, reward=answer.reward, expected=False)
+            answer.exposure = fill("exposure", exposure.exposure, self.store, request)
             if self.request.estimates:
                 fill("estimates", self._estimates)
         answer.experiments = fill("experiments", self._experiments) or []
@@ -190,13 +191,13 @@ class _Gathering:
             return None
 
     def _remark(self, name: str, text: str) -> None:
-        self.answer.remarks[name].append(text)
+        """Say it under a part, once."""
+        if text not in self.answer.remarks[name]:
+            self.answer.remarks[name].append(text)
 
     def _log(self, since: int | None) -> str | None:
         """The filter of the log, from a time on."""
-        pairs = filters.parse(self.request.filter)
-        if since is not None:
-            pairs["since"] = format_time(since)
+        pairs = filters.parse(self.request.filter) | ({} if since is None else {"since": format_time(since)})
         return ",".join(f"{key}={value}" for key, value in pairs.items()) or None
 
     # -- parts --
@@ -235,20 +236,18 @@ class _Gathering:
         if any(self.policies[key].kind not in ("logged", UNIFORM) for key in self.served):
             groups.append((str(answer.reward), [UNIFORM]))
         for reward, targets in groups:
-            request = evaluate.Request(targets=targets, log=self._judged_log, reward=reward)
-            answer.estimates += self._fill("estimates", self._judge, request) or []
+            answer.estimates += self._fill("estimates", self._judge, reward, targets) or []
         answer.reasons = evaluate.reasons_in_words(answer.estimates) if answer.estimates else []
 
-    def _judge(self, request: evaluate.Request) -> list[EstimateRow]:
+    def _judge(self, reward: str, targets: list[str]) -> list[EstimateRow]:
         """The estimates that answer about targets, one by one where some of these cannot be judged here."""
+        request = evaluate.Request(targets=targets, log=self._judged_log, reward=reward)
         try:
             return evaluate.answering_rows(evaluate.evaluate(self.store, request))
-        except RlrecError as error:
-            if isinstance(error, evaluate.EmptyLog) or len(request.targets) == 1:
+        except RlrecError:
+            if len(targets) == 1:
                 raise
-        lonely_requests = (replace(request, targets=[target]) for target in request.targets)
-        answers = [self._fill("estimates", self._judge, lonely) for lonely in lonely_requests]
-        return [row for rows in answers for row in rows or []]
+        return [row for name in targets for row in self._fill("estimates", self._judge, reward, [name]) or []]
 
     def _failed_checks(self) -> list[Finding]:
         """The checks of the log that estimates fail, with their targets."""
@@ -281,10 +280,6 @@ class _Gathering:
         targets = [version for version in rankers if replaced[version.id] is None]
         return [version for version in targets if version.policy.name.partition("@")[0] != UNIFORM][:TARGETS]
 
-    def _exposure(self) -> exposure.Result:
-        request = exposure.Request(log=self._judged_log, reward=self.answer.reward, expected=False)
-        return exposure.exposure(self.store, request)
-
     def _experiments(self) -> list[VariantComparison]:
         stored = experiments.all_experiments(self.unit)
         if self.policy is not None:  # those with a variant that is the policy, or a copy of it
@@ -296,7 +291,7 @@ class _Gathering:
                 "experiments", f"{quantity(len(concerned) - EXPERIMENTS, 'older one')}: see `rlrec experiment list`."
             )
         names = [experiment.name for experiment in concerned[:EXPERIMENTS]]
-        rewards = [] if self.request.reward is None else [self.request.reward]
+        rewards = [*filter(None, [self.request.reward])]
         comparisons = (self._fill("experiments", compare.show, self.store, name, rewards=rewards) for name in names)
         return [comparison for comparison in comparisons if comparison is not None]
 

@@ -76,4 +76,4 @@ def save_plot(path: str | None, draw: Callable[[], Figure | None]) -> None:
 
     if (figure := draw()) is None:
         raise InputError("the answer has nothing to plot yet")
-    write_text(path, svg.document(figure.drawing, title=figure.title, description=figure.description))
+    write_text(path, svg.document(figure.drawing, title=figure.heading, description=figure.description))

@@ -335,6 +335,13 @@ def test_a_plot_is_a_figure_of_its_own(shop: Run, tmp_path: Path, words: tuple[s
     assert (root.tag, root[0].tag) == ("{http://www.w3.org/2000/svg}svg", "{http://www.w3.org/2000/svg}title")
 
 
+def test_a_plot_says_what_it_finds(imported: Run, tmp_path: Path) -> None:
+    path = tmp_path / "plot.svg"
+    assert imported("evaluate", "blue", "red", "--plot", path).exit_code == 0
+    title = ET.parse(path).getroot()[0].text or ""
+    assert re.match(r"Reward default per impression; what was logged earned 0\.\d+\. blue@1: this log cannot", title)
+
+
 def test_a_plot_has_a_file_of_its_own(shop: Run) -> None:
     refused = shop("exposure", "--plot", "-")
     assert (refused.exit_code, refused.stdout) == (2, "")
