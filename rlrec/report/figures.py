@@ -23,10 +23,9 @@ if TYPE_CHECKING:
 
 MAX_ROWS = 15  # rows of a figure
 VERDICTS = {"ok": "s1", "weak": "s2", "insufficient": "no"}  # their looks
-ANSWERS = ("better", "worse", "same", "unknown")  # in the order of a summary
 VARIANTS = "An experiment answers for its variants: here each is compared with all that was logged."
 BOUNDS = ("value", "lower", "upper")
-LOOKS = {"better": ("more", "s1"), "worse": ("less", "s2"), "same": ("the same", "s3")}  # by answers
+LOOKS = {"better": "s1", "worse": "s2", "same": "s3", "unknown": "no"}  # of answers, in the order of a summary
 METRICS = {
     "reward_per_unit": "reward per {unit}", "reward_per_visit": "reward per visit", "visits": "visits per {unit}",
     "retention": "{unit}s who came again", "returned_1d": "came back within a day",
@@ -187,7 +186,7 @@ def estimates(rows: Sequence[EstimateRow]) -> Figure | None:
     average = averages.pop() if len(averages) == 1 else None
     rewards = ", ".join(sorted({row.reward for row in rows}))
     by, earned = rows[0].by and f" by {rows[0].by}", "" if average is None else f"; {LOGGED} earned {number(average)}"
-    in_order = sorted(rows, key=lambda row: ANSWERS.index(row.claim.answer))
+    in_order = sorted(rows, key=lambda row: [*LOOKS].index(row.claim.answer))
     sentences = ((row, VARIANTS if "@" in row.target else row.claim.sentence) for row in in_order if row.by is None)
     told = {sentence: sentence != VARIANTS and _is_finding(row) for row, sentence in sentences}
     return Figure(
@@ -228,13 +227,13 @@ def comparison(answer: VariantComparison) -> Figure | None:
     drafted = [] if rows else [{**row, "group": row["variant"], "metric": "credit"} for row in answer["differences"]]
     lines = list[tuple[Interval, list[Any]]]()
     for row in [*rows, *drafted]:
-        relative, name, sure = row["relative"], _metric(row, answer), LOOKS.get(row["answer"], ("not sure", "no"))
+        relative, name, verdict = row["relative"], _metric(row, answer), row["answer"]
         scale = 1.0 if drafted else 100 * relative / row["value"] if relative and row["value"] else None
         bounds = [None if scale is None or row[side] is None else scale * row[side] for side in BOUNDS]
-        note = f"{100 * relative:+.1f}\u00a0%, {sure[0]}" if relative else sure[0]
+        note = f"{100 * relative:+.1f}\u00a0%, {verdict}" if relative else verdict
         cells = [row["group"], name, *(row[side] for side in BOUNDS), relative and 100 * relative, row["p_value"]]
-        line = Interval(f"{row['group']}: {name}", bounds[0], bounds[1], bounds[2], note, sure[1])
-        lines.append((line, [*cells, ", ".join(row["reasons"])]))
+        line = Interval(f"{row['group']}: {name}", bounds[0], bounds[1], bounds[2], note, LOOKS[verdict])
+        lines.append((line, [*cells, verdict, ", ".join(row["reasons"])]))
     intervals = [line for line, _ in lines if line.value is not None]
     if not intervals:
         return None
@@ -242,8 +241,8 @@ def comparison(answer: VariantComparison) -> Figure | None:
     return Figure(
         title=f"{answer['experiment']}: variants against {against}",
         drawing=forest(intervals[:MAX_ROWS], x_name=f"difference from {against}{per_cent}", level=0),
-        description=f"One interval of 95 % a metric, clustered by {answer['unit']}; those that cross 0 are not sure.",
-        headers=["variant", "metric", "difference", "lower", "upper", "in percent", "p", "notes"],
+        description=f"One interval of 95 % a metric, clustered by {answer['unit']}; those that cross 0 are unknown.",
+        headers=["variant", "metric", "difference", "lower", "upper", "in percent", "p", "answer", "notes"],
         rows=[cells for _, cells in lines],
         findings=[f"{answer['experiment']}: {sentence}" for sentence in experiment_sentences(answer)],
     )
