@@ -584,7 +584,7 @@ class Commands:
         A target is a policy (as it stands now), NAME@V, a variant POLICY@EXPERIMENT/VARIANT, or the built-in `uniform`.
         The mature decisions of every logger that can tell count, the more the less their weights vary. First comes the
         answer: better, worse or no different from what was logged, or what it takes to tell. Every estimate has an
-        interval, an effective sample size (ess), a verdict (ok, weak, insufficient) and the reasons for it.
+        interval, an effective sample size (ess), and a verdict (ok, weak, insufficient) with reasons.
 
         estimators: Names, or impression, session, slate, all; repeatable [default: ips,snips,dr].
         reward: Reward definition [default: what each target learns].

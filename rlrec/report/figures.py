@@ -176,8 +176,8 @@ def estimates(rows: Sequence[EstimateRow]) -> Figure | None:
         label = f"{name}, {estimate.estimator}" if names_estimator else name
         note = f"{number(value)}, {verdict}"
         intervals.append(Interval(label, value, estimate.lower, estimate.upper, note, VERDICTS[verdict]))
-        is_told = claim.answer != "unknown" or claim.needed is not None
-        lift = (claim.value, claim.lower, claim.upper) if is_told else (None, None, None)
+        shows_lift = claim.answer != "unknown" or claim.needed is not None
+        lift = (claim.value, claim.lower, claim.upper) if shows_lift else (None, None, None)
         table.append([
             name, claim.answer, *(bound if bound is None else 100 * bound for bound in lift), value, estimate.lower,
             estimate.upper, estimate.served, verdict, ", ".join(estimate.reasons), estimate.ess, estimate.estimator,
@@ -188,7 +188,7 @@ def estimates(rows: Sequence[EstimateRow]) -> Figure | None:
     by, earned = rows[0].by and f" by {rows[0].by}", "" if average is None else f"; {LOGGED} earned {number(average)}"
     in_order = sorted(rows, key=lambda row: [*LOOKS].index(row.claim.answer))
     sentences = ((row, VARIANTS if "@" in row.target else row.claim.sentence) for row in in_order if row.by is None)
-    told = {sentence: sentence != VARIANTS and _is_finding(row) for row, sentence in sentences}
+    finding_flags = {sentence: sentence != VARIANTS and _is_finding(row) for row, sentence in sentences}
     return Figure(
         title=f"Reward {rewards} {per_unit}{by or earned}",
         drawing=forest(
@@ -202,8 +202,8 @@ def estimates(rows: Sequence[EstimateRow]) -> Figure | None:
             "verdict", "reasons", "effective sample size", "estimator",
         ],
         rows=table,
-        findings=[sentence for sentence, is_finding in told.items() if is_finding],
-        lines=[sentence for sentence, is_finding in told.items() if not is_finding],
+        findings=[sentence for sentence, is_finding in finding_flags.items() if is_finding],
+        lines=[sentence for sentence, is_finding in finding_flags.items() if not is_finding],
     )  # fmt: skip
 
 

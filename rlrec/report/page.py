@@ -183,9 +183,9 @@ def _list(lines: Iterator[str] | Sequence[str]) -> str:
 
 def _health(answer: Result) -> str:
     counts = Counter(finding.severity for finding in answer.findings)
-    found = " and ".join(quantity(counts[severity], severity) for severity in ("error", "warning"))
+    counts_text = " and ".join(quantity(counts[severity], severity) for severity in ("error", "warning"))
     checked = "the clock, what waits, the newest decisions, and the log as far as estimates rest on it"
-    return f"{found} in quick checks of {checked}. <code>rlrec doctor</code> audits everything."
+    return f"{counts_text} in quick checks of {checked}. <code>rlrec doctor</code> audits everything."
 
 
 def _traffic(answer: Result) -> str:

@@ -113,7 +113,9 @@ def hints(rows: Sequence[EstimateRow]) -> list[tuple[str, str]]:
         first, middle = (format_time(at)[:10] for at in (extent.first_at, (extent.first_at + extent.last_at) // 2))
         if first != middle:
             names["since"] = middle
-        targets = {row.target for row in by_reason[reason] if row.version is not None}
+        # a target that learned from this log may be what serves: an experiment against itself tells nothing
+        candidates = (row for row in by_reason[reason] if "in-sample" not in row.estimate.reasons)
+        targets = {row.target for row in candidates if row.version is not None}
         target = targets.pop() if len(targets) == 1 and "@" not in min(targets) else None
         if target is not None:
             names |= {"target": target, "experiment": f"try-{target}"}

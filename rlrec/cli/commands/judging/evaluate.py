@@ -101,7 +101,7 @@ def evaluate(
     """A target is a policy (as it stands now), NAME@V, a variant POLICY@EXPERIMENT/VARIANT, or the built-in `uniform`.
     The mature decisions of every logger that can tell count, the more the less their weights vary. First comes the
     answer: better, worse or no different from what was logged, or what it takes to tell. Every estimate has an
-    interval, an effective sample size (ess), a verdict (ok, weak, insufficient) and the reasons for it."""
+    interval, an effective sample size (ess), and a verdict (ok, weak, insufficient) with reasons."""
     if best and (len(request["targets"]) < 2 or request["by"]):
         raise click.UsageError("--best compares targets: name at least two, without --by")
     estimates = app.evaluate.evaluate(store, app.evaluate.Request(**request), workers)

@@ -141,7 +141,8 @@ def test_the_answer_comes_first_then_a_row_a_target_then_its_reasons_by_group(lo
     assert {line.split(":")[0] for line in lines if not line.startswith(" ")} <= {*GROUPS}
     assert "  home@1, in-sample: the target learned from rows of this log (weak)" in lines
     assert any(
-        line.startswith("  try `rlrec experiment create try-home --variant a=SERVING --variant b=home`")
+        # home learned from this log, and may be what serves
+        line.startswith("  try `rlrec experiment create NAME --variant a=SERVING --variant b=TARGET`")
         for line in lines
     )
     # the log is as near uniform as a floor would make it

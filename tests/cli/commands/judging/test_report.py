@@ -384,14 +384,14 @@ def test_targets_are_judged_as_evaluate_judges_them(imported: Run, sqlite_db: st
     """The imported log is no target, and those of one reward are judged together, as in one command."""
     with closing(Store(sqlite_db)) as store:
         rows = report(store, Request()).estimates
-        asked = [
+        evaluated_rows = [
             row for names in (["new"], ["blue", "red"])
             for row in evaluate.answering_rows(evaluate.evaluate(store, evaluate.Request(targets=names)))
         ]  # fmt: skip
     assert [(row.name, row.reward) for row in rows] == [
         ("new@1", "twice"), ("blue@1", "default"), ("red@1", "default"),
     ]  # fmt: skip
-    assert [row.to_json() for row in asked] == [row.to_json() for row in rows]
+    assert [row.to_json() for row in evaluated_rows] == [row.to_json() for row in rows]
 
 
 def test_health_has_the_checks_that_the_log_fails(imported: Run) -> None:
