@@ -151,7 +151,8 @@ _UNKNOWN = {"experiment": "NAME", "target": "TARGET", "since": "DAY"}
 # What helps against a reason, as it is typed; what helps against too little of a log is more of it.
 HINTS = {
     "no-rows": "another --log",
-    "wrong-propensities": "`rlrec doctor`, which names the arms of policies that served",
+    "wrong-propensities": "a log with the probability that each draw had in its own context; `rlrec doctor` names arms "
+    "that are shown too often in the whole log, and sees no context",
     "reward-unseen": "no --estimator: the usual one sees all of the reward",
     "low-ess": _MORE_EXPLORATION,
     "heavy-tail": _MORE_EXPLORATION,
