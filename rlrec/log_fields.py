@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class FieldCheck(NamedTuple):
-    """A test of a value, as SQL over a column. word: the end of the name of its constraint."""
+    """A test of a value, as SQL over a column: its constraint, which a migration makes. word: the end of its name."""
 
     word: str
     test: str
@@ -31,9 +31,9 @@ class LogField(NamedTuple):
     """A field of the log.
 
     name: of its column; kind: of what that holds (bool: 0 or 1); table: whose id it is; optional: whether it may be
-    null; is_added: whether a later migration added it, whose check stands with the column. key: in a line of JSON;
-    in_csv: whether a row of CSV has it; is_read: whether it comes as an array; absent: what stands for null there.
-    is_stated: whether nothing but a line of an imported log states it, which every layer hands on as it is."""
+    null. key: in a line of JSON; in_csv: whether a row of CSV has it; is_read: whether it comes as an array; absent:
+    what stands for null there. is_stated: whether nothing but a line of an imported log states it, which every layer
+    hands on as it is."""
 
     name: str
     kind: type[bool | int | float | str | bytes]
@@ -41,7 +41,6 @@ class LogField(NamedTuple):
     table: str | None = None
     optional: bool = False
     check: FieldCheck | None = None
-    is_added: bool = False
     key: str = ""
     in_csv: bool = False
     absent: float | bytes | None = None
@@ -79,11 +78,10 @@ DECISION = (
     LogField("history", bytes, "the visit as it saw it, packed; null where not stored", optional=True, absent=b""),
     LogField(
         "keep_probability", float, "how likely the log that it comes from kept it; null: it keeps all",
-        optional=True, check=PROBABILITY, is_added=True, key="keep_probability", in_csv=True, absent=1.0,
-        is_stated=True,
+        optional=True, check=PROBABILITY, key="keep_probability", in_csv=True, absent=1.0, is_stated=True,
     ),
     LogField("estimated", bool, "whether its propensities were computed when it was imported",
-             optional=True, check=FLAG, is_added=True, key="estimated", in_csv=True, absent=0, is_stated=True),
+             optional=True, check=FLAG, key="estimated", in_csv=True, absent=0, is_stated=True),
 )  # fmt: skip
 SLOT = (
     LogField("decision_id", int, "its decision", "decision"),
