@@ -11,7 +11,8 @@ from rlrec import ope
 from rlrec.arrays import Array
 from rlrec.ope.sums.visits import VisitBatch
 from rlrec.ope.units.estimate import Estimate, FinishOptions
-from rlrec.ope.units.sessions import SessionFold, SessionPartial
+from rlrec.ope.units.fold import RowSums
+from rlrec.ope.units.sessions import SessionFold
 
 # Two states, two arms. From either state arm 0 leaves with chance 1/2, arm 1 with 1/4; else the state is 0 or 1 evenly.
 LOGGER = np.array([[0.5, 0.5], [0.25, 0.75]])
@@ -122,7 +123,7 @@ def by_loops(batch: VisitBatch, gamma: float) -> dict[str, float]:
 
 def folded(
     batch: VisitBatch, names: str = "session", *, gamma: float = 0.9, spans_batches: bool = True
-) -> tuple[SessionFold, SessionPartial]:
+) -> tuple[SessionFold, RowSums]:
     """The fold and the statistic of one batch."""
     horizon = int(batch.length.max(initial=1))
     fold = SessionFold(estimators=ope.parse(names).sessions, gamma=gamma, horizon=horizon, spans_batches=spans_batches)

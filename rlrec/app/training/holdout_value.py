@@ -22,8 +22,8 @@ from rlrec.ope.comparisons.comparison import Comparison
 from rlrec.ope.comparisons.paired import difference
 from rlrec.ope.sums.visits import VisitBatch
 from rlrec.ope.units.estimate import Estimate, FinishOptions
-from rlrec.ope.units.fold import WeightSpread
-from rlrec.ope.units.sessions import SUPPORTED, SessionFold, SessionPartial
+from rlrec.ope.units.fold import RowSums, WeightSpread
+from rlrec.ope.units.sessions import SUPPORTED, SessionFold, n_visits
 from rlrec.ope.units.strata import Stratum, Weighting, left_out, negligible_loggers, stratum_factors
 from rlrec.policy.gradients import reinforce
 from rlrec.policy.gradients.gradient import ARM_PARAMETERS, Gradient, Parameters, score_states
@@ -34,7 +34,7 @@ ESTIMATOR = "wdr"
 VISITS = 500  # visits of a batch of those that are held out
 CELLS = 1 << 19  # scores that are worked out at a time: what follows from them stays near the processor
 CHANCE = 5.0  # of the square root of an ESS is wanted above the least that a gate judges by: splits differ by chance
-ByStratum = Mapping[Stratum, SessionPartial]
+ByStratum = Mapping[Stratum, RowSums]
 GAIN_REPLICATES = 50  # replicates of an interval that nobody looks at
 
 
@@ -87,7 +87,7 @@ class HoldoutValue:
             clusters, self._counts, slots = map(np.concatenate, zip(*columns, strict=True))
             self._slots = self._counts * slots
             self._cluster = np.unique(clusters, return_inverse=True)[1]
-        rows = {stratum: float(partial.end.rows) for stratum, partial in self._reference_partials.items()}
+        rows = {stratum: float(n_visits(partial)) for stratum, partial in self._reference_partials.items()}
         visits = sum(rows.values())
         counted_visits = sum(number for stratum, number in rows.items() if stratum.logger not in self.left_out)
         min_ess = max(LEAST_ESS * visits / (gate_visits or visits), SUPPORTED * counted_visits)

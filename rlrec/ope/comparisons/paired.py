@@ -22,7 +22,8 @@ from rlrec.ope.intervals.intervals import UNKNOWN, Bounds, Minus, Studentised, s
 from rlrec.ope.intervals.tails import t_quantile
 from rlrec.ope.sums.base import Ratio
 from rlrec.ope.units.estimate import EstimatorFold
-from rlrec.ope.units.sessions import SessionPartial, at_end
+from rlrec.ope.units.fold import RowSums
+from rlrec.ope.units.sessions import at_end
 
 ALPHA = 0.05  # probability that any candidate of a year passes a gate though it is no better
 
@@ -35,9 +36,7 @@ def gate_alpha(candidate: int) -> float:
     return ALPHA * 6 / (pi**2 * candidate**2)
 
 
-def difference(
-    partial: SessionPartial, baseline: SessionPartial, *, estimator: SessionEstimator, **options: Any
-) -> Comparison:
+def difference(partial: RowSums, baseline: RowSums, *, estimator: SessionEstimator, **options: Any) -> Comparison:
     """`partial` minus `baseline`, of one `SessionFold` over the same visits. options: of `compare`"""
     ours, theirs = (
         at_end(side, estimator, label=estimator.name, summary=side.moments.summary()) for side in (partial, baseline)

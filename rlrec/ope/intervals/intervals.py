@@ -72,11 +72,12 @@ class Replicates:
     """Sums of every bootstrap replicate: one draw of counts serves every column, hence every estimator.
 
     units (m, c): sums of the clusters or blocks; total (b, c), moment (b, c, c): sums and second moments of every
-    replicate"""
+    replicate; joint: of all groups whose bounds hold together"""
 
     units: Array
     total: Array
     moment: Array
+    joint: JointReplicates | None = None
 
 
 def replicates(summary: ClusterSummary, *, seed: int, number: int = REPLICATES) -> Replicates:
@@ -138,6 +139,12 @@ class JointReplicates:
             samples = [studentised(estimator, group, columns) for group in self.groups]
             self._quantiles[key] = joint_quantiles([sample.t for sample in samples if len(sample.t)], level)
         return self._quantiles[key]
+
+
+def bootstrap_bounds(estimator: Smooth, bootstrap: Replicates, columns: list[int], level: float) -> Bounds:
+    """Bounds of an estimate by bootstrap-t: of these columns, and of several groups with one probability."""
+    reach = bootstrap.joint.quantiles(estimator, columns, level) if bootstrap.joint else (np.inf, -np.inf)
+    return studentised(estimator, bootstrap, columns).bounds(level, at_least=reach)
 
 
 def joint_quantiles(t: Sequence[Array], level: float) -> Bounds:

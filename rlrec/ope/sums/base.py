@@ -9,7 +9,7 @@ import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -89,6 +89,14 @@ class RewardColumns:
         """Length of the column of that name."""
         return len(self.reward)
 
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.reward)
+
+    def take(self, rows: Flags | Ids) -> Self:
+        """These rows, flagged or numbered, in that order; `left_out` is 0."""
+        return type(self)(**{name: column[rows] for name, column in self.columns().items()})
+
     def counted(self, column: Array) -> Array:
         """A column of rows with each value as often as its row counts; (n,) or (n, c)."""
         return column if self.count is None else (column.T * self.count).T
@@ -117,9 +125,6 @@ class LogBatch(RewardColumns):
         require("target", self.target, ~(self.target < 0), "0 or more")
         require("target", self.target, ~(self.target > 1 + ROUNDING), "at most 1")
 
-    def __len__(self) -> int:
-        return len(self.reward)
-
     @cached_property
     def usable(self) -> Flags:
         """Flags of the rows that can be weighed, (n,)."""
@@ -132,10 +137,6 @@ class LogBatch(RewardColumns):
         with np.errstate(over="ignore"):
             np.divide(self.target, self.propensity, out=weight, where=self.usable)
         return np.minimum(weight, _HEAVIEST)
-
-    def take(self, rows: Flags | Ids) -> LogBatch:
-        """These rows, flagged or numbered, in that order."""
-        return LogBatch(**{name: column[rows] for name, column in self.columns().items()})
 
 
 def require(name: str, column: Array, good: Flags, requirement: str) -> None:
@@ -184,6 +185,7 @@ class Estimator(Ratio, ABC):
     widens: ClassVar[bool] = False  # with large weights, to the interval of Cressie and Read at least
     independent_slots: ClassVar[bool] = False  # takes the reward of a slot not to depend on the other slots
     biased: ClassVar[bool] = False  # changes weights on purpose: `distortion` is by how much, `bracket` has its bounds
+    entire: ClassVar[bool] = False  # estimates nothing where a row cannot be weighed: no selection of them
     sees_visits: ClassVar[bool] = False  # counts what a page changes later in its visit
     lacking: ClassVar[str] = "no-propensity"  # the reason where rows that cannot be weighed were left out
 
@@ -195,6 +197,11 @@ class Estimator(Ratio, ABC):
     def columns(self) -> tuple[str, ...]:
         """Names of the columns that `value` takes; the first one is what a cluster adds to the estimate, the second one
         the number of rows or the weight it is divided by. Equal names mean equal columns in every estimator."""
+
+    @property
+    def prefix(self) -> str:
+        """The beginning of the names of its columns in a fold whose estimators weigh differently."""
+        return ""
 
     def bracket(self, least: float = 0.0, largest: float = 0.0) -> tuple[Any, ...]:
         """The estimators whose bounds hold a `biased` one: the same without the bias, and the least and the largest

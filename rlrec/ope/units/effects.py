@@ -7,22 +7,18 @@ is the effect of one more look at it. Only differences between arms are identifi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import numpy as np
 
-from rlrec.arrays import Array, Flags, Ids, run_starts
-from rlrec.ope.checks.diagnostics import Weights, weight_diagnostics
-from rlrec.ope.checks.verdicts import Diagnosis
-from rlrec.ope.intervals import intervals
+from rlrec.arrays import Array, Flags, run_starts
+from rlrec.ope.checks.diagnostics import weight_diagnostics
 from rlrec.ope.sums.base import Estimator, RewardColumns, hash_bits
-from rlrec.ope.sums.moments import ClusterSummary, Moments, moments
-from rlrec.ope.units.estimate import ANY_REWARD, USUAL, Estimate, EstimatorFold, FinishOptions
-from rlrec.ope.units.fold import Fold, WeightSpread
-from rlrec.records import Sums
+from rlrec.ope.sums.moments import ClusterSummary, moments
+from rlrec.ope.units.estimate import ANY_REWARD, EstimatorFold
+from rlrec.ope.units.fold import Fold, RowSums
 
 MOST_ARMS = 300  # of a catalogue: sums over pairs of them are held for every block
 _CELLS, _FEWEST_BLOCKS, _MOST_BLOCKS = 2**21, 64, 256  # blocks of clusters, of which errors are made
@@ -60,37 +56,17 @@ class EffectBatch(RewardColumns):
     change: Array
     looks: Array
 
-    def __len__(self) -> int:
-        return len(self.reward)
-
     @cached_property
     def usable(self) -> Flags:
         """Flags of the pages whose distributions are known, (s,)."""
         return ~np.isnan(self.exposure.sum(axis=1) + self.change.sum(axis=1))
 
-    def take(self, rows: Flags | Ids) -> Self:
-        """These pages, flagged or numbered, in that order."""
-        return type(self)(**{name: column[rows] for name, column in self.columns().items()})
-
-
-@dataclass(frozen=True, eq=False)
-class EffectPartial(Sums):
-    """Sums over pages: `partial(batch_1) + partial(batch_2)`.
-
-    moments: of rows and rewards over clusters; weights: diagnostics of pages that count once. Of each of b blocks of
-    clusters: by_block (b, 4): rows, rewards, remaining rewards, looks; by_arm (b, 3, k): exposures, exposures x
-    remaining reward, changes; square (b, k, k): products of exposures."""
-
-    moments: Moments
-    weights: Weights
-    by_block: Array
-    by_arm: Array
-    square: Array
-
 
 @dataclass(frozen=True, kw_only=True)
-class EffectFold(Fold[Effects, EffectBatch, EffectPartial]):
-    """The fold of effects. arms: of the catalogue, at most 300: a block of clusters takes 8 bytes for each pair."""
+class EffectFold(Fold):
+    """The fold of effects. arms: of the catalogue, at most 300: a block of clusters takes 8 bytes for each pair.
+    Figures, of each of b blocks of clusters: by_block (b, 4), rows, rewards, remaining rewards, looks; by_arm
+    (b, 3, k), exposures, exposures x remaining reward, changes; square (b, k, k), products of exposures."""
 
     arms: int
 
@@ -104,7 +80,7 @@ class EffectFold(Fold[Effects, EffectBatch, EffectPartial]):
         """The regression weighs loggers by what their exposures vary."""
         return 0
 
-    def partial(self, batch: EffectBatch) -> EffectPartial:
+    def partial(self, batch: EffectBatch, /) -> RowSums:
         weights = weight_diagnostics(
             batch, np.ones(len(batch)), weighted_reward=batch.reward, reward=batch.reward, used=batch.usable,
             not_default=batch.not_default, bound=np.full(len(batch), np.inf),
@@ -123,59 +99,25 @@ class EffectFold(Fold[Effects, EffectBatch, EffectPartial]):
             by_arm[number] = times @ x, (times * batch.remaining[rows]) @ x, times @ batch.change[rows]
             square[number] = (x.T * times) @ x
         sums = moments(columns[:, :2], batch.cluster, columns=("rows", "reward"), spans_batches=self.spans_batches)
-        return EffectPartial(sums, weights, by_block, by_arm, square)
+        figures = {"by_block": by_block, "by_arm": by_arm, "square": square}
+        return RowSums(moments=sums, weights={"weight": weights}, earned={}, figures=figures)
 
-    def spreads(self, partials: Sequence[EffectPartial]) -> list[WeightSpread]:
-        counts = (np.array([partial.by_block[:, 0].sum()]) for partial in partials)
-        return [WeightSpread(rows, rows, rows, rows) for rows in counts]
-
-    def scaled(self, partial: EffectPartial, factor: Array) -> EffectPartial:
-        """The sums of pages that count `factor` times, (1,)."""
-        (times,) = factor.tolist()
-        sums = (column * times for column in (partial.by_block, partial.by_arm, partial.square))
-        return EffectPartial(partial.moments.scaled(np.full(2, times)), partial.weights.scaled(times), *sums)
-
-    def weighing_index(self, label: str) -> int | None:
-        return None
-
-    def finish(self, partial: EffectPartial, options: FinishOptions = USUAL) -> list[Estimate]:
-        intervals.check(options.interval, options.level, estimators=self.estimators)
-        reasons = (*options.extra_reasons, "first-order")
-        options = replace(options, reward_range=ANY_REWARD, extra_reasons=reasons)
-        at_ends, bootstrap = self.at_ends(partial), None
-        if options.interval == "bootstrap-t":
-            bootstrap = intervals.replicates(at_ends[0].summary, seed=options.seed, number=options.replicates)
-        estimand = f"mean reward per slate, {'greedy' if options.greedy else 'as served'}, to first order"
-        return [replace(at_end.estimate(options, bootstrap), estimand=estimand) for at_end in at_ends]
-
-    def at_ends(self, partial: EffectPartial) -> Sequence[EffectsAtEnd]:
-        at_end = extrapolated(partial)
-        return [replace(at_end, label=label, estimator=kind) for label, kind in self.estimators.items()]
+    def at_end(self, partial: RowSums, label: str, estimator: Effects, summary: ClusterSummary, /) -> EstimatorFold:
+        return replace(extrapolated(partial), label=label, estimator=estimator)
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class EffectsAtEnd(EstimatorFold):
-    """Effects at the end of a fold. looks: independent ones that the estimate rests on."""
-
-    looks: float
-
-    @cached_property
-    def diagnosis(self) -> Diagnosis:
-        """The figures of the verdict. The effective sample size is that of looks, as far as there are clusters."""
-        return replace(super().diagnosis, ess=min(float(self.clusters), self.looks))
-
-
-def extrapolated(partial: EffectPartial) -> EffectsAtEnd:
+def extrapolated(partial: RowSums) -> EstimatorFold:
     """The estimate of the sums of a log, as a sum over blocks of clusters of the influence of each."""
-    rows, reward, remaining, looks = partial.by_block.T
-    exposure, crossed, changes = partial.by_arm.transpose(1, 0, 2)
-    n, square, change = max(rows.sum(), 1.0), partial.square.sum(axis=0), changes.sum(axis=0)
+    by_block, by_arm, squares = partial.figures["by_block"], partial.figures["by_arm"], partial.figures["square"]
+    rows, reward, remaining, looks = by_block.T
+    exposure, crossed, changes = by_arm.transpose(1, 0, 2)
+    n, square, change = max(rows.sum(), 1.0), squares.sum(axis=0), changes.sum(axis=0)
     mean = remaining.sum() / n
     # what one more look at each arm adds, and how often a page counts: 1 + exposure x direction
     inverse = np.linalg.pinv(square, rcond=_SMALLEST, hermitian=True)
     coefficient, direction = inverse @ (crossed - mean * exposure).sum(axis=0), inverse @ change
     # influences: what was earned, what the change adds, and the residuals that the change rests on
-    residual = crossed - mean * exposure - partial.square @ coefficient
+    residual = crossed - mean * exposure - squares @ coefficient
     influence = reward + changes @ coefficient + residual @ direction
     units = np.column_stack([rows, rows + exposure @ direction, influence])
     clusters = partial.moments.summary().present[0]
@@ -187,12 +129,13 @@ def extrapolated(partial: EffectPartial) -> EffectsAtEnd:
     # what of the change goes to exposures that never varied
     unreached = np.abs(change - square @ direction).sum() / 2 / max(looks.sum(), 1e-300)
     weights = replace(
-        partial.weights, largest=np.inf, reward_size=0.0, unsupported=float(unreached * n), n_unsupported=n
+        partial.weights["weight"], largest=np.inf, reward_size=0.0, unsupported=float(unreached * n), n_unsupported=n
     )
     # pages of the target that would be as precise, or looks at the arms that it shows more
-    squares = max(float(change @ direction), 1e-300)
-    effective_looks = max(n / (1 + squares / n), (np.abs(change).sum() / 2) ** 2 / squares)
-    return EffectsAtEnd(
+    size = max(float(change @ direction), 1e-300)
+    effective_looks = max(n / (1 + size / n), (np.abs(change).sum() / 2) ** 2 / size)
+    return EstimatorFold(
         label="effects", estimator=Effects(), summary=summary, weights=weights,
-        earned=np.column_stack([reward, rows]), looks=effective_looks,
+        earned=np.column_stack([reward, rows]), effective=min(float(clusters), effective_looks),
+        reward_range=ANY_REWARD, reasons=("first-order",), basis="to first order",
     )  # fmt: skip

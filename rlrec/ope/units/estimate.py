@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,7 +15,7 @@ from rlrec.ope.checks.diagnostics import Weights
 from rlrec.ope.checks.reasons import LEAST_REWARDS
 from rlrec.ope.checks.verdicts import Diagnosis
 from rlrec.ope.intervals import intervals
-from rlrec.ope.intervals.intervals import UNKNOWN, Bounds, JointReplicates, Minus, Relative, Replicates, WeightSums
+from rlrec.ope.intervals.intervals import UNKNOWN, Bounds, Minus, Relative, Replicates, WeightSums
 from rlrec.ope.sums.base import Estimator, Ratio, RewardColumns, ValueRange
 from rlrec.ope.sums.moments import ClusterSummary, Steps, steps
 
@@ -31,7 +31,11 @@ NEGLIGIBLE = 1e-4
 # otherwise are missing. An interval of estimators that `widen` then reaches out to that of Cressie and Read.
 HEAVY = 20.0
 MANY_ROWS = 1_000.0  # an effective sample size from which on heavy weights were seen often enough
-NO_QUANTILES: Bounds = (np.inf, -np.inf)
+# The figures of an estimate that is made of all rows or of none.
+_FIGURES = (
+    "value", "std_error", "lower", "upper", "safe_lower", "lift", "lift_lower", "lift_upper", "lift_std_error", "ess",
+    "max_weight", "mean_weight", "top1_share", "k_hat",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +158,8 @@ class FinishOptions:
     greedy: the target was judged without its exploration, for the report
     extra_reasons: words of `reasons.REASONS` that only the caller can know (`in-sample`, `logging-states`)
     selected_rows: the rows were picked by what the logger chose, so that their mean weight need not be 1
-    seed, replicates: of the bootstrap"""
+    seed, replicates: of the bootstrap
+    groups: of how many groups of rows the intervals hold together"""
 
     interval: str = "bootstrap-t"
     level: float = 0.95
@@ -165,6 +170,7 @@ class FinishOptions:
     selected_rows: bool = False
     seed: int = 0
     replicates: int = intervals.REPLICATES
+    groups: int = 1
 
 
 USUAL = FinishOptions()
@@ -177,7 +183,12 @@ class EstimatorFold:
     distorted: sum of |weight - weight used|; predictions: of the reward model, None without one
     weight_column: the column of the weights that the effective sample size is about; mean_column: of those that are
         1 on average
-    earned (m, 2): rewards as they were logged, and rows, of the units of the summary: see `earned_by_unit`"""
+    earned (m, 2): rewards as they were logged, and rows, of the units of the summary: see `earned_by_unit`
+    by_step (m, h) each: of the units, the sums that the estimator divides by each other at each of h steps
+    effective: the effective sample size, where it is not that of weights; most_effective: the largest it may be, and
+        short_horizon: whether that is too small
+    reward_range: of one row, where it is not that of the options; reasons: for which no figure speaks; facts: fields of
+        the estimate that no sum of these makes; noun, basis: words of the estimand"""
 
     label: str
     estimator: Estimator
@@ -188,6 +199,15 @@ class EstimatorFold:
     predictions: ValueRange | None = None
     weight_column: str = "weight"
     mean_column: str = "weight"
+    by_step: Sequence[Array] = ()
+    effective: float | None = None
+    most_effective: float = np.inf
+    short_horizon: bool = False
+    reward_range: Bounds | None = None
+    reasons: tuple[str, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    noun: str = "reward"
+    basis: str = "logging states"
 
     @cached_property
     def columns(self) -> list[int]:
@@ -197,7 +217,13 @@ class EstimatorFold:
     @cached_property
     def units(self) -> Array:
         """The estimator's columns per cluster or block, (m, d)."""
-        return self.summary.units[:, self.columns]
+        units = self.summary.units[:, self.columns]
+        return np.column_stack([units, *self.by_step]) if self.by_step else units
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether its interval can come from the bootstrap that estimators share."""
+        return not self.by_step and bool(self.estimator.intervals)
 
     @cached_property
     def n(self) -> int:
@@ -213,7 +239,14 @@ class EstimatorFold:
     @cached_property
     def value_and_error(self) -> tuple[float, float]:
         """Value and standard error; NaN where there is none."""
-        return self._from_sums() if self.n else (np.nan, np.nan)
+        if not self.n:
+            return np.nan, np.nan
+        if self.by_step:
+            sample = intervals.studentised_bootstrap(self.estimator, self.units, seed=0, number=0)
+            return sample.value, sample.error
+        total, moment = self.summary.total[self.columns], self.summary.moment[np.ix_(self.columns, self.columns)]
+        value, error = intervals.value_and_error(self.estimator, total, moment, self.clusters)
+        return float(value), float(error)
 
     def _lift(self, sides: Sides, options: FinishOptions) -> dict[str, Any]:
         """The fields of the lift: the estimate above what served, as a share of that; 0 for a target whose sums are
@@ -256,21 +289,14 @@ class EstimatorFold:
         )
         return low, high
 
-    def _from_sums(self) -> tuple[float, float]:
-        total, moment = self.summary.total[self.columns], self.summary.moment[np.ix_(self.columns, self.columns)]
-        value, error = intervals.value_and_error(self.estimator, total, moment, self.clusters)
-        return float(value), float(error)
-
-    def sides(
-        self, options: FinishOptions, bootstrap: Replicates | None, joint: JointReplicates | None = None
-    ) -> Sides:  # fmt: skip
+    def sides(self, options: FinishOptions, bootstrap: Replicates | None) -> Sides:
         """The estimates whose bounds hold this one, with these: itself; where weights were changed, the same without
         that, and the extremes that the log allows. The value may be off, so its error says nothing."""
         if not self.distorted:
-            return [(self, self.bounds(options, bootstrap, joint))]
+            return [(self, self.bounds(options, bootstrap))]
         unbiased, least, largest = self._bracket(options.reward_range)
-        (low, _), (_, high) = (extreme.bounds(options, bootstrap, joint) for extreme in (least, largest))
-        interval = unbiased.bounds(options, bootstrap, joint)
+        (low, _), (_, high) = (extreme.bounds(options, bootstrap) for extreme in (least, largest))
+        interval = unbiased.bounds(options, bootstrap)
         return [(unbiased, interval), (least, (low, np.inf)), (largest, (-np.inf, high))]
 
     def _bracket(self, reward_range: Bounds) -> list[EstimatorFold]:
@@ -281,21 +307,21 @@ class EstimatorFold:
         """The same where no weight was changed."""
         return self._bracket((0.0, 0.0))[0] if self.distorted else self
 
-    def bounds(
-        self, options: FinishOptions, bootstrap: Replicates | None, joint: JointReplicates | None = None
-    ) -> Bounds:  # fmt: skip
-        """The interval by the estimator's own error, infinite where it is unknown; `bootstrap` is None unless it is
-        bootstrap-t. joint: of all groups whose bounds hold together."""
+    def bounds(self, options: FinishOptions, bootstrap: Replicates | None) -> Bounds:
+        """The interval by the estimator's own error, infinite where it is unknown. bootstrap: of the summary's units,
+        for bootstrap-t."""
         value, error = self.value_and_error
         if not self.estimator.intervals or not np.isfinite(value) or not np.isfinite(error):
             return UNKNOWN
         if options.interval == "cressie-read":
             return self._cressie_read(options)
-        if bootstrap is None:
+        if options.interval == "normal":
             return intervals.normal(value, error, options.level)
-        sample = intervals.studentised(self.estimator, bootstrap, self.columns)
-        reach = joint.quantiles(self.estimator, self.columns, options.level) if joint else NO_QUANTILES
-        bounds = sample.bounds(options.level, at_least=reach)
+        if self.by_step:
+            draw = {"seed": options.seed, "number": options.replicates}
+            return intervals.studentised_bootstrap(self.estimator, self.units, **draw).bounds(options.level)
+        assert bootstrap is not None
+        bounds = intervals.bootstrap_bounds(self.estimator, bootstrap, self.columns, options.level)
         return intervals.pulled(bounds, self._cressie_read(options), self.heaviness) if self.heaviness else bounds
 
     @cached_property
@@ -328,9 +354,13 @@ class EstimatorFold:
         low, high = intervals.cressie_read(sums, largest=bound, reward=(least, largest), level=options.level)
         return value + low, value + high
 
-    def estimate(self, options: FinishOptions, bootstrap: Replicates | None, joint: Sides | None = None) -> Estimate:
-        """The estimate as reported. joint: its sides, where those of several groups hold with one probability."""
-        sides = self.sides(options, bootstrap) if joint is None else joint
+    def estimate(self, options: FinishOptions, bootstrap: Replicates | None) -> Estimate:
+        """The estimate as reported."""
+        options = replace(options, reward_range=self.reward_range or options.reward_range)
+        level = options.level
+        if bootstrap is None and options.groups > 1:
+            level = 1 - (1 - level) / options.groups
+        sides = self.sides(replace(options, level=level), bootstrap)
         interval = _inside([bounds for _, bounds in sides], self.value_and_error[0])
         lower, upper, bound_reasons = _report(interval, self.estimator, options)
         bound_reasons = [] if self._is_constant else bound_reasons
@@ -340,14 +370,15 @@ class EstimatorFold:
             diagnosis = replace(diagnosis, mean_weight_z=None, mean_weight_upper=None)
         is_doubtful = self.estimator.biased and (bias is None or bias > (error if np.isfinite(error) else 0.0))
         extra = (
-            *options.extra_reasons, *bound_reasons,
+            *options.extra_reasons, *self.reasons, *bound_reasons,
             *(["clipping-bias"] if is_doubtful else []), *(["no-variation"] if self._is_constant else []),
             *([self.estimator.lacking] if self.estimator.weighted and weights.left_out else []),
         )  # fmt: skip
         verdict, reasons = verdicts.verdict(diagnosis, extra=extra)
         weighted = self.estimator.weighted and self.n > 0
-        return Estimate(
-            estimator=self.label, estimand=estimand(self.estimator.unit, greedy=options.greedy),
+        manner = "greedy" if options.greedy else "as served"
+        estimate = Estimate(
+            estimator=self.label, estimand=f"mean {self.noun} per {self.estimator.unit}, {manner}, {self.basis}",
             unit=self.estimator.unit, value=finite_or_none(value),
             std_error=finite_or_none(error) if self.estimator.intervals else None, lower=lower, upper=upper,
             level=options.level, interval=options.interval, cluster=options.cluster, clusters=self.clusters, n=self.n,
@@ -357,9 +388,13 @@ class EstimatorFold:
             reasons=reasons, bias_bound=bias, k_hat=diagnosis.k_hat, cluster_share=diagnosis.cluster_share,
             nonzero=diagnosis.nonzero, reward_share=diagnosis.reward_share,
             mean_weight_z=finite_or_none(diagnosis.mean_weight_z), left_out=weights.left_out,
-            safe_lower=None if lower is None or bias is None else lower - bias, simultaneous=joint is not None,
-            served=finite_or_none(weights.served), **self._lift(sides, options),
+            safe_lower=None if lower is None or bias is None else lower - bias, simultaneous=options.groups > 1,
+            served=finite_or_none(weights.served), **self._lift(sides, options), **self.facts,
         )  # fmt: skip
+        if self.estimator.entire and weights.left_out:  # nothing is estimated
+            absent: dict[str, Any] = dict.fromkeys(_FIGURES)
+            return replace(estimate, **absent, n=0, clusters=0, verdict="insufficient", reasons=("no-pairs",))
+        return estimate
 
     @cached_property
     def diagnosis(self) -> Diagnosis:
@@ -369,9 +404,12 @@ class EstimatorFold:
         with np.errstate(all="ignore"):
             # (sum W)^2 / sum W^2 over clusters, W a cluster's sum of weights; the largest share of a cluster
             ess = finite_or_none(summary.total[weight] ** 2 / summary.moment[weight, weight])
+            ess = None if ess is None else min(ess, self.most_effective)
             share = finite_or_none(summary.largest[contribution] / summary.absolute[contribution])
         return Diagnosis(
-            weighted=weighted, n=self.n, clusters=self.clusters, ess=ess if weighted else None,
+            weighted=weighted, n=self.n, clusters=self.clusters,
+            ess=(ess if self.effective is None else self.effective) if weighted else None,
+            short_horizon=self.short_horizon and ess is not None,
             nonzero=weights.weighted_rewards if weighted else weights.rewards,
             reward_share=weights.not_default / weights.weight if weighted and weights.weight else None,
             k_hat=weights.k_hat if weighted else None,
@@ -460,11 +498,6 @@ def _stretched(estimate: Estimate, replicas: Sequence[Estimate], names: Sequence
     cut = (finite_or_none(min(max(bound, limits[0]), limits[1])) for bound in reached)
     changed: dict[str, Any] = dict(zip(names[1:], (error, *cut), strict=True))
     return replace(estimate, **changed)
-
-
-def estimand(unit: str, *, greedy: bool = False) -> str:
-    """The quantity that is estimated, in words: `as served` is the policy with its exploration, `greedy` without."""
-    return f"mean reward per {unit}, {'greedy' if greedy else 'as served'}, logging states"
 
 
 Reported = tuple[float | None, float | None, list[str]]

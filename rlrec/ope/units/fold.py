@@ -1,26 +1,25 @@
-"""The fold of the estimators of one unit."""
+"""The fold of the estimators of one unit: from rows of the log to estimates, whatever a row is."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from rlrec.arrays import Array
-from rlrec.ope.sums.base import Estimator
-from rlrec.ope.sums.moments import Moments
+from rlrec.ope.checks.diagnostics import Weights
+from rlrec.ope.intervals import intervals
+from rlrec.ope.intervals.intervals import JointReplicates, Replicates
+from rlrec.ope.sums.base import Estimator, ValueRange
+from rlrec.ope.sums.moments import ClusterSummary, Moments, Steps, align_summaries
 from rlrec.ope.units.estimate import CORE, USUAL, Estimate, EstimatorFold, FinishOptions
 from rlrec.records import Sums
 
 MAX_LOGGERS = 16  # loggers that are weighed, each in two halves; where there are more, the last one is all others
-
-E = TypeVar("E", bound=Estimator)
-Batch = TypeVar("Batch")
-P = TypeVar("P", bound=Any)  # sums over some batches of the log: they add up
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +31,11 @@ class PositionCurve:
     name: str | None = None
     examination: tuple[float, ...] = ()
     age_days: float | None = None
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The fields of an estimate that rests on it."""
+        return {"curve": self.name, "curve_age_days": self.age_days}
 
 
 FLAT = PositionCurve()
@@ -51,25 +55,31 @@ class WeightSpread(Sums):
     least: Array
 
 
-def spread_of(sums: Moments, prefixes: Sequence[str]) -> WeightSpread:
-    """How far weights spread over clusters: of the columns `rows` and `weight` with each prefix."""
-    summary = sums.summary()
-    rows, weight = (summary.index(tuple(prefix + name for prefix in prefixes)) for name in ("rows", "weight"))
-    square = np.diagonal(summary.moment)
-    return WeightSpread(summary.total[rows], summary.total[weight], square[weight], square[rows])
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RowSums(Sums):
+    """Sums over rows of the log: `partial(batch_1) + partial(batch_2)`.
+
+    moments: over clusters. weights: diagnostics by the name of the column of the weights; earned: what was earned as
+    served, per cluster or block, by the name of the column of the rows. figures: further sums, which a fold names."""
+
+    moments: Moments
+    weights: Mapping[str, Weights]
+    earned: Mapping[str, Steps]
+    figures: Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fold(ABC, Generic[E, Batch, P]):
+class Fold(ABC):
     """The chosen estimators of one unit, about one target. A partial depends on the rows of its batches alone: not on
     their order, nor on how they were split, up to rounding.
 
-    estimators: label -> estimator, as `ope.parse` gives them
+    estimators: label -> estimator, as `ope.parse` gives them; those of one prefix weigh alike, and share the columns
+        whose names begin with it
     spans_batches: a cluster may come back in a later batch (users). Without it a cluster must lie in one batch
         (sessions, rows), and memory is bounded however many there are."""
 
     core: ClassVar[tuple[str, ...]] = CORE  # columns that diagnostics need, whichever estimators are chosen
-    estimators: Mapping[str, E]
+    estimators: Mapping[str, Any]
     spans_batches: bool
 
     @property
@@ -83,32 +93,106 @@ class Fold(ABC, Generic[E, Batch, P]):
         needed = [name for estimator in self.summed for name in estimator.columns]
         return tuple(dict.fromkeys([*self.core, *needed]))
 
+    @cached_property
+    def prefixes(self) -> list[str]:
+        """The prefixes of the ways to weigh."""
+        return list(dict.fromkeys(estimator.prefix for estimator in self.estimators.values()))
+
     @property
     def most_loggers(self) -> int:
         """How many loggers can be weighed."""
         return MAX_LOGGERS
 
     @abstractmethod
-    def partial(self, batch: Batch, /) -> P:
+    def partial(self, batch: Any, /) -> RowSums:
         """The sums of one batch; those of an empty batch are the zero of the sum."""
 
     @abstractmethod
-    def spreads(self, partials: Sequence[P], /) -> list[WeightSpread]:
-        """How far the weights of each spread, over clusters."""
+    def at_end(self, partial: RowSums, label: str, estimator: Any, summary: ClusterSummary, /) -> EstimatorFold:
+        """An estimator at the end of a fold. summary: of the columns of its prefix."""
 
-    @abstractmethod
-    def scaled(self, partial: P, factor: Array, /) -> P:
-        """The sums of rows that count `factor` times, (g,) for g ways to weigh."""
+    def at_ends(self, partial: RowSums, /) -> list[EstimatorFold]:
+        """Each estimator at the end of a fold."""
+        summary = partial.moments.summary()
+        summaries = {prefix: summary.with_prefix(prefix) if prefix else summary for prefix in self.prefixes}
+        return [self.at_end(partial, label, kind, summaries[kind.prefix]) for label, kind in self.estimators.items()]
+
+    # -- several loggers --
 
     def weighing_index(self, label: str, /) -> int | None:
         """The number of an estimator's way to weigh; None where it does not weigh."""
-        return 0
+        estimator = self.estimators[label]
+        return self.prefixes.index(estimator.prefix) if estimator.weighted else None
 
-    @abstractmethod
-    def at_ends(self, partial: P, /) -> Sequence[EstimatorFold]:
-        """Each estimator at the end of a fold."""
+    def spreads(self, partials: Sequence[RowSums], /) -> list[WeightSpread]:
+        """How far the weights of each spread, over clusters."""
+        spreads = []
+        for summary in (partial.moments.summary() for partial in partials):
+            rows, weight = (
+                summary.index(tuple(prefix + name for prefix in self.prefixes)) for name in ("rows", "weight")
+            )
+            square = np.diagonal(summary.moment)
+            spreads.append(WeightSpread(summary.total[rows], summary.total[weight], square[weight], square[rows]))
+        return spreads
 
-    @abstractmethod
-    def finish(self, partial: P, options: FinishOptions = USUAL, /) -> list[Estimate]:
+    def factors(self, factor: Array) -> dict[str, float]:
+        """How often a row counts in each column. factor (g,): in each way to weigh."""
+        (times,) = factor.tolist()
+        return dict.fromkeys(self.columns, times)
+
+    def scaled(self, partial: RowSums, factor: Array, /) -> RowSums:
+        """The sums of rows that count `factor` times, (g,) for g ways to weigh."""
+        factors, mean = self.factors(factor), float(factor.mean())
+        return RowSums(
+            moments=partial.moments.scaled(np.array(list(factors.values()))),
+            weights={name: weights.scaled(factors[name]) for name, weights in partial.weights.items()},
+            earned={name: earned.scaled(factors[name]) for name, earned in partial.earned.items()},
+            figures={name: _times(figure, mean) for name, figure in partial.figures.items()},
+        )
+
+    # -- estimates --
+
+    def finish(self, partial: RowSums, options: FinishOptions = USUAL, /) -> list[Estimate]:
         """One estimate for each estimator, in their order.
         Raises InputError for an interval that one of the estimators does not have, and a level outside (0, 1)."""
+        intervals.check(options.interval, options.level, estimators=self.estimators)
+        at_ends = self.at_ends(partial)
+        summaries = {at_end.estimator.prefix: at_end.summary for at_end in at_ends if at_end.is_drawn}
+        bootstraps = {
+            prefix: intervals.replicates(summary, seed=options.seed, number=options.replicates)
+            for prefix, summary in summaries.items() if options.interval == "bootstrap-t"
+        }  # fmt: skip
+        estimates = [at_end.estimate(options, bootstraps.get(at_end.estimator.prefix)) for at_end in at_ends]
+        return self.compared(estimates, at_ends, partial)
+
+    def finish_together(self, groups: Sequence[tuple[RowSums, FinishOptions]]) -> list[list[Estimate]]:
+        """The estimates of several groups of one log, each as of `finish`, with intervals that hold together: max-t
+        over the same bootstrap replicates; other kinds at the level that Bonferroni asks of each group.
+        Raises InputError as `finish` does."""
+        if len(groups) < 2:
+            return [self.finish(partial, options) for partial, options in groups]
+        common = groups[0][1]
+        intervals.check(common.interval, common.level, estimators=self.estimators)
+        bootstraps: list[Replicates | None] = [None] * len(groups)
+        if common.interval == "bootstrap-t":
+            units = align_summaries([partial.moments for partial, _ in groups])
+            draws = [intervals.replicates(summary, seed=common.seed, number=common.replicates) for summary in units]
+            joint = JointReplicates(draws)
+            bootstraps = [replace(draw, joint=joint) for draw in draws]
+        return [
+            [at_end.estimate(replace(options, groups=len(groups)), bootstrap) for at_end in self.at_ends(partial)]
+            for (partial, options), bootstrap in zip(groups, bootstraps, strict=True)
+        ]
+
+    def compared(
+        self, estimates: list[Estimate], at_ends: Sequence[EstimatorFold], partial: RowSums
+    ) -> list[Estimate]:  # fmt: skip
+        """The estimates, with a reason where some differ that should agree."""
+        return estimates
+
+
+def _times(figure: Any, factor: float) -> Any:
+    """The figure of rows that count `factor` times; a range is the same."""
+    if isinstance(figure, ValueRange):
+        return figure
+    return figure.scaled(factor) if isinstance(figure, Steps) else figure * factor

@@ -12,44 +12,22 @@ import numpy as np
 
 from rlrec.arrays import Array
 from rlrec.errors import InputError
-from rlrec.ope.checks.diagnostics import Weights, weight_diagnostics
+from rlrec.ope.checks.diagnostics import weight_diagnostics
 from rlrec.ope.checks.reasons import LEAST_ESS
-from rlrec.ope.checks.verdicts import Diagnosis
 from rlrec.ope.estimators.sequential import SessionEstimator
-from rlrec.ope.intervals import intervals
-from rlrec.ope.intervals.intervals import UNKNOWN, Bounds, JointReplicates, Replicates, studentised_bootstrap
 from rlrec.ope.sums.base import ROUNDING, ValueRange
-from rlrec.ope.sums.moments import BLOCKS, ClusterSummary, Moments, Steps, moments, steps
+from rlrec.ope.sums.moments import BLOCKS, ClusterSummary, Steps, moments, steps
 from rlrec.ope.sums.visits import Course, VisitBatch
-from rlrec.ope.units.estimate import USUAL, Estimate, EstimatorFold, FinishOptions, earned_by_unit
-from rlrec.ope.units.fold import MAX_LOGGERS, Fold, WeightSpread
-from rlrec.records import Sums
+from rlrec.ope.units.estimate import EstimatorFold, earned_by_unit
+from rlrec.ope.units.fold import MAX_LOGGERS, Fold, RowSums, WeightSpread
 
 SUPPORTED = 0.05  # least share of the visits that is effective at a step, for the log to support the target there
 _STEP_BYTES = 256_000_000  # of sums at every step of all loggers
 _CARRIED = 0.9  # share of the discounted absolute return: the steps that carry it must be supported
 
 
-@dataclass(frozen=True, eq=False)
-class SessionPartial(Sums):
-    """Sums over visits: `partial(batch_1) + partial(batch_2)`.
-
-    moments: sums over clusters of the columns per visit; steps: the same at every step, None if no estimator needs them
-    by_step (3, horizon): sums over visits of w_t, of its square, and of |gamma^t r_t|
-    end, mean_weights: diagnostics of the weights at the end of visits, and of the mean weights of visits
-    returns: the discounted ones of visits"""
-
-    moments: Moments
-    steps: Steps | None
-    earned: Steps
-    by_step: Array
-    end: Weights
-    mean_weights: Weights
-    returns: ValueRange
-
-
 @dataclass(frozen=True, kw_only=True)
-class SessionFold(Fold[SessionEstimator, VisitBatch, SessionPartial]):
+class SessionFold(Fold):
     """The chosen estimators per session.
 
     gamma: discount per step, in [0, 1]
@@ -57,7 +35,9 @@ class SessionFold(Fold[SessionEstimator, VisitBatch, SessionPartial]):
     supported: the least share of the visits that is effective at the steps that carry the return
 
     Every cluster that spans batches takes 64 bytes at most; sums at every step, where an estimator needs them
-    (wpdis, wdr), 4,096 x 8 bytes a step and column.
+    (wpdis, wdr), 4,096 x 8 bytes a step and column. Figures: steps, sums at every step over clusters, where an
+    estimator needs them; by_step (3, horizon), sums over visits of w_t, of its square, and of |gamma^t r_t|; returns,
+    the discounted ones of visits.
     Raises InputError for a gamma or horizon out of range."""
 
     core: ClassVar[tuple[str, ...]] = ("rows", "weight", "mean_weight")
@@ -77,7 +57,7 @@ class SessionFold(Fold[SessionEstimator, VisitBatch, SessionPartial]):
         needed = [estimator.step_column for estimator in self.estimators.values()]
         return tuple(dict.fromkeys(name for name in needed if name is not None))
 
-    def partial(self, batch: VisitBatch) -> SessionPartial:
+    def partial(self, batch: VisitBatch, /) -> RowSums:
         """The sums of one batch. Raises InputError for a visit of more steps than the horizon, and if an estimator
         needs a model and the batch has none."""
         if (longest := int(batch.length.max(initial=0))) > self.horizon:
@@ -95,17 +75,22 @@ class SessionFold(Fold[SessionEstimator, VisitBatch, SessionPartial]):
         shared: dict[str, Any] = {
             "reward": course.logged_return, "not_default": course.rewarded, "bound": course.bound,
         }  # fmt: skip
-        return SessionPartial(
-            moments(terms, batch.cluster, columns=self.columns, spans_batches=self.spans_batches),
-            None if not self.by_step else steps(columns, course.ratio * count, cluster=batch.cluster, **spans),
-            earned_by_unit(batch, course.logged_return, np.ones(len(batch))),
-            np.array([weight, square, size]),
-            weight_diagnostics(batch, course.weight, weighted_reward=course.weighted_return, **shared),
-            weight_diagnostics(
+        figures: dict[str, Any] = {
+            "by_step": np.array([weight, square, size]), "returns": ValueRange.from_values(course.logged_return),
+        }  # fmt: skip
+        if self.by_step:
+            figures["steps"] = steps(columns, course.ratio * count, cluster=batch.cluster, **spans)
+        weights = {
+            "weight": weight_diagnostics(batch, course.weight, weighted_reward=course.weighted_return, **shared),
+            "mean_weight": weight_diagnostics(
                 batch, course.mean_weight, weighted_reward=course.stepwise_return, largest=course.max_weight, **shared
             ),
-            ValueRange.from_values(course.logged_return),
-        )
+        }
+        return RowSums(
+            moments=moments(terms, batch.cluster, columns=self.columns, spans_batches=self.spans_batches),
+            weights=weights, figures=figures,
+            earned={"rows": earned_by_unit(batch, course.logged_return, np.ones(len(batch)))},
+        )  # fmt: skip
 
     @cached_property
     def most_loggers(self) -> int:
@@ -113,52 +98,37 @@ class SessionFold(Fold[SessionEstimator, VisitBatch, SessionPartial]):
         half_bytes = BLOCKS * 8 * (len(self.by_step) + 1) * self.horizon if self.by_step else 1
         return min(MAX_LOGGERS, _STEP_BYTES // (2 * half_bytes))
 
-    def spreads(self, partials: Sequence[SessionPartial]) -> list[WeightSpread]:
+    def spreads(self, partials: Sequence[RowSums], /) -> list[WeightSpread]:
         """How far the weights of each spread at the step whose weights spread most, of those that carry the return."""
         pooled = Support.from_partial(reduce(add, partials))
         step = int(np.argmin(pooled.ess[: pooled.steps]))
-        sums = [(np.array([float(partial.end.rows)]), *partial.by_step[:2, [step]]) for partial in partials]
-        return [WeightSpread(rows, weight, square, rows) for rows, weight, square in sums]
+        spreads = []
+        for partial in partials:
+            rows, (weight, square) = np.array([float(n_visits(partial))]), partial.figures["by_step"][:2, [step]]
+            spreads.append(WeightSpread(rows, weight, square, rows))
+        return spreads
 
-    def scaled(self, partial: SessionPartial, factor: Array) -> SessionPartial:
-        """The sums of visits that count `factor` times, (1,)."""
-        (times,) = factor.tolist()
-        return SessionPartial(
-            partial.moments.scaled(np.full(len(self.columns), times)),
-            None if partial.steps is None else partial.steps.scaled(times),
-            partial.earned.scaled(times),
-            partial.by_step * np.array([[times], [times**2], [times]]),
-            partial.end.scaled(times),
-            partial.mean_weights.scaled(times),
-            partial.returns,
-        )
+    def scaled(self, partial: RowSums, factor: Array, /) -> RowSums:
+        scaled, (times,) = super().scaled(partial, factor), factor.tolist()
+        by_step = partial.figures["by_step"] * np.array([[times], [times**2], [times]])
+        return replace(scaled, figures={**scaled.figures, "by_step": by_step})
 
-    def finish(self, partial: SessionPartial, options: FinishOptions = USUAL) -> list[Estimate]:
-        """One estimate for each estimator, in their order; returns range as far as those of the log.
-        Raises InputError for an interval that one of the estimators does not have, and a level outside (0, 1)."""
-        intervals.check(options.interval, options.level, estimators=self.estimators)
-        options = replace(options, reward_range=astuple(partial.returns))
-        summary, bootstrap = partial.moments.summary(), None
-        if options.interval == "bootstrap-t" and any(kind.step_column is None for kind in self.estimators.values()):
-            bootstrap = intervals.replicates(summary, seed=options.seed, number=options.replicates)
-        manner = "greedy" if options.greedy else "as served"
-        estimand = f"mean return per session, {manner}, gamma {self.gamma:.12g}"
+    def at_end(
+        self, partial: RowSums, label: str, estimator: SessionEstimator, summary: ClusterSummary, /
+    ) -> EstimatorFold:  # fmt: skip
+        """Returns range as far as those of the log."""
         support = Support.from_partial(partial, self.supported)
-        support_fields: dict[str, Any] = {
+        facts: dict[str, Any] = {
             "ess_by_step": tuple(support.ess.tolist()), "horizon": support.horizon, "return_steps": support.steps,
             "supported_gamma": support.gamma(self.gamma),
         }  # fmt: skip
-        estimates = (fold.estimate(options, bootstrap) for fold in self.at_ends(partial, summary))
-        return [replace(estimate, estimand=estimand, **support_fields) for estimate in estimates]
+        at_fold_end = at_end(partial, estimator, label=label, summary=summary, support=support)
+        return replace(at_fold_end, facts=facts, noun="return", basis=f"gamma {self.gamma:.12g}")
 
-    def at_ends(self, partial: SessionPartial, summary: ClusterSummary | None = None) -> Sequence[EstimatorFold]:
-        """Each estimator at the end of a fold. summary: of the partial's moments"""
-        summary = summary or partial.moments.summary()
-        support = Support.from_partial(partial, self.supported)
-        return [
-            at_end(partial, estimator, label=label, summary=summary, support=support)
-            for label, estimator in self.estimators.items()
-        ]
+
+def n_visits(partial: RowSums) -> int:
+    """How many visits there are."""
+    return partial.weights["weight"].rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,11 +144,11 @@ class Support:
     horizon: int | None  # the first step at which the ESS is below 5 % of the visits
 
     @classmethod
-    def from_partial(cls, partial: SessionPartial, supported: float = SUPPORTED) -> Support:
-        weight, square, size = partial.by_step
+    def from_partial(cls, partial: RowSums, supported: float = SUPPORTED) -> Support:
+        weight, square, size = partial.figures["by_step"]
         ess = np.divide(weight**2, square, out=np.zeros(len(weight)), where=square > 0)
-        unsupported = np.flatnonzero(ess < SUPPORTED * partial.end.rows)
-        least = max(float(LEAST_ESS), supported * partial.end.rows)
+        unsupported = np.flatnonzero(ess < SUPPORTED * n_visits(partial))
+        least = max(float(LEAST_ESS), supported * n_visits(partial))
         return cls(ess, size, least, int(unsupported[0]) if len(unsupported) else None)
 
     @property
@@ -209,59 +179,20 @@ class Support:
         return int(np.searchsorted(sums, _CARRIED * sums[-1] * (1 - ROUNDING))) + 1 if sums[-1] > 0 else len(size)
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class SessionEstimatorFold(EstimatorFold):
-    """One session estimator at the end of a fold."""
-
-    estimator: SessionEstimator
-    steps: Steps | None
-    support: Support
-
-    @cached_property
-    def diagnosis(self) -> Diagnosis:
-        """The figures of the verdict. The ESS is the smallest one over the steps that carry the return."""
-        diagnosis, smallest = super().diagnosis, self.support.smallest
-        if diagnosis.ess is None:
-            return diagnosis
-        return replace(diagnosis, ess=min(diagnosis.ess, smallest), short_horizon=smallest < self.support.least)
-
-    @cached_property
-    def units(self) -> Array:
-        """The estimator's columns per cluster or block, (m, d): its error and bootstrap are made from them."""
-        narrow = super().units
-        if self.estimator.step_column is None or self.steps is None:
-            return narrow
-        sums = self.steps.sums
-        column = self.steps.columns.index(self.estimator.step_column)
-        return np.column_stack([narrow, sums[:, column], sums[:, -1]])
-
-    def _from_sums(self) -> tuple[float, float]:
-        if self.estimator.step_column is None:
-            return super()._from_sums()
-        sample = studentised_bootstrap(self.estimator, self.units, seed=0, number=0)
-        return sample.value, sample.error
-
-    def bounds(
-        self, options: FinishOptions, bootstrap: Replicates | None, joint: JointReplicates | None = None
-    ) -> Bounds:  # fmt: skip
-        if self.estimator.step_column is None:
-            return super().bounds(options, bootstrap, joint)
-        value, error = self.value_and_error
-        if not np.isfinite(value) or not np.isfinite(error):
-            return UNKNOWN
-        if options.interval == "normal":
-            return intervals.normal(value, error, options.level)
-        sample = studentised_bootstrap(self.estimator, self.units, seed=options.seed, number=options.replicates)
-        return sample.bounds(options.level)
-
-
 def at_end(
-    partial: SessionPartial, estimator: SessionEstimator, *, label: str, summary: ClusterSummary,
+    partial: RowSums, estimator: SessionEstimator, *, label: str, summary: ClusterSummary,
     support: Support | None = None,
-) -> SessionEstimatorFold:  # fmt: skip
-    """The estimator at the end of a fold. summary: of the partial's moments; support: None for the usual one."""
-    return SessionEstimatorFold(
-        label=label, estimator=estimator, summary=summary, steps=partial.steps, earned=partial.earned.sums[:, :, 0],
-        support=support or Support.from_partial(partial), weight_column=estimator.weight_column,
-        weights=partial.end if estimator.weight_column == "weight" else partial.mean_weights,
+) -> EstimatorFold:  # fmt: skip
+    """The estimator at the end of a fold. The effective sample size is at most the smallest one over the steps that
+    carry the return. summary: of the partial's moments; support: None for the usual one."""
+    support, by_step = support or Support.from_partial(partial), list[Array]()
+    if estimator.step_column is not None:
+        step_sums: Steps = partial.figures["steps"]
+        column = step_sums.columns.index(estimator.step_column)
+        by_step = [step_sums.sums[:, column], step_sums.sums[:, -1]]
+    return EstimatorFold(
+        label=label, estimator=estimator, summary=summary, by_step=by_step,
+        earned=partial.earned["rows"].sums[:, :, 0], weight_column=estimator.weight_column,
+        weights=partial.weights[estimator.weight_column], most_effective=support.smallest,
+        short_horizon=support.smallest < support.least, reward_range=astuple(partial.figures["returns"]),
     )  # fmt: skip

@@ -6,41 +6,25 @@ each slot. An estimator says how much the reward of each slot weighs; clusters, 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from rlrec.arrays import Array, Flags
 from rlrec.errors import InputError
-from rlrec.ope.checks.diagnostics import Weights, weight_diagnostics
-from rlrec.ope.intervals import intervals
+from rlrec.ope.checks.diagnostics import weight_diagnostics
 from rlrec.ope.sums.base import TABLES, Estimator, require
-from rlrec.ope.sums.moments import ClusterSummary, Moments, Steps, moments
+from rlrec.ope.sums.moments import ClusterSummary, moments
 from rlrec.ope.sums.visits import HEAVIEST, Course, VisitBatch
-from rlrec.ope.units.estimate import (
-    ANY_REWARD,
-    CORE,
-    USUAL,
-    Estimate,
-    EstimatorFold,
-    FinishOptions,
-    differ,
-    earned_by_unit,
-)
-from rlrec.ope.units.fold import Fold, PositionCurve, WeightSpread, spread_of
-from rlrec.records import Sums
+from rlrec.ope.units.estimate import ANY_REWARD, CORE, Estimate, EstimatorFold, differ, earned_by_unit
+from rlrec.ope.units.fold import Fold, PositionCurve, RowSums
 
 # Share of page events in what was served from which on the diagnostics are those of the ratios of whole slates. (Where
 # these collapse, page events are a small share of the estimate for that alone.)
 _PAGED = 0.1
-# The figures of an estimate that is made of all slates or of none.
-_FIGURES = (
-    "value", "std_error", "lower", "upper", "safe_lower", "lift", "lift_lower", "lift_upper", "lift_std_error", "ess",
-    "max_weight", "mean_weight", "top1_share", "k_hat",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -146,12 +130,15 @@ class SlateEstimator(Estimator):
     columns: ClassVar[tuple[str, ...]] = ("weighted_reward", "rows")
     joint: ClassVar[bool] = False  # needs the probability of the slate, slot by slot
     tabled: ClassVar[bool] = False  # needs the probabilities of every position
-    entire: ClassVar[bool] = False  # estimates nothing where a slate cannot be weighed: no selection of them
 
     @property
     @abstractmethod
     def weighing(self) -> str:
         """The name of its weights: estimators with equal names have equal weights."""
+
+    @property
+    def prefix(self) -> str:
+        return f"{self.weighing} "
 
     @property
     def rests_on(self) -> PositionCurve | None:
@@ -163,143 +150,94 @@ class SlateEstimator(Estimator):
         """The slates of a batch, weighed."""
 
 
-@dataclass(frozen=True, eq=False)
-class SlatePartial(Sums):
-    """Sums over slates: `partial(batch_1) + partial(batch_2)`. weights: diagnostics by the name of a weighing;
-    slate_weights: the same of the ratios of whole slates, as far as known; earned: by the name of a weighing, what its
-    slates earned as served; sizes (2,): as served, sums of |page events| and |rewards|"""
-
-    moments: Moments
-    weights: Mapping[str, Weights]
-    slate_weights: Mapping[str, Weights]
-    earned: Mapping[str, Steps]
-    sizes: Array
-
-
 @dataclass(frozen=True, kw_only=True)
-class SlateFold(Fold[SlateEstimator, SlateBatch, SlatePartial]):
-    """The chosen estimators per slate. A cluster that spans batches takes 32 bytes a weighing, and 8 more."""
+class SlateFold(Fold):
+    """The chosen estimators per slate. A cluster that spans batches takes 32 bytes a weighing, and 8 more. Columns of
+    weights are `weight`, of the weighing, and `of_slate`, the ratios of whole slates, as far as known. Figures: sizes
+    (2,), as served sums of |page events| and |rewards|."""
 
     @cached_property
     def weighings(self) -> dict[str, SlateEstimator]:
-        """An estimator for each way to weigh."""
-        return {estimator.weighing: estimator for estimator in self.estimators.values()}
+        """An estimator for each prefix."""
+        return {estimator.prefix: estimator for estimator in self.estimators.values()}
 
     @cached_property
     def robust(self) -> frozenset[str]:
-        """The weighings whose model is corrected, too."""
-        return frozenset(estimator.weighing for estimator in self.estimators.values() if estimator.needs_model)
+        """The prefixes of those whose model is corrected, too."""
+        return frozenset(estimator.prefix for estimator in self.estimators.values() if estimator.needs_model)
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
-        """Every column that is summed: the name of a weighing, a space, its column."""
         return tuple(
-            f"{name} {column}"
-            for name in self.weighings
-            for column in (*CORE, "of_slate", *(["robust"] if name in self.robust else []))
+            prefix + column
+            for prefix in self.weighings
+            for column in (*CORE, "of_slate", *(["robust"] if prefix in self.robust else []))
         )
 
-    def partial(self, batch: SlateBatch) -> SlatePartial:
+    def partial(self, batch: SlateBatch, /) -> RowSums:
         """The sums of one batch. Raises InputError if an estimator needs a column that the batch lacks."""
         course = SlateCourse(batch)
         terms: list[Array] = []
-        weights, slate_weights, earned = {}, {}, {}
-        for name, estimator in self.weighings.items():
+        weights, earned = {}, {}
+        for prefix, estimator in self.weighings.items():
             weighed = estimator.weigh(course)
             used = ~np.isnan(weighed.weight + weighed.weighted_reward)
             slate_ratio = np.where(np.isnan(course.weight), weighed.weight, course.weight)
             columns = [weighed.weight, weighed.weighted_reward, slate_ratio]
-            columns += [course.robust_return] if name in self.robust else []
+            columns += [course.robust_return] if prefix in self.robust else []
             finite = (np.where(used, np.clip(column, -HEAVIEST, HEAVIEST), 0.0) for column in columns)
             terms += [used.astype(np.float64), *finite]
-            earned[name] = earned_by_unit(batch, course.page_reward, used.astype(np.float64))
-            weights[name], slate_weights[name] = (
-                weight_diagnostics(
+            earned[f"{prefix}rows"] = earned_by_unit(batch, course.page_reward, used.astype(np.float64))
+            bounds = {"weight": (weighed.weight, weighed.bound), "of_slate": (slate_ratio, course.bound)}
+            for column, (weight, bound) in bounds.items():
+                weights[prefix + column] = weight_diagnostics(
                     batch, weight, weighted_reward=weighed.weighted_reward, reward=course.page_reward,
                     not_default=course.rewarded, bound=bound, used=used,
-                )
-                for weight, bound in ((weighed.weight, weighed.bound), (slate_ratio, course.bound))
-            )  # fmt: skip
+                )  # fmt: skip
         matrix, slots = batch.counted(np.column_stack(terms)), course.sum(np.abs(batch.reward))
         sizes = np.abs(np.column_stack([batch.page, slots + np.abs(batch.page)]))
         sums = moments(matrix, batch.cluster, columns=self.columns, spans_batches=self.spans_batches)
-        return SlatePartial(sums, weights, slate_weights, earned, batch.counted(sizes).sum(axis=0))
+        sizes = batch.counted(sizes).sum(axis=0)
+        return RowSums(moments=sums, weights=weights, earned=earned, figures={"sizes": sizes})
 
-    def spreads(self, partials: Sequence[SlatePartial]) -> list[WeightSpread]:
-        return [spread_of(partial.moments, tuple(f"{name} " for name in self.weighings)) for partial in partials]
+    def factors(self, factor: Array) -> dict[str, float]:
+        times = dict(zip(self.prefixes, factor.tolist(), strict=True))
+        return {column: times[f"{column.rpartition(' ')[0]} "] for column in self.columns}
 
-    def scaled(self, partial: SlatePartial, factor: Array) -> SlatePartial:
-        """The sums of pages that count `factor` times, (g,) for the weighings in their order."""
-        times = dict(zip(self.weighings, factor.tolist(), strict=True))
-        return SlatePartial(
-            partial.moments.scaled(np.array([times[column.rpartition(" ")[0]] for column in self.columns])),
-            {name: weights.scaled(times[name]) for name, weights in partial.weights.items()},
-            {name: weights.scaled(times[name]) for name, weights in partial.slate_weights.items()},
-            {name: earned.scaled(times[name]) for name, earned in partial.earned.items()},
-            partial.sizes * float(factor.mean()),
-        )
-
-    def weighing_index(self, label: str) -> int | None:
-        return list(self.weighings).index(self.estimators[label].weighing)
-
-    def finish(self, partial: SlatePartial, options: FinishOptions = USUAL) -> list[Estimate]:
-        """One estimate for each estimator, in their order; no reward range applies to the sum over a page."""
-        intervals.check(options.interval, options.level, estimators=self.estimators)
-        options = replace(options, reward_range=ANY_REWARD)
-        folds = self.at_ends(partial)
-        by_weighing = {kind.weighing: fold.summary for kind, fold in zip(self.estimators.values(), folds, strict=True)}
-        bootstraps = {
-            name: intervals.replicates(sums, seed=options.seed, number=options.replicates)
-            for name, sums in by_weighing.items() if options.interval == "bootstrap-t"
-        }  # fmt: skip
-        estimates = []
-        for estimator, fold in zip(self.estimators.values(), folds, strict=True):
-            curve = estimator.rests_on
-            assumed = {
-                "independent-slots": estimator.independent_slots, "position-model": curve is not None,
-                "no-curve": curve is not None and curve.name is None,
-            }  # fmt: skip
-            reasons = (*options.extra_reasons, *(reason for reason, holds in assumed.items() if holds))
-            estimate = fold.estimate(replace(options, extra_reasons=reasons), bootstraps.get(estimator.weighing))
-            if estimator.entire and estimate.left_out:  # nothing is estimated
-                absent: dict[str, Any] = dict.fromkeys(_FIGURES)
-                estimate = replace(estimate, **absent, n=0, clusters=0, verdict="insufficient", reasons=("no-pairs",))
-            if curve is not None:
-                estimate = replace(estimate, curve=curve.name, curve_age_days=curve.age_days)
-            estimates.append(estimate)
-        return self._compared(estimates, partial.moments.summary())
-
-    def at_ends(self, partial: SlatePartial) -> Sequence[EstimatorFold]:
-        """Each estimator at the end of a fold."""
-        summary = partial.moments.summary()
-        by_weighing = {name: summary.with_prefix(f"{name} ") for name in self.weighings}
+    def at_end(
+        self, partial: RowSums, label: str, estimator: SlateEstimator, summary: ClusterSummary, /
+    ) -> EstimatorFold:  # fmt: skip
+        """No reward range applies to the sum over a page."""
         # where page events carry the reward, the ratios of whole slates do
-        served, rewards = partial.sizes.tolist()
-        paged = served > _PAGED * rewards
-        column, weights = ("of_slate", partial.slate_weights) if paged else ("weight", partial.weights)
-        return [
-            EstimatorFold(
-                label=label, estimator=estimator, summary=by_weighing[estimator.weighing],
-                weights=weights[estimator.weighing], weight_column=column, mean_column=column,
-                earned=partial.earned[estimator.weighing].sums[:, :, 0],
-            )
-            for label, estimator in self.estimators.items()
-        ]  # fmt: skip
+        served, rewards = partial.figures["sizes"].tolist()
+        column = "of_slate" if served > _PAGED * rewards else "weight"
+        curve = estimator.rests_on
+        assumed = {
+            "independent-slots": estimator.independent_slots, "position-model": curve is not None,
+            "no-curve": curve is not None and curve.name is None,
+        }  # fmt: skip
+        return EstimatorFold(
+            label=label, estimator=estimator, summary=summary, weights=partial.weights[estimator.prefix + column],
+            weight_column=column, mean_column=column, earned=partial.earned[f"{estimator.prefix}rows"].sums[:, :, 0],
+            reward_range=ANY_REWARD, reasons=tuple(reason for reason, holds in assumed.items() if holds),
+            facts={} if curve is None else curve.facts,
+        )  # fmt: skip
 
-    def _compared(self, estimates: list[Estimate], summary: ClusterSummary) -> list[Estimate]:
-        """The estimates, with a reason where one differs from a reliable one that assumes less."""
-        by_label = {estimate.estimator: estimate for estimate in estimates}
+    def compared(
+        self, estimates: list[Estimate], at_ends: Sequence[EstimatorFold], partial: RowSums
+    ) -> list[Estimate]:  # fmt: skip
+        """An estimate has a reason where it differs from a reliable one that assumes less."""
+        kinds, summary = list(self.estimators.values()), partial.moments.summary()
         reliable = [
-            self.estimators[label] for label, estimate in by_label.items()
-            if self.estimators[label].joint and estimate.verdict != "insufficient"
-            and "mean-weight" not in estimate.reasons
+            kind for kind, estimate in zip(kinds, estimates, strict=True)
+            if kind.joint and estimate.verdict != "insufficient" and "mean-weight" not in estimate.reasons
         ]  # fmt: skip
         reference = max(reliable, key=lambda kind: (kind.needs_model, kind.weighing == "rips"), default=None)
-        for label, estimator in self.estimators.items():
-            estimate = by_label[label]
-            if reference is None or not estimator.independent_slots or not estimate.n:
-                continue
-            names = [f"{side.weighing} {column}" for side in (estimator, reference) for column in side.columns]
-            if differ(summary, tuple(names), clusters=estimate.clusters, value=estimate.value):
-                by_label[label] = estimate.lowered(["refuted"])
-        return list(by_label.values())
+        rows = []
+        for kind, estimate in zip(kinds, estimates, strict=True):
+            is_apart = False
+            if reference is not None and kind.independent_slots and estimate.n:
+                names = tuple(side.prefix + column for side in (kind, reference) for column in side.columns)
+                is_apart = differ(summary, names, clusters=estimate.clusters, value=estimate.value)
+            rows.append(estimate.lowered(["refuted"]) if is_apart else estimate)
+        return rows

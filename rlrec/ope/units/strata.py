@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from functools import reduce
 from itertools import product
 from operator import add
-from typing import Any, Generic, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -34,7 +34,7 @@ from rlrec.ope.checks.within_cells import alarms
 from rlrec.ope.intervals.tails import chi_square_above
 from rlrec.ope.sums.base import hash_bits
 from rlrec.ope.units.estimate import COMPARED_ESS, FinishOptions, LoggerWeight
-from rlrec.ope.units.fold import Fold, P, WeightSpread
+from rlrec.ope.units.fold import Fold, RowSums, WeightSpread
 from rlrec.records import add_each
 
 NEGLIGIBLE_SHARE = 0.05  # of the effective sample size of the other loggers
@@ -58,19 +58,19 @@ def halves(cluster: Ids) -> Ids:
 
 
 @dataclass(frozen=True, eq=False)
-class Weighting(Generic[P]):
+class Weighting:
     """How much the rows of each stratum count, (g,) for g ways to weigh; no factors where fewer than two loggers can be
     weighed: then all rows count once. table: the same by logger, for each way to weigh. left_out: loggers whose rows do
     not count."""
 
-    fold: Fold[Any, Any, P]
+    fold: Fold
     factors: Mapping[Stratum, Array] = field(default_factory=dict)
     table: Sequence[Sequence[LoggerWeight]] = ()
     left_out: frozenset[str | None] = frozenset()
 
     @classmethod
     def from_strata(
-        cls, fold: Fold[Any, Any, P], *targets: Mapping[Stratum, P], left_out: frozenset[str | None] = frozenset()
+        cls, fold: Fold, *targets: Mapping[Stratum, RowSums], left_out: frozenset[str | None] = frozenset()
     ) -> Self:
         """The weighting of these strata, each half of them by the other one; of several targets that are compared on
         the same rows one weighting, by the spreads of all their weights. left_out: loggers without support; they count
@@ -105,7 +105,7 @@ class Weighting(Generic[P]):
         """The strata whose rows count."""
         return {stratum: sums for stratum, sums in partials.items() if stratum.logger not in self.left_out}
 
-    def total(self, partials: Mapping[Stratum, P]) -> P:
+    def total(self, partials: Mapping[Stratum, RowSums]) -> RowSums:
         """The sum over the strata that count, in an order of their own."""
         counted = self.counted(partials)
         weighed_sums = (
@@ -115,12 +115,12 @@ class Weighting(Generic[P]):
         return reduce(add, weighed_sums)
 
 
-def left_out(fold: Fold[Any, Any, P], *targets: Mapping[Stratum, P]) -> frozenset[str | None]:
+def left_out(fold: Fold, *targets: Mapping[Stratum, RowSums]) -> frozenset[str | None]:
     """The loggers that do not count for several targets that are compared on the same rows. targets: their sums by
     stratum."""
     unsupported, negligible = set[str | None](), list[set[str | None]]()
     for partials in targets:
-        sums: dict[str | None, P] = {}
+        sums: dict[str | None, RowSums] = {}
         for (logger, _), partial in partials.items():
             sums[logger] = sums[logger] + partial if logger in sums else partial
         if len(sums) < 2:
@@ -144,10 +144,10 @@ def left_out(fold: Fold[Any, Any, P], *targets: Mapping[Stratum, P]) -> frozense
     return frozenset(unsupported | (set.intersection(*negligible) if negligible else set()))
 
 
-def unlike(fold: Fold[Any, Any, P], partials: Mapping[Stratum, P]) -> frozenset[str]:
+def unlike(fold: Fold, partials: Mapping[Stratum, RowSums]) -> frozenset[str]:
     """The labels of the estimators by which loggers say different things about one target: more than chance allows, and
     by more than decides nothing. partials: the sums of those that count."""
-    by_logger: dict[str | None, P] = {}
+    by_logger: dict[str | None, RowSums] = {}
     for (logger, _), sums in partials.items():
         by_logger[logger] = by_logger[logger] + sums if logger in by_logger else sums
     if len(by_logger) < 2:

@@ -9,11 +9,12 @@ from rlrec import ope
 from rlrec.ope.sums.base import LogBatch
 from rlrec.ope.sums.moments import BLOCKS, moments
 from rlrec.ope.units.estimate import FinishOptions
-from rlrec.ope.units.impressions import ImpressionFold, ImpressionPartial
+from rlrec.ope.units.fold import RowSums
+from rlrec.ope.units.impressions import ImpressionFold
 from tests.ope.cases import drawn, parts
 
 
-def numbers(fold: ImpressionFold, partial: ImpressionPartial) -> list[float]:
+def numbers(fold: ImpressionFold, partial: RowSums) -> list[float]:
     estimates = fold.finish(partial, FinishOptions(replicates=200, reward_range=(0.0, 1.0)))
     rows = [(e.value, e.std_error, e.lower, e.upper, e.ess, e.top1_share, e.cluster_share) for e in estimates]
     return [np.nan if figure is None else figure for line in rows for figure in line]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rlrec.ope.sums.base import LogBatch
-from rlrec.ope.units.estimate import Estimate, estimand
+from rlrec.ope.units.estimate import Estimate
 from tests.ope.cases import HAND, drawn, judged
 
 CONTRACT = """estimator estimand unit value std_error lower upper level interval cluster clusters n ess max_weight
@@ -28,9 +28,9 @@ def test_a_sound_log_is_called_ok() -> None:
 
 
 def test_an_estimand_says_what_is_estimated() -> None:
-    assert estimand("impression") == "mean reward per impression, as served, logging states"
-    (estimate,) = judged(HAND, "ips", greedy=True)
-    assert estimate.estimand == "mean reward per impression, greedy, logging states"
+    for greedy, manner in ((False, "as served"), (True, "greedy")):
+        (estimate,) = judged(HAND, "ips", greedy=greedy)
+        assert estimate.estimand == f"mean reward per impression, {manner}, logging states"
 
 
 def test_a_lift_has_the_doubt_in_both_of_its_sides() -> None:

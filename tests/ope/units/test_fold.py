@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any
 
 from rlrec import ope
-from rlrec.ope.sums.base import LogBatch
-from rlrec.ope.sums.visits import VisitBatch
 from rlrec.ope.units.estimate import FinishOptions
 from rlrec.ope.units.fold import Fold
-from rlrec.ope.units.impressions import ImpressionFold, ImpressionPartial
-from rlrec.ope.units.sessions import SessionFold, SessionPartial
+from rlrec.ope.units.impressions import ImpressionFold
+from rlrec.ope.units.sessions import SessionFold
 from tests.ope import cases, visiting
 
-Batch = TypeVar("Batch")
-P = TypeVar("P", bound=Any)
 
-
-def labels(fold: Fold[Any, Batch, P], batches: list[Batch]) -> list[str]:
+def labels(fold: Fold, batches: list[Any]) -> list[str]:
     """Labels of the estimates of a log, by the base alone."""
     first, second = map(fold.partial, batches)
     return [estimate.estimator for estimate in fold.finish(first + second, FinishOptions(interval="normal"))]
@@ -25,11 +20,7 @@ def labels(fold: Fold[Any, Batch, P], batches: list[Batch]) -> list[str]:
 
 def test_impressions_and_sessions_are_folds() -> None:
     choice = ope.parse("ips,wdr")
-    impressions: Fold[Any, LogBatch, ImpressionPartial] = ImpressionFold(
-        estimators=choice.impressions, spans_batches=True
-    )
-    sessions: Fold[Any, VisitBatch, SessionPartial] = SessionFold(
-        estimators=choice.sessions, spans_batches=True, gamma=0.9, horizon=7
-    )
+    impressions = ImpressionFold(estimators=choice.impressions, spans_batches=True)
+    sessions = SessionFold(estimators=choice.sessions, spans_batches=True, gamma=0.9, horizon=7)
     assert labels(impressions, [cases.HAND] * 2) == ["ips"]
     assert labels(sessions, [visiting.ragged(1)] * 2) == ["wdr"]

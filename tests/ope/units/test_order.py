@@ -18,8 +18,9 @@ from rlrec.ope.sums.base import LogBatch, hash_bits
 from rlrec.ope.sums.moments import BLOCKS
 from rlrec.ope.sums.visits import VisitBatch
 from rlrec.ope.units.estimate import Estimate, FinishOptions
+from rlrec.ope.units.fold import RowSums
 from rlrec.ope.units.impressions import ImpressionFold
-from rlrec.ope.units.sessions import SessionFold, SessionPartial
+from rlrec.ope.units.sessions import SessionFold
 from tests.ope.cases import drawn
 from tests.ope.visiting import walks
 
@@ -77,7 +78,7 @@ def sessions(seed: int, clusters: int) -> list[VisitBatch]:
     return [replace(batch, cluster=hash_bits(batch.cluster, salt=7)) for batch in batches]
 
 
-def added(fold: SessionFold, batch: VisitBatch, *, spans_batches: bool) -> SessionPartial:
+def added(fold: SessionFold, batch: VisitBatch, *, spans_batches: bool) -> RowSums:
     first, *others = (fold.partial(batch.take(rows)) for rows in pieces(batch.cluster, 2, spans_batches=spans_batches))
     return sum(others, start=first)
 

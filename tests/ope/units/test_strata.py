@@ -12,7 +12,8 @@ from rlrec.arrays import Array, Ids
 from rlrec.ope.comparisons.paired import compare
 from rlrec.ope.sums.base import LogBatch
 from rlrec.ope.units.estimate import Estimate, FinishOptions
-from rlrec.ope.units.impressions import ImpressionFold, ImpressionPartial
+from rlrec.ope.units.fold import RowSums
+from rlrec.ope.units.impressions import ImpressionFold
 from rlrec.ope.units.strata import Stratum, Weighting, halves, unlike
 from tests.benchmarks.loggers import learners
 
@@ -43,7 +44,7 @@ def fold_of(*names: str, spans_batches: bool = False) -> ImpressionFold:
     return ImpressionFold(estimators=ope.parse(",".join(names)).impressions, spans_batches=spans_batches)
 
 
-def weighed(fold: ImpressionFold, batches: dict[str, LogBatch]) -> tuple[list[Estimate], Weighting[ImpressionPartial]]:
+def weighed(fold: ImpressionFold, batches: dict[str, LogBatch]) -> tuple[list[Estimate], Weighting]:
     partials = {
         Stratum(name, half): fold.partial(batch.take(halves(batch.cluster) == half))
         for name, batch in batches.items()
@@ -183,7 +184,7 @@ def test_loggers_that_learn_can_be_weighed() -> None:
 
 def test_two_targets_that_are_compared_count_loggers_alike() -> None:
     generator, fold = np.random.default_rng(8), fold_of("ips")
-    sides: list[dict[Stratum, ImpressionPartial]] = [{}, {}]
+    sides: list[dict[Stratum, RowSums]] = [{}, {}]
     for name, logger in (("near", leaning(9, 0.7)), ("old", leaning(0, 0.7))):
         batch = log(logger, 2_000, generator)
         other = LogBatch(**{**batch.columns(), "target": batch.propensity})

@@ -137,7 +137,7 @@ class RowUnit(ABC, Generic[R, M]):
     which are simulated for some targets."""
 
     evaluation: Evaluation
-    fold: Fold[Any, Any, Any]
+    fold: Fold
     model: M | None = None
     checks: Sequence[Check] = ()
     logging_states: ClassVar[bool] = True
@@ -344,7 +344,7 @@ def estimates(
     return estimated
 
 
-def weigh_loggers(unit: RowUnit[R, M], partial: LogPartial, numbers: Collection[int]) -> dict[RowGroup, Weighting[Any]]:
+def weigh_loggers(unit: RowUnit[R, M], partial: LogPartial, numbers: Collection[int]) -> dict[RowGroup, Weighting]:
     """How much each logger counts in each group, for some targets by their numbers; those that do not count are the
     same in all groups."""
     totals: list[Mapping[Stratum, Any]] = []
@@ -364,7 +364,7 @@ def weigh_loggers(unit: RowUnit[R, M], partial: LogPartial, numbers: Collection[
 
 
 def over_loggers(
-    partial: LogPartial, number: int, weightings: Mapping[RowGroup, Weighting[Any]]
+    partial: LogPartial, number: int, weightings: Mapping[RowGroup, Weighting]
 ) -> dict[RowGroup, GroupPartial]:
     """The sums of one target in each group over all loggers that count."""
     return {
@@ -382,7 +382,7 @@ def _by_stratum(partial: LogPartial, number: int) -> dict[RowGroup, dict[Stratum
     return by_group
 
 
-def _total(weighting: Weighting[Any], strata: Mapping[Stratum, GroupPartial]) -> GroupPartial:
+def _total(weighting: Weighting, strata: Mapping[Stratum, GroupPartial]) -> GroupPartial:
     """The sums over all strata."""
     total: GroupPartial = reduce(add, strata.values())
     replicas = {
@@ -394,7 +394,7 @@ def _total(weighting: Weighting[Any], strata: Mapping[Stratum, GroupPartial]) ->
     )  # fmt: skip
 
 
-def _with_loggers(estimates: Sequence[Estimate], weighting: Weighting[Any], evaluation: Evaluation) -> list[Estimate]:
+def _with_loggers(estimates: Sequence[Estimate], weighting: Weighting, evaluation: Evaluation) -> list[Estimate]:
     """The estimates with the log that was taken, and the loggers that were weighed."""
     log = evaluation.taken_log(weighting.left_out, weighting.fold.most_loggers)
     rows = []
