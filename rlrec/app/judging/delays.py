@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TypedDict
 
 import numpy as np
 
 from rlrec.app.inputs import filters, lookup
 from rlrec.app.log import reward_log
-from rlrec.arrays import Array, Flags, take
+from rlrec.arrays import Array, Flags, finite_or_none, take
 from rlrec.errors import InputError
+from rlrec.ope.checks.arrivals import arrived_shares
 from rlrec.records import Reward
 from rlrec.store import Store
 from rlrec.store.database.bulk import Columns
@@ -46,7 +47,18 @@ def delays(store: Store, name: str = "default", *, log: str | None = None) -> li
         hint = f"record some with `rlrec feedback`{', or widen --log' if log else ''}"
         cause = f"no selected decision that is old enough has one of reward {name!r}"
         raise InputError(f"no weighed event: {cause}", hint=hint)
-    return list(_rows(total[: with_events[-1] + 1], windows, definition_us=definition.window_us))
+    total = total[: with_events[-1] + 1]
+    earlier, later = total[:, EARLIER_REWARD], total[:, WINDOW_REWARD]
+    # nothing in both: nothing arrived in between; else nothing tells the share where later events took all away
+    links = np.divide(earlier, later, out=np.where(earlier == later, 1.0, np.nan), where=later != 0)
+    return [
+        {
+            "window_s": window / 1e6, "share": finite_or_none(share), "events": int(row[EVENTS]),
+            "decisions": int(row[DECISIONS]), "reward_per_decision": row[WINDOW_REWARD] / row[COUNTED],
+            "own": window == definition.window_us,
+        }
+        for row, window, share in zip(total.tolist(), windows, arrived_shares(links).tolist(), strict=False)
+    ]  # fmt: skip
 
 
 def _arrived(batch: Batch, definition: Reward, windows: Sequence[int], *, now: int) -> Array:
@@ -87,18 +99,3 @@ def _decisions(slots: Columns, rows: Flags | slice = slice(None)) -> Columns:
     """The marks of each decision of some slots, by id."""
     _, first = np.unique(slots["decision_id"][rows], return_index=True)
     return {name: slots[name][rows][first] for name in _MARKS}
-
-
-def _rows(total: Array, windows: Sequence[int], *, definition_us: int) -> Iterator[Result]:
-    """A row a window: each share is that of the next window times the fraction of its reward that was there before."""
-    share: float | None = 1.0
-    shares = [share]
-    for earlier, later in total[:0:-1, [EARLIER_REWARD, WINDOW_REWARD]].tolist():
-        if share is not None and earlier != later:  # nothing in both: nothing arrived in between
-            share = share * earlier / later if later else None
-        shares.append(share)
-    for row, window, share in zip(total.tolist(), windows[: len(total)], reversed(shares), strict=True):
-        yield {
-            "window_s": window / 1e6, "share": share, "events": int(row[EVENTS]), "decisions": int(row[DECISIONS]),
-            "reward_per_decision": row[WINDOW_REWARD] / row[COUNTED], "own": window == definition_us,
-        }  # fmt: skip

@@ -77,15 +77,20 @@ class ArrivalSums(Sums):
         edges = _RATIO ** np.arange(1.0 - AGES, 1.0)
         # how long decisions of each class were watched, at least and at most
         least, longest = np.r_[0.0, edges] + self.watched, np.r_[edges, np.inf] + self.watched
-        share, shares = 1.0, np.ones(AGES)
-        for age in range(AGES - 1, 0, -1):
+        links = np.ones(AGES)
+        for age in range(1, AGES):
             old = least >= edges[age]
-            if self.events[old, : age + 1].sum() >= _LEAST:
-                earlier, later = rewards[old, :age].sum(), rewards[old, : age + 1].sum()
-                share *= earlier / later if later > 0 else 1.0
-            shares[age - 1] = share
-        arrived = np.r_[shares, 1.0][np.searchsorted(edges, longest)]
+            earlier, later = rewards[old, :age].sum(), rewards[old, : age + 1].sum()
+            if self.events[old, : age + 1].sum() >= _LEAST and later > 0:
+                links[age] = earlier / later
+        arrived = np.r_[arrived_shares(links), 1.0][np.searchsorted(edges, longest)]
         return float(1 - decisions @ arrived / decisions.sum())
+
+
+def arrived_shares(links: Array) -> Array:
+    """The share of all reward that has come by each age, (a,). links (a,): what came by the age before it, as a share
+    of what came by itself, of decisions that were watched for so long; the first one does not matter."""
+    return np.append(np.cumprod(links[:0:-1])[::-1], 1.0)
 
 
 def _classes(age: Array) -> Ids:
