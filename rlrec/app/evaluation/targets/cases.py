@@ -59,13 +59,15 @@ class Block:
 @dataclass(frozen=True, eq=False)
 class TargetProbabilities:
     """Probabilities of a target on a batch, (n,) each. prefixed: whether both sides of a weight are the slate down to
-    the row; greatest: the largest probability of any arm; expected: mean of the reward model."""
+    the row; greatest: the largest probability of any arm; expected: mean of the reward model; above: the weight of the
+    slate above, where that mean is one given the slate above."""
 
     prefixed: Flags
     target: Array
     greatest: Array
     unsupported: Array
     expected: Array
+    above: Array
 
 
 def decision_block(block: Block, rows: ImpressionRows, row: int, seed: int, number: int) -> Block:

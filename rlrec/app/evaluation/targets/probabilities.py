@@ -73,7 +73,7 @@ class Scorer:
             reward=rows.reward, propensity=np.where(probabilities.prefixed, slots["prefix"], slots["marginal"]),
             target=np.minimum(probabilities.target, 1.0), cluster=slots["cluster"],
             predicted=None if values is None else values.predicted,
-            expected=None if values is None else probabilities.expected,
+            expected=None if values is None else probabilities.above * probabilities.expected,
             largest=probabilities.greatest / np.where(probabilities.prefixed, smallest_prefix, slots["smallest"]),
             unsupported=probabilities.unsupported, default=rows.default, count=reward_log.sampling_counts(slots),
         )  # fmt: skip
@@ -120,8 +120,10 @@ class Scorer:
     ) -> TargetProbabilities:  # fmt: skip
         """The probabilities of the rows. on_rows: receives the rows as they are worked out, some at a time; joint: and
         those whose marginals are simulated once more, with the samples of each decision (`second_pass`)."""
-        zeros = (np.zeros(len(rows)) for _ in range(4))
-        probabilities, has_sets = TargetProbabilities(self._prefixed(rows.slots), *zeros), slot_sets.flags(rows.slots)
+        target, greatest, unsupported, expected = (np.zeros(len(rows)) for _ in range(4))
+        prefixed, above = self._prefixed(rows.slots), np.ones(len(rows))
+        probabilities = TargetProbabilities(prefixed, target, greatest, unsupported, expected, above)
+        has_sets = slot_sets.flags(rows.slots)
         logged_slots = rows.slots
         rows = slot_sets.as_decisions(rows)
         for case_rows in self._by_case(rows, logged, models=values is not None, joint=joint):

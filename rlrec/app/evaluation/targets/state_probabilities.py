@@ -99,11 +99,17 @@ class StateCaseRows:
         deep = np.flatnonzero((self.depth > 0) & ~np.isnan(slots["prefix"][self.indices]))
         for depth in np.unique(self.depth[deep]).tolist():
             lower = deep[self.depth[deep] == depth]
-            order, is_possible = self._slate_indices(lower, depth + 1)
-            probabilities.target[self.indices[lower]] = 0.0
-            lower, order = lower[is_possible], order[is_possible]
-            joint = plackett_luce.log_joint(self.score[self.decision[lower]], order, None, **self.served)
-            probabilities.target[self.indices[lower]] = np.exp(joint)
+            rows = self.indices[lower]
+            probabilities.target[rows] = self._joint(lower, depth + 1)
+            probabilities.above[rows] = self._joint(lower, depth) * slots["propensity"][rows] / slots["prefix"][rows]
+
+    def _joint(self, rows: Ids, size: int) -> Array:
+        """Probability of so many arms on top of the slates of some rows, (g,)."""
+        joint = np.zeros(len(rows))
+        order, is_possible = self._slate_indices(rows, size)
+        score = self.score[self.decision[rows[is_possible]]]
+        joint[is_possible] = np.exp(plackett_luce.log_joint(score, order[is_possible], None, **self.served))
+        return joint
 
     def at_positions(self, positions: int, *, runs: int, seed: int) -> Array:
         """Unbiased estimates of the target's probability of each row's arm at positions 1 to `positions`, from so many
