@@ -219,7 +219,7 @@ class RouteCommands:
         to: The policy that it leads to. POLICY follows its live version, POLICY@V stays with one.
         dry_run: Say what would be stored, and store nothing."""
 
-    def set(self, name: str, *, to: str, share: float | str | None = None, require: Literal['if-better'] | None = None, guards: Sequence[str] | str | None = None, reward: str | None = None, log: str | None = None, gamma: float | None = None, dry_run: bool = False) -> Result:
+    def set(self, name: str, *, to: str, share: float | str | None = None, require: Literal['if-better'] | None = None, guards: Sequence[str] | str | None = None, reward: str | None = None, log: str | None = None, gamma: float | None = None, cluster: str | None = None, dry_run: bool = False) -> Result:
         """Lead a route to another policy or version, from the next decision on.
 
         With --share it goes on serving what it does, and an experiment gives the other policy to a share of its users
@@ -245,6 +245,7 @@ class RouteCommands:
         reward: What better means.  [default: what the route's policy learns]
         log: The log that the gate judges by.  [default: all of it]
         gamma: Discount per step of a visit for the gate.  [default: 1]
+        cluster: user, session or row, for the gate.  [default: user, else session]
         dry_run: Say what would be stored, and store nothing."""
 
     def show(self, name: str) -> Result:
@@ -544,7 +545,7 @@ class Commands:
 
     position: PositionCommands
 
-    def train_pg(self, reference: str, *, log: str | None = None, since: str | datetime | None = None, min_new: int = 0, gamma: float = 1.0, discounted: bool = True, entropy: float = 0.0, shapings: Mapping[str, Any] | None = None, baseline: str = 'value', weights: str = 'auto', clip_weight: float | str = '20', top_k: int = 0, position: str | None = None, from_version: int | None = None, epochs: int = 60, lr: float = 0.005, batch: int = 500, kl_stop: float | None = None, patience: int = 20, seed: int | None = None, jobs: int = 1, engine: Literal['local', 'dask'] = 'local', scheduler: str | None = None, promote: str = 'never', dry_run: bool = False, plot: str | PathLike[str] | None = None) -> Result:
+    def train_pg(self, reference: str, *, log: str | None = None, since: str | datetime | None = None, min_new: int = 0, gamma: float = 1.0, discounted: bool = True, entropy: float = 0.0, shapings: Mapping[str, Any] | None = None, baseline: str = 'value', weights: str = 'auto', clip_weight: float | str = '20', top_k: int = 0, position: str | None = None, from_version: int | None = None, epochs: int = 60, lr: float = 0.005, batch: int = 500, kl_stop: float | None = None, patience: int = 20, seed: int | None = None, jobs: int = 1, engine: Literal['local', 'dask'] = 'local', scheduler: str | None = None, promote: str = 'never', cluster: str | None = None, dry_run: bool = False, plot: str | PathLike[str] | None = None) -> Result:
         """Train a policy gradient on logged sessions, and judge it.
 
         Makes a new version of a policy of kind gradient from all visits that have ended, by whichever policy. 60 % of
@@ -573,6 +574,7 @@ class Commands:
         engine: local processes, or a cluster: dask.
         scheduler: A running Dask cluster, e.g. tcp://127.0.0.1:8786.
         promote: Goes live: never, if-better (else exit 3), always.
+        cluster: Of the gate: user or session [default: user, else session].
         dry_run: Train and judge, and store nothing.
         plot: Write the answer as a figure, too.
 

@@ -56,7 +56,8 @@ LARGEST = 1e15  # reward of a slate
 
 @dataclass(frozen=True, kw_only=True)
 class Request(TrainingOptions):
-    """The options of `train-pg`. log: a filter; seed None: random; position: a curve, None for the policy's."""
+    """The options of `train-pg`. log: a filter; seed None: random; position: a curve, None for the policy's;
+    cluster: of the gate, as of `evaluate`."""
 
     name: str
     log: str | None = None
@@ -66,6 +67,7 @@ class Request(TrainingOptions):
     from_version: int | None = None
     promote: str = "never"
     position: str | None = None
+    cluster: str | None = None
     weights: str = ascent.AUTO
     dry_run: bool = False
 
@@ -356,6 +358,7 @@ class _TrainingRun:
                 "progress": self.lease.renew,
                 "engine": self.engine,
                 "log": self.log,
+                "cluster": self.request.cluster,
             }
             if extent(unit, gate_split).positions > 1 and self.request.weights == SLOT:
                 gain, visits = paired_gate.page_gains(unit, sides, gate_split, **options)

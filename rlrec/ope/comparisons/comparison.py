@@ -10,7 +10,7 @@ import numpy as np
 
 from rlrec.arrays import finite_or_none
 from rlrec.directions import rounding
-from rlrec.ope.checks.answers import Answer, judge
+from rlrec.ope.checks.answers import Answer, doubts_of, judge
 from rlrec.ope.checks.reasons import REASONS, worst_verdict
 from rlrec.ope.comparisons.metric import MetricValue
 from rlrec.ope.intervals.tails import chi_square_above, t_below, t_quantile
@@ -53,6 +53,15 @@ class Comparison:
         """The comparison with these reasons in addition, and no better verdict than they allow."""
         verdict = worst_verdict((self.verdict, *(REASONS[reason].best for reason in reasons)))
         return replace(self, reasons=(*self.reasons, *reasons), verdict=verdict)
+
+    def without(self, group: str) -> Comparison:
+        """The comparison without the reasons of a group, where another one answers for them."""
+        return replace(self, reasons=tuple(name for name in self.reasons if REASONS[name].group != group))
+
+    @property
+    def is_reliable(self) -> bool:
+        """Whether its bounds hold, as far as the log can tell."""
+        return self.verdict != "insufficient" and not doubts_of(self.reasons)
 
     @property
     def relative(self) -> float | None:

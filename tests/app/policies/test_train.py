@@ -501,7 +501,7 @@ def test_a_candidate_whose_start_never_served_is_compared_with_what_did(sqlite: 
     policy.create(sqlite, policy.Request(name="narrow", kind="fixed", parameters=options))
     rng = np.random.default_rng(1)
     serve(sqlite, name="narrow", visits=1_500, steps=2, liked=lambda key, *_: key == "tea" and rng.random() < 0.8)
-    result = trained(sqlite, lr=0.05, epochs=40, batch=200, promote="if-better")
+    result = trained(sqlite, lr=0.05, epochs=40, batch=200, promote="if-better", cluster="session")
     assert (result["promoted"], result["against"]) == (True, None)
     assert result["live_value"] == pytest.approx(1.44, abs=0.12)  # 3 standard errors of 300 visits
     assert result["lower"] < 0.16 < result["upper"]

@@ -17,6 +17,7 @@ from rlrec.app.log.splits import GATE
 from rlrec.compute import Engine
 from rlrec.directions import gate_direction
 from rlrec.errors import CheckFailed, InputError
+from rlrec.ope.checks.answers import doubts_of
 from rlrec.ope.checks.reasons import LEAST_ESS, in_order, worst_verdict
 from rlrec.ope.comparisons.comparison import Comparison
 from rlrec.ope.comparisons.paired import compare, gate_alpha
@@ -50,14 +51,20 @@ class Guard:
 @dataclass(frozen=True, kw_only=True)
 class GateOptions:
     """The options of a gate. candidate, current: what it compares, as commands name them; reward: None for the one that
-    the current one learns; log: a filter."""
+    the current one learns; log: a filter; cluster: as of `evaluate`."""
 
     candidate: str = ""
     current: str = ""
     reward: str | None = None
     log: str | None = None
     gamma: float = 1.0
+    cluster: str | None = None
     guards: Sequence[Guard] = ()
+
+    @property
+    def judging(self) -> dict[str, Any]:
+        """The options of `Gain.estimate`."""
+        return {"gamma": self.gamma, "log": self.log, "cluster": self.cluster}
 
 
 # The relative difference of the reward of a guard.
@@ -124,21 +131,19 @@ def judged(gain: Gain, visits: Gain | None, looks: int, *, supported_elsewhere: 
     logged."""
     alpha = gate_alpha(looks + 1)
     compared = gain.judge(Minus, alpha)
-    answer, needed = compared.answer
     visits_report = None if visits is None else _visits_report(visits, alpha, supported_elsewhere)
+    # whole visits say what comes of states that slots leave out
+    answer, needed = (compared if visits is None else compared.without("state")).answer
+    passed = answer == "better" and (visits_report is None or visits_report["passed"])
     candidate, *serving = gain.estimates
-    judgement: Judgement = {
+    return {
         "estimator": candidate.estimator, "candidate": looks + 1, "alpha": alpha, "value": candidate.value,
         "live_value": serving[0].value if serving else candidate.served, "estimate": compared.value,
         "std_error": compared.std_error, "lower": compared.lower, "upper": compared.upper, "ess": compared.ess,
-        "verdict": compared.verdict, "reasons": [*compared.reasons], "answer": answer, "needed": needed,
-        "visits": visits_report, "passed": gain.passes(compared),
+        "verdict": compared.verdict, "reasons": [*compared.reasons],
+        "answer": "unknown" if answer == "better" and not passed else answer, "needed": needed,
+        "visits": visits_report, "passed": passed,
     }  # fmt: skip
-    is_better = gate_direction(judgement) == "more"
-    judgement["passed"] &= is_better and (visits_report is None or visits_report["passed"])
-    if is_better:  # a gate has checks of its own for what the answer leaves in doubt, and for what it does not see
-        judgement |= {"answer": "better" if judgement["passed"] else "unknown", "needed": None}
-    return judgement
 
 
 def _guarded(unit: Unit, name: str) -> Reward:
@@ -184,7 +189,7 @@ def _gains(unit: Unit, options: GateOptions, selection: Selection, reward: Rewar
         return _gain(unit, options, selection, reward), None
     resolved = targets.resolve(unit, [options.candidate, options.current], reward=None, greedy=False)
     sides = [replace(side, reward=reward) for side in resolved]
-    return page_gains(unit, sides, selection, gamma=options.gamma, log=options.log)
+    return page_gains(unit, sides, selection, **options.judging)
 
 
 def page_gains(unit: Unit, sides: Sequence[Target], selection: Selection, **options: Any) -> tuple[Gain, Gain | None]:
@@ -222,11 +227,11 @@ def _gain(unit: Unit, options: GateOptions, selection: Selection, reward: Reward
     resolved = targets.resolve(unit, [options.candidate, options.current], reward=None, greedy=False)
     sides = [replace(side, reward=reward) for side in resolved]
     if not any(side.stateful for side in sides) and events.RETURN not in reward.weights:
-        gain = Gain.estimate(BY_IMPRESSION, unit, sides, selection, gamma=options.gamma, log=options.log)
+        gain = Gain.estimate(BY_IMPRESSION, unit, sides, selection, **options.judging)
         if not gain.carries_over:
             return gain
-    gamma = 1.0 if reward is sessions.RETURN_REWARD else options.gamma
-    return Gain.estimate(BY_VISIT, unit, sides, selection, gamma=gamma, log=options.log)
+    judging = options.judging | ({"gamma": 1.0} if reward is sessions.RETURN_REWARD else {})
+    return Gain.estimate(BY_VISIT, unit, sides, selection, **judging)
 
 
 def _guard_report(guard: Guard, gain: Gain, alpha: float) -> GuardReport:
@@ -235,7 +240,7 @@ def _guard_report(guard: Guard, gain: Gain, alpha: float) -> GuardReport:
     return {
         "guard": guard.name, "least": guard.least, "estimator": gain.estimates[0].estimator, "value": compared.value,
         "lower": lower, "verdict": compared.verdict, "reasons": [*compared.reasons],
-        "passed": lower is not None and lower > guard.least and gain.passes(compared),
+        "passed": lower is not None and lower > guard.least and compared.is_reliable,
     }  # fmt: skip
 
 
@@ -246,16 +251,14 @@ class Gain:
     sides, estimates: of the candidate and of what serves; without a second the log stands for what serves. in_sample:
     whether the candidate has learned from some rows.
     (What serves may have learned from its own log: that flatters it, and makes the gate stricter.)
-    has_missing_propensities: whether rows without propensities were left out; estimated: whether some propensities were
-    not logged; carries_over: whether the rewards of impressions depend on the visit so far. rare: LOST_SHARE of the
-    largest reward that one event has brought.
+    has_missing_propensities: whether rows without propensities were left out; carries_over: whether the rewards of
+    impressions depend on the visit so far. rare: LOST_SHARE of the largest reward that one event has brought.
     simulated: both sides by parts of the pages that were simulated for one of them."""
 
     sides: Sequence[EstimatorFold]
     estimates: Sequence[Estimate]
     in_sample: bool
     has_missing_propensities: bool
-    estimated: bool
     carries_over: bool
     rare: float = 0.0
     simulated: Sequence[tuple[EstimatorFold, EstimatorFold | None]] = ()
@@ -263,14 +266,14 @@ class Gain:
     @classmethod
     def estimate(
         cls, estimator: str, unit: Unit, sides: Sequence[Target], selection: Selection, *, gamma: float = 1.0,
-        log: str | None = None, progress: Callable[[], None] = lambda: None, engine: Engine | None = None,
-        supported_elsewhere: bool = False,
+        log: str | None = None, cluster: str | None = None, progress: Callable[[], None] = lambda: None,
+        engine: Engine | None = None, supported_elsewhere: bool = False,
     ) -> Gain:  # fmt: skip
         """Judge the candidate and what serves by one estimator.
 
-        sides: both, with one reward; log: the filter; progress: called before each batch; engine: as in
+        sides: both, with one reward; log, cluster: as of `evaluate`; progress: called before each batch; engine: as in
         `passes.sum_log`; supported_elsewhere: as in `judged`: these visits need no share of effective ones, too."""
-        request = Request(targets=(), estimators=estimator, interval="normal", gamma=gamma, log=log)
+        request = Request(targets=(), estimators=estimator, interval="normal", gamma=gamma, log=log, cluster=cluster)
         choice = estimates.estimators(request)
         evaluation, (rows, *check_rows), log_reader = estimates.prepare(unit, request, choice, selection, paired=sides)
         log_reader.progress = progress
@@ -293,7 +296,6 @@ class Gain:
             sides=at_ends, estimates=[estimate_of[0], estimate_of[1]], in_sample=sums[0].learned,
             has_missing_propensities=any(counts.silent for counts in partial.counts.values())
             or any(side.weights.left_out for side in at_ends),
-            estimated=any(side.estimated for side in sums),
             carries_over=any(check.reason == "carry-over" for failed in failures.values() for check in failed),
             rare=LOST_SHARE * _largest_reward(unit, sides[0].reward, slots_alone=estimator == BY_IMPRESSION),
             simulated=list(zip(candidate, reference, strict=True)),
@@ -304,10 +306,6 @@ class Gain:
         """The gain over what the log earned, which needs no weights."""
         simulated = [(candidate, None) for candidate, _ in self.simulated]
         return replace(self, sides=self.sides[:1], estimates=self.estimates[:1], simulated=simulated)
-
-    def passes(self, compared: Comparison) -> bool:
-        """Whether the log may judge the candidate, and can."""
-        return compared.verdict != INSUFFICIENT and not self.in_sample and not self.estimated
 
     def judge(self, measure: type[Minus], alpha: float) -> Comparison:
         """The difference, with the verdict and the reasons of both sides; unknown where rows without propensities were
@@ -359,16 +357,21 @@ def refusal(gate: Mapping[str, Any], rival: str | None = None) -> str | None:
     """One sentence on what decided that a gate, of a route or of training, let no candidate pass; None where it did.
     rival: a name of what the candidate was compared with."""
     reasons, visits = gate["reasons"] or [], gate["visits"]
+    if gate["passed"]:
+        return None
     if "estimated-propensity" in reasons:
         return ESTIMATED
     if "in-sample" in reasons:
         copy_hint = "; a copy by `rlrec policy freeze` learns no more, and can be judged" if "guards" in gate else ""
         return f"it has learned from visits that the gate judges by, and may have from every later one{copy_hint}"
-    if gate["verdict"] == INSUFFICIENT or gate_direction(gate) != "more":
-        return gate_claim(gate, rival=rival).sentence
-    if visits is not None and not visits["passed"]:
+    is_more = gate["verdict"] != INSUFFICIENT and gate_direction(gate) == "more"
+    if is_more and visits is not None and not visits["passed"]:
         return _visits_refusal(visits)
-    return next((_broken(guard) for guard in gate.get("guards", ()) if not guard["passed"]), None)
+    broken_guard = next((_broken(guard) for guard in gate.get("guards", ()) if not guard["passed"]), None)
+    if is_more and gate["answer"] == "better":
+        return broken_guard
+    way_out = "; --cluster session says that every session is another person" if "no-users" in reasons else ""
+    return gate_claim(gate, rival=rival).sentence + way_out
 
 
 def _least_visits(n: int) -> float:
@@ -388,7 +391,7 @@ def _visits_refusal(visits: VisitsReport) -> str:
 
 def _broken(guard: GuardReport) -> str:
     name, least = guard["guard"], f"{100 * guard['least']:.4g} %"
-    if guard["verdict"] == INSUFFICIENT:
+    if guard["verdict"] == INSUFFICIENT or doubts_of(guard["reasons"]):
         return f"of guard {name} the log cannot tell ({', '.join(guard['reasons'])})"
     figures = guard["value"], guard["lower"]
     value, lower = ("unknown" if figure is None else f"{100 * figure:.3g} %" for figure in figures)

@@ -50,7 +50,7 @@ def parse_guard(text: str) -> Guard:
     return Guard(name=parse_name(name.strip()), least=least)
 
 
-GATE = ("guards", "reward", "log", "gamma")  # options for the gate
+GATE = ("guards", "reward", "log", "gamma", "cluster")  # options for the gate
 GUARD = Parsed("reward:-n%", parse_guard)
 
 
@@ -86,6 +86,7 @@ def create(store: Store, show: Show, **request: Any) -> None:
 @click.option("--reward", metavar="NAME", help="What better means.  [default: what the route's policy learns]")
 @click.option("--log", metavar="FILTER", help="The log that the gate judges by.  [default: all of it]")
 @click.option("--gamma", type=NUMBER, help="Discount per step of a visit for the gate.  [default: 1]")
+@click.option("--cluster", metavar="UNIT", help="user, session or row, for the gate.  [default: user, else session]")
 @writing("rlrec route set front --to home@2", "rlrec route set front --to home@2 --share 5%")
 def set_(store: Store, show: Show, require: str | None, **request: Any) -> None:
     """Lead a route to another policy or version, from the next decision on.

@@ -106,6 +106,7 @@ CLIP = Parsed("number|none", lambda text: None if text == "none" else parse_numb
         "--promote", default="never", show_default=True, metavar="WHEN",
         help="Goes live: never, if-better (else exit 3), always.",
     ),
+    click.option("--cluster", metavar="UNIT", help="Of the gate: user or session [default: user, else session]."),
     click.option("--dry-run", is_flag=True, help="Train and judge, and store nothing."),
 )  # fmt: skip
 @plot_option

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
 
-from rlrec.app.evaluation.comparisons.paired_gate import BY_IMPRESSION, Gain, page_gains
+from rlrec.app.evaluation.comparisons.paired_gate import BY_IMPRESSION, Gain, judged, page_gains, refusal
 from rlrec.app.evaluation.passes.fold import GroupPartial
 from rlrec.app.evaluation.targets import targets
 from rlrec.app.policies import policy, versions
@@ -43,6 +45,23 @@ def test_the_error_of_simulated_pages_is_in_the_interval_of_a_gain(sqlite_db: st
     assert plain.std_error < (widened.std_error or 0)
     assert (widened.lower or 0) < plain.lower
     assert not gain(sqlite_db, "u", "v").simulated
+
+
+def test_a_gate_answers_as_evaluate_does_with_the_same_reasons(sqlite_db: str, tmp_path: Path) -> None:
+    """What the log or the model leaves in doubt a gate leaves in doubt; little data is in the interval."""
+    logs.catalogue(sqlite_db, 2)
+    logs.create(sqlite_db, "u", "uniform")
+    (tmp_path / "good.csv").write_text("arm,probability\na0,0.3\na1,0.7\n")
+    logs.create(sqlite_db, "good", "fixed", probabilities=str(tmp_path / "good.csv"))
+    logs.serve(sqlite_db, "u", pages=600, rates=(0.1, 0.9), users=300)
+    clear = gain(sqlite_db, "good", "u")
+    for reasons, answer in ((("low-ess",), "better"), (("models-differ",), "unknown"), (("drift",), "unknown")):
+        estimates = [estimate.lowered(reasons) for estimate in clear.estimates]
+        judgement = judged(replace(clear, estimates=estimates), None, 0)
+        assert (judgement["answer"], judgement["passed"]) == (answer, answer == "better")
+        sentence = refusal({**judgement, "against": "u"})
+        assert (sentence is None) == judgement["passed"]
+        assert sentence is None or reasons[0] in sentence
 
 
 def test_what_pages_earn_as_a_whole_is_asked_of_visits(sqlite_db: str, run_sqlite: Run) -> None:

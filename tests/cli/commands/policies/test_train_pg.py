@@ -19,6 +19,7 @@ from tests.conftest import CommandResult, Run, filled, runner
 
 NOW = "2027-01-16T08:00:00Z"  # LATER
 QUICK = ("--seed", 1, "--epochs", 2)
+BETTER = ("visits", "--seed", 1, "--epochs", 4, "--lr", 0.01, "--promote", "if-better", "--json")
 KEYS = {"policy", "version", "parent", "sessions", "estimate", "lower", "promoted"}
 
 
@@ -87,7 +88,7 @@ def test_every_format_has_it(train: Run, form: str) -> None:
 
 
 def test_a_dry_run_answers_the_same_and_stores_nothing(train: Run, path: Path) -> None:
-    words = ("visits", "--seed", 1, "--epochs", 4, "--lr", 0.01, "--promote", "if-better", "--json")
+    words = (*BETTER, "--cluster", "session")
     before = path.read_bytes()
     dry = train(*words, "--dry-run")
     assert path.read_bytes() == before
@@ -103,12 +104,23 @@ def test_its_plot_is_that_of_the_new_version(train: Run, path: Path, tmp_path: P
 
 
 def test_a_better_one_is_promoted_with_exit_0(train: Run, path: Path) -> None:
-    result = train("visits", "--seed", 1, "--epochs", 4, "--lr", 0.01, "--promote", "if-better", "--json")
+    result = train(*BETTER, "--cluster", "session")
     assert (result.exit_code, result.json["promoted"]) == (0, True)
     assert (result.json["against"], result.json["candidate"]) == (1, 1)
     assert result.json["lower"] > 0
     back = runner(str(path))("--now", NOW, "policy", "rollback", "visits", "--json")
     assert (back.exit_code, back.json["version"], back.json["previous"]) == (0, 1, 2)
+
+
+def test_what_evaluate_cannot_tell_the_gate_does_not_let_pass(train: Run) -> None:
+    """Sessions without a user may be of people who come back; the same candidate as above."""
+    result = train(*BETTER, before=("-q",))
+    assert (result.exit_code, result.json["answer"], result.json["passed"]) == (3, "unknown", False)
+    assert result.json["lower"] > 0
+    assert result.error["error"].endswith(
+        "this log cannot tell whether it is better or worse than version 1 (weak: low-ess, no-users); "
+        "--cluster session says that every session is another person"
+    )
 
 
 @pytest.mark.parametrize("lr", [5.0, 50.0])
