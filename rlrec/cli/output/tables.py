@@ -1,16 +1,255 @@
-"""Tables that a person reads, and csv. In a pipe a table has everything, at its natural width."""
+"""Tables that a person reads, and csv. In a pipe a table has everything, at its natural width. On a terminal no line is
+wider than that: columns are left out in the order that their view declares, long texts are elided, lines above and
+below a table are wrapped; verdicts have a colour."""
 
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from types import SimpleNamespace
 from typing import Any
 
-from rlrec.cli.output.cells import FILLER, Column, cell
 from rlrec.cli.output.plain import dumps, mapping, single
 from rlrec.cli.text.text import Screen, View, printable
+
+GAP = "  "
+ELLIPSIS = "..."
+TEXT_WIDTH = 16  # to which the cells of a text are elided before a declared column is left out
+MIN_WIDTH = 6  # of an elided column
+TIME = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)\.\d{6}Z")
+COLOURS = {"ok": 32, "weak": 33, "warning": 33, "insufficient": 31, "error": 31}
+BOUNDED = ("value", "lower", "upper")  # columns that have the same decimals
+VERDICTS = ("verdict", "result", "severity")  # columns that are coloured
+COLOURED = re.compile(rf"(?:\d+ )?({'|'.join(COLOURS)})")
+BLOCKS, STEPS = " ▏▎▍▌▋▊▉█", "▁▂▃▄▅▆▇█"
+
+
+# -- cells --
+
+
+class Figures(str):
+    """Several numbers in a cell, which is never elided."""
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a number, and no flag."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _number(value: float) -> str:
+    if not math.isfinite(value):
+        raise ValueError(f"cannot show {value}")
+    if value == int(value) and abs(value) < 1e15:
+        return str(int(value))
+    return f"{value:.1f}" if 1000 <= abs(value) < 1e15 else f"{value:.4g}"
+
+
+def cell(value: Any) -> str:
+    """A value as a person reads it in a table: text verbatim, but nothing that moves the cursor."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return str(int(value))
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, float):
+        return _number(value)
+    decoded = json.loads(dumps(value))
+    if isinstance(decoded, list) and not any(isinstance(item, dict | list) for item in decoded):
+        return ", ".join(map(cell, decoded))
+    return cell(decoded) if not isinstance(decoded, dict | list) else printable(dumps(decoded))
+
+
+def pairs(record: Mapping[str, Any]) -> str:
+    """A record in a cell, without the marks of JSON: hour=9 device=ios."""
+    return " ".join(f"{key}={_plain(value)}" for key, value in record.items())
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"({pairs(value)})"
+    return f"({', '.join(map(_plain, value))})" if isinstance(value, list) else cell(value)
+
+
+def short_times(text: str) -> str:
+    """A text with its times to the second, as a terminal shows them."""
+    return TIME.sub(r"\1 \2", text)
+
+
+def decimals(values: Iterable[Any]) -> int | None:
+    """How many decimals a column of these values has, so that the largest shows four digits; None for whole numbers,
+    and for texts."""
+    numbers = [abs(value) for value in values if is_number(value)]
+    if all(value == int(value) for value in numbers if math.isfinite(value)):
+        return None
+    return min(max(3 - math.floor(math.log10(max(numbers))), 0), 6)
+
+
+def fixed(value: float, places: int) -> str:
+    """A number with so many decimals; one that would show as 0 in few digits."""
+    text = f"{value:.{places}f}"
+    return text if value == 0 or float(text) else f"{value:.1g}"
+
+
+def interval(value: float | None, lower: float | None, upper: float | None, places: int | None) -> Figures:
+    """A value with its interval in one cell; places: decimals of all three."""
+    texts = ["-" if number is None else fixed(number, places or 0) for number in (value, lower, upper)]
+    return Figures(texts[0] if lower is None and upper is None else "{} [{}, {}]".format(*texts))
+
+
+def bar(share: float, *, width: int = 10) -> str:
+    """A bar whose length is a share of `width`."""
+    eighths = round(8 * width * min(max(share, 0.0), 1.0))
+    return (BLOCKS[8] * (eighths // 8) + BLOCKS[eighths % 8]).rstrip()
+
+
+def sparkline(numbers: Sequence[float]) -> str:
+    """Columns as high as these numbers against the largest; nothing but a base line for zeros."""
+    top = max(numbers, default=0) or 1
+    return "".join(STEPS[math.ceil(7 * number / top)] for number in numbers)
+
+
+def text_width(text: str) -> int:
+    """How many columns of a terminal a text takes."""
+    if text.isascii():
+        return len(text)
+    from unicodedata import combining, east_asian_width
+
+    return sum(0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def elide(text: str, width: int) -> str:
+    """`text` in at most `width` columns."""
+    if text_width(text) <= width:
+        return text
+    text = text[: 2 * width]  # a long one is cut at once
+    while text_width(text) > max(width - len(ELLIPSIS), 0):
+        text = text[:-1]
+    return (text + ELLIPSIS)[:width]
+
+
+# -- grids --
+
+
+class Column:
+    """A column with its cells as text; numbers stand to the right. places: how many decimals its numbers have; None: as
+    many as each needs."""
+
+    def __init__(self, header: str, values: Sequence[Any], screen: Screen, *, places: int | None = None) -> None:
+        self.header, self.cells = header, list(map(cell, values))
+        self.numeric = any(map(is_number, values)) and all(value is None or is_number(value) for value in values)
+        texts = [value for value in values if isinstance(value, str)]
+        self.rigid = self.numeric or any(isinstance(text, Figures) or TIME.fullmatch(text) for text in texts)
+        if screen.width is not None:
+            self.cells = list(map(short_times, self.cells))
+        if self.numeric and places is not None:
+            self.cells = ["-" if value is None else fixed(value, places) for value in values]
+        header_width = text_width(header) + (len(GAP) if screen.width is None else 0)  # a terminal has no room for more
+        self.width = max(header_width, max(map(text_width, self.cells), default=0))
+        self.least = self.width if self.rigid else min(self.width, TEXT_WIDTH)  # that it needs
+        self.coloured = screen.colour and header in VERDICTS
+
+    def draw(self, text: str) -> str:
+        """A text of it at its width: elided, and coloured."""
+        text = elide(text, self.width)
+        blanks = " " * (self.width - text_width(text))
+        if self.coloured and (word := COLOURED.match(text)):
+            text = f"\x1b[{COLOURS[word[1]]}m{text}\x1b[0m"
+        return blanks + text if self.numeric else text + blanks
+
+
+def _columns(view: View, screen: Screen) -> list[Column]:
+    """The columns of a view with verbatim cells."""
+    body = [list(row) for row in view.rows]
+    values: list[Sequence[Any]] = list(zip(*body, strict=True)) if body else [()] * len(view.headers)
+    named = list(zip(view.headers, values, strict=True))
+    if not view.fixed or screen.width is None:
+        return [Column(*pair, screen) for pair in named]
+    bounded = decimals(chain(*(column for header, column in named if header in BOUNDED)))
+    return [
+        Column(header, values, screen, places=bounded if header in BOUNDED else decimals(values))
+        for header, values in named
+    ]
+
+
+def _fit(columns: Sequence[Column], width: int, drop: Sequence[str]) -> list[Column]:
+    """The columns that are shown in this width, texts among them narrower than they are."""
+    shown = list(columns)
+    undeclared = [column.header for column in reversed(columns[1:]) if column.header not in drop]
+    for header in [*drop, *undeclared]:
+        if sum(column.least for column in shown) + len(GAP) * (len(shown) - 1) <= width:
+            break
+        shown = [column for column in shown if column.header != header]
+    excess = sum(column.width for column in shown) + len(GAP) * (len(shown) - 1) - width
+    while excess > 0:
+        texts = [column for column in shown if not column.rigid] or shown
+        widest = max(texts, key=lambda column: column.width)
+        if widest.width <= MIN_WIDTH:
+            break
+        widest.width -= 1
+        excess -= 1
+    return shown
+
+
+def _grid(view: View, screen: Screen) -> str:
+    columns = _columns(view, screen)
+    shown = columns if screen.width is None else _fit(columns, screen.width, view.drop)
+    header, *rows = zip(*(map(column.draw, [column.header, *column.cells]) for column in shown), strict=True)
+    rule = ["-" * column.width for column in shown]
+    text = "".join(GAP.join(row).rstrip() + "\n" for row in (header, rule, *rows))
+    hidden = [column.header for column in columns if column not in shown]
+    return text + (wrapped(f"not shown: {', '.join(hidden)} (--format csv has all)", screen) if hidden else "")
+
+
+def wrapped(line: str, screen: Screen) -> str:
+    """A line above or below a table; on a terminal on several ones where it is too long."""
+    if screen.width is None:
+        return printable(line) + "\n"
+    text = short_times(printable(line))
+    if text_width(text) <= screen.width:
+        return text + "\n"
+    from textwrap import wrap
+
+    rows = wrap(text, screen.width, subsequent_indent=GAP, break_on_hyphens=False)
+    return "".join(elide(row, screen.width) + "\n" for row in rows)
+
+
+def view(view: View, screen: Screen) -> str:
+    """A view: title, grid and notes."""
+    title, notes = (
+        "".join(_grid(item, screen) if isinstance(item, View) else wrapped(item, screen) for item in items)
+        for items in (view.title, view.notes)
+    )
+    return title + ("\n" if title else "") + _grid(view, screen) + ("\n" if notes else "") + notes
+
+
+def table(result: Any, columns: Sequence[str] | None, screen: Screen) -> str:
+    """One record as a sheet, several as a grid."""
+    if single(result):
+        return _sheet(mapping(result), screen)
+    if not isinstance(result, Iterable) or isinstance(result, str):
+        return cell(result) + "\n"
+    records = [mapping(record) for record in result]
+    keys = list(columns or dict.fromkeys(key for record in records for key in record))
+    return _grid(View(keys, [[record.get(key) for key in keys] for record in records]), screen) if keys else ""
+
+
+def _sheet(record: Mapping[str, Any], screen: Screen) -> str:
+    """One record: a line a key; a list of records below, as a table of its own."""
+    lists = {key: value for key, value in record.items() if isinstance(value, list | tuple)}
+    nested = {key: value for key, value in lists.items() if value and all(map(single, value))}
+    flat = {key: value for key, value in record.items() if key not in nested}
+    width = max(map(len, flat), default=0)
+    lines = "".join(wrapped(f"{key.ljust(width)}  {cell(value) or '-'}", screen) for key, value in flat.items())
+    return lines + "".join(f"\n{printable(key)}\n{table(value, None, screen)}" for key, value in nested.items())
+
+
+# -- csv --
 
 
 def _csv_cell(value: Any) -> Any:
@@ -43,74 +282,3 @@ def _row(record: Any, keys: Sequence[str]) -> list[Any]:
     if extra := values.keys() - set(keys):
         raise ValueError(f"a row has keys that the header lacks: {sorted(extra)}")
     return [values.get(key) for key in keys]
-
-
-def _grid(view: View, screen: Screen) -> str:
-    """Columns of verbatim cells."""
-    body = [list(row) for row in view.rows]
-    values = list(zip(*body, strict=True)) if body else [()] * len(view.headers)
-    named = list(zip(view.headers, values, strict=True))
-    if screen == Screen():
-        return _draw([Column(*pair) for pair in named], padding=2)
-    from rlrec.cli.output import terminal
-
-    columns = terminal.columns_of(view, named, screen)
-    if screen.width is None:
-        return _draw(columns, padding=2)
-    shown = terminal.fit(columns, screen.width, view.drop)
-    hidden = [column.header for column in columns if column not in shown]
-    text = _draw(shown, padding=0)  # of a header: a terminal has no room for it
-    return text + (wrapped(f"not shown: {', '.join(hidden)} (--format csv has all)", screen) if hidden else "")
-
-
-def _draw(columns: Sequence[Column], *, padding: int) -> str:
-    import tabulate
-
-    tabulate.MIN_PADDING = padding
-    text = tabulate.tabulate(
-        list(zip(*([column.draw(text) for text in column.cells] for column in columns), strict=True)),
-        headers=[column.draw(column.header) for column in columns],
-        colalign=["right" if column.numeric else "left" for column in columns],
-        disable_numparse=True,
-        preserve_whitespace=True,
-    )
-    return text.replace(FILLER, "") + "\n"
-
-
-def wrapped(line: str, screen: Screen) -> str:
-    """A line above or below a table; on a terminal on several ones where it is too long."""
-    if screen.width is None:
-        return printable(line) + "\n"
-    from rlrec.cli.output.terminal import fold
-
-    return fold(line, screen.width)
-
-
-def view(view: View, screen: Screen) -> str:
-    """A view: title, grid and notes."""
-    title, notes = (
-        "".join(_grid(item, screen) if isinstance(item, View) else wrapped(item, screen) for item in items)
-        for items in (view.title, view.notes)
-    )
-    return title + ("\n" if title else "") + _grid(view, screen) + ("\n" if notes else "") + notes
-
-
-def table(result: Any, columns: Sequence[str] | None, screen: Screen) -> str:
-    """One record as a sheet, several as a grid."""
-    if single(result):
-        return _sheet(mapping(result), screen)
-    if not isinstance(result, Iterable) or isinstance(result, str):
-        return cell(result) + "\n"
-    records = [mapping(record) for record in result]
-    keys = list(columns or dict.fromkeys(key for record in records for key in record))
-    return _grid(View(keys, [[record.get(key) for key in keys] for record in records]), screen) if keys else ""
-
-
-def _sheet(record: Mapping[str, Any], screen: Screen) -> str:
-    """One record: a line a key; a list of records below, as a table of its own."""
-    lists = {key: value for key, value in record.items() if isinstance(value, list | tuple)}
-    nested = {key: value for key, value in lists.items() if value and all(map(single, value))}
-    flat = {key: value for key, value in record.items() if key not in nested}
-    width = max(map(len, flat), default=0)
-    lines = "".join(wrapped(f"{key.ljust(width)}  {cell(value) or '-'}", screen) for key, value in flat.items())
-    return lines + "".join(f"\n{printable(key)}\n{table(value, None, screen)}" for key, value in nested.items())

@@ -194,8 +194,7 @@ def test_a_pipe_has_no_colour_unless_forced(run: Run) -> None:
 
 
 def test_wide_characters_count_twice() -> None:
-    from rlrec.cli.output.cells import text_width
-    from rlrec.cli.output.terminal import elide
+    from rlrec.cli.output.tables import elide, text_width
 
     assert text_width("日本") == 4
     assert elide("日本日本日本", 8) == "日本..."
@@ -203,8 +202,7 @@ def test_wide_characters_count_twice() -> None:
 
 @pytest.mark.parametrize("width", [None, 80])
 def test_columns_stay_aligned_beside_wide_characters(width: int | None) -> None:
-    from rlrec.cli.output.cells import text_width
-    from rlrec.cli.output.tables import view
+    from rlrec.cli.output.tables import text_width, view
 
     text = view(View(["arm", "verdict"], [["日本", "ok"], ["1e5", "weak"]]), Screen(width, colour=True))
     ends = [text_width(ESCAPE.sub("", line).rpartition("  ")[0]) for line in text.splitlines()]
@@ -216,7 +214,7 @@ def test_columns_stay_aligned_beside_wide_characters(width: int | None) -> None:
     ("numbers", "line"), [([0, 0], "▁▁"), ([1, 2, 4], "▃▅█"), ([], "")]
 )  # fmt: skip
 def test_a_sparkline_is_relative_to_its_largest(numbers: list[Any], line: str) -> None:
-    from rlrec.cli.output.terminal import sparkline
+    from rlrec.cli.output.tables import sparkline
 
     assert sparkline(numbers) == line
 

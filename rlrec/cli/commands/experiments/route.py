@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from rlrec.cli.commands.experiments.experiment import SHARE, parse_percent
-from rlrec.cli.output.cells import cell
 from rlrec.cli.output.output import Show, View
+from rlrec.cli.output.tables import cell
 from rlrec.cli.program import app
 from rlrec.cli.program.shared import CommandGroup, Store, reading, writing
 from rlrec.cli.text.text import truncate

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rlrec.cli.output.output import Show, View
-from rlrec.cli.output.terminal import short_times, sparkline
+from rlrec.cli.output.tables import short_times, sparkline
 from rlrec.cli.program import app
 from rlrec.cli.program.shared import GroupedCommand, Store, reading, settings
 from rlrec.errors import CheckFailed, quantity
