@@ -10,7 +10,7 @@ import json
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from importlib.util import find_spec
 from io import BufferedReader, BufferedWriter
@@ -21,7 +21,6 @@ from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
-import sqlalchemy as sa
 
 from rlrec.errors import RlrecError
 from rlrec.store.database.unit import Unit
@@ -29,7 +28,6 @@ from rlrec.store.database.unit import Unit
 Columns = dict[str, npt.NDArray[Any]]
 Types = Mapping[str, type]  # by name, in the query's order; `object` is text or bytes
 
-BATCH = 20_000  # rows of a stream
 MIN_DECISIONS = 20_000  # decisions for which a second process pays
 SNAPSHOT_ATTEMPTS = 20
 _FORMATS = {"l": np.int64, "g": np.float64, "i": np.int32, "s": np.int16}
@@ -38,24 +36,10 @@ _PIPE = 1 << 20  # bytes that wait for us, where the system lets us say so
 
 
 def stream(unit: Unit, text: str, types: Types) -> Iterator[Columns]:
-    """All rows of a query in their order, in arrays of at most BATCH, through the driver's cursor."""
-    for rows in portions(unit, text):
+    """All rows of a query in their order, a portion at a time, through the driver's cursor."""
+    for rows in unit.portions(text):
         columns = zip(types.items(), zip(*rows, strict=True), strict=True)
         yield {name: np.array(values, kind) for (name, kind), values in columns}
-
-
-def portions(unit: Unit, text: str) -> Iterator[Sequence[Sequence[Any]]]:
-    """Rows as they come, at most BATCH at a time; the cursor is closed even where nobody reads on."""
-    if unit.folder is not None:
-        unit.folder.refuse(text)
-    if unit.postgres:
-        with unit.connection.execute(sa.text(text), execution_options={"stream_results": True}) as result:
-            yield from result.partitions(BATCH)
-        return
-    with closing(unit.connection.connection.cursor()) as cursor:
-        cursor.execute(text)
-        while rows := cursor.fetchmany(BATCH):
-            yield rows
 
 
 class PendingQuery:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from functools import cached_property, lru_cache, partial, wraps
+from itertools import count
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar, cast
 
 import sqlalchemy as sa
@@ -30,6 +31,8 @@ _TABLES = (
     "logged_support|team_draft"
 )
 _ROWS = rf'\b(?:FROM|JOIN) "?(?:{_TABLES})\b'
+_streams = count(1)  # numbers of the cursors that a server has
+BATCH = 20_000  # rows of a stream
 FEW = 20  # rows that PostgreSQL takes one by one as fast as at once
 
 
@@ -96,6 +99,16 @@ class Unit:
     def select(self, kind: type[Record], source: str, *values: Any) -> list[Record]:
         """Records whose fields are columns of a table. source: what stands behind FROM."""
         return self.records(kind, _selection(kind, source), *values)
+
+    def portions(self, text: str) -> Iterator[list[Row]]:
+        """All rows of a query in portions, as they come; the cursor is closed even where nobody reads on."""
+        if self.folder is not None:
+            self.folder.refuse(text)
+        driver: Any = self.connection.connection
+        with closing(driver.cursor(name=f"rows_{next(_streams)}") if self.postgres else driver.cursor()) as cursor:
+            cursor.execute(text)
+            while rows := cursor.fetchmany(BATCH):
+                yield rows
 
     def ask_all(self, *queries: tuple[Any, ...]) -> list[list[Row]]:
         """All rows of each of several queries, texts with their values, which are carried out in their order: on

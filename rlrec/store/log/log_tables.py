@@ -7,7 +7,6 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from rlrec.store.database import bulk
 from rlrec.store.database import tables as t
 from rlrec.store.database.unit import Row, Unit, quote_columns
 
@@ -29,7 +28,7 @@ def find_rows(unit: Unit, table: sa.Table, column: str, values: Collection[int])
 
 def event_keys(unit: Unit) -> Iterator[Sequence[Sequence[Any]]]:
     """The decision and the number of every event, a portion at a time."""
-    return bulk.portions(unit, "SELECT decision_id, number FROM event ORDER BY decision_id, number")
+    return unit.portions("SELECT decision_id, number FROM event ORDER BY decision_id, number")
 
 
 _SESSION_SOURCE = "FROM session v LEFT JOIN users u ON u.id = v.user_id WHERE v.id IN (?*)"
@@ -54,4 +53,4 @@ def visits(unit: Unit) -> Iterator[Sequence[Sequence[Any]]]:
         f"SELECT {columns}, v.key, v.user_id, v.split, v.created_at, v.digest, u.key, u.digest FROM visit w"
         " JOIN session v ON v.id = w.session_id LEFT JOIN users u ON u.id = v.user_id ORDER BY w.session_id, w.number"
     )
-    return bulk.portions(unit, text)
+    return unit.portions(text)

@@ -224,7 +224,7 @@ def contradictions(unit: Unit) -> Iterator[tuple[str, list[Row]]]:
 
 def columns(unit: Unit, table: str, *names: str) -> Iterator[tuple[Sequence[Any], ...]]:
     """Columns of a table, in portions."""
-    for rows in bulk.portions(unit, f"SELECT {', '.join(names)} FROM {table}"):
+    for rows in unit.portions(f"SELECT {', '.join(names)} FROM {table}"):
         yield tuple(zip(*rows, strict=True))
 
 
@@ -260,7 +260,7 @@ def keyed_events(unit: Unit) -> Iterator[KeyedEvent]:
         " JOIN feedback_key k ON k.key = e.key AND k.decision_id = e.decision_id"
         " ORDER BY e.decision_id, e.key, e.number"
     )
-    return map(KeyedEvent._make, chain.from_iterable(bulk.portions(unit, events)))
+    return map(KeyedEvent._make, chain.from_iterable(unit.portions(events)))
 
 
 def assigned_units(unit: Unit) -> Iterator[Sequence[Any]]:
@@ -269,7 +269,7 @@ def assigned_units(unit: Unit) -> Iterator[Sequence[Any]]:
         "SELECT a.experiment_id, coalesce(u.key, s.key), a.variant_id FROM assignment a"
         " LEFT JOIN users u ON u.id = a.user_id LEFT JOIN session s ON s.id = a.session_id"
     )
-    return chain.from_iterable(bulk.portions(unit, units))
+    return chain.from_iterable(unit.portions(units))
 
 
 def open_visits(unit: Unit, first: int, last: int) -> list[Row]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from hashlib import blake2b
 from shlex import quote
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
@@ -22,11 +21,9 @@ from rlrec.store.database.unit import Row, Unit, quote_columns
 if TYPE_CHECKING:
     from rlrec.store import Store
 
-BATCH = 20_000  # rows in a transaction
 TABLES = [table for table in t.metadata.sorted_tables if table is not t.lease]  # a lease is of a process, not of a log
 FILLED_BY_INIT = ("settings", "reward", "run")  # tables in which `init` stores something
 BACKUP_PAGES = 10_000  # of SQLite, in one step of a backup
-DRAFT = ".unfinished-"  # of the name of a backup, until it is complete
 
 
 def fingerprint(unit: Unit) -> str:
@@ -40,9 +37,9 @@ def fingerprint(unit: Unit) -> str:
     return blake2b(repr(marks).encode(), digest_size=10).hexdigest()
 
 
-def create(path: str, *, like: str) -> BinaryIO:
-    """A new file that nobody may read who may not read the other one, locked until it is closed."""
-    return drafts.create(path, os.stat(like).st_mode & 0o777 | 0o600)
+def _mode(like: str) -> int:
+    """The mode of a copy of a file, which nobody may read who may not read that."""
+    return os.stat(like).st_mode & 0o777 | 0o600
 
 
 @contextmanager
@@ -72,16 +69,11 @@ def count_rows(unit: Unit) -> int:
 
 
 def read_rows(unit: Unit, table: sa.Table, *, skip: int) -> Iterator[list[Row]]:
-    """The rows of a table in order of its key, but the first ones, BATCH at a time."""
+    """The rows of a table in order of its key, but the first ones, a portion at a time."""
     keys = quote_columns(column.name for column in table.primary_key)
     text = f'SELECT {quote_columns(column.name for column in table.columns)} FROM "{table.name}" ORDER BY {keys}'
     text += f" LIMIT ALL OFFSET {skip}" if unit.postgres else f" LIMIT -1 OFFSET {skip}"
-    driver = unit.connection.connection.driver_connection
-    assert driver is not None
-    with closing(driver.cursor(name="rlrec_copy") if unit.postgres else driver.cursor()) as cursor:
-        cursor.execute(text)
-        while batch := cursor.fetchmany(BATCH):
-            yield batch
+    return unit.portions(text)
 
 
 class CopyTarget:
@@ -105,7 +97,7 @@ class CopyTarget:
             raise CheckFailed(f"{self.address} holds the beginning of another copy", hint=hint)
         if self._like is not None and self.url.drivername == "sqlite":
             with suppress(OSError):  # it is there, or cannot be made: said below
-                create(self.address, like=self._like).close()
+                drafts.create(self.address, _mode(self._like)).close()
         schema.upgrade(self.url)
         with self.write() as unit:
             filled = {table.name for table in TABLES if unit.ask_row(f'SELECT 1 FROM "{table.name}" LIMIT 1')}
@@ -171,22 +163,18 @@ _SEQUENCE = (
 def backup(store: Store, path: str) -> int:
     """Write a snapshot of an SQLite store to a file that is not there yet: its size. It gets its name once it is
     complete and on the disk. Raises InputError where the file exists, RlrecError where it cannot be written."""
-    drafts.remove_abandoned(f"{glob.escape(path)}{DRAFT}{8 * drafts.DIGIT}")
-    draft = f"{path}{DRAFT}{os.urandom(4).hex()}"
     try:
-        with create(draft, like=store.address):
-            with closing(sqlite3.connect(draft, isolation_level=None)) as target, _snapshot(store) as unit:
-                _write_snapshot(unit, target, path)
-            size = os.stat(draft).st_size
-            _name(draft, path)
-        return size
+        with (
+            drafts.complete(path, stem=f"{path}.unfinished-", mode=_mode(store.address), replaces=False) as draft,
+            closing(sqlite3.connect(draft.name, isolation_level=None)) as target,
+            _snapshot(store) as unit,
+        ):
+            _write_snapshot(unit, target, path)
+        return os.stat(path).st_size
     except FileExistsError:
         raise InputError(f"{path} exists already", hint="name a file that is not there") from None
     except (OSError, sqlite3.Error) as error:
         raise _unwritable(path, error) from error
-    finally:
-        with suppress(FileNotFoundError):
-            os.unlink(draft)
 
 
 def _write_snapshot(unit: Unit, target: sqlite3.Connection, path: str) -> None:
@@ -198,18 +186,6 @@ def _write_snapshot(unit: Unit, target: sqlite3.Connection, path: str) -> None:
         source.backup(target, pages=BACKUP_PAGES)
     except sqlite3.Error as error:  # of the target: a snapshot can be read
         raise _unwritable(path, error) from error
-
-
-def _name(draft: str, path: str) -> None:
-    """Give a complete file its name; unlike a rename a link replaces nothing."""
-    try:
-        os.link(draft, path)
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without links
-        if os.path.lexists(path):
-            raise FileExistsError from None
-        os.rename(draft, path)
 
 
 def _unwritable(path: str, error: Exception) -> RlrecError:

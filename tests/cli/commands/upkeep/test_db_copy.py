@@ -68,7 +68,7 @@ def test_a_stopped_copy_goes_on_and_is_no_store_before(
     source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target, added = str(tmp_path / "target.db"), list[str]()
-    monkeypatch.setattr(copying, "BATCH", 100)
+    monkeypatch.setattr("rlrec.store.database.unit.BATCH", 100)
     add = copying.CopyTarget.add
 
     def stopping(self: copying.CopyTarget, table: sa.Table, batch: list[Any]) -> None:
@@ -197,8 +197,7 @@ def test_a_backup_is_a_store_and_never_replaces_a_file(source: str, tmp_path: Pa
 def test_a_killed_backup_leaves_a_draft_that_the_next_one_deletes(source: str, tmp_path: Path) -> None:
     target = tmp_path / "b.db"
     script = (
-        "import sqlite3, sys; from rlrec.store.upkeep import copying as c;"
-        " c._name = lambda *_: (print(1), sys.stdin.read())"
+        "import sqlite3, sys; from rlrec import drafts; drafts._name_anew = lambda *_: (print(1), sys.stdin.read())"
     )
     command = f"{script}; from rlrec.cli import main; main()"
     words = [sys.executable, "-u", "-c", command, "--db", source, "db", "backup", str(target)]
