@@ -1,4 +1,4 @@
-"""A simulated audience that is served through the store as a script would serve it."""
+"""A simulated audience: served through the store as a script would serve it, or studied in memory, in many runs."""
 
 from __future__ import annotations
 
@@ -11,18 +11,21 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from rlrec.app.audiences import environments
+from rlrec import policy as kinds
+from rlrec.app.audiences import environments, in_memory
 from rlrec.app.audiences.environments import Crowd
-from rlrec.app.inputs import canonical, lookup
+from rlrec.app.inputs import canonical, lookup, parameters
 from rlrec.app.inputs.seeds import seed_or_random
 from rlrec.app.requests import session as app_session
 from rlrec.app.requests.feedback import Line
 from rlrec.app.requests.pipe import Pipe
 from rlrec.app.requests.recommend import Answer
 from rlrec.app.serving import requests
-from rlrec.arrays import Array, Index
+from rlrec.arrays import Array, Index, plain_number
 from rlrec.errors import InputError
+from rlrec.policy.beliefs.base import Policy
 from rlrec.policy.beliefs.reward import clip
+from rlrec.policy.beliefs.statistics import PROPENSITY
 from rlrec.records import Reward, Version
 from rlrec.simulate import load
 from rlrec.simulate.base import Audience
@@ -39,17 +42,22 @@ MARGIN_S = 1  # seconds after the last window is over
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """An audience with its parameters as typed, and how much of it: sessions of so many decisions, each a slate of
-    `size` positions; so many sessions at a time. policy: of a policy or route; None where an experiment serves. steps:
-    None for 1, or to the end of visits that end by themselves."""
+    `size` positions. steps: None for 1, or to the end of visits that end by themselves. policy: a policy or a route.
+
+    Through the store, `group` sessions at a time; policy: None where an experiment serves. In memory, so many runs, by
+    a kind with its parameters as typed, or with those of the policy; what that has learned stays out of it."""
 
     environment: str
     parameters: Mapping[str, str] = field(default_factory=dict)
     policy: str | None = None
     experiment: str | None = None
-    sessions: int
+    kind: str | None = None
+    params: Mapping[str, str] = field(default_factory=dict)
+    sessions: int = 1
     steps: int | None = None
     size: int = 1
     group: int = 1
+    runs: int = 1
     seed: int | None = None
 
 
@@ -60,6 +68,16 @@ Result = TypedDict("Result", {
     "context_free_per_session": float | None, "session_length": float, "visitors": float | None,
     "visits_per_visitor": float | None, "retention": float | None, "reward_per_visitor": float | None,
     "optimum_per_visitor": float | None, "events": dict[str, float], "seed": int, "started_at": str, "ended_at": str,
+})  # fmt: skip
+
+
+Study = TypedDict("Study", {
+    "environment": str, "policy": str, "runs": int, "sessions": int, "decisions": float, "reward": float,
+    "reward_std_error": float | None, "reward_per_session": float, "optimum_per_session": float, "regret": float,
+    "regret_std_error": float | None, "coverage": float | None, "gini": float | None, "effective_arms": float | None,
+    "context_free_per_session": float | None, "session_length": float, "visitors": float | None,
+    "visits_per_visitor": float | None, "retention": float | None, "reward_per_visitor": float | None,
+    "optimum_per_visitor": float | None, "seed": int,
 })  # fmt: skip
 
 
@@ -323,3 +341,77 @@ def _accepted(answers: list[Any]) -> list[Any]:
         if isinstance(answer, InputError):
             raise answer
     return answers
+
+
+# -- in memory --
+
+
+def study(store: Store, request: Request) -> Study:
+    """Means over runs of what a run earned, with standard errors; a store is read where a policy or curve is named."""
+    audience, names = environments.make(request.environment, request.parameters)
+    environments.check(request.environment, audience, len(names), size=request.size, steps=request.steps)
+    policy, name = _studied_policy(store, request, audience, names)
+    seed = seed_or_random(request.seed)
+    if isinstance(audience, Visitors):
+        totals = in_memory.visit(
+            policy, audience, runs=request.runs, visits=request.sessions, seed=seed, names=names, size=request.size
+        )
+    else:
+        steps = request.sessions * (request.steps or 1)
+        totals = in_memory.study(
+            policy, audience, runs=request.runs, steps=steps, seed=seed, names=names, size=request.size
+        )
+    reward, optimum = float(totals.reward.mean()), float(totals.optimum.mean())
+    figures = environments.figures(
+        audience, totals.shown, length=float(totals.decisions.mean()) / request.sessions, visits=request.sessions,
+        reward=reward, size=request.size,
+        visitors=None if totals.visitors is None else float(totals.visitors.mean()),
+        returned=0.0 if totals.returned is None else float(totals.returned.mean()),
+    )  # fmt: skip
+    return {
+        "environment": request.environment, "policy": name, "runs": request.runs, "sessions": request.sessions,
+        "decisions": plain_number(totals.decisions.mean()), "reward": reward,
+        "reward_std_error": _std_error(totals.reward), "reward_per_session": reward / request.sessions,
+        "optimum_per_session": optimum / request.sessions,
+        "regret": float(totals.regret.mean()), "regret_std_error": _std_error(totals.regret),
+        **figures, "seed": seed,
+    }  # fmt: skip
+
+
+def _studied_policy(store: Store, request: Request, audience: Audience, names: Sequence[str]) -> tuple[Policy, str]:
+    """The policy that is studied, and its name; a contextual one gets a design for the audience."""
+    if (request.policy is None) == (request.kind is None):
+        raise InputError("name a policy of the store or a kind, one of them", hint="--policy or --kind")
+    if request.policy is not None:
+        with store.read() as unit:
+            stored = lookup.version(unit, request.policy)[0].policy
+        kind, params, name = stored.kind, stored.params, stored.name
+    else:
+        kind = name = str(request.kind)
+        params = parameters.typed(kind, request.params)
+        if params.get("position"):
+            with store.read() as unit:
+                params = parameters.with_curve(unit, params)
+    policy = kinds.make(kind, params, design=in_memory.design(audience, names, model=params.get("model")))
+    low, high = (0.0, 1.0) if audience.lowest == 0 else (audience.lowest, 0.0)
+    reward = Reward(
+        id=0, name=request.environment, weights={audience.event: 1.0}, window_us=0, default=0.0,
+        clip_low=low, clip_high=high, learn="served", late="count",
+    )  # fmt: skip
+    policy.check(reward)
+    if not policy.served:
+        raise InputError(f"{name} is the label of an imported log", hint="study another policy")
+    if policy.stages:
+        raise InputError(f"{name} draws candidates, and a study in memory shows any arm", hint="leave --ephemeral away")
+    if request.size > 1 and PROPENSITY in policy.needs:
+        hint = "leave --ephemeral away, or -k"
+        raise InputError(f"{name} learns by propensities, which pages in memory have at position 1 alone", hint=hint)
+    if not policy.online:
+        hint = "leave --ephemeral away, train it on what the store has served"
+        raise InputError(f"{name} is trained from a store, and a study in memory has none", hint=hint)
+    return policy, name
+
+
+def _std_error(values: Array) -> float | None:
+    """Standard error of the mean; None of a single run."""
+    return float(values.std(ddof=1)) / len(values) ** 0.5 if len(values) > 1 else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,6 +20,9 @@ from rlrec.cli.program.shared import (
     stored,
 )
 from rlrec.cli.text.values import PAIR, Integer
+
+if TYPE_CHECKING:
+    from rlrec.app.setup.simulate import Request
 
 LIMIT = 10_000_000  # of sessions, steps, runs
 
@@ -71,36 +74,34 @@ def simulate(store: Store, show: Show, ephemeral: bool, dry_run: bool, **options
     app.simulate.check_environment(options["environment"])
     for option in ("parameters", "params"):
         options[option] = by_name(options[option], "parameter")
+    request = app.simulate.Request(**options | {"sessions": options["sessions"] or 1})
     if ephemeral:
-        if dry_run:
-            raise click.UsageError("--ephemeral stores nothing: leave out --dry-run")
-        show(app.study.study(store, app.study.Request(**_study(**options))))
+        _check_study(request, dry_run=dry_run)
+        show(app.simulate.study(store, request))
         return
-    request = app.simulate.Request(**_request(**options))
+    _check_serving(request)
+    if options["sessions"] is None:
+        raise click.UsageError("Missing option '--sessions'.")
     with rehearsal(store, dry_run=dry_run):
         result = app.simulate.simulate(store, request)
     show(result)
 
 
-def _request(*, kind: str | None, params: dict[str, str], runs: int, **options: Any) -> dict[str, Any]:
-    if kind is not None or params or runs != 1:
+def _check_serving(request: Request) -> None:
+    if request.kind is not None or request.params or request.runs != 1:
         raise click.UsageError("--kind, --param and --runs go with --ephemeral")
-    if options["policy"] is not None and options["experiment"] is not None:
+    if request.policy is not None and request.experiment is not None:
         raise click.UsageError("name a policy or an experiment, not both")
-    if options["policy"] is None and options["experiment"] is None:
+    if request.policy is None and request.experiment is None:
         raise click.UsageError("Missing option '--policy' or '--experiment'.")
-    if options["sessions"] is None:
-        raise click.UsageError("Missing option '--sessions'.")
-    return options
 
 
-def _study(
-    *, params: dict[str, str], group: int, sessions: int | None, experiment: str | None, **options: Any
-) -> dict[str, Any]:
-    if experiment is not None:
+def _check_study(request: Request, *, dry_run: bool) -> None:
+    if dry_run:
+        raise click.UsageError("--ephemeral stores nothing: leave out --dry-run")
+    if request.experiment is not None:
         raise click.UsageError("--experiment needs the store: leave out --ephemeral")
-    if group != 1:
+    if request.group != 1:
         raise click.UsageError("--group needs the store: leave out --ephemeral")
-    if params and options["kind"] is None:
+    if request.params and request.kind is None:
         raise click.UsageError("--param goes with --kind: a stored policy has its own parameters")
-    return options | {"kind_parameters": params, "sessions": sessions or 1}
