@@ -1,8 +1,7 @@
 """Input of one JSON object a line: cut into groups, decode strictly, say what is wrong where.
 
 msgspec decodes. What it lets pass (integers of any length, the last of duplicate keys, NUL in text) is found by
-a few cheap tests, of a line or of a whole group at once; only a line that fails one is read again, slowly, to name
-the field.
+a few cheap tests of a whole group at once; only a line that fails one is read again, slowly, to name the field.
 """
 
 from __future__ import annotations
@@ -15,11 +14,11 @@ import select
 import stat
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 
-from rlrec.cli.text.strict import DEPTH, LIMIT, Object, join_path, parsed, problem, tree
+from rlrec.cli.text.strict import DEPTH, LIMIT, Object, join_path, parsed, problem
 from rlrec.cli.text.text import KEY_LENGTH, key_problem, truncate
 from rlrec.errors import InputError, suggest
 
@@ -28,11 +27,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-NESTED = (dict, list)
 BLOCK_BYTES = 65_536
 BOM = b"\xef\xbb\xbf"
 FLUSH = re.compile(rb'\s*\{\s*"op"\s*:\s*"flush"\s*\}\s*')
-COLON = re.compile(rb'"\s*:')
 LONG = re.compile(rb"[:,\[\s-][0-9]{19}")  # an integer that may not fit into 64 bits
 ESCAPED = re.compile(rb"\\u00(?:00|22|3[aA])")  # NUL, a quote, a colon
 ALL_ZERO = bytes.maketrans(b"123456789", b"000000000")
@@ -168,20 +165,6 @@ def _read(stream: BinaryIO) -> bytes:
 # -- decoding --
 
 
-def _keys(value: Any, depth: int = 0) -> int:
-    """How many keys the objects in `value` have, itself included; -1 or less where it is nested too deep."""
-    if depth > DEPTH:
-        return -LIMIT
-    if isinstance(value, dict):
-        count, children = len(value), iter(value.values())
-    else:
-        count, children = 0, iter(value if isinstance(value, list) else ())
-    for child in children:
-        if isinstance(child, NESTED):
-            count += _keys(child, depth + 1)
-    return count
-
-
 @lru_cache
 def _decoder(kind: Any) -> Any:
     import msgspec
@@ -191,22 +174,23 @@ def _decoder(kind: Any) -> Any:
 
 def decode(raw: bytes, kind: type[T], *, line: int | None = None) -> T:
     """The `kind` (a msgspec Struct) that a line holds. Raises InputError with line and field."""
+    if (values := _at_once([raw], kind)) is not None:
+        value: T = values[0]
+        return value
     import msgspec
 
     if len(raw) > LIMIT:
         raise InputError(f"longer than {LIMIT // 1_000_000} MB", line=line)
+    tree = parsed(raw, line=line)
+    if isinstance(tree, list):
+        hint = "one object a line: jq -c '.[]' makes lines of a JSON array"
+        raise InputError(f"expected an object, got the list {truncate(raw.decode(), 40)}", hint=hint, line=line)
+    if fault := problem(tree):
+        raise InputError(fault[1], field=fault[0] or None, line=line)
     try:
-        value: T = _decoder(cast(Any, kind)).decode(raw)
-        untyped = _decoder(Any).decode(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise _explained(raw, str(error), kind, line) from None
-    # Each key ends in a quote and a colon, so an equal count proves that no key came twice.
-    if _keys(untyped) != len(COLON.findall(raw)) or LONG.search(b" " + raw) or rb"\u0000" in raw:
-        with suppress(RecursionError):
-            if fault := problem(tree(raw.decode())):
-                raise InputError(fault[1], field=fault[0] or None, line=line)
-            return value
-        raise InputError(f"nested more than {DEPTH} deep", line=line)
+        value = _decoder(cast(Any, kind)).decode(raw)
+    except msgspec.MsgspecError as error:
+        raise _invalid(tree, str(error), kind, line) from None
     return value
 
 
@@ -269,18 +253,27 @@ def _at_once(raws: list[bytes], kind: Any) -> list[Any] | None:
         values, untyped = _decoder(kind).decode_lines(block), _decoder(Any).decode_lines(block)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
+    n_brackets = max(map(len, block.translate(None, NO_BRACKET).split(b"\n")))  # of a line
+    if n_brackets > 2 * DEPTH and _is_deep(untyped):
+        return None
     # Written again, every key is there once: an equal count proves that none came twice. A quoted colon in a text
     # counts on both sides.
     is_distinct = msgspec.json.Encoder().encode_lines(untyped).count(b'":') == block.count(b'":')
     return values if is_distinct and len(values) == len(raws) else None
 
 
+def _is_deep(value: Any, depth: int = -1) -> bool:
+    """Whether one of some values is nested too deep."""
+    if depth > DEPTH:
+        return True
+    children = value.values() if isinstance(value, dict) else value
+    return any(_is_deep(child, depth + 1) for child in children if isinstance(child, dict | list))
+
+
 def _usual(block: bytes, n_lines: int) -> bool:
     """Whether lines of JSON are objects from end to end, and free of what msgspec lets pass or writes otherwise."""
-    n_brackets = max(map(len, block.translate(None, NO_BRACKET).split(b"\n")))  # of a line
     return (
         len(block) <= LIMIT
-        and n_brackets <= 2 * DEPTH
         and block.startswith(b"{")
         and block.endswith(b"}")
         and block.count(b"}\n{") == n_lines - 1  # which no object holds: as many values as lines are one a line
@@ -291,20 +284,6 @@ def _usual(block: bytes, n_lines: int) -> bool:
 
 
 # -- what is wrong --
-
-
-def _explained(raw: bytes, error: str, kind: Any, line: int | None) -> InputError:
-    """The error a person reads, from the bytes and msgspec's own message."""
-    try:
-        value = parsed(raw, line=line)
-    except InputError as bad:
-        return bad
-    if isinstance(value, list):
-        hint = "one object a line: jq -c '.[]' makes lines of a JSON array"
-        return InputError(f"expected an object, got the list {truncate(raw.decode(), 40)}", hint=hint, line=line)
-    if fault := problem(value):
-        return InputError(fault[1], field=fault[0] or None, line=line)
-    return _invalid(value, error, kind, line)
 
 
 def _invalid(tree: Any, error: str, kind: Any, line: int | None) -> InputError:
