@@ -1,24 +1,190 @@
-"""Files that appear when they are complete, and not before."""
+"""Files that commands read and write: input of one JSON object a line, read in groups, bad lines refused on the way;
+files that appear when they are complete, and not before, and must not be what is read."""
 
 from __future__ import annotations
 
-import gzip
 import os
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager as ContextManager
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from typing import TYPE_CHECKING, BinaryIO, cast
+from functools import partial, wraps
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 
 import click
 
-from rlrec import drafts
 from rlrec.cli.output import output
-from rlrec.cli.program.inputs import check_target
-from rlrec.cli.program.shared import OUTPUT, option_group
-from rlrec.errors import InputError, RlrecError
+from rlrec.cli.program.shared import OUTPUT, Command, option_group, settings
+from rlrec.cli.text.text import truncate
+from rlrec.errors import InputError, LinesRefused, RlrecError, quantity
 
 if TYPE_CHECKING:
     from rlrec.report.figures import Figure
+
+T = TypeVar("T")
+FILE = click.Path(exists=True, dir_okay=False, allow_dash=True)
+
+
+# -- lines that are read --
+
+
+class Refusals:
+    """Refused lines: the first one ends the command, or each goes to a file, as a JSON object: line, error, field,
+    text, file, code."""
+
+    def __init__(self, path: str | None) -> None:
+        self.count = 0
+        self.file = None if path is None else _created(path)
+
+    @property
+    def quarantine(self) -> bool:
+        return self.file is not None
+
+    def reading(self, source: str) -> None:
+        """Name this file in errors about a line from now on."""
+        settings().source = "<stdin>" if source == "-" else source
+
+    def refuse(self, error: InputError, text: bytes) -> None:
+        """Write the line to the file, what is not UTF-8 in it as escapes; or raise `error`."""
+        if self.file is None:
+            error.hint = error.hint or "nothing was stored; --on-error quarantine keeps the good lines"
+            raise error
+        import json
+
+        row = {
+            "line": error.line, "error": error.message, "field": error.field,
+            "text": text.decode(errors="backslashreplace"), "file": settings().source or "", "code": error.code,
+        }  # fmt: skip
+        self.file.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
+        self.count += 1
+
+
+def _created(path: str) -> BinaryIO:
+    if path == "-":
+        raise InputError("--rejects takes the name of a file", hint="/dev/stderr is one")
+    try:
+        return open(path, "wb")
+    except OSError as error:
+        raise InputError(f"cannot write {truncate(path)}: {error.strerror}") from None
+
+
+def refused(count: int, *, hint: str | None = None) -> LinesRefused:
+    """The error at the end of an input of which some lines were refused."""
+    stored = "would be stored" if settings().dry_run else "is stored"
+    return LinesRefused(f"{quantity(count, 'line')} refused, the rest {stored}", hint=hint)
+
+
+class Lines:
+    """Input of one JSON object a line, read in groups, bad lines refused on the way."""
+
+    def __init__(self, source: str, refusals: Refusals) -> None:
+        self.name = source
+        self.source: str | BinaryIO = source
+        self.refusals = refusals
+        self.texts: dict[int, bytes] = {}
+
+    def copy_unless_file(self) -> None:
+        """Make sure that the input can be read again. Raises InputError for a stdin that is none."""
+        from rlrec.cli.text.lines import rereadable
+
+        self.refusals.reading(self.name)
+        if isinstance(self.source, str):
+            self.source = rereadable(self.source)
+
+    def first_byte(self) -> bytes:
+        """The first byte that is no space, of an input that can be read again."""
+        from rlrec.cli.text.lines import groups
+
+        for group in groups(self.source, size=1, eager=False):
+            return group[0][1].lstrip()[:1]
+        return b""
+
+    def raw(self) -> Iterator[list[tuple[int, bytes]]]:
+        """Lists of (line number, line) as they are."""
+        from rlrec.cli.text.lines import groups
+
+        self.refusals.reading(self.name)
+        for group in groups(self.source, eager=False):
+            self.texts = dict(group)
+            yield group
+
+    def groups(self, kind: type[T]) -> Iterator[list[tuple[int, T]]]:
+        """Lists of (line number, decoded line); the lines that do not decode are refused."""
+        from rlrec.cli.text.lines import decode_group
+
+        for group in self.raw():
+            values = decode_group(group, kind)
+            for (_, text), value in zip(group, values, strict=True):
+                if isinstance(value, InputError):
+                    self.refusals.refuse(value, text)
+            numbered = zip(group, values, strict=True)
+            yield [(number, value) for (number, _), value in numbered if not isinstance(value, InputError)]
+
+    def refuse(self, error: InputError) -> None:
+        """Refuse a line of the present group that decoded, but names what does not exist."""
+        self.refusals.refuse(error, self.texts.get(error.line or 0, b""))
+
+
+def refusing(command: Command) -> Command:
+    """Adds --on-error and --rejects; gives the command `refusals`, and exit code 5 if it noted any."""
+
+    @click.option(
+        "--on-error", type=click.Choice(["fail", "quarantine"]), default="fail", show_default=True,
+        help="fail: a bad line stops all, nothing is stored. quarantine: bad lines go to --rejects.",
+    )  # fmt: skip
+    @click.option("--rejects", type=click.Path(dir_okay=False), metavar="FILE", help="Where bad lines go.")
+    @wraps(command)
+    def run(*args: Any, on_error: str, rejects: str | None, **kwargs: Any) -> Any:
+        if (on_error == "quarantine") != (rejects is not None):
+            raise click.UsageError("--on-error quarantine and --rejects FILE go together")
+        if rejects is None:
+            return command(*args, refusals=Refusals(None), **kwargs)
+        words = [word for value in kwargs.values() for word in (value if isinstance(value, tuple) else [value])]
+        check_target(rejects, "--rejects", inputs=[word for word in words if isinstance(word, str)])
+        refusals = Refusals(rejects)
+        with refusals.file or nullcontext():
+            result = command(*args, refusals=refusals, **kwargs)
+        if refusals.count:
+            raise refused(refusals.count, hint=f"the reasons are in {rejects}")
+        return result
+
+    return run
+
+
+input_option = click.option(  # for streams that answer each line: gives the command `source`, a path, `-` or None
+    "--input", "source", type=FILE, metavar="FILE|-", help="Read one JSON object a line; - is stdin."
+)
+
+
+def _lines(command: Command, declare: Callable[[Command], Command]) -> Command:
+    """Adds what `declare` does, --on-error and --rejects; gives the command `lines`, or None without a source."""
+
+    @wraps(command)
+    def run(*args: Any, source: str | None, refusals: Refusals, **kwargs: Any) -> Any:
+        return command(*args, lines=Lines(source, refusals) if source else None, **kwargs)
+
+    return declare(refusing(run))
+
+
+lines_input = partial(_lines, declare=input_option)
+lines_argument = partial(_lines, declare=click.argument("source", type=FILE, metavar="FILE|-"))
+
+
+# -- files that are written --
+
+
+def check_target(path: str, name: str, *, inputs: Iterable[str] = ()) -> None:
+    """Raises UsageError where a file that is to be written is the store, by whatever link, or one of the inputs."""
+    from rlrec.app.opening import store_files
+
+    if any(_same_file(path, file) for file in store_files(settings().db)):
+        raise click.UsageError(f"{name} {path} is the store itself")
+    if any(_same_file(path, "/dev/stdin" if source == "-" else source) for source in inputs):
+        raise click.UsageError(f"{name} {path} is the input itself")
+
+
+def _same_file(path: str, other: str) -> bool:
+    if os.path.isfile(path) and os.path.exists(other):
+        return os.path.samefile(path, other)
+    return os.path.realpath(path) == os.path.realpath(other) and not os.path.exists(path)
 
 
 def _plot_target(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
@@ -41,6 +207,8 @@ plot_option = option_group(
 @contextmanager
 def complete_file(path: str) -> Iterator[BinaryIO]:
     """A file that gets its name once it is complete and on the disk; what is no plain file is written to as it is."""
+    from rlrec import drafts
+
     target = os.path.realpath(path)  # where a link leads, so that the link stays one
     plain = os.path.isfile(target) or not os.path.exists(target)
     with ExitStack() as opened:
@@ -51,9 +219,12 @@ def complete_file(path: str) -> Iterator[BinaryIO]:
             lacks_folder = folder and not os.path.exists(folder)
             hint = f"make its folder first: {folder}" if lacks_folder else "choose another path"
             raise RlrecError(f"cannot write {path}: {(error.strerror or str(error)).lower()}", hint=hint) from None
-        packed = gzip.GzipFile(filename="", fileobj=file, mode="wb", mtime=0) if path.endswith(".gz") else None
-        with cast(ContextManager[BinaryIO], packed or nullcontext(file)) as stream:
-            yield stream
+        if path.endswith(".gz"):
+            from gzip import GzipFile
+
+            packed = GzipFile(filename="", fileobj=file, mode="wb", mtime=0)
+            file = cast(BinaryIO, opened.enter_context(packed))
+        yield file
 
 
 def write_text(path: str, text: str) -> int:

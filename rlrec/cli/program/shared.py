@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rlrec.cli.output.output import FORMATS, Show
+from rlrec.cli.program import app
 from rlrec.cli.text.text import Screen, clipped, printable
-from rlrec.cli.text.values import hide, mask_secrets, passwords, recoded
+from rlrec.cli.text.values import Integer, hide, mask_secrets, passwords, recoded
 from rlrec.errors import InputError, suggest
 
 if TYPE_CHECKING:
@@ -301,6 +302,33 @@ def _with_show(command: Command) -> Command:
         return command(*args, show=show, **kwargs)
 
     return run
+
+
+# -- options that several commands have --
+
+
+_WORKERS = (
+    click.option(
+        "--jobs", type=Integer(1), default=1, show_default=True, metavar="N",
+        help="Processes that share a log of more than 50,000 decisions.",
+    ),
+    click.option(
+        "--engine", type=click.Choice(["local", "dask"]), default="local", show_default=True, metavar="ENGINE",
+        help="local processes, or a cluster: dask.",
+    ),
+    click.option("--scheduler", metavar="ADDRESS", help="A running Dask cluster, e.g. tcp://127.0.0.1:8786."),
+)  # fmt: skip
+
+
+def workers_options(command: Command) -> Command:
+    """Gives a command `workers`, as its options name them; write it above what gives it the store."""
+
+    @wraps(command)
+    def run(*args: Any, jobs: int, engine: str, scheduler: str | None, **kwargs: Any) -> Any:
+        workers = app.evaluate.Workers(jobs=jobs, engine=engine, scheduler=scheduler)
+        return command(*args, workers=workers, **kwargs)
+
+    return option_group(HOW_TO_RUN, *_WORKERS)(run)
 
 
 def by_name(pairs: Iterable[tuple[str, str]], label: str) -> dict[str, str]:

@@ -11,7 +11,7 @@ import click
 import msgspec
 import pytest
 
-from rlrec.cli.program.inputs import Refusals
+from rlrec.cli.program.files import Refusals
 from rlrec.cli.program.shared import Settings
 from rlrec.cli.text.lines import decode, decode_group, groups, key_type
 from rlrec.cli.text.strict import LIMIT, decode_json

@@ -9,8 +9,7 @@ import click
 from rlrec.cli.output.output import Show, View
 from rlrec.cli.program import app
 from rlrec.cli.program.files import plot_option, save_plot
-from rlrec.cli.program.shared import GroupedCommand, Store, reading
-from rlrec.cli.program.workers import workers_options
+from rlrec.cli.program.shared import GroupedCommand, Store, reading, workers_options
 from rlrec.errors import quantity
 
 if TYPE_CHECKING:

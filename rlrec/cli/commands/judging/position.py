@@ -10,8 +10,7 @@ from rlrec.cli.output.output import Show, View
 from rlrec.cli.output.tables import cell
 from rlrec.cli.program import app
 from rlrec.cli.program.files import plot_option, save_plot
-from rlrec.cli.program.shared import CommandGroup, Store, reading, writing
-from rlrec.cli.program.workers import workers_options
+from rlrec.cli.program.shared import CommandGroup, Store, reading, workers_options, writing
 from rlrec.cli.text.values import NAME
 from rlrec.errors import quantity
 

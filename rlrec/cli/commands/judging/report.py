@@ -8,8 +8,7 @@ import click
 
 from rlrec.cli.output.output import Show
 from rlrec.cli.program import app
-from rlrec.cli.program.files import write_text
-from rlrec.cli.program.inputs import check_target
+from rlrec.cli.program.files import check_target, write_text
 from rlrec.cli.program.shared import GroupedCommand, Store, reading
 from rlrec.cli.text.values import TIME
 

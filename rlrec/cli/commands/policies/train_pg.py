@@ -23,8 +23,8 @@ from rlrec.cli.program.shared import (
     option_group,
     stored,
     suggest_next,
+    workers_options,
 )
-from rlrec.cli.program.workers import workers_options
 from rlrec.cli.text.values import NUMBER, PAIR, TIME, Integer, Parsed, parse_number
 from rlrec.directions import gate_against
 from rlrec.errors import CheckFailed, InputError, quantity

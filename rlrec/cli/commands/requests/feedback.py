@@ -11,7 +11,7 @@ import click
 
 from rlrec.cli.output.output import Show
 from rlrec.cli.program import app
-from rlrec.cli.program.inputs import Lines, lines_input
+from rlrec.cli.program.files import Lines, lines_input
 from rlrec.cli.program.shared import GroupedCommand, Store, writing
 from rlrec.cli.text.values import DECISION, KEY, TIME, Integer, parse_number
 from rlrec.errors import InputError

@@ -11,7 +11,7 @@ import click
 
 from rlrec.cli.output.output import Show, View
 from rlrec.cli.program import app
-from rlrec.cli.program.inputs import input_option, refused
+from rlrec.cli.program.files import input_option, refused
 from rlrec.cli.program.shared import GroupedCommand, Store, drawing, settings, stored
 from rlrec.cli.text.text import clipped
 from rlrec.cli.text.values import KEY, KEYS, OBJECT, Integer

@@ -14,7 +14,7 @@ import click
 
 from rlrec.cli.output.output import Show, View
 from rlrec.cli.program import app
-from rlrec.cli.program.inputs import Lines, lines_argument
+from rlrec.cli.program.files import Lines, lines_argument
 from rlrec.cli.program.shared import CommandGroup, Store, reading, writing
 from rlrec.cli.text.strict import not_utf8
 from rlrec.cli.text.values import KEY, OBJECT, parse_key

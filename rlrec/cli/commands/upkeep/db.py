@@ -11,7 +11,7 @@ import click
 
 from rlrec.cli.output.output import Show, write
 from rlrec.cli.program import app
-from rlrec.cli.program.inputs import check_target
+from rlrec.cli.program.files import check_target
 from rlrec.cli.program.shared import CommandGroup, Store, conclude, notice, printed, safe, settings, stored
 from rlrec.cli.text.values import NAME, TIME
 

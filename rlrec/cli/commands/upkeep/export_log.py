@@ -11,8 +11,7 @@ import click
 from rlrec.cli.output import output
 from rlrec.cli.output.output import Show
 from rlrec.cli.program import app
-from rlrec.cli.program.files import complete_file
-from rlrec.cli.program.inputs import check_target
+from rlrec.cli.program.files import check_target, complete_file
 from rlrec.cli.program.shared import GroupedCommand, Store, notice, reading
 from rlrec.cli.text.values import Registered
 from rlrec.errors import InputError

@@ -10,7 +10,7 @@ import click
 
 from rlrec.cli.output.output import Show
 from rlrec.cli.program import app
-from rlrec.cli.program.inputs import FILE, Refusals, refusing
+from rlrec.cli.program.files import FILE, Refusals, refusing
 from rlrec.cli.program.shared import (
     NOTHING_STORED,
     GroupedCommand,
