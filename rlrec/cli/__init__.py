@@ -54,7 +54,7 @@ class Program(CommandGroup):
         command = load_command(cmd_name)
         _name_variables(command, f"RLREC_{cmd_name}")
         if (config := ctx.ensure_object(Settings).config) is not None:
-            ctx.default_map = {**(ctx.default_map or {}), cmd_name: config.command_defaults(command, cmd_name)}
+            ctx.default_map = {**(ctx.default_map or {}), cmd_name: config.defaults(command, cmd_name)}
         if COMPLETE in os.environ:
             from rlrec.cli.program.completion import attach
 
@@ -86,7 +86,7 @@ class Program(CommandGroup):
 
             try:
                 settings.config = Config(self, paths)
-                extra["default_map"] = settings.config.program_defaults
+                extra["default_map"] = settings.config.defaults(self)
             except InputError as error:
                 settings.broken_config = error  # raised where a command runs: help is shown all the same
         extra.setdefault("terminal_width", max(min(terminal_columns(), 80) - 2, 50))  # as click has it

@@ -45,7 +45,7 @@ def status(store: Store, show: Show) -> None:
 def _pinned(result: Status) -> list[dict[str, Any]]:
     """A finding where rlrec.toml has `recommend` draw from another version than the live one."""
     config = settings().config
-    setting = None if config is None else config.value_of(("recommend", "policy"))
+    setting = None if config is None else config.values.get(("recommend", "policy"))
     name, _, version = str(getattr(setting, "value", "")).partition("@")
     live = next((row["live"] for row in result["policies"] if row["policy"] == name), None)
     if setting is None or live is None or not version.isdecimal() or int(version) == live:

@@ -23,13 +23,10 @@ COLUMNS = ("option", "value", "source")
 
 
 class FileValue(NamedTuple):
-    """A value of a file, as an option takes it."""
+    """A value of a file as an option takes it, and the path of the file."""
 
     value: Any
     path: str
-
-
-Table = dict[str, Any]  # of FileValue, and of tables
 
 
 class Config:
@@ -37,32 +34,42 @@ class Config:
 
     def __init__(self, program: click.Group, paths: Sequence[str]) -> None:
         """paths: those that exist, the nearest first."""
-        self.values: Table = {}
+        # by the names of the command and the Python name of its option; of the program, by that alone
+        self.values: dict[tuple[str, ...], FileValue] = {}
         for path in reversed(paths):
-            try:
-                _merge(self.values, _read(path), path)
-            except RecursionError:
-                raise InputError(f"{path}: tables or lists are nested too deep") from None
-        context = click.Context(program)
-        commands = program.list_commands(context)
-        tables = {key for key, value in self.values.items() if key in commands and isinstance(value, dict)}
-        outside = {key: value for key, value in self.values.items() if key not in {*tables, FORMAT}}
-        self.program_defaults = _defaults(program, outside, (), more_names=commands)
-        for name in tables:
-            if command := program.get_command(context, name):
-                self.command_defaults(command, name)  # every table is checked, whatever command runs
+            self._take_values(click.Context(program), _read(path), (), path)
 
-    def command_defaults(self, command: click.Command, name: str) -> Table:
-        """The default map of a command, by the Python names of its options."""
-        table = self.values.get(name)  # `db` is an option, too
-        return _defaults(command, table if isinstance(table, dict) else {}, (name,), form=self.values.get(FORMAT))
+    def _take_values(self, context: click.Context, table: Mapping[str, Any], names: tuple[str, ...], path: str) -> None:
+        """Take the values of a command from its table, and those of commands in its group."""
+        command = context.command
+        options = {name.lstrip("-"): option for option in _options(command) for name in option.opts}
+        commands = command.list_commands(context) if isinstance(command, click.Group) else []
+        for key, value in table.items():
+            name = ".".join((*names, key))
+            if isinstance(command, click.Group) and key in commands and isinstance(value, dict):
+                if subcommand := command.get_command(context, key):
+                    self._take_values(click.Context(subcommand), value, (*names, key), path)
+            elif key in options:
+                if isinstance(value, list) and not options[key].multiple:
+                    raise InputError(f"{path}: {name} takes one value, and is given a list")
+                self.values[*names, str(options[key].name)] = FileValue(_typed(value), path)
+            elif name == FORMAT:
+                self.values[FORMAT,] = FileValue(_typed(value), path)
+            else:
+                hint = suggest(key, list({*options, *commands})) or "see `rlrec --help`"
+                raise InputError(f"{path}: unknown key {name}", hint=hint)
 
-    def value_of(self, names: Sequence[str]) -> FileValue | Table | None:
-        """The value of an option, by its command and name; None where no file has one."""
-        value: Any = self.values
-        for name in names:
-            value = value.get(name) if isinstance(value, dict) else None
-        return value
+    def defaults(self, command: click.Command, *names: str) -> dict[str, Any]:
+        """The default map of a command, by the Python names of its options; the format holds for all commands."""
+        defaults: dict[str, Any] = {}
+        for option in _options(command):
+            general = self.values.get((FORMAT,)) if f"--{FORMAT}" in option.opts else None
+            if file_value := self.values.get((*names, str(option.name)), general):
+                value = file_value.value
+                defaults[str(option.name)] = [value] if option.multiple and not isinstance(value, list) else value
+        for name, subcommand in getattr(command, "commands", {}).items():
+            defaults[name] = self.defaults(subcommand, *names, name)
+        return defaults
 
 
 def option_name(option: click.Option) -> str:
@@ -70,14 +77,18 @@ def option_name(option: click.Option) -> str:
     return max(option.opts, key=len).lstrip("-")
 
 
-def _read(path: str) -> Table:
+def _read(path: str) -> dict[str, Any]:
     try:
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:  # a pipe waits
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise InputError(f"{path}: not a plain file")
             _check_owner(path, status.st_uid)
-            return tomllib.load(file)
+            table = tomllib.load(file)
+            repr(table)  # as deep as what is done with it
+            return table
+    except RecursionError:
+        raise InputError(f"{path}: tables or lists are nested too deep") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not TOML: {error}") from None
     except OSError as error:
@@ -94,69 +105,19 @@ def _check_owner(path: str, owner: int) -> None:
         )
 
 
-def _merge(target: Table, table: Mapping[str, Any], path: str) -> None:
-    for key, value in table.items():
-        if not isinstance(value, dict):
-            target[key] = FileValue(value, path)
-        else:
-            former = target.get(key)
-            subcommands = target[key] = former if isinstance(former, dict) else {}
-            _merge(subcommands, value, path)
-
-
-def _defaults(
-    command: click.Command, table: Table, names: tuple[str, ...], *, form: Any = None, more_names: Sequence[str] = ()
-) -> Table:
-    """The default map of a command from its table. form: the format outside of all tables; others: names that would be
-    right, too."""
-    options = {name.lstrip("-"): option for option in _options(command) for name in option.opts}
-    subcommands: Mapping[str, click.Command] = getattr(command, "commands", {})
-    defaults: Table = {} if form is None or FORMAT not in options else {str(options[FORMAT].name): _typed(form)}
-    for key, value in table.items():
-        if key in options:
-            defaults[str(options[key].name)] = _default(options[key], value, ".".join((*names, key)))
-        elif key not in subcommands or not isinstance(value, dict):
-            hint = suggest(key, list({*options, *subcommands, *more_names}))
-            raise InputError(
-                f"{_path(value)}: unknown key {'.'.join((*names, key))}", hint=hint or "see `rlrec --help`"
-            )
-    for key, subcommand in subcommands.items():
-        defaults[key] = _defaults(subcommand, table.get(key, {}), (*names, key), form=form)
-    return defaults
-
-
 def _options(command: click.Command) -> list[click.Option]:
     """The options that may have a default; consent is never one."""
     options = (param for param in command.params if isinstance(param, click.Option) and param.expose_value)
     return [option for option in options if option.name != "yes"]
 
 
-def _default(option: click.Option, value: Any, name: str) -> Any:
-    """The default of an option. Raises InputError for a list where it takes one value."""
-    default = _typed(value)
-    if isinstance(default, list) and not option.multiple:
-        raise InputError(f"{_path(value)}: {name} takes one value, and is given a list")
-    return [default] if option.multiple and not isinstance(default, list) else default
-
-
-def _path(value: Any) -> str:
-    while isinstance(value, dict) and value:
-        value = next(iter(value.values()))
-    return value.path if isinstance(value, FileValue) else "rlrec.toml"
-
-
 def _typed(value: Any) -> Any:
     """A value as it would be typed; a table as JSON, a list as an option that is repeated."""
     if isinstance(value, dict):
-        return json.dumps(_plain(value), default=str)
-    plain_value = value.value
-    if isinstance(plain_value, list):
-        return [str(item) for item in plain_value]
-    return plain_value if isinstance(plain_value, bool) else str(plain_value)
-
-
-def _plain(value: Any) -> Any:
-    return {key: _plain(subcommands) for key, subcommands in value.items()} if isinstance(value, dict) else value.value
+        return json.dumps(value, default=str)
+    if isinstance(value, list):
+        return [str(item) for item in value]
+    return value if isinstance(value, bool) else str(value)
 
 
 # -- the command --
@@ -193,47 +154,39 @@ def _rows() -> Iterator[tuple[str, Any, str]]:
     program = root.command
     assert isinstance(program, click.Group)
     for option in _options(program):
-        name, key = str(option.name), option_name(option)
-        value = getattr(program_settings, name)
+        name, value = str(option.name), getattr(program_settings, str(option.name))
         if isinstance(value, str):
             value = mask_secrets(value, passwords(value))
         elif name == "now" and value is not None:
             value = format_time(value)
-        is_typed_behind = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
-        source = ParameterSource.COMMANDLINE if is_typed_behind else root.get_parameter_source(name)
-        yield key, value, _source(option, source, (key,), f"RLREC_{name.upper()}")
-    yield _option_row((FORMAT,), ["RLREC_FORMAT"]) or (FORMAT, "table", "default")
+        sources = [level.get_parameter_source(name) for level in (context, root)]
+        _, source = _set_value((name,), [f"RLREC_{name.upper()}"]) or (None, "default")
+        yield (
+            option_name(option),
+            value,
+            max(option.opts, key=len) if ParameterSource.COMMANDLINE in sources else source,
+        )
+    yield FORMAT, *(_set_value((FORMAT,), ["RLREC_FORMAT"]) or ("table", "default"))
     for name in program.list_commands(root):
         command = program.get_command(root, name)
         assert command is not None
         yield from _command_rows(command, (name,))
 
 
-def _source(option: click.Option, source: ParameterSource | None, names: tuple[str, ...], variable: str) -> str:
-    if source is ParameterSource.COMMANDLINE:
-        return max(option.opts, key=len)
-    if source is ParameterSource.ENVIRONMENT:
-        return variable
-    config = settings().config
-    value = None if config is None else config.value_of(names)
-    return value.path if isinstance(value, FileValue) else "default"
-
-
 def _command_rows(command: click.Command, names: tuple[str, ...]) -> Iterator[tuple[str, Any, str]]:
     """The options of a command, and of those in its group, that the environment or a file sets."""
     for option in _options(command):
         variables = [variable for variable in option.envvar or () if variable != "RLREC_FORMAT"]
-        rows = (_option_row((*names, name.lstrip("-")), variables) for name in option.opts)
-        if row := next(filter(None, rows), None):
-            yield ".".join((*names, option_name(option))), *row[1:]
-    for name, subcommands in getattr(command, "commands", {}).items():
-        yield from _command_rows(subcommands, (*names, name))
+        if row := _set_value((*names, str(option.name)), variables):
+            yield ".".join((*names, option_name(option))), *row
+    for name, subcommand in getattr(command, "commands", {}).items():
+        yield from _command_rows(subcommand, (*names, name))
 
 
-def _option_row(names: tuple[str, ...], variables: Sequence[str]) -> tuple[str, Any, str] | None:
+def _set_value(names: tuple[str, ...], variables: Sequence[str]) -> tuple[Any, str] | None:
+    """The value of an option by the environment, else by a file, and where it stands."""
     for variable in variables:
         if text := os.environ.get(variable):
-            return ".".join(names), mask_secrets(text, passwords(text)), variable
+            return mask_secrets(text, passwords(text)), variable
     config = settings().config
-    value = None if config is None else config.value_of(names)
-    return None if value is None else (".".join(names), _typed(value), _path(value))
+    return None if config is None else config.values.get(names)
