@@ -19,8 +19,8 @@ def checks(setting: Setting) -> Iterator[Figure]:
     """Alarms of each check in the logs that it is for, and in honest ones of every shape."""
     bad, honest = setting.size(BAD), setting.size(HONEST)
     for name, is_alarm, of_bad in (
-        ("a young import", lambda seed: arriving.sums(seed=seed, days=3.0).are_young, True),
-        ("a complete import", lambda seed: arriving.sums(seed=seed, days=3.0, delay=0.01).are_young, False),
+        ("a young import", lambda seed: arriving.sums(seed=seed, days=3.0).alarms, True),
+        ("a complete import", lambda seed: arriving.sums(seed=seed, days=3.0, delay=0.01).alarms, False),
         ("loggers at two levels", lambda seed: bool(logged.unlike_of("ips,snips", [1.0, 0.5], seed, n=4_000)), True),
         ("two loggers alike", lambda seed: bool(logged.unlike_of("ips,snips", [1.0, 1.0], seed)), False),
         ("six loggers alike", lambda seed: bool(logged.unlike_of("ips,snips", [1.0] * 6, seed)), False),

@@ -11,7 +11,7 @@ from rlrec.app.inputs import filters, lookup
 from rlrec.app.log import reward_log
 from rlrec.arrays import Array, Flags, finite_or_none, take
 from rlrec.errors import InputError
-from rlrec.ope.checks.arrivals import arrived_shares
+from rlrec.ope.checks.times import arrived_shares
 from rlrec.records import Reward
 from rlrec.store import Store
 from rlrec.store.database.bulk import Columns

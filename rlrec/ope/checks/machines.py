@@ -35,23 +35,17 @@ class SessionSums(Sums):
 
     counts: Array
 
+    @classmethod
+    def from_sessions(cls, slots: Ids, clicks: Ids) -> SessionSums:
+        """The sums of one batch of entire sessions. slots, clicks (n,): of each, as counts."""
+        scale = np.minimum(1.0, LARGEST / np.maximum(slots, 1))
+        cell = np.rint(slots * scale).astype(np.int64) * (LARGEST + 1) + np.rint(clicks * scale).astype(np.int64)
+        return cls(np.bincount(cell, minlength=(LARGEST + 1) ** 2).reshape(LARGEST + 1, -1).astype(np.float64))
 
-def clicks_nearly_all(slots: Ids, clicks: Ids, share: float = NEARLY_ALL[0]) -> Flags:
-    """The sessions that click nearly everything, (n,). slots, clicks (n,): of each, as counts."""
-    return (slots >= FEWEST) & (clicks > share * slots)
-
-
-def session_sums(slots: Ids, clicks: Ids) -> SessionSums:
-    """Sums of one batch of whole sessions. slots, clicks (n,): of each, as counts."""
-    scale = np.minimum(1.0, LARGEST / np.maximum(slots, 1))
-    cell = np.rint(slots * scale).astype(np.int64) * (LARGEST + 1) + np.rint(clicks * scale).astype(np.int64)
-    counts: Array = np.bincount(cell, minlength=(LARGEST + 1) ** 2).reshape(LARGEST + 1, -1).astype(np.float64)
-    return SessionSums(counts)
-
-
-def machines_play(sums: SessionSums) -> bool:
-    """Whether more sessions click nearly everything than people account for, and have a share of all clicks."""
-    return any(_stand_apart(sums.counts, share) for share in NEARLY_ALL)
+    @property
+    def alarms(self) -> bool:
+        """Whether more sessions click nearly everything than people account for, and have a share of all clicks."""
+        return any(_stand_apart(self.counts, share) for share in NEARLY_ALL)
 
 
 def _stand_apart(counts: Array, share: float) -> bool:
@@ -86,7 +80,7 @@ def eager_sessions(counts: Array, share: float) -> tuple[float, float]:
 
 def _eager_cells(share: float) -> Flags:
     number = np.arange(LARGEST + 1)
-    return clicks_nearly_all(number[:, None], number[None], share)
+    return (number[:, None] >= FEWEST) & (number > share * number[:, None])
 
 
 @cache

@@ -20,12 +20,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlrec.arrays import Array, Flags, Ids, Index
+from rlrec.ope.checks.within_cells import BLOCKS, block_sums
 from rlrec.ope.intervals.tails import hotelling_above
 from rlrec.ope.sums.base import hash_bits
 from rlrec.records import Sums
 
 ARMS = 2_048  # arms that have a score, at most
-BLOCKS = 64
 _LEAST = 20  # blocks with visits, for a test
 _PRIOR = 10.0  # impressions by which the scores of arms shrink to the mean reward
 _SALT = 4
@@ -102,14 +102,10 @@ class VisitDraws:
     def products(self, outcome: Array, block: Index) -> Array:
         """Sums per block and arm of outcomes of visits times coefficients of scores, (64, a)."""
         sets, width = self.members.shape
-        shown = np.bincount(
-            block[self.visit] * width + self.arm, weights=outcome[self.visit] * self.shown, minlength=BLOCKS * width
-        )
-        eligible_sums = np.bincount(
-            block[self.decided] * sets + self.eligible, weights=outcome[self.decided] * self.m_total,
-            minlength=BLOCKS * sets,
-        )  # fmt: skip
-        return shown.reshape(BLOCKS, width) - eligible_sums.reshape(BLOCKS, sets) @ self.members
+        weights, totals = outcome[self.visit] * self.shown, outcome[self.decided] * self.m_total
+        (shown,) = block_sums([weights], block[self.visit], self.arm, cells=width)
+        (eligible,) = block_sums([totals], block[self.decided], self.eligible, cells=sets)
+        return shown - eligible @ self.members
 
 
 def visit_carry_over_sums(
@@ -123,18 +119,16 @@ def visit_carry_over_sums(
     has_next = following >= 0
     outcomes = served * np.stack([has_next * returns[following], has_next, np.ones(len(person))])
     scored = arm < width
-    index = block[visit[scored]] * width + arm[scored]
-
-    def add(column: Array | Flags) -> Array:
-        sums = np.bincount(index, weights=column[scored], minlength=BLOCKS * width)
-        return sums.reshape(BLOCKS, width).astype(np.float64)
-
+    columns = [np.ones(len(arm)), reward, *(column for values in events.values() for column in (values != 0, values))]
+    impressions, rewards, *counts = block_sums(
+        [column[scored] for column in columns], block[visit[scored]], arm[scored], cells=width
+    )
     return VisitCarryOverSums(
         products=np.stack([draws.products(outcome, block) for outcome in outcomes]),
         visits=np.stack([np.bincount(block, weights=outcome, minlength=BLOCKS) for outcome in outcomes]),
-        impressions=add(np.ones(len(arm))),
-        rewards=add(reward),
-        events={kind: np.stack([add(values != 0), add(values)]) for kind, values in events.items()},
+        impressions=impressions,
+        rewards=rewards,
+        events={kind: np.stack(counts[2 * number : 2 * number + 2]) for number, kind in enumerate(events)},
     )
 
 

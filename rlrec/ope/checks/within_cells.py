@@ -37,6 +37,13 @@ def block_numbers(cluster: Ids) -> Ids:
     return (hash_bits(cluster, salt=_SALT) % np.uint64(BLOCKS)).astype(np.int64)
 
 
+def block_sums(columns: Sequence[Array | None], block: Ids, cell: Ids, *, cells: int) -> Array:
+    """Sums of columns per block and cell, (k, 64, cells). columns (n,) each; None counts rows."""
+    index = block * cells + cell
+    sums = [np.bincount(index, weights=column, minlength=BLOCKS * cells) for column in columns]
+    return np.reshape(sums, (len(columns), BLOCKS, cells)).astype(np.float64)
+
+
 def alarms(p_value: float | None) -> bool:
     """Whether a test rejects its hypothesis; without a p-value (None) it does not."""
     return p_value is not None and p_value < ALPHA
@@ -56,17 +63,14 @@ def cell_sums(columns: Sequence[Array], *, cell: Ids, cells: int, cluster: Ids) 
     if not rows.all():
         compared, cell, cluster = [column[rows] for column in columns], cell[rows], cluster[rows]
     block = block_numbers(cluster)
-    # sums per block and cell
-    index, shape = block * cells + cell, (BLOCKS, cells)
-    sums = [np.bincount(index, weights=column, minlength=BLOCKS * cells) for column in compared]
-    sums.append(np.bincount(index, minlength=BLOCKS * cells).astype(np.float64))
+    sums = block_sums([*compared, None], block, cell, cells=cells)
     # products of two columns per block
     moments = np.empty((BLOCKS, len(compared), len(compared)))
     for i in range(len(compared)):
         for j in range(i + 1):
             moments[:, i, j] = np.bincount(block, weights=compared[i] * compared[j], minlength=BLOCKS)
             moments[:, j, i] = moments[:, i, j]
-    return CellSums(np.stack([total.reshape(shape) for total in sums], axis=-1), moments)
+    return CellSums(np.stack([*sums], axis=-1), moments)
 
 
 def slopes(sums: CellSums | None, *, tested: int) -> Slopes | None:

@@ -6,11 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlrec.app.evaluation.checks.base import Check
-from rlrec.app.evaluation.checks.people import MachineSessions, NoUsers
-from rlrec.app.evaluation.checks.propensities import ClippedPropensities, WrongPropensities
-from rlrec.app.evaluation.checks.repeats import RepeatedRows
-from rlrec.app.evaluation.checks.states import CarryOver, DependentSlots
-from rlrec.app.evaluation.checks.times import LogDrift, YoungRewards
+from rlrec.app.evaluation.checks.draws import ClippedPropensities, RepeatedRows, WrongPropensities
+from rlrec.app.evaluation.checks.rewards import (
+    CarryOver,
+    DependentSlots,
+    LogDrift,
+    MachineSessions,
+    NoUsers,
+    YoungRewards,
+)
 
 # Every check, in the order of `ope.checks.reasons`.
 CHECKS: tuple[Check, ...] = (

@@ -15,16 +15,22 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class CheckedRows:
-    """The impressions of a batch that a check looks at: mature and uncensored ones, with their rewards.
-
-    logged: the batch; arms: of the store; extent: of the log; cluster: name of the unit that was randomised; now: the
-    time at which rows are mature; model: of rewards, which never saw the reader; None where no check needs one;
-    people: how it is clear that sessions without users are people of their own, one of `Evaluation.people`"""
+class CheckedLog:
+    """A batch of the log that a check looks at, the arms of the store, and the extent of the log."""
 
     logged: LoggedBatch
     arms: ArmTable
     extent: LogExtent
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CheckedRows(CheckedLog):
+    """The impressions of a batch that a check looks at, too: mature and uncensored ones, with their rewards.
+
+    cluster: name of the unit that was randomised; now: the time at which rows are mature; model: of rewards, which
+    never saw the reader; None where no check needs one; people: how it is clear that sessions without users are people
+    of their own, one of `Evaluation.people`"""
+
     cluster: str
     now: int
     rows: ImpressionRows
@@ -36,12 +42,10 @@ class CheckedRows:
 class Check(ABC):
     """A test of the log. It holds no data: sums of batches add up, and decide at the end.
 
-    reason: of the verdicts of estimates that rest on it; columns: of the log that it reads beside those that estimates
-    of impressions read; needs_model: whether it needs a model of rewards; encodes: whether it needs the features of
-    contexts"""
+    reason: of the verdicts of estimates that rest on it; needs_model: whether it needs a model of rewards; encodes:
+    whether it needs the features of contexts"""
 
     reason: ClassVar[str]
-    columns: ClassVar[tuple[str, ...]] = ()
     needs_model: ClassVar[bool] = False
     encodes: ClassVar[bool] = False
 
@@ -57,6 +61,6 @@ class Check(ABC):
     def sums(self, checked: CheckedRows) -> Any:
         """The sums of a batch, which add up; None where it has nothing to be checked by."""
 
-    @abstractmethod
     def fails(self, sums: Any) -> bool:
         """Whether the log fails the check: of honest logs at most one in a hundred does."""
+        return bool(sums.alarms)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from rlrec import ope
-from rlrec.app.evaluation.checks.times import LogDrift
+from rlrec.app.evaluation.checks.rewards import LogDrift
 from rlrec.app.evaluation.passes import fold, passes
 from rlrec.app.evaluation.passes.impressions import ImpressionUnit
 from rlrec.app.evaluation.passes.log_reader import LogReader

@@ -69,8 +69,7 @@ class ImpressionUnit(RowUnit[ImpressionRows, "RewardModel"]):
 
     @property
     def judged_on(self) -> Reading:
-        check_columns = (name for check in self.checks for name in check.columns)
-        return Reading(columns=dict.fromkeys((*self.evaluation.judged_columns, *check_columns)))
+        return Reading(columns=self.evaluation.judged_columns)
 
     def usable_rows(self, logged: LoggedBatch, reward: Reward) -> tuple[ImpressionRows, RowCounts]:
         rows, n_immature = log_rows.usable_rows(logged.log, reward, now=self.evaluation.now)

@@ -13,7 +13,6 @@ from rlrec.app.evaluation.rows.candidates import LoggedLists
 from rlrec.app.evaluation.rows.contexts import ContextTable
 from rlrec.app.log import reward_log
 from rlrec.arrays import Array, Flags, Ids, distinct, numbers_in_runs, run_starts
-from rlrec.ope.checks.within_cells import CELLS, CellSums, carry_over_sums, slots_above_sums
 from rlrec.ope.sums.base import hash_bits
 from rlrec.policy.slates.slate_draws import SMALLEST
 from rlrec.records import Reward
@@ -218,36 +217,3 @@ def usable_rows(batch: Batch, definition: Reward, *, now: int) -> tuple[Impressi
     is_mature = reward_log.mature(slots, definition, now=now)
     rows = ImpressionRows(slots=slots, reward=rewarded.reward, default=rewarded.default, shown=slots["arm_id"])
     return rows.take(is_mature & ~slots["censored"]), int((~is_mature).sum())
-
-
-def carry_over(rows: ImpressionRows, arms: ArmTable, *, positions: int) -> CellSums | None:
-    """The sums of the test of carry-over, of the first arms by their keys; None where no visit has a second step.
-    positions: of the longest slate of the log."""
-    slots = rows.slots
-    if not slots["step"].any() or slots["subsampled"].any():
-        return None
-    cell, cells = _cells(slots, arms, positions)
-    return carry_over_sums(
-        rows.reward, cell=cell, cells=cells, step=slots["step"], repeats=slots["repeats"], length=slots["length"],
-        cluster=slots["cluster"],
-    )  # fmt: skip
-
-
-def slots_above(rows: ImpressionRows, attraction: Array, arms: ArmTable, *, positions: int) -> CellSums:
-    """The sums of the test of independent slots: of those that are weighed by their marginals, whatever stands above.
-    attraction: of the arm of each row; positions: as in `carry_over`."""
-    slots = rows.slots
-    cell, cells = _cells(slots, arms, positions)
-    cell = np.where(np.isnan(slots["marginal"]) | slots["subsampled"], -1, cell)
-    return slots_above_sums(
-        rows.reward, attraction=attraction, cell=cell, cells=cells, decision=slots["decision_id"],
-        position=slots["position"], cluster=slots["cluster"],
-    )  # fmt: skip
-
-
-def _cells(slots: Columns, arms: ArmTable, positions: int) -> tuple[Ids, int]:
-    """The cell of each slot, -1 without one, and how many there are: of the first arms by their keys."""
-    rank = arms.rank[arms.index(slots["arm_id"])]
-    number = min(len(arms), max(1, CELLS // positions))
-    inside = (rank < number) & (slots["position"] <= positions)
-    return np.where(inside, rank * positions + slots["position"] - 1, -1), number * positions

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rlrec.app.evaluation.checks.people import MachineSessions, NoUsers
+from rlrec.app.evaluation.checks.rewards import MachineSessions, NoUsers
 from rlrec.arrays import Ids
 from rlrec.store.log.reader import ABSENT
 from tests.app import logs

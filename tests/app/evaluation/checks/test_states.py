@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from rlrec.app.evaluation.checks.states import CarryOver
+from rlrec.app.evaluation.checks.rewards import CarryOver
 from tests.app.evaluation.checks import worlds
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlrec.app.evaluation.checks.times import LogDrift, YoungRewards
+from rlrec.app.evaluation.checks.rewards import LogDrift, YoungRewards
 from rlrec.times import DAY_US, format_time
 from tests.app import logs
 from tests.app.evaluation.checks import worlds

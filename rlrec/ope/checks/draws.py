@@ -1,0 +1,184 @@
+"""Tests of what was drawn: cells that contexts lie in, rows that are in a log more than once, and cut propensities.
+
+What a log says of an arm can be right on average, and wrong in each kind of context: `context_cells` are such kinds.
+
+Rows that are in a log more than once, under other keys: an import of the same log twice, say. Two decisions at the same
+time in the same context were drawn independently: whether the second one shows the arm of the first one is a bet that
+the logged propensity prices, however coarse the times are. Copies win it always. Only the first two decisions of each
+time and context are looked at, of a sample of these by their hashes. Where times are so coarse that copies lie among
+many others, entire sessions are counted: of those that are alike in everything there is as often an odd number as an
+even one, or more often, since many are alone. Where all came twice no number is odd.
+
+Propensities that were cut from below at a value: the arms there are shown less often than they say. Where every
+eligible arm has a chance, 1 / p of the arm shown is their number on average; cut propensities make it smaller. Two
+tests: where the smallest propensity of each decision is logged, and above 0, bets on "less" (exact, as in
+`intervals.betting`). And the log may look cut: many rows have exactly its smallest propensity, the mean of 1 / p is
+more than 4 standard errors below the number of arms, and it was no logger with a floor that leaves some arms out: there
+are other propensities close to the smallest one, or the mean is no integral number of arms.
+
+Source: own derivations (bets as in `intervals.betting`, parities of Poisson counts)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rlrec.arrays import Array, Ids, Words, distinct, numbers_in_runs, run_starts
+from rlrec.ope.intervals.betting import LESS_SHARES, log_wealth
+from rlrec.ope.sums.base import hash_bits
+from rlrec.records import Sums
+
+_STEPS = 4  # into which 1 of a feature is cut: numbers count as asinh(number)
+_LARGEST = 32  # steps that are told apart
+_SALT = 11
+
+GROUPS = 1_024  # times and contexts, and kinds of sessions, that are looked at
+REPEAT_ALPHA = 5e-4  # false alarms of each test of repeats
+LEAST_KINDS = 50  # kinds of sessions, for a test of their numbers
+_NORMAL = 3.29  # standard errors, for REPEAT_ALPHA
+_STAKES = np.r_[2.0 ** -np.arange(6, 0, -1), 0.9]
+
+CUT_ALPHA = 1e-3  # false alarms of the bets on "less"
+LEAST_ROWS, LEAST_SHARE = 20, 0.01  # with the smallest propensity
+LEAST_LOSS = 0.01  # of the number of arms
+VALUES = 64  # the smallest propensities that are counted
+CLOSE = 5  # different propensities up to twice the smallest one, of a logger that gives any
+_ERRORS = 4.0
+_ROUNDED = 1e-9
+
+
+def context_cells(row: Ids, column: Ids, value: Array, *, contexts: int, cells: int) -> tuple[Ids, Ids]:
+    """Pairs of a context and a cell that it lies in, (c,) each, by context and cell.
+
+    row, column, value (e,): the features of contexts; contexts: how many there are. The first half of the cells is of
+    values of fields (of numbers: of values close together), the other half of contexts as they stand. Which cell that
+    is follows from hashes, so that nothing need be known of the log beforehand; values that share a cell make it
+    coarser, and no test of it wrong."""
+    half = cells // 2
+    step = np.clip(np.rint(value * _STEPS), -_LARGEST, _LARGEST).astype(np.int64)
+    value_cell = hash_bits(column.astype(np.int64) * 256 + step, salt=_SALT) % np.uint64(half)
+    digest = context_digests(row, column, value, contexts=contexts)
+    context = np.r_[row, np.arange(contexts)].astype(np.int64)
+    cell = np.r_[value_cell, np.uint64(half) + hash_bits(digest, salt=_SALT) % np.uint64(half)].astype(np.int64)
+    first, _ = distinct(context, cell)
+    return context[first], cell[first]
+
+
+def context_digests(row: Ids, column: Ids, value: Array, *, contexts: int) -> Ids:
+    """The digest of each context, (contexts,), whatever the order of its features."""
+    bits = hash_bits(np.asarray(value, np.float64).view(np.int64) + column.astype(np.int64), salt=_SALT + 1)
+    total = np.zeros(contexts, np.uint64)
+    np.add.at(total, row, bits)
+    return total.view(np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class FirstCounts:
+    """How many rows have each of the `limit` smallest values, ascending; those of two batches add up."""
+
+    value: npt.NDArray[Any]
+    count: Array
+    limit: int
+
+    @classmethod
+    def count_rows(cls, value: npt.NDArray[Any], limit: int, count: Array | None = None) -> FirstCounts:
+        """count (n,): of each value; None for 1."""
+        values, index = np.unique(value, return_inverse=True)
+        counts = np.bincount(index.ravel(), weights=count, minlength=len(values)).astype(np.float64)
+        return cls(values[:limit], counts[:limit], limit)
+
+    def __add__(self, other: FirstCounts) -> FirstCounts:
+        values, counts = np.concatenate([self.value, other.value]), np.concatenate([self.count, other.count])
+        return FirstCounts.count_rows(values, self.limit, counts)
+
+
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """The first two draws of each of the GROUPS first groups of draws, by hash: samples of two batches add up.
+
+    group, order (n,): hashes of a time and context, and of a decision; arm, p (n,): what was shown, and how likely"""
+
+    group: Words
+    order: Words
+    arm: Ids
+    p: Array
+
+    @classmethod
+    def sample(cls, group: Words, order: Words, arm: Ids, p: Array) -> Draws:
+        rows = np.lexsort((order, group))
+        starts = run_starts(group[rows])
+        number = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(rows)))
+        rows = rows[(numbers_in_runs(starts, len(rows)) < 2) & (number < GROUPS)]
+        return cls(group[rows], order[rows], arm[rows], p[rows])
+
+    def __add__(self, other: Draws) -> Draws:
+        pairs = ((getattr(self, name), getattr(other, name)) for name in ("group", "order", "arm", "p"))
+        return Draws.sample(*map(np.concatenate, pairs))
+
+    @property
+    def are_repeated(self) -> bool:
+        """Whether second draws show the arm of the first one more often than their propensities allow."""
+        second = 1 + np.flatnonzero(self.group[1:] == self.group[:-1])
+        gain = (self.arm[second] == self.arm[second - 1]) / self.p[second] - 1
+        log = np.log1p(_STAKES[:, None] * gain).sum(axis=1)
+        return float(log_wealth(log[:, None])[0]) > -np.log(REPEAT_ALPHA)
+
+
+@dataclass(frozen=True, eq=False)
+class RepeatSums(Sums):
+    """Samples of draws at the same time in the same context, and of sessions that are alike, by their hashes."""
+
+    draws: Draws
+    kinds: FirstCounts
+
+    @property
+    def alarms(self) -> bool:
+        """Whether draws are repeated, or fewer kinds of sessions occur an odd number of times than chance allows."""
+        kinds, odd = len(self.kinds.count), int((self.kinds.count % 2).sum())
+        is_even = kinds >= LEAST_KINDS and kinds / 2 - odd > _NORMAL * np.sqrt(kinds / 4)
+        return bool(is_even) or self.draws.are_repeated
+
+
+@dataclass(frozen=True, eq=False)
+class ClippingSums(Sums):
+    """Sums over decisions. log (shares,): log wealth of bets on "less"; moments (4,): of 1, 1 / p, its square and the
+    eligible arms; sizes: their numbers; smallest: propensities. The last three are of decisions in which every
+    arm had a chance, or may have had one."""
+
+    log: Array
+    moments: Array
+    sizes: frozenset[int]
+    smallest: FirstCounts
+
+    @classmethod
+    def from_rows(cls, p: Array, arms: Ids, *, least: Array) -> ClippingSums:
+        """The sums of one batch. p, arms (n,): the propensity of the arm that each decision shows, and how many could;
+        least (n,): the smallest propensity of any of them, NaN where it is not logged."""
+        bets = (least > 0) & (least * arms < 1 - _ROUNDED)
+        largest = 1 / (least[bets] * arms[bets])
+        gain = np.minimum((1 / (p[bets] * arms[bets]) - 1) / (largest - 1), 1.0)
+        log = np.log1p(-LESS_SHARES[:, None] * gain).sum(axis=1)
+        rows = ~(least == 0)
+        inverse, number = 1 / p[rows], arms[rows].astype(np.float64)
+        moments = np.array([rows.sum(), inverse.sum(), (inverse**2).sum(), number.sum()], np.float64)
+        smallest = FirstCounts.count_rows(p[rows], VALUES)
+        return cls(log, moments, frozenset(np.unique(arms[rows]).tolist()), smallest)
+
+    @property
+    def alarms(self) -> bool:
+        """Whether arms with small propensities were shown less often than these say."""
+        if float(log_wealth(np.append(self.log, 0.0)[:, None])[0]) > -np.log(CUT_ALPHA):
+            return True
+        n, total, squares, arms = self.moments.tolist()
+        if n < 2 or self.smallest.count[0] < max(LEAST_ROWS, LEAST_SHARE * n):
+            return False
+        mean, least = total / n, self.smallest.value[0]
+        error = np.sqrt(max(squares / n - mean**2, 0.0) / n)
+        if arms / n - mean < max(_ERRORS * error, LEAST_LOSS * arms / n):
+            return False
+        is_close = (self.smallest.value > least * (1 + _ROUNDED)) & (self.smallest.value <= 2 * least)
+        is_integer = len(self.sizes) > 1 or abs(mean - round(mean)) <= _ERRORS * error
+        return bool(is_close.sum() >= CLOSE or not is_integer)

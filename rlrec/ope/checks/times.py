@@ -1,0 +1,183 @@
+"""Tests of time: whether an arm earns something else later in the log than earlier, and whether rewards are all there.
+
+Drift. An estimate is an average over the time of its log, and misleads where rewards change: their level, or which arm
+is the best. The test compares the mean reward of each arm before and after some time. A logger that learns shows an arm
+to others by and by, so rows count by 1 / propensity; and it brings about other states, so only the first slot of each
+visit counts. For each time there is a test of all arms alike, and one of each by itself.
+
+Young rewards. Imported decisions count at once, whatever their age was when their log ended. Their events tell how fast
+rewards come: of decisions that were watched up to some age, the share of the reward that had come by an earlier one;
+these shares, multiplied, say how much of the reward of younger decisions has come (a chain ladder).
+
+Source: own derivations, the second one after the chain ladder; errors by the jackknife over 64 blocks of clusters,
+tests of drift by Student's t and Hotelling's T^2."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from rlrec.arrays import Array, Ids
+from rlrec.ope.checks.within_cells import ALPHA, BLOCKS, block_numbers, block_sums
+from rlrec.ope.intervals.tails import hotelling_above, t_below
+from rlrec.records import Sums
+
+MATERIAL = 0.05  # share of the mean reward: what changes less, or is on its way, decides nothing
+PERIODS = 8  # of equal length, between which changes are looked for
+ARMS = 255  # arms that are compared, at most; the others are as one
+LEAST_PROPENSITY = 0.005  # rows below it count as if they had it
+_LEAST = 20  # blocks, for a comparison
+_ROWS, _REWARDS = 40, 10  # effective ones of an arm on either side of a change, for a comparison
+_TESTED = 12  # arms that are compared one by one, at most
+
+AGES = 40  # classes of ages; each reaches to 1.25 times the age of the one before it, the last one to the window
+_RATIO = 1.25
+_ERRORS = 3
+_EVENTS = 50  # of decisions that were watched up to an age, for a comparison
+
+
+@dataclass(frozen=True, eq=False)
+class DriftSums(Sums):
+    """Sums over rows. table (4, 64, periods, a): of weights, of weighted rewards, and of the squares of both, by block
+    of clusters, period and arm."""
+
+    table: Array
+
+    @classmethod
+    def from_rows(
+        cls, reward: Array, *, propensity: Array, arm: Ids, arms: int, period: Ids, cluster: Ids
+    ) -> DriftSums:
+        """The sums of rows, (n,) each. period: its number, from 0 to PERIODS - 1."""
+        weight, width = 1 / np.maximum(propensity, LEAST_PROPENSITY), min(arms, ARMS + 1)
+        columns = (weight, weight * reward, weight**2, (weight * reward) ** 2)
+        cell = period * width + np.minimum(arm, ARMS)
+        table = block_sums(columns, block_numbers(cluster), cell, cells=PERIODS * width)
+        return cls(table.reshape(4, BLOCKS, PERIODS, width))
+
+    def followed_by(self, later: DriftSums) -> DriftSums:
+        """Both logs as one: the later one is its last period, and the first two of this one are its first."""
+        first, last = self.table[:, :, :2].sum(axis=2, keepdims=True), later.table.sum(axis=2, keepdims=True)
+        return DriftSums(np.concatenate([first, self.table[:, :, 2:], last], axis=2))
+
+    @property
+    def alarms(self) -> bool:
+        """Whether rewards surely changed at the end of some period, and by more than decides nothing."""
+        total, early = self.table.sum(axis=2), np.cumsum(self.table, axis=2)
+        weight, reward = total[:2].sum(axis=(1, 2))
+        least_change = MATERIAL * abs(reward / weight) if weight else 0.0
+        return any(
+            self._changes(early[:, :, cut], total - early[:, :, cut], least_change) for cut in range(PERIODS - 1)
+        )
+
+    def _changes(self, early: Array, late: Array, least_change: float) -> bool:
+        """Whether rewards differ between two times, by their sums (4, 64, a)."""
+        with np.errstate(all="ignore"):
+            rows, rewards = (
+                np.array([side[first].sum(axis=0) ** 2 / side[squares].sum(axis=0) for side in (early, late)])
+                for first, squares in ((0, 2), (1, 3))
+            )
+            arms = np.flatnonzero((rows >= _ROWS).all(axis=0))
+            rewarded = min(float(side[1].sum() ** 2 / side[3].sum()) for side in (early, late))
+            columns = np.concatenate([early[:2], late[:2]])[:, :, arms]
+            columns = columns[:, columns[[0, 2]].any(axis=(0, 2))]
+            total, blocks, count = columns.sum(axis=1), columns.shape[1], 1 / (1 / rows[:, arms]).sum(axis=0)
+            if not len(arms) or blocks < _LEAST:
+                return False
+            # how much more each arm earned later, also without one block after the other
+            difference, jackknifed = _difference(total), _difference(total[:, None] - columns)
+        deviations, share = jackknifed - jackknifed.mean(axis=0), count / count.sum()
+        level, error = float(difference @ share), float(np.sqrt((blocks - 1) * np.mean((deviations @ share) ** 2)))
+        p_value = 1.0
+        if rewarded >= _REWARDS and error and abs(level) > least_change:
+            p_value = 2 * t_below(-abs(level) / error, blocks - 1)
+        # the arms that tell most, one by one
+        tested = np.flatnonzero((rewards[:, arms] >= _REWARDS).all(axis=0))
+        tested = tested[np.argsort(-count[tested], kind="stable")[:_TESTED]]
+        difference, deviations, share = difference[tested], deviations[:, tested], share[tested]
+        covariance = (blocks - 1) / blocks * deviations.T @ deviations
+        if len(tested) and share @ (difference**2 - np.diagonal(covariance)) > least_change**2 * share.sum():
+            wald = float(difference @ np.linalg.pinv(covariance, hermitian=True) @ difference)
+            p_value = min(p_value, hotelling_above(wald, len(tested), blocks))
+        return 2 * (PERIODS - 1) * p_value < ALPHA
+
+
+def _difference(sums: Array) -> Array:
+    """How much more arms earned later, (..., a), from sums (4, ..., a) of weights and weighted rewards, early and
+    late; 0 for an arm that a side lacks."""
+    difference = sums[3] / sums[2] - sums[1] / sums[0]
+    return np.where(np.isfinite(difference), difference, 0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class ArrivalSums(Sums):
+    """Sums over decisions and events. Classes of decisions are by their distance to the last decision of the log.
+
+    decisions (64, AGES + 1): how many, by block of clusters and class; the last class has those that are complete
+    rewards (64, AGES + 1, AGES): of events, by block, class of the decision and class of the event's age
+    events (AGES + 1, AGES): how many
+    watched: how long after the last decision the log goes on, in windows"""
+
+    decisions: Array
+    rewards: Array
+    events: Array
+    watched: float
+
+    def __add__(self, other: Self) -> Self:
+        columns = (self.decisions + other.decisions, self.rewards + other.rewards, self.events + other.events)
+        return type(self)(*columns, max(self.watched, other.watched))
+
+    @classmethod
+    def from_rows(cls, distance: Array, *, cluster: Ids, decision: Ids, age: Array, reward: Array) -> ArrivalSums:
+        """distance (n,): of each decision to the last one of the log, in windows, infinite where it is complete;
+        cluster (n,). decision, age, reward (m,): of each event, that of its decision, its age in windows of at most 1,
+        and what it adds to the reward."""
+        block, classes, cells = block_numbers(cluster), _classes(distance), (AGES + 1) * AGES
+        (number,) = block_sums([None], block, classes, cells=AGES + 1)
+        cell = classes[decision] * AGES + np.minimum(_classes(age), AGES - 1)
+        (rewards,) = block_sums([reward], block[decision], cell, cells=cells)
+        events = np.bincount(cell, minlength=cells).astype(np.float64)
+        watched = float((age - distance[decision]).max(initial=0.0))
+        return cls(number, rewards.reshape(BLOCKS, AGES + 1, AGES), events.reshape(AGES + 1, AGES), watched)
+
+    @property
+    def alarms(self) -> bool:
+        """Whether a share of the reward that matters is surely still on its way."""
+        decisions, rewards = self.decisions.sum(axis=0), self.rewards.sum(axis=0)
+        missing = self._missing(decisions, rewards)
+        if missing <= MATERIAL:
+            return False
+        present = np.flatnonzero(self.decisions.any(axis=1))
+        jackknifed = [
+            self._missing(decisions - self.decisions[block], rewards - self.rewards[block]) for block in present
+        ]
+        error = np.sqrt((len(present) - 1) * np.var(jackknifed))
+        return bool(missing - _ERRORS * error > MATERIAL)
+
+    def _missing(self, decisions: Array, rewards: Array) -> float:
+        """The share of the reward that is on its way, by sums over blocks."""
+        edges = _RATIO ** np.arange(1.0 - AGES, 1.0)
+        # how long decisions of each class were watched, at least and at most
+        least, longest = np.r_[0.0, edges] + self.watched, np.r_[edges, np.inf] + self.watched
+        links = np.ones(AGES)
+        for age in range(1, AGES):
+            old = least >= edges[age]
+            earlier, later = rewards[old, :age].sum(), rewards[old, : age + 1].sum()
+            if self.events[old, : age + 1].sum() >= _EVENTS and later > 0:
+                links[age] = earlier / later
+        arrived = np.r_[arrived_shares(links), 1.0][np.searchsorted(edges, longest)]
+        return float(1 - decisions @ arrived / decisions.sum())
+
+
+def arrived_shares(links: Array) -> Array:
+    """The share of all reward that has come by each age, (a,). links (a,): what came by the age before it, as a share
+    of what came by itself, of decisions that were watched for so long; the first one does not matter."""
+    return np.append(np.cumprod(links[:0:-1])[::-1], 1.0)
+
+
+def _classes(age: Array) -> Ids:
+    """The class of each age, in windows; AGES from a whole window on."""
+    with np.errstate(divide="ignore"):
+        steps = np.ceil(np.log(age) / np.log(_RATIO)) + AGES - 1
+    return np.clip(np.where(age >= 1, AGES, steps), 0, AGES).astype(np.int64)
