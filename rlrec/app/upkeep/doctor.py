@@ -8,7 +8,7 @@ from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from rlrec.app.audit.draws import propensities
+from rlrec.app.audit.draws import logged_draws, propensities
 from rlrec.app.audit.draws.arm_counts import ArmCounts
 from rlrec.app.audit.draws.examination import Examination
 from rlrec.app.audit.draws.exploration import Entropy, StarvingArms
@@ -37,6 +37,8 @@ CHECKS = {
     "draws": ("slates drawn again", "propensities"),
     "requests": ("requests of these decisions", "propensities"),
     "shown": ("arms against their propensities", "shown"),
+    "clipped": ("policies", "policies"),
+    "repeats": ("decisions against each other", "decisions"),
     "dangling": ("decisions and their events", "decisions"),
     "history": ("decisions against their visits", "decisions"),
     "returns": ("visits of users who came back", "decisions"),
@@ -136,6 +138,9 @@ def _audit(store: Store, request: Request, findings: Findings) -> dict[str, int]
             for policy in policies.all_policies(unit):
                 with findings.unreadable("beliefs", f"policy {policy.name}"):
                     n_tested += _policy(unit, policy, findings, catalogue)
+        if not findings.has(dangling.CHECK, ""):  # else arms or contexts may be gone
+            with findings.unreadable(logged_draws.SHOWN, "store"):
+                logged_draws.check(unit, findings=findings)
         unit.progress(PARTS, 5, None)
         with findings.unreadable("propensities", "store"):
             n_derived = _propensities(unit, request, findings)

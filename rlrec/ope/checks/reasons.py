@@ -151,8 +151,8 @@ _UNKNOWN = {"experiment": "NAME", "target": "TARGET", "since": "DAY"}
 # What helps against a reason, as it is typed; what helps against too little of a log is more of it.
 HINTS = {
     "no-rows": "another --log",
-    "wrong-propensities": "a log with the probability that each draw had in its own context; `rlrec doctor` names arms "
-    "that are shown too often in the whole log, and sees no context",
+    "wrong-propensities": "a log with the probability that each draw had in its own context; `rlrec doctor` names an "
+    "arm, and a context of the kind in which they are wrong",
     "reward-unseen": "no --estimator: the usual one sees all of the reward",
     "low-ess": _MORE_EXPLORATION,
     "heavy-tail": _MORE_EXPLORATION,

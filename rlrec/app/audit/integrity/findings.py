@@ -56,6 +56,10 @@ class Findings:
     def warning(self, check: str, subject: str, detail: str) -> None:
         self.add(check, "warning", subject, detail)
 
+    def has(self, check: str, subject: str) -> bool:
+        """Whether a check has a finding whose subject begins so."""
+        return any(row.check == check and row.subject.startswith(subject) for row in self._findings)
+
     @contextmanager
     def unreadable(self, check: str, subject: str) -> Iterator[None]:
         """A check whose end by damage is a finding of it: an audit never falls over what it looks for."""

@@ -1,0 +1,90 @@
+"""The checks of what was drawn that estimates rest on: arms against their propensities in each kind of context, cut
+propensities, and decisions that are there twice."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from rlrec.app.audit.integrity.findings import Findings
+from rlrec.app.evaluation.checks.base import CheckedLog
+from rlrec.app.evaluation.checks.draws import ARMS as MAX_ARMS
+from rlrec.app.evaluation.checks.draws import ClippedPropensities, PropensityBets, RepeatedRows, WrongPropensities
+from rlrec.app.evaluation.rows import slot_sets
+from rlrec.app.evaluation.rows.contexts import ContextCache
+from rlrec.app.evaluation.rows.log_rows import ArmTable, LoggedBatch
+from rlrec.ope.checks.draws import context_cells
+from rlrec.ope.checks.reasons import REASONS
+from rlrec.ope.intervals.betting import log_wealth
+from rlrec.records import add_each
+from rlrec.store import Unit
+from rlrec.store.log import contents, imported_data, reader, selected
+from rlrec.store.log.selected import Selection
+from rlrec.store.policies import arms, policies
+
+SHOWN, CLIPPED, REPEATS = "shown", "clipped", "repeats"
+ORDER = (SHOWN, CLIPPED, REPEATS)
+_REASONS = {CLIPPED: ClippedPropensities.reason, REPEATS: RepeatedRows.reason}
+COLUMNS = (
+    "policy_id", "session_digest", "visit", "step", "at", "context_id", "eligible_id", "arm_id", "propensity",
+    "marginal", "min_propensity", "subsampled",
+)  # fmt: skip
+
+
+def check(unit: Unit, *, findings: Findings) -> None:
+    """Judge what was drawn as `evaluate` does: by policy, and repeats over the entire log."""
+    names = {policy.id: policy.name for policy in policies.all_policies(unit)}
+    catalogue = ArmTable({arm.id: arm.key for arm in arms.all_arms(unit)})
+    extent = selected.extent(unit, Selection())
+    cache, has_slot_sets = ContextCache(unit, encode=True), imported_data.any_row(unit, "slot_set")
+    totals: dict[tuple[str, int], Any] = {}
+    checked = None
+    for log in reader.batches(unit, Selection(), columns=COLUMNS):
+        contexts, context = cache.table(log.slots["context_id"], None)
+        slots = log.slots | {"context": context}
+        if has_slot_sets:
+            sets = imported_data.slot_sets(unit, np.unique(slots["decision_id"]).tolist())
+            slots[slot_sets.SLOT_SET], _ = slot_sets.column(slots, sets)
+        eligible = contents.eligible_arms(unit, set(slots["eligible_id"].tolist()))
+        logged = LoggedBatch(
+            log=replace(log, slots=slots), contexts=contexts,
+            eligible={key: np.array(members, np.int64) for key, members in eligible.items()},
+        )  # fmt: skip
+        checked = CheckedLog(logged=logged, arms=catalogue, extent=extent)
+        partials: dict[tuple[str, int], Any] = {}
+        for policy_id in np.unique(slots["policy_id"]).tolist():
+            rows = np.flatnonzero(slots["policy_id"] == policy_id)
+            drawn = replace(checked, logged=replace(logged, log=logged.log.select_rows(rows)))
+            partials[SHOWN, policy_id] = WrongPropensities().sums(drawn)
+            partials[CLIPPED, policy_id] = ClippedPropensities().sums(drawn)
+        partials[REPEATS, 0] = RepeatedRows().sums(checked)
+        totals = add_each(totals, partials)
+    for (name, policy_id), sums in sorted(totals.items(), key=lambda entry: ORDER.index(entry[0][0])):
+        subject = f"policy {names[policy_id]}" if policy_id else "store"
+        # the other checks go by the propensities
+        if checked is None or not sums.alarms or findings.has(SHOWN, subject if policy_id else ""):
+            continue
+        if name == SHOWN:
+            findings.error(name, subject, _accusation(unit, sums, checked))
+        else:
+            findings.warning(name, subject, REASONS[_REASONS[name]].text.removesuffix(" (weak)"))
+
+
+def _accusation(unit: Unit, sums: PropensityBets, checked: CheckedLog) -> str:
+    """A sentence on the arm that was shown too often, and a context of the kind in which it was, if one is at hand."""
+    arms_log, cells_log = (log_wealth(bets.log) for bets in (sums.arms, sums.cells))
+    keys = sorted(checked.arms.keys.values())
+    if arms_log.max() >= cells_log.max():
+        return f"arm {keys[arms_log.argmax()]} was shown more often than its logged propensities allow"
+    number = min(len(keys), MAX_ARMS)
+    cell, rank = divmod(int(cells_log.argmax()), number)
+    contexts, slots = checked.logged.contexts, checked.logged.log.slots
+    context, cells = context_cells(*contexts.entries, contexts=contexts.size, cells=len(cells_log) // number)
+    sentence = f"arm {keys[rank]} was shown more often in one kind of context than its logged propensities allow"
+    rows = np.flatnonzero(np.isin(slots["context"], context[cells == cell]))
+    if not len(rows):
+        return sentence
+    key = int(slots["context_id"][rows[0]])
+    return f"{sentence}, in such as {contents.context_bodies(unit, [key])[key]}"
