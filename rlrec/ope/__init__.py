@@ -22,7 +22,7 @@ _FILES: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "session": {"estimators.sequential": ("tis", "pdis", "wis", "wpdis", "dr-rl", "wdr")},
     "slate": {
-        "units.slate_weighting": (
+        "units.slates": (
             "sips", "iips", "rips", "pi", "cascade-dr", "interpol", "pbm",
             "sn-sips", "sn-iips", "sn-rips", "sn-pi", "sn-interpol", "sn-pbm",
         ),

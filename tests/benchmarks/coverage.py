@@ -16,7 +16,7 @@ from rlrec.arrays import Array, Ids
 from rlrec.ope.estimators.direct import Ridge
 from rlrec.ope.sums.base import LogBatch
 from rlrec.ope.units.estimate import Estimate, FinishOptions
-from rlrec.ope.units.impressions import ImpressionFold
+from rlrec.ope.units.fold import ImpressionFold
 from rlrec.ope.units.slates import SlateBatch, SlateFold
 from tests.benchmarks.measure import Figure, Setting
 

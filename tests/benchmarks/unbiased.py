@@ -16,7 +16,7 @@ from rlrec.app.audiences.in_memory import NO_CONTEXT, RunBeliefs
 from rlrec.arrays import Array, Index, Words
 from rlrec.ope.sums.base import LogBatch
 from rlrec.ope.units.estimate import Estimate, FinishOptions
-from rlrec.ope.units.impressions import ImpressionFold
+from rlrec.ope.units.fold import ImpressionFold
 from rlrec.policy import learns_from_contexts
 from rlrec.policy.beliefs.base import Learner, Policy
 from rlrec.policy.contexts.contextual import Design

@@ -12,7 +12,7 @@ from rlrec import ope
 from rlrec.arrays import Array
 from rlrec.ope.sums.base import ImpressionEstimator, LogBatch
 from rlrec.ope.units.estimate import FinishOptions
-from rlrec.ope.units.impressions import ImpressionFold
+from rlrec.ope.units.fold import ImpressionFold
 
 NAMES = ope.GROUPS["impression"]
 # Every parameter off its default, where it changes weights of the logs below.

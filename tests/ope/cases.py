@@ -9,7 +9,7 @@ import numpy as np
 from rlrec import ope
 from rlrec.ope.sums.base import LogBatch
 from rlrec.ope.units.estimate import Estimate, FinishOptions
-from rlrec.ope.units.impressions import ImpressionFold
+from rlrec.ope.units.fold import ImpressionFold
 
 # w = 2, 1/2, 3/2, 0 and rewards 1, 1, 0, 3; q of the arm shown 1/2, 1/4, 1/2, 2; mean q of the target 3/4, 1/2, 1/2, 1.
 HAND = LogBatch(

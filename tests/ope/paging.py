@@ -12,8 +12,7 @@ from rlrec.arrays import Array
 from rlrec.ope.estimators import pseudo_inverse
 from rlrec.ope.units.estimate import Estimate, FinishOptions
 from rlrec.ope.units.fold import PositionCurve
-from rlrec.ope.units.slate_weighting import Interpol, Pbm
-from rlrec.ope.units.slates import SlateBatch, SlateFold
+from rlrec.ope.units.slates import Interpol, Pbm, SlateBatch, SlateFold
 
 SLATES = pseudo_inverse.slates(2, 4)  # (12, 2)
 TARGET, LOGGER, UNIFORM = np.array([4.0, 3, 2, 1]), np.array([1.0, 2, 3, 4]), np.ones(4)

@@ -168,7 +168,7 @@ class FloorComparison:
 
     def batches(self) -> Iterator[LoggedBatch]:
         """The log of the policy, with the seeds that targets with samples need."""
-        return self.reader.to_judge(Reading(columns=self.evaluation.judged_columns, marginals=0))
+        return self.reader.read(Reading(columns=self.evaluation.judged_columns, marginals=0))
 
     def sums(self, logged: LoggedBatch) -> ExplorationSums:
         """The sums of one batch."""

@@ -188,12 +188,11 @@ class Census:
 
     @property
     def reading(self) -> Reading:
-        return Reading(columns=log_rows.JUDGED)
+        return Reading(columns=log_rows.JUDGED, support=False, marginals=0)
 
     def __call__(self, reader: LogReader, /) -> ExposurePartial | None:
         """The sums of a partition; None where nothing of it is selected."""
-        batches = reader.to_locate(log_rows.JUDGED, positions=0)
-        return reduce(_added, (self._partial(logged, reader) for logged in batches), None)
+        return reduce(_added, (self._partial(logged, reader) for logged in reader.read(self.reading)), None)
 
     def _partial(self, logged: LoggedBatch, reader: LogReader) -> ExposurePartial:
         rows, _ = log_rows.usable_rows(logged.log, self.reward, now=self.evaluation.now)

@@ -132,12 +132,12 @@ class _CurvePass:
 
     @property
     def reading(self) -> Reading:
-        return Reading(columns=_READ)
+        return Reading(columns=_READ, support=False, marginals=max(self.size, 2))
 
     def __call__(self, log_reader: LogReader, /) -> tuple[_LogSums | None, int]:
         """The sums, None where no row can be used, and how many rows are too young."""
         total: tuple[_LogSums | None, int] = None, 0
-        for batch in log_reader.to_locate(_READ, positions=max(self.size, 2)):
+        for batch in log_reader.read(self.reading):
             rows, immature = log_rows.usable_rows(batch.log, self.definition, now=self.evaluation.now)
             sums = _sums(rows, self.evaluation, self.definition, self.model) if len(rows) else None
             total = _added(total, (sums, immature))

@@ -40,6 +40,10 @@ class ValueRange:
     def __add__(self, other: ValueRange) -> ValueRange:
         return ValueRange(min(self.least, other.least), max(self.largest, other.largest))
 
+    def scaled(self, factor: float) -> ValueRange:
+        """The range of values that count `factor` times."""
+        return self
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RewardColumns:

@@ -1,4 +1,4 @@
-"""The fold of the estimators of one unit: from rows of the log to estimates, whatever a row is."""
+"""The fold of the estimators of one unit: from rows of the log to estimates, whatever a row is; and of impressions."""
 
 from __future__ import annotations
 
@@ -11,12 +11,21 @@ from typing import Any, ClassVar
 import numpy as np
 
 from rlrec.arrays import Array
-from rlrec.ope.checks.diagnostics import Weights
+from rlrec.ope.checks.diagnostics import Weights, weights
 from rlrec.ope.intervals import intervals
 from rlrec.ope.intervals.intervals import JointReplicates, Replicates
-from rlrec.ope.sums.base import Estimator, ValueRange
-from rlrec.ope.sums.moments import ClusterSummary, Moments, Steps, align_summaries
-from rlrec.ope.units.estimate import CORE, USUAL, Estimate, EstimatorFold, FinishOptions
+from rlrec.ope.sums.base import Estimator, ImpressionEstimator, LogBatch, ValueRange
+from rlrec.ope.sums.moments import ClusterSummary, Moments, Steps, align_summaries, moments
+from rlrec.ope.units.estimate import (
+    COMPARED_ESS,
+    CORE,
+    USUAL,
+    Estimate,
+    EstimatorFold,
+    FinishOptions,
+    differ,
+    earned_by_unit,
+)
 from rlrec.records import Sums
 
 MAX_LOGGERS = 16  # loggers that are weighed, each in two halves; where there are more, the last one is all others
@@ -66,6 +75,19 @@ class RowSums(Sums):
     weights: Mapping[str, Weights]
     earned: Mapping[str, Steps]
     figures: Mapping[str, Any]
+
+    def scaled(self, factors: Mapping[str, float]) -> RowSums:
+        """The sums of rows that count so many times. factors: in each column, in their order."""
+        mean = float(np.mean([factors[name] for name in self.earned]))
+        return RowSums(
+            moments=self.moments.scaled(np.array(list(factors.values()))),
+            weights={name: weights.scaled(factors[name]) for name, weights in self.weights.items()},
+            earned={name: earned.scaled(factors[name]) for name, earned in self.earned.items()},
+            figures={
+                name: figure * mean if isinstance(figure, np.ndarray) else figure.scaled(mean)
+                for name, figure in self.figures.items()
+            },
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,20 +157,10 @@ class Fold(ABC):
             spreads.append(WeightSpread(summary.total[rows], summary.total[weight], square[weight], square[rows]))
         return spreads
 
-    def factors(self, factor: Array) -> dict[str, float]:
+    def factors(self, factor: Array, /) -> dict[str, float]:
         """How often a row counts in each column. factor (g,): in each way to weigh."""
         (times,) = factor.tolist()
         return dict.fromkeys(self.columns, times)
-
-    def scaled(self, partial: RowSums, factor: Array, /) -> RowSums:
-        """The sums of rows that count `factor` times, (g,) for g ways to weigh."""
-        factors, mean = self.factors(factor), float(factor.mean())
-        return RowSums(
-            moments=partial.moments.scaled(np.array(list(factors.values()))),
-            weights={name: weights.scaled(factors[name]) for name, weights in partial.weights.items()},
-            earned={name: earned.scaled(factors[name]) for name, earned in partial.earned.items()},
-            figures={name: _times(figure, mean) for name, figure in partial.figures.items()},
-        )
 
     # -- estimates --
 
@@ -191,8 +203,60 @@ class Fold(ABC):
         return estimates
 
 
-def _times(figure: Any, factor: float) -> Any:
-    """The figure of rows that count `factor` times; a range is the same."""
-    if isinstance(figure, ValueRange):
-        return figure
-    return figure.scaled(factor) if isinstance(figure, Steps) else figure * factor
+@dataclass(frozen=True, kw_only=True)
+class ImpressionFold(Fold):
+    """The chosen estimators per impression. curve: that the reward model rests on; None where it has effects of
+    positions. Figures: distorted, the sum of |weight - weight used| per label; predictions, those of the reward model.
+    """
+
+    curve: PositionCurve | None = None
+
+    @cached_property
+    def summed(self) -> tuple[ImpressionEstimator, ...]:
+        """The estimators, and those whose bounds hold the biased ones."""
+        return tuple(summed for kind in self.estimators.values() for summed in (kind, *kind.bracket()))
+
+    def partial(self, batch: LogBatch, /) -> RowSums:
+        """The sums of one batch. Raises InputError if an estimator needs a reward model and the batch has none."""
+        weighted = batch.weight * batch.reward
+        used = batch.usable.astype(np.float64)
+        terms = dict(zip(CORE, (used, batch.weight, weighted), strict=True))
+        for estimator in self.summed:
+            if not terms.keys() >= set(estimator.columns):
+                terms.update(zip(estimator.columns, estimator.terms(batch).T, strict=True))
+        matrix = batch.counted(np.column_stack([terms[name] for name in self.columns]))
+        kinds = self.estimators.values()
+        distorted = [batch.counted(kind.distortion(batch)).sum() if kind.biased else 0.0 for kind in kinds]
+        predictions = {} if batch.predicted is None else {"predictions": ValueRange.from_values(batch.predicted)}
+        return RowSums(
+            moments=moments(matrix, batch.cluster, columns=self.columns, spans_batches=self.spans_batches),
+            weights={"weight": weights(batch)},
+            earned={"rows": earned_by_unit(batch, batch.reward, used)},
+            figures={"distorted": np.array(distorted), **predictions},
+        )
+
+    def factors(self, factor: Array, /) -> dict[str, float]:
+        unweighted = {name for kind in self.estimators.values() if not kind.weighted for name in kind.columns}
+        return super().factors(factor) | dict.fromkeys(unweighted, 1.0)
+
+    def at_end(
+        self, partial: RowSums, label: str, estimator: ImpressionEstimator, summary: ClusterSummary, /
+    ) -> EstimatorFold:  # fmt: skip
+        curve, number = self.curve if estimator.needs_model else None, list(self.estimators).index(label)
+        return EstimatorFold(
+            label=label, estimator=estimator, summary=summary, weights=partial.weights["weight"],
+            earned=partial.earned["rows"].sums[:, :, 0], distorted=float(partial.figures["distorted"][number]),
+            predictions=partial.figures.get("predictions"), facts={} if curve is None else curve.facts,
+            reasons=() if curve is None else ("position-model",),
+        )  # fmt: skip
+
+    def compared(
+        self, estimates: list[Estimate], at_ends: Sequence[EstimatorFold], partial: RowSums
+    ) -> list[Estimate]:  # fmt: skip
+        """All estimates have a reason where dr and snips, each of which is right where propensities are, differ."""
+        corrected = next((fold for fold in at_ends if fold.estimator.name in ("dr", "sndr")), None)
+        if corrected is None or (corrected.diagnosis.ess or 0.0) < COMPARED_ESS:
+            return estimates
+        columns, value = (*corrected.estimator.columns[:2], "weighted_reward", "weight"), corrected.value_and_error[0]
+        is_apart = differ(corrected.summary, columns, clusters=corrected.clusters, value=value)
+        return [estimate.lowered(["models-differ"]) for estimate in estimates] if is_apart else estimates

@@ -20,10 +20,24 @@ from rlrec.ope.sums.moments import BLOCKS, ClusterSummary, Steps, moments, steps
 from rlrec.ope.sums.visits import Course, VisitBatch
 from rlrec.ope.units.estimate import EstimatorFold, earned_by_unit
 from rlrec.ope.units.fold import MAX_LOGGERS, Fold, RowSums, WeightSpread
+from rlrec.records import Sums
 
 SUPPORTED = 0.05  # least share of the visits that is effective at a step, for the log to support the target there
 _STEP_BYTES = 256_000_000  # of sums at every step of all loggers
 _CARRIED = 0.9  # share of the discounted absolute return: the steps that carry it must be supported
+
+
+@dataclass(frozen=True, eq=False)
+class StepWeights(Sums):
+    """Sums over visits at every step, (h,) each: of w_t, of its square, and of |gamma^t r_t|."""
+
+    weight: Array
+    square: Array
+    size: Array
+
+    def scaled(self, factor: float) -> StepWeights:
+        """The sums of visits that count `factor` times."""
+        return StepWeights(self.weight * factor, self.square * factor**2, self.size * factor)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +50,7 @@ class SessionFold(Fold):
 
     Every cluster that spans batches takes 64 bytes at most; sums at every step, where an estimator needs them
     (wpdis, wdr), 4,096 x 8 bytes a step and column. Figures: steps, sums at every step over clusters, where an
-    estimator needs them; by_step (3, horizon), sums over visits of w_t, of its square, and of |gamma^t r_t|; returns,
-    the discounted ones of visits.
+    estimator needs them; by_step; returns, the discounted ones of visits.
     Raises InputError for a gamma or horizon out of range."""
 
     core: ClassVar[tuple[str, ...]] = ("rows", "weight", "mean_weight")
@@ -76,7 +89,7 @@ class SessionFold(Fold):
             "reward": course.logged_return, "not_default": course.rewarded, "bound": course.bound,
         }  # fmt: skip
         figures: dict[str, Any] = {
-            "by_step": np.array([weight, square, size]), "returns": ValueRange.from_values(course.logged_return),
+            "by_step": StepWeights(weight, square, size), "returns": ValueRange.from_values(course.logged_return),
         }  # fmt: skip
         if self.by_step:
             figures["steps"] = steps(columns, course.ratio * count, cluster=batch.cluster, **spans)
@@ -104,14 +117,9 @@ class SessionFold(Fold):
         step = int(np.argmin(pooled.ess[: pooled.steps]))
         spreads = []
         for partial in partials:
-            rows, (weight, square) = np.array([float(n_visits(partial))]), partial.figures["by_step"][:2, [step]]
-            spreads.append(WeightSpread(rows, weight, square, rows))
+            rows, at_step = np.array([float(n_visits(partial))]), partial.figures["by_step"]
+            spreads.append(WeightSpread(rows, at_step.weight[[step]], at_step.square[[step]], rows))
         return spreads
-
-    def scaled(self, partial: RowSums, factor: Array, /) -> RowSums:
-        scaled, (times,) = super().scaled(partial, factor), factor.tolist()
-        by_step = partial.figures["by_step"] * np.array([[times], [times**2], [times]])
-        return replace(scaled, figures={**scaled.figures, "by_step": by_step})
 
     def at_end(
         self, partial: RowSums, label: str, estimator: SessionEstimator, summary: ClusterSummary, /
@@ -145,7 +153,7 @@ class Support:
 
     @classmethod
     def from_partial(cls, partial: RowSums, supported: float = SUPPORTED) -> Support:
-        weight, square, size = partial.figures["by_step"]
+        weight, square, size = vars(partial.figures["by_step"]).values()
         ess = np.divide(weight**2, square, out=np.zeros(len(weight)), where=square > 0)
         unsupported = np.flatnonzero(ess < SUPPORTED * n_visits(partial))
         least = max(float(LEAST_ESS), supported * n_visits(partial))

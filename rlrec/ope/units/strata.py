@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from functools import reduce
 from itertools import product
 from operator import add
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 
@@ -55,6 +55,9 @@ NO_LOGGER = Stratum()
 def halves(cluster: Ids) -> Ids:
     """The half that each cluster lies in, 0 or 1."""
     return (hash_bits(cluster, salt=_SALT) & np.uint64(1)).astype(np.int64)
+
+
+P = TypeVar("P", bound=Any)  # sums that can be `scaled`, as `RowSums`
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,12 +108,12 @@ class Weighting:
         """The strata whose rows count."""
         return {stratum: sums for stratum, sums in partials.items() if stratum.logger not in self.left_out}
 
-    def total(self, partials: Mapping[Stratum, RowSums]) -> RowSums:
+    def total(self, partials: Mapping[Stratum, P]) -> P:
         """The sum over the strata that count, in an order of their own."""
-        counted = self.counted(partials)
+        counted = sorted(self.counted(partials).items(), key=lambda item: (item[0].logger or "", item[0].half or 0))
         weighed_sums = (
-            self.fold.scaled(counted[stratum], self.factors[stratum]) if stratum in self.factors else counted[stratum]
-            for stratum in sorted(counted, key=lambda stratum: (stratum.logger or "", stratum.half or 0))
+            sums.scaled(self.fold.factors(self.factors[stratum])) if stratum in self.factors else sums
+            for stratum, sums in counted
         )
         return reduce(add, weighed_sums)
 

@@ -18,7 +18,7 @@ from rlrec.ope.sums.base import LogBatch, Ratio
 from rlrec.ope.sums.moments import BLOCKS
 from rlrec.ope.sums.visits import VisitBatch
 from rlrec.ope.units.estimate import FinishOptions
-from rlrec.ope.units.impressions import ImpressionFold
+from rlrec.ope.units.fold import ImpressionFold
 from rlrec.ope.units.sessions import SessionFold
 from tests.ope.sums.test_visits import HAND
 from tests.ope.visiting import ragged, walks

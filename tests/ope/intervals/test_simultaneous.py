@@ -12,7 +12,7 @@ from rlrec.arrays import Array
 from rlrec.ope.sums.base import LogBatch
 from rlrec.ope.sums.moments import BLOCKS
 from rlrec.ope.units.estimate import Estimate, FinishOptions
-from rlrec.ope.units.impressions import ImpressionFold
+from rlrec.ope.units.fold import ImpressionFold
 
 WORTH = np.array([0.2, 0.3, 0.4, 0.5])
 TARGET = np.array([0.4, 0.3, 0.2, 0.1])

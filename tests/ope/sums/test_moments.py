@@ -9,8 +9,7 @@ from rlrec import ope
 from rlrec.ope.sums.base import LogBatch
 from rlrec.ope.sums.moments import BLOCKS, moments
 from rlrec.ope.units.estimate import FinishOptions
-from rlrec.ope.units.fold import RowSums
-from rlrec.ope.units.impressions import ImpressionFold
+from rlrec.ope.units.fold import ImpressionFold, RowSums
 from tests.ope.cases import drawn, parts
 
 

@@ -6,8 +6,7 @@ from typing import Any
 
 from rlrec import ope
 from rlrec.ope.units.estimate import FinishOptions
-from rlrec.ope.units.fold import Fold
-from rlrec.ope.units.impressions import ImpressionFold
+from rlrec.ope.units.fold import Fold, ImpressionFold
 from rlrec.ope.units.sessions import SessionFold
 from tests.ope import cases, visiting
 

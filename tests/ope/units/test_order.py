@@ -18,8 +18,7 @@ from rlrec.ope.sums.base import LogBatch, hash_bits
 from rlrec.ope.sums.moments import BLOCKS
 from rlrec.ope.sums.visits import VisitBatch
 from rlrec.ope.units.estimate import Estimate, FinishOptions
-from rlrec.ope.units.fold import RowSums
-from rlrec.ope.units.impressions import ImpressionFold
+from rlrec.ope.units.fold import ImpressionFold, RowSums
 from rlrec.ope.units.sessions import SessionFold
 from tests.ope.cases import drawn
 from tests.ope.visiting import walks

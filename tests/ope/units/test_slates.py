@@ -13,7 +13,7 @@ from rlrec.errors import InputError
 from rlrec.ope.checks.verdicts import explanations
 from rlrec.ope.estimators import pseudo_inverse
 from rlrec.ope.units.fold import FLAT, PositionCurve
-from rlrec.ope.units.slate_weighting import Pbm
+from rlrec.ope.units.slates import Pbm
 from tests.ope.paging import (
     ATTRACTION,
     EXAMINATION,

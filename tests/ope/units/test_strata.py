@@ -12,8 +12,7 @@ from rlrec.arrays import Array, Ids
 from rlrec.ope.comparisons.paired import compare
 from rlrec.ope.sums.base import LogBatch
 from rlrec.ope.units.estimate import Estimate, FinishOptions
-from rlrec.ope.units.fold import RowSums
-from rlrec.ope.units.impressions import ImpressionFold
+from rlrec.ope.units.fold import ImpressionFold, RowSums
 from rlrec.ope.units.strata import Stratum, Weighting, halves, unlike
 from tests.benchmarks.loggers import learners
 

@@ -23,7 +23,7 @@ from rlrec.ope.comparisons.comparison import Comparison
 from rlrec.ope.comparisons.paired import compare, gate_alpha
 from rlrec.ope.intervals.intervals import Minus, Relative
 from rlrec.ope.units.estimate import Estimate, EstimatorFold
-from rlrec.ope.units.impressions import ImpressionFold
+from rlrec.ope.units.fold import ImpressionFold
 from rlrec.ope.units.sessions import SUPPORTED, SessionFold
 from rlrec.policy.beliefs.reward import slot_reward
 from rlrec.records import Event, Reward
@@ -293,7 +293,7 @@ class Gain:
         numbers = sorted(sums[0].replicas.keys() | sums[1].replicas.keys())
         candidate, reference = ([rows.fold.at_ends(side.by_replica(number))[0] for number in numbers] for side in sums)
         return cls(
-            sides=at_ends, estimates=[estimate_of[0], estimate_of[1]], in_sample=sums[0].learned,
+            sides=at_ends, estimates=[estimate_of[0], estimate_of[1]], in_sample="in-sample" in sums[0].reasons,
             has_missing_propensities=any(counts.silent for counts in partial.counts.values())
             or any(side.weights.left_out for side in at_ends),
             carries_over=any(check.reason == "carry-over" for failed in failures.values() for check in failed),

@@ -227,8 +227,7 @@ def _page_units(
 ) -> Iterator[fold.RowUnit[Any, Any]]:  # fmt: skip
     """The units of the estimators of pages: those that weigh, and the regression of effects.
     Raises InputError where effects are asked for by name, and cannot be told."""
-    from rlrec.app.evaluation.passes.effects import EffectUnit
-    from rlrec.app.evaluation.passes.slates import SlateUnit
+    from rlrec.app.evaluation.passes.pages import EffectUnit, SlateUnit
     from rlrec.ope.units.effects import MOST_ARMS, Effects
 
     effects = {label: kind for label, kind in estimators.slates.items() if isinstance(kind, Effects)}

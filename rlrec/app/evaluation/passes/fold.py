@@ -10,8 +10,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import reduce
-from operator import add
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import numpy as np
@@ -29,8 +27,7 @@ from rlrec.arrays import Flags, Ids
 from rlrec.ope.checks.within_cells import alarms
 from rlrec.ope.units import rivals
 from rlrec.ope.units.estimate import ANY_REWARD, Estimate, FinishOptions, widened
-from rlrec.ope.units.fold import Fold
-from rlrec.ope.units.impressions import ImpressionFold
+from rlrec.ope.units.fold import Fold, RowSums
 from rlrec.ope.units.strata import Stratum, Weighting, left_out, unlike
 from rlrec.policy.beliefs.reward import bounds
 from rlrec.records import Reward, Sums, add_each
@@ -84,18 +81,13 @@ class RowCounts(UnusedVisits):
 class GroupPartial(Sums):
     """Sums of one target over the rows of one group.
 
-    sums: of the estimators. learned: whether the target learned from one of these rows. no_state: rows that
-    the target could not be asked about. has_candidates: whether one of them was ranked from a list of candidates;
-    estimated: whether one has propensities that were not logged; sampled: whether one of a log that dropped rows was
-    left out. replicas: sums by parts of the simulated pages of the target, by their number."""
+    sums: of the estimators. replicas: sums by parts of the simulated pages of the target, by their number. reasons: for
+    which rows of the group speak. unknown: rows that the target could not be asked about."""
 
     sums: Any
     replicas: Mapping[int, Any]
-    learned: bool
-    no_state: int
-    has_candidates: bool
-    estimated: bool
-    sampled: bool = False
+    reasons: frozenset[str]
+    unknown: int
 
     def __add__(self, other: Self) -> Self:
         """Both sums; rows without a simulated page are the same in every part of them."""
@@ -106,6 +98,11 @@ class GroupPartial(Sums):
     def by_replica(self, number: int) -> Any:
         """The sums by one part of the simulated pages."""
         return self.replicas.get(number, self.sums)
+
+    def scaled(self, factors: Mapping[str, float]) -> GroupPartial:
+        """The sums of rows that count so many times. factors: as of `RowSums.scaled`."""
+        replicas = {number: sums.scaled(factors) for number, sums in self.replicas.items()}
+        return replace(self, sums=self.sums.scaled(factors), replicas=replicas)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,7 +221,6 @@ def _target_partials(
     """Sums of every target, group and stratum over some rows."""
     partials = {}
     batch_of, slots = unit.batch_of(logged, rows, model), rows.slots
-    has_list, estimated = any_slot(rows, logged.lists.has_list(slots)), any_slot(rows, slots["estimated"])
     max_loggers = unit.fold.most_loggers
     strata = evaluation.loggers.strata(max_loggers)
     stratum_codes = evaluation.loggers.stratum_codes(
@@ -232,34 +228,33 @@ def _target_partials(
     )
     codes = slots["group"][rows.begins] * len(strata) + stratum_codes
     members = list(groups.members(codes, len(logged.groups) * len(strata)))
-    hidden_from = {number: scorer.unanswerable(slots, logged) for number, scorer in shared.members}
+    has_list, estimated = any_slot(rows, logged.lists.has_list(slots)), any_slot(rows, slots["estimated"])
+    hidden_slots = {number: scorer.unanswerable(slots, logged) for number, scorer in shared.members}
     if evaluation.paired:
-        flags = [hidden for hidden in hidden_from.values() if hidden is not None]
-        hidden_from = dict.fromkeys(hidden_from, np.logical_or.reduce(flags) if flags else None)
+        flags = [hidden for hidden in hidden_slots.values() if hidden is not None]
+        hidden_slots = dict.fromkeys(hidden_slots, np.logical_or.reduce(flags) if flags else None)
     for number, scorer in shared.members:
         scorer.describe(logged)
-        batch = batch_of(scorer)
+        target, batch, hidden = scorer.target, batch_of(scorer), hidden_slots[number]
         batches = [batch, *map(batch_of, scorer.replicas(slots, logged, marginals=unit.simulates))]
-        hidden = hidden_from[number]
-        learned = any_slot(rows, scorer.target.taught_by(slots))
-        is_recorded = None if hidden is None else ~any_slot(rows, hidden)
-        is_dropped = np.zeros(len(rows), np.bool_) if hidden is None else any_slot(rows, hidden & slots["subsampled"])
+        taught, unknown = any_slot(rows, target.taught_by(slots)), np.zeros(len(rows), np.bool_)
+        reasons = {"estimated-propensity": estimated}
+        if hidden is not None:
+            unknown = any_slot(rows, hidden)
+            reasons["sampled-rows"] = any_slot(rows, hidden & slots["subsampled"])
+            reasons["no-candidates" if target.draws_candidates else "no-state"] = unknown
+        if target.serving is not None and not target.draws_candidates:
+            reasons["logging-candidates"] = has_list
+        reasons["in-sample"] = taught & ~unknown
         for code, group_rows in members:
             group, stratum = divmod(code, len(strata))
-            judged, n_rows = group_rows, len(rows) if group_rows is None else len(group_rows)
-            if is_recorded is not None:
-                judged = np.flatnonzero(is_recorded) if group_rows is None else group_rows[is_recorded[group_rows]]
-            judged_batches = batches if judged is None else [batch.take(judged) for batch in batches]
-            sums, *replica_sums = map(unit.fold.partial, judged_batches)
+            selected = slice(None) if group_rows is None else group_rows
+            judged = group_rows if hidden is None else np.arange(len(rows))[selected][~unknown[selected]]
+            sums, *replica_sums = (unit.fold.partial(side if judged is None else side.take(judged)) for side in batches)
             partials[number, logged.groups[group], strata[stratum]] = GroupPartial(
-                sums=sums,
-                replicas=dict(enumerate(replica_sums)),
-                learned=bool((learned if judged is None else learned[judged]).any()),
-                no_state=0 if judged is None else n_rows - len(judged),
-                has_candidates=bool((has_list if group_rows is None else has_list[group_rows]).any()),
-                estimated=bool((estimated if group_rows is None else estimated[group_rows]).any()),
-                sampled=bool((is_dropped if group_rows is None else is_dropped[group_rows]).any()),
-            )
+                sums=sums, replicas=dict(enumerate(replica_sums)), unknown=int(unknown[selected].sum()),
+                reasons=frozenset(reason for reason, flags in reasons.items() if flags[selected].any()),
+            )  # fmt: skip
     return partials
 
 
@@ -273,75 +268,75 @@ def estimates(
 ) -> dict[tuple[int, RowGroup], list[Estimate]]:
     """The estimates of every target, by its number, and group. failures: of checks; cluster: name of the unit that was
     randomised."""
-    request = evaluation.request
-    estimated: dict[tuple[int, RowGroup], list[Estimate]] = {}
+    request, estimated = evaluation.request, dict[tuple[int, RowGroup], list[Estimate]]()
     for shared_number, shared in enumerate(evaluation.shared):
-        counts = partial.counts[shared_number]
-        n_left_out = counts.left_out + counts.other_policy
-        visit_sums, failed = partial.visits.get(shared.reward.id), failures.get(shared_number, ())
-        changes_later_visits = visit_sums is not None and alarms(visit_sums.p_value())
-        rival_sums: dict[RowGroup, dict[int, Any]] = {}
+        options = FinishOptions(
+            interval=request.interval, level=request.level, cluster=cluster, greedy=request.greedy,
+            reward_range=bounds(shared.reward) or ANY_REWARD, seed=request.seed, selected_rows=request.by == "arm",
+        )  # fmt: skip
+        rival_sums: dict[RowGroup, dict[int, RowSums]] = {}
         for number, scorer in shared.members:
-            weightings = weigh_loggers(unit, partial, [number])
-            group_partials = over_loggers(partial, number, weightings)
-            finished_estimates, target, is_weighed = [], scorer.target, scorer.target.serving is not None
-            for group_partial in group_partials.values():
-                reasons = {
-                    "in-sample": group_partial.learned, "no-propensity": n_left_out > 0,
-                    "estimated-propensity": group_partial.estimated,
-                    "sampled-rows": counts.sampled > 0 or group_partial.sampled,
-                    "no-candidates" if target.draws_candidates else "no-state": group_partial.no_state > 0,
-                    "carry-over": changes_later_visits and is_weighed,
-                    "logging-states": unit.logging_states and target.stateful,
-                    "logging-candidates": not target.draws_candidates and is_weighed and group_partial.has_candidates,
-                    "reward-unseen": counts.reward_seen < LEAST_SHARE and not evaluation.paired,  # a gate asks visits
-                }  # fmt: skip
-                options = FinishOptions(
-                    interval=request.interval, level=request.level, cluster=cluster, greedy=request.greedy,
-                    extra_reasons=tuple(reason for reason, holds in reasons.items() if holds),
-                    reward_range=bounds(shared.reward) or ANY_REWARD, seed=request.seed,
-                    selected_rows=request.by == "arm",
-                )  # fmt: skip
-                finished_estimates.append((group_partial.sums, options))
-            if request.by == "position" and isinstance(unit.fold, ImpressionFold):
-                by_group = unit.fold.finish_together(finished_estimates)
-            else:
-                by_group = [unit.fold.finish(sums, options) for sums, options in finished_estimates]
-            for (group, group_partial), group_estimates in zip(group_partials.items(), by_group, strict=True):
-                rival_sums.setdefault(group, {})[number] = group_partial.sums
-                strata = weightings[group].counted(_by_stratum(partial, number)[group])
-                unlike_labels = unlike(unit.fold, {key: sums.sums for key, sums in strata.items()})
-                options = replace(finished_estimates[0][1], interval="normal")
-                by_replica = [unit.fold.finish(sums, options) for sums in group_partial.replicas.values()]
-                ranges = [
-                    options.reward_range if kind.unit == "impression" and kind.self_normalised else ANY_REWARD
-                    for kind in unit.fold.estimators.values()
-                ]
-                estimated[number, group] = [
-                    replace(
-                        widened(estimate, replicas, limits=value_range).lowered(
-                            [
-                                *(check.reason for check in failed if is_weighed and check.concerns(kind)),
-                                *(["unlike-loggers"] if estimate.estimator in unlike_labels else []),
-                            ]
-                        ),
-                        left_out=estimate.left_out + n_left_out + group_partial.no_state,
-                        reward_seen=counts.reward_seen,
-                    )
-                    for kind, value_range, estimate, *replicas in zip(
-                        unit.fold.estimators.values(),
-                        ranges,
-                        _with_loggers(group_estimates, weightings[group], evaluation),
-                        *by_replica,
-                        strict=True,
-                    )
-                ]
-        for group, sums in rival_sums.items() if len(shared.members) > 1 else ():
-            options = FinishOptions(interval=request.interval, level=request.level, seed=request.seed)
-            at_ends = [unit.fold.at_ends(target_sums) for target_sums in sums.values()]
-            compared = rivals.compare_targets([estimated[number, group] for number in sums], at_ends, options)
-            estimated |= {(number, group): rows for number, rows in zip(sums, compared, strict=True)}
+            target_sums, rows = _target_estimates(
+                unit, evaluation, partial, number, scorer, options,
+                counts=partial.counts[shared_number], visit_sums=partial.visits.get(shared.reward.id),
+                failed=failures.get(shared_number, ()),
+            )  # fmt: skip
+            for group, sums in target_sums.items():
+                rival_sums.setdefault(group, {})[number] = sums
+                estimated[number, group] = rows[group]
+        for group, sums_by_target in rival_sums.items() if len(shared.members) > 1 else ():
+            at_ends = [unit.fold.at_ends(sums) for sums in sums_by_target.values()]
+            compared = rivals.compare_targets([estimated[number, group] for number in sums_by_target], at_ends, options)
+            estimated |= {(number, group): rows for number, rows in zip(sums_by_target, compared, strict=True)}
     return estimated
+
+
+def _target_estimates(
+    unit: RowUnit[R, M], evaluation: Evaluation, partial: LogPartial, number: int, scorer: Scorer,
+    options: FinishOptions, *, counts: RowCounts, visit_sums: VisitCarryOverSums | None, failed: Collection[Check],
+) -> tuple[dict[RowGroup, RowSums], dict[RowGroup, list[Estimate]]]:  # fmt: skip
+    """The sums of one target over all loggers, and its estimates, by group. number: of the target."""
+    fold, target, is_weighed = unit.fold, scorer.target, scorer.target.serving is not None
+    weightings = weigh_loggers(unit, partial, [number])
+    totals = over_loggers(partial, number, weightings)
+    n_left_out = counts.left_out + counts.other_policy
+    log_reasons = {
+        "no-propensity": n_left_out > 0,
+        "sampled-rows": counts.sampled > 0,
+        "carry-over": is_weighed and visit_sums is not None and alarms(visit_sums.p_value()),
+        "logging-states": unit.logging_states and target.stateful,
+        "reward-unseen": counts.reward_seen < LEAST_SHARE and not evaluation.paired,  # a gate asks visits
+    }
+    reasons = tuple(reason for reason, holds in log_reasons.items() if holds)
+    finished = [
+        (total.sums, replace(options, extra_reasons=(*reasons, *sorted(total.reasons)))) for total in totals.values()
+    ]
+    if evaluation.request.by == "position":
+        by_group = fold.finish_together(finished)
+    else:
+        by_group = [fold.finish(sums, group_options) for sums, group_options in finished]
+    estimates: dict[RowGroup, list[Estimate]] = {}
+    for (group, total), group_estimates in zip(totals.items(), by_group, strict=True):
+        weighting = weightings[group]
+        strata = weighting.counted(_by_stratum(partial, number)[group])
+        unlike_labels = unlike(fold, {stratum: sums.sums for stratum, sums in strata.items()})
+        replicas = [fold.finish(sums, replace(options, interval="normal")) for sums in total.replicas.values()]
+        estimates[group] = []
+        for kind, estimate, *parts in zip(fold.estimators.values(), group_estimates, *replicas, strict=True):
+            doubts = [check.reason for check in failed if is_weighed and check.concerns(kind)]
+            doubts += ["unlike-loggers"] if estimate.estimator in unlike_labels else []
+            limits = options.reward_range if kind.self_normalised else ANY_REWARD
+            index = fold.weighing_index(estimate.estimator) if weighting.factors else None
+            logger_weights = () if index is None else tuple(weighting.table[index])
+            estimates[group].append(
+                replace(
+                    widened(estimate, parts, limits=limits).lowered(doubts),
+                    left_out=estimate.left_out + n_left_out + total.unknown, reward_seen=counts.reward_seen,
+                    log=evaluation.taken_log(weighting.left_out, fold.most_loggers), logger_weights=logger_weights,
+                    loggers=max(1, sum(logger.weight > 0 for logger in logger_weights)),
+                )
+            )  # fmt: skip
+    return {group: total.sums for group, total in totals.items()}, estimates
 
 
 def weigh_loggers(unit: RowUnit[R, M], partial: LogPartial, numbers: Collection[int]) -> dict[RowGroup, Weighting]:
@@ -367,10 +362,7 @@ def over_loggers(
     partial: LogPartial, number: int, weightings: Mapping[RowGroup, Weighting]
 ) -> dict[RowGroup, GroupPartial]:
     """The sums of one target in each group over all loggers that count."""
-    return {
-        group: _total(weightings[group], weightings[group].counted(strata))
-        for group, strata in _by_stratum(partial, number).items()
-    }
+    return {group: weightings[group].total(strata) for group, strata in _by_stratum(partial, number).items()}
 
 
 def _by_stratum(partial: LogPartial, number: int) -> dict[RowGroup, dict[Stratum, GroupPartial]]:
@@ -380,27 +372,3 @@ def _by_stratum(partial: LogPartial, number: int) -> dict[RowGroup, dict[Stratum
         if member == number:
             by_group.setdefault(group, {})[stratum] = sums
     return by_group
-
-
-def _total(weighting: Weighting, strata: Mapping[Stratum, GroupPartial]) -> GroupPartial:
-    """The sums over all strata."""
-    total: GroupPartial = reduce(add, strata.values())
-    replicas = {
-        number: weighting.total({key: partial.by_replica(number) for key, partial in strata.items()})
-        for number in total.replicas
-    }
-    return replace(
-        total, sums=weighting.total({key: partial.sums for key, partial in strata.items()}), replicas=replicas
-    )  # fmt: skip
-
-
-def _with_loggers(estimates: Sequence[Estimate], weighting: Weighting, evaluation: Evaluation) -> list[Estimate]:
-    """The estimates with the log that was taken, and the loggers that were weighed."""
-    log = evaluation.taken_log(weighting.left_out, weighting.fold.most_loggers)
-    rows = []
-    for estimate in estimates:
-        index = weighting.fold.weighing_index(estimate.estimator) if weighting.factors else None
-        weights = () if index is None else tuple(weighting.table[index])
-        number = sum(logger.weight > 0 for logger in weights)
-        rows.append(replace(estimate, log=log, loggers=max(1, number), logger_weights=weights))
-    return rows

@@ -20,7 +20,7 @@ from rlrec.app.log import reward_log
 from rlrec.arrays import run_starts
 from rlrec.errors import quantity
 from rlrec.ope.sums.base import ImpressionEstimator, LogBatch
-from rlrec.ope.units.impressions import ImpressionFold
+from rlrec.ope.units.fold import ImpressionFold
 from rlrec.records import Reward
 from rlrec.store import Unit
 
@@ -65,7 +65,7 @@ class ImpressionUnit(RowUnit[ImpressionRows, "RewardModel"]):
 
     @property
     def fitted_on(self) -> Reading:
-        return Reading(columns=log_rows.FITTED)
+        return Reading(columns=log_rows.FITTED, targets=False)
 
     @property
     def judged_on(self) -> Reading:

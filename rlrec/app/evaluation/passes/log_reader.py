@@ -38,13 +38,16 @@ CELLS = 4_000_000  # arms of eligible sets that are held at a time
 class Reading:
     """The part of the log that a pass reads.
 
-    columns: of the log; visits: with the visits of their sessions, and without what only impressions need: slates and
-    the support of the loggers. marginals: down to which position slots have a column `logger_marginals`,
-    (n, marginals), by `LoggerMarginals`; 0: only the contexts that this needs. pairs: with `logger_pairs`, too;
-    shares: down to which position the batch has those of all arms. keys: with those of sessions."""
+    columns: of the log; visits: with the visits of their sessions. targets: with what targets are asked about: eligible
+    sets, lists of candidates, groups; support: with slates and the support of the loggers. marginals: down to which
+    position slots have a column `logger_marginals`, (n, marginals), by `LoggerMarginals`; 0: only the contexts that
+    this needs. pairs: with `logger_pairs`, too; shares: down to which position the batch has those of all arms. keys:
+    with those of sessions."""
 
     columns: Collection[str]
     visits: bool = False
+    targets: bool = True
+    support: bool = True
     marginals: int | None = None
     pairs: bool = False
     shares: int = 0
@@ -99,35 +102,18 @@ class LogReader:
             contexts=self.contexts,
         )  # fmt: skip
 
-    def to_fit(self, reading: Reading) -> Iterator[LoggedBatch]:
-        """Batches that a model is fitted on: with their contexts, without what targets are asked about, but with
-        `logger_marginals` down to the position that the reading says."""
-        if reading.marginals:
-            yield from self.to_locate(reading.columns, positions=reading.marginals)
-            return
-        for log in self.batches(reading):
-            contexts, context = self.contexts.table(log.slots["context_id"], log.contexts)
-            cluster = log_rows.clusters(log.slots, self.evaluation.cluster)
-            slots = log.slots | {"context": context, "cluster": cluster}
-            yield LoggedBatch(log=replace(log, slots=slots), contexts=contexts, eligible={})
-
-    def to_judge(self, reading: Reading) -> Iterator[LoggedBatch]:
-        """Batches that targets are judged on."""
-        marginals = reading.marginals
-        numbers = (marginals or 0) + len(self.evaluation.arms) * min(reading.shares, 1)
+    def read(self, reading: Reading) -> Iterator[LoggedBatch]:
+        """Batches with all that folds need of the store."""
+        numbers = (reading.marginals or 0) + len(self.evaluation.arms) * min(reading.shares, 1)
         for batch in self.batches(reading):
-            for log, eligible in self._portions(batch, numbers):
-                logged = self._logged(
-                    log, eligible, impressions=not reading.visits, marginals=marginals, pairs=reading.pairs
-                )
-                yield self._with_shares(logged, reading.shares) if reading.shares else logged
-
-    def to_locate(self, columns: Collection[str], *, positions: int) -> Iterator[LoggedBatch]:
-        """Batches that positions are compared on: with the contexts that loggers read and, where there
-        are positions, with `logger_marginals`; without the slates and the support."""
-        for batch in self.batches(Reading(columns=columns)):
-            for log, eligible in self._portions(batch, positions):
-                yield self._logged(log, eligible, impressions=False, marginals=positions)
+            if reading.targets:
+                for log, eligible in self._portions(batch, numbers):
+                    yield self._logged(log, eligible, reading)
+                continue
+            contexts, context = self.contexts.table(batch.slots["context_id"], batch.contexts)
+            cluster = log_rows.clusters(batch.slots, self.evaluation.cluster)
+            slots = batch.slots | {"context": context, "cluster": cluster}
+            yield LoggedBatch(log=replace(batch, slots=slots), contexts=contexts, eligible={})
 
     def partitions(self, reading: Reading, *, times: int = 1) -> Iterator[Iterable[Batch]]:
         """The rows of each partition of the log, as the store has them, and so many times all of them. A partition may
@@ -178,15 +164,13 @@ class LogReader:
             portion = batch.select_rows(np.arange(start, end))
             yield portion, self._eligible_sets(set(portion.slots["eligible_id"].tolist()))
 
-    def _logged(
-        self, log: Batch, eligible: Mapping[int, Ids], *, impressions: bool, marginals: int | None, pairs: bool = False
-    ) -> LoggedBatch:
-        """The batch with all that folds need. impressions: also slates, and the support of the loggers."""
+    def _logged(self, log: Batch, eligible: Mapping[int, Ids], reading: Reading) -> LoggedBatch:
+        """The batch with what targets are asked about."""
         slots, fields, zeros, slate_probabilities = log.slots, set[str](), list[Flags | None](), list[Array]()
-        if impressions:
+        if reading.support:
             slots = slots | log_rows.slates(slots) | log_rows.course(slots) | unknown_support(slots)
             fields = self.loggers.reads(slots, slots["unknown_support"])
-        if marginals is not None or pairs:
+        if reading.marginals is not None or reading.pairs:
             fields |= self.marginals.reads(slots)
         lists = self._logged_lists(slots) if self._lists else candidates.LoggedLists()
         if lists.lists:
@@ -204,37 +188,41 @@ class LogReader:
         slots = slots | {"context": context, "group": group, "cluster": cluster}
         if slots.keys() >= {*log_rows.SAMPLED}:
             slots["decision_digest"] = log_rows.decision_digests(slots)
-        if impressions:
+        if reading.support:
             support, zeros = self.loggers.support(slots, contexts, eligible)
             slots |= support
             if self._supports:
                 unsure_ids = slots["decision_id"][slots["imported"] & ~slots["full"]]
                 supports = imported_data.supports(self.unit, np.unique(unsure_ids).tolist())
                 slots |= logged_zeros(slots, supports, eligible, zeros)
-        if marginals:
-            derived = self.marginals.tabulate(slots, contexts, eligible, positions=marginals)
+        if reading.marginals:
+            derived = self.marginals.tabulate(slots, contexts, eligible, positions=reading.marginals)
             slots = {**slots, log_rows.MARGINALS: derived}
-        if pairs:
+        if reading.pairs:
             pairs_case, slate_probabilities = self.marginals.pairs(slots, contexts, eligible)
             slots = {**slots, log_rows.PAIRS: pairs_case}
+        shares = None
+        if reading.shares:
+            shares, slots = self._shares(slots, contexts, eligible, reading.shares)
         return LoggedBatch(
             log=replace(log, slots=slots), contexts=contexts, groups=groups, eligible=eligible, zeros=zeros,
             pairs=slate_probabilities, lists=self._with_inclusion(lists, slots, contexts), features=features,
+            shares=shares,
         )  # fmt: skip
 
-    def _with_shares(self, logged: LoggedBatch, positions: int) -> LoggedBatch:
-        """The batch with `shares`, and the column that numbers its decisions; NaN where a logger's are not known."""
-        slots, arms = logged.log.slots, self.evaluation.arms
-        first = run_starts(slots["decision_id"])
+    def _shares(
+        self, slots: Columns, contexts: ContextTable, eligible: Mapping[int, Ids], positions: int
+    ) -> tuple[Array, Columns]:  # fmt: skip
+        """The shares of a batch, NaN where a logger's are not known, and its slots with the column that numbers its
+        decisions."""
+        arms, first = self.evaluation.arms, run_starts(slots["decision_id"])
         decision = np.repeat(np.arange(len(first)), np.diff(np.r_[first, len(slots["decision_id"])]))
         shares = np.full((len(first), positions, len(arms)), np.nan)
-        for case in self.marginals.cases(slots, logged.contexts, logged.eligible, positions=positions):
+        for case in self.marginals.cases(slots, contexts, eligible, positions=positions):
             table = np.zeros((positions, len(arms)))
             table[: len(case.marginals), arms.rank[arms.index(case.arms)]] = case.marginals
             shares[decision[case.rows]] = table
-        return replace(
-            logged, shares=shares, log=replace(logged.log, slots={**slots, log_rows.DECISION_NUMBER: decision})
-        )
+        return shares, {**slots, log_rows.DECISION_NUMBER: decision}
 
     def _with_features(self, slots: Columns) -> tuple[Columns, Mapping[int, Mapping[int, str]]]:
         """The slots with a number below 0 as the revision of decisions whose arms have features of their own, and these

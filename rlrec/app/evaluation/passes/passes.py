@@ -185,13 +185,13 @@ class JointPass:
 
     def _fit(self, unit: AnyUnit, reader: LogReader) -> Mapping[int, Any]:
         total: Mapping[int, Any] = {}
-        for logged in reader.to_fit(unit.fitted_on):
+        for logged in reader.read(unit.fitted_on):
             rows_of = {key: unit.usable_rows(logged, reward)[0] for key, reward in self.evaluation.rewards.items()}
             total = add_each(total, {key: unit.model_sums(logged, rows) for key, rows in rows_of.items() if len(rows)})
         return total
 
     def _judge(self, unit: AnyUnit, reader: LogReader, models: Mapping[int, Any]) -> LogPartial:
-        batches = reader.to_judge(unit.judged_on)
+        batches = reader.read(unit.judged_on)
         partials = (fold(unit, self.evaluation, logged, models) for logged in batches)
         partition_sums = reduce(self.add, partials, LogPartial()).closed()
         return partition_sums + LogPartial(visits=unit.visit_carry_over(reader))

@@ -66,11 +66,12 @@ class SessionUnit(RowUnit[EndedVisits, ReturnModel]):
 
     @property
     def fitted_on(self) -> Reading:
-        return Reading(columns=ended_visits.READ, visits=True)
+        return Reading(columns=ended_visits.READ, visits=True, targets=False)
 
     @property
     def judged_on(self) -> Reading:
-        return Reading(columns=(*ended_visits.READ, *self.evaluation.lesson_columns), visits=True)
+        columns = (*ended_visits.READ, *self.evaluation.lesson_columns)
+        return Reading(columns=columns, visits=True, support=False)
 
     def usable_rows(self, logged: LoggedBatch, reward: Reward) -> tuple[EndedVisits, RowCounts]:
         visits, unused = ended_visits.usable_visits(logged.log, reward, self.cutoffs[reward.id])

@@ -85,9 +85,12 @@ def test_what_pages_earn_as_a_whole_is_asked_of_visits(sqlite_db: str, run_sqlit
 
 
 def test_rows_without_simulated_pages_are_the_same_in_every_part_of_them() -> None:
-    simulated = GroupPartial(
-        sums=1.0, replicas={0: 2.0, 1: 4.0}, learned=False, no_state=0, has_candidates=False, estimated=False
-    )
-    exact = GroupPartial(sums=10.0, replicas={}, learned=True, no_state=1, has_candidates=False, estimated=False)
+    simulated = GroupPartial(sums=1.0, replicas={0: 2.0, 1: 4.0}, reasons=frozenset(), unknown=0)
+    exact = GroupPartial(sums=10.0, replicas={}, reasons=frozenset({"in-sample"}), unknown=1)
     for total in (simulated + exact, exact + simulated):
-        assert (total.sums, total.replicas, total.learned, total.no_state) == (11.0, {0: 12.0, 1: 14.0}, True, 1)
+        assert (total.sums, total.replicas, total.reasons, total.unknown) == (
+            11.0,
+            {0: 12.0, 1: 14.0},
+            {"in-sample"},
+            1,
+        )

@@ -51,7 +51,7 @@ def folded(slates: str, request: pytest.FixtureRequest) -> tuple[Partials, Calla
         patch.setattr(partitions, "BATCH", 40)
         evaluation, (of_rows, *_), log = estimates.prepare(unit, options, estimates.estimators(options), Selection())
         models = passes.fit_models([of_rows], evaluation, log)[of_rows]
-        batches = list(log.to_judge(of_rows.judged_on))
+        batches = list(log.read(of_rows.judged_on))
     partials = [fold.fold(of_rows, evaluation, batch, models) for batch in batches]
 
     def finish(complete: LogPartial) -> list[Estimate]:
@@ -112,7 +112,7 @@ def test_folding_twice_gives_the_same(slates: str) -> None:
     with closing(logs.at(slates, 1e6)) as store, store.read() as unit:
         evaluation, (of_rows, *_), log = estimates.prepare(unit, options, estimates.estimators(options), Selection())
         models = passes.fit_models([of_rows], evaluation, log)[of_rows]
-        (batch,) = log.to_judge(of_rows.judged_on)
+        (batch,) = log.read(of_rows.judged_on)
     once, again = (fold.fold(of_rows, evaluation, batch, models) for _ in range(2))
     first, second = (
         fold.estimates(of_rows, evaluation, partial, failures={}, cluster="user") for partial in (once, again)
@@ -139,4 +139,4 @@ def test_batches_are_cut_where_eligible_sets_are_large(
     options = Request(targets=["uniform"], estimators=unit)
     with closing(logs.at(sqlite_db, 1e6)) as store, store.read() as opened:
         _, (of_rows, *_), log = estimates.prepare(opened, options, estimates.estimators(options), Selection())
-        assert [len(batch.eligible) for batch in log.to_judge(of_rows.judged_on)] == [1, 1, 1]
+        assert [len(batch.eligible) for batch in log.read(of_rows.judged_on)] == [1, 1, 1]

@@ -78,7 +78,7 @@ def test_a_subsampled_log_estimates_what_all_of_it_does(sqlite_db: str, run_sqli
     from rlrec import ope
     from rlrec.ope.sums.base import LogBatch
     from rlrec.ope.units.estimate import FinishOptions
-    from rlrec.ope.units.impressions import ImpressionFold
+    from rlrec.ope.units.fold import ImpressionFold
 
     rows, random = drawn(3_000, 2), np.random.default_rng(3)
     _, p, reward, keep = (np.array(column) for column in zip(*rows, strict=True))

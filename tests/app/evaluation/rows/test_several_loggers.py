@@ -192,7 +192,7 @@ def test_batches_of_several_loggers_add_up_in_any_order(db: str, monkeypatch: py
     with closing(logs.at(db, 1e6)) as store, store.read() as opened:
         evaluation, (of_rows, *_), log = estimates.prepare(opened, request, estimates.estimators(request), Selection())
         models = passes.fit_models([of_rows], evaluation, log)[of_rows]
-        partials = [fold.fold(of_rows, evaluation, batch, models) for batch in log.to_judge(of_rows.judged_on)]
+        partials = [fold.fold(of_rows, evaluation, batch, models) for batch in log.read(of_rows.judged_on)]
     assert len(partials) > 10
     orders = [partials, [partials[number] for number in np.random.default_rng(1).permutation(len(partials))]]
     (first, second) = (

@@ -7,7 +7,7 @@ from contextlib import closing
 import numpy as np
 import pytest
 
-from rlrec.app.evaluation.passes.log_reader import LogReader
+from rlrec.app.evaluation.passes.log_reader import LogReader, Reading
 from rlrec.app.evaluation.passes.request import Evaluation, Request
 from rlrec.app.evaluation.rows import log_rows
 from rlrec.app.policies import versions
@@ -26,7 +26,7 @@ def derived(db: str, *, positions: int, hide: bool = True) -> tuple[Columns, Arr
         evaluation = Evaluation.resolve(unit, Request(targets=[]), Selection())
         reader = LogReader(unit, evaluation)
         slots, tables = [], []
-        for batch in reader.to_locate(log_rows.JUDGED, positions=positions):
+        for batch in reader.read(Reading(columns=log_rows.JUDGED, support=False, marginals=positions)):
             observed = batch.log.slots
             nothing = {"marginal": np.full(len(observed["arm_id"]), np.nan)} if hide else {}
             tables.append(
