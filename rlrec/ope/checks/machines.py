@@ -1,10 +1,12 @@
 """Sessions that click nearly everything: whether there are more of them than people account for.
 
-People differ in how often they click. If they do so by a beta distribution, the clicks of a session are beta-binomial.
-Such a distribution is fitted to the sessions that did not click nearly everything, among those of similar length, and
-says how many others go with them: the most that a fit says which is about as likely as the best one. Machines that
-click whatever they are shown, at any position, stand apart from that, the more the longer their sessions are.
-Source: own derivation; truncated beta-binomial likelihoods within 1 of the largest one."""
+People differ in how often they click. If they do so by a beta distribution, and the arms attract those who click most a
+share of the time, the clicks of a session are beta-binomial, and thinned by that share. Machines click whatever they
+are shown: nine in ten slots, or more. Among sessions of similar length, the best fit of people alone is compared with
+the best one of people and machines. Shorter sessions count in a fit, too, but no more than so many of them, since those
+who stay longer may be others.
+
+Source: own derivation; likelihood ratios of mixtures of thinned beta-binomials."""
 
 from __future__ import annotations
 
@@ -14,19 +16,22 @@ from itertools import pairwise
 
 import numpy as np
 
-from rlrec.arrays import Array, Flags, Ids
+from rlrec.arrays import Array, Ids
 from rlrec.records import Sums
 
 FEWEST, LARGEST = 4, 64  # slots of sessions that are looked at; of longer ones the share of clicks counts
-NEARLY_ALL = 0.8, 0.85  # shares of slots; either tells
-LEAST_SHARE = 0.02  # of all clicks, that such sessions must have to matter
-EXCESS = 1.3  # times as many sessions as people account for
-LARGEST_RATE = 0.6  # of clicks in all other sessions, up to which they stand apart
-_CLASSES = (FEWEST, 8, 16, 32, LARGEST + 1)  # of lengths
-_SHORTER = 15.0  # sessions that all shorter ones count as in a fit, at most
+LEAST_SHARE = 0.02  # of all clicks, that machines must have to matter
+LEAST_GAIN = 7.0  # log likelihood ratio, over all lengths
+LARGEST_RATE = 0.6  # of clicks of people, up to which machines stand apart
+_EAGER = 0.8  # share of slots above which a session may be a machine's
+_LENGTHS = (FEWEST, 8, 16, 32, LARGEST + 1)  # where classes of lengths begin
+_SHORTER = 100.0  # sessions that all shorter ones count as in a fit, at most
 _MEANS = np.array([0.005, 0.01, 0.02, 0.04, 0.07, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.7, 0.8])
 _SPREADS = 2.0 ** np.arange(-5, 8)  # a + b of the beta distribution
-_MARGIN = 1.0  # of log likelihoods
+_ATTRACTED = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)  # share of the time that arms attract those who click most
+_RATES = 0.9 + 0.1 * (np.arange(40) + 0.5) / 40  # of machines
+_WEIGHTS = (0.0, 0.01, 0.02, 0.04, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75, 0.9)  # of machines among sessions
+_LEAST = 1e-12  # probability of clicks that a fit excludes
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,58 +50,72 @@ class SessionSums(Sums):
     @property
     def alarms(self) -> bool:
         """Whether more sessions click nearly everything than people account for, and have a share of all clicks."""
-        return any(_stand_apart(self.counts, share) for share in NEARLY_ALL)
+        number = np.arange(LARGEST + 1)
+        slots, clicks = self.counts.sum(axis=1) @ number, self.counts.sum(axis=0) @ number
+        is_eager = (number[:, None] >= FEWEST) & (number > _EAGER * number[:, None])
+        if np.where(is_eager, self.counts, 0.0).sum(axis=0) @ number <= LEAST_SHARE * clicks:
+            return False
+        gain, machine_slots, machine_clicks = machines(self.counts)
+        matters = machine_clicks > LEAST_SHARE * clicks
+        stands_apart = clicks - machine_clicks <= LARGEST_RATE * (slots - machine_slots)
+        return bool(gain > LEAST_GAIN and matters and stands_apart)
 
 
-def _stand_apart(counts: Array, share: float) -> bool:
-    number = np.arange(LARGEST + 1)
-    others = np.where(_eager_cells(share), 0.0, counts)
-    slots, clicks, all_clicks = (others.sum(axis=1) @ number, others.sum(axis=0) @ number, counts.sum(axis=0) @ number)
-    if all_clicks - clicks <= LEAST_SHARE * all_clicks or clicks > LARGEST_RATE * slots:
-        return False
-    eager, expected = eager_sessions(counts, share)
-    return eager > EXCESS * expected + 4 * expected**0.5 + 5
+def machines(counts: Array) -> tuple[float, float, float]:
+    """How much better people and machines fit than people alone, by log likelihood, and the slots and clicks that the
+    machines have. counts: as in `SessionSums`."""
+    gain = machine_slots = machine_clicks = 0.0
+    shorter, fitted = np.zeros(len(_MEANS) * len(_SPREADS) * len(_ATTRACTED)), 0.0
+    for start, end in pairwise((2, *_LENGTHS)):
+        slots, clicks = np.nonzero(counts[start:end])
+        if not len(slots):
+            continue
+        slots += start
+        number = counts[slots, clicks]
+        people, machine = _probabilities(slots, clicks)
+        weights = _WEIGHTS if start >= FEWEST else _WEIGHTS[:1]
+        shorter *= min(1.0, _SHORTER / max(fitted, 1.0))
+        fits = [
+            shorter + np.log(np.maximum((1 - weight) * people + weight * machine, _LEAST)) @ number
+            for weight in weights
+        ]
+        best = int(np.argmax([fit.max() for fit in fits]))
+        gain += float(fits[best].max() - fits[0].max())
+        by_machines = weights[best] * machine
+        others = (1 - weights[best]) * people[fits[best].argmax()]
+        share = number * by_machines / np.maximum(by_machines + others, _LEAST)
+        machine_slots, machine_clicks = machine_slots + float(share @ slots), machine_clicks + float(share @ clicks)
+        shorter, fitted = fits[best], min(fitted, _SHORTER) + float(number.sum())
+    return gain, machine_slots, machine_clicks
 
 
-def eager_sessions(counts: Array, share: float) -> tuple[float, float]:
-    """How many sessions click nearly everything, and how many of them people account for at most. counts: as in
-    `SessionSums`."""
-    log_pmf, log_eager = _beta_binomials(share)
-    is_eager = _eager_cells(share)
-    others, eager = np.where(is_eager, 0.0, counts), np.where(is_eager, counts, 0.0)
-    log_eager = np.minimum(log_eager, -1e-9)
-    log_other = np.log1p(-np.exp(log_eager))
-    fit, fitted = np.einsum("gnk,nk->g", log_pmf[:, 2:FEWEST], counts[2:FEWEST]), counts[2:FEWEST].sum()
-    expected = 0.0
-    for start, end in pairwise(_CLASSES):
-        lengths, numbers = slice(start, end), others[start:end].sum(axis=1)
-        class_fit = np.einsum("gnk,nk->g", log_pmf[:, lengths], others[lengths]) - log_other[:, lengths] @ numbers
-        fit = class_fit + fit * min(1.0, _SHORTER / max(fitted, 1.0))
-        fitted = numbers.sum() + min(fitted, _SHORTER)
-        odds = np.exp(log_eager[:, lengths] - log_other[:, lengths]) @ numbers
-        expected += float(odds[fit >= fit.max() - _MARGIN].max())
-    return float(eager.sum()), expected
-
-
-def _eager_cells(share: float) -> Flags:
-    number = np.arange(LARGEST + 1)
-    return (number[:, None] >= FEWEST) & (number > share * number[:, None])
+def _probabilities(slots: Ids, clicks: Ids) -> tuple[Array, Array]:
+    """Probabilities of so many clicks of so many slots (c,) by each fit of people, (g, c), and of machines, (c,).
+    slots ascend."""
+    a, b, both, log_ways, thinning = _tables()
+    people = []
+    for n in np.unique(slots).tolist():
+        k, columns = np.arange(n + 1), clicks[slots == n]
+        beta_binomial = np.exp(log_ways[n, : n + 1] + a[:, k] + b[:, n - k] - both[:, n, None])
+        people.append(np.concatenate([beta_binomial @ table[: n + 1, columns] for table in thinning]))
+    log_machine = clicks[:, None] * np.log(_RATES) + (slots - clicks)[:, None] * np.log1p(-_RATES)
+    return np.concatenate(people, axis=1), np.exp(log_ways[slots, clicks][:, None] + log_machine).mean(axis=1)
 
 
 @cache
-def _beta_binomials(share: float) -> tuple[Array, Array]:
-    """Log probabilities of so many clicks of so many slots by each fit, (g, 65, 65), and of nearly all of them,
-    (g, 65)."""
+def _tables() -> tuple[Array, Array, Array, Array, list[Array]]:
+    """Logs of a (a + 1) ... of each fit, of b and a + b alike, (g, 65) each; of the ways to choose clicks, (65, 65);
+    and for each share in _ATTRACTED the probabilities that so many clicks are left of so many, (65, 65)."""
     mean, spread = (grid.ravel() for grid in np.meshgrid(_MEANS, _SPREADS, indexing="ij"))
-    a, b, number = mean * spread, (1 - mean) * spread, np.arange(LARGEST)
-
-    def log_rising(x: Array) -> Array:
-        return np.cumsum(np.c_[np.zeros(len(x)), np.log(x[:, None] + number)], axis=1)
-
-    n, k = np.tril_indices(LARGEST + 1)
+    rising = [
+        np.cumsum(np.c_[np.zeros(len(x)), np.log(x[:, None] + np.arange(LARGEST))], axis=1)
+        for x in (mean * spread, (1 - mean) * spread, spread)
+    ]
     log_factorial = np.r_[0.0, np.cumsum(np.log(np.arange(1, LARGEST + 1)))]
-    log_pmf = np.full((len(a), LARGEST + 1, LARGEST + 1), -1e3)
-    ways = log_factorial[n] - log_factorial[k] - log_factorial[n - k]
-    log_pmf[:, n, k] = ways + log_rising(a)[:, k] + log_rising(b)[:, n - k] - log_rising(a + b)[:, n]
-    eager = np.where(_eager_cells(share), np.exp(log_pmf), 0.0).sum(axis=2)
-    return log_pmf, np.log(np.maximum(eager, 1e-300))
+    n, k = np.indices((LARGEST + 1, LARGEST + 1))
+    lost = np.maximum(n - k, 0)
+    log_ways = log_factorial[n] - log_factorial[k] - log_factorial[lost]
+    thinning = [
+        np.where(k <= n, np.exp(log_ways) * attracted**k * (1 - attracted) ** lost, 0.0) for attracted in _ATTRACTED
+    ]
+    return rising[0], rising[1], rising[2], log_ways, thinning

@@ -105,8 +105,9 @@ class MachineSessions(Check):
     reason = "machine-sessions"
 
     def sums(self, checked: CheckedRows) -> SessionSums:
-        _, session = distinct(checked.rows.slots["session_id"])
-        slots, clicks = (np.bincount(session, weights=weights) for weights in (None, ~checked.rows.default))
+        # sessions of a user belong together, and would not be independent
+        _, person = distinct(checked.rows.slots["cluster" if checked.cluster == "user" else "session_id"])
+        slots, clicks = (np.bincount(person, weights=weights) for weights in (None, ~checked.rows.default))
         return SessionSums.from_sessions(slots.astype(np.int64), clicks.astype(np.int64))
 
 

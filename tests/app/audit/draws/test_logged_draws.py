@@ -32,8 +32,8 @@ def lines(world: World, session: str) -> Iterator[str]:
 def findings(run: Run, world: World) -> list[tuple[str, str, str]]:
     """The check, the severity and the subject of each finding about an imported log that its own counts are behind."""
     import_log(run, world)
-    found = [(row["check"], row["severity"], row["subject"]) for row in run("doctor", "--json").json["findings"]]
-    return [row for row in found if row[0] in ("shown", "clipped", "repeats")]
+    rows = [(row["check"], row["severity"], row["subject"]) for row in run("doctor", "--json").json["findings"]]
+    return [row for row in rows if row[0] in ("shown", "clipped", "repeats")]
 
 
 @pytest.mark.slow

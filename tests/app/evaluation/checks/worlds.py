@@ -285,5 +285,8 @@ WRONG: dict[str, dict[str, Callable[[str, int], World]]] = {
         "propensities cut at .05": clipped,
         "propensities cut at .05, the smallest logged": partial(clipped, logs_least=True),
     },
-    "machine-sessions": {"sessions of machines": machines},
+    "machine-sessions": {
+        "sessions of machines": machines,
+        "sessions of machines among very uneven people": partial(machines, spread=0.7),
+    },
 }
