@@ -53,17 +53,15 @@ class Claim(NamedTuple):
                 return f"{subject} is as good as {self.rival}: it differs by at most {100 * share:.2g} %{basis}{caveat}"
             return f"{subject} {SAME_POLICY} {self.rival}: no difference"
         start = f"{self.name}: " if self.name else ""
-        question = f"whether it is better or worse than {self.rival}{by if None in (self.value, self.needed) else ''}"
+        question = f"whether it is better or worse than {self.rival}{by}"
         if self.needed is None:
             reasons = "; ".join(f"{group and f'{group}: '}{', '.join(names)}" for group, names in self.groups.items())
             return f"{start}this log cannot tell {question}{f' ({reasons})' if reasons else ''}"
-        figures = "" if self.value is None else f" ({self._difference}{basis})"
         more = quantity(approximate(self.needed), f"more {NOUNS.get(self.cluster, self.cluster)}")
-        provided = "" if self.value is None else f" if the difference is really {self._signed(self.value)}"
+        odds = f"about even odds after {more}{self._time}" + (", if it is what it seems" if self.value else "")
         if (self.days or 0.0) > LONGEST_WAIT:
-            start += "this traffic cannot tell in reasonable time "
-            return f"{start}{question}{figures}: it takes about {more}{provided}{self._time}"
-        return f"{start}cannot tell yet {question}{figures}; need about {more}{provided}{self._time}"
+            return f"{start}this traffic cannot tell in reasonable time {question}: {odds}"
+        return f"{start}cannot tell yet {question}; {odds}"
 
     @property
     def _difference(self) -> str:

@@ -37,15 +37,14 @@ from rlrec.sentences import LOGGED, Claim, approximate, best_of, difference_sent
          "home@2 is as good as what was logged: it differs by at most 1.6 %"),
         (
             {"answer": "unknown", "value": 0.03, "lower": -0.04, "upper": 0.1, "needed": 3_123, "days": 11.8},
-            "home@2: cannot tell yet whether it is better or worse than what was logged (+3.0 % [-4.0, +10]); "
-            "need about 3,100 more visits if the difference is really +3.0 % (12 days of this traffic)",
+            "home@2: cannot tell yet whether it is better or worse than what was logged; "
+            "about even odds after 3,100 more visits (12 days of this traffic), if it is what it seems",
         ),
         # nobody is invited to wait for a year
         (
             {"answer": "unknown", "value": 0.03, "lower": -0.04, "upper": 0.1, "needed": 3_123, "days": 91.0},
-            "home@2: this traffic cannot tell in reasonable time whether it is better or worse than what was logged "
-            "(+3.0 % [-4.0, +10]): it takes about 3,100 more visits if the difference is really +3.0 % (91 days of "
-            "this traffic)",
+            "home@2: this traffic cannot tell in reasonable time whether it is better or worse than what was logged: "
+            "about even odds after 3,100 more visits (91 days of this traffic), if it is what it seems",
         ),
         (
             {"answer": "better", "value": 0.2, "lower": 0.1, "upper": 0.3, "basis": "per page", "reward": "durable",
@@ -58,8 +57,8 @@ from rlrec.sentences import LOGGED, Claim, approximate, best_of, difference_sent
         ),
         (
             {"answer": "unknown", "needed": 1, "days": 0.1, "cluster": "user"},
-            "home@2: cannot tell yet whether it is better or worse than what was logged; need about 1 more user "
-            "(2 hours of this traffic)",
+            "home@2: cannot tell yet whether it is better or worse than what was logged; about even odds after 1 "
+            "more user (2 hours of this traffic)",
         ),
         (
             {"answer": "unknown", "groups": {"state": ["carry-over"], "log": ["in-sample", "drift"]}},
@@ -99,8 +98,7 @@ def test_a_difference_says_in_how_many_days_of_traffic_it_will_be_known() -> Non
     row = {"group": "b", "against": "a", "answer": "unknown", "needed": 60, "reasons": [], **bounds}
     text = difference_sentence(row, "user", per_day=20.0)
     assert text.endswith(
-        "(+20 % [-20, +60] per user); need about 60 more users if the difference is really +20 % "
-        "(3 days of this traffic)"
+        "better or worse than a; about even odds after 60 more users (3 days of this traffic), if it is what it seems"
     )
     assert "days" not in difference_sentence(row, "user")
 
@@ -125,8 +123,8 @@ def test_an_experiment_is_judged_by_what_a_unit_earned() -> None:
         == "new is better than old: +20 % [+15, +25] per user"
     )
     unknown = difference("reward_per_unit", "unknown", 0.02, needed=412)
-    clause = "need about 410 more users if the difference is really +2.0 %"
-    assert conclusion(unknown).endswith(f"than old (+2.0 % [-3.0, +7.0] per user); {clause}")
+    clause = "about even odds after 410 more users, if it is what it seems"
+    assert conclusion(unknown).endswith(f"than old; {clause}")
     young = difference("reward_per_unit", "unknown", 0.02, reasons=["young-units"])
     assert conclusion(young) == "new: this log cannot tell whether it is better or worse than old (young-units)"
     durable = difference("reward_per_unit", "better", 0.2, reward="durable")

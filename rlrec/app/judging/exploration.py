@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import reduce
+from math import nan
 from operator import add
 from typing import TypedDict
 
@@ -249,13 +250,14 @@ class FloorComparison:
         sample = intervals.studentised_bootstrap(contrast, summary.units, seed=self.request.seed)
         base, ess = contrast.base(summary.total), finite_or_none(summary.total[1] ** 2 / summary.moment[1, 1])
         lower, upper = sample.bounds(self.request.level)
-        if abs(sample.value) <= rounding(base):
-            lower = upper = 0.0
-        is_small = (ess or 0.0) < LEAST_ESS
+        is_small, explores = (ess or 0.0) < LEAST_ESS, not np.allclose(summary.units[:, 1], summary.units[:, 3])
+        is_equal = abs(sample.value) <= rounding(base)
+        if is_equal:  # where what was shown matters, and all of it earned the same, other rows may differ
+            lower = upper = nan if explores else 0.0
         return Comparison.from_figures(
             value=sample.value, base=base, std_error=sample.error, lower=lower, upper=upper, ess=ess,
             clusters=int(summary.present[3]), verdict=VERDICTS[0 if is_small else -1],
-            reasons=["low-ess"] if is_small else [],
+            reasons=[*(["low-ess"] if is_small else []), *(["no-variation"] if is_equal and explores else [])],
         )  # fmt: skip
 
     def _risen(self, total: ExplorationSums) -> list[RisenArm]:

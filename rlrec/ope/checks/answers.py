@@ -17,8 +17,9 @@ _ANSWERS = {"more": "better", "less": "worse", "equal": "same", "unsure": "unkno
 
 
 class Answer(NamedTuple):
-    """The answer of a comparison. answer: one of ANSWERS; needed: clusters more that would tell, about, if the
-    difference is what it seems to be; None where the answer is known, or where more of this log cannot tell."""
+    """The answer of a comparison. answer: one of ANSWERS; needed: clusters more after which the odds of an answer are
+    about even, if the difference is what it seems to be; None where the answer is known, or where more of this log
+    cannot tell."""
 
     answer: str
     needed: int | None
@@ -50,12 +51,12 @@ def judge(
             return Answer("same", None)
     if "clipping-bias" in reasons:
         return Answer("unknown", None)  # which does not shrink as the log grows
-    ratios = [*_shortage(ess, rewards, verdict), *_width(value, lower, upper, SAME_WITHIN * scale)]
+    has_bounds = lower is not None and upper is not None
+    ratios = _width(value, lower, upper, SAME_WITHIN * scale, precision)
+    if verdict == "insufficient" or not has_bounds:
+        ratios += _shortage(ess, rewards)
     missing = clusters * (max(ratios, default=1.0) - 1)
-    is_counted = missing > 0 or (
-        verdict != "insufficient" and ratios
-    )  # a bound within rounding of 0 is next to nothing
-    return Answer("unknown", max(1, ceil(missing)) if is_counted and missing < inf else None)
+    return Answer("unknown", ceil(missing) if 0 < missing < inf else None)
 
 
 def doubts_of(reasons: Collection[str]) -> set[str]:
@@ -65,20 +66,22 @@ def doubts_of(reasons: Collection[str]) -> set[str]:
     return {name for name, reason in others if reason.group == "support" or reason.best != "ok"}
 
 
-def _shortage(ess: float | None, rewards: float | None, verdict: str) -> list[float]:
-    """How many times as many clusters would be effective enough, and bring enough rewards, where an estimate is
-    insufficient."""
-    if verdict != "insufficient":
-        return []
+def _shortage(ess: float | None, rewards: float | None) -> list[float]:
+    """How many times as many clusters would be effective enough, and bring enough rewards."""
     return [least / number for least, number in ((LEAST_ESS, ess), (EFFECTIVE_REWARDS, rewards)) if number]
 
 
-def _width(value: float | None, lower: float | None, upper: float | None, least: float) -> list[float]:
-    """How many times as many clusters would let the interval exclude 0, if the difference is what it seems to be, or
-    lie within the least difference that counts, whichever comes first."""
+def _width(
+    value: float | None, lower: float | None, upper: float | None, least: float, precision: float
+) -> list[float]:  # fmt: skip
+    """How many times as many clusters would let the interval exclude what is no difference, with an even chance if the
+    difference is what it seems to be, or lie within the least difference that counts, whichever comes first."""
     if value is None or lower is None or upper is None:
         return []
     low_reach, high_reach, size = value - lower, upper - value, abs(value)
     near, far = (low_reach, high_reach) if value > 0 else (high_reach, low_reach)
-    shares = [near / size if size else inf, max(near / (least + size), far / (least - size)) if size < least else inf]
+    shares = [
+        near / (size - precision) if size > precision else inf,
+        max(near / (least + size), far / (least - size)) if size < least else inf,
+    ]
     return [min(shares) ** 2]

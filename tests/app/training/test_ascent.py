@@ -14,6 +14,7 @@ import pytest
 from rlrec.app.evaluation.comparisons.paired_gate import refusal
 from rlrec.app.training.ascent import TrainingOptions
 from rlrec.cli.commands.policies.train_pg import _sentence
+from rlrec.ope.checks.answers import doubts_of
 from rlrec.ope.comparisons import paired
 from rlrec.simulate.barista import Barista
 from rlrec.simulate.corridor import Corridor
@@ -46,7 +47,7 @@ def gate(
     lower: float | None, verdict: str = "ok", *, upper: float = 2.0, reasons: Sequence[str] = ()
 ) -> dict[str, Any]:
     """A look of the gate of training."""
-    passed = lower is not None and lower > 1e-8 and verdict != "insufficient"
+    passed = lower is not None and lower > 1e-8 and verdict != "insufficient" and not doubts_of(reasons)
     return {
         "estimator": "wdr", "candidate": 1, "against": 1, "value": 3.0, "live_value": 2.0, "estimate": 1.0,
         "lower": lower, "upper": upper, "alpha": 0.03, "ess": 20.4, "verdict": verdict, "reasons": list(reasons),
@@ -76,8 +77,8 @@ def test_the_reason_that_decides_comes_first() -> None:
         "live."
     )
     assert _sentence(look | {"needed": 620}) == (
-        "visits@2: cannot tell yet whether it is better or worse than visits@1; need about 3,100 more visitors; kept, "
-        "not live."
+        "visits@2: cannot tell yet whether it is better or worse than visits@1; about even odds after 3,100 more "
+        "visitors; kept, not live."
     )
 
 

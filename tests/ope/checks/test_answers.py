@@ -66,6 +66,16 @@ def test_too_few_rewards_are_counted_beside_the_width() -> None:
     assert judge(0.3, None, 0.5, **LIFT, verdict="insufficient", rewards=3.0) == Answer("unknown", 9_000)
 
 
+def test_a_bound_within_the_precision_of_the_log_asks_for_more_than_one() -> None:
+    """The bound must pass the precision, .0005: a reach of .0997 is 1.002 times as long as it may be."""
+    assert judge(0.1, 0.0003, 0.1997, **LIFT) == Answer("unknown", 5)
+
+
+def test_too_few_rewards_for_a_bound_are_counted_in_a_weak_estimate_too() -> None:
+    few = judge(0.3, None, 0.5, **LIFT, verdict="weak", ess=900.0, rewards=3.0, reasons=["few-rewards"])
+    assert few == Answer("unknown", 9_000)
+
+
 def test_where_nothing_is_known_to_be_missing_no_number_is_named() -> None:
     """The interval excludes 0, and the verdict is insufficient for something that is not counted."""
     assert judge(0.3, 0.1, 0.5, **LIFT, verdict="insufficient", ess=900.0, rewards=90.0) == Answer("unknown", None)

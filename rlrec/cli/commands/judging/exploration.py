@@ -38,7 +38,9 @@ def exploration(store: Store, show: Show, **request: Any) -> None:
     cost, lower, upper, total = (_figure(result[name]) for name in ("cost", "lower", "upper", "total"))
     figures = f"{cost} a slot [{lower}, {upper}], {total} in total"
     costs = "costs nothing" if result["lower"] == result["upper"] == 0 else f"costs {figures}"
-    if result["answer"] == "unknown":
+    if "no-variation" in result["reasons"]:
+        costs = "costs what this log cannot tell, as all slots earned the same so far"
+    elif result["answer"] == "unknown":
         costs = f"may cost nothing: {', '.join([*result['reasons'], figures])}"
     title = [
         f"{result['policy']}, reward {result['reward']}, {quantity(result['rows'], 'slot')}: exploration "

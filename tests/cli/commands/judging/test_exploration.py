@@ -138,3 +138,18 @@ def test_a_policy_that_is_its_own_greedy_form_pays_nothing(run: Run) -> None:
     for n in range(4):
         run("recommend", "--policy", "flat", "--session", f"s{n}")
     assert "4 slots: exploration costs nothing; a slot earned 0" in run("--now", "2099-01-01", "exploration").stdout
+
+
+def test_where_nothing_was_earned_the_cost_is_not_known(run: Run) -> None:
+    """A policy that explores, on a log without a reward: what it would have earned without is not 0 for sure."""
+    for arm in ("a", "b"):
+        run("arm", "add", arm)
+    run("policy", "create", "curious", "--kind", "epsilon-greedy", "--param", "epsilon=0.5")
+    for n in range(12):
+        run("recommend", "--policy", "curious", "--session", f"s{n}")
+        run("feedback", "1", "--position", "1", "click")
+    run("reward", "define", "wink", "wink=1")
+    words = ("--now", "2099-01-01", "exploration", "--reward", "wink")
+    answer = run(*words, "--json").json
+    assert (answer["answer"], answer["lower"], answer["upper"]) == ("unknown", None, None)
+    assert "exploration costs what this log cannot tell, as all slots earned the same so far" in run(*words).stdout
