@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, TypedDict
 
@@ -9,24 +10,26 @@ from rlrec.app.audit.integrity import clock, live_versions
 from rlrec.app.audit.integrity.findings import Findings
 from rlrec.errors import quantity
 from rlrec.records import StoredPolicy, Version
+from rlrec.sentences import gate_claim
 from rlrec.store import Store, Unit
 from rlrec.store.database import schema
-from rlrec.store.database.unit import StoredRows
+from rlrec.store.database.unit import StoredRows, parse
 from rlrec.store.log import activity, decisions
 from rlrec.store.log.activity import PolicyLog
 from rlrec.store.policies import experiments, policies, routes
 from rlrec.store.policies.policies import LivePolicy
-from rlrec.store.policies.routes import RouteChange
+from rlrec.store.policies.routes import GateLook, RouteChange
 from rlrec.times import DAY_US, format_time
 
 HOURS = 24
 SILENT, RECENT = 200, 5_000  # decisions: at least so many in a day are needed to see an outage; the newest are read
 WAITING, DOCTOR = "waiting", "doctor"  # checks of the warnings here, beside that of the clock
 
-# live: number of the live version; versions: how many there are; decisions: imported ones too; decisions_24h: served
+# live: number of the live version; versions: how many there are; decisions: imported ones too; decisions_24h: served;
+# answer: what the newest look of a gate says of the live version, None without one
 PolicyStatus = TypedDict("PolicyStatus", {
     "policy": str, "kind": str, "live": int, "versions": int, "decisions": int, "decisions_24h": int,
-    "last_at": str | None, "live_since": str, "reward": str,
+    "last_at": str | None, "live_since": str, "reward": str, "answer": str | None,
 })  # fmt: skip
 # live: whether the version is the policy's live one, which the route follows; experiment: the ramp that runs
 RouteStatus = TypedDict("RouteStatus", {
@@ -131,6 +134,7 @@ def _policies(
 ) -> list[PolicyStatus]:
     times = activity.decision_times(unit, [log.newest for log in logs.values()])
     since, numbers = activity.live_times(unit), policies.version_numbers(unit)
+    looks = routes.newest_looks(unit, [version.id for version, _ in live.values()])
     return [
         {
             "policy": policy.name, "kind": policy.kind, "live": live[policy.name].version.number,
@@ -138,9 +142,20 @@ def _policies(
             "decisions_24h": served[policy.id], "reward": live[policy.name].version.reward.name,
             "last_at": format_time(times[logs[policy.id].newest]) if policy.id in logs else None,
             "live_since": format_time(since.get(policy.id, live[policy.name].version.created_at)),
+            "answer": _answer(unit, live[policy.name].version, looks),
         }
         for policy in shown
     ]  # fmt: skip
+
+
+def _answer(unit: Unit, version: Version, looks: Mapping[int, GateLook]) -> str | None:
+    """What the newest look at a version says: of a route's gate, else of that of its training."""
+    look = looks.get(version.id)
+    if look is not None:
+        gate: Mapping[str, Any] = parse(look.report, f"look {look.id} of the gate of a route")
+    else:
+        gate = ((policies.report(unit, version.id) if version.parameters else None) or {}).get("gate") or {}
+    return gate_claim(gate, version.reference).sentence if gate.get("candidate") else None
 
 
 def _route(change: RouteChange, live: dict[str, LivePolicy], served: int) -> RouteStatus:

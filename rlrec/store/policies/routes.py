@@ -113,6 +113,12 @@ def looks(unit: Unit, route_id: int, *, since: int) -> list[GateLook]:
     return unit.records(GateLook, text, route_id, since)
 
 
+def newest_looks(unit: Unit, version_ids: Collection[int]) -> dict[int, GateLook]:
+    """The newest look of a gate at each of these versions; those that no gate has seen are left out."""
+    text = "SELECT id, version_id, report FROM gate_look WHERE version_id IN (?*) ORDER BY id"
+    return {look.version_id: look for look in unit.records(GateLook, text, version_ids)}
+
+
 def add_decisions(unit: Unit, rows: Iterable[tuple[int, int]]) -> None:
     """Store (decision id, route id)."""
     unit.insert("route_decision", ("decision_id", "route_id"), rows)

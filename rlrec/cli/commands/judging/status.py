@@ -66,7 +66,7 @@ def _view(result: Status) -> View:
         f"waiting: {immature}, {quantity(waiting['unsettled'], 'unsettled slot')}",
         f"last training: {_training(result['training'])}; last doctor: {_doctor(result['doctor'])}",
     ]
-    notes: list[str | View] = []
+    notes: list[str | View] = [row["answer"] for row in result["policies"] if row["answer"] is not None]
     for rows, columns in ((result["routes"], ROUTES), (result["experiments"], EXPERIMENTS)):
         if rows:
             notes += [*([""] if notes else []), View.select(rows, columns, drop=columns[-2:1:-1])]

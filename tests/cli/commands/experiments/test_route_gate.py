@@ -70,6 +70,15 @@ def test_a_better_candidate_passes_and_its_figures_stay_in_the_history(ready: Ru
     assert "gate: it is better than u: +4" in ready("--allow-future", "--now", LATER, "route", "show", "home").stdout
 
 
+def test_status_says_what_the_newest_look_found_of_each_policy(ready: Run) -> None:
+    """Nothing reads the log for it: what no gate has seen has no answer."""
+    gated(ready, "worse")
+    answers = {row["policy"]: row["answer"] for row in ready("--now", LATER, "status", "--json").json["policies"]}
+    assert answers["u"] is None
+    assert re.fullmatch(r"worse@1 is worse than u: -\d+ % \[-\d+, -\d+\] per slot", answers["worse"])
+    assert answers["worse"] in ready("--now", LATER, "status").stdout.splitlines()
+
+
 def test_a_candidate_that_is_no_better_is_refused_with_the_numbers(ready: Run) -> None:
     done = gated(ready, "worse")
     assert (done.exit_code, done.json["set"], done.json["changed"], done.error["code"]) == (3, False, False, 3)

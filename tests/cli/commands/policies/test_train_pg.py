@@ -108,6 +108,8 @@ def test_a_better_one_is_promoted_with_exit_0(train: Run, path: Path) -> None:
     assert (result.exit_code, result.json["promoted"]) == (0, True)
     assert (result.json["against"], result.json["candidate"]) == (1, 1)
     assert result.json["lower"] > 0
+    (live,) = (row for row in runner(str(path))("--now", NOW, "status", "--json").json["policies"] if row["live"] == 2)
+    assert re.match(r"visits@2 is better than version 1: \+[\d.]+ % \[", live["answer"])
     back = runner(str(path))("--now", NOW, "policy", "rollback", "visits", "--json")
     assert (back.exit_code, back.json["version"], back.json["previous"]) == (0, 1, 2)
 
