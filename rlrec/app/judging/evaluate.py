@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from rlrec.app.inputs import filters
 from rlrec.app.log import reward_log
 from rlrec.errors import quantity
 from rlrec.ope.checks import verdicts
-from rlrec.ope.checks.reasons import GROUPS, REASONS, VERDICTS, helpful, hint, in_groups, in_order
+from rlrec.ope.checks.reasons import GROUPS, VERDICTS, helpful, hint, in_groups
 from rlrec.store import Store
 from rlrec.store.database import bulk
 from rlrec.times import format_time
@@ -53,7 +53,7 @@ def explained(rows: Sequence[EstimateRow]) -> list[str]:
             horizons[row.name] = min(horizon, horizons.get(row.name, horizon))
     inclusion = rows[0].inclusion if rows else Inclusion()
     lines = verdicts.explanations([row.to_json() for row in rows])
-    lines += [line for _, line in hints(rows)] + logs_taken(rows)
+    lines += next_steps(rows) + logs_taken(rows)
     if inclusion.decisions:
         min_sentence = "the smallest probability with which an arm that was shown was a candidate"
         derived = f"(decisions that were derived again: {inclusion.decisions:,})"
@@ -83,9 +83,9 @@ def _rank(row: EstimateRow) -> tuple[int, bool]:
 
 
 def reasons_in_words(rows: Sequence[EstimateRow]) -> list[str]:
-    """The reasons of these estimates by their groups, a line for each target that has them, or one for all, and below
-    what can be tried."""
-    lines, names, helping = list[str](), [row.name for row in rows], hints(rows)
+    """The reasons of these estimates by their groups, a line for each target that has them, or one for all; then what
+    can be tried."""
+    lines, names = list[str](), [row.name for row in rows]
     for group, meaning in GROUPS.items():
         present = {row.name: in_groups(row.estimate.reasons).get(group, []) for row in rows}
         targets: dict[str, list[str]] = {}
@@ -96,31 +96,36 @@ def reasons_in_words(rows: Sequence[EstimateRow]) -> list[str]:
             lines.append(f"{group}: {meaning}")
         for text, concerned in targets.items():
             lines += [f"  {text}"] if concerned == names else [f"  {name}, {text}" for name in concerned]
-        lines += [f"  {line}" for hint_group, line in helping if hint_group == group]
-    return lines + logs_taken(rows) + assumed(rows)
+    return lines + next_steps(rows) + logs_taken(rows) + assumed(rows)
 
 
-def hints(rows: Sequence[EstimateRow]) -> list[tuple[str, str]]:
-    """The remedies for the reasons of these estimates, each once, with the group of its reason; with the name of the
-    target where it concerns one."""
-    by_reason: dict[str, list[EstimateRow]] = {}
+def next_steps(rows: Sequence[EstimateRow]) -> list[str]:
+    """One command at most for each target, against its worst reason that one helps against; one line for those that
+    have the same."""
+    by_name: dict[str, list[EstimateRow]] = {}
     for row in rows:
-        for reason in helpful(row.estimate.reasons, is_explored=row.is_explored):
-            by_reason.setdefault(reason, []).append(row)
-    lines = []
-    for reason in in_order(by_reason):
-        extent, names = by_reason[reason][0].extent, dict[str, str]()
-        first, middle = (format_time(at)[:10] for at in (extent.first_at, (extent.first_at + extent.last_at) // 2))
-        if first != middle:
-            names["since"] = middle
-        # a target that learned from this log may be what serves: an experiment against itself tells nothing
-        candidates = (row for row in by_reason[reason] if "in-sample" not in row.estimate.reasons)
-        targets = {row.target for row in candidates if row.version is not None}
-        target = targets.pop() if len(targets) == 1 and "@" not in min(targets) else None
-        if target is not None:
-            names |= {"target": target, "experiment": f"try-{target}"}
-        lines.append((REASONS[reason].group, hint(reason, **names)))
-    return [*dict.fromkeys(lines)]
+        by_name.setdefault(row.name, []).append(row)
+    steps: dict[str, list[str]] = {}
+    for name, judged in by_name.items():
+        reasons = {reason for row in judged for reason in row.estimate.reasons}
+        for reason in helpful(reasons, is_explored=any(row.is_explored for row in judged))[:1]:
+            steps.setdefault(hint(reason, **_names(judged[0], reasons)), []).append(name)
+    return [
+        f"Next: {step}" if len(names) == len(by_name) else f"Next for {' and '.join(names)}: {step}"
+        for step, names in steps.items()
+    ]
+
+
+def _names(row: EstimateRow, reasons: Collection[str]) -> dict[str, str]:
+    """The names in the hint for a target with these reasons."""
+    extent, names = row.extent, {"target": row.name}
+    first, middle = (format_time(at)[:10] for at in (extent.first_at, (extent.first_at + extent.last_at) // 2))
+    if first != middle:
+        names["since"] = middle
+    # a target that learned from this log may be what serves: an experiment against itself tells nothing
+    if row.version is not None and "in-sample" not in reasons and "@" not in row.target:
+        names |= {"candidate": row.target, "experiment": f"try-{row.target}"}
+    return names
 
 
 def assumed(rows: Sequence[EstimateRow]) -> list[str]:

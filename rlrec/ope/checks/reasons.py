@@ -146,35 +146,35 @@ REASONS = {
 }  # fmt: skip
 
 _MORE_EXPLORATION = "`rlrec policy create NAME --kind KIND --param floor=0.05` to log by: it tells more of every target"
-_EXPERIMENT = "`rlrec experiment create {experiment} --variant a=SERVING --variant b={target}`"
-_UNKNOWN = {"experiment": "NAME", "target": "TARGET", "since": "DAY"}
-# What helps against a reason, as it is typed; what helps against too little of a log is more of it.
+_EXPERIMENT = "`rlrec experiment create {experiment} --variant a=SERVING --variant b={candidate}`"
+_EVALUATE = "`rlrec evaluate {target}"
+_UNKNOWN = {"experiment": "NAME", "candidate": "TARGET", "target": "TARGET", "since": "DAY"}
+# One command that helps against a reason; what helps against too little of a log is more of it.
 HINTS = {
-    "no-rows": "another --log",
-    "wrong-propensities": "a log with the probability that each draw had in its own context; `rlrec doctor` names an "
-    "arm, and a context of the kind in which they are wrong",
-    "reward-unseen": "no --estimator: the usual one sees all of the reward",
+    "no-rows": f"{_EVALUATE} --log FILTER`, with another part of the log",
+    "wrong-propensities": "`rlrec import-log FILE` with the probability that each draw had in its own context",
+    "reward-unseen": f"{_EVALUATE}`: the usual estimator sees all of the reward",
     "low-ess": _MORE_EXPLORATION,
     "heavy-tail": _MORE_EXPLORATION,
     "unsupported": _MORE_EXPLORATION,
-    "mean-weight": "`rlrec doctor`, or more exploration in the log: --param floor=0.05",
+    "mean-weight": "`rlrec doctor`",
     "models-differ": "`rlrec doctor`",
-    "unlike-loggers": "--log policy=NAME, with the newest logger",
-    "drift": "--log since={since}, with the newest decisions",
-    "young-rewards": "--log until=DAY, with decisions that are older, or a later import",
-    "no-users": "`recommend --user`, or --cluster session if every session is another person",
-    "repeated-rows": "`rlrec import-log` into a new store, each decision once",
+    "unlike-loggers": f"{_EVALUATE} --log policy=NAME`, with the newest logger",
+    "drift": f"{_EVALUATE} --log since={{since}}`, with the newest decisions",
+    "young-rewards": f"{_EVALUATE} --log until=DAY`, with decisions that are older",
+    "no-users": f"{_EVALUATE} --cluster session`, if every session is another person",
+    "repeated-rows": "`rlrec import-log FILE` into a new store, each decision once",
     "machine-sessions": "`rlrec feedback DECISION --censor` for these",
-    "clipped-propensities": "`rlrec import-log` with the propensities that the draws had",
-    "in-sample": f"{_EXPERIMENT}; or --log since=DAY, with decisions that it did not learn from",
+    "clipped-propensities": "`rlrec import-log FILE` with the propensities that the draws had",
+    "in-sample": _EXPERIMENT,
     "estimated-propensity": f"{_EXPERIMENT}, which needs none",
-    "clipping-bias": "--estimator dr",
-    "no-interval": "--estimator dr",
-    "few-replicates": "--level 0.99",
-    "carry-over": f"whole visits: --estimator wdr; or {_EXPERIMENT}",
-    "dependent-slots": "--estimator rips or cascade-dr; or whole visits, wdr",
-    "refuted": "--estimator rips, cascade-dr or sips",
-    "no-curve": "--estimator interpol:2:CURVE, with one that `rlrec position fit` made",
+    "clipping-bias": f"{_EVALUATE} --estimator dr`",
+    "no-interval": f"{_EVALUATE} --estimator dr`",
+    "few-replicates": f"{_EVALUATE} --level 0.99`",
+    "carry-over": f"{_EVALUATE} --estimator wdr`, by whole visits",
+    "dependent-slots": f"{_EVALUATE} --estimator rips`",
+    "refuted": f"{_EVALUATE} --estimator rips`",
+    "no-curve": "`rlrec position fit CURVE`, and the estimator with that",
     "logging-candidates": _EXPERIMENT,
 }
 
@@ -191,9 +191,9 @@ def helpful(reasons: Iterable[str], *, is_explored: bool = False) -> list[str]:
 
 
 def hint(reason: str, **names: str) -> str:
-    """The remedy for a reason. names: of the experiment and the target, and the day, where they are
+    """The remedy for a reason. names: of the experiment, its candidate and the target, and the day, where they are
     known."""
-    return f"try {HINTS[reason].format_map(_UNKNOWN | names)}"
+    return HINTS[reason].format_map(_UNKNOWN | names)
 
 
 def worst_verdict(verdicts: Iterable[str]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rlrec.ope.checks.answers import Answer, judge
-from rlrec.ope.checks.reasons import helpful, hint, in_groups
+from rlrec.ope.checks.reasons import HINTS, helpful, hint, in_groups
 
 LIFT: dict[str, Any] = {"scale": 1.0, "precision": 5e-4, "clusters": 1_000}
 
@@ -109,5 +109,12 @@ def test_only_hints_that_help_are_given() -> None:
     assert helpful(["wrong-propensities", "models-differ", "carry-over"]) == ["wrong-propensities"]
     assert helpful(["drift", "young-rewards", "low-ess"]) == ["low-ess", "young-rewards"]
     assert helpful(["drift", "low-ess", "unsupported"], is_explored=True) == ["unsupported", "drift"]
-    assert hint("drift", since="2026-01-08") == "try --log since=2026-01-08, with the newest decisions"
-    assert hint("drift", target="home").startswith("try --log since=DAY")
+    step = "`rlrec evaluate home --log since={}`, with the newest decisions"
+    assert hint("drift", target="home", since="2026-01-08") == step.format("2026-01-08")
+    assert hint("drift", target="home") == step.format("DAY")
+
+
+@pytest.mark.parametrize("reason", HINTS)
+def test_a_hint_holds_one_command(reason: str) -> None:
+    assert hint(reason).count("`") == 2
+    assert "`rlrec " in hint(reason)

@@ -138,13 +138,18 @@ def test_the_answer_comes_first_then_a_row_a_target_then_its_reasons_by_group(lo
     lines = notes.splitlines()
     *lines, assumption = lines
     assert assumption == "assumed by dr: what a slot earns does not depend on what was shown before"
-    assert {line.split(":")[0] for line in lines if not line.startswith(" ")} <= {*GROUPS}
+    assert {line.split(":")[0] for line in lines if not line.startswith((" ", "Next"))} <= {*GROUPS}
     assert "  home@1, in-sample: the target learned from rows of this log (weak)" in lines
-    assert any(
-        # home learned from this log, and may be what serves
-        line.startswith("  try `rlrec experiment create NAME --variant a=SERVING --variant b=TARGET`")
-        for line in lines
-    )
+    # one command a target, against its worst reason
+    steps = [line for line in lines if line.startswith("Next")]
+    assert steps == [
+        f"Next for {name}: `rlrec evaluate {name} --cluster session`, if every session is another person"
+        for name in ("uniform", "home@1")
+    ]
+    # home learned from this log, and may be what serves
+    words = (*LATER, "evaluate", "home@1", "--cluster", "session")
+    step = "Next: `rlrec experiment create NAME --variant a=SERVING --variant b=TARGET`"
+    assert step in run_sqlite(*words).stdout.splitlines()
     # the log is as near uniform as a floor would make it
     assert not [line for line in lines if "floor=" in line]
 
