@@ -343,20 +343,21 @@ class ExperimentCommands:
         first. Each slot logs its team, and its propensity given the coins; `show` credits rewards to teams. Every visitor
         compares both, so that far fewer of them tell which one ranks better.
 
-        variants: The others are compared with the first; at least two, or one and a holdout. @V pins a frozen version.
+        variants: The others are compared with the first; at least two, or one and a holdout. @V pins a frozen version; `uniform` needs no policy.
         unit: Assigned to a variant once and for all.
         holdout_uniform: Share of all units, 1% or 0.01, for a variant `holdout` that the uniform policy serves.
         interleave: Two frozen versions that fill every slate in turns, in place of variants.
         dry_run: Say what would be stored, and store nothing."""
 
-    def show(self, name: str, *, rewards: Sequence[str] | str | None = None, level: float = 0.95, log: str | None = None, plot: str | PathLike[str] | None = None) -> Result:
+    def show(self, name: str, *, rewards: Sequence[str] | str | None = None, level: float = 0.95, log: str | None = None, details: bool = False, plot: str | PathLike[str] | None = None) -> Result:
         """Show what became of each variant's units, the differences, and the check of the split.
 
-        Outcomes per unit come first (see `rlrec outcomes`): a variant that brings people back causes decisions, so that a
-        mean per decision is a mean of other visits. Where the numbers of decisions per unit differ (p below 0.001), the
-        reason `decisions-differ` says so, and means per decision are no comparison. These, and the holdout, are under the
-        first reward. Intervals are clustered by the unit that was assigned. They describe the variants
-        as they ran: for policies that learn, what these two had learned so far.
+        Rewards per unit come first, and other outcomes per unit that surely differ (see `rlrec outcomes`): a variant that
+        brings people back causes decisions, so that a mean per decision is a mean of other visits. Where the numbers of
+        decisions per unit differ (p below 0.001), the reason `decisions-differ` says so, and means per decision
+        (--details) are no comparison. These, and the holdout, are under the first reward. Intervals are clustered by the
+        unit that was assigned. They describe the variants as they ran: for policies that learn, what these two had learned
+        so far.
 
         With a uniform holdout, what `uniform` earned there is compared with its estimate from the log of the other variants
         (snips, per impression). Where these disagree (Welch's t on both standard errors, clustered by the unit), do not
@@ -365,6 +366,7 @@ class ExperimentCommands:
         rewards: Reward definition; may be repeated [default: what the variants learn].
         level: Confidence of the intervals.
         log: Filter of the log, as in `evaluate` [default: all of the experiment].
+        details: Every metric, and means per decision.
         plot: Write the answer as a figure, too."""
 
     def stop(self, name: str, *, promote: str | None = None, anyway: bool = False, dry_run: bool = False) -> Result:
@@ -381,14 +383,15 @@ class ExperimentCommands:
     def list(self) -> Records:
         """List experiments with their variants."""
 
-    def __call__(self, name: str, *, rewards: Sequence[str] | str | None = None, level: float = 0.95, log: str | None = None, plot: str | PathLike[str] | None = None) -> Result:
+    def __call__(self, name: str, *, rewards: Sequence[str] | str | None = None, level: float = 0.95, log: str | None = None, details: bool = False, plot: str | PathLike[str] | None = None) -> Result:
         """Show what became of each variant's units, the differences, and the check of the split.
 
-        Outcomes per unit come first (see `rlrec outcomes`): a variant that brings people back causes decisions, so that a
-        mean per decision is a mean of other visits. Where the numbers of decisions per unit differ (p below 0.001), the
-        reason `decisions-differ` says so, and means per decision are no comparison. These, and the holdout, are under the
-        first reward. Intervals are clustered by the unit that was assigned. They describe the variants
-        as they ran: for policies that learn, what these two had learned so far.
+        Rewards per unit come first, and other outcomes per unit that surely differ (see `rlrec outcomes`): a variant that
+        brings people back causes decisions, so that a mean per decision is a mean of other visits. Where the numbers of
+        decisions per unit differ (p below 0.001), the reason `decisions-differ` says so, and means per decision
+        (--details) are no comparison. These, and the holdout, are under the first reward. Intervals are clustered by the
+        unit that was assigned. They describe the variants as they ran: for policies that learn, what these two had learned
+        so far.
 
         With a uniform holdout, what `uniform` earned there is compared with its estimate from the log of the other variants
         (snips, per impression). Where these disagree (Welch's t on both standard errors, clustered by the unit), do not
@@ -397,6 +400,7 @@ class ExperimentCommands:
         rewards: Reward definition; may be repeated [default: what the variants learn].
         level: Confidence of the intervals.
         log: Filter of the log, as in `evaluate` [default: all of the experiment].
+        details: Every metric, and means per decision.
         plot: Write the answer as a figure, too."""
 
 

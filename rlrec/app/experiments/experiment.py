@@ -11,7 +11,7 @@ from rlrec.app.evaluation.comparisons import holdout, interleaved
 from rlrec.app.inputs import canonical, lookup
 from rlrec.app.learning import belief_versions
 from rlrec.errors import CheckFailed, Conflict, InputError
-from rlrec.records import Version
+from rlrec.records import Reward, Version
 from rlrec.store import Store, Unit
 from rlrec.store.database.unit import StoredRows, damage_error, parse
 from rlrec.store.log import settings
@@ -72,10 +72,10 @@ ExperimentSummary = TypedDict("ExperimentSummary", {
 
 @dataclass(frozen=True, kw_only=True)
 class Fork:
-    """The version that a variant starts from, and its sums then."""
+    """The version that a variant starts from, and its sums then; no version for the built-in `uniform`."""
 
     variant: VariantSpec
-    source: Version
+    source: Version | None
     sums: Totals
     last_id: int
     ordinal: int
@@ -116,10 +116,16 @@ def start(unit: Unit, request: Request, forks: Sequence[Fork], drafted: Sequence
     if request.name in taken:
         message = f"an imported log has variants of an experiment {request.name!r}"
         raise Conflict(message, hint="give this one another name")
-    variants = [(fork.variant.label, _add_policy(unit, request.name, fork), fork.variant.weight) for fork in forks]
+    rewards = [fork.source.reward for fork in forks if fork.source is not None]
+    if forks and not rewards:
+        hint = f"give one variant a policy, as `rlrec policy create NAME --kind {holdout.KIND}` makes"
+        raise InputError("every variant is uniform, so that nothing says which reward counts", hint=hint)
+    variants = [
+        (fork.variant.label, _add_policy(unit, request.name, fork, rewards[0]), fork.variant.weight) for fork in forks
+    ]
     if request.holdout is not None:
         weight = holdout.weight(request.holdout, [variant.weight for variant in request.variants])
-        policy_id = holdout.add_policy(unit, request.name, forks[0].source.reward)
+        policy_id = holdout.add_policy(unit, request.name, rewards[0])
         variants.append((holdout.LABEL, policy_id, weight))
     if drafted:
         variants.append((interleaved.LABEL, interleaved.add_policy(unit, request.name, drafted), 1.0))
@@ -159,8 +165,11 @@ def _existing(unit: Unit, stored: Experiment, request: Request) -> ExperimentSum
 
 
 def fork(unit: Unit, variant: VariantSpec) -> Fork:
+    """The fork of a variant. A policy wins over the built-in of its name."""
     from rlrec import policy as kinds
 
+    if variant.policy == holdout.KIND and policies.by_name(unit, variant.policy) is None:
+        return Fork(variant=variant, source=None, sums={}, last_id=0, ordinal=0)
     source, head = lookup.version(unit, variant.policy)
     name, pinned = lookup.split(variant.policy)
     if not kinds.load(source.policy.kind).served:
@@ -177,9 +186,12 @@ def fork(unit: Unit, variant: VariantSpec) -> Fork:
     return Fork(variant=variant, source=source, sums=sums, last_id=last_id, ordinal=ordinal)
 
 
-def _add_policy(unit: Unit, experiment: str, fork: Fork) -> int:
-    """Id of the new policy of a variant, with one version: a copy of the version it starts from."""
+def _add_policy(unit: Unit, experiment: str, fork: Fork, reward: Reward) -> int:
+    """Id of the new policy of a variant, with one version: a copy of the version it starts from, or uniform, by this
+    reward."""
     source = fork.source
+    if source is None:
+        return holdout.add_policy(unit, experiment, reward, label=fork.variant.label)
     policy_id = policies.add_policy(
         unit, name=f"{source.policy.base}@{experiment}/{fork.variant.label}", kind=source.policy.kind,
         params=source.policy.params, base_id=source.policy.base_id or source.policy.id,

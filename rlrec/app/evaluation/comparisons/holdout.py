@@ -32,11 +32,11 @@ def weight(share: float, variant_weights: Sequence[float]) -> float:
     return sum(variant_weights) * share / (1 - share)
 
 
-def add_policy(unit: Unit, experiment: str, reward: Reward) -> int:
-    """The uniform policy of an experiment, made of no other one: its id."""
+def add_policy(unit: Unit, experiment: str, reward: Reward, *, label: str = LABEL) -> int:
+    """The uniform policy of a variant, made of no other one: its id."""
     policy_id, _ = policies.create(
-        unit, name=f"{KIND}@{experiment}/{LABEL}", kind=KIND, params=kinds.values(kinds.make(KIND, {})),
-        definition=canonical.text({"experiment": experiment, "variant": LABEL}), status="learning", reward_id=reward.id,
+        unit, name=f"{KIND}@{experiment}/{label}", kind=KIND, params=kinds.values(kinds.make(KIND, {})),
+        definition=canonical.text({"experiment": experiment, "variant": label}), status="learning", reward_id=reward.id,
         entered_to=None if reward.learn == "served" else 0, learned_from={},
     )  # fmt: skip
     return policy_id

@@ -32,6 +32,7 @@ UNIT_DIFFERENCE = {  # column of a csv: key of a difference in reward per unit
     "unit_p_value": "p_value", "unit_answer": "answer",
 }  # fmt: skip
 CONSTANT = {"no-variation", "no-units", "none-at-risk"}  # reasons of metrics that tell nothing yet
+ANSWERING = "reward_per_unit"  # the metric that an experiment is decided by
 _NO_ROW: Mapping[str, Any] = {}
 ANONYMOUS_UNITS, DECISIONS_DIFFER = "anonymous-units", "decisions-differ"  # reasons
 DROP = ("weight", "sessions", "reward_per_unit")  # columns of the table per decision that a narrow terminal leaves out
@@ -84,7 +85,8 @@ experiment = CommandGroup("experiment")
 @click.argument("name", type=NAME)
 @click.option(
     "--variant", "variants", type=VARIANT, multiple=True, metavar="LABEL=POLICY[@V][:WEIGHT]",
-    help="The others are compared with the first; at least two, or one and a holdout. @V pins a frozen version.",
+    help="The others are compared with the first; at least two, or one and a holdout. @V pins a frozen version; "
+    "`uniform` needs no policy.",
 )  # fmt: skip
 @click.option(
     "--unit", "by", type=click.Choice(["user", "session"]), default="user", show_default=True,
@@ -120,25 +122,28 @@ def create(store: Store, show: Show, **request: Any) -> None:
 )  # fmt: skip
 @click.option("--level", type=NUMBER, default=0.95, show_default=True, help="Confidence of the intervals.")
 @click.option("--log", metavar="FILTER", help="Filter of the log, as in `evaluate` [default: all of the experiment].")
+@click.option("--details", is_flag=True, help="Every metric, and means per decision.")
 @plot_option
-@reading("rlrec experiment show ab", "rlrec experiment show ab --reward default")
+@reading("rlrec experiment show ab", "rlrec experiment show ab --reward default --details")
 def show_(
-    store: Store, show: Show, name: str, rewards: Sequence[str], level: float, log: str | None, plot: str | None
-) -> None:
+    store: Store, show: Show, name: str, rewards: Sequence[str], level: float, log: str | None, details: bool,
+    plot: str | None,
+) -> None:  # fmt: skip
     """Show what became of each variant's units, the differences, and the check of the split.
 
-    Outcomes per unit come first (see `rlrec outcomes`): a variant that brings people back causes decisions, so that a
-    mean per decision is a mean of other visits. Where the numbers of decisions per unit differ (p below 0.001), the
-    reason `decisions-differ` says so, and means per decision are no comparison. These, and the holdout, are under the
-    first reward. Intervals are clustered by the unit that was assigned. They describe the variants
-    as they ran: for policies that learn, what these two had learned so far.
+    Rewards per unit come first, and other outcomes per unit that surely differ (see `rlrec outcomes`): a variant that
+    brings people back causes decisions, so that a mean per decision is a mean of other visits. Where the numbers of
+    decisions per unit differ (p below 0.001), the reason `decisions-differ` says so, and means per decision
+    (--details) are no comparison. These, and the holdout, are under the first reward. Intervals are clustered by the
+    unit that was assigned. They describe the variants as they ran: for policies that learn, what these two had learned
+    so far.
 
     With a uniform holdout, what `uniform` earned there is compared with its estimate from the log of the other variants
     (snips, per impression). Where these disagree (Welch's t on both standard errors, clustered by the unit), do not
     trust estimates from this log. --log narrows neither the holdout nor the check of the split."""
     result = app.compare.show(store, name, rewards=rewards, level=level, log=log)
     save_plot(plot, lambda: app.figures.comparison(result))
-    table = _view(result, level)
+    table = _view(result, level, details=details)
     sentences = [*experiment_sentences(result), ""]
     show(result, table=table._replace(title=[*sentences, *table.title]), flat=_flat(result))
 
@@ -146,7 +151,7 @@ def show_(
 def _flat(result: VariantComparison) -> list[dict[str, Any]]:
     """A record for each variant, with its differences from the first one, which has none: in reward per unit, then in
     reward per decision, under the first reward."""
-    earned = (row for row in reversed(result["unit_differences"]) if row["metric"] == "reward_per_unit")
+    earned = (row for row in reversed(result["unit_differences"]) if row["metric"] == ANSWERING)
     per_unit = {row["group"]: row for row in earned}
     per_decision = {row["variant"]: row for row in result["differences"]}
     return [
@@ -157,7 +162,7 @@ def _flat(result: VariantComparison) -> list[dict[str, Any]]:
     ]
 
 
-def _view(result: VariantComparison, level: float) -> View:
+def _view(result: VariantComparison, level: float, *, details: bool) -> View:
     title = [
         f"experiment {result['experiment']}, {result['status']}, by {result['unit']}",
         f"intervals at level {cell(level)}, rewards of mature decisions",
@@ -173,12 +178,17 @@ def _view(result: VariantComparison, level: float) -> View:
     title.append(_ratio(result["sample_ratio"]))
     shown, constant = _varying(result["outcomes"])
     compared = [row for row in result["unit_differences"] if row["metric"] not in constant]
-    explained = [f"left out, as nothing varies there yet: {', '.join(constant)}"] if constant else []
-    explained += explanations([*shown, *compared, *result["differences"]]) + meanings(shown, result["unit"])
+    explained = [f"left out, as nothing varies there yet: {', '.join(constant)}"] if constant and details else []
+    if not details:
+        telling = {ANSWERING, *(row["metric"] for row in compared if row["answer"] in ("better", "worse"))}
+        shown = [row for row in shown if row["metric"] in telling]
+        compared = [row for row in compared if row["metric"] in telling]
+    explained += explanations([*shown, *compared, *(result["differences"] if details else [])])
+    explained += meanings(shown, result["unit"])
     notes: list[str | View] = [
         *explained,
         *([""] if explained else []),
-        *_per_decision(result),
+        *(_per_decision(result) if details else ["--details has every metric, and means per decision"]),
         *([] if result["holdout"] is None else ["", _holdout(result["holdout"])]),
     ]
     return grid(shown, compared)._replace(title=title, notes=notes)

@@ -162,7 +162,7 @@ def test_a_holdout_can_be_audited_exported_and_judged(ready: Any) -> None:
 
 def test_show_for_a_person_says_difference_and_split(ready: Any) -> None:
     create(ready)
-    shown = ready("experiment", "show", "ab").stdout
+    shown = ready("experiment", "show", "ab", "--details").stdout
     assert "b - a: not known yet (no-units)\n" in shown
     assert "sample ratio: not known yet\n" in shown
 
@@ -177,7 +177,7 @@ def test_a_metric_that_no_variant_has_yet_takes_one_line(ready: Any) -> None:
     create(ready)
     lines = "".join(f'{{"experiment": "ab", "session": "s{n}", "user": "u{n}"}}\n' for n in range(20))
     ready("recommend", "--input", "-", stdin=lines)
-    rows = [line.split() for line in ready("experiment", "show", "ab").stdout.splitlines()]
+    rows = [line.split() for line in ready("experiment", "show", "ab", "--details").stdout.splitlines()]
     after = {row[0]: below for row, below in pairwise(rows) if row}
     assert after["visits"][0] == "b"
     assert after["returned_1d"][0] == "returned_7d"
@@ -267,7 +267,7 @@ def test_a_variant_that_brings_users_back_but_earns_less_per_decision_is_said_to
     assert per_unit["visits"]["lower"] > 0
     assert answer["reasons"] == ["decisions-differ"]
     assert (per_unit["reward_per_unit"]["answer"], answer["differences"][0]["answer"]) == ("better", "unknown")
-    text = run("--now", LATER, "experiment", "show", "ab").stdout
+    text = run("--now", LATER, "experiment", "show", "ab", "--details").stdout
     assert re.match(r"b is better than a: \+[0-9.]+ % \[.*\] per user\n", text)
     assert text.index("reward_per_unit") < text.index("decisions-differ: ") < text.index(" a decision")
     assert re.search(r"b - a: [0-9.]+ \[.*\] decisions per user", text)
@@ -294,7 +294,7 @@ def test_the_conclusion_says_how_many_more_units_would_tell(ready: Run) -> None:
     answer = ready("--now", LATER, "experiment", "show", "ab", "--json").json
     (row,) = [row for row in answer["unit_differences"] if row["metric"] == "reward_per_unit"]
     assert (row["answer"], answer["units_per_day"]) == ("unknown", None)
-    sentence, *lines = ready("--now", LATER, "experiment", "show", "ab").stdout.split("\n")
+    sentence, *lines = ready("--now", LATER, "experiment", "show", "ab", "--details").stdout.split("\n")
     assert f"about even odds after {row['needed']} more visits" in sentence
     # every session is one visit of one decision: there is nothing to compare
     assert any(line.startswith("left out, as nothing varies there yet: visits, ") for line in lines)
@@ -326,3 +326,34 @@ def test_an_interleaved_experiment_has_no_outcomes_per_unit(ready: Any) -> None:
     answer = ready("--now", LATER, "experiment", "show", "rank", "--json").json
     assert (answer["outcomes"], answer["unit_differences"], answer["reasons"]) == ([], [], ["interleaved"])
     assert "no outcomes per session" in ready("--now", LATER, "experiment", "show", "rank").stdout
+
+
+def test_show_leads_with_rewards_per_unit_and_has_all_else_under_details(ready: Run) -> None:
+    served(ready, "--variant", "b=other", pages=60)
+    options: list[list[str]] = [[], ["--details"]]
+    short, full = (ready("--now", LATER, "experiment", "show", "ab", *words).stdout for words in options)
+    assert "--details has every metric" in short
+    assert [text.count("means per decision (") for text in (short, full)] == [0, 1]
+    assert [text.count("\nreward_per_unit ") for text in (short, full)] == [1, 1]
+
+
+def test_the_built_in_uniform_is_a_variant(ready: Run) -> None:
+    answer = served(ready, "--variant", "b=uniform").json
+    assert [row["policy"] for row in answer["variants"]] == ["home@ab/a", "uniform@ab/b"]
+    result = ready("--now", LATER, "experiment", "show", "ab", "--json").json
+    assert [row["variant"] for row in result["differences"]] == ["b"]
+    assert min(row["decisions"] for row in result["variants"]) > 0
+    assert ready("--now", LATER, "doctor").exit_code == 0
+
+
+def test_a_policy_wins_over_the_built_in_of_its_name(ready: Run) -> None:
+    ready("policy", "create", "uniform", "--kind", "thompson")
+    served(ready, "--variant", "b=uniform", pages=0)
+    kinds = {row["policy"]: row["kind"] for row in ready("policy", "list", "--json").json}
+    assert kinds["uniform@ab/b"] == "thompson"
+
+
+def test_an_experiment_of_uniform_variants_alone_has_no_reward(ready: Run) -> None:
+    refused = ready("experiment", "create", "ab", "--variant", "a=uniform", "--variant", "b=uniform")
+    assert (refused.exit_code, "which reward counts" in refused.stderr) == (2, True)
+    assert ready("experiment", "list", "--json").json == []
