@@ -320,17 +320,26 @@ def load(
     """A version as it stands, or as it stood after change `seq` of its policy.
 
     ordinal: how many decisions the policy had made by then; None for now."""
+    sums, ordinal = _stored(unit, version, policy_of(version), seq, ordinal)
+    return from_sums(unit, version, sums, seq=seq, ordinal=ordinal, greedy=greedy)
+
+
+def from_sums(
+    unit: Unit, version: Version, sums: BeliefRows, *, ordinal: int, seq: int | None = None, greedy: bool = False
+) -> VersionDistribution:
+    """A version with the sums that it had after change `seq`, or has now; arguments: as of `load`."""
     policy = policy_of(version)
     learner = policy.greedy() if greedy else policy
-    sums, ordinal = _stored(unit, version, learner, seq, ordinal)
     distribution = VersionDistribution(
         version, learner, sums=sums, prior=beliefs.prior(unit, version.id), ordinal=ordinal,
         arm_features=arm_features(unit, learner) if learner.contextual else None,
         trained=_trained(unit, version, greedy=greedy) if policy.stateful else None,
         columns=column_sums(unit, version, learner, seq=seq, ordinal=ordinal) if learner.contextual else None,
     )  # fmt: skip
-    if learner.drafted:
-        distribution.rankers = drafted(unit, learner)
+    if learner.drafted:  # from two versions
+        draft = cast("TeamDraft", learner)
+        versions = policies.by_id(unit, [draft.first, draft.second])
+        distribution.rankers = load(unit, versions[draft.first]), load(unit, versions[draft.second])
     return distribution
 
 
@@ -350,13 +359,6 @@ def column_sums(
         return None
     anchor, discount = None if earlier is None else earlier.anchor, policy.forgetting.discount
     return ColumnSums(unit, version.id, seq=seq, ordinal=ordinal, discount=discount, anchor=anchor)
-
-
-def drafted(unit: Unit, policy: Policy) -> tuple[VersionDistribution, ...]:
-    """The two versions that a policy drafts slates from."""
-    draft = cast("TeamDraft", policy)
-    versions = policies.by_id(unit, [draft.first, draft.second])
-    return load(unit, versions[draft.first]), load(unit, versions[draft.second])
 
 
 def _stored(

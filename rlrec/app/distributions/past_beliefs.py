@@ -9,18 +9,48 @@ from typing import Any
 import numpy as np
 
 from rlrec.app.distributions import designs, exact
-from rlrec.arrays import Ids
+from rlrec.app.distributions.exact import VersionDistribution
+from rlrec.app.log import lineage
+from rlrec.arrays import Ids, run_starts
 from rlrec.policy import learns_by_column
+from rlrec.policy.beliefs.base import Policy
 from rlrec.records import Version
 from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
 from rlrec.store.policies import belief_deltas, beliefs
 
 
-def walk(unit: Unit, version: Version, seqs: Ids) -> Iterator[tuple[Ids, beliefs.BeliefRows]]:
+def moments(
+    unit: Unit, version: Version, seq: Ids, ordinal: Ids, *, greedy: bool = False
+) -> Iterator[tuple[Ids, VersionDistribution]]:
+    """The rows that a version drew, by the beliefs that they were drawn from.
+
+    seq (n,), ascending: the change after which each row was drawn; ordinal (n,): how many decisions the policy had made
+    by then."""
+    policy, rows = designs.policy_of(version), np.arange(len(seq))
+    if policy.stateful or not lineage.depends_on_belief(policy):
+        yield rows, exact.from_sums(unit, version, (), ordinal=0, greedy=greedy)
+        return
+    served: VersionDistribution | None = None
+    for changes, sums in _walk(unit, version, policy, seq[run_starts(seq)]):
+        inside = rows[np.searchsorted(seq, changes[0], "left") : np.searchsorted(seq, changes[-1], "right")]
+        ordinals = ordinal[inside] if policy.forgetting.forgets else np.zeros(len(inside), np.int64)
+        if version.status == "frozen":  # it is served as it stands
+            ordinals = np.full(len(inside), version.ordinal)
+        for at in np.unique(ordinals).tolist():
+            if served is None:
+                served = exact.from_sums(unit, version, sums, seq=int(changes[0]), ordinal=at, greedy=greedy)
+            else:
+                columns = exact.column_sums(
+                    unit, version, served.learner, seq=int(changes[0]), ordinal=at, earlier=served.columns
+                )
+                served = served.at_moment(sums, ordinal=at, columns=columns)
+            yield inside[ordinals == at], served
+
+
+def _walk(unit: Unit, version: Version, policy: Policy, seqs: Ids) -> Iterator[tuple[Ids, beliefs.BeliefRows]]:
     """The beliefs of a version at some changes (ascending): changes without a difference between them come together,
     with the rows that `VersionDistribution` takes."""
-    policy = designs.policy_of(version)
     state, is_plain = _NewestChanges(), exact.has_plain_sums(policy)
     by_column = learns_by_column(policy)  # sums on columns are read when they are asked for
     if not len(seqs):

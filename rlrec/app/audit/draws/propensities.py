@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -21,9 +21,8 @@ from rlrec.app.audit.draws.stored_slates import (
     complete_slates,
 )
 from rlrec.app.audit.integrity.findings import UNREADABLE, Findings
-from rlrec.app.distributions import designs, exact, past_beliefs
+from rlrec.app.distributions import designs, past_beliefs
 from rlrec.app.distributions.exact import EligibleDistribution, VersionDistribution
-from rlrec.app.log import lineage
 from rlrec.arrays import Flags, Ids, Index, Words, run_starts
 from rlrec.policy.kinds.two_stage import ranking_seeds
 from rlrec.policy.scores.scores import Scores
@@ -36,8 +35,7 @@ from rlrec.store.log import candidates, team_drafts
 from rlrec.store.log.candidates import CandidateList
 from rlrec.store.log.reader import Batch
 from rlrec.store.log.team_drafts import TEAMS
-from rlrec.store.policies import beliefs, policies
-from rlrec.store.policies.beliefs import BeliefRows
+from rlrec.store.policies import policies
 from rlrec.store.upkeep import audit
 
 MAX_DERIVED = 10_000  # decisions that are derived again unless asked otherwise
@@ -103,36 +101,17 @@ class VersionSlates:
 
     def __init__(self, unit: Unit, version: Version, findings: Findings) -> None:
         self.unit, self.version, self.findings = unit, version, findings
-        self.prior = beliefs.prior(unit, version.id)
-        self.policy = designs.policy_of(version)
-        self.arm_features = designs.arm_features(unit, self.policy)
-        self.references = References(unit, findings, reads=self.policy.reads)
+        self.references = References(unit, findings, reads=designs.policy_of(version).reads)
 
     def check(self, slates: StoredSlates) -> int:
         order = np.argsort(slates.per_decision("belief_seq"), kind="stable")
         seq = slates.per_decision("belief_seq")[order]
         self.references.read(slates.per_decision("context_id"))
-        moments: Iterable[tuple[Ids, BeliefRows]] = [(seq, [])]
-        if lineage.learns(self.version):
-            moments = past_beliefs.walk(self.unit, self.version, np.unique(seq))
-        n_done, columns = 0, None
-        for changes, sums in moments:
-            begin, end = np.searchsorted(seq, changes[0], "left"), int(np.searchsorted(seq, changes[-1], "right"))
+        n_done, ordinal = 0, slates.per_decision("belief_ordinal")[order]
+        for rows, served in past_beliefs.moments(self.unit, self.version, seq, ordinal):
+            end = int(rows[-1]) + 1
             self.unit.progress("slates drawn again", end, end / len(order))
-            rows = order[begin:end]
-            ordinals = slates.per_decision("belief_ordinal")[rows]
-            for ordinal in np.unique(ordinals).tolist():
-                faded = self.version.ordinal if self.version.status == "frozen" else ordinal
-                columns = exact.column_sums(
-                    self.unit, self.version, self.policy, seq=int(changes[0]), ordinal=faded, earlier=columns
-                )
-                served = VersionDistribution(
-                    self.version, self.policy, sums=sums, prior=self.prior, ordinal=faded, columns=columns,
-                    arm_features=self.arm_features,
-                )  # fmt: skip
-                if self.policy.drafted:
-                    served.rankers = exact.drafted(self.unit, self.policy)
-                n_done += self._check_moment(slates, rows[ordinals == ordinal], served)
+            n_done += self._check_moment(slates, order[rows], served)
         return n_done
 
     def _check_moment(self, slates: StoredSlates, rows: Index, served: VersionDistribution) -> int:

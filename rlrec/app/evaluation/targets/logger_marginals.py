@@ -15,7 +15,6 @@ from rlrec.app.distributions import exact, past_beliefs
 from rlrec.app.evaluation.rows.contexts import ContextTable
 from rlrec.app.evaluation.rows.log_rows import arms_of_sets
 from rlrec.app.evaluation.rows.loggers import Loggers
-from rlrec.app.log import lineage
 from rlrec.arrays import Array, Flags, Ids, Index, distinct, run_starts
 from rlrec.ope.estimators import pseudo_inverse
 from rlrec.policy import is_contextual
@@ -118,23 +117,11 @@ class LoggerMarginals:
 
     def moments(self, version: Version, slots: Columns, rows: Ids) -> Iterator[tuple[Ids, exact.VersionDistribution]]:
         """The rows of a version, which lie in order of `belief_seq`, by the beliefs that they were drawn from."""
-        policy = self.loggers.policy(version.id)
-        if policy.stateful or policy.drafted:
-            return
-        served = exact.load(self.loggers.unit, version, greedy=self.greedy)
-        if version.status == "frozen" or not lineage.depends_on_belief(policy):
-            yield rows, served
-            return
-        seq, ordinal = slots["belief_seq"][rows], slots["belief_ordinal"][rows]
-        for seqs, sums in past_beliefs.walk(self.loggers.unit, version, seq[run_starts(seq)]):
-            first, last = np.searchsorted(seq, seqs[0], "left"), np.searchsorted(seq, seqs[-1], "right")
-            ordinals = ordinal[first:last] if policy.forgetting.forgets else np.zeros(last - first, np.int64)
-            for at in np.unique(ordinals).tolist():
-                columns = exact.column_sums(
-                    self.loggers.unit, version, served.learner, seq=int(seqs[0]), ordinal=at, earlier=served.columns
-                )
-                served = served.at_moment(sums, ordinal=at, columns=columns)
-                yield rows[first:last][ordinals == at], served
+        policy, unit = self.loggers.policy(version.id), self.loggers.unit
+        if not policy.stateful and not policy.drafted:
+            seq, ordinal = slots["belief_seq"][rows], slots["belief_ordinal"][rows]
+            for inside, served in past_beliefs.moments(unit, version, seq, ordinal, greedy=self.greedy):
+                yield rows[inside], served
 
     def _belief_cases(
         self, served: exact.VersionDistribution, rows: Ids, slots: Columns, contexts: ContextTable,
