@@ -137,7 +137,6 @@ COVERED = {  # test file: modules without a test file of their name, which it co
         "app/audit/draws/arm_counts",
         "app/audit/draws/examination",
         "app/audit/draws/exploration",
-        "app/audit/draws/propensities",
         "app/audit/draws/stored_slates",
         "app/audit/integrity/beliefs",
         "app/audit/integrity/clock",

@@ -20,7 +20,7 @@ from rlrec.policy.beliefs.base import EVERYTHING, Belief, Policy
 from rlrec.policy.scores.floors import Floor
 from rlrec.policy.scores.scores import Scores, unstack
 from rlrec.policy.slates import slate
-from rlrec.policy.slates.slate_draws import SlateSampler
+from rlrec.policy.slates.slate_draws import Draw, SlateSampler
 from rlrec.records import CURVE, Version
 from rlrec.store import Unit
 from rlrec.store.database.unit import damage_error
@@ -63,6 +63,14 @@ class EligibleDistribution:
             earlier = self.earlier.get(size)
             self.samplers[size] = SlateSampler(self.scores, size=size, floor=self.floor, earlier_sampler=earlier)
         return self.samplers[size]
+
+    def draw(self, size: int, *, seeds: Words, decisions: Ids) -> Draw:
+        """Slates of n decisions by their seeds, (n,) each; with their teams, where two rankers fill them in turns."""
+        if self.rankers is None:
+            return self.pages(size).draw(seeds=seeds, decisions=decisions)
+        from rlrec.policy.slates.interleaving import TeamDraftSampler
+
+        return TeamDraftSampler(self.rankers, size).draw(seeds=seeds, decisions=decisions)
 
     def list_conditionals(self, lists: Ids, *, seeds: Words, decisions: Ids) -> Array:
         """Probability of each candidate given those before it, (n, k); 0 for lists that are not made of these arms.

@@ -9,10 +9,12 @@ from typing import Any, cast
 import numpy as np
 
 from rlrec.app.distributions import designs
-from rlrec.arrays import Array, Ids, distinct, look_up
+from rlrec.arrays import Array, Ids, Index, Words, distinct, look_up
 from rlrec.policy.contexts.encoder import Encoded
 from rlrec.policy.gradients.gradient import ARM_PARAMETERS, Gradient, Parameters, State, restrict, score_states
 from rlrec.policy.gradients.history import History
+from rlrec.policy.slates import slate_draws
+from rlrec.policy.slates.slate_draws import Draw
 from rlrec.records import Version
 from rlrec.store import Unit
 from rlrec.store.log import contents
@@ -82,6 +84,15 @@ class TrainedModel:
         """Noiseless scores of arms, ascending, as a catalogue described them, in n states, (n, m)."""
         parameters, features = self.select(arms, revision)
         return self.policy.scores_of(parameters, state, arms=arms, described=features)
+
+    def draw(self, score: Array, *, size: int, seeds: Words, decisions: Ids) -> Draw:
+        """Slates of decisions that have noiseless scores of their own, (n, m)."""
+        floor, logits = self.policy.exploration, score / self.policy.temperature
+        return slate_draws.draw_each(logits, size=size, floor=floor, seeds=seeds, decisions=decisions)
+
+    def log(self, score: Array, slates: Index) -> Draw:
+        """Slates (n, k) of arms with noiseless scores (n, m), as `draw` would log them."""
+        return slate_draws.log_each(score / self.policy.temperature, slates, floor=self.policy.exploration)
 
     def cases(
         self, state: State, eligible: Ids, revision: Ids, *, sets: Mapping[int, Ids] | None = None

@@ -16,7 +16,7 @@ from rlrec.app.learning.ledger import Ledger, Unordered
 from rlrec.app.learning.slot_keys import ServedSlate
 from rlrec.app.serving import planned_requests
 from rlrec.app.serving.cache import ServingCache
-from rlrec.app.serving.draws import DrawnSlate, draw, draw_stateful, prepare, signed
+from rlrec.app.serving.draws import DrawnSlate, draw, prepare, signed
 from rlrec.app.serving.open_sessions import HistoryReader, OpenSession, OpenSessions
 from rlrec.app.serving.requests import (
     Answer,
@@ -288,7 +288,7 @@ def _serve(
         if any_stateful:
             is_stateful = np.array([plan.shared.stateful for plan in turn.values()])
             stateful = {index: plan for index, plan in turn.items() if plan.shared.stateful}
-            slates |= draw_stateful(stateful, decision_ids, seed, cache.keys, histories=histories.take(is_stateful))
+            slates |= draw(stateful, decision_ids, seed, cache.keys, histories=histories.take(is_stateful))
         for index, session, history in zip(turn, arrived, histories.packed(), strict=True):
             slate = slates[index]
             visits[index] = session, session.steps, session.state(now), history

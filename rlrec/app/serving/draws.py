@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from math import exp, log
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +19,6 @@ from rlrec.policy.gradients.history import History
 from rlrec.policy.slates import slate_draws
 from rlrec.store.database.unit import Row
 from rlrec.store.log.team_drafts import TEAMS
-
-if TYPE_CHECKING:
-    pass
 
 
 class DrawnCandidates(NamedTuple):
@@ -45,16 +42,8 @@ class DrawnSlate:
     teams: who picked each slot, None where no two rankers did."""
 
     __slots__ = (
-        "answer",
-        "arms",
-        "candidate_fields",
-        "candidates",
-        "log_propensity",
-        "propensity",
-        "recent",
-        "slots",
-        "teams",
-    )
+        "answer", "arms", "candidate_fields", "candidates", "log_propensity", "propensity", "recent", "slots", "teams",
+    )  # fmt: skip
 
     def __init__(self, arms: list[int], keys: Mapping[int, str], draws: Sequence[tuple[Any, ...]]) -> None:
         """draws: propensity, marginal (NaN where it has no closed form), min_propensity, score and rounded of each
@@ -87,33 +76,24 @@ def prepare(distributions: Collection[SharedDistribution]) -> None:
 
 
 def draw(
-    planned: Mapping[int, PlannedRequest], decision_ids: Mapping[int, int], seed: int, keys: Mapping[int, str]
-) -> dict[int, DrawnSlate]:
-    """The slates of requests, by index. seed: 64 bits; keys: of the arms."""
-    indices: dict[SharedDistribution, list[int]] = defaultdict(list)
-    for index, plan in planned.items():
-        indices[plan.shared].append(index)
-    slates: dict[int, DrawnSlate] = {}
-    for shared, members in indices.items():
-        ids = np.array([decision_ids[index] for index in members], np.int64)
-        slates.update(zip(members, _draw_shared(shared, ids, seed, keys), strict=True))
-    return slates
-
-
-def draw_stateful(
     planned: Mapping[int, PlannedRequest], decision_ids: Mapping[int, int], seed: int, keys: Mapping[int, str], *,
-    histories: History,
+    histories: History | None = None,
 ) -> dict[int, DrawnSlate]:  # fmt: skip
-    """`draw` for kinds whose distribution depends on the visit so far. histories: one a request, in order."""
-    groups: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+    """The slates of requests, by index. seed: 64 bits; keys: of the arms; histories: one a request, in order, for kinds
+    whose distribution depends on the visit so far."""
+    groups: dict[Any, list[int]] = defaultdict(list)
     for row, plan in enumerate(planned.values()):
-        groups[plan.shared.version.id, plan.shared.eligible, plan.shared.size].append(row)
+        shared = plan.shared
+        groups[shared if histories is None else (shared.version.id, shared.eligible, shared.size)].append(row)
     indices, slates = list(planned), dict[int, DrawnSlate]()
     for rows in groups.values():
         members = [indices[row] for row in rows]
-        ids = np.array([decision_ids[index] for index in members], np.int64)
-        plans = [planned[index] for index in members]
-        slates.update(zip(members, _draw_each(plans, histories.take(np.array(rows)), ids, seed, keys), strict=True))
+        ids, plans = np.array([decision_ids[index] for index in members], np.int64), [planned[key] for key in members]
+        if histories is None:
+            drawn_slates = _draw_shared(plans[0].shared, ids, seed, keys)
+        else:
+            drawn_slates = _draw_each(plans, histories.take(np.array(rows)), ids, seed, keys)
+        slates.update(zip(members, drawn_slates, strict=True))
     return slates
 
 
@@ -128,35 +108,20 @@ def _draw_each(
     context = trained.encoded([plan.request.context for plan in planned])
     state = trained.states(context, histories, np.full(n, shared.revision))
     score = trained.scores(state, arms, shared.revision)
-    # the draws
-    draws = slate_draws.draw_each(
-        score / trained.policy.temperature, size=shared.size, floor=trained.policy.exploration,
-        seeds=np.full(n, seed, np.uint64), decisions=decision_ids,
-    )  # fmt: skip
-    shown_scores = np.take_along_axis(score, draws.slates, axis=1)
-    columns = (draws.propensity, draws.marginal, draws.minimum, shown_scores, draws.rounded)
-    return _slates(arms[draws.slates], columns, keys)
+    draws = trained.draw(score, size=shared.size, seeds=np.full(n, seed, np.uint64), decisions=decision_ids)
+    return _slates(arms, draws, np.take_along_axis(score, draws.slates, axis=1), keys)
 
 
 def _draw_shared(shared: SharedDistribution, decision_ids: Ids, seed: int, keys: Mapping[int, str]) -> list[DrawnSlate]:
-    case = shared.case
-    seeds = np.full(len(decision_ids), seed, np.uint64)
+    case, seeds = shared.case, np.full(len(decision_ids), seed, np.uint64)
     if shared.ranker is not None:
         return _ranked(shared, shared.ranker, seeds, decision_ids, keys)
-    if case.rankers is not None:  # two rankers fill the slates in turns
-        from rlrec.policy.slates.interleaving import TeamDraftSampler
-
-        drafts = TeamDraftSampler(case.rankers, shared.size).draw(seeds=seeds, decisions=decision_ids)
-        slates = _slates_of(case, drafts, slice(None), keys)
-        for slate, teams in zip(slates, drafts.teams.tolist(), strict=True):
-            slate.teams = "".join(TEAMS[team] for team in teams)
-            add_teams(slate.answer, slate.teams)
-        return slates
-    draws = case.pages(shared.size).draw(seeds=seeds, decisions=decision_ids)
-    if shared.size > 1 or len(decision_ids) == 1 or case.scores.samples:
-        return _slates_of(case, draws, slice(None), keys)
+    draws = case.draw(shared.size, seeds=seeds, decisions=decision_ids)
+    scores = case.noiseless(draws.slates)
+    if shared.size > 1 or len(decision_ids) == 1 or case.scores.samples or draws.teams is not None:
+        return _slates(case.arms, draws, scores, keys)
     _, firsts, slate_index = np.unique(draws.slates[:, 0], return_index=True, return_inverse=True)
-    slates = _slates_of(case, draws, firsts, keys)
+    slates = _slates(case.arms, draws, scores, keys, rows=firsts)
     return [slates[index] for index in slate_index.tolist()]
 
 
@@ -174,23 +139,25 @@ def _ranked(
         candidates, decision = DrawnCandidates(arms, propensities, min(0.0, total)), slice(row, row + 1)
         eligible = candidates.eligible
         case = ranker.case(eligible, np.array(eligible, np.int64), shared.context, keys=keys, revision=shared.revision)
-        draws = case.pages(shared.size).draw(seeds=ranking_seeds(seeds[decision]), decisions=decision_ids[decision])
-        slates += _slates_of(case, draws, slice(None), keys)
+        draws = case.draw(shared.size, seeds=ranking_seeds(seeds[decision]), decisions=decision_ids[decision])
+        slates += _slates(case.arms, draws, case.noiseless(draws.slates), keys)
         slates[-1].candidates, slates[-1].candidate_fields = candidates, candidate_fields(*candidates, keys)
     return slates
 
 
-def _slates_of(
-    case: exact.EligibleDistribution, draws: slate_draws.Draw, rows: slice | Index, keys: Mapping[int, str]
-) -> list[DrawnSlate]:
-    columns = (draws.propensity, draws.marginal, draws.minimum, case.noiseless(draws.slates), draws.rounded)
-    return _slates(case.arms[draws.slates][rows], [column[rows] for column in columns], keys)
-
-
-def _slates(arms: Ids, columns: Sequence[npt.NDArray[Any]], keys: Mapping[int, str]) -> list[DrawnSlate]:
-    """Slates of arms (n, k); columns: of the same shape, in the order that DrawnSlate wants."""
-    lists = (column.tolist() for column in (arms, *columns))
-    return [DrawnSlate(shown, keys, list(zip(*fields, strict=True))) for shown, *fields in zip(*lists, strict=True)]
+def _slates(
+    arms: Ids, draws: slate_draws.Draw, scores: npt.NDArray[Any], keys: Mapping[int, str], *,
+    rows: slice | Index = slice(None),
+) -> list[DrawnSlate]:  # fmt: skip
+    """The slates of draws from arms (m,), or of some of these; scores: of the arms shown."""
+    columns = (arms[draws.slates], draws.propensity, draws.marginal, draws.minimum, scores, draws.rounded)
+    lists = (column[rows].tolist() for column in columns)
+    slates = [DrawnSlate(shown, keys, list(zip(*fields, strict=True))) for shown, *fields in zip(*lists, strict=True)]
+    if draws.teams is not None:
+        for slate, teams in zip(slates, draws.teams[rows].tolist(), strict=True):
+            slate.teams = "".join(TEAMS[team] for team in teams)
+            add_teams(slate.answer, slate.teams)
+    return slates
 
 
 @lru_cache(maxsize=10_000)

@@ -14,7 +14,6 @@ from rlrec.app.serving.requests import PlannedRequest, SharedDistribution
 from rlrec.arrays import Array, finite_or_none
 from rlrec.errors import InputError
 from rlrec.policy.gradients import history
-from rlrec.policy.slates import slate_draws
 from rlrec.store import Unit
 from rlrec.store.policies import shadows
 from rlrec.store.policies.shadows import Shadow
@@ -93,7 +92,7 @@ def _stateful(
     histories = history.unpack([packed for *_, packed in visits], np.array([step for _, step, *_ in visits], np.int64))
     state = trained.states(context, histories, np.full(len(plans), shared.revision))
     score = trained.scores(state, shared.case.arms, shared.revision)
-    logged = slate_draws.log_each(score / trained.policy.temperature, shown, floor=trained.policy.exploration)
+    logged = trained.log(score, shown)
     with np.errstate(divide="ignore"):
         return np.where(logged.rounded, -np.inf, np.log(logged.propensity)).sum(axis=1)
 

@@ -29,23 +29,17 @@ class Ranker(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class DraftDraw(Draw):
-    """Slates of two teams. teams (n, k): 0 or 1, which ranker picked. propensity and minimum: given the coins and the
-    positions above; marginal: NaN."""
-
-    teams: Index
-
-
-@dataclass(frozen=True, eq=False)
 class TeamDraftSampler:
     """Draws the slates of two rankers of the same arms. Both have exact scores."""
 
     rankers: tuple[Ranker, Ranker]
     size: int
 
-    def draw(self, *, seeds: Words, decisions: Ids) -> DraftDraw:
-        """Slates of n decisions. Word p of a decision is the pick of position p from 0, word size + i the coin of pair
-        i of positions."""
+    def draw(self, *, seeds: Words, decisions: Ids) -> Draw:
+        """Slates of n decisions with their teams: propensity and minimum are given the coins and the positions above,
+        and no marginal has a closed form.
+
+        Word p of a decision is the pick of position p from 0, word size + i the coin of pair i of positions."""
         words = uniforms(seeds, decisions, words=self.size + (self.size + 1) // 2)
         teams = teams_of(words[:, self.size :] < 0.5, self.size)
         slates = np.empty((len(words), self.size), np.intp)
@@ -58,7 +52,7 @@ class TeamDraftSampler:
             minimum[:, position] = probability.min(axis=1)
         rounded = propensity == 0
         propensity, marginal = np.where(rounded, SMALLEST, propensity), np.full(slates.shape, np.nan)
-        return DraftDraw(slates, propensity, marginal, minimum, rounded, teams)
+        return Draw(slates, propensity, marginal, minimum, rounded, teams)
 
     def conditionals(self, slates: Index, teams: Index) -> Array:
         """Probability of each arm of slates (n, k) given the coins, as teams (n, k), and what is above it, (n, k)."""

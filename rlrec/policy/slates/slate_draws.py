@@ -26,13 +26,14 @@ class Draw:
 
     slates: the arms. propensity: given the positions above. marginal: of the arm at its position, whatever is
     above; NaN where that has no closed form. minimum: the smallest propensity of the arms left there. rounded: whether
-    SMALLEST replaces a 0."""
+    SMALLEST replaces a 0. teams: 0 or 1, which of two rankers picked; None where no two did."""
 
     slates: Index
     propensity: Array
     marginal: Array
     minimum: Array
     rounded: Flags
+    teams: Index | None = None
 
 
 def draw(scores: Scores, *, size: int, floor: Floor, seeds: Words, decisions: Ids, lists: bool = False) -> Draw:

@@ -241,13 +241,14 @@ def test_what_reads_the_visit_is_drawn_in_its_turn(shop: Store, monkeypatch: pyt
     """Of a session its second line is drawn when the first one has been shown."""
     turns: list[tuple[Sequence[int], list[int], list[bytes]]] = []
 
-    def spy(plans: Any, ids: Any, *options: Any, histories: History) -> Any:
-        turns.append((list(plans), histories.step.tolist(), histories.packed()))
+    def spy(plans: Any, ids: Any, *options: Any, histories: History | None = None) -> Any:
+        if histories is not None:
+            turns.append((list(plans), histories.step.tolist(), histories.packed()))
         return draws.draw(plans, ids, *options)
 
     reads_visits = property(lambda shared: shared.version.policy.name == "home")
     monkeypatch.setattr(requests.SharedDistribution, "stateful", reads_visits)
-    monkeypatch.setattr(recommend, "draw_stateful", spy)
+    monkeypatch.setattr(recommend, "draw", spy)
     result = group(shop, request(), request("t"), Request(policy="other", session="s"), request(), request("t"))
     assert [(places, steps) for places, steps, _ in turns] == [([0, 1], [0, 0]), ([4], [1]), ([3], [2])]
     assert turns[1][2] + turns[2][2] == [blob(shop, result[4]), blob(shop, result[3])]

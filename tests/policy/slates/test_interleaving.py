@@ -13,10 +13,11 @@ from rlrec.policy.scores.families.beta import Beta
 from rlrec.policy.scores.families.gumbel import Gumbel
 from rlrec.policy.scores.families.point import Point
 from rlrec.policy.scores.scores import Scores
-from rlrec.policy.slates.interleaving import DraftDraw, Ranker, TeamDraftSampler, teams_of
+from rlrec.policy.slates.interleaving import Ranker, TeamDraftSampler, teams_of
+from rlrec.policy.slates.slate_draws import Draw
 
 
-def drawn(sampler: TeamDraftSampler, n: int, seed: int = 3) -> DraftDraw:
+def drawn(sampler: TeamDraftSampler, n: int, seed: int = 3) -> Draw:
     return sampler.draw(seeds=np.full(n, seed, np.uint64), decisions=np.arange(n))
 
 

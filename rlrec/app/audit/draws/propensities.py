@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 
-from rlrec import policy as kinds
-from rlrec.app.audit.draws.session_slates import SessionSlates
 from rlrec.app.audit.draws.stored_slates import (
     ABSOLUTE,
     CHECK,
@@ -23,10 +22,12 @@ from rlrec.app.audit.draws.stored_slates import (
 from rlrec.app.audit.integrity.findings import UNREADABLE, Findings
 from rlrec.app.distributions import designs, past_beliefs
 from rlrec.app.distributions.exact import EligibleDistribution, VersionDistribution
-from rlrec.arrays import Flags, Ids, Index, Words, run_starts
+from rlrec.app.distributions.trained import TrainedModel
+from rlrec.arrays import Array, Flags, Ids, Index, Words, run_starts
+from rlrec.policy.gradients.history import REMEMBERED, History, match_steps, unpack
 from rlrec.policy.kinds.two_stage import ranking_seeds
 from rlrec.policy.scores.scores import Scores
-from rlrec.policy.slates import slate, slate_draws
+from rlrec.policy.slates import slate
 from rlrec.policy.slates.interleaving import TeamDraftSampler
 from rlrec.policy.slates.slate_draws import SMALLEST
 from rlrec.records import Version
@@ -40,6 +41,7 @@ from rlrec.store.upkeep import audit
 
 MAX_DERIVED = 10_000  # decisions that are derived again unless asked otherwise
 PORTION = 50_000  # decisions of a sample that are held at once
+STATES = 5_000  # decisions whose histories are held at once
 
 
 def sample_decisions(unit: Unit, size: int, *, seed: int) -> tuple[Ids, int]:
@@ -87,9 +89,7 @@ def check(unit: Unit, decision_ids: Ids, *, findings: Findings) -> int:
         for version_id in sorted(versions):
             version_slates = slates.take(slates.per_decision("version_id") == version_id)
             try:
-                stateful = kinds.load(versions[version_id].policy.kind).stateful
-                derivation = (SessionSlates if stateful else VersionSlates)(unit, versions[version_id], findings)
-                n_done += derivation.check(version_slates)
+                n_done += VersionSlates(unit, versions[version_id], findings).check(version_slates)
             except UNREADABLE as error:
                 subject = f"policy {versions[version_id].policy.name}"
                 findings.error(CHECK, subject, f"version {versions[version_id].number}: {error}")
@@ -105,13 +105,17 @@ class VersionSlates:
 
     def check(self, slates: StoredSlates) -> int:
         order = np.argsort(slates.per_decision("belief_seq"), kind="stable")
-        seq = slates.per_decision("belief_seq")[order]
+        seq, ordinal = (slates.per_decision(name)[order] for name in ("belief_seq", "belief_ordinal"))
         self.references.read(slates.per_decision("context_id"))
-        n_done, ordinal = 0, slates.per_decision("belief_ordinal")[order]
+        n_done = 0
         for rows, served in past_beliefs.moments(self.unit, self.version, seq, ordinal):
             end = int(rows[-1]) + 1
             self.unit.progress("slates drawn again", end, end / len(order))
-            n_done += self._check_moment(slates, order[rows], served)
+            if served.trained is None:
+                n_done += self._check_moment(slates, order[rows], served)
+                continue
+            for start in range(0, len(rows), STATES):
+                n_done += self._check_states(slates.take(order[rows[start : start + STATES]]), served.trained)
         return n_done
 
     def _check_moment(self, slates: StoredSlates, rows: Index, served: VersionDistribution) -> int:
@@ -123,16 +127,19 @@ class VersionSlates:
             groups.setdefault((eligible, epoch, reading, size), []).append(row)
         if served.generator is not None:
             self._check_lists(slates, rows, served)
-        n_done = 0
+        n_done, source = 0, f"the belief of {self.version.reference}"
         for (eligible, _, _, size), members in groups.items():
-            group = np.array(members, np.intp)
-            context = self.references.context(int(slates.per_decision("context_id")[group[0]]))
-            try:
-                with np.errstate(all="ignore"):
-                    n_done += self._check_group(slates, group, served, eligible, context, size)
-            except UNREADABLE as error:
-                decision = slates.per_decision("decision_id")[group[0]]
-                self.findings.decision_error(CHECK, decision, f"it cannot be derived again: {error}")
+            if (arms := self.references.eligible(eligible)) is None:
+                continue
+            context_id, revision = (
+                int(slates.per_decision(name)[members[0]]) for name in ("context_id", "catalogue_revision")
+            )
+            context = self.references.context(context_id)
+            case = partial(served.case, eligible, arms[0], context, keys=arms[1], revision=revision)
+            stored = SlateGroup(slates, slates.of_arms(np.array(members), size, arms[0]), size)
+            if served.generator is not None:
+                stored.seeds = ranking_seeds(stored.seeds)
+            n_done += stored.compare(partial(self._derive, stored, case), source=source, findings=self.findings)
         return n_done
 
     def _check_lists(self, slates: StoredSlates, rows: Index, served: VersionDistribution) -> None:
@@ -162,67 +169,94 @@ class VersionSlates:
             except UNREADABLE as error:
                 self.findings.decision_error(CHECK, ids[0], f"its candidates cannot be derived again: {error}")
 
-    def _check_group(
-        self, slates: StoredSlates, group: Index, served: VersionDistribution, eligible: int,
-        context: Mapping[str, object], size: int,
-    ) -> int:  # fmt: skip
-        arms = self.references.eligible(eligible)
-        if arms is None:
-            return 0
-        revision = int(slates.per_decision("catalogue_revision")[group[0]])
-        case = served.case(eligible, arms[0], context, keys=arms[1], revision=revision)
-        group = group[np.isin(slates.per_slot("arm_id", group, size), case.arms).all(axis=1)]
-        if len(group):
-            stored, source = SlateGroup(slates, group, size), f"the belief of {self.version.reference}"
-            if served.generator is not None:
-                stored.seeds = ranking_seeds(stored.seeds)
-            if case.rankers is None:
-                derived = _derive_group(case, stored, size)
+    def _derive(self, stored: SlateGroup, case_of: Callable[[], EligibleDistribution]) -> DerivedSlates:
+        """Slates that share a distribution, drawn and derived again; where two rankers drafted them, given the stored
+        teams."""
+        case, size = case_of(), stored.arms.shape[1]
+        arm_indices = np.searchsorted(case.arms, stored.arms)
+        draw = case.draw(size, seeds=stored.seeds, decisions=stored.ids)
+        redrawn: Flags = (draw.slates != arm_indices).any(axis=1)
+        propensity, marginal, minimum = draw.propensity, draw.marginal, draw.minimum
+        if case.rankers is not None:
+            teams = self._stored_teams(stored, size)
+            redrawn |= (np.asarray(draw.teams) != teams).any(axis=1)
+            propensity = TeamDraftSampler(case.rankers, size).conditionals(arm_indices, teams)
+        else:
+            for rows, scores in _by_scores(case.scores, stored, np.flatnonzero(redrawn)):
+                propensity[rows] = slate.conditionals(scores, arm_indices[rows], floor=case.floor)
+                table = slate.marginals(scores, size=size, floor=case.floor)
+                marginal[rows] = table[np.arange(size), arm_indices[rows]]
+        if size > 1 or case.scores.samples or case.rankers is not None:
+            minimum[redrawn] = stored.min_propensity[redrawn]
+        score = case.noiseless(arm_indices).astype(np.float64)
+        return DerivedSlates(redrawn, propensity, marginal, minimum, score)
+
+    def _stored_teams(self, stored: SlateGroup, size: int) -> Index:
+        """The teams of slates that two rankers drafted, (n, size); of those that cannot be read, a finding, they are
+        0."""
+        by_decision = team_drafts.find(self.unit, stored.ids.tolist())
+        teams = np.zeros((len(stored.ids), size), np.intp)
+        for row, key in enumerate(stored.ids.tolist()):
+            text = by_decision.get(key, "")
+            if len(text) == size and set(text) <= set(TEAMS):
+                teams[row] = [TEAMS.index(letter) for letter in text]
             else:
-                teams, readable = _stored_teams(self.unit, stored, size)
-                for key in stored.ids[~readable].tolist():
-                    self.findings.decision_error(CHECK, key, "it does not say which ranker picked each slot")
-                derived = _derive_draft(case, TeamDraftSampler(case.rankers, size), stored, teams)
-            stored.compare(derived, source=source, findings=self.findings)
-        return len(group)
+                self.findings.decision_error(CHECK, key, "it does not say which ranker picked each slot")
+        return teams
+
+    def _check_states(self, slates: StoredSlates, trained: TrainedModel) -> int:
+        """Check slates each of which was drawn in a state of its own, the one that the decision stored."""
+        sets = map(self.references.eligible, slates.per_decision("eligible_id").tolist())
+        slates = slates.take(np.array([arms is not None and len(arms[0]) > 0 for arms in sets], np.bool_))
+        is_possible, histories = self._read_histories(slates)
+        slates = slates.take(is_possible)
+        if not len(slates):
+            return 0
+        n_done, revision, size = 0, slates.per_decision("catalogue_revision"), slates.per_decision("size")
+        source = f"the weights of {self.version.reference} and the history"
+        with np.errstate(all="ignore"):
+            ids, context_index = np.unique(slates.per_decision("context_id"), return_inverse=True)
+            contexts = trained.encoded([self.references.context(key) for key in ids.tolist()])
+            state = trained.states(contexts[context_index.reshape(-1)], histories, revision)
+            for case in trained.cases(state, slates.per_decision("eligible_id"), revision):
+                for length in np.unique(size[case.rows]).tolist():
+                    rows = slates.of_arms(case.rows[size[case.rows] == length], length, case.arms)
+                    stored, score = SlateGroup(slates, rows, length), case.score[np.isin(case.rows, rows)]
+                    derive = partial(_derive_states, trained, stored, score, case.arms)
+                    n_done += stored.compare(derive, source=source, findings=self.findings)
+        return n_done
+
+    def _read_histories(self, slates: StoredSlates) -> tuple[Flags, History]:
+        """Which slates have a history that can be, and these histories."""
+        stored = audit.visit_histories(self.unit, slates.per_decision("decision_id").tolist())
+        sound_rows = stored["recorded"] & match_steps(stored["history"].tolist(), stored["step"])
+        past = unpack(stored["history"][sound_rows].tolist(), stored["step"][sound_rows])
+        readable = sound_rows.copy()
+        readable[sound_rows] = is_possible = _possible_histories(past)
+        reasons = np.select([~stored["recorded"], ~sound_rows], ["is missing", "cannot be unpacked"], "cannot be")
+        for key, reason in zip(stored["decision_id"][~readable].tolist(), reasons[~readable].tolist(), strict=True):
+            self.findings.decision_error(CHECK, key, f"it cannot be derived again: what it knew of its visit {reason}")
+        return readable, past.take(is_possible)
 
 
-def _derive_group(case: EligibleDistribution, stored: SlateGroup, size: int) -> DerivedSlates:
-    arm_indices = np.searchsorted(case.arms, stored.arms)
-    score = case.noiseless(arm_indices).astype(np.float64)
-    draw = slate_draws.draw(case.scores, size=size, floor=case.floor, seeds=stored.seeds, decisions=stored.ids)
+def _derive_states(trained: TrainedModel, stored: SlateGroup, score: Array, arms: Ids) -> DerivedSlates:
+    """Slates of one eligible set drawn and derived again, each by scores of its own, (n, m)."""
+    arm_indices = np.searchsorted(arms, stored.arms)
+    draw = trained.draw(score, size=arm_indices.shape[1], seeds=stored.seeds, decisions=stored.ids)
+    logged, shown_scores = trained.log(score, arm_indices), np.take_along_axis(score, arm_indices, axis=1)
     redrawn = (draw.slates != arm_indices).any(axis=1)
-    propensity, marginal, minimum = draw.propensity, draw.marginal, draw.minimum
-    if size > 1 or case.scores.samples:
-        minimum[redrawn] = stored.min_propensity[redrawn]
-    for rows, scores in _by_scores(case.scores, stored, np.flatnonzero(redrawn)):
-        propensity[rows] = slate.conditionals(scores, arm_indices[rows], floor=case.floor)
-        table = slate.marginals(scores, size=size, floor=case.floor)
-        marginal[rows] = table[np.arange(size), arm_indices[rows]]
-    return DerivedSlates(redrawn, propensity, marginal, minimum, score)
+    return DerivedSlates(redrawn, logged.propensity, logged.marginal, logged.minimum, shown_scores)
 
 
-def _stored_teams(unit: Unit, stored: SlateGroup, size: int) -> tuple[Index, Flags]:
-    """The teams of slates that two rankers drafted, (n, size), and which of these are readable, (n,); those of others
-    are 0."""
-    by_decision = team_drafts.find(unit, stored.ids.tolist())
-    texts = [by_decision.get(key, "") for key in stored.ids.tolist()]
-    readable = np.array([len(text) == size and set(text) <= set(TEAMS) for text in texts], np.bool_)
-    teams = np.zeros((len(texts), size), np.intp)
-    for row in np.flatnonzero(readable).tolist():
-        teams[row] = [TEAMS.index(letter) for letter in texts[row]]
-    return teams, readable
-
-
-def _derive_draft(
-    case: EligibleDistribution, sampler: TeamDraftSampler, stored: SlateGroup, teams: Index
-) -> DerivedSlates:
-    """Slates and teams drawn again, and the propensities of the stored ones given their teams."""
-    arm_indices, draft = np.searchsorted(case.arms, stored.arms), sampler.draw(seeds=stored.seeds, decisions=stored.ids)
-    redrawn = (draft.slates != arm_indices).any(axis=1) | (draft.teams != teams).any(axis=1)
-    minimum = np.where(redrawn[:, None], stored.min_propensity, draft.minimum)
-    score = case.noiseless(arm_indices).astype(np.float64)
-    return DerivedSlates(redrawn, sampler.conditionals(arm_indices, teams), draft.marginal, minimum, score)
+def _possible_histories(past: History) -> Flags:
+    """Which histories say nothing that no visit can have had, (n,)."""
+    wrong = (past.ago < 1) | (past.ago > past.step[past.rows]) | (past.arm < 1) | ~np.isfinite(past.earned)
+    entries = np.diff(past.start)
+    return (
+        (np.bincount(past.rows, weights=wrong, minlength=len(past)) == 0)
+        & (np.minimum(past.shown, REMEMBERED) == entries)
+        & (past.gap_s >= 0) & np.isfinite(past.reward)
+    )  # fmt: skip
 
 
 def _by_scores(scores: Scores, stored: SlateGroup, rows: Index) -> Iterator[tuple[Index, Scores]]:

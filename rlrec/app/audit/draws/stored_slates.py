@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,10 +45,13 @@ class StoredSlates:
         """A slot's column of some slates of one length, (slates, size)."""
         return self.slots[name][self.first[slates][:, None] + np.arange(size)]
 
-    def take(self, flags: Flags) -> StoredSlates:
-        size = self.per_decision("size")[flags]
-        rows = piece_rows(self.first[flags], size)
-        return StoredSlates(take(self.slots, rows), offsets(size)[:-1])
+    def of_arms(self, slates: Index, size: int, arms: Ids) -> Index:
+        """The slates of one length that are made of some arms."""
+        return slates[np.isin(self.per_slot("arm_id", slates, size), arms).all(axis=1)]
+
+    def take(self, rows: Flags | Index) -> StoredSlates:
+        size = self.per_decision("size")[rows]
+        return StoredSlates(take(self.slots, piece_rows(self.first[rows], size)), offsets(size)[:-1])
 
 
 def complete_slates(slots: Columns) -> StoredSlates:
@@ -110,8 +113,17 @@ class SlateGroup:
         self.min_propensity: Array = slates.per_slot("min_propensity", group, size)
         self.score: Array = slates.per_slot("score", group, size)
 
-    def compare(self, derived: DerivedSlates, *, source: str, findings: Findings) -> None:
-        """Add a finding for every slate that differs from what was derived. source: what it was derived from."""
+    def compare(self, derive: Callable[[], DerivedSlates], *, source: str, findings: Findings) -> int:
+        """Add a finding for every slate that differs from what is derived again: how many could be. source: what they
+        are derived from."""
+        if not len(self.ids):
+            return 0
+        try:
+            with np.errstate(all="ignore"):
+                derived = derive()
+        except UNREADABLE as error:
+            findings.decision_error(CHECK, self.ids[0], f"it cannot be derived again: {error}")
+            return 0
         for row in np.flatnonzero(derived.redrawn).tolist():
             findings.decision_error(DRAWS, self.ids[row], f"its seed draws another slate from {source}")
         details: dict[int, list[str]] = {}
@@ -127,6 +139,7 @@ class SlateGroup:
             details.setdefault(row, []).append(f"log_propensity is {self.log[row]:.12g}, not {log_joint[row]:.12g}")
         for row, differences in sorted(details.items()):
             findings.decision_error(CHECK, self.ids[row], f"from {source}: {'; '.join(differences)}")
+        return len(self.ids)
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlrec.app.audit.draws import session_slates
+from rlrec.app.audit.draws import propensities
 from rlrec.app.upkeep.doctor import Report, Request, doctor
 from rlrec.store import Store
 from tests.app.learned import trained
@@ -105,7 +105,7 @@ def late(db: str, size: int = 1) -> tuple[int, bytes]:
 @ON_BOTH
 def test_a_sound_store_is_content(db: str, monkeypatch: pytest.MonkeyPatch) -> None:
     grown(db)
-    monkeypatch.setattr(session_slates, "PORTION", 7)
+    monkeypatch.setattr(propensities, "STATES", 7)
     report = audit(db)
     assert {finding.check for finding in report.findings} <= {"positions"}  # all clicks are at position 1
     assert report.checked["propensities"] == 108
