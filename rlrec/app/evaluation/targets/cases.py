@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rlrec.app.evaluation.rows.log_rows import ImpressionRows, LoggedBatch
-from rlrec.arrays import Array, Flags, Ids, Index, distinct, look_up, offsets
+from rlrec.app.evaluation.rows.log_rows import ArmTable, ImpressionRows, LoggedBatch
+from rlrec.arrays import Array, Flags, Ids, Index, distinct, look_up, offsets, run_starts
 from rlrec.policy.scores.floors import Floor
 from rlrec.policy.scores.scores import Scores, cells
 from rlrec.policy.slates import slate
@@ -189,12 +189,52 @@ class CaseRows:
             order, is_possible = arm_indices(np.array([block.arms for block in blocks]), shown, case=case)
             yield group, blocks, case, order, is_possible
 
-    def shares(self, arms: Ids) -> Array:
-        """Probabilities of position 1 in each case, among all arms: (blocks, a)."""
+    def write_steps(self, steps: Array) -> None:
+        """Write the target's probability of the arm of each slot given the slots above."""
+        if self.per_decision_samples:  # these are given the slots above
+            steps[self.indices] = self.target
+        if self.samples:
+            return
+        lowest = self._lowest
+        is_alone = lowest[~self.deep[lowest]]
+        steps[self.indices[is_alone]] = self.target[is_alone]
+        for group, conditionals in self.conditionals(lowest[self.deep[lowest]]):
+            steps[self.indices[group][:, None] - np.arange(conditionals.shape[1])[::-1]] = conditionals
+
+    def write_steps_and_values(self, steps: Array, expected: Array, arms: Ids, values: ModelValues) -> None:
+        """`write_steps`, and the mean of the model under the target there. arms: of the catalogue."""
+        lowest = self._lowest
+        for group, blocks, case, order, is_possible in self.slates(
+            lowest, self.rows.slots["size"][self.indices[lowest]]
+        ):
+            slots = self.indices[group][:, None] - np.arange(order.shape[1])[::-1]
+            steps[slots[~is_possible]] = 0.0
+            slots, case, order = slots[is_possible], case[is_possible], order[is_possible]
+            columns = np.searchsorted(arms, [block.arms for block in blocks])
+            for rows, position, probability, prefix in self._each_position(blocks, case, order):
+                row = slots[rows, position]
+                steps[row] = probability[prefix, order[rows, position]]
+                shares = np.zeros((len(probability), len(arms)))
+                shares[np.arange(len(shares))[:, None], columns[case[rows[run_starts(prefix)]]]] = probability
+                expected[row] = values.expected(shares, case=prefix, rows=row)
+
+    @property
+    def _lowest(self) -> Index:
+        """The rows at the end of their slates."""
+        return np.flatnonzero(self.rows.slots["depth"][self.indices] + 1 == self.rows.slots["size"][self.indices])
+
+    def _each_position(
+        self, blocks: list[Block], case: Index, order: Index
+    ) -> Iterator[tuple[Index, int, Array, Index]]:
+        """The probabilities of all arms at each position of slates (n, k) of cases (n,), as `slate.each_position`."""
+        return slate.each_position([block.scores for block in blocks], case, order, floor=blocks[0].floor)
+
+    def shares(self, arms: ArmTable) -> tuple[Ids, Array]:
+        """Ranks of arms, (a,), and their probabilities of position 1 in each case, (blocks, a)."""
         shares = np.zeros((len(self.blocks), len(arms)))
         for row, block in enumerate(self.blocks):
-            shares[row, np.searchsorted(arms, block.arms)] = block.shares[0]
-        return shares
+            shares[row, arms.index(block.arms)] = block.shares[0]
+        return arms.rank, shares
 
     def fill_expected(self, expected: Array, arms: Ids, values: ModelValues) -> None:
         """The mean of the reward model under the target, at each row's position."""

@@ -12,7 +12,6 @@ from zlib import crc32
 
 import numpy as np
 
-from rlrec.app.evaluation.models.reward_models import ModelValues
 from rlrec.app.evaluation.rows.log_rows import ImpressionRows, LoggedBatch, arms_of_sets
 from rlrec.app.evaluation.targets.cases import REPLICAS, Block, CaseName, CaseRows
 from rlrec.app.evaluation.targets.probabilities import CASES, CELLS, Scorer
@@ -146,34 +145,23 @@ class ListCaseRows(CaseRows):
         for group, blocks, case, order, possible in self.slates(deep, depth + 1):
             joint = np.zeros((len(order), order.shape[1] + 1))
             joint[:, 0] = 1.0
-            for block, rows in _rows_by_block(blocks, case, possible):
+            for block, rows in _rows_by_block(blocks, np.where(possible, case, -1)):
                 joint[rows, 1:] = block.mixture.joint(order[rows], block.weight)
             joint_above = joint[:, :-1]
             yield group, np.divide(joint[:, 1:], joint_above, out=np.zeros_like(joint_above), where=joint_above > 0)
 
-    def write_steps_and_values(self, steps: Array, expected: Array, arms: Ids, values: ModelValues) -> None:
-        """Write the target's probability of the arm of each slot given the slots above, and the mean of the model under
-        the target there. arms: of the catalogue."""
-        size = self.rows.slots["size"][self.indices]
-        lowest = np.flatnonzero(self.rows.slots["depth"][self.indices] + 1 == size)
-        for group, blocks, case, order, possible in self.slates(lowest, size[lowest]):
-            slots = self.indices[group][:, None] - np.arange(order.shape[1])[::-1]
-            steps[slots[~possible]] = 0.0
-            for block, rows in _rows_by_block(blocks, case, possible):
-                columns = np.searchsorted(arms, block.arms)
-                positions = block.mixture.each_position(order[rows], block.weight)
-                for prefix_rows, position, probability, prefix in positions:
-                    row = slots[rows[prefix_rows], position]
-                    steps[row] = probability[prefix, order[rows[prefix_rows], position]]
-                    shares = np.zeros((len(probability), len(arms)))
-                    shares[:, columns] = probability
-                    expected[row] = values.expected(shares, case=prefix, rows=row)
+    def _each_position(
+        self, blocks: list[Block], case: Index, order: Index
+    ) -> Iterator[tuple[Index, int, Array, Index]]:
+        for block, rows in _rows_by_block(blocks, case):
+            for prefix_rows, position, probability, prefix in block.mixture.each_position(order[rows], block.weight):
+                yield rows[prefix_rows], position, probability, prefix
 
 
-def _rows_by_block(blocks: list[Block], case: Index, possible: Flags) -> Iterator[tuple[ListBlock, Index]]:
-    """The cases, with the rows of slates that can be made of their arms."""
+def _rows_by_block(blocks: list[Block], case: Index) -> Iterator[tuple[ListBlock, Index]]:
+    """The cases, with their slates."""
     for number, block in enumerate(blocks):
         assert isinstance(block, ListBlock)
-        rows = np.flatnonzero(possible & (case == number))
+        rows = np.flatnonzero(case == number)
         if len(rows):
             yield block, rows

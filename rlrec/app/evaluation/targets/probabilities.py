@@ -157,9 +157,9 @@ class Scorer:
         from rlrec.app.evaluation.models.visit_values import TargetSlates
 
         for case_rows in self._by_case(rows, logged, models=False):
-            share = case_rows.shares(self.arms.ids) if shares else np.zeros((len(case_rows.blocks), len(self.arms)))
-            log_slate, rank = case_rows.log_slates(), self.arms.rank
-            yield TargetSlates(rows=case_rows.indices, log_slate=log_slate, arms=rank, share=share, case=case_rows.case)
+            arms, share = case_rows.shares(self.arms) if shares else (self.arms.rank, np.empty((0, len(self.arms))))
+            log_slate, case = case_rows.log_slates(), case_rows.case
+            yield TargetSlates(rows=case_rows.indices, log_slate=log_slate, arms=arms, share=share, case=case)
 
     def _by_case(
         self, rows: ImpressionRows, logged: LoggedBatch, *, models: bool, joint: bool = False, subset: Ids | None = None

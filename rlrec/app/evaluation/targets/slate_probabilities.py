@@ -8,15 +8,13 @@ import numpy as np
 
 from rlrec.app.evaluation.models.reward_models import ModelValues
 from rlrec.app.evaluation.rows import slot_sets
-from rlrec.app.evaluation.rows.log_rows import PAIRS, ArmTable, ImpressionRows, LoggedBatch, arms_of_sets
-from rlrec.app.evaluation.targets.cases import CaseRows, arm_indices
-from rlrec.app.evaluation.targets.list_probabilities import ListCaseRows
+from rlrec.app.evaluation.rows.log_rows import PAIRS, ImpressionRows, LoggedBatch, arms_of_sets
+from rlrec.app.evaluation.targets.cases import CaseRows
 from rlrec.app.evaluation.targets.logger_marginals import UNIFORM, UNKNOWN
-from rlrec.app.evaluation.targets.probabilities import CELLS, Scorer
+from rlrec.app.evaluation.targets.probabilities import Scorer
 from rlrec.app.evaluation.targets.state_probabilities import StateCaseRows
-from rlrec.arrays import Array, Flags, run_starts
+from rlrec.arrays import Array, Flags
 from rlrec.ope.estimators import pseudo_inverse
-from rlrec.policy.slates import slate
 from rlrec.store.database.bulk import Columns
 
 PER_DECISION = 32  # pages that are simulated, at most, for a decision that has a distribution of its own
@@ -61,19 +59,21 @@ def slate_target(
     table = np.full((n, needs.positions), np.nan) if needs.tabled or needs.additive or simulated else None
 
     def write_rows(case_rows: CaseRows | StateCaseRows) -> None:
-        if values is not None and isinstance(case_rows, ListCaseRows):
-            case_rows.write_steps_and_values(steps, expected, scorer.arms.ids, values)
-        elif values is not None and isinstance(case_rows, CaseRows) and not case_rows.samples:
-            _write_steps_and_values(case_rows, steps, expected, scorer.arms, values)
-        elif needs.joint:
-            _fill_steps(case_rows, steps)
-        if table is not None and isinstance(case_rows, StateCaseRows) and simulated:
-            runs = min(scorer.samples, PER_DECISION)
-            table[case_rows.indices] = case_rows.at_positions(needs.positions, runs=runs, seed=scorer.seed)
-        if table is not None and isinstance(case_rows, CaseRows) and not case_rows.second_pass:
-            table[case_rows.indices] = case_rows.at_positions(needs.positions)
-            if needs.additive and not case_rows.per_decision_samples:
-                _fill_additive(case_rows, additive, logged)
+        if isinstance(case_rows, StateCaseRows):
+            if needs.joint:
+                case_rows.write_steps(steps)
+            if table is not None and simulated:
+                runs = min(scorer.samples, PER_DECISION)
+                table[case_rows.indices] = case_rows.at_positions(needs.positions, runs=runs, seed=scorer.seed)
+        else:
+            if values is not None and not case_rows.samples:
+                case_rows.write_steps_and_values(steps, expected, scorer.arms.ids, values)
+            elif needs.joint:
+                case_rows.write_steps(steps)
+            if table is not None and not case_rows.second_pass:
+                table[case_rows.indices] = case_rows.at_positions(needs.positions)
+                if needs.additive and not case_rows.per_decision_samples:
+                    _fill_additive(case_rows, additive, logged)
         if values is not None and (isinstance(case_rows, StateCaseRows) or case_rows.per_decision_samples):
             case_rows.fill_expected(expected, scorer.arms.ids, values)
 
@@ -139,46 +139,3 @@ def _fill_additive(case_rows: CaseRows, additive: Array, logged: LoggedBatch) ->
         slates = pseudo_inverse.slates(*shares.shape)
         coefficients = pseudo_inverse.coefficients(slates, logged.pairs[number], shares)
         additive[case_rows.indices[group]] = coefficients[case_rows.position[group] - 1, case_rows.arm_index[group]]
-
-
-def _fill_steps(case_rows: CaseRows | StateCaseRows, steps: Array) -> None:
-    """Write the target's probability of the arm of each slot given the slots above."""
-    slots, indices = case_rows.rows.slots, case_rows.indices
-    if isinstance(case_rows, StateCaseRows):
-        index, is_possible = arm_indices(case_rows.arms, slots["arm_id"][indices][:, None])
-        step = max(1, CELLS // len(case_rows.arms))
-        for start in range(0, len(indices), step):
-            rows = np.arange(start, min(start + step, len(indices)))
-            probability = case_rows.below_slate(rows)[np.arange(len(rows)), index[rows, 0]]
-            steps[indices[rows]] = np.where(is_possible[rows], probability, 0.0)
-        return
-    if case_rows.per_decision_samples:  # these are given the slots above
-        steps[indices] = case_rows.target
-    if case_rows.samples:
-        return
-    lowest = slots["depth"][indices] + 1 == slots["size"][indices]
-    is_alone = lowest & ~case_rows.deep
-    steps[indices[is_alone]] = case_rows.target[is_alone]
-    for group, conditionals in case_rows.conditionals(np.flatnonzero(lowest & case_rows.deep)):
-        steps[indices[group][:, None] - np.arange(conditionals.shape[1])[::-1]] = conditionals
-
-
-def _write_steps_and_values(
-    cases: CaseRows, steps: Array, expected: Array, arms: ArmTable, values: ModelValues
-) -> None:
-    """Write the target's probability of the arm of each slot given the slots above, and the mean of the model under
-    the target there."""
-    size = cases.rows.slots["size"][cases.indices]
-    lowest = np.flatnonzero(cases.rows.slots["depth"][cases.indices] + 1 == size)
-    for group, blocks, case, order, is_possible in cases.slates(lowest, size[lowest]):
-        slots = cases.indices[group][:, None] - np.arange(order.shape[1])[::-1]
-        steps[slots[~is_possible]] = 0.0
-        slots, case, order = slots[is_possible], case[is_possible], order[is_possible]
-        columns = np.searchsorted(arms.ids, [block.arms for block in blocks])
-        scores = [block.scores for block in blocks]
-        for rows, position, probability, prefix in slate.each_position(scores, case, order, floor=blocks[0].floor):
-            row = slots[rows, position]
-            steps[row] = probability[prefix, order[rows, position]]
-            shares = np.zeros((len(probability), len(arms)))
-            shares[np.arange(len(shares))[:, None], columns[case[rows[run_starts(prefix)]]]] = probability
-            expected[row] = values.expected(shares, case=prefix, rows=row)

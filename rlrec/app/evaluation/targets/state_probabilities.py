@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 
 from rlrec.app.distributions.trained import EligibleGroup, TrainedModel
 from rlrec.app.evaluation.models.reward_models import ModelValues
-from rlrec.app.evaluation.models.visit_values import TargetSlates
-from rlrec.app.evaluation.rows.log_rows import ImpressionRows, LoggedBatch
+from rlrec.app.evaluation.rows.log_rows import ArmTable, ImpressionRows, LoggedBatch
 from rlrec.app.evaluation.targets.cases import TargetProbabilities, arm_indices
 from rlrec.app.evaluation.targets.probabilities import CELLS, Scorer
 from rlrec.arrays import Array, Flags, Ids, piece_rows, run_starts, take
@@ -51,18 +51,6 @@ class StateScorer(Scorer):
         for group in self._groups(take(rows.slots, starts), logged):
             yield StateCaseRows(self.trained, group, rows, starts[group.rows], counts[group.rows])
 
-    def slates(self, rows: ImpressionRows, logged: LoggedBatch, *, shares: bool) -> Iterator[TargetSlates]:
-        policy = self.trained.policy
-        served: dict[str, Any] = {"temperature": policy.temperature, "floor": policy.exploration}
-        for group in self._groups(rows.slots, logged):
-            yield TargetSlates(
-                rows=group.rows,
-                log_slate=_log_slates(group, rows, **served),
-                arms=self.arms.rank[self.arms.index(group.arms)],
-                share=plackett_luce.probabilities(group.score, None, **served) if shares else group.score,
-                case=np.arange(len(group.rows)),
-            )
-
     def _groups(self, slots: Columns, logged: LoggedBatch) -> Iterator[EligibleGroup]:
         """Decisions, one a row of slots, by what they had to choose from."""
         codes, contexts = logged.contexts.reading(self.target.reads)
@@ -84,9 +72,8 @@ class StateCaseRows:
     ) -> None:
         self.arms, self.score, self.rows = group.arms, group.score, rows
         self.served: dict[str, Any] = {"temperature": trained.policy.temperature, "floor": trained.policy.exploration}
-        self.probability = plackett_luce.probabilities(self.score, None, **self.served)
         self.indices = piece_rows(starts, counts)
-        self.decision = np.repeat(np.arange(len(counts)), counts)
+        self.decision = self.case = np.repeat(np.arange(len(counts)), counts)
         self.depth, self.position = (rows.slots[name][self.indices] for name in ("depth", "position"))
 
     def weigh(self, probabilities: TargetProbabilities) -> None:
@@ -97,19 +84,40 @@ class StateCaseRows:
         probabilities.greatest[self.indices] = self.probability.max(axis=1)[self.decision]
         probabilities.target[self.indices] = np.where(is_possible, self.probability[self.decision, index[:, 0]], 0.0)
         deep = np.flatnonzero((self.depth > 0) & ~np.isnan(slots["prefix"][self.indices]))
-        for depth in np.unique(self.depth[deep]).tolist():
-            lower = deep[self.depth[deep] == depth]
-            rows = self.indices[lower]
-            probabilities.target[rows] = self._joint(lower, depth + 1)
-            probabilities.above[rows] = self._joint(lower, depth) * slots["propensity"][rows] / slots["prefix"][rows]
+        lower = self.indices[deep]
+        probabilities.target[lower] = np.exp(self.log_slates(deep))
+        weight_above = np.exp(self.log_slates(deep, with_row=False)) * slots["propensity"][lower] / slots["prefix"][lower]
+        probabilities.above[lower] = weight_above
 
-    def _joint(self, rows: Ids, size: int) -> Array:
-        """Probability of so many arms on top of the slates of some rows, (g,)."""
-        joint = np.zeros(len(rows))
-        order, is_possible = self._slate_indices(rows, size)
-        score = self.score[self.decision[rows[is_possible]]]
-        joint[is_possible] = np.exp(plackett_luce.log_joint(score, order[is_possible], None, **self.served))
-        return joint
+    @cached_property
+    def probability(self) -> Array:
+        """Probability of each arm at position 1 in each decision, (d, m)."""
+        return plackett_luce.probabilities(self.score, None, **self.served)
+
+    def shares(self, arms: ArmTable) -> tuple[Ids, Array]:
+        """Ranks of the arms, (m,), and `probability`."""
+        return arms.rank[arms.index(self.arms)], self.probability
+
+    def log_slates(self, rows: Ids | None = None, *, with_row: bool = True) -> Array:
+        """Log of the target's probability of the slates down to some rows, or to each, (g,); without the row, of those
+        above it."""
+        rows = np.arange(len(self.indices)) if rows is None else rows
+        log_slate = np.full(len(rows), -np.inf)
+        for depth in np.unique(self.depth[rows]).tolist():
+            lower = np.flatnonzero(self.depth[rows] == depth)
+            order, is_possible = self._slate_indices(rows[lower], depth + with_row)
+            lower, order = lower[is_possible], order[is_possible]
+            log_slate[lower] = plackett_luce.log_joint(self.score[self.decision[rows[lower]]], order, **self.served)
+        return log_slate
+
+    def write_steps(self, steps: Array) -> None:
+        """Write the target's probability of the arm of each slot given the slots above."""
+        index, is_possible = arm_indices(self.arms, self.rows.slots["arm_id"][self.indices][:, None])
+        step = max(1, CELLS // len(self.arms))
+        for start in range(0, len(self.indices), step):
+            rows = np.arange(start, min(start + step, len(self.indices)))
+            probability = self.below_slate(rows)[np.arange(len(rows)), index[rows, 0]]
+            steps[self.indices[rows]] = np.where(is_possible[rows], probability, 0.0)
 
     def at_positions(self, positions: int, *, runs: int, seed: int) -> Array:
         """Unbiased estimates of the target's probability of each row's arm at positions 1 to `positions`, from so many
@@ -174,18 +182,6 @@ class StateCaseRows:
             if zeros is not None:
                 rows = top[logger_case == number]
                 unsupported[self.indices[rows]] = self.probability[self.decision[rows]] @ zeros[0]
-
-
-def _log_slates(group: EligibleGroup, rows: ImpressionRows, *, temperature: float, floor: Floor) -> Array:
-    """Log of the probability of the slates of a group, (d,); rows: the lowest slot of each."""
-    depth, start = (rows.slots[name][group.rows] for name in ("depth", "start"))
-    log_slate = np.full(len(depth), -np.inf)
-    for deep in np.unique(depth).tolist():
-        slates = np.flatnonzero(depth == deep)
-        order, is_possible = arm_indices(group.arms, rows.shown[start[slates][:, None] + np.arange(deep + 1)])
-        slates, order = slates[is_possible], order[is_possible]
-        log_slate[slates] = plackett_luce.log_joint(group.score[slates], order, temperature=temperature, floor=floor)
-    return log_slate
 
 
 def _conditional(score: Array, slates: Ids, *, temperature: float, floor: Floor) -> Array:
