@@ -78,6 +78,13 @@ def distinct(*columns: Ids) -> tuple[Ids, Ids]:
     return first, code
 
 
+def rows_by_kind(*columns: Ids) -> list[Index]:
+    """The rows of each kind of row, ascending, in the order of `distinct`; none for no rows."""
+    _, kind = distinct(*columns)
+    order = np.argsort(kind, kind="stable")
+    return np.split(order, run_starts(kind[order])[1:]) if len(order) else []
+
+
 def distinct_rows(rows: Array) -> tuple[Array, Index]:
     """The different rows of a matrix, (m, d), in ascending order, and which of them each row is, (n,)."""
     unique_rows, row_index = np.unique(rows, axis=0, return_inverse=True)

@@ -262,11 +262,8 @@ class LogReader:
         logged_stages = {name for name in lists.first_stages.values() if name is not None}
         if not logged_stages or target_stages == logged_stages:
             return lists
-        rows = np.flatnonzero(~slots["imported"] & lists.has_list(slots))
-        rows = rows[np.lexsort((slots["belief_seq"][rows], slots["version_id"][rows]))]
         inclusion = candidates.Inclusion()
-        for version_rows in np.split(rows, run_starts(slots["version_id"][rows])[1:]):
-            (version,) = self.loggers.versions(slots["version_id"][version_rows]).values()
+        for version, version_rows in self.marginals.by_version(slots, ~slots["imported"] & lists.has_list(slots)):
             moments, budget = self.marginals.moments(version, slots, version_rows), self._inclusions
             added = candidates.smallest_inclusion(
                 lists, slots, moments, contexts, keys=self.evaluation.arms.keys, budget=budget

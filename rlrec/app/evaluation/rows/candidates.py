@@ -15,7 +15,7 @@ from rlrec.app.distributions import designs
 from rlrec.app.distributions.exact import VersionDistribution
 from rlrec.app.evaluation.rows.contexts import ContextTable
 from rlrec.app.log import lineage
-from rlrec.arrays import Array, Flags, Ids, distinct
+from rlrec.arrays import Array, Flags, Ids, distinct, rows_by_kind
 from rlrec.policy.kinds.two_stage import TwoStage
 from rlrec.records import Version
 from rlrec.store.database.bulk import Columns
@@ -75,46 +75,34 @@ class LoggedLists:
         first, decision = distinct(slots["decision_id"])
         ids, versions = (slots[column][first].tolist() for column in ("decision_id", "version_id"))
         pairs = enumerate(zip(ids, versions, strict=True))
-        reweighed = [row for row, (key, version) in pairs if key in self.lists and self.first_stages[version] != name]
-        if not reweighed:
+        rows = [row for row, (key, version) in pairs if key in self.lists and self.first_stages[version] != name]
+        if not rows:
             return None
-        ratio = np.zeros(len(first))
-        for rows in self._by_case(generator, slots, first, np.array(reweighed), contexts):
-            ratio[rows] = self._ratio_of_case(serving, slots, first[rows], contexts, keys)
-        return ratio[decision]
-
-    def _by_case(
-        self, generator: VersionDistribution, slots: Columns, first: Ids, reweighed: Ids, contexts: ContextTable
-    ) -> Iterator[Ids]:
-        """The decisions that share a distribution of lists, and the length of theirs."""
-        lists = [self.lists[int(slots["decision_id"][first[row]])] for row in reweighed.tolist()]
-        codes, _ = contexts.reading(generator.policy.reads)
-        examples = first[reweighed]
-        epochs = list(map(generator.epoch, slots["catalogue_revision"][examples].tolist()))
-        catalogues = np.array([row.catalogue_id or -1 for row in lists])
-        lengths = np.array([len(row.arms) for row in lists])
-        _, case = distinct(catalogues, lengths, np.array(epochs), codes[slots["context"][examples]])
-        for number in range(int(case.max()) + 1):
-            yield reweighed[case == number]
-
-    def _ratio_of_case(
-        self, serving: VersionDistribution, slots: Columns, rows: Ids, contexts: ContextTable, keys: Mapping[int, str]
-    ) -> Array:
-        """`log_ratio` of decisions of one case, by their first rows."""
-        lists = [self.lists[key] for key in slots["decision_id"][rows].tolist()]
-        catalogue, generator = lists[0].catalogue_id, serving.generator
-        assert generator is not None
-        if catalogue is None or len(lists[0].arms) != serving.learner.n_candidates:  # it draws no such list
-            return np.full(len(rows), -np.inf)
+        reweighed, lists = first[rows], [self.lists[ids[row]] for row in rows]
         codes, values = contexts.reading(generator.policy.reads)
-        context = values[int(codes[slots["context"][rows[0]]])]
-        revision = int(slots["catalogue_revision"][rows[0]])
-        case = serving.candidates(catalogue, self.catalogues[catalogue], context, keys=keys, revision=revision)
-        arms, seeds = np.array([candidates.arms for candidates in lists]), np.zeros(len(rows), np.uint64)
-        with np.errstate(divide="ignore"):
-            numbers = slots["decision_digest"][rows] if case.scores.samples else rows
-            chance = np.log(case.list_conditionals(arms, seeds=seeds, decisions=numbers))
-        return chance.sum(axis=1) - np.array([candidates.log_propensity for candidates in lists])
+        revision, code = slots["catalogue_revision"][reweighed], codes[slots["context"][reweighed]]
+        catalogue, length = np.array([(row.catalogue_id or -1, len(row.arms)) for row in lists]).T
+        epoch = np.array(list(map(generator.epoch, revision.tolist())))
+        # decisions that share a distribution of lists, and the length of theirs
+        ratio = np.zeros(len(first))
+        for case in rows_by_kind(catalogue, length, epoch, code):
+            case_lists, catalogue_id = [lists[row] for row in case.tolist()], int(catalogue[case[0]])
+            if catalogue_id < 0 or length[case[0]] != serving.learner.n_candidates:  # it draws no such list
+                ratio[np.array(rows)[case]] = -np.inf
+                continue
+            distribution = serving.candidates(
+                catalogue_id, self.catalogues[catalogue_id], values[int(code[case[0]])], keys=keys,
+                revision=int(revision[case[0]]),
+            )  # fmt: skip
+            arms, seeds = np.array([row.arms for row in case_lists]), np.zeros(len(case), np.uint64)
+            numbers = reweighed[case]
+            if distribution.scores.samples:
+                numbers = slots["decision_digest"][numbers]
+            with np.errstate(divide="ignore"):
+                chance = distribution.list_conditionals(arms, seeds=seeds, decisions=numbers)
+                log_chance = np.log(chance).sum(axis=1)
+            ratio[np.array(rows)[case]] = log_chance - np.array([row.log_propensity for row in case_lists])
+        return ratio[decision]
 
 
 def first_stage(version: Version) -> Hashable:
@@ -143,19 +131,20 @@ def smallest_inclusion(
         candidates = [lists.lists.get(key) for key in slots["decision_id"][rows].tolist()]
         catalogue = np.array([-1 if candidates is None else candidates.catalogue_id or -1 for candidates in candidates])
         revision = slots["catalogue_revision"][rows]
-        first, case = distinct(catalogue, revision, codes[slots["context"][rows]])
-        for number, example in enumerate(first.tolist()):
-            arms = lists.catalogues.get(int(catalogue[example]))
-            if arms is None:
+        code = codes[slots["context"][rows]]
+        for case in rows_by_kind(catalogue, revision, code):
+            catalogue_id = int(catalogue[case[0]])
+            if (arms := lists.catalogues.get(catalogue_id)) is None:
                 continue
             size = served.learner.n_candidates
             cells += len(arms) * size * size
             if budget <= 0 or (total.decisions and cells > CELLS):
                 return total
             budget -= 1
-            context, revision_id = values[int(codes[slots["context"][rows[example]]])], int(revision[example])
-            distribution = served.candidates(int(catalogue[example]), arms, context, keys=keys, revision=revision_id)
-            group = rows[case == number]
+            distribution = served.candidates(
+                catalogue_id, arms, values[int(code[case[0]])], keys=keys, revision=int(revision[case[0]])
+            )  # fmt: skip
+            group = rows[case]
             shown = np.searchsorted(arms, slots["arm_id"][group])
             included = distribution.pages(size).marginals.sum(axis=0)[shown]
             if not np.isnan(included).any():  # correlated scores have no closed form

@@ -3,19 +3,18 @@ decision names."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator, Mapping
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from rlrec.app.distributions import exact, past_beliefs
+from rlrec.app.distributions import past_beliefs
+from rlrec.app.distributions.exact import VersionDistribution
 from rlrec.app.evaluation.rows.contexts import ContextTable
 from rlrec.app.evaluation.rows.log_rows import arms_of_sets
 from rlrec.app.evaluation.rows.loggers import Loggers
-from rlrec.arrays import Array, Flags, Ids, Index, distinct, run_starts
+from rlrec.arrays import Array, Flags, Ids, distinct, rows_by_kind, run_starts
 from rlrec.ope.estimators import pseudo_inverse
 from rlrec.policy import is_contextual
 from rlrec.policy.scores.floors import Floor
@@ -31,19 +30,19 @@ CELLS = 1_000_000  # arms of contexts that are scored at a time
 _AGREEING = 1e-9  # relative distance of probabilities that are the same
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class LoggerCase:
+class LoggerCase(NamedTuple):
     """Rows of a batch whose pages were drawn from one distribution.
 
-    rows (r,): of the batch; arms (m,): ids, ascending; marginals (k, m): probability that each arm stood at each
-    position of a page of k; exploration: the floor of the logger, at every position or by position, None where that is
-    not known. steps: probability of each arm of slates (s, k) of arms 0..m - 1 given those above; None for uniform."""
+    rows (r,): of the batch; arms (m,): ids, ascending; size: positions of a page; scores, floor: of the logger, None
+    where it is only known that it draws uniformly. marginals (size, m): probability that each arm stood at each
+    position; (0, m) until they are worked out."""
 
     rows: Ids
     arms: Ids
+    size: int
+    scores: Scores | None
+    floor: Floor
     marginals: Array
-    exploration: Any
-    steps: Callable[[Index], Array] | None = None
 
 
 class LoggerMarginals:
@@ -89,11 +88,12 @@ class LoggerMarginals:
         for case in self.cases(slots, contexts, eligible, positions=int(slots["size"].max())):
             size, m = case.marginals.shape
             is_listed = pseudo_inverse.can_list(size, m) and len(slate_probabilities) < MAX_LISTED_CASES
-            if case.steps is None:
+            if case.scores is None:
                 case_number[case.rows] = UNIFORM
             elif is_listed and (case_number[case.rows] == UNKNOWN).any():
                 case_number[case.rows] = len(slate_probabilities)
-                slate_probabilities.append(case.steps(pseudo_inverse.slates(size, m)).prod(axis=1))
+                steps = slate.conditionals(case.scores, pseudo_inverse.slates(size, m), floor=case.floor)
+                slate_probabilities.append(steps.prod(axis=1))
         return case_number, slate_probabilities
 
     def cases(
@@ -103,19 +103,23 @@ class LoggerMarginals:
 
         Left out are rows whose marginals cannot be derived: imports whose logger is not uniform, kinds that read the
         session, correlated scores, and slates of two rankers, whose coins are unknown. Arguments: as in `tabulate`."""
-        live = np.flatnonzero(~slots["imported"])
-        order = live[np.lexsort((slots["belief_seq"][live], slots["version_id"][live]))]
-        versions, starts = self.loggers.versions(slots["version_id"]), run_starts(slots["version_id"][order])
-        for rows in np.split(order, starts[1:]) if len(order) else ():
-            version = versions[int(slots["version_id"][rows[0]])]
-            beliefs = self.moments(version, slots, rows)
+        for version, rows in self.by_version(slots, ~slots["imported"]):
             arguments = slots, contexts, eligible, positions
-            cases = (self._belief_cases(served, belief_rows, *arguments) for belief_rows, served in beliefs)
+            moments = self.moments(version, slots, rows)
+            cases = (self._belief_cases(served, belief_rows, *arguments) for belief_rows, served in moments)
             yield from _worked_out(chain.from_iterable(cases))
         if not self.greedy:
             yield from _uniform(slots, eligible, positions)
 
-    def moments(self, version: Version, slots: Columns, rows: Ids) -> Iterator[tuple[Ids, exact.VersionDistribution]]:
+    def by_version(self, slots: Columns, flags: Flags) -> Iterator[tuple[Version, Ids]]:
+        """The flagged rows of each version, in order of `belief_seq`."""
+        versions = self.loggers.versions(slots["version_id"])
+        order = np.lexsort((slots["belief_seq"], slots["version_id"]))
+        order = order[flags[order]]
+        for rows in np.split(order, run_starts(slots["version_id"][order])[1:]) if len(order) else ():
+            yield versions[int(slots["version_id"][rows[0]])], rows
+
+    def moments(self, version: Version, slots: Columns, rows: Ids) -> Iterator[tuple[Ids, VersionDistribution]]:
         """The rows of a version, which lie in order of `belief_seq`, by the beliefs that they were drawn from."""
         policy, unit = self.loggers.policy(version.id), self.loggers.unit
         if not policy.stateful and not policy.drafted:
@@ -124,82 +128,47 @@ class LoggerMarginals:
                 yield rows[inside], served
 
     def _belief_cases(
-        self, served: exact.VersionDistribution, rows: Ids, slots: Columns, contexts: ContextTable,
+        self, served: VersionDistribution, rows: Ids, slots: Columns, contexts: ContextTable,
         eligible: Mapping[int, Ids], positions: int,
-    ) -> Iterator[_ScoredCase]:  # fmt: skip
-        """The cases of rows that were drawn from one belief."""
+    ) -> Iterator[LoggerCase]:  # fmt: skip
+        """The cases of rows that were drawn from one belief: of kinds that read contexts, or draw a list of candidates
+        first, without marginals."""
         policy, keys = served.policy, self.loggers.arms.keys
         codes, values = contexts.reading(policy.reads)
-        described = served.arm_features is not None
         size = np.minimum(slots["size"][rows], positions)
-        revision = slots["catalogue_revision"][rows] if described else np.zeros(len(rows), np.int64)
-        for group_rows in _groups(slots["eligible_id"][rows], size, revision):
+        revision = slots["catalogue_revision"][rows] * (served.arm_features is not None)
+        for group_rows in rows_by_kind(slots["eligible_id"][rows], size, revision):
             group, key = rows[group_rows], int(slots["eligible_id"][rows[group_rows[0]]])
-            arms, revision_id = eligible[key], int(revision[group_rows[0]])
-            k = min(int(size[group_rows[0]]), len(arms))
-            code = codes[slots["context"][group]]
+            arms, named = eligible[key], dict[str, Any](keys=keys, revision=int(revision[group_rows[0]]))
+            k, code = min(int(size[group_rows[0]]), len(arms)), codes[slots["context"][group]]
             # contexts with distributions of their own, some at a time
-            reading = list(_groups(code))
-            step = max(1, CELLS // len(arms))
+            reading, step = rows_by_kind(code), max(1, CELLS // len(arms))
             for start in range(0, len(reading), step):
                 inside = reading[start : start + step]
                 read = [values[int(code[context_rows[0]])] for context_rows in inside]
-                shares = _shares(served, key, arms, read, size=k, keys=keys, revision=revision_id)
-                for context_rows, (scores, marginals) in zip(inside, shares, strict=True):
+                if is_contextual(policy) or served.generator is not None:
+                    scored = [(scores, np.empty((0, len(arms)))) for scores in served.scores(key, arms, read, **named)]
+                else:
+                    cases = (served.case(key, arms, context, **named) for context in read)
+                    scored = [(case.scores, case.pages(k).marginals) for case in cases]
+                for context_rows, (scores, marginals) in zip(inside, scored, strict=True):
                     if not scores.samples:  # of correlated scores every decision has its own
-                        yield _ScoredCase(group[context_rows], arms, scores, k, policy.exploration, marginals)
+                        yield LoggerCase(group[context_rows], arms, k, scores, policy.exploration, marginals)
 
 
-class _ScoredCase(NamedTuple):
-    """A case whose marginals may still be worked out, together with others."""
-
-    rows: Ids
-    arms: Ids
-    scores: Scores
-    size: int
-    floor: Floor
-    marginals: Array | None
-
-
-def _worked_out(cases: Iterator[_ScoredCase]) -> Iterator[LoggerCase]:
+def _worked_out(cases: Iterator[LoggerCase]) -> Iterator[LoggerCase]:
     """The cases with their marginals, in their order."""
     while portion := list(islice(cases, CASES_AT_A_TIME)):
-        marginals = {number: case.marginals for number, case in enumerate(portion)}
         by_shape: dict[tuple[int, int], list[int]] = {}
         for number, case in enumerate(portion):
-            if case.marginals is None:
+            if not len(case.marginals):
                 by_shape.setdefault((case.size, len(case.arms)), []).append(number)
         for (size, _), numbers in by_shape.items():
-            scores, floor = [portion[number].scores for number in numbers], portion[numbers[0]].floor
-            marginals |= zip(numbers, slate.marginals_each(scores, size=size, floor=floor), strict=True)
-        for number, case in enumerate(portion):
-            case_marginals = marginals[number]
-            assert case_marginals is not None
-            yield LoggerCase(
-                rows=case.rows, arms=case.arms, marginals=case_marginals, exploration=case.floor,
-                steps=partial(slate.conditionals, case.scores, floor=case.floor),
-            )  # fmt: skip
-
-
-def _groups(*columns: Ids) -> Iterator[Ids]:
-    """The rows of every kind of row."""
-    _, kind = distinct(*columns)
-    order = np.argsort(kind, kind="stable")
-    yield from np.split(order, run_starts(kind[order])[1:])
-
-
-def _shares(
-    served: exact.VersionDistribution, key: int, arms: Ids, contexts: Sequence[Mapping[str, Any]], *, size: int,
-    keys: Mapping[int, str], revision: int,
-) -> Iterator[tuple[Scores, Array | None]]:  # fmt: skip
-    """The scores of the arms in each of some contexts, and the probability of each arm at each position, (size, m);
-    None in place of the probabilities where the policy reads contexts or draws a list of candidates first."""
-    if is_contextual(served.policy):
-        yield from ((scores, None) for scores in served.scores(key, arms, contexts, keys=keys, revision=revision))
-        return
-    for context in contexts:
-        case = served.case(key, arms, context, keys=keys, revision=revision)
-        yield case.scores, None if served.generator is not None else case.pages(size).marginals
+            scores = [case_scores for number in numbers if (case_scores := portion[number].scores) is not None]
+            marginals = slate.marginals_each(scores, size=size, floor=portion[numbers[0]].floor)
+            for number, case_marginals in zip(numbers, marginals, strict=True):
+                portion[number] = portion[number]._replace(marginals=case_marginals)
+        yield from portion
 
 
 def _uniform(slots: Columns, eligible: Mapping[int, Ids], positions: int) -> Iterator[LoggerCase]:
@@ -212,10 +181,10 @@ def _uniform(slots: Columns, eligible: Mapping[int, Ids], positions: int) -> Ite
     n_other = np.bincount(version_index, weights=~_is_uniform(slots, imported, arms), minlength=len(first))
     rows = imported[n_other[version_index] == 0]
     size = np.minimum(slots["size"][rows], positions)
-    for group_rows in _groups(slots["eligible_id"][rows], size) if len(rows) else ():
-        eligible_arms = eligible[int(slots["eligible_id"][rows[group_rows[0]]])]
-        marginals = np.full((int(size[group_rows[0]]), len(eligible_arms)), 1 / len(eligible_arms))
-        yield LoggerCase(rows=rows[group_rows], arms=eligible_arms, marginals=marginals, exploration=None)
+    for group_rows in rows_by_kind(slots["eligible_id"][rows], size):
+        group, k = rows[group_rows], int(size[group_rows[0]])
+        set_arms = eligible[int(slots["eligible_id"][group[0]])]
+        yield LoggerCase(group, set_arms, k, None, 0.0, np.full((k, len(set_arms)), 1 / len(set_arms)))
 
 
 def _is_uniform(slots: Columns, rows: Ids, arms: Ids) -> Flags:
