@@ -136,7 +136,6 @@ COVERED = {  # test file: modules without a test file of their name, which it co
     "app/upkeep/test_doctor.py": [
         "app/audit/draws/arm_counts",
         "app/audit/draws/examination",
-        "app/audit/draws/exploration",
         "app/audit/draws/stored_slates",
         "app/audit/integrity/beliefs",
         "app/audit/integrity/clock",

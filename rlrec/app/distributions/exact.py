@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -53,8 +53,8 @@ class EligibleDistribution:
     index: Array | None
     floor: Floor
     reads: tuple[str, ...]
-    samplers: dict[int, SlateSampler]
-    earlier: Mapping[int, SlateSampler]
+    samplers: dict[int, SlateSampler] = field(default_factory=dict)
+    earlier: Mapping[int, SlateSampler] = field(default_factory=dict)
     rankers: tuple[Ranker, Ranker] | None = None
 
     def pages(self, size: int) -> SlateSampler:
@@ -132,7 +132,7 @@ class VersionDistribution:
         self._set_sums(sums)
 
     def _set_sums(self, sums: BeliefRows, *, all_sums: tuple[Ids, Array] | None = None) -> None:
-        """Other sums. among: those of all arms, of which `sums` replaces some."""
+        """Other sums; all_sums: as of `at_moment`."""
         if has_plain_sums(self.learner):
             arms, table = sum_tables.table(sums, 3)
         else:
@@ -265,7 +265,7 @@ class VersionDistribution:
                 index = policy.index(belief, context=context)
             self._distributions[name] = EligibleDistribution(
                 arms=arms, scores=scores, index=index, floor=policy.exploration, reads=policy.reads,
-                samplers={}, earlier=self._earlier.get(name, {}),
+                earlier=self._earlier.get(name, {}),
             )  # fmt: skip
         return self._distributions[name]
 
@@ -299,11 +299,15 @@ class VersionDistribution:
         """Cache key of a revision of the catalogue: equal for those that describe arms the same way."""
         return 0 if self.arm_features is None else self.arm_features.epoch(revision)
 
-    def at_moment(self, sums: BeliefRows, *, ordinal: int, columns: ColumnSums | None = None) -> VersionDistribution:
-        """The same version at another moment: its samplers are brought up to date where that is cheaper."""
+    def at_moment(
+        self, sums: BeliefRows, *, ordinal: int, columns: ColumnSums | None = None,
+        all_sums: tuple[Ids, Array] | None = None,
+    ) -> VersionDistribution:  # fmt: skip
+        """The same version at another moment: its samplers are brought up to date where that is cheaper. all_sums:
+        those of all arms, of which `sums` replaces some."""
         distribution = copy(self)  # policy and prior are the same
         distribution.ordinal, distribution.columns = ordinal, columns
-        distribution._set_sums(sums)
+        distribution._set_sums(sums, all_sums=all_sums)
         distribution._earlier = self._samplers()
         return distribution
 
@@ -399,13 +403,11 @@ def renew(
         distribution.arm_features = arm_features(unit, earlier.learner)
         if distribution.trained is not None:
             distribution.trained = _trained(unit, version)
-    if arms is not None and not distribution.learner.forgetting.forgets:
-        distribution.columns = column_sums(unit, version, distribution.learner, ordinal=0, earlier=earlier.columns)
-        is_plain = has_plain_sums(distribution.learner)
-        arm_rows: BeliefRows = beliefs.arm_rows(unit, ArmSums if is_plain else BeliefRow, version.id, arms)
-        distribution._set_sums(arm_rows, all_sums=earlier._all_sums)
-        distribution._earlier = earlier._samplers()
-        return distribution
-    sums, ordinal = _stored(unit, version, distribution.learner)
-    columns = column_sums(unit, version, distribution.learner, ordinal=ordinal, earlier=earlier.columns)
-    return distribution.at_moment(sums, ordinal=ordinal, columns=columns)
+    learner, ordinal, all_sums = distribution.learner, 0, None
+    if arms is None or learner.forgetting.forgets:
+        sums, ordinal = _stored(unit, version, learner)
+    else:
+        sums = beliefs.arm_rows(unit, ArmSums if has_plain_sums(learner) else BeliefRow, version.id, arms)
+        all_sums = earlier._all_sums
+    columns = column_sums(unit, version, learner, ordinal=ordinal, earlier=earlier.columns)
+    return distribution.at_moment(sums, ordinal=ordinal, columns=columns, all_sums=all_sums)

@@ -136,7 +136,7 @@ class DerivedDecision:
         score, policy = trained.scores(self.state, self.arms, revision)[0], trained.policy
         return EligibleDistribution(
             arms=self.arms, scores=policy.distribution(score), index=score, floor=policy.exploration,
-            reads=policy.reads, samplers={}, earlier={},
+            reads=policy.reads,
         )  # fmt: skip
 
     def _probabilities(self, case: EligibleDistribution) -> None:

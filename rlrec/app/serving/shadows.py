@@ -8,7 +8,6 @@ from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 
-from rlrec.app.distributions.exact import VersionDistribution
 from rlrec.app.serving.draws import DrawnSlate
 from rlrec.app.serving.requests import PlannedRequest, SharedDistribution
 from rlrec.arrays import Array, finite_or_none
@@ -66,33 +65,21 @@ def _log_probabilities(
     one."""
     shared, challenger = plans[0].shared, plans[0].shared.challenger
     assert challenger is not None
-    if challenger.trained is not None:
-        return _stateful(challenger, plans, shown, visits)
     if challenger.generator is not None or challenger.rankers:
         return None
-    context = plans[0].request.context
+    trained, context, arms = challenger.trained, plans[0].request.context, shared.case.arms
     try:
-        challenger.check(context)
-        case = challenger.case(shared.eligible, shared.case.arms, context, keys=keys, revision=shared.revision)
+        if trained is None:
+            challenger.check(context)
+            case = challenger.case(shared.eligible, arms, context, keys=keys, revision=shared.revision)
+            return None if case.scores.samples else case.pages(shared.size).log_probabilities(shown)
+        contexts = trained.encoded([plan.request.context for plan in plans])
     except InputError:  # it cannot read this context; callers are served all the same
         return None
-    return None if case.scores.samples else case.pages(shared.size).log_probabilities(shown)
-
-
-def _stateful(
-    challenger: VersionDistribution, plans: Sequence[PlannedRequest], shown: Any, visits: Sequence[Opened]
-) -> Array | None:
-    """Log of the probability of slates that were shown in states of their own, (n,)."""
-    trained, shared = challenger.trained, plans[0].shared
-    assert trained is not None
-    try:
-        context = trained.encoded([plan.request.context for plan in plans])
-    except InputError:
-        return None
+    # each slate was shown in a state of its own
     histories = history.unpack([packed for *_, packed in visits], np.array([step for _, step, *_ in visits], np.int64))
-    state = trained.states(context, histories, np.full(len(plans), shared.revision))
-    score = trained.scores(state, shared.case.arms, shared.revision)
-    logged = trained.log(score, shown)
+    state = trained.states(contexts, histories, np.full(len(plans), shared.revision))
+    logged = trained.log(trained.scores(state, arms, shared.revision), shown)
     with np.errstate(divide="ignore"):
         return np.where(logged.rounded, -np.inf, np.log(logged.propensity)).sum(axis=1)
 

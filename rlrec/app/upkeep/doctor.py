@@ -9,9 +9,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rlrec.app.audit.draws import logged_draws, propensities
-from rlrec.app.audit.draws.arm_counts import ArmCounts
+from rlrec.app.audit.draws.arm_counts import ArmCounts, Entropy, StarvingArms
 from rlrec.app.audit.draws.examination import Examination
-from rlrec.app.audit.draws.exploration import Entropy, StarvingArms
 from rlrec.app.audit.draws.propensities import MAX_DERIVED, JointPropensities
 from rlrec.app.audit.draws.reward_drift import RewardDrift
 from rlrec.app.audit.integrity import beliefs, clock, dangling, live_versions, requests, returned_users, visit_histories

@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 
 from rlrec.app.audit.draws import arm_counts
-from rlrec.app.audit.draws.arm_counts import Tally
-from rlrec.app.audit.draws.exploration import StarvingArms
+from rlrec.app.audit.draws.arm_counts import StarvingArms, Tally
 from rlrec.app.audit.integrity import overdue
 from rlrec.app.audit.integrity.findings import Findings
 from rlrec.app.upkeep.doctor import CHECKS, Report, Request, doctor

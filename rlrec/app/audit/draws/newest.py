@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rlrec.app.audit.draws.exploration import Entropy
+from rlrec.app.audit.draws.arm_counts import Entropy
 from rlrec.app.audit.draws.reward_drift import RewardDrift
 from rlrec.app.audit.integrity import clock
 from rlrec.app.audit.integrity.findings import Finding, Findings

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -98,29 +99,46 @@ class SparseModel:
         return weights
 
 
-class SparseValues:
-    """Values of a batch by a `SparseModel`, as `ModelValues`. predicted (n,): of the arm shown."""
+class ModelValues(ABC):
+    """Values of the n rows of a batch by a model.
+
+    predicted (n,): of the arm shown; examination (n,): that of each row's position, where the model values an arm that
+    is looked at."""
+
+    def __init__(self, predicted: Array, examination: Array | None) -> None:
+        self.predicted: Array = predicted if examination is None else examination * predicted
+        self._examination = examination
+
+    def expected(self, shares: Array, *, case: Ids, rows: Ids) -> Array:
+        """Mean of some rows of the batch under the shares (m, arms) of the case each has."""
+        mean = self.mean(shares, case=case, rows=rows)
+        return mean if self._examination is None else self._examination[rows] * mean
+
+    @abstractmethod
+    def mean(self, shares: Array, *, case: Ids, rows: Ids) -> Array:
+        """`expected` of arms that are looked at."""
+
+
+class SparseValues(ModelValues):
+    """Values of a `SparseModel`."""
 
     def __init__(
         self, fitted: SparseModel, contexts: ContextTable, rows: ImpressionRows, *, arm: Ids, rank: Ids, fold: Ids,
         offset: Array, examination: Array | None,
     ) -> None:  # fmt: skip
-        """arm (n,): of each row, as the moments number it; rank (a,): that number of each arm of the evaluation;
-        fold, offset, examination (n,): as in `ModelValues`."""
+        """arm (n,): of each row, as the moments number it; rank (a,): that number of each arm of the evaluation."""
         self._fitted, self._x, self._code = fitted, contexts.sparse, rows.slots["context"]
-        self._rank, self._fold, self._offset, self._examination = rank, fold, offset, examination
-        self.predicted = np.empty(len(rows))
+        self._rank, self._fold, self._offset = rank, fold, offset
+        predicted = np.empty(len(rows))
         for portion, values in self._values(np.arange(len(rows))):
-            self.predicted[portion] = values[np.arange(len(portion)), arm[portion]]
-        if examination is not None:
-            self.predicted *= examination
+            predicted[portion] = values[np.arange(len(portion)), arm[portion]]
+        super().__init__(predicted, examination)
 
-    def expected(self, shares: Array, *, case: Ids, rows: Ids) -> Array:
-        """Mean of some rows of the batch under the shares (m, arms) of the case each has."""
+    def mean(self, shares: Array, *, case: Ids, rows: Ids) -> Array:
         mean = np.empty(len(rows))
         for portion, values in self._values(rows):
             mean[portion] = np.einsum("na,na->n", values[:, self._rank], shares[case[portion]])
-        return mean if self._examination is None else self._examination[rows] * mean
+        return mean
 
     def _values(self, rows: Ids) -> Iterator[tuple[Ids, Array]]:
         """The clipped values of all arms in some rows, (p, a), some at a time, and which of the rows these are."""
@@ -141,30 +159,16 @@ WILDCARD = "*"  # in a table: the arms, or the values, that no row names
 POSITIONS = 32  # positions with an effect of their own; those below share the last one's
 
 
-class ModelValues(Protocol):
-    """Values of a batch by a model. predicted (n,): of the arm shown."""
+class DenseValues(ModelValues):
+    """Values of a model that looks at dense contexts, or at none."""
 
-    predicted: Array
+    def __init__(self, model: Model | RewardTable, arm: Ids, *, examination: Array | None, **columns: Any) -> None:
+        """arm (n,): index of each; columns: what the model wants of every row beside, (n,) each."""
+        super().__init__(model.predicted(arm, **columns), examination)
+        self._model, self._columns = model, columns
 
-    def expected(self, shares: Array, *, case: Ids, rows: Ids) -> Array:
-        """Mean of some rows of the batch under the shares (m, arms) of the case each has."""
-
-
-class DenseValues:
-    """`ModelValues` of a model that looks at dense contexts, or at none."""
-
-    def __init__(
-        self, model: Model | RewardTable, arm: Ids, *, examination: Array | None = None, **columns: Any
-    ) -> None:
-        """arm (n,): index of each; examination (n,): that of each row's position, where the model values an arm that is
-        looked at; columns: what the model wants of every row beside, (n,) each."""
-        predicted = model.predicted(arm, **columns)
-        self.predicted: Array = predicted if examination is None else examination * predicted
-        self._model, self._examination, self._columns = model, examination, columns
-
-    def expected(self, shares: Array, *, case: Ids, rows: Ids) -> Array:
-        mean = self._model.expected(shares, case=case, **take(self._columns, rows))
-        return mean if self._examination is None else self._examination[rows] * mean
+    def mean(self, shares: Array, *, case: Ids, rows: Ids) -> Array:
+        return self._model.expected(shares, case=case, **take(self._columns, rows))
 
 
 def row_examination(rows: ImpressionRows, examination: Sequence[float]) -> Array | None:

@@ -72,12 +72,6 @@ class ContextTable:
         columns = ([column[number] for number in row] for column, row in zip(values, numbers, strict=True))
         return code, [dict(zip(fields, row, strict=True)) for row in zip(*columns, strict=True)]
 
-    def read(self, fields: Sequence[str], context: int) -> dict[str, Any]:
-        """A context as a policy that reads these fields sees it."""
-        return (
-            self.values[ENTIRE][context] if ENTIRE in fields else {name: self.values[name][context] for name in fields}
-        )
-
 
 class ContextCache:
     """The contexts of one evaluation, each decoded once as long as there is room.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from rlrec.app.evaluation.rows.contexts import ContextTable
 from rlrec.app.evaluation.rows.log_rows import ArmTable, arms_of_sets
 from rlrec.app.evaluation.rows.slot_sets import SLOT_SET
 from rlrec.app.log import lineage
-from rlrec.arrays import Array, Flags, Ids, distinct, look_up, run_starts
+from rlrec.arrays import Array, Flags, Ids, distinct, look_up, rows_by_kind, run_starts
 from rlrec.ope.units import strata
 from rlrec.ope.units.strata import NO_LOGGER, Stratum
 from rlrec.policy.scores.floors import Floor
@@ -75,10 +76,11 @@ class Loggers:
         deeper_rows = np.flatnonzero(is_lower & ~np.isnan(smallest) & ~np.isnan(slots["marginal"]))
         if len(deeper_rows):
             smallest[deeper_rows] = self._floors(slots, deeper_rows, eligible, smallest[deeper_rows])
-        case = np.full(len(smallest), -1, np.int64)
-        examples, case[unknown] = self._cases(slots, np.flatnonzero(unknown), contexts)
-        columns = {"smallest": smallest, "full": slots["min_propensity"] > 0, "logger_case": case}
-        return columns, [self._zeros_of(slots, row, contexts, eligible) for row in examples.tolist()]
+        case, zeros = np.full(len(smallest), -1, np.int64), list[Flags | None]()
+        for rows, name, context in self._cases(slots, np.flatnonzero(unknown), contexts):
+            case[rows] = len(zeros)
+            zeros.append(self._zeros_of(name, context, eligible))
+        return {"smallest": smallest, "full": slots["min_propensity"] > 0, "logger_case": case}, zeros
 
     def _floors(self, slots: Columns, deeper_rows: Ids, eligible: Mapping[int, Ids], smallest: Array) -> Array:
         """The smallest marginal below position 1: what the floor guarantees whatever the scores, where there is one.
@@ -87,57 +89,49 @@ class Loggers:
         version, size = slots["version_id"][deeper_rows], slots["size"][deeper_rows]
         sets, position = slots["eligible_id"][deeper_rows], slots["position"][deeper_rows]
         arms = arms_of_sets(sets, eligible)
-        first, case_index = distinct(version, size, arms)
-        for case, row in enumerate(first.tolist()):
-            k, m, floor = int(size[row]), int(arms[row]), self.policy(int(version[row])).exploration
+        for rows in rows_by_kind(version, size, arms):
+            k, m, floor = int(size[rows[0]]), int(arms[rows[0]]), self.policy(int(version[rows[0]])).exploration
             if floor and k <= min(m, LONGEST):
-                rows = np.flatnonzero(case_index == case)
                 lower_bound = guaranteed(k, m, floor=floor)[position[rows] - 1]
                 smallest[rows[lower_bound > 0]] = lower_bound[lower_bound > 0]
         return smallest
 
-    def _cases(self, slots: Columns, unknown: Ids, contexts: ContextTable) -> tuple[Ids, Ids]:
-        """An example of each case of these rows that has a logger's distribution of its own, and the case of each
-        row."""
+    def _cases(
+        self, slots: Columns, unknown: Ids, contexts: ContextTable
+    ) -> Iterator[tuple[Ids, tuple[int, ...], Mapping[str, Any]]]:
+        """These rows by the distribution of a logger: its columns of _DISTRIBUTION, 0 where it does not depend on one,
+        and the context as it is read."""
         columns = {name: slots[name][unknown] for name in _DISTRIBUTION}
-        first, version_index = distinct(columns["version_id"])
-        reading = np.zeros(len(unknown), np.int64)
-        for number, version_id in enumerate(columns["version_id"][first].tolist()):
-            rows = version_index == number
-            for name in self._ignored(version_id):
+        reading, values_read = np.zeros(len(unknown), np.int64), dict[int, list[dict[str, Any]]]()
+        for rows in rows_by_kind(columns["version_id"]):
+            version_id = int(columns["version_id"][rows[0]])
+            policy = self.policy(version_id)
+            needed = {
+                "belief_seq": lineage.depends_on_belief(policy),
+                "belief_ordinal": policy.forgetting.forgets,
+                "catalogue_revision": policy.contextual,
+            }
+            for name in (name for name, matters in needed.items() if not matters):
                 columns[name][rows] = 0
-            codes, _ = contexts.reading(self.policy(version_id).reads)
+            codes, values_read[version_id] = contexts.reading(policy.reads)
             reading[rows] = codes[slots["context"][unknown[rows]]]
-        first, case = distinct(*columns.values(), reading)
-        return unknown[first], case
+        for rows in rows_by_kind(*columns.values(), reading):
+            values = tuple(int(column[rows[0]]) for column in columns.values())
+            yield unknown[rows], values, values_read[values[0]][int(reading[rows[0]])]
 
-    def _zeros_of(self, slots: Columns, row: int, contexts: ContextTable, eligible: Mapping[int, Ids]) -> Flags | None:
-        """The arms that the logger of a row could not show."""
-        values = {name: int(slots[name][row]) for name in _DISTRIBUTION}
-        version_id, arms = values["version_id"], eligible[values["eligible_id"]]
-        policy = self.policy(version_id)
+    def _zeros_of(
+        self, values: tuple[int, ...], context: Mapping[str, Any], eligible: Mapping[int, Ids]
+    ) -> Flags | None:
+        """The arms that the logger of a case could not show."""
+        version_id, seq, ordinal, set_id, revision, size = values
+        policy, arms, name = self.policy(version_id), eligible[set_id], (values, repr(context))
         if policy.stateful or policy.drafted:
             return None
-        values |= dict.fromkeys(self._ignored(version_id), 0)
-        context = contexts.read(policy.reads, int(slots["context"][row]))
-        name = *values.values(), repr(context)
         if name not in self._zeros and len(self._zeros) < MAX_DERIVED:
-            served = self._distribution(version_id, values["belief_seq"], values["belief_ordinal"])
-            revision, keys = values["catalogue_revision"], self.arms.keys
-            case = served.case(values["eligible_id"], arms, context, keys=keys, revision=revision)
-            size = min(values["size"], len(arms))
-            self._zeros[name] = slate.marginals(case.scores, size=size, floor=case.floor) == 0
+            served = self._distribution(version_id, seq, ordinal)
+            case = served.case(set_id, arms, context, keys=self.arms.keys, revision=revision)
+            self._zeros[name] = slate.marginals(case.scores, size=min(size, len(arms)), floor=case.floor) == 0
         return self._zeros.get(name)
-
-    def _ignored(self, version_id: int) -> list[str]:
-        """The columns of _DRAWN that the distributions of a version do not depend on."""
-        policy = self.policy(version_id)
-        needed = {
-            "belief_seq": lineage.depends_on_belief(policy),
-            "belief_ordinal": policy.forgetting.forgets,
-            "catalogue_revision": policy.contextual,
-        }
-        return [name for name, matters in needed.items() if not matters]
 
 
 def logged_zeros(

@@ -70,7 +70,6 @@ def test_a_reading_is_what_a_policy_sees_of_a_row(filled: Any) -> None:
                 expected = [sees(BODIES[key - 1]) for key in ids.tolist()]
                 code, readings = result.reading(fields)
                 assert [readings[number] for number in code[context]] == expected
-                assert [result.read(fields, number) for number in context.tolist()] == expected
                 assert len({repr(reading) for reading in readings}) == len(readings)
 
 
