@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +18,7 @@ from rlrec.app.log.splits import splits
 from rlrec.arrays import look_up
 from rlrec.errors import Conflict, RlrecError
 from rlrec.policy.beliefs import reward as rewards
-from rlrec.policy.gradients.history import REMEMBERED, Floats, History, Ints
+from rlrec.policy.gradients.history import REMEMBERED, History, Ints
 from rlrec.records import Reward
 from rlrec.store import Unit
 from rlrec.store.database.unit import Row, damage_error
@@ -51,22 +50,13 @@ def pack(decision: Ints, step: Ints, position: Ints, arm: Ints) -> npt.NDArray[n
     return rows
 
 
-@dataclass(frozen=True, eq=False)
-class RecentSlots:
-    """The recent slots of several visits, end to end; (slots,) each."""
-
-    decision: Ints
-    position: Ints
-    step: Ints
-    arm: Ints
-
-    @classmethod
-    def unpack(cls, packed: Sequence[bytes]) -> RecentSlots:
-        """The slots of visits from their bytes."""
-        rows = np.frombuffer(b"".join(packed), _DTYPE)
-        slot = rows["slot"]
-        fields = slot >> (POSITION_BITS + STEP_BITS), (slot >> STEP_BITS) & LAST_POSITION, slot & LAST_STEP, rows["arm"]
-        return cls(*(field.astype(np.int64) for field in fields))
+def unpack_slots(packed: Iterable[bytes]) -> tuple[Ints, Ints, Ints, Ints]:
+    """Decision, position, step and arm of the recent slots of several visits, end to end, from their bytes."""
+    rows = np.frombuffer(b"".join(packed), _DTYPE)
+    slot = rows["slot"]
+    fields = slot >> (POSITION_BITS + STEP_BITS), (slot >> STEP_BITS) & LAST_POSITION, slot & LAST_STEP, rows["arm"]
+    decision, position, step, arm = (field.astype(np.int64) for field in fields)
+    return decision, position, step, arm
 
 
 class OpenSession:
@@ -220,12 +210,19 @@ class HistoryReader:
     def __init__(self, unit: Unit, sessions: Sequence[OpenSession], definitions: Collection[Reward]) -> None:
         """definitions: the reward definitions of the versions that will decide."""
         self.now = unit.now
-        self._events: EventRewards | None = None
-        slots = RecentSlots.unpack([session.recent_slots for session in sessions])
-        if len(slots.arm):
+        self._events: list[AgedEvent] = []
+        # targets of events are slots (decision, position) and slates (decision, None), numbered as they come
+        self._targets: dict[tuple[int, int | None], int] = {}
+        self._rewards: dict[int, list[float]] = {}
+        recent_slots = [session.recent_slots for session in sessions if session.recent_slots]
+        if recent_slots:
             kinds = {kind for definition in definitions for kind in definition.weights}
-            rows = events.received_by(unit, slots.decision, kinds, time=unit.now)
-            self._events = EventRewards(rows) if rows else None
+            self._events = events.received_by(unit, unpack_slots(recent_slots)[0], kinds, time=unit.now)
+        for event in self._events:
+            if event.age_us is None:
+                raise damage_error(f"decision {event.decision_id} is gone, and its events are not")
+            self._targets.setdefault((event.decision_id, event.position), len(self._targets))
+        self._decisions = np.array(sorted({event.decision_id for event in self._events}), np.int64)
 
     def histories(self, sessions: Sequence[OpenSession], definitions: Sequence[Reward]) -> History:
         """The history that the next decision of each session remembers. definitions: one a session, of the version that
@@ -233,64 +230,38 @@ class HistoryReader:
         n = len(sessions)
         if not any(session.steps for session in sessions):
             return History.empty(n)
-        slots = RecentSlots.unpack([session.recent_slots for session in sessions])
+        decision, position, slot_step, arm = unpack_slots(session.recent_slots for session in sessions)
         # which session each slot belongs to
         start = np.cumsum([0, *(len(session.recent_slots) // SLOT_BYTES for session in sessions)])
         row = np.repeat(np.arange(n), np.diff(start))
-        step = np.array([session.steps for session in sessions], np.int64)
-        gap_us = np.array([self.now - session.last_at for session in sessions], np.int64)
-        # what slots and whole slates have earned
+        columns = ((session.steps, self.now - session.last_at, session.shown) for session in sessions)
+        step, gap_us, shown = np.array(list(columns), np.int64).T
+        # what slots have earned, and whole slates, at their last slots
         earned, page_earned = np.array([definition.default for definition in definitions])[row], np.zeros(len(row))
-        if self._events is not None:
-            self._events.put(slots, row, definitions, earned, page_earned)
+        with_events = np.flatnonzero(look_up(self._decisions, decision)[1])
+        is_last = np.append(decision[1:] != decision[:-1], True)
+        for index in with_events.tolist():
+            by_target, key = self._rewards_of(definitions[row[index]]), int(decision[index])
+            if (slot := self._targets.get((key, int(position[index])))) is not None:
+                earned[index] = by_target[slot]
+            if is_last[index] and (page := self._targets.get((key, None))) is not None:
+                page_earned[index] = by_target[page]
         total = np.bincount(row, weights=earned + page_earned, minlength=n).astype(np.float64, copy=False)
-        shown = np.array([session.shown for session in sessions], np.int64)
-        ago = step[row] - slots.step & LAST_STEP
-        return History(step, gap_us / 1e6, shown, total, start, slots.arm, ago, earned)
+        return History(step, gap_us / 1e6, shown, total, start, arm, step[row] - slot_step & LAST_STEP, earned)
 
-
-class EventRewards:
-    """Rewards of slots and of slates, by their events."""
-
-    def __init__(self, received: Sequence[AgedEvent]) -> None:
-        """received: events of these decisions, and of others."""
-        decisions, positions, self._kinds, values, ages = zip(*received, strict=True)
-        if None in ages:
-            raise damage_error(f"decision {decisions[ages.index(None)]} is gone, and its events are not")
-        self._ids = np.array(sorted(set(decisions)), np.int64)
-        # targets are slots (decision, position) and slates (decision, None), numbered as they come
-        self._targets: dict[tuple[int, int | None], int] = {}
-        names = zip(decisions, positions, strict=True)
-        self._target = np.array([self._targets.setdefault(name, len(self._targets)) for name in names], np.int64)
-        self._value, self._age = np.array(values, np.float64), np.array(ages, np.int64)
-        # the last mark holds
-        marks = {(event.decision_id, event.position): event.value == 1.0 for event in received if event.kind == CENSOR}
-        self._censored = [self._targets[name] for name, censored in marks.items() if censored]
-        self._rewards: dict[int, list[float]] = {}
-
-    def rewards(self, definition: Reward) -> list[float]:
+    def _rewards_of(self, definition: Reward) -> list[float]:
         """The reward of each target, inside its window. A censored slot has the default."""
         if definition.id not in self._rewards:
             order = {kind: number for number, kind in enumerate(definition.weights)}
-            kind = np.array([order.get(name, -1) for name in self._kinds], np.int64)
-            n, target, value, age = len(self._targets), self._target, self._value, self._age
-            earned, _ = rewards.slot_rewards(definition, n=n, slot=target, kind=kind, value=value, age_us=age)
-            earned[self._censored] = definition.default
-            page_earned = rewards.page_rewards(definition, n=n, page=target, kind=kind, value=value, age_us=age)
+            kind = np.array([order.get(event.kind, -1) for event in self._events], np.int64)
+            target = np.array([self._targets[event.decision_id, event.position] for event in self._events], np.int64)
+            value, age = np.array([(event.value, event.age_us) for event in self._events], np.float64).T
+            n, columns = len(self._targets), {"kind": kind, "value": value, "age_us": age}
+            earned, _ = rewards.slot_rewards(definition, n=n, slot=target, **columns)
+            page_earned = rewards.page_rewards(definition, n=n, page=target, **columns)
+            # the last mark holds
+            marks = {(event.decision_id, event.position): event.value for event in self._events if event.kind == CENSOR}
+            earned[[self._targets[name] for name, value in marks.items() if value == 1.0]] = definition.default
             is_page = [position is None for _, position in self._targets]
             self._rewards[definition.id] = np.where(is_page, page_earned, earned).tolist()
         return self._rewards[definition.id]
-
-    def put(
-        self, slots: RecentSlots, row: Ints, definitions: Sequence[Reward], earned: Floats, page_earned: Floats
-    ) -> None:
-        """Write what slots have earned into `earned`, and what slates have into `page_earned` at their last slots."""
-        with_events = np.flatnonzero(look_up(self._ids, slots.decision)[1])
-        last = np.append(slots.decision[1:] != slots.decision[:-1], True)
-        columns = (with_events, *(column[with_events] for column in (slots.decision, slots.position, row, last)))
-        for index, decision, position, session, ends in zip(*(column.tolist() for column in columns), strict=True):
-            by_target = self.rewards(definitions[session])
-            if (slot := self._targets.get((decision, position))) is not None:
-                earned[index] = by_target[slot]
-            if ends and (page := self._targets.get((decision, None))) is not None:
-                page_earned[index] = by_target[page]

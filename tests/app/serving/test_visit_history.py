@@ -137,9 +137,8 @@ def test_of_a_long_page_the_last_slots_are_remembered(store: Store) -> None:
 
 @pytest.mark.parametrize(("position", "retained"), [(1, 1), (2**17 - 1, 2**17 - 1), (2**17 + 5, 2**17 - 1)])
 def test_a_memory_holds_numbers_of_any_size(position: int, retained: int) -> None:
-    result = open_sessions.RecentSlots.unpack([open_sessions.pack_slot(2**40 - 1, 2**20 + 3, position, 2**32 - 1)])
-    reported = (result.decision, result.position, result.step, result.arm)
-    assert [column.item() for column in reported] == [2**40 - 1, retained, 3, 2**32 - 1]
+    columns = open_sessions.unpack_slots([open_sessions.pack_slot(2**40 - 1, 2**20 + 3, position, 2**32 - 1)])
+    assert [column.item() for column in columns] == [2**40 - 1, retained, 3, 2**32 - 1]
 
 
 def test_visit_2_starts_with_nothing(shop: Store) -> None:
