@@ -16,6 +16,8 @@ from rlrec.store.policies import experiments
 from rlrec.store.policies.experiments import Experiment, Variant
 from rlrec.store.policies.routes import RouteChange
 
+UnitKey = tuple[str, str]  # a unit that experiments assign: `user` or `session`, and its key
+
 
 def hash_variant(experiment: Experiment, unit_key: str) -> Variant:
     """The variant of a unit: a uniform hash of its key, divided in proportion to the weights."""
@@ -27,13 +29,6 @@ def hash_variant(experiment: Experiment, unit_key: str) -> Variant:
         if uniform < upper:
             return variant
     return experiment.variants[-1]
-
-
-class UnitKey(NamedTuple):
-    """A unit that experiments assign. by: user or session."""
-
-    by: str
-    key: str
 
 
 class Assigned(NamedTuple):
@@ -81,7 +76,7 @@ class Assigner:
         stored: dict[UnitKey, int] = {}
         for by, unit_ids in ids.items():
             assigned = experiments.assignments(self.unit, experiment, by, list(unit_ids.values())) if unit_ids else {}
-            stored |= {UnitKey(by, key): assigned[number] for key, number in unit_ids.items() if number in assigned}
+            stored |= {(by, key): assigned[number] for key, number in unit_ids.items() if number in assigned}
         return stored
 
     def _user(self, request: Request) -> str | None:
@@ -113,15 +108,15 @@ class Assigner:
         unit_key = self._unit_key(request, experiment)
         variant_id = self._variants[name].get(unit_key)
         variant = next((variant for variant in experiment.variants if variant.id == variant_id), None)
-        return Assigned(experiment, variant or hash_variant(experiment, unit_key.key), unit_key.by)
+        return Assigned(experiment, variant or hash_variant(experiment, unit_key[1]), unit_key[0])
 
     def _unit_key(self, request: Request, experiment: Experiment) -> UnitKey:
         """The unit of a request. A route serves everybody: there, sessions without a user are units themselves."""
         user = self._user(request) if experiment.unit == "user" else None
         if user is not None:
-            return UnitKey("user", user)
+            return ("user", user)
         if experiment.unit == "session" or request.experiment is None:
-            return UnitKey("session", request.session)
+            return ("session", request.session)
         raise InputError(
             f"experiment {experiment.name} assigns by user, and the request has none",
             hint="give --user, or start an experiment with --unit session",

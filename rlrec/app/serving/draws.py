@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rlrec.app.distributions import exact
 from rlrec.app.serving.requests import PlannedRequest, SharedDistribution, add_teams, candidate_fields
 from rlrec.arrays import Ids, Index, Words
 from rlrec.policy.gradients.history import History
@@ -71,7 +70,7 @@ class DrawnSlate:
 def prepare(distributions: Collection[SharedDistribution]) -> None:
     """Compute ahead what the draws from these distributions will need, while nobody waits for a lock."""
     for shared in distributions:
-        if not shared.stateful and shared.ranker is None and shared.case.rankers is None:
+        if not shared.stateful and not shared.candidates and shared.case.rankers is None:
             shared.case.pages(shared.size).prepare()
 
 
@@ -114,8 +113,8 @@ def _draw_each(
 
 def _draw_shared(shared: SharedDistribution, decision_ids: Ids, seed: int, keys: Mapping[int, str]) -> list[DrawnSlate]:
     case, seeds = shared.case, np.full(len(decision_ids), seed, np.uint64)
-    if shared.ranker is not None:
-        return _ranked(shared, shared.ranker, seeds, decision_ids, keys)
+    if shared.candidates:
+        return _ranked(shared, seeds, decision_ids, keys)
     draws = case.draw(shared.size, seeds=seeds, decisions=decision_ids)
     scores = case.noiseless(draws.slates)
     if shared.size > 1 or len(decision_ids) == 1 or case.scores.samples or draws.teams is not None:
@@ -125,10 +124,7 @@ def _draw_shared(shared: SharedDistribution, decision_ids: Ids, seed: int, keys:
     return [slates[index] for index in slate_index.tolist()]
 
 
-def _ranked(
-    shared: SharedDistribution, ranker: exact.VersionDistribution, seeds: Words, decision_ids: Ids,
-    keys: Mapping[int, str],
-) -> list[DrawnSlate]:  # fmt: skip
+def _ranked(shared: SharedDistribution, seeds: Words, decision_ids: Ids, keys: Mapping[int, str]) -> list[DrawnSlate]:
     """The slates of decisions that share the distribution of their lists of candidates."""
     from rlrec.policy.kinds.two_stage import ranking_seeds
 
@@ -137,8 +133,8 @@ def _ranked(
     columns = shared.case.arms[lists.slates], lists.propensity, np.log(lists.propensity).sum(axis=1)
     for row, (arms, propensities, total) in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
         candidates, decision = DrawnCandidates(arms, propensities, min(0.0, total)), slice(row, row + 1)
-        eligible = candidates.eligible
-        case = ranker.case(eligible, np.array(eligible, np.int64), shared.context, keys=keys, revision=shared.revision)
+        eligible, arm_ids = candidates.eligible, np.array(candidates.eligible, np.int64)
+        case = shared.serving.case(eligible, arm_ids, shared.context, keys=keys, revision=shared.revision)
         draws = case.draw(shared.size, seeds=ranking_seeds(seeds[decision]), decisions=decision_ids[decision])
         slates += _slates(case.arms, draws, case.noiseless(draws.slates), keys)
         slates[-1].candidates, slates[-1].candidate_fields = candidates, candidate_fields(*candidates, keys)

@@ -165,7 +165,7 @@ class _Group:
         distribution = serving.candidates if candidates else serving.case
         return SharedDistribution(
             **vars(version), eligible=eligible, revision=revision, size=request.size, context=request.context,
-            candidates=candidates, ranker=serving if candidates else None,
+            candidates=candidates,
             case=distribution(eligible, arm_ids, request.context, keys=keys, revision=revision),
         )  # fmt: skip
 

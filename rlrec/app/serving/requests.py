@@ -97,8 +97,8 @@ class SharedDistribution(ServingVersion):
     """The distribution that requests of a group share: one version, one eligible set, one length, and the same values
     of the context fields that the version reads.
 
-    ranker: ranks the first so many arms that are drawn from `case`, the candidates; None where there is one stage.
-    context: of one of the requests."""
+    candidates: how many of `case` are drawn, which the version then ranks; 0 where there is one stage. context: of one
+    of the requests."""
 
     eligible: Eligible
     revision: int
@@ -106,7 +106,6 @@ class SharedDistribution(ServingVersion):
     size: int
     context: Mapping[str, Any]
     candidates: int
-    ranker: VersionDistribution | None
 
     @property
     def stateful(self) -> bool:

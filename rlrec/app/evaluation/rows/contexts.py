@@ -44,7 +44,12 @@ class ContextTable:
     @property
     def entries(self) -> tuple[Ids, Ids, Array]:
         """The context, the column and the value of each feature that is not 0, in any order."""
-        return _entries(self._features)
+        gathered = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))]
+        for sparse, rows, indices in self._features:
+            entries, feature_row = sparse.entries(rows)
+            gathered.append((indices[feature_row], sparse.column[entries].astype(np.int64), sparse.value[entries]))
+        row, column, value = map(np.concatenate, zip(*gathered, strict=True))
+        return row, column, value
 
     @cached_property
     def sparse(self) -> features.Sparse:
@@ -184,16 +189,6 @@ class _FeatureCache:
 
 FeatureRows = tuple[features.Sparse, Ids, Ids]
 """Some rows of features, and the indices of the contexts that have them."""
-
-
-def _entries(parts: Sequence[FeatureRows]) -> tuple[Ids, Ids, Array]:
-    """Context, column and value of each entry."""
-    gathered = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))]
-    for sparse, rows, indices in parts:
-        entries, feature_row = sparse.entries(rows)
-        gathered.append((indices[feature_row], sparse.column[entries].astype(np.int64), sparse.value[entries]))
-    row, column, value = map(np.concatenate, zip(*gathered, strict=True))
-    return row, column, value
 
 
 def _inner_names(contexts: Sequence[Mapping[str, Any]]) -> set[str]:

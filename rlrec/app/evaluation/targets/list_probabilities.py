@@ -69,14 +69,20 @@ class ListScorer(Scorer):
         scorers = replicas or [self.list_scorer] * REPLICAS
         return [replace(self, replica=number, list_scorer=scorer) for number, scorer in enumerate(scorers)]
 
-    def _by_case(
-        self, rows: ImpressionRows, logged: LoggedBatch, *, models: bool, joint: bool = False, subset: Ids | None = None
+    def case_rows(
+        self,
+        rows: ImpressionRows,
+        logged: LoggedBatch,
+        *,
+        models: bool = False,
+        joint: bool = False,
+        subset: Ids | None = None,
     ) -> Iterator[CaseRows]:
         has_list = np.flatnonzero(logged.lists.has_list(rows.slots))
-        yield from self.list_scorer._by_case(rows, logged, models=models, joint=joint, subset=has_list)
+        yield from self.list_scorer.case_rows(rows, logged, models=models, joint=joint, subset=has_list)
         deepest = rows.slots["depth"] < self.serving.learner.n_candidates
         drawable = np.flatnonzero(self._drawable(rows.slots, logged) & deepest)
-        yield from super()._by_case(rows, logged, models=models, joint=joint, subset=drawable)
+        yield from super().case_rows(rows, logged, models=models, joint=joint, subset=drawable)
 
     def _cases_at_a_time(self, cases: Ids, *, models: bool) -> int:
         return min(CASES, max(1, CELLS // (REPLICAS * int(cases[:, 2].max(initial=1)) * max(1, len(self.arms)))))

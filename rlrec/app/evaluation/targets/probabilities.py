@@ -126,7 +126,7 @@ class Scorer:
         has_sets = slot_sets.flags(rows.slots)
         logged_slots = rows.slots
         rows = slot_sets.as_decisions(rows)
-        for case_rows in self._by_case(rows, logged, models=values is not None, joint=joint):
+        for case_rows in self.case_rows(rows, logged, models=values is not None, joint=joint):
             if case_rows.second_pass:
                 assert on_rows is not None
                 on_rows(case_rows)
@@ -156,13 +156,19 @@ class Scorer:
         these are wanted."""
         from rlrec.app.evaluation.models.visit_values import TargetSlates
 
-        for case_rows in self._by_case(rows, logged, models=False):
+        for case_rows in self.case_rows(rows, logged):
             arms, share = case_rows.shares(self.arms) if shares else (self.arms.rank, np.empty((0, len(self.arms))))
             log_slate, case = case_rows.log_slates(), case_rows.case
             yield TargetSlates(rows=case_rows.indices, log_slate=log_slate, arms=arms, share=share, case=case)
 
-    def _by_case(
-        self, rows: ImpressionRows, logged: LoggedBatch, *, models: bool, joint: bool = False, subset: Ids | None = None
+    def case_rows(
+        self,
+        rows: ImpressionRows,
+        logged: LoggedBatch,
+        *,
+        models: bool = False,
+        joint: bool = False,
+        subset: Ids | None = None,
     ) -> Iterator[Any]:
         """The rows with their probabilities, by their cases, some at a time. subset: indices of the rows, where not
         all are asked for; models: whether values of a reward model are wanted; joint: as in `probabilities`."""

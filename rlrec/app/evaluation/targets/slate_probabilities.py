@@ -105,16 +105,14 @@ def exposures(scorer: Scorer, rows: ImpressionRows, logged: LoggedBatch, *, exam
     no closed form. rows: the first slots of the pages; examination: of each position."""
     expected = np.full((len(rows), len(scorer.arms)), np.nan)
 
-    def write_rows(case_rows: CaseRows | StateCaseRows) -> None:
+    for case_rows in scorer.case_rows(rows, logged):
         if not isinstance(case_rows, CaseRows) or case_rows.per_decision_samples or case_rows.samples:
-            return
+            continue
         by_case = np.zeros((len(case_rows.blocks), len(scorer.arms)))
         for case, block in enumerate(case_rows.blocks):
             rank = scorer.arms.rank[scorer.arms.index(block.arms)]
             by_case[case, rank] = examination[: len(block.shares)] @ block.shares
         expected[case_rows.indices] = by_case[case_rows.case]
-
-    scorer.probabilities(rows, logged, None, on_rows=write_rows)
     list_ratio, has_sets = scorer.list_ratio(rows.slots, logged), slot_sets.flags(rows.slots)
     for is_other in (None if list_ratio is None else list_ratio != 0, has_sets):
         if is_other is not None:

@@ -30,11 +30,6 @@ from rlrec.store.database.bulk import Columns
 class StateScorer(Scorer):
     """One target that reads session state."""
 
-    @property
-    def trained(self) -> TrainedModel:
-        assert self.serving.trained is not None
-        return self.serving.trained
-
     def unanswerable(self, slots: Columns, logged: LoggedBatch) -> Flags | None:
         is_recorded: Flags = slots["recorded"]
         return None if is_recorded.all() else ~is_recorded
@@ -43,21 +38,26 @@ class StateScorer(Scorer):
         """A softmax has no marginal below position 1."""
         return super()._prefixed(slots) | (slots["position"] > 1)
 
-    def _by_case(
-        self, rows: ImpressionRows, logged: LoggedBatch, *, models: bool, joint: bool = False, subset: Ids | None = None
+    def case_rows(
+        self,
+        rows: ImpressionRows,
+        logged: LoggedBatch,
+        *,
+        models: bool = False,
+        joint: bool = False,
+        subset: Ids | None = None,
     ) -> Iterator[StateCaseRows]:
+        trained = self.serving.trained
+        assert trained is not None
+        # decisions by what they had to choose from
         starts = run_starts(rows.slots["decision_id"])
-        counts = np.diff(np.r_[starts, len(rows)])
-        for group in self._groups(take(rows.slots, starts), logged):
-            yield StateCaseRows(self.trained, group, rows, starts[group.rows], counts[group.rows])
-
-    def _groups(self, slots: Columns, logged: LoggedBatch) -> Iterator[EligibleGroup]:
-        """Decisions, one a row of slots, by what they had to choose from."""
+        counts, slots = np.diff(np.r_[starts, len(rows)]), take(rows.slots, starts)
         codes, contexts = logged.contexts.reading(self.target.reads)
         remembered = history.unpack(slots["history"].tolist(), slots["step"])
         revision = slots["catalogue_revision"]
-        state = self.trained.states(self.trained.encoded(contexts)[codes[slots["context"]]], remembered, revision)
-        return self.trained.cases(state, slots["eligible_id"], revision, sets=logged.eligible)
+        state = trained.states(trained.encoded(contexts)[codes[slots["context"]]], remembered, revision)
+        for group in trained.cases(state, slots["eligible_id"], revision, sets=logged.eligible):
+            yield StateCaseRows(trained, group, rows, starts[group.rows], counts[group.rows])
 
 
 class StateCaseRows:
@@ -186,10 +186,9 @@ class StateCaseRows:
 
 def _conditional(score: Array, slates: Ids, *, temperature: float, floor: Floor) -> Array:
     """Probability of each arm below slates, (n, m), by scores (n, m); slates (n, k): where the arms on them stand."""
-    left, rows = score.copy(), np.arange(len(score))[:, None]
+    left, rows, k = score.copy(), np.arange(len(score))[:, None], slates.shape[1]
     left[rows, slates] = -np.inf
-    explored = at_positions(floor, slates.shape[1] + 1)[-1]
-    mixed: Array = (1 - explored) * softmax(left, temperature=temperature)
-    mixed += explored / (score.shape[1] - slates.shape[1])
+    probability = softmax(left, temperature=temperature)
+    mixed = slate.mix_floor(probability, at_positions(floor, k + 1)[-1], score.shape[1] - k)
     mixed[rows, slates] = 0.0
     return mixed

@@ -31,11 +31,11 @@ class Target:
     imported log, of which only its own rows tell. seq: of the last change of its policy's beliefs."""
 
     name: str
-    number: int | None
-    policy_id: int | None
     reward: Reward
     serving: exact.VersionDistribution | None
-    lessons: Sequence[lineage.LearnedFrom]
+    number: int | None = None
+    policy_id: int | None = None
+    lessons: Sequence[lineage.LearnedFrom] = ()
     seq: int = 0
 
     @property
@@ -98,9 +98,7 @@ def resolve(
             version = designs.unstored(name, {}, shared_reward, name=name, status="frozen")
             policy = designs.policy_of(version)
             serving = exact.VersionDistribution(version, policy.greedy() if greedy else policy, sums=(), prior=())
-            targets.append(
-                Target(name=name, number=None, policy_id=None, reward=shared_reward, serving=serving, lessons=())
-            )
+            targets.append(Target(name=name, reward=shared_reward, serving=serving))
         else:
             if not live.message.startswith("unknown policy"):
                 raise InputError(live.message, hint=live.hint)
@@ -143,5 +141,5 @@ def trained(unit: Unit, version: Version, weights: Sequence[ArmWeights]) -> Targ
     distribution = exact.VersionDistribution(version, parameters.policy, sums=(), prior=(), trained=parameters)
     return Target(
         name=version.policy.name, number=version.number, policy_id=version.policy.id, reward=version.reward,
-        serving=distribution, lessons=(),
+        serving=distribution,
     )  # fmt: skip
