@@ -332,20 +332,20 @@ def load(
     """A version as it stands, or as it stood after change `seq` of its policy.
 
     ordinal: how many decisions the policy had made by then; None for now."""
-    sums, ordinal = _stored(unit, version, policy_of(version), seq, ordinal)
-    return from_sums(unit, version, sums, seq=seq, ordinal=ordinal, greedy=greedy)
+    policy = policy_of(version)
+    learner = policy.greedy() if greedy else policy
+    sums, ordinal = _stored(unit, version, learner, seq, ordinal)
+    return from_sums(unit, version, learner, sums, seq=seq, ordinal=ordinal)
 
 
 def from_sums(
-    unit: Unit, version: Version, sums: BeliefRows, *, ordinal: int, seq: int | None = None, greedy: bool = False
+    unit: Unit, version: Version, learner: Policy, sums: BeliefRows, *, ordinal: int, seq: int | None = None
 ) -> VersionDistribution:
-    """A version with the sums that it had after change `seq`, or has now; arguments: as of `load`."""
-    policy = policy_of(version)
-    learner = policy.greedy() if greedy else policy
+    """A version with the sums that it has, or had after change `seq`. learner: the policy that these are sums of."""
     distribution = VersionDistribution(
         version, learner, sums=sums, prior=beliefs.prior(unit, version.id), ordinal=ordinal,
         arm_features=arm_features(unit, learner) if learner.contextual else None,
-        trained=_trained(unit, version, greedy=greedy) if policy.stateful else None,
+        trained=_trained(unit, version, learner) if learner.stateful else None,
         columns=column_sums(unit, version, learner, seq=seq, ordinal=ordinal) if learner.contextual else None,
     )  # fmt: skip
     if learner.drafted:  # from two versions
@@ -355,10 +355,10 @@ def from_sums(
     return distribution
 
 
-def _trained(unit: Unit, version: Version, *, greedy: bool = False) -> TrainedModel:
+def _trained(unit: Unit, version: Version, learner: Policy) -> TrainedModel:
     from rlrec.app.distributions.trained import TrainedModel  # bandits need none of it
 
-    return TrainedModel(unit, version, greedy=greedy)
+    return TrainedModel(unit, version, learner=learner)
 
 
 def column_sums(
@@ -402,7 +402,7 @@ def renew(
     if catalogue_changed:
         distribution.arm_features = arm_features(unit, earlier.learner)
         if distribution.trained is not None:
-            distribution.trained = _trained(unit, version)
+            distribution.trained = _trained(unit, version, earlier.learner)
     learner, ordinal, all_sums = distribution.learner, 0, None
     if arms is None or learner.forgetting.forgets:
         sums, ordinal = _stored(unit, version, learner)

@@ -28,8 +28,9 @@ def moments(
     seq (n,), ascending: the change after which each row was drawn; ordinal (n,): how many decisions the policy had made
     by then."""
     policy, rows = designs.policy_of(version), np.arange(len(seq))
+    learner = policy.greedy() if greedy else policy
     if policy.stateful or not lineage.depends_on_belief(policy):
-        yield rows, exact.from_sums(unit, version, (), ordinal=0, greedy=greedy)
+        yield rows, exact.from_sums(unit, version, learner, (), ordinal=0)
         return
     served: VersionDistribution | None = None
     for changes, sums in _walk(unit, version, policy, seq[run_starts(seq)]):
@@ -39,7 +40,7 @@ def moments(
             ordinals = np.full(len(inside), version.ordinal)
         for at in np.unique(ordinals).tolist():
             if served is None:
-                served = exact.from_sums(unit, version, sums, seq=int(changes[0]), ordinal=at, greedy=greedy)
+                served = exact.from_sums(unit, version, learner, sums, seq=int(changes[0]), ordinal=at)
             else:
                 columns = exact.column_sums(
                     unit, version, served.learner, seq=int(changes[0]), ordinal=at, earlier=served.columns

@@ -10,6 +10,7 @@ import numpy as np
 
 from rlrec.app.distributions import designs
 from rlrec.arrays import Array, Ids, Index, Words, distinct, look_up
+from rlrec.policy.beliefs.base import Policy
 from rlrec.policy.contexts.encoder import Encoded
 from rlrec.policy.gradients.gradient import ARM_PARAMETERS, Gradient, Parameters, State, restrict, score_states
 from rlrec.policy.gradients.history import History
@@ -36,19 +37,19 @@ class EligibleGroup:
 
 
 class TrainedModel:
-    """One version of a kind that reads states. greedy: without its exploration; weights: of its arms, by their ids
-    (None: as they are stored)."""
+    """One version of a kind that reads states. learner: in place of its policy, one without its exploration; weights:
+    of its arms, by their ids (None: as they are stored)."""
 
     def __init__(
-        self, unit: Unit, version: Version, *, greedy: bool = False, weights: Sequence[ArmWeights] | None = None
-    ) -> None:
-        self.unit, policy = unit, cast(Gradient, designs.policy_of(version))
-        self.policy = policy.greedy() if greedy else policy
+        self, unit: Unit, version: Version, *, learner: Policy | None = None,
+        weights: Sequence[ArmWeights] | None = None,
+    ) -> None:  # fmt: skip
+        self.unit, self.policy = unit, cast(Gradient, learner or designs.policy_of(version))
         rows = beliefs.weights(unit, version.id) if weights is None else weights
         self.arms: Ids = np.array([row.arm_id for row in rows], np.int64)
         packed = np.frombuffer(b"".join(row.weights for row in rows), "<f8")
-        self.parameters = policy.unpack(packed, version.parameters.get("shared", {}))
-        self.arm_features = designs.CatalogueFeatures(unit, policy.design.arm)
+        self.parameters = self.policy.unpack(packed, version.parameters.get("shared", {}))
+        self.arm_features = designs.CatalogueFeatures(unit, self.policy.design.arm)
 
     def select(self, arms: Ids, revision: int) -> tuple[Parameters, Array]:
         """The version's parameters for these arms, and their features by a catalogue."""

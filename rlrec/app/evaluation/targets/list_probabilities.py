@@ -70,14 +70,9 @@ class ListScorer(Scorer):
         return [replace(self, replica=number, list_scorer=scorer) for number, scorer in enumerate(scorers)]
 
     def case_rows(
-        self,
-        rows: ImpressionRows,
-        logged: LoggedBatch,
-        *,
-        models: bool = False,
-        joint: bool = False,
+        self, rows: ImpressionRows, logged: LoggedBatch, *, models: bool = False, joint: bool = False,
         subset: Ids | None = None,
-    ) -> Iterator[CaseRows]:
+    ) -> Iterator[CaseRows]:  # fmt: skip
         has_list = np.flatnonzero(logged.lists.has_list(rows.slots))
         yield from self.list_scorer.case_rows(rows, logged, models=models, joint=joint, subset=has_list)
         deepest = rows.slots["depth"] < self.serving.learner.n_candidates

@@ -162,14 +162,9 @@ class Scorer:
             yield TargetSlates(rows=case_rows.indices, log_slate=log_slate, arms=arms, share=share, case=case)
 
     def case_rows(
-        self,
-        rows: ImpressionRows,
-        logged: LoggedBatch,
-        *,
-        models: bool = False,
-        joint: bool = False,
+        self, rows: ImpressionRows, logged: LoggedBatch, *, models: bool = False, joint: bool = False,
         subset: Ids | None = None,
-    ) -> Iterator[Any]:
+    ) -> Iterator[Any]:  # fmt: skip
         """The rows with their probabilities, by their cases, some at a time. subset: indices of the rows, where not
         all are asked for; models: whether values of a reward model are wanted; joint: as in `probabilities`."""
         subset = np.arange(len(rows)) if subset is None else subset

@@ -39,14 +39,9 @@ class StateScorer(Scorer):
         return super()._prefixed(slots) | (slots["position"] > 1)
 
     def case_rows(
-        self,
-        rows: ImpressionRows,
-        logged: LoggedBatch,
-        *,
-        models: bool = False,
-        joint: bool = False,
+        self, rows: ImpressionRows, logged: LoggedBatch, *, models: bool = False, joint: bool = False,
         subset: Ids | None = None,
-    ) -> Iterator[StateCaseRows]:
+    ) -> Iterator[StateCaseRows]:  # fmt: skip
         trained = self.serving.trained
         assert trained is not None
         # decisions by what they had to choose from
