@@ -122,7 +122,6 @@ COVERED = {  # test file: modules without a test file of their name, which it co
         "store/log/settings",
     ],
     "app/policies/test_versions.py": ["app/inputs/lookup", "app/learning/belief_versions"],
-    "app/serving/test_cache.py": ["app/serving/planned_requests"],
     "app/serving/test_shadows.py": ["app/experiments/shadow", "store/policies/shadows"],
     "app/serving/test_visit_history.py": [
         "app/serving/draws",

@@ -14,7 +14,6 @@ import numpy as np
 from rlrec.app.inputs.seeds import seed_or_random
 from rlrec.app.learning.ledger import Ledger, Unordered
 from rlrec.app.learning.slot_keys import ServedSlate
-from rlrec.app.serving import planned_requests
 from rlrec.app.serving.cache import ServingCache
 from rlrec.app.serving.draws import DrawnSlate, draw, prepare, signed
 from rlrec.app.serving.open_sessions import HistoryReader, OpenSession, OpenSessions
@@ -26,6 +25,7 @@ from rlrec.app.serving.requests import (
     PlannedRequest,
     Request,
     SharedDistribution,
+    plan_group,
 )
 from rlrec.errors import InputError, StoreBusy
 from rlrec.store import Store, Unit
@@ -75,7 +75,7 @@ def _recommend_group(
     lock_all = False
     for _ in range(TRIES):
         with store.read() as unit:
-            group = planned_requests.plan(unit, requests, cache)
+            group = plan_group(unit, requests, cache)
             planned = {index: plan for index, plan in enumerate(group) if isinstance(plan, PlannedRequest)}
             distributions = {plan.shared for plan in planned.values()}
             _notice_ignored(store, planned, cache)
