@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -12,6 +12,7 @@ from rlrec.app.log import stored_contexts
 from rlrec.arrays import Array, Flags, Ids, distinct, look_up
 from rlrec.policy.beliefs.base import EVERYTHING
 from rlrec.policy.contexts import features
+from rlrec.policy.contexts.features import Sparse
 from rlrec.policy.contexts.fields import value_of
 from rlrec.store import Unit
 from rlrec.store.log import reader
@@ -30,10 +31,8 @@ class ContextTable:
     values: field -> its value in every context, None where it is missing; the context itself under ENTIRE. names: of
     fields that contexts have, as far as they were looked at."""
 
-    def __init__(
-        self, size: int, values: dict[str, list[Any]], names: frozenset[str], features: Sequence[FeatureRows]
-    ) -> None:
-        self.size, self.values, self.names, self._features = size, values, names, features
+    def __init__(self, values: dict[str, list[Any]], names: frozenset[str], features: Sparse) -> None:
+        self.size, self.values, self.names, self._features = len(features), values, names, features
 
     @cached_property
     def encoded(self) -> Array:
@@ -43,16 +42,11 @@ class ContextTable:
 
     @property
     def entries(self) -> tuple[Ids, Ids, Array]:
-        """The context, the column and the value of each feature that is not 0, in any order."""
-        gathered = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))]
-        for sparse, rows, indices in self._features:
-            entries, feature_row = sparse.entries(rows)
-            gathered.append((indices[feature_row], sparse.column[entries].astype(np.int64), sparse.value[entries]))
-        row, column, value = map(np.concatenate, zip(*gathered, strict=True))
-        return row, column, value
+        """The context, the column and the value of each feature that is not 0."""
+        return self._features.row, self._features.column.astype(np.int64), self._features.value
 
     @cached_property
-    def sparse(self) -> features.Sparse:
+    def sparse(self) -> Sparse:
         """Features of every context without the zeros, in as many columns as the cache hashes into."""
         return features.merge(self.size, *self.entries)
 
@@ -108,8 +102,10 @@ class ContextCache:
         missing_ids = self._missing(ids, needed_fields)
         if read is None or needed_fields > self.fields:
             read = reader.context_texts(self.unit, missing_ids)
-        new_values, sparse = self._read(missing_ids, read.select(missing_ids), needed_fields)
-        feature_rows = self._features.gather(ids, missing_ids, sparse) if self.encode else []
+        new_values, new_features = self._read(missing_ids, read.select(missing_ids), needed_fields)
+        gathered = Sparse.empty(len(ids))
+        if self.encode:
+            gathered = self._features.gather(ids, missing_ids, new_features)
         keys, values = ids.tolist(), dict[str, list[Any]]()
         for field, fresh_values in new_values.items():
             cached = self._values[field]
@@ -117,7 +113,7 @@ class ContextCache:
             # what is fresh is cached while there is room, but whole contexts are too large
             if field != ENTIRE and sum(map(len, self._values.values())) + len(fresh_values) <= CACHED_VALUES:
                 cached.update(fresh_values)
-        return ContextTable(len(ids), values, frozenset(self._names), feature_rows), code
+        return ContextTable(values, frozenset(self._names), gathered), code
 
     def _missing(self, ids: Ids, fields: Collection[str]) -> Ids:
         cached = self._features.has(ids) if self.encode else np.ones(len(ids), np.bool_)
@@ -128,10 +124,10 @@ class ContextCache:
 
     def _read(
         self, ids: Ids, texts: Sequence[str], fields: Collection[str]
-    ) -> tuple[dict[str, dict[int, Any]], list[features.Sparse]]:
-        """The fields of these contexts, and their features in portions."""
+    ) -> tuple[dict[str, dict[int, Any]], Sparse]:
+        """The fields of these contexts, and their features."""
         values: dict[str, dict[int, Any]] = {field: {} for field in fields}
-        sparse = []
+        portions = [Sparse.empty(0)]
         for start in range(0, len(ids), PORTION):
             decoded = stored_contexts.decoded(ids[start : start + PORTION], texts[start : start + PORTION])
             keys = ids[start : start + PORTION].tolist() if fields else []
@@ -143,52 +139,34 @@ class ContextCache:
                     names.add(field)
             self._names |= names if len(self._names) < NAMES else names & {*fields}
             if self.encode:
-                sparse.append(features.sparse(decoded, self.columns))
-        return values, sparse
+                portions.append(features.sparse(decoded, self.columns))
+        return values, Sparse.concatenate(portions)
 
 
 class _FeatureCache:
     """Features of contexts by their ids, cached while there is room."""
 
     def __init__(self) -> None:
-        self._ids = np.empty(0, np.int64)  # ascending
-        self._row_codes = np.empty(0, np.int64)  # which of `_portions` has it, and in which row
-        self._portions: list[features.Sparse] = []
-        self._size = 0
+        self._ids = self._rows = np.empty(0, np.int64)  # ascending, and the row of `_features` of each
+        self._features = Sparse.empty(0)
 
     def has(self, ids: Ids) -> Flags:
         """Which of these are cached, (m,)."""
         return look_up(self._ids, ids)[1]
 
-    def gather(self, ids: Ids, new_ids: Ids, sparse: Sequence[features.Sparse]) -> list[FeatureRows]:
-        """The features of contexts: those of `fresh` are handed over in portions, the others are cached."""
-        at = np.searchsorted(ids, new_ids)
-        portions = zip(range(0, len(new_ids), PORTION), sparse, strict=True)
-        rows = [(portion, np.arange(len(portion)), at[start : start + PORTION]) for start, portion in portions]
-        cached = list(self._cached(ids, np.delete(np.arange(len(ids)), at)))
+    def gather(self, ids: Ids, new_ids: Ids, new_features: Sparse) -> Sparse:
+        """The features of contexts, ascending: those of new ones are handed over, the others are cached."""
+        is_new = look_up(new_ids, ids)[1]
+        cached = self._features[self._rows[look_up(self._ids, ids[~is_new])[0]]]
+        order = np.argsort(np.r_[np.flatnonzero(is_new), np.flatnonzero(~is_new)])
+        both = Sparse.concatenate([new_features, cached])
         if not self.has(new_ids).any():
-            self._add(new_ids, sparse)
-        return rows + cached
-
-    def _cached(self, ids: Ids, indices: Ids) -> Iterator[FeatureRows]:
-        portion, row = np.divmod(self._row_codes[look_up(self._ids, ids[indices])[0]], PORTION)
-        for number in portion[distinct(portion)[0]].tolist():
-            in_portion = portion == number
-            yield self._portions[number], row[in_portion], indices[in_portion]
-
-    def _add(self, ids: Ids, sparse: Sequence[features.Sparse]) -> None:
-        sizes = np.cumsum([portion.size for portion in sparse])
-        count = int(np.searchsorted(sizes, FEATURE_BYTES - self._size, side="right"))
-        cached_ids = ids[: count * PORTION]
-        at = np.searchsorted(self._ids, cached_ids)
-        position = len(self._portions) * PORTION + np.arange(len(cached_ids))
-        self._ids, self._row_codes = np.insert(self._ids, at, cached_ids), np.insert(self._row_codes, at, position)
-        self._portions += sparse[:count]
-        self._size += sum(portion.size for portion in sparse[:count])
-
-
-FeatureRows = tuple[features.Sparse, Ids, Ids]
-"""Some rows of features, and the indices of the contexts that have them."""
+            bytes_of_each = new_features.size / max(1, len(new_ids))
+            room = int(max(0, FEATURE_BYTES - self._features.size) / max(1.0, bytes_of_each))
+            at, rows = np.searchsorted(self._ids, new_ids[:room]), len(self._features) + np.arange(len(new_ids[:room]))
+            self._ids, self._rows = np.insert(self._ids, at, new_ids[:room]), np.insert(self._rows, at, rows)
+            self._features = Sparse.concatenate([self._features, new_features[:room]])
+        return both[order]
 
 
 def _inner_names(contexts: Sequence[Mapping[str, Any]]) -> set[str]:

@@ -101,8 +101,7 @@ def checked_rows(world: World, *, cluster: str = "user", **flags: Any) -> Checke
         "age_us": np.zeros(len(clicked), np.int64),
     }  # fmt: skip
     log = Batch(slots=slots, events=events)
-    numbers = np.arange(len(world.contexts))
-    contexts = ContextTable(len(numbers), {}, frozenset(), [(features.sparse(world.contexts), numbers, numbers)])
+    contexts = ContextTable({}, frozenset(), features.sparse(world.contexts))
     arms = ArmTable({arm + 1: f"a{arm:05}" for arm in range(world.arms)})
     logged = LoggedBatch(log=log, contexts=contexts, eligible={1: arms.ids})
     rows, _ = log_rows.usable_rows(log, CLICK, now=NOW)
