@@ -81,8 +81,8 @@ class StateCaseRows:
         deep = np.flatnonzero((self.depth > 0) & ~np.isnan(slots["prefix"][self.indices]))
         lower = self.indices[deep]
         probabilities.target[lower] = np.exp(self.log_slates(deep))
-        weight_above = np.exp(self.log_slates(deep, with_row=False)) * slots["propensity"][lower] / slots["prefix"][lower]
-        probabilities.above[lower] = weight_above
+        above = np.exp(self.log_slates(deep, with_row=False))
+        probabilities.above[lower] = above * slots["propensity"][lower] / slots["prefix"][lower]
 
     @cached_property
     def probability(self) -> Array:
