@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from operator import itemgetter
-from typing import Any
 
 import numpy as np
 
@@ -16,7 +16,6 @@ from rlrec.policy import learns_by_column
 from rlrec.policy.beliefs.base import Policy
 from rlrec.records import Version
 from rlrec.store import Unit
-from rlrec.store.database.bulk import Columns
 from rlrec.store.policies import belief_deltas, beliefs
 
 
@@ -52,37 +51,28 @@ def moments(
 def _walk(unit: Unit, version: Version, policy: Policy, seqs: Ids) -> Iterator[tuple[Ids, beliefs.BeliefRows]]:
     """The beliefs of a version at some changes (ascending): changes without a difference between them come together,
     with the rows that `VersionDistribution` takes."""
-    state, is_plain = _NewestChanges(), exact.has_plain_sums(policy)
     by_column = learns_by_column(policy)  # sums on columns are read when they are asked for
     if not len(seqs):
         return
-    first, last = int(seqs[0]), int(seqs[-1])
+    first, last, at = int(seqs[0]), int(seqs[-1]), 0
     rows = beliefs.counts(unit, version.id, seq=first) if by_column else beliefs.rows(unit, version.id, seq=first)
-    state.update((row[:2], row[2:]) for row in rows)
-    at = 0
+    state = {row[:2]: row for row in rows}  # the newest change of each bucket and arm
     for chunk in belief_deltas.read_range(unit, version.id, first, last, counts_alone=by_column):
-        seq, n_done = chunk["seq"], 0
+        seq, changes = chunk["seq"], zip(*(chunk[name].tolist() for name in beliefs.BeliefRow._fields), strict=True)
+        n_done = 0
         # the last change of a chunk may go on in the next one
         while at < len(seqs) and seqs[at] < seq[-1]:
             upto = int(np.searchsorted(seq, seqs[at], "right"))
-            state.move(chunk, n_done, upto)
+            state.update((row[:2], row) for row in map(beliefs.BeliefRow._make, islice(changes, upto - n_done)))
             n_done, end = upto, int(np.searchsorted(seqs, seq[upto], "left"))
-            yield seqs[at:end], state.rows(is_plain=is_plain)
+            yield seqs[at:end], _in_order(state, policy)
             at = end
-        state.move(chunk, n_done, len(seq))
+        state.update((row[:2], row) for row in map(beliefs.BeliefRow._make, changes))
     if at < len(seqs):
-        yield seqs[at:], state.rows(is_plain=is_plain)
+        yield seqs[at:], _in_order(state, policy)
 
 
-class _NewestChanges(dict[beliefs.BeliefKey, tuple[Any, ...]]):
-    """Per bucket and arm the ordinal, the sums and the further sums of its newest change."""
-
-    def move(self, chunk: Columns, start: int, stop: int) -> None:
-        names = ("ordinal", *beliefs.SUMS, "extra")
-        bucket, arm, *columns = (chunk[name][start:stop].tolist() for name in ("bucket", "arm_id", *names))
-        self.update(zip(zip(bucket, arm, strict=True), zip(*columns, strict=True), strict=True))
-
-    def rows(self, *, is_plain: bool) -> beliefs.BeliefRows:
-        """The rows as `beliefs.sums` gives them; where the belief is not plain, as `beliefs.rows` does."""
-        rows = [beliefs.BeliefRow(*key, *row) for key, row in sorted(self.items(), key=itemgetter(0))]
-        return [beliefs.ArmSums(*row[1:2], *row[3:6]) for row in rows] if is_plain else rows
+def _in_order(state: Mapping[beliefs.BeliefKey, beliefs.BeliefRow], policy: Policy) -> beliefs.BeliefRows:
+    """The rows as `beliefs.sums` gives them; where the belief is not plain, as `beliefs.rows` does."""
+    rows = [row for _, row in sorted(state.items(), key=itemgetter(0))]
+    return [beliefs.ArmSums(*row[1:2], *row[3:6]) for row in rows] if exact.has_plain_sums(policy) else rows

@@ -171,10 +171,10 @@ class LogReader:
             slots = slots | log_rows.slates(slots) | log_rows.course(slots) | unknown_support(slots)
             fields = self.loggers.reads(slots, slots["unknown_support"])
         if reading.marginals is not None or reading.pairs:
-            fields |= self.marginals.reads(slots)
+            fields |= self.loggers.reads(slots, ~slots["imported"])
         lists = self._logged_lists(slots) if self._lists else candidates.LoggedLists()
         if lists.lists:
-            fields |= self.marginals.reads(slots)
+            fields |= self.loggers.reads(slots, ~slots["imported"])
         contexts, context = self.contexts.table(slots["context_id"], log.contexts, fields=fields)
         features: Mapping[int, Mapping[int, str]] = {}
         if self._features:

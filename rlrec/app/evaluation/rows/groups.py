@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from itertools import pairwise
 
 import numpy as np
 
@@ -11,7 +10,7 @@ from rlrec.app.evaluation.rows.contexts import ContextTable
 from rlrec.app.evaluation.rows.log_rows import RowGroup
 from rlrec.app.evaluation.rows.loggers import Loggers
 from rlrec.app.inputs import canonical
-from rlrec.arrays import Ids
+from rlrec.arrays import Ids, rows_by_kind
 from rlrec.errors import InputError, suggest
 from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
@@ -91,11 +90,8 @@ def members(codes: Ids, number: int) -> Iterator[tuple[int, Ids | None]]:
     if number == 1:
         yield 0, None
         return
-    order = np.argsort(codes, kind="stable")
-    ends = np.searchsorted(codes[order], np.arange(number + 1))
-    for group, (start, end) in enumerate(pairwise(ends.tolist())):
-        if start < end:
-            yield group, order[start:end]
+    for rows in rows_by_kind(codes):
+        yield int(codes[rows[0]]), rows
 
 
 def in_order(groups: Iterable[RowGroup]) -> list[RowGroup]:

@@ -53,16 +53,12 @@ class LoggerMarginals:
     def __init__(self, loggers: Loggers, *, greedy: bool = False) -> None:
         self.loggers, self.greedy = loggers, greedy
 
-    def reads(self, slots: Columns) -> set[str]:
-        """The fields of the context that the loggers of these slots depend on."""
-        return self.loggers.reads(slots, ~slots["imported"])
-
     def tabulate(self, slots: Columns, contexts: ContextTable, eligible: Mapping[int, Ids], *, positions: int) -> Array:
         """The probability that the row's arm stood at position j of its page, whatever stood elsewhere, (n, positions);
         0 below the end of the page, and NaN where no case has it.
 
         The position that the row was shown at has its logged marginal, where there is one. slots: of a batch, with
-        `context`; contexts: with the fields that `reads` says."""
+        `context`; contexts: with the fields that `Loggers.reads` says of them."""
         table = np.full((len(slots["arm_id"]), positions), np.nan)
         for case in self.cases(slots, contexts, eligible, positions=positions):
             size, shown = len(case.marginals), slots["arm_id"][case.rows]
