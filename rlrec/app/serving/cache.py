@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,6 @@ class ServingCache:
         self._n_chars = 0  # of `_texts`
         self.keys: dict[int, str] = StoredRows("arm")
         self._last: Eligible = ()
-        self._arrays: dict[Eligible, Ids] = {}
         self.active: Eligible = ()
         self.unnamed = True
         self.weighs_returns = 0
@@ -91,14 +91,6 @@ class ServingCache:
             self._last = eligible
         return self.keys
 
-    def array(self, eligible: Eligible) -> Ids:
-        """An eligible set as an array, the same one each time."""
-        if eligible not in self._arrays:
-            if _is_full(self._arrays):
-                self._arrays.clear()
-            self._arrays[eligible] = np.array(eligible, np.int64)
-        return self._arrays[eligible]
-
     def serving(self, unit: Unit, version: Version, head: Head) -> exact.VersionDistribution:
         """A version with its belief at the head's seq, in the present catalogue."""
         seq = head.seq if version.learning else version.seq
@@ -125,7 +117,7 @@ class ServingCache:
 
     def look_up(self, unit: Unit, contexts: Collection[str], sets: Collection[Eligible]) -> bool:
         """Read the ids of these contexts and eligible sets: whether all of them are stored."""
-        if _is_full(self.sets):
+        if len(self.sets) >= SETS or sum(map(len, self.sets)) >= SET_ARMS:
             self.sets.clear()
         new_contexts = [context for context in contexts if context not in self.contexts]
         new_sets = [eligible for eligible in sets if eligible not in self.sets]
@@ -139,5 +131,7 @@ class ServingCache:
         self.sets |= sets
 
 
-def _is_full(sets: Collection[Eligible]) -> bool:
-    return len(sets) >= SETS or sum(map(len, sets)) >= SET_ARMS
+@lru_cache(maxsize=100)
+def arm_array(eligible: Eligible) -> Ids:
+    """An eligible set as an array."""
+    return np.array(eligible, np.int64)

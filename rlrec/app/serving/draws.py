@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from rlrec.app.serving.cache import arm_array
 from rlrec.app.serving.requests import PlannedRequest, SharedDistribution, add_teams, candidate_fields
 from rlrec.arrays import Ids, Index, Words
 from rlrec.policy.gradients.history import History
@@ -133,8 +134,8 @@ def _ranked(shared: SharedDistribution, seeds: Words, decision_ids: Ids, keys: M
     columns = shared.case.arms[lists.slates], lists.propensity, np.log(lists.propensity).sum(axis=1)
     for row, (arms, propensities, total) in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
         candidates, decision = DrawnCandidates(arms, propensities, min(0.0, total)), slice(row, row + 1)
-        eligible, arm_ids = candidates.eligible, np.array(candidates.eligible, np.int64)
-        case = shared.serving.case(eligible, arm_ids, shared.context, keys=keys, revision=shared.revision)
+        eligible = candidates.eligible
+        case = shared.serving.case(eligible, arm_array(eligible), shared.context, keys=keys, revision=shared.revision)
         draws = case.draw(shared.size, seeds=ranking_seeds(seeds[decision]), decisions=decision_ids[decision])
         slates += _slates(case.arms, draws, case.noiseless(draws.slates), keys)
         slates[-1].candidates, slates[-1].candidate_fields = candidates, candidate_fields(*candidates, keys)

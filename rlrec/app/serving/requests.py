@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, TypedDict
 
 from rlrec.app.inputs import canonical, lookup
-from rlrec.app.serving.cache import Eligible, ServingCache
+from rlrec.app.serving.cache import Eligible, ServingCache, arm_array
 from rlrec.errors import Conflict, InputError, suggest
 from rlrec.policy.scores.floors import LONGEST
 from rlrec.records import Head, Version
@@ -272,7 +272,7 @@ class _Group:
     def _build(self, request: Request, version: ServingVersion) -> SharedDistribution:
         eligible, serving = self._eligible(request), version.serving
         keys, revision = self.cache.keys_with(self.unit, eligible), self.settings.catalogue_revision
-        arm_ids, candidates = self.cache.array(eligible), serving.learner.n_candidates
+        arm_ids, candidates = arm_array(eligible), serving.learner.n_candidates
         if candidates > len(eligible):
             message = f"{candidates} candidates are wanted, but only {len(eligible)} arms are eligible"
             field = "policy" if request.arms is None else "arms"
