@@ -57,59 +57,8 @@ def copy_samples(folder: Path, *, dry_run: bool = False) -> list[SampleFile]:
     return [{"file": str(target), "bytes": source.stat().st_size} for source, target in pairs]
 
 
-LOG_STEPS = """
-# Make a store: one SQLite file in this folder.
-$ rlrec init
-
-# Import a real log: 10,000 impressions of a fashion shop's front page (Open Bandit Dataset,
-# Saito et al. 2020), chosen uniformly among 80 items. 38 of them were clicked.
-$ rlrec import-log {data}/random_all.csv.gz --layout obd --policy random
-
-# A Thompson policy that starts from the belief that the shop published.
-$ rlrec policy create published --kind thompson --prior {data}/bts_all_prior.csv
-
-# A greedy policy that learns from the log itself: always the items clicked most often so far.
-$ rlrec policy create greedy --kind epsilon-greedy --param epsilon=0 --from-log policy=random
-
-# What would each have earned on that page? The log can answer, since it holds the probability of
-# every choice. Read the verdicts before the values. `uniform` is the policy that logged: a plain
-# average, which can be trusted. `published` is weak: it prefers few items, one click carries much of
-# its estimate, and the interval is wide. `greedy` looks best by far, but is judged on the very rows
-# that it learned from (in-sample): that number is worth nothing. The log names no users, so it is
-# said that each session is another person.
-$ rlrec evaluate uniform published greedy --log policy=random --estimator snips --cluster session
-"""
-LIVE_STEPS = """
-# Now live. The audience is simulated: it clicks each item at the rate that the item had in the log.
-$ rlrec policy show greedy --format csv > rates.csv
-
-# A new Thompson policy without any data. 5 % of every position stays uniform, so that its log can
-# judge other policies.
-$ rlrec policy create live --kind thompson --param floor=0.05
-"""
-HOUR_STEPS = """
-# An hour of traffic: {visitors:,} visitors get three items each, with exact propensities in the log.
-$ rlrec --now 2026-01-01T{hour:02}:00:00Z recommend --input visitors-{hour:02}.ndjson --seed {seed} > slates.ndjson
-
-# The audience looks at the slates, and clicks.
-$ rlrec demo --audience rates.csv --seed {hour} < slates.ndjson > clicks.ndjson
-
-# The clicks come back, and the belief has learned. The same again for {more} more hours.
-$ rlrec --now 2026-01-01T{hour:02}:10:00Z feedback --input clicks.ndjson
-"""
-LAST_STEPS = """
-# The belief of `live` now: it has found the items that this audience likes, and serves them most.
-# (These are the twelve that it shows most from now on; `rlrec policy show live` has all.)
-$ rlrec policy show live --format csv > live.csv
-(head -n 1 live.csv; tail -n +2 live.csv | sort -t, -k12 -g -r | head -n 12) | cut -d, -f 1,3,6,12
-
-# Its own log judges others. The truth for `uniform` is {uniform} clicks an impression: is it
-# inside the interval? `live` earned more than that while it was still learning (in-sample: its own log).
-$ rlrec --now 2026-01-02 evaluate uniform live --log policy=live --estimator snips --cluster session
-
-# Is all of it right? Beliefs are rebuilt from the log, and stored propensities are computed again.
-$ rlrec --now 2026-01-02 doctor --sample 500
-"""
+# The steps before anything goes live, those that begin it, those of an hour, and the last ones.
+LOG, LIVE, HOUR, LAST = Path(__file__).with_name("demo.txt").read_text(encoding="utf-8").split("---\n")
 
 
 def _steps(script: str, *, quiet: bool = False, **values: object) -> list[DemoStep]:
@@ -119,21 +68,21 @@ def _steps(script: str, *, quiet: bool = False, **values: object) -> list[DemoSt
 
 def log_steps() -> list[DemoStep]:
     """Steps before anything goes live: estimates from the log of another system."""
-    return _steps(LOG_STEPS, data=shlex.quote(str(samples())))
+    return _steps(LOG, data=shlex.quote(str(samples())))
 
 
 def live_steps() -> list[DemoStep]:
     """Twelve simulated hours of traffic, with the clock given by --now."""
-    steps = _steps(LIVE_STEPS)
+    steps = _steps(LIVE)
     for hour in range(HOURS):
-        steps += _steps(HOUR_STEPS, quiet=hour > 0, hour=hour, visitors=VISITORS, seed=SEED, more=HOURS - 1)
+        steps += _steps(HOUR, quiet=hour > 0, hour=hour, visitors=VISITORS, seed=SEED, more=HOURS - 1)
     return steps
 
 
 def last_steps(uniform: float | None = None) -> list[DemoStep]:
     """Steps that show what was learned. uniform: clicks per impression of the uniform policy, from the audience's
     rates, where these are there."""
-    return _steps(LAST_STEPS, uniform="..." if uniform is None else f"{uniform:.5f}")
+    return _steps(LAST, uniform="..." if uniform is None else f"{uniform:.5f}")
 
 
 def _play(folder: Path) -> Iterator[DemoStep]:
