@@ -15,10 +15,9 @@ FIRST, LAST = -62_135_596_800 * SECOND, 253_402_300_800 * SECOND - 1  # years 1 
 
 zoneless: list[str] = []  # the first time of day without a zone that was read: whoever reads it clears the list
 
-_FORM = (
-    r"(\d{4})-(\d\d)-(\d\d)"
-    r"(?:[Tt ](\d\d):(\d\d)(?::(\d\d)(?:\.(\d{1,18}))?)?([Zz]|([+-])(\d\d):(\d\d))?)?"
-)
+# A date, and a time of day, which may be without its seconds and without a zone.
+_FORM = r"\d{4}-\d\d-\d\d(?P<time>[Tt ]\d\d:\d\d(?::\d\d(?:\.\d{1,18})?)?(?P<zone>[Zz]|[+-]\d\d:\d\d)?)?"
+_OFFSET = r"[+-](?:[01]\d|2[0-3]):[0-5]\d"
 
 
 def format_time(micros: int) -> str:
@@ -39,20 +38,17 @@ def parse(text: str) -> int:
     match = re.fullmatch(_FORM, text, re.ASCII)
     if match is None:
         raise InputError(f"{shown} is not a time", hint="write 2026-01-31T12:00:00Z, or a date")
-    year, month, day, hour, minute, second = (int(digits or 0) for digits in match.group(1, 2, 3, 4, 5, 6))
-    fraction, sign, offset_h, offset_m = match.group(7, 9, 10, 11)
-    if match[4] and not match[8] and not zoneless:
+    if match["time"] and not match["zone"] and not zoneless:
         zoneless.append(text)
-    leap = second == 60
+    if (match["zone"] or "Z") not in "Zz" and not re.fullmatch(_OFFSET, match["zone"], re.ASCII):
+        raise InputError(f"{shown} is not a time: no such offset")
+    leap = text[17:19] == "60"  # seconds: the one after the last
     try:
-        moment = datetime(year, month, day, hour, minute, second - leap, tzinfo=UTC)
+        moment = datetime.fromisoformat((text[:17] + "59" + text[19:] if leap else text).upper())
     except ValueError as error:
         raise InputError(f"{shown} is not a time: {error}") from None
-    if sign and (int(offset_h) > 23 or int(offset_m) > 59):
-        raise InputError(f"{shown} is not a time: no such offset")
-    offset = (int(offset_h) * 60 + int(offset_m)) * (-1 if sign == "-" else 1) if sign else 0
-    micros = int((fraction or "0")[:6].ljust(6, "0"))
-    result = ((moment - EPOCH) // timedelta(seconds=1) + leap - offset * 60) * SECOND + micros
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    result = (moment - EPOCH) // timedelta(microseconds=1) + leap * SECOND
     if not FIRST <= result <= LAST:
         raise InputError(f"{shown} is outside the years 1 to 9999 in UTC")
     return result
