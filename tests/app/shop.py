@@ -47,7 +47,7 @@ def clock(store: Store, now: int | None) -> Store:
 
 def stocked(store: Store, *, arms: Sequence[str] = "abcde", **kinds: str) -> Store:
     """Arms, every reward above, and policies by name: KIND, or KIND/REWARD."""
-    arm.put(store, lambda: [[arm.ArmFeatures(arm=key, features={}) for key in arms]])
+    arm.put(store, lambda: [[(key, {}) for key in arms]])
     for definition in REWARDS.values():
         reward.define(store, definition)
     for name, what in kinds.items():

@@ -38,7 +38,7 @@ def opened(
     store.notice = ignored
     arm.put(
         clock(store, START),
-        lambda: [[arm.ArmFeatures(arm=key, features={"heat": SHAPES.get(key, 0.0)}) for key in keys]],
+        lambda: [[(key, {"heat": SHAPES.get(key, 0.0)}) for key in keys]],
     )
     policy.create(store, policy.Request(name="base", kind=logger, parameters={"floor": "0.3"}))
     answers = policy.Request(name="visits", kind="gradient", parameters=parameters or {}, features=features)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from rlrec import policy as kinds
 from rlrec.app.inputs import canonical, lookup
@@ -19,11 +19,7 @@ HIGH_RATIO = 3  # times the mean reward of the others from which on a prior is h
 MIN_PULLS = 100  # pulls by which the others tell their mean
 
 
-class ArmFeatures(NamedTuple):
-    """An arm and its features."""
-
-    arm: str
-    features: Mapping[str, Any]
+Features = tuple[str, Mapping[str, Any]]  # of an arm, behind its key
 
 
 @dataclass(frozen=True)
@@ -43,7 +39,7 @@ class StatusChange:
     changed: int
 
 
-def put(store: Store, groups: Callable[[], Iterable[Sequence[ArmFeatures]]], *, at_once: bool = True) -> ArmChanges:
+def put(store: Store, groups: Callable[[], Iterable[Sequence[Features]]], *, at_once: bool = True) -> ArmChanges:
     """Add arms, or give stored ones other features: all in one transaction, or a transaction a group."""
     if at_once:
         changes = store.write(
@@ -75,7 +71,7 @@ def _notice_priors(store: Store) -> None:
             )
 
 
-def _put(unit: Unit, group: Sequence[ArmFeatures]) -> ArmChanges:
+def _put(unit: Unit, group: Sequence[Features]) -> ArmChanges:
     added, updated = arms.put(unit, {arm: canonical.text(dict(features)) for arm, features in group})
     return ArmChanges(added, updated, len(group) - added - updated)
 

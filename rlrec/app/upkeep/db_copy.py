@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from tempfile import TemporaryDirectory
 from typing import TypedDict
 
@@ -14,32 +13,24 @@ from rlrec.store import Store
 from rlrec.store.database.engine import location, printable
 from rlrec.store.upkeep import copying
 
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    to: str
-    dry_run: bool = False
-
-
 Copy = TypedDict("Copy", {"to": str, "tables": int, "rows": int, "resumed": bool})
 Backup = TypedDict("Backup", {"file": str, "bytes": int})
 
 
-def copy(store: Store, request: Request) -> Copy:
+def copy(store: Store, to: str, *, dry_run: bool = False) -> Copy:
     """The counts of a copy. One that was stopped goes on, where the store has not changed since. Raises CheckFailed
     where the target holds another store."""
-    address = printable(location(request.to))
-    is_same_file = (
-        os.path.exists(address) and os.path.exists(store.address) and os.path.samefile(address, store.address)
-    )
-    if location(request.to) == store.url or is_same_file:
+    url = location(to)
+    address = printable(url)
+    paths = address, store.address
+    if url == store.url or (all(map(os.path.exists, paths)) and os.path.samefile(*paths)):
         raise InputError("--to is the store itself", hint="name another database")
     with store.read() as unit:
         answer = Copy(to=address, tables=len(copying.TABLES), rows=copying.count_rows(unit), resumed=False)
-        if request.dry_run:
+        if dry_run:
             return answer
         file = None if "://" in store.address else store.address
-        with closing(copying.CopyTarget(request.to, copying.fingerprint(unit), like=file)) as target:
+        with closing(copying.CopyTarget(to, copying.fingerprint(unit), like=file)) as target:
             answer["resumed"] = target.begin()
             done = 0
             for table in copying.TABLES:
@@ -66,7 +57,7 @@ def temporary(store: Store) -> Iterator[Store]:
     with TemporaryDirectory(prefix="rlrec-dry-run-") as folder:
         path = os.path.join(folder, "copy.db")
         if "://" in store.address:
-            copy(store, Request(to=path))
+            copy(store, path)
         else:
             copying.backup(store, path)
         with closing(Store(path, now=store.now, notice=store.notice, waits=store.waits)) as copied:

@@ -28,13 +28,6 @@ from rlrec.store.policies import beliefs, policies
 from rlrec.store.upkeep import removals
 from rlrec.store.upkeep.removals import OwnedDecision
 
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    user: str
-    dry_run: bool = False
-
-
 # beliefs: how many versions are corrected; retrain: those that started from rows of the user, as POLICY@V.
 Forgotten = TypedDict("Forgotten", {
     "user": str, "decisions": int, "events": int, "beliefs": int, "retrain": list[str],
@@ -73,26 +66,26 @@ class _UserRows:
     retrain: list[Version]
 
 
-def forget(store: Store, request: Request) -> Forgotten:
+def forget(store: Store, user: str, *, dry_run: bool = False) -> Forgotten:
     """The counts of what was deleted. Raises InputError for a user that the store does not have.
 
     Beliefs are corrected by the sums of the user's slots, as a rebuild adds them up; each correction is a change like
     any other, so that the propensities of others can still be derived again. A command that could not erase the bytes
     can be repeated."""
     with store.read() as unit:
-        exists, (_, unfinished) = request.user in sessions.user_ids(unit, [request.user]), removals.count_removals(unit)
-        rows = _read(unit, request.user) if request.dry_run else None
+        exists, (_, unfinished) = user in sessions.user_ids(unit, [user]), removals.count_removals(unit)
+        rows = _read(unit, user) if dry_run else None
     if not (exists or unfinished):
-        raise InputError(f"unknown user {request.user!r}", hint="`rlrec session list` shows users")
-    if not request.dry_run:
+        raise InputError(f"unknown user {user!r}", hint="`rlrec session list` shows users")
+    if not dry_run:
         if exists:
             with removals.removal_indexes(store):
-                rows = store.write(lambda unit: delete_user(unit, request.user), references_hold=True)
+                rows = store.write(lambda unit: delete_user(unit, user), references_hold=True)
         removals.erase_bytes(store)
     if rows is None:
-        return {"user": request.user, "decisions": 0, "events": 0, "beliefs": 0, "retrain": []}
+        return {"user": user, "decisions": 0, "events": 0, "beliefs": 0, "retrain": []}
     return {
-        "user": request.user, "decisions": len(rows.decisions), "events": rows.events, "beliefs": len(rows.corrections),
+        "user": user, "decisions": len(rows.decisions), "events": rows.events, "beliefs": len(rows.corrections),
         "retrain": [version.reference for version in rows.retrain],
     }  # fmt: skip
 

@@ -21,12 +21,6 @@ from rlrec.times import format_time
 VISITS = 2_000  # in a transaction
 
 
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    before: int
-    dry_run: bool = False
-
-
 # before: the time that was given, or the earlier one from which on decisions are not mature for every reward.
 # policies: those that lose decisions.
 Pruned = TypedDict("Pruned", {
@@ -48,7 +42,7 @@ class _DeletedRows(Sums):
         }  # fmt: skip
 
 
-def prune(store: Store, request: Request) -> Pruned:
+def prune(store: Store, before: int, *, dry_run: bool = False) -> Pruned:
     """The counts of what was deleted: visits that ended before a time, whose decisions are mature for every reward and
     stand in every belief in which they should.
 
@@ -57,11 +51,11 @@ def prune(store: Store, request: Request) -> Pruned:
     counts, last = _DeletedRows(), VisitKey(0, 0)
     with store.read() as unit:
         longest_window_us = max(reward.window_us for reward in policies.rewards(unit))
-        ended_before = min(request.before, unit.now - longest_window_us)
-        while request.dry_run and (visits := _old_visits(unit, ended_before, last)):
+        ended_before = min(before, unit.now - longest_window_us)
+        while dry_run and (visits := _old_visits(unit, ended_before, last)):
             counts += _count(unit, visits, removals.visit_decisions(unit, visits))
             last = visits[-1]
-    if request.dry_run:
+    if dry_run:
         return counts.answer(ended_before)
     with removals.removal_indexes(store):
         portion = _DeletedRows(visits=1)

@@ -13,7 +13,7 @@ from rlrec.app.audiences.in_memory import Runs
 from rlrec.app.policies import policy_beliefs
 from rlrec.app.setup import simulate
 from rlrec.policy.beliefs import means
-from rlrec.simulate.pages import PositionBased
+from rlrec.simulate.clicks import PositionBased
 from rlrec.store import Store
 from rlrec.store.policies import arms
 from tests.app import logs

@@ -226,7 +226,7 @@ def served_then_settled(db: str, **parameters: str) -> None:
 def test_a_user_who_is_forgotten_leaves_the_columns(db: str, parameters: dict[str, str]) -> None:
     served_then_settled(db, **parameters)
     with closing(logs.at(db, 1e5)) as store:
-        assert db_forget.forget(store, db_forget.Request(user="u3")).get("beliefs") == 2
+        assert db_forget.forget(store, "u3").get("beliefs") == 2
         assert not doctor.doctor(store, doctor.Request()).findings
         rebuild.rebuild(store, rebuild.Request(reference="words"))
     assert_same(sums_of(db, "words@1"), sums_of(db, "words@3"))
@@ -238,7 +238,7 @@ def test_a_pruned_log_leaves_the_columns_as_they_are(db: str) -> None:
     served_then_settled(db)
     before = sums_of(db, "words@1")
     with closing(logs.at(db, 1e5)) as store:
-        pruned = db_prune.prune(store, db_prune.Request(before=logs.START + 8 * logs.MINUTE))
+        pruned = db_prune.prune(store, logs.START + 8 * logs.MINUTE)
         assert pruned["decisions"] > 10
         assert not doctor.doctor(store, doctor.Request()).findings
     assert_same(before, sums_of(db, "words@1"))
@@ -297,7 +297,7 @@ def test_a_fitted_policy_goes_on_exactly(db: str, parameters: dict[str, str]) ->
 def test_a_user_of_the_log_is_taken_out_and_named(db: str) -> None:
     fitted(db)
     with closing(logs.at(db, 1e5)) as store:
-        forgotten = db_forget.forget(store, db_forget.Request(user="u3"))
+        forgotten = db_forget.forget(store, "u3")
         assert forgotten["retrain"] == ["words@1"]
         assert not doctor.doctor(store, doctor.Request()).findings
 

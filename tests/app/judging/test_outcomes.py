@@ -32,7 +32,7 @@ REWARDS = ("default", "durable")
 
 def stocked(store: Store) -> Store:
     store.notice = lambda line: None
-    arm.put(clock(store, START), lambda: [[arm.ArmFeatures(arm=key, features={}) for key in "abcd"]])
+    arm.put(clock(store, START), lambda: [[(key, {}) for key in "abcd"]])
     reward.define(store, reward.Request(name="durable", weights="click=0.5, buy=2", window_us=3 * DAY))
     for name in ("home", "side"):
         policy.create(store, policy.Request(name=name, kind="thompson", parameters={"floor": "0.1"}))

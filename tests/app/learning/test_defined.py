@@ -41,9 +41,7 @@ def shop(store: Store, *names: str, learns: str = "counted", prices: float = 1.0
 
 
 def priced(store: Store, prices: float) -> None:
-    arm.put(
-        store, lambda: [[arm.ArmFeatures(arm=key, features={"price": prices * i}) for i, key in enumerate("abcde")]]
-    )
+    arm.put(store, lambda: [[(key, {"price": prices * i}) for i, key in enumerate("abcde")]])
 
 
 def draw(store: Store, n: int, *names: str, seed: int, size: int = 1, field: str = "policy") -> list[Any]:
@@ -199,7 +197,7 @@ def test_a_stream_sees_arms_as_they_are_described_now(store: Store, frozen: bool
         stream.group([VariantSpec(policy="shares", session=f"{turn}-{i}", context={"hour": 0.3}) for i in range(2)])
         stream.group([VariantSpec(policy="shares", session="s", arms=["unknown"])])  # refused: nothing changes
         priced(store, 5.0 - turn)
-        arm.put(store, lambda turn=turn: [[arm.ArmFeatures(arm=f"new{turn}", features={"price": 3})]])
+        arm.put(store, lambda turn=turn: [[(f"new{turn}", {"price": 3})]])
     assert audited(store) == []
 
 

@@ -193,7 +193,7 @@ class Commands(RuleBasedStateMachine):
 
     @rule(key=keys)
     def add(self, key: str) -> None:
-        arm.put(self.tick(), lambda: [[arm.ArmFeatures(arm=key, features={})]])
+        arm.put(self.tick(), lambda: [[(key, {})]])
         self.model.arms.setdefault(key, True)
 
     @rule(key=keys, on=st.booleans())

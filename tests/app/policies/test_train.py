@@ -99,7 +99,7 @@ def imported(template: Path, path: Path, groups: list[list[str]], keys: list[str
 
 def taken_in(db: str, groups: list[list[str]], keys: list[str]) -> Store:
     store = Store(db, now=LATER, notice=ignored)
-    arm.put(store, lambda: [[arm.ArmFeatures(arm=key, features={"heat": SHAPES[key]}) for key in keys]])
+    arm.put(store, lambda: [[(key, {"heat": SHAPES[key]}) for key in keys]])
     policy.create(store, policy.Request(name="visits", kind="gradient", features=FEATURES))
     run = runner(db)
     for lines in groups:
@@ -649,12 +649,10 @@ def test_arms_come_and_go(sqlite: Store) -> None:
     arm.retire(clock(sqlite, LATER), ["mate"], retired=True)
     arm.put(
         sqlite,
-        lambda: [
-            [arm.ArmFeatures(arm="fire", features={"heat": 2.0}), arm.ArmFeatures(arm="ice", features={"heat": -2.0})]
-        ],
+        lambda: [[("fire", {"heat": 2.0}), ("ice", {"heat": -2.0})]],
     )
     trained(sqlite, epochs=10, lr=0.05, patience=10, promote="always")
-    arm.put(sqlite, lambda: [[arm.ArmFeatures(arm="lava", features={"heat": 2.0})]])
+    arm.put(sqlite, lambda: [[("lava", {"heat": 2.0})]])
     shown = {row["arm"]: row["probability"] for row in policy_beliefs.show(sqlite, "visits")["arms"]}
     assert shown["fire"] == pytest.approx(shown["lava"], rel=1e-9)
     assert shown["lava"] > shown["ice"]
@@ -671,7 +669,7 @@ def test_a_visit_teaches_with_arms_as_they_were_described(sqlite: Store, tmp_pat
     opened(sqlite)
     serve(sqlite)
     with closing(twin(sqlite, tmp_path)) as other:
-        line = arm.ArmFeatures(arm="tea", features={"heat": -3.0})
+        line = ("tea", {"heat": -3.0})
         arm.put(other, lambda: [[line]])
         for store in (sqlite, other):
             trained(store)

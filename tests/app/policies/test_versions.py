@@ -19,7 +19,6 @@ from rlrec.app.policies import versions
 from rlrec.app.requests.feedback import Line, feedback
 from rlrec.app.requests.recommend import Request, recommend
 from rlrec.app.setup import reward as rewards
-from rlrec.app.setup.arm import ArmFeatures as Arm
 from rlrec.app.setup.arm import put
 from rlrec.errors import CheckFailed, InputError
 from rlrec.store import Store
@@ -45,7 +44,7 @@ def define(store: Store, name: str, **changed: Any) -> None:
 def shop(db: str) -> str:
     """Arms a1 and a2; rewards that settle and that ignore late events; a policy for each, and one served at once."""
     with at(db, 0) as store:
-        put(store, lambda: [[Arm(arm=key, features={}) for key in ("a1", "a2")]])
+        put(store, lambda: [[(key, {}) for key in ("a1", "a2")]])
         define(store, "slow", learn="settled")
         define(store, "strict", late="ignore")
         for name, reward in (("home", "default"), ("slow", "slow"), ("strict", "strict")):

@@ -111,7 +111,7 @@ def test_a_warm_pipe_sees_what_others_change(pipe: Pipe, store: Store) -> None:
     from rlrec.app.setup import arm
 
     pipe.group([request()])
-    arm.put(store, lambda: [[arm.ArmFeatures(arm="f", features={})]])
+    arm.put(store, lambda: [[("f", {})]])
     assert len(pipe.group([request(size=6)])[0]["slate"]) == 6
     arm.retire(store, ["f"], retired=True)
     assert isinstance(pipe.group([request(size=6)])[0], InputError)

@@ -112,7 +112,7 @@ def test_one_seed_gives_one_log(sqlite_template: Path, tmp_path: Path) -> None:
 
 
 def test_arms_of_an_audience_take_the_places_of_as_many_in_the_catalogue(shop: Store) -> None:
-    catalogue.put(shop, lambda: [[catalogue.ArmFeatures(arm=key, features={}) for key in ("tea", "cocoa")]])
+    catalogue.put(shop, lambda: [[(key, {}) for key in ("tea", "cocoa")]])
     served(shop, parameters={"rates": "1,0"}, sessions=30)
     with shop.read() as unit:
         keys: dict[int, str] = dict(unit.ask("SELECT id, key FROM arm"))
@@ -120,7 +120,7 @@ def test_arms_of_an_audience_take_the_places_of_as_many_in_the_catalogue(shop: S
 
 
 def test_an_audience_that_does_not_fit_the_catalogue_is_refused(shop: Store) -> None:
-    catalogue.put(shop, lambda: [[catalogue.ArmFeatures(arm=key, features={}) for key in ("tea", "cocoa", "mate")]])
+    catalogue.put(shop, lambda: [[(key, {}) for key in ("tea", "cocoa", "mate")]])
     with pytest.raises(InputError, match="has 2 arms"):
         served(shop)
 

@@ -14,9 +14,8 @@ from rlrec.cli.program.files import plot_option, save_plot
 from rlrec.cli.program.shared import CommandGroup, Store, conclude, reading, writing
 from rlrec.cli.text.text import truncate
 from rlrec.cli.text.values import NAME, NUMBER, Parsed, parse_name, parse_number
-from rlrec.directions import ALARM
 from rlrec.errors import InputError, quantity
-from rlrec.sentences import difference_sentence, experiment_sentences
+from rlrec.sentences import ALARM, difference_sentence, experiment_sentences
 
 if TYPE_CHECKING:
     from rlrec.app.evaluation.comparisons.unit_outcomes import OutcomeRow

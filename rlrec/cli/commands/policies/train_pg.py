@@ -26,9 +26,8 @@ from rlrec.cli.program.shared import (
     workers_options,
 )
 from rlrec.cli.text.values import NUMBER, PAIR, TIME, Integer, Parsed, parse_number
-from rlrec.directions import gate_against
 from rlrec.errors import CheckFailed, InputError, quantity
-from rlrec.sentences import gate_claim
+from rlrec.sentences import gate_against, gate_claim
 
 if TYPE_CHECKING:
     from rlrec.app.judging.evaluate import Workers

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,6 +19,9 @@ from rlrec.cli.program.shared import CommandGroup, Store, reading, writing
 from rlrec.cli.text.strict import not_utf8
 from rlrec.cli.text.values import KEY, OBJECT, parse_key
 from rlrec.errors import InputError, quantity
+
+if TYPE_CHECKING:
+    from rlrec.app.setup.arm import Features
 
 NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 
@@ -32,7 +35,7 @@ arm = CommandGroup("arm")
 @writing('rlrec arm add a1 --features \'{"topic": "tea", "price": 3.5}\'')
 def add(store: Store, show: Show, key: str, features: dict[str, Any]) -> None:
     """Add an arm, or give a known one other features."""
-    show(app.arm.put(store, lambda: [[app.arm.ArmFeatures(arm=key, features=features)]]))
+    show(app.arm.put(store, lambda: [[(key, features)]]))
 
 
 @arm.command("import")
@@ -45,12 +48,11 @@ def import_(store: Store, show: Show, lines: Lines) -> None:
     whose other columns are features. Importing again updates."""
     lines.copy_unless_file()
     as_groups = _json_groups if lines.first_byte() in (b"{", b"[") else _csv_groups
-    groups = partial(as_groups, lines, app.arm.ArmFeatures)
-    changes = app.arm.put(store, groups, at_once=not lines.refusals.quarantine)
+    changes = app.arm.put(store, partial(as_groups, lines), at_once=not lines.refusals.quarantine)
     show(asdict(changes) | {"rejected": lines.refusals.count})
 
 
-def _json_groups(lines: Lines, record: Any) -> Iterator[Sequence[Any]]:
+def _json_groups(lines: Lines) -> Iterator[Sequence[Features]]:
     import msgspec
 
     from rlrec.cli.text.lines import key_type
@@ -58,10 +60,10 @@ def _json_groups(lines: Lines, record: Any) -> Iterator[Sequence[Any]]:
     fields: list[Any] = [("arm", key_type()), ("features", dict[str, Any], {})]
     kind: Any = msgspec.defstruct("Arm", fields, forbid_unknown_fields=True)
     for group in lines.groups(kind):
-        yield [record(arm.arm, arm.features) for _, arm in group]
+        yield [(arm.arm, arm.features) for _, arm in group]
 
 
-def _csv_groups(lines: Lines, record: Any) -> Iterator[Sequence[Any]]:
+def _csv_groups(lines: Lines) -> Iterator[Sequence[Features]]:
     """CSV in groups: numbers become numbers, an empty cell is no feature."""
     header: list[str] = []
     for group in lines.raw():
@@ -70,7 +72,7 @@ def _csv_groups(lines: Lines, record: Any) -> Iterator[Sequence[Any]]:
             try:
                 cells = _cells(text)
                 if header:
-                    arms.append(record(parse_key(cells[0]), _features(header, cells)))
+                    arms.append((parse_key(cells[0]), _features(header, cells)))
                 else:
                     header = _header(cells)
             except InputError as error:

@@ -64,7 +64,7 @@ def forget(store: Store, show: Show, **request: Any) -> None:
     that moment. Where that could not be finished, `doctor` warns until the same command was repeated. In PostgreSQL
     the rows are deleted; VACUUM FULL, and the end of its backups and archives, erase their bytes. Backups, exports and
     files of rejected lines are yours to delete; who imports a log again brings its users back."""
-    forgotten = app.db_forget.forget(store, app.db_forget.Request(**request))
+    forgotten = app.db_forget.forget(store, **request)
     show(forgotten)
     if forgotten["retrain"]:
         versions = ", ".join(forgotten["retrain"])
@@ -90,7 +90,7 @@ def prune(store: Store, show: Show, **request: Any) -> None:
     Afterwards nothing reads that time: estimates, outcomes, experiments and training see the visits that are left, and
     the beliefs of the policies named cannot be rebuilt. Feedback for a deleted decision is refused, a request id or an
     imported line that was deleted counts as new. Where that matters, `export-log` or `db backup` first."""
-    pruned = app.db_prune.prune(store, app.db_prune.Request(**request))
+    pruned = app.db_prune.prune(store, **request)
     show(pruned)
     if pruned["decisions"]:
         policies = ", ".join(pruned["policies"])
@@ -126,7 +126,7 @@ def copy(store: Store, show: Show, to: str, dry_run: bool) -> None:
     equal to the last digit. Rows are written in batches; after a stop the same command goes on, as long as the store
     has not changed. Until the end no command takes the target for a store. Stop what writes first: what comes in
     during the copy stays behind."""
-    show(app.db_copy.copy(store, app.db_copy.Request(to=to, dry_run=dry_run)))
+    show(app.db_copy.copy(store, to, dry_run=dry_run))
 
 
 @db.command()

@@ -24,7 +24,7 @@ from rlrec.cli.program.shared import (
     suggest_next,
 )
 from rlrec.cli.text import lines
-from rlrec.cli.text.values import NAME, Parsed, Registered, parse_file
+from rlrec.cli.text.values import JSON_FILE, NAME, Registered
 from rlrec.errors import quantity
 
 
@@ -41,7 +41,7 @@ from rlrec.errors import quantity
         help="csv or parquet: any table, with --map. dsjson: Vowpal Wabbit and Azure Personalizer. jsonl: as "
         "export-log writes it. obd: Open Bandit Dataset.",
     ),
-    click.option("--map", "columns", type=Parsed("file", parse_file), metavar="FILE", help="JSON that names columns."),
+    click.option("--map", "columns", type=JSON_FILE, metavar="FILE", help="JSON that names columns."),
     click.option("--arm-id", metavar="FIELD", help="dsjson: the field of an action that names its arm, such as i.id."),
     click.option("--reward-from", metavar="KEY", help="dsjson: the key of the reward [default: minus _label_cost]."),
 )  # fmt: skip

@@ -79,7 +79,7 @@ def test_a_stopped_copy_goes_on_and_is_no_store_before(
 
     monkeypatch.setattr(copying.CopyTarget, "add", stopping)
     with closing(Store(source)) as store, pytest.raises(Stopped):
-        db_copy.copy(store, db_copy.Request(to=target))
+        db_copy.copy(store, target)
     refused = runner(target)("policy", "list")
     assert (refused.exit_code, "is not copied to the end" in refused.stderr) == (3, True)
     assert runner(target)("init").exit_code == 3
