@@ -47,7 +47,6 @@ SHARED = {
     "rlrec.log_fields",
     "rlrec.errors",
     "rlrec.times",
-    "rlrec.directions",
     "rlrec.sentences",
     "rlrec.drafts",
 }  # standard library only: every layer may use them

@@ -217,8 +217,7 @@ COVERED = {  # test file: modules without a test file of their name, which it co
     ],
     "policy/slates/test_plackett_luce.py": ["records"],
     "policy/slates/test_slate_draws.py": ["policy/scores/sweep"],
-    "simulate/test_environments.py": ["simulate/visitors"],
-    "simulate/test_pages.py": ["simulate/base"],
+    "simulate/test_environments.py": ["simulate/base"],
     "simulate/test_shop.py": ["errors"],
     "store/database/test_bulk.py": ["store/database/arrow_worker", "store/log/reader"],
     "store/database/test_engine.py": [

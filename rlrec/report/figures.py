@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rlrec.directions import difference_direction
 from rlrec.errors import quantity
 from rlrec.report.svg import Bar, Drawing, Interval, PlotPoint, Series, bars, chart, forest, interval, number
-from rlrec.sentences import DEFAULT_REWARD, LOGGED, SAME_POLICY, experiment_sentences
+from rlrec.sentences import DEFAULT_REWARD, LOGGED, SAME_POLICY, difference_direction, experiment_sentences
 from rlrec.times import DAY_US, parse
 
 if TYPE_CHECKING:

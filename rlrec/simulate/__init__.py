@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 ENVIRONMENTS = {
     "bernoulli": "rlrec.simulate.clicks:Bernoulli",
     "contextual": "rlrec.simulate.clicks:Contextual",
-    "pbm": "rlrec.simulate.pages:PositionBased",
-    "cascade": "rlrec.simulate.pages:Cascade",
-    "page": "rlrec.simulate.pages:Page",
+    "pbm": "rlrec.simulate.clicks:PositionBased",
+    "cascade": "rlrec.simulate.clicks:Cascade",
+    "page": "rlrec.simulate.clicks:Page",
     "drift": "rlrec.simulate.clicks:Drift",
     "delayed": "rlrec.simulate.clicks:Delayed",
     "barista": "rlrec.simulate.barista:Barista",

@@ -11,8 +11,7 @@ import numpy as np
 
 from rlrec.arrays import Array, Flags, Index
 from rlrec.errors import InputError
-from rlrec.simulate.base import bounded, check_rates
-from rlrec.simulate.visitors import Visitors
+from rlrec.simulate.base import Visitors, bounded, check_rates
 
 RISE, TOP = 2, 3  # levels of satiation that an item gains when it is served, and where they end
 ITEMS, DEEPEST = 6, 20  # most items, and largest cap and patience: the chain stays small

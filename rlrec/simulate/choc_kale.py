@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlrec.arrays import Array, Flags, Index
-from rlrec.simulate.base import bounded
-from rlrec.simulate.visitors import LONGEST, Regulars
+from rlrec.simulate.base import LONGEST, Regulars, bounded
 
 MOVES = np.array([-1, 1])  # of the trait, in levels, by arm
 SHARES = np.linspace(0, 1, 201)  # of kale, among which the best context-free policy is looked for

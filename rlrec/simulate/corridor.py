@@ -8,8 +8,7 @@ from math import sqrt
 import numpy as np
 
 from rlrec.arrays import Array, Flags, Index
-from rlrec.simulate.base import bounded
-from rlrec.simulate.visitors import LONGEST, Visitors
+from rlrec.simulate.base import LONGEST, Visitors, bounded
 
 LEFT, RIGHT = 0, 1
 SWITCHED = 1  # the square on which the arms do the opposite

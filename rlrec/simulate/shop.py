@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from rlrec.arrays import Array, Flags, Index
-from rlrec.simulate.base import Step, bounded, examination, require_between
-from rlrec.simulate.visitors import LONGEST, Regulars
+from rlrec.simulate.base import LONGEST, Regulars, Step, bounded, examination, require_between
 
 FULL = 3  # looks at a category within a visit after which it satiates no further
 CATEGORIES, DEEPEST = 5, 30  # most categories, and largest levels and cap: the chain of a visit stays small

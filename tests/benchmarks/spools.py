@@ -20,7 +20,7 @@ from rlrec.policy.contexts.encoder import Encoder
 from rlrec.policy.gradients.gradient import Gradient, Parameters, State
 from rlrec.policy.gradients.history import History
 from rlrec.policy.slates import plackett_luce
-from rlrec.simulate.visitors import Visitors
+from rlrec.simulate.base import Visitors
 
 GAP_S = 1.0
 SHARES = (0.6, 0.2, 0.2)  # of the visits: train, tune, gate

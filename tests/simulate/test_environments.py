@@ -7,8 +7,8 @@ import pytest
 
 from rlrec import simulate
 from rlrec.errors import InputError
+from rlrec.simulate.base import Visitors
 from rlrec.simulate.clicks import Contextual, Delayed, Drift
-from rlrec.simulate.visitors import Visitors
 
 
 @pytest.mark.parametrize("name", simulate.ENVIRONMENTS)

@@ -10,7 +10,7 @@ import pytest
 
 from rlrec.errors import InputError
 from rlrec.simulate.base import World
-from rlrec.simulate.pages import Cascade, Page, PositionBased
+from rlrec.simulate.clicks import Cascade, Page, PositionBased
 
 RATES = (0.5, 0.05, 0.4, 0.3, 0.2)
 AUDIENCES = [

@@ -15,8 +15,7 @@ from rlrec.app.inputs import parameters
 from rlrec.arrays import Array, Index, finite_or_none
 from rlrec.errors import InputError
 from rlrec.ope.checks.exposure import spread
-from rlrec.simulate.base import Audience
-from rlrec.simulate.visitors import Visitors
+from rlrec.simulate.base import Audience, Visitors
 
 NO_VISITOR = -1
 

@@ -23,8 +23,7 @@ from rlrec.policy.kinds.linear import SHARED
 from rlrec.policy.kinds.odds import FEATURES
 from rlrec.policy.scores.floors import at_positions
 from rlrec.policy.scores.scores import ExactScores, Scores
-from rlrec.simulate.base import Audience, Info
-from rlrec.simulate.visitors import Visitors
+from rlrec.simulate.base import Audience, Info, Visitors
 
 NO_CONTEXT: dict[str, Any] = {}
 COUNTS = 3  # columns of statistics that all kinds have; they are held a column at a time, what is behind them a cell

@@ -20,7 +20,6 @@ from rlrec.app.evaluation.rows.log_rows import ImpressionRows, LoggedBatch
 from rlrec.app.evaluation.targets.logger_marginals import LoggerMarginals
 from rlrec.app.inputs import filters, lookup
 from rlrec.arrays import Array, Ids, finite_or_none
-from rlrec.directions import rounding
 from rlrec.errors import InputError, quantity
 from rlrec.ope.checks.reasons import LEAST_ESS, VERDICTS
 from rlrec.ope.comparisons.comparison import Comparison
@@ -30,6 +29,7 @@ from rlrec.ope.intervals.intervals import Minus
 from rlrec.ope.sums.moments import Moments, moments
 from rlrec.policy import TEAM_DRAFT
 from rlrec.records import Sums
+from rlrec.sentences import rounding
 from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
 from rlrec.store.log import selected

@@ -28,8 +28,7 @@ from rlrec.policy.beliefs.reward import clip
 from rlrec.policy.beliefs.statistics import PROPENSITY
 from rlrec.records import Reward, Version
 from rlrec.simulate import load
-from rlrec.simulate.base import Audience
-from rlrec.simulate.visitors import Visitors
+from rlrec.simulate.base import Audience, Visitors
 from rlrec.store import Store, Unit
 from rlrec.store.log import decisions, settings
 from rlrec.store.policies import arms, policies, routes

@@ -6,8 +6,8 @@ from collections.abc import Collection
 from math import ceil, inf
 from typing import NamedTuple
 
-from rlrec.directions import direction
 from rlrec.ope.checks.reasons import EFFECTIVE_REWARDS, ESS_SHARE, LEAST_ESS, REASONS
+from rlrec.sentences import direction
 
 ANSWERS = ("better", "worse", "same", "unknown")
 SAME_WITHIN = 0.02  # a difference below this share of what is compared with makes no difference

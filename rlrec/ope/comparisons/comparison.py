@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from rlrec.arrays import finite_or_none
-from rlrec.directions import rounding
 from rlrec.ope.checks.answers import Answer, doubts_of, judge
 from rlrec.ope.checks.reasons import REASONS, worst_verdict
 from rlrec.ope.comparisons.metric import MetricValue
 from rlrec.ope.intervals.tails import chi_square_above, t_below, t_quantile
+from rlrec.sentences import rounding
 
 ALARM = 1e-3  # p-value below which groups differ, or a split is not as defined
 ROUNDING = 1e-12  # a variance this small beside the terms it is a difference of is none

@@ -14,13 +14,13 @@ from itertools import product
 import numpy as np
 
 from rlrec.arrays import Array, Ids, finite_or_none
-from rlrec.directions import rounding
 from rlrec.ope.comparisons import metric as ratios
 from rlrec.ope.comparisons.comparison import ALARM, ROUNDING, Comparison, difference
 from rlrec.ope.comparisons.metric import Metric, MetricValue
 from rlrec.ope.sums.moments import ClusterSummary, Moments
 from rlrec.ope.sums.unit_visits import UnitSums
 from rlrec.records import Sums
+from rlrec.sentences import rounding
 
 YOUNG_SHARE = 0.9  # units are young while they have had less than this share of their visits
 MIN_EQUAL_UNITS = 7  # of each group, for groups without variation to differ: one split in 3,432 parts them so

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from rlrec import ope
-from rlrec.directions import direction
 from rlrec.errors import InputError
 from rlrec.ope.comparisons.comparison import Comparison
 from rlrec.ope.comparisons.paired import compare, difference
@@ -20,6 +19,7 @@ from rlrec.ope.sums.visits import VisitBatch
 from rlrec.ope.units.estimate import FinishOptions
 from rlrec.ope.units.fold import ImpressionFold
 from rlrec.ope.units.sessions import SessionFold
+from rlrec.sentences import direction
 from tests.ope.sums.test_visits import HAND
 from tests.ope.visiting import ragged, walks
 

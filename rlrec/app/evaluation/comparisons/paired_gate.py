@@ -15,7 +15,6 @@ from rlrec.app.evaluation.targets.targets import Target
 from rlrec.app.inputs import filters, lookup
 from rlrec.app.log.splits import GATE
 from rlrec.compute import Engine
-from rlrec.directions import gate_direction
 from rlrec.errors import CheckFailed, InputError
 from rlrec.ope.checks.answers import doubts_of
 from rlrec.ope.checks.reasons import LEAST_ESS, in_order, worst_verdict
@@ -27,7 +26,7 @@ from rlrec.ope.units.fold import ImpressionFold
 from rlrec.ope.units.sessions import SUPPORTED, SessionFold
 from rlrec.policy.beliefs.reward import slot_reward
 from rlrec.records import Event, Reward
-from rlrec.sentences import gate_claim
+from rlrec.sentences import gate_claim, gate_direction
 from rlrec.store import Unit
 from rlrec.store.log import events, selected
 from rlrec.store.log.selected import Selection

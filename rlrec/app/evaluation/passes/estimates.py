@@ -22,7 +22,6 @@ from rlrec.app.evaluation.rows.log_rows import CLUSTERS, RowGroup
 from rlrec.app.evaluation.targets.targets import Target
 from rlrec.app.inputs import lookup
 from rlrec.compute import Engine
-from rlrec.directions import LOG_PRECISION
 from rlrec.errors import InputError
 from rlrec.ope.checks import answers
 from rlrec.ope.checks.answers import Answer
@@ -31,7 +30,7 @@ from rlrec.ope.intervals import intervals
 from rlrec.ope.sums.base import Estimator
 from rlrec.ope.units.estimate import Estimate
 from rlrec.policy.contexts.fields import check_hash
-from rlrec.sentences import DEFAULT_REWARD, LOGGED, Claim
+from rlrec.sentences import DEFAULT_REWARD, LOG_PRECISION, LOGGED, Claim
 from rlrec.store import Unit
 from rlrec.store.log import events
 from rlrec.store.log.selected import LogExtent, Selection
