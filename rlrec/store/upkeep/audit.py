@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from itertools import chain
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -140,68 +141,18 @@ _VISIT_COUNTS = (
     " min(at) AS first_at, max(at) AS last_at FROM decision GROUP BY session_id, visit"
 )
 _REMOVED = "(SELECT coalesce(removed_to, 0) FROM settings)"
-# finding, with its subject where that is no decision: the statement of its rows, by whose columns it is told
-_CONTRADICTIONS = {
-    "not every position of its page has a slot": f"SELECT d.id FROM decision d LEFT JOIN ({_SLOT_COUNTS}) s"
-    " ON s.decision_id = d.id WHERE s.n IS NULL OR s.last > d.size OR (d.imported = 0 AND s.n <> d.size)",
-    "the version it names belongs to another policy": "SELECT d.id FROM decision d JOIN version v"
-    " ON v.id = d.version_id WHERE v.policy_id <> d.policy_id",
-    "the variant it names belongs to another policy": "SELECT d.id FROM decision d JOIN variant v"
-    " ON v.id = d.variant_id WHERE v.policy_id <> d.policy_id",
-    "its unit is not assigned to its variant": "SELECT d.id FROM decision d JOIN variant v ON v.id = d.variant_id"
-    " JOIN experiment e ON e.id = v.experiment_id JOIN session s ON s.id = d.session_id LEFT JOIN assignment a"
-    " ON a.experiment_id = e.id AND a.session_id = s.id LEFT JOIN assignment b ON b.experiment_id = e.id"
-    " AND b.user_id = s.user_id AND e.unit = 'user' WHERE coalesce(a.variant_id, 0) <> v.id"
-    " AND coalesce(b.variant_id, 0) <> v.id",
-    "its change lies beyond the policy's counter, or before its belief": "SELECT d.id FROM decision d"
-    " JOIN policy_head h ON h.policy_id = d.policy_id JOIN version v ON v.id = d.version_id WHERE d.seq > h.seq"
-    " OR d.belief_seq >= d.seq OR (d.imported = 0 AND d.belief_seq < v.seq)",
-    "a decision of the same change was drawn from another belief": "SELECT max(id) FROM decision WHERE imported = 0"
-    " GROUP BY policy_id, seq HAVING min(belief_seq) <> max(belief_seq)",
-    "the belief it names was changed more than an hour before it was drawn": "SELECT id FROM"
-    " (SELECT id, belief_seq, max(seq) OVER (PARTITION BY policy_id ORDER BY at RANGE BETWEEN UNBOUNDED PRECEDING"
-    f" AND {LONGEST_WAIT_US} PRECEDING) AS older FROM decision WHERE imported = 0) n WHERE belief_seq < older",
-    "its request id and the digest of what was asked do not go together": "SELECT id FROM decision WHERE"
-    " (imported = 0 AND request_key IS NOT NULL AND request_digest IS NULL) OR (request_key IS NULL"
-    " AND request_digest IS NOT NULL)",
-    "its events are not numbered from 1 without a gap": "SELECT decision_id FROM event GROUP BY decision_id"
-    " HAVING count(*) <> max(number) OR min(number) <> 1",
-    "an event lies before it, or was received before it happened": "SELECT e.decision_id FROM event e JOIN decision d"
-    " ON d.id = e.decision_id WHERE d.imported = 0 AND (e.at < d.at OR e.received_at < e.at)",
-    "an event's change lies beyond the policy's counter": "SELECT e.decision_id FROM event e JOIN decision d"
-    " ON d.id = e.decision_id JOIN policy_head h ON h.policy_id = d.policy_id WHERE e.seq > h.seq",
-    "one of its events was stored before the one that it follows": "SELECT e.decision_id FROM event e JOIN event b"
-    " ON b.decision_id = e.decision_id AND b.number = e.number - 1 WHERE e.number > 1 AND (e.seq < b.seq"
-    f" OR e.received_at < b.received_at - CASE WHEN e.seq > b.seq THEN {LONGEST_WAIT_US} ELSE 0 END)",
-    "no event of feedback key {1!r} is there": "SELECT k.decision_id, k.key FROM feedback_key k WHERE NOT EXISTS"
-    " (SELECT 1 FROM event e WHERE e.decision_id = k.decision_id AND e.key = k.key)",
-    "the visit it belongs to is not there": f"SELECT c.first FROM ({_VISIT_COUNTS}) c LEFT JOIN visit v"
-    " ON v.session_id = c.session_id AND v.number = c.visit WHERE v.session_id IS NULL",
-    "it lies before the decision of its policy that it follows": "SELECT id FROM (SELECT id, at, lag(at) OVER"
-    " (PARTITION BY policy_id ORDER BY id) AS last FROM decision WHERE imported = 0) n WHERE at < last",
-    "session {0} visit {1}: it does not begin and end with its decisions": "SELECT s.key, v.number FROM visit v"
-    f" JOIN session s ON s.id = v.session_id JOIN ({_VISIT_COUNTS}) c ON c.session_id = v.session_id"
-    " AND c.visit = v.number WHERE c.imported = 0 AND (v.started_at <> c.first_at OR v.last_at <> c.last_at)",
-    # where decisions were deleted, ordinals have gaps
-    "its ordinal does not follow the one before it": "SELECT id FROM (SELECT id, ordinal, lag(ordinal) OVER behind AS"
-    " last, lag(id) OVER behind AS before FROM decision WHERE ordinal IS NOT NULL WINDOW behind AS"
-    f" (PARTITION BY policy_id ORDER BY id)) n WHERE ordinal <= last OR (ordinal > last + 1 AND before >= {_REMOVED})",
-    "policy {0}: its ordinal is not that of its newest decision": "SELECT p.name FROM policy_head h JOIN policy p"
-    " ON p.id = h.policy_id JOIN (SELECT policy_id, max(ordinal) AS last, max(id) AS newest FROM decision"
-    " GROUP BY policy_id) n ON n.policy_id = h.policy_id WHERE h.ordinal < n.last OR (h.ordinal > n.last"
-    f" AND n.newest >= {_REMOVED})",
-    "session {0} visit {1}: it says {2} steps and has {3} decisions": "SELECT s.key, v.number, v.steps, c.n FROM"
-    f" ({_VISIT_COUNTS}) c JOIN visit v ON v.session_id = c.session_id AND v.number = c.visit JOIN session s"
-    " ON s.id = c.session_id WHERE v.steps <> c.last + 1 OR (c.imported = 0 AND c.n <> v.steps)",
-    "session {0} visit {1}: it says {2} steps and has no decision": "SELECT s.key, v.number, v.steps, 0 FROM visit v"
-    " JOIN session s ON s.id = v.session_id WHERE v.steps <> 0 AND NOT EXISTS (SELECT 1 FROM decision d"
-    " WHERE d.session_id = v.session_id AND d.visit = v.number)",
-    "policy {0}: no live version of its own": "SELECT p.name FROM policy p LEFT JOIN policy_head h"
-    " ON h.policy_id = p.id LEFT JOIN version v ON v.id = h.live_id AND v.policy_id = p.id WHERE v.id IS NULL",
-    "experiment {0}: a unit is assigned to a variant that it does not have": "SELECT e.name FROM assignment a"
-    " JOIN variant v ON v.id = a.variant_id JOIN experiment e ON e.id = a.experiment_id"
-    " WHERE v.experiment_id <> a.experiment_id",
-}
+
+
+def _contradictions() -> dict[str, str]:
+    """The statements of rows that contradict others, by what each finds: see contradictions.sql."""
+    text = Path(__file__).with_name("contradictions.sql").read_text(encoding="utf-8")
+    _, *tests = (block.partition("\n") for block in text.split("\n\n"))
+    return {
+        finding.removeprefix("-- "): statement.format(
+            slots=f"({_SLOT_COUNTS})", visits=f"({_VISIT_COUNTS})", removed=_REMOVED, longest_wait=LONGEST_WAIT_US
+        )
+        for finding, _, statement in tests
+    }
 
 
 # whether one of the tests of visits has rows: each of them counts the decisions of all visits
@@ -215,7 +166,7 @@ _ANY_VISIT = (
 def contradictions(unit: Unit) -> Iterator[tuple[str, list[Row]]]:
     """Rows that refer to the wrong row: the first MAX_ROWS of each test that has any, with what it finds."""
     has_visits = bool(unit.ask(_ANY_VISIT))
-    tests = [test for test in _CONTRADICTIONS.items() if has_visits or _VISIT_COUNTS not in test[1]]
+    tests = [test for test in _contradictions().items() if has_visits or _VISIT_COUNTS not in test[1]]
     for number, (finding, statement) in enumerate(tests):
         unit.progress("tests of rows", number, number / len(tests))
         if rows := unit.ask(f"{statement} LIMIT {MAX_ROWS}"):
