@@ -180,7 +180,7 @@ COVERED = {  # test file: modules without a test file of their name, which it co
     "cli/program/test_program.py": ["cli/program/failures", "cli/program/shared"],
     "cli/test_checklist.py": ["cli/commands/setup/help"],
     "cli/text/test_lines.py": ["cli/text/strict"],
-    "cli/text/test_values.py": ["cli/text/text", "times"],
+    "cli/text/test_values.py": ["times"],
     "compute/test_engines.py": [
         "compute/cluster",
         "compute/local",

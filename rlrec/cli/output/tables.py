@@ -12,8 +12,9 @@ from itertools import chain
 from types import SimpleNamespace
 from typing import Any
 
+from rlrec.cli.output.output import Screen, View
 from rlrec.cli.output.plain import dumps, mapping, single
-from rlrec.cli.text.text import Screen, View, printable
+from rlrec.cli.text.values import printable
 
 GAP = "  "
 ELLIPSIS = "..."

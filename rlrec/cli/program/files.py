@@ -13,7 +13,7 @@ import click
 
 from rlrec.cli.output import output
 from rlrec.cli.program.shared import OUTPUT, Command, option_group, settings
-from rlrec.cli.text.text import truncate
+from rlrec.cli.text.values import truncate
 from rlrec.errors import InputError, LinesRefused, RlrecError, quantity
 
 if TYPE_CHECKING:
@@ -227,15 +227,22 @@ def complete_file(path: str) -> Iterator[BinaryIO]:
         yield file
 
 
-def write_text(path: str, text: str) -> int:
-    """The number of bytes that were written to a file, or to stdout under the name `-`."""
-    data = text.encode("utf-8", "backslashreplace")
+@contextmanager
+def open_target(path: str) -> Iterator[Callable[[bytes], object]]:
+    """What writes to a file, or to stdout under the name `-`."""
     if path == "-":
-        output.write(data)
+        yield output.write
         output.flush()
     else:
         with complete_file(path) as file:
-            file.write(data)
+            yield file.write
+
+
+def write_text(path: str, text: str) -> int:
+    """The number of bytes that were written to a file, or to stdout under the name `-`."""
+    data = text.encode("utf-8", "backslashreplace")
+    with open_target(path) as write:
+        write(data)
     return len(data)
 
 

@@ -1,4 +1,5 @@
-"""Words from a shell to values (times, durations, numbers, keys, names, JSON), and values back to words.
+"""Words from a shell to values (times, durations, numbers, keys, names, JSON), and values back to words that can be
+shown.
 
 Each `parse_*` raises InputError; the click types at the end say the same with the option's name in front.
 """
@@ -14,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rlrec.cli.text.text import LARGEST, key_problem, truncate
 from rlrec.errors import InputError
 from rlrec.times import SECOND
 from rlrec.times import parse as parse_time
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 else:  # the classes take no parameters in click 8.1
     AnyType, AnyChoice = click.ParamType, click.Choice
 
+LARGEST = 2**63 - 1
+KEY_LENGTH = 200
 # Patterns are text here: they are compiled when a command asks for them, and kept by `re`.
 NUMBER_FORM = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"
 NAME_FORM = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
@@ -34,6 +36,46 @@ DURATION_FORM = "".join(rf"(?:(\d+(?:\.\d+)?){unit})?" for unit in (*UNITS, "ms"
 
 USERINFO = r"(?<![A-Za-z0-9+.-])([A-Za-z0-9+.-]+://[^\s/?#:@]*:)\S*@"
 PASSWORD = r"(?i)((?:^|(?<=[?&;\s\"'(]))(?:ssl)?pass(?:word|wd|phrase)?\s?=\s?)('(?:[^'\\]|\\.)*'|[^\s&;\"']*)"
+
+
+# -- text on one printable line, and whether a database takes it --
+
+
+def truncate(text: str, limit: int = 60) -> str:
+    """`text` as one printable line: control characters escaped, no longer than `limit`."""
+    return printable(text if len(text) <= limit else text[: limit - 1] + "…")
+
+
+def clipped(text: str, limit: int = 2_000) -> str:
+    """`text` without its middle, where it is longer than `limit`."""
+    return text if len(text) <= limit else f"{text[: limit // 2]} … {text[-limit // 2 :]}"
+
+
+def printable(text: str) -> str:
+    """`text` without anything that moves a cursor or breaks a line: such characters as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def unstorable(text: str) -> str | None:
+    """Why no database takes `text`: a NUL, or half of a surrogate pair. None if it does."""
+    if "\0" in text:
+        return "holds a NUL character"
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "is not valid Unicode"
+    return None
+
+
+def key_problem(text: str) -> str | None:
+    """Why `text` cannot be the key of an arm, session, user or request. None if it can."""
+    if reason := unstorable(text):
+        return f"'{truncate(text)}' {reason}"
+    if not 1 <= len(text) <= KEY_LENGTH:
+        return f"a key has 1 to {KEY_LENGTH} characters, '{truncate(text, 20)}' has {len(text)}"
+    return None
 
 
 def recoded(text: str) -> str:
@@ -65,6 +107,9 @@ def passwords(url: str) -> list[str]:
     secrets = [userinfo[1]] if userinfo else []
     secrets += [match[2].strip("'") for match in re.finditer(PASSWORD, url)]
     return [form for word in secrets for form in {word, unquote(word)} if len(form) > 2]
+
+
+# -- values --
 
 
 def parse_duration(text: str) -> int:

@@ -35,7 +35,6 @@ BARE = {
             "output",
             "output.output",
             "text",
-            "text.text",
             "text.values",
         ]
     ),

@@ -12,8 +12,7 @@ from rlrec.cli.output.output import Show, View
 from rlrec.cli.output.tables import cell
 from rlrec.cli.program import app
 from rlrec.cli.program.shared import CommandGroup, Store, reading, writing
-from rlrec.cli.text.text import truncate
-from rlrec.cli.text.values import NAME, NUMBER, Parsed, parse_name
+from rlrec.cli.text.values import NAME, NUMBER, Parsed, parse_name, truncate
 from rlrec.errors import CheckFailed, InputError, quantity
 from rlrec.sentences import gate_claim
 

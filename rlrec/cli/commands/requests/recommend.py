@@ -13,8 +13,7 @@ from rlrec.cli.output.output import Show, View
 from rlrec.cli.program import app
 from rlrec.cli.program.files import input_option, refused
 from rlrec.cli.program.shared import GroupedCommand, Store, drawing, settings, stored
-from rlrec.cli.text.text import clipped
-from rlrec.cli.text.values import KEY, KEYS, OBJECT, Integer
+from rlrec.cli.text.values import KEY, KEYS, OBJECT, Integer, clipped
 from rlrec.errors import InputError, RlrecError
 
 if TYPE_CHECKING:

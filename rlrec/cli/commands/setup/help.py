@@ -14,9 +14,8 @@ from typing import NamedTuple
 import click
 
 from rlrec import __version__
-from rlrec.cli.output.output import Show, View, write
+from rlrec.cli.output.output import Show, View, terminal_columns, write
 from rlrec.cli.program.shared import GroupedCommand, printed
-from rlrec.cli.text.text import terminal_columns
 from rlrec.errors import InputError, suggest
 
 FOLDER = Path(__file__).resolve().parents[3] / "help"

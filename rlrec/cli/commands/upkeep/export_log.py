@@ -8,10 +8,9 @@ from contextlib import closing
 
 import click
 
-from rlrec.cli.output import output
 from rlrec.cli.output.output import Show
 from rlrec.cli.program import app
-from rlrec.cli.program.files import check_target, complete_file
+from rlrec.cli.program.files import check_target, open_target
 from rlrec.cli.program.shared import GroupedCommand, Store, notice, reading
 from rlrec.cli.text.values import Registered
 from rlrec.errors import InputError
@@ -69,13 +68,9 @@ def export_log(store: Store, show: Show, path: str, layout: str, log: str | None
         check_target(path, "PATH")
     elif sys.stdout is not None and sys.stdout.isatty():  # the log itself shows how far it is
         store.progress = lambda *_: None
-    with closing(app.export_log.export_log(store, log=log, reward=reward, detailed=writer.detailed)) as records:
-        if path == "-":
-            exported = sum(1 for _ in map(output.write, writer.lines(records)))
-            output.flush()
-        else:
-            with complete_file(path) as file:
-                exported = sum(1 for _ in map(file.write, writer.lines(records)))
+    records = app.export_log.export_log(store, log=log, reward=reward, detailed=writer.detailed)
+    with closing(records), open_target(path) as write:
+        exported = sum(1 for _ in map(write, writer.lines(records)))
     if writer.left_out:
         counts = ", ".join(f"{name} ({count:,})" for name, count in writer.left_out.items())
         notice(f"left out, since {layout} cannot hold them (decisions): {counts}; jsonl holds all")
