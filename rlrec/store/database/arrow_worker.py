@@ -5,14 +5,15 @@ file (closing it releases all that the process holds), and what is written after
 process that sent the query computes.
 
 It is run as a file, so that nothing else of rlrec is loaded. First it reads {"driver": a module, "uri", "options": of
-statements}, then a line {"ask": SQL} or {"tell": SQL} a query. It answers each with frames (a line {"columns":
-[[format, bytes, ...], ...]}, formats as Arrow names them, then these bytes), and a last line {"done"} or {"error"}."""
+statements}, then {"ask": SQL} or {"tell": SQL} for each query. It answers with batches, lists of columns (the format as
+Arrow names it, then the bytes), and at the end with None or the text of an error: all of it pickled."""
 
 from __future__ import annotations
 
-import json
+import pickle
 import signal
 import sys
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
@@ -26,15 +27,16 @@ TEXTS = ("u", "z")  # text, bytes
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started it ends it
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    opening = json.loads(sys.stdin.buffer.readline())
+    opening = pickle.load(sys.stdin.buffer)
     try:
         connection = adbc.AdbcConnection(import_module(opening["driver"]).connect(opening["uri"]))
-        _answer({"done": True})
     except (ImportError, adbc.Error) as error:
-        _answer({"error": str(error)})
+        _answer(str(error))
         return
-    for line in sys.stdin.buffer:
-        _serve(connection, json.loads(line), opening["options"])
+    _answer(None)
+    with suppress(EOFError):
+        while True:
+            _serve(connection, pickle.load(sys.stdin.buffer), opening["options"])
 
 
 def _serve(connection: adbc.AdbcConnection, query: dict[str, str], options: dict[str, str]) -> None:
@@ -46,26 +48,19 @@ def _serve(connection: adbc.AdbcConnection, query: dict[str, str], options: dict
             statement.execute_update()
         else:
             handle, _ = statement.execute_query()
-            _write_batches(handle)
-        _answer({"done": True})
+            stream = c_array_stream(handle)
+            formats = [column.format for column in stream.get_schema().children]
+            for batch in stream:
+                columns = zip(formats, batch.view().children, strict=True)
+                pickle.dump([(kind, *_buffers(column, kind)) for kind, column in columns], sys.stdout.buffer, 5)
+        _answer(None)
     except (adbc.Error, RuntimeError, ValueError) as error:  # RuntimeError is of nanoarrow
-        _answer({"error": str(error)})
+        _answer(str(error))
     finally:
         statement.close()
 
 
-def _write_batches(handle: adbc.ArrowArrayStreamHandle) -> None:
-    stream = c_array_stream(handle)
-    formats = [column.format for column in stream.get_schema().children]
-    for batch in stream:
-        buffers = [_buffers(*column) for column in zip(batch.view().children, formats, strict=True)]
-        _answer({"columns": [[kind, *map(len, pieces)] for kind, pieces in zip(formats, buffers, strict=True)]})
-        for pieces in buffers:
-            for piece in pieces:
-                sys.stdout.buffer.write(piece)
-
-
-def _buffers(column: Any, kind: str) -> list[memoryview]:
+def _buffers(column: Any, kind: str) -> list[bytearray]:
     """The bytes of a column: its numbers; of one of texts or bytes where each ends (the first number is 0), and all of
     them."""
     if column.offset or column.null_count:
@@ -73,14 +68,13 @@ def _buffers(column: Any, kind: str) -> list[memoryview]:
     if kind not in NUMBERS + TEXTS:
         raise ValueError(f"a column has the Arrow type {kind!r}")
     if not len(column):
-        return [memoryview(b"")] * (1 + (kind in TEXTS))
-    return [memoryview(buffer).cast("B") for buffer in list(column.buffers)[1:]]
+        return [bytearray()] * (1 + (kind in TEXTS))
+    return [bytearray(buffer) for buffer in list(column.buffers)[1:]]
 
 
-def _answer(answer: dict[str, Any]) -> None:
-    sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n")
-    if "columns" not in answer:
-        sys.stdout.buffer.flush()
+def _answer(error: str | None) -> None:
+    pickle.dump(error, sys.stdout.buffer)
+    sys.stdout.buffer.flush()
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ type, and SQLite's driver takes it from the first rows it sees."""
 
 from __future__ import annotations
 
-import json
+import pickle
 import subprocess
 import sys
 from collections import deque
@@ -199,39 +199,34 @@ class ArrowWorker:
     def answer(self) -> list[list[npt.NDArray[Any]]]:
         """The columns of every batch of an answer. Raises RlrecError for an error of the worker."""
         pieces: list[list[npt.NDArray[Any]]] = []
-        while "columns" in (frame := self._line()):
-            pieces.append([self._column(*column) for column in frame["columns"]])
-        if "error" in frame:
-            raise RlrecError(f"the store failed: {' '.join(frame['error'].split())[:300]}")
+        while isinstance(batch := self._read(), list):
+            pieces.append([_column(*column) for column in batch])
+        if batch is not None:
+            raise RlrecError(f"the store failed: {' '.join(batch.split())[:300]}")
         return pieces
 
     def _write(self, message: Mapping[str, Any]) -> None:
         try:
-            self._questions.write(json.dumps(message).encode() + b"\n")
+            pickle.dump(message, self._questions)
             self._questions.flush()
         except BrokenPipeError:
             raise RlrecError("the process that reads the store has ended") from None
 
-    def _line(self) -> dict[str, Any]:
-        line = self._answers.readline()
-        if not line.endswith(b"\n"):
-            raise RlrecError("the process that reads the store has ended")
-        return json.loads(line)
+    def _read(self) -> Any:
+        try:
+            return pickle.load(self._answers)
+        except (EOFError, pickle.UnpicklingError):
+            raise RlrecError("the process that reads the store has ended") from None
 
-    def _column(self, kind: str, *sizes: int) -> npt.NDArray[Any]:
-        """A column of numbers, or of texts or bytes: where each ends, then all of them."""
-        if kind in _FORMATS:
-            return self._numbers(_FORMATS[kind], sizes[0])
-        ends, text = self._numbers(np.int32, sizes[0]).tolist(), self._answers.read(sizes[1])
-        if kind == _BYTES:
-            return np.array([text[start:end] for start, end in pairwise(ends)], object)
-        decoded = text.decode()
-        if len(decoded) == len(text):
-            return np.array([decoded[start:end] for start, end in pairwise(ends)], object)
-        return np.array([text[start:end].decode() for start, end in pairwise(ends)], object)
 
-    def _numbers(self, kind: npt.DTypeLike, size: int) -> npt.NDArray[Any]:
-        numbers = np.empty(size // np.dtype(kind).itemsize, kind)
-        if self._answers.readinto(numbers.data.cast("B")) < size:
-            raise RlrecError("the process that reads the store has ended")
-        return numbers
+def _column(kind: str, *buffers: bytearray) -> npt.NDArray[Any]:
+    """A column of numbers, or of texts or bytes: where each ends, then all of them."""
+    if kind in _FORMATS:
+        return np.frombuffer(buffers[0], _FORMATS[kind])
+    ends, text = np.frombuffer(buffers[0], np.int32).tolist(), bytes(buffers[1])
+    if kind == _BYTES:
+        return np.array([text[start:end] for start, end in pairwise(ends)], object)
+    decoded = text.decode()
+    if len(decoded) == len(text):
+        return np.array([decoded[start:end] for start, end in pairwise(ends)], object)
+    return np.array([text[start:end].decode() for start, end in pairwise(ends)], object)
