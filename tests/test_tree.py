@@ -165,8 +165,7 @@ COVERED = {  # test file: modules without a test file of their name, which it co
     "cli/commands/setup/test_demo.py": ["app/setup/demo"],
     "cli/commands/setup/test_reward.py": ["app/setup/reward"],
     "cli/commands/upkeep/test_db_copy.py": ["app/upkeep/db_copy", "cli/commands/upkeep/db", "store/upkeep/copying"],
-    "cli/commands/upkeep/test_db_forget.py": ["app/upkeep/db_forget", "store/upkeep/removals"],
-    "cli/commands/upkeep/test_db_prune.py": ["app/upkeep/db_prune"],
+    "cli/commands/upkeep/test_db_forget.py": ["app/upkeep/db_removals", "store/upkeep/removals"],
     "cli/commands/upkeep/test_db_roles.py": ["app/upkeep/db_roles", "store/upkeep/roles"],
     "cli/commands/upkeep/test_import_log.py": [
         "app/upkeep/export_log",

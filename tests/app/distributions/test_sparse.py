@@ -13,7 +13,7 @@ from rlrec.app.learning import slot_statistics
 from rlrec.app.policies import policy, policy_beliefs, rebuild, train, versions
 from rlrec.app.requests import feedback, recommend
 from rlrec.app.serving.cache import ServingCache
-from rlrec.app.upkeep import db_forget, db_prune, doctor
+from rlrec.app.upkeep import db_removals, doctor
 from rlrec.errors import InputError
 from rlrec.policy.contexts.encoder import Encoder
 from rlrec.store.policies import arms, beliefs, policies
@@ -226,7 +226,7 @@ def served_then_settled(db: str, **parameters: str) -> None:
 def test_a_user_who_is_forgotten_leaves_the_columns(db: str, parameters: dict[str, str]) -> None:
     served_then_settled(db, **parameters)
     with closing(logs.at(db, 1e5)) as store:
-        assert db_forget.forget(store, "u3").get("beliefs") == 2
+        assert db_removals.forget(store, "u3").get("beliefs") == 2
         assert not doctor.doctor(store, doctor.Request()).findings
         rebuild.rebuild(store, rebuild.Request(reference="words"))
     assert_same(sums_of(db, "words@1"), sums_of(db, "words@3"))
@@ -238,7 +238,7 @@ def test_a_pruned_log_leaves_the_columns_as_they_are(db: str) -> None:
     served_then_settled(db)
     before = sums_of(db, "words@1")
     with closing(logs.at(db, 1e5)) as store:
-        pruned = db_prune.prune(store, logs.START + 8 * logs.MINUTE)
+        pruned = db_removals.prune(store, logs.START + 8 * logs.MINUTE)
         assert pruned["decisions"] > 10
         assert not doctor.doctor(store, doctor.Request()).findings
     assert_same(before, sums_of(db, "words@1"))
@@ -297,7 +297,7 @@ def test_a_fitted_policy_goes_on_exactly(db: str, parameters: dict[str, str]) ->
 def test_a_user_of_the_log_is_taken_out_and_named(db: str) -> None:
     fitted(db)
     with closing(logs.at(db, 1e5)) as store:
-        forgotten = db_forget.forget(store, "u3")
+        forgotten = db_removals.forget(store, "u3")
         assert forgotten["retrain"] == ["words@1"]
         assert not doctor.doctor(store, doctor.Request()).findings
 

@@ -64,7 +64,7 @@ def forget(store: Store, show: Show, **request: Any) -> None:
     that moment. Where that could not be finished, `doctor` warns until the same command was repeated. In PostgreSQL
     the rows are deleted; VACUUM FULL, and the end of its backups and archives, erase their bytes. Backups, exports and
     files of rejected lines are yours to delete; who imports a log again brings its users back."""
-    forgotten = app.db_forget.forget(store, **request)
+    forgotten = app.db_removals.forget(store, **request)
     show(forgotten)
     if forgotten["retrain"]:
         versions = ", ".join(forgotten["retrain"])
@@ -90,7 +90,7 @@ def prune(store: Store, show: Show, **request: Any) -> None:
     Afterwards nothing reads that time: estimates, outcomes, experiments and training see the visits that are left, and
     the beliefs of the policies named cannot be rebuilt. Feedback for a deleted decision is refused, a request id or an
     imported line that was deleted counts as new. Where that matters, `export-log` or `db backup` first."""
-    pruned = app.db_prune.prune(store, **request)
+    pruned = app.db_removals.prune(store, **request)
     show(pruned)
     if pruned["decisions"]:
         policies = ", ".join(pruned["policies"])

@@ -19,7 +19,7 @@ import pytest
 from rlrec.app.requests import recommend
 from rlrec.app.requests.recommend import Request, recommend_group
 from rlrec.app.serving.cache import ServingCache
-from rlrec.app.upkeep import db_forget
+from rlrec.app.upkeep import db_removals
 from rlrec.store import Store, Unit
 from rlrec.store.upkeep import removals
 from tests.app.grown import grown, sql
@@ -311,7 +311,7 @@ def test_a_removal_behind_the_new_file_of_another_is_not_finished_by_that(
     def delete_behind(store: Store) -> None:
         write_anew(store)
         with closing(Store(sqlite_db)) as other:
-            other.write(lambda unit: db_forget.delete_user(unit, "max"), references_hold=True)
+            other.write(lambda unit: db_removals.delete_user(unit, "max"), references_hold=True)
 
     with monkeypatch.context() as patch:
         patch.setattr(removals, "_write_anew", delete_behind)
@@ -370,7 +370,7 @@ def test_a_group_that_was_planned_before_is_planned_anew(
         notice(*arguments)
         if not deleted:
             with closing(Store(db)) as other:
-                deleted.append(other.write(lambda unit: db_forget.delete_user(unit, "u1"), references_hold=True))
+                deleted.append(other.write(lambda unit: db_removals.delete_user(unit, "u1"), references_hold=True))
 
     monkeypatch.setattr(recommend, "_notice_ignored", delete_meanwhile)
     (answer,) = recommend_group(store, [Request(policy="home", session="s1", user="u2", context={"who": 1})])
@@ -412,7 +412,7 @@ def test_what_read_a_user_who_was_forgotten_meanwhile_stores_nothing(
             yield unit
         if users:
             with closing(Store(healthy)) as other:
-                other.write(lambda unit: db_forget.delete_user(unit, users.pop()), references_hold=True)
+                other.write(lambda unit: db_removals.delete_user(unit, users.pop()), references_hold=True)
 
     with monkeypatch.context() as patch:
         patch.setattr(Store, "read", forget_behind)

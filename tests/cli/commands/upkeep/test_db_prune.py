@@ -33,7 +33,7 @@ def test_beliefs_stay_to_the_last_bit_and_the_audit_is_content(
     healthy: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("rlrec.app.upkeep.db_prune.VISITS", 50)
+    monkeypatch.setattr("rlrec.app.upkeep.db_removals.VISITS", 50)
     run, before = runner(healthy), sql(healthy, BELIEFS)
     counted = at(run, "db", "prune", "--before", BEFORE, "--dry-run")
     assert at(run, "db", "prune", "--before", BEFORE, "--yes") == counted
