@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rlrec.app.policies.policy_beliefs import PolicyBelief
 
 MAX_ROWS = 15  # rows of a figure
+UNKNOWN = "cannot tell"
 VERDICTS = {"ok": "s1", "weak": "s2", "insufficient": "no"}  # their looks
 VARIANTS = "An experiment answers for its variants: here each is compared with all that was logged."
 BOUNDS = ("value", "lower", "upper")
@@ -173,7 +174,8 @@ def estimates(rows: Sequence[EstimateRow]) -> Figure | None:
         value, verdict = estimate.value, estimate.verdict
         name = row.name if row.by is None else f"{row.name}, {row.by} {row.group.label}"
         label = f"{name}, {estimate.estimator}" if names_estimator else name
-        note = f"{number(value)}, {verdict}"
+        # a value beside an answer that nobody knows would be taken for one
+        note = UNKNOWN if claim.answer == "unknown" else f"{number(value)}, {verdict}"
         intervals.append(Interval(label, value, estimate.lower, estimate.upper, note, VERDICTS[verdict]))
         shows_lift = claim.answer != "unknown" or claim.needed is not None
         lift = (claim.value, claim.lower, claim.upper) if shows_lift else (None, None, None)
@@ -229,7 +231,8 @@ def comparison(answer: VariantComparison) -> Figure | None:
         relative, name, verdict = row["relative"], _metric(row, answer), row["answer"]
         scale = 1.0 if drafted else 100 * relative / row["value"] if relative and row["value"] else None
         bounds = [None if scale is None or row[side] is None else scale * row[side] for side in BOUNDS]
-        note = f"{100 * relative:+.1f}\u00a0%, {verdict}" if relative else verdict
+        known = f"{100 * relative:+.1f}\u00a0%, {verdict}" if relative else verdict
+        note = UNKNOWN if verdict == "unknown" else known
         cells = [row["group"], name, *(row[side] for side in BOUNDS), relative and 100 * relative, row["p_value"]]
         line = Interval(f"{row['group']}: {name}", bounds[0], bounds[1], bounds[2], note, LOOKS[verdict])
         lines.append((line, [*cells, verdict, ", ".join(row["reasons"])]))
@@ -238,13 +241,19 @@ def comparison(answer: VariantComparison) -> Figure | None:
         return None
     per_cent, against = "" if drafted else ", in percent of it", answer["variants"][0]["variant"]
     return Figure(
-        title=f"{answer['experiment']}: variants against {against}",
+        title=f"{answer['experiment']}, {_covered(answer)}: variants against {against}",
         drawing=forest(intervals[:MAX_ROWS], x_name=f"difference from {against}{per_cent}", level=0),
         description=f"One interval of 95 % a metric, clustered by {answer['unit']}; those that cross 0 are unknown.",
         headers=["variant", "metric", "difference", "lower", "upper", "in percent", "p", "answer", "notes"],
         rows=[cells for _, cells in lines],
         findings=[f"{answer['experiment']}: {sentence}" for sentence in experiment_sentences(answer)],
     )
+
+
+def _covered(answer: VariantComparison) -> str:
+    """The days that the decisions of an experiment cover."""
+    first, last = ((answer[name] or "")[:10] for name in ("first_at", "last_at"))
+    return f"{first} to {last}" if first != last else first or "without a decision"
 
 
 def _metric(row: Mapping[str, Any], answer: VariantComparison) -> str:
@@ -257,8 +266,8 @@ def _metric(row: Mapping[str, Any], answer: VariantComparison) -> str:
 def variants(answers: Sequence[VariantComparison]) -> tuple[list[str], list[list[Any]]]:
     """The headers and rows of a table of the variants of experiments: who got them, and what they earned."""
     headers = [
-        "experiment", "from", "to", "p of the split", "variant", "policy", "share", "got it", "reward", "per unit",
-        "lower", "upper", "per 1,000", "in total",
+        "experiment", "from", "to", "status", "p of the split", "variant", "policy", "share", "got it", "reward",
+        "per unit", "lower", "upper", "per 1,000", "in total",
     ]  # fmt: skip
     rows = list[list[Any]]()
     for answer in answers:
@@ -268,8 +277,8 @@ def variants(answers: Sequence[VariantComparison]) -> tuple[list[str], list[list
                 for row in answer["outcomes"]
                 if (row["metric"], row["group"]) == ("reward_per_unit", variant["variant"])
             ]
-            times = [time and time[:10] for time in (answer["created_at"], answer["stopped_at"] or answer["status"])]
-            names = [answer["experiment"], *times, answer["sample_ratio"]["p_value"]]
+            times = [(answer[name] or "")[:10] for name in ("first_at", "last_at")]
+            names = [answer["experiment"], *times, answer["status"], answer["sample_ratio"]["p_value"]]
             names += [variant["variant"], variant["policy"], percent(variant["weight"])]
             units = quantity(variant["units"], answer["unit"])
             rows += [[*names, units, *figures] for figures in earned or [[None] * 6]]

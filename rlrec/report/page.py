@@ -101,7 +101,8 @@ def _sections(answer: Result) -> Iterator[Section]:
         _named_table("Who got what", *figures.variants(answer.experiments)),
     )  # fmt: skip
     newest = "" if answer.judged is None else f" From the newest {answer.judged:,} decisions."
-    reasons = _list(answer.reasons)
+    steps = [line for line in answer.reasons if line.startswith("Next")]
+    reasons = _list([line for line in answer.reasons if line not in steps])
     by_reward: dict[tuple[str, str], list[EstimateRow]] = {}
     for row in answer.estimates:
         by_reward.setdefault((row.reward, row.estimate.unit), []).append(row)
@@ -109,7 +110,7 @@ def _sections(answer: Result) -> Iterator[Section]:
         "estimates", "What policies would earn",
         "Estimated from the log: a policy is judged by what others served, weighted by probabilities." + newest,
         [*filter(None, map(figures.estimates, by_reward.values()))],
-        reasons and f"<details><summary>What the verdicts rest on</summary>{reasons}</details>",
+        _list(steps) + (reasons and f"<details><summary>What the verdicts rest on</summary>{reasons}</details>"),
     )  # fmt: skip
     over_time, charts, notes = answer.over_time, list[Figure](), list[str]()
     if over_time is not None:

@@ -19,6 +19,7 @@ from rlrec.ope.intervals import intervals
 from rlrec.records import Reward
 from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
+from rlrec.store.log import selected
 from rlrec.store.log.selected import Selection
 from rlrec.store.log.team_drafts import TEAMS
 from rlrec.store.policies import experiments
@@ -30,7 +31,7 @@ DECISIONS_DIFFER, YOUNG_UNITS = "decisions-differ", "young-units"
 
 # Answer of `experiment show`: outcomes per unit with their differences from the first variant; earnings of the variants
 # and their differences per decision, under the first reward; checks of the split. reasons: of caution; units_per_day:
-# how many were assigned a day.
+# how many were assigned a day; first_at, last_at: of its decisions, None without any.
 VariantComparison = TypedDict("VariantComparison", {
     "experiment": str, "status": str, "unit": str, "variants": list[dict[str, Any]],
     "differences": list[dict[str, Any]], "sample_ratio": dict[str, float | None], "holdout": dict[str, Any] | None,
@@ -38,6 +39,7 @@ VariantComparison = TypedDict("VariantComparison", {
     "decisions_per_unit": list[dict[str, Any]], "created_at": str, "stopped_at": str | None,
     "anonymous": NotRequired[int], "ties": NotRequired[int | None],
     "interleave": NotRequired[list[str]], "units_per_day": NotRequired[float | None],
+    "first_at": str | None, "last_at": str | None,
 })  # fmt: skip
 
 
@@ -52,10 +54,11 @@ def show(
         experiment = lookup.experiment(unit, name)
         serving = versions_of(unit, experiment)
         definitions = unit_outcomes.rewards_of(unit, rewards, experiment)
+        covered = selected.times(unit, Selection(variant_ids=[variant.id for variant in experiment.variants]))
         if references := interleaved.rankers(experiment):
             if log:
                 raise InputError("an interleaved experiment is compared on all of its log", hint="leave out --log")
-            return _interleaved(unit, experiment, references, definitions[0], level=level)
+            return _interleaved(unit, experiment, references, definitions[0], level=level, covered=covered)
         study = unit_outcomes.experiment_study(experiment, definitions)
         if log:
             study = replace(study, selection=filters.selection(unit, f"experiment={name},{log}"))
@@ -104,7 +107,7 @@ def show(
         *([YOUNG_UNITS] if any(YOUNG_UNITS in row["reasons"] for row in unit_differences) else []),
     ]
     return _result(
-        experiment, variants, differences, collected.split, holdout=uniform, outcomes=rows,
+        experiment, variants, differences, collected.split, covered, holdout=uniform, outcomes=rows,
         unit_differences=unit_differences, reasons=reasons, decisions_per_unit=more_decisions, anonymous=sums.anonymous,
         units_per_day=sum(assigned.values()) / ((last_at - first_at) / DAY_US) if last_at > first_at else None,
     )  # fmt: skip
@@ -112,20 +115,28 @@ def show(
 
 def _result(
     experiment: Experiment, variants: list[dict[str, Any]], differences: list[dict[str, Any]],
-    split: tuple[float, float], **answer: Any,
+    split: tuple[float, float], covered: tuple[int, int], **answer: Any,
 ) -> VariantComparison:  # fmt: skip
+    first, last = (format_time(at) if at else None for at in covered)
     result = {
         "experiment": experiment.name, "status": experiment.status, "unit": experiment.unit, "variants": variants,
         "differences": differences, "sample_ratio": _finite({"chi2": split[0], "p_value": split[1]}), "holdout": None,
         "outcomes": [], "unit_differences": [], "reasons": [], "decisions_per_unit": [],
         "created_at": format_time(experiment.created_at),
         "stopped_at": None if experiment.stopped_at is None else format_time(experiment.stopped_at), **answer,
+        "first_at": first, "last_at": last,
     }  # fmt: skip
     return cast(VariantComparison, result)
 
 
 def _interleaved(
-    unit: Unit, experiment: Experiment, references: Sequence[str], definition: Reward, *, level: float
+    unit: Unit,
+    experiment: Experiment,
+    references: Sequence[str],
+    definition: Reward,
+    *,
+    level: float,
+    covered: tuple[int, int],
 ) -> VariantComparison:
     """The credit of each team: means a decision of the rewards of its slots."""
     credit = interleaved.credit(unit, experiment, definition, level=level)
@@ -141,7 +152,7 @@ def _interleaved(
     compared = credit.difference.because(*(["sample-ratio"] if comparison.is_unlikely(split) else []))
     difference = {"variant": TEAMS[1], "against": TEAMS[0], **compared.to_json()}
     return _result(
-        experiment, variants, [difference], split, reasons=["interleaved"], ties=credit.wins[2],
+        experiment, variants, [difference], split, covered, reasons=["interleaved"], ties=credit.wins[2],
         interleave=list(references),
     )  # fmt: skip
 

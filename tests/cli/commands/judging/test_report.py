@@ -212,8 +212,9 @@ def test_an_experiment_says_who_got_what_since_when_and_what_a_thousand_of_them_
     shown = shop("--now", LATER, "experiment", "show", "ab", "--json").json
     earned = [row for row in shown["outcomes"] if row["metric"] == "reward_per_unit"]
     for row, variant, outcome in zip(rows, shown["variants"], earned, strict=True):
-        name, since, until, p_value, label, policy, share, units, reward, value, *_, per_thousand, total = row
-        assert (name, since, until) == ("ab", shown["created_at"][:10], "running")
+        name, since, until, status, p_value, label, policy, share, units, reward, value, *_, per_thousand, total = row
+        assert (name, since, until) == ("ab", shown["first_at"][:10], shown["last_at"][:10])
+        assert status == "running"
         assert (label, policy, share) == (
             variant["variant"],
             f"{'home' if label == 'a' else 'other'}@ab/{label}",
@@ -409,6 +410,26 @@ def test_each_policy_has_a_line_and_a_lift_that_names_its_reward(imported: Run) 
     table = text.partition('id="estimates-1"')[2].partition("</table>")[0]
     assert re.findall(r'<th scope="col"[^>]*>([^<]*)', table)[:3] == ["policy", "answer", "lift in percent"]
     assert re.findall("<tr><td>([^<]*)</td><td>([^<]*)</td>", table) == [("blue@1", "unknown"), ("red@1", "unknown")]
+
+
+def test_no_value_stands_beside_an_answer_that_nobody_knows(imported: Run) -> None:
+    drawing = page(imported).partition('id="estimates-1"')[2].partition("</svg>")[0]
+    notes = re.findall(r'<text[^>]* text-anchor="end"[^>]*>([^<]*)<', drawing)
+    assert notes == ["cannot tell", "cannot tell"]
+
+
+def test_what_to_do_next_stands_outside_of_the_details(imported: Run) -> None:
+    estimates = page(imported).partition('<section id="estimates"')[2].partition("</section>")[0]
+    step = re.search(r"<li>Next[^<]*: `rlrec ", estimates)
+    assert step is not None
+    assert step.start() < estimates.index("What the verdicts rest on")
+
+
+def test_an_experiment_names_the_days_that_its_decisions_cover(shop: Run) -> None:
+    shown = shop("--now", LATER, "experiment", "show", "ab", "--json").json
+    first, last = (shown[name][:10] for name in ("first_at", "last_at"))
+    days = first if first == last else f"{first} to {last}"
+    assert f"<h3>ab, {days}: variants against a</h3>" in page(shop)
 
 
 def test_an_experiment_answers_for_its_variants(shop: Run) -> None:
