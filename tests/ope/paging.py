@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 
@@ -23,6 +24,7 @@ RIGHT, WRONG = (
 )
 
 Rewards = Callable[[Array], Array]
+_complete = cache(lambda rewards: complete(rewards))
 
 
 def steps(weight: Array) -> Array:
@@ -91,6 +93,16 @@ def complete(rewards: Rewards, logger: Array = LOGGER, *, page: float = 0.0) -> 
         predicted=model[arms],
         expected=expected.ravel(),
     )
+
+
+def drawn(rewards: Rewards, seed: int, *, pages: int = 3_000, eager: float = 0.7) -> SlateBatch:
+    """A log of pages of readers who see three each, and click with these probabilities times how eager they are."""
+    rng, all_slates = np.random.default_rng(seed), _complete(rewards)
+    batch = all_slates.take(rng.integers(len(all_slates), size=pages))
+    reader = np.arange(pages) // 3
+    taste = np.exp(eager * rng.normal(size=reader[-1] + 1) - eager**2 / 2)[np.repeat(reader, 2)]
+    clicks = (rng.random(2 * pages) < np.minimum(batch.reward * taste, 1.0)).astype(np.float64)
+    return replace(batch, reward=clicks, page=np.zeros(pages), cluster=reader)
 
 
 def fold(names: str, curve: PositionCurve = RIGHT, *, spans_batches: bool = False) -> SlateFold:
