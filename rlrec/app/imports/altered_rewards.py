@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from rlrec.app.imports.columns import NULL, LogColumns, distinct, mapped, values
-from rlrec.arrays import Flags, Ids, look_up
+from rlrec.app.imports.columns import NULL, LogColumns, distinct, values
+from rlrec.app.log import reward_log
 from rlrec.errors import quantity
-from rlrec.policy.beliefs import reward as rewards
 from rlrec.records import Reward
 from rlrec.store.log.events import CENSOR
 
@@ -57,46 +55,23 @@ def _way_out(kinds: Sequence[str]) -> str:
 
 def find(definition: Reward, rows: LogColumns, served_at: Sequence[int]) -> AlteredRewards:
     """The rewards that a definition alters, of decisions that were served at these times."""
-    n, slot_row, row = len(rows), np.array(rows.slots.row, np.int64), np.array(rows.events.row, np.int64)
-    if not len(row) and rows.reward == NULL:
+    n = len(rows)
+    if not rows.events.row and rows.reward == NULL:
         return AlteredRewards()
-    # events in arrays: the slot (-1: the page), the index of the weight (-1: none), the age
-    logged, kinds = rows.events, distinct(rows.events.kind)
-    position = np.array(values(logged.position, len(row)), np.float64)  # NaN: the page
-    shown = _slot_keys(slot_row, np.array(values(rows.slots.position, len(slot_row)), np.int64))
-    order = np.argsort(shown, kind="stable")
-    index, is_shown = look_up(shown[order], _slot_keys(row, np.nan_to_num(position).astype(np.int64)))
-    slot = np.where(is_shown, order[index], -1)
-    weights = list(definition.weights)
-    weight_of = {kind: weights.index(kind) if kind in weights else -1 for kind in kinds}
-    kind = np.array(values(mapped(logged.kind, weight_of), len(row)), np.int64)
-    amounts, age_us = np.array(values(logged.value, len(row)), np.float64), np.zeros(len(row), np.int64)
-    if logged.at != NULL:
-        at = np.array(served_at, np.int64)[row].tolist()
-        times = zip(values(logged.at, len(row)), at, strict=True)
-        age_us = np.array([0 if time is None else time - served for time, served in times], np.int64)
-
-    def arrays(rows_wanted: Flags) -> dict[str, Any]:
-        return {"kind": kind[rows_wanted], "value": amounts[rows_wanted], "age_us": age_us[rows_wanted]}
-
+    batch = rows.batch(served_at)
+    slot_row, event_row, kinds = batch.slots["decision_id"], batch.events["decision_id"], batch.events["kind"]
     # slots whose sum is cut
     clipped, ignored = np.zeros((2, n), np.bool_)
-    slot_events = {"n": len(slot_row), "slot": slot[slot >= 0], **arrays(slot >= 0)}
-    reward, _ = rewards.slot_rewards(definition, **slot_events)
-    unclipped, _ = rewards.slot_rewards(definition._replace(clip_low=None, clip_high=None), **slot_events)
+    reward = reward_log.with_rewards(batch, definition).reward
+    unclipped = reward_log.with_rewards(batch, definition._replace(clip_low=None, clip_high=None)).reward
     clipped[slot_row[reward != unclipped]] = True
     # events that count for nothing, and stated rewards that are not what the events are worth
-    is_mark = np.array(values(mapped(logged.kind, {kind: kind == CENSOR for kind in kinds}), len(row)), np.bool_)
-    ignored[row[~is_mark & ((kind < 0) | (age_us > definition.window_us))]] = True
+    is_weighed = reward_log.kind_numbers(batch, definition.weights) >= 0
+    is_weighed &= batch.events["age_us"] <= definition.window_us
+    ignored[event_row[(kinds != CENSOR) & ~is_weighed]] = True
     if rows.reward != NULL:
-        page_worth = rewards.page_rewards(definition, n=n, page=row[slot < 0], **arrays(slot < 0))
-        worth = np.bincount(slot_row, reward, n) + page_worth
+        worth = np.bincount(slot_row, reward, n) + reward_log.page_events(batch, definition, np.arange(n))
         stated_reward = np.array(values(rows.reward, n), np.float64)  # NaN: none
         ignored |= np.abs(stated_reward - worth) > TOLERANCE * np.maximum(1.0, np.abs(worth))
-    unweighed = frozenset(kinds) - definition.weights.keys() - {CENSOR}
-    return AlteredRewards(int(clipped.sum()), int((ignored & ~clipped).sum()), unweighed, definition)
-
-
-def _slot_keys(row: Ids, position: Ids) -> Ids:
-    """A number for each slot; 0 is no position."""
-    return (row << 32) + position
+    unweighed = distinct(rows.events.kind) - definition.weights.keys() - {CENSOR}
+    return AlteredRewards(int(clipped.sum()), int((ignored & ~clipped).sum()), frozenset(unweighed), definition)

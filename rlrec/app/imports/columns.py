@@ -8,8 +8,11 @@ from itertools import accumulate, compress
 from operator import itemgetter
 from typing import Any, NamedTuple, TypeVar, cast
 
+import numpy as np
+
 from rlrec.log_fields import STATED_FIELDS
 from rlrec.store.database.loading import Column, Same
+from rlrec.store.log.reader import Batch
 
 NULL, ZERO, EMPTY = Same(None), Same(0), Same("{}")
 FIRST_STATE = '{"step":0}'  # of the first decision of a visit
@@ -110,6 +113,28 @@ class LogColumns:
 
     def __len__(self) -> int:
         return len(self.number)
+
+    def batch(self, at: Sequence[int]) -> Batch:
+        """The slots and events as the log's reader has them, each decision by its index. at: when each was served."""
+        slots, events, n = self.slots, self.events, len(self.events.row)
+        event_row, served_at = np.array(events.row, np.int64), np.array(at, np.int64)
+        event_at = served_at[event_row]
+        if events.at != NULL:
+            times = zip(values(events.at, n), event_at.tolist(), strict=True)
+            event_at = np.array([default if time is None else time for time, default in times], np.int64)
+        positions = [position or 0 for position in values(events.position, n)]
+        return Batch(
+            slots={
+                "decision_id": np.array(slots.row, np.int64),
+                "position": np.array(values(slots.position, len(slots.row)), np.int64),
+            },
+            events={
+                "decision_id": event_row, "position": np.array(positions, np.int64),
+                "kind": np.array(values(events.kind, n), np.object_),
+                "value": np.array(values(events.value, n), np.float64),
+                "age_us": event_at - served_at[event_row],
+            },
+        )  # fmt: skip
 
     def select(self, keep: Sequence[bool]) -> LogColumns:
         """These decisions, with their slots and events."""

@@ -1,10 +1,9 @@
-"""States and histories of imported decisions whose lines do not say them, from the rows before in their visit: those
-of new visits before they are stored, the others from the store."""
+"""States and histories of imported decisions whose lines do not say them, from what came before in their visit."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 
 import numpy as np
 
@@ -13,10 +12,11 @@ from rlrec.app.inputs import canonical
 from rlrec.app.log import reward_log
 from rlrec.app.serving.open_sessions import RECENT
 from rlrec.arrays import Array, Ids, numbers_in_runs, offsets, piece_rows, run_starts, take
-from rlrec.policy.gradients.history import REMEMBERED, History
+from rlrec.policy.gradients.history import REMEMBERED, History, pack
 from rlrec.records import Reward
 from rlrec.store import Unit
 from rlrec.store.database.loading import Column, Same
+from rlrec.store.database.unit import slices
 from rlrec.store.log import reader
 from rlrec.store.log.reader import Batch
 from rlrec.store.policies import arms
@@ -25,91 +25,63 @@ VISITS = 5_000  # read at once
 READ = ("decision_id", "session_id", "visit", "step", "at", "position", "arm_id")
 
 
-def logged(
-    rows: LogColumns, step: Column, histories: Sequence[bytes | None]
-) -> tuple[Column, Column, Sequence[int]]:  # fmt: skip
-    """State and history of each row, and the rows of which they follow from earlier ones: where a line says neither,
-    they are those of a first decision at step 0. A log that dropped lines does not say what came before."""
-    n = len(rows)
-    if (rows.history, rows.state, rows.keep_probability, step) == (NULL, EMPTY, NULL, Same(0)):
-        return Same(FIRST_STATE), Same(b""), ()
-    states, keep = list(values(rows.state, n)), values(rows.keep_probability, n)
-    packed, without_history = list(histories), list[int]()
-    for row, number in enumerate(values(step, n)):
-        if states[row] == EMPTY.value and packed[row] is None and keep[row] is None:
-            if number:
-                without_history.append(row)
-            else:
-                states[row], packed[row] = FIRST_STATE, b""
-    return states, packed, without_history
-
-
-def filled(states: Column, histories: Column, derived: Iterable[tuple[str, bytes, int]]) -> tuple[Column, Column]:
-    """Both columns with the derived states and histories. derived: state, history and index of a row each."""
-    by_row = {row: (state, history) for state, history, row in derived}
-    if not by_row:
-        return states, histories
-    columns = zip(values(states, 0), values(histories, 0), strict=True)
-    pairs = [by_row.get(row, stated_pair) for row, stated_pair in enumerate(columns)]
-    return [state for state, _ in pairs], [history for _, history in pairs]
-
-
-def rows_batch(
-    rows: LogColumns, arm_ids: Mapping[str, int], *, session_id: Sequence[int], visit: Column, step: Column,
-    at: Sequence[int],
-) -> Batch:  # fmt: skip
-    """The slots and events of rows that are not stored, each decision by the index of its row: by session, visit, step
-    and position."""
-    n, shown, events = len(rows), rows.slots, rows.events
-    row, event_rows = np.array(shown.row, np.int64), np.array(events.row, np.int64)
-    named = {"session_id": session_id, "visit": visit, "step": step, "at": at}
-    row_columns = {name: np.array(values(column, n), np.int64) for name, column in named.items()}
-    slots = {name: column[row] for name, column in row_columns.items()} | {
-        "decision_id": row,
-        "position": np.array(values(shown.position, len(row)), np.int64),
-        "arm_id": np.array(list(map(arm_ids.__getitem__, shown.arm)), np.int64),
-    }
-    served_at = row_columns["at"][event_rows]
-    times = zip(values(events.at, len(event_rows)), served_at.tolist(), strict=True)
-    event_columns = {
-        "decision_id": event_rows,
-        "position": np.array([number or 0 for number in values(events.position, len(event_rows))], np.int64),
-        "kind": np.array(values(events.kind, len(event_rows)), object),
-        "value": np.array(values(events.value, len(event_rows)), np.float64),
-        "age_us": np.array([0 if time is None else time - served for time, served in times], np.int64),
-    }
-    order = np.lexsort([slots[name] for name in ("position", "step", "visit", "session_id")])
-    return Batch(slots=take(slots, order), events=event_columns)
-
-
 def derive(
-    unit: Unit, visits: Collection[tuple[int, int]], decision_ids: Collection[int], definition: Reward
-) -> None:  # fmt: skip
-    """Store state and history of these decisions, from their visits (session and number) as they are stored.
-
-    A visit of which steps are missing is left alone: nobody knows what it showed. What slots have earned is by this
-    definition, from the events until the time of the decision."""
-    ordered = sorted(visits)
-    for start in range(0, len(ordered), VISITS):
-        batch = _visits(unit, ordered[start : start + VISITS])
+    unit: Unit, rows: LogColumns, definitions: Mapping[str, Reward], *, arm_ids: Mapping[str, int],
+    session_id: Sequence[int], visit: Column, step: Column, at: Sequence[int], grown: Set[int],
+) -> tuple[Column, Column]:  # fmt: skip
+    """State and history of each row. Where a line says neither, they follow from what came before in its visit, unless
+    the log dropped lines: it does not say what came before. A visit of which steps are missing is left alone: nobody
+    knows what it showed. definitions: the reward of each policy, which says what slots had earned by the time of the
+    decision; grown: the rows whose visit had begun before these."""
+    n, names = len(rows), values(rows.policy, len(rows))
+    if (rows.history, rows.state, rows.keep_probability, step) == (NULL, EMPTY, NULL, Same(0)):
+        return Same(FIRST_STATE), Same(b"")
+    shown, keep, steps = values(rows.history, n), values(rows.keep_probability, n), values(step, n)
+    stated = iter(pack([past for past in shown if past is not None], arm_ids))
+    states: list[str] = list(values(rows.state, n))
+    histories: list[bytes | None] = [past and next(stated) for past in shown]
+    unknown = [row for row in range(n) if states[row] == EMPTY.value and histories[row] is None and keep[row] is None]
+    for row in unknown:
+        if not steps[row]:
+            states[row], histories[row] = FIRST_STATE, b""
+    if later := [row for row in unknown if steps[row]]:
+        columns = {"session_id": session_id, "visit": values(visit, n), "step": steps, "at": at}
+        begun = {(session_id[row], columns["visit"][row]) for row in later if row in grown}
+        batch = _batch(unit, rows, columns, sorted(begun), arm_ids)
         keys = arms.keys(unit, set(batch.slots["arm_id"].tolist()))
-        changes = visit_states(batch, decision_ids, definition, keys)
-        unit.tell_each("UPDATE decision SET state = ?, history = ? WHERE id = ?", changes)
+        for name, definition in definitions.items():
+            for state, history, row in _derived(batch, [row for row in later if names[row] == name], definition, keys):
+                states[row], histories[row] = state, history
+    return states, histories
 
 
-def _visits(unit: Unit, visits: Sequence[tuple[int, int]]) -> Batch:
-    """All slots and events of these visits: by session, visit, step and position."""
-    visit_values = ", ".join(f"({session}, {number})" for session, number in visits)
-    inside = [f"(d.session_id, d.visit) IN (VALUES {visit_values})"]
-    slots = reader.ask_slots(unit, READ, inside, order="d.session_id, d.visit, d.step, s.position")
-    events = reader.ask_events(unit, reader.EVENT_COLUMNS, inside)
-    return Batch(slots=reader.read_slots(slots), events=events.columns())
+def _batch(
+    unit: Unit, rows: LogColumns, columns: Mapping[str, Sequence[int]], begun: Sequence[tuple[int, int]],
+    arm_ids: Mapping[str, int],
+) -> Batch:  # fmt: skip
+    """The slots and events of rows, each decision by the index of its row, and of visits (session and number) that are
+    stored, whose decisions have negative ids: by session, visit, step and position. columns: of the rows."""
+    batch = rows.batch(columns["at"])
+    row = batch.slots["decision_id"]
+    slots = [batch.slots | {name: np.array(column, np.int64)[row] for name, column in columns.items()}]
+    slots[0]["arm_id"] = np.array(list(map(arm_ids.__getitem__, rows.slots.arm)), np.int64)
+    events = [batch.events]
+    for portion in slices(begun, VISITS):
+        inside = [f"(d.session_id, d.visit) IN (VALUES {', '.join(map(str, portion))})"]
+        stored_slots = reader.read_slots(reader.ask_slots(unit, READ, inside, order="d.id, s.position"))
+        stored_events = reader.ask_events(unit, reader.EVENT_COLUMNS, inside).columns()
+        slots.append(stored_slots | {"decision_id": -stored_slots["decision_id"]})
+        events.append(stored_events | {"decision_id": -stored_events["decision_id"]})
+    joined = {name: np.concatenate([piece[name] for piece in slots]) for name in READ}
+    order = np.lexsort([joined[name] for name in ("position", "step", "visit", "session_id")])
+    columns_of_events = {name: np.concatenate([piece[name] for piece in events]) for name in reader.EVENT_COLUMNS}
+    return Batch(slots=take(joined, order), events=columns_of_events)
 
 
-def visit_states(
-    batch: Batch, decision_ids: Collection[int], definition: Reward, keys: Mapping[int, str]
+def _derived(
+    batch: Batch, rows: Sequence[int], definition: Reward, keys: Mapping[int, str]
 ) -> Iterator[tuple[str, bytes, int]]:
-    """State, history and id of these decisions, as `derive` stores them. keys: of the arms."""
+    """State, history and index of these rows, of visits that are complete. keys: of the arms."""
     slots = batch.slots
     first = run_starts(slots["decision_id"])
     visit = run_starts(slots["session_id"][first], slots["visit"][first])
@@ -118,8 +90,7 @@ def visit_states(
     number = numbers_in_runs(visit, len(first))
     lengths = np.diff(visit, append=len(first))
     is_complete = np.repeat(np.logical_and.reduceat(step == number, visit), lengths)
-    is_wanted = np.isin(slots["decision_id"][first], np.fromiter(decision_ids, np.int64, len(decision_ids)))
-    picks = np.flatnonzero(is_complete & (step > 0) & is_wanted)
+    picks = np.flatnonzero(is_complete & (step > 0) & np.isin(slots["decision_id"][first], rows))
     if not len(picks):
         return iter(())
     past = _histories(batch, picks, first=first, begin=np.repeat(visit, lengths), definition=definition)

@@ -21,7 +21,6 @@ from rlrec.app.log.splits import splits
 from rlrec.arrays import numbers_in_runs, run_starts
 from rlrec.errors import InputError
 from rlrec.log_fields import SLOT, STATED_FIELDS
-from rlrec.policy.gradients.history import ShownHistory, pack
 from rlrec.records import Version
 from rlrec.store import Unit
 from rlrec.store.database import loading
@@ -156,9 +155,7 @@ class GroupWriter:
             run = settings.add_run(unit, "import-log", self.state.options)
             self.state = replace(self.state, run=run)
         at = [unit.now if time is None else time for time in values(rows.at, n)]
-        history = values(rows.history, n)
-        arm_ids = self._arm_ids(rows, history)
-        packed = iter(pack([shown for shown in history if shown is not None], arm_ids))
+        arm_ids = self._arm_ids(rows)
         contexts = self._context_ids(group.contexts)
         session_ids = self._session_ids(group, stored)
         visit, step, grown = visit_numbers.assign(
@@ -167,15 +164,10 @@ class GroupWriter:
         )  # fmt: skip
         names = values(rows.policy, n)
         owners = {name: owner for name in distinct(rows.policy) if isinstance(owner := self.owners[name], Version)}
-        states, histories, unknown = session_histories.logged(rows, step, [shown and next(packed) for shown in history])
-        by_owner = {name: [row for row in unknown if names[row] == name] for name in owners}
-        if unknown:  # of new visits they follow from these rows, of the others from the store once these are in it
-            batch = session_histories.rows_batch(rows, arm_ids, session_id=session_ids, visit=visit, step=step, at=at)
-            keys = {number: key for key, number in arm_ids.items()}
-            for name, owner_rows in by_owner.items():
-                new = [row for row in owner_rows if row not in grown]
-                derived = session_histories.visit_states(batch, new, owners[name].reward, keys)
-                states, histories = session_histories.filled(states, histories, derived)
+        states, histories = session_histories.derive(
+            unit, rows, {name: owner.reward for name, owner in owners.items()}, arm_ids=arm_ids,
+            session_id=session_ids, visit=visit, step=step, at=at, grown=grown,
+        )  # fmt: skip
         seq = mapped(
             rows.policy, {name: stored_policies.raise_seq(unit, self.policy_heads[self.ids[name]]) for name in owners}
         )
@@ -205,9 +197,6 @@ class GroupWriter:
         })  # fmt: skip
         self._events(rows, ids, at, seq)
         for name, owner in owners.items():
-            if old := sorted(grown.intersection(by_owner[name])):
-                visits = {*zip(picked(session_ids, old), picked(values(visit, n), old), strict=True)}
-                session_histories.derive(unit, visits, picked(ids, old), owner.reward)
             is_of_owner = [name == other for other in names]
             altered = altered_rewards.find(owner.reward, rows.select(is_of_owner), list(compress(at, is_of_owner)))
             self.state = replace(self.state, altered=self.state.altered + altered)
@@ -215,10 +204,11 @@ class GroupWriter:
     def _write(self, table: str, columns: Mapping[str, Column]) -> None:
         loading.write(self.unit, table, {name: column for name, column in columns.items() if column != NULL})
 
-    def _arm_ids(self, rows: LogColumns, history: Sequence[ShownHistory | None]) -> dict[str, int]:
+    def _arm_ids(self, rows: LogColumns) -> dict[str, int]:
         """Ids of the arms that these rows name; unknown ones are added."""
         keys = set().union(*(rows.eligible_sets[index] for index in distinct(rows.eligible)))
-        keys |= {arm for shown in history if shown is not None for arm, *_ in shown.entries}
+        for past in () if rows.history == NULL else values(rows.history, len(rows)):
+            keys |= set() if past is None else {arm for arm, *_ in past.entries}
         for entries in () if rows.candidates == NULL else values(rows.candidates, len(rows)):
             keys |= set() if entries is None else set(entries.catalogue or ())
         ids = arms.ids(self.unit, keys)
