@@ -19,71 +19,63 @@ from rlrec.store.log import decisions, events, sessions
 MIXED = -0x61C8864680B583EB  # an odd number that spreads hashes over 64 bits
 
 
-def find(unit: Unit, rows: LogColumns, users: Mapping[str, str | None], *, agree: bool) -> dict[int, Conflict]:
-    """The rows that are refused, by index. users: of the sessions that the store has; agree: whether it is known that
-    no row contradicts another.
+Known = dict[tuple[str, str], str | bytes]  # what a name of a kind stands for
 
-    A row that is refused leaves no trace: what it names is free for the rows after it."""
-    requests = set(decisions.requests(unit, distinct(rows.request_id)))
-    keys = set(events.stored_keys(unit, distinct(rows.events.key)))
-    agree = agree or not len(LineNames.read(rows).disputed_hashes())
-    stored_users = {session: user for session, user in users.items() if user is not None}
-    differs = stored_users and any(stored_users.get(session, user) != user for session, user in _with_user(rows))
-    if agree and not (requests or keys or differs):
+
+def find(
+    unit: Unit, rows: LogColumns, users: Mapping[str, str | None], *, disputed: Ids | None, known: Known
+) -> dict[int, Conflict]:  # fmt: skip
+    """The rows that are refused, by index: another line of the store, or of the rows before, has their request id or
+    feedback key, or their session has another user. The same line, which a file has that overlaps with another, does
+    not contradict.
+
+    A row that is refused leaves no trace: what it names is free for the rows after it. users: of the sessions that the
+    store has; disputed: hashes of the names of all lines that stand for several things, None where these rows are to be
+    compared; known: what disputed names stood for in rows before, to which those of these rows are added."""
+    requests, keys = (
+        decisions.requests(unit, distinct(rows.request_id)),
+        events.stored_keys(unit, distinct(rows.events.key)),
+    )
+    owned = {session: user for session, user in users.items() if user is not None}
+    stored = _stored_names(list(requests), list(keys), owned)
+    if disputed is None or any(entry.names for entry in stored):
+        here = LineNames.join([LineNames.read(rows), *map(LineNames.hashed, stored)]).disputed_hashes()
+        disputed = here if disputed is None else np.union1d(disputed, here)
+    if not len(disputed):
         return {}
-    keys_of, owners = _keys(rows), dict(users)
+    values_in_store: Known = {
+        (entry.kind, name): value for entry in stored for name, value in zip(entry.names, entry.values, strict=True)
+    }
+    named = defaultdict[int, Known](dict)
+    for kind, names, owners, stands_for in _names_by_kind(rows):
+        for index in np.flatnonzero(np.isin(_hashes(names) ^ hash(kind), disputed)).tolist():
+            named[owners[index]][kind, names[index]] = stands_for[index]
     refused: dict[int, Conflict] = {}
-    columns = zip(values(rows.request_id, len(rows)), rows.session, values(rows.user, len(rows)), strict=True)
-    for row, (request, session, user) in enumerate(columns):
-        named_values = keys_of.get(row, set())
-        if request in requests:
-            refused[row] = _request_conflict(request)
-        elif repeated := named_values & keys:
-            refused[row] = _key_conflict(min(repeated))
-        elif user is not None and (owners.get(session) or user) != user:
-            refused[row] = _user_conflict(session, user, f"user {owners[session]!r}")
+    for row in sorted(named):
+        for name, value in named[row].items():
+            first = values_in_store.get(name, known.get(name, value))
+            if first != value:
+                refused[row] = _conflict(*name, value, first)
+                break
         else:
-            keys |= named_values
-            if request is not None:
-                requests.add(request)
-            if user is not None:
-                owners[session] = user
+            known |= named[row]
     return refused
-
-
-def _with_user(rows: LogColumns) -> list[tuple[str, str]]:
-    """Session and user of the rows that have one."""
-    pairs = zip(rows.session, values(rows.user, len(rows)), strict=True) if rows.user != NULL else ()
-    return [(session, user) for session, user in pairs if user is not None]
 
 
 def users_of_sessions(unit: Unit, rows: LogColumns) -> dict[str, str | None]:
     """The users of the stored sessions that some row gives a user."""
-    stored_users = loading.stored_sessions(unit, {session for session, _ in _with_user(rows)})
-    return {key: session.user for key, session in sessions.find(unit, stored_users).items()}
+    pairs = zip(rows.session, values(rows.user, len(rows)), strict=True) if rows.user != NULL else ()
+    stored = loading.stored_sessions(unit, {session for session, user in pairs if user is not None})
+    return {key: session.user for key, session in sessions.find(unit, stored).items()}
 
 
-def _keys(rows: LogColumns) -> dict[int, set[str]]:
-    """The feedback keys of each row that names some."""
-    keys = defaultdict[int, set[str]](set)
-    if distinct(rows.events.key):
-        for row, key in zip(rows.events.row, values(rows.events.key, len(rows.events.row)), strict=True):
-            if key is not None:
-                keys[row].add(key)
-    return keys
-
-
-def _request_conflict(request: str) -> Conflict:
-    hint = "it names one decision of the store"
-    return Conflict(f"request id {request!r} is known already", hint=hint, field="request_id")
-
-
-def _key_conflict(key: str) -> Conflict:
-    return Conflict(f"feedback key {key!r} is known already", hint="it names one line of feedback", field="events")
-
-
-def _user_conflict(session: str, user: str, owner: str) -> Conflict:
-    return Conflict(f"session {session[:80]!r} belongs to {owner}, not {user!r}", field="user")
+def _conflict(kind: str, name: str, value: str | bytes, first: str | bytes) -> Conflict:
+    if kind == "session":
+        return Conflict(f"session {name[:80]!r} belongs to user {first!r}, not {value!r}", field="user")
+    if kind == "request":
+        hint = "it names one decision of the store"
+        return Conflict(f"request id {name!r} is known already", hint=hint, field="request_id")
+    return Conflict(f"feedback key {name!r} is known already", hint="it names one line of feedback", field="events")
 
 
 class _NamesOfKind(NamedTuple):
@@ -155,41 +147,14 @@ def _hashes(column: Sequence[str | bytes]) -> Ids:
 
 
 def names_of_store(unit: Unit) -> LineNames | None:
-    """The names in the store, as if of other lines than any of a log; None where they are many."""
+    """The names in the store; None where they are many."""
     few_names = loading.few_names(unit)
-    if few_names is None:
-        return None
-    requests, keys, users = few_names
+    return None if few_names is None else LineNames.join(map(LineNames.hashed, _stored_names(*few_names)))
+
+
+def _stored_names(
+    requests: Sequence[str], keys: Sequence[str], users: Mapping[str, str]
+) -> list[_NamesOfKind]:  # fmt: skip
+    """Names in the store, as if of other lines than any of a log."""
     named_values = ("request", requests, requests), ("key", keys, keys), ("session", list(users), list(users.values()))
-    return LineNames.join(
-        LineNames.hashed(_NamesOfKind(kind, names, (), owners)) for kind, names, owners in named_values
-    )
-
-
-class EarlierLines:
-    """The lines so far, of which disputed names are remembered with what they stood for: a line that contradicts one of
-    an earlier group or file is refused before either is stored."""
-
-    def __init__(self, disputed: Ids) -> None:
-        self.disputed_hashes = disputed
-        self.values: dict[tuple[str, str], str | bytes] = {}
-
-    def find(self, rows: LogColumns) -> Iterator[tuple[int, Conflict]]:
-        """Rows that contradict an earlier line, with the reason: of each kind of names the first.
-
-        Another line with the same request id or feedback key contradicts, and another user of the same session. The
-        same line, which a file has that overlaps with another, does not."""
-        for kind, names, row, stands_for in _names_by_kind(rows):
-            is_disputed = np.isin(_hashes(names) ^ hash(kind), self.disputed_hashes)
-            for index in np.flatnonzero(is_disputed).tolist():
-                name, value = names[index], stands_for[index]
-                first = self.values.setdefault((kind, name), value)
-                if first != value:
-                    yield row[index], _conflict(kind, name, value, first)
-                    break
-
-
-def _conflict(kind: str, name: str, value: str | bytes, first: str | bytes) -> Conflict:
-    if kind == "session":
-        return _user_conflict(name, str(value), f"user {first!r}")
-    return _request_conflict(name) if kind == "request" else _key_conflict(name)
+    return [_NamesOfKind(kind, names, (), owners) for kind, names, owners in named_values]

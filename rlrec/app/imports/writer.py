@@ -127,7 +127,8 @@ class GroupWriter:
         keys = loading.stored_sessions(self.unit, group.sessions if is_complete else set(new.session))
         stored = sessions.find(self.unit, keys, lock=True) if keys else {}
         users = {key: session.user for key, session in stored.items()}
-        new = drop_rows(new, conflicts.find(self.unit, new, users, agree=self.state.agree), self.refused)
+        disputed = np.empty(0, np.int64) if self.state.agree else None
+        new = drop_rows(new, conflicts.find(self.unit, new, users, disputed=disputed, known={}), self.refused)
         if len(new):
             is_complete = new is group.rows
             self._store(group if is_complete else PreparedRows.prepare(new, salt=self.settings.split_salt), stored)

@@ -19,7 +19,7 @@ from rlrec.app.imports import altered_rewards, conflicts, layouts, policies, pro
 from rlrec.app.imports.altered_rewards import AlteredRewards
 from rlrec.app.imports.background import BackgroundItems
 from rlrec.app.imports.columns import LogColumns, distinct, values
-from rlrec.app.imports.conflicts import EarlierLines, LineNames
+from rlrec.app.imports.conflicts import LineNames
 from rlrec.app.imports.layouts.base import Layout, Options, RefusedLine, Source
 from rlrec.app.imports.propensities import ChoiceWeights
 from rlrec.app.imports.visit_numbers import VisitMoves
@@ -184,8 +184,7 @@ class _Import:
         names = LineNames.join(file_names if store_names is None else [*file_names, store_names])
         counts = [len(lines.name) for lines in file_names]
         del file_names  # 16 bytes a name, which `names` has once more
-        disputed = names.disputed_hashes()
-        earlier = EarlierLines(disputed)
+        disputed, known = names.disputed_hashes(), conflicts.Known()
         for file, count in zip(self.files, counts, strict=True):
             self.bad_lines.reading(file.source.name)
             owners = {}
@@ -201,13 +200,11 @@ class _Import:
                     if owner is not None:
                         stored = loading.stored_lines(unit, owner.policy.id, rows.digest)
                         rows = rows.without_lines(name, stored)
-                self._check_group(unit, rows, earlier)
-
-    def _check_group(self, unit: Unit, rows: LogColumns, earlier: EarlierLines) -> None:
-        contradicted = conflicts.find(unit, rows, conflicts.users_of_sessions(unit, rows), agree=True)
-        for row, error in sorted([*contradicted.items(), *earlier.find(rows)], key=itemgetter(0))[:1]:
-            error.line = rows.number[row]
-            self.bad_lines.refuse(error, b"")
+                users = conflicts.users_of_sessions(unit, rows)
+                contradicted = conflicts.find(unit, rows, users, disputed=disputed, known=known)
+                for row, conflict in list(contradicted.items())[:1]:
+                    conflict.line = rows.number[row]
+                    self.bad_lines.refuse(conflict, b"")
 
     def _store(self, rejected: int) -> ImportSummary:
         request, owners = self.request, {name for file in self.files for name in file.policies}
