@@ -16,7 +16,7 @@ import pytest
 from rlrec import records
 from rlrec.api import _log_schema
 from rlrec.app.imports import columns, parquet_columns, parquet_files, parquet_partition
-from rlrec.app.imports.layouts import checks, csv_cells, jsonl, lines, writers
+from rlrec.app.imports.layouts import checks, csv_cells, jsonl, writers
 from rlrec.app.serving import decision_json
 from rlrec.log_fields import (
     DECISION,
@@ -114,16 +114,16 @@ def test_lines_of_json_have_the_keys() -> None:
     line = {*msgspec.json.schema(jsonl.LINE)["$defs"]["DecisionLine"]["properties"]}
     assert keys(DECISION) <= line
     assert keys(SLOT) <= {*jsonl.SlateEntry.__struct_fields__}
-    assert keys(EVENT) == {*lines.EventEntry.__struct_fields__} == {*decision_json.EventJson.__annotations__}
+    assert keys(EVENT) == {*jsonl.EventEntry.__struct_fields__} == {*decision_json.EventJson.__annotations__}
 
 
 def test_what_layouts_decode_to_has_the_fields_of_a_line() -> None:
     assert {*names(STATED_FIELDS)} <= {*columns.LogColumns.__dataclass_fields__}
     of_slots = {"arm" if field.name == "arm_id" else field.name for field in SLOT[1:]}
-    assert {*lines.LineSlot._fields} - {"id"} == of_slots
-    assert {*columns.LoggedSlots.__dataclass_fields__} == {"row", *lines.LineSlot._fields}
-    assert {*columns.LoggedEvents.__dataclass_fields__} == {"row", *lines.LineEvent._fields}
-    assert {*lines.LineEvent._fields} == keys(EVENT)
+    assert {*jsonl.LineSlot._fields} - {"id"} == of_slots
+    assert {*columns.LoggedSlots.__dataclass_fields__} == {"row", *jsonl.LineSlot._fields}
+    assert {*columns.LoggedEvents.__dataclass_fields__} == {"row", *jsonl.LineEvent._fields}
+    assert {*jsonl.LineEvent._fields} == keys(EVENT)
 
 
 def test_rows_of_csv_have_the_cells() -> None:

@@ -8,19 +8,20 @@ Imported decisions teach no belief.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from itertools import chain
 from operator import itemgetter
+from typing import Any
 
 from rlrec.app.imports import altered_rewards, conflicts, layouts, policies, propensities
 from rlrec.app.imports.altered_rewards import AlteredRewards
 from rlrec.app.imports.background import BackgroundItems
 from rlrec.app.imports.columns import LogColumns, distinct, values
 from rlrec.app.imports.conflicts import LineNames
-from rlrec.app.imports.layouts.base import Layout, Options, RefusedLine, Source
+from rlrec.app.imports.layouts.base import Layout, RefusedLine, Source
 from rlrec.app.imports.propensities import ChoiceWeights
 from rlrec.app.imports.visit_numbers import VisitMoves
 from rlrec.app.imports.writer import GroupWriter, ImportState, PreparedRows
@@ -38,7 +39,7 @@ class Request:
     files: Sequence[Source]
     layout: str
     policy: str | None = None
-    options: Options = field(default_factory=Options)
+    options: Mapping[str, Any] = field(default_factory=dict)  # that some layouts read; None: not given
     propensity: str | None = None  # one of propensities.KINDS, for rows without any
     check: bool = False  # count, and store nothing
 
@@ -74,7 +75,7 @@ def import_log(store: Store, request: Request, bad_lines: BadLines) -> ImportSum
     layout = layouts.reader(request.layout)
     if layout.wants_policy and request.policy is None:
         raise InputError(f"the layout {request.layout} needs a policy", hint="--policy NAME: the owner of the log")
-    for name, value in vars(request.options).items():
+    for name, value in request.options.items():
         if value is not None and name not in layout.reads:
             raise InputError(f"the layout {request.layout} has no use for --{name.replace('_', '-')}")
     with store.read() as unit:

@@ -67,7 +67,7 @@ def test_a_file_that_grows_is_read_to_the_end_that_it_had(tmp_path: Path, monkey
     path = tmp_path / "log.jsonl"
     path.write_text("".join(LINE % f"s{n}" for n in range(7)))
     source = Source(file=str(path), name="log", decode=decode_group)
-    with closing(jsonl.Jsonl(source, policy="log", now=0)) as layout:
+    with closing(jsonl.Jsonl(source, policy="log", now=0, options={})) as layout:
         groups = layout.decode_all(with_text=False)
         next(groups)
         with path.open("a") as file:

@@ -353,7 +353,7 @@ def test_an_obd_context_is_canonical(tmp_path: Path) -> None:
         '2019-11-24 01:00:00.5+01:00,7,3,1,0.5,"a ""b"", ü",x,2.0,1.5\n'
         "2019-11-24 00:00:00+00:00,10,1,0,0.25,y,x,0.0,0\n"
     )
-    with closing(Obd(source(path), policy="random", now=2 * 10**15)) as layout:
+    with closing(Obd(source(path), policy="random", now=2 * 10**15, options={})) as layout:
         assert list(layout.decode_all(with_text=False)) == [[]]
         [result] = layout.groups()
     features = {"user_feature_1": 'a "b", ü', "user_feature_0": "x"}

@@ -23,7 +23,7 @@ import numpy as np
 
 from rlrec import times
 from rlrec.app.imports.background import BackgroundItems
-from rlrec.app.imports.columns import NULL, LogColumns, distinct, values
+from rlrec.app.imports.columns import NULL, LogColumns, values
 from rlrec.app.imports.conflicts import LineNames
 from rlrec.app.imports.layouts import checks
 from rlrec.app.imports.layouts.checks import Problem
@@ -90,14 +90,17 @@ class Decoded(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Note:
-    """Facts about a group of decoded rows that are remembered until the end of their file.
+    """Facts about a group of decoded lines that are remembered until the end of their file.
 
-    policies: the line that names each first; without_propensity: decisions; digests: the first 8 bytes of each. arms
-    and largest: those shown, and the longest page, for layouts that do not say what was eligible; inactive: the request
-    id, or None, of each decision that waits for its activation; decision_digests: of the keys of decisions in a
-    table."""
+    count: of decisions; skipped, zoneless and observations: as in Decoded; policies: the line that names each first;
+    without_propensity: decisions; digests: the first 8 bytes of each. arms and largest: those shown, and the longest
+    page, for layouts that do not say what was eligible; inactive: the request id, or None, of each decision that waits
+    for its activation; decision_digests: of the keys of decisions in a table."""
 
     count: int
+    skipped: int
+    zoneless: int
+    observations: Sequence[Observation]
     policies: Mapping[str, int]
     names: LineNames
     without_propensity: int
@@ -108,41 +111,17 @@ class Note:
     decision_digests: Sequence[int] = ()
 
 
-class SpooledGroup(NamedTuple):
-    """A decoded group, its rows pickled; note: None where there are none."""
-
-    rows: bytes
-    note: Note | None
-    refused: list[RefusedLine]
-    skipped: int
-    zoneless: int
-    observations: Sequence[Observation]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """The options of an import that some layouts read. map: which column of a table is what; reward_from: the key of a
-    line that holds its reward; arm_id: the key of an action that holds the arm."""
-
-    map: Mapping[str, Any] | None = None
-    reward_from: str | None = None
-    arm_id: str | None = None
-
-
 class Layout(ABC):
     """One file in a layout. policy: the owner of all its decisions, None where each line names its own."""
 
     headed: ClassVar[bool] = False  # the first line names the columns
     wants_policy: ClassVar[bool] = False
-    reads: ClassVar[frozenset[str]] = frozenset()  # names of the options that it reads
+    reads: ClassVar[frozenset[str]] = frozenset()  # names of the options that it reads: map, reward_from, arm_id
     rounding: ClassVar[float] = 0.0  # of probabilities, beside that to six decimals
     spans = False  # whether a decision may go over several lines
 
-    def __init__(self, source: Source, *, policy: str | None, now: int, options: Options | None = None) -> None:
-        self.source = source
-        self.policy = policy
-        self.now = now
-        self.options = options or Options()
+    def __init__(self, source: Source, *, policy: str | None, now: int, options: Mapping[str, Any]) -> None:
+        self.source, self.policy, self.now, self.options = source, policy, now, options
         self.skipped = 0  # lines that the format marks as no decision, so far
         self.zoneless = 0  # lines with a time without a zone, so far
         self.duplicates = 0  # lines that came before in the file, and name a request
@@ -200,16 +179,13 @@ class Layout(ABC):
             readers = FileBytes(opened, size), FileBytes(opened, size)
             even_groups, odd_groups = (self._spooled_groups(reader, n, with_text) for n, reader in enumerate(readers))
             with closing(BackgroundItems(odd_groups)) as background:
-                for group in filter(None, chain.from_iterable(zip_longest(even_groups, background))):
+                for rows, note, refused in filter(None, chain.from_iterable(zip_longest(even_groups, background))):
                     self.share = readers[0].position / max(size, 1)
-                    self.skipped, self.zoneless = self.skipped + group.skipped, self.zoneless + group.zoneless
-                    self.observe(group.observations)
-                    if group.note is not None:
-                        self.remember(group.note)
-                        if not with_text:
-                            self._names.append(group.note.names)
-                        self._spool.write(group.rows)
-                    yield group.refused
+                    self.remember(note)
+                    if not with_text:
+                        self._names.append(note.names)
+                    self._spool.write(rows)
+                    yield refused
         self._spool.flush()
         self.finish_decoding()
         ordered, self._digests = np.sort(np.concatenate(self._digests)), []
@@ -217,8 +193,10 @@ class Layout(ABC):
         if self._repeated:
             self.duplicates = self.decoded - sum(map(len, self._identified_rows()))
 
-    def _spooled_groups(self, file: FileBytes, start: int, with_text: bool) -> Iterator[SpooledGroup]:
-        """Every second group of the file."""
+    def _spooled_groups(
+        self, file: FileBytes, start: int, with_text: bool
+    ) -> Iterator[tuple[bytes, Note, list[RefusedLine]]]:  # fmt: skip
+        """Every second group of the file: its rows pickled, what to remember of them, and the refused lines."""
         groups = line_groups(file, self.source.name, None if self.spans else start, self.headed)
         if self.headed:
             groups = self._without_header(groups)
@@ -228,10 +206,9 @@ class Layout(ABC):
                 group = self.decode(numbers, texts)
                 times.zoneless[:] = noted
                 rows, bad = self._checked(group, numbers, texts)
-                note = self.note(rows) if len(rows) else None
+                note = self.note(rows, group)
                 rows = rows if with_text else replace(rows, text=NULL)
-                spooled = b"" if note is None else pickle.dumps(rows, pickle.HIGHEST_PROTOCOL)
-                yield SpooledGroup(spooled, note, bad, group.skipped, group.zoneless, group.observations)
+                yield pickle.dumps(rows, pickle.HIGHEST_PROTOCOL) if len(rows) else b"", note, bad
 
     def _without_header(self, groups: Iterator[LineGroup]) -> Iterator[LineGroup]:
         """The groups after the header was read from the first of their lines."""
@@ -287,18 +264,13 @@ class Layout(ABC):
                     error.line = numbers[bisect_left(numbers, rows.number[row]) + number]
         return errors
 
-    def observe(self, observations: Sequence[Observation]) -> None:  # noqa: B027 (most layouts have none)
-        """Remember observations of decisions in other lines."""
-
-    def note(self, rows: LogColumns) -> Note:
-        """Facts about decoded rows, in whichever process they are."""
-        policies = {} if self.policy is None else {self.policy: rows.number[0]}
-        if self.policy is None:
-            names = list(cast(Sequence[str], rows.policy))
-            policies = {name: rows.number[names.index(name)] for name in distinct(names)}
+    def note(self, rows: LogColumns, group: Decoded) -> Note:
+        """Facts about the rows of a group that were accepted, in whichever process they are."""
+        names = values(rows.policy, len(rows))
         in_sessions = rows if rows.user == NULL else rows.in_sessions()
         return Note(
-            count=len(rows), policies=policies, names=LineNames.read(in_sessions),
+            count=len(rows), skipped=group.skipped, zoneless=group.zoneless, observations=group.observations,
+            policies=dict(zip(reversed(names), reversed(rows.number), strict=True)), names=LineNames.read(in_sessions),
             without_propensity=values(rows.log_propensity, len(rows)).count(None),
             digests=np.frombuffer(b"".join(rows.digest), np.int64)[::2].copy(),
         )  # fmt: skip
@@ -306,6 +278,8 @@ class Layout(ABC):
     def remember(self, note: Note) -> None:
         """Remember the facts about a group; groups come in the order of the file."""
         self.decoded += note.count
+        self.skipped += note.skipped
+        self.zoneless += note.zoneless
         self.policies = {**note.policies, **self.policies}
         self.without_propensity += note.without_propensity
         self._digests.append(note.digests)

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from rlrec import times
-from rlrec.app.imports.layouts.lines import EventEntry
+from rlrec.app.imports.layouts.jsonl import EventEntry
 from rlrec.app.inputs import canonical
 from rlrec.errors import InputError
 from rlrec.log_fields import DECISION, SLOT, LogField

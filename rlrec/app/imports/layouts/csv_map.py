@@ -33,9 +33,9 @@ from rlrec.app.imports.columns import (
     values,
 )
 from rlrec.app.imports.layouts import csv_cells, writers
-from rlrec.app.imports.layouts.base import SPANNED, Decoded, Layout, Note, Options, Source
+from rlrec.app.imports.layouts.base import SPANNED, Decoded, Layout, Note, Source
+from rlrec.app.imports.layouts.jsonl import DEFAULT_POLICY, EventEntry, LineEvent
 from rlrec.app.imports.layouts.line_groups import LINE_BYTES
-from rlrec.app.imports.layouts.lines import DEFAULT_POLICY, EventEntry, LineEvent
 from rlrec.errors import InputError, quantity, suggest
 from rlrec.policy.beliefs import reward as rewards
 from rlrec.store.database.loading import Column, Same
@@ -109,8 +109,8 @@ class CsvMap(Layout):
     count = staticmethod(csv_cells.count)  # parses the cell of an event
     piece = staticmethod(csv_cells.piece)  # parses the cell of a field of the context
 
-    def __init__(self, source: Source, *, policy: str | None, now: int, options: Options | None = None) -> None:
-        self.map = ColumnMap.read(writers.MAP if options is None or options.map is None else options.map)
+    def __init__(self, source: Source, *, policy: str | None, now: int, options: Mapping[str, Any]) -> None:
+        self.map = ColumnMap.read(writers.MAP if options.get("map") is None else options["map"])
         super().__init__(source, policy=policy, now=now, options=options)
         self.spans = "decision" in self.map.columns or {"session", "at", "position"} <= self.map.columns.keys()
         self._cache: dict[Any, dict[Any, Any]] = defaultdict(dict)
@@ -123,7 +123,7 @@ class CsvMap(Layout):
 
     def map_of(self, names: Sequence[str]) -> ColumnMap:
         """The map of a table with these columns."""
-        if self.options.map is None and tuple(names) != writers.COLUMNS:
+        if self.options.get("map") is None and tuple(names) != writers.COLUMNS:
             example = '{"session": COLUMN, "arm": COLUMN, "propensity": COLUMN, "reward": COLUMN}'
             hint = f"--map FILE, with {example}; the columns are {', '.join(names)[:200]}"
             raise InputError("the layout csv needs a map of its columns", hint=hint)
@@ -400,9 +400,9 @@ class CsvMap(Layout):
 
     # -- what is known at the end --
 
-    def note(self, rows: LogColumns) -> Note:
+    def note(self, rows: LogColumns, group: Decoded) -> Note:
         names = filter(None, map(self._decision_names.get, rows.number))
-        note = replace(super().note(rows), decision_digests=contents.key_digests(list(names)))
+        note = replace(super().note(rows, group), decision_digests=contents.key_digests(list(names)))
         if "eligible" in self._index:
             return note
         return replace(note, arms=set(rows.slots.arm), largest=max(distinct(rows.size), default=0))

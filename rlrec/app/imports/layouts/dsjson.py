@@ -19,10 +19,10 @@ from msgspec import UNSET
 
 from rlrec.app.imports.columns import EMPTY, FIRST_STATE, NULL, LogColumns, distinct, values
 from rlrec.app.imports.layouts import dsjson_slots
-from rlrec.app.imports.layouts.base import Decoded, Layout, Note, Observation, Options, Source
+from rlrec.app.imports.layouts.base import Decoded, Layout, Note, Observation, Source
 from rlrec.app.imports.layouts.checks import AMOUNT, CHECKS, FLOAT32, ValueCheck, checked, until
 from rlrec.app.imports.layouts.dsjson_slots import Actions, DsJsonLine, ShownAction, SlotOutcome
-from rlrec.app.imports.layouts.lines import DEFAULT_POLICY, REWARD, LineEvent, LineLayout, LineSlot, Row, time
+from rlrec.app.imports.layouts.jsonl import DEFAULT_POLICY, REWARD, LineEvent, LineLayout, LineSlot, Row, time
 from rlrec.app.inputs import canonical
 from rlrec.errors import InputError, quantity, suggest
 from rlrec.log_fields import KEY
@@ -46,12 +46,13 @@ class DsJson(LineLayout):
     reads = frozenset({"reward_from", "arm_id"})
     rounding, kind, columns = FLOAT32, DsJsonLine, ROW
 
-    def __init__(self, source: Source, *, policy: str | None, now: int, options: Options | None = None) -> None:
-        name = None if options is None else options.reward_from
+    def __init__(self, source: Source, *, policy: str | None, now: int, options: Mapping[str, Any]) -> None:
+        name = options.get("reward_from")
         if name is not None and name not in REWARDS and not name.startswith("o."):
             hint = suggest(name, list(REWARDS)) or f"one of {', '.join(REWARDS)}, o.KEY"
             raise InputError(f"--reward-from {name[:80]!r} is no key of a reward", hint=hint)
         super().__init__(source, policy=policy or DEFAULT_POLICY, now=now, options=options)
+        self._reward_from, self._arm_id = name, options.get("arm_id")
         self._observed: dict[str, list[tuple[str, float, int | None]]] = defaultdict(list)
         self._activated: set[str] = set()
         self._inactive: set[str] = set()
@@ -68,7 +69,7 @@ class DsJson(LineLayout):
     def _observation(self, line: DsJsonLine) -> Observation:
         """The observation that a line makes of a decision in another line."""
         at = checked(time(line.enqueued, "EnqueuedTimeUtc"), until(self.now), "EnqueuedTimeUtc")
-        name = self.options.reward_from or ""
+        name = self._reward_from or ""
         if name.startswith("o.") or line.reward is None:
             value = _observed_sum(line.observations, name[2:] or None)
         else:
@@ -108,7 +109,7 @@ class DsJson(LineLayout):
 
     def path(self, table: str, field: str, number: int, text: bytes) -> str:
         if table == "events":
-            return self.options.reward_from or "_label_cost"
+            return self._reward_from or "_label_cost"
         if table == "slots":
             path = f"_outcomes[{number}]._p" if b'"_outcomes"' in text else "p"
             return path if field in ("propensity", "min_propensity") else "_outcomes"
@@ -143,15 +144,15 @@ class DsJson(LineLayout):
         return Actions(arms, tuple(sorted(arms)), None if slots[0] is None else cast(list[int], slots), text)
 
     def _arm(self, action: Mapping[str, Any]) -> str:
-        named = (self.options.arm_id,) if self.options.arm_id else ARM_IDS
+        named = (self._arm_id,) if self._arm_id else ARM_IDS
         for path in named:
             value: Any = action
             for name in path.split("."):
                 value = value.get(name) if isinstance(value, dict) else None
             if isinstance(value, str | int) and not isinstance(value, bool):
                 return str(value)
-        if self.options.arm_id:
-            raise InputError(f"an action has no {self.options.arm_id!r}", field="c._multi")
+        if self._arm_id:
+            raise InputError(f"an action has no {self._arm_id!r}", field="c._multi")
         return blake2b(canonical.text(action).encode(), digest_size=8).hexdigest()
 
     # -- rewards --
@@ -163,7 +164,7 @@ class DsJson(LineLayout):
         has_costs = actions.slots is None and any(outcome.cost is not None for outcome in outcomes.values())
         if line.outcomes is not None and not has_costs:
             outcomes = {1 if len(shown) == 1 else None: dsjson_slots.page_outcome(line)}
-        name = self.options.reward_from
+        name = self._reward_from
         for position, outcome in outcomes.items():
             if name is None or name == "_label_cost":
                 is_silent = outcome.cost is None or (outcome.cost == 0 and not outcome.observations)
@@ -177,19 +178,17 @@ class DsJson(LineLayout):
 
     # -- what is known at the end --
 
-    def observe(self, observations: Sequence[Observation]) -> None:
-        for observation in observations:
-            self._observed[observation.key] += observation.events
-            if observation.activates:
-                self._activated.add(observation.key)
-
-    def note(self, rows: LogColumns) -> Note:
+    def note(self, rows: LogColumns, group: Decoded) -> Note:
         names, slots = values(rows.request_id, len(rows)), rows.slots
         is_inactive = set(compress(slots.row, values(slots.censored, len(slots.row))))
-        return replace(super().note(rows), inactive=[names[row] for row in is_inactive])
+        return replace(super().note(rows, group), inactive=[names[row] for row in is_inactive])
 
     def remember(self, note: Note) -> None:
         super().remember(note)
+        for observation in note.observations:
+            self._observed[observation.key] += observation.events
+            if observation.activates:
+                self._activated.add(observation.key)
         self._inactive.update(name for name in note.inactive if name is not None)
         self.skipped += note.inactive.count(None)
 

@@ -6,32 +6,27 @@ Neither a propensity nor a marginal has to be there: such a row is stored, and l
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from math import log
 from operator import itemgetter
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
-from msgspec import UNSET, Struct, defstruct, field
+from msgspec import UNSET, Struct, UnsetType, defstruct, field
 
-from rlrec.app.imports.columns import LogColumns, LoggedCandidates, values
-from rlrec.app.imports.layouts.base import Options, Source
+from rlrec import times
+from rlrec.app.imports.columns import LogColumns, LoggedCandidates, LoggedEvents, LoggedSlots, transposed, values
+from rlrec.app.imports.layouts.base import Decoded, Layout, RefusedLine, Source, refused_line
 from rlrec.app.imports.layouts.checks import CHECKS, FLOAT32, checked, is_distribution
-from rlrec.app.imports.layouts.lines import (
-    DEFAULT_POLICY,
-    REWARD,
-    EventEntry,
-    LineEvent,
-    LineLayout,
-    LineSlot,
-    Row,
-    time,
-)
 from rlrec.app.inputs import canonical
 from rlrec.errors import InputError
 from rlrec.log_fields import KEY, LOG_PROBABILITY, PROBABILITY, STATED_FIELDS, LogField
 from rlrec.policy.gradients import history
+from rlrec.store.database.loading import Same
 from rlrec.store.log.events import CENSOR
 
+AT_ONCE = 1_000  # lines decoded at once
+DEFAULT_POLICY, REWARD = "imported", "reward"
 CACHE = 10_000  # eligible sets remembered
 USUAL = {"version": 1, "experiment": None, "variant": None, "route": None, "belief_seq": 0}  # of imported decisions
 ROW = (
@@ -39,6 +34,98 @@ ROW = (
     "log_propensity", "seed", "request_id", "source", "history", "reward", "candidates",
     *(entry.name for entry in STATED_FIELDS), "action_features", "slot_sets", "support",
 )  # fmt: skip
+
+
+class EventEntry(Struct, forbid_unknown_fields=True):
+    """An event of a line. position: None for the page; UNSET where the line leaves it to its reader."""
+
+    kind: str
+    position: int | UnsetType | None = UNSET
+    value: float = 1.0
+    at: str | None = None
+    key: str | None = None
+
+
+class LineSlot(NamedTuple):
+    """A slot of a line, as LoggedSlots names its fields."""
+
+    position: int
+    arm: str
+    propensity: float | None
+    marginal: float | None
+    min_propensity: float | None
+    score: float | None = None
+    censored: int = 0
+    rounded: int = 0
+    id: str | None = None
+
+
+class LineEvent(NamedTuple):
+    """An event of a line, as LoggedEvents names its fields."""
+
+    position: int | None
+    kind: str
+    value: float
+    at: int | None = None
+    key: str | None = None
+
+
+Row = tuple[tuple[str, ...], Sequence[Any], Sequence[LineSlot], Sequence[LineEvent]]
+
+
+class LineLayout(Layout):
+    """A layout of lines of JSON: each is a decision, and many are gathered into columns. kind: what a line decodes to;
+    columns: of decisions, by name."""
+
+    kind: ClassVar[type[Struct]]
+    columns: ClassVar[Sequence[str]]
+
+    @abstractmethod
+    def row(self, line: Any, text: bytes) -> Row | None:
+        """The eligible arms of a line (the same object for lines that have the same arms, mostly), its values in the
+        order of `columns`, its slots and its events; None for a line that is no decision."""
+
+    def decode(self, numbers: Sequence[int], texts: list[bytes]) -> Decoded:
+        rows, slots, events, sets = list[Any](), list[Any](), list[Any](), dict[int, tuple[int, tuple[str, ...]]]()
+        refused_lines, zoneless = list[RefusedLine](), 0
+        for start in range(0, len(texts), AT_ONCE):
+            group = list(zip(numbers[start : start + AT_ONCE], texts[start : start + AT_ONCE], strict=True))
+            for (number, text), line in zip(group, self.source.decode(group, self.kind), strict=True):
+                try:
+                    if isinstance(line, InputError):
+                        raise line
+                    if (row := self.row(line, text)) is not None:
+                        eligible, row_values, row_slots, row_events = row
+                        index, _ = sets.setdefault(id(eligible), (len(sets), eligible))
+                        slots += [(len(rows), *slot) for slot in row_slots]
+                        events += [(len(rows), *event) for event in row_events]
+                        rows.append((number, index, *row_values))
+                except InputError as error:
+                    refused_lines.append(refused_line(error, number, text))
+                if times.zoneless:
+                    zoneless += 1
+                    times.zoneless.clear()
+        columns = transposed(("number", "eligible", *self.columns), rows)
+        if self.policy is not None:
+            columns["policy"] = Same(self.policy)
+        decisions = LogColumns(
+            eligible_sets=[arms for _, arms in sets.values()],
+            slots=LoggedSlots(**transposed(("row", *LineSlot._fields), slots)),
+            events=LoggedEvents(**transposed(("row", *LineEvent._fields), events)), **columns,
+        )  # fmt: skip
+        return Decoded(decisions, refused_lines, zoneless=zoneless)
+
+
+def time(text: str | None, field: str) -> int | None:
+    """Microseconds since 1970 UTC. Raises InputError for what is no time."""
+    try:
+        return None if text is None else times.parse(text)
+    except InputError as error:
+        error.field = field
+        raise
+
+
+# -- jsonl --
 
 
 class SlateEntry(Struct, forbid_unknown_fields=True):
@@ -116,7 +203,7 @@ class Jsonl(LineLayout):
 
     kind, columns = LINE, ROW
 
-    def __init__(self, source: Source, *, policy: str | None, now: int, options: Options | None = None) -> None:
+    def __init__(self, source: Source, *, policy: str | None, now: int, options: Mapping[str, Any]) -> None:
         super().__init__(source, policy=policy, now=now, options=options)
         self._sets: dict[tuple[str, ...], tuple[str, ...]] = {}
 

@@ -6,13 +6,14 @@ session of its own: the file has no key of one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from json.encoder import encode_basestring
+from typing import Any
 
 from rlrec.app.imports.columns import LogColumns
 from rlrec.app.imports.layouts import csv_cells
-from rlrec.app.imports.layouts.base import Options, Source
+from rlrec.app.imports.layouts.base import Source
 from rlrec.app.imports.layouts.csv_map import ColumnMap, CsvMap
 from rlrec.app.inputs import canonical
 from rlrec.errors import InputError
@@ -33,8 +34,8 @@ class Obd(CsvMap):
     reads = frozenset()
     slot_parsers = csv_cells.SLOT_PARSERS | {"marginal": csv_cells.finite}
 
-    def __init__(self, source: Source, *, policy: str | None, now: int, options: Options | None = None) -> None:
-        super().__init__(source, policy=policy, now=now, options=Options(map=MAP))
+    def __init__(self, source: Source, *, policy: str | None, now: int, options: Mapping[str, Any]) -> None:
+        super().__init__(source, policy=policy, now=now, options={"map": MAP})
 
     def map_of(self, names: Sequence[str]) -> ColumnMap:
         self.arms = {name.removeprefix(AFFINITY) for name in names if name.startswith(AFFINITY)}

@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Mapping
 from typing import Any, BinaryIO, cast
 
-from rlrec.app.imports.layouts.base import Options, Source
+from rlrec.app.imports.layouts.base import Source
 from rlrec.app.imports.layouts.csv_map import ColumnMap, CsvMap, check_columns
 from rlrec.errors import InputError
 
@@ -16,12 +17,12 @@ ROWS = 50_000  # at once
 
 
 class Parquet(CsvMap):
-    """A table of columns; `options.map` names those that are read."""
+    """A table of columns; `map` of the options names those that are read."""
 
-    def __init__(self, source: Source, *, policy: str | None, now: int, options: Options | None = None) -> None:
-        if options is None or options.map is None:
+    def __init__(self, source: Source, *, policy: str | None, now: int, options: Mapping[str, Any]) -> None:
+        if options.get("map") is None:
             raise InputError("the layout parquet needs a map of its columns", hint="--map FILE")
-        self._rows_as_csv = _as_csv(source, ColumnMap.read(options.map).names)
+        self._rows_as_csv = _as_csv(source, ColumnMap.read(options["map"]).names)
         super().__init__(
             Source(file=self._rows_as_csv, name=source.name, decode=source.decode),
             policy=policy, now=now, options=options,

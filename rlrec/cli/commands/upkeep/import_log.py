@@ -71,9 +71,9 @@ def import_log(
     """Unknown arms are added. A line that was imported before is a duplicate, so an overlapping file adds only what is
     new. Imported decisions are mature at once, and change no belief by themselves. All lines are checked before the
     first one is stored. Times without a zone are read as UTC."""
-    from rlrec.app.imports.layouts.base import Options, Source
+    from rlrec.app.imports.layouts.base import Source
 
-    options = Options(map=columns, reward_from=reward_from, arm_id=arm_id)
+    options = {"map": columns, "reward_from": reward_from, "arm_id": arm_id}
     sources = [Source(file=_rereadable(file, refusals), name=file, decode=lines.decode_group) for file in files]
     bad_lines = app.import_log.BadLines(
         quarantine=refusals.quarantine, refuse=refusals.refuse, reading=refusals.reading
