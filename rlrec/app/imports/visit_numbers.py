@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rlrec.app.imports.columns import NULL, LogColumns, picked, values
+from rlrec.app.imports.columns import NULL, LogColumns, values
 from rlrec.arrays import Flags, Ids, look_up, numbers_in_runs, run_starts, take
 from rlrec.store import Unit
 from rlrec.store.database import loading
@@ -43,98 +43,95 @@ def assign(
 ) -> AssignedVisits:  # fmt: skip
     """The visits of rows, which are stored. stored: ids of the sessions that the store has already."""
     n = len(rows)
-    if not stored and len(set(session_ids)) == n:
-        return _single(unit, rows, session_ids, at)
     (visit, step), grown = np.zeros((2, n), np.int64), np.zeros(n, np.bool_)
-    unordered_rows = np.arange(n)
-    if (rows.visit, rows.step) == (NULL, NULL):
+    stated, unordered_rows = [values(column, n) for column in (rows.visit, rows.step)], np.arange(n)
+    if (is_silent := (rows.visit, rows.step) == (NULL, NULL)) or not any(None in column for column in stated):
         newest = sessions.newest_visits(unit, stored) if stored else ()
-        ordered = in_order(session_ids, at, newest, timeout_us=settings.session_timeout_us)
-        visit, step, grown, unordered_rows = (
-            ordered.visit,
-            ordered.step,
-            ordered.grown,
-            np.flatnonzero(~ordered.assigned),
+        numbers_of_lines = None if is_silent else np.array(stated, np.int64)
+        timeout_us = settings.session_timeout_us
+        visit, step, grown, is_assigned, new, extended = in_order(
+            session_ids, at, newest, stated=numbers_of_lines, timeout_us=timeout_us
         )
-        new, extended = ({name: column.tolist() for name, column in columns.items()} for columns in ordered[-2:])
-        if new["number"]:
-            loading.write(unit, "visit", {**new, "recent": Same("[]")})
-        sessions.extend_visits(unit, extended)
+        if len(new["number"]):
+            columns = {name: column.tolist() for name, column in new.items()}
+            loading.write(unit, "visit", {**columns, "recent": Same("[]")})
+        sessions.extend_visits(unit, {name: column.tolist() for name, column in extended.items()})
+        unordered_rows = np.flatnonzero(~is_assigned)
     if len(unordered_rows):
         row_sessions = [session_ids[row] for row in unordered_rows.tolist()]
         numbers = VisitNumbers(unit, set(row_sessions).intersection(stored), settings, moves)
-        row_values = list(zip(session_ids, values(rows.visit, n), values(rows.step, n), at, strict=True))
+        row_values = list(zip(session_ids, *stated, at, strict=True))
         visit[unordered_rows], step[unordered_rows] = np.transpose(
             [numbers.assign(*row_values[row]) for row in unordered_rows.tolist()]
         )
         grown[unordered_rows] = np.fromiter(map(set(stored).__contains__, row_sessions), np.bool_, len(row_sessions))
         numbers.write()
-    return AssignedVisits(visit.tolist(), step.tolist(), frozenset(np.flatnonzero(grown).tolist()))
-
-
-def _single(unit: Unit, rows: LogColumns, session_ids: Sequence[int], at: Sequence[int]) -> AssignedVisits:
-    """The visits of sessions that have one row each."""
-    n = len(rows)
-    visit = Same(1) if rows.visit == NULL else [number or 1 for number in values(rows.visit, n)]
-    step = Same(0) if rows.step == NULL else [number or 0 for number in values(rows.step, n)]
-    order = range(n) if isinstance(session_ids, range) else sorted(range(n), key=session_ids.__getitem__)
-    at = picked(at, order)
-    loading.write(unit, "visit", {
-        "session_id": picked(session_ids, order), "started_at": at, "last_at": at, "ended_at": at,
-        "number": visit if isinstance(visit, Same) else picked(visit, order), "recent": Same("[]"),
-        "steps": Same(1) if isinstance(step, Same) else [step[index] + 1 for index in order],
-    })  # fmt: skip
-    return AssignedVisits(visit, step)
+    visits, steps = (Same(int(ids[0])) if (ids == ids[0]).all() else ids.tolist() for ids in (visit, step))
+    return AssignedVisits(visits, steps, frozenset(np.flatnonzero(grown).tolist()))
 
 
 class OrderedVisits(NamedTuple):
-    """Visits of the sessions whose rows are in order of time, (n,) a row: whether it is of such a session, its visit
-    and step, and whether the visit had begun before. new, extended: the columns of new visits and of the others, by
-    session and number."""
+    """Visits of sessions, (n,) a row: its visit and step, whether the visit had begun before, and whether the row is of
+    a session that could be assigned so. new, extended: the columns of new visits and of the others, by session and
+    number."""
 
-    assigned: Flags
     visit: Ids
     step: Ids
     grown: Flags
+    assigned: Flags
     new: Columns
     extended: Columns
 
 
 def in_order(
-    session_ids: Sequence[int], at: Sequence[int], newest: Sequence[NewestVisit], *, timeout_us: int
+    session_ids: Sequence[int],
+    at: Sequence[int],
+    newest: Sequence[NewestVisit],
+    *,
+    timeout_us: int,
+    stated: Ids | None = None,
 ) -> OrderedVisits:
-    """The visits of rows that name none, as `VisitNumbers` assigns them, of all sessions at once. newest: the newest
-    visit of each session that has one; where a live request may go on with it, or a row is older, or rows are not in
-    order of time, the session is left out."""
+    """The visits of rows as `VisitNumbers` assigns them, of all sessions at once. newest: the newest visit of each
+    session that has one; stated: the visit and step of each line, (2, n), None where lines name none.
+
+    Without them a session is left out where a live request may go on with its newest visit, or a row is older, or rows
+    are not in order of time; with them where it is stored already, or two rows have the same step."""
     session, time, n = np.array(session_ids, np.int64), np.array(at, np.int64), len(at)
-    order = np.argsort(session, kind="stable")
+    order = np.argsort(session, kind="stable") if stated is None else np.lexsort((stated[1], stated[0], session))
     session, time = session[order], time[order]
     first = run_starts(session)
     run = np.repeat(np.arange(len(first)), np.diff(first, append=n))
     # the newest visit of each session, zeros without one
     newest_rows = np.array([(0,) * len(NewestVisit._fields), *sorted(newest)], np.int64)
     index, has = look_up(newest_rows[:, 0], session[first])
-    _, number, last_at, steps, is_live = np.where(has, newest_rows[index].T, 0)
-    # where visits begin
-    gap = np.diff(time, prepend=0)
-    gap[first] = np.where(has, time[first] - last_at, timeout_us + 1)
-    assigned = ~np.logical_or.reduceat(gap < 0, first) & (is_live == 0)
-    begins = gap > timeout_us
-    count = np.cumsum(begins)
-    visit = number[run] + count - (count - begins)[first][run]
-    # the rows of each visit
-    start = run_starts(run, visit)
-    length, visit_runs, is_new = np.diff(start, append=n), run[start], begins[start]
-    earlier = np.where(is_new, 0, steps[visit_runs])
-    step = numbers_in_runs(start, n) + np.repeat(earlier, length)
+    _, number, newest_at, steps, is_live = np.where(has, newest_rows[index].T, 0)
+    # where visits begin, and the rows of each
+    if stated is None:
+        gap = np.diff(time, prepend=0)
+        gap[first] = np.where(has, time[first] - newest_at, timeout_us + 1)
+        begins, cannot = gap > timeout_us, (gap < 0) | (is_live != 0)[run]
+        count = np.cumsum(begins)
+        visit = number[run] + count - (count - begins)[first][run]
+        start = run_starts(run, visit)
+        step = numbers_in_runs(start, n) + np.repeat(
+            np.where(begins[start], 0, steps[run[start]]), np.diff(start, append=n)
+        )
+    else:
+        visit, step = stated[:, order]
+        start, begins = run_starts(run, visit), np.ones(n, np.bool_)
+        cannot = has[run] | (np.diff(step, prepend=-1) == 0)
+        cannot[start] = has[run[start]]
+    assigned, is_new = ~np.logical_or.reduceat(cannot, first), begins[start]
+    last_at = np.maximum.reduceat(time, start)
     columns = {
-        "session_id": session[start], "number": visit[start], "started_at": time[start],
-        "last_at": time[start + length - 1], "ended_at": time[start + length - 1], "steps": earlier + length,
+        "session_id": session[start], "number": visit[start], "started_at": np.minimum.reduceat(time, start),
+        "last_at": last_at, "ended_at": last_at, "steps": np.maximum.reduceat(step, start) + 1,
     }  # fmt: skip
-    back = np.argsort(order)
+    back, is_assigned = np.argsort(order), assigned[run[start]]
     return OrderedVisits(
-        assigned=assigned[run][back], visit=visit[back], step=step[back], grown=np.repeat(~is_new, length)[back],
-        new=take(columns, assigned[visit_runs] & is_new), extended=take(columns, assigned[visit_runs] & ~is_new),
+        visit=visit[back], step=step[back], grown=np.repeat(~is_new, np.diff(start, append=n))[back],
+        assigned=assigned[run][back], new=take(columns, is_assigned & is_new),
+        extended=take(columns, is_assigned & ~is_new),
     )  # fmt: skip
 
 

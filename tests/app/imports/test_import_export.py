@@ -509,6 +509,31 @@ def test_visits_in_order_of_time_are_those_that_are_assigned_row_by_row(sqlite_d
         assert 0 < ordered.grown.sum() < len(ordered.grown) / 2
 
 
+def test_visits_that_lines_state_are_those_that_are_assigned_row_by_row(sqlite_db: str) -> None:
+    """But for a session of which two rows have the same step, or that is stored."""
+    random = np.random.default_rng(9)
+    places = random.permutation(
+        [(session, visit, step) for session in range(1, 30) for visit in (1, 4) for step in range(5)]
+    )
+    places, at = places[random.random(len(places)) < 0.6], random.integers(0, 10**12, 400)
+    session_ids, at, stated = places[:, 0].tolist(), at[: len(places)].tolist(), places[:, 1:].T
+    with closing(Store(sqlite_db)) as store, store.read() as unit:
+        numbers = VisitNumbers(unit, (), settings.get(unit), VisitMoves())
+        ordered = visit_numbers.in_order(session_ids, at, (), stated=stated, timeout_us=1)
+        assigned = [numbers.assign(*row) for row in zip(session_ids, *stated.tolist(), at, strict=True)]
+        assert ordered.assigned.all()
+        assert list(zip(ordered.visit.tolist(), ordered.step.tolist(), strict=True)) == assigned
+        names = list(ordered.new)
+        written = zip(*(ordered.new[name].tolist() for name in names), strict=True)
+        changed = [visit for _, visit in sorted(numbers.changed.items())]
+        assert list(written) == [tuple(getattr(visit, name) for name in names) for visit in changed]
+    stated = np.array([[1, 1, 1, 1, 1], [0, 1, 1, 0, 0]])
+    ordered = visit_numbers.in_order(
+        [1, 2, 2, 3, 4], [9] * 5, [NewestVisit(3, 1, 5, 4, 0)], stated=stated, timeout_us=10
+    )
+    assert ordered.assigned.tolist() == [True, False, False, False, True]
+
+
 def test_visits_that_are_not_in_order_are_left_to_each_row() -> None:
     """Rows that go back, rows before the newest visit, and visits with which a live request goes on."""
     newest = [NewestVisit(3, 2, 50, 4, 0), NewestVisit(4, 1, 5, 1, 1), NewestVisit(5, 7, 10, 3, 0)]
