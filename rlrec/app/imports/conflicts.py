@@ -19,11 +19,11 @@ from rlrec.store.log import decisions, events, sessions
 MIXED = -0x61C8864680B583EB  # an odd number that spreads hashes over 64 bits
 
 
-Known = dict[tuple[str, str], str | bytes]  # what a name of a kind stands for
+NameValues = dict[tuple[str, str], str | bytes]  # what a name of a kind stands for
 
 
 def find(
-    unit: Unit, rows: LogColumns, users: Mapping[str, str | None], *, disputed: Ids | None, known: Known
+    unit: Unit, rows: LogColumns, users: Mapping[str, str | None], *, disputed: Ids | None, earlier: NameValues
 ) -> dict[int, Conflict]:  # fmt: skip
     """The rows that are refused, by index: another line of the store, or of the rows before, has their request id or
     feedback key, or their session has another user. The same line, which a file has that overlaps with another, does
@@ -31,7 +31,7 @@ def find(
 
     A row that is refused leaves no trace: what it names is free for the rows after it. users: of the sessions that the
     store has; disputed: hashes of the names of all lines that stand for several things, None where these rows are to be
-    compared; known: what disputed names stood for in rows before, to which those of these rows are added."""
+    compared; earlier: what disputed names stood for in rows before, to which those of these rows are added."""
     requests, keys = (
         decisions.requests(unit, distinct(rows.request_id)),
         events.stored_keys(unit, distinct(rows.events.key)),
@@ -39,26 +39,26 @@ def find(
     owned = {session: user for session, user in users.items() if user is not None}
     stored = _stored_names(list(requests), list(keys), owned)
     if disputed is None or any(entry.names for entry in stored):
-        here = LineNames.join([LineNames.read(rows), *map(LineNames.hashed, stored)]).disputed_hashes()
-        disputed = here if disputed is None else np.union1d(disputed, here)
+        hashes = LineNames.join([LineNames.read(rows), *map(LineNames.hashed, stored)]).disputed_hashes()
+        disputed = hashes if disputed is None else np.union1d(disputed, hashes)
     if not len(disputed):
         return {}
-    values_in_store: Known = {
+    values_in_store: NameValues = {
         (entry.kind, name): value for entry in stored for name, value in zip(entry.names, entry.values, strict=True)
     }
-    named = defaultdict[int, Known](dict)
+    named = defaultdict[int, NameValues](dict)
     for kind, names, owners, stands_for in _names_by_kind(rows):
         for index in np.flatnonzero(np.isin(_hashes(names) ^ hash(kind), disputed)).tolist():
             named[owners[index]][kind, names[index]] = stands_for[index]
     refused: dict[int, Conflict] = {}
     for row in sorted(named):
         for name, value in named[row].items():
-            first = values_in_store.get(name, known.get(name, value))
+            first = values_in_store.get(name, earlier.get(name, value))
             if first != value:
                 refused[row] = _conflict(*name, value, first)
                 break
         else:
-            known |= named[row]
+            earlier |= named[row]
     return refused
 
 

@@ -5,18 +5,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence, Set
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import compress
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from rlrec.app.imports import altered_rewards, conflicts, policies, session_histories, visit_numbers
+from rlrec import policy as kinds
+from rlrec.app.imports import altered_rewards, conflicts, visits
 from rlrec.app.imports.altered_rewards import AlteredRewards
 from rlrec.app.imports.columns import NULL, LogColumns, distinct, mapped, picked, values
 from rlrec.app.imports.layouts.base import RefusedLine, drop_rows
-from rlrec.app.imports.visit_numbers import VisitMoves
-from rlrec.app.inputs import canonical
+from rlrec.app.imports.visits import VisitMoves
+from rlrec.app.inputs import canonical, lookup
 from rlrec.app.log.splits import splits
 from rlrec.arrays import numbers_in_runs, run_starts
 from rlrec.errors import InputError
@@ -27,10 +28,10 @@ from rlrec.store.database import loading
 from rlrec.store.database.loading import Column, Same
 from rlrec.store.log import candidates, contents, decisions, events, sessions, settings
 from rlrec.store.log.sessions import Session
-from rlrec.store.policies import arms
-from rlrec.store.policies import policies as stored_policies
+from rlrec.store.policies import arms, policies
 
 CONTEXTS = 50_000  # whose ids are remembered
+KIND = "logged"  # of policies that own imported decisions
 
 
 @dataclass(frozen=True)
@@ -103,11 +104,11 @@ class GroupWriter:
         self.owners: dict[str, Version | InputError] = {}
         for name in sorted(state.policies):
             try:
-                self.owners[name] = policies.find(unit, name) or policies.create(unit, name)
+                self.owners[name] = find_owner(unit, name) or create_owner(unit, name)
             except InputError as error:
                 self.owners[name] = error
         self.ids = {name: owner.policy.id for name, owner in self.owners.items() if isinstance(owner, Version)}
-        self.policy_heads = stored_policies.lock(unit, list(self.ids.values()))
+        self.policy_heads = policies.lock(unit, list(self.ids.values()))
         self.settings = settings.get(unit)
         if state.marks != loading.marks(unit, self.ids.values()):
             lines = {number: loading.few_lines(unit, number) for number in self.ids.values()}
@@ -128,7 +129,7 @@ class GroupWriter:
         stored = sessions.find(self.unit, keys, lock=True) if keys else {}
         users = {key: session.user for key, session in stored.items()}
         disputed = np.empty(0, np.int64) if self.state.agree else None
-        new = drop_rows(new, conflicts.find(self.unit, new, users, disputed=disputed, known={}), self.refused)
+        new = drop_rows(new, conflicts.find(self.unit, new, users, disputed=disputed, earlier={}), self.refused)
         if len(new):
             is_complete = new is group.rows
             self._store(group if is_complete else PreparedRows.prepare(new, salt=self.settings.split_salt), stored)
@@ -159,18 +160,18 @@ class GroupWriter:
         arm_ids = self._arm_ids(rows)
         contexts = self._context_ids(group.contexts)
         session_ids = self._session_ids(group, stored)
-        visit, step, grown = visit_numbers.assign(
+        visit, step, grown = visits.assign(
             unit, rows, session_ids, at, stored={session.id for session in stored.values()}, settings=self.settings,
             moves=self.state.moves,
         )  # fmt: skip
         names = values(rows.policy, n)
         owners = {name: owner for name in distinct(rows.policy) if isinstance(owner := self.owners[name], Version)}
-        states, histories = session_histories.derive(
+        states, histories = visits.derive_states(
             unit, rows, {name: owner.reward for name, owner in owners.items()}, arm_ids=arm_ids,
             session_id=session_ids, visit=visit, step=step, at=at, grown=grown,
         )  # fmt: skip
         seq = mapped(
-            rows.policy, {name: stored_policies.raise_seq(unit, self.policy_heads[self.ids[name]]) for name in owners}
+            rows.policy, {name: policies.raise_seq(unit, self.policy_heads[self.ids[name]]) for name in owners}
         )
         policy_id = mapped(rows.policy, self.ids)
         ids = decisions.reserve(unit, n)
@@ -348,3 +349,30 @@ def _feedback_keys(entries: Any) -> list[tuple[str, bytes, int | None, int]]:
         (key, canonical.digest_of([decision_id, position, kinds]), at, decision_id)
         for (decision_id, key), (position, at, kinds) in lines.items()
     ]
+
+
+# -- owners --
+
+
+def find_owner(unit: Unit, name: str) -> Version | None:
+    """The version of a policy that may own a log, None if the name is new. Raises InputError for another kind."""
+    live = policies.live(unit, [name]).get(name)
+    if live is not None and live.version.policy.kind != KIND:
+        raise InputError(
+            f"policy {name!r} is of kind {live.version.policy.kind}, it did not log elsewhere",
+            hint="give --policy the name of a new one, or of one of kind logged",
+            field="policy",
+        )
+    return None if live is None else live.version
+
+
+def create_owner(unit: Unit, name: str) -> Version:
+    """A new policy of kind logged: its version 1."""
+    lookup.refuse_route_name(unit, name)
+    parameters = asdict(kinds.make(KIND, {}))
+    definition = {"kind": KIND, "params": parameters, "reward": "default", "prior": canonical.digest_of({}).hex()}
+    policies.create(
+        unit, name=name, kind=KIND, params=parameters, definition=canonical.text(definition | {"from_log": None}),
+        status="frozen", reward_id=lookup.reward(unit, "default").id, learned_from={},
+    )  # fmt: skip
+    return lookup.version(unit, name)[0]

@@ -16,15 +16,15 @@ from itertools import chain
 from operator import itemgetter
 from typing import Any
 
-from rlrec.app.imports import altered_rewards, conflicts, layouts, policies, propensities
+from rlrec.app.imports import altered_rewards, conflicts, layouts, propensities
 from rlrec.app.imports.altered_rewards import AlteredRewards
 from rlrec.app.imports.background import BackgroundItems
 from rlrec.app.imports.columns import LogColumns, distinct, values
 from rlrec.app.imports.conflicts import LineNames
 from rlrec.app.imports.layouts.base import Layout, RefusedLine, Source
 from rlrec.app.imports.propensities import ChoiceWeights
-from rlrec.app.imports.visit_numbers import VisitMoves
-from rlrec.app.imports.writer import GroupWriter, ImportState, PreparedRows
+from rlrec.app.imports.visits import VisitMoves
+from rlrec.app.imports.writer import GroupWriter, ImportState, PreparedRows, find_owner
 from rlrec.app.inputs import lookup
 from rlrec.errors import InputError, quantity
 from rlrec.store import Store, Unit
@@ -80,7 +80,7 @@ def import_log(store: Store, request: Request, bad_lines: BadLines) -> ImportSum
             raise InputError(f"the layout {request.layout} has no use for --{name.replace('_', '-')}")
     with store.read() as unit:
         if request.policy is not None:
-            policies.find(unit, request.policy)
+            find_owner(unit, request.policy)
         now, salt = unit.now, settings.get(unit).split_salt
     with ExitStack() as opened, _rare_collections():
         files = [
@@ -150,7 +150,7 @@ class _Import:
             for rows in self._groups(file):
                 total = len(rows)
                 for name in distinct(rows.policy):
-                    owner = policies.find(unit, name)
+                    owner = find_owner(unit, name)
                     if owner is not None:
                         rows = rows.without_lines(name, loading.stored_lines(unit, owner.policy.id, rows.digest))
                     rows = rows.without_lines(name, {digest for owner_name, digest in lines if owner_name == name})
@@ -159,7 +159,7 @@ class _Import:
                 accepted, duplicates = accepted + len(rows), duplicates + total - len(rows)
                 estimated += values(rows.estimated, len(rows)).count(1)
                 for name in distinct(rows.policy):
-                    owner = policies.find(unit, name)
+                    owner = find_owner(unit, name)
                     policy_rows = rows.select([name == other for other in values(rows.policy, len(rows))])
                     at = [unit.now if time is None else time for time in values(policy_rows.at, len(policy_rows))]
                     reward = lookup.reward(unit, "default") if owner is None else owner.reward
@@ -185,13 +185,13 @@ class _Import:
         names = LineNames.join(file_names if store_names is None else [*file_names, store_names])
         counts = [len(lines.name) for lines in file_names]
         del file_names  # 16 bytes a name, which `names` has once more
-        disputed, known = names.disputed_hashes(), conflicts.Known()
+        disputed, earlier = names.disputed_hashes(), conflicts.NameValues()
         for file, count in zip(self.files, counts, strict=True):
             self.bad_lines.reading(file.source.name)
             owners = {}
             for name, line in sorted(file.policies.items(), key=itemgetter(1)):
                 try:
-                    owners[name] = policies.find(unit, name)
+                    owners[name] = find_owner(unit, name)
                 except InputError as error:
                     error.line = line
                     self.bad_lines.refuse(error, b"")
@@ -202,7 +202,7 @@ class _Import:
                         stored = loading.stored_lines(unit, owner.policy.id, rows.digest)
                         rows = rows.without_lines(name, stored)
                 users = conflicts.users_of_sessions(unit, rows)
-                contradicted = conflicts.find(unit, rows, users, disputed=disputed, known=known)
+                contradicted = conflicts.find(unit, rows, users, disputed=disputed, earlier=earlier)
                 for row, conflict in list(contradicted.items())[:1]:
                     conflict.line = rows.number[row]
                     self.bad_lines.refuse(conflict, b"")
