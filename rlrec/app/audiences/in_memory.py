@@ -45,56 +45,54 @@ class Totals:
 
 
 def study(
-    policy: Policy, audience: Audience, *, runs: int, steps: int, seed: int, names: Sequence[str] | None = None,
-    size: int = 1,
+    policy: Policy, audience: Audience, *, runs: int, sessions: int = 1, steps: int = 1, seed: int,
+    names: Sequence[str] | None = None, size: int = 1,
 ) -> Totals:  # fmt: skip
-    """The totals of so many decisions of each run. The regret is one of means (pseudo-regret): without the noise of
-    rewards.
+    """The totals of so many sessions of each run, one after another, each of so many decisions. With visitors a session
+    is a visit, played to its end; one who comes again does so at once, and runs that are done count no more. The regret
+    is one of means (pseudo-regret): without the noise of rewards.
     names: of the arms; size: positions of a page."""
     simulation = Runs(policy, audience, runs=runs, seed=seed, names=names, size=size)
-    reward, optimum, expected = np.zeros((3, runs))
-    for _ in range(steps):
-        earned, _, info = simulation.step()
-        reward += earned
-        optimum += info["optimum"]
-        expected += info["expected"]
-    return Totals(
-        reward=reward, optimum=optimum, regret=optimum - expected, decisions=np.full(runs, float(steps)),
-        shown=simulation.shown,
-    )  # fmt: skip
-
-
-def visit(
-    policy: Policy, audience: Visitors, *, runs: int, visits: int, seed: int, names: Sequence[str] | None = None,
-    size: int = 1,
-) -> Totals:  # fmt: skip
-    """The totals of so many visits of each run, played to their end one after another; a visitor who comes again does
-    so at once. Runs that are done count no more."""
-    simulation = Runs(policy, audience, runs=runs, seed=seed, names=names, size=size)
-    visits_left = np.full(runs, visits)
-    n_earlier_visits = np.zeros(runs, np.int64)  # visits of the visitor before
-    reward, expected, decisions, returned = np.zeros((4, runs))
-    visitors, newest = np.ones(runs), runs
-    while (is_playing := visits_left > 0).any():
+    visitors = _Arrivals(audience, runs) if isinstance(audience, Visitors) else None
+    left = np.full(runs, sessions if visitors else sessions * steps)
+    reward, optimum, expected, decisions = np.zeros((4, runs))
+    while (is_playing := left > 0).any():
         earned, ended, info = simulation.step()
         reward += np.where(is_playing, earned, 0.0)
         expected += np.where(is_playing, info["expected"], 0.0)
         decisions += is_playing
-        visits_left -= ended
-        # who comes next: the visitor again, or a new one
-        comes_again = info["again"] > 0
-        follows = ended & (visits_left > 0)
-        returned += follows & comes_again & (n_earlier_visits == 0)
-        visitors += follows & ~comes_again
-        n_earlier_visits = np.where(ended & ~comes_again, 0, n_earlier_visits + ended)
-        new_runs = np.flatnonzero(ended & ~comes_again)
-        audience.admit(new_runs, np.arange(newest, newest + len(new_runs)))
-        newest += len(new_runs)
-    optimum = np.full(runs, audience.optimum(size) * visits)
+        if visitors is None:
+            optimum += info["optimum"]
+            left -= 1
+        else:
+            left -= ended
+            visitors.follow(ended, ended & (left > 0), comes_again=info["again"] > 0)
+    if visitors is not None:
+        optimum = np.full(runs, visitors.audience.optimum(size) * sessions)
     return Totals(
-        reward=reward, optimum=optimum, regret=optimum - expected, decisions=decisions,
-        shown=simulation.shown, visitors=visitors, returned=returned,
+        reward=reward, optimum=optimum, regret=optimum - expected, decisions=decisions, shown=simulation.shown,
+        visitors=None if visitors is None else visitors.count,
+        returned=None if visitors is None else visitors.returned,
     )  # fmt: skip
+
+
+class _Arrivals:
+    """Who comes to each run when a visit has ended: the visitor again, or a new one. count and returned, (runs,): all
+    visitors so far, and those who came again."""
+
+    def __init__(self, audience: Visitors, runs: int) -> None:
+        self.audience, self.count, self.returned = audience, np.ones(runs), np.zeros(runs)
+        self._earlier_visits = np.zeros(runs, np.int64)  # of the visitor
+        self._newest = runs
+
+    def follow(self, ended: Flags, follows: Flags, *, comes_again: Flags) -> None:
+        """Admit who comes after visits that ended. follows: where the run goes on."""
+        self.returned += follows & comes_again & (self._earlier_visits == 0)
+        self.count += follows & ~comes_again
+        self._earlier_visits = np.where(ended & ~comes_again, 0, self._earlier_visits + ended)
+        new_runs = np.flatnonzero(ended & ~comes_again)
+        self.audience.admit(new_runs, np.arange(self._newest, self._newest + len(new_runs)))
+        self._newest += len(new_runs)
 
 
 class Runs:

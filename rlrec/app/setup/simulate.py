@@ -351,15 +351,10 @@ def study(store: Store, request: Request) -> Study:
     environments.check(request.environment, audience, len(names), size=request.size, steps=request.steps)
     policy, name = _studied_policy(store, request, audience, names)
     seed = seed_or_random(request.seed)
-    if isinstance(audience, Visitors):
-        totals = in_memory.visit(
-            policy, audience, runs=request.runs, visits=request.sessions, seed=seed, names=names, size=request.size
-        )
-    else:
-        steps = request.sessions * (request.steps or 1)
-        totals = in_memory.study(
-            policy, audience, runs=request.runs, steps=steps, seed=seed, names=names, size=request.size
-        )
+    totals = in_memory.study(
+        policy, audience, runs=request.runs, sessions=request.sessions, steps=request.steps or 1, seed=seed,
+        names=names, size=request.size,
+    )  # fmt: skip
     reward, optimum = float(totals.reward.mean()), float(totals.optimum.mean())
     figures = environments.figures(
         audience, totals.shown, length=float(totals.decisions.mean()) / request.sessions, visits=request.sessions,

@@ -10,7 +10,7 @@ import pytest
 
 from rlrec import policy as kinds
 from rlrec import simulate
-from rlrec.app.audiences.in_memory import RunBeliefs, Totals, design, draw_slates, study, visit
+from rlrec.app.audiences.in_memory import RunBeliefs, Totals, design, draw_slates, study
 from rlrec.arrays import Array
 from rlrec.policy.beliefs.forgetting import Forgetting
 from rlrec.policy.kinds.linear import Linear
@@ -211,7 +211,7 @@ def _regret(kind: str, *, runs: int, **params: Any) -> Array:
 def test_visits_are_played_to_their_end_in_every_run() -> None:
     """False-alarm rate 6e-5 each: four standard errors of 200 runs of 50 visits."""
     bar = Barista()
-    result = visit(kinds.make("uniform", {}), bar, runs=200, visits=50, seed=1)
+    result = study(kinds.make("uniform", {}), bar, runs=200, sessions=50, seed=1)
     uniform = np.full(bar.chain.expected.shape, 1 / bar.arms)
     for values, exact in ((result.reward, bars.value(bar, uniform)), (result.decisions, bars.length(bar, uniform))):
         assert abs(values.mean() / 50 - exact) < 4 * values.std(ddof=1) / 50 / sqrt(200)
@@ -222,7 +222,7 @@ def test_visits_are_played_to_their_end_in_every_run() -> None:
 
 
 def test_every_visit_is_of_a_new_visitor_or_of_one_who_comes_again() -> None:
-    result = visit(kinds.make("uniform", {}), simulate.make("choc-kale", {}), runs=50, visits=40, seed=1)
+    result = study(kinds.make("uniform", {}), simulate.make("choc-kale", {}), runs=50, sessions=40, seed=1)
     assert result.visitors is not None
     assert result.returned is not None
     assert np.all((result.returned > 0) & (result.returned <= result.visitors) & (result.visitors < 40))
@@ -239,7 +239,7 @@ def test_costs_are_learned_as_rewards_below_0() -> None:
 def test_pages_of_a_shop_are_studied_in_memory() -> None:
     """The uniform policy on pages of five: reward and returns of visitors played one by one, within four standard
     errors (seeded: false-alarm rate below 2e-4)."""
-    totals = visit(kinds.make("uniform", {}), simulate.make("shop", {}), runs=200, visits=20, seed=1, size=5)
+    totals = study(kinds.make("uniform", {}), simulate.make("shop", {}), runs=200, sessions=20, seed=1, size=5)
     assert totals.visitors is not None
     played = shops.play(Shop(), shops.uniform, positions=5, visitors=2_000)
     per_visit = played.clicks.sum() / played.visits.sum()
