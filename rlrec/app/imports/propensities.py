@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import cache
 from itertools import groupby
 from math import log
 from operator import itemgetter
@@ -13,31 +14,12 @@ import numpy as np
 
 from rlrec.app.imports.columns import LogColumns, values
 
-KINDS = ("uniform", "fitted")
+UNIFORM: Mapping[str, float] = defaultdict(lambda: 1.0)  # weights of arms by which all are shown alike
 STEPS = 200  # of the fit, at most
 TOLERANCE = 1e-9  # relative change of weights at which the fit ends
 
 
-class ChoiceWeights:
-    """Weights of arms: among some arms each is shown with a probability in proportion. None: all weigh the same."""
-
-    def __init__(self, weights: Mapping[str, float] | None = None) -> None:
-        self.weights = weights
-        self._sums: dict[tuple[str, ...], float] = {}
-
-    def weight(self, arm: str) -> float:
-        return 1.0 if self.weights is None else self.weights[arm]
-
-    def total(self, arms: tuple[str, ...]) -> float:
-        """The sum over some arms."""
-        if self.weights is None:
-            return float(len(arms))
-        if arms not in self._sums:
-            self._sums[arms] = sum(map(self.weights.__getitem__, arms))
-        return self._sums[arms]
-
-
-def fit(groups: Iterable[LogColumns]) -> ChoiceWeights:
+def fit(groups: Iterable[LogColumns]) -> dict[str, float]:
     """Weights by which what the log shows is most likely, each slot as a choice among the eligible arms.
 
     Source: Hunter (2004), MM algorithms for generalized Bradley-Terry models, eq. 30."""
@@ -65,11 +47,12 @@ def fit(groups: Iterable[LogColumns]) -> ChoiceWeights:
         if np.allclose(new_weights, weights, rtol=TOLERANCE, atol=0):
             break
         weights = new_weights
-    return ChoiceWeights(dict(zip(arms, weights.tolist(), strict=True)))
+    return dict(zip(arms, weights.tolist(), strict=True))
 
 
-def fill(rows: LogColumns, weights: ChoiceWeights) -> LogColumns:
-    """The rows with a propensity in each slot of decisions that have none, these marked as estimated.
+def fill(rows: LogColumns, weights: Mapping[str, float]) -> LogColumns:
+    """The rows with a propensity in each slot of decisions that have none, these marked as estimated. weights: among
+    some arms each is shown with a probability in proportion to its weight.
 
     Below a position that the log does not show, a slot has the marginal of its arm in place of a propensity."""
     slots, n = rows.slots, len(rows.slots.row)
@@ -77,6 +60,11 @@ def fill(rows: LogColumns, weights: ChoiceWeights) -> LogColumns:
     logs, estimated = list(values(rows.log_propensity, len(rows))), list(values(rows.estimated, len(rows)))
     positions, sets = values(slots.position, n), values(rows.eligible, len(rows))
     sizes, members = values(rows.size, len(rows)), values(rows.slot_sets, len(rows))
+
+    @cache
+    def total(arms: tuple[str, ...]) -> float:
+        return sum(map(weights.__getitem__, arms))
+
     for row, row_slots in groupby(enumerate(slots.row), itemgetter(1)):
         indexes = [index for index, _ in row_slots]
         if any(propensity[index] is not None or marginal[index] is not None for index in indexes):
@@ -85,13 +73,13 @@ def fill(rows: LogColumns, weights: ChoiceWeights) -> LogColumns:
         arms = rows.eligible_sets[sets[row]]
         for number, index in enumerate(indexes):
             slot_arms = arms if members[row] is None else members[row][number]
-            left = weights.total(slot_arms) - sum(weights.weight(arm) for arm in shown if arm in slot_arms)
+            left = total(slot_arms) - sum(weights[arm] for arm in shown if arm in slot_arms)
             arm = slots.arm[index]
             if positions[index] == number + 1:
-                propensity[index] = min(1.0, weights.weight(arm) / left)
+                propensity[index] = min(1.0, weights[arm] / left)
                 total_log += log(propensity[index])
             else:
-                marginal[index] = min(1.0, weights.weight(arm) / weights.total(slot_arms))
+                marginal[index] = min(1.0, weights[arm] / total(slot_arms))
             shown.append(arm)
         if len(indexes) == sizes[row] and propensity[indexes[-1]] is not None:
             logs[row] = min(0.0, total_log)

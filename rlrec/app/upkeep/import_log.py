@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from itertools import chain
 from operator import itemgetter
+from pkgutil import resolve_name
 from typing import Any
 
 from rlrec.app.imports import altered_rewards, conflicts, layouts, propensities
@@ -22,7 +23,6 @@ from rlrec.app.imports.background import BackgroundItems
 from rlrec.app.imports.columns import LogColumns, distinct, values
 from rlrec.app.imports.conflicts import LineNames
 from rlrec.app.imports.layouts.base import Layout, RefusedLine, Source
-from rlrec.app.imports.propensities import ChoiceWeights
 from rlrec.app.imports.visits import VisitMoves
 from rlrec.app.imports.writer import GroupWriter, ImportState, PreparedRows, find_owner
 from rlrec.app.inputs import lookup
@@ -40,7 +40,7 @@ class Request:
     layout: str
     policy: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)  # that some layouts read; None: not given
-    propensity: str | None = None  # one of propensities.KINDS, for rows without any
+    propensity: str | None = None  # uniform or fitted, for rows without any
     check: bool = False  # count, and store nothing
 
 
@@ -72,7 +72,7 @@ class ImportSummary:
 
 def import_log(store: Store, request: Request, bad_lines: BadLines) -> ImportSummary:
     """Store the decisions of files that are not known yet."""
-    layout = layouts.reader(request.layout)
+    layout: type[Layout] = resolve_name(layouts.READERS[request.layout])
     if layout.wants_policy and request.policy is None:
         raise InputError(f"the layout {request.layout} needs a policy", hint="--policy NAME: the owner of the log")
     for name, value in request.options.items():
@@ -135,10 +135,10 @@ class _Import:
         return (propensities.fill(rows, weights) for rows in file.groups())
 
     @cached_property
-    def _weights(self) -> ChoiceWeights:
+    def _weights(self) -> Mapping[str, float]:
         """The weights of the arms, from which rows without propensities get theirs."""
         if self.request.propensity == "uniform":
-            return ChoiceWeights()
+            return propensities.UNIFORM
         return propensities.fit(rows for file in self.files for rows in file.groups())
 
     def _count(self, unit: Unit, rejected: int) -> ImportSummary:

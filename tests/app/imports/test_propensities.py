@@ -70,7 +70,7 @@ def test_the_fit_finds_the_weights_of_a_logger() -> None:
         events=LoggedEvents(row=(), position=(), kind=(), value=()),
     )  # fmt: skip
     weights = propensities.fit([columns])
-    assert {arm: weights.weight(arm) for arm in truth} == pytest.approx(truth, abs=0.02)
+    assert {arm: weights[arm] for arm in truth} == pytest.approx(truth, abs=0.02)
 
 
 def test_the_fit_counts_decisions_as_often_as_they_stand_for_others(run_sqlite: Run) -> None:

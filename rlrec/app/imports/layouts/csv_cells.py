@@ -119,11 +119,6 @@ def instants(cells: Sequence[str]) -> list[int] | None:
     return None
 
 
-def is_zoned(cell: str) -> bool:
-    """Whether a time that `instants` can read says its zone."""
-    return cell[-1] == "Z" or cell[-6] in "+-"
-
-
 def time(cell: str) -> int:
     """Microseconds since 1970 of a time; one that is a number counts seconds, milliseconds or microseconds."""
     if not re.fullmatch(r"[0-9]{9,17}(\.[0-9]+)?", cell):

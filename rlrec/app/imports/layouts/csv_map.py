@@ -330,7 +330,7 @@ class CsvMap(Layout):
         for word in [word for word in parsers if word in self._index]:
             column = cells[self._index[word]]
             if word == "at" and (ats := csv_cells.instants(column)) is not None:
-                self._zoneless.update(() if csv_cells.is_zoned(column[0]) else lines)
+                self._zoneless.update(() if column[0][-1] == "Z" or column[0][-6] in "+-" else lines)
                 columns["at"] = ats
                 continue
             name, empty = self.map.columns[word], 1 if word == "position" else None

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any, BinaryIO, cast
 
 from rlrec.app.imports.layouts.base import Source
@@ -40,25 +41,24 @@ def _as_csv(source: Source, wanted_names: list[str]) -> BinaryIO:
         from pyarrow import csv, parquet
     except ImportError:
         raise InputError("the layout parquet needs pyarrow", hint="pip install 'rlrec[parquet]'") from None
-    copy = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115 (closed with the layout)
-    try:
-        file = parquet.ParquetFile(source.file)
-        names = file.schema_arrow.names
-        check_columns(source.name, names, wanted_names)
-        options = csv.WriteOptions(include_header=False)
-        copy.write((",".join(json.dumps(name).replace('\\"', '""') for name in wanted_names) + "\n").encode())
-        for batch in file.iter_batches(batch_size=ROWS, columns=wanted_names):
-            columns = [_printable(batch.column(batch.schema.get_field_index(name))) for name in wanted_names]
-            csv.write_csv(pa.record_batch(columns, names=wanted_names), copy, options)
-    except (pa.ArrowException, OSError) as error:
-        copy.close()
-        reason = str(error).splitlines()[0][:200]
-        raise InputError(f"{source.name} is no whole Parquet file: {reason}", hint="fetch it again") from None
-    except InputError:
-        copy.close()
-        raise
-    copy.flush()
-    return copy
+    with ExitStack() as opened:
+        copy = opened.enter_context(tempfile.TemporaryFile())
+        try:
+            file = parquet.ParquetFile(source.file)
+            names = file.schema_arrow.names
+            check_columns(source.name, names, wanted_names)
+            copy.write((",".join(json.dumps(name).replace('\\"', '""') for name in wanted_names) + "\n").encode())
+            for batch in file.iter_batches(batch_size=ROWS, columns=wanted_names):
+                columns = [_printable(batch.column(batch.schema.get_field_index(name))) for name in wanted_names]
+                csv.write_csv(
+                    pa.record_batch(columns, names=wanted_names), copy, csv.WriteOptions(include_header=False)
+                )
+        except (pa.ArrowException, OSError) as error:
+            reason = str(error).splitlines()[0][:200]
+            raise InputError(f"{source.name} is no whole Parquet file: {reason}", hint="fetch it again") from None
+        copy.flush()
+        opened.pop_all()  # closed with the layout
+        return cast(BinaryIO, copy)
 
 
 def _printable(column: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import closing
+from pkgutil import resolve_name
 
 import click
 
@@ -52,18 +53,18 @@ def export_log(store: Store, show: Show, path: str, layout: str, log: str | None
     read it by `--log parquet:DIR`.
 
     --format is that of the summary; to stdout goes the log alone."""
-    from rlrec.app.imports import layouts
+    from rlrec.app.imports.layouts import FOLDERS, WRITERS
 
-    if layout in layouts.FOLDERS:
+    if layout in FOLDERS:
         if reward is not None:
             raise InputError(f"--layout {layout} has events and no rewards", hint="leave --reward out")
         if path == "-" or os.path.isfile(path):
             raise InputError(f"--layout {layout} writes a folder, and {path} is none", hint="name a folder")
-        show(layouts.writer(layout)(store, path, log=log))
+        show(resolve_name(WRITERS[layout])(store, path, log=log))
         return
     if os.path.isdir(path):
         raise InputError(f"PATH {path} is a folder", hint="name a file; --layout parquet writes folders")
-    writer = layouts.writer(layout)()
+    writer = resolve_name(WRITERS[layout])()
     if path != "-":
         check_target(path, "PATH")
     elif sys.stdout is not None and sys.stdout.isatty():  # the log itself shows how far it is

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 
@@ -274,8 +275,8 @@ def test_a_log_of_bad_lines_alone_stores_nothing(run: Run, tmp_path: Path) -> No
 
 
 def test_every_layout_is_found_in_the_registry_of_its_direction(run_sqlite: Run, tmp_path: Path) -> None:
-    assert all(issubclass(layouts.reader(name), Layout) for name in layouts.READERS)
-    assert all(callable(layouts.writer(name)) for name in layouts.WRITERS)
+    assert all(issubclass(resolve_name(path), Layout) for path in layouts.READERS.values())
+    assert all(callable(resolve_name(path)) for path in layouts.WRITERS.values())
     for name in layouts.READERS.keys() - layouts.WRITERS.keys():
         result = run_sqlite("export-log", tmp_path / "log", "--layout", name)
         assert (result.exit_code, f"'{name}' is not" in result.stderr) == (2, True)
