@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import reduce
 from operator import add
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, cast
@@ -22,7 +22,6 @@ from rlrec.app.imports import log_stores
 from rlrec.app.inputs import filters, lookup
 from rlrec.app.log import reward_log
 from rlrec.arrays import Array, Ids, finite_or_none, offsets, piece_rows, run_starts, take
-from rlrec.compute import Engine
 from rlrec.errors import InputError
 from rlrec.ope.checks.exposure import RateSums, rates, spread
 from rlrec.policy.beliefs.base import examined_slots
@@ -110,10 +109,10 @@ class ExposureSums(Sums):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ExposurePartial(Sums):
-    """Sums over a part of the log: by day (or all under None), and for the rates of arms."""
+    """Sums over a part of the log: by day (or all under None), and for the rates of arms; nothing of an empty part."""
 
-    days: Mapping[int | None, ExposureSums]
-    rates: RateSums
+    days: Mapping[int | None, ExposureSums] = field(default_factory=dict)
+    rates: RateSums | None = None
 
 
 def exposure(store: Store, request: Request, workers: Workers = IN_PROCESS) -> Result:
@@ -128,7 +127,12 @@ def exposure(store: Store, request: Request, workers: Workers = IN_PROCESS) -> R
         bulk.alongside(unit),
         workers.opened(log_store, unit.now) as engine,
     ):
-        return answer(unit, replace(request, log=log), engine)
+        census = Census.resolve(unit, replace(request, log=log))
+        partials = passes.results(LogReader(unit, census.evaluation), census, engine)
+        total = reduce(add, partials, ExposurePartial())
+        if total.rates is None:
+            raise census.evaluation.nothing_selected("decision")
+        return census.answer(total.days, total.rates)
 
 
 def add_figures(store: Store, records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -138,20 +142,6 @@ def add_figures(store: Store, records: Sequence[dict[str, Any]]) -> list[dict[st
         figures = {row["arm"]: row for row in exposure(store, Request())["arms"]}
     rows: list[Mapping[str, Any]] = [figures.get(arm["arm"], {}) for arm in records]
     return [arm | {name: row.get(name) for name in ARM_FIGURES} for arm, row in zip(records, rows, strict=True)]
-
-
-def answer(unit: Unit, request: Request, engine: Engine | None = None) -> Result:
-    """The answer of `exposure`, in an open transaction."""
-    census = Census.resolve(unit, request)
-    partials = passes.results(LogReader(unit, census.evaluation), census, engine)
-    total = reduce(_added, partials, None)
-    if total is None:
-        raise census.evaluation.nothing_selected("decision")
-    return census.answer(total)
-
-
-def _added(total: ExposurePartial | None, partial: ExposurePartial | None) -> ExposurePartial | None:
-    return total or partial if total is None or partial is None else total + partial
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -190,9 +180,9 @@ class Census:
     def reading(self) -> Reading:
         return Reading(columns=log_rows.JUDGED, support=False, marginals=0)
 
-    def __call__(self, reader: LogReader, /) -> ExposurePartial | None:
-        """The sums of a partition; None where nothing of it is selected."""
-        return reduce(_added, (self._partial(logged, reader) for logged in reader.read(self.reading)), None)
+    def __call__(self, reader: LogReader, /) -> ExposurePartial:
+        """The sums of a partition."""
+        return reduce(add, (self._partial(logged, reader) for logged in reader.read(self.reading)), ExposurePartial())
 
     def _partial(self, logged: LoggedBatch, reader: LogReader) -> ExposurePartial:
         rows, _ = log_rows.usable_rows(logged.log, self.reward, now=self.evaluation.now)
@@ -274,13 +264,13 @@ class Census:
 
     # -- figures --
 
-    def answer(self, partial: ExposurePartial) -> Result:
+    def answer(self, by_day: Mapping[int | None, ExposureSums], rate_sums: RateSums) -> Result:
         """The figures of the sums of the selected log."""
-        total = reduce(add, partial.days.values())
+        total = reduce(add, by_day.values())
         limits = bounds(self.reward)
         is_share = limits is not None and limits[0] >= 0 and limits[1] <= 1
-        rate, lower, upper = widen(*rates(partial.rates, bounded=is_share), partial.rates.error)
-        popularity = partial.rates.reward.sum(axis=0)
+        rate, lower, upper = widen(*rates(rate_sums, bounded=is_share), rate_sums.error)
+        popularity = rate_sums.reward.sum(axis=0)
         table = self.evaluation.arms
         eligible = np.flatnonzero(total.eligible).tolist()
         arm_rows = sorted(eligible, key=lambda row: (-total.realised[row], table.rank[row]))
@@ -305,7 +295,7 @@ class Census:
                     "day": format_time(int(day) * DAY_US)[:10], "decisions": sums.decisions, "slots": sums.slots,
                     **_figures(sums, popularity),
                 }
-                for day, sums in sorted(partial.days.items())
+                for day, sums in sorted(by_day.items())
                 if day is not None
             ]  # fmt: skip
         return result

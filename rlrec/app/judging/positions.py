@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import zip_longest
+from operator import add
 from typing import Any, TypedDict
 
 import numpy as np
@@ -120,6 +121,19 @@ class _LogSums(Sums):
     cells: Cells
     partial: int
 
+    def __post_init__(self) -> None:
+        """Raises InputError for more cells than can be compared."""
+        if len(self.cells.slots) > CELLS:
+            raise InputError(f"the log has more than {CELLS} contexts and arms", hint="narrow --log")
+
+
+@dataclass(frozen=True, eq=False)
+class _PassSums(Sums):
+    """The sums of usable rows, None without one, and how many rows are too young."""
+
+    usable: _LogSums | None = None
+    waiting: int = 0
+
 
 @dataclass(frozen=True, kw_only=True)
 class _CurvePass:
@@ -134,22 +148,14 @@ class _CurvePass:
     def reading(self) -> Reading:
         return Reading(columns=_READ, support=False, marginals=max(self.size, 2))
 
-    def __call__(self, log_reader: LogReader, /) -> tuple[_LogSums | None, int]:
-        """The sums, None where no row can be used, and how many rows are too young."""
-        total: tuple[_LogSums | None, int] = None, 0
+    def __call__(self, log_reader: LogReader, /) -> _PassSums:
+        """The sums of a partition."""
+        total = _PassSums()
         for batch in log_reader.read(self.reading):
             rows, immature = log_rows.usable_rows(batch.log, self.definition, now=self.evaluation.now)
             sums = _sums(rows, self.evaluation, self.definition, self.model) if len(rows) else None
-            total = _added(total, (sums, immature))
-        return total[0] and total[0].closed(), total[1]
-
-
-def _added(total: tuple[_LogSums | None, int], partial: tuple[_LogSums | None, int]) -> tuple[_LogSums | None, int]:
-    (left, waiting), (right, immature) = total, partial
-    sums = left or right if left is None or right is None else left + right
-    if sums is not None and len(sums.cells.slots) > CELLS:
-        raise InputError(f"the log has more than {CELLS} contexts and arms", hint="narrow --log")
-    return sums, waiting + immature
+            total += _PassSums(sums, immature)
+        return total.closed()
 
 
 def _estimate(
@@ -158,11 +164,10 @@ def _estimate(
     size = min(request.positions or MAX_POSITIONS, selected.extent(unit, selection).positions)
     evaluation = Evaluation.resolve(unit, EvaluationRequest(targets=[], log=request.log), selection)
     work = _CurvePass(evaluation=evaluation, definition=definition, model=request.model, size=size)
-    partials = passes.results(LogReader(unit, evaluation), work, engine)
-    nothing: tuple[_LogSums | None, int] = None, 0
-    sums, waiting = reduce(_added, partials, nothing)
-    if sums is None and waiting:
-        message = f"empty log: of {quantity(waiting, 'impression')} selected, none is mature"
+    total = reduce(add, passes.results(LogReader(unit, evaluation), work, engine), _PassSums())
+    sums = total.usable
+    if sums is None and total.waiting:
+        message = f"empty log: of {quantity(total.waiting, 'impression')} selected, none is mature"
         raise InputError(message, hint="wait, or widen --log")
     if sums is None:
         raise evaluation.nothing_selected("impression")
