@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 
 from rlrec.app.training import blocks as blocking
-from rlrec.app.training.array_file import ArrayFile
 from rlrec.app.training.ascent import group_slates, pack_mask, unpack_mask
 from rlrec.app.training.blocks import blocks
-from rlrec.app.training.dataset import Catalogue, EligibleSet, VisitRows
+from rlrec.app.training.dataset import ArrayFile, Catalogue, EligibleSet, VisitRows
 from rlrec.policy.contexts.contextual import Design
 from rlrec.policy.contexts.encoder import Encoder
 from rlrec.policy.gradients import reinforce
