@@ -14,7 +14,7 @@ from rlrec.app.log import reward_log
 from rlrec.arrays import finite_or_none
 from rlrec.errors import InputError, quantity
 from rlrec.ope.comparisons import comparison
-from rlrec.ope.comparisons.metric import MetricValue, per_decision
+from rlrec.ope.comparisons.comparison import MetricValue, per_decision
 from rlrec.ope.intervals import intervals
 from rlrec.records import Reward
 from rlrec.store import Store, Unit

@@ -14,9 +14,8 @@ from itertools import product
 import numpy as np
 
 from rlrec.arrays import Array, Ids, finite_or_none
-from rlrec.ope.comparisons import metric as ratios
-from rlrec.ope.comparisons.comparison import ALARM, ROUNDING, Comparison, difference
-from rlrec.ope.comparisons.metric import Metric, MetricValue
+from rlrec.ope.comparisons import comparison
+from rlrec.ope.comparisons.comparison import ALARM, ROUNDING, Comparison, Metric, MetricValue, difference
 from rlrec.ope.sums.moments import ClusterSummary, Moments
 from rlrec.ope.sums.unit_visits import UnitSums
 from rlrec.records import Sums
@@ -24,7 +23,7 @@ from rlrec.sentences import rounding
 
 YOUNG_SHARE = 0.9  # units are young while they have had less than this share of their visits
 MIN_EQUAL_UNITS = 7  # of each group, for groups without variation to differ: one split in 3,432 parts them so
-_WITH_PAST = (*ratios.COLUMNS, "past_numerator", "past_denominator", "counted")
+_WITH_PAST = (*comparison.COLUMNS, "past_numerator", "past_denominator", "counted")
 Key = tuple[int, Metric]
 
 
@@ -65,8 +64,10 @@ def _sums(units: UnitSums, metric: Metric, rows: Ids, past_columns: Mapping[str,
     rows = rows[units.columns[metric.denominator][rows] > 0]
     sides = [units.columns, *([] if past_columns is None else [past_columns])]
     columns = [side[name][rows] for side in sides for name in (metric.numerator, metric.denominator)]
-    columns, names = (columns, ratios.COLUMNS) if past_columns is None else ([*columns, np.ones(len(rows))], _WITH_PAST)
-    return ratios.sums(*columns, unit=units.unit[rows], spans_batches=False, names=names)
+    columns, names = (
+        (columns, comparison.COLUMNS) if past_columns is None else ([*columns, np.ones(len(rows))], _WITH_PAST)
+    )
+    return comparison.ratio_sums(*columns, unit=units.unit[rows], spans_batches=False, names=names)
 
 
 def _aligned(sums: UnitSums, unit: Ids) -> dict[str, Array]:

@@ -46,15 +46,15 @@ def difference(partial: RowSums, baseline: RowSums, *, estimator: SessionEstimat
 
 def compare(
     ours: EstimatorFold, theirs: EstimatorFold | None, *, measure: type[Minus] = Minus, alpha: float = 0.025,
-    extra_reasons: tuple[str, ...] = (), seed: int = 0, replicates: int = intervals.REPLICATES,
+    replicates: int = intervals.REPLICATES,
     simulated: Sequence[tuple[EstimatorFold, EstimatorFold | None]] = (), rare: float = 0.0,
 ) -> Comparison:  # fmt: skip
     """One target less another, by one estimator of any unit at the end of a fold over the same rows.
     theirs: None for what served, whose rewards need no weights. measure: Minus or Relative; alpha: chance of each bound
-    to be on the wrong side, in (0, 0.5): both are 0 where the sums of every cluster are equal; extra_reasons: as in
-    `FinishOptions`; simulated: both sides by equal parts of the pages that were simulated for a target, whose error
-    clusters do not show; rare: the largest reward, which a log may hold too few of. Raises InputError for an alpha out
-    of range, ValueError for folds over different rows."""
+    to be on the wrong side, in (0, 0.5): both are 0 where the sums of every cluster are equal; simulated: both sides by
+    equal parts of the pages that were simulated for a target, whose error clusters do not show; rare: the largest
+    reward, which a log may hold too few of. Raises InputError for an alpha out of range, ValueError for folds over
+    different rows."""
     if not 0 < alpha < 0.5:
         raise InputError(f"alpha {alpha:g} is not between 0 and 0.5", hint="0.025 is usual")
     folds = [ours, *([] if theirs is None else [theirs])]
@@ -62,7 +62,7 @@ def compare(
     if any(not np.array_equal(ours.summary.units[:, rows], fold.summary.units[:, rows]) for fold in folds):
         raise ValueError("the two targets were not estimated on the same rows")
     units, contrast = _sides(ours, theirs, measure)
-    sample, ess = _bootstrap(units, contrast, seed, replicates), min(fold.diagnosis.ess or 0.0 for fold in folds)
+    sample, ess = _bootstrap(units, contrast, replicates), min(fold.diagnosis.ess or 0.0 for fold in folds)
     low, high, is_doubtful = 0.0, 0.0, False
     equal = theirs is not None and all(
         np.array_equal(*sides) for sides in ((ours.summary.units, theirs.summary.units), (ours.units, theirs.units))
@@ -79,12 +79,11 @@ def compare(
             least = lower_bound(terms, **tails)
             is_doubtful = least <= 0 < low
             low, high = min(low, least), max(high, -lower_bound(-terms, **tails))
-    values = [_bootstrap(*_sides(*pair, measure), 0, 0).value for pair in simulated]
+    values = [_bootstrap(*_sides(*pair, measure), 0).value for pair in simulated]
     error, (low, high) = intervals.stretched(sample.value, sample.error, (low, high), values)
     bounded = np.isfinite([low, high]).all()
     is_broad = not bounded or high - low > abs(sample.value)
     extra = (
-        *extra_reasons,
         *(["no-propensity"] if any(fold.weights.left_out for fold in folds) else []),
         *(["wide-interval"] if is_broad else []),
         *(["rare-rewards"] if is_doubtful else []),
@@ -105,9 +104,9 @@ def _sides(ours: EstimatorFold, theirs: EstimatorFold | None, measure: type[Minu
     return np.column_stack([ours.units, theirs.units]), measure(ours.estimator)
 
 
-def _bootstrap(units: Array, contrast: Minus, seed: int, number: int) -> Studentised:
+def _bootstrap(units: Array, contrast: Minus, number: int) -> Studentised:
     with np.errstate(divide="ignore", invalid="ignore"):
-        return studentised_bootstrap(contrast, units, seed=seed, number=number)
+        return studentised_bootstrap(contrast, units, seed=0, number=number)
 
 
 def _bounds(sample: Studentised, alpha: float, *, freedom: float) -> Bounds:

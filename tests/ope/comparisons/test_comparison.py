@@ -7,7 +7,7 @@ import pytest
 
 from rlrec.arrays import Array, Ids
 from rlrec.ope.comparisons import comparison
-from rlrec.ope.comparisons.metric import MetricValue, fold
+from rlrec.ope.comparisons.comparison import MetricValue, fold
 
 
 def mean(reward: Array, unit: Ids | None = None, *, spans_batches: bool = True) -> MetricValue:

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 from rlrec.arrays import Array, Ids, offsets
-from rlrec.ope.comparisons import metric as ratios
-from rlrec.ope.comparisons import outcomes
+from rlrec.ope.comparisons import comparison, outcomes
 from rlrec.ope.comparisons.outcomes import Outcomes
 from rlrec.ope.sums.base import hash_bits
 from rlrec.ope.sums.moments import BLOCKS
@@ -21,7 +20,7 @@ from rlrec.ope.sums.unit_visits import DAY, FAR_FUTURE, SAMPLED_FLAGS, ServedDec
 
 HOUR = DAY // 24
 NOW = 40 * DAY
-METRICS = {metric.name: metric for metric in ratios.metrics(1)}
+METRICS = {metric.name: metric for metric in comparison.metrics(1)}
 
 
 def visits(person: Sequence[int], started: Sequence[float], hours: float = 1, *, now: float = 100) -> Visits:
@@ -94,7 +93,7 @@ def test_decisions_that_were_kept_at_several_rates_tell_what_all_of_them_earned(
     keep = np.where(complete.rewards[0] > 0, 1.0, 0.2)
     # of units with several decisions it tells the reward of a decision alone
     names = ("per_visit", "per_decision") if visits_each > 1 else ("per_unit", "per_visit", "per_decision")
-    every = {metric.name: metric for metric in (*ratios.metrics(1), *ratios.per_decision(0))}
+    every = {metric.name: metric for metric in (*comparison.metrics(1), *comparison.per_decision(0))}
     wanted = [every[f"reward_{name}"] for name in names]
 
     def covers(decisions: ServedDecisions) -> list[bool]:
@@ -193,7 +192,7 @@ def alarms_of_equal_variants(runs: int, *, adjusted: bool) -> int:
 
 def alarms_of_equal_numbers(runs: int) -> int:
     """Of different numbers of decisions, at 1e-3."""
-    wanted = ratios.per_decision(0)
+    wanted = comparison.per_decision(0)
     alarms = 0
     for seed in range(runs):
         log = shop(np.random.default_rng((9, seed)), 100)

@@ -10,8 +10,8 @@ import pytest
 
 from rlrec import ope
 from rlrec.arrays import Ids
-from rlrec.ope.comparisons.metric import MetricValue
-from rlrec.ope.comparisons.metric import fold as fold_metric
+from rlrec.ope.comparisons.comparison import MetricValue
+from rlrec.ope.comparisons.comparison import fold as fold_metric
 from rlrec.ope.comparisons.paired import difference
 from rlrec.ope.estimators.direct import Ridge
 from rlrec.ope.sums.base import LogBatch, hash_bits

@@ -89,7 +89,7 @@ def _judged(unit: Unit, policy: str, variants: Sequence[int], by: str, reward: R
 
 
 def _mean(estimate: Estimate) -> Any:
-    from rlrec.ope.comparisons.metric import MetricValue
+    from rlrec.ope.comparisons.comparison import MetricValue
 
     value, error = (nan if estimate[name] is None else estimate[name] for name in ("value", "std_error"))
     return MetricValue(units=int(estimate["ess"]), value=value, error=error)

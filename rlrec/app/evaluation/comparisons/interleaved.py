@@ -18,8 +18,7 @@ from rlrec.store.policies import policies
 from rlrec.store.policies.experiments import Experiment
 
 if TYPE_CHECKING:
-    from rlrec.ope.comparisons.comparison import Comparison
-    from rlrec.ope.comparisons.metric import MetricValue
+    from rlrec.ope.comparisons.comparison import Comparison, MetricValue
 
 LABEL, OPTION = "interleaved", "interleave"  # of the only variant, and in the definition of the experiment
 
@@ -100,7 +99,7 @@ def credit(unit: Unit, experiment: Experiment, reward: Reward, *, level: float) 
     import numpy as np
 
     from rlrec.ope.comparisons import comparison
-    from rlrec.ope.comparisons.metric import MetricValue, fold
+    from rlrec.ope.comparisons.comparison import MetricValue, fold
 
     nothing = fold(np.empty(0), np.empty(0, np.int64), spans_batches=True)
     sums, first_picks, sessions = [nothing, nothing, nothing], 0, 0

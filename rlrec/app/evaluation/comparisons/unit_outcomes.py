@@ -18,10 +18,8 @@ from rlrec.app.log import reward_log
 from rlrec.app.log.ended_visits import visit_indices
 from rlrec.arrays import Array, Flags, Ids, distinct, finite_or_none, run_starts, take
 from rlrec.errors import InputError
-from rlrec.ope.comparisons import metric as ratios
-from rlrec.ope.comparisons import outcomes
-from rlrec.ope.comparisons.comparison import Comparison, is_unlikely, sample_ratio
-from rlrec.ope.comparisons.metric import Metric
+from rlrec.ope.comparisons import comparison, outcomes
+from rlrec.ope.comparisons.comparison import Comparison, Metric, is_unlikely, sample_ratio
 from rlrec.ope.comparisons.outcomes import Outcomes, OutcomeSums
 from rlrec.ope.sums.unit_visits import FAR_FUTURE, SAMPLED_FLAGS, ServedDecisions, UnitSums, Visits, unit_sums
 from rlrec.records import Reward, Sums
@@ -82,7 +80,7 @@ NOTHING = StudySums(outcomes=NO_UNIT, halves={}, counts={}, censored=0, new=0, r
 
 def metrics(study: Study) -> list[Metric]:
     """The metrics of an answer in their order."""
-    return ratios.metrics(len(study.rewards), per_session=study.by_session)
+    return comparison.metrics(len(study.rewards), per_session=study.by_session)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -134,7 +132,7 @@ class StudyFigures:
     def are_other_visits(self, group: int, metric: Metric) -> bool:
         """Whether a mean per decision, or per visit, is one of others, since units have other numbers of them than
         those of the first group."""
-        counted = ratios.per_decision(0)[0] if "decisions" in metric.denominator else metrics(self.study)[0]
+        counted = comparison.per_decision(0)[0] if "decisions" in metric.denominator else metrics(self.study)[0]
         return not metric.per_unit and self.outcomes.differ(group, counted)
 
     def _reward(self, metric: Metric) -> str | None:
@@ -225,7 +223,7 @@ class StudyFold:
     def __init__(self, unit: Unit, study: Study) -> None:
         self.unit, self.study = unit, study
         self.groups = Groups.from_study(unit, study)
-        self.metrics = [*metrics(study), *ratios.per_decision(0)]
+        self.metrics = [*metrics(study), *comparison.per_decision(0)]
         self.any_user = sessions.any_user(unit)
         self._timeout_us = settings.get(unit).session_timeout_us
         # the time in which units were assigned, and that in which they were served; none where ages do not matter
