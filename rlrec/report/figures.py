@@ -231,8 +231,8 @@ def comparison(answer: VariantComparison) -> Figure | None:
         relative, name, verdict = row["relative"], _metric(row, answer), row["answer"]
         scale = 1.0 if drafted else 100 * relative / row["value"] if relative and row["value"] else None
         bounds = [None if scale is None or row[side] is None else scale * row[side] for side in BOUNDS]
-        known = f"{100 * relative:+.1f}\u00a0%, {verdict}" if relative else verdict
-        note = UNKNOWN if verdict == "unknown" else known
+        figures = f"{100 * relative:+.1f}\u00a0%, {verdict}" if relative else verdict
+        note = UNKNOWN if verdict == "unknown" else figures
         cells = [row["group"], name, *(row[side] for side in BOUNDS), relative and 100 * relative, row["p_value"]]
         line = Interval(f"{row['group']}: {name}", bounds[0], bounds[1], bounds[2], note, LOOKS[verdict])
         lines.append((line, [*cells, verdict, ", ".join(row["reasons"])]))
