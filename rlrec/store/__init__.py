@@ -315,7 +315,7 @@ class Store:
         if clock >= self.now - DAY_US:
             return
         if newest is None and not self.has_stored:
-            newest = decisions.newest_imported(unit)
+            newest = decisions.newest(unit, imported=True)
         if newest is not None and newest <= clock:
             raise InputError(
                 f"--now {format_time(self.now)} lies far ahead of the database's clock, {format_time(clock)}: "

@@ -12,9 +12,9 @@ from rlrec.app.distributions import designs
 from rlrec.app.distributions.exact import VersionDistribution
 from rlrec.app.learning import slot_statistics
 from rlrec.app.learning.ledger import slot_reward
-from rlrec.app.log.slot_values import by_position
 from rlrec.app.policies import policy
 from rlrec.arrays import Ids
+from rlrec.policy.beliefs.reward import by_position
 from rlrec.records import Version
 from rlrec.store import Store, Unit
 from rlrec.store.log import contents, decisions, events, reader
@@ -62,7 +62,7 @@ def defined(unit: Unit, answers: Version) -> dict[BeliefKey, Any]:
 
 
 def _ranges(unit: Unit, answers: Version) -> Any:
-    last = reader.last_id(unit, answers.policy.id) if answers.entered_to is None else answers.entered_to
+    last = decisions.newest_id(unit, answers.policy.id) if answers.entered_to is None else answers.entered_to
     return reader.ranges(unit, answers.policy.id, first=max(1, answers.since), last=last)
 
 

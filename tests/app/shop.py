@@ -15,7 +15,7 @@ from rlrec.app.setup import arm, reward
 from rlrec.records import Version
 from rlrec.store import Store, Unit
 from rlrec.store.database.tables import metadata
-from rlrec.store.log import reader
+from rlrec.store.log import decisions, reader
 from rlrec.store.policies import beliefs, policies
 from rlrec.store.policies.beliefs import Sums
 from tests.conftest import CommandResult
@@ -95,7 +95,7 @@ def added_up(store: Store, name: str) -> dict[int, Sums]:
     total: dict[int, Sums] = {}
     with store.read() as unit:
         belief = version(unit, name, 1)
-        last = reader.last_id(unit, belief.policy.id) if belief.entered_to is None else belief.entered_to
+        last = decisions.newest_id(unit, belief.policy.id) if belief.entered_to is None else belief.entered_to
         for batch in reader.ranges(unit, belief.policy.id, first=1, last=last):
             result = reward_log.with_rewards(batch, belief.reward, settled_only=False)
             retained = zip(

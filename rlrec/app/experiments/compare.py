@@ -20,8 +20,8 @@ from rlrec.records import Reward
 from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
 from rlrec.store.log import selected
+from rlrec.store.log.candidates import TEAMS
 from rlrec.store.log.selected import Selection
-from rlrec.store.log.team_drafts import TEAMS
 from rlrec.store.policies import experiments
 from rlrec.store.policies.experiments import Experiment
 from rlrec.times import DAY_US, format_time

@@ -15,7 +15,7 @@ from rlrec.records import Reward, Version
 from rlrec.store import Store, Unit
 from rlrec.store.database.unit import StoredRows, damage_error, parse
 from rlrec.store.log import settings
-from rlrec.store.log.team_drafts import TEAMS
+from rlrec.store.log.candidates import TEAMS
 from rlrec.store.policies import experiments, policies, routes
 from rlrec.store.policies.experiments import Experiment
 from rlrec.store.policies.routes import RouteChange

@@ -18,7 +18,7 @@ from rlrec.records import Head, Version
 from rlrec.store import Store, Unit
 from rlrec.store.database.unit import parse
 from rlrec.store.log import settings
-from rlrec.store.policies import experiments, policies, routes, shadows
+from rlrec.store.policies import experiments, policies, routes
 from rlrec.store.policies.routes import GateLook, RouteChange
 from rlrec.times import DAY_US, format_time
 
@@ -277,7 +277,7 @@ def show(store: Store, name: str) -> RouteSummary:
             }
             for change in reversed(routes.history(unit, newest.route_id))
         ]  # fmt: skip
-        reports = [serving_shadows.report(unit, name, shadow) for shadow in shadows.history(unit, newest.route_id)]
+        reports = [serving_shadows.report(unit, name, shadow) for shadow in routes.shadows(unit, newest.route_id)]
         return {**summary(unit, newest), "history": history, "shadows": reports}
 
 

@@ -8,7 +8,7 @@ from rlrec.app.serving.shadows import ShadowReport, report
 from rlrec.errors import InputError
 from rlrec.store import Store, Unit
 from rlrec.store.log import settings
-from rlrec.store.policies import shadows
+from rlrec.store.policies import routes
 
 
 def start(store: Store, name: str, reference: str) -> ShadowReport:
@@ -17,15 +17,15 @@ def start(store: Store, name: str, reference: str) -> ShadowReport:
     def work(unit: Unit) -> ShadowReport:
         route = lookup.route(unit, name, lock=True)
         version, _ = servable(unit, reference)
-        challenger = shadows.running(unit, [route.route_id]).get(route.route_id)
+        challenger = routes.running_shadows(unit, [route.route_id]).get(route.route_id)
         if challenger is not None and challenger.reference != reference:
             hint = f"`rlrec policy shadow {name} --stop` ends it"
             raise InputError(f"route {name} has another challenger, {challenger.reference}", hint=hint)
         if challenger is None:
             version_id = None if lookup.split(reference)[1] is None else version.id
-            shadows.start(unit, route.route_id, policy_id=version.policy.id, version_id=version_id)
+            routes.start_shadow(unit, route.route_id, policy_id=version.policy.id, version_id=version_id)
             settings.add_run(unit, "policy shadow", {"route": name, "challenger": reference})
-        return {**report(unit, name, shadows.history(unit, route.route_id)[0]), "started": challenger is None}
+        return {**report(unit, name, routes.shadows(unit, route.route_id)[0]), "started": challenger is None}
 
     return store.write(work, repeatable=True)
 
@@ -35,13 +35,13 @@ def stop(store: Store, name: str) -> ShadowReport:
 
     def work(unit: Unit) -> ShadowReport:
         route = lookup.route(unit, name, lock=True)
-        challengers = shadows.history(unit, route.route_id)
+        challengers = routes.shadows(unit, route.route_id)
         if not challengers:
             raise InputError(f"route {name} has no challenger", hint=f"`rlrec policy shadow {name} POLICY` starts one")
         goes_on = challengers[0].stopped_at is None
         if goes_on:
-            shadows.stop(unit, challengers[0].id)
+            routes.stop_shadow(unit, challengers[0].id)
             settings.add_run(unit, "policy shadow", {"route": name, "stop": True})
-        return {**report(unit, name, shadows.history(unit, route.route_id)[0]), "stopped": goes_on}
+        return {**report(unit, name, routes.shadows(unit, route.route_id)[0]), "stopped": goes_on}
 
     return store.write(work, repeatable=True)

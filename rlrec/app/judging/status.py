@@ -182,7 +182,7 @@ def _check_outage(unit: Unit, version: Version, findings: Findings) -> None:
     from rlrec.app.audit.integrity.overdue import Outage  # loads numpy
     from rlrec.store.upkeep import audit
 
-    outage, first = Outage(version, now=unit.now), decisions.nth_newest(unit, version.policy.id, RECENT)
+    outage, first = Outage(version, now=unit.now), decisions.newest_id(unit, version.policy.id, RECENT)
     for batch in audit.ranges(unit, version.policy.id, first=first):
         outage.take(batch)
     outage.finish(findings)

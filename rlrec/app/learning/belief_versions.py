@@ -58,14 +58,13 @@ def fork(unit: Unit, version: Version) -> tuple[Totals, int]:
     are in order of time, so that only those slots are read. Sums are faded until now.
     """
     from rlrec.app.learning import slot_statistics
-    from rlrec.store.log import reader
 
-    policy, last = version.policy.id, reader.last_id(unit, version.policy.id)
+    policy, last = version.policy.id, decisions.newest_id(unit, version.policy.id)
     if not version.learning:
         return slot_statistics.stored_sums(unit, version, ordinal=version.ordinal), last
     now = policies.ordinal(unit, policy)
     fold = slot_statistics.BeliefFold(unit, version, ordinal=now)
-    newest_mature = decisions.newest_before(unit, policy, drawn_before=unit.now - version.reward.window_us)
+    newest_mature = decisions.newest_id(unit, policy, drawn_before=unit.now - version.reward.window_us)
     if version.entered_to is None:
         sign, first = -1.0, newest_mature + 1
     else:

@@ -165,7 +165,7 @@ class _Graduation:
         policy_requests = decisions.newest_requests(self.unit, self.version.policy.id, limit=NEWEST)
         requests = policy_requests or decisions.newest_requests(self.unit, None, limit=NEWEST)
         read = self.contextual
-        counts = Counter((row.eligible_id, row.context_id if read else 0, row.size) for row in requests)
+        counts = Counter((eligible, context if read else 0, size) for eligible, context, size in requests)
         ids = np.array(sorted({context for _, context, _ in counts}), np.int64)
         bodies = stored_contexts.distinct_contexts(self.unit, ids)[0] if read and requests else [{}] * len(ids)
         if read and not policy_requests and not any(bodies):

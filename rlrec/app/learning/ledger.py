@@ -16,10 +16,10 @@ from operator import add, sub
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlrec.app.learning.slot_keys import ServedSlate, SlotFields, SlotKey
-from rlrec.app.log.slot_values import by_position, decision_propensities
 from rlrec.policy.beliefs import reward as rewards
 from rlrec.policy.beliefs.forgetting import Forgetting
-from rlrec.policy.beliefs.statistics import CountedSlot
+from rlrec.policy.beliefs.reward import by_position
+from rlrec.policy.beliefs.statistics import CountedSlot, slate_propensities
 from rlrec.records import Event, Head, Version
 from rlrec.store import Unit
 from rlrec.store.database.unit import Row, StoredRows
@@ -82,12 +82,11 @@ class Ledger:
             return
         if self.unit.postgres and self._locked and min(new) < max(self._locked):
             raise Unordered
-        locked = policies.lock_learning(self.unit, new)
-        self._heads |= locked.heads
-        self.ordinal |= {policy_id: head.ordinal for policy_id, head in locked.heads.items()}
+        heads, learning = policies.lock_learning(self.unit, new)
+        self._heads |= heads
+        self.ordinal |= {policy_id: head.ordinal for policy_id, head in heads.items()}
         self._locked |= new
-        self.unit.now = max(self.unit.now, locked.at)
-        for version in locked.learning:
+        for version in learning:
             self.learning[version.policy.id].append(version)
 
     def require(self, policy_ids: Collection[int]) -> None:
@@ -137,7 +136,11 @@ class Ledger:
         scopes = {policy_id: self._find_scope(policy_id) for policy_id in {target[1] for target, _ in changed}}
         needing = {policy_id for policy_id, scope in scopes.items() if scope and scope.fields.propensity}
         weighed_ids = {target.decision_id for target, _ in changed if target.policy_id in needing} if needing else ()
-        shown = decision_propensities(self.unit, weighed_ids) if weighed_ids else {}
+        shown = {
+            (number, position): propensity
+            for number, slots in (decisions.propensities(self.unit, weighed_ids) if weighed_ids else {}).items()
+            for position, propensity in slate_propensities(slots).items()
+        }
         identical: list[tuple[int, SlotKey, EventValues, EventValues]] = []  # policy, slot, its events before, new ones
         for target, new in changed:
             decision_id, policy_id, _, served_at, _, imported, arm_id, number, ordinal, context_id = target

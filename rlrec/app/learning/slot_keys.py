@@ -10,8 +10,7 @@ from functools import cache
 from typing import NamedTuple
 
 from rlrec import policy as kinds
-from rlrec.app.log.slot_values import slate_propensities
-from rlrec.policy.beliefs.statistics import CONTEXT, ORDINAL, POSITION, PROPENSITY
+from rlrec.policy.beliefs.statistics import CONTEXT, ORDINAL, POSITION, PROPENSITY, slate_propensities
 from rlrec.records import Version
 from rlrec.store.database.unit import Row
 

@@ -9,9 +9,9 @@ from typing import Self
 
 import numpy as np
 
-from rlrec.app.log import slot_values
 from rlrec.arrays import Array, Flags, Ids, look_up, numbers_in_runs, run_starts, take
 from rlrec.policy.beliefs import reward as rewards
+from rlrec.policy.beliefs.statistics import LEAST
 from rlrec.records import Reward, Sums
 from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
@@ -128,8 +128,8 @@ def _slot_of_event(batch: Batch) -> tuple[Ids, Flags]:
 
 
 def propensities_of(slots: Columns) -> Array:
-    """The propensity that weighs each slot, (n,), as `slot_values` says; NaN where there is none. slots: of whole
-    slates, by decision and position."""
+    """The propensity that weighs each slot, (n,), as `slate_propensities` says; NaN where there is none. slots: of
+    whole slates, by decision and position."""
     marginal = slots["marginal"]
     is_missing = np.isnan(marginal)
     if not is_missing.any():
@@ -138,7 +138,7 @@ def propensities_of(slots: Columns) -> Array:
     prefix = np.where(slots["position"] == depth + 1, slots["propensity"], np.nan)
     for level in range(1, int(depth.max()) + 1):
         rows = np.flatnonzero(depth == level)
-        prefix[rows] = np.maximum(prefix[rows] * prefix[rows - 1], slot_values.LEAST)
+        prefix[rows] = np.maximum(prefix[rows] * prefix[rows - 1], LEAST)
     return np.where(is_missing, prefix, marginal)
 
 

@@ -125,10 +125,10 @@ def diff(store: Store, first: str, second: str) -> list[dict[str, Any]]:
 
 def _beliefs(unit: Unit, version: Version, context: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A row for each arm of the catalogue. A version that learns counts what any version of its policy served."""
-    version_id = None if version.learning else version.id
-    served = decisions.slot_counts(unit, policy_id=version.policy.id, version_id=version_id)
-    pending = decisions.pending_slot_counts(
-        unit, policy_id=version.policy.id, version_id=version_id, since=unit.now - version.reward.window_us,
+    policy_id, version_id = version.policy.id, None if version.learning else version.id
+    served = decisions.slot_counts(unit, policy_id=policy_id, version_id=version_id)
+    pending = decisions.slot_counts(
+        unit, policy_id=policy_id, version_id=version_id, since=unit.now - version.reward.window_us,
         entered_to=version.entered_to if version.learning else None,
     )  # fmt: skip
     distribution, catalogue = exact.load(unit, version), arms.all_arms(unit)

@@ -119,7 +119,7 @@ def _plan(unit: Unit, request: Request) -> _Plan | None:
 def _since(unit: Unit, version: Version, *, method: str) -> tuple[int, int] | None:
     """The first decision since the rewards of the policy last changed, and its time."""
     detector, newest = drift.detector(method), None
-    for batch in reader.ranges(unit, version.policy.id, first=1, last=reader.last_id(unit, version.policy.id)):
+    for batch in reader.ranges(unit, version.policy.id, first=1, last=decisions.newest_id(unit, version.policy.id)):
         slots = reward_log.with_rewards(batch, version.reward)
         mature = reward_log.mature(slots.slots, version.reward, now=unit.now)
         first = slots.take(mature & ~slots.slots["censored"] & (slots.slots["position"] == 1))
@@ -140,7 +140,7 @@ def _begin(unit: Unit, plan: _Plan) -> int:
         if version.learning and is_same and not is_complete(version):
             return version.id
     number, fade = versions[-1].number + 1, Forgetting.parse(policy.params).discount ** head.ordinal
-    ripe = decisions.newest_before(unit, policy.id, drawn_before=unit.now - draft.reward.window_us)
+    ripe = decisions.newest_id(unit, policy.id, drawn_before=unit.now - draft.reward.window_us)
     version_id = belief_versions.copy(
         unit, draft, policy_id=policy.id, number=number, status="learning", seq=head.seq, ordinal=head.ordinal,
         sums={key: fade * numbers for key, numbers in plan.initial.sums.items()}, entered_to=0,

@@ -11,7 +11,7 @@ from rlrec.policy import TEAM_DRAFT
 from rlrec.records import Decision, Event, Version
 from rlrec.store import Unit
 from rlrec.store.database.unit import parse
-from rlrec.store.log import candidates, sessions, team_drafts
+from rlrec.store.log import candidates, sessions
 from rlrec.store.log.events import CENSOR
 from rlrec.store.policies import arms, experiments, policies, routes
 from rlrec.times import format_time
@@ -25,7 +25,7 @@ def answers(unit: Unit, logged: Mapping[int, Decision]) -> dict[int, Answer]:
     owners = sessions.by_id(unit, {decision.session_id for decision in logged.values()})
     kinds = {number: versions[decision.version_id].policy.kind for number, decision in logged.items()}
     lists = candidates.find_lists(unit, [number for number, kind in kinds.items() if kind in WITH_CANDIDATES])
-    teams = team_drafts.find(unit, [number for number, kind in kinds.items() if kind == TEAM_DRAFT])
+    teams = candidates.find_teams(unit, [number for number, kind in kinds.items() if kind == TEAM_DRAFT])
     shown = {slot.arm_id for decision in logged.values() for slot in decision.slots}
     keys = arms.keys(unit, shown.union(*(candidate_list.arms for candidate_list in lists.values())))
     labels = experiments.labels(unit, {decision.variant_id for decision in logged.values() if decision.variant_id})

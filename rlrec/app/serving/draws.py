@@ -18,7 +18,7 @@ from rlrec.arrays import Ids, Index, Words
 from rlrec.policy.gradients.history import History
 from rlrec.policy.slates import slate_draws
 from rlrec.store.database.unit import Row
-from rlrec.store.log.team_drafts import TEAMS
+from rlrec.store.log.candidates import TEAMS
 
 
 class DrawnCandidates(NamedTuple):

@@ -156,10 +156,9 @@ class OpenSessions:
             if session.steps and not session.recent_slots and session.ended_at is None
             and self.unit.now - session.last_at <= self.timeout_us
         }  # fmt: skip
-        for slot in decisions.slots_of_open_visits(self.unit, list(visits)) if visits else ():
-            session = visits[slot.session_id]
-            packed = pack_slot(slot.decision_id, slot.step, slot.position, slot.arm_id)
-            session.recent_slots = (session.recent_slots + packed)[-MAX_BYTES:]
+        for session_id, *slot in decisions.slots_of_open_visits(self.unit, list(visits)) if visits else ():
+            session = visits[session_id]
+            session.recent_slots = (session.recent_slots + pack_slot(*slot))[-MAX_BYTES:]
             session.shown += 1
 
     def set_user(self, key: str, user: str | None) -> None:

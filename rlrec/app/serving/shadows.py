@@ -14,8 +14,8 @@ from rlrec.arrays import Array, finite_or_none
 from rlrec.errors import InputError
 from rlrec.policy.gradients import history
 from rlrec.store import Unit
-from rlrec.store.policies import shadows
-from rlrec.store.policies.shadows import Shadow
+from rlrec.store.policies import routes
+from rlrec.store.policies.routes import Shadow
 from rlrec.times import format_time
 
 LEAST = -1e308  # stands for the log of 0
@@ -86,13 +86,13 @@ def _log_probabilities(
 
 def report(unit: Unit, route: str, shadow: Shadow) -> ShadowReport:
     """The figures of a challenger so far."""
-    ratios = shadows.ratios(unit, shadow.id)
-    logs = [ratio.log_probability - ratio.log_propensity for ratio in ratios if ratio.log_probability is not None]
+    rows = routes.log_probabilities(unit, shadow.id)
+    logs = [probability - propensity for probability, propensity in rows if probability is not None]
     weight = np.exp(np.array(logs, np.float64))
     square = float((weight**2).sum())
     return {
         "route": route, "shadow": shadow.reference, "since": format_time(shadow.started_at),
-        "until": None if shadow.stopped_at is None else format_time(shadow.stopped_at), "decisions": len(ratios),
+        "until": None if shadow.stopped_at is None else format_time(shadow.stopped_at), "decisions": len(rows),
         "weighed": len(weight), "mean_weight": finite_or_none(float(weight.mean())) if len(weight) else None,
         "ess": finite_or_none(float(weight.sum()) ** 2 / square) if square > 0 else None,
     }  # fmt: skip

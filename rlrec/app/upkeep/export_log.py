@@ -7,8 +7,8 @@ from collections.abc import Collection, Generator, Iterator, Mapping
 from typing import Any
 
 from rlrec.app.inputs import filters, lookup
-from rlrec.app.log.slot_values import rewards_of
 from rlrec.app.serving import decision_json
+from rlrec.policy.beliefs.reward import rewards_of
 from rlrec.records import Decision, Reward
 from rlrec.store import Store, Unit
 from rlrec.store.database.unit import StoredRows, parse

@@ -32,6 +32,25 @@ def page_reward(definition: Reward, events: Iterable[Event], *, served_at: int, 
     return fsum(_terms(definition, events, served_at=served_at, settled_only=settled_only))
 
 
+def rewards_of(
+    definition: Reward, events: Iterable[Event], *, served_at: int, shown: Iterable[int]
+) -> dict[int | None, float]:
+    """The reward of each slot by its position, and last, under None, what page events are worth."""
+    by_slot = by_position(events)
+    earned: dict[int | None, float] = {
+        slot: slot_reward(definition, by_slot.get(slot, ()), served_at=served_at) for slot in shown
+    }
+    return earned | {None: page_reward(definition, by_slot.get(None, ()), served_at=served_at)}
+
+
+def by_position(events: Iterable[Event]) -> dict[int | None, list[Event]]:
+    """The events of one decision by slot; without a position, those of its page."""
+    by_slot: dict[int | None, list[Event]] = {}
+    for event in events:
+        by_slot.setdefault(event.position, []).append(event)
+    return by_slot
+
+
 def _terms(definition: Reward, events: Iterable[Event], *, served_at: int, settled_only: bool) -> list[float]:
     """Weighted values of the events that count, by the time of the event, never by that of its arrival. With transforms
     there is a term for each kind: its values add up first, so that their order cannot matter."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -9,6 +10,7 @@ if TYPE_CHECKING:
     from rlrec.arrays import Array, Flags, Ids, Index
 
 ORDINAL, CONTEXT, POSITION, PROPENSITY = "ordinal", "context", "position", "propensity"
+LEAST = 1e-300  # what a propensity is rounded to
 
 
 class CountedSlot(NamedTuple):
@@ -23,6 +25,19 @@ class CountedSlot(NamedTuple):
     position: int
     propensity: float
     reward: float
+
+
+def slate_propensities(slots: Iterable[tuple[int, float | None, float | None]]) -> dict[int, float]:
+    """The propensity that weighs each slot, by position; slots without one are left out. It is the marginal at the
+    position, else the probability of the slate down to it. slots: position, propensity and marginal, in order."""
+    by_position: dict[int, float] = {}
+    prefix: float | None = 1.0
+    for index, (position, propensity, marginal) in enumerate(slots, 1):
+        if prefix is not None:
+            prefix = None if propensity is None or position != index else max(prefix * propensity, LEAST)
+        if (value := prefix if marginal is None else marginal) is not None:
+            by_position[position] = value
+    return by_position
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

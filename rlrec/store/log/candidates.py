@@ -1,4 +1,4 @@
-"""Lists of candidates that first stages drew, one a decision; never changed."""
+"""Lists of candidates that first stages drew, and teams of interleaved slates: one a decision, never changed."""
 
 from __future__ import annotations
 
@@ -43,3 +43,16 @@ def read_list(
     if len(ids) != len(values):
         raise damage_error(f"decision {decision_id} has {len(ids)} candidates with {len(values)} propensities")
     return CandidateList(decision_id, catalogue_id, ids, values, log_propensity)
+
+
+TEAMS = "AB"  # letters of the two rankers
+
+
+def add_teams(unit: Unit, rows: Iterable[tuple[int, str]]) -> None:
+    """Store the teams of decisions: a letter a position."""
+    unit.insert("team_draft", ("decision_id", "teams"), rows)
+
+
+def find_teams(unit: Unit, decision_ids: Collection[int]) -> dict[int, str]:
+    """The teams of these decisions; those without any are left out."""
+    return dict(unit.ask("SELECT decision_id, teams FROM team_draft WHERE decision_id IN (?*)", decision_ids))

@@ -15,27 +15,12 @@ SLOT_COLUMNS = ("decision_id", *Slot._fields)
 LAST_ID = 2**40 - 1  # the packed slots of a visit have 40 bits for a decision
 
 
-class SlotPropensity(NamedTuple):
-    """The probabilities of a slot; `propensity` is conditional on the slots above."""
-
-    decision_id: int
-    position: int
-    propensity: float | None
-    marginal: float | None
+NEWEST = "SELECT max(at) FROM decision WHERE imported = 0"  # of those that have an index
 
 
-NEWEST = "SELECT max(at) FROM decision WHERE imported = 0"
-
-
-def newest(unit: Unit) -> int | None:
-    """The time of the newest decision that was not imported."""
-    at = unit.ask_value(NEWEST)
-    return None if at is None else int(at)
-
-
-def newest_imported(unit: Unit) -> int | None:
-    """The time of the newest imported decision."""
-    at: int | None = unit.ask_value("SELECT max(at) FROM decision WHERE imported = 1")
+def newest(unit: Unit, *, imported: bool = False) -> int | None:
+    """The time of the newest decision that was not imported, or that was."""
+    at: int | None = unit.ask_value(NEWEST.replace("= 0", "= 1") if imported else NEWEST)
     return at
 
 
@@ -74,14 +59,19 @@ def find(unit: Unit, ids: Collection[int]) -> dict[int, Decision]:
     return StoredRows("decision", [(row[0], Decision._make((*row, tuple(slots.get(row[0], ()))))) for row in logged])
 
 
-def propensities(unit: Unit, ids: Collection[int]) -> list[SlotPropensity]:
-    """The propensity and the marginal of all slots of these decisions, by decision and position."""
-    return unit.select(SlotPropensity, "slot WHERE decision_id IN (?*) ORDER BY decision_id, position", ids)
+def propensities(unit: Unit, ids: Collection[int]) -> dict[int, list[Row]]:
+    """Position, propensity (given the slots above) and marginal of all slots of each of these decisions, in order."""
+    query = "SELECT decision_id, position, propensity, marginal FROM slot WHERE decision_id IN (?*)"
+    slots: dict[int, list[Row]] = {}
+    for decision_id, *slot in unit.ask(f"{query} ORDER BY decision_id, position", ids):
+        slots.setdefault(decision_id, []).append(tuple(slot))
+    return slots
 
 
-def policy_ids(unit: Unit, ids: Collection[int]) -> dict[int, int]:
-    """The policy id of each of these decisions that exists."""
-    return dict(unit.ask("SELECT id, policy_id FROM decision WHERE id IN (?*)", ids))
+def policies_of(unit: Unit, ids: Collection[int | None], request_keys: Collection[str | None]) -> set[int]:
+    """Ids of the policies of these decisions, and of those that answered these request ids."""
+    text = "SELECT DISTINCT policy_id FROM decision WHERE id IN (?*) OR request_key IN (?*)"
+    return {row[0] for row in unit.ask(text, ids, request_keys)}
 
 
 def visit_ids(unit: Unit, session_id: int, visit: int) -> list[int]:
@@ -90,55 +80,33 @@ def visit_ids(unit: Unit, session_id: int, visit: int) -> list[int]:
     return [row[0] for row in unit.ask(query, session_id, visit)]
 
 
-class ShownSlot(NamedTuple):
-    session_id: int
-    decision_id: int
-    step: int
-    position: int
-    arm_id: int
-
-
-def slots_of_open_visits(unit: Unit, session_ids: Collection[int]) -> list[ShownSlot]:
-    """Every slot of the open visits of these sessions that have no stored history, in order."""
+def slots_of_open_visits(unit: Unit, session_ids: Collection[int]) -> list[Row]:
+    """Session, decision, step, position and arm of every slot of the open visits of these sessions that have no stored
+    history, in order."""
     tables = (
         "visit v JOIN decision d ON d.session_id = v.session_id AND d.visit = v.number"
         " JOIN slot s ON s.decision_id = d.id"
     )
-    return unit.records(
-        ShownSlot,
+    return unit.ask(
         f"SELECT v.session_id, d.id, d.step, s.position, s.arm_id FROM {tables} WHERE v.session_id IN (?*)"
         " AND v.ended_at IS NULL AND v.history IS NULL ORDER BY v.session_id, d.step, s.position",
         session_ids,
     )
 
 
-class StoredRequest(NamedTuple):
-    """A request id that was answered. digest: of the request's content, None where the decision was imported."""
-
-    digest: bytes | None
-    decision_id: int
-
-
-def requests(unit: Unit, keys: Collection[str]) -> dict[str, StoredRequest]:
-    """The stored requests among these request ids."""
+def requests(unit: Unit, keys: Collection[str]) -> dict[str, tuple[bytes | None, int]]:
+    """The stored requests among these request ids: the digest of the content, None where the decision was imported,
+    and the decision."""
     if not keys:
         return {}
     rows = unit.ask("SELECT request_key, request_digest, id FROM decision WHERE request_key IN (?*)", keys)
-    return {key: StoredRequest(digest, decision_id) for key, digest, decision_id in rows}
+    return {key: (digest, decision_id) for key, digest, decision_id in rows}
 
 
-class DrawnRequest(NamedTuple):
-    eligible_id: int
-    context_id: int
-    size: int
-
-
-def newest_requests(unit: Unit, policy_id: int | None, *, limit: int) -> list[DrawnRequest]:
-    """Requests of the newest decisions drawn from a policy; policy_id None: of the newest decisions of the log."""
-    if policy_id is None:
-        return unit.select(DrawnRequest, "decision ORDER BY id DESC LIMIT ?", limit)
-    source = "decision WHERE policy_id = ? AND imported = 0 ORDER BY id DESC LIMIT ?"
-    return unit.select(DrawnRequest, source, policy_id, limit)
+def newest_requests(unit: Unit, policy_id: int | None, *, limit: int) -> list[Row]:
+    """Eligible set, context and size of the newest decisions drawn from a policy; None: of those of the log."""
+    drawn = "" if policy_id is None else f"WHERE policy_id = {policy_id} AND imported = 0"
+    return unit.ask(f"SELECT eligible_id, context_id, size FROM decision {drawn} ORDER BY id DESC LIMIT ?", limit)
 
 
 def find_overdue(unit: Unit, policy_id: int, *, first: int, drawn_before: int, slots: int) -> list[int]:
@@ -159,17 +127,12 @@ def find_overdue(unit: Unit, policy_id: int, *, first: int, drawn_before: int, s
     return ids
 
 
-def newest_before(unit: Unit, policy_id: int, *, drawn_before: int) -> int:
-    """Id of the newest decision drawn from a policy before a time; 0 where there is none.
+def newest_id(unit: Unit, policy_id: int, n: int = 1, *, drawn_before: int | None = None) -> int:
+    """Id of a policy's n-th newest decision, or of those alone that it drew before a time; 0 where it has fewer.
     Within a policy ids are in order of time, so that few newer ones are read."""
-    condition = "policy_id = ? AND imported = 0 AND at < ? ORDER BY id DESC LIMIT 1"
-    return int(unit.ask_value(f"SELECT id FROM decision WHERE {condition}", policy_id, drawn_before) or 0)
-
-
-def nth_newest(unit: Unit, policy_id: int, n: int) -> int:
-    """Id of a policy's n-th newest decision; 0 where it has fewer."""
-    condition = "policy_id = ? ORDER BY id DESC LIMIT 1 OFFSET ?"
-    return int(unit.ask_value(f"SELECT id FROM decision WHERE {condition}", policy_id, n - 1) or 0)
+    drawn = "" if drawn_before is None else f"AND imported = 0 AND at < {drawn_before} "
+    query = f"SELECT id FROM decision WHERE policy_id = ? {drawn}ORDER BY id DESC LIMIT 1 OFFSET ?"
+    return int(unit.ask_value(query, policy_id, n - 1) or 0)
 
 
 def count_slots_after(unit: Unit, policy_id: int, last: int) -> int:
@@ -179,26 +142,18 @@ def count_slots_after(unit: Unit, policy_id: int, last: int) -> int:
     return int(unit.ask_value(query, policy_id, last))
 
 
-def slot_counts(unit: Unit, *, policy_id: int, version_id: int | None = None) -> dict[int, int]:
-    """The number of slots that each arm got from a policy, or from one version of it."""
-    tables = "slot JOIN decision ON decision.id = slot.decision_id"
-    query = f"SELECT arm_id, count(*) FROM {tables} WHERE policy_id = ?"
-    if version_id is None:
-        return dict(unit.ask(f"{query} GROUP BY arm_id", policy_id))
-    return dict(unit.ask(f"{query} AND version_id = ? GROUP BY arm_id", policy_id, version_id))
-
-
-def pending_slot_counts(
-    unit: Unit, *, policy_id: int, version_id: int | None, since: int, entered_to: int | None
+def slot_counts(
+    unit: Unit, *, policy_id: int, version_id: int | None, since: int | None = None, entered_to: int | None = None
 ) -> dict[int, int]:
-    """The number of slots of each arm, of those in `slot_counts`, whose rewards are not complete: of decisions since a
-    time, or behind the last one that entered the belief (None: all do at once)."""
-    not_entered = "" if entered_to is None else f" OR decision.id > {entered_to}"
-    tests = ["policy_id = ?", "imported = 0", f"(decision.at >= {since}{not_entered})"]
-    if version_id is not None:
-        tests.append(f"version_id = {version_id}")
+    """The number of slots that each arm got from a policy, or from one version of it. since: of those alone whose
+    rewards are not complete: of decisions since a time, or behind the last one that entered the belief (`entered_to`;
+    None: all do at once)."""
+    tests = [f"policy_id = {policy_id}", *([] if version_id is None else [f"version_id = {version_id}"])]
+    if since is not None:
+        not_entered = "" if entered_to is None else f" OR decision.id > {entered_to}"
+        tests += ["imported = 0", f"(decision.at >= {since}{not_entered})"]
     tables = f"slot JOIN decision ON decision.id = slot.decision_id WHERE {' AND '.join(tests)}"
-    return dict(unit.ask(f"SELECT arm_id, count(*) FROM {tables} GROUP BY arm_id", policy_id))
+    return dict(unit.ask(f"SELECT arm_id, count(*) FROM {tables} GROUP BY arm_id"))
 
 
 def censor(unit: Unit, slots: Iterable[tuple[int, int]], *, censored: bool) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 CENSOR = "!censor"
 RETURN = "return"  # of the last decision of a visit after which the user came back
 
-SlotName = tuple[int | None, int | None]  # a decision, and a position of it
+SlotName = tuple[int | None, str | None, int | None]  # a decision, or the request that it answered; its position
 
 
 class FeedbackTarget(NamedTuple):
@@ -59,19 +59,21 @@ class FeedbackKey(NamedTuple):
 _TARGETS = """
 SELECT d.id, d.policy_id, d.version_id, d.at, d.size, d.imported, s.arm_id,
     (SELECT max(number) FROM event WHERE decision_id = d.id), coalesce(d.ordinal, 0), d.context_id
-FROM {wanted} LEFT JOIN decision AS d ON d.id = w.id LEFT JOIN slot AS s ON s.decision_id = d.id
+FROM {wanted} LEFT JOIN decision AS d
+    ON d.id = coalesce(w.id, (SELECT named.id FROM decision AS named WHERE named.request_key = w.request_key))
+LEFT JOIN slot AS s ON s.decision_id = d.id
     AND s.position = coalesce(w.position, CASE WHEN d.size = 1 THEN 1 END)
 """
-_ARRAYS = "unnest(?::bigint[], ?::bigint[]) WITH ORDINALITY AS w (id, position, rank)"
+_ARRAYS = "unnest(?::bigint[], ?::text[], ?::bigint[]) WITH ORDINALITY AS w (id, request_key, position, rank)"
 PORTION = 1_000
 MAX_SPREAD = 4  # ids for each decision that is asked for: a range of ids costs less than each by itself
 
 
 def targets(unit: Unit, names: Sequence[SlotName]) -> list[FeedbackTarget]:
-    """The target of each decision and position, in order."""
+    """The target of each name, in order."""
     if unit.postgres:
-        text = _TARGETS.format(wanted=_ARRAYS) + "ORDER BY w.rank"
-        return unit.records(FeedbackTarget, text, [decision for decision, _ in names], [slot for _, slot in names])
+        columns = map(list, zip(*names, strict=True)) if names else ([], [], [])
+        return unit.records(FeedbackTarget, _TARGETS.format(wanted=_ARRAYS) + "ORDER BY w.rank", *columns)
     targets: list[FeedbackTarget] = []
     for portion in slices(names, PORTION):
         targets += unit.records(FeedbackTarget, _targets_sqlite(len(portion)), *chain.from_iterable(portion))
@@ -82,7 +84,9 @@ def targets(unit: Unit, names: Sequence[SlotName]) -> list[FeedbackTarget]:
 def _targets_sqlite(count: int) -> str:
     """The query of `targets` on SQLite. The loops are nested as they are written, so that rows come in the order of the
     values."""
-    return f"WITH w (id, position) AS (VALUES {','.join(['(?,?)'] * count)}) {_TARGETS.format(wanted='w')}"
+    return (
+        f"WITH w (id, request_key, position) AS (VALUES {','.join(['(?,?,?)'] * count)}) {_TARGETS.format(wanted='w')}"
+    )
 
 
 def slates(unit: Unit, decision_ids: Collection[int]) -> dict[int, dict[int, int]]:

@@ -116,21 +116,24 @@ class Batch:
         if len(rows) == len(self):
             return self
         slots = take(self.slots, rows)
-        sessions = slots["session_id"]
-        visits, keys = (
-            columns and take(columns, np.isin(columns["session_id"], sessions)) for columns in (self.visits, self.keys)
-        )
-        events = take(self.events, np.isin(self.events["decision_id"], slots["decision_id"]))
-        return replace(self, slots=slots, events=events, visits=visits, keys=keys)
+        others: dict[str, Any] = {
+            name: take(columns, np.isin(columns[key], slots[key])) for name, key, columns in self._others()
+        }
+        return replace(self, slots=slots, **others)
+
+    def _others(self) -> Iterator[tuple[str, str, Columns]]:
+        """The tables beside the slots, each with the column that says to which slots a row belongs."""
+        for name, key in (("events", "decision_id"), ("visits", "session_id"), ("keys", "session_id")):
+            if (columns := getattr(self, name)) is not None:
+                yield name, key, columns
 
     def split(self, parts: Ids) -> Iterator[tuple[int, Batch]]:
         """The rows of each part that has some, by its number. parts: of each row, the same in a whole session."""
         tables = {"slots": (self.slots, parts)}
-        for name, key in (("events", "decision_id"), ("visits", "session_id"), ("keys", "session_id")):
-            if (columns := getattr(self, name)) is not None:
-                ids, first = np.unique(self.slots[key], return_index=True)
-                index, is_selected = look_up(ids, columns[key])
-                tables[name] = columns, np.where(is_selected, parts[first][index], -1) if len(ids) else index - 1
+        for name, key, columns in self._others():
+            ids, first = np.unique(self.slots[key], return_index=True)
+            index, is_selected = look_up(ids, columns[key])
+            tables[name] = columns, np.where(is_selected, parts[first][index], -1) if len(ids) else index - 1
         sorted_tables = {
             name: (take(columns, order := np.argsort(numbers, kind="stable")), numbers[order])
             for name, (columns, numbers) in tables.items()
@@ -149,11 +152,13 @@ class Batch:
         """The rows of several batches, which share no session, as one."""
         if len(batches) == 1:
             return batches[0]
-        columns: dict[str, Columns] = {}
-        for name in ("slots", "events", "visits", "keys"):
-            tables = [getattr(batch, name) for batch in batches]
-            if tables[0] is not None:
-                columns[name] = {key: np.concatenate([table[key] for table in tables]) for key in tables[0]}
+        columns = {
+            name: {key: np.concatenate([getattr(batch, name)[key] for batch in batches]) for key in table}
+            for name, table in (
+                ("slots", batches[0].slots),
+                *((name, table) for name, _, table in batches[0]._others()),
+            )
+        }
         texts = [batch.contexts for batch in batches if batch.contexts is not None]
         return cls(**columns, contexts=ContextTexts.merge(texts) if len(texts) == len(batches) else None)
 
@@ -374,8 +379,3 @@ def read_slots(query: PendingQuery) -> Columns:
         if COLUMNS[name][0] is np.float64 and name != "score":
             column[column > 1] = np.nan
     return slots
-
-
-def last_id(unit: Unit, policy_id: int) -> int:
-    """The newest decision of a policy; 0 where there is none."""
-    return int(unit.ask_value("SELECT coalesce(max(id), 0) FROM decision WHERE policy_id = ?", policy_id))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
-from rlrec.store.database.unit import Unit
+from rlrec.store.database.unit import Row, Unit
 from rlrec.store.log import decisions, settings
 from rlrec.store.log.events import RETURN
 
@@ -53,14 +53,6 @@ class LastDecision(NamedTuple):
         return ends if self.ended_at is None else min(ends, self.ended_at)
 
 
-class WrongReturn(NamedTuple):
-    """A return whose decision has no event of it (repeated: None), or several of one time."""
-
-    decision_id: int
-    at: int
-    repeated: int | None
-
-
 def lock_users(unit: Unit, user_ids: Collection[int]) -> None:
     """Lock users, in order of id, so that the order in which their visits begin and end is settled."""
     if unit.postgres and user_ids:
@@ -99,11 +91,12 @@ def missing_returns(unit: Unit) -> list[Return]:
     return unit.records(Return, query, settings.get(unit).session_timeout_us)
 
 
-def wrong_returns(unit: Unit, *, limit: int) -> list[WrongReturn]:
-    """Returns in the log that do not have one event each."""
+def wrong_returns(unit: Unit, *, limit: int) -> list[Row]:
+    """Returns in the log that do not have one event each: decision, time, and how many events of one time it has; None
+    where it has none."""
     query = f"SELECT r.before, r.at, e.repeated FROM ({_RETURNS}) AS r LEFT JOIN ({_EVENTS}) AS e"
     condition = " ON e.decision_id = r.before WHERE coalesce(e.repeated, 1) > 0 ORDER BY r.before LIMIT ?"
-    return unit.records(WrongReturn, query + condition, settings.get(unit).session_timeout_us, limit)
+    return unit.ask(query + condition, settings.get(unit).session_timeout_us, limit)
 
 
 def wrong_last_decisions(unit: Unit, *, limit: int) -> list[tuple[str, int]]:

@@ -55,16 +55,11 @@ def _load(unit: Unit, experiments: Sequence[Row]) -> list[Experiment]:
     return [Experiment._make((*row, tuple(variants.get(row[0], ())))) for row in experiments]
 
 
-class VariantName(NamedTuple):
-    experiment: str
-    label: str
-
-
-def labels(unit: Unit, variant_ids: Collection[int]) -> dict[int, VariantName]:
-    """The name of each variant."""
+def labels(unit: Unit, variant_ids: Collection[int]) -> dict[int, tuple[str, str]]:
+    """The name of each variant: its experiment, and its label."""
     tables = "variant JOIN experiment ON experiment.id = variant.experiment_id"
     rows = unit.ask(f"SELECT variant.id, name, label FROM {tables} WHERE variant.id IN (?*)", variant_ids)
-    return StoredRows("variant", ((row[0], VariantName(*row[1:])) for row in rows))
+    return StoredRows("variant", ((number, (name, label)) for number, name, label in rows))
 
 
 def add(unit: Unit, *, name: str, by: str, salt: str, definition: str) -> int | None:

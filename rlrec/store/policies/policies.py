@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -140,34 +140,26 @@ def live(unit: Unit, names: Collection[str]) -> dict[str, LivePolicy]:
 
 def lock(unit: Unit, policy_ids: Collection[int]) -> dict[int, Head]:
     """The heads of these policies, locked in order of id until the transaction ends."""
-    return _heads(unit.ask(*_lock(unit, policy_ids)))
+    return _lock(unit, policy_ids)[0]
 
 
-def _lock(unit: Unit, policy_ids: Collection[int]) -> tuple[str, Collection[int]]:
-    until = " FOR NO KEY UPDATE" if unit.postgres else ""
-    return f"SELECT {_HEAD} FROM policy_head WHERE policy_id IN (?*) ORDER BY policy_id{until}", policy_ids
-
-
-def _heads(rows: Iterable[Row]) -> dict[int, Head]:
-    return StoredRows("policy_head", ((row[0], Head._make(row)) for row in rows))
-
-
-class LockedPolicies(NamedTuple):
-    """learning: the versions that still learn, by policy and number; at: the time under the lock, that of the clock or
-    of the newest decision of any policy, 0 without either."""
-
-    heads: dict[int, Head]
-    learning: list[Version]
-    at: int
-
-
-def lock_learning(unit: Unit, policy_ids: Collection[int]) -> LockedPolicies:
-    """These policies, locked as by `lock`, and what others may have changed while we waited. PostgreSQL says its time
-    once more: a transaction begins before it waits, SQLite's after."""
+def lock_learning(unit: Unit, policy_ids: Collection[int]) -> tuple[dict[int, Head], list[Version]]:
+    """The heads of these policies, locked as by `lock`, and their versions that still learn, by policy and number.
+    PostgreSQL says once more what time it is by the clock and the newest decision, which is the unit's from then on: a
+    transaction begins before it waits, SQLite's after."""
     learning = f"SELECT {_VERSION_ROW} FROM {_VERSIONS} WHERE version.policy_id IN (?*) AND {_LEARNING}"
-    clock = [(engine.CLOCK,)] if unit.postgres and unit.on_clock else []
-    heads, versions, *times = unit.ask_all(_lock(unit, policy_ids), (learning, policy_ids), (decisions.NEWEST,), *clock)
-    return LockedPolicies(_heads(heads), list(map(_version, versions)), max(rows[0][0] or 0 for rows in times))
+    now = [(decisions.NEWEST,), *([(engine.CLOCK,)] if unit.on_clock else [])] if unit.postgres else []
+    heads, versions, *times = _lock(unit, policy_ids, (learning, policy_ids), *now)
+    unit.now = max([unit.now, *(rows[0][0] or 0 for rows in times)])
+    return heads, list(map(_version, versions))
+
+
+def _lock(unit: Unit, policy_ids: Collection[int], *queries: tuple[Any, ...]) -> Any:
+    """The heads of these policies, which are locked in order of id, and the rows of queries that come after."""
+    until = " FOR NO KEY UPDATE" if unit.postgres else ""
+    locked = f"SELECT {_HEAD} FROM policy_head WHERE policy_id IN (?*) ORDER BY policy_id{until}"
+    rows, *others = unit.ask_all((locked, policy_ids), *queries)
+    return StoredRows("policy_head", ((row[0], Head._make(row)) for row in rows)), *others
 
 
 def raise_seq(unit: Unit, head: Head) -> int:

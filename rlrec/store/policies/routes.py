@@ -1,11 +1,12 @@
-"""Routes, what they serve and served, the looks of their gates, and the routes that decisions were asked for by."""
+"""Routes, what they serve and served, the looks of their gates, and the routes that decisions were asked for by; and
+challengers in their shadow, with the probabilities that they would have given to what was shown."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from rlrec.store.database.unit import Unit, to_text
+from rlrec.store.database.unit import Row, Unit, to_text
 
 
 class RouteChange(NamedTuple):
@@ -128,3 +129,59 @@ def by_decision(unit: Unit, decision_ids: Collection[int]) -> dict[int, str]:
     """The routes of these decisions; those that were asked for otherwise are left out."""
     tables = "route_decision JOIN route ON route.id = route_decision.route_id"
     return dict(unit.ask(f"SELECT decision_id, name FROM {tables} WHERE decision_id IN (?*)", decision_ids))
+
+
+# -- challengers in the shadow of a route --
+
+
+class Shadow(NamedTuple):
+    """number: of the version, None where the policy's live one is followed; stopped_at: None while it goes on."""
+
+    id: int
+    route_id: int
+    policy: str
+    number: int | None
+    started_at: int
+    stopped_at: int | None
+
+    @property
+    def reference(self) -> str:
+        """The challenger, as commands name it."""
+        return self.policy if self.number is None else f"{self.policy}@{self.number}"
+
+
+_SHADOWS = (
+    "SELECT s.id, s.route_id, policy.name, version.number, s.started_at, s.stopped_at FROM shadow s"
+    " JOIN policy ON policy.id = s.policy_id LEFT JOIN version ON version.id = s.version_id"
+)
+
+
+def running_shadows(unit: Unit, route_ids: Collection[int]) -> dict[int, Shadow]:
+    """The challenger of each of these routes that has one now."""
+    rows = unit.records(Shadow, f"{_SHADOWS} WHERE s.route_id IN (?*) AND s.stopped_at IS NULL", route_ids)
+    return {shadow.route_id: shadow for shadow in rows}
+
+
+def shadows(unit: Unit, route_id: int) -> list[Shadow]:
+    """All challengers that a route has had, newest first."""
+    return unit.records(Shadow, f"{_SHADOWS} WHERE s.route_id = ? ORDER BY s.id DESC", route_id)
+
+
+def start_shadow(unit: Unit, route_id: int, *, policy_id: int, version_id: int | None) -> None:
+    unit.add("shadow", route_id=route_id, policy_id=policy_id, version_id=version_id, started_at=unit.now)
+
+
+def stop_shadow(unit: Unit, shadow_id: int) -> None:
+    unit.tell("UPDATE shadow SET stopped_at = ? WHERE id = ?", unit.now, shadow_id)
+
+
+def add_shadowed(unit: Unit, rows: Iterable[Row]) -> None:
+    """Store (shadow id, decision id, log of the probability or None)."""
+    unit.insert("shadow_decision", ("shadow_id", "decision_id", "log_probability"), rows)
+
+
+def log_probabilities(unit: Unit, shadow_id: int) -> list[Row]:
+    """Of every slate that was shown in the shadow the log of the challenger's probability, None where it has none, and
+    of the propensity with which it was served."""
+    tables = "shadow_decision s JOIN decision d ON d.id = s.decision_id"
+    return unit.ask(f"SELECT s.log_probability, d.log_propensity FROM {tables} WHERE s.shadow_id = ?", shadow_id)

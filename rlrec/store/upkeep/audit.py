@@ -16,7 +16,7 @@ from rlrec.store.database import bulk
 from rlrec.store.database import tables as t
 from rlrec.store.database.bulk import Columns
 from rlrec.store.database.unit import Row, Unit, slices
-from rlrec.store.log import reader
+from rlrec.store.log import decisions, reader
 from rlrec.store.log.reader import Batch
 from rlrec.store.log.selected import numbers
 
@@ -38,7 +38,7 @@ _SLOTS = (
 def ranges(unit: Unit, policy_id: int, *, first: int = 1, size: int = BATCH) -> Iterator[Batch]:
     """Every decision of a policy from id `first` on, imported ones too, in ranges of decision id: rows by decision and
     position."""
-    newest = reader.last_id(unit, policy_id)
+    newest = decisions.newest_id(unit, policy_id)
     for start, last in reader.id_ranges(unit, policy_id, first=first, last=newest, size=size):
         yield reader.read_range(unit, policy_id, start, last, slots=_SLOTS, events=tuple(reader.EVENTS))
 

@@ -10,7 +10,7 @@ from rlrec.app.policies import policy
 from rlrec.app.requests.recommend import Request, recommend, recommend_group
 from rlrec.errors import InputError
 from rlrec.store import Store
-from rlrec.store.policies import shadows
+from rlrec.store.policies import routes
 from tests.app.shop import stocked
 from tests.conftest import ON_BOTH
 
@@ -29,7 +29,7 @@ def ask(store: Store, session: str, size: int = 1, **more: Any) -> Any:
 def logged(store: Store) -> list[float | None]:
     with store.read() as unit:
         newest = max(row[0] for row in unit.ask("SELECT id FROM shadow"))
-        return [ratio.log_probability for ratio in shadows.ratios(unit, newest)]
+        return [probability for probability, _ in routes.log_probabilities(unit, newest)]
 
 
 @pytest.mark.parametrize("size", [1, 3])

@@ -31,7 +31,7 @@ def check(unit: Unit, audited: Sequence[StoredPolicy], *, on_its_clock: bool) ->
             check_overdue(unit, policies.versions(unit, [policy.id]), findings=findings)
             version = live[policy.name].version
             watches = (Outage(version, now=unit.now), RewardDrift(unit, version, names), Entropy(policy))
-            for batch in audit.ranges(unit, policy.id, first=decisions.nth_newest(unit, policy.id, RECENT)):
+            for batch in audit.ranges(unit, policy.id, first=decisions.newest_id(unit, policy.id, RECENT)):
                 for watch in watches:
                     watch.take(batch)
             for watch in watches:

@@ -32,10 +32,9 @@ from rlrec.policy.slates.interleaving import TeamDraftSampler
 from rlrec.policy.slates.slate_draws import SMALLEST
 from rlrec.records import Version
 from rlrec.store import Unit
-from rlrec.store.log import candidates, team_drafts
-from rlrec.store.log.candidates import CandidateList
+from rlrec.store.log import candidates
+from rlrec.store.log.candidates import TEAMS, CandidateList
 from rlrec.store.log.reader import Batch
-from rlrec.store.log.team_drafts import TEAMS
 from rlrec.store.policies import policies
 from rlrec.store.upkeep import audit
 
@@ -194,7 +193,7 @@ class VersionSlates:
     def _stored_teams(self, stored: SlateGroup, size: int) -> Index:
         """The teams of slates that two rankers drafted, (n, size); of those that cannot be read, a finding, they are
         0."""
-        by_decision = team_drafts.find(self.unit, stored.ids.tolist())
+        by_decision = candidates.find_teams(self.unit, stored.ids.tolist())
         teams = np.zeros((len(stored.ids), size), np.intp)
         for row, key in enumerate(stored.ids.tolist()):
             text = by_decision.get(key, "")

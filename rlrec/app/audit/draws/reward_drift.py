@@ -102,7 +102,7 @@ def recent_changes(unit: Unit, version: Version) -> dict[int | str, dict[str, An
     `noticed` (the decision that gave it away), and the means `before` and `after`."""
     policy_id = version.policy.id
     drift = RewardDrift(unit, version, {arm.id: arm.key for arm in arms.all_arms(unit)})
-    first, last = decisions.nth_newest(unit, policy_id, RECENT), reader.last_id(unit, policy_id)
+    first, last = decisions.newest_id(unit, policy_id, RECENT), decisions.newest_id(unit, policy_id)
     for batch in reader.ranges(unit, policy_id, first=first, last=last):
         drift.take(batch)
     at = drift.times()

@@ -15,9 +15,9 @@ def check(unit: Unit, *, findings: Findings) -> None:
     last decision."""
     if not settings.get(unit).weighs_returns:
         return
-    for wrong in returns.wrong_returns(unit, limit=MAX_FINDINGS):
-        subject, came = f"decision {wrong.decision_id}", f"its user came back at {format_time(wrong.at)}, and it has"
-        if wrong.repeated is None:
+    for returned_to, at, repeated in returns.wrong_returns(unit, limit=MAX_FINDINGS):
+        subject, came = f"decision {returned_to}", f"its user came back at {format_time(at)}, and it has"
+        if repeated is None:
             detail = f"{came} no event `return`, as where the user was named only after that visit"
             findings.warning(CHECK, subject, detail)
         else:

@@ -12,8 +12,8 @@ from rlrec.policy.beliefs.base import EVERYTHING
 from rlrec.records import Reward, Version
 from rlrec.store import Unit
 from rlrec.store.database.unit import parse
-from rlrec.store.log import team_drafts
-from rlrec.store.log.team_drafts import TEAMS
+from rlrec.store.log import candidates
+from rlrec.store.log.candidates import TEAMS
 from rlrec.store.policies import policies
 from rlrec.store.policies.experiments import Experiment
 
@@ -141,7 +141,7 @@ def _credited(unit: Unit, experiment: Experiment, reward: Reward) -> Iterator[tu
         # the team of every slot
         ids = rows.slots["decision_id"]
         starts = run_starts(ids)
-        teams = team_drafts.find(unit, ids[starts].tolist())
+        teams = candidates.find_teams(unit, ids[starts].tolist())
         letters = "".join(teams[key] for key in ids[starts].tolist())
         second = np.frombuffer(letters.encode(), np.uint8) == ord(TEAMS[1])
         # its reward, added up by decision and team
