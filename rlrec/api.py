@@ -36,7 +36,6 @@ else:
     Commands = object
 
 T = TypeVar("T")
-Checked = TypeVar("Checked")
 LEFT_OUT = {  # commands that are no methods
     "pipe": "recommend and feedback keep everything warm",
     "serve": "a server is a process of its own",
@@ -128,7 +127,7 @@ class Recommender(Commands):
             from rlrec.app.audit.integrity.clock import refuse_far_ahead
 
             refuse_far_ahead(self.store)
-        request = _raised(recommend.checked(_line(recommend.line_type(), values)))
+        request = _line(recommend.line_type(), values)
         cache = self._thread.cache
         return record(use_case.recommend(self.store, request, seed=number, dry_run=dry_run, cache=cache))
 
@@ -136,13 +135,13 @@ class Recommender(Commands):
         from rlrec.app.opening import open_store
         from rlrec.app.requests import feedback as use_case
 
-        line = _line(feedback.line_type(), values)
-        fields = (getattr(line, name) for name in use_case.Line._fields[:-1])  # all but the number of a line
-        checked = _raised(feedback.checked(use_case.Line(*fields)))
+        line = feedback.line_of(_line(feedback.line_type(), values), use_case.Line)
+        if isinstance(line, InputError):
+            raise line
         if not dry_run:
-            return record(use_case.feedback(self.store, checked))
+            return record(use_case.feedback(self.store, line))
         with open_store(self._db, now=self.store.now, notice=self.store.notice) as store, store.rehearsal():
-            return record(use_case.feedback(store, checked))
+            return record(use_case.feedback(store, line))
 
 
 class Namespace:
@@ -288,12 +287,6 @@ def _seed(seed: SupportsIndex) -> int:
     if not 0 <= number < 2**64:
         raise InputError(f"seed is {seed}", hint="it is a whole number of 64 bits", field="seed")
     return number
-
-
-def _raised(checked: Checked | InputError) -> Checked:
-    if isinstance(checked, InputError):
-        raise checked
-    return checked
 
 
 def _to_stderr(text: str) -> None:

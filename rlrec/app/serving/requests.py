@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rlrec.app.distributions.exact import EligibleDistribution, VersionDistribution
     from rlrec.app.serving.assignment import Assigned, Assigner
     from rlrec.store.policies.experiments import Experiment, Variant
-    from rlrec.store.policies.shadows import Shadow
+    from rlrec.store.policies.routes import Shadow
 
 # A decision as commands answer it.
 Answer = TypedDict("Answer", {
@@ -169,9 +169,7 @@ class _Group:
         self.assigner: Assigner | None = None
         references = names
         if self.routes:
-            from rlrec.store.policies import shadows
-
-            self.shadows = shadows.running(unit, {route.route_id for route in self.routes.values()})
+            self.shadows = routes.running_shadows(unit, {route.route_id for route in self.routes.values()})
             references = names - self.routes.keys() | {route.reference for route in self.routes.values()}
             references |= {shadow.reference for shadow in self.shadows.values()}
         if self.routes or any(request.policy is None for request in requests):
@@ -196,6 +194,8 @@ class _Group:
         """The request with its distribution, or as a duplicate, or its error."""
         request_id = request.request_id
         try:
+            if request.size < 1:
+                raise InputError(f"k is {request.size}", hint="it is 1 or more", field="k")
             if request_id is None:
                 return PlannedRequest(request, self._distribution(request), self.cache.text(request.context), None)
             content = digest(request)

@@ -156,17 +156,14 @@ def _word(param: click.Parameter, name: str, value: Any) -> Any:
     try:
         if isinstance(value, Mapping) and expected in (OBJECT, OBJECT | PATH):
             return parse_object(dumps(value))
-        return value if expected is bool else dumps([*value]) if _is_list(param, value) else _text(value)
+        if param.type is KEYS and not isinstance(value, str):  # a list of keys, which may hold commas
+            return dumps([*value])
+        return value if expected is bool else _text(value)
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(str(error), field=name) from None
     except InputError as error:
         error.field = f"{name}.{error.field}" if error.field else name
         raise
-
-
-def _is_list(param: click.Parameter, value: Any) -> bool:
-    """Whether a value is a list of keys, which may hold commas."""
-    return param.type is KEYS and not isinstance(value, str)
 
 
 def _text(value: Any) -> str:

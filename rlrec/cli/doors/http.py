@@ -12,10 +12,13 @@ from http import HTTPStatus
 from io import BytesIO
 from math import inf
 from operator import itemgetter
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 from rlrec.cli.text.lines import groups
 from rlrec.errors import RlrecError, StoreBusy
+
+if TYPE_CHECKING:
+    from rlrec.cli.doors.serve import SharedWriter
 
 GROUP = 1_000  # lines of a client that may wait for the writer, or for the client to take their answers
 GROUP_BYTES = 1_000_000  # of lines, after which a group ends
@@ -82,18 +85,6 @@ class Pending(NamedTuple):
     n_bytes: int = 0  # of the body
 
 
-class Writer(Protocol):
-    def submit(self, lines: NumberedLines, *, previous: Answered | None = None) -> asyncio.Future[Answered]:
-        """The answers to lines, as a future. previous: the answers to the lines before them in the same body; where
-        these failed, the next ones fail with them."""
-
-    def counts(self) -> dict[str, int]:
-        """The counts that /healthz shows."""
-
-    async def health(self) -> Answered:
-        """Whether the store answers, after a moment at most."""
-
-
 class RequestRefused(Exception):
     """A request that is answered with a status, and ends the connection."""
 
@@ -105,7 +96,7 @@ class RequestRefused(Exception):
 class Front:
     """A server of HTTP in front of a writer."""
 
-    def __init__(self, writer: Writer, limits: Limits) -> None:
+    def __init__(self, writer: SharedWriter, limits: Limits) -> None:
         self.writer, self.limits = writer, limits
         self.draining = self.refused_for_room = False
         self.waiting_bytes = 0

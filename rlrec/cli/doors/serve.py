@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from rlrec.cli.commands.requests import recommend
-from rlrec.cli.commands.requests.pipe import line_reader, line_type
+from rlrec.cli.commands.requests.pipe import line_type
 from rlrec.cli.doors.http import GROUP, GROUP_BYTES, Answered, Front, Limits, NumberedLines
 from rlrec.cli.output import plain
 from rlrec.cli.output.output import Show
@@ -148,6 +148,8 @@ class SharedWriter(threading.Thread):
         self._began, self._last = time.monotonic(), Answered(b"")  # the group at hand, and how the last one ended
 
     def submit(self, lines: NumberedLines, *, previous: Answered | None = None) -> asyncio.Future[Answered]:
+        """The answers to lines, as a future. previous: the answers to the lines before them in the same body; where
+        these failed, the next ones fail with them."""
         submitted = Submitted(lines, self.loop.create_future())
         if previous is not None and previous.error is not None:
             submitted.answered.set_result(_failed(lines, previous.error))
@@ -156,6 +158,7 @@ class SharedWriter(threading.Thread):
         return submitted.answered
 
     def counts(self) -> dict[str, int]:
+        """The counts that /healthz shows."""
         return {**self._counts, "waiting": self._queue.qsize()}
 
     async def health(self) -> Answered:
@@ -217,7 +220,7 @@ class SharedWriter(threading.Thread):
 
             ready(self.pipe.store)
             return []
-        answers, n_refused = recommend.answer_group(self.pipe, lines, line_type(), line_reader())
+        answers, n_refused = recommend.answer_group(self.pipe, lines, line_type())
         for name, count in (("lines", len(lines)), ("refused", n_refused), ("groups", 1)):
             self._counts[name] += count
         return answers

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache, partial
+from operator import attrgetter
 from typing import Any
 
 import click
@@ -16,6 +17,9 @@ from rlrec.cli.program.shared import GroupedCommand, Store, writing
 from rlrec.cli.text.values import DECISION, KEY, TIME, Integer, parse_number
 from rlrec.errors import InputError
 from rlrec.times import parse as parse_time
+
+FIELDS = ("decision_id", "request_id", "position", "events", "at", "key", "censor")
+_values = attrgetter(*FIELDS)
 
 
 @click.command(cls=GroupedCommand)
@@ -72,34 +76,25 @@ def line_type() -> Any:
     """The type of an input line; its fields are those of the use case's Line, in their order."""
     from rlrec.cli.text import lines
 
-    names = ("decision_id", "request_id", "position", "events", "at", "key", "censor")
     key = lines.key_type()
-    return lines.line_type("Feedback", feedback, names, request_id=key, events=dict[str, float], censor=bool)
+    return lines.line_type("Feedback", feedback, FIELDS, request_id=key, events=dict[str, float], censor=bool)
 
 
 def _groups(lines: Lines, line_class: Any) -> Iterator[list[Any]]:
     """Groups of lines as the use case takes them; the lines that do not decode are refused."""
-    from msgspec.structs import astuple
-
-    new = partial(tuple.__new__, line_class)
     for group in lines.groups(line_type()):
-        yield [
-            new((*astuple(entry), number))
-            if entry.at is None and (entry.request_id is None or entry.decision_id is None)
-            else checked(new((*astuple(entry), number)))
-            for number, entry in group
-        ]
+        yield [line_of(entry, line_class, number) for number, entry in group]
 
 
-def checked(line: Any) -> Any:
-    """A line of the use case's class, whose `at` is still text, as it takes it; or the error in it."""
-    if line.decision_id is not None and line.request_id is not None:
-        hint = "give one of them"
-        return InputError("decision_id and request_id are both given", hint=hint, field="request_id", line=line.number)
-    if line.at is None:
-        return line
+def line_of(entry: Any, line_class: Any, number: int | None = None) -> Any:
+    """A line of the use case's class, from one that was decoded; or the error in it."""
+    line = tuple.__new__(line_class, (*_values(entry), number))
     try:
-        return line._replace(at=parse_time(line.at))
+        if entry.at is not None:
+            line = line._replace(at=parse_time(entry.at))
+        if entry.decision_id is None or entry.request_id is None:
+            return line
+        raise InputError("decision_id and request_id are both given", hint="give one of them", field="request_id")
     except InputError as error:
-        error.field, error.line = "at", line.number
+        error.field, error.line = error.field or "at", number
         return error

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import click
@@ -12,7 +11,6 @@ from rlrec.cli.commands.requests import feedback, recommend
 from rlrec.cli.output.output import Show
 from rlrec.cli.program.files import FILE
 from rlrec.cli.program.shared import GroupedCommand, Store, drawing, dry_run_option, rehearsal, stored
-from rlrec.errors import InputError
 
 
 @click.command(cls=GroupedCommand)
@@ -32,7 +30,7 @@ def pipe(store: Store, show: Show, source: str, seed: int | None, dry_run: bool)
 
     With --dry-run, the whole input is read before the first line is answered."""
     rehearsed = rehearsal(store) if dry_run else None
-    recommend.stream(store, show, source, line_type(), line_reader(), seed=seed, rehearsal=rehearsed)
+    recommend.stream(store, show, source, line_type(), seed=seed, rehearsal=rehearsed)
 
 
 @cache
@@ -43,19 +41,3 @@ def line_type() -> Any:
     kinds = {"recommend": recommend.line_type(), "feedback": feedback.line_type()}
     tagged: Any = [defstruct(op, [], bases=(kind,), tag_field="op", tag=op) for op, kind in kinds.items()]
     return tagged[0] | tagged[1]
-
-
-def line_reader() -> Callable[[Any], Any]:
-    """The function that makes of a decoded line what the use case takes, or the error in it."""
-    from rlrec.app.requests.feedback import Line
-
-    return partial(_request, Line)
-
-
-def _request(feedback_type: Any, line: Any) -> Any:
-    """A request, or feedback of the use case's type; or the error in the line."""
-    if isinstance(line, InputError | recommend.line_type()):
-        return recommend.checked(line)
-    from msgspec.structs import astuple
-
-    return feedback.checked(feedback_type(*astuple(line)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -51,7 +51,7 @@ def recommend(store: Store, show: Show, source: str | None, seed: int | None, dr
             if context.get_parameter_source(name) in TYPED:
                 option = "-k" if name == "size" else f"--{name.replace('_', '-')}"
                 raise click.UsageError(f"--input and {option} do not go together: the lines have it")
-        stream(store, show, source, line_type(), checked, seed=seed, dry_run=dry_run)
+        stream(store, show, source, line_type(), seed=seed, dry_run=dry_run)
         return
     if request["session"] is None:
         raise click.UsageError("Missing option '--session'.")
@@ -78,23 +78,15 @@ def line_type() -> Any:
     return lines.line_type("Request", recommend, names, required=["session"])
 
 
-def checked(line: Any) -> Any:
-    """A decoded line, or the error in it."""
-    if isinstance(line, InputError) or line.size >= 1:
-        return line
-    return InputError(f"k is {line.size}", hint="it is 1 or more", field="k")
-
-
 def stream(
-    store: Store, show: Show, source: str, kind: Any, read: Callable[[Any], Any], *, seed: int | None,
-    dry_run: bool = False, rehearsal: AbstractContextManager[None] | None = None,
+    store: Store, show: Show, source: str, kind: Any, *, seed: int | None, dry_run: bool = False,
+    rehearsal: AbstractContextManager[None] | None = None,
 ) -> None:  # fmt: skip
     """Read lines of `kind`, and write the answer to each once its group is stored, or why it is refused.
 
-    read: a decoded line, or the error in it, as the use case takes it. A group of lines ends when it is full, or at a
-    line {"op": "flush"}; without a seed also where nothing more waits. Raises LinesRefused at the end if any line was.
-    dry_run: draw only, each group by itself. rehearsal: a transaction around all groups; what they answer is written
-    behind it."""
+    A group of lines ends when it is full, or at a line {"op": "flush"}; without a seed also where nothing more waits.
+    Raises LinesRefused at the end if any line was. dry_run: draw only, each group by itself.
+    rehearsal: a transaction around all groups; what they answer is written behind it."""
     from rlrec.app.opening import ready
     from rlrec.app.requests.pipe import Pipe
     from rlrec.cli.text.lines import groups, rereadable
@@ -107,7 +99,7 @@ def stream(
     def answers() -> Iterator[list[Any]]:
         nonlocal n_refused
         for group in groups(lines, eager=seed is None, flush=True):
-            results, n_of_group = answer_group(pipe, group, kind, read)
+            results, n_of_group = answer_group(pipe, group, kind)
             n_refused += n_of_group
             yield results
 
@@ -116,18 +108,26 @@ def stream(
         raise refused(n_refused)
 
 
-def answer_group(
-    pipe: Pipe, group: Sequence[tuple[int, bytes]], kind: Any, read: Callable[[Any], Any]
-) -> tuple[list[Any], int]:
-    """The answers to numbered lines, or why they are refused, in order; and how many are refused."""
+def answer_group(pipe: Pipe, group: Sequence[tuple[int, bytes]], kind: Any) -> tuple[list[Any], int]:
+    """The answers to numbered lines of a kind, or why they are refused, in order; and how many are refused."""
     from rlrec.cli.text.lines import decode_group
 
-    results = pipe.answer([read(line) for line in decode_group(group, kind)])
+    results = pipe.answer(list(map(_take_line, decode_group(group, kind))))
     answers = [
         refusal(result, number) if isinstance(result, InputError) else result
         for result, (number, _) in zip(results, group, strict=True)
     ]
     return answers, sum(isinstance(result, InputError) for result in results)
+
+
+def _take_line(line: Any) -> Any:
+    """A request, feedback as its use case takes it, or the error in a line."""
+    if isinstance(line, InputError | line_type()):
+        return line
+    from rlrec.app.requests.feedback import Line
+    from rlrec.cli.commands.requests.feedback import line_of
+
+    return line_of(line, Line)
 
 
 def refusal(error: RlrecError, number: int) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import pytest
 
 from rlrec.app.requests.pipe import Pipe
 from rlrec.cli.commands.requests import recommend
-from rlrec.cli.commands.requests.pipe import line_reader, line_type
+from rlrec.cli.commands.requests.pipe import line_type
 from rlrec.errors import InputError
 from rlrec.store import Store
 from tests.conftest import PATIENCE_S, Run, runner
@@ -153,12 +153,12 @@ def test_refused_lines_leave_nothing_behind_in_a_long_process(sqlite_db: str, sh
     numbered = list(enumerate(lines(*refused).encode().splitlines(), 1))
     with closing(Store(sqlite_db)) as store:
         pipe = Pipe(store)
-        recommend.answer_group(pipe, numbered, line_type(), line_reader())
+        recommend.answer_group(pipe, numbered, line_type())
         gc.collect()
         gc.disable()
         try:
             before = sum(isinstance(item, InputError) for item in gc.get_objects())
-            answers, n_refused = recommend.answer_group(pipe, numbered, line_type(), line_reader())
+            answers, n_refused = recommend.answer_group(pipe, numbered, line_type())
             after = sum(isinstance(item, InputError) for item in gc.get_objects())
         finally:
             gc.enable()
