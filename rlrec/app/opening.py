@@ -8,7 +8,6 @@ from contextlib import closing, contextmanager, suppress
 from rlrec.errors import InputError, RlrecError
 from rlrec.store import Store
 from rlrec.store.database.engine import Waits, location
-from rlrec.store.log import settings
 
 __all__ = ["Store", "open_store", "ready"]
 
@@ -29,6 +28,8 @@ def open_store(
 
 def _refuse_unrelated(replica: Store, db: str) -> None:
     """Raises InputError where both stores can be read and one is no replica or copy of the other."""
+    from rlrec.store.log import settings
+
     with closing(Store(db, notice=lambda _: None)) as primary:
         salt = None
         with suppress(RlrecError), primary.read() as unit:  # a replica is read where its primary is away, too

@@ -19,7 +19,6 @@ from rlrec.app.serving.draws import unsigned
 from rlrec.app.serving.requests import Answer
 from rlrec.arrays import Array, Index, finite_or_none
 from rlrec.errors import InputError
-from rlrec.policy.beliefs.base import Belief, Policy
 from rlrec.policy.gradients import history
 from rlrec.policy.gradients.gradient import MEMORY, State
 from rlrec.policy.kinds.two_stage import RANKING_KEY
@@ -29,9 +28,8 @@ from rlrec.policy.slates.interleaving import TeamDraftSampler
 from rlrec.records import Decision, Slot, Version
 from rlrec.store import Store, Unit
 from rlrec.store.database.unit import damage_error
-from rlrec.store.log import candidates, contents, decisions, team_drafts
-from rlrec.store.log.candidates import CandidateList
-from rlrec.store.log.team_drafts import TEAMS
+from rlrec.store.log import candidates, contents, decisions
+from rlrec.store.log.candidates import TEAMS
 from rlrec.store.policies import arms, policies
 
 
@@ -89,44 +87,59 @@ def show(store: Store, decision_id: int) -> Result:
 
 
 class DerivedDecision:
-    """The distribution that a decision was drawn from; None for imports, whose beliefs are not in the store."""
+    """The distribution that a decision was drawn from; none for imports, whose beliefs are not in the store.
+
+    case: None where nothing can be derived; state: of the visit, for a policy that reads it; catalogue: how many arms
+    candidates were drawn from. conditional, marginal: the probability of each eligible arm at each position, (k, arms):
+    given those above, and overall (NaN where it is not worked out)."""
 
     def __init__(self, unit: Unit, decision: Decision, version: Version, context: Mapping[str, Any]) -> None:
         self.decision = decision
         eligible = contents.eligible_arms(unit, [decision.eligible_id])[decision.eligible_id]
-        self.arms = np.array(eligible, np.int64)
-        self.keys = arms.keys(unit, eligible)
+        self.arms, self.keys = np.array(eligible, np.int64), arms.keys(unit, eligible)
         self.shown: Index = np.searchsorted(self.arms, [slot.arm_id for slot in decision.slots])  # columns
-        self.belief: Belief | None = None
-        self.policy: Policy | None = None
         self.case: EligibleDistribution | None = None
-        self.trained: TrainedModel | None = None
         self.state: State | None = None
-        self.candidates: CandidateList | None = None
         self.catalogue: int | None = None
-        teams = team_drafts.find(unit, [decision.id]).get(decision.id, "")
-        self.teams = np.array([[TEAMS.index(team) for team in teams]], np.intp)
-        self.conditional = np.empty((0, len(eligible)))
-        self.marginal = self.conditional
+        self.conditional = self.marginal = np.empty((0, len(eligible)))
+        self.served = None
         if not decision.imported:
-            served = exact.load(unit, version, seq=decision.belief_seq, ordinal=decision.belief_ordinal)
-            if served.generator is not None:
-                self.candidates = candidates.find_lists(unit, [decision.id]).get(decision.id)
-                if self.candidates is not None and (key := self.candidates.catalogue_id) is not None:
-                    self.catalogue = len(contents.eligible_arms(unit, [key])[key])
-            self._derive(served, context)
+            self.served = exact.load(unit, version, seq=decision.belief_seq, ordinal=decision.belief_ordinal)
+            self._derive(unit, self.served, context)
 
-    def _derive(self, served: VersionDistribution, context: Mapping[str, Any]) -> None:
-        decision, revision = self.decision, self.decision.catalogue_revision
-        self.belief, self.policy = served.belief(self.arms, revision=revision), served.policy
-        if served.trained is not None:
-            self.trained, self.case = served.trained, self._case(served.trained, context)
-        else:
+    def _derive(self, unit: Unit, served: VersionDistribution, context: Mapping[str, Any]) -> None:
+        decision, seed = self.decision, unsigned(self.decision.seed or 0)
+        if served.generator is not None:
+            ranked = candidates.find_lists(unit, [decision.id]).get(decision.id)
+            seed ^= 0 if ranked is None else RANKING_KEY  # of the stage that ranked
+            if ranked is not None and (key := ranked.catalogue_id) is not None:
+                self.catalogue = len(contents.eligible_arms(unit, [key])[key])
+        if served.trained is None:
+            revision = decision.catalogue_revision
             self.case = served.case(decision.eligible_id, self.arms, context, keys=self.keys, revision=revision)
-        if self.case is not None:
-            self._probabilities(self.case)
+        else:
+            self.case = self._stateful_case(served.trained, context)
+        if self.case is None:
+            return
+        shown, case = self.shown, self.case
+        if case.rankers is not None:
+            teams = candidates.find_teams(unit, [decision.id]).get(decision.id, "")
+            sampler, columns = (
+                TeamDraftSampler(case.rankers, len(shown)),
+                np.array([[*map(TEAMS.index, teams)]], np.intp),
+            )
+            drafts = [(shown[None, :row], columns[:, : row + 1]) for row in range(len(shown))]
+            self.conditional = np.vstack([sampler.next_arms(*draft) for draft in drafts])
+            self.marginal = np.full(self.conditional.shape, np.nan)
+            return
+        scores = case.scores.decision_scores(seed, decision.id)
+        rows = [slate.remaining(scores, shown[:row], floor=case.floor) for row in range(len(shown))]
+        self.conditional = np.array(rows)
+        self.marginal = slate.marginals(scores, size=1 if self.state else len(shown), floor=case.floor)
+        if self.state:  # below the top they are not worked out for every decision
+            self.marginal = np.vstack([self.marginal, np.full((len(shown) - 1, len(self.arms)), np.nan)])
 
-    def _case(self, trained: TrainedModel, context: Mapping[str, Any]) -> EligibleDistribution | None:
+    def _stateful_case(self, trained: TrainedModel, context: Mapping[str, Any]) -> EligibleDistribution | None:
         """The distribution in the session state of the decision; None where the state was not stored."""
         decision, revision = self.decision, self.decision.catalogue_revision
         if decision.history is None or not history.is_packed(decision.history):  # `doctor` reports it
@@ -138,22 +151,6 @@ class DerivedDecision:
             arms=self.arms, scores=policy.distribution(score), index=score, floor=policy.exploration,
             reads=policy.reads,
         )  # fmt: skip
-
-    def _probabilities(self, case: EligibleDistribution) -> None:
-        if case.rankers is not None:
-            sampler, slates = TeamDraftSampler(case.rankers, len(self.shown)), self.shown[None]
-            drafts = [(slates[:, :row], self.teams[:, : row + 1]) for row in range(len(self.shown))]
-            self.conditional = np.vstack([sampler.next_arms(*draft) for draft in drafts])
-            self.marginal = np.full(self.conditional.shape, np.nan)
-            return
-        # of the stage that ranked
-        seed = unsigned(self.decision.seed or 0) ^ (0 if self.candidates is None else RANKING_KEY)
-        shown, scores = self.shown, case.scores.decision_scores(seed, self.decision.id)
-        rows = [slate.remaining(scores, shown[:row], floor=case.floor) for row in range(len(shown))]
-        self.conditional = np.array(rows)
-        self.marginal = slate.marginals(scores, size=1 if self.state else len(shown), floor=case.floor)
-        if self.state:  # below the top they are not worked out for every decision
-            self.marginal = np.vstack([self.marginal, np.full((len(shown) - 1, len(self.arms)), np.nan)])
 
     def floor(self) -> float | list[float] | None:
         """The exploration at every position, or at each of those shown; None where nothing can be derived."""
@@ -173,17 +170,21 @@ class DerivedDecision:
 
     def features(self) -> dict[str, Any]:
         """The features of context and visit that are not 0, for a policy that reads the visit."""
-        if self.trained is None:
+        if self.served is None or (trained := self.served.trained) is None:
             return {}
-        return {"features": None if self.state is None else _named(self.trained.policy.names, self.state.x[0])}
+        return {"features": None if self.state is None else _named(trained.policy.names, self.state.x[0])}
 
     def table(self) -> list[dict[str, Any]]:
         """A row for each eligible arm, likeliest first: its belief, and its probability at every position given those
         above; where nothing can be derived, those shown first, with the stored propensities."""
-        if self.case is None or self.belief is None or self.policy is None:
+        if self.case is None or self.served is None:
             return self._stored_table()
-        belief, state = self.belief, self.state
-        mean, scores = self.policy.mean(belief, unknown=np.nan), self.case.noiseless(np.arange(len(self.arms))).tolist()
+        belief = self.served.belief(self.arms, revision=self.decision.catalogue_revision)
+        mean, scores = (
+            self.served.policy.mean(belief, unknown=np.nan),
+            self.case.noiseless(np.arange(len(self.arms))).tolist(),
+        )
+        state = self.state
         order = np.lexsort((self.arms, *-self.conditional[::-1]))
         # of the arms that had been shown in the visit
         rows = () if state is None else zip(state.arm.tolist(), state.memory, strict=True)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import starmap
 from math import isfinite
 from types import MappingProxyType
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
-from rlrec.app.inputs.canonical import line_digest
 from rlrec.app.learning.ledger import Ledger, Unordered
-from rlrec.app.log.slot_values import reward_of
 from rlrec.errors import Conflict, InputError, quantity, suggest
 from rlrec.policy.beliefs import reward as rewards
-from rlrec.policy.beliefs.reward import LIMIT
+from rlrec.policy.beliefs.reward import LIMIT, rewards_of
 from rlrec.records import Event, Reward, Sums
 from rlrec.store import Store, Unit
 from rlrec.store.database.unit import Row, StoredRows
@@ -23,7 +20,6 @@ from rlrec.store.log import decisions, events
 from rlrec.store.log.events import CENSOR, RETURN, FeedbackKey, FeedbackTarget
 from rlrec.store.policies import policies
 
-T = TypeVar("T")
 MAX_KINDS = 1_000  # of events in a line
 MAX_WARNINGS = 10  # at once, of kinds of events
 NO_EVENTS: Mapping[str, float] = MappingProxyType({})
@@ -64,24 +60,29 @@ class Summary(Sums):
 Group = Sequence[Line | InputError]
 LineContent = tuple[int, int | None, Mapping[str, float], bool | None, int | None]  # decision, position, ..., at
 Outcome = Result | InputError
-Stored = bool | InputError  # whether a line was stored (else it is a duplicate), or why it was refused
 
 
 def feedback(store: Store, line: Line) -> Result:
     """Record one line, in one transaction."""
-    unweighed = set[str]()
+    (outcome,) = feedback_group(store, [line])
+    if isinstance(outcome, InputError):
+        raise outcome
+    return outcome
 
-    def work(unit: Unit) -> Result:
+
+def feedback_group(store: Store, group: Group, warned: set[str] | None = None) -> list[Outcome]:
+    """Record lines, in one transaction: the answer to each. warned: kinds of events that this process has warned of,
+    which takes in the new ones."""
+
+    def work(unit: Unit) -> FeedbackTransaction:
         ledger = Ledger(unit, ())
-        (outcome,) = FeedbackTransaction(unit, ledger, [line], unweighed, answers=True).answer()
+        feedback = FeedbackTransaction(unit, ledger, group, answers=True)
         ledger.close()
-        if isinstance(outcome, InputError):
-            raise outcome
-        return outcome
+        return feedback
 
-    result = store.write(work, repeatable=True)
-    warn_unweighed(store, unweighed)
-    return result
+    stored = store.write(work, repeatable=True)
+    warn_unweighed(store, stored.unweighed, warned)
+    return stored.outcomes
 
 
 def feedback_stream(
@@ -91,61 +92,53 @@ def feedback_stream(
     refused ones handed to `rejected`. `groups` gives the input anew each time it is called."""
     unweighed = set[str]()
 
-    def write_group(unit: Unit, group: Group) -> list[Stored]:
-        ledger = Ledger(unit, ())
-        outcomes = FeedbackTransaction(unit, ledger, group, unweighed).store()
+    def work(unit: Unit, portion: Iterable[Group], *, lock_all: bool) -> tuple[Summary, list[InputError]]:
+        ledger = Ledger(unit, [policy.id for policy in policies.all_policies(unit)] if lock_all else ())
+        summary, errors = Summary(), list[InputError]()
+        for group in portion:
+            feedback = FeedbackTransaction(unit, ledger, group)
+            unweighed.update(feedback.unweighed)
+            refused = [line for line in feedback.stored if isinstance(line, InputError)]
+            if refused and not quarantine:
+                raise refused[0]
+            errors += refused
+            accepted = feedback.stored.count(True)
+            duplicates = len(group) - accepted - len(refused)
+            summary += Summary(accepted=accepted, duplicates=duplicates, rejected=len(refused))
         ledger.close()
-        return outcomes
+        return summary, errors
 
-    def write_all(unit: Unit, *, locked: bool) -> Summary:
-        ledger = Ledger(unit, [policy.id for policy in policies.all_policies(unit)] if locked else ())
-        outcomes = (FeedbackTransaction(unit, ledger, group, unweighed).store() for group in groups())
-        summary = sum(map(_count, outcomes), Summary())
-        ledger.close()
+    def write(portion: Callable[[], Iterable[Group]], *, lock_all: bool = False) -> Summary:
+        summary, errors = store.write(
+            lambda unit: work(unit, portion(), lock_all=lock_all), references_hold=True, repeatable=True
+        )
+        for error in errors:
+            rejected(error)
         return summary
 
     if quarantine:
         summary = Summary()
         for group in groups():
-            outcomes = store.write(partial(write_group, group=group), references_hold=True, repeatable=True)
-            summary += _count(outcomes, rejected)
+            summary += write(partial(list, [group]))
     else:
         try:
-            summary = store.write(partial(write_all, locked=False), references_hold=True, repeatable=True)
+            summary = write(groups)
         except Unordered:  # a later group names a policy before those of an earlier one
-            summary = store.write(partial(write_all, locked=True), references_hold=True, repeatable=True)
+            summary = write(groups, lock_all=True)
     warn_unweighed(store, unweighed)
     return summary
 
 
-class FeedbackGroup:
-    """The feedback of a group, and what became of it."""
-
-    def __init__(self, lines: Sequence[Line]) -> None:
-        self.lines = lines
-        self.outcomes: list[Outcome] = []
-        self.unweighed: set[str] = set()
-
-    def policies(self, unit: Unit) -> Collection[int]:
-        """Ids of the policies whose decisions the lines name."""
-        by_request = decisions.requests(unit, {line.request_id for line in self.lines if line.request_id is not None})
-        named = {line.decision_id for line in self.lines if line.decision_id is not None}
-        return set(decisions.policy_ids(unit, named | {decision for _, decision in by_request.values()}).values())
-
-    def store(self, unit: Unit, ledger: Ledger) -> None:
-        """Record the lines. The transaction may be tried again: nothing is left of an earlier try."""
-        self.unweighed = set()
-        self.outcomes = FeedbackTransaction(unit, ledger, self.lines, self.unweighed, answers=True).answer()
-
-
-def warn_unweighed(store: Store, unweighed: Iterable[str]) -> None:
+def warn_unweighed(store: Store, unweighed: set[str], warned: set[str] | None = None) -> None:
     """Warn of kinds of events that count for nothing: of each once in the life of a store, and only of stored ones. Of
-    many at once, the first ones are named."""
-    kinds = set(unweighed)
+    many at once, the first ones are named. warned: as of `feedback_group`."""
+    kinds = unweighed if warned is None else unweighed - warned
     if not kinds:
         return
     from rlrec.store.log import settings
 
+    if warned is not None and len(warned) < settings.MAX_NOTICED:
+        warned |= unweighed
     with store.read() as unit:
         new = settings.new_kinds(unit, kinds)
         weighed_kinds = sorted({kind for definition in policies.rewards(unit) for kind in definition.weights})
@@ -161,42 +154,36 @@ def warn_unweighed(store: Store, unweighed: Iterable[str]) -> None:
         store.write(lambda unit: settings.note_kinds(unit, new), repeatable=True)
 
 
-def _count(outcomes: Sequence[Stored], rejected: Callable[[InputError], None] | None = None) -> Summary:
-    """The counts of a group. rejected: takes its errors; None: the first one is raised."""
-    errors = [outcome for outcome in outcomes if isinstance(outcome, InputError)]
-    for error in errors:
-        if rejected is None:
-            raise error
-        rejected(error)
-    accepted = sum(outcome is True for outcome in outcomes)
-    return Summary(accepted=accepted, duplicates=len(outcomes) - len(errors) - accepted, rejected=len(errors))
-
-
 class FeedbackTransaction:
     """A group of lines: all that they name is read first, then each line is checked, then all are written.
 
     Most lines name a slot without events: such a line costs a few microseconds. One that is refused leaves no trace.
-    unweighed: takes in the kinds of events that no definition weighs. returns: whether these are events `return` that
-    record themselves; other lines may not have one once a definition weighs it, or a visit would count twice.
+    stored: of each line whether it was stored (else it is a duplicate), or why it was refused. outcomes: the answers,
+    with the rewards after each line. unweighed: the kinds of events that no definition weighs. returns: whether these
+    are events `return` that record themselves; other lines may not have one once a definition weighs it, or a visit
+    would count twice.
     """
 
     def __init__(
-        self, unit: Unit, ledger: Ledger, group: Group, unweighed: set[str], *, answers: bool = False,
-        returns: bool = False,
-    ) -> None:  # fmt: skip
+        self, unit: Unit, ledger: Ledger, group: Group, *, answers: bool = False, returns: bool = False
+    ) -> None:
         self.unit = unit
         self.ledger = ledger
-        self.group = group
-        self.unweighed = unweighed
         self.returns = returns
+        self.stored: list[bool | InputError] = []
+        self.outcomes: list[Outcome] = []
+        self.unweighed = set[str]()
         lines = [line for line in group if not isinstance(line, InputError)]
-        self.targets = self._targets(lines)
-        ledger.settle({target.policy_id for target in self.targets if target.decision_id is not None})
+        if unit.postgres:  # under SQLite's one lock nothing changes any more
+            ledger.lock(policies_of(unit, lines))
+        self.targets = events.targets(unit, [(line.decision_id, line.request_id, line.position) for line in lines])
+        policy_ids = {target.policy_id for target in self.targets if target.decision_id is not None}
+        ledger.lock(policy_ids)
+        ledger.settle(policy_ids)
         self.weighed = {kind for definition in policies.rewards(unit) for kind in definition.weights}
         with_events = {target.decision_id for target in self.targets if target.number is not None}
-        self.stored_events = events.by_decision(unit, with_events, self.weighed) if with_events else {}
-        keys = {line.key for line in lines if line.key is not None}
-        self.keys = events.stored_keys(unit, keys) if keys else {}
+        self.stored_events = events.by_decision(unit, with_events, self.weighed)
+        self.keys = events.stored_keys(unit, {line.key for line in lines if line.key is not None})
         self.pages = self._pages(lines, answers=answers)
         self.kinds = self.weighed - {RETURN}  # of events that need no further check
         # the reward definition of each version that served one of the decisions
@@ -211,22 +198,7 @@ class FeedbackTransaction:
         self.new_keys: dict[str, LineContent] = {}
         self.arms: dict[tuple[int, int], int] = {}  # of further slots
         self.censored: dict[tuple[int, int], bool] = {}
-
-    def _targets(self, lines: Sequence[Line]) -> list[FeedbackTarget]:
-        """The target of each line. Its policy is locked."""
-        request_ids = {line.request_id for line in lines if line.request_id is not None}
-        requests = decisions.requests(self.unit, request_ids) if request_ids else {}
-        by_request = {key: decision for key, (_, decision) in requests.items()}
-        slots = [
-            (line.decision_id if line.request_id is None else by_request.get(line.request_id), line.position)
-            for line in lines
-        ]
-        if self.unit.postgres:  # under SQLite's one lock nothing changes any more
-            policy_ids = decisions.policy_ids(self.unit, {decision for decision, _ in slots if decision is not None})
-            self.ledger.lock(policy_ids.values())
-        targets = events.targets(self.unit, slots)
-        self.ledger.lock({target.policy_id for target in targets if target.decision_id is not None})
-        return targets
+        self._take_lines(group, answers=answers)
 
     def _pages(self, lines: Sequence[Line], *, answers: bool) -> dict[int, dict[int, int]]:
         """The arm at each position of decisions that a line names as a page."""
@@ -239,18 +211,19 @@ class FeedbackTransaction:
         }
         return events.slates(self.unit, pages) if pages else {}
 
-    def store(self) -> list[Stored]:
-        """Store the lines: the outcome of each."""
-        return self._take_lines(self._add)
-
-    def answer(self) -> list[Outcome]:
-        """Store the lines: the answer to each, with the reward after it."""
-        return self._take_lines(self._answer)
-
-    def _take_lines(self, take: Callable[[Line, FeedbackTarget], T]) -> list[T | InputError]:
+    def _take_lines(self, group: Group, *, answers: bool) -> None:
         """Check lines, then write their events, keys and censored marks, and apply the events to the beliefs."""
         targets = iter(self.targets)
-        outcomes = [line if isinstance(line, InputError) else take(line, next(targets)) for line in self.group]
+        for line in group:
+            if isinstance(line, InputError):
+                self.stored.append(line)
+                self.outcomes.append(line)
+                continue
+            target = next(targets)
+            stored = self._add(line, target)
+            self.stored.append(stored)
+            if answers:
+                self.outcomes.append(self._answer(line, target, stored))
         self.ledger.apply_events(self.new.values(), stored=self.stored_events, arms=self.arms)
         events.add(self.unit, [event for number in sorted(self.new) for event in self.new[number][1]])
         if self.new_keys:
@@ -259,10 +232,9 @@ class FeedbackTransaction:
             decisions.censor(
                 self.unit, sorted(slot for slot, censored in self.censored.items() if censored is flag), censored=flag
             )
-        return outcomes
 
-    def _add(self, line: Line, target: FeedbackTarget) -> Stored:
-        """Check a line, and collect its events."""
+    def _add(self, line: Line, target: FeedbackTarget) -> bool | InputError:
+        """Check a line, and collect its events: whether they are new, or why it is refused."""
         _, _, position, values, at, key, censor, number = line
         decision_id, policy_id, _, served_at, size, imported, arm_id, last, _, _ = target
         if position is None and size == 1:
@@ -342,31 +314,32 @@ class FeedbackTransaction:
             self.arms[target.decision_id, position] = arm_id
             self.censored[target.decision_id, position] = event.value == 1.0
 
-    def _answer(self, line: Line, target: FeedbackTarget) -> Outcome:
-        stored = self._add(line, target)
+    def _answer(self, line: Line, target: FeedbackTarget, stored: bool | InputError) -> Outcome:
         if isinstance(stored, InputError):
             return stored
         decision_id, served_at, size = target.decision_id, target.at, target.size
         new = self.new[decision_id][1] if decision_id in self.new else ()
-        rewarded, n_taken = self.rewarded_events.get(decision_id) or (
-            [*starmap(Event, self.stored_events.get(decision_id, ()))],
-            0,
-        )
+        rewarded, n_taken = self.rewarded_events.get(decision_id) or ([*self.stored_events.get(decision_id, ())], 0)
         rewarded += [Event(*row) for row in new[n_taken:] if row[2] in self.weighed or row[2] == CENSOR]
         self.rewarded_events[decision_id] = rewarded, len(new)
-        count = len(line.events) + (line.censor is not None)
+        position, count = 1 if size == 1 else line.position, len(line.events) + (line.censor is not None)
+        shown = self.pages.get(decision_id, ()) if position is None else (position,)
+        earned = rewards_of(self.rewards[target.version_id], rewarded, served_at=served_at, shown=shown)
         return Result(
-            decision_id=decision_id,
-            events=count if stored else 0,
-            duplicates=0 if stored else count,
-            reward=reward_of(
-                self.rewards[target.version_id], rewarded, served_at=served_at,
-                position=1 if size == 1 else line.position, shown=self.pages.get(decision_id, ()),
-            ),
+            decision_id=decision_id, events=count if stored else 0, duplicates=0 if stored else count,
+            reward=sum(earned.values()) if position is None else earned[position],
         )  # fmt: skip
 
 
+def policies_of(unit: Unit, lines: Iterable[Line]) -> set[int]:
+    """Ids of the policies that drew the decisions which lines name."""
+    names = [(line.decision_id, line.request_id) for line in lines]
+    return decisions.policies_of(unit, {name for name, _ in names} - {None}, {name for _, name in names} - {None})
+
+
 def _stored_key(content: LineContent) -> FeedbackKey:
+    from rlrec.app.inputs.canonical import line_digest  # which a line without a key does without
+
     decision_id, position, values, censor, at = content
     return FeedbackKey(line_digest(decision_id, position, values, censor), at, decision_id)
 

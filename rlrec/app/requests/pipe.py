@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from copy import copy
 from typing import cast
 
-from rlrec.app.requests.feedback import FeedbackGroup, Line, Outcome, warn_unweighed
-from rlrec.app.requests.recommend import Answer, Request, recommend_group
+from rlrec.app.requests.feedback import Group, Line, Outcome, feedback_group, warn_unweighed
+from rlrec.app.requests.recommend import Answer, Request, RequestGroup
 from rlrec.app.serving.cache import ServingCache
 from rlrec.errors import InputError, OutcomeUnknown, StoreBusy
 from rlrec.store import Store
-from rlrec.store.log.settings import MAX_NOTICED
 
 __all__ = ["Line", "Pipe", "Request"]
 
@@ -32,7 +31,7 @@ class Pipe:
         self.seed, self.dry_run = seed, dry_run
         self.patience_s = PATIENCE_S if patience_s is None else patience_s
         self._cache = ServingCache()
-        self._unweighed = set[str]()
+        self._warned = set[str]()  # kinds of events
 
     def answer(self, lines: Sequence[Request | Line | InputError]) -> list[Answer | Outcome]:
         """The answers to a group, which is tried again while the store is busy or out of reach.
@@ -56,19 +55,19 @@ class Pipe:
 
     def group(self, lines: Sequence[Request | Line | InputError]) -> list[Answer | Outcome]:
         """The answer to each line: all of them in one transaction."""
-        feedback = FeedbackGroup([line for line in lines if isinstance(line, Line)])
-        requests = [line for line in lines if not isinstance(line, Line)] if feedback.lines else lines
-        answers = recommend_group(
-            self.store, cast(Sequence[Request | InputError], requests), seed=self.seed, dry_run=self.dry_run,
-            cache=self._cache, feedback=feedback if feedback.lines else None,
-        )  # fmt: skip
-        if not feedback.lines:
-            return list[Answer | Outcome](answers)
-        warn_unweighed(self.store, feedback.unweighed - self._unweighed)
-        if len(self._unweighed) < MAX_NOTICED:
-            self._unweighed |= feedback.unweighed
-        in_order, outcomes = iter(answers), iter(feedback.outcomes)
-        return [next(outcomes if isinstance(line, Line) else in_order) for line in lines]
+        feedback = [line for line in lines if isinstance(line, Line)]
+        if feedback and all(isinstance(line, Line | InputError) for line in lines):
+            return list(feedback_group(self.store, cast(Group, lines), self._warned))
+        requests = cast(Sequence[Request | InputError], [line for line in lines if not isinstance(line, Line)])
+        group = RequestGroup(
+            self.store, requests, seed=self.seed, dry_run=self.dry_run, cache=self._cache, feedback=feedback
+        )
+        answers = iter(group.answer())
+        if group.recorded is None:
+            return list(answers)
+        warn_unweighed(self.store, group.recorded.unweighed, self._warned)
+        outcomes = iter(group.recorded.outcomes)
+        return [next(outcomes if isinstance(line, Line) else answers) for line in lines]
 
 
 def _has_key(line: Request | Line) -> bool:

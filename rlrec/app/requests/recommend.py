@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from copy import copy
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,7 +36,8 @@ from rlrec.store.policies import arms, policies
 from rlrec.times import format_time
 
 if TYPE_CHECKING:
-    from rlrec.app.requests.feedback import FeedbackGroup
+    from rlrec.app.requests.feedback import FeedbackTransaction, Line
+    from rlrec.store.log.returns import Return
 
 __all__ = ["Answer", "Request", "recommend", "recommend_group"]
 
@@ -56,26 +56,48 @@ def recommend(
 
 def recommend_group(
     store: Store, requests: Sequence[Request | InputError], *, seed: int | None = None, dry_run: bool = False,
-    cache: ServingCache | None = None, feedback: FeedbackGroup | None = None,
+    cache: ServingCache | None = None,
 ) -> list[Answer | InputError]:  # fmt: skip
-    """Answers in order, all in one transaction; a refused request has its error at its index.
-    All draws of the group come from the beliefs before it. requests: anything with the fields of Request. seed: 64
-    bits; None: random ones. cache: what earlier groups of the process have read. feedback: is stored once the decisions
-    are, in the same transaction."""
-    seed = seed_or_random(seed)
-    cache = ServingCache() if cache is None else cache
-    work = partial(_recommend_group, store, requests, seed=seed, dry_run=dry_run, cache=cache, feedback=feedback)
-    return store.retry_until_reached(work)
+    """Answers in order, all in one transaction; a refused request has its error at its index."""
+    return RequestGroup(store, requests, seed=seed, dry_run=dry_run, cache=cache).answer()
 
 
-def _recommend_group(
-    store: Store, requests: Sequence[Request | InputError], *, seed: int, dry_run: bool, cache: ServingCache,
-    feedback: FeedbackGroup | None,
-) -> list[Answer | InputError]:  # fmt: skip
-    lock_all = False
-    for _ in range(TRIES):
+class RequestGroup:
+    """Requests and feedback that are stored in one transaction. All draws come from the beliefs before it; the feedback
+    is stored once the decisions are.
+
+    requests: anything with the fields of Request, or errors. seed: 64 bits; None: random ones. cache: what earlier
+    groups of the process have read. recorded: what became of the feedback."""
+
+    def __init__(
+        self, store: Store, requests: Sequence[Request | InputError], *, seed: int | None = None, dry_run: bool = False,
+        cache: ServingCache | None = None, feedback: Sequence[Line] = (),
+    ) -> None:  # fmt: skip
+        self.store, self.requests, self.feedback = store, requests, feedback
+        self.seed, self.dry_run = seed_or_random(seed), dry_run
+        self.cache = ServingCache() if cache is None else cache
+        self.recorded: FeedbackTransaction | None = None
+
+    def answer(self) -> list[Answer | InputError]:
+        """The answers to the requests, in order; a refused one has its error at its index."""
+        return self.store.retry_until_reached(self._answer)
+
+    def _answer(self) -> list[Answer | InputError]:
+        lock_all = False
+        for _ in range(TRIES):
+            try:
+                return self._try(lock_all=lock_all)
+            except Outdated:
+                continue
+            except Unordered:  # a policy that came into being after the snapshot
+                lock_all = True
+        message = "other writers keep using the same request ids, or changing the same route"
+        raise StoreBusy(message, hint="a retry is safe")
+
+    def _try(self, *, lock_all: bool) -> list[Answer | InputError]:
+        store, cache = self.store, self.cache
         with store.read() as unit:
-            group = plan_group(unit, requests, cache)
+            group = plan_group(unit, self.requests, cache)
             planned = {index: plan for index, plan in enumerate(group) if isinstance(plan, PlannedRequest)}
             distributions = {plan.shared for plan in planned.values()}
             _notice_ignored(store, planned, cache)
@@ -86,41 +108,193 @@ def _recommend_group(
                 from rlrec.app.serving import decision_json
 
                 stored = decision_json.answers(unit, decisions.find(unit, repeated))
-            if dry_run:
-                return _in_order(group, _dry_run(unit, planned, seed, cache), stored)
+            if self.dry_run:
+                return _in_order(group, self._dry_run(unit, planned), stored)
             bodies = {plan.context for plan in planned.values()}
             sets = {shared.eligible for shared in distributions}
             interned = cache.look_up(unit, bodies, sets) and not (cache.unnamed and cache.active in sets)
             locked = {shared.version.policy.id for shared in distributions}
-            locked |= set(feedback.policies(unit)) if feedback is not None else set()
-            if cache.weighs_returns and unit.postgres:  # their decisions may be credited; SQLite has one lock
-                from rlrec.app.requests import returns
+            if self.feedback:
+                from rlrec.app.requests.feedback import policies_of
 
-                locked |= returns.credited_policies(unit, planned.values())
+                locked |= policies_of(unit, self.feedback)
+            if cache.weighs_returns and unit.postgres:  # their decisions may be credited; SQLite has one lock
+                from rlrec.store.log import returns
+
+                users = {plan.request.user for plan in planned.values() if plan.request.user is not None}
+                keys = {plan.request.session for plan in planned.values()}
+                locked |= returns.policies_of_last(unit, users=users, sessions=keys)
             locked |= {policy.id for policy in policies.all_policies(unit)} if lock_all else set()
         if repeated:
             store.flush()
         if not interned:
             _intern(store, bodies, sets, cache)
         prepare(distributions)  # before anybody waits for the locks of this group
-        ledgers: list[Ledger] = []
-        write = partial(
-            _write, planned=planned, locked=locked, seed=seed, cache=cache, feedback=feedback, ledgers=ledgers
-        )
+        if not planned and not self.feedback:
+            return _in_order(group, {}, stored)
         try:
-            answers = store.write(write, repeatable=True) if planned or feedback is not None else {}
-            cache.note_changes(ledgers[-1].changes() if ledgers else {})
-        except Outdated:
-            continue
+            ledger, answers = store.write(lambda unit: self._write(unit, planned, locked), repeatable=True)
         except NotUnique:
             with store.read() as unit:
                 check_steps(unit, {plan.request.session for plan in planned.values()})
             raise
-        except Unordered:  # a policy that came into being after the snapshot
-            lock_all = True
-            continue
+        cache.note_changes(ledger.changes())
         return _in_order(group, answers, stored)
-    raise StoreBusy("other writers keep using the same request ids, or changing the same route", hint="a retry is safe")
+
+    def _write(
+        self, unit: Unit, planned: Mapping[int, PlannedRequest], locked: Collection[int]
+    ) -> tuple[Ledger, dict[int, Answer | InputError]]:
+        """The transaction of the group: its ledger, and the answers by index."""
+        ledger = Ledger(unit, locked)
+        ledger.settle()
+        answers = self._decide(unit, ledger, planned) if planned else {}
+        if self.feedback:
+            from rlrec.app.requests.feedback import FeedbackTransaction
+
+            self.recorded = FeedbackTransaction(unit, ledger, self.feedback, answers=True)
+        ledger.close()
+        return ledger, answers
+
+    def _decide(
+        self, unit: Unit, ledger: Ledger, planned: Mapping[int, PlannedRequest]
+    ) -> dict[int, Answer | InputError]:
+        """Draw and store decisions, under the ledger's locks: the answers by index. Raises Outdated."""
+        request_ids = {key for plan in planned.values() if (key := plan.request.request_id) is not None}
+        unit.repeatable &= len(request_ids) == len(planned)
+        if request_ids and decisions.requests(unit, request_ids):
+            raise Outdated
+        answers: dict[int, Answer | InputError] = {}
+        has_experiments = any(plan.shared.experiment is not None for plan in planned.values())
+        if has_experiments:
+            from rlrec.app.serving import assignment
+
+            answers |= assignment.stopped_errors(unit, planned)
+            planned = {index: plan for index, plan in planned.items() if index not in answers}
+        owners = [(plan.request.session, plan.request.user) for plan in planned.values()]
+        stored_settings = settings.get(unit)
+        if stored_settings.removals != self.cache.removals:
+            raise Outdated
+        sessions = OpenSessions(unit, stored_settings, owners)
+        if unit.postgres:  # others may have decided while we waited for the sessions
+            unit.now = max(unit.now, decisions.newest(unit) or 0)
+        for index, plan in planned.items():
+            try:
+                sessions.set_user(plan.request.session, plan.request.user)
+            except InputError as error:  # the session belongs to another user
+                answers[index] = error
+        planned = {index: plan for index, plan in planned.items() if index not in answers}
+        if planned:
+            sessions.store_users()
+            if stored_settings.weighs_returns:
+                from rlrec.store.log import returns
+
+                user_ids = {session.user_id for session in sessions.by_key.values() if session.user_id is not None}
+                returns.lock_users(unit, user_ids)
+            draws = self._store(unit, ledger, planned, sessions)
+            if stored_settings.weighs_returns:
+                _credit_returns(unit, ledger, draws.values(), sessions)
+            answers |= draws
+            if has_experiments:
+                assignment.store(unit, planned, sessions)
+            sessions.store_visits()
+        return answers
+
+    def _store(
+        self, unit: Unit, ledger: Ledger, planned: Mapping[int, PlannedRequest], sessions: OpenSessions
+    ) -> dict[int, Answer]:
+        """Store decisions with their slots, and enter these into the ledger: the answers by index."""
+        decision_ids = dict(zip(planned, decisions.reserve(unit, len(planned)), strict=True))
+        visits, slates = self._serve(unit, planned, decision_ids, sessions)
+        columns = {
+            shared: _columns(shared, ledger, self.cache) for shared in {plan.shared for plan in planned.values()}
+        }
+        rows: list[Row] = []
+        slots: list[Row] = []
+        answers: dict[int, Answer] = {}
+        served: dict[int, list[ServedSlate]] = defaultdict(list)  # by policy
+        now, at, stored_seed, contexts = unit.now, format_time(unit.now), signed(self.seed), self.cache.contexts
+        ordinals = _ordinals(ledger, planned)
+        lists = {index: slate.candidates for index, slate in slates.items() if slate.candidates is not None}
+        set_ids = contents.eligible_sets(unit, {ranked.eligible for ranked in lists.values()}) if lists else {}
+        list_rows: list[Row] = []
+        for index, plan in planned.items():
+            request, shared, context = plan.request, plan.shared, plan.context
+            decision_id, slate = decision_ids[index], slates[index]
+            session, step, state, history = visits[index]
+            policy_id, version_id, belief_seq, belief_ordinal, seq, eligible_id, variant_id = columns[shared]
+            context_id, policy_ordinals = contexts[context], ordinals.get(policy_id)
+            ordinal = None if policy_ordinals is None else next(policy_ordinals)
+            if index in lists:
+                arm_ids, propensities, total = lists[index]
+                list_rows.append((decision_id, eligible_id, json.dumps(arm_ids), json.dumps(propensities), total))
+                eligible_id = set_ids[lists[index].eligible]
+            rows.append((
+                decision_id, policy_id, version_id, belief_seq, belief_ordinal, seq, ordinal, session.id,
+                session.number, step, context_id, state, eligible_id, shared.revision, shared.size,
+                slate.log_propensity, stored_seed, variant_id, now, 0, request.request_id, plan.digest, history,
+            ))  # fmt: skip
+            slots += [(decision_id, *slot) for slot in slate.slots]
+            served[policy_id].append(ServedSlate(slate.slots, ordinal or 0, context_id))
+            answers[index] = _answer(plan, slate, decision_id, session.user, session.number, step, at)
+        decisions.add(unit, rows, slots)
+        if teams := [(decision_ids[index], slate.teams) for index, slate in slates.items() if slate.teams is not None]:
+            from rlrec.store.log import candidates
+
+            candidates.add_teams(unit, teams)
+        if list_rows:
+            from rlrec.store.log import candidates
+
+            candidates.add(unit, list_rows)
+        if routed := {index: plan.shared.route for index, plan in planned.items() if plan.shared.route is not None}:
+            from rlrec.app.serving.shadows import weigh
+            from rlrec.store.policies import routes
+
+            routes.add_decisions(unit, [(decision_ids[index], route.route_id) for index, route in routed.items()])
+            shadow_records = weigh({index: planned[index] for index in routed}, slates, visits, self.cache.keys)
+            routes.add_shadowed(unit, [(shadow, decision_ids[index], log) for shadow, index, log in shadow_records])
+        for policy_id, served_slates in served.items():
+            ledger.serve(policy_id, served_slates)
+        return answers
+
+    def _serve(
+        self, unit: Unit, planned: Mapping[int, PlannedRequest], decision_ids: Mapping[int, int], sessions: OpenSessions
+    ) -> tuple[dict[int, tuple[OpenSession, int, str, bytes]], dict[int, DrawnSlate]]:
+        """Two answers by index: the session of a decision with its step, state and packed history as the decision saw
+        them, and the slate. The requests of a session are served one after another: each sees those before it."""
+        stateless = {index: plan for index, plan in planned.items() if not plan.shared.stateful}
+        slates = draw(stateless, decision_ids, self.seed, self.cache.keys)
+        now, any_stateful = unit.now, len(slates) < len(planned)
+        visits: dict[int, tuple[OpenSession, int, str, bytes]] = {}
+        reader: HistoryReader | None = None
+        for turn in _turns(planned):
+            arrived = [sessions.arrive(plan.request.session) for plan in turn.values()]
+            if reader is None:  # every session of the group is in the first turn
+                definitions = [shared.version.reward for shared in {plan.shared for plan in planned.values()}]
+                reader = HistoryReader(unit, arrived, definitions)
+            histories = reader.histories(arrived, [plan.shared.version.reward for plan in turn.values()])
+            if any_stateful:
+                is_stateful = np.array([plan.shared.stateful for plan in turn.values()])
+                stateful = {index: plan for index, plan in turn.items() if plan.shared.stateful}
+                slates |= draw(
+                    stateful, decision_ids, self.seed, self.cache.keys, histories=histories.take(is_stateful)
+                )
+            for index, session, history in zip(turn, arrived, histories.packed(), strict=True):
+                slate = slates[index]
+                visits[index] = session, session.steps, session.state(now), history
+                session.add_slate(decision_ids[index], slate.arms, slate.recent, now)
+        return visits, slates
+
+    def _dry_run(self, unit: Unit, planned: Mapping[int, PlannedRequest]) -> dict[int, Answer | InputError]:
+        """The slates that would be drawn if nobody else came first; nothing is written."""
+        first, at = decisions.peek(unit), format_time(unit.now)
+        decision_ids = {index: first + offset for offset, index in enumerate(planned)}
+        owners = [(plan.request.session, plan.request.user) for plan in planned.values()]
+        sessions = OpenSessions(unit, settings.get(unit), owners, read_only=True)
+        _, slates = self._serve(unit, planned, decision_ids, sessions)
+        return {
+            index: _answer(planned[index], slate, None, planned[index].request.user, None, None, at)
+            for index, slate in slates.items()
+        }
 
 
 def _notice_ignored(store: Store, planned: Mapping[int, PlannedRequest], cache: ServingCache) -> None:
@@ -152,148 +326,44 @@ def _intern(store: Store, bodies: set[str], sets: set[tuple[int, ...]], cache: S
     cache.add(*store.write(work, repeatable=True))  # only what was committed
 
 
-def _write(
-    unit: Unit, *, planned: dict[int, PlannedRequest], locked: Collection[int], seed: int, cache: ServingCache,
-    feedback: FeedbackGroup | None, ledgers: list[Ledger],
-) -> dict[int, Answer | InputError]:  # fmt: skip
-    """The transaction of a group: the answers by index. ledgers: gets the one of each attempt."""
-    ledger = Ledger(unit, locked)
-    ledgers.append(ledger)
-    ledger.settle()
-    answers = _decide(unit, ledger, planned, seed, cache) if planned else {}
-    if feedback is not None:
-        feedback.store(unit, ledger)
-    ledger.close()
-    return answers
+def _credit_returns(unit: Unit, ledger: Ledger, answers: Iterable[Answer], sessions: OpenSessions) -> None:
+    """Record an event `return` for the last decision of each user who comes back with one of these."""
+    from rlrec.app.requests.feedback import FeedbackTransaction, Line
+    from rlrec.store.log.events import RETURN
+
+    events = _find_returns(answers, sessions)
+    if not events:
+        return
+    ledger.require(events.values())
+    repeatable = unit.repeatable  # these events are stored again where the requests are, and only there
+    lines = [Line(decision_id=event.decision_id, events={RETURN: 1.0}, at=event.at) for event in events]
+    FeedbackTransaction(unit, ledger, lines, returns=True)
+    unit.repeatable = repeatable
 
 
-def _decide(
-    unit: Unit, ledger: Ledger, planned: Mapping[int, PlannedRequest], seed: int, cache: ServingCache
-) -> dict[int, Answer | InputError]:
-    """Draw and store decisions, under the ledger's locks: the answers by index. Raises Outdated."""
-    request_ids = {key for plan in planned.values() if (key := plan.request.request_id) is not None}
-    unit.repeatable &= len(request_ids) == len(planned)
-    if request_ids and decisions.requests(unit, request_ids):
-        raise Outdated
-    answers: dict[int, Answer | InputError] = {}
-    has_experiments = any(plan.shared.experiment is not None for plan in planned.values())
-    if has_experiments:
-        from rlrec.app.serving import assignment
+def _find_returns(answers: Iterable[Answer], sessions: OpenSessions) -> Mapping[Return, int]:
+    """The returns that new decisions are, each with the policy of the decision that it credits. A user comes back with
+    the first decision of a visit, if the visit of their last decision was over by then.
+    The new decisions are stored as the last ones of their users, who are locked. answers: in order of decision."""
+    from rlrec.store.log import returns
+    from rlrec.store.log.returns import Return
 
-        answers |= assignment.stopped_errors(unit, planned)
-        planned = {index: plan for index, plan in planned.items() if index not in answers}
-    owners = [(plan.request.session, plan.request.user) for plan in planned.values()]
-    stored_settings = settings.get(unit)
-    if stored_settings.removals != cache.removals:
-        raise Outdated
-    sessions = OpenSessions(unit, stored_settings, owners)
-    if unit.postgres:  # others may have decided while we waited for the sessions
-        unit.now = max(unit.now, decisions.newest(unit) or 0)
-    for index, plan in planned.items():
-        try:
-            sessions.set_user(plan.request.session, plan.request.user)
-        except InputError as error:  # the session belongs to another user
-            answers[index] = error
-    planned = {index: plan for index, plan in planned.items() if index not in answers}
-    if planned:
-        sessions.store_users()
-        if stored_settings.weighs_returns:
-            from rlrec.app.requests import returns
-
-            returns.lock_users(sessions)
-        draws = _store(unit, ledger, planned, seed, cache, sessions)
-        if stored_settings.weighs_returns:
-            returns.credit(unit, ledger, draws.values(), sessions)
-        answers |= draws
-        if has_experiments:
-            assignment.store(unit, planned, sessions)
-        sessions.store_visits()
-    return answers
-
-
-def _store(
-    unit: Unit, ledger: Ledger, planned: Mapping[int, PlannedRequest], seed: int, cache: ServingCache,
-    sessions: OpenSessions,
-) -> dict[int, Answer]:  # fmt: skip
-    """Store decisions with their slots, and enter these into the ledger: the answers by index."""
-    decision_ids = dict(zip(planned, decisions.reserve(unit, len(planned)), strict=True))
-    visits, slates = _serve(unit, planned, decision_ids, seed, cache, sessions)
-    columns = {shared: _columns(shared, ledger, cache) for shared in {plan.shared for plan in planned.values()}}
-    rows: list[Row] = []
-    slots: list[Row] = []
-    answers: dict[int, Answer] = {}
-    served: dict[int, list[ServedSlate]] = defaultdict(list)  # by policy
-    now, at, stored_seed, contexts = unit.now, format_time(unit.now), signed(seed), cache.contexts
-    ordinals = _ordinals(ledger, planned)
-    lists = {index: slate.candidates for index, slate in slates.items() if slate.candidates is not None}
-    set_ids = contents.eligible_sets(unit, {ranked.eligible for ranked in lists.values()}) if lists else {}
-    list_rows: list[Row] = []
-    for index, plan in planned.items():
-        request, shared, context = plan.request, plan.shared, plan.context
-        decision_id, slate = decision_ids[index], slates[index]
-        session, step, state, history = visits[index]
-        policy_id, version_id, belief_seq, belief_ordinal, seq, eligible_id, variant_id = columns[shared]
-        context_id, policy_ordinals = contexts[context], ordinals.get(policy_id)
-        ordinal = None if policy_ordinals is None else next(policy_ordinals)
-        if index in lists:
-            arm_ids, propensities, total = lists[index]
-            list_rows.append((decision_id, eligible_id, json.dumps(arm_ids), json.dumps(propensities), total))
-            eligible_id = set_ids[lists[index].eligible]
-        rows.append((
-            decision_id, policy_id, version_id, belief_seq, belief_ordinal, seq, ordinal, session.id, session.number,
-            step, context_id, state, eligible_id, shared.revision, shared.size, slate.log_propensity, stored_seed,
-            variant_id, now, 0, request.request_id, plan.digest, history,
-        ))  # fmt: skip
-        slots += [(decision_id, *slot) for slot in slate.slots]
-        served[policy_id].append(ServedSlate(slate.slots, ordinal or 0, context_id))
-        answers[index] = _answer(plan, slate, decision_id, session.user, session.number, step, at)
-    decisions.add(unit, rows, slots)
-    if teams := [(decision_ids[index], slate.teams) for index, slate in slates.items() if slate.teams is not None]:
-        from rlrec.store.log import team_drafts
-
-        team_drafts.add(unit, teams)
-    if list_rows:
-        from rlrec.store.log import candidates
-
-        candidates.add(unit, list_rows)
-    if routed := {index: plan.shared.route for index, plan in planned.items() if plan.shared.route is not None}:
-        from rlrec.app.serving.shadows import weigh
-        from rlrec.store.policies import routes, shadows
-
-        routes.add_decisions(unit, [(decision_ids[index], route.route_id) for index, route in routed.items()])
-        shadow_records = weigh({index: planned[index] for index in routed}, slates, visits, cache.keys)
-        shadows.add_decisions(unit, [(shadow, decision_ids[index], log) for shadow, index, log in shadow_records])
-    for policy_id, served_slates in served.items():
-        ledger.serve(policy_id, served_slates)
-    return answers
-
-
-def _serve(
-    unit: Unit, planned: Mapping[int, PlannedRequest], decision_ids: Mapping[int, int], seed: int, cache: ServingCache,
-    sessions: OpenSessions,
-) -> tuple[dict[int, tuple[OpenSession, int, str, bytes]], dict[int, DrawnSlate]]:  # fmt: skip
-    """Two answers by index: the session of a decision with its step, state and packed history as the decision saw them,
-    and the slate. The requests of a session are served one after another, so that each sees those before it."""
-    stateless = {index: plan for index, plan in planned.items() if not plan.shared.stateful}
-    slates = draw(stateless, decision_ids, seed, cache.keys)
-    now, any_stateful = unit.now, len(slates) < len(planned)
-    visits: dict[int, tuple[OpenSession, int, str, bytes]] = {}
-    reader: HistoryReader | None = None
-    for turn in _turns(planned):
-        arrived = [sessions.arrive(plan.request.session) for plan in turn.values()]
-        if reader is None:  # every session of the group is in the first turn
-            definitions = [shared.version.reward for shared in {plan.shared for plan in planned.values()}]
-            reader = HistoryReader(unit, arrived, definitions)
-        histories = reader.histories(arrived, [plan.shared.version.reward for plan in turn.values()])
-        if any_stateful:
-            is_stateful = np.array([plan.shared.stateful for plan in turn.values()])
-            stateful = {index: plan for index, plan in turn.items() if plan.shared.stateful}
-            slates |= draw(stateful, decision_ids, seed, cache.keys, histories=histories.take(is_stateful))
-        for index, session, history in zip(turn, arrived, histories.packed(), strict=True):
-            slate = slates[index]
-            visits[index] = session, session.steps, session.state(now), history
-            session.add_slate(decision_ids[index], slate.arms, slate.recent, now)
-    return visits, slates
+    # by user whose first decision here begins a visit, or names them in one: its beginning
+    started_at: dict[int, int] = {}
+    last: dict[int, int] = {}
+    for answer in answers:
+        session = sessions.by_key[answer["session"]]
+        if session.user_id is not None:
+            if session.user_id not in last and (answer["step"] == 0 or session.key in sessions.new_users):
+                started_at[session.user_id] = session.started_at
+            last[session.user_id] = answer["decision_id"]
+    events = {
+        Return(decision.decision_id, started_at[decision.user_id]): decision.policy_id
+        for decision in (returns.last_decisions(sessions.unit, started_at) if started_at else ())
+        if decision.ends_at(sessions.timeout_us) < started_at[decision.user_id]
+    }
+    returns.set_last(sessions.unit, last.items())
+    return events
 
 
 def _answer(
@@ -349,24 +419,6 @@ def _columns(
         belief_ordinal = head.ordinal if version.learning else version.ordinal
     eligible_id, variant_id = cache.sets[shared.eligible], None if shared.variant is None else shared.variant.id
     return policy_id, version.id, head.seq, belief_ordinal, ledger.seq(policy_id), eligible_id, variant_id
-
-
-def _dry_run(
-    unit: Unit, planned: Mapping[int, PlannedRequest], seed: int, cache: ServingCache
-) -> dict[int, Answer | InputError]:
-    """The slates that would be drawn if nobody else came first; nothing is written."""
-    first, at = decisions.peek(unit), format_time(unit.now)
-    decision_ids = {index: first + offset for offset, index in enumerate(planned)}
-    if any(plan.shared.stateful for plan in planned.values()):
-        owners = [(plan.request.session, plan.request.user) for plan in planned.values()]
-        sessions = OpenSessions(unit, settings.get(unit), owners, read_only=True)
-        _, slates = _serve(unit, planned, decision_ids, seed, cache, sessions)
-    else:
-        slates = draw(planned, decision_ids, seed, cache.keys)
-    return {
-        index: _answer(planned[index], slate, None, planned[index].request.user, None, None, at)
-        for index, slate in slates.items()
-    }
 
 
 def _in_order(

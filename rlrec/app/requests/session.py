@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, NotRequired, TypedDict, cast
 
 from rlrec.app.inputs import lookup
-from rlrec.app.log.slot_values import rewards_of
 from rlrec.app.serving import decision_json
 from rlrec.errors import InputError
+from rlrec.policy.beliefs.reward import rewards_of
 from rlrec.records import Decision, Reward
 from rlrec.store import Store, Unit
 from rlrec.store.database.unit import parse
@@ -81,7 +81,7 @@ def show(store: Store, request: Request) -> Result:
         shown = records(unit, decisions.find(unit, ids), reward)
         fields = Step.__annotations__
         steps = [cast(Step, {name: shown[key][name] for name in fields if name in shown[key]}) for key in ids]
-        ended = ended_at(unit, visit)
+        ended = ended_at(visit, timeout_us=settings.get(unit).session_timeout_us, now=unit.now)
     returns = discounted([step["reward"] for step in steps], gamma=request.gamma)
     return {
         "session": session.key, "user": session.user, "visit": visit.number, "visits": len(visits),
@@ -97,12 +97,12 @@ def discounted(rewards: Sequence[float], *, gamma: float) -> list[float]:
     return [*accumulate(reversed(rewards), lambda later, reward: reward + gamma * later)][::-1]
 
 
-def ended_at(unit: Unit, visit: Visit) -> int | None:
+def ended_at(visit: Visit, *, timeout_us: int, now: int) -> int | None:
     """When a visit ended: by `session end`, or when the timeout was over; None while it is open."""
     if visit.ended_at is not None:
         return visit.ended_at
-    lapses = visit.last_at + settings.get(unit).session_timeout_us
-    return lapses if unit.now > lapses else None
+    lapses = visit.last_at + timeout_us
+    return lapses if now > lapses else None
 
 
 def _session(unit: Unit, key: str, *, lock: bool = False) -> Session:
@@ -158,36 +158,31 @@ def end(store: Store, key: str) -> Ended:
 
     def work(unit: Unit) -> Ended:
         session = _session(unit, key, lock=True)
-        _lock_users(unit, [session])
-        visit = sessions.visits(unit, [session.id]).get(session.id)
-        if visit is None:
+        ended = _end_newest(unit, [session])
+        if not ended:
             raise InputError(f"session {key!r} has no decision yet")
-        ended_before = ended_at(unit, visit)
-        ended = max(unit.now, visit.last_at) if ended_before is None else ended_before
-        if visit.ended_at is None:
-            sessions.put_visits(unit, [visit._replace(ended_at=ended)])
+        ((visit, already_ended),) = ended
         return {
-            "session": session.key, "visit": visit.number, "decisions": visit.steps, "ended_at": format_time(ended),
-            "already_ended": ended_before is not None,
+            "session": session.key, "visit": visit.number, "decisions": visit.steps,
+            "ended_at": format_time(visit.ended_at or 0), "already_ended": already_ended,
         }  # fmt: skip
 
     return store.write(work)
 
 
-def _lock_users(unit: Unit, ending: Iterable[Session]) -> None:
-    """Settle whether these visits end before others of their users begin, where that makes a return."""
-    if settings.get(unit).weighs_returns:
-        returns.lock_users(unit, {session.user_id for session in ending if session.user_id is not None})
-
-
 def end_all(store: Store, keys: Collection[str]) -> None:
     """End the newest visits of known sessions, in one transaction; one that has ended stays as it is."""
+    store.write(lambda unit: _end_newest(unit, sessions.find(unit, keys, lock=True).values()))
 
-    def work(unit: Unit) -> None:
-        ending = sessions.find(unit, keys, lock=True)
-        _lock_users(unit, ending.values())
-        newest = sessions.visits(unit, [session.id for session in ending.values()]).values()
-        ended = [visit._replace(ended_at=max(unit.now, visit.last_at)) for visit in newest if visit.ended_at is None]
-        sessions.put_visits(unit, ended)
 
-    store.write(work)
+def _end_newest(unit: Unit, ending: Collection[Session]) -> list[tuple[Visit, bool]]:
+    """End the newest visits of locked sessions: each as it stands now, and whether it had ended before."""
+    stored = settings.get(unit)
+    if stored.weighs_returns:  # whether they end before others of their users begin makes a return
+        returns.lock_users(unit, {session.user_id for session in ending if session.user_id is not None})
+    ended = list[tuple[Visit, bool]]()
+    for visit in sessions.visits(unit, [session.id for session in ending]).values():
+        before = ended_at(visit, timeout_us=stored.session_timeout_us, now=unit.now)
+        ended.append((visit._replace(ended_at=before or max(unit.now, visit.last_at)), before is not None))
+    sessions.put_visits(unit, [visit for visit, _ in ended])
+    return ended

@@ -89,7 +89,7 @@ def _derive_returns(unit: Unit) -> int:
     missing_returns = returns.missing_returns(unit)
     lines = (Line(decision_id=visit.decision_id, events={RETURN: 1.0}, at=visit.at) for visit in missing_returns)
     while group := list(islice(lines, GROUP)):
-        FeedbackTransaction(unit, ledger, group, set(), returns=True).store()
+        FeedbackTransaction(unit, ledger, group, returns=True)
     ledger.close()
     return len(missing_returns)
 

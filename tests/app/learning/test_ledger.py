@@ -269,7 +269,7 @@ def test_a_group_inside_a_larger_transaction_shares_its_change(store: Store) -> 
         ledger = Ledger(unit, [policy_id])
         ledger.serve(policy_id, [ServedSlate([(1, arm, 1.0, 1.0)], 0, 0) for arm in arms.ids(unit, shown).values()])
         lines = [Line(decision_id=number, position=1, events={"click": 1.0}), Line(decision_id=0)]
-        result = [FeedbackTransaction(unit, ledger, some, set(), answers=True).answer() for some in (lines, lines[:1])]
+        result = [FeedbackTransaction(unit, ledger, some, answers=True).outcomes for some in (lines, lines[:1])]
         ledger.close()
         return result
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import closing
 from typing import Any
 
@@ -11,9 +12,9 @@ import pytest
 
 from rlrec.app.distributions import exact
 from rlrec.app.inputs import lookup
-from rlrec.app.requests import recommend as recommending
-from rlrec.app.requests.recommend import Request, recommend_group
+from rlrec.app.requests.recommend import Request, RequestGroup, recommend_group
 from rlrec.app.serving.cache import ServingCache
+from rlrec.app.serving.requests import PlannedRequest
 from rlrec.store import Store, Unit
 from tests.app.shop import done
 from tests.conftest import Run
@@ -76,14 +77,14 @@ def test_probabilities_are_computed_before_a_lock_is_taken(
     """Others wait for the lock of the policy, and would wait for them."""
     done(run("arm", "import", "-", stdin="".join(json.dumps({"arm": f"a{arm}"}) + "\n" for arm in range(3))))
     done(run("policy", "create", "p", "--kind", "thompson"))
-    computed, write = list[bool](), recommending._write
+    computed, write = list[bool](), RequestGroup._write
 
-    def observed(unit: Unit, **arguments: Any) -> Any:
-        for plan in arguments["planned"].values():
+    def observed(group: RequestGroup, unit: Unit, planned: Mapping[int, PlannedRequest], locked: set[int]) -> Any:
+        for plan in planned.values():
             computed.append(bool({"_cumulative", "marginals"} & vars(plan.shared.case.samplers[size]).keys()))
-        return write(unit, **arguments)
+        return write(group, unit, planned, locked)
 
-    monkeypatch.setattr(recommending, "_write", observed)
+    monkeypatch.setattr(RequestGroup, "_write", observed)
     with closing(Store(db)) as store:
         recommend_group(store, [Request(policy="p", session="s", size=size)], cache=ServingCache())
     assert computed == [True]
