@@ -79,6 +79,13 @@ class FolderLog(LogFolder):
     def extent(self, selection: Selection) -> LogExtent:
         return self._selected(selection).extent
 
+    def newest_id(self, selection: Selection, n: int) -> int | None:
+        ids = np.empty(0, np.int64)
+        for bucket_ids in self._sum(lambda bucket: bucket.decision_ids(selection)):
+            ids = np.concatenate([ids, bucket_ids])
+            ids = ids if len(ids) <= n else np.partition(ids, len(ids) - n)[-n:]
+        return int(ids.min()) if len(ids) == n else None
+
     def version_counts(self, selection: Selection) -> dict[int, int]:
         return dict(self._selected(selection).versions)
 

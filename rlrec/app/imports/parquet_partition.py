@@ -154,6 +154,10 @@ class FolderPartition(LogFolder):
         )  # fmt: skip
         return SelectionCounts(extent, Counter(versions))
 
+    def decision_ids(self, selection: Selection) -> Ids:
+        """The ids of the selected decisions."""
+        return self._index["decision_id"][self._rows(selection)]
+
     def _rows(self, selection: Selection) -> Ids:
         """The selected rows of the index."""
         if selection.route_ids is not None:

@@ -75,6 +75,7 @@ def newest_at(unit: Unit, selection: Selection, n: int) -> int | None:
     return None if at is None else int(at)
 
 
+@of_log
 def newest_id(unit: Unit, selection: Selection, n: int) -> int | None:
     """The id of the n-th newest selected decision, by ids; None where there are fewer."""
     text = f"SELECT d.id FROM decision d WHERE {_condition(selection)} ORDER BY d.id DESC LIMIT 1 OFFSET ?"

@@ -24,8 +24,7 @@ def differing_models(unit: Unit, evaluation: Evaluation, estimators: ope.Estimat
     """The numbers of the targets about which dr and snips say different things, by the newest decisions: where neither
     dr nor sndr was asked for, which say so themselves."""
     has_model = not {"dr", "sndr"}.isdisjoint(kind.name for kind in estimators.impressions.values())
-    is_long = unit.folder is not None and evaluation.extent.decisions > MODEL_DECISIONS
-    if has_model or is_long or (evaluation.extent.positions > 1 and not estimators.impressions):
+    if has_model or (evaluation.extent.positions > 1 and not estimators.impressions):
         return set()
     newest = evaluation.newest(unit, MODEL_DECISIONS)
     impressions = ImpressionUnit.prepare(unit, newest, ope.parse("dr").impressions, ())
@@ -41,22 +40,32 @@ def with_present(unit: Unit, evaluation: Evaluation, sums: Sums) -> Sums:
     """The sums of checks, where those of drift go on with the newest decisions of the store, if it has some after the
     last one of the log."""
     numbers = {shared.reward.id: number for number, shared in enumerate(evaluation.shared) if shared.policy_id is None}
-    later = Selection(since=evaluation.extent.last_at + 1)
     targets = [target for target in evaluation.targets if target.serving is not None]
-    if unit.folder is not None or not targets or evaluation.selection == Selection():
+    if not targets or (unit.folder is None and evaluation.selection == Selection()):
         return sums
+    folder, unit.folder = unit.folder, None  # what the store was given after its log was exported
+    try:
+        present = _present(unit, replace(evaluation, targets=targets))
+    finally:
+        unit.folder = folder
+    joined = dict(sums)
+    for (reward_id, reason), newest_sums in present.items():
+        key = numbers[reward_id], reason
+        if key in joined:
+            joined[key] = joined[key].followed_by(newest_sums)
+    return joined
+
+
+def _present(unit: Unit, evaluation: Evaluation) -> Mapping[tuple[int, str], Any]:
+    """The sums of drift over the newest decisions after the last one of the log, by id of the reward and the reason."""
+    later = Selection(since=evaluation.extent.last_at + 1)
     extent = selected.extent(unit, later)
     if not extent.decisions:
-        return sums
-    newest = replace(evaluation, selection=later, extent=extent, targets=targets).newest(unit, PRESENT_DECISIONS)
+        return {}
+    newest = replace(evaluation, selection=later, extent=extent).newest(unit, PRESENT_DECISIONS)
     rows = ImpressionUnit.prepare(unit, newest, {}, [LogDrift()])
     try:
         present = passes.sum_log([rows], newest, LogReader(unit, newest))[rows].checks
     except EmptyLog:
-        return sums
-    joined = dict(sums)
-    for index, shared in enumerate(newest.shared):
-        key, newest_sums = (numbers[shared.reward.id], LogDrift.reason), present.get((index, LogDrift.reason))
-        if newest_sums is not None and key in joined:
-            joined[key] = joined[key].followed_by(newest_sums)
-    return joined
+        return {}
+    return {(newest.shared[index].reward.id, reason): sums for (index, reason), sums in present.items()}

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from rlrec.app.evaluation.passes import companions
+from rlrec.app.imports.parquet_log import FolderLog
+from rlrec.store import Store
+from rlrec.store.log import selected
+from rlrec.store.log.selected import Selection
 from tests.app import logs
 from tests.conftest import runner
 
@@ -63,10 +69,12 @@ def test_pages_are_judged_the_same_by_whichever_estimator_alone(sqlite_db: str, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("estimator", ["ips", "snips", "dr", "wdr"])
-def test_a_rule_by_segment_makes_models_differ(sqlite_db: str, estimator: str) -> None:
+@pytest.mark.parametrize(
+    ("estimator", "in_folder"), [("ips", False), ("snips", False), ("dr", False), ("wdr", False), ("snips", True)]
+)
+def test_a_rule_by_segment_makes_models_differ(sqlite_db: str, estimator: str, in_folder: bool, tmp_path: Path) -> None:
     """The log has the share of each arm over both segments, which earn .7 and .1: ips says .386, and the truth is .4.
-    The newest decisions tell, whether dr was asked for or not."""
+    The newest decisions tell, whether dr was asked for or not, also of a folder of Parquet."""
     rng, n = np.random.default_rng(1), 2_000
     segment = rng.integers(2, size=n)
     arm = (rng.random(n) > np.array([0.8, 0.3])[segment]).astype(int)
@@ -84,11 +92,43 @@ def test_a_rule_by_segment_makes_models_differ(sqlite_db: str, estimator: str) -
             for number in range(n)
         ],
     )
+    log = {"log": exported(sqlite_db, tmp_path)} if in_folder else {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(companions, "MODEL_DECISIONS", 1_500)
-        row = logs.estimate(sqlite_db, "uniform", estimator)
+        row = logs.estimate(sqlite_db, "uniform", estimator, **log)
     assert "models-differ" in row["reasons"]
     assert row["verdict"] != "ok"
+
+
+def exported(db: str, folder: Path) -> str:
+    """A filter of the log of a store, as a folder of Parquet."""
+    result = runner(db)("export-log", folder / "log", "--layout", "parquet")
+    assert result.exit_code == 0, result.stderr
+    return f"parquet:{folder / 'log'}"
+
+
+@pytest.mark.parametrize("later", [1.0, 0.5])
+def test_a_folder_is_compared_with_what_its_store_was_given_since(sqlite_db: str, tmp_path: Path, later: float) -> None:
+    logs.catalogue(sqlite_db, 3)
+    for name in ("first", "second"):
+        logs.create(sqlite_db, name, "uniform")
+    rates = np.array([0.6, 0.5, 0.4])
+    logs.serve(sqlite_db, "first", pages=1_500, rates=rates, together=1)
+    log = exported(sqlite_db, tmp_path)
+    logs.serve(sqlite_db, "second", pages=1_500, rates=later * rates, start=10, together=1)
+    row = logs.estimate(sqlite_db, "uniform", "snips", log=log, cluster="session")
+    assert (row["verdict"], row["reasons"]) == (("ok", []) if later == 1.0 else ("weak", ["drift"]))
+
+
+def test_the_newest_decisions_of_a_folder_are_those_of_its_store(sqlite_db: str, tmp_path: Path) -> None:
+    logs.catalogue(sqlite_db, 3)
+    logs.create(sqlite_db, "first", "uniform")
+    logs.serve(sqlite_db, "first", pages=40, rates=np.array([0.6, 0.5, 0.4]), together=1)
+    folder = exported(sqlite_db, tmp_path).removeprefix("parquet:")
+    with closing(Store(sqlite_db)) as store, store.read() as unit:
+        log = FolderLog(unit, folder)
+        for number in (1, 7, 40, 41):
+            assert log.newest_id(Selection(), number) == selected.newest_id(unit, Selection(), number)
 
 
 @pytest.mark.parametrize("later", [1.0, 0.5])
