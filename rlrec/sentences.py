@@ -135,12 +135,15 @@ class Claim(NamedTuple):
         return f" ({text} of this traffic)"
 
 
-def gate_claim(gate: Mapping[str, Any], name: str = "", *, rival: str | None = None) -> Claim:
+def gate_claim(
+    gate: Mapping[str, Any], name: str = "", *, rival: str | None = None, groups: Mapping[str, Sequence[str]] = {}
+) -> Claim:  # fmt: skip
     """The claim that a look of a gate makes of a candidate. name: without one the sentence goes on with one; rival:
-    another name of what the candidate is compared with. Looks of earlier releases have no answer."""
+    another name of what the candidate is compared with; groups: of the reasons that decide, else all are named. Looks
+    of earlier releases have no answer."""
     answer, needed, verdict = gate.get("answer") or "unknown", gate.get("needed"), gate["verdict"]
     bounds = {"value": gate["estimate"], "lower": gate["lower"], "upper": gate["upper"]}
-    groups = {verdict: gate["reasons"]} if gate["reasons"] else {}
+    groups = groups or ({verdict: gate["reasons"]} if gate["reasons"] else {})
     basis = "per visit" if gate.get("visits") is None and gate["estimator"] == "wdr" else "per slot"
     doubt = f" ({verdict}: {', '.join(gate['reasons'])})" if gate["passed"] and verdict != "ok" else ""
     return Claim(

@@ -17,7 +17,7 @@ from rlrec.app.log.splits import GATE
 from rlrec.compute import Engine
 from rlrec.errors import CheckFailed, InputError
 from rlrec.ope.checks.answers import doubts_of
-from rlrec.ope.checks.reasons import LEAST_ESS, in_order, worst_verdict
+from rlrec.ope.checks.reasons import LEAST_ESS, in_groups, in_order, worst_verdict
 from rlrec.ope.comparisons.comparison import Comparison
 from rlrec.ope.comparisons.paired import compare, gate_alpha
 from rlrec.ope.intervals.intervals import Minus, Relative
@@ -370,7 +370,7 @@ def refusal(gate: Mapping[str, Any], rival: str | None = None) -> str | None:
     if is_more and gate["answer"] == "better":
         return broken_guard
     way_out = "; --cluster session says that every session is another person" if "no-users" in reasons else ""
-    return gate_claim(gate, rival=rival).sentence + way_out
+    return gate_claim(gate, rival=rival, groups=in_groups(doubts_of(reasons))).sentence + way_out
 
 
 def _least_visits(n: int) -> float:
