@@ -1,4 +1,4 @@
-"""What a comparison answers, and the sentences that say it: one rule for all commands, gates and the report."""
+"""Answers of comparisons, and the sentences that say them: one rule for all commands, gates and the report."""
 
 from __future__ import annotations
 

@@ -9,13 +9,12 @@ from typing import Any, TypedDict
 from rlrec.app.audit.integrity import clock, live_versions
 from rlrec.app.audit.integrity.findings import Findings
 from rlrec.errors import quantity
-from rlrec.records import StoredPolicy, Version
+from rlrec.records import Version
 from rlrec.sentences import gate_claim
 from rlrec.store import Store, Unit
 from rlrec.store.database import schema
 from rlrec.store.database.unit import StoredRows, parse
 from rlrec.store.log import activity, decisions
-from rlrec.store.log.activity import PolicyLog
 from rlrec.store.policies import experiments, policies, routes
 from rlrec.store.policies.policies import LivePolicy
 from rlrec.store.policies.routes import GateLook, RouteChange
@@ -96,10 +95,24 @@ def status(store: Store) -> Status:
         ended_policies -= {variant.policy_id for row in running_experiments for variant in row.variants}
         ended_policies -= {change.policy_id for change in changes}
         shown = [policy for policy in stored_policies if policy.id not in ended_policies]
+        times = activity.decision_times(unit, [log.newest for log in logs.values()])
+        since, numbers = activity.live_times(unit), policies.version_numbers(unit)
+        looks = routes.newest_looks(unit, [version.id for version, _ in live.values()])
         return {
             "revision": schema.HEAD, "arms": sizes.arms, "users": sizes.users, "sessions": sizes.sessions,
             "decisions": sum(log.decisions for log in logs.values()), "events": sizes.events,
-            "policies": _policies(unit, shown, live, logs, served),
+            "policies": [
+                {
+                    "policy": policy.name, "kind": policy.kind, "live": version.number,
+                    "versions": len(numbers[policy.id]),
+                    "decisions": logs[policy.id].decisions if policy.id in logs else 0,
+                    "decisions_24h": served[policy.id], "reward": version.reward.name,
+                    "last_at": format_time(times[logs[policy.id].newest]) if policy.id in logs else None,
+                    "live_since": format_time(since.get(policy.id, version.created_at)),
+                    "answer": _answer(unit, version, looks),
+                }
+                for policy, version in ((policy, live[policy.name].version) for policy in shown)
+            ],
             "routes": [_route(change, live, routed.get(change.route_id, 0)) for change in changes],
             "experiments": [
                 {
@@ -125,31 +138,8 @@ def status(store: Store) -> Status:
         }  # fmt: skip
 
 
-def _policies(
-    unit: Unit,
-    shown: list[StoredPolicy],
-    live: dict[str, LivePolicy],
-    logs: dict[int, PolicyLog],
-    served: dict[int, int],
-) -> list[PolicyStatus]:
-    times = activity.decision_times(unit, [log.newest for log in logs.values()])
-    since, numbers = activity.live_times(unit), policies.version_numbers(unit)
-    looks = routes.newest_looks(unit, [version.id for version, _ in live.values()])
-    return [
-        {
-            "policy": policy.name, "kind": policy.kind, "live": live[policy.name].version.number,
-            "versions": len(numbers[policy.id]), "decisions": logs[policy.id].decisions if policy.id in logs else 0,
-            "decisions_24h": served[policy.id], "reward": live[policy.name].version.reward.name,
-            "last_at": format_time(times[logs[policy.id].newest]) if policy.id in logs else None,
-            "live_since": format_time(since.get(policy.id, live[policy.name].version.created_at)),
-            "answer": _answer(unit, live[policy.name].version, looks),
-        }
-        for policy in shown
-    ]  # fmt: skip
-
-
 def _answer(unit: Unit, version: Version, looks: Mapping[int, GateLook]) -> str | None:
-    """What the newest look at a version says: of a route's gate, else of that of its training."""
+    """The answer of the newest look at a version: of a route's gate, else of that of its training."""
     look = looks.get(version.id)
     if look is not None:
         gate: Mapping[str, Any] = parse(look.report, f"look {look.id} of the gate of a route")
