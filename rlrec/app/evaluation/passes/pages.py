@@ -286,18 +286,12 @@ class EffectUnit(PageUnit[PositionCurve]):
     def batch_of(
         self, logged: LoggedBatch, rows: CompletePages, model: PositionCurve | None
     ) -> Callable[[Scorer], EffectBatch]:
-        slots, arms, begins = rows.slots, self.evaluation.arms, rows.begins
-        examination = extended(model, self.positions)
-        # how often each arm was looked at, less how often that was expected before the draw
-        assert logged.shares is not None
-        expected = np.einsum("ska,k->sa", logged.shares[slots[log_rows.DECISION_NUMBER][begins]], examination)
-        page, looks = np.repeat(np.arange(len(rows)), np.diff(rows.start)), examination[slots["position"] - 1]
-        cell = page * len(arms) + arms.rank[arms.index(slots["arm_id"])]
-        shown = np.bincount(cell, weights=looks, minlength=expected.size).reshape(expected.shape)
+        slots, begins, examination = rows.slots, rows.begins, extended(model, self.positions)
+        exposure, expected, _ = self.exposures(logged, rows, examination)
         reward, count = rows.left[begins], reward_log.sampling_counts(slots)
         shared: dict[str, Any] = {
-            "reward": reward, "remaining": remaining(rows, reward), "exposure": shown - expected,
-            "looks": np.add.reduceat(looks, begins), "cluster": slots["cluster"][begins],
+            "reward": reward, "remaining": remaining(rows, reward), "exposure": exposure,
+            "looks": np.add.reduceat(examination[slots["position"] - 1], begins), "cluster": slots["cluster"][begins],
             "count": None if count is None else count[begins],
         }  # fmt: skip
         first_slots = rows.impressions.at(begins)
@@ -310,6 +304,17 @@ class EffectUnit(PageUnit[PositionCurve]):
             return EffectBatch(**shared, change=wanted - expected)
 
         return batch
+
+    def exposures(self, logged: LoggedBatch, rows: CompletePages, examination: Array) -> tuple[Array, Array, Array]:
+        """How often each arm was looked at on each page less how often that was expected before the draw, that
+        expectation, and the looks, (s, a) each; NaN where the draw is not known. examination: of the positions."""
+        slots, arms = rows.slots, self.evaluation.arms
+        assert logged.shares is not None
+        expected = np.einsum("ska,k->sa", logged.shares[slots[log_rows.DECISION_NUMBER][rows.begins]], examination)
+        page, looks = np.repeat(np.arange(len(rows)), np.diff(rows.start)), examination[slots["position"] - 1]
+        cell = page * len(arms) + arms.rank[arms.index(slots["arm_id"])]
+        shown = np.bincount(cell, weights=looks, minlength=expected.size).reshape(expected.shape)
+        return shown - expected, expected, shown
 
 
 def extended(curve: PositionCurve | None, positions: int) -> Array:

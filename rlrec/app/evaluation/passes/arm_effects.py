@@ -1,0 +1,372 @@
+"""Effects of showing an arm: on the reward now, on the rest of the visit, and on whether the person comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from statistics import NormalDist
+from typing import Any, TypedDict
+
+import numpy as np
+
+from rlrec.app.evaluation.passes import passes
+from rlrec.app.evaluation.passes.log_reader import LogReader, Reading
+from rlrec.app.evaluation.passes.pages import CompletePages, EffectUnit, extended, remaining
+from rlrec.app.evaluation.passes.request import Evaluation
+from rlrec.app.evaluation.passes.request import Request as EvaluationRequest
+from rlrec.app.evaluation.rows import groups
+from rlrec.app.evaluation.rows.log_rows import LoggedBatch, RowGroup
+from rlrec.app.inputs import filters, lookup
+from rlrec.app.log.person_visits import COLUMNS, PersonVisits
+from rlrec.arrays import Array, Ids, finite_or_none, run_starts, take
+from rlrec.compute import Engine
+from rlrec.errors import CheckFailed, InputError, quantity
+from rlrec.ope.checks.positions import OverlapSums
+from rlrec.ope.estimators.shrinkage import add_effects, shrink
+from rlrec.ope.intervals.tails import t_quantile
+from rlrec.ope.sums.exposures import BLOCKS, ExposureRegression, block_numbers, std_errors
+from rlrec.ope.sums.return_times import ReturnTimes
+from rlrec.records import Reward, Sums
+from rlrec.store import Unit
+from rlrec.store.log.events import RETURN
+from rlrec.times import DAY_US, SECOND
+
+HORIZON_US = 7 * DAY_US
+MOST_ARMS = 5_000
+FINEST = ("position", "arm", "step")  # groups that a page has several of, or that a visit has
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Arguments of `effects`. log: a filter; reward: None for `default`; horizon_us: within which a person comes back,
+    None for the window of a reward that weighs `return`, else 7 days; position: a curve, None for that which the log
+    tells; by: groups, each with effects of its own; level: of intervals."""
+
+    log: str | None = None
+    reward: str | None = None
+    horizon_us: int | None = None
+    position: str | None = None
+    by: str | None = None
+    level: float = 0.95
+
+
+# An arm in a group. Effects are those of one full look more, in place of what the log showed; None: it cannot be told.
+# looks: at the arm; now, later, returning: on the reward of the page, on that of later pages of the visit, and on the
+# probability of coming back; long_run: of all, a return at its worth; shrunk: the posterior of long_run.
+ArmEffect = TypedDict("ArmEffect", {
+    "arm": str, "looks": float, "now": float | None, "later": float | None, "returning": float | None,
+    "long_run": float | None, "std_error": float | None, "lower": float | None, "upper": float | None,
+    "shrunk": float, "shrunk_sd": float, "shrunk_lower": float, "shrunk_upper": float, "rank_now": int, "rank": int,
+})  # fmt: skip
+# A group. returned: share of visits after which the person came back in time; return_value: what that is worth.
+GroupEffects = TypedDict("GroupEffects", {
+    "by": str | None, "group": Any, "pages": int, "visits": int, "persons": int, "returned": float | None,
+    "return_value": float | None, "prior_mean": float, "prior_sd": float, "arms": list[ArmEffect],
+})  # fmt: skip
+Result = TypedDict("Result", {
+    "reward": str, "horizon_s": float, "log": str | None, "examination": list[float], "level": float,
+    "groups": list[GroupEffects],
+})  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class FitSums(Sums):
+    """Sums of a first pass, by which exposures and outcomes are defined. overlap: None where the curve is known."""
+
+    overlap: OverlapSums | None
+    return_times: ReturnTimes
+
+
+@dataclass(frozen=True, eq=False)
+class EffectSums(Sums):
+    """Sums over a part of the log: b blocks of clusters, k arms in the order of their keys.
+
+    pages: regressions of the reward now and later; visits: of coming back. returned, followed (b,): visits after which
+    the person came back, and the reward of what came after. expected, looks (k,). counts: pages, visits, visits of
+    persons with a key, and persons, of whom a partition knows the digests (people) until it has been read."""
+
+    pages: ExposureRegression
+    visits: ExposureRegression
+    returned: Array
+    followed: Array
+    expected: Array
+    looks: Array
+    counts: Ids
+    people: frozenset[int]
+
+    def closed(self) -> EffectSums:
+        counts = np.array([*self.counts[:-1], len(self.people)])
+        return replace(self, counts=counts, people=frozenset())
+
+
+@dataclass(frozen=True, eq=False)
+class LogEffects(Sums):
+    """Sums by group. names: fields of the contexts of the log."""
+
+    groups: Mapping[RowGroup, EffectSums]
+    names: frozenset[str]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EffectPass:
+    """A request as the store understands it: the work on a partition.
+
+    reward: without what a return itself earns. examination: None for the curve that the log tells; return_shares: of
+    the returns that have come by an age, None in the pass that finds both."""
+
+    evaluation: Evaluation
+    reward: Reward
+    return_weight: float
+    horizon_us: int
+    examination: tuple[float, ...] | None
+    return_shares: tuple[float, ...] | None = None
+
+    @classmethod
+    def resolve(cls, unit: Unit, request: Request) -> EffectPass:
+        """Raises InputError for what is unknown or cannot be."""
+        if not 0 < request.level < 1:
+            raise InputError(f"level is {request.level:g}", hint="it lies between 0 and 1, such as 0.95")
+        if request.horizon_us is not None and request.horizon_us <= 0:
+            raise InputError("the horizon is 0", hint="give the time within which people come back, such as 7d")
+        if request.by in FINEST:
+            hint = "by policy, version, variant, day or a field of the context"
+            raise InputError(f"effects are those of pages, which have no one {request.by}", hint=hint)
+        definition = lookup.reward(unit, request.reward or "default")
+        curve = lookup.curve(unit, request.position).examination if request.position else None
+        evaluation = Evaluation.resolve(
+            unit, EvaluationRequest(targets=(), log=request.log, by=request.by), filters.selection(unit, request.log)
+        )
+        if len(evaluation.arms) > MOST_ARMS:
+            hint = "narrow the catalogue, or judge whole policies by `rlrec evaluate`"
+            raise InputError(f"{len(evaluation.arms):,} arms are more than {MOST_ARMS:,}", hint=hint)
+        weights = {kind: weight for kind, weight in definition.weights.items() if kind != RETURN}
+        window_us = definition.window_us if RETURN in definition.weights else HORIZON_US
+        return cls(
+            evaluation=evaluation, reward=definition._replace(weights=weights),
+            return_weight=definition.weights.get(RETURN, 0.0), horizon_us=request.horizon_us or window_us,
+            examination=curve or (None if evaluation.extent.positions > 1 else (1.0,)),
+        )  # fmt: skip
+
+    @cached_property
+    def pages(self) -> EffectUnit:
+        """The pages of the log as rows."""
+        return EffectUnit.prepare(self.evaluation, {})
+
+    @property
+    def _pass(self) -> Reading:
+        return self.pages.fitted_on if self.return_shares is None else self.pages.judged_on
+
+    @property
+    def reading(self) -> Reading:
+        return Reading(columns={*self._pass.columns, *COLUMNS})
+
+    def __call__(self, reader: LogReader, /) -> FitSums | LogEffects | None:
+        """The sums of a partition; None where nothing of it is selected."""
+        visits = PersonVisits.from_batches(reader.batches(Reading(columns=COLUMNS)), self.reward)
+        if not len(visits):
+            return None
+        if self.return_shares is not None:
+            total = _total(self._partials(reader, visits))
+            return total and total.closed()
+        watched, gap = self._watched(visits)[visits.has_user], visits.gap[visits.has_user] / self.horizon_us
+        overlap = None if self.examination else _total(self._overlaps(reader))
+        return FitSums(overlap, ReturnTimes.from_visits(watched=watched, gap=gap))
+
+    def _watched(self, visits: PersonVisits) -> Array:
+        """How long a return to each visit was watched for, in horizons, (v,)."""
+        return np.maximum(self.evaluation.extent.last_at - visits.last_at, 0) / self.horizon_us
+
+    def _overlaps(self, reader: LogReader) -> Iterator[OverlapSums]:
+        for logged in reader.read(self.pages.fitted_on):
+            rows, _ = self.pages.usable_rows(logged, self.reward)
+            if len(rows):
+                yield self.pages.model_sums(logged, rows)
+
+    def _partials(self, reader: LogReader, visits: PersonVisits) -> Iterator[LogEffects]:
+        number = 0  # of the visits before a batch
+        for logged in reader.read(self.pages.judged_on):
+            slots = logged.log.slots
+            starts = run_starts(slots["session_id"], slots["visit"])
+            visit = number + np.repeat(np.arange(len(starts)), np.diff(np.r_[starts, len(slots["visit"])]))
+            number += len(starts)
+            numbered = replace(logged, log=replace(logged.log, slots={**slots, "visit_number": visit}))
+            rows, _ = self.pages.usable_rows(numbered, self.reward)
+            sums = self._sums(numbered, rows, visits) if len(rows) else {}
+            yield LogEffects(sums, frozenset(logged.contexts.names))
+
+    def _sums(self, logged: LoggedBatch, rows: CompletePages, visits: PersonVisits) -> dict[RowGroup, EffectSums]:
+        assert self.examination is not None
+        exposure, expected, looks = self.pages.exposures(logged, rows, np.array(self.examination))
+        now = rows.left[rows.begins]
+        outcomes = np.column_stack([now, remaining(rows, now) - now])
+        drawn = np.flatnonzero(~np.isnan(exposure.sum(axis=1)))
+        pages = take(rows.slots, rows.begins[drawn])
+        exposure, expected, looks, outcomes = (table[drawn] for table in (exposure, expected, looks, outcomes))
+        sums: dict[RowGroup, EffectSums] = {}
+        if not len(drawn):
+            return sums
+        for number, members in groups.members(pages["group"], len(logged.groups)):
+            of_group = slice(None) if members is None else members
+            sums[logged.groups[number]] = self._group_sums(
+                take(pages, of_group),
+                exposure[of_group],
+                expected[of_group],
+                looks[of_group],
+                outcomes[of_group],
+                visits,
+            )
+        return sums
+
+    def _group_sums(
+        self, pages: Mapping[str, Any], exposure: Array, expected: Array, looks: Array, outcomes: Array,
+        visits: PersonVisits,
+    ) -> EffectSums:  # fmt: skip
+        """The sums of pages whose draw is known, (s, ...) each."""
+        assert self.return_shares is not None
+        visit, count = pages["visit_number"], 1 / pages["keep_probability"]
+        # pages: what was known before is the page of the visit, and the visit of the person
+        baseline = np.column_stack([np.ones(len(visit)), np.log1p(pages["step"]), np.log(visits.number[visit])])
+        root = np.sqrt(count)[:, None]
+        page_sums = ExposureRegression.from_rows(
+            baseline * root, exposure * root, outcomes * root, block=block_numbers(visits.cluster[visit])
+        )
+        # visits of persons with a key, of which every page is there
+        first = run_starts(visit)
+        is_usable = visits.has_user[visit[first]] & (np.diff(np.r_[first, len(visit)]) == visits.pages[visit[first]])
+        index, root = visit[first][is_usable], root[first][is_usable]
+        exposure = (np.add.reduceat(exposure, first, axis=0) if len(first) else exposure)[is_usable]
+        returned = visits.gap[index] <= self.horizon_us
+        # a return is as likely to have come as the share of returns that have by now
+        arrived = np.interp(
+            self._watched(visits)[index], np.linspace(0, 1, len(self.return_shares)), self.return_shares
+        )
+        number, factor = visits.number[index], arrived[:, None] * root
+        baseline = np.column_stack([np.ones(len(index)), np.log(number), number == 1])
+        block = block_numbers(visits.cluster[index])
+        visit_sums = ExposureRegression.from_rows(
+            baseline * factor, exposure * factor, returned[:, None] * root, block=block
+        )
+        weight = np.where(returned, np.square(root[:, 0]), 0.0)
+        people = frozenset(visits.cluster[visit[first]].tolist())
+        return EffectSums(
+            pages=page_sums, visits=visit_sums, returned=_block_sums(block, weight),
+            followed=_block_sums(block, weight * visits.followed[index]),
+            expected=count @ expected, looks=count @ looks,
+            counts=np.array([len(visit), len(first), len(index), 0]), people=people,
+        )  # fmt: skip
+
+    # -- figures --
+
+    def figures(self, sums: EffectSums, group: RowGroup, level: float) -> GroupEffects:
+        """The effects of a group."""
+        arms = self.evaluation.arms
+        people = int(sums.counts[3])
+        returns = float(sums.returned.sum())
+        followed = float(sums.followed.sum()) / returns if returns else 0.0
+        worth = self.return_weight + followed
+        effect = np.hstack([sums.pages.effects, sums.visits.effects])  # (k, 3): now, later, returning
+        influence = np.concatenate([sums.pages.influences, sums.visits.influences], axis=2)
+        # effects are told apart from the log's mean showing
+        share = sums.expected / max(float(sums.expected.sum()), 1e-300)
+        effect = effect - share @ effect
+        influence = influence - np.einsum("a,bao->bo", share, influence)[:, None]
+        varies, columns = sums.pages.vary, sums.pages.n_regressed
+        factors = (1.0, 1.0, worth)
+        # what a return is worth has an error, too
+        doubt = (sums.followed - followed * sums.returned) / max(returns, 1.0)
+        long_run = effect @ np.array(factors)
+        error = std_errors(influence @ np.array(factors) + np.outer(doubt, effect[:, 2]), columns=columns)
+        posteriors = [
+            shrink(effect[:, row], std_errors(influence[:, :, row], columns=columns), varies) for row in range(3)
+        ]
+        total = add_effects(posteriors, factors)
+        rank, rank_now = _ranks(total.mean), _ranks(posteriors[0].mean)
+        reach = t_quantile(1 - (1 - level) / 2, max(1, min(people, len(influence)) - 1))
+        z = NormalDist().inv_cdf((1 + level) / 2)
+        keys = np.array([arms.keys[key] for key in arms.ids.tolist()])[np.argsort(arms.rank)].tolist()
+        raw = np.column_stack([effect, long_run, error, long_run - reach * error, long_run + reach * error])
+        raw[~varies] = np.nan
+        if not sums.counts[2]:
+            raw[:, 2] = np.nan
+        rows: list[ArmEffect] = [
+            {
+                "arm": keys[row], "looks": float(sums.looks[row]), "now": figures[0], "later": figures[1],
+                "returning": figures[2], "long_run": figures[3], "std_error": figures[4], "lower": figures[5],
+                "upper": figures[6], "shrunk": mean, "shrunk_sd": sd, "shrunk_lower": mean - z * sd,
+                "shrunk_upper": mean + z * sd, "rank_now": int(rank_now[row]), "rank": int(rank[row]),
+            }
+            for row in np.argsort(rank).tolist()
+            for figures in ([finite_or_none(value) for value in raw[row].tolist()],)
+            for mean, sd in ((float(total.mean[row]), float(total.sd[row])),)
+        ]  # fmt: skip
+        return {
+            "by": self.evaluation.request.by, "group": group.label, "pages": int(sums.counts[0]),
+            "visits": int(sums.counts[1]), "persons": people,
+            "returned": _ratio(sums.visits.crossed[:, 0, 0].sum(), sums.visits.square[:, 0, 0].sum()),
+            "return_value": worth if returns else None, "prior_mean": total.prior_mean, "prior_sd": total.prior_sd,
+            "arms": rows,
+        }  # fmt: skip
+
+
+def _block_sums(block: Ids, values: Array) -> Array:
+    return np.bincount(block, weights=values, minlength=BLOCKS).astype(np.float64)
+
+
+def _ratio(numerator: float, denominator: float) -> float | None:
+    return float(numerator / denominator) if denominator else None
+
+
+def _ranks(effect: Array) -> Ids:
+    """The rank of each arm, 1 for the largest, (k,); equal ones by their keys."""
+    rank = np.empty(len(effect), np.int64)
+    rank[np.argsort(-effect, kind="stable")] = np.arange(len(effect)) + 1
+    return rank
+
+
+def _total(partials: Iterator[Any]) -> Any:
+    """Sums added up; None where there are none."""
+    total = None
+    for partial in partials:
+        total = partial if total is None else total if partial is None else total + partial
+    return total
+
+
+def answer(unit: Unit, request: Request, engine: Engine | None = None) -> Result:
+    """The answer of `effects`, in an open transaction."""
+    effect_pass = EffectPass.resolve(unit, request)
+    fitted = _total(passes.results(LogReader(unit, effect_pass.evaluation), effect_pass, engine))
+    if fitted is None:
+        raise effect_pass.evaluation.nothing_selected("page")
+    examination = effect_pass.examination
+    if examination is None:
+        curve = None if fitted.overlap is None else effect_pass.pages.fitted(fitted.overlap, effect_pass.reward)
+        examination = tuple(extended(curve, effect_pass.pages.positions).tolist())
+    effect_pass = replace(
+        effect_pass, examination=examination, return_shares=tuple(fitted.return_times.shares.tolist())
+    )
+    total = _total(passes.results(LogReader(unit, effect_pass.evaluation), effect_pass, engine))
+    groups.check_field(request.by, total.names)
+    if not total.groups:
+        hint = (
+            "log by a policy of the store, with a floor: `rlrec policy create NAME --kind thompson --param floor=0.05`"
+        )
+        raise CheckFailed("no page that counts has the probabilities of all arms before its draw", hint=hint)
+    _check(total.groups)
+    by_group = ((group, total.groups[group]) for group in groups.in_order(total.groups))
+    return {
+        "reward": effect_pass.reward.name, "horizon_s": effect_pass.horizon_us / SECOND, "log": request.log,
+        "examination": list(examination), "level": request.level,
+        "groups": [effect_pass.figures(sums, group, request.level) for group, sums in by_group],
+    }  # fmt: skip
+
+
+def _check(sums: Mapping[RowGroup, EffectSums]) -> None:
+    """Raises CheckFailed for a log by which no arm can be told from another one."""
+    persons = sum(int(group.counts[3]) for group in sums.values())
+    if all(group.pages.n_blocks < 2 * group.pages.n_regressed for group in sums.values()):
+        arms = max(len(group.expected) for group in sums.values())
+        hint = "collect more pages, or judge whole policies by `rlrec evaluate`"
+        raise CheckFailed(f"{quantity(persons, 'person')} cannot tell {quantity(arms, 'arm')} apart", hint=hint)
+    if not any(group.pages.vary.any() for group in sums.values()):
+        raise CheckFailed("what was shown never differed from what was expected", hint="log by a policy with a floor")

@@ -1,0 +1,70 @@
+"""Visits of whole persons: which of them the person's next visit follows, after how long, and what came later."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from rlrec.app.log import reward_log
+from rlrec.arrays import Array, Flags, Ids, run_starts
+from rlrec.records import Reward
+from rlrec.store.log.reader import ABSENT, Batch
+
+COLUMNS = (
+    "at", "imported", "censored", "visit", "keep_probability", "arm_id", "position", "user_id", "user_digest",
+    "session_digest",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class PersonVisits:
+    """The visits of some persons in the order of their rows, (v,) each.
+
+    cluster: digest of the person, or of the session where nobody is named, whom has_user tells; number: of the person's
+    visits so far; last_at: of its last page; gap: from then to the person's next visit, in microseconds, infinite
+    without one; followed: reward of all later visits of the person; pages: how many."""
+
+    cluster: Ids
+    has_user: Flags
+    number: Ids
+    last_at: Ids
+    gap: Array
+    followed: Array
+    pages: Ids
+
+    def __len__(self) -> int:
+        return len(self.cluster)
+
+    @classmethod
+    def from_batches(cls, batches: Iterable[Batch], definition: Reward) -> PersonVisits:
+        """The visits of batches that hold all that these persons did, with the columns COLUMNS."""
+        parts: list[tuple[Ids, ...]] = []
+        for batch in batches:
+            rows = reward_log.with_page_rewards(batch, reward_log.with_rewards(batch, definition), definition)
+            slots = rows.slots
+            starts = run_starts(slots["session_id"], slots["visit"])
+            ends = np.r_[starts[1:], len(rows)][: len(starts)]
+            has_user = slots["user_id"] != ABSENT
+            cluster = np.where(has_user, slots["user_digest"], slots["session_digest"])
+            earned = np.r_[0.0, np.cumsum(rows.reward)]
+            parts.append((
+                cluster[starts], has_user[starts], slots["at"][starts], slots["at"][ends - 1], ends - starts,
+                earned[ends] - earned[starts],
+            ))  # fmt: skip
+        if not parts:
+            return cls(nobody := np.zeros(0, np.int64), nobody > 0, nobody, nobody, np.zeros(0), np.zeros(0), nobody)
+        cluster, has_user, first_at, last_at, pages, reward = map(np.concatenate, zip(*parts, strict=True))
+        order = np.lexsort((last_at, first_at, has_user, cluster))
+        begins = np.ones(len(order), np.bool_)
+        begins[1:] = (cluster[order][1:] != cluster[order][:-1]) | ~has_user[order][1:] | ~has_user[order][:-1]
+        starts = np.flatnonzero(begins)
+        lengths = np.diff(np.r_[starts, len(order)])
+        gap, number, followed = np.full(len(order), np.inf), np.empty(len(order), np.int64), np.empty(len(order))
+        earlier = np.flatnonzero(~begins) - 1
+        gap[order[earlier]] = np.maximum(first_at[order[earlier + 1]] - last_at[order[earlier]], 0)
+        number[order] = np.arange(len(order)) - np.repeat(starts, lengths) + 1
+        earned = np.cumsum(reward[order])
+        followed[order] = np.repeat(earned[starts + lengths - 1], lengths) - earned
+        return cls(cluster, has_user, number, last_at, gap, followed, pages)
