@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 
 K = TypeVar("K")
 CURVE = ("position", "examination")  # of the parameters: the name of a curve, and its values
+LEARNED = (*CURVE, "prior_mean", "prior_sd")  # the parameters that a version may have of its own
 
 
 class Sums:
@@ -112,8 +113,8 @@ class Version:
 
     @property
     def params(self) -> Mapping[str, Any]:
-        """The parameters of its policy, with the curve by which this version counts, where it was rebuilt by one."""
-        return {**self.policy.params, **{name: self.parameters[name] for name in CURVE if name in self.parameters}}
+        """The parameters of its policy, with the curve and the prior that this version got where it was rebuilt."""
+        return {**self.policy.params, **{name: self.parameters[name] for name in LEARNED if name in self.parameters}}
 
     @property
     def reference(self) -> str:

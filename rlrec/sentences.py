@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import NormalDist
 from typing import Any, NamedTuple
 
 from rlrec.errors import quantity
@@ -216,6 +217,29 @@ def best_of(may_be_best: Mapping[str, bool | None]) -> str:
     texts += [f"{_and(others)} {'is' if len(others) == 1 else 'are'} not"] if others else []
     texts += [f"this log cannot tell about {_and(unknown)}"] if unknown else []
     return "; ".join(texts)
+
+
+def effect_sentence(arms: Sequence[Mapping[str, Any]], level: float = 0.95) -> str:
+    """The first thing that effects say of arms, which are in order: one that earns much now and costs in the long run,
+    else the worst one, else the best one; of all arms together, at this level."""
+    reach = NormalDist().inv_cdf(1 - (1 - level) / 2 / len(arms))
+    sure = [row for row in arms if abs(row["shrunk"]) > reach * row["shrunk_sd"] > 0]
+    bad = [row for row in sure if row["shrunk"] < 0]
+    baits = [row for row in bad if 4 * row["rank_now"] <= len(arms)]
+    if baits:
+        bait = min(baits, key=lambda row: row["rank_now"])
+        rank = f"rank {bait['rank_now']} of {len(arms)}"
+        return f"{bait['arm']} earns much now ({rank}) and costs in the long run ({_effect(bait)})"
+    if bad:
+        return f"{bad[-1]['arm']} costs most in the long run ({_effect(bad[-1])})"
+    if sure:
+        return f"{sure[0]['arm']} is worth most in the long run ({_effect(sure[0])})"
+    return "this log names no arm yet that is surely better or worse than the others in the long run"
+
+
+def _effect(row: Mapping[str, Any]) -> str:
+    bounds = ", ".join(f"{row[name]:+.3g}" for name in ("shrunk_lower", "shrunk_upper"))
+    return f"{row['shrunk']:+.3g} a look [{bounds}]"
 
 
 def _and(names: Sequence[str]) -> str:

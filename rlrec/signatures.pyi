@@ -150,7 +150,7 @@ class PolicyCommands:
 
         A and B are NAME or NAME@V; a difference is B minus A."""
 
-    def rebuild(self, reference: str, *, reward: str | None = None, features: Mapping[str, Any] | str | PathLike[str] | None = None, position: str | None = None, after_drift: Literal['adwin', 'page-hinkley'] | None = None, dry_run: bool = False) -> Result:
+    def rebuild(self, reference: str, *, reward: str | None = None, features: Mapping[str, Any] | str | PathLike[str] | None = None, position: str | None = None, after_drift: Literal['adwin', 'page-hinkley'] | None = None, log: str | None = None, horizon: str | timedelta | None = None, dry_run: bool = False) -> Result:
         """Compute a belief again from the stored events, as a new version that goes on learning; it is not live.
 
         The past enters in ranges, so that other commands can work meanwhile. A rebuild that was killed continues where it
@@ -160,6 +160,8 @@ class PolicyCommands:
         features: JSON: read contexts and arms like this instead.
         position: Count pulls by the examination of their position.
         after_drift: Use only decisions since rewards last changed; without a change, nothing is done.
+        log: Log to learn from, for kind long-term [default: all].
+        horizon: Within which people come back, for kind long-term.
         dry_run: Say what would be stored, and store nothing."""
 
     def retire(self, reference: str, *, dry_run: bool = False) -> Result:
@@ -615,6 +617,30 @@ class Commands:
         plot: Write the answer as a figure, too.
 
         `rlrec help evaluate` explains units, verdicts, reasons, keys, options and estimators."""
+
+    def effects(self, *, reward: str | None = None, horizon: str | timedelta | None = None, by: str | None = None, log: str | None = None, position: str | None = None, level: float = 0.95, jobs: int = 1, engine: Literal['local', 'dask'] = 'local', scheduler: str | None = None, plot: str | PathLike[str] | None = None) -> Result:
+        """Show what showing an arm does, now and in the long run.
+
+        An effect is what one full look at an arm adds, in place of what the log showed on average: to the reward of the
+        page (now), to that of later pages of the visit (later), and to the probability that the person comes back in time
+        (returning). In long_run a return counts what it earns by itself and what the person earned afterwards.
+
+        Slots were drawn with known probabilities, so what was shown less what was expected is chance alone: no model of
+        people is needed, and the log may be that of a policy that learns. Intervals are by person. `shrunk` draws the
+        effects of all arms towards their mean: what `policy rebuild` of kind long-term learns.
+
+        reward: Reward definition [default: `default`].
+        horizon: Time within which people come back [default: the window of a reward that weighs `return`, else 7d].
+        by: Effects by policy, version, variant, day or a FIELD of the context.
+        log: Filter of the log, or parquet:DIR, as in `evaluate` [default: all].
+        position: Examination of positions [default: as clicks of the log say].
+        level: Confidence of the intervals.
+        jobs: Processes that share a log of more than 50,000 decisions.
+        engine: local processes, or a cluster: dask.
+        scheduler: A running Dask cluster, e.g. tcp://127.0.0.1:8786.
+        plot: Write the answer as a figure, too.
+
+        `rlrec help effects` explains them, and a policy that learns them."""
 
     experiment: ExperimentCommands
 

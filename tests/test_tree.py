@@ -36,6 +36,7 @@ COVERED = {  # test file: modules without a test file of their name, which it co
         "app/evaluation/rows/slot_sets",
     ],
     "app/evaluation/passes/test_effects.py": ["app/evaluation/passes/pages"],
+    "cli/commands/judging/test_effects.py": ["app/evaluation/passes/arm_effects", "app/judging/effects"],
     "app/evaluation/passes/test_slates.py": ["app/evaluation/targets/slate_probabilities"],
     "app/evaluation/rows/test_several_loggers.py": [
         "app/evaluation/rows/candidates",

@@ -27,7 +27,6 @@ NUMPY_BYTES = 90 << 20  # of addresses that its libraries and the buffer of Open
 GC_THRESHOLD = 200_000  # objects; imports make half of them, and nothing that a collector could find
 EPILOG = """\b
 Examples:
-  rlrec init
   rlrec recommend --policy home --session s1 -k 3 --json
   rlrec feedback 17 click dwell_s=31.5
 

@@ -29,6 +29,7 @@ KINDS = {
     "softmax": "rlrec.policy.kinds.linear:Softmax",
     "plackett-luce": "rlrec.policy.kinds.odds:PlackettLuce",
     "squarecb": "rlrec.policy.kinds.linear:SquareCb",
+    "long-term": "rlrec.policy.kinds.long_term:LongTerm",
     "gradient": "rlrec.policy.gradients.gradient:Gradient",
     "two-stage": "rlrec.policy.kinds.two_stage:TwoStage",
 }

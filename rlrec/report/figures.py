@@ -9,13 +9,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlrec.errors import quantity
 from rlrec.report.svg import Bar, Drawing, Interval, PlotPoint, Series, bars, chart, forest, interval, number
-from rlrec.sentences import DEFAULT_REWARD, LOGGED, SAME_POLICY, difference_direction, experiment_sentences
+from rlrec.sentences import (
+    DEFAULT_REWARD,
+    LOGGED,
+    SAME_POLICY,
+    difference_direction,
+    effect_sentence,
+    experiment_sentences,
+)
 from rlrec.times import DAY_US, parse
 
 if TYPE_CHECKING:
     from rlrec.app.evaluation.comparisons.unit_outcomes import OutcomeRow
     from rlrec.app.evaluation.passes.estimates import EstimateRow
     from rlrec.app.experiments.compare import VariantComparison
+    from rlrec.app.judging.effects import Result as Effects
     from rlrec.app.judging.exposure import Result as Exposure
     from rlrec.app.judging.outcomes import Result as Outcomes
     from rlrec.app.policies.policy_beliefs import PolicyBelief
@@ -321,6 +329,27 @@ def beliefs(answer: PolicyBelief) -> Figure | None:
         description=f"One interval of 95 % an arm; {extent}; kind {answer['kind']}.",
         headers=headers,
         rows=[[row[header] for header in headers] for row in shown],
+    )
+
+
+def effects(answer: Effects) -> Figure:
+    """The arms of the first group that are worth most and least in the long run."""
+    group = answer["groups"][0]
+    arms = group["arms"]
+    half = MAX_ROWS // 2
+    shown = arms if len(arms) <= MAX_ROWS else [*arms[:half], *arms[-half:]]
+    intervals = [
+        Interval(row["arm"], row["shrunk"], row["shrunk_lower"], row["shrunk_upper"], f"now rank {row['rank_now']}")
+        for row in shown
+    ]
+    extent = "all arms" if shown is arms else f"the {half} best and the {half} worst of {len(arms)} arms"
+    headers = [*shown[0]]
+    return Figure(
+        title=effect_sentence(arms, answer["level"]),
+        drawing=forest(intervals, x_name=f"effect of one look in the long run ({answer['reward']})", zero=True),
+        description=f"One interval of {answer['level']:.0%} an arm; {extent}.",
+        headers=headers,
+        rows=[[*row.values()] for row in shown],
     )
 
 

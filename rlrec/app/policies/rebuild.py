@@ -7,8 +7,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from rlrec import policy as kinds
 from rlrec.app.distributions import designs
+from rlrec.app.evaluation.passes import arm_effects
+from rlrec.app.imports import log_stores
 from rlrec.app.inputs import lookup, parameters
 from rlrec.app.learning import belief_versions, warm_start
 from rlrec.app.learning.belief_versions import VersionSummary, add_settled, is_complete, summary
@@ -18,10 +22,12 @@ from rlrec.app.log import reward_log
 from rlrec.errors import CheckFailed, InputError
 from rlrec.policy.beliefs import drift
 from rlrec.policy.beliefs.forgetting import Forgetting
+from rlrec.policy.kinds.long_term import LongTerm
 from rlrec.records import Version
 from rlrec.store import Store, Unit
+from rlrec.store.database import bulk
 from rlrec.store.log import decisions, reader, settings
-from rlrec.store.policies import beliefs, policies
+from rlrec.store.policies import arms, beliefs, policies
 from rlrec.times import format_time
 
 PORTION = 50_000  # slots that enter in a transaction
@@ -38,13 +44,15 @@ class RebuiltVersion(VersionSummary):
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """reward, features (as JSON has them), position (the name of a curve): None for those of the named version;
-    after_drift: the method that finds the last change."""
+    after_drift: the method that finds the last change. log, horizon_us: of kind long-term, as of `effects`."""
 
     reference: str
     reward: str | None = None
     features: Mapping[str, Any] | None = None
     position: str | None = None
     after_drift: str | None = None
+    log: str | None = None
+    horizon_us: int | None = None
 
 
 class _Plan(NamedTuple):
@@ -59,6 +67,13 @@ def rebuild(store: Store, request: Request) -> RebuiltVersion:
     """A new version whose belief holds the policy's past as its own definition sees it, and that goes on learning.
 
     It can be used once it holds all of it. With `after_drift`, none is made where no change is found."""
+    with store.read() as unit:
+        source, _ = lookup.version(unit, request.reference)
+    if isinstance(designs.policy_of(source), LongTerm):
+        return _relearn(store, source, request)
+    if request.log is not None or request.horizon_us is not None:
+        hint = "leave out --log and --horizon; a policy of kind long-term learns from any log"
+        raise InputError(f"policy {source.policy.name!r} learns from its own decisions", hint=hint)
     with store.read() as unit:
         plan = _plan(unit, request)
         if plan is None:
@@ -114,6 +129,51 @@ def _plan(unit: Unit, request: Request) -> _Plan | None:
     if not initial.sums and draft.parameters.get("context") == source.parameters.get("context"):
         initial = replace(initial, weights=beliefs.weights(unit, source.id))
     return _Plan(replace(draft, parameters=initial.parameters), initial, settings.get(unit).removals)
+
+
+def _relearn(store: Store, source: Version, request: Request) -> RebuiltVersion:
+    """A new version that has learned the effects of the arms of a log, by any policy."""
+    if request.features is not None or request.after_drift is not None:
+        hint = "give --log since=TIME, in place of --after-drift; it reads no features"
+        raise InputError(f"policy {source.policy.name!r} learns the effects of arms", hint=hint)
+    with store.read() as unit:
+        removals = settings.get(unit).removals
+    with (
+        log_stores.opened(store, request.log) as (log_store, log),
+        log_store.read() as unit,
+        bulk.alongside(unit),
+    ):
+        reward = request.reward or source.reward.name
+        result = arm_effects.answer(unit, arm_effects.Request(
+            log=log, reward=reward, horizon_us=request.horizon_us, position=request.position
+        ))  # fmt: skip
+    version_id = store.write(partial(_add_effects, source=source, result=result, log=request.log, removals=removals))
+    with store.read() as unit:
+        answer = summary(unit, policies.by_id(unit, [version_id])[version_id])
+        return {**answer, "parent": source.number, "rebuilt": True, "since": None}
+
+
+def _add_effects(
+    unit: Unit, source: Version, result: arm_effects.Result, *, log: str | None, removals: int | None
+) -> int:
+    """The id of a version that has these effects as its belief."""
+    settings.lock_removals(unit, removals)
+    (group,), policy = result["groups"], source.policy
+    prior = {"prior_mean": group["prior_mean"], "prior_sd": group["prior_sd"]}
+    ids = {arm.key: arm.id for arm in arms.all_arms(unit)}
+    sums = {}
+    for row in group["arms"]:
+        pulls, reward = LongTerm.statistics_of(row["shrunk"], row["shrunk_sd"], **prior)
+        if pulls:
+            sums[0, ids[row["arm"]]] = np.array([pulls, reward, 0.0])
+    head, number = policies.lock(unit, [policy.id])[policy.id], policies.versions(unit, [policy.id])[-1].number + 1
+    draft = replace(source, reward=lookup.reward(unit, result["reward"]), parameters={**source.parameters, **prior})
+    settings.add_run(unit, "policy rebuild", {"policy": policy.name, "version": number})
+    record = {"rebuilt_from": source.number, "log": log, "horizon_s": result["horizon_s"], "pages": group["pages"]}
+    return belief_versions.copy(
+        unit, draft, policy_id=policy.id, number=number, status="frozen", seq=head.seq, ordinal=head.ordinal,
+        sums=sums, learned_from=record,
+    )  # fmt: skip
 
 
 def _since(unit: Unit, version: Version, *, method: str) -> tuple[int, int] | None:

@@ -129,6 +129,10 @@ class Policy(Counts, ABC):
         """Posterior mean reward of each arm, (..., m); `unknown` where there are neither pulls nor a prior."""
         return belief.mean(unknown=unknown)
 
+    def deviation(self, belief: Belief) -> Array | None:
+        """The standard deviation of the posterior of each arm, (..., m), where that is normal; None where it is not."""
+        return None
+
     def greedy(self) -> Self:
         """The same policy without floor and exploration."""
         return unchecked_copy(self, **dict.fromkeys(self.explores_by, 0.0))

@@ -13,13 +13,17 @@ from rlrec.policy.beliefs.base import Belief, Policy
 def intervals(policy: Policy, belief: Belief, *, level: float = 0.95) -> tuple[Array, Array]:
     """Bounds of each arm's mean reward, (m,) and (m,); NaN where nothing is known.
 
-    Rewards in [0, 1]: with a prior the equal-tailed posterior Beta interval, else Wilson's. By a curve the former
-    begins at 0 where an arm has had no reward and the posterior is highest there: many arms of long pages are hardly
-    looked at. Other rewards: the normal interval, for two pulls or more. Source: Wilson 1927 (score interval).
+    Of a normal posterior its own. Rewards in [0, 1]: with a prior the equal-tailed posterior Beta interval, else
+    Wilson's. By a curve the former begins at 0 where an arm has had no reward and the posterior is highest there: many
+    arms of long pages are hardly looked at. Other rewards: the normal interval, for two pulls or more. Source: Wilson
+    1927 (score interval).
     """
     from scipy.special import betaincinv, ndtri
 
     z = float(ndtri((1 + level) / 2))
+    if (deviation := policy.deviation(belief)) is not None:
+        mean = policy.mean(belief)
+        return mean - z * deviation, mean + z * deviation
     lower, upper = _wilson(belief, z)
     alpha, beta = policy.beta_posterior(belief)
     # to rewards outside of [0, 1] no Beta belongs

@@ -12,7 +12,7 @@ from rlrec.cli.output.output import Show, View
 from rlrec.cli.program import app
 from rlrec.cli.program.files import plot_option, save_plot
 from rlrec.cli.program.shared import CommandGroup, Store, by_name, printed, reading, suggest_next, writing
-from rlrec.cli.text.values import JSON_FILE, NAME, NUMBER, OBJECT, PAIR
+from rlrec.cli.text.values import DURATION, JSON_FILE, NAME, NUMBER, OBJECT, PAIR
 
 FILE = click.Path(exists=True, dir_okay=False)
 
@@ -158,6 +158,8 @@ def diff(store: Store, show: Show, first: str, second: str) -> None:
     "--after-drift", type=click.Choice(["adwin", "page-hinkley"]),
     help="Use only decisions since rewards last changed; without a change, nothing is done.",
 )  # fmt: skip
+@click.option("--log", metavar="FILTER", help="Log to learn from, for kind long-term [default: all].")
+@click.option("--horizon", "horizon_us", type=DURATION, help="Within which people come back, for kind long-term.")
 @writing("rlrec policy rebuild home --reward default", "rlrec policy rebuild home --position home")
 def rebuild(store: Store, show: Show, reference: str, **request: Any) -> None:
     """Compute a belief again from the stored events, as a new version that goes on learning; it is not live.

@@ -1,0 +1,27 @@
+"""The effects of arms in a log, from one snapshot of the store."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from rlrec.app.evaluation.passes import arm_effects
+from rlrec.app.evaluation.passes.arm_effects import Request, Result
+from rlrec.app.evaluation.passes.passes import IN_PROCESS, Workers
+from rlrec.app.imports import log_stores
+from rlrec.store import Store
+from rlrec.store.database import bulk
+
+__all__ = ["Request", "Result", "effects"]
+
+
+def effects(store: Store, request: Request, workers: Workers = IN_PROCESS) -> Result:
+    """The effects of every arm in the selected log.
+
+    Raises InputError for what is unknown and an empty log, CheckFailed for a log that cannot tell."""
+    with (
+        log_stores.opened(store, request.log) as (log_store, log),
+        log_store.read() as unit,
+        bulk.alongside(unit),
+        workers.opened(log_store, unit.now) as engine,
+    ):
+        return arm_effects.answer(unit, replace(request, log=log), engine)

@@ -1,0 +1,76 @@
+"""rlrec effects."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rlrec.cli.output.output import Show, View
+from rlrec.cli.program import app
+from rlrec.cli.program.files import plot_option, save_plot
+from rlrec.cli.program.shared import HOW_TO_RUN, GroupedCommand, Store, option_group, reading, workers_options
+from rlrec.cli.text.values import DURATION, NAME, NUMBER, format_duration
+from rlrec.errors import quantity
+from rlrec.sentences import effect_sentence
+
+if TYPE_CHECKING:
+    from rlrec.app.evaluation.passes.arm_effects import GroupEffects
+    from rlrec.app.judging.evaluate import Workers
+
+ARMS = (
+    "arm", "looks", "now", "later", "returning", "long_run", "lower", "upper", "shrunk", "shrunk_lower", "shrunk_upper",
+    "rank_now", "rank",
+)  # fmt: skip
+
+
+@click.command(cls=GroupedCommand, epilog="`rlrec help effects` explains them, and a policy that learns them.")
+@option_group(
+    "What to tell",
+    click.option("--reward", type=NAME, metavar="NAME", help="Reward definition [default: `default`]."),
+    click.option(
+        "--horizon", "horizon_us", type=DURATION,
+        help="Time within which people come back [default: the window of a reward that weighs `return`, else 7d].",
+    ),
+    click.option("--by", metavar="GROUPS", help="Effects by policy, version, variant, day or a FIELD of the context."),
+)  # fmt: skip
+@option_group(
+    "Which log",
+    click.option("--log", metavar="FILTER", help="Filter of the log, or parquet:DIR, as in `evaluate` [default: all]."),
+    click.option("--position", metavar="CURVE", help="Examination of positions [default: as clicks of the log say]."),
+)  # fmt: skip
+@option_group(
+    HOW_TO_RUN,
+    click.option("--level", type=NUMBER, default=0.95, show_default=True, help="Confidence of the intervals."),
+)  # fmt: skip
+@workers_options
+@plot_option
+@reading("rlrec effects --horizon 3d --plot effects.svg", "rlrec effects --log policy=home --by version --json")
+def effects(store: Store, show: Show, plot: str | None, workers: Workers, **request: Any) -> None:
+    """An effect is what one full look at an arm adds, in place of what the log showed on average: to the reward of the
+    page (now), to that of later pages of the visit (later), and to the probability that the person comes back in time
+    (returning). In long_run a return counts what it earns by itself and what the person earned afterwards.
+
+    Slots were drawn with known probabilities, so what was shown less what was expected is chance alone: no model of
+    people is needed, and the log may be that of a policy that learns. Intervals are by person. `shrunk` draws the
+    effects of all arms towards their mean: what `policy rebuild` of kind long-term learns."""
+    result = app.effects.effects(store, app.effects.Request(**request), workers)
+    save_plot(plot, lambda: app.figures.effects(result))
+    groups, several = result["groups"], len(result["groups"]) > 1 or request["by"] is not None
+    title = []
+    for group in groups:
+        label = f"{group['group']}: " if several else ""
+        title += [label + effect_sentence(group["arms"], result["level"]), label + _counts(group)]
+    title.append(f"reward {result['reward']}; back within {format_duration(int(result['horizon_s'] * 1e6))}")
+    rows = [{"group": group["group"], **arm} for group in groups for arm in group["arms"]]
+    show(result, table=View.select(rows, ("group", *ARMS) if several else ARMS, title=title))
+
+
+def _counts(group: GroupEffects) -> str:
+    counts = ((group["pages"], "page"), (group["visits"], "visit"), (group["persons"], "person"))
+    parts = [quantity(number, noun) for number, noun in counts]
+    if group["returned"] is not None and group["return_value"] is not None:
+        parts.append(
+            f"{group['returned']:.0%} of the visits were followed by another, worth {group['return_value']:.3g}"
+        )
+    return ", ".join(parts)

@@ -1,0 +1,218 @@
+"""`effects`, and kind long-term: a shop whose bait is clicked most and keeps people from coming back."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.conftest import Run, filled, runner
+
+ARMS = ("bait", "good", "mild", "plain", "weak")
+CLICKS = dict(zip(ARMS, (0.7, 0.5, 0.4, 0.3, 0.2), strict=True))
+DAYS = 4
+AFTERWARDS = f"2026-02-0{DAYS + 4}"  # when all rewards are there
+
+
+def serve(run: Run, policy: str, *, users: int, seed: int = 1, prefix: str = "u", month: str = "2026-02") -> None:
+    """Pages of 2 of 5 arms on some days. Who saw bait comes again the next day with probability .2, others with .9."""
+    rng, here = np.random.default_rng(seed), [f"{prefix}{number}" for number in range(users)]
+    for day in range(1, DAYS + 1):
+        time = ("--now", f"{month}-0{day}T12:00:00Z")
+        lines = [
+            {"policy": policy, "session": f"{user}.{day}", "user": user, "k": 2, "context": {"device": user[-1] < "5"}}
+            for user in here
+        ]
+        answers = run("recommend", "--input", "-", *time, stdin="\n".join(map(json.dumps, lines))).lines
+        events = [
+            {"decision_id": answer["decision_id"], "position": slot["position"], "events": {"click": 1}}
+            for answer in answers
+            for slot in answer["slate"]
+            if rng.random() < CLICKS[slot["arm"]] / slot["position"]
+        ]
+        assert run("feedback", "--input", "-", *time, stdin="\n".join(map(json.dumps, events))).exit_code == 0
+        shown = ({slot["arm"] for slot in answer["slate"]} for answer in answers)
+        here = [user for user, arms in zip(here, shown, strict=True) if rng.random() < (0.2 if "bait" in arms else 0.9)]
+
+
+def stocked(db: str) -> None:
+    run = runner(db)
+    for arm in ARMS:
+        assert run("arm", "add", arm).exit_code == 0
+    assert run("reward", "define", "durable", "click=0.2, return=1", "--window", "1d").exit_code == 0
+    assert run("policy", "create", "draw", "--kind", "thompson", "--param", "floor=0.3").exit_code == 0
+    serve(run, "draw", users=250)
+
+
+@pytest.fixture
+def shop(db: str) -> Run:
+    return filled(db, stocked)
+
+
+def effects(run: Run, *options: str) -> Any:
+    return run("effects", "--reward", "durable", "--now", AFTERWARDS, *options, "--json").json
+
+
+def by_arm(answer: Any) -> dict[str, Any]:
+    (group,) = answer["groups"]
+    return {row["arm"]: row for row in group["arms"]}
+
+
+def test_bait_earns_most_now_and_costs_in_the_long_run(shop: Run) -> None:
+    rows = by_arm(effects(shop))
+    assert (rows["bait"]["rank_now"], rows["bait"]["rank"]) == (1, 5)
+    assert rows["bait"]["upper"] < 0
+    assert rows["bait"]["shrunk_upper"] < 0
+    assert rows["bait"]["returning"] == pytest.approx(-0.7 * 0.8, abs=0.25)  # in place of what was shown on average
+    assert sum(row["looks"] * row["now"] for row in rows.values()) == pytest.approx(0, abs=15)
+    text = shop("effects", "--reward", "durable", "--now", AFTERWARDS).stdout
+    assert text.startswith("bait earns much now (rank 1 of 5) and costs in the long run (-")
+
+
+def test_a_return_is_worth_its_reward_and_what_follows(shop: Run) -> None:
+    answer = effects(shop)
+    (group,) = answer["groups"]
+    exported = shop("export-log", "-").lines
+    visits = [line["session"] for line in exported]
+    assert (group["pages"], group["visits"], group["persons"]) == (len(exported), len(set(visits)), 250)
+    assert group["return_value"] > 1  # the reward of a return, and the clicks of the visits after it
+    rows = by_arm(answer)
+    for row in rows.values():
+        total = row["now"] + row["later"] + group["return_value"] * row["returning"]
+        assert row["long_run"] == pytest.approx(total, abs=1e-12)
+
+
+def test_without_a_key_nobody_comes_back(db: str) -> None:
+    run = runner(db)
+    for arm in ARMS:
+        run("arm", "add", arm)
+    run("policy", "create", "draw", "--kind", "uniform")
+    lines = "\n".join(json.dumps({"policy": "draw", "session": f"s{number}", "k": 2}) for number in range(60))
+    answers = run("recommend", "--input", "-", "--now", "2026-02-01", stdin=lines).lines
+    clicks = [{"decision_id": answer["decision_id"], "events": {"click": 1}} for answer in answers[::2]]
+    run("feedback", "--input", "-", "--now", "2026-02-01", stdin="\n".join(map(json.dumps, clicks)))
+    (group,) = run("effects", "--now", "2026-02-02", "--json").json["groups"]
+    assert (group["returned"], group["return_value"]) == (None, None)
+    assert {row["returning"] for row in group["arms"]} == {None}
+
+
+def test_groups_have_effects_of_their_own(shop: Run) -> None:
+    answer = effects(shop, "--by", "device")
+    assert [group["group"] for group in answer["groups"]] == [False, True]
+    (ungrouped,) = effects(shop)["groups"]
+    for name in ("pages", "visits", "persons"):
+        assert sum(group[name] for group in answer["groups"]) == ungrouped[name]
+    table = shop("effects", "--by", "device", "--now", AFTERWARDS).stdout
+    assert "True: " in table
+
+
+def test_processes_give_the_same_figures(shop: Run) -> None:
+    assert effects(shop, "--jobs", "2") == effects(shop)
+
+
+def test_a_plot_is_written(shop: Run, tmp_path: Any) -> None:
+    path = tmp_path / "effects.svg"
+    assert shop("effects", "--reward", "durable", "--now", AFTERWARDS, "--plot", str(path)).exit_code == 0
+    assert "bait" in path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--horizon", "0s"], "the horizon is 0"),
+        (["--level", "1"], "level is 1"),
+        (["--by", "position"], "effects are those of pages, which have no one position"),
+        (["--by", "browser"], "no context of the log has the field 'browser'"),
+        (["--position", "none"], "unknown position curve 'none'"),
+        (["--reward", "none"], "unknown reward 'none'"),
+        (["--log", "policy=none"], "unknown policy 'none'"),
+        (["--log", "since=2027-01-01"], "empty log"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line(shop: Run, options: list[str], message: str) -> None:
+    result = shop("effects", "--now", AFTERWARDS, *options)
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert message in result.stderr
+
+
+def test_a_log_that_cannot_tell_is_refused(db: str) -> None:
+    run = runner(db)
+    run("arm", "add", "alone")
+    run("policy", "create", "draw", "--kind", "uniform")
+    run("recommend", "--policy", "draw", "--session", "s0", "--now", "2026-02-01")
+    few = run("effects", "--now", "2026-02-02")
+    assert (few.exit_code, "1 person cannot tell 1 arm apart" in few.stderr) == (3, True)
+    lines = "\n".join(json.dumps({"policy": "draw", "session": f"s{number}"}) for number in range(50))
+    run("recommend", "--input", "-", "--now", "2026-02-01", stdin=lines)
+    constant = run("effects", "--now", "2026-02-02")
+    assert (constant.exit_code, "never differed" in constant.stderr) == (3, True)
+
+
+def test_a_log_without_propensities_is_refused(db: str, tmp_path: Any) -> None:
+    lines = [
+        {
+            "session": f"s{number}",
+            "slate": [{"arm": ARMS[number % 5], "propensity": 0.5}],
+            "eligible": list(ARMS),
+            "reward": 1,
+        }
+        for number in range(40)
+    ]
+    path = tmp_path / "old.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    run = runner(db)
+    imported = run("import-log", str(path), "--layout", "jsonl", "--policy", "old")
+    assert imported.exit_code == 0, imported.stderr
+    result = run("effects")
+    assert (result.exit_code, "probabilities of all arms" in result.stderr) == (3, True)
+
+
+# -- the policy that learns them --
+
+
+def test_a_policy_learns_effects_and_shows_no_bait(shop: Run) -> None:
+    assert shop("policy", "create", "home", "--kind", "long-term", "--reward", "durable").exit_code == 0
+    before = {row["arm"]: row["probability"] for row in shop("policy", "show", "home", "--json").json["arms"]}
+    assert before == pytest.approx(dict.fromkeys(ARMS, 0.2))
+    learned = shop("policy", "rebuild", "home", "--log", "policy=draw", "--now", AFTERWARDS, "--json").json
+    assert (learned["version"], learned["status"], learned["parent"]) == (2, "frozen", 1)
+    rows = {row["arm"]: row for row in shop("policy", "show", "home@2", "--json").json["arms"]}
+    assert rows["bait"]["probability"] == pytest.approx(0.05 / 5, abs=0.005)
+    expected = by_arm(effects(shop))
+    for arm, row in rows.items():
+        assert row["mean"] == pytest.approx(expected[arm]["shrunk"], abs=1e-12)
+        assert row["upper"] == pytest.approx(expected[arm]["shrunk_upper"], abs=1e-9)
+    assert shop("policy", "promote", "home@2").exit_code == 0
+    serve(shop, "home", users=20, seed=2, prefix="v", month="2026-03")
+    assert shop("doctor").exit_code == 0
+    assert shop("policy", "rebuild", "home", "--now", "2026-03-09", "--json").json["version"] == 3
+
+
+def test_a_new_arm_has_the_prior_of_the_others(shop: Run) -> None:
+    shop("policy", "create", "home", "--kind", "long-term", "--reward", "durable")
+    shop("policy", "rebuild", "home", "--now", AFTERWARDS)
+    (group,) = effects(shop)["groups"]
+    shop("arm", "add", "new")
+    rows = {row["arm"]: row for row in shop("policy", "show", "home@2", "--json").json["arms"]}
+    assert rows["new"]["mean"] == pytest.approx(group["prior_mean"])
+    assert rows["new"]["probability"] > rows["bait"]["probability"]
+
+
+@pytest.mark.parametrize(
+    ("policy", "options", "message"),
+    [
+        ("home", ["--after-drift", "adwin"], "learns the effects of arms"),
+        ("home", ["--log", "since=2027-01-01"], "empty log"),
+        ("home", ["--horizon", "0s"], "the horizon is 0"),
+        ("draw", ["--log", "policy=draw"], "learns from its own decisions"),
+        ("draw", ["--horizon", "3d"], "learns from its own decisions"),
+    ],
+)  # fmt: skip
+def test_a_rebuild_that_cannot_be_stores_nothing(shop: Run, policy: str, options: list[str], message: str) -> None:
+    shop("policy", "create", "home", "--kind", "long-term", "--reward", "durable")
+    result = shop("policy", "rebuild", policy, "--now", AFTERWARDS, *options)
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert message in result.stderr
+    assert shop("policy", "show", policy, "--json").json["versions"] == [1]

@@ -1,0 +1,54 @@
+"""The kind long-term: posteriors of effects, drawn from with exact probabilities."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rlrec import policy as kinds
+from rlrec.errors import InputError
+from rlrec.policy.beliefs.base import Belief
+from rlrec.policy.beliefs.means import intervals
+from rlrec.policy.kinds.long_term import LongTerm
+
+PRIOR = {"prior_mean": 0.02, "prior_sd": 0.1}
+MEAN, SD = np.array([0.05, -0.03, 0.02]), np.array([0.04, 0.06, 0.1])  # the last one is the prior
+
+
+def belief() -> Belief:
+    statistics = [LongTerm.statistics_of(mean, sd, **PRIOR) for mean, sd in zip(MEAN, SD, strict=True)]
+    pulls, reward = np.array(statistics).T
+    nothing = np.zeros(3)
+    return Belief(
+        pulls=pulls, reward_sum=reward, reward_squares=nothing, alpha=nothing, beta=nothing, total=float(pulls.sum())
+    )
+
+
+def test_a_belief_has_the_posterior_that_was_learned() -> None:
+    policy = kinds.make("long-term", PRIOR)
+    assert policy.mean(belief()) == pytest.approx(MEAN)
+    assert policy.deviation(belief()) == pytest.approx(SD)
+    assert LongTerm.statistics_of(0.02, 0.1, **PRIOR) == (0.0, 0.0)
+    lower, upper = intervals(policy, belief())
+    assert upper - lower == pytest.approx(2 * 1.959964 * SD)
+
+
+def test_it_draws_each_arm_as_often_as_its_effect_is_the_largest() -> None:
+    """A million draws of the posteriors: a difference above .002 is a false alarm of 1 in 30,000."""
+    scores = kinds.make("long-term", PRIOR).scores(belief(), arms="abc", context={})
+    draws = np.random.default_rng(0).normal(MEAN, SD, (1_000_000, 3)).argmax(axis=1)
+    assert scores.order(1).best() == pytest.approx(np.bincount(draws) / 1e6, abs=0.002)
+
+
+def test_until_it_has_learned_all_arms_are_equal() -> None:
+    nothing = np.zeros(4)
+    empty = Belief(pulls=nothing, reward_sum=nothing, reward_squares=nothing, alpha=nothing, beta=nothing, total=0.0)
+    policy = kinds.make("long-term", {})
+    assert policy.scores(empty, arms="abcd", context={}).order(1).best() == pytest.approx([0.25] * 4)
+    assert policy.exploration == 0.05
+
+
+@pytest.mark.parametrize(("name", "value"), [("prior_sd", 0.0), ("prior_sd", float("nan")), ("floor", 1.5)])
+def test_what_cannot_be_is_refused(name: str, value: float) -> None:
+    with pytest.raises(InputError, match=name):
+        kinds.make("long-term", {name: value})
