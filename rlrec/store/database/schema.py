@@ -28,12 +28,19 @@ LOCK = 0x726C726563  # the advisory lock that serialises migrations on PostgreSQ
 
 def revision(connection: sa.Connection, *, address: str) -> str | None:
     """The revision the store is at; None where there is no store. Raises CheckFailed where it cannot be told."""
+    stored = revisions(connection)
+    if stored is None:
+        return None
+    if (problem := _wrong_revision(stored, address=address)) is not None:
+        raise problem
+    return stored[0]
+
+
+def revisions(connection: sa.Connection) -> list[str] | None:
+    """The revisions in the version table; None where there is no such table."""
     if not sa.inspect(connection).has_table(VERSION_TABLE):
         return None
-    revisions = [str(row[0]) for row in connection.execute(sa.text(f"SELECT version_num FROM {VERSION_TABLE}"))]
-    if (problem := _wrong_revision(revisions, address=address)) is not None:
-        raise problem
-    return revisions[0]
+    return [str(row[0]) for row in connection.execute(sa.text(f"SELECT version_num FROM {VERSION_TABLE}"))]
 
 
 def check(unit: Unit, *, address: str, write: bool = False) -> None:

@@ -114,9 +114,7 @@ class CopyTarget:
         if self.url.drivername == "sqlite" and not os.path.exists(self.address):
             return ""
         with engine.transaction(self._engine, write=False, address=self.address) as connection:
-            if not sa.inspect(connection).has_table(schema.VERSION_TABLE):
-                return ""
-            return str(Unit(connection, now=0).ask_value(f"SELECT version_num FROM {schema.VERSION_TABLE}"))
+            return next(iter(schema.revisions(connection) or []), "")
 
     def count(self, table: sa.Table) -> int:
         """The number of rows that a table has already."""
@@ -131,8 +129,8 @@ class CopyTarget:
         """Let ids go on where those of the source end, and make the database a store."""
         with self.write() as unit:
             if unit.postgres:
-                for table in TABLES:
-                    if sequence := unit.ask_value(_SEQUENCE, table.name):
+                for table in (table for table in TABLES if "id" in table.columns):
+                    if sequence := unit.ask_value("SELECT pg_get_serial_sequence(?, 'id')", table.name):
                         last = int(unit.ask_value(f"SELECT coalesce(max(id), 0) FROM {table.name}"))
                         if table is t.decision:
                             last = max(last, unit.ask_value("SELECT removed_to FROM settings") or 0)
@@ -152,12 +150,6 @@ class CopyTarget:
 
     def close(self) -> None:
         self._engine.dispose()
-
-
-_SEQUENCE = (
-    "SELECT pg_get_serial_sequence(table_name, 'id') FROM information_schema.columns"
-    " WHERE table_schema = current_schema() AND table_name = ? AND column_name = 'id'"
-)
 
 
 def backup(store: Store, path: str) -> int:

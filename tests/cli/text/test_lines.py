@@ -289,6 +289,8 @@ def test_a_good_group_is_decoded_at_once(monkeypatch: pytest.MonkeyPatch) -> Non
     lines = decode_group([(number, text) for number in range(1, 1001)], Line)
     assert [line.decision_id for line in lines] == [7] * 1000
     assert decode_group([(1, b'{"value": 2}')], Line)[0].value == 2
+    broad = b'{"context": {"a": [' + b",".join([b"{}"] * 200) + b"]}}"  # many brackets, none of them deep
+    assert decode_group([(1, broad)], Line)[0].context == {"a": [{}] * 200}
 
 
 @pytest.mark.parametrize(
