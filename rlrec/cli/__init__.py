@@ -16,7 +16,7 @@ from rlrec import __version__, times
 from rlrec.cli.commands import COMMANDS, load_command
 from rlrec.cli.output.output import discard_unwritten, flush, terminal_columns
 from rlrec.cli.program import signals
-from rlrec.cli.program.shared import CommandGroup, Settings, notice
+from rlrec.cli.program.shared import CommandGroup, Settings, notice, walk
 from rlrec.cli.text.values import CLOCK, DURATION
 from rlrec.errors import OUT_OF_MEMORY, InputError
 
@@ -50,7 +50,7 @@ class Program(CommandGroup):
         if cmd_name not in COMMANDS:
             return super().get_command(ctx, cmd_name)
         command = load_command(cmd_name)
-        _name_variables(command, f"RLREC_{cmd_name}")
+        _name_variables(command, cmd_name)
         if (config := ctx.ensure_object(Settings).config) is not None:
             ctx.default_map = {**(ctx.default_map or {}), cmd_name: config.defaults(command, cmd_name)}
         if COMPLETE in os.environ:
@@ -70,8 +70,10 @@ class Program(CommandGroup):
         elif settings.broken_config is not None and HELP.isdisjoint(words):
             raise settings.broken_config
         typed_options = {word.partition("=")[0] for word in words if word[:1] == "-"}
-        if command is not None and not typed_options <= _options(command):
-            _add_globals(command, self.params)
+        if command is not None:
+            params = (param for _, leaf in walk(command) for param in leaf.params)
+            if not typed_options <= {option for param in params for option in (*param.opts, *param.secondary_opts)}:
+                _add_globals(command, self.params)
         return name, command, words
 
     def make_context(
@@ -148,25 +150,19 @@ class _RoomForNumpy:
             sys.meta_path = [finder for finder in sys.meta_path if finder is not _RoomForNumpy]
 
 
-def _options(command: click.Command) -> set[str]:
-    """The options of a command, or of all commands of a group."""
-    options = {name for param in command.params for name in (*param.opts, *param.secondary_opts)}
-    return options.union(*map(_options, getattr(command, "commands", {}).values()))
-
-
 def _add_globals(command: click.Command, options: Sequence[click.Parameter]) -> None:
     """Let the options before the command stand behind it, too, where it has none of the same name."""
     from copy import copy
 
-    taken = {name for param in command.params for name in (*param.opts, param.name)}
-    for option in options:
-        if isinstance(option, click.Option) and option.expose_value and taken.isdisjoint((*option.opts, option.name)):
-            later = copy(option)
-            later.default, later.envvar, later.allow_from_autoenv, later.expose_value = None, None, False, False
-            later.is_eager, later.hidden, later.callback = True, True, _override
-            command.params.append(later)
-    for subcommand in getattr(command, "commands", {}).values():
-        _add_globals(subcommand, options)
+    exposed_options = [option for option in options if isinstance(option, click.Option) and option.expose_value]
+    for _, leaf in walk(command):
+        taken = {name for param in leaf.params for name in (*param.opts, param.name)}
+        for option in exposed_options:
+            if taken.isdisjoint((*option.opts, option.name)):
+                later = copy(option)
+                later.default, later.envvar, later.allow_from_autoenv, later.expose_value = None, None, False, False
+                later.is_eager, later.hidden, later.callback = True, True, _override
+                leaf.params.append(later)
 
 
 def _override(ctx: click.Context, param: click.Parameter, value: Any) -> None:
@@ -180,17 +176,16 @@ def _set_globals(settings: Settings, options: dict[str, Any]) -> None:
     vars(settings).update(options)
 
 
-def _name_variables(command: click.Command, prefix: str) -> None:
+def _name_variables(command: click.Command, name: str) -> None:
     """Name the environment variable of each option by what is typed; click would take the Python name. --format has
     one that holds for all commands, too."""
-    for param in command.params:
-        if isinstance(param, click.Option) and param.envvar is None and param.allow_from_autoenv:
-            names = sorted((name.lstrip("-") for name in param.opts), key=len, reverse=True)
-            variables = [f"{prefix}_{name}".replace("-", "_").upper() for name in names]
-            param.envvar = [*variables, *(["RLREC_FORMAT"] if "format" in names else [])]
-            param.allow_from_autoenv = False
-    for name, subcommand in getattr(command, "commands", {}).items():
-        _name_variables(subcommand, f"{prefix}_{name}")
+    for path, leaf in walk(command, "RLREC", name):
+        for param in leaf.params:
+            if isinstance(param, click.Option) and param.envvar is None and param.allow_from_autoenv:
+                options = sorted((option.lstrip("-") for option in param.opts), key=len, reverse=True)
+                variables = ["_".join((*path, option)).replace("-", "_").upper() for option in options]
+                param.envvar = [*variables, *(["RLREC_FORMAT"] if "format" in options else [])]
+                param.allow_from_autoenv = False
 
 
 @click.group(

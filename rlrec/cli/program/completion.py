@@ -9,7 +9,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from rlrec.cli.program import app
-from rlrec.cli.program.shared import Settings
+from rlrec.cli.program.shared import Settings, walk
 
 # the sort of name that an option takes, by its name or by its metavar
 OPTIONS = {
@@ -26,19 +26,18 @@ NEW = {"add", "import", "create", "fit", "define"}  # commands whose name is a n
 LISTS = {"--arms", "--estimator"}  # names between commas
 
 
-def attach(command: click.Command, path: str) -> None:
+def attach(command: click.Command, name: str) -> None:
     """Let the values of a command, and of those in its group, be completed."""
-    for param in command.params:
-        if sorts := _sorts(param, path):
-            setattr(param, "shell_complete", partial(_items, sorts, bool(LISTS.intersection(param.opts))))  # noqa: B010
-    for name, subcommand in getattr(command, "commands", {}).items():
-        attach(subcommand, f"{path} {name}")
+    for names, leaf in walk(command, name):
+        for param in leaf.params:
+            if sorts := _sorts(param, *names):
+                complete = partial(_items, sorts, bool(LISTS.intersection(param.opts)))
+                setattr(param, "shell_complete", complete)  # noqa: B010
 
 
-def _sorts(param: click.Parameter, path: str) -> tuple[str, ...]:
+def _sorts(param: click.Parameter, group: str, name: str = "") -> tuple[str, ...]:
     if isinstance(param, click.Option):
         return next((OPTIONS[key] for key in (*param.opts, param.metavar) if key in OPTIONS), ())
-    group, _, name = path.partition(" ")
     if name in NEW:
         return ()
     sort = next((ARGUMENTS[key] for key in (param.name, group) if key in ARGUMENTS), None)

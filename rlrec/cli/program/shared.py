@@ -181,6 +181,13 @@ class CommandGroup(click.Group):
         return super().resolve_command(ctx, args)
 
 
+def walk(command: click.Command, *names: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """A command and those of its group, behind the names by which each is called."""
+    yield names, command
+    for name, subcommand in getattr(command, "commands", {}).items():
+        yield from walk(subcommand, *names, name)
+
+
 # -- the store and the output --
 
 

@@ -13,7 +13,7 @@ import click
 from click.core import ParameterSource
 
 from rlrec.cli.output.output import Show
-from rlrec.cli.program.shared import CommandGroup, printed, settings
+from rlrec.cli.program.shared import CommandGroup, printed, settings, walk
 from rlrec.cli.text.values import mask_secrets, passwords
 from rlrec.errors import InputError, suggest
 from rlrec.times import format_time
@@ -170,17 +170,10 @@ def _rows() -> Iterator[tuple[str, Any, str]]:
     for name in program.list_commands(root):
         command = program.get_command(root, name)
         assert command is not None
-        yield from _command_rows(command, (name,))
-
-
-def _command_rows(command: click.Command, names: tuple[str, ...]) -> Iterator[tuple[str, Any, str]]:
-    """The options of a command, and of those in its group, that the environment or a file sets."""
-    for option in _options(command):
-        variables = [variable for variable in option.envvar or () if variable != "RLREC_FORMAT"]
-        if row := _set_value((*names, str(option.name)), variables):
-            yield ".".join((*names, option_name(option))), *row
-    for name, subcommand in getattr(command, "commands", {}).items():
-        yield from _command_rows(subcommand, (*names, name))
+        for names, option in ((names, option) for names, leaf in walk(command, name) for option in _options(leaf)):
+            variables = [variable for variable in option.envvar or () if variable != "RLREC_FORMAT"]
+            if row := _set_value((*names, str(option.name)), variables):
+                yield ".".join((*names, option_name(option))), *row
 
 
 def _set_value(names: tuple[str, ...], variables: Sequence[str]) -> tuple[Any, str] | None:
