@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rlrec.cli.output.output import FORMATS, Screen, Show
-from rlrec.cli.program import app
 from rlrec.cli.text.values import Integer, clipped, hide, mask_secrets, passwords, printable, recoded
 from rlrec.errors import InputError, suggest
 
@@ -331,6 +330,8 @@ def workers_options(command: Command) -> Command:
 
     @wraps(command)
     def run(*args: Any, jobs: int, engine: str, scheduler: str | None, **kwargs: Any) -> Any:
+        from rlrec.cli.program import app
+
         workers = app.evaluate.Workers(jobs=jobs, engine=engine, scheduler=scheduler)
         return command(*args, workers=workers, **kwargs)
 
