@@ -45,19 +45,12 @@ class VisitMoves:
     targets: set[tuple[int, int]] = field(default_factory=set)
 
 
-class AssignedVisits(NamedTuple):
-    """Visit and step of each row; grown: the rows whose visit had begun before these."""
-
-    visit: Column
-    step: Column
-    grown: frozenset[int] = frozenset()
-
-
 def assign(
     unit: Unit, rows: LogColumns, session_ids: Sequence[int], at: Sequence[int], *, stored: Collection[int],
     settings: StoreSettings, moves: VisitMoves,
-) -> AssignedVisits:  # fmt: skip
-    """The visits of rows, which are stored. stored: ids of the sessions that the store has already."""
+) -> tuple[Column, Column, frozenset[int]]:  # fmt: skip
+    """Visit and step of each row, and the rows whose visit had begun before these; the visits are stored. stored: ids
+    of the sessions that the store has already."""
     n = len(rows)
     (visit, step), grown = np.zeros((2, n), np.int64), np.zeros(n, np.bool_)
     stated, unordered_rows = [values(column, n) for column in (rows.visit, rows.step)], np.arange(n)
@@ -83,7 +76,7 @@ def assign(
         grown[unordered_rows] = np.fromiter(map(set(stored).__contains__, row_sessions), np.bool_, len(row_sessions))
         numbers.write()
     visits, steps = (Same(int(ids[0])) if (ids == ids[0]).all() else ids.tolist() for ids in (visit, step))
-    return AssignedVisits(visits, steps, frozenset(np.flatnonzero(grown).tolist()))
+    return visits, steps, frozenset(np.flatnonzero(grown).tolist())
 
 
 class OrderedVisits(NamedTuple):

@@ -22,7 +22,7 @@ from rlrec.app.log.splits import splits
 from rlrec.arrays import numbers_in_runs, run_starts
 from rlrec.errors import InputError
 from rlrec.log_fields import SLOT, STATED_FIELDS
-from rlrec.records import Version
+from rlrec.records import Sums, Version
 from rlrec.store import Unit
 from rlrec.store.database import loading
 from rlrec.store.database.loading import Column, Same
@@ -32,6 +32,17 @@ from rlrec.store.policies import arms, policies
 
 CONTEXTS = 50_000  # whose ids are remembered
 KIND = "logged"  # of policies that own imported decisions
+
+
+@dataclass(frozen=True)
+class ImportCounts(Sums):
+    """How many decisions were stored and known already, how many of those stored have propensities that were computed,
+    and the rewards that definitions alter."""
+
+    accepted: int = 0
+    duplicates: int = 0
+    estimated: int = 0
+    altered: AlteredRewards = field(default_factory=AlteredRewards)
 
 
 @dataclass(frozen=True)
@@ -47,10 +58,7 @@ class ImportState:
     options: Mapping[str, Any]
     moves: VisitMoves
     agree: bool
-    accepted: int = 0
-    duplicates: int = 0
-    estimated: int = 0  # of those accepted
-    altered: AlteredRewards = field(default_factory=AlteredRewards)
+    counts: ImportCounts = field(default_factory=ImportCounts)
     run: int | None = None
     marks: Sequence[Any] = ()
     lines: Mapping[int, set[bytes] | None] = field(default_factory=dict)
@@ -123,7 +131,7 @@ class GroupWriter:
             few_lines, number = self.state.lines[self.ids[name]], self.ids[name]
             stored_lines = loading.stored_lines(self.unit, number, rows.digest) if few_lines is None else few_lines
             new = new.without_lines(name, stored_lines)
-        duplicates = self.state.duplicates + len(rows) - len(new)
+        duplicates = len(rows) - len(new)
         is_complete = new is group.rows
         keys = loading.stored_sessions(self.unit, group.sessions if is_complete else set(new.session))
         stored = sessions.find(self.unit, keys, lock=True) if keys else {}
@@ -133,9 +141,9 @@ class GroupWriter:
         if len(new):
             is_complete = new is group.rows
             self._store(group if is_complete else PreparedRows.prepare(new, salt=self.settings.split_salt), stored)
-        accepted, marks = self.state.accepted + len(new), loading.marks(self.unit, self.ids.values())
-        estimated = self.state.estimated + values(new.estimated, len(new)).count(1)
-        state = replace(self.state, accepted=accepted, duplicates=duplicates, estimated=estimated, marks=marks)
+        counts = ImportCounts(len(new), duplicates, values(new.estimated, len(new)).count(1))
+        marks = loading.marks(self.unit, self.ids.values())
+        state = replace(self.state, counts=self.state.counts + counts, marks=marks)
         return state, self.refused
 
     def _owner_errors(self, rows: LogColumns) -> dict[int, InputError]:
@@ -201,7 +209,7 @@ class GroupWriter:
         for name, owner in owners.items():
             is_of_owner = [name == other for other in names]
             altered = altered_rewards.find(owner.reward, rows.select(is_of_owner), list(compress(at, is_of_owner)))
-            self.state = replace(self.state, altered=self.state.altered + altered)
+            self.state = replace(self.state, counts=self.state.counts + ImportCounts(altered=altered))
 
     def _write(self, table: str, columns: Mapping[str, Column]) -> None:
         loading.write(self.unit, table, {name: column for name, column in columns.items() if column != NULL})

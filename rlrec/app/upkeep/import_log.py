@@ -8,6 +8,7 @@ Imported decisions teach no belief.
 from __future__ import annotations
 
 import gc
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -18,13 +19,12 @@ from pkgutil import resolve_name
 from typing import Any
 
 from rlrec.app.imports import altered_rewards, conflicts, layouts, propensities
-from rlrec.app.imports.altered_rewards import AlteredRewards
 from rlrec.app.imports.background import BackgroundItems
 from rlrec.app.imports.columns import LogColumns, distinct, values
 from rlrec.app.imports.conflicts import LineNames
 from rlrec.app.imports.layouts.base import Layout, RefusedLine, Source
 from rlrec.app.imports.visits import VisitMoves
-from rlrec.app.imports.writer import GroupWriter, ImportState, PreparedRows, find_owner
+from rlrec.app.imports.writer import GroupWriter, ImportCounts, ImportState, PreparedRows, find_owner
 from rlrec.app.inputs import lookup
 from rlrec.errors import InputError, quantity
 from rlrec.store import Store, Unit
@@ -143,28 +143,24 @@ class _Import:
 
     def _count(self, unit: Unit, rejected: int) -> ImportSummary:
         """The summary of what would be stored."""
-        accepted, duplicates, estimated, altered = 0, 0, 0, AlteredRewards()
-        lines = set[tuple[str, bytes]]()
+        counts, lines = ImportCounts(), defaultdict[str, set[bytes]](set)  # digests by policy, of several files
         for file in self.files:
             self.bad_lines.reading(file.source.name)
             for rows in self._groups(file):
-                total = len(rows)
                 for name in distinct(rows.policy):
                     owner = find_owner(unit, name)
+                    listed = new = rows.select([name == other for other in values(rows.policy, len(rows))])
                     if owner is not None:
-                        rows = rows.without_lines(name, loading.stored_lines(unit, owner.policy.id, rows.digest))
-                    rows = rows.without_lines(name, {digest for owner_name, digest in lines if owner_name == name})
-                if len(self.files) > 1:
-                    lines.update(zip(values(rows.policy, len(rows)), rows.digest, strict=True))
-                accepted, duplicates = accepted + len(rows), duplicates + total - len(rows)
-                estimated += values(rows.estimated, len(rows)).count(1)
-                for name in distinct(rows.policy):
-                    owner = find_owner(unit, name)
-                    policy_rows = rows.select([name == other for other in values(rows.policy, len(rows))])
-                    at = [unit.now if time is None else time for time in values(policy_rows.at, len(policy_rows))]
+                        new = new.without_lines(name, loading.stored_lines(unit, owner.policy.id, new.digest))
+                    new = new.without_lines(name, lines[name])
+                    if len(self.files) > 1:
+                        lines[name].update(new.digest)
+                    at = [unit.now if time is None else time for time in values(new.at, len(new))]
                     reward = lookup.reward(unit, "default") if owner is None else owner.reward
-                    altered += altered_rewards.find(reward, policy_rows, at)
-        return self._summary(accepted, duplicates, rejected, estimated, altered)
+                    altered = altered_rewards.find(reward, new, at)
+                    estimated = values(new.estimated, len(new)).count(1)
+                    counts += ImportCounts(len(new), len(listed) - len(new), estimated, altered)
+        return self._summary(counts, rejected)
 
     def _decode(self, file: Layout) -> int:
         """Decode a file: the number of its lines that are refused."""
@@ -225,30 +221,27 @@ class _Import:
                     rejected += len(bad)
                     for error, text in bad:
                         if not self.bad_lines.quarantine:
-                            error.hint = (
-                                f"stored: {quantity(state.accepted, 'line')}; the same command goes on after them"
-                            )
+                            stored_lines = quantity(state.counts.accepted, "line")
+                            error.hint = f"stored: {stored_lines}; the same command goes on after them"
                         self.bad_lines.refuse(error, text)
-        summary = self._summary(state.accepted, state.duplicates, rejected, state.estimated, state.altered)
+        summary = self._summary(state.counts, rejected)
         if state.run is not None:
             end = partial(settings.end_run, run_id=state.run, result=asdict(summary))
             self.store.write(end, repeatable=True)
             self.store.analyse()
         return summary
 
-    def _summary(
-        self, accepted: int, duplicates: int, rejected: int, estimated: int, altered: AlteredRewards
-    ) -> ImportSummary:
-        count = sum(file.without_propensity for file in self.files)
-        on_propensities = self._on_propensities(count, duplicates, estimated)
-        for line in chain(altered.notices(), on_propensities, self._on_observations(duplicates)):
+    def _summary(self, counts: ImportCounts, rejected: int) -> ImportSummary:
+        altered, silent = counts.altered, sum(file.without_propensity for file in self.files)
+        on_propensities = self._on_propensities(silent, counts.duplicates, counts.estimated)
+        for line in chain(altered.notices(), on_propensities, self._on_observations(counts.duplicates)):
             self.store.notice(line)
-        duplicates += sum(file.duplicates for file in self.files)
         return ImportSummary(
-            accepted=accepted, duplicates=duplicates, rejected=rejected, clipped=altered.clipped,
-            ignored=altered.ignored, skipped=sum(file.skipped for file in self.files),
-            clipped_share=altered.clipped / max(accepted, 1), ignored_kinds=sorted(altered.kinds),
-            without_propensity=count if self.request.propensity is None else 0,
+            accepted=counts.accepted, duplicates=counts.duplicates + sum(file.duplicates for file in self.files),
+            rejected=rejected, clipped=altered.clipped, ignored=altered.ignored,
+            skipped=sum(file.skipped for file in self.files),
+            clipped_share=altered.clipped / max(counts.accepted, 1), ignored_kinds=sorted(altered.kinds),
+            without_propensity=silent if self.request.propensity is None else 0,
         )  # fmt: skip
 
     def _on_propensities(self, count: int, duplicates: int, estimated: int) -> Iterator[str]:
