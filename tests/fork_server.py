@@ -70,7 +70,7 @@ def _load() -> None:
     for module in pkgutil.walk_packages(rlrec.__path__, "rlrec."):
         with suppress(ImportError):
             import_module(module.name)
-    for name in ("adbc_driver_sqlite.dbapi", "email.parser", "scipy.linalg", "scipy.special", "sqlite3"):
+    for name in ("adbc_driver_sqlite.dbapi", "email.parser", "scipy.linalg", "scipy.special", "sqlite3", "tabulate"):
         import_module(name)
 
 

@@ -154,7 +154,7 @@ def test_05_help_comes_at_once_and_loads_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", script, *COMMANDS], capture_output=True, text=True, check=True)
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
     assert "rlrec" in loaded
-    assert not loaded & {"sqlalchemy", "scipy", "alembic", "psycopg", "pyarrow"}
+    assert not loaded & {"sqlalchemy", "scipy", "alembic", "psycopg", "pyarrow", "tabulate"}
     assert min(cpu_seconds(sys.executable, "-m", "rlrec", "--help") for _ in range(5)) <= 0.15
 
 

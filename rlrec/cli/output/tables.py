@@ -16,6 +16,7 @@ from rlrec.cli.output.output import Screen, View
 from rlrec.cli.output.plain import dumps, mapping, single
 from rlrec.cli.text.values import printable
 
+FILLER = "\0"  # no cell holds one, and len() counts it
 GAP = "  "
 ELLIPSIS = "..."
 TEXT_WIDTH = 16  # to which the cells of a text are elided before a declared column is left out
@@ -150,18 +151,17 @@ class Column:
             self.cells = list(map(short_times, self.cells))
         if self.numeric and places is not None:
             self.cells = ["-" if value is None else fixed(value, places) for value in values]
-        header_width = text_width(header) + (len(GAP) if screen.width is None else 0)  # a terminal has no room for more
-        self.width = max(header_width, max(map(text_width, self.cells), default=0))
+        self.width = max(map(text_width, [header, *self.cells]))
         self.least = self.width if self.rigid else min(self.width, TEXT_WIDTH)  # that it needs
         self.coloured = screen.colour and header in VERDICTS
 
     def draw(self, text: str) -> str:
-        """A text of it at its width: elided, and coloured."""
+        """A text of it as tabulate gets it: elided, coloured, with a filler for each second column of a character."""
         text = elide(text, self.width)
-        blanks = " " * (self.width - text_width(text))
+        filler = FILLER * (text_width(text) - len(text))
         if self.coloured and (word := COLOURED.match(text)):
             text = f"\x1b[{COLOURS[word[1]]}m{text}\x1b[0m"
-        return blanks + text if self.numeric else text + blanks
+        return filler + text
 
 
 def _columns(view: View, screen: Screen) -> list[Column]:
@@ -200,9 +200,16 @@ def _fit(columns: Sequence[Column], width: int, drop: Sequence[str]) -> list[Col
 def _grid(view: View, screen: Screen) -> str:
     columns = _columns(view, screen)
     shown = columns if screen.width is None else _fit(columns, screen.width, view.drop)
-    header, *rows = zip(*(map(column.draw, [column.header, *column.cells]) for column in shown), strict=True)
-    rule = ["-" * column.width for column in shown]
-    text = "".join(GAP.join(row).rstrip() + "\n" for row in (header, rule, *rows))
+    import tabulate
+
+    tabulate.MIN_PADDING = len(GAP) if screen.width is None else 0  # of a header: a terminal has no room for it
+    text = tabulate.tabulate(
+        list(zip(*(map(column.draw, column.cells) for column in shown), strict=True)),
+        headers=[column.draw(column.header) for column in shown],
+        colalign=["right" if column.numeric else "left" for column in shown],
+        disable_numparse=True, preserve_whitespace=True,
+    )  # fmt: skip
+    text = text.replace(FILLER, "") + "\n"
     hidden = [column.header for column in columns if column not in shown]
     return text + (wrapped(f"not shown: {', '.join(hidden)} (--format csv has all)", screen) if hidden else "")
 

@@ -12,7 +12,7 @@ import pytest
 from rlrec import policy as kinds
 from tests.conftest import Run, runner
 
-ALWAYS = {"alembic", "pytest", "scipy", "sqlalchemy.orm", "scipy.stats", "matplotlib", "pandas"}
+ALWAYS = {"alembic", "pytest", "tabulate", "scipy", "sqlalchemy.orm", "scipy.stats", "matplotlib", "pandas"}
 ONCE = ALWAYS | {
     "psycopg",
     "msgspec",
