@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,19 @@ def piece_rows(begin: npt.NDArray[np.integer], length: npt.NDArray[np.integer]) 
 def numbers_in_runs(starts: Index, n: int) -> Ids:
     """Number of each of n rows in its run, from 0, (n,). starts: as `run_starts` gives them."""
     return np.arange(n) - np.repeat(starts, np.diff(starts, append=n))
+
+
+def products_in_runs(values: Array, number: Ids, *, least: float = 0.0) -> Array:
+    """Products of values from the first row of each run down to each row, (n,); what is above 0 stays above `least`.
+
+    number (n,): of each row in its run, as `numbers_in_runs` gives it."""
+    product, order = values.copy(), np.argsort(number, kind="stable")
+    for start, end in pairwise(np.cumsum(np.bincount(number)).tolist()):
+        rows = order[start:end]
+        is_possible = (values[rows] > 0) & (product[rows - 1] > 0)
+        product[rows] *= product[rows - 1]
+        product[rows[is_possible]] = np.maximum(product[rows[is_possible]], least)
+    return product
 
 
 def look_up(values: npt.NDArray[np.integer], keys: npt.NDArray[np.integer]) -> tuple[Index, Flags]:

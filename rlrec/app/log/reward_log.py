@@ -9,7 +9,7 @@ from typing import Self
 
 import numpy as np
 
-from rlrec.arrays import Array, Flags, Ids, look_up, numbers_in_runs, run_starts, take
+from rlrec.arrays import Array, Flags, Ids, look_up, numbers_in_runs, products_in_runs, run_starts, take
 from rlrec.policy.beliefs import reward as rewards
 from rlrec.policy.beliefs.statistics import LEAST
 from rlrec.records import Reward, Sums
@@ -135,11 +135,8 @@ def propensities_of(slots: Columns) -> Array:
     if not is_missing.any():
         return marginal
     depth = numbers_in_runs(run_starts(slots["decision_id"]), len(marginal))
-    prefix = np.where(slots["position"] == depth + 1, slots["propensity"], np.nan)
-    for level in range(1, int(depth.max()) + 1):
-        rows = np.flatnonzero(depth == level)
-        prefix[rows] = np.maximum(prefix[rows] * prefix[rows - 1], LEAST)
-    return np.where(is_missing, prefix, marginal)
+    propensity = np.where(slots["position"] == depth + 1, slots["propensity"], np.nan)
+    return np.where(is_missing, products_in_runs(propensity, depth, least=LEAST), marginal)
 
 
 def sampling_counts(slots: Columns) -> Array | None:

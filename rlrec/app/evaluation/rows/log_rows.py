@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -12,7 +11,7 @@ import numpy as np
 from rlrec.app.evaluation.rows.candidates import LoggedLists
 from rlrec.app.evaluation.rows.contexts import ContextTable
 from rlrec.app.log import reward_log
-from rlrec.arrays import Array, Flags, Ids, distinct, numbers_in_runs, run_starts
+from rlrec.arrays import Array, Flags, Ids, distinct, numbers_in_runs, products_in_runs, run_starts
 from rlrec.ope.sums.base import hash_bits
 from rlrec.policy.slates.slate_draws import SMALLEST
 from rlrec.records import Reward
@@ -120,10 +119,11 @@ def slates(slots: Columns) -> Columns:
     start: index in the batch of the slate's first row; depth: how many impressions lie above; complete: none is missing
     there. prefix: the logger's probability of the slate down to here; smallest_prefix: the product of its smallest
     conditionals. NaN where one of them is not known, and without the propensities of the batch."""
-    start = _starts(slots)
-    depth = np.arange(len(start)) - start
+    depth = _depths(slots)
     is_complete = slots["position"] == depth + 1
-    prefix, smallest = (_products(slots, name, depth, is_complete) for name in ("propensity", "min_propensity"))
+    values = (np.where(is_complete, slots.get(name, np.nan), np.nan) for name in ("propensity", "min_propensity"))
+    prefix, smallest = (products_in_runs(column, depth, least=SMALLEST) for column in values)
+    start = np.arange(len(depth)) - depth
     return {"start": start, "depth": depth, "complete": is_complete, "prefix": prefix, "smallest_prefix": smallest}
 
 
@@ -152,24 +152,9 @@ def arms_of_sets(eligible_id: Ids, eligible: Mapping[int, Ids]) -> Ids:
     return np.array([len(eligible[key]) for key in eligible_id[first].tolist()], np.int64)[set_index]
 
 
-def _starts(slots: Columns) -> Ids:
-    """Index of the first row of each row's slate, (n,)."""
-    starts, n = run_starts(slots["decision_id"]), len(slots["decision_id"])
-    return np.repeat(starts, np.diff(np.r_[starts, n]))
-
-
-def _products(slots: Columns, name: str, depth: Ids, is_complete: Flags) -> Array:
-    """Products from the top of each slate down to each row, never below what a propensity is rounded to."""
-    values = np.where(is_complete, slots[name], np.nan) if name in slots else np.full(len(depth), np.nan)
-    product = values.copy()
-    ends = np.cumsum(np.bincount(depth)) if name in slots else np.empty(0, np.int64)
-    order = np.argsort(depth, kind="stable") if len(ends) > 1 else depth
-    for start, end in pairwise(ends):
-        rows = order[start:end]
-        is_possible = (values[rows] > 0) & (product[rows - 1] > 0)
-        product[rows] *= product[rows - 1]
-        product[rows[is_possible]] = np.maximum(product[rows[is_possible]], SMALLEST)
-    return product
+def _depths(slots: Columns) -> Ids:
+    """How many impressions lie above each row on its slate, (n,)."""
+    return numbers_in_runs(run_starts(slots["decision_id"]), len(slots["decision_id"]))
 
 
 def clusters(slots: Columns, unit: str) -> Ids:
@@ -179,8 +164,7 @@ def clusters(slots: Columns, unit: str) -> Ids:
     sessions of the same key. unit: one of CLUSTERS, whose columns the slots have."""
     session = slots["session_digest"]
     if unit == "row":  # the first row of a session has its digest: sessions of one row are the same clusters as rows
-        depth = np.arange(len(slots["decision_id"])) - _starts(slots)
-        session = _hashed(decision_digests(slots), depth, salt=2)
+        session = _hashed(decision_digests(slots), _depths(slots), salt=2)
     session = session | 1
     return np.where(slots["user_id"] != ABSENT, slots["user_digest"] & ~1, session) if unit == "user" else session
 

@@ -12,7 +12,7 @@ from hashlib import blake2b
 import numpy as np
 
 from rlrec.app.evaluation.rows.log_rows import ImpressionRows
-from rlrec.arrays import Array, Flags, Ids
+from rlrec.arrays import Array, Flags, Ids, numbers_in_runs, products_in_runs, run_starts
 from rlrec.store.database.bulk import Columns
 
 SLOT_SET = "slot_set"  # a column of slots: the id of the set of each, 0 where it has none of its own
@@ -60,11 +60,8 @@ def as_decisions(rows: ImpressionRows) -> ImpressionRows:
 def down_to_rows(slots: Columns, has: Flags, steps: Array) -> Array:
     """The product of steps from the top of each slate down to its slots, (n,), of rows with sets; NaN where a row above
     is missing."""
-    products, last, total, depth = steps.copy(), -1, 1.0, 0
-    for row in np.flatnonzero(has).tolist():
-        decision = int(slots["decision_id"][row])
-        if decision != last:
-            last, total, depth = decision, 1.0, 0
-        total = total * float(steps[row]) if int(slots["depth"][row]) == depth else np.nan
-        products[row], depth = total, depth + 1
+    rows, products = np.flatnonzero(has), steps.copy()
+    number = numbers_in_runs(run_starts(slots["decision_id"][rows]), len(rows))
+    is_below_all = slots["depth"][rows] == number
+    products[rows] = products_in_runs(np.where(is_below_all, steps[rows], np.nan), number)
     return products
