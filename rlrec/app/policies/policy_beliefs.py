@@ -8,7 +8,7 @@ from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
-from rlrec.app.audit.draws import reward_drift
+from rlrec.app.audit.draws import newest
 from rlrec.app.distributions import designs, exact
 from rlrec.app.inputs import lookup
 from rlrec.app.learning import arm_means, belief_versions
@@ -77,7 +77,7 @@ def show(store: Store, reference: str, context: Mapping[str, Any] | None = None)
         version, head = lookup.version(unit, reference)
         live = policies.by_id(unit, [head.live_id])[head.live_id]
         summary = belief_versions.summary(unit, version)
-        catalogue, changes = arms.all_arms(unit), reward_drift.recent_changes(unit, version)
+        catalogue, changes = arms.all_arms(unit), newest.recent_changes(unit, version)
         names: dict[int | str, str | None] = {"policy": None, **{arm.id: arm.key for arm in catalogue}}
         features = _Features()
         if version.contextual:

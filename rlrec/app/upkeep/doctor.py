@@ -11,8 +11,8 @@ from typing import Any
 from rlrec.app.audit.draws import logged_draws, propensities
 from rlrec.app.audit.draws.arm_counts import ArmCounts, Entropy, StarvingArms
 from rlrec.app.audit.draws.examination import Examination
+from rlrec.app.audit.draws.newest import RewardDrift
 from rlrec.app.audit.draws.propensities import MAX_DERIVED, JointPropensities
-from rlrec.app.audit.draws.reward_drift import RewardDrift
 from rlrec.app.audit.integrity import beliefs, clock, dangling, live_versions, requests, returned_users, visit_histories
 from rlrec.app.audit.integrity.beliefs import RebuiltBeliefs
 from rlrec.app.audit.integrity.findings import UNREADABLE, Finding, Findings

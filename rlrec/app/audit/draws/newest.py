@@ -1,21 +1,122 @@
-"""The cheap checks: the clock, what waits, and the newest decisions of live policies, without the whole log."""
+"""Drift of rewards, of an arm and of a policy as a whole, and the cheap checks of the newest decisions alone."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
 
 from rlrec.app.audit.draws.arm_counts import Entropy
-from rlrec.app.audit.draws.reward_drift import RewardDrift
 from rlrec.app.audit.integrity import clock
 from rlrec.app.audit.integrity.findings import Finding, Findings
 from rlrec.app.audit.integrity.overdue import Outage, check_overdue
-from rlrec.records import StoredPolicy
+from rlrec.app.log import reward_log
+from rlrec.arrays import Array, Ids, distinct, run_starts
+from rlrec.policy.beliefs.drift import Adwin, Change
+from rlrec.policy.beliefs.forgetting import Forgetting
+from rlrec.records import StoredPolicy, Version
 from rlrec.store import Unit
-from rlrec.store.log import decisions
+from rlrec.store.log import activity, decisions, reader
+from rlrec.store.log.reader import Batch
 from rlrec.store.policies import arms, policies
 from rlrec.store.upkeep import audit
+from rlrec.times import format_time
 
+DRIFT = "drift"
+# Of ADWIN, for all streams of a policy together. Independent values would do with 0.002; users have several visits.
+DELTA = 1e-4
 RECENT = 50_000  # decisions of a policy that are looked at
+ALL_ARMS = "policy"  # the stream of all arms
+
+
+class RewardDrift:
+    """The rewards of a policy at position 1, by arm and all together, each stream watched by ADWIN.
+    Rewards of a visit hang together: it gives a stream one value, their mean, dated by its first decision. A visit that
+    goes on in another batch gives one more.
+    Lower positions are left out: which ones an arm gets depends on what the policy learned, and so would its mean. The
+    mean of the whole policy changes as it learns, and with contexts so does that of an arm: that is no warning."""
+
+    def __init__(self, unit: Unit, version: Version, names: Mapping[int, str]) -> None:
+        self.unit, self.version, self.names = unit, version, names
+        self._delta = DELTA / (1 + len(names))
+        self._streams: dict[int | str, Adwin] = {}
+        self.newest: dict[int | str, Change] = {}
+
+    def take(self, batch: Batch) -> None:
+        slots, definition = batch.slots, self.version.reward
+        counts = reward_log.mature(slots, definition, now=self.unit.now) & ~slots["imported"] & ~slots["censored"]
+        slots_at_top = reward_log.with_rewards(batch, definition).take(counts & (slots["position"] == 1))
+        if not len(slots_at_top):
+            return
+        arm, decision = slots_at_top.slots["arm_id"], slots_at_top.slots["decision_id"]
+        visit = slots_at_top.slots["session_id"], slots_at_top.slots["visit"]
+        # one value a visit, and one for each arm of a visit
+        first, reward = _means(slots_at_top.reward, *visit)
+        order = np.argsort(decision[first])
+        self._watch(ALL_ARMS, reward[order], decision[first[order]])
+        first, reward = _means(slots_at_top.reward, arm, *visit)
+        order = np.lexsort([decision[first], arm[first]])
+        for rows in np.split(order, run_starts(arm[first[order]])[1:]):
+            self._watch(int(arm[first[rows[0]]]), reward[rows], decision[first[rows]])
+
+    def _watch(self, stream: int | str, rewards: Array, decision: Ids) -> None:
+        if stream not in self._streams:
+            self._streams[stream] = Adwin(delta=self._delta)
+        if changes := self._streams[stream].take(rewards, marks=decision):
+            self.newest[stream] = changes[-1]
+
+    def finish(self, findings: Findings) -> None:
+        at = self.times()
+        subject = f"policy {self.version.policy.name}"
+        for stream, change in self.newest.items():
+            begin = format_time(at[change.start])
+            detail = (
+                f"the mean reward at position 1 went from {change.mean_before:.4g} to {change.mean_after:.4g} at about "
+                f"decision {change.start} of {begin}; ADWIN noticed it at decision {change.alarm}"
+            )
+            if stream == ALL_ARMS:
+                findings.add(DRIFT, "info", subject, f"{detail}; a policy that learns causes that, too")
+            else:
+                severity, remark = self._judge_severity()
+                findings.add(DRIFT, severity, f"{subject} arm {self.names.get(int(stream), stream)}", detail + remark)
+
+    def _judge_severity(self) -> tuple[str, str]:
+        """How grave the drift of an arm is, and what to say of it."""
+        if self.version.contextual:
+            return "info", "; a policy that learns from contexts shows it to others by and by"
+        if Forgetting.parse(self.version.policy.params).forgets:
+            return "info", "; the policy forgets what came before"
+        return "warning", "; beliefs still count what came before"
+
+    def times(self) -> dict[int, int]:
+        """The time of the first decision after each change."""
+        return activity.decision_times(self.unit, [change.start for change in self.newest.values()])
+
+
+def _means(rewards: Array, *columns: Ids) -> tuple[Ids, Array]:
+    """The first row of each kind of row, (m,), and the mean reward of its rows. columns (n,): those that tell kinds."""
+    first, kind = distinct(*columns)
+    return first, np.bincount(kind, weights=rewards) / np.bincount(kind)
+
+
+def recent_changes(unit: Unit, version: Version) -> dict[int | str, dict[str, Any]]:
+    """The newest change of mean reward among the last 50,000 decisions of a policy: under "policy" and by arm id.
+    A stream without one is left out. Each: `decision_id` and `at` of the first decision after the change (an estimate),
+    `noticed` (the decision that gave it away), and the means `before` and `after`."""
+    policy_id = version.policy.id
+    drift = RewardDrift(unit, version, {arm.id: arm.key for arm in arms.all_arms(unit)})
+    first, last = decisions.newest_id(unit, policy_id, RECENT), decisions.newest_id(unit, policy_id)
+    for batch in reader.ranges(unit, policy_id, first=first, last=last):
+        drift.take(batch)
+    at = drift.times()
+    return {
+        stream: {
+            "decision_id": change.start, "at": format_time(at[change.start]), "noticed": change.alarm,
+            "before": change.mean_before, "after": change.mean_after,
+        }
+        for stream, change in drift.newest.items()
+    }  # fmt: skip
 
 
 def check(unit: Unit, audited: Sequence[StoredPolicy], *, on_its_clock: bool) -> list[Finding]:
