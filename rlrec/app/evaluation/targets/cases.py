@@ -142,8 +142,13 @@ class CaseRows:
         if self.per_decision_samples:
             probabilities.prefixed[self.indices] |= self.position > 1
         by_prefix = probabilities.prefixed[self.indices] & ~np.isnan(self.rows.slots["prefix"][self.indices])
+        slots = self.rows.slots
         for group, steps in self.conditionals(np.flatnonzero(by_prefix & self.deep)):
-            probabilities.target[self.indices[group]] = steps.prod(axis=1)
+            rows = self.indices[group]
+            probabilities.target[rows] = steps.prod(axis=1)
+            if self.per_decision_samples:  # their shares are given the slots above
+                logged_above = slots["prefix"][rows] / slots["propensity"][rows]
+                probabilities.above[rows] = steps[:, :-1].prod(axis=1) / logged_above
 
     @property
     def samples(self) -> int:

@@ -146,6 +146,15 @@ def test_correlated_scores_are_weighed_by_the_page_as_shown(shared: Any) -> None
 
 
 @pytest.mark.slow
+def test_the_model_of_rewards_counts_as_the_page_above_does(shared: Any) -> None:
+    """Shares of a decision's own samples are given the slots above: so dr and snips mean the same."""
+    options = {"log": "policy=log", "interval": "normal", "target_samples": 0}
+    dr, snips = (logs.estimate(shared, "lin", name, **options) for name in ("dr", "snips"))
+    assert abs(dr["value"] - snips["value"]) < dr["std_error"]
+    assert "models-differ" not in dr["reasons"]
+
+
+@pytest.mark.slow
 def test_the_very_belief_that_drew_a_row_draws_it_again(shared: Any) -> None:
     """A frozen version on its own rows: each weight is 1, however its arms were described before and after."""
     describe(shared, [1.0, 0.0, 2.0, 0.5], minutes=999)
