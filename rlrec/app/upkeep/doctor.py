@@ -13,7 +13,7 @@ from rlrec.app.audit.draws.arm_counts import ArmCounts, Entropy, StarvingArms
 from rlrec.app.audit.draws.examination import Examination
 from rlrec.app.audit.draws.newest import RewardDrift
 from rlrec.app.audit.draws.propensities import MAX_DERIVED, JointPropensities
-from rlrec.app.audit.integrity import beliefs, clock, dangling, live_versions, requests, returned_users, visit_histories
+from rlrec.app.audit.integrity import beliefs, clock, dangling, live_versions, requests, visits
 from rlrec.app.audit.integrity.beliefs import RebuiltBeliefs
 from rlrec.app.audit.integrity.findings import UNREADABLE, Finding, Findings
 from rlrec.app.audit.integrity.overdue import Outage, Rounded, check_overdue
@@ -126,10 +126,12 @@ def _audit(store: Store, request: Request, findings: Findings) -> dict[str, int]
             with findings.unreadable(clock.CHECK, "store"):
                 clock.check_rows(unit, findings=findings)
         n_tested = n_derived = 0
-        for number, check in enumerate((dangling, visit_histories, returned_users), 1):
+        row_checks = {dangling.CHECK: dangling.check, visits.HISTORY: visits.check_histories}
+        row_checks[visits.RETURNS] = visits.check_returns
+        for number, (name, check) in enumerate(row_checks.items(), 1):
             unit.progress(PARTS, number, None)
-            with findings.unreadable(check.CHECK, "store"):
-                check.check(unit, findings=findings)
+            with findings.unreadable(name, "store"):
+                check(unit, findings=findings)
         with findings.unreadable(live_versions.CHECK, "store"):
             live_versions.check(unit, findings=findings)
         unit.progress(PARTS, 4, None)

@@ -16,6 +16,7 @@ from rlrec.ope.checks.reasons import (
     LEAST_REWARDS,
     REASONS,
     in_order,
+    worst_verdict,
 )
 
 LEAST_MEAN_WEIGHT = 0.99  # that the mean weight must surely not be below
@@ -23,9 +24,6 @@ _BETWEEN_VISITS = (
     "what a visit shows changes the person's later visits (weak): the target would bring about other visits than the "
     "logger did, and only an experiment per user can tell"
 )
-
-
-VERDICTS = ("insufficient", "weak", "ok")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +91,7 @@ def verdict(diagnosis: Diagnosis, *, extra: tuple[str, ...] = ()) -> tuple[str, 
 def lowered(verdict: str, reasons: Iterable[str]) -> tuple[str, tuple[str, ...]]:
     """The worst of a verdict and of those that these reasons allow at best, and the reasons, worst first."""
     present = in_order(reasons)
-    return min((verdict, *(REASONS[reason].best for reason in present)), key=VERDICTS.index), present
+    return worst_verdict([verdict, *(REASONS[reason].best for reason in present)]), present
 
 
 def _ess_cause(ess: float | None, clusters: int) -> str | None:

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from rlrec.app.audit.integrity import visit_histories
 from rlrec.app.audit.integrity.findings import Findings
+from rlrec.app.audit.integrity.visits import check_histories
 from rlrec.app.learning.belief_versions import is_complete
 from rlrec.app.learning.ledger import Ledger
 from rlrec.app.policies import rebuild
@@ -68,7 +68,7 @@ def consistent(store: Store, name: str) -> None:
         )
         result = decisions.find(unit, [row[4] for row in rows])
         forgot = Findings()
-        visit_histories.check(unit, findings=forgot)
+        check_histories(unit, findings=forgot)
     assert forgot.in_order() == []
     assert all(row.history is not None for row in result.values())
     for session, number, steps in visits:

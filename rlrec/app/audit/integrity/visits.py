@@ -1,4 +1,5 @@
-"""The history that each decision stored, against the decisions that came before it in its visit."""
+"""Visits: what decisions remember of theirs against what came before, and those in which users came back against the
+events that record it."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from rlrec.app.audit.integrity.findings import Findings
+from rlrec.app.audit.integrity.findings import MAX_FINDINGS, Findings
 from rlrec.app.inputs import canonical
 from rlrec.app.serving import open_sessions
 from rlrec.app.serving.open_sessions import COUNT_BYTES, RECENT, SLOT_BYTES
@@ -15,29 +16,30 @@ from rlrec.policy.gradients import history
 from rlrec.policy.gradients.history import REMEMBERED
 from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
-from rlrec.store.log import reader
+from rlrec.store.log import reader, returns, settings
 from rlrec.store.log.selected import Selection
 from rlrec.store.policies import arms
 from rlrec.store.upkeep import audit
+from rlrec.times import format_time
 
-CHECK = "history"
+HISTORY, RETURNS = "history", "returns"
 COLUMNS = ("visit", "step", "at", "arm_id", "recorded", "history")
 SIZE = 20_000  # decisions in a batch, each with up to 0.8 kB
-MAX_FINDINGS = 100  # findings a batch
+MAX_WRONG = 100  # findings a batch
 
 
-def check(unit: Unit, *, findings: Findings) -> None:
+def check_histories(unit: Unit, *, findings: Findings) -> None:
     """Compare what decisions made here, and visits that go on, remember with the slots before them. Rewards are left
     out: events may have been lost since."""
     keys = {arm.id: canonical.text(arm.key) for arm in arms.all_arms(unit)}
     for batch in reader.batches(unit, Selection(imported=False), size=SIZE, columns=COLUMNS):
         order = np.lexsort([batch.slots[name] for name in ("position", "step", "visit", "session_id")])
         slots = take(batch.slots, order)
-        for decision in wrong_histories(slots)[:MAX_FINDINGS]:
-            findings.decision_error(CHECK, decision, "what it remembers is not what its visit showed before it")
-        for session, visit in _wrong_visits(unit, slots, keys)[:MAX_FINDINGS]:
+        for decision in wrong_histories(slots)[:MAX_WRONG]:
+            findings.decision_error(HISTORY, decision, "what it remembers is not what its visit showed before it")
+        for session, visit in _wrong_visits(unit, slots, keys)[:MAX_WRONG]:
             detail = "what its next decision would remember is not what it has shown"
-            findings.error(CHECK, f"session id {session} visit {visit}", detail)
+            findings.error(HISTORY, f"session id {session} visit {visit}", detail)
 
 
 def _wrong_visits(unit: Unit, slots: Columns, keys: Mapping[int, str]) -> list[tuple[int, int]]:
@@ -86,3 +88,23 @@ def wrong_histories(slots: Columns) -> list[int]:
     is_same = (slots["arm_id"][row] == past.arm) & (step[rows] - slots["step"][row] == past.ago)
     is_sound &= np.bincount(rows[~is_same], minlength=len(first)) == 0
     return slots["decision_id"][first[~is_sound]].tolist()
+
+
+# -- users who came back --
+
+
+def check_returns(unit: Unit, *, findings: Findings) -> None:
+    """Check, where some reward weighs returns, that each has one event, and that the next one will credit the user's
+    last decision."""
+    if not settings.get(unit).weighs_returns:
+        return
+    for returned_to, at, repeated in returns.wrong_returns(unit, limit=MAX_FINDINGS):
+        subject, came = f"decision {returned_to}", f"its user came back at {format_time(at)}, and it has"
+        if repeated is None:
+            detail = f"{came} no event `return`, as where the user was named only after that visit"
+            findings.warning(RETURNS, subject, detail)
+        else:
+            findings.error(RETURNS, subject, f"{came} the event `return` more than once")
+    for user, decision_id in returns.wrong_last_decisions(unit, limit=MAX_FINDINGS):
+        detail = f"when the user comes back decision {decision_id} is credited, which is not their last one"
+        findings.error(RETURNS, f"user {user}", detail)
