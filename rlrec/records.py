@@ -40,7 +40,7 @@ def _closed(value: Any) -> Any:
 
 def add_each(left: Mapping[K, Any], right: Mapping[K, Any]) -> dict[K, Any]:
     """The sums of both sides, added key by key."""
-    return {**left, **{key: left[key] + sums if key in left else sums for key, sums in right.items()}}
+    return {**left, **{key: _add(left[key], sums) if key in left else sums for key, sums in right.items()}}
 
 
 class Arm(NamedTuple):

@@ -133,11 +133,11 @@ def estimator(label: str) -> Estimator:
 def descriptions() -> dict[str, list[tuple[str, str]]]:
     """Name and description of every estimator by unit: a parameter stands in brackets at its default, as in
     `clipped-ips[:20]`, and the first paragraph of the class docstring describes it."""
-    return {unit: [_description(type(estimator(name))) for name in family] for unit, family in _BY_UNIT.items()}
-
-
-def _description(kind: Any) -> tuple[str, str]:
-    return _form(kind), " ".join((kind.__doc__ or "").split("\n\n")[0].split())
+    kinds = {unit: [type(estimator(name)) for name in family] for unit, family in _BY_UNIT.items()}
+    return {
+        unit: [(_form(kind), " ".join((kind.__doc__ or "").split("\n\n")[0].split())) for kind in family]
+        for unit, family in kinds.items()
+    }
 
 
 def _form(kind: Any) -> str:

@@ -168,10 +168,11 @@ class Shop:
         """The standard error that `evaluate` has by `snips` over that of the best choice of loggers that can tell."""
         request = Request(targets=[target], estimators="snips")
         with closing(Store(self._env["RLREC_DB"], now=parse(JUDGED))) as store, store.read() as unit:
-            evaluation, (rows,), log = estimates.prepare(unit, request, estimates.estimators(request), Selection())
-            partial = passes.sum_log([rows], evaluation, log)[rows]
+            _, (rows,), log = estimates.prepare(unit, request, estimates.estimators(request), Selection())
+            partial = passes.sum_log([rows], log)[rows]
             (usual,) = estimates.answer(unit, request, estimates.estimators(request), Selection())
-        strata = {stratum: sums.sums for (_, _, stratum), sums in partial.groups.items()}
+        ((by_stratum,),) = (by_group.values() for by_group in partial.groups.values())
+        strata = {stratum: sums.sums for stratum, sums in by_stratum.items()}
         names = sorted({str(stratum.logger) for stratum in strata})
         errors = []
         for chosen in (chosen for size in range(1, len(names) + 1) for chosen in combinations(names, size)):

@@ -121,8 +121,7 @@ class UnitSums:
 
     def regrouped(self, group: Ids) -> UnitSums:
         """The same sums, of units of one group, in other groups."""
-        rows = np.lexsort((self.unit, group))
-        return replace(self.take(rows), group=group[rows])
+        return replace(self, group=group).take(np.lexsort((self.unit, group)))
 
 
 def unit_sums(visits: Visits, decisions: ServedDecisions, *, now: int | Ids) -> UnitSums:

@@ -47,21 +47,18 @@ def compare_targets(
             and not doubts_of(estimates[number].reasons)
         ]  # fmt: skip
         if len(judged) > 1:
-            for target, standing in zip(
-                judged, standings([folds[target][number] for target in judged], options), strict=True
-            ):
-                rows[target][number] = _at(standing, rows[target][number])
+            standing = standings([folds[target][number] for target in judged], options)
+            for target, (stretch, may_be_best) in zip(judged, standing, strict=True):
+                estimate = rows[target][number]
+                lift = estimate.lift or 0.0
+                low, high = (
+                    None if bound is None else finite_or_none(lift + times * (bound - lift))
+                    for bound, times in zip((estimate.lift_lower, estimate.lift_upper), stretch, strict=True)
+                )
+                rows[target][number] = replace(
+                    estimate, simultaneous_lower=low, simultaneous_upper=high, may_be_best=may_be_best
+                )
     return rows
-
-
-def _at(standing: Standing, estimate: Estimate) -> Estimate:
-    """The estimate with its standing."""
-    lift = estimate.lift or 0.0
-    low, high = (
-        None if bound is None else finite_or_none(lift + stretch * (bound - lift))
-        for bound, stretch in zip((estimate.lift_lower, estimate.lift_upper), standing.stretch, strict=True)
-    )
-    return replace(estimate, simultaneous_lower=low, simultaneous_upper=high, may_be_best=standing.may_be_best)
 
 
 def standings(folds: Sequence[EstimatorFold], options: FinishOptions) -> list[Standing]:

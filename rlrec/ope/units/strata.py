@@ -33,7 +33,7 @@ from rlrec.ope.checks.times import MATERIAL
 from rlrec.ope.checks.within_cells import alarms
 from rlrec.ope.intervals.tails import chi_square_above
 from rlrec.ope.sums.base import hash_bits
-from rlrec.ope.units.estimate import COMPARED_ESS, FinishOptions, LoggerWeight
+from rlrec.ope.units.estimate import COMPARED_ESS, Estimate, FinishOptions, LoggerWeight
 from rlrec.ope.units.fold import Fold, RowSums, WeightSpread
 from rlrec.records import add_each
 
@@ -118,50 +118,49 @@ class Weighting:
         return reduce(add, weighed_sums)
 
 
+def by_logger(fold: Fold, partials: Mapping[Stratum, RowSums]) -> dict[str | None, list[Estimate]]:
+    """The estimates by the rows of each logger, whose intervals nobody looks at; {} where there is one alone."""
+    sums: dict[str | None, RowSums] = {}
+    for (logger, _), partial in partials.items():
+        sums = add_each(sums, {logger: partial})
+    if len(sums) < 2:
+        return {}
+    return {logger: fold.finish(partial, FinishOptions(interval="normal")) for logger, partial in sums.items()}
+
+
 def left_out(fold: Fold, *targets: Mapping[Stratum, RowSums]) -> frozenset[str | None]:
     """The loggers that do not count for several targets that are compared on the same rows. targets: their sums by
     stratum."""
     unsupported, negligible = set[str | None](), list[set[str | None]]()
     for partials in targets:
-        sums: dict[str | None, RowSums] = {}
-        for (logger, _), partial in partials.items():
-            sums[logger] = sums[logger] + partial if logger in sums else partial
-        if len(sums) < 2:
-            continue
-        finished = [
-            (logger, fold.finish(partial, FinishOptions(interval="normal"))) for logger, partial in sums.items()
-        ]
-        weighed = {logger: [row for row in rows if row.max_weight is not None] for logger, rows in finished}
-        supported = {logger for logger, rows in weighed.items() if not rows or any(row.is_supported for row in rows)}
-        unsupported |= weighed.keys() - supported
+        weighed = {
+            logger: {row.estimator: row for row in rows if row.max_weight is not None}
+            for logger, rows in by_logger(fold, partials).items()
+        }
+        supported = {
+            logger: rows for logger, rows in weighed.items()
+            if not rows or any(row.is_supported for row in rows.values())
+        }  # fmt: skip
+        unsupported |= weighed.keys() - supported.keys()
         for label in fold.estimators:
-            rows = [
-                (logger, row)
-                for logger in weighed
-                if logger in supported
-                for row in weighed[logger]
-                if row.estimator == label
-            ]
-            if rows:
-                negligible.append(negligible_loggers({logger: (row.ess or 0.0, row.clusters) for logger, row in rows}))
+            sizes = {
+                logger: (rows[label].ess or 0.0, rows[label].clusters)
+                for logger, rows in supported.items() if label in rows
+            }  # fmt: skip
+            if sizes:
+                negligible.append(negligible_loggers(sizes))
     return frozenset(unsupported | (set.intersection(*negligible) if negligible else set()))
 
 
 def unlike(fold: Fold, partials: Mapping[Stratum, RowSums]) -> frozenset[str]:
     """The labels of the estimators by which loggers say different things about one target: more than chance allows, and
     by more than decides nothing. partials: the sums of those that count."""
-    by_logger: dict[str | None, RowSums] = {}
-    for (logger, _), sums in partials.items():
-        by_logger[logger] = by_logger[logger] + sums if logger in by_logger else sums
-    if len(by_logger) < 2:
-        return frozenset()
-    finished = [fold.finish(sums, FinishOptions(interval="normal")) for sums in by_logger.values()]
     labels = set[str]()
-    for rows in zip(*finished, strict=True):
+    for rows in zip(*by_logger(fold, partials).values(), strict=True):
         reliable = [row for row in rows if row.std_error and (row.ess or 0.0) >= COMPARED_ESS and row.is_supported]
-        value, weight = np.array([(row.value, 1 / (row.std_error or 1) ** 2) for row in reliable]).reshape(-1, 2).T
         if len(reliable) < 2:
             continue
+        value, weight = np.array([(row.value, 1 / (row.std_error or 1) ** 2) for row in reliable]).reshape(-1, 2).T
         # the variance between loggers, beyond that of chance
         mean = float(value @ weight / weight.sum())
         spread, freedom = float(weight @ (value - mean) ** 2), len(reliable) - 1

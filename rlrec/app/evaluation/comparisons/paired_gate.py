@@ -280,9 +280,9 @@ class Gain:
             rows = ReturnUnit(**vars(rows), followed=sessions.followed_visits(unit))
         if supported_elsewhere and isinstance(rows, SessionUnit):
             rows = replace(rows, fold=replace(rows.fold, supported=0.0))
-        partials = passes.sum_log([rows, *check_rows], evaluation, log_reader, engine)
+        partials = passes.sum_log([rows, *check_rows], log_reader, engine)
         partial, failures = partials[rows], find_failures(partials[[rows, *check_rows][-1]].checks)
-        finished = fold.estimates(rows, evaluation, partial, failures=failures, cluster=evaluation.cluster)
+        finished = fold.estimates(rows, partial, failures=failures, cluster=evaluation.cluster)
         estimate_of = {number: estimate for (number, _), (estimate,) in finished.items()}
         # loggers count the same on both sides of the difference
         weightings = fold.weigh_loggers(rows, partial, (0, 1))

@@ -29,10 +29,10 @@ def differing_models(unit: Unit, evaluation: Evaluation, estimators: ope.Estimat
     newest = evaluation.newest(unit, MODEL_DECISIONS)
     impressions = ImpressionUnit.prepare(unit, newest, ope.parse("dr").impressions, ())
     try:
-        sums = passes.sum_log([impressions], newest, LogReader(unit, newest))[impressions]
+        sums = passes.sum_log([impressions], LogReader(unit, newest))[impressions]
     except EmptyLog:
         return set()
-    finished = fold.estimates(impressions, newest, sums, failures={}, cluster=newest.cluster)
+    finished = fold.estimates(impressions, sums, failures={}, cluster=newest.cluster)
     return {number for (number, _), (row,) in finished.items() if "models-differ" in row.reasons}
 
 
@@ -65,7 +65,7 @@ def _present(unit: Unit, evaluation: Evaluation) -> Mapping[tuple[int, str], Any
     newest = replace(evaluation, selection=later, extent=extent).newest(unit, PRESENT_DECISIONS)
     rows = ImpressionUnit.prepare(unit, newest, {}, [LogDrift()])
     try:
-        present = passes.sum_log([rows], newest, LogReader(unit, newest))[rows].checks
+        present = passes.sum_log([rows], LogReader(unit, newest))[rows].checks
     except EmptyLog:
         return {}
     return {(newest.shared[index].reward.id, reason): sums for (index, reason), sums in present.items()}

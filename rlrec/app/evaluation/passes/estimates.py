@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import reduce
+from functools import cached_property, reduce
 from math import log
 from operator import add, or_
 from typing import Any
@@ -66,7 +66,7 @@ class EstimateRow:
         """The target as a reference."""
         return self.target if self.version is None else f"{self.target}@{self.version}"
 
-    @property
+    @cached_property
     def answer(self) -> Answer:
         """Whether the target is better than what was logged."""
         estimate = self.estimate
@@ -79,7 +79,7 @@ class EstimateRow:
             rewards=(estimate.ess or 0.0) * (estimate.reward_share or 0.0), reasons=reasons,
         )  # fmt: skip
 
-    @property
+    @cached_property
     def claim(self) -> Claim:
         """The answer as it is put into words; what an insufficient estimate says is worth nothing."""
         estimate, (answer, needed) = self.estimate, self.answer
@@ -173,7 +173,7 @@ def answer(
     """An estimate for every target, group and estimator, from one snapshot of these decisions. engine: as in
     `passes.sum_log`. Raises EmptyLog where none of them can be used."""
     evaluation, units, log = prepare(unit, request, estimators.with_companions, selection)
-    partial_by_unit = passes.sum_log(units, evaluation, log, engine, require_pages=estimators.slates_named)
+    partial_by_unit = passes.sum_log(units, log, engine, require_pages=estimators.slates_named)
     partials = partial_by_unit.values()
     groups.check_field(request.by, frozenset[str]().union(*(partial.names for partial in partials)))
     without_users = evaluation.cluster == "user" and not any(partial.users for partial in partials)
@@ -181,7 +181,7 @@ def answer(
     checks = reduce(or_, (partial.checks for partial in partials), dict[tuple[int, str], Any]())
     failures = find_failures(companions.with_present(unit, evaluation, checks))
     by_unit = [
-        fold.estimates(rows, evaluation, sums, failures=failures, cluster=cluster)
+        fold.estimates(rows, sums, failures=failures, cluster=cluster)
         for rows, sums in partial_by_unit.items()
         if rows.fold.estimators
     ]

@@ -109,13 +109,15 @@ class GroupPartial(Sums):
 class LogPartial(Sums):
     """Sums over a part of the log: they add up.
 
-    groups: by number of the target, group and stratum. counts: by number of `Evaluation.shared`. names: fields that
-    contexts have. users: whether some row that was used has a user. inclusion: of the arms that were shown from
-    candidates. checks: sums of each check, by number of `Evaluation.shared` and its reason. visits: of rewards that may
-    depend on the person's earlier visits, by id of the reward."""
+    groups: by number of the target, by group, by stratum. counts: by number of `Evaluation.shared`. refusals: why the
+    pages of the log cannot be used, of each batch. names: fields that contexts have. users: whether some row that was
+    used has a user. inclusion: of the arms that were shown from candidates. checks: sums of each check, by number of
+    `Evaluation.shared` and its reason. visits: of rewards that may depend on the person's earlier visits, by id of the
+    reward."""
 
-    groups: Mapping[tuple[int, RowGroup, Stratum], GroupPartial] = field(default_factory=dict)
+    groups: Mapping[int, Mapping[RowGroup, Mapping[Stratum, GroupPartial]]] = field(default_factory=dict)
     counts: Mapping[int, RowCounts] = field(default_factory=dict)
+    refusals: tuple[str, ...] = ()
     names: frozenset[str] = frozenset()
     users: bool = False
     inclusion: Inclusion = field(default_factory=Inclusion)
@@ -128,14 +130,13 @@ class RowUnit(ABC, Generic[R, M]):
     """A unit of rows (impressions, slates, sessions) with its estimators. R: rows of a batch; M: the model that
     estimators use. It holds nothing of the store.
 
-    fold: the estimators about one target; model: the one that was given with the request. checks: those that are made
-    on its rows. logging_states: whether
-    targets are judged on the states that the logger brought about; simulates: whether weights may be of marginals,
-    which are simulated for some targets."""
+    fold: the estimators about one target; models: by the id of a reward, given with the request or fitted. checks:
+    those that are made on its rows. logging_states: whether targets are judged on the states that the logger brought
+    about; simulates: whether weights may be of marginals, which are simulated for some targets."""
 
     evaluation: Evaluation
     fold: Fold
-    model: M | None = None
+    models: Mapping[int, M] = field(default_factory=dict)
     checks: Sequence[Check] = ()
     logging_states: ClassVar[bool] = True
     simulates: ClassVar[bool] = True
@@ -147,8 +148,8 @@ class RowUnit(ABC, Generic[R, M]):
 
     @property
     def is_fitted(self) -> bool:
-        """Whether a model is fitted on the log."""
-        return self.needs_model and self.model is None
+        """Whether models have to be fitted on the log."""
+        return self.needs_model and not self.models
 
     @property
     @abstractmethod
@@ -172,6 +173,10 @@ class RowUnit(ABC, Generic[R, M]):
     def fitted(self, sums: Any, reward: Reward) -> M:
         """The model that was fitted by them."""
 
+    def refusal(self, logged: LoggedBatch) -> str | None:
+        """Why the pages of a batch cannot be used."""
+        return None
+
     def check_sums(self, logged: LoggedBatch, rows: R, reward: Reward, model: M | None) -> Mapping[str, Any]:
         """The sums of the checks, by their reasons."""
         return {}
@@ -190,12 +195,14 @@ class RowUnit(ABC, Generic[R, M]):
         """The error where no row could be used."""
 
 
-def fold(unit: RowUnit[R, M], evaluation: Evaluation, logged: LoggedBatch, models: Mapping[int, M]) -> LogPartial:
+def fold(unit: RowUnit[R, M], logged: LoggedBatch) -> LogPartial:
     """The sums of one batch."""
-    partials: dict[tuple[int, RowGroup, Stratum], GroupPartial] = {}
+    if (refusal := unit.refusal(logged)) is not None:
+        return LogPartial(refusals=(refusal,))
+    partials: dict[int, Mapping[RowGroup, Mapping[Stratum, GroupPartial]]] = {}
     counts: dict[int, RowCounts] = {}
     checks: dict[tuple[int, str], Any] = {}
-    users = False
+    evaluation, users = unit.evaluation, False
     for number, shared in enumerate(evaluation.shared):
         usable, row_counts = unit.usable_rows(logged, shared.reward)
         rows = usable
@@ -203,12 +210,12 @@ def fold(unit: RowUnit[R, M], evaluation: Evaluation, logged: LoggedBatch, model
             rows = usable.take(~any_slot(usable, usable.slots["policy_id"] != shared.policy_id))
         counts[number] = replace(row_counts, used=len(rows), other_policy=len(usable) - len(rows))
         if len(rows):
-            model = models.get(shared.reward.id)
+            model = unit.models.get(shared.reward.id)
             users |= evaluation.cluster == "user" and bool((rows.slots["user_id"] != ABSENT).any())
             check_sums = unit.check_sums(logged, rows, shared.reward, model)
             checks |= {(number, reason): sums for reason, sums in check_sums.items()}
             if unit.fold.estimators:
-                partials |= _target_partials(unit, evaluation, shared, logged, rows, model)
+                partials |= _target_partials(unit, shared, logged, rows, model)
     return LogPartial(
         groups=partials, counts=counts, names=logged.contexts.names, users=users,
         inclusion=logged.lists.inclusion, checks=checks,
@@ -216,10 +223,11 @@ def fold(unit: RowUnit[R, M], evaluation: Evaluation, logged: LoggedBatch, model
 
 
 def _target_partials(
-    unit: RowUnit[R, M], evaluation: Evaluation, shared: SharedRows, logged: LoggedBatch, rows: R, model: M | None
-) -> dict[tuple[int, RowGroup, Stratum], GroupPartial]:  # fmt: skip
+    unit: RowUnit[R, M], shared: SharedRows, logged: LoggedBatch, rows: R, model: M | None
+) -> dict[int, dict[RowGroup, dict[Stratum, GroupPartial]]]:  # fmt: skip
     """Sums of every target, group and stratum over some rows."""
-    partials = {}
+    partials: dict[int, dict[RowGroup, dict[Stratum, GroupPartial]]] = {}
+    evaluation = unit.evaluation
     batch_of, slots = unit.batch_of(logged, rows, model), rows.slots
     max_loggers = unit.fold.most_loggers
     strata = evaluation.loggers.strata(max_loggers)
@@ -251,7 +259,8 @@ def _target_partials(
             selected = slice(None) if group_rows is None else group_rows
             judged = group_rows if hidden is None else np.arange(len(rows))[selected][~unknown[selected]]
             sums, *replica_sums = (unit.fold.partial(side if judged is None else side.take(judged)) for side in batches)
-            partials[number, logged.groups[group], strata[stratum]] = GroupPartial(
+            by_stratum = partials.setdefault(number, {}).setdefault(logged.groups[group], {})
+            by_stratum[strata[stratum]] = GroupPartial(
                 sums=sums, replicas=dict(enumerate(replica_sums)), unknown=int(unknown[selected].sum()),
                 reasons=frozenset(reason for reason, flags in reasons.items() if flags[selected].any()),
             )  # fmt: skip
@@ -264,11 +273,12 @@ def any_slot(rows: Rows, flags: Flags) -> Flags:
 
 
 def estimates(
-    unit: RowUnit[R, M], evaluation: Evaluation, partial: LogPartial, *, failures: Failures, cluster: str
+    unit: RowUnit[R, M], partial: LogPartial, *, failures: Failures, cluster: str
 ) -> dict[tuple[int, RowGroup], list[Estimate]]:
     """The estimates of every target, by its number, and group. failures: of checks; cluster: name of the unit that was
     randomised."""
-    request, estimated = evaluation.request, dict[tuple[int, RowGroup], list[Estimate]]()
+    evaluation, estimated = unit.evaluation, dict[tuple[int, RowGroup], list[Estimate]]()
+    request = evaluation.request
     for shared_number, shared in enumerate(evaluation.shared):
         options = FinishOptions(
             interval=request.interval, level=request.level, cluster=cluster, greedy=request.greedy,
@@ -277,7 +287,7 @@ def estimates(
         rival_sums: dict[RowGroup, dict[int, RowSums]] = {}
         for number, scorer in shared.members:
             target_sums, rows = _target_estimates(
-                unit, evaluation, partial, number, scorer, options,
+                unit, partial, number, scorer, options,
                 counts=partial.counts[shared_number], visit_sums=partial.visits.get(shared.reward.id),
                 failed=failures.get(shared_number, ()),
             )  # fmt: skip
@@ -292,11 +302,12 @@ def estimates(
 
 
 def _target_estimates(
-    unit: RowUnit[R, M], evaluation: Evaluation, partial: LogPartial, number: int, scorer: Scorer,
-    options: FinishOptions, *, counts: RowCounts, visit_sums: VisitCarryOverSums | None, failed: Collection[Check],
+    unit: RowUnit[R, M], partial: LogPartial, number: int, scorer: Scorer, options: FinishOptions, *,
+    counts: RowCounts, visit_sums: VisitCarryOverSums | None, failed: Collection[Check],
 ) -> tuple[dict[RowGroup, RowSums], dict[RowGroup, list[Estimate]]]:  # fmt: skip
     """The sums of one target over all loggers, and its estimates, by group. number: of the target."""
-    fold, target, is_weighed = unit.fold, scorer.target, scorer.target.serving is not None
+    evaluation, fold = unit.evaluation, unit.fold
+    target, is_weighed = scorer.target, scorer.target.serving is not None
     weightings = weigh_loggers(unit, partial, [number])
     totals = over_loggers(partial, number, weightings)
     n_left_out = counts.left_out + counts.other_policy
@@ -318,7 +329,7 @@ def _target_estimates(
     estimates: dict[RowGroup, list[Estimate]] = {}
     for (group, total), group_estimates in zip(totals.items(), by_group, strict=True):
         weighting = weightings[group]
-        strata = weighting.counted(_by_stratum(partial, number)[group])
+        strata = weighting.counted(partial.groups[number][group])
         unlike_labels = unlike(fold, {stratum: sums.sums for stratum, sums in strata.items()})
         replicas = [fold.finish(sums, replace(options, interval="normal")) for sums in total.replicas.values()]
         estimates[group] = []
@@ -346,7 +357,7 @@ def weigh_loggers(unit: RowUnit[R, M], partial: LogPartial, numbers: Collection[
     sums_by_group: dict[RowGroup, list[Mapping[Stratum, Any]]] = {}
     for number in numbers:
         total: Mapping[Stratum, Any] = {}
-        for group, strata in _by_stratum(partial, number).items():
+        for group, strata in partial.groups[number].items():
             sums = {stratum: group_partial.sums for stratum, group_partial in strata.items()}
             sums_by_group.setdefault(group, []).append(sums)
             total = add_each(total, sums)
@@ -362,13 +373,4 @@ def over_loggers(
     partial: LogPartial, number: int, weightings: Mapping[RowGroup, Weighting]
 ) -> dict[RowGroup, GroupPartial]:
     """The sums of one target in each group over all loggers that count."""
-    return {group: weightings[group].total(strata) for group, strata in _by_stratum(partial, number).items()}
-
-
-def _by_stratum(partial: LogPartial, number: int) -> dict[RowGroup, dict[Stratum, GroupPartial]]:
-    """The sums of one target in each group by stratum."""
-    by_group: dict[RowGroup, dict[Stratum, GroupPartial]] = {}
-    for (member, group, stratum), sums in partial.groups.items():
-        if member == number:
-            by_group.setdefault(group, {})[stratum] = sums
-    return by_group
+    return {group: weightings[group].total(strata) for group, strata in partial.groups[number].items()}

@@ -50,7 +50,8 @@ class ImpressionUnit(RowUnit[ImpressionRows, "RewardModel"]):
             examination = () if curve is None else curve.examination
             table = read_table(path, by=request.reward_model_by, arms=evaluation.arms, examination=examination)
         fold = ImpressionFold(estimators=estimators, spans_batches=evaluation.spans_batches, curve=curve)
-        return cls(evaluation=evaluation, fold=fold, model=table, checks=checks)
+        models = {} if table is None else dict.fromkeys(evaluation.rewards, table)
+        return cls(evaluation=evaluation, fold=fold, models=models, checks=checks)
 
     @cached_property
     def fit(self) -> RewardModelFit:

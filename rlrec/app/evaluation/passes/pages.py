@@ -12,13 +12,13 @@ import numpy as np
 from rlrec.app.evaluation.models.reward_models import FittedRewardModel, RewardModelFit, RewardModelSums, position_curve
 from rlrec.app.evaluation.passes.fold import M, RowCounts, RowUnit, any_slot
 from rlrec.app.evaluation.passes.log_reader import Reading
-from rlrec.app.evaluation.passes.request import EmptyLog, Evaluation, PartialPages, SharedRows
+from rlrec.app.evaluation.passes.request import EmptyLog, Evaluation, SharedRows
 from rlrec.app.evaluation.rows import log_rows
 from rlrec.app.evaluation.rows.log_rows import ImpressionRows, LoggedBatch
 from rlrec.app.evaluation.targets import slate_probabilities
 from rlrec.app.evaluation.targets.probabilities import Scorer
 from rlrec.app.log import reward_log
-from rlrec.arrays import Array, Flags, Ids, offsets, run_starts
+from rlrec.arrays import Array, Flags, Ids, numbers_in_runs, offsets, run_starts
 from rlrec.errors import InputError, quantity
 from rlrec.ope.checks.positions import OverlapSums, PositionRows, chained, overlap
 from rlrec.ope.units.effects import EffectBatch, EffectFold, Effects
@@ -76,13 +76,20 @@ class PageUnit(RowUnit[CompletePages, M]):
     """Complete pages as rows."""
 
     def usable_rows(self, logged: LoggedBatch, reward: Reward) -> tuple[CompletePages, RowCounts]:
-        """Raises PartialPages where a position of a page is missing."""
         pages = _pages(logged.log, reward)
         first_slots = {name: pages.slots[name][pages.begins] for name in ("at", "imported")}
         mature = reward_log.mature(first_slots, reward, now=self.evaluation.now)
         censored = any_slot(pages, pages.slots["censored"])
         counts = RowCounts(selected=len(pages), waiting=int((~mature).sum()), left_out=int((mature & censored).sum()))
         return pages.take(mature & ~censored), counts
+
+    def refusal(self, logged: LoggedBatch) -> str | None:
+        slots, missing = logged.log.slots, _missing(logged.log.slots)
+        if not len(missing):
+            return None
+        decision, size = slots["decision_id"][missing[0]], slots["size"][missing[0]]
+        shown = f"{np.count_nonzero(slots['decision_id'] == decision)} of {size} positions"
+        return f"decision {decision} shows {shown}: slate estimators need complete pages"
 
     def empty_log(self, shared: SharedRows, counts: RowCounts) -> EmptyLog:
         if counts.waiting:
@@ -217,20 +224,22 @@ def _resolved(unit: Unit, estimator: SlateEstimator) -> SlateEstimator:
     return replace(estimator, shape=position_curve(unit, estimator.curve))
 
 
+def _missing(slots: Columns) -> Ids:
+    """The slots by which pages are seen to lack a position."""
+    first = run_starts(slots["decision_id"])
+    size = np.diff(np.r_[first, len(slots["decision_id"])])
+    depth = numbers_in_runs(first, len(slots["position"]))
+    return np.flatnonzero((slots["size"] != np.repeat(size, size)) | (slots["position"] != depth + 1))
+
+
 def _pages(batch: reader.Batch, definition: Reward) -> CompletePages:
-    """The pages of a batch with their rewards. Raises PartialPages where a position of one is missing."""
-    rewarded = reward_log.with_rewards(batch, definition)
+    """The complete pages of a batch with their rewards."""
+    rewarded, missing = reward_log.with_rewards(batch, definition), _missing(batch.slots)
+    if len(missing):
+        rewarded = rewarded.take(~np.isin(batch.slots["decision_id"], batch.slots["decision_id"][missing]))
     slots = rewarded.slots
     first = run_starts(slots["decision_id"])
     size = np.diff(np.r_[first, len(slots["decision_id"])])
-    depth = np.arange(len(slots["position"])) - np.repeat(first, size)
-    missing = np.flatnonzero((slots["size"] != np.repeat(size, size)) | (slots["position"] != depth + 1))
-    if len(missing):
-        row = int(missing[0])
-        shown = f"{np.repeat(size, size)[row]} of {slots['size'][row]} positions"
-        hint = "estimate per impression (ips, snips, dr); --log policy=NAME leaves out the log of another policy"
-        decision = slots["decision_id"][row]
-        raise PartialPages(f"decision {decision} shows {shown}: slate estimators need complete pages", hint=hint)
     # a page is in one cluster, whatever the unit
     slots = {**slots, "cluster": np.repeat(slots["cluster"][first], size)}
     impressions = ImpressionRows(slots=slots, reward=rewarded.reward, default=rewarded.default, shown=slots["arm_id"])

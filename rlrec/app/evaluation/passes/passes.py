@@ -8,14 +8,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
-from functools import reduce
+from dataclasses import dataclass, field, replace
 from itertools import count, islice
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from rlrec.app.evaluation.passes.fold import LogPartial, RowCounts, RowUnit, fold
 from rlrec.app.evaluation.passes.log_reader import LogReader, Reading
-from rlrec.app.evaluation.passes.request import Evaluation, PartialPages
+from rlrec.app.evaluation.passes.request import Evaluation
 from rlrec.app.evaluation.rows import groups
 from rlrec.app.inputs import lookup
 from rlrec.compute import Engine, packing
@@ -27,6 +26,7 @@ from rlrec.store.database.unit import LogFolder
 from rlrec.store.log.reader import Batch
 
 ENGINES = ("local", "dask")
+WITHOUT_PAGES = "estimate per impression (ips, snips, dr); --log policy=NAME leaves out the log of another policy"
 MIXED = "mixed-cpus"  # the reason where workers have other processors than this machine
 
 R_co = TypeVar("R_co", covariant=True)
@@ -157,31 +157,21 @@ AnyUnit = RowUnit[Any, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class JointPass:
-    """The pass of several units over a partition, one after another. Their models are fitted: sums by the id of a
-    reward; or, where there are fitted models, targets are judged. A unit that cannot use the pages of the log has the
-    error as its result."""
+    """The pass of several units over a partition, one after another. is_fit: their models are fitted, by sums by the id
+    of a reward; else targets are judged."""
 
     evaluation: Evaluation
     units: Sequence[AnyUnit]
-    models: Mapping[AnyUnit, Mapping[int, Any]] | None = None
+    is_fit: bool
 
     @property
     def reading(self) -> Reading:
         """All that they read."""
-        return Reading.union(unit.fitted_on if self.models is None else unit.judged_on for unit in self.units)
+        return Reading.union(unit.fitted_on if self.is_fit else unit.judged_on for unit in self.units)
 
     def __call__(self, reader: LogReader, /) -> list[Any]:
-        results = list[Any]()
-        for number, unit in enumerate(self.units):
-            unit_reader = reader.clone() if number else reader
-            try:
-                if self.models is None:
-                    results.append(self._fit(unit, unit_reader))
-                else:
-                    results.append(self._judge(unit, unit_reader, self.models[unit]))
-            except PartialPages as error:
-                results.append(error)
-        return results
+        work = self._fit if self.is_fit else self._judge
+        return [work(unit, reader.clone() if number else reader) for number, unit in enumerate(self.units)]
 
     def _fit(self, unit: AnyUnit, reader: LogReader) -> Mapping[int, Any]:
         total: Mapping[int, Any] = {}
@@ -190,25 +180,26 @@ class JointPass:
             total = add_each(total, {key: unit.model_sums(logged, rows) for key, rows in rows_of.items() if len(rows)})
         return total
 
-    def _judge(self, unit: AnyUnit, reader: LogReader, models: Mapping[int, Any]) -> LogPartial:
-        batches = reader.read(unit.judged_on)
-        partials = (fold(unit, self.evaluation, logged, models) for logged in batches)
-        partition_sums = reduce(self.add, partials, LogPartial()).closed()
-        return partition_sums + LogPartial(visits=unit.visit_carry_over(reader))
+    def _judge(self, unit: AnyUnit, reader: LogReader) -> LogPartial:
+        total = LogPartial()
+        for logged in reader.read(unit.judged_on):
+            total = self.add(total, fold(unit, logged))
+            if total.refusals:
+                break
+        return total.closed() + LogPartial(visits=unit.visit_carry_over(reader))
 
     def add(self, left: Any, right: Any) -> Any:
         """Both sums of a unit. Raises InputError beyond 1,000 groups."""
-        if self.models is None:
+        if self.is_fit:
             return add_each(left, right)
         total: LogPartial = left + right
-        if len({group for _, group, _ in total.groups}) > groups.MAX_GROUPS:
+        if len({group for by_group in total.groups.values() for group in by_group}) > groups.MAX_GROUPS:
             raise groups.too_many(self.evaluation.request.by)
         return total
 
 
 def sum_log(
-    units: Sequence[AnyUnit], evaluation: Evaluation, reader: LogReader, engine: Engine | None = None, *,
-    require_pages: bool = True,
+    units: Sequence[AnyUnit], reader: LogReader, engine: Engine | None = None, *, require_pages: bool = True
 ) -> dict[AnyUnit, LogPartial]:  # fmt: skip
     """The sums of the log for each unit. Raises EmptyLog where a target has nothing to be judged by.
 
@@ -217,50 +208,38 @@ def sum_log(
     stored, readings = None, [unit.judged_on for unit in units]
     if fitted_readings := [unit.fitted_on for unit in units if unit.is_fitted]:  # the log is read once for both passes
         stored = reader.partitions(Reading.union([*readings, *fitted_readings]), times=2)
-    models = fit_models(units, evaluation, reader, engine, stored)
-    refused_units = {unit: outcome for unit, outcome in models.items() if isinstance(outcome, PartialPages)}
-    usable = [unit for unit in units if unit not in refused_units]
-    judge_pass = JointPass(evaluation=evaluation, units=usable, models={unit: models[unit] for unit in usable})
-    results = refused_units | _sums(judge_pass, LogPartial(), reader, engine, stored)
-    partials: dict[AnyUnit, LogPartial] = {}
-    for unit in units:
-        partial = results[unit]
-        if not isinstance(partial, PartialPages):
-            for number, shared in enumerate(evaluation.shared):
-                if not (counts := partial.counts.get(number, RowCounts())).used:
-                    raise unit.empty_log(shared, counts)
-            partials[unit] = partial
-        elif require_pages:
-            raise partial
+    fitted_units = with_models(units, reader, engine, stored)
+    judge_pass = JointPass(evaluation=reader.evaluation, units=fitted_units, is_fit=False)
+    partials = dict(zip(units, _sums(judge_pass, LogPartial(), reader, engine, stored), strict=True))
+    for unit, partial in list(partials.items()):
+        if partial.refusals:
+            if require_pages:
+                raise InputError(partial.refusals[0], hint=WITHOUT_PAGES)
+            del partials[unit]
+            continue
+        for number, shared in enumerate(reader.evaluation.shared):
+            if not (counts := partial.counts.get(number, RowCounts())).used:
+                raise unit.empty_log(shared, counts)
     return partials
 
 
-def fit_models(
-    units: Sequence[AnyUnit], evaluation: Evaluation, reader: LogReader, engine: Engine | None = None,
-    stored: Parts | None = None,
-) -> dict[AnyUnit, Any]:  # fmt: skip
-    """The models of each unit by the id of a reward: those given, or fitted in a pass over the log; or PartialPages.
-    stored: as of `results`."""
-    rewards = evaluation.rewards
-    models: dict[AnyUnit, Any] = {
-        unit: dict.fromkeys(rewards, unit.model) if unit.needs_model and unit.model is not None else {}
-        for unit in units
+def with_models(
+    units: Sequence[AnyUnit], reader: LogReader, engine: Engine | None = None, stored: Parts | None = None
+) -> list[AnyUnit]:  # fmt: skip
+    """The units with the models that they need, which are fitted in a pass over the log. stored: as of `results`."""
+    rewards, fitted = reader.evaluation.rewards, [unit for unit in units if unit.is_fitted]
+    fit_pass = JointPass(evaluation=reader.evaluation, units=fitted, is_fit=True)
+    sums_of = dict(zip(fitted, _sums(fit_pass, {}, reader, engine, stored), strict=True))
+    models = {
+        unit: {key: unit.fitted(reward_sums, rewards[key]) for key, reward_sums in sums.items()}
+        for unit, sums in sums_of.items()
     }
-    fit_pass = JointPass(evaluation=evaluation, units=[unit for unit in units if unit.is_fitted])
-    for unit, sums in _sums(fit_pass, {}, reader, engine, stored).items():
-        models[unit] = sums
-        if not isinstance(sums, PartialPages):
-            models[unit] = {key: unit.fitted(reward_sums, rewards[key]) for key, reward_sums in sums.items()}
-    return models
+    return [replace(unit, models=models[unit]) if unit in models else unit for unit in units]
 
 
-def _sums(
-    joint: JointPass, start: Any, reader: LogReader, engine: Engine | None, stored: Parts | None
-) -> dict[AnyUnit, Any]:
-    """The sums of each unit over the log, or the error that one of the partitions has as its result."""
-    sums = dict.fromkeys(joint.units, start)
+def _sums(joint: JointPass, start: Any, reader: LogReader, engine: Engine | None, stored: Parts | None) -> list[Any]:
+    """The sums of each unit over the log."""
+    sums = [start] * len(joint.units)
     for partition_sums in results(reader, joint, engine, stored) if joint.units else ():
-        for unit, result in zip(joint.units, partition_sums, strict=True):
-            errors = [outcome for outcome in (sums[unit], result) if isinstance(outcome, PartialPages)]
-            sums[unit] = errors[0] if errors else joint.add(sums[unit], result)
+        sums = [joint.add(left, right) for left, right in zip(sums, partition_sums, strict=True)]
     return sums

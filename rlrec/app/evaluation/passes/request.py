@@ -31,10 +31,6 @@ class EmptyLog(InputError):
         self.wait_us = wait_us
 
 
-class PartialPages(InputError):
-    """The log has pages of which it does not show every position."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """The arguments of `evaluate`. log: a filter; position: a curve, for reward models; cluster None: the user where

@@ -87,7 +87,13 @@ class SessionUnit(RowUnit[EndedVisits, ReturnModel]):
         return sums.finish()
 
     def visit_carry_over(self, reader: LogReader) -> Mapping[int, VisitCarryOverSums]:
-        return collect_carry_over(reader, self.evaluation.rewards) if self.returned else {}
+        """Of the first partitions of the log, and none where nobody came back."""
+        evaluation = self.evaluation
+        max_partitions = max(1, MAX_DECISIONS * evaluation.partitions // max(1, evaluation.extent.decisions))
+        if not self.returned or reader.number >= max_partitions:
+            return {}
+        batches = list(reader.clone().batches(_READING))
+        return _sums(reader.unit, Batch.concatenate(batches), evaluation.rewards, evaluation) if batches else {}
 
     def batch_of(
         self, logged: LoggedBatch, rows: EndedVisits, model: ReturnModel | None
@@ -226,14 +232,6 @@ _READING = Reading(
     ),
     visits=True,
 )  # fmt: skip
-
-
-def collect_carry_over(reader: LogReader, rewards: Mapping[int, Reward]) -> Mapping[int, VisitCarryOverSums]:
-    """The sums of the test for each reward, by its id, over a partition of the log: nothing beyond the first ones."""
-    evaluation = reader.evaluation
-    max_partitions = max(1, MAX_DECISIONS * evaluation.partitions // max(1, evaluation.extent.decisions))
-    batches = list(reader.clone().batches(_READING)) if reader.number < max_partitions else []
-    return _sums(reader.unit, Batch.concatenate(batches), rewards, evaluation) if batches else {}
 
 
 def _sums(

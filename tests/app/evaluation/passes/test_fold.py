@@ -49,13 +49,13 @@ def folded(slates: str, request: pytest.FixtureRequest) -> tuple[Partials, Calla
     options = Request(targets=["uniform", "other"], estimators=request.param, by="hour", gamma=0.9)
     with pytest.MonkeyPatch.context() as patch, closing(logs.at(slates, 1e6)) as store, store.read() as unit:
         patch.setattr(partitions, "BATCH", 40)
-        evaluation, (of_rows, *_), log = estimates.prepare(unit, options, estimates.estimators(options), Selection())
-        models = passes.fit_models([of_rows], evaluation, log)[of_rows]
+        _, (of_rows, *_), log = estimates.prepare(unit, options, estimates.estimators(options), Selection())
+        (of_rows,) = passes.with_models([of_rows], log)
         batches = list(log.read(of_rows.judged_on))
-    partials = [fold.fold(of_rows, evaluation, batch, models) for batch in batches]
+    partials = [fold.fold(of_rows, batch) for batch in batches]
 
     def finish(complete: LogPartial) -> list[Estimate]:
-        rows = fold.estimates(of_rows, evaluation, complete, failures={}, cluster="user")
+        rows = fold.estimates(of_rows, complete, failures={}, cluster="user")
         names = groups.in_order({group for _, group in rows})
         return [estimate for number in (0, 1) for group in names for estimate in rows[number, group]]
 
@@ -110,13 +110,11 @@ def test_a_partial_holds_no_handle(folded: Any) -> None:
 def test_folding_twice_gives_the_same(slates: str) -> None:
     options = Request(targets=["uniform"], estimators=",".join(ope.GROUPS["impression"]))
     with closing(logs.at(slates, 1e6)) as store, store.read() as unit:
-        evaluation, (of_rows, *_), log = estimates.prepare(unit, options, estimates.estimators(options), Selection())
-        models = passes.fit_models([of_rows], evaluation, log)[of_rows]
+        _, (of_rows, *_), log = estimates.prepare(unit, options, estimates.estimators(options), Selection())
+        (of_rows,) = passes.with_models([of_rows], log)
         (batch,) = log.read(of_rows.judged_on)
-    once, again = (fold.fold(of_rows, evaluation, batch, models) for _ in range(2))
-    first, second = (
-        fold.estimates(of_rows, evaluation, partial, failures={}, cluster="user") for partial in (once, again)
-    )
+    once, again = (fold.fold(of_rows, batch) for _ in range(2))
+    first, second = (fold.estimates(of_rows, partial, failures={}, cluster="user") for partial in (once, again))
     assert first == second
 
 

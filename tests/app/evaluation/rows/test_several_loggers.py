@@ -190,13 +190,13 @@ def test_batches_of_several_loggers_add_up_in_any_order(db: str, monkeypatch: py
     request = Request(targets=["target"], estimators=unit, interval="normal")
     monkeypatch.setattr(partitions, "BATCH", 200)
     with closing(logs.at(db, 1e6)) as store, store.read() as opened:
-        evaluation, (of_rows, *_), log = estimates.prepare(opened, request, estimates.estimators(request), Selection())
-        models = passes.fit_models([of_rows], evaluation, log)[of_rows]
-        partials = [fold.fold(of_rows, evaluation, batch, models) for batch in log.read(of_rows.judged_on)]
+        _, (of_rows, *_), log = estimates.prepare(opened, request, estimates.estimators(request), Selection())
+        (of_rows,) = passes.with_models([of_rows], log)
+        partials = [fold.fold(of_rows, batch) for batch in log.read(of_rows.judged_on)]
     assert len(partials) > 10
     orders = [partials, [partials[number] for number in np.random.default_rng(1).permutation(len(partials))]]
     (first, second) = (
-        next(iter(fold.estimates(of_rows, evaluation, reduce(add, order), failures={}, cluster="user").values()))
+        next(iter(fold.estimates(of_rows, reduce(add, order), failures={}, cluster="user").values()))
         for order in orders
     )
     for before, after in zip(first, second, strict=True):
