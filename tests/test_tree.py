@@ -26,7 +26,6 @@ COVERED = {  # test file: modules without a test file of their name, which it co
         "ope/checks/draws",
     ],
     "app/evaluation/passes/test_fold.py": [
-        "app/evaluation/passes/estimates",
         "app/evaluation/passes/impressions",
         "app/evaluation/passes/log_reader",
         "app/evaluation/passes/request",
@@ -35,6 +34,7 @@ COVERED = {  # test file: modules without a test file of their name, which it co
     "app/evaluation/passes/test_sessions.py": [
         "app/evaluation/rows/slot_sets",
     ],
+    "app/evaluation/passes/test_companions.py": ["app/evaluation/passes/estimates"],
     "app/evaluation/passes/test_effects.py": ["app/evaluation/passes/pages"],
     "cli/commands/judging/test_effects.py": ["app/evaluation/passes/arm_effects", "app/judging/effects"],
     "app/evaluation/passes/test_slates.py": ["app/evaluation/targets/slate_probabilities"],
@@ -187,7 +187,7 @@ COVERED = {  # test file: modules without a test file of their name, which it co
     "ope/checks/test_positions.py": ["ope/checks/click_models"],
     "ope/checks/test_visit_carry_over.py": ["ope/checks/within_cells"],
     "ope/comparisons/test_outcomes.py": ["ope/sums/unit_visits"],
-    "ope/units/test_order.py": ["ope/units/sessions"],
+    "ope/units/test_order.py": ["ope/units/fold", "ope/units/sessions"],
     "ope/units/test_slates.py": ["ope/estimators/pseudo_inverse"],
     "policy/beliefs/test_means.py": ["policy/beliefs/base"],
     "policy/contexts/test_encoder.py": ["policy/contexts/fields"],

@@ -11,11 +11,12 @@ from typing import Any
 
 from rlrec import ope
 from rlrec.app.evaluation.checks import CHECKS, find_failures
-from rlrec.app.evaluation.passes import companions, fold, passes
+from rlrec.app.evaluation.checks.rewards import LogDrift
+from rlrec.app.evaluation.passes import fold, passes
 from rlrec.app.evaluation.passes.impressions import ImpressionUnit
 from rlrec.app.evaluation.passes.log_reader import LogReader
 from rlrec.app.evaluation.passes.passes import MIXED
-from rlrec.app.evaluation.passes.request import Evaluation, Request
+from rlrec.app.evaluation.passes.request import EmptyLog, Evaluation, Request
 from rlrec.app.evaluation.rows import groups
 from rlrec.app.evaluation.rows.candidates import Inclusion
 from rlrec.app.evaluation.rows.log_rows import CLUSTERS, RowGroup
@@ -32,7 +33,7 @@ from rlrec.ope.units.estimate import Estimate
 from rlrec.policy.contexts.fields import check_hash
 from rlrec.sentences import DEFAULT_REWARD, LOG_PRECISION, LOGGED, Claim
 from rlrec.store import Unit
-from rlrec.store.log import events
+from rlrec.store.log import events, selected
 from rlrec.store.log.selected import LogExtent, Selection
 from rlrec.times import DAY_US
 
@@ -179,14 +180,14 @@ def answer(
     without_users = evaluation.cluster == "user" and not any(partial.users for partial in partials)
     cluster = "session" if without_users else evaluation.cluster
     checks = reduce(or_, (partial.checks for partial in partials), dict[tuple[int, str], Any]())
-    failures = find_failures(companions.with_present(unit, evaluation, checks))
+    failures = find_failures(with_present(unit, evaluation, checks))
     by_unit = [
         fold.estimates(rows, sums, failures=failures, cluster=cluster)
         for rows, sums in partial_by_unit.items()
         if rows.fold.estimators
     ]
     inclusion = reduce(add, (partial.inclusion for partial in partials))
-    differing = companions.differing_models(unit, evaluation, estimators)
+    differing = differing_models(unit, evaluation, estimators)
     rows = _rows(evaluation, estimators, by_unit, differing, inclusion=inclusion, extent=evaluation.extent)
     if engine is not None and engine.mixed:
         mixed_estimates = (replace(row.estimate, reasons=(*row.estimate.reasons, MIXED)) for row in rows)
@@ -285,3 +286,60 @@ def _answering(estimates: Mapping[str, Estimate]) -> list[str]:
     in_slots = all(estimate.reward_seen >= fold.LEAST_SHARE for estimate in estimates.values())
     labels = [label for label in ope.ANSWERING[in_slots] if label in estimates]
     return [label for label in labels if estimates[label].verdict != "insufficient"][:1] or labels[-1:]
+
+
+# -- passes that nobody asked for, over a bounded part of the log: what estimates are compared with --
+
+MODEL_DECISIONS, PRESENT_DECISIONS = 20_000, 50_000  # that are read, at most
+CheckSums = Mapping[tuple[int, str], Any]
+
+
+def differing_models(unit: Unit, evaluation: Evaluation, estimators: ope.EstimatorChoice) -> set[int]:
+    """The numbers of the targets about which dr and snips say different things, by the newest decisions: where neither
+    dr nor sndr was asked for, which say so themselves."""
+    has_model = not {"dr", "sndr"}.isdisjoint(kind.name for kind in estimators.impressions.values())
+    if has_model or (evaluation.extent.positions > 1 and not estimators.impressions):
+        return set()
+    newest = evaluation.newest(unit, MODEL_DECISIONS)
+    impressions = ImpressionUnit.prepare(unit, newest, ope.parse("dr").impressions, ())
+    try:
+        sums = passes.sum_log([impressions], LogReader(unit, newest))[impressions]
+    except EmptyLog:
+        return set()
+    finished = fold.estimates(impressions, sums, failures={}, cluster=newest.cluster)
+    return {number for (number, _), (row,) in finished.items() if "models-differ" in row.reasons}
+
+
+def with_present(unit: Unit, evaluation: Evaluation, sums: CheckSums) -> CheckSums:
+    """The sums of checks, where those of drift go on with the newest decisions of the store, if it has some after the
+    last one of the log."""
+    numbers = {shared.reward.id: number for number, shared in enumerate(evaluation.shared) if shared.policy_id is None}
+    targets = [target for target in evaluation.targets if target.serving is not None]
+    if not targets or (unit.folder is None and evaluation.selection == Selection()):
+        return sums
+    folder, unit.folder = unit.folder, None  # what the store was given after its log was exported
+    try:
+        present = _present(unit, replace(evaluation, targets=targets))
+    finally:
+        unit.folder = folder
+    joined = dict(sums)
+    for (reward_id, reason), newest_sums in present.items():
+        key = numbers[reward_id], reason
+        if key in joined:
+            joined[key] = joined[key].followed_by(newest_sums)
+    return joined
+
+
+def _present(unit: Unit, evaluation: Evaluation) -> CheckSums:
+    """The sums of drift over the newest decisions after the last one of the log, by id of the reward and the reason."""
+    later = Selection(since=evaluation.extent.last_at + 1)
+    extent = selected.extent(unit, later)
+    if not extent.decisions:
+        return {}
+    newest = replace(evaluation, selection=later, extent=extent).newest(unit, PRESENT_DECISIONS)
+    rows = ImpressionUnit.prepare(unit, newest, {}, [LogDrift()])
+    try:
+        present = passes.sum_log([rows], LogReader(unit, newest))[rows].checks
+    except EmptyLog:
+        return {}
+    return {(newest.shared[index].reward.id, reason): sums for (index, reason), sums in present.items()}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlrec.app.evaluation.passes import companions
+from rlrec.app.evaluation.passes import estimates
 from rlrec.app.imports.parquet_log import FolderLog
 from rlrec.store import Store
 from rlrec.store.log import selected
@@ -94,7 +94,7 @@ def test_a_rule_by_segment_makes_models_differ(sqlite_db: str, estimator: str, i
     )
     log = {"log": exported(sqlite_db, tmp_path)} if in_folder else {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(companions, "MODEL_DECISIONS", 1_500)
+        patch.setattr(estimates, "MODEL_DECISIONS", 1_500)
         row = logs.estimate(sqlite_db, "uniform", estimator, **log)
     assert "models-differ" in row["reasons"]
     assert row["verdict"] != "ok"
