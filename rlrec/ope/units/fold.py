@@ -116,9 +116,9 @@ class Fold(ABC):
         return tuple(dict.fromkeys([*self.core, *needed]))
 
     @cached_property
-    def prefixes(self) -> list[str]:
-        """The prefixes of the ways to weigh."""
-        return list(dict.fromkeys(estimator.prefix for estimator in self.estimators.values()))
+    def weighings(self) -> dict[str, Any]:
+        """An estimator for each way to weigh, by its prefix."""
+        return {estimator.prefix: estimator for estimator in self.estimators.values()}
 
     @property
     def most_loggers(self) -> int:
@@ -136,7 +136,7 @@ class Fold(ABC):
     def at_ends(self, partial: RowSums, /) -> list[EstimatorFold]:
         """Each estimator at the end of a fold."""
         summary = partial.moments.summary()
-        summaries = {prefix: summary.with_prefix(prefix) if prefix else summary for prefix in self.prefixes}
+        summaries = {prefix: summary.with_prefix(prefix) if prefix else summary for prefix in self.weighings}
         return [self.at_end(partial, label, kind, summaries[kind.prefix]) for label, kind in self.estimators.items()]
 
     # -- several loggers --
@@ -144,14 +144,14 @@ class Fold(ABC):
     def weighing_index(self, label: str, /) -> int | None:
         """The number of an estimator's way to weigh; None where it does not weigh."""
         estimator = self.estimators[label]
-        return self.prefixes.index(estimator.prefix) if estimator.weighted else None
+        return list(self.weighings).index(estimator.prefix) if estimator.weighted else None
 
     def spreads(self, partials: Sequence[RowSums], /) -> list[WeightSpread]:
         """How far the weights of each spread, over clusters."""
         spreads = []
         for summary in (partial.moments.summary() for partial in partials):
             rows, weight = (
-                summary.index(tuple(prefix + name for prefix in self.prefixes)) for name in ("rows", "weight")
+                summary.index(tuple(prefix + name for prefix in self.weighings)) for name in ("rows", "weight")
             )
             square = np.diagonal(summary.moment)
             spreads.append(WeightSpread(summary.total[rows], summary.total[weight], square[weight], square[rows]))

@@ -365,11 +365,6 @@ class SlateFold(Fold):
     (2,), as served sums of |page events| and |rewards|."""
 
     @cached_property
-    def weighings(self) -> dict[str, SlateEstimator]:
-        """An estimator for each prefix."""
-        return {estimator.prefix: estimator for estimator in self.estimators.values()}
-
-    @cached_property
     def robust(self) -> frozenset[str]:
         """The prefixes of those whose model is corrected, too."""
         return frozenset(estimator.prefix for estimator in self.estimators.values() if estimator.needs_model)
@@ -409,7 +404,7 @@ class SlateFold(Fold):
         return RowSums(moments=sums, weights=weights, earned=earned, figures={"sizes": sizes})
 
     def factors(self, factor: Array, /) -> dict[str, float]:
-        times = dict(zip(self.prefixes, factor.tolist(), strict=True))
+        times = dict(zip(self.weighings, factor.tolist(), strict=True))
         return {column: times[f"{column.rpartition(' ')[0]} "] for column in self.columns}
 
     def at_end(

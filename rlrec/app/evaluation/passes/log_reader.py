@@ -80,12 +80,8 @@ class LogReader:
         self.loggers = Loggers(unit, evaluation.arms)
         self.grouping = Grouping(unit, evaluation.request.by, keys=evaluation.arms.keys, loggers=self.loggers)
         self._eligible: dict[int, Ids] = {}
-        self._lists = imported_data.any_row(unit, "candidate_list")
         serving = [target.serving for target in evaluation.targets if target.serving is not None]
-        describing = any(distribution.arm_features or distribution.trained for distribution in serving)
-        self._features = describing and imported_data.any_row(unit, "decision_features")
-        self._slot_sets = imported_data.any_row(unit, "slot_set")
-        self._supports = imported_data.any_row(unit, "logged_support")
+        self._describes = any(distribution.arm_features or distribution.trained for distribution in serving)
         self._inclusions = candidates.MAX_DERIVED  # distributions of a partition that may still be worked out
 
     @cached_property
@@ -172,14 +168,15 @@ class LogReader:
             fields = self.loggers.reads(slots, slots["unknown_support"])
         if reading.marginals is not None or reading.pairs:
             fields |= self.loggers.reads(slots, ~slots["imported"])
-        lists = self._logged_lists(slots) if self._lists else candidates.LoggedLists()
+        has_lists = "candidate_list" in self.evaluation.side_tables
+        lists = self._logged_lists(slots) if has_lists else candidates.LoggedLists()
         if lists.lists:
             fields |= self.loggers.reads(slots, ~slots["imported"])
         contexts, context = self.contexts.table(slots["context_id"], log.contexts, fields=fields)
         features: Mapping[int, Mapping[int, str]] = {}
-        if self._features:
+        if self._describes and "decision_features" in self.evaluation.side_tables:
             slots, features = self._with_features(slots)
-        if self._slot_sets:
+        if "slot_set" in self.evaluation.side_tables:
             sets = imported_data.slot_sets(self.unit, np.unique(slots["decision_id"]).tolist())
             column, slot_arms = slot_sets.column(slots, sets)
             slots, eligible = slots | {slot_sets.SLOT_SET: column}, {**eligible, **slot_arms}
@@ -191,7 +188,7 @@ class LogReader:
         if reading.support:
             support, zeros = self.loggers.support(slots, contexts, eligible)
             slots |= support
-            if self._supports:
+            if "logged_support" in self.evaluation.side_tables:
                 unsure_ids = slots["decision_id"][slots["imported"] & ~slots["full"]]
                 supports = imported_data.supports(self.unit, np.unique(unsure_ids).tolist())
                 slots |= logged_zeros(slots, supports, eligible, zeros)

@@ -17,9 +17,11 @@ from rlrec.app.log import partitions
 from rlrec.errors import InputError
 from rlrec.records import Reward
 from rlrec.store import Unit
-from rlrec.store.log import selected, sessions, settings
+from rlrec.store.log import imported_data, selected, sessions, settings
 from rlrec.store.log.selected import LogExtent, Selection
 from rlrec.store.policies import arms, experiments
+
+SIDE_TABLES = ("candidate_list", "decision_features", "slot_set", "logged_support")  # of what few decisions have
 
 
 class EmptyLog(InputError):
@@ -82,7 +84,7 @@ class Evaluation:
     loggers: those that may be weighed. paired: whether targets are compared, so that all must be judged by the same
     rows: those that each of them can be asked about, without visits that are too long. people: how it is clear that
     sessions without users are people of their own: `stated` by the request or an experiment by session, `simulated`
-    where decisions are not imported; None where it is not."""
+    where decisions are not imported; None where it is not. side_tables: those of SIDE_TABLES that have rows."""
 
     request: Request
     selection: Selection
@@ -96,6 +98,7 @@ class Evaluation:
     loggers: LoggingVersions = field(default_factory=LoggingVersions)
     paired: bool = False
     people: str | None = None
+    side_tables: frozenset[str] = frozenset()
 
     @classmethod
     def resolve(
@@ -115,6 +118,7 @@ class Evaluation:
             cluster="user" if spans_batches else "session" if by_user else str(request.cluster),
             spans_batches=spans_batches, now=unit.now, paired=paired is not None,
             people=_people(unit, request, selection),
+            side_tables=_side_tables(unit),
             loggers=LoggingVersions()
             if filters.is_pooled(request.log)
             else LoggingVersions.from_log(unit, selection, extent),
@@ -130,7 +134,9 @@ class Evaluation:
             self.request, by=None, interval="normal", position=None, reward_model=None, reward_model_by=None,
             reward_model_hash=0,
         )  # fmt: skip
-        return replace(self, request=request, selection=selection, extent=extent, encode=True)
+        return replace(
+            self, request=request, selection=selection, extent=extent, encode=True, side_tables=_side_tables(unit)
+        )
 
     @property
     def partitions(self) -> int:
@@ -196,6 +202,10 @@ class Evaluation:
     def nothing_selected(self, rows: str) -> EmptyLog:
         hint = "widen --log" if self.request.log else "serve with `rlrec recommend`, or bring in a log: import-log"
         return EmptyLog(f"no {rows} is selected", hint=hint)
+
+
+def _side_tables(unit: Unit) -> frozenset[str]:
+    return frozenset(name for name in SIDE_TABLES if imported_data.any_row(unit, name))
 
 
 def _people(unit: Unit, request: Request, selection: Selection) -> str | None:
