@@ -17,11 +17,13 @@ from rlrec.app.evaluation.rows.loggers import taken_loggers
 from rlrec.app.imports import log_stores
 from rlrec.app.inputs import filters
 from rlrec.app.log import reward_log
-from rlrec.errors import quantity
+from rlrec.compute import Engine
+from rlrec.errors import InputError, quantity
 from rlrec.ope.checks import verdicts
 from rlrec.ope.checks.reasons import GROUPS, VERDICTS, helpful, hint, in_groups
-from rlrec.store import Store
+from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
+from rlrec.store.log.selected import Selection
 from rlrec.times import format_time
 
 __all__ = ["EmptyLog", "Request", "Workers", "answering_rows", "evaluate", "explained", "log_read", "reasons_in_words"]
@@ -37,12 +39,34 @@ def evaluate(store: Store, request: Request, workers: Workers = IN_PROCESS) -> l
         live_versions.notice_successors(store, unit, request.targets)
         try:
             with workers.opened(log_store, unit.now, has_reasons=True) as engine:
-                return estimates.answer(unit, replace(request, log=log), estimators, selection, engine)
+                request = replace(request, log=log)
+                rows = estimates.answer(unit, request, estimators, selection, engine)
+                return rows if request.estimators else _with_visits(unit, request, rows, selection, engine)
         except EmptyLog as error:
             if error.wait_us is not None:
                 maturity = reward_log.maturity_sentence(unit, selection, wait_us=error.wait_us)
                 error.hint = "; ".join(filter(None, (error.hint, maturity)))
             raise
+
+
+def _with_visits(
+    unit: Unit, request: Request, rows: list[EstimateRow], selection: Selection, engine: Engine | None
+) -> list[EstimateRow]:
+    """The rows; where a step of a visit carries over to later ones, with those of whole visits, which answer."""
+    answering = {(row.name, row.group): row for row in answering_rows(rows)}
+    names = {row.name: None for row in answering.values() if "carry-over" in row.estimate.reasons}
+    if not names:
+        return rows
+    request = replace(request, targets=list(names), estimators="session")
+    try:
+        visit_rows = estimates.answer(unit, request, estimates.estimators(request), selection, engine)
+    except InputError:  # no visit has ended, or the request is one of slots
+        return rows
+    visits = {
+        (row.name, row.group): row for row in answering_rows(visit_rows) if row.estimate.verdict != "insufficient"
+    }
+    chosen_ids = {id(row) for row in {**answering, **visits}.values()}
+    return [replace(row, is_answer=id(row) in chosen_ids) for row in (*visits.values(), *rows)] if visits else rows
 
 
 def explained(rows: Sequence[EstimateRow]) -> list[str]:

@@ -17,7 +17,7 @@ from rlrec.ope.checks.reasons import GROUPS
 from rlrec.ope.units.estimate import Estimate
 from rlrec.sentences import approximate
 from tests.app import logs, trained
-from tests.conftest import Run, filled
+from tests.conftest import Run, filled, runner
 
 CONTRACT = [
     "target", "version", "estimator", "estimand", "unit", "value", "std_error", "lower", "upper", "level", "interval",
@@ -404,3 +404,36 @@ def test_the_logs_own_policy_is_the_same(run_sqlite: Run, tmp_path: Path) -> Non
     page = tmp_path / "page.html"
     assert run_sqlite("report", page).exit_code == 0
     assert 'id="estimates"' not in page.read_text()  # an imported policy is not judged against itself
+
+
+# -- visits: where a step carries over to later ones, whole visits answer --
+
+
+def bar(db: str) -> None:
+    """Visitors of `barista`, whom too much of one item bores, and a policy that shows one item most of the time."""
+    run = runner(db)
+    assert run("policy", "create", "log", "--kind", "uniform").exit_code == 0
+    simulated = run("simulate", "barista", "--policy", "log", "--sessions", "800", "--group", "100", "--seed", "1")
+    assert simulated.exit_code == 0, simulated.stderr
+    path = Path(db.removeprefix("sqlite:///")).with_suffix(".csv")
+    path.write_text("arm,probability\narm0,0.55\narm1,0.15\narm2,0.15\narm3,0.15\n")
+    assert run("policy", "create", "same", "--kind", "fixed", "--param", f"probabilities={path}").exit_code == 0
+
+
+def test_what_carries_over_is_judged_by_whole_visits(sqlite_db: str) -> None:
+    """Served to 3,000 fresh visitors, the policy earns 4.02 a visit, and the logger 4.77."""
+    run = filled(sqlite_db, bar)
+    rows = run("evaluate", "same", "--json").json
+    assert [row["unit"] for row in rows] == ["session", "impression", "impression", "impression"]
+    assert rows[0]["lower"] < 4.02 < rows[0]["upper"]
+    assert "carry-over" in rows[1]["reasons"]
+    assert (rows[0]["answer"], rows[1]["answer"]) == ("worse", "unknown")
+    text = run("evaluate", "same").stdout
+    assert text.startswith("same@1 is worse than what was logged: -")
+    assert "per visit" in text.partition("\n")[0]
+
+
+@pytest.mark.parametrize("options", [["--estimator", "snips"], ["--by", "arm"], ["--cluster", "row"]])
+def test_whoever_asks_for_slots_gets_slots(sqlite_db: str, options: list[str]) -> None:
+    run = filled(sqlite_db, bar)
+    assert {row["unit"] for row in run("evaluate", "same", *options, "--json").json} == {"impression"}
