@@ -30,7 +30,7 @@ def status(store: Store, show: Show) -> None:
 
     decisions_24h counts what was served in the last 24 hours. An immature decision is within the reward window of its
     policy: estimates and training do not use it yet. Unsettled slots have not entered the beliefs of rewards that are
-    learned when they are `settled`."""
+    learned when they are `settled`. The answer of a policy is that of the newest look of a gate at its live version."""
     result = app.status.status(store)
     result["warnings"] += _pinned(result)
     show(result, table=_view(result), flat=result["policies"])
