@@ -185,7 +185,7 @@ COVERED = {  # test file: modules without a test file of their name, which it co
     "ope/checks/test_diagnostics.py": ["ope/checks/reasons", "ope/checks/verdicts"],
     "ope/checks/test_drift.py": ["ope/checks/times"],
     "ope/checks/test_positions.py": ["ope/checks/click_models"],
-    "ope/checks/test_visit_carry_over.py": ["ope/checks/within_cells"],
+    "ope/checks/test_visit_carry_over.py": ["ope/checks/dependence"],
     "ope/comparisons/test_outcomes.py": ["ope/sums/unit_visits"],
     "ope/units/test_order.py": ["ope/units/fold", "ope/units/sessions"],
     "ope/units/test_slates.py": ["ope/estimators/pseudo_inverse"],

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from rlrec.app.evaluation.checks import CHECKS
-from rlrec.ope.checks.within_cells import alarms, slots_above_p_value
+from rlrec.ope.checks.dependence import alarms, slots_above_p_value
 from tests.app.evaluation.checks import worlds
 from tests.benchmarks.measure import Figure, Setting
 from tests.ope import paging

@@ -20,7 +20,7 @@ from typing import Self
 import numpy as np
 
 from rlrec.arrays import Array, Ids
-from rlrec.ope.checks.within_cells import ALPHA, BLOCKS, block_numbers, block_sums
+from rlrec.ope.checks.dependence import ALPHA, BLOCKS, block_numbers, block_sums
 from rlrec.ope.intervals.tails import hotelling_above, t_below
 from rlrec.records import Sums
 

@@ -28,9 +28,9 @@ from typing import Any, NamedTuple, Self, TypeVar
 import numpy as np
 
 from rlrec.arrays import Array, Ids
+from rlrec.ope.checks.dependence import alarms
 from rlrec.ope.checks.reasons import ESS_SHARE, LEAST_ESS
 from rlrec.ope.checks.times import MATERIAL
-from rlrec.ope.checks.within_cells import alarms
 from rlrec.ope.intervals.tails import chi_square_above
 from rlrec.ope.sums.base import hash_bits
 from rlrec.ope.units.estimate import COMPARED_ESS, Estimate, FinishOptions, LoggerWeight

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rlrec.arrays import piece_rows
-from rlrec.ope.checks.within_cells import CellSums, alarms, carry_over_p_value, carry_over_sums
+from rlrec.ope.checks.dependence import CellSums, alarms, carry_over_p_value, carry_over_sums
 
 ARMS = 6
 

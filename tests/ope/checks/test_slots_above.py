@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rlrec.ope.checks.within_cells import CellSums, alarms, slots_above_p_value, slots_above_sums
+from rlrec.ope.checks.dependence import CellSums, alarms, slots_above_p_value, slots_above_sums
 
 ARMS, SIZE = 8, 4
 RATES = np.linspace(0.05, 0.5, ARMS)

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from rlrec.arrays import Array
-from rlrec.ope.checks.visit_carry_over import VisitCarryOverSums, VisitDraws, visit_carry_over_sums
-from rlrec.ope.checks.within_cells import alarms
+from rlrec.ope.checks.dependence import VisitCarryOverSums, VisitDraws, alarms, visit_carry_over_sums
 
 ARMS = 10
 RATES = np.linspace(0.05, 0.5, ARMS)

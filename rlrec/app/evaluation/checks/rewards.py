@@ -10,9 +10,7 @@ import numpy as np
 from rlrec.app.evaluation.checks.base import Check, CheckedRows
 from rlrec.app.log import reward_log
 from rlrec.arrays import Ids, distinct, look_up, take
-from rlrec.ope.checks.machines import SessionSums
-from rlrec.ope.checks.times import PERIODS, ArrivalSums, DriftSums
-from rlrec.ope.checks.within_cells import (
+from rlrec.ope.checks.dependence import (
     CELLS,
     CellSums,
     alarms,
@@ -21,6 +19,8 @@ from rlrec.ope.checks.within_cells import (
     slots_above_p_value,
     slots_above_sums,
 )
+from rlrec.ope.checks.machines import SessionSums
+from rlrec.ope.checks.times import PERIODS, ArrivalSums, DriftSums
 from rlrec.ope.sums.base import hash_bits
 from rlrec.store.log.reader import ABSENT
 

@@ -24,7 +24,7 @@ from rlrec.app.evaluation.rows.log_rows import LoggedBatch, RowGroup
 from rlrec.app.evaluation.targets.probabilities import Scorer
 from rlrec.app.log.reward_log import UnusedVisits
 from rlrec.arrays import Flags, Ids
-from rlrec.ope.checks.within_cells import alarms
+from rlrec.ope.checks.dependence import alarms
 from rlrec.ope.units import rivals
 from rlrec.ope.units.estimate import ANY_REWARD, Estimate, FinishOptions, widened
 from rlrec.ope.units.fold import Fold, RowSums
@@ -35,7 +35,7 @@ from rlrec.store.database.bulk import Columns
 from rlrec.store.log.reader import ABSENT
 
 if TYPE_CHECKING:
-    from rlrec.ope.checks.visit_carry_over import VisitCarryOverSums
+    from rlrec.ope.checks.dependence import VisitCarryOverSums
 
 LEAST_SHARE = 0.9  # share of the logged |reward| that an estimator must see
 

@@ -23,7 +23,7 @@ from rlrec.app.log import ended_visits, reward_log
 from rlrec.app.log.ended_visits import Cutoff, EndedVisits, visit_indices
 from rlrec.arrays import Array, Flags, Ids, Index, look_up, run_starts, take
 from rlrec.errors import InputError, quantity
-from rlrec.ope.checks.visit_carry_over import ARMS, VisitCarryOverSums, VisitDraws, visit_carry_over_sums
+from rlrec.ope.checks.dependence import ARMS, VisitCarryOverSums, VisitDraws, visit_carry_over_sums
 from rlrec.ope.estimators.sequential import SessionEstimator
 from rlrec.ope.sums.visits import VisitBatch
 from rlrec.ope.units.sessions import SessionFold
