@@ -15,7 +15,7 @@ import pytest
 
 from rlrec import records
 from rlrec.api import _log_schema
-from rlrec.app.imports import columns, parquet_columns, parquet_files, parquet_partition
+from rlrec.app.imports import columns, parquet_files
 from rlrec.app.imports.layouts import checks, csv_cells, jsonl, writers
 from rlrec.app.serving import decision_json
 from rlrec.log_fields import (
@@ -104,10 +104,7 @@ def test_files_of_parquet_have_all_fields() -> None:
     assert {*names(DECISION[1:]), "decision_id"} <= {*schemas["decisions"].names}
     slots = schemas["decisions"].field("slot").type.value_type
     assert {slots.field(index).name for index in range(slots.num_fields)} == {*names(SLOT[1:]), "arm"}
-    assert {*names(SLOT[1:])} == parquet_columns.SLOTS
-    assert schemas["events"].names == names(EVENT)
-    assert {*parquet_partition.INDEX} <= array_names(DECISION)
-    assert {*parquet_partition.EVENTS} <= {*names(EVENT)}
+    assert schemas["events"].names == [*names(EVENT), "bucket"]
 
 
 def test_lines_of_json_have_the_keys() -> None:

@@ -79,8 +79,7 @@ COVERED = {  # test file: modules without a test file of their name, which it co
     "app/imports/test_parquet_workers.py": [
         "app/evaluation/passes/passes",
         "app/imports/log_stores",
-        "app/imports/parquet_log",
-        "app/imports/parquet_partition",
+        "store/log/folder",
     ],
     "app/imports/test_propensities.py": ["app/imports/columns"],
     "app/judging/test_evaluate.py": [

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
@@ -23,7 +23,7 @@ from rlrec.store.database.database_errors import (
     Unreachable,
 )
 from rlrec.store.database.engine import USUAL_WAITS, Waits
-from rlrec.store.database.unit import LogFolder, Progress, Unit, no_progress
+from rlrec.store.database.unit import Progress, Unit, no_progress
 from rlrec.store.log import decisions
 from rlrec.times import DAY_US, format_time
 
@@ -81,7 +81,7 @@ class Store:
         self.address = engine.printable(self.url)
         self.notice, self.now, self.allow_future = notice, now, False
         self.progress: Progress = no_progress
-        self.folder: LogFolder | None = None  # that has the log of every unit that reads
+        self.folder: Any = None  # that has the log of every unit that reads
         self._engine: sa.Engine | None = None
         self._process = os.getpid()  # whose connections the engine has
         self._inherited: list[sa.Engine] = []

@@ -126,7 +126,7 @@ def test_files_that_no_manifest_names_are_removed_by_the_next_export(run: Run, s
 
 
 def test_a_folder_of_others_is_left_alone(run: Run, folder: Path) -> None:
-    precious = folder / "decisions/day=2026-01-01/bucket=01/part-000001.parquet"
+    precious = folder / "decisions/share=01-of-04/part-000001.parquet"
     precious.parent.mkdir(parents=True)
     precious.write_text("of others")
     refused = run("export-log", folder, "--layout", "parquet")
@@ -152,6 +152,7 @@ def test_nothing_is_written_for_a_store_that_is_not_there(folder: Path) -> None:
 JSON: list[Any] = [None, True, -1, 1.5, "text", [], {}, [1], [[]], {"a": 1}, 10**40]
 PATHS = [
     "../x.parquet", "/etc/passwd", "decisions/../../x.parquet", "events/day=2026-01-01/bucket=00/part-000001.parquet",
+    "events/share=00-of-04/part-000001.parquet", "decisions/share=0-of-4/part-000001.parquet",
     "decisions/day=2026-01-01/bucket=00/part-٣٣٣٣٣٣.parquet", "decisions/day=2026-01-01/bucket=xx/part-1.parquet", "",
     "decisions", "\ud800", "\x00", "x" * 5000, None, 1, ["x"],
 ]  # fmt: skip
@@ -180,7 +181,7 @@ def test_a_link_out_of_the_folder_to_what_is_no_log_is_named(run: Run, folder: P
     done(run("export-log", folder, "--layout", "parquet"))
     for target in (tmp_path / "nothing", tmp_path, Path("/etc/passwd")):
         for name in ("decisions", "visits"):
-            file = next(folder.glob(f"{name}/*/*/*.parquet"))
+            file = next(folder.glob(f"{name}/*/*.parquet"))
             content = file.read_bytes()
             file.unlink()
             file.symlink_to(target)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
+from rlrec.errors import InputError
 from rlrec.store import Store
 
 PREFIX = "parquet:"  # begins a --log that is a folder
@@ -17,11 +18,20 @@ def opened(store: Store, log: str | None) -> Iterator[tuple[Store, str | None]]:
     if log is None or not log.startswith(PREFIX):
         yield store, log
         return
-    from rlrec.app.imports.parquet_log import FolderLog  # with definitions of all tables, which other logs do not need
+    # with definitions of all tables, which other logs do not need
+    from rlrec.app.imports.parquet_files import Manifest
+    from rlrec.store.log.folder import FolderLog
 
     folder, _, selected = log.removeprefix(PREFIX).partition(",")
     url = store.url.render_as_string(hide_password=False)
     with closing(Store(url, now=store.now, notice=store.notice, waits=store.waits)) as log_store:
         with store.read() as unit:
-            log_store.folder, log_store.progress = FolderLog(unit, folder), store.progress
-        yield log_store, selected or None
+            manifest = Manifest.read(folder)
+            if manifest is None:
+                raise InputError(
+                    f"{folder} holds no log", hint=f"`rlrec export-log {folder} --layout parquet` writes one"
+                )
+            manifest.check(unit, folder)
+        with closing(FolderLog(folder, manifest.files)) as log_store.folder:
+            log_store.progress = store.progress
+            yield log_store, selected or None

@@ -9,12 +9,12 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from glob import escape, iglob
 from itertools import chain
-from tempfile import TemporaryDirectory
-from typing import Any
+from tempfile import TemporaryDirectory, TemporaryFile
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from rlrec.app.imports.parquet_files import DATASETS, Manifest, load_pyarrow, mark, remote_folder, schemas, table
+from rlrec.app.imports.parquet_files import DATASETS, Manifest, load_pyarrow, mark, schemas
 from rlrec.app.inputs import filters
 from rlrec.app.log import partitions
 from rlrec.arrays import Ids
@@ -23,14 +23,15 @@ from rlrec.errors import InputError, RlrecError, StoreBusy
 from rlrec.store import Store, Unit
 from rlrec.store.database import tables as t
 from rlrec.store.log import contents, decisions, log_tables, selected
+from rlrec.store.log.folder import FolderLog, remote_folder
 from rlrec.store.log.reader import ABSENT
 from rlrec.store.log.selected import Selection
 from rlrec.store.policies import arms, policies
 from rlrec.store.upkeep import removals
-from rlrec.times import format_time
 
 GROUP = 5_000  # decisions that are read at a time
-FILES = 500  # that are written to at a time
+MAX_WAITING_BYTES = 32_000_000  # bytes of rows that wait for the spools of their files
+GROUP_ROWS = 20_000  # rows of a file that lie together, column by column
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +67,7 @@ def export(store: Store, folder: str, *, log: str | None = None) -> Written:
         try:
             if stored is None:
                 manifest.write(folder)
-            new = _write_new(unit, writer, selection)
+            new = _write_new(unit, writer, FolderLog(folder, manifest.files), selection)
             manifest = replace(manifest, files=writer.finish(), decisions=manifest.decisions + new)
             manifest.write(folder)
         except OSError as error:
@@ -107,34 +108,38 @@ def _remove_unnamed(folder: str) -> None:
     """Remove the files of exports that were stopped, which the manifest does not name."""
     remove_abandoned(os.path.join(escape(folder), DRAFT + 16 * DIGIT))
     if (manifest := Manifest.read(folder)) is not None:
-        patterns = (f"{name}/day=*/bucket=*/*part-[0-9]*" for name in DATASETS)
+        patterns = (f"{name}/{folders}/*part-[0-9]*" for name in DATASETS for folders in ("share=*", "day=*/bucket=*"))
         paths = (path for entry in patterns for path in iglob(entry, root_dir=folder, include_hidden=True))
         for path in set(paths).difference(*manifest.files.values()):
             with suppress(OSError):
                 os.unlink(os.path.join(folder, path))
 
 
-def _write_new(unit: Unit, writer: _FileWriter, selection: Selection) -> int:
-    """Write what the folder lacks: how many decisions."""
-    stored, new = writer.stored("decisions", "decision_id"), list[int]()
-    low, last = 0, decisions.peek(unit)
+def _write_new(unit: Unit, writer: _FileWriter, log: FolderLog, selection: Selection) -> int:
+    """Write what the folder lacks: how many decisions. log: of the folder."""
+    stored, sessions = log.numbers("decisions", "decision_id", "session_id")
+    writer.shares = partitions.count_partitions(selected.extent(unit, selection).decisions - len(stored))
+    new_ids, new_sessions = [np.empty(0, np.int64)], [sessions]
+    low, last, session = 0, decisions.peek(unit), log_tables.column_names(t.decision).index("session_id")
+    count = 0
     while ids := selected.ids_after(unit, selection, low=low, limit=GROUP):
         low = ids[-1]
-        new_ids = np.array(ids)[~np.isin(ids, stored)].tolist()
-        if new_ids:
-            rows = log_tables.find_rows(unit, t.decision, "id", new_ids)
-            writer.add("decisions", _folders(unit, rows), _decision_rows(unit, rows))
-            new += new_ids
-        unit.progress("decisions", len(new), low / max(last, 1))
-    all_ids = np.union1d(stored, np.array(new, np.int64))
-    _write_events(unit, writer, all_ids)
-    _write_visits(unit, writer)
-    return len(new)
+        lacking = np.array(ids)[~np.isin(ids, stored)]
+        if len(lacking):
+            rows = log_tables.find_rows(unit, t.decision, "id", lacking.tolist())
+            writer.add("decisions", _decision_buckets(unit, rows), _decision_rows(unit, rows))
+            new_ids.append(lacking)
+            new_sessions.append(np.unique([row[session] for row in rows]))
+            count += len(lacking)
+        unit.progress("decisions", count, low / max(last, 1))
+    _write_events(unit, writer, log, np.union1d(stored, np.concatenate(new_ids)))
+    _write_visits(unit, writer, log, np.unique(np.concatenate(new_sessions)))
+    return count
 
 
-def _write_events(unit: Unit, writer: _FileWriter, decision_ids: Ids) -> None:
+def _write_events(unit: Unit, writer: _FileWriter, log: FolderLog, decision_ids: Ids) -> None:
     """Write the events of these decisions that the folder lacks: those of a decision are numbered as they come."""
-    owner, number = writer.stored("events", "decision_id"), writer.stored("events", "number")
+    owner, number = log.numbers("events", "decision_id", "number")
     last = np.full(len(decision_ids), -1, np.int64)
     np.maximum.at(last, np.searchsorted(decision_ids, owner), number)
     for portion in log_tables.event_keys(unit):
@@ -144,23 +149,21 @@ def _write_events(unit: Unit, writer: _FileWriter, decision_ids: Ids) -> None:
         if len(keys):
             new_ids, lacking = np.unique(keys[:, 0]).tolist(), set(map(tuple, keys.tolist()))
             owners = log_tables.find_rows(unit, t.decision, "id", new_ids)
-            folder_of = dict(zip(new_ids, _folders(unit, owners), strict=True))
+            buckets = dict(zip(new_ids, _decision_buckets(unit, owners), strict=True))
             rows = [
                 row
                 for row in log_tables.find_rows(unit, t.event, "decision_id", new_ids)
                 if (row[0], row[1]) in lacking
             ]
-            writer.add("events", [folder_of[row[0]] for row in rows], rows)
+            writer.add("events", [buckets[row[0]] for row in rows], rows)
 
 
-def _write_visits(unit: Unit, writer: _FileWriter) -> None:
-    """Write the visits of sessions in the folder whose newest row there is another one."""
+def _write_visits(unit: Unit, writer: _FileWriter, log: FolderLog, sessions: Ids) -> None:
+    """Write the visits of these sessions whose newest row in the folder is another one."""
     names = [field.name for field in writer.schemas["visits"]]
     compared = [names.index(name) for name in ("session_id", "number", "last_at", "steps", "ended_at", "user_id")]
-    stored = np.stack([writer.stored("visits", names[index]) for index in compared])
+    stored = np.stack(log.numbers("visits", *(names[index] for index in compared)))
     stored = stored[:, np.argsort(stored[0], kind="stable")]
-    sessions = np.unique(writer.stored("decisions", "session_id"))
-    started = names.index("started_at")
     for portion in log_tables.visits(unit):  # in order of their sessions
         session = [portion[0][0], portion[-1][0]] if portion else [0, -1]
         near_rows = slice(np.searchsorted(stored[0], session[0]), np.searchsorted(stored[0], session[1], side="right"))
@@ -168,21 +171,21 @@ def _write_visits(unit: Unit, writer: _FileWriter) -> None:
         owned = set(sessions[slice(*np.searchsorted(sessions, [session[0], session[1] + 1]))].tolist())
         states = (tuple(ABSENT if row[index] is None else row[index] for index in compared) for row in portion)
         rows = [row for row, state in zip(portion, states, strict=True) if row[0] in owned and state not in exported]
-        digests = [(row[names.index("user_digest")], row[names.index("session_digest")]) for row in rows]
-        writer.add("visits", [_folder(row[started], *entry) for row, entry in zip(rows, digests, strict=True)], rows)
+        if rows:
+            user_digest, digest = names.index("user_digest"), names.index("session_digest")
+            writer.add("visits", [_bucket(row[user_digest], row[digest]) for row in rows], rows)
 
 
-def _folders(unit: Unit, rows: Sequence[Sequence[Any]]) -> list[str]:
-    """The folder of each decision, by its rows."""
-    columns = log_tables.column_names(t.decision)
-    session, at = columns.index("session_id"), columns.index("at")
+def _decision_buckets(unit: Unit, rows: Sequence[Sequence[Any]]) -> list[int]:
+    """The bucket of each decision, by its rows."""
+    session = log_tables.column_names(t.decision).index("session_id")
     digests = log_tables.person_digests(unit, {row[session] for row in rows})
-    return [_folder(row[at], *digests[row[session]]) for row in rows]
+    return [_bucket(*digests[row[session]]) for row in rows]
 
 
-def _folder(at: int, user_digest: int | None, session_digest: int | None) -> str:
+def _bucket(user_digest: int | None, session_digest: int | None) -> int:
     digest = session_digest or 0 if user_digest is None else user_digest
-    return f"day={format_time(at)[:10]}/bucket={(digest >> 1) % partitions.BUCKETS:02d}"
+    return (digest >> 1) % partitions.BUCKETS
 
 
 def _decision_rows(unit: Unit, rows: Sequence[Sequence[Any]]) -> list[list[Any]]:
@@ -219,65 +222,87 @@ def _children(unit: Unit, table: Any, ids: Collection[int]) -> dict[int, list[tu
     return by_decision
 
 
+class _Spool(NamedTuple):
+    """The rows of a file as they come: a few at a time, of which a file of Parquet would be slow to read."""
+
+    file: IO[bytes]
+    stream: Any
+
+
 class _FileWriter:
-    """Writes new files into a folder. They have names of their own until all of them are complete."""
+    """Writes new files into a folder, of each dataset as many as there are shares of the buckets. They have names of
+    their own until all of them are complete."""
 
     def __init__(self, pa: Any, folder: str, manifest: Manifest, drafts: str) -> None:
         """drafts: the folder of files that are not complete."""
         self.schemas, self._pa, self._folder, self._manifest, self._drafts = schemas(pa), pa, folder, manifest, drafts
-        self._open: dict[tuple[str, str], Any] = {}
-        self._names: dict[str, str] = {}  # of complete files by that of their drafts
+        self.shares = 1  # a power of two
+        self._waiting: dict[str, list[Any]] = {name: [] for name in DATASETS}  # tables
+        self._spools: dict[tuple[str, int], _Spool] = {}  # of each file
         self._number = 1 + max(
             (int(path.rpartition("-")[2].split(".")[0]) for path in chain(*manifest.files.values())), default=0
         )
 
-    def stored(self, dataset: str, column: str) -> Ids:
-        """A column of all files of a dataset, those of this export included; ABSENT where there is no value."""
-        self._close(set())
-        paths = [(self._folder, path) for path in self._manifest.files[dataset]]
-        paths += [(self._drafts, draft) for draft in self._names if draft.startswith(dataset)]
-        columns = (table(self._pa, folder, path, [column]).column(0).fill_null(ABSENT) for folder, path in paths)
-        return np.concatenate([np.empty(0, np.int64), *(entry.to_numpy() for entry in columns)])
+    def add(self, dataset: str, buckets: Sequence[int], rows: Sequence[Sequence[Any]]) -> None:
+        """Write rows, each with its bucket."""
+        schema, waiting = self.schemas[dataset], self._waiting[dataset]
+        columns = [*zip(*rows, strict=True), buckets]
+        arrays = [self._pa.array(values, field.type) for values, field in zip(columns, schema, strict=True)]
+        waiting.append(self._pa.Table.from_arrays(arrays, schema=schema))
+        if sum(table.nbytes for table in waiting) > MAX_WAITING_BYTES:
+            self._write(dataset)
 
-    def add(self, dataset: str, folders: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        """Write rows, each into its folder."""
-        by_folder: dict[str, list[Sequence[Any]]] = {}
-        for folder, row in zip(folders, rows, strict=True):
-            by_folder.setdefault(folder, []).append(row)
-        schema = self.schemas[dataset]
-        for folder, group in sorted(by_folder.items()):
-            arrays = [
-                self._pa.array(values, field.type)
-                for values, field in zip(zip(*group, strict=True), schema, strict=True)
-            ]
-            self._file(dataset, folder).write_table(self._pa.Table.from_arrays(arrays, schema=schema))
-        if len(self._open) > FILES:
-            self._close({(dataset, folder) for folder in by_folder})
+    def _write(self, dataset: str) -> None:
+        """Write the rows that wait to the spools of their files."""
+        if not self._waiting[dataset]:
+            return
+        table, self._waiting[dataset] = self._pa.concat_tables(self._waiting[dataset]), []
+        share = np.array(table.column("bucket").to_pylist()) % self.shares
+        table, share = table.take(np.argsort(share, kind="stable")), np.sort(share)
+        for index in np.unique(share).tolist():
+            start, end = np.searchsorted(share, [index, index + 1]).tolist()
+            self._spool(dataset, index).stream.write_table(table.slice(start, end - start))
 
-    def _file(self, dataset: str, folder: str) -> Any:
-        if (dataset, folder) not in self._open:
-            directory = f"{dataset}/{folder}"
-            os.makedirs(os.path.join(self._drafts, directory), exist_ok=True)
-            draft = f"{directory}/.part-{self._number:06d}-{os.urandom(4).hex()}"
-            self._names[draft] = f"{directory}/part-{self._number:06d}.parquet"
-            self._number += 1
-            path = os.path.join(self._drafts, draft)
-            self._open[dataset, folder] = self._pa.parquet.ParquetWriter(path, self.schemas[dataset])
-        return self._open[dataset, folder]
-
-    def _close(self, needed: Collection[tuple[str, str]]) -> None:
-        for key in [key for key in self._open if key not in needed]:
-            self._open[key].close()
-            del self._open[key]
+    def _spool(self, dataset: str, share: int) -> _Spool:
+        if (dataset, share) not in self._spools:
+            file, ipc = TemporaryFile(dir=self._drafts), self._pa.ipc  # noqa: SIM115 (closed with the writer)
+            options = ipc.IpcWriteOptions(compression="lz4")
+            self._spools[dataset, share] = _Spool(file, ipc.new_stream(file, self.schemas[dataset], options=options))
+        return self._spools[dataset, share]
 
     def finish(self) -> dict[str, list[str]]:
-        """Give the new files their names: all files of each dataset."""
-        self._close(set())
-        files = {name: [*paths] for name, paths in self._manifest.files.items()}
-        for draft, name in self._names.items():
+        """Write the new files, and give them their names: all files of each dataset."""
+        for dataset in DATASETS:
+            self._write(dataset)
+        files, drafts = {name: [*paths] for name, paths in self._manifest.files.items()}, dict[str, str]()
+        for (dataset, share), spool in sorted(self._spools.items()):
+            directory = f"{dataset}/share={share:02d}-of-{self.shares:02d}"
+            os.makedirs(os.path.join(self._drafts, directory), exist_ok=True)
+            name, draft = f"part-{self._number:06d}", f"{directory}/.part-{self._number:06d}-{os.urandom(4).hex()}"
+            self._number += 1
+            self._write_file(os.path.join(self._drafts, draft), self.schemas[dataset], spool)
+            drafts[draft] = f"{directory}/{name}.parquet"
+            files[dataset].append(drafts[draft])
+        for draft, name in drafts.items():
             self._publish(os.path.join(self._drafts, draft), name)
-            files[name.partition("/")[0]].append(name)
         return files
+
+    def _write_file(self, path: str, schema: Any, spool: _Spool) -> None:
+        """Write the rows of a spool to a file of Parquet."""
+        spool.stream.close()
+        spool.file.seek(0)
+        writer, batches = self._pa.parquet.ParquetWriter(path, schema), list[Any]()
+        try:
+            for batch in chain(self._pa.ipc.open_stream(spool.file), [None]):
+                if batch is not None:
+                    batches.append(batch)
+                if batches and (batch is None or sum(map(len, batches)) >= GROUP_ROWS):
+                    writer.write_table(self._pa.Table.from_batches(batches))
+                    batches = []
+            writer.close()
+        finally:
+            writer.is_open = False  # or pyarrow tries again as it deletes the writer, and prints why it cannot
+        spool.file.close()
 
     def _publish(self, path: str, name: str) -> None:
         """Give a complete file its name in the folder."""
@@ -290,8 +315,6 @@ class _FileWriter:
         os.replace(path, os.path.join(self._folder, name))
 
     def close(self) -> None:
-        """Close what is open after an error."""
-        for file in self._open.values():
-            with suppress(OSError, ValueError):
-                file.close()
-            file.is_open = False  # or pyarrow tries again as it deletes the writer, and prints why it cannot
+        """Give back the spools."""
+        for spool in self._spools.values():
+            spool.file.close()

@@ -12,8 +12,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from hashlib import blake2b
@@ -24,10 +23,11 @@ from rlrec.errors import CheckFailed, InputError, RlrecError
 from rlrec.store import Unit
 from rlrec.store.database import tables as t
 from rlrec.store.log import log_tables, settings
+from rlrec.store.log.folder import remote_folder
 from rlrec.store.upkeep import removals
 
 MANIFEST = "manifest.json"
-FORMAT = 1
+FORMAT = 2
 DATASETS = ("decisions", "events", "visits")
 SESSION = ("session", "user_id", "split", "created_at", "session_digest", "user", "user_digest")
 READABLE = ("session", "user", "policy", "version", "context", "eligible", "eligible_arms", "arm_features")
@@ -81,13 +81,14 @@ def _check_entries(stored: Any, folder: str) -> None:
         entry = stored.get(name) if isinstance(stored, dict) else None
         if type(entry) is not kind:
             raise ValueError(f"{name} is {json.dumps(entry)[:80]}")
-        if name == "format" and entry != FORMAT:
+        if name == "format" and entry not in (1, FORMAT):  # 1 had folders of days
             raise CheckFailed(f"{folder} was written by a newer rlrec", hint="install that one")
     for name in DATASETS:
         paths = stored["files"].get(name)
         if not isinstance(paths, list):
             raise ValueError(f"files.{name} is {json.dumps(paths)[:80]}")
-        pattern = re.compile(rf"{name}/day=\d{{4}}-\d\d-\d\d/bucket=\d\d/part-\d{{6,18}}\.parquet", re.ASCII)
+        folders = r"(day=\d{4}-\d\d-\d\d/bucket=\d\d|share=\d\d-of-\d\d)"
+        pattern = re.compile(rf"{name}/{folders}/part-\d{{6,18}}\.parquet", re.ASCII)
         for path, times in Counter(map(str, paths)).items():
             if times > 1 or not pattern.fullmatch(path):
                 raise ValueError(f"files.{name} has {path[:80]!r}, which no export writes there")
@@ -104,25 +105,6 @@ def opened_file(folder: str, path: str) -> BinaryIO:
         return open(os.path.join(folder, path), "rb")
     with remote_folder(folder) as (files, root):
         return cast(BinaryIO, files.open(f"{root}/{path}", "rb"))
-
-
-@contextmanager
-def remote_folder(url: str) -> Iterator[tuple[Any, str]]:
-    """The file system of a URL that fsspec knows, and the path there. What fails inside raises OSError."""
-    try:
-        import fsspec
-    except ImportError:
-        raise InputError(f"{url} needs fsspec", hint="pip install fsspec") from None
-    try:
-        files, root = fsspec.core.url_to_fs(url)
-        yield files, root.rstrip("/")
-    except (OSError, RlrecError):
-        raise
-    except (ImportError, ValueError) as error:  # a protocol whose package is not there, or that is none
-        hint = "s3:// needs s3fs, gs:// gcsfs, abfs:// adlfs, https:// aiohttp: pip install PACKAGE"
-        raise InputError(f"cannot open {url}: {' '.join(str(error).split())[:200]}", hint=hint) from None
-    except Exception as error:  # each protocol has its own, such as for credentials
-        raise OSError(f"{type(error).__name__}: {error}") from error
 
 
 def load_pyarrow() -> Any:
@@ -146,7 +128,7 @@ def _fields(pa: Any, table: Any, *left_out: str) -> list[Any]:
 @cache
 def schemas(pa: Any) -> dict[str, Any]:
     """The columns of each dataset, in order."""
-    time, text = pa.timestamp("us", "UTC"), pa.string()
+    time, text, bucket = pa.timestamp("us", "UTC"), pa.string(), pa.field("bucket", pa.int64())
     decision = [
         pa.field("decision_id", pa.int64()),
         *(field.with_type(time) if field.name == "at" else field for field in _fields(pa, t.decision, "id")),
@@ -160,59 +142,7 @@ def schemas(pa: Any) -> dict[str, Any]:
     readable = [pa.field(name, kinds.get(name, text)) for name in READABLE]
     session = [pa.field(name, text if name in ("session", "user") else pa.int64()) for name in SESSION]
     return {
-        "decisions": pa.schema([*decision, *children, *readable]),
-        "events": pa.schema(_fields(pa, t.event)),
-        "visits": pa.schema([*_fields(pa, t.visit), *session]),
+        "decisions": pa.schema([*decision, *children, *readable, bucket]),
+        "events": pa.schema([*_fields(pa, t.event), bucket]),
+        "visits": pa.schema([*_fields(pa, t.visit), *session, bucket]),
     }
-
-
-def _chunks(footer: Any, groups: int | None = None) -> Iterator[Any]:
-    """The columns of so many groups of rows, or of all, as a footer describes them. (A footer and its schema hold each
-    other: the memory of both, much for a file, would stay until somebody looks for cycles.)"""
-    for index in range(footer.num_row_groups)[:groups]:
-        group = footer.row_group(index)
-        yield from map(group.column, range(group.num_columns))
-
-
-def _names(pa: Any, schema: Any) -> set[str]:
-    """The names of all columns, and NAME.FIELD for the fields of rows that lie in a column of lists."""
-    lists = [field for field in schema if pa.types.is_list(field.type) and pa.types.is_struct(field.type.value_type)]
-    return {*schema.names, *(f"{field.name}.{inner.name}" for field in lists for inner in field.type.value_type)}
-
-
-def filled(folder: str, path: str) -> set[str]:
-    """The columns of lists of a file that hold some row, by its statistics."""
-    pa, full_path = load_pyarrow(), os.path.join(folder, path)
-    with _named(pa, full_path), opened_file(folder, path) as opened:
-        footer = pa.parquet.ParquetFile(opened).metadata
-        lists = [chunk for chunk in _chunks(footer) if "." in chunk.path_in_schema]
-        filled_lists = [chunk for chunk in lists if chunk.statistics is None or chunk.statistics.num_values]
-        return {chunk.path_in_schema.partition(".")[0] for chunk in filled_lists}
-
-
-def table(pa: Any, folder: str, path: str, columns: Sequence[str]) -> Any:
-    """Columns of a file; NAME.FIELD is a field of the rows that lie in a column of lists. Raises RlrecError where it is
-    damaged, gone, or lacks one of them."""
-    full_path = os.path.join(folder, path)
-    with _named(pa, full_path), opened_file(folder, path) as opened:
-        file = pa.parquet.ParquetFile(opened)
-        stored = _names(pa, file.schema_arrow)
-        expected = schemas(pa).get(path.partition("/")[0], ())
-        for name in (*(field.name for field in expected), *columns):
-            if name not in stored:
-                raise RlrecError(f"{full_path} has no column {name}", hint="export the log to another folder")
-        nested = {name for name in columns if "." in name}
-        paths = [chunk.path_in_schema for chunk in _chunks(file.metadata, 1)] if nested else ()
-        named = {path: f"{path.partition('.')[0]}.{path.rpartition('.')[2]}" for path in paths}  # as NAME.FIELD
-        fields = [path for path in paths if named[path] in nested] or {name.partition(".")[0] for name in nested}
-        return file.read(columns=[*(name for name in columns if "." not in name), *fields], use_threads=False)
-
-
-@contextmanager
-def _named(pa: Any, full_path: str) -> Iterator[None]:
-    """Names the file that cannot be read inside it."""
-    try:
-        yield
-    except (OSError, pa.ArrowInvalid) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise RlrecError(f"cannot read {full_path}: {reason}", hint="export the log to another folder") from error

@@ -49,7 +49,7 @@ def read(
     options: dict[str, Any] = {"pick_contexts": pick_contexts, "visits": visits, "keys": keys}
     if unit.folder is not None:
         for _ in range(times):
-            yield unit.folder.batches(selection, columns=columns, **options)
+            yield cut_batches(reader.batches(unit, selection, columns=columns, **options))
         return
     if number == 1:
         batches = list(cut_batches(reader.batches(unit, selection, columns=columns, **options)))

@@ -53,6 +53,8 @@ class PendingQuery:
 
     def columns(self) -> Columns:
         """One array a column."""
+        if self._unit.in_folder(self._text):
+            return self._unit.folder.columns(self._text, self._types)
         worker = self._unit.arrow_worker
         if worker is None:
             rows = self._unit.ask(self._text)

@@ -9,9 +9,9 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, nullcontext
-from functools import cached_property, lru_cache, partial, wraps
+from functools import cached_property, lru_cache, partial
 from itertools import count
-from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 
@@ -22,15 +22,13 @@ Row = tuple[Any, ...]
 Record = TypeVar("Record", bound=NamedTuple)
 K = TypeVar("K")
 V = TypeVar("V")
-P = ParamSpec("P")
-R = TypeVar("R")
 # Called now and then in a long work: what is counted, how many so far, and the share of all, where that is known.
 Progress = Callable[[str, int, float | None], None]
 _TABLES = (
     "decision|slot|event|users|session|visit|context|candidate_list|route_decision|decision_features|slot_set|"
     "logged_support|team_draft"
 )
-_ROWS = rf'\b(?:FROM|JOIN) "?(?:{_TABLES})\b'
+_LOG_ROWS = re.compile(rf'\b(?:FROM|JOIN) "?(?:{_TABLES})\b')
 _streams = count(1)  # numbers of the cursors that a server has
 BATCH = 20_000  # rows of a stream
 FEW = 20  # rows that PostgreSQL takes one by one as fast as at once
@@ -55,7 +53,7 @@ class Unit:
         self.transaction: tuple[Any, str] | None = None
         self.arrow_worker: Any = None  # reads the same snapshot in bulk: see `bulk.alongside`
         self.alongside = False  # whether that was tried: the snapshot stays as it is
-        self.folder: Any = None  # a `LogFolder`, which has the log in place of the store
+        self.folder: Any = None  # a `FolderLog`, which has the log in place of the store
 
     def clock(self) -> int:
         """The database's clock at this moment, whatever `now` is."""
@@ -90,7 +88,11 @@ class Unit:
 
     def ask(self, text: str, *values: Any) -> list[Row]:
         """All rows of a query."""
-        return self._run(text, values).fetchall()
+        return self.folder.ask(text, *values) if self.in_folder(text) else self._run(text, values).fetchall()
+
+    def in_folder(self, text: str) -> bool:
+        """Whether a query asks for rows of a log that a folder has."""
+        return self.folder is not None and _LOG_ROWS.search(text) is not None
 
     def records(self, kind: type[Record], text: str, *values: Any) -> list[Record]:
         """All rows of a query as records, whose fields are its columns in their order."""
@@ -102,8 +104,9 @@ class Unit:
 
     def portions(self, text: str) -> Iterator[list[Row]]:
         """All rows of a query in portions, as they come; the cursor is closed even where nobody reads on."""
-        if self.folder is not None:
-            self.folder.refuse(text)
+        if self.in_folder(text):
+            yield from map(list, slices(self.folder.ask(text), BATCH))
+            return
         driver: Any = self.connection.connection
         with closing(driver.cursor(name=f"rows_{next(_streams)}") if self.postgres else driver.cursor()) as cursor:
             cursor.execute(text)
@@ -153,8 +156,6 @@ class Unit:
 
     def _run(self, text: str, values: Sequence[Any]) -> Any:
         cursor = self.driver
-        if self.folder is not None:
-            self.folder.refuse(text)
         if self.postgres:
             return cursor.execute(_postgres_text(text), [_as_list(value) for value in values])
         return cursor.execute(*_sqlite_text(text, values)) if "(?*)" in text else cursor.execute(text, values)
@@ -283,28 +284,3 @@ def parse(text: str, column: str, kind: type = dict) -> Any:
     if not isinstance(value, kind):
         raise damage_error(f"{column} is {text[:40]!r}")
     return value
-
-
-# -- logs that lie in a folder: what answers for the tables of a log in place of the store --
-
-
-class LogFolder:
-    """The log of a unit that reads a folder (`Unit.folder`): it has a method for each function that is `of_log`."""
-
-    def refuse(self, text: str) -> None:
-        """Raises RlrecError for a query of rows of the log: the store has those of another one."""
-        if re.search(_ROWS, text):
-            raise RlrecError(f"a folder cannot answer {text[:200]}", hint="give the log of the store")
-
-
-def of_log(function: Callable[Concatenate[Unit, P], R]) -> Callable[Concatenate[Unit, P], R]:
-    """The query of a log, which the folder of a unit answers where the unit has one."""
-
-    @wraps(function)
-    def answer(unit: Unit, *args: P.args, **named: P.kwargs) -> R:
-        if unit.folder is None:
-            return function(unit, *args, **named)
-        result: R = getattr(unit.folder, function.__name__)(*args, **named)
-        return result
-
-    return cast(Callable[Concatenate[Unit, P], R], answer)

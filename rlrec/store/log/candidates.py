@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
-from rlrec.store.database.unit import Row, Unit, damage_error, of_log, parse
+from rlrec.store.database.unit import Row, Unit, damage_error, parse
 
 
 class CandidateList(NamedTuple):
@@ -27,7 +27,6 @@ def add(unit: Unit, rows: Iterable[Row]) -> None:
     unit.insert("candidate_list", COLUMNS, rows)
 
 
-@of_log
 def find_lists(unit: Unit, decision_ids: Collection[int]) -> dict[int, CandidateList]:
     """The lists of these decisions; those without one are left out."""
     rows = unit.ask(f"SELECT {', '.join(COLUMNS)} FROM candidate_list WHERE decision_id IN (?*)", decision_ids)

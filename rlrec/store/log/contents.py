@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from hashlib import blake2b
 
 from rlrec.store.database import loading
-from rlrec.store.database.unit import StoredRows, Unit, of_log, parse, to_text
+from rlrec.store.database.unit import StoredRows, Unit, parse, to_text
 
 
 def digest(text: str) -> bytes:
@@ -68,12 +68,10 @@ def find(
     return ids_of_contexts, {texts[key]: number for key, number in set_ids.items()}
 
 
-@of_log
 def context_bodies(unit: Unit, ids: Collection[int]) -> dict[int, str]:
     return StoredRows("context", unit.ask("SELECT id, body FROM context WHERE id IN (?*)", ids))
 
 
-@of_log
 def eligible_arms(unit: Unit, ids: Collection[int]) -> dict[int, tuple[int, ...]]:
     """The arm ids of each eligible set, ascending."""
     rows = unit.ask("SELECT id, arms FROM eligible_set WHERE id IN (?*)", ids)
@@ -82,7 +80,6 @@ def eligible_arms(unit: Unit, ids: Collection[int]) -> dict[int, tuple[int, ...]
     )
 
 
-@of_log
 def set_sizes(unit: Unit, ids: Collection[int]) -> dict[int, int]:
     """How many arms each eligible set has."""
     return dict(unit.ask("SELECT id, size FROM eligible_set WHERE id IN (?*)", ids))

@@ -8,7 +8,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 from rlrec.records import Event
-from rlrec.store.database.unit import Row, Unit, of_log, slices
+from rlrec.store.database.unit import Row, Unit, slices
 
 if TYPE_CHECKING:
     from rlrec.arrays import Ids
@@ -134,7 +134,6 @@ def by_decision(
     return by_decision
 
 
-@of_log
 def largest(unit: Unit, kinds: Collection[str], *, slots_only: bool) -> dict[str, float]:
     """The largest value of each of these kinds that has come, in absolute terms; slots_only: those of pages are left
     out."""

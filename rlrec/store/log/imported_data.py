@@ -9,7 +9,7 @@ from collections.abc import Collection
 from typing import Any
 
 from rlrec.log_fields import STATED_FIELDS
-from rlrec.store.database.unit import Unit, damage_error, of_log, parse
+from rlrec.store.database.unit import Unit, damage_error, parse
 from rlrec.store.log import contents
 
 
@@ -34,13 +34,11 @@ def find(unit: Unit, decision_ids: Collection[int]) -> dict[int, dict[str, Any]]
     return dict(data)
 
 
-@of_log
 def any_row(unit: Unit, table: str) -> bool:
     """Whether a table of data that only some decisions have holds any row."""
     return unit.ask_row(f"SELECT decision_id FROM {table} LIMIT 1") is not None
 
 
-@of_log
 def supports(unit: Unit, decision_ids: Collection[int]) -> dict[int, array[float]]:
     """Probabilities at position 1 of the eligible arms, in order of their ids, of these decisions that have them."""
     rows = unit.ask("SELECT decision_id, probabilities FROM logged_support WHERE decision_id IN (?*)", decision_ids)
@@ -54,7 +52,6 @@ def read_support(number: int, packed: bytes) -> array[float]:
     return array("d", bytes(packed))
 
 
-@of_log
 def slot_sets(unit: Unit, decision_ids: Collection[int]) -> dict[int, list[list[int]]]:
     """The ids of the arms that each slot could show, from the top, of those of these decisions where they differ."""
     rows = unit.ask("SELECT decision_id, arms FROM slot_set WHERE decision_id IN (?*)", decision_ids)
@@ -67,7 +64,6 @@ def read_slot_sets(number: int, arms: str) -> list[list[int]]:
     return sets
 
 
-@of_log
 def feature_contexts(unit: Unit, decision_ids: Collection[int]) -> dict[int, int]:
     """By decision the context that holds features of arms for it alone, in place of those of the catalogue."""
     query = "SELECT decision_id, context_id FROM decision_features WHERE decision_id IN (?*)"

@@ -13,7 +13,7 @@ from rlrec.arrays import Ids, Index, look_up, take
 from rlrec.log_fields import ABSENT as ABSENT
 from rlrec.log_fields import DECISION, EVENT, SLOT, LogField
 from rlrec.store.database.bulk import Columns, PendingQuery
-from rlrec.store.database.unit import Unit, damage_error, of_log
+from rlrec.store.database.unit import Unit, damage_error
 from rlrec.store.log.selected import ROUTE, Selection, numbers
 
 BATCH = 50_000  # decisions in a batch, about
@@ -340,12 +340,13 @@ def ask_events(
 ) -> PendingQuery:
     """Some of EVENTS for the events of decisions `d` that pass all tests. tables: in order of the loops."""
     tables = f"{tables} WHERE {' AND '.join(['e.decision_id = d.id', *tests])}"
-    if unit.postgres:  # SQLite has them in order of their numbers, in which values are added up
+    if (
+        unit.postgres or unit.folder is not None
+    ):  # SQLite has them in order of their numbers, in which values are added up
         tables += " ORDER BY e.decision_id, e.number"
     return _ask(unit, {name: EVENTS[name] for name in names}, tables)
 
 
-@of_log
 def context_texts(unit: Unit, ids: Ids) -> ContextTexts:
     """The texts of contexts. ids: ascending."""
     return PendingContexts(unit, ids).texts()

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from rlrec.store.database.unit import Unit, of_log
+from rlrec.store.database.unit import Unit
 from rlrec.times import DAY_US
 
 _SPLIT = "(SELECT owner.split FROM session owner WHERE owner.id = d.session_id)"  # of a decision
@@ -46,7 +46,6 @@ def numbers(ids: Collection[int]) -> str:
     return ", ".join(map(str, sorted(map(int, ids)))) or "NULL"
 
 
-@of_log
 def version_counts(unit: Unit, selection: Selection) -> dict[int, int]:
     """How many of the selected decisions each version served."""
     text = f"SELECT d.version_id, count(*) FROM decision d WHERE {_condition(selection)} GROUP BY d.version_id"
@@ -75,7 +74,6 @@ def newest_at(unit: Unit, selection: Selection, n: int) -> int | None:
     return None if at is None else int(at)
 
 
-@of_log
 def newest_id(unit: Unit, selection: Selection, n: int) -> int | None:
     """The id of the n-th newest selected decision, by ids; None where there are fewer."""
     text = f"SELECT d.id FROM decision d WHERE {_condition(selection)} ORDER BY d.id DESC LIMIT 1 OFFSET ?"
@@ -96,7 +94,6 @@ class LogExtent(NamedTuple):
     last_at: int = 0
 
 
-@of_log
 def extent(unit: Unit, selection: Selection) -> LogExtent:
     """The extent of the selected decisions."""
     largest = (

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from rlrec.store.database import loading
-from rlrec.store.database.unit import Record, Row, StoredRows, Unit, damage_error, of_log
+from rlrec.store.database.unit import Record, Row, StoredRows, Unit, damage_error
 from rlrec.store.log.contents import key_digest
 
 
@@ -222,7 +222,6 @@ def list_sessions(unit: Unit, *, limit: int | None = None) -> list[SessionSummar
     return unit.records(SessionSummary, f"{statement} LIMIT ?", limit)
 
 
-@of_log
 def oldest_running(unit: Unit, *, timeout_us: int, window_us: int, since: int, now: int) -> int | None:
     """The start of the eldest visit since a time that has not ended, or whose window has not; None where there is
     none."""
@@ -232,7 +231,6 @@ def oldest_running(unit: Unit, *, timeout_us: int, window_us: int, since: int, n
     return None if started_at is None else int(started_at)
 
 
-@of_log
 def any_user(unit: Unit) -> bool:
     """Whether some session has a user."""
     return unit.ask_row("SELECT id FROM session WHERE user_id IS NOT NULL LIMIT 1") is not None

@@ -10,14 +10,13 @@ import numpy as np
 from rlrec.arrays import Ids, offsets, run_starts
 from rlrec.store.database import bulk
 from rlrec.store.database.bulk import PendingQuery
-from rlrec.store.database.unit import Unit, of_log
+from rlrec.store.database.unit import Unit
 from rlrec.store.log import reader
 from rlrec.store.log.reader import ABSENT
 from rlrec.store.log.selected import Selection, numbers
 from rlrec.store.policies.experiments import Experiment
 
 
-@of_log
 def any_returned(unit: Unit) -> bool:
     """Whether some person has several visits."""
     text = "SELECT 1 FROM visit w JOIN session s ON s.id = w.session_id GROUP BY coalesce(-s.user_id, s.id)"

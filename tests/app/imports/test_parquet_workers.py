@@ -14,10 +14,12 @@ import pytest
 
 from rlrec.app.evaluation.passes import passes
 from rlrec.app.evaluation.passes.passes import IN_PROCESS, Workers
-from rlrec.app.imports.parquet_log import FolderLog
+from rlrec.app.imports.parquet_files import Manifest
 from rlrec.app.judging import exposure, positions
+from rlrec.app.log import partitions
 from rlrec.app.policies import train
 from rlrec.errors import RlrecError
+from rlrec.store.log.folder import FolderLog
 from rlrec.store.policies import beliefs
 from tests.app import logs
 from tests.app.imports.test_parquet_files import FEW, export, judged, prepare
@@ -30,7 +32,8 @@ TWO = Workers(jobs=2)
 
 @pytest.fixture(autouse=True)
 def many_partitions(monkeypatch: pytest.MonkeyPatch) -> None:
-    logs.in_batches(monkeypatch, 60)
+    """The batches are those of any process: workers may be real ones."""
+    monkeypatch.setattr(partitions, "count_partitions", lambda decisions: 8)
 
 
 @pytest.fixture(scope="module")
@@ -144,9 +147,8 @@ def test_a_user_who_came_after_the_export_takes_the_session_along(sqlite_db: str
         )
         export(sqlite_db, tmp_path / "log")
     log = f"parquet:{tmp_path / 'log'}"
-    with closing(logs.at(sqlite_db, 1e6)) as store, store.read() as unit:
-        moved = FolderLog(unit, str(tmp_path / "log"))._moved
-        assert {len(column) for column in moved} == {50}
+    with closing(FolderLog(str(tmp_path / "log"), Manifest.read(str(tmp_path / "log")).files)) as folder_log:
+        assert {len(column) for column in folder_log._changes} == {50}
     of_log: list[dict[str, Any]] = [{}, {"log": log}, {"log": log, "workers": TWO}]
     assert len({repr(judged(sqlite_db, "uniform", estimators="dr,wdr", **options)) for options in of_log}) == 1
 
@@ -215,19 +217,10 @@ def test_a_folder_that_vanishes_in_the_middle_is_named(
 
     def vanishing(self: FolderLog, number: int) -> Any:
         for index, partition in enumerate(partitions_of(self, number)):
-            if number < 64 and index == 1:
+            if index == 1:
                 shutil.rmtree(folder)
             yield partition
 
     monkeypatch.setattr(FolderLog, "split", vanishing)
     with pytest.raises(RlrecError, match=f"cannot read {folder}"):
         judged(db, log=f"parquet:{folder}")
-
-
-def test_a_row_that_is_asked_of_the_store_is_refused(exported: tuple[str, Path]) -> None:
-    db, folder = exported
-    with closing(logs.at(db, 1e6)) as store:
-        with store.read() as unit:
-            store.folder = FolderLog(unit, str(folder))
-        with store.read() as unit, pytest.raises(RlrecError, match="cannot answer SELECT id FROM decision"):
-            unit.ask("SELECT id FROM decision LIMIT 1")

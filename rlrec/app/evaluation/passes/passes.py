@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import count, islice
+from itertools import islice
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from rlrec.app.evaluation.passes.fold import LogPartial, RowCounts, RowUnit, fold
@@ -22,7 +22,6 @@ from rlrec.errors import InputError
 from rlrec.ope.checks.reasons import REASONS
 from rlrec.records import add_each
 from rlrec.store import Store, Unit
-from rlrec.store.database.unit import LogFolder
 from rlrec.store.log.reader import Batch
 
 ENGINES = ("local", "dask")
@@ -36,7 +35,8 @@ class Partition(NamedTuple):
     """A partition of the log: its number, and its batches, which can be read again, or the folder that has them."""
 
     number: int
-    rows: Iterable[Batch] | LogFolder
+    rows: Iterable[Batch] | None
+    folder: Any = None
 
 
 class Pass(Protocol[R_co]):
@@ -60,18 +60,21 @@ def results(
     read for several passes."""
     packed, number = packing.pack(work, handle=reader.unit), reader.evaluation.partitions
     folder, progress = reader.unit.folder, reader.unit.progress
-    parts: Iterable[Iterable[Batch] | LogFolder]
-    parts = folder.split(number) if folder else islice(stored or reader.partitions(work.reading), number)
+    partitions: Iterator[Partition]
+    if folder:
+        partitions = (Partition(index, None, log) for index, log in enumerate(folder.split(number)))
+    else:
+        parts = islice(stored or reader.partitions(work.reading), number)
+        partitions = (Partition(index, rows if engine is None else list(rows)) for index, rows in enumerate(parts))
     if engine is None:
-        for n_done, rows in enumerate(parts, 1):
-            yield result(packed, reader.unit, Partition(n_done - 1, rows), reader)
+        for partition in partitions:
+            yield result(packed, reader.unit, partition, reader)
             if folder:
-                progress("partitions", n_done, n_done / number)
+                progress("partitions", partition.number + 1, (partition.number + 1) / number)
         return
-    remote = (rows if isinstance(rows, LogFolder) else list(rows) for rows in parts)
     finished_parts: dict[int, Any] = {}
     following = 0
-    for index, answer in engine.map(packed, map(Partition, count(), remote)):
+    for index, answer in engine.map(packed, partitions):
         finished_parts[index] = answer
         while following in finished_parts:
             yield finished_parts.pop(following)
@@ -83,13 +86,14 @@ def result(packed: bytes, unit: Unit, partition: Partition, reader: LogReader | 
     work: Pass[Any] = packing.unpack(packed, handle=unit)
     options: dict[str, Any] = {} if reader is None else {"contexts": reader.contexts, "progress": reader.progress}
     options["number"] = partition.number
-    if not isinstance(partition.rows, LogFolder):
+    if partition.folder is None:
         return work(LogReader(unit, work.evaluation, rows=partition.rows, **options))
-    log, unit.folder = unit.folder, partition.rows
-    try:
-        return work(LogReader(unit, work.evaluation, **options))
-    finally:
-        unit.folder = log
+    log, unit.folder = unit.folder, partition.folder
+    with closing(partition.folder):
+        try:
+            return work(LogReader(unit, work.evaluation, **options))
+        finally:
+            unit.folder = log
 
 
 @dataclass(frozen=True, kw_only=True)

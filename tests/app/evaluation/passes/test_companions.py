@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from rlrec.app.evaluation.passes import estimates
-from rlrec.app.imports.parquet_log import FolderLog
+from rlrec.app.imports import log_stores
 from rlrec.store import Store
 from rlrec.store.log import selected
 from rlrec.store.log.selected import Selection
@@ -124,11 +124,14 @@ def test_the_newest_decisions_of_a_folder_are_those_of_its_store(sqlite_db: str,
     logs.catalogue(sqlite_db, 3)
     logs.create(sqlite_db, "first", "uniform")
     logs.serve(sqlite_db, "first", pages=40, rates=np.array([0.6, 0.5, 0.4]), together=1)
-    folder = exported(sqlite_db, tmp_path).removeprefix("parquet:")
-    with closing(Store(sqlite_db)) as store, store.read() as unit:
-        log = FolderLog(unit, folder)
-        for number in (1, 7, 40, 41):
-            assert log.newest_id(Selection(), number) == selected.newest_id(unit, Selection(), number)
+    log = exported(sqlite_db, tmp_path)
+
+    def newest_ids(store: Store) -> list[int | None]:
+        with store.read() as unit:
+            return [selected.newest_id(unit, Selection(), number) for number in (1, 7, 40, 41)]
+
+    with closing(Store(sqlite_db)) as store, log_stores.opened(store, log) as (log_store, _):
+        assert newest_ids(log_store) == newest_ids(store)
 
 
 @pytest.mark.parametrize("later", [1.0, 0.5])

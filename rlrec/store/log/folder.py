@@ -1,0 +1,277 @@
+"""The log of a folder of Parquet in place of that of the store: DuckDB has its files as tables with the names of the
+store's, so that a query of the log is the same text for either."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from tempfile import gettempdir
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+
+from rlrec.arrays import Ids
+from rlrec.errors import InputError, RlrecError
+from rlrec.log_fields import ABSENT
+from rlrec.store.database import tables as t
+from rlrec.store.database.bulk import Columns, Types
+from rlrec.store.database.unit import Row, quote_columns
+from rlrec.store.log.log_tables import CHILDREN, column_names
+
+BUCKETS = 64  # that persons are in; a partition has one of them or several
+MEMORY = "200MB"  # of DuckDB; what does not fit lies in temporary files
+_HINT = "export the log to another folder"
+_ROWS = "SELECT decision_id, unnest({0}, recursive := true) FROM decisions WHERE len({0}) > 0"
+_VISIT = ", ".join(column_names(t.visit))
+# The tables of a log, in an order in which each is read from those before it; first the rows of the files.
+_VIEWS = {
+    "newest": f'SELECT {_VISIT}, session, user_id, split, created_at, session_digest, "user", user_digest FROM visits'
+    " SEMI JOIN (SELECT session_id, number, max(part) AS part FROM visits GROUP BY ALL) AS n"
+    " USING (session_id, number, part)",
+    "visit": f"SELECT {_VISIT} FROM newest",
+    "session": "SELECT DISTINCT session_id AS id, session AS key, user_id, split, created_at, session_digest AS digest"
+    " FROM newest",
+    "users": 'SELECT DISTINCT user_id AS id, "user" AS key, user_digest AS digest FROM newest WHERE user_id > 0',
+    "decision": 'SELECT * REPLACE (epoch_us("at") AS "at") RENAME (decision_id AS id) FROM decisions',
+    "event": f"SELECT {quote_columns(column_names(t.event))} FROM events",
+    **{table.name: _ROWS.format(table.name) for table in CHILDREN},
+    # what the last event says of a slot may have come after its row was written
+    "slot": "SELECT s.* REPLACE (coalesce(c.censored, s.censored) AS censored) FROM"
+    f" ({_ROWS.format('slot')}) AS s LEFT JOIN (SELECT decision_id, position, arg_max(value, number) <> 0 AS censored"
+    " FROM events WHERE kind = '!censor' AND position > 0 GROUP BY ALL) AS c USING (decision_id, position)",
+    "context": "SELECT id, any_value(body) AS body FROM (SELECT context_id AS id, context AS body FROM decisions"
+    " UNION ALL SELECT decision_features[1].context_id, arm_features FROM decisions WHERE len(decision_features) > 0)"
+    " GROUP BY id",
+    "eligible_set": "SELECT eligible_id AS id, any_value(len(eligible_arms)) AS size,"
+    " any_value(to_json(eligible_arms)) AS arms FROM decisions GROUP BY eligible_id",
+}
+_FILE_NUMBER = "CAST(regexp_extract(filename, 'part-([0-9]+)', 1) AS BIGINT) AS part"
+_BY_DAY = "filename = true, hive_partitioning = true, hive_types = {'bucket': BIGINT, 'day': VARCHAR}"
+_BY_SIZE = "filename = true, hive_partitioning = false"
+_TYPES = {int: "BIGINT", float: "DOUBLE", str: "VARCHAR", bytes: "BLOB"}
+
+
+class FolderLog:
+    """The log of the files of a folder, or in them of the persons of a partition. It is named by the files, and reads
+    them where it is worked on.
+
+    files: by dataset; number: of partitions, None for all of the log; index: of this one; moved: the sessions in these
+    files whose user came after some of their decisions were exported, and whether they are in the partition."""
+
+    def __init__(
+        self, folder: str, files: Mapping[str, Sequence[str]], number: int | None = None, index: int = 0,
+        moved: Mapping[int, bool] | None = None,
+    ) -> None:  # fmt: skip
+        self._named = folder, files, number, index, moved
+        self.folder, self.files, self.number, self.index, self.moved = folder, files, number, index, moved or {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FolderLog, self._named
+
+    def split(self, number: int) -> Iterator[FolderLog]:
+        """So many partitions of whole persons, a power of two."""
+        session, earlier, home = self._changes
+        for index in range(number):
+            arrived, left = home % number == index, earlier % number == index
+            moved = dict(zip(session[arrived != left].tolist(), arrived[arrived != left].tolist(), strict=True))
+            buckets = {*range(index, BUCKETS, number), *earlier[arrived].tolist()}
+            files = {name: [path for path in paths if _may_have(path, buckets)] for name, paths in self.files.items()}
+            yield FolderLog(self.folder, files, number, index, moved)
+
+    @cached_property
+    def _changes(self) -> tuple[Ids, ...]:
+        """The sessions whose user came after some of their decisions were exported: their ids, the bucket of these, and
+        that of the user."""
+        text = (
+            "SELECT session_id, min(bucket) FILTER (user_id IS NULL) AS earlier, max(bucket) FILTER (user_id > 0)"
+            " AS home FROM visits GROUP BY session_id HAVING earlier <> home"
+        )
+        return tuple(self.columns(text, dict.fromkeys(("session_id", "earlier", "home"), np.int64)).values())
+
+    # -- queries --
+
+    def ask(self, text: str, *values: Any) -> list[Row]:
+        """All rows of a query, as of `Unit.ask`."""
+        lists = [value if isinstance(value, str | bytes | int | float | None) else list(value) for value in values]
+        with self._reading() as connection:
+            rows: list[Row] = connection.execute(text.replace("(?*)", "(SELECT unnest(?))"), lists).fetchall()
+        return rows
+
+    def columns(self, text: str, types: Types) -> Columns:
+        """All rows of a query, one array a column."""
+        with self._reading() as connection:
+            arrays = list(connection.execute(text).fetchnumpy().values())
+        for index, array in enumerate(arrays):
+            if len(array) and isinstance(array[0], bytearray):
+                arrays[index] = np.array([bytes(value) for value in array.tolist()], object)
+        return {name: array.astype(types[name], copy=False) for name, array in zip(types, arrays, strict=True)}
+
+    def numbers(self, dataset: str, *names: str) -> list[Ids]:
+        """Columns of all rows of the files of a dataset; ABSENT where there is no value."""
+        columns = ", ".join(f"coalesce({name}, {ABSENT}) AS {name}" for name in names)
+        return list(self.columns(f"SELECT {columns} FROM {dataset}", dict.fromkeys(names, np.int64)).values())
+
+    def close(self) -> None:
+        """Give back what DuckDB holds; what is asked later is read anew."""
+        if "_connection" in vars(self):
+            self._connection.close()
+            del self._connection
+
+    @contextmanager
+    def _reading(self) -> Iterator[Any]:
+        """The connection. Raises RlrecError for a file that cannot be read."""
+        try:
+            import duckdb
+        except ImportError:
+            raise InputError("a log in Parquet needs DuckDB", hint="pip install 'rlrec[parquet]'") from None
+        try:
+            yield self._connection
+        except duckdb.Error as error:
+            raise self._named_error(error) from error
+        except OSError as error:
+            raise RlrecError(f"cannot read {self.folder}: {error}", hint=_HINT) from error
+
+    @cached_property
+    def _location(self) -> tuple[str, Any]:
+        """The folder as DuckDB names it, and the file system of fsspec that it is of, or None."""
+        if "://" not in self.folder:
+            return self.folder, None
+        with remote_folder(self.folder) as (files, root):
+            is_local = "file" in files.protocol
+            return (root, None) if is_local else (files.unstrip_protocol(root), files)
+
+    def _opened(self) -> Any:
+        """DuckDB without tables."""
+        import duckdb
+
+        config: dict[str, Any] = {
+            "threads": 1,
+            "memory_limit": MEMORY,
+            "temp_directory": gettempdir(),
+            "integer_division": True,
+        }
+        connection = duckdb.connect(config=config)
+        if self._location[1] is not None:
+            connection.register_filesystem(self._location[1])
+        return connection
+
+    @cached_property
+    def _connection(self) -> Any:
+        """DuckDB with the tables of the log."""
+        connection = self._opened()
+        connection.execute(f"SET parquet_metadata_cache = {self.number is not None}")  # of all files it would be large
+        connection.execute("CREATE TEMP TABLE moved (session_id BIGINT, is_here BOOLEAN)")
+        if self.moved:
+            text = "INSERT INTO moved SELECT unnest(?), unnest(?)"
+            connection.execute(text, [list(self.moved), list(self.moved.values())])
+        for name in self.files:
+            connection.execute(f"CREATE TEMP VIEW {name} AS {self._source(name)}")
+        for name, text in _VIEWS.items():
+            # visits of a partition are few, and are asked for often
+            kind = "TABLE" if name == "newest" and self.number is not None else "VIEW"
+            connection.execute(f"CREATE TEMP {kind} {name} AS {text}")
+        return connection
+
+    def _source(self, dataset: str) -> str:
+        """The rows of the files of a dataset: of each its bucket, and the number of its file."""
+        by_day = [path for path in self.files[dataset] if "/bucket=" in path]
+        by_size = [path for path in self.files[dataset] if "/bucket=" not in path]
+        if not self.files[dataset]:
+            return _no_rows(dataset)
+        rows = " UNION ALL BY NAME ".join(
+            f"SELECT *, {_FILE_NUMBER} FROM read_parquet([{', '.join(map(self._quoted, paths))}], {options})"
+            for options, paths in ((_BY_DAY, by_day), (_BY_SIZE, by_size))
+            if paths
+        )
+        if self.number is None:
+            return rows
+        if not self.moved:
+            buckets = ", ".join(map(str, range(self.index, BUCKETS, self.number)))
+            return f"SELECT * FROM ({rows}) WHERE bucket IN ({buckets})"
+        if dataset == "events":
+            return rows
+        is_here = f"coalesce(m.is_here, r.bucket % {self.number} = {self.index})"
+        return f"SELECT r.* FROM ({rows}) AS r LEFT JOIN moved AS m USING (session_id) WHERE {is_here}"
+
+    def _quoted(self, path: str) -> str:
+        """A file in SQL. Raises RlrecError for a folder, of which DuckDB would read all files."""
+        if self._location[1] is None and os.path.isdir(full_path := os.path.join(self._location[0], path)):
+            raise RlrecError(f"cannot read {full_path}: it is a folder", hint=_HINT)
+        return "'" + os.path.join(self._location[0], path).replace("'", "''") + "'"
+
+    def _named_error(self, error: Exception) -> RlrecError:
+        """The error of the file that cannot be read: each is read until one is met that cannot."""
+        import duckdb
+
+        column = re.search(r'column "(\w+)"', str(error))
+        with self._opened() as connection:
+            for path in (path for paths in self.files.values() for path in paths):
+                name, file = os.path.join(self.folder, path), os.path.join(self._location[0], path)
+                try:
+                    names = connection.execute("SELECT name FROM parquet_schema(?)", [file]).fetchall()
+                    rows = connection.execute("SELECT * FROM read_parquet([?])", [file])
+                    while rows.fetchmany(1000):
+                        pass
+                except duckdb.Error as reason:
+                    return RlrecError(f"cannot read {name}: {_reason(reason)}", hint=_HINT)
+                if column is not None and (column[1],) not in names:
+                    return RlrecError(f"{name} has no column {column[1]}", hint=_HINT)
+        return RlrecError(f"cannot read {self.folder}: {_reason(error)}", hint=_HINT)
+
+
+@contextmanager
+def remote_folder(url: str) -> Iterator[tuple[Any, str]]:
+    """The file system of a URL that fsspec knows, and the path there. What fails inside raises OSError."""
+    try:
+        import fsspec
+    except ImportError:
+        raise InputError(f"{url} needs fsspec", hint="pip install fsspec") from None
+    try:
+        files, root = fsspec.core.url_to_fs(url)
+        yield files, root.rstrip("/")
+    except (OSError, RlrecError):
+        raise
+    except (ImportError, ValueError) as error:  # a protocol whose package is not there, or that is none
+        hint = "s3:// needs s3fs, gs:// gcsfs, abfs:// adlfs, https:// aiohttp: pip install PACKAGE"
+        raise InputError(f"cannot open {url}: {' '.join(str(error).split())[:200]}", hint=hint) from None
+    except Exception as error:  # each protocol has its own, such as for credentials
+        raise OSError(f"{type(error).__name__}: {error}") from error
+
+
+def _reason(error: Exception) -> str:
+    """An error of DuckDB without the query that it quotes."""
+    return " ".join(str(error).partition("\n\nLINE")[0].split())[:200]
+
+
+def _may_have(path: str, buckets: Collection[int]) -> bool:
+    """Whether a file may have rows of some of these buckets, by the name of its folder."""
+    share, _, shares = path.rpartition("=")[2].partition("/")[0].partition("-of-")
+    return any(bucket % int(shares or BUCKETS) == int(share) for bucket in buckets)
+
+
+def _no_rows(dataset: str) -> str:
+    """The columns of a dataset, and no row of it."""
+    if dataset == "decisions":
+        columns = {"decision_id": "BIGINT", **_types(t.decision), "at": "TIMESTAMPTZ", "context": "VARCHAR"}
+        columns |= {"eligible_arms": "BIGINT[]", "arm_features": "VARCHAR"}
+        for child in CHILDREN:
+            fields = ", ".join(f'"{name}" {kind}' for name, kind in _types(child).items() if name != "decision_id")
+            columns[child.name] = f"STRUCT({fields})[]"
+        del columns["id"]
+    elif dataset == "events":
+        columns = _types(t.event)
+    else:
+        columns = _types(t.session) | _types(t.visit) | {"session": "VARCHAR", "user": "VARCHAR"}
+        columns |= {"session_digest": "BIGINT", "user_digest": "BIGINT"}
+    columns |= {"bucket": "BIGINT", "part": "BIGINT"}
+    nulls = (f'NULL::{kind} AS "{name}"' for name, kind in columns.items())
+    return f"SELECT {', '.join(nulls)} WHERE false"
+
+
+def _types(table: sa.Table) -> dict[str, str]:
+    """The types of the columns of a table in DuckDB."""
+    return {column.name: _TYPES[column.type.python_type] for column in table.columns}
