@@ -63,20 +63,24 @@ Outcome = Result | InputError
 
 
 def feedback(store: Store, line: Line) -> Result:
-    """Record one line, in one transaction."""
-    (outcome,) = feedback_group(store, [line])
-    if isinstance(outcome, InputError):
-        raise outcome
+    """Record one line, in one transaction, which leaves no trace where the line is refused."""
+    (outcome,) = feedback_group(store, [line], all_or_none=True)
+    assert isinstance(outcome, Result)
     return outcome
 
 
-def feedback_group(store: Store, group: Group, warned: set[str] | None = None) -> list[Outcome]:
+def feedback_group(
+    store: Store, group: Group, warned: set[str] | None = None, *, all_or_none: bool = False
+) -> list[Outcome]:
     """Record lines, in one transaction: the answer to each. warned: kinds of events that this process has warned of,
-    which takes in the new ones."""
+    which takes in the new ones. all_or_none: raise the first error, and store nothing."""
 
     def work(unit: Unit) -> FeedbackTransaction:
         ledger = Ledger(unit, ())
         feedback = FeedbackTransaction(unit, ledger, group, answers=True)
+        refused = [outcome for outcome in feedback.outcomes if isinstance(outcome, InputError)]
+        if refused and all_or_none:
+            raise refused[0]
         ledger.close()
         return feedback
 

@@ -145,6 +145,14 @@ def test_an_event_inside_the_window_that_comes_after_settling_corrects(store: St
     assert list(sums(store, "settled").values()) == [(1, 1, 1)]
 
 
+def test_a_line_that_is_refused_settles_nothing(store: Store) -> None:
+    stocked(clock(store, START), settled="uniform/settled")
+    shown = ask(store, "settled")
+    with pytest.raises(InputError, match="before decision"):
+        tell(clock(store, START + WINDOW + 1), shown, click=1, at=START - 1)
+    assert pulls(store, "settled") == 0
+
+
 @pytest.mark.parametrize("size", [1, 3])
 def test_a_command_settles_at_most_a_thousand_slots(store: Store, size: int) -> None:
     stocked(clock(store, START), settled="uniform/settled", home="uniform")
