@@ -148,12 +148,7 @@ class FolderLog:
         """DuckDB without tables."""
         import duckdb
 
-        config: dict[str, Any] = {
-            "threads": 1,
-            "memory_limit": MEMORY,
-            "temp_directory": gettempdir(),
-            "integer_division": True,
-        }
+        config: dict[str, Any] = {"threads": 1, "memory_limit": MEMORY, "temp_directory": gettempdir()}
         connection = duckdb.connect(config=config)
         if self._location[1] is not None:
             connection.register_filesystem(self._location[1])
@@ -163,6 +158,7 @@ class FolderLog:
     def _connection(self) -> Any:
         """DuckDB with the tables of the log."""
         connection = self._opened()
+        connection.execute("SET integer_division = true")  # as in the databases of stores
         connection.execute(f"SET parquet_metadata_cache = {self.number is not None}")  # of all files it would be large
         connection.execute("CREATE TEMP TABLE moved (session_id BIGINT, is_here BOOLEAN)")
         if self.moved:

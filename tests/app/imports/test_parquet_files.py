@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from rlrec.app.evaluation.passes.passes import IN_PROCESS, Workers
 from rlrec.app.imports import parquet_export
 from rlrec.app.imports.parquet_files import Manifest
 from rlrec.app.judging import evaluate
+from rlrec.app.log import partitions
 from rlrec.errors import CheckFailed, InputError, RlrecError
 from tests.app import logs
 from tests.conftest import Run, runner
@@ -151,6 +153,37 @@ def test_late_events_and_censoring_are_appended(served: str, folder: Path) -> No
     assert export(served, folder) == (400, 0)
     fresh = judged(served, "log", log=f"parquet:{folder}", estimators=FEW)
     assert stale != fresh == judged(served, "log", estimators=FEW)
+
+
+def test_a_folder_by_days_is_read_and_appended_to(sqlite_db: str, tmp_path: Path) -> None:
+    """Version 0.1 wrote a file for each day and bucket, without the column of buckets."""
+    export(prepare(sqlite_db), tmp_path / "log")
+    manifest = json.loads((tmp_path / "log" / "manifest.json").read_text())
+    for name, paths in manifest["files"].items():
+        (path,) = paths
+        table = pq.ParquetFile(tmp_path / "log" / path).read()
+        (tmp_path / "log" / path).unlink()
+        buckets = table.column("bucket").to_numpy()
+        manifest["files"][name] = [
+            f"{name}/day=2026-02-01/bucket={bucket:02d}/part-{bucket + 1:06d}.parquet" for bucket in {*buckets.tolist()}
+        ]
+        for by_day in manifest["files"][name]:
+            (tmp_path / "log" / by_day).parent.mkdir(parents=True)
+            rows = table.filter(buckets == int(by_day.partition("bucket=")[2][:2])).drop_columns(["bucket"])
+            pq.write_table(rows, tmp_path / "log" / by_day)
+    (tmp_path / "log" / "manifest.json").write_text(json.dumps({**manifest, "format": 1}))
+    assert judged(sqlite_db, log=f"parquet:{tmp_path / 'log'}") == judged(sqlite_db)
+    serve(sqlite_db, pages=100, seed=2, start=1_000)
+    assert export(sqlite_db, tmp_path / "log") == (500, 100)
+    assert judged(sqlite_db, log=f"parquet:{tmp_path / 'log'}") == judged(sqlite_db)
+
+
+def test_files_follow_the_size_of_an_export(sqlite_db: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare(sqlite_db)
+    for size, files in ((400, 3), (100, 12)):
+        monkeypatch.setattr(partitions, "BATCH", size)
+        export(sqlite_db, tmp_path / str(size))
+        assert len([*(tmp_path / str(size)).rglob("*.parquet")]) == files
 
 
 def test_a_bucket_holds_whole_users(sqlite_db: str, tmp_path: Path) -> None:
@@ -290,6 +323,12 @@ def test_a_folder_with_a_forgotten_user_is_refused(sqlite_db: str, tmp_path: Pat
     assert runner(sqlite_db)("db", "forget", "--user", user, "--yes").exit_code == 0
     assert "may hold a user whom the store has forgotten since" in refusal(sqlite_db, tmp_path / "log", CheckFailed)
     assert export(sqlite_db, tmp_path / "new")[0] < 400
+
+
+def test_a_folder_needs_duckdb(sqlite_db: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    export(prepare(sqlite_db), tmp_path / "log")
+    monkeypatch.setitem(sys.modules, "duckdb", None)
+    assert refusal(sqlite_db, tmp_path / "log", InputError) == "a log in Parquet needs DuckDB"
 
 
 def test_a_folder_without_a_log_is_refused(sqlite_db: str, tmp_path: Path) -> None:
