@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from math import isfinite
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from rlrec.app.learning.ledger import Ledger, Unordered
 from rlrec.errors import Conflict, InputError, quantity, suggest
@@ -20,6 +20,7 @@ from rlrec.store.log import decisions, events
 from rlrec.store.log.events import CENSOR, RETURN, FeedbackKey, FeedbackTarget
 from rlrec.store.policies import policies
 
+T = TypeVar("T")
 MAX_KINDS = 1_000  # of events in a line
 MAX_WARNINGS = 10  # at once, of kinds of events
 NO_EVENTS: Mapping[str, float] = MappingProxyType({})
@@ -75,18 +76,32 @@ def feedback_group(
     """Record lines, in one transaction: the answer to each. warned: kinds of events that this process has warned of,
     which takes in the new ones. all_or_none: raise the first error, and store nothing."""
 
-    def work(unit: Unit) -> FeedbackTransaction:
-        ledger = Ledger(unit, ())
+    def work(unit: Unit, ledger: Ledger) -> FeedbackTransaction:
         feedback = FeedbackTransaction(unit, ledger, group, answers=True)
         refused = [outcome for outcome in feedback.outcomes if isinstance(outcome, InputError)]
         if refused and all_or_none:
             raise refused[0]
-        ledger.close()
         return feedback
 
-    stored = store.write(work, repeatable=True)
+    stored = _write(store, work)
     warn_unweighed(store, stored.unweighed, warned)
     return stored.outcomes
+
+
+def _write(store: Store, work: Callable[[Unit, Ledger], T], *, references_hold: bool = False) -> T:
+    """The result of `work`, in one transaction with its ledger: with all policies locked where it names one before
+    those that it has locked."""
+
+    def write(unit: Unit, *, lock_all: bool) -> T:
+        ledger = Ledger(unit, [policy.id for policy in policies.all_policies(unit)] if lock_all else ())
+        result = work(unit, ledger)
+        ledger.close()
+        return result
+
+    try:
+        return store.write(partial(write, lock_all=False), references_hold=references_hold, repeatable=True)
+    except Unordered:
+        return store.write(partial(write, lock_all=True), references_hold=references_hold, repeatable=True)
 
 
 def feedback_stream(
@@ -96,10 +111,9 @@ def feedback_stream(
     refused ones handed to `rejected`. `groups` gives the input anew each time it is called."""
     unweighed = set[str]()
 
-    def work(unit: Unit, portion: Iterable[Group], *, lock_all: bool) -> tuple[Summary, list[InputError]]:
-        ledger = Ledger(unit, [policy.id for policy in policies.all_policies(unit)] if lock_all else ())
+    def work(unit: Unit, ledger: Ledger, *, portion: Callable[[], Iterable[Group]]) -> tuple[Summary, list[InputError]]:
         summary, errors = Summary(), list[InputError]()
-        for group in portion:
+        for group in portion():
             feedback = FeedbackTransaction(unit, ledger, group)
             unweighed.update(feedback.unweighed)
             refused = [line for line in feedback.stored if isinstance(line, InputError)]
@@ -109,28 +123,19 @@ def feedback_stream(
             accepted = feedback.stored.count(True)
             duplicates = len(group) - accepted - len(refused)
             summary += Summary(accepted=accepted, duplicates=duplicates, rejected=len(refused))
-        ledger.close()
         return summary, errors
 
-    def write(portion: Callable[[], Iterable[Group]], *, lock_all: bool = False) -> Summary:
-        summary, errors = store.write(
-            lambda unit: work(unit, portion(), lock_all=lock_all), references_hold=True, repeatable=True
-        )
+    total = Summary()
+    portions: Iterable[Callable[[], Iterable[Group]]] = [groups]
+    if quarantine:
+        portions = (partial(list, [group]) for group in groups())
+    for portion in portions:
+        summary, errors = _write(store, partial(work, portion=portion), references_hold=True)
+        total += summary
         for error in errors:
             rejected(error)
-        return summary
-
-    if quarantine:
-        summary = Summary()
-        for group in groups():
-            summary += write(partial(list, [group]))
-    else:
-        try:
-            summary = write(groups)
-        except Unordered:  # a later group names a policy before those of an earlier one
-            summary = write(groups, lock_all=True)
     warn_unweighed(store, unweighed)
-    return summary
+    return total
 
 
 def warn_unweighed(store: Store, unweighed: set[str], warned: set[str] | None = None) -> None:
