@@ -702,7 +702,7 @@ class Commands:
         definition, or of --reward. No marginals, times of events, states, policies, and no decisions that are censored or
         lack a propensity.
 
-        A folder of Parquet has decisions, events and visits by day and bucket; repeated, the command appends what is new.
+        A folder of Parquet has decisions, events and visits by persons; repeated, the command appends what is new.
         It may be a URL that fsspec knows (s3://bucket/log). `rlrec help machines` has its columns; evaluate and exposure
         read it by `--log parquet:DIR`.
 

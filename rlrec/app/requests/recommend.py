@@ -16,6 +16,7 @@ from rlrec.app.learning.slot_keys import ServedSlate
 from rlrec.app.serving.cache import ServingCache
 from rlrec.app.serving.draws import DrawnSlate, draw, prepare, signed
 from rlrec.app.serving.open_sessions import HistoryReader, OpenSession, OpenSessions
+from rlrec.app.serving.planned_requests import plan_group
 from rlrec.app.serving.requests import (
     Answer,
     Duplicate,
@@ -24,7 +25,6 @@ from rlrec.app.serving.requests import (
     PlannedRequest,
     Request,
     SharedDistribution,
-    plan_group,
 )
 from rlrec.errors import InputError, StoreBusy
 from rlrec.store import Store, Unit

@@ -3,26 +3,19 @@ store in one snapshot."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from copy import copy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, TypedDict
 
-from rlrec.app.inputs import canonical, lookup
-from rlrec.app.serving.cache import Eligible, ServingCache, arm_array
-from rlrec.errors import Conflict, InputError, suggest
-from rlrec.policy.scores.floors import LONGEST
+from rlrec.app.inputs import canonical
+from rlrec.errors import InputError
 from rlrec.records import Head, Version
-from rlrec.store import Unit
-from rlrec.store.log import contents, decisions, settings
-from rlrec.store.policies import arms, routes
+from rlrec.store.log import contents
 from rlrec.store.policies.routes import RouteChange
 
 if TYPE_CHECKING:
     from rlrec.app.distributions.exact import EligibleDistribution, VersionDistribution
-    from rlrec.app.serving.assignment import Assigned, Assigner
+    from rlrec.app.serving.cache import Eligible
     from rlrec.store.policies.experiments import Experiment, Variant
     from rlrec.store.policies.routes import Shadow
 
@@ -145,187 +138,3 @@ Planned = PlannedRequest | InputError | Duplicate
 class Outdated(Exception):
     """The plan of a group no longer holds: somebody stored one of its request ids, deleted decisions, perhaps with
     contexts that it names, or stopped the ramp of a route."""
-
-
-def plan_group(unit: Unit, requests: Sequence[Request | InputError], cache: ServingCache) -> list[Planned]:
-    """Each request with its distribution, or the error that refuses it, in order."""
-    group = _Group(unit, [request for request in requests if not isinstance(request, InputError)], cache)
-    return [
-        request if isinstance(request, InputError) else group.plan(request, index)
-        for index, request in enumerate(requests)
-    ]
-
-
-class _Group:
-    """The requests of a group, planned in one snapshot of the store."""
-
-    def __init__(self, unit: Unit, requests: Sequence[Request], cache: ServingCache) -> None:
-        self.unit, self.requests, self.cache = unit, requests, cache
-        self.settings = settings.get(unit)
-        names = {request.policy for request in requests if request.policy is not None}
-        new = names - cache.policies
-        self.routes = routes.by_name(unit, new) if new else {}
-        self.shadows: dict[int, Shadow] = {}
-        self.assigner: Assigner | None = None
-        references = names
-        if self.routes:
-            self.shadows = routes.running_shadows(unit, {route.route_id for route in self.routes.values()})
-            references = names - self.routes.keys() | {route.reference for route in self.routes.values()}
-            references |= {shadow.reference for shadow in self.shadows.values()}
-        if self.routes or any(request.policy is None for request in requests):
-            from rlrec.app.serving.assignment import Assigner
-
-            self.assigner = Assigner(unit, requests, self.routes)
-            references = references | self.assigner.policies()
-        self.versions = lookup.resolve(unit, references)
-        cache.policies |= {name for name in new if not isinstance(self.versions.get(name), InputError | None)}
-        self.catalogue = cache.catalogue(unit, self.settings)
-        arm_keys = {key for request in requests for key in request.arms or ()}
-        self.ids = arms.ids(unit, arm_keys) if arm_keys else {}
-        request_ids = {request.request_id for request in requests if request.request_id is not None}
-        self.stored = decisions.requests(unit, request_ids) if request_ids else {}
-        self._planned: dict[str, tuple[bytes, int]] = {}  # by request id: digest and index of the first request
-        self._distributions: dict[tuple[Any, ...], SharedDistribution] = {}
-        self._versions: dict[tuple[str | None, tuple[int, str] | None], ServingVersion] = {}
-        self._active: frozenset[int] = frozenset(self.catalogue if self.ids else ())
-        self._has_suggested = False
-
-    def plan(self, request: Request, index: int) -> Planned:
-        """The request with its distribution, or as a duplicate, or its error."""
-        request_id = request.request_id
-        try:
-            if request.size < 1:
-                raise InputError(f"k is {request.size}", hint="it is 1 or more", field="k")
-            if request_id is None:
-                return PlannedRequest(request, self._distribution(request), self.cache.text(request.context), None)
-            content = digest(request)
-            if request_id in self.stored:
-                return Duplicate(_same_content(request_id, content, self.stored[request_id]), None)
-            if request_id in self._planned:
-                return Duplicate(None, _same_content(request_id, content, self._planned[request_id]))
-            shared, context = self._distribution(request), self.cache.text(request.context)
-            self._planned[request_id] = content, index
-            return PlannedRequest(request, shared, context, content)
-        except InputError as error:
-            return error
-
-    def _distribution(self, request: Request) -> SharedDistribution:
-        """The distribution of a request, built once for all requests that share it.
-        Raises InputError where the request cannot be drawn."""
-        if request.experiment is not None and request.policy is not None:
-            raise _ambiguous_target()
-        assigned = None if self.assigner is None else self.assigner.choose(request)
-        arm_keys = None if request.arms is None else tuple(request.arms)
-        name: tuple[Any, ...] = (request.policy, assigned and assigned.key, arm_keys, request.size)
-        shared = self._distributions.get(name)
-        if shared is None or shared.case.reads:
-            version = self._serving_version(request, assigned)
-            version.serving.check(request.context)
-            with_context = (*name, version.serving.reading(request.context))
-            shared = self._distributions.get(with_context) or self._build(request, version)
-            self._distributions[with_context] = self._distributions[name] = shared
-        if assigned is not None and self.assigner is not None:
-            self.assigner.remember_user(request)
-        return shared
-
-    def _serving_version(self, request: Request, assigned: Assigned | None) -> ServingVersion:
-        """The version that serves a request, as it stands."""
-        route = self.routes.get(request.policy or "")
-        reference = request.policy if route is None else route.reference
-        reference = reference if assigned is None else assigned.variant.policy
-        if reference is None:
-            raise _ambiguous_target()
-        name = request.policy, assigned and assigned.key
-        if name not in self._versions:
-            resolved = self.versions[reference]
-            if isinstance(resolved, InputError):
-                raise copy(resolved)
-            version, head = resolved
-            serving = self.cache.serving(self.unit, version, head)
-            target = request.policy, request.experiment
-            contexts = [
-                same_target.context
-                for same_target in self.requests
-                if (same_target.policy, same_target.experiment) == target
-            ]
-            serving.see(contexts)
-            if not serving.policy.served:
-                raise InputError(
-                    f"policy {version.policy.name!r} is the label of an imported log",
-                    hint="recommend from another policy", field="policy",
-                )  # fmt: skip
-            experiment, variant, by = assigned or (None, None, None)
-            shadow = None if route is None else self.shadows.get(route.route_id)
-            challenger = None
-            if shadow is not None:
-                resolved = self.versions[shadow.reference]
-                assert not isinstance(resolved, InputError)
-                challenger = self.cache.serving(self.unit, *resolved)
-                with suppress(InputError):  # it weighs no slate in a context that it cannot read
-                    challenger.see(contexts)
-            self._versions[name] = ServingVersion(
-                version=version, head=head, serving=serving, experiment=experiment, variant=variant, by=by, route=route,
-                shadow=shadow, challenger=challenger,
-            )  # fmt: skip
-        return self._versions[name]
-
-    def _build(self, request: Request, version: ServingVersion) -> SharedDistribution:
-        eligible, serving = self._eligible(request), version.serving
-        keys, revision = self.cache.keys_with(self.unit, eligible), self.settings.catalogue_revision
-        arm_ids, candidates = arm_array(eligible), serving.learner.n_candidates
-        if candidates > len(eligible):
-            message = f"{candidates} candidates are wanted, but only {len(eligible)} arms are eligible"
-            field = "policy" if request.arms is None else "arms"
-            raise InputError(message, hint="add arms, or use a policy with fewer candidates", field=field)
-        if candidates and request.size > candidates:
-            raise InputError(f"k is {request.size}, but there are only {candidates} candidates", field="k")
-        distribution = serving.candidates if candidates else serving.case
-        return SharedDistribution(
-            **vars(version), eligible=eligible, revision=revision, size=request.size, context=request.context,
-            candidates=candidates,
-            case=distribution(eligible, arm_ids, request.context, keys=keys, revision=revision),
-        )  # fmt: skip
-
-    def _eligible(self, request: Request) -> Eligible:
-        """The ids of the arms that may be shown, ascending. Raises InputError where they are too few."""
-        retired = ""
-        if request.arms is None:
-            eligible = self.catalogue
-        else:
-            unknown_key = next((key for key in request.arms if key not in self.ids), None)
-            if unknown_key is not None:
-                # near names are looked up once a group, not for each of its bad lines
-                suggestion = (
-                    None if self._has_suggested else suggest(unknown_key, arms.keys_like(self.unit, unknown_key))
-                )
-                self._has_suggested = True
-                shown = suggestion or "`rlrec arm list` shows them"
-                raise InputError(f"unknown arm {unknown_key!r}", hint=shown, field="arms")
-            if len(set(request.arms)) < len(request.arms):
-                repeated_arm = next(key for key, times in Counter(request.arms).items() if times > 1)
-                raise InputError(f"arm {repeated_arm!r} is listed twice", hint="list each arm once", field="arms")
-            eligible = tuple(sorted({self.ids[key] for key in request.arms} & self._active))
-            retired = ", ".join(key for key in request.arms if self.ids[key] not in self._active)
-        hint = f"retired: {retired}; `rlrec arm restore` brings them back" if retired else None
-        if not eligible:
-            hint = hint or "add arms with `rlrec arm add`, or restore some"
-            raise InputError("no arm is eligible", hint=hint, field="arms")
-        if request.size > LONGEST:
-            raise InputError(f"k is {request.size}", hint=f"a slate has at most {LONGEST} positions", field="k")
-        if request.size > len(eligible):
-            raise InputError(f"k is {request.size}, but only {len(eligible)} arms are eligible", hint=hint, field="k")
-        return eligible
-
-
-def _ambiguous_target() -> InputError:
-    return InputError("name a policy or an experiment, one of them", hint="--policy or --experiment", field="policy")
-
-
-def _same_content(request_id: str, content: bytes, first: tuple[bytes | None, int]) -> int:
-    """The decision or index that answers a request id. Raises Conflict where it came with other content before."""
-    if first[0] is not None and bytes(first[0]) != content:
-        raise Conflict(
-            f"request id {request_id!r} is known with other content", hint="a retry repeats the request",
-            field="request_id",
-        )  # fmt: skip
-    return first[1]

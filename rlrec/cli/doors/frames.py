@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rlrec.cli.output.output import Screen, Show, View
+from rlrec.cli.output.output import Show
 from rlrec.cli.output.plain import dumps, single
+from rlrec.cli.output.views import Screen, View
 
 if TYPE_CHECKING:
     import pandas

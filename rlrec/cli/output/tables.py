@@ -12,9 +12,9 @@ from itertools import chain
 from types import SimpleNamespace
 from typing import Any
 
-from rlrec.cli.output.output import Screen, View
 from rlrec.cli.output.plain import dumps, mapping, single
-from rlrec.cli.text.values import printable
+from rlrec.cli.output.views import Screen, View
+from rlrec.cli.text.characters import printable
 
 FILLER = "\0"  # no cell holds one, and len() counts it
 GAP = "  "

@@ -13,7 +13,7 @@ import click
 
 from rlrec.cli.output import output
 from rlrec.cli.program.shared import OUTPUT, Command, option_group, settings
-from rlrec.cli.text.values import truncate
+from rlrec.cli.text.characters import truncate
 from rlrec.errors import InputError, LinesRefused, RlrecError, quantity
 
 if TYPE_CHECKING:
@@ -229,7 +229,7 @@ def complete_file(path: str) -> Iterator[BinaryIO]:
 
 @contextmanager
 def open_target(path: str) -> Iterator[Callable[[bytes], object]]:
-    """What writes to a file, or to stdout under the name `-`."""
+    """Opens a file to write to, or stdout under the name `-`."""
     if path == "-":
         yield output.write
         output.flush()

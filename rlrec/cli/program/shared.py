@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rlrec.cli.output.output import FORMATS, Screen, Show
-from rlrec.cli.text.values import Integer, clipped, hide, mask_secrets, passwords, printable, recoded
+from rlrec.cli.output.output import FORMATS, Show
+from rlrec.cli.output.views import Screen
+from rlrec.cli.text.characters import clipped, printable
+from rlrec.cli.text.values import Integer, hide, mask_secrets, passwords, recoded
 from rlrec.errors import InputError, suggest
 
 if TYPE_CHECKING:

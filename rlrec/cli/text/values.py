@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rlrec.cli.text.characters import LARGEST, truncate, unstorable
 from rlrec.errors import InputError
 from rlrec.times import SECOND
 from rlrec.times import parse as parse_time
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 else:  # the classes take no parameters in click 8.1
     AnyType, AnyChoice = click.ParamType, click.Choice
 
-LARGEST = 2**63 - 1
 KEY_LENGTH = 200
 # Patterns are text here: they are compiled when a command asks for them, and kept by `re`.
 NUMBER_FORM = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"
@@ -36,37 +36,6 @@ DURATION_FORM = "".join(rf"(?:(\d+(?:\.\d+)?){unit})?" for unit in (*UNITS, "ms"
 
 USERINFO = r"(?<![A-Za-z0-9+.-])([A-Za-z0-9+.-]+://[^\s/?#:@]*:)\S*@"
 PASSWORD = r"(?i)((?:^|(?<=[?&;\s\"'(]))(?:ssl)?pass(?:word|wd|phrase)?\s?=\s?)('(?:[^'\\]|\\.)*'|[^\s&;\"']*)"
-
-
-# -- text on one printable line, and whether a database takes it --
-
-
-def truncate(text: str, limit: int = 60) -> str:
-    """`text` as one printable line: control characters escaped, no longer than `limit`."""
-    return printable(text if len(text) <= limit else text[: limit - 1] + "…")
-
-
-def clipped(text: str, limit: int = 2_000) -> str:
-    """`text` without its middle, where it is longer than `limit`."""
-    return text if len(text) <= limit else f"{text[: limit // 2]} … {text[-limit // 2 :]}"
-
-
-def printable(text: str) -> str:
-    """`text` without anything that moves a cursor or breaks a line: such characters as escapes."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def unstorable(text: str) -> str | None:
-    """Why no database takes `text`: a NUL, or half of a surrogate pair. None if it does."""
-    if "\0" in text:
-        return "holds a NUL character"
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return "is not valid Unicode"
-    return None
 
 
 def key_problem(text: str) -> str | None:

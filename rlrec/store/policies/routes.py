@@ -181,7 +181,7 @@ def add_shadowed(unit: Unit, rows: Iterable[Row]) -> None:
 
 
 def log_probabilities(unit: Unit, shadow_id: int) -> list[Row]:
-    """Of every slate that was shown in the shadow the log of the challenger's probability, None where it has none, and
-    of the propensity with which it was served."""
+    """The log of the challenger's probability of every slate shown in the shadow, None where it has none, and that of
+    the propensity with which the slate was served."""
     tables = "shadow_decision s JOIN decision d ON d.id = s.decision_id"
     return unit.ask(f"SELECT s.log_probability, d.log_propensity FROM {tables} WHERE s.shadow_id = ?", shadow_id)

@@ -13,7 +13,6 @@ import sqlalchemy as sa
 
 from rlrec.log_fields import NO_SCORE
 from rlrec.store.database import bulk
-from rlrec.store.database import tables as t
 from rlrec.store.database.bulk import Columns
 from rlrec.store.database.unit import Row, Unit, slices
 from rlrec.store.log import decisions, reader
@@ -110,6 +109,8 @@ def _row_key(table: sa.Table, values: Sequence[object]) -> dict[str, object]:
 
 def _all_refer(unit: Unit) -> bool:
     """Whether SQLite finds no such row by the keys that its file declares, and all are declared."""
+    from rlrec.store.database import tables as t  # few commands need the definitions
+
     keys = sum(len(key.elements) for table in t.metadata.sorted_tables for key in table.foreign_key_constraints)
     declared_keys = unit.ask_value(
         "SELECT count(*) FROM sqlite_master m, pragma_foreign_key_list(m.name) WHERE m.type = 'table'"
@@ -121,6 +122,8 @@ def _all_refer(unit: Unit) -> bool:
 
 def _tables(unit: Unit) -> Iterator[sa.Table]:
     """All tables, one after another, with a word on progress."""
+    from rlrec.store.database import tables as t  # few commands need the definitions
+
     tables = t.metadata.sorted_tables
     for number, table in enumerate(tables):
         unit.progress("tables", number, number / len(tables))
@@ -129,6 +132,8 @@ def _tables(unit: Unit) -> Iterator[sa.Table]:
 
 def rows_ahead(unit: Unit, *, since: int) -> Iterator[tuple[sa.Column[Any], dict[str, object], int]]:
     """Times of rows behind a time, the first MAX_ROWS of each column: the column, the key of the row, and the time."""
+    from rlrec.store.database import tables as t  # few commands need the definitions
+
     for column in t.time_columns():
         later_rows = sa.select(*column.table.primary_key, column).where(column > since)
         for *values, at in unit.rows(later_rows.limit(MAX_ROWS)):

@@ -15,7 +15,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from rlrec.cli.output.output import Show, View
+from rlrec.cli.output.output import Show
+from rlrec.cli.output.views import View
 from tests.conftest import PATIENCE_S, Run
 
 

@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from rlrec.cli.output.output import Screen, View
 from rlrec.cli.output.progress import ProgressLine
+from rlrec.cli.output.views import Screen, View
 from rlrec.store import Store
 from tests.conftest import PATIENCE_S, Run, filled, runner
 

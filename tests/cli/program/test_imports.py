@@ -34,7 +34,9 @@ BARE = {
             "program.signals",
             "output",
             "output.output",
+            "output.views",
             "text",
+            "text.characters",
             "text.values",
         ]
     ),

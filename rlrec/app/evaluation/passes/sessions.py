@@ -87,7 +87,7 @@ class SessionUnit(RowUnit[EndedVisits, ReturnModel]):
         return sums.finish()
 
     def visit_carry_over(self, reader: LogReader) -> Mapping[int, VisitCarryOverSums]:
-        """Of the first partitions of the log, and none where nobody came back."""
+        """The sums of the first partitions of the log; none where nobody came back."""
         evaluation = self.evaluation
         max_partitions = max(1, MAX_DECISIONS * evaluation.partitions // max(1, evaluation.extent.decisions))
         if not self.returned or reader.number >= max_partitions:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rlrec.cli.output.output import Show, View
+from rlrec.cli.output.output import Show
+from rlrec.cli.output.views import View
 from rlrec.cli.program import app
 from rlrec.cli.program.files import plot_option, save_plot
 from rlrec.cli.program.shared import HOW_TO_RUN, GroupedCommand, Store, option_group, reading, workers_options

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rlrec.cli.output.output import Show, View
+from rlrec.cli.output.output import Show
 from rlrec.cli.output.tables import cell
+from rlrec.cli.output.views import View
 from rlrec.cli.program import app
 from rlrec.cli.program.files import plot_option, save_plot
 from rlrec.cli.program.shared import CommandGroup, Store, reading, workers_options, writing

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rlrec.cli.output.output import Show, View
+from rlrec.cli.output.output import Show
 from rlrec.cli.output.tables import short_times, sparkline
+from rlrec.cli.output.views import View
 from rlrec.cli.program import app
 from rlrec.cli.program.shared import GroupedCommand, Store, reading, settings
 from rlrec.errors import CheckFailed, quantity

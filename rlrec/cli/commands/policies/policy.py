@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from rlrec.cli.commands.policies import policy_view
-from rlrec.cli.output.output import Show, View
+from rlrec.cli.output.output import Show
+from rlrec.cli.output.views import View
 from rlrec.cli.program import app
 from rlrec.cli.program.files import plot_option, save_plot
 from rlrec.cli.program.shared import CommandGroup, Store, by_name, printed, reading, suggest_next, writing

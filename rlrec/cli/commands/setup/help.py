@@ -14,7 +14,8 @@ from typing import NamedTuple
 import click
 
 from rlrec import __version__
-from rlrec.cli.output.output import Show, View, terminal_columns, write
+from rlrec.cli.output.output import Show, write
+from rlrec.cli.output.views import View, terminal_columns
 from rlrec.cli.program.shared import GroupedCommand, printed
 from rlrec.errors import InputError, suggest
 
