@@ -1,8 +1,8 @@
 """The log as a folder of Parquet files, which Spark and DuckDB read as they are: what is new is appended, and a store
 can be made of it again.
 
-DIR/decisions/day=YYYY-MM-DD/bucket=00..63/part-N.parquet has a row for each decision, with its slots as a list; events
-and visits lie beside decisions. A bucket has all decisions of a person (the user, else the session), on all days. A
+DIR/decisions/share=II-of-NN/part-N.parquet has a row for each decision, with its slots as a list; events and visits lie
+beside decisions. A share has all decisions of some persons (the users, else the sessions), by the column `bucket`. A
 file never changes: manifest.json, which is replaced last, names those that count. Of a visit that went on, the last row
 counts."""
 
