@@ -15,9 +15,9 @@ import click
 from rlrec import __version__, times
 from rlrec.cli.commands import COMMANDS, load_command
 from rlrec.cli.output.output import discard_unwritten, flush
-from rlrec.cli.output.views import terminal_columns
 from rlrec.cli.program import signals
 from rlrec.cli.program.shared import CommandGroup, Settings, notice, walk
+from rlrec.cli.text.text import terminal_columns
 from rlrec.cli.text.values import CLOCK, DURATION
 from rlrec.errors import OUT_OF_MEMORY, InputError
 

@@ -6,10 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from copy import copy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlrec.app.inputs import lookup
-from rlrec.app.serving.assignment import Assigned, Assigner
 from rlrec.app.serving.cache import Eligible, ServingCache, arm_array
 from rlrec.app.serving.requests import (
     Duplicate,
@@ -26,6 +25,9 @@ from rlrec.store import Unit
 from rlrec.store.log import decisions, settings
 from rlrec.store.policies import arms, routes
 from rlrec.store.policies.routes import Shadow
+
+if TYPE_CHECKING:
+    from rlrec.app.serving.assignment import Assigned, Assigner
 
 
 def plan_group(unit: Unit, requests: Sequence[Request | InputError], cache: ServingCache) -> list[Planned]:
@@ -54,6 +56,8 @@ class _Group:
             references = names - self.routes.keys() | {route.reference for route in self.routes.values()}
             references |= {shadow.reference for shadow in self.shadows.values()}
         if self.routes or any(request.policy is None for request in requests):
+            from rlrec.app.serving.assignment import Assigner  # few requests need it
+
             self.assigner = Assigner(unit, requests, self.routes)
             references = references | self.assigner.policies()
         self.versions = lookup.resolve(unit, references)

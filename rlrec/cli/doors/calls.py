@@ -15,7 +15,7 @@ import click
 from rlrec.cli.doors.frames import Keeper, Records, Result
 from rlrec.cli.output.plain import dumps
 from rlrec.cli.program.shared import Settings
-from rlrec.cli.text.characters import truncate
+from rlrec.cli.text.text import truncate
 from rlrec.cli.text.values import KEYS, parse_object
 from rlrec.errors import InputError, RlrecError
 

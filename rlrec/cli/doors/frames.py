@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlrec.cli.output.output import Show
 from rlrec.cli.output.plain import dumps, single
-from rlrec.cli.output.views import Screen, View
+from rlrec.cli.text.text import Screen, View
 
 if TYPE_CHECKING:
     import pandas

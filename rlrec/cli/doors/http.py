@@ -12,13 +12,10 @@ from http import HTTPStatus
 from io import BytesIO
 from math import inf
 from operator import itemgetter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 from rlrec.cli.text.lines import groups
 from rlrec.errors import RlrecError, StoreBusy
-
-if TYPE_CHECKING:
-    from rlrec.cli.doors.serve import SharedWriter
 
 GROUP = 1_000  # lines of a client that may wait for the writer, or for the client to take their answers
 GROUP_BYTES = 1_000_000  # of lines, after which a group ends
@@ -93,10 +90,18 @@ class RequestRefused(Exception):
         self.status = status
 
 
+class Writer(Protocol):
+    """The writer of the store, to whom all clients hand their lines."""
+
+    def submit(self, lines: NumberedLines, *, previous: Answered | None = None) -> asyncio.Future[Answered]: ...
+    def counts(self) -> dict[str, int]: ...
+    async def health(self) -> Answered: ...
+
+
 class Front:
     """A server of HTTP in front of a writer."""
 
-    def __init__(self, writer: SharedWriter, limits: Limits) -> None:
+    def __init__(self, writer: Writer, limits: Limits) -> None:
         self.writer, self.limits = writer, limits
         self.draining = self.refused_for_room = False
         self.waiting_bytes = 0

@@ -20,7 +20,7 @@ from typing import Any, TextIO
 
 import click
 
-from rlrec.cli.output.views import Screen, View
+from rlrec.cli.text.text import Screen, View
 
 FORMATS = ("table", "json", "ndjson", "csv")
 PAUSE_S = 0.2

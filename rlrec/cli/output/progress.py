@@ -6,7 +6,7 @@ import time
 from contextlib import suppress
 from typing import TextIO
 
-from rlrec.cli.output.views import terminal_columns
+from rlrec.cli.text.text import terminal_columns
 
 PATIENCE_S = 1.0  # a command that takes no longer shows nothing
 PAUSE_S = 0.2

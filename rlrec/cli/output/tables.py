@@ -13,8 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from rlrec.cli.output.plain import dumps, mapping, single
-from rlrec.cli.output.views import Screen, View
-from rlrec.cli.text.characters import printable
+from rlrec.cli.text.text import Screen, View, printable
 
 FILLER = "\0"  # no cell holds one, and len() counts it
 GAP = "  "

@@ -13,7 +13,7 @@ import click
 
 from rlrec.cli.output import output
 from rlrec.cli.program.shared import OUTPUT, Command, option_group, settings
-from rlrec.cli.text.characters import truncate
+from rlrec.cli.text.text import truncate
 from rlrec.errors import InputError, LinesRefused, RlrecError, quantity
 
 if TYPE_CHECKING:

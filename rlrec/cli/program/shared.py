@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rlrec.cli.output.output import FORMATS, Show
-from rlrec.cli.output.views import Screen
-from rlrec.cli.text.characters import clipped, printable
+from rlrec.cli.text.text import Screen, clipped, printable
 from rlrec.cli.text.values import Integer, hide, mask_secrets, passwords, recoded
 from rlrec.errors import InputError, suggest
 

@@ -18,8 +18,8 @@ from contextlib import contextmanager
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 
-from rlrec.cli.text.characters import truncate
 from rlrec.cli.text.strict import DEPTH, LIMIT, Object, join_path, parsed, problem
+from rlrec.cli.text.text import truncate
 from rlrec.cli.text.values import KEY_LENGTH, key_problem
 from rlrec.errors import InputError, suggest
 

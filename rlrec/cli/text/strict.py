@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from rlrec.cli.text.characters import LARGEST, truncate, unstorable
+from rlrec.cli.text.text import LARGEST, truncate, unstorable
 from rlrec.errors import InputError
 
 LIMIT = 10_000_000

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rlrec.cli.text.characters import LARGEST, truncate, unstorable
+from rlrec.cli.text.text import LARGEST, truncate, unstorable
 from rlrec.errors import InputError
 from rlrec.times import SECOND
 from rlrec.times import parse as parse_time

@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from rlrec.cli.output.output import Show
-from rlrec.cli.output.views import View
+from rlrec.cli.text.text import View
 from tests.conftest import PATIENCE_S, Run
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from rlrec.cli.output.progress import ProgressLine
-from rlrec.cli.output.views import Screen, View
+from rlrec.cli.text.text import Screen, View
 from rlrec.store import Store
 from tests.conftest import PATIENCE_S, Run, filled, runner
 

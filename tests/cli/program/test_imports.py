@@ -34,9 +34,8 @@ BARE = {
             "program.signals",
             "output",
             "output.output",
-            "output.views",
             "text",
-            "text.characters",
+            "text.text",
             "text.values",
         ]
     ),

@@ -9,11 +9,10 @@ import click
 
 from rlrec.cli.output.output import Show
 from rlrec.cli.output.tables import cell
-from rlrec.cli.output.views import View
 from rlrec.cli.program import app
 from rlrec.cli.program.files import plot_option, save_plot
 from rlrec.cli.program.shared import CommandGroup, Store, conclude, reading, writing
-from rlrec.cli.text.characters import truncate
+from rlrec.cli.text.text import View, truncate
 from rlrec.cli.text.values import NAME, NUMBER, Parsed, parse_name, parse_number
 from rlrec.errors import InputError, quantity
 from rlrec.sentences import ALARM, difference_sentence, experiment_sentences

@@ -10,10 +10,9 @@ import click
 from rlrec.cli.commands.experiments.experiment import SHARE, parse_percent
 from rlrec.cli.output.output import Show
 from rlrec.cli.output.tables import cell
-from rlrec.cli.output.views import View
 from rlrec.cli.program import app
 from rlrec.cli.program.shared import CommandGroup, Store, reading, writing
-from rlrec.cli.text.characters import truncate
+from rlrec.cli.text.text import View, truncate
 from rlrec.cli.text.values import NAME, NUMBER, Parsed, parse_name
 from rlrec.errors import CheckFailed, InputError, quantity
 from rlrec.sentences import gate_claim

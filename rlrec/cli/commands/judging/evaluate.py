@@ -9,10 +9,10 @@ import click
 
 from rlrec.cli.output.output import Show
 from rlrec.cli.output.tables import Figures
-from rlrec.cli.output.views import View
 from rlrec.cli.program import app
 from rlrec.cli.program.files import plot_option, save_plot
 from rlrec.cli.program.shared import HOW_TO_RUN, OUTPUT, GroupedCommand, Store, option_group, reading, workers_options
+from rlrec.cli.text.text import View
 from rlrec.cli.text.values import NUMBER, Integer
 from rlrec.errors import quantity
 from rlrec.sentences import LOGGED, best_of, percent

@@ -7,9 +7,9 @@ from typing import Any
 import click
 
 from rlrec.cli.output.output import Show
-from rlrec.cli.output.views import View
 from rlrec.cli.program import app
 from rlrec.cli.program.shared import GroupedCommand, Store, reading
+from rlrec.cli.text.text import View
 from rlrec.cli.text.values import NUMBER, Integer
 from rlrec.errors import quantity
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rlrec.cli.output.output import Show
-from rlrec.cli.output.views import View
 from rlrec.cli.program import app
 from rlrec.cli.program.files import plot_option, save_plot
 from rlrec.cli.program.shared import HOW_TO_RUN, GroupedCommand, Store, option_group, reading
+from rlrec.cli.text.text import View
 from rlrec.cli.text.values import DURATION, NAME, NUMBER, format_duration
 from rlrec.errors import quantity
 from rlrec.sentences import earned_sentences

@@ -8,10 +8,10 @@ import click
 
 from rlrec.cli.output.output import Show
 from rlrec.cli.output.tables import cell
-from rlrec.cli.output.views import View
 from rlrec.cli.program import app
 from rlrec.cli.program.files import plot_option, save_plot
 from rlrec.cli.program.shared import CommandGroup, Store, reading, workers_options, writing
+from rlrec.cli.text.text import View
 from rlrec.cli.text.values import NAME
 from rlrec.errors import quantity
 

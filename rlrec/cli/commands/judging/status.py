@@ -8,9 +8,9 @@ import click
 
 from rlrec.cli.output.output import Show
 from rlrec.cli.output.tables import short_times, sparkline
-from rlrec.cli.output.views import View
 from rlrec.cli.program import app
 from rlrec.cli.program.shared import GroupedCommand, Store, reading, settings
+from rlrec.cli.text.text import View
 from rlrec.errors import CheckFailed, quantity
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ import click
 
 from rlrec.cli.commands.policies import policy_view
 from rlrec.cli.output.output import Show
-from rlrec.cli.output.views import View
 from rlrec.cli.program import app
 from rlrec.cli.program.files import plot_option, save_plot
 from rlrec.cli.program.shared import CommandGroup, Store, by_name, printed, reading, suggest_next, writing
+from rlrec.cli.text.text import View
 from rlrec.cli.text.values import DURATION, JSON_FILE, NAME, NUMBER, OBJECT, PAIR
 
 FILE = click.Path(exists=True, dir_okay=False)

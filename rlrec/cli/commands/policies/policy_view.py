@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rlrec.cli.output.tables import bar, cell, decimals, interval
-from rlrec.cli.output.views import View
+from rlrec.cli.text.text import View
 from rlrec.errors import quantity
 from rlrec.sentences import gate_claim
 

@@ -9,7 +9,6 @@ import click
 
 from rlrec.cli.output.output import Show
 from rlrec.cli.output.tables import cell
-from rlrec.cli.output.views import View
 from rlrec.cli.program import app
 from rlrec.cli.program.files import plot_option, save_plot
 from rlrec.cli.program.shared import (
@@ -26,6 +25,7 @@ from rlrec.cli.program.shared import (
     suggest_next,
     workers_options,
 )
+from rlrec.cli.text.text import View
 from rlrec.cli.text.values import NUMBER, PAIR, TIME, Integer, Parsed, parse_number
 from rlrec.errors import CheckFailed, InputError, quantity
 from rlrec.sentences import gate_against, gate_claim

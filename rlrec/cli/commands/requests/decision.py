@@ -9,9 +9,9 @@ import click
 from rlrec.cli.commands.requests.session import brief, candidates_text, events_text
 from rlrec.cli.output.output import Show
 from rlrec.cli.output.tables import cell, pairs
-from rlrec.cli.output.views import View
 from rlrec.cli.program import app
 from rlrec.cli.program.shared import CommandGroup, Store, reading
+from rlrec.cli.text.text import View
 from rlrec.cli.text.values import DECISION
 from rlrec.errors import quantity
 

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rlrec.cli.output.output import Show
-from rlrec.cli.output.views import View
 from rlrec.cli.program import app
 from rlrec.cli.program.files import input_option, refused
 from rlrec.cli.program.shared import GroupedCommand, Store, drawing, settings, stored
-from rlrec.cli.text.characters import clipped
+from rlrec.cli.text.text import View, clipped
 from rlrec.cli.text.values import KEY, KEYS, OBJECT, Integer
 from rlrec.errors import InputError, RlrecError
 

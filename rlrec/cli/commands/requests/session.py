@@ -10,9 +10,9 @@ import click
 
 from rlrec.cli.output.output import Show
 from rlrec.cli.output.tables import cell, pairs
-from rlrec.cli.output.views import View
 from rlrec.cli.program import app
 from rlrec.cli.program.shared import CommandGroup, Store, reading, writing
+from rlrec.cli.text.text import View
 from rlrec.cli.text.values import KEY, NAME, NUMBER, Integer
 
 FLAT_COLUMNS = (

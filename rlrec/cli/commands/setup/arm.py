@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rlrec.cli.output.output import Show
-from rlrec.cli.output.views import View
 from rlrec.cli.program import app
 from rlrec.cli.program.files import Lines, lines_argument
 from rlrec.cli.program.shared import CommandGroup, Store, reading, writing
 from rlrec.cli.text.strict import not_utf8
+from rlrec.cli.text.text import View
 from rlrec.cli.text.values import KEY, OBJECT, parse_key
 from rlrec.errors import InputError, quantity
 

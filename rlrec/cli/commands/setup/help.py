@@ -15,8 +15,8 @@ import click
 
 from rlrec import __version__
 from rlrec.cli.output.output import Show, write
-from rlrec.cli.output.views import View, terminal_columns
 from rlrec.cli.program.shared import GroupedCommand, printed
+from rlrec.cli.text.text import View, terminal_columns
 from rlrec.errors import InputError, suggest
 
 FOLDER = Path(__file__).resolve().parents[3] / "help"

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rlrec.cli.output.output import Show
-from rlrec.cli.output.views import View
 from rlrec.cli.program import app
 from rlrec.cli.program.shared import CommandGroup, Store, reading, writing
+from rlrec.cli.text.text import View
 from rlrec.cli.text.values import DURATION, NAME, NUMBER, Parsed, format_duration, parse_number
 from rlrec.errors import InputError
 

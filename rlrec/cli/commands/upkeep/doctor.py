@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rlrec.cli.output.output import Show
-from rlrec.cli.output.views import View
 from rlrec.cli.program import app
 from rlrec.cli.program.shared import (
     NOTHING_STORED,
@@ -20,6 +19,7 @@ from rlrec.cli.program.shared import (
     rehearsal,
     stored,
 )
+from rlrec.cli.text.text import View
 from rlrec.cli.text.values import Integer
 from rlrec.errors import CheckFailed, quantity
 
