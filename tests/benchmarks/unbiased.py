@@ -22,6 +22,7 @@ from rlrec.policy.beliefs.base import Learner, Policy
 from rlrec.policy.contexts.contextual import Design
 from rlrec.policy.contexts.encoder import Encoder
 from rlrec.policy.kinds.linear import SHARED
+from rlrec.policy.kinds.long_term import LongTerm
 from rlrec.policy.scores.scores import Scores, unstack
 from rlrec.policy.slates import slate_draws
 from tests.benchmarks.measure import Figure, Setting
@@ -118,7 +119,7 @@ def _beliefs(policy: Policy, beliefs: RunBeliefs, x: Array) -> list[Scores]:
     if learns_from_contexts(policy):
         return unstack(policy.scores_at(beliefs.belief(), x))
     scores = policy.scores(beliefs.belief(), arms=simulate.names(beliefs.shape[1]), context=NO_CONTEXT)
-    return unstack(scores) if isinstance(policy, Learner) else [scores] * beliefs.shape[0]
+    return unstack(scores) if isinstance(policy, Learner | LongTerm) else [scores] * beliefs.shape[0]
 
 
 # -- estimates --

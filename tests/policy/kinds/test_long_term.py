@@ -11,6 +11,11 @@ from rlrec.policy.beliefs.base import Belief
 from rlrec.policy.beliefs.means import intervals
 from rlrec.policy.kinds.long_term import LongTerm
 
+OFF = {"prior_mean": 3.0, "prior_sd": 0.05}  # of the tests of every kind
+IMPOSSIBLE = {
+    "prior_mean": [1e300, float("inf"), float("nan"), "1", True],
+    "prior_sd": [0.0, -1.0, 1e300, float("inf"), float("nan"), "1", True],
+}
 PRIOR = {"prior_mean": 0.02, "prior_sd": 0.1}
 MEAN, SD = np.array([0.05, -0.03, 0.02]), np.array([0.04, 0.06, 0.1])  # the last one is the prior
 

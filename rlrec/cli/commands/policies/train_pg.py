@@ -113,7 +113,6 @@ CLIP = Parsed("number|none", lambda text: None if text == "none" else parse_numb
 @stored(
     'rlrec train-pg visits --promote if-better --min-new 1000 || echo "not better"',
     "rlrec train-pg visits --gamma 0.95 --entropy 0.01 --seed 1 --json",
-    "rlrec train-pg visits --plot curve.svg",
 )
 def train_pg(
     store: Store,
