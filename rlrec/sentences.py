@@ -16,6 +16,7 @@ DEFAULT_REWARD = "default"
 NOUNS = {"user": "user", "session": "visit", "row": "row"}  # of clusters
 LOGGED, SAME_POLICY = "what was logged", "is the same policy as"
 GATE_SHARE = 0.2  # of the visitors, whom gates judge by
+_OWN_LOG = "others are compared with it by `rlrec outcomes --by version`, an experiment, or --log all"
 LONGEST_WAIT = 90  # days; nobody waits longer for an answer
 
 
@@ -64,7 +65,7 @@ class Claim(NamedTuple):
     nothing; base: what these are shares of, 1 for shares, 0 or None where there is none. needed: clusters more that
     would tell, in about `days` of this traffic; cluster: user, session or row. groups: the reasons by their groups.
     basis: what the figures are means of, such as `per visit`; reward: its name where it has to be told. caveat: what
-    lowers trust in an answer that is known"""
+    lowers trust in an answer that is known; has_own_log: `name` alone served all rows that were taken"""
 
     name: str
     rival: str
@@ -80,6 +81,7 @@ class Claim(NamedTuple):
     basis: str = ""
     reward: str = ""
     caveat: str = ""
+    has_own_log: bool = False
 
     @property
     def sentence(self) -> str:
@@ -91,6 +93,8 @@ class Claim(NamedTuple):
             return f"{subject} is {self.answer} than {self.rival}: {self._difference}{basis}{caveat}"
         if self.answer == "same":
             share = max(abs(bound) for bound in (self.lower or 0.0, self.upper or 0.0)) / abs(self.base or 1.0)
+            if share > LOG_PRECISION and self.has_own_log:
+                return f"{subject} served this log itself: {_OWN_LOG}"
             if share > LOG_PRECISION:
                 return f"{subject} is as good as {self.rival}: it differs by at most {100 * share:.2g} %{basis}{caveat}"
             return f"{subject} {SAME_POLICY} {self.rival}: no difference"
@@ -221,7 +225,7 @@ def best_of(may_be_best: Mapping[str, bool | None]) -> str:
 
 def effect_sentence(arms: Sequence[Mapping[str, Any]], level: float = 0.95) -> str:
     """The first thing that effects say of arms, which are in order: one that earns much now and costs in the long run,
-    else the worst one, else the best one; of all arms together, at this level."""
+    else the worst one, else the best one; at a level that holds for all arms together."""
     reach = NormalDist().inv_cdf(1 - (1 - level) / 2 / len(arms))
     sure = [row for row in arms if abs(row["shrunk"]) > reach * row["shrunk_sd"] > 0]
     bad = [row for row in sure if row["shrunk"] < 0]
@@ -231,10 +235,13 @@ def effect_sentence(arms: Sequence[Mapping[str, Any]], level: float = 0.95) -> s
         rank = f"rank {bait['rank_now']} of {len(arms)}"
         return f"{bait['arm']} earns much now ({rank}) and costs in the long run ({_effect(bait)})"
     if bad:
-        return f"{bad[-1]['arm']} costs most in the long run ({_effect(bad[-1])})"
+        return f"{bad[-1]['arm']} costs in the long run, against the average of this log ({_effect(bad[-1])})"
     if sure:
-        return f"{sure[0]['arm']} is worth most in the long run ({_effect(sure[0])})"
-    return "this log names no arm yet that is surely better or worse than the others in the long run"
+        return f"{sure[0]['arm']} adds in the long run to the average of this log ({_effect(sure[0])})"
+    return (
+        "no arm alone surely adds to the average of this log in the long run, or costs; all together they may: "
+        "a policy of kind long-term draws each as often as it may be the best"
+    )
 
 
 def _effect(row: Mapping[str, Any]) -> str:

@@ -309,8 +309,11 @@ def beliefs(answer: PolicyBelief) -> Figure | None:
         notes = [f"shown {percent(row['probability'])}" for row in shown]
         pairs = zip(shown, notes, strict=True)
         intervals = [Interval(row["arm"], row["mean"], row["lower"], row["upper"], note) for row, note in pairs]
-        drawing = forest(intervals, x_name=f"believed mean reward ({answer['reward']}) of a slot", zero=True)
-        belief = f", believed to earn {interval(top['mean'], top['lower'], top['upper'])}"
+        is_effect = answer["kind"] == "long-term"
+        of_what = "effect of a look in the long run" if is_effect else "mean reward"
+        drawing = forest(intervals, x_name=f"believed {of_what} ({answer['reward']}) of a slot", zero=True)
+        believed = "to add, against the average of its log," if is_effect else "to earn"
+        belief = f", believed {believed} {interval(top['mean'], top['lower'], top['upper'])}"
     else:
         chances = [Bar(row["arm"], 100 * (row["probability"] or 0.0)) for row in shown]
         drawing = bars(chances, x_name=f"probability {chance}", unit="\u00a0%")

@@ -126,10 +126,9 @@ def _sections(answer: Result) -> Iterator[Section]:
             notes.append(f"The first or the newest {answer.period} is covered by the log in part.")
     lists = "".join(_list([note]) for note in notes)
     yield Section("time", "Over time", "What a visit earned, and who came back.", charts, lists)
-    yield Section(
-        "beliefs", "What policies believe", "Each arm with the reward that a slot of it is believed to earn.",
-        [*filter(None, map(figures.beliefs, answer.beliefs))],
-    )  # fmt: skip
+    about = "Each arm with the reward that a slot of it is believed to earn; of kind long-term, what a look adds later."
+    charts = [*filter(None, map(figures.beliefs, answer.beliefs))]
+    yield Section("beliefs", "What policies believe", about, charts)
     exposure = answer.exposure
     yield Section(
         "exposure", "What was shown", "How the slots are spread over the catalogue." + newest,

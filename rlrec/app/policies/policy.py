@@ -88,6 +88,9 @@ def create(store: Store, request: Request) -> CreatedPolicy:
         **({} if source is None else {"from_policy": request.from_policy}),
         **({} if declared is None else {"features": {side: encoder.spec() for side, encoder in declared.items()}}),
     }
+    if request.from_log is not None and not policy.online and not policy.contextual:
+        hint = f"leave it out, and learn afterwards: `rlrec policy rebuild {request.name} --log FILTER`"
+        raise InputError(f"kind {request.kind} takes nothing from a log when it is made", hint=hint)
     if prior or prior_options:
         _check_prior(store, policy, request.kind, typed_parameters)
     with store.read() as unit, bulk.alongside(unit) if request.from_log or prior_options else nullcontext():

@@ -13,12 +13,12 @@ from rlrec import policy as kinds
 from rlrec.app.distributions import designs
 from rlrec.app.evaluation.passes import arm_effects
 from rlrec.app.imports import log_stores
-from rlrec.app.inputs import lookup, parameters
+from rlrec.app.inputs import filters, lookup, parameters
 from rlrec.app.learning import belief_versions, warm_start
 from rlrec.app.learning.belief_versions import VersionSummary, add_settled, is_complete, summary
 from rlrec.app.learning.ledger import Ledger
 from rlrec.app.learning.warm_start import InitialBelief
-from rlrec.app.log import reward_log
+from rlrec.app.log import lineage, reward_log
 from rlrec.errors import CheckFailed, InputError
 from rlrec.policy.beliefs import drift
 from rlrec.policy.beliefs.forgetting import Forgetting
@@ -147,14 +147,20 @@ def _relearn(store: Store, source: Version, request: Request) -> RebuiltVersion:
         result = arm_effects.answer(unit, arm_effects.Request(
             log=log, reward=reward, horizon_us=request.horizon_us, position=request.position
         ))  # fmt: skip
-    version_id = store.write(partial(_add_effects, source=source, result=result, log=request.log, removals=removals))
+        # what it learned from, so that an estimate on these rows says so
+        record = lineage.record(
+            unit, request.log or "", filters.selection(unit, log), last_id=decisions.peek(unit) - 1,
+            window_us=lookup.reward(unit, reward).window_us, slots=result["groups"][0]["pages"],
+        )  # fmt: skip
+    record |= {"rebuilt_from": source.number, "horizon_s": result["horizon_s"]}
+    version_id = store.write(partial(_add_effects, source=source, result=result, record=record, removals=removals))
     with store.read() as unit:
         answer = summary(unit, policies.by_id(unit, [version_id])[version_id])
         return {**answer, "parent": source.number, "rebuilt": True, "since": None}
 
 
 def _add_effects(
-    unit: Unit, source: Version, result: arm_effects.Result, *, log: str | None, removals: int | None
+    unit: Unit, source: Version, result: arm_effects.Result, *, record: Mapping[str, Any], removals: int | None
 ) -> int:
     """The id of a version that has these effects as its belief."""
     settings.lock_removals(unit, removals)
@@ -169,7 +175,6 @@ def _add_effects(
     head, number = policies.lock(unit, [policy.id])[policy.id], policies.versions(unit, [policy.id])[-1].number + 1
     draft = replace(source, reward=lookup.reward(unit, result["reward"]), parameters={**source.parameters, **prior})
     settings.add_run(unit, "policy rebuild", {"policy": policy.name, "version": number})
-    record = {"rebuilt_from": source.number, "log": log, "horizon_s": result["horizon_s"], "pages": group["pages"]}
     return belief_versions.copy(
         unit, draft, policy_id=policy.id, number=number, status="frozen", seq=head.seq, ordinal=head.ordinal,
         sums=sums, learned_from=record,

@@ -75,7 +75,7 @@ REASONS = {
     "decisions-differ": Reason("state", "weak", "the units of one variant have more visits, or decisions, than those "
         "of the other (weak): means per visit, or per decision, are of others; compare per unit"),
     "young-units": Reason("state", "weak", "many units had no time yet to come again, or the difference changes with "
-        "the time they had: it may grow or turn; `rlrec outcomes --age 7d` compares units at equal age"),
+        "the time they had: it may grow or turn; `outcomes --experiment NAME --age 7d` compares units at equal age"),
     "not-randomised": Reason("log", "weak", "no p-values: nobody assigned units to these groups at random, so they may "
         "differ in who came and when; `rlrec experiment` compares policies"),
     "models-differ": Reason("model", "weak", "dr and snips are more than 3 standard errors of their difference apart "

@@ -287,7 +287,7 @@ class EffectPass:
         keys = np.array([arms.keys[key] for key in arms.ids.tolist()])[np.argsort(arms.rank)].tolist()
         raw = np.column_stack([effect, long_run, error, long_run - reach * error, long_run + reach * error])
         raw[~varies] = np.nan
-        if not sums.counts[2]:
+        if not returns:
             raw[:, 2] = np.nan
         rows: list[ArmEffect] = [
             {
@@ -335,7 +335,10 @@ def _total(partials: Iterator[Any]) -> Any:
 def answer(unit: Unit, request: Request, engine: Engine | None = None) -> Result:
     """The answer of `effects`, in an open transaction."""
     effect_pass = EffectPass.resolve(unit, request)
-    fitted = _total(passes.results(LogReader(unit, effect_pass.evaluation), effect_pass, engine))
+    evaluation = effect_pass.evaluation
+    ungrouped = replace(evaluation, request=replace(evaluation.request, by=None))
+    fit_pass = replace(effect_pass, evaluation=ungrouped)
+    fitted = _total(passes.results(LogReader(unit, ungrouped), fit_pass, engine))
     if fitted is None:
         raise effect_pass.evaluation.nothing_selected("page")
     examination = effect_pass.examination

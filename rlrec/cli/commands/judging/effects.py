@@ -52,9 +52,12 @@ def effects(store: Store, show: Show, plot: str | None, workers: Workers, **requ
     page (now), to that of later pages of the visit (later), and to the probability that the person comes back in time
     (returning). In long_run a return counts what it earns by itself and what the person earned afterwards.
 
+    All are against the average of this log: where a better policy serves, each arm has less left to add. `shrunk` draws
+    the three towards their means over all arms and adds them up, so it may lie beyond that mean where long_run does
+    not; ranks are by these. `policy rebuild` of kind long-term learns them. looks: at the arm in this log.
+
     Slots were drawn with known probabilities, so what was shown less what was expected is chance alone: no model of
-    people is needed, and the log may be that of a policy that learns. Intervals are by person. `shrunk` draws the
-    effects of all arms towards their mean: what `policy rebuild` of kind long-term learns."""
+    people is needed, and the log may be that of a policy that learns. Intervals are by person."""
     result = app.effects.effects(store, app.effects.Request(**request), workers)
     save_plot(plot, lambda: app.figures.effects(result))
     groups, several = result["groups"], len(result["groups"]) > 1 or request["by"] is not None
@@ -68,7 +71,8 @@ def effects(store: Store, show: Show, plot: str | None, workers: Workers, **requ
 
 
 def _counts(group: GroupEffects) -> str:
-    counts = ((group["pages"], "page"), (group["visits"], "visit"), (group["persons"], "person"))
+    person = "person" if group["returned"] is not None else "unnamed session"
+    counts = ((group["pages"], "page"), (group["visits"], "visit"), (group["persons"], person))
     parts = [quantity(number, noun) for number, noun in counts]
     if group["returned"] is not None and group["return_value"] is not None:
         parts.append(

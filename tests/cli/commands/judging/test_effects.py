@@ -108,6 +108,13 @@ def test_groups_have_effects_of_their_own(shop: Run) -> None:
     assert "True: " in table
 
 
+@pytest.mark.parametrize("by", ["policy", "version", "variant", "day"])
+def test_each_group_that_the_log_has_can_be_asked_for(shop: Run, by: str) -> None:
+    answer = effects(shop, "--by", by)
+    (ungrouped,) = effects(shop)["groups"]
+    assert sum(group["pages"] for group in answer["groups"]) == ungrouped["pages"]
+
+
 def test_processes_give_the_same_figures(shop: Run) -> None:
     assert effects(shop, "--jobs", "2") == effects(shop)
 
@@ -188,6 +195,23 @@ def test_a_policy_learns_effects_and_shows_no_bait(shop: Run) -> None:
     serve(shop, "home", users=20, seed=2, prefix="v", month="2026-03")
     assert shop("doctor").exit_code == 0
     assert shop("policy", "rebuild", "home", "--now", "2026-03-09", "--json").json["version"] == 3
+
+
+def test_an_estimate_on_the_rows_that_it_learned_from_says_so(shop: Run) -> None:
+    shop("policy", "create", "home", "--kind", "long-term", "--reward", "durable")
+    shop("policy", "rebuild", "home", "--log", "policy=draw", "--now", AFTERWARDS)
+    (row, *_) = shop("evaluate", "home@2", "--reward", "durable", "--now", AFTERWARDS, "--json").json
+    assert "in-sample" in row["reasons"]
+    assert row["answer"] == "unknown"
+    serve(shop, "draw", users=200, seed=3, prefix="w", month="2026-03")
+    words = ["evaluate", "home@2", "--reward", "durable", "--log", "policy=draw,since=2026-02-20"]
+    (row, *_) = shop(*words, "--now", "2026-03-09", "--json").json
+    assert "in-sample" not in row["reasons"]
+
+
+def test_a_log_when_it_is_made_teaches_nothing(shop: Run) -> None:
+    result = shop("policy", "create", "home", "--kind", "long-term", "--from-log", "policy=draw")
+    assert (result.exit_code, "policy rebuild home --log" in result.stderr) == (2, True)
 
 
 def test_a_new_arm_has_the_prior_of_the_others(shop: Run) -> None:
