@@ -16,7 +16,7 @@ DEFAULT_REWARD = "default"
 NOUNS = {"user": "user", "session": "visit", "row": "row"}  # of clusters
 LOGGED, SAME_POLICY = "what was logged", "is the same policy as"
 GATE_SHARE = 0.2  # of the visitors, whom gates judge by
-_OWN_LOG = "others are compared with it by `rlrec outcomes --by version`, an experiment, or --log all"
+LOGGER_HINT = "others are compared with it by `rlrec outcomes --by version`, an experiment, or --log all"
 LONGEST_WAIT = 90  # days; nobody waits longer for an answer
 
 
@@ -65,7 +65,7 @@ class Claim(NamedTuple):
     nothing; base: what these are shares of, 1 for shares, 0 or None where there is none. needed: clusters more that
     would tell, in about `days` of this traffic; cluster: user, session or row. groups: the reasons by their groups.
     basis: what the figures are means of, such as `per visit`; reward: its name where it has to be told. caveat: what
-    lowers trust in an answer that is known; has_own_log: `name` alone served all rows that were taken"""
+    lowers trust in an answer that is known; is_logger: `name` alone served all rows that were taken"""
 
     name: str
     rival: str
@@ -81,7 +81,7 @@ class Claim(NamedTuple):
     basis: str = ""
     reward: str = ""
     caveat: str = ""
-    has_own_log: bool = False
+    is_logger: bool = False
 
     @property
     def sentence(self) -> str:
@@ -93,8 +93,8 @@ class Claim(NamedTuple):
             return f"{subject} is {self.answer} than {self.rival}: {self._difference}{basis}{caveat}"
         if self.answer == "same":
             share = max(abs(bound) for bound in (self.lower or 0.0, self.upper or 0.0)) / abs(self.base or 1.0)
-            if share > LOG_PRECISION and self.has_own_log:
-                return f"{subject} served this log itself: {_OWN_LOG}"
+            if share > LOG_PRECISION and self.is_logger:
+                return f"{subject} served this log itself: {LOGGER_HINT}"
             if share > LOG_PRECISION:
                 return f"{subject} is as good as {self.rival}: it differs by at most {100 * share:.2g} %{basis}{caveat}"
             return f"{subject} {SAME_POLICY} {self.rival}: no difference"

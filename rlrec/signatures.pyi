@@ -625,9 +625,12 @@ class Commands:
         page (now), to that of later pages of the visit (later), and to the probability that the person comes back in time
         (returning). In long_run a return counts what it earns by itself and what the person earned afterwards.
 
+        All are against the average of this log: where a better policy serves, each arm has less left to add. `shrunk` draws
+        the three towards their means over all arms and adds them up, so it may lie beyond that mean where long_run does
+        not; ranks are by these. `policy rebuild` of kind long-term learns them. looks: at the arm in this log.
+
         Slots were drawn with known probabilities, so what was shown less what was expected is chance alone: no model of
-        people is needed, and the log may be that of a policy that learns. Intervals are by person. `shrunk` draws the
-        effects of all arms towards their mean: what `policy rebuild` of kind long-term learns.
+        people is needed, and the log may be that of a policy that learns. Intervals are by person.
 
         reward: Reward definition [default: `default`].
         horizon: Time within which people come back [default: the window of a reward that weighs `return`, else 7d].

@@ -92,7 +92,7 @@ class EstimateRow:
             name=self.name, rival=LOGGED, answer=answer, **bounds, needed=needed, days=self._days(needed),
             cluster=estimate.cluster, groups=in_groups(answers.doubts_of(estimate.reasons) or estimate.reasons),
             basis=f"per {UNITS[estimate.unit]}", reward="" if self.reward == DEFAULT_REWARD else self.reward,
-            has_own_log=estimate.log == f"loggers={self.name}",
+            is_logger=estimate.log == f"loggers={self.name}",
             caveat=f"{'on little data' if LITTLE_DATA & {*weak} else 'weak'} ({', '.join(weak)})" if weak else "",
         )  # fmt: skip
 
