@@ -156,6 +156,8 @@ class PolicyCommands:
         The past enters in ranges, so that other commands can work meanwhile. A rebuild that was killed continues where it
         stopped when the same command is run again. A logistic model is expanded around its present weights.
 
+        A policy of kind long-term learns what `rlrec effects` tells, from the log of any policy, as a frozen version.
+
         reward: Reward definition to learn, instead of its own.
         features: JSON: read contexts and arms like this instead.
         position: Count pulls by the examination of their position.

@@ -166,8 +166,13 @@ def rebuild(store: Store, show: Show, reference: str, **request: Any) -> None:
     """Compute a belief again from the stored events, as a new version that goes on learning; it is not live.
 
     The past enters in ranges, so that other commands can work meanwhile. A rebuild that was killed continues where it
-    stopped when the same command is run again. A logistic model is expanded around its present weights."""
-    show(app.rebuild.rebuild(store, app.rebuild.Request(reference=reference, **request)))
+    stopped when the same command is run again. A logistic model is expanded around its present weights.
+
+    A policy of kind long-term learns what `rlrec effects` tells, from the log of any policy, as a frozen version."""
+    answer = app.rebuild.rebuild(store, app.rebuild.Request(reference=reference, **request))
+    show(answer)
+    if answer["rebuilt"]:
+        suggest_next(show, f"policy promote {answer['policy']}@{answer['version']}", "lets it serve")
 
 
 @policy.command()
