@@ -645,7 +645,7 @@ class Commands:
         scheduler: A running Dask cluster, e.g. tcp://127.0.0.1:8786.
         plot: Write the answer as a figure, too.
 
-        `rlrec help effects` explains them, and a policy that learns them."""
+        `rlrec help visits` shows them at work, and a policy that learns them."""
 
     experiment: ExperimentCommands
 

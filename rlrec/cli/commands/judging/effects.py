@@ -25,7 +25,7 @@ ARMS = (
 )  # fmt: skip
 
 
-@click.command(cls=GroupedCommand, epilog="`rlrec help effects` explains them, and a policy that learns them.")
+@click.command(cls=GroupedCommand, epilog="`rlrec help visits` shows them at work, and a policy that learns them.")
 @option_group(
     "What to tell",
     click.option("--reward", type=NAME, metavar="NAME", help="Reward definition [default: `default`]."),
