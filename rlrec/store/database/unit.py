@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, nullcontext
+from contextlib import nullcontext, suppress
 from functools import cached_property, lru_cache, partial
 from itertools import count
 from typing import Any, NamedTuple, TypeVar
@@ -108,10 +108,14 @@ class Unit:
             yield from map(list, slices(self.folder.ask(text), BATCH))
             return
         driver: Any = self.connection.connection
-        with closing(driver.cursor(name=f"rows_{next(_streams)}") if self.postgres else driver.cursor()) as cursor:
+        cursor = driver.cursor(name=f"rows_{next(_streams)}") if self.postgres else driver.cursor()
+        try:
             cursor.execute(text)
             while rows := cursor.fetchmany(BATCH):
                 yield rows
+        finally:
+            with suppress(self.connection.dialect.loaded_dbapi.Error):  # where the store was closed before
+                cursor.close()
 
     def ask_all(self, *queries: tuple[Any, ...]) -> list[list[Row]]:
         """All rows of each of several queries, texts with their values, which are carried out in their order: on

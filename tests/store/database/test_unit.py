@@ -91,3 +91,18 @@ def test_a_policy_whose_row_is_gone_is_named(store: Store) -> None:
 
     with pytest.raises(RlrecError, match="row 1 of table policy_head is gone"):
         store.write(work)
+
+
+def test_rows_that_nobody_reads_on_can_outlive_their_store(store: Store) -> None:
+    """As where a command is interrupted: the cursor ends after the connection, and says nothing of it."""
+
+    def fill(unit: Unit) -> None:
+        for key in "abc":
+            unit.note(ADDED, key)
+
+    store.write(fill)
+    with store.read() as unit:
+        portions = unit.portions("SELECT key FROM arm ORDER BY key")
+        assert next(portions) == [("a",), ("b",), ("c",)]
+    store.close()
+    portions.close()  # type: ignore[attr-defined]
