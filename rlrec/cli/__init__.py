@@ -35,9 +35,7 @@ Examples:
 Exit codes (`rlrec help exit-codes`):
   0 done, 1 failed, 2 wrong input, 3 a check said no, 4 busy: try again,
   5 lines refused, 6 known key or name, 129, 130, 141, 143 ended by a signal
-
-Options may stand behind the command, too, or be set as RLREC_<OPTION> and RLREC_<COMMAND>_<OPTION>. `rlrec help` lists
-the pages of the manual.
+Options may follow COMMAND, or be RLREC_<COMMAND>_<OPTION>. Pages: rlrec help
 """
 
 
