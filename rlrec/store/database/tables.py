@@ -29,8 +29,8 @@ TEXT = sa.Text()
 KINDS: dict[type, TypeEngine[Any]] = {int: BIG, bool: SMALL, float: REAL, str: TEXT, bytes: BYTES}
 REFERENCES = {  # of columns that are not named after the table whose id they hold
     "base_id": "policy", "catalogue_id": "eligible_set", "eligible_id": "eligible_set", "live_id": "version",
-    "look_id": "gate_look", "parent_id": "version", "previous_id": "version", "restored_id": "route_change",
-    "user_id": "users",
+    "look_id": "gate_look", "parent_id": "version", "person_id": "users", "previous_id": "version",
+    "restored_id": "route_change", "user_id": "users",
 }  # fmt: skip
 
 
@@ -165,6 +165,8 @@ lease = _table(
 # their blocks and folds follow it, never the id: the same log in another order, or in another store, gives the same
 # figures.
 users = _table("users", *_columns(TEXT, "key"), *_columns(BIG, "digest?"))
+# Users whose key leads to another one, the person, who has all their sessions. No person is merged itself.
+merged_user = _table("merged_user", *_ids("user_id", "person_id"), *_columns(BIG, "at"), key=["user_id"])
 # Sessions, by the key that requests give. `split` is drawn once, when the session is created: 0 train, 1 tune, 2
 # gate. digest: as of users.
 session = _table(

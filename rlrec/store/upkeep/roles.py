@@ -30,13 +30,15 @@ _CHANGED_BY_SERVER: Mapping[str, Sequence[str]] = {
     "version": ("entered_to",),
     "visit": ("started_at", "last_at", "steps", "recent", "ended_at", "history"),
 }
-# Of definitions, training, routes and imports: they add rows to any table.
+# Of definitions, training, routes, merges of users and imports: they add rows to any table.
 _CHANGED_BY_TRAINER: Mapping[str, Sequence[str]] = {
     **_CHANGED_BY_SERVER,
     "arm": ("features", "retired_at"),
+    "assignment": ("user_id", "variant_id", "at"),
     "decision": ("state", "history"),  # of imported visits, from their rows
     "experiment": ("status", "stopped_at"),
     "lease": ("holder", "token", "taken_at", "expires_at"),
+    "merged_user": ("person_id",),
     "policy_head": ("seq", "ordinal", "live_id"),
     "promotion": ("rolled_back_at",),
     "route": ("id",),
