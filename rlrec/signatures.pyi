@@ -97,7 +97,7 @@ class PolicyCommands:
     def create(self, name: str, *, kind: str, params: Mapping[str, Any] | None = None, reward: str = 'default', prior: str | PathLike[str] | None = None, features: Mapping[str, Any] | str | PathLike[str] | None = None, from_log: str | None = None, prior_from: str | None = None, prior_weight: float | None = None, from_policy: str | None = None, dry_run: bool = False) -> Result:
         """Create a policy; its version 1 is live at once.
 
-        A file for --features names fields of the context, and of arms for model=shared:
+        A file for --features names fields of the context, and of arms for model=shared or hybrid:
           {"context": {"fields": {"hour": {"type": "number", "mean": 12, "scale": 6}, "device": ["ios", "web"],
                                   "new": "flag", "tags": {"list": ["tea", "iced"], "hash": 8}, "taste": {"vector": 8}}},
            "arm": {"fields": {"price": "number", "topic": {"hash": 8}}}}

@@ -30,7 +30,7 @@ MEMORIES = {
     "shares": ("lin-thompson", {"model": "shared", "samples": "50"}),
     "bends": ("logistic-thompson", {"window": "70"}),
     "soft": ("softmax", {"discount": "0.9", "model": "shared"}),
-    "square": ("squarecb", {"window": "20"}),
+    "square": ("squarecb", {"window": "20", "model": "hybrid"}),
 }
 
 

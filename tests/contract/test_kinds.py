@@ -71,7 +71,7 @@ IMPOSSIBLE: dict[str, list[Any]] = {
     "discount": [0.0, -1.0, 1.1, float("nan"), "0.9", True],
     "window": [-1.0, 2.5, float("inf"), float("nan"), "9", True],
     "by": [""],
-    "model": ["hybrid", "", 1.0, None],
+    "model": ["joint", "", 1.0, None],
     "ridge": [0.0, -1.0, 1e300, float("inf"), float("nan"), "1", True],
     "alpha": [-1.0, 1e300, float("inf"), float("nan"), "1", True],
     "samples": [0.0, -1.0, 2.5, 1e9, float("inf"), float("nan"), "9", True],
@@ -84,8 +84,12 @@ IMPOSSIBLE: dict[str, list[Any]] = {
     "probabilities": [{}, {"a": 0.5}, {"a": 1.5, "b": -0.5}, {"a": "1"}],
 }
 CONTEXTS: list[dict[str, Any]] = [{}, {"hour": 9}, {"hour": 10}]
-CORRELATED = ["lin-thompson shared", "logistic-thompson shared"]  # each decision has samples of its own
-SERVED = [*(kind for kind in kinds.KINDS if kinds.load(kind).served), "linucb shared", *CORRELATED]
+CORRELATED = [
+    "lin-thompson shared",
+    "lin-thompson hybrid",
+    "logistic-thompson shared",
+]  # each decision has samples of its own
+SERVED = [*(kind for kind in kinds.KINDS if kinds.load(kind).served), "linucb shared", "linucb hybrid", *CORRELATED]
 FLOORED = [kind for kind in SERVED if kind != "two-stage"]  # which has the floors of its stages
 FLOORS = [(kind, floor) for kind in FLOORED for floor in (0.01 if kind in CORRELATED else 0.0, 0.2)]
 STATEFUL = [kind for kind in kinds.KINDS if kinds.load(kind).stateful]
@@ -198,8 +202,8 @@ def looks(policy: Policy) -> list[Array]:
 
 
 def quick(cases: list[tuple[str, float]]) -> list[Any]:
-    """The same cases; those of shared models are slow."""
-    return [pytest.param(*case, marks=pytest.mark.slow if "shared" in case[0] else ()) for case in cases]
+    """The same cases; those of models that arms share are slow."""
+    return [pytest.param(*case, marks=pytest.mark.slow if " " in case[0] else ()) for case in cases]
 
 
 @pytest.mark.parametrize("kind", SERVED)

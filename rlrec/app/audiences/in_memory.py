@@ -19,7 +19,7 @@ from rlrec.policy.beliefs.solving import ArmMoments
 from rlrec.policy.beliefs.statistics import CONTEXT, ORDINAL, POSITION, PROPENSITY, SlotColumns
 from rlrec.policy.contexts.contextual import Design
 from rlrec.policy.contexts.encoder import Encoder
-from rlrec.policy.kinds.linear import SHARED
+from rlrec.policy.kinds.linear import HYBRID, SHARED
 from rlrec.policy.kinds.odds import FEATURES
 from rlrec.policy.scores.floors import at_positions
 from rlrec.policy.scores.scores import ExactScores, Scores
@@ -140,7 +140,7 @@ class Runs:
 def design(audience: Audience, names: Sequence[str], *, model: str | None) -> Design:
     """The design of a contextual kind for an audience: a constant, the observation, and names of arms that share a
     model."""
-    arm = {"arm": list(names)} if model in (SHARED, FEATURES) else {}
+    arm = {"arm": list(names)} if model in (SHARED, HYBRID, FEATURES) else {}
     context = {"x": {"type": "vector", "length": audience.features}} if audience.features else {}
     return Design(context=Encoder.parse({"fields": context}), arm=Encoder.parse({"fields": arm}))
 

@@ -279,7 +279,11 @@ class VersionDistribution:
             return [self.case(eligible, arms, context, keys=keys, revision=revision).scores for context in contexts]
         belief = self._eligible_belief(eligible, arms, revision)
         x = policy.design.context.rows(contexts)
-        step = max(1, CELLS // (len(arms) * (WORDS if policy.design.context.is_sparse else x.shape[1] ** 2)))
+        products = (
+            policy.design.arm.width if policy.uses_arm_features else 1
+        )  # that a score is made of, for each column
+        columns = WORDS if policy.design.context.is_sparse else x.shape[1] * max(x.shape[1], products)
+        step = max(1, CELLS // (len(arms) * columns))
         starts = range(0, len(x), step)
         return [scores for start in starts for scores in unstack(policy.scores_at(belief, x[start : start + step]))]
 

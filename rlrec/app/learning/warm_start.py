@@ -26,7 +26,7 @@ from rlrec.policy.contexts.features import Sparse
 from rlrec.policy.contexts.fields import WIDEST
 from rlrec.policy.contexts.marginal import Anchor
 from rlrec.policy.gradients.gradient import BILINEAR
-from rlrec.policy.kinds.linear import SHARED, Linear
+from rlrec.policy.kinds.linear import HYBRID, SHARED, Linear
 from rlrec.policy.kinds.odds import FEATURES
 from rlrec.records import Version
 from rlrec.store import Unit
@@ -68,7 +68,7 @@ def warm_start(
     version = designs.unstored(kind, typed, reward)
     if kinds.make(kind, typed).contextual:
         models = {value for name, value in typed.items() if name.rpartition(".")[2] == "model"}
-        shared = not models.isdisjoint((SHARED, BILINEAR, FEATURES))
+        shared = not models.isdisjoint((SHARED, HYBRID, BILINEAR, FEATURES))
         design = fit_design(unit, selected, version, declared=declared or {}, shared=shared)
         version = replace(version, parameters=design.to_json())
         designs.policy_of(version)  # refuses more features than its model holds

@@ -153,8 +153,9 @@ def _check_prior(store: Store, policy: Policy, kind: str, params: Mapping[str, A
         raise InputError(f"kind {kind} has no prior: {policy.no_prior}", hint="leave it out")
     if not lineage.depends_on_belief(policy):
         store.notice(f"kind {kind} ignores the prior when it draws; `policy show` includes it")
-    if params.get("model") in ("shared", "features"):
-        store.notice("a shared model has no prior per arm: this prior changes nothing")
+    if (model := params.get("model")) in ("shared", "hybrid", "features"):
+        name = "shared" if model == "features" else model
+        store.notice(f"a {name} model has no prior per arm: this prior changes nothing")
 
 
 def _copied(store: Store, request: Request) -> Version | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from rlrec.arrays import Array, Index
 
 LARGEST = 400
-"""Weights of a shared model: numbers of a context times numbers of an arm."""
+"""Weights that arms share: numbers of a context times numbers of an arm."""
 
 _SINGULAR = 1e-12  # of the largest eigenvalue, that a precision has at least in every direction
 _SMALLEST = 1e-300  # of an eigenvalue
@@ -111,6 +111,66 @@ class Shared:
 
     def _arms(self, values: Array) -> Array:
         return values[..., self.row, :]
+
+
+@dataclass(frozen=True, eq=False)
+class Hybrid:
+    """Weights that all arms share, and weights of each arm beside them: the score of an arm with features z and weights
+    v is (z'W + v) x. Otherwise as `Shared`.
+
+    rows (g, p) are the features of arms that differ in these or in what was learned, row (m,) those of each arm.
+    weights (..., g, q): means of z'W + v; root (..., pq, pq) of W; term_root (..., g, q, q) of v given W, whose prior
+    precision is `ridge`. Given W, arms are independent."""
+
+    weights: Array
+    root: Array
+    term_root: Array
+    ridge: float
+    rows: Array
+    row: Index
+
+    @property
+    def by_arm(self) -> Array:
+        """Weights of each arm, (..., m, q)."""
+        return self.weights[..., self.row, :]
+
+    def mean(self, x: Array) -> Array:
+        """Mean of each arm's score, (..., m)."""
+        return (self.weights * x[..., None, :]).sum(axis=-1)[..., self.row]
+
+    def factor(self, x: Array) -> Array:
+        """A factor of the covariance that scores have by W, (..., m, pq).
+
+        Where W moves by D, v moves against it by what the arm has learned: the score moves by
+        z'D (ridge term_root'term_root) x."""
+        left = self.ridge * (self.term_root.swapaxes(-1, -2) @ self._term_halves(x)[..., None])[..., 0]
+        products = (self.rows[:, :, None] * left[..., None, :]).reshape(*left.shape[:-1], self.root.shape[-1])
+        return (products @ self.root.swapaxes(-1, -2))[..., self.row, :]
+
+    def term_deviation(self, x: Array) -> Array:
+        """Standard deviation of each arm's score given W, (..., m)."""
+        return np.linalg.norm(self._term_halves(x), axis=-1)[..., self.row]
+
+    def deviation(self, x: Array) -> Array:
+        """Standard deviation of each arm's score, (..., m)."""
+        return np.hypot(np.linalg.norm(self.factor(x), axis=-1), self.term_deviation(x))
+
+    def _term_halves(self, x: Array) -> Array:
+        return (self.term_root * x[..., None, None, :]).sum(axis=-1)
+
+
+def shared_moments(moments: ArmMoments, *, ridge: float) -> ArmMoments:
+    """Moments by which the weights that all share are solved, where each arm has weights of its own beside them.
+
+    Those are normal around 0 with precision `ridge`, and integrated out: of the regressors of an arm that leaves
+    ridge (ridge + gram)^-1. Source: Li et al. 2010, algorithm 2, whose B_a is gram times the features of the arm."""
+    values, vectors = np.linalg.eigh(moments.gram)
+    # what was forgotten may leave values a little below 0
+    values = np.maximum(values, 0.0)[..., None, :]
+    left = ridge / (ridge + values)
+    gram = (vectors * (left * values)) @ vectors.swapaxes(-1, -2)
+    response = (vectors * left) @ (vectors.swapaxes(-1, -2) @ moments.response[..., None])
+    return replace(moments, gram=gram, response=response[..., 0], pool=None, solutions={})
 
 
 def solve_shared(pool: ArmMoments, *, ridge: float, response: float) -> tuple[Array, Array]:

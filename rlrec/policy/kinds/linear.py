@@ -24,7 +24,7 @@ from rlrec.policy.scores.families.gumbel import Gumbel
 from rlrec.policy.scores.families.point import Point
 from rlrec.policy.scores.scores import Scores
 
-DISJOINT, SHARED = "disjoint", "shared"
+DISJOINT, SHARED, HYBRID = "disjoint", "shared", "hybrid"
 FLOOR = 0.01  # of a policy whose propensities are fractions of samples, unless another is typed
 SAMPLES = 100_000
 
@@ -40,7 +40,8 @@ class Linear(ContextualPolicy, Learner):
     model disjoint: weights per arm. A prior given for an arm counts as observations of its intercept, and nothing
     where the contexts have none. model shared: one set of weights for all arms, on the products of features of the
     context and of the arm, so that a new arm starts from those that are like it; it ignores priors of single arms.
-    ridge is the prior precision of every weight.
+    model hybrid: the shared weights and, beside them, weights per arm, which hold what its features do not tell; it
+    ignores such priors, too. ridge is the prior precision of every weight.
     """
 
     model: str = DISJOINT
@@ -48,12 +49,12 @@ class Linear(ContextualPolicy, Learner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.model not in (DISJOINT, SHARED):
-            raise InputError(f"model is {self.model!r}", hint=f"it is {DISJOINT} or {SHARED}")
+        if self.model not in (DISJOINT, SHARED, HYBRID):
+            raise InputError(f"model is {self.model!r}", hint=f"it is {DISJOINT}, {SHARED} or {HYBRID}")
         q, p = self.design.context.width, self.design.arm.width
-        if self.model == SHARED and q * p > solving.LARGEST:
+        if self.uses_arm_features and q * p > solving.LARGEST:
             hint = f"it holds {solving.LARGEST}: declare fewer features, or hash into fewer columns"
-            raise InputError(f"a shared model of {q} context and {p} arm features has {q * p} weights", hint=hint)
+            raise InputError(f"a {self.model} model of {q} context and {p} arm features has {q * p} weights", hint=hint)
         if self.is_sparse and self.window:
             hint = "beliefs of so many columns forget by a discount"
             raise InputError(f"window is {self.window:g}, and features have {q} columns", hint=hint)
@@ -68,7 +69,7 @@ class Linear(ContextualPolicy, Learner):
 
     @property
     def uses_arm_features(self) -> bool:
-        return self.model == SHARED
+        return self.model != DISJOINT
 
     def credit(self, x: Array, arms: Ids) -> tuple[Array, Array]:
         """Weight (n,) of xx' and offset (n,) of the reward, by which slots count in the moments of their arms.
@@ -100,13 +101,13 @@ class Linear(ContextualPolicy, Learner):
             reward = reward - pulls * slots.anchored
         return marginal.column_sums(value, pulls=pulls[row], reward=reward[row])
 
-    def posterior(self, belief: Belief) -> solving.Disjoint | solving.Shared:
+    def posterior(self, belief: Belief) -> solving.Disjoint | solving.Shared | solving.Hybrid:
         """Posterior of the weights; it is solved once, and stored with the moments."""
         shape, q = belief.pulls.shape, self.design.context.width
         moments = belief.moments or ArmMoments(gram=np.zeros((*shape, q, q)), response=np.zeros((*shape, q)))
         name = type(self), self.model, self.ridge, self._prior_mean, belief.alpha.tobytes(), belief.beta.tobytes()
         if name not in moments.solutions:
-            solve = self._solve_shared if self.model == SHARED else self._solve_disjoint
+            solve = self._solve_shared if self.uses_arm_features else self._solve_disjoint
             moments.solutions[name] = solve(belief, moments)
         return moments.solutions[name]
 
@@ -176,19 +177,36 @@ class Linear(ContextualPolicy, Learner):
             b[..., 0] += response + self.ridge * self._prior_mean
         return solving.Disjoint(*solving.solve(a, b))
 
-    def _solve_shared(self, belief: Belief, moments: ArmMoments) -> solving.Shared:
+    def _solve_shared(self, belief: Belief, moments: ArmMoments) -> solving.Shared | solving.Hybrid:
         arm_features, pool = moments.arm_features, moments.pool or moments
         if arm_features is None:  # the arms have no description
             arm_features = np.repeat(self.design.arm.encode([{}]), belief.pulls.shape[-1], axis=0)
             pool = replace(moments, arm_features=arm_features)
         # all eligible sets share the weights that the pool gives
-        name = type(self), self.ridge, self._prior_mean
+        name = type(self), self.model, self.ridge, self._prior_mean
         if name not in pool.solutions:
             intercept = self.design.context.intercept and self.design.arm.intercept
             response = self.ridge * self._prior_mean if intercept else 0.0
-            pool.solutions[name] = solving.solve_shared(pool, ridge=self.ridge, response=response)
+            shared = pool if self.model == SHARED else solving.shared_moments(pool, ridge=self.ridge)
+            pool.solutions[name] = solving.solve_shared(shared, ridge=self.ridge, response=response)
         weights, root = pool.solutions[name]
-        return solving.Shared(weights, root, *distinct_rows(arm_features))
+        if self.model == SHARED:
+            return solving.Shared(weights, root, *distinct_rows(arm_features))
+        return self._solve_terms(weights, root, arm_features, moments)
+
+    def _solve_terms(self, weights: Array, root: Array, arm_features: Array, moments: ArmMoments) -> solving.Hybrid:
+        # arms that are equal so far are solved once, so that they tie to the last bit
+        m, q = moments.response.shape[-2:]
+        learned = np.concatenate([moments.gram.reshape(*moments.response.shape[:-1], q * q), moments.response], axis=-1)
+        by_arm = np.moveaxis(learned, -2, 0).reshape(m, -1)
+        _, first, row = np.unique(
+            np.column_stack([arm_features, by_arm]), axis=0, return_index=True, return_inverse=True
+        )
+        rows, gram, response = arm_features[first], moments.gram[..., first, :, :], moments.response[..., first, :]
+        # a ridge regression around the weights that all share
+        shared = (rows[:, :, None] * weights[..., None, :, :]).sum(axis=-2)
+        terms = solving.solve(gram + self.ridge * np.eye(q), response + self.ridge * shared)
+        return solving.Hybrid(terms[0], root, terms[1], self.ridge, rows, row.reshape(-1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,7 +214,8 @@ class LinUcb(Linear):
     """The arm with the largest mean + alpha sqrt(x' A^-1 x) in the context x; equal bests share.
 
     A is the ridge plus the sum of xx' over the slots of the arm. With floor 0 the log can judge no other policy.
-    Source: Li et al. 2010, LinUCB with disjoint models; the shared one is the same on products of features.
+    Source: Li et al. 2010, LinUCB with disjoint models and with hybrid ones (its algorithm 2, on products of features
+    of context and arm); the shared one is the same without terms of arms.
     """
 
     alpha: float = bounded(1.0, 0, 1e6)
@@ -218,8 +237,8 @@ class LinThompson(Linear):
     """Each arm with the probability that its mean is the best, under a normal posterior of the weights.
 
     Standard deviations are alpha sqrt(x' A^-1 x); alpha is the noise of a reward. Disjoint models have exact
-    propensities in closed form. In the shared model scores are correlated: every decision draws `samples` of its own,
-    and its propensities are fractions of them; it needs a floor, 0.01 unless another is typed.
+    propensities in closed form. In shared and hybrid models scores are correlated: every decision draws `samples` of
+    its own, and its propensities are fractions of them; it needs a floor, 0.01 unless another is typed.
     Source: own derivation (the posterior of a linear model with normal noise).
     """
 
@@ -232,17 +251,17 @@ class LinThompson(Linear):
         super().__post_init__()
         if self.samples != int(self.samples):
             raise InputError(f"samples is {self.samples:g}", hint="it is a whole number")
-        samples = "and a shared model serves fractions of samples"
-        if self.model == SHARED and self.explore_slots:
+        samples = f"and a {self.model} model serves fractions of samples"
+        if self.uses_arm_features and self.explore_slots:
             hint = "leave it out: positions without a floor could never judge rare arms"
             raise InputError(f"explore_slots is {self.explore_slots!r}, {samples}", hint=hint)
-        if self.model == SHARED and self.floor <= 0:
+        if self.uses_arm_features and self.floor <= 0:
             hint = f"give it a floor above 0 (default {FLOOR:g}), or no log of it can judge rare arms"
             raise InputError(f"floor is {self.floor:g}, {samples}", hint=hint)
 
     @classmethod
     def implied_defaults(cls, typed: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {"floor": FLOOR} if typed.get("model") == SHARED else {}
+        return {"floor": FLOOR} if typed.get("model") in (SHARED, HYBRID) else {}
 
     @property
     def _noise(self) -> float:
@@ -253,6 +272,9 @@ class LinThompson(Linear):
         mean = posterior.mean(x)
         if isinstance(posterior, solving.Shared):
             return Correlated(mean, self.alpha * posterior.factor(x), int(self.samples))
+        if isinstance(posterior, solving.Hybrid):
+            noise = self.alpha * posterior.term_deviation(x)
+            return Correlated(mean, self.alpha * posterior.factor(x), int(self.samples), noise)
         sd = self.alpha * posterior.deviation(x)
         magnitude = (np.abs(mean) + sd).max(axis=-1, initial=0.0, keepdims=True)
         return Gaussian(mean, np.maximum(sd, np.maximum(_NARROWEST, _PRECISION * magnitude)))

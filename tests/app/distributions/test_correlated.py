@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import CommandResult, filled, runner
 
-KINDS = ["lin-thompson", "logistic-thompson"]
+KINDS = ["lin-thompson shared", "lin-thompson hybrid", "logistic-thompson shared"]
 
 
 @pytest.fixture(params=KINDS)
@@ -22,9 +22,10 @@ def served(request: pytest.FixtureRequest, sqlite_db: str) -> str:
 
 def serve(db: str, kind: str) -> None:
     run = runner(db)
+    kind, model = kind.split()
     lines = [{"arm": key, "features": {"genre": genre}} for key, genre in zip("abcd", "xyxy", strict=True)]
     run("arm", "import", "-", stdin="".join(json.dumps(line) + "\n" for line in lines))
-    answer = run("policy", "create", "p", "--kind", kind, "--param", "model=shared", "--param", "samples=50")
+    answer = run("policy", "create", "p", "--kind", kind, "--param", f"model={model}", "--param", "samples=50")
     assert answer.exit_code == 0
     for day in range(2):
         options = [

@@ -67,7 +67,7 @@ def _ranker(unit: Unit, reference: str) -> Version:
         "is the label of an imported log": not policy.served,
         "reads the session": policy.stateful,
         "draws candidates first": bool(ranker.stages),
-        "ranks by samples of its own for every decision": getattr(ranker, "model", "") == "shared"
+        "ranks by samples of its own for every decision": getattr(ranker, "model", "") in ("shared", "hybrid")
         and hasattr(ranker, "samples"),
         "is interleaved itself": policy.drafted,
     }

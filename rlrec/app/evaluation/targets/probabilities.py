@@ -22,7 +22,7 @@ from rlrec.app.log import reward_log
 from rlrec.arrays import Array, Flags, Ids, distinct
 from rlrec.ope.sums.base import LogBatch
 from rlrec.policy.scores.families.correlated import Correlated
-from rlrec.policy.scores.scores import Scores
+from rlrec.policy.scores.scores import Scores, subset
 from rlrec.policy.slates import slate, slate_draws
 from rlrec.store.database.bulk import Columns
 
@@ -84,7 +84,7 @@ class Scorer:
         """The target by each part of its simulated pages, which decisions with equal contexts share; [] where no row
         has a simulated probability. marginals: whether weights may be of marginals."""
         # arms that share one posterior have no closed form below position 1
-        shares_scores = self.target.sampled and getattr(self.serving.policy, "model", "") == "shared"
+        shares_scores = self.target.sampled and getattr(self.serving.policy, "model", "") in ("shared", "hybrid")
         if not marginals or not shares_scores or not self._simulated(slots).any():
             return []
         return [replace(self, replica=number) for number in range(REPLICAS)]
@@ -285,7 +285,7 @@ class Scorer:
 
         def simulate() -> Array:
             rng = np.random.default_rng([self.seed, size, crc32(context.encode())])
-            ranked = Correlated(scores.location[order], scores.factor[order], scores.samples)
+            ranked = subset(scores, order)
             shares, runs = np.empty((REPLICAS, size, len(arms))), -(-self.samples // REPLICAS)
             for replica_shares in shares:
                 replica_shares[:, order] = slate.simulated_marginals(

@@ -57,7 +57,7 @@ def create(store: Store, show: Show, params: Sequence[tuple[str, str]], **reques
     """Create a policy; its version 1 is live at once.
 
     \b
-    A file for --features names fields of the context, and of arms for model=shared:
+    A file for --features names fields of the context, and of arms for model=shared or hybrid:
       {"context": {"fields": {"hour": {"type": "number", "mean": 12, "scale": 6}, "device": ["ios", "web"],
                               "new": "flag", "tags": {"list": ["tea", "iced"], "hash": 8}, "taste": {"vector": 8}}},
        "arm": {"fields": {"price": "number", "topic": {"hash": 8}}}}

@@ -18,14 +18,16 @@ SAMPLING = 1024
 
 @dataclass(frozen=True, eq=False)
 class Correlated:
-    """Scores location + factor z, with z standard normal in d dimensions.
+    """Scores location + factor z + arm_noise e, with z standard normal in d dimensions, and e in one for each arm.
 
-    location (m,), factor (m, d), in the unit of the reward; samples: how many posterior draws stand for the
-    distribution, which has no closed form: each decision draws its own, and what is logged is exact for those."""
+    location (m,), factor (m, d) and arm_noise (m,), None where arms have none, in the unit of the reward.
+    samples: how many posterior draws stand for the distribution, which has no closed form: each decision draws its own,
+    and what is logged is exact for those."""
 
     location: Array
     factor: Array
     samples: int
+    arm_noise: Array | None = None
 
     def __len__(self) -> int:
         return len(self.location)
@@ -35,26 +37,30 @@ class Correlated:
 
     def noise(self, shape: tuple[int, int], rng: np.random.Generator) -> Array:
         z = rng.standard_normal((*shape[:-1], self.factor.shape[-1], 1))
-        return self.location + (self.factor @ z)[..., 0]
+        values = self.location + (self.factor @ z)[..., 0]
+        return values if self.arm_noise is None else values + self.arm_noise * rng.standard_normal(shape)
 
     def decision_scores(self, seed: int, decision: int) -> Sampled:
         """The samples of one decision, from its words (`sampler.normals`); equal arms have equal values in each."""
         rows, row = self._distinct
-        d = rows.shape[1] - 1
-        z = sampler.normals(seed, decision, start=SAMPLING, count=self.samples * d)
-        values = rows[:, 0] + z.reshape(self.samples, d) @ rows[:, 1:].T
-        return Sampled(values[:, row])
+        shared = self.samples * (rows.shape[1] - 1)
+        noises = 0 if self.arm_noise is None else self.samples * len(self)
+        z = sampler.normals(seed, decision, start=SAMPLING, count=shared + noises)
+        values = (rows[:, 0] + z[:shared].reshape(self.samples, -1) @ rows[:, 1:].T)[:, row]
+        return Sampled(values if self.arm_noise is None else values + self.arm_noise * z[shared:].reshape(values.shape))
 
     def simulate_pages(self, runs: int, size: int, rng: np.random.Generator) -> Array:
         """The values that rank the arms at each position of simulated slates, each of a decision of its own, (size,
         runs, m). A position takes one of its decision's samples; two positions may take the same one."""
         rows, row = self._distinct
-        z, sample = rng.standard_normal((size, runs, rows.shape[1] - 1)), rng.integers(self.samples, size=(size, runs))
+        d, noises = rows.shape[1] - 1, 0 if self.arm_noise is None else len(self)
+        z, sample = rng.standard_normal((size, runs, d + noises)), rng.integers(self.samples, size=(size, runs))
         for position in range(1, size):
             for upper in range(position):
                 is_same = sample[position] == sample[upper]
                 z[position, is_same] = z[upper, is_same]
-        return np.asarray((rows[:, 0] + z @ rows[:, 1:].T)[..., row])
+        values = np.asarray((rows[:, 0] + z[..., :d] @ rows[:, 1:].T)[..., row])
+        return values if self.arm_noise is None else values + self.arm_noise * z[..., d:]
 
     @cached_property
     def _distinct(self) -> tuple[Array, Index]:

@@ -83,7 +83,7 @@ def log_of(unit: Unit, name: str) -> reader.Batch:
     [
         ("softmax", {"model": "shared"}), ("plackett-luce", {"model": "features"}), ("linucb", {}),
         ("squarecb", {"declared": False}),
-        ("linucb", {"model": "shared", "discount": "0.99"}), ("lin-thompson", {"window": "40"}),
+        ("linucb", {"model": "hybrid", "discount": "0.99"}), ("lin-thompson", {"window": "40"}),
     ],
 )  # fmt: skip
 def test_a_row_is_scored_in_its_own_context(sqlite_db: str, kind: str, options: dict[str, Any]) -> None:
