@@ -721,9 +721,9 @@ class Commands:
         """Serve a simulated audience whose best arm or policy is known.
 
         ENV, one arm a decision: bernoulli, drift, delayed, contextual. Pages: pbm, cascade, page. Visitors with memory:
-        barista, choc-kale, corridor, and shop, which has pages, too. Through the store, the clock starts at its newest
-        decision, and an empty catalogue gets the audience's arms. The regret is the mean reward of the best pages (with
-        memory: of the optimum) less that of the pages shown.
+        barista, choc-kale, corridor, and shop and news, which have pages, too. Through the store, the clock starts at its
+        newest decision, and an empty catalogue gets the audience's arms. The regret is the mean reward of the best pages
+        (with memory: of the optimum) less that of the pages shown.
 
         parameters: Parameter of ENV; repeatable.
         policy: Policy or route to draw from.

@@ -22,6 +22,7 @@ ENVIRONMENTS = {
     "barista": "rlrec.simulate.barista:Barista",
     "choc-kale": "rlrec.simulate.choc_kale:ChocKale",
     "shop": "rlrec.simulate.shop:Shop",
+    "news": "rlrec.simulate.news:News",
     "corridor": "rlrec.simulate.corridor:Corridor",
 }
 

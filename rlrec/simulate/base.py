@@ -4,7 +4,7 @@ sit in so many seats, and their visits end by themselves."""
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import field, fields
 from typing import Any, cast
 
@@ -147,11 +147,15 @@ class Visitors(Audience):
     """Seats with a visitor each, (runs,). The memory of a visitor is never in the observation: a policy knows the arms
     that it has shown in the visit so far, and their rewards.
     cap: decisions at which a visit is cut off. daily: new visitors a day; 0 where days do not count: then a visitor who
-    comes again is there after `away` decisions of all visitors."""
+    comes again is there after `away` decisions of all visitors. a_day: periods of a day, as one begins visitors come.
+    anonymous: the share of visits without a user. later_s: seconds until the further events come."""
 
     cap: int
     away: float = 0
     daily: int = 0
+    a_day: int = 2
+    anonymous: float = 0
+    later_s: int = 0
     returning: bool = False  # whether a visitor may come again
     pages: bool = False  # whether they may be shown several arms at a time
 
@@ -227,12 +231,32 @@ class Regulars(Visitors):
     def traits(self, values: Index) -> None:
         self._traits[self._visitors] = values
 
+    def traits_of(self, visitors: Index) -> Index:
+        """The traits of visitors, by number."""
+        return self._traits[visitors]
+
+    def memory(self) -> dict[str, float]:
+        """Figures of the audience, by name, that last beside the traits of its visitors."""
+        return {}
+
+    def recall(self, visitors: Index, traits: Index, memory: Mapping[str, float]) -> None:
+        """Give visitors, by number, the traits that they had, and the audience its figures."""
+        self._grow(visitors)
+        self._traits[visitors] = traits
+
+    def new_traits(self, visitors: int) -> Index:
+        """The traits of so many new visitors."""
+        return np.full(visitors, self.start)
+
     def _forget(self, runs: int) -> None:
         self._visitors = np.zeros(runs, np.intp)
-        self._traits = np.full(runs, self.start)  # of every visitor who was ever there
+        self._traits = self.new_traits(runs)  # of every visitor who was ever there
 
     def _begin(self, seats: Index, visitors: Index) -> None:
+        self._grow(visitors)
+        self._visitors[seats] = visitors
+
+    def _grow(self, visitors: Index) -> None:
         if len(visitors) and visitors.max() >= len(self._traits):
             n_new = max(len(self._traits), int(visitors.max()) + 1 - len(self._traits))
-            self._traits = np.append(self._traits, np.full(n_new, self.start))
-        self._visitors[seats] = visitors
+            self._traits = np.append(self._traits, self.new_traits(n_new))

@@ -71,6 +71,10 @@ class Shop(Regulars):
     def features_of(self, arm: int) -> dict[str, Any]:
         return {"category": f"c{self._category[arm]}"}
 
+    def attraction_of(self, items: Index) -> Array:
+        """How often these items are clicked by who looks at them, before anything is satiated."""
+        return self.attraction[items]
+
     # -- the value of visits and of visitors --
 
     def optimum(self, positions: int = 1) -> float:
@@ -195,7 +199,7 @@ class Shop(Regulars):
         looks = random[0] < examined
         for position, items in enumerate(pages.T):
             category, bait = self._category[items], self.is_bait[items]
-            attraction = self.attraction[items] * self._freshness[self.looks[rows, category]]
+            attraction = self.attraction_of(items) * self._freshness[self.looks[rows, category]]
             is_clicked = looks[:, position] & (random[1, :, position] < attraction)
             bought = is_clicked & ~bait & (random[2, :, position] < self.purchase)
             trust = np.clip(trust + bought - (is_clicked & bait), 0, self.levels)

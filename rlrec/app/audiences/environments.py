@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import heapq
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 
@@ -111,48 +111,76 @@ def _integer(text: str, noun: str) -> int:
     return int(text)
 
 
-class Crowd:
-    """Visitors in so many seats for so many visits, numbered in the order of their first visits.
-    visitor, visit: one a seat, (seats,), by number from 0; the visitor is FREE where no visit is.
-    visits: one a visitor, visits so far. left: visits to come.
-    daily: new visitors of a day, who come in two halves of it; time counts days then, and visitors come again after as
-    many as the audience says. 0: time counts decisions, and it takes `absence` until a visitor who comes again is
-    there. half_days: those that are over."""
+class Returning(NamedTuple):
+    """A visitor who is to come again: what they are called, their trait, and the time until then."""
 
-    def __init__(self, *, seats: int, visits: int, absence: float, daily: int) -> None:
+    key: str
+    trait: int
+    delay: float
+
+
+class Crowd:
+    """Visitors in so many seats for so many visits, numbered in the order of their first visits, from 0.
+    visitor, visit: one a seat, (seats,), by number from 0; the visitor is NO_VISITOR where no visit is.
+    visits: one a visitor, visits so far. left: visits to come. earlier: visitors of an earlier run, who have the first
+    numbers. n_new: new visitors so far.
+    daily: new visitors of a day, who come in so many periods of it; time counts days then, and visitors come again
+    after as many as the audience says. 0: time counts decisions, and it takes `absence` until a visitor who comes again
+    is there. periods: those that are over."""
+
+    def __init__(
+        self, *, seats: int, visits: int, absence: float, daily: int, a_day: int, earlier: Sequence[Returning] = (),
+        n_new: int = 0,
+    ) -> None:  # fmt: skip
         self.visitor: Index = np.full(seats, NO_VISITOR)
         self.visit: Index = np.full(seats, NO_VISITOR)
-        self.visits: list[int] = []
-        self.left, self.daily, self.half_days, self._absence = visits, daily, 0, absence
-        self._begun = self._departures = 0
-        self._returns_due: list[tuple[float, int, int]] = []  # a heap: time, order of leaving, visitor
+        self.visits = [0] * len(earlier)
+        self.left, self.daily, self.a_day, self.n_new, self._absence = visits, daily, a_day, n_new, absence
+        self.periods = 0
+        self.n_earlier = self._departures = len(earlier)
+        self._begun = 0
+        # a heap: time, order of leaving, visitor
+        self._returns_due = [(visitor.delay, number, number) for number, visitor in enumerate(earlier)]
+        heapq.heapify(self._returns_due)
 
     @property
     def busy(self) -> Index:
         """The seats where a visit is."""
         return np.flatnonzero(self.visitor != NO_VISITOR)
 
-    def arrive(self, now: float) -> Index:
-        """Begin visits in free seats, those of visitors who come again first: the seats."""
-        free_seats = np.flatnonzero(self.visitor == NO_VISITOR)[: self.left]
-        for arrived, seat in enumerate(free_seats.tolist()):
+    @property
+    def present(self) -> int:
+        """Visitors who came."""
+        return sum(visits > 0 for visits in self.visits)
+
+    @property
+    def returned(self) -> int:
+        """Visitors who came again."""
+        return sum(visits + (number < self.n_earlier) > 1 for number, visits in enumerate(self.visits) if visits)
+
+    def due(self, now: float) -> list[tuple[int, float]]:
+        """The visitors who are to come again, by number, and the time until then."""
+        return [(visitor, time - now) for time, _, visitor in sorted(self._returns_due)]
+
+    def arrive(self, now: float) -> None:
+        """Begin visits in free seats, those of visitors who come again first."""
+        for seat in np.flatnonzero(self.visitor == NO_VISITOR)[: self.left].tolist():
             visitor = self._next(now)
             if visitor == NO_VISITOR:
-                free_seats = free_seats[:arrived]
                 break
             self.visitor[seat] = visitor
             self.visit[seat] = self._begun
             self._begun += 1
-        self.left -= len(free_seats)
-        return free_seats
+            self.left -= 1
 
     def _next(self, now: float) -> int:
         if self._returns_due and self._returns_due[0][0] <= now:
             visitor = heapq.heappop(self._returns_due)[2]
             self.visits[visitor] += 1
             return visitor
-        if self.daily and len(self.visits) >= (self.daily * (self.half_days + 1) + 1) // 2:
+        if self.daily and self.n_new * self.a_day >= self.daily * (self.periods + 1):
             return NO_VISITOR
+        self.n_new += 1
         self.visits.append(1)
         return len(self.visits) - 1
 

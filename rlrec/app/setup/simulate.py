@@ -6,14 +6,14 @@ import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import compress
+from itertools import chain, compress
 from typing import Any, TypedDict
 
 import numpy as np
 
 from rlrec import policy as kinds
 from rlrec.app.audiences import environments, in_memory
-from rlrec.app.audiences.environments import Crowd
+from rlrec.app.audiences.environments import NO_VISITOR, Crowd, Returning
 from rlrec.app.inputs import canonical, lookup, parameters
 from rlrec.app.inputs.seeds import seed_or_random
 from rlrec.app.requests import session as app_session
@@ -28,7 +28,8 @@ from rlrec.policy.beliefs.reward import clip
 from rlrec.policy.beliefs.statistics import PROPENSITY
 from rlrec.records import Reward, Version
 from rlrec.simulate import load
-from rlrec.simulate.base import Audience, Visitors
+from rlrec.simulate.base import Audience, Regulars, Visitors
+from rlrec.simulate.news import News
 from rlrec.store import Store, Unit
 from rlrec.store.log import decisions, settings
 from rlrec.store.policies import arms, policies, routes
@@ -36,6 +37,8 @@ from rlrec.times import DAY_US, SECOND, format_time, parse
 
 FIRST_TIME = "2026-01-01T00:00:00Z"  # where the clock starts in an empty store
 MARGIN_S = 1  # seconds after the last window is over
+VISITS = "simulate visits"  # the command of a row that says who is to come again
+LATEST_DAYS = 1  # after which a visitor for whom nothing was simulated does not come any more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +105,10 @@ def simulate(store: Store, request: Request) -> Result:
     store.allow_future = True  # from here on it makes its own time
     for reward in {version.reward.name: version.reward for version in versions}.values():
         _notice_unseen_reward(store, audience, reward)
-    names, restricted = store.write(lambda unit: _catalogue(unit, names, audience))
+    if isinstance(audience, News):  # whose arms come and go
+        names, restricted = [], False
+    else:
+        names, restricted = store.write(lambda unit: _catalogue(unit, names, audience))
     if not isinstance(audience, Visitors):  # whose sessions have users
         options = {"environment": request.environment, "sessions": request.sessions, "seed": seed}
         store.write(lambda unit: settings.add_run(unit, "simulate", options))
@@ -112,11 +118,11 @@ def simulate(store: Store, request: Request) -> Result:
     started = store.now
     world.play()
     earned, optimum, regret = world.earned.tolist()
-    visits_so_far = None if world.crowd is None else world.crowd.visits
     figures = environments.figures(
-        audience, world.shown[None], length=world.decisions / request.sessions, visits=request.sessions, reward=earned,
-        size=request.size, visitors=None if visits_so_far is None else len(visits_so_far),
-        returned=sum(visits > 1 for visits in visits_so_far or ()),
+        audience, np.array([[*world.shown.values()]]), length=world.decisions / request.sessions,
+        visits=request.sessions, reward=earned, size=request.size,
+        visitors=None if world.crowd is None else world.crowd.present,
+        returned=0 if world.crowd is None else world.crowd.returned,
     )  # fmt: skip
     version = versions[0] if experiment is None else None
     return {
@@ -199,7 +205,7 @@ class SimulatedStore:
         self.pipe = Pipe(store, seed=seed)
         self.rng = np.random.Generator(np.random.SFC64([seed, first]))
         self.earned = np.zeros(3)  # reward, optimum, regret
-        self.shown = np.zeros(audience.arms)  # slots of each arm
+        self.shown = dict.fromkeys(names, 0)  # slots of each arm
         self.steps = request.steps or 1
         self.decisions = request.sessions * self.steps
         self.events: dict[str, float] = dict.fromkeys([audience.event, *audience.further_events], 0)  # by kind, values
@@ -251,9 +257,10 @@ class SimulatedStore:
             for session, user, context in zip(sessions, users or [None] * len(sessions), contexts, strict=True)
         ]
         answers = _accepted(self.pipe.group(group))
-        slates = np.array([[self.arm_index[slot["arm"]] for slot in answer["slate"]] for answer in answers], np.intp)
-        self.shown += np.bincount(slates.ravel(), minlength=len(self.shown))
-        return answers, slates
+        slates = [[slot["arm"] for slot in answer["slate"]] for answer in answers]
+        for arm in chain.from_iterable(slates):
+            self.shown[arm] += 1
+        return answers, np.array([[self.arm_index[arm] for arm in slate] for slate in slates], np.intp)
 
     def _schedule(
         self, answers: Sequence[Answer], values: Array, delay: Array | None = None, *, first: int | None = 1,
@@ -283,31 +290,48 @@ class SimulatedStore:
 
 class VisitWorld(SimulatedStore):
     """Visitors with memory: where a visit has ended the next one begins, so that groups stay full. Each visitor is a
-    user, and each visit a session of theirs."""
+    user, and each visit a session of theirs. Who is to come again when a run ends does so in the next run of the same
+    audience, unless their time was over a day before it began."""
 
     audience: Visitors
     crowd: Crowd
 
     def play(self) -> None:
-        """Play all visits to their end. Where days count, those of half a day end before the next half begins."""
-        group, sessions = self.request.group, self.request.sessions
-        seats, audience = min(group, sessions), self.audience
-        self.crowd = Crowd(seats=seats, visits=sessions, absence=audience.away, daily=audience.daily)
+        """Play all visits to their end. Where days count, those of a period end before the next one begins."""
+        group, sessions, audience = self.request.group, self.request.sessions, self.audience
+        seats, period_us = min(group, sessions), DAY_US // audience.a_day
         self.decisions = 0
-        self.earned[1:] = self.audience.optimum(self.request.size) * sessions  # the regret: less what is expected
-        self._observed = self.audience.reset(seats, self.rng)
+        self.earned[1:] = audience.optimum(self.request.size) * sessions  # the regret: less what is expected
+        self._observed = audience.reset(seats, self.rng)
         started = self._clock
+        earlier, n_new = self._recall()
+        self._keys = [visitor.key for visitor in earlier]
+        self.crowd = Crowd(
+            seats=seats, visits=sessions, absence=audience.away, daily=audience.daily, a_day=audience.a_day,
+            earlier=earlier, n_new=n_new,
+        )  # fmt: skip
+        self._anonymous = np.zeros(seats, np.bool_)
         while self.crowd.left:
-            self._wait(max(0, started + self.crowd.half_days * (DAY_US // 2) - self._clock))
-            self._arrive()
+            period_start = started + self.crowd.periods * period_us
+            self._wait(max(0, period_start - self._clock))
+            if isinstance(audience, News):
+                self._publish(audience, period_start // period_us)
+            self._arrive(np.arange(seats))
             while len(occupied_seats := self.crowd.busy):
                 self._serve_seats(occupied_seats)
-            self.crowd.half_days += 1
+            self.crowd.periods += 1
+        self._remember(newest=self._newest)
         self._wait(self.window_us + MARGIN_S * SECOND)
+        while self._events_due:  # events that come after the window
+            self._wait(max(0, self._events_due[0][0] - self._clock))
 
     def _serve_seats(self, occupied_seats: Index) -> None:
         sessions = [self._session(number) for number in self.crowd.visit[occupied_seats].tolist()]
-        users = [f"sim{self.first}-visitor{number}" for number in self.crowd.visitor[occupied_seats].tolist()]
+        visitors = zip(
+            self.crowd.visitor[occupied_seats].tolist(), self._anonymous[occupied_seats].tolist(), strict=True
+        )
+        users = [None if is_anonymous else self._key(number) for number, is_anonymous in visitors]
+        self._newest = self._clock
         answers, slates = self._draw(sessions, self._observed[occupied_seats], users)
         size = self.request.size
         actions = np.zeros((len(self.crowd.visitor), size), np.intp)
@@ -316,22 +340,85 @@ class VisitWorld(SimulatedStore):
         self._observed, reward, terminated, truncated, info = self.audience.step(shown)
         self.decisions += len(occupied_seats)
         self.earned += [reward[occupied_seats].sum(), 0.0, -info["expected"][occupied_seats].sum()]
-        self._schedule(answers, reward[occupied_seats].reshape(slates.shape))
+        rewards = reward[occupied_seats].reshape(slates.shape)
+        self._schedule(answers, rewards)
+        if isinstance(self.audience, News):
+            self.audience.count_clicks(slates, rewards)
+        delay = np.full(slates.shape, self.audience.later_s)
         for kind in self.audience.further_events:
-            self._schedule(answers, info[kind][occupied_seats].reshape(slates.shape), kind=kind)
+            self._schedule(answers, info[kind][occupied_seats].reshape(slates.shape), delay, kind=kind)
         self._wait(len(occupied_seats) * SECOND)
         ended = (terminated | truncated)[occupied_seats]
         if ended.any():
             app_session.end_all(self.store, list(compress(sessions, ended.tolist())))
             self.crowd.leave(occupied_seats[ended], days=info["again"][occupied_seats[ended]], now=self._crowd_time())
-            self._arrive()
+            self._arrive(occupied_seats[ended])
 
-    def _arrive(self) -> None:
-        seats = self.crowd.arrive(self._crowd_time())
-        self.audience.admit(seats, self.crowd.visitor[seats])
+    def _arrive(self, seats: Index) -> None:
+        """Begin visits in these free seats; visitor 0 of the audience is in those that stay free."""
+        self.crowd.arrive(self._crowd_time())
+        self.audience.admit(seats, self.crowd.visitor[seats] - NO_VISITOR)
+        if self.audience.anonymous:
+            self._anonymous[seats] = self.rng.random(len(seats)) < self.audience.anonymous
 
     def _crowd_time(self) -> float:
-        return self.crowd.half_days / 2 if self.crowd.daily else self.decisions
+        return self.crowd.periods / self.crowd.a_day if self.crowd.daily else self.decisions
+
+    def _key(self, visitor: int) -> str:
+        """The key of a visitor, by number."""
+        n_earlier = len(self._keys)
+        return self._keys[visitor] if visitor < n_earlier else f"sim{self.first}-visitor{visitor - n_earlier}"
+
+    def _publish(self, feed: News, period: int) -> None:
+        """Add the articles that appear in this period to the catalogue, and retire those whose day is over."""
+        articles = feed.publish(period)
+        self.arm_index = {name: feed.arm_of(name) for name in articles}
+        self.shown = {**dict.fromkeys(articles, 0), **self.shown}
+
+        def work(unit: Unit) -> list[str]:
+            arms.put(unit, {name: canonical.text(features) for name, features in articles.items()})
+            active = [arm.key for arm in arms.all_arms(unit) if arm.retired_at is None and arm.key not in articles]
+            arms.retire(unit, [key for key in active if feed.is_article(key)], retired=True)
+            return [key for key in active if not feed.is_article(key)]
+
+        self.eligible = list(articles) if self.store.write(work) else None
+
+    # -- from run to run --
+
+    def _audience(self) -> dict[str, Any]:
+        return {"environment": self.request.environment, "parameters": dict(self.request.parameters)}
+
+    def _remember(self, *, newest: int) -> None:
+        """Store who is to come again, in the row of the audience."""
+        if not isinstance(self.audience, Regulars):
+            return
+        crowd = self.crowd
+        began = crowd.periods - 1  # the next run begins in this period
+        due = crowd.due(began / crowd.a_day if crowd.daily else self.decisions)
+        traits = self.audience.traits_of(np.array([visitor for visitor, _ in due], np.intp) - NO_VISITOR)
+        state = {
+            "at": newest, "new": crowd.n_new - crowd.daily * began // crowd.a_day, "clicks": self.audience.memory(),
+            "visitors": [
+                (self._key(visitor), trait, delay)
+                for (visitor, delay), trait in zip(due, traits.tolist(), strict=True)
+            ],
+        }  # fmt: skip
+        self.store.write(lambda unit: settings.keep_state(unit, VISITS, self._audience(), state))
+
+    def _recall(self) -> tuple[list[Returning], int]:
+        """Who is to come again, and how many new visitors of this period have come already."""
+        with self.store.read() as unit:
+            state = settings.state(unit, VISITS, self._audience())
+        if state is None or not isinstance(self.audience, Regulars):
+            return [], 0
+        days = max(0, self._clock - state["at"]) / DAY_US if self.audience.daily else 0.0
+        visitors = [Returning(key, trait, delay - days) for key, trait, delay in state["visitors"]]
+        visitors = [visitor for visitor in visitors if visitor.delay > -LATEST_DAYS or not self.audience.daily]
+        self.audience.recall(
+            np.arange(len(visitors)) - NO_VISITOR, np.array([visitor.trait for visitor in visitors], np.intp),
+            state["clicks"],
+        )  # fmt: skip
+        return visitors, state["new"] if days * self.audience.a_day < 1 else 0
 
 
 def _accepted(answers: list[Any]) -> list[Any]:
@@ -349,6 +436,8 @@ def study(store: Store, request: Request) -> Study:
     """Means over runs of what a run earned, with standard errors; a store is read where a policy or curve is named."""
     audience, names = environments.make(request.environment, request.parameters)
     environments.check(request.environment, audience, len(names), size=request.size, steps=request.steps)
+    if isinstance(audience, News):
+        raise InputError("articles of news come and go with the clock of a store", hint="leave --ephemeral away")
     policy, name = _studied_policy(store, request, audience, names)
     seed = seed_or_random(request.seed)
     totals = in_memory.study(

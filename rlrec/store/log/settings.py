@@ -99,6 +99,20 @@ def end_run(unit: Unit, run_id: int, result: Mapping[str, Any]) -> None:
     unit.tell("UPDATE run SET result = ? WHERE id = ?", json.dumps(dict(result), sort_keys=True), run_id)
 
 
+def state(unit: Unit, command: str, options: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The state that a command with these options left for its next run."""
+    query = "SELECT result FROM run WHERE command = ? AND options = ? ORDER BY id LIMIT 1"
+    text = unit.ask_value(query, command, json.dumps(dict(options), sort_keys=True))
+    return None if text is None else dict(json.loads(text))
+
+
+def keep_state(unit: Unit, command: str, options: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+    """Leave something for the next run of a command with these options, in the one row for it."""
+    typed = json.dumps(dict(options), sort_keys=True)
+    run = unit.ask_value("SELECT id FROM run WHERE command = ? AND options = ? ORDER BY id LIMIT 1", command, typed)
+    end_run(unit, add_run(unit, command, options) if run is None else run, state)
+
+
 def trained_at(unit: Unit, policy: str) -> set[int]:
     """When training promoted a version of a policy."""
     rows = unit.ask("SELECT at, options FROM run WHERE command = 'train-pg' AND result LIKE ?", '%"promoted": true%')

@@ -15,14 +15,15 @@ from rlrec.app.experiments import experiment, route
 from rlrec.app.policies import policy
 from rlrec.app.setup import arm as catalogue
 from rlrec.app.setup import reward
-from rlrec.app.setup.simulate import Request, simulate
+from rlrec.app.setup.simulate import VISITS, Request, simulate, study
 from rlrec.app.upkeep.doctor import Request as Audit
 from rlrec.app.upkeep.doctor import doctor
 from rlrec.errors import InputError
+from rlrec.simulate.shop import Shop
 from rlrec.store import Store
-from rlrec.store.log import decisions, events
+from rlrec.store.log import decisions, events, settings
 from rlrec.store.policies import arms
-from rlrec.times import SECOND, parse
+from rlrec.times import DAY_US, SECOND, parse
 from tests.app.shop import added_up, dump, sums
 
 START = parse("2026-01-01")
@@ -297,3 +298,103 @@ def test_visitors_of_a_shop_come_again_days_later_and_buy(shop: Store) -> None:
     assert figures["reward_per_visitor"] == figures["reward"] / figures["visitors"] < figures["optimum_per_visitor"]
     assert sums(shop, "honest") == added_up(shop, "honest")
     assert doctor(shop, Audit(sample=50)).ok
+
+
+# -- from run to run --
+
+
+def users_by_run(shop: Store, first: int) -> tuple[set[str], set[str]]:
+    """The users of the decisions before an id, and of those from it on."""
+    query = "SELECT u.key FROM decision d JOIN session s ON s.id = d.session_id JOIN users u ON u.id = s.user_id"
+    with shop.read() as unit:
+        before, after = ({row[0] for row in unit.ask(f"{query} WHERE d.id {sign} ?", first)} for sign in ("<", ">="))
+    return before, after
+
+
+def two_runs(shop: Store, *, second: dict[str, str] | None = None, days: int = 0) -> tuple[set[str], set[str]]:
+    """The users of two simulations of a shop, the second so many days later."""
+    params = {"daily": "20"}
+    visited(shop, "shop", sessions=60, size=2, group=15, parameters=params)
+    with shop.read() as unit:
+        first, newest = decisions.peek(unit), decisions.newest(unit)
+    assert newest is not None
+    shop.now = newest + days * DAY_US
+    visited(shop, "shop", sessions=60, size=2, group=15, parameters=second or params)
+    return users_by_run(shop, first)
+
+
+@pytest.mark.slow
+def test_visitors_come_again_in_the_next_simulation_of_their_audience(shop: Store) -> None:
+    before, after = two_runs(shop)
+    with shop.read() as unit:
+        state = settings.state(unit, VISITS, {"environment": "shop", "parameters": {"daily": "20"}})
+    assert state is not None
+    assert 5 < len(before & after) < len(after)
+    assert {key for key, *_ in state["visitors"]} <= before | after
+    assert doctor(shop, Audit(sample=50)).ok
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("later", [{"days": 30}, {"second": {"daily": "21"}}])
+def test_no_visitor_comes_again_long_after_or_in_another_audience(shop: Store, later: dict[str, Any]) -> None:
+    before, after = two_runs(shop, **later)
+    assert not before & after
+
+
+@pytest.mark.slow
+def test_the_trust_of_who_comes_again_is_what_they_bought_and_clicked(shop: Store) -> None:
+    """Two runs with seats that stay free, in which nobody buys anything."""
+    two_runs(shop)
+    with shop.read() as unit:
+        state = settings.state(unit, VISITS, {"environment": "shop", "parameters": {"daily": "20"}})
+        rows = unit.ask(
+            "SELECT u.key, a.key, max(e.kind) FROM event e JOIN decision d ON d.id = e.decision_id"
+            " JOIN session s ON s.id = d.session_id JOIN users u ON u.id = s.user_id"
+            " JOIN slot ON slot.decision_id = d.id AND slot.position = e.position JOIN arm a ON a.id = slot.arm_id"
+            " GROUP BY d.id, e.position, u.key, a.key ORDER BY d.id, e.position"
+        )
+    assert state is not None
+    trust = dict.fromkeys([row[0] for row in rows], Shop().start)
+    for user, arm, kind in rows:  # `purchase` is the greater of the two
+        change = -1 if int(arm.removeprefix("arm")) >= 40 else int(kind == "purchase")
+        trust[user] = min(10, max(0, trust[user] + change))
+    due = {key: trait for key, trait, _ in state["visitors"]}
+    assert due == {key: trust.get(key, Shop().start) for key in due}
+    assert len(set(due.values())) > 2
+
+
+# -- articles that live a day --
+
+
+@pytest.mark.slow
+def test_articles_come_and_go_and_readers_subscribe_days_later(shop: Store) -> None:
+    """`news` on a store that has an arm of its own, which its readers are not shown."""
+    catalogue.put(shop, lambda: [[("tea", {})]])
+    figures = visited(shop, "news", sessions=400, size=5, group=50, parameters={"daily": "250", "purchase": "0.5"})
+    with shop.read() as unit:
+        shown = unit.ask(
+            "SELECT a.key, a.added_at, a.retired_at, min(d.at), max(d.at) FROM slot JOIN arm a ON a.id = slot.arm_id"
+            " JOIN decision d ON d.id = slot.decision_id GROUP BY a.id, a.key, a.added_at, a.retired_at"
+        )
+        delays = {
+            row[0]
+            for row in unit.ask(
+                "SELECT e.at - d.at FROM event e JOIN decision d ON d.id = e.decision_id WHERE e.kind = 'purchase'"
+            )
+        }
+        unknown = unit.ask_value("SELECT count(*) FROM session WHERE user_id IS NULL")
+    assert figures["events"]["purchase"] > 10
+    assert delays == {2 * DAY_US}
+    assert abs(unknown / 400 - 0.3) < 4 * (0.3 * 0.7 / 400) ** 0.5  # false-alarm rate 6e-5, seeded
+    assert "tea" not in {row[0] for row in shown}
+    lives = [(row[2] - row[1]) / (DAY_US // 24) for row in shown if row[2] is not None and row[1] > shown[0][1]]
+    assert len(lives) > 5
+    assert all(abs(hours - 24) < 0.5 for hours in lives)  # but for the minutes of a group
+    assert all(row[1] <= row[3] and (row[2] is None or row[4] <= row[2]) for row in shown)
+    assert sums(shop, "home") == added_up(shop, "home")
+    assert doctor(shop, Audit(sample=50)).ok
+
+
+def test_articles_have_no_time_in_memory(shop: Store) -> None:
+    with pytest.raises(InputError, match="come and go with the clock of a store"):
+        study(shop, Request(environment="news", kind="thompson"))

@@ -1,0 +1,123 @@
+"""A newspaper whose articles live a day: a shop with a feed, popularity, late subscriptions, bots, unknown readers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rlrec.arrays import Array, Flags, Index
+from rlrec.simulate.base import bounded, require_between
+from rlrec.simulate.shop import CATEGORIES, LOWEST_HONEST, LOWEST_LURE, Shop
+
+GOLDEN = (5**0.5 - 1) / 2  # multiples of it, less their whole part, are spread evenly
+BOT = -1  # the trait of a bot
+DAY_S = 86_400
+
+
+@dataclass(kw_only=True, eq=False)
+class News(Shop):
+    """A `shop` whose items are articles that live a day: so many `arms` at any time, of which a new one takes the place
+    of the oldest, evenly over the hours. `bait` of them are clickbait. An article attracts by what it is, from the most
+    of its sort down to the least; the attraction falls to the share 1 - `fading` within its day, and rises by the share
+    `hype` for the article that has been clicked most, by less for the others.
+
+    Purchases are subscriptions: readers decide when they click, and the event comes `later` days after. The share
+    `anonymous` of visits has no user. The share `bots` of new visitors are machines: they click all that they are
+    shown, buy nothing, and come under a new name each time. `optimum` and what follows from it are bounds, of readers
+    for whom all articles are new and most popular."""
+
+    arms: int = 48
+    categories: int = bounded(5, 1, CATEGORIES)
+    bait: int = 12
+    rate: float = bounded(0.3, 0, 1)
+    lure: float = bounded(0.45, 0, 1)
+    purchase: float = bounded(0.2, 0, 1)
+    daily: int = bounded(500, 1, 1_000_000)
+    fading: float = bounded(0.5, 0, 1)
+    hype: float = bounded(0.3, 0, 1)
+    later: float = bounded(2.0, 0, 1_000)
+    anonymous: float = bounded(0.3, 0, 1)
+    bots: float = bounded(0.04, 0, 1)
+
+    a_day = 24
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_between("lure with hype", self.lure * (1 + self.hype), 0, 1)
+        require_between("rate with hype", self.rate * (1 + self.hype), 0, 1)
+        self.later_s = round(self.later * DAY_S)
+        self.is_bait: Flags = np.diff(np.arange(self.arms + 1) * self.bait // self.arms) > 0
+        peak = np.where(self.is_bait, self.lure, self.rate)
+        self.attraction = peak * (1 + self.hype)  # the highest that there is
+        self._peak, self._lowest = peak, np.where(self.is_bait, LOWEST_LURE, LOWEST_HONEST)
+        self._numbers = np.full(self.arms, -1)  # of the article that each arm is
+        self.publish(self.a_day)
+
+    # -- the feed --
+
+    def publish(self, period: int) -> dict[str, dict[str, Any]]:
+        """The articles of a period, an hour that is counted from any beginning, with their features, by name."""
+        newest = (period + 1) * self.arms // self.a_day
+        numbers = np.arange(newest - self.arms, newest)
+        arms = numbers % self.arms
+        is_new = self._numbers[arms] != numbers
+        self._numbers[arms] = numbers
+        if is_new.all():
+            self.clicks: Array = np.zeros(self.arms)
+        self.clicks[arms[is_new]] = 0
+        born = -(-(numbers + 1) * self.a_day // self.arms) - 1
+        age = (period - born) / self.a_day
+        quality = self._peak * (self._lowest + (1 - self._lowest) * (self._numbers * GOLDEN % 1))
+        self._unpopular = np.empty(self.arms)
+        self._unpopular[arms] = quality[arms] * (1 - self.fading * age)
+        articles = zip(numbers.tolist(), arms.tolist(), strict=True)
+        return {f"article{number}": self.features_of(arm) for number, arm in articles}
+
+    def features_of(self, arm: int) -> dict[str, Any]:
+        return {"category": f"c{self._category[arm]}", "loud": bool(self.is_bait[arm])}
+
+    def arm_of(self, name: str) -> int:
+        """The arm as which an article is shown, by its name."""
+        return int(name.removeprefix("article")) % self.arms
+
+    def is_article(self, name: str) -> bool:
+        """Whether an arm is an article of this feed."""
+        return name.startswith("article") and name.removeprefix("article").isdigit()
+
+    def count_clicks(self, arms: Index, clicks: Array) -> None:
+        """Make these articles more popular."""
+        np.add.at(self.clicks, arms, clicks)
+
+    def memory(self) -> dict[str, float]:
+        articles = zip(self._numbers.tolist(), self.clicks.tolist(), strict=True)
+        return {f"article{number}": clicks for number, clicks in articles}
+
+    def recall(self, visitors: Index, traits: Index, memory: Mapping[str, float]) -> None:
+        super().recall(visitors, traits, memory)
+        for name, clicks in memory.items():
+            arm = self.arm_of(name)
+            self._numbers[arm], self.clicks[arm] = int(name.removeprefix("article")), clicks
+
+    def attraction_of(self, items: Index) -> Array:
+        popularity = self.clicks[items] / max(1.0, self.clicks.max())
+        return self._unpopular[items] * (1 + self.hype * popularity)
+
+    # -- readers --
+
+    def new_traits(self, visitors: int) -> Index:
+        traits = super().new_traits(visitors)
+        traits[self._rng.random(visitors) < self.bots] = BOT
+        return traits
+
+    def _serve(self, actions: Index) -> tuple[Array, Array, Flags]:
+        bots = self.traits == BOT
+        clicks, expected, leaves = super()._serve(actions)
+        clicks[bots], expected[bots], self._purchases[bots] = 1, 1, 0
+        self.traits = np.where(bots, BOT, self.traits)
+        return clicks, expected, leaves
+
+    def _leave(self, ended: Flags) -> Array:
+        return np.where(self.traits == BOT, 0.0, super()._leave(ended))
