@@ -37,7 +37,7 @@ ROW = (
     "session", "user", "at", "context", "request_id", "keep_probability", "action_features", "slot_sets", "support",
 )  # fmt: skip
 PATHS = {"at": "Timestamp", "request_id": "EventId", "keep_probability": "pdrop", "eligible": "c._multi"}
-DROPPED = ValueCheck(lambda p: 0 <= p < 1, "{!r} is no probability of a line that was dropped".format, "[0, 1)")
+DROPPED = ValueCheck(lambda p: 0 <= p <= 1, "{!r} is no probability of a line that was dropped".format, "[0, 1]")
 
 
 class DsJson(LineLayout):
@@ -260,10 +260,10 @@ def _with_states(rows: LogColumns) -> LogColumns:
 
 
 def _is_skipped(line: DsJsonLine, text: bytes) -> bool:
-    """Whether the format itself marks the line: not to be learned from, or of a checkpoint."""
+    """Whether the format itself marks the line: not to be learned from, of a checkpoint, or of a log that drops all."""
     if line.c is None and line.event_id is None and line.outcomes is None:
         return b"checkpoint" in text[:100]
-    return line.skip_learn
+    return line.skip_learn or line.pdrop == 1
 
 
 def _is_bare(name: str, value: Any) -> bool:

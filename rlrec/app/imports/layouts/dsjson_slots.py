@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import isclose
 from typing import Any, NamedTuple
 
 from msgspec import UNSET, Struct, UnsetType, field
 
-from rlrec.app.imports.layouts.checks import CHECKS, FLOAT32, PROPENSITY_TOLERANCE, checked, is_distribution
+from rlrec.app.imports.layouts.checks import CHECKS, FLOAT32, checked, is_distribution
 from rlrec.errors import InputError
 from rlrec.log_fields import PROBABILITY
 
@@ -79,6 +78,11 @@ def page_outcome(line: DsJsonLine) -> SlotOutcome:
     """The outcome that a line has beside those of slots: in cb that of its slot, else that of the page."""
     ranked = line.a if line.a is not None else [] if line.action is None else [line.action]
     p = line.p if line.p is not None else [] if line.probability is None else [line.probability]
+    if 0 in ranked and line.action and line.action - 1 in ranked and len(p) == len(ranked):
+        # in order of the actions, counted from 0: the label, from 1, says which was shown
+        at = ranked.index(line.action - 1)
+        ranked = [action + 1 for action in ranked[at : at + 1] + ranked[:at] + ranked[at + 1 :]]
+        p = p[at : at + 1] + p[:at] + p[at + 1 :]
     return SlotOutcome(a=ranked, p=p, cost=line.cost, original_cost=line.original_cost, observations=line.o)
 
 
@@ -150,9 +154,7 @@ def withholds(line: DsJsonLine, shown: Sequence[ShownAction], actions: Actions) 
         return False
     first = 0 if line.outcomes is not None else 1
     return any(
-        slot.outcome.original_cost is not None
-        and not isclose(slot.outcome.cost or 0.0, slot.outcome.original_cost, rel_tol=PROPENSITY_TOLERANCE)
-        and number - first != actions.arms.index(slot.arm)
+        slot.outcome.original_cost and not slot.outcome.cost and number - first != actions.arms.index(slot.arm)
         for number, slot in zip(line.baseline or [1] * first, shown, strict=False)
     )
 

@@ -102,10 +102,11 @@ def test_lines_that_the_format_marks_are_skipped(run: Run) -> None:
         rank(6, DeferredAction=True),
         {"EventId": "e6", "RewardValue": None, "DeferredAction": False},
         rank(5),
+        rank(7, pdrop=1),
         '["checkpoint", 7]',
         '{"checkpoint_info": {"reward_function_type": 0}}',
     ]
-    assert imported(run, *lines).json == summary(accepted=4, skipped=4)
+    assert imported(run, *lines).json == summary(accepted=4, skipped=5)
     assert [line["request_id"] for line in run("export-log", "-").lines] == ["e3", "e4", "e6", "e5"]
     assert not any(
         slot["censored"] for line in run("export-log", "-").lines for slot in line["slate"] if "censored" in slot
@@ -128,6 +129,30 @@ def test_a_log_of_an_apprentice_has_no_propensities(run: Run) -> None:
     assert {line["slate"][0]["propensity"] for line in run("export-log", "-").lines} == {None}
     imported(run, rank(4, (2, 1, 3), cost=-1, _original_label_cost=-1.0, _ba=[1, 2, 3]))
     assert run("export-log", "-").lines[-1]["slate"][0]["propensity"] == 0.5
+
+
+def test_the_label_says_what_was_shown_where_actions_are_counted_from_0(run_sqlite: Run) -> None:
+    """Actions stand in their order, as in logs of interaction-grounded learning; an original cost of 0, or one that
+    another cost replaced, withholds nothing. Counts and `ips` are those of a plain sum over the lines."""
+    random = np.random.default_rng(11)
+    lines, earned = list[Line](), list[float]()
+    for n in range(60):
+        p = random.permutation([0.5, 0.3, 0.2]).tolist()
+        shown = int(random.choice(3, p=p))
+        cost = -float(random.random() < 0.5)
+        label = {"_label_Action": shown + 1, "_labelIndex": shown, "_label_probability": p[shown]}
+        observed = {"o": [{"v": {"v=click": 1}}], "_original_label_cost": 0.0 if n % 2 else cost / 2}
+        lines.append(rank(n, (0, 1, 2), p, cost) | label | observed)
+        earned.append(-cost / p[shown] / 3)
+    assert imported(run_sqlite, *lines).json == summary(accepted=60)
+    exported = run_sqlite("export-log", "-").lines
+    for line, written in zip(exported, lines, strict=True):
+        (slot,) = line["slate"]
+        assert slot["arm"] == DISHES[written["_labelIndex"]]["i"]["id"]
+        assert slot["propensity"] == written["p"][written["_labelIndex"]]
+        assert line["reward"] == -written["_label_cost"]
+    (row,) = run_sqlite("evaluate", "uniform", "--estimator", "ips", "--json").json
+    assert (row["n"], row["value"]) == (60, pytest.approx(np.mean(earned), rel=1e-12))
 
 
 @pytest.mark.parametrize(
@@ -177,7 +202,7 @@ def test_an_arm_without_an_id_is_called_by_its_features(run_sqlite: Run) -> None
         (rank(2, p=(0.0, 0.5, 0.5)), "no probability of something shown"),
         (rank(2, _label_Action=3), "field _label_Action"),
         (rank(2, _label_probability=0.9), "field _label_probability"),
-        (rank(2, pdrop=1.0), "field pdrop"),
+        (rank(2, pdrop=1.5), "field pdrop"),
         (rank(2, c={"User": {}}), "field c._multi"),
         (rank(2, Timestamp="2999-01-01T00:00:00Z"), "in the future"),
         (rank(2, cost=1e300), "too large"),
