@@ -17,6 +17,7 @@ NOUNS = {"user": "user", "session": "visit", "row": "row"}  # of clusters
 LOGGED, SAME_POLICY = "what was logged", "is the same policy as"
 GATE_SHARE = 0.2  # of the visitors, whom gates judge by
 LOGGER_HINT = "others are compared with it by `rlrec outcomes --by version`, an experiment, or --log all"
+GROWING = {"young-units", "anonymous-units"}  # reasons for which a difference is one of what came so far
 LONGEST_WAIT = 90  # days; nobody waits longer for an answer
 
 
@@ -90,7 +91,7 @@ class Claim(NamedTuple):
         basis = (f" {self.basis}" if self.basis else "") + by
         subject, caveat = self.name or "it", f", {self.caveat}" if self.caveat else ""
         if self.answer in ("better", "worse"):
-            return f"{subject} is {self.answer} than {self.rival}: {self._difference}{basis}{caveat}"
+            return f"{subject} is {self.answer} than {self.rival}: {self.difference}{basis}{caveat}"
         if self.answer == "same":
             share = max(abs(bound) for bound in (self.lower or 0.0, self.upper or 0.0)) / abs(self.base or 1.0)
             if share > LOG_PRECISION and self.is_logger:
@@ -110,7 +111,7 @@ class Claim(NamedTuple):
         return f"{start}cannot tell yet {question}; {odds}"
 
     @property
-    def _difference(self) -> str:
+    def difference(self) -> str:
         """The difference with its bounds."""
         value, low, high = self._signed(self.value), self._figure(self.lower), self._figure(self.upper)
         if low and high:
@@ -180,10 +181,32 @@ def experiment_sentences(answer: Mapping[str, Any]) -> list[str]:
     p_value = answer["sample_ratio"]["p_value"]
     if p_value is not None and p_value < ALARM:
         return [f"The split of {answer['experiment']} is not as defined: do not trust its differences."]
+    if answer.get("route") is not None:
+        return [_holdout_sentence(answer)]
     rows, per_day = answer["unit_differences"], answer.get("units_per_day")
     texts = earned_sentences(rows, answer["unit"], per_day=per_day)
     texts = texts or [difference_sentence(row, "decision", per_day=per_day) for row in answer["differences"]]
     return texts or ["There is nothing to compare."]
+
+
+def _holdout_sentence(answer: Mapping[str, Any]) -> str:
+    """The conclusion from the users whom a route keeps apart. answer: as of `experiment show`."""
+    rows = {row["metric"]: row for row in reversed(answer["unit_differences"])}
+    earned, visits = rows["reward_per_unit"], rows["visits"]
+    is_sure = difference_direction(earned) in ("more", "less") and {*earned["reasons"]} <= GROWING
+    if not is_sure:
+        named = {**earned, "group": answer["route"], "against": "its holdout"}
+        return difference_sentence(named, answer["unit"], by_reward=True, per_day=answer.get("units_per_day"))
+    so_far = " so far (young-units: it may grow or turn)" if "young-units" in earned["reasons"] else ""
+    figures = f"{earned['reward']} {_figures(earned)} a {answer['unit']}, visits {_figures(visits)}"
+    return f"{answer['route']} against its holdout: {figures}{so_far}"
+
+
+def _figures(row: Mapping[str, Any]) -> str:
+    """A difference with its bounds, in percent where it can be."""
+    base = row["value"] / row["relative"] if row["relative"] else None
+    bounds = {name: row[name] for name in ("value", "lower", "upper")}
+    return Claim("", "", row["answer"], base=base, **bounds).difference
 
 
 def earned_sentences(differences: Sequence[Mapping[str, Any]], unit: str, *, per_day: float | None = None) -> list[str]:

@@ -217,13 +217,20 @@ class PolicyCommands:
 
 
 class RouteCommands:
-    def create(self, name: str, *, to: str, dry_run: bool = False) -> Result:
+    def create(self, name: str, *, to: str, holdout: float | str | None = None, holdout_policy: str = 'uniform', dry_run: bool = False) -> Result:
         """Create a route. Routes and policies share one namespace.
 
+        With --holdout, an experiment `front-holdout` draws a share of the users once, by a digest of their keys (sessions
+        without a user by that of the session). They stay with `uniform`, or a copy of another policy, through every change
+        of the route, and take part in no ramp. `rlrec experiment show front-holdout` compares the other users with them,
+        `report` begins with it, `status` repeats what was found last.
+
         to: The policy that it leads to. POLICY follows its live version, POLICY@V stays with one.
+        holdout: Keep this share of its users apart for good, 5% or 0.05, to tell what the route is worth.
+        holdout_policy: What serves these: a copy of it.
         dry_run: Say what would be stored, and store nothing."""
 
-    def set(self, name: str, *, to: str, share: float | str | None = None, require: Literal['if-better'] | None = None, guards: Sequence[str] | str | None = None, reward: str | None = None, log: str | None = None, gamma: float | None = None, cluster: str | None = None, dry_run: bool = False) -> Result:
+    def set(self, name: str, *, to: str | None = None, holdout: float | str | None = None, holdout_policy: str = 'uniform', share: float | str | None = None, require: Literal['if-better'] | None = None, guards: Sequence[str] | str | None = None, reward: str | None = None, log: str | None = None, gamma: float | None = None, cluster: str | None = None, dry_run: bool = False) -> Result:
         """Lead a route to another policy or version, from the next decision on.
 
         With --share it goes on serving what it does, and an experiment gives the other policy to a share of its users
@@ -242,7 +249,9 @@ class RouteCommands:
         difference is above the limit. `return` needs no definition: it is the share of visits that the same user follows by
         another one within 7 days.
 
-        to: The policy that it leads to. POLICY follows its live version, POLICY@V stays with one.
+        to: The policy that it leads to. POLICY follows its live version, POLICY@V stays with one. Left out where only a holdout begins.
+        holdout: Keep this share of its users apart for good, 5% or 0.05, to tell what the route is worth.
+        holdout_policy: What serves these: a copy of it.
         share: Begin a ramp: an experiment on this share of the route's users, 5% or 0.05.
         require: Do it only if the gate finds it better than what the route serves, else exit 3.
         guards: A reward that must not fall by more, for sure: a relative difference; repeatable.

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
+from typing import Any
 
-from rlrec.errors import InputError, RlrecError
+from rlrec.errors import InputError, RlrecError, StoreBusy
 from rlrec.store import Store
 from rlrec.store.database.engine import Waits, location
 
-__all__ = ["Store", "open_store", "ready"]
+__all__ = ["Store", "note", "open_store", "ready"]
+NOTE_WAIT_US = 500_000
 
 
 @contextmanager
@@ -38,6 +40,25 @@ def _refuse_unrelated(replica: Store, db: str) -> None:
             if salt not in (None, settings.get(unit).salt):
                 message = f"--read-db is {replica.address}, which is no replica of {primary.address}"
                 raise InputError(message, hint="name a replica of the store of --db")
+
+
+def note(
+    store: Store, command: str, options: Mapping[str, Any], result: Mapping[str, Any], *, noun: str = "answer"
+) -> None:
+    """Record what a command that reads has found, for `status`, on a connection of its own. A store that cannot be
+    written to now, or that a clock far ahead is given for, is left as it is; where others keep it locked, a notice.
+    noun: what was found."""
+    from rlrec.app.audit.integrity.clock import refuse_far_ahead
+    from rlrec.store.log import settings
+
+    waits = store.waits._replace(lock=min(NOTE_WAIT_US, store.waits.lock or NOTE_WAIT_US), reconnect=0)
+    db = store.url.render_as_string(hide_password=False) if "://" in store.address else store.address
+    with suppress(RlrecError), closing(Store(db, now=store.now, notice=lambda _: None, waits=waits)) as noting:
+        try:
+            refuse_far_ahead(noting)
+            noting.write(lambda unit: settings.add_run(unit, command, options, result), repeatable=True)
+        except StoreBusy:
+            store.notice(f"others keep the store locked: `rlrec status` will not know of this {noun}")
 
 
 def store_files(db: str) -> list[str]:

@@ -247,6 +247,7 @@ def comparison(answer: VariantComparison) -> Figure | None:
     intervals = [line for line, _ in lines if line.value is not None]
     if not intervals:
         return None
+    prefix = "" if "route" in answer else f"{answer['experiment']}: "  # a holdout is that of a route
     per_cent, against = "" if drafted else ", in percent of it", answer["variants"][0]["variant"]
     return Figure(
         title=f"{answer['experiment']}, {_covered(answer)}: variants against {against}",
@@ -254,7 +255,7 @@ def comparison(answer: VariantComparison) -> Figure | None:
         description=f"One interval of 95 % a metric, clustered by {answer['unit']}; those that cross 0 are unknown.",
         headers=["variant", "metric", "difference", "lower", "upper", "in percent", "p", "answer", "notes"],
         rows=[cells for _, cells in lines],
-        findings=[f"{answer['experiment']}: {sentence}" for sentence in experiment_sentences(answer)],
+        findings=[prefix + sentence for sentence in experiment_sentences(answer)],
     )
 
 

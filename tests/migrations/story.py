@@ -42,6 +42,7 @@ STORY: list[tuple[str, list[str]]] = [
     ("14:06", ["route", "create", "front", "--to", "home"]),
     ("14:07", ["route", "set", "front", "--to", "slow@2"]),
     ("14:08", ["route", "rollback", "front"]),
+    ("14:09", ["route", "set", "front", "--holdout", "5%"]),
 ]  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NotRequired, TypedDict, cast
 
+from rlrec.app import opening
 from rlrec.app.evaluation.comparisons import holdout, interleaved, unit_outcomes
 from rlrec.app.evaluation.comparisons.unit_outcomes import DifferenceRow, OutcomeRow
 from rlrec.app.experiments.experiment import shares_of, versions_of
@@ -17,21 +18,22 @@ from rlrec.ope.comparisons import comparison
 from rlrec.ope.comparisons.comparison import MetricValue, per_decision
 from rlrec.ope.intervals import intervals
 from rlrec.records import Reward
+from rlrec.sentences import experiment_sentences
 from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
 from rlrec.store.log import selected
 from rlrec.store.log.candidates import TEAMS
-from rlrec.store.log.selected import Selection
 from rlrec.store.policies import experiments
 from rlrec.store.policies.experiments import Experiment
 from rlrec.times import DAY_US, format_time
 
+NOTED = "experiment show"
 DECISIONS_DIFFER, YOUNG_UNITS = "decisions-differ", "young-units"
 
 
 # Answer of `experiment show`: outcomes per unit with their differences from the first variant; earnings of the variants
 # and their differences per decision, under the first reward; checks of the split. reasons: of caution; units_per_day:
-# how many were assigned a day; first_at, last_at: of its decisions, None without any.
+# how many were assigned a day; first_at, last_at: of its decisions, None without any; route: whose holdout it is.
 VariantComparison = TypedDict("VariantComparison", {
     "experiment": str, "status": str, "unit": str, "variants": list[dict[str, Any]],
     "differences": list[dict[str, Any]], "sample_ratio": dict[str, float | None], "holdout": dict[str, Any] | None,
@@ -39,7 +41,7 @@ VariantComparison = TypedDict("VariantComparison", {
     "decisions_per_unit": list[dict[str, Any]], "created_at": str, "stopped_at": str | None,
     "anonymous": NotRequired[int], "ties": NotRequired[int | None],
     "interleave": NotRequired[list[str]], "units_per_day": NotRequired[float | None],
-    "first_at": str | None, "last_at": str | None,
+    "first_at": str | None, "last_at": str | None, "route": NotRequired[str],
 })  # fmt: skip
 
 
@@ -54,22 +56,22 @@ def show(
         experiment = lookup.experiment(unit, name)
         serving = versions_of(unit, experiment)
         definitions = unit_outcomes.rewards_of(unit, rewards, experiment)
-        covered = selected.times(unit, Selection(variant_ids=[variant.id for variant in experiment.variants]))
+        study = unit_outcomes.experiment_study(unit, experiment, definitions)
+        covered = selected.times(unit, study.selection)
         if references := interleaved.rankers(experiment):
             if log:
                 raise InputError("an interleaved experiment is compared on all of its log", hint="leave out --log")
             return _interleaved(unit, experiment, references, definitions[0], level=level, covered=covered)
-        study = unit_outcomes.experiment_study(experiment, definitions)
         if log:
             study = replace(study, selection=filters.selection(unit, f"experiment={name},{log}"))
         collected = unit_outcomes.collect(unit, study, level=level)
         assigned = experiments.count_units(unit, experiment.id)
         first_at, last_at = experiments.assignment_times(unit, experiment.id)
+        route = lookup.route_of_holdout(unit, experiment)
         uniform = holdout.compare_holdout(unit, experiment, definitions[0], level=level)
         maturity = None
         if assigned and not collected.count("sessions", *range(len(experiment.variants))):
-            selection = Selection(variant_ids=[variant.id for variant in experiment.variants])
-            maturity = reward_log.maturity_sentence(unit, selection, wait_us=definitions[0].window_us)
+            maturity = reward_log.maturity_sentence(unit, study.selection, wait_us=definitions[0].window_us)
     sums, first = collected.sums, definitions[0].name
     if sums.censored:
         store.notice(f"left out: {quantity(sums.censored, 'decision')} with a censored slot")
@@ -110,7 +112,15 @@ def show(
         experiment, variants, differences, collected.split, covered, holdout=uniform, outcomes=rows,
         unit_differences=unit_differences, reasons=reasons, decisions_per_unit=more_decisions, anonymous=sums.anonymous,
         units_per_day=sum(assigned.values()) / ((last_at - first_at) / DAY_US) if last_at > first_at else None,
+        **({} if route is None else {"route": route.route}),
     )  # fmt: skip
+
+
+def note(store: Store, answer: VariantComparison) -> None:
+    """Keep what was found about the holdout of a route, for `status`; nothing of other experiments."""
+    if "route" in answer:
+        result = {"sentence": experiment_sentences(answer)[0]}
+        opening.note(store, NOTED, {"experiment": answer["experiment"]}, result, noun="comparison")
 
 
 def _result(

@@ -45,6 +45,7 @@ class Request:
     holdout: float | None = None  # share of all units that a uniform policy serves
     interleave: Sequence[str] = ()  # two versions that fill each slate in turns, in place of variants
     route: str | None = None  # that it is the ramp of
+    holdout_of: str | None = None  # the route whose users the first variant keeps apart for good
 
     def definition(self) -> str:
         """The options in canonical form. Order counts: the others are compared with the first variant."""
@@ -53,7 +54,8 @@ class Request:
         variants = [[variant.label, variant.policy, variant.weight] for variant in self.variants]
         uniform = {} if self.holdout is None else {holdout.LABEL: self.holdout}
         route = {} if self.route is None else {"route": self.route}
-        return canonical.text({"unit": self.by, "variants": variants, **uniform, **route})
+        holdout_of = {} if self.holdout_of is None else {lookup.HOLDOUT_OF: self.holdout_of}
+        return canonical.text({"unit": self.by, "variants": variants, **uniform, **route, **holdout_of})
 
 
 # The version that a variant serves, and its share of the units.
@@ -117,6 +119,9 @@ def start(unit: Unit, request: Request, forks: Sequence[Fork], drafted: Sequence
         message = f"an imported log has variants of an experiment {request.name!r}"
         raise Conflict(message, hint="give this one another name")
     rewards = [fork.source.reward for fork in forks if fork.source is not None]
+    served = None if request.holdout_of is None else lookup.route(unit, request.holdout_of)
+    if served is not None:
+        rewards.append(lookup.version(unit, served.reference)[0].reward)
     if forks and not rewards:
         hint = f"give one variant a policy, as `rlrec policy create NAME --kind {holdout.KIND}` makes"
         raise InputError("every variant is uniform, so that nothing says which reward counts", hint=hint)
@@ -127,6 +132,8 @@ def start(unit: Unit, request: Request, forks: Sequence[Fork], drafted: Sequence
         weight = holdout.weight(request.holdout, [variant.weight for variant in request.variants])
         policy_id = holdout.add_policy(unit, request.name, rewards[0])
         variants.append((holdout.LABEL, policy_id, weight))
+    if served is not None:
+        variants.append((holdout.SERVED, served.policy_id, 1 - request.variants[0].weight))
     if drafted:
         variants.append((interleaved.LABEL, interleaved.add_policy(unit, request.name, drafted), 1.0))
     for label, policy_id, weight in variants:
@@ -269,7 +276,7 @@ def _earned(store: Store, name: str, label: str, *, command: str) -> list[Differ
         _promoted(unit, experiment, _route(unit, experiment), label, command=command)
         if experiment.status == "stopped":
             return []
-        study = unit_outcomes.experiment_study(experiment, unit_outcomes.rewards_of(unit, (), experiment))
+        study = unit_outcomes.experiment_study(unit, experiment, unit_outcomes.rewards_of(unit, (), experiment))
         _, rows = unit_outcomes.to_json(unit_outcomes.collect(unit, study, level=0.95))
     return [row for row in rows if (row["group"], row["metric"]) == (label, "reward_per_unit")]
 
@@ -330,11 +337,15 @@ def _summary(unit: Unit, experiment: Experiment) -> ExperimentSummary:
 
 
 def versions_of(unit: Unit, experiment: Experiment) -> dict[int, Version]:
-    """The live version of each variant's policy, by the variant's id."""
+    """The live version of each variant's policy, by the variant's id; of the users outside of a holdout, what the route
+    serves."""
     if not experiment.variants:
         raise damage_error(f"the variants of experiment {experiment.name} are gone")
     live = StoredRows("policy", policies.live(unit, {variant.policy for variant in experiment.variants}).items())
-    return {variant.id: live[variant.policy][0] for variant in experiment.variants}
+    versions = {variant.id: live[variant.policy][0] for variant in experiment.variants}
+    if (route := lookup.route_of_holdout(unit, experiment)) is not None:
+        versions[experiment.variants[1].id] = lookup.version(unit, route.reference)[0]
+    return versions
 
 
 def shares_of(experiment: Experiment) -> dict[int, float]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from itertools import count
+from itertools import chain, count
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, cast
 
 from rlrec import policy as kinds
+from rlrec.app.evaluation.comparisons import holdout
 from rlrec.app.experiments import experiment
 from rlrec.app.inputs import lookup
 from rlrec.app.learning.belief_versions import is_complete
@@ -26,64 +27,136 @@ if TYPE_CHECKING:
     from rlrec.app.evaluation.comparisons.paired_gate import GateOptions, GuardReport, RouteGate
     from rlrec.app.serving.shadows import ShadowReport
 
-IF_BETTER = "if-better"
+IF_BETTER, UNIFORM = "if-better", holdout.KIND
 YEAR_US = 365 * DAY_US
 NAME_LENGTH = 52  # of a route, in the name of its ramp: the name of an experiment has 64 at most
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Options of `route create` and `route set`. to: NAME follows the live version of a policy, NAME@V is pinned."""
+    """Options of `route create` and `route set`. to: NAME follows the live version of a policy, NAME@V is pinned; None
+    where only a holdout begins. holdout: the share of the users that another policy serves for good."""
 
     name: str
-    to: str
+    to: str | None = None
+    holdout: float | None = None
+    holdout_policy: str = UNIFORM
     share: float | None = None  # of the route's users, for a ramp
     gate: GateOptions | None = None  # that must let it pass; what is compared is `to` with what the route serves
 
     @property
     def command(self) -> str:
-        """The command of `route set` with these options."""
+        """The words of these options, behind `route create` or `route set`."""
+        to = "" if self.to is None else f" --to {self.to}"
+        holdout_text = "" if self.holdout is None else f" --holdout {100 * self.holdout:.12g}%"
+        holdout_text += "" if self.holdout_policy == UNIFORM else f" --holdout-policy {self.holdout_policy}"
         share = "" if self.share is None else f" --share {100 * self.share:.12g}%"
         gate = "" if self.gate is None else f" --require {IF_BETTER}"
         guards = self.gate.guards if self.gate else ()
         guarded = "".join(f" --guard {guard.name}:{100 * guard.least:.12g}%" for guard in guards)
-        return f"route set {self.name} --to {self.to}{share}{gate}{guarded}"
+        return f"{self.name}{to}{holdout_text}{share}{gate}{guarded}"
 
 
 # What a route serves. version: the number that serves now; live: whether it is the policy's live one, which the route
 # follows; reference: how other commands name it; experiment: the ramp that runs; repeated: whether the gate had had the
-# same look before.
+# same look before; holdout: the experiment that keeps some users apart.
 RouteSummary = TypedDict("RouteSummary", {
     "route": str, "policy": str, "version": int, "experiment": str | None, "since": str, "live": bool,
     "reference": str, "created": NotRequired[bool], "set": NotRequired[bool], "changed": NotRequired[bool],
     "history": NotRequired[list[dict[str, Any]]], "shadows": NotRequired[list["ShadowReport"]],
     "estimate": NotRequired[float | None], "lower": NotRequired[float | None], "estimator": NotRequired[str],
     "guards": NotRequired[list["GuardReport"]], "gate": NotRequired["RouteGate"], "why": NotRequired[str | None],
-    "repeated": NotRequired[bool],
+    "repeated": NotRequired[bool], "holdout": NotRequired[str],
 })  # fmt: skip
 
 
 def create(store: Store, request: Request) -> RouteSummary:
     """A route. The same again is fine; raises Conflict where the name means something else."""
+    command = f"route create {request.command}"
+    with store.read() as unit:
+        forks, removals = _forks_of_holdout(unit, request, str(request.to)), settings.get(unit).removals
 
     def work(unit: Unit) -> RouteSummary:
-        settings.lock(unit)
+        settings.lock_removals(unit, removals) if forks else settings.lock(unit)
         stored_route = routes.by_name(unit, [request.name]).get(request.name)
         if stored_route is not None:
             first = routes.history(unit, stored_route.route_id)[0]
-            if first.reference != request.to:
-                message = f"route {request.name!r} already exists, and was created for {first.reference}"
+            if first.command != command:
+                message = f"route {request.name!r} already exists, and was created by `{first.command}`"
                 raise Conflict(message, hint=f"`rlrec route set {request.name} --to {request.to}` changes it")
             return {**summary(unit, stored_route), "created": False}
         if policies.by_name(unit, request.name) is not None:
             raise Conflict(f"{request.name!r} is the name of a policy", hint="choose another name")
-        version, _ = servable(unit, request.to)
+        version, _ = servable(unit, str(request.to))
         route_id = routes.add(unit, request.name)
-        command = f"route create {request.name} --to {request.to}"
-        _change(unit, route_id, version, request.to, command=command)
+        _change(unit, route_id, version, str(request.to), command=command)
+        _start_holdout(unit, request, forks)
         return {**summary(unit, routes.by_name(unit, [request.name])[request.name]), "created": True}
 
     return store.write(work, repeatable=True)
+
+
+def _forks_of_holdout(unit: Unit, request: Request, reference: str) -> list[experiment.Fork]:
+    """The fork of the policy that serves a holdout, of a route to a reference; none without one. Raises InputError for
+    a holdout that would get what the route serves, or cannot be."""
+    if request.holdout is None:
+        return []
+    holdout.check(request.holdout)
+    name, is_pinned = request.holdout_policy, lookup.split(request.holdout_policy)[1] is not None
+    if name != UNIFORM or policies.by_name(unit, name) is not None:
+        version, served = servable(unit, name)[0], servable(unit, reference)[0]
+        if version.id == served.id and not (is_pinned and lookup.split(reference)[1] is None):
+            hint = "`--holdout-policy NAME` names another policy, or a version that stays behind, NAME@V"
+            raise InputError(f"the holdout would get {reference}, as the route does", hint=hint)
+    return [experiment.fork(unit, _holdout_variant(request))]
+
+
+def _holdout_variant(request: Request) -> experiment.VariantSpec:
+    assert request.holdout is not None
+    return experiment.VariantSpec(label=holdout.LABEL, policy=request.holdout_policy, weight=request.holdout)
+
+
+def _start_holdout(unit: Unit, request: Request, forks: Sequence[experiment.Fork]) -> None:
+    """Keep some users of a route apart from now on, where a holdout was forked."""
+    if not forks:
+        return
+    name = _free_name(unit, request.name, chain([holdout.LABEL], (f"{holdout.LABEL}-{n}" for n in count(2))))
+    draft = experiment.Request(name=name, variants=[_holdout_variant(request)], holdout_of=request.name)
+    experiment_id = experiment.start(unit, draft, forks)
+    assert experiment_id is not None  # the settings are locked
+    routes.set_holdout(unit, lookup.route(unit, request.name).route_id, experiment_id)
+
+
+def _free_name(unit: Unit, route: str, suffixes: Iterable[str]) -> str:
+    """The first name of an experiment on a route that none has."""
+    names = lookup.experiment_names(unit)
+    return next(name for suffix in suffixes if (name := f"{route[:NAME_LENGTH]}-{suffix}") not in names)
+
+
+def set_holdout(store: Store, request: Request) -> RouteSummary:
+    """Let a route keep some of its users apart from now on. The same again changes nothing; raises Conflict where it
+    has another holdout."""
+    with store.read() as unit:
+        reference, removals = lookup.route(unit, request.name).reference, settings.get(unit).removals
+        forks = _forks_of_holdout(unit, request, reference)
+
+    def work(unit: Unit) -> RouteSummary:
+        settings.lock_removals(unit, removals)
+        current = lookup.route(unit, request.name, lock=True)
+        _refuse_ramp(current)
+        is_new = current.holdout is None
+        if is_new:
+            _start_holdout(unit, request, forks)
+            settings.add_run(unit, f"route set {request.command}", {"holdout": request.holdout})
+        else:
+            stored = lookup.experiment(unit, str(current.holdout))
+            draft = experiment.Request(name=stored.name, variants=[_holdout_variant(request)], holdout_of=current.route)
+            if stored.definition != draft.definition():
+                hint = f"a holdout never changes: `rlrec experiment stop {stored.name}` ends it for good"
+                raise Conflict(f"route {current.route} has another holdout, {stored.name}", hint=hint)
+        return {**summary(unit, lookup.route(unit, request.name)), "set": True, "changed": is_new}
+
+    return store.write(work)
 
 
 def servable(unit: Unit, reference: str) -> tuple[Version, Head]:
@@ -112,10 +185,13 @@ def set_route(store: Store, request: Request) -> RouteSummary:
     StoreBusy where others change the route meanwhile."""
     from rlrec.store.database import bulk
 
+    if request.to is None:
+        return set_holdout(store, request)
+    to, command = request.to, f"route set {request.command}"
     with store.read() as unit, bulk.alongside(unit) if request.gate else nullcontext():
         current = lookup.route(unit, request.name)
         _refuse_ramp(current)
-        servable(unit, request.to)
+        servable(unit, to)
         looks = routes.looks(unit, current.route_id, since=unit.now - YEAR_US)
         gate, earlier = (None, None) if request.gate is None else _look(unit, current, request, looks)
         ramp = None if request.share is None else _ramp(unit, current, request)
@@ -130,17 +206,17 @@ def set_route(store: Store, request: Request) -> RouteSummary:
         is_unchanged = now.id == current.id and looks == routes.looks(unit, now.route_id, since=unit.now - YEAR_US)
         if not is_unchanged and (ramp is not None or gate is not None):
             raise StoreBusy(f"route {request.name} was changed meanwhile", hint="look at it, and try again")
-        version, _ = servable(unit, request.to)
+        version, _ = servable(unit, to)
         passed, look_id = gate is None or gate["passed"], earlier
         if gate is not None and earlier is None:
             look_id = routes.add_look(
                 unit, now.route_id, policy_id=version.policy.id, version_id=version.id, report=gate
             )
-        is_changed = passed and (ramp is not None or now.reference != request.to)
+        is_changed = passed and (ramp is not None or now.reference != to)
         if is_changed and ramp is not None:
-            _start(unit, current, ramp, forks, command=request.command, look_id=look_id)
+            _start(unit, current, ramp, forks, command=command, look_id=look_id)
         elif is_changed:
-            _change(unit, now.route_id, version, request.to, command=request.command, look_id=look_id)
+            _change(unit, now.route_id, version, to, command=command, look_id=look_id)
         newest = lookup.route(unit, request.name)
         answer: RouteSummary = {**summary(unit, newest), "set": passed, "changed": is_changed}
         if gate is not None:
@@ -163,6 +239,7 @@ def _look(unit: Unit, live: RouteChange, request: Request, looks: Sequence[GateL
     from rlrec.app.evaluation.comparisons import paired_gate
 
     assert request.gate is not None
+    assert request.to is not None
     if live.reference == request.to:
         raise InputError(f"route {live.route} serves {request.to} already: there is nothing to compare it with")
     options = replace(request.gate, candidate=request.to, current=live.reference)
@@ -178,9 +255,9 @@ def _look(unit: Unit, live: RouteChange, request: Request, looks: Sequence[GateL
 def _ramp(unit: Unit, current: RouteChange, request: Request) -> experiment.Request:
     """The experiment by which a share of a route's users gets something else."""
     assert request.share is not None
-    names = lookup.experiment_names(unit)
-    ramps = (f"{current.route[:NAME_LENGTH]}-ramp-{n}" for n in count(routes.count_ramps(unit, current.route_id) + 1))
-    name = next(ramp for ramp in ramps if ramp not in names)
+    assert request.to is not None
+    first = routes.count_ramps(unit, current.route_id) + 1
+    name = _free_name(unit, current.route, (f"ramp-{n}" for n in count(first)))
     specs = (("current", current.reference, 1 - request.share), ("candidate", request.to, request.share))
     variants = []
     for label, reference, weight in specs:
@@ -284,8 +361,9 @@ def show(store: Store, name: str) -> RouteSummary:
 def summary(unit: Unit, newest: RouteChange) -> RouteSummary:
     """The state of a route by its newest change."""
     version, _ = lookup.version(unit, newest.reference)
-    return {
+    state: RouteSummary = {
         "route": newest.route, "policy": version.policy.name, "version": version.number,
         "experiment": newest.experiment if newest.running else None, "since": format_time(newest.at),
         "live": newest.number is None, "reference": newest.reference,
     }  # fmt: skip
+    return state if newest.holdout is None else {**state, "holdout": newest.holdout}

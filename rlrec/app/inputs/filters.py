@@ -60,14 +60,23 @@ def selection(unit: Unit, text: str | None) -> Selection:
     if (names := pairs.get("loggers", ALL)) != ALL:
         loggers = {lookup.version(unit, name)[0].id for name in names.split("+")}
         versions = sorted(loggers if versions is None else loggers & {*versions})
+    since, until = (_time(pairs[key]) if key in pairs else None for key in ("since", "until"))
+    route_ids = [lookup.route(unit, pairs["route"], clause=IN_FILTER).route_id] if "route" in pairs else None
+    variant_ids = _variants(unit, pairs) if "experiment" in pairs or "variant" in pairs else None
+    if "experiment" in pairs and "variant" not in pairs:
+        experiment = lookup.experiment(unit, pairs["experiment"])
+        if (route := lookup.route_of_holdout(unit, experiment)) is not None:  # all of the route while it ran
+            variant_ids, route_ids = None, [route.route_id]
+            since = max(since or 0, experiments.assignment_times(unit, experiment.id)[0])
+            until = min(filter(None, (until, experiment.stopped_at)), default=None)
     return Selection(
         policy_ids=_policies(unit, pairs["policy"]) if "policy" in pairs else None,
         version_ids=versions,
-        variant_ids=_variants(unit, pairs) if "experiment" in pairs or "variant" in pairs else None,
-        since=_time(pairs["since"]) if "since" in pairs else None,
-        until=_time(pairs["until"]) if "until" in pairs else None,
+        variant_ids=variant_ids,
+        since=since,
+        until=until,
         splits=[_split(pairs["split"])] if "split" in pairs else None,
-        route_ids=[lookup.route(unit, pairs["route"], clause=IN_FILTER).route_id] if "route" in pairs else None,
+        route_ids=route_ids,
     )
 
 
@@ -109,7 +118,7 @@ def _variants(unit: Unit, pairs: dict[str, str]) -> list[int]:
     name = pairs.get("experiment")
     if name is not None and all(experiment.name != name for experiment in stored):
         raise lookup.unknown("experiment", name, [experiment.name for experiment in stored], clause=IN_FILTER)
-    variants = [variant for experiment in stored if name in (None, experiment.name) for variant in experiment.variants]
+    variants = [variant for experiment in stored if name in (None, experiment.name) for variant in experiment.serving]
     label = pairs.get("variant")
     if label is not None and all(variant.label != label for variant in variants):
         hint = suggest(label, [variant.label for variant in variants])

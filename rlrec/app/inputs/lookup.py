@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rlrec.errors import Conflict, InputError, suggest
 from rlrec.records import Head, Reward, Version
 from rlrec.store import Unit
+from rlrec.store.database.unit import parse
 from rlrec.store.log import settings
 from rlrec.store.policies import policies, routes
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from rlrec.store.policies.curves import Curve
     from rlrec.store.policies.experiments import Experiment
 
+HOLDOUT_OF = "holdout_of"  # in the definition of an experiment: the route that it is the holdout of
 MAX_SUGGESTIONS = 10  # of near names in a group of lines: each compares a name with all that are stored
 
 
@@ -117,6 +119,12 @@ def experiment(unit: Unit, name: str) -> Experiment:
     return named[name]
 
 
+def route_of_holdout(unit: Unit, experiment: Experiment) -> routes.RouteChange | None:
+    """The newest change of the route that an experiment is the holdout of; None where it is none."""
+    name = parse(experiment.definition, f"definition of experiment {experiment.name}").get(HOLDOUT_OF)
+    return None if name is None else route(unit, name)
+
+
 def curve(unit: Unit, reference: str) -> Curve:
     """The position curve NAME@N, or the newest one called NAME. Raises InputError where there is none."""
     from rlrec.store.policies import curves
@@ -134,7 +142,7 @@ def refuse_running_variant(unit: Unit, version: Version) -> None:
     from rlrec.store.policies import experiments
 
     for experiment in experiments.all_experiments(unit):
-        variants = {variant.policy_id for variant in experiment.variants}
+        variants = {variant.policy_id for variant in experiment.serving}
         if experiment.status == "running" and version.policy.id in variants:
             raise InputError(
                 f"{version.policy.name} is a variant of the running experiment {experiment.name}",

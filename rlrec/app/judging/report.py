@@ -28,6 +28,7 @@ from rlrec.store.database import bulk
 from rlrec.store.database.unit import StoredRows
 from rlrec.store.log import selected
 from rlrec.store.policies import experiments, policies
+from rlrec.store.policies.experiments import Experiment
 from rlrec.times import DAY_US, format_time
 
 T = TypeVar("T")
@@ -285,7 +286,7 @@ class _Gathering:
         if self.policy is not None:  # those with a variant that is the policy, or a copy of it
             ids = {self.policy.id, *(key for key, policy in self.policies.items() if policy.base_id == self.policy.id)}
             stored = [row for row in stored if not ids.isdisjoint(variant.policy_id for variant in row.variants)]
-        concerned = sorted(stored, key=lambda experiment: (experiment.status != "running", -experiment.created_at))
+        concerned = sorted(stored, key=self._order_of)
         if len(concerned) > EXPERIMENTS:
             self._remark(
                 "experiments", f"{quantity(len(concerned) - EXPERIMENTS, 'older one')}: see `rlrec experiment list`."
@@ -294,6 +295,11 @@ class _Gathering:
         rewards = [*filter(None, [self.request.reward])]
         comparisons = (self._fill("experiments", compare.show, self.store, name, rewards=rewards) for name in names)
         return [comparison for comparison in comparisons if comparison is not None]
+
+    def _order_of(self, experiment: Experiment) -> tuple[bool, bool, int]:
+        """Its place on the page: what runs first, holdouts of routes ahead."""
+        is_running = experiment.status == "running"
+        return not is_running, lookup.route_of_holdout(self.unit, experiment) is None, -experiment.created_at
 
     def _curves(self) -> list[CurveAnswer]:
         newest_of = {row["curve"]: row["number"] for row in positions.list_curves(self.store)}

@@ -8,6 +8,7 @@ from typing import Any, TypedDict
 
 from rlrec.app.audit.integrity import clock, live_versions
 from rlrec.app.audit.integrity.findings import Findings
+from rlrec.app.experiments import compare
 from rlrec.errors import quantity
 from rlrec.records import Version
 from rlrec.sentences import gate_claim
@@ -38,6 +39,10 @@ RouteStatus = TypedDict("RouteStatus", {
 ExperimentStatus = TypedDict("ExperimentStatus", {
     "experiment": str, "unit": str, "units": int, "variants": list[str], "created_at": str,
 })  # fmt: skip
+# What was last found about the users whom a route keeps apart, and when; None before `experiment show` or `report` ran.
+HoldoutStatus = TypedDict("HoldoutStatus", {
+    "route": str, "experiment": str, "sentence": str | None, "at": str | None,
+})  # fmt: skip
 # immature: decisions whose reward window is open; unsettled: slots that have not entered the beliefs of `settled` ones
 Waiting = TypedDict("Waiting", {"immature": int, "unsettled": int})
 
@@ -56,6 +61,7 @@ class Status(TypedDict):
     policies: list[PolicyStatus]
     routes: list[RouteStatus]
     experiments: list[ExperimentStatus]
+    holdouts: list[HoldoutStatus]
     waiting: Waiting
     events_by_hour: list[int]
     warnings: list[dict[str, Any]]
@@ -122,6 +128,7 @@ def status(store: Store) -> Status:
                 }
                 for row in running_experiments
             ],
+            "holdouts": [_holdout(unit, change.route, change.holdout) for change in changes if change.holdout],
             "waiting": {
                 "immature": sum(
                     activity.count_served_since(unit, version.policy.id, unit.now - version.reward.window_us)
@@ -156,6 +163,12 @@ def _route(change: RouteChange, live: dict[str, LivePolicy], served: int) -> Rou
         "experiment": change.experiment if change.running else None, "since": format_time(change.at),
         "decisions_24h": served,
     }  # fmt: skip
+
+
+def _holdout(unit: Unit, route: str, experiment: str) -> HoldoutStatus:
+    run = activity.last_run(unit, compare.NOTED, {"experiment": experiment})
+    sentence, at = (run.result["sentence"], format_time(run.at)) if run else (None, None)
+    return {"route": route, "experiment": experiment, "sentence": sentence, "at": at}
 
 
 def _check_overdue(unit: Unit, version: Version, findings: Findings) -> None:

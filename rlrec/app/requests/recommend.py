@@ -164,7 +164,7 @@ class RequestGroup:
         if request_ids and decisions.requests(unit, request_ids):
             raise Outdated
         answers: dict[int, Answer | InputError] = {}
-        has_experiments = any(plan.shared.experiment is not None for plan in planned.values())
+        has_experiments = any(plan.shared.variants for plan in planned.values())
         if has_experiments:
             from rlrec.app.serving import assignment
 

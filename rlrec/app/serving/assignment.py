@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rlrec.app.inputs import lookup
 from rlrec.app.serving.open_sessions import OpenSessions
@@ -32,16 +32,21 @@ def hash_variant(experiment: Experiment, unit_key: str) -> Variant:
 
 
 class Assigned(NamedTuple):
-    """The variant of a request. by: the kind of its unit, user or session."""
+    """The variants of a request, of which the last one may serve it. by: the kind of its unit, user or session."""
 
-    experiment: Experiment
-    variant: Variant
+    variants: tuple[tuple[Experiment, Variant], ...]
     by: str
 
     @property
-    def key(self) -> tuple[int, str]:
+    def key(self) -> tuple[Any, ...]:
         """Requests with equal keys share a distribution."""
-        return self.variant.id, self.by
+        return (self.by, *(variant.id for _, variant in self.variants))
+
+    @property
+    def serving(self) -> tuple[Experiment, Variant] | None:
+        """The variant whose policy serves; None where the route serves as it would without experiments."""
+        experiment, variant = self.variants[-1]
+        return (experiment, variant) if variant in experiment.serving else None
 
 
 class Assigner:
@@ -50,21 +55,23 @@ class Assigner:
     def __init__(self, unit: Unit, requests: Sequence[Request], routes: Mapping[str, RouteChange]) -> None:
         """routes: what those serve that requests name."""
         self.unit = unit
-        self._ramps = {name: route.experiment for name, route in routes.items() if route.running}
-        to_assign = [request for request in requests if self._name(request) is not None]
-        names = {name for name in map(self._name, to_assign) if name is not None}
+        self._by_route = {name: route.experiments for name, route in routes.items()}
+        to_assign = [request for request in requests if self._names(request)]
+        names = {name for request in to_assign for name in self._names(request)}
         self.experiments = experiments.by_name(unit, names) if names else {}
         self._budget = iter(range(lookup.MAX_SUGGESTIONS))
         self._users: dict[str, str] = {}  # by session, of earlier requests of the group
         self._sessions = sessions.find(unit, {request.session for request in to_assign}) if to_assign else {}
         self._variants = {
-            name: self._stored(experiment, [request for request in to_assign if self._name(request) == name])
+            name: self._stored(experiment, [request for request in to_assign if name in self._names(request)])
             for name, experiment in self.experiments.items()
         }
 
-    def _name(self, request: Request) -> str | None:
-        """The experiment that a request takes part in: the one that it names, or the ramp of its route."""
-        return request.experiment if request.policy is None else self._ramps.get(request.policy)
+    def _names(self, request: Request) -> tuple[str, ...]:
+        """The experiments that a request may take part in: the one that it names, or those of its route."""
+        if request.policy is not None:
+            return self._by_route.get(request.policy, ())
+        return () if request.experiment is None else (request.experiment,)
 
     def _stored(self, experiment: Experiment, requests: Sequence[Request]) -> dict[UnitKey, int]:
         """The variant id of each unit that is assigned already."""
@@ -90,14 +97,22 @@ class Assigner:
 
     def policies(self) -> set[str]:
         """Names of the policies of all variants."""
-        return {variant.policy for experiment in self.experiments.values() for variant in experiment.variants}
+        return {variant.policy for experiment in self.experiments.values() for variant in experiment.serving}
 
     def choose(self, request: Request) -> Assigned | None:
-        """The experiment that a request takes part in, and its variant; None where there is none. Raises InputError
-        where the request names one that cannot serve it."""
-        name = self._name(request)
-        if name is None:
-            return None
+        """The variants of a request; None where it takes part in no experiment. A unit in the holdout of a route takes
+        part in no ramp. Raises InputError where the request names an experiment that cannot serve it."""
+        variants: list[tuple[Experiment, Variant]] = []
+        by = ""
+        for name in self._names(request):
+            experiment, variant, by = self._variant(request, name)
+            variants.append((experiment, variant))
+            if variant in experiment.serving:
+                break
+        return Assigned(tuple(variants), by) if variants else None
+
+    def _variant(self, request: Request, name: str) -> tuple[Experiment, Variant, str]:
+        """An experiment, the variant of a request there, and the kind of its unit."""
         experiment = self.experiments.get(name)
         if experiment is None:
             is_first = next(self._budget, None) is not None
@@ -108,7 +123,7 @@ class Assigner:
         unit_key = self._unit_key(request, experiment)
         variant_id = self._variants[name].get(unit_key)
         variant = next((variant for variant in experiment.variants if variant.id == variant_id), None)
-        return Assigned(experiment, variant or hash_variant(experiment, unit_key[1]), unit_key[0])
+        return experiment, variant or hash_variant(experiment, unit_key[1]), unit_key[0]
 
     def _unit_key(self, request: Request, experiment: Experiment) -> UnitKey:
         """The unit of a request. A route serves everybody: there, sessions without a user are units themselves."""
@@ -134,26 +149,24 @@ def stopped_errors(unit: Unit, planned: Mapping[int, PlannedRequest]) -> dict[in
     """The errors of requests whose experiment was stopped since they were planned, by index. Raises Outdated where a
     route led to it: that route serves something else now."""
     distributions = {plan.shared for plan in planned.values()}
-    names = {shared.experiment.name for shared in distributions if shared.experiment is not None}
+    names = {experiment.name for shared in distributions for experiment, _ in shared.variants}
     if not names:
         return {}
     by_name = {name: _stopped_error(now) for name, now in experiments.by_name(unit, names, lock=True).items()}
-    if any(shared.experiment and shared.route and by_name[shared.experiment.name] for shared in distributions):
+    if any(by_name[experiment.name] for shared in distributions if shared.route for experiment, _ in shared.variants):
         raise Outdated
     in_experiments = {index: plan.shared.experiment for index, plan in planned.items() if plan.shared.experiment}
     return {index: error for index, experiment in in_experiments.items() if (error := by_name[experiment.name])}
 
 
 def store(unit: Unit, planned: Mapping[int, PlannedRequest], opened: OpenSessions) -> None:
-    """Store the variant of every unit that was drawn for."""
+    """Store the variants of every unit that was drawn for."""
     assignments: dict[tuple[int, str], dict[int, int]] = {}
     for plan in planned.values():
-        experiment, variant = plan.shared.experiment, plan.shared.variant
-        if experiment is None or variant is None:
-            continue
         session = opened.by_key[plan.request.session]
         by, unit_id = ("user", session.user_id) if plan.shared.by == "user" else ("session", session.id)
-        if unit_id is not None:
-            assignments.setdefault((experiment.id, by), {})[unit_id] = variant.id
+        for experiment, variant in plan.shared.variants:
+            if unit_id is not None:
+                assignments.setdefault((experiment.id, by), {})[unit_id] = variant.id
     for (experiment_id, by), variants in sorted(assignments.items()):
         experiments.assign(unit, experiment_id, by, variants.items())

@@ -69,7 +69,7 @@ class _Group:
         self.stored = decisions.requests(unit, request_ids) if request_ids else {}
         self._planned: dict[str, tuple[bytes, int]] = {}  # by request id: digest and index of the first request
         self._distributions: dict[tuple[Any, ...], SharedDistribution] = {}
-        self._versions: dict[tuple[str | None, tuple[int, str] | None], ServingVersion] = {}
+        self._versions: dict[tuple[str | None, tuple[Any, ...] | None], ServingVersion] = {}
         self._active: frozenset[int] = frozenset(self.catalogue if self.ids else ())
         self._has_suggested = False
 
@@ -115,7 +115,9 @@ class _Group:
         """The version that serves a request, as it stands."""
         route = self.routes.get(request.policy or "")
         reference = request.policy if route is None else route.reference
-        reference = reference if assigned is None else assigned.variant.policy
+        variants, by = assigned or ((), None)
+        experiment, variant = (assigned and assigned.serving) or (None, None)
+        reference = reference if variant is None else variant.policy
         if reference is None:
             raise _ambiguous_target()
         name = request.policy, assigned and assigned.key
@@ -137,7 +139,6 @@ class _Group:
                     f"policy {version.policy.name!r} is the label of an imported log",
                     hint="recommend from another policy", field="policy",
                 )  # fmt: skip
-            experiment, variant, by = assigned or (None, None, None)
             shadow = None if route is None else self.shadows.get(route.route_id)
             challenger = None
             if shadow is not None:
@@ -147,8 +148,8 @@ class _Group:
                 with suppress(InputError):  # it weighs no slate in a context that it cannot read
                     challenger.see(contexts)
             self._versions[name] = ServingVersion(
-                version=version, head=head, serving=serving, experiment=experiment, variant=variant, by=by, route=route,
-                shadow=shadow, challenger=challenger,
+                version=version, head=head, serving=serving, experiment=experiment, variant=variant, variants=variants,
+                by=by, route=route, shadow=shadow, challenger=challenger,
             )  # fmt: skip
         return self._versions[name]
 

@@ -79,14 +79,16 @@ def digest_of_texts(names: Sequence[str | None], context: str, size: int, arms: 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ServingVersion:
     """The version that serves a policy, a route or a variant, as it stands in the snapshot of the group.
-    by: the kind of unit that the variant was assigned to, user or session. route: what the route that was asked for
-    serves; None where a policy or an experiment was. shadow: of the route, and its challenger's distribution."""
+    variants: that units are assigned to; by: the kind of these units, user or session. route: what the route that was
+    asked for serves; None where a policy or an experiment was. shadow: of the route, and its challenger's
+    distribution."""
 
     version: Version
     head: Head
     serving: VersionDistribution
     experiment: Experiment | None
     variant: Variant | None
+    variants: tuple[tuple[Experiment, Variant], ...]
     by: str | None
     route: RouteChange | None
     shadow: Shadow | None

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from rlrec.app import opening
 from rlrec.app.audit.draws import logged_draws, propensities
 from rlrec.app.audit.draws.arm_counts import ArmCounts, Entropy, StarvingArms
 from rlrec.app.audit.draws.examination import Examination
@@ -18,11 +18,9 @@ from rlrec.app.audit.integrity.beliefs import RebuiltBeliefs
 from rlrec.app.audit.integrity.findings import UNREADABLE, Finding, Findings
 from rlrec.app.audit.integrity.overdue import Outage, Rounded, check_overdue
 from rlrec.app.judging import positions
-from rlrec.errors import RlrecError, StoreBusy
 from rlrec.records import Arm, StoredPolicy
 from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
-from rlrec.store.log import settings
 from rlrec.store.policies import arms, policies
 from rlrec.store.upkeep import audit, removals
 from rlrec.times import format_time
@@ -56,7 +54,6 @@ UNERASED = (
     "a `db forget` or `db prune` was interrupted, and bytes of the rows that it deleted may still be in the file: "
     "repeat the command (`db forget` takes the same user again, although the user is gone)"
 )
-NOTE_WAIT_US = 500_000
 PARTS = "of 5 parts of the audit"
 COUNTED = {"policy": "policies", "belief_delta": "deltas"}  # names of the counts of tables; of others a plural in -s
 
@@ -99,18 +96,12 @@ def doctor(store: Store, request: Request) -> Report:
 
 def note(store: Store, request: Request, report: Report) -> None:
     """Record that the store was audited, and how many errors and warnings there were, for `status`. A store whose file
-    is damaged, or that cannot be written to now, is left as it is; where others keep it locked, a notice."""
+    is damaged is left as it is."""
     if any(finding.subject == "file" for finding in report.findings):
         return
     counts = Counter(f"{finding.severity}s" for finding in report.findings)
-    result = {name: counts[name] for name in ("errors", "warnings")}
-    waits = store.waits._replace(lock=min(NOTE_WAIT_US, store.waits.lock or NOTE_WAIT_US), reconnect=0)
-    db = store.url.render_as_string(hide_password=False) if "://" in store.address else store.address
-    with suppress(RlrecError), closing(Store(db, now=store.now, notice=lambda _: None, waits=waits)) as noting:
-        try:
-            noting.write(lambda unit: settings.add_run(unit, "doctor", asdict(request), result), repeatable=True)
-        except StoreBusy:
-            store.notice("others keep the store locked: `rlrec status` will not know of this audit")
+    numbers = {name: counts[name] for name in ("errors", "warnings")}
+    opening.note(store, "doctor", asdict(request), numbers, noun="audit")
 
 
 def _audit(store: Store, request: Request, findings: Findings) -> dict[str, int]:

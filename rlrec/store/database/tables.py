@@ -28,9 +28,9 @@ BYTES = sa.LargeBinary().with_variant(sqlite.BLOB(), "sqlite")
 TEXT = sa.Text()
 KINDS: dict[type, TypeEngine[Any]] = {int: BIG, bool: SMALL, float: REAL, str: TEXT, bytes: BYTES}
 REFERENCES = {  # of columns that are not named after the table whose id they hold
-    "base_id": "policy", "catalogue_id": "eligible_set", "eligible_id": "eligible_set", "live_id": "version",
-    "look_id": "gate_look", "parent_id": "version", "person_id": "users", "previous_id": "version",
-    "restored_id": "route_change", "user_id": "users",
+    "base_id": "policy", "catalogue_id": "eligible_set", "eligible_id": "eligible_set", "holdout_id": "experiment",
+    "live_id": "version", "look_id": "gate_look", "parent_id": "version", "person_id": "users",
+    "previous_id": "version", "restored_id": "route_change", "user_id": "users",
 }  # fmt: skip
 
 
@@ -194,8 +194,9 @@ variant = _table(
 # The variant of each unit, a user or a session as the experiment says; it stays for ever.
 assignment = _table("assignment", *_ids("experiment_id", "user_id?", "session_id?", "variant_id"), *_columns(BIG, "at"))
 
-# A name that callers use in place of a policy. It shares one namespace with the policies.
-route = _table("route", *_columns(TEXT, "name"), *_columns(BIG, "created_at"))
+# A name that callers use in place of a policy. It shares one namespace with the policies. holdout: the experiment that
+# keeps some of its users apart for good.
+route = _table("route", *_columns(TEXT, "name"), *_columns(BIG, "created_at"), *_ids("holdout_id?"))
 # Every look of a gate of a route at a candidate, whether it passed or not; report: its figures, JSON.
 gate_look = _table(
     "gate_look", *_ids("route_id"), *_columns(BIG, "at"), *_ids("policy_id", "version_id"), *_columns(TEXT, "report")

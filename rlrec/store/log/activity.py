@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rlrec.store.database.unit import StoredRows, Unit, parse
@@ -96,9 +97,11 @@ class Run(NamedTuple):
     result: dict[str, Any]
 
 
-def last_run(unit: Unit, command: str) -> Run | None:
-    """The newest run of a command; None where there is none."""
-    query = "SELECT at, options, result FROM run WHERE command = ? ORDER BY id DESC LIMIT 1"
-    row = unit.ask_row(query, command)
+def last_run(unit: Unit, command: str, options: Mapping[str, Any] | None = None) -> Run | None:
+    """The newest run of a command, with these options where they are given; None where there is none."""
+    typed = None if options is None else json.dumps(dict(options), sort_keys=True)
+    condition = "command = ?" if typed is None else "command = ? AND options = ?"
+    query = f"SELECT at, options, result FROM run WHERE {condition} ORDER BY id DESC LIMIT 1"
+    row = unit.ask_row(query, *filter(None, (command, typed)))
     owner = f"last run of {command}"
     return None if row is None else Run(row[0], parse(row[1], owner), parse(row[2] or "{}", owner))

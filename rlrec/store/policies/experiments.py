@@ -27,6 +27,11 @@ class Experiment(NamedTuple):
     stopped_at: int | None
     variants: tuple[Variant, ...]
 
+    @property
+    def serving(self) -> tuple[Variant, ...]:
+        """The variants that serve policies of their own: all but the users of a route outside of its holdout."""
+        return tuple(row for row in self.variants if row.policy.endswith(f"@{self.name}/{row.label}"))
+
 
 _EXPERIMENT = Experiment._fields[:-1]
 

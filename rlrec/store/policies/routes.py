@@ -11,7 +11,8 @@ from rlrec.store.database.unit import Row, Unit, to_text
 
 class RouteChange(NamedTuple):
     """A change of what a route serves. number: of the version, None where the policy's live one is followed;
-    experiment: the ramp that began with it; running: whether this goes on; gate: JSON of the look that let it pass."""
+    experiment: the ramp that began with it; running: whether this goes on; gate: JSON of the look that let it pass;
+    holdout: the experiment that keeps some users of the route apart now."""
 
     route: str
     route_id: int
@@ -27,19 +28,27 @@ class RouteChange(NamedTuple):
     policy_id: int
     version_id: int | None
     experiment_id: int | None
+    holdout: str | None
 
     @property
     def reference(self) -> str:
         """The policy or version, as commands name it."""
         return self.policy if self.number is None else f"{self.policy}@{self.number}"
 
+    @property
+    def experiments(self) -> tuple[str, ...]:
+        """The experiments that the users of the route take part in: the holdout, and those outside of it the ramp."""
+        return tuple(filter(None, (self.holdout, self.experiment if self.running else None)))
+
 
 _CHANGES = (
     "SELECT route.name, route.id, c.id, c.at, policy.name, version.number, experiment.name,"
     " experiment.status = 'running', c.command, gate_look.report, c.restored_id, c.policy_id, c.version_id,"
-    " c.experiment_id FROM route JOIN route_change c ON c.route_id = route.id JOIN policy ON policy.id = c.policy_id"
+    " c.experiment_id, h.name FROM route JOIN route_change c ON c.route_id = route.id"
+    " JOIN policy ON policy.id = c.policy_id"
     " LEFT JOIN version ON version.id = c.version_id LEFT JOIN experiment ON experiment.id = c.experiment_id"
     " LEFT JOIN gate_look ON gate_look.id = c.look_id"
+    " LEFT JOIN experiment h ON h.id = route.holdout_id AND h.status = 'running'"
 )
 _NEWEST = "c.id = (SELECT max(id) FROM route_change WHERE route_id = route.id)"
 
@@ -74,6 +83,10 @@ def lock(unit: Unit, name: str) -> RouteChange | None:
 
 def add(unit: Unit, name: str) -> int:
     return unit.add("route", name=name, created_at=unit.now)
+
+
+def set_holdout(unit: Unit, route_id: int, experiment_id: int) -> None:
+    unit.tell("UPDATE route SET holdout_id = ? WHERE id = ?", experiment_id, route_id)
 
 
 def change(

@@ -33,7 +33,7 @@ def check(unit: Unit, *, findings: Findings, policy: str | None = None) -> None:
             detail = f"serves {change.reference}, whichever version is live: {remedy}"
             findings.add(CHECK, "warning" if is_stale else "info", f"route {change.route}", detail)
     for experiment in experiments.all_experiments(unit):
-        versions = [live[variant.policy_id] for variant in experiment.variants if experiment.status == "running"]
+        versions = [live[variant.policy_id] for variant in experiment.serving if experiment.status == "running"]
         for base_id in {version.policy.base_id for version in versions if version.policy.base_id is not None}:
             now, copies = live[base_id], [version for version in versions if version.policy.base_id == base_id]
             if now.id not in {version.parent_id for version in copies} and policy in (None, now.policy.name):

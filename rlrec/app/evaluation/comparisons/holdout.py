@@ -1,4 +1,5 @@
-"""A holdout: a share of an experiment's units that is served uniformly, to compare estimates with the truth."""
+"""Holdouts: a share of an experiment's units that is served uniformly, to compare estimates with the truth; and a share
+of a route's users that is kept apart for good, to tell what the route is worth."""
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ from rlrec.store.policies import policies
 from rlrec.store.policies.experiments import Experiment
 
 LABEL, KIND = "holdout", "uniform"
+SERVED = "served"  # the other users of a route
 MIN_SHARE, MAX_SHARE = 1e-9, 0.5
 Estimate = Mapping[str, Any]
 
@@ -23,8 +25,8 @@ Estimate = Mapping[str, Any]
 def check(share: float) -> None:
     """Raises InputError for a share that is next to none, or more than half."""
     if not MIN_SHARE <= share <= MAX_SHARE:
-        hint = f"it lies between {MIN_SHARE:g} and {MAX_SHARE:g}"
-        raise InputError(f"the uniform holdout is {share:g} of all units", hint=hint)
+        hint = f"it lies between {MIN_SHARE:g} and {MAX_SHARE:g}, and is above 0"
+        raise InputError(f"the holdout is {share:g} of all units", hint=hint)
 
 
 def weight(share: float, variant_weights: Sequence[float]) -> float:

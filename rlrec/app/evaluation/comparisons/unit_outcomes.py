@@ -13,7 +13,7 @@ import numpy as np
 
 from rlrec.app.evaluation.comparisons.study import NAMED, PERIODS, USERS, Groups, Study
 from rlrec.app.evaluation.rows import log_rows
-from rlrec.app.inputs import lookup
+from rlrec.app.inputs import filters, lookup
 from rlrec.app.log import reward_log
 from rlrec.app.log.ended_visits import visit_indices
 from rlrec.arrays import Array, Flags, Ids, distinct, finite_or_none, run_starts, take
@@ -186,19 +186,21 @@ def collect(unit: Unit, study: Study, *, level: float) -> StudyFigures:
     )  # fmt: skip
 
 
-def experiment_study(experiment: Experiment, rewards: Sequence[Reward]) -> Study:
+def experiment_study(unit: Unit, experiment: Experiment, rewards: Sequence[Reward]) -> Study:
     """All decisions of an experiment, by variant."""
-    selection = Selection(variant_ids=[variant.id for variant in experiment.variants])
+    selection = filters.selection(unit, f"experiment={experiment.name}")
     return Study(selection=selection, rewards=rewards, experiment=experiment, by="variant")
 
 
 def rewards_of(unit: Unit, names: Sequence[str], experiment: Experiment | None) -> list[Reward]:
-    """The rewards of these names; without any those that the variants of the experiment learn, in their order, or
-    `default`. Raises InputError for a name that is unknown, or given twice."""
+    """The rewards of these names; without any those that the variants of the experiment learn, in their order, of a
+    holdout that of its route, or `default`. Raises InputError for a name that is unknown, or given twice."""
     if repeated_name := next((name for name in names if list(names).count(name) > 1), None):
         raise InputError(f"reward {repeated_name!r} is named twice")
     if names or experiment is None:
         return [lookup.reward(unit, name) for name in names or ["default"]]
+    if (route := lookup.route_of_holdout(unit, experiment)) is not None:
+        return [lookup.version(unit, route.reference)[0].reward]
     rewards = [lookup.version(unit, variant.policy)[0].reward for variant in experiment.variants]
     return [*{reward.id: reward for reward in rewards}.values()]
 
@@ -224,6 +226,9 @@ class StudyFold:
         self.unit, self.study = unit, study
         self.groups = Groups.from_study(unit, study)
         self.metrics = [*metrics(study), *comparison.per_decision(0)]
+        self._is_holdout = study.by == "variant" and bool(
+            study.experiment and lookup.route_of_holdout(unit, study.experiment)
+        )
         self.any_user = sessions.any_user(unit)
         self._timeout_us = settings.get(unit).session_timeout_us
         # the time in which units were assigned, and that in which they were served; none where ages do not matter
@@ -303,12 +308,15 @@ class StudyFold:
         ]
         slots = pages[0].slots
         mature = [reward_log.mature(slots, reward, now=self.unit.now) for reward in self.study.rewards]
+        visit, is_counted = visit_indices(columns, slots["session_id"], slots["visit"]), ~slots["censored"]
+        if grouped and self._is_holdout:  # a decision names the variant that served, which is none outside of it
+            slots = {**slots, "variant_id": columns["assigned_id"][visit]}
+            is_counted &= slots["variant_id"] != ABSENT
         decisions = ServedDecisions(
-            visit=visit_indices(columns, slots["session_id"], slots["visit"]),
+            visit=visit,
             group=self.groups.number(slots) if grouped else np.zeros(len(slots["at"]), np.int64),
             at=slots["at"], rewards=[page.reward for page in pages], mature=mature, keep=slots["keep_probability"],
         )  # fmt: skip
-        is_counted = ~slots["censored"]
         return decisions.take(is_counted), take(slots, is_counted), int((mature[0] & ~is_counted).sum())
 
     def _ages(self, visits: Visits, decisions: ServedDecisions, units: UnitSums) -> dict[str, Ids]:

@@ -35,6 +35,7 @@ ANSWERING = "reward_per_unit"  # the metric that an experiment is decided by
 _NO_ROW: Mapping[str, Any] = {}
 ANONYMOUS_UNITS, DECISIONS_DIFFER = "anonymous-units", "decisions-differ"  # reasons
 DROP = ("weight", "sessions", "reward_per_unit")  # columns of the table per decision that a narrow terminal leaves out
+LEVEL = 0.95  # of what `status` repeats
 MIN_SPLIT_P_VALUE = 0.01  # p-value below which it is not said to be right
 UNKNOWN = "not known yet"
 
@@ -142,6 +143,8 @@ def show_(
     trust estimates from this log. --log narrows neither the holdout nor the check of the split."""
     result = app.compare.show(store, name, rewards=rewards, level=level, log=log)
     save_plot(plot, lambda: app.figures.comparison(result))
+    if log is None and level == LEVEL:
+        app.compare.note(store, result)
     table = _view(result, level, details=details)
     sentences = [*experiment_sentences(result), ""]
     show(result, table=table._replace(title=[*sentences, *table.title]), flat=_flat(result))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import click
@@ -30,10 +30,23 @@ LOOK_DROP = ("alpha", "n", "reward", "against", "estimator")
 GUARD_FIGURES = ("guard", "least", "estimator", "value", "lower", "verdict", "passed")
 HISTORY = ("at", "reference", "experiment", "by")
 
-to_option = click.option(
-    "--to", required=True, metavar="POLICY[@V]",
-    help="The policy that it leads to. POLICY follows its live version, POLICY@V stays with one.",
-)  # fmt: skip
+TO = "The policy that it leads to. POLICY follows its live version, POLICY@V stays with one."
+
+
+def holdout_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Gives a command the options of a holdout."""
+    share = click.option(
+        "--holdout", type=SHARE, metavar="SHARE",
+        help="Keep this share of its users apart for good, 5% or 0.05, to tell what the route is worth.",
+    )  # fmt: skip
+    policy = click.option(
+        "--holdout-policy",
+        default="uniform",
+        show_default=True,
+        metavar="POLICY[@V]",
+        help="What serves these: a copy of it.",
+    )
+    return share(policy(command))
 
 
 def parse_guard(text: str) -> Guard:
@@ -59,18 +72,31 @@ def route() -> None:
     """Callers write `rlrec recommend --policy ROUTE`."""
 
 
+def _refuse_lone_policy(request: Mapping[str, Any]) -> None:
+    if request["holdout"] is None and request["holdout_policy"] != "uniform":
+        raise click.UsageError("--holdout-policy is for a holdout: give --holdout 5%, too")
+
+
 @route.command()
 @click.argument("name", type=NAME)
-@to_option
-@writing("rlrec route create front --to home")
+@click.option("--to", required=True, metavar="POLICY[@V]", help=TO)
+@holdout_options
+@writing("rlrec route create front --to home", "rlrec route create front --to home --holdout 5%")
 def create(store: Store, show: Show, **request: Any) -> None:
-    """Create a route. Routes and policies share one namespace."""
+    """Create a route. Routes and policies share one namespace.
+
+    With --holdout, an experiment `front-holdout` draws a share of the users once, by a digest of their keys (sessions
+    without a user by that of the session). They stay with `uniform`, or a copy of another policy, through every change
+    of the route, and take part in no ramp. `rlrec experiment show front-holdout` compares the other users with them,
+    `report` begins with it, `status` repeats what was found last."""
+    _refuse_lone_policy(request)
     show(app.route.create(store, app.route.Request(**request)))
 
 
 @route.command("set")
 @click.argument("name", type=NAME)
-@to_option
+@click.option("--to", metavar="POLICY[@V]", help=f"{TO} Left out where only a holdout begins.")
+@holdout_options
 @click.option(
     "--share", type=SHARE, metavar="SHARE",
     help="Begin a ramp: an experiment on this share of the route's users, 5% or 0.05.",
@@ -107,6 +133,10 @@ def set_(store: Store, show: Show, require: str | None, **request: Any) -> None:
     difference is above the limit. `return` needs no definition: it is the share of visits that the same user follows by
     another one within 7 days.
     """
+    _refuse_lone_policy(request)
+    others = [name for name, value in {"--share": request["share"], "--require": require}.items() if value]
+    if (request["to"] is None) == (request["holdout"] is None) or (request["to"] is None and others):
+        raise click.UsageError("give --to with what the route is to serve, or --holdout alone")
     gate = _gate_options(require, {name: request.pop(name) for name in GATE})
     result = app.route.set_route(store, app.route.Request(gate=gate, **request))
     refusal = result.pop("why", None)
@@ -148,6 +178,10 @@ def _view(result: RouteSummary) -> View:
         f"since {result['since']}, by `{history[0]['by']}`",
         *([_gate(history[0]["gate"])] if history[0]["gate"] else []),
     ]
+    if "holdout" in result:
+        title.append(
+            f"its holdout {result['holdout']} keeps some users apart: `rlrec experiment show` compares with it"
+        )
     title += [_shadow(row) for row in result["shadows"] if row["until"] is None]
     return View.select(history, HISTORY, title=title)
 

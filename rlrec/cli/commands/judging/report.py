@@ -33,6 +33,8 @@ def report(store: Store, show: Show, file: str, title: str | None, **request: An
 
     check_target(file, "FILE")
     answer = app.report.report(store, app.report.Request(**request))
+    for comparison in answer.experiments:
+        app.compare.note(store, comparison)
     text = page(answer, title or "What the recommender does")
     size = write_text(file, text)
     if file != "-":

@@ -14,7 +14,7 @@ from rlrec.cli.text.text import View
 from rlrec.errors import CheckFailed, quantity
 
 if TYPE_CHECKING:
-    from rlrec.app.judging.status import Status
+    from rlrec.app.judging.status import HoldoutStatus, Status
 
 POLICIES = ("policy", "kind", "live", "live_since", "versions", "decisions", "decisions_24h", "last_at")
 ROUTES = ("route", "policy", "version", "experiment", "since", "decisions_24h")
@@ -68,12 +68,19 @@ def _view(result: Status) -> View:
         f"last training: {_training(result['training'])}; last doctor: {_doctor(result['doctor'])}",
     ]
     notes: list[str | View] = [row["answer"] for row in result["policies"] if row["answer"] is not None]
+    notes += [_holdout(row) for row in result["holdouts"]]
     for rows, columns in ((result["routes"], ROUTES), (result["experiments"], EXPERIMENTS)):
         if rows:
             notes += [*([""] if notes else []), View.select(rows, columns, drop=columns[-2:1:-1])]
     warnings = [f"{row['severity']} {row['check']}, {row['subject']}: {row['detail']}" for row in result["warnings"]]
     notes += ["", *warnings] if notes and warnings else warnings
     return View.select(result["policies"], POLICIES, title=title, notes=notes, drop=POLICIES[3:5] + POLICIES[1:2])
+
+
+def _holdout(row: HoldoutStatus) -> str:
+    if row["sentence"] is None:
+        return f"{row['route']} has a holdout: `rlrec experiment show {row['experiment']}` compares with it"
+    return f"{row['sentence']} (as of {short_times(str(row['at']))[:16]})"
 
 
 def _training(run: dict[str, Any] | None) -> str:
