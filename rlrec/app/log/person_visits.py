@@ -24,7 +24,8 @@ class PersonVisits:
 
     cluster: digest of the person, or of the session where nobody is named, whom has_user tells; number: of the person's
     visits so far; last_at: of its last page; gap: from then to the person's next visit, in microseconds, infinite
-    without one; followed: reward of all later visits of the person; pages: how many."""
+    without one; followed: reward of all later visits of the person; returns_after: how often they came back from these
+    within the window of the reward; pages: how many."""
 
     cluster: Ids
     has_user: Flags
@@ -32,6 +33,7 @@ class PersonVisits:
     last_at: Ids
     gap: Array
     followed: Array
+    returns_after: Ids
     pages: Ids
 
     def __len__(self) -> int:
@@ -54,7 +56,8 @@ class PersonVisits:
                 earned[ends] - earned[starts],
             ))  # fmt: skip
         if not parts:
-            return cls(nobody := np.zeros(0, np.int64), nobody > 0, nobody, nobody, np.zeros(0), np.zeros(0), nobody)
+            nobody, nothing = np.zeros(0, np.int64), np.zeros(0)
+            return cls(nobody, nobody > 0, nobody, nobody, nothing, nothing, nobody, nobody)
         cluster, has_user, first_at, last_at, pages, reward = map(np.concatenate, zip(*parts, strict=True))
         order = np.lexsort((last_at, first_at, has_user, cluster))
         begins = np.ones(len(order), np.bool_)
@@ -67,4 +70,6 @@ class PersonVisits:
         number[order] = np.arange(len(order)) - np.repeat(starts, lengths) + 1
         earned = np.cumsum(reward[order])
         followed[order] = np.repeat(earned[starts + lengths - 1], lengths) - earned
-        return cls(cluster, has_user, number, last_at, gap, followed, pages)
+        returns_after, came_back = np.empty(len(order), np.int64), np.cumsum(gap[order] <= definition.window_us)
+        returns_after[order] = np.repeat(came_back[starts + lengths - 1], lengths) - came_back
+        return cls(cluster, has_user, number, last_at, gap, followed, returns_after, pages)

@@ -1,8 +1,8 @@
-"""Effects of many arms, shrunk towards their common mean."""
+"""Effects of many arms, shrunk towards their common mean, or towards what the events of their slots predict."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,10 @@ import numpy as np
 from rlrec.arrays import Array, Flags
 
 _WIDEST, _SPREADS = 4.0, 161  # spreads that are tried, in units of what effects and errors spread together
+_SPREADS_OF_LINES, _SLOPES = 41, 17  # the same around lines, and spreads of slopes, up to half as wide
+_LIKELY = 0.3  # spread around lines and of slopes that is likely, in units of the errors
+MAX_PREDICTORS = 4  # of events that predict effects
+_ARMS_PER_KIND = 8  # at least, of arms whose effects show what a kind of event predicts
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,36 +26,100 @@ class ShrunkEffects:
     prior_sd: float
 
 
-def shrink(effect: Array, error: Array, usable: Flags) -> ShrunkEffects:
-    """Posteriors of effects (k,) with standard errors (k,), normal around a common mean; of those that are not usable,
-    the prior, which the others make.
+def shrink(effect: Array, error: Array, usable: Flags, predictors: Array | None = None) -> ShrunkEffects:
+    """Posteriors of effects (k,) with standard errors (k,), normal around a common mean and, with predictors (k, p),
+    around a line in these; of those that are not usable, the prior, which the others make.
 
     The common mean and the spread of effects have flat priors and are integrated out: where effects cannot be told from
-    noise, their posterior keeps a doubt by which a policy explores.
-    Source: Gelman et al. 2013, Bayesian Data Analysis, section 5.4, equations 5.17, 5.20 and 5.21."""
+    noise, their posterior keeps a doubt by which a policy explores. With predictors, that spread and the one of slopes
+    (of predictors in units of their own spread) have half-Cauchy priors: where they tell nothing, slopes are near 0.
+    Source: Gelman et al. 2013, Bayesian Data Analysis, section 5.4, equations 5.17, 5.20 and 5.21; section 5.7 for the
+    half-Cauchy prior, section 15.3 for slopes."""
     nothing = np.zeros(len(effect))
     usable = usable & (error > 0)  # none of which is NaN
     if not usable.any():
         return ShrunkEffects(nothing, nothing, 0.0, 0.0)
     y, s = effect[usable], error[usable]
-    spread = np.linspace(0, _WIDEST, _SPREADS) * np.sqrt(np.median(s) ** 2 + y.var())
+    scale = float(np.sqrt(np.median(s) ** 2 + y.var()))
+    z = _standardized(nothing[:, None] if predictors is None else predictors, usable)
+    spread = np.linspace(0, _WIDEST, _SPREADS_OF_LINES if z.shape[1] else _SPREADS) * scale
     variance = np.square(spread)[:, None] + np.square(s)
-    total = (1 / variance).sum(axis=1)
-    centre = (y / variance).sum(axis=1) / total
-    log_posterior = -0.5 * (np.log(variance).sum(axis=1) + np.log(total))
-    log_posterior -= 0.5 * (np.square(y - centre[:, None]) / variance).sum(axis=1)
+    lines = [_around_lines(y, s, np.ones((len(y), 1)), variance, np.inf)]
+    slopes = np.linspace(0, _WIDEST / 2, _SLOPES)[: _SLOPES if z.shape[1] else 1] * scale
+    design = np.column_stack([np.ones(len(y)), z])
+    lines += [_around_lines(y, s, design, variance, slope) for slope in slopes[1:].tolist()]
+    log_posterior, means, variances, centre, arm_variance = (
+        np.concatenate(parts) for parts in zip(*lines, strict=True)
+    )
+    if z.shape[1]:
+        likely = _LIKELY * float(np.median(s))
+        log_prior = -np.log1p(np.square(slopes / likely))[:, None] - np.log1p(np.square(spread / likely))
+        log_posterior = log_posterior + log_prior.ravel()
     weight = np.exp(log_posterior - log_posterior.max())
     weight /= weight.sum()
-    # posteriors given each spread, and their mixture
-    share = np.square(s) / variance
-    means = share * centre[:, None] + (1 - share) * y
-    variances = (1 - share) * np.square(s) + np.square(share) / total[:, None]
+    # the mixture of posteriors given each spread, and of what an arm without any effect may have
     mean, prior_mean = weight @ means, float(weight @ centre)
-    prior_variance = float(weight @ (np.square(spread) + 1 / total + np.square(centre))) - prior_mean**2
-    posterior = ShrunkEffects(nothing + prior_mean, nothing + np.sqrt(prior_variance), prior_mean, prior_variance**0.5)
+    arm_variance = arm_variance + np.tile(np.square(spread), len(lines))
+    prior_sd = float(np.sqrt(weight @ (arm_variance + np.square(centre)) - prior_mean**2))
+    posterior = ShrunkEffects(nothing + prior_mean, nothing + prior_sd, prior_mean, prior_sd)
     posterior.mean[usable] = mean
     posterior.sd[usable] = np.sqrt(np.maximum(weight @ (variances + np.square(means)) - np.square(mean), 0.0))
     return posterior
+
+
+def _around_lines(y: Array, s: Array, design: Array, variance: Array, slope: float) -> tuple[Array, ...]:
+    """For each of some spreads, by which effects with their errors have a variance (t, n): the log posterior of it,
+    means and variances of effects (t, n), the mean of an average arm, and how far the line of any other one may be from
+    it, squared. design (n, q): 1 and predictors, whose slopes spread by `slope`."""
+    precision = np.full(design.shape[1], slope**-2)
+    precision[0] = 0.0  # the common mean has a flat prior
+    information = np.einsum("tn,nq,nr->tqr", 1 / variance, design, design, optimize=True) + np.diag(precision)
+    covariance, score = np.linalg.inv(information), (y / variance) @ design
+    line = np.einsum("tqr,tr->tq", covariance, score)
+    share, predicted = np.square(s) / variance, line @ design.T
+    misfit = (np.square(y - predicted) / variance).sum(axis=1) + np.square(line) @ precision
+    log_posterior = 0.5 * np.log(precision[1:]).sum() - 0.5 * (np.log(variance).sum(axis=1) + misfit)
+    log_posterior -= 0.5 * np.linalg.slogdet(information)[1]
+    doubt = np.einsum("nq,tqr,nr->tn", design, covariance, design, optimize=True)
+    means = share * predicted + (1 - share) * y
+    variances = (1 - share) * np.square(s) + np.square(share) * doubt
+    centre = line[:, 0]
+    distance = np.square(predicted - centre[:, None]) + doubt
+    return log_posterior, means, variances, centre, distance.mean(axis=1)
+
+
+def _standardized(predictors: Array, usable: Flags) -> Array:
+    """The predictors of the usable effects with mean 0 and spread 1, (n, p); without those that do not vary."""
+    centred = predictors[usable] - predictors[usable].mean(axis=0)
+    spread = centred.std(axis=0)
+    varies = spread > 1e-9 * np.abs(predictors[usable]).max(initial=0.0, axis=0)
+    return np.asarray(centred[:, varies] / spread[varies])
+
+
+def event_rates(events: Mapping[str, Array], looks: Array, usable: Flags) -> Array:
+    """The rates at which looks at each arm bring the kinds of events that differ most from arm to arm, (k, p), shrunk
+    towards the average of all arms. events: by kind the sums of values and of their squares at the arm's own slots,
+    (k, 2); looks (k,).
+
+    Source: DerSimonian and Laird 1986, for the variance between arms."""
+    shown = usable & (looks > 0)
+    total = float(looks[shown].sum())
+    rates = dict[str, tuple[float, Array]]()
+    for kind, sums in events.items():
+        value, squares = sums.T
+        noise = float(squares[shown].sum()) / max(total, 1e-300)
+        if not noise:
+            continue
+        mean = float(value[shown].sum()) / total
+        spread = float((np.square(value[shown] - mean * looks[shown]) / looks[shown]).sum())
+        n, freedom = int(shown.sum()), total - float(np.square(looks[shown]).sum()) / total
+        arm_variance = (spread - (n - 1) * noise) / max(freedom, 1e-300)
+        if arm_variance > 0:
+            weight = noise / arm_variance
+            rates[kind] = spread / noise, (value + weight * mean) / (looks + weight)
+    max_kinds = min(MAX_PREDICTORS, int(shown.sum()) // _ARMS_PER_KIND)
+    kinds = sorted(rates, key=lambda kind: (-rates[kind][0], kind))[:max_kinds]
+    return np.column_stack([np.zeros((len(looks), 0)), *(rates[kind][1] for kind in kinds)])
 
 
 def add_effects(posteriors: Sequence[ShrunkEffects], factors: Sequence[float]) -> ShrunkEffects:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 from rlrec.app.log.person_visits import PersonVisits
@@ -9,6 +11,7 @@ from rlrec.records import Reward
 from rlrec.store.log.reader import ABSENT, Batch
 
 HOUR_US = 3_600_000_000
+WINDOW_US = 10 * HOUR_US
 
 
 def log(rng: np.random.Generator) -> tuple[Batch, list[tuple[int, int, int, float]]]:
@@ -34,8 +37,8 @@ def log(rng: np.random.Generator) -> tuple[Batch, list[tuple[int, int, int, floa
     return Batch(slots=slots, events=events), rows
 
 
-def census(rows: list[tuple[int, int, int, float]]) -> list[tuple[int, float, float, int]]:
-    """Number, gap, later reward and pages of each visit, in the order of sessions."""
+def census(rows: list[tuple[int, int, int, float]]) -> list[tuple[int, float, float, int, int]]:
+    """Number, gap, later reward, later returns and pages of each visit, in the order of sessions."""
     visits = {session: [row for row in rows if row[0] == session] for session in {row[0] for row in rows}}
     answer = []
     for session in sorted(visits):
@@ -44,9 +47,10 @@ def census(rows: list[tuple[int, int, int, float]]) -> list[tuple[int, float, fl
         visits_of_person.sort(key=lambda key: visits[key][0][2])
         later = visits_of_person[visits_of_person.index(session) + 1 :]
         gap = float(visits[later[0]][0][2] - pages[-1][2]) if later else float("inf")
-        answer.append(
-            (visits_of_person.index(session) + 1, gap, sum(row[3] for key in later for row in visits[key]), len(pages))
-        )
+        gaps = [visits[after][0][2] - visits[key][-1][2] for key, after in pairwise(later)]
+        earned = sum(row[3] for key in later for row in visits[key])
+        returns = sum(apart <= WINDOW_US for apart in gaps)
+        answer.append((visits_of_person.index(session) + 1, gap, earned, returns, len(pages)))
     return answer
 
 
@@ -54,14 +58,14 @@ def test_visits_are_those_of_a_census() -> None:
     batch, rows = log(np.random.default_rng(0))
     reward = Reward(
         id=1, name="clicks", weights={"click": 1.0}, transforms={}, default=0.0, clip_low=None, clip_high=None,
-        window_us=HOUR_US, learn="served", late="count",
+        window_us=WINDOW_US, learn="served", late="count",
     )  # fmt: skip
     for batches in (
         [batch],
         [rows_of_half for _, rows_of_half in batch.split((batch.slots["session_id"] > 60).astype(np.int64))],
     ):
         visits = PersonVisits.from_batches(batches, reward)
-        columns = zip(visits.number, visits.gap, visits.followed, visits.pages, strict=True)
+        columns = zip(visits.number, visits.gap, visits.followed, visits.returns_after, visits.pages, strict=True)
         assert [tuple(row) for row in columns] == census(rows)
         assert visits.has_user.sum() == len({row[0] for row in rows if row[1] >= 0})
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rlrec.ope.estimators.shrinkage import add_effects, shrink
+from rlrec.ope.estimators.shrinkage import add_effects, event_rates, shrink
 
 # Eight schools (Rubin 1981): effects, standard errors, and the posterior means with flat priors of mean and spread that
 # long runs of samplers report.
@@ -51,6 +51,68 @@ def test_posteriors_hold_the_effects(spread: float) -> None:
         closer += np.square(shrunk.mean - effect).sum() < np.square(estimate - effect).sum()
     assert held >= 0.93 * 2_000
     assert closer >= 36
+
+
+def worlds(slope: float) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+    """40 times 50 effects that spread by .3 around a line in the first of two predictors, their estimates with errors
+    from .5 to 2, and these predictors."""
+    rng, drawn = np.random.default_rng(1), []
+    for _ in range(40):
+        error, predictors = rng.uniform(0.5, 2, 50), rng.normal(size=(50, 2)) * [3.0, 0.1] + 7
+        effect = slope * (predictors[:, 0] - 7) / 3 + 0.3 * rng.normal(size=50)
+        drawn.append((effect, effect + error * rng.normal(size=50), error, predictors))
+    return drawn
+
+
+@pytest.mark.parametrize(("slope", "most"), [(0.0, 1.1), (0.5, 0.75), (2.0, 0.25)])
+def test_what_predicts_effects_brings_posteriors_nearer(slope: float, most: float) -> None:
+    """most: squared distance from the effects, as a share of that without predictors: nothing is lost where they tell
+    nothing. At least .91 within the interval of 95 %: .93 to .95 are, and less than .91 are in 1 of 1,000."""
+    every = np.ones(50, np.bool_)
+    held, far, further = 0, 0.0, 0.0
+    for effect, estimate, error, predictors in worlds(slope):
+        shrunk, plain = shrink(estimate, error, every, predictors), shrink(estimate, error, every)
+        held += int((np.abs(shrunk.mean - effect) <= 1.96 * shrunk.sd).sum())
+        far += float(np.square(shrunk.mean - effect).sum())
+        further += float(np.square(plain.mean - effect).sum())
+    assert held >= 0.91 * 2_000
+    assert far <= most * further
+
+
+def test_an_arm_without_effects_may_be_like_any_other() -> None:
+    """The prior beside predictors holds the effects of 95 % of all arms, wherever their predictors are."""
+    held = 0
+    for effect, estimate, error, predictors in worlds(2.0):
+        shrunk = shrink(estimate, error, np.ones(50, np.bool_), predictors)
+        held += int((np.abs(effect - shrunk.prior_mean) <= 1.96 * shrunk.prior_sd).sum())
+    assert 0.92 * 2_000 <= held <= 0.98 * 2_000
+
+
+def test_predictors_that_do_not_vary_change_nothing_but_the_grid() -> None:
+    constant = shrink(SCHOOLS, ERRORS, EVERY, np.full((8, 2), 0.3))
+    assert constant.mean.tolist() == shrink(SCHOOLS, ERRORS, EVERY).mean.tolist()
+
+
+def test_rates_of_events_are_shrunk_and_those_that_differ_most_come_first() -> None:
+    rng = np.random.default_rng(2)
+    looks, usable = rng.uniform(5, 100, 40), np.ones(40, np.bool_)
+    click, buy = rng.uniform(0.1, 0.6, 40), rng.uniform(0.02, 0.08, 40)
+    counts = {"buy": rng.poisson(looks * buy), "click": rng.poisson(looks * click), "view": looks}
+    events = {kind: np.column_stack([number, number]).astype(np.float64) for kind, number in counts.items()}
+    rates = event_rates(events, looks, usable)
+    assert rates.shape == (40, 2)  # each look has its view
+    for column, truth, kind in ((0, click, "click"), (1, buy, "buy")):
+        raw = counts[kind] / looks
+        assert np.square(rates[:, column] - truth).sum() < 0.9 * np.square(raw - truth).sum()
+
+
+def test_few_arms_or_no_events_predict_nothing() -> None:
+    looks, usable = np.full(15, 100.0), np.ones(15, np.bool_)
+    events = {kind: np.column_stack([np.arange(15.0) * 5] * 2) for kind in ("click", "buy")}
+    assert event_rates(events, looks, usable).shape == (15, 1)
+    assert event_rates({kind: sums[:7] for kind, sums in events.items()}, looks[:7], usable[:7]).shape == (7, 0)
+    assert event_rates({"click": np.zeros((15, 2))}, looks, usable).shape == (15, 0)
+    assert event_rates({}, np.zeros(15), usable).shape == (15, 0)
 
 
 def test_sums_of_effects() -> None:

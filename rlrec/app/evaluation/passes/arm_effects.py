@@ -18,12 +18,13 @@ from rlrec.app.evaluation.passes.request import Request as EvaluationRequest
 from rlrec.app.evaluation.rows import groups
 from rlrec.app.evaluation.rows.log_rows import LoggedBatch, RowGroup
 from rlrec.app.inputs import filters, lookup
+from rlrec.app.log import reward_log
 from rlrec.app.log.person_visits import COLUMNS, PersonVisits
 from rlrec.arrays import Array, Ids, finite_or_none, run_starts, take
 from rlrec.compute import Engine
 from rlrec.errors import CheckFailed, InputError, quantity
 from rlrec.ope.checks.positions import OverlapSums
-from rlrec.ope.estimators.shrinkage import add_effects, shrink
+from rlrec.ope.estimators.shrinkage import add_effects, event_rates, shrink
 from rlrec.ope.intervals.tails import t_quantile
 from rlrec.ope.sums.exposures import BLOCKS, ExposureRegression, block_numbers, std_errors
 from rlrec.ope.sums.return_times import ReturnTimes
@@ -35,6 +36,8 @@ from rlrec.times import DAY_US, SECOND
 HORIZON_US = 7 * DAY_US
 MOST_ARMS = 5_000
 FINEST = ("position", "arm", "step")  # groups that a page has several of, or that a visit has
+MAX_KINDS = 64  # of events whose rates predict effects, of a portion the most frequent
+_EVENT = "event "  # begins the column of the values of a kind of event
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +86,9 @@ class EffectSums(Sums):
     """Sums over a part of the log: b blocks of clusters, k arms in the order of their keys.
 
     pages: regressions of the reward now and later; visits: of coming back. returned, followed (b,): visits after which
-    the person came back, and the reward of what came after. expected, looks (k,). counts: pages, visits, visits of
-    persons with a key, and persons, of whom a partition knows the digests (people) until it has been read."""
+    the person came back, and the reward of what came after, further returns too. expected, looks (k,). counts: pages,
+    visits, visits of persons with a key, and persons, of whom a partition knows the digests (people) until it has been
+    read. events: by kind the sums of values and of their squares at the slots of each arm, (k, 2)."""
 
     pages: ExposureRegression
     visits: ExposureRegression
@@ -94,6 +98,7 @@ class EffectSums(Sums):
     looks: Array
     counts: Ids
     people: frozenset[int]
+    events: Mapping[str, Array]
 
     def closed(self) -> EffectSums:
         counts = np.array([*self.counts[:-1], len(self.people)])
@@ -190,7 +195,9 @@ class EffectPass:
             starts = run_starts(slots["session_id"], slots["visit"])
             visit = number + np.repeat(np.arange(len(starts)), np.diff(np.r_[starts, len(slots["visit"])]))
             number += len(starts)
-            numbered = replace(logged, log=replace(logged.log, slots={**slots, "visit_number": visit}))
+            by_kind = reward_log.event_sums(logged.log, max_kinds=MAX_KINDS)
+            values = {_EVENT + kind: column for kind, column in by_kind.items() if kind != RETURN}
+            numbered = replace(logged, log=replace(logged.log, slots={**slots, **values, "visit_number": visit}))
             rows, _ = self.pages.usable_rows(numbered, self.reward)
             sums = self._sums(numbered, rows, visits) if len(rows) else {}
             yield LogEffects(sums, frozenset(logged.contexts.names))
@@ -215,12 +222,28 @@ class EffectPass:
                 looks[of_group],
                 outcomes[of_group],
                 visits,
+                self._events(rows, drawn[of_group]),
             )
         return sums
 
+    def _events(self, rows: CompletePages, pages: Ids) -> dict[str, Array]:
+        """`EffectSums.events` of some pages."""
+        is_chosen = np.zeros(len(rows), np.bool_)
+        is_chosen[pages] = True
+        slots = take(rows.slots, np.flatnonzero(np.repeat(is_chosen, np.diff(rows.start))))
+        arms = self.evaluation.arms
+        arm, count = arms.rank[arms.index(slots["arm_id"])], 1 / slots["keep_probability"]
+        events: dict[str, Array] = {}
+        for name in slots:
+            if name.startswith(_EVENT) and slots[name].any():
+                columns = (count * slots[name], count * np.square(slots[name]))
+                sums = [np.bincount(arm, weights=column, minlength=len(arms)) for column in columns]
+                events[name.removeprefix(_EVENT)] = np.column_stack(sums)
+        return events
+
     def _group_sums(
         self, pages: Mapping[str, Any], exposure: Array, expected: Array, looks: Array, outcomes: Array,
-        visits: PersonVisits,
+        visits: PersonVisits, events: Mapping[str, Array],
     ) -> EffectSums:  # fmt: skip
         """The sums of pages whose draw is known, (s, ...) each."""
         assert self.return_shares is not None
@@ -251,9 +274,11 @@ class EffectPass:
         people = frozenset(visits.cluster[visit[first]].tolist())
         return EffectSums(
             pages=page_sums, visits=visit_sums, returned=_block_sums(block, weight),
-            followed=_block_sums(block, weight * visits.followed[index]),
+            followed=_block_sums(
+                block, weight * (visits.followed[index] + self.return_weight * visits.returns_after[index])
+            ),
             expected=count @ expected, looks=count @ looks,
-            counts=np.array([len(visit), len(first), len(index), 0]), people=people,
+            counts=np.array([len(visit), len(first), len(index), 0]), people=people, events=events,
         )  # fmt: skip
 
     # -- figures --
@@ -277,8 +302,10 @@ class EffectPass:
         doubt = (sums.followed - followed * sums.returned) / max(returns, 1.0)
         long_run = effect @ np.array(factors)
         error = std_errors(influence @ np.array(factors) + np.outer(doubt, effect[:, 2]), columns=columns)
+        predictors = event_rates(sums.events, sums.looks, varies)
         posteriors = [
-            shrink(effect[:, row], std_errors(influence[:, :, row], columns=columns), varies) for row in range(3)
+            shrink(effect[:, row], std_errors(influence[:, :, row], columns=columns), varies, predictors)
+            for row in range(3)
         ]
         total = add_effects(posteriors, factors)
         rank, rank_now = _ranks(total.mean), _ranks(posteriors[0].mean)
