@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 
@@ -20,15 +21,86 @@ from rlrec.records import Sums
 
 MOST_JOINT = 128  # arms that are regressed on together: each block holds a number for each pair of them
 BASELINE_COLUMNS = 3  # columns that were known before the draw
-BLOCKS = 512  # of clusters, of which errors are made
+BLOCKS, BLOCKS_OF_MANY = 512, 128  # of clusters, of which errors are made; of more arms than are regressed on together
 SMALLEST = 1e-10  # eigenvalue, as a share of the largest, of exposures that did not vary
 _MOSTLY = 0.4  # of an exposure that varies: of two arms that take turns, each has a half
-_SALT = 2
+_SALT, _MIX_SALT = 2, 3
 
 
-def block_numbers(cluster: Ids) -> Ids:
+def block_numbers(cluster: Ids, *, blocks: int = BLOCKS) -> Ids:
     """The block of each row, (n,), by the digest of its cluster."""
-    return (hash_bits(cluster, salt=_SALT) % np.uint64(BLOCKS)).astype(np.int64)
+    return (hash_bits(cluster, salt=_SALT) % np.uint64(blocks)).astype(np.int64)
+
+
+def count_blocks(arms: int) -> int:
+    """How many blocks of clusters there are where effects of so many arms are told apart."""
+    return BLOCKS if arms <= MOST_JOINT else BLOCKS_OF_MANY
+
+
+@dataclass(frozen=True, eq=False)
+class Exposures:
+    """Exposures of n rows to k arms: of pages, or of visits.
+
+    row, arm, look (m,): of each slot its row, its arm, and how much it is looked at. expected (u, k): looks that were
+    expected of each of u draws; draw (n,): that of each row, below 0 where it is not known."""
+
+    row: Ids
+    arm: Ids
+    look: Array
+    expected: Array
+    draw: Ids
+
+    def __len__(self) -> int:
+        return len(self.draw)
+
+    @property
+    def arms(self) -> int:
+        """How many arms there are."""
+        return self.expected.shape[1]
+
+    @property
+    def expected_by_row(self) -> Array:
+        """The looks that were expected of each row, (n, k); NaN where its draw is not known."""
+        by_row = np.full((len(self), self.arms), np.nan)
+        by_row[self.draw >= 0] = self.expected[self.draw[self.draw >= 0]]
+        return by_row
+
+    @property
+    def dense(self) -> Array:
+        """Shown less expected of each row, (n, k); NaN where its draw is not known."""
+        cell = self.row * self.arms + self.arm
+        shown = np.bincount(cell, weights=self.look, minlength=len(self) * self.arms).astype(np.float64)
+        return shown.reshape(-1, self.arms) - self.expected_by_row
+
+    def take(self, rows: Ids) -> Exposures:
+        """Some of the rows."""
+        number = np.full(len(self), -1, np.int64)
+        number[rows] = np.arange(len(rows))
+        row = number[self.row]
+        return Exposures(
+            row[row >= 0], self.arm[row >= 0], self.look[row >= 0], self.expected, self.draw[rows]
+        )  # fmt: skip
+
+    def totals(self, count: Array) -> tuple[Array, Array]:
+        """The looks at each arm and those expected, (k,) each, where rows count so often, (n,)."""
+        shown = np.bincount(self.arm, weights=self.look * count[self.row], minlength=self.arms)
+        expected = np.bincount(self.draw, weights=count, minlength=len(self.expected)) @ self.expected
+        return shown.astype(np.float64), expected
+
+    def together(self, group: Ids) -> Exposures:
+        """The exposures of rows that are one row together. group (n,): the number of it, ascending from 0."""
+        starts = run_starts(group)
+        if not len(starts):
+            return self
+        # groups with the same draws have the same expectation
+        mixed = np.add.reduceat(hash_bits(self.draw, salt=_MIX_SALT), starts)
+        _, first, draw = np.unique(mixed, return_index=True, return_inverse=True)
+        begin, end = starts[first], np.r_[starts[1:], len(group)][first]
+        expected = np.zeros((len(first), self.arms))
+        for offset in range(int((end - begin).max())):
+            lasting = np.flatnonzero(begin + offset < end)
+            expected[lasting] += self.expected[self.draw[begin[lasting] + offset]]
+        return Exposures(group[self.row], self.arm, self.look, expected, draw.reshape(-1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,27 +109,61 @@ class ExposureRegression(Sums):
     k arms), o outcomes.
 
     square (b, d, d): of products of two columns; of more than 128 arms (b, d, 4), of products with what was known
-    before, and of their squares: then each arm is regressed on by itself. crossed (b, d, o): of columns x outcomes."""
+    before, and of the squares of exposures: then each arm is regressed on by itself. crossed (b, d, o): of columns x
+    outcomes."""
 
     square: Array
     crossed: Array
 
     @classmethod
-    def from_rows(cls, baseline: Array, exposure: Array, outcomes: Array, *, block: Ids) -> ExposureRegression:
-        """The sums of rows: baseline (n, 3), exposure (n, k), outcomes (n, o), block (n,)."""
-        columns, is_joint = np.hstack([baseline, exposure]), exposure.shape[1] <= MOST_JOINT
-        d = columns.shape[1]
-        square = np.zeros((BLOCKS, d, d if is_joint else BASELINE_COLUMNS + 1))
-        crossed = np.zeros((BLOCKS, d, outcomes.shape[1]))
-        order = np.argsort(block, kind="stable")
-        for rows in np.split(order, run_starts(block[order])[1:]) if len(order) else ():
-            x, number = columns[rows], block[rows[0]]
-            crossed[number] = x.T @ outcomes[rows]
-            if is_joint:
-                square[number] = x.T @ x
-            else:
-                square[number] = np.column_stack([x.T @ baseline[rows], np.square(x).sum(axis=0)])
-        return cls(square, crossed)
+    def zeros(cls, arms: int, *, outcomes: int) -> ExposureRegression:
+        """The sums of no row."""
+        blocks, d = count_blocks(arms), BASELINE_COLUMNS + arms
+        width = d if arms <= MOST_JOINT else BASELINE_COLUMNS + 1
+        return cls(np.zeros((blocks, d, width)), np.zeros((blocks, d, outcomes)))
+
+    def add_rows(
+        self, baseline: Array, exposures: Exposures, outcomes: Array, *, factor: Array, cluster: Ids
+    ) -> None:  # fmt: skip
+        """Add n rows to these very sums: baseline (n, 3), exposures times a factor (n,), outcomes (n, o); cluster (n,)
+        are digests."""
+        block, columns = block_numbers(cluster, blocks=len(self.square)), np.hstack([baseline, outcomes])
+        if not self._is_joint:
+            self._add_each(columns, exposures, factor, block)
+            return
+        order, d = np.argsort(block, kind="stable"), self.square.shape[1]
+        table = np.hstack([baseline, exposures.dense * factor[:, None], outcomes])[order]
+        numbers = block[order]
+        for start, end in pairwise([*run_starts(numbers).tolist(), len(table)]):
+            products = table[start:end, :d].T @ table[start:end]
+            self.square[numbers[start]] += products[:, :d]
+            self.crossed[numbers[start]] += products[:, d:]
+
+    def _add_each(self, columns: Array, exposures: Exposures, factor: Array, block: Ids) -> None:
+        """Add rows whose arms are regressed on by themselves: slots that showed an arm, less draws that expected it."""
+        blocks, k, expected, crossed = len(self.square), exposures.arms, exposures.expected, self.crossed
+
+        def by_block(number: Ids, weight: Array, width: int) -> Array:
+            sums = np.bincount(number, weights=weight, minlength=blocks * width)
+            return sums.astype(np.float64).reshape(blocks, width)
+
+        slot_cell, draw_cell = block[exposures.row] * k + exposures.arm, block * len(expected) + exposures.draw
+        for number, column in enumerate(columns.T):
+            weight = column * factor
+            shown = by_block(slot_cell, exposures.look * weight[exposures.row], k)
+            products = shown - by_block(draw_cell, weight, len(expected)) @ expected
+            with_baseline = np.stack(
+                [np.bincount(block, x * column, blocks) for x in columns.T[:BASELINE_COLUMNS]], axis=1
+            )
+            sums = self.square[:, :, number] if number < BASELINE_COLUMNS else crossed[:, :, number - BASELINE_COLUMNS]
+            sums[:, :BASELINE_COLUMNS] += with_baseline
+            sums[:, BASELINE_COLUMNS:] += products
+        # squares of what was shown of an arm in a row less what was expected
+        cell, entry = np.unique(exposures.row * k + exposures.arm, return_inverse=True)
+        row, arm, look = cell // k, cell % k, np.bincount(entry.reshape(-1), weights=exposures.look)
+        change = np.square(factor)[row] * look * (look - 2 * expected[exposures.draw[row], arm])
+        squares = by_block(draw_cell, np.square(factor), len(expected)) @ np.square(expected)
+        self.square[:, BASELINE_COLUMNS:, -1] += by_block(block[row] * k + arm, change, k) + squares
 
     @cached_property
     def effects(self) -> Array:

@@ -93,6 +93,11 @@ class LogExtent(NamedTuple):
     first_at: int = 0
     last_at: int = 0
 
+    @property
+    def span_us(self) -> int:
+        """From the first decision to the last one."""
+        return self.last_at - self.first_at
+
 
 def extent(unit: Unit, selection: Selection) -> LogExtent:
     """The extent of the selected decisions."""

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rlrec.arrays import Array, Ids
-from rlrec.ope.sums.exposures import BASELINE_COLUMNS, ExposureRegression, block_numbers, std_errors
+from rlrec.ope.sums.exposures import BASELINE_COLUMNS, ExposureRegression, Exposures, std_errors
 
 EFFECT = np.array([-0.3, -0.1, 0.0, 0.1, 0.25])
 EXAMINATION = np.array([1.0, 0.5])
@@ -33,14 +33,25 @@ def looks(slates: Ids, arms: int = 5) -> Array:
 def regression(
     exposure: Array, outcome: Array, *, weight: Array | None = None, people: Ids | None = None
 ) -> ExposureRegression:
-    n = len(outcome)
-    root = np.ones(n) if weight is None else np.sqrt(weight)
-    cluster = np.arange(n) if people is None else people
-    baseline = np.zeros((n, BASELINE_COLUMNS))
-    baseline[:, 0] = root
-    digests = np.random.default_rng(5).integers(-(2**62), 2**62, int(cluster.max()) + 1)
-    block = block_numbers(digests[cluster])
-    return ExposureRegression.from_rows(baseline, exposure * root[:, None], (outcome * root)[:, None], block=block)
+    root = np.ones(len(outcome)) if weight is None else np.sqrt(weight)
+    sums = ExposureRegression.zeros(exposure.shape[1], outcomes=1)
+    add(
+        sums, pages(exposure), outcome * root, factor=root, people=np.arange(len(outcome)) if people is None else people
+    )
+    return sums
+
+
+def pages(exposure: Array) -> Exposures:
+    """Exposures (n, k) that nobody was shown: each page expected its own less."""
+    none = np.zeros(0, np.int64)
+    return Exposures(none, none, np.zeros(0), -exposure, np.arange(len(exposure)))
+
+
+def add(sums: ExposureRegression, exposures: Exposures, outcome: Array, *, factor: Array, people: Ids) -> None:
+    baseline = np.zeros((len(outcome), BASELINE_COLUMNS))
+    baseline[:, 0] = factor
+    digests = np.random.default_rng(5).integers(-(2**62), 2**62, 100_000)
+    sums.add_rows(baseline, exposures, outcome[:, None], factor=factor, cluster=digests[people])
 
 
 def drawn(rng: np.random.Generator, n: int, *, persons: int) -> tuple[Array, Array, Ids]:
@@ -66,14 +77,9 @@ def test_all_slates_give_the_effects_to_the_last_digits() -> None:
 def test_batches_add_up() -> None:
     exposure, outcome, people = drawn(np.random.default_rng(0), 900, persons=300)
     half = np.arange(900) < 400
-    digests = np.random.default_rng(5).integers(-(2**62), 2**62, 300)
-    baseline = np.eye(1, BASELINE_COLUMNS).repeat(900, axis=0)
-
-    def sums(rows: Array) -> ExposureRegression:
-        block = block_numbers(digests[people[rows]])
-        return ExposureRegression.from_rows(baseline[rows], exposure[rows], outcome[rows, None], block=block)
-
-    direct, added = sums(np.ones(900, np.bool_)), sums(half) + sums(~half)
+    direct = regression(exposure, outcome, people=people)
+    first, second = (regression(exposure[rows], outcome[rows], people=people[rows]) for rows in (half, ~half))
+    added = first + second
     assert added.effects == pytest.approx(direct.effects, rel=1e-9)
     assert added.influences == pytest.approx(direct.influences, rel=1e-9, abs=1e-12)
 
@@ -123,3 +129,39 @@ def test_many_arms_are_regressed_on_one_by_one() -> None:
     assert sums.square.shape[2] == BASELINE_COLUMNS + 1
     assert (np.abs(sums.effects[:, 0] - truth) <= 1.96 * error).sum() >= 176
     assert np.corrcoef(sums.effects[:, 0], truth)[0, 1] > 0.9
+
+
+@pytest.mark.parametrize("arms", [5, 150])
+def test_what_was_shown_and_what_was_expected_add_up_to_the_sums_of_rows(arms: int) -> None:
+    """Pages and visits, whose looks are given slot by slot and whose expectations draw by draw, against plain rows;
+    visits of the same draws have one expectation, in whichever order."""
+    rng, n, visits = np.random.default_rng(4), 600, 200
+    expected = rng.dirichlet(np.ones(arms), 4)
+    draw, arm = rng.integers(4, size=n), rng.integers(arms, size=(n, 2))
+    exposures = Exposures(np.repeat(np.arange(n), 2), arm.ravel(), np.tile(EXAMINATION, n), expected, draw)
+    dense = -expected[draw]
+    for position in (0, 1):
+        np.add.at(dense, (np.arange(n), arm[:, position]), EXAMINATION[position])
+    assert exposures.dense == pytest.approx(dense, abs=1e-15)
+    shown, awaited = exposures.totals(np.arange(n) % 3)
+    assert shown - awaited == pytest.approx((np.arange(n) % 3) @ dense, abs=1e-9)
+    visit = np.sort(np.r_[np.arange(visits), rng.integers(visits, size=n - visits)])
+    by_visit = np.add.reduceat(dense, np.searchsorted(visit, np.arange(visits)))
+    together = exposures.together(visit)
+    assert together.dense == pytest.approx(by_visit, abs=1e-12)
+    assert len(together.expected) < visits
+    third = np.arange(0, visits, 3)
+    for rows, plain in ((exposures, dense), (together.take(third), by_visit[third])):
+        sums, direct = (ExposureRegression.zeros(arms, outcomes=1) for _ in range(2))
+        outcome, factor = rng.normal(size=len(rows)), rng.uniform(0.5, 2, len(rows))
+        people = np.arange(len(rows)) // 2
+        add(sums, rows, outcome, factor=factor, people=people)
+        add(direct, pages(plain), outcome, factor=factor, people=people)
+        assert sums.crossed == pytest.approx(direct.crossed, abs=1e-11)
+        assert sums.square == pytest.approx(direct.square, abs=1e-11)
+
+
+def test_exposures_of_a_draw_that_is_not_known_are_not_known() -> None:
+    exposures = Exposures(np.arange(2), np.zeros(2, np.int64), np.ones(2), np.full((1, 3), 1 / 3), np.array([0, -1]))
+    assert np.isnan(exposures.dense).all(axis=1).tolist() == [False, True]
+    assert len(exposures.take(np.array([0])).row) == 1

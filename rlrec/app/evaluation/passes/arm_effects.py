@@ -26,9 +26,9 @@ from rlrec.errors import CheckFailed, InputError, quantity
 from rlrec.ope.checks.positions import OverlapSums
 from rlrec.ope.estimators.shrinkage import add_effects, event_rates, shrink
 from rlrec.ope.intervals.tails import t_quantile
-from rlrec.ope.sums.exposures import BLOCKS, ExposureRegression, block_numbers, std_errors
+from rlrec.ope.sums.exposures import ExposureRegression, Exposures, block_numbers, count_blocks, std_errors
 from rlrec.ope.sums.return_times import ReturnTimes
-from rlrec.records import Reward, Sums
+from rlrec.records import Reward, Sums, add_each
 from rlrec.store import Unit
 from rlrec.store.log.events import RETURN
 from rlrec.times import DAY_US, SECOND
@@ -62,13 +62,14 @@ ArmEffect = TypedDict("ArmEffect", {
     "long_run": float | None, "std_error": float | None, "lower": float | None, "upper": float | None,
     "shrunk": float, "shrunk_sd": float, "shrunk_lower": float, "shrunk_upper": float, "rank_now": int, "rank": int,
 })  # fmt: skip
+# horizon_s: at most log_s, as long as the log is: nobody was seen to come back later.
 # A group. returned: share of visits after which the person came back in time; return_value: what that is worth.
 GroupEffects = TypedDict("GroupEffects", {
     "by": str | None, "group": Any, "pages": int, "visits": int, "persons": int, "returned": float | None,
     "return_value": float | None, "prior_mean": float, "prior_sd": float, "arms": list[ArmEffect],
 })  # fmt: skip
 Result = TypedDict("Result", {
-    "reward": str, "horizon_s": float, "log": str | None, "examination": list[float], "level": float,
+    "reward": str, "horizon_s": float, "log_s": float, "log": str | None, "examination": list[float], "level": float,
     "groups": list[GroupEffects],
 })  # fmt: skip
 
@@ -99,6 +100,16 @@ class EffectSums(Sums):
     counts: Ids
     people: frozenset[int]
     events: Mapping[str, Array]
+
+    @classmethod
+    def zeros(cls, arms: int, *, outcomes: int) -> EffectSums:
+        """The sums of no page."""
+        blocks = np.zeros(count_blocks(arms))
+        return cls(
+            pages=ExposureRegression.zeros(arms, outcomes=outcomes), visits=ExposureRegression.zeros(arms, outcomes=1),
+            returned=blocks, followed=blocks, expected=np.zeros(arms), looks=np.zeros(arms),
+            counts=np.zeros(4, np.int64), people=frozenset(), events={},
+        )  # fmt: skip
 
     def closed(self) -> EffectSums:
         counts = np.array([*self.counts[:-1], len(self.people)])
@@ -149,7 +160,8 @@ class EffectPass:
         window_us = definition.window_us if RETURN in definition.weights else HORIZON_US
         return cls(
             evaluation=evaluation, reward=definition._replace(weights=weights),
-            return_weight=definition.weights.get(RETURN, 0.0), horizon_us=request.horizon_us or window_us,
+            return_weight=definition.weights.get(RETURN, 0.0),
+            horizon_us=min(request.horizon_us or window_us, evaluation.extent.span_us or DAY_US),
             examination=curve or (None if evaluation.extent.positions > 1 else (1.0,)),
         )  # fmt: skip
 
@@ -172,8 +184,7 @@ class EffectPass:
         if not len(visits):
             return None
         if self.return_shares is not None:
-            total = _total(self._partials(reader, visits))
-            return total and total.closed()
+            return self._effects(reader, visits)
         watched, gap = self._watched(visits)[visits.has_user], visits.gap[visits.has_user] / self.horizon_us
         overlap = None if self.examination else _total(self._overlaps(reader))
         return FitSums(overlap, ReturnTimes.from_visits(watched=watched, gap=gap))
@@ -188,8 +199,8 @@ class EffectPass:
             if len(rows):
                 yield self.pages.model_sums(logged, rows)
 
-    def _partials(self, reader: LogReader, visits: PersonVisits) -> Iterator[LogEffects]:
-        number = 0  # of the visits before a batch
+    def _effects(self, reader: LogReader, visits: PersonVisits) -> LogEffects:
+        number, groups_so_far, names = 0, dict[RowGroup, EffectSums](), frozenset[str]()  # visits before a batch
         for logged in reader.read(self.pages.judged_on):
             slots = logged.log.slots
             starts = run_starts(slots["session_id"], slots["visit"])
@@ -199,32 +210,36 @@ class EffectPass:
             values = {_EVENT + kind: column for kind, column in by_kind.items() if kind != RETURN}
             numbered = replace(logged, log=replace(logged.log, slots={**slots, **values, "visit_number": visit}))
             rows, _ = self.pages.usable_rows(numbered, self.reward)
-            sums = self._sums(numbered, rows, visits) if len(rows) else {}
-            yield LogEffects(sums, frozenset(logged.contexts.names))
+            if len(rows):
+                self._add_pages(groups_so_far, numbered, rows, visits)
+            names |= logged.contexts.names
+        return LogEffects({group: sums.closed() for group, sums in groups_so_far.items()}, names)
 
-    def _sums(self, logged: LoggedBatch, rows: CompletePages, visits: PersonVisits) -> dict[RowGroup, EffectSums]:
+    def _add_pages(
+        self, sums: dict[RowGroup, EffectSums], logged: LoggedBatch, rows: CompletePages, visits: PersonVisits
+    ) -> None:
+        """Add the pages of a batch to the sums by group."""
         assert self.examination is not None
-        exposure, expected, looks = self.pages.exposures(logged, rows, np.array(self.examination))
+        exposures = self.pages.exposures(logged, rows, np.array(self.examination))
         now = rows.left[rows.begins]
         outcomes = np.column_stack([now, remaining(rows, now) - now])
-        drawn = np.flatnonzero(~np.isnan(exposure.sum(axis=1)))
-        pages = take(rows.slots, rows.begins[drawn])
-        exposure, expected, looks, outcomes = (table[drawn] for table in (exposure, expected, looks, outcomes))
-        sums: dict[RowGroup, EffectSums] = {}
+        drawn = np.flatnonzero(exposures.draw >= 0)
         if not len(drawn):
-            return sums
+            return
+        pages, exposures, outcomes = take(rows.slots, rows.begins[drawn]), exposures.take(drawn), outcomes[drawn]
         for number, members in groups.members(pages["group"], len(logged.groups)):
-            of_group = slice(None) if members is None else members
-            sums[logged.groups[number]] = self._group_sums(
+            group = logged.groups[number]
+            if group not in sums:
+                sums[group] = EffectSums.zeros(exposures.arms, outcomes=outcomes.shape[1])
+            of_group = np.arange(len(drawn)) if members is None else members
+            sums[group] = self._with_pages(
+                sums[group],
                 take(pages, of_group),
-                exposure[of_group],
-                expected[of_group],
-                looks[of_group],
+                exposures.take(of_group),
                 outcomes[of_group],
                 visits,
                 self._events(rows, drawn[of_group]),
             )
-        return sums
 
     def _events(self, rows: CompletePages, pages: Ids) -> dict[str, Array]:
         """`EffectSums.events` of some pages."""
@@ -241,44 +256,48 @@ class EffectPass:
                 events[name.removeprefix(_EVENT)] = np.column_stack(sums)
         return events
 
-    def _group_sums(
-        self, pages: Mapping[str, Any], exposure: Array, expected: Array, looks: Array, outcomes: Array,
-        visits: PersonVisits, events: Mapping[str, Array],
+    def _with_pages(
+        self, sums: EffectSums, pages: Mapping[str, Any], exposures: Exposures, outcomes: Array, visits: PersonVisits,
+        events: Mapping[str, Array],
     ) -> EffectSums:  # fmt: skip
-        """The sums of pages whose draw is known, (s, ...) each."""
+        """The sums with those of n pages whose draw is known."""
         assert self.return_shares is not None
         visit, count = pages["visit_number"], 1 / pages["keep_probability"]
         # pages: what was known before is the page of the visit, and the visit of the person
         baseline = np.column_stack([np.ones(len(visit)), np.log1p(pages["step"]), np.log(visits.number[visit])])
-        root = np.sqrt(count)[:, None]
-        page_sums = ExposureRegression.from_rows(
-            baseline * root, exposure * root, outcomes * root, block=block_numbers(visits.cluster[visit])
+        root = np.sqrt(count)
+        sums.pages.add_rows(
+            baseline * root[:, None], exposures, outcomes * root[:, None], factor=root, cluster=visits.cluster[visit]
         )
+        expected, looks = exposures.totals(count)[::-1]
         # visits of persons with a key, of which every page is there
         first = run_starts(visit)
-        is_usable = visits.has_user[visit[first]] & (np.diff(np.r_[first, len(visit)]) == visits.pages[visit[first]])
+        number_of_pages = np.diff(np.r_[first, len(visit)])
+        is_usable = visits.has_user[visit[first]] & (number_of_pages == visits.pages[visit[first]])
         index, root = visit[first][is_usable], root[first][is_usable]
-        exposure = (np.add.reduceat(exposure, first, axis=0) if len(first) else exposure)[is_usable]
+        exposures = exposures.together(np.repeat(np.arange(len(first)), number_of_pages)).take(
+            np.flatnonzero(is_usable)
+        )
         returned = visits.gap[index] <= self.horizon_us
         # a return is as likely to have come as the share of returns that have by now
         arrived = np.interp(
             self._watched(visits)[index], np.linspace(0, 1, len(self.return_shares)), self.return_shares
         )
-        number, factor = visits.number[index], arrived[:, None] * root
+        number, factor, cluster = visits.number[index], arrived * root, visits.cluster[index]
         baseline = np.column_stack([np.ones(len(index)), np.log(number), number == 1])
-        block = block_numbers(visits.cluster[index])
-        visit_sums = ExposureRegression.from_rows(
-            baseline * factor, exposure * factor, returned[:, None] * root, block=block
+        sums.visits.add_rows(
+            baseline * factor[:, None], exposures, (returned * root)[:, None], factor=factor, cluster=cluster
         )
-        weight = np.where(returned, np.square(root[:, 0]), 0.0)
-        people = frozenset(visits.cluster[visit[first]].tolist())
-        return EffectSums(
-            pages=page_sums, visits=visit_sums, returned=_block_sums(block, weight),
-            followed=_block_sums(
-                block, weight * (visits.followed[index] + self.return_weight * visits.returns_after[index])
-            ),
-            expected=count @ expected, looks=count @ looks,
-            counts=np.array([len(visit), len(first), len(index), 0]), people=people, events=events,
+        weight = np.where(returned, np.square(root), 0.0)
+        followed, blocks = visits.followed[index] + self.return_weight * visits.returns_after[index], len(sums.returned)
+        block = block_numbers(cluster, blocks=blocks)
+        return replace(
+            sums, returned=sums.returned + np.bincount(block, weights=weight, minlength=blocks),
+            followed=sums.followed + np.bincount(block, weights=weight * followed, minlength=blocks),
+            expected=sums.expected + expected, looks=sums.looks + looks,
+            counts=sums.counts + np.array([len(visit), len(first), len(index), 0]),
+            people=sums.people | frozenset(visits.cluster[visit[first]].tolist()),
+            events=add_each(sums.events, events),
         )  # fmt: skip
 
     # -- figures --
@@ -330,18 +349,15 @@ class EffectPass:
         return {
             "by": self.evaluation.request.by, "group": group.label, "pages": int(sums.counts[0]),
             "visits": int(sums.counts[1]), "persons": people,
-            "returned": _ratio(sums.visits.crossed[:, 0, 0].sum(), sums.visits.square[:, 0, 0].sum()),
+            "returned": _share(sums.visits.crossed[:, 0, 0].sum(), sums.visits.square[:, 0, 0].sum()),
             "return_value": worth if returns else None, "prior_mean": total.prior_mean, "prior_sd": total.prior_sd,
             "arms": rows,
         }  # fmt: skip
 
 
-def _block_sums(block: Ids, values: Array) -> Array:
-    return np.bincount(block, weights=values, minlength=BLOCKS).astype(np.float64)
-
-
-def _ratio(numerator: float, denominator: float) -> float | None:
-    return float(numerator / denominator) if denominator else None
+def _share(numerator: float, denominator: float) -> float | None:
+    """A share, at most 1; None where there is nothing to divide by."""
+    return min(float(numerator / denominator), 1.0) if denominator else None
 
 
 def _ranks(effect: Array) -> Ids:
@@ -365,7 +381,10 @@ def answer(unit: Unit, request: Request, engine: Engine | None = None) -> Result
     evaluation = effect_pass.evaluation
     ungrouped = replace(evaluation, request=replace(evaluation.request, by=None))
     fit_pass = replace(effect_pass, evaluation=ungrouped)
-    fitted = _total(passes.results(LogReader(unit, ungrouped), fit_pass, engine))
+    # the log is read once for both passes
+    reader, judge_pass = LogReader(unit, evaluation), replace(effect_pass, return_shares=())
+    stored = reader.partitions(Reading.union([fit_pass.reading, judge_pass.reading]), times=2)
+    fitted = _total(passes.results(LogReader(unit, ungrouped), fit_pass, engine, stored))
     if fitted is None:
         raise effect_pass.evaluation.nothing_selected("page")
     examination = effect_pass.examination
@@ -375,7 +394,7 @@ def answer(unit: Unit, request: Request, engine: Engine | None = None) -> Result
     effect_pass = replace(
         effect_pass, examination=examination, return_shares=tuple(fitted.return_times.shares.tolist())
     )
-    total = _total(passes.results(LogReader(unit, effect_pass.evaluation), effect_pass, engine))
+    total = _total(passes.results(reader, effect_pass, engine, stored))
     groups.check_field(request.by, total.names)
     if not total.groups:
         hint = (
@@ -385,7 +404,8 @@ def answer(unit: Unit, request: Request, engine: Engine | None = None) -> Result
     _check(total.groups)
     by_group = ((group, total.groups[group]) for group in groups.in_order(total.groups))
     return {
-        "reward": effect_pass.reward.name, "horizon_s": effect_pass.horizon_us / SECOND, "log": request.log,
+        "reward": effect_pass.reward.name, "horizon_s": effect_pass.horizon_us / SECOND,
+        "log_s": evaluation.extent.span_us / SECOND, "log": request.log,
         "examination": list(examination), "level": request.level,
         "groups": [effect_pass.figures(sums, group, request.level) for group, sums in by_group],
     }  # fmt: skip

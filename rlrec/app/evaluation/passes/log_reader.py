@@ -100,10 +100,9 @@ class LogReader:
 
     def read(self, reading: Reading) -> Iterator[LoggedBatch]:
         """Batches with all that folds need of the store."""
-        numbers = (reading.marginals or 0) + len(self.evaluation.arms) * min(reading.shares, 1)
         for batch in self.batches(reading):
             if reading.targets:
-                for log, eligible in self._portions(batch, numbers):
+                for log, eligible in self._portions(batch, reading):
                     yield self._logged(log, eligible, reading)
                 continue
             contexts, context = self.contexts.table(batch.slots["context_id"], batch.contexts)
@@ -141,18 +140,21 @@ class LogReader:
                     batch = batch.select_rows(np.flatnonzero(~np.isin(batch.slots["session_id"], moved_sessions)))
                 yield batch
 
-    def _portions(self, batch: Batch, marginals: int) -> Iterator[tuple[Batch, Mapping[int, Ids]]]:
-        """Whole sessions of a batch, few enough for the arms of their eligible sets and so many marginals a slot to be
-        held; and these sets."""
+    def _portions(self, batch: Batch, reading: Reading) -> Iterator[tuple[Batch, Mapping[int, Ids]]]:
+        """Whole sessions of a batch, few enough for the arms of their eligible sets, the marginals of their slots and
+        the shares of their draws to be held; and these sets."""
         sets, sessions = batch.slots["eligible_id"], batch.slots["session_id"]
         first, _ = distinct(sets)
         sizes = contents.set_sizes(self.unit, sets[first].tolist())
-        if sum(sizes.values()) + len(sets) * marginals <= CELLS:
+        # sets and draws are counted where they come first
+        cells = np.full(len(sets), reading.marginals or 0, np.int64)
+        cells[first] += [sizes[key] for key in sets[first].tolist()]
+        if reading.shares:
+            cells[self._draws(batch.slots)] += reading.shares * len(self.evaluation.arms)
+        if cells.sum() <= CELLS:
             yield batch, self._eligible_sets(sizes.keys())
             return
-        # sets are counted where they come first, and sessions cut where the count passes a multiple of what can be held
-        cells = np.full(len(sets), marginals, np.int64)
-        cells[first] += [sizes[key] for key in sets[first].tolist()]
+        # sessions are cut where the count passes a multiple of what can be held
         starts = run_starts(sessions)
         group_numbers = np.cumsum(cells)[starts] // CELLS
         cuts = [*starts[run_starts(group_numbers)].tolist(), len(sets)]
@@ -210,16 +212,22 @@ class LogReader:
     def _shares(
         self, slots: Columns, contexts: ContextTable, eligible: Mapping[int, Ids], positions: int
     ) -> tuple[Array, Columns]:  # fmt: skip
-        """The shares of a batch, NaN where a logger's are not known, and its slots with the column that numbers its
-        decisions."""
-        arms, first = self.evaluation.arms, run_starts(slots["decision_id"])
-        decision = np.repeat(np.arange(len(first)), np.diff(np.r_[first, len(slots["decision_id"])]))
-        shares = np.full((len(first), positions, len(arms)), np.nan)
+        """The shares of the draws of a batch, and its slots with the column that numbers these."""
+        arms, draw, tables = self.evaluation.arms, np.full(len(slots["decision_id"]), -1), list[Array]()
         for case in self.marginals.cases(slots, contexts, eligible, positions=positions):
             table = np.zeros((positions, len(arms)))
             table[: len(case.marginals), arms.rank[arms.index(case.arms)]] = case.marginals
-            shares[decision[case.rows]] = table
-        return shares, {**slots, log_rows.DECISION_NUMBER: decision}
+            draw[case.rows] = len(tables)
+            tables.append(table)
+        shares = np.array(tables) if tables else np.empty((0, positions, len(arms)))
+        return shares, {**slots, log_rows.DRAW: draw}
+
+    def _draws(self, slots: Columns) -> Ids:
+        """The first slot of each belief, eligible set and context that slates may have been drawn from, at least."""
+        names = ["version_id", "belief_seq", "belief_ordinal", "eligible_id", "catalogue_revision", "size"]
+        if self.loggers.reads(slots, ~slots["imported"]):
+            names.append("context_id")
+        return distinct(*(slots[name] for name in names))[0]
 
     def _with_features(self, slots: Columns) -> tuple[Columns, Mapping[int, Mapping[int, str]]]:
         """The slots with a number below 0 as the revision of decisions whose arms have features of their own, and these

@@ -21,6 +21,7 @@ from rlrec.app.log import reward_log
 from rlrec.arrays import Array, Flags, Ids, numbers_in_runs, offsets, run_starts
 from rlrec.errors import InputError, quantity
 from rlrec.ope.checks.positions import OverlapSums, PositionRows, chained, overlap
+from rlrec.ope.sums.exposures import Exposures
 from rlrec.ope.units.effects import EffectBatch, EffectFold, Effects
 from rlrec.ope.units.fold import PositionCurve
 from rlrec.ope.units.slates import Iips, Interpol, Pbm, Pi, SlateBatch, SlateEstimator, SlateFold
@@ -296,10 +297,11 @@ class EffectUnit(PageUnit[PositionCurve]):
         self, logged: LoggedBatch, rows: CompletePages, model: PositionCurve | None
     ) -> Callable[[Scorer], EffectBatch]:
         slots, begins, examination = rows.slots, rows.begins, extended(model, self.positions)
-        exposure, expected, _ = self.exposures(logged, rows, examination)
+        exposures = self.exposures(logged, rows, examination)
+        expected = exposures.expected_by_row
         reward, count = rows.left[begins], reward_log.sampling_counts(slots)
         shared: dict[str, Any] = {
-            "reward": reward, "remaining": remaining(rows, reward), "exposure": exposure,
+            "reward": reward, "remaining": remaining(rows, reward), "exposure": exposures.dense,
             "looks": np.add.reduceat(examination[slots["position"] - 1], begins), "cluster": slots["cluster"][begins],
             "count": None if count is None else count[begins],
         }  # fmt: skip
@@ -314,16 +316,16 @@ class EffectUnit(PageUnit[PositionCurve]):
 
         return batch
 
-    def exposures(self, logged: LoggedBatch, rows: CompletePages, examination: Array) -> tuple[Array, Array, Array]:
-        """How often each arm was looked at on each page less how often that was expected before the draw, that
-        expectation, and the looks, (s, a) each; NaN where the draw is not known. examination: of the positions."""
+    def exposures(self, logged: LoggedBatch, rows: CompletePages, examination: Array) -> Exposures:
+        """How often each arm was looked at on each page, and how often that was expected before the draw. examination:
+        of the positions."""
         slots, arms = rows.slots, self.evaluation.arms
         assert logged.shares is not None
-        expected = np.einsum("ska,k->sa", logged.shares[slots[log_rows.DECISION_NUMBER][rows.begins]], examination)
-        page, looks = np.repeat(np.arange(len(rows)), np.diff(rows.start)), examination[slots["position"] - 1]
-        cell = page * len(arms) + arms.rank[arms.index(slots["arm_id"])]
-        shown = np.bincount(cell, weights=looks, minlength=expected.size).reshape(expected.shape)
-        return shown - expected, expected, shown
+        return Exposures(
+            row=np.repeat(np.arange(len(rows)), np.diff(rows.start)), arm=arms.rank[arms.index(slots["arm_id"])],
+            look=examination[slots["position"] - 1], expected=np.einsum("cka,k->ca", logged.shares, examination),
+            draw=slots[log_rows.DRAW][rows.begins],
+        )  # fmt: skip
 
 
 def extended(curve: PositionCurve | None, positions: int) -> Array:

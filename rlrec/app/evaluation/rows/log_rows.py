@@ -38,7 +38,7 @@ SAMPLED = ("session_digest", "visit", "step")  # for targets with samples of eac
 STATES = (*SAMPLED, "recorded", "history")  # for targets that read the session, too
 # The columns that `LoggerMarginals` adds: `tabulate`, and `pairs`.
 MARGINALS, PAIRS = "logger_marginals", "logger_pairs"
-DECISION_NUMBER = "decision_number"  # of `LoggedBatch.shares`
+DRAW = "draw"  # of `LoggedBatch.shares`
 
 
 class ArmTable:
@@ -81,7 +81,8 @@ class LoggedBatch:
     could not show at each position, (size, m); None where that is not known. pairs: of each number in the column
     `logger_pairs` the probabilities of all slates, as `LoggerMarginals.pairs` returns them. lists: of candidates.
     features: JSON of those of arms for one decision, by the number below 0 that stands there for a revision of the
-    catalogue. shares (d, k, a): the logger's probability of each arm, by rank, at each position of the decisions."""
+    catalogue. shares (c, k, a): the probability of each arm, by rank, at each position in each draw
+    of the loggers, which the column `draw` numbers; -1 where it is not known."""
 
     log: Batch
     contexts: ContextTable

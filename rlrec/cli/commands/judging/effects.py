@@ -66,7 +66,8 @@ def effects(store: Store, show: Show, plot: str | None, workers: Workers, **requ
     for group in groups:
         label = f"{group['group']}: " if several else ""
         title += [label + effect_sentence(group["arms"], result["level"]), label + _counts(group)]
-    title.append(f"reward {result['reward']}; back within {format_duration(int(result['horizon_s'] * 1e6))}")
+    span = ", as long as the log is" if result["horizon_s"] == result["log_s"] else ""
+    title.append(f"reward {result['reward']}; back within {format_duration(int(result['horizon_s'] * 1e6))}{span}")
     rows = [{"group": group["group"], **arm} for group in groups for arm in group["arms"]]
     show(result, table=View.select(rows, ("group", *ARMS) if several else ARMS, title=title))
 

@@ -84,6 +84,16 @@ def test_a_return_is_worth_its_reward_and_what_follows(shop: Run) -> None:
         assert row["long_run"] == pytest.approx(total, abs=1e-12)
 
 
+def test_nobody_was_seen_to_come_back_later_than_the_log_is_long(shop: Run) -> None:
+    """Pages were drawn on four days at noon."""
+    longest, longer, shorter = (effects(shop, "--horizon", horizon) for horizon in ("3d", "9d", "2d"))
+    assert longer == longest
+    assert (longer["horizon_s"], longer["log_s"], shorter["horizon_s"]) == (3 * 86_400, 3 * 86_400, 2 * 86_400)
+    assert 0 < longer["groups"][0]["returned"] <= 1
+    text = shop("effects", "--reward", "durable", "--horizon", "9d", "--now", AFTERWARDS).stdout
+    assert "back within 3d, as long as the log is" in text
+
+
 def test_without_a_key_nobody_comes_back(db: str) -> None:
     run = runner(db)
     for arm in ARMS:
