@@ -629,6 +629,33 @@ class Commands:
 
         `rlrec help evaluate` explains units, verdicts, reasons, keys, options and estimators."""
 
+    def sweep(self, *, kinds: str, params: Sequence[str] | str | None = None, features: Mapping[str, Any] | str | PathLike[str] | None = None, reward: str | None = None, log: str | None = None, level: float = 0.95, cluster: str | None = None, jobs: int = 1, engine: Literal['local', 'dask'] = 'local', scheduler: str | None = None, details: bool = False) -> Result:
+        """Play kinds and parameters over a log: which learns best.
+
+        The log is cut into 10 stretches of time. Each candidate learns from those before a stretch, and is judged on
+        what was shown there: on the last 7, by weighing with the logged probabilities, never on what taught it. So a value
+        is that of a policy that knew a part of the log, 60 % on average; the command at the end makes one that knows all.
+
+        The first line says which is best. Intervals hold for all rows together; `may_be_best` says whether the log leaves
+        that open. `uniform` and what was logged on the same rows stand beside the candidates.
+
+        Pages are judged one by one, on the visits that what was logged brought: what a candidate does to later pages and to
+        coming back a sweep does not see. `rlrec effects` tells that, and `rlrec help visits`.
+
+        kinds: Kinds that learn, as in `rlrec policy kinds`.
+        params: Values of a parameter of one kind; repeatable: every combination is played, at most 40 in all.
+        features: How contexts and arms are read [default: fitted to the log].
+        reward: Reward to learn and to judge by [default: `default`].
+        log: Filter, as in `evaluate` [default: all].
+        level: Confidence of all intervals together.
+        cluster: user, session or row [default: user, else session].
+        jobs: Processes that share a log of more than 50,000 decisions.
+        engine: local processes, or a cluster: dask.
+        scheduler: A running Dask cluster, e.g. tcp://127.0.0.1:8786.
+        details: Every estimator, and every reason of each.
+
+        `rlrec help contexts` compares the kinds."""
+
     def effects(self, *, reward: str | None = None, horizon: str | timedelta | None = None, by: str | None = None, log: str | None = None, position: str | None = None, level: float = 0.95, jobs: int = 1, engine: Literal['local', 'dask'] = 'local', scheduler: str | None = None, plot: str | PathLike[str] | None = None) -> Result:
         """Show what showing an arm does, now and in the long run.
 

@@ -67,9 +67,7 @@ def warm_start(
     selected = None if from_log is None else filters.selection(unit, from_log)
     version = designs.unstored(kind, typed, reward)
     if kinds.make(kind, typed).contextual:
-        models = {value for name, value in typed.items() if name.rpartition(".")[2] == "model"}
-        shared = not models.isdisjoint((SHARED, HYBRID, BILINEAR, FEATURES))
-        design = fit_design(unit, selected, version, declared=declared or {}, shared=shared)
+        design = fit_design(unit, selected, version, declared=declared or {}, shared=shares_weights(typed))
         version = replace(version, parameters=design.to_json())
         designs.policy_of(version)  # refuses more features than its model holds
     if selected is None or from_log is None or not kinds.load(kind).online:
@@ -81,6 +79,12 @@ def warm_start(
         unit, from_log, selected, last_id=fitted.last_id, window_us=reward.window_us, slots=fitted.slots
     )
     return InitialBelief(sums=fitted.sums, record=record, parameters=fitted.version.parameters, weights=fitted.weights)
+
+
+def shares_weights(typed: Mapping[str, Any]) -> bool:
+    """Whether these parameters mean a model whose weights all arms share."""
+    models = {value for name, value in typed.items() if name.rpartition(".")[2] == "model"}
+    return not models.isdisjoint((SHARED, HYBRID, BILINEAR, FEATURES))
 
 
 def refit(unit: Unit, version: Version, *, from_prior: bool) -> InitialBelief:

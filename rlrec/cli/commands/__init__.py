@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "position": ("commands.judging", "Estimate how likely each position is examined"),
     "train-pg": ("commands.policies", "Train a policy gradient on logged sessions, and judge it"),
     "evaluate": ("commands.judging", "Estimate from the log what policies would have earned"),
+    "sweep": ("commands.judging", "Play kinds and parameters over a log: which learns best"),
     "effects": ("commands.judging", "Show what showing an arm does, now and in the long run"),
     "experiment": ("commands.experiments", "Split users or sessions between policies, and compare them"),
     "outcomes": ("commands.judging", "Show visits, returns and rewards per user, and compare groups"),

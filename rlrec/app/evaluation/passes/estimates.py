@@ -170,11 +170,12 @@ def _needs_model(estimators: Mapping[str, Estimator]) -> bool:
 
 
 def answer(
-    unit: Unit, request: Request, estimators: ope.EstimatorChoice, selection: Selection, engine: Engine | None = None
-) -> list[EstimateRow]:
+    unit: Unit, request: Request, estimators: ope.EstimatorChoice, selection: Selection, engine: Engine | None = None,
+    *, candidates: Sequence[Target] = (),
+) -> list[EstimateRow]:  # fmt: skip
     """An estimate for every target, group and estimator, from one snapshot of these decisions. engine: as in
-    `passes.sum_log`. Raises EmptyLog where none of them can be used."""
-    evaluation, units, log = prepare(unit, request, estimators.with_companions, selection)
+    `passes.sum_log`; candidates: targets beside those of the request. Raises EmptyLog where none can be used."""
+    evaluation, units, log = prepare(unit, request, estimators.with_companions, selection, candidates=candidates)
     partial_by_unit = passes.sum_log(units, log, engine, require_pages=estimators.slates_named)
     partials = partial_by_unit.values()
     groups.check_field(request.by, frozenset[str]().union(*(partial.names for partial in partials)))
@@ -198,11 +199,11 @@ def answer(
 
 def prepare(
     unit: Unit, request: Request, estimators: ope.EstimatorChoice, selection: Selection, *,
-    paired: Sequence[Target] | None = None,
+    paired: Sequence[Target] | None = None, candidates: Sequence[Target] = (),
 ) -> tuple[Evaluation, list[fold.RowUnit[Any, Any]], LogReader]:  # fmt: skip
     """The request as the store understands it, the units of its estimators, and the reader of their log. Checks that
-    concern an estimator are made on impressions, whatever its unit. paired: as in `Evaluation.resolve`."""
-    evaluation = Evaluation.resolve(unit, request, selection, paired=paired)
+    concern an estimator are made on impressions, whatever its unit. paired, candidates: as in `Evaluation.resolve`."""
+    evaluation = Evaluation.resolve(unit, request, selection, paired=paired, candidates=candidates)
     pages, kinds = evaluation.extent.positions > 1, estimators.estimators.values()
     checks = [check for check in CHECKS if check.is_possible(evaluation.extent) and any(map(check.concerns, kinds))]
     needs_model = any(check.needs_model for check in checks) or _needs_model(estimators.impressions)

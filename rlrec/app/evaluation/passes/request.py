@@ -10,6 +10,7 @@ from typing import Any
 from rlrec.app.evaluation.rows import groups, log_rows
 from rlrec.app.evaluation.rows.loggers import LoggingVersions
 from rlrec.app.evaluation.targets import targets
+from rlrec.app.evaluation.targets.learning_targets import LearningScorer, LearningTarget
 from rlrec.app.evaluation.targets.probabilities import Scorer
 from rlrec.app.evaluation.targets.targets import Target
 from rlrec.app.inputs import filters
@@ -102,13 +103,15 @@ class Evaluation:
 
     @classmethod
     def resolve(
-        cls, unit: Unit, request: Request, selection: Selection, *, paired: Sequence[Target] | None = None
-    ) -> Evaluation:
-        """paired: targets to compare, in place of those that the request names. Raises InputError for an unknown target
-        or reward."""
-        resolved = paired or targets.resolve(
+        cls, unit: Unit, request: Request, selection: Selection, *, paired: Sequence[Target] | None = None,
+        candidates: Sequence[Target] = (),
+    ) -> Evaluation:  # fmt: skip
+        """paired: targets to compare, in place of those that the request names; candidates: targets beside those.
+        Raises InputError for an unknown target or reward."""
+        named = paired or targets.resolve(
             unit, request.targets, reward=request.reward, greedy=request.greedy, selection=selection
         )
+        resolved = [*candidates, *named]
         extent = selected.extent(unit, selection)
         by_user = request.cluster in (None, "user")
         spans_batches = by_user and sessions.any_user(unit)
@@ -165,6 +168,8 @@ class Evaluation:
             )
             options: dict[str, Any] = {"samples": self.request.target_samples, "seed": self.request.seed}
             scorer = Scorer(target, self.arms, **options)
+            if isinstance(target, LearningTarget):
+                scorer = LearningScorer(target, self.arms, **options)
             if target.stateful:
                 from rlrec.app.evaluation.targets.state_probabilities import StateScorer
 
