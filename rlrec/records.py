@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple, Self, TypeVar
 
 K = TypeVar("K")
@@ -156,6 +157,30 @@ class Event(NamedTuple):
     seq: int = 0
     key: str | None = None
     number: int = 0
+
+
+class CreditRule(NamedTuple):
+    """Which showings a line credits that names a user in place of a decision: the last page in the window, or the last
+    showing of an arm, or all of them, each with an equal share of the values."""
+
+    user: str
+    arm: str | None
+    is_spread: bool
+    window_us: int
+
+
+class Line(NamedTuple):
+    """One line of feedback. `number` is its line in the input, for errors; `at` microseconds since 1970 UTC."""
+
+    decision_id: int | None = None
+    request_id: str | None = None
+    position: int | None = None
+    events: Mapping[str, float] = MappingProxyType({})
+    at: int | None = None
+    key: str | None = None
+    censor: bool | None = None
+    number: int | None = None
+    credit: CreditRule | None = None
 
 
 class Slot(NamedTuple):

@@ -302,6 +302,22 @@ class SessionCommands:
         reward: Reward definition.  [default: each decision's own]"""
 
 
+class UserCommands:
+    def merge(self, key: str, *, into: str, dry_run: bool = False) -> Result:
+        """From now on both keys serve one user. Sessions of the past move to --into, the variant that either had first in
+        an experiment stays, and events `return` are derived anew. A key that nobody named before is fine. There is no way
+        back. `rlrec db forget` deletes the user with all keys.
+
+        into: The user whom the key leads to from now on.
+        dry_run: Say what would be stored, and store nothing."""
+
+    def show(self, key: str) -> Result:
+        """Show the user whom a key leads to, with all keys, and how much there is."""
+
+    def __call__(self, key: str) -> Result:
+        """Show the user whom a key leads to, with all keys, and how much there is."""
+
+
 class DecisionCommands:
     def show(self, decision_id: int) -> Result:
         """Show one decision: the belief it was drawn from, the probability of each arm, and what is stored."""
@@ -534,18 +550,23 @@ class Commands:
         dry_run: Draw, and store nothing.
         input: Read one JSON object a line; - is stdin."""
 
-    def feedback(self, decision_id: int | None = None, events: Mapping[str, float] | None = None, *, position: int | None = None, at: str | datetime | None = None, key: str | None = None, censor: bool | None = None, dry_run: bool = False, request_id: str | None = None) -> Result:
+    def feedback(self, decision_id: int | None = None, events: Mapping[str, float] | None = None, *, position: int | None = None, at: str | datetime | None = None, key: str | None = None, censor: bool | None = None, user: str | None = None, window: str | timedelta | None = None, arm: str | None = None, credit: Literal['last', 'spread'] | None = None, dry_run: bool = False, request_id: str | None = None) -> Result:
         """Record what the user did after a decision.
 
         VALUE is 1 if not given. Without --position a slate of one slot means that slot, a longer slate the page. With
         --input each line is {"decision_id": 7, "position": 1, "events": {"click": 1}, "at": "...", "key": "..."};
-        `request_id` may stand for `decision_id`, and "censor": true or false censors or puts back.
+        `request_id` may stand for `decision_id`, and "censor": true or false censors or puts back. With --user, or
+        "user" in a line, no decision is named: `rlrec feedback --user u1 purchase=29`.
 
         position: Slot meant; a slate of one slot needs none.
         at: When it happened [default: now].
         key: A retry under the same key changes nothing.
         censor: Take slots out of beliefs and estimates.
         uncensor: Put them back.
+        user: In place of a decision: the page that this user saw last.
+        window: How old that may be.  [default: 7d]
+        arm: Not the last page, but the last showing of this arm.
+        credit: spread: divide values among all pages, or showings.
         input: Read one JSON object a line; - is stdin.
         on_error: fail: a bad line stops all, nothing is stored. quarantine: bad lines go to --rejects.
         rejects: Where bad lines go.
@@ -557,6 +578,8 @@ class Commands:
         dry_run: Say what would be stored, and store nothing."""
 
     session: SessionCommands
+
+    user: UserCommands
 
     decision: DecisionCommands
 

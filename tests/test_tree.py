@@ -149,6 +149,7 @@ COVERED = {  # test file: modules without a test file of their name, which it co
     "cli/commands/judging/test_status.py": ["app/judging/status"],
     "cli/commands/policies/test_policy.py": ["app/policies/policy", "cli/commands/policies/policy_view"],
     "cli/commands/requests/test_decision.py": ["app/requests/decision"],
+    "cli/commands/requests/test_user.py": ["app/requests/user", "store/policies/users"],
     "cli/commands/requests/test_feedback.py": [
         "app/requests/feedback",
         "app/requests/settle",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import compress
 from typing import Any, NamedTuple, cast
 
@@ -14,7 +15,8 @@ from rlrec.arrays import Ids
 from rlrec.errors import Conflict
 from rlrec.store import Unit
 from rlrec.store.database import loading
-from rlrec.store.log import decisions, events, sessions
+from rlrec.store.log import decisions, events, sessions, settings
+from rlrec.store.policies.users import main_keys
 
 MIXED = -0x61C8864680B583EB  # an odd number that spreads hashes over 64 bits
 
@@ -60,6 +62,14 @@ def find(
         else:
             earlier |= named[row]
     return refused
+
+
+def with_main_users(unit: Unit, rows: LogColumns) -> LogColumns:
+    """The rows with the key of the person in place of that of a user who is merged."""
+    merged = main_keys(unit, distinct(rows.user)) if rows.user != NULL and settings.get(unit).has_merges else {}
+    if not merged:
+        return rows
+    return replace(rows, user=[merged.get(user, user) for user in values(rows.user, len(rows))])
 
 
 def users_of_sessions(unit: Unit, rows: LogColumns) -> dict[str, str | None]:

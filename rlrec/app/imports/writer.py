@@ -126,6 +126,9 @@ class GroupWriter:
 
     def write(self, group: PreparedRows) -> tuple[ImportState, list[RefusedLine]]:
         """Store what is new: the state after it, and the lines that are refused."""
+        with_main_users = conflicts.with_main_users(self.unit, group.rows)
+        if with_main_users is not group.rows:
+            group = PreparedRows.prepare(with_main_users, salt=self.settings.split_salt)
         new = rows = drop_rows(group.rows, self._owner_errors(group.rows), self.refused)
         for name in distinct(rows.policy) & self.ids.keys():  # of a name that is refused no row is left
             few_lines, number = self.state.lines[self.ids[name]], self.ids[name]

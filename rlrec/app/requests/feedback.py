@@ -6,37 +6,27 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import isfinite
-from types import MappingProxyType
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, TypeVar, Union
 
 from rlrec.app.learning.ledger import Ledger, Unordered
 from rlrec.errors import Conflict, InputError, quantity, suggest
 from rlrec.policy.beliefs import reward as rewards
 from rlrec.policy.beliefs.reward import LIMIT, rewards_of
-from rlrec.records import Event, Reward, Sums
+from rlrec.records import CreditRule, Event, Line, Reward, Sums
 from rlrec.store import Store, Unit
 from rlrec.store.database.unit import Row, StoredRows
 from rlrec.store.log import decisions, events
 from rlrec.store.log.events import CENSOR, RETURN, FeedbackKey, FeedbackTarget
 from rlrec.store.policies import policies
 
+if TYPE_CHECKING:
+    from rlrec.app.requests.credit import PersonalResult
+
+__all__ = ["CreditRule", "Line", "Result", "feedback", "feedback_group", "feedback_stream"]
+
 T = TypeVar("T")
 MAX_KINDS = 1_000  # of events in a line
 MAX_WARNINGS = 10  # at once, of kinds of events
-NO_EVENTS: Mapping[str, float] = MappingProxyType({})
-
-
-class Line(NamedTuple):
-    """One line of feedback. `number` is its line in the input, for errors; `at` microseconds since 1970 UTC."""
-
-    decision_id: int | None = None
-    request_id: str | None = None
-    position: int | None = None
-    events: Mapping[str, float] = NO_EVENTS
-    at: int | None = None
-    key: str | None = None
-    censor: bool | None = None
-    number: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,13 +50,13 @@ class Summary(Sums):
 
 Group = Sequence[Line | InputError]
 LineContent = tuple[int, int | None, Mapping[str, float], bool | None, int | None]  # decision, position, ..., at
-Outcome = Result | InputError
+Outcome = Union[Result, "PersonalResult", InputError]
 
 
-def feedback(store: Store, line: Line) -> Result:
+def feedback(store: Store, line: Line) -> Result | PersonalResult:
     """Record one line, in one transaction, which leaves no trace where the line is refused."""
     (outcome,) = feedback_group(store, [line], all_or_none=True)
-    assert isinstance(outcome, Result)
+    assert not isinstance(outcome, InputError)
     return outcome
 
 
@@ -185,6 +175,13 @@ class FeedbackTransaction:
         lines = [line for line in group if not isinstance(line, InputError)]
         if unit.postgres:  # under SQLite's one lock nothing changes any more
             ledger.lock(policies_of(unit, lines))
+        credited = None
+        if any(line.credit is not None for line in lines):
+            from rlrec.app.requests.credit import CreditedLines  # few streams have lines of users
+
+            credited = CreditedLines(unit, group)
+            group = credited.lines
+            lines = [line for line in group if not isinstance(line, InputError)]
         self.targets = events.targets(unit, [(line.decision_id, line.request_id, line.position) for line in lines])
         policy_ids = {target.policy_id for target in self.targets if target.decision_id is not None}
         ledger.lock(policy_ids)
@@ -208,6 +205,9 @@ class FeedbackTransaction:
         self.arms: dict[tuple[int, int], int] = {}  # of further slots
         self.censored: dict[tuple[int, int], bool] = {}
         self._take_lines(group, answers=answers)
+        if credited is not None:
+            self.outcomes = credited.answers(self.outcomes, self.targets, self.rewards) if answers else []
+            self.stored = credited.first_of_each(self.stored)
 
     def _pages(self, lines: Sequence[Line], *, answers: bool) -> dict[int, dict[int, int]]:
         """The arm at each position of decisions that a line names as a page."""
@@ -244,7 +244,7 @@ class FeedbackTransaction:
 
     def _add(self, line: Line, target: FeedbackTarget) -> bool | InputError:
         """Check a line, and collect its events: whether they are new, or why it is refused."""
-        _, _, position, values, at, key, censor, number = line
+        _, _, position, values, at, key, censor, number, _ = line
         decision_id, policy_id, _, served_at, size, imported, arm_id, last, _, _ = target
         if position is None and size == 1:
             position = 1
@@ -267,7 +267,7 @@ class FeedbackTransaction:
                     _check(kind, value)
                     if kind != RETURN:
                         self.kinds.add(kind)
-                    elif kind in self.weighed and not imported and self._returned_already(decision_id):
+                    elif kind in self.weighed and not imported and self._returned_already(decision_id, value):
                         return False
         except InputError as error:
             error.line = number
@@ -292,15 +292,16 @@ class FeedbackTransaction:
             self.new_keys[key] = decision_id, position, values, censor, at
         return True
 
-    def _returned_already(self, decision_id: int) -> bool:
-        """Whether an event `return` that records itself is there: by hand, from before a definition weighed it. Raises
-        InputError for one by hand."""
+    def _returned_already(self, decision_id: int, value: float) -> bool:
+        """Whether an event `return` that records itself is there: by hand, from before a definition weighed it. One
+        of a negative value takes such an event back. Raises InputError for one by hand."""
         if not self.returns:
             raise InputError(
                 f"the event {RETURN!r} records itself where a user begins another visit, since a reward weighs it",
                 hint="name users when you serve them; send what is no such visit under another kind", field="events",
             )  # fmt: skip
-        return any(event.kind == RETURN for event in self.stored_events.get(decision_id, ()))
+        stored = (event.value for event in self.stored_events.get(decision_id, ()) if event.kind == RETURN)
+        return value > 0 and sum(-1 if earlier < 0 else 1 for earlier in stored) > 0
 
     def _compare(self, line: Line, target: FeedbackTarget, position: int | None) -> None:
         """Raises Conflict where the key names another line, of the store or of this group."""
@@ -340,8 +341,12 @@ class FeedbackTransaction:
         )  # fmt: skip
 
 
-def policies_of(unit: Unit, lines: Iterable[Line]) -> set[int]:
-    """Ids of the policies that drew the decisions which lines name."""
+def policies_of(unit: Unit, lines: Sequence[Line]) -> set[int]:
+    """Ids of the policies that drew the decisions which lines name, or credit."""
+    if any(line.credit is not None for line in lines):
+        from rlrec.app.requests.credit import CreditedLines
+
+        lines = [line for line in CreditedLines(unit, lines).lines if isinstance(line, Line)]
     names = [(line.decision_id, line.request_id) for line in lines]
     return decisions.policies_of(unit, {name for name, _ in names} - {None}, {name for _, name in names} - {None})
 

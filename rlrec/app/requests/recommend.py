@@ -195,7 +195,7 @@ class RequestGroup:
                 _credit_returns(unit, ledger, draws.values(), sessions)
             answers |= draws
             if has_experiments:
-                assignment.store(unit, planned, sessions)
+                assignment.store(unit, planned, sessions, verify=bool(stored_settings.has_merges))
             sessions.store_visits()
         return answers
 
@@ -291,8 +291,11 @@ class RequestGroup:
         owners = [(plan.request.session, plan.request.user) for plan in planned.values()]
         sessions = OpenSessions(unit, settings.get(unit), owners, read_only=True)
         _, slates = self._serve(unit, planned, decision_ids, sessions)
+        users = {index: plan.request.user for index, plan in planned.items()}
         return {
-            index: _answer(planned[index], slate, None, planned[index].request.user, None, None, at)
+            index: _answer(
+                planned[index], slate, None, sessions.main_keys.get(users[index], users[index]), None, None, at
+            )
             for index, slate in slates.items()
         }
 

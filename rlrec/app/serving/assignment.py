@@ -12,7 +12,7 @@ from rlrec.app.serving.requests import Outdated, PlannedRequest, Request
 from rlrec.errors import InputError
 from rlrec.store import Unit
 from rlrec.store.log import sessions
-from rlrec.store.policies import experiments
+from rlrec.store.policies import experiments, users
 from rlrec.store.policies.experiments import Experiment, Variant
 from rlrec.store.policies.routes import RouteChange
 
@@ -61,6 +61,7 @@ class Assigner:
         self.experiments = experiments.by_name(unit, names) if names else {}
         self._budget = iter(range(lookup.MAX_SUGGESTIONS))
         self._users: dict[str, str] = {}  # by session, of earlier requests of the group
+        self._main_keys = users.main_keys(unit, {request.user for request in to_assign if request.user is not None})
         self._sessions = sessions.find(unit, {request.session for request in to_assign}) if to_assign else {}
         self._variants = {
             name: self._stored(experiment, [request for request in to_assign if name in self._names(request)])
@@ -75,25 +76,28 @@ class Assigner:
 
     def _stored(self, experiment: Experiment, requests: Sequence[Request]) -> dict[UnitKey, int]:
         """The variant id of each unit that is assigned already."""
-        users = {user for user in map(self._user, requests) if user is not None}
+        user_keys = {user for user in map(self._user, requests) if user is not None}
         ids = {
             "session": {session.key: session.id for session in self._sessions.values()},
-            "user": sessions.user_ids(self.unit, users) if experiment.unit == "user" else {},
+            "user": sessions.user_ids(self.unit, user_keys) if experiment.unit == "user" else {},
         }
         stored: dict[UnitKey, int] = {}
         for by, unit_ids in ids.items():
-            assigned = experiments.assignments(self.unit, experiment, by, list(unit_ids.values())) if unit_ids else {}
+            assigned = (
+                experiments.assignments(self.unit, experiment.id, by, list(unit_ids.values())) if unit_ids else {}
+            )
             stored |= {(by, key): assigned[number] for key, number in unit_ids.items() if number in assigned}
         return stored
 
     def _user(self, request: Request) -> str | None:
         session = self._sessions.get(request.session)
-        return request.user or (session and session.user) or self._users.get(request.session)
+        user = request.user and self._main_keys.get(request.user, request.user)
+        return user or (session and session.user) or self._users.get(request.session)
 
     def remember_user(self, request: Request) -> None:
         """Note the user of a request that will be drawn: later requests of its session have the same one."""
         if request.user is not None:
-            self._users.setdefault(request.session, request.user)
+            self._users.setdefault(request.session, self._main_keys.get(request.user, request.user))
 
     def policies(self) -> set[str]:
         """Names of the policies of all variants."""
@@ -159,8 +163,9 @@ def stopped_errors(unit: Unit, planned: Mapping[int, PlannedRequest]) -> dict[in
     return {index: error for index, experiment in in_experiments.items() if (error := by_name[experiment.name])}
 
 
-def store(unit: Unit, planned: Mapping[int, PlannedRequest], opened: OpenSessions) -> None:
-    """Store the variants of every unit that was drawn for."""
+def store(unit: Unit, planned: Mapping[int, PlannedRequest], opened: OpenSessions, *, verify: bool) -> None:
+    """Store the variants of every unit that was drawn for. verify: raises Outdated where a unit has another one, since
+    users were merged after the requests were planned."""
     assignments: dict[tuple[int, str], dict[int, int]] = {}
     for plan in planned.values():
         session = opened.by_key[plan.request.session]
@@ -170,3 +175,5 @@ def store(unit: Unit, planned: Mapping[int, PlannedRequest], opened: OpenSession
                 assignments.setdefault((experiment.id, by), {})[unit_id] = variant.id
     for (experiment_id, by), variants in sorted(assignments.items()):
         experiments.assign(unit, experiment_id, by, variants.items())
+        if verify and experiments.assignments(unit, experiment_id, by, list(variants)) != variants:
+            raise Outdated

@@ -113,12 +113,18 @@ class OpenSessions:
         self, unit: Unit, settings: StoreSettings, owners: Iterable[tuple[str, str | None]], *, read_only: bool = False
     ) -> None:
         """owners: session and user of each request. read_only: nothing is locked or stored; a new session has no id."""
+        pairs = list(owners)
+        self.main_keys: dict[str | None, str | None] = {}  # of users who are merged into others
+        if settings.has_merges:
+            from rlrec.store.policies.users import main_keys
+
+            self.main_keys.update(main_keys(unit, {user for _, user in pairs if user is not None}).items())
         self.unit = unit
         self.lock = not read_only
         self.timeout_us = settings.session_timeout_us
         users: dict[str, str | None] = {}  # the first one given, by session
-        for key, user in owners:
-            users[key] = users.get(key) or user
+        for key, user in pairs:
+            users[key] = users.get(key) or self.main_keys.get(user, user)
         self.by_key = self._read(users)
         new = {key: user for key, user in users.items() if key not in self.by_key}
         if read_only:
@@ -163,7 +169,7 @@ class OpenSessions:
 
     def set_user(self, key: str, user: str | None) -> None:
         """Give a session its user where it has none. Raises Conflict where it has another one."""
-        session = self.by_key[key]
+        session, user = self.by_key[key], self.main_keys.get(user, user)
         if user is None or session.user == user:
             return
         if session.user is not None:

@@ -139,4 +139,4 @@ Planned = PlannedRequest | InputError | Duplicate
 
 class Outdated(Exception):
     """The plan of a group no longer holds: somebody stored one of its request ids, deleted decisions, perhaps with
-    contexts that it names, or stopped the ramp of a route."""
+    contexts that it names, stopped the ramp of a route, or merged users."""

@@ -26,7 +26,7 @@ from rlrec.records import Sums, Version
 from rlrec.store import Store, Unit
 from rlrec.store.log import sessions, settings
 from rlrec.store.log.reader import Batch
-from rlrec.store.policies import belief_deltas, beliefs, policies
+from rlrec.store.policies import belief_deltas, beliefs, policies, users
 from rlrec.store.upkeep import removals
 from rlrec.store.upkeep.removals import OwnedDecision, VisitKey
 from rlrec.times import format_time
@@ -90,7 +90,7 @@ def forget(store: Store, user: str, *, dry_run: bool = False) -> Forgotten:
     any other, so that the propensities of others can still be derived again. A command that could not erase the bytes
     can be repeated."""
     with store.read() as unit:
-        exists, (_, unfinished) = user in sessions.user_ids(unit, [user]), removals.count_removals(unit)
+        exists, (_, unfinished) = bool(_user_id(unit, user)), removals.count_removals(unit)
         rows = _read(unit, user) if dry_run else None
     if not (exists or unfinished):
         raise InputError(f"unknown user {user!r}", hint="`rlrec session list` shows users")
@@ -146,7 +146,7 @@ def _correct(unit: Unit, ledger: Ledger, correction: _Correction) -> None:
 
 def _read(unit: Unit, key: str) -> _UserRows | None:
     """The rows of a user, and what beliefs hold of them; None where there is no such user."""
-    user_id = sessions.user_ids(unit, [key]).get(key)
+    user_id = _user_id(unit, key)
     if user_id is None:
         return None
     session_ids = removals.user_sessions(unit, user_id)
@@ -165,6 +165,12 @@ def _read(unit: Unit, key: str) -> _UserRows | None:
         corrections=[correction for correction in corrections if correction.slots or correction.initial],
         retrain=[version for version in versions if version.id in retrain],
     )  # fmt: skip
+
+
+def _user_id(unit: Unit, key: str) -> int | None:
+    """The id of the person that a key leads to; None where there is none."""
+    main_key = users.main_keys(unit, [key]).get(key, key)
+    return sessions.user_ids(unit, [main_key]).get(main_key)
 
 
 def _corrections(unit: Unit, versions: Sequence[Version]) -> list[_Correction]:

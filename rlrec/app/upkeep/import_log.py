@@ -197,6 +197,7 @@ class _Import:
                     if owner is not None:
                         stored = loading.stored_lines(unit, owner.policy.id, rows.digest)
                         rows = rows.without_lines(name, stored)
+                rows = conflicts.with_main_users(unit, rows)
                 users = conflicts.users_of_sessions(unit, rows)
                 contradicted = conflicts.find(unit, rows, users, disputed=disputed, earlier=earlier)
                 for row, conflict in list(contradicted.items())[:1]:

@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("doors", "Answer the lines of `pipe` to many clients over HTTP"),
     "settle": ("commands.requests", "Learn from slots of `settled` rewards whose window is over"),
     "session": ("commands.requests", "List sessions, show one as a timeline, end a visit"),
+    "user": ("commands.requests", "Merge the keys of one person, show a user"),
     "decision": ("commands.requests", "Show how one decision's probabilities arose"),
     "position": ("commands.judging", "Estimate how likely each position is examined"),
     "train-pg": ("commands.policies", "Train a policy gradient on logged sessions, and judge it"),

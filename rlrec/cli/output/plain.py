@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
 
@@ -36,6 +36,8 @@ def plain(value: Any) -> Any:
         moment = value if value.tzinfo else value.replace(tzinfo=EPOCH.tzinfo)
         since = moment - EPOCH
         return format_time((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds)
+    if isinstance(value, timedelta):
+        return f"{value.total_seconds():.6f}s"
     if hasattr(value, "tolist"):  # an array, or a number out of one
         return value.tolist()
     raise TypeError(f"cannot show a {type(value).__name__}")

@@ -221,6 +221,14 @@ class Parsed(AnyType):
             raise Refused(prefix + error.message, hint=error.hint, param=param, ctx=ctx) from None
 
 
+class FirstWord(Parsed):
+    """A click type: the id of a decision; where the command has a user, who is read first, it may be an event."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        has_user = ctx is not None and isinstance(ctx.params.get("user"), str)
+        return value if has_user and not str(value).isdecimal() else super().convert(value, param, ctx)
+
+
 class Registered(AnyChoice):
     """A click type: the names of a registry (module:attribute), which is loaded when they are asked for."""
 
@@ -252,6 +260,7 @@ def parse_decision(text: str) -> int:
 
 
 DECISION = Parsed("decision id", parse_decision)
+FIRST_WORD = FirstWord("decision id", parse_decision)
 TIME = Parsed("time", parse_time)
 CLOCK = Parsed("time", parse_clock)
 DURATION = Parsed("duration", parse_duration)

@@ -13,7 +13,7 @@ SLACK_US = 60_000_000  # by how much decisions of different policies may be stor
 
 
 class Sizes(NamedTuple):
-    """Numbers of rows; arms: of those that are not retired."""
+    """Numbers of rows; arms: of those that are not retired; users: of those that are not merged into others."""
 
     arms: int
     users: int
@@ -22,7 +22,8 @@ class Sizes(NamedTuple):
 
 
 def sizes(unit: Unit) -> Sizes:
-    tables = ("arm WHERE retired_at IS NULL", "users", "session", "event")
+    users = "users WHERE id NOT IN (SELECT user_id FROM merged_user)"
+    tables = ("arm WHERE retired_at IS NULL", users, "session", "event")
     return Sizes(*(int(unit.ask_value(f"SELECT count(*) FROM {table}")) for table in tables))
 
 

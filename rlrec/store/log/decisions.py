@@ -74,6 +74,35 @@ def policies_of(unit: Unit, ids: Collection[int | None], request_keys: Collectio
     return {row[0] for row in unit.ask(text, ids, request_keys)}
 
 
+class Showing(NamedTuple):
+    """A decision that a user saw; position: of an arm in it, None where no arm is asked for."""
+
+    decision_id: int
+    position: int | None
+
+
+def find_showings(
+    unit: Unit, user: str, *, arm: str | None, since: int, until: int, limit: int, ids: Collection[int] | None = None
+) -> list[Showing]:
+    """The decisions that a user, by key, saw from one time to another, newest first. arm: of those that showed it; ids:
+    of these alone."""
+    position, slots = "NULL", ""
+    if arm is not None:
+        position, slots = (
+            "p.position",
+            " JOIN arm a ON a.key = ? JOIN slot p ON p.decision_id = d.id AND p.arm_id = a.id",
+        )
+    text = (
+        f"SELECT d.id, {position} FROM users u LEFT JOIN merged_user m ON m.user_id = u.id"
+        " JOIN session s ON s.user_id = coalesce(m.person_id, u.id)"
+        " JOIN visit v ON v.session_id = s.id AND v.last_at >= ? AND v.started_at <= ?"
+        f" JOIN decision d ON d.session_id = s.id AND d.visit = v.number AND d.at >= ? AND d.at <= ?{slots}"
+        f" WHERE u.key = ?{'' if ids is None else ' AND d.id IN (?*)'} ORDER BY d.at DESC, d.id DESC LIMIT ?"
+    )
+    values = [since, until, since, until, *([] if arm is None else [arm]), user, *([] if ids is None else [ids]), limit]
+    return unit.records(Showing, text, *values)
+
+
 def visit_ids(unit: Unit, session_id: int, visit: int) -> list[int]:
     """Ids of the decisions of one visit, in order of step."""
     query = "SELECT id FROM decision WHERE session_id = ? AND visit = ? ORDER BY step"

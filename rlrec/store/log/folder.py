@@ -60,7 +60,8 @@ class FolderLog:
     them where it is worked on.
 
     files: by dataset; number: of partitions, None for all of the log; index: of this one; moved: the sessions in these
-    files whose user came after some of their decisions were exported, and whether they are in the partition."""
+    files whose user came, or was merged, after some of their decisions were exported, and whether they are in the
+    partition."""
 
     def __init__(
         self, folder: str, files: Mapping[str, Sequence[str]], number: int | None = None, index: int = 0,
@@ -84,12 +85,11 @@ class FolderLog:
 
     @cached_property
     def _changes(self) -> tuple[Ids, ...]:
-        """The sessions whose user came after some of their decisions were exported: their ids, the bucket of these, and
-        that of the user."""
-        text = (
-            "SELECT session_id, min(bucket) FILTER (user_id IS NULL) AS earlier, max(bucket) FILTER (user_id > 0)"
-            " AS home FROM visits GROUP BY session_id HAVING earlier <> home"
-        )
+        """The sessions whose user came, or was merged, after some of their decisions were exported: their ids, a bucket
+        of these, and that of the person."""
+        homes = "SELECT session_id, arg_max(bucket, part) AS home FROM visits GROUP BY session_id"
+        text = f"SELECT DISTINCT session_id, bucket AS earlier, home FROM visits JOIN ({homes}) USING (session_id)"
+        text += " WHERE bucket <> home ORDER BY session_id, bucket"
         return tuple(self.columns(text, dict.fromkeys(("session_id", "earlier", "home"), np.int64)).values())
 
     # -- queries --

@@ -15,7 +15,7 @@ _RETURNS = """
 SELECT pair.before, pair.at FROM (
     SELECT d.step, d.at, lag(d.id) OVER (PARTITION BY s.user_id ORDER BY d.id) AS before
     FROM decision d JOIN session s ON s.id = d.session_id
-    WHERE d.imported = 0 AND s.user_id IS NOT NULL
+    WHERE d.imported = 0 AND s.user_id {users}
 ) AS pair
 JOIN decision p ON p.id = pair.before JOIN visit v ON v.session_id = p.session_id AND v.number = p.visit
 WHERE pair.step = 0 AND (v.ended_at < pair.at OR v.last_at + ? < pair.at)
@@ -25,9 +25,14 @@ _NEWEST = (
     " WHERE d.imported = 0 AND s.user_id IS NOT NULL GROUP BY s.user_id"
 )
 _REPLACED = "(user_id) DO UPDATE SET decision_id = excluded.decision_id"
+# How often a decision has the event, by its time: one of a negative value takes one back.
+_TIMES = (
+    "SELECT decision_id, at, sum(CASE WHEN value < 0 THEN -1 ELSE 1 END) AS times FROM event"
+    f" WHERE kind = '{RETURN}' {{condition}} GROUP BY decision_id, at"
+)
 _EVENTS = (
-    "SELECT decision_id, count(*) - count(DISTINCT at) AS repeated FROM event"
-    f" WHERE kind = '{RETURN}' GROUP BY decision_id"
+    f"SELECT decision_id, sum(times) - count(*) AS repeated FROM ({_TIMES.format(condition='')}) AS t"
+    " WHERE times <> 0 GROUP BY decision_id"
 )
 
 
@@ -78,7 +83,10 @@ def set_last(unit: Unit, rows: Iterable[tuple[int, int]]) -> None:
 
 def policies_of_last(unit: Unit, *, users: Collection[str], sessions: Collection[str]) -> set[int]:
     """Ids of the policies of the last decisions of these users, and of the users of these sessions, by key."""
-    user_ids = "SELECT id FROM users WHERE key IN (?*) UNION SELECT user_id FROM session WHERE key IN (?*)"
+    user_ids = (
+        "SELECT coalesce(m.person_id, u.id) FROM users u LEFT JOIN merged_user m ON m.user_id = u.id"
+        " WHERE u.key IN (?*) UNION SELECT user_id FROM session WHERE key IN (?*)"
+    )
     tables = "last_decision l JOIN decision d ON d.id = l.decision_id"
     query = f"SELECT DISTINCT d.policy_id FROM {tables} WHERE l.user_id IN ({user_ids})"
     return {row[0] for row in unit.ask(query, users, sessions)}
@@ -86,15 +94,28 @@ def policies_of_last(unit: Unit, *, users: Collection[str], sessions: Collection
 
 def missing_returns(unit: Unit) -> list[Return]:
     """The returns in the log whose decisions have no such event, oldest decision first."""
-    condition = f"NOT EXISTS (SELECT 1 FROM event e WHERE e.decision_id = pair.before AND e.kind = '{RETURN}')"
-    query = f"{_RETURNS} AND {condition} ORDER BY pair.before"
-    return unit.records(Return, query, settings.get(unit).session_timeout_us)
+    query = f"SELECT r.before, r.at FROM ({_RETURNS.format(users='IS NOT NULL')}) AS r LEFT JOIN ({_EVENTS}) AS e"
+    condition = " ON e.decision_id = r.before WHERE e.decision_id IS NULL ORDER BY r.before"
+    return unit.records(Return, query + condition, settings.get(unit).session_timeout_us)
+
+
+def returns_of(unit: Unit, user_ids: Collection[int]) -> set[Return]:
+    """The returns of these users in the log, whether their decisions have such an event or not."""
+    query = _RETURNS.format(users="IN (?*)")
+    return set(unit.records(Return, query, user_ids, settings.get(unit).session_timeout_us))
+
+
+def recorded(unit: Unit, decision_ids: Collection[int]) -> set[Return]:
+    """The returns that these decisions have the event of."""
+    query = _TIMES.format(condition="AND decision_id IN (?*)")
+    return {Return(number, at) for number, at, times in unit.ask(query, decision_ids) if times > 0}
 
 
 def wrong_returns(unit: Unit, *, limit: int) -> list[Row]:
     """Returns in the log that do not have one event each: decision, time, and how many events of one time it has; None
     where it has none."""
-    query = f"SELECT r.before, r.at, e.repeated FROM ({_RETURNS}) AS r LEFT JOIN ({_EVENTS}) AS e"
+    pairs = _RETURNS.format(users="IS NOT NULL")
+    query = f"SELECT r.before, r.at, e.repeated FROM ({pairs}) AS r LEFT JOIN ({_EVENTS}) AS e"
     condition = " ON e.decision_id = r.before WHERE coalesce(e.repeated, 1) > 0 ORDER BY r.before LIMIT ?"
     return unit.ask(query + condition, settings.get(unit).session_timeout_us, limit)
 
@@ -102,7 +123,8 @@ def wrong_returns(unit: Unit, *, limit: int) -> list[Row]:
 def wrong_last_decisions(unit: Unit, *, limit: int) -> list[tuple[str, int]]:
     """Users by key whose stored last decision is another one, and that decision."""
     tables = f"last_decision l JOIN users u ON u.id = l.user_id LEFT JOIN ({_NEWEST}) AS n ON n.user_id = l.user_id"
-    query = f"SELECT u.key, l.decision_id FROM {tables} WHERE coalesce(n.id, 0) <> l.decision_id"
+    is_wrong = "coalesce(n.id, 0) <> l.decision_id AND l.user_id NOT IN (SELECT user_id FROM merged_user)"
+    query = f"SELECT u.key, l.decision_id FROM {tables} WHERE {is_wrong}"
     return [(user, decision_id) for user, decision_id in unit.ask(f"{query} ORDER BY l.user_id LIMIT ?", limit)]
 
 

@@ -16,7 +16,8 @@ BY_KEY = "key:"  # begins the salt of a store whose splits follow keys alone
 class StoreSettings(NamedTuple):
     """The settings of a store. salt: of experiments, random: a store shares it with its replicas and copies alone;
     catalogue_id: the eligible set of the present catalogue, None until somebody needed it; removals: how many
-    commands deleted decisions; weighs_returns: whether some reward weighs the event `return`."""
+    commands deleted decisions; weighs_returns: whether some reward weighs the event `return`; has_merges: whether some
+    user was merged into another one."""
 
     session_timeout_us: int
     salt: str
@@ -24,6 +25,7 @@ class StoreSettings(NamedTuple):
     catalogue_id: int | None
     removals: int | None
     weighs_returns: int
+    has_merges: int
 
     @property
     def split_salt(self) -> str:
@@ -34,8 +36,9 @@ class StoreSettings(NamedTuple):
 
 def get(unit: Unit) -> StoreSettings:
     weighs_returns = "EXISTS (SELECT 1 FROM reward WHERE weights LIKE ?)"
-    columns = ", ".join(StoreSettings._fields[:-1])
-    rows = unit.records(StoreSettings, f"SELECT {columns}, {weighs_returns} FROM settings", '%"return":%')
+    columns = ", ".join(StoreSettings._fields[:-2])
+    flags = f"{weighs_returns}, EXISTS (SELECT 1 FROM merged_user)"
+    rows = unit.records(StoreSettings, f"SELECT {columns}, {flags} FROM settings", '%"return":%')
     if not rows:
         raise CheckFailed("the store was not set up to the end", hint="run `rlrec init` again")
     return rows[0]

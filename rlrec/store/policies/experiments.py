@@ -87,10 +87,10 @@ def stop(unit: Unit, experiment_id: int) -> bool:
     return unit.tell(stopped, unit.now, experiment_id) > 0
 
 
-def assignments(unit: Unit, experiment: Experiment, by: str, unit_ids: Collection[int]) -> dict[int, int]:
+def assignments(unit: Unit, experiment_id: int, by: str, unit_ids: Collection[int]) -> dict[int, int]:
     """The variant id of each of these units that was assigned before. by: user or session."""
     text = f"SELECT {by}_id, variant_id FROM assignment WHERE experiment_id = ? AND {by}_id IN (?*)"
-    return dict(unit.ask(text, experiment.id, unit_ids))
+    return dict(unit.ask(text, experiment_id, unit_ids))
 
 
 def assign(unit: Unit, experiment_id: int, by: str, rows: Iterable[tuple[int, int]]) -> None:
@@ -102,9 +102,10 @@ def assign(unit: Unit, experiment_id: int, by: str, rows: Iterable[tuple[int, in
 
 
 def count_units(unit: Unit, experiment_id: int) -> dict[int, int]:
-    """How many units were assigned to each variant."""
-    counted = "SELECT variant_id, count(*) FROM assignment WHERE experiment_id = ? GROUP BY variant_id"
-    return dict(unit.ask(counted, experiment_id))
+    """How many units were assigned to each variant; a person with several keys is one."""
+    merged = "SELECT 1 FROM merged_user m WHERE m.user_id = assignment.user_id"
+    counted = f"SELECT variant_id, count(*) FROM assignment WHERE experiment_id = ? AND NOT EXISTS ({merged})"
+    return dict(unit.ask(f"{counted} GROUP BY variant_id", experiment_id))
 
 
 def assignment_times(unit: Unit, experiment_id: int) -> tuple[int, int]:

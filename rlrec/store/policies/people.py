@@ -58,8 +58,8 @@ def session_test(column: str, sessions: Ids) -> str:
 
 def ask_visits(unit: Unit, sessions: Ids, experiment: Experiment | None = None) -> PendingQuery:
     """The visits of these sessions, by session and number, with the digests of session and user (0: no user).
-    experiment: whose assignment of the unit is `entry_at`, to the variant `assigned_id`. ABSENT: not ended, no
-    user, not assigned."""
+    experiment: whose assignment of the unit is `entry_at`, to the variant `assigned_id`; is_merged: whether the user
+    has several keys. ABSENT: not ended, no user, not assigned."""
     entry, variant, assigned = str(ABSENT), str(ABSENT), ""
     if experiment is not None:
         # a unit is the user where one is known, else the session
@@ -77,6 +77,7 @@ def ask_visits(unit: Unit, sessions: Ids, experiment: Experiment | None = None) 
         "ended_at": f"coalesce(w.ended_at, {ABSENT})", "user_id": f"coalesce(s.user_id, {ABSENT})",
         "user_digest": "coalesce(u.digest, 0)", "session_digest": "coalesce(s.digest, 0)", "entry_at": entry,
         "assigned_id": variant,
+        "is_merged": "CASE WHEN EXISTS (SELECT 1 FROM merged_user m WHERE m.person_id = s.user_id) THEN 1 ELSE 0 END",
     }  # fmt: skip
     tables = "visit w JOIN session s ON s.id = w.session_id LEFT JOIN users u ON u.id = s.user_id"
     order = f"WHERE {session_test('w.session_id', sessions)} ORDER BY w.session_id, w.number"

@@ -17,7 +17,15 @@ SELECT d.id FROM decision d JOIN variant v ON v.id = d.variant_id WHERE v.policy
 SELECT d.id FROM decision d JOIN variant v ON v.id = d.variant_id JOIN experiment e ON e.id = v.experiment_id
   JOIN session s ON s.id = d.session_id LEFT JOIN assignment a ON a.experiment_id = e.id AND a.session_id = s.id
   LEFT JOIN assignment b ON b.experiment_id = e.id AND b.user_id = s.user_id AND e.unit = 'user' WHERE
-  coalesce(a.variant_id, 0) <> v.id AND coalesce(b.variant_id, 0) <> v.id
+  coalesce(a.variant_id, 0) <> v.id AND coalesce(b.variant_id, 0) <> v.id AND NOT EXISTS (SELECT 1 FROM merged_user m
+  JOIN assignment c ON c.user_id = m.user_id AND c.experiment_id = e.id WHERE m.person_id = s.user_id AND
+  c.variant_id = v.id)
+
+-- user {0}: it is merged, and has sessions of its own
+SELECT DISTINCT u.key FROM merged_user m JOIN users u ON u.id = m.user_id JOIN session s ON s.user_id = m.user_id
+
+-- user {0}: it is merged into a user who is merged as well
+SELECT u.key FROM merged_user m JOIN users u ON u.id = m.user_id JOIN merged_user n ON n.user_id = m.person_id
 
 -- its change lies beyond the policy's counter, or before its belief
 SELECT d.id FROM decision d JOIN policy_head h ON h.policy_id = d.policy_id JOIN version v ON v.id =

@@ -24,7 +24,7 @@ PORTION = 5_000  # decisions that are deleted, or read, at once
 UNINDEXED = (
     "feedback_key.decision_id", "import_line.decision_id", "last_decision.decision_id", "shadow_decision.decision_id",
     "decision.context_id", "decision.eligible_id", "candidate_list.catalogue_id", "decision_features.context_id",
-    "assignment.session_id", "assignment.user_id", "session.user_id",
+    "assignment.session_id", "assignment.user_id",
 )  # fmt: skip
 
 
@@ -92,11 +92,13 @@ def delete_decisions(unit: Unit, decision_ids: Sequence[int]) -> None:
 
 
 def delete_sessions(unit: Unit, user: int, session_ids: Sequence[int]) -> None:
-    """Delete a user with their sessions, which have no decisions any more."""
-    unit.tell("DELETE FROM assignment WHERE user_id = ? OR session_id IN (?*)", user, session_ids)
+    """Delete a user, all whose keys lead to them, and their sessions, which have no decisions any more."""
+    ids = [user, *(row[0] for row in unit.ask("SELECT user_id FROM merged_user WHERE person_id = ?", user))]
+    unit.tell("DELETE FROM assignment WHERE user_id IN (?*) OR session_id IN (?*)", ids, session_ids)
     unit.tell("DELETE FROM visit WHERE session_id IN (?*)", session_ids)
     unit.tell("DELETE FROM session WHERE id IN (?*)", session_ids)
-    unit.tell("DELETE FROM users WHERE id = ?", user)
+    unit.tell("DELETE FROM merged_user WHERE person_id = ?", user)
+    unit.tell("DELETE FROM users WHERE id IN (?*)", ids)
 
 
 def delete_contents(unit: Unit, context_ids: Collection[int], set_ids: Collection[int]) -> None:
@@ -109,7 +111,8 @@ def delete_contents(unit: Unit, context_ids: Collection[int], set_ids: Collectio
 _DELETE_UNNAMED = "DELETE FROM {table} WHERE id IN (SELECT id FROM {table} {condition} {references})"
 _REFERENCES = {
     "session": "EXCEPT SELECT session_id FROM visit EXCEPT SELECT session_id FROM assignment",
-    "users": "EXCEPT SELECT user_id FROM session EXCEPT SELECT user_id FROM assignment",
+    "users": "EXCEPT SELECT user_id FROM session EXCEPT SELECT user_id FROM assignment"
+    " EXCEPT SELECT user_id FROM merged_user EXCEPT SELECT person_id FROM merged_user",
     "context": "EXCEPT SELECT context_id FROM decision EXCEPT SELECT context_id FROM decision_features",
     "eligible_set": "EXCEPT SELECT eligible_id FROM decision EXCEPT SELECT catalogue_id FROM candidate_list"
     " EXCEPT SELECT catalogue_id FROM settings",

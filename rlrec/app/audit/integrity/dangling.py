@@ -14,7 +14,7 @@ from rlrec.app.serving.assignment import hash_variant
 from rlrec.store import Unit
 from rlrec.store.log import contents, settings
 from rlrec.store.log.events import CENSOR
-from rlrec.store.policies import arms, experiments
+from rlrec.store.policies import arms, experiments, users
 from rlrec.store.upkeep import audit
 from rlrec.times import DAY_US
 
@@ -78,11 +78,15 @@ def _censoring_digests(events: Sequence[audit.KeyedEvent], values: dict[str, flo
 def _assignments(unit: Unit, findings: Findings) -> None:
     """Check that units have the variants that the salts and weights of their experiments give them."""
     by_id = {experiment.id: experiment for experiment in experiments.all_experiments(unit) if experiment.variants}
-    wrong_units = Counter(
-        by_id[number].name
-        for number, key, variant_id in audit.assigned_units(unit)
-        if number in by_id and hash_variant(by_id[number], key).id != variant_id
-    )
+    has_merges = settings.get(unit).has_merges
+
+    def is_wrong(number: int, key: str, variant_id: int) -> bool:
+        if number not in by_id or hash_variant(by_id[number], key).id == variant_id:
+            return False
+        others = users.all_keys(unit, [key])[key] if has_merges else ()
+        return all(hash_variant(by_id[number], other).id != variant_id for other in others)
+
+    wrong_units = Counter(by_id[row[0]].name for row in audit.assigned_units(unit) if is_wrong(*row))
     for name, count in wrong_units.items():
         detail = f"{count} of its units have another variant than its salt and weights give them"
         findings.error(CHECK, f"experiment {name}", detail)

@@ -12,7 +12,7 @@ from rlrec.arrays import Ids
 from rlrec.store import Unit
 from rlrec.store.database.unit import parse
 from rlrec.store.log import contents
-from rlrec.store.policies import arms
+from rlrec.store.policies import arms, users
 from rlrec.store.upkeep import audit
 
 CHECK = "requests"
@@ -21,7 +21,7 @@ PORTION = 5_000  # decisions at a time
 
 def check(unit: Unit, decision_ids: Ids, *, findings: Findings) -> None:
     """Compare the digests stored with those of every form that a request for the decision can have had: with or without
-    its user and its arms, and by the name of the route, the policy or the version."""
+    its user, by any of their keys, and its arms, and by the name of the route, the policy or the version."""
     canonical_context = lru_cache(PORTION)(lambda text: canonical.text(parse(text, "its context")))
     no_arms = arms_text(None)
     for start in range(0, len(decision_ids), PORTION):
@@ -29,10 +29,12 @@ def check(unit: Unit, decision_ids: Ids, *, findings: Findings) -> None:
         rows = audit.answered_requests(unit, decision_ids[start : start + PORTION].tolist())
         sets = contents.eligible_arms(unit, {row[6] for row in rows})
         keys = arms.keys(unit, {arm for members in sets.values() for arm in members})
+        merged_keys = users.all_keys(unit, {row[4] for row in rows} - {None})
         set_texts = {set_id: arms_text([keys[arm] for arm in members]) for set_id, members in sets.items()}
         for decision_id, digest, size, session, user, text, set_id, *policy_names in rows:
             with findings.unreadable(CHECK, f"decision {decision_id}"):
-                forms = product(_names(*policy_names), {user: None, None: None}, (no_arms, set_texts[set_id]))
+                keys_of_user = dict.fromkeys((user, None, *merged_keys.get(user, ())))
+                forms = product(_names(*policy_names), keys_of_user, (no_arms, set_texts[set_id]))
                 if not any(
                     digest_of_texts((*names, session, form_user), canonical_context(text), size, form_arms) == digest
                     for names, form_user, form_arms in forms

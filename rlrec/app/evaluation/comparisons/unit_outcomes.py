@@ -312,6 +312,10 @@ class StudyFold:
         if grouped and self._is_holdout:  # a decision names the variant that served, which is none outside of it
             slots = {**slots, "variant_id": columns["assigned_id"][visit]}
             is_counted &= slots["variant_id"] != ABSENT
+        elif grouped and self.study.by == "variant":  # a person with several keys has the variant that came first
+            assigned_id = columns["assigned_id"][visit]
+            is_theirs = (columns["is_merged"][visit] > 0) & (assigned_id != ABSENT)
+            slots = {**slots, "variant_id": np.where(is_theirs, assigned_id, slots["variant_id"])}
         decisions = ServedDecisions(
             visit=visit,
             group=self.groups.number(slots) if grouped else np.zeros(len(slots["at"]), np.int64),

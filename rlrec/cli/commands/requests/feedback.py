@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from operator import attrgetter
+from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -14,22 +15,33 @@ from rlrec.cli.output.output import Show
 from rlrec.cli.program import app
 from rlrec.cli.program.files import Lines, lines_input
 from rlrec.cli.program.shared import GroupedCommand, Store, writing
-from rlrec.cli.text.values import DECISION, KEY, TIME, Integer, parse_number
+from rlrec.cli.text.text import View
+from rlrec.cli.text.values import DURATION, FIRST_WORD, KEY, TIME, Integer, parse_duration, parse_number
 from rlrec.errors import InputError
+from rlrec.times import DAY_US
 from rlrec.times import parse as parse_time
 
 FIELDS = ("decision_id", "request_id", "position", "events", "at", "key", "censor")
-_values = attrgetter(*FIELDS)
+CREDIT_FIELDS = ("user", "arm", "credit", "window")  # of lines that name a user in place of a decision
+CREDITED = ("decision_id", "position", "share", "in_window", "reward")
+CREDITS = ("last", "spread")
+WINDOW_US = 7 * DAY_US
+_values, _credit_values = attrgetter(*FIELDS), attrgetter(*CREDIT_FIELDS)
+_NO_CREDIT = (None,) * len(CREDIT_FIELDS)
 
 
 @click.command(cls=GroupedCommand)
-@click.argument("decision_id", type=DECISION, required=False)
+@click.argument("decision_id", type=FIRST_WORD, required=False)
 @click.argument("events", nargs=-1, metavar="[EVENT[=VALUE]]...")
 @click.option("--position", type=Integer(1, 2**63 - 1), help="Slot meant; a slate of one slot needs none.")
 @click.option("--at", type=TIME, help="When it happened [default: now].")
 @click.option("--key", type=KEY, help="A retry under the same key changes nothing.")
 @click.option("--censor", is_flag=True, help="Take slots out of beliefs and estimates.")
 @click.option("--uncensor", is_flag=True, help="Put them back.")
+@click.option("--user", type=KEY, is_eager=True, help="In place of a decision: the page that this user saw last.")
+@click.option("--window", type=DURATION, help="How old that may be.  [default: 7d]")
+@click.option("--arm", type=KEY, help="Not the last page, but the last showing of this arm.")
+@click.option("--credit", type=click.Choice(CREDITS), help="spread: divide values among all pages, or showings.")
 @lines_input
 @writing("rlrec feedback 17 click dwell_s=31.5 --position 1")
 def feedback(
@@ -38,7 +50,8 @@ def feedback(
 ) -> None:  # fmt: skip
     """VALUE is 1 if not given. Without --position a slate of one slot means that slot, a longer slate the page. With
     --input each line is {"decision_id": 7, "position": 1, "events": {"click": 1}, "at": "...", "key": "..."};
-    `request_id` may stand for `decision_id`, and "censor": true or false censors or puts back."""
+    `request_id` may stand for `decision_id`, and "censor": true or false censors or puts back. With --user, or
+    "user" in a line, no decision is named: `rlrec feedback --user u1 purchase=29`."""
     if censor and uncensor:
         raise click.UsageError("--censor and --uncensor contradict each other")
     flag = censor if censor or uncensor else None
@@ -51,10 +64,46 @@ def feedback(
         summary = app.feedback.feedback_stream(store, groups, quarantine=quarantine, rejected=lines.refuse)
         show(replace(summary, rejected=lines.refusals.count))
         return
-    if decision_id is None:
+    credit = {name: options.pop(name) for name in CREDIT_FIELDS}
+    if decision_id is None and credit["user"] is None:
         raise click.UsageError("Missing argument 'DECISION_ID'.")
+    if isinstance(decision_id, str):
+        decision_id, events = None, (decision_id, *events)
     line = app.feedback.Line(decision_id=decision_id, events=_events(events), censor=flag, **options)
+    if tuple(credit.values()) != _NO_CREDIT:
+        line = line._replace(credit=_credit_rule(SimpleNamespace(**line._asdict() | {"request_id": None} | credit)))
+        answer = app.feedback.feedback(store, line)
+        show(answer, table=_credited(answer))
+        return
     show(app.feedback.feedback(store, line))
+
+
+def _credited(answer: Any) -> View:
+    """The answer to feedback of a user as a table: a line for each decision."""
+    title = [f"user {answer.user}: events {answer.events}, duplicates {answer.duplicates}"]
+    return View.select(answer.credited, CREDITED, title=title)
+
+
+def _credit_rule(entry: Any) -> Any:
+    """The rule of a line that names a user, or says whom it credits. Raises InputError where it cannot."""
+    user, arm, credit, window = _credit_values(entry)
+    if user is None:
+        field = next(name for name in CREDIT_FIELDS if getattr(entry, name) is not None)
+        raise InputError(f"{field} is given without a user", hint="name the user, or a decision alone", field=field)
+    for field in ("decision_id", "request_id", "position", "censor"):
+        if getattr(entry, field) is not None:
+            hint = "an arm names the slot" if field == "position" else "give one of them"
+            raise InputError(f"{field} and user are both given", hint=hint, field=field)
+    if credit not in (None, *CREDITS):
+        raise InputError(f"credit is {credit[:40]!r}", hint="it is last or spread", field="credit")
+    try:
+        window_us = parse_duration(window) if isinstance(window, str) else WINDOW_US if window is None else window
+    except InputError as error:
+        error.field = "window"
+        raise
+    if window_us <= 0:
+        raise InputError("the window is 0", hint="give 7d, or another time", field="window")
+    return app.feedback.CreditRule(user=user, arm=arm, is_spread=credit == "spread", window_us=window_us)
 
 
 def _events(words: Sequence[str]) -> dict[str, float]:
@@ -77,7 +126,8 @@ def line_type() -> Any:
     from rlrec.cli.text import lines
 
     key = lines.key_type()
-    return lines.line_type("Feedback", feedback, FIELDS, request_id=key, events=dict[str, float], censor=bool)
+    types = {"request_id": key, "events": dict[str, float], "censor": bool}
+    return lines.line_type("Feedback", feedback, (*FIELDS, *CREDIT_FIELDS), **types)
 
 
 def _groups(lines: Lines, line_class: Any) -> Iterator[list[Any]]:
@@ -88,10 +138,12 @@ def _groups(lines: Lines, line_class: Any) -> Iterator[list[Any]]:
 
 def line_of(entry: Any, line_class: Any, number: int | None = None) -> Any:
     """A line of the use case's class, from one that was decoded; or the error in it."""
-    line = tuple.__new__(line_class, (*_values(entry), number))
+    line = tuple.__new__(line_class, (*_values(entry), number, None))
     try:
         if entry.at is not None:
             line = line._replace(at=parse_time(entry.at))
+        if _credit_values(entry) != _NO_CREDIT:
+            return line._replace(credit=_credit_rule(entry))
         if entry.decision_id is None or entry.request_id is None:
             return line
         raise InputError("decision_id and request_id are both given", hint="give one of them", field="request_id")

@@ -42,6 +42,7 @@ LINES = [
     "feedback --input events.ndjson",
     "settle",
     "session end s1",
+    "user merge u1 --into u2",
     "import-log log.jsonl --layout jsonl --policy old",
     "pipe --input lines.ndjson --seed 3",
     "simulate bernoulli --policy home --sessions 12 --group 5 --seed 3 --env rates=0.5,0.1",

@@ -1,0 +1,31 @@
+"""rlrec user: merge the keys of one person, show a user."""
+
+from __future__ import annotations
+
+import click
+
+from rlrec.cli.output.output import Show
+from rlrec.cli.program import app
+from rlrec.cli.program.shared import CommandGroup, Store, reading, writing
+from rlrec.cli.text.values import KEY
+
+user = CommandGroup("user")
+
+
+@user.command("merge")
+@click.argument("key", type=KEY)
+@click.option("--into", type=KEY, required=True, help="The user whom the key leads to from now on.")
+@writing("rlrec user merge cookie-81 --into u1")
+def merge(store: Store, show: Show, key: str, into: str) -> None:
+    """From now on both keys serve one user. Sessions of the past move to --into, the variant that either had first in
+    an experiment stays, and events `return` are derived anew. A key that nobody named before is fine. There is no way
+    back. `rlrec db forget` deletes the user with all keys."""
+    show(app.user.merge(store, key, into))
+
+
+@user.command("show")
+@click.argument("key", type=KEY)
+@reading("rlrec user show u1")
+def show_(store: Store, show: Show, key: str) -> None:
+    """Show the user whom a key leads to, with all keys, and how much there is."""
+    show(app.user.show(store, key))

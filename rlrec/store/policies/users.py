@@ -1,0 +1,67 @@
+"""People who are known under several keys: the key of a merged user leads to the person, who has all the rows."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection
+
+from rlrec.store.database.unit import Unit
+
+_LAST_DECISION = (
+    "INSERT INTO last_decision (user_id, decision_id) SELECT ?, decision_id FROM last_decision WHERE user_id = ?"
+    " ON CONFLICT (user_id) DO UPDATE SET decision_id = excluded.decision_id"
+    " WHERE excluded.decision_id > last_decision.decision_id"
+)
+
+
+def main_keys(unit: Unit, keys: Collection[str]) -> dict[str, str]:
+    """The key of the person that each of these users is merged into; those who are not merged are left out."""
+    tables = "users u JOIN merged_user m ON m.user_id = u.id JOIN users p ON p.id = m.person_id"
+    return dict(unit.ask(f"SELECT u.key, p.key FROM {tables} WHERE u.key IN (?*)", keys)) if keys else {}
+
+
+def all_keys(unit: Unit, keys: Collection[str]) -> dict[str, set[str]]:
+    """All keys of the persons that these keys lead to; persons with one key are left out."""
+    tables = (
+        "users k LEFT JOIN merged_user m ON m.user_id = k.id"
+        " JOIN merged_user n ON n.person_id = coalesce(m.person_id, k.id)"
+        " JOIN users o ON o.id IN (n.user_id, n.person_id)"
+    )
+    by_key: dict[str, set[str]] = defaultdict(set)
+    for key, other in unit.ask(f"SELECT k.key, o.key FROM {tables} WHERE k.key IN (?*)", keys):
+        by_key[key].add(other)
+    return by_key
+
+
+def merge(unit: Unit, user_id: int, person_id: int) -> int:
+    """Let the key of a user, and those that lead to them, lead to a person, who gets their sessions: how many. The
+    caller has locked all policies."""
+    unit.tell("UPDATE merged_user SET person_id = ? WHERE person_id = ?", person_id, user_id)
+    unit.insert("merged_user", ("user_id", "person_id", "at"), [(user_id, person_id, unit.now)])
+    _merge_assignments(unit, user_id, person_id)
+    unit.tell(_LAST_DECISION, person_id, user_id)
+    return unit.tell("UPDATE session SET user_id = ? WHERE user_id = ?", person_id, user_id)
+
+
+def _merge_assignments(unit: Unit, user_id: int, person_id: int) -> None:
+    """Give the person the variant that either key had first. What the other key had stays with the merged user, so that
+    the log can be told from damage."""
+    others = "SELECT experiment_id FROM assignment WHERE user_id = ?"
+    moved = f"UPDATE assignment SET user_id = ? WHERE user_id = ? AND experiment_id NOT IN ({others})"
+    unit.tell(moved, person_id, user_id, person_id)
+    pairs = unit.ask(
+        "SELECT m.id, m.variant_id, m.at, p.id, p.variant_id, p.at FROM assignment m"
+        " JOIN assignment p ON p.experiment_id = m.experiment_id WHERE m.user_id = ? AND p.user_id = ? AND m.at < p.at",
+        user_id, person_id,
+    )  # fmt: skip
+    for first_id, first_variant, first_at, later_id, later_variant, later_at in pairs:
+        swapped = [(first_variant, first_at, later_id), (later_variant, later_at, first_id)]
+        unit.tell_each("UPDATE assignment SET variant_id = ?, at = ? WHERE id = ?", swapped)
+
+
+def activity(unit: Unit, user_id: int) -> tuple[int, int, int, int | None]:
+    """How many sessions, visits and decisions a user has, and when the last one was."""
+    tables = "session s LEFT JOIN visit v ON v.session_id = s.id WHERE s.user_id = ?"
+    sums = "count(DISTINCT s.id), count(v.number), CAST(coalesce(sum(v.steps), 0) AS BIGINT), max(v.last_at)"
+    n_sessions, n_visits, n_decisions, last_at = unit.ask(f"SELECT {sums} FROM {tables}", user_id)[0]
+    return n_sessions, n_visits, n_decisions, last_at
