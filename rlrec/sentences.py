@@ -246,32 +246,6 @@ def best_of(may_be_best: Mapping[str, bool | None]) -> str:
     return "; ".join(texts)
 
 
-NAMED_RIVALS = 3  # that a sentence names
-
-
-def sweep_sentence(candidates: Sequence[Mapping[str, Any]]) -> str:
-    """Which of several candidates is best, as far as the log tells. candidates: rows as of `sweep`, best first."""
-    judged = [row for row in candidates if row["verdict"] != "insufficient" and row["lift"] is not None]
-    if not judged:
-        return "this log cannot tell what any of the candidates would have earned"
-    best, rivals = judged[0], [row["candidate"] for row in judged[1:] if row["may_be_best"] is not False]
-    if best["answer"] == "unknown" and best["needed"] is None:
-        doubt = f"this log cannot tell whether it is better than {LOGGED} ({', '.join(best['reasons'])})"
-        return f"{best['candidate']} looks best, but {doubt}"
-    bounds = ("-" if best[name] is None else percent(best[name]) for name in ("lift_lower", "lift_upper"))
-    text = (
-        f"{best['candidate']} {'looks best' if rivals else 'is best'}: {percent(best['lift'])} % [{', '.join(bounds)}]"
-    )
-    text += f" over {LOGGED}"
-    better = [row["candidate"] for row in judged if row["answer"] == "better"]
-    if best["candidate"] not in better:
-        sure = f"{_and(better[:NAMED_RIVALS])} {'is' if len(better) == 1 else 'are'}" if better else "none is"
-        text += f", and {sure} known to be better than {LOGGED}"
-    named = rivals[:NAMED_RIVALS]
-    named += [f"{len(rivals) - len(named)} more"] * (len(rivals) > len(named))
-    return text + (f"; {_and(named)} cannot be told from it" if named else "")
-
-
 def effect_sentence(arms: Sequence[Mapping[str, Any]], level: float = 0.95) -> str:
     """The first thing that effects say of arms, which are in order: one that earns much now and costs in the long run,
     else the worst one, else the best one; at a level that holds for all arms together."""

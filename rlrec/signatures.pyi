@@ -659,8 +659,8 @@ class Commands:
         what was shown there: on the last 7, by weighing with the logged probabilities, never on what taught it. So a value
         is that of a policy that knew a part of the log, 60 % on average; the command at the end makes one that knows all.
 
-        The first line says which is best. Intervals hold for all rows together; `may_be_best` says whether the log leaves
-        that open. `uniform` and what was logged on the same rows stand beside the candidates.
+        The first line says which may be best, and whether it is better than what was logged. Lifts hold for all rows
+        together. `uniform` and what was logged on the same rows stand beside the candidates, the best one first.
 
         Pages are judged one by one, on the visits that what was logged brought: what a candidate does to later pages and to
         coming back a sweep does not see. `rlrec effects` tells that, and `rlrec help visits`.

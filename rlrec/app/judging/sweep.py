@@ -8,7 +8,7 @@ rows."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise, product
 from math import prod
 from typing import Any, NamedTuple, TypedDict
@@ -24,7 +24,7 @@ from rlrec.app.evaluation.passes.passes import IN_PROCESS, Workers
 from rlrec.app.evaluation.passes.request import EmptyLog
 from rlrec.app.evaluation.passes.request import Request as EvaluationRequest
 from rlrec.app.evaluation.targets.learning_targets import LearningTarget
-from rlrec.app.evaluation.targets.targets import Target
+from rlrec.app.evaluation.targets.targets import BUILT_IN, Target
 from rlrec.app.imports.log_stores import PREFIX
 from rlrec.app.inputs import filters, lookup, parameters
 from rlrec.app.learning import slot_statistics
@@ -47,7 +47,6 @@ from rlrec.times import format_time
 BLOCKS, TAUGHT = 10, 3  # of the log, and those of them that only teach
 MOST = 40  # candidates
 COLUMNS = ("context_id", "position", "propensity", "marginal")
-BESIDE = "uniform"  # is judged beside the candidates
 TIMELESS = ("discount", "window")  # parameters that a log does not teach
 
 
@@ -65,23 +64,15 @@ class Request:
     cluster: str | None = None
 
 
-# A candidate, or `uniform` (kind None). lift: against what was logged on the same rows; its bounds hold for all rows
-# together. may_be_best, answer, needed: as of `evaluate`.
-SweptRow = TypedDict("SweptRow", {
-    "rank": int, "candidate": str, "kind": str | None, "params": dict[str, Any], "value": float | None,
-    "lift": float | None, "lift_lower": float | None, "lift_upper": float | None, "may_be_best": bool | None,
-    "answer": str, "needed": int | None, "verdict": str, "ess": float | None, "reasons": list[str],
-})  # fmt: skip
-# candidates: best first; served: what was logged on the judged rows; begins: times at which blocks begin that are
-# judged; command: that creates the best one, None where it is `uniform`.
+# candidates: best first, rows of `evaluate` with their kind (None of `uniform`) and params; begins: of the blocks that
+# are judged; command: that creates the best one; returns: whether the reward weighs them.
 Result = TypedDict("Result", {
-    "reward": str, "log": str | None, "estimator": str, "decisions": int, "blocks": int, "begins": list[str],
-    "served": float | None, "best": str | None, "command": str | None, "returns": bool, "candidates": list[SweptRow],
+    "reward": str, "log": str | None, "decisions": int, "blocks": int, "begins": list[str], "served": float | None,
+    "best": str, "command": str | None, "returns": bool, "candidates": list[dict[str, Any]],
 })  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Candidate:
+class Candidate(NamedTuple):
     """A kind with its parameters. texts: as they were typed."""
 
     kind: str
@@ -90,73 +81,69 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """The kind with what was typed."""
         return " ".join([self.kind, *(f"{name}={text}" for name, text in self.texts.items())])
 
-
-@dataclass(eq=False)
-class Lesson:
-    """Sums of candidates that count the same of every slot. version: one of them as it stands; names: of all; moments:
-    the version, arms and their sums at the beginning of each block that is judged."""
-
-    version: Version
-    names: list[str] = field(default_factory=list)
-    sums: Totals = field(default_factory=dict)
-    moments: list[tuple[Version, Ids, Array]] = field(default_factory=list)
-
-    def remember(self) -> None:
-        """Keep what is known now."""
-        arms = np.array(sorted(arm for _, arm in self.sums), np.int64)
-        table = np.array([self.sums[0, arm] for arm in arms.tolist()])
-        self.moments.append((self.version, arms, table))
+    @property
+    def counting(self) -> Any:
+        """Equal for candidates that add the same numbers of every slot to their beliefs."""
+        policy = designs.policy_of(self.version)
+        if policy.contextual and getattr(policy, "expands", False):  # around weights of its own
+            return self.name
+        counts = type(policy).statistics, policy.needs, policy.width, policy.examination
+        return (*counts, repr(self.version.parameters))
 
 
-class SweptCandidates(NamedTuple):
-    """The result, the estimates of its rows, and those by all estimators."""
+class Moment(NamedTuple):
+    """A belief when a block begins: parameters of the version, and arms with their sums."""
 
-    result: Result
-    judged: list[EstimateRow]
-    rows: list[EstimateRow]
+    parameters: Mapping[str, Any]
+    arms: Ids
+    sums: Array
 
 
-def sweep(store: Store, request: Request, workers: Workers = IN_PROCESS) -> SweptCandidates:
-    """Estimates of what each candidate would have earned, best first.
+def sweep(
+    store: Store, request: Request, workers: Workers = IN_PROCESS
+) -> tuple[Result, list[EstimateRow], list[EstimateRow]]:
+    """Estimates of what each candidate would have earned, best first, and those by all estimators.
 
     Raises InputError for what is unknown or cannot be, CheckFailed for a log that cannot teach and judge."""
     if (request.log or "").startswith(PREFIX):
-        hint = "`rlrec import-log` brings it into a store, from which the best candidate can learn"
-        raise InputError("a sweep learns from the log of a store", hint=hint)
+        raise InputError("a sweep learns from the log of a store", hint="`rlrec import-log` brings it into one")
     combinations = _combinations(request)
     with store.read() as unit, bulk.alongside(unit), workers.opened(store, unit.now) as engine:
         reward = lookup.reward(unit, request.reward or "default")
         selection = filters.selection(unit, request.log)
         candidates = _candidates(unit, combinations, request, reward, selection)
         blocks = _blocks(unit, selection)
-        lessons = _learn(unit, candidates, blocks, reward)
+        moments = _learn(unit, candidates, blocks, reward)
         begins = np.array([block.since for block in blocks[TAUGHT:]])
-        targets = [_target(unit, candidate, lessons, begins, reward) for candidate in candidates]
+        targets = [_target(unit, candidate, moments[candidate.counting], begins) for candidate in candidates]
         evaluation_request = EvaluationRequest(
-            targets=[BESIDE], reward=reward.name, log=filters.with_loggers(request.log, [filters.ALL]),
+            targets=BUILT_IN, reward=reward.name, log=filters.with_loggers(request.log, [filters.ALL]),
             level=request.level, cluster=request.cluster,
         )  # fmt: skip
         rows = estimates.answer(
             unit, evaluation_request, estimates.estimators(evaluation_request),
             replace(selection, since=int(begins[0])), engine, candidates=targets,
         )  # fmt: skip
-        judged = _judged(rows)
-        if all("no-rows" in row.estimate.reasons for row in judged):
-            hint = "import the log with them, or into a new store with --propensity uniform or fitted"
-            raise CheckFailed("no selected decision has the probability of its draw", hint=hint)
-        best = next((row.target for row in judged if row.estimate.lift is not None), None)
-        command = _command(unit, best, candidates, request) if best else None
-    by_name = {candidate.name: candidate for candidate in candidates}
-    answer: Result = {
-        "reward": reward.name, "log": request.log, "estimator": judged[0].estimate.estimator,
-        "decisions": judged[0].extent.decisions, "blocks": len(blocks), "begins": [*map(format_time, begins.tolist())],
-        "served": judged[0].estimate.served, "best": best, "command": command, "returns": RETURN in reward.weights,
-        "candidates": [_row(number, row, by_name.get(row.target)) for number, row in enumerate(judged, 1)],
+        taken = {policy.name for policy in policies.all_policies(unit)}
+    judged = _judged(rows)
+    if all("no-rows" in row.estimate.reasons for row in judged):
+        hint = "import the log with them, or into a new store with --propensity uniform or fitted"
+        raise CheckFailed("no selected decision has the probability of its draw", hint=hint)
+    by_name, first = {candidate.name: candidate for candidate in candidates}, judged[0]
+    best = by_name.get(first.target)
+    result: Result = {
+        "reward": reward.name, "log": request.log, "decisions": first.extent.decisions, "blocks": len(blocks),
+        "begins": [*map(format_time, begins.tolist())], "served": first.estimate.served, "best": first.target,
+        "command": best and _command(best, request, taken), "returns": RETURN in reward.weights,
+        "candidates": [
+            {"kind": None, "params": {}, **row.to_json()} if (candidate := by_name.get(row.target)) is None
+            else {"kind": candidate.kind, "params": candidate.version.params, **row.to_json()}
+            for row in judged
+        ],
     }  # fmt: skip
-    return SweptCandidates(answer, judged, rows)
+    return result, judged, rows
 
 
 # -- candidates --
@@ -169,28 +156,21 @@ def _combinations(request: Request) -> list[tuple[str, dict[str, str]]]:
     for name in names:
         if name in values:
             raise InputError(f"kind {name!r} is named twice", hint="give its parameters by --param KIND:NAME=V1,V2")
-        loaded = kinds.load(name)
-        if not loaded.online or loaded.stages or name in (kinds.TWO_STAGE, BESIDE, "fixed", *kinds.INTERNAL):
-            hint = f"{BESIDE} is judged in any case; `rlrec evaluate` judges policies of other kinds"
+        if not kinds.load(name).online or name in ("uniform", "fixed", kinds.TWO_STAGE, *kinds.INTERNAL):
+            hint = "uniform is judged in any case; `rlrec evaluate` judges policies of other kinds"
             raise InputError(f"kind {name} learns nothing slot by slot from a log", hint=hint)
         values[name] = {}
     for text in request.params:
-        kind, colon, definition = text.partition(":")
-        parameter, sign, listed = definition.partition("=")
-        if not colon or not sign or not parameter or not all(listed.split(",")):
+        kind, _, definition = text.partition(":")
+        parameter, _, texts = definition.partition("=")
+        if not parameter or not all(texts.split(",")):
             raise InputError(f"--param is {text!r}", hint="write KIND:NAME=V1,V2, such as linucb:alpha=0.5,1")
         if kind not in values:
             raise InputError(f"--param {text!r} names a kind that is not swept", hint=f"--kinds has {', '.join(names)}")
-        if parameter in values[kind]:
-            raise InputError(f"parameter {parameter!r} of kind {kind} is given twice", hint="join its values by commas")
         if parameter in TIMELESS:
             hint = f"`rlrec simulate drift --kind {kind} --param {definition}` shows what it does"
             raise InputError(f"parameter {parameter!r} tells nothing here: a log teaches without forgetting", hint=hint)
-        values[kind][parameter] = listed.split(",")
-    for kind, by_parameter in values.items():
-        for parameter, texts in by_parameter.items():
-            if len({*texts}) < len(texts):
-                raise InputError(f"--param {kind}:{parameter} has a value twice")
+        values[kind][parameter] = [*dict.fromkeys([*values[kind].get(parameter, []), *texts.split(",")])]
     number = sum(prod(map(len, by_parameter.values())) for by_parameter in values.values())
     if number > MOST:
         raise InputError(f"{number:,} candidates are more than {MOST}", hint="name fewer kinds or values")
@@ -214,15 +194,13 @@ def _candidates(
         parameters.check_curve(params, reward)
         version = designs.unstored(kind, params, reward)
         if policy.contextual:
-            shared = shares_weights(params)
-            if shared not in fitted:
+            if (shared := shares_weights(params)) not in fitted:
                 fitted[shared] = fit_design(unit, selection, version, declared=declared, shared=shared)
             version = replace(version, parameters=fitted[shared].to_json())
             if fitted[shared].context.is_sparse:
-                hint = "hash into fewer columns, or judge a policy that has learned by `rlrec evaluate`"
-                raise InputError("features of contexts have too many columns for a sweep", hint=hint)
+                raise InputError("features of contexts have too many columns to sweep", hint="hash into fewer columns")
             designs.policy_of(version)  # refuses more features than its model holds
-        candidates.append(Candidate(kind=kind, texts=texts, version=version))
+        candidates.append(Candidate(kind, texts, version))
     return candidates
 
 
@@ -234,8 +212,7 @@ def _blocks(unit: Unit, selection: Selection) -> list[Selection]:
     where too few times are different."""
     decisions = selected.extent(unit, selection).decisions
     if not decisions:
-        hint = "serve with `rlrec recommend`, or bring in a log: import-log"
-        raise EmptyLog("no decision is selected", hint="widen --log" if selection != Selection() else hint)
+        raise EmptyLog("no decision is selected", hint="widen --log, or serve with `rlrec recommend`")
     since = {selected.newest_at(unit, selection, -(-decisions * left // BLOCKS)) for left in range(1, BLOCKS)}
     begins = sorted(at for at in since if at is not None)
     if len(begins) < BLOCKS - 1:
@@ -245,41 +222,38 @@ def _blocks(unit: Unit, selection: Selection) -> list[Selection]:
     return [replace(selection, since=first, until=last) for first, last in pairwise(limits)]
 
 
-def _learn(unit: Unit, candidates: Sequence[Candidate], blocks: Sequence[Selection], reward: Reward) -> list[Lesson]:
-    """Lessons with what is known at the beginning of each block that is judged; every block is read once for all."""
-    lessons: dict[Any, Lesson] = {}
-    for candidate in candidates:
-        policy = designs.policy_of(candidate.version)
-        counted = getattr(type(policy), "statistics", None), policy.needs, policy.width, policy.examination
-        name: Any = (*counted, repr(candidate.version.parameters))
-        if getattr(policy, "expands", False) and policy.contextual:  # around weights of its own
-            name = candidate.name
-        lessons.setdefault(name, Lesson(candidate.version)).names.append(candidate.name)
+def _learn(
+    unit: Unit, candidates: Sequence[Candidate], blocks: Sequence[Selection], reward: Reward
+) -> dict[Any, list[Moment]]:
+    """What is learned when each judged block begins, by what candidates count; a block is read once for all of them."""
+    drafts = {candidate.counting: candidate.version for candidate in candidates}
+    sums = {counting: Totals() for counting in drafts}
+    moments = {counting: list[Moment]() for counting in drafts}
     for number, block in enumerate(blocks[:-1], 1):
-        folds = [(lesson, BeliefFold(unit, lesson.version, ordinal=0)) for lesson in lessons.values()]
+        folds = {counting: BeliefFold(unit, draft, ordinal=0) for counting, draft in drafts.items()}
         for impressions in reward_log.impressions(unit, block, reward, columns=COLUMNS):
-            for lesson, fold in folds:
-                lesson.sums = slot_statistics.add(lesson.sums, fold.sums(impressions))
-        for lesson in lessons.values():
-            lesson.version = expand(unit, lesson.version, lesson.sums) or lesson.version
+            for counting, fold in folds.items():
+                sums[counting] = slot_statistics.add(sums[counting], fold.sums(impressions))
+        for counting, total in sums.items():
+            drafts[counting] = expand(unit, drafts[counting], total) or drafts[counting]
             if number >= TAUGHT:
-                lesson.remember()
-    return [*lessons.values()]
+                arms = np.array(sorted(arm for _, arm in total), np.int64)
+                table = np.array([total[0, arm] for arm in arms.tolist()])
+                moments[counting].append(Moment(drafts[counting].parameters, arms, table))
+    return moments
 
 
-def _target(unit: Unit, candidate: Candidate, lessons: Sequence[Lesson], begins: Ids, reward: Reward) -> LearningTarget:
+def _target(unit: Unit, candidate: Candidate, moments: Sequence[Moment], begins: Ids) -> LearningTarget:
     """The candidate as it learns."""
-    lesson = next(lesson for lesson in lessons if candidate.name in lesson.names)
-    features = designs.arm_features(unit, designs.policy_of(candidate.version))
-    moments = []
-    for learned, arms, sums in lesson.moments:
-        version = replace(candidate.version, parameters=learned.parameters)
-        start = VersionDistribution(version, designs.policy_of(version), sums=(), prior=(), arm_features=features)
-        serving = start.at_moment((), ordinal=0, all_sums=(arms, sums)) if len(arms) else start
-        moments.append(Target(name=candidate.name, reward=reward, serving=serving))
-    return LearningTarget(
-        name=candidate.name, reward=reward, serving=moments[-1].serving, begins=begins, moments=moments
-    )
+    features, shared = designs.arm_features(unit, designs.policy_of(candidate.version)), list[Target]()
+    named: dict[str, Any] = {"name": candidate.name, "reward": candidate.version.reward}
+    for moment in moments:
+        version = replace(candidate.version, parameters=moment.parameters)
+        serving = VersionDistribution(version, designs.policy_of(version), sums=(), prior=(), arm_features=features)
+        if len(moment.arms):
+            serving = serving.at_moment((), ordinal=0, all_sums=(moment.arms, moment.sums))
+        shared.append(Target(serving=serving, **named))
+    return LearningTarget(serving=shared[-1].serving, begins=begins, moments=shared, **named)
 
 
 # -- what they earn --
@@ -288,42 +262,23 @@ def _target(unit: Unit, candidate: Candidate, lessons: Sequence[Lesson], begins:
 def _judged(rows: Sequence[EstimateRow]) -> list[EstimateRow]:
     """One estimate for each target, by the estimator that can tell of most, of equal ones the last; best first. Bounds
     of lifts are those that hold together."""
-    verdicts: dict[str, int] = {}
+    scores = dict.fromkeys((row.estimate.estimator for row in reversed(rows)), 0)
     for row in rows:
-        if row.estimate.std_error is not None or row.estimate.verdict != "insufficient":
-            label = row.estimate.estimator
-            verdicts[label] = verdicts.get(label, 0) + VERDICTS.index(row.estimate.verdict)
-    best = max(reversed(verdicts), key=lambda label: verdicts[label]) if verdicts else rows[-1].estimate.estimator
-    judged = [row for row in rows if row.estimate.estimator == best]
-    judged.sort(key=lambda row: (VERDICTS.index(row.estimate.verdict) > 0, row.estimate.lift or 0.0), reverse=True)
-    return [
+        scores[row.estimate.estimator] += VERDICTS.index(row.estimate.verdict) * (row.estimate.std_error is not None)
+    best = max(scores, key=lambda label: scores[label])
+    judged = [
         row if row.estimate.may_be_best is None else replace(row, estimate=replace(
             row.estimate, lift_lower=row.estimate.simultaneous_lower, lift_upper=row.estimate.simultaneous_upper
-        )) for row in judged
+        )) for row in rows if row.estimate.estimator == best
     ]  # fmt: skip
+    return sorted(judged, key=lambda row: (row.estimate.verdict == "insufficient", -(row.estimate.lift or 0.0)))
 
 
-def _row(rank: int, row: EstimateRow, candidate: Candidate | None) -> SweptRow:
-    estimate = row.estimate
-    answer = row.answer
-    return {
-        "rank": rank, "candidate": row.target, "kind": None if candidate is None else candidate.kind,
-        "params": {} if candidate is None else dict(candidate.version.policy.params), "value": estimate.value,
-        "lift": estimate.lift, "lift_lower": estimate.lift_bounds[0], "lift_upper": estimate.lift_bounds[1],
-        "may_be_best": estimate.may_be_best, "answer": answer.answer, "needed": answer.needed,
-        "verdict": estimate.verdict, "ess": estimate.ess, "reasons": list(estimate.reasons),
-    }  # fmt: skip
-
-
-def _command(unit: Unit, best: str, candidates: Sequence[Candidate], request: Request) -> str | None:
+def _command(candidate: Candidate, request: Request, taken: set[str]) -> str:
     """The command that creates a candidate, learned from all of the log."""
-    candidate = next((candidate for candidate in candidates if candidate.name == best), None)
-    if candidate is None:
-        return None
-    taken = {policy.name for policy in policies.all_policies(unit)}
     names = (candidate.kind, *(f"{candidate.kind}-{number}" for number in range(2, len(taken) + 3)))
     words = ["rlrec policy create", next(name for name in names if name not in taken), "--kind", candidate.kind]
     words += [f"--param {name}={text}" for name, text in candidate.texts.items()]
-    words += [f"--reward {request.reward}"] if request.reward not in (None, "default") else []
+    words += [f"--reward {request.reward}"] if request.reward else []
     words += ["--features FILE"] if request.features is not None and candidate.version.contextual else []
     return " ".join([*words, f"--from-log {request.log or filters.ALL}"])

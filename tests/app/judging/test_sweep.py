@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rlrec.app.evaluation.passes.estimates import EstimateRow
 from rlrec.app.judging import sweep
 from rlrec.app.judging.evaluate import Workers
 from rlrec.app.policies import policy
@@ -32,13 +33,16 @@ def logged(db: str, which: str, size: int = 1) -> None:
     logs.serve(db, "log", pages=PAGES, rates=rates, contexts=PLACES, size=size, group=PAGES // 20, together=1)
 
 
-def answered(db: str, **options: Any) -> sweep.SweptCandidates:
+Answer = tuple[sweep.Result, list[EstimateRow], list[EstimateRow]]
+
+
+def answered(db: str, **options: Any) -> Answer:
     with closing(logs.at(db, 1e6)) as store:
         return sweep.sweep(store, sweep.Request(cluster="session", **options))
 
 
-def values(answer: sweep.SweptCandidates) -> dict[str, float]:
-    return {row["candidate"]: row["value"] or 0.0 for row in answer.result["candidates"]}
+def values(answer: Answer) -> dict[str, float]:
+    return {row["target"]: row["value"] or 0.0 for row in answer[0]["candidates"]}
 
 
 # -- what a candidate is judged by --
@@ -57,7 +61,7 @@ def test_each_stretch_is_judged_by_a_policy_that_learned_from_those_before(
 ) -> None:
     filled(sqlite_db, logged, "personal", size)
     answer = answered(sqlite_db, kinds=kind, params=[f"{kind}:{param}"], features=FEATURES)
-    begins, total, rows = answer.result["begins"], 0.0, 0
+    begins, total, rows = answer[0]["begins"], 0.0, 0
     for number, (begin, end) in enumerate(zip(begins, [*begins[1:], "2027-01-01T00:00:00Z"], strict=True)):
         features = None if kind in ("thompson", "exp3") else FEATURES
         request = policy.Request(
@@ -68,14 +72,14 @@ def test_each_stretch_is_judged_by_a_policy_that_learned_from_those_before(
             policy.create(store, request)
         alone = logs.estimate(sqlite_db, request.name, "ips", log=f"all,policy=log,since={begin},until={end}")
         total, rows = total + alone["value"] * alone["n"], rows + alone["n"]
-    (estimate,) = [row.estimate for row in answer.rows if row.estimate.estimator == "ips" and row.target != "uniform"]
+    (estimate,) = [row.estimate for row in answer[2] if row.estimate.estimator == "ips" and row.target != "uniform"]
     assert (estimate.n, len(begins)) == (rows, 7)
     assert estimate.value == pytest.approx(total / rows, rel=1e-9)
 
 
 def test_stretches_have_as_many_decisions_each(sqlite_db: str) -> None:
     filled(sqlite_db, logged, "personal")
-    result = answered(sqlite_db, kinds="ucb").result
+    result = answered(sqlite_db, kinds="ucb")[0]
     minutes = [(parse(begin) - logs.START) / logs.MINUTE for begin in result["begins"]]
     assert minutes == [7, 9, 11, 13, 15, 17, 19]
     assert result["decisions"] == 700
@@ -95,18 +99,18 @@ def test_a_logistic_model_is_expanded_again_after_each_stretch(sqlite_db: str) -
 @pytest.mark.slow
 def test_where_contexts_matter_a_kind_that_reads_them_is_best(sqlite_db: str) -> None:
     filled(sqlite_db, logged, "personal")
-    result = answered(sqlite_db, kinds="thompson,epsilon-greedy,lin-thompson").result
+    result = answered(sqlite_db, kinds="thompson,epsilon-greedy,lin-thompson")[0]
     first, *others = result["candidates"]
-    assert (first["candidate"], first["answer"], result["best"]) == ("lin-thompson", "better", "lin-thompson")
+    assert (first["target"], first["answer"], result["best"]) == ("lin-thompson", "better", "lin-thompson")
     assert [row["may_be_best"] for row in others] == [False, False, False]
-    assert {row["candidate"] for row in others} == {"thompson", "epsilon-greedy", "uniform"}
+    assert {row["target"] for row in others} == {"thompson", "epsilon-greedy", "uniform"}
 
 
 @pytest.mark.slow
 def test_where_they_do_not_plain_thompson_is(sqlite_db: str) -> None:
     filled(sqlite_db, logged, "plain")
     options = {"kinds": "thompson,lin-thompson,linucb", "features": FEATURES}
-    result = answered(sqlite_db, **options).result
+    result = answered(sqlite_db, **options)[0]
     assert result["best"] == "thompson"
     assert result["command"] == "rlrec policy create thompson --kind thompson --from-log all"
 
@@ -130,12 +134,12 @@ def test_the_ranking_is_that_of_what_the_policies_earn_when_they_are_served(sqli
     filled(sqlite_db, logged, which)
     answer = answered(sqlite_db, kinds="thompson,squarecb,lin-thompson")
     rates, earned = {"personal": PERSONAL, "plain": PLAIN}[which], dict[str, float]()
-    for number, row in enumerate(answer.result["candidates"]):
+    for number, row in enumerate(answer[0]["candidates"]):
         if row["kind"] is not None:
             request = policy.Request(name=row["kind"], kind=row["kind"], from_log="policy=log")
-            earned[row["candidate"]] = served_value(sqlite_db, request, rates, minutes=1e6 + 100 * number)
-    assert answer.result["best"] == max(earned, key=lambda name: earned[name])
-    for judged in answer.judged:
+            earned[row["target"]] = served_value(sqlite_db, request, rates, minutes=1e6 + 100 * number)
+    assert answer[0]["best"] == max(earned, key=lambda name: earned[name])
+    for judged in answer[1]:
         if judged.target in earned:
             assert judged.estimate.std_error is not None
             error = np.hypot(judged.estimate.std_error, 0.5 / np.sqrt(FRESH))

@@ -116,7 +116,7 @@ def evaluate(
     if by or details:
         table = view(rows, by, app.evaluate.explained(estimates))
     else:
-        table = view([*map(_shown, answering)], by, app.evaluate.reasons_in_words(answering))
+        table = view([*map(shown_row, answering)], by, app.evaluate.reasons_in_words(answering))
     rewards = len({row["reward"] for row in rows})
     sentences += ["the targets learn different rewards: --reward judges all by one"] * (rewards > 1)
     sentences.append(app.evaluate.log_read(estimates))
@@ -129,7 +129,7 @@ def _sentence(row: EstimateRow) -> str:
     return row.claim.sentence + nothing
 
 
-def _shown(row: EstimateRow) -> dict[str, Any]:
+def shown_row(row: EstimateRow) -> dict[str, Any]:
     """The row of a target; without a lift where the log is in doubt, since that is no result."""
     record = row.to_json()
     return record | {"lift": None} if (record["answer"], record["needed"]) == ("unknown", None) else record
