@@ -225,7 +225,7 @@ def _blocks(unit: Unit, selection: Selection) -> list[Selection]:
 def _learn(
     unit: Unit, candidates: Sequence[Candidate], blocks: Sequence[Selection], reward: Reward
 ) -> dict[Any, list[Moment]]:
-    """What is learned when each judged block begins, by what candidates count; a block is read once for all of them."""
+    """Moments at which judged blocks begin, by what candidates count; a block is read once for all of them."""
     drafts = {candidate.counting: candidate.version for candidate in candidates}
     sums = {counting: Totals() for counting in drafts}
     moments = {counting: list[Moment]() for counting in drafts}
