@@ -89,6 +89,25 @@ class RewardCommands:
 
         log: Look only at these decisions: policy=NAME,since=TIME and so on."""
 
+    def suggest(self, *, reward: str = 'default', log: str | None = None, horizon: str | timedelta | None = None, level: float = 0.95) -> Result:
+        """Suggest weights of events by which a slot is worth what it brings in the long run.
+
+        Arms differ in how often a look at them brings each kind of event, and in what comes after the page: later pages of
+        the visit, and coming back (`rlrec effects`). The line of the one in the others, across arms, says what one more
+        event goes with (later). Both sides have errors, and the line takes them into account. A weight is what the event is
+        worth now, in the reward, and later; `return` has none, since it is in the others, and a clip is left out.
+
+        It tells how arms differ, not what an event causes: an arm that no past arm is like may not follow the line.
+        rank: the rank correlation of arms by how often they bring the event, and by their long run. Where it is below 0,
+        a policy that learns that event alone shows first what costs most. The definition stands below, ready to paste,
+        where some later weight is surely not 0; the others have their means in it. Bounds of later hold for all events
+        together.
+
+        reward: Reward that the weights add to.
+        log: Filter of the log, or parquet:DIR, as in `effects` [default: all].
+        horizon: Time within which people come back, as in `effects`.
+        level: Confidence of the intervals."""
+
 
 class PolicyCommands:
     def kinds(self) -> Records:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rlrec.app import names
     from rlrec.app.experiments import compare, experiment, route, shadow
     from rlrec.app.judging import delays, effects, evaluate, exploration, exposure, outcomes, positions, report, status
+    from rlrec.app.judging import suggestion as suggestion
     from rlrec.app.judging import sweep as sweep
     from rlrec.app.policies import policy, policy_beliefs, rebuild, train, versions
     from rlrec.app.requests import decision, feedback, recommend, session, settle, user

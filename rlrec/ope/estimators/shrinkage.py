@@ -71,21 +71,67 @@ def _around_lines(y: Array, s: Array, design: Array, variance: Array, slope: flo
     """For each of some spreads, by which effects with their errors have a variance (t, n): the log posterior of it,
     means and variances of effects (t, n), the mean of an average arm, and how far the line of any other one may be from
     it, squared. design (n, q): 1 and predictors, whose slopes spread by `slope`."""
-    precision = np.full(design.shape[1], slope**-2)
-    precision[0] = 0.0  # the common mean has a flat prior
-    information = np.einsum("tn,nq,nr->tqr", 1 / variance, design, design, optimize=True) + np.diag(precision)
-    covariance, score = np.linalg.inv(information), (y / variance) @ design
-    line = np.einsum("tqr,tr->tq", covariance, score)
+    log_posterior, line, covariance = _lines(y, design, variance, slope)
     share, predicted = np.square(s) / variance, line @ design.T
-    misfit = (np.square(y - predicted) / variance).sum(axis=1) + np.square(line) @ precision
-    log_posterior = 0.5 * np.log(precision[1:]).sum() - 0.5 * (np.log(variance).sum(axis=1) + misfit)
-    log_posterior -= 0.5 * np.linalg.slogdet(information)[1]
     doubt = np.einsum("nq,tqr,nr->tn", design, covariance, design, optimize=True)
     means = share * predicted + (1 - share) * y
     variances = (1 - share) * np.square(s) + np.square(share) * doubt
     centre = line[:, 0]
     distance = np.square(predicted - centre[:, None]) + doubt
     return log_posterior, means, variances, centre, distance.mean(axis=1)
+
+
+def _lines(y: Array, design: Array, variance: Array, slope: float) -> tuple[Array, Array, Array]:
+    """The log posterior of each of some spreads, and the lines of y given it, (t, q), with their covariances."""
+    precision = np.full(design.shape[1], slope**-2)
+    precision[0] = 0.0  # the common mean has a flat prior
+    information = np.einsum("tn,nq,nr->tqr", 1 / variance, design, design, optimize=True) + np.diag(precision)
+    covariance = np.linalg.inv(information)
+    line = np.einsum("tqr,tr->tq", covariance, (y / variance) @ design)
+    misfit = (np.square(y - line @ design.T) / variance).sum(axis=1) + np.square(line) @ precision
+    log_posterior = 0.5 * np.log(precision[1:]).sum() - 0.5 * (np.log(variance).sum(axis=1) + misfit)
+    return log_posterior - 0.5 * np.linalg.slogdet(information)[1], line, covariance
+
+
+@dataclass(frozen=True, eq=False)
+class LineDraws:
+    """Draws of a posterior, n of each. slopes (n, p): of the line, by a unit of each predictor; predicted, effects
+    (n, k): on the line, and with what it leaves over."""
+
+    slopes: Array
+    predicted: Array
+    effects: Array
+
+
+def draw_lines(effect: Array, error: Array, predictors: Array, *, draws: int, rng: np.random.Generator) -> LineDraws:
+    """Draws of the line in predictors (k, p) around which effects (k,) with standard errors (k,) lie, and of these.
+
+    The spread around it, and that of slopes by a predictor in units of its own spread, have half-Cauchy priors as wide
+    as effects and errors spread together. Predictors have errors too: they are posterior means (`joint_rates`), on
+    which slopes are those of what they stand for.
+    Source: Tripuraneni et al. 2023, Choosing a Proxy Metric from Past Experiments, for effects of experiments around a
+    line in the effects on proxies; Carroll et al. 2006, Measurement Error in Nonlinear Models, chapter 4, for posterior
+    means in place of what was measured."""
+    scale = float(np.sqrt(np.median(error) ** 2 + effect.var()))
+    centre, unit = predictors.mean(axis=0), predictors.std(axis=0)
+    design = np.column_stack([np.ones(len(effect)), (predictors - centre) / unit])
+    spread, slopes = (
+        np.linspace(0, _WIDEST, _SPREADS_OF_LINES) * scale,
+        np.linspace(0, _WIDEST, _SLOPES + 1)[1:] * scale,
+    )
+    variance = np.square(spread)[:, None] + np.square(error)
+    fits = [_lines(effect, design, variance, slope) for slope in slopes.tolist()]
+    log_posterior, line, covariance = (np.concatenate(parts) for parts in zip(*fits, strict=True))
+    log_prior = -np.log1p(np.square(slopes / scale))[:, None] - np.log1p(np.square(spread / scale))
+    log_posterior = log_posterior + log_prior.ravel()
+    weight = np.exp(log_posterior - log_posterior.max())
+    cell = rng.choice(len(weight), draws, p=weight / weight.sum())
+    noise = rng.normal(size=(draws, design.shape[1]))
+    lines = line[cell] + np.einsum("nqr,nr->nq", np.linalg.cholesky(covariance[cell]), noise)
+    share = np.square(error) / variance[cell % len(spread)]
+    predicted = lines @ design.T
+    effects = share * predicted + (1 - share) * effect + np.sqrt(1 - share) * error * rng.normal(size=share.shape)
+    return LineDraws(lines[:, 1:] / unit, predicted, effects)
 
 
 def _standardized(predictors: Array, usable: Flags) -> Array:
@@ -96,8 +142,8 @@ def _standardized(predictors: Array, usable: Flags) -> Array:
     return np.asarray(centred[:, varies] / spread[varies])
 
 
-def event_rates(events: Mapping[str, Array], looks: Array, usable: Flags) -> Array:
-    """The rates at which looks at each arm bring the kinds of events that differ most from arm to arm, (k, p), shrunk
+def event_rates(events: Mapping[str, Array], looks: Array, usable: Flags) -> dict[str, Array]:
+    """The rates at which looks at each arm bring the kinds of events that differ most from arm to arm, (k,), shrunk
     towards the average of all arms. events: by kind the sums of values and of their squares at the arm's own slots,
     (k, 2); looks (k,).
 
@@ -119,7 +165,28 @@ def event_rates(events: Mapping[str, Array], looks: Array, usable: Flags) -> Arr
             rates[kind] = spread / noise, (value + weight * mean) / (looks + weight)
     max_kinds = min(MAX_PREDICTORS, int(shown.sum()) // _ARMS_PER_KIND)
     kinds = sorted(rates, key=lambda kind: (-rates[kind][0], kind))[:max_kinds]
-    return np.column_stack([np.zeros((len(looks), 0)), *(rates[kind][1] for kind in kinds)])
+    return {kind: rates[kind][1] for kind in kinds}
+
+
+def joint_rates(values: Array, products: Array, looks: Array) -> Array:
+    """Posterior means of the rates of kinds of events at the slots of arms, (k, p), which may go together. values:
+    their sums, (k, p); products (p, p): sums of products of two kinds over all slots; looks (k,), all above 0.
+
+    Source: as of `event_rates`, for several kinds; Carroll et al. 2006, section 4.4."""
+    total = float(looks.sum())
+    mean, noise = values.sum(axis=0) / total, products / total
+    distance = values / looks[:, None] - mean
+    freedom = total - float(np.square(looks).sum()) / total
+    between = ((distance.T * looks) @ distance - (len(looks) - 1) * noise) / max(freedom, 1e-300)
+    spread, axes = np.linalg.eigh(between)
+    between = (axes * np.maximum(spread, 0.0)) @ axes.T
+    posterior = between @ np.linalg.pinv(between + noise / looks[:, None, None], hermitian=True)
+    return mean + np.asarray(np.einsum("kpq,kq->kp", posterior, distance))
+
+
+def columns_of(rates: Mapping[str, Array], arms: int) -> Array:
+    """Rates as columns, (k, p)."""
+    return np.column_stack([np.zeros((arms, 0)), *rates.values()])
 
 
 def add_effects(posteriors: Sequence[ShrunkEffects], factors: Sequence[float]) -> ShrunkEffects:

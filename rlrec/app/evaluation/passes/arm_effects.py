@@ -20,11 +20,11 @@ from rlrec.app.evaluation.rows.log_rows import LoggedBatch, RowGroup
 from rlrec.app.inputs import filters, lookup
 from rlrec.app.log import reward_log
 from rlrec.app.log.person_visits import COLUMNS, PersonVisits
-from rlrec.arrays import Array, Ids, finite_or_none, run_starts, take
+from rlrec.arrays import Array, Flags, Ids, finite_or_none, run_starts, take
 from rlrec.compute import Engine
 from rlrec.errors import CheckFailed, InputError, quantity
 from rlrec.ope.checks.positions import OverlapSums
-from rlrec.ope.estimators.shrinkage import add_effects, event_rates, shrink
+from rlrec.ope.estimators.shrinkage import add_effects, columns_of, event_rates, shrink
 from rlrec.ope.intervals.tails import t_quantile
 from rlrec.ope.sums.exposures import ExposureRegression, Exposures, block_numbers, count_blocks, std_errors
 from rlrec.ope.sums.return_times import ReturnTimes
@@ -89,7 +89,8 @@ class EffectSums(Sums):
     pages: regressions of the reward now and later; visits: of coming back. returned, followed (b,): visits after which
     the person came back, and the reward of what came after, further returns too. expected, looks (k,). counts: pages,
     visits, visits of persons with a key, and persons, of whom a partition knows the digests (people) until it has been
-    read. events: by kind the sums of values and of their squares at the slots of each arm, (k, 2)."""
+    read. events: by kind the sums of values and of their squares at the slots of each arm, (k, 2); products: of the
+    values of two kinds at all slots."""
 
     pages: ExposureRegression
     visits: ExposureRegression
@@ -100,6 +101,7 @@ class EffectSums(Sums):
     counts: Ids
     people: frozenset[int]
     events: Mapping[str, Array]
+    products: Mapping[tuple[str, str], float]
 
     @classmethod
     def zeros(cls, arms: int, *, outcomes: int) -> EffectSums:
@@ -108,7 +110,7 @@ class EffectSums(Sums):
         return cls(
             pages=ExposureRegression.zeros(arms, outcomes=outcomes), visits=ExposureRegression.zeros(arms, outcomes=1),
             returned=blocks, followed=blocks, expected=np.zeros(arms), looks=np.zeros(arms),
-            counts=np.zeros(4, np.int64), people=frozenset(), events={},
+            counts=np.zeros(4, np.int64), people=frozenset(), events={}, products={},
         )  # fmt: skip
 
     def closed(self) -> EffectSums:
@@ -122,6 +124,36 @@ class LogEffects(Sums):
 
     groups: Mapping[RowGroup, EffectSums]
     names: frozenset[str]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EffectEstimates:
+    """Effects of k arms, (k, 3): on the reward now and later, and on coming back; influence (b, k, 3): of each block.
+
+    worth: of a return, worth_influence (b,); varies (k,): arms whose exposure did; columns: that were regressed on
+    together; rates: of kinds of events at the slots of each arm."""
+
+    effect: Array
+    influence: Array
+    worth: float
+    worth_influence: Array
+    has_returns: bool
+    varies: Flags
+    columns: int
+    rates: Mapping[str, Array]
+
+    @property
+    def outcomes(self) -> Iterator[tuple[Array, Array]]:
+        """Effects now, later and on coming back, with their standard errors, (k,) each."""
+        for number in range(3):
+            yield self.effect[:, number], std_errors(self.influence[:, :, number], columns=self.columns)
+
+    def total(self, *, now: float) -> tuple[Array, Array]:
+        """Effects on all that a showing brings, so many times now, with their standard errors, (k,) each."""
+        factors = np.array([now, 1.0, self.worth])
+        # what a return is worth has an error, too
+        influence = self.influence @ factors + np.outer(self.worth_influence, self.effect[:, 2])
+        return self.effect @ factors, std_errors(influence, columns=self.columns)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -238,27 +270,34 @@ class EffectPass:
                 exposures.take(of_group),
                 outcomes[of_group],
                 visits,
-                self._events(rows, drawn[of_group]),
+                *self._events(rows, drawn[of_group]),
             )
 
-    def _events(self, rows: CompletePages, pages: Ids) -> dict[str, Array]:
-        """`EffectSums.events` of some pages."""
+    def _events(
+        self, rows: CompletePages, pages: Ids
+    ) -> tuple[dict[str, Array], dict[tuple[str, str], float]]:  # fmt: skip
+        """`EffectSums.events` and `EffectSums.products` of some pages."""
         is_chosen = np.zeros(len(rows), np.bool_)
         is_chosen[pages] = True
         slots = take(rows.slots, np.flatnonzero(np.repeat(is_chosen, np.diff(rows.start))))
         arms = self.evaluation.arms
         arm, count = arms.rank[arms.index(slots["arm_id"])], 1 / slots["keep_probability"]
         events: dict[str, Array] = {}
-        for name in slots:
-            if name.startswith(_EVENT) and slots[name].any():
-                columns = (count * slots[name], count * np.square(slots[name]))
-                sums = [np.bincount(arm, weights=column, minlength=len(arms)) for column in columns]
-                events[name.removeprefix(_EVENT)] = np.column_stack(sums)
-        return events
+        columns = {name: slots[name] for name in slots if name.startswith(_EVENT) and slots[name].any()}
+        for name, column in columns.items():
+            sums = [
+                np.bincount(arm, weights=weight, minlength=len(arms)) for weight in (count * column, count * column**2)
+            ]
+            events[name.removeprefix(_EVENT)] = np.column_stack(sums)
+        products = {
+            (first, second): float(count @ (columns[_EVENT + first] * columns[_EVENT + second]))
+            for first in events for second in events
+        }  # fmt: skip
+        return events, products
 
     def _with_pages(
         self, sums: EffectSums, pages: Mapping[str, Any], exposures: Exposures, outcomes: Array, visits: PersonVisits,
-        events: Mapping[str, Array],
+        events: Mapping[str, Array], products: Mapping[tuple[str, str], float],
     ) -> EffectSums:  # fmt: skip
         """The sums with those of n pages whose draw is known."""
         assert self.return_shares is not None
@@ -297,15 +336,13 @@ class EffectPass:
             expected=sums.expected + expected, looks=sums.looks + looks,
             counts=sums.counts + np.array([len(visit), len(first), len(index), 0]),
             people=sums.people | frozenset(visits.cluster[visit[first]].tolist()),
-            events=add_each(sums.events, events),
+            events=add_each(sums.events, events), products=add_each(sums.products, products),
         )  # fmt: skip
 
     # -- figures --
 
-    def figures(self, sums: EffectSums, group: RowGroup, level: float) -> GroupEffects:
-        """The effects of a group."""
-        arms = self.evaluation.arms
-        people = int(sums.counts[3])
+    def estimate(self, sums: EffectSums) -> EffectEstimates:
+        """The effects of all arms, against the mean showing of the log."""
         returns = float(sums.returned.sum())
         followed = float(sums.followed.sum()) / returns if returns else 0.0
         worth = self.return_weight + followed
@@ -315,25 +352,34 @@ class EffectPass:
         share = sums.expected / max(float(sums.expected.sum()), 1e-300)
         effect = effect - share @ effect
         influence = influence - np.einsum("a,bao->bo", share, influence)[:, None]
-        varies, columns = sums.pages.vary, sums.pages.n_regressed
-        factors = (1.0, 1.0, worth)
-        # what a return is worth has an error, too
-        doubt = (sums.followed - followed * sums.returned) / max(returns, 1.0)
-        long_run = effect @ np.array(factors)
-        error = std_errors(influence @ np.array(factors) + np.outer(doubt, effect[:, 2]), columns=columns)
-        predictors = event_rates(sums.events, sums.looks, varies)
-        posteriors = [
-            shrink(effect[:, row], std_errors(influence[:, :, row], columns=columns), varies, predictors)
-            for row in range(3)
-        ]
+        return EffectEstimates(
+            effect=effect, influence=influence, worth=worth, has_returns=returns > 0,
+            worth_influence=(sums.followed - followed * sums.returned) / max(returns, 1.0),
+            varies=sums.pages.vary, columns=sums.pages.n_regressed,
+            rates=event_rates(sums.events, sums.looks, sums.pages.vary),
+        )  # fmt: skip
+
+    @property
+    def arm_keys(self) -> list[str]:
+        """The keys of arms in the order of effects."""
+        arms = self.evaluation.arms
+        return np.array([arms.keys[key] for key in arms.ids.tolist()])[np.argsort(arms.rank)].tolist()
+
+    def figures(self, sums: EffectSums, group: RowGroup, level: float) -> GroupEffects:
+        """The effects of a group."""
+        estimates, people = self.estimate(sums), int(sums.counts[3])
+        effect, varies, factors = estimates.effect, estimates.varies, (1.0, 1.0, estimates.worth)
+        long_run, error = estimates.total(now=1.0)
+        predictors = columns_of(estimates.rates, len(effect))
+        posteriors = [shrink(*outcome, varies, predictors) for outcome in estimates.outcomes]
         total = add_effects(posteriors, factors)
         rank, rank_now = _ranks(total.mean), _ranks(posteriors[0].mean)
-        reach = t_quantile(1 - (1 - level) / 2, max(1, min(people, len(influence)) - 1))
+        reach = t_quantile(1 - (1 - level) / 2, max(1, min(people, len(estimates.influence)) - 1))
         z = NormalDist().inv_cdf((1 + level) / 2)
-        keys = np.array([arms.keys[key] for key in arms.ids.tolist()])[np.argsort(arms.rank)].tolist()
+        keys = self.arm_keys
         raw = np.column_stack([effect, long_run, error, long_run - reach * error, long_run + reach * error])
         raw[~varies] = np.nan
-        if not returns:
+        if not estimates.has_returns:
             raw[:, 2] = np.nan
         rows: list[ArmEffect] = [
             {
@@ -350,7 +396,8 @@ class EffectPass:
             "by": self.evaluation.request.by, "group": group.label, "pages": int(sums.counts[0]),
             "visits": int(sums.counts[1]), "persons": people,
             "returned": _share(sums.visits.crossed[:, 0, 0].sum(), sums.visits.square[:, 0, 0].sum()),
-            "return_value": worth if returns else None, "prior_mean": total.prior_mean, "prior_sd": total.prior_sd,
+            "return_value": estimates.worth if estimates.has_returns else None,
+            "prior_mean": total.prior_mean, "prior_sd": total.prior_sd,
             "arms": rows,
         }  # fmt: skip
 
@@ -375,8 +422,11 @@ def _total(partials: Iterator[Any]) -> Any:
     return total
 
 
-def answer(unit: Unit, request: Request, engine: Engine | None = None) -> Result:
-    """The answer of `effects`, in an open transaction."""
+def sum_log(
+    unit: Unit, request: Request, engine: Engine | None = None
+) -> tuple[EffectPass, dict[RowGroup, EffectSums]]:  # fmt: skip
+    """The sums of the log by group, and the pass by whose definitions they were made. Raises CheckFailed for a log that
+    cannot tell."""
     effect_pass = EffectPass.resolve(unit, request)
     evaluation = effect_pass.evaluation
     ungrouped = replace(evaluation, request=replace(evaluation.request, by=None))
@@ -402,12 +452,17 @@ def answer(unit: Unit, request: Request, engine: Engine | None = None) -> Result
         )
         raise CheckFailed("no page that counts has the probabilities of all arms before its draw", hint=hint)
     _check(total.groups)
-    by_group = ((group, total.groups[group]) for group in groups.in_order(total.groups))
+    return effect_pass, {group: total.groups[group] for group in groups.in_order(total.groups)}
+
+
+def answer(unit: Unit, request: Request, engine: Engine | None = None) -> Result:
+    """The answer of `effects`, in an open transaction."""
+    effect_pass, by_group = sum_log(unit, request, engine)
     return {
         "reward": effect_pass.reward.name, "horizon_s": effect_pass.horizon_us / SECOND,
-        "log_s": evaluation.extent.span_us / SECOND, "log": request.log,
-        "examination": list(examination), "level": request.level,
-        "groups": [effect_pass.figures(sums, group, request.level) for group, sums in by_group],
+        "log_s": effect_pass.evaluation.extent.span_us / SECOND, "log": request.log,
+        "examination": list(effect_pass.examination or ()), "level": request.level,
+        "groups": [effect_pass.figures(sums, group, request.level) for group, sums in by_group.items()],
     }  # fmt: skip
 
 

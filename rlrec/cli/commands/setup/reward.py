@@ -14,6 +14,8 @@ from rlrec.cli.text.values import DURATION, NAME, NUMBER, Parsed, format_duratio
 from rlrec.errors import InputError
 
 if TYPE_CHECKING:
+    from rlrec.app.judging.suggestion import Doubt
+    from rlrec.app.judging.suggestion import Result as Suggestion
     from rlrec.app.setup.reward import Definition
 
 
@@ -108,3 +110,83 @@ def delays(store: Store, show: Show, name: str, log: str | None) -> None:
     headers = ["window", "share", "events", "decisions", "reward_per_decision"]
     marked = [{**row, "window": f"{row['window']}{' *' if row['own'] else ''}"} for row in result]
     show(result, table=View.select(marked, headers, notes=[f"* the window of reward {name}"]))
+
+
+@reward.command()
+@click.option("--reward", type=NAME, default="default", show_default=True, help="Reward that the weights add to.")
+@click.option("--log", metavar="FILTER", help="Filter of the log, or parquet:DIR, as in `effects` [default: all].")
+@click.option("--horizon", "horizon_us", type=DURATION, help="Time within which people come back, as in `effects`.")
+@click.option("--level", type=NUMBER, default="0.95", show_default=True, help="Confidence of the intervals.")
+@reading("rlrec reward suggest --reward durable --horizon 3d", "rlrec reward suggest --log policy=home --json")
+def suggest(store: Store, show: Show, **request: Any) -> None:
+    """Suggest weights of events by which a slot is worth what it brings in the long run.
+
+    Arms differ in how often a look at them brings each kind of event, and in what comes after the page: later pages of
+    the visit, and coming back (`rlrec effects`). The line of the one in the others, across arms, says what one more
+    event goes with (later). Both sides have errors, and the line takes them into account. A weight is what the event is
+    worth now, in the reward, and later; `return` has none, since it is in the others, and a clip is left out.
+
+    It tells how arms differ, not what an event causes: an arm that no past arm is like may not follow the line.
+    rank: the rank correlation of arms by how often they bring the event, and by their long run. Where it is below 0,
+    a policy that learns that event alone shows first what costs most. The definition stands below, ready to paste,
+    where some later weight is surely not 0; the others have their means in it. Bounds of later hold for all events
+    together."""
+    result = app.suggestion.suggest(store, app.suggestion.Request(**request))
+    title = [_headline(result), *_against(result), _basis(result)]
+    rows = [
+        [
+            event["event"],
+            event["now"],
+            *event["later"].values(),
+            event["weight"],
+            event["answer"],
+            *event["rank"].values(),
+        ]
+        for event in result["events"]
+    ]
+    headers = ["event", "now", "later", "lower", "upper", "weight", "answer", "rank", "rank_lower", "rank_upper"]
+    notes = []
+    if result["weights"] is not None:
+        weights = ", ".join(f"{kind}={weight:g}" for kind, weight in result["weights"].items())
+        window = format_duration(round(result["window_s"] * 1e6))
+        notes.append(f"rlrec reward define {result['name']} '{weights}' --window {window}")
+    show(result, table=View(headers, rows, title=title, notes=notes))
+
+
+def _headline(result: Suggestion) -> str:
+    """The first line: what one more of each event goes with."""
+    sure = [event for event in result["events"] if event["answer"] != "unknown"]
+    if not result["events"]:
+        return f"cannot tell: no kind of event differs enough between the {result['arms']} arms of this log"
+    if not sure:
+        return (
+            "cannot tell which events carry the long run: what comes after looks at these arms differs too little, or "
+            "too little is known of it; a policy of kind long-term learns it arm by arm"
+        )
+    sentences = [f"one more {event['event']} goes with {_interval(event['later'], '+.3g')}" for event in sure]
+    return f"after the page, across {result['arms']} arms, " + " and ".join(sentences)
+
+
+def _against(result: Suggestion) -> list[str]:
+    """Warnings of what ranks arms against their long run."""
+    ranks = [(event["event"], event["rank"]) for event in result["events"]]
+    if result["rank"] is not None and len(ranks) > 1:
+        ranks.append((f"reward {result['reward']} without returns", result["rank"]))
+    return [
+        f"{name} ranks arms against their long run: rank correlation {_interval(rank, '.2f')}"
+        for name, rank in ranks
+        if rank["upper"] < 0
+    ]
+
+
+def _basis(result: Suggestion) -> str:
+    basis = f"reward {result['reward']}; back within {format_duration(round(result['horizon_s'] * 1e6))}; "
+    basis += f"{result['pages']:,} pages, {result['persons']:,} persons"
+    if result["explained"] is None:
+        return basis
+    return f"{basis}; events tell {_interval(result['explained'], '.0%')} of what differs between arms later"
+
+
+def _interval(doubt: Doubt, form: str) -> str:
+    value, lower, upper = (format(doubt[name], form) for name in ("value", "lower", "upper"))
+    return f"{value} [{lower}, {upper}]"

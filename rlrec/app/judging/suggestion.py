@@ -1,0 +1,125 @@
+"""A reward for the long run: which events at the slots of an arm go with what comes after a look at it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import count
+from typing import TypedDict
+
+import numpy as np
+
+from rlrec.app.evaluation.passes import arm_effects
+from rlrec.app.imports import log_stores
+from rlrec.app.inputs import lookup
+from rlrec.arrays import Array
+from rlrec.errors import CheckFailed, InputError
+from rlrec.ope.estimators.shrinkage import draw_lines, joint_rates
+from rlrec.store import Store
+from rlrec.store.database import bulk
+from rlrec.store.log.events import RETURN
+from rlrec.store.policies import policies
+from rlrec.times import SECOND
+
+DRAWS, SEED = 2_000, 0  # of the posterior
+DIGITS = 3  # of a weight
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Arguments of `reward suggest`: reward, log, horizon_us and level as of `effects`."""
+
+    reward: str = "default"
+    log: str | None = None
+    horizon_us: int | None = None
+    level: float = 0.95
+
+
+# A mean of a posterior with its bounds.
+Doubt = TypedDict("Doubt", {"value": float, "lower": float, "upper": float})
+# A kind of event. now: its weight in the reward; later: what one more of it at an arm's slots says of what comes after
+# the page, with bounds for all kinds together; weight: both; rank: rank correlation of arms by its rate and by their
+# long run.
+EventWeight = TypedDict("EventWeight", {
+    "event": str, "now": float, "later": Doubt, "weight": float, "answer": str, "rank": Doubt,
+})  # fmt: skip
+# explained: share of what differs between arms after the page that their events tell; rank: of the reward itself; None
+# where no kind of event differs from arm to arm. weights: of the definition, None where no later one can be told.
+Result = TypedDict("Result", {
+    "reward": str, "horizon_s": float, "log": str | None, "level": float, "arms": int, "pages": int, "persons": int,
+    "explained": Doubt | None, "rank": Doubt | None, "events": list[EventWeight], "name": str,
+    "weights": dict[str, float] | None, "window_s": float,
+})  # fmt: skip
+
+
+def suggest(store: Store, request: Request) -> Result:
+    """Weights of events by which the slot of an arm is worth what a look at it brings in the long run.
+
+    Raises InputError for what is unknown and an empty log, CheckFailed for a log that cannot tell."""
+    with store.read() as unit:
+        definition = lookup.reward(unit, request.reward)
+        names = {reward.name for reward in policies.rewards(unit)}
+    if definition.transforms:
+        hint = "give --reward with a definition of plain weights, such as 'click=1'"
+        raise InputError(
+            f"reward {definition.name!r} transforms {min(definition.transforms)!r}: no weight adds to that", hint=hint
+        )
+    with (
+        log_stores.opened(store, request.log) as (log_store, log),
+        log_store.read() as unit,
+        bulk.alongside(unit),
+    ):
+        effect_request = arm_effects.Request(
+            log=log, reward=request.reward, horizon_us=request.horizon_us, level=request.level
+        )  # fmt: skip
+        effect_pass, by_group = arm_effects.sum_log(unit, effect_request)
+    (sums,) = by_group.values()
+    estimates = effect_pass.estimate(sums)
+    later, error = estimates.total(now=0.0)
+    arms = np.flatnonzero(estimates.varies & (sums.looks > 0))
+    if not (error[arms] > 0).all():
+        hint = "collect visits of several pages, or of people who are named and come back"
+        raise CheckFailed("nothing came after the pages of this log: nothing can be told of it", hint=hint)
+    now_weights = {kind: weight for kind, weight in definition.weights.items() if kind != RETURN}
+    answer: Result = {
+        "reward": definition.name, "horizon_s": effect_pass.horizon_us / SECOND, "log": request.log,
+        "level": request.level, "arms": len(arms), "pages": int(sums.counts[0]), "persons": int(sums.counts[3]),
+        "explained": None, "rank": None, "events": [],
+        "name": next(name for number in count(2) if (name := f"{definition.name}{number}") not in names),
+        "weights": None, "window_s": definition.window_us / SECOND,
+    }  # fmt: skip
+    kinds = sorted(estimates.rates)
+    if not kinds:
+        return answer
+    values = np.column_stack([sums.events[kind][arms, 0] for kind in kinds])
+    products = np.array([[sums.products[first, second] for second in kinds] for first in kinds])
+    rates = joint_rates(values, products, sums.looks[arms])
+    draws = draw_lines(later[arms], error[arms], rates, draws=DRAWS, rng=np.random.default_rng(SEED))
+    reward_now = rates @ [now_weights.get(kind, 0.0) for kind in kinds]
+    ranks = _ranks(draws.effects + reward_now)
+    for number, kind in enumerate(kinds):
+        # bounds that hold for all kinds together
+        slope = _doubt(draws.slopes[:, number], 1 - (1 - request.level) / len(kinds))
+        now = now_weights.get(kind, 0.0)
+        answer["events"].append({
+            "event": kind, "now": now, "later": slope, "weight": now + slope["value"],
+            "answer": "adds" if slope["lower"] > 0 else "costs" if slope["upper"] < 0 else "unknown",
+            "rank": _doubt(ranks @ _ranks(rates[:, number]), request.level),
+        })  # fmt: skip
+    if np.ptp(reward_now) > 0:
+        answer["rank"] = _doubt(ranks @ _ranks(reward_now), request.level)
+    answer["explained"] = _doubt(np.minimum(draws.predicted.var(axis=1) / draws.effects.var(axis=1), 1), request.level)
+    if any(event["answer"] != "unknown" for event in answer["events"]):
+        weights = {**now_weights, **{event["event"]: event["weight"] for event in answer["events"]}}
+        answer["weights"] = {kind: float(f"{weight:.{DIGITS}g}") for kind, weight in weights.items()}
+    return answer
+
+
+def _ranks(values: Array) -> Array:
+    """Ranks along the last axis, with mean 0 and length 1: products of two are rank correlations."""
+    ranks = values.argsort(axis=-1).argsort(axis=-1) - (values.shape[-1] - 1) / 2
+    return np.asarray(ranks / np.linalg.norm(ranks, axis=-1, keepdims=True))
+
+
+def _doubt(draws: Array, level: float) -> Doubt:
+    lower, upper = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2]).tolist()
+    return {"value": float(draws.mean()), "lower": lower, "upper": upper}
