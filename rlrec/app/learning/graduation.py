@@ -20,7 +20,7 @@ from rlrec.policy.beliefs.base import Policy
 from rlrec.policy.contexts.contextual import Design
 from rlrec.policy.contexts.encoder import Encoder
 from rlrec.policy.gradients import imitation
-from rlrec.policy.gradients.gradient import MEMORY, Gradient, Parameters, State
+from rlrec.policy.gradients.gradient import MEMORY, Gradient, State
 from rlrec.policy.gradients.reinforce import LoggedSlates
 from rlrec.records import Version
 from rlrec.store import Unit
@@ -139,7 +139,7 @@ class _Graduation:
             slates, expected = self._slates(cases, seed=1)
             if not closed:
                 fitted = imitation.fit(self.policy, fitted, slates, contextual=self.contextual)
-            kl = self._divergence(fitted, slates if expected else self._slates(cases, seed=2)[0])
+            kl = imitation.divergence(self.policy, fitted, slates if expected else self._slates(cases, seed=2)[0])
         rows, shared = self.policy.pack(fitted)
         weights = [(arm, row.astype("<f8").tobytes()) for arm, row in zip(self.arms.tolist(), rows, strict=True)]
         return replace(
@@ -210,13 +210,13 @@ class _Graduation:
             pages = self._distribution(case).pages(case.size)
             if expected:
                 shown, weight = np.arange(len(case.arms))[:, None], case.weight * pages.first
-                log_served = np.log(np.maximum(pages.first, TINY))
+                log_served = np.log(np.maximum(pages.first, TINY))[:, None]
             else:
                 n = max(1, round(PAGES * case.weight / total))
                 words = np.full(n, seed * CASES + number, np.uint64)
                 draw = pages.draw(seeds=words, decisions=np.arange(n), lists=True)
                 shown, weight = draw.slates, np.full(n, case.weight / n)
-                log_served = np.log(draw.propensity).sum(axis=1)
+                log_served = np.log(draw.propensity)
             x = np.broadcast_to(self.policy.encode(case.context), (len(shown), len(self.policy.design.context.names)))
             groups[case.arms, case.size].append((x, shown, weight, log_served))
         columns = ((arm_ids, zip(*rows, strict=True)) for (arm_ids, _), rows in groups.items())
@@ -234,11 +234,3 @@ class _Graduation:
             described=self.arm_features[index], shown=shown, log_propensity=log_served, gain=weight, raw=weight,
             scale=np.ones(n),
         )  # fmt: skip
-
-    def _divergence(self, fitted: Parameters, served: Sequence[LoggedSlates]) -> float:
-        """Mean KL(version || fitted) of a slate, in nats."""
-        total, weight = 0.0, 0.0
-        for slates in served:
-            log_ratio = slates.log_propensity - imitation.log_probability(self.policy, fitted, slates)
-            total, weight = total + float(slates.gain @ log_ratio), weight + float(slates.gain.sum())
-        return max(0.0, total / weight)

@@ -101,6 +101,11 @@ def create(store: Store, request: Request) -> CreatedPolicy:
             initial = warm_start(
                 unit, request.kind, typed_parameters, encoders, reward_name=request.reward, from_log=request.from_log
             )
+        if new and source is None and request.from_log is not None and request.kind == graduation.KIND:
+            from rlrec.app.training import log_copy
+
+            reward = lookup.reward(unit, request.reward)
+            initial = log_copy.copy_log(unit, initial, typed_parameters, reward, request.from_log)
         if new and source is not None:
             initial = graduation.graduate(unit, source, initial, typed_parameters)
         if new and prior_options:
@@ -135,6 +140,8 @@ def create(store: Store, request: Request) -> CreatedPolicy:
             if 2 * sum(len(value.split()) >= TEXT_WORDS for value in values) > len(values):
                 hint = f'{{"{name}": {{"text": 65536}}}} in the fields of --features reads their words'
                 store.notice(f"a text of {name} counts as one value; {hint}")
+    if request.kind == graduation.KIND and request.from_log and source is None and "kl" not in answer:
+        store.notice("version 1 is uniform: the log has no session that has ended, with propensities, to copy")
     unnamed = declared is None and request.from_log is None and not (source and source.contextual)
     if policy.contextual and unnamed:
         store.notice(

@@ -114,6 +114,12 @@ class Gradient(ContextualPolicy, Examined):
         return ("1",) * context.intercept if context.is_sparse else context.names
 
     @property
+    def context_columns(self) -> Index:
+        """Columns of the weights of a state that belong to contexts."""
+        n, words = len(self._context_names), len(self.design.columns)
+        return np.r_[:n, len(self.names) : len(self.names) + words]
+
+    @property
     def names(self) -> tuple[str, ...]:
         """Names of the features of a state, (d,); the weights of words stand behind the weights of these features."""
         similar = (f"{statistic}:{name}" for statistic in ("shown", "faded") for name in self.design.arm.names)

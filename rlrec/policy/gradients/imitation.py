@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +18,10 @@ from rlrec.policy.slates import plackett_luce
 RIDGE = 1e-6  # keeps scores finite where an arm is never shown, or always above the others
 # that of pages: scores so far apart that only the floor ever changes the upper positions could not learn from what they
 # earn, and a few percent of the order that is copied buys that
-PAGE_RIDGE = 3e-3
+PAGE_RIDGE = 2e-3
 STEPS = 200  # of the fit, at most
 CLOSE = 1e-8  # relative change of the loss at which it ends
+LARGEST = 30.0  # log of a ratio of probabilities beyond which it counts as that
 LEAST = 1e-12  # probability of an arm that is never the best
 
 
@@ -32,9 +34,12 @@ def scores(probability: Array, policy: Gradient) -> Array:
 
 
 def fit(policy: Gradient, start: Parameters, slates: Sequence[LoggedSlates], *, contextual: bool) -> Parameters:
-    """The parameters under which slates are most likely, each as often as its `gain`: those that minimise KL(served ||
-    policy) where served slates were drawn. contextual: whether weights on contexts are fitted beside the biases.
-    Source: maximum likelihood of Plackett-Luce with a floor, own derivation; by L-BFGS."""
+    """The parameters that minimise KL(served || policy), by slates that were drawn, each as often as its `gain`, with
+    the log probability of every slot. contextual: whether weights on contexts are fitted beside the biases.
+
+    The loss of a slot is w - 1 - log w, w its probability over the logged one: on average that is the KL, and it has no
+    noise where the policy can serve the same. Source: Plackett-Luce with a floor by L-BFGS, own derivation; the
+    estimate of the KL by Schulman 2020 (Approximating KL Divergence)."""
     from scipy.optimize import minimize
 
     # biases move, and weights on the features of contexts, not those on the features of sessions
@@ -42,28 +47,48 @@ def fit(policy: Gradient, start: Parameters, slates: Sequence[LoggedSlates], *, 
     if contextual:
         name = "cross" if policy.model == BILINEAR else "linear"
         free[name] = np.zeros(start[name].shape, np.bool_)
-        free[name][:, : len(policy.design.context.names)] = True
-    total, objective = sum(float(group.gain.sum()) for group in slates), Objective(corrected=False)
+        free[name][:, policy.context_columns] = True
+    total, objective = sum(float(group.gain.sum()) for group in slates), Objective(corrected=False, by_slot=True)
     ridge = PAGE_RIDGE if any(group.shown.shape[1] > 1 for group in slates) else RIDGE
 
     def loss(values: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
         parameters = _merge(start, free, values)
-        likely = sum(float(group.gain @ log_probability(policy, parameters, group)) for group in slates)
-        gradient = reinforce.sums(policy, parameters, slates, objective).gradient
+        ratios = [_log_ratio(policy, parameters, group) for group in slates]
+        weighed = [
+            replace(group, gain=-group.gain[:, None] * np.expm1(ratio))
+            for group, ratio in zip(slates, ratios, strict=True)
+        ]
+        losses = [np.expm1(ratio) - ratio for ratio in ratios]
+        gradient = reinforce.sums(policy, parameters, weighed, objective).gradient
         slope = np.concatenate([gradient[name][free[name]] for name in free])
-        return ridge * float(values @ values) - likely / total, 2 * ridge * values - slope / total
+        return ridge * float(values @ values) + _mean(slates, losses), 2 * ridge * values - slope / total
 
     begin = np.concatenate([start[name][free[name]] for name in free])
     optimum = minimize(loss, begin, jac=True, method="L-BFGS-B", options={"maxiter": STEPS, "ftol": CLOSE})
     return _merge(start, free, optimum.x)
 
 
-def log_probability(policy: Gradient, parameters: Parameters, slates: LoggedSlates) -> Array:
-    """Log of the probability of slates under the parameters, (n,)."""
+def divergence(policy: Gradient, parameters: Parameters, slates: Sequence[LoggedSlates]) -> float:
+    """Mean KL(served || policy) of a slate, in nats, by slates as in `fit`."""
+    losses = [-_log_ratio(policy, parameters, group) for group in slates]
+    return max(0.0, _mean(slates, losses))
+
+
+def _mean(slates: Sequence[LoggedSlates], losses: Sequence[Array]) -> float:
+    """The mean over slates of the sum of losses over their slots."""
+    total = sum(float(group.gain @ loss.sum(axis=1)) for group, loss in zip(slates, losses, strict=True))
+    return total / sum(float(group.gain.sum()) for group in slates)
+
+
+def _log_ratio(policy: Gradient, parameters: Parameters, slates: LoggedSlates) -> Array:
+    """Log of the probability of every slot given those above it, over the logged one, (n, k)."""
     arm_parameters = {name: parameters[name][slates.arms] for name in ARM_PARAMETERS}
     score = score_states(policy.effective({**parameters, **arm_parameters}, slates.described), slates.state)
     temperature, floor = policy.temperature, policy.exploration
-    return plackett_luce.log_joint(score, slates.shown, slates.eligible, temperature=temperature, floor=floor)
+    log_slots = plackett_luce.log_conditionals(
+        score, slates.shown, slates.eligible, temperature=temperature, floor=floor
+    )
+    return np.minimum(log_slots - slates.log_propensity, LARGEST)
 
 
 def _merge(start: Parameters, free: dict[str, npt.NDArray[np.bool_]], values: npt.NDArray[np.float64]) -> Parameters:

@@ -359,7 +359,7 @@ def _cumulate(values: Array) -> Array:
 def _clip(log_ratio: Array, objective: Objective) -> tuple[Array, Array]:
     """The clipped importance weights, and how much clipping has removed from each."""
     if not objective.corrected:
-        return np.ones(len(log_ratio)), np.zeros(len(log_ratio))
+        return np.ones_like(log_ratio), np.zeros_like(log_ratio)
     weight = np.exp(np.minimum(log_ratio, HIGHEST))
     clipped = np.minimum(weight, objective.clip)
     return clipped, weight - clipped

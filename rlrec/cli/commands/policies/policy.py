@@ -36,7 +36,9 @@ def kinds(show: Show) -> None:
 @click.option("--reward", default="default", show_default=True, help="Reward definition it learns from.")
 @click.option("--prior", type=FILE, help="CSV arm,alpha,beta or arm,mean,variance: replaces the default prior.")
 @click.option("--features", type=JSON_FILE, help="JSON: how a contextual kind reads contexts and arms.")
-@click.option("--from-log", metavar="FILTER", help="Learn from mature decisions of the log first, e.g. policy=random.")
+@click.option(
+    "--from-log", metavar="FILTER", help="Learn from mature decisions of the log first; a gradient copies what served."
+)
 @click.option(
     "--prior-from", metavar="FILTER",
     help="Start each arm from its mean reward in this log, shrunk to that of all arms.",

@@ -1,0 +1,78 @@
+"""Version 1 of a trained policy that serves as a log was served, whatever drew that log."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from rlrec.app.distributions import designs
+from rlrec.app.distributions.trained import TrainedModel
+from rlrec.app.inputs import filters
+from rlrec.app.learning import graduation
+from rlrec.app.learning.warm_start import InitialBelief
+from rlrec.app.log import lineage
+from rlrec.app.log.ended_visits import Cutoff
+from rlrec.app.log.splits import TRAIN, TUNE
+from rlrec.app.training.ascent import group_slates
+from rlrec.app.training.dataset import Dataset, DatasetSplit
+from rlrec.app.training.dataset_writer import DatasetWriter
+from rlrec.app.training.holdout_value import VISITS
+from rlrec.policy.gradients import imitation
+from rlrec.policy.gradients.reinforce import LoggedSlates
+from rlrec.records import Reward
+from rlrec.store import Unit
+
+SLOTS, CELLS = 50_000, 20_000_000  # slots, and scores, that are fitted at most
+
+
+def copy_log(
+    unit: Unit, initial: InitialBelief, typed: Mapping[str, Any], reward: Reward, from_log: str
+) -> InitialBelief:
+    """The belief of a trained policy with the weights that serve most nearly as the log says: fitted to the visits that
+    teach, with the KL that remains on those that choose epochs. initial: the belief without weights, which stays where
+    no visit of the log can be used."""
+    draft = replace(designs.unstored(graduation.KIND, typed, reward), parameters=initial.parameters)
+    reader, selection = TrainedModel(unit, draft, weights=()), filters.selection(unit, from_log)
+    cutoff = Cutoff.compute(unit, reward)
+    with closing(Dataset()) as dataset:
+        writer = DatasetWriter(unit, selection, reader, reward, cutoff, seed=0, log=from_log)
+        report = writer.write(dataset, engine=None, progress=lambda: None)
+        policy, start = reader.policy, reader.policy.zero_parameters(len(writer.arms))
+        if policy.is_sparse:
+            policy, start = policy.with_columns(dataset.columns, start)
+        dataset.arrange({TRAIN: VISITS, TUNE: VISITS}, weighed=policy.design.columns if policy.is_sparse else None)
+        n_slots = min(SLOTS, max(1, CELLS // max(1, len(writer.arms))))
+        taught, measured = (
+            _slates(dataset.splits[split], max_visits=max(1, n_slots * report.visits // max(1, report.slots)))
+            for split in (TRAIN, TUNE)
+        )
+    if not taught:
+        return initial
+    fitted = imitation.fit(policy, start, taught, contextual=True)
+    rows, shared = policy.pack(fitted)
+    packed = (row.astype("<f8").tobytes() for row in rows)
+    record = lineage.record(
+        unit, from_log, selection, last_id=report.last_id, window_us=reward.window_us, slots=report.slots
+    )
+    kl = imitation.divergence(policy, fitted, measured or taught)
+    return replace(
+        initial, weights=sorted(zip(writer.arms.tolist(), packed, strict=True)),
+        parameters={**initial.parameters, **policy.design.to_json(), "shared": shared},
+        record={**record, "splits": [TRAIN, TUNE], "kl": kl},
+    )  # fmt: skip
+
+
+def _slates(split: DatasetSplit, *, max_visits: int) -> list[LoggedSlates]:
+    """Slates of the visits of a split, each once, with the logged probability of every slot given those above it."""
+    result = list[LoggedSlates]()
+    for rows in split.batches(max_visits):
+        n = len(rows.eligible)
+        slates = group_slates(
+            rows, np.ones(n), np.ones(n), np.ones(n), by_position=np.zeros(int(rows.size.max(initial=1)))
+        )
+        result += [replace(group, gain=np.ones(n), raw=np.ones(n)) for group in slates if (n := len(group))]
+    return result
