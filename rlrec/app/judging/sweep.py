@@ -109,15 +109,14 @@ def sweep(
     Raises InputError for what is unknown or cannot be, CheckFailed for a log that cannot teach and judge."""
     if (request.log or "").startswith(PREFIX):
         raise InputError("a sweep learns from the log of a store", hint="`rlrec import-log` brings it into one")
-    combinations = _combinations(request)
     with store.read() as unit, bulk.alongside(unit), workers.opened(store, unit.now) as engine:
         reward = lookup.reward(unit, request.reward or "default")
         selection = filters.selection(unit, request.log)
-        candidates = _candidates(unit, combinations, request, reward, selection)
-        blocks = _blocks(unit, selection)
-        moments = _learn(unit, candidates, blocks, reward)
+        candidates = candidates_of(unit, request, reward, selection)
+        blocks = time_blocks(unit, selection)
+        moments = learn(unit, candidates, blocks, reward)
         begins = np.array([block.since for block in blocks[TAUGHT:]])
-        targets = [_target(unit, candidate, moments[candidate.counting], begins) for candidate in candidates]
+        targets = [learning_target(unit, candidate, moments[candidate.counting], begins) for candidate in candidates]
         evaluation_request = EvaluationRequest(
             targets=BUILT_IN, reward=reward.name, log=filters.with_loggers(request.log, [filters.ALL]),
             level=request.level, cluster=request.cluster,
@@ -180,14 +179,11 @@ def _combinations(request: Request) -> list[tuple[str, dict[str, str]]]:
     ]  # fmt: skip
 
 
-def _candidates(
-    unit: Unit, combinations: Sequence[tuple[str, Mapping[str, str]]], request: Request, reward: Reward,
-    selection: Selection,
-) -> list[Candidate]:  # fmt: skip
+def candidates_of(unit: Unit, request: Request, reward: Reward, selection: Selection) -> list[Candidate]:
     """The candidates, with features as `policy create --from-log` fits them to the contexts of the log."""
     declared = {} if request.features is None else parameters.features(request.features)
     candidates, fitted = list[Candidate](), dict[bool, Design]()
-    for kind, texts in combinations:
+    for kind, texts in _combinations(request):
         policy = kinds.make(kind, parameters.with_curve(unit, parameters.typed(kind, texts)))
         policy.check(reward)
         params = kinds.values(policy)
@@ -207,7 +203,7 @@ def _candidates(
 # -- what they learn --
 
 
-def _blocks(unit: Unit, selection: Selection) -> list[Selection]:
+def time_blocks(unit: Unit, selection: Selection) -> list[Selection]:
     """The selected decisions by time, in blocks of about as many each. Raises EmptyLog where there is none, CheckFailed
     where too few times are different."""
     decisions = selected.extent(unit, selection).decisions
@@ -222,7 +218,7 @@ def _blocks(unit: Unit, selection: Selection) -> list[Selection]:
     return [replace(selection, since=first, until=last) for first, last in pairwise(limits)]
 
 
-def _learn(
+def learn(
     unit: Unit, candidates: Sequence[Candidate], blocks: Sequence[Selection], reward: Reward
 ) -> dict[Any, list[Moment]]:
     """Moments at which judged blocks begin, by what candidates count; a block is read once for all of them."""
@@ -243,7 +239,7 @@ def _learn(
     return moments
 
 
-def _target(unit: Unit, candidate: Candidate, moments: Sequence[Moment], begins: Ids) -> LearningTarget:
+def learning_target(unit: Unit, candidate: Candidate, moments: Sequence[Moment], begins: Ids) -> LearningTarget:
     """The candidate as it learns."""
     features, shared = designs.arm_features(unit, designs.policy_of(candidate.version)), list[Target]()
     named: dict[str, Any] = {"name": candidate.name, "reward": candidate.version.reward}

@@ -1,0 +1,90 @@
+"""`sweep` on logs of a policy that learns: whether what it says of candidates holds the truth, which is worked out from
+what each of them knew; and how often it prefers one where all are equal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from math import sqrt
+
+import numpy as np
+
+from rlrec.app.inputs import lookup
+from rlrec.app.judging import sweep
+from rlrec.app.setup import init
+from rlrec.arrays import Array
+from rlrec.policy.slates import slate
+from rlrec.store import Store
+from rlrec.store.log.selected import Selection
+from tests.app import logs
+from tests.benchmarks.measure import Figure, Setting
+
+RUNS, PAGES, GROUPS = 200, 1_000, 20
+DEVICES = [{"device": name} for name in ("ios", "web", "tv")]
+PERSONAL = np.array([[0.40, 0.10, 0.15, 0.10], [0.10, 0.40, 0.15, 0.10], [0.10, 0.12, 0.15, 0.40]])
+EQUAL = np.full((3, 4), 0.2)
+REQUEST = sweep.Request(
+    kinds="thompson,epsilon-greedy,lin-thompson,softmax,squarecb", params=["softmax:temperature=0.05"],
+    cluster="session",
+)  # fmt: skip
+COVERED = 0.95
+
+
+def sweeps(setting: Setting) -> Iterator[Figure]:
+    """Shares of runs, each of a log of its own."""
+    runs = setting.size(RUNS)
+    rows = [row for seed in range(runs) for row in _judged(setting, PERSONAL, seed)]
+    least = COVERED - 3 * sqrt(COVERED * (1 - COVERED) / runs)
+    yield Figure(name="values that their intervals hold", value=float(np.mean(rows)), unit="", at_least=least)
+    claims = [_preferred(setting, seed) for seed in range(runs)]
+    most = 1 - COVERED + 3 * sqrt(COVERED * (1 - COVERED) / runs)
+    yield Figure(name="equal candidates called better", value=float(np.mean(claims)), unit="", at_most=most)
+
+
+def _logged(setting: Setting, rates: Array, seed: int) -> str:
+    """A store with a log of Thompson sampling, whose pages come twenty groups of them a minute apart."""
+    path = str(setting.path(".db"))
+    with closing(Store(path)) as store:
+        init.init(store)
+    logs.catalogue(path, rates.shape[1])
+    logs.create(path, "log", "thompson", floor="0.3")
+    by_page = rates[np.arange(PAGES) % len(rates)]
+    logs.serve(path, "log", pages=PAGES, rates=by_page, contexts=DEVICES, seed=seed, group=PAGES // GROUPS, together=1)
+    return path
+
+
+def _judged(setting: Setting, rates: Array, seed: int) -> list[bool]:
+    """Whether the interval of each candidate holds the mean of what it would have earned at the moments when it was
+    judged."""
+    path = _logged(setting, rates, seed)
+    with closing(logs.at(path, 1e6)) as store:
+        _, judged, _ = sweep.sweep(store, REQUEST)
+        with store.read() as unit:
+            reward, log = lookup.reward(unit, "default"), Selection()
+            candidates = sweep.candidates_of(unit, REQUEST, reward, log)
+            moments = sweep.learn(unit, candidates, sweep.time_blocks(unit, log), reward)
+            arms = np.arange(1, rates.shape[1] + 1)
+            keys = {arm: f"a{arm - 1}" for arm in arms.tolist()}
+            truth = {"uniform": float(rates.mean())}
+            for candidate in candidates:
+                target = sweep.learning_target(unit, candidate, moments[candidate.counting], np.arange(7))
+                servings = [moment.serving for moment in target.moments if moment.serving is not None]
+                truth[candidate.name] = float(np.mean([
+                    slate.first(
+                        serving.scores(0, arms, [context], keys=keys)[0], floor=serving.policy.exploration
+                    ) @ rates[row]
+                    for serving in servings for row, context in enumerate(DEVICES)
+                ]))  # fmt: skip
+    held = []
+    for row in judged:
+        assert row.estimate.lower is not None
+        assert row.estimate.upper is not None
+        held.append(row.estimate.lower <= truth[row.target] <= row.estimate.upper)
+    return held
+
+
+def _preferred(setting: Setting, seed: int) -> bool:
+    """Whether some candidate is called better than what was logged, where every arm is worth the same."""
+    with closing(logs.at(_logged(setting, EQUAL, seed), 1e6)) as store:
+        _, judged, _ = sweep.sweep(store, REQUEST)
+    return any(row.answer.answer == "better" for row in judged)
