@@ -604,7 +604,7 @@ class Commands:
 
     position: PositionCommands
 
-    def train_pg(self, reference: str, *, log: str | None = None, since: str | datetime | None = None, min_new: int = 0, gamma: float = 1.0, discounted: bool = True, entropy: float = 0.0, shapings: Mapping[str, Any] | None = None, baseline: str = 'value', weights: str = 'auto', clip_weight: float | str = '20', top_k: int = 0, position: str | None = None, from_version: int | None = None, epochs: int = 60, lr: float = 0.005, batch: int = 500, kl_stop: float | None = None, patience: int = 20, seed: int | None = None, jobs: int = 1, engine: Literal['local', 'dask'] = 'local', scheduler: str | None = None, promote: str = 'never', cluster: str | None = None, dry_run: bool = False, plot: str | PathLike[str] | None = None) -> Result:
+    def train_pg(self, reference: str, *, log: str | None = None, since: str | datetime | None = None, min_new: int = 0, gamma: float = 1.0, discounted: bool = True, entropy: float = 0.0, shapings: Mapping[str, Any] | None = None, baseline: str = 'value', weights: str = 'auto', clip_weight: float | str = '20', no_correction: bool = False, top_k: int = 0, position: str | None = None, from_version: int | None = None, epochs: int = 60, lr: float = 0.005, batch: int = 500, kl_stop: float | None = None, patience: int = 20, seed: int | None = None, jobs: int = 1, engine: Literal['local', 'dask'] = 'local', scheduler: str | None = None, promote: str = 'never', bold: bool = False, cluster: str | None = None, dry_run: bool = False, plot: str | PathLike[str] | None = None) -> Result:
         """Train a policy gradient on logged sessions, and judge it.
 
         Makes a new version of a policy of kind gradient from all visits that have ended, by whichever policy. 60 % of
@@ -620,19 +620,21 @@ class Commands:
         baseline: Taken off a return: none, mean, value or rloo.
         weights: By slate, slot or auto.
         clip_weight: Largest importance weight, or none.
+        no_correction: No weights: as if the policy had logged it all.
         top_k: Each slot as one of K draws with replacement.
         position: With --top-k [default: the policy's curve].
         from_version: Where to start [default: the live one].
-        epochs: Passes over the log, at most.
+        epochs: Passes, at most.
         lr: First size of a step.
-        batch: Visits of one step, at most.
+        batch: Visits of a step.
         kl_stop: End beyond this mean KL from the start.
-        patience: End after N epochs without a better one.
+        patience: Epochs without a better one.
         seed: Order of visits [default: random].
         jobs: Processes that share a log of more than 50,000 decisions.
         engine: local processes, or a cluster: dask.
         scheduler: A running Dask cluster, e.g. tcp://127.0.0.1:8786.
         promote: Goes live: never, if-better (else exit 3), always.
+        bold: Go beyond what the log can judge: kept, for a ramp to try.
         cluster: Of the gate: user or session [default: user, else session].
         dry_run: Train and judge, and store nothing.
         plot: Write the answer as a figure, too.

@@ -29,7 +29,16 @@ from rlrec.app.training.dataset import Dataset
 from rlrec.app.training.dataset_writer import DatasetWriter
 from rlrec.app.training.holdout_value import VISITS, HoldoutValue, fit_values
 from rlrec.app.training.lease import TrainingLease
-from rlrec.app.training.report import NO_GATE, GateReport, Result, TuneSplit, copy_reason, refusal_reason, result
+from rlrec.app.training.report import (
+    NO_GATE,
+    GateReport,
+    Result,
+    TuneSplit,
+    bold_reason,
+    copy_reason,
+    refusal_reason,
+    result,
+)
 from rlrec.arrays import Array
 from rlrec.compute import Engine
 from rlrec.errors import InputError, StoreBusy, quantity, suggest
@@ -40,7 +49,7 @@ from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
 from rlrec.store.log import settings
 from rlrec.store.log.selected import Selection, extent, version_counts
-from rlrec.store.policies import beliefs, policies
+from rlrec.store.policies import beliefs, policies, routes
 from rlrec.store.policies.beliefs import ArmWeights
 from rlrec.store.upkeep import removals
 from rlrec.times import DAY_US, format_time
@@ -88,6 +97,8 @@ def check(request: Request) -> None:
     ):  # fmt: skip
         if choice not in names:
             raise lookup.unknown(name, choice, names, hint=f"one of {', '.join(names)}")
+    if request.bold and request.promote == "always":
+        raise InputError("--bold lets nothing go live that the log cannot judge", hint="leave out --promote always")
 
 
 def train(
@@ -155,7 +166,9 @@ class _TrainingRun:
             selection = self._select(unit)
             judged = paired_gate.rows_not_trained_on(unit, selection, self.live.reference)
             versions = policies.versions(unit, [self.parent.policy.id])
-            last_trained = max(int(version.learned_from.get("now", -1)) for version in versions)
+            # a version that was fitted to what served has learned nothing of what that earned
+            records = [version.learned_from for version in versions if "options" in version.learned_from]
+            last_trained = max((int(record["now"]) for record in records), default=-1)
             cutoff = Cutoff.compute(unit, self.parent.reward)
             writer = DatasetWriter(
                 unit, selection, reader, self.parent.reward, cutoff, seed=self.seed, examination=self._curve(unit),
@@ -342,7 +355,7 @@ class _TrainingRun:
         served these visits, and they cannot tell its value, with what they earned. A look with the figures of an
         earlier one is that one: it tells nothing new, and spends no error. looks: of this year."""
         promising = self.request.promote != "if-better" or trained.promising
-        if not self.report.gate_visits or not promising:
+        if not self.report.gate_visits or not promising or (self.request.bold and trained.is_bold):
             return NO_GATE
         # whether the tuning visits show that the candidate is near what was logged: that depends on no reward, and
         # they ask for more than the gate does, so few visits there with large weights say nothing against it
@@ -408,6 +421,11 @@ class _TrainingRun:
         why = copy_reason(trained, self.tune, parent=self.parent)
         if promote == "if-better":
             why = None if promoted else refusal_reason(gate, trained, same_live=same_live, tune=self.tune)
+        if self.request.bold and trained.is_bold:
+            serving = routes.newest_changes(unit)
+            names = [change.route for change in serving if change.policy == policy.name]
+            names += [change.route for change in serving]
+            why = bold_reason(f"{policy.name}@{number}", next(iter(names), None))
         return result(
             self.parent, number, self.report.visits, gate, seed=self.seed, trained=trained, promoted=promoted, why=why,
             log=self.log_taken, ess_wanted=self.tune.wanted_ess, weights=self.request.weights, training=training,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import reduce
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,11 @@ from rlrec.arrays import Array, Ids
 from rlrec.errors import RlrecError
 from rlrec.policy.gradients import baseline, reinforce, returns
 from rlrec.policy.gradients.gradient import Gradient, Parameters
-from rlrec.policy.gradients.natural import FoldGradients, MeanFeatures, NaturalSteps
+from rlrec.policy.gradients.natural import BIAS, FoldGradients, MeanFeatures, NaturalSteps
 from rlrec.policy.gradients.reinforce import GradientSums, LoggedSlates, Objective
 from rlrec.records import add_each
 
-Z = 2.0  # epochs are compared by their gain less so many standard errors,
+Z = 2.0  # the bounds of a gain lie so many standard errors away,
 SLOT_Z = 1.0  # or so many where slots are judged by themselves: their error is small, and the gate is strict
 DRAWS = 3  # of random signs in place of gains, by which the diagonal of the Fisher matrix is estimated
 AUTO, SLOT, SLATE = "auto", "slot", "slate"
@@ -29,7 +30,10 @@ TOP_K = "top-k"  # slots as draws with replacement, where --top-k asks for it
 MIN_ESS_SHARE = 0.5  # effective share of decisions, by weights of slates before any step, below which slots are weighed
 MIN_EARNED_BY_SLOTS = 0.1  # share of the rewards that slots earn, from which on slots are weighed
 MAX_CLIPPED_SHARE = 0.05  # share of these weights above the largest one allowed, beyond which slots are weighed
-SMALLEST_RATE = 1 / 32  # of the step size: where a step of that size leaves what the log supports, the ascent ends
+GROWTH, LARGEST_RATE = 2.0, 1.0  # of a step after an epoch that gained, and how large it gets by that
+RETRIES = 5  # halved steps in a row that gain nothing, after which the ascent ends
+POWER, PROBE = 10, 0.1  # iterations towards the direction of most curvature, and the size of a change that tells it
+KICK = 1.0  # change of log probabilities (root mean square) by which the ascent leaves a saddle
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +43,7 @@ class TrainingOptions:
     weight; None: no limit. weights: whether slates have one weight each (slate), or slots one each, given the slots
     above (slot); with top_k above 0 slots have theirs whatever stands above, as one of so many that are drawn with
     replacement.
+    no_correction: gains have no importance weights; bold: whether epochs count that no gate could judge.
     patience: epochs without a better one after which it ends. kl_stop: mean KL(start || now) at which it ends.
     shaping: potential of a state, as weights of its features by name."""
 
@@ -50,6 +55,8 @@ class TrainingOptions:
     clip_weight: float | None = 20.0
     top_k: int = 0
     weights: str = SLATE
+    no_correction: bool = False
+    bold: bool = False
     discounted: bool = True
     kl_stop: float | None = None
     patience: int = 20
@@ -59,20 +66,28 @@ class TrainingOptions:
     @property
     def objective(self) -> Objective:
         clip = np.inf if self.clip_weight is None else self.clip_weight
-        return Objective(clip=clip, entropy=self.entropy, top=self.top_k, by_slot=self.weights == SLOT)
+        return Objective(
+            clip=clip,
+            entropy=self.entropy,
+            corrected=not self.no_correction,
+            top=self.top_k,
+            by_slot=self.weights == SLOT,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
     """A point of the learning curve. lr: the step size; supported: whether a gate could judge the policy then, by the
     ESS of the tuning visits. value: of the policy; gain: its value less that of the start; both on the tuning visits,
-    with bounds. entropy and kl: in nats, there. variance: of the gradient, with the baseline and without."""
+    with bounds and its standard error. entropy and kl: in nats, there. variance: of the gradient, with the baseline and
+    without."""
 
     epoch: int
     lr: float
     supported: bool
     value: float | None
     gain: float | None
+    std_error: float | None
     lower: float | None
     upper: float | None
     ess: float | None
@@ -82,10 +97,15 @@ class Epoch:
     variance: float
     variance_without_baseline: float
 
-    @property
-    def rank(self) -> tuple[bool, float]:
-        """The rank of the epoch: enough effective visits come first, then the lower bound of the gain counts."""
-        return self.supported, -np.inf if self.lower is None else self.lower
+    def is_better(self, earlier: Epoch, *, bold: bool) -> bool:
+        """Whether it is better than an earlier epoch: enough effective visits come first, unless it is bold, then the
+        gain counts. It has to be larger by one standard error of the difference, which is that of the standard errors:
+        along one way up they grow together."""
+        if not bold and self.supported != earlier.supported:
+            return self.supported
+        if self.gain is None or earlier.gain is None:
+            return self.gain is not None
+        return self.gain - earlier.gain > max(0.0, (self.std_error or 0.0) - (earlier.std_error or 0.0))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -102,6 +122,11 @@ class TrainingResult:
     def best_epoch(self) -> Epoch | None:
         """The point of the curve of the best epoch; None where that is the start."""
         return self.curve[self.best - 1] if self.best else None
+
+    @property
+    def is_bold(self) -> bool:
+        """Whether the best epoch is one that no gate could judge."""
+        return self.best_epoch is not None and not self.best_epoch.supported
 
     @property
     def supported(self) -> bool:
@@ -163,54 +188,57 @@ class Trainer:
         self._potential = np.array([options.shaping.get(name, 0.0) for name in policy.names])
         self._prepare_baseline(train)
         self._credit = 0.0, 1.0
-        gradients = (
-            reinforce.sums(policy, start, self.slates(rows), options.objective).gradient for rows in train.batches()
-        )
+        gradients = (self._sums(start, self.slates(rows)).gradient for rows in train.batches())
         self.later = agreement(gradients) if options.objective.by_slot else 1.0
         self._credit = 1.0, self.later
-        self._steps = self._natural_steps(train)
         self._file = ArrayFile()  # what every epoch reads, computed once
         for rows in train.batches():
             self._file.add([pack_mask(slates) for slates in self.slates(rows)])
+        self._means, self._decisions, self._slots = self._mean_features()
+        self._set_steps(start)
 
-    def _natural_steps(self, train: DatasetSplit) -> NaturalSteps:
-        """The natural steps from the start. Source of the Fisher diagonal by random signs: Bekas, Kokiopoulou & Saad
-        2007."""
-        means, (decisions, slots) = self._means(train)
+    def _batches(self) -> Iterator[list[LoggedSlates]]:
+        for number in range(len(self._file)):
+            yield [unpack_mask(slates) for slates in self._file.read(number)]
+
+    def _set_steps(self, parameters: Parameters) -> None:
+        """Make the natural steps from these parameters. Source of the Fisher diagonal by random signs: Bekas,
+        Kokiopoulou & Saad 2007."""
         rng, fisher = np.random.default_rng(0), Parameters()
 
         def gradients() -> Iterator[Parameters]:
             nonlocal fisher
-            for rows in train.batches():
-                slates = list(self.slates(rows))
+            for slates in self._batches():
                 # the slates, and the same with gains of 1 or -1 drawn by chance
                 draws = (
                     [replace(slate, gain=rng.choice((-1.0, 1.0), slate.gain.shape)) for slate in slates]
                     for _ in range(DRAWS)
                 )
                 gradient, *signed = (
-                    means.centred(reinforce.sums(self.policy, self.start, sample, self.options.objective).gradient)
-                    for sample in (slates, *draws)
+                    self._means.centred(self._sums(parameters, sample).gradient) for sample in (slates, *draws)
                 )
                 squares = ({name: values**2 / DRAWS for name, values in sample.items()} for sample in signed)
                 fisher = reduce(add_each, squares, fisher)
                 yield gradient
 
         folds = FoldGradients.from_batches(gradients())
-        return NaturalSteps.from_gradients(folds, fisher, means, decisions=decisions, slots=slots)
+        self._fisher = fisher
+        self._steps = NaturalSteps.from_gradients(
+            folds, fisher, self._means, decisions=self._decisions, slots=self._slots
+        )
 
-    def _means(self, train: DatasetSplit) -> tuple[MeanFeatures, tuple[int, int]]:
+    def _mean_features(self) -> tuple[MeanFeatures, int, int]:
         """The means of the features over the decisions, and how many decisions and slots there are."""
         decisions, slots, n_features = 0, 0, len(self.policy.names)
         state = np.zeros(n_features + len(self.policy.design.columns))
         memory = np.zeros(self.start["own"].shape)
-        for rows in train.batches():
-            state[:n_features] += rows.x.sum(axis=0, dtype=np.float64)
-            if (words := rows.words) is not None:
+        for group in chain.from_iterable(self._batches()):
+            state[:n_features] += group.state.x.sum(axis=0, dtype=np.float64)
+            if (words := group.state.words) is not None:
                 np.add.at(state, n_features + words.column, words.value)
-            np.add.at(memory, rows.arm, rows.memory)
-            decisions, slots = decisions + len(rows.eligible), slots + len(rows.shown)
-        return MeanFeatures(state / max(1, decisions), memory / max(1, decisions)), (decisions, slots)
+            np.add.at(memory, group.arms[group.state.arm], group.state.memory)
+            decisions, slots = decisions + len(group), slots + group.shown.size
+        return MeanFeatures(state / max(1, decisions), memory / max(1, decisions)), decisions, slots
 
     def close(self) -> None:
         """Let the file of the decisions go."""
@@ -262,37 +290,82 @@ class Trainer:
         """The ascent from the start. tune: the value on the tuning visits; None: there are none, and the last epoch
         counts.
 
-        An epoch that leaves what the tuning visits support is taken back, and the next ones take half the step."""
-        start = self.start
-        now, rate = start, self.options.lr
+        After an epoch that gained steps are twice as large. One that lost, or left what the tuning visits support, is
+        taken back, and steps are halved. Where that leads nowhere, and pages earn as a whole, the ascent goes on from
+        beside the saddle."""
+        now, rate, options, bold = self.start, self.options.lr, self.options, self.options.bold
         supported = tune is not None and tune.reference_ess >= tune.wanted_ess
-        best, best_rank, best_parameters, curve = 0, (False, -np.inf), start, list[Epoch]()
-        for epoch in range(1, self.options.epochs + 1):
+        best, best_parameters, curve = None, self.start, list[Epoch]()
+        gain, failures, is_saddle = 0.0, 0, options.weights == SLATE and self._has_pages
+        for epoch in range(1, options.epochs + 1):
             moved, sums = self._epoch(now, rate)
             point = _point(epoch, moved, sums, tune, rate)
             curve.append(point)
             if progress is not None:
                 progress(point)
-            if point.kl is not None and self.options.kl_stop is not None and point.kl > self.options.kl_stop:
+            if point.kl is not None and options.kl_stop is not None and point.kl > options.kl_stop:
                 break
-            rank = point.rank if tune is not None else (True, float(epoch))
-            if rank > best_rank:
-                best, best_rank, best_parameters = epoch, rank, moved
-            elif epoch - best >= self.options.patience:
+            if tune is None or best is None or point.is_better(best, bold=bold):
+                best, best_parameters = point, moved
+            elif epoch - best.epoch >= options.patience:
                 break
-            if not supported or point.supported:
-                now, supported = moved, point.supported
+            has_gained = point.gain is not None and point.gain > gain and (point.supported or bold)
+            if not supported or has_gained:
+                rate = min(GROWTH * rate, max(rate, LARGEST_RATE)) if has_gained else rate
+                now, supported, gain, failures = moved, point.supported, point.gain or 0.0, 0
                 continue
-            rate /= 2
-            if rate < self.options.lr * SMALLEST_RATE:
+            rate, failures = rate / 2, failures + 1
+            if failures <= RETRIES:
+                continue
+            if not is_saddle or tune is None:
                 break
-        return TrainingResult(parameters=best_parameters, best=best, curve=curve, promising=best_rank > (True, 0.0))
+            now, gain = self._leave_saddle(now, tune)
+            self._set_steps(now)
+            rate, failures, is_saddle = options.lr, 0, False
+        promising = tune is None or (best is not None and best.supported and (best.lower or 0.0) > 0)
+        number = 0 if best is None else best.epoch
+        return TrainingResult(parameters=best_parameters, best=number, curve=curve, promising=promising)
+
+    @property
+    def _has_pages(self) -> bool:
+        return any(group.shown.shape[1] > 1 for group in self._file.read(0))
+
+    def _leave_saddle(self, now: Parameters, tune: HoldoutValue) -> tuple[Parameters, float]:
+        """Parameters beside a point where no gradient leads up: along the biases in which the objective bends upwards
+        most, to the side that gains more, and that gain. Source: power iteration on differences of gradients, which
+        lose what noise they share; own derivation."""
+        information = self._fisher[BIAS]
+        has_information = information > 0
+        direction = np.random.default_rng(0).normal(size=len(information)) * has_information
+        for _ in range(POWER):
+            direction = self._unit(direction)
+            ends = [self._shifted(now, size * direction) for size in (PROBE, -PROBE)]
+            bend = np.zeros_like(direction)
+            for slates in self._batches():
+                up, down = (self._sums(end, slates).gradient[BIAS] for end in ends)
+                bend += up - down
+            bend = np.divide(bend, information, out=np.zeros_like(bend), where=has_information)
+            direction = direction + self._unit(bend)  # no direction that bends downwards is left in the end
+        sides = [self._shifted(now, size * self._unit(direction)) for size in (KICK, -KICK)]
+        gains = [tune.point(side, z=Z)["gain"] or 0.0 for side in sides]
+        return max(zip(sides, gains, strict=True), key=lambda side: side[1])
+
+    def _unit(self, change: Array) -> Array:
+        """The change of biases that changes log probabilities by 1, root mean square."""
+        size = float(self._fisher[BIAS] @ change**2)
+        return change * np.sqrt(self._slots / size) if size else change
+
+    @staticmethod
+    def _shifted(parameters: Parameters, change: Array) -> Parameters:
+        return {**parameters, BIAS: parameters[BIAS] + change}
+
+    def _sums(self, parameters: Parameters, slates: Iterable[LoggedSlates]) -> GradientSums:
+        return reinforce.sums(self.policy, parameters, slates, self.options.objective)
 
     def _epoch(self, now: Parameters, rate: float) -> tuple[Parameters, GradientSums]:
         total = reinforce.zero_sums(now)
-        for number in range(len(self._file)):
-            slates = [unpack_mask(slates) for slates in self._file.read(number)]
-            sums = reinforce.sums(self.policy, now, slates, self.options.objective)
+        for slates in self._batches():
+            sums = self._sums(now, slates)
             del slates  # before the next ones are mapped
             if not sums.finite:
                 raise RlrecError(
@@ -314,7 +387,7 @@ def agreement(gradients: Iterable[Parameters]) -> float:
 
 def _point(epoch: int, now: Parameters, sums: GradientSums, tune: HoldoutValue | None, rate: float) -> Epoch:
     variance, without_baseline = sums.variances
-    figures: dict[str, Any] = dict.fromkeys(("value", "gain", "lower", "upper", "ess", "entropy", "kl"))
+    figures: dict[str, Any] = dict.fromkeys(("value", "gain", "std_error", "lower", "upper", "ess", "entropy", "kl"))
     if tune is not None:
         figures = tune.point(now, z=Z if tune.by_position is None else SLOT_Z)
     figures |= {"clipped": sums.clipped_share, "variance": variance, "variance_without_baseline": without_baseline}

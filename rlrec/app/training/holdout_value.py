@@ -33,7 +33,7 @@ from rlrec.records import add_each
 ESTIMATOR = "wdr"
 VISITS = 500  # visits of a batch of those that are held out
 CELLS = 1 << 19  # scores that are worked out at a time: what follows from them stays near the processor
-CHANCE = 5.0  # of the square root of an ESS is wanted above the least that a gate judges by: splits differ by chance
+CHANCE = 3.0  # of the square root of an ESS is wanted above the least that a gate judges by: splits differ by chance
 ByStratum = Mapping[Stratum, RowSums]
 GAIN_REPLICATES = 50  # replicates of an interval that nobody looks at
 
@@ -109,7 +109,7 @@ class HoldoutValue:
             gain, error = self.slot_gain(parameters)
             ess = min(ess or 0.0, self.expected_ess(parameters))
         return {
-            "value": estimate.value, "gain": gain, "ess": ess, "entropy": entropy, "kl": kl,
+            "value": estimate.value, "gain": gain, "std_error": error, "ess": ess, "entropy": entropy, "kl": kl,
             "lower": None if error is None or gain is None else gain - z * error,
             "upper": None if error is None or gain is None else gain + z * error,
         }  # fmt: skip

@@ -83,6 +83,13 @@ def no_step_reason(trained: TrainingResult, tune: TuneSplit) -> str:
     )
 
 
+def bold_reason(reference: str, route: str | None) -> str:
+    """The sentence on a version that no gate could judge. route: one that could lead to it; None: there is none."""
+    create = "" if route else f"`rlrec route create home --to {reference.partition('@')[0]}`, then "
+    ramp = f"`rlrec route set {route or 'home'} --to {reference} --share 5%`"
+    return f"bold: this log cannot judge it; try it on 5 % of users: {create}{ramp}"
+
+
 def copy_reason(trained: TrainingResult, tune: TuneSplit, *, parent: Version) -> str | None:
     """Why the new version is no better than its parent on the tuning visits; None where it is."""
     copied = "" if trained.best else f"no epoch was better: the new version is a copy of version {parent.number}"

@@ -21,6 +21,7 @@ from rlrec.records import add_each
 BIAS, WEIGHTS, ARM_MEMORY, HISTORY = "bias", "linear", "own", "history"
 FOLDS = 10  # sums of batches that are compared with each other
 MAX_BATCHES = 100  # batches: a pass over more of them leads as far as one over so many
+ROUNDING = 1e-12  # information of a group beside the most of any group, which is nothing but rounding
 DOUBT = 1.0  # standard errors by which the agreement of the batches is taken to be less than it looks
 
 
@@ -126,9 +127,10 @@ class NaturalSteps:
         and empirical Bayes shrinkage towards a mean (Efron & Morris 1973)."""
         sizes, squared_change = Parameters(), 0.0
         shared = shares = np.zeros(len(fisher[BIAS]))
+        rounding = ROUNDING * max((float(values.max(initial=0.0)) for values in fisher.values()), default=0.0)
         for name, total in gradients.total.items():
             information, signal = fisher[name], gradients.signal(name)
-            if signal <= 0 or not information.any():
+            if signal <= 0 or float(information.max(initial=0.0)) <= rounding:
                 sizes[name] = np.zeros_like(total)
                 continue
             # observations that the prior is worth, in units of the Fisher matrix

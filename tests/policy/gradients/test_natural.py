@@ -86,6 +86,16 @@ def test_a_group_whose_batches_do_not_agree_stays() -> None:
     assert not steps(gradients, np.ones(2)).sizes["bias"].any()
 
 
+def test_a_group_whose_gradient_is_rounding_stays() -> None:
+    """Batches agree on a sum that is 0 but for its last digits: a step by its own size would lead anywhere."""
+    gradients = (with_bias(np.array([1.0, -1.0])) | {"history": np.full(4, 1e-16)} for _ in range(BATCHES))
+    fisher = with_bias(np.ones(2)) | {"history": np.full(4, 1e-32)}
+    folded = FoldGradients.from_batches(gradients)
+    optimizer = NaturalSteps.from_gradients(folded, fisher, no_features(2), decisions=DECISIONS, slots=SLOTS)
+    assert optimizer.sizes["bias"].all()
+    assert not optimizer.sizes["history"].any()
+
+
 def test_a_pass_changes_log_probabilities_by_the_rate_times_its_batches() -> None:
     rng, fisher, rate = np.random.default_rng(1), np.array([50.0, 20.0, 5.0]), 0.01
     gradients = rng.normal(1.0, 0.3, (BATCHES, 3))

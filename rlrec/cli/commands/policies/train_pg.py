@@ -74,6 +74,7 @@ CLIP = Parsed("number|none", lambda text: None if text == "none" else parse_numb
         "--clip-weight", type=CLIP, default="20", show_default=True, metavar="NUMBER",
         help="Largest importance weight, or none.",
     ),
+    click.option("--no-correction", is_flag=True, help="No weights: as if the policy had logged it all."),
     click.option(
         "--top-k", type=Integer(0, 1_000), default=0, show_default=True, metavar="K",
         help="Each slot as one of K draws with replacement.",
@@ -85,17 +86,17 @@ CLIP = Parsed("number|none", lambda text: None if text == "none" else parse_numb
     click.option("--from-version", type=Integer(1), metavar="V", help="Where to start [default: the live one]."),
     click.option(
         "--epochs", type=Integer(1, 10_000), default=60, show_default=True, metavar="N",
-        help="Passes over the log, at most.",
+        help="Passes, at most.",
     ),
     click.option("--lr", type=NUMBER, default=0.005, show_default=True, help="First size of a step."),
     click.option(
         "--batch", type=Integer(1, 1_000_000), default=500, show_default=True, metavar="N",
-        help="Visits of one step, at most.",
+        help="Visits of a step.",
     ),
     click.option("--kl-stop", type=NUMBER, help="End beyond this mean KL from the start."),
     click.option(
         "--patience", type=Integer(1, 10_000), default=20, show_default=True, metavar="N",
-        help="End after N epochs without a better one.",
+        help="Epochs without a better one.",
     ),
     click.option("--seed", type=Integer(0, 2**63 - 1), metavar="N", help="Order of visits [default: random]."),
 )  # fmt: skip
@@ -106,6 +107,7 @@ CLIP = Parsed("number|none", lambda text: None if text == "none" else parse_numb
         "--promote", default="never", show_default=True, metavar="WHEN",
         help="Goes live: never, if-better (else exit 3), always.",
     ),
+    click.option("--bold", is_flag=True, help="Go beyond what the log can judge: kept, for a ramp to try."),
     click.option("--cluster", metavar="UNIT", help="Of the gate: user or session [default: user, else session]."),
     click.option("--dry-run", is_flag=True, help="Train and judge, and store nothing."),
 )  # fmt: skip
@@ -143,7 +145,8 @@ def train_pg(
     if options.dry_run:
         notice(NOTHING_STORED)
     if is_refused:
-        hint = "it is stored; more sessions narrow the interval, and `rlrec policy show` has the figures"
+        wait = "" if result["candidate"] is None else "; more sessions narrow the interval"
+        hint = f"it is stored{wait}, and `rlrec policy show` has the figures"
         raise CheckFailed(
             f"version {result['version']} of {result['policy']} was not promoted: {refusal_reason}", hint=hint
         )
