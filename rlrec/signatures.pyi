@@ -133,7 +133,7 @@ class PolicyCommands:
         reward: Reward definition it learns from.
         prior: CSV arm,alpha,beta or arm,mean,variance: replaces the default prior.
         features: JSON: how a contextual kind reads contexts and arms.
-        from_log: Learn from mature decisions of the log first, e.g. policy=random.
+        from_log: Learn from mature decisions of the log first; a gradient copies what served.
         prior_from: Start each arm from its mean reward in this log, shrunk to that of all arms.
         prior_weight: Weight of that start, and of the shrinking, in pulls.  [default: 10]
         from_policy: For kind gradient: start as close as it can to what this bandit serves now, with its floor, at least 0.02.
