@@ -30,6 +30,7 @@ from rlrec.store.policies import arms
 KIND = "gradient"
 NEWEST = 2_000  # decisions of the bandit whose eligible sets, contexts and sizes are those of the fit
 CASES = 500  # of these, at most
+HELD_OUT = 5  # of so many cases with contexts one is not fitted, and says what is left of the KL
 PAGES = 5_000  # slates that the fit draws, and as many again by which the KL is estimated
 CELLS = 20_000_000  # scores of a fit to all arms of position 1; beyond it arms are drawn, too
 START = 0.01  # arms on a slate, spread over all arms, in the scores that a fit begins with
@@ -136,10 +137,13 @@ class _Graduation:
             fitted["bias"][self._index(case.arms)] = self._start(case)
         kl = 0.0
         if cases:
-            slates, expected = self._slates(cases, seed=1)
+            # contexts that the fit does not see say what it is worth in new ones
+            measured = cases[HELD_OUT - 1 :: HELD_OUT] if self.contextual else []
+            fitted_cases = [case for number, case in enumerate(cases, 1) if number % HELD_OUT] if measured else cases
             if not closed:
+                slates = self._slates(fitted_cases, seed=1)
                 fitted = imitation.fit(self.policy, fitted, slates, contextual=self.contextual)
-            kl = imitation.divergence(self.policy, fitted, slates if expected else self._slates(cases, seed=2)[0])
+            kl = imitation.divergence(self.policy, fitted, self._slates(measured or cases, seed=2))
         rows, shared = self.policy.pack(fitted)
         weights = [(arm, row.astype("<f8").tobytes()) for arm, row in zip(self.arms.tolist(), rows, strict=True)]
         return replace(
@@ -159,15 +163,17 @@ class _Graduation:
         }  # fmt: skip
 
     def _cases(self) -> list[_Case]:
-        """The requests of the newest decisions of the policy, or where it served nothing of the log, the most frequent
-        first; without a log, all active arms in an empty context. Raises InputError where the version reads contexts,
-        and those of the log are empty."""
+        """The requests of the newest decisions of the policy, or of the log where it served nothing, or no context that
+        says anything; the most frequent first; without a log, all active arms in an empty context. Raises InputError
+        where the version reads contexts, and those of the log are empty."""
         policy_requests = decisions.newest_requests(self.unit, self.version.policy.id, limit=NEWEST)
-        requests = policy_requests or decisions.newest_requests(self.unit, None, limit=NEWEST)
         read = self.contextual
-        counts = Counter((eligible, context if read else 0, size) for eligible, context, size in requests)
-        ids = np.array(sorted({context for _, context, _ in counts}), np.int64)
-        bodies = stored_contexts.distinct_contexts(self.unit, ids)[0] if read and requests else [{}] * len(ids)
+        for requests in (policy_requests, decisions.newest_requests(self.unit, None, limit=NEWEST)):
+            counts = Counter((eligible, context if read else 0, size) for eligible, context, size in requests)
+            ids = np.array(sorted({context for _, context, _ in counts}), np.int64)
+            bodies = stored_contexts.distinct_contexts(self.unit, ids)[0] if read and requests else [{}] * len(ids)
+            if any(bodies) if read else requests:
+                break
         if read and not policy_requests and not any(bodies):
             name = self.version.policy.name
             hint = f"`rlrec recommend --policy {name} --context JSON` logs requests to copy it on"
@@ -201,9 +207,9 @@ class _Graduation:
             )
         return distribution
 
-    def _slates(self, cases: Sequence[_Case], *, seed: int) -> tuple[list[LoggedSlates], bool]:
+    def _slates(self, cases: Sequence[_Case], *, seed: int) -> list[LoggedSlates]:
         """Slates that the version draws in these cases, by eligible set, each as often as its `gain`: all arms, where
-        that is few enough, else drawn by a seed; and whether they are all that there are."""
+        that is few enough, else drawn by a seed."""
         expected = all(case.size == 1 for case in cases) and sum(len(case.arms) ** 2 for case in cases) <= CELLS
         total, groups = sum(case.weight for case in cases), defaultdict[tuple[tuple[int, ...], int], list[Any]](list)
         for number, case in enumerate(cases):
@@ -220,7 +226,7 @@ class _Graduation:
             x = np.broadcast_to(self.policy.encode(case.context), (len(shown), len(self.policy.design.context.names)))
             groups[case.arms, case.size].append((x, shown, weight, log_served))
         columns = ((arm_ids, zip(*rows, strict=True)) for (arm_ids, _), rows in groups.items())
-        return [self._logged(arm_ids, *map(np.concatenate, values)) for arm_ids, values in columns], expected
+        return [self._logged(arm_ids, *map(np.concatenate, values)) for arm_ids, values in columns]
 
     def _logged(
         self, arm_ids: tuple[int, ...], x: Array, shown: Index, weight: Array, log_served: Array

@@ -91,6 +91,18 @@ def test_a_bandit_that_served_nothing_is_copied_on_the_contexts_of_the_log(run_s
     )
 
 
+def test_a_request_without_a_context_does_not_stand_for_the_log(run_sqlite: Run) -> None:
+    """One look at a new bandit, typed by hand: in that context alone a copy would be exact, and elsewhere uniform."""
+    run_sqlite("policy", "create", "log", "--kind", "uniform")
+    run_sqlite("simulate", "contextual", "--policy", "log", "--sessions", "1000", "--group", "500", "--seed", "1")
+    run_sqlite("policy", "create", "ts", "--kind", "softmax", "--from-log", "policy=log", "--param", "floor=0.02")
+    run_sqlite("recommend", "--policy", "ts", "--session", "s1")
+    assert 1e-9 < graduated(run_sqlite)["kl"] < 0.01
+    estimates = run_sqlite("evaluate", "ts", "pg", "--log", "policy=log", "--estimator", "dr", "--json").json
+    bandit, copy = (estimate["value"] for estimate in estimates)
+    assert copy == pytest.approx(bandit, abs=0.01)
+
+
 def test_a_bandit_that_reads_contexts_is_not_copied_without_any(run_sqlite: Run) -> None:
     run_sqlite("arm", "add", "a")
     run_sqlite("policy", "create", "log", "--kind", "uniform")
