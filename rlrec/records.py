@@ -159,18 +159,10 @@ class Event(NamedTuple):
     number: int = 0
 
 
-class CreditRule(NamedTuple):
-    """Which showings a line credits that names a user in place of a decision: the last page in the window, or the last
-    showing of an arm, or all of them, each with an equal share of the values."""
-
-    user: str
-    arm: str | None
-    is_spread: bool
-    window_us: int
-
-
 class Line(NamedTuple):
-    """One line of feedback. `number` is its line in the input, for errors; `at` microseconds since 1970 UTC."""
+    """One line of feedback. `number` is its line in the input, for errors; `at` microseconds since 1970 UTC.
+    user: whom a line names in place of a decision. The page that they saw last in the window is credited; arm: the last
+    showing of that arm; is_spread: all of them, each with an equal share of the values."""
 
     decision_id: int | None = None
     request_id: str | None = None
@@ -180,7 +172,10 @@ class Line(NamedTuple):
     key: str | None = None
     censor: bool | None = None
     number: int | None = None
-    credit: CreditRule | None = None
+    user: str | None = None
+    arm: str | None = None
+    is_spread: bool = False
+    window_us: int = 0
 
 
 class Slot(NamedTuple):

@@ -331,10 +331,10 @@ class UserCommands:
         dry_run: Say what would be stored, and store nothing."""
 
     def show(self, key: str) -> Result:
-        """Show the user whom a key leads to, with all keys, and how much there is."""
+        """Show the user whom a key leads to, and all keys that do."""
 
     def __call__(self, key: str) -> Result:
-        """Show the user whom a key leads to, with all keys, and how much there is."""
+        """Show the user whom a key leads to, and all keys that do."""
 
 
 class DecisionCommands:
@@ -585,7 +585,7 @@ class Commands:
         user: In place of a decision: the page that this user saw last.
         window: How old that may be.  [default: 7d]
         arm: Not the last page, but the last showing of this arm.
-        credit: spread: divide values among all pages, or showings.
+        credit: spread: among all in the window.
         input: Read one JSON object a line; - is stdin.
         on_error: fail: a bad line stops all, nothing is stored. quarantine: bad lines go to --rejects.
         rejects: Where bad lines go.

@@ -189,6 +189,22 @@ def pipes(db: str, prefix: str, pipe: Connection) -> None:
             pipe.send(("event", key, shown["decision_id"]))
 
 
+def logs_in(db: str, prefix: str, pipe: Connection) -> None:
+    """Draw for people under a key of a cookie, merge it into theirs, and tell what they did, over all that they saw."""
+    from rlrec.app.requests import user
+    from rlrec.app.requests.feedback import feedback
+
+    with closing(Store(db)) as store:
+        for i in range(1_000_000):
+            cookie, key = f"{prefix}-{i}", f"u{i % 3}"
+            ask(store, "home", cookie, user=cookie)
+            user.merge(store, cookie, key)
+            pipe.send(("merge", cookie, i % 3))
+            credit = {"user": cookie, "is_spread": True, "window_us": 10**12}
+            told = feedback(store, Line(events={"click": 1.0}, key=cookie, **credit))
+            pipe.send(("event", cookie, told.events))
+
+
 def calls_route(store: Store, item: tuple[int, int]) -> list[Any]:
     """Ask a route, alone and in groups of a stream, until so many of its ramps have ended: all answers."""
     from rlrec.app.requests.pipe import Pipe, Request

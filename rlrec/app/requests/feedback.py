@@ -12,7 +12,7 @@ from rlrec.app.learning.ledger import Ledger, Unordered
 from rlrec.errors import Conflict, InputError, quantity, suggest
 from rlrec.policy.beliefs import reward as rewards
 from rlrec.policy.beliefs.reward import LIMIT, rewards_of
-from rlrec.records import CreditRule, Event, Line, Reward, Sums
+from rlrec.records import Event, Line, Reward, Sums
 from rlrec.store import Store, Unit
 from rlrec.store.database.unit import Row, StoredRows
 from rlrec.store.log import decisions, events
@@ -22,7 +22,7 @@ from rlrec.store.policies import policies
 if TYPE_CHECKING:
     from rlrec.app.requests.credit import PersonalResult
 
-__all__ = ["CreditRule", "Line", "Result", "feedback", "feedback_group", "feedback_stream"]
+__all__ = ["Line", "Result", "feedback", "feedback_group", "feedback_stream"]
 
 T = TypeVar("T")
 MAX_KINDS = 1_000  # of events in a line
@@ -176,7 +176,7 @@ class FeedbackTransaction:
         if unit.postgres:  # under SQLite's one lock nothing changes any more
             ledger.lock(policies_of(unit, lines))
         credited = None
-        if any(line.credit is not None for line in lines):
+        if any(line.user is not None for line in lines):
             from rlrec.app.requests.credit import CreditedLines  # few streams have lines of users
 
             credited = CreditedLines(unit, group)
@@ -206,7 +206,7 @@ class FeedbackTransaction:
         self.censored: dict[tuple[int, int], bool] = {}
         self._take_lines(group, answers=answers)
         if credited is not None:
-            self.outcomes = credited.answers(self.outcomes, self.targets, self.rewards) if answers else []
+            self.outcomes = credited.answers(self.outcomes) if answers else []
             self.stored = credited.first_of_each(self.stored)
 
     def _pages(self, lines: Sequence[Line], *, answers: bool) -> dict[int, dict[int, int]]:
@@ -244,7 +244,7 @@ class FeedbackTransaction:
 
     def _add(self, line: Line, target: FeedbackTarget) -> bool | InputError:
         """Check a line, and collect its events: whether they are new, or why it is refused."""
-        _, _, position, values, at, key, censor, number, _ = line
+        _, _, position, values, at, key, censor, number, *_ = line
         decision_id, policy_id, _, served_at, size, imported, arm_id, last, _, _ = target
         if position is None and size == 1:
             position = 1
@@ -343,7 +343,7 @@ class FeedbackTransaction:
 
 def policies_of(unit: Unit, lines: Sequence[Line]) -> set[int]:
     """Ids of the policies that drew the decisions which lines name, or credit."""
-    if any(line.credit is not None for line in lines):
+    if any(line.user is not None for line in lines):
         from rlrec.app.requests.credit import CreditedLines
 
         lines = [line for line in CreditedLines(unit, lines).lines if isinstance(line, Line)]

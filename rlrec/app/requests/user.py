@@ -14,7 +14,6 @@ from rlrec.store.log import returns, sessions, settings
 from rlrec.store.log.events import RETURN
 from rlrec.store.log.returns import Return
 from rlrec.store.policies import policies, users
-from rlrec.times import format_time
 
 GROUP = 1_000  # events that are stored at a time
 
@@ -23,10 +22,7 @@ GROUP = 1_000  # events that are stored at a time
 Merged = TypedDict("Merged", {
     "user": str, "into": str, "merged": bool, "created": list[str], "sessions": int, "returns": int,
 })  # fmt: skip
-# user: the key of the person; keys: all that lead to it.
-Person = TypedDict("Person", {
-    "user": str, "keys": list[str], "sessions": int, "visits": int, "decisions": int, "last_at": str | None,
-})  # fmt: skip
+Person = TypedDict("Person", {"user": str, "keys": list[str]})  # the key of the person, and all that lead to it
 
 
 def merge(store: Store, user: str, into: str) -> Merged:
@@ -34,22 +30,33 @@ def merge(store: Store, user: str, into: str) -> Merged:
     somebody else."""
     if user == into:
         raise InputError(f"user {user!r} cannot be merged into itself", hint="name another key of the same person")
+    with store.read() as unit:  # as at most logins: nobody waits for it
+        if (answer := _find_merge(unit, user, into)) is not None:
+            return answer
     return store.write(lambda unit: _merge(unit, user, into), repeatable=True)
 
 
-def _merge(unit: Unit, user: str, into: str) -> Merged:
-    settings.lock(unit)
-    ledger = Ledger(unit, [policy.id for policy in policies.all_policies(unit)])  # nobody serves meanwhile
+def _find_merge(unit: Unit, user: str, into: str) -> Merged | None:
+    """The answer where both keys lead to one person already; None where they do not. Raises Conflict where the key
+    belongs to somebody else."""
     merged = users.main_keys(unit, [user, into])
     person = merged.get(into, into)
-    answer: Merged = {"user": user, "into": person, "merged": False, "created": [], "sessions": 0, "returns": 0}
     if merged.get(user) == person:
-        return answer
+        return {"user": user, "into": person, "merged": False, "created": [], "sessions": 0, "returns": 0}
     if user in merged:
         hint = f"`rlrec user merge {merged[user]} --into {into}`, if all of them are one person"
         raise Conflict(f"{user!r} is a key of user {merged[user]!r} already", hint=hint)
     if user == person:
         raise Conflict(f"{into!r} is a key of user {user!r} already", hint="both keys lead to that user")
+    return None
+
+
+def _merge(unit: Unit, user: str, into: str) -> Merged:
+    settings.lock(unit)
+    ledger = Ledger(unit, [policy.id for policy in policies.all_policies(unit)])  # nobody serves meanwhile
+    if (answer := _find_merge(unit, user, into)) is not None:
+        return answer
+    person = users.main_keys(unit, [into]).get(into, into)
     stored = sessions.user_ids(unit, [user, person])
     earlier = returns.returns_of(unit, [*stored.values()])
     ids = sessions.intern_users(unit, [user, person])
@@ -58,21 +65,22 @@ def _merge(unit: Unit, user: str, into: str) -> Merged:
     if settings.get(unit).weighs_returns:
         n_returns = _correct_returns(unit, ledger, earlier, returns.returns_of(unit, [ids[person]]))
     ledger.close()
-    created = sorted({user, person} - stored.keys())
-    return {**answer, "merged": True, "created": created, "sessions": n_moved, "returns": n_returns}
+    return {
+        "user": user, "into": person, "merged": True, "created": sorted({user, person} - stored.keys()),
+        "sessions": n_moved, "returns": n_returns,
+    }  # fmt: skip
 
 
 def _correct_returns(unit: Unit, ledger: Ledger, earlier: set[Return], now: set[Return]) -> int:
     """Record the returns of a person, in place of those that several users seemed to have had: how many changed. An
     event stays for ever: another one, of the same time, takes it back."""
     gone = (earlier - now) & returns.recorded(unit, {event.decision_id for event in earlier - now})
-    return _record(unit, ledger, gone, value=-1.0) + _record(unit, ledger, now - earlier, value=1.0)
+    return record_returns(unit, ledger, gone, value=-1.0) + record_returns(unit, ledger, now - earlier)
 
 
-def _record(unit: Unit, ledger: Ledger, events: Iterable[Return], *, value: float) -> int:
-    """Record events `return`: how many were new."""
-    ordered = sorted(events)
-    lines = (Line(decision_id=event.decision_id, events={RETURN: value}, at=event.at) for event in ordered)
+def record_returns(unit: Unit, ledger: Ledger, events: Iterable[Return], *, value: float = 1.0) -> int:
+    """Record events `return`, the oldest decision first: how many were new."""
+    lines = (Line(decision_id=event.decision_id, events={RETURN: value}, at=event.at) for event in sorted(events))
     count = 0
     while group := list(islice(lines, GROUP)):
         count += FeedbackTransaction(unit, ledger, group, returns=True).stored.count(True)
@@ -83,12 +91,6 @@ def show(store: Store, key: str) -> Person:
     """The person whom a key leads to. Raises InputError for an unknown one."""
     with store.read() as unit:
         person = users.main_keys(unit, [key]).get(key, key)
-        user_id = sessions.user_ids(unit, [person]).get(person)
-        if user_id is None:
+        if not sessions.user_ids(unit, [person]):
             raise InputError(f"unknown user {key!r}", hint="`rlrec session list` shows users")
-        n_sessions, n_visits, n_decisions, last_at = users.activity(unit, user_id)
-        others = users.all_keys(unit, [person]).get(person, {person})
-    return {
-        "user": person, "keys": [person, *sorted(others - {person})], "sessions": n_sessions, "visits": n_visits,
-        "decisions": n_decisions, "last_at": None if last_at is None else format_time(last_at),
-    }  # fmt: skip
+        return {"user": person, "keys": [person, *sorted(users.all_keys(unit, [person])[person] - {person})]}

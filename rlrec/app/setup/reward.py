@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from itertools import islice
 from math import nan
 from typing import TypedDict
 
 from rlrec.app.learning.ledger import Ledger
-from rlrec.app.requests.feedback import FeedbackTransaction, Line
+from rlrec.app.requests.user import record_returns
 from rlrec.errors import Conflict, InputError, quantity
 from rlrec.policy.beliefs import reward as rewards
 from rlrec.records import Reward, Transform
@@ -23,7 +22,6 @@ CALL = re.compile(r"([A-Za-z_]\w*)\s*\((.*)\)", re.ASCII)
 COMMA = re.compile(r",(?![^()]*\))")  # between terms, not inside one
 FUNCTIONS = ("log1p", "min")  # of a term, from the outer one to the inner one
 SHAPES = "KIND, log1p(KIND), min(KIND,CAP) or log1p(min(KIND,CAP))"
-GROUP = 1_000  # events that are stored at a time
 WINDOW_US = 30 * 60 * 1_000_000
 
 
@@ -86,12 +84,9 @@ def _derive_returns(unit: Unit) -> int:
     """Record the events `return` of visits that began when no reward weighed them: how many there are."""
     ledger = Ledger(unit, [policy.id for policy in policies.all_policies(unit)])  # nobody serves meanwhile
     returns.derive_last(unit)
-    missing_returns = returns.missing_returns(unit)
-    lines = (Line(decision_id=visit.decision_id, events={RETURN: 1.0}, at=visit.at) for visit in missing_returns)
-    while group := list(islice(lines, GROUP)):
-        FeedbackTransaction(unit, ledger, group, returns=True)
+    n_recorded = record_returns(unit, ledger, returns.missing_returns(unit))
     ledger.close()
-    return len(missing_returns)
+    return n_recorded
 
 
 def _terms(text: str) -> tuple[dict[str, float], dict[str, Transform]]:

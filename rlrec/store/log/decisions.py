@@ -75,7 +75,7 @@ def policies_of(unit: Unit, ids: Collection[int | None], request_keys: Collectio
 
 
 class Showing(NamedTuple):
-    """A decision that a user saw; position: of an arm in it, None where no arm is asked for."""
+    """A decision that a user saw. position: of an arm in it, or of its only slot; None for a longer page."""
 
     decision_id: int
     position: int | None
@@ -86,7 +86,7 @@ def find_showings(
 ) -> list[Showing]:
     """The decisions that a user, by key, saw from one time to another, newest first. arm: of those that showed it; ids:
     of these alone."""
-    position, slots = "NULL", ""
+    position, slots = "CASE WHEN d.size = 1 THEN 1 END", ""
     if arm is not None:
         position, slots = (
             "p.position",

@@ -57,11 +57,3 @@ def _merge_assignments(unit: Unit, user_id: int, person_id: int) -> None:
     for first_id, first_variant, first_at, later_id, later_variant, later_at in pairs:
         swapped = [(first_variant, first_at, later_id), (later_variant, later_at, first_id)]
         unit.tell_each("UPDATE assignment SET variant_id = ?, at = ? WHERE id = ?", swapped)
-
-
-def activity(unit: Unit, user_id: int) -> tuple[int, int, int, int | None]:
-    """How many sessions, visits and decisions a user has, and when the last one was."""
-    tables = "session s LEFT JOIN visit v ON v.session_id = s.id WHERE s.user_id = ?"
-    sums = "count(DISTINCT s.id), count(v.number), CAST(coalesce(sum(v.steps), 0) AS BIGINT), max(v.last_at)"
-    n_sessions, n_visits, n_decisions, last_at = unit.ask(f"SELECT {sums} FROM {tables}", user_id)[0]
-    return n_sessions, n_visits, n_decisions, last_at

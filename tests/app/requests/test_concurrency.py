@@ -32,6 +32,7 @@ from tests.app.workers import (
     claims,
     defines,
     files,
+    logs_in,
     loops,
     mixes,
     pipes,
@@ -242,6 +243,29 @@ def test_a_killed_rebuild_is_gone_on_with(store: Store, db: str) -> None:
         answers = rebuild.rebuild(store, rebuild.Request(reference=f"{name}@1"))
         assert answers["version"] == newest.number + (not begun)
     audited(store)
+
+
+@pytest.mark.slow
+def test_merges_and_feedback_of_users_survive_a_kill(store: Store, db: str) -> None:
+    """A line that is spread is stored whole or not at all, and a merge has moved every session."""
+    stocked(store, home="epsilon-greedy/plain")
+    result = [row for kill in range(KILLS) for row in killed(logs_in, db, f"c{kill}", 0.1 + 0.1 * kill)]
+    with store.read() as unit:
+        merged: dict[str, str] = dict(unit.ask("SELECT u.key, p.key FROM merged_user m, users u, users p"
+                               " WHERE u.id = m.user_id AND p.id = m.person_id"))  # fmt: skip
+        left = unit.ask("SELECT s.id FROM session s JOIN merged_user m ON m.user_id = s.user_id")
+        totals = dict[str, tuple[int, float]]()
+        for key, value in unit.ask("SELECT key, value FROM event"):
+            count, total = totals.get(key.partition("/")[0], (0, 0.0))
+            totals[key.partition("/")[0]] = count + 1, total + value
+    assert left == []
+    assert {(key, f"u{person}") for what, key, person in result if what == "merge"} <= set(merged.items())
+    assert {(key, count) for what, key, count in result if what == "event"} <= {
+        (key, count) for key, (count, _) in totals.items()
+    }
+    assert [total for _, total in totals.values()] == pytest.approx([1.0] * len(totals))
+    assert apart(sums(store, "home"), added_up(store, "home")) < 1e-9
+    assert [row for row in doctor(store, Request()).findings if row.severity == "error"] == []
 
 
 @pytest.mark.slow

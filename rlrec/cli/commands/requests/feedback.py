@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import cache, partial
 from operator import attrgetter
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -23,11 +23,10 @@ from rlrec.times import parse as parse_time
 
 FIELDS = ("decision_id", "request_id", "position", "events", "at", "key", "censor")
 CREDIT_FIELDS = ("user", "arm", "credit", "window")  # of lines that name a user in place of a decision
-CREDITED = ("decision_id", "position", "share", "in_window", "reward")
-CREDITS = ("last", "spread")
 WINDOW_US = 7 * DAY_US
 _values, _credit_values = attrgetter(*FIELDS), attrgetter(*CREDIT_FIELDS)
 _NO_CREDIT = (None,) * len(CREDIT_FIELDS)
+_NOBODY = (None, None, False, 0)  # such fields of a line that names a decision
 
 
 @click.command(cls=GroupedCommand)
@@ -41,7 +40,7 @@ _NO_CREDIT = (None,) * len(CREDIT_FIELDS)
 @click.option("--user", type=KEY, is_eager=True, help="In place of a decision: the page that this user saw last.")
 @click.option("--window", type=DURATION, help="How old that may be.  [default: 7d]")
 @click.option("--arm", type=KEY, help="Not the last page, but the last showing of this arm.")
-@click.option("--credit", type=click.Choice(CREDITS), help="spread: divide values among all pages, or showings.")
+@click.option("--credit", type=click.Choice(["last", "spread"]), help="spread: among all in the window.")
 @lines_input
 @writing("rlrec feedback 17 click dwell_s=31.5 --position 1")
 def feedback(
@@ -70,22 +69,17 @@ def feedback(
     if isinstance(decision_id, str):
         decision_id, events = None, (decision_id, *events)
     line = app.feedback.Line(decision_id=decision_id, events=_events(events), censor=flag, **options)
-    if tuple(credit.values()) != _NO_CREDIT:
-        line = line._replace(credit=_credit_rule(SimpleNamespace(**line._asdict() | {"request_id": None} | credit)))
-        answer = app.feedback.feedback(store, line)
-        show(answer, table=_credited(answer))
+    if tuple(credit.values()) == _NO_CREDIT:
+        show(app.feedback.feedback(store, line))
         return
-    show(app.feedback.feedback(store, line))
-
-
-def _credited(answer: Any) -> View:
-    """The answer to feedback of a user as a table: a line for each decision."""
+    line = line._replace(**_credit_rule(SimpleNamespace(**line._asdict() | credit)))
+    answer: Any = app.feedback.feedback(store, line)
     title = [f"user {answer.user}: events {answer.events}, duplicates {answer.duplicates}"]
-    return View.select(answer.credited, CREDITED, title=title)
+    show(answer, table=View.select(answer.credited, [*answer.credited[0]], title=title))
 
 
-def _credit_rule(entry: Any) -> Any:
-    """The rule of a line that names a user, or says whom it credits. Raises InputError where it cannot."""
+def _credit_rule(entry: Any) -> dict[str, Any]:
+    """The fields of a line that say which showings of a user it credits. Raises InputError where it cannot."""
     user, arm, credit, window = _credit_values(entry)
     if user is None:
         field = next(name for name in CREDIT_FIELDS if getattr(entry, name) is not None)
@@ -94,8 +88,6 @@ def _credit_rule(entry: Any) -> Any:
         if getattr(entry, field) is not None:
             hint = "an arm names the slot" if field == "position" else "give one of them"
             raise InputError(f"{field} and user are both given", hint=hint, field=field)
-    if credit not in (None, *CREDITS):
-        raise InputError(f"credit is {credit[:40]!r}", hint="it is last or spread", field="credit")
     try:
         window_us = parse_duration(window) if isinstance(window, str) else WINDOW_US if window is None else window
     except InputError as error:
@@ -103,7 +95,7 @@ def _credit_rule(entry: Any) -> Any:
         raise
     if window_us <= 0:
         raise InputError("the window is 0", hint="give 7d, or another time", field="window")
-    return app.feedback.CreditRule(user=user, arm=arm, is_spread=credit == "spread", window_us=window_us)
+    return {"user": user, "arm": arm, "is_spread": credit == "spread", "window_us": window_us}
 
 
 def _events(words: Sequence[str]) -> dict[str, float]:
@@ -126,7 +118,7 @@ def line_type() -> Any:
     from rlrec.cli.text import lines
 
     key = lines.key_type()
-    types = {"request_id": key, "events": dict[str, float], "censor": bool}
+    types: Any = {"request_id": key, "events": dict[str, float], "censor": bool, "credit": Literal["last", "spread"]}
     return lines.line_type("Feedback", feedback, (*FIELDS, *CREDIT_FIELDS), **types)
 
 
@@ -138,12 +130,12 @@ def _groups(lines: Lines, line_class: Any) -> Iterator[list[Any]]:
 
 def line_of(entry: Any, line_class: Any, number: int | None = None) -> Any:
     """A line of the use case's class, from one that was decoded; or the error in it."""
-    line = tuple.__new__(line_class, (*_values(entry), number, None))
+    line = tuple.__new__(line_class, (*_values(entry), number, *_NOBODY))
     try:
         if entry.at is not None:
             line = line._replace(at=parse_time(entry.at))
         if _credit_values(entry) != _NO_CREDIT:
-            return line._replace(credit=_credit_rule(entry))
+            return line._replace(**_credit_rule(entry))
         if entry.decision_id is None or entry.request_id is None:
             return line
         raise InputError("decision_id and request_id are both given", hint="give one of them", field="request_id")

@@ -27,5 +27,5 @@ def merge(store: Store, show: Show, key: str, into: str) -> None:
 @click.argument("key", type=KEY)
 @reading("rlrec user show u1")
 def show_(store: Store, show: Show, key: str) -> None:
-    """Show the user whom a key leads to, with all keys, and how much there is."""
+    """Show the user whom a key leads to, and all keys that do."""
     show(app.user.show(store, key))

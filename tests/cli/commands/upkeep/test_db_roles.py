@@ -83,7 +83,7 @@ def test_each_role_can_do_its_work(roles: AsRole, tmp_path: Path) -> None:
         "policy freeze home", "policy promote home@2", "policy rollback home", "policy rebuild home --reward back",
         "--now +2h train-pg pg --epochs 1 --log policy=pg --promote always",
         "experiment stop ab", "route set main --to two", "policy shadow main home",
-        "route rollback main", "arm add d",
+        "route rollback main", "arm add d", "user merge anon --into u0", "user merge u1 --into u2",
     )  # fmt: skip
     export = tmp_path / "log.jsonl"
     done(
@@ -105,6 +105,7 @@ def test_each_role_can_do_its_work(roles: AsRole, tmp_path: Path) -> None:
         ("server", "policy create more --kind uniform"),
         ("server", "policy freeze home"),
         ("server", "arm retire a"),
+        ("server", "user merge anon --into u1"),
         ("trainer", "db prune --before 2100-01-01 --yes"),
         ("server", "db forget --user u1 --yes"),
         ("reader", "arm add z"),
