@@ -709,8 +709,9 @@ class Commands:
 
         All are against the average of this log: where a better policy serves, each arm has less left to add. `shrunk` draws
         the three towards what a look at the arm itself brings (clicks, purchases: with 8 arms or more), as far as that
-        tells effects, else towards their means, and adds them up: it may lie beyond long_run. Ranks are by these. `policy
-        rebuild` of kind long-term learns them. looks: at the arm in this log.
+        tells effects, else towards their means, and adds them up: it may lie beyond long_run. With --by, a group is drawn
+        towards all groups together. Ranks are by these. `policy rebuild` of kind long-term learns them. looks: at the
+        arm.
 
         Slots were drawn with known probabilities, so what was shown less what was expected is chance alone: no model of
         people is needed, and the log may be that of a policy that learns. Intervals are by person.

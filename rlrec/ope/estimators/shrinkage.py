@@ -67,6 +67,17 @@ def shrink(effect: Array, error: Array, usable: Flags, predictors: Array | None 
     return posterior
 
 
+def shrink_cells(
+    overall: ShrunkEffects, effect: Array, error: Array, usable: Flags, predictors: Array
+) -> list[ShrunkEffects]:
+    """Posteriors in each of c cells, normal around the posterior of the arm in all of them: effect, error, usable
+    (c, k), predictors (c k, p) of how a cell differs from all. An arm that was never shown has the prior of all."""
+    difference = shrink((effect - overall.mean).ravel(), error.ravel(), usable.ravel(), predictors)
+    mean = overall.mean + difference.mean.reshape(effect.shape)
+    sd = np.hypot(overall.sd, difference.sd.reshape(effect.shape))
+    return [ShrunkEffects(*cell, overall.prior_mean, overall.prior_sd) for cell in zip(mean, sd, strict=True)]
+
+
 def _around_lines(y: Array, s: Array, design: Array, variance: Array, slope: float) -> tuple[Array, ...]:
     """For each of some spreads, by which effects with their errors have a variance (t, n): the log posterior of it,
     means and variances of effects (t, n), the mean of an average arm, and how far the line of any other one may be from

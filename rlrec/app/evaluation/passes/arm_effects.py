@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import NormalDist
@@ -24,7 +24,7 @@ from rlrec.arrays import Array, Flags, Ids, finite_or_none, run_starts, take
 from rlrec.compute import Engine
 from rlrec.errors import CheckFailed, InputError, quantity
 from rlrec.ope.checks.positions import OverlapSums
-from rlrec.ope.estimators.shrinkage import add_effects, columns_of, event_rates, shrink
+from rlrec.ope.estimators.shrinkage import ShrunkEffects, add_effects, columns_of, event_rates, shrink, shrink_cells
 from rlrec.ope.intervals.tails import t_quantile
 from rlrec.ope.sums.exposures import ExposureRegression, Exposures, block_numbers, count_blocks, std_errors
 from rlrec.ope.sums.return_times import ReturnTimes
@@ -38,6 +38,8 @@ MOST_ARMS = 5_000
 FINEST = ("position", "arm", "step")  # groups that a page has several of, or that a visit has
 MAX_KINDS = 64  # of events whose rates predict effects, of a portion the most frequent
 _EVENT = "event "  # begins the column of the values of a kind of event
+OVERALL = RowGroup(None, None)  # pages of all groups
+MAX_BYTES = 1 << 30  # of sums by group, of a partition
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,9 +70,10 @@ GroupEffects = TypedDict("GroupEffects", {
     "by": str | None, "group": Any, "pages": int, "visits": int, "persons": int, "returned": float | None,
     "return_value": float | None, "prior_mean": float, "prior_sd": float, "arms": list[ArmEffect],
 })  # fmt: skip
+# overall: of all groups together, towards which theirs are shrunk; None without groups.
 Result = TypedDict("Result", {
     "reward": str, "horizon_s": float, "log_s": float, "log": str | None, "examination": list[float], "level": float,
-    "groups": list[GroupEffects],
+    "groups": list[GroupEffects], "overall": GroupEffects | None,
 })  # fmt: skip
 
 
@@ -131,7 +134,7 @@ class EffectEstimates:
     """Effects of k arms, (k, 3): on the reward now and later, and on coming back; influence (b, k, 3): of each block.
 
     worth: of a return, worth_influence (b,); varies (k,): arms whose exposure did; columns: that were regressed on
-    together; rates: of kinds of events at the slots of each arm."""
+    together; rates: of kinds of events at the slots of each arm; share (k,): of what the log showed on average."""
 
     effect: Array
     influence: Array
@@ -141,6 +144,13 @@ class EffectEstimates:
     varies: Flags
     columns: int
     rates: Mapping[str, Array]
+    share: Array
+
+    @property
+    def posteriors(self) -> list[ShrunkEffects]:
+        """The posteriors of effects now, later and on coming back."""
+        predictors = columns_of(self.rates, len(self.effect))
+        return [shrink(*outcome, self.varies, predictors) for outcome in self.outcomes]
 
     @property
     def outcomes(self) -> Iterator[tuple[Array, Array]]:
@@ -259,9 +269,15 @@ class EffectPass:
         if not len(drawn):
             return
         pages, exposures, outcomes = take(rows.slots, rows.begins[drawn]), exposures.take(drawn), outcomes[drawn]
+        members_of: dict[RowGroup, Ids | None] = {OVERALL: None}
         for number, members in groups.members(pages["group"], len(logged.groups)):
-            group = logged.groups[number]
+            members_of[logged.groups[number]] = members
+        for group, members in members_of.items():
             if group not in sums:
+                if sums and 2 * len(sums) * sums[OVERALL].pages.square.nbytes > MAX_BYTES:
+                    limit = f"{exposures.arms:,} arms have effects in {len(sums) - 1:,} groups at most"
+                    message = f"{limit}, and {self.evaluation.request.by} makes more"
+                    raise InputError(message, hint="choose a coarser field")
                 sums[group] = EffectSums.zeros(exposures.arms, outcomes=outcomes.shape[1])
             of_group = np.arange(len(drawn)) if members is None else members
             sums[group] = self._with_pages(
@@ -356,8 +372,26 @@ class EffectPass:
             effect=effect, influence=influence, worth=worth, has_returns=returns > 0,
             worth_influence=(sums.followed - followed * sums.returned) / max(returns, 1.0),
             varies=sums.pages.vary, columns=sums.pages.n_regressed,
-            rates=event_rates(sums.events, sums.looks, sums.pages.vary),
+            rates=event_rates(sums.events, sums.looks, sums.pages.vary), share=share,
         )  # fmt: skip
+
+    def cell_posteriors(self, overall: EffectSums, cells: Sequence[EffectSums]) -> list[Sequence[ShrunkEffects]]:
+        """For each of some parts of the sums the posteriors of its effects, drawn towards those of all parts."""
+        estimates, looks = [self.estimate(cell) for cell in cells], np.array([cell.looks for cell in cells])
+        usable, events = np.array([cell.varies for cell in estimates]), dict[str, Array]()
+        for kind, sums in overall.events.items():  # which the slots of a cell have more or less often than all
+            usual = sums[:, 0] / np.maximum(overall.looks, 1e-300)
+            tables = np.array([cell.events.get(kind, np.zeros_like(sums)) for cell in cells])
+            events[kind] = np.column_stack([(tables[..., 0] - looks * usual).ravel(), tables[..., 1].ravel()])
+        rates = columns_of(event_rates(events, looks.ravel(), usable.ravel()), looks.size)
+        outcomes = zip(self.estimate(overall).posteriors, *(cell.outcomes for cell in estimates), strict=True)
+        by_outcome: list[list[ShrunkEffects]] = []
+        for posterior, *by_cell in outcomes:
+            effect, error = (np.array(columns) for columns in zip(*by_cell, strict=True))
+            # against the mean showing of all cells
+            effect += np.array([cell.share @ posterior.mean for cell in estimates])[:, None]
+            by_outcome.append(shrink_cells(posterior, effect, error, usable, rates))
+        return list(zip(*by_outcome, strict=True))
 
     @property
     def arm_keys(self) -> list[str]:
@@ -365,13 +399,14 @@ class EffectPass:
         arms = self.evaluation.arms
         return np.array([arms.keys[key] for key in arms.ids.tolist()])[np.argsort(arms.rank)].tolist()
 
-    def figures(self, sums: EffectSums, group: RowGroup, level: float) -> GroupEffects:
-        """The effects of a group."""
+    def figures(
+        self, sums: EffectSums, group: RowGroup, level: float, posteriors: Sequence[ShrunkEffects] = ()
+    ) -> GroupEffects:
+        """The effects of a group. posteriors: of its effects, where they are not those of its sums alone."""
         estimates, people = self.estimate(sums), int(sums.counts[3])
         effect, varies, factors = estimates.effect, estimates.varies, (1.0, 1.0, estimates.worth)
         long_run, error = estimates.total(now=1.0)
-        predictors = columns_of(estimates.rates, len(effect))
-        posteriors = [shrink(*outcome, varies, predictors) for outcome in estimates.outcomes]
+        posteriors = posteriors or estimates.posteriors
         total = add_effects(posteriors, factors)
         rank, rank_now = _ranks(total.mean), _ranks(posteriors[0].mean)
         reach = t_quantile(1 - (1 - level) / 2, max(1, min(people, len(estimates.influence)) - 1))
@@ -425,8 +460,8 @@ def _total(partials: Iterator[Any]) -> Any:
 def sum_log(
     unit: Unit, request: Request, engine: Engine | None = None
 ) -> tuple[EffectPass, dict[RowGroup, EffectSums]]:  # fmt: skip
-    """The sums of the log by group, and the pass by whose definitions they were made. Raises CheckFailed for a log that
-    cannot tell."""
+    """The sums of the log by group and OVERALL, and the pass by whose definitions they were made. Raises CheckFailed
+    for a log that cannot tell."""
     effect_pass = EffectPass.resolve(unit, request)
     evaluation = effect_pass.evaluation
     ungrouped = replace(evaluation, request=replace(evaluation.request, by=None))
@@ -451,27 +486,33 @@ def sum_log(
             "log by a policy of the store, with a floor: `rlrec policy create NAME --kind thompson --param floor=0.05`"
         )
         raise CheckFailed("no page that counts has the probabilities of all arms before its draw", hint=hint)
-    _check(total.groups)
+    _check(total.groups[OVERALL])
     return effect_pass, {group: total.groups[group] for group in groups.in_order(total.groups)}
 
 
 def answer(unit: Unit, request: Request, engine: Engine | None = None) -> Result:
     """The answer of `effects`, in an open transaction."""
-    effect_pass, by_group = sum_log(unit, request, engine)
+    effect_pass, cells = sum_log(unit, request, engine)
+    overall = cells.pop(OVERALL)
+    in_all = effect_pass.figures(overall, OVERALL, request.level)
+    posteriors = effect_pass.cell_posteriors(overall, list(cells.values())) if cells else []
+    in_cells = [
+        effect_pass.figures(sums, cell, request.level, posterior)
+        for (cell, sums), posterior in zip(cells.items(), posteriors, strict=True)
+    ]
     return {
         "reward": effect_pass.reward.name, "horizon_s": effect_pass.horizon_us / SECOND,
         "log_s": effect_pass.evaluation.extent.span_us / SECOND, "log": request.log,
         "examination": list(effect_pass.examination or ()), "level": request.level,
-        "groups": [effect_pass.figures(sums, group, request.level) for group, sums in by_group.items()],
+        "groups": in_cells or [in_all], "overall": in_all if cells else None,
     }  # fmt: skip
 
 
-def _check(sums: Mapping[RowGroup, EffectSums]) -> None:
+def _check(sums: EffectSums) -> None:
     """Raises CheckFailed for a log by which no arm can be told from another one."""
-    persons = sum(int(group.counts[3]) for group in sums.values())
-    if all(group.pages.n_blocks < 2 * group.pages.n_regressed for group in sums.values()):
-        arms = max(len(group.expected) for group in sums.values())
+    if sums.pages.n_blocks < 2 * sums.pages.n_regressed:
+        persons, arms = quantity(int(sums.counts[3]), "person"), quantity(len(sums.expected), "arm")
         hint = "collect more pages, or judge whole policies by `rlrec evaluate`"
-        raise CheckFailed(f"{quantity(persons, 'person')} cannot tell {quantity(arms, 'arm')} apart", hint=hint)
-    if not any(group.pages.vary.any() for group in sums.values()):
+        raise CheckFailed(f"{persons} cannot tell {arms} apart", hint=hint)
+    if not sums.pages.vary.any():
         raise CheckFailed("what was shown never differed from what was expected", hint="log by a policy with a floor")
