@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 
 K = TypeVar("K")
 CURVE = ("position", "examination")  # of the parameters: the name of a curve, and its values
-LEARNED = (*CURVE, "prior_mean", "prior_sd")  # the parameters that a version may have of its own
+LEARNED = (*CURVE, "prior_mean", "prior_sd", "cells")  # the parameters that a version may have of its own
 
 
 class Sums:

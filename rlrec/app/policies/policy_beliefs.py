@@ -150,6 +150,7 @@ def _beliefs(unit: Unit, version: Version, context: Mapping[str, Any]) -> list[d
             largest = _largest_weights(policy, belief, columns)
             weights = [a | b for a, b in zip(weights or [{}] * len(largest), largest, strict=True)]
     else:  # NaN for a trained kind, whose scores are not rewards
+        belief = policy.local_belief(belief, context)
         mean, (lower, upper) = policy.mean(belief, unknown=np.nan), means.intervals(policy, belief)
     mean, lower, upper = means.widen(mean, lower, upper, _curve_error(unit, version, policy, belief))
     best, probability = _probabilities(distribution, catalogue, context)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,6 +13,7 @@ import numpy as np
 from rlrec import policy as kinds
 from rlrec.app.distributions import designs
 from rlrec.app.evaluation.passes import arm_effects
+from rlrec.app.evaluation.rows import groups
 from rlrec.app.imports import log_stores
 from rlrec.app.inputs import filters, lookup, parameters
 from rlrec.app.learning import belief_versions, warm_start
@@ -69,8 +71,8 @@ def rebuild(store: Store, request: Request) -> RebuiltVersion:
     It can be used once it holds all of it. With `after_drift`, none is made where no change is found."""
     with store.read() as unit:
         source, _ = lookup.version(unit, request.reference)
-    if isinstance(designs.policy_of(source), LongTerm):
-        return _relearn(store, source, request)
+    if isinstance(policy := designs.policy_of(source), LongTerm):
+        return _relearn(store, source, request, by=policy.by)
     if request.log is not None or request.horizon_us is not None:
         hint = "leave out --log and --horizon; a policy of kind long-term learns from any log"
         raise InputError(f"policy {source.policy.name!r} learns from its own decisions", hint=hint)
@@ -131,11 +133,14 @@ def _plan(unit: Unit, request: Request) -> _Plan | None:
     return _Plan(replace(draft, parameters=initial.parameters), initial, settings.get(unit).removals)
 
 
-def _relearn(store: Store, source: Version, request: Request) -> RebuiltVersion:
-    """A new version that has learned the effects of the arms of a log, by any policy."""
+def _relearn(store: Store, source: Version, request: Request, *, by: str | None) -> RebuiltVersion:
+    """A new version that has learned the effects of the arms of a log, by any policy. by: a field of the context."""
     if request.features is not None or request.after_drift is not None:
         hint = "give --log since=TIME, in place of --after-drift; it reads no features"
         raise InputError(f"policy {source.policy.name!r} learns the effects of arms", hint=hint)
+    if by is not None and groups.field_of_context(by) is None:
+        hint = "give the field of the context another name, such as user_day"
+        raise InputError(f"by={by} is a group of the log, not a field of the context", hint=hint)
     with store.read() as unit:
         removals = settings.get(unit).removals
     with (
@@ -145,12 +150,12 @@ def _relearn(store: Store, source: Version, request: Request) -> RebuiltVersion:
     ):
         reward = request.reward or source.reward.name
         result = arm_effects.answer(unit, arm_effects.Request(
-            log=log, reward=reward, horizon_us=request.horizon_us, position=request.position
+            log=log, reward=reward, horizon_us=request.horizon_us, position=request.position, by=by
         ))  # fmt: skip
         # what it learned from, so that an estimate on these rows says so
         record = lineage.record(
             unit, request.log or "", filters.selection(unit, log), last_id=decisions.peek(unit) - 1,
-            window_us=lookup.reward(unit, reward).window_us, slots=result["groups"][0]["pages"],
+            window_us=lookup.reward(unit, reward).window_us, slots=_overall(result)["pages"],
         )  # fmt: skip
     record |= {"rebuilt_from": source.number, "horizon_s": result["horizon_s"]}
     version_id = store.write(partial(_add_effects, source=source, result=result, record=record, removals=removals))
@@ -164,21 +169,31 @@ def _add_effects(
 ) -> int:
     """The id of a version that has these effects as its belief."""
     settings.lock_removals(unit, removals)
-    (group,), policy = result["groups"], source.policy
-    prior = {"prior_mean": group["prior_mean"], "prior_sd": group["prior_sd"]}
+    overall, policy = _overall(result), source.policy
+    prior = {"prior_mean": overall["prior_mean"], "prior_sd": overall["prior_sd"]}
+    # a context without the field has the effects of all
+    cells = [group for group in result["groups"] if group is not overall and group["group"] is not None]
     ids = {arm.key: arm.id for arm in arms.all_arms(unit)}
-    sums = {}
-    for row in group["arms"]:
-        pulls, reward = LongTerm.statistics_of(row["shrunk"], row["shrunk_sd"], **prior)
-        if pulls:
-            sums[0, ids[row["arm"]]] = np.array([pulls, reward, 0.0])
+    rows = {key: np.zeros(3 + 2 * len(cells)) for key in ids}
+    for number, group in enumerate([overall, *cells]):
+        for arm in group["arms"]:
+            columns = slice(0, 2) if not number else slice(1 + 2 * number, 3 + 2 * number)
+            rows[arm["arm"]][columns] = LongTerm.statistics_of(arm["shrunk"], arm["shrunk_sd"], **prior)
+    sums = {(0, ids[key]): row for key, row in rows.items() if row.any()}
+    values = json.dumps([group["group"] for group in cells], ensure_ascii=False) if cells else ""
     head, number = policies.lock(unit, [policy.id])[policy.id], policies.versions(unit, [policy.id])[-1].number + 1
-    draft = replace(source, reward=lookup.reward(unit, result["reward"]), parameters={**source.parameters, **prior})
+    draft = replace(
+        source, reward=lookup.reward(unit, result["reward"]), parameters={**source.parameters, **prior, "cells": values}
+    )
     settings.add_run(unit, "policy rebuild", {"policy": policy.name, "version": number})
     return belief_versions.copy(
         unit, draft, policy_id=policy.id, number=number, status="frozen", seq=head.seq, ordinal=head.ordinal,
         sums=sums, learned_from=record,
     )  # fmt: skip
+
+
+def _overall(result: arm_effects.Result) -> arm_effects.GroupEffects:
+    return result["overall"] or result["groups"][0]
 
 
 def _since(unit: Unit, version: Version, *, method: str) -> tuple[int, int] | None:

@@ -94,7 +94,7 @@ class DerivedDecision:
     given those above, and overall (NaN where it is not worked out)."""
 
     def __init__(self, unit: Unit, decision: Decision, version: Version, context: Mapping[str, Any]) -> None:
-        self.decision = decision
+        self.decision, self.context = decision, context
         eligible = contents.eligible_arms(unit, [decision.eligible_id])[decision.eligible_id]
         self.arms, self.keys = np.array(eligible, np.int64), arms.keys(unit, eligible)
         self.shown: Index = np.searchsorted(self.arms, [slot.arm_id for slot in decision.slots])  # columns
@@ -180,6 +180,7 @@ class DerivedDecision:
         if self.case is None or self.served is None:
             return self._stored_table()
         belief = self.served.belief(self.arms, revision=self.decision.catalogue_revision)
+        belief = self.served.policy.local_belief(belief, self.context)
         mean, scores = (
             self.served.policy.mean(belief, unknown=np.nan),
             self.case.noiseless(np.arange(len(self.arms))).tolist(),

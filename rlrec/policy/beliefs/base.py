@@ -129,6 +129,10 @@ class Policy(Counts, ABC):
         """Posterior mean reward of each arm, (..., m); `unknown` where there are neither pulls nor a prior."""
         return belief.mean(unknown=unknown)
 
+    def local_belief(self, belief: Belief, context: Mapping[str, Any]) -> Belief:
+        """The belief that holds in a context, of kinds that keep one for each value of a field."""
+        return belief
+
     def deviation(self, belief: Belief) -> Array | None:
         """The standard deviation of the posterior of each arm, (..., m), where that is normal; None where it is not."""
         return None

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from rlrec.errors import InputError
 from rlrec.policy.beliefs.base import Belief, Floored, bounded
+from rlrec.policy.beliefs.statistics import SlotColumns, count_slots
 
 if TYPE_CHECKING:
     from rlrec.arrays import Array
@@ -22,10 +26,14 @@ class LongTerm(Floored):
 
     `policy rebuild` learns it from the log of any policy. A belief counts an effect of mean b and standard error s as
     1 / s^2 pulls that earned b / s^2; an arm that it does not know has the prior of `prior_mean` and `prior_sd`, which
-    are those of the arms of its log. Until it has learned, all arms are equal.
+    are those of the arms of its log. Until it has learned, all arms are equal. by: a field of the context, each value
+    of which (`cells`, as the log had them) has effects of its own, drawn towards those of all contexts together; these
+    hold where the context has another value or none.
     """
 
     floor: float = bounded(0.05, 0, 1)
+    by: str | None = None
+    cells: str = ""
     prior_mean: float = bounded(0.0, -HIGHEST, HIGHEST)
     prior_sd: float = bounded(1.0, 1e-12, HIGHEST)
 
@@ -33,13 +41,56 @@ class LongTerm(Floored):
     no_prior: ClassVar[str] = "the arms of its log say how arms differ"
     online: ClassVar[bool] = False
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.by == "":
+            raise InputError("by is empty", hint="it names a field of the context")
+        if self._columns and self.by is None:
+            raise InputError(f"cells is {self.cells!r}, and by is not given", hint="by names the field of these values")
+
+    @cached_property
+    def _columns(self) -> Mapping[str, int]:
+        """Where the pulls of each cell stand behind the sums of all contexts, by the text of its value."""
+        hint = 'write a list in JSON: ["phone", "desktop"]; `policy rebuild` writes it itself'
+        try:
+            values = json.loads(self.cells) if self.cells != "" else []
+        except (TypeError, ValueError):
+            raise InputError(f"cells is {self.cells!r}", hint=hint) from None
+        if not isinstance(values, list):
+            raise InputError(f"cells is {self.cells!r}", hint=hint)
+        return {text_of(value): 2 * row for row, value in enumerate(values)}
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return () if self.by is None else (self.by,)
+
+    @property
+    def width(self) -> int:
+        return super().width + 2 * len(self._columns)
+
+    def statistics(self, slots: SlotColumns) -> Array:
+        import numpy as np
+
+        return count_slots(slots, np.zeros((len(slots), 2 * len(self._columns))))  # a slot alone tells no effect
+
     def scores(self, belief: Belief, *, arms: Iterable[str], context: Mapping[str, Any]) -> Scores:
         from rlrec.policy.scores.families.gaussian import Gaussian
 
-        return Gaussian(self.index(belief), self.deviation(belief))
+        local = self.local_belief(belief, context)
+        return Gaussian(self.mean(local), self.deviation(local))
 
     def index(self, belief: Belief, *, context: Mapping[str, Any] | None = None) -> Array:
-        return self.mean(belief)
+        return self.mean(self.local_belief(belief, context or {}))
+
+    def local_belief(self, belief: Belief, context: Mapping[str, Any]) -> Belief:
+        if self.by is None or not self._columns or belief.extra is None:
+            return belief
+        from rlrec.policy.contexts.fields import value_of
+
+        column = self._columns.get(text_of(value_of(context, self.by)))
+        if column is None:
+            return belief
+        return replace(belief, pulls=belief.extra[..., column], reward_sum=belief.extra[..., column + 1])
 
     def mean(self, belief: Belief, *, unknown: float = 0.0) -> Array:
         prior_pulls = self.prior_sd**-2
@@ -52,8 +103,15 @@ class LongTerm(Floored):
 
     @staticmethod
     def statistics_of(mean: float, sd: float, *, prior_mean: float, prior_sd: float) -> tuple[float, float]:
-        """The pulls, and what they earned, by which a belief has this posterior; nothing where it is the prior."""
+        """The pulls, and what they earned, by which a belief has this posterior; nothing where it is the prior. Those
+        of a cell, of which less may be known than of the arm, may be below 0."""
         pulls, prior_pulls = sd**-2, prior_sd**-2
-        if pulls <= prior_pulls * (1 + 1e-9):
+        if abs(pulls - prior_pulls) <= prior_pulls * 1e-9 and mean == prior_mean:
             return 0.0, 0.0
         return pulls - prior_pulls, pulls * mean - prior_pulls * prior_mean
+
+
+def text_of(value: Any) -> str:
+    """A value of the context in JSON, a whole number without a point."""
+    integral = isinstance(value, float) and value.is_integer()
+    return json.dumps(int(value) if integral else value, sort_keys=True, ensure_ascii=False)

@@ -118,6 +118,19 @@ def test_groups_have_effects_of_their_own(shop: Run) -> None:
     assert "True: " in table
 
 
+def test_effects_of_groups_are_drawn_towards_those_of_all(shop: Run) -> None:
+    answer = effects(shop, "--by", "device")
+    (ungrouped,) = effects(shop)["groups"]
+    assert answer["overall"] == ungrouped | {"by": "device"}
+    assert effects(shop)["overall"] is None
+    overall = by_arm({"groups": [answer["overall"]]})
+    for group in answer["groups"]:
+        for row in group["arms"]:
+            usual = overall[row["arm"]]
+            assert row["shrunk_sd"] >= usual["shrunk_sd"]
+            assert abs(row["shrunk"] - usual["shrunk"]) <= abs(row["long_run"] - usual["long_run"]) + 0.1
+
+
 @pytest.mark.parametrize("by", ["policy", "version", "variant", "day"])
 def test_each_group_that_the_log_has_can_be_asked_for(shop: Run, by: str) -> None:
     answer = effects(shop, "--by", by)
@@ -250,3 +263,69 @@ def test_a_rebuild_that_cannot_be_stores_nothing(shop: Run, policy: str, options
     assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
     assert message in result.stderr
     assert shop("policy", "show", policy, "--json").json["versions"] == [1]
+
+
+# -- cells: effects by a field of the context --
+
+
+@pytest.fixture
+def cells(shop: Run) -> Run:
+    """A policy that has effects of its own for each device, live and with some decisions."""
+    words = ("policy", "create", "home", "--kind", "long-term", "--reward", "durable", "--param", "by=device")
+    assert shop(*words).exit_code == 0
+    assert shop("policy", "rebuild", "home", "--log", "policy=draw", "--now", AFTERWARDS).exit_code == 0
+    assert shop("policy", "promote", "home@2").exit_code == 0
+    serve(shop, "home", users=40, seed=2, prefix="v", month="2026-03")
+    return shop
+
+
+def believed(run: Run, context: dict[str, Any]) -> dict[str, Any]:
+    answer = run("policy", "show", "home@2", "--context", json.dumps(context), "--json")
+    return {row["arm"]: row for row in answer.json["arms"]}
+
+
+def test_each_device_has_the_effects_of_its_cell(cells: Run) -> None:
+    answer = cells("effects", "--reward", "durable", "--log", "policy=draw", "--by", "device", "--json").json
+    groups = {group["group"]: group["arms"] for group in answer["groups"]}
+    for device in (False, True):
+        rows = believed(cells, {"device": device})
+        for arm in groups[device]:
+            assert rows[arm["arm"]]["mean"] == pytest.approx(arm["shrunk"], abs=1e-9)
+            assert rows[arm["arm"]]["upper"] == pytest.approx(arm["shrunk_upper"], abs=1e-9)
+    overall = {row["arm"]: row["shrunk"] for row in answer["overall"]["arms"]}
+    for context in ({}, {"device": "watch"}, {"device": None}, {"device": "true"}):  # a text is no flag
+        assert {arm: row["mean"] for arm, row in believed(cells, context).items()} == pytest.approx(overall)
+
+
+def test_decisions_by_cells_are_exact_wherever_they_are_read(cells: Run, tmp_path: Any) -> None:
+    lines = cells("export-log", "-", "--log", "policy=home").lines
+    probabilities: dict[bool, Any] = {}
+    for line in lines[:30]:
+        shown = cells("decision", "show", str(line["decision_id"]), "--json").json
+        assert shown["agrees"] is True
+        device = line["context"]["device"]
+        row = {arm["arm"]: (arm["mean"], arm["probabilities"][0]) for arm in shown["arms"]}
+        assert row == probabilities.setdefault(device, row)
+    assert probabilities[True] != probabilities[False]
+    assert cells("doctor").exit_code == 0
+    copied = tmp_path / "copy.db"
+    assert cells("db", "copy", "--to", str(copied)).exit_code == 0
+    assert runner(str(copied))("doctor").exit_code == 0
+    estimate = ("evaluate", "home@2", "draw", "--log", "policy=home", "--now", "2026-03-09", "--json")
+    assert cells(*estimate).json == runner(str(copied))(*estimate).json
+    assert cells("policy", "rebuild", "home", "--now", "2026-03-09", "--json").json["version"] == 3
+
+
+@pytest.mark.parametrize(
+    ("by", "message"),
+    [
+        ("day", "by=day is a group of the log, not a field of the context"),
+        ("browser", "no context of the log has the field 'browser'"),
+    ],
+)
+def test_cells_that_the_log_does_not_have_are_refused(shop: Run, by: str, message: str) -> None:
+    shop("policy", "create", "home", "--kind", "long-term", "--reward", "durable", "--param", f"by={by}")
+    result = shop("policy", "rebuild", "home", "--now", AFTERWARDS)
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert message in result.stderr
+    assert shop("policy", "show", "home", "--json").json["versions"] == [1]
