@@ -181,6 +181,31 @@ def test_hybrid_samples_have_the_covariance_of_the_scores() -> None:
         assert values.mean(axis=0) == pytest.approx(scores.location, abs=error)
 
 
+def earned_by_model(seed: int) -> dict[str, float]:
+    """What the best by the means of each model earns of the best of 388 arms, after 40 slots of each."""
+    rng, m = np.random.default_rng(seed), 388
+    z, n = np.column_stack([np.ones(m), rng.normal(size=(m, 4))]), 40 * m
+    rates = special.expit(z @ rng.normal(size=5) * 0.3 + rng.normal(size=m) - 2)
+    x, arm = np.column_stack([np.ones(n), rng.normal(size=(n, 2))]), np.tile(np.arange(m), 40)
+    clicks = (rng.random(n) < rates[arm]).astype(float)
+    design, earned = replace(MEANT, arm=Encoder.parse({"fields": {"z": {"type": "vector", "length": 4}}})), {}
+    for model in ("shared", "hybrid"):
+        policy = policy_of("linucb", design, model=model, alpha=0.0)
+        belief = learned(policy, x, arm, clicks, m=m)
+        assert belief.moments is not None
+        belief = replace(belief, moments=replace(belief.moments, arm_features=z))
+        earned[model] = rates[policy.index_at(belief, np.array([1.0, 0, 0])).argmax()] / rates.max()
+    return earned
+
+
+@pytest.mark.slow
+def test_the_best_of_many_arms_is_looked_for_where_features_do_not_tell_it() -> None:
+    worlds = [earned_by_model(seed) for seed in range(10)]
+    mean = {model: np.mean([world[model] for world in worlds]) for model in worlds[0]}
+    assert mean["hybrid"] > 0.85
+    assert mean["shared"] < 0.65
+
+
 def test_a_new_arm_starts_from_those_that_are_like_it() -> None:
     x, arm, clicks = log(200, m=3, q=3, seed=6)
     policy = policy_of("linucb", model="shared")

@@ -67,7 +67,8 @@ def sweep(store: Store, show: Show, details: bool, workers: Workers, **request: 
     if details:
         table = view([row.to_json() for row in rows], None, app.evaluate.explained(rows))
     else:
-        shown = [*map(shown_row, judged)]
+        # what an insufficient estimate says is worth nothing
+        shown = [shown_row(row) | ({"lift": None} if row.estimate.verdict == "insufficient" else {}) for row in judged]
         logged = dict.fromkeys(shown[0]) | {name: shown[0][name] for name in ("unit", "reward")}
         table = view([*shown, logged | {"target": LOGGED, "value": result["served"]}], None, _notes(judged))
     if result["command"]:
