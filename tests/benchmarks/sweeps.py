@@ -68,7 +68,7 @@ def _judged(setting: Setting, rates: Array, seed: int) -> list[bool]:
             truth = {"uniform": float(rates.mean())}
             for candidate in candidates:
                 target = sweep.learning_target(unit, candidate, moments[candidate.counting], np.arange(7))
-                servings = [moment.serving for moment in target.moments if moment.serving is not None]
+                servings = [make() for make in target.moments]
                 truth[candidate.name] = float(np.mean([
                     slate.first(
                         serving.scores(0, arms, [context], keys=keys)[0], floor=serving.policy.exploration

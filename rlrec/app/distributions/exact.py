@@ -292,15 +292,12 @@ class VersionDistribution:
         name = eligible, self.epoch(revision)
         if name not in self._beliefs:
             if self._believed_arms > ARMS:
-                self._drop_beliefs()
+                self._beliefs.clear()
+                self._pools.clear()
+                self._believed_arms = 0
             self._believed_arms += len(arms)
             self._beliefs[name] = self.belief(arms, revision=revision)
         return self._beliefs[name]
-
-    def _drop_beliefs(self) -> None:
-        self._beliefs.clear()
-        self._pools.clear()
-        self._believed_arms = 0
 
     def epoch(self, revision: int) -> int:
         """Cache key of a revision of the catalogue: equal for those that describe arms the same way."""
@@ -321,14 +318,11 @@ class VersionDistribution:
     def _samplers(self) -> Mapping[tuple[Hashable, ...], Mapping[int, SlateSampler]]:
         return {name: {**eligible.earlier, **eligible.samplers} for name, eligible in self._distributions.items()}
 
-    def forget(self, *, with_beliefs: bool = False) -> None:
-        """Drop the cached distributions: they would fill the memory where no two rows share one. with_beliefs: and what
-        was solved for eligible sets."""
+    def forget(self) -> None:
+        """Drop the cached distributions: they would fill the memory where no two rows share one."""
         self._distributions.clear()
         self._earlier = {}
         self._cached_arms = 0
-        if with_beliefs:
-            self._drop_beliefs()
 
 
 def has_plain_sums(policy: Policy) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise, product
 from math import prod
 from typing import Any, NamedTuple, TypedDict
@@ -17,6 +18,7 @@ import numpy as np
 
 from rlrec import policy as kinds
 from rlrec.app.distributions import designs
+from rlrec.app.distributions.designs import CatalogueFeatures
 from rlrec.app.distributions.exact import VersionDistribution
 from rlrec.app.evaluation.passes import estimates
 from rlrec.app.evaluation.passes.estimates import EstimateRow
@@ -24,7 +26,7 @@ from rlrec.app.evaluation.passes.passes import IN_PROCESS, Workers
 from rlrec.app.evaluation.passes.request import EmptyLog
 from rlrec.app.evaluation.passes.request import Request as EvaluationRequest
 from rlrec.app.evaluation.targets.learning_targets import LearningTarget
-from rlrec.app.evaluation.targets.targets import BUILT_IN, Target
+from rlrec.app.evaluation.targets.targets import BUILT_IN
 from rlrec.app.imports.log_stores import PREFIX
 from rlrec.app.inputs import filters, lookup, parameters
 from rlrec.app.learning import slot_statistics
@@ -241,15 +243,16 @@ def learn(
 
 def learning_target(unit: Unit, candidate: Candidate, moments: Sequence[Moment], begins: Ids) -> LearningTarget:
     """The candidate as it learns."""
-    features, shared = designs.arm_features(unit, designs.policy_of(candidate.version)), list[Target]()
-    named: dict[str, Any] = {"name": candidate.name, "reward": candidate.version.reward}
-    for moment in moments:
-        version = replace(candidate.version, parameters=moment.parameters)
-        serving = VersionDistribution(version, designs.policy_of(version), sums=(), prior=(), arm_features=features)
-        if len(moment.arms):
-            serving = serving.at_moment((), ordinal=0, all_sums=(moment.arms, moment.sums))
-        shared.append(Target(serving=serving, **named))
-    return LearningTarget(serving=shared[-1].serving, begins=begins, moments=shared, **named)
+    features = designs.arm_features(unit, designs.policy_of(candidate.version))
+    makers = [partial(_serving, candidate.version, features, moment) for moment in moments]
+    reward = candidate.version.reward
+    return LearningTarget(name=candidate.name, reward=reward, serving=makers[-1](), begins=begins, moments=makers)
+
+
+def _serving(version: Version, features: CatalogueFeatures | None, moment: Moment) -> VersionDistribution:
+    version = replace(version, parameters=moment.parameters)
+    serving = VersionDistribution(version, designs.policy_of(version), sums=(), prior=(), arm_features=features)
+    return serving.at_moment((), ordinal=0, all_sums=(moment.arms, moment.sums)) if len(moment.arms) else serving
 
 
 # -- what they earn --

@@ -2,58 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from rlrec.app.distributions.exact import VersionDistribution
 from rlrec.app.evaluation.rows.log_rows import ImpressionRows, LoggedBatch
 from rlrec.app.evaluation.targets.probabilities import Scorer
 from rlrec.app.evaluation.targets.targets import Target
 from rlrec.arrays import Ids
 from rlrec.store.database.bulk import Columns
 
-CELLS = 500_000  # numbers of worked-out cases that each moment remembers
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LearningTarget(Target):
-    """A candidate as it learns. moments: the target at the times `begins` (b,), microseconds, ascending, each of which
-    knows of nothing later; serving: that of the last one."""
+    """A candidate as it learns. moments: functions that make what it serves from the times `begins` (b,) on,
+    microseconds, ascending, by what was learned before; serving: the last one."""
 
     begins: Ids
-    moments: Sequence[Target]
+    moments: Sequence[Callable[[], VersionDistribution]]
 
 
 @dataclass(eq=False)
 class LearningScorer(Scorer):
-    """The probabilities of a candidate at each moment. Decisions before the first one are asked about it, too."""
+    """The probabilities of a candidate at each moment; nothing is remembered beyond a batch, as there are many."""
 
-    scorers: Sequence[Scorer] = field(init=False)
-
-    def __post_init__(self) -> None:
-        assert isinstance(self.target, LearningTarget)
-        options: dict[str, Any] = {"samples": self.samples, "seed": self.seed, "replica": self.replica}
-        self.scorers = [Scorer(moment, self.arms, **options) for moment in self.target.moments]
+    target: LearningTarget
+    scorers: dict[int, Scorer] = field(default_factory=dict)  # by the moment, of one batch
+    logged: LoggedBatch | None = None
 
     def replicas(self, slots: Columns, logged: LoggedBatch, *, marginals: bool) -> list[Scorer]:
-        replicas = [
-            replace(self, replica=replica.replica) for replica in super().replicas(slots, logged, marginals=marginals)
-        ]
-        for replica in replicas:  # which share what was simulated
-            replica.scorers = [replace(scorer, replica=replica.replica) for scorer in self.scorers]
-        return [*replicas]
+        numbers = [scorer.replica for scorer in super().replicas(slots, logged, marginals=marginals)]
+        by_moment = [{key: replace(scorer, replica=n) for key, scorer in self.scorers.items()} for n in numbers]
+        return [replace(self, replica=n, scorers=scorers) for n, scorers in zip(numbers, by_moment, strict=True)]
 
     def case_rows(
         self, rows: ImpressionRows, logged: LoggedBatch, *, models: bool = False, joint: bool = False,
         subset: Ids | None = None,
     ) -> Iterator[Any]:  # fmt: skip
-        assert isinstance(self.target, LearningTarget)
+        if self.logged is not logged:
+            self.logged, self.scorers = logged, {}
         subset = np.arange(len(rows)) if subset is None else subset
         moment = np.searchsorted(self.target.begins, rows.slots["at"][subset], side="right") - 1
-        for number, scorer in enumerate(self.scorers):
+        for number, make in enumerate(self.target.moments):
             members = subset[np.maximum(moment, 0) == number]
-            yield from scorer.case_rows(rows, logged, models=models, joint=joint, subset=members)
-            if scorer.cells > CELLS:  # there are many candidates
-                scorer.forget()
+            if len(members) and number not in self.scorers:
+                target = Target(name=self.target.name, reward=self.target.reward, serving=make())
+                self.scorers[number] = Scorer(target, self.arms, self.samples, self.seed, self.replica)
+            if len(members):
+                yield from self.scorers[number].case_rows(rows, logged, models=models, joint=joint, subset=members)
+        if not self.target.sampled:  # what was simulated is used again by the replicas
+            self.scorers.clear()

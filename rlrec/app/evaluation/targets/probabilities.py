@@ -186,17 +186,6 @@ class Scorer:
             portion = order[ends[start] : ends[end]]
             yield from self._case_rows(blocks, case[portion] - start, subset[portion], rows, joint=joint)
 
-    @property
-    def cells(self) -> int:
-        """Numbers that the cases take which are remembered."""
-        return self._cells
-
-    def forget(self) -> None:
-        """Drop what was worked out, and all that was solved for it."""
-        self._blocks.clear()
-        self._cells = 0
-        self.serving.forget(with_beliefs=True)
-
     def _cases_at_a_time(self, cases: Ids, *, models: bool) -> int:
         max_slots = int(cases[:, 2].max(initial=1)) if models else 1
         return min(CASES, max(1, CELLS // (max_slots * max(1, len(self.arms)))))
