@@ -69,6 +69,7 @@ def page(answer: Result, title: str) -> str:
         for finding in ([figure.title] if figure.findings is None else figure.findings)
     ]
     body = "".join(_section(section, answer.remarks.get(section.name, [])) for section in sections)
+    findings += [] if answer.best is None else [f"<li>{escape(answer.best)}</li>"]
     summary = f"<nav><h2>In short</h2><ul>{''.join(findings)}</ul></nav>" if findings else ""
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'

@@ -21,13 +21,12 @@ from rlrec.records import Reward
 from rlrec.sentences import experiment_sentences
 from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
-from rlrec.store.log import selected
+from rlrec.store.log import activity, selected
 from rlrec.store.log.candidates import TEAMS
 from rlrec.store.policies import experiments
 from rlrec.store.policies.experiments import Experiment
 from rlrec.times import DAY_US, format_time
 
-NOTED = "experiment show"
 DECISIONS_DIFFER, YOUNG_UNITS = "decisions-differ", "young-units"
 
 
@@ -120,7 +119,7 @@ def note(store: Store, answer: VariantComparison) -> None:
     """Keep what was found about the holdout of a route, for `status`; nothing of other experiments."""
     if "route" in answer:
         result = {"sentence": experiment_sentences(answer)[0]}
-        opening.note(store, NOTED, {"experiment": answer["experiment"]}, result, noun="comparison")
+        opening.note(store, activity.HOLDOUT, {"experiment": answer["experiment"]}, result, noun="comparison")
 
 
 def _result(

@@ -84,7 +84,8 @@ class Result:
     """The content of the page; a part that is None or empty has sentences in `remarks`, under its name, that say why.
 
     reward: that the parts share, None without a policy. period: of `over_time`, hour, day or week; weeks: the same by
-    whole weeks, None where there are not two; judged: decisions that estimates and exposure are from, None for all"""
+    whole weeks, None where there are not two; judged: decisions that estimates and exposure are from, None for all;
+    best: the sentence that names the best known policy"""
 
     created_at: str
     log: str
@@ -99,6 +100,7 @@ class Result:
     estimates: list[EstimateRow] = field(default_factory=list)
     judged: int | None = None
     reasons: list[str] = field(default_factory=list)
+    best: str | None = None
     experiments: list[VariantComparison] = field(default_factory=list)
     beliefs: list[PolicyBelief] = field(default_factory=list)
     exposure: exposure.Result | None = None

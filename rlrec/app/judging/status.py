@@ -8,7 +8,6 @@ from typing import Any, TypedDict
 
 from rlrec.app.audit.integrity import clock, live_versions
 from rlrec.app.audit.integrity.findings import Findings
-from rlrec.app.experiments import compare
 from rlrec.errors import quantity
 from rlrec.records import Version
 from rlrec.sentences import gate_claim
@@ -50,7 +49,8 @@ Waiting = TypedDict("Waiting", {"immature": int, "unsettled": int})
 class Status(TypedDict):
     """Answer of `status`. arms: that may be served; policies: without the variants of stopped experiments that no route
     serves; experiments: that run; events_by_hour: of the last 24 hours, the present one last; warnings: findings, as of
-    `doctor`; training and doctor: the last runs, None without one."""
+    `doctor`; best: the last answer about the best known policy; training and doctor: the last runs; None without
+    one."""
 
     revision: str
     arms: int
@@ -62,6 +62,7 @@ class Status(TypedDict):
     routes: list[RouteStatus]
     experiments: list[ExperimentStatus]
     holdouts: list[HoldoutStatus]
+    best: dict[str, Any] | None
     waiting: Waiting
     events_by_hour: list[int]
     warnings: list[dict[str, Any]]
@@ -128,6 +129,7 @@ def status(store: Store) -> Status:
                 }
                 for row in running_experiments
             ],
+            "best": _run(activity.last_run(unit, activity.BEST_POLICY)),
             "holdouts": [_holdout(unit, change.route, change.holdout) for change in changes if change.holdout],
             "waiting": {
                 "immature": sum(
@@ -166,7 +168,7 @@ def _route(change: RouteChange, live: dict[str, LivePolicy], served: int) -> Rou
 
 
 def _holdout(unit: Unit, route: str, experiment: str) -> HoldoutStatus:
-    run = activity.last_run(unit, compare.NOTED, {"experiment": experiment})
+    run = activity.last_run(unit, activity.HOLDOUT, {"experiment": experiment})
     sentence, at = (run.result["sentence"], format_time(run.at)) if run else (None, None)
     return {"route": route, "experiment": experiment, "sentence": sentence, "at": at}
 

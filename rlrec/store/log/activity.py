@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from rlrec.store.database.unit import StoredRows, Unit, parse
 
 HOUR_US = 3_600_000_000
+HOLDOUT, BEST_POLICY = "experiment show", "best policy"  # runs that keep what commands found, for `status`
 SLACK_US = 60_000_000  # by how much decisions of different policies may be stored out of order
 
 

@@ -119,6 +119,37 @@ def times(unit: Unit, selection: Selection) -> tuple[int, int]:
     return extent(unit, selection)[-2:]
 
 
+class LoggedPage(NamedTuple):
+    """The eligible set, length, context and version of a decision."""
+
+    eligible_id: int
+    size: int
+    context_id: int
+    version_id: int
+
+
+def newest_pages(unit: Unit, selection: Selection, n: int) -> list[LoggedPage]:
+    """The n newest selected decisions, by ids."""
+    columns = ", ".join(f"d.{name}" for name in LoggedPage._fields)
+    text = f"SELECT {columns} FROM decision d WHERE {_condition(selection)} ORDER BY d.id DESC LIMIT ?"
+    return unit.records(LoggedPage, text, n)
+
+
+class SlotCount(NamedTuple):
+    """The number of slots of an arm at a position."""
+
+    arm_id: int
+    position: int
+    slots: int
+
+
+def newest_slots(unit: Unit, selection: Selection, n: int) -> list[SlotCount]:
+    """The slots of the n newest selected decisions, by arm and position."""
+    newest = f"SELECT d.id FROM decision d WHERE {_condition(selection)} ORDER BY d.id DESC LIMIT ?"
+    tables = f"({newest}) n JOIN slot s ON s.decision_id = n.id"
+    return unit.records(SlotCount, f"SELECT s.arm_id, s.position, count(*) FROM {tables} GROUP BY 1, 2", n)
+
+
 def ids_after(unit: Unit, selection: Selection, *, low: int, limit: int) -> list[int]:
     """The first `limit` selected decisions whose id is above `low`, ascending."""
     query = f"SELECT d.id FROM decision d WHERE {_condition(selection)} AND d.id > ? ORDER BY d.id LIMIT ?"

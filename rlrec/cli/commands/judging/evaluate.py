@@ -117,9 +117,12 @@ def evaluate(
         table = view(rows, by, app.evaluate.explained(estimates))
     else:
         table = view([*map(shown_row, answering)], by, app.evaluate.reasons_in_words(answering))
-    rewards = len({row["reward"] for row in rows})
-    sentences += ["the targets learn different rewards: --reward judges all by one"] * (rewards > 1)
+    rewards = {row["reward"] for row in rows}
+    sentences += ["the targets learn different rewards: --reward judges all by one"] * (len(rewards) > 1)
     sentences.append(app.evaluate.log_read(estimates))
+    if len(rewards) == 1 and not by and show.format == "table":
+        best_sentence = app.best_policy.find(store, by="evaluate", reward=rewards.pop(), log=request["log"])
+        sentences += [] if best_sentence is None else [best_sentence]
     show(rows, table=table._replace(title=sentences))
 
 

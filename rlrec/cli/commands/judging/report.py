@@ -32,9 +32,13 @@ def report(store: Store, show: Show, file: str, title: str | None, **request: An
     from rlrec.report.page import page
 
     check_target(file, "FILE")
-    answer = app.report.report(store, app.report.Request(**request))
+    options = app.report.Request(**request)
+    answer = app.report.report(store, options)
     for comparison in answer.experiments:
         app.compare.note(store, comparison)
+    log = options.filter or None
+    best = answer.reward and app.best_policy.find(store, by="report", reward=answer.reward, log=log)
+    answer.best = best or None
     text = page(answer, title or "What the recommender does")
     size = write_text(file, text)
     if file != "-":

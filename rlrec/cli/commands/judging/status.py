@@ -69,6 +69,7 @@ def _view(result: Status) -> View:
     ]
     notes: list[str | View] = [row["answer"] for row in result["policies"] if row["answer"] is not None]
     notes += [_holdout(row) for row in result["holdouts"]]
+    notes += [f"{best['sentence']} (as of {_minute(best)})"] if (best := result["best"]) is not None else []
     for rows, columns in ((result["routes"], ROUTES), (result["experiments"], EXPERIMENTS)):
         if rows:
             notes += [*([""] if notes else []), View.select(rows, columns, drop=columns[-2:1:-1])]

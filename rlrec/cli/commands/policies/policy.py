@@ -11,7 +11,7 @@ from rlrec.cli.commands.policies import policy_view
 from rlrec.cli.output.output import Show
 from rlrec.cli.program import app
 from rlrec.cli.program.files import plot_option, save_plot
-from rlrec.cli.program.shared import CommandGroup, Store, by_name, printed, reading, suggest_next, writing
+from rlrec.cli.program.shared import CommandGroup, Store, by_name, conclude, printed, reading, suggest_next, writing
 from rlrec.cli.text.text import View
 from rlrec.cli.text.values import DURATION, JSON_FILE, NAME, NUMBER, OBJECT, PAIR
 
@@ -74,6 +74,9 @@ def create(store: Store, show: Show, params: Sequence[tuple[str, str]], **reques
     show(result)
     if not result["created"]:
         return
+    if request["from_policy"] and show.format == "table":
+        best = app.best_policy.find(store, by="policy create", policy=result["policy"])
+        conclude(show, *filter(None, [best]))
     if result["kind"] == "logged":
         suggest_next(show, f"import-log FILE --layout LAYOUT --policy {result['policy']}", "brings the log in")
     else:

@@ -138,6 +138,8 @@ def train_pg(
         notice(text)
     if result["trained"]:
         conclude(show, _sentence(result))
+        if show.format == "table" and (best := app.best_policy.find(store, by="train-pg", policy=result["policy"])):
+            conclude(show, best)
         shown, live = (result["policy"], result["version"]), result["promoted"]
         save_plot(None if training is None else plot, lambda: app.curves.training(*shown, training, live=live))
         if not options.dry_run:

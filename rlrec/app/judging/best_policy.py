@@ -1,0 +1,276 @@
+"""Which policy is best in the long run, of those that are there and those that the log can teach.
+
+One regression of effects judges all: to first order a candidate adds to a page what each arm adds in a full look, times
+the looks that it gives the arm more than the log did."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, TypedDict
+
+import numpy as np
+
+from rlrec import policy as kinds
+from rlrec.app import opening
+from rlrec.app.distributions import designs, exact
+from rlrec.app.distributions.exact import VersionDistribution
+from rlrec.app.evaluation.passes import arm_effects
+from rlrec.app.imports import log_stores
+from rlrec.app.inputs import filters, lookup
+from rlrec.app.learning import warm_start
+from rlrec.app.log import stored_contexts
+from rlrec.arrays import Array
+from rlrec.errors import InputError, RlrecError
+from rlrec.policy.kinds.long_term import LongTerm
+from rlrec.records import Reward, Version
+from rlrec.store import Store, Unit
+from rlrec.store.database import bulk
+from rlrec.store.log import activity, contents, selected
+from rlrec.store.log.events import RETURN
+from rlrec.store.log.selected import Selection
+from rlrec.store.policies import arms, policies
+from rlrec.store.policies.beliefs import ArmSums, BeliefRow
+from rlrec.times import format_time
+
+JUDGED = 100_000  # newest decisions that effects are from
+PAGES = 300  # newest ones, whose eligible sets and contexts stand for all
+SERVED = 200  # decisions from which on what a version showed is counted
+COUNTED = 5_000  # the newest of these
+ANY_REWARD = "epsilon-greedy"  # a kind that learns from any reward
+REACH = 1.96
+NUMBERS = ("long_run", "std_error", "shrunk", "shrunk_sd", "looks")  # of an arm
+
+
+# A candidate. gain: what it adds to a page in the long run, above what the log showed, in units of the reward, to first
+# order; lower, upper: at level 0.95; command: how it is made, or serves; serves: most of the newest pages.
+Candidate = TypedDict("Candidate", {
+    "name": str, "gain": float, "lower": float, "upper": float, "command": str, "serves": bool,
+})  # fmt: skip
+# The candidates by their gain less a standard error, the best first; and the sentence that names that one.
+Result = TypedDict("Result", {
+    "reward": str, "log": str | None, "pages": int, "candidates": list[Candidate], "sentence": str,
+})  # fmt: skip
+
+
+class Draft(NamedTuple):
+    """A candidate. version_id: of a version that may have served, else 0."""
+
+    name: str
+    command: str
+    serving: VersionDistribution
+    version_id: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _NewestPages:
+    """The newest pages of a log. counts: of each eligible set, length and context; examination: of positions; columns:
+    of arms by their ids, (k,); newest: the version that served most of them."""
+
+    counts: Counter[tuple[int, int, int]]
+    sets: Mapping[int, tuple[int, ...]]
+    contexts: Mapping[int, Mapping[str, Any]]
+    examination: Array
+    columns: Mapping[int, int]
+    keys: Mapping[int, str]
+    newest: int
+
+    @classmethod
+    def read(cls, unit: Unit, selection: Selection, examination: Array) -> _NewestPages:
+        rows = selected.newest_pages(unit, selection, PAGES)
+        context_ids = np.array([row.context_id for row in rows])
+        contexts, _ = stored_contexts.distinct_contexts(unit, context_ids)
+        keys = {arm.id: arm.key for arm in arms.all_arms(unit)}
+        return cls(
+            counts=Counter((row.eligible_id, row.size, row.context_id) for row in rows),
+            sets=contents.eligible_arms(unit, {row.eligible_id for row in rows}),
+            contexts=dict(zip(np.unique(context_ids).tolist(), contexts, strict=True)),
+            examination=examination, columns={arm: column for column, arm in enumerate(keys)}, keys=keys,
+            newest=Counter(row.version_id for row in rows).most_common(1)[0][0],
+        )  # fmt: skip
+
+    @property
+    def looks(self) -> float:
+        """The looks at all arms of a page, on average."""
+        total = sum(count * self.examination[:size].sum() for (_, size, _), count in self.counts.items())
+        return float(total / self.counts.total())
+
+    def exposures(self, serving: VersionDistribution) -> Array | None:
+        """The looks that a candidate gives each arm on a page, (k,); None where they have no closed form."""
+        if serving.trained is not None or serving.generator is not None or serving.rankers:
+            return None
+        looks, counts = np.zeros(len(self.columns)), Counter[tuple[int, int, int]]()
+        for (set_id, size, context_id), count in self.counts.items():
+            counts[set_id, size, context_id if serving.learner.reads else 0] += count
+        serving.see([self.contexts.get(context_id, {}) for *_, context_id in counts])
+        for (set_id, size, context_id), count in counts.items():
+            members = np.array(self.sets[set_id])
+            case = serving.case(self.sets[set_id], members, self.contexts.get(context_id, {}), keys=self.keys)
+            if case.scores.samples:
+                return None
+            columns = [self.columns[arm] for arm in members.tolist()]
+            looks[columns] += count * (self.examination[:size] @ case.pages(size).marginals)
+        return looks / self.counts.total()
+
+    def served(self, unit: Unit, selection: Selection, version_id: int) -> Array | None:
+        """The looks that a version gave each arm on a page of late, (k,); None where it served few pages."""
+        looks, pages = np.zeros(len(self.columns)), 0
+        narrowed = replace(selection, version_ids=[version_id])
+        for row in selected.newest_slots(unit, narrowed, COUNTED):
+            looks[self.columns[row.arm_id]] += row.slots * self.examination[row.position - 1]
+            pages += row.slots if row.position == 1 else 0
+        return looks / pages if pages >= SERVED else None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _ArmEffects:
+    """Effects of arms, (k,) each: raw ones with standard errors, posteriors where there are none, and posteriors; even:
+    the exposures of `uniform`; shown: those of the log.
+
+    Raw effects do not lean, and judge `uniform` and what served. A candidate that learned from this very log shows what
+    happened to look good in it: how it differs from `uniform` is judged by posteriors."""
+
+    raw: Array
+    error: Array
+    mean: Array
+    sd: Array
+    shown: Array
+    even: Array
+
+    def gain(self, exposures: Array, *, learned: bool) -> tuple[float, float]:
+        """The reward that exposures (k,) add to a page, and how far its bounds are from it."""
+        fixed = self.even if learned else exposures
+        change, choice = fixed - self.shown, exposures - fixed
+        variance = np.square(change) @ np.square(self.error) + np.square(choice) @ np.square(self.sd)
+        return float(change @ self.raw + choice @ self.mean), REACH * float(np.sqrt(variance))
+
+
+def find(
+    store: Store, *, by: str, reward: str | None = None, policy: str | None = None, log: str | None = None
+) -> str | None:
+    """The sentence that names the best known policy for a reward, None for that which a policy learns, by a log; kept
+    for `status`. None where the reward ends with the visit, or the log cannot tell. by: the command that asks."""
+    if log is not None and log.startswith(log_stores.PREFIX):
+        return None
+    try:
+        with store.read() as unit, bulk.alongside(unit):
+            learned = lookup.version(unit, policy)[0].reward if policy else None
+            definition = learned if reward is None else lookup.reward(unit, reward)
+            if definition is None or RETURN not in definition.weights:
+                return None
+            result = answer(unit, definition.name, log)
+    except RlrecError:
+        return None
+    opening.note(store, activity.BEST_POLICY, {"reward": result["reward"]}, {"sentence": result["sentence"], "by": by})
+    return result["sentence"]
+
+
+def answer(unit: Unit, reward: str, log: str | None) -> Result:
+    """The answer, in an open transaction. Raises CheckFailed for a log that cannot tell effects."""
+    since = selected.newest_at(unit, filters.selection(unit, log), JUDGED)
+    pairs = filters.parse(log or "") | ({} if since is None else {"since": format_time(since)})
+    filtered = ",".join(f"{key}={value}" for key, value in pairs.items()) or None
+    effects = arm_effects.answer(unit, arm_effects.Request(log=filtered, reward=reward))
+    selection, (group,) = filters.selection(unit, filtered), effects["groups"]
+    pages = _NewestPages.read(unit, selection, np.array(effects["examination"]))
+    unseen = {
+        "long_run": None,
+        "std_error": None,
+        "shrunk": group["prior_mean"],
+        "shrunk_sd": group["prior_sd"],
+        "looks": 0,
+    }
+    rows = {row["arm"]: row for row in group["arms"]}
+    ordered: list[Any] = [rows.get(pages.keys[arm], unseen) for arm in pages.columns]
+    raw, error, mean, sd, looks = np.array([[row[name] for name in NUMBERS] for row in ordered], np.float64).T
+    usable = error > 0  # none of which is NaN
+    drafts, candidates = [*_drafts(unit, lookup.reward(unit, reward), effects)], list[Candidate]()
+    even = pages.exposures(drafts[0].serving)
+    assert even is not None  # of `uniform`
+    belief = _ArmEffects(
+        raw=np.where(usable, raw, mean), error=np.where(usable, error, sd), mean=mean, sd=sd,
+        shown=looks * pages.looks / looks.sum(), even=even,
+    )  # fmt: skip
+    for draft in drafts:
+        served = pages.served(unit, selection, draft.version_id) if draft.version_id else None
+        exposures = pages.exposures(draft.serving) if served is None else served
+        if exposures is None:
+            continue
+        gain, reach = belief.gain(exposures, learned=served is None and draft is not drafts[0])
+        candidates.append({
+            "name": draft.name, "gain": gain, "lower": gain - reach, "upper": gain + reach, "command": draft.command,
+            "serves": draft.version_id == pages.newest,
+        })  # fmt: skip
+    # a standard error below the gain: whoever is in doubt comes behind who is not
+    candidates.sort(key=lambda row: (row["gain"] - row["lower"]) / REACH - row["gain"])
+    return {
+        "reward": reward, "log": filtered, "pages": group["pages"], "candidates": candidates,
+        "sentence": sentence_of(reward, candidates),
+    }  # fmt: skip
+
+
+def _drafts(unit: Unit, reward: Reward, effects: arm_effects.Result) -> Iterator[Draft]:
+    """The candidates: uniform, every live policy, each bandit re-priced, and effects as a belief."""
+    uniform = designs.unstored("uniform", {}, reward)
+    command = f"`rlrec policy create {reward.name}-uniform --kind uniform --reward {reward.name}` makes it"
+    yield Draft("uniform", command, VersionDistribution(uniform, designs.policy_of(uniform), sums=(), prior=()))
+    names = [policy.name for policy in policies.all_policies(unit) if "@" not in policy.name]
+    live = [version for version, _ in policies.live(unit, names).values() if kinds.load(version.policy.kind).served]
+    for version in live:
+        command = f"it is live: `rlrec route set ROUTE --to {version.policy.name}` lets a route lead to it"
+        yield Draft(version.policy.name, command, exact.load(unit, version), version.id)
+        if version.learning and version.reward.id != reward.id:
+            yield from _repriced(unit, version, reward)
+    yield _long_term(unit, reward, effects)
+
+
+def _repriced(unit: Unit, version: Version, reward: Reward) -> Iterator[Draft]:
+    """A bandit that has learned from the same decisions what counts; of another kind where its own takes no such
+    reward."""
+    name, command = version.policy.name, f"`rlrec policy rebuild {version.policy.name} --reward {reward.name}` makes it"
+    draft = replace(version, reward=reward)
+    try:
+        designs.policy_of(draft).check(reward)
+    except InputError:
+        options = f"--kind {ANY_REWARD} --reward {reward.name} --from-log policy={name}"
+        draft = designs.unstored(ANY_REWARD, kinds.values(kinds.make(ANY_REWARD, {})), reward)
+        command = f"`rlrec policy create {name}-{reward.name} {options}` makes it"
+    owned = Selection(policy_ids=[version.policy.id], imported=False)
+    fitted = warm_start.fit_to_log(unit, draft, owned)
+    policy = designs.policy_of(fitted.version)
+    if fitted.weights or not fitted.slots:
+        return
+    rows = [
+        BeliefRow._make((*key, 0, *row[:3].tolist(), row[3:].tobytes())) for key, row in sorted(fitted.sums.items())
+    ]
+    sums = [ArmSums(row.arm_id, *row[3:6]) for row in rows] if exact.has_plain_sums(policy) else rows
+    serving = VersionDistribution(
+        fitted.version, policy, sums=sums, prior=(), arm_features=designs.arm_features(unit, policy)
+    )
+    yield Draft(f"{name} re-priced", command, serving)
+
+
+def _long_term(unit: Unit, reward: Reward, effects: arm_effects.Result) -> Draft:
+    (group,), ids = effects["groups"], {arm.key: arm.id for arm in arms.all_arms(unit)}
+    prior = {"prior_mean": group["prior_mean"], "prior_sd": max(group["prior_sd"], 1e-12)}
+    sums = []
+    for row in group["arms"]:
+        pulls, earned = LongTerm.statistics_of(row["shrunk"], max(row["shrunk_sd"], 1e-12), **prior)
+        sums.append(ArmSums(ids[row["arm"]], pulls, earned, 0.0))
+    version = designs.unstored("long-term", kinds.values(kinds.make("long-term", prior)), reward)
+    name = f"{reward.name}-long-term"
+    created = f"`rlrec policy create {name} --kind long-term --reward {reward.name}`"
+    command = f"{created}, then `rlrec policy rebuild {name}`, make it"
+    return Draft("long-term", command, VersionDistribution(version, designs.policy_of(version), sums=sums, prior=()))
+
+
+def sentence_of(reward: str, candidates: Sequence[Candidate]) -> str:
+    """The sentence that names the best candidate."""
+    best, start = candidates[0], f"best known for {reward} in the long run"
+    if best["serves"]:
+        return f"{start}: {best['name']}, which serves"
+    bounds = ", ".join(f"{best[name]:+.2g}" for name in ("lower", "upper"))
+    doubt = "" if best["lower"] > 0 else ", which this log alone cannot be sure of"
+    figures = f"{best['gain']:+.2g} {reward} a page [{bounds}] above what this log shows, to first order{doubt}"
+    return f"{start}: {best['name']} ({figures}): {best['command']}"

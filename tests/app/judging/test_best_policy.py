@@ -1,0 +1,124 @@
+"""The best known policy: one regression of effects judges what is there, and what the log can teach."""
+
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rlrec.app.judging import best_policy
+from rlrec.app.judging.best_policy import Candidate, Result
+from rlrec.store import Store
+from rlrec.store.database import bulk
+from tests.conftest import Run, filled, runner
+
+LATER = "2026-06-01"
+CANDIDATES = {"uniform", "clicks", "clicks re-priced", "long-term"}
+
+
+def prepared(db: str) -> None:
+    """A shop whose bandit learns clicks, in which purchases and returns count."""
+    run = runner(db)
+    run("reward", "define", "durable", "click=0.05, purchase=2, return=1", "--window", "7d")
+    run("policy", "create", "clicks", "--kind", "thompson", "--param", "floor=0.05")
+    run("route", "create", "home", "--to", "clicks")
+    run("simulate", "shop", "--policy", "home", "-k", 5, "--sessions", 500, "--group", 100, "--seed", 3)
+
+
+@pytest.fixture
+def shop(sqlite_db: str) -> Any:
+    return filled(sqlite_db, prepared)
+
+
+def answer(db: str, reward: str = "durable") -> Result:
+    with closing(Store(db, now=1_780_000_000_000_000)) as store, store.read() as unit, bulk.alongside(unit):
+        return best_policy.answer(unit, reward, None)
+
+
+@pytest.mark.slow
+def test_every_candidate_is_judged_by_the_effects_of_its_log(shop: Run, sqlite_db: str) -> None:
+    candidates = {row["name"]: row for row in answer(sqlite_db)["candidates"]}
+    assert set(candidates) == CANDIDATES
+    assert [row["name"] for row in candidates.values() if row["serves"]] == ["clicks"]
+    # uniform: what all arms add, at equal looks instead of those of the log
+    effects = shop("--now", LATER, "effects", "--reward", "durable", "--json").json
+    (group,), looks_of_a_page = effects["groups"], sum(effects["examination"])
+    looks, raw, error = np.array(
+        [[row[name] for name in ("looks", "long_run", "std_error")] for row in group["arms"]]
+    ).T
+    change = looks_of_a_page * (1 / len(looks) - looks / looks.sum())
+    gain, reach = change @ raw, 1.96 * np.sqrt(change**2 @ error**2)
+    uniform = candidates["uniform"]
+    np.testing.assert_allclose([uniform["gain"], uniform["upper"] - uniform["gain"]], [gain, reach], rtol=1e-9)
+    # what served differs from its log only as far as it has learned since
+    assert abs(candidates["clicks"]["gain"]) < reach
+
+
+@pytest.mark.slow
+def test_the_commands_make_what_they_say(shop: Run, sqlite_db: str) -> None:
+    for row in answer(sqlite_db)["candidates"]:
+        for command in row["command"].split("`")[1::2]:
+            done = shop("--now", LATER, *command.replace("ROUTE", "home").split()[1:])
+            assert done.exit_code == 0, (command, done.stderr)
+    judged = {row["name"] for row in answer(sqlite_db)["candidates"]}
+    assert judged >= CANDIDATES | {"durable-uniform", "clicks-durable", "durable-long-term"}
+
+
+@pytest.mark.slow
+def test_commands_name_the_best_and_status_repeats_it(shop: Run, sqlite_db: str, tmp_path: Path) -> None:
+    sentence = answer(sqlite_db)["sentence"]
+    assert sentence.startswith("best known for durable in the long run: ")
+    assert shop("--now", LATER, "status", "--json").json["best"] is None
+    judged = shop("--now", LATER, "evaluate", "uniform", "--reward", "durable")
+    assert sentence in judged.stdout
+    assert shop("--now", LATER, "status", "--json").json["best"]["sentence"] == sentence
+    assert sentence in shop("--now", LATER, "status").stdout
+    copied = shop(
+        "--now", LATER, "policy", "create", "pg", "--kind", "gradient", "--from-policy", "clicks", "--reward", "durable"
+    )
+    assert "best known for durable in the long run: " in copied.stdout + copied.stderr
+    page = tmp_path / "page.html"
+    assert shop("--now", LATER, "report", page, "--reward", "durable").exit_code == 0
+    assert "best known for durable in the long run: " in page.read_text(encoding="utf-8")
+    trained = shop("--now", LATER, "train-pg", "pg", "--epochs", "1")
+    assert "best known for durable in the long run: " in trained.stdout + trained.stderr
+
+
+@pytest.mark.slow
+def test_nothing_is_said_where_a_reward_ends_with_the_visit_or_the_log_cannot_tell(shop: Run, sqlite_db: str) -> None:
+    assert "best known" not in shop("--now", LATER, "evaluate", "uniform").stdout
+    assert (
+        "best known"
+        not in shop(
+            "--now", LATER, "evaluate", "uniform", "--reward", "durable", "--log", "until=2026-01-01T00:01:00Z"
+        ).stdout
+    )
+    assert shop("--now", LATER, "status", "--json").json["best"] is None
+
+
+def candidate(name: str, gain: float, lower: float, *, serves: bool = False) -> Candidate:
+    return {
+        "name": name, "gain": gain, "lower": lower, "upper": 2 * gain - lower, "serves": serves,
+        "command": f"`make {name}` makes it",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("first", "text"),
+    [
+        (
+            candidate("uniform", 0.2, 0.1),
+            "best known for durable in the long run: uniform (+0.2 durable a page [+0.1, +0.3] above what this log "
+            "shows, to first order): `make uniform` makes it",
+        ),
+        (
+            candidate("uniform", 0.2, -0.1),
+            "best known for durable in the long run: uniform (+0.2 durable a page [-0.1, +0.5] above what this log "
+            "shows, to first order, which this log alone cannot be sure of): `make uniform` makes it",
+        ),
+        (candidate("clicks", 0.0, -0.1, serves=True), "best known for durable in the long run: clicks, which serves"),
+    ],
+)
+def test_the_sentence_says_how_sure_it_is(first: Candidate, text: str) -> None:
+    assert best_policy.sentence_of("durable", [first, candidate("other", -1.0, -2.0)]) == text
