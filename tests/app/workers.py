@@ -201,8 +201,8 @@ def logs_in(db: str, prefix: str, pipe: Connection) -> None:
             user.merge(store, cookie, key)
             pipe.send(("merge", cookie, i % 3))
             credit = {"user": cookie, "is_spread": True, "window_us": 10**12}
-            told = feedback(store, Line(events={"click": 1.0}, key=cookie, **credit))
-            pipe.send(("event", cookie, told.events))
+            answer = feedback(store, Line(events={"click": 1.0}, key=cookie, **credit))
+            pipe.send(("event", cookie, answer.events))
 
 
 def calls_route(store: Store, item: tuple[int, int]) -> list[Any]:

@@ -11,7 +11,7 @@ from rlrec.app.serving.requests import arms_text, digest_of_texts
 from rlrec.arrays import Ids
 from rlrec.store import Unit
 from rlrec.store.database.unit import parse
-from rlrec.store.log import contents
+from rlrec.store.log import contents, settings
 from rlrec.store.policies import arms, users
 from rlrec.store.upkeep import audit
 
@@ -23,13 +23,13 @@ def check(unit: Unit, decision_ids: Ids, *, findings: Findings) -> None:
     """Compare the digests stored with those of every form that a request for the decision can have had: with or without
     its user, by any of their keys, and its arms, and by the name of the route, the policy or the version."""
     canonical_context = lru_cache(PORTION)(lambda text: canonical.text(parse(text, "its context")))
-    no_arms = arms_text(None)
+    no_arms, has_merges = arms_text(None), settings.get(unit).has_merges
     for start in range(0, len(decision_ids), PORTION):
         unit.progress("requests", start, start / len(decision_ids))
         rows = audit.answered_requests(unit, decision_ids[start : start + PORTION].tolist())
         sets = contents.eligible_arms(unit, {row[6] for row in rows})
         keys = arms.keys(unit, {arm for members in sets.values() for arm in members})
-        merged_keys = users.all_keys(unit, {row[4] for row in rows} - {None})
+        merged_keys = users.all_keys(unit, {row[4] for row in rows} - {None}) if has_merges else {}
         set_texts = {set_id: arms_text([keys[arm] for arm in members]) for set_id, members in sets.items()}
         for decision_id, digest, size, session, user, text, set_id, *policy_names in rows:
             with findings.unreadable(CHECK, f"decision {decision_id}"):
