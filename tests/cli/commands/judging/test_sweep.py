@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Run, filled, runner
+from tests.conftest import ON_BOTH, Run, filled, runner
 
 LATER = ("--now", "2026-03-01")
 DEVICES = ("phone", "tablet", "desk")
@@ -62,6 +62,8 @@ def test_the_answer_comes_first_then_a_table_and_the_command_of_the_best(shop: R
     assert f"To create linucb alpha=0.5: `{command}`" in result.stdout
 
 
+@ON_BOTH
+@pytest.mark.slow
 def test_the_command_creates_what_was_judged(shop: Run) -> None:
     result = shop(*SWEEP, "thompson,linucb", "--log", "policy=draw", "--json").json
     assert shop(*result["command"].split()[1:], *LATER, "--allow-future").exit_code == 0
