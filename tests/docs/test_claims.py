@@ -94,6 +94,7 @@ def test_the_extra_of_the_benchmarks_has_all_that_they_import() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     wanted = [*project["dependencies"], *project["optional-dependencies"]["bench"]]
     installed = {re.split(r"[\[><=]", name)[0].replace("-", "_") for name in wanted}
+    installed = {{"scikit_learn": "sklearn"}.get(name, name) for name in installed}
     folder = ROOT / "tests" / "benchmarks"
     read = {"tests.conftest"}  # fixtures, which benchmarks do not use
     modules = [f"tests.benchmarks.{path.stem}" for path in folder.glob("*.py") if not path.stem.startswith("test_")]

@@ -421,7 +421,8 @@ class _TrainingRun:
         why = copy_reason(trained, self.tune, parent=self.parent)
         if promote == "if-better":
             why = None if promoted else refusal_reason(gate, trained, same_live=same_live, tune=self.tune)
-        if self.request.bold and trained.is_bold:
+        is_unjudged = trained.is_bold or gate["answer"] == "unknown"
+        if self.request.bold and is_unjudged and not promoted:
             serving = routes.newest_changes(unit)
             names = [change.route for change in serving if change.policy == policy.name]
             names += [change.route for change in serving]

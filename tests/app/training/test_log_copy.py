@@ -127,6 +127,19 @@ def test_a_bold_step_is_kept_and_offered_to_a_ramp(run_sqlite: Run, sqlite_db: s
     assert run_sqlite(*LATER, "route", "set", "front", "--to", "pg@3", "--share", "5%").exit_code == 0
 
 
+def test_what_the_gate_cannot_tell_is_offered_to_a_ramp_too(run_sqlite: Run, sqlite_db: str) -> None:
+    """Some arms earn a little more: the tune split supports the step, and the gate has too few visits."""
+    rng, lines = np.random.default_rng(8), []
+    for number in range(700):
+        arm = int(rng.integers(4))
+        lines.append(line(number, [arm], [0.25], {}, earned=bool(rng.random() < 0.3 + 0.06 * arm)))
+    runner(sqlite_db)("import-log", "-", "--layout", "jsonl", "--policy", "old", stdin="\n".join(lines))
+    run_sqlite("policy", "create", "pg", "--kind", "gradient")
+    answer = run_sqlite(*LATER, "train-pg", "pg", "--seed", 1, "--bold", "--json").json
+    assert (answer["answer"], answer["promoted"]) == ("unknown", False)
+    assert answer["why"].startswith("bold: this log cannot judge it; try it on 5 % of users: ")
+
+
 def test_a_bold_step_never_goes_live_unasked(run_sqlite: Run, sqlite_db: str) -> None:
     filled(sqlite_db, few)
     refused = run_sqlite(*LATER, "train-pg", "pg", "--bold", "--promote", "always", "--json")
