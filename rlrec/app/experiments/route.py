@@ -93,7 +93,19 @@ def create(store: Store, request: Request) -> RouteSummary:
         _start_holdout(unit, request, forks)
         return {**summary(unit, routes.by_name(unit, [request.name])[request.name]), "created": True}
 
-    return store.write(work, repeatable=True)
+    return _with_notice(store, store.write(work, repeatable=True))
+
+
+def _with_notice(store: Store, answer: RouteSummary) -> RouteSummary:
+    """The answer; a notice says where the route follows a policy of which a newer version was rebuilt, and is not
+    live."""
+    with store.read() as unit:
+        version, _ = lookup.version(unit, answer["reference"])
+        newest = policies.versions(unit, [version.policy.id])[-1]
+    if answer["live"] and newest.number > version.number and "rebuilt_from" in newest.learned_from:
+        serving = f"route {answer['route']} serves {version.reference}, not {newest.reference}, which was rebuilt later"
+        store.notice(f"{serving}: `rlrec policy promote {newest.reference}` lets that serve")
+    return answer
 
 
 def _forks_of_holdout(unit: Unit, request: Request, reference: str) -> list[experiment.Fork]:
@@ -229,7 +241,7 @@ def set_route(store: Store, request: Request) -> RouteSummary:
             }  # fmt: skip
         return answer
 
-    return store.write(work)
+    return _with_notice(store, store.write(work))
 
 
 def _look(unit: Unit, live: RouteChange, request: Request, looks: Sequence[GateLook]) -> tuple[RouteGate, int | None]:

@@ -484,3 +484,19 @@ def test_what_a_policy_learned_from_a_route_is_in_sample_there_alone(ready: Run)
         words = ("evaluate", "late@2", "--estimator", estimator, "--json", "--log")
         rows = [ready(*now, *words, log).json[0] for log in ("route=home", "policy=u")]
         assert ["in-sample" in row["reasons"] for row in rows] == [True, False]
+
+
+def test_a_route_says_that_a_rebuilt_version_does_not_serve(ready: Run) -> None:
+    recommend(ready)
+    for words in (("route", "create", "other", "--to", "ts"), ("route", "set", "home", "--to", "ts")):
+        assert "serves ts@1, not" not in ready(*words).stderr  # a frozen copy is for others to name
+    rebuilt = ready("policy", "rebuild", "ts")
+    assert "lets it serve; until then it does not" in rebuilt.stderr
+    for words in (("route", "create", "third", "--to", "ts"), ("route", "set", "home", "--to", "ts")):
+        answer = ready(*words)
+        assert answer.exit_code == 0
+        assert "serves ts@1, not ts@3, which was rebuilt later: `rlrec policy promote ts@3`" in answer.stderr
+    assert "not ts@3" not in ready("route", "create", "pinned", "--to", "ts@1").stderr
+    ready("policy", "promote", "ts@3")
+    assert "not ts@3" not in ready("route", "create", "fourth", "--to", "ts").stderr
+    assert served(ready) == ("ts", 3)

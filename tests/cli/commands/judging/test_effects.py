@@ -329,3 +329,16 @@ def test_cells_that_the_log_does_not_have_are_refused(shop: Run, by: str, messag
     assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
     assert message in result.stderr
     assert shop("policy", "show", "home", "--json").json["versions"] == [1]
+
+
+def test_a_gradient_begins_as_each_cell_is_drawn(cells: Run) -> None:
+    words = ("policy", "create", "pg", "--kind", "gradient", "--from-policy", "home", "--reward", "durable", "--json")
+    copied = cells(*words)
+    assert copied.exit_code == 0, copied.stderr
+    assert copied.json["kl"] < 0.02
+    for device in (False, True):
+        context = ("--context", json.dumps({"device": device}), "--json")
+        first, second = (cells("policy", "show", name, *context).json["arms"] for name in ("home", "pg"))
+        probabilities = {row["arm"]: row["probability"] for row in second}
+        assert probabilities == pytest.approx({row["arm"]: row["probability"] for row in first}, abs=0.05)
+    assert cells("doctor").exit_code == 0
