@@ -25,10 +25,12 @@ SILENT, RECENT = 200, 5_000  # decisions: at least so many in a day are needed t
 WAITING, DOCTOR = "waiting", "doctor"  # checks of the warnings here, beside that of the clock
 
 # live: number of the live version; versions: how many there are; decisions: imported ones too; decisions_24h: served;
-# answer: what the newest look of a gate says of the live version, None without one
+# answer: what the newest look of a gate says of the live version, None without one; waiting: the newest version and
+# its time, where it was trained or rebuilt and is not live
 PolicyStatus = TypedDict("PolicyStatus", {
     "policy": str, "kind": str, "live": int, "versions": int, "decisions": int, "decisions_24h": int,
     "last_at": str | None, "live_since": str, "reward": str, "answer": str | None,
+    "waiting": dict[str, str] | None,
 })  # fmt: skip
 # live: whether the version is the policy's live one, which the route follows; experiment: the ramp that runs
 RouteStatus = TypedDict("RouteStatus", {
@@ -116,7 +118,7 @@ def status(store: Store) -> Status:
                     "decisions_24h": served[policy.id], "reward": version.reward.name,
                     "last_at": format_time(times[logs[policy.id].newest]) if policy.id in logs else None,
                     "live_since": format_time(since.get(policy.id, version.created_at)),
-                    "answer": _answer(unit, version, looks),
+                    "answer": _answer(unit, version, looks), "waiting": _waiting(unit, version, numbers[policy.id][-1]),
                 }
                 for policy, version in ((policy, live[policy.name].version) for policy in shown)
             ],
@@ -165,6 +167,14 @@ def _route(change: RouteChange, live: dict[str, LivePolicy], served: int) -> Rou
         "experiment": change.experiment if change.running else None, "since": format_time(change.at),
         "decisions_24h": served,
     }  # fmt: skip
+
+
+def _waiting(unit: Unit, live: Version, number: int) -> dict[str, str] | None:
+    """The newest version of a policy, with this number, where it was trained or rebuilt and is not live."""
+    newest = policies.versions(unit, [live.policy.id])[-1] if number > live.number else live
+    has_learned = newest.policy.kind == "gradient" or "rebuilt_from" in newest.learned_from
+    waits = newest is not live and has_learned and newest.status != "retired"
+    return {"version": newest.reference, "since": format_time(newest.created_at)} if waits else None
 
 
 def _holdout(unit: Unit, route: str, experiment: str) -> HoldoutStatus:

@@ -68,6 +68,11 @@ def _view(result: Status) -> View:
         f"last training: {_training(result['training'])}; last doctor: {_doctor(result['doctor'])}",
     ]
     notes: list[str | View] = [row["answer"] for row in result["policies"] if row["answer"] is not None]
+    notes += [
+        f"{row['version']} waits since {short_times(row['since'])[:16]}: "
+        f"`rlrec policy promote {row['version']}` makes it live"
+        for row in (policy["waiting"] for policy in result["policies"]) if row is not None
+    ]  # fmt: skip
     notes += [_holdout(row) for row in result["holdouts"]]
     notes += [f"{best['sentence']} (as of {_minute(best)})"] if (best := result["best"]) is not None else []
     for rows, columns in ((result["routes"], ROUTES), (result["experiments"], EXPERIMENTS)):

@@ -133,6 +133,20 @@ def test_a_running_experiment_is_listed(run: Run) -> None:
     assert run("--now", T0, "status", "--json").json["experiments"] == []
 
 
+def test_a_version_that_waits_is_named_until_it_is_live(run_sqlite: Run) -> None:
+    _filled(run_sqlite)
+    run_sqlite("--now", T0, "policy", "freeze", "home")
+    assert (
+        run_sqlite("--now", T0, "status", "--json").json["policies"][0]["waiting"] is None
+    )  # a copy waits for nothing
+    run_sqlite("--now", T0, "policy", "rebuild", "home")
+    assert "home@3 waits since 2026-01-01 12:00: `rlrec policy promote home@3` makes it live" in run_sqlite(
+        "--now", T0, "status"
+    ).stdout.replace("\n", " ")
+    run_sqlite("--now", T0, "policy", "promote", "home@3")
+    assert run_sqlite("--now", T0, "status", "--json").json["policies"][0]["waiting"] is None
+
+
 @ON_BOTH
 def test_doctor_waits_for_no_lock(run: Run, db: str) -> None:
     with closing(Store(db)) as other:
