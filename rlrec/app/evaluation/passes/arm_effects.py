@@ -116,6 +116,25 @@ class EffectSums(Sums):
             counts=np.zeros(4, np.int64), people=frozenset(), events={}, products={},
         )  # fmt: skip
 
+    def estimate(self, *, return_weight: float) -> EffectEstimates:
+        """The effects of all arms, against the mean showing of the log. return_weight: what a return itself
+        is worth."""
+        returns = float(self.returned.sum())
+        followed = float(self.followed.sum()) / returns if returns else 0.0
+        worth = return_weight + followed
+        effect = np.hstack([self.pages.effects, self.visits.effects])  # (k, 3): now, later, returning
+        influence = np.concatenate([self.pages.influences, self.visits.influences], axis=2)
+        # effects are told apart from the log's mean showing
+        share = self.expected / max(float(self.expected.sum()), 1e-300)
+        effect = effect - share @ effect
+        influence = influence - np.einsum("a,bao->bo", share, influence)[:, None]
+        return EffectEstimates(
+            effect=effect, influence=influence, worth=worth, has_returns=returns > 0,
+            worth_influence=(self.followed - followed * self.returned) / max(returns, 1.0),
+            varies=self.pages.vary, columns=self.pages.n_regressed,
+            rates=event_rates(self.events, self.looks, self.pages.vary), share=share,
+        )  # fmt: skip
+
     def closed(self) -> EffectSums:
         counts = np.array([*self.counts[:-1], len(self.people)])
         return replace(self, counts=counts, people=frozenset())
@@ -359,21 +378,7 @@ class EffectPass:
 
     def estimate(self, sums: EffectSums) -> EffectEstimates:
         """The effects of all arms, against the mean showing of the log."""
-        returns = float(sums.returned.sum())
-        followed = float(sums.followed.sum()) / returns if returns else 0.0
-        worth = self.return_weight + followed
-        effect = np.hstack([sums.pages.effects, sums.visits.effects])  # (k, 3): now, later, returning
-        influence = np.concatenate([sums.pages.influences, sums.visits.influences], axis=2)
-        # effects are told apart from the log's mean showing
-        share = sums.expected / max(float(sums.expected.sum()), 1e-300)
-        effect = effect - share @ effect
-        influence = influence - np.einsum("a,bao->bo", share, influence)[:, None]
-        return EffectEstimates(
-            effect=effect, influence=influence, worth=worth, has_returns=returns > 0,
-            worth_influence=(sums.followed - followed * sums.returned) / max(returns, 1.0),
-            varies=sums.pages.vary, columns=sums.pages.n_regressed,
-            rates=event_rates(sums.events, sums.looks, sums.pages.vary), share=share,
-        )  # fmt: skip
+        return sums.estimate(return_weight=self.return_weight)
 
     def cell_posteriors(self, overall: EffectSums, cells: Sequence[EffectSums]) -> list[Sequence[ShrunkEffects]]:
         """For each of some parts of the sums the posteriors of its effects, drawn towards those of all parts."""
