@@ -201,7 +201,10 @@ def _look(result: RouteSummary) -> View:
             f"the gain is that of a slot; whole visits {support} it: "
             "{estimate} a visit, {lower} to {upper}, by {estimator}, ess {ess}".format(**figures)
         )
-    return View.select([result["gate"]], GATE_COLUMNS, title=title, notes=notes, drop=LOOK_DROP)
+    gate: dict[str, Any] = {**result["gate"]}
+    if gate["verdict"] == "insufficient" and not gate["passed"]:  # what nothing rests on is no figure
+        gate |= dict.fromkeys(("estimate", "lower", "upper"))
+    return View.select([gate], GATE_COLUMNS, title=title, notes=notes, drop=LOOK_DROP)
 
 
 def _gate(gate: RouteGate) -> str:

@@ -500,3 +500,16 @@ def test_a_route_says_that_a_rebuilt_version_does_not_serve(ready: Run) -> None:
     ready("policy", "promote", "ts@3")
     assert "not ts@3" not in ready("route", "create", "fourth", "--to", "ts").stderr
     assert served(ready) == ("ts", 3)
+
+
+def test_a_look_that_rests_on_nothing_shows_no_figure(run_sqlite: Run, sqlite_db: str) -> None:
+    prepared(sqlite_db)
+    for user in range(30):
+        recommend(run_sqlite, f"s{user}", "--user", f"u{user}")
+    looked = run_sqlite(
+        "--now", "+40d", "--allow-future", "route", "set", "home", "--to", "u", "--require", "if-better"
+    )
+    assert looked.exit_code == 3, looked.stderr
+    header, figures = (line.split() for line in looked.stdout.splitlines()[-3:] if not line.startswith("--"))
+    row = dict(zip(header, figures, strict=False))
+    assert (row["estimate"], row["lower"], row["upper"]) == ("-", "-", "-")
