@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from rlrec.arrays import Array, Ids, distinct, run_starts
+from rlrec.arrays import Array, Ids, distinct, offsets, piece_rows, run_starts
 from rlrec.errors import InputError
 from rlrec.ope.estimators.weighting import ChangedWeights
 from rlrec.ope.sums.base import ImpressionEstimator, LogBatch, hash_bits, model_of, require_positive
@@ -104,31 +104,29 @@ class Ridge:
         fold = self.fold(cluster)
         cell = fold * self.arms + arm
         k, d, cells = self.folds, 1 + self.positions + self.features, self.folds * self.arms
-        # counts and rewards of every (fold, arm)
+        # counts and rewards of every (fold, arm), and the products of arms with the other columns
         count, rewards = _totals(cell, weight, cells), _totals(cell, weight * reward, cells)
+        cross = np.zeros((cells, d))
+        cross[:, 0] = count
+        np.add.at(cross.reshape(-1), cell * d + position, weight)
+        code = np.arange(len(reward)) if code is None else code
+        if context is not None:
+            _add_features(cross.reshape(-1), cell * d + 1 + self.positions, context, code, weight)
         sums = RidgeSums(
-            count.reshape(k, -1), rewards.reshape(k, -1), np.zeros((k, self.arms, d)), np.zeros((k, d, d)),
+            count.reshape(k, -1), rewards.reshape(k, -1), cross.reshape(k, -1, d), np.zeros((k, d, d)),
             np.zeros((k, d)), _totals(fold, weight * reward**2, k),
         )  # fmt: skip
-        # rows with equal columns weigh as one, in the order of their cells
-        code = np.arange(len(reward)) if code is None else code
-        first, kind = distinct(cell, position, code) if context is not None else distinct(cell, position)
+        # products of the other columns, in which rows with equal ones weigh as one, some rows at a time
+        first, kind = distinct(fold, position, code) if context is not None else distinct(fold, position)
         count, rewards = (_totals(kind, column, len(first)) for column in (weight, weight * reward))
-        # products of the other columns, some rows at a time
         for start in range(0, len(first), _BLOCK):
             block = slice(start, start + _BLOCK)
             columns = self._columns(position, context, code, first[block])
-            self._add(sums, cell[first[block]], columns, rewards[block], count[block])
+            ends = np.searchsorted(fold[first[block]], np.arange(k + 1)).tolist()
+            for number, rows in enumerate(map(slice, ends, ends[1:])):
+                sums.gram[number] += (columns[rows] * count[block][rows, None]).T @ columns[rows]
+                sums.answer[number] += rewards[block][rows] @ columns[rows]
         return sums
-
-    def _add(self, sums: RidgeSums, cell: Ids, columns: Array, reward: Array, weight: Array) -> None:
-        """Add rows that lie in order of their cells, fold by fold and arm by arm. reward: summed over their weight."""
-        starts, weighted = run_starts(cell), columns * weight[:, None]
-        sums.cross.reshape(-1, columns.shape[1])[cell[starts]] += np.add.reduceat(weighted, starts, axis=0)
-        ends = np.searchsorted(cell, np.arange(self.folds + 1) * self.arms)
-        for fold, (start, end) in enumerate(pairwise(ends.tolist())):
-            sums.gram[fold] += weighted[start:end].T @ columns[start:end]
-            sums.answer[fold] += reward[start:end] @ columns[start:end]
 
     def finish(self, sums: RidgeSums, *, reward_range: tuple[float, float] = (-np.inf, np.inf)) -> Model:
         """The fitted model; its predictions are clipped to `reward_range`."""
@@ -136,13 +134,13 @@ class Ridge:
         effects, coefficients = map(np.stack, zip(*fitted, strict=True))
         return Model(ridge=self, effects=effects, coefficients=coefficients, reward_range=reward_range)
 
-    def _columns(self, position: Ids, context: Array | None, code: Ids | None, rows: Ids) -> Array:
+    def _columns(self, position: Ids, context: Array | None, code: Ids, rows: Ids) -> Array:
         """Intercept, one column a position, context of these rows: (n, d)."""
         columns = np.zeros((len(rows), 1 + self.positions + self.features))
         columns[:, 0] = 1.0
         columns[np.arange(len(rows)), position[rows]] = 1.0
         if context is not None:
-            columns[:, 1 + self.positions :] = context[rows if code is None else code[rows]]
+            columns[:, 1 + self.positions :] = context[code[rows]]
         return columns
 
     def _check(self, arm: Ids | None, position: Ids, context: Array | None, code: Ids | None) -> None:
@@ -192,6 +190,18 @@ class Ridge:
         spread, square = (column[1 + self.positions :] for column in (square - mean**2, square))
         varies = spread > _NOTHING * square  # what a feature without variance has is a rounding of 0
         return np.concatenate([np.zeros(1), np.ones(self.positions), np.where(varies, spread, 1.0)])
+
+
+def _add_features(sums: Array, first: Ids, context: Array, code: Ids, weight: Array) -> None:
+    """Add the features of each row to the sums from `first` (n,) on: those that are not 0 alone."""
+    index, feature = np.nonzero(context)
+    values, start = context[index, feature], offsets(np.bincount(index, minlength=len(context)))
+    for begin in range(0, len(code), _BLOCK):
+        block = slice(begin, begin + _BLOCK)
+        length = np.diff(start)[code[block]]
+        entry = piece_rows(start[code[block]], length)
+        at = np.repeat(first[block], length) + feature[entry]
+        np.add.at(sums, at, np.repeat(weight[block], length) * values[entry])
 
 
 def _totals(index: Ids, values: Array, size: int) -> Array:
