@@ -184,7 +184,7 @@ def _sums(rows: ImpressionRows, evaluation: Evaluation, definition: Reward, mode
     slots, marginals = rows.slots, rows.slots[log_rows.MARGINALS]
     size = marginals.shape[1]
     located = PositionRows(
-        page=slots["decision_id"], arm=evaluation.arms.rank[evaluation.arms.index(slots["arm_id"])],
+        page=slots["decision_id"], arm=evaluation.arms.ranks(slots["arm_id"]),
         position=slots["position"], reward=rows.reward - definition.default, cluster=slots["cluster"],
         count=1 / slots["keep_probability"], marginals=marginals,
     )  # fmt: skip

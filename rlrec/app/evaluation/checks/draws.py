@@ -46,11 +46,9 @@ class WrongPropensities(Check):
     def sums(self, checked: CheckedLog) -> PropensityBets:
         top, p = top_slots(checked)
         slots, arms, contexts = checked.logged.log.slots, checked.arms, checked.logged.contexts
-        rank = arms.rank[arms.index(slots["arm_id"][top])]
+        rank = arms.ranks(slots["arm_id"][top])
         first, set_index = distinct(slots["eligible_id"][top])
-        members = [
-            arms.rank[arms.index(checked.logged.eligible[key])] for key in slots["eligible_id"][top[first]].tolist()
-        ]
+        members = [arms.ranks(checked.logged.eligible[key]) for key in slots["eligible_id"][top[first]].tolist()]
         eligible = _eligible_in(np.zeros(len(top), np.int64), set_index, members, cells=1, arms=len(arms))
         of_arms = bet_sums(p, rank, eligible=eligible)
         # a sample of the rows, each in every cell of its context
@@ -97,7 +95,7 @@ class RepeatedRows(Check):
         log = log.select_rows(np.flatnonzero(is_sampled))
         checked, slots = replace(checked, logged=replace(checked.logged, log=log)), log.slots
         moment = hash_bits(digest[slots["context"]] + slots["at"], salt=_REPEATS_SALT)
-        (top, p), rank = top_slots(checked), checked.arms.rank[checked.arms.index(slots["arm_id"])]
+        (top, p), rank = top_slots(checked), checked.arms.ranks(slots["arm_id"])
         order = hash_bits(decision_digests(slots)[top], salt=_REPEATS_SALT)
         # all that a session has, whatever its keys
         shown = rank * 1_000_003 + slots["position"] * 1_009 + slots["step"]

@@ -50,7 +50,7 @@ class LogDrift(Check):
         period = np.clip((rows.slots["at"] - extent.first_at) * PERIODS // length, 0, PERIODS - 1)
         return DriftSums.from_rows(
             rows.reward, propensity=propensity[is_first] * rows.slots["keep_probability"],
-            arm=checked.arms.rank[checked.arms.index(rows.slots["arm_id"])], arms=len(checked.arms), period=period,
+            arm=checked.arms.ranks(rows.slots["arm_id"]), arms=len(checked.arms), period=period,
             cluster=rows.slots["cluster"],
         )  # fmt: skip
 
@@ -164,7 +164,7 @@ class DependentSlots(Check):
 def _cells(checked: CheckedRows) -> tuple[Ids, int]:
     """The cell of each slot, -1 without one, and how many there are: of the first arms by their keys."""
     slots, arms, positions = checked.rows.slots, checked.arms, checked.extent.positions
-    rank = arms.rank[arms.index(slots["arm_id"])]
+    rank = arms.ranks(slots["arm_id"])
     number = min(len(arms), max(1, CELLS // positions))
     inside = (rank < number) & (slots["position"] <= positions)
     return np.where(inside, rank * positions + slots["position"] - 1, -1), number * positions

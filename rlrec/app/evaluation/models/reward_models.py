@@ -202,7 +202,7 @@ class RewardModelFit:
         if (count := reward_log.sampling_counts(rows.slots)) is not None:
             weight = count if weight is None else weight * count
         reward = rows.reward if examined is None else rows.reward / examined
-        arm, cluster = self.arms.rank[self.arms.index(rows.slots["arm_id"])], rows.slots["cluster"]
+        arm, cluster = self.arms.ranks(rows.slots["arm_id"]), rows.slots["cluster"]
         sums = self.ridge.sums(
             reward, arm, position=self.position(rows), cluster=cluster, weight=weight, **self.context(rows, contexts)
         )

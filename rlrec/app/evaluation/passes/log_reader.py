@@ -216,7 +216,7 @@ class LogReader:
         arms, draw, tables = self.evaluation.arms, np.full(len(slots["decision_id"]), -1), list[Array]()
         for case in self.marginals.cases(slots, contexts, eligible, positions=positions):
             table = np.zeros((positions, len(arms)))
-            table[: len(case.marginals), arms.rank[arms.index(case.arms)]] = case.marginals
+            table[: len(case.marginals), arms.ranks(case.arms)] = case.marginals
             draw[case.rows] = len(tables)
             tables.append(table)
         shares = np.array(tables) if tables else np.empty((0, positions, len(arms)))

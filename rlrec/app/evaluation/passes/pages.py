@@ -322,7 +322,7 @@ class EffectUnit(PageUnit[PositionCurve]):
         slots, arms = rows.slots, self.evaluation.arms
         assert logged.shares is not None
         return Exposures(
-            row=np.repeat(np.arange(len(rows)), np.diff(rows.start)), arm=arms.rank[arms.index(slots["arm_id"])],
+            row=np.repeat(np.arange(len(rows)), np.diff(rows.start)), arm=arms.ranks(slots["arm_id"]),
             look=examination[slots["position"] - 1], expected=np.einsum("cka,k->ca", logged.shares, examination),
             draw=slots[log_rows.DRAW][rows.begins],
         )  # fmt: skip

@@ -135,8 +135,8 @@ class SessionUnit(RowUnit[EndedVisits, ReturnModel]):
         arms, histories = self.evaluation.arms, rows.histories()
         row, arm, memory = memory_of(histories, np.power(RECENCY, histories.ago - 1.0))
         return Decisions(
-            start=rows.start, cluster=rows.per_visit("cluster"), top=arms.rank[arms.index(rows.per_decision("arm_id"))],
-            x=contexts.encoded[rows.per_decision("context")], row=row, arm=arms.rank[arms.index(arm)], memory=memory,
+            start=rows.start, cluster=rows.per_visit("cluster"), top=arms.ranks(rows.per_decision("arm_id")),
+            x=contexts.encoded[rows.per_decision("context")], row=row, arm=arms.ranks(arm), memory=memory,
         )  # fmt: skip
 
     def empty_log(self, shared: SharedRows, counts: RowCounts) -> EmptyLog:
@@ -246,7 +246,7 @@ def _sums(
     first = run_starts(slots["decision_id"])
     visit = visit_indices(visits, slots["session_id"], slots["visit"])
     person = log_rows.clusters(visits, "user")
-    following, rank = _following(visits, person, visit), arms.rank[arms.index(slots["arm_id"])]
+    following, rank = _following(visits, person, visit), arms.ranks(slots["arm_id"])
     draws = _draws(unit, slots, first, visit, rank, arms)
     served = np.bincount(visit, minlength=len(person)) > 0
     sums_by_reward, by_kind = dict[int, VisitCarryOverSums](), reward_log.event_sums(batch, max_kinds=KINDS)
@@ -284,7 +284,7 @@ def _draws(unit: Unit, slots: Columns, first: Index, visit: Ids, rank: Ids, arms
     members = np.zeros((min(len(sets), max(1, CELLS // width)), width))
     choices = np.zeros(len(sets), np.int64)
     for row, ids in contents.eligible_arms(unit, set(sets[: len(members)].tolist())).items():
-        index, ranks = np.searchsorted(sets, row), arms.rank[arms.index(np.array(ids, np.int64))]
+        index, ranks = np.searchsorted(sets, row), arms.ranks(np.array(ids, np.int64))
         members[index, ranks[ranks < width]], choices[index] = 1.0, len(ids)
     # m: the smallest propensity at the slot (where it was not logged, that of a uniform draw), the less the lower it is
     n_eligible = choices[eligible]

@@ -50,6 +50,7 @@ class ArmTable:
         self.keys = StoredRows("arm", keys.items())
         self.ids: Ids = np.array(sorted(keys), np.int64)
         self.rank: Ids = np.argsort(np.argsort([keys[arm] for arm in self.ids.tolist()]))
+        self._index: Ids = np.searchsorted(self.ids, np.arange(self.ids.max(initial=0) + 2))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -61,7 +62,11 @@ class ArmTable:
 
     def index(self, arm_id: Ids) -> Ids:
         """Where arms stand among the ids, same shape."""
-        return np.searchsorted(self.ids, arm_id)
+        return self._index[arm_id]
+
+    def ranks(self, arm_id: Ids) -> Ids:
+        """Where the keys of arms stand in order, same shape."""
+        return self.rank[self._index[arm_id]]
 
 
 class RowGroup(NamedTuple):

@@ -101,7 +101,7 @@ class ListScorer(Scorer):
         """The lists of a case; the seed and the order of arms follow no ids. scores: by which all of its arms would be
         ranked; name: of the context."""
         keys, serving = self.arms.keys, self.serving
-        order = np.argsort(self.arms.rank[self.arms.index(arms)])
+        order = np.argsort(self.arms.ranks(arms))
         arms_digest = crc32("\n".join(keys[arm] for arm in arms[order].tolist()).encode())
         (seed,) = np.random.SeedSequence([self.seed, crc32(name.encode()), arms_digest]).generate_state(1, np.uint64)
         # lists of the first stage

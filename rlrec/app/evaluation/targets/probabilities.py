@@ -281,7 +281,7 @@ class Scorer:
 
     def _simulate(self, scores: Correlated, arms: Ids, size: int, context: str) -> Callable[[], Array]:
         """A function that simulates the marginals of a case; the seed and the order of arms follow no ids."""
-        order = np.argsort(self.arms.rank[self.arms.index(arms)])
+        order = np.argsort(self.arms.ranks(arms))
 
         def simulate() -> Array:
             rng = np.random.default_rng([self.seed, size, crc32(context.encode())])

@@ -110,7 +110,7 @@ def exposures(scorer: Scorer, rows: ImpressionRows, logged: LoggedBatch, *, exam
             continue
         by_case = np.zeros((len(case_rows.blocks), len(scorer.arms)))
         for case, block in enumerate(case_rows.blocks):
-            rank = scorer.arms.rank[scorer.arms.index(block.arms)]
+            rank = scorer.arms.ranks(block.arms)
             by_case[case, rank] = examination[: len(block.shares)] @ block.shares
         expected[case_rows.indices] = by_case[case_rows.case]
     list_ratio, has_sets = scorer.list_ratio(rows.slots, logged), slot_sets.flags(rows.slots)

@@ -91,7 +91,7 @@ class StateCaseRows:
 
     def shares(self, arms: ArmTable) -> tuple[Ids, Array]:
         """Ranks of the arms, (m,), and `probability`."""
-        return arms.rank[arms.index(self.arms)], self.probability
+        return arms.ranks(self.arms), self.probability
 
     def log_slates(self, rows: Ids | None = None, *, with_row: bool = True) -> Array:
         """Log of the target's probability of the slates down to some rows, or to each, (g,); without the row, of those
