@@ -4,7 +4,7 @@ A cluster is known by a digest of the key of its user or session, 64 bits in an 
 and blocks, so figures do not depend on the order of the log, on how it was split, or on the ids of a store.
 
 Where a cluster can come back in a later batch (users), every cluster has a row of sums until its partition of the log
-has been read: 8 bytes of digest and 8 per column, which is 72 bytes for the eight columns that ips, snips, clipped-ips,
+has been read: 8 bytes of digest and 8 per column, which is 80 bytes for the nine columns that ips, snips, clipped-ips,
 dm and dr need together. Where no cluster can come back (sessions, rows, users of other partitions), at most 4,096 have
 one; beyond that they collapse into second moments and 4,096 blocks, cut by a hash of the digest, so that the memory is
 bounded.

@@ -156,10 +156,10 @@ class Course:
     @cached_property
     def weighted_return(self) -> Array:
         """w at the end x discounted return."""
-        return self.weight * self.logged_return
+        return self.weight * self.earned
 
     @cached_property
-    def logged_return(self) -> Array:
+    def earned(self) -> Array:
         """The discounted return as it was logged."""
         return self.sum(self.discount * self.batch.reward)
 

@@ -17,7 +17,7 @@ from rlrec.arrays import Array, Flags, run_starts
 from rlrec.ope.checks.diagnostics import weight_diagnostics
 from rlrec.ope.sums.base import Estimator, RewardColumns, hash_bits
 from rlrec.ope.sums.moments import ClusterSummary, moments
-from rlrec.ope.units.estimate import ANY_REWARD, EstimatorFold
+from rlrec.ope.units.estimate import ANY_REWARD, CORE, EstimatorFold
 from rlrec.ope.units.fold import Fold, RowSums
 
 MOST_ARMS = 300  # of a catalogue: sums over pairs of them are held for every block
@@ -100,7 +100,7 @@ class EffectFold(Fold):
             square[number] = (x.T * times) @ x
         sums = moments(columns[:, :2], batch.cluster, columns=("rows", "reward"), spans_batches=self.spans_batches)
         figures = {"by_block": by_block, "by_arm": by_arm, "square": square}
-        return RowSums(moments=sums, weights={"weight": weights}, earned={}, figures=figures)
+        return RowSums(moments=sums, weights={"weight": weights}, figures=figures)
 
     def at_end(self, partial: RowSums, label: str, estimator: Effects, summary: ClusterSummary, /) -> EstimatorFold:
         return replace(extrapolated(partial), label=label, estimator=estimator)
@@ -119,11 +119,11 @@ def extrapolated(partial: RowSums) -> EstimatorFold:
     # influences: what was earned, what the change adds, and the residuals that the change rests on
     residual = crossed - mean * exposure - squares @ coefficient
     influence = reward + changes @ coefficient + residual @ direction
-    units = np.column_stack([rows, rows + exposure @ direction, influence])
+    units = np.column_stack([rows, reward, rows + exposure @ direction, influence])
     clusters = partial.moments.summary().present[0]
     summary = ClusterSummary(
-        columns=("rows", "weight", "weighted_reward"), total=units.sum(axis=0), blocks=True, units=units,
-        present=np.full(3, clusters), moment=units.T @ units, largest=np.abs(units).max(axis=0),
+        columns=CORE, total=units.sum(axis=0), blocks=True, units=units,
+        present=np.full(len(CORE), clusters), moment=units.T @ units, largest=np.abs(units).max(axis=0),
         absolute=np.abs(units).sum(axis=0),
     )  # fmt: skip
     # what of the change goes to exposures that never varied
@@ -136,6 +136,6 @@ def extrapolated(partial: RowSums) -> EstimatorFold:
     effective_looks = max(n / (1 + size / n), (np.abs(change).sum() / 2) ** 2 / size)
     return EstimatorFold(
         label="effects", estimator=Effects(), summary=summary, weights=weights,
-        earned=np.column_stack([reward, rows]), effective=min(float(clusters), effective_looks),
+        effective=min(float(clusters), effective_looks),
         reward_range=ANY_REWARD, reasons=("first-order",), basis="to first order",
     )  # fmt: skip

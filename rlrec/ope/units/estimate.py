@@ -16,14 +16,14 @@ from rlrec.ope.checks.reasons import LEAST_REWARDS
 from rlrec.ope.checks.verdicts import Diagnosis
 from rlrec.ope.intervals import intervals
 from rlrec.ope.intervals.intervals import UNKNOWN, Bounds, Minus, Relative, Replicates, WeightSums
-from rlrec.ope.sums.base import Estimator, Ratio, RewardColumns, ValueRange
-from rlrec.ope.sums.moments import ClusterSummary, Steps, steps
+from rlrec.ope.sums.base import Estimator, Ratio, ValueRange
+from rlrec.ope.sums.moments import ClusterSummary
 
 APART = 3  # standard errors of the difference between two estimates that should agree
 COMPARED_ESS = 100  # of an estimate that is compared with one that should agree
 ANY_REWARD: Bounds = (-np.inf, np.inf)
-# The columns that diagnostics and Cressie-Read of impressions need, whichever estimators are chosen.
-CORE = ("rows", "weight", "weighted_reward")
+# The columns that diagnostics, lifts and Cressie-Read of impressions need, whichever estimators are chosen.
+CORE = ("rows", "earned", "weight", "weighted_reward")
 # A mean weight this near to 1 raises no doubt, however small its error: scores in float32, or propensities to four
 # digits, are that far.
 NEGLIGIBLE = 1e-4
@@ -183,7 +183,6 @@ class EstimatorFold:
     distorted: sum of |weight - weight used|; predictions: of the reward model, None without one
     weight_column: the column of the weights that the effective sample size is about; mean_column: of those that are
         1 on average
-    earned (m, 2): rewards as they were logged, and rows, of the units of the summary: see `earned_by_unit`
     by_step (m, h) each: of the units, the sums that the estimator divides by each other at each of h steps
     effective: the effective sample size, where it is not that of weights; most_effective: the largest it may be, and
         short_horizon: whether that is too small
@@ -194,7 +193,6 @@ class EstimatorFold:
     estimator: Estimator
     summary: ClusterSummary
     weights: Weights
-    earned: Array
     distorted: float = 0.0
     predictions: ValueRange | None = None
     weight_column: str = "weight"
@@ -219,6 +217,11 @@ class EstimatorFold:
         """The estimator's columns per cluster or block, (m, d)."""
         units = self.summary.units[:, self.columns]
         return np.column_stack([units, *self.by_step]) if self.by_step else units
+
+    @cached_property
+    def earned(self) -> Array:
+        """Rewards as they were logged, and rows that were used, per cluster or block, (m, 2)."""
+        return self.summary.units[:, self.summary.index(("earned", "rows"))]
 
     @property
     def is_drawn(self) -> bool:
@@ -465,14 +468,6 @@ def differ(summary: ClusterSummary, columns: tuple[str, ...], *, clusters: int, 
     total, moment = summary.total[index], summary.moment[np.ix_(index, index)]
     difference, error = intervals.value_and_error(Minus(Ratio()), total, moment, clusters)
     return bool(abs(difference) > max(APART * float(error), NEGLIGIBLE * abs(value or 0.0)))
-
-
-def earned_by_unit(batch: RewardColumns, reward: Array, used: Array) -> Steps:
-    """Rewards as they were logged, and numbers of rows, per cluster or block: they add up, in the order of the units of
-    `ClusterSummary`, and never take more than 4,096 rows. reward (n,); used (n,): 1 for rows that are weighed, else
-    0."""
-    columns, length = {"earned": batch.counted(np.where(used > 0, reward, 0.0))}, np.ones(len(used), np.int64)
-    return steps(columns, batch.counted(used), cluster=batch.cluster, length=length, horizon=1)
 
 
 def widened(estimate: Estimate, replicas: Sequence[Estimate], *, limits: Bounds) -> Estimate:

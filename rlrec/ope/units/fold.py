@@ -15,7 +15,7 @@ from rlrec.ope.checks.diagnostics import Weights, weights
 from rlrec.ope.intervals import intervals
 from rlrec.ope.intervals.intervals import JointReplicates, Replicates
 from rlrec.ope.sums.base import Estimator, ImpressionEstimator, LogBatch, ValueRange
-from rlrec.ope.sums.moments import ClusterSummary, Moments, Steps, align_summaries, moments
+from rlrec.ope.sums.moments import ClusterSummary, Moments, align_summaries, moments
 from rlrec.ope.units.estimate import (
     COMPARED_ESS,
     CORE,
@@ -24,7 +24,6 @@ from rlrec.ope.units.estimate import (
     EstimatorFold,
     FinishOptions,
     differ,
-    earned_by_unit,
 )
 from rlrec.records import Sums
 
@@ -68,21 +67,19 @@ class WeightSpread(Sums):
 class RowSums(Sums):
     """Sums over rows of the log: `partial(batch_1) + partial(batch_2)`.
 
-    moments: over clusters. weights: diagnostics by the name of the column of the weights; earned: what was earned as
-    served, per cluster or block, by the name of the column of the rows. figures: further sums, which a fold names."""
+    moments: over clusters. weights: diagnostics by the name of the column of the weights. figures: further sums, which
+    a fold names."""
 
     moments: Moments
     weights: Mapping[str, Weights]
-    earned: Mapping[str, Steps]
     figures: Mapping[str, Any]
 
     def scaled(self, factors: Mapping[str, float]) -> RowSums:
         """The sums of rows that count so many times. factors: in each column, in their order."""
-        mean = float(np.mean([factors[name] for name in self.earned]))
+        mean = float(np.mean([factor for name, factor in factors.items() if name.endswith("earned")]))
         return RowSums(
             moments=self.moments.scaled(np.array(list(factors.values()))),
             weights={name: weights.scaled(factors[name]) for name, weights in self.weights.items()},
-            earned={name: earned.scaled(factors[name]) for name, earned in self.earned.items()},
             figures={
                 name: figure * mean if isinstance(figure, np.ndarray) else figure.scaled(mean)
                 for name, figure in self.figures.items()
@@ -220,7 +217,7 @@ class ImpressionFold(Fold):
         """The sums of one batch. Raises InputError if an estimator needs a reward model and the batch has none."""
         weighted = batch.weight * batch.reward
         used = batch.usable.astype(np.float64)
-        terms = dict(zip(CORE, (used, batch.weight, weighted), strict=True))
+        terms = dict(zip(CORE, (used, used * batch.reward, batch.weight, weighted), strict=True))
         for estimator in self.summed:
             if not terms.keys() >= set(estimator.columns):
                 terms.update(zip(estimator.columns, estimator.terms(batch).T, strict=True))
@@ -231,7 +228,6 @@ class ImpressionFold(Fold):
         return RowSums(
             moments=moments(matrix, batch.cluster, columns=self.columns, spans_batches=self.spans_batches),
             weights={"weight": weights(batch)},
-            earned={"rows": earned_by_unit(batch, batch.reward, used)},
             figures={"distorted": np.array(distorted), **predictions},
         )
 
@@ -245,7 +241,7 @@ class ImpressionFold(Fold):
         curve, number = self.curve if estimator.needs_model else None, list(self.estimators).index(label)
         return EstimatorFold(
             label=label, estimator=estimator, summary=summary, weights=partial.weights["weight"],
-            earned=partial.earned["rows"].sums[:, :, 0], distorted=float(partial.figures["distorted"][number]),
+            distorted=float(partial.figures["distorted"][number]),
             predictions=partial.figures.get("predictions"), facts={} if curve is None else curve.facts,
             reasons=() if curve is None else ("position-model",),
         )  # fmt: skip

@@ -18,7 +18,7 @@ from rlrec.ope.estimators.sequential import SessionEstimator
 from rlrec.ope.sums.base import ROUNDING, ValueRange
 from rlrec.ope.sums.moments import BLOCKS, ClusterSummary, Steps, moments, steps
 from rlrec.ope.sums.visits import Course, VisitBatch
-from rlrec.ope.units.estimate import EstimatorFold, earned_by_unit
+from rlrec.ope.units.estimate import EstimatorFold
 from rlrec.ope.units.fold import MAX_LOGGERS, Fold, RowSums, WeightSpread
 from rlrec.records import Sums
 
@@ -48,12 +48,12 @@ class SessionFold(Fold):
     horizon: steps of the longest visit of the whole log, at least 1
     supported: the least share of the visits that is effective at the steps that carry the return
 
-    Every cluster that spans batches takes 64 bytes at most; sums at every step, where an estimator needs them
+    Every cluster that spans batches takes 72 bytes at most; sums at every step, where an estimator needs them
     (wpdis, wdr), 4,096 x 8 bytes a step and column. Figures: steps, sums at every step over clusters, where an
     estimator needs them; by_step; returns, the discounted ones of visits.
     Raises InputError for a gamma or horizon out of range."""
 
-    core: ClassVar[tuple[str, ...]] = ("rows", "weight", "mean_weight")
+    core: ClassVar[tuple[str, ...]] = ("rows", "earned", "weight", "mean_weight")
     gamma: float
     horizon: int
     supported: float = SUPPORTED
@@ -86,10 +86,10 @@ class SessionFold(Fold):
         size, weight = steps(sizes, course.ratio * count, **all_visits).sums.sum(axis=0)
         (square,) = steps({}, (course.ratio * count) ** 2, **all_visits).sums.sum(axis=0)
         shared: dict[str, Any] = {
-            "reward": course.logged_return, "not_default": course.rewarded, "bound": course.bound,
+            "reward": course.earned, "not_default": course.rewarded, "bound": course.bound,
         }  # fmt: skip
         figures: dict[str, Any] = {
-            "by_step": StepWeights(weight, square, size), "returns": ValueRange.from_values(course.logged_return),
+            "by_step": StepWeights(weight, square, size), "returns": ValueRange.from_values(course.earned),
         }  # fmt: skip
         if self.by_step:
             figures["steps"] = steps(columns, course.ratio * count, cluster=batch.cluster, **spans)
@@ -102,7 +102,6 @@ class SessionFold(Fold):
         return RowSums(
             moments=moments(terms, batch.cluster, columns=self.columns, spans_batches=self.spans_batches),
             weights=weights, figures=figures,
-            earned={"rows": earned_by_unit(batch, course.logged_return, np.ones(len(batch)))},
         )  # fmt: skip
 
     @cached_property
@@ -200,7 +199,7 @@ def at_end(
         by_step = [step_sums.sums[:, column], step_sums.sums[:, -1]]
     return EstimatorFold(
         label=label, estimator=estimator, summary=summary, by_step=by_step,
-        earned=partial.earned["rows"].sums[:, :, 0], weight_column=estimator.weight_column,
+        weight_column=estimator.weight_column,
         weights=partial.weights[estimator.weight_column], most_effective=support.smallest,
         short_horizon=support.smallest < support.least, reward_range=astuple(partial.figures["returns"]),
     )  # fmt: skip

@@ -19,7 +19,7 @@ from rlrec.ope.checks.diagnostics import weight_diagnostics
 from rlrec.ope.sums.base import TABLES, Estimator, require
 from rlrec.ope.sums.moments import ClusterSummary, moments
 from rlrec.ope.sums.visits import HEAVIEST, Course, VisitBatch
-from rlrec.ope.units.estimate import ANY_REWARD, CORE, Estimate, EstimatorFold, differ, earned_by_unit
+from rlrec.ope.units.estimate import ANY_REWARD, CORE, Estimate, EstimatorFold, differ
 from rlrec.ope.units.fold import FLAT, Fold, PositionCurve, RowSums
 
 # Share of page events in what was served from which on the diagnostics are those of the ratios of whole slates. (Where
@@ -360,7 +360,7 @@ def divide(numerator: Array, denominator: Array) -> Array:
 
 @dataclass(frozen=True, kw_only=True)
 class SlateFold(Fold):
-    """The chosen estimators per slate. A cluster that spans batches takes 32 bytes a weighing, and 8 more. Columns of
+    """The chosen estimators per slate. A cluster that spans batches takes 40 bytes a weighing, and 8 more. Columns of
     weights are `weight`, of the weighing, and `of_slate`, the ratios of whole slates, as far as known. Figures: sizes
     (2,), as served sums of |page events| and |rewards|."""
 
@@ -381,16 +381,15 @@ class SlateFold(Fold):
         """The sums of one batch. Raises InputError if an estimator needs a column that the batch lacks."""
         course = SlateCourse(batch)
         terms: list[Array] = []
-        weights, earned = {}, {}
+        weights = {}
         for prefix, estimator in self.weighings.items():
             weighed = estimator.weigh(course)
             used = ~np.isnan(weighed.weight + weighed.weighted_reward)
             slate_ratio = np.where(np.isnan(course.weight), weighed.weight, course.weight)
-            columns = [weighed.weight, weighed.weighted_reward, slate_ratio]
+            columns = [course.page_reward, weighed.weight, weighed.weighted_reward, slate_ratio]
             columns += [course.robust_return] if prefix in self.robust else []
             finite = (np.where(used, np.clip(column, -HEAVIEST, HEAVIEST), 0.0) for column in columns)
             terms += [used.astype(np.float64), *finite]
-            earned[f"{prefix}rows"] = earned_by_unit(batch, course.page_reward, used.astype(np.float64))
             bounds = {"weight": (weighed.weight, weighed.bound), "of_slate": (slate_ratio, course.bound)}
             for column, (weight, bound) in bounds.items():
                 weights[prefix + column] = weight_diagnostics(
@@ -401,7 +400,7 @@ class SlateFold(Fold):
         sizes = np.abs(np.column_stack([batch.page, slots + np.abs(batch.page)]))
         sums = moments(matrix, batch.cluster, columns=self.columns, spans_batches=self.spans_batches)
         sizes = batch.counted(sizes).sum(axis=0)
-        return RowSums(moments=sums, weights=weights, earned=earned, figures={"sizes": sizes})
+        return RowSums(moments=sums, weights=weights, figures={"sizes": sizes})
 
     def factors(self, factor: Array, /) -> dict[str, float]:
         times = dict(zip(self.weighings, factor.tolist(), strict=True))
@@ -421,7 +420,7 @@ class SlateFold(Fold):
         }  # fmt: skip
         return EstimatorFold(
             label=label, estimator=estimator, summary=summary, weights=partial.weights[estimator.prefix + column],
-            weight_column=column, mean_column=column, earned=partial.earned[f"{estimator.prefix}rows"].sums[:, :, 0],
+            weight_column=column, mean_column=column,
             reward_range=ANY_REWARD, reasons=tuple(reason for reason, holds in assumed.items() if holds),
             facts={} if curve is None else curve.facts,
         )  # fmt: skip
