@@ -87,32 +87,16 @@ def replicates(summary: ClusterSummary, *, seed: int, number: int = REPLICATES) 
     # a block is random.
     (rows,) = summary.index(("rows",))
     units = summary.units if summary.blocks else summary.units[summary.units[:, rows] > 0]
-    return draws([units], seed=seed, number=number)[0]
-
-
-def draws(samples: Sequence[Array], *, seed: int, number: int = REPLICATES) -> list[Replicates]:
-    """One draw for several columns of the same units, (m, c) each."""
-    m = len(samples[0])
+    m, c = units.shape
     generator = np.random.default_rng(np.random.SeedSequence(seed))
     with np.errstate(all="ignore"):
         # each unit's terms and their outer products
-        sums = np.column_stack([
-            columns
-            for units in samples
-            for columns in (units, (units[:, :, None] * units[:, None, :]).reshape(m, units.shape[1] ** 2))
-        ])  # fmt: skip
+        sums = np.column_stack([units, (units[:, :, None] * units[:, None, :]).reshape(m, c * c)])
         # (replicates, units) counts times them, a chunk of replicates at a time
         chunks = _chunks(number if m else 0, max(1, 2**20 // max(m, 1)))
-        replicate_sums = np.concatenate(
-            [np.empty((0, sums.shape[1])), *(_counts(generator, size, m) @ sums for size in chunks)]
-        )
-    bootstraps, start = [], 0
-    for units in samples:
-        c = units.shape[1]
-        total, moment = np.split(replicate_sums[:, start : start + c + c * c], [c], axis=1)
-        bootstraps.append(Replicates(units=units, total=total, moment=moment.reshape(len(total), c, c)))
-        start += c + c * c
-    return bootstraps
+        replicate_sums = [np.empty((0, c + c * c)), *(_counts(generator, size, m) @ sums for size in chunks)]
+    total, moment = np.split(np.concatenate(replicate_sums), [c], axis=1)
+    return Replicates(units=units, total=total, moment=moment.reshape(len(total), c, c))
 
 
 def _chunks(number: int, size: int) -> list[int]:
@@ -204,28 +188,39 @@ class Studentised:
 
 
 def studentised_bootstrap(estimator: Smooth, units: Array, *, seed: int, number: int = REPLICATES) -> Studentised:
+    """`studentised_bootstraps` of one estimate. number 0: value and error alone."""
+    return studentised_bootstraps([(estimator, units)], seed=seed, number=number)[0]
+
+
+def studentised_bootstraps(
+    samples: Sequence[tuple[Smooth, Array]], *, seed: int, number: int = REPLICATES
+) -> list[Studentised]:  # fmt: skip
     """The studentised bootstrap for estimates of many columns, whose second moments would not fit: in each replicate
     the squared error is the sum over units of (count x influence^2), by that replicate's own gradient.
-    units (m, d): sums of the clusters or blocks. The draw is that of `replicates`. number 0: value and error alone."""
-    m = len(units)
-    value, error, negligible = _by_influence(estimator, units)
-    if not (error > 0 and np.isfinite(error)):
-        return Studentised(value=value, error=error)
-    generator = np.random.default_rng(np.random.SeedSequence(seed))
-    t_chunks, value_chunks = [np.empty(0)], [np.empty(0)]
+    samples: estimators with sums of the same clusters or blocks, (m, d), of which there is one draw, that of
+    `replicates`."""
+    m, generator = len(samples[0][1]), np.random.default_rng(np.random.SeedSequence(seed))
+    figures = [_by_influence(*sample) for sample in samples]
+    has_error = [error > 0 and np.isfinite(error) for _, error, _ in figures]
+    t, values = ([[np.empty(0)] for _ in samples] for _ in range(2))
     with np.errstate(all="ignore"):
-        for size in _chunks(number, max(1, 2**20 // m)):
-            # totals of the replicates
+        for size in _chunks(number if any(has_error) else 0, max(1, 2**20 // max(m, 1))):
             counts = _counts(generator, size, m)
-            total = counts @ units
-            # squared error: sum over units of count x influence^2
-            influence = estimator.gradient(total) @ units.T
-            np.square(influence, out=influence)
-            errors = np.sqrt(np.einsum("bm,bm->b", counts, influence) * (m / (m - 1)))
-            errors = np.where(errors > negligible, errors, 0.0 * errors)
-            value_chunks.append(estimator.value(total))
-            t_chunks.append(_studentise(value_chunks[-1] - value, errors, scale=abs(value)))
-    return Studentised(value=value, error=error, t=np.concatenate(t_chunks), values=np.concatenate(value_chunks))
+            for index in np.flatnonzero(has_error).tolist():
+                (estimator, units), (value, _, negligible) = samples[index], figures[index]
+                # totals of the replicates
+                total = counts @ units
+                # squared error: sum over units of count x influence^2
+                influence = estimator.gradient(total) @ units.T
+                np.square(influence, out=influence)
+                errors = np.sqrt(np.einsum("bm,bm->b", counts, influence) * (m / (m - 1)))
+                errors = np.where(errors > negligible, errors, 0.0 * errors)
+                values[index].append(estimator.value(total))
+                t[index].append(_studentise(values[index][-1] - value, errors, scale=abs(value)))
+    return [
+        Studentised(value=value, error=error, t=np.concatenate(t_chunks), values=np.concatenate(value_chunks))
+        for (value, error, _), t_chunks, value_chunks in zip(figures, t, values, strict=True)
+    ]
 
 
 def _by_influence(estimator: Smooth, units: Array) -> tuple[float, float, float]:

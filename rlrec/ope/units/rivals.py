@@ -22,7 +22,6 @@ from rlrec.ope.intervals.intervals import Bounds, Relative, Studentised
 from rlrec.ope.sums.base import Ratio
 from rlrec.ope.units.estimate import Estimate, EstimatorFold, FinishOptions
 
-_NARROW = 8  # columns whose second moments are drawn, too
 _NOTHING = 1e-9  # of the spread of two lifts: the difference of equal ones
 
 
@@ -69,7 +68,8 @@ def standings(folds: Sequence[EstimatorFold], options: FinishOptions) -> list[St
     if not can_draw or len(present[0]) < 2:
         usual, joint = (NormalDist().inv_cdf((1 - options.level) / 2 / number) for number in (1, len(folds)))
         return [Standing((joint / usual, joint / usual), None) for _ in folds]
-    lifts = _lifts(folds, options)
+    samples = [(Relative(fold.estimator, Ratio()), _columns(fold)) for fold in folds]
+    lifts = intervals.studentised_bootstraps(samples, seed=options.seed, number=options.replicates)
     quantiles = intervals.joint_quantiles([lift.t for lift in lifts if len(lift.t)], options.level)
     may_be_best = _may_be_best(folds, lifts, options.level)
     return [
@@ -81,22 +81,6 @@ def standings(folds: Sequence[EstimatorFold], options: FinishOptions) -> list[St
 def _columns(fold: EstimatorFold) -> Array:
     """Those of the estimator, then of what served."""
     return np.column_stack([fold.units, fold.earned])
-
-
-def _lifts(folds: Sequence[EstimatorFold], options: FinishOptions) -> list[Studentised]:
-    """The lift of every target with its replicates, from one draw."""
-    samples, draw = [_columns(fold) for fold in folds], {"seed": options.seed, "number": options.replicates}
-    estimators = [Relative(fold.estimator, Ratio()) for fold in folds]
-    with np.errstate(all="ignore"):
-        if samples[0].shape[1] > _NARROW:
-            return [
-                intervals.studentised_bootstrap(estimator, units, **draw)
-                for estimator, units in zip(estimators, samples, strict=True)
-            ]  # fmt: skip
-        return [
-            intervals.studentised(estimator, bootstrap, list(range(bootstrap.units.shape[1])))
-            for estimator, bootstrap in zip(estimators, intervals.draws(samples, **draw), strict=True)
-        ]
 
 
 def _stretch(lift: Studentised, joint: Bounds, level: float) -> Bounds:
