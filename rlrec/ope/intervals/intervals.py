@@ -14,7 +14,6 @@ from rlrec.arrays import Array
 from rlrec.errors import InputError, suggest
 from rlrec.ope.intervals.tails import t_quantile
 from rlrec.ope.sums.base import Estimator, Smooth
-from rlrec.ope.sums.moments import ClusterSummary
 
 INTERVALS = ("bootstrap-t", "normal", "cressie-read")
 REPLICATES = 2000
@@ -67,38 +66,6 @@ def normal(value: float, error: float, level: float) -> Bounds:
     return (value - reach, value + reach) if error > 0 else UNKNOWN
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Replicates:
-    """Sums of every bootstrap replicate: one draw of counts serves every column, hence every estimator.
-
-    units (m, c): sums of the clusters or blocks; total (b, c), moment (b, c, c): sums and second moments of every
-    replicate; joint: of all groups whose bounds hold together"""
-
-    units: Array
-    total: Array
-    moment: Array
-    joint: JointReplicates | None = None
-
-
-def replicates(summary: ClusterSummary, *, seed: int, number: int = REPLICATES) -> Replicates:
-    """`number` multinomial draws over the clusters with a row to weigh, or over the blocks.
-    The draw depends on the seed and the number of units alone, so two targets on one log have the same draws."""
-    # A cluster without a row to weigh is not in the sample. All blocks are, empty ones too: the number of clusters in
-    # a block is random.
-    (rows,) = summary.index(("rows",))
-    units = summary.units if summary.blocks else summary.units[summary.units[:, rows] > 0]
-    m, c = units.shape
-    generator = np.random.default_rng(np.random.SeedSequence(seed))
-    with np.errstate(all="ignore"):
-        # each unit's terms and their outer products
-        sums = np.column_stack([units, (units[:, :, None] * units[:, None, :]).reshape(m, c * c)])
-        # (replicates, units) counts times them, a chunk of replicates at a time
-        chunks = _chunks(number if m else 0, max(1, 2**20 // max(m, 1)))
-        replicate_sums = [np.empty((0, c + c * c)), *(_counts(generator, size, m) @ sums for size in chunks)]
-    total, moment = np.split(np.concatenate(replicate_sums), [c], axis=1)
-    return Replicates(units=units, total=total, moment=moment.reshape(len(total), c, c))
-
-
 def _chunks(number: int, size: int) -> list[int]:
     return [min(size, number - start) for start in range(0, number, size)]
 
@@ -106,29 +73,6 @@ def _chunks(number: int, size: int) -> list[int]:
 def _counts(generator: np.random.Generator, size: int, m: int) -> Array:
     cells = generator.integers(0, m, size=(size, m)) + np.arange(size)[:, None] * m
     return np.bincount(cells.ravel(), minlength=size * m).reshape(size, m).astype(np.float64)
-
-
-@dataclass(frozen=True, eq=False)
-class JointReplicates:
-    """The same draw of the same units of several groups (`moments.align_summaries`): their bounds hold together."""
-
-    groups: Sequence[Replicates]
-    _quantiles: dict[tuple[Smooth, tuple[int, ...], float], Bounds] = field(default_factory=dict)
-
-    def quantiles(self, estimator: Smooth, columns: list[int], level: float) -> Bounds:
-        """Quantiles of t that the bounds of every group reach: of the smallest and the largest t over the groups in
-        each replicate (max-t). A group whose replicate has no error does not widen the bounds of others."""
-        key = (estimator, tuple(columns), level)
-        if key not in self._quantiles:
-            samples = [studentised(estimator, group, columns) for group in self.groups]
-            self._quantiles[key] = joint_quantiles([sample.t for sample in samples if len(sample.t)], level)
-        return self._quantiles[key]
-
-
-def bootstrap_bounds(estimator: Smooth, bootstrap: Replicates, columns: list[int], level: float) -> Bounds:
-    """Bounds of an estimate by bootstrap-t: of these columns, and of several groups with one probability."""
-    reach = bootstrap.joint.quantiles(estimator, columns, level) if bootstrap.joint else (np.inf, -np.inf)
-    return studentised(estimator, bootstrap, columns).bounds(level, at_least=reach)
 
 
 def joint_quantiles(t: Sequence[Array], level: float) -> Bounds:
@@ -142,21 +86,6 @@ def joint_quantiles(t: Sequence[Array], level: float) -> Bounds:
     lowest = np.where(finite, columns, np.inf).min(axis=0)[has_finite]
     rank = bounding_rank(level, len(highest))
     return _quantiles(np.sort(lowest), rank)[0], _quantiles(np.sort(highest), rank)[1]
-
-
-def studentised(estimator: Smooth, bootstrap: Replicates, columns: list[int]) -> Studentised:
-    """The estimate of these columns and its studentised replicates; none where its error is 0 or unknown.
-    Value and error here are those of the units, blocks too."""
-    units = bootstrap.units[:, columns]
-    m = len(units)
-    with np.errstate(all="ignore"):
-        value, error = value_and_error(estimator, units.sum(axis=0), units.T @ units, m)
-    if not (error > 0 and np.isfinite(error)):
-        return Studentised(value=np.nan, error=np.nan)
-    moments = bootstrap.moment[:, columns][:, :, columns]
-    values, errors = value_and_error(estimator, bootstrap.total[:, columns], moments, m)
-    t = _studentise(values - value, errors, scale=abs(float(value)))
-    return Studentised(value=float(value), error=float(error), t=t, values=values)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -195,28 +124,32 @@ def studentised_bootstrap(estimator: Smooth, units: Array, *, seed: int, number:
 def studentised_bootstraps(
     samples: Sequence[tuple[Smooth, Array]], *, seed: int, number: int = REPLICATES
 ) -> list[Studentised]:  # fmt: skip
-    """The studentised bootstrap for estimates of many columns, whose second moments would not fit: in each replicate
-    the squared error is the sum over units of (count x influence^2), by that replicate's own gradient.
-    samples: estimators with sums of the same clusters or blocks, (m, d), of which there is one draw, that of
-    `replicates`."""
-    m, generator = len(samples[0][1]), np.random.default_rng(np.random.SeedSequence(seed))
+    """The studentised bootstrap: in each replicate the squared error is the sum over units of (count x influence^2), by
+    that replicate's own gradient.
+    samples: estimators with their sums of clusters or blocks, (m, d). A draw depends on the seed and on how many these
+    are alone, so two targets on one log have the same draws; there is one for all samples of as many."""
     figures = [_by_influence(*sample) for sample in samples]
-    has_error = [error > 0 and np.isfinite(error) for _, error, _ in figures]
     t, values = ([[np.empty(0)] for _ in samples] for _ in range(2))
-    with np.errstate(all="ignore"):
-        for size in _chunks(number if any(has_error) else 0, max(1, 2**20 // max(m, 1))):
+    indices_by_size: dict[int, list[int]] = {}
+    for index, ((_, units), (_, error, _)) in enumerate(zip(samples, figures, strict=True)):
+        if error > 0 and np.isfinite(error):
+            indices_by_size.setdefault(len(units), []).append(index)
+    for m, indices in indices_by_size.items():
+        generator = np.random.default_rng(np.random.SeedSequence(seed))
+        for size in _chunks(number, max(1, 2**20 // m)):
             counts = _counts(generator, size, m)
-            for index in np.flatnonzero(has_error).tolist():
+            for index in indices:
                 (estimator, units), (value, _, negligible) = samples[index], figures[index]
-                # totals of the replicates
-                total = counts @ units
-                # squared error: sum over units of count x influence^2
-                influence = estimator.gradient(total) @ units.T
-                np.square(influence, out=influence)
-                errors = np.sqrt(np.einsum("bm,bm->b", counts, influence) * (m / (m - 1)))
-                errors = np.where(errors > negligible, errors, 0.0 * errors)
-                values[index].append(estimator.value(total))
-                t[index].append(_studentise(values[index][-1] - value, errors, scale=abs(value)))
+                with np.errstate(all="ignore"):
+                    # totals of the replicates
+                    total = counts @ units
+                    # squared error: sum over units of count x influence^2
+                    influence = estimator.gradient(total) @ units.T
+                    np.square(influence, out=influence)
+                    errors = np.sqrt(np.einsum("bm,bm->b", counts, influence) * (m / (m - 1)))
+                    errors = np.where(errors > negligible, errors, 0.0 * errors)
+                    values[index].append(estimator.value(total))
+                    t[index].append(_studentise(values[index][-1] - value, errors, scale=abs(value)))
     return [
         Studentised(value=value, error=error, t=np.concatenate(t_chunks), values=np.concatenate(value_chunks))
         for (value, error, _), t_chunks, value_chunks in zip(figures, t, values, strict=True)
@@ -231,7 +164,7 @@ def _by_influence(estimator: Smooth, units: Array) -> tuple[float, float, float]
         scale = np.sqrt(m / (m - 1)) if m > 1 else np.nan
         error = scale * np.linalg.norm(units @ gradient)
         negligible = _NOTHING * scale * np.linalg.norm(np.abs(units) @ np.abs(gradient))
-    return value, float(error if error > negligible else 0.0 * error), float(negligible)
+        return value, float(error if error > negligible else 0.0 * error), float(negligible)
 
 
 def bounding_rank(level: float, number: int) -> int:

@@ -15,7 +15,7 @@ from rlrec.ope.checks.diagnostics import Weights
 from rlrec.ope.checks.reasons import LEAST_REWARDS
 from rlrec.ope.checks.verdicts import Diagnosis
 from rlrec.ope.intervals import intervals
-from rlrec.ope.intervals.intervals import UNKNOWN, Bounds, Minus, Relative, Replicates, WeightSums
+from rlrec.ope.intervals.intervals import UNKNOWN, Bounds, Minus, Relative, WeightSums
 from rlrec.ope.sums.base import Estimator, Ratio, ValueRange
 from rlrec.ope.sums.moments import ClusterSummary
 
@@ -224,9 +224,12 @@ class EstimatorFold:
         return self.summary.units[:, self.summary.index(("earned", "rows"))]
 
     @property
-    def is_drawn(self) -> bool:
-        """Whether its interval can come from the bootstrap that estimators share."""
-        return not self.by_step and bool(self.estimator.intervals)
+    def drawn(self) -> Array:
+        """The units that a bootstrap draws from, (m, d). A cluster without a row to weigh is not in the sample; all
+        blocks are, empty ones too: the number of clusters in a block is random."""
+        if self.summary.blocks or self.by_step:
+            return self.units
+        return self.units[self.earned[:, 1] > 0]
 
     @cached_property
     def n(self) -> int:
@@ -292,27 +295,23 @@ class EstimatorFold:
         )
         return low, high
 
-    def sides(self, options: FinishOptions, bootstrap: Replicates | None) -> Sides:
-        """The estimates whose bounds hold this one, with these: itself; where weights were changed, the same without
-        that, and the extremes that the log allows. The value may be off, so its error says nothing."""
+    def sides(self, reward_range: Bounds) -> list[EstimatorFold]:
+        """The estimates whose bounds hold this one: itself; where weights were changed, the same without that, and the
+        extremes that the log allows, of which the one bounds from below, the other from above. The value may be off,
+        so its error says nothing. reward_range: of the options."""
         if not self.distorted:
-            return [(self, self.bounds(options, bootstrap))]
-        unbiased, least, largest = self._bracket(options.reward_range)
-        (low, _), (_, high) = (extreme.bounds(options, bootstrap) for extreme in (least, largest))
-        interval = unbiased.bounds(options, bootstrap)
-        return [(unbiased, interval), (least, (low, np.inf)), (largest, (-np.inf, high))]
-
-    def _bracket(self, reward_range: Bounds) -> list[EstimatorFold]:
-        return [replace(self, estimator=kind, distorted=0.0) for kind in self.estimator.bracket(*reward_range)]
+            return [self]
+        kinds = self.estimator.bracket(*(self.reward_range or reward_range))
+        return [replace(self, estimator=kind, distorted=0.0) for kind in kinds]
 
     @property
     def unbiased(self) -> EstimatorFold:
         """The same where no weight was changed."""
-        return self._bracket((0.0, 0.0))[0] if self.distorted else self
+        return self.sides((0.0, 0.0))[0]
 
-    def bounds(self, options: FinishOptions, bootstrap: Replicates | None) -> Bounds:
-        """The interval by the estimator's own error, infinite where it is unknown. bootstrap: of the summary's units,
-        for bootstrap-t."""
+    def bounds(self, options: FinishOptions, drawn: Mapping[Estimator, Bounds]) -> Bounds:
+        """The interval by the estimator's own error, infinite where it is unknown. drawn: of estimators, by
+        bootstrap-t."""
         value, error = self.value_and_error
         if not self.estimator.intervals or not np.isfinite(value) or not np.isfinite(error):
             return UNKNOWN
@@ -320,11 +319,7 @@ class EstimatorFold:
             return self._cressie_read(options)
         if options.interval == "normal":
             return intervals.normal(value, error, options.level)
-        if self.by_step:
-            draw = {"seed": options.seed, "number": options.replicates}
-            return intervals.studentised_bootstrap(self.estimator, self.units, **draw).bounds(options.level)
-        assert bootstrap is not None
-        bounds = intervals.bootstrap_bounds(self.estimator, bootstrap, self.columns, options.level)
+        bounds = drawn[self.estimator]
         return intervals.pulled(bounds, self._cressie_read(options), self.heaviness) if self.heaviness else bounds
 
     @cached_property
@@ -357,13 +352,17 @@ class EstimatorFold:
         low, high = intervals.cressie_read(sums, largest=bound, reward=(least, largest), level=options.level)
         return value + low, value + high
 
-    def estimate(self, options: FinishOptions, bootstrap: Replicates | None) -> Estimate:
-        """The estimate as reported."""
+    def estimate(self, options: FinishOptions, drawn: Mapping[Estimator, Bounds]) -> Estimate:
+        """The estimate as reported. drawn: as of `bounds`."""
         options = replace(options, reward_range=self.reward_range or options.reward_range)
         level = options.level
-        if bootstrap is None and options.groups > 1:
+        if options.interval != "bootstrap-t":
             level = 1 - (1 - level) / options.groups
-        sides = self.sides(replace(options, level=level), bootstrap)
+        kinds = self.sides(options.reward_range)
+        sides = [(side, side.bounds(replace(options, level=level), drawn)) for side in kinds]
+        if self.distorted:
+            unbiased, (least, (low, _)), (largest, (_, high)) = sides
+            sides = [unbiased, (least, (low, np.inf)), (largest, (-np.inf, high))]
         interval = _inside([bounds for _, bounds in sides], self.value_and_error[0])
         lower, upper, bound_reasons = _report(interval, self.estimator, options)
         bound_reasons = [] if self._is_constant else bound_reasons
@@ -459,6 +458,25 @@ Sides = Sequence[tuple[EstimatorFold, Bounds]]
 def _inside(sides: Sequence[Bounds], value: float) -> Bounds:
     """The bounds inside those of all sides, with the value; those of a single one as they are."""
     return sides[0] if len(sides) == 1 else intervals.intersection(sides, value)
+
+
+def draw_bounds(groups: Sequence[Sequence[EstimatorFold]], options: FinishOptions) -> list[dict[Estimator, Bounds]]:
+    """Bounds by bootstrap-t of the estimators of each group of rows, whose units are the same. Those of several groups
+    hold together: they reach as far as the largest t of all groups in the same draw (max-t)."""
+    rows: list[list[EstimatorFold]] = []
+    for folds in zip(*groups, strict=True):
+        kinds = dict.fromkeys(side.estimator for fold in folds for side in fold.sides(options.reward_range))
+        rows += [[replace(fold, estimator=kind) for fold in folds] for kind in kinds if kind.intervals]
+    samples = [(fold.estimator, fold.drawn) for folds in rows for fold in folds]
+    estimates = iter(intervals.studentised_bootstraps(samples, seed=options.seed, number=options.replicates))
+    bounds: list[dict[Estimator, Bounds]] = [{} for _ in groups]
+    for sides in rows:
+        by_group = [next(estimates) for _ in sides]
+        t = [estimate.t for estimate in by_group if len(estimate.t)]
+        reach = intervals.joint_quantiles(t if len(groups) > 1 else [], options.level)
+        for group_bounds, estimate in zip(bounds, by_group, strict=True):
+            group_bounds[sides[0].estimator] = estimate.bounds(options.level, at_least=reach)
+    return bounds
 
 
 def differ(summary: ClusterSummary, columns: tuple[str, ...], *, clusters: int, value: float | None) -> bool:

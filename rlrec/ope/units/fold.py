@@ -13,7 +13,7 @@ import numpy as np
 from rlrec.arrays import Array
 from rlrec.ope.checks.diagnostics import Weights, weights
 from rlrec.ope.intervals import intervals
-from rlrec.ope.intervals.intervals import JointReplicates, Replicates
+from rlrec.ope.intervals.intervals import Bounds
 from rlrec.ope.sums.base import Estimator, ImpressionEstimator, LogBatch, ValueRange
 from rlrec.ope.sums.moments import ClusterSummary, Moments, align_summaries, moments
 from rlrec.ope.units.estimate import (
@@ -24,6 +24,7 @@ from rlrec.ope.units.estimate import (
     EstimatorFold,
     FinishOptions,
     differ,
+    draw_bounds,
 )
 from rlrec.records import Sums
 
@@ -130,9 +131,9 @@ class Fold(ABC):
     def at_end(self, partial: RowSums, label: str, estimator: Any, summary: ClusterSummary, /) -> EstimatorFold:
         """An estimator at the end of a fold. summary: of the columns of its prefix."""
 
-    def at_ends(self, partial: RowSums, /) -> list[EstimatorFold]:
-        """Each estimator at the end of a fold."""
-        summary = partial.moments.summary()
+    def at_ends(self, partial: RowSums, summary: ClusterSummary | None = None, /) -> list[EstimatorFold]:
+        """Each estimator at the end of a fold. summary: of its moments, with units in another order."""
+        summary = summary or partial.moments.summary()
         summaries = {prefix: summary.with_prefix(prefix) if prefix else summary for prefix in self.weighings}
         return [self.at_end(partial, label, kind, summaries[kind.prefix]) for label, kind in self.estimators.items()]
 
@@ -165,13 +166,7 @@ class Fold(ABC):
         """One estimate for each estimator, in their order.
         Raises InputError for an interval that one of the estimators does not have, and a level outside (0, 1)."""
         intervals.check(options.interval, options.level, estimators=self.estimators)
-        at_ends = self.at_ends(partial)
-        summaries = {at_end.estimator.prefix: at_end.summary for at_end in at_ends if at_end.is_drawn}
-        bootstraps = {
-            prefix: intervals.replicates(summary, seed=options.seed, number=options.replicates)
-            for prefix, summary in summaries.items() if options.interval == "bootstrap-t"
-        }  # fmt: skip
-        estimates = [at_end.estimate(options, bootstraps.get(at_end.estimator.prefix)) for at_end in at_ends]
+        ((at_ends, estimates),) = self._finished([(partial, options)])
         return self.compared(estimates, at_ends, partial)
 
     def finish_together(self, groups: Sequence[tuple[RowSums, FinishOptions]]) -> list[list[Estimate]]:
@@ -180,17 +175,22 @@ class Fold(ABC):
         Raises InputError as `finish` does."""
         if len(groups) < 2:
             return [self.finish(partial, options) for partial, options in groups]
-        common = groups[0][1]
+        return [estimates for _, estimates in self._finished(groups)]
+
+    def _finished(
+        self, groups: Sequence[tuple[RowSums, FinishOptions]]
+    ) -> list[tuple[list[EstimatorFold], list[Estimate]]]:  # fmt: skip
+        common, folds = groups[0][1], [self.at_ends(partial) for partial, _ in groups]
         intervals.check(common.interval, common.level, estimators=self.estimators)
-        bootstraps: list[Replicates | None] = [None] * len(groups)
+        drawn: list[dict[Estimator, Bounds]] = [{} for _ in groups]
         if common.interval == "bootstrap-t":
-            units = align_summaries([partial.moments for partial, _ in groups])
-            draws = [intervals.replicates(summary, seed=common.seed, number=common.replicates) for summary in units]
-            joint = JointReplicates(draws)
-            bootstraps = [replace(draw, joint=joint) for draw in draws]
+            sums, same_units = [partial for partial, _ in groups], folds
+            if len(groups) > 1:
+                same_units = list(map(self.at_ends, sums, align_summaries([partial.moments for partial in sums])))
+            drawn = draw_bounds(same_units, common)
         return [
-            [at_end.estimate(replace(options, groups=len(groups)), bootstrap) for at_end in self.at_ends(partial)]
-            for (partial, options), bootstrap in zip(groups, bootstraps, strict=True)
+            (at_ends, [at_end.estimate(replace(options, groups=len(groups)), bounds) for at_end in at_ends])
+            for at_ends, (_, options), bounds in zip(folds, groups, drawn, strict=True)
         ]
 
     def compared(
