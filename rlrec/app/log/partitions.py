@@ -21,7 +21,7 @@ from rlrec.store.log.selected import Selection
 
 BUCKETS = 64  # that persons are in; a partition has one of them or several
 BATCH = reader.BATCH  # decisions of a partition at most, as long as there are buckets, and of a batch, about
-MAX_WAITING_BYTES = 32_000_000  # bytes of rows that wait for their partition in memory; the others wait in files
+MAX_WAITING_BYTES = 8_000_000  # bytes of rows that wait for their partition in memory; the others wait in files
 PERSONS = ("user_id", "user_digest", "session_digest")  # the columns that tell the bucket
 
 
