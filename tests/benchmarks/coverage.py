@@ -120,10 +120,8 @@ class Pages:
 
     def steps(self, odds: Array, slates: Ids) -> Array:
         """Probability of each slot given those above, (s, 3); 0 of a page that repeats an arm."""
-        drawn = odds[slates]
         repeated = (slates[:, :, None] == slates[:, None]).sum(axis=2) > 1
-        left = odds.sum() - np.cumsum(drawn, axis=1) + drawn
-        return np.where(repeated, 0.0, drawn / np.where(repeated, 1.0, left))
+        return np.where(repeated, 0.0, odds[slates] / np.where(repeated, 1.0, remaining(odds, slates)))
 
     def marginals(self, odds: Array) -> Array:
         """Probability of each arm at each position, (3, a)."""
@@ -142,15 +140,22 @@ class Pages:
         flat, position = slates.ravel(), np.tile(np.arange(DEPTH), n)
         target, logged = self.marginals(self.target), self.marginals(self.logger)
         value = 0.75 * self.attraction * self.examination.mean()
-        below = np.arange(DEPTH, 0, -1)  # slots from here on
-        mean = value @ self.target / self.target.sum()
+        # the mean of a slot among the arms that do not stand above; what the slots below earn need not be right
+        conditional = remaining(self.target * value, slates) / remaining(self.target, slates)
+        below = np.tile(np.arange(DEPTH - 1, -1, -1) * (value @ self.target / self.target.sum()), n)
         return SlateBatch(
             start=DEPTH * np.arange(n + 1), cluster=rng.integers(0, 2**62, n), page=np.zeros(n),
             reward=1.0 * (rng.random((n, DEPTH)) < self.examination * self.attraction[slates]).ravel(),
             log_ratio=np.log(self.steps(self.target, slates) / self.steps(self.logger, slates)).ravel(),
             largest=np.full(DEPTH * n, np.inf), marginal_ratio=(target / logged)[position, flat],
-            predicted=value[flat] + np.tile(below - 1, n) * mean, expected=np.tile(below * mean, n),
+            predicted=value[flat] + below, expected=conditional.ravel() + below,
         )  # fmt: skip
+
+
+def remaining(odds: Array, slates: Ids) -> Array:
+    """The sum of the odds of all arms but those above each slot, (s, 3)."""
+    drawn = odds[slates]
+    return np.asarray(odds.sum() - np.cumsum(drawn, axis=1) + drawn)
 
 
 def pages() -> Iterator[Pages]:
