@@ -224,7 +224,7 @@ class EstimatorFold:
         return self.summary.units[:, self.summary.index(("earned", "rows"))]
 
     @property
-    def drawn(self) -> Array:
+    def sample(self) -> Array:
         """The units that a bootstrap draws from, (m, d). A cluster without a row to weigh is not in the sample; all
         blocks are, empty ones too: the number of clusters in a block is random."""
         if self.summary.blocks or self.by_step:
@@ -309,8 +309,8 @@ class EstimatorFold:
         """The same where no weight was changed."""
         return self.sides((0.0, 0.0))[0]
 
-    def bounds(self, options: FinishOptions, drawn: Mapping[Estimator, Bounds]) -> Bounds:
-        """The interval by the estimator's own error, infinite where it is unknown. drawn: of estimators, by
+    def bounds(self, options: FinishOptions, bootstrap: Mapping[Estimator, Bounds]) -> Bounds:
+        """The interval by the estimator's own error, infinite where it is unknown. bootstrap: of estimators, by
         bootstrap-t."""
         value, error = self.value_and_error
         if not self.estimator.intervals or not np.isfinite(value) or not np.isfinite(error):
@@ -319,7 +319,7 @@ class EstimatorFold:
             return self._cressie_read(options)
         if options.interval == "normal":
             return intervals.normal(value, error, options.level)
-        bounds = drawn[self.estimator]
+        bounds = bootstrap[self.estimator]
         return intervals.pulled(bounds, self._cressie_read(options), self.heaviness) if self.heaviness else bounds
 
     @cached_property
@@ -352,14 +352,14 @@ class EstimatorFold:
         low, high = intervals.cressie_read(sums, largest=bound, reward=(least, largest), level=options.level)
         return value + low, value + high
 
-    def estimate(self, options: FinishOptions, drawn: Mapping[Estimator, Bounds]) -> Estimate:
-        """The estimate as reported. drawn: as of `bounds`."""
+    def estimate(self, options: FinishOptions, bootstrap: Mapping[Estimator, Bounds]) -> Estimate:
+        """The estimate as reported. bootstrap: as of `bounds`."""
         options = replace(options, reward_range=self.reward_range or options.reward_range)
         level = options.level
         if options.interval != "bootstrap-t":
             level = 1 - (1 - level) / options.groups
         kinds = self.sides(options.reward_range)
-        sides = [(side, side.bounds(replace(options, level=level), drawn)) for side in kinds]
+        sides = [(side, side.bounds(replace(options, level=level), bootstrap)) for side in kinds]
         if self.distorted:
             unbiased, (least, (low, _)), (largest, (_, high)) = sides
             sides = [unbiased, (least, (low, np.inf)), (largest, (-np.inf, high))]
@@ -467,7 +467,7 @@ def draw_bounds(groups: Sequence[Sequence[EstimatorFold]], options: FinishOption
     for folds in zip(*groups, strict=True):
         kinds = dict.fromkeys(side.estimator for fold in folds for side in fold.sides(options.reward_range))
         rows += [[replace(fold, estimator=kind) for fold in folds] for kind in kinds if kind.intervals]
-    samples = [(fold.estimator, fold.drawn) for folds in rows for fold in folds]
+    samples = [(fold.estimator, fold.sample) for folds in rows for fold in folds]
     estimates = iter(intervals.studentised_bootstraps(samples, seed=options.seed, number=options.replicates))
     bounds: list[dict[Estimator, Bounds]] = [{} for _ in groups]
     for sides in rows:

@@ -182,15 +182,15 @@ class Fold(ABC):
     ) -> list[tuple[list[EstimatorFold], list[Estimate]]]:  # fmt: skip
         common, folds = groups[0][1], [self.at_ends(partial) for partial, _ in groups]
         intervals.check(common.interval, common.level, estimators=self.estimators)
-        drawn: list[dict[Estimator, Bounds]] = [{} for _ in groups]
+        bootstraps: list[dict[Estimator, Bounds]] = [{} for _ in groups]
         if common.interval == "bootstrap-t":
             sums, same_units = [partial for partial, _ in groups], folds
             if len(groups) > 1:
                 same_units = list(map(self.at_ends, sums, align_summaries([partial.moments for partial in sums])))
-            drawn = draw_bounds(same_units, common)
+            bootstraps = draw_bounds(same_units, common)
         return [
             (at_ends, [at_end.estimate(replace(options, groups=len(groups)), bounds) for at_end in at_ends])
-            for at_ends, (_, options), bounds in zip(folds, groups, drawn, strict=True)
+            for at_ends, (_, options), bounds in zip(folds, groups, bootstraps, strict=True)
         ]
 
     def compared(
