@@ -485,7 +485,8 @@ def sum_log(
         effect_pass, examination=examination, return_shares=tuple(fitted.return_times.shares.tolist())
     )
     total = _total(passes.results(reader, effect_pass, engine, stored))
-    groups.check_field(request.by, total.names)
+    page_groups = [name for name in groups.FIELDS if name not in FINEST]
+    groups.check_field(request.by, total.names, groups=page_groups)
     if not total.groups:
         hint = (
             "log by a policy of the store, with a floor: `rlrec policy create NAME --kind thompson --param floor=0.05`"

@@ -74,10 +74,11 @@ def field_of_context(by: str | None) -> str | None:
     return None if by is None or by in FIELDS else by
 
 
-def check_field(by: str | None, names: Collection[str]) -> None:
-    """Raises InputError if no context of the log had the field. names: of fields that contexts had."""
+def check_field(by: str | None, names: Collection[str], *, groups: Collection[str] = FIELDS) -> None:
+    """Raises InputError if no context of the log had the field. names: of fields that contexts had; groups: that can be
+    asked for beside them."""
     if (field := field_of_context(by)) is not None and field not in names:
-        hint = suggest(field, [*FIELDS, *sorted(names)]) or f"--by takes {', '.join(FIELDS)}, or a field of the context"
+        hint = suggest(field, [*groups, *sorted(names)]) or f"--by takes {', '.join(groups)}, or a field of the context"
         raise InputError(f"no context of the log has the field {by!r}", hint=hint)
 
 

@@ -167,6 +167,12 @@ def test_bad_input_is_one_line(shop: Run, options: list[str], message: str) -> N
     assert message in result.stderr
 
 
+def test_groups_that_pages_have_several_of_are_not_offered(shop: Run) -> None:
+    result = shop("effects", "--by", "browser", "--now", AFTERWARDS)
+    assert "--by takes policy, version, " in result.stderr
+    assert "position" not in result.stderr
+
+
 def test_a_log_that_cannot_tell_is_refused(db: str) -> None:
     run = runner(db)
     run("arm", "add", "alone")
