@@ -256,7 +256,8 @@ def _long_term(unit: Unit, reward: Reward, effects: arm_effects.Result) -> Draft
     prior = {"prior_mean": group["prior_mean"], "prior_sd": max(group["prior_sd"], 1e-12)}
     sums = []
     for row in group["arms"]:
-        pulls, earned = LongTerm.statistics_of(row["shrunk"], max(row["shrunk_sd"], 1e-12), **prior)
+        sd = min(max(row["shrunk_sd"], 1e-12), prior["prior_sd"])  # an arm never counts less than the prior
+        pulls, earned = LongTerm.statistics_of(row["shrunk"], sd, **prior)
         sums.append(ArmSums(ids[row["arm"]], pulls, earned, 0.0))
     version = designs.unstored("long-term", kinds.values(kinds.make("long-term", prior)), reward)
     name = f"{reward.name}-long-term"

@@ -178,7 +178,9 @@ def _add_effects(
     for number, group in enumerate([overall, *cells]):
         for arm in group["arms"]:
             columns = slice(0, 2) if not number else slice(1 + 2 * number, 3 + 2 * number)
-            rows[arm["arm"]][columns] = LongTerm.statistics_of(arm["shrunk"], arm["shrunk_sd"], **prior)
+            # an arm never counts less than the prior; a cell may
+            sd = arm["shrunk_sd"] if number else min(arm["shrunk_sd"], prior["prior_sd"])
+            rows[arm["arm"]][columns] = LongTerm.statistics_of(arm["shrunk"], sd, **prior)
     sums = {(0, ids[key]): row for key, row in rows.items() if row.any()}
     values = json.dumps([group["group"] for group in cells], ensure_ascii=False) if cells else ""
     head, number = policies.lock(unit, [policy.id])[policy.id], policies.versions(unit, [policy.id])[-1].number + 1
