@@ -136,7 +136,7 @@ def studentised_bootstraps(
             indices_by_size.setdefault(len(units), []).append(index)
     for m, indices in indices_by_size.items():
         generator = np.random.default_rng(np.random.SeedSequence(seed))
-        for size in _chunks(number, max(1, 2**20 // m)):
+        for size in _chunks(number, max(1, 2**18 // m)):
             counts = _counts(generator, size, m)
             for index in indices:
                 (estimator, units), (value, _, negligible) = samples[index], figures[index]
