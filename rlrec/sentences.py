@@ -199,7 +199,11 @@ def _holdout_sentence(answer: Mapping[str, Any]) -> str:
         return difference_sentence(named, answer["unit"], by_reward=True, per_day=answer.get("units_per_day"))
     so_far = " so far (young-units: it may grow or turn)" if "young-units" in earned["reasons"] else ""
     figures = f"{earned['reward']} {_figures(earned)} a {answer['unit']}, visits {_figures(visits)}"
-    return f"{answer['route']} against its holdout: {figures}{so_far}"
+    sentence = f"{answer['route']} against its holdout: {figures}{so_far}"
+    if len(policies := answer.get("led_to", [])) > 1:
+        names = ", ".join(policies[:-1])
+        sentence += f"; this counts what {names} served before, too: `--log since=TIME` leaves it out"
+    return sentence
 
 
 def _figures(row: Mapping[str, Any]) -> str:

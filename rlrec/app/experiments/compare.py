@@ -23,7 +23,7 @@ from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
 from rlrec.store.log import activity, selected
 from rlrec.store.log.candidates import TEAMS
-from rlrec.store.policies import experiments
+from rlrec.store.policies import experiments, routes
 from rlrec.store.policies.experiments import Experiment
 from rlrec.times import DAY_US, format_time
 
@@ -32,7 +32,8 @@ DECISIONS_DIFFER, YOUNG_UNITS = "decisions-differ", "young-units"
 
 # Answer of `experiment show`: outcomes per unit with their differences from the first variant; earnings of the variants
 # and their differences per decision, under the first reward; checks of the split. reasons: of caution; units_per_day:
-# how many were assigned a day; first_at, last_at: of its decisions, None without any; route: whose holdout it is.
+# how many were assigned a day; first_at, last_at: of its decisions, None without any; route: whose holdout it is;
+# led_to: the policies that this has led to, oldest first; none where a log is named.
 VariantComparison = TypedDict("VariantComparison", {
     "experiment": str, "status": str, "unit": str, "variants": list[dict[str, Any]],
     "differences": list[dict[str, Any]], "sample_ratio": dict[str, float | None], "holdout": dict[str, Any] | None,
@@ -40,7 +41,7 @@ VariantComparison = TypedDict("VariantComparison", {
     "decisions_per_unit": list[dict[str, Any]], "created_at": str, "stopped_at": str | None,
     "anonymous": NotRequired[int], "ties": NotRequired[int | None],
     "interleave": NotRequired[list[str]], "units_per_day": NotRequired[float | None],
-    "first_at": str | None, "last_at": str | None, "route": NotRequired[str],
+    "first_at": str | None, "last_at": str | None, "route": NotRequired[str], "led_to": NotRequired[list[str]],
 })  # fmt: skip
 
 
@@ -67,6 +68,7 @@ def show(
         assigned = experiments.count_units(unit, experiment.id)
         first_at, last_at = experiments.assignment_times(unit, experiment.id)
         route = lookup.route_of_holdout(unit, experiment)
+        led_to = [] if route is None or log else [change.policy for change in routes.history(unit, route.route_id)]
         uniform = holdout.compare_holdout(unit, experiment, definitions[0], level=level)
         maturity = None
         if assigned and not collected.count("sessions", *range(len(experiment.variants))):
@@ -111,7 +113,7 @@ def show(
         experiment, variants, differences, collected.split, covered, holdout=uniform, outcomes=rows,
         unit_differences=unit_differences, reasons=reasons, decisions_per_unit=more_decisions, anonymous=sums.anonymous,
         units_per_day=sum(assigned.values()) / ((last_at - first_at) / DAY_US) if last_at > first_at else None,
-        **({} if route is None else {"route": route.route}),
+        **({} if route is None else {"route": route.route, "led_to": [*dict.fromkeys(led_to)]}),
     )  # fmt: skip
 
 

@@ -305,6 +305,12 @@ def test_a_sentence_gives_figures_where_the_direction_is_sure(
     assert sentence.endswith(end), sentence
 
 
+def test_a_sentence_says_that_it_counts_what_served_before() -> None:
+    answer = compared((2.0, 1.5, 2.5), [])
+    (alone,), (after,) = (experiment_sentences(answer | {"led_to": names}) for names in (["new"], ["old", "new"]))
+    assert after == f"{alone}; this counts what old served before, too: `--log since=TIME` leaves it out"
+
+
 def compared(difference: tuple[float, float, float], reasons: list[str]) -> dict[str, Any]:
     """The answer of a comparison whose holdout earned 1 a user and came once."""
     value, lower, upper = difference
