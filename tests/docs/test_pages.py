@@ -34,7 +34,7 @@ def environments() -> Iterator[Callable[..., Path]]:
         yield programs
 
 
-SECOND_HALVES = {"README": "## Five minutes\n", "visits": "## From a bandit to whole visits\n"}
+SECOND_HALVES = {"README": "## Five minutes\n", "visits": "## From a bandit to the long run\n"}
 """The heading of a long page from which on it needs nothing of what stands above: the two are run apart."""
 RUNS = [(path, second) for path in pages.PATHS for second in ([False, True] if path.stem in SECOND_HALVES else [False])]
 
