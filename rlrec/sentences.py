@@ -45,6 +45,11 @@ def difference_direction(row: Mapping[str, Any]) -> str:
     return direction(row["lower"], row["upper"], tolerance=rounding(base))
 
 
+def is_growing(row: Mapping[str, Any]) -> bool:
+    """Whether a difference is sure in what came so far, and nothing but that is in doubt."""
+    return difference_direction(row) in ("more", "less") and set() < {*row["reasons"]} <= GROWING
+
+
 def gate_direction(gate: Mapping[str, Any]) -> str:
     """The direction of the gain that a gate looked at."""
     return direction(gate["lower"], gate["upper"], tolerance=rounding(gate["value"], gate["live_value"]))
@@ -164,6 +169,11 @@ def difference_sentence(
     row: Mapping[str, Any], unit: str, *, by_reward: bool = False, per_day: float | None = None
 ) -> str:  # fmt: skip
     """A difference in reward per unit, as `experiment show` has it, in plain words. per_day: units that come a day."""
+    if row["answer"] == "unknown" and is_growing(row) and "young-units" in row["reasons"]:
+        name, reward = row.get("group", row.get("variant")), f" by {row['reward']}" if by_reward else ""
+        earned = f"{name} earned {difference_direction(row)} than {row['against']} so far"
+        doubt = f"it may grow or turn, since many had no time yet to come again ({', '.join(row['reasons'])})"
+        return f"{earned}: {_figures(row)} per {unit}{reward}; {doubt}"
     base = row["value"] / row["relative"] if row["relative"] else None
     claim = Claim(
         name=row.get("group", row.get("variant")), rival=row["against"],
@@ -193,8 +203,7 @@ def _holdout_sentence(answer: Mapping[str, Any]) -> str:
     """The conclusion from the users whom a route keeps apart. answer: as of `experiment show`."""
     rows = {row["metric"]: row for row in reversed(answer["unit_differences"])}
     earned, visits = rows["reward_per_unit"], rows["visits"]
-    is_sure = difference_direction(earned) in ("more", "less") and {*earned["reasons"]} <= GROWING
-    if not is_sure:
+    if not (is_growing(earned) or (difference_direction(earned) in ("more", "less") and not earned["reasons"])):
         named = {**earned, "group": answer["route"], "against": "its holdout"}
         return difference_sentence(named, answer["unit"], by_reward=True, per_day=answer.get("units_per_day"))
     so_far = " so far (young-units: it may grow or turn)" if "young-units" in earned["reasons"] else ""
@@ -266,8 +275,8 @@ def effect_sentence(arms: Sequence[Mapping[str, Any]], level: float = 0.95) -> s
     if sure:
         return f"{sure[0]['arm']} adds in the long run to the average of this log ({_effect(sure[0])})"
     return (
-        "no arm alone surely adds to the average of this log in the long run, or costs; all together they may: "
-        "a policy of kind long-term draws each as often as it may be the best"
+        f"with all {len(arms)} arms looked at together, none surely adds to the average of this log in the long run, "
+        "or costs: a policy of kind long-term draws each as often as it may be the best"
     )
 
 

@@ -138,6 +138,13 @@ def test_an_experiment_is_judged_by_what_a_unit_earned() -> None:
     assert conclusion(unknown).endswith(f"than old; {clause}")
     young = difference("reward_per_unit", "unknown", 0.02, reasons=["young-units"])
     assert conclusion(young) == "new: this log cannot tell whether it is better or worse than old (young-units)"
+    grown = difference("reward_per_unit", "unknown", 0.2, reasons=["young-units"])
+    assert conclusion(grown) == (
+        "new earned more than old so far: +20 % [+15, +25] per user; it may grow or turn, since many had no time "
+        "yet to come again (young-units)"
+    )
+    doubted = difference("reward_per_unit", "unknown", 0.2, reasons=["young-units", "unlike-loggers"])
+    assert conclusion(doubted).startswith("new: this log cannot tell")
     durable = difference("reward_per_unit", "better", 0.2, reward="durable")
     assert conclusion(durable) == "new is better than old: +20 % [+15, +25] per user by durable"
     assert conclusion() == "There is nothing to compare."
