@@ -76,7 +76,9 @@ class HoldoutValue:
             estimators=estimators, gamma=gamma, horizon=split.longest, spans_batches=split.spans_batches
         )
         self._reference_partials = self.partials(reference)
-        self.left_out = left_out(self.fold, self._reference_partials)
+        unsupported = left_out(self.fold, self._reference_partials)
+        # they count where there is no other logger, as in `Weighting`
+        self.left_out = unsupported if {key.logger for key in self._reference_partials} - unsupported else frozenset()
         counts = np.array([stratum.logger not in self.left_out for stratum in split.strata], np.float64)
         if by_position is not None:
             self._slots_of_reference = self._slot_values(reference)

@@ -125,6 +125,25 @@ def test_what_evaluate_cannot_tell_the_gate_does_not_let_pass(train: Run) -> Non
     )
 
 
+def test_loggers_count_where_none_of_them_supports_the_policy(run_sqlite: Run, tmp_path: Path) -> None:
+    arms, prior = "abcdefghij", tmp_path / "prior.csv"
+    chances = dict.fromkeys(arms, (1, 999)) | {"a": (900, 100), "b": (500, 500)}
+    prior.write_text("arm,alpha,beta\n" + "".join(f"{arm},{won},{lost}\n" for arm, (won, lost) in chances.items()))
+    run_sqlite("init")
+    run_sqlite("arm", "import", "-", stdin="\n".join(f'{{"arm": "{arm}"}}' for arm in arms))
+    for policy in ("sure", "certain"):
+        run_sqlite("policy", "create", policy, "--kind", "thompson", "--prior", prior)
+    words = ("--input", "-", "--now", "2026-02-01")
+    requests = [{"policy": ("sure", "certain")[n % 2], "session": f"s{n}", "user": f"u{n}", "k": 2} for n in range(300)]
+    pages = run_sqlite("recommend", *words, "--seed", 1, stdin="\n".join(map(json.dumps, requests))).lines
+    clicks = [{"decision_id": page["decision_id"], "position": 1, "events": {"click": 1}} for page in pages]
+    assert run_sqlite("feedback", *words, stdin="\n".join(map(json.dumps, clicks))).exit_code == 0
+    run_sqlite("policy", "create", "pg", "--kind", "gradient", "--now", "2026-02-15")
+    result = run_sqlite("--now", "2026-02-15", "train-pg", "pg", *QUICK, "--json")
+    assert (result.exit_code, "nan" in result.stderr) == (0, False)
+    assert "gain 0" in result.stderr
+
+
 @pytest.mark.parametrize("lr", [5.0, 50.0])
 def test_one_that_is_not_better_exits_3_with_the_numbers(train: Run, lr: float) -> None:
     """The document on stdout, the error on stderr; the version is kept."""
