@@ -309,9 +309,10 @@ class StudyFold:
         slots = pages[0].slots
         mature = [reward_log.mature(slots, reward, now=self.unit.now) for reward in self.study.rewards]
         visit, is_counted = visit_indices(columns, slots["session_id"], slots["visit"]), ~slots["censored"]
+        is_left_out = mature[0] & slots["censored"]
         if grouped and self._is_holdout:  # a decision names the variant that served, which is none outside of it
             slots = {**slots, "variant_id": columns["assigned_id"][visit]}
-            is_counted &= slots["variant_id"] != ABSENT
+            is_counted, is_left_out = (flags & (slots["variant_id"] != ABSENT) for flags in (is_counted, is_left_out))
         elif grouped and self.study.by == "variant":  # a person with several keys has the variant that came first
             assigned_id = columns["assigned_id"][visit]
             is_theirs = (columns["is_merged"][visit] > 0) & (assigned_id != ABSENT)
@@ -321,7 +322,7 @@ class StudyFold:
             group=self.groups.number(slots) if grouped else np.zeros(len(slots["at"]), np.int64),
             at=slots["at"], rewards=[page.reward for page in pages], mature=mature, keep=slots["keep_probability"],
         )  # fmt: skip
-        return decisions.take(is_counted), take(slots, is_counted), int((mature[0] & ~is_counted).sum())
+        return decisions.take(is_counted), take(slots, is_counted), int(is_left_out.sum())
 
     def _ages(self, visits: Visits, decisions: ServedDecisions, units: UnitSums) -> dict[str, Ids]:
         """Visits by the age that their unit had, and units by their age at the end, of each variant, (v, AGES)."""

@@ -156,6 +156,19 @@ def test_the_policy_that_the_route_began_with_can_serve_elsewhere(run_sqlite: Ru
     assert run_sqlite("policy", "promote", "ts@2").exit_code == 0
 
 
+def test_decisions_before_the_holdout_are_not_called_censored(run_sqlite: Run, sqlite_db: str) -> None:
+    prepared(sqlite_db)
+    variants(run_sqlite)
+    run_sqlite("experiment", "stop", "home-holdout")
+    run_sqlite("route", "set", "home", "--holdout", "30%")
+    later = ("--now", "+8d")
+    shown = run_sqlite(*later, "experiment", "show", "home-holdout-2")
+    assert (shown.exit_code, shown.stderr) == (0, "")
+    run_sqlite("feedback", "1", "--censor")
+    assert "censored" not in run_sqlite(*later, "experiment", "show", "home-holdout-2").stderr
+    assert "left out: 1 decision with a censored" in run_sqlite(*later, "experiment", "show", "home-holdout").stderr
+
+
 def test_a_holdout_that_was_stopped_is_left_to_the_route(run_sqlite: Run, sqlite_db: str) -> None:
     prepared(sqlite_db)
     first = apart(run_sqlite, 0)
