@@ -65,7 +65,8 @@ def effects(store: Store, show: Show, plot: str | None, workers: Workers, **requ
     groups, several = result["groups"], len(result["groups"]) > 1 or request["by"] is not None
     title = []
     for group in groups:
-        label = f"{group['group']}: " if several else ""
+        name = f"no {request['by']}" if group["group"] is None else group["group"]
+        label = f"{name}: " if several else ""
         title += [label + effect_sentence(group["arms"], result["level"]), label + _counts(group)]
     span = ", as long as the log is" if result["horizon_s"] == result["log_s"] else ""
     title.append(f"reward {result['reward']}; back within {format_duration(int(result['horizon_s'] * 1e6))}{span}")

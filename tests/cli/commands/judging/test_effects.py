@@ -131,6 +131,12 @@ def test_effects_of_groups_are_drawn_towards_those_of_all(shop: Run) -> None:
             assert abs(row["shrunk"] - usual["shrunk"]) <= abs(row["long_run"] - usual["long_run"]) + 0.1
 
 
+def test_pages_without_a_variant_are_called_so(shop: Run) -> None:
+    title = shop("effects", "--by", "variant", "--now", AFTERWARDS).stdout.splitlines()
+    assert title[0].startswith("no variant: ")
+    assert title[1].startswith("no variant: ")
+
+
 @pytest.mark.parametrize("by", ["policy", "version", "variant", "day"])
 def test_each_group_that_the_log_has_can_be_asked_for(shop: Run, by: str) -> None:
     answer = effects(shop, "--by", by)
