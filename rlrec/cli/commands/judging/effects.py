@@ -75,7 +75,7 @@ def effects(store: Store, show: Show, plot: str | None, workers: Workers, **requ
 
 
 def _counts(group: GroupEffects) -> str:
-    person = "person" if group["returned"] is not None else "unnamed session"
+    person = "person" if group["returned"] is not None else "visitor"  # a user, or a session without one
     counts = ((group["pages"], "page"), (group["visits"], "visit"), (group["persons"], person))
     parts = [quantity(number, noun) for number, noun in counts]
     if group["returned"] is not None and group["return_value"] is not None:

@@ -192,6 +192,15 @@ def test_a_log_that_cannot_tell_is_refused(db: str) -> None:
     assert (constant.exit_code, "never differed" in constant.stderr) == (3, True)
 
 
+def test_users_whose_return_nobody_awaited_are_no_unnamed_sessions(run_sqlite: Run) -> None:
+    run_sqlite("init")
+    run_sqlite("arm", "import", "-", stdin='{"arm": "x"}\n{"arm": "y"}\n{"arm": "z"}')
+    run_sqlite("policy", "create", "draw", "--kind", "uniform")
+    lines = "\n".join(json.dumps({"policy": "draw", "session": f"s{n}", "user": f"u{n}"}) for n in range(50))
+    run_sqlite("recommend", "--input", "-", "--seed", 1, "--now", "2026-02-01", stdin=lines)
+    assert "50 pages, 50 visits, 50 visitors" in run_sqlite("effects", "--now", "2026-02-02").stdout
+
+
 def test_a_log_without_propensities_is_refused(db: str, tmp_path: Any) -> None:
     lines = [
         {
