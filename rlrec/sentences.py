@@ -265,7 +265,7 @@ def effect_sentence(arms: Sequence[Mapping[str, Any]], level: float = 0.95) -> s
     reach = NormalDist().inv_cdf(1 - (1 - level) / 2 / len(arms))
     sure = [row for row in arms if abs(row["shrunk"]) > reach * row["shrunk_sd"] > 0]
     bad = [row for row in sure if row["shrunk"] < 0]
-    baits = [row for row in bad if 4 * row["rank_now"] <= len(arms)]
+    baits = [row for row in bad if 4 * row["rank_now"] <= len(arms) and row["now"] > 0]
     if baits:
         bait = min(baits, key=lambda row: row["rank_now"])
         rank = f"rank {bait['rank_now']} of {len(arms)}"

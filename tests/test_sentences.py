@@ -14,6 +14,7 @@ from rlrec.sentences import (
     difference_direction,
     difference_sentence,
     direction,
+    effect_sentence,
     experiment_sentences,
     percent,
     rounding,
@@ -158,6 +159,18 @@ def test_a_gain_that_costs_visits_says_so() -> None:
     assert clause in conclusion(earned, {**visits, "answer": "unknown", "reasons": ["young-units"]})
     assert clause not in conclusion(earned, {**visits, "answer": "unknown", "reasons": ["young-units"], "upper": 0.1})
     assert clause not in conclusion({**earned, "answer": "unknown"}, visits)
+
+
+def test_an_arm_that_earns_less_than_the_average_now_is_no_bait() -> None:
+    """However good its rank is: of many arms most may have been shown next to never."""
+    rows = [
+        {"arm": f"a{rank}", "now": 0.3 - 0.2 * rank, "rank_now": rank, "shrunk": -0.1 * rank, "shrunk_sd": 0.01,
+         "shrunk_lower": -0.1 * rank - 0.02, "shrunk_upper": -0.1 * rank + 0.02}
+        for rank in range(1, 9)
+    ]  # fmt: skip
+    assert effect_sentence(rows).startswith("a1 earns much now (rank 1 of 8) and costs in the long run")
+    rows[0]["now"] = -0.01
+    assert effect_sentence(rows).startswith("a8 costs in the long run")
 
 
 def test_rewards_that_disagree_and_a_split_that_is_wrong_are_no_advice() -> None:

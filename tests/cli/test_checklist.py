@@ -294,6 +294,7 @@ SEVERAL = {
     "--by": "each command has groups of its own",
     "--features": "those of an arm; how a kind reads them",
     "--layout": "of imports, and of exports",
+    "--param": "of `sweep` for a kind, with several values",
     "--position": "a slot of `feedback`; elsewhere a position curve",
 }
 

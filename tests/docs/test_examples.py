@@ -23,6 +23,10 @@ ELSEWHERE = {
     "rlrec demo",  # a minute of its own
     "rlrec serve --listen 127.0.0.1:8080", "rlrec serve --listen unix:rlrec.sock",  # until a signal: cli/test_serve.py
     "rlrec db roles > roles.sql && psql shop -f roles.sql",  # needs a client of PostgreSQL: cli/test_db_roles.py
+    # need people who come back (app/judging/test_suggestion.py), and ten stretches of time (judging/test_sweep.py)
+    "rlrec reward suggest --reward durable --horizon 3d", "rlrec reward suggest --log policy=home --json",
+    "rlrec sweep --kinds thompson,ucb,lin-thompson",
+    "rlrec sweep --kinds thompson,linucb --param linucb:alpha=0.3,1 --param linucb:floor=0.05 --log policy=home",
 }  # fmt: skip
 
 FILES = {  # that examples name

@@ -30,7 +30,7 @@ from rlrec.store.database import bulk
 from rlrec.store.log import activity, contents, selected
 from rlrec.store.log.events import RETURN
 from rlrec.store.log.selected import Selection
-from rlrec.store.policies import arms, policies
+from rlrec.store.policies import arms, policies, routes
 from rlrec.store.policies.beliefs import ArmSums, BeliefRow
 from rlrec.times import format_time
 
@@ -216,9 +216,12 @@ def _drafts(unit: Unit, reward: Reward, effects: arm_effects.Result) -> Iterator
     command = f"`rlrec policy create {reward.name}-uniform --kind uniform --reward {reward.name}` makes it"
     yield Draft("uniform", command, VersionDistribution(uniform, designs.policy_of(uniform), sums=(), prior=()))
     names = [policy.name for policy in policies.all_policies(unit) if "@" not in policy.name]
+    leading = {change.policy_id: change.route for change in routes.newest_changes(unit) if change.number is None}
     live = [version for version, _ in policies.live(unit, names).values() if kinds.load(version.policy.kind).served]
     for version in live:
         command = f"it is live: `rlrec route set ROUTE --to {version.policy.name}` lets a route lead to it"
+        if version.policy.id in leading:
+            command = f"route {leading[version.policy.id]} leads to it already"
         yield Draft(version.policy.name, command, exact.load(unit, version), version.id)
         if version.learning and version.reward.id != reward.id:
             yield from _repriced(unit, version, reward)
@@ -233,6 +236,8 @@ def _repriced(unit: Unit, version: Version, reward: Reward) -> Iterator[Draft]:
     try:
         designs.policy_of(draft).check(reward)
     except InputError:
+        if policies.by_name(unit, f"{name}-{reward.name}") is not None:
+            return  # it was made before, and is a candidate itself
         options = f"--kind {ANY_REWARD} --reward {reward.name} --from-log policy={name}"
         draft = designs.unstored(ANY_REWARD, kinds.values(kinds.make(ANY_REWARD, {})), reward)
         command = f"`rlrec policy create {name}-{reward.name} {options}` makes it"

@@ -82,4 +82,4 @@ def eligible_arms(unit: Unit, ids: Collection[int]) -> dict[int, tuple[int, ...]
 
 def set_sizes(unit: Unit, ids: Collection[int]) -> dict[int, int]:
     """How many arms each eligible set has."""
-    return dict(unit.ask("SELECT id, size FROM eligible_set WHERE id IN (?*)", ids))
+    return StoredRows("eligible_set", unit.ask("SELECT id, size FROM eligible_set WHERE id IN (?*)", ids))

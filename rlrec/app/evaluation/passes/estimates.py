@@ -87,12 +87,15 @@ class EstimateRow:
         bounds: dict[str, Any] = {}
         if estimate.verdict != "insufficient" or answer == "same":
             bounds = {"value": estimate.lift, **dict(zip(("lower", "upper"), estimate.lift_bounds, strict=True))}
+        logger = (estimate.log or "").removeprefix("loggers=")  # which may be several
+        is_alone = answer == "same" and bool(estimate.logger_weights) and logger != estimate.log and "+" not in logger
         weak = [name for name in estimate.reasons if estimate.verdict == "weak" and REASONS[name].group == "sample"]
         return Claim(
-            name=self.name, rival=LOGGED, answer=answer, **bounds, needed=needed, days=self._days(needed),
+            name=self.name, rival=logger if is_alone else LOGGED, answer=answer, **bounds, needed=needed,
+            days=self._days(needed),
             cluster=estimate.cluster, groups=in_groups(answers.doubts_of(estimate.reasons) or estimate.reasons),
             basis=f"per {UNITS[estimate.unit]}", reward="" if self.reward == DEFAULT_REWARD else self.reward,
-            is_logger=estimate.log == f"loggers={self.name}",
+            is_logger=logger == self.name,
             caveat=f"{'on little data' if LITTLE_DATA & {*weak} else 'weak'} ({', '.join(weak)})" if weak else "",
         )  # fmt: skip
 

@@ -81,7 +81,7 @@ def _refuse_lone_policy(request: Mapping[str, Any]) -> None:
 @click.argument("name", type=NAME)
 @click.option("--to", required=True, metavar="POLICY[@V]", help=TO)
 @holdout_options
-@writing("rlrec route create front --to home", "rlrec route create front --to home --holdout 5%")
+@writing("rlrec route create front --to home", "rlrec route create shop --to home --holdout 5%")
 def create(store: Store, show: Show, **request: Any) -> None:
     """Create a route. Routes and policies share one namespace.
 

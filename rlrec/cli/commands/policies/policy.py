@@ -79,6 +79,8 @@ def create(store: Store, show: Show, params: Sequence[tuple[str, str]], **reques
         conclude(show, *filter(None, [best]))
     if result["kind"] == "logged":
         suggest_next(show, f"import-log FILE --layout LAYOUT --policy {result['policy']}", "brings the log in")
+    elif result["kind"] == "long-term":
+        suggest_next(show, f"policy rebuild {result['policy']}", "learns from the log what keeps people")
     else:
         suggest_next(show, f"recommend --policy {result['policy']} --session s1", "draws and logs a slate")
 

@@ -235,7 +235,7 @@ def broad_logs(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) 
     with closing(logs.at(path, 0)) as store:
         store.write(lambda unit: arms.put(unit, described))
     logs.create(path, "log", "uniform")
-    logs.create(path, "lin", "lin-thompson", model="shared")
+    logs.create(path, "lin", "lin-thompson", model="shared", samples="250")
     logs.serve(path, "lin", pages=20, rates=rates.tolist(), size=5)
     for day in range(12):
         options = {"size": 5, "users": 400, "together": 1, "start": 1440.0 * (day + 1), "seed": day}
