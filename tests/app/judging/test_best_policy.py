@@ -62,8 +62,8 @@ def test_the_commands_make_what_they_say(shop: Run, sqlite_db: str) -> None:
             done = shop("--now", LATER, *command.replace("ROUTE", "home").split()[1:])
             assert done.exit_code == 0, (command, done.stderr)
     judged = {row["name"]: row["command"] for row in answer(sqlite_db)["candidates"]}
-    made = {"durable-uniform", "clicks-durable", "durable-long-term"}
-    assert judged.keys() >= CANDIDATES - {"clicks re-priced"} | made
+    created = {"durable-uniform", "clicks-durable", "durable-long-term"}
+    assert judged.keys() >= CANDIDATES - {"clicks re-priced"} | created
     # the last of the commands led the route there
     assert [command for command in judged.values() if "home" in command] == ["route home leads to it already"]
 

@@ -13,7 +13,7 @@ import numpy as np
 from rlrec.app.evaluation.passes import passes
 from rlrec.app.evaluation.passes.log_reader import LogReader, Reading
 from rlrec.app.evaluation.passes.pages import CompletePages, EffectUnit, extended, remaining
-from rlrec.app.evaluation.passes.request import Evaluation
+from rlrec.app.evaluation.passes.request import EmptyLog, Evaluation
 from rlrec.app.evaluation.passes.request import Request as EvaluationRequest
 from rlrec.app.evaluation.rows import groups
 from rlrec.app.evaluation.rows.log_rows import LoggedBatch, RowGroup
@@ -30,6 +30,7 @@ from rlrec.ope.sums.exposures import ExposureRegression, Exposures, block_number
 from rlrec.ope.sums.return_times import ReturnTimes
 from rlrec.records import Reward, Sums, add_each
 from rlrec.store import Unit
+from rlrec.store.log import selected
 from rlrec.store.log.events import RETURN
 from rlrec.times import DAY_US, SECOND
 
@@ -488,6 +489,11 @@ def sum_log(
     page_groups = [name for name in groups.FIELDS if name not in FINEST]
     groups.check_field(request.by, total.names, groups=page_groups)
     if not total.groups:
+        selection, wait_us = replace(evaluation.selection, imported=False), effect_pass.reward.window_us
+        if selected.extent(unit, selection).decisions:
+            maturity = reward_log.maturity_sentence(unit, selection, wait_us=wait_us)
+            if maturity is not None:
+                raise EmptyLog("no page has waited for its reward", hint=maturity)
         hint = (
             "log by a policy of the store, with a floor: `rlrec policy create NAME --kind thompson --param floor=0.05`"
         )

@@ -201,6 +201,17 @@ def test_users_whose_return_nobody_awaited_are_no_unnamed_sessions(run_sqlite: R
     assert "50 pages, 50 visits, 50 visitors" in run_sqlite("effects", "--now", "2026-02-02").stdout
 
 
+def test_a_log_of_today_says_when_it_can_tell(run_sqlite: Run) -> None:
+    for arm in ARMS:
+        run_sqlite("arm", "add", arm)
+    run_sqlite("policy", "create", "even", "--kind", "uniform")
+    for number in range(12):
+        run_sqlite("recommend", "--policy", "even", "--session", f"s{number}", "-k", "2")
+    refused = run_sqlite("effects", "--json")
+    assert (refused.exit_code, refused.error["error"]) == (2, "empty log: no page has waited for its reward")
+    assert "to look now, add `--now " in refused.error["hint"]
+
+
 def test_a_log_without_propensities_is_refused(db: str, tmp_path: Any) -> None:
     lines = [
         {
