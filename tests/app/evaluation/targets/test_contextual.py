@@ -200,7 +200,7 @@ def test_a_correlated_target_is_judged_right(shared: Any) -> None:
 
 @pytest.mark.slow
 def test_another_seed_simulates_other_pages(shared: Any) -> None:
-    requests = {"estimator": "ips", "log": "policy=log", "interval": "normal"}
+    requests = {"estimator": "ips", "log": "policy=log,split=gate", "interval": "normal"}
     once, again, other, more = (
         logs.estimate(shared, "lin", **requests, **options)["value"]
         for options in ({}, {}, {"seed": 1}, {"target_samples": 4_000})
