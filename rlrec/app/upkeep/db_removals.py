@@ -45,9 +45,10 @@ def _delete_decisions(unit: Unit, decisions: Sequence[OwnedDecision]) -> list[in
 # -- a user --
 
 
-# beliefs: how many versions are corrected; retrain: those that started from rows of the user, as POLICY@V.
+# keys: all of the user's; beliefs: how many versions are corrected; retrain: those that started from rows of the user,
+# as POLICY@V.
 Forgotten = TypedDict("Forgotten", {
-    "user": str, "decisions": int, "events": int, "beliefs": int, "retrain": list[str],
+    "user": str, "keys": list[str], "decisions": int, "events": int, "beliefs": int, "retrain": list[str],
 })  # fmt: skip
 
 
@@ -91,6 +92,7 @@ def forget(store: Store, user: str, *, dry_run: bool = False) -> Forgotten:
     can be repeated."""
     with store.read() as unit:
         exists, (_, unfinished) = bool(_user_id(unit, user)), removals.count_removals(unit)
+        keys = sorted(users.all_keys(unit, [user]).get(user, {user}))
         rows = _read(unit, user) if dry_run else None
     if not (exists or unfinished):
         raise InputError(f"unknown user {user!r}", hint="`rlrec session list` shows users")
@@ -100,10 +102,10 @@ def forget(store: Store, user: str, *, dry_run: bool = False) -> Forgotten:
                 rows = store.write(lambda unit: delete_user(unit, user), references_hold=True)
         removals.erase_bytes(store)
     if rows is None:
-        return {"user": user, "decisions": 0, "events": 0, "beliefs": 0, "retrain": []}
+        return {"user": user, "keys": keys, "decisions": 0, "events": 0, "beliefs": 0, "retrain": []}
     return {
-        "user": user, "decisions": len(rows.decisions), "events": rows.events, "beliefs": len(rows.corrections),
-        "retrain": [version.reference for version in rows.retrain],
+        "user": user, "keys": keys, "decisions": len(rows.decisions), "events": rows.events,
+        "beliefs": len(rows.corrections), "retrain": [version.reference for version in rows.retrain],
     }  # fmt: skip
 
 

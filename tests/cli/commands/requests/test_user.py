@@ -274,7 +274,9 @@ def test_forgetting_any_key_forgets_the_person(shop: Run, store: Store) -> None:
         visit(shop, f"{day}T00", key, f"s{day}")
     at(shop, "06T00", "user", "merge", "anon", "--into", "u1")
     at(shop, "06T00", "user", "merge", "later", "--into", "u1")
-    assert at(shop, "06T00", "db", "forget", "--user", "later", "--yes")["decisions"] == 3
+    for options in (["--dry-run"], ["--yes"]):
+        forgotten = at(shop, "06T00", "db", "forget", "--user", "later", *options)
+        assert (forgotten["keys"], forgotten["decisions"]) == (["anon", "later", "u1"], 3)
     assert [key for key in ("u1", "anon", "later", "u2") if shop("user", "show", key).exit_code == 0] == ["u2"]
     assert not any("anon" in row or "later" in row for rows in dump(store).values() for row in rows)
     sound(shop)

@@ -212,7 +212,7 @@ def test_no_byte_of_a_user_is_left_in_the_file(personal: Run, sqlite_db: str) ->
         connection.execute("PRAGMA user_version").fetchone()
         assert remaining(sqlite_db) > 50
         assert at(personal, "db", "forget", "--user", "zelda", "--yes") == {
-            "user": "zelda", "decisions": 6, "events": 14, "beliefs": 1, "retrain": [],
+            "user": "zelda", "keys": ["zelda"], "decisions": 6, "events": 14, "beliefs": 1, "retrain": [],
         }  # fmt: skip
         assert remaining(sqlite_db) == 0
     assert personal("--now", LATE, "doctor").exit_code == 0
