@@ -1,0 +1,45 @@
+"""Confidence sequences, with the figures of their papers and of GrowthBook."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rlrec.ope.intervals.sequences import bound_distance, half_width, p_value, tightness
+
+
+def test_published_half_widths() -> None:
+    assert half_width(1.0, 1_000, best_n=1_000, alpha=0.05) == pytest.approx(0.0959817, abs=5e-8)
+    assert bound_distance(1.0, 1_000, best_n=1_000, alpha=0.05) == pytest.approx(0.0878827, abs=5e-8)
+
+
+def test_the_relative_difference_of_gbstats() -> None:
+    counts, totals = np.array([3_000, 3_461]), np.array([1_396.87, 2_422.7])
+    squares = np.array([52_377.9767, 134_698.29])
+    means = totals / counts
+    squared_errors = (squares - counts * means**2) / (counts - 1) / counts
+    # the delta method for the ratio of means
+    squared_error = squared_errors[1] / means[0] ** 2 + squared_errors[0] * means[1] ** 2 / means[0] ** 4
+    reach = half_width(squared_error * counts.sum(), counts.sum(), best_n=1_000, alpha=0.05)
+    relative = means[1] / means[0] - 1
+    assert [relative, relative - reach, relative + reach] == pytest.approx([0.50336, -0.55844, 1.56516], abs=5e-6)
+
+
+def test_a_sequence_is_tightest_in_errors_where_it_was_tuned() -> None:
+    n = np.arange(1, 20_000)
+    errors = half_width(1.0, n, best_n=1_000, alpha=0.05) * np.sqrt(n)
+    assert 900 < n[np.argmin(errors)] < 1_100
+    assert errors.min() == pytest.approx(3.03, abs=0.01)  # a fixed interval has 1.96
+
+
+def test_the_p_value_is_the_level_whose_interval_ends_at_zero() -> None:
+    variance, n, rho = 2.0, np.array([150.0, 1_000.0, 40_000.0]), tightness(5_000, 0.05)
+    for alpha in (0.3, 0.05, 0.001):
+        reach = half_width(variance, n, best_n=5_000, alpha=alpha, rho=rho)
+        assert p_value(-reach, variance, n, best_n=5_000, alpha=0.05) == pytest.approx(alpha, rel=1e-12)
+    assert p_value(0.0, 1.0, 500, best_n=5_000, alpha=0.05) == 1.0
+
+
+def test_nothing_is_excluded_without_a_cluster() -> None:
+    assert half_width(1.0, np.array([0, 1]), best_n=100, alpha=0.05).tolist()[0] == np.inf
+    assert bound_distance(1.0, 0, best_n=100, alpha=0.05) == np.inf
