@@ -1,4 +1,4 @@
-"""Which variant of an experiment a unit belongs to: by salted hash, and for ever once assigned."""
+"""Which variant of an experiment a unit belongs to: by salted hash, and once assigned until a phase moves it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rlrec.app.serving.open_sessions import OpenSessions
 from rlrec.app.serving.requests import Outdated, PlannedRequest, Request
 from rlrec.errors import InputError
 from rlrec.store import Unit
+from rlrec.store.database.unit import parse
 from rlrec.store.log import sessions
 from rlrec.store.policies import experiments, users
 from rlrec.store.policies.experiments import Experiment, Variant
@@ -19,34 +20,37 @@ from rlrec.store.policies.routes import RouteChange
 UnitKey = tuple[str, str]  # a unit that experiments assign: `user` or `session`, and its key
 
 
-def hash_variant(experiment: Experiment, unit_key: str) -> Variant:
-    """The variant of a unit: a uniform hash of its key, divided in proportion to the weights."""
+def hash_variant(experiment: Experiment, unit_key: str, weights: Mapping[str, float] | None = None) -> Variant:
+    """The variant of a unit: a uniform hash of its key, divided in proportion to the weights.
+    weights: by label, of another phase than the newest."""
     uniform = int.from_bytes(sha256(f"{experiment.salt}/{unit_key}".encode()).digest()[:8]) / 2**64
-    total = sum(variant.weight for variant in experiment.variants)
-    upper = 0.0
+    weights = weights or {variant.label: variant.weight for variant in experiment.variants}
+    total, upper = sum(weights.values()), 0.0
     for variant in experiment.variants:
-        upper += variant.weight / total
+        upper += weights[variant.label] / total
         if uniform < upper:
             return variant
     return experiment.variants[-1]
 
 
 class Assigned(NamedTuple):
-    """The variants of a request, of which the last one may serve it. by: the kind of its unit, user or session."""
+    """The variants of a request, of which the last one may serve it. by: the kind of its unit, user or session;
+    fallback: what serves where the experiment that it names does not take the unit."""
 
     variants: tuple[tuple[Experiment, Variant], ...]
     by: str
+    fallback: str | None = None
 
     @property
     def key(self) -> tuple[Any, ...]:
         """Requests with equal keys share a distribution."""
-        return (self.by, *(variant.id for _, variant in self.variants))
+        return (self.by, self.fallback, *(variant.id for _, variant in self.variants))
 
     @property
     def serving(self) -> tuple[Experiment, Variant] | None:
-        """The variant whose policy serves; None where the route serves as it would without experiments."""
-        experiment, variant = self.variants[-1]
-        return (experiment, variant) if variant in experiment.serving else None
+        """The variant whose policy serves; None where that is the fallback, or what the route serves anyway."""
+        serving = [(experiment, variant) for experiment, variant in self.variants if variant in experiment.serving]
+        return serving[-1] if serving else None
 
 
 class Assigner:
@@ -58,6 +62,7 @@ class Assigner:
         self._by_route = {name: route.experiments for name, route in routes.items()}
         to_assign = [request for request in requests if self._names(request)]
         names = {name for request in to_assign for name in self._names(request)}
+        self._named = {request.experiment for request in to_assign if request.experiment is not None}
         self.experiments = experiments.by_name(unit, names) if names else {}
         self._budget = iter(range(lookup.MAX_SUGGESTIONS))
         self._users: dict[str, str] = {}  # by session, of earlier requests of the group
@@ -100,23 +105,27 @@ class Assigner:
             self._users.setdefault(request.session, self._main_keys.get(request.user, request.user))
 
     def policies(self) -> set[str]:
-        """Names of the policies of all variants."""
-        return {variant.policy for experiment in self.experiments.values() for variant in experiment.serving}
+        """Names of the policies of all variants, and of what serves where an experiment does not take a unit."""
+        variants = {variant.policy for experiment in self.experiments.values() for variant in experiment.serving}
+        return variants | {fallback(self.experiments[name]) for name in self._named & self.experiments.keys()}
 
     def choose(self, request: Request) -> Assigned | None:
         """The variants of a request; None where it takes part in no experiment. A unit in the holdout of a route takes
         part in no ramp. Raises InputError where the request names an experiment that cannot serve it."""
         variants: list[tuple[Experiment, Variant]] = []
-        by = ""
+        by, policy = "", None
         for name in self._names(request):
             experiment, variant, by = self._variant(request, name)
-            variants.append((experiment, variant))
+            if variant is not None:
+                variants.append((experiment, variant))
+            elif request.experiment is not None:
+                policy = fallback(experiment)
             if variant in experiment.serving:
                 break
-        return Assigned(tuple(variants), by) if variants else None
+        return Assigned(tuple(variants), by, policy) if variants or policy else None
 
-    def _variant(self, request: Request, name: str) -> tuple[Experiment, Variant, str]:
-        """An experiment, the variant of a request there, and the kind of its unit."""
+    def _variant(self, request: Request, name: str) -> tuple[Experiment, Variant | None, str]:
+        """An experiment, the variant of a request there, None where it does not take the unit, and the kind of that."""
         experiment = self.experiments.get(name)
         if experiment is None:
             is_first = next(self._budget, None) is not None
@@ -127,7 +136,10 @@ class Assigner:
         unit_key = self._unit_key(request, experiment)
         variant_id = self._variants[name].get(unit_key)
         variant = next((variant for variant in experiment.variants if variant.id == variant_id), None)
-        return experiment, variant or hash_variant(experiment, unit_key[1]), unit_key[0]
+        if experiment.mode != experiments.FROZEN and (variant is None or experiment.mode == experiments.MOVES):
+            hashed = hash_variant(experiment, unit_key[1])
+            variant = hashed if variant is None else max(variant, hashed)  # by id: a ramp gives none back
+        return experiment, variant, unit_key[0]
 
     def _unit_key(self, request: Request, experiment: Experiment) -> UnitKey:
         """The unit of a request. A route serves everybody: there, sessions without a user are units themselves."""
@@ -143,6 +155,14 @@ class Assigner:
         )
 
 
+def fallback(experiment: Experiment) -> str:
+    """The policy or version that serves a unit which an experiment does not take: what its first variant that is not
+    uniform is a copy of."""
+    definition = parse(experiment.definition, f"definition of experiment {experiment.name}")
+    references = definition.get("interleave") or [source for _, source, _ in definition["variants"]]
+    return str(next((source for source in references if source != "uniform"), references[0]))
+
+
 def _stopped_error(experiment: Experiment) -> InputError | None:
     """The error where an experiment was stopped."""
     message, hint = f"experiment {experiment.name} is stopped", "start another one, or recommend from a policy"
@@ -151,12 +171,16 @@ def _stopped_error(experiment: Experiment) -> InputError | None:
 
 def stopped_errors(unit: Unit, planned: Mapping[int, PlannedRequest]) -> dict[int, InputError]:
     """The errors of requests whose experiment was stopped since they were planned, by index. Raises Outdated where a
-    route led to it: that route serves something else now."""
+    route led to it: that route serves something else now; and where another phase has begun."""
     distributions = {plan.shared for plan in planned.values()}
-    names = {experiment.name for shared in distributions for experiment, _ in shared.variants}
-    if not names:
+    phases = {experiment.name: experiment.phase_at for shared in distributions for experiment, _ in shared.variants}
+    if not phases:
         return {}
-    by_name = {name: _stopped_error(now) for name, now in experiments.by_name(unit, names, lock=True).items()}
+    stored = experiments.by_name(unit, {*phases}, lock=True)
+    if any(stored[name].phase_at != at for name, at in phases.items()):
+        raise Outdated
+    unit.now = max(unit.now, *phases.values())  # by its time a unit belongs to its phase
+    by_name = {name: _stopped_error(now) for name, now in stored.items()}
     if any(by_name[experiment.name] for shared in distributions if shared.route for experiment, _ in shared.variants):
         raise Outdated
     in_experiments = {index: plan.shared.experiment for index, plan in planned.items() if plan.shared.experiment}
@@ -166,14 +190,15 @@ def stopped_errors(unit: Unit, planned: Mapping[int, PlannedRequest]) -> dict[in
 def store(unit: Unit, planned: Mapping[int, PlannedRequest], opened: OpenSessions, *, verify: bool) -> None:
     """Store the variants of every unit that was drawn for. verify: raises Outdated where a unit has another one, since
     users were merged after the requests were planned."""
-    assignments: dict[tuple[int, str], dict[int, int]] = {}
+    assignments: dict[tuple[str, str], dict[int, int]] = {}
+    by_name = {experiment.name: experiment for plan in planned.values() for experiment, _ in plan.shared.variants}
     for plan in planned.values():
         session = opened.by_key[plan.request.session]
         by, unit_id = ("user", session.user_id) if plan.shared.by == "user" else ("session", session.id)
         for experiment, variant in plan.shared.variants:
             if unit_id is not None:
-                assignments.setdefault((experiment.id, by), {})[unit_id] = variant.id
-    for (experiment_id, by), variants in sorted(assignments.items()):
-        experiments.assign(unit, experiment_id, by, variants.items())
-        if verify and experiments.assignments(unit, experiment_id, by, list(variants)) != variants:
+                assignments.setdefault((experiment.name, by), {})[unit_id] = variant.id
+    for (name, by), variants in sorted(assignments.items()):
+        experiments.assign(unit, by_name[name], by, variants.items())
+        if verify and experiments.assignments(unit, by_name[name].id, by, list(variants)) != variants:
             raise Outdated

@@ -115,9 +115,9 @@ class _Group:
         """The version that serves a request, as it stands."""
         route = self.routes.get(request.policy or "")
         reference = request.policy if route is None else route.reference
-        variants, by = assigned or ((), None)
+        variants, by, fallback = assigned or ((), None, None)
         experiment, variant = (assigned and assigned.serving) or (None, None)
-        reference = reference if variant is None else variant.policy
+        reference = fallback or reference if variant is None else variant.policy
         if reference is None:
             raise _ambiguous_target()
         name = request.policy, assigned and assigned.key

@@ -182,16 +182,20 @@ visit = _table(
 )  # fmt: skip
 
 # Experiments split users or sessions (`unit`) by a digest with their own salt; definition: the options of its
-# creation.
+# creation. layer: whose running experiments share no unit; parts: intervals of the layer's hash, whose units this one
+# may take, JSON.
 experiment = _table(
     "experiment", *_columns(TEXT, "name", "unit", "salt", "status", "definition"),
-    *_columns(BIG, "created_at", "stopped_at?"),
+    *_columns(BIG, "created_at", "stopped_at?"), *_columns(TEXT, "layer?", "parts?"),
 )  # fmt: skip
 # The variants of an experiment, each with a policy of its own and a share of the units.
 variant = _table(
     "variant", *_ids("experiment_id"), *_columns(TEXT, "label"), *_ids("policy_id"), *_columns(REAL, "weight")
 )
-# The variant of each unit, a user or a session as the experiment says; it stays for ever.
+# A phase of an experiment, by whose weights (JSON, by label) units are drawn from then on; the first one has those of
+# the variants, and no row. mode: new units are drawn, or others move to a later variant, too, or no unit is taken.
+phase = _table("phase", *_ids("experiment_id"), *_columns(BIG, "at"), *_columns(TEXT, "mode", "weights"))
+# The variant of each unit, a user or a session as the experiment says; it stays, or moves with a phase of a ramp.
 assignment = _table("assignment", *_ids("experiment_id", "user_id?", "session_id?", "variant_id"), *_columns(BIG, "at"))
 
 # A name that callers use in place of a policy. It shares one namespace with the policies. holdout: the experiment that

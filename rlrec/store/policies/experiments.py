@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from bisect import bisect_right
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from operator import attrgetter
 from typing import NamedTuple
 
-from rlrec.store.database.unit import Row, StoredRows, Unit
+from rlrec.store.database.unit import Row, StoredRows, Unit, parse, to_text
+from rlrec.store.log import decisions
+
+DRAWS, MOVES, FROZEN = "draws", "moves", "frozen"  # what a phase does
+
+
+class Phase(NamedTuple):
+    """A phase of an experiment, from a time until the next one. weights: by label."""
+
+    at: int
+    mode: str
+    weights: Mapping[str, float]
 
 
 class Variant(NamedTuple):
+    """weight: in the newest phase."""
+
     id: int
     label: str
     policy: str
@@ -25,7 +40,11 @@ class Experiment(NamedTuple):
     definition: str
     created_at: int
     stopped_at: int | None
+    layer: str | None
+    parts: str | None
     variants: tuple[Variant, ...]
+    phase_at: int  # of the newest one; 0 where that is the first
+    mode: str
 
     @property
     def serving(self) -> tuple[Variant, ...]:
@@ -33,7 +52,7 @@ class Experiment(NamedTuple):
         return tuple(row for row in self.variants if row.policy.endswith(f"@{self.name}/{row.label}"))
 
 
-_EXPERIMENT = Experiment._fields[:-1]
+_EXPERIMENT = Experiment._fields[:-3]
 
 
 def all_experiments(unit: Unit) -> list[Experiment]:
@@ -49,15 +68,62 @@ def by_name(unit: Unit, names: Collection[str], *, lock: bool = False) -> dict[s
 
 def _load(unit: Unit, experiments: Sequence[Row]) -> list[Experiment]:
     rows = unit.ask(
-        "SELECT variant.experiment_id, variant.id, label, policy.name, variant.policy_id, weight"
-        " FROM variant JOIN policy ON policy.id = variant.policy_id"
+        "SELECT variant.experiment_id, phase.at, phase.mode, phase.weights, variant.id, label, policy.name,"
+        " variant.policy_id, weight FROM variant JOIN policy ON policy.id = variant.policy_id LEFT JOIN phase"
+        " ON phase.id = (SELECT max(id) FROM phase p WHERE p.experiment_id = variant.experiment_id)"
         " WHERE variant.experiment_id IN (?*) ORDER BY variant.id",
         [row[0] for row in experiments],
     )
     variants: dict[int, list[Variant]] = {}
-    for experiment_id, *values in rows:
-        variants.setdefault(experiment_id, []).append(Variant(*values))
-    return [Experiment._make((*row, tuple(variants.get(row[0], ())))) for row in experiments]
+    phases = dict[int, tuple[int, str]]()
+    for experiment_id, at, mode, weights, *values in rows:
+        variant = Variant(*values)
+        if at is not None:
+            phases[experiment_id] = at, mode
+            variant = variant._replace(weight=_weights(weights)[variant.label])
+        variants.setdefault(experiment_id, []).append(variant)
+    return [
+        Experiment._make((*row, tuple(variants.get(row[0], ())), *phases.get(row[0], (0, DRAWS))))
+        for row in experiments
+    ]
+
+
+def _weights(text: str) -> Mapping[str, float]:
+    return StoredRows("phase", parse(text, "the weights of a phase").items())
+
+
+def phases(unit: Unit, experiment: Experiment) -> list[Phase]:
+    """All phases of an experiment, oldest first."""
+    first = unit.ask("SELECT label, weight FROM variant WHERE experiment_id = ? ORDER BY id", experiment.id)
+    rows = unit.ask("SELECT at, mode, weights FROM phase WHERE experiment_id = ? ORDER BY id", experiment.id)
+    later = (Phase(at, mode, _weights(weights)) for at, mode, weights in rows)
+    return [Phase(experiment.created_at, DRAWS, dict(first)), *later]
+
+
+def phase_of_time(phases: Sequence[Phase], at: int) -> Phase:
+    """The phase, of all of an experiment, that went on at a time."""
+    return phases[bisect_right(phases, at, lo=1, key=attrgetter("at")) - 1]
+
+
+def begin_phase(unit: Unit, experiment_id: int, weights: Mapping[str, float], *, moves: bool = False) -> None:
+    """Draw new units by other weights from now on, by label. moves: units that have a variant, too, where their hash
+    gives them a later one, so that a larger share of the last variant takes units from the others and gives none
+    back."""
+    _add_phase(unit, experiment_id, MOVES if moves else DRAWS, weights)
+
+
+def freeze(unit: Unit, experiment: Experiment) -> None:
+    """Let an experiment take no new unit from now on, until another phase begins."""
+    _add_phase(unit, experiment.id, FROZEN, {variant.label: variant.weight for variant in experiment.variants})
+
+
+def _add_phase(unit: Unit, experiment_id: int, mode: str, weights: Mapping[str, float]) -> None:
+    if unit.postgres:  # who draws holds this row, too
+        unit.ask("SELECT id FROM experiment WHERE id = ? FOR NO KEY UPDATE", experiment_id)
+    newest = "SELECT coalesce(max(at), 0) FROM {} WHERE experiment_id = ?"
+    last = max(unit.ask_value(newest.format(table), experiment_id) for table in ("assignment", "phase"))
+    at = max(unit.now, last + 1, (decisions.newest(unit) or 0) + 1)
+    unit.add("phase", experiment_id=experiment_id, at=at, mode=mode, weights=to_text(dict(weights)))
 
 
 def labels(unit: Unit, variant_ids: Collection[int]) -> dict[int, tuple[str, str]]:
@@ -93,12 +159,16 @@ def assignments(unit: Unit, experiment_id: int, by: str, unit_ids: Collection[in
     return dict(unit.ask(text, experiment_id, unit_ids))
 
 
-def assign(unit: Unit, experiment_id: int, by: str, rows: Iterable[tuple[int, int]]) -> None:
-    """Store (unit id, variant id), of users or sessions; a unit that was assigned meanwhile keeps its variant."""
+def assign(unit: Unit, experiment: Experiment, by: str, rows: Iterable[tuple[int, int]]) -> None:
+    """Store (unit id, variant id), of users or sessions; a unit that was assigned before keeps its variant, unless a
+    phase moves it to a later one."""
     column = f"{by}_id"
-    values = [(experiment_id, unit_id, variant_id, unit.now) for unit_id, variant_id in sorted(rows)]
-    conflict_clause = f"(experiment_id, {column}) DO NOTHING"
-    unit.insert("assignment", ("experiment_id", column, "variant_id", "at"), values, on_conflict=conflict_clause)
+    values = [(experiment.id, unit_id, variant_id, unit.now) for unit_id, variant_id in sorted(rows)]
+    clause = f"(experiment_id, {column}) DO NOTHING"
+    if experiment.mode == MOVES:
+        moved = "(variant_id, at) = (excluded.variant_id, excluded.at)"
+        clause = f"(experiment_id, {column}) DO UPDATE SET {moved} WHERE assignment.variant_id < excluded.variant_id"
+    unit.insert("assignment", ("experiment_id", column, "variant_id", "at"), values, on_conflict=clause)
 
 
 def count_units(unit: Unit, experiment_id: int) -> dict[int, int]:

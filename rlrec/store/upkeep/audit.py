@@ -220,9 +220,10 @@ def keyed_events(unit: Unit) -> Iterator[KeyedEvent]:
 
 
 def assigned_units(unit: Unit) -> Iterator[Sequence[Any]]:
-    """The units of all experiments: the id of the experiment, the key of the user or the session, and its variant."""
+    """The units of all experiments: the id of the experiment, the key of the user or the session, its variant, and
+    since when it has that."""
     units = (
-        "SELECT a.experiment_id, coalesce(u.key, s.key), a.variant_id FROM assignment a"
+        "SELECT a.experiment_id, coalesce(u.key, s.key), a.variant_id, a.at FROM assignment a"
         " LEFT JOIN users u ON u.id = a.user_id LEFT JOIN session s ON s.id = a.session_id"
     )
     return chain.from_iterable(unit.portions(units))

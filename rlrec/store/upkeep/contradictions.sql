@@ -19,7 +19,8 @@ SELECT d.id FROM decision d JOIN variant v ON v.id = d.variant_id JOIN experimen
   LEFT JOIN assignment b ON b.experiment_id = e.id AND b.user_id = s.user_id AND e.unit = 'user' WHERE
   coalesce(a.variant_id, 0) <> v.id AND coalesce(b.variant_id, 0) <> v.id AND NOT EXISTS (SELECT 1 FROM merged_user m
   JOIN assignment c ON c.user_id = m.user_id AND c.experiment_id = e.id WHERE m.person_id = s.user_id AND
-  c.variant_id = v.id)
+  c.variant_id = v.id) AND NOT EXISTS (SELECT 1 FROM phase p WHERE p.experiment_id = e.id AND p.mode = 'moves' AND
+  p.at > d.at AND v.id < coalesce(b.variant_id, a.variant_id))
 
 -- user {0}: it is merged, and has sessions of its own
 SELECT DISTINCT u.key FROM merged_user m JOIN users u ON u.id = m.user_id JOIN session s ON s.user_id = m.user_id

@@ -19,6 +19,7 @@ _ADDED_BY_SERVER = (
 )  # fmt: skip
 # The columns that they change. Where they only lock rows, the right is for `id`, which foreign keys hold fast.
 _CHANGED_BY_SERVER: Mapping[str, Sequence[str]] = {
+    "assignment": ("variant_id", "at"),  # of units that a ramp moves
     "belief": ("ordinal", "pulls", "reward_sum", "reward_squares", "extra"),
     "experiment": ("id",),
     "last_decision": ("decision_id",),

@@ -76,15 +76,21 @@ def _censoring_digests(events: Sequence[audit.KeyedEvent], values: dict[str, flo
 
 
 def _assignments(unit: Unit, findings: Findings) -> None:
-    """Check that units have the variants that the salts and weights of their experiments give them."""
+    """Check that units have the variants that the salts and weights of their experiments gave them then."""
     by_id = {experiment.id: experiment for experiment in experiments.all_experiments(unit) if experiment.variants}
+    phases = {number: experiments.phases(unit, experiment) for number, experiment in by_id.items()}
     has_merges = settings.get(unit).has_merges
 
-    def is_wrong(number: int, key: str, variant_id: int) -> bool:
-        if number not in by_id or hash_variant(by_id[number], key).id == variant_id:
+    def is_wrong(number: int, key: str, variant_id: int, at: int) -> bool:
+        if number not in by_id:
+            return False
+        experiment, phase = by_id[number], experiments.phase_of_time(phases[number], at)
+        if phase.mode == experiments.FROZEN:
+            return True
+        if hash_variant(experiment, key, phase.weights).id == variant_id:
             return False
         others = users.all_keys(unit, [key])[key] if has_merges else ()
-        return all(hash_variant(by_id[number], other).id != variant_id for other in others)
+        return all(hash_variant(experiment, other, phase.weights).id != variant_id for other in others)
 
     wrong_units = Counter(by_id[row[0]].name for row in audit.assigned_units(unit) if is_wrong(*row))
     for name, count in wrong_units.items():

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import product
 
 from rlrec.app.audit.integrity.findings import Findings
 from rlrec.app.inputs import canonical
+from rlrec.app.serving.assignment import fallback
 from rlrec.app.serving.requests import arms_text, digest_of_texts
 from rlrec.arrays import Ids
 from rlrec.store import Unit
 from rlrec.store.database.unit import parse
 from rlrec.store.log import contents, settings
-from rlrec.store.policies import arms, users
+from rlrec.store.policies import arms, experiments, users
 from rlrec.store.upkeep import audit
 
 CHECK = "requests"
@@ -24,6 +26,7 @@ def check(unit: Unit, decision_ids: Ids, *, findings: Findings) -> None:
     its user, by any of their keys, and its arms, and by the name of the route, the policy or the version."""
     canonical_context = lru_cache(PORTION)(lambda text: canonical.text(parse(text, "its context")))
     no_arms, has_merges = arms_text(None), settings.get(unit).has_merges
+    fallbacks = [(fallback(row), row.name) for row in experiments.all_experiments(unit) if row.variants]
     for start in range(0, len(decision_ids), PORTION):
         unit.progress("requests", start, start / len(decision_ids))
         rows = audit.answered_requests(unit, decision_ids[start : start + PORTION].tolist())
@@ -34,7 +37,7 @@ def check(unit: Unit, decision_ids: Ids, *, findings: Findings) -> None:
         for decision_id, digest, size, session, user, text, set_id, *policy_names in rows:
             with findings.unreadable(CHECK, f"decision {decision_id}"):
                 keys_of_user = dict.fromkeys((user, None, *merged_keys.get(user, ())))
-                forms = product(_names(*policy_names), keys_of_user, (no_arms, set_texts[set_id]))
+                forms = product(_names(fallbacks, *policy_names), keys_of_user, (no_arms, set_texts[set_id]))
                 if not any(
                     digest_of_texts((*names, session, form_user), canonical_context(text), size, form_arms) == digest
                     for names, form_user, form_arms in forms
@@ -43,8 +46,13 @@ def check(unit: Unit, decision_ids: Ids, *, findings: Findings) -> None:
                     findings.decision_error(CHECK, decision_id, detail)
 
 
-def _names(policy: str, version: int, experiment: str | None, route: str | None) -> list[tuple[str | None, str | None]]:
-    """The names of a policy or route, and of an experiment, that a request can have had; most have the policy's."""
+def _names(
+    fallbacks: Sequence[tuple[str, str]], policy: str, version: int, experiment: str | None, route: str | None
+) -> list[tuple[str | None, str | None]]:
+    """The names of a policy or route, and of an experiment, that a request can have had; most have the policy's.
+    fallbacks: what serves where an experiment does not take a unit, with its name."""
     if route is not None:
         return [(route, None)]
-    return [(policy, None), (f"{policy}@{version}", None)] if experiment is None else [(None, experiment)]
+    references = (policy, f"{policy}@{version}")
+    others = [(None, name) for fallback, name in fallbacks if fallback in references]
+    return [*((reference, None) for reference in references), *others] if experiment is None else [(None, experiment)]
