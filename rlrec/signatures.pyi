@@ -420,12 +420,15 @@ class ExperimentCommands:
     def stop(self, name: str, *, promote: str | None = None, anyway: bool = False, dry_run: bool = False) -> Result:
         """Stop serving from an experiment; its log stays.
 
-        The route of a ramp serves again what it served before, or follows what is promoted: the variant with the belief
-        that it has learned, or where it learns nothing the policy that it is a version of, which has this version live from
-        then on. Exit 3 where the variant surely earns less per unit than the first one, as `experiment show` has it.
+        --promote makes what the variant has learned the next version of the policy that it is a copy of, and that version
+        live; one that learns nothing makes the version live that it copies. Routes that follow the policy follow, and so
+        does the route of a ramp, which without --promote serves again what it served before. `rlrec policy rollback`, and
+        for a ramp `rlrec route rollback`, undo it. What `experiment show` says is repeated. Where the variant earns less
+        per unit than the first one, or it is not known whether it does, the command asks on a terminal, and elsewhere ends
+        with exit 3 unless --anyway is given.
 
-        promote: Variant that the route serves from now on, where this is its ramp.
-        anyway: Promote a variant that surely earns less than the first one, too.
+        promote: Variant that serves from now on.
+        anyway: Promote a variant that loses, or of which nothing is known, too.
         dry_run: Say what would be stored, and store nothing."""
 
     def list(self) -> Records:

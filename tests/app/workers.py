@@ -224,7 +224,7 @@ def calls_route(store: Store, item: tuple[int, int]) -> list[Any]:
 
 def ramps_route(store: Store, rounds: int) -> list[Any]:
     """Begin ramps, and end them in every way there is, once they have served."""
-    from rlrec.app.experiments import experiment, route
+    from rlrec.app.experiments import ending, route
     from rlrec.app.inputs import lookup
     from rlrec.store.policies import experiments
 
@@ -240,7 +240,7 @@ def ramps_route(store: Store, rounds: int) -> list[Any]:
         if number % 3 == 2:
             route.rollback(store, "front")
         else:
-            experiment.stop(store, name, promote="candidate" if number % 3 else None)
+            ending.stop(store, name, promote="candidate" if number % 3 else None, anyway=True)
         route.set_route(store, route.Request(name="front", to="home"))
     return []
 

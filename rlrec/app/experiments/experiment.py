@@ -1,4 +1,4 @@
-"""Experiments: split users or sessions between policies, and stop that."""
+"""Experiments: split users or sessions between policies."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, NotRequired, TypedDict
 from rlrec.app.evaluation.comparisons import holdout, interleaved
 from rlrec.app.inputs import canonical, lookup
 from rlrec.app.learning import belief_versions
-from rlrec.errors import CheckFailed, Conflict, InputError
+from rlrec.errors import Conflict, InputError
 from rlrec.records import Reward, Version
 from rlrec.store import Store, Unit
-from rlrec.store.database.unit import StoredRows, damage_error, parse
+from rlrec.store.database.unit import StoredRows, damage_error
 from rlrec.store.log import settings
 from rlrec.store.log.candidates import TEAMS
-from rlrec.store.policies import experiments, policies, routes
+from rlrec.store.policies import experiments, policies
 from rlrec.store.policies.experiments import Experiment
-from rlrec.store.policies.routes import RouteChange
 from rlrec.times import format_time
 
 if TYPE_CHECKING:
@@ -64,10 +63,12 @@ VariantRow = TypedDict("VariantRow", {
 })  # fmt: skip
 
 
+# live: the version that went live where a variant was promoted; passed_by: who serves another one.
 ExperimentSummary = TypedDict("ExperimentSummary", {
     "experiment": str, "status": str, "unit": str, "variants": list[VariantRow], "created_at": str,
     "stopped_at": str | None, "created": NotRequired[bool], "already_stopped": NotRequired[bool],
     "interleave": NotRequired[list[str]], "route": NotRequired[str], "promoted": NotRequired[str],
+    "live": NotRequired[str], "passed_by": NotRequired[list[str]],
     "unit_differences": NotRequired[list["DifferenceRow"]],
 })  # fmt: skip
 
@@ -102,7 +103,7 @@ def create(store: Store, request: Request) -> ExperimentSummary:
         if start(unit, request, forks, drafted) is None:
             return _existing(unit, experiments.by_name(unit, [request.name])[request.name], request)
         settings.add_run(unit, "experiment create", {"name": request.name, "definition": request.definition()})
-        return {**_summary(unit, experiments.by_name(unit, [request.name])[request.name]), "created": True}
+        return {**summary(unit, experiments.by_name(unit, [request.name])[request.name]), "created": True}
 
     return store.write(work, repeatable=True)
 
@@ -168,7 +169,7 @@ def _existing(unit: Unit, stored: Experiment, request: Request) -> ExperimentSum
     if stored.definition != request.definition():
         hint = "experiments never change: stop it and start another one under another name"
         raise Conflict(f"experiment {stored.name!r} already has another definition", hint=hint)
-    return {**_summary(unit, stored), "created": False}
+    return {**summary(unit, stored), "created": False}
 
 
 def fork(unit: Unit, variant: VariantSpec) -> Fork:
@@ -218,110 +219,16 @@ def _add_policy(unit: Unit, experiment: str, fork: Fork, reward: Reward) -> int:
 def list_experiments(store: Store) -> list[ExperimentSummary]:
     """All experiments."""
     with store.read() as unit:
-        return [_summary(unit, experiment) for experiment in experiments.all_experiments(unit)]
+        return [summary(unit, experiment) for experiment in experiments.all_experiments(unit)]
 
 
-def stop(store: Store, name: str, *, promote: str | None = None, anyway: bool = False) -> ExperimentSummary:
-    """Stop serving from this experiment. Stopping it twice changes nothing; its log stays. The route of a ramp goes on
-    with what it served before, or follows the policy whose variant is promoted. Raises CheckFailed where that one
-    surely earns less, and it is not promoted `anyway`."""
-    command = f"experiment stop {name}{'' if promote is None else f' --promote {promote}'}"
-    earned = [] if promote is None else _earned(store, name, promote, command=command)
-    if not anyway:
-        _refuse_loss(name, earned)
-
-    def work(unit: Unit) -> ExperimentSummary:
-        experiment = lookup.experiment(unit, name)
-        route = _route(unit, experiment, lock=True)
-        goal = None if promote is None else _promoted(unit, experiment, route, promote, command=command)
-        head = None if goal is None else policies.lock(unit, [goal.policy.id])[goal.policy.id]
-        if experiments.stop(unit, experiment.id):
-            settings.add_run(unit, "experiment stop", {"name": name, "promote": promote})
-            if route is not None and route.experiment == name:
-                policy_id, version_id = (route.policy_id, route.version_id) if goal is None else (goal.policy.id, None)
-                routes.change(unit, route.route_id, policy_id=policy_id, version_id=version_id, command=command)
-            if goal is not None and head is not None and head.live_id != goal.id:
-                policies.promote(unit, goal.policy.id, version_id=goal.id, previous_id=head.live_id)
-        stopped = _summary(unit, lookup.experiment(unit, name))
-        if route is not None:
-            stopped["route"] = route.route
-        if promote is not None:
-            stopped["promoted"], stopped["unit_differences"] = promote, earned
-        return {**stopped, "already_stopped": experiment.status == "stopped"}
-
-    stopped = store.write(work, repeatable=True)
-    learned = [row["variant"] for row in stopped["variants"] if row["learns"]]
-    if "route" in stopped and promote is None and learned and not stopped["already_stopped"]:
-        store.notice(
-            f"route {stopped['route']} serves what it served before {name}; what {' and '.join(learned)} learned since "
-            "is in the policies of the variants, where --promote LABEL would have kept it"
-        )
-    return stopped
-
-
-def _route(unit: Unit, experiment: Experiment, *, lock: bool = False) -> RouteChange | None:
-    """The newest change of the route that an experiment is a ramp of; None where it is none."""
-    name = parse(experiment.definition, f"definition of experiment {experiment.name}").get("route")
-    return None if name is None else lookup.route(unit, name, lock=lock)
-
-
-def _earned(store: Store, name: str, label: str, *, command: str) -> list[DifferenceRow]:
-    """The differences in reward per unit between a variant that is to be promoted and the first one, as `experiment
-    show` has them; none where the experiment is stopped already."""
-    from rlrec.app.evaluation.comparisons import unit_outcomes
-    from rlrec.store.database import bulk
-
-    with store.read() as unit, bulk.alongside(unit):
-        experiment = lookup.experiment(unit, name)
-        _promoted(unit, experiment, _route(unit, experiment), label, command=command)
-        if experiment.status == "stopped":
-            return []
-        study = unit_outcomes.experiment_study(unit, experiment, unit_outcomes.rewards_of(unit, (), experiment))
-        _, rows = unit_outcomes.to_json(unit_outcomes.collect(unit, study, level=0.95))
-    return [row for row in rows if (row["group"], row["metric"]) == (label, "reward_per_unit")]
-
-
-def _refuse_loss(name: str, earned: Sequence[DifferenceRow]) -> None:
-    """Raises CheckFailed where a variant surely earns less by some reward, and more by none."""
-    losses = [row for row in earned if (row["upper"] or 0.0) < 0]
-    if not losses or any((row["lower"] or 0.0) > 0 for row in earned):
-        return
-    figures = "; ".join(
-        f"{100 * (row['relative'] or 0.0):+.1f} % by reward {row['reward']}, {row['value']:.4g} "
-        f"[{row['lower']:.4g}, {row['upper']:.4g}], p {row['p_value']:.2g}"
-        for row in losses
-    )
-    hint = f"`rlrec experiment stop {name}` ends the ramp without it, --anyway promotes it"
-    group, rival = losses[0]["group"], losses[0]["against"]
-    raise CheckFailed(f"{group} was not promoted: per unit it surely earns less than {rival}: {figures}", hint=hint)
-
-
-def _promoted(unit: Unit, experiment: Experiment, route: RouteChange | None, label: str, *, command: str) -> Version:
-    """The version that a route is to serve, and that its policy has live: the variant's own where it has learned, else
-    the one that it is a copy of. Raises InputError where there is none."""
-    if route is None:
-        hint = "`rlrec route set ROUTE --to POLICY --share 5%` starts one"
-        raise InputError(f"experiment {experiment.name} is not the ramp of a route", hint=hint)
-    variant = next((variant for variant in experiment.variants if variant.label == label), None)
-    if variant is None:
-        labels = [variant.label for variant in experiment.variants]
-        clause = f" in experiment {experiment.name}"
-        raise lookup.unknown("variant", label, labels, clause=clause, hint=f"one of {', '.join(labels)}")
-    if experiment.status == "stopped" and route.command != command:
-        hint = f"`rlrec route set {route.route} --to {variant.policy}` serves what it learned"
-        raise InputError(f"experiment {experiment.name} is stopped already", hint=hint)
-    version = versions_of(unit, experiment)[variant.id]
-    assert version.parent_id is not None
-    return version if version.learning else policies.by_id(unit, [version.parent_id])[version.parent_id]
-
-
-def _summary(unit: Unit, experiment: Experiment) -> ExperimentSummary:
+def summary(unit: Unit, experiment: Experiment) -> ExperimentSummary:
     serving, shares = versions_of(unit, experiment), shares_of(experiment)
     rows = [(variant.label, serving[variant.id], shares[variant.id]) for variant in experiment.variants]
     references = interleaved.rankers(experiment)
     if references:
         rows = [(team, lookup.version(unit, name)[0], 0.5) for team, name in zip(TEAMS, references, strict=True)]
-    summary: ExperimentSummary = {
+    row: ExperimentSummary = {
         "experiment": experiment.name, "status": experiment.status, "unit": experiment.unit,
         "variants": [
             {
@@ -333,7 +240,7 @@ def _summary(unit: Unit, experiment: Experiment) -> ExperimentSummary:
         "created_at": format_time(experiment.created_at),
         "stopped_at": None if experiment.stopped_at is None else format_time(experiment.stopped_at),
     }  # fmt: skip
-    return {**summary, "interleave": references} if references else summary
+    return {**row, "interleave": references} if references else row
 
 
 def versions_of(unit: Unit, experiment: Experiment) -> dict[int, Version]:

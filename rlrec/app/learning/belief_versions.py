@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from rlrec.app.learning.ledger import Ledger
-from rlrec.records import Version
+from rlrec.policy.beliefs.forgetting import Forgetting
+from rlrec.records import Head, Version
 from rlrec.store import Unit
 from rlrec.store.log import decisions
 from rlrec.store.policies import beliefs, policies
@@ -73,6 +75,28 @@ def fork(unit: Unit, version: Version) -> tuple[Totals, int]:
     sums = slot_statistics.add(slot_statistics.stored_sums(unit, version, ordinal=now), change, sign=sign)
     sums = slot_statistics.without_zeros(sums, oldest=fold.forgetting.oldest(now))
     return sums, max(newest_mature, version.entered_to or 0)
+
+
+def adopt(unit: Unit, variant: Version, head: Head, *, ordinal: int) -> Version:
+    """The next version of a policy, with the belief of a variant of it as it stands; it learns what the policy serves
+    from now on. head: of the policy; ordinal: of the variant's. The caller holds the locks of both."""
+    from rlrec.app.learning import slot_statistics
+
+    forgetting, newest = Forgetting.parse(variant.params), decisions.newest_id(unit, head.policy_id)
+    # the same buckets count as before, at the ordinal of this policy
+    shift = forgetting.oldest(head.ordinal) - forgetting.oldest(ordinal)
+    sums = slot_statistics.stored_sums(unit, variant, ordinal=ordinal)
+    record = {
+        "policy_id": variant.policy.id, "ordinal": ordinal, "variant": variant.policy.name,
+        "last_id": decisions.newest_id(unit, variant.policy.id) if variant.entered_to is None else variant.entered_to,
+    }  # fmt: skip
+    version_id = copy(
+        unit, replace(variant, parameters={**variant.parameters, "since": newest + 1}), policy_id=head.policy_id,
+        number=policies.versions(unit, [head.policy_id])[-1].number + 1, status=variant.status, seq=head.seq,
+        ordinal=head.ordinal, sums={(bucket + shift, arm): numbers for (bucket, arm), numbers in sums.items()},
+        entered_to=None if variant.reward.learn == "served" else newest, learned_from=record,
+    )  # fmt: skip
+    return policies.by_id(unit, [version_id])[version_id]
 
 
 def copy(

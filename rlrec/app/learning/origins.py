@@ -56,7 +56,19 @@ class CopiedBelief:
         return holdings.sums(self.fold, _received_by(served_rows, self.received_by), self.last)
 
 
-Origin = FittedLog | CopiedBelief | Holding
+@dataclass(frozen=True, kw_only=True)
+class MovedOrigin:
+    """An origin of a belief that was copied to buckets so much later."""
+
+    origin: Origin
+    buckets: int
+
+    def sums(self, batch: Batch) -> Totals:
+        """The sums of those slots of a batch that the origin holds, in their new buckets."""
+        return {(bucket + self.buckets, arm): numbers for (bucket, arm), numbers in self.origin.sums(batch).items()}
+
+
+Origin = FittedLog | CopiedBelief | Holding | MovedOrigin
 
 
 def origins(unit: Unit, version: Version, by_id: Mapping[int, Version], *, ordinal: int) -> list[Origin]:
@@ -73,6 +85,10 @@ def origins(unit: Unit, version: Version, by_id: Mapping[int, Version], *, ordin
         ))  # fmt: skip
     if parent is None or not ("policy_id" in record or not record):
         return result
+    # a belief that came from a variant goes by the ordinals of that policy
+    copied_at = int(record.get("ordinal", version.ordinal))
+    buckets = fold.forgetting.oldest(version.ordinal) - fold.forgetting.oldest(copied_at)
+    ordinal += copied_at - version.ordinal
     if parent.policy.id != version.policy.id:
         copied = BeliefFold(unit, parent, ordinal=ordinal)
         if record:
@@ -81,7 +97,8 @@ def origins(unit: Unit, version: Version, by_id: Mapping[int, Version], *, ordin
             siblings = [sibling for sibling in by_id.values() if sibling.policy.id == parent.policy.id]
             traced = holdings.trace_holdings(unit, siblings)
             result += [holding for holding in traced if holding.version.id == parent.id]
-    return result + origins(unit, parent, by_id, ordinal=ordinal)
+    result += origins(unit, parent, by_id, ordinal=ordinal)
+    return [MovedOrigin(origin=origin, buckets=buckets) for origin in result] if buckets else result
 
 
 def _received_by(batch: Batch, time: int) -> Batch:

@@ -73,13 +73,13 @@ def _live_times(unit: Unit, first: Version) -> dict[int, list[LiveTime]]:
     """When each version of a policy was live, by its id. first: the version that was live from the beginning."""
     policy = first.policy
     created = "policy create" if policy.base_id is None and "@" not in policy.name else "experiment create"
-    trained, route_commands = settings.trained_at(unit, policy.name), routes.commands(unit)
+    commands = settings.promoting_commands(unit, policy.name) | routes.commands(unit)
     changes = [(first.created_at, 0, first.id, created)]
     for promotion in policies.promotions(unit, policy.id):
-        command = route_commands.get(promotion.at, "train-pg" if promotion.at in trained else "policy promote")
+        command = commands.get(promotion.at, "policy promote")
         changes.append((promotion.at, promotion.id, promotion.version_id, command))
         if promotion.rolled_back_at is not None:  # the newest promotion is rolled back first
-            command = route_commands.get(promotion.rolled_back_at, "policy rollback")
+            command = commands.get(promotion.rolled_back_at, "policy rollback")
             changes.append((promotion.rolled_back_at, -promotion.id, promotion.previous_id, command))
     changes.sort(key=lambda change: (change[0], change[1] < 0, change[1]))
     times: dict[int, list[LiveTime]] = {}

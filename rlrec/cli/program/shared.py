@@ -96,6 +96,12 @@ def conclude(show: Show, *sentences: str) -> None:
             notice(sentence)
 
 
+def question_of_terminal() -> Callable[[str], bool] | None:
+    """A function that asks a question on the terminal, and answers whether it was a yes; None without a terminal."""
+    has_terminal = settings().notify is None and sys.stdin is not None and sys.stdin.isatty()
+    return (lambda question: click.confirm(safe(question, settings().db), err=True)) if has_terminal else None
+
+
 def suggest_next(show: Show, command: str, effect: str) -> None:
     """Name the command that comes next and what it does, on stderr; not with --quiet, nor beside json or csv."""
     if show.format != "table":

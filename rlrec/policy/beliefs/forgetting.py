@@ -48,4 +48,4 @@ class Forgetting:
 
     def oldest(self, ordinal: int) -> int:
         """The first bucket that counts when the policy has made so many decisions."""
-        return max(0, (ordinal - int(self.window) + 1) // self.width) if self.window else 0
+        return (ordinal - int(self.window) + 1) // self.width if self.window else 0

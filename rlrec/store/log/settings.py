@@ -116,10 +116,16 @@ def keep_state(unit: Unit, command: str, options: Mapping[str, Any], state: Mapp
     end_run(unit, add_run(unit, command, options) if run is None else run, state)
 
 
-def trained_at(unit: Unit, policy: str) -> set[int]:
-    """When training promoted a version of a policy."""
-    rows = unit.ask("SELECT at, options FROM run WHERE command = 'train-pg' AND result LIKE ?", '%"promoted": true%')
-    return {at for at, options in rows if json.loads(options)["policy"] == policy}
+def promoting_commands(unit: Unit, policy: str) -> dict[int, str]:
+    """The commands, but for `policy promote`, that may have promoted a version of a policy, by their times."""
+    rows = unit.ask(
+        "SELECT at, command, options FROM run WHERE command IN ('train-pg', 'experiment stop')"
+        " AND (result LIKE ? OR result LIKE ?)", '%"promoted": true%', f'%"live": "{policy}@%',
+    )  # fmt: skip
+    typed = [(at, command, json.loads(options)) for at, command, options in rows]
+    commands = {at: command for at, command, options in typed if options.get("policy", policy) == policy}
+    ended = {at: options for at, _, options in typed if "promote" in options}
+    return commands | {at: f"experiment stop {row['name']} --promote {row['promote']}" for at, row in ended.items()}
 
 
 UNWEIGHED = "notice of events"  # the command of a run that records a notice of kinds that no reward weighs

@@ -11,7 +11,7 @@ from rlrec.cli.output.output import Show
 from rlrec.cli.output.tables import cell
 from rlrec.cli.program import app
 from rlrec.cli.program.files import plot_option, save_plot
-from rlrec.cli.program.shared import CommandGroup, Store, conclude, reading, writing
+from rlrec.cli.program.shared import CommandGroup, Store, conclude, question_of_terminal, reading, writing
 from rlrec.cli.text.text import View, truncate
 from rlrec.cli.text.values import NAME, NUMBER, Parsed, parse_name, parse_number
 from rlrec.errors import InputError, quantity
@@ -271,27 +271,29 @@ def _holdout(row: dict[str, Any]) -> str:
 
 @experiment.command("stop")
 @click.argument("name", type=NAME)
-@click.option(
-    "--promote", type=NAME, metavar="LABEL", help="Variant that the route serves from now on, where this is its ramp."
-)
-@click.option("--anyway", is_flag=True, help="Promote a variant that surely earns less than the first one, too.")
-@writing("rlrec experiment stop ab", "rlrec experiment stop cart-ramp-1 --promote candidate")
+@click.option("--promote", type=NAME, metavar="LABEL", help="Variant that serves from now on.")
+@click.option("--anyway", is_flag=True, help="Promote a variant that loses, or of which nothing is known, too.")
+@writing("rlrec experiment stop ab", "rlrec experiment stop ab --promote b")
 def stop(store: Store, show: Show, name: str, promote: str | None, anyway: bool) -> None:
     """Stop serving from an experiment; its log stays.
 
-    The route of a ramp serves again what it served before, or follows what is promoted: the variant with the belief
-    that it has learned, or where it learns nothing the policy that it is a version of, which has this version live from
-    then on. Exit 3 where the variant surely earns less per unit than the first one, as `experiment show` has it.
+    --promote makes what the variant has learned the next version of the policy that it is a copy of, and that version
+    live; one that learns nothing makes the version live that it copies. Routes that follow the policy follow, and so
+    does the route of a ramp, which without --promote serves again what it served before. `rlrec policy rollback`, and
+    for a ramp `rlrec route rollback`, undo it. What `experiment show` says is repeated. Where the variant earns less
+    per unit than the first one, or it is not known whether it does, the command asks on a terminal, and elsewhere ends
+    with exit 3 unless --anyway is given.
     """
     if anyway and promote is None:
         raise click.UsageError("--anyway is for a variant that is promoted: give --promote LABEL, too")
-    result = app.experiment.stop(store, name, promote=promote, anyway=anyway)
-    earned = result.get("unit_differences", [])
+    result = app.ending.stop(store, name, promote=promote, anyway=anyway, confirm=question_of_terminal())
+    earned, passed_by = result.get("unit_differences", []), result.get("passed_by", [])
     nested = show.format in ("json", "ndjson")
-    show({name: value for name, value in result.items() if nested or name != "unit_differences"})
+    show({key: value for key, value in result.items() if nested or key not in ("unit_differences", "passed_by")})
     for row in earned:
         text = difference_sentence(row, result["unit"], by_reward=len(earned) > 1)
         conclude(show, f"{text}; promoted all the same." if row["answer"] in ("same", "unknown") else f"{text}.")
+    conclude(show, *(f"{line}." for line in passed_by))
 
 
 @experiment.command("list")

@@ -77,6 +77,8 @@ def _learned_from(row: VersionHistory) -> str:
         texts.append(quantity(record["sessions"], "session"))
     elif "slots" in record:
         texts.append(quantity(record["slots"], "slot"))
+    if "variant" in record:
+        texts.append(f"what {record['variant']} had learned")
     if record.get("filter"):
         texts.append(f"of {record['filter']}")
     if row["status"] == "learning":

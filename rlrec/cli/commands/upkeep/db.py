@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -12,7 +11,16 @@ import click
 from rlrec.cli.output.output import Show, write
 from rlrec.cli.program import app
 from rlrec.cli.program.files import check_target
-from rlrec.cli.program.shared import CommandGroup, Store, conclude, notice, printed, safe, settings, stored
+from rlrec.cli.program.shared import (
+    CommandGroup,
+    Store,
+    conclude,
+    notice,
+    printed,
+    question_of_terminal,
+    settings,
+    stored,
+)
 from rlrec.cli.text.values import NAME, TIME
 
 Command = Callable[..., Any]
@@ -31,14 +39,12 @@ def confirmed(question: str, *, is_needed: bool = True) -> Callable[[Command], C
         @click.option("--dry-run", is_flag=True, help="Count what would be done; nothing is changed.")
         @wraps(command)
         def run(*args: Any, yes: bool, dry_run: bool, **kwargs: Any) -> None:
-            is_terminal = settings().notify is None and sys.stdin is not None and sys.stdin.isatty()
-            if is_needed and not (yes or dry_run or is_terminal):
+            confirm = question_of_terminal()
+            if is_needed and not (yes or dry_run or confirm):
                 raise click.UsageError("this cannot be undone, and there is no terminal to ask: give --yes")
-            if is_terminal and not (yes or dry_run):
-                text = safe(question.format(store=settings().db, **kwargs), settings().db)
-                if not click.confirm(text, err=True):
-                    notice("nothing was changed")
-                    raise click.exceptions.Exit(1)
+            if confirm and not (yes or dry_run or confirm(question.format(store=settings().db, **kwargs))):
+                notice("nothing was changed")
+                raise click.exceptions.Exit(1)
             command(*args, dry_run=dry_run, **kwargs)
             if dry_run:
                 notice(NOTHING_CHANGED)

@@ -134,9 +134,9 @@ def test_what_a_promoted_variant_leaves_has_the_name_of_its_belief(sqlite_db: st
     run(*LATER, "simulate", "bernoulli", "--policy", "home", "--sessions", 40, *RATES)
     done = run(*AFTERWARDS, "experiment", "stop", "home-ramp-1", "--promote", "candidate", "--anyway", "--json")
     assert done.exit_code == 0, done.stderr
-    name = "shelf@home-ramp-1/candidate"
+    name = "shelf"
     (route,) = run(*AFTERWARDS, "status", "--json").json["routes"]
     answer = run(*AFTERWARDS, "recommend", "--policy", "home", "--session", "s", "--dry-run", "--json").json
     assert {route["policy"], answer["policy"], run("route", "show", "home", "--json").json["policy"]} == {name}
     assert run("route", "show", "home", "--json").json["history"][0]["policy"] == name
-    assert run("policy", "show", name).exit_code == 0
+    assert run("policy", "show", done.json["live"]).exit_code == 0

@@ -226,7 +226,7 @@ def test_a_holdout_begins_after_a_ramp(run_sqlite: Run, sqlite_db: str) -> None:
 def test_a_variant_of_a_holdout_is_not_promoted(run_sqlite: Run, sqlite_db: str) -> None:
     prepared(sqlite_db)
     refused = run_sqlite("experiment", "stop", "home-holdout", "--promote", "served")
-    assert (refused.exit_code, "is not the ramp of a route" in refused.stderr) == (2, True)
+    assert (refused.exit_code, "is the holdout of route home" in refused.stderr) == (2, True)
 
 
 def test_the_label_of_the_served_side_is_no_log(run_sqlite: Run, sqlite_db: str) -> None:

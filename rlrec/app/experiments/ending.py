@@ -1,0 +1,183 @@
+"""The end of an experiment, and the promotion of a variant: its belief becomes the next version of its policy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+from rlrec.app.audit.integrity import live_versions
+from rlrec.app.evaluation.comparisons import holdout, interleaved
+from rlrec.app.experiments import compare, experiment
+from rlrec.app.experiments.experiment import ExperimentSummary
+from rlrec.app.inputs import lookup
+from rlrec.app.learning import belief_versions
+from rlrec.app.log import lineage
+from rlrec.errors import CheckFailed, InputError, quantity
+from rlrec.records import Version
+from rlrec.sentences import DEFAULT_REWARD, difference_direction, difference_sentence
+from rlrec.store import Store, Unit
+from rlrec.store.database.unit import parse
+from rlrec.store.log import activity, settings
+from rlrec.store.log.candidates import TEAMS
+from rlrec.store.policies import experiments, policies, routes
+from rlrec.store.policies.experiments import Experiment
+from rlrec.store.policies.routes import RouteChange
+
+COMMAND = "experiment stop"
+Row = Mapping[str, Any]
+
+
+def stop(
+    store: Store, name: str, *, promote: str | None = None, anyway: bool = False,
+    confirm: Callable[[str], bool] | None = None,
+) -> ExperimentSummary:  # fmt: skip
+    """Stop serving from an experiment. Stopping it twice changes nothing; its log stays. The route of a ramp goes on
+    with what it served before, or follows the policy of the variant that is promoted. confirm: whether somebody wants
+    the promotion all the same. Raises CheckFailed where the comparison speaks against it, and nobody does."""
+    run, compared = {"name": name, "promote": promote}, list[Row]()
+    with store.read() as unit:
+        ended = lookup.experiment(unit, name)
+        is_repeated = promote is None or settings.state(unit, COMMAND, run) is not None
+        successor = None if is_repeated else _successor(unit, ended, str(promote))
+    if successor is not None and promote is not None:
+        figures = compare.show(store, name)
+        compared = _differences(figures, promote)
+        doubts = "; ".join(_doubts(compared, promote, figures["unit"]))
+        if doubts and not (anyway or (confirm is not None and confirm(f"{doubts}. Promote {promote} all the same?"))):
+            hint = f"`rlrec {COMMAND} {name}` ends it without a promotion, --anyway promotes {promote} all the same"
+            raise CheckFailed(f"{promote} was not promoted: {doubts}", hint=hint)
+
+    def work(unit: Unit) -> ExperimentSummary:
+        route, now = _route(unit, ended), lookup.experiment(unit, name)
+        if successor is not None and now.status == "stopped":
+            raise _stopped_error(ended, successor.policy.name)
+        live = None if successor is None else _make_live(unit, successor)
+        if experiments.stop(unit, ended.id):
+            settings.add_run(unit, COMMAND, run, {"live": live.reference} if live else None)
+            if route is not None and route.experiment == name:
+                policy_id, version_id = (live.policy.id, None) if live else (route.policy_id, route.version_id)
+                words = f"{COMMAND} {name}" + ("" if promote is None else f" --promote {promote}")
+                routes.change(unit, route.route_id, policy_id=policy_id, version_id=version_id, command=words)
+        answer = experiment.summary(unit, lookup.experiment(unit, name))
+        if route is not None:
+            answer["route"] = route.route
+        if promote is not None:
+            reference = str((settings.state(unit, COMMAND, run) or {})["live"])
+            passed_by = live_versions.describe(unit, lookup.split(reference)[0])
+            answer |= {
+                "promoted": promote, "live": reference, "passed_by": passed_by,
+                "unit_differences": cast(Any, compared),
+            }  # fmt: skip
+        return {**answer, "already_stopped": now.status == "stopped"}
+
+    answer = store.write(work, repeatable=True)
+    if not answer["already_stopped"]:
+        _notice(store, answer, successor)
+    return answer
+
+
+def _route(unit: Unit, ended: Experiment) -> RouteChange | None:
+    """The newest change of the route that an experiment is a ramp of, which is locked; None where it is none."""
+    name = parse(ended.definition, f"definition of experiment {ended.name}").get("route")
+    return None if name is None else lookup.route(unit, name, lock=True)
+
+
+def _notice(store: Store, answer: ExperimentSummary, successor: Version | None) -> None:
+    """Say what was learned, or will be, and does not serve from now on."""
+    learned = [row["variant"] for row in answer["variants"] if row["learns"]]
+    if successor is None and "route" in answer and learned:
+        store.notice(
+            f"route {answer['route']} serves what it served before {answer['experiment']}; what "
+            f"{' and '.join(learned)} learned since is in the policies of the variants, where --promote LABEL would "
+            "have kept it"
+        )
+    if successor is None or answer["live"] == successor.reference:
+        return
+    policy, live = successor.policy, answer["live"]
+    with store.read() as unit:
+        window_open = activity.count_served_since(unit, policy.id, unit.now - successor.reward.window_us)
+        begun_at = lookup.experiment(unit, answer["experiment"]).created_at
+        elsewhere = activity.count_served_since(unit, policy.base_id or 0, begun_at)
+    if window_open:
+        store.notice(
+            f"{quantity(window_open, 'decision')} of {policy.name} may still get events: {policy.name} learns from "
+            f"these, {live} does not"
+        )
+    if elsewhere:
+        store.notice(
+            f"{policy.base} served {quantity(elsewhere, 'decision')} outside of {answer['experiment']} meanwhile, "
+            f"which {live} has not learned from: `rlrec policy rollback {policy.base}` returns to what has"
+        )
+
+
+# -- what is promoted --
+
+
+def _successor(unit: Unit, ended: Experiment, label: str) -> Version:
+    """The version that the promotion of a variant, or of an interleaved ranker, makes live, or that of a variant whose
+    belief becomes one. Raises InputError where there is none, or the experiment is stopped."""
+    rankers = interleaved.rankers(ended)
+    references = dict(zip(TEAMS, rankers, strict=False)) or {row.label: row.policy for row in ended.variants}
+    if label not in references:
+        clause, hint = f" in experiment {ended.name}", f"one of {', '.join(references)}"
+        raise lookup.unknown("variant", label, references, clause=clause, hint=hint)
+    if (route := lookup.route_of_holdout(unit, ended)) is not None:
+        hint = f"`rlrec {COMMAND} {ended.name}` ends it, `rlrec route set {route.route} --to POLICY` changes the route"
+        raise InputError(f"experiment {ended.name} is the holdout of route {route.route}", hint=hint)
+    if ended.status == "stopped":
+        raise _stopped_error(ended, references[label])
+    version, _ = lookup.version(unit, references[label])
+    if rankers:
+        return version
+    if version.parent_id is None:
+        hint = f"`rlrec policy create NAME --kind {holdout.KIND}` makes a policy that serves alike"
+        raise InputError(f"variant {label} is the built-in {holdout.KIND}, a version of no policy", hint=hint)
+    return version if _has_learned(version) else policies.by_id(unit, [version.parent_id])[version.parent_id]
+
+
+def _has_learned(version: Version) -> bool:
+    """Whether a version has a belief of its own in an experiment."""
+    return version.learning and version.policy.base_id is not None and lineage.learns(version)
+
+
+def _stopped_error(ended: Experiment, reference: str) -> InputError:
+    hint = f"`rlrec route set ROUTE --to {reference}` serves what it learned"
+    return InputError(f"experiment {ended.name} is stopped already", hint=hint)
+
+
+def _make_live(unit: Unit, successor: Version) -> Version:
+    """The version that is live from now on."""
+    policy = successor.policy
+    policy_id = policy.base_id if policy.base_id is not None and _has_learned(successor) else policy.id
+    heads, learning = policies.lock_learning(unit, {policy.id, policy_id})
+    if policy_id != policy.id:
+        variant = next(version for version in learning if version.id == successor.id)
+        successor = belief_versions.adopt(unit, variant, heads[policy_id], ordinal=heads[policy.id].ordinal)
+    if successor.status == "retired":
+        hint = f"`rlrec policy rebuild {policy.name}` makes one that learns"
+        raise InputError(f"version {successor.number} of {policy.name} is retired", hint=hint)
+    if heads[policy_id].live_id != successor.id:
+        policies.promote(unit, policy_id, version_id=successor.id, previous_id=heads[policy_id].live_id)
+    return successor
+
+
+# -- what speaks against it --
+
+
+def _differences(answer: compare.VariantComparison, label: str) -> list[Row]:
+    """The differences in reward per unit of which a variant is a side; of interleaved rankers, those in credit."""
+    rows: list[Row] = [row for row in answer["unit_differences"] if row["metric"] == "reward_per_unit"]
+    if "interleave" in answer:
+        rows = [{**row, "group": row["variant"]} for row in answer["differences"]]
+    return [row for row in rows if label in (row["group"], row["against"])]
+
+
+def _doubts(rows: Sequence[Row], label: str, unit: str) -> list[str]:
+    """Sentences that speak against a promotion: the variant loses, or nothing says that it does not. What the others
+    are compared with loses where another one surely wins; else it needs no proof."""
+    rows = [
+        row for row in rows
+        if (difference_direction(row) == "more" if row["against"] == label else row["answer"] not in ("better", "same"))
+    ]  # fmt: skip
+    by_reward = not {row.get("reward") for row in rows} <= {DEFAULT_REWARD, None}
+    return [difference_sentence(row, unit, by_reward=by_reward) for row in rows]

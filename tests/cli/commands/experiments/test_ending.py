@@ -1,0 +1,230 @@
+"""rlrec experiment stop --promote: what a variant has learned becomes the next version of its policy."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlrec.store import Store
+from tests.conftest import ON_BOTH, Run, filled, runner
+
+# A policy of each way to remember, by name: options of `policy create`.
+POLICIES = {
+    "plain": ("thompson", "--param", "floor=0.1"),
+    "fading": ("thompson", "--param", "floor=0.1", "--param", "discount=0.97"),
+    "window": ("ucb", "--param", "floor=0.1", "--param", "window=64"),
+    "settled": ("epsilon-greedy", "--reward", "late"),
+    "linear": ("linucb", "--param", "floor=0.1"),
+}
+CONTEXTS = ('{"device": "phone"}', '{"device": "desk"}')
+START = "2026-01-01T00:00:00Z"
+
+
+def prepared(db: str) -> None:
+    """Each policy has served alone, then in an experiment, then again alone: more, or less, than its variant."""
+    run = clocked(runner(db), 0)
+    for arm in "xyz":
+        run("arm", "add", arm)
+    run("reward", "define", "late", "click=1", "--window", "1h", "--learn", "settled")
+    for name, words in POLICIES.items():
+        assert run("policy", "create", name, "--kind", *words).exit_code == 0
+        variants = ("--variant", f"a={name}", "--variant", f"b={name}")
+        serve(run, 0, 40, policy=name)
+        assert run("experiment", "create", f"{name}-ab", *variants).exit_code == 0
+        serve(run, 100, 250, experiment=f"{name}-ab")
+        serve(run, 500, 30 if name in ("plain", "fading") else 150, policy=name)
+
+
+def clocked(run: Run, hours: float) -> Run:
+    """The commands at so many hours after the start."""
+    at = f"2026-01-{1 + int(hours // 24):02}T{int(hours % 24):02}:00:00Z"
+    return lambda *words, **options: run("--allow-future", "--now", at, *words, **options)
+
+
+def serve(run: Run, first: int, number: int, **name: str) -> None:
+    """A decision of each of these users, half of whom click."""
+    lines = [
+        {**name, "session": f"s{n}", "user": f"u{n}", "context": json.loads(CONTEXTS[n // 2 % 2])}
+        for n in range(first, first + number)
+    ]
+    answers = run("recommend", "--input", "-", "--seed", first, stdin="\n".join(map(json.dumps, lines))).lines
+    assert len(answers) == number
+    click(run, [answer["decision_id"] for answer in answers[::2]])
+
+
+def click(run: Run, decision_ids: list[int]) -> None:
+    lines = [json.dumps({"decision_id": number, "events": {"click": 1}}) for number in decision_ids]
+    assert run("feedback", "--input", "-", stdin="\n".join(lines)).exit_code == 0
+
+
+@pytest.fixture
+def ready(sqlite_db: str) -> Run:
+    return filled(sqlite_db, prepared)
+
+
+def believed(run: Run, reference: str, context: str = CONTEXTS[0]) -> list[tuple[Any, ...]]:
+    rows = run("policy", "show", reference, "--context", context, "--json").json["arms"]
+    return [(row["arm"], row["pulls"], row["reward_sum"], row["probability"]) for row in rows]
+
+
+def sound(run: Run) -> bool:
+    return run("doctor", "--json").json["findings"] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", POLICIES)
+def test_the_belief_of_a_variant_becomes_the_next_version(ready: Run, store: Store, name: str) -> None:
+    run = clocked(ready, 200)
+    run("settle")
+    done = run("experiment", "stop", f"{name}-ab", "--promote", "b", "--anyway", "--json")
+    assert (done.exit_code, done.json["live"], done.json["passed_by"]) == (0, f"{name}@2", [])
+    newest = [line["user"] for line in run("export-log", "-").lines if line["policy"] == f"{name}@{name}-ab/b"][-1]
+    for user in (None, "u4", newest):  # either forgets what came from the past of both
+        assert user is None or run("db", "forget", "--user", user, "--yes").exit_code == 0
+        for context in CONTEXTS:
+            pairs = zip(*(believed(run, which, context) for which in (f"{name}@{name}-ab/b", name)), strict=True)
+            for (arm, *figures), row in pairs:
+                assert row == (arm, *(pytest.approx(figure, rel=1e-9) for figure in figures))
+    with store.read() as unit:  # each slot was taken out where it was
+        assert unit.ask_value("SELECT min(pulls) FROM belief") > -1e-9
+    serve(run, 1000, 20, policy=name)
+    assert sound(run)
+    assert run("policy", "rollback", name, "--json").json["version"] == 1
+    serve(run, 2000, 5, policy=name)
+    assert sound(run)
+
+
+# -- what goes live --
+
+
+def split(db: str) -> None:
+    """A policy that learns, with a frozen copy, and a uniform one."""
+    run = runner(db)
+    for arm in "xy":
+        run("arm", "add", arm)
+    run("policy", "create", "ts", "--kind", "thompson", "--param", "floor=0.1")
+    run("policy", "create", "u", "--kind", "uniform")
+    run("policy", "freeze", "ts")
+    run("route", "create", "home", "--to", "ts")
+
+
+@pytest.fixture
+def pair(db: str) -> Run:
+    return filled(db, split)
+
+
+def create(run: Run, *variants: str, **options: str) -> None:
+    words = [word for text in variants for word in ("--variant", text)]
+    words += [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", value)]
+    assert run("experiment", "create", "ab", "--unit", "session", *words).exit_code == 0
+
+
+def promote(run: Run, label: str, *words: str) -> Any:
+    return run("experiment", "stop", "ab", "--promote", label, *words, "--json")
+
+
+def served(run: Run, name: str = "home") -> tuple[str, int]:
+    answer = run("recommend", "--policy", name, "--session", "s", "--json").json
+    return answer["policy"], answer["version"]
+
+
+@ON_BOTH
+def test_routes_follow_what_was_promoted_and_a_rollback_of_the_policy(pair: Run) -> None:
+    create(pair, "a=u", "b=ts")
+    assert pair("recommend", "--experiment", "ab", "--session", "s1").exit_code == 0
+    done = promote(pair, "b", "--anyway").json
+    assert (done["promoted"], done["live"], served(pair)) == ("b", "ts@3", ("ts", 3))
+    newest = pair("policy", "versions", "ts", "--json").json[-1]
+    assert newest["promoted"][0]["by"] == "experiment stop ab --promote b"
+    assert "what ts@ab/b had learned" in pair("policy", "versions", "ts").stdout
+    pair("policy", "rollback", "ts")
+    assert served(pair) == ("ts", 1)
+    assert sound(pair)
+
+
+@ON_BOTH
+def test_the_same_promotion_again_changes_nothing_and_another_one_is_refused(pair: Run) -> None:
+    create(pair, "a=u", "b=ts")
+    assert promote(pair, "b", "--anyway").json["already_stopped"] is False
+    again = promote(pair, "b").json
+    assert (again["already_stopped"], again["live"], served(pair)) == (True, "ts@3", ("ts", 3))
+    refused = promote(pair, "a", "--anyway")
+    assert (refused.exit_code, "is stopped already" in refused.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("variants", "label", "live"),
+    [
+        (("a=u", "b=ts@2"), "b", "ts@2"),  # a frozen version is the one that it is a copy of
+        (("a=ts", "b=u"), "b", "u@1"),  # what counts and learns nothing, too
+        (("a=ts", "b=u"), "a", "ts@3"),  # what the others are compared with needs no proof
+    ],
+)
+def test_what_a_variant_serves_goes_live(pair: Run, variants: tuple[str, str], label: str, live: str) -> None:
+    create(pair, *variants)
+    done = promote(pair, label, *(["--anyway"] if label == "b" else [])).json
+    assert done["live"] == live
+    assert served(pair, live.partition("@")[0]) == (live.partition("@")[0], int(live[-1]))
+
+
+def test_one_of_two_interleaved_rankers_goes_live(pair: Run) -> None:
+    pair("policy", "freeze", "ts")
+    pair("experiment", "create", "ab", "--interleave", "ts@2,ts@3")
+    refused = promote(pair, "B")
+    assert refused.exit_code == 3, refused.stderr
+    assert promote(pair, "B", "--anyway").json["live"] == "ts@3"
+    assert served(pair) == ("ts", 3)
+
+
+def test_a_promotion_names_who_does_not_get_it(pair: Run) -> None:
+    pair("route", "set", "home", "--to", "ts@1")
+    create(pair, "a=u", "b=ts")
+    done = pair("experiment", "stop", "ab", "--promote", "b", "--anyway")
+    assert "route home serves ts@1" in done.stderr
+    assert "`rlrec route set home --to ts`" in done.stderr
+    assert served(pair) == ("ts", 1)
+
+
+def test_what_the_policy_served_elsewhere_meanwhile_is_said_to_be_left_out(pair: Run) -> None:
+    create(pair, "a=u", "b=ts")
+    served(pair)
+    done = pair("experiment", "stop", "ab", "--promote", "b", "--anyway")
+    assert "ts served 1 decision outside of ab meanwhile, which ts@3 has not learned from" in done.stderr
+
+
+# -- what is refused --
+
+
+@pytest.mark.parametrize(
+    ("label", "hint"),
+    [
+        ("holdout", "built-in uniform"),
+        ("c", "unknown variant 'c' in experiment ab"),
+        ("bb", "did you mean b?"),
+    ],
+)
+def test_a_label_without_a_version_is_refused_and_nothing_stops(pair: Run, label: str, hint: str) -> None:
+    create(pair, "a=u", "b=ts", holdout_uniform="10%")
+    refused = pair("experiment", "stop", "ab", "--promote", label, "--anyway")
+    assert (refused.exit_code, refused.stderr.count("\n"), hint in refused.stderr) == (2, 1, True)
+    assert pair("experiment", "list", "--json").json[0]["status"] == "running"
+
+
+@pytest.mark.parametrize(("label", "exit_code"), [("b", 3), ("a", 0)])
+def test_what_loses_or_is_unknown_is_not_promoted_unasked(
+    run_sqlite: Run, tmp_path: Path, label: str, exit_code: int
+) -> None:  # fmt: skip
+    """p is below 1e-9 for these rates."""
+    pair = run_sqlite
+    for arm in "xy":
+        pair("arm", "add", arm)
+        (tmp_path / arm).write_text(f"arm,probability\n{arm},1\n")
+        pair("policy", "create", arm, "--kind", "fixed", "--param", f"probabilities={tmp_path / arm}")
+    create(pair, "a=x", "b=y")
+    assert promote(pair, "b").exit_code == 3  # nobody has seen it
+    words = ("--env", "rates=0.6,0.3", "--experiment", "ab", "--sessions", 400, "--group", 400, "--seed", 1)
+    assert pair("simulate", "bernoulli", *words).exit_code == 0
+    done = pair("experiment", "stop", "ab", "--promote", label)
+    assert (done.exit_code, "b is worse than a: -" in done.stderr) == (exit_code, True)
+    assert pair("experiment", "list", "--json").json[0]["status"] == ("running" if exit_code else "stopped")
