@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from rlrec.app.audit.draws import newest
 from rlrec.app.audit.integrity import live_versions
-from rlrec.app.audit.integrity.findings import Finding
+from rlrec.app.audit.integrity.findings import Finding, Findings
 from rlrec.app.evaluation.checks import CHECKS
 from rlrec.app.evaluation.passes.estimates import EstimateRow
 from rlrec.app.experiments import compare
@@ -177,7 +177,9 @@ class _Gathering:
         beliefs = (fill("beliefs", policy_beliefs.show, self.store, policy.name) for policy in shown)
         answer.beliefs = [belief for belief in beliefs if belief is not None]
         answer.findings = fill("health", newest.check, self.unit, shown, on_its_clock=self.store.now is None) or []
-        answer.findings += self._failed_checks()
+        live = Findings()
+        live_versions.check(self.unit, findings=live, policy=None if self.policy is None else self.policy.name)
+        answer.findings += [*live.in_order(), *self._failed_checks()]
         return answer
 
     def _fill(self, name: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:

@@ -1,4 +1,4 @@
-"""Live versions that callers do not get, since a route or an experiment serves another version of the policy."""
+"""Live versions that callers do not get: a route or an experiment serves another version, or none leads there."""
 
 from __future__ import annotations
 
@@ -10,20 +10,22 @@ from rlrec.errors import InputError
 from rlrec.records import Version
 from rlrec.store import Store, Unit
 from rlrec.store.database.unit import StoredRows
-from rlrec.store.log import selected
+from rlrec.store.log import activity, selected
 from rlrec.store.log.selected import Selection
 from rlrec.store.policies import experiments, policies, routes
-from rlrec.times import format_time
+from rlrec.times import DAY_US, format_time
 
 CHECK = "live"
 
 
 def check(unit: Unit, *, findings: Findings, policy: str | None = None) -> None:
-    """Find routes and running experiments that serve another version than the live one, and routes that an earlier
-    release pinned at the end of a ramp. policy: those of this one alone, and routes to what its variants learned."""
+    """Find routes and running experiments that serve another version than the live one, routes that an earlier release
+    pinned at the end of a ramp, and policies whose promoted version nobody gets. policy: those of this one alone, and
+    routes to what its variants learned."""
     names = {row.name for row in policies.all_policies(unit)}
     live = StoredRows("policy", ((version.policy.id, version) for version, _ in policies.live(unit, names).values()))
-    for change in routes.newest_changes(unit):
+    changes, leading = routes.newest_changes(unit), set[int]()  # leading: policies that a route or an experiment serves
+    for change in changes:
         now = live[live[change.policy_id].policy.base_id or change.policy_id]
         is_stale = change.number is not None and change.command.startswith("experiment stop ")
         has_learned, follows = now.policy.id != change.policy_id, change.version_id in (None, now.id) and not is_stale
@@ -32,8 +34,10 @@ def check(unit: Unit, *, findings: Findings, policy: str | None = None) -> None:
             remedy = f"`rlrec route set {change.route} --to {now.policy.name}` lets it follow {now.reference}"
             detail = f"serves {change.reference}, whichever version is live: {remedy}"
             findings.add(CHECK, "warning" if is_stale else "info", f"route {change.route}", detail)
+        leading.add(now.policy.id)
     for experiment in experiments.all_experiments(unit):
         versions = [live[variant.policy_id] for variant in experiment.serving if experiment.status == "running"]
+        leading |= {version.policy.base_id or 0 for version in versions}
         for base_id in {version.policy.base_id for version in versions if version.policy.base_id is not None}:
             now, copies = live[base_id], [version for version in versions if version.policy.base_id == base_id]
             if now.id not in {version.parent_id for version in copies} and policy in (None, now.policy.name):
@@ -44,6 +48,13 @@ def check(unit: Unit, *, findings: Findings, policy: str | None = None) -> None:
                 remedy = f"`rlrec experiment stop {experiment.name}` ends it"
                 detail = f"serves {served}, and nobody there gets {now.reference}, which is live: {remedy}"
                 findings.add(CHECK, "info", f"experiment {experiment.name}", detail)
+    promoted = activity.live_times(unit).keys() - leading
+    for now in (live[policy_id] for policy_id in sorted(promoted) if changes):
+        is_meant = policy in (None, now.policy.name) and now.policy.base_id is None
+        if is_meant and not activity.count_served_since(unit, now.policy.id, unit.now - DAY_US):
+            remedy = f"`rlrec route set {changes[0].route} --to {now.policy.name} --share 20%` gives it to some users"
+            detail = f"{now.reference} is live, and serves no route and nobody else since a day: {remedy}"
+            findings.add(CHECK, "info", f"policy {now.policy.name}", detail)
 
 
 def successors(unit: Unit, version: Version) -> str | None:

@@ -327,6 +327,25 @@ def test_a_promotion_names_the_route_that_serves_what_a_ramp_learned(ready: Run)
     assert (run("status").exit_code, "info live" in run("status").stdout) == (0, False)
 
 
+@ON_BOTH
+def test_a_version_that_went_live_where_no_route_leads_is_named(ready: Run, tmp_path: Path) -> None:
+    run = ready
+    run("route", "set", "home", "--to", "u")
+    run("recommend", "--policy", "ts", "--session", "s")
+    assert run("policy", "promote", "ts@2", "--json").json["passed_by"] == []  # somebody calls it by its name
+    tomorrow = ("--now", "+25h", "--allow-future")
+    remedy = "`rlrec route set home --to ts --share 20%` gives it to some users"
+    page = tmp_path / "page.html"
+    assert run(*tomorrow, "report", page).exit_code == 0
+    texts = [run(*tomorrow, "status").stdout, run(*tomorrow, "doctor").stdout, page.read_text()]
+    texts.append(run(*tomorrow, "policy", "promote", "ts@1").stdout)
+    assert [f"is live, and serves no route and nobody else since a day: {remedy}" in text for text in texts] == [
+        True
+    ] * 4
+    run("route", "set", "home", "--to", "ts")
+    assert remedy not in run(*tomorrow, "status").stdout
+
+
 def test_a_rollback_of_a_route_leaves_a_later_promotion_alone(ready: Run) -> None:
     run = ready
     run("route", "set", "home", "--to", "ts@2", "--share", "0.5")

@@ -54,7 +54,8 @@ def test_variants_are_listed_as_long_as_they_serve(run: Run) -> None:
     separate = listed()
     run("route", "set", "front", "--to", "other", "--share", "50%")
     assert listed() == separate | {"home@front-ramp-1/current", "other@front-ramp-1/candidate"}
-    run("experiment", "stop", "front-ramp-1", "--promote", "candidate")
+    run("experiment", "stop", "front-ramp-1")
+    run("route", "set", "front", "--to", "other@front-ramp-1/candidate")
     assert listed() == separate | {"other@front-ramp-1/candidate"}
     run("route", "set", "front", "--to", "home")
     assert listed() == separate
