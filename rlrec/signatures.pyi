@@ -384,7 +384,7 @@ class PositionCommands:
 
 
 class ExperimentCommands:
-    def create(self, name: str, *, variants: Sequence[str] | str | None = None, unit: Literal['user', 'session'] = 'user', holdout_uniform: float | str | None = None, interleave: Sequence[str] = (), dry_run: bool = False) -> Result:
+    def create(self, name: str, *, variants: Sequence[str] | str | None = None, unit: Literal['user', 'session'] = 'user', holdout_uniform: float | str | None = None, interleave: Sequence[str] = (), layer: str | None = None, layer_share: float | str | None = None, dry_run: bool = False) -> Result:
         """Start an A/B split. Each variant serves a copy of its policy's belief and learns from its own decisions alone.
 
         With --interleave both versions fill every slate (team draft): for every two positions a coin decides who picks
@@ -395,6 +395,8 @@ class ExperimentCommands:
         unit: Assigned to a variant once and for all.
         holdout_uniform: Share of all units, 1% or 0.01, for a variant `holdout` that the uniform policy serves.
         interleave: Two frozen versions that fill every slate in turns, in place of variants.
+        layer: Share no unit with the other running experiments of this layer.
+        layer_share: Share of the layer's units [default: all that are left].
         dry_run: Say what would be stored, and store nothing."""
 
     def show(self, name: str, *, rewards: Sequence[str] | str | None = None, level: float = 0.95, log: str | None = None, details: bool = False, plot: str | PathLike[str] | None = None) -> Result:
@@ -416,6 +418,24 @@ class ExperimentCommands:
         log: Filter of the log, as in `evaluate` [default: all of the experiment].
         details: Every metric, and means per decision.
         plot: Write the answer as a figure, too."""
+
+    def set(self, name: str, *, weights: Sequence[str] | str, dry_run: bool = False) -> Result:
+        """Change the weights of an experiment: a new phase, also of a frozen one.
+
+        Units that have a variant keep it, and new ones are drawn by the new weights. In the ramp of a route, whose last
+        variant can only get more, the units that this takes move to it when they come next. `show` compares variants
+        within each phase and combines the differences.
+
+        weights: Of each variant: 0.2 or 20%.
+        dry_run: Say what would be stored, and store nothing."""
+
+    def freeze(self, name: str, *, dry_run: bool = False) -> Result:
+        """Take no new units into an experiment, and go on serving and measuring those that it has.
+
+        Others who come get what its first variant is a copy of, or what the route serves; they are in no variant and not
+        counted. `experiment set` takes units again.
+
+        dry_run: Say what would be stored, and store nothing."""
 
     def stop(self, name: str, *, promote: str | None = None, anyway: bool = False, dry_run: bool = False) -> Result:
         """Stop serving from an experiment; its log stays.

@@ -130,7 +130,7 @@ def _result(
 ) -> VariantComparison:  # fmt: skip
     first, last = (format_time(at) if at else None for at in covered)
     result = {
-        "experiment": experiment.name, "status": experiment.status, "unit": experiment.unit, "variants": variants,
+        "experiment": experiment.name, "status": experiment.state, "unit": experiment.unit, "variants": variants,
         "differences": differences, "sample_ratio": _finite({"chi2": split[0], "p_value": split[1]}), "holdout": None,
         "outcomes": [], "unit_differences": [], "reasons": [], "decisions_per_unit": [],
         "created_at": format_time(experiment.created_at),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import TYPE_CHECKING, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from rlrec.app.evaluation.comparisons import holdout, interleaved
 from rlrec.app.inputs import canonical, lookup
@@ -13,7 +13,7 @@ from rlrec.app.learning import belief_versions
 from rlrec.errors import Conflict, InputError
 from rlrec.records import Reward, Version
 from rlrec.store import Store, Unit
-from rlrec.store.database.unit import StoredRows, damage_error
+from rlrec.store.database.unit import StoredRows, damage_error, parse
 from rlrec.store.log import settings
 from rlrec.store.log.candidates import TEAMS
 from rlrec.store.policies import experiments, policies
@@ -23,6 +23,8 @@ from rlrec.times import format_time
 if TYPE_CHECKING:
     from rlrec.app.evaluation.comparisons.unit_outcomes import DifferenceRow
     from rlrec.app.learning.slot_statistics import Totals
+
+MIN_ROOM = 1e-9  # a share of a layer, or a change of one, that is none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,18 +45,22 @@ class Request:
     by: str = "user"
     holdout: float | None = None  # share of all units that a uniform policy serves
     interleave: Sequence[str] = ()  # two versions that fill each slate in turns, in place of variants
+    layer: str | None = None  # whose running experiments share no unit
+    layer_share: float | None = None  # of the units of the layer; None for all that are left
     route: str | None = None  # that it is the ramp of
     holdout_of: str | None = None  # the route whose users the first variant keeps apart for good
 
     def definition(self) -> str:
         """The options in canonical form. Order counts: the others are compared with the first variant."""
+        layer = {"layer": self.layer, "layer_share": self.layer_share}
+        layer = {name: value for name, value in layer.items() if value is not None}
         if self.interleave:
-            return canonical.text({"unit": self.by, interleaved.OPTION: list(self.interleave)})
+            return canonical.text({"unit": self.by, interleaved.OPTION: list(self.interleave), **layer})
         variants = [[variant.label, variant.policy, variant.weight] for variant in self.variants]
         uniform = {} if self.holdout is None else {holdout.LABEL: self.holdout}
         route = {} if self.route is None else {"route": self.route}
         holdout_of = {} if self.holdout_of is None else {lookup.HOLDOUT_OF: self.holdout_of}
-        return canonical.text({"unit": self.by, "variants": variants, **uniform, **route, **holdout_of})
+        return canonical.text({"unit": self.by, "variants": variants, **uniform, **route, **holdout_of, **layer})
 
 
 # The version that a variant serves, and its share of the units.
@@ -69,7 +75,8 @@ ExperimentSummary = TypedDict("ExperimentSummary", {
     "stopped_at": str | None, "created": NotRequired[bool], "already_stopped": NotRequired[bool],
     "interleave": NotRequired[list[str]], "route": NotRequired[str], "promoted": NotRequired[str],
     "live": NotRequired[str], "passed_by": NotRequired[list[str]],
-    "unit_differences": NotRequired[list["DifferenceRow"]],
+    "unit_differences": NotRequired[list["DifferenceRow"]], "layer": NotRequired[str],
+    "layer_share": NotRequired[float], "set": NotRequired[bool], "already_frozen": NotRequired[bool],
 })  # fmt: skip
 
 
@@ -113,7 +120,11 @@ def start(unit: Unit, request: Request, forks: Sequence[Fork], drafted: Sequence
     two versions of an interleaved one."""
     taken = lookup.experiment_names(unit)
     salt = sha256(f"{settings.get(unit).salt}/experiment/{request.name}".encode()).hexdigest()[:32]
-    experiment_id = experiments.add(unit, name=request.name, by=request.by, salt=salt, definition=request.definition())
+    has_parts = request.layer is not None and experiments.by_name(unit, [request.name]) == {}
+    experiment_id = experiments.add(
+        unit, name=request.name, by=request.by, salt=salt, definition=request.definition(), layer=request.layer,
+        parts=_layer_parts(unit, request) if has_parts else None,
+    )  # fmt: skip
     if experiment_id is None:
         return None
     if request.name in taken:
@@ -142,7 +153,40 @@ def start(unit: Unit, request: Request, forks: Sequence[Fork], drafted: Sequence
     return experiment_id
 
 
+def _layer_parts(unit: Unit, request: Request) -> dict[str, Any]:
+    """The parts of its layer that a new experiment gets: those that no running one has, the lowest first. Raises
+    InputError where these are less than it is to have."""
+    layer = str(request.layer)
+    neighbours = [row for row in experiments.all_experiments(unit) if row.layer == layer and row.status == "running"]
+    if neighbours and neighbours[0].unit != request.by:
+        hint = "a layer has one unit, since a user has several sessions"
+        raise InputError(f"the experiments of layer {layer} assign by {neighbours[0].unit}", hint=hint)
+    edges = [0.0, *sorted(edge for row in neighbours for pair in intervals_of(row) for edge in pair), 1.0]
+    room = [(low, high) for low, high in zip(edges[::2], edges[1::2], strict=True) if high - low > MIN_ROOM]
+    left = sum(high - low for low, high in room)
+    share = left if request.layer_share is None else request.layer_share
+    if not room or share > left + MIN_ROOM:
+        names = " and ".join(row.name for row in neighbours)
+        hint = "stop one of them, or name another layer; `--layer-share 50%` leaves room for a second experiment"
+        raise InputError(f"layer {layer} has {100 * left:.4g} % left beside {names}", hint=hint)
+    intervals = list[list[float]]()
+    for low, high in room:
+        intervals.append([low, min(high, low + share)])
+        share -= high - low
+        if share <= MIN_ROOM:
+            break
+    salt = sha256(f"{settings.get(unit).salt}/layer/{layer}".encode()).hexdigest()[:32]
+    return {"salt": salt, "intervals": intervals}
+
+
+def intervals_of(experiment: Experiment) -> list[tuple[float, float]]:
+    """The parts of its layer that an experiment has."""
+    return [*map(tuple, parse(str(experiment.parts), f"parts of experiment {experiment.name}")["intervals"])]
+
+
 def _check(request: Request) -> None:
+    if request.layer_share is not None and request.layer is None:
+        raise InputError("--layer-share is a share of a layer", hint="give --layer NAME, too")
     if request.interleave:
         if request.variants or request.holdout is not None:
             hint = "leave out --variant and --holdout-uniform"
@@ -159,9 +203,13 @@ def _check(request: Request) -> None:
     if repeated_label is not None:
         raise InputError(f"two variants are named {repeated_label}", hint="give each another label")
     for variant in request.variants:
-        if not 1e-9 <= variant.weight <= 1e9:
-            hint = "it lies between 1e-9 and 1e9"
-            raise InputError(f"the weight of variant {variant.label} is {variant.weight:g}", hint=hint)
+        check_weight(variant.label, variant.weight)
+
+
+def check_weight(label: str, weight: float) -> None:
+    """Raises InputError for a weight that is next to none, or huge."""
+    if not 1e-9 <= weight <= 1e9:
+        raise InputError(f"the weight of variant {label} is {weight:g}", hint="it lies between 1e-9 and 1e9")
 
 
 def _existing(unit: Unit, stored: Experiment, request: Request) -> ExperimentSummary:
@@ -229,7 +277,7 @@ def summary(unit: Unit, experiment: Experiment) -> ExperimentSummary:
     if references:
         rows = [(team, lookup.version(unit, name)[0], 0.5) for team, name in zip(TEAMS, references, strict=True)]
     row: ExperimentSummary = {
-        "experiment": experiment.name, "status": experiment.status, "unit": experiment.unit,
+        "experiment": experiment.name, "status": experiment.state, "unit": experiment.unit,
         "variants": [
             {
                 "variant": label, "policy": version.policy.name, "version": version.number,
@@ -240,6 +288,9 @@ def summary(unit: Unit, experiment: Experiment) -> ExperimentSummary:
         "created_at": format_time(experiment.created_at),
         "stopped_at": None if experiment.stopped_at is None else format_time(experiment.stopped_at),
     }  # fmt: skip
+    if experiment.layer is not None:
+        row["layer"] = experiment.layer
+        row["layer_share"] = sum(high - low for low, high in intervals_of(experiment))
     return {**row, "interleave": references} if references else row
 
 

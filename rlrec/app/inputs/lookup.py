@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rlrec.errors import Conflict, InputError, suggest
 from rlrec.records import Head, Reward, Version
@@ -121,8 +121,16 @@ def experiment(unit: Unit, name: str) -> Experiment:
 
 def route_of_holdout(unit: Unit, experiment: Experiment) -> routes.RouteChange | None:
     """The newest change of the route that an experiment is the holdout of; None where it is none."""
-    name = parse(experiment.definition, f"definition of experiment {experiment.name}").get(HOLDOUT_OF)
-    return None if name is None else route(unit, name)
+    return route(unit, _definition(experiment)[HOLDOUT_OF]) if is_holdout(experiment) else None
+
+
+def is_holdout(experiment: Experiment) -> bool:
+    """Whether an experiment is the holdout of a route."""
+    return HOLDOUT_OF in _definition(experiment)
+
+
+def _definition(experiment: Experiment) -> dict[str, Any]:
+    return parse(experiment.definition, f"definition of experiment {experiment.name}")
 
 
 def curve(unit: Unit, reference: str) -> Curve:

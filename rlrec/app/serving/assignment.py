@@ -20,10 +20,23 @@ from rlrec.store.policies.routes import RouteChange
 UnitKey = tuple[str, str]  # a unit that experiments assign: `user` or `session`, and its key
 
 
+def _uniform(salt: str, unit_key: str) -> float:
+    return int.from_bytes(sha256(f"{salt}/{unit_key}".encode()).digest()[:8]) / 2**64
+
+
+def is_in_layer(experiment: Experiment, unit_key: str) -> bool:
+    """Whether a unit lies in the parts of its layer that an experiment may take; all do where it has no layer."""
+    if experiment.parts is None:
+        return True
+    layer = parse(experiment.parts, f"parts of experiment {experiment.name}")
+    uniform = _uniform(layer["salt"], unit_key)
+    return any(low <= uniform < high for low, high in layer["intervals"])
+
+
 def hash_variant(experiment: Experiment, unit_key: str, weights: Mapping[str, float] | None = None) -> Variant:
     """The variant of a unit: a uniform hash of its key, divided in proportion to the weights.
     weights: by label, of another phase than the newest."""
-    uniform = int.from_bytes(sha256(f"{experiment.salt}/{unit_key}".encode()).digest()[:8]) / 2**64
+    uniform = _uniform(experiment.salt, unit_key)
     weights = weights or {variant.label: variant.weight for variant in experiment.variants}
     total, upper = sum(weights.values()), 0.0
     for variant in experiment.variants:
@@ -63,13 +76,18 @@ class Assigner:
         to_assign = [request for request in requests if self._names(request)]
         names = {name for request in to_assign for name in self._names(request)}
         self._named = {request.experiment for request in to_assign if request.experiment is not None}
-        self.experiments = experiments.by_name(unit, names) if names else {}
+        self.experiments = experiments.by_name(unit, names, holdouts=True) if names else {}
+        self._holdouts = [name for name, row in self.experiments.items() if lookup.is_holdout(row)]
         self._budget = iter(range(lookup.MAX_SUGGESTIONS))
         self._users: dict[str, str] = {}  # by session, of earlier requests of the group
         self._main_keys = users.main_keys(unit, {request.user for request in to_assign if request.user is not None})
         self._sessions = sessions.find(unit, {request.session for request in to_assign}) if to_assign else {}
+        self._elsewhere: set[tuple[str, UnitKey]] = set()  # units that another experiment of the layer has, by name
         self._variants = {
-            name: self._stored(experiment, [request for request in to_assign if name in self._names(request)])
+            name: self._stored(
+                experiment,
+                [request for request in to_assign if name in self._holdouts or name in self._names(request)],
+            )
             for name, experiment in self.experiments.items()
         }
 
@@ -92,6 +110,10 @@ class Assigner:
                 experiments.assignments(self.unit, experiment.id, by, list(unit_ids.values())) if unit_ids else {}
             )
             stored |= {(by, key): assigned[number] for key, number in unit_ids.items() if number in assigned}
+            if experiment.layer is not None and unit_ids:
+                rival_ids = experiments.units_elsewhere(self.unit, experiment, by, list(unit_ids.values()))
+                keys = ((by, key) for key, number in unit_ids.items() if number in rival_ids)
+                self._elsewhere |= {(experiment.name, key) for key in keys}
         return stored
 
     def _user(self, request: Request) -> str | None:
@@ -110,12 +132,14 @@ class Assigner:
         return variants | {fallback(self.experiments[name]) for name in self._named & self.experiments.keys()}
 
     def choose(self, request: Request) -> Assigned | None:
-        """The variants of a request; None where it takes part in no experiment. A unit in the holdout of a route takes
-        part in no ramp. Raises InputError where the request names an experiment that cannot serve it."""
+        """The variants of a request; None where it takes part in no experiment. A unit in the holdout of any route
+        takes part in no other. Raises InputError where the request names an experiment that cannot serve it."""
         variants: list[tuple[Experiment, Variant]] = []
         by, policy = "", None
         for name in self._names(request):
             experiment, variant, by = self._variant(request, name)
+            if name not in self._holdouts and self._is_held_out(request):
+                variant = None
             if variant is not None:
                 variants.append((experiment, variant))
             elif request.experiment is not None:
@@ -123,6 +147,10 @@ class Assigner:
             if variant in experiment.serving:
                 break
         return Assigned(tuple(variants), by, policy) if variants or policy else None
+
+    def _is_held_out(self, request: Request) -> bool:
+        """Whether the holdout of a route has the unit of a request, or will where that has not come there yet."""
+        return any(self._variant(request, name)[1] in self.experiments[name].serving for name in self._holdouts)
 
     def _variant(self, request: Request, name: str) -> tuple[Experiment, Variant | None, str]:
         """An experiment, the variant of a request there, None where it does not take the unit, and the kind of that."""
@@ -136,7 +164,14 @@ class Assigner:
         unit_key = self._unit_key(request, experiment)
         variant_id = self._variants[name].get(unit_key)
         variant = next((variant for variant in experiment.variants if variant.id == variant_id), None)
-        if experiment.mode != experiments.FROZEN and (variant is None or experiment.mode == experiments.MOVES):
+        if (name, unit_key) in self._elsewhere:
+            return experiment, None, unit_key[0]
+        is_taken = variant is not None or is_in_layer(experiment, unit_key[1])
+        if (
+            experiment.mode != experiments.FROZEN
+            and is_taken
+            and (variant is None or experiment.mode == experiments.MOVES)
+        ):
             hashed = hash_variant(experiment, unit_key[1])
             variant = hashed if variant is None else max(variant, hashed)  # by id: a ramp gives none back
         return experiment, variant, unit_key[0]
@@ -146,7 +181,7 @@ class Assigner:
         user = self._user(request) if experiment.unit == "user" else None
         if user is not None:
             return ("user", user)
-        if experiment.unit == "session" or request.experiment is None:
+        if experiment.unit == "session" or request.experiment != experiment.name:
             return ("session", request.session)
         raise InputError(
             f"experiment {experiment.name} assigns by user, and the request has none",

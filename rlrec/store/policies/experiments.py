@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from operator import attrgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rlrec.store.database.unit import Row, StoredRows, Unit, parse, to_text
 from rlrec.store.log import decisions
@@ -47,6 +47,11 @@ class Experiment(NamedTuple):
     mode: str
 
     @property
+    def state(self) -> str:
+        """Whether it runs, is stopped, or is frozen: it takes no new unit."""
+        return FROZEN if self.status == "running" and self.mode == FROZEN else self.status
+
+    @property
     def serving(self) -> tuple[Variant, ...]:
         """The variants that serve policies of their own: all but the users of a route outside of its holdout."""
         return tuple(row for row in self.variants if row.policy.endswith(f"@{self.name}/{row.label}"))
@@ -59,10 +64,16 @@ def all_experiments(unit: Unit) -> list[Experiment]:
     return _load(unit, unit.ask(f"SELECT {', '.join(_EXPERIMENT)} FROM experiment ORDER BY id"))
 
 
-def by_name(unit: Unit, names: Collection[str], *, lock: bool = False) -> dict[str, Experiment]:
-    """The experiments with these names, by name. lock: nobody can stop them until the transaction ends."""
+def by_name(
+    unit: Unit, names: Collection[str], *, lock: bool = False, holdouts: bool = False
+) -> dict[str, Experiment]:  # fmt: skip
+    """The experiments with these names, by name. lock: nobody can stop them, or begin a phase, until the transaction
+    ends; holdouts: those of routes that run, too."""
     lock_clause = " FOR SHARE" if lock and unit.postgres else ""
-    text = f"SELECT {', '.join(_EXPERIMENT)} FROM experiment WHERE name IN (?*) ORDER BY id{lock_clause}"
+    holdout_clause = " OR (status = 'running' AND id IN (SELECT holdout_id FROM route))" if holdouts else ""
+    text = (
+        f"SELECT {', '.join(_EXPERIMENT)} FROM experiment WHERE name IN (?*){holdout_clause} ORDER BY id{lock_clause}"
+    )
     return {experiment.name: experiment for experiment in _load(unit, unit.ask(text, names))}
 
 
@@ -133,12 +144,14 @@ def labels(unit: Unit, variant_ids: Collection[int]) -> dict[int, tuple[str, str
     return StoredRows("variant", ((number, (name, label)) for number, name, label in rows))
 
 
-def add(unit: Unit, *, name: str, by: str, salt: str, definition: str) -> int | None:
+def add(
+    unit: Unit, *, name: str, by: str, salt: str, definition: str, layer: str | None, parts: Mapping[str, Any] | None
+) -> int | None:  # fmt: skip
     """Start an experiment: its id, or None where the name is taken."""
     experiment_id = unit.ask_value(
-        "INSERT INTO experiment (name, unit, salt, status, definition, created_at)"
-        " VALUES (?, ?, ?, 'running', ?, ?) ON CONFLICT (name) DO NOTHING RETURNING id",
-        name, by, salt, definition, unit.now,
+        "INSERT INTO experiment (name, unit, salt, status, definition, created_at, layer, parts)"
+        " VALUES (?, ?, ?, 'running', ?, ?, ?, ?) ON CONFLICT (name) DO NOTHING RETURNING id",
+        name, by, salt, definition, unit.now, layer, None if parts is None else to_text(dict(parts)),
     )  # fmt: skip
     return None if experiment_id is None else int(experiment_id)
 
@@ -157,6 +170,18 @@ def assignments(unit: Unit, experiment_id: int, by: str, unit_ids: Collection[in
     """The variant id of each of these units that was assigned before. by: user or session."""
     text = f"SELECT {by}_id, variant_id FROM assignment WHERE experiment_id = ? AND {by}_id IN (?*)"
     return dict(unit.ask(text, experiment_id, unit_ids))
+
+
+def units_elsewhere(unit: Unit, experiment: Experiment, by: str, unit_ids: Collection[int]) -> set[int]:
+    """Those of some units that were assigned before by another running experiment of the layer, as users who are merged
+    may have been."""
+    join = f"assignment mine ON mine.experiment_id = ? AND mine.{by}_id = a.{by}_id"
+    earlier = "(mine.id IS NULL OR a.at < mine.at OR (a.at = mine.at AND a.experiment_id < mine.experiment_id))"
+    text = (
+        f"SELECT a.{by}_id FROM experiment e JOIN assignment a ON a.experiment_id = e.id LEFT JOIN {join}"
+        f" WHERE e.layer = ? AND e.id <> ? AND e.status = 'running' AND a.{by}_id IN (?*) AND {earlier}"
+    )
+    return {row[0] for row in unit.ask(text, experiment.id, experiment.layer, experiment.id, unit_ids)}
 
 
 def assign(unit: Unit, experiment: Experiment, by: str, rows: Iterable[tuple[int, int]]) -> None:

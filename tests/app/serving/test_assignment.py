@@ -1,16 +1,19 @@
 """Assignment: units keep their variants through phases, or move as a ramp wants it."""
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
 
-from rlrec.app.experiments import experiment
+from rlrec.app.experiments import ending, enrolment, experiment, route
 from rlrec.app.experiments.experiment import VariantSpec
 from rlrec.app.policies import policy
-from rlrec.app.requests import recommend
+from rlrec.app.requests import recommend, user
+from rlrec.app.serving.planned_requests import plan_group
 from rlrec.app.upkeep import doctor
+from rlrec.errors import InputError
 from rlrec.store import Store
 from rlrec.store.policies import arms, experiments
 from tests.conftest import ON_BOTH
@@ -37,9 +40,9 @@ def at(db: str) -> Iterator[Clocked]:
         item.close()
 
 
-def split(store: Store, *, b: float = 1.0, **options: Any) -> None:
+def split(store: Store, *, b: float = 1.0, name: str = "ab", **options: Any) -> None:
     variants = VariantSpec(label="a", policy="ts"), VariantSpec(label="b", policy="u", weight=b)
-    experiment.create(store, experiment.Request(name="ab", variants=variants, **options))
+    experiment.create(store, experiment.Request(name=name, variants=variants, **options))
 
 
 def served(store: Store, first: int, last: int, **target: Any) -> dict[str, str | None]:
@@ -97,3 +100,115 @@ def test_a_unit_belongs_to_its_phase_where_the_clock_stands_still(at: Clocked) -
         rows = unit.ask("SELECT at FROM assignment ORDER BY id")
     numbers = [phases.index(experiments.phase_of_time(phases, row[0])) for row in rows]
     assert numbers == [0] * 20 + [1] * 20
+
+
+# -- units that an experiment does not take --
+
+
+@ON_BOTH
+def test_a_frozen_experiment_takes_no_unit_and_serves_those_that_it_has(at: Clocked) -> None:
+    split(at(0))
+    before = served(at(1), 0, 40)
+    assert enrolment.freeze(at(2), "ab")["status"] == "frozen"
+    assert served(at(3), 0, 40) == before
+    answer = recommend.recommend(at(3), recommend.Request(session="new", user="new", experiment="ab", request_id="r1"))
+    assert (answer["experiment"], answer["variant"], answer["policy"]) == (None, None, "ts")
+    assert enrolment.freeze(at(4), "ab")["already_frozen"]
+    assert findings(at(4)) == []
+    enrolment.set_weights(at(5), "ab", {"a": 1, "b": 1})
+    assert set(served(at(6), 40, 80).values()) == {"a", "b"}
+    assert findings(at(7)) == []
+
+
+@ON_BOTH
+def test_a_unit_that_was_planned_before_a_phase_is_planned_anew(at: Clocked, monkeypatch: pytest.MonkeyPatch) -> None:
+    split(at(0))
+    waiting = [at(1)]
+
+    def freeze_behind(*args: Any) -> Any:
+        planned = plan_group(*args)
+        while waiting:
+            enrolment.freeze(waiting.pop(), "ab")
+        return planned
+
+    monkeypatch.setattr(recommend, "plan_group", freeze_behind)
+    assert set(served(at(1), 0, 10).values()) == {None}
+    assert findings(at(7)) == []
+
+
+def members(store: Store) -> dict[str, set[str]]:
+    """The users of each experiment."""
+    with store.read() as unit:
+        rows = unit.ask(
+            "SELECT e.name, u.key FROM assignment a JOIN experiment e ON e.id = a.experiment_id"
+            " JOIN users u ON u.id = a.user_id"
+        )
+    users: dict[str, set[str]] = {}
+    for name, key in rows:
+        users.setdefault(name, set()).add(key)
+    return users
+
+
+@ON_BOTH
+def test_two_experiments_of_a_layer_share_no_unit_and_a_third_gets_what_is_left(at: Clocked) -> None:
+    split(at(0), layer="page", layer_share=0.3)
+    split(at(0), layer="page", layer_share=0.5, name="second")
+    split(at(0), layer="page", name="third")
+    split(at(0), name="other")
+    for name in ("ab", "second", "third", "other"):
+        served(at(1), 0, 400, experiment=name)
+    users = members(at(2))
+    assert sum(len(users[name]) for name in ("ab", "second", "third")) == len(users["other"]) == 400
+    assert users["ab"] | users["second"] | users["third"] == users["other"]
+    assert abs(len(users["ab"]) - 120) < 4 * 84**0.5
+    assert abs(len(users["third"]) - 80) < 4 * 64**0.5
+    assert findings(at(3)) == []
+
+
+@ON_BOTH
+def test_what_a_stopped_experiment_had_of_its_layer_is_free(at: Clocked) -> None:
+    split(at(0), layer="page", layer_share=0.3)
+    split(at(0), layer="page", layer_share=0.3, name="second")
+    split(at(0), layer="page", name="third")
+    for refused in ({}, {"layer_share": 0.1}):
+        with pytest.raises(InputError, match="0 % left beside ab and second and third"):
+            split(at(0), layer="page", name="fourth", **refused)
+    with pytest.raises(InputError, match="assign by user"):
+        split(at(0), layer="page", name="fourth", by="session")
+    for name in ("ab", "third"):
+        ending.stop(at(1), name)
+    split(at(2), layer="page", layer_share=0.6, name="fourth")
+    with at(2).read() as unit:
+        parts = json.loads(str(experiments.by_name(unit, ["fourth"])["fourth"].parts))["intervals"]
+    assert parts == [[0.0, 0.3], [0.6, pytest.approx(0.9)]]
+
+
+@ON_BOTH
+def test_users_of_two_experiments_of_a_layer_who_are_merged_stay_in_the_first(at: Clocked) -> None:
+    split(at(0), layer="page", layer_share=0.5)
+    split(at(0), layer="page", name="second")
+    served(at(1), 0, 20)
+    served(at(2), 0, 20, experiment="second")
+    users = members(at(2))
+    first, second = min(users["ab"]), min(users["second"])
+    user.merge(at(3), first, second)
+    assert recommend.recommend(at(4), recommend.Request(session="n", user=first, experiment="ab"))["variant"]
+    answer = recommend.recommend(at(4), recommend.Request(session="m", user=second, experiment="second"))
+    assert (answer["variant"], answer["policy"]) == (None, "ts")
+    assert findings(at(5)) == []
+
+
+@ON_BOTH
+def test_the_holdout_of_a_route_stays_out_of_experiments_that_are_named(at: Clocked) -> None:
+    split(at(0))
+    route.create(at(0), route.Request(name="home", to="ts", holdout=0.3))
+    route.create(at(0), route.Request(name="cart", to="ts"))
+    route.set_route(at(0), route.Request(name="cart", to="u", share=0.5))
+    first = served(at(1), 0, 100)  # before they come to the route
+    by_route = served(at(2), 0, 200, policy="home")
+    later = served(at(3), 0, 200)
+    held_out = {user for user, label in by_route.items() if label == "holdout"}
+    assert 30 < len(held_out) < 90
+    assert {user for user, label in (first | later).items() if label is None} == held_out
+    assert {user for user, label in served(at(4), 0, 200, policy="cart").items() if label is None} == held_out
+    assert findings(at(5)) == []

@@ -10,7 +10,7 @@ from operator import itemgetter
 
 from rlrec.app.audit.integrity.findings import UNREADABLE, Findings, row_subject
 from rlrec.app.inputs import canonical
-from rlrec.app.serving.assignment import hash_variant
+from rlrec.app.serving.assignment import hash_variant, is_in_layer
 from rlrec.store import Unit
 from rlrec.store.log import contents, settings
 from rlrec.store.log.events import CENSOR
@@ -87,10 +87,11 @@ def _assignments(unit: Unit, findings: Findings) -> None:
         experiment, phase = by_id[number], experiments.phase_of_time(phases[number], at)
         if phase.mode == experiments.FROZEN:
             return True
-        if hash_variant(experiment, key, phase.weights).id == variant_id:
-            return False
-        others = users.all_keys(unit, [key])[key] if has_merges else ()
-        return all(hash_variant(experiment, other, phase.weights).id != variant_id for other in others)
+
+        def is_theirs(key: str) -> bool:
+            return hash_variant(experiment, key, phase.weights).id == variant_id and is_in_layer(experiment, key)
+
+        return not is_theirs(key) and not (has_merges and any(map(is_theirs, users.all_keys(unit, [key])[key])))
 
     wrong_units = Counter(by_id[row[0]].name for row in audit.assigned_units(unit) if is_wrong(*row))
     for name, count in wrong_units.items():

@@ -58,6 +58,14 @@ def parse_variant(text: str) -> VariantSpec:
     return VariantSpec(label=parse_name(label), policy=policy, weight=share)
 
 
+def parse_weight(text: str) -> tuple[str, float]:
+    """The label and the weight in LABEL=WEIGHT, 0.2 or 20%."""
+    label, sign, weight = (piece.strip() for piece in text.partition("="))
+    if not sign:
+        raise InputError(f"'{truncate(text)}' is not a weight", hint="write LABEL=0.2")
+    return parse_name(label), parse_percent(weight)
+
+
 def parse_percent(text: str) -> float:
     """The number in 1% or 0.01."""
     try:
@@ -75,6 +83,7 @@ def parse_share(text: str) -> float:
 
 REFERENCES = Parsed("a,b", lambda text: tuple(piece.strip() for piece in text.split(",") if piece.strip()))
 SHARE = Parsed("share", parse_share)
+WEIGHT = Parsed("label=weight", parse_weight)
 VARIANT = Parsed("label=policy[@v][:weight]", parse_variant)
 
 
@@ -99,6 +108,12 @@ experiment = CommandGroup("experiment")
 @click.option(
     "--interleave", type=REFERENCES, default=(), metavar="A,B",
     help="Two frozen versions that fill every slate in turns, in place of variants.",
+)  # fmt: skip
+@click.option(
+    "--layer", type=NAME, metavar="NAME", help="Share no unit with the other running experiments of this layer."
+)  # fmt: skip
+@click.option(
+    "--layer-share", type=SHARE, metavar="SHARE", help="Share of the layer's units [default: all that are left]."
 )  # fmt: skip
 @writing(
     "rlrec experiment create ab --variant a=home --variant b=other --unit session",
@@ -267,6 +282,36 @@ def _holdout(row: dict[str, Any]) -> str:
         "[{estimate_lower}, {estimate_upper}]; difference {difference}, p {p_value} ({verdict})".format(**figures)
         + _alarm(row["p_value"], "the estimates from this log are wrong")
     )
+
+
+@experiment.command("set")
+@click.argument("name", type=NAME)
+@click.option(
+    "--weight", "weights", type=WEIGHT, multiple=True, required=True, metavar="LABEL=WEIGHT",
+    help="Of each variant: 0.2 or 20%.",
+)  # fmt: skip
+@writing("rlrec experiment set ab --weight a=1 --weight b=3")
+def set_(store: Store, show: Show, name: str, weights: Sequence[tuple[str, float]]) -> None:
+    """Change the weights of an experiment: a new phase, also of a frozen one.
+
+    Units that have a variant keep it, and new ones are drawn by the new weights. In the ramp of a route, whose last
+    variant can only get more, the units that this takes move to it when they come next. `show` compares variants
+    within each phase and combines the differences."""
+    labels = [label for label, _ in weights]
+    if repeated_label := next((label for label in labels if labels.count(label) > 1), None):
+        raise InputError(f"--weight gives {repeated_label} two weights", hint="give each variant one")
+    show(app.enrolment.set_weights(store, name, dict(weights)))
+
+
+@experiment.command("freeze")
+@click.argument("name", type=NAME)
+@writing("rlrec experiment freeze ab")
+def freeze(store: Store, show: Show, name: str) -> None:
+    """Take no new units into an experiment, and go on serving and measuring those that it has.
+
+    Others who come get what its first variant is a copy of, or what the route serves; they are in no variant and not
+    counted. `experiment set` takes units again."""
+    show(app.enrolment.freeze(store, name))
 
 
 @experiment.command("stop")

@@ -134,6 +134,61 @@ def test_one_variant_and_a_uniform_holdout_are_an_experiment(ready: Any) -> None
     assert "holdout (0.5 of units): uniform earned" in output
 
 
+# -- phases and layers --
+
+
+def test_set_and_freeze_say_what_units_get_from_now_on(ready: Any) -> None:
+    create(ready)
+    answer = ready("experiment", "set", "ab", "--weight", "a=40%", "--weight", "b=0.6", "--json").json
+    assert [row["weight"] for row in answer["variants"]] == [0.4, 0.6]
+    again = ready("experiment", "set", "ab", "--weight", "a=2", "--weight", "b=3", "--json").json
+    assert (answer["set"], again["set"]) == (True, False)
+    assert ready("experiment", "freeze", "ab", "--json").json["status"] == "frozen"
+    assert ready("experiment", "list", "--json").json[0]["status"] == "frozen"
+    thawed = ready("experiment", "set", "ab", "--weight", "a=2", "--weight", "b=3", "--json").json
+    assert (thawed["set"], thawed["status"]) == (True, "running")
+
+
+def test_a_layer_is_named_at_creation_and_a_repeat_changes_nothing(ready: Any) -> None:
+    answer = create(ready, "--layer", "page", "--layer-share", "25%", "--json").json
+    assert (answer["layer"], answer["layer_share"]) == ("page", 0.25)
+    assert create(ready, "--layer", "page", "--layer-share", "0.25", "--json").json == answer | {"created": False}
+    assert create(ready, "--layer", "page", "--json").error["code"] == 6
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        ("set ab --weight a=0 --weight b=1", 2, "the weight of variant a is 0"),
+        ("set ab --weight a=-1 --weight b=1", 2, "the weight of variant a is -1"),
+        ("set ab --weight a=nan --weight b=1", 2, "not a share"),
+        ("set ab --weight a --weight b=1", 2, "write LABEL=0.2"),
+        ("set ab --weight a=1", 2, "no weight for variant b"),
+        ("set ab --weight a=1 --weight a=2 --weight b=1", 2, "two weights"),
+        ("set ab --weight a=1 --weight B=1", 2, "unknown variant 'B'"),
+        ("set ab", 2, "--weight"),
+        ("set nope --weight a=1", 2, "unknown experiment 'nope'"),
+        ("set front-holdout --weight holdout=1 --weight served=1", 2, "keeps its weights"),
+        ("set old --weight a=1 --weight b=1", 2, "experiment old is stopped"),
+        ("freeze old", 2, "experiment old is stopped"),
+        ("freeze nope", 2, "unknown experiment 'nope'"),
+        ("create new --variant a=home --variant b=other --layer page", 2, "0 % left beside ab"),
+        ("create new --variant a=home --variant b=other --layer-share 5%", 2, "--layer NAME"),
+        ("create new --variant a=home --variant b=other --layer x --layer-share 0", 2, "between 0 and 100 %"),
+    ],
+)
+def test_bad_weights_and_layers_are_one_line_and_store_nothing(ready: Any, words: str, code: int, message: str) -> None:
+    create(ready, "--layer", "page")
+    ready("experiment", "create", "old", "--variant", "a=home", "--variant", "b=other")
+    ready("experiment", "stop", "old")
+    ready("route", "create", "front", "--to", "other", "--holdout", "5%", "--holdout-policy", "home")
+    before = ready("experiment", "list", "--json").json
+    refused = ready("experiment", *words.split())
+    assert (refused.exit_code, refused.stderr.count("\n")) == (code, 1)
+    assert message in refused.stderr
+    assert ready("experiment", "list", "--json").json == before
+
+
 @pytest.mark.parametrize("share", ["2%", "0.02"])
 def test_the_same_share_in_other_words_is_the_same_experiment(ready: Any, share: Any) -> None:
     served(ready, "--holdout-uniform", "2%", pages=0)
