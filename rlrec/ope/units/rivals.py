@@ -27,10 +27,23 @@ _NOTHING = 1e-9  # of the spread of two lifts: the difference of equal ones
 
 class Standing(NamedTuple):
     """Where a target stands among others. stretch: how many times as far from the lift its bounds lie, low and high,
-    where those of all targets hold together; may_be_best: None where it is not known."""
+    where those of all targets hold together; t: quantiles of t, in place of those of the target alone, where these are
+    all that its bounds rest on; may_be_best: None where it is not known."""
 
     stretch: Bounds
+    t: Bounds | None
     may_be_best: bool | None
+
+    def bounds(self, estimate: Estimate) -> tuple[float | None, float | None]:
+        """The bounds of the lift that hold together with those of the others, never inside its own ones."""
+        lift, error = estimate.lift or 0.0, estimate.lift_std_error or 0.0
+        low, high = (
+            np.inf if bound is None else times * abs(bound - lift)
+            for bound, times in zip((estimate.lift_lower, estimate.lift_upper), self.stretch, strict=True)
+        )
+        if self.t is not None:
+            low, high = max(low, self.t[1] * error), max(high, -self.t[0] * error)
+        return finite_or_none(lift - low), finite_or_none(lift + high)
 
 
 def compare_targets(
@@ -46,35 +59,33 @@ def compare_targets(
             and not doubts_of(estimates[number].reasons)
         ]  # fmt: skip
         if len(judged) > 1:
-            standing = standings([folds[target][number] for target in judged], options)
-            for target, (stretch, may_be_best) in zip(judged, standing, strict=True):
-                estimate = rows[target][number]
-                lift = estimate.lift or 0.0
-                low, high = (
-                    None if bound is None else finite_or_none(lift + times * (bound - lift))
-                    for bound, times in zip((estimate.lift_lower, estimate.lift_upper), stretch, strict=True)
-                )
+            compared = standings([folds[target][number] for target in judged], options)
+            for target, standing in zip(judged, compared, strict=True):
+                low, high = standing.bounds(rows[target][number])
                 rows[target][number] = replace(
-                    estimate, simultaneous_lower=low, simultaneous_upper=high, may_be_best=may_be_best
-                )
+                    rows[target][number], simultaneous_lower=low, simultaneous_upper=high,
+                    may_be_best=standing.may_be_best,
+                )  # fmt: skip
     return rows
 
 
 def standings(folds: Sequence[EstimatorFold], options: FinishOptions) -> list[Standing]:
     """The standing of each target by one estimator, at the end of a fold over the same rows."""
+    is_plain = [not fold.distorted and not fold.heaviness for fold in folds]
     folds = [fold.unbiased for fold in folds]
     present = [fold.earned[:, 1] > 0 for fold in folds]
     can_draw = options.interval == "bootstrap-t" and all(np.array_equal(present[0], flags) for flags in present[1:])
     if not can_draw or len(present[0]) < 2:
         usual, joint = (NormalDist().inv_cdf((1 - options.level) / 2 / number) for number in (1, len(folds)))
-        return [Standing((joint / usual, joint / usual), None) for _ in folds]
+        return [Standing((joint / usual, joint / usual), None, None) for _ in folds]
     samples = [(Relative(fold.estimator, Ratio()), _columns(fold)) for fold in folds]
     lifts = intervals.studentised_bootstraps(samples, seed=options.seed, number=options.replicates)
     quantiles = intervals.joint_quantiles([lift.t for lift in lifts if len(lift.t)], options.level)
     may_be_best = _may_be_best(folds, lifts, options.level)
     return [
-        Standing(_stretch(lift, quantiles, options.level), best)
-        for lift, best in zip(lifts, may_be_best, strict=True)
+        Standing((1.0, 1.0), quantiles if len(lift.t) else None, best) if plain
+        else Standing(_stretch(lift, quantiles, options.level), None, best)
+        for lift, best, plain in zip(lifts, may_be_best, is_plain, strict=True)
     ]  # fmt: skip
 
 

@@ -78,6 +78,16 @@ def test_the_best_target_is_told_from_the_worst() -> None:
             assert joint_low < low < high < joint_high
 
 
+def test_bounds_of_all_targets_reach_equally_many_errors() -> None:
+    """By the largest t of all: those of a single target differ from draw to draw, and widen no others."""
+    targets = np.random.default_rng(7).dirichlet(np.full(ARMS, 2.0), 20)
+    rows = judged(targets, np.full(ARMS, 0.3), 5)
+    lift, error = column(rows, "lift"), column(rows, "lift_std_error")
+    below, above = (np.abs(column(rows, f"simultaneous_{side}") - lift) / error for side in ("lower", "upper"))
+    assert np.allclose([below, above], [below[:1], above[:1]], rtol=1e-9, atol=0.0)
+    assert min(below[0], above[0]) > 2.5
+
+
 def test_a_single_target_has_no_rivals() -> None:
     ((row,),) = judged(np.full((1, ARMS), 0.1), np.full(ARMS, 0.3), 2)
     assert (row.simultaneous_lower, row.simultaneous_upper, row.may_be_best) == (None, None, None)
