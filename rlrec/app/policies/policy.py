@@ -10,6 +10,7 @@ from typing import Any, NotRequired, TypedDict, cast
 
 from rlrec import policy as kinds
 from rlrec.app.distributions import designs
+from rlrec.app.evaluation.rows import groups
 from rlrec.app.inputs import canonical, lookup, parameters
 from rlrec.app.learning import arm_means, belief_versions, graduation
 from rlrec.app.learning.belief_versions import VersionSummary
@@ -17,6 +18,7 @@ from rlrec.app.learning.warm_start import NO_BELIEF, InitialBelief, warm_start
 from rlrec.app.log import lineage
 from rlrec.errors import Conflict, InputError, suggest
 from rlrec.policy.beliefs.base import Policy
+from rlrec.policy.kinds.long_term import LongTerm
 from rlrec.records import Reward, StoredPolicy, Version
 from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
@@ -72,6 +74,8 @@ def create(store: Store, request: Request) -> CreatedPolicy:
         raise InputError(f"policies of kind {request.kind} are made by experiments", hint=hint)
     source = _copied(store, request)
     policy = kinds.make(request.kind, _resolved(store, request, source))
+    if isinstance(policy, LongTerm):
+        groups.refuse_group(policy.by)
     typed_parameters = kinds.values(policy)  # with the defaults of today: a policy never changes
     prior_options = arm_means.options(request.prior_from, request.prior_weight, prior=request.prior)
     prior = {} if request.prior is None else parameters.prior(Path(request.prior))

@@ -138,9 +138,7 @@ def _relearn(store: Store, source: Version, request: Request, *, by: str | None)
     if request.features is not None or request.after_drift is not None:
         hint = "give --log since=TIME, in place of --after-drift; it reads no features"
         raise InputError(f"policy {source.policy.name!r} learns the effects of arms", hint=hint)
-    if by is not None and groups.field_of_context(by) is None:
-        hint = "give the field of the context another name, such as user_day"
-        raise InputError(f"by={by} is a group of the log, not a field of the context", hint=hint)
+    groups.refuse_group(by)
     with store.read() as unit:
         removals = settings.get(unit).removals
     with (

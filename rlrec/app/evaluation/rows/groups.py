@@ -74,6 +74,13 @@ def field_of_context(by: str | None) -> str | None:
     return None if by is None or by in FIELDS else by
 
 
+def refuse_group(by: str | None) -> None:
+    """Raises InputError where a name stands for groups of the log, which no context of a request has."""
+    if by in FIELDS:
+        hint = f"give the field of the context another name, such as user_{by}"
+        raise InputError(f"by={by} is a group of the log, not a field of the context", hint=hint)
+
+
 def check_field(by: str | None, names: Collection[str], *, groups: Collection[str] = FIELDS) -> None:
     """Raises InputError if no context of the log had the field. names: of fields that contexts had; groups: that can be
     asked for beside them."""

@@ -348,18 +348,18 @@ def test_decisions_by_cells_are_exact_wherever_they_are_read(cells: Run, tmp_pat
     assert cells("policy", "rebuild", "home", "--now", "2026-03-09", "--json").json["version"] == 3
 
 
-@pytest.mark.parametrize(
-    ("by", "message"),
-    [
-        ("day", "by=day is a group of the log, not a field of the context"),
-        ("browser", "no context of the log has the field 'browser'"),
-    ],
-)
-def test_cells_that_the_log_does_not_have_are_refused(shop: Run, by: str, message: str) -> None:
-    shop("policy", "create", "home", "--kind", "long-term", "--reward", "durable", "--param", f"by={by}")
+def test_cells_of_groups_of_the_log_are_refused_at_creation(run_sqlite: Run) -> None:
+    result = run_sqlite("policy", "create", "home", "--kind", "long-term", "--param", "by=policy")
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert "by=policy is a group of the log, not a field of the context" in result.stderr
+    assert run_sqlite("policy", "list", "--json").json == []
+
+
+def test_cells_that_the_log_does_not_have_are_refused(shop: Run) -> None:
+    shop("policy", "create", "home", "--kind", "long-term", "--reward", "durable", "--param", "by=browser")
     result = shop("policy", "rebuild", "home", "--now", AFTERWARDS)
     assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
-    assert message in result.stderr
+    assert "no context of the log has the field 'browser'" in result.stderr
     assert shop("policy", "show", "home", "--json").json["versions"] == [1]
 
 
