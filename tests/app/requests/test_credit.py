@@ -249,9 +249,13 @@ def test_every_door_takes_such_lines(shop: Store, run: Run, db: str) -> None:
 REFUSED = [
     ("--user nobody click", "unknown user 'nobody'"),
     ("--user u click --window 1h", "user 'u' saw no page from 2027-01-15T12:00:00.000000Z to"),
-    ("--user u click --at 2026-12-01", "user 'u' saw no page from 2026-11-24"),
+    ("--user u click --window 1h", "13:00:00.000000Z. give a longer window"),
+    ("--user u click --at 2026-12-01", "user 'u' saw no page before 2026-12-01T00:00:00.000000Z. nothing was shown"),
     ("--user u click --arm b --window 2h", "user 'u' saw no arm 'b' from"),
-    ("--user v click --arm b", "user 'v' saw no arm 'b' from"),
+    (
+        "--user v click --arm b",
+        "user 'v' saw no arm 'b' before 2027-01-15T13:00:00.000000Z. name another arm, or no arm",
+    ),
     ("--user u click --arm zz", "unknown arm 'zz'"),
     ("--user u click --at 2027-01-16", "the event lies in the future"),
     ("3 click --user u", "decision_id and user are both given"),
