@@ -71,7 +71,8 @@ class Claim(NamedTuple):
     nothing; base: what these are shares of, 1 for shares, 0 or None where there is none. needed: clusters more that
     would tell, in about `days` of this traffic; cluster: user, session or row. groups: the reasons by their groups.
     basis: what the figures are means of, such as `per visit`; reward: its name where it has to be told. caveat: what
-    lowers trust in an answer that is known; is_logger: `name` alone served all rows that were taken"""
+    lowers trust in an answer that is known; is_logger: `name` alone served all rows that were taken; seems: the answer
+    rests on weak grounds, and says so"""
 
     name: str
     rival: str
@@ -88,6 +89,7 @@ class Claim(NamedTuple):
     reward: str = ""
     caveat: str = ""
     is_logger: bool = False
+    seems: bool = False
 
     @property
     def sentence(self) -> str:
@@ -96,7 +98,8 @@ class Claim(NamedTuple):
         basis = (f" {self.basis}" if self.basis else "") + by
         subject, caveat = self.name or "it", f", {self.caveat}" if self.caveat else ""
         if self.answer in ("better", "worse"):
-            return f"{subject} is {self.answer} than {self.rival}: {self.difference}{basis}{caveat}"
+            subject += " seems" if self.seems else " is"
+            return f"{subject} {self.answer} than {self.rival}: {self.difference}{basis}{caveat}"
         if self.answer == "same":
             share = max(abs(bound) for bound in (self.lower or 0.0, self.upper or 0.0)) / abs(self.base or 1.0)
             if share > LOG_PRECISION and self.is_logger:
@@ -146,6 +149,11 @@ class Claim(NamedTuple):
         return f" ({text} of this traffic)"
 
 
+def is_weak(gate: Mapping[str, Any]) -> bool:
+    """Whether a gate was passed on more doubts than that of a small sample."""
+    return gate["verdict"] == "weak" and not {*gate["reasons"]} <= {"low-ess"}
+
+
 def gate_claim(
     gate: Mapping[str, Any], name: str = "", *, rival: str | None = None, groups: Mapping[str, Sequence[str]] = {}
 ) -> Claim:  # fmt: skip
@@ -161,7 +169,7 @@ def gate_claim(
         name, rival or gate_against(gate), "better" if gate["passed"] else answer,
         **(bounds if verdict != "insufficient" or answer == "same" else {}), base=gate["live_value"],
         needed=None if needed is None else round(needed / GATE_SHARE), cluster="visitor", groups=groups,
-        basis=basis + doubt,
+        basis=basis + doubt, seems=bool(doubt) and is_weak(gate),
     )  # fmt: skip
 
 

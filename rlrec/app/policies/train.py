@@ -426,7 +426,7 @@ class _TrainingRun:
             serving = routes.newest_changes(unit)
             names = [change.route for change in serving if change.policy == policy.name]
             names += [change.route for change in serving]
-            why = bold_reason(f"{policy.name}@{number}", next(iter(names), None))
+            why = bold_reason(trained, self.tune, f"{policy.name}@{number}", next(iter(names), None))
         return result(
             self.parent, number, self.report.visits, gate, seed=self.seed, trained=trained, promoted=promoted, why=why,
             log=self.log_taken, ess_wanted=self.tune.wanted_ess, weights=self.request.weights, training=training,

@@ -31,6 +31,7 @@ MIN_ESS_SHARE = 0.5  # effective share of decisions, by weights of slates before
 MIN_EARNED_BY_SLOTS = 0.1  # share of the rewards that slots earn, from which on slots are weighed
 MAX_CLIPPED_SHARE = 0.05  # share of these weights above the largest one allowed, beyond which slots are weighed
 GROWTH, LARGEST_RATE = 2.0, 1.0  # of a step after an epoch that gained, and how large it gets by that
+BOLD_ESS = 5  # effective tuning visits, below which not even a bold step rests on anything
 RETRIES = 5  # halved steps in a row that gain nothing, after which the ascent ends
 POWER, PROBE = 10, 0.1  # iterations towards the direction of most curvature, and the size of a change that tells it
 KICK = 1.0  # change of log probabilities (root mean square) by which the ascent leaves a saddle
@@ -97,12 +98,16 @@ class Epoch:
     variance: float
     variance_without_baseline: float
 
+    def counts(self, *, bold: bool) -> bool:
+        """Whether enough tuning visits are effective: for the gate, or for a bold step."""
+        return self.supported or (bold and (self.ess or 0.0) >= BOLD_ESS)
+
     def is_better(self, earlier: Epoch, *, bold: bool) -> bool:
-        """Whether it is better than an earlier epoch: enough effective visits come first, unless it is bold, then the
-        gain counts. It has to be larger by one standard error of the difference, which is that of the standard errors:
+        """Whether it is better than an earlier epoch: enough effective visits come first, then the gain counts.
+        It has to be larger by one standard error of the difference, which is that of the standard errors:
         along one way up they grow together."""
-        if not bold and self.supported != earlier.supported:
-            return self.supported
+        if self.counts(bold=bold) != earlier.counts(bold=bold):
+            return self.counts(bold=bold)
         if self.gain is None or earlier.gain is None:
             return self.gain is not None
         return self.gain - earlier.gain > max(0.0, (self.std_error or 0.0) - (earlier.std_error or 0.0))
@@ -294,7 +299,7 @@ class Trainer:
         taken back, and steps are halved. Where that leads nowhere, and pages earn as a whole, the ascent goes on from
         beside the saddle."""
         now, rate, options, bold = self.start, self.options.lr, self.options, self.options.bold
-        supported = tune is not None and tune.reference_ess >= tune.wanted_ess
+        supported = tune is not None and tune.reference_ess >= (BOLD_ESS if bold else tune.wanted_ess)
         best, best_parameters, curve = None, self.start, list[Epoch]()
         gain, failures, is_saddle = 0.0, 0, options.weights == SLATE and self._has_pages
         for epoch in range(1, options.epochs + 1):
@@ -309,10 +314,10 @@ class Trainer:
                 best, best_parameters = point, moved
             elif epoch - best.epoch >= options.patience:
                 break
-            has_gained = point.gain is not None and point.gain > gain and (point.supported or bold)
+            has_gained = point.gain is not None and point.gain > gain and point.counts(bold=bold)
             if not supported or has_gained:
                 rate = min(GROWTH * rate, max(rate, LARGEST_RATE)) if has_gained else rate
-                now, supported, gain, failures = moved, point.supported, point.gain or 0.0, 0
+                now, supported, gain, failures = moved, point.counts(bold=bold), point.gain or 0.0, 0
                 continue
             rate, failures = rate / 2, failures + 1
             if failures <= RETRIES:

@@ -8,7 +8,7 @@ from typing import Any, NotRequired, TypedDict, cast
 
 from rlrec.app.evaluation.comparisons import paired_gate
 from rlrec.app.evaluation.comparisons.paired_gate import Judgement
-from rlrec.app.training.ascent import TrainingResult
+from rlrec.app.training.ascent import BOLD_ESS, TrainingResult
 from rlrec.records import Version
 
 
@@ -83,8 +83,15 @@ def no_step_reason(trained: TrainingResult, tune: TuneSplit) -> str:
     )
 
 
-def bold_reason(reference: str, route: str | None) -> str:
+def bold_reason(trained: TrainingResult, tune: TuneSplit, reference: str, route: str | None) -> str:
     """The sentence on a version that no gate could judge. route: one that could lead to it; None: there is none."""
+    best = trained.best_epoch
+    if best is None or not best.counts(bold=True):
+        effective = f"{0.0 if best is None else best.ess or 0.0:.1g} of {tune.clusters:,} users of the tune split"
+        return (
+            f"bold: not worth a try: {effective}, or sessions without one, are effective, and a bold step needs "
+            f"{BOLD_ESS}; log with a larger floor, or collect more sessions"
+        )
     create = "" if route else f"`rlrec route create home --to {reference.partition('@')[0]}`, then "
     ramp = f"`rlrec route set {route or 'home'} --to {reference} --share 5%`"
     return f"bold: this log cannot judge it; try it on 5 % of users: {create}{ramp}"

@@ -86,6 +86,9 @@ def test_what_passes_is_better_and_weak_evidence_is_called_so() -> None:
     look = gate(0.1, "weak", upper=1.9, reasons=["low-ess"])
     sentence = "visits@2 is better than visits@1: +50 % [+5.0, +95] per visit (weak: low-ess); kept, not live."
     assert _sentence(look) == sentence
+    look = gate(0.1, "weak", upper=1.9, reasons=["low-ess", "rare-rewards"])
+    doubtful = sentence.replace("is better", "seems better").replace("low-ess", "low-ess, rare-rewards")
+    assert _sentence(look) == doubtful
 
 
 def test_all_looks_of_a_year_together_err_with_5_percent() -> None:
@@ -137,11 +140,11 @@ def test_an_epoch_beyond_what_the_log_supports_is_taken_back() -> None:
         gain, rate = (point.gain or 0.0, min(2 * rate, max(rate, 1.0))) if has_gained else (gain, rate / 2)
 
 
-def point(gain: float, std_error: float, *, supported: bool = True) -> Epoch:
+def point(gain: float, std_error: float, *, supported: bool = True, ess: float = 100.0) -> Epoch:
     """An epoch with these figures."""
-    names = ("value", "lower", "upper", "ess", "entropy", "kl")
+    names = ("value", "lower", "upper", "entropy", "kl")
     return Epoch(
-        epoch=1, lr=0.1, gain=gain, std_error=std_error, supported=supported, clipped=0.0, variance=0.0,
+        epoch=1, lr=0.1, gain=gain, std_error=std_error, supported=supported, clipped=0.0, variance=0.0, ess=ess,
         variance_without_baseline=0.0, **dict.fromkeys(names),
     )  # fmt: skip
 
@@ -151,9 +154,10 @@ def test_an_epoch_is_better_by_its_gain_and_ties_go_to_the_earlier() -> None:
     assert point(0.0065, 0.002).is_better(point(0.0014, 0.001), bold=False)  # its lower bound is the lower one
     assert not point(0.0065, 0.0128).is_better(point(0.0014, 0.0013), bold=False)
     assert not point(0.1, 0.01).is_better(point(0.1, 0.01), bold=False)
-    far = point(0.5, 0.1, supported=False)
+    far, lost = point(0.5, 0.1, supported=False, ess=5.0), point(0.9, 0.1, supported=False, ess=6e-33)
     assert not far.is_better(point(0.1, 0.01), bold=False)
     assert far.is_better(point(0.1, 0.01), bold=True)
+    assert not lost.is_better(far, bold=True)
 
 
 # -- the barista --

@@ -28,7 +28,7 @@ from rlrec.cli.program.shared import (
 from rlrec.cli.text.text import View
 from rlrec.cli.text.values import NUMBER, PAIR, TIME, Integer, Parsed, parse_number
 from rlrec.errors import CheckFailed, InputError, quantity
-from rlrec.sentences import gate_against, gate_claim
+from rlrec.sentences import gate_against, gate_claim, is_weak
 
 if TYPE_CHECKING:
     from rlrec.app.judging.evaluate import Workers
@@ -206,7 +206,10 @@ def _suggest_next(show: Show, result: Mapping[str, Any]) -> None:
     if result["promoted"]:
         suggest_next(show, f"policy rollback {name}", "goes back, should it disappoint")
     elif result["candidate"] is not None and refusal(result) is None:
-        suggest_next(show, f"policy promote {new}", "lets it serve")
+        if is_weak(result):
+            suggest_next(show, "help experiments", "says how a few users try it first, since the evidence is weak")
+        else:
+            suggest_next(show, f"policy promote {new}", "lets it serve")
     else:
         suggest_next(show, f"policy show {new} --curve", "shows what became of each epoch")
 
