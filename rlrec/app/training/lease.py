@@ -16,7 +16,7 @@ from rlrec.store.policies import leases
 from rlrec.times import SECOND, format_time
 
 LEASE_S = 60  # on the database's clock, unless it is renewed
-RENEWAL_S = 10
+RENEWAL_S, UNRENEWED_S = 10, 86_400  # of a lease that cannot be renewed
 
 
 class TrainingLease:
@@ -27,7 +27,7 @@ class TrainingLease:
     def __init__(self, store: Store, policy: StoredPolicy, *, exclusive: bool = True) -> None:
         self.store, self.policy, self.exclusive = store, policy, exclusive
         self.token = f"{_machine()}/{os.getpid()}/{_start_ticks(os.getpid())}/{uuid4().hex}"
-        self._renewed = monotonic()
+        self._renewed, self._can_renew = monotonic(), True
 
     def __enter__(self) -> Self:
         holder = f"process {os.getpid()} on {socket.gethostname()}"
@@ -47,12 +47,13 @@ class TrainingLease:
         current = leases.current(unit, self.policy.id)
         if current is not None and _is_dead(current.token):
             leases.release(unit, self.policy.id, token=current.token)
-        now = unit.clock()
-        return leases.take(unit, self.policy.id, holder=holder, token=self.token, now=now, until=now + LEASE_S * SECOND)
+        now, self._can_renew = unit.clock(), leases.can_renew(unit)
+        until = now + (LEASE_S if self._can_renew else UNRENEWED_S) * SECOND
+        return leases.take(unit, self.policy.id, holder=holder, token=self.token, now=now, until=until)
 
     def renew(self) -> None:
         """Move the end of the lease, if that was done some time ago."""
-        if self.exclusive and monotonic() - self._renewed > RENEWAL_S:
+        if self.exclusive and self._can_renew and monotonic() - self._renewed > RENEWAL_S:
             self.store.write(self.check)
             self._renewed = monotonic()
 

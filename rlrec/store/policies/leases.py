@@ -35,6 +35,11 @@ def take(unit: Unit, policy_id: int, *, holder: str, token: str, now: int, until
     return current(unit, policy_id)  # the row is locked by now: nobody can have released it
 
 
+def can_renew(unit: Unit) -> bool:
+    """Whether who holds a lease can renew it while it reads: a SQLite file without WAL lets nobody write then."""
+    return unit.postgres or unit.ask_value("PRAGMA journal_mode") == "wal"
+
+
 def renew(unit: Unit, policy_id: int, *, token: str, until: int) -> bool:
     """Renew a lease: whether it was still ours."""
     return unit.tell("UPDATE lease SET expires_at = ? WHERE policy_id = ? AND token = ?", until, policy_id, token) > 0

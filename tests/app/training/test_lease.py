@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -151,6 +152,19 @@ def test_a_sign_of_life_moves_the_end(shop: Store, monkeypatch: pytest.MonkeyPat
     assert len(ends) == 2
     assert ends[0] < ends[1]
     assert began + LEASE_S - 1 < ends[1] / SECOND < time.time() + LEASE_S + 1
+
+
+def test_a_trainer_never_waits_for_its_own_reading(shop: Store, db: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of SQLite without WAL lets nobody write while it is read, who reads included."""
+    if shop.engine.dialect.name == "sqlite":
+        shop.engine.dispose()
+        with closing(sqlite3.connect(db)) as connection:
+            assert connection.execute("PRAGMA journal_mode = DELETE").fetchone() == ("delete",)
+    monkeypatch.setattr(leasing, "RENEWAL_S", 0)
+    began = time.monotonic()
+    assert trained(shop)["version"] == 2
+    assert time.monotonic() - began < PATIENCE_S
+    assert held(shop) is None
 
 
 @pytest.mark.parametrize("options", [{}, {"log": "policy=visits"}, {"shaping": {"none": 1.0}}, {"min_new": 1000}])
