@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -133,22 +133,19 @@ def next_steps(rows: Sequence[EstimateRow]) -> list[str]:
     for name, judged in by_name.items():
         reasons = {reason for row in judged for reason in row.estimate.reasons}
         for reason in helpful(reasons, is_explored=any(row.is_explored for row in judged))[:1]:
-            steps.setdefault(hint(reason, **_names(judged[0], reasons)), []).append(name)
+            steps.setdefault(hint(reason, **_names(judged[0])), []).append(name)
     return [
         f"Next: {step}" if len(names) == len(by_name) else f"Next for {' and '.join(names)}: {step}"
         for step, names in steps.items()
     ]
 
 
-def _names(row: EstimateRow, reasons: Collection[str]) -> dict[str, str]:
-    """The names in the hint for a target with these reasons."""
+def _names(row: EstimateRow) -> dict[str, str]:
+    """The names in the hint for a target."""
     extent, names = row.extent, {"target": row.name}
     first, middle = (format_time(at)[:10] for at in (extent.first_at, (extent.first_at + extent.last_at) // 2))
     if first != middle:
         names["since"] = middle
-    # a target that learned from this log may be what serves: an experiment against itself tells nothing
-    if row.version is not None and "in-sample" not in reasons and "@" not in row.target:
-        names |= {"candidate": row.target, "experiment": f"try-{row.target}"}
     return names
 
 

@@ -75,7 +75,7 @@ REASONS = {
     "decisions-differ": Reason("state", "weak", "the units of one variant have more visits, or decisions, than those "
         "of the other (weak): means per visit, or per decision, are of others; compare per unit"),
     "young-units": Reason("state", "weak", "many units had no time yet to come again, or the difference changes with "
-        "the time they had: it may grow or turn; `outcomes --experiment NAME --age 7d` compares units at equal age"),
+        "the time they had: it may grow or turn; `outcomes --age 7d` compares units at equal age"),
     "not-randomised": Reason("log", "weak", "no p-values: nobody assigned units to these groups at random, so they may "
         "differ in who came and when; `rlrec experiment` compares policies"),
     "models-differ": Reason("model", "weak", "dr and snips are more than 3 standard errors of their difference apart "
@@ -146,9 +146,9 @@ REASONS = {
 }  # fmt: skip
 
 _MORE_EXPLORATION = "`rlrec policy create NAME --kind KIND --param floor=0.05` to log by: it tells more of every target"
-_EXPERIMENT = "`rlrec experiment create {experiment} --variant a=SERVING --variant b={candidate}`"
+_EXPERIMENT = "`rlrec help experiments`: an experiment compares it with what serves, on new visits"
 _EVALUATE = "`rlrec evaluate {target}"
-_UNKNOWN = {"experiment": "NAME", "candidate": "TARGET", "target": "TARGET", "since": "DAY"}
+_UNKNOWN = {"target": "TARGET", "since": "DAY"}
 # One command that helps against a reason; what helps against too little of a log is more of it.
 HINTS = {
     "no-rows": f"{_EVALUATE} --log FILTER`, with another part of the log",
@@ -167,7 +167,7 @@ HINTS = {
     "machine-sessions": "`rlrec feedback DECISION --censor` for these",
     "clipped-propensities": "`rlrec import-log FILE` with the propensities that the draws had",
     "in-sample": _EXPERIMENT,
-    "estimated-propensity": f"{_EXPERIMENT}, which needs none",
+    "estimated-propensity": f"{_EXPERIMENT}, and needs no propensities",
     "clipping-bias": f"{_EVALUATE} --estimator dr`",
     "no-interval": f"{_EVALUATE} --estimator dr`",
     "few-replicates": f"{_EVALUATE} --level 0.99`",
@@ -191,8 +191,7 @@ def helpful(reasons: Iterable[str], *, is_explored: bool = False) -> list[str]:
 
 
 def hint(reason: str, **names: str) -> str:
-    """The remedy for a reason. names: of the experiment, its candidate and the target, and the day, where they are
-    known."""
+    """The remedy for a reason. names: of the target, and the day, where they are known."""
     return HINTS[reason].format_map(_UNKNOWN | names)
 
 

@@ -148,7 +148,7 @@ def test_the_answer_comes_first_then_a_row_a_target_then_its_reasons_by_group(lo
     ]
     # home learned from this log, and may be what serves
     words = (*LATER, "evaluate", "home@1", "--cluster", "session")
-    step = "Next: `rlrec experiment create NAME --variant a=SERVING --variant b=TARGET`"
+    step = "Next: `rlrec help experiments`: an experiment compares it with what serves, on new visits"
     assert step in run_sqlite(*words).stdout.splitlines()
     # the log is as near uniform as a floor would make it
     assert not [line for line in lines if "floor=" in line]
