@@ -175,6 +175,16 @@ def share_of_visits(begun: Array, ages: Array) -> float:
     return float(begun[long_enough].sum() / at_risk[0]) / mean if mean else np.nan
 
 
+def expected_share(begun: Array, ages: Array, group_ages: Array) -> float:
+    """Share of their visits that the units of a group have had, where they come as those of all groups do, (t,) each as
+    of `share_of_visits`; group_ages: units of the group by the age that they have now. NaN without a unit."""
+    at_risk = np.cumsum(ages[::-1])[::-1]
+    long_enough = at_risk >= max(at_risk[0] / 10, 1)
+    mean = np.cumsum(np.where(long_enough, begun / np.maximum(at_risk, 1), 0.0))
+    total = float(group_ages.sum() * mean[-1])
+    return float(group_ages @ mean) / total if total else np.nan
+
+
 def changes_with_age(older: Outcomes, younger: Outcomes, group: int, metric: Metric) -> bool:
     """Whether the difference from the first group is another one for older units than for younger ones, with a false
     alarm in 1,000."""

@@ -336,3 +336,19 @@ def test_an_experiment_whose_units_are_young_says_so(store: Store, late: int) ->
     same_age = outcomes(store, Request(experiment="ab", age_us=5 * DAY))
     assert all("young-units" not in row["reasons"] for row in same_age["differences"])
     assert same_age["new"] == 20
+
+
+def test_units_of_a_policy_that_began_late_are_young(store: Store) -> None:
+    """20 users come daily for ten days to one policy; others come on the last day for the first time, to another."""
+    stocked(store)
+    for day in range(10):
+        lines = [recommend.Request(session=f"{n}-{day}", user=f"u{n}", policy="home") for n in range(20)]
+        late = [recommend.Request(session=f"late{n}", user=f"late{n}", policy="side") for n in range(30)]
+        recommend.recommend_group(clock(store, START + day * DAY), lines + (late if day == 9 else []))
+    clock(store, START + 11 * DAY)
+    for by, names in (("policy", ("home", "side")), ("version", ("home@1", "side@1"))):
+        rows = {(row["group"], row["metric"]): row["reasons"] for row in outcomes(store, Request(by=by))["outcomes"]}
+        assert [("young-units" in rows[name, "visits"]) for name in names] == [False, True]
+        assert "young-units" not in rows[names[1], "decisions_per_visit"]
+    same_age = outcomes(store, Request(by="policy", age_us=5 * DAY))
+    assert all("young-units" not in row["reasons"] for row in same_age["outcomes"])

@@ -36,6 +36,7 @@ _READ = (
     "decision_id", "session_id", "visit", "at", "version_id", "variant_id", "imported", "position", "censored",
     "keep_probability",
 )  # fmt: skip
+LIVES = ("policy", "version")  # groups whose units began at different times
 AGES = 200  # parts of the time since the first assignment
 
 
@@ -107,7 +108,10 @@ class StudyFigures:
             "by": self.study.by, "group": self.groups.labels[group], "metric": metric.name,
             "reward": self._reward(metric), "value": finite_or_none(value.value), "lower": finite_or_none(lower),
             "upper": finite_or_none(upper), "units": value.units,
-            "reasons": [*metric.reasons(value, bounded=value.varied), *self._reasons(metric, group)],
+            "reasons": [
+                *metric.reasons(value, bounded=value.varied), *self._reasons(metric, group),
+                *(["young-units"] if self.study.by in LIVES and self.lack_time(metric, group) else []),
+            ],
         }  # fmt: skip
 
     def difference(self, group: int, metric: Metric) -> DifferenceRow:
@@ -150,13 +154,21 @@ class StudyFigures:
     def is_young(self, group: int, metric: Metric) -> bool:
         """Whether the difference from the first group depends on how long ago units were assigned, or may do so since
         many of them had no time to come again."""
-        if not metric.per_unit or "ages" not in self.sums.counts:
-            return False
-        begun, ages = self.sums.counts["begun"], self.sums.counts["ages"]
-        if min(outcomes.share_of_visits(begun[side], ages[side]) for side in (0, group)) < outcomes.YOUNG_SHARE:
-            return True
+        if self.lack_time(metric, 0, group) or not metric.per_unit or not self.sums.halves:
+            return self.lack_time(metric, 0, group)
         older, younger = (self._figures(self.sums.halves[number]) for number in (0, 1))
         return metric in _ageing(self.study) and outcomes.changes_with_age(older, younger, group, metric)
+
+    def lack_time(self, metric: Metric, *groups: int) -> bool:
+        """Whether many units of some of these groups had no time yet to come again, so that a mean of units is low."""
+        begun, ages = (self.sums.counts.get(name) for name in ("begun", "ages"))
+        if begun is None or ages is None or not metric.per_unit:
+            return False
+        if self.study.by in LIVES:  # a group that has not served for long does not tell how long people come back
+            shares = [outcomes.expected_share(begun.sum(axis=0), ages.sum(axis=0), ages[group]) for group in groups]
+        else:
+            shares = [outcomes.share_of_visits(begun[group], ages[group]) for group in groups]
+        return min(shares) < outcomes.YOUNG_SHARE
 
     def count(self, name: str, *groups: int) -> int:
         """How many there are of one of the `counts` in these groups."""
@@ -234,7 +246,9 @@ class StudyFold:
         # the time in which units were assigned, and that in which they were served; none where ages do not matter
         ageing = study.experiment if study.by == "variant" and study.age_us is None else None
         self._assigned = (0, 0) if ageing is None else experiments.assignment_times(unit, ageing.id)
-        needs_age = ageing is not None or study.age_us is not None
+        if study.by in LIVES and study.age_us is None:
+            self._assigned = selected.times(unit, study.selection)
+        needs_age = ageing is not None or study.age_us is not None or study.by in LIVES
         self._last_at = selected.times(unit, study.selection)[1] if needs_age else 0
 
     def partials(self) -> Iterator[StudySums]:
@@ -285,6 +299,7 @@ class StudyFold:
         halves = dict[int, OutcomeSums]()
         if self._assigned[1]:
             counts |= self._ages(visits, decisions, units)
+        if self._assigned[1] and self.study.by == "variant":
             is_younger = units.entry >= sum(self._assigned) // 2
             halves = {
                 number: outcomes.fold(units.take(half), _ageing(self.study))
@@ -330,8 +345,14 @@ class StudyFold:
         # the visits of these units, whose rows are found by digest
         first, _ = distinct(decisions.group, decisions.visit)
         first = first[np.isin(visits.unit[decisions.visit[first]], units.unit)]
-        group, visit, order = decisions.group[first], decisions.visit[first], np.argsort(units.unit)
-        row = order[np.searchsorted(units.unit, visits.unit[visit], sorter=order)]
+        group, visit = decisions.group[first], decisions.visit[first]
+        digests = np.unique(units.unit)  # each of which may be in several groups
+        keys, wanted = (
+            np.searchsorted(digests, unit) * n + side
+            for unit, side in ((units.unit, units.group), (visits.unit[visit], group))
+        )
+        order = np.argsort(keys)
+        row = order[np.searchsorted(keys, wanted, sorter=order)]
         age = visits.started_at[visit] - units.entry[row]
 
         def count(group: Ids, age: Ids) -> Ids:
