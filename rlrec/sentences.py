@@ -17,6 +17,8 @@ NOUNS = {"user": "user", "session": "visit", "row": "row"}  # of clusters
 LOGGED, SAME_POLICY = "what was logged", "is the same policy as"
 GATE_SHARE = 0.2  # of the visitors, whom gates judge by
 LOGGER_HINT = "others are compared with it by `rlrec outcomes --by version`, an experiment, or --log all"
+TOO_EARLY = {"few-clusters", "few-rewards"}  # reasons for which an experiment says nothing yet
+BASES = {"visits": "visits per {unit}", "active_days": "active days per {unit}", "reward_per_visit": "per visit"}
 GROWING = {"young-units", "anonymous-units"}  # reasons for which a difference is one of what came so far
 LONGEST_WAIT = 90  # days; nobody waits longer for an answer
 
@@ -177,34 +179,62 @@ def difference_sentence(
     row: Mapping[str, Any], unit: str, *, by_reward: bool = False, per_day: float | None = None
 ) -> str:  # fmt: skip
     """A difference in reward per unit, as `experiment show` has it, in plain words. per_day: units that come a day."""
+    if TOO_EARLY & {*row["reasons"]}:
+        enough = f"100 {unit}s, 50 of each side, and 20 of them with a reward" if unit != "decision" else "more data"
+        question = f"whether it is better or worse than {row['against']}"
+        return f"{row.get('group', row.get('variant'))}: too early to say {question} (nothing is said before {enough})"
     if row["answer"] == "unknown" and is_growing(row) and "young-units" in row["reasons"]:
         name, reward = row.get("group", row.get("variant")), f" by {row['reward']}" if by_reward else ""
         earned = f"{name} earned {difference_direction(row)} than {row['against']} so far"
         doubt = f"it may grow or turn, since many had no time yet to come again ({', '.join(row['reasons'])})"
-        return f"{earned}: {_figures(row)} per {unit}{reward}; {doubt}"
+        return f"{earned}: {_figures(row)} {_basis(row, unit)}{reward}; {doubt}"
     base = row["value"] / row["relative"] if row["relative"] else None
     claim = Claim(
         name=row.get("group", row.get("variant")), rival=row["against"],
         answer=row["answer"], base=base, value=row["value"], lower=row["lower"], upper=row["upper"],
-        needed=row["needed"], cluster=unit, basis=f"per {unit}",
-        reward=row["reward"] if by_reward else "",
+        needed=row["needed"], cluster=unit, basis=_basis(row, unit),
+        reward=row["reward"] if by_reward and row["reward"] else "",
         days=row["needed"] / per_day if row["needed"] and per_day else None,
         groups={"": row["reasons"]} if row["reasons"] else {},
     )  # fmt: skip
     return claim.sentence
 
 
+def _basis(row: Mapping[str, Any], unit: str) -> str:
+    """The words for what a metric is a mean of."""
+    name = row.get("metric", "reward_per_unit")
+    return f"per {unit}" if name == "reward_per_unit" else BASES.get(name, f"in {name}").format(unit=unit)
+
+
 def experiment_sentences(answer: Mapping[str, Any]) -> list[str]:
-    """The conclusions from each reward per unit, or from the credit of teams. answer: as of `experiment show`."""
+    """The conclusions from the metrics that decide, or from the credit of teams, and guards that do not hold. answer:
+    as of `experiment show`."""
     p_value = answer["sample_ratio"]["p_value"]
     if p_value is not None and p_value < ALARM:
         return [f"The split of {answer['experiment']} is not as defined: do not trust its differences."]
     if answer.get("route") is not None:
         return [_holdout_sentence(answer)]
     rows, per_day = answer["unit_differences"], answer.get("units_per_day")
-    texts = earned_sentences(rows, answer["unit"], per_day=per_day)
+    names = {(row["metric"], row["reward"]) for row in answer["metric"]}
+    deciding = [row for row in rows if (row["metric"], row["reward"]) in names]
+    texts = earned_sentences(deciding, rows, answer["unit"], per_day=per_day)
+    texts += [guard_sentence(row, answer["unit"]) for row in answer["guards"] if row["answer"] != "holds"]
     texts = texts or [difference_sentence(row, "decision", per_day=per_day) for row in answer["differences"]]
     return texts or ["There is nothing to compare."]
+
+
+def guard_sentence(row: Mapping[str, Any], unit: str) -> str:
+    """Whether a variant keeps to a guard."""
+    name = f"reward {_basis(row, unit)}" if row["reward"] else _basis(row, unit).removeprefix("in ")
+    basis, least = name + (f" by {row['reward']}" if row["reward"] else ""), f"{100 * row['least']:.12g} %"
+    share, low, high = (None if row[name] is None else percent(row[name]) for name in ("relative", "lower", "upper"))
+    if row["answer"] == "lost":
+        return f"{row['group']} breaks a guard: {share} % {basis}, at most {high} %, where {least} is allowed"
+    if row["answer"] == "holds":
+        return f"{row['group']} keeps to a guard: {share} % {basis}, at least {low} %, where {least} is allowed"
+    reasons = f" ({', '.join(row['reasons'])})" if row["reasons"] else ""
+    so_far = f": {share} % so far" + (f", at least {low} %" if low else "") if share else ""
+    return f"{row['group']}: cannot tell yet whether {basis} fell by more than {least[1:]}{so_far}{reasons}"
 
 
 def _holdout_sentence(answer: Mapping[str, Any]) -> str:
@@ -230,26 +260,28 @@ def _figures(row: Mapping[str, Any]) -> str:
     return Claim("", "", row["answer"], base=base, **bounds).difference
 
 
-def earned_sentences(differences: Sequence[Mapping[str, Any]], unit: str, *, per_day: float | None = None) -> list[str]:
-    """The conclusions from the differences in reward per unit, one for each group and reward; a gain that costs visits
-    says so."""
-    rows = [row for row in differences if row["metric"] == "reward_per_unit"]
+def earned_sentences(
+    rows: Sequence[Mapping[str, Any]], differences: Sequence[Mapping[str, Any]], unit: str, *,
+    per_day: float | None = None,
+) -> list[str]:  # fmt: skip
+    """The conclusions from the differences that decide, one for each group and metric; a gain in rewards that costs
+    visits says so. differences: of all metrics."""
     visits = {row["group"]: row for row in differences if row["metric"] == "visits" and _falls(row)}
-    by_reward = {row["reward"] for row in rows} != {DEFAULT_REWARD}
+    by_reward = not {row["reward"] for row in rows} <= {DEFAULT_REWARD, None}
     texts = []
     for row in rows:
-        lost = visits.get(row["group"]) if row["answer"] == "better" else None
+        lost = visits.get(row["group"]) if row["answer"] == "better" and row["reward"] else None
         share = None if lost is None else lost["relative"]
         cost = f"; but it brings people back less often: {percent(share)} % visits per {unit} so far" if share else ""
         texts.append(difference_sentence(row, unit, by_reward=by_reward, per_day=per_day) + cost)
     gains, losses = ({row["group"] for row in rows if row["answer"] == sign} for sign in ("better", "worse"))
-    return texts + [f"{name}: the rewards disagree, decide by the one that you want" for name in sorted(gains & losses)]
+    noun = "rewards" if len({row["metric"] for row in rows}) == 1 else "metrics"
+    return texts + [f"{name}: the {noun} disagree, decide by the one that you want" for name in sorted(gains & losses)]
 
 
 def _falls(row: Mapping[str, Any]) -> bool:
-    """Whether visits surely fall, if only among units that had no time yet to come again as often as they will."""
-    is_young = "young-units" in row["reasons"] and row["upper"] is not None and row["upper"] < 0
-    return is_young or row["answer"] == "worse"
+    """Whether visits fall, if only among units that had no time yet to come again as often as they will."""
+    return row["upper"] is not None and row["upper"] < 0 and {*row["reasons"]} <= {*GROWING, "other-metric"}
 
 
 def best_of(may_be_best: Mapping[str, bool | None]) -> str:

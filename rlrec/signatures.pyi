@@ -384,7 +384,7 @@ class PositionCommands:
 
 
 class ExperimentCommands:
-    def create(self, name: str, *, variants: Sequence[str] | str | None = None, unit: Literal['user', 'session'] = 'user', holdout_uniform: float | str | None = None, interleave: Sequence[str] = (), layer: str | None = None, layer_share: float | str | None = None, dry_run: bool = False) -> Result:
+    def create(self, name: str, *, variants: Sequence[str] | str | None = None, unit: Literal['user', 'session'] = 'user', holdout_uniform: float | str | None = None, interleave: Sequence[str] = (), layer: str | None = None, layer_share: float | str | None = None, metrics: Sequence[str] | str | None = None, guards: Sequence[str] | str | None = None, best_n: int | None = None, dry_run: bool = False) -> Result:
         """Start an A/B split. Each variant serves a copy of its policy's belief and learns from its own decisions alone.
 
         With --interleave both versions fill every slate (team draft): for every two positions a coin decides who picks
@@ -397,17 +397,23 @@ class ExperimentCommands:
         interleave: Two frozen versions that fill every slate in turns, in place of variants.
         layer: Share no unit with the other running experiments of this layer.
         layer_share: Share of the layer's units [default: all that are left].
+        metrics: What decides, of those in `rlrec help outcomes`; repeatable [default: reward_per_unit by what the variants learn].
+        guards: What must not fall by more; repeatable.
+        best_n: Units for which intervals are tightest, say all that you expect [default: those of the last 30 days, else 5,000].
         dry_run: Say what would be stored, and store nothing."""
 
-    def show(self, name: str, *, rewards: Sequence[str] | str | None = None, level: float = 0.95, log: str | None = None, details: bool = False, plot: str | PathLike[str] | None = None) -> Result:
+    def show(self, name: str, *, rewards: Sequence[str] | str | None = None, level: float = 0.95, log: str | None = None, fixed: bool = False, details: bool = False, plot: str | PathLike[str] | None = None) -> Result:
         """Show what became of each variant's units, the differences, and the check of the split.
 
-        Rewards per unit come first, and other outcomes per unit that surely differ (see `rlrec outcomes`): a variant that
-        brings people back causes decisions, so that a mean per decision is a mean of other visits. Where the numbers of
-        decisions per unit differ (p below 0.001), the reason `decisions-differ` says so, and means per decision
-        (--details) are no comparison. These, and the holdout, are under the first reward. Intervals are clustered by the
-        unit that was assigned. They describe the variants as they ran: for policies that learn, what these two had learned
-        so far.
+        Look as often as you like: intervals of differences hold at every look (confidence sequences, clustered by the unit
+        that was assigned), and so does p. Only the metrics that decide have a p-value, corrected for all variants and
+        metrics (Holm); guards are one-sided, and need no correction. Others tell better or worse where they are so far off
+        that all of them together are wrong in 0.1 % of experiments. All describe the variants as they ran: of policies that
+        learn, what these had learned so far.
+
+        A variant that brings people back causes decisions, so that a mean per decision is a mean of other visits. Where the
+        numbers of decisions per unit differ (p below 0.001), the reason `decisions-differ` says so, and means per decision
+        (--details) are no comparison. These, and the holdout, are under the first reward.
 
         With a uniform holdout, what `uniform` earned there is compared with its estimate from the log of the other variants
         (snips, per impression). Where these disagree (Welch's t on both standard errors, clustered by the unit), do not
@@ -416,6 +422,7 @@ class ExperimentCommands:
         rewards: Reward definition; may be repeated [default: what the variants learn].
         level: Confidence of the intervals.
         log: Filter of the log, as in `evaluate` [default: all of the experiment].
+        fixed: Narrower intervals, which hold for one look that was planned beforehand.
         details: Every metric, and means per decision.
         plot: Write the answer as a figure, too."""
 
@@ -454,15 +461,18 @@ class ExperimentCommands:
     def list(self) -> Records:
         """List experiments with their variants."""
 
-    def __call__(self, name: str, *, rewards: Sequence[str] | str | None = None, level: float = 0.95, log: str | None = None, details: bool = False, plot: str | PathLike[str] | None = None) -> Result:
+    def __call__(self, name: str, *, rewards: Sequence[str] | str | None = None, level: float = 0.95, log: str | None = None, fixed: bool = False, details: bool = False, plot: str | PathLike[str] | None = None) -> Result:
         """Show what became of each variant's units, the differences, and the check of the split.
 
-        Rewards per unit come first, and other outcomes per unit that surely differ (see `rlrec outcomes`): a variant that
-        brings people back causes decisions, so that a mean per decision is a mean of other visits. Where the numbers of
-        decisions per unit differ (p below 0.001), the reason `decisions-differ` says so, and means per decision
-        (--details) are no comparison. These, and the holdout, are under the first reward. Intervals are clustered by the
-        unit that was assigned. They describe the variants as they ran: for policies that learn, what these two had learned
-        so far.
+        Look as often as you like: intervals of differences hold at every look (confidence sequences, clustered by the unit
+        that was assigned), and so does p. Only the metrics that decide have a p-value, corrected for all variants and
+        metrics (Holm); guards are one-sided, and need no correction. Others tell better or worse where they are so far off
+        that all of them together are wrong in 0.1 % of experiments. All describe the variants as they ran: of policies that
+        learn, what these had learned so far.
+
+        A variant that brings people back causes decisions, so that a mean per decision is a mean of other visits. Where the
+        numbers of decisions per unit differ (p below 0.001), the reason `decisions-differ` says so, and means per decision
+        (--details) are no comparison. These, and the holdout, are under the first reward.
 
         With a uniform holdout, what `uniform` earned there is compared with its estimate from the log of the other variants
         (snips, per impression). Where these disagree (Welch's t on both standard errors, clustered by the unit), do not
@@ -471,6 +481,7 @@ class ExperimentCommands:
         rewards: Reward definition; may be repeated [default: what the variants learn].
         level: Confidence of the intervals.
         log: Filter of the log, as in `evaluate` [default: all of the experiment].
+        fixed: Narrower intervals, which hold for one look that was planned beforehand.
         details: Every metric, and means per decision.
         plot: Write the answer as a figure, too."""
 
@@ -757,8 +768,8 @@ class Commands:
     def outcomes(self, *, by: Literal['variant', 'policy', 'version', 'hour', 'day', 'week', 'users'] | None = None, rewards: Sequence[str] | str | None = None, adjust: bool = False, experiment: str | None = None, log: str | None = None, users: Literal['new', 'returning', 'named'] | None = None, age: str | timedelta | None = None, level: float = 0.95, plot: str | PathLike[str] | None = None) -> Result:
         """Show visits, returns and rewards per user, and compare groups.
 
-        A unit is a user, or a session without one; an experiment has its own. Every interval and p-value holds for
-        itself alone: among many metrics one is below 0.05 by chance. Only variants of an experiment have p-values.
+        A unit is a user, or a session without one; an experiment has its own. Variants are compared as by `experiment
+        show`: at every look, with a p-value for the metric that decides. Other intervals hold for themselves alone.
 
         A variant that causes more visits changes what a mean per visit is a mean of: decide by the metrics per unit.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -122,9 +123,13 @@ def difference(metric: str, answer: str, relative: float, **fields: Any) -> dict
     return {**names, **figures, "needed": None, "reasons": [], **fields}
 
 
-def conclusion(*rows: dict[str, Any], p_value: float = 0.5) -> str:
+def conclusion(*rows: dict[str, Any], p_value: float = 0.5, guards: Sequence[dict[str, Any]] = ()) -> str:
     ratio = {"chi2": 1.0, "p_value": p_value}
-    answer = {"experiment": "ab", "unit": "user", "unit_differences": rows, "differences": [], "sample_ratio": ratio}
+    metrics = [{"metric": "reward_per_unit", "reward": row["reward"]} for row in rows]
+    answer = {
+        "experiment": "ab", "unit": "user", "unit_differences": rows, "differences": [], "sample_ratio": ratio,
+        "metric": metrics, "guards": guards,
+    }  # fmt: skip
     return "\n".join(experiment_sentences(answer))
 
 
@@ -155,10 +160,32 @@ def test_a_gain_that_costs_visits_says_so() -> None:
     earned, visits = difference("reward_per_unit", "better", 0.2), difference("visits", "worse", -0.12)
     clause = "; but it brings people back less often: -12 % visits per user so far"
     assert conclusion(earned, visits).endswith(clause)
-    assert clause not in conclusion(earned, {**visits, "answer": "unknown"})
+    assert clause not in conclusion(earned, {**visits, "answer": "unknown", "reasons": ["sample-ratio"]})
     assert clause in conclusion(earned, {**visits, "answer": "unknown", "reasons": ["young-units"]})
+    assert clause in conclusion(earned, {**visits, "answer": "unknown", "reasons": ["other-metric"]})
     assert clause not in conclusion(earned, {**visits, "answer": "unknown", "reasons": ["young-units"], "upper": 0.1})
     assert clause not in conclusion({**earned, "answer": "unknown"}, visits)
+
+
+def test_a_declared_metric_is_named_and_so_are_guards_that_do_not_hold() -> None:
+    names = {"metric": "visits", "reward": None}
+    answer = {
+        "experiment": "ab", "unit": "user", "unit_differences": [difference("visits", "better", 0.2, reward=None)],
+        "differences": [], "sample_ratio": {"chi2": 1.0, "p_value": 0.5}, "metric": [names], "guards": [],
+    }  # fmt: skip
+    assert experiment_sentences(answer) == ["new is better than old: +20 % [+15, +25] visits per user"]
+    early = difference("visits", "unknown", 0.2, reasons=["few-clusters"], reward=None)
+    assert experiment_sentences({**answer, "unit_differences": [early]}) == [
+        "new: too early to say whether it is better or worse than old (nothing is said before 100 users, 50 of each "
+        "side, and 20 of them with a reward)"
+    ]
+    guard: dict[str, Any] = {**names, "group": "new", "against": "old", "least": -0.05, "relative": -0.2, "lower": -0.3,
+             "upper": -0.1, "answer": "lost", "reasons": []}  # fmt: skip
+    unsure = {**guard, "metric": "reward_per_unit", "reward": "loyal", "upper": 0.01, "answer": "unknown"}
+    assert experiment_sentences({**answer, "guards": [guard, unsure, {**guard, "answer": "holds"}]})[1:] == [
+        "new breaks a guard: -20 % visits per user, at most -10 %, where -5 % is allowed",
+        "new: cannot tell yet whether reward per user by loyal fell by more than 5 %: -20 % so far, at least -30 %",
+    ]
 
 
 def test_an_arm_that_earns_less_than_the_average_now_is_no_bait() -> None:

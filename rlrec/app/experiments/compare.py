@@ -7,16 +7,16 @@ from dataclasses import replace
 from typing import Any, NotRequired, TypedDict, cast
 
 from rlrec.app import opening
-from rlrec.app.evaluation.comparisons import holdout, interleaved, unit_outcomes
-from rlrec.app.evaluation.comparisons.unit_outcomes import DifferenceRow, OutcomeRow
+from rlrec.app.evaluation.comparisons import declared, holdout, interleaved, unit_outcomes
+from rlrec.app.evaluation.comparisons.unit_outcomes import DifferenceRow, GuardRow, OutcomeRow, SequenceRow
 from rlrec.app.experiments.experiment import shares_of, versions_of
 from rlrec.app.inputs import filters, lookup
 from rlrec.app.log import reward_log
 from rlrec.arrays import finite_or_none
 from rlrec.errors import InputError, quantity
 from rlrec.ope.comparisons import comparison
-from rlrec.ope.comparisons.comparison import MetricValue, per_decision
-from rlrec.ope.intervals import intervals
+from rlrec.ope.comparisons.comparison import LookSequence, MetricValue, per_decision
+from rlrec.ope.intervals import intervals, sequences
 from rlrec.records import Reward
 from rlrec.sentences import experiment_sentences
 from rlrec.store import Store, Unit
@@ -30,9 +30,15 @@ from rlrec.times import DAY_US, format_time
 DECISIONS_DIFFER, YOUNG_UNITS = "decisions-differ", "young-units"
 
 
+# Whose intervals an answer has. fixed: whether they hold for one look; best_n: units for which they are tightest at
+# every look; tests: comparisons that decide together; since: the first assignment.
+SequenceAnswer = TypedDict("SequenceAnswer", {
+    "fixed": bool, "best_n": float, "tests": int, "since": str | None, "intervals": list[SequenceRow],
+})  # fmt: skip
 # Answer of `experiment show`: outcomes per unit with their differences from the first variant; earnings of the variants
-# and their differences per decision, under the first reward; checks of the split. reasons: of caution; units_per_day:
-# how many were assigned a day; first_at, last_at: of its decisions, None without any; route: whose holdout it is;
+# and their differences per decision, under the first reward; checks of the split. metric: that decides; sequence: of
+# its differences; reasons: of caution; units_per_day: how many were assigned a day; first_at, last_at: of its
+# decisions, None without any; route: whose holdout it is;
 # led_to: the policies that this has led to, oldest first; none where a log is named.
 VariantComparison = TypedDict("VariantComparison", {
     "experiment": str, "status": str, "unit": str, "variants": list[dict[str, Any]],
@@ -42,15 +48,17 @@ VariantComparison = TypedDict("VariantComparison", {
     "anonymous": NotRequired[int], "ties": NotRequired[int | None],
     "interleave": NotRequired[list[str]], "units_per_day": NotRequired[float | None],
     "first_at": str | None, "last_at": str | None, "route": NotRequired[str], "led_to": NotRequired[list[str]],
+    "metric": list[dict[str, str | None]], "guards": list[GuardRow], "sequence": SequenceAnswer,
 })  # fmt: skip
 
 
 def show(
-    store: Store, name: str, *, rewards: Sequence[str] = (), level: float = 0.95, log: str | None = None
-) -> VariantComparison:
+    store: Store, name: str, *, rewards: Sequence[str] = (), level: float = 0.95, log: str | None = None,
+    fixed: bool = False,
+) -> VariantComparison:  # fmt: skip
     """Outcomes per unit under these rewards (none: those that the variants learn), their differences, earnings per
     decision under the first of them, and whether the split is as defined. log: a filter of the decisions; the split and
-    the holdout are checked on all."""
+    the holdout are checked on all. fixed: intervals that hold for one look alone."""
     intervals.check_level(level)
     with store.read() as unit, bulk.alongside(unit):
         experiment = lookup.experiment(unit, name)
@@ -61,10 +69,10 @@ def show(
         if references := interleaved.rankers(experiment):
             if log:
                 raise InputError("an interleaved experiment is compared on all of its log", hint="leave out --log")
-            return _interleaved(unit, experiment, references, definitions[0], level=level, covered=covered)
+            return _interleaved(unit, experiment, references, definitions[0], level=level, covered=covered, fixed=fixed)
         if log:
             study = replace(study, selection=filters.selection(unit, f"experiment={name},{log}"))
-        collected = unit_outcomes.collect(unit, study, level=level)
+        collected = unit_outcomes.collect(unit, study, level=level, is_fixed=fixed)
         assigned = experiments.count_units(unit, experiment.id)
         first_at, last_at = experiments.assignment_times(unit, experiment.id)
         route = lookup.route_of_holdout(unit, experiment)
@@ -112,6 +120,8 @@ def show(
     return _result(
         experiment, variants, differences, collected.split, covered, holdout=uniform, outcomes=rows,
         unit_differences=unit_differences, reasons=reasons, decisions_per_unit=more_decisions, anonymous=sums.anonymous,
+        metric=collected.metric_names(), guards=collected.guards(), intervals=collected.deciding_intervals(),
+        fixed=fixed, since=first_at,
         units_per_day=sum(assigned.values()) / ((last_at - first_at) / DAY_US) if last_at > first_at else None,
         **({} if route is None else {"route": route.route, "led_to": [*dict.fromkeys(led_to)]}),
     )  # fmt: skip
@@ -126,13 +136,19 @@ def note(store: Store, answer: VariantComparison) -> None:
 
 def _result(
     experiment: Experiment, variants: list[dict[str, Any]], differences: list[dict[str, Any]],
-    split: tuple[float, float], covered: tuple[int, int], **answer: Any,
+    split: tuple[float, float], covered: tuple[int, int], *, intervals: list[SequenceRow], fixed: bool, since: int,
+    **answer: Any,
 ) -> VariantComparison:  # fmt: skip
     first, last = (format_time(at) if at else None for at in covered)
+    sequence: SequenceAnswer = {
+        "fixed": fixed, "best_n": declared.expected_units(experiment), "tests": len(intervals),
+        "since": format_time(since) if since else None, "intervals": intervals,
+    }  # fmt: skip
     result = {
         "experiment": experiment.name, "status": experiment.state, "unit": experiment.unit, "variants": variants,
         "differences": differences, "sample_ratio": _finite({"chi2": split[0], "p_value": split[1]}), "holdout": None,
-        "outcomes": [], "unit_differences": [], "reasons": [], "decisions_per_unit": [],
+        "outcomes": [], "unit_differences": [], "reasons": [], "decisions_per_unit": [], "guards": [],
+        "metric": [], "sequence": sequence,
         "created_at": format_time(experiment.created_at),
         "stopped_at": None if experiment.stopped_at is None else format_time(experiment.stopped_at), **answer,
         "first_at": first, "last_at": last,
@@ -148,10 +164,12 @@ def _interleaved(
     *,
     level: float,
     covered: tuple[int, int],
+    fixed: bool,
 ) -> VariantComparison:
     """The credit of each team: means a decision of the rewards of its slots."""
     credit = interleaved.credit(unit, experiment, definition, level=level)
-    split = comparison.sample_ratio([credit.first_picks, credit.decisions - credit.first_picks], [1.0, 1.0])
+    picks = [credit.first_picks, credit.decisions - credit.first_picks]
+    split = comparison.sample_ratio([((1.0, 1.0), [picks] if credit.decisions else [])])
     units = sum(experiments.count_units(unit, experiment.id).values())
     variants = [
         {
@@ -160,11 +178,19 @@ def _interleaved(
         }
         for team, reference, mean, wins in zip(TEAMS, references, credit.means, credit.wins[:2], strict=True)
     ]  # fmt: skip
-    compared = credit.difference.because(*(["sample-ratio"] if comparison.is_unlikely(split) else []))
+    rho = sequences.tightness(declared.expected_units(experiment), 1 - level)
+    every = credit.difference.at_every_look(LookSequence(rho, 1 - level))
+    compared = credit.difference if fixed else every
+    compared = compared.because(*(["sample-ratio"] if comparison.is_unlikely(split) else []))
+    interval: SequenceRow = {
+        "group": TEAMS[1], "metric": "credit", "reward": definition.name, "lower": every.lower, "upper": every.upper,
+        "fixed_lower": credit.difference.lower, "fixed_upper": credit.difference.upper,
+    }  # fmt: skip
     difference = {"variant": TEAMS[1], "against": TEAMS[0], **compared.to_json()}
     return _result(
         experiment, variants, [difference], split, covered, reasons=["interleaved"], ties=credit.wins[2],
-        interleave=list(references),
+        interleave=list(references), metric=[{"metric": "credit", "reward": definition.name}], intervals=[interval],
+        fixed=fixed, since=experiments.assignment_times(unit, experiment.id)[0],
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from rlrec.app.learning import belief_versions
 from rlrec.app.log import lineage
 from rlrec.errors import CheckFailed, InputError, quantity
 from rlrec.records import Version
-from rlrec.sentences import DEFAULT_REWARD, difference_direction, difference_sentence
+from rlrec.sentences import DEFAULT_REWARD, difference_direction, difference_sentence, guard_sentence
 from rlrec.store import Store, Unit
 from rlrec.store.database.unit import parse
 from rlrec.store.log import activity, settings
@@ -42,7 +42,9 @@ def stop(
     if successor is not None and promote is not None:
         figures = compare.show(store, name)
         compared = _differences(figures, promote)
-        doubts = "; ".join(_doubts(compared, promote, figures["unit"]))
+        unit_name, guards = figures["unit"], [row for row in figures["guards"] if row["group"] == promote]
+        lost = [guard_sentence(row, unit_name) for row in guards if row["answer"] == "lost"]
+        doubts = "; ".join([*_doubts(compared, promote, unit_name), *lost])
         if doubts and not (anyway or (confirm is not None and confirm(f"{doubts}. Promote {promote} all the same?"))):
             hint = f"`rlrec {COMMAND} {name}` ends it without a promotion, --anyway promotes {promote} all the same"
             raise CheckFailed(f"{promote} was not promoted: {doubts}", hint=hint)
@@ -165,8 +167,9 @@ def _make_live(unit: Unit, successor: Version) -> Version:
 
 
 def _differences(answer: compare.VariantComparison, label: str) -> list[Row]:
-    """The differences in reward per unit of which a variant is a side; of interleaved rankers, those in credit."""
-    rows: list[Row] = [row for row in answer["unit_differences"] if row["metric"] == "reward_per_unit"]
+    """The differences that decide, of which a variant is a side; of interleaved rankers, those in credit."""
+    names = {(row["metric"], row["reward"]) for row in answer["metric"]}
+    rows: list[Row] = [row for row in answer["unit_differences"] if (row["metric"], row["reward"]) in names]
     if "interleave" in answer:
         rows = [{**row, "group": row["variant"]} for row in answer["differences"]]
     return [row for row in rows if label in (row["group"], row["against"])]

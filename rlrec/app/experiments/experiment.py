@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
-from rlrec.app.evaluation.comparisons import holdout, interleaved
+from rlrec.app.evaluation.comparisons import declared, holdout, interleaved
+from rlrec.app.evaluation.comparisons.declared import GuardName, MetricName
 from rlrec.app.inputs import canonical, lookup
 from rlrec.app.learning import belief_versions
 from rlrec.errors import Conflict, InputError
@@ -49,18 +50,30 @@ class Request:
     layer_share: float | None = None  # of the units of the layer; None for all that are left
     route: str | None = None  # that it is the ramp of
     holdout_of: str | None = None  # the route whose users the first variant keeps apart for good
+    metrics: Sequence[MetricName] = ()  # that decide; none: reward per unit
+    guards: Sequence[GuardName] = ()
+    best_n: int | None = None  # units for which intervals are tightest; None: as many as came within 30 days
 
     def definition(self) -> str:
         """The options in canonical form. Order counts: the others are compared with the first variant."""
-        layer = {"layer": self.layer, "layer_share": self.layer_share}
-        layer = {name: value for name, value in layer.items() if value is not None}
+        options = {
+            "layer": self.layer, "layer_share": self.layer_share, declared.METRIC: self.metrics or None,
+            declared.GUARDS: self.guards or None, declared.BEST_N: self.best_n,
+        }  # fmt: skip
+        options = {name: value for name, value in options.items() if value is not None}
         if self.interleave:
-            return canonical.text({"unit": self.by, interleaved.OPTION: list(self.interleave), **layer})
+            return canonical.text({"unit": self.by, interleaved.OPTION: list(self.interleave), **options})
         variants = [[variant.label, variant.policy, variant.weight] for variant in self.variants]
         uniform = {} if self.holdout is None else {holdout.LABEL: self.holdout}
         route = {} if self.route is None else {"route": self.route}
         holdout_of = {} if self.holdout_of is None else {lookup.HOLDOUT_OF: self.holdout_of}
-        return canonical.text({"unit": self.by, "variants": variants, **uniform, **route, **holdout_of, **layer})
+        return canonical.text({"unit": self.by, "variants": variants, **uniform, **route, **holdout_of, **options})
+
+    def defines(self, stored: Experiment) -> bool:
+        """Whether an experiment was created by these options; without best_n it may have any."""
+        definition = parse(stored.definition, f"definition of experiment {stored.name}")
+        best_n = definition.get(declared.BEST_N) if self.best_n is None else self.best_n
+        return replace(self, best_n=best_n).definition() == canonical.text(definition)
 
 
 # The version that a variant serves, and its share of the units.
@@ -120,9 +133,11 @@ def start(unit: Unit, request: Request, forks: Sequence[Fork], drafted: Sequence
     two versions of an interleaved one."""
     taken = lookup.experiment_names(unit)
     salt = sha256(f"{settings.get(unit).salt}/experiment/{request.name}".encode()).hexdigest()[:32]
+    best_n = declared.expected_size(unit, request.by) if request.best_n is None else request.best_n
+    definition = replace(request, best_n=best_n).definition()
     has_parts = request.layer is not None and experiments.by_name(unit, [request.name]) == {}
     experiment_id = experiments.add(
-        unit, name=request.name, by=request.by, salt=salt, definition=request.definition(), layer=request.layer,
+        unit, name=request.name, by=request.by, salt=salt, definition=definition, layer=request.layer,
         parts=_layer_parts(unit, request) if has_parts else None,
     )  # fmt: skip
     if experiment_id is None:
@@ -137,6 +152,8 @@ def start(unit: Unit, request: Request, forks: Sequence[Fork], drafted: Sequence
     if forks and not rewards:
         hint = f"give one variant a policy, as `rlrec policy create NAME --kind {holdout.KIND}` makes"
         raise InputError("every variant is uniform, so that nothing says which reward counts", hint=hint)
+    if rewards:
+        declared.check(unit, request.metrics, request.guards, first=rewards[0].name)
     variants = [
         (fork.variant.label, _add_policy(unit, request.name, fork, rewards[0]), fork.variant.weight) for fork in forks
     ]
@@ -187,7 +204,11 @@ def intervals_of(experiment: Experiment) -> list[tuple[float, float]]:
 def _check(request: Request) -> None:
     if request.layer_share is not None and request.layer is None:
         raise InputError("--layer-share is a share of a layer", hint="give --layer NAME, too")
+    declared.check_size(request.best_n)
     if request.interleave:
+        if request.metrics or request.guards:
+            hint = "leave out --metric and --guard"
+            raise InputError("an interleaved experiment is decided by the credit of its rankers", hint=hint)
         if request.variants or request.holdout is not None:
             hint = "leave out --variant and --holdout-uniform"
             raise InputError("an interleaved experiment has no variants: both rankers fill every slate", hint=hint)
@@ -214,7 +235,7 @@ def check_weight(label: str, weight: float) -> None:
 
 def _existing(unit: Unit, stored: Experiment, request: Request) -> ExperimentSummary:
     """The experiment that is stored. Raises Conflict where its definition is another one."""
-    if stored.definition != request.definition():
+    if not request.defines(stored):
         hint = "experiments never change: stop it and start another one under another name"
         raise Conflict(f"experiment {stored.name!r} already has another definition", hint=hint)
     return {**summary(unit, stored), "created": False}

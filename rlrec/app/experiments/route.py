@@ -163,7 +163,7 @@ def set_holdout(store: Store, request: Request) -> RouteSummary:
         else:
             stored = lookup.experiment(unit, str(current.holdout))
             draft = experiment.Request(name=stored.name, variants=[_holdout_variant(request)], holdout_of=current.route)
-            if stored.definition != draft.definition():
+            if not draft.defines(stored):
                 hint = f"a holdout never changes: `rlrec experiment stop {stored.name}` ends it for good"
                 raise Conflict(f"route {current.route} has another holdout, {stored.name}", hint=hint)
         return {**summary(unit, lookup.route(unit, request.name)), "set": True, "changed": is_new}

@@ -37,10 +37,11 @@ class Request:
 
 
 # The outcomes of a log. unit: user or session; new, returning: units without and with a visit before the one that they
-# entered in; anonymous: units that are sessions without a user, where some user is known.
+# entered in; anonymous: units that are sessions without a user, where some user is known; metric: that decides.
 Result = TypedDict("Result", {
     "unit": str, "outcomes": list[OutcomeRow], "differences": list[DifferenceRow], "by": str | None,
     "experiment": str | None, "level": float, "new": int, "returning": int, "reasons": list[str], "anonymous": int,
+    "metric": list[dict[str, str | None]],
 })  # fmt: skip
 
 
@@ -66,7 +67,7 @@ def outcomes(store: Store, request: Request) -> Result:
             *([] if figures.any_user else ["no-users"]), *([ANONYMOUS_UNITS] if sums.anonymous else []),
             *(["not-randomised"] if differences and study.by != "variant" else []),
         ],
-        "anonymous": sums.anonymous,
+        "anonymous": sums.anonymous, "metric": figures.metric_names(),
     }  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from math import ceil, inf
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ ANSWERS = ("better", "worse", "same", "unknown")
 SAME_WITHIN = 0.02  # a difference below this share of what is compared with makes no difference
 # Reasons for which weights that look like those of the log say nothing.
 WEIGHT_DOUBTS = {"wrong-propensities", "estimated-propensity", "clipped-propensities", "mean-weight", "no-variation"}
+SAMPLE_DOUBTS = {"no-variation", "other-metric"}
 _ANSWERS = {"more": "better", "less": "worse", "equal": "same", "unsure": "unknown"}
 
 
@@ -28,14 +29,16 @@ class Answer(NamedTuple):
 def judge(
     value: float | None, lower: float | None, upper: float | None, *, scale: float, precision: float, clusters: int,
     verdict: str = "ok", ess: float | None = None, rewards: float | None = None, reasons: Collection[str] = (),
+    growth: Callable[[float], float] | None = None, shortages: Sequence[float] = (),
 ) -> Answer:  # fmt: skip
     """The answer of a difference with its interval.
 
     scale: what a difference is a share of (1 for a lift), 0 where nothing is known to compare with. precision: a
     difference that is none. ess: effective clusters, None where none are weighed; rewards: effective rewards that are
-    not the default. `better` and `worse` need an interval without 0, and no reason for doubt but the size of the
-    sample, which intervals take into account. Sides whose difference is rounding are the same, however few rows there
-    are, unless their weights are in doubt."""
+    not the default. growth: how many times as many clusters make the interval narrower by a ratio [default: its
+    square]; shortages: how many times as many would be enough for bounds. `better` and `worse` need an interval without
+    0, and no reason for doubt but the size of the sample, which intervals take into account. Sides whose difference is
+    rounding are the same, however few rows there are, unless their weights are in doubt."""
     doubts = doubts_of(reasons)
     answer = _ANSWERS[direction(lower, upper, tolerance=precision)]
     if answer == "same" and doubts.isdisjoint(WEIGHT_DOUBTS):
@@ -52,16 +55,16 @@ def judge(
     if "clipping-bias" in reasons:
         return Answer("unknown", None)  # which does not shrink as the log grows
     has_bounds = lower is not None and upper is not None
-    ratios = _width(value, lower, upper, SAME_WITHIN * scale, precision)
+    ratios = [(growth or _square)(ratio) for ratio in _width(value, lower, upper, SAME_WITHIN * scale, precision)]
     if verdict == "insufficient" or not has_bounds:
-        ratios += _shortage(ess, rewards)
+        ratios += [*_shortage(ess, rewards), *shortages]
     missing = clusters * (max(ratios, default=1.0) - 1)
     return Answer("unknown", ceil(missing) if 0 < missing < inf else None)
 
 
 def doubts_of(reasons: Collection[str]) -> set[str]:
     """The reasons that no interval takes into account: an estimate that has one answers nothing."""
-    large_enough = {name for name in reasons if REASONS[name].group == "sample" and name != "no-variation"}
+    large_enough = {name for name in reasons if REASONS[name].group == "sample" and name not in SAMPLE_DOUBTS}
     others = ((name, REASONS[name]) for name in {*reasons} - large_enough)
     return {name for name, reason in others if reason.group == "support" or reason.best != "ok"}
 
@@ -74,8 +77,8 @@ def _shortage(ess: float | None, rewards: float | None) -> list[float]:
 def _width(
     value: float | None, lower: float | None, upper: float | None, least: float, precision: float
 ) -> list[float]:  # fmt: skip
-    """How many times as many clusters would let the interval exclude what is no difference, with an even chance if the
-    difference is what it seems to be, or lie within the least difference that counts, whichever comes first."""
+    """How much narrower the interval has to be to exclude what is no difference, with an even chance if the difference
+    is what it seems to be, or to lie within the least difference that counts, whichever comes first."""
     if value is None or lower is None or upper is None:
         return []
     low_reach, high_reach, size = value - lower, upper - value, abs(value)
@@ -84,4 +87,8 @@ def _width(
         near / (size - precision) if size > precision else inf,
         max(near / (least + size), far / (least - size)) if size < least else inf,
     ]
-    return [min(shares) ** 2]
+    return [min(shares)]
+
+
+def _square(ratio: float) -> float:
+    return ratio**2

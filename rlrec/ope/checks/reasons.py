@@ -44,6 +44,8 @@ REASONS = {
     "none-at-risk": Reason("sample", "insufficient", "no visit ended long enough ago to say whether another one "
         "followed in time"),
     "few-units": Reason("sample", "insufficient", "one unit alone has no error"),
+    "few-clusters": Reason("sample", "insufficient", "fewer than 100 units, or than 50 of one side, are too few for an "
+        "interval that holds at every look (insufficient)"),
     "wrong-propensities": Reason("log", "insufficient", "some arm was shown more often than its logged propensities "
         "allow, in the whole log or in one kind of context (insufficient): all weights are wrong"),
     "reward-unseen": Reason("model", "insufficient", "the estimator does not see an important part of the reward "
@@ -57,7 +59,8 @@ REASONS = {
         "(insufficient)"),
     "few-rewards": Reason("sample", "ok", f"fewer than {LEAST_REWARDS} non-zero weighted rewards (insufficient); ESS x "
         f"weighted share of rewards that are not the default below {FEWEST_EFFECTIVE_REWARDS} (insufficient) or "
-        f"{EFFECTIVE_REWARDS} (weak); too few rewards for a bound (it is null)"),
+        f"{EFFECTIVE_REWARDS} (weak); too few rewards for a bound (it is null), in an experiment fewer "
+        "than 20 units with one"),
     "heavy-tail": Reason("support", "ok", "no largest weight is known and k-hat of their tail is above 0.7 "
         "(insufficient)"),
     "unsupported": Reason("support", "ok", "the target has more than 1 % on arms the logger gave 0 (insufficient)"),
@@ -74,6 +77,8 @@ REASONS = {
         "assigns or loses them, and what it is may make the difference"),
     "decisions-differ": Reason("state", "weak", "the units of one variant have more visits, or decisions, than those "
         "of the other (weak): means per visit, or per decision, are of others; compare per unit"),
+    "other-metric": Reason("sample", "weak", "0 lies outside of the interval, but this metric does not decide the "
+        "experiment: among so many, some are that far off by chance (weak)"),
     "young-units": Reason("state", "weak", "many units had no time yet to come again, or the difference changes with "
         "the time they had: it may grow or turn; `outcomes --age 7d` compares units at equal age"),
     "not-randomised": Reason("log", "weak", "no p-values: nobody assigned units to these groups at random, so they may "

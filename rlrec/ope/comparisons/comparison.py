@@ -7,21 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from math import exp, lgamma, log
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from rlrec.arrays import Array, Ids, finite_or_none
 from rlrec.ope.checks.answers import Answer, doubts_of, judge
 from rlrec.ope.checks.reasons import REASONS, worst_verdict
+from rlrec.ope.intervals import sequences
 from rlrec.ope.intervals.intervals import UNKNOWN, Bounds, value_and_error
-from rlrec.ope.intervals.tails import chi_square_above, t_below, t_quantile
+from rlrec.ope.intervals.sequences import MIN_CLUSTERS, MIN_EVENTS
+from rlrec.ope.intervals.tails import t_below, t_quantile
 from rlrec.ope.sums.base import Ratio
 from rlrec.ope.sums.moments import ClusterSummary, Moments, moments
 from rlrec.ope.sums.unit_visits import DAYS, SAMPLED_FLAGS
 from rlrec.sentences import rounding
 
 ALARM = 1e-3  # p-value below which groups differ, or a split is not as defined
+# Shares of a wrong split are as far from those defined as chance brings those of so many units: far and near.
+SPLIT_UNITS = (10.0, 1_200.0)
 ROUNDING = 1e-12  # a variance this small beside the terms it is a difference of is none
 COLUMNS = ("reward", "decisions")
 SHARE: Bounds = (0.0, 1.0)
@@ -99,10 +105,11 @@ def _reward_metric(number: int, name: str, denominator: str) -> Metric:
 
 @dataclass(frozen=True, kw_only=True)
 class MetricValue:
-    """A metric of a group. units: that count; numerator, denominator: the sums over them; value, error: their ratio and
-    its standard error (NaN for fewer than two units)."""
+    """A metric of a group. units: that count; rewarded: those whose numerator is not 0; numerator, denominator: the
+    sums over units; value, error: their ratio and its standard error (NaN for fewer than two units)."""
 
     units: int = 0
+    rewarded: int = 0
     numerator: float = 0.0
     denominator: float = 0.0
     value: float = np.nan
@@ -120,7 +127,10 @@ class MetricValue:
         value, error = (float(figure) for figure in value_and_error(Ratio(), total, summary.moment[:2, :2], units))
         if not summary.blocks and error > 0:
             error = _jackknife(summary.units[:, :2], value)
-        return cls(units=units, numerator=float(total[0]), denominator=float(total[1]), value=value, error=error)
+        return cls(
+            units=units, rewarded=int(summary.present[0]), numerator=float(total[0]), denominator=float(total[1]),
+            value=value, error=error,
+        )  # fmt: skip
 
     @property
     def per_unit(self) -> float:
@@ -161,6 +171,15 @@ def _jackknife(sums: Array, value: float) -> float:
 # -- one figure less another --
 
 
+class LookSequence(NamedTuple):
+    """A confidence sequence. rho: how soon it is tight; alpha: the share of logs in which it is wrong at some look;
+    sides: of its bounds that count, 1 or 2."""
+
+    rho: float
+    alpha: float
+    sides: int = 2
+
+
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
     """A metric or a target less another one; a figure that does not exist is None, never NaN.
@@ -168,7 +187,10 @@ class Comparison:
     base: what it is compared with; p_value: two-sided, of no difference; clusters: of both sides; ess: effective ones,
         the smaller of the two sides, None where nothing is weighed
     verdict, reasons: as in an estimate, the worse of the two
-    theta, narrowed: with adjustment, the weight of the past, and by how much the interval is narrower than without"""
+    theta, narrowed: with adjustment, the weight of the past, and by how much the interval is narrower than without
+    freedom: degrees of freedom of std_error; careful_error: the error for bounds at every look
+    even_units, even_rewards: units, and those with a reward, of an even split that tells as much
+    sequence: of the bounds, where they hold at every look"""
 
     value: float | None = None
     base: float | None = None
@@ -182,6 +204,11 @@ class Comparison:
     reasons: tuple[str, ...] = ()
     theta: float | None = None
     narrowed: float | None = None
+    freedom: float = 0.0
+    careful_error: float | None = None
+    even_units: int = 0
+    even_rewards: float = 0.0
+    sequence: LookSequence | None = None
 
     @classmethod
     def from_figures(cls, reasons: Iterable[str] = (), **figures: Any) -> Comparison:
@@ -199,6 +226,36 @@ class Comparison:
     def without(self, group: str) -> Comparison:
         """The comparison without the reasons of a group, where another one answers for them."""
         return replace(self, reasons=tuple(name for name in self.reasons if REASONS[name].group != group))
+
+    def at_this_look(self, alpha: float) -> Comparison:
+        """The comparison with bounds by Student's t, which are wrong in a share alpha of logs at a look that was
+        planned beforehand."""
+        if self.std_error is None or not self.freedom:
+            return self
+        return self._with_reach(t_quantile(1 - alpha / 2, self.freedom) * self.std_error)
+
+    def at_every_look(self, sequence: LookSequence) -> Comparison:
+        """The comparison with bounds that are wrong at some look in a share alpha of logs, and its p-value; without
+        either before there are enough units, and rewards."""
+        bare = replace(self, lower=None, upper=None, p_value=None, sequence=sequence)
+        if self.lower is None or not self.careful_error:
+            return bare
+        if self.even_units < MIN_CLUSTERS or self.even_rewards < MIN_EVENTS:
+            return bare.because("few-clusters" if self.even_units < MIN_CLUSTERS else "few-rewards")
+        variance = self.clusters * self.careful_error**2
+        width = sequences.bound_distance_at if sequence.sides == 1 else sequences.half_width_at
+        reach = width(variance, self.clusters, rho=sequence.rho, alpha=sequence.alpha)
+        p_value = sequences.p_value_at(self.value or 0.0, variance, self.clusters, rho=sequence.rho)
+        return replace(bare._with_reach(float(reach)), p_value=float(p_value))
+
+    def _with_reach(self, reach: float) -> Comparison:
+        """The comparison with bounds this far from its value."""
+        return replace(self, lower=(self.value or 0.0) - reach, upper=(self.value or 0.0) + reach)
+
+    @property
+    def is_off_zero(self) -> bool:
+        """Whether 0 lies outside of its bounds."""
+        return (self.lower or 0.0) > 0 or (self.upper or 0.0) < 0
 
     @property
     def is_reliable(self) -> bool:
@@ -218,10 +275,16 @@ class Comparison:
     @property
     def answer(self) -> Answer:
         """Whether the first one is better, worse, or as good, and how many clusters more would tell."""
-        base, value = self.base or 0.0, self.value or 0.0
+        base, value, growth, shortages = self.base or 0.0, self.value or 0.0, None, list[float]()
+        if self.sequence is not None:
+            rho, alpha, _ = self.sequence
+            growth = partial(sequences.growth, n=max(1, self.clusters), rho=rho, alpha=alpha)
+            minima = ((MIN_CLUSTERS, self.even_units), (MIN_EVENTS, self.even_rewards))
+            shortages = [max(least / number for least, number in minima)] if self.even_rewards else []
         return judge(
             self.value, self.lower, self.upper, scale=abs(base), precision=rounding(base, base + value),
-            clusters=self.clusters, ess=self.ess, verdict=self.verdict, reasons=self.reasons,
+            clusters=self.clusters, ess=self.ess, verdict=self.verdict, reasons=self.reasons, growth=growth,
+            shortages=shortages,
         )  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
@@ -247,14 +310,30 @@ def difference(
         # Welch-Satterthwaite degrees of freedom
         share = variances / variances.sum()
         welch = float(freedom.min() if correlation else 1 / (share**2 / freedom).sum())
-    units = sum(side.units for side in sides)
-    return _by_t(value.value - baseline.value, error, welch, level, base=baseline.value, clusters=units)
+    units, fewest = sum(side.units for side in sides), min(side.units for side in sides)
+    return _by_t(
+        value.value - baseline.value, error, welch, level, base=baseline.value, clusters=units,
+        careful_error=_careful_error(sides, variances) if welch else 0.0, even_units=2 * fewest,
+        even_rewards=2 * fewest * sum(side.rewarded for side in sides) / max(1, units),
+    )  # fmt: skip
+
+
+def _careful_error(sides: Sequence[MetricValue], variances: Array) -> float:
+    """The error of a difference, where a unit of the smaller side varies at least as much as one of both sides: a few
+    units that happen to be alike seem surer than they are."""
+    units = np.array([side.units for side in sides])
+    freedom, smaller = units - 1, int(units[1] <= units[0])
+    pooled = float((freedom * units * variances).sum() / freedom.sum())  # variance of one unit
+    return float(np.sqrt(variances[1 - smaller] + max(variances[smaller], pooled / units[smaller])))
 
 
 def from_zero(mean: MetricValue, *, level: float, base: float) -> Comparison:
     """A mean of differences that is 0 where there is none, by Student's t."""
     freedom = mean.units - 1 if mean.varied else 0
-    return _by_t(mean.value, mean.error, freedom, level, base=base, clusters=mean.units)
+    return _by_t(
+        mean.value, mean.error, freedom, level, base=base, clusters=mean.units, careful_error=mean.error,
+        even_units=mean.units, even_rewards=float(mean.rewarded),
+    )  # fmt: skip
 
 
 def _by_t(value: float, error: float, freedom: float, level: float, **figures: Any) -> Comparison:
@@ -262,8 +341,9 @@ def _by_t(value: float, error: float, freedom: float, level: float, **figures: A
     reach = t_quantile((1 + level) / 2, freedom) * error if freedom else np.inf
     p_value = 2 * t_below(-abs(value) / error, freedom) if freedom else np.nan
     return Comparison.from_figures(
-        value=value, std_error=error, lower=value - reach, upper=value + reach, p_value=p_value, **figures
-    )
+        value=value, std_error=error, lower=value - reach, upper=value + reach, p_value=p_value,
+        freedom=float(freedom), **figures,
+    )  # fmt: skip
 
 
 def _variance(side: MetricValue, other: MetricValue) -> float:
@@ -272,17 +352,47 @@ def _variance(side: MetricValue, other: MetricValue) -> float:
     return other.error**2 * other.units / side.units
 
 
-def sample_ratio(units: Sequence[int], weights: Sequence[float]) -> tuple[float, float]:
-    """Chi-square of the units assigned against the weights, and its p-value; NaN without a unit.
-    units, weights: one a variant, at least two variants; weights need not add up to 1."""
-    observed, share = np.asarray(units, np.float64), np.asarray(weights, np.float64) / np.sum(weights)
-    if not observed.sum():
-        return np.nan, np.nan
-    expected = observed.sum() * share
-    chi2 = float(((observed - expected) ** 2 / expected).sum())
-    return chi2, chi_square_above(chi2, len(observed) - 1)
+def holm(p_values: Sequence[float], alpha: float) -> tuple[list[float], list[float]]:
+    """The p-values as several tests at once have them, and the level of each interval, which excludes no difference
+    where the former is at most alpha.
+    Source: Holm 1979."""
+    adjusted, levels = [1.0] * len(p_values), [alpha] * len(p_values)
+    largest, tests, is_rejected = 0.0, len(p_values), True
+    for rank, index in enumerate(np.argsort(p_values, kind="stable").tolist()):
+        tests = len(p_values) - rank if is_rejected else tests
+        largest = max(largest, (len(p_values) - rank) * p_values[index])
+        is_rejected = is_rejected and largest <= alpha
+        adjusted[index], levels[index] = min(1.0, largest), alpha / tests
+    return adjusted, levels
+
+
+def sample_ratio(phases: Sequence[tuple[Sequence[float], Sequence[Sequence[int]]]]) -> tuple[float, float]:
+    """Chi-square of the units assigned against the weights at the last look, and a p-value that holds at every look:
+    the smallest of all looks so far; NaN without a unit.
+    phases: of each, the weights, which need not add up to 1, and at each look its units so far, a number a variant.
+    Source: Lindon & Malek 2022, a Dirichlet mixture against the weights."""
+    chi2, ended, largest = np.nan, np.zeros(len(SPLIT_UNITS)), -np.inf
+    for weights, looks in phases:
+        share = np.asarray(weights, np.float64) / np.sum(weights)
+        factors = np.array([[log_bayes_factor(units, share.tolist(), c) for c in SPLIT_UNITS] for units in looks])
+        if not factors.size:
+            continue
+        expected = sum(looks[-1]) * share
+        chi2 = np.nan_to_num(chi2) + float(((np.asarray(looks[-1]) - expected) ** 2 / expected).sum())
+        largest = max(largest, float(np.logaddexp.reduce(ended + factors, axis=1).max()))
+        ended = ended + factors[-1]
+    return float(chi2), min(1.0, exp(log(len(SPLIT_UNITS)) - largest)) if np.isfinite(largest) else np.nan
+
+
+def log_bayes_factor(units: Sequence[int], shares: Sequence[float], c: float) -> float:
+    """Log odds of these units where shares are drawn from a Dirichlet distribution of size c about those that were
+    defined, against the latter."""
+    log_odds = lgamma(c) - lgamma(c + sum(units))
+    for n, share in zip(units, shares, strict=True):
+        log_odds += lgamma(c * share + n) - lgamma(c * share) - n * log(share)
+    return log_odds
 
 
 def is_unlikely(split: tuple[float, float]) -> bool:
-    """Whether a split is not as defined, with a false alarm in 1,000."""
+    """Whether a split is not as defined, with a false alarm in 1,000 experiments, however often it is looked at."""
     return split[1] < ALARM

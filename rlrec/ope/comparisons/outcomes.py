@@ -100,6 +100,16 @@ class Outcomes:
         lacks_past = self.adjusted and result.theta is None and not reasons
         return replace(result, base=plain.base).because(*(("no-past",) if lacks_past else reasons))
 
+    def reserve(self, group: int, metric: Metric, least: float) -> Comparison:
+        """A metric of a group less what a guard asks of it, a share `least` below or above that of the first one."""
+        value, first = self.value(group, metric), self.value(0, metric)
+        scale = 1 + least * np.sign(first.value)
+        required = replace(first, value=first.value * scale, error=first.error * scale)
+        result = difference(value, required, level=self.level)
+        return replace(result, base=finite_or_none(first.value)).because(
+            *metric.reasons(value, first, bounded=result.p_value is not None)
+        )
+
     def differ(self, group: int, metric: Metric) -> bool:
         """Whether a group differs from the first one, with a false alarm in 1,000: by the p-value; where the units of
         each are all the same, if there are enough of them."""

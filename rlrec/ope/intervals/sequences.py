@@ -18,29 +18,45 @@ def tightness(best_n: float, alpha: float) -> float:
     return float(np.sqrt((-2 * np.log(alpha) + np.log(1 - 2 * np.log(alpha))) / best_n))
 
 
-def half_width(
-    variance: float | Array, n: float | Array, *, best_n: float, alpha: float, rho: float | None = None
-) -> Array:  # fmt: skip
+def half_width(variance: float | Array, n: float | Array, *, best_n: float, alpha: float) -> Array:
     """Half the width of the two-sided sequence after n clusters; infinite without one.
+    variance: of one cluster, so that variance / n is the squared error."""
+    return half_width_at(variance, n, rho=tightness(best_n, alpha), alpha=alpha)
 
-    variance: of one cluster, so that variance / n is the squared error; rho: another one than `tightness` says, which
-    comparisons share whose levels follow from each other."""
-    rho = tightness(best_n, alpha) if rho is None else rho
+
+def half_width_at(variance: float | Array, n: float | Array, *, rho: float, alpha: float) -> Array:
+    """Half the width of a sequence of any rho, which comparisons share whose levels follow from each other."""
     return _reach(variance, n, rho, np.log(_spread(n, rho) / alpha))
+
+
+def growth(ratio: float, n: float, *, rho: float, alpha: float) -> float:
+    """How many times as many clusters as n make the two-sided sequence narrower by this ratio."""
+    times = np.geomspace(1, 1e9, 2_000)
+    widths = half_width_at(1.0, n * times, rho=rho, alpha=alpha)
+    is_narrow = ratio * widths <= widths[0]
+    return float(times[is_narrow.argmax()]) if is_narrow.any() else np.inf
 
 
 def bound_distance(variance: float | Array, n: float | Array, *, best_n: float, alpha: float) -> Array:
     """The distance from the estimate to the bound of a one-sided sequence after n clusters; alpha is below 1/2."""
-    rho = tightness(best_n, 2 * alpha)
+    return bound_distance_at(variance, n, rho=tightness(best_n, 2 * alpha), alpha=alpha)
+
+
+def bound_distance_at(variance: float | Array, n: float | Array, *, rho: float, alpha: float) -> Array:
+    """The distance to the bound of a one-sided sequence of any rho."""
     return _reach(variance, n, rho, np.log1p(_spread(n, rho) / (2 * alpha)))
 
 
 def p_value(
     difference: float | Array, variance: float | Array, n: float | Array, *, best_n: float, alpha: float
 ) -> Array:  # fmt: skip
-    """The smallest level at which the sequence that is tightest at alpha excludes 0 after n clusters; it is valid at
-    every look."""
-    rho = tightness(best_n, alpha)
+    """The smallest level at which the two-sided sequence that is tightest at alpha excludes 0 after n clusters; it is
+    valid at every look."""
+    return p_value_at(difference, variance, n, rho=tightness(best_n, alpha))
+
+
+def p_value_at(difference: float | Array, variance: float | Array, n: float | Array, *, rho: float) -> Array:
+    """The p-value of a sequence of any rho."""
     squared_z = np.square(difference) * n / variance
     return np.minimum(1.0, _spread(n, rho) * np.exp(-squared_z / 2 * _settled_share(n, rho)))
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from rlrec.store.database.unit import Row, StoredRows, Unit, parse, to_text
 from rlrec.store.log import decisions
+from rlrec.times import DAY_US
 
 DRAWS, MOVES, FROZEN = "draws", "moves", "frozen"  # what a phase does
 
@@ -201,6 +202,34 @@ def count_units(unit: Unit, experiment_id: int) -> dict[int, int]:
     merged = "SELECT 1 FROM merged_user m WHERE m.user_id = assignment.user_id"
     counted = f"SELECT variant_id, count(*) FROM assignment WHERE experiment_id = ? AND NOT EXISTS ({merged})"
     return dict(unit.ask(f"{counted} GROUP BY variant_id", experiment_id))
+
+
+def count_visitors(unit: Unit, by: str, *, since: int) -> int:
+    """How many users, or sessions without one, have come since then; how many sessions, by session."""
+    unit_id = "session_id" if by == "session" else "coalesce(user_id, -session_id)"
+    visits = "visit JOIN session ON session.id = session_id"
+    return int(unit.ask_value(f"SELECT count(DISTINCT {unit_id}) FROM {visits} WHERE last_at >= ?", since))
+
+
+def split_by_day(unit: Unit, experiment: Experiment) -> list[tuple[list[float], list[list[int]]]]:
+    """Weights of each phase, and how many of its units had been assigned to each variant at the end of each day; a
+    person with several keys is one. Nothing of an experiment in which units were moved."""
+    stored, splits = phases(unit, experiment), list[tuple[list[float], list[list[int]]]]()
+    if any(phase.mode == MOVES for phase in stored):
+        return []
+    merged = "SELECT 1 FROM merged_user m WHERE m.user_id = assignment.user_id"
+    counted = (
+        f"SELECT at / {DAY_US} AS day, variant_id, count(*) FROM assignment WHERE experiment_id = ? AND at >= ?"
+        f" AND at < ? AND NOT EXISTS ({merged}) GROUP BY day, variant_id ORDER BY day"
+    )
+    for phase, end in zip(stored, [*(later.at for later in stored[1:]), unit.now + DAY_US], strict=True):
+        begun = 0 if phase is stored[0] else phase.at
+        days, units = dict[int, list[int]](), dict.fromkeys((variant.id for variant in experiment.variants), 0)
+        for day, variant_id, count in unit.ask(counted, experiment.id, begun, end):
+            units[variant_id] += count
+            days[day] = [*units.values()]
+        splits.append(([phase.weights[variant.label] for variant in experiment.variants], [*days.values()]))
+    return splits
 
 
 def assignment_times(unit: Unit, experiment_id: int) -> tuple[int, int]:

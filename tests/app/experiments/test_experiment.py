@@ -290,10 +290,10 @@ def test_batches_add_up_to_the_whole(at: Clocked, monkeypatch: pytest.MonkeyPatc
     assert compare.show(at(60), "ab") == complete
 
 
-@pytest.mark.parametrize(("counts", "answer"), [((40, 40), "better"), ((60, 20), "unknown")])
+@pytest.mark.parametrize(("counts", "answer"), [((80, 80), "better"), ((120, 52), "unknown")])
 def test_a_split_that_is_not_as_defined_answers_nothing(at: Clocked, counts: tuple[int, int], answer: str) -> None:
-    """Sessions of `b` get a click in four of five, those of `a` in one of five. 60 of 80 units in one half come about
-    once in 100,000 splits."""
+    """Sessions of `b` get a click in four of five, those of `a` in one of five. 120 of 172 units in one half come
+    about once in 5,000,000 splits."""
     split(at(0))
     with at(1).read() as unit:
         stored = experiments.by_name(unit, ["ab"])["ab"]
@@ -329,8 +329,13 @@ def test_a_true_difference_is_found_and_covered(tmp_path: Path) -> None:
         rates = [{"bad": 0.1, "good": 0.4}[answer["slate"][0]["arm"]] for answer in answers]
         click(store, *np.array(ids(answers))[rng.random(900) < rates].tolist())
     with closing(Store(str(tmp_path / "x.db"), now=START + 60 * MINUTE)) as later:
-        result = compare.show(later, "ab", level=0.9999)["differences"][0]
-    assert result["p_value"] < 1e-6
+        answer = compare.show(later, "ab", level=0.9999)
+    result, (earned,) = (
+        answer["differences"][0],
+        [row for row in answer["unit_differences"] if row["p_value"] is not None],
+    )
+    assert (earned["metric"], earned["answer"], result["p_value"]) == ("reward_per_unit", "better", None)
+    assert earned["p_value"] < 1e-6
     assert result["lower"] < 0.9 * 0.3 < result["upper"]  # the floor shows either arm in one of ten
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from rlrec.arrays import Array, Ids
 from rlrec.ope.comparisons import comparison
 from rlrec.ope.comparisons.comparison import MetricValue, fold
+from rlrec.ope.intervals.sequences import tightness
 
 
 def mean(reward: Array, unit: Ids | None = None, *, spans_batches: bool = True) -> MetricValue:
@@ -103,14 +106,44 @@ def test_a_difference_turns_its_sign_with_its_sides() -> None:
     assert gain.p_value == pytest.approx(loss.p_value)
 
 
-def test_sample_ratio_is_the_chi_square_of_units() -> None:
-    chi2, p_value = comparison.sample_ratio([5075, 4925], [0.5, 0.5])
-    assert (chi2, p_value) == (pytest.approx(2.25), pytest.approx(0.1336, abs=1e-4))
-    assert comparison.sample_ratio([10_300, 9_700], [2.0, 2.0])[1] == pytest.approx(2.2e-5, rel=0.02)
+def ratio(*looks: list[int], weight: float = 0.5) -> tuple[float, float]:
+    """The sample ratio of two variants of this weight each."""
+    return comparison.sample_ratio([((weight, weight), looks)])
+
+
+def test_every_phase_of_a_split_counts_against_its_own_weights() -> None:
+    fair = comparison.sample_ratio([((1.0, 1.0), [[5_000, 5_010]]), ((1.0, 3.0), [[1_000, 3_010]])])
+    assert (fair[0] < 1, fair[1]) == (True, 1.0)
+    assert comparison.is_unlikely(comparison.sample_ratio([((1.0, 1.0), [[5_000, 5_010]]), ((1.0, 3.0), [[300, 300]])]))
+    halves = comparison.sample_ratio([((1.0, 1.0), [[5_150, 4_850]])] * 2)
+    assert halves[1] < ratio([5_150, 4_850])[1]
+
+
+def test_sample_ratio_has_the_chi_square_of_units_and_a_p_value_for_every_look() -> None:
+    chi2, p_value = ratio([5075, 4925])
+    assert (chi2, p_value) == (pytest.approx(2.25), 1.0)
+    for c, published in ((1, 0.02184), (100, 0.00183), (1_200, 0.00086), (10_000, 0.00429)):
+        assert np.exp(-comparison.log_bayes_factor([10_300, 9_700], [0.5, 0.5], c)) == pytest.approx(
+            published, abs=6e-6
+        )
+    wrong = ratio([10_300, 9_700], weight=2.0)
+    assert wrong[1] == pytest.approx(0.0015, abs=5e-5)
+    # what was odd once stays odd, and a few units tell a split that is far off
+    assert ratio([10_300, 9_700], [20_000, 20_000])[1] == wrong[1]
+    assert comparison.is_unlikely(ratio([60, 20]))
+
+
+def test_holm_corrects_several_tests() -> None:
+    """The values of R's p.adjust; the level of an interval excludes 0 where the corrected p-value is small enough."""
+    adjusted, levels = comparison.holm((0.01, 0.04, 0.03, 0.005, 0.55, 0.6), 0.05)
+    assert adjusted == pytest.approx([0.05, 0.12, 0.12, 0.03, 1.0, 1.0])
+    assert levels == pytest.approx([0.05 / 5, 0.05 / 4, 0.05 / 4, 0.05 / 6, 0.05 / 4, 0.05 / 4])
+    assert comparison.holm([], 0.05) == ([], [])
 
 
 def test_sample_ratio_of_no_unit_is_nan() -> None:
-    assert np.isnan(comparison.sample_ratio([0, 0], [1, 1])).all()
+    assert np.isnan(ratio()).all()
+    assert np.isnan(comparison.sample_ratio([])).all()
 
 
 def test_reasons_lower_the_verdict_and_doubt_takes_the_answer() -> None:
@@ -127,3 +160,72 @@ def test_a_comparison_of_nothing_answers_nothing() -> None:
     nothing = comparison.difference(MetricValue(), MetricValue(), level=0.95)
     assert (nothing.value, nothing.base, nothing.relative, nothing.lower, nothing.width) == (None,) * 5
     assert nothing.because("no-units").answer == ("unknown", None)
+
+
+# -- looks --
+
+
+def rates(clicks: tuple[int, int], units: tuple[int, int]) -> comparison.Comparison:
+    """Two click rates, the second less the first."""
+    values = []
+    for won, n in zip(clicks, units, strict=True):
+        share = won / n
+        error = np.sqrt(share * (1 - share) / (n - 1))
+        values.append(MetricValue(units=n, rewarded=won, numerator=won, denominator=n, value=share, error=float(error)))
+    return comparison.difference(values[1], values[0], level=0.95)
+
+
+LOOK = comparison.LookSequence(tightness(5_000, 0.05), 0.05)
+
+
+def test_bounds_at_every_look_are_wider_and_answer_as_their_p_value() -> None:
+    for clicks in ((100, 130), (100, 200)):
+        fixed = rates(clicks, (1_000, 1_000))
+        every = fixed.at_every_look(LOOK)
+        assert (every.value, every.base) == (fixed.value, fixed.base)
+        assert (every.width or 0) > 1.4 * (fixed.width or 0)
+        assert every.is_off_zero == ((every.p_value or 0) < 0.05)
+        assert every.at_this_look(0.05).lower == pytest.approx(fixed.lower, rel=1e-12)
+    assert rates((100, 130), (1_000, 1_000)).p_value == pytest.approx(0.035, abs=0.002)  # which a look would find
+    assert not rates((100, 130), (1_000, 1_000)).at_every_look(LOOK).is_off_zero
+
+
+def test_a_guard_has_a_bound_on_either_side_at_the_full_level() -> None:
+    fixed = rates((100, 130), (1_000, 1_000))
+    sequence = comparison.LookSequence(tightness(5_000, 0.1), 0.05, sides=1)
+    assert (fixed.at_every_look(sequence).width or 0) < (fixed.at_every_look(LOOK).width or 0)
+
+
+@pytest.mark.parametrize(
+    ("clicks", "units", "reason"),
+    [((9, 9), (60, 60), "few-rewards"), ((30, 15), (500, 49), "few-clusters"), ((3, 500), (60, 60_000), "few-rewards")],
+)
+def test_nothing_is_said_before_there_is_enough(clicks: Any, units: Any, reason: str) -> None:
+    early = rates(clicks, units).at_every_look(LOOK)
+    assert (early.lower, early.upper, early.p_value, early.reasons) == (None, None, None, (reason,))
+    answer, needed = early.answer
+    assert answer == "unknown"
+    assert needed is not None
+    assert 0 < needed < 20 * sum(units)
+
+
+def test_what_is_needed_for_an_answer_at_every_look_is_enough() -> None:
+    early = rates((100, 120), (1_000, 1_000)).at_every_look(LOOK)
+    answer, needed = early.answer
+    assert answer == "unknown"
+    assert needed is not None
+    times = 1 + needed / 2_000
+    later = rates((round(100 * times), round(120 * times)), (round(1_000 * times),) * 2).at_every_look(LOOK)
+    assert abs((later.lower or 0.0) / (later.value or 1.0)) < 0.02  # an even chance: the bound is at 0
+    assert needed > (rates((100, 120), (1_000, 1_000)).answer.needed or 0) > 0
+
+
+def test_a_few_units_that_are_alike_are_not_sure() -> None:
+    """None of 60 units has a reward where a tenth should: their variance is not 0."""
+    nobody = rates((600, 0), (6_000, 60))
+    assert nobody.std_error == pytest.approx(0.0033 * 10.05, rel=0.2)  # a side without variation borrows
+    lucky = rates((600, 1), (6_000, 60))
+    assert lucky.careful_error == pytest.approx(np.sqrt(0.09 / 6_000 + 0.09 / 60), rel=0.03)
+    assert (lucky.careful_error or 0.0) > 2 * (lucky.std_error or 0.0)
+    even = rates((600, 500), (6_000, 6_000))
+    assert even.careful_error == pytest.approx(even.std_error, rel=0.03)

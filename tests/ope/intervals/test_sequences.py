@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rlrec.ope.intervals.sequences import bound_distance, half_width, p_value, tightness
+from rlrec.ope.intervals.sequences import bound_distance, growth, half_width, half_width_at, p_value, tightness
 
 
 def test_published_half_widths() -> None:
@@ -35,7 +35,7 @@ def test_a_sequence_is_tightest_in_errors_where_it_was_tuned() -> None:
 def test_the_p_value_is_the_level_whose_interval_ends_at_zero() -> None:
     variance, n, rho = 2.0, np.array([150.0, 1_000.0, 40_000.0]), tightness(5_000, 0.05)
     for alpha in (0.3, 0.05, 0.001):
-        reach = half_width(variance, n, best_n=5_000, alpha=alpha, rho=rho)
+        reach = half_width_at(variance, n, rho=rho, alpha=alpha)
         assert p_value(-reach, variance, n, best_n=5_000, alpha=0.05) == pytest.approx(alpha, rel=1e-12)
     assert p_value(0.0, 1.0, 500, best_n=5_000, alpha=0.05) == 1.0
 
@@ -43,3 +43,14 @@ def test_the_p_value_is_the_level_whose_interval_ends_at_zero() -> None:
 def test_nothing_is_excluded_without_a_cluster() -> None:
     assert half_width(1.0, np.array([0, 1]), best_n=100, alpha=0.05).tolist()[0] == np.inf
     assert bound_distance(1.0, 0, best_n=100, alpha=0.05) == np.inf
+
+
+def test_growth_is_what_the_narrower_sequence_needs() -> None:
+    rho = tightness(5_000, 0.05)
+    for n, ratio in ((200, 1.3), (5_000, 3.0), (1e6, 10.0)):
+        times = growth(ratio, n, rho=rho, alpha=0.05)
+        before, after = half_width_at(1.0, np.array([n, n * times]), rho=rho, alpha=0.05)
+        assert before / after == pytest.approx(ratio, rel=0.01)
+    # a young sequence narrows faster than the root of its clusters, an old one more slowly
+    assert growth(2.0, 100, rho=rho, alpha=0.05) < 4 < growth(2.0, 1e6, rho=rho, alpha=0.05)
+    assert growth(0.5, 100, rho=rho, alpha=0.05) == 1

@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from itertools import product
 from operator import add
-from typing import NotRequired, TypedDict, cast
+from typing import NamedTuple, NotRequired, TypedDict, cast
 
 import numpy as np
 
+from rlrec.app.evaluation.comparisons import declared
+from rlrec.app.evaluation.comparisons.declared import Declaration
 from rlrec.app.evaluation.comparisons.study import NAMED, PERIODS, USERS, Groups, Study
 from rlrec.app.evaluation.rows import log_rows
 from rlrec.app.inputs import filters, lookup
@@ -19,8 +21,9 @@ from rlrec.app.log.ended_visits import visit_indices
 from rlrec.arrays import Array, Flags, Ids, distinct, finite_or_none, run_starts, take
 from rlrec.errors import InputError
 from rlrec.ope.comparisons import comparison, outcomes
-from rlrec.ope.comparisons.comparison import Comparison, Metric, is_unlikely, sample_ratio
+from rlrec.ope.comparisons.comparison import ALARM, Comparison, LookSequence, Metric, is_unlikely, sample_ratio
 from rlrec.ope.comparisons.outcomes import Outcomes, OutcomeSums
+from rlrec.ope.intervals import sequences
 from rlrec.ope.sums.unit_visits import FAR_FUTURE, SAMPLED_FLAGS, ServedDecisions, UnitSums, Visits, unit_sums
 from rlrec.records import Reward, Sums
 from rlrec.store import Unit
@@ -46,12 +49,23 @@ OutcomeRow = TypedDict("OutcomeRow", {
     "lower": float | None, "upper": float | None, "units": int, "reasons": list[str],
 })  # fmt: skip
 # A metric of a group less that of another one; relative: to the latter's value; answer, needed: as in `answers.Answer`;
-# theta, narrowed: with adjustment.
+# theta, narrowed: with adjustment. p_value: of the metrics that decide an experiment, after Holm, at every look.
 DifferenceRow = TypedDict("DifferenceRow", {
     "group": str | None, "against": str | None, "metric": str, "reward": str | None, "value": float | None,
     "relative": float | None, "lower": float | None, "upper": float | None, "p_value": float | None,
     "reasons": list[str], "answer": str, "needed": int | None, "theta": NotRequired[float | None],
     "narrowed": NotRequired[float | None],
+})  # fmt: skip
+# The interval of a comparison that decides: at every look, and for a look that was planned beforehand.
+SequenceRow = TypedDict("SequenceRow", {
+    "group": str | None, "metric": str, "reward": str | None, "lower": float | None, "upper": float | None,
+    "fixed_lower": float | None, "fixed_upper": float | None,
+})  # fmt: skip
+# A guard of an experiment. least: the share by which the metric may change; relative: by which it has changed so far,
+# with the bounds of one-sided sequences; answer: holds, lost or unknown.
+GuardRow = TypedDict("GuardRow", {
+    "group": str | None, "against": str | None, "metric": str, "reward": str | None, "least": float,
+    "relative": float | None, "lower": float | None, "upper": float | None, "answer": str, "reasons": list[str],
 })  # fmt: skip
 
 
@@ -87,7 +101,8 @@ def metrics(study: Study) -> list[Metric]:
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StudyFigures:
     """The figures of a study, its sums, and its groups. any_user: whether the store knows some user; split: chi-square
-    and p-value of how units were split between variants, NaN without variants."""
+    and p-value of how units were split between variants, NaN without variants; declaration: of their experiment;
+    is_fixed: whether intervals hold for a look that was planned, and not at every look."""
 
     study: Study
     sums: StudySums
@@ -95,6 +110,8 @@ class StudyFigures:
     level: float
     any_user: bool
     split: tuple[float, float]
+    declaration: Declaration | None = None
+    is_fixed: bool = False
 
     @cached_property
     def outcomes(self) -> Outcomes:
@@ -123,15 +140,108 @@ class StudyFigures:
 
     def compare(self, group: int, metric: Metric) -> Comparison:
         """A metric of a group less that of the first one, with all reasons for doubt; it has a p-value where units were
-        assigned at random."""
-        compared = self.outcomes.compare(group, metric).because(*self._reasons(metric, group, 0))
-        if self.study.by != "variant":
+        assigned at random, and their experiment is decided by the metric."""
+        compared = self._compared(group, metric)
+        if self.declaration is None:
             return replace(compared, p_value=None).because("not-randomised")
-        return compared.because(
+        if (group, metric) in self._tests:
+            p_value, alpha = self._tests[group, metric]
+            return replace(self._bounded(compared, group, alpha), p_value=p_value)
+        result = replace(self._bounded(compared, group, 1 - self.level), p_value=None)
+        rows = len(metrics(self.study)) * (len(self.groups.labels) - 1)
+        is_far = self._bounded(compared, group, ALARM / rows, tuned=ALARM / rows).is_off_zero
+        is_by_chance = result.is_off_zero and result.is_reliable and not is_far
+        return result.because(*(["other-metric"] if is_by_chance else []))
+
+    def guards(self) -> list[GuardRow]:
+        """Whether each variant keeps to each guard, so far: one-sided, each at the full level."""
+        guards = [] if self.declaration is None else self.declaration.guards
+        groups = range(1, len(self.groups.labels))
+        return [self._guard(group, metric, least) for metric, least in guards for group in groups]
+
+    def _guard(self, group: int, metric: Metric, least: float) -> GuardRow:
+        reserve = self.outcomes.reserve(group, metric, least).because(*self._doubts(group, metric))
+        alpha = 1 - self.level
+        bounded = self._bounded(reserve, group, alpha, tuned=2 * alpha, sides=1)
+        base, labels = abs(bounded.base or 0.0), self.groups.labels
+        figures = [getattr(bounded, name) for name in ("value", "lower", "upper")]
+        relative, lower, upper = (None if not base or figure is None else least + figure / base for figure in figures)
+        answer = "unknown"
+        if bounded.upper is not None and bounded.upper < 0 and "sample-ratio" not in bounded.reasons:
+            answer = "lost"  # whatever may come later
+        elif bounded.lower is not None and bounded.lower >= 0 and bounded.is_reliable:
+            answer = "holds"
+        return {
+            "group": labels[group], "against": labels[0], "metric": metric.name, "reward": self._reward(metric),
+            "least": least, "relative": relative, "lower": lower, "upper": upper, "answer": answer,
+            "reasons": [*bounded.reasons],
+        }  # fmt: skip
+
+    @cached_property
+    def _tests(self) -> dict[tuple[int, Metric], tuple[float | None, float]]:
+        """The p-value of each comparison that decides the experiment, after Holm, and the level of its interval."""
+        keys = self.deciding
+        compared = [self._bounded(self._compared(*key), key[0], 1 - self.level) for key in keys]
+        p_values = [row.p_value for row in compared]
+        adjusted, levels = comparison.holm([1.0 if p is None else p for p in p_values], 1 - self.level)
+        rows = zip(p_values, adjusted, levels, strict=True)
+        return {
+            key: (None if p is None else corrected, alpha)
+            for key, (p, corrected, alpha) in zip(keys, rows, strict=True)
+        }
+
+    def _bounded(
+        self, compared: Comparison, group: int, alpha: float, *, tuned: float | None = None, sides: int = 2
+    ) -> Comparison:  # fmt: skip
+        """The comparison with bounds that are wrong in a share alpha of logs; arguments as of `_sequence`."""
+        if self.is_fixed:
+            return compared.at_this_look(alpha * 2 / sides)
+        return compared.at_every_look(self._sequence(group, alpha, tuned=tuned)._replace(sides=sides))
+
+    def _sequence(self, group: int, alpha: float, *, tuned: float | None = None) -> LookSequence:
+        """The sequence of a group less the first one, which share the units as was defined. tuned: the alpha at which
+        it is tightest, by default that of the first step of Holm."""
+        assert self.declaration is not None
+        best_n = self.declaration.best_n * self.declaration.share(0, group)
+        return LookSequence(sequences.tightness(best_n, tuned or (1 - self.level) / len(self.deciding)), alpha)
+
+    @property
+    def deciding(self) -> list[tuple[int, Metric]]:
+        """The groups and metrics of the comparisons that decide the experiment."""
+        success = [] if self.declaration is None else self.declaration.success
+        return [*product(range(1, len(self.groups.labels)), success)]
+
+    def metric_names(self) -> list[dict[str, str | None]]:
+        """The metrics that decide the experiment."""
+        success = [] if self.declaration is None else self.declaration.success
+        return [{"metric": metric.name, "reward": self._reward(metric)} for metric in success]
+
+    def deciding_intervals(self) -> list[SequenceRow]:
+        """The intervals of the comparisons that decide, at every look, and for one that was planned."""
+        rows = list[SequenceRow]()
+        for (group, metric), (_, alpha) in self._tests.items():
+            compared = self._compared(group, metric)
+            every, fixed = compared.at_every_look(self._sequence(group, alpha)), compared.at_this_look(alpha)
+            rows.append({
+                "group": self.groups.labels[group], "metric": metric.name, "reward": self._reward(metric),
+                "lower": every.lower, "upper": every.upper, "fixed_lower": fixed.lower, "fixed_upper": fixed.upper,
+            })  # fmt: skip
+        return rows
+
+    def _compared(self, group: int, metric: Metric) -> Comparison:
+        return self.outcomes.compare(group, metric).because(*self._doubts(group, metric))
+
+    def _doubts(self, group: int, metric: Metric) -> list[str]:
+        """The reasons for doubt in a difference from the first group."""
+        reasons = self._reasons(metric, group, 0)
+        if self.declaration is None:
+            return reasons
+        return [
+            *reasons,
             *(["sample-ratio"] if is_unlikely(self.split) else []),
             *(["decisions-differ"] if self.are_other_visits(group, metric) else []),
             *(["young-units"] if self.is_young(group, metric) else []),
-        )  # fmt: skip
+        ]  # fmt: skip
 
     def are_other_visits(self, group: int, metric: Metric) -> bool:
         """Whether a mean per decision, or per visit, is one of others, since units have other numbers of them than
@@ -183,19 +293,33 @@ def _ageing(study: Study) -> list[Metric]:
     return [metric for metric in metrics(study) if metric.name in ("visits", "reward_per_unit")]
 
 
-def collect(unit: Unit, study: Study, *, level: float) -> StudyFigures:
+def collect(unit: Unit, study: Study, *, level: float, is_fixed: bool = False) -> StudyFigures:
     """The figures of a study, from one pass over the log."""
     fold = StudyFold(unit, study)
     sums = reduce(add, fold.partials(), NOTHING)
-    assigned, weights = list[int](), list[float]()
+    splits, declaration = list[tuple[list[float], list[list[int]]]](), None
     if study.by == "variant" and study.experiment is not None:
-        units = experiments.count_units(unit, study.experiment.id)
-        assigned = [units.get(variant.id, 0) for variant in study.experiment.variants]
-        weights = [variant.weight for variant in study.experiment.variants]
+        splits = experiments.split_by_day(unit, study.experiment)
+        shares = experiments.phases(unit, study.experiment)[0].weights
+        first = learned_rewards(unit, study.experiment)[0].name
+        declaration = Declaration.from_definition(study.experiment, metrics(study), study.rewards, first, shares)
     return StudyFigures(
         study=study, sums=sums, groups=fold.groups, level=level, any_user=fold.any_user,
-        split=sample_ratio(assigned, weights),
+        split=sample_ratio(splits), declaration=declaration, is_fixed=is_fixed,
     )  # fmt: skip
+
+
+class Look(NamedTuple):
+    """The differences that decide an experiment, as of now, and its guards."""
+
+    differences: list[DifferenceRow]
+    guards: list[GuardRow]
+
+
+def look(unit: Unit, experiment: Experiment, *, level: float = 0.95) -> Look:
+    """The metric and the guards of an experiment as of now; a look costs nothing."""
+    figures = collect(unit, experiment_study(unit, experiment, rewards_of(unit, (), experiment)), level=level)
+    return Look([figures.difference(*key) for key in figures.deciding], figures.guards())
 
 
 def experiment_study(unit: Unit, experiment: Experiment, rewards: Sequence[Reward]) -> Study:
@@ -205,12 +329,19 @@ def experiment_study(unit: Unit, experiment: Experiment, rewards: Sequence[Rewar
 
 
 def rewards_of(unit: Unit, names: Sequence[str], experiment: Experiment | None) -> list[Reward]:
-    """The rewards of these names; without any those that the variants of the experiment learn, in their order, of a
-    holdout that of its route, or `default`. Raises InputError for a name that is unknown, or given twice."""
+    """The rewards of these names, and of what the experiment declares; without names those that its variants learn, in
+    their order behind that which decides, or `default`. Raises InputError for one that is unknown, or given twice."""
     if repeated_name := next((name for name in names if list(names).count(name) > 1), None):
         raise InputError(f"reward {repeated_name!r} is named twice")
-    if names or experiment is None:
+    if experiment is None:
         return [lookup.reward(unit, name) for name in names or ["default"]]
+    learned = [reward.name for reward in learned_rewards(unit, experiment)]
+    needed = declared.reward_names(experiment, learned[0])
+    return [lookup.reward(unit, name) for name in dict.fromkeys([*names, *needed, *([] if names else learned)])]
+
+
+def learned_rewards(unit: Unit, experiment: Experiment) -> list[Reward]:
+    """The rewards that the variants of an experiment learn, in their order; of a holdout that of its route."""
     if (route := lookup.route_of_holdout(unit, experiment)) is not None:
         return [lookup.version(unit, route.reference)[0].reward]
     rewards = [lookup.version(unit, variant.policy)[0].reward for variant in experiment.variants]

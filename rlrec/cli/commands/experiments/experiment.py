@@ -15,9 +15,10 @@ from rlrec.cli.program.shared import CommandGroup, Store, conclude, question_of_
 from rlrec.cli.text.text import View, truncate
 from rlrec.cli.text.values import NAME, NUMBER, Parsed, parse_name, parse_number
 from rlrec.errors import InputError, quantity
-from rlrec.sentences import ALARM, difference_sentence, experiment_sentences
+from rlrec.sentences import ALARM, difference_sentence, experiment_sentences, guard_sentence
 
 if TYPE_CHECKING:
+    from rlrec.app.evaluation.comparisons.declared import GuardName, MetricName
     from rlrec.app.evaluation.comparisons.unit_outcomes import OutcomeRow
     from rlrec.app.experiments.compare import VariantComparison
     from rlrec.app.experiments.experiment import ExperimentSummary, VariantSpec
@@ -36,6 +37,8 @@ _NO_ROW: Mapping[str, Any] = {}
 ANONYMOUS_UNITS, DECISIONS_DIFFER = "anonymous-units", "decisions-differ"  # reasons
 DROP = ("weight", "sessions", "reward_per_unit")  # columns of the table per decision that a narrow terminal leaves out
 LEVEL = 0.95  # of what `status` repeats
+PLANNED_LOOK = "--fixed: this holds for one look that was planned beforehand; at the best of several looks it does not"
+LOOKS = {False: "those of differences at every look", True: "for one look that was planned beforehand"}
 MIN_SPLIT_P_VALUE = 0.01  # p-value below which it is not said to be right
 UNKNOWN = "not known yet"
 
@@ -81,9 +84,31 @@ def parse_share(text: str) -> float:
     return share
 
 
+def parse_metric(text: str) -> MetricName:
+    """The metric in METRIC or METRIC:REWARD."""
+    from rlrec.app.evaluation.comparisons.declared import MetricName
+
+    metric, colon, reward = (piece.strip() for piece in text.partition(":"))
+    if not metric or (colon and not reward):
+        raise InputError(f"'{truncate(text)}' is not a metric", hint="write METRIC or METRIC:REWARD")
+    return MetricName(metric, reward or None)
+
+
+def parse_guard(text: str) -> GuardName:
+    """The guard in METRIC>=-5% or METRIC:REWARD>=-5%."""
+    from rlrec.app.evaluation.comparisons.declared import GuardName
+
+    metric, sign, least = (piece.strip() for piece in text.partition(">="))
+    if not sign:
+        raise InputError(f"'{truncate(text)}' is not a guard", hint="write METRIC>=-5% or METRIC:REWARD>=-5%")
+    return GuardName(*parse_metric(metric), least=parse_percent(least))
+
+
 REFERENCES = Parsed("a,b", lambda text: tuple(piece.strip() for piece in text.split(",") if piece.strip()))
 SHARE = Parsed("share", parse_share)
 WEIGHT = Parsed("label=weight", parse_weight)
+METRIC = Parsed("metric[:reward]", parse_metric)
+GUARD = Parsed("metric[:reward]>=-n%", parse_guard)
 VARIANT = Parsed("label=policy[@v][:weight]", parse_variant)
 
 
@@ -115,8 +140,23 @@ experiment = CommandGroup("experiment")
 @click.option(
     "--layer-share", type=SHARE, metavar="SHARE", help="Share of the layer's units [default: all that are left]."
 )  # fmt: skip
+@click.option(
+    "--metric", "metrics", type=METRIC, multiple=True, metavar="METRIC[:REWARD]",
+    help="What decides, of those in `rlrec help outcomes`; repeatable [default: reward_per_unit by what the variants "
+    "learn].",
+)  # fmt: skip
+@click.option(
+    "--guard", "guards", type=GUARD, multiple=True, metavar="METRIC[:REWARD]>=-N%",
+    help="What must not fall by more; repeatable.",
+)  # fmt: skip
+@click.option(
+    "--best-n", type=int, metavar="N",
+    help="Units for which intervals are tightest, say all that you expect [default: those of the last 30 days, else "
+    "5,000].",
+)  # fmt: skip
 @writing(
     "rlrec experiment create ab --variant a=home --variant b=other --unit session",
+    "rlrec experiment create ab --variant a=home --variant b=other --guard 'visits>=-2%'",
     "rlrec experiment create safe --variant a=home --holdout-uniform 1%",
     "rlrec experiment create rank --interleave home@2,other@2",
 )
@@ -137,31 +177,35 @@ def create(store: Store, show: Show, **request: Any) -> None:
 )  # fmt: skip
 @click.option("--level", type=NUMBER, default=0.95, show_default=True, help="Confidence of the intervals.")
 @click.option("--log", metavar="FILTER", help="Filter of the log, as in `evaluate` [default: all of the experiment].")
+@click.option("--fixed", is_flag=True, help="Narrower intervals, which hold for one look that was planned beforehand.")
 @click.option("--details", is_flag=True, help="Every metric, and means per decision.")
 @plot_option
 @reading("rlrec experiment show ab", "rlrec experiment show ab --reward default --details")
 def show_(
-    store: Store, show: Show, name: str, rewards: Sequence[str], level: float, log: str | None, details: bool,
-    plot: str | None,
+    store: Store, show: Show, name: str, rewards: Sequence[str], level: float, log: str | None, fixed: bool,
+    details: bool, plot: str | None,
 ) -> None:  # fmt: skip
     """Show what became of each variant's units, the differences, and the check of the split.
 
-    Rewards per unit come first, and other outcomes per unit that surely differ (see `rlrec outcomes`): a variant that
-    brings people back causes decisions, so that a mean per decision is a mean of other visits. Where the numbers of
-    decisions per unit differ (p below 0.001), the reason `decisions-differ` says so, and means per decision
-    (--details) are no comparison. These, and the holdout, are under the first reward. Intervals are clustered by the
-    unit that was assigned. They describe the variants as they ran: for policies that learn, what these two had learned
-    so far.
+    Look as often as you like: intervals of differences hold at every look (confidence sequences, clustered by the unit
+    that was assigned), and so does p. Only the metrics that decide have a p-value, corrected for all variants and
+    metrics (Holm); guards are one-sided, and need no correction. Others tell better or worse where they are so far off
+    that all of them together are wrong in 0.1 % of experiments. All describe the variants as they ran: of policies that
+    learn, what these had learned so far.
+
+    A variant that brings people back causes decisions, so that a mean per decision is a mean of other visits. Where the
+    numbers of decisions per unit differ (p below 0.001), the reason `decisions-differ` says so, and means per decision
+    (--details) are no comparison. These, and the holdout, are under the first reward.
 
     With a uniform holdout, what `uniform` earned there is compared with its estimate from the log of the other variants
     (snips, per impression). Where these disagree (Welch's t on both standard errors, clustered by the unit), do not
     trust estimates from this log. --log narrows neither the holdout nor the check of the split."""
-    result = app.compare.show(store, name, rewards=rewards, level=level, log=log)
+    result = app.compare.show(store, name, rewards=rewards, level=level, log=log, fixed=fixed)
     save_plot(plot, lambda: app.figures.comparison(result))
-    if log is None and level == LEVEL:
+    if log is None and level == LEVEL and not fixed:
         app.compare.note(store, result)
     table = _view(result, level, details=details)
-    sentences = [*experiment_sentences(result), ""]
+    sentences = [*experiment_sentences(result), *([PLANNED_LOOK] if fixed else []), ""]
     show(result, table=table._replace(title=[*sentences, *table.title]), flat=_flat(result))
 
 
@@ -182,7 +226,7 @@ def _flat(result: VariantComparison) -> list[dict[str, Any]]:
 def _view(result: VariantComparison, level: float, *, details: bool) -> View:
     title = [
         f"experiment {result['experiment']}, {result['status']}, by {result['unit']}",
-        f"intervals at level {cell(level)}, rewards of mature decisions",
+        f"intervals at level {cell(level)}, {LOOKS[result['sequence']['fixed']]}; rewards of mature decisions",
     ]
     if "interleave" in result:
         return _interleaved(result, title)
@@ -192,12 +236,13 @@ def _view(result: VariantComparison, level: float, *, details: bool) -> View:
     if anonymous := result["anonymous"]:
         units = sum(row["units"] for row in result["variants"])
         title.append(f"{ANONYMOUS_UNITS}: {count_units(result['unit'], units, anonymous)}")
-    title.append(_ratio(result["sample_ratio"]))
+    title += [_ratio(result["sample_ratio"]), *_declaration(result)]
     shown, constant = _varying(result["outcomes"])
     compared = [row for row in result["unit_differences"] if row["metric"] not in constant]
     explained = [f"left out, as nothing varies there yet: {', '.join(constant)}"] if constant and details else []
     if not details:
-        telling = {ANSWERING, *(row["metric"] for row in compared if row["answer"] in ("better", "worse"))}
+        telling = {ANSWERING, *(row["metric"] for row in (*result["metric"], *result["guards"]))}
+        telling |= {row["metric"] for row in compared if row["answer"] in ("better", "worse")}
         shown = [row for row in shown if row["metric"] in telling]
         compared = [row for row in compared if row["metric"] in telling]
     explained += explanations([*shown, *compared, *(result["differences"] if details else [])])
@@ -209,6 +254,13 @@ def _view(result: VariantComparison, level: float, *, details: bool) -> View:
         *([] if result["holdout"] is None else ["", _holdout(result["holdout"])]),
     ]
     return grid(shown, compared)._replace(title=title, notes=notes)
+
+
+def _declaration(result: VariantComparison) -> list[str]:
+    """Lines about what decides, and about guards that hold; others are among the sentences."""
+    names = " and ".join(filter(None, (":".join(filter(None, row.values())) for row in result["metric"])))
+    held_guards = [guard_sentence(row, result["unit"]) for row in result["guards"] if row["answer"] == "holds"]
+    return [f"decided by {names}; intervals are tightest at {result['sequence']['best_n']:,} units", *held_guards]
 
 
 def _varying(rows: Sequence[OutcomeRow]) -> tuple[list[OutcomeRow], list[str]]:
@@ -229,9 +281,8 @@ def _varying(rows: Sequence[OutcomeRow]) -> tuple[list[OutcomeRow], list[str]]:
 def _interleaved(result: VariantComparison, title: list[str]) -> View:
     title[0] += ", interleaved: both versions fill every slate"
     alarm = _alarm(result["sample_ratio"]["p_value"], "one team picked first too often; do not trust the difference")
-    figures = {key: cell(value) for key, value in result["sample_ratio"].items()}
-    pick_order_test = "coins: chi2 {chi2}, p {p_value}".format(**figures)
-    title += [*map(_difference, result["differences"]), *([pick_order_test + alarm] if alarm else [])]
+    title += [*map(_difference, result["differences"])]
+    title += [f"coins: p {cell(result['sample_ratio']['p_value'])}{alarm}"] if alarm else []
     if (ties := result.get("ties")) is not None:
         title.append(f"credit for both teams alike: {quantity(ties, 'unit')}")
     notes = [
@@ -257,7 +308,7 @@ def _difference(row: Mapping[str, Any], per: str = " a decision") -> str:
     reasons = f" ({', '.join(row['reasons'])})" if row["reasons"] else ""
     value, lower, upper, p_value = (cell(row[name]) for name in ("value", "lower", "upper", "p_value"))
     relative = "" if row["relative"] is None else f" ({100 * row['relative']:+.1f} %)"
-    figures = f"{value} [{lower}, {upper}]{per}{relative}, p {p_value}"
+    figures = f"{value} [{lower}, {upper}]{per}{relative}" + ("" if row["p_value"] is None else f", p {p_value}")
     if row["value"] is None or DECISIONS_DIFFER in row["reasons"]:
         figures = UNKNOWN if row["value"] is None else f"{value}{per}"
     return f"{row['variant']} - {row['against']}: {figures}{reasons}"
@@ -268,7 +319,7 @@ def _ratio(row: dict[str, float | None]) -> str:
         return f"sample ratio: {UNKNOWN}"
     fine = ": the split is as defined" if p >= MIN_SPLIT_P_VALUE else ": odd, but no alarm"
     verdict = _alarm(p, "the split is not as defined; do not trust the differences") or fine
-    return f"sample ratio: chi2 {cell(row['chi2'])}, p {cell(row['p_value'])}{verdict}"
+    return f"sample ratio: p {cell(p)} at every look{verdict}"
 
 
 def _alarm(p_value: float | None, warning: str) -> str:

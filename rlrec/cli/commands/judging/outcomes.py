@@ -66,8 +66,8 @@ _NO_DIFFERENCE: Mapping[str, Any] = {}
     "rlrec outcomes --experiment ab --adjust --age 7d",
 )
 def outcomes(store: Store, show: Show, plot: str | None, **request: Any) -> None:
-    """A unit is a user, or a session without one; an experiment has its own. Every interval and p-value holds for
-    itself alone: among many metrics one is below 0.05 by chance. Only variants of an experiment have p-values.
+    """A unit is a user, or a session without one; an experiment has its own. Variants are compared as by `experiment
+    show`: at every look, with a p-value for the metric that decides. Other intervals hold for themselves alone.
 
     A variant that causes more visits changes what a mean per visit is a mean of: decide by the metrics per unit."""
     period = request["by"] if request["by"] in PERIODS else None
@@ -82,7 +82,9 @@ def outcomes(store: Store, show: Show, plot: str | None, **request: Any) -> None
         notes.append(f"+-: half the interval; *: partial-{period}; --json has differences from the first {period}")
     title = _title(result, request["age_us"])
     if result["by"] == "variant":
-        title = [*earned_sentences(result["differences"], result["unit"]), "", *title]
+        names, rows = [[*row.values()] for row in result["metric"]], result["differences"]
+        deciding = [row for row in rows if [row["metric"], row["reward"]] in names]
+        title = [*earned_sentences(deciding, rows, result["unit"]), "", *title]
     show(result, table=table._replace(title=title, notes=notes), flat=_flat(result))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from rlrec.sentences import approximate
 from tests.conftest import ON_BOTH, Run, filled, runner
 
 LATER = "2099-01-01T00:00:00Z"
@@ -76,8 +77,8 @@ def test_show_has_the_keys_of_the_contract(ready: Any) -> None:
     answer = ready("--now", LATER, "experiment", "show", "ab", "--json").json
     assert list(answer) == [
         "experiment", "status", "unit", "variants", "differences", "sample_ratio", "holdout", "outcomes",
-        "unit_differences", "reasons", "decisions_per_unit", "created_at", "stopped_at", "anonymous",
-        "units_per_day", "first_at", "last_at",
+        "unit_differences", "reasons", "decisions_per_unit", "guards", "metric", "sequence", "created_at",
+        "stopped_at", "anonymous", "units_per_day", "first_at", "last_at",
     ]  # fmt: skip
     assert answer["holdout"] is None
     keys = (
@@ -280,15 +281,14 @@ def test_csv_compares_every_variant_with_the_first(ready: Any) -> None:
         ready("recommend", "--experiment", "ab", "--session", f"s{number}")
         if number % 3:
             ready("feedback", number + 1, "click")
-    answer = ready("--now", LATER, "experiment", "show", "ab", "--json").json["differences"][0]
-    output = ready("--now", LATER, "experiment", "show", "ab", "--format", "csv").stdout
+    words = ("--now", LATER, "experiment", "show", "ab", "--fixed")
+    answer, output = ready(*words, "--json").json["differences"][0], ready(*words, "--format", "csv").stdout
     first, second = csv.DictReader(io.StringIO(output, newline=""))
-    columns = ("difference", "difference_lower", "difference_upper", "p_value")
+    columns = ("difference", "difference_lower", "difference_upper")
     assert [*second].index("unit_difference") < [*second].index("difference")
-    assert [first[name] for name in columns] == [""] * 4
-    assert [float(second[name]) for name in columns] == [
-        answer[name] for name in ("value", "lower", "upper", "p_value")
-    ]
+    assert [first[name] for name in columns] == [""] * 3
+    assert [float(second[name]) for name in columns] == [answer[name] for name in ("value", "lower", "upper")]
+    assert (second["p_value"], float(second["unit_p_value"]) <= 1) == ("", True)
 
 
 def bring_back(db: str) -> None:
@@ -316,13 +316,13 @@ def bring_back(db: str) -> None:
 
 def test_a_variant_that_brings_users_back_but_earns_less_per_decision_is_said_to(sqlite_db: str) -> None:
     run = filled(sqlite_db, bring_back)
-    answer = run("--now", LATER, "experiment", "show", "ab", "--json").json
+    answer = run("--now", LATER, "experiment", "show", "ab", "--fixed", "--json").json
     per_unit = {row["metric"]: row for row in answer["unit_differences"]}
     assert answer["differences"][0]["upper"] < 0 < per_unit["reward_per_unit"]["lower"]
     assert per_unit["visits"]["lower"] > 0
     assert answer["reasons"] == ["decisions-differ"]
     assert (per_unit["reward_per_unit"]["answer"], answer["differences"][0]["answer"]) == ("better", "unknown")
-    text = run("--now", LATER, "experiment", "show", "ab", "--details").stdout
+    text = run("--now", LATER, "experiment", "show", "ab", "--fixed", "--details").stdout
     assert re.match(r"b is better than a: \+[0-9.]+ % \[.*\] per user\n", text)
     assert text.index("reward_per_unit") < text.index("decisions-differ: ") < text.index(" a decision")
     assert re.search(r"b - a: [0-9.]+ \[.*\] decisions per user", text)
@@ -345,12 +345,12 @@ def test_every_reward_leads_with_its_difference_per_unit(sqlite_db: str) -> None
 
 def test_the_conclusion_says_how_many_more_units_would_tell(ready: Run) -> None:
     """Every third session of either variant has a click: nothing differs so far."""
-    served(ready, "--variant", "b=other", pages=60)
+    served(ready, "--variant", "b=other", pages=160)
     answer = ready("--now", LATER, "experiment", "show", "ab", "--json").json
     (row,) = [row for row in answer["unit_differences"] if row["metric"] == "reward_per_unit"]
     assert (row["answer"], answer["units_per_day"]) == ("unknown", None)
     sentence, *lines = ready("--now", LATER, "experiment", "show", "ab", "--details").stdout.split("\n")
-    assert f"about even odds after {row['needed']} more visits" in sentence
+    assert f"about even odds after {approximate(row['needed']):,} more visits" in sentence
     # every session is one visit of one decision: there is nothing to compare
     assert any(line.startswith("left out, as nothing varies there yet: visits, ") for line in lines)
     assert [line for line in lines if line.startswith("visits ")] == []
@@ -361,16 +361,18 @@ def test_the_conclusion_speaks_of_every_reward_per_unit(sqlite_db: str) -> None:
     """`b` brings users back and has fewer clicks a decision; decisions that cost 3 each turn the comparison."""
     run = filled(sqlite_db, bring_back)
     run("reward", "define", "costly", "click=1", "--default", "-3")
-    words = ("--now", LATER, "experiment", "show", "ab", "--reward", "default")
+    words = ("--now", LATER, "experiment", "show", "ab", "--fixed", "--reward", "default")
     single, both = run(*words).stdout, run(*words, "--reward", "costly").stdout
     assert single.startswith("b is better than a: +")
     assert "disagree" not in single
-    better, worse, disagreement, empty, *_ = both.split("\n")
+    better, worse, disagreement, last_line, *_ = both.split("\n")
     assert (better.startswith("b is better than a: +"), better.endswith(" per user by default")) == (True, True)
     assert (worse.startswith("b is worse than a: -"), worse.endswith(" per user by costly")) == (True, True)
-    assert (disagreement, empty) == ("b: the rewards disagree, decide by the one that you want", "")
+    assert disagreement == "b: the rewards disagree, decide by the one that you want"
+    assert last_line.startswith("--fixed: this holds for one look that was planned beforehand")
+    shown = run("--now", LATER, "experiment", "show", "ab", "--reward", "default").stdout
     compared = run("--now", LATER, "outcomes", "--experiment", "ab", "--reward", "default").stdout
-    assert compared.splitlines()[0] == single.splitlines()[0]
+    assert compared.splitlines()[0] == shown.splitlines()[0] != single.splitlines()[0]
 
 
 def test_an_interleaved_experiment_has_no_outcomes_per_unit(ready: Any) -> None:

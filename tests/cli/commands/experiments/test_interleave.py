@@ -40,8 +40,8 @@ def stocked(db: str) -> None:
     assert run("experiment", "create", "rank", "--interleave", "left@2,right@2").exit_code == 0
 
 
-def serve(run: Run, n: int, k: int = 2, name: str = "rank") -> list[Any]:
-    requests = [{"experiment": name, "session": f"s{i}", "user": f"u{i % 50}", "k": k} for i in range(n)]
+def serve(run: Run, n: int, k: int = 2, name: str = "rank", users: int = 50) -> list[Any]:
+    requests = [{"experiment": name, "session": f"s{i}", "user": f"u{i % users}", "k": k} for i in range(n)]
     return run("recommend", "--input", "-", "--seed", 4, stdin="\n".join(map(json.dumps, requests))).lines
 
 
@@ -82,7 +82,7 @@ def test_rewards_are_credited_to_the_team_of_their_slot(shop: Run) -> None:
     """Clicks on what `right` picked, in every fourth decision also on what `left` picked."""
     events = [
         {"decision_id": answer["decision_id"], "position": slot["position"], "events": {"click": 1}}
-        for number, answer in enumerate(serve(shop, 200))
+        for number, answer in enumerate(serve(shop, 400, users=100))
         for slot in answer["slate"]
         if slot["team"] == "B" or number % 4 == 0
     ]
@@ -91,13 +91,13 @@ def test_rewards_are_credited_to_the_team_of_their_slot(shop: Run) -> None:
     left, right = result["variants"]
     assert (left["variant"], left["policy"], right["variant"], right["policy"]) == ("A", "left@2", "B", "right@2")
     assert (left["mean"], right["mean"]) == (pytest.approx(0.25), pytest.approx(1.0))
-    assert (left["units"], left["decisions"]) == (50, 200)
+    assert (left["units"], left["decisions"]) == (100, 400)
     (difference,) = result["differences"]
     assert (difference["variant"], difference["against"]) == ("B", "A")
     assert difference["value"] == pytest.approx(0.75)
     assert difference["lower"] > 0.5
     assert difference["p_value"] < 1e-6
-    assert (left["wins"], right["wins"], result["ties"]) == (0, 50, 0)
+    assert (left["wins"], right["wins"], result["ties"]) == (0, 100, 0)
     assert result["sample_ratio"]["p_value"] > 1e-4
 
 

@@ -9,6 +9,7 @@ from rlrec.sentences import experiment_sentences
 from tests.conftest import ON_BOTH, Run, filled, runner
 
 USERS = [f"u{number}" for number in range(40)]
+CROWD = [f"u{number}" for number in range(160)]
 
 
 def prepared(db: str) -> None:
@@ -244,7 +245,7 @@ def visited(run: Run, day: str, *routes: str) -> list[dict[str, Any]]:
     lines = "".join(
         f'{{"policy": "{name}", "session": "{user}-{name}-{day}", "user": "{user}"}}\n'
         for name in routes
-        for user in USERS
+        for user in CROWD
     )
     rows: list[dict[str, Any]] = run(
         "--now", f"2026-01-{day}", "recommend", "--input", "-", "--format", "ndjson", stdin=lines
@@ -274,7 +275,7 @@ def test_the_comparison_counts_each_user_by_assignment_through_a_ramp(
     shown = run_sqlite("--now", "2026-02-01", "experiment", "show", "front-holdout", "--json").json
     earned = {row["group"]: row for row in shown["outcomes"] if row["metric"] == "reward_per_unit"}
     assert (earned["holdout"]["value"], earned["served"]["value"]) == (len(odd) / len(first), 2.0)
-    assert (earned["holdout"]["units"], earned["served"]["units"]) == (len(first), len(USERS) - len(first))
+    assert (earned["holdout"]["units"], earned["served"]["units"]) == (len(first), len(CROWD) - len(first))
     sentence = experiment_sentences(shown)[0]
     assert sentence.startswith("front against its holdout: default +")
     # `status` repeats it, the page begins with it

@@ -147,7 +147,10 @@ def test_groups_that_nobody_randomised_have_no_p_values_and_no_answer(by: str, r
     assert ready(*words).stdout.count("not-randomised: no p-values: nobody assigned units to these groups") == 1
 
 
-def test_variants_have_p_values(ready: Any) -> None:
+def test_variants_are_compared_as_by_experiment_show(ready: Any) -> None:
     result = ready("--now", LATER, "outcomes", "--experiment", "ab", "--json").json
-    assert any(row["p_value"] is not None for row in result["differences"])
+    shown = ready("--now", LATER, "experiment", "show", "ab", "--json").json
+    assert result["differences"] == shown["unit_differences"]
+    assert result["metric"] == [{"metric": "reward_per_unit", "reward": "default"}]
+    assert any("few-clusters" in row["reasons"] for row in result["differences"])
     assert "not-randomised" not in result["reasons"]

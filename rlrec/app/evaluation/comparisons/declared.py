@@ -1,0 +1,149 @@
+"""Declarations of experiments: the metrics that decide, those that must not fall, and when intervals are tightest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rlrec.app.inputs import lookup
+from rlrec.errors import InputError
+from rlrec.records import Reward
+from rlrec.sentences import percent
+from rlrec.store import Unit
+from rlrec.store.database.unit import parse
+from rlrec.store.policies import experiments
+from rlrec.store.policies.experiments import Experiment
+from rlrec.times import DAY_US
+
+if TYPE_CHECKING:
+    from rlrec.ope.comparisons.comparison import Metric
+
+METRIC, GUARDS, BEST_N = "metric", "guards", "best_n"  # keys of a definition
+DEFAULT_METRIC, DEFAULT_SIZE, LEAST_SIZE, MOST_SIZE = "reward_per_unit", 5_000, 100, 1_000_000_000
+TRAFFIC_US = 30 * DAY_US
+
+
+class MetricName(NamedTuple):
+    """A metric as people name it; without a reward, by the first one that the variants learn."""
+
+    metric: str
+    reward: str | None = None
+
+    def __str__(self) -> str:
+        return self.metric if self.reward is None else f"{self.metric}:{self.reward}"
+
+
+class GuardName(NamedTuple):
+    """A metric that must not fall by more than a share of what the first variant has. least: the share, -0.05 or 0."""
+
+    metric: str
+    reward: str | None
+    least: float
+
+    def __str__(self) -> str:
+        return f"{MetricName(self.metric, self.reward)}>={100 * self.least:.12g}%"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Declaration:
+    """The metrics that decide an experiment, its guards with the share by which each may fall, the number of units for
+    which intervals are tightest, and the weights of the variants then."""
+
+    success: Sequence[Metric]
+    guards: Sequence[tuple[Metric, float]] = ()
+    best_n: float = DEFAULT_SIZE
+    weights: Sequence[float]
+
+    def share(self, *variants: int) -> float:
+        """The share of the units that these variants were to have, by their numbers."""
+        return sum(self.weights[number] for number in variants) / sum(self.weights)
+
+    @classmethod
+    def from_definition(
+        cls, experiment: Experiment, metrics: Sequence[Metric], rewards: Sequence[Reward], first: str | None,
+        weights: Mapping[str, float],
+    ) -> Declaration:  # fmt: skip
+        """The declaration of an experiment among the metrics of an answer under these rewards. first: the name of the
+        reward that the variants learn; weights: by label, at the start. Where no metric was declared, reward per unit
+        decides by each reward."""
+        stored = _stored(experiment)
+
+        def named(name: str, reward: str | None) -> Metric:
+            return next(
+                metric for metric in metrics
+                if metric.name == name and (metric.reward is None or rewards[metric.reward].name == (reward or first))
+            )  # fmt: skip
+
+        success = [named(*row) for row in stored.get(METRIC, [])]
+        return cls(
+            success=success or [metric for metric in metrics if metric.name == DEFAULT_METRIC],
+            guards=[(named(name, reward), least) for name, reward, least in stored.get(GUARDS, [])],
+            best_n=expected_units(experiment),
+            weights=[weights[variant.label] for variant in experiment.variants],
+        )
+
+
+def _stored(experiment: Experiment) -> Mapping[str, Any]:
+    stored: Mapping[str, Any] = parse(experiment.definition, f"definition of experiment {experiment.name}")
+    return stored
+
+
+def expected_units(experiment: Experiment) -> int:
+    """The number of units for which the intervals of an experiment are tightest."""
+    return int(_stored(experiment).get(BEST_N, DEFAULT_SIZE))
+
+
+def reward_names(experiment: Experiment, first: str | None) -> list[str]:
+    """The rewards that the declaration of an experiment names, those that decide first."""
+    from rlrec.ope.comparisons import comparison
+
+    stored, needed = _stored(experiment), {metric.name for metric in comparison.metrics(1) if metric.reward is not None}
+    named = [
+        reward or first for name, reward, *_ in (*stored.get(METRIC, []), *stored.get(GUARDS, [])) if name in needed
+    ]
+    return [*dict.fromkeys(name for name in named if name is not None)]
+
+
+def check(unit: Unit, success: Sequence[MetricName], guards: Sequence[GuardName], *, first: str) -> None:
+    """Raises InputError where a metric or a reward is unknown, or one decides and guards, or is named twice. first: the
+    name of the reward that the variants learn."""
+    from rlrec.ope.comparisons import comparison
+
+    takes_reward = {metric.name: metric.reward is not None for metric in comparison.metrics(1)}
+    named = [("metric", row) for row in success or [MetricName(DEFAULT_METRIC)]]
+    named += [("guard", MetricName(*row[:2])) for row in guards]
+    roles = dict[MetricName, str]()
+    for role, name in (
+        *(("metric", row) for row in success or [MetricName(DEFAULT_METRIC)]),
+        *(("guard", MetricName(*row[:2])) for row in guards),
+    ):
+        if name.metric not in takes_reward:
+            hint = f"one of {', '.join(takes_reward)}"
+            raise lookup.unknown("metric", name.metric, takes_reward, hint=hint)
+        if name.reward is not None and not takes_reward[name.metric]:
+            raise InputError(f"{role} {name}: {name.metric} has no reward", hint=f"write {name.metric}")
+        if name.reward is not None:
+            lookup.reward(unit, name.reward)
+        full_name = name._replace(reward=name.reward or first) if takes_reward[name.metric] else name
+        if (earlier := roles.get(full_name)) is not None:
+            text = f"is a {role} twice" if earlier == role else "is the metric that decides, and no guard of it"
+            raise InputError(f"{full_name} {text}", hint="name each metric once")
+        roles[full_name] = role
+    for guard in guards:
+        if not -1 < guard.least <= 0:
+            hint = "write METRIC>=-5%, between -100% and 0%"
+            raise InputError(f"guard {MetricName(*guard[:2])} may fall by {percent(-guard.least)} %", hint=hint)
+
+
+def check_size(best_n: int | None) -> None:
+    """Raises InputError for a number of units that no experiment has."""
+    if best_n is not None and not LEAST_SIZE <= best_n <= MOST_SIZE:
+        hint = f"it lies between {LEAST_SIZE} and {MOST_SIZE:,}: the units that you expect by the end"
+        raise InputError(f"--best-n is {best_n}", hint=hint)
+
+
+def expected_size(unit: Unit, by: str) -> int:
+    """The units that came within the last 30 days, or a number that suits many experiments where they are few."""
+    size = experiments.count_visitors(unit, by, since=unit.now - TRAFFIC_US)
+    return size if size >= LEAST_SIZE else DEFAULT_SIZE
