@@ -280,6 +280,30 @@ class RouteCommands:
         cluster: user, session or row, for the gate.  [default: user, else session]
         dry_run: Say what would be stored, and store nothing."""
 
+    def ramp(self, name: str, *, to: str, steps: str, hold: str | timedelta = '2d', guards: Sequence[str] | str | None = None, dry_run: bool = False) -> Result:
+        """Begin a ramp that goes on by itself: an experiment as of `route set --share`, whose share rises step by step.
+
+        `rlrec route advance` takes the steps, each after the last one has lasted for --hold, and at least until
+        `rlrec experiment show` can say something. It takes the candidate back where a guard is lost, or where the reward
+        per user is less than that of `current`: by sequences that hold at every look, tightest at the users of a first
+        step, wrong in 2.5 % of the ramps of an equal candidate (each guard in 5 %). A candidate that nothing speaks against
+        goes on. The step 100% promotes it, as `rlrec experiment stop --promote` does; without one the ramp stays at its
+        last share. A larger share takes users from `current` alone. `route rollback` and `experiment stop` end it sooner.
+
+        to: The policy that it leads to. POLICY follows its live version, POLICY@V stays with one.
+        steps: Shares of the users, which rise.
+        hold: How long each step lasts at least.
+        guards: What must not fall by more; repeatable.
+        dry_run: Say what would be stored, and store nothing."""
+
+    def advance(self, name: str, *, dry_run: bool = False) -> Result:
+        """Let the ramp of a route take its next step, or go back: for cron, as often as you like.
+
+        It says in a line what it did, and when the next step may come. Exit 0 where the ramp goes on, waits or is over, and
+        3 where it went back, once. Between the steps it looks for losses at every call.
+
+        dry_run: Say what would be stored, and store nothing."""
+
     def show(self, name: str) -> Result:
         """Show what a route serves, since when and why, and what it served before, newest first."""
 

@@ -55,6 +55,7 @@ COVERED = {  # test file: modules without a test file of their name, which it co
         "app/evaluation/comparisons/holdout",
         "app/experiments/compare",
         "app/experiments/ending",
+        "app/experiments/ramp",
         "store/policies/experiments",
     ],
     "app/serving/test_assignment.py": ["app/experiments/enrolment"],

@@ -223,8 +223,8 @@ def calls_route(store: Store, item: tuple[int, int]) -> list[Any]:
 
 
 def ramps_route(store: Store, rounds: int) -> list[Any]:
-    """Begin ramps, and end them in every way there is, once they have served."""
-    from rlrec.app.experiments import ending, route
+    """Begin ramps, let them take a step once they have served, and end them in every way there is."""
+    from rlrec.app.experiments import ending, ramp, route
     from rlrec.app.inputs import lookup
     from rlrec.store.policies import experiments
 
@@ -233,16 +233,29 @@ def ramps_route(store: Store, rounds: int) -> list[Any]:
             return sum(experiments.count_units(unit, lookup.experiment(unit, name).id).values()) > 5
 
     for number in range(rounds):
-        started = route.set_route(store, route.Request(name="front", to="other", share=0.5))
+        schedule = route.Schedule(steps=[0.3, 0.6, 1.0], hold_us=1)
+        started = ramp.begin(store, route.Request(name="front", to="other", share=0.3, schedule=schedule))
         name = str(started["experiment"])
         while not serves(name):
             time.sleep(0.02)
+        assert _changed(store, [])["did"] == "advanced"
         if number % 3 == 2:
-            route.rollback(store, "front")
+            assert _changed(store, ["it lost"])["did"] == "rolled-back"
         else:
             ending.stop(store, name, promote="candidate" if number % 3 else None, anyway=True)
         route.set_route(store, route.Request(name="front", to="home"))
     return []
+
+
+def _changed(store: Store, losses: list[str]) -> Any:
+    """What became of the ramp of `front` after a look that found these losses."""
+    from rlrec.app.experiments import ramp
+    from rlrec.app.inputs import lookup
+
+    with store.read() as unit:
+        stage = ramp._stage(unit, lookup.route(unit, "front"))
+    assert stage is not None
+    return ramp._change(store, "front", stage, losses)
 
 
 def names_route(store: Store, item: tuple[int, int]) -> list[str]:

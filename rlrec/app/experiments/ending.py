@@ -13,7 +13,7 @@ from rlrec.app.inputs import lookup
 from rlrec.app.learning import belief_versions
 from rlrec.app.log import lineage
 from rlrec.errors import CheckFailed, InputError, quantity
-from rlrec.records import Version
+from rlrec.records import Head, Version
 from rlrec.sentences import DEFAULT_REWARD, difference_direction, difference_sentence, guard_sentence
 from rlrec.store import Store, Unit
 from rlrec.store.database.unit import parse
@@ -50,16 +50,19 @@ def stop(
             raise CheckFailed(f"{promote} was not promoted: {doubts}", hint=hint)
 
     def work(unit: Unit) -> ExperimentSummary:
-        route, now = _route(unit, ended), lookup.experiment(unit, name)
-        if successor is not None and now.status == "stopped":
-            raise _stopped_error(ended, successor.policy.name)
-        live = None if successor is None else _make_live(unit, successor)
-        if experiments.stop(unit, ended.id):
+        route = _route(unit, ended)
+        heads = None if successor is None else policies.lock_learning(unit, _policies(successor))
+        live, is_running = None, experiments.stop(unit, ended.id)
+        if is_running:
+            if successor is not None and heads is not None:
+                live = _make_live(unit, successor, *heads)
             settings.add_run(unit, COMMAND, run, {"live": live.reference} if live else None)
             if route is not None and route.experiment == name:
                 policy_id, version_id = (live.policy.id, None) if live else (route.policy_id, route.version_id)
                 words = f"{COMMAND} {name}" + ("" if promote is None else f" --promote {promote}")
                 routes.change(unit, route.route_id, policy_id=policy_id, version_id=version_id, command=words)
+        elif successor is not None and settings.state(unit, COMMAND, run) is None:
+            raise _stopped_error(ended, successor.policy.name)
         answer = experiment.summary(unit, lookup.experiment(unit, name))
         if route is not None:
             answer["route"] = route.route
@@ -70,7 +73,7 @@ def stop(
                 "promoted": promote, "live": reference, "passed_by": passed_by,
                 "unit_differences": cast(Any, compared),
             }  # fmt: skip
-        return {**answer, "already_stopped": now.status == "stopped"}
+        return {**answer, "already_stopped": not is_running}
 
     answer = store.write(work, repeatable=True)
     if not answer["already_stopped"]:
@@ -99,15 +102,15 @@ def _notice(store: Store, answer: ExperimentSummary, successor: Version | None) 
     with store.read() as unit:
         window_open = activity.count_served_since(unit, policy.id, unit.now - successor.reward.window_us)
         begun_at = lookup.experiment(unit, answer["experiment"]).created_at
-        elsewhere = activity.count_served_since(unit, policy.base_id or 0, begun_at)
+        bypassing = activity.count_served_since(unit, policy.base_id or 0, begun_at)
     if window_open:
         store.notice(
             f"{quantity(window_open, 'decision')} of {policy.name} may still get events: {policy.name} learns from "
             f"these, {live} does not"
         )
-    if elsewhere:
+    if bypassing:
         store.notice(
-            f"{policy.base} served {quantity(elsewhere, 'decision')} outside of {answer['experiment']} meanwhile, "
+            f"{policy.base} served {quantity(bypassing, 'decision')} outside of {answer['experiment']} meanwhile, "
             f"which {live} has not learned from: `rlrec policy rollback {policy.base}` returns to what has"
         )
 
@@ -147,11 +150,16 @@ def _stopped_error(ended: Experiment, reference: str) -> InputError:
     return InputError(f"experiment {ended.name} is stopped already", hint=hint)
 
 
-def _make_live(unit: Unit, successor: Version) -> Version:
-    """The version that is live from now on."""
+def _policies(successor: Version) -> set[int]:
+    """The policy of a version that is to go live, and where it is that of a variant, the one that this is a copy of."""
     policy = successor.policy
-    policy_id = policy.base_id if policy.base_id is not None and _has_learned(successor) else policy.id
-    heads, learning = policies.lock_learning(unit, {policy.id, policy_id})
+    return {policy.id, policy.base_id} if policy.base_id is not None and _has_learned(successor) else {policy.id}
+
+
+def _make_live(unit: Unit, successor: Version, heads: Mapping[int, Head], learning: Sequence[Version]) -> Version:
+    """The version that is live from now on. heads, learning: of its policies, which are locked."""
+    policy = successor.policy
+    policy_id = next(iter(heads.keys() - {policy.id}), policy.id)
     if policy_id != policy.id:
         variant = next(version for version in learning if version.id == successor.id)
         successor = belief_versions.adopt(unit, variant, heads[policy_id], ordinal=heads[policy.id].ordinal)

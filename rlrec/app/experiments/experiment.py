@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from rlrec.app.learning.slot_statistics import Totals
 
 MIN_ROOM = 1e-9  # a share of a layer, or a change of one, that is none
+STEPS, HOLD = "steps", "hold_us"  # keys of the definition of a ramp that goes on by itself
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,12 +54,15 @@ class Request:
     metrics: Sequence[MetricName] = ()  # that decide; none: reward per unit
     guards: Sequence[GuardName] = ()
     best_n: int | None = None  # units for which intervals are tightest; None: as many as came within 30 days
+    steps: Sequence[float] = ()  # of a ramp that goes on by itself: the shares of its last variant
+    hold_us: int | None = None  # how long each lasts at least
 
     def definition(self) -> str:
         """The options in canonical form. Order counts: the others are compared with the first variant."""
         options = {
             "layer": self.layer, "layer_share": self.layer_share, declared.METRIC: self.metrics or None,
             declared.GUARDS: self.guards or None, declared.BEST_N: self.best_n,
+            STEPS: self.steps or None, HOLD: self.hold_us,
         }  # fmt: skip
         options = {name: value for name, value in options.items() if value is not None}
         if self.interleave:

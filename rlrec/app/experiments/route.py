@@ -6,10 +6,11 @@ from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain, count
-from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, TypedDict, cast
 
 from rlrec import policy as kinds
-from rlrec.app.evaluation.comparisons import holdout
+from rlrec.app.evaluation.comparisons import declared, holdout
+from rlrec.app.evaluation.comparisons.declared import GuardName, MetricName
 from rlrec.app.experiments import experiment
 from rlrec.app.inputs import lookup
 from rlrec.app.learning.belief_versions import is_complete
@@ -32,10 +33,18 @@ YEAR_US = 365 * DAY_US
 NAME_LENGTH = 52  # of a route, in the name of its ramp: the name of an experiment has 64 at most
 
 
+class Schedule(NamedTuple):
+    """How a ramp goes on by itself: shares that rise, each for a time, as long as no guard is lost."""
+
+    steps: Sequence[float]
+    hold_us: int
+    guards: Sequence[GuardName] = ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Options of `route create` and `route set`. to: NAME follows the live version of a policy, NAME@V is pinned; None
-    where only a holdout begins. holdout: the share of the users that another policy serves for good."""
+    """Options of `route create`, `route set` and `route ramp`. to: NAME follows the live version of a policy, NAME@V is
+    pinned; None where only a holdout begins. holdout: the share of the users that another policy serves for good."""
 
     name: str
     to: str | None = None
@@ -43,10 +52,16 @@ class Request:
     holdout_policy: str = UNIFORM
     share: float | None = None  # of the route's users, for a ramp
     gate: GateOptions | None = None  # that must let it pass; what is compared is `to` with what the route serves
+    schedule: Schedule | None = None  # of a ramp that goes on by itself
 
     @property
     def command(self) -> str:
-        """The words of these options, behind `route create` or `route set`."""
+        """The words of these options, behind `route create`, `route set` or `route ramp`."""
+        if self.schedule is not None:
+            steps = ",".join(f"{100 * step:.12g}%" for step in self.schedule.steps)
+            guarded = "".join(f" --guard {guard}" for guard in self.schedule.guards)
+            hold = f"{self.schedule.hold_us / DAY_US:.12g}d"
+            return f"{self.name} --to {self.to} --steps {steps} --hold {hold}{guarded}"
         to = "" if self.to is None else f" --to {self.to}"
         holdout_text = "" if self.holdout is None else f" --holdout {100 * self.holdout:.12g}%"
         holdout_text += "" if self.holdout_policy == UNIFORM else f" --holdout-policy {self.holdout_policy}"
@@ -199,7 +214,7 @@ def set_route(store: Store, request: Request) -> RouteSummary:
 
     if request.to is None:
         return set_holdout(store, request)
-    to, command = request.to, f"route set {request.command}"
+    to, command = request.to, f"route {'ramp' if request.schedule else 'set'} {request.command}"
     with store.read() as unit, bulk.alongside(unit) if request.gate else nullcontext():
         current = lookup.route(unit, request.name)
         _refuse_ramp(current)
@@ -277,7 +292,15 @@ def _ramp(unit: Unit, current: RouteChange, request: Request) -> experiment.Requ
         # a version that learns is named by its policy, where it is live
         policy = version.policy.name if version.learning and head.live_id == version.id else reference
         variants.append(experiment.VariantSpec(label=label, policy=policy, weight=weight))
-    return experiment.Request(name=name, variants=variants, route=current.route)
+    if request.schedule is None:
+        return experiment.Request(name=name, variants=variants, route=current.route)
+    steps, hold_us, guards = request.schedule
+    users = declared.expected_size(unit, "user") * hold_us / declared.TRAFFIC_US
+    return experiment.Request(
+        name=name, variants=variants, route=current.route, steps=steps, hold_us=hold_us, guards=guards,
+        metrics=[MetricName(declared.DEFAULT_METRIC)],
+        best_n=min(max(declared.LEAST_SIZE, round(users)), declared.MOST_SIZE),  # those of the first step
+    )  # fmt: skip
 
 
 def _start(
@@ -305,30 +328,30 @@ def _refuse_ramp(current: RouteChange) -> None:
 def rollback(store: Store, name: str) -> RouteSummary:
     """Let a route serve again what it served before the last change that stands. A promotion that came with that change
     is rolled back, too. Raises CheckFailed where there is none, or where that is retired."""
+    return store.write(lambda unit: roll_back(unit, name, command=f"route rollback {name}"))
 
-    def work(unit: Unit) -> RouteSummary:
-        newest = lookup.route(unit, name, lock=True)
-        policies.lock(unit, [newest.policy_id])
-        last = policies.last_promotion(unit, newest.policy_id)
-        promoted = last is not None and last.at == newest.at and newest.command.startswith("experiment stop ")
-        earlier = _change_to_restore(routes.history(unit, newest.route_id), promoted=promoted)
-        if earlier is None:
-            undo = f"`rlrec policy rollback {newest.policy}` undoes a promotion"
-            hint = None if last is None or newest.number else undo
-            raise CheckFailed(f"route {name} has no change to roll back", hint=hint)
-        if promoted:
-            versions.roll_back(unit, newest.policy)
-        if newest.running and newest.experiment_id is not None:
-            experiments.stop(unit, newest.experiment_id)
-        version, _ = lookup.version(unit, earlier.reference)
-        if version.status == "retired":
-            hint = f"`rlrec route set {name} --to POLICY` chooses another"
-            raise CheckFailed(f"{earlier.reference}, which {name} served before, is retired", hint=hint)
-        command = f"route rollback {name}"
-        _change(unit, newest.route_id, version, earlier.reference, command=command, restored_id=earlier.id)
-        return summary(unit, lookup.route(unit, name))
 
-    return store.write(work)
+def roll_back(unit: Unit, name: str, *, command: str) -> RouteSummary:
+    """The route as it serves again, within a transaction; see `rollback`."""
+    newest = lookup.route(unit, name, lock=True)
+    policies.lock(unit, [newest.policy_id])
+    last = policies.last_promotion(unit, newest.policy_id)
+    promoted = last is not None and last.at == newest.at and newest.command.startswith("experiment stop ")
+    earlier = _change_to_restore(routes.history(unit, newest.route_id), promoted=promoted)
+    if earlier is None:
+        undo = f"`rlrec policy rollback {newest.policy}` undoes a promotion"
+        hint = None if last is None or newest.number else undo
+        raise CheckFailed(f"route {name} has no change to roll back", hint=hint)
+    if promoted:
+        versions.roll_back(unit, newest.policy)
+    if newest.running and newest.experiment_id is not None:
+        experiments.stop(unit, newest.experiment_id)
+    version, _ = lookup.version(unit, earlier.reference)
+    if version.status == "retired":
+        hint = f"`rlrec route set {name} --to POLICY` chooses another"
+        raise CheckFailed(f"{earlier.reference}, which {name} served before, is retired", hint=hint)
+    _change(unit, newest.route_id, version, earlier.reference, command=command, restored_id=earlier.id)
+    return summary(unit, lookup.route(unit, name))
 
 
 def _change_to_restore(history: Sequence[RouteChange], *, promoted: bool) -> RouteChange | None:

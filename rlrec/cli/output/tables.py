@@ -227,12 +227,13 @@ def wrapped(line: str, screen: Screen) -> str:
 
 
 def view(view: View, screen: Screen) -> str:
-    """A view: title, grid and notes."""
+    """A view: title, grid, which a view without headers has not, and notes."""
     title, notes = (
         "".join(_grid(item, screen) if isinstance(item, View) else wrapped(item, screen) for item in items)
         for items in (view.title, view.notes)
     )
-    return title + ("\n" if title else "") + _grid(view, screen) + ("\n" if notes else "") + notes
+    grid = ("\n" if title else "") + _grid(view, screen) if view.headers else ""
+    return title + grid + ("\n" if notes else "") + notes
 
 
 def table(result: Any, columns: Sequence[str] | None, screen: Screen) -> str:

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from rlrec.cli.commands.experiments import experiment
 from rlrec.cli.commands.experiments.experiment import SHARE, parse_percent
 from rlrec.cli.output.output import Show
 from rlrec.cli.output.tables import cell
 from rlrec.cli.program import app
 from rlrec.cli.program.shared import CommandGroup, Store, reading, writing
 from rlrec.cli.text.text import View, truncate
-from rlrec.cli.text.values import NAME, NUMBER, Parsed, parse_name
+from rlrec.cli.text.values import DURATION, NAME, NUMBER, Parsed, parse_name
 from rlrec.errors import CheckFailed, InputError, quantity
 from rlrec.sentences import gate_claim
 
@@ -63,6 +64,15 @@ def parse_guard(text: str) -> Guard:
     return Guard(name=parse_name(name.strip()), least=least)
 
 
+def parse_steps(text: str) -> list[float]:
+    """The shares in 5%,20%,100%."""
+    steps = [parse_percent(step.strip()) for step in text.split(",")]
+    if wrong := [step for step in steps if not 0 < step <= 1]:
+        raise InputError(f"a step is {100 * wrong[0]:.12g} %", hint="write shares above 0, up to 100 %: 5%,20%,100%")
+    return steps
+
+
+STEPS = Parsed("a%,b%,...", parse_steps)
 GATE = ("guards", "reward", "log", "gamma", "cluster")  # options for the gate
 GUARD = Parsed("reward:-n%", parse_guard)
 
@@ -144,6 +154,47 @@ def set_(store: Store, show: Show, require: str | None, **request: Any) -> None:
     if refusal is not None:
         hint = f"`rlrec route show {result['route']}` says what it goes on serving; a ramp (--share) tells more"
         raise CheckFailed(f"{request['to']} was not set: {refusal}", hint=hint)
+
+
+@route.command()
+@click.argument("name", type=NAME)
+@click.option("--to", required=True, metavar="POLICY[@V]", help=TO)
+@click.option("--steps", type=STEPS, required=True, metavar="A%,B%,...", help="Shares of the users, which rise.")
+@click.option(
+    "--hold", "hold_us", type=DURATION, default="2d", show_default=True, metavar="TIME",
+    help="How long each step lasts at least.",
+)  # fmt: skip
+@click.option(
+    "--guard", "guards", type=experiment.GUARD, multiple=True, metavar="METRIC[:REWARD]>=-N%",
+    help="What must not fall by more; repeatable.",
+)  # fmt: skip
+@writing("rlrec route ramp front --to home@2 --steps 5%,20%,50%,100% --guard 'visits>=-5%'")
+def ramp(store: Store, show: Show, name: str, to: str, **schedule: Any) -> None:
+    """Begin a ramp that goes on by itself: an experiment as of `route set --share`, whose share rises step by step.
+
+    `rlrec route advance` takes the steps, each after the last one has lasted for --hold, and at least until
+    `rlrec experiment show` can say something. It takes the candidate back where a guard is lost, or where the reward
+    per user is less than that of `current`: by sequences that hold at every look, tightest at the users of a first
+    step, wrong in 2.5 % of the ramps of an equal candidate (each guard in 5 %). A candidate that nothing speaks against
+    goes on. The step 100% promotes it, as `rlrec experiment stop --promote` does; without one the ramp stays at its
+    last share. A larger share takes users from `current` alone. `route rollback` and `experiment stop` end it sooner.
+    """
+    request = app.route.Request(name=name, to=to, share=schedule["steps"][0], schedule=app.route.Schedule(**schedule))
+    show(app.ramp.begin(store, request))
+
+
+@route.command()
+@click.argument("name", type=NAME)
+@writing("rlrec route advance front")
+def advance(store: Store, show: Show, name: str) -> None:
+    """Let the ramp of a route take its next step, or go back: for cron, as often as you like.
+
+    It says in a line what it did, and when the next step may come. Exit 0 where the ramp goes on, waits or is over, and
+    3 where it went back, once. Between the steps it looks for losses at every call."""
+    result = app.ramp.advance(store, name)
+    show(result, table=View([], [], title=[result["why"]]), flat=[result])
+    if result["did"] == "rolled-back":
+        raise CheckFailed(result["why"], hint=f"`rlrec experiment show {result['experiment']}` has the figures")
 
 
 def _gate_options(require: str | None, options: Mapping[str, Any]) -> GateOptions | None:

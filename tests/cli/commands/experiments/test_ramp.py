@@ -1,0 +1,253 @@
+"""rlrec route ramp and advance: a candidate gets larger shares by itself, or goes back."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import time
+from contextlib import closing
+from multiprocessing import Pipe, get_context
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+
+from rlrec.store.database.unit import Unit
+from tests.conftest import Run, filled, runner
+
+STEPS = ("--steps", "20%,50%,100%", "--hold", "1d")
+USERS = 300  # a day; 60 of them get the candidate in the first step
+
+
+def prepared(db: str) -> None:
+    run = at(runner(db), 0)
+    for arm in "xyz":
+        assert run("arm", "add", arm).exit_code == 0
+    run("policy", "create", "ts", "--kind", "thompson", "--param", "floor=0.1")
+    run("policy", "create", "u", "--kind", "uniform")
+    run("route", "create", "home", "--to", "ts")
+
+
+@pytest.fixture
+def ready(db: str) -> Run:
+    return filled(db, prepared)
+
+
+def at(run: Run, days: float) -> Run:
+    """The commands at so many days after the start."""
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(1_767_225_600 + round(86_400 * days)))
+    return lambda *words, **options: run("--allow-future", "--now", now, *words, **options)
+
+
+def ramp(run: Run, *words: str) -> Any:
+    return run("route", "ramp", "home", "--to", "u", *(words or STEPS), "--json")
+
+
+def advance(run: Run) -> Any:
+    return run("route", "advance", "home", "--json")
+
+
+def serve(run: Run, day: int, rates: dict[str, float]) -> dict[str, int]:
+    """Each of the users of a day asks the route once, and clicks with the rate of the policy: how many each variant
+    served."""
+    users = [f"d{day}-{n}" for n in range(USERS)]
+    lines = [json.dumps({"policy": "home", "session": user, "user": user}) for user in users]
+    answers = run("recommend", "--input", "-", "--seed", day, stdin="\n".join(lines)).lines
+    assert len(answers) == USERS
+    counts: dict[str, int] = {}
+    clicks = []
+    for number, answer in enumerate(answers):
+        counts[str(answer["variant"])] = counts.get(str(answer["variant"]), 0) + 1
+        if (number * 7919 % 1000) / 1000 < rates[answer["policy"].partition("@")[0]]:
+            clicks.append(json.dumps({"decision_id": answer["decision_id"], "events": {"click": 1}}))
+    assert run("feedback", "--input", "-", stdin="\n".join(clicks)).exit_code == 0
+    return counts
+
+
+# -- a ramp by cron --
+
+
+@pytest.mark.slow
+def test_a_better_candidate_gets_everybody_step_by_step(ready: Run) -> None:
+    ramp(at(ready, 0.1))
+    rates, shares, dids = {"ts": 0.3, "u": 0.4}, [], []
+    for day in range(8):
+        counts = serve(at(ready, day + 0.5), day, rates)
+        shares.append(counts.get("candidate", 0) / USERS)
+        assert advance(at(ready, day + 0.9)).json["did"] in ("waited", "none")
+        dids.append(advance(at(ready, day + 1.2)).json["did"])
+    assert [did for did in dids if did != "waited"][:3] == ["advanced", "promoted", "none"]
+    assert shares[0] < 0.3 < shares[dids.index("advanced") + 1] < 0.7
+    last = at(ready, 20)
+    assert last("recommend", "--policy", "home", "--session", "s", "--json").json["policy"] == "u"
+    assert last("doctor", "--json").json["findings"] == []
+
+
+@pytest.mark.slow
+def test_a_bad_candidate_goes_back_within_its_first_step(ready: Run) -> None:
+    ramp(at(ready, 0.1), "--steps", "30%,100%", "--hold", "4d")
+    for day in range(4):
+        serve(at(ready, day + 0.5), day, {"ts": 0.6, "u": 0.1})
+        done = advance(at(ready, day + 0.9))
+        if done.exit_code:
+            break
+    assert (done.exit_code, done.json["did"], day < 4) == (3, "rolled-back", True)
+    assert "candidate is worse than current" in done.stderr
+    assert "route home serves ts again" in done.stderr
+    again = advance(at(ready, 5))
+    assert (again.exit_code, again.json["did"], "by `route advance home`" in again.json["why"]) == (0, "none", True)
+    assert set(serve(at(ready, 6), 6, {"ts": 0.6})) == {"None"}
+    assert at(ready, 7)("doctor", "--json").json["findings"] == []
+
+
+def test_a_step_waits_until_it_has_lasted_and_until_something_is_known(ready: Run) -> None:
+    started = ramp(at(ready, 0)).json
+    assert (started["experiment"], started["set"]) == ("home-ramp-1", True)
+    early, empty = advance(at(ready, 0.5)).json, advance(at(ready, 2)).json
+    assert (early["did"], early["share"], early["next_share"], early["next_at"][:10]) == (
+        "waited",
+        0.2,
+        0.5,
+        "2026-01-02",
+    )
+    assert (empty["did"], "waits for more users" in empty["why"]) == ("waited", True)
+    line = at(ready, 0.5)("route", "advance", "home")
+    assert (line.exit_code, line.stdout) == (0, "home-ramp-1 is at 20 %; 50 % from 2026-01-02T00:00:00.000000Z on\n")
+
+
+# -- what else ends it, and what is refused --
+
+
+def test_a_ramp_ends_sooner_by_a_rollback_or_by_its_experiment(ready: Run) -> None:
+    ramp(ready)
+    assert ready("route", "rollback", "home", "--json").json["reference"] == "ts"
+    assert advance(ready).json["did"] == "none"
+    ramp(ready)
+    assert ready("experiment", "stop", "home-ramp-2", "--promote", "candidate", "--anyway").exit_code == 0
+    done = advance(ready).json
+    assert (done["did"], "it serves u since" in done["why"]) == ("none", True)
+
+
+def test_a_ramp_that_was_begun_by_a_share_alone_has_no_steps(ready: Run) -> None:
+    ready("route", "set", "home", "--to", "u", "--share", "20%")
+    refused = advance(ready)
+    assert (refused.exit_code, "has no steps" in refused.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--steps", "20%,20%,100%"), "do not rise"),
+        (("--steps", "50%,20%"), "do not rise"),
+        (("--steps", "0,50%"), "a step is 0 %"),
+        (("--steps", "20%,120%"), "a step is 120 %"),
+        (("--steps", "100%"), "begins with 100%"),
+        (("--steps", "x"), "is not a share"),
+        (("--steps", "20%,100%", "--hold", "0s"), "--hold is 0"),
+        (("--steps", "20%,100%", "--hold", "soon"), "soon"),
+        (("--steps", "20%,100%", "--guard", "visitz>=-5%"), "unknown metric 'visitz'"),
+        (("--steps", "20%,100%", "--guard", "reward_per_unit>=-5%"), "is the metric that decides"),
+        (("--steps", "20%,100%", "--guard", "visits:-5%"), "is not a guard"),
+    ],
+)
+def test_bad_options_are_refused_in_one_line_and_nothing_is_stored(
+    ready: Run, words: tuple[str, ...], message: str
+) -> None:  # fmt: skip
+    refused = ready("route", "ramp", "home", "--to", "u", *words)
+    assert (refused.exit_code, refused.stderr.count("\n"), message in refused.stderr) == (2, 1, True), refused.stderr
+    assert ready("experiment", "list", "--json").json == []
+
+
+def test_a_route_has_one_ramp(ready: Run) -> None:
+    ramp(ready)
+    refused = ramp(ready)
+    assert (refused.exit_code, "has a ramp that runs" in refused.stderr) == (2, True)
+    assert advance(at(ready, 400)).exit_code == 0
+    assert ready("route", "advance", "hom").exit_code == 2
+
+
+# -- killed at any moment --
+
+BAD, GOOD = {"ts": 0.6, "u": 0.1}, {"ts": 0.3, "u": 0.4}
+ADVANCE = ("route", "advance", "home")
+# A command by what it does, with the steps of a ramp that has served a day of users, and their rates.
+KILLED = {
+    "begins": (("route", "ramp", "home", "--to", "u", *STEPS), None, GOOD),
+    "advanced": (ADVANCE, "50%,80%", GOOD),
+    "promoted": (ADVANCE, "50%,100%", GOOD),
+    "rolled-back": (ADVANCE, "50%,100%", BAD),
+    "ends": (("experiment", "stop", "home-ramp-1", "--promote", "current", "--anyway"), "50%,100%", BAD),
+}
+
+
+def served_a_day(db: str, did: str) -> None:
+    _, steps, rates = KILLED[did]
+    prepared(db)
+    if steps is not None:
+        ramp(at(runner(db), 0.1), "--steps", steps, "--hold", "1d")
+        serve(at(runner(db), 0.5), 1, rates)
+
+
+def counted_or_killed(db: str, words: tuple[str, ...], last: int | None, counts: Any) -> None:
+    """Run a command in this process, which ends by SIGKILL with the statement of this number, or after the last."""
+    run_query, insert, count = Unit._run, Unit.tell_each, 0
+
+    def counted(work: Any) -> Any:
+        def run(*words: Any) -> Any:
+            nonlocal count
+            count += 1
+            if count == last:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return work(*words)
+
+        return run
+
+    with patch.object(Unit, "_run", counted(run_query)), patch.object(Unit, "tell_each", counted(insert)):
+        at(runner(db), 2)(*words)
+    counts.send(count)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def statements(db: str, words: tuple[str, ...], last: int | None) -> int | None:
+    """How many statements a command sent before it was killed; None where that was in between."""
+    receiver, sender = Pipe(duplex=False)
+    process = get_context("fork").Process(target=counted_or_killed, args=(db, words, last, sender))
+    process.start()
+    sender.close()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    try:
+        return int(receiver.recv())
+    except EOFError:
+        return None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("did", KILLED)
+def test_a_command_that_is_killed_leaves_a_route_that_serves(sqlite_db: str, tmp_path: Path, did: str) -> None:
+    words, _, _ = KILLED[did]
+    run = at(filled(sqlite_db, served_a_day, did), 2)
+    before = run("route", "show", "home", "--json").json
+    other = tmp_path / "other.db"
+    with closing(sqlite3.connect(sqlite_db)) as file:  # the log that is ahead of the file, too
+        file.execute("VACUUM INTO ?", [str(other)])
+    total = statements(str(other), words, None)
+    assert total is not None
+    states = list[Any]()
+    for last in (total // 3, total // 2, total - 18, total - 12, total - 6):
+        assert statements(sqlite_db, words, last) is None
+        states.append(run("route", "show", "home", "--json").json)
+        assert run("recommend", "--policy", "home", "--session", f"s{last}").exit_code == 0
+    assert states[:3] == [before] * 3  # what it reads once it has stored its change comes last
+    assert statements(sqlite_db, words, None) is not None  # its answer was lost
+    run = at(runner(sqlite_db), 2.1)
+    again = run(*words, "--json")
+    assert again.exit_code == (2 if did == "begins" else 0)
+    assert again.exit_code or again.json.get("did", "none") in ("none", "waited")
+    policy = {"ends": "ts", "rolled-back": "ts", "promoted": "u"}.get(did)
+    answer = run("recommend", "--policy", "home", "--session", "last", "--user", "last", "--json").json
+    assert answer["policy"] == policy or (policy is None and answer["experiment"] == "home-ramp-1")
+    assert run("doctor", "--json").json["findings"] == []
