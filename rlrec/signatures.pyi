@@ -261,12 +261,12 @@ class RouteCommands:
         training reads: a paired difference of the same visits. It judges by `wdr` (whole visits) where one of them reads
         the state of a visit, where rewards depend on what the visit has seen before, or where they weigh returns; else by
         `dr` (impressions). Pages it judges slot by slot, by `dr` in the states of the log; where the above holds, whole
-        visits must support the candidate, too, and must not say that it is worse (`visits`). `lower` is wrong with
-        probability `alpha`: all looks of a year together with 5 %, the j-th with 0.05 x 6 / (pi^2 j^2), also those that
-        refuse; the same look at the same rows again spends nothing. It refuses what the log cannot tell, a candidate that
-        has learned from these visits, and a log that lacks propensities. A guard holds if the lower bound of its relative
-        difference is above the limit. `return` needs no definition: it is the share of visits that the same user follows by
-        another one within 7 days.
+        visits must support the candidate, too, and must not say that it is worse (`visits`). Look every night: all looks at
+        the same two versions together (`pair`) err with probability `alpha`, the j-th pair of a year with 0.05 x 6 /
+        (pi^2 j^2), all of a year with 5 %; guards have 5 % at each pair. It refuses what the log cannot tell, a candidate
+        that has learned from these visits, and a log that lacks propensities. A guard holds if the lower bound of its
+        relative difference is above the limit. `return` needs no definition: it is the share of visits that the same user
+        follows by another one within 7 days.
 
         to: The policy that it leads to. POLICY follows its live version, POLICY@V stays with one. Left out where only a holdout begins.
         holdout: Keep this share of its users apart for good, 5% or 0.05, to tell what the route is worth.

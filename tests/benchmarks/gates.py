@@ -1,4 +1,4 @@
-"""The gate of `train-pg` in memory: how often it lets candidates live that are no better, and such that are."""
+"""The gates of routes and training in memory: how often they let candidates pass that are no better, or are."""
 
 from __future__ import annotations
 
@@ -6,15 +6,22 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from math import sqrt
+from statistics import NormalDist
 
 import numpy as np
 
-from rlrec.ope.comparisons.paired import gate_alpha
+from rlrec import ope
+from rlrec.arrays import Array
+from rlrec.ope.comparisons.paired import BEST_NIGHTS, NIGHTS, compare, gate_alpha, look_alpha, nightly_alpha
+from rlrec.ope.sums.base import LogBatch
+from rlrec.ope.units.fold import ImpressionFold, RowSums
 from rlrec.policy.gradients.gradient import Parameters
 from tests.benchmarks.measure import Figure, Setting
 from tests.benchmarks.spools import KIND, Night, Server, Shelf, drawn, night, spooled
 
-RUNS, MONTHS, NIGHTS = 500, 200, 30
+RUNS, MONTHS, MONTH = 500, 200, 30
+YEARS, STORED_YEARS = 20_000, 40
+CLUSTERS, GAIN = 200, 0.02  # of the gate's part a night; of the standard deviation of a cluster
 VISITS, MANY = 2_000, 4_000
 RATE = 0.3
 VALUE = 4 * RATE  # of a visit
@@ -44,7 +51,7 @@ class Look:
 
     @classmethod
     def at(cls, trained: Night, candidate: int = 1) -> Look:
-        gain = trained.gain(gate_alpha(candidate))
+        gain = trained.gain(nightly_alpha(candidate))
         return cls(
             promising=trained.climbed.promising, gain=gain.value or 0.0,
             passed=(gain.lower or 0.0) > 0 and gain.verdict != "insufficient",
@@ -54,6 +61,7 @@ class Look:
 
 def gates(setting: Setting) -> Iterator[Figure]:
     """Shares of runs; `gate alone`: had every candidate been looked at, whatever the tune split said of it."""
+    yield from looks_at_pairs(setting)
     runs, months = setting.size(RUNS), setting.size(MONTHS)
     for name, looks in (
         ("equal candidates", [equal(seed) for seed in range(runs)]),
@@ -68,11 +76,67 @@ def gates(setting: Setting) -> Iterator[Figure]:
     yield _share("that gain: gate alone", [look.passed for look in looks])
     of_months = [month(seed) for seed in range(months)]
     yield _share(
-        f"{NIGHTS} nights of equal candidates: any promoted",
+        f"{MONTH} nights of equal candidates: any promoted",
         [promoted for promoted, _ in of_months],
         at_most=FALSE_ALARMS,
     )
-    yield _share(f"{NIGHTS} nights of them: gate alone, any", [passed for _, passed in of_months])
+    yield _share(f"{MONTH} nights of them: gate alone, any", [passed for _, passed in of_months])
+
+
+def looks_at_pairs(setting: Setting) -> Iterator[Figure]:
+    """A look every night of a year: at one pair of versions, at a new one each month, at a new candidate each night."""
+    years, rng = setting.size(YEARS), np.random.default_rng(1)
+    noise = rng.normal(scale=CLUSTERS**-0.5, size=(years, NIGHTS))
+    reach, night = reaches(NIGHTS), np.arange(1, NIGHTS + 1)
+    for gain in (0.0, GAIN):
+        z = np.cumsum(noise + gain, axis=1) / night * np.sqrt(CLUSTERS * night)
+        passed = z > reach
+        goals = {"at_least": 0.98} if gain else {"at_most": FALSE_ALARMS}
+        yield _share(f"one pair for a year, gain {gain:g} sd: promoted", list(passed.any(axis=1)), **goals)
+    nights = np.where(passed.any(axis=1), passed.argmax(axis=1) + 1, np.inf)
+    yield Figure(name=f"that gain: median night, {years:,} years", value=float(np.median(nights)), unit="", at_most=90)
+    monthly = np.zeros(years, bool)
+    for pair in range(12):
+        z = np.cumsum(rng.normal(size=(years, MONTH)), axis=1) / np.sqrt(night[:MONTH])
+        monthly |= (z > reaches(MONTH, pair=pair + 1)).any(axis=1)
+    yield _share("a new pair every month, equal: any promoted", list(monthly), at_most=FALSE_ALARMS)
+    far = np.array([-NormalDist().inv_cdf(nightly_alpha(candidate)) for candidate in night.tolist()])
+    nightly = (rng.normal(size=(years, NIGHTS)) > far).any(axis=1)
+    yield _share("train-pg, a new candidate each night, equal: any promoted", list(nightly), at_most=FALSE_ALARMS)
+    for rate, weight in ((0.3, 1.5), (0.01, 5.0)):
+        rare = [any_promoted(seed, rate=rate, largest=weight) for seed in range(setting.size(STORED_YEARS))]
+        yield _share(f"rewards of {rate:g}, weights to {weight:g}, equal, by all bounds", rare, at_most=FALSE_ALARMS)
+
+
+def reaches(nights: int, *, pair: int = 1) -> Array:
+    """How many standard errors a candidate must be better at each of the first nights."""
+    best_n, alpha = BEST_NIGHTS * CLUSTERS, gate_alpha(pair)
+    levels = [look_alpha(alpha, CLUSTERS * night, best_n=best_n, is_first=night == 1) for night in range(1, nights + 1)]
+    return np.array([-NormalDist().inv_cdf(level) for level in levels])
+
+
+def any_promoted(seed: int, *, rate: float, largest: float) -> bool:
+    """Whether a year of looks, every tenth night, lets a candidate pass that shows another one of two equal arms."""
+    rng, fold = (
+        np.random.default_rng(seed),
+        ImpressionFold(estimators=ope.parse("ips").impressions, spans_batches=False),
+    )
+    sums, best_n = list[RowSums](), BEST_NIGHTS * CLUSTERS
+    for number in range(1, NIGHTS + 1):
+        arm = rng.random(CLUSTERS) < 1 / largest
+        reward, cluster = 1.0 * (rng.random(CLUSTERS) < rate), rng.integers(0, 2**62, CLUSTERS)
+        propensity = np.where(arm, 1 / largest, 1 - 1 / largest)
+        sides = [
+            fold.partial(LogBatch(reward=reward, cluster=cluster, propensity=propensity, target=target))
+            for target in (1.0 * arm, propensity)
+        ]
+        sums = [before + added for before, added in zip(sums, sides, strict=True)] if sums else sides
+        if number % 10 == 1:
+            level = look_alpha(gate_alpha(1), CLUSTERS * number, best_n=best_n, is_first=number == 1)
+            ours, theirs = (fold.at_ends(side)[0] for side in sums)
+            if compare(ours, theirs, alpha=level, rare=0.5).answer.answer == "better":
+                return True
+    return False
 
 
 def _mean(name: str, values: Sequence[float]) -> Figure:
@@ -111,7 +175,7 @@ def better(seed: int) -> Look:
         return Look.at(trained)
 
 
-def month(seed: int, *, nights: int = NIGHTS, visits: int = VISITS) -> tuple[bool, bool]:
+def month(seed: int, *, nights: int = MONTH, visits: int = VISITS) -> tuple[bool, bool]:
     """Whether any night of equal candidates brings a promotion; and whether one would, were all of them looked at.
 
     As `train-pg` does it, a look that is not taken spends nothing."""

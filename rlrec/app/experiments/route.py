@@ -270,10 +270,10 @@ def _look(unit: Unit, live: RouteChange, request: Request, looks: Sequence[GateL
     if live.reference == request.to:
         raise InputError(f"route {live.route} serves {request.to} already: there is nothing to compare it with")
     options = replace(request.gate, candidate=request.to, current=live.reference)
-    gate = paired_gate.look(unit, options, looks=len(looks))
+    reports = [parse(look.report, f"look {look.id} of the gate of route {live.route}") for look in looks]
+    gate = paired_gate.look(unit, options, looks=reports)
     version, _ = servable(unit, request.to)
-    for look in looks:
-        earlier = parse(look.report, f"look {look.id} of the gate of route {live.route}")
+    for look, earlier in zip(looks, reports, strict=True):
         if look.version_id == version.id and paired_gate.is_repeated(gate, earlier):
             return cast("RouteGate", {**gate, **earlier}), look.id
     return gate, None

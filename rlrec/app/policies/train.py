@@ -42,6 +42,7 @@ from rlrec.app.training.report import (
 from rlrec.arrays import Array
 from rlrec.compute import Engine
 from rlrec.errors import InputError, StoreBusy, quantity, suggest
+from rlrec.ope.comparisons.paired import nightly_alpha
 from rlrec.policy.gradients.baseline import BASELINES
 from rlrec.policy.gradients.gradient import Parameters
 from rlrec.records import Version
@@ -382,9 +383,10 @@ class _TrainingRun:
         over_live = served or candidate_verdict == "insufficient" or live_verdict != "insufficient"
         if not over_live:
             gain, visits = gain.over_served, None if visits is None else visits.over_served
-        spent = sum(not look["repeated"] for look in looks)
+        number = 1 + sum(not look["repeated"] for look in looks)
+        alpha = nightly_alpha(number)
         report: dict[str, Any] = {
-            **paired_gate.judged(gain, visits, spent, supported_elsewhere=is_near_log),
+            **paired_gate.judged(gain, visits, number, alpha, supported_elsewhere=is_near_log),
             "against": self.live.number if over_live else None, "sessions": (visits or gain).estimates[0].n,
             "repeated": False,
         }  # fmt: skip

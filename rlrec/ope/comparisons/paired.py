@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import pi
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from rlrec.ope.comparisons.comparison import Comparison
 from rlrec.ope.estimators.sequential import SessionEstimator
 from rlrec.ope.intervals import intervals
 from rlrec.ope.intervals.intervals import UNKNOWN, Bounds, Minus, Studentised, studentised_bootstrap
+from rlrec.ope.intervals.sequences import MIN_CLUSTERS, bound_distance
 from rlrec.ope.intervals.tails import t_quantile
 from rlrec.ope.sums.base import Ratio
 from rlrec.ope.units.estimate import EstimatorFold
@@ -26,14 +28,35 @@ from rlrec.ope.units.fold import RowSums
 from rlrec.ope.units.sessions import at_end
 
 ALPHA = 0.05  # probability that any candidate of a year passes a gate though it is no better
+NIGHTS = 365  # of a year
+BEST_NIGHTS = 60  # after as many a sequence of looks is tightest
+FIRST_SHARE = 0.25  # of a pair's alpha, for its first look
+FAR = 8.0  # standard errors that a bound is away where nothing can be said yet
 
 # Replicates beyond a quantile of the bootstrap: with fewer the quantile is mostly noise.
 _MIN_TAIL_REPLICATES = 20
 
 
-def gate_alpha(candidate: int) -> float:
-    """The probability of error at one look, candidates of a year numbered from 1: over all of them it sums to ALPHA."""
-    return ALPHA * 6 / (pi**2 * candidate**2)
+def gate_alpha(pair: int) -> float:
+    """The probability of error of all looks at one pair of versions, pairs of a year numbered from 1: over all of them
+    it sums to ALPHA."""
+    return ALPHA * 6 / (pi**2 * pair**2)
+
+
+def nightly_alpha(candidate: int) -> float:
+    """The probability of error at the one look at a candidate, where every night brings another one: half of ALPHA
+    falls as that of pairs does, half is the same on each night of a year."""
+    return gate_alpha(candidate) / 2 + (ALPHA / 2 / NIGHTS if candidate <= NIGHTS else 0.0)
+
+
+def look_alpha(alpha: float, clusters: int, *, best_n: float, is_first: bool) -> float:
+    """The level of a test at one look, so that all looks at a growing log err with probability alpha together.
+
+    It is that at which a normal bound is as far from the estimate as the one-sided sequence that is tightest at best_n
+    clusters. That holds from the first cluster to the end of time; looks from the first night on, for a year, use up
+    three quarters of alpha (`python -m tests.benchmarks -k gates`). The last quarter is for the first look."""
+    reach = float(bound_distance(clusters, clusters, best_n=best_n, alpha=alpha)) if clusters >= MIN_CLUSTERS else FAR
+    return max(NormalDist().cdf(-min(reach, FAR)), FIRST_SHARE * alpha if is_first else 0.0)
 
 
 def difference(partial: RowSums, baseline: RowSums, *, estimator: SessionEstimator, **options: Any) -> Comparison:

@@ -15,6 +15,7 @@ from rlrec.app.evaluation.comparisons import paired_gate
 from rlrec.app.evaluation.targets import targets
 from rlrec.app.log.splits import GATE
 from rlrec.app.training.ascent import agreement
+from rlrec.ope.comparisons.paired import gate_alpha
 from rlrec.store import Store
 from rlrec.store.log.selected import Selection
 from tests.app import trained
@@ -80,10 +81,8 @@ def test_a_page_far_from_what_was_logged_is_refused_whatever_its_slots_say(run_s
     with closing(Store(sqlite_db, now=now)) as store, store.read() as unit:
         sides = targets.resolve(unit, ["pg@2", "pg@1"], reward=None, greedy=False)
         gains = paired_gate.page_gains(unit, sides, Selection(splits=[GATE]))
-    assert [paired_gate.judged(*gains, 0, supported_elsewhere=near)["passed"] for near in (False, True)] == [
-        False,
-        True,
-    ]
+    judged = [paired_gate.judged(*gains, 1, gate_alpha(1), supported_elsewhere=near) for near in (False, True)]
+    assert [judgement["passed"] for judgement in judged] == [False, True]
 
 
 @pytest.mark.slow

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, replace
+from itertools import islice
+from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ import pytest
 from rlrec import ope
 from rlrec.errors import InputError
 from rlrec.ope.comparisons.comparison import Comparison
-from rlrec.ope.comparisons.paired import compare, difference
+from rlrec.ope.comparisons.paired import compare, difference, look_alpha
 from rlrec.ope.intervals.intervals import Relative
 from rlrec.ope.sums.base import LogBatch, Ratio
 from rlrec.ope.sums.moments import BLOCKS
@@ -20,6 +23,8 @@ from rlrec.ope.units.estimate import FinishOptions
 from rlrec.ope.units.fold import ImpressionFold
 from rlrec.ope.units.sessions import SessionFold
 from rlrec.sentences import direction
+from tests.benchmarks import gates
+from tests.benchmarks.measure import Setting
 from tests.ope.sums.test_visits import HAND
 from tests.ope.visiting import ragged, walks
 
@@ -201,3 +206,22 @@ def test_impressions_are_compared_as_visits_are() -> None:
     gain = compare(*(fold.at_ends(fold.partial(side))[0] for side in sides))
     assert gain.value == pytest.approx(0.05, abs=0.002)  # 0.1 x what lies between the means of both halves
     assert direction(gain.lower, gain.upper, tolerance=0.0) == "more"
+
+
+def test_a_look_is_as_strict_as_the_one_sided_sequence() -> None:
+    """.0878827 is the published width after 1,000 clusters of variance 1,000, tightest there, at 5 %."""
+    level = look_alpha(0.05, 1_000, best_n=1_000, is_first=False)
+    assert -NormalDist().inv_cdf(level) / np.sqrt(1_000) == pytest.approx(0.0878827, abs=1e-7)
+    assert look_alpha(0.05, 1_000, best_n=1_000, is_first=True) == 0.0125
+    levels = [look_alpha(0.03, clusters, best_n=6_000, is_first=False) for clusters in (99, 100, 1_000, 6_000)]
+    assert levels == sorted(levels)
+    assert 0 < levels[0] < 1e-14
+
+
+@pytest.mark.slow
+def test_looks_at_equal_versions_all_year_err_as_seldom_as_they_say() -> None:
+    """At most .03 of years, of which 1,000 have more than 50 once in 3,000 times."""
+    equal, better, night, monthly, _ = islice(gates.looks_at_pairs(Setting(folder=Path(), scale=0.05)), 5)
+    assert max(equal.value, monthly.value) <= 0.05
+    assert better.value >= 0.98
+    assert night.value <= 100

@@ -19,7 +19,7 @@ from rlrec.errors import CheckFailed, InputError
 from rlrec.ope.checks.answers import doubts_of
 from rlrec.ope.checks.reasons import LEAST_ESS, in_groups, in_order, worst_verdict
 from rlrec.ope.comparisons.comparison import Comparison
-from rlrec.ope.comparisons.paired import compare, gate_alpha
+from rlrec.ope.comparisons.paired import ALPHA, BEST_NIGHTS, compare, gate_alpha, look_alpha
 from rlrec.ope.intervals.intervals import Minus, Relative
 from rlrec.ope.units.estimate import Estimate, EstimatorFold
 from rlrec.ope.units.fold import ImpressionFold
@@ -31,6 +31,7 @@ from rlrec.store import Unit
 from rlrec.store.log import events, selected
 from rlrec.store.log.selected import Selection
 from rlrec.store.policies import policies
+from rlrec.times import DAY_US, format_time
 
 BY_VISIT, BY_IMPRESSION = "wdr", "dr"
 MIN_DECISIONS = 1_000  # decisions of the gate split, to judge by these alone
@@ -76,13 +77,20 @@ VisitsReport = TypedDict("VisitsReport", {
     "estimator": str, "n": int, "estimate": float | None, "lower": float | None, "upper": float | None,
     "ess": float | None, "verdict": str, "reasons": list[str], "passed": bool,
 })  # fmt: skip
-# The judgement of a look. candidate: its number in this year; alpha: the probability of error at this look.
+# The judgement of a look. candidate: its number in this year; alpha: the probability of error, of a route at all looks
+# at this pair of versions.
 Judgement = TypedDict("Judgement", {
     "estimator": str, "candidate": int, "alpha": float, "value": float | None, "live_value": float | None,
     "estimate": float | None, "std_error": float | None, "lower": float | None, "upper": float | None,
     "ess": float | None, "verdict": str, "reasons": list[str], "answer": str, "needed": int | None,
     "visits": VisitsReport | None, "passed": bool,
 })  # fmt: skip
+
+
+# What looks have in common that err together with one alpha. number: of the pair in this year; compared: the versions,
+# how they are judged, and from which decision on; best_n: clusters after which bounds are tightest, fixed at the first
+# look; looks: at this pair so far.
+Pair = TypedDict("Pair", {"number": int, "compared": str, "best_n": int, "looks": int})
 
 
 class RouteGate(Judgement):
@@ -94,12 +102,13 @@ class RouteGate(Judgement):
     n: int
     guards: list[GuardReport]
     since_decision: int | None
+    pair: Pair
 
 
-def look(unit: Unit, options: GateOptions, *, looks: int) -> RouteGate:
-    """Compare the candidate with what the route serves. looks: those that the gate has had this year. Raises
-    CheckFailed where the log has no rows to judge by."""
-    alpha, selection = gate_alpha(looks + 1), _gate_split(unit, options.log)
+def look(unit: Unit, options: GateOptions, *, looks: Sequence[Mapping[str, Any]]) -> RouteGate:
+    """Compare the candidate with what the route serves. looks: those that the gate has had this year, oldest first.
+    Raises CheckFailed where the log has no rows to judge by."""
+    selection = _gate_split(unit, options.log)
     definitions = {guard.name: _guarded(unit, guard.name) for guard in options.guards}
     current, _ = lookup.version(unit, options.current)
     reward = current.reward if options.reward is None else lookup.reward(unit, options.reward)
@@ -115,29 +124,57 @@ def look(unit: Unit, options: GateOptions, *, looks: int) -> RouteGate:
         later_log = "visits from now on can judge it: let some be served, or begin a ramp (--share 5%)"
         way_out = error.hint if since is None else later_log
         raise CheckFailed(f"the gate has nothing to judge by: {error.message}", hint=way_out) from error
-    figures = judged(gain, visits, looks)
-    guards = [_guard_report(guard, gain_of[guard.name], alpha) for guard in options.guards]
+    pair = _pair(unit, options, selection, reward, gain.estimates[0], looks)
+    alpha, clusters = gate_alpha(pair["number"]), gain.estimates[0].clusters
+    schedule: dict[str, Any] = {"best_n": pair["best_n"], "is_first": pair["looks"] == 1}
+    figures = judged(gain, visits, len(looks) + 1, alpha, level=look_alpha(alpha, clusters, **schedule))
+    # a candidate that breaks a guard must pass this very one: guards need not share their error
+    guard_level = look_alpha(ALPHA, clusters, **schedule)
+    guards = [_guard_report(guard, gain_of[guard.name], guard_level) for guard in options.guards]
     return {
         **figures, "reward": reward.name, "against": options.current, "n": gain.estimates[0].n, "guards": guards,
         "passed": figures["passed"] and all(guard["passed"] for guard in guards), "since_decision": since,
+        "pair": pair,
     }  # fmt: skip
 
 
-def judged(gain: Gain, visits: Gain | None, looks: int, *, supported_elsewhere: bool = False) -> Judgement:
+def _pair(
+    unit: Unit, options: GateOptions, selection: Selection, reward: Reward, candidate: Estimate,
+    looks: Sequence[Mapping[str, Any]],
+) -> Pair:  # fmt: skip
+    """The pair that a look is at: that of an earlier look which compared the same versions in the same way on a log
+    that has only grown since then, else the next one of the year. Looks of earlier releases were pairs each."""
+    extent = selected.extent(unit, selection)
+    versions = " less ".join(lookup.version(unit, side)[0].reference for side in (options.candidate, options.current))
+    measure = f"{reward.name} by {candidate.estimator}, gamma {options.gamma:g}, cluster {candidate.cluster}"
+    compared = f"{versions}: {measure}, log {options.log or filters.ALL} from {format_time(extent.first_at)}"
+    pairs: list[Pair | None] = [look.get("pair") for look in looks]
+    if same := [pair for pair in pairs if pair and pair["compared"] == compared]:
+        return same[-1] | {"looks": len(same) + 1}
+    number = 1 + pairs.count(None) + len({pair["compared"] for pair in pairs if pair})
+    nights = max(extent.span_us / DAY_US, 1.0)
+    best_n = round(max(BEST_NIGHTS / nights, 1.0) * candidate.clusters)
+    return {"number": number, "compared": compared, "best_n": best_n, "looks": 1}
+
+
+def judged(
+    gain: Gain, visits: Gain | None, candidate: int, alpha: float, *, level: float | None = None,
+    supported_elsewhere: bool = False,
+) -> Judgement:  # fmt: skip
     """The judgement of a gain, and of the same by whole visits where slots decide.
 
-    looks: of this year before it; supported_elsewhere: other visits have shown that the candidate is near what was
-    logged."""
-    alpha = gate_alpha(looks + 1)
-    compared = gain.judge(Minus, alpha)
-    visits_report = None if visits is None else _visits_report(visits, alpha, supported_elsewhere)
+    candidate: its number in this year; alpha: the probability of error, at this look alone where it has no level of its
+    own; supported_elsewhere: other visits have shown that the candidate is near what was logged."""
+    level = alpha if level is None else level
+    compared = gain.judge(Minus, level)
+    visits_report = None if visits is None else _visits_report(visits, level, supported_elsewhere)
     # whole visits say what comes of states that slots leave out
     answer, needed = (compared if visits is None else compared.without("state")).answer
     passed = answer == "better" and (visits_report is None or visits_report["passed"])
-    candidate, *serving = gain.estimates
+    side, *serving = gain.estimates
     return {
-        "estimator": candidate.estimator, "candidate": looks + 1, "alpha": alpha, "value": candidate.value,
-        "live_value": serving[0].value if serving else candidate.served, "estimate": compared.value,
+        "estimator": side.estimator, "candidate": candidate, "alpha": alpha, "value": side.value,
+        "live_value": serving[0].value if serving else side.served, "estimate": compared.value,
         "std_error": compared.std_error, "lower": compared.lower, "upper": compared.upper, "ess": compared.ess,
         "verdict": compared.verdict, "reasons": [*compared.reasons],
         "answer": "unknown" if answer == "better" and not passed else answer, "needed": needed,
@@ -338,7 +375,7 @@ _EVIDENCE = (
 )  # fmt: skip
 
 
-ANSWER = {"answer", "needed"}
+LATER_KEYS = {"answer", "needed", "pair"}  # that looks of earlier releases lack
 
 
 def is_repeated(gate: Mapping[str, Any], earlier: Mapping[str, Any]) -> bool:
@@ -348,8 +385,7 @@ def is_repeated(gate: Mapping[str, Any], earlier: Mapping[str, Any]) -> bool:
         + [[guard[name] for name in ("guard", "least", "estimator", "value")] for guard in look.get("guards", ())]
         for look in (gate, earlier)
     ]
-    # looks of earlier releases have no answer
-    return earlier.keys() | ANSWER == gate.keys() | ANSWER and sides[0] == sides[1]
+    return earlier.keys() | LATER_KEYS == gate.keys() | LATER_KEYS and sides[0] == sides[1]
 
 
 def refusal(gate: Mapping[str, Any], rival: str | None = None) -> str | None:

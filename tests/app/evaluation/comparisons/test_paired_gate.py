@@ -11,7 +11,7 @@ from rlrec.app.evaluation.comparisons.paired_gate import BY_IMPRESSION, Gain, ju
 from rlrec.app.evaluation.passes.fold import GroupPartial
 from rlrec.app.evaluation.targets import targets
 from rlrec.app.policies import policy, versions
-from rlrec.ope.comparisons.paired import compare
+from rlrec.ope.comparisons.paired import compare, gate_alpha
 from rlrec.ope.intervals.intervals import Minus
 from rlrec.store.log.selected import Selection
 from tests.app import logs
@@ -57,7 +57,7 @@ def test_a_gate_answers_as_evaluate_does_with_the_same_reasons(sqlite_db: str, t
     clear = gain(sqlite_db, "good", "u")
     for reasons, answer in ((("low-ess",), "better"), (("models-differ",), "unknown"), (("drift",), "unknown")):
         estimates = [estimate.lowered(reasons) for estimate in clear.estimates]
-        judgement = judged(replace(clear, estimates=estimates), None, 0)
+        judgement = judged(replace(clear, estimates=estimates), None, 1, gate_alpha(1))
         assert (judgement["answer"], judgement["passed"]) == (answer, answer == "better")
         sentence = refusal({**judgement, "against": "u"})
         assert (sentence is None) == judgement["passed"]

@@ -17,7 +17,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from rlrec.ope.comparisons.paired import gate_alpha
+from rlrec.ope.comparisons.paired import gate_alpha, nightly_alpha
 from rlrec.store import Store
 from tests.app.visitors import LATER, opened, serve
 from tests.cli.commands.experiments.test_route_gate import LATER as CENTURY
@@ -152,7 +152,7 @@ def test_a_training_spends_where_its_version_is_stored(db: str, kill: Callable[.
     assert [gate["candidate"] for gate in gates(run)] == [1] * spent
     assert run("--now", NOW, "train-pg", "visits", "--seed", 2, "--epochs", 2).exit_code == 0
     assert [gate["candidate"] for gate in gates(run)] == [*range(1, spent + 2)]
-    assert [gate["alpha"] for gate in gates(run)] == [gate_alpha(number) for number in range(1, spent + 2)]
+    assert [gate["alpha"] for gate in gates(run)] == [nightly_alpha(number) for number in range(1, spent + 2)]
 
 
 def gates(run: Run) -> list[dict[str, Any]]:

@@ -108,6 +108,40 @@ def test_every_look_of_a_year_spends_some_of_the_error(ready: Run) -> None:
     assert ready(*later).json["gate"]["candidate"] == 1
 
 
+def served(run: Run, seed: int, visits: int = 300) -> None:
+    """More visits of the same audience."""
+    audience = ("bernoulli", "--env", "rates=0.6,0.3,0.3", "--policy", "u", "--sessions", visits, "--group", 100)
+    run("simulate", *audience, "--seed", seed)
+
+
+def test_looks_at_one_pair_of_versions_share_their_error_while_the_log_grows(ready: Run) -> None:
+    looks = [gated(ready, "alike", "--guard", "taps:-90%").json["gate"]]
+    for seed in (11, 12):
+        served(ready, seed)
+        looks.append(gated(ready, "alike", *(["--guard", "taps:-90%"] if seed == 11 else [])).json["gate"])
+    pairs = [look["pair"] for look in looks]
+    assert [(pair["number"], pair["looks"]) for pair in pairs] == [(1, 1), (1, 2), (1, 3)]
+    assert {pair["best_n"] for pair in pairs} == {60 * looks[0]["n"]}  # all of the log is of a day
+    assert pairs[0]["compared"].startswith("alike@1 less u@1: default by dr, gamma 1, cluster session, log all from 20")
+    assert [look["candidate"] for look in looks] == [1, 2, 3]
+    assert {look["alpha"] for look in looks} == {gate_alpha(1)}
+    # later looks are as strict as the sequence: wider than the first in their standard errors
+    widths = [(look["estimate"] - look["lower"]) / look["std_error"] for look in looks]
+    assert 2 < widths[0] < 3.5 < widths[1]
+
+
+def test_what_is_judged_otherwise_or_on_other_rows_is_another_pair(ready: Run) -> None:
+    first = gated(ready, "alike").json["gate"]
+    served(ready, 13)
+    words: list[tuple[str, ...]] = [("--reward", "taps"), ("--log", "policy=u"), ("--log", "policy=u,version=1")]
+    looks = [first, *(gated(ready, "alike", *options).json["gate"] for options in words)]
+    assert [look["pair"]["number"] for look in looks] == [1, 2, 3, 3]  # the last one counts the same rows as before
+    # rows that the first look counted are gone
+    pruned = ("db", "prune", "--before", "2026-01-01T00:05:00Z", "--yes", "--json")
+    assert ready("--allow-future", "--now", LATER, *pruned).json["decisions"] > 0
+    assert gated(ready, "alike").json["gate"]["pair"]["number"] == 4
+
+
 def test_the_same_look_again_spends_no_error(ready: Run) -> None:
     first, other, again = (
         gated(ready, *words).json for words in (("alike",), ("alike", "--guard", "taps:-9%"), ("alike",))
