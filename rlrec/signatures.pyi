@@ -699,7 +699,7 @@ class Commands:
 
         `rlrec help train-pg` explains the gate, the splits and every option."""
 
-    def evaluate(self, *targets: str, estimators: Sequence[str] | str | None = None, reward: str | None = None, gamma: float = 1.0, by: str | None = None, greedy: bool = False, log: str | None = None, reward_model: str | PathLike[str] | None = None, reward_model_by: str | None = None, reward_model_hash: int = 0, position: str | None = None, interval: str = 'bootstrap-t', level: float = 0.95, cluster: str | None = None, target_samples: int = 1000, seed: int = 0, jobs: int = 1, engine: Literal['local', 'dask'] = 'local', scheduler: str | None = None, best: bool = False, details: bool = False, plot: str | PathLike[str] | None = None) -> Records:
+    def evaluate(self, *names: str, estimators: Sequence[str] | str | None = None, targets: Sequence[str | PathLike[str] | object] | str | PathLike[str] | object | None = None, temperature: float | None = None, fitted_on: str | None = None, reward: str | None = None, gamma: float = 1.0, by: str | None = None, greedy: bool = False, log: str | None = None, reward_model: str | PathLike[str] | object | None = None, reward_model_by: str | None = None, reward_model_hash: int = 0, position: str | None = None, interval: str = 'bootstrap-t', level: float = 0.95, cluster: str | None = None, target_samples: int = 1000, seed: int = 0, jobs: int = 1, engine: Literal['local', 'dask'] = 'local', scheduler: str | None = None, best: bool = False, details: bool = False, plot: str | PathLike[str] | None = None) -> Records:
         """Estimate from the log what policies would have earned.
 
         A target is a policy (as it stands now), NAME@V, a variant POLICY@EXPERIMENT/VARIANT, or the built-in `uniform`.
@@ -707,17 +707,20 @@ class Commands:
         answer: better, worse or no different from what was logged, or what it takes to tell. Every estimate has an
         interval, an effective sample size (ess), and a verdict (ok, weak, insufficient) with reasons.
 
-        estimators: Names, or impression, session, slate, all; repeatable [default: ips,snips,dr].
+        estimators: Names, or groups; repeatable [default: ips,snips,dr].
+        targets: Table decision_id,arm,probability or ...,score.
+        temperature: Makes scores probabilities: softmax(score / T).
+        fitted_on: Decisions that tables learned from, or none.
         reward: Reward definition [default: what each target learns].
         gamma: Discount per step of a session.
-        by: One estimate for each position, step, day, arm, context field, ...
+        by: One estimate for each position, day, field, ...
         greedy: The target without its exploration.
         log: Decisions, e.g. policy=home,since=2026-01-01, or parquet:DIR; all counts each row once [default: all loggers that can tell, weighed].
-        reward_model: CSV arm,reward [default: fitted on the log].
+        reward_model: [decision_id,]arm,reward [default: fitted anew].
         reward_model_by: The context field that `value` means in that CSV.
         reward_model_hash: Columns to hash each arm's contexts into.
         position: Multiply attraction by examination, by this curve.
-        interval: bootstrap-t, normal, cressie-read.
+        interval: Or normal, cressie-read.
         level: Confidence of the interval.
         cluster: user, session or row [default: user, else session].
         target_samples: Pages simulated in a context.

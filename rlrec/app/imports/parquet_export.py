@@ -14,8 +14,9 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from rlrec.app.imports.parquet_files import DATASETS, Manifest, load_pyarrow, mark, schemas
+from rlrec.app.imports.parquet_files import DATASETS, Manifest, mark, schemas
 from rlrec.app.inputs import filters
+from rlrec.app.inputs.decision_tables import load_pyarrow
 from rlrec.app.log import partitions
 from rlrec.arrays import Ids
 from rlrec.drafts import DIGIT, DRAFT, remove_abandoned

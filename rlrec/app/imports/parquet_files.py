@@ -19,7 +19,7 @@ from hashlib import blake2b
 from typing import Any, BinaryIO, cast
 
 from rlrec import drafts
-from rlrec.errors import CheckFailed, InputError, RlrecError
+from rlrec.errors import CheckFailed, RlrecError
 from rlrec.store import Unit
 from rlrec.store.database import tables as t
 from rlrec.store.log import log_tables, settings
@@ -105,15 +105,6 @@ def opened_file(folder: str, path: str) -> BinaryIO:
         return open(os.path.join(folder, path), "rb")
     with remote_folder(folder) as (files, root):
         return cast(BinaryIO, files.open(f"{root}/{path}", "rb"))
-
-
-def load_pyarrow() -> Any:
-    """The module pyarrow. Raises InputError where it is not installed."""
-    try:
-        import pyarrow.parquet
-    except ImportError:
-        raise InputError("Parquet needs pyarrow", hint="pip install 'rlrec[parquet]'") from None
-    return pyarrow
 
 
 # -- the columns --

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from rlrec import ope
@@ -15,7 +17,8 @@ from rlrec.app.evaluation.passes.request import EmptyLog, Request
 from rlrec.app.evaluation.rows.candidates import Inclusion
 from rlrec.app.evaluation.rows.loggers import taken_loggers
 from rlrec.app.imports import log_stores
-from rlrec.app.inputs import filters
+from rlrec.app.inputs import decision_tables, filters
+from rlrec.app.inputs.decision_tables import PROBABILITY, REWARD, SCORE, DecisionTable
 from rlrec.app.log import reward_log
 from rlrec.compute import Engine
 from rlrec.errors import InputError, quantity
@@ -23,6 +26,7 @@ from rlrec.ope.checks import verdicts
 from rlrec.ope.checks.reasons import GROUPS, VERDICTS, helpful, hint, in_groups
 from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
+from rlrec.store.log import selected
 from rlrec.store.log.selected import Selection
 from rlrec.times import format_time
 
@@ -34,8 +38,12 @@ def evaluate(store: Store, request: Request, workers: Workers = IN_PROCESS) -> l
 
     Raises InputError for unknown names, an interval that an estimator does not have, and an empty log."""
     estimators = estimates.estimators(request)
-    with log_stores.opened(store, request.log) as (log_store, log), log_store.read() as unit, bulk.alongside(unit):
+    with (
+        log_stores.opened(store, request.log) as (log_store, log), log_store.read() as unit, bulk.alongside(unit),
+        TemporaryDirectory() as folder,
+    ):  # fmt: skip
         selection = filters.selection(unit, log)
+        request = _with_tables(unit, request, selection, Path(folder))
         live_versions.notice_successors(store, unit, request.targets)
         try:
             with workers.opened(log_store, unit.now, has_reasons=True) as engine:
@@ -47,6 +55,34 @@ def evaluate(store: Store, request: Request, workers: Workers = IN_PROCESS) -> l
                 maturity = reward_log.maturity_sentence(unit, selection, wait_us=error.wait_us)
                 error.hint = "; ".join(filter(None, (error.hint, maturity)))
             raise
+
+
+def _with_tables(unit: Unit, request: Request, selection: Selection, folder: Path) -> Request:
+    """The request with the tables of its sources, in files of a folder. Raises InputError for a table that lacks
+    something, and for an option without a table."""
+    tables, model, temperature = dict[str, DecisionTable](), request.reward_model, request.temperature
+    for name, source in request.sources:
+        if name in tables:
+            raise InputError(f"two --target have the name {name}", hint="write --target NAME=FILE")
+        table = decision_tables.index(unit, source, name, (PROBABILITY, SCORE), folder / str(len(tables)))
+        if table.column == SCORE and (temperature is None) != request.greedy:
+            hint = "--temperature T makes them probabilities, by softmax(score / T), or --greedy takes the best arm"
+            raise InputError(f"{table.source} has scores", hint=hint)
+        softness = 0.0 if request.greedy else temperature if table.column == SCORE else 1.0
+        tables[name] = replace(table, temperature=softness or 0.0)
+    has_scores = any(table.column == SCORE for table in tables.values())
+    if temperature is not None and (temperature <= 0 or not has_scores):
+        raise InputError(f"--temperature is {temperature:g}", hint="it is above 0, for a --target with scores")
+    if model is not None and decision_tables.is_by_decision(model):
+        model = decision_tables.index(unit, model, "reward_model", (REWARD,), folder / REWARD)
+    doubts = [] if request.fitted_on == "none" else ["unknown-fit"]
+    if request.fitted_on not in (None, "none"):
+        if not tables and not isinstance(model, DecisionTable):
+            raise InputError("--fitted-on is given, and no table by decision", hint="give --target, or --reward-model")
+        fitted = filters.selection(unit, request.fitted_on)
+        doubts = ["in-sample"] if selected.any_common(unit, selection, fitted) else []
+    targets = [*request.targets, *tables]
+    return replace(request, sources=(), targets=targets, tables=tables, reward_model=model, fit_doubts=doubts)
 
 
 def _with_visits(
@@ -142,7 +178,7 @@ def next_steps(rows: Sequence[EstimateRow]) -> list[str]:
 
 def _names(row: EstimateRow) -> dict[str, str]:
     """The names in the hint for a target."""
-    extent, names = row.extent, {"target": row.name}
+    extent, names = row.extent, {"target": row.name if row.origin is None else f"--target {row.name}=FILE"}
     first, middle = (format_time(at)[:10] for at in (extent.first_at, (extent.first_at + extent.last_at) // 2))
     if first != middle:
         names["since"] = middle
@@ -162,6 +198,11 @@ def log_read(rows: Sequence[EstimateRow]) -> str:
     noun = "reward" if len(rewards) == 1 else "rewards"
     time = f"on {first}" if first == last else f"from {first} to {last}"
     return f"{quantity(extent.decisions, 'decision')} {time}, {noun} {', '.join(rewards)}"
+
+
+def origins(rows: Sequence[EstimateRow]) -> list[str]:
+    """A line for each target of a table: where its probabilities come from."""
+    return list(dict.fromkeys(f"{row.name}: {row.origin}" for row in rows if row.origin))
 
 
 def logs_taken(rows: Sequence[EstimateRow]) -> list[str]:

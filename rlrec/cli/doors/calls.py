@@ -25,7 +25,7 @@ KINDS: dict[str, Any] = {  # name of a type of click: the values of Python that 
     "boolean": bool, "integer": int, "integer range": int, "decision id": int, "number": float,
     "time": str | datetime, "duration": str | timedelta, "json|@file": OBJECT, "file": OBJECT | PATH,
     "keys": Sequence[str], "a,b": Sequence[str], "name=value": OBJECT, "share": float | str,
-    "number|none": float | str, "lo,hi": tuple[float, float] | str,
+    "number|none": float | str, "lo,hi": tuple[float, float] | str, "table": PATH | object,
 }  # fmt: skip
 UNSET = click.Argument(["unset"]).default  # what click 8.3 has in place of None
 
@@ -140,7 +140,13 @@ def _processed(context: click.Context, param: click.Parameter, name: str | None,
 
 
 def _typed(param: click.Parameter, name: str, value: Any) -> Any:
-    """A value, or several, as they would be typed."""
+    """A value, or several, as they would be typed; frames as they are, with a name where several may be given."""
+    if param.type.name == "table":
+        is_path = isinstance(value, str | os.PathLike)
+        if not param.multiple:
+            return os.fspath(value) if is_path else value
+        named = value if isinstance(value, Mapping) else {} if is_path else {"frame": value}
+        return [*named.items()] or [os.fspath(value)]
     if not param.multiple and param.nargs != -1:
         return _word(param, name, value)
     if isinstance(value, Mapping):

@@ -196,6 +196,14 @@ def parse_pair(text: str) -> tuple[str, str]:
     return key.strip(), value.strip()
 
 
+def parse_named_table(text: str) -> tuple[str, str]:
+    """Name and path of NAME=FILE; without a name that of the file without its ending."""
+    name, equals, path = text.partition("=")
+    if equals and re.fullmatch(NAME_FORM, name):
+        return name, path
+    return text.rpartition("/")[2].partition(".")[0], text
+
+
 class Refused(click.BadParameter):
     """A value that an option does not take, with the way out."""
 
@@ -271,3 +279,5 @@ KEYS = Parsed("keys", parse_keys)
 OBJECT = Parsed("json|@file", parse_object)
 JSON_FILE = Parsed("file", parse_file)
 PAIR = Parsed("name=value", parse_pair)
+TABLE = Parsed("table", str)
+NAMED_TABLE = Parsed("table", parse_named_table)

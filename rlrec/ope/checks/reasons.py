@@ -100,7 +100,9 @@ REASONS = {
         "as where an import cuts them at a smallest value (weak)"),
     "clipping-bias": Reason("sample", "weak", "the bias that changed weights may cause exceeds the standard error "
         "(weak): the interval holds it, and the value may be off by it"),
-    "in-sample": Reason("log", "weak", "the target learned from rows of this log (weak)"),
+    "in-sample": Reason("log", "weak", "the target, or the model of rewards, learned from rows of this log (weak)"),
+    "unknown-fit": Reason("log", "weak", "nobody said which decisions a table was fitted on (weak): if on these, the "
+        "estimate is too good"),
     "estimated-propensity": Reason("log", "weak", "propensities were not logged, but computed when the log was "
         "imported (weak): no interval shows their error"),
     "no-interval": Reason("model", "weak", "no valid interval exists: the error of dm's model is not in any (weak)"),
@@ -172,6 +174,7 @@ HINTS = {
     "machine-sessions": "`rlrec feedback DECISION --censor` for these",
     "clipped-propensities": "`rlrec import-log FILE` with the propensities that the draws had",
     "in-sample": _EXPERIMENT,
+    "unknown-fit": "`--fitted-on until=DAY`, or another filter of the log, says it; `none`: no decision of this store",
     "estimated-propensity": f"{_EXPERIMENT}, and needs no propensities",
     "clipping-bias": f"{_EVALUATE} --estimator dr`",
     "no-interval": f"{_EVALUATE} --estimator dr`",

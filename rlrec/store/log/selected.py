@@ -67,6 +67,12 @@ def day_counts(unit: Unit, selection: Selection) -> list[DayCount]:
     return unit.records(DayCount, text)
 
 
+def any_common(unit: Unit, *selections: Selection) -> bool:
+    """Whether some decision is in all of the selections."""
+    tests = " AND ".join(map(_condition, selections))
+    return unit.ask_value(f"SELECT 1 FROM decision d WHERE {tests} LIMIT 1") is not None
+
+
 def newest_at(unit: Unit, selection: Selection, n: int) -> int | None:
     """The time of the n-th newest selected decision; None where there are fewer."""
     text = f"SELECT d.at FROM decision d WHERE {_condition(selection)} ORDER BY d.at DESC LIMIT 1 OFFSET ?"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,8 +14,9 @@ import numpy as np
 from rlrec.app.evaluation.rows.contexts import ContextTable
 from rlrec.app.evaluation.rows.log_rows import ArmTable, ImpressionRows
 from rlrec.app.inputs import lookup, parameters
+from rlrec.app.inputs.decision_tables import DecisionTable
 from rlrec.app.log import reward_log
-from rlrec.arrays import Array, Ids, piece_rows, run_starts, take
+from rlrec.arrays import Array, Ids, Index, piece_rows, run_starts, take
 from rlrec.errors import InputError, suggest
 from rlrec.ope.estimators.direct import Model, RewardTable, Ridge, RidgeSums
 from rlrec.ope.units.fold import PositionCurve
@@ -162,7 +163,9 @@ POSITIONS = 32  # positions with an effect of their own; those below share the l
 class DenseValues(ModelValues):
     """Values of a model that looks at dense contexts, or at none."""
 
-    def __init__(self, model: Model | RewardTable, arm: Ids, *, examination: Array | None, **columns: Any) -> None:
+    def __init__(
+        self, model: Model | RewardTable | DecisionRewards, arm: Ids, *, examination: Array | None, **columns: Any
+    ) -> None:
         """arm (n,): index of each; columns: what the model wants of every row beside, (n,) each."""
         super().__init__(model.predicted(arm, **columns), examination)
         self._model, self._columns = model, columns
@@ -265,10 +268,33 @@ class FittedRewardModel:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class TabledRewardModel:
-    """A table arm -> reward, or value of a context field -> arm -> reward."""
+class DecisionRewards:
+    """Rewards by decision and arm, as `RewardTable` has them by value and arm: a value is the number of a decision.
+    Raises InputError where one is missing of an arm that has a share."""
 
-    table: RewardTable
+    table: DecisionTable
+    arms: ArmTable
+
+    def predicted(self, arm: Ids, *, value: Ids) -> Array:
+        return self._means(lambda rows: arm[rows, None] == np.arange(len(self.arms)), value)
+
+    def expected(self, target: Array, *, case: Ids, value: Ids) -> Array:
+        return self._means(lambda rows: target[case[rows]], value)
+
+    def _means(self, shares_of: Callable[[Index], Any], decision: Ids) -> Array:
+        means = np.empty(len(decision))
+        for rows in np.array_split(np.arange(len(decision)), 1 + len(decision) * len(self.arms) // SPARSE_CELLS):
+            shares = shares_of(rows)
+            values = self.table.values(decision[rows], self.arms.ids, keys=self.arms.keys, shares=shares)
+            means[rows] = np.einsum("na,na->n", values, shares)
+        return means
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TabledRewardModel:
+    """A table arm -> reward, value of a context field -> arm -> reward, or decision -> arm -> reward."""
+
+    table: RewardTable | DecisionRewards
     arms: ArmTable
     values: Mapping[str, int]
     reads: str | None
@@ -280,11 +306,15 @@ class TabledRewardModel:
         return DenseValues(self.table, arm, examination=examined, value=self._value(rows, contexts))
 
     def attraction(self, rows: ImpressionRows) -> Array:
-        """The mean value of the arm of each row, (n,)."""
+        """The mean value of the arm of each row, (n,), or that in its decision."""
+        if isinstance(self.table, DecisionRewards):
+            return self.table.predicted(self.arms.index(rows.slots["arm_id"]), value=rows.slots["decision_id"])
         return self.table.values.mean(axis=0)[self.arms.index(rows.slots["arm_id"])]
 
     def _value(self, rows: ImpressionRows, contexts: ContextTable) -> Ids:
         """The row of the table that each row of the log is valued by, (n,)."""
+        if isinstance(self.table, DecisionRewards):
+            return rows.slots["decision_id"]
         if self.reads is None:
             return np.zeros(len(rows), np.int64)
         codes, values = contexts.value_codes(self.reads, features.text_of)
@@ -301,10 +331,17 @@ class TabledRewardModel:
         return row
 
 
-def read_table(path: str, *, by: str | None, arms: ArmTable, examination: tuple[float, ...] = ()) -> TabledRewardModel:
-    """The model in a CSV file; with a curve its rewards are those of position 1.
+def read_table(
+    path: str | DecisionTable, *, by: str | None, arms: ArmTable, examination: tuple[float, ...] = ()
+) -> TabledRewardModel:
+    """The model in a CSV file, or in a table by decision; with a curve its rewards are those of position 1.
 
     Raises InputError where it names an arm the catalogue lacks, or lacks one of its."""
+    if isinstance(path, DecisionTable):
+        table, source = DecisionRewards(table=path, arms=arms), path.source
+        if by is not None:
+            raise InputError(f"{source} has rewards by decision, and --reward-model-by names a field")
+        return TabledRewardModel(table=table, arms=arms, values={}, reads=None, path=source, examination=examination)
     rewards = parameters.tables(Path(path), "reward", by=by is not None)
     if not rewards:
         raise InputError(f"{path} holds no reward", hint="one row an arm: arm,reward")

@@ -48,7 +48,8 @@ BY_ARM = "snips"  # the usual estimator by arm: the logger chose the arm, so tha
 @dataclass(frozen=True, kw_only=True)
 class EstimateRow:
     """One estimate of one target on one group. version: None for a built-in target; by: None without groups; inclusion:
-    of the log in the lists of candidates that it was ranked from; extent: of the log; arms: how many there are;
+    of the log in the lists of candidates that it was ranked from; extent: of the log; arms: how many there are; origin:
+    of the target's probabilities, if they are not the store's;
     is_answer: whether it answers about the target on pages, where no estimator was asked for."""
 
     target: str
@@ -59,6 +60,7 @@ class EstimateRow:
     group: RowGroup
     extent: LogExtent
     arms: int
+    origin: str | None = None
     inclusion: Inclusion = field(default_factory=Inclusion)
     is_answer: bool = False
 
@@ -122,6 +124,8 @@ class EstimateRow:
         row |= {"reason_groups": in_groups(self.estimate.reasons)}
         if self.inclusion.decisions:
             row["smallest_inclusion"] = self.inclusion.smallest
+        if self.origin is not None:
+            row["origin"] = self.origin
         return row if self.by is None else {**row, "by": self.by, "group": self.group.label}
 
 
@@ -266,7 +270,8 @@ def _rows(
     for number, target in enumerate(evaluation.targets):
         shared: dict[str, Any] = {
             "target": target.name, "version": target.number, "reward": target.reward.name,
-            "by": evaluation.request.by, "arms": len(evaluation.arms), **log_facts,
+            "by": evaluation.request.by, "arms": len(evaluation.arms), "origin": target.table and target.table.manner,
+            **log_facts,
         }  # fmt: skip
         for group in groups.in_order({group for estimates in by_unit for _, group in estimates}):
             group_estimates = [estimate for estimates in by_unit for estimate in estimates.get((number, group), [])]
@@ -319,7 +324,7 @@ def with_present(unit: Unit, evaluation: Evaluation, sums: CheckSums) -> CheckSu
     """The sums of checks, where those of drift go on with the newest decisions of the store, if it has some after the
     last one of the log."""
     numbers = {shared.reward.id: number for number, shared in enumerate(evaluation.shared) if shared.policy_id is None}
-    targets = [target for target in evaluation.targets if target.serving is not None]
+    targets = [target for target in evaluation.targets if target.is_weighed]
     if not targets or (unit.folder is None and evaluation.selection == Selection()):
         return sums
     folder, unit.folder = unit.folder, None  # what the store was given after its log was exported

@@ -22,6 +22,7 @@ from rlrec.app.evaluation.rows import groups
 from rlrec.app.evaluation.rows.candidates import Inclusion
 from rlrec.app.evaluation.rows.log_rows import LoggedBatch, RowGroup
 from rlrec.app.evaluation.targets.probabilities import Scorer
+from rlrec.app.inputs.decision_tables import DecisionTable
 from rlrec.app.log.reward_log import UnusedVisits
 from rlrec.arrays import Flags, Ids
 from rlrec.ope.checks.dependence import alarms
@@ -251,7 +252,7 @@ def _target_partials(
             unknown = any_slot(rows, hidden)
             reasons["sampled-rows"] = any_slot(rows, hidden & slots["subsampled"])
             reasons["no-candidates" if target.draws_candidates else "no-state"] = unknown
-        if target.serving is not None and not target.draws_candidates:
+        if target.is_weighed and not target.draws_candidates:
             reasons["logging-candidates"] = has_list
         reasons["in-sample"] = taught & ~unknown
         for code, group_rows in members:
@@ -306,8 +307,9 @@ def _target_estimates(
     counts: RowCounts, visit_sums: VisitCarryOverSums | None, failed: Collection[Check],
 ) -> tuple[dict[RowGroup, RowSums], dict[RowGroup, list[Estimate]]]:  # fmt: skip
     """The sums of one target over all loggers, and its estimates, by group. number: of the target."""
-    evaluation, fold = unit.evaluation, unit.fold
-    target, is_weighed = scorer.target, scorer.target.serving is not None
+    evaluation, fold, request = unit.evaluation, unit.fold, unit.evaluation.request
+    has_table = isinstance(request.reward_model, DecisionTable)
+    target, is_weighed = scorer.target, scorer.target.is_weighed
     weightings = weigh_loggers(unit, partial, [number])
     totals = over_loggers(partial, number, weightings)
     n_left_out = counts.left_out + counts.other_policy
@@ -319,10 +321,11 @@ def _target_estimates(
         "reward-unseen": counts.reward_seen < LEAST_SHARE and not evaluation.paired,  # a gate asks visits
     }
     reasons = tuple(reason for reason, holds in log_reasons.items() if holds)
+    reasons += tuple(request.fit_doubts) if target.table else ()
     finished = [
         (total.sums, replace(options, extra_reasons=(*reasons, *sorted(total.reasons)))) for total in totals.values()
     ]
-    if evaluation.request.by == "position":
+    if request.by == "position":
         by_group = fold.finish_together(finished)
     else:
         by_group = [fold.finish(sums, group_options) for sums, group_options in finished]
@@ -336,6 +339,7 @@ def _target_estimates(
         for kind, estimate, *parts in zip(fold.estimators.values(), group_estimates, *replicas, strict=True):
             doubts = [check.reason for check in failed if is_weighed and check.concerns(kind)]
             doubts += ["unlike-loggers"] if estimate.estimator in unlike_labels else []
+            doubts += request.fit_doubts if kind.needs_model and kind.unit == "impression" and has_table else ()
             limits = options.reward_range if kind.self_normalised else ANY_REWARD
             index = fold.weighing_index(estimate.estimator) if weighting.factors else None
             logger_weights = () if index is None else tuple(weighting.table[index])

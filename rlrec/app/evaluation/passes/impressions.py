@@ -44,11 +44,11 @@ class ImpressionUnit(RowUnit[ImpressionRows, "RewardModel"]):
             from rlrec.app.evaluation.models.reward_models import position_curve
 
             curve = position_curve(unit, request.position)
-        if (path := request.reward_model) is not None:
+        if (source := request.reward_model) is not None:
             from rlrec.app.evaluation.models.reward_models import read_table
 
             examination = () if curve is None else curve.examination
-            table = read_table(path, by=request.reward_model_by, arms=evaluation.arms, examination=examination)
+            table = read_table(source, by=request.reward_model_by, arms=evaluation.arms, examination=examination)
         fold = ImpressionFold(estimators=estimators, spans_batches=evaluation.spans_batches, curve=curve)
         models = {} if table is None else dict.fromkeys(evaluation.rewards, table)
         return cls(evaluation=evaluation, fold=fold, models=models, checks=checks)

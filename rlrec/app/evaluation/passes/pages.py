@@ -163,7 +163,7 @@ class SlateUnit(PageUnit[FittedRewardModel]):
 
         def batch(scorer: Scorer) -> SlateBatch:
             """The pages as one batch for the estimators per slate."""
-            if scorer.target.serving is None:
+            if not scorer.target.is_weighed:
                 return _on_policy(shared, slots, needs)
             probabilities = slate_probabilities.slate_target(scorer, impressions, logged, needs=needs, values=values)
             least = np.where(slots["min_propensity"] > 0, slots["min_propensity"], np.nan)
@@ -309,7 +309,7 @@ class EffectUnit(PageUnit[PositionCurve]):
 
         def batch(scorer: Scorer) -> EffectBatch:
             """The pages as one batch for the regression."""
-            if scorer.target.serving is None:  # what it showed is a sample of itself
+            if not scorer.target.is_weighed:  # what it showed is a sample of itself
                 return EffectBatch(**shared, change=np.zeros(expected.shape))
             wanted = slate_probabilities.exposures(scorer, first_slots, logged, examination=examination)
             return EffectBatch(**shared, change=wanted - expected)

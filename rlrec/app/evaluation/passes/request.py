@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -14,6 +14,7 @@ from rlrec.app.evaluation.targets.learning_targets import LearningScorer, Learni
 from rlrec.app.evaluation.targets.probabilities import Scorer
 from rlrec.app.evaluation.targets.targets import Target
 from rlrec.app.inputs import filters
+from rlrec.app.inputs.decision_tables import DecisionTable, Source
 from rlrec.app.log import partitions
 from rlrec.errors import InputError
 from rlrec.records import Reward
@@ -38,7 +39,9 @@ class EmptyLog(InputError):
 class Request:
     """The arguments of `evaluate`. log: a filter; position: a curve, for reward models; cluster None: the user where
     one is known, else the session; target_samples: simulated pages of a target whose marginals have no closed form, 0
-    for none."""
+    for none. sources: of targets that the store does not know, and their tables, by name; temperature: of the softmax
+    over scores; fitted_on: a filter of the decisions that tables were fitted on, or `none`, and fit_doubts: the reasons
+    that it gives."""
 
     targets: Sequence[str]
     estimators: str | None = None
@@ -50,12 +53,17 @@ class Request:
     gamma: float = 1.0
     by: str | None = None
     greedy: bool = False
-    reward_model: str | None = None
+    reward_model: Source | DecisionTable = None
     reward_model_by: str | None = None
     reward_model_hash: int = 0
     position: str | None = None
     seed: int = 0
     target_samples: int = 1_000
+    sources: Sequence[tuple[str, Source]] = ()
+    tables: Mapping[str, DecisionTable] = field(default_factory=dict)
+    temperature: float | None = None
+    fitted_on: str | None = None
+    fit_doubts: Sequence[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -109,8 +117,9 @@ class Evaluation:
         """paired: targets to compare, in place of those that the request names; candidates: targets beside those.
         Raises InputError for an unknown target or reward."""
         named = paired or targets.resolve(
-            unit, request.targets, reward=request.reward, greedy=request.greedy, selection=selection
-        )
+            unit, request.targets, reward=request.reward, greedy=request.greedy, selection=selection,
+            tables=request.tables,
+        )  # fmt: skip
         resolved = [*candidates, *named]
         extent = selected.extent(unit, selection)
         by_user = request.cluster in (None, "user")
@@ -170,10 +179,12 @@ class Evaluation:
             scorer = Scorer(target, self.arms, **options)
             if isinstance(target, LearningTarget):
                 scorer = LearningScorer(target, self.arms, **options)
-            if target.stateful:
-                from rlrec.app.evaluation.targets.state_probabilities import StateScorer
+            if target.stateful or target.table:
+                from rlrec.app.evaluation.targets.state_probabilities import StateScorer, TableScorer
 
                 scorer = StateScorer(target, self.arms, **options)
+                if target.table:
+                    scorer = TableScorer(target, self.arms, table=target.table, **options)
             if target.draws_candidates and self.request.target_samples:
                 from rlrec.app.evaluation.targets.list_probabilities import ListScorer
 
@@ -185,7 +196,9 @@ class Evaluation:
     def judged_columns(self) -> list[str]:
         """The columns of the log that targets are judged by, impression by impression."""
         columns = {
-            **dict.fromkeys((*log_rows.SAMPLED, "seed"), any(target.sampled for target in self.targets)),
+            **dict.fromkeys(
+                (*log_rows.SAMPLED, "seed"), any(target.sampled or target.table for target in self.targets)
+            ),
             **(dict.fromkeys(log_rows.STATES, True) if any(target.stateful for target in self.targets) else {}),
             "variant_id": self.request.by == "variant",
         }

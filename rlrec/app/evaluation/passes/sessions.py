@@ -109,7 +109,7 @@ class SessionUnit(RowUnit[EndedVisits, ReturnModel]):
             predicted = None if model is None or decisions is None else model.predicted(decisions)
             log_slate, smallest = np.full(len(rows.reward), -np.inf), rows.lowest
             unsupported, expected = np.where(np.isnan(smallest), np.nan, 0.0), None
-            if scorer.target.serving is None:  # what it showed is a sample of itself
+            if not scorer.target.is_weighed:  # what it showed is a sample of itself
                 log_slate, expected = rows.per_decision("log_propensity"), predicted
                 smallest = unsupported = np.zeros(len(smallest))
             else:

@@ -65,7 +65,7 @@ class Scorer:
 
         Both sides of a weight are marginals at the position shown; where either side has none, both are the
         probability of the slate down to there."""
-        if self.target.serving is None:
+        if not self.target.is_weighed:
             return self._on_policy(rows, values)
         probabilities, slots = self.probabilities(rows, logged, values), rows.slots
         smallest_prefix = np.where(slots["smallest_prefix"] > 0, slots["smallest_prefix"], np.nan)
@@ -91,6 +91,8 @@ class Scorer:
 
     def list_ratio(self, slots: Columns, logged: LoggedBatch) -> Array | None:
         """Log of the target's probability of each row's candidates over the logger's, (n,); None where all are 0."""
+        if self.target.serving is None:
+            return None
         return logged.lists.log_ratio(self.serving, slots, logged.contexts, keys=self.arms.keys)
 
     def unanswerable(self, slots: Columns, logged: LoggedBatch) -> Flags | None:

@@ -12,7 +12,7 @@ from rlrec.app.evaluation.rows.log_rows import PAIRS, ImpressionRows, LoggedBatc
 from rlrec.app.evaluation.targets.cases import CaseRows
 from rlrec.app.evaluation.targets.logger_marginals import UNIFORM, UNKNOWN
 from rlrec.app.evaluation.targets.probabilities import Scorer
-from rlrec.app.evaluation.targets.state_probabilities import StateCaseRows
+from rlrec.app.evaluation.targets.state_probabilities import StateCaseRows, StateScorer
 from rlrec.arrays import Array, Flags
 from rlrec.ope.estimators import pseudo_inverse
 from rlrec.store.database.bulk import Columns
@@ -55,7 +55,9 @@ def slate_target(
     """The probabilities of a target for the slots of complete pages. values: of a model of what a page still earns."""
     n, is_unknown = len(rows), np.full(len(rows), np.nan)
     steps, additive, expected = is_unknown.copy(), is_unknown.copy(), np.zeros(n)
-    simulated = scorer.target.stateful and scorer.samples > 0 and (needs.marginal or needs.tabled or needs.additive)
+    simulated = (
+        isinstance(scorer, StateScorer) and scorer.samples > 0 and (needs.marginal or needs.tabled or needs.additive)
+    )
     table = np.full((n, needs.positions), np.nan) if needs.tabled or needs.additive or simulated else None
 
     def write_rows(case_rows: CaseRows | StateCaseRows) -> None:

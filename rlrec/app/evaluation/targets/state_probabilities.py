@@ -1,23 +1,26 @@
-"""The probability with which a target that reads session state would have shown what the log shows.
+"""The probability with which a target that has scores for each decision would have shown what the log shows: one that
+reads session state, or a table of a person.
 
-Every decision has a state of its own, the one that was recorded when it was made: nothing of it is computed anew from
-what is known today. Decisions on one eligible set are worked out together."""
+A state is the one that was recorded when the decision was made: nothing of it is computed anew from what is known
+today. Decisions on one eligible set are worked out together."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 
-from rlrec.app.distributions.trained import EligibleGroup, TrainedModel
+from rlrec.app.distributions.trained import EligibleGroup
 from rlrec.app.evaluation.models.reward_models import ModelValues
 from rlrec.app.evaluation.rows.log_rows import ArmTable, ImpressionRows, LoggedBatch
 from rlrec.app.evaluation.targets.cases import TargetProbabilities, arm_indices
 from rlrec.app.evaluation.targets.probabilities import CELLS, Scorer
-from rlrec.arrays import Array, Flags, Ids, piece_rows, run_starts, take
+from rlrec.app.inputs.decision_tables import PROBABILITY, DecisionTable
+from rlrec.arrays import Array, Flags, Ids, piece_rows, rows_by_kind, run_starts, take
+from rlrec.errors import InputError
 from rlrec.policy.gradients import history
 from rlrec.policy.scores.floors import Floor, at_positions
 from rlrec.policy.scores.sampler import uniforms_at
@@ -51,8 +54,40 @@ class StateScorer(Scorer):
         remembered = history.unpack(slots["history"].tolist(), slots["step"])
         revision = slots["catalogue_revision"]
         state = trained.states(trained.encoded(contexts)[codes[slots["context"]]], remembered, revision)
+        served = {"temperature": trained.policy.temperature, "floor": trained.policy.exploration}
         for group in trained.cases(state, slots["eligible_id"], revision, sets=logged.eligible):
-            yield StateCaseRows(trained, group, rows, starts[group.rows], counts[group.rows])
+            yield StateCaseRows(group, rows, starts[group.rows], counts[group.rows], served)
+
+
+@dataclass(eq=False)
+class TableScorer(StateScorer):
+    """One target of a table: of scores, by which pages are drawn arm by arm, or of probabilities of the one slot that
+    the log has of a decision, at its position. Raises InputError where there are several slots."""
+
+    table: DecisionTable = field(kw_only=True)
+
+    def unanswerable(self, slots: Columns, logged: LoggedBatch) -> None:
+        return None
+
+    def _prefixed(self, slots: Columns) -> Flags:
+        return Scorer._prefixed(self, slots) if self.table.column == PROBABILITY else super()._prefixed(slots)
+
+    def case_rows(self, rows: ImpressionRows, logged: LoggedBatch, **_: Any) -> Iterator[StateCaseRows]:
+        starts, table = run_starts(rows.slots["decision_id"]), self.table
+        counts, slots = np.diff(starts, append=len(rows)), take(rows.slots, starts)
+        has_several = (counts > 1) | (slots["depth"] > 0)
+        if table.column == PROBABILITY and has_several.any():
+            page = f"the log has several slots of decision {slots['decision_id'][has_several][0]}"
+            hint = "give scores: by these a page is drawn arm by arm"
+            raise InputError(f"{table.source} has probabilities, and {page}", hint=hint)
+        for members in rows_by_kind(slots["eligible_id"]):
+            arms = logged.eligible[int(slots["eligible_id"][members[0]])]
+            for portion in np.array_split(members, 1 + len(members) * len(arms) // CELLS):
+                score = table.values(slots["decision_id"][portion], arms, keys=self.arms.keys)
+                with np.errstate(divide="ignore"):
+                    group = EligibleGroup(portion, arms, np.log(score) if table.column == PROBABILITY else score)
+                served = {"temperature": table.temperature, "floor": 0.0}
+                yield StateCaseRows(group, rows, starts[portion], counts[portion], served)
 
 
 class StateCaseRows:
@@ -63,10 +98,9 @@ class StateCaseRows:
     second_pass: ClassVar[bool] = False
 
     def __init__(
-        self, trained: TrainedModel, group: EligibleGroup, rows: ImpressionRows, starts: Ids, counts: Ids
+        self, group: EligibleGroup, rows: ImpressionRows, starts: Ids, counts: Ids, served: dict[str, Any]
     ) -> None:
-        self.arms, self.score, self.rows = group.arms, group.score, rows
-        self.served: dict[str, Any] = {"temperature": trained.policy.temperature, "floor": trained.policy.exploration}
+        self.arms, self.score, self.rows, self.served = group.arms, group.score, rows, served
         self.indices = piece_rows(starts, counts)
         self.decision = self.case = np.repeat(np.arange(len(counts)), counts)
         self.depth, self.position = (rows.slots[name][self.indices] for name in ("depth", "position"))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from rlrec.app.distributions import designs, exact
 from rlrec.app.inputs import lookup
+from rlrec.app.inputs.decision_tables import DecisionTable
 from rlrec.app.log import lineage
 from rlrec.arrays import Flags, Ids, Words
 from rlrec.errors import InputError
@@ -28,7 +29,8 @@ BUILT_IN = ("uniform",)
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Target:
     """A version that is judged, or a built-in (number None). serving: its distribution; None for the policy of an
-    imported log, of which only its own rows tell. seq: of the last change of its policy's beliefs."""
+    imported log, of which only its own rows tell, and of a table of a person. seq: of the last change of its policy's
+    beliefs."""
 
     name: str
     reward: Reward
@@ -37,6 +39,7 @@ class Target:
     policy_id: int | None = None
     lessons: Sequence[lineage.LearnedFrom] = ()
     seq: int = 0
+    table: DecisionTable | None = None
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -47,6 +50,11 @@ class Target:
     def stateful(self) -> bool:
         """Whether it reads the state of the session."""
         return self.serving is not None and self.serving.trained is not None
+
+    @property
+    def is_weighed(self) -> bool:
+        """Whether the log is weighed by its probabilities."""
+        return self.serving is not None or self.table is not None
 
     def taught_by(self, slots: Columns) -> Flags:
         """Which rows of the log it learned from, (n,)."""
@@ -81,18 +89,24 @@ class Target:
 
 
 def resolve(
-    unit: Unit, names: Sequence[str], *, reward: str | None, greedy: bool, selection: Selection | None = None
-) -> list[Target]:
-    """The targets as they stand now. A policy wins over a built-in of its name. selection: the log to judge them on.
-    Raises InputError for an unknown one."""
+    unit: Unit, names: Sequence[str], *, reward: str | None, greedy: bool, selection: Selection | None = None,
+    tables: Mapping[str, DecisionTable] | None = None,
+) -> list[Target]:  # fmt: skip
+    """The targets as they stand now. A policy wins over a built-in of its name. selection: the log to judge them on;
+    tables: of those that the store does not know, by name. Raises InputError for an unknown one."""
     versions = lookup.resolve(unit, names)
     definition = None if reward is None else lookup.reward(unit, reward)
     policy_rewards = [live[0].reward for live in versions.values() if not isinstance(live, InputError)]
     targets = []
     for name in dict.fromkeys(names):
         live = versions[name]
+        if name in (tables or {}) and (name in BUILT_IN or not isinstance(live, InputError)):
+            raise InputError(f"--target {name} has the name of another target", hint="write --target NAME=FILE")
         if not isinstance(live, InputError):
             targets.append(_target(unit, *live, definition, greedy=greedy))
+        elif name in (tables or {}):
+            shared_reward = definition or _shared_reward(unit, policy_rewards, selection)
+            targets.append(Target(name=name, reward=shared_reward, serving=None, table=(tables or {})[name]))
         elif name in BUILT_IN:
             shared_reward = definition or _shared_reward(unit, policy_rewards, selection)
             version = designs.unstored(name, {}, shared_reward, name=name, status="frozen")

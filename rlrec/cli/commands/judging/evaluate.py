@@ -13,7 +13,7 @@ from rlrec.cli.program import app
 from rlrec.cli.program.files import plot_option, save_plot
 from rlrec.cli.program.shared import HOW_TO_RUN, OUTPUT, GroupedCommand, Store, option_group, reading, workers_options
 from rlrec.cli.text.text import View
-from rlrec.cli.text.values import NUMBER, Integer
+from rlrec.cli.text.values import NAMED_TABLE, NUMBER, TABLE, Integer
 from rlrec.errors import quantity
 from rlrec.sentences import LOGGED, best_of, percent
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from rlrec.app.evaluation.passes.estimates import EstimateRow
     from rlrec.app.judging.evaluate import Workers
 
-MODEL = click.Path(exists=True, dir_okay=False)
 SHOWN = {
     "target": "target", "version": "version", "group": "group", "estimator": "estimator", "unit": "unit",
     "reward": "reward", "value": "value", "lower": "lower", "upper": "upper", "served": "as served",
@@ -36,17 +35,23 @@ VERDICTS = ("insufficient", "weak", "ok")
     cls=GroupedCommand,
     epilog="`rlrec help evaluate` explains units, verdicts, reasons, keys, options and estimators.",
 )  # fmt: skip
-@click.argument("targets", nargs=-1, required=True, metavar="TARGET...")
+@click.argument("names", nargs=-1, metavar="TARGET...")
 @option_group(
     "What to estimate",
     click.option(
         "--estimator", "estimators", multiple=True, metavar="LIST",
         callback=lambda _ctx, _param, lists: ",".join(lists) or None,
-        help="Names, or impression, session, slate, all; repeatable [default: ips,snips,dr].",
+        help="Names, or groups; repeatable [default: ips,snips,dr].",
     ),
+    click.option(
+        "--target", "targets", type=NAMED_TABLE, multiple=True, metavar="[NAME=]FILE",
+        help="Table decision_id,arm,probability or ...,score.",
+    ),
+    click.option("--temperature", type=NUMBER, metavar="T", help="Makes scores probabilities: softmax(score / T)."),
+    click.option("--fitted-on", metavar="FILTER", help="Decisions that tables learned from, or none."),
     click.option("--reward", metavar="NAME", help="Reward definition [default: what each target learns]."),
     click.option("--gamma", type=NUMBER, default=1.0, show_default=True, help="Discount per step of a session."),
-    click.option("--by", metavar="FIELD", help="One estimate for each position, step, day, arm, context field, ..."),
+    click.option("--by", metavar="FIELD", help="One estimate for each position, day, field, ..."),
     click.option("--greedy", is_flag=True, help="The target without its exploration."),
 )  # fmt: skip
 @option_group(
@@ -59,7 +64,7 @@ VERDICTS = ("insufficient", "weak", "ok")
 )  # fmt: skip
 @option_group(
     "Model of rewards",
-    click.option("--reward-model", type=MODEL, metavar="FILE", help="CSV arm,reward [default: fitted on the log]."),
+    click.option("--reward-model", type=TABLE, metavar="FILE", help="[decision_id,]arm,reward [default: fitted anew]."),
     click.option("--reward-model-by", metavar="FIELD", help="The context field that `value` means in that CSV."),
     click.option(
         "--reward-model-hash", type=Integer(0), default=0, metavar="N",
@@ -71,7 +76,7 @@ VERDICTS = ("insufficient", "weak", "ok")
     HOW_TO_RUN,
     click.option(
         "--interval", default="bootstrap-t", show_default=True, metavar="KIND",
-        help="bootstrap-t, normal, cressie-read.",
+        help="Or normal, cressie-read.",
     ),
     click.option("--level", type=NUMBER, default=0.95, show_default=True, help="Confidence of the interval."),
     click.option("--cluster", metavar="UNIT", help="user, session or row [default: user, else session]."),
@@ -96,15 +101,18 @@ VERDICTS = ("insufficient", "weak", "ok")
     "rlrec evaluate home other uniform --best",
 )
 def evaluate(
-    store: Store, show: Show, best: bool, details: bool, plot: str | None, workers: Workers, **request: Any
-) -> None:
+    store: Store, show: Show, names: Sequence[str], targets: Sequence[tuple[str, Any]], best: bool, details: bool,
+    plot: str | None, workers: Workers, **request: Any,
+) -> None:  # fmt: skip
     """A target is a policy (as it stands now), NAME@V, a variant POLICY@EXPERIMENT/VARIANT, or the built-in `uniform`.
     The mature decisions of every logger that can tell count, the more the less their weights vary. First comes the
     answer: better, worse or no different from what was logged, or what it takes to tell. Every estimate has an
     interval, an effective sample size (ess), and a verdict (ok, weak, insufficient) with reasons."""
-    if best and (len(request["targets"]) < 2 or request["by"]):
+    if not names and not targets:
+        raise click.UsageError("Missing argument 'TARGET...', or --target FILE.")
+    if best and (len(names) + len(targets) < 2 or request["by"]):
         raise click.UsageError("--best compares targets: name at least two, without --by")
-    estimates = app.evaluate.evaluate(store, app.evaluate.Request(**request), workers)
+    estimates = app.evaluate.evaluate(store, app.evaluate.Request(targets=names, sources=targets, **request), workers)
     rows, by = [row.to_json() for row in estimates], request["by"]
     answering = app.evaluate.answering_rows(estimates)
     save_plot(plot, lambda: app.figures.estimates(estimates if by or details else answering))
@@ -119,7 +127,7 @@ def evaluate(
         table = view([*map(shown_row, answering)], by, app.evaluate.reasons_in_words(answering))
     rewards = {row["reward"] for row in rows}
     sentences += ["the targets learn different rewards: --reward judges all by one"] * (len(rewards) > 1)
-    sentences.append(app.evaluate.log_read(estimates))
+    sentences += [app.evaluate.log_read(estimates), *app.evaluate.origins(estimates)]
     if len(rewards) == 1 and not by and show.format == "table":
         best_sentence = app.best_policy.find(store, by="evaluate", reward=rewards.pop(), log=request["log"])
         sentences += [] if best_sentence is None else [best_sentence]

@@ -1,0 +1,210 @@
+"""Numbers by decision and arm, as people bring them: a file (CSV, Parquet, a JSON object a line), or a frame of Arrow,
+pandas or Polars.
+
+They are sorted into a file, a share of the decisions at a time, so that a log can ask for decisions in any order, and
+their own order does not matter."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from io import TextIOWrapper
+from itertools import chain, islice, repeat
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from rlrec.arrays import Array, Flags, Ids, look_up, piece_rows, run_starts
+from rlrec.errors import InputError
+from rlrec.store import Unit
+from rlrec.store.database.bulk import PendingQuery
+from rlrec.store.policies import arms as catalogue
+
+KEYS = ("decision_id", "request_id")  # columns that name a decision
+PROBABILITY, SCORE, REWARD = "probability", "score", "reward"
+TOLERANCE = 1e-5  # of a sum of probabilities
+PORTION, SHARES = 50_000, 64  # rows that are read at a time; shares of the decisions, which are sorted one by one
+_ROW = np.dtype([("decision", np.int64), ("arm", np.int64), ("row", np.int64), ("value", np.float64)])
+
+Source = Any  # a path, or a frame
+Cells = Mapping[str, Sequence[Any]]  # columns by name
+
+
+@dataclass(frozen=True)
+class DecisionTable:
+    """Numbers by decision and arm. source: their name in messages; column: what they are; path: of their file;
+    temperature: of the softmax that makes scores probabilities, 0 for the best arm."""
+
+    source: str
+    column: str
+    path: str
+    temperature: float = 1.0
+
+    @property
+    def manner(self) -> str:
+        """Where its probabilities come from, and how."""
+        if not self.temperature:
+            return f"{self.source}, the arm with the best {self.column}"
+        return f"{self.source}, {self.column}" + (f", softmax at {self.temperature:g}" if self.column == SCORE else "")
+
+    def values(self, decision: Ids, arms: Ids, *, keys: Mapping[int, str], shares: Any = 1.0) -> Array:
+        """The values of decisions (d,) for arms (m,), ascending, (d, m). keys: of arms by id. Rewards may be missing of
+        arms without a share (d, m): there they are 0.
+
+        Raises InputError where one is missing else; and where these are not all arms that a target has there, or their
+        probabilities do not add up to 1."""
+        rows = np.memmap(self.path, _ROW, "r")
+        start, end = (np.searchsorted(rows["decision"], decision, side) for side in ("left", "right"))
+        stored, number = rows[piece_rows(start, end - start)], np.repeat(np.arange(len(decision)), end - start)
+        column, has_column = look_up(arms, stored["arm"])
+        _refuse(self.source, stored, ~has_column & (self.column != REWARD), "its arm is not eligible there")
+        values = np.full((len(decision), len(arms)), np.nan)
+        values[number[has_column], column[has_column]] = stored["value"][has_column]
+        for row, arm in np.argwhere(np.isnan(values) & (shares > 0))[:1].tolist():
+            lacking = f"decision {decision[row]} and arm {keys[int(arms[arm])]!r}"
+            hint = f"it needs a {self.column} of every eligible arm of each decision that --log selects"
+            raise InputError(f"{self.source} has no row of {lacking}", hint=hint)
+        sums = values.sum(axis=1)
+        wrong = (np.abs(sums - 1) > TOLERANCE) & (self.column == PROBABILITY)
+        problem = f"its probabilities add up to {sums[np.argmax(wrong)]:.7g}, not to 1"
+        _refuse(self.source, rows[start % len(rows)], wrong, problem)
+        return np.nan_to_num(values)
+
+
+def is_by_decision(source: Source) -> bool:
+    """Whether a source has numbers by decision. A pipe, which can be read once, has not."""
+    if isinstance(source, str) and not Path(source).is_file():
+        return False
+    return not {*KEYS}.isdisjoint(next(_portions(source, str(source)), {}))
+
+
+def index(unit: Unit, source: Source, name: str, columns: Sequence[str], path: Path) -> DecisionTable:
+    """The table of a source, in a new file. name: of a frame in messages; columns: one of them has its numbers. Raises
+    InputError that names the row."""
+    name = source if isinstance(source, str) else f"frame {name}"
+    first, last = (unit.ask_value(f"SELECT {end}(id) FROM decision") or 0 for end in ("min", "max"))
+    portions = _portions(source, name)
+    beginning = next(portions, {})
+    _, column = _named_columns(name, beginning, columns)
+    with ExitStack() as opened:
+        shares = [opened.enter_context(TemporaryFile()) for _ in range(SHARES)]
+        for rows in _rows(unit, chain([beginning], portions), name, columns):
+            share = np.clip((rows["decision"] - first) * SHARES // (last - first + 1), 0, SHARES - 1)
+            for number in np.unique(share).tolist():
+                shares[number].write(rows[share == number].tobytes())
+        file = opened.enter_context(open(path, "wb"))
+        for share_file in shares:
+            share_file.seek(0)
+            rows = np.frombuffer(share_file.read(), _ROW)
+            file.write(_checked(unit, rows, name).tobytes() if len(rows) else b"")
+    return DecisionTable(name, column, str(path))
+
+
+def _checked(unit: Unit, rows: Any, name: str) -> Any:
+    """The rows by decision and arm. Raises InputError for a decision that the log lacks, and for two rows of an arm."""
+    rows = rows[np.lexsort((rows["row"], rows["arm"], rows["decision"]))]
+    decision = rows["decision"]
+    between = f"id >= {decision[0]} AND id <= {decision[-1]}"
+    query = PendingQuery(unit, f"SELECT id FROM decision WHERE {between} ORDER BY id", {"id": np.int64})
+    _refuse(name, rows, ~look_up(query.columns()["id"], decision)[1], "the log has no such decision")
+    comes_again = np.ones(len(rows), np.bool_)
+    comes_again[run_starts(decision, rows["arm"])] = False
+    _refuse(name, rows, comes_again, "its arm has another row there")
+    return rows
+
+
+def _rows(unit: Unit, portions: Iterable[Cells], name: str, columns: Sequence[str]) -> Iterator[Any]:
+    """The rows of some cells, as `_ROW`. Raises InputError for a wrong one."""
+    count, arms = 0, {arm.key: arm.id for arm in catalogue.all_arms(unit)}
+    for cells in portions:
+        key, column = _named_columns(name, cells, columns)
+        rows = np.empty(len(cells["arm"]), _ROW)
+        rows["row"] = np.arange(count + 1, count + 1 + len(rows))
+        if key == "request_id":
+            text = "SELECT request_key, id FROM decision WHERE request_key IN (?*)"
+            rows["decision"] = _ids(dict(unit.ask(text, {*map(str, cells[key])})), map(str, cells[key]))
+        else:
+            number = _numbers(cells[key])
+            rows["decision"] = np.where((number > 0) & (number < 2**53) & (number % 1 == 0), number, 0)
+        rows["arm"] = _ids(arms, map(str, cells["arm"]))
+        rows["value"] = value = _numbers(cells[column])
+        _refuse(name, rows, rows["decision"] == 0, f"is no {key} of the log", cells[key])
+        _refuse(name, rows, rows["arm"] == 0, "is no arm of the catalogue", cells["arm"])
+        is_wrong = ~np.isfinite(value) | ((value < 0) & (column == PROBABILITY))
+        _refuse(name, rows, is_wrong, f"is no {column}", cells[column])
+        yield rows
+        count += len(rows)
+
+
+def _refuse(name: str, rows: Any, wrong: Flags, problem: str, cells: Sequence[Any] = ()) -> None:
+    """Raises InputError for the first of some rows that is wrong. cells: of them, where one of these is wrong."""
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        decision = f", decision {rows['decision'][row]}" if rows["decision"][row] else ""
+        cell = f"{str(cells[row])[:40]!r} " if len(cells) else ""
+        raise InputError(f"{name} row {rows['row'][row]}{decision}: {cell}{problem}")
+
+
+def _named_columns(name: str, cells: Cells, columns: Sequence[str]) -> tuple[str, str]:
+    """The columns of the keys of decisions and of the numbers. Raises InputError where there are others, too."""
+    key, column = (next(filter(cells.__contains__, names), "") for names in (KEYS, columns))
+    if {*cells} != {key, "arm", column}:
+        hint = f"its columns are {' or '.join(KEYS)}, arm, and {' or '.join(columns)}"
+        message = f"has the columns {', '.join(map(str, cells))}" if cells else "has no row"
+        raise InputError(f"{name} {message}", hint=hint)
+    return key, column
+
+
+def _ids(ids: Mapping[str, int], keys: Iterable[str]) -> Ids:
+    """The ids of keys, 0 where there is none."""
+    return np.array(list(map(ids.get, keys, repeat(0))), np.int64)
+
+
+def _numbers(cells: Sequence[Any]) -> Array:
+    """The numbers in cells, NaN for anything else."""
+    with suppress(TypeError, ValueError):
+        return np.asarray(cells).astype(np.float64)
+    values = np.full(len(cells), np.nan)
+    for row, cell in enumerate(cells):
+        with suppress(TypeError, ValueError):
+            values[row] = float(cell)
+    return values
+
+
+def _portions(source: Source, name: str) -> Iterator[Cells]:
+    """The columns of a source, some rows at a time. Raises InputError where it cannot be read."""
+    try:
+        if not isinstance(source, str):
+            pa = load_pyarrow()
+            frame = pa.Table.from_pandas(source, preserve_index=False) if hasattr(source, "iloc") else pa.table(source)
+            yield from (batch.to_pydict() for batch in frame.to_batches(max_chunksize=PORTION))
+            return
+        with open(source, "rb") as file:
+            head = file.peek(4)[:4]
+            if head == b"PAR1":
+                parquet = load_pyarrow().parquet.ParquetFile(source)
+                yield from (batch.to_pydict() for batch in parquet.iter_batches(PORTION))
+                return
+            records: Iterator[Mapping[str, Any]] = map(msgspec.json.Decoder(dict[str, Any]).decode, file)
+            if not head.startswith(b"{"):
+                records = csv.DictReader(TextIOWrapper(file, "utf-8-sig", newline=""))
+            while portion := list(islice(records, PORTION)):
+                names = dict.fromkeys(chain.from_iterable(portion))
+                yield {name: [record.get(name) for record in portion] for name in names}
+    except (OSError, TypeError, ValueError, NotImplementedError, csv.Error, msgspec.MsgspecError) as error:
+        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0][:200]
+        raise InputError(f"cannot read {name}: {reason}") from error
+
+
+def load_pyarrow() -> Any:
+    """The module pyarrow. Raises InputError where it is not installed."""
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        raise InputError("Parquet needs pyarrow", hint="pip install 'rlrec[parquet]'") from None
+    return pyarrow
