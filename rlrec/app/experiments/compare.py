@@ -8,7 +8,13 @@ from typing import Any, NotRequired, TypedDict, cast
 
 from rlrec.app import opening
 from rlrec.app.evaluation.comparisons import declared, holdout, interleaved, unit_outcomes
-from rlrec.app.evaluation.comparisons.unit_outcomes import DifferenceRow, GuardRow, OutcomeRow, SequenceRow
+from rlrec.app.evaluation.comparisons.unit_outcomes import (
+    DifferenceRow,
+    GuardRow,
+    OutcomeRow,
+    SequenceRow,
+    StudyFigures,
+)
 from rlrec.app.experiments.experiment import shares_of, versions_of
 from rlrec.app.inputs import filters, lookup
 from rlrec.app.log import reward_log
@@ -24,9 +30,10 @@ from rlrec.store.database import bulk
 from rlrec.store.log import activity, selected
 from rlrec.store.log.candidates import TEAMS
 from rlrec.store.policies import experiments, routes
-from rlrec.store.policies.experiments import Experiment
+from rlrec.store.policies.experiments import Experiment, Phase
 from rlrec.times import DAY_US, format_time
 
+INTERVAL = ("value", "relative", "lower", "upper")  # of a difference
 DECISIONS_DIFFER, YOUNG_UNITS = "decisions-differ", "young-units"
 
 
@@ -47,6 +54,7 @@ VariantComparison = TypedDict("VariantComparison", {
     "decisions_per_unit": list[dict[str, Any]], "created_at": str, "stopped_at": str | None,
     "anonymous": NotRequired[int], "ties": NotRequired[int | None],
     "interleave": NotRequired[list[str]], "units_per_day": NotRequired[float | None],
+    "phases": list[dict[str, Any]],
     "first_at": str | None, "last_at": str | None, "route": NotRequired[str], "led_to": NotRequired[list[str]],
     "metric": list[dict[str, str | None]], "guards": list[GuardRow], "sequence": SequenceAnswer,
 })  # fmt: skip
@@ -74,6 +82,7 @@ def show(
             study = replace(study, selection=filters.selection(unit, f"experiment={name},{log}"))
         collected = unit_outcomes.collect(unit, study, level=level, is_fixed=fixed)
         assigned = experiments.count_units(unit, experiment.id)
+        phases = experiments.phases(unit, experiment)
         first_at, last_at = experiments.assignment_times(unit, experiment.id)
         route = lookup.route_of_holdout(unit, experiment)
         led_to = [] if route is None or log else [change.policy for change in routes.history(unit, route.route_id)]
@@ -122,9 +131,36 @@ def show(
         unit_differences=unit_differences, reasons=reasons, decisions_per_unit=more_decisions, anonymous=sums.anonymous,
         metric=collected.metric_names(), guards=collected.guards(), intervals=collected.deciding_intervals(),
         fixed=fixed, since=first_at,
+        phases=_phases(experiment, phases, collected) if len(phases) > 1 else [],
         units_per_day=sum(assigned.values()) / ((last_at - first_at) / DAY_US) if last_at > first_at else None,
         **({} if route is None else {"route": route.route, "led_to": [*dict.fromkeys(led_to)]}),
     )  # fmt: skip
+
+
+def _phases(experiment: Experiment, phases: Sequence[Phase], collected: StudyFigures) -> list[dict[str, Any]]:
+    """A row of each phase: what it drew, and how its units differ in reward per unit, under the first reward."""
+    earned = next(row for row in unit_outcomes.metrics(collected.study) if row.name == "reward_per_unit")
+    labels, rows, number = [variant.label for variant in experiment.variants], list[dict[str, Any]](), 0
+    for phase in phases:
+        row: dict[str, Any] = {
+            "begun": format_time(phase.at),
+            "mode": phase.mode,
+            "weights": {},
+            "units": {},
+            "differences": [],
+        }
+        if phase.mode != experiments.FROZEN:
+            outcomes, total = collected.in_phase(number), sum(phase.weights.values())
+            number += 1
+            row["weights"] = {label: phase.weights[label] / total for label in labels}
+            row["units"] = {label: outcomes.units(group, earned) for group, label in enumerate(labels)}
+            row["differences"] = [
+                {"variant": label, "against": labels[0]}
+                | {name: getattr(outcomes.compare(group, earned), name) for name in INTERVAL}
+                for group, label in enumerate(labels) if group
+            ]  # fmt: skip
+        rows.append(row)
+    return rows
 
 
 def note(store: Store, answer: VariantComparison) -> None:
@@ -148,7 +184,7 @@ def _result(
         "experiment": experiment.name, "status": experiment.state, "unit": experiment.unit, "variants": variants,
         "differences": differences, "sample_ratio": _finite({"chi2": split[0], "p_value": split[1]}), "holdout": None,
         "outcomes": [], "unit_differences": [], "reasons": [], "decisions_per_unit": [], "guards": [],
-        "metric": [], "sequence": sequence,
+        "metric": [], "sequence": sequence, "phases": [],
         "created_at": format_time(experiment.created_at),
         "stopped_at": None if experiment.stopped_at is None else format_time(experiment.stopped_at), **answer,
         "first_at": first, "last_at": last,

@@ -91,11 +91,15 @@ class Outcomes:
         """A metric of a group, as it was observed."""
         return MetricValue.from_sums(self._summaries.get((group, metric)))
 
+    def units(self, group: int, metric: Metric) -> int:
+        """How many units of a group count."""
+        return self.value(group, metric).units
+
     def compare(self, group: int, metric: Metric) -> Comparison:
         """A metric of a group less that of the first, with the reasons why there is none."""
         sides = self.value(group, metric), self.value(0, metric)
         plain = difference(*sides, level=self.level, correlation=self._correlation(group, metric))
-        result = self._adjust(group, metric, sides, plain) if self.adjusted else plain
+        result = self._adjust(group, metric, plain) if self.adjusted else plain
         reasons = metric.reasons(*sides, bounded=result.p_value is not None)
         lacks_past = self.adjusted and result.theta is None and not reasons
         return replace(result, base=plain.base).because(*(("no-past",) if lacks_past else reasons))
@@ -138,23 +142,30 @@ class Outcomes:
 
     # -- adjustment by the past --
 
-    def _adjust(self, group: int, metric: Metric, sides: Sequence[MetricValue], plain: Comparison) -> Comparison:
+    def _adjust(self, group: int, metric: Metric, plain: Comparison) -> Comparison:
         """The difference less theta times that of the pasts (CUPED).
         Source: Deng et al. 2013, eq. 4 and 5, for ratios by their linear terms."""
-        covariates, theta = self._covariates.get(metric, {}), self._theta(metric)
-        if theta is None or not all(side in covariates for side in (group, 0)):
+        theta = self._theta(metric)
+        value, baseline = (None if theta is None else self._adjusted(side, metric, theta) for side in (group, 0))
+        if value is None or baseline is None:
             return replace(plain, narrowed=0.0)
-        adjusted = [covariates[side].adjusted(value, theta) for side, value in zip((group, 0), sides, strict=True)]
-        result = difference(*adjusted, level=self.level)
+        result = difference(value, baseline, level=self.level)
         width, plain_width = (side.width for side in (result, plain))
         narrowed = None if width is None or not plain_width else finite_or_none(1 - width / plain_width)
         return replace(result, theta=theta, narrowed=narrowed)
 
     def _theta(self, metric: Metric) -> float | None:
         """Covariance of the metric with its past over the variance of the past, within groups, from all units."""
-        pairs = [covariate.products for covariate in self._covariates.get(metric, {}).values()]
+        pairs = self._past_products(metric)
         variance = sum(past for _, past in pairs)
         return sum(covariance for covariance, _ in pairs) / variance if variance > 0 else None
+
+    def _past_products(self, metric: Metric) -> list[tuple[float, float]]:
+        return [covariate.products for covariate in self._covariates.get(metric, {}).values()]
+
+    def _adjusted(self, group: int, metric: Metric, theta: float) -> MetricValue | None:
+        covariate = self._covariates.get(metric, {}).get(group)
+        return None if covariate is None else covariate.adjusted(self.value(group, metric), theta)
 
     @cached_property
     def _covariates(self) -> dict[Metric, dict[int, _Covariate]]:

@@ -23,6 +23,7 @@ from rlrec.errors import InputError
 from rlrec.ope.comparisons import comparison, outcomes
 from rlrec.ope.comparisons.comparison import ALARM, Comparison, LookSequence, Metric, is_unlikely, sample_ratio
 from rlrec.ope.comparisons.outcomes import Outcomes, OutcomeSums
+from rlrec.ope.comparisons.phased import PhasedOutcomes, ramp_strata, unit_products
 from rlrec.ope.intervals import sequences
 from rlrec.ope.sums.unit_visits import FAR_FUTURE, SAMPLED_FLAGS, ServedDecisions, UnitSums, Visits, unit_sums
 from rlrec.records import Reward, Sums
@@ -32,7 +33,7 @@ from rlrec.store.log import reader, selected, sessions, settings
 from rlrec.store.log.reader import ABSENT, Batch
 from rlrec.store.log.selected import Selection
 from rlrec.store.policies import experiments, people
-from rlrec.store.policies.experiments import Experiment
+from rlrec.store.policies.experiments import Experiment, Phase
 
 ANONYMOUS_UNITS = "anonymous-units"
 _READ = (
@@ -73,6 +74,7 @@ GuardRow = TypedDict("GuardRow", {
 class StudySums(Sums):
     """Sums over units.
 
+    strata, products: where weights changed, of the units that were drawn by the same ones, as in `PhasedOutcomes`
     halves: 0, of units assigned in the first half of the time, and 1, in the second, for metrics of `_ageing`
     counts: of each group, by name: sessions with a mature decision; anonymous units; those with each column of
         SAMPLED_FLAGS; begun and ages, (v, AGES), visits by the age of their unit then, and units by theirs at the end
@@ -81,6 +83,8 @@ class StudySums(Sums):
     anonymous: how many are sessions without a user, where some user is known"""
 
     outcomes: OutcomeSums
+    strata: Mapping[int, OutcomeSums]
+    products: Mapping[Metric, Array]
     halves: Mapping[int, OutcomeSums]
     counts: Mapping[str, Array]
     censored: int
@@ -90,7 +94,9 @@ class StudySums(Sums):
 
 
 NO_UNIT = OutcomeSums(groups={}, pairs={})
-NOTHING = StudySums(outcomes=NO_UNIT, halves={}, counts={}, censored=0, new=0, returning=0, anonymous=0)
+NOTHING = StudySums(
+    outcomes=NO_UNIT, strata={}, products={}, halves={}, counts={}, censored=0, new=0, returning=0, anonymous=0
+)
 
 
 def metrics(study: Study) -> list[Metric]:
@@ -110,12 +116,28 @@ class StudyFigures:
     level: float
     any_user: bool
     split: tuple[float, float]
+    strata_per_phase: int = 1
     declaration: Declaration | None = None
     is_fixed: bool = False
 
     @cached_property
     def outcomes(self) -> Outcomes:
-        return self._figures(self.sums.outcomes, adjusted=self.study.adjust)
+        return self._combine(self.sums.strata)
+
+    def in_phase(self, number: int) -> Outcomes:
+        """The figures of the units that a phase drew; number: among those that draw."""
+        numbers = {key: key // self.strata_per_phase for key in self.sums.strata}
+        return self._combine({key: self.sums.strata[key] for key in numbers if numbers[key] == number})
+
+    def _combine(self, strata: Mapping[int, OutcomeSums]) -> Outcomes:
+        adjusted = self.study.adjust
+        if not strata:
+            return self._figures(self.sums.outcomes, adjusted=adjusted)
+        return PhasedOutcomes(
+            sums=self.sums.outcomes, level=self.level, adjusted=adjusted, products=self.sums.products,
+            strata={key: self._figures(sums, adjusted=adjusted) for key, sums in strata.items()},
+            groups=len(self.groups.labels),
+        )  # fmt: skip
 
     def row(self, group: int, metric: Metric) -> OutcomeRow:
         """A metric of a group."""
@@ -299,13 +321,14 @@ def collect(unit: Unit, study: Study, *, level: float, is_fixed: bool = False) -
     sums = reduce(add, fold.partials(), NOTHING)
     splits, declaration = list[tuple[list[float], list[list[int]]]](), None
     if study.by == "variant" and study.experiment is not None:
-        splits = experiments.split_by_day(unit, study.experiment)
+        is_ramp = fold.strata_per_phase > 1
+        splits = fold.ramp_splits(sums) if is_ramp else experiments.split_by_day(unit, study.experiment)
         shares = experiments.phases(unit, study.experiment)[0].weights
         first = learned_rewards(unit, study.experiment)[0].name
         declaration = Declaration.from_definition(study.experiment, metrics(study), study.rewards, first, shares)
     return StudyFigures(
         study=study, sums=sums, groups=fold.groups, level=level, any_user=fold.any_user,
-        split=sample_ratio(splits), declaration=declaration, is_fixed=is_fixed,
+        split=sample_ratio(splits), strata_per_phase=fold.strata_per_phase, declaration=declaration, is_fixed=is_fixed,
     )  # fmt: skip
 
 
@@ -372,6 +395,13 @@ class StudyFold:
         self._is_holdout = study.by == "variant" and bool(
             study.experiment and lookup.route_of_holdout(unit, study.experiment)
         )
+        # the phases that draw units, and how many strata of a ramp lie in each
+        self.phases, self.strata_per_phase = list[Phase](), 1
+        if study.by == "variant" and study.experiment is not None:
+            phases = experiments.phases(unit, study.experiment)
+            self.phases = [phase for phase in phases if phase.mode != experiments.FROZEN]
+            if any(phase.mode == experiments.MOVES for phase in phases):
+                self.strata_per_phase = len(self.phases) + 1
         self.any_user = sessions.any_user(unit)
         self._timeout_us = settings.get(unit).session_timeout_us
         # the time in which units were assigned, and that in which they were served; none where ages do not matter
@@ -381,6 +411,15 @@ class StudyFold:
             self._assigned = selected.times(unit, study.selection)
         needs_age = ageing is not None or study.age_us is not None or study.by in LIVES
         self._last_at = selected.times(unit, study.selection)[1] if needs_age else 0
+
+    def ramp_splits(self, sums: StudySums) -> list[tuple[list[float], list[list[int]]]]:
+        """The shares of the variants of a ramp in each stratum, and the units there: of those that were served before,
+        all by the first variant, its share is that of what it had then."""
+        label = str(self.groups.labels[0])
+        remaining = [1.0, *(phase.weights[label] / sum(phase.weights.values()) for phase in self.phases)]
+        shares = [[after / before, 1 - after / before] for after in remaining[1:] for before in remaining]
+        units = sums.counts.get("strata", np.zeros((0, 2))).astype(np.int64)
+        return [(pair, [row]) for pair, row in zip(shares, units.tolist(), strict=False) if sum(row) and pair[1] > 0]
 
     def partials(self) -> Iterator[StudySums]:
         """The sums of each portion."""
@@ -419,18 +458,30 @@ class StudyFold:
         first = order[run_starts(units.unit[order])]
         if self.study.by == "users":
             units = units.regrouped(returning.astype(np.int64))
-        anonymous = units.columns["recognised"] == 0
+        strata, products = dict[int, OutcomeSums](), dict[Metric, Array]()
         past_sums = self._past(columns, visits) if self.study.adjust else None
+        if len(self.phases) > 1:
+            drawn_units, stratum = self._strata(columns, visits, decisions, units)
+            strata = {
+                number: outcomes.fold(drawn_units.take(stratum == number), self.metrics, past=past_sums)
+                for number in np.unique(stratum).tolist()
+            }
+        anonymous = units.columns["recognised"] == 0
         mature = decisions.mature[0]
         rows, _ = distinct(decisions.group[mature], slots["session_id"][mature])
         session_group = decisions.group[mature][rows]
         flags = {"anonymous": anonymous, **{name: units.columns[name] > 0 for name in SAMPLED_FLAGS}}
         groups = {"sessions": session_group, **{name: units.group[rows] for name, rows in flags.items()}}
         counts = {name: np.bincount(group, minlength=len(self.groups.labels)) for name, group in groups.items()}
+        if self.strata_per_phase > 1:
+            n_groups, n_strata = len(self.groups.labels), self.strata_per_phase * len(self.phases)
+            cell = stratum * n_groups + drawn_units.group
+            products = unit_products(drawn_units, cell, self.metrics, n_strata * n_groups)
+            counts["strata"] = np.bincount(cell, minlength=n_strata * n_groups).reshape(n_strata, n_groups)
         halves = dict[int, OutcomeSums]()
         if self._assigned[1]:
             counts |= self._ages(visits, decisions, units)
-        if self._assigned[1] and self.study.by == "variant":
+        if self._assigned[1] and len(self.phases) == 1:  # of one phase: older and younger units had the same weights
             is_younger = units.entry >= sum(self._assigned) // 2
             halves = {
                 number: outcomes.fold(units.take(half), _ageing(self.study))
@@ -438,6 +489,7 @@ class StudyFold:
             }
         return StudySums(
             outcomes=outcomes.fold(units, self.metrics, past=past_sums, shared=self.groups.shared), halves=halves,
+            strata=strata, products=products,
             counts={name: count.astype(np.float64) for name, count in counts.items()}, censored=censored,
             new=int((~returning[first]).sum()), returning=int(returning[first].sum()),
             anonymous=int(anonymous[first].sum()),
@@ -469,6 +521,19 @@ class StudyFold:
             at=slots["at"], rewards=[page.reward for page in pages], mature=mature, keep=slots["keep_probability"],
         )  # fmt: skip
         return decisions.take(is_counted), take(slots, is_counted), int(is_left_out.sum())
+
+    def _strata(
+        self, columns: Columns, visits: Visits, decisions: ServedDecisions, units: UnitSums
+    ) -> tuple[UnitSums, Ids]:
+        """The units by what they were drawn in, and the number of the stratum of each: of most experiments the phase in
+        which a unit was assigned; in a ramp, which draws all units anew, each phase that served it."""
+        starts = [phase.at for phase in self.phases[1:]]
+        if self.strata_per_phase == 1:
+            return units, np.searchsorted(starts, columns["entry_at"][units.visit], side="right")
+        n_groups, phase = len(self.groups.labels), np.searchsorted(starts, decisions.at, side="right")
+        in_phases = replace(decisions, group=phase * n_groups + decisions.group)
+        cells = unit_sums(visits, in_phases, now=self.unit.now)
+        return ramp_strata(cells.take(np.isin(cells.unit, units.unit)), len(self.phases), n_groups)
 
     def _ages(self, visits: Visits, decisions: ServedDecisions, units: UnitSums) -> dict[str, Ids]:
         """Visits by the age that their unit had, and units by their age at the end, of each variant, (v, AGES)."""

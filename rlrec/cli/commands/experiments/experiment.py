@@ -250,6 +250,7 @@ def _view(result: VariantComparison, level: float, *, details: bool) -> View:
     notes: list[str | View] = [
         *explained,
         *([""] if explained else []),
+        *_phases(result["phases"]),
         *(_per_decision(result) if details else ["--details has every metric, and means per decision"]),
         *([] if result["holdout"] is None else ["", _holdout(result["holdout"])]),
     ]
@@ -261,6 +262,19 @@ def _declaration(result: VariantComparison) -> list[str]:
     names = " and ".join(filter(None, (":".join(filter(None, row.values())) for row in result["metric"])))
     held_guards = [guard_sentence(row, result["unit"]) for row in result["guards"] if row["answer"] == "holds"]
     return [f"decided by {names}; intervals are tightest at {result['sequence']['best_n']:,} units", *held_guards]
+
+
+def _phases(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Lines about the phases of an experiment whose weights changed."""
+    lines = ["compared within phases, and combined; reward per unit, by intervals that hold for one look:"]
+    for row in rows:
+        weights = " ".join(f"{label}={cell(weight)}" for label, weight in row["weights"].items())
+        text = f"{weights}, {quantity(sum(row['units'].values()), 'unit')}" if weights else "frozen, no new unit"
+        lines.append(f"since {row['begun']}: {text}")
+        for pair in row["differences"]:
+            figures = "{value} [{lower}, {upper}]".format(**{name: cell(value) for name, value in pair.items()})
+            lines.append(f"  {pair['variant']} - {pair['against']}: {UNKNOWN if pair['value'] is None else figures}")
+    return [*lines, ""] if rows else []
 
 
 def _varying(rows: Sequence[OutcomeRow]) -> tuple[list[OutcomeRow], list[str]]:

@@ -77,7 +77,7 @@ def test_show_has_the_keys_of_the_contract(ready: Any) -> None:
     answer = ready("--now", LATER, "experiment", "show", "ab", "--json").json
     assert list(answer) == [
         "experiment", "status", "unit", "variants", "differences", "sample_ratio", "holdout", "outcomes",
-        "unit_differences", "reasons", "decisions_per_unit", "guards", "metric", "sequence", "created_at",
+        "unit_differences", "reasons", "decisions_per_unit", "guards", "metric", "sequence", "phases", "created_at",
         "stopped_at", "anonymous", "units_per_day", "first_at", "last_at",
     ]  # fmt: skip
     assert answer["holdout"] is None
@@ -414,3 +414,38 @@ def test_an_experiment_of_uniform_variants_alone_has_no_reward(ready: Run) -> No
     refused = ready("experiment", "create", "ab", "--variant", "a=uniform", "--variant", "b=uniform")
     assert (refused.exit_code, "which reward counts" in refused.stderr) == (2, True)
     assert ready("experiment", "list", "--json").json == []
+
+
+def visited(run: Run, now: str, users: range, clicks: int) -> None:
+    """One visit of each of some users, of whom so many in ten click, whatever they are served."""
+    lines = "".join(f'{{"experiment": "ab", "session": "s{n}", "user": "u{n}"}}\n' for n in users)
+    answers = run("--now", now, "recommend", "--input", "-", stdin=lines).lines
+    clicked = [row["decision_id"] for row, n in zip(answers, users, strict=True) if n * 7 % 10 < clicks]
+    events = "".join(f'{{"decision_id": {number}, "events": {{"click": 1}}}}\n' for number in clicked)
+    run("--now", now, "feedback", "--input", "-", stdin=events)
+
+
+@ON_BOTH
+def test_weights_that_change_while_rates_drift_make_no_difference(ready: Any) -> None:
+    ready("--now", "2026-05-01", "experiment", "create", "ab", "--variant", "a=other", "--variant", "b=other")
+    visited(ready, "2026-05-02", range(300), 8)
+    ready("--now", "2026-05-03", "experiment", "set", "ab", "--weight", "a=1", "--weight", "b=9")
+    visited(ready, "2026-05-04", range(300, 900), 2)
+    ready("--now", "2026-05-05", "experiment", "freeze", "ab")
+    visited(ready, "2026-05-06", range(900, 950), 9)
+    done = ready("--now", "2026-06-01", "experiment", "show", "ab", "--json").json
+    (difference,) = (row for row in done["unit_differences"] if row["metric"] == "reward_per_unit")
+    assert abs(difference["value"]) < 0.15
+    assert difference["p_value"] > 1e-4  # of all units together it is below 1e-20
+    assert [(row["begun"], row["mode"]) for row in done["phases"][1:]] == [
+        ("2026-05-03T00:00:00.000000Z", "draws"), ("2026-05-05T00:00:00.000000Z", "frozen"),
+    ]  # fmt: skip
+    assert done["phases"][1]["weights"] == {"a": 0.1, "b": 0.9}
+    assert [sum(row["units"].values()) for row in done["phases"]] == [300, 600, 0]
+    assert sum(row["units"] for row in done["variants"]) == 900
+    assert done["sample_ratio"]["p_value"] > 1e-4
+    values = {row["group"]: row["value"] for row in done["outcomes"] if row["metric"] == "reward_per_unit"}
+    assert values["b"] - values["a"] == pytest.approx(difference["value"])
+    text = ready("--now", "2026-06-01", "experiment", "show", "ab").stdout
+    assert "since 2026-05-03T00:00:00.000000Z: a=0.1 b=0.9, 600 units" in text
+    assert "since 2026-05-05T00:00:00.000000Z: frozen, no new unit" in text
