@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 
 from rlrec.errors import InputError
 
@@ -13,6 +13,7 @@ DAY_US = 86_400 * SECOND
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 FIRST, LAST = -62_135_596_800 * SECOND, 253_402_300_800 * SECOND - 1  # years 1 to 9999
 
+zone: tzinfo | None = None  # of days, and of dates in filters, for the command that runs; None: UTC
 zoneless: list[str] = []  # the first time of day without a zone that was read: whoever reads it clears the list
 
 # A date, and a time of day, which may be without its seconds and without a zone.
@@ -27,8 +28,43 @@ def format_time(micros: int) -> str:
     return moment.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
-def parse(text: str) -> int:
-    """Microseconds since 1970 UTC of an RFC 3339 time. Without an offset it is UTC; a date alone is midnight.
+def find_zone(name: str) -> tzinfo | None:
+    """The time zone of a name, such as Europe/Berlin; None for UTC. Raises InputError where there is none."""
+    from zoneinfo import ZoneInfo
+
+    try:
+        return ZoneInfo(name) if name != "UTC" else None
+    except (KeyError, ValueError, OSError):
+        hint = "such as Europe/Berlin, of the IANA database; `pip install tzdata` where the system has none"
+        raise InputError(f"{name[:60]!r} is no time zone", hint=hint) from None
+
+
+def local(micros: int) -> datetime:
+    """A moment as the clocks of the time zone show it."""
+    return (EPOCH + timedelta(microseconds=micros)).astimezone(zone or UTC)
+
+
+def day_of(micros: int) -> int:
+    """The number of the day of a moment in the time zone; that of 1970-01-01 is 0."""
+    return micros // DAY_US if zone is None else local(micros).toordinal() - EPOCH.toordinal()
+
+
+def midnight(day: int) -> int:
+    """The moment at which a day, by its number, begins in the time zone."""
+    if zone is None:
+        return day * DAY_US
+    begin = datetime.fromordinal(EPOCH.toordinal() + day).replace(tzinfo=zone)
+    return (begin - EPOCH) // timedelta(microseconds=1)
+
+
+def parse_local(text: str) -> int:
+    """The time that `parse` reads; without an offset it is of the time zone."""
+    return parse(text, default=zone or UTC)
+
+
+def parse(text: str, *, default: tzinfo = UTC) -> int:
+    """Microseconds since 1970 UTC of an RFC 3339 time. Without an offset it is UTC, or of the zone `default`; a date
+    alone is midnight.
 
     Digits beyond the microsecond are dropped."""
     if text[19:20] == "." and text[7] == "-" and text[10] in "T " and text[26:] in ("Z", "+00:00"):  # most; and fast
@@ -38,7 +74,7 @@ def parse(text: str) -> int:
     match = re.fullmatch(_FORM, text, re.ASCII)
     if match is None:
         raise InputError(f"{shown} is not a time", hint="write 2026-01-31T12:00:00Z, or a date")
-    if match["time"] and not match["zone"] and not zoneless:
+    if match["time"] and not match["zone"] and not zoneless and default is UTC:
         zoneless.append(text)
     if (match["zone"] or "Z") not in "Zz" and not re.fullmatch(_OFFSET, match["zone"], re.ASCII):
         raise InputError(f"{shown} is not a time: no such offset")
@@ -47,7 +83,7 @@ def parse(text: str) -> int:
         moment = datetime.fromisoformat((text[:17] + "59" + text[19:] if leap else text).upper())
     except ValueError as error:
         raise InputError(f"{shown} is not a time: {error}") from None
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=default)
     result = (moment - EPOCH) // timedelta(microseconds=1) + leap * SECOND
     if not FIRST <= result <= LAST:
         raise InputError(f"{shown} is outside the years 1 to 9999 in UTC")

@@ -18,7 +18,7 @@ from rlrec.cli.output.output import discard_unwritten, flush
 from rlrec.cli.program import signals
 from rlrec.cli.program.shared import CommandGroup, Settings, notice, walk
 from rlrec.cli.text.text import terminal_columns
-from rlrec.cli.text.values import CLOCK, DURATION
+from rlrec.cli.text.values import CLOCK, DURATION, ZONE
 from rlrec.errors import OUT_OF_MEMORY, InputError
 
 CONFIG = "rlrec.toml"
@@ -30,12 +30,9 @@ EPILOG = """\b
 Examples:
   rlrec recommend --policy home --session s1 -k 3 --json
   rlrec feedback 17 click dwell_s=31.5
-
-\b
-Exit codes (`rlrec help exit-codes`):
+Exit codes (`rlrec help exit-codes`; options may be RLREC_<COMMAND>_<OPTION>):
   0 done, 1 failed, 2 wrong input, 3 a check said no, 4 busy: try again,
   5 lines refused, 6 known key or name, 129, 130, 141, 143 ended by a signal
-Options may follow COMMAND, or be RLREC_<COMMAND>_<OPTION>. Pages: rlrec help
 """
 
 
@@ -111,6 +108,7 @@ class Program(CommandGroup):
         """The exit code of one command line."""
         settings, code = Settings(), 0
         times.zoneless.clear()
+        times.zone = None
         try:
             try:
                 with self.make_context("rlrec", [*args], obj=settings, **extra) as ctx:
@@ -172,6 +170,8 @@ def _override(ctx: click.Context, param: click.Parameter, value: Any) -> None:
 def _set_globals(settings: Settings, options: dict[str, Any]) -> None:
     if options.get("db") == "":
         raise click.UsageError("--db is empty")
+    if zone := options.pop("tz", None):
+        times.zone = zone
     vars(settings).update(options)
 
 
@@ -194,6 +194,7 @@ def _name_variables(command: click.Command, name: str) -> None:
 @click.option("--db", default="rlrec.db", show_default=True, metavar="URL", help="The store (RLREC_DB).")
 @click.option("--read-db", metavar="URL", help="Where commands read that write nothing: a replica.")
 @click.option("--now", type=CLOCK, metavar="TIME", help="The clock: RFC 3339 (UTC), or +31m from now.")
+@click.option("--tz", type=ZONE, metavar="ZONE", help="Of days, and of dates in filters [default: UTC].")
 @click.option("--allow-future", is_flag=True, help="Store under a --now far ahead.")
 @click.option("--lock-timeout", type=DURATION, metavar="TIME", help="Wait for locks [default: 30s].")
 @click.option("--statement-timeout", type=DURATION, metavar="TIME", help="Of one statement on PostgreSQL.")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
+from rlrec import times
 from rlrec.app.audit.draws import newest
 from rlrec.app.audit.integrity import live_versions
 from rlrec.app.audit.integrity.findings import Finding, Findings
@@ -221,13 +222,13 @@ class _Gathering:
             self._remark(
                 "time", f"Nothing from before {format_time(start * DAY_US)[:10]} is shown over time: see --since."
             )
-        since = max(start * DAY_US, self.selection.since or 0)
+        since = max(times.midnight(start), self.selection.since or 0)
         request = outcomes.Request(by=self.answer.period, log=self._log(since), rewards=[str(self.answer.reward)])
         over_time = outcomes.outcomes(self.store, request)
         if self.answer.period == "week":
             self.answer.weeks = over_time
-        elif days[-1] - max(monday, since // DAY_US) >= 2 * 7 - 1:
-            request = replace(request, by="week", log=self._log(max(since, monday * DAY_US)))
+        elif days[-1] - max(monday, times.day_of(since)) >= 2 * 7 - 1:
+            request = replace(request, by="week", log=self._log(max(since, times.midnight(monday))))
             self.answer.weeks = outcomes.outcomes(self.store, request)
         return over_time
 

@@ -12,6 +12,7 @@ from itertools import chain
 from types import SimpleNamespace
 from typing import Any
 
+from rlrec import times
 from rlrec.cli.output.plain import dumps, mapping, single
 from rlrec.cli.text.text import Screen, View, printable
 
@@ -78,8 +79,10 @@ def _plain(value: Any) -> str:
 
 
 def short_times(text: str) -> str:
-    """A text with its times to the second, as a terminal shows them."""
-    return TIME.sub(r"\1 \2", text)
+    """A text with its times to the second, as a terminal shows them, in the time zone."""
+    if times.zone is None:
+        return TIME.sub(r"\1 \2", text)
+    return TIME.sub(lambda match: f"{times.local(times.parse(match[0])):%Y-%m-%d %H:%M:%S}", text)
 
 
 def decimals(values: Iterable[Any]) -> int | None:

@@ -17,7 +17,7 @@ import click
 
 from rlrec.cli.text.text import LARGEST, truncate, unstorable
 from rlrec.errors import InputError
-from rlrec.times import SECOND
+from rlrec.times import SECOND, find_zone, parse_local
 from rlrec.times import parse as parse_time
 
 if TYPE_CHECKING:
@@ -269,7 +269,8 @@ def parse_decision(text: str) -> int:
 
 DECISION = Parsed("decision id", parse_decision)
 FIRST_WORD = FirstWord("decision id", parse_decision)
-TIME = Parsed("time", parse_time)
+TIME = Parsed("time", parse_local)
+ZONE = Parsed("zone", find_zone)
 CLOCK = Parsed("time", parse_clock)
 DURATION = Parsed("duration", parse_duration)
 NUMBER = Parsed("number", parse_number)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from rlrec.store.database.unit import Unit
-from rlrec.times import DAY_US
+from rlrec.times import DAY_US, day_of
 
 _SPLIT = "(SELECT owner.split FROM session owner WHERE owner.id = d.session_id)"  # of a decision
 ROUTE = "(SELECT asked.route_id FROM route_decision asked WHERE asked.decision_id = d.id)"  # that it was asked for by
@@ -15,7 +16,8 @@ ROUTE = "(SELECT asked.route_id FROM route_decision asked WHERE asked.decision_i
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """Which decisions of the log; None means any. Times are microseconds, `since` included, `until` not."""
+    """Which decisions of the log; None means any. Times are microseconds, `since` included, `until` not. without: tests
+    on a decision `d`, of those that stored exclusions leave out."""
 
     policy_ids: Collection[int] | None = None
     version_ids: Collection[int] | None = None
@@ -27,10 +29,16 @@ class Selection:
     imported: bool | None = None
     splits: Collection[int] | None = None
     route_ids: Collection[int] | None = None
+    session_ids: Collection[int] | None = None
+    context_ids: Collection[int] | None = None
+    without: tuple[str, ...] = ()
 
     def conditions(self) -> list[str]:
         """Tests on a decision `d`, to be joined by AND."""
-        sets = {"policy_id": self.policy_ids, "version_id": self.version_ids, "variant_id": self.variant_ids}
+        sets = {
+            "policy_id": self.policy_ids, "version_id": self.version_ids, "variant_id": self.variant_ids,
+            "session_id": self.session_ids, "context_id": self.context_ids,
+        }  # fmt: skip
         bounds = {"at >=": self.since, "at <": self.until, "id >=": self.first_id, "id <=": self.last_id}
         return [
             *(f"d.{name} IN ({numbers(ids)})" for name, ids in sets.items() if ids is not None),
@@ -38,6 +46,8 @@ class Selection:
             *([] if self.imported is None else [f"d.imported = {int(self.imported)}"]),
             *([] if self.splits is None else [f"{_SPLIT} IN ({numbers(self.splits)})"]),
             *([] if self.route_ids is None else [f"{ROUTE} IN ({numbers(self.route_ids)})"]),
+            # a number begins the test, which `+` may stand before; what is not known does not hold
+            *([f"0 = CASE WHEN {' OR '.join(self.without)} THEN 1 ELSE 0 END"] if self.without else []),
         ]
 
 
@@ -53,7 +63,7 @@ def version_counts(unit: Unit, selection: Selection) -> dict[int, int]:
 
 
 class DayCount(NamedTuple):
-    """How many of some decisions a version served on a day, numbered from 1970-01-01 UTC."""
+    """How many of some decisions a version served on a day of the time zone, numbered from 1970-01-01."""
 
     day: int
     version_id: int
@@ -62,9 +72,12 @@ class DayCount(NamedTuple):
 
 def day_counts(unit: Unit, selection: Selection) -> list[DayCount]:
     """How many of the selected decisions each version served on each day, by day."""
-    columns = f"d.at / {DAY_US}, d.version_id, count(*)"
-    text = f"SELECT {columns} FROM decision d WHERE {_condition(selection)} GROUP BY 1, 2 ORDER BY 1, 2"
-    return unit.records(DayCount, text)
+    step = DAY_US // 96  # no zone divides a quarter of an hour
+    text = f"SELECT d.at / {step}, d.version_id, count(*) FROM decision d WHERE {_condition(selection)} GROUP BY 1, 2"
+    counts = Counter[tuple[int, int]]()
+    for number, version_id, decisions in unit.ask(text):
+        counts[day_of(number * step), version_id] += decisions
+    return [DayCount(*key, decisions) for key, decisions in sorted(counts.items())]
 
 
 def any_common(unit: Unit, *selections: Selection) -> bool:

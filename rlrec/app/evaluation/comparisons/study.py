@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rlrec import times
 from rlrec.app.evaluation.rows import groups
 from rlrec.arrays import Ids
 from rlrec.records import Reward
@@ -16,13 +17,13 @@ from rlrec.store.log import selected
 from rlrec.store.log.selected import Selection
 from rlrec.store.policies import policies
 from rlrec.store.policies.experiments import Experiment
-from rlrec.times import DAY_US, format_time
+from rlrec.times import DAY_US
 
 PERIODS = {"hour": DAY_US // 24, "day": DAY_US, "week": 7 * DAY_US}
 BY = ("variant", "policy", "version", *PERIODS, "users")
 USERS = ("new", "returning")
 NAMED = "named"  # users, not sessions without one
-_OFFSET = {"hour": 0, "day": 0, "week": 3 * DAY_US}  # time between the start of a period before 1970 and 1970
+THURSDAY = 3  # 1970-01-01; a week begins on a Monday
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,21 +90,36 @@ class Groups:
 
 
 def _period(at: Ids, by: str) -> Ids:
-    return (at + _OFFSET[by]) // PERIODS[by]
+    """The number of the period of each time, (n,): of days and weeks in the time zone."""
+    if by == "hour" or not len(at):
+        return at // PERIODS["hour"]
+    first, last = times.day_of(int(at.min())), times.day_of(int(at.max()))
+    day = first - 1 + np.searchsorted([times.midnight(day) for day in range(first, last + 1)], at, side="right")
+    return day if by == "day" else (day + THURSDAY) // 7
+
+
+def _start(number: int, by: str) -> int:
+    if by == "hour":
+        return number * PERIODS["hour"]
+    return times.midnight(number if by == "day" else number * 7 - THURSDAY)
+
+
+def _period_name(start: int, by: str) -> str:
+    """The date on which a period begins, or its hour."""
+    text = times.local(start).isoformat(timespec="minutes").replace("+00:00", "Z")
+    return text if by == "hour" else text[:10]
 
 
 def _periods(by: str, first_at: int, last_at: int) -> tuple[dict[int, str], frozenset[int]]:
     """Names of the periods of a log between two times, an hour or the first day of each, by number; and which groups
     are cut: the first and the last, where the log lacks more than a seventh of them."""
-    length = PERIODS[by]
     first, last = _period(np.array([first_at, last_at]), by).tolist()
-    starts = {
-        number: number * length - _OFFSET[by] for number in range(first, min(last, first + groups.MAX_GROUPS) + 1)
-    }
-    times = {number: format_time(start) for number, start in starts.items()}
-    is_cut = first_at > starts[first] + length // 7, last_at < max(starts.values()) + length - length // 7
-    names = {number: f"{time[:13]}:00Z" if by == "hour" else time[:10] for number, time in times.items()}
-    return names, frozenset(number for number, cut in zip((0, len(starts) - 1), is_cut, strict=True) if cut)
+    end = min(last, first + groups.MAX_GROUPS) + 1
+    starts = {number: _start(number, by) for number in range(first, end + 1)}
+    length = starts[first + 1] - starts[first]
+    is_cut = first_at > starts[first] + length // 7, last_at < starts[end] - (starts[end] - starts[end - 1]) // 7
+    names = {number: _period_name(start, by) for number, start in starts.items() if number < end}
+    return names, frozenset(number for number, cut in zip((0, len(names) - 1), is_cut, strict=True) if cut)
 
 
 def _version_labels(unit: Unit, study: Study) -> dict[int, str]:
