@@ -96,7 +96,7 @@ class Recommender(Commands):
     def __dir__(self) -> list[str]:
         return sorted({*super().__dir__(), *map(calls.attribute, COMMANDS.keys() - LEFT_OUT.keys())})
 
-    def log(self, log: str | None = None) -> Log:
+    def _read_log(self, log: str | None = None) -> Log:
         """The decisions of a filter, such as `policy=home,since=2026-01-01`; all of them without one."""
         from rlrec.app.upkeep.export_log import export_log
 
@@ -106,7 +106,9 @@ class Recommender(Commands):
         """A command as a function, a group as a namespace."""
         if isinstance(command, click.Group):
             inner = {calls.attribute(key): leaf for key, leaf in command.commands.items()}
-            methods = {key: partial(self._method, leaf, f"{name}.{key}") for key, leaf in inner.items()}
+            methods: dict[str, Any] = {key: partial(self._method, leaf, f"{name}.{key}") for key, leaf in inner.items()}
+            if name == "log":
+                methods["show"] = lambda: self._read_log  # store.log("policy=home") are decisions
             return Namespace(name, methods, command.help or "")
         signature, run = calls.signature(command), partial(self._answer, command)
         if name in POSITIONAL:

@@ -97,7 +97,8 @@ class StoredPolicy(NamedTuple):
 class Version:
     """A numbered belief of a policy; `seq` and `ordinal` are the policy's counters when it was made.
     `entered_to` is the last decision of the policy that the belief holds; None: every one. `parameters`: the design of
-    a contextual policy, and `since`, the first decision that the belief holds."""
+    a contextual policy, and `since`, the first decision that the belief holds. has_omissions: whether
+    it left some decisions out."""
 
     id: int
     policy: StoredPolicy
@@ -111,6 +112,7 @@ class Version:
     learned_from: Mapping[str, Any]
     parameters: Mapping[str, Any]
     created_at: int
+    has_omissions: bool = False
 
     @property
     def params(self) -> Mapping[str, Any]:

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from os import PathLike
 from typing import Any, Literal
 
-from rlrec.api import Records, Result
+from rlrec.api import Log, Records, Result
 
 
 class ArmCommands:
@@ -510,6 +510,36 @@ class ExperimentCommands:
         plot: Write the answer as a figure, too."""
 
 
+class LogCommands:
+    def exclude(self, name: str, *, where: str | None = None, machines: bool = False, dry_run: bool = False) -> Result:
+        """Leave decisions out of all that reads the log from now on, until `log include`.
+
+        Estimates, outcomes, experiments, curves, training and exports leave them out; --log included=NAME, or
+        included=all, brings them back for a command. They are served as before, and stay in the store. What is served to
+        them from now on teaches no belief. What a belief has learned from them before stays in it, with the events that
+        still come for it, until `policy rebuild` makes a version without them: the answer names these commands.
+
+        where: The decisions, as in the --log of `evaluate`.
+        machines: The users and sessions that `doctor` takes for machines.
+        dry_run: Say what would be stored, and store nothing."""
+
+    def include(self, name: str, *, dry_run: bool = False) -> Result:
+        """End an exclusion: its decisions count again.
+
+        Beliefs that left them out learn from them by `policy rebuild`.
+
+        dry_run: Say what would be stored, and store nothing."""
+
+    def list(self) -> Records:
+        """List the exclusions. Users and sessions are counted; --json names them."""
+
+    def show(self, log: 'str | None' = None) -> Log:
+        """The decisions of a filter, such as `policy=home,since=2026-01-01`; all of them without one."""
+
+    def __call__(self, log: 'str | None' = None) -> Log:
+        """The decisions of a filter, such as `policy=home,since=2026-01-01`; all of them without one."""
+
+
 class DbCommands:
     def forget(self, *, user: str, yes: bool = False, dry_run: bool = False) -> Result:
         """Delete a user, and what beliefs learned from them.
@@ -859,6 +889,8 @@ class Commands:
         layout: jsonl: one JSON object a decision. csv: a table, a row a slot. dsjson: for Vowpal Wabbit. parquet: PATH is a folder, to which what is new is appended (pip install 'rlrec[parquet]').
         log: Which decisions, e.g. policy=home,since=2026-01-01. Default: all.
         reward: Reward definition [default: that of each policy]; not of parquet."""
+
+    log: LogCommands
 
     def simulate(self, environment: str, *, parameters: Mapping[str, Any] | None = None, policy: str | None = None, experiment: str | None = None, sessions: int | None = None, steps: int | None = None, k: int = 1, ephemeral: bool = False, runs: int = 1, kind: str | None = None, params: Mapping[str, Any] | None = None, group: int = 1, seed: int | None = None, dry_run: bool = False) -> Result:
         """Serve a simulated audience whose best arm or policy is known.

@@ -28,7 +28,7 @@ from datetime import datetime, timedelta
 from os import PathLike
 from typing import Any, Literal
 
-from rlrec.api import Records, Result
+from rlrec.api import Log, Records, Result
 '''
 SEVERAL = {"list", "kinds", "versions", "diff", "delays", "roles", "evaluate"}  # commands that answer with records
 STORE: Any = api.Recommender("nowhere.db")
@@ -52,8 +52,10 @@ LEAVES = [*leaves()]
 def written(method: Any, name: str) -> str:
     """A method of the stub."""
     signature = inspect.signature(method)
+    signature = signature.replace(return_annotation=inspect.Signature.empty)
     parameters = [inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY), *signature.parameters.values()]
     answer = "Records" if method.__name__.rpartition(".")[2] in SEVERAL else "Result"
+    answer = "Log" if method.__name__ == "_read_log" else answer
     text = str(signature.replace(parameters=parameters)).replace("(self, /", "(self")
     text = re.sub(r"Optional\[(Literal\[[^]]*\])\]", r"\1 | None", text)  # of Python before 3.14
     text = re.sub(r"\b(collections\.abc|typing|datetime|os)\.(?=[A-Za-z])", "", text)

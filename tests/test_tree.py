@@ -83,6 +83,11 @@ COVERED = {  # test file: modules without a test file of their name, which it co
         "app/imports/log_stores",
         "store/log/folder",
     ],
+    "app/upkeep/test_exclusions.py": [
+        "app/audit/draws/machine_sessions",
+        "cli/commands/upkeep/log",
+        "store/log/exclusions",
+    ],
     "app/imports/test_propensities.py": ["app/imports/columns"],
     "app/judging/test_sweep.py": ["app/evaluation/targets/learning_targets"],
     "app/judging/test_evaluate.py": [

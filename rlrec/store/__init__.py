@@ -86,6 +86,7 @@ class Store:
         self._process = os.getpid()  # whose connections the engine has
         self._inherited: list[sa.Engine] = []
         self.reached = False  # whether the server has answered before
+        self._exclusions_noticed = False
         self._clock_noticed = False  # that the clock lies before the newest decision
         self.has_stored = False  # whether a transaction that writes was committed
         self._stored = False  # something that a retry of the command would store again
@@ -286,7 +287,7 @@ class Store:
         drew."""
         on_clock = self.now is None
         unit = Unit(connection, now=engine.clock(connection) if self.now is None else self.now, on_clock=on_clock)
-        unit.progress = self.progress
+        unit.progress, unit.note_exclusions = self.progress, self._note_exclusions
         schema.check(unit, address=self.address, write=write)
         self.reached = True
         newest = decisions.newest(unit)
@@ -304,6 +305,12 @@ class Store:
             self.notice(f"the newest decision of {self.address} lies ahead of the clock, and its time is used; {hint}")
         unit.now = newest
         return unit
+
+    def _note_exclusions(self, sentence: Callable[[], str | None]) -> None:
+        """Say once in a command what stored exclusions leave out."""
+        if not self._exclusions_noticed and (text := sentence()) is not None:
+            self.notice(text)
+        self._exclusions_noticed = True
 
     def refuse_far_ahead(self, unit: Unit, newest: int | None) -> None:
         """Raises InputError where `--now` would date what is stored far ahead of a log that follows the database's

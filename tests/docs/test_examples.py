@@ -21,6 +21,7 @@ EXAMPLES = re.compile(r"^ *Examples?:\n((?: +\S.*\n?)+)", re.MULTILINE)
 OF_SHELLS = re.compile(r"[|&;<>$`*]|^(?!rlrec )")
 ELSEWHERE = {
     "rlrec demo",  # a minute of its own
+    "rlrec log exclude bots --machines",  # needs machines: app/upkeep/test_exclusions.py
     "rlrec serve --listen 127.0.0.1:8080", "rlrec serve --listen unix:rlrec.sock",  # until a signal: cli/test_serve.py
     "rlrec db roles > roles.sql && psql shop -f roles.sql",  # needs a client of PostgreSQL: cli/test_db_roles.py
     # need people who come back (app/judging/test_suggestion.py), and ten stretches of time (judging/test_sweep.py)
@@ -82,6 +83,7 @@ def prepared(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) ->
         ["route", "set", "front", "--to", "other"],
         ["route", "create", "cart", "--to", "other"],
         ["route", "set", "cart", "--to", "home@2", "--share", "5%"],
+        ["log", "exclude", "bots", "--where", "user=u20"],
         ["policy", "create", "visits", "--kind", "gradient"],
         ["simulate", "bernoulli", "--policy", "visits", "--sessions", "60", "--steps", "3", "--group", "60",
          "--env", "rates=0.5,0.4,0.3,0.2,0.1", "--seed", "1"],

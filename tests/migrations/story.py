@@ -44,6 +44,7 @@ STORY: list[tuple[str, list[str]]] = [
     ("14:07", ["route", "set", "front", "--to", "slow@2"]),
     ("14:08", ["route", "rollback", "front"]),
     ("14:09", ["route", "set", "front", "--holdout", "5%"]),
+    ("14:10", ["log", "exclude", "staff", "--where", "user=u2"]),
 ]  # fmt: skip
 
 

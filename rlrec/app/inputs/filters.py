@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
 from rlrec.app.inputs import lookup
-from rlrec.errors import InputError, suggest
+from rlrec.errors import InputError, quantity, suggest
 from rlrec.store import Unit
+from rlrec.store.database.unit import parse as parse_body
+from rlrec.store.log import exclusions, selected, sessions
 from rlrec.store.log.selected import Selection
-from rlrec.store.policies import experiments, policies
-from rlrec.times import parse as parse_time
+from rlrec.store.policies import experiments, policies, users
+from rlrec.times import parse_local
 
-KEYS = ("policy", "version", "loggers", "experiment", "variant", "route", "since", "until", "split")
+FIELD = "field:"  # begins the key of a field of the context
+KEYS = (
+    "policy", "version", "loggers", "experiment", "variant", "route", "since", "until", "split", "user", "session",
+    "included",
+)  # fmt: skip
 # Values that are no names.
 EXAMPLES = {
     "version": "2", "loggers": "NAME@V+NAME@V", "since": "2026-01-01", "until": "2026-02-01", "split": "gate",
+    "user": "KEY+KEY", "session": "KEY+KEY",
 }  # fmt: skip
+_QUOTED = r'"(?:[^"\\]|\\.)*"'  # a JSON text: signs in it part nothing
+_PAIR, _VALUE = re.compile(rf'(?:{_QUOTED}|[^",])+'), re.compile(rf'(?:{_QUOTED}|[^"+])+')
+_SIDES = re.compile(rf'((?:{_QUOTED}|[^"=])*)(=?)(.*)', re.DOTALL)
 ALL = "all"  # loggers=all, or in short all
 IN_FILTER = " in the log filter"
 SPLITS = ("train", "tune", "gate")  # by the numbers that sessions have
@@ -38,14 +53,19 @@ def with_loggers(text: str | None, names: Iterable[str]) -> str:
 
 
 def parse(text: str) -> dict[str, str]:
-    """The pairs of a filter. Raises InputError for an unknown key or one given twice."""
+    """The pairs of a filter; values as they are typed. Raises InputError for an unknown key or one given twice."""
     pairs: dict[str, str] = {}
-    for pair in filter(None, (pair.strip() for pair in text.split(","))):
-        full_pair = f"loggers={ALL}" if pair == ALL else pair
-        key, sign, value = (piece.strip() for piece in full_pair.partition("="))
-        if key not in KEYS or not sign or not value:
+    if _PAIR.sub("", text).strip(","):
+        raise InputError(f"a quote is not closed in the log filter {text!r}", hint='write "a, b", and \\" for a quote')
+    for pair in filter(None, (pair.strip() for pair in _PAIR.findall(text))):
+        sides = _SIDES.fullmatch(f"loggers={ALL}" if pair == ALL else pair)
+        key, sign, value = (side.strip() for side in sides.groups()) if sides else (pair, "", "")
+        is_field = key.startswith(FIELD)
+        if is_field:
+            key = FIELD + json.dumps(_text(key.removeprefix(FIELD)), ensure_ascii=False)
+        if not (is_field or key in KEYS) or not sign or not value or key == f'{FIELD}""':
             shape = f"write {key}={EXAMPLES.get(key, 'NAME')}" if key in KEYS else suggest(key, list(KEYS))
-            hint = shape or f"write KEY=VALUE, joined by commas; keys: {', '.join(KEYS)}"
+            hint = shape or f"write KEY=VALUE, joined by commas; keys: {', '.join(KEYS)}, {FIELD}NAME"
             raise InputError(f"{pair!r} is not a log filter", hint=hint)
         if key in pairs:
             raise InputError(f"the log filter names {key} twice")
@@ -53,9 +73,67 @@ def parse(text: str) -> dict[str, str]:
     return pairs
 
 
+def _text(word: str) -> str:
+    """A text that may be in quotes, as JSON has it."""
+    try:
+        return str(json.loads(word)) if word.startswith('"') else word
+    except ValueError:
+        raise InputError(f"{word} is no text in quotes, in the log filter", hint="write it as JSON does") from None
+
+
+def texts_of(value: str) -> list[str]:
+    """The texts that a value joins by `+`."""
+    return [_text(word.strip()) for word in _VALUE.findall(value)]
+
+
+def _scalar(word: str) -> Any:
+    """A number, true, false, null or a text in quotes as JSON has them; any other text is itself."""
+    try:
+        value = json.loads(word, parse_constant=str)
+    except ValueError:
+        return word
+    return word if isinstance(value, dict | list) else value
+
+
 def selection(unit: Unit, text: str | None) -> Selection:
-    """The decisions that a filter means; no filter means all. Raises InputError for names the store lacks."""
+    """The decisions that a filter means, without those that stored exclusions leave out; no filter means all. Raises
+    InputError for names the store lacks."""
     pairs = parse(text or "")
+    log = replace(select(unit, pairs), without=exclusion_tests(unit, included=pairs.get("included")))
+    if log.without:
+        unit.note_exclusions(partial(_sentence, unit, log))
+    return log
+
+
+def _sentence(unit: Unit, log: Selection) -> str | None:
+    """A line on how many decisions of a filter stored exclusions leave out; None without any."""
+    total, left = (selected.extent(unit, part).decisions for part in (replace(log, without=()), log))
+    counts = f"{total - left:,} of {quantity(total, 'decision')}"
+    hint = f"`rlrec log list` names them, --log included={ALL} brings them back"
+    return f"exclusions leave out {counts}: {hint}" if left < total else None
+
+
+def exclusion_tests(unit: Unit, *, included: str | None = None, scope: str = "") -> tuple[str, ...]:
+    """Tests on a decision `d`, of those that stored exclusions leave out. included: the names of some that do not;
+    scope: a test on the decisions that are asked about, where these are few."""
+    stored = {exclusion.name: exclusion for exclusion in exclusions.all_exclusions(unit)}
+    names = {*stored} if included == ALL else {*texts_of(included or "")}
+    for name in sorted(names - stored.keys()):
+        raise lookup.unknown("exclusion", name, stored, clause=IN_FILTER, hint="`rlrec log list` shows them")
+    return tuple(excluding_test(unit, stored[name], scope=scope) for name in stored if name not in names)
+
+
+def excluding_test(unit: Unit, exclusion: exclusions.Exclusion, *, scope: str = "") -> str:
+    """The test that a decision is one of an exclusion's."""
+    log = select(unit, parse(exclusion.filter), scope=scope, is_stored=True)
+    if exclusion.by_unit:
+        log = replace(log, session_ids=exclusions.session_ids(unit, exclusion.id, scope=scope))
+    return f"({' AND '.join(log.conditions()) or '1 = 1'})"
+
+
+def select(unit: Unit, pairs: Mapping[str, str], *, scope: str = "", is_stored: bool = False) -> Selection:
+    """The decisions that the pairs of a filter mean. scope: as of `exclusion_tests`; is_stored: a field that no
+    context has is no mistake."""
     versions = _versions(unit, pairs)
     if (names := pairs.get("loggers", ALL)) != ALL:
         loggers = {lookup.version(unit, name)[0].id for name in names.split("+")}
@@ -77,7 +155,62 @@ def selection(unit: Unit, text: str | None) -> Selection:
         until=until,
         splits=[_split(pairs["split"])] if "split" in pairs else None,
         route_ids=route_ids,
+        session_ids=_sessions(unit, pairs) if {"user", "session"} & pairs.keys() else None,
+        context_ids=_contexts(unit, pairs, scope, is_stored) if any(FIELD in key for key in pairs) else None,
     )
+
+
+def _sessions(unit: Unit, pairs: Mapping[str, str]) -> list[int]:
+    """The ids of the sessions with one of these keys, and of one of these users."""
+    stored: dict[str, set[int]] = {}
+    if "user" in pairs:
+        ids = user_ids(unit, pairs["user"])
+        stored["user"] = {row[0] for row in unit.ask("SELECT id FROM session WHERE user_id IN (?*)", ids)}
+    if "session" in pairs:
+        keys = texts_of(pairs["session"])
+        named = sessions.find(unit, keys)
+        _refuse_unknown("session", [key for key in keys if key not in named])
+        stored["session"] = {session.id for session in named.values()}
+    return sorted(set.intersection(*stored.values()))
+
+
+def user_ids(unit: Unit, value: str) -> list[int]:
+    """The ids of the people with one of the keys of a value."""
+    keys = texts_of(value)
+    main_keys = users.main_keys(unit, keys) if unit.folder is None else {}
+    ids = sessions.user_ids(unit, [main_keys.get(key, key) for key in keys])
+    _refuse_unknown("user", [key for key in keys if main_keys.get(key, key) not in ids])
+    return sorted({*ids.values()})
+
+
+def _refuse_unknown(noun: str, keys: list[str]) -> None:
+    for key in keys:
+        hint = 'a key with a comma, "+" or a quote stands in quotes; `rlrec session list` shows keys'
+        raise InputError(f"unknown {noun} {key!r} in the log filter", hint=hint)
+
+
+def _contexts(unit: Unit, pairs: Mapping[str, str], scope: str, is_stored: bool) -> list[int]:
+    """The ids of the contexts whose fields have one of the values of a filter."""
+    allowed = {
+        json.loads(key.removeprefix(FIELD)): {_comparable(_scalar(word.strip())) for word in _VALUE.findall(value)}
+        for key, value in pairs.items() if FIELD in key
+    }  # fmt: skip
+    names, ids = set[str](), list[int]()
+    test = f" WHERE id IN (SELECT d.context_id FROM decision d WHERE {scope})" if scope else ""
+    for rows in unit.portions(f"SELECT id, body FROM context{test}"):
+        for key, body in rows:
+            fields = parse_body(body, f"body of context {key}")
+            names.update(fields)
+            if all(name in fields and _comparable(fields[name]) in values for name, values in allowed.items()):
+                ids.append(key)
+    for name in () if is_stored else sorted(allowed.keys() - names):
+        raise lookup.unknown("field", name, names, clause=IN_FILTER, hint="no context has it")
+    return ids
+
+
+def _comparable(value: Any) -> tuple[bool, Any]:
+    """A value of JSON, equal to that of the same number or text: true is not 1."""
+    return isinstance(value, bool), str(value) if isinstance(value, dict | list) else value
 
 
 def _split(name: str) -> int:
@@ -96,7 +229,7 @@ def _policies(unit: Unit, reference: str) -> list[int]:
     return ids
 
 
-def _versions(unit: Unit, pairs: dict[str, str]) -> list[int] | None:
+def _versions(unit: Unit, pairs: Mapping[str, str]) -> list[int] | None:
     """The ids of the versions with one number, of all policies or of the one that is named; None where any counts."""
     policy, number = pairs.get("policy"), pairs.get("version")
     if policy is not None and lookup.split(policy)[1] is not None:
@@ -112,7 +245,7 @@ def _versions(unit: Unit, pairs: dict[str, str]) -> list[int] | None:
     return [version.id for version in policies.versions(unit, policy_ids) if version.number == int(number)]
 
 
-def _variants(unit: Unit, pairs: dict[str, str]) -> list[int]:
+def _variants(unit: Unit, pairs: Mapping[str, str]) -> list[int]:
     """The ids of the variants with one label, of all experiments or of the one that is named."""
     stored = experiments.all_experiments(unit)
     name = pairs.get("experiment")
@@ -128,7 +261,7 @@ def _variants(unit: Unit, pairs: dict[str, str]) -> list[int]:
 
 def _time(text: str) -> int:
     try:
-        return parse_time(text)
+        return parse_local(text)
     except InputError as error:
         error.message = f"{error.message} (in the log filter)"
         raise

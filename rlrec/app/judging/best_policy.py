@@ -241,7 +241,7 @@ def _repriced(unit: Unit, version: Version, reward: Reward) -> Iterator[Draft]:
         options = f"--kind {ANY_REWARD} --reward {reward.name} --from-log policy={name}"
         draft = designs.unstored(ANY_REWARD, kinds.values(kinds.make(ANY_REWARD, {})), reward)
         command = f"`rlrec policy create {name}-{reward.name} {options}` makes it"
-    owned = Selection(policy_ids=[version.policy.id], imported=False)
+    owned = replace(filters.selection(unit, None), policy_ids=[version.policy.id], imported=False)
     fitted = warm_start.fit_to_log(unit, draft, owned)
     policy = designs.policy_of(fitted.version)
     if fitted.weights or not fitted.slots:

@@ -4,6 +4,7 @@ inverse-propensity means."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,6 @@ from rlrec.ope.sums import adaptive
 from rlrec.policy.beliefs.reward import bounds, within_unit_hint
 from rlrec.records import Arm, Version
 from rlrec.store import Unit
-from rlrec.store.log.selected import Selection
 from rlrec.store.policies import arms
 
 WEIGHT = 10.0  # pseudo-pulls of an arm by default
@@ -79,7 +79,7 @@ def weighted_means(unit: Unit, version: Version, catalogue: Sequence[Arm]) -> li
     ids = np.array([arm.id for arm in catalogue], np.int64)
     sums = np.zeros((adaptive.TERMS, len(ids)))
     policy = designs.policy_of(version)
-    selection = Selection(policy_ids=[version.policy.id], imported=False)
+    selection = replace(filters.selection(unit, None), policy_ids=[version.policy.id], imported=False)
     for impressions in reward_log.impressions(unit, selection, version.reward, columns=["marginal"]):
         weighed = impressions.take(~np.isnan(impressions.slots["marginal"]))
         arm = np.searchsorted(ids, weighed.slots["arm_id"])

@@ -10,7 +10,7 @@ from rlrec.app.learning.ledger import Ledger
 from rlrec.policy.beliefs.forgetting import Forgetting
 from rlrec.records import Head, Version
 from rlrec.store import Unit
-from rlrec.store.log import decisions
+from rlrec.store.log import decisions, settings
 from rlrec.store.policies import beliefs, policies
 
 if TYPE_CHECKING:
@@ -44,8 +44,10 @@ def add_settled(unit: Unit, ledger: Ledger, version: Version, *, last: int) -> i
     """Enter the decisions after those that a belief holds, up to `last`: how many slots entered."""
     from rlrec.app.learning.slot_statistics import BeliefFold
 
+    first = max(version.since, (version.entered_to or 0) + 1)
+    ledger.omit([version], first=first, last=last)
     fold = BeliefFold(unit, version, ordinal=ledger.ordinal[version.policy.id])
-    total, entered = fold.range_sums(max(version.since, (version.entered_to or 0) + 1), last)
+    total, entered = fold.range_sums(first, last)
     if total:
         ledger.write(version, total)
     ledger.mark_entered(version, last)
@@ -69,6 +71,8 @@ def fork(unit: Unit, version: Version) -> tuple[Totals, int]:
     newest_mature = decisions.newest_id(unit, policy, drawn_before=unit.now - version.reward.window_us)
     if version.entered_to is None:
         sign, first = -1.0, newest_mature + 1
+    elif settings.get(unit).has_exclusions:  # which of those that wait will enter is told when they do
+        return slot_statistics.stored_sums(unit, version, ordinal=now), version.entered_to
     else:
         sign, first, last = 1.0, version.entered_to + 1, newest_mature
     change, _ = fold.range_sums(max(first, version.since), last)

@@ -53,13 +53,14 @@ def provenance(
 
 def _distinct(version: Version) -> int:
     forgets, by_curve = Forgetting.parse(version.params).forgets, version.params.get("position")
-    return version.id if version.contextual or version.since or forgets or by_curve else 0
+    differs = version.contextual or version.since or forgets or by_curve or version.has_omissions
+    return version.id if differs else 0
 
 
 def sums(fold: BeliefFold, batch: Batch, last: int | None) -> Totals:
     """The sums of the slots of a batch that a belief holds, up to a decision."""
     impressions = reward_log.with_rewards(batch, fold.version.reward, settled_only=False)
-    rows = ~batch.slots["censored"] & (batch.slots["decision_id"] >= fold.version.since)
+    rows = ~batch.slots["censored"] & (batch.slots["decision_id"] >= fold.version.since) & fold.entering(batch.slots)
     return fold.sums(impressions, rows=rows if last is None else rows & (batch.slots["decision_id"] <= last))
 
 

@@ -73,6 +73,8 @@ class Ledger:
         self._pending: dict[tuple[int, int], dict[tuple[SlotKey, RewardChange], int]] = defaultdict(dict)
         self._sums: dict[tuple[int, int], dict[BeliefKey, Any]] = defaultdict(dict)
         self._changed: dict[int, set[int]] = defaultdict(set)  # by version: arms whose sums were written
+        self._omitting = set[int]()  # versions that left decisions out
+        self._omissions: Set[tuple[int, int]] = frozenset()  # of these, and decisions whose events come
         self.lock(policy_ids)
 
     def lock(self, policy_ids: Collection[int]) -> None:
@@ -88,6 +90,8 @@ class Ledger:
         self._locked |= new
         for version in learning:
             self.learning[version.policy.id].append(version)
+            if version.has_omissions:
+                self._omitting.add(version.id)
 
     def require(self, policy_ids: Collection[int]) -> None:
         """Lock policies after sessions are locked. Raises Unordered where that could be a deadlock."""
@@ -134,6 +138,10 @@ class Ledger:
         stored: the earlier events of each decision; arms: by decision and position, of slots beside their target's.
         Slots with equal keys and equal events have equal rewards: they are counted, and derived once."""
         scopes = {policy_id: self._find_scope(policy_id) for policy_id in {target[1] for target, _ in changed}}
+        if self._omitting:
+            from rlrec.store.log import exclusions
+
+            self._omissions = exclusions.omissions(self.unit, self._omitting, {target[0] for target, _ in changed})
         needing = {policy_id for policy_id, scope in scopes.items() if scope and scope.fields.propensity}
         weighed_ids = {target.decision_id for target, _ in changed if target.policy_id in needing} if needing else ()
         shown = {
@@ -195,7 +203,9 @@ class Ledger:
             safe_age = min(
                 (version.reward.window_us for version in learning if version.reward.late == "ignore"), default=inf
             )
-            if any(version.entered_to is not None or version.since for version in learning):
+            if any(
+                version.entered_to is not None or version.since or version.id in self._omitting for version in learning
+            ):
                 safe_age = -1
             weighed = {CENSOR}.union(*(version.reward.weights for version in learning))
             self._scope[policy_id] = EventScope(safe_age, weighed, self.fields(policy_id)) if learning else None
@@ -211,7 +221,8 @@ class Ledger:
             version
             for version in learning
             if version.since <= decision_id and (version.entered_to is None or decision_id <= version.entered_to)
-        ]
+            and (version.id, decision_id) not in self._omissions
+        ]  # fmt: skip
         old, fresh = by_position(past), by_position(Event(*row) for row in new)
         for position, key in keys.items():
             slot_events = old.get(position, [])
@@ -248,6 +259,23 @@ class Ledger:
                 for key, times in slots.items():
                     self.replace(version, key, (None, version.reward.default), times=times)
 
+    def omit(self, versions: Sequence[Version], *, first: int, last: int) -> set[int]:
+        """The decisions of a range of ids, of one policy, that beliefs leave out since they are excluded now."""
+        from rlrec.app.inputs import filters
+        from rlrec.store.log import exclusions, settings
+        from rlrec.store.log.selected import Selection
+
+        if not versions or not settings.get(self.unit).has_exclusions:
+            return set()
+        selection = Selection(
+            policy_ids=[versions[0].policy.id], first_id=first, last_id=last, imported=False,
+            without=filters.exclusion_tests(self.unit, scope=f"d.id >= {first} AND d.id <= {last}"),
+        )  # fmt: skip
+        self._omitting.update(version.id for version in versions)
+        for version in versions:
+            exclusions.omit(self.unit, version.id, selection)
+        return set(exclusions.omitted_ids(self.unit, versions[0].id, first, last))
+
     # -- slots whose window is over --
 
     def settle(self, policy_ids: Iterable[int] | None = None) -> int:
@@ -266,7 +294,8 @@ class Ledger:
     def _settle(self, version: Version) -> int:
         if not (ids := self.overdue(version, OVERDUE)):
             return 0
-        since = [number for number in ids if number >= version.since]
+        left_out = self.omit([version], first=ids[0], last=ids[-1])
+        since = [number for number in ids if number >= version.since and number not in left_out]
         entering, stored = decisions.find(self.unit, since), events.by_decision(self.unit, since)
         fields = self.fields(version.policy.id)
         for decision in entering.values():

@@ -32,7 +32,7 @@ class FittedLog:
     def sums(self, batch: Batch) -> Totals:
         """The sums of those slots of a batch that the version was fitted to."""
         past = _received_by(batch, self.received_by)
-        rows = self.log.rows(past.slots) & ~past.slots["censored"]
+        rows = self.log.rows(past.slots) & ~past.slots["censored"] & self.fold.entering(past.slots)
         if not rows.any():
             return {}
         timeless = {name: column for name, column in past.slots.items() if name != "ordinal"}  # a log does not fade

@@ -21,7 +21,8 @@ from rlrec.policy.contexts.marginal import Anchor
 from rlrec.policy.kinds.linear import Linear
 from rlrec.records import Version
 from rlrec.store import Unit
-from rlrec.store.log import reader
+from rlrec.store.database.bulk import Columns
+from rlrec.store.log import exclusions, reader
 from rlrec.store.log.selected import Selection
 from rlrec.store.policies import beliefs
 
@@ -84,9 +85,17 @@ class BeliefFold:
         sums, count = Totals(), 0
         for batch in reader.ranges(self.unit, self.version.policy.id, first=first, last=last):
             slots = reward_log.with_rewards(batch, self.version.reward, settled_only=False)
-            sums = add(sums, self.sums(slots, rows=~batch.slots["censored"]))
+            sums = add(sums, self.sums(slots, rows=~batch.slots["censored"] & self.entering(batch.slots)))
             count += len(slots)
         return sums, count
+
+    def entering(self, slots: Columns) -> Flags:
+        """Which rows of a part of the log the belief does not leave out, (n,)."""
+        ids = slots["decision_id"]
+        if not len(ids):
+            return np.zeros(0, np.bool_)
+        left_out = exclusions.omitted_ids(self.unit, self.version.id, int(ids.min()), int(ids.max()))
+        return ~np.isin(ids, left_out)
 
     def changes(self, counts: Mapping[CountedSlot, float]) -> Totals:
         """The sums of slots, each as often as its count says: less than never where it leaves the belief."""

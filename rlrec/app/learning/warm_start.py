@@ -45,14 +45,15 @@ HASHED = 16  # columns for the features of arms, as long as there are none to fi
 
 @dataclass(frozen=True, kw_only=True)
 class InitialBelief:
-    """The sums that a version starts from, the record of the log that they come from, its `parameters`, the weights of
-    arms, by their ids, of a trained kind, and the version that it is a copy of."""
+    """The sums that a version starts from, the record of the log that they come from, and that log; its `parameters`,
+    the weights of arms, by their ids, of a trained kind, and the version that it is a copy of."""
 
     sums: Totals = field(default_factory=dict)
     weights: Weights = ()
     parent_id: int | None = None
     record: Mapping[str, Any] = field(default_factory=dict)
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    log: Selection | None = None
 
 
 NO_BELIEF = InitialBelief()
@@ -78,7 +79,10 @@ def warm_start(
     record = lineage.record(
         unit, from_log, selected, last_id=fitted.last_id, window_us=reward.window_us, slots=fitted.slots
     )
-    return InitialBelief(sums=fitted.sums, record=record, parameters=fitted.version.parameters, weights=fitted.weights)
+    return InitialBelief(
+        sums=fitted.sums, record=record, parameters=fitted.version.parameters, weights=fitted.weights,
+        log=replace(selected, last_id=fitted.last_id),
+    )  # fmt: skip
 
 
 def shares_weights(typed: Mapping[str, Any]) -> bool:
@@ -96,16 +100,23 @@ def refit(unit: Unit, version: Version, *, from_prior: bool) -> InitialBelief:
     fitted_to = {name: record[name] for name in ("prior",) if name in record}
     sums: Totals = {}
     weights: Weights = ()
+    selected = None
     if "selection" in record and not from_prior:
-        selected = Selection(**{"last_id": record.get("last_id"), **record["selection"]})
+        excluded = filters.exclusion_tests(unit, included=filters.parse(record["filter"]).get("included"))
+        selected = Selection(**{"last_id": record.get("last_id"), **record["selection"], "without": excluded})
         version, sums, slots, _, weights = fit_to_log(unit, version, selected)
         names = ("filter", "selection", "last_id", "now", "window_us")
         fitted_to |= {name: record[name] for name in names if name in record} | {"slots": slots}
     policy = designs.policy_of(version)
     if is_contextual(policy) and policy.expands and not sums:
-        selection = Selection(policy_ids=[version.policy.id], first_id=version.since or None, imported=False)
-        version = fit_to_log(unit, version, selection).version
-    return InitialBelief(sums=sums, record=fitted_to, parameters=version.parameters, weights=weights)
+        served = replace(
+            filters.selection(unit, None),
+            policy_ids=[version.policy.id],
+            first_id=version.since or None,
+            imported=False,
+        )
+        version = fit_to_log(unit, version, served).version
+    return InitialBelief(sums=sums, record=fitted_to, parameters=version.parameters, weights=weights, log=selected)
 
 
 def fit_design(

@@ -10,6 +10,7 @@ import numpy as np
 
 from rlrec import policy as kinds
 from rlrec.arrays import Flags
+from rlrec.errors import InputError
 from rlrec.policy.beliefs.base import Belief, Policy
 from rlrec.records import Version
 from rlrec.store import Unit
@@ -33,6 +34,7 @@ class LearnedFrom:
         """The columns that `rows` needs, of those that are not always read."""
         selection = self.selection
         named = {"split": selection.splits, "variant_id": selection.variant_ids, "route_id": selection.route_ids}
+        named["context_id"] = selection.context_ids
         read = {name for name, values in named.items() if values is not None}
         return frozenset(read if self.splits is None else {*read, "split"})
 
@@ -52,6 +54,7 @@ def select_rows(slots: Columns, selection: Selection) -> Flags:
     for name, values in (
         ("policy_id", selection.policy_ids), ("version_id", selection.version_ids), ("split", selection.splits),
         ("variant_id", selection.variant_ids), ("route_id", selection.route_ids),
+        ("session_id", selection.session_ids), ("context_id", selection.context_ids),
     ):  # fmt: skip
         if values is not None:
             rows &= np.isin(slots[name], list(values))
@@ -91,8 +94,12 @@ def started_from(chain: Sequence[Version]) -> list[LearnedFrom]:
 
 
 def record(unit: Unit, text: str, selected: Selection, *, last_id: int, window_us: int, slots: int) -> dict[str, Any]:
-    """The record of a log that a version is fitted to: its filter, what that selected, and how much was mature."""
-    selection = {name: value for name, value in asdict(selected).items() if value is not None}
+    """The record of a log that a version is fitted to: its filter, what that selected, and how much was mature. Raises
+    InputError where the filter names people, whose keys would stay when they are forgotten."""
+    if selected.session_ids is not None:
+        hint = "`rlrec log exclude` leaves people out of all that is learned"
+        raise InputError("what is learned is recorded with its filter, which names no user or session", hint=hint)
+    selection = {name: value for name, value in asdict(selected).items() if value is not None and name != "without"}
     return {
         "filter": text, "selection": selection, "last_id": last_id, "now": unit.now, "window_us": window_us,
         "slots": slots,

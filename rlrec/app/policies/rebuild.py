@@ -28,7 +28,7 @@ from rlrec.policy.kinds.long_term import LongTerm
 from rlrec.records import Version
 from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
-from rlrec.store.log import decisions, reader, settings
+from rlrec.store.log import decisions, exclusions, reader, settings
 from rlrec.store.policies import arms, beliefs, policies
 from rlrec.times import format_time
 
@@ -199,7 +199,8 @@ def _overall(result: arm_effects.Result) -> arm_effects.GroupEffects:
 def _since(unit: Unit, version: Version, *, method: str) -> tuple[int, int] | None:
     """The first decision since the rewards of the policy last changed, and its time."""
     detector, newest = drift.detector(method), None
-    for batch in reader.ranges(unit, version.policy.id, first=1, last=decisions.newest_id(unit, version.policy.id)):
+    last, tests = decisions.newest_id(unit, version.policy.id), filters.selection(unit, None).conditions()
+    for batch in reader.ranges(unit, version.policy.id, first=1, last=last, tests=tests):
         slots = reward_log.with_rewards(batch, version.reward)
         mature = reward_log.mature(slots.slots, version.reward, now=unit.now)
         first = slots.take(mature & ~slots.slots["censored"] & (slots.slots["position"] == 1))
@@ -226,6 +227,8 @@ def _begin(unit: Unit, plan: _Plan) -> int:
         sums={key: fade * numbers for key, numbers in plan.initial.sums.items()}, entered_to=0,
         learned_from={**plan.initial.record, "ripe": ripe}, weights=plan.initial.weights,
     )  # fmt: skip
+    if plan.initial.log is not None and plan.initial.log.without:
+        exclusions.omit(unit, version_id, plan.initial.log)
     settings.add_run(unit, "policy rebuild", {"policy": policy.name, "version": number})
     return version_id
 

@@ -253,6 +253,11 @@ class RequestGroup:
             shadow_records = weigh({index: planned[index] for index in routed}, slates, visits, self.cache.keys)
             routes.add_shadowed(unit, [(shadow, decision_ids[index], log) for shadow, index, log in shadow_records])
         for policy_id, served_slates in served.items():
+            if sessions.has_exclusions:
+                ids = [row[0] for row in rows if row[1] == policy_id]
+                learning = [version for version in ledger.learning[policy_id] if version.entered_to is None]
+                left_out = ledger.omit(learning, first=ids[0], last=ids[-1])
+                served_slates = [slate for key, slate in zip(ids, served_slates, strict=True) if key not in left_out]
             ledger.serve(policy_id, served_slates)
         return answers
 

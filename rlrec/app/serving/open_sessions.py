@@ -121,6 +121,7 @@ class OpenSessions:
             self.main_keys.update(main_keys(unit, {user for _, user in pairs if user is not None}).items())
         self.unit = unit
         self.lock = not read_only
+        self.has_exclusions = settings.has_exclusions
         self.timeout_us = settings.session_timeout_us
         users: dict[str, str | None] = {}  # the first one given, by session
         for key, user in pairs:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rlrec.app import opening
-from rlrec.app.audit.draws import logged_draws, propensities
+from rlrec.app.audit.draws import logged_draws, machine_sessions, propensities
 from rlrec.app.audit.draws.arm_counts import ArmCounts, Entropy, StarvingArms
 from rlrec.app.audit.draws.examination import Examination
 from rlrec.app.audit.draws.newest import RewardDrift
@@ -46,6 +46,7 @@ CHECKS = {
     "entropy": ("policies", "policies"),
     "positions": ("policies", "policies"),
     "waiting": ("policies", "policies"),
+    machine_sessions.CHECK: ("clicks of users and sessions", "decisions"),
     "live": ("routes and experiments against live versions", "policies"),
     "removals": ("transactions of db forget and db prune", "removals"),
 }
@@ -133,6 +134,8 @@ def _audit(store: Store, request: Request, findings: Findings) -> dict[str, int]
         if not findings.has(dangling.CHECK, ""):  # else arms or contexts may be gone
             with findings.unreadable(logged_draws.SHOWN, "store"):
                 logged_draws.check(unit, findings=findings)
+            with findings.unreadable(machine_sessions.CHECK, "store"):
+                machine_sessions.check(unit, findings=findings)
         unit.progress(PARTS, 5, None)
         with findings.unreadable("propensities", "store"):
             n_derived = _propensities(unit, request, findings)

@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "outcomes": ("commands.judging", "Show visits, returns and rewards per user, and compare groups"),
     "import-log": ("commands.upkeep", "Take in logs from elsewhere, to estimate on and to learn from"),
     "export-log": ("commands.upkeep", "Write the log, one decision a line"),
+    "log": ("commands.upkeep", "Leave bots, staff or outages out of all that reads the log"),
     "simulate": ("commands.setup", "Serve a simulated audience whose best arm or policy is known"),
     "exposure": ("commands.judging", "Show how much of the log each arm had, and how evenly"),
     "exploration": ("commands.judging", "Show what exploration costs, and what it earns"),

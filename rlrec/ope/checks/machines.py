@@ -43,8 +43,7 @@ class SessionSums(Sums):
     @classmethod
     def from_sessions(cls, slots: Ids, clicks: Ids) -> SessionSums:
         """The sums of one batch of entire sessions. slots, clicks (n,): of each, as counts."""
-        scale = np.minimum(1.0, LARGEST / np.maximum(slots, 1))
-        cell = np.rint(slots * scale).astype(np.int64) * (LARGEST + 1) + np.rint(clicks * scale).astype(np.int64)
+        cell = np.ravel_multi_index(cells_of(slots, clicks), (LARGEST + 1, LARGEST + 1))
         return cls(np.bincount(cell, minlength=(LARGEST + 1) ** 2).reshape(LARGEST + 1, -1).astype(np.float64))
 
     @property
@@ -55,16 +54,25 @@ class SessionSums(Sums):
         is_eager = (number[:, None] >= FEWEST) & (number > _EAGER * number[:, None])
         if np.where(is_eager, self.counts, 0.0).sum(axis=0) @ number <= LEAST_SHARE * clicks:
             return False
-        gain, machine_slots, machine_clicks = machines(self.counts)
+        gain, shares = machines(self.counts)
+        by_machines = np.where(number[:, None] >= FEWEST, shares * self.counts, 0.0)
+        machine_slots, machine_clicks = by_machines.sum(axis=1) @ number, by_machines.sum(axis=0) @ number
         matters = machine_clicks > LEAST_SHARE * clicks
         stands_apart = clicks - machine_clicks <= LARGEST_RATE * (slots - machine_slots)
         return bool(gain > LEAST_GAIN and matters and stands_apart)
 
 
-def machines(counts: Array) -> tuple[float, float, float]:
-    """How much better people and machines fit than people alone, by log likelihood, and the slots and clicks that the
-    machines have. counts: as in `SessionSums`."""
-    gain = machine_slots = machine_clicks = 0.0
+def cells_of(slots: Ids, clicks: Ids) -> tuple[Ids, Ids]:
+    """The row and the column of each session, of so many slots and clicks, in `SessionSums`, (n,) each."""
+    scale = np.minimum(1.0, LARGEST / np.maximum(slots, 1))
+    return np.rint(slots * scale).astype(np.int64), np.rint(clicks * scale).astype(np.int64)
+
+
+def machines(counts: Array) -> tuple[float, Array]:
+    """How much better people and machines fit than people alone, by log likelihood, and the probability that a session
+    of so many slots and clicks is a machine's, (65, 65). counts: as in `SessionSums`.
+    Shorter sessions say little of how many machines there are: there are as many among them as among others."""
+    gain, shares = 0.0, np.zeros_like(counts)
     shorter, fitted = np.zeros(len(_MEANS) * len(_SPREADS) * len(_ATTRACTED)), 0.0
     for start, end in pairwise((2, *_LENGTHS)):
         slots, clicks = np.nonzero(counts[start:end])
@@ -83,10 +91,16 @@ def machines(counts: Array) -> tuple[float, float, float]:
         gain += float(fits[best].max() - fits[0].max())
         by_machines = weights[best] * machine
         others = (1 - weights[best]) * people[fits[best].argmax()]
-        share = number * by_machines / np.maximum(by_machines + others, _LEAST)
-        machine_slots, machine_clicks = machine_slots + float(share @ slots), machine_clicks + float(share @ clicks)
+        shares[slots, clicks] = by_machines / np.maximum(by_machines + others, _LEAST)
         shorter, fitted = fits[best], min(fitted, _SHORTER) + float(number.sum())
-    return gain, machine_slots, machine_clicks
+    slots, clicks = np.nonzero(counts[:FEWEST])
+    weight = float((shares * counts)[FEWEST:].sum() / max(counts[FEWEST:].sum(), 1.0))
+    if len(slots) and weight:
+        people, machine = _probabilities(slots, clicks)
+        mixtures = (1 - weight) * people + weight * machine
+        best = int((np.log(np.maximum(mixtures, _LEAST)) @ counts[slots, clicks]).argmax())
+        shares[slots, clicks] = weight * machine / np.maximum(mixtures[best], _LEAST)
+    return gain, shares
 
 
 def _probabilities(slots: Ids, clicks: Ids) -> tuple[Array, Array]:

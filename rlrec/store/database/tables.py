@@ -117,9 +117,11 @@ policy = _table(
 # Numbered beliefs of policies: immutable ones (frozen, trained), and those that still learn. `seq` and `ordinal` are
 # the policy's counters at its creation. `entered_to`: the last decision of the policy that this belief holds (ids are
 # drawn under the head's lock, so within one policy they are in order of commit and of time); null: every one.
+# has_omissions: 1 where some of them are in the table `omission`.
 version = _table(
     "version", *_ids("policy_id"), *_columns(BIG, "number", "seq", "ordinal", "entered_to?", "created_at"),
     *_columns(TEXT, "status", "learned_from", "parameters?", "report?"), *_ids("reward_id", "parent_id?"),
+    *_columns(SMALL, "has_omissions?"),
 )  # fmt: skip
 
 # The one mutable row of a policy. Its lock is the policy's lock; seq counts the transactions that changed a belief;
@@ -223,6 +225,15 @@ decision = _table("decision", *_fields(DECISION[1:]))
 last_decision = _table("last_decision", *_ids("user_id", "decision_id"), key=["user_id"])
 # The arms of a decision by position.
 slot = _table("slot", *_fields(SLOT), key=["decision_id", "position"])
+
+# Decisions that every reader leaves out: those that pass the filter, in sessions of the units where it is by_unit. The
+# keys of people stand in no filter here, so that nothing of them stays when they are forgotten.
+exclusion = _table(
+    "exclusion", *_columns(TEXT, "name", "filter"), *_columns(SMALL, "by_unit"), *_columns(BIG, "created_at")
+)
+exclusion_unit = _table("exclusion_unit", *_ids("exclusion_id", "user_id?", "session_id?"))
+# The decisions that a belief left out when they would have entered it, whatever is excluded today.
+omission = _table("omission", *_ids("decision_id", "version_id"), key=["decision_id", "version_id"])
 
 # The route by which a decision was asked for.
 route_decision = _decision_table("route_decision", *_ids("route_id"))

@@ -38,10 +38,15 @@ def no_progress(counted: str, rows: int, share: float | None) -> None:
     """Nobody looks on."""
 
 
+def no_notice(sentence: Callable[[], str | None]) -> None:
+    """Nobody needs to be told."""
+
+
 class Unit:
     """One transaction. `now` is its time, microseconds since 1970 UTC. on_clock: whether that is the database's."""
 
     progress: Progress = staticmethod(no_progress)
+    note_exclusions: Callable[[Callable[[], str | None]], None] = staticmethod(no_notice)
 
     def __init__(self, connection: sa.Connection, *, now: int, on_clock: bool = False) -> None:
         self._connection, self.now, self.on_clock = connection, now, on_clock

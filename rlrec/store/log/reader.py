@@ -281,11 +281,13 @@ class _RangeQueries:
         return Batch(slots=slots, events=events, visits=extra.get("visits"), keys=extra.get("keys"))
 
 
-def ranges(unit: Unit, policy_id: int, *, first: int, last: int, size: int = BATCH) -> Iterator[Batch]:
+def ranges(
+    unit: Unit, policy_id: int, *, first: int, last: int, size: int = BATCH, tests: Sequence[str] = ()
+) -> Iterator[Batch]:
     """The decisions that the store drew from a policy, by ranges of decision id: for beliefs, where sessions do not
-    matter."""
+    matter. tests: that decisions `d` pass."""
     for start, end in id_ranges(unit, policy_id, first=first, last=last, size=size):
-        batch = read_range(unit, policy_id, start, end, tests=["d.imported = 0"])
+        batch = read_range(unit, policy_id, start, end, tests=["d.imported = 0", *tests])
         if len(batch):
             yield batch
 

@@ -17,7 +17,7 @@ class StoreSettings(NamedTuple):
     """The settings of a store. salt: of experiments, random: a store shares it with its replicas and copies alone;
     catalogue_id: the eligible set of the present catalogue, None until somebody needed it; removals: how many
     commands deleted decisions; weighs_returns: whether some reward weighs the event `return`; has_merges: whether some
-    user was merged into another one."""
+    user was merged into another one; has_exclusions: whether some decisions are excluded."""
 
     session_timeout_us: int
     salt: str
@@ -26,6 +26,7 @@ class StoreSettings(NamedTuple):
     removals: int | None
     weighs_returns: int
     has_merges: int
+    has_exclusions: int
 
     @property
     def split_salt(self) -> str:
@@ -36,8 +37,8 @@ class StoreSettings(NamedTuple):
 
 def get(unit: Unit) -> StoreSettings:
     weighs_returns = "EXISTS (SELECT 1 FROM reward WHERE weights LIKE ?)"
-    columns = ", ".join(StoreSettings._fields[:-2])
-    flags = f"{weighs_returns}, EXISTS (SELECT 1 FROM merged_user)"
+    columns = ", ".join(StoreSettings._fields[:-3])
+    flags = f"{weighs_returns}, EXISTS (SELECT 1 FROM merged_user), EXISTS (SELECT 1 FROM exclusion)"
     rows = unit.records(StoreSettings, f"SELECT {columns}, {flags} FROM settings", '%"return":%')
     if not rows:
         raise CheckFailed("the store was not set up to the end", hint="run `rlrec init` again")

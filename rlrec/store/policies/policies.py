@@ -20,7 +20,7 @@ _REWARD = (
 _POLICY = "policy.id, policy.name, policy.kind, policy.params, policy.base_id"
 _VERSION = (
     "version.id, version.number, version.status, version.parent_id, version.seq, version.ordinal, version.entered_to,"
-    " version.learned_from, version.parameters, version.created_at"
+    " version.learned_from, version.parameters, version.created_at, version.has_omissions"
 )
 _VERSIONS = "policy JOIN version ON version.policy_id = policy.id JOIN reward ON reward.id = version.reward_id"
 _VERSION_ROW = f"{_POLICY}, {_VERSION}, {_REWARD}"
@@ -56,12 +56,13 @@ def _policy(row: Row) -> StoredPolicy:
 @lru_cache(maxsize=128)
 def _version(row: Row) -> Version:
     """A version and its policy and reward, from rows that a stream reads again and again."""
-    key, number, status, parent_id, seq, ordinal, entered_to, learned_from, parameters, created_at = row[5:15]
+    key, number, status, parent_id, seq, ordinal, entered_to, learned_from, parameters, created_at, omits = row[5:16]
     return Version(
-        id=key, policy=_policy(row[:5]), number=number, status=status, reward=_reward(row[15:]),
+        id=key, policy=_policy(row[:5]), number=number, status=status, reward=_reward(row[16:]),
         parent_id=parent_id, seq=seq, ordinal=ordinal, entered_to=entered_to,
         learned_from=parse(learned_from, f"learned_from of version {key}"),
         parameters=parse(parameters or "{}", f"parameters of version {key}"), created_at=created_at,
+        has_omissions=bool(omits),
     )  # fmt: skip
 
 

@@ -40,6 +40,7 @@ def merge(unit: Unit, user_id: int, person_id: int) -> int:
     unit.insert("merged_user", ("user_id", "person_id", "at"), [(user_id, person_id, unit.now)])
     _merge_assignments(unit, user_id, person_id)
     unit.tell(_LAST_DECISION, person_id, user_id)
+    unit.tell("UPDATE exclusion_unit SET user_id = ? WHERE user_id = ?", person_id, user_id)
     return unit.tell("UPDATE session SET user_id = ? WHERE user_id = ?", person_id, user_id)
 
 

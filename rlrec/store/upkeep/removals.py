@@ -94,7 +94,8 @@ def delete_decisions(unit: Unit, decision_ids: Sequence[int]) -> None:
 def delete_sessions(unit: Unit, user: int, session_ids: Sequence[int]) -> None:
     """Delete a user, all whose keys lead to them, and their sessions, which have no decisions any more."""
     ids = [user, *(row[0] for row in unit.ask("SELECT user_id FROM merged_user WHERE person_id = ?", user))]
-    unit.tell("DELETE FROM assignment WHERE user_id IN (?*) OR session_id IN (?*)", ids, session_ids)
+    for table in ("assignment", "exclusion_unit"):
+        unit.tell(f"DELETE FROM {table} WHERE user_id IN (?*) OR session_id IN (?*)", ids, session_ids)
     unit.tell("DELETE FROM visit WHERE session_id IN (?*)", session_ids)
     unit.tell("DELETE FROM session WHERE id IN (?*)", session_ids)
     unit.tell("DELETE FROM merged_user WHERE person_id = ?", user)
@@ -110,8 +111,10 @@ def delete_contents(unit: Unit, context_ids: Collection[int], set_ids: Collectio
 # Differences of sets: both databases sort or hash them, however many there are.
 _DELETE_UNNAMED = "DELETE FROM {table} WHERE id IN (SELECT id FROM {table} {condition} {references})"
 _REFERENCES = {
-    "session": "EXCEPT SELECT session_id FROM visit EXCEPT SELECT session_id FROM assignment",
+    "session": "EXCEPT SELECT session_id FROM visit EXCEPT SELECT session_id FROM assignment"
+    " EXCEPT SELECT session_id FROM exclusion_unit",
     "users": "EXCEPT SELECT user_id FROM session EXCEPT SELECT user_id FROM assignment"
+    " EXCEPT SELECT user_id FROM exclusion_unit"
     " EXCEPT SELECT user_id FROM merged_user EXCEPT SELECT person_id FROM merged_user",
     "context": "EXCEPT SELECT context_id FROM decision EXCEPT SELECT context_id FROM decision_features",
     "eligible_set": "EXCEPT SELECT eligible_id FROM decision EXCEPT SELECT catalogue_id FROM candidate_list"

@@ -14,8 +14,8 @@ from rlrec.store.database.unit import quote_columns
 # The tables that serving, feedback and `settle` add rows to.
 _ADDED_BY_SERVER = (
     "assignment", "belief", "belief_delta", "candidate_list", "context", "decision", "eligible_set", "event",
-    "feedback_key", "last_decision", "route_decision", "run", "session", "shadow_decision", "slot", "team_draft",
-    "users", "visit",
+    "feedback_key", "last_decision", "omission", "route_decision", "run", "session", "shadow_decision", "slot",
+    "team_draft", "users", "visit",
 )  # fmt: skip
 # The columns that they change. Where they only lock rows, the right is for `id`, which foreign keys hold fast.
 _CHANGED_BY_SERVER: Mapping[str, Sequence[str]] = {
@@ -28,7 +28,7 @@ _CHANGED_BY_SERVER: Mapping[str, Sequence[str]] = {
     "settings": ("catalogue_id",),
     "slot": ("censored",),
     "users": ("id",),
-    "version": ("entered_to",),
+    "version": ("entered_to", "has_omissions"),
     "visit": ("started_at", "last_at", "steps", "recent", "ended_at", "history"),
 }
 # Of definitions, training, routes, merges of users and imports: they add rows to any table.
@@ -37,6 +37,7 @@ _CHANGED_BY_TRAINER: Mapping[str, Sequence[str]] = {
     "arm": ("features", "retired_at"),
     "assignment": ("user_id", "variant_id", "at"),
     "decision": ("state", "history"),  # of imported visits, from their rows
+    "exclusion_unit": ("user_id",),
     "experiment": ("status", "stopped_at"),
     "lease": ("holder", "token", "taken_at", "expires_at"),
     "merged_user": ("person_id",),
@@ -46,7 +47,7 @@ _CHANGED_BY_TRAINER: Mapping[str, Sequence[str]] = {
     "run": ("result",),
     "settings": ("catalogue_revision", "catalogue_id"),
     "shadow": ("stopped_at",),
-    "version": ("status", "ordinal", "entered_to"),
+    "version": ("status", "ordinal", "entered_to", "has_omissions"),
 }
 
 
@@ -84,7 +85,7 @@ def grants(prefix: str) -> list[Grant]:
             for table, columns in changed.items()
         ]
         if role == "trainer":
-            lines.append(f'GRANT DELETE ON "lease" TO {name}')
+            lines.append(f'GRANT DELETE ON "lease", "exclusion", "exclusion_unit" TO {name}')
         statements += [Grant(role, line + ";") for line in lines]
     return statements
 

@@ -4,11 +4,12 @@ of a route's users that is kept apart for good, to tell what the route is worth.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import nan
 from typing import Any
 
 from rlrec import policy as kinds
-from rlrec.app.inputs import canonical
+from rlrec.app.inputs import canonical, filters
 from rlrec.errors import InputError
 from rlrec.records import Reward
 from rlrec.store import Unit
@@ -79,11 +80,11 @@ def _judged(unit: Unit, policy: str, variants: Sequence[int], by: str, reward: R
     plain mean."""
     from rlrec.app.evaluation.passes import estimates
     from rlrec.app.evaluation.passes.request import EmptyLog, Request
-    from rlrec.store.log.selected import Selection
 
     request = Request(targets=[policy], estimators="snips", level=level, cluster=by, reward=reward.name)
     try:
-        (row,) = estimates.answer(unit, request, estimates.estimators(request), Selection(variant_ids=list(variants)))
+        selection = replace(filters.selection(unit, None), variant_ids=list(variants))
+        (row,) = estimates.answer(unit, request, estimates.estimators(request), selection)
     except EmptyLog:
         nothing = dict.fromkeys(("value", "lower", "upper", "std_error"))
         return {**nothing, "n": 0, "ess": 0.0, "verdict": "insufficient", "reasons": ["no-rows"]}

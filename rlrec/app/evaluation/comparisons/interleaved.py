@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlrec import policy as kinds
-from rlrec.app.inputs import canonical, lookup
+from rlrec.app.inputs import canonical, filters, lookup
 from rlrec.errors import InputError
 from rlrec.policy.beliefs.base import EVERYTHING
 from rlrec.records import Reward, Version
@@ -127,9 +128,8 @@ def _credited(unit: Unit, experiment: Experiment, reward: Reward) -> Iterator[tu
     from rlrec.app.log import reward_log
     from rlrec.arrays import run_starts
     from rlrec.store.log import reader
-    from rlrec.store.log.selected import Selection
 
-    selection = Selection(variant_ids=[variant.id for variant in experiment.variants])
+    selection = replace(filters.selection(unit, None), variant_ids=[variant.id for variant in experiment.variants])
     for batch in reader.batches(unit, selection, columns=(*reward_log.MATURITY, "user_id")):
         rows = reward_log.with_rewards(batch, reward)
         rows = rows.take(reward_log.mature(rows.slots, reward, now=unit.now))

@@ -572,7 +572,8 @@ class StudyFold:
         entry_at = columns["entry_at"]
         assigned = entry_at != ABSENT
         keys = np.unique(columns["session_id"][assigned])
-        batch = self._batch(keys, Selection(until=int(entry_at.max(initial=0)))) if len(keys) else None
+        past = Selection(until=int(entry_at.max(initial=0)), without=self.study.selection.without)
+        batch = self._batch(keys, past) if len(keys) else None
         if not batch:
             return unit_sums(visits, ServedDecisions.empty(len(self.study.rewards)), now=entry_at)
         decisions, _, _ = self._decisions(columns, batch, grouped=False)

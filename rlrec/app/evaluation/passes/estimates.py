@@ -342,7 +342,7 @@ def with_present(unit: Unit, evaluation: Evaluation, sums: CheckSums) -> CheckSu
 
 def _present(unit: Unit, evaluation: Evaluation) -> CheckSums:
     """The sums of drift over the newest decisions after the last one of the log, by id of the reward and the reason."""
-    later = Selection(since=evaluation.extent.last_at + 1)
+    later = Selection(since=evaluation.extent.last_at + 1, without=evaluation.selection.without)
     extent = selected.extent(unit, later)
     if not extent.decisions:
         return {}

@@ -1,0 +1,133 @@
+"""Stored exclusions: bots, staff, outages, which every reader of the log leaves out until they are included again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TypedDict
+
+from rlrec import policy as kinds
+from rlrec.app.audit.draws import machine_sessions
+from rlrec.app.inputs import filters, lookup
+from rlrec.app.log import lineage
+from rlrec.errors import Conflict, InputError
+from rlrec.store import Store, Unit
+from rlrec.store.log import exclusions, selected, settings
+from rlrec.store.log.exclusions import Exclusion, UnitIds
+from rlrec.store.log.selected import Selection
+from rlrec.store.policies import policies
+from rlrec.times import format_time
+
+# filter: without people; users, sessions: keys of the units that are excluded, None where it is by filter alone.
+StoredExclusion = TypedDict("StoredExclusion", {
+    "exclusion": str, "filter": str, "users": list[str] | None, "sessions": list[str] | None, "created_at": str,
+})  # fmt: skip
+
+
+class Excluded(StoredExclusion):
+    """decisions: that are excluded, of how many in all; rebuild: commands by which beliefs unlearn, or learn, them."""
+
+    decisions: int
+    total: int
+    created: bool
+    rebuild: list[str]
+
+
+def exclude(store: Store, name: str, *, where: str | None = None, machines: bool = False) -> Excluded:
+    """Store an exclusion, of a filter or of the units that click like machines. Once more changes nothing. Raises
+    InputError where it excludes nothing, or leaves nothing, a Conflict where the name has another meaning."""
+    pairs = filters.parse(where or "")
+    if machines == bool(pairs) or "included" in pairs:
+        hint = "give one of them: --where user=u1, or field:device=bot, say"
+        raise InputError("an exclusion is of --where FILTER or of --machines", hint=hint)
+
+    def work(unit: Unit) -> Excluded:
+        settings.lock(unit)
+        stored = _find(unit, name)
+        units: list[UnitIds] | None = None
+        if machines:
+            units = [*machine_sessions.find(unit, included=stored and name)]
+        elif "user" in pairs and "session" not in pairs:
+            units = [(key, None) for key in filters.user_ids(unit, pairs["user"])]
+        elif (ids := filters.select(unit, pairs).session_ids) is not None:
+            units = [(None, key) for key in ids]
+        text = _normalised(unit, pairs)
+        if stored is not None:
+            if stored.filter != text or {*exclusions.unit_ids(unit, stored.id)} != {*(units or ())}:
+                hint = f"`rlrec log include {name}` ends it; or use another name"
+                raise Conflict(f"exclusion {name!r} is there with another meaning", hint=hint)
+            return _answer(unit, stored)
+        stored = exclusions.add(unit, name, text, units)
+        answer = _answer(unit, stored)
+        answer["created"] = True
+        if not answer["decisions"]:
+            reason = "no session clicks like a machine" if machines else "no decision passes the filter"
+            raise InputError(f"{reason}: nothing would be excluded", hint="`rlrec status` shows what the store holds")
+        if not selected.extent(unit, Selection(without=filters.exclusion_tests(unit))).decisions:
+            raise InputError("every decision would be excluded: nothing would be left", hint="narrow --where")
+        settings.add_run(unit, "log exclude", {"name": name}, {"decisions": answer["decisions"]})
+        return answer
+
+    return store.write(work)
+
+
+def include(store: Store, name: str) -> Excluded:
+    """Delete an exclusion: its decisions count again. Raises InputError for an unknown one."""
+
+    def work(unit: Unit) -> Excluded:
+        settings.lock(unit)
+        if (stored := _find(unit, name)) is None:
+            names = [exclusion.name for exclusion in exclusions.all_exclusions(unit)]
+            raise lookup.unknown("exclusion", name, names, hint="`rlrec log list` shows them")
+        answer = _answer(unit, stored, included=True)
+        exclusions.remove(unit, stored.id)
+        settings.add_run(unit, "log include", {"name": name})
+        return answer
+
+    return store.write(work)
+
+
+def list_exclusions(store: Store) -> list[StoredExclusion]:
+    """All exclusions, by name."""
+    with store.read() as unit:
+        return [_summary(unit, stored) for stored in exclusions.all_exclusions(unit)]
+
+
+def _find(unit: Unit, name: str) -> Exclusion | None:
+    return next((stored for stored in exclusions.all_exclusions(unit) if stored.name == name), None)
+
+
+def _normalised(unit: Unit, pairs: Mapping[str, str]) -> str:
+    """The filter without people, with times as moments."""
+    log = filters.select(unit, pairs)
+    times = {"since": format_time(log.since or 0), "until": format_time(log.until or 0)}
+    other_pairs = {key: value for key, value in pairs.items() if key not in ("user", "session")}
+    return ",".join(f"{key}={times.get(key, value)}" for key, value in other_pairs.items())
+
+
+def _summary(unit: Unit, stored: Exclusion) -> StoredExclusion:
+    users, sessions = exclusions.unit_keys(unit, stored.id) if stored.by_unit else (None, None)
+    at = format_time(stored.created_at)
+    return {"exclusion": stored.name, "filter": stored.filter, "users": users, "sessions": sessions, "created_at": at}
+
+
+def _answer(unit: Unit, stored: Exclusion, *, included: bool = False) -> Excluded:
+    test = filters.excluding_test(unit, stored)
+    total, n_left = (selected.extent(unit, Selection(without=tests)).decisions for tests in ((), (test,)))
+    commands = [*dict.fromkeys(_concerned(unit, test, included=included))]
+    counts = {"decisions": total - n_left, "total": total}
+    return {**_summary(unit, stored), **counts, "created": False, "rebuild": commands}  # type: ignore[typeddict-item]
+
+
+def _concerned(unit: Unit, test: str, *, included: bool) -> Iterator[str]:
+    """The command for each policy with a belief that has learned from excluded decisions, or has left them out."""
+    stored = policies.all_policies(unit)
+    live = {version.id for version, _ in policies.live(unit, [policy.name for policy in stored]).values()}
+    for version in policies.versions(unit, [policy.id for policy in stored]):
+        kind = kinds.load(version.policy.kind)
+        if not kind.served or not (version.learning or version.id in live) or not lineage.learns(version):
+            continue
+        chain = lineage.ancestry(unit, version)
+        logs = [Selection()] if included else [log.selection for log in lineage.learned_from(chain)]
+        if any(exclusions.any_learned(unit, log, test, [link.id for link in chain], omitted=included) for log in logs):
+            is_trained = not kind.online and version.policy.kind != "long-term"
+            yield f"rlrec {'train-pg' if is_trained else 'policy rebuild'} {version.policy.name}"

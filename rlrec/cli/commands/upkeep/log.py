@@ -1,0 +1,69 @@
+"""rlrec log: what of the log does not count."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rlrec.cli.output.output import Show
+from rlrec.cli.program import app
+from rlrec.cli.program.shared import CommandGroup, Store, conclude, reading, writing
+from rlrec.cli.text.text import View
+from rlrec.cli.text.values import NAME
+from rlrec.errors import quantity
+
+if TYPE_CHECKING:
+    from rlrec.app.upkeep.exclusions import Excluded
+
+COLUMNS = ("exclusion", "filter", "users", "sessions", "created_at")
+
+log = CommandGroup("log")
+
+
+@log.command()
+@click.argument("name", type=NAME)
+@click.option("--where", metavar="FILTER", help="The decisions, as in the --log of `evaluate`.")
+@click.option("--machines", is_flag=True, help="The users and sessions that `doctor` takes for machines.")
+@writing(
+    "rlrec log exclude bots --machines",
+    "rlrec log exclude staff --where user=u1+u2 --dry-run --json",
+)
+def exclude(store: Store, show: Show, **request: Any) -> None:
+    """Leave decisions out of all that reads the log from now on, until `log include`.
+
+    Estimates, outcomes, experiments, curves, training and exports leave them out; --log included=NAME, or
+    included=all, brings them back for a command. They are served as before, and stay in the store. What is served to
+    them from now on teaches no belief. What a belief has learned from them before stays in it, with the events that
+    still come for it, until `policy rebuild` makes a version without them: the answer names these commands."""
+    _show(show, app.exclusions.exclude(store, **request), "excluded", "has learned from them")
+
+
+@log.command()
+@click.argument("name", type=NAME)
+@writing("rlrec log include bots")
+def include(store: Store, show: Show, name: str) -> None:
+    """End an exclusion: its decisions count again.
+
+    Beliefs that left them out learn from them by `policy rebuild`."""
+    _show(show, app.exclusions.include(store, name), "included again", "left them out")
+
+
+@log.command("list")
+@reading("rlrec log list", "rlrec log list --json")
+def list_(store: Store, show: Show) -> None:
+    """List the exclusions. Users and sessions are counted; --json names them."""
+    rows = app.exclusions.list_exclusions(store)
+    flat = [_counted(row) for row in rows]
+    show(rows, table=View.select(flat, COLUMNS), flat=flat)
+
+
+def _counted(row: Any) -> dict[str, Any]:
+    return {**row, **{name: len(row[name]) if row[name] is not None else None for name in ("users", "sessions")}}
+
+
+def _show(show: Show, answer: Excluded, verb: str, past: str) -> None:
+    show(answer if "json" in show.format else _counted(answer) | {"rebuild": "; ".join(answer["rebuild"])})
+    counted = f"{answer['decisions']:,} of {quantity(answer['total'], 'decision')}"
+    commands = [f"`{command}`: its belief {past}" for command in answer["rebuild"]]
+    conclude(show, f"{verb}: {counted}", *commands)
