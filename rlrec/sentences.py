@@ -218,7 +218,9 @@ def experiment_sentences(answer: Mapping[str, Any]) -> list[str]:
     names = {(row["metric"], row["reward"]) for row in answer["metric"]}
     deciding = [row for row in rows if (row["metric"], row["reward"]) in names]
     texts = earned_sentences(deciding, rows, answer["unit"], per_day=per_day)
-    texts += [guard_sentence(row, answer["unit"]) for row in answer["guards"] if row["answer"] != "holds"]
+    guards = {name: [row for row in answer["guards"] if row["answer"] == name] for name in ("lost", "unknown")}
+    lost, unknown = ([guard_sentence(row, answer["unit"]) for row in rows] for rows in guards.values())
+    texts = [*lost, *texts, *unknown]
     texts = texts or [difference_sentence(row, "decision", per_day=per_day) for row in answer["differences"]]
     return texts or ["There is nothing to compare."]
 
@@ -229,11 +231,11 @@ def guard_sentence(row: Mapping[str, Any], unit: str) -> str:
     basis, least = name + (f" by {row['reward']}" if row["reward"] else ""), f"{100 * row['least']:.12g} %"
     share, low, high = (None if row[name] is None else percent(row[name]) for name in ("relative", "lower", "upper"))
     if row["answer"] == "lost":
-        return f"{row['group']} breaks a guard: {share} % {basis}, at most {high} %, where {least} is allowed"
+        return f"{row['group']} breaks a guard: {share} % {basis}, at best {high} %, where {least} is allowed"
     if row["answer"] == "holds":
-        return f"{row['group']} keeps to a guard: {share} % {basis}, at least {low} %, where {least} is allowed"
+        return f"{row['group']} keeps to a guard: {share} % {basis}, at worst {low} %, where {least} is allowed"
     reasons = f" ({', '.join(row['reasons'])})" if row["reasons"] else ""
-    so_far = f": {share} % so far" + (f", at least {low} %" if low else "") if share else ""
+    so_far = f": {share} % so far" + (f", at worst {low} %" if low else "") if share else ""
     return f"{row['group']}: cannot tell yet whether {basis} fell by more than {least[1:]}{so_far}{reasons}"
 
 

@@ -182,9 +182,10 @@ def test_a_declared_metric_is_named_and_so_are_guards_that_do_not_hold() -> None
     guard: dict[str, Any] = {**names, "group": "new", "against": "old", "least": -0.05, "relative": -0.2, "lower": -0.3,
              "upper": -0.1, "answer": "lost", "reasons": []}  # fmt: skip
     unsure = {**guard, "metric": "reward_per_unit", "reward": "loyal", "upper": 0.01, "answer": "unknown"}
-    assert experiment_sentences({**answer, "guards": [guard, unsure, {**guard, "answer": "holds"}]})[1:] == [
-        "new breaks a guard: -20 % visits per user, at most -10 %, where -5 % is allowed",
-        "new: cannot tell yet whether reward per user by loyal fell by more than 5 %: -20 % so far, at least -30 %",
+    assert experiment_sentences({**answer, "guards": [guard, unsure, {**guard, "answer": "holds"}]}) == [
+        "new breaks a guard: -20 % visits per user, at best -10 %, where -5 % is allowed",
+        "new is better than old: +20 % [+15, +25] visits per user",
+        "new: cannot tell yet whether reward per user by loyal fell by more than 5 %: -20 % so far, at worst -30 %",
     ]
 
 

@@ -252,7 +252,7 @@ def comparison(answer: VariantComparison) -> Figure | None:
     return Figure(
         title=f"{answer['experiment']}, {_covered(answer)}: variants against {against}",
         drawing=forest(intervals[:MAX_ROWS], x_name=f"difference from {against}{per_cent}", level=0),
-        description=f"One interval of 95 % a metric, clustered by {answer['unit']}; those that cross 0 are unknown.",
+        description=f"Intervals hold at every look, clustered by {answer['unit']}; those that cross 0 are unknown.",
         headers=["variant", "metric", "difference", "lower", "upper", "in percent", "p", "answer", "notes"],
         rows=[cells for _, cells in lines],
         findings=[prefix + sentence for sentence in experiment_sentences(answer)],

@@ -11,7 +11,7 @@ from typing import NamedTuple, NotRequired, TypedDict, cast
 
 import numpy as np
 
-from rlrec.app.evaluation.comparisons import declared
+from rlrec.app.evaluation.comparisons import declared, holdout
 from rlrec.app.evaluation.comparisons.declared import Declaration
 from rlrec.app.evaluation.comparisons.study import NAMED, PERIODS, USERS, Groups, Study
 from rlrec.app.evaluation.rows import log_rows
@@ -176,9 +176,9 @@ class StudyFigures:
         return result.because(*(["other-metric"] if is_by_chance else []))
 
     def guards(self) -> list[GuardRow]:
-        """Whether each variant keeps to each guard, so far: one-sided, each at the full level."""
+        """Whether each variant but a holdout keeps to each guard, so far: one-sided, each at the full level."""
         guards = [] if self.declaration is None else self.declaration.guards
-        groups = range(1, len(self.groups.labels))
+        groups = [number for number, label in enumerate(self.groups.labels) if number and label != holdout.LABEL]
         return [self._guard(group, metric, least) for metric, least in guards for group in groups]
 
     def _guard(self, group: int, metric: Metric, least: float) -> GuardRow:
