@@ -10,7 +10,9 @@ from contextlib import closing
 from multiprocessing.connection import Connection
 from typing import Any
 
+from rlrec.app.experiments import enrolment
 from rlrec.app.requests.feedback import Line, feedback_stream
+from rlrec.app.requests.recommend import Request, recommend
 from rlrec.app.requests.session import end
 from rlrec.app.setup.reward import Request as Definition
 from rlrec.app.setup.reward import define
@@ -310,3 +312,25 @@ def visits(store: Store, item: tuple[int, int, Sequence[str]]) -> int:
         if chance.random() < 0.8:
             end(store, key)
     return count
+
+
+def draws_new_users(store: Store, item: tuple[int, int]) -> dict[str, str | None]:
+    """Draw for users whom nobody knows, in experiment `ab`: the variant of each. The first process freezes it meanwhile
+    and answers with those whom it had then."""
+    number, count = item
+    if number == 0:
+        while len(users_of_experiment(store)) < 20:
+            time.sleep(0.01)
+        enrolment.freeze(store, "ab")
+        return dict.fromkeys(users_of_experiment(store))
+    variants = dict[str, str | None]()
+    for i in range(count):
+        key = f"{number}-{i}"
+        variants[key] = recommend(store, Request(session=key, user=key, experiment="ab"))["variant"]
+    return variants
+
+
+def users_of_experiment(store: Store) -> set[str]:
+    """The users who have a variant."""
+    with store.read() as unit:
+        return {row[0] for row in unit.ask("SELECT u.key FROM assignment a JOIN users u ON u.id = a.user_id")}

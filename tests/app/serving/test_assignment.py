@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from rlrec.app.upkeep import doctor
 from rlrec.errors import InputError
 from rlrec.store import Store
 from rlrec.store.policies import arms, experiments
+from tests.app.workers import draws_new_users, together, users_of_experiment
 from tests.conftest import ON_BOTH
 
 Clocked = Callable[[int], Store]
@@ -134,6 +136,19 @@ def test_a_unit_that_was_planned_before_a_phase_is_planned_anew(at: Clocked, mon
     monkeypatch.setattr(recommend, "plan_group", freeze_behind)
     assert set(served(at(1), 0, 10).values()) == {None}
     assert findings(at(7)) == []
+
+
+@ON_BOTH
+@pytest.mark.slow
+def test_a_frozen_experiment_takes_no_unit_of_eight_processes(at: Clocked, db: str) -> None:
+    split(at(0))
+    held, *drawn = together(draws_new_users, db, [(number, 40) for number in range(9)])
+    variants = {key: label for users in drawn for key, label in users.items()}
+    assert 20 <= len(held) < len(variants) == 320
+    assert {key for key, label in variants.items() if label is not None} == set(held)
+    with closing(Store(db)) as store:
+        assert users_of_experiment(store) == set(held)
+        assert findings(store) == []
 
 
 def members(store: Store) -> dict[str, set[str]]:

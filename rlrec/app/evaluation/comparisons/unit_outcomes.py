@@ -131,7 +131,7 @@ class StudyFigures:
 
     def _combine(self, strata: Mapping[int, OutcomeSums]) -> Outcomes:
         adjusted = self.study.adjust
-        if not strata:
+        if not self.sums.strata:
             return self._figures(self.sums.outcomes, adjusted=adjusted)
         return PhasedOutcomes(
             sums=self.sums.outcomes, level=self.level, adjusted=adjusted, products=self.sums.products,

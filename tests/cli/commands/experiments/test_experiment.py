@@ -449,3 +449,34 @@ def test_weights_that_change_while_rates_drift_make_no_difference(ready: Any) ->
     text = ready("--now", "2026-06-01", "experiment", "show", "ab").stdout
     assert "since 2026-05-03T00:00:00.000000Z: a=0.1 b=0.9, 600 units" in text
     assert "since 2026-05-05T00:00:00.000000Z: frozen, no new unit" in text
+
+
+@ON_BOTH
+def test_units_of_a_ramp_count_in_the_phase_that_served_them(ready: Any) -> None:
+    """Equal candidates, whose users come back in each step, at other rates."""
+    ready("--now", "2026-05-01", "route", "create", "front", "--to", "other")
+    ready("--now", "2026-05-01", "route", "set", "front", "--to", "home", "--share", "30%")
+    lines = "".join(f'{{"policy": "front", "session": "s{n}", "user": "u{n}"}}\n' for n in range(400))
+    steps, variants = {"2026-05-02": 8, "2026-05-12": 2, "2026-05-22": 5}, []
+    for day, clicks in steps.items():
+        answers = ready("--now", day, "recommend", "--input", "-", stdin=lines).lines
+        clicked = (row["decision_id"] for n, row in enumerate(answers) if n * 7 % 10 < clicks)
+        events = "".join(f'{{"decision_id": {number}, "events": {{"click": 1}}}}\n' for number in clicked)
+        ready("--now", day, "feedback", "--input", "-", stdin=events)
+        variants.append([row["variant"] == "candidate" for row in answers])
+        share = 0.3 + 0.2 * len(variants)
+        step = [f"--weight=current={1 - share}", f"--weight=candidate={share}"]
+        assert ready("--now", day, "experiment", "set", "front-ramp-1", *step).exit_code == 0
+    less = ready(
+        "--now", "2026-05-23", "experiment", "set", "front-ramp-1", "--weight=current=9", "--weight=candidate=1"
+    )
+    assert (less.exit_code, "gives back none of its units" in less.stderr) == (2, True)
+    done = ready("--now", "2026-07-01", "experiment", "show", "front-ramp-1", "--json").json
+    counted = [400, *(variants[step].count(False) for step in (0, 1)), 0]
+    assert [sum(row["units"].values()) for row in done["phases"]] == counted
+    assert [row["mode"] for row in done["phases"]] == ["draws", "moves", "moves", "moves"]
+    assert done["sample_ratio"]["p_value"] > 1e-3
+    (difference,) = (row for row in done["unit_differences"] if row["metric"] == "reward_per_unit")
+    assert abs(difference["value"]) < 0.15
+    assert done["phases"][1]["differences"][0]["lower"] < 0 < done["phases"][1]["differences"][0]["upper"]
+    assert ready("--now", "2026-07-01", "doctor", "--json").exit_code == 0
