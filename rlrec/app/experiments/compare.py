@@ -112,12 +112,16 @@ def show(
         differences.append(names | compared.to_json())
         more_decisions.append(names | collected.compare(number, decisions_per_unit).to_json() | {"differ": differs})
     shares = shares_of(experiment)
+    per_unit_values = {
+        row["group"]: row["value"] for row in rows if (row["metric"], row["reward"]) == ("reward_per_unit", first)
+    }
     variants = [
         {
             "variant": variant.label, "policy": serving[variant.id].policy.name,
             "weight": shares[variant.id], "units": assigned.get(variant.id, 0),
             "sessions": collected.count("sessions", number),
             **_earnings(collected.outcomes.value(number, reward_per_decision), level),
+            **({"reward_per_unit": per_unit_values[variant.label]} if len(phases) > 1 else {}),
         }
         for number, variant in enumerate(experiment.variants)
     ]  # fmt: skip

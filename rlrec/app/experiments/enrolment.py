@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from rlrec.app.evaluation.comparisons import holdout
 from rlrec.app.experiments.experiment import MIN_ROOM, ExperimentSummary, check_weight, shares_of, summary
 from rlrec.app.inputs import lookup
 from rlrec.errors import InputError
@@ -15,14 +16,18 @@ from rlrec.store.policies.experiments import Experiment
 
 
 def set_weights(store: Store, name: str, weights: Mapping[str, float]) -> ExperimentSummary:
-    """Draw the units of an experiment by these weights from now on: new ones, and those of a ramp, too. The same shares
-    again change nothing. Raises InputError where they are not those of its variants."""
+    """Draw the units of an experiment by these weights from now on: new ones, and those of a ramp, too. A uniform
+    holdout keeps its share. The same shares again change nothing. Raises InputError where they are not those of its
+    variants."""
 
     def work(unit: Unit) -> ExperimentSummary:
         experiment = _running(unit, name)
         _check_labels(experiment, weights)
-        shares, total = shares_of(experiment), sum(weights.values())
-        changes = {row.label: weights[row.label] / total - shares[row.id] for row in experiment.variants}
+        new_weights = dict(weights)
+        if (held_share := holdout.share(experiment)) is not None:
+            new_weights[holdout.LABEL] = holdout.weight(held_share, list(weights.values()))
+        shares, total = shares_of(experiment), sum(new_weights.values())
+        changes = {row.label: new_weights[row.label] / total - shares[row.id] for row in experiment.variants}
         last = experiment.variants[-1].label
         is_ramp = "route" in parse(experiment.definition, f"definition of experiment {name}")
         if is_ramp and changes[last] < -MIN_ROOM:
@@ -30,8 +35,8 @@ def set_weights(store: Store, name: str, weights: Mapping[str, float]) -> Experi
             raise InputError(f"experiment {name} is a ramp, and {last} gives back none of its units", hint=hint)
         is_new = experiment.mode == experiments.FROZEN or any(abs(change) > MIN_ROOM for change in changes.values())
         if is_new:
-            experiments.begin_phase(unit, experiment.id, weights, moves=is_ramp)
-            settings.add_run(unit, "experiment set", {"name": name, "weights": dict(weights)})
+            experiments.begin_phase(unit, experiment.id, new_weights, moves=is_ramp)
+            settings.add_run(unit, "experiment set", {"name": name, "weights": new_weights})
         return {**summary(unit, lookup.experiment(unit, name)), "set": is_new}
 
     return store.write(work, repeatable=True)
@@ -64,10 +69,12 @@ def _running(unit: Unit, name: str) -> Experiment:
 def _check_labels(experiment: Experiment, weights: Mapping[str, float]) -> None:
     """Raises InputError unless these are weights of all variants of an experiment that can have others."""
     labels = [variant.label for variant in experiment.variants]
+    if holdout.share(experiment) is not None:
+        labels.remove(holdout.LABEL)  # which keeps its share
     clause, hint = f" in experiment {experiment.name}", f"give a weight to each of {', '.join(labels)}"
     if len(labels) < 2 or lookup.is_holdout(experiment):
-        kind = "the holdout of a route" if len(labels) > 1 else "interleaved"
-        raise InputError(f"experiment {experiment.name} is {kind}, and keeps its weights")
+        kind = "is the holdout of a route" if lookup.is_holdout(experiment) else "has one variant to draw"
+        raise InputError(f"experiment {experiment.name} {kind}, and keeps its weights")
     for label, weight in weights.items():
         if label not in labels:
             raise lookup.unknown("variant", label, labels, clause=clause, hint=hint)

@@ -150,6 +150,14 @@ def test_set_and_freeze_say_what_units_get_from_now_on(ready: Any) -> None:
     assert (thawed["set"], thawed["status"]) == (True, "running")
 
 
+def test_a_uniform_holdout_keeps_its_share_whatever_the_weights_are(ready: Any) -> None:
+    create(ready, "--holdout-uniform", "20%")
+    answer = ready("experiment", "set", "ab", "--weight", "a=1", "--weight", "b=7", "--json").json
+    assert [row["weight"] for row in answer["variants"]] == pytest.approx([0.1, 0.7, 0.2])
+    refused = ready("experiment", "set", "ab", "--weight", "a=1", "--weight", "b=1", "--weight", "holdout=1")
+    assert (refused.exit_code, "unknown variant 'holdout'" in refused.stderr) == (2, True)
+
+
 def test_a_layer_is_named_at_creation_and_a_repeat_changes_nothing(ready: Any) -> None:
     answer = create(ready, "--layer", "page", "--layer-share", "25%", "--json").json
     assert (answer["layer"], answer["layer_share"]) == ("page", 0.25)
