@@ -146,9 +146,7 @@ class Claim(NamedTuple):
         """How long the traffic of the log takes to bring what is needed."""
         if self.days is None:
             return ""
-        hours = 24 * self.days
-        text = quantity(round(self.days), "day") if hours >= 36 else quantity(max(1, round(hours)), "hour")
-        return f" ({text} of this traffic)"
+        return f" ({time_text(self.days)} of this traffic)"
 
 
 def is_weak(gate: Mapping[str, Any]) -> bool:
@@ -204,6 +202,22 @@ def _basis(row: Mapping[str, Any], unit: str) -> str:
     """The words for what a metric is a mean of."""
     name = row.get("metric", "reward_per_unit")
     return f"per {unit}" if name == "reward_per_unit" else BASES.get(name, f"in {name}").format(unit=unit)
+
+
+def plan_sentence(plan: Mapping[str, Any]) -> str:
+    """How long a lift takes, in plain words. plan: as of `experiment plan`."""
+    assumed, days = plan["assumed"], plan["days_sequential"]
+    chance = f"if it is there, with a chance of {100 * assumed['power']:g} %"
+    looks = (plan["total"], plan["days"], "at one look"), (plan["total_sequential"], days, "at any number of looks")
+    texts = [
+        f"{approximate(total):,} {assumed['unit']}s{'' if days is None else f' ({time_text(days)})'} {look}"
+        for total, days, look in looks
+    ]
+    left = "" if plan.get("days_left") is None else f"; {time_text(plan['days_left'])} are left"
+    hopeless = "; this traffic does not tell it in reasonable time" if (days or 0.0) > LONGEST_WAIT else left
+    return (
+        f"to tell {percent(assumed['lift'])} % of {assumed['metric']}, {chance} takes {texts[0]}, {texts[1]}{hopeless}"
+    )
 
 
 def experiment_sentences(answer: Mapping[str, Any]) -> list[str]:
@@ -329,6 +343,11 @@ def _effect(row: Mapping[str, Any]) -> str:
 
 def _and(names: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def time_text(days: float) -> str:
+    """Whole days, or hours."""
+    return quantity(round(days), "day") if days >= 1.5 else quantity(max(1, round(24 * days)), "hour")
 
 
 def percent(share: float) -> str:

@@ -408,6 +408,23 @@ class PositionCommands:
 
 
 class ExperimentCommands:
+    def plan(self, name: str | None = None, *, lift: float | str = '10%', power: float | str = '80%', level: float = 0.95, metric: str = 'reward_per_unit', weights: str = '1,1', comparisons: int | None = None, unit: Literal['user', 'session'] = 'user', log: str | None = None, rate: float | str | None = None) -> Result:
+        """Say how long an experiment takes: how many units, and how many days of the newest traffic of this store, tell a
+        lift. With NAME, of an experiment: its variants, units and traffic count, and the days that are left.
+
+        At one look that is fixed beforehand, or at any number of looks (`experiment show`). A reward counts when its window
+        is over: wait so long afterwards.
+
+        lift: What it has to tell: 5%, or -2%.
+        power: Chance to tell it, if it is there.
+        level: Confidence of the intervals.
+        metric: What is lifted, as `outcomes` calls it.
+        weights: Of the variants.
+        comparisons: [default: all variants with the first]
+        unit: Who has a variant.
+        log: The traffic: route=home, policy=home, ... [default: all].
+        rate: Share of units with an event, in place of a metric of the log."""
+
     def create(self, name: str, *, variants: Sequence[str] | str | None = None, unit: Literal['user', 'session'] = 'user', holdout_uniform: float | str | None = None, interleave: Sequence[str] = (), layer: str | None = None, layer_share: float | str | None = None, metrics: Sequence[str] | str | None = None, guards: Sequence[str] | str | None = None, best_n: int | None = None, dry_run: bool = False) -> Result:
         """Start an A/B split. Each variant serves a copy of its policy's belief and learns from its own decisions alone.
 
@@ -729,7 +746,7 @@ class Commands:
 
         `rlrec help train-pg` explains the gate, the splits and every option."""
 
-    def evaluate(self, *names: str, estimators: Sequence[str] | str | None = None, targets: Sequence[str | PathLike[str] | object] | str | PathLike[str] | object | None = None, temperature: float | None = None, fitted_on: str | None = None, reward: str | None = None, gamma: float = 1.0, by: str | None = None, greedy: bool = False, log: str | None = None, reward_model: str | PathLike[str] | object | None = None, reward_model_by: str | None = None, reward_model_hash: int = 0, position: str | None = None, interval: str = 'bootstrap-t', level: float = 0.95, cluster: str | None = None, target_samples: int = 1000, seed: int = 0, jobs: int = 1, engine: Literal['local', 'dask'] = 'local', scheduler: str | None = None, best: bool = False, details: bool = False, plot: str | PathLike[str] | None = None) -> Records:
+    def evaluate(self, *names: str, estimators: Sequence[str] | str | None = None, targets: Sequence[str | PathLike[str] | object] | str | PathLike[str] | object | None = None, temperature: float | None = None, fitted_on: str | None = None, reward: str | None = None, gamma: float = 1.0, by: str | None = None, greedy: bool = False, log: str | None = None, reward_model: str | PathLike[str] | object | None = None, reward_model_by: str | None = None, reward_model_hash: int = 0, position: str | None = None, interval: str = 'bootstrap-t', level: float = 0.95, cluster: str | None = None, target_samples: int = 1000, seed: int = 0, jobs: int = 1, engine: Literal['local', 'dask'] = 'local', scheduler: str | None = None, plan: float | str | None = None, best: bool = False, details: bool = False, plot: str | PathLike[str] | None = None) -> Records:
         """Estimate from the log what policies would have earned.
 
         A target is a policy (as it stands now), NAME@V, a variant POLICY@EXPERIMENT/VARIANT, or the built-in `uniform`.
@@ -758,11 +775,12 @@ class Commands:
         jobs: Processes that share a log of more than 50,000 decisions.
         engine: local processes, or a cluster: dask.
         scheduler: A running Dask cluster, e.g. tcp://127.0.0.1:8786.
+        plan: Say how many more visits would tell a lift of 5%, ...
         best: Say which of the targets may still be the best.
         details: Every estimator, and every reason of each.
         plot: Write the answer as a figure, too.
 
-        `rlrec help evaluate` explains units, verdicts, reasons, keys, options and estimators."""
+        `rlrec help evaluate` explains units, verdicts, reasons and estimators."""
 
     def sweep(self, *, kinds: str, params: Sequence[str] | str | None = None, features: Mapping[str, Any] | str | PathLike[str] | None = None, reward: str | None = None, log: str | None = None, level: float = 0.95, cluster: str | None = None, jobs: int = 1, engine: Literal['local', 'dask'] = 'local', scheduler: str | None = None, details: bool = False) -> Result:
         """Play kinds and parameters over a log: which learns best.

@@ -59,6 +59,7 @@ COVERED = {  # test file: modules without a test file of their name, which it co
         "store/policies/experiments",
     ],
     "app/serving/test_assignment.py": ["app/experiments/enrolment"],
+    "cli/commands/experiments/test_plan.py": ["app/experiments/plan"],
     "app/experiments/test_route.py": ["store/policies/routes"],
     "app/imports/layouts/test_csv_map.py": [
         "app/imports/layouts/csv_cells",

@@ -15,6 +15,7 @@ from rlrec.app.evaluation.comparisons.unit_outcomes import (
     SequenceRow,
     StudyFigures,
 )
+from rlrec.app.experiments import plan
 from rlrec.app.experiments.experiment import shares_of, versions_of
 from rlrec.app.inputs import filters, lookup
 from rlrec.app.log import reward_log
@@ -44,8 +45,8 @@ SequenceAnswer = TypedDict("SequenceAnswer", {
 })  # fmt: skip
 # Answer of `experiment show`: outcomes per unit with their differences from the first variant; earnings of the variants
 # and their differences per decision, under the first reward; checks of the split. metric: that decides; sequence: of
-# its differences; reasons: of caution; units_per_day: how many were assigned a day; first_at, last_at: of its
-# decisions, None without any; route: whose holdout it is;
+# its differences; reasons: of caution; units_per_day: how many were assigned a day; plan: how long one that runs takes,
+# None where too little is known; first_at, last_at: of its decisions, None without any; route: whose holdout it is;
 # led_to: the policies that this has led to, oldest first; none where a log is named.
 VariantComparison = TypedDict("VariantComparison", {
     "experiment": str, "status": str, "unit": str, "variants": list[dict[str, Any]],
@@ -54,7 +55,7 @@ VariantComparison = TypedDict("VariantComparison", {
     "decisions_per_unit": list[dict[str, Any]], "created_at": str, "stopped_at": str | None,
     "anonymous": NotRequired[int], "ties": NotRequired[int | None],
     "interleave": NotRequired[list[str]], "units_per_day": NotRequired[float | None],
-    "phases": list[dict[str, Any]],
+    "phases": list[dict[str, Any]], "plan": NotRequired[plan.Plan | None],
     "first_at": str | None, "last_at": str | None, "route": NotRequired[str], "led_to": NotRequired[list[str]],
     "metric": list[dict[str, str | None]], "guards": list[GuardRow], "sequence": SequenceAnswer,
 })  # fmt: skip
@@ -87,6 +88,8 @@ def show(
         route = lookup.route_of_holdout(unit, experiment)
         led_to = [] if route is None or log else [change.policy for change in routes.history(unit, route.route_id)]
         uniform = holdout.compare_holdout(unit, experiment, definitions[0], level=level)
+        is_running = experiment.status == "running" and not log
+        planned = plan.experiment_plan(unit, collected, plan.Request(level=level)) if is_running else None
         maturity = None
         if assigned and not collected.count("sessions", *range(len(experiment.variants))):
             maturity = reward_log.maturity_sentence(unit, study.selection, wait_us=definitions[0].window_us)
@@ -137,7 +140,7 @@ def show(
         fixed=fixed, since=first_at,
         phases=_phases(experiment, phases, collected) if len(phases) > 1 else [],
         units_per_day=sum(assigned.values()) / ((last_at - first_at) / DAY_US) if last_at > first_at else None,
-        **({} if route is None else {"route": route.route, "led_to": [*dict.fromkeys(led_to)]}),
+        plan=planned, **({} if route is None else {"route": route.route, "led_to": [*dict.fromkeys(led_to)]}),
     )  # fmt: skip
 
 

@@ -121,6 +121,14 @@ def parse_number(text: str) -> float:
     return value
 
 
+def parse_percent(text: str) -> float:
+    """The number in 1% or 0.01."""
+    try:
+        return parse_number(f"{text[:-1]}e-2" if text.endswith("%") else text)
+    except InputError:
+        raise InputError(f"'{truncate(text)}' is not a share", hint="write 1% or 0.01") from None
+
+
 def parse_integer(text: str, *, least_bits: int = 64) -> int:
     """An integer of at most 64 bits, or of `least_bits` where these are more."""
     bits = max(least_bits, 64)
@@ -274,6 +282,7 @@ ZONE = Parsed("zone", find_zone)
 CLOCK = Parsed("time", parse_clock)
 DURATION = Parsed("duration", parse_duration)
 NUMBER = Parsed("number", parse_number)
+PERCENT = Parsed("share", parse_percent)
 NAME = Parsed("name", parse_name)
 KEY = Parsed("key", parse_key)
 KEYS = Parsed("keys", parse_keys)

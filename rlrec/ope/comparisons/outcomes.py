@@ -154,6 +154,11 @@ class Outcomes:
         narrowed = None if width is None or not plain_width else finite_or_none(1 - width / plain_width)
         return replace(result, theta=theta, narrowed=narrowed)
 
+    def adjusted_value(self, group: int, metric: Metric) -> MetricValue | None:
+        """A metric of a group less theta times its past; None where there is nothing to adjust by."""
+        theta = self._theta(metric) if self.adjusted else None
+        return None if theta is None else self._adjusted(group, metric, theta)
+
     def _theta(self, metric: Metric) -> float | None:
         """Covariance of the metric with its past over the variance of the past, within groups, from all units."""
         pairs = self._past_products(metric)

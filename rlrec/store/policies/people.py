@@ -48,6 +48,17 @@ def portions(unit: Unit, *, size: int = reader.BATCH) -> Iterator[Ids]:
         yield np.sort(rows[1])
 
 
+def arrivals(
+    unit: Unit, selection: Selection, *, since: int, length: int, by_session: bool = False
+) -> dict[int, int]:  # fmt: skip
+    """How many units have their first selected decision in each stretch of time, by its number."""
+    person = "s.id" if by_session else "coalesce(-s.user_id, s.id)"
+    tests = " AND ".join(f"+{test}" for test in selection.conditions()) or "1 = 1"
+    tables = f"decision d JOIN session s ON s.id = d.session_id WHERE {tests} GROUP BY {person}"
+    text = f"SELECT (at - {since}) / {length}, count(*) FROM (SELECT min(d.at) AS at FROM {tables}) AS entry GROUP BY 1"
+    return dict(unit.ask(text))
+
+
 def session_test(column: str, sessions: Ids) -> str:
     """The test that a column names one of these sessions, at least one, ascending."""
     low, high = int(sessions[0]), int(sessions[-1])

@@ -30,7 +30,8 @@ THURSDAY = 3  # 1970-01-01; a week begins on a Monday
 class Study:
     """A comparison of groups of units. experiment: whose unit and assignment count; by: one of BY; adjust: by the past
     of units before their assignment; users: one of USERS, or NAMED, whose units alone count; age_us: only the first so
-    long of every unit counts, of units that came that long before the end of the log, and the windows of rewards."""
+    long of every unit counts, of units that came that long before the end of the log, and the windows of rewards; unit:
+    user or session, where no experiment says it."""
 
     selection: Selection
     rewards: Sequence[Reward]
@@ -39,11 +40,12 @@ class Study:
     adjust: bool = False
     users: str | None = None
     age_us: int | None = None
+    unit: str = "user"
 
     @property
     def by_session(self) -> bool:
         """Whether the unit is the session, whoever its user is."""
-        return self.experiment is not None and self.experiment.unit == "session"
+        return (self.unit if self.experiment is None else self.experiment.unit) == "session"
 
 
 @dataclass(frozen=True, kw_only=True)

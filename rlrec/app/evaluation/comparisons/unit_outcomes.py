@@ -18,7 +18,7 @@ from rlrec.app.evaluation.rows import log_rows
 from rlrec.app.inputs import filters, lookup
 from rlrec.app.log import reward_log
 from rlrec.app.log.ended_visits import visit_indices
-from rlrec.arrays import Array, Flags, Ids, distinct, finite_or_none, run_starts, take
+from rlrec.arrays import Array, Flags, Ids, distinct, finite_or_none, look_up, run_starts, take
 from rlrec.errors import InputError
 from rlrec.ope.comparisons import comparison, outcomes
 from rlrec.ope.comparisons.comparison import ALARM, Comparison, LookSequence, Metric, is_unlikely, sample_ratio
@@ -459,6 +459,11 @@ class StudyFold:
         if self.study.by == "users":
             units = units.regrouped(returning.astype(np.int64))
         strata, products = dict[int, OutcomeSums](), dict[Metric, Array]()
+        if self.study.adjust and self.study.experiment is None:  # as if a unit was assigned when it came
+            order, entry_at = np.argsort(units.unit), np.full(len(visits.unit), ABSENT)
+            index, has_entry = look_up(units.unit[order], visits.unit)
+            entry_at[has_entry] = units.entry[order[index[has_entry]]]
+            columns = {**columns, "entry_at": entry_at}
         past_sums = self._past(columns, visits) if self.study.adjust else None
         if len(self.phases) > 1:
             drawn_units, stratum = self._strata(columns, visits, decisions, units)

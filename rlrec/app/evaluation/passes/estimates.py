@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, reduce
 from math import log
 from operator import add, or_
+from statistics import NormalDist
 from typing import Any
 
 from rlrec import ope
@@ -23,7 +24,7 @@ from rlrec.app.evaluation.rows.log_rows import CLUSTERS, RowGroup
 from rlrec.app.evaluation.targets.targets import Target
 from rlrec.app.inputs import lookup
 from rlrec.compute import Engine
-from rlrec.errors import InputError
+from rlrec.errors import InputError, quantity
 from rlrec.ope.checks import answers
 from rlrec.ope.checks.answers import Answer
 from rlrec.ope.checks.reasons import LITTLE_DATA, REASONS, in_groups
@@ -31,7 +32,7 @@ from rlrec.ope.intervals import intervals
 from rlrec.ope.sums.base import Estimator
 from rlrec.ope.units.estimate import Estimate
 from rlrec.policy.contexts.fields import check_hash
-from rlrec.sentences import DEFAULT_REWARD, LOG_PRECISION, LOGGED, Claim
+from rlrec.sentences import DEFAULT_REWARD, LOG_PRECISION, LOGGED, NOUNS, Claim, approximate, percent, time_text
 from rlrec.store import Unit
 from rlrec.store.log import events, selected
 from rlrec.store.log.selected import LogExtent, Selection
@@ -40,6 +41,7 @@ from rlrec.times import DAY_US
 SLOT_FIELDS, SLATE_FIELDS = ("position", "arm"), ("step",)  # of the fields that rows are grouped by
 FLOOR = 0.05  # that is usual
 PAIRED = {"pi", "sn-pi"}  # asked for by name, they refuse what they cannot weigh
+POWER = 0.8  # of plans
 LIFT = "lift", "lift_lower", "lift_upper", "lift_std_error"
 UNITS = {"impression": "impression", "session": "visit", "slate": "page"}  # as people call them
 BY_ARM = "snips"  # the usual estimator by arm: the logger chose the arm, so that it must be self-normalised
@@ -72,12 +74,34 @@ class EstimateRow:
     @cached_property
     def answer(self) -> Answer:
         """Whether the target is better than what was logged."""
+        return self._judge(self.estimate.lift, *self.estimate.lift_bounds, scale=1.0)
+
+    def plan(self, lift: float) -> dict[str, Any]:
+        """How many clusters more, and days of this traffic, would tell a lift that is there, with a chance of POWER;
+        None where more of this log does not tell."""
+        value, bounds = self.estimate.lift, self.estimate.lift_bounds
+        reach = 1 + NormalDist().inv_cdf(POWER) / NormalDist().inv_cdf((1 + self.estimate.level) / 2)
+        expected = [None if value is None or bound is None else lift + reach * (bound - value) for bound in bounds]
+        answer, needed = self._judge(None if value is None else lift, *expected, scale=0.0)
+        needed = needed if answer == "unknown" else 0
+        return {"lift": lift, "power": POWER, "needed": needed, "needed_days": self._days(needed)}
+
+    def plan_sentence(self, lift: float) -> str:
+        """How much more of this log a lift takes, in plain words."""
+        needed, days = (self.plan(lift)[name] for name in ("needed", "needed_days"))
+        goal = f"a lift of {percent(lift)} % of {self.name}, if it is there, with a chance of {100 * POWER:g} %"
+        if not needed:
+            return f"this log {'cannot tell' if needed is None else 'is long enough to tell'} {goal}"
+        more = quantity(approximate(needed), f"more {NOUNS[self.estimate.cluster]}")
+        return f"{more}{'' if days is None else f' ({time_text(days)} of this traffic)'} tell {goal}"
+
+    def _judge(self, lift: float | None, lower: float | None, upper: float | None, *, scale: float) -> Answer:
         estimate = self.estimate
         weights = (estimate.max_weight, estimate.mean_weight)
         is_logger = all(weight is not None and abs(weight - 1) <= LOG_PRECISION for weight in weights)
         reasons = [name for name in estimate.reasons if not (is_logger and name == "no-variation")]
         return answers.judge(
-            estimate.lift, *estimate.lift_bounds, scale=1.0, precision=LOG_PRECISION,
+            lift, lower, upper, scale=scale, precision=LOG_PRECISION,
             clusters=estimate.clusters, verdict=estimate.verdict, ess=estimate.ess,
             rewards=(estimate.ess or 0.0) * (estimate.reward_share or 0.0), reasons=reasons,
         )  # fmt: skip

@@ -7,18 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rlrec.cli.commands.experiments.plan import METRIC, parse_metric, plan
 from rlrec.cli.output.output import Show
 from rlrec.cli.output.tables import cell
 from rlrec.cli.program import app
 from rlrec.cli.program.files import plot_option, save_plot
 from rlrec.cli.program.shared import CommandGroup, Store, conclude, question_of_terminal, reading, writing
 from rlrec.cli.text.text import View, truncate
-from rlrec.cli.text.values import NAME, NUMBER, Parsed, parse_name, parse_number
+from rlrec.cli.text.values import NAME, NUMBER, Parsed, parse_name, parse_number, parse_percent
 from rlrec.errors import InputError, quantity
-from rlrec.sentences import ALARM, difference_sentence, experiment_sentences, guard_sentence
+from rlrec.sentences import ALARM, difference_sentence, experiment_sentences, guard_sentence, plan_sentence
 
 if TYPE_CHECKING:
-    from rlrec.app.evaluation.comparisons.declared import GuardName, MetricName
+    from rlrec.app.evaluation.comparisons.declared import GuardName
     from rlrec.app.evaluation.comparisons.unit_outcomes import OutcomeRow
     from rlrec.app.experiments.compare import VariantComparison
     from rlrec.app.experiments.experiment import ExperimentSummary, VariantSpec
@@ -69,29 +70,11 @@ def parse_weight(text: str) -> tuple[str, float]:
     return parse_name(label), parse_percent(weight)
 
 
-def parse_percent(text: str) -> float:
-    """The number in 1% or 0.01."""
-    try:
-        return parse_number(f"{text[:-1]}e-2" if text.endswith("%") else text)
-    except InputError:
-        raise InputError(f"'{truncate(text)}' is not a share", hint="write 1% or 0.01") from None
-
-
 def parse_share(text: str) -> float:
     """The share of all units, neither none nor all."""
     if not 0 < (share := parse_percent(text)) < 1:
         raise InputError(f"the share is {100 * share:.12g} %", hint="it lies between 0 and 100 %: write 5% or 0.05")
     return share
-
-
-def parse_metric(text: str) -> MetricName:
-    """The metric in METRIC or METRIC:REWARD."""
-    from rlrec.app.evaluation.comparisons.declared import MetricName
-
-    metric, colon, reward = (piece.strip() for piece in text.partition(":"))
-    if not metric or (colon and not reward):
-        raise InputError(f"'{truncate(text)}' is not a metric", hint="write METRIC or METRIC:REWARD")
-    return MetricName(metric, reward or None)
 
 
 def parse_guard(text: str) -> GuardName:
@@ -107,12 +90,12 @@ def parse_guard(text: str) -> GuardName:
 REFERENCES = Parsed("a,b", lambda text: tuple(piece.strip() for piece in text.split(",") if piece.strip()))
 SHARE = Parsed("share", parse_share)
 WEIGHT = Parsed("label=weight", parse_weight)
-METRIC = Parsed("metric[:reward]", parse_metric)
 GUARD = Parsed("metric[:reward]>=-n%", parse_guard)
 VARIANT = Parsed("label=policy[@v][:weight]", parse_variant)
 
 
 experiment = CommandGroup("experiment")
+experiment.add_command(plan)
 
 
 @experiment.command("create")
@@ -247,12 +230,14 @@ def _view(result: VariantComparison, level: float, *, details: bool) -> View:
         compared = [row for row in compared if row["metric"] in telling]
     explained += explanations([*shown, *compared, *(result["differences"] if details else [])])
     explained += meanings(shown, result["unit"])
+    is_open = all(row["answer"] == "unknown" for row in compared if row["metric"] == ANSWERING)
     notes: list[str | View] = [
         *explained,
         *([""] if explained else []),
         *_phases(result["phases"]),
         *(_per_decision(result) if details else ["--details has every metric, and means per decision"]),
         *([] if result["holdout"] is None else ["", _holdout(result["holdout"])]),
+        *([plan_sentence(planned)] if (planned := result.get("plan")) and is_open else []),
     ]
     return grid(shown, compared)._replace(title=title, notes=notes)
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from rlrec.cli.commands.experiments import experiment
-from rlrec.cli.commands.experiments.experiment import SHARE, parse_percent
+from rlrec.cli.commands.experiments.experiment import SHARE
 from rlrec.cli.output.output import Show
 from rlrec.cli.output.tables import cell
 from rlrec.cli.program import app
 from rlrec.cli.program.shared import CommandGroup, Store, reading, writing
 from rlrec.cli.text.text import View, truncate
-from rlrec.cli.text.values import DURATION, NAME, NUMBER, Parsed, parse_name
+from rlrec.cli.text.values import DURATION, NAME, NUMBER, Parsed, parse_name, parse_percent
 from rlrec.errors import CheckFailed, InputError, quantity
 from rlrec.sentences import gate_claim
 

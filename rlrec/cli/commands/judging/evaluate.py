@@ -13,8 +13,8 @@ from rlrec.cli.program import app
 from rlrec.cli.program.files import plot_option, save_plot
 from rlrec.cli.program.shared import HOW_TO_RUN, OUTPUT, GroupedCommand, Store, option_group, reading, workers_options
 from rlrec.cli.text.text import View
-from rlrec.cli.text.values import NAMED_TABLE, NUMBER, TABLE, Integer
-from rlrec.errors import quantity
+from rlrec.cli.text.values import NAMED_TABLE, NUMBER, PERCENT, TABLE, Integer
+from rlrec.errors import InputError, quantity
 from rlrec.sentences import LOGGED, best_of, percent
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ VERDICTS = ("insufficient", "weak", "ok")
 
 @click.command(
     cls=GroupedCommand,
-    epilog="`rlrec help evaluate` explains units, verdicts, reasons, keys, options and estimators.",
+    epilog="`rlrec help evaluate` explains units, verdicts, reasons and estimators.",
 )  # fmt: skip
 @click.argument("names", nargs=-1, metavar="TARGET...")
 @option_group(
@@ -89,6 +89,7 @@ VERDICTS = ("insufficient", "weak", "ok")
 @workers_options
 @option_group(
     OUTPUT,
+    click.option("--plan", type=PERCENT, metavar="LIFT", help="Say how many more visits would tell a lift of 5%, ..."),
     click.option("--best", is_flag=True, help="Say which of the targets may still be the best."),
     click.option("--details", is_flag=True, help="Every estimator, and every reason of each."),
 )  # fmt: skip
@@ -102,7 +103,7 @@ VERDICTS = ("insufficient", "weak", "ok")
 )
 def evaluate(
     store: Store, show: Show, names: Sequence[str], targets: Sequence[tuple[str, Any]], best: bool, details: bool,
-    plot: str | None, workers: Workers, **request: Any,
+    plan: float | None, plot: str | None, workers: Workers, **request: Any,
 ) -> None:  # fmt: skip
     """A target is a policy (as it stands now), NAME@V, a variant POLICY@EXPERIMENT/VARIANT, or the built-in `uniform`.
     The mature decisions of every logger that can tell count, the more the less their weights vary. First comes the
@@ -112,11 +113,16 @@ def evaluate(
         raise click.UsageError("Missing argument 'TARGET...', or --target FILE.")
     if best and (len(names) + len(targets) < 2 or request["by"]):
         raise click.UsageError("--best compares targets: name at least two, without --by")
+    if plan is not None and not 0 < abs(plan) <= 100:
+        raise InputError(f"the lift of --plan is {100 * plan:.12g} %", hint="write --plan 5%, or -5% for a loss")
     estimates = app.evaluate.evaluate(store, app.evaluate.Request(targets=names, sources=targets, **request), workers)
-    rows, by = [row.to_json() for row in estimates], request["by"]
+    plans = [{} if plan is None else {"plan": row.plan(plan)} for row in estimates]
+    rows = [row.to_json() | planned for row, planned in zip(estimates, plans, strict=True)]
+    by = request["by"]
     answering = app.evaluate.answering_rows(estimates)
     save_plot(plot, lambda: app.figures.estimates(estimates if by or details else answering))
     sentences = [_counts(rows, by)] if by else [_sentence(row) for row in answering]
+    sentences += [] if plan is None or by else [row.plan_sentence(plan) for row in answering]
     if best:
         sentences.insert(0, best_of({row.name: row.estimate.may_be_best for row in answering}))
         if all(row.answer.answer != "better" for row in answering):

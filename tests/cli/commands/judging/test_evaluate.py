@@ -198,6 +198,15 @@ def test_what_is_needed_is_told_in_clusters_and_in_days_of_the_logs_traffic(
     times = [record["at"] for record in run_sqlite(*LATER, "export-log", "-").lines]
     span = datetime.fromisoformat(max(times)) - datetime.fromisoformat(min(times))
     assert seconds == pytest.approx(span.total_seconds(), abs=1)
+    # the same lift with a chance of 80 % in place of even odds
+    lift = f"{shown['lift']:.17g}"
+    plans = {row["estimator"]: row["plan"] for row in run_sqlite(*command, "--plan", lift, "--json").json}
+    ratio = (plans["dr"]["needed"] + shown["clusters"]) / (shown["needed"] + shown["clusters"])
+    assert ratio == pytest.approx((1 + 0.8416212 / 1.9599640) ** 2, rel=1e-3)
+    small, large = (run_sqlite(*command, "--plan", lift).stdout for lift in ("1%", "300%"))
+    assert "visits (" in small.splitlines()[1]
+    assert large.splitlines()[1].startswith("this log is long enough to tell a lift of +300 % of near@1")
+    assert "the lift of --plan is 0 %" in run_sqlite(*command, "--plan", "0").stderr
 
 
 @pytest.mark.slow

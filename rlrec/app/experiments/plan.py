@@ -1,0 +1,177 @@
+"""How long an experiment takes: units, and days of the traffic of a log, that tell a lift."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import ceil
+from typing import Any, NotRequired, TypedDict
+
+import numpy as np
+
+from rlrec.app.evaluation.comparisons import declared, holdout, interleaved, unit_outcomes
+from rlrec.app.evaluation.comparisons.declared import MetricName
+from rlrec.app.evaluation.comparisons.study import Study
+from rlrec.app.evaluation.comparisons.unit_outcomes import StudyFigures
+from rlrec.app.experiments.experiment import shares_of
+from rlrec.app.inputs import filters, lookup
+from rlrec.arrays import Array
+from rlrec.errors import InputError
+from rlrec.ope.comparisons import comparison, planning
+from rlrec.ope.intervals import intervals, sequences
+from rlrec.records import Reward
+from rlrec.store import Store, Unit
+from rlrec.store.database import bulk
+from rlrec.store.log import selected
+from rlrec.store.policies import people
+from rlrec.times import DAY_US
+
+WINDOW_US, SHORTEST_US = 30 * DAY_US, 7 * DAY_US  # of the newest traffic, which is read as far as a plan reaches
+STRETCHES = 100  # of that time, in which new units are counted
+MEASURES = 3  # of traffic that covers as long as an experiment takes, at most
+ANSWERING = MetricName(declared.DEFAULT_METRIC)
+METRICS = {metric.name: metric for metric in comparison.metrics(1)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Options of `experiment plan`. name: of an experiment, whose variants, unit and traffic count; lift: a share of
+    the first variant's metric, METRIC[:REWARD]; weights: of the variants; rate: the share of units with an event, in
+    place of the metric; log: a filter of the traffic."""
+
+    name: str | None = None
+    lift: float = 0.1
+    power: float = 0.8
+    level: float = 0.95
+    weights: Sequence[float] = (1.0, 1.0)
+    comparisons: int | None = None
+    metric: MetricName = ANSWERING
+    by: str = "user"
+    rate: float | None = None
+    log: str | None = None
+
+
+# The answer of `experiment plan`. per_variant: units of the smallest variant, and total: of all, at one look;
+# total_sequential: however often somebody looks; adjusted_days: at one look, adjusted by the past of units, None where
+# they have none; days_left: of those of an experiment, at any look. Days are None where no traffic brings so many.
+Plan = TypedDict("Plan", {
+    "per_variant": int, "total": int, "total_sequential": int, "days": float | None, "days_sequential": float | None,
+    "adjusted_days": float | None, "days_left": NotRequired[float | None], "assumed": dict[str, Any],
+})  # fmt: skip
+
+
+def plan(store: Store, request: Request) -> Plan:
+    """How many units and days tell the lift. Raises InputError where no number does, or the log does not say how a
+    metric varies."""
+    _check(request)
+    with store.read() as unit, bulk.alongside(unit):
+        declared.check(unit, [request.metric], [], first="default")
+        experiment = None if request.name is None else lookup.experiment(unit, request.name)
+        rewards = unit_outcomes.rewards_of(unit, [request.metric.reward] if request.metric.reward else [], experiment)
+        if experiment is None:
+            answer = _traffic_plan(unit, request, rewards)
+        else:
+            study = replace(unit_outcomes.experiment_study(unit, experiment, rewards), adjust=True)
+            answer = experiment_plan(unit, unit_outcomes.collect(unit, study, level=request.level), request)
+    if answer is None:
+        hint = "choose a longer log, or give the --rate of an event"
+        raise InputError(f"the log does not tell how {request.metric} varies between units", hint=hint)
+    return answer
+
+
+def experiment_plan(unit: Unit, figures: StudyFigures, request: Request) -> Plan | None:
+    """How long an experiment takes, in all and from now on. figures: of its study."""
+    experiment = figures.study.experiment
+    if experiment is None or interleaved.rankers(experiment):
+        return None
+    shares = shares_of(experiment)
+    compared = [shares[variant.id] for variant in experiment.variants if variant.label != holdout.LABEL]
+    answer = _plan(unit, figures, request, compared if len(compared) > 1 else [*shares.values()])
+    if answer is not None:
+        days = answer["days_sequential"] if experiment.state == "running" else None
+        answer["days_left"] = None if days is None else max(0.0, days - answer["assumed"]["traffic_days"])
+    return answer
+
+
+def _traffic_plan(unit: Unit, request: Request, rewards: Sequence[Reward]) -> Plan | None:
+    selection = filters.selection(unit, request.log)
+    first_at, last_at = selected.times(unit, selection)
+    shares = [weight / sum(request.weights) for weight in request.weights]
+    span = min(WINDOW_US, (last_at - first_at) // 2)  # before it lies the past of units
+    for _ in range(MEASURES):
+        newest = replace(selection, since=last_at - span)
+        study = Study(selection=newest, rewards=rewards, adjust=True, unit=request.by)
+        answer = _plan(unit, unit_outcomes.collect(unit, study, level=request.level), request, shares)
+        if answer is None or answer["days"] is None or 2 * answer["days"] * DAY_US > span or span <= SHORTEST_US:
+            break
+        span = max(SHORTEST_US, ceil(answer["days"] * DAY_US))  # what units do depends on how long they are watched
+    return answer
+
+
+def _plan(unit: Unit, figures: StudyFigures, request: Request, shares: Sequence[float]) -> Plan | None:
+    comparisons = request.comparisons or len(shares) - 1
+    limits = {"alpha": (1 - request.level) / comparisons, "power": request.power}
+    metric = METRICS[request.metric.metric]
+    mean, adjusted = figures.outcomes.value(0, metric), figures.outcomes.adjusted_value(0, metric)
+    value, deviation, narrowed = mean.value, mean.error**2 * mean.units, None
+    lifted = deviation * (1 + request.lift)  # as where there are more events, not larger ones
+    if request.rate is not None:
+        value = request.rate
+        deviation, lifted = (rate * (1 - rate) for rate in (value, value * (1 + request.lift)))
+    elif not mean.varied or not value or mean.units < sequences.MIN_CLUSTERS:
+        return None
+    elif adjusted is not None:
+        narrowed = 1 - adjusted.error / mean.error
+    variance = planning.variance_of_difference(deviation, lifted, shares)
+    total = planning.fixed_units(variance, request.lift * value, **limits)
+    total_sequential = planning.sequential_units(variance, request.lift * value, **limits)
+    per_variant, arrivals = round(total * min(shares)), NewUnits.count(unit, figures.study)
+    return {
+        "per_variant": per_variant, "total": round(per_variant / min(shares)),
+        "total_sequential": max(sequences.MIN_CLUSTERS, ceil(total_sequential)),
+        "days": arrivals.days_until(total), "days_sequential": arrivals.days_until(total_sequential),
+        "adjusted_days": None if narrowed is None else arrivals.days_until(total * (1 - narrowed) ** 2),
+        "assumed": {
+            "lift": request.lift, "power": request.power, "level": request.level, "comparisons": comparisons,
+            "metric": "rate" if request.rate else str(request.metric), "value": value, "variance": deviation,
+            "shares": [*shares], "unit": "session" if figures.study.by_session else "user", "narrowed": narrowed,
+            "traffic_days": arrivals.days, "traffic_units": int(arrivals.counts[-1]),
+        },
+    }  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class NewUnits:
+    """How many units have come by the end of each stretch of some days, (STRETCHES,)."""
+
+    counts: Array
+    days: float
+
+    @classmethod
+    def count(cls, unit: Unit, study: Study) -> NewUnits:
+        """The new units of a study."""
+        first_at, last_at = selected.times(unit, study.selection)
+        length = ceil((last_at - first_at + 1) / STRETCHES)
+        new = people.arrivals(unit, study.selection, since=first_at, length=length, by_session=study.by_session)
+        counts = np.bincount(np.fromiter(new, np.int64), list(new.values()), STRETCHES).cumsum()
+        return cls(counts=counts, days=STRETCHES * length / DAY_US)
+
+    def days_until(self, units: float) -> float | None:
+        """How long it takes until so many have come; where more than did, at the pace of the second half."""
+        pace = 2 * (self.counts[-1] - self.counts[STRETCHES // 2 - 1]) / self.days
+        if units <= self.counts[-1]:
+            return float(np.interp(units, np.r_[0, self.counts], np.linspace(0, self.days, STRETCHES + 1)))
+        return float(self.days + (units - self.counts[-1]) / pace) if pace else None
+
+
+def _check(request: Request) -> None:
+    intervals.check_level(request.level)
+    if request.name is not None and (request.log is not None or request.rate is not None):
+        raise InputError(f"the traffic is that of experiment {request.name}", hint="leave out --log and --rate")
+    if not request.lift or not -1 < request.lift <= 100:
+        raise InputError(f"the lift is {100 * request.lift:.12g} %", hint="write --lift 5%, or -5% for a loss")
+    if not 0.5 <= request.power < 1:
+        raise InputError(f"the power is {100 * request.power:.12g} %", hint="it is 50 % or more, and below 100 %")
+    if request.rate is not None and not 0 < request.rate * max(1.0, 1 + request.lift) < 1:
+        hint = "it lies between 0 and 100 %, with the lift, too"
+        raise InputError(f"the rate is {100 * request.rate:.12g} %", hint=hint)

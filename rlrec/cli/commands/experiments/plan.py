@@ -1,0 +1,74 @@
+"""rlrec experiment plan."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rlrec.cli.output.output import Show
+from rlrec.cli.program import app
+from rlrec.cli.program.shared import Store, conclude, reading
+from rlrec.cli.text.text import truncate
+from rlrec.cli.text.values import NAME, NUMBER, PERCENT, Integer, Parsed, parse_number
+from rlrec.errors import InputError
+from rlrec.sentences import plan_sentence
+
+if TYPE_CHECKING:
+    from rlrec.app.evaluation.comparisons.declared import MetricName
+
+
+def parse_metric(text: str) -> MetricName:
+    """The metric in METRIC or METRIC:REWARD."""
+    from rlrec.app.evaluation.comparisons.declared import MetricName
+
+    metric, colon, reward = (piece.strip() for piece in text.partition(":"))
+    if not metric or (colon and not reward):
+        raise InputError(f"'{truncate(text)}' is not a metric", hint="write METRIC or METRIC:REWARD")
+    return MetricName(metric, reward or None)
+
+
+def parse_weights(text: str) -> tuple[float, ...]:
+    """The weights of two or more variants."""
+    weights = tuple(parse_number(piece.strip()) for piece in text.split(","))
+    if len(weights) < 2 or not all(1e-9 <= weight <= 1e9 for weight in weights):
+        raise InputError(
+            f"'{truncate(text)}' are no weights of variants", hint="write one a variant, above 0: 9,1 or 1,1,1"
+        )
+    return weights
+
+
+METRIC = Parsed("metric[:reward]", parse_metric)
+WEIGHTS = Parsed("weights", parse_weights)
+
+
+@click.command()
+@click.argument("name", type=NAME, required=False)
+@click.option("--lift", type=PERCENT, default="10%", show_default=True, help="What it has to tell: 5%, or -2%.")
+@click.option("--power", type=PERCENT, default="80%", show_default=True, help="Chance to tell it, if it is there.")
+@click.option("--level", type=NUMBER, default=0.95, show_default=True, help="Confidence of the intervals.")
+@click.option(
+    "--metric", type=METRIC, default="reward_per_unit", show_default=True, metavar="METRIC[:REWARD]",
+    help="What is lifted, as `outcomes` calls it.",
+)  # fmt: skip
+@click.option("--weights", type=WEIGHTS, default="1,1", show_default=True, metavar="LIST", help="Of the variants.")
+@click.option("--comparisons", type=Integer(1, 1000), metavar="N", help="[default: all variants with the first]")
+@click.option("--unit", "by", type=click.Choice(["user", "session"]), default="user", help="Who has a variant.")
+@click.option("--log", metavar="FILTER", help="The traffic: route=home, policy=home, ... [default: all].")
+@click.option(
+    "--rate", type=PERCENT, metavar="SHARE", help="Share of units with an event, in place of a metric of the log."
+)
+@reading(
+    "rlrec experiment plan --lift 5% --log route=home",
+    "rlrec experiment plan ab --lift 5%",
+    "rlrec experiment plan --rate 5% --lift 10%",
+)
+def plan(store: Store, show: Show, **request: Any) -> None:
+    """Say how long an experiment takes: how many units, and how many days of the newest traffic of this store, tell a
+    lift. With NAME, of an experiment: its variants, units and traffic count, and the days that are left.
+
+    At one look that is fixed beforehand, or at any number of looks (`experiment show`). A reward counts when its window
+    is over: wait so long afterwards."""
+    result = app.plan.plan(store, app.plan.Request(**request))
+    show(result)
+    conclude(show, f"{plan_sentence(result)}.")

@@ -1,0 +1,112 @@
+"""rlrec experiment plan."""
+
+from functools import partial
+from typing import Any
+
+import pytest
+
+from tests.conftest import ON_BOTH, Run, filled, runner
+
+
+def serve(run: Run, target: str, day: str, first_decision: int, *, every: int) -> None:
+    """20 users an hour for 20 hours, of whom one in so many clicks at once."""
+    for hour in range(20):
+        users = range(20 * hour, 20 * hour + 20)
+        lines = "".join(f'{{{target}, "session": "{target[1]}{n}", "user": "{target[1]}{n}"}}\n' for n in users)
+        now = "--now", f"{day}T{hour:02}:00:00Z", "--allow-future"
+        run(*now, "recommend", "--input", "-", stdin=lines)
+        clicked = (first_decision + n for n in users if n % every == 0)
+        run(
+            *now,
+            "feedback",
+            "--input",
+            "-",
+            stdin="".join(f'{{"decision_id": {n}, "events": {{"click": 1}}}}\n' for n in clicked),
+        )
+
+
+def prepared(db: str) -> None:
+    """The same 400 users on two days; every fifth clicks each time."""
+    run = runner(db)
+    run("arm", "add", "x")
+    for name in ("home", "other"):
+        run("policy", "create", name, "--kind", "uniform")
+    for first_decision, day in ((1, "2030-01-01"), (401, "2030-01-11")):
+        serve(run, '"policy": "home"', day, first_decision, every=5)
+
+
+@pytest.fixture
+def ready(db: str) -> Any:
+    return filled(db, prepared)
+
+
+def plan(run: Run, *words: Any) -> Any:
+    return run("--now", "2030-02-01", "--allow-future", "experiment", "plan", *words, "--json")
+
+
+def test_the_published_values_need_no_log(ready: Any) -> None:
+    fields = ({"--rate": 0.05}, {"--rate": "1%", "--lift": "5%"}, {"--rate": "5%", "--comparisons": 3})
+    answers = [plan(ready, *(word for pair in options.items() for word in pair)).json for options in fields]
+    assert [answer["per_variant"] for answer in answers] == [31_231, 637_007, 41_657]
+    assert [answer["total"] for answer in answers] == [62_462, 1_274_014, 83_314]
+    assert {*answers[0]} >= {"days", "days_sequential", "adjusted_days", "assumed"}
+
+
+@ON_BOTH
+def test_days_are_those_of_the_newest_traffic(ready: Any) -> None:
+    """The second ten days bring 400 units in 19 hours, a fifth of whom click, as they all have before."""
+    answer = plan(ready, "--lift", "50%").json
+    assumed = answer["assumed"]
+    assert (assumed["traffic_units"], assumed["value"]) == (400, pytest.approx(0.2))
+    assert assumed["variance"] == pytest.approx(0.16, rel=0.01)
+    # 400 units bring 390 in 19 of 20 hours, where the plan of so large a lift is remeasured on a day
+    assert answer["days"] == pytest.approx(answer["total"] / 400 * 19 / 24, rel=0.05)
+    assert assumed["narrowed"] == pytest.approx(1, abs=1e-6)
+    assert answer["adjusted_days"] < answer["days"] / 100
+
+
+def test_more_units_than_came_take_as_long_as_the_pace_says(ready: Any) -> None:
+    answer = plan(ready, "--lift", "50%", "--power", "95%").json
+    assert answer["total"] > 0
+    assert plan(ready, "--lift", "1%").json["days"] > 100
+
+
+def test_a_running_experiment_has_days_left(ready: Any) -> None:
+    run = partial(ready, "--now", "2030-02-01", "--allow-future")
+    run("experiment", "create", "ab", "--variant", "a=home", "--variant", "b=other")
+    serve(ready, '"experiment": "ab"', "2030-02-01", 801, every=4)
+    answer = ready("--now", "2030-03-01", "--allow-future", "experiment", "plan", "ab", "--lift", "20%", "--json").json
+    assert answer["days_left"] == pytest.approx(answer["days_sequential"] - 19 / 24, abs=0.02)
+    shown = ready("--now", "2030-03-01", "--allow-future", "experiment", "show", "ab", "--json").json["plan"]
+    assert shown["assumed"]["lift"] == 0.1
+    assert shown["days_left"] > answer["days_left"]
+    stopped = ready("--now", "2030-03-01", "--allow-future", "experiment", "stop", "ab")
+    assert stopped.exit_code == 0
+    ended = ready("--now", "2030-03-01", "--allow-future", "experiment", "plan", "ab", "--json").json
+    assert ended["days_left"] is None
+
+
+@pytest.mark.parametrize(
+    ("words", "result"),
+    [
+        (["--lift", "0"], "the lift is 0 %"),
+        (["--lift", "-100%"], "the lift is -100 %"),
+        (["--power", "1"], "below 100 %"),
+        (["--power", "1%"], "50 % or more"),
+        (["--level", "1"], "level"),
+        (["--metric", "reward"], "did you mean reward_per_"),
+        (["--metric", "visits:default"], "visits has no reward"),
+        (["--metric", "reward_per_unit:no"], "unknown reward 'no'"),
+        (["--rate", "95%"], "the rate is 95 %"),
+        (["--weights", "1"], "no weights of variants"),
+        (["--weights", "1,0"], "no weights of variants"),
+        (["--log", "policy=no"], "unknown policy 'no'"),
+        (["--log", "policy=other"], "does not tell how reward_per_unit varies"),
+        (["no"], "unknown experiment 'no'"),
+        (["ab", "--rate", "5%"], "the traffic is that of experiment ab"),
+    ],
+)
+def test_what_no_plan_can_answer_is_refused(ready: Any, words: list[str], result: str) -> None:
+    refused = plan(ready, *words)
+    assert refused.exit_code == 2
+    assert result in refused.stderr
