@@ -38,7 +38,7 @@ Cells = Mapping[str, Sequence[Any]]  # columns by name
 @dataclass(frozen=True)
 class DecisionTable:
     """Numbers by decision and arm. source: their name in messages; column: what they are; path: of their file;
-    temperature: of the softmax that makes scores probabilities, 0 for the best arm."""
+    temperature: of the softmax of scores, or of logarithms of probabilities, 0 for the best arm."""
 
     source: str
     column: str
@@ -48,9 +48,8 @@ class DecisionTable:
     @property
     def manner(self) -> str:
         """Where its probabilities come from, and how."""
-        if not self.temperature:
-            return f"{self.source}, the arm with the best {self.column}"
-        return f"{self.source}, {self.column}" + (f", softmax at {self.temperature:g}" if self.column == SCORE else "")
+        manner = f"at temperature {self.temperature:g}" if self.temperature else "of the best arm"
+        return f"{self.source}, {self.column} {manner}"
 
     def values(self, decision: Ids, arms: Ids, *, keys: Mapping[int, str], shares: Any = 1.0) -> Array:
         """The values of decisions (d,) for arms (m,), ascending, (d, m). keys: of arms by id. Rewards may be missing of

@@ -38,16 +38,12 @@ def evaluate(store: Store, request: Request, workers: Workers = IN_PROCESS) -> l
 
     Raises InputError for unknown names, an interval that an estimator does not have, and an empty log."""
     estimators = estimates.estimators(request)
-    with (
-        log_stores.opened(store, request.log) as (log_store, log), log_store.read() as unit, bulk.alongside(unit),
-        TemporaryDirectory() as folder,
-    ):  # fmt: skip
+    with log_stores.opened(store, request.log) as (log_store, log), log_store.read() as unit, bulk.alongside(unit):
         selection = filters.selection(unit, log)
-        request = _with_tables(unit, request, selection, Path(folder))
         live_versions.notice_successors(store, unit, request.targets)
         try:
-            with workers.opened(log_store, unit.now, has_reasons=True) as engine:
-                request = replace(request, log=log)
+            with workers.opened(log_store, unit.now, has_reasons=True) as engine, TemporaryDirectory() as folder:
+                request = _with_tables(unit, replace(request, log=log), selection, Path(folder))
                 rows = estimates.answer(unit, request, estimators, selection, engine)
                 return rows if request.estimators else _with_visits(unit, request, rows, selection, engine)
         except EmptyLog as error:
@@ -65,14 +61,12 @@ def _with_tables(unit: Unit, request: Request, selection: Selection, folder: Pat
         if name in tables:
             raise InputError(f"two --target have the name {name}", hint="write --target NAME=FILE")
         table = decision_tables.index(unit, source, name, (PROBABILITY, SCORE), folder / str(len(tables)))
-        if table.column == SCORE and (temperature is None) != request.greedy:
+        if table.column == SCORE and temperature is None and not request.greedy:
             hint = "--temperature T makes them probabilities, by softmax(score / T), or --greedy takes the best arm"
             raise InputError(f"{table.source} has scores", hint=hint)
-        softness = 0.0 if request.greedy else temperature if table.column == SCORE else 1.0
-        tables[name] = replace(table, temperature=softness or 0.0)
-    has_scores = any(table.column == SCORE for table in tables.values())
-    if temperature is not None and (temperature <= 0 or not has_scores):
-        raise InputError(f"--temperature is {temperature:g}", hint="it is above 0, for a --target with scores")
+        tables[name] = replace(table, temperature=0.0 if request.greedy else temperature or 1.0)
+    if temperature is not None and (temperature <= 0 or not tables or request.greedy):
+        raise InputError(f"--temperature is {temperature:g}", hint="it is above 0, for a --target, without --greedy")
     if model is not None and decision_tables.is_by_decision(model):
         model = decision_tables.index(unit, model, "reward_model", (REWARD,), folder / REWARD)
     doubts = [] if request.fitted_on == "none" else ["unknown-fit"]
@@ -198,11 +192,6 @@ def log_read(rows: Sequence[EstimateRow]) -> str:
     noun = "reward" if len(rewards) == 1 else "rewards"
     time = f"on {first}" if first == last else f"from {first} to {last}"
     return f"{quantity(extent.decisions, 'decision')} {time}, {noun} {', '.join(rewards)}"
-
-
-def origins(rows: Sequence[EstimateRow]) -> list[str]:
-    """A line for each target of a table: where its probabilities come from."""
-    return list(dict.fromkeys(f"{row.name}: {row.origin}" for row in rows if row.origin))
 
 
 def logs_taken(rows: Sequence[EstimateRow]) -> list[str]:

@@ -142,11 +142,9 @@ def _processed(context: click.Context, param: click.Parameter, name: str | None,
 def _typed(param: click.Parameter, name: str, value: Any) -> Any:
     """A value, or several, as they would be typed; frames as they are, with a name where several may be given."""
     if param.type.name == "table":
-        is_path = isinstance(value, str | os.PathLike)
-        if not param.multiple:
-            return os.fspath(value) if is_path else value
-        named = value if isinstance(value, Mapping) else {} if is_path else {"frame": value}
-        return [*named.items()] or [os.fspath(value)]
+        value = os.fspath(value) if isinstance(value, os.PathLike) else value
+        named = value.items() if isinstance(value, Mapping) else [value if isinstance(value, str) else ("frame", value)]
+        return [*named] if param.multiple else value
     if not param.multiple and param.nargs != -1:
         return _word(param, name, value)
     if isinstance(value, Mapping):

@@ -122,7 +122,7 @@ def test_a_table_of_what_the_store_has_gives_its_estimates(sqlite_db: str, tmp_p
     # neither the format nor the order changes a bit
     assert figures(answers[0]) == figures(answers[1]) == figures(answers[2])
     assert {row["target"] for row in answers[0]} == {"tabled"}
-    assert {row["origin"] for row in answers[0]} == {f"{tmp_path}/tabled.csv, probability"}
+    assert {row["origin"] for row in answers[0]} == {f"{tmp_path}/tabled.csv, probability at temperature 1"}
     assert all("unknown-fit" in row["reasons"] and row["verdict"] != "ok" for row in answers[0])
 
 
@@ -138,7 +138,7 @@ def test_a_frame_of_any_library_is_a_table(sqlite_db: str) -> None:
         for targets in (table, frame, {"frame": table.to_reader(max_chunksize=100)}):
             answer = store.evaluate(targets=targets, estimators="impression", fitted_on="none")
             assert_equal(answer, stored)
-            assert (answer[0].target, answer[0].origin) == ("frame", "frame frame, probability")
+            assert (answer[0].target, answer[0].origin) == ("frame", "frame frame, probability at temperature 1")
         answers = store.evaluate("home", targets={"a": table, "b": frame}, estimators="ips")
         assert [row.target for row in answers] == ["home", "a", "b"]
         with pytest.raises(InputError, match="cannot read frame frame: "):
@@ -177,7 +177,7 @@ def test_scores_rank_pages_as_a_policy_that_reads_states_does(sqlite_db: str, tm
     path = write(tmp_path / "best.csv", best, "decision_id,arm,score")
     rows = evaluated(run, "--target", path, "--greedy", estimators="sips")
     assert rows[0]["max_weight"] == pytest.approx(6) == 12 * 0.5
-    assert rows[0]["origin"] == f"{path}, the arm with the best score"
+    assert rows[0]["origin"] == f"{path}, score of the best arm"
     # probabilities of one slot say nothing of a page
     path = write(tmp_path / "share.csv", [(decision, arm, 0.25) for decision, arm, _ in scores])
     result = run(*LATER, "evaluate", "--target", path)
@@ -191,9 +191,12 @@ def test_scores_need_a_way_to_probabilities(sqlite_db: str, tmp_path: Path) -> N
     scores = write(tmp_path / "tabled.csv", rows, "decision_id,arm,score")
     for words, message in (
         (("--target", scores), f"{scores} has scores. --temperature T makes"),
-        (("--target", scores, "--greedy", "--temperature", "1"), f"{scores} has scores. --temperature T makes"),
+        (
+            ("--target", scores, "--greedy", "--temperature", "1"),
+            "--temperature is 1. it is above 0, for a --target, without",
+        ),
         (("--target", scores, "--temperature", "0"), "--temperature is 0. it is above 0"),
-        (("uniform", "--temperature", "1"), "--temperature is 1. it is above 0, for a --target with scores"),
+        (("uniform", "--temperature", "1"), "--temperature is 1. it is above 0, for a --target"),
         (("uniform", "--fitted-on", "until=2026-01-01"), "--fitted-on is given, and no table by decision"),
         (("--target", scores, "--temperature", "1", "--fitted-on", "policy=nobody"), "unknown policy 'nobody'"),
         ((), "Missing argument 'TARGET...', or --target FILE."),
@@ -207,10 +210,10 @@ def test_scores_need_a_way_to_probabilities(sqlite_db: str, tmp_path: Path) -> N
         result = run(*LATER, "evaluate", *words)
         assert (result.exit_code, result.stdout) == (2, "")
         assert message in result.stderr, result.stderr
-    (row, *_) = evaluated(run, "--target", f"b={scores}", "--temperature", "0.5", estimators="ips")
-    assert (row["target"], row["origin"]) == ("b", f"{scores}, score, softmax at 0.5")
+    (row,) = evaluated(run, "--target", f"b={scores}", "--temperature", "0.5", estimators="ips")
+    assert (row["target"], row["origin"]) == ("b", f"{scores}, score at temperature 0.5")
     text = run(*LATER, "evaluate", "--target", f"b={scores}", "--temperature", "0.5").stdout
-    assert f"b: {scores}, score, softmax at 0.5\n" in text
+    assert f"b: {scores}, score at temperature 0.5\n" in text
 
 
 def changed(number: int, *cells: object) -> Callable[[list[Row]], list[Row]]:
