@@ -7,6 +7,7 @@ Each `parse_*` raises InputError; the click types at the end say the same with t
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -205,9 +206,9 @@ def parse_pair(text: str) -> tuple[str, str]:
 
 
 def parse_named_table(text: str) -> tuple[str, str]:
-    """Name and path of NAME=FILE; without a name that of the file without its ending."""
+    """Name and path of NAME=FILE; of a FILE that is there, its name without the ending."""
     name, equals, path = text.partition("=")
-    if equals and re.fullmatch(NAME_FORM, name):
+    if equals and re.fullmatch(NAME_FORM, name) and not os.path.exists(text):
         return name, path
     return text.rpartition("/")[2].partition(".")[0], text
 

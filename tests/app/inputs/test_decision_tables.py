@@ -24,7 +24,7 @@ from rlrec.app.inputs import decision_tables
 from rlrec.errors import InputError
 from rlrec.store.log.selected import Selection
 from tests.app import logs, trained
-from tests.conftest import Run, filled
+from tests.conftest import ON_BOTH, Run, filled
 
 Row = tuple[Any, ...]  # decision, arm, value
 NOW = "2026-03-01"
@@ -145,18 +145,19 @@ def test_a_frame_of_any_library_is_a_table(sqlite_db: str) -> None:
             store.evaluate(targets=object())
 
 
-def test_requests_name_decisions(sqlite_db: str, run_sqlite: Run, tmp_path: Path) -> None:
-    logs.catalogue(sqlite_db, 2)
-    logs.create(sqlite_db, "log", "uniform")
+@ON_BOTH
+def test_requests_name_decisions(db: str, run: Run, tmp_path: Path) -> None:
+    logs.catalogue(db, 2)
+    logs.create(db, "log", "uniform")
     lines = [{"policy": "log", "request_id": f"r,{number}", "session": f"s{number}"} for number in range(60)]
     path = tmp_path / "requests.ndjson"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    run_sqlite("--now", "2026-02-01T00:00:00Z", "recommend", "--input", str(path))
+    run("--now", "2026-02-01T00:00:00Z", "recommend", "--input", str(path))
     rows = [(line["request_id"], arm, 0.5) for line in lines for arm in ("a0", "a1")]
     file = write(tmp_path / "half.csv", rows, "request_id,arm,probability")
-    assert_equal(evaluated(run_sqlite, "--target", file), evaluated(run_sqlite, "uniform"))
+    assert_equal(evaluated(run, "--target", file), evaluated(run, "uniform"))
     file = write(tmp_path / "half.csv", [("r,99", "a0", 1.0)], "request_id,arm,probability")
-    result = run_sqlite(*LATER, "evaluate", "--target", file)
+    result = run(*LATER, "evaluate", "--target", file)
     assert result.stderr.startswith(f"Error: {file} row 1: 'r,99' is no request_id of the log")
 
 
@@ -185,7 +186,7 @@ def test_scores_rank_pages_as_a_policy_that_reads_states_does(sqlite_db: str, tm
     assert "has probabilities, and the log has several slots of decision 1. give scores" in result.stderr
 
 
-def test_scores_need_a_way_to_probabilities(sqlite_db: str, tmp_path: Path) -> None:
+def test_scores_need_a_way_to_probabilities(sqlite_db: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = filled(sqlite_db, logged)
     rows = table_of(sqlite_db, "uniform")
     scores = write(tmp_path / "tabled.csv", rows, "decision_id,arm,score")
@@ -214,6 +215,12 @@ def test_scores_need_a_way_to_probabilities(sqlite_db: str, tmp_path: Path) -> N
     assert (row["target"], row["origin"]) == ("b", f"{scores}, score at temperature 0.5")
     text = run(*LATER, "evaluate", "--target", f"b={scores}", "--temperature", "0.5").stdout
     assert f"b: {scores}, score at temperature 0.5\n" in text
+    folder = tmp_path / "share=1"
+    folder.mkdir()
+    monkeypatch.chdir(tmp_path)
+    write(folder / "scores.csv", rows, "decision_id,arm,score")
+    (row,) = evaluated(run, "--target", "share=1/scores.csv", "--temperature", "1", estimators="ips")
+    assert (row["target"], row["origin"]) == ("scores", "share=1/scores.csv, score at temperature 1")
 
 
 def changed(number: int, *cells: object) -> Callable[[list[Row]], list[Row]]:
@@ -320,6 +327,12 @@ def test_a_table_of_rewards_is_a_model(sqlite_db: str, tmp_path: Path) -> None:
         ips, dr = evaluated(run, "uniform", "--reward-model", path, "--fitted-on", fitted_on, estimators="ips,dr")
         assert not {"unknown-fit", "in-sample"} & {*ips["reasons"]}
         assert {"unknown-fit", "in-sample"} & {*dr["reasons"]} == ({reason} if reason else set())
+    # a good model takes noise out, and a bad one, which puts some in, leaves the estimate where it was
+    wrong = write(tmp_path / "wrong.csv", [(row, arm, 9 - 5 * q) for row, arm, q in rows], "decision_id,arm,reward")
+    ips, good = evaluated(run, "home", "--reward-model", path, estimators="ips,dr")
+    _, bad = evaluated(run, "home", "--reward-model", wrong, estimators="ips,dr")
+    assert good["std_error"] < ips["std_error"] < bad["std_error"]
+    assert abs(good["value"] - bad["value"]) < 3 * bad["std_error"]
     lacking = write(tmp_path / "lacking.csv", rows[:-1], "decision_id,arm,reward")
     result = run(*LATER, "evaluate", "uniform", "--reward-model", lacking)
     assert f"{lacking} has no row of decision 1 and arm 'a3'. it needs a reward" in result.stderr
