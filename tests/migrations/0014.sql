@@ -303,8 +303,8 @@ CREATE TABLE experiment (
  STRICT
 
 ;
-INSERT INTO "experiment" VALUES(1,'ab','user','382bf825a436913ff775ab80da2c2832','running','{"best_n":5000,"unit":"user","variants":[["a","home",1],["b","slow@2",1]]}',1767276120000000,NULL,NULL,NULL);
-INSERT INTO "experiment" VALUES(2,'front-holdout','user','b0bfa26081a216f402c668f8f2bd3fc8','running','{"best_n":5000,"holdout_of":"front","unit":"user","variants":[["holdout","uniform",0.05]]}',1767276540000000,NULL,NULL,NULL);
+INSERT INTO "experiment" VALUES(1,'ab','user','3d93b5c7905de06b3121955488ae0b46','running','{"best_n":5000,"unit":"user","variants":[["a","home",1],["b","slow@2",1]]}',1767276120000000,NULL,NULL,NULL);
+INSERT INTO "experiment" VALUES(2,'front-holdout','user','e2750dd79bde5028935620ac9f9b410b','running','{"best_n":5000,"holdout_of":"front","unit":"user","variants":[["holdout","uniform",0.05]]}',1767276540000000,NULL,NULL,NULL);
 CREATE TABLE feedback_key (
 	"key" TEXT NOT NULL, 
 	digest BLOB NOT NULL, 
@@ -414,6 +414,7 @@ CREATE TABLE phase (
  STRICT
 
 ;
+INSERT INTO "phase" VALUES(1,1,1767276300000000,'draws','{"a":1.0,"b":2.0}');
 CREATE TABLE policy (
 	id INTEGER NOT NULL, 
 	name TEXT NOT NULL, 
@@ -623,11 +624,12 @@ INSERT INTO "run" VALUES(6,'policy freeze','{"from": 1, "policy": "home", "to": 
 INSERT INTO "run" VALUES(7,'policy promote','{"policy": "home", "version": 2}',NULL,1767276000000000);
 INSERT INTO "run" VALUES(8,'policy freeze','{"from": 1, "policy": "slow", "to": 2}',NULL,1767276000000000);
 INSERT INTO "run" VALUES(9,'experiment create','{"definition": "{\"unit\":\"user\",\"variants\":[[\"a\",\"home\",1],[\"b\",\"slow@2\",1]]}", "name": "ab"}',NULL,1767276120000000);
-INSERT INTO "run" VALUES(10,'route create front --to home','{"to": "home"}',NULL,1767276360000000);
-INSERT INTO "run" VALUES(11,'route set front --to slow@2','{"to": "slow@2"}',NULL,1767276420000000);
-INSERT INTO "run" VALUES(12,'route rollback front','{"to": "home"}',NULL,1767276480000000);
-INSERT INTO "run" VALUES(13,'route set front --holdout 5%','{"holdout": 0.05}',NULL,1767276540000000);
-INSERT INTO "run" VALUES(14,'log exclude','{"name": "staff"}','{"decisions": 1}',1767276600000000);
+INSERT INTO "run" VALUES(10,'experiment set','{"name": "ab", "weights": {"a": 1.0, "b": 2.0}}',NULL,1767276300000000);
+INSERT INTO "run" VALUES(11,'route create front --to home','{"to": "home"}',NULL,1767276360000000);
+INSERT INTO "run" VALUES(12,'route set front --to slow@2','{"to": "slow@2"}',NULL,1767276420000000);
+INSERT INTO "run" VALUES(13,'route rollback front','{"to": "home"}',NULL,1767276480000000);
+INSERT INTO "run" VALUES(14,'route set front --holdout 5%','{"holdout": 0.05}',NULL,1767276540000000);
+INSERT INTO "run" VALUES(15,'log exclude','{"name": "staff"}','{"decisions": 1}',1767276600000000);
 CREATE TABLE session (
 	id INTEGER NOT NULL, 
 	"key" TEXT NOT NULL, 
@@ -665,7 +667,7 @@ CREATE TABLE settings (
  STRICT
 
 ;
-INSERT INTO "settings" VALUES(1,1767268800000000,1800000000,2,NULL,NULL,'key:bb7d61902d0cf05d276e3f064ac903d5',2);
+INSERT INTO "settings" VALUES(1,1767268800000000,1800000000,2,NULL,NULL,'key:0d26ee1fa2c1d2d94596791a634c85bb',2);
 CREATE TABLE shadow (
 	id INTEGER NOT NULL, 
 	route_id INTEGER NOT NULL, 

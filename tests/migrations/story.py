@@ -39,6 +39,7 @@ STORY: list[tuple[str, list[str]]] = [
     ("14:03", ["recommend", "--experiment", "ab", "--session", "s3", "--user", "u2", "--seed", "3"]),
     ("14:04", ["recommend", "--policy", "slow", "--session", "s4", "--seed", "3"]),
     ("14:05", ["session", "end", "s4"]),
+    ("14:05", ["experiment", "set", "ab", "--weight", "a=1", "--weight", "b=2"]),
     ("14:05", ["user", "merge", "u3", "--into", "u2"]),
     ("14:06", ["route", "create", "front", "--to", "home"]),
     ("14:07", ["route", "set", "front", "--to", "slow@2"]),
