@@ -209,7 +209,7 @@ def weights(sets: int) -> dict[str, float]:
             effect = (
                 np.column_stack([click, buy]) @ slopes + 0.03 * rng.normal(size=arms) + error * rng.normal(size=arms)
             )
-            rates = joint_rates(counts, np.diag(counts.sum(axis=0)), looks)
+            rates, _ = joint_rates(counts, np.diag(counts.sum(axis=0)), looks)
             lower, upper = np.quantile(
                 draw_lines(effect, error, rates, draws=1_000, rng=rng).slopes, [0.025, 0.975], axis=0
             )

@@ -13,7 +13,7 @@ from rlrec.app.imports import log_stores
 from rlrec.app.inputs import lookup
 from rlrec.arrays import Array
 from rlrec.errors import CheckFailed, InputError
-from rlrec.ope.estimators.shrinkage import draw_lines, joint_rates
+from rlrec.ope.estimators.shrinkage import draw_errors, draw_lines, joint_rates
 from rlrec.store import Store
 from rlrec.store.database import bulk
 from rlrec.store.log.events import RETURN
@@ -92,21 +92,24 @@ def suggest(store: Store, request: Request) -> Result:
         return answer
     values = np.column_stack([sums.events[kind][arms, 0] for kind in kinds])
     products = np.array([[sums.products[first, second] for second in kinds] for first in kinds])
-    rates = joint_rates(values, products, sums.looks[arms])
-    draws = draw_lines(later[arms], error[arms], rates, draws=DRAWS, rng=np.random.default_rng(SEED))
-    reward_now = rates @ [now_weights.get(kind, 0.0) for kind in kinds]
-    ranks = _ranks(draws.effects + reward_now)
+    (rates, covariance), rng = joint_rates(values, products, sums.looks[arms]), np.random.default_rng(SEED)
+    draws = draw_lines(later[arms], error[arms], rates, draws=DRAWS, rng=rng)
+    # ranks by rates that are not known either, and by effects that move with them along the line
+    errors, weights_now = draw_errors(covariance, draws=DRAWS, rng=rng), [now_weights.get(kind, 0.0) for kind in kinds]
+    drawn_rates, moved = rates + errors, np.einsum("np,nkp->nk", draws.slopes, errors)
+    reward_now = drawn_rates @ weights_now
+    ranks, joint_level = _ranks(draws.effects + moved + reward_now), 1 - (1 - request.level) / len(kinds)
     for number, kind in enumerate(kinds):
         # bounds that hold for all kinds together
-        slope = _doubt(draws.slopes[:, number], 1 - (1 - request.level) / len(kinds))
+        slope = _doubt(draws.slopes[:, number], joint_level)
         now = now_weights.get(kind, 0.0)
         answer["events"].append({
             "event": kind, "now": now, "later": slope, "weight": now + slope["value"],
             "answer": "adds" if slope["lower"] > 0 else "costs" if slope["upper"] < 0 else "unknown",
-            "rank": _doubt(ranks @ _ranks(rates[:, number]), request.level),
+            "rank": _doubt((ranks * _ranks(drawn_rates[:, :, number])).sum(axis=1), joint_level),
         })  # fmt: skip
-    if np.ptp(reward_now) > 0:
-        answer["rank"] = _doubt(ranks @ _ranks(reward_now), request.level)
+    if np.ptp(rates @ weights_now) > 0:
+        answer["rank"] = _doubt((ranks * _ranks(reward_now)).sum(axis=1), joint_level)
     answer["explained"] = _doubt(np.minimum(draws.predicted.var(axis=1) / draws.effects.var(axis=1), 1), request.level)
     if any(event["answer"] != "unknown" for event in answer["events"]):
         weights = {**now_weights, **{event["event"]: event["weight"] for event in answer["events"]}}

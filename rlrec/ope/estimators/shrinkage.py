@@ -179,9 +179,10 @@ def event_rates(events: Mapping[str, Array], looks: Array, usable: Flags) -> dic
     return {kind: rates[kind][1] for kind in kinds}
 
 
-def joint_rates(values: Array, products: Array, looks: Array) -> Array:
-    """Posterior means of the rates of kinds of events at the slots of arms, (k, p), which may go together. values:
-    their sums, (k, p); products (p, p): sums of products of two kinds over all slots; looks (k,), all above 0.
+def joint_rates(values: Array, products: Array, looks: Array) -> tuple[Array, Array]:
+    """Posterior means (k, p) and covariances (k, p, p) of the rates of kinds of events at the slots of arms, which may
+    go together. values: their sums, (k, p); products (p, p): sums of products of two kinds over all slots; looks (k,),
+    all above 0.
 
     Source: as of `event_rates`, for several kinds; Carroll et al. 2006, section 4.4."""
     total = float(looks.sum())
@@ -192,7 +193,15 @@ def joint_rates(values: Array, products: Array, looks: Array) -> Array:
     spread, axes = np.linalg.eigh(between)
     between = (axes * np.maximum(spread, 0.0)) @ axes.T
     posterior = between @ np.linalg.pinv(between + noise / looks[:, None, None], hermitian=True)
-    return mean + np.asarray(np.einsum("kpq,kq->kp", posterior, distance))
+    return mean + np.einsum("kpq,kq->kp", posterior, distance), between - posterior @ between
+
+
+def draw_errors(covariance: Array, *, draws: int, rng: np.random.Generator) -> Array:
+    """Draws of normal errors with covariances (k, p, p), (n, k, p)."""
+    spread, axes = np.linalg.eigh(covariance)
+    root = axes * np.sqrt(np.maximum(spread, 0.0))[:, None, :]
+    errors: Array = np.einsum("kpq,nkq->nkp", root, rng.normal(size=(draws, *covariance.shape[:2])))
+    return errors
 
 
 def columns_of(rates: Mapping[str, Array], arms: int) -> Array:

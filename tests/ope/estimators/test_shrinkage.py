@@ -8,6 +8,7 @@ import pytest
 from rlrec.ope.estimators.shrinkage import (
     ShrunkEffects,
     add_effects,
+    draw_errors,
     draw_lines,
     event_rates,
     joint_rates,
@@ -171,7 +172,7 @@ def test_lines_hold_the_slopes() -> None:
         looks, click = rng.gamma(1, 200, 50) + 20, rng.uniform(0.1, 0.6, 50)
         buy = click * np.where(rng.random(50) < 0.2, 0, 0.2) * rng.uniform(0.7, 1.3, 50)
         counts = np.column_stack([rng.poisson(looks * click), rng.poisson(looks * buy)]).astype(np.float64)
-        rates = joint_rates(counts, np.diag(counts.sum(axis=0)), looks)
+        rates, _ = joint_rates(counts, np.diag(counts.sum(axis=0)), looks)
         effect, error = np.column_stack([click, buy]) @ slopes, 0.03 * np.sqrt(np.median(looks) / looks)
         effect = effect + 0.02 * rng.normal(size=50)
         estimate = effect + error * rng.normal(size=50)
@@ -190,5 +191,9 @@ def test_rates_that_go_together_help_each_other() -> None:
     counts = np.column_stack([rng.poisson(looks * click), rng.poisson(looks * click * 0.1)]).astype(np.float64)
     events = {kind: np.column_stack([column, column]) for kind, column in zip(("click", "buy"), counts.T, strict=True)}
     alone = event_rates(events, looks, np.ones(60, np.bool_))["buy"]
-    joint = joint_rates(counts, np.diag(counts.sum(axis=0)), looks)[:, 1]
-    assert np.square(joint - 0.1 * click).sum() < 0.7 * np.square(alone - 0.1 * click).sum()
+    rates, covariance = joint_rates(counts, np.diag(counts.sum(axis=0)), looks)
+    assert np.square(rates[:, 1] - 0.1 * click).sum() < 0.7 * np.square(alone - 0.1 * click).sum()
+    # the truth lies as far off as draws of the error say, in both kinds: 2.5 standard errors of 60 squares
+    errors = draw_errors(covariance, draws=400, rng=rng)
+    shares = np.square(rates - np.column_stack([click, 0.1 * click])).mean(axis=0) / np.square(errors).mean(axis=(0, 1))
+    assert (np.abs(shares - 1) < 2.5 * (2 / 60) ** 0.5).all()
