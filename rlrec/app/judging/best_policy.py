@@ -22,7 +22,7 @@ from rlrec.app.inputs import filters, lookup
 from rlrec.app.learning import warm_start
 from rlrec.app.log import stored_contexts
 from rlrec.arrays import Array
-from rlrec.errors import InputError, RlrecError
+from rlrec.errors import InputError, RlrecError, quantity
 from rlrec.policy.kinds.long_term import LongTerm
 from rlrec.records import Reward, Version
 from rlrec.store import Store, Unit
@@ -32,7 +32,7 @@ from rlrec.store.log.events import RETURN
 from rlrec.store.log.selected import Selection
 from rlrec.store.policies import arms, policies, routes
 from rlrec.store.policies.beliefs import ArmSums, BeliefRow
-from rlrec.times import format_time
+from rlrec.times import DAY_US, SECOND, format_time
 
 JUDGED = 100_000  # newest decisions that effects are from
 PAGES = 300  # newest ones, whose eligible sets and contexts stand for all
@@ -204,9 +204,13 @@ def answer(unit: Unit, reward: str, log: str | None) -> Result:
         })  # fmt: skip
     # a standard error below the gain: whoever is in doubt comes behind who is not
     candidates.sort(key=lambda row: (row["gain"] - row["lower"]) / REACH - row["gain"])
+    sentence, log_s = sentence_of(reward, candidates), effects["log_s"]
+    if log_s <= effects["horizon_s"]:
+        sentence += (
+            f"; the log covers {quantity(round(log_s * SECOND / DAY_US), 'day')}: returns after that are missing"
+        )
     return {
-        "reward": reward, "log": filtered, "pages": group["pages"], "candidates": candidates,
-        "sentence": sentence_of(reward, candidates),
+        "reward": reward, "log": filtered, "pages": group["pages"], "candidates": candidates, "sentence": sentence,
     }  # fmt: skip
 
 
@@ -272,10 +276,15 @@ def _long_term(unit: Unit, reward: Reward, effects: arm_effects.Result) -> Draft
 
 
 def sentence_of(reward: str, candidates: Sequence[Candidate]) -> str:
-    """The sentence that names the best candidate."""
+    """The sentence that names the best candidate, or what serves where none is surely better."""
     best, start = candidates[0], f"best known for {reward} in the long run"
-    if best["serves"]:
-        return f"{start}: {best['name']}, which serves"
+    serving = next((row for row in candidates if row["serves"]), None)
+    if serving is not None and (best is serving or best["lower"] <= max(0.0, serving["gain"])):
+        start = f"{start}: {serving['name']}, which serves"
+        best = max((row for row in candidates if row is not serving), key=lambda row: row["gain"], default=serving)
+        if best["gain"] <= max(0.0, serving["gain"]):
+            return f"{start}, by this log as good as any"
+        start = f"{start}; perhaps better"
     bounds = ", ".join(f"{best[name]:+.2g}" for name in ("lower", "upper"))
     doubt = "" if best["lower"] > 0 else ", which this log alone cannot be sure of"
     figures = f"{best['gain']:+.2g} {reward} a page [{bounds}] above what this log shows, to first order{doubt}"

@@ -120,8 +120,25 @@ def candidate(name: str, gain: float, lower: float, *, serves: bool = False) -> 
             "best known for durable in the long run: uniform (+0.2 durable a page [-0.1, +0.5] above what this log "
             "shows, to first order, which this log alone cannot be sure of): `make uniform` makes it",
         ),
-        (candidate("clicks", 0.0, -0.1, serves=True), "best known for durable in the long run: clicks, which serves"),
+        (
+            candidate("clicks", 0.0, -0.1, serves=True),
+            "best known for durable in the long run: clicks, which serves, by this log as good as any",
+        ),
     ],
 )
 def test_the_sentence_says_how_sure_it_is(first: Candidate, text: str) -> None:
     assert best_policy.sentence_of("durable", [first, candidate("other", -1.0, -2.0)]) == text
+
+
+def test_what_may_be_better_than_what_serves_is_named_with_its_doubt() -> None:
+    """Whichever of the two comes first, by its gain less a standard error; what surely gains stands alone."""
+    serving, rival = candidate("clicks", 0.0, 0.0, serves=True), candidate("uniform", 0.2, -0.1)
+    text = (
+        "best known for durable in the long run: clicks, which serves; perhaps better: uniform (+0.2 durable a page "
+        "[-0.1, +0.5] above what this log shows, to first order, which this log alone cannot be sure of): `make "
+        "uniform` makes it"
+    )
+    for pair in ([serving, rival], [rival, serving]):
+        assert best_policy.sentence_of("durable", pair) == text
+    sure = best_policy.sentence_of("durable", [candidate("uniform", 0.2, 0.1), serving])
+    assert sure.startswith("best known for durable in the long run: uniform (+0.2")
