@@ -100,8 +100,8 @@ class RewardCommands:
         It tells how arms differ, not what an event causes: an arm that no past arm is like may not follow the line.
         rank: the rank correlation of arms by how often they bring the event, and by their long run. Where it is below 0,
         a policy that learns that event alone shows first what costs most. The definition stands below, ready to paste,
-        where some later weight is surely not 0; the others have their means in it. Bounds of later hold for all events
-        together.
+        where some later weight is surely not 0; the others have their means in it. Bounds of later and
+        rank hold for all events together.
 
         reward: Reward that the weights add to.
         log: Filter of the log, or parquet:DIR, as in `effects` [default: all].

@@ -99,7 +99,7 @@ def _sections(answer: Result) -> Iterator[Section]:
     yield Section(
         "experiments", "Experiments", "Variants against the first one, by the unit that was split.",
         [*filter(None, map(figures.comparison, answer.experiments))],
-        _named_table("Who got what", *figures.variants(answer.experiments)),
+        _named_table("Who got what since the first day, whatever served then", *figures.variants(answer.experiments)),
     )  # fmt: skip
     newest = "" if answer.judged is None else f" From the newest {answer.judged:,} decisions."
     steps = [line for line in answer.reasons if line.startswith("Next")]

@@ -19,7 +19,7 @@ from rlrec.errors import CheckFailed, Conflict, InputError, StoreBusy
 from rlrec.records import Head, Version
 from rlrec.store import Store, Unit
 from rlrec.store.database.unit import parse
-from rlrec.store.log import settings
+from rlrec.store.log import decisions, settings
 from rlrec.store.policies import experiments, policies, routes
 from rlrec.store.policies.routes import GateLook, RouteChange
 from rlrec.times import DAY_US, format_time
@@ -379,7 +379,11 @@ def show(store: Store, name: str) -> RouteSummary:
     from rlrec.app.serving import shadows as serving_shadows
 
     with store.read() as unit:
-        newest = lookup.route(unit, name)
+        newest, last_at = lookup.route(unit, name), decisions.newest(unit)
+        if last_at is not None and last_at < newest.at - DAY_US:
+            store.notice(
+                f"times are those of the clock when the route was set; the newest decision is of {format_time(last_at)}"
+            )
         history = [
             {
                 "at": format_time(change.at), "policy": lookup.version(unit, change.policy)[0].policy.name,

@@ -27,6 +27,7 @@ from rlrec.store.log import exclusions, settings
 from rlrec.store.policies import arms, beliefs, policies
 
 MAX_NAMED = 10  # fields that a notice names
+FAR_KL = 0.2  # nats, beyond which a copy is no copy
 TEXT_WORDS = 3  # words from which on a value is rather a text than a name
 DETERMINISTIC = ("ucb", "ucb-tuned", "kl-ucb", "linucb")  # kinds that draw at random only where they have a floor
 
@@ -132,6 +133,11 @@ def create(store: Store, request: Request) -> CreatedPolicy:
     if not answer["created"]:
         return answer
     parameters.notice_other_reward(store, typed_parameters, request.reward)
+    if answer.get("kl", 0.0) > FAR_KL:
+        store.notice(
+            f"version 1 is live, and serves otherwise than what it was copied from (KL {answer['kl']:.2g} nats): "
+            f"compare it by `rlrec evaluate {request.name}` before a route leads to it"
+        )
     fitted = initial.parameters.get("context") if request.from_log and "context" not in (declared or {}) else None
     if fitted is not None:
         names = [*fitted["fields"]]

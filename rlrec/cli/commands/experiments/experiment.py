@@ -187,6 +187,8 @@ def show_(
     save_plot(plot, lambda: app.figures.comparison(result))
     if log is None and level == LEVEL and not fixed:
         app.compare.note(store, result)
+    elif result.get("route"):
+        store.notice("`rlrec status` keeps the newest comparison of a holdout without --log, --level and --fixed")
     table = _view(result, level, details=details)
     sentences = [*experiment_sentences(result), *([PLANNED_LOOK] if fixed else []), ""]
     show(result, table=table._replace(title=[*sentences, *table.title]), flat=_flat(result))

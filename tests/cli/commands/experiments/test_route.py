@@ -134,6 +134,15 @@ def test_the_table_of_a_ramp_names_what_callers_get(ready: Run) -> None:
     assert table.startswith("route home serves the variants of the ramp home-ramp-1, whichever version is live")
 
 
+def test_a_route_over_a_log_of_another_time_says_so(ready: Run) -> None:
+    words = "times are those of the clock when the route was set; the newest decision is of 2"
+    draw = ("recommend", "--policy", "ts", "--session")
+    assert ready("--now", "2020-01-01", *draw, "old").exit_code == 0
+    assert words in ready("route", "show", "home").stderr
+    assert ready(*draw, "new").exit_code == 0
+    assert words not in ready("route", "show", "home").stderr
+
+
 def test_policies_and_routes_share_their_names(ready: Run) -> None:
     assert ready("route", "create", "ts", "--to", "u", "--json").error["code"] == 6
     assert ready("policy", "create", "home", "--kind", "uniform", "--json").error["code"] == 6

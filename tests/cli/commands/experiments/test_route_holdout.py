@@ -55,6 +55,14 @@ def test_users_stay_in_the_holdout_whatever_the_route_serves(ready: Run) -> None
 
 
 @ON_BOTH
+def test_a_comparison_of_a_part_of_the_log_says_what_status_keeps(ready: Run) -> None:
+    variants(ready)
+    words = "`rlrec status` keeps the newest comparison of a holdout without --log"
+    shown = ("--now", "2099-01-01", "experiment", "show", "home-holdout")
+    assert words not in ready(*shown).stderr
+    assert words in ready(*shown, "--log", "since=2020-01-01").stderr
+
+
 def test_users_in_the_holdout_take_part_in_no_ramp(ready: Run) -> None:
     first = apart(ready, 0)
     ready("route", "set", "home", "--to", "other", "--share", "50%")
