@@ -288,7 +288,8 @@ class RouteCommands:
         per user is less than that of `current`: by sequences that hold at every look, tightest at the users of a first
         step, wrong in 2.5 % of the ramps of an equal candidate (each guard in 5 %). A candidate that nothing speaks against
         goes on. The step 100% promotes it, as `rlrec experiment stop --promote` does; without one the ramp stays at its
-        last share. A larger share takes users from `current` alone. `route rollback` and `experiment stop` end it sooner.
+        last share. A larger share takes users from `current` alone. Where the candidate goes back, what `current` has
+        learned is kept as the next version of its policy. `route rollback` and `experiment stop` end the ramp sooner.
 
         to: The policy that it leads to. POLICY follows its live version, POLICY@V stays with one.
         steps: Shares of the users, which rise.

@@ -226,7 +226,7 @@ def calls_route(store: Store, item: tuple[int, int]) -> list[Any]:
 
 def ramps_route(store: Store, rounds: int) -> list[Any]:
     """Begin ramps, let them take a step once they have served, and end them in every way there is."""
-    from rlrec.app.experiments import ending, ramp, route
+    from rlrec.app.experiments import ending, route
     from rlrec.app.inputs import lookup
     from rlrec.store.policies import experiments
 
@@ -236,7 +236,7 @@ def ramps_route(store: Store, rounds: int) -> list[Any]:
 
     for number in range(rounds):
         schedule = route.Schedule(steps=[0.3, 0.6, 1.0], hold_us=1)
-        started = ramp.begin(store, route.Request(name="front", to="other", share=0.3, schedule=schedule))
+        started = route.set_route(store, route.Request(name="front", to="other", share=0.3, schedule=schedule))
         name = str(started["experiment"])
         while not serves(name):
             time.sleep(0.02)

@@ -51,11 +51,11 @@ def stop(
 
     def work(unit: Unit) -> ExperimentSummary:
         route = _route(unit, ended)
-        heads = None if successor is None else policies.lock_learning(unit, _policies(successor))
+        locked = None if successor is None else lock(unit, successor)
         live, is_running = None, experiments.stop(unit, ended.id)
         if is_running:
-            if successor is not None and heads is not None:
-                live = _make_live(unit, successor, *heads)
+            if successor is not None and locked is not None:
+                live = make_live(unit, successor, *locked)
             settings.add_run(unit, COMMAND, run, {"live": live.reference} if live else None)
             if route is not None and route.experiment == name:
                 policy_id, version_id = (live.policy.id, None) if live else (route.policy_id, route.version_id)
@@ -150,14 +150,16 @@ def _stopped_error(ended: Experiment, reference: str) -> InputError:
     return InputError(f"experiment {ended.name} is stopped already", hint=hint)
 
 
-def _policies(successor: Version) -> set[int]:
-    """The policy of a version that is to go live, and where it is that of a variant, the one that this is a copy of."""
+def lock(unit: Unit, successor: Version) -> tuple[dict[int, Head], list[Version]]:
+    """The heads, and the versions that learn, of the policy of a version that is to go live, and of the one that it is
+    a copy of, where it is that of a variant that has learned; locked until the transaction ends."""
     policy = successor.policy
-    return {policy.id, policy.base_id} if policy.base_id is not None and _has_learned(successor) else {policy.id}
+    has_base = policy.base_id is not None and _has_learned(successor)
+    return policies.lock_learning(unit, {policy.id, policy.base_id or policy.id} if has_base else {policy.id})
 
 
-def _make_live(unit: Unit, successor: Version, heads: Mapping[int, Head], learning: Sequence[Version]) -> Version:
-    """The version that is live from now on. heads, learning: of its policies, which are locked."""
+def make_live(unit: Unit, successor: Version, heads: Mapping[int, Head], learning: Sequence[Version]) -> Version:
+    """The version that is live from now on. heads, learning: as of `lock`."""
     policy = successor.policy
     policy_id = next(iter(heads.keys() - {policy.id}), policy.id)
     if policy_id != policy.id:

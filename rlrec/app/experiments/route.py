@@ -60,8 +60,7 @@ class Request:
         if self.schedule is not None:
             steps = ",".join(f"{100 * step:.12g}%" for step in self.schedule.steps)
             guarded = "".join(f" --guard {guard}" for guard in self.schedule.guards)
-            hold = f"{self.schedule.hold_us / DAY_US:.12g}d"
-            return f"{self.name} --to {self.to} --steps {steps} --hold {hold}{guarded}"
+            return f"{self.name} --to {self.to} --steps {steps} --hold {self.schedule.hold_us / DAY_US:.12g}d{guarded}"
         to = "" if self.to is None else f" --to {self.to}"
         holdout_text = "" if self.holdout is None else f" --holdout {100 * self.holdout:.12g}%"
         holdout_text += "" if self.holdout_policy == UNIFORM else f" --holdout-policy {self.holdout_policy}"

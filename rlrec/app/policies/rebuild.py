@@ -123,6 +123,11 @@ def _plan(unit: Unit, request: Request) -> _Plan | None:
         hint = f"a new policy can learn from what is left: `policy create NEW --from-log policy={name}`"
         raise CheckFailed(f"old decisions of policy {name!r} were pruned: a rebuild would lack them", hint=hint)
     draft = replace(source, reward=reward, parameters={**source.parameters, **changed_parameters})
+    if "variant" in source.learned_from and since is None:  # what came from a variant is learned from the log, too
+        variants = {row.policy.id for row in lineage.ancestry(unit, source) if row.policy.base_id is not None}
+        log = {"selection": {"policy_ids": sorted(variants)}, "filter": f"policy={source.learned_from['variant']}"}
+        parameters_left = {name: value for name, value in draft.parameters.items() if name != "since"}
+        draft = replace(draft, learned_from={**source.learned_from, **log}, parameters=parameters_left)
     initial = warm_start.refit(unit, draft, from_prior=since is not None)
     record = {"rebuilt_from": source.number, **initial.record}
     if since is not None:

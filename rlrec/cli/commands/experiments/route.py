@@ -67,8 +67,9 @@ def parse_guard(text: str) -> Guard:
 def parse_steps(text: str) -> list[float]:
     """The shares in 5%,20%,100%."""
     steps = [parse_percent(step.strip()) for step in text.split(",")]
-    if wrong := [step for step in steps if not 0 < step <= 1]:
-        raise InputError(f"a step is {100 * wrong[0]:.12g} %", hint="write shares above 0, up to 100 %: 5%,20%,100%")
+    if not 0 < steps[0] < 1 or steps[-1] > 1 or sorted({*steps}) != steps:
+        hint = "write shares that rise from above 0 up to 100 % at most, 5%,20%,100%; `route set` gives all at once"
+        raise InputError(f"'{truncate(text)}' is no list of steps", hint=hint)
     return steps
 
 
@@ -177,10 +178,13 @@ def ramp(store: Store, show: Show, name: str, to: str, **schedule: Any) -> None:
     per user is less than that of `current`: by sequences that hold at every look, tightest at the users of a first
     step, wrong in 2.5 % of the ramps of an equal candidate (each guard in 5 %). A candidate that nothing speaks against
     goes on. The step 100% promotes it, as `rlrec experiment stop --promote` does; without one the ramp stays at its
-    last share. A larger share takes users from `current` alone. `route rollback` and `experiment stop` end it sooner.
+    last share. A larger share takes users from `current` alone. Where the candidate goes back, what `current` has
+    learned is kept as the next version of its policy. `route rollback` and `experiment stop` end the ramp sooner.
     """
+    if not schedule["hold_us"]:
+        raise InputError("--hold is 0", hint="write how long each step lasts at least, 2d")
     request = app.route.Request(name=name, to=to, share=schedule["steps"][0], schedule=app.route.Schedule(**schedule))
-    show(app.ramp.begin(store, request))
+    show(app.route.set_route(store, request))
 
 
 @route.command()

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from rlrec.app.experiments import ending
+from rlrec.errors import CheckFailed
 from rlrec.store import Store
 from tests.conftest import ON_BOTH, Run, filled, runner
 
@@ -90,6 +92,12 @@ def test_the_belief_of_a_variant_becomes_the_next_version(ready: Run, store: Sto
         assert unit.ask_value("SELECT min(pulls) FROM belief") > -1e-9
     serve(run, 1000, 20, policy=name)
     assert sound(run)
+    if name in ("plain", "linear"):  # which forget nothing: what either policy served, and nothing twice
+        run = clocked(ready, 300)
+        slots = [line for line in run("export-log", "-").lines if line["policy"] in (name, f"{name}@{name}-ab/b")]
+        assert run("policy", "rebuild", name, "--json").json["version"] == 3
+        assert sum(pulls for _, pulls, *_ in believed(run, f"{name}@3")) == len(slots)
+        assert sound(run)
     assert run("policy", "rollback", name, "--json").json["version"] == 1
     serve(run, 2000, 5, policy=name)
     assert sound(run)
@@ -228,3 +236,17 @@ def test_what_loses_or_is_unknown_is_not_promoted_unasked(
     done = pair("experiment", "stop", "ab", "--promote", label)
     assert (done.exit_code, "b is worse than a: -" in done.stderr) == (exit_code, True)
     assert pair("experiment", "list", "--json").json[0]["status"] == ("running" if exit_code else "stopped")
+
+
+def test_on_a_terminal_the_command_asks(pair: Run, store: Store) -> None:
+    create(pair, "a=u", "b=ts")
+    questions: list[str] = []
+
+    def agrees_at_last(question: str) -> bool:
+        questions.append(question)
+        return len(questions) > 1
+
+    with pytest.raises(CheckFailed, match="b was not promoted"):
+        ending.stop(store, "ab", promote="b", confirm=agrees_at_last)
+    assert ending.stop(store, "ab", promote="b", confirm=agrees_at_last)["live"] == "ts@3"
+    assert ["Promote b all the same?" in question for question in questions] == [True, True]
