@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import pairwise
 
 import numpy as np
@@ -57,6 +57,20 @@ def arrivals(
     tables = f"decision d JOIN session s ON s.id = d.session_id WHERE {tests} GROUP BY {person}"
     text = f"SELECT (at - {since}) / {length}, count(*) FROM (SELECT min(d.at) AS at FROM {tables}) AS entry GROUP BY 1"
     return dict(unit.ask(text))
+
+
+def count_clicks(unit: Unit, selection: Selection, kinds: Collection[str]) -> Ids:
+    """A column for each person with selected decisions, (3, n): the user's id below 0, or that of a session without
+    one; slots; and those with an event of these kinds."""
+    listed_kinds = ", ".join(f"'{kind}'" for kind in kinds)
+    event = f"e.decision_id = s.decision_id AND e.position = s.position AND e.kind IN ({listed_kinds})"
+    clicked = f"CAST(sum(CASE WHEN EXISTS (SELECT 1 FROM event e WHERE {event}) THEN 1 ELSE 0 END) AS BIGINT)"
+    tables = "decision d JOIN slot s ON s.decision_id = d.id JOIN session v ON v.id = d.session_id"
+    tests = " AND ".join(selection.conditions()) or "1 = 1"
+    text = f"SELECT coalesce(-v.user_id, v.id), count(*), {clicked} FROM {tables} WHERE {tests} GROUP BY 1"
+    types = dict.fromkeys(("person", "slots", "clicks"), np.int64)
+    pieces = [np.stack([*columns.values()]) for columns in bulk.stream(unit, text, types)]
+    return np.hstack([np.zeros((3, 0), np.int64), *pieces])
 
 
 def session_test(column: str, sessions: Ids) -> str:

@@ -78,12 +78,16 @@ def serve(roles: AsRole) -> None:
 def test_each_role_can_do_its_work(roles: AsRole, tmp_path: Path) -> None:
     set_up(roles)
     serve(roles)
+    done(roles("trainer"), "log exclude staff --where user=u1")
+    requests = [f"recommend --policy {name} --session s1 --user u1" for name in ("home", "late")]
+    done(roles("server"), *requests, "settle")  # and note that these teach nothing
     done(
         roles("trainer"),
         "policy freeze home", "policy promote home@2", "policy rollback home", "policy rebuild home --reward back",
         "--now +2h train-pg pg --epochs 1 --log policy=pg --promote always",
         "experiment stop ab", "route set main --to two", "policy shadow main home",
         "route rollback main", "arm add d", "user merge anon --into u0", "user merge u1 --into u2",
+        "log include staff",
     )  # fmt: skip
     export = tmp_path / "log.jsonl"
     done(
@@ -148,5 +152,7 @@ def test_no_role_has_a_right_that_its_documentation_does_not_name(logins: AsLogi
     assert changing["reader"] == set()
     assert {right for _, right in changing["server"]} == {"INSERT"}
     assert {table for table, _ in changing["server"]}.isdisjoint({"arm", "policy", "reward", "version", "route"})
-    assert {pair for pair in changing["trainer"] if pair[1] != "INSERT"} == {("lease", "DELETE")}
+    assert {pair for pair in changing["trainer"] if pair[1] != "INSERT"} == {
+        (table, "DELETE") for table in ("lease", "exclusion", "exclusion_unit")
+    }
     assert all((table, "SELECT") in rights["reader"] for table in log)
