@@ -77,9 +77,8 @@ class DecisionTable:
 
 def is_by_decision(source: Source) -> bool:
     """Whether a source has numbers by decision. A pipe, which can be read once, has not."""
-    if isinstance(source, str) and not Path(source).is_file():
-        return False
-    return not {*KEYS}.isdisjoint(next(_portions(source, str(source)), {}))
+    is_readable = not isinstance(source, str) or Path(source).is_file()
+    return is_readable and not {*KEYS}.isdisjoint(next(_portions(source, str(source)), {}))
 
 
 def index(unit: Unit, source: Source, name: str, columns: Sequence[str], path: Path) -> DecisionTable:

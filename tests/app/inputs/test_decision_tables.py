@@ -29,6 +29,7 @@ from tests.conftest import ON_BOTH, Run, filled
 Row = tuple[Any, ...]  # decision, arm, value
 NOW = "2026-03-01"
 LATER = ("--now", NOW)
+FEW = "ips,snips,dr,wis"
 RATES = (0.1, 0.2, 0.3, 0.4)
 FIGURES = ("value", "std_error", "lower", "upper", "ess", "max_weight", "mean_weight", "unsupported", "lift", "n")
 
@@ -108,6 +109,7 @@ def assert_equal(rows: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str
         assert [value or 0 for value in values] == pytest.approx([v or 0 for v in other_values], rel=1e-12, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_a_table_of_what_the_store_has_gives_its_estimates(sqlite_db: str, tmp_path: Path) -> None:
     run = filled(sqlite_db, logged)
     rows = table_of(sqlite_db, "home")
@@ -126,6 +128,7 @@ def test_a_table_of_what_the_store_has_gives_its_estimates(sqlite_db: str, tmp_p
     assert all("unknown-fit" in row["reasons"] and row["verdict"] != "ok" for row in answers[0])
 
 
+@pytest.mark.slow
 def test_a_frame_of_any_library_is_a_table(sqlite_db: str) -> None:
     filled(sqlite_db, logged)
     columns = dict(
@@ -257,6 +260,7 @@ def test_what_is_wrong_with_a_table_is_one_line(sqlite_db: str, tmp_path: Path, 
     assert f"Error: {path} {message}" in result.stderr
 
 
+@pytest.mark.slow
 def test_an_arm_that_could_not_be_shown_is_refused(sqlite_db: str, tmp_path: Path) -> None:
     run = filled(sqlite_db, logged)
     run("--now", "2026-02-25", "arm", "retire", "a3")
@@ -292,23 +296,25 @@ def test_a_file_that_is_no_table_is_refused(
     assert f"Error: {message.format(path)}" in result.stderr
 
 
+@pytest.mark.slow
 def test_portions_and_partitions_change_nothing(
-    sqlite_db: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sqlite_db: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forked_workers: None
 ) -> None:
     run = filled(sqlite_db, logged)
     path = write(tmp_path / "tabled.parquet", table_of(sqlite_db, "home")[::-1])
     rewards = write(tmp_path / "reward.csv", table_of(sqlite_db, "uniform"), "decision_id,arm,reward")
-    words = ("--target", path, "--reward-model", rewards)
-    entire = evaluated(run, *words)
-    monkeypatch.setattr(decision_tables, "PORTION", 7)
-    monkeypatch.setattr("rlrec.app.evaluation.targets.state_probabilities.CELLS", 50)
-    monkeypatch.setattr("rlrec.app.evaluation.models.reward_models.SPARSE_CELLS", 50)
-    assert figures(evaluated(run, *words)) == figures(entire)
-    logs.in_batches(monkeypatch, 20)
-    assert_equal(evaluated(run, *words), entire)
-    assert_equal(evaluated(run, *words, "--jobs", "2"), entire)
+    words = ("--target", path, "--reward-model", rewards, "--interval", "normal")
+    entire = evaluated(run, *words, estimators=FEW)
+    monkeypatch.setattr(decision_tables, "PORTION", 101)
+    monkeypatch.setattr("rlrec.app.evaluation.targets.state_probabilities.CELLS", 500)
+    monkeypatch.setattr("rlrec.app.evaluation.models.reward_models.SPARSE_CELLS", 500)
+    assert figures(evaluated(run, *words, estimators=FEW)) == figures(entire)
+    logs.in_batches(monkeypatch, 60)
+    assert_equal(evaluated(run, *words, estimators=FEW), entire)
+    assert_equal(evaluated(run, *words, "--jobs", "2", estimators=FEW), entire)
 
 
+@pytest.mark.slow
 def test_a_table_of_rewards_is_a_model(sqlite_db: str, tmp_path: Path) -> None:
     run = filled(sqlite_db, logged)
     by_arm = write(tmp_path / "arm.csv", [(f"a{arm}", rate) for arm, rate in enumerate(RATES)], "arm,reward")
@@ -340,6 +346,7 @@ def test_a_table_of_rewards_is_a_model(sqlite_db: str, tmp_path: Path) -> None:
     assert "has rewards by decision, and --reward-model-by names a field" in result.stderr
 
 
+@pytest.mark.slow
 def test_rows_that_a_policy_was_fitted_on_are_in_sample(sqlite_db: str, tmp_path: Path) -> None:
     run = filled(sqlite_db, logged)
     path = write(tmp_path / "tabled.csv", table_of(sqlite_db, "uniform"))
