@@ -6,12 +6,12 @@ the harmonic mean of its units in the groups, whatever they earned: one in which
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from rlrec.arrays import Array, Ids
+from rlrec.arrays import Ids
 from rlrec.ope.comparisons.comparison import Metric, MetricValue
 from rlrec.ope.comparisons.outcomes import Outcomes
 from rlrec.ope.sums.unit_visits import UnitSums
@@ -21,12 +21,11 @@ MIN_UNITS = 2  # of every group in a stratum that counts: one has no error
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PhasedOutcomes(Outcomes):
-    """The figures of strata, combined. sums: of all units; strata: by number; groups: how many; products: of a metric,
-    as in `unit_products`, where a unit can be in several strata."""
+    """The figures of strata, combined. sums: of all units; strata: by number; groups: how many. Errors are those of
+    strata that know nothing of each other, as those of `ramp_strata` do though a unit can be in several."""
 
     strata: Mapping[int, Outcomes]
     groups: int
-    products: Mapping[Metric, Array]
 
     def value(self, group: int, metric: Metric) -> MetricValue:
         """A metric of a group, as it would be if every group had the same share of its units in each stratum."""
@@ -52,26 +51,7 @@ class PhasedOutcomes(Outcomes):
             return replace(pooled, units=min(pooled.units, 1), value=np.nan, error=np.nan)
         value = sum(share * values[key].value for key, share in shares.items())
         variance = sum((share * values[key].error) ** 2 for key, share in shares.items())
-        if metric in self.products and variance > 0:
-            influence, products = self._influence(group, metric), self.products[metric]
-            variance *= _square(influence.sum(0), products) / sum(_square(row, products) for row in influence)
         return replace(pooled, value=float(value), error=float(np.sqrt(variance)))
-
-    def _influence(self, group: int, metric: Metric) -> Array:
-        """The influence of a unit on the combined value through each stratum, by its columns in all cells, (s, 2 c)."""
-        shares, products = self._shares(metric), self.products[metric]
-        rows = np.zeros((len(shares), len(products)))
-        for row, (key, share) in zip(rows, shares.items(), strict=True):
-            side, cell = self.strata[key].value(group, metric), key * self.groups + group
-            row[2 * cell : 2 * cell + 2] = np.array([1.0, -side.value]) * share / side.denominator
-        return rows
-
-    def _correlation(self, group: int, metric: Metric) -> float:
-        if metric not in self.products:
-            return 0.0
-        products, sides = self.products[metric], [self._influence(side, metric).sum(0) for side in (group, 0)]
-        size = np.sqrt(np.prod([_square(side, products) for side in sides]))
-        return float(np.clip(sides[0] @ products @ sides[1] / size, -1, 1)) if size > 0 else 0.0
 
     def _adjusted(self, group: int, metric: Metric, theta: float) -> MetricValue | None:
         values = {key: outcomes._adjusted(group, metric, theta) for key, outcomes in self.strata.items()}
@@ -82,27 +62,11 @@ class PhasedOutcomes(Outcomes):
         return [pair for outcomes in self.strata.values() for pair in outcomes._past_products(metric)]
 
 
-def _square(influence: Array, products: Array) -> float:
-    return float(influence @ products @ influence)
-
-
-def unit_products(units: UnitSums, cell: Ids, metrics: Sequence[Metric], n_cells: int) -> dict[Metric, Array]:
-    """The products of numerator and denominator in each cell, summed over units, of each metric, (2 c, 2 c).
-    cell (m,): of each row of the units, a group of a stratum; n_cells: c."""
-    number = np.unique(units.unit, return_inverse=True)[1].reshape(-1)
-    products = {}
-    for metric in metrics:
-        columns = np.zeros((int(number.max(initial=-1)) + 1, 2 * n_cells))
-        columns[number, 2 * cell] = units.columns[metric.numerator]
-        columns[number, 2 * cell + 1] = units.columns[metric.denominator]
-        products[metric] = columns.T @ columns
-    return products
-
-
 def ramp_strata(cells: UnitSums, phases: int, groups: int) -> tuple[UnitSums, Ids]:
     """The units of a ramp in each phase that served them, and the stratum of each: of that phase and the last one
     before in which it was served. What follows a phase in which it had moved is left out, since who comes again may
-    hang on that. cells: of the groups phase * groups + group."""
+    hang on that. Within a stratum all units had been served alike before they were drawn, so that differences of strata
+    are uncorrelated. cells: of the groups phase * groups + group."""
     rows = np.lexsort((cells.group, cells.unit))
     unit, (phase, group) = cells.unit[rows], np.divmod(cells.group[rows], groups)
     begins = np.append(True, unit[1:] != unit[:-1])[: len(unit)]

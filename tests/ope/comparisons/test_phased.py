@@ -8,7 +8,7 @@ import pytest
 from rlrec.arrays import Array, Ids
 from rlrec.ope.comparisons import comparison, outcomes
 from rlrec.ope.comparisons.outcomes import Outcomes
-from rlrec.ope.comparisons.phased import PhasedOutcomes, ramp_strata, unit_products
+from rlrec.ope.comparisons.phased import PhasedOutcomes, ramp_strata
 from rlrec.ope.sums.unit_visits import UnitSums
 
 METRICS = [row for row in comparison.metrics(1) if row.name == "reward_per_unit"]
@@ -21,15 +21,14 @@ def sums(unit: Ids, group: Ids, reward: Array) -> UnitSums:
     return UnitSums(unit=unit, group=group, entry=nothing, visit=nothing, columns=columns)
 
 
-def figures(units: UnitSums, stratum: Ids, *, strata: int = 0) -> tuple[Outcomes, PhasedOutcomes]:
-    """The figures of all units together, and combined. strata: where units are in several."""
+def figures(units: UnitSums, stratum: Ids) -> tuple[Outcomes, PhasedOutcomes]:
+    """The figures of all units together, and combined."""
     pooled = outcomes.fold(units, METRICS)
     parts = {
         number: Outcomes(sums=outcomes.fold(units.take(stratum == number), METRICS), level=0.95)
         for number in np.unique(stratum).tolist()
     }
-    products = unit_products(units, stratum * 2 + units.group, METRICS, strata * 2) if strata else {}
-    combined = PhasedOutcomes(sums=pooled, level=0.95, strata=parts, groups=2, products=products)
+    combined = PhasedOutcomes(sums=pooled, level=0.95, strata=parts, groups=2)
     return Outcomes(sums=pooled, level=0.95), combined
 
 
@@ -75,17 +74,27 @@ def test_one_unit_of_a_group_tells_nothing_of_its_phase() -> None:
     assert (alone.compare(1, METRIC).value, alone.compare(1, METRIC).reasons) == (None, ("few-units",))
 
 
-def test_units_that_are_in_several_phases_count_as_one_cluster() -> None:
-    rng = np.random.default_rng(5)
-    unit, group, reward = rng.integers(0, 2**60, 40), np.tile([0, 1], 20), rng.poisson(3, 40)
-    once = figures(sums(unit, group, reward), np.zeros(40, np.int64))[0].compare(1, METRIC)
-    twice = sums(np.tile(unit, 2), np.tile(group, 2), np.tile(reward, 2))
-    stratum = np.repeat([0, 1], 40)
-    alone, combined = (figures(twice, stratum, strata=n)[1].compare(1, METRIC) for n in (0, 2))
-    assert once.std_error
-    assert alone.std_error
-    assert combined.std_error == pytest.approx(once.std_error)
-    assert alone.std_error == pytest.approx(once.std_error / np.sqrt(2))
+def ramp(rng: np.random.Generator) -> tuple[UnitSums, Ids]:
+    """Users who come back in three steps of a ramp, at rates that drift; of those whom the candidate served, the half
+    that earns less comes back less often."""
+    unit, position, taste = rng.integers(0, 2**60, 800), rng.random(800), rng.gamma(1, 1, 800)
+    is_driven, rows = np.zeros(800, np.bool_), []
+    for phase, share in enumerate((0.2, 0.4, 0.6)):
+        group = (position > 1 - share).astype(np.int64)
+        came = np.flatnonzero(rng.random(800) < np.where(is_driven & (taste < 0.7), 0.1, 0.8))
+        reward = rng.poisson(taste * (1, 4, 2)[phase])
+        is_driven[came] |= group[came] > 0
+        rows.append((unit[came], (phase * 2 + group)[came], reward[came]))
+    return ramp_strata(sums(*(np.concatenate(column) for column in zip(*rows, strict=True))), 3, 2)
+
+
+def test_a_ramp_that_drives_users_away_makes_no_difference_of_those_who_stay() -> None:
+    """An error that is off by a third, or a mean by 4 standard errors: each once in 1,000."""
+    rng = np.random.default_rng(7)
+    rows = [figures(*ramp(rng))[1].compare(1, METRIC) for _ in range(60)]
+    values = np.array([row.value for row in rows], np.float64)
+    assert abs(values.mean()) < 4 * values.std() / np.sqrt(60)
+    assert values.std() == pytest.approx(np.mean([row.std_error for row in rows if row.std_error]), rel=0.34)
 
 
 def test_a_unit_of_a_ramp_counts_until_it_has_moved() -> None:

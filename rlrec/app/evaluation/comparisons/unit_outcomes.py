@@ -23,7 +23,7 @@ from rlrec.errors import InputError
 from rlrec.ope.comparisons import comparison, outcomes
 from rlrec.ope.comparisons.comparison import ALARM, Comparison, LookSequence, Metric, is_unlikely, sample_ratio
 from rlrec.ope.comparisons.outcomes import Outcomes, OutcomeSums
-from rlrec.ope.comparisons.phased import PhasedOutcomes, ramp_strata, unit_products
+from rlrec.ope.comparisons.phased import PhasedOutcomes, ramp_strata
 from rlrec.ope.intervals import sequences
 from rlrec.ope.sums.unit_visits import FAR_FUTURE, SAMPLED_FLAGS, ServedDecisions, UnitSums, Visits, unit_sums
 from rlrec.records import Reward, Sums
@@ -74,7 +74,7 @@ GuardRow = TypedDict("GuardRow", {
 class StudySums(Sums):
     """Sums over units.
 
-    strata, products: where weights changed, of the units that were drawn by the same ones, as in `PhasedOutcomes`
+    strata: where weights changed, of the units that were drawn by the same ones, as in `PhasedOutcomes`
     halves: 0, of units assigned in the first half of the time, and 1, in the second, for metrics of `_ageing`
     counts: of each group, by name: sessions with a mature decision; anonymous units; those with each column of
         SAMPLED_FLAGS; begun and ages, (v, AGES), visits by the age of their unit then, and units by theirs at the end
@@ -84,7 +84,6 @@ class StudySums(Sums):
 
     outcomes: OutcomeSums
     strata: Mapping[int, OutcomeSums]
-    products: Mapping[Metric, Array]
     halves: Mapping[int, OutcomeSums]
     counts: Mapping[str, Array]
     censored: int
@@ -94,9 +93,7 @@ class StudySums(Sums):
 
 
 NO_UNIT = OutcomeSums(groups={}, pairs={})
-NOTHING = StudySums(
-    outcomes=NO_UNIT, strata={}, products={}, halves={}, counts={}, censored=0, new=0, returning=0, anonymous=0
-)
+NOTHING = StudySums(outcomes=NO_UNIT, strata={}, halves={}, counts={}, censored=0, new=0, returning=0, anonymous=0)
 
 
 def metrics(study: Study) -> list[Metric]:
@@ -134,7 +131,7 @@ class StudyFigures:
         if not self.sums.strata:
             return self._figures(self.sums.outcomes, adjusted=adjusted)
         return PhasedOutcomes(
-            sums=self.sums.outcomes, level=self.level, adjusted=adjusted, products=self.sums.products,
+            sums=self.sums.outcomes, level=self.level, adjusted=adjusted,
             strata={key: self._figures(sums, adjusted=adjusted) for key, sums in strata.items()},
             groups=len(self.groups.labels),
         )  # fmt: skip
@@ -458,7 +455,7 @@ class StudyFold:
         first = order[run_starts(units.unit[order])]
         if self.study.by == "users":
             units = units.regrouped(returning.astype(np.int64))
-        strata, products = dict[int, OutcomeSums](), dict[Metric, Array]()
+        strata = dict[int, OutcomeSums]()
         if self.study.adjust and self.study.experiment is None:  # as if a unit was assigned when it came
             order, entry_at = np.argsort(units.unit), np.full(len(visits.unit), ABSENT)
             index, has_entry = look_up(units.unit[order], visits.unit)
@@ -480,9 +477,8 @@ class StudyFold:
         counts = {name: np.bincount(group, minlength=len(self.groups.labels)) for name, group in groups.items()}
         if self.strata_per_phase > 1:
             n_groups, n_strata = len(self.groups.labels), self.strata_per_phase * len(self.phases)
-            cell = stratum * n_groups + drawn_units.group
-            products = unit_products(drawn_units, cell, self.metrics, n_strata * n_groups)
-            counts["strata"] = np.bincount(cell, minlength=n_strata * n_groups).reshape(n_strata, n_groups)
+            cells = np.bincount(stratum * n_groups + drawn_units.group, minlength=n_strata * n_groups)
+            counts["strata"] = cells.reshape(n_strata, n_groups)
         halves = dict[int, OutcomeSums]()
         if self._assigned[1]:
             counts |= self._ages(visits, decisions, units)
@@ -494,7 +490,7 @@ class StudyFold:
             }
         return StudySums(
             outcomes=outcomes.fold(units, self.metrics, past=past_sums, shared=self.groups.shared), halves=halves,
-            strata=strata, products=products,
+            strata=strata,
             counts={name: count.astype(np.float64) for name, count in counts.items()}, censored=censored,
             new=int((~returning[first]).sum()), returning=int(returning[first].sum()),
             anonymous=int(anonymous[first].sum()),
