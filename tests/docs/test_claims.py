@@ -8,10 +8,13 @@ import shlex
 import sys
 import tomllib
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
+from rlrec import simulate
 from rlrec.cli import program
 from rlrec.ope.checks.reasons import REASONS
 from tests.conftest import Run
@@ -20,6 +23,23 @@ from tests.docs.test_examples import leaves
 
 TEXTS = {path.stem: path.read_text(encoding="utf-8") for path in PATHS}
 CODES = (0, 1, 2, 3, 4, 5, 6, 129, 130, 141, 143)
+
+
+def test_parameters_of_audiences_are_as_the_page_has_them() -> None:
+    rows = re.findall(r"^\| `([a-z-]+)` \| `([a-z]+)` \| (\S+) \| ([^|]+) \|", TEXTS["simulate"], re.MULTILINE)
+    stated = {(audience, name): (default, limits) for audience, name, default, limits in rows}
+    for audience in simulate.ENVIRONMENTS:
+        for parameter in fields(cast(Any, simulate.load(audience))):
+            row = stated.pop((audience, parameter.name), None)
+            if row is None:  # as of shop, and rates, which have a row of all
+                assert parameter.name == "rates" or parameter.default == simulate.parameters("shop")[parameter.name]
+                continue
+            if isinstance(parameter.default, int | float):
+                assert float(row[0]) == parameter.default
+            if "bounds" in parameter.metadata:
+                low, high = parameter.metadata["bounds"]
+                assert row[1] == (f"{low:g} to {high:.3g}" if high < 1000 else f"{low:g} to {high:.0f}")
+    assert not stated
 
 
 def test_the_readme_is_short() -> None:
