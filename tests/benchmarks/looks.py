@@ -26,6 +26,7 @@ REWARD = Reward(
     id=1, name="default", weights={"click": 1.0}, window_us=0, default=0.0, clip_low=None, clip_high=None,
     learn="served", late="drop",
 )  # fmt: skip
+ERRORS = 2.9  # a sequence at .05 is nowhere narrower than 3.03 errors
 EVENTS = ("reward_per_unit", "visits")
 
 
@@ -104,15 +105,27 @@ def answers(world: World, sums: dict[str, Array], look: int, *, best_n: float) -
     return [shown.compare(number, metric).answer.answer for number, metric in compared]
 
 
+def telling_looks(sums: dict[str, Array]) -> list[int]:
+    """The looks at which some variant is so many errors off the first one that a sequence may tell."""
+    furthest = np.zeros(len(sums[EVENTS[0]]))
+    for rows in sums.values():
+        units, _, total, squares = np.moveaxis(rows, -1, 0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            mean = total / units
+            variance = (squares / units - mean**2) / units
+            off = np.abs(mean[:, 1:] - mean[:, :1]) / np.sqrt(variance[:, 1:] + variance[:, :1])
+        furthest = np.fmax(furthest, np.nanmax(np.where(np.isfinite(off), off, np.inf), axis=1))
+    return np.flatnonzero(furthest >= ERRORS).tolist()
+
+
 def is_alarm(world: World, sums: dict[str, Array], *, best_n: float) -> bool:
     """Whether equal variants surely differ at some look."""
-    looks = range(world.users // EVERY)
-    return any({"better", "worse"} & {*answers(world, sums, look, best_n=best_n)} for look in looks)
+    return any({"better", "worse"} & {*answers(world, sums, look, best_n=best_n)} for look in telling_looks(sums))
 
 
 def users_until_sure(world: World, sums: dict[str, Array], *, best_n: float) -> float:
     """After how many users the second variant is better, infinite where it never is."""
-    for look in range(world.users // EVERY):
+    for look in telling_looks(sums):
         if answers(world, sums, look, best_n=best_n)[0] == "better":
             return float((look + 1) * EVERY)
     return np.inf

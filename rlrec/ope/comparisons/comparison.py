@@ -313,18 +313,18 @@ def difference(
     units, fewest = sum(side.units for side in sides), min(side.units for side in sides)
     return _by_t(
         value.value - baseline.value, error, welch, level, base=baseline.value, clusters=units,
-        careful_error=_careful_error(sides, variances) if welch else 0.0, even_units=2 * fewest,
+        careful_error=float(np.sqrt(variance + _missing(sides, variances))) if welch else 0.0, even_units=2 * fewest,
         even_rewards=2 * fewest * sum(side.rewarded for side in sides) / max(1, units),
     )  # fmt: skip
 
 
-def _careful_error(sides: Sequence[MetricValue], variances: Array) -> float:
-    """The error of a difference, where a unit of the smaller side varies at least as much as one of both sides: a few
+def _missing(sides: Sequence[MetricValue], variances: Array) -> float:
+    """The variance that the smaller side lacks, if a unit of it varies as much as one of both sides together: a few
     units that happen to be alike seem surer than they are."""
     units = np.array([side.units for side in sides])
     freedom, smaller = units - 1, int(units[1] <= units[0])
-    pooled = float((freedom * units * variances).sum() / freedom.sum())  # variance of one unit
-    return float(np.sqrt(variances[1 - smaller] + max(variances[smaller], pooled / units[smaller])))
+    pooled = (freedom * units * variances).sum() / freedom.sum()  # variance of one unit
+    return max(0.0, float(pooled / units[smaller] - variances[smaller]))
 
 
 def from_zero(mean: MetricValue, *, level: float, base: float) -> Comparison:

@@ -109,7 +109,7 @@ class Outcomes:
         value, first = self.value(group, metric), self.value(0, metric)
         scale = 1 + least * np.sign(first.value)
         required = replace(first, value=first.value * scale, error=first.error * scale)
-        result = difference(value, required, level=self.level)
+        result = difference(value, required, level=self.level, correlation=self._correlation(group, metric))
         return replace(result, base=finite_or_none(first.value)).because(
             *metric.reasons(value, first, bounded=result.p_value is not None)
         )
