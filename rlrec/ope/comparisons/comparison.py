@@ -245,7 +245,7 @@ class Comparison:
         variance = self.clusters * self.careful_error**2
         width = sequences.bound_distance_at if sequence.sides == 1 else sequences.half_width_at
         reach = width(variance, self.clusters, rho=sequence.rho, alpha=sequence.alpha)
-        p_value = sequences.p_value_at(self.value or 0.0, variance, self.clusters, rho=sequence.rho)
+        p_value = sequences.p_value(self.value or 0.0, variance, self.clusters, rho=sequence.rho)
         return replace(bare._with_reach(float(reach)), p_value=float(p_value))
 
     def _with_reach(self, reach: float) -> Comparison:

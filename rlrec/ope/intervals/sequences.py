@@ -47,16 +47,9 @@ def bound_distance_at(variance: float | Array, n: float | Array, *, rho: float, 
     return _reach(variance, n, rho, np.log1p(_spread(n, rho) / (2 * alpha)))
 
 
-def p_value(
-    difference: float | Array, variance: float | Array, n: float | Array, *, best_n: float, alpha: float
-) -> Array:  # fmt: skip
-    """The smallest level at which the two-sided sequence that is tightest at alpha excludes 0 after n clusters; it is
-    valid at every look."""
-    return p_value_at(difference, variance, n, rho=tightness(best_n, alpha))
-
-
-def p_value_at(difference: float | Array, variance: float | Array, n: float | Array, *, rho: float) -> Array:
-    """The p-value of a sequence of any rho."""
+def p_value(difference: float | Array, variance: float | Array, n: float | Array, *, rho: float) -> Array:
+    """The smallest level at which the two-sided sequence of this rho excludes 0 after n clusters; it is valid at every
+    look."""
     squared_z = np.square(difference) * n / variance
     return np.minimum(1.0, _spread(n, rho) * np.exp(-squared_z / 2 * _settled_share(n, rho)))
 

@@ -36,8 +36,8 @@ def test_the_p_value_is_the_level_whose_interval_ends_at_zero() -> None:
     variance, n, rho = 2.0, np.array([150.0, 1_000.0, 40_000.0]), tightness(5_000, 0.05)
     for alpha in (0.3, 0.05, 0.001):
         reach = half_width_at(variance, n, rho=rho, alpha=alpha)
-        assert p_value(-reach, variance, n, best_n=5_000, alpha=0.05) == pytest.approx(alpha, rel=1e-12)
-    assert p_value(0.0, 1.0, 500, best_n=5_000, alpha=0.05) == 1.0
+        assert p_value(-reach, variance, n, rho=rho) == pytest.approx(alpha, rel=1e-12)
+    assert p_value(0.0, 1.0, 500, rho=rho) == 1.0
 
 
 def test_nothing_is_excluded_without_a_cluster() -> None:

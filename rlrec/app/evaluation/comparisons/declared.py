@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rlrec.app.inputs import lookup
 from rlrec.errors import InputError
 from rlrec.records import Reward
-from rlrec.sentences import percent
 from rlrec.store import Unit
 from rlrec.store.database.unit import parse
 from rlrec.store.policies import experiments
@@ -132,8 +131,7 @@ def check(unit: Unit, success: Sequence[MetricName], guards: Sequence[GuardName]
         roles[full_name] = role
     for guard in guards:
         if not -1 < guard.least <= 0:
-            hint = "write METRIC>=-5%, between -100% and 0%"
-            raise InputError(f"guard {MetricName(*guard[:2])} may fall by {percent(-guard.least)} %", hint=hint)
+            raise InputError(f"guard {guard} is not between -100% and 0%", hint="write METRIC>=-5%")
 
 
 def check_size(best_n: int | None) -> None:
