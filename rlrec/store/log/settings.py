@@ -125,8 +125,8 @@ def promoting_commands(unit: Unit, policy: str) -> dict[int, str]:
     )  # fmt: skip
     typed = [(at, command, json.loads(options)) for at, command, options in rows]
     commands = {at: command for at, command, options in typed if options.get("policy", policy) == policy}
-    ended = {at: options for at, _, options in typed if "promote" in options}
-    return commands | {at: f"experiment stop {row['name']} --promote {row['promote']}" for at, row in ended.items()}
+    stopped = ((at, row["name"], row["promote"]) for at, _, row in typed if "promote" in row)
+    return commands | {at: f"experiment stop {name} --promote {label}" for at, name, label in stopped}
 
 
 UNWEIGHED = "notice of events"  # the command of a run that records a notice of kinds that no reward weighs

@@ -16,7 +16,7 @@ from unittest.mock import patch
 import pytest
 
 from rlrec.store.database.unit import Unit
-from tests.conftest import Run, filled, runner
+from tests.conftest import ON_BOTH, Run, filled, runner
 
 STEPS = ("--steps", "20%,50%,100%", "--hold", "1d")
 USERS = 300  # a day; 60 of them get the candidate in the first step
@@ -71,6 +71,7 @@ def serve(run: Run, day: int, rates: dict[str, float]) -> dict[str, int]:
 
 
 @pytest.mark.slow
+@ON_BOTH
 def test_a_better_candidate_gets_everybody_step_by_step(ready: Run) -> None:
     ramp(at(ready, 0.1))
     rates, shares, dids = {"ts": 0.3, "u": 0.4}, [], []
@@ -87,6 +88,7 @@ def test_a_better_candidate_gets_everybody_step_by_step(ready: Run) -> None:
 
 
 @pytest.mark.slow
+@ON_BOTH
 def test_a_bad_candidate_goes_back_within_its_first_step(ready: Run) -> None:
     ramp(at(ready, 0.1), "--steps", "30%,100%", "--hold", "4d")
     for day in range(4):
@@ -123,6 +125,7 @@ def test_a_step_waits_until_it_has_lasted_and_until_something_is_known(ready: Ru
 # -- what else ends it, and what is refused --
 
 
+@ON_BOTH
 def test_a_ramp_ends_sooner_by_a_rollback_or_by_its_experiment(ready: Run) -> None:
     ramp(ready)
     assert ready("route", "rollback", "home", "--json").json["reference"] == "ts"
