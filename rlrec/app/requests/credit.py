@@ -40,9 +40,9 @@ class CreditedLines:
 
     def __init__(self, unit: Unit, group: Sequence[Line | InputError]) -> None:
         self.unit, self._group = unit, group
-        keyed_lines = [line for line in group if isinstance(line, Line) and line.key is not None]
-        self._stored = events.stored_keys(unit, {line.key or "" for line in keyed_lines if line.user is not None})
-        self._taken = {line.key or "" for line in keyed_lines if line.user is None}
+        keyed_lines = [(line.key, line.user) for line in group if isinstance(line, Line) and line.key is not None]
+        self._stored = events.stored_keys(unit, {key for key, user in keyed_lines if user is not None})
+        self._taken = {key for key, user in keyed_lines if user is None}
         self._first: dict[str, tuple[Line, list[Line]]] = {}  # by key: the line of this group, and what replaces it
         self.lines: list[Line | InputError] = []
         self._starts = [0]  # of what replaces each line
@@ -131,11 +131,8 @@ def _shared(line: Line, showings: Sequence[Showing]) -> list[Line]:
     """A line for each of these showings, with its share of the values."""
     n, key = len(showings), line.key
     if key is not None and len(_numbered(key, n)) > KEY_LENGTH:
-        message, hint = (
-            f"feedback key {key[:20]!r}... is too long to be numbered",
-            f"at most {KEY_LENGTH - 5} characters",
-        )
-        raise InputError(message, hint=hint, field="key")
+        message = f"feedback key {key[:20]!r}... is too long to be numbered"
+        raise InputError(message, hint=f"at most {KEY_LENGTH - 5} characters", field="key")
     shared = line._replace(events={kind: value / n for kind, value in line.events.items()}, user=None)
     keys = [key and _numbered(key, number) for number in range(1, n + 1)]
     return [shared._replace(**showing._asdict(), key=name) for showing, name in zip(showings, keys, strict=True)]

@@ -15,15 +15,14 @@ import numpy as np
 
 from rlrec.arrays import Array, Flags, run_starts
 from rlrec.ope.checks.diagnostics import weight_diagnostics
-from rlrec.ope.sums.base import Estimator, RewardColumns, hash_bits
+from rlrec.ope.sums.base import Estimator, RewardColumns
+from rlrec.ope.sums.exposures import SMALLEST, block_numbers
 from rlrec.ope.sums.moments import ClusterSummary, moments
 from rlrec.ope.units.estimate import ANY_REWARD, CORE, EstimatorFold
 from rlrec.ope.units.fold import Fold, RowSums
 
 MOST_ARMS = 300  # of a catalogue: sums over pairs of them are held for every block
 _CELLS, _FEWEST_BLOCKS, _MOST_BLOCKS = 2**21, 64, 256  # blocks of clusters, of which errors are made
-_SALT = 2
-_SMALLEST = 1e-10  # eigenvalue, as a share of the largest, of exposures that did not vary
 
 
 class Effects(Estimator):
@@ -87,7 +86,7 @@ class EffectFold(Fold):
         )  # fmt: skip
         batch = batch.take(batch.usable)
         count = np.ones(len(batch)) if batch.count is None else batch.count
-        block = (hash_bits(batch.cluster, salt=_SALT) % np.uint64(self.blocks)).astype(np.int64)
+        block = block_numbers(batch.cluster, blocks=self.blocks)
         columns = np.column_stack([np.ones(len(batch)), batch.reward, batch.remaining, batch.looks]) * count[:, None]
         by_block, by_arm = np.zeros((self.blocks, 4)), np.zeros((self.blocks, 3, self.arms))
         square = np.zeros((self.blocks, self.arms, self.arms))
@@ -114,7 +113,7 @@ def extrapolated(partial: RowSums) -> EstimatorFold:
     n, square, change = max(rows.sum(), 1.0), squares.sum(axis=0), changes.sum(axis=0)
     mean = remaining.sum() / n
     # what one more look at each arm adds, and how often a page counts: 1 + exposure x direction
-    inverse = np.linalg.pinv(square, rcond=_SMALLEST, hermitian=True)
+    inverse = np.linalg.pinv(square, rcond=SMALLEST, hermitian=True)
     coefficient, direction = inverse @ (crossed - mean * exposure).sum(axis=0), inverse @ change
     # influences: what was earned, what the change adds, and the residuals that the change rests on
     residual = crossed - mean * exposure - squares @ coefficient
