@@ -444,7 +444,7 @@ class ExperimentCommands:
         best_n: Units for which intervals are tightest, say all that you expect [default: those of the last 30 days, else 5,000].
         dry_run: Say what would be stored, and store nothing."""
 
-    def show(self, name: str, *, rewards: Sequence[str] | str | None = None, level: float = 0.95, log: str | None = None, fixed: bool = False, details: bool = False, plot: str | PathLike[str] | None = None) -> Result:
+    def show(self, name: str, *, rewards: Sequence[str] | str | None = None, level: float = 0.95, log: str | None = None, by: str | None = None, fixed: bool = False, details: bool = False, plot: str | PathLike[str] | None = None) -> Result:
         """Show what became of each variant's units, the differences, and the check of the split.
 
         Look as often as you like: intervals of differences hold at every look (confidence sequences, clustered by the unit
@@ -464,6 +464,7 @@ class ExperimentCommands:
         rewards: Reward definition; may be repeated [default: what the variants learn].
         level: Confidence of the intervals.
         log: Filter of the log, as in `evaluate` [default: all of the experiment].
+        by: Segments, by a context field of each unit's first decision.
         fixed: Narrower intervals, which hold for one look that was planned beforehand.
         details: Every metric, and means per decision.
         plot: Write the answer as a figure, too."""
@@ -503,7 +504,7 @@ class ExperimentCommands:
     def list(self) -> Records:
         """List experiments with their variants."""
 
-    def __call__(self, name: str, *, rewards: Sequence[str] | str | None = None, level: float = 0.95, log: str | None = None, fixed: bool = False, details: bool = False, plot: str | PathLike[str] | None = None) -> Result:
+    def __call__(self, name: str, *, rewards: Sequence[str] | str | None = None, level: float = 0.95, log: str | None = None, by: str | None = None, fixed: bool = False, details: bool = False, plot: str | PathLike[str] | None = None) -> Result:
         """Show what became of each variant's units, the differences, and the check of the split.
 
         Look as often as you like: intervals of differences hold at every look (confidence sequences, clustered by the unit
@@ -523,6 +524,7 @@ class ExperimentCommands:
         rewards: Reward definition; may be repeated [default: what the variants learn].
         level: Confidence of the intervals.
         log: Filter of the log, as in `evaluate` [default: all of the experiment].
+        by: Segments, by a context field of each unit's first decision.
         fixed: Narrower intervals, which hold for one look that was planned beforehand.
         details: Every metric, and means per decision.
         plot: Write the answer as a figure, too."""
@@ -841,7 +843,7 @@ class Commands:
 
     experiment: ExperimentCommands
 
-    def outcomes(self, *, by: Literal['variant', 'policy', 'version', 'hour', 'day', 'week', 'users'] | None = None, rewards: Sequence[str] | str | None = None, adjust: bool = False, experiment: str | None = None, log: str | None = None, users: Literal['new', 'returning', 'named'] | None = None, age: str | timedelta | None = None, level: float = 0.95, plot: str | PathLike[str] | None = None) -> Result:
+    def outcomes(self, *, by: str | None = None, rewards: Sequence[str] | str | None = None, adjust: bool = False, experiment: str | None = None, log: str | None = None, users: Literal['new', 'returning', 'named'] | None = None, age: str | timedelta | None = None, level: float = 0.95, plot: str | PathLike[str] | None = None) -> Result:
         """Show visits, returns and rewards per user, and compare groups.
 
         A unit is a user, or a session without one; an experiment has its own. Variants are compared as by `experiment
@@ -849,7 +851,7 @@ class Commands:
 
         A variant that causes more visits changes what a mean per visit is a mean of: decide by the metrics per unit.
 
-        by: Groups to compare with the first one: variant, policy, version, hour, day, week or users (new, returning) [default: variant, with --experiment].
+        by: Groups to compare with the first one: variant, policy, version, hour, day, week or users (new, returning); a context field: segments of an experiment [default: variant, with --experiment].
         rewards: Reward definition; repeatable [default: what the variants learn, or `default`].
         adjust: Take out what the units' pasts explain (CUPED).
         experiment: Only the decisions of this experiment, by its unit.

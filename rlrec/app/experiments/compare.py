@@ -12,6 +12,7 @@ from rlrec.app.evaluation.comparisons.unit_outcomes import (
     DifferenceRow,
     GuardRow,
     OutcomeRow,
+    SegmentRow,
     SequenceRow,
     StudyFigures,
 )
@@ -56,6 +57,7 @@ VariantComparison = TypedDict("VariantComparison", {
     "anonymous": NotRequired[int], "ties": NotRequired[int | None],
     "interleave": NotRequired[list[str]], "units_per_day": NotRequired[float | None],
     "phases": list[dict[str, Any]], "plan": NotRequired[plan.Plan | None],
+    "segments": NotRequired[list[SegmentRow]],
     "first_at": str | None, "last_at": str | None, "route": NotRequired[str], "led_to": NotRequired[list[str]],
     "metric": list[dict[str, str | None]], "guards": list[GuardRow], "sequence": SequenceAnswer,
 })  # fmt: skip
@@ -63,21 +65,22 @@ VariantComparison = TypedDict("VariantComparison", {
 
 def show(
     store: Store, name: str, *, rewards: Sequence[str] = (), level: float = 0.95, log: str | None = None,
-    fixed: bool = False,
+    fixed: bool = False, by: str | None = None,
 ) -> VariantComparison:  # fmt: skip
     """Outcomes per unit under these rewards (none: those that the variants learn), their differences, earnings per
     decision under the first of them, and whether the split is as defined. log: a filter of the decisions; the split and
-    the holdout are checked on all. fixed: intervals that hold for one look alone."""
+    the holdout are checked on all. fixed: intervals that hold for one look alone. by: a field of contexts."""
     intervals.check_level(level)
     with store.read() as unit, bulk.alongside(unit):
         experiment = lookup.experiment(unit, name)
         serving = versions_of(unit, experiment)
         definitions = unit_outcomes.rewards_of(unit, rewards, experiment)
-        study = unit_outcomes.experiment_study(unit, experiment, definitions)
+        study = replace(unit_outcomes.experiment_study(unit, experiment, definitions), segment=by)
         covered = selected.times(unit, study.selection)
         if references := interleaved.rankers(experiment):
-            if log:
-                raise InputError("an interleaved experiment is compared on all of its log", hint="leave out --log")
+            if log or by:
+                hint = f"leave out {'--log' if log else '--by'}"
+                raise InputError("an interleaved experiment is compared on all of its log", hint=hint)
             return _interleaved(unit, experiment, references, definitions[0], level=level, covered=covered, fixed=fixed)
         if log:
             study = replace(study, selection=filters.selection(unit, f"experiment={name},{log}"))
@@ -140,7 +143,8 @@ def show(
         fixed=fixed, since=first_at,
         phases=_phases(experiment, phases, collected) if len(phases) > 1 else [],
         units_per_day=sum(assigned.values()) / ((last_at - first_at) / DAY_US) if last_at > first_at else None,
-        plan=planned, **({} if route is None else {"route": route.route, "led_to": [*dict.fromkeys(led_to)]}),
+        plan=planned, segments=collected.segments(),
+        **({} if route is None else {"route": route.route, "led_to": [*dict.fromkeys(led_to)]}),
     )  # fmt: skip
 
 

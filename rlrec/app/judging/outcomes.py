@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 
 from rlrec.app.evaluation.comparisons import interleaved, unit_outcomes
 from rlrec.app.evaluation.comparisons.study import BY, NAMED, USERS, Study
-from rlrec.app.evaluation.comparisons.unit_outcomes import ANONYMOUS_UNITS, DifferenceRow, OutcomeRow
+from rlrec.app.evaluation.comparisons.unit_outcomes import ANONYMOUS_UNITS, DifferenceRow, OutcomeRow, SegmentRow
 from rlrec.app.evaluation.passes.request import EmptyLog
 from rlrec.app.inputs import filters, lookup
 from rlrec.errors import InputError, quantity
@@ -41,7 +41,7 @@ class Request:
 Result = TypedDict("Result", {
     "unit": str, "outcomes": list[OutcomeRow], "differences": list[DifferenceRow], "by": str | None,
     "experiment": str | None, "level": float, "new": int, "returning": int, "reasons": list[str], "anonymous": int,
-    "metric": list[dict[str, str | None]],
+    "metric": list[dict[str, str | None]], "segments": list[SegmentRow],
 })  # fmt: skip
 
 
@@ -68,12 +68,14 @@ def outcomes(store: Store, request: Request) -> Result:
             *(["not-randomised"] if differences and study.by != "variant" else []),
         ],
         "anonymous": sums.anonymous, "metric": figures.metric_names(),
+        "segments": figures.segments(),
     }  # fmt: skip
 
 
 def _check(request: Request) -> None:
     intervals.check_level(request.level)
-    for name, value, possible in (("--by", request.by, BY), ("--users", request.users, (*USERS, NAMED))):
+    groups = BY if request.experiment is None else (*BY, request.by or "")  # or the field of a context
+    for name, value, possible in (("--by", request.by, groups), ("--users", request.users, (*USERS, NAMED))):
         if value is not None and value not in possible:
             raise InputError(f"{name} takes no {value!r}", hint=f"one of {', '.join(possible)}")
     if request.by == "variant" and request.experiment is None:
@@ -87,7 +89,8 @@ def _check(request: Request) -> None:
 
 def _study(unit: Unit, request: Request) -> Study:
     experiment = None if request.experiment is None else lookup.experiment(unit, request.experiment)
-    by = request.by or ("variant" if experiment else None)
+    segment = None if request.by is None or request.by in BY else request.by
+    by = "variant" if segment else request.by or ("variant" if experiment else None)
     if experiment is not None and by == "variant" and interleaved.rankers(experiment):
         hint = f"`rlrec experiment show {experiment.name}` compares them"
         raise InputError(f"experiment {experiment.name} is interleaved: every unit sees both versions", hint=hint)
@@ -96,7 +99,7 @@ def _study(unit: Unit, request: Request) -> Study:
         selection=filters.selection(unit, log),
         rewards=unit_outcomes.rewards_of(unit, request.rewards, experiment),
         experiment=experiment, by=by, adjust=request.adjust, users=request.users,
-        age_us=request.age_us,
+        age_us=request.age_us, segment=segment,
     )  # fmt: skip
 
 

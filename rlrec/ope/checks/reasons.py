@@ -83,6 +83,8 @@ REASONS = {
         "the time they had: it may grow or turn; `outcomes --age 7d` compares units at equal age"),
     "not-randomised": Reason("log", "weak", "no p-values: nobody assigned units to these groups at random, so they may "
         "differ in who came and when; `rlrec experiment` compares policies"),
+    "unequal-time": Reason("log", "weak", "these groups were not served at the same times, or not in the same shares: "
+        "who comes, and what visitors want, changes with time"),
     "models-differ": Reason("model", "weak", "dr and snips are more than 3 standard errors of their difference apart "
         "(weak): the logged propensities or the model of rewards are wrong"),
     "unlike-loggers": Reason("log", "weak", "the logs of two policies say different things about the same target "

@@ -31,7 +31,8 @@ class Study:
     """A comparison of groups of units. experiment: whose unit and assignment count; by: one of BY; adjust: by the past
     of units before their assignment; users: one of USERS, or NAMED, whose units alone count; age_us: only the first so
     long of every unit counts, of units that came that long before the end of the log, and the windows of rewards; unit:
-    user or session, where no experiment says it."""
+    user or session, where no experiment says it; segment: the field of the context of a unit's first decision, by
+    which variants are compared, too."""
 
     selection: Selection
     rewards: Sequence[Reward]
@@ -41,6 +42,7 @@ class Study:
     users: str | None = None
     age_us: int | None = None
     unit: str = "user"
+    segment: str | None = None
 
     @property
     def by_session(self) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from itertools import product
 from operator import add
-from typing import NamedTuple, NotRequired, TypedDict, cast
+from typing import Any, NamedTuple, NotRequired, TypedDict, cast
 
 import numpy as np
 
@@ -15,7 +15,9 @@ from rlrec.app.evaluation.comparisons import declared, holdout
 from rlrec.app.evaluation.comparisons.declared import Declaration
 from rlrec.app.evaluation.comparisons.study import NAMED, PERIODS, USERS, Groups, Study
 from rlrec.app.evaluation.rows import log_rows
-from rlrec.app.inputs import filters, lookup
+from rlrec.app.evaluation.rows.contexts import ContextCache
+from rlrec.app.evaluation.rows.groups import MAX_GROUPS, check_field, too_many
+from rlrec.app.inputs import canonical, filters, lookup
 from rlrec.app.log import reward_log
 from rlrec.app.log.ended_visits import visit_indices
 from rlrec.arrays import Array, Flags, Ids, distinct, finite_or_none, look_up, run_starts, take
@@ -70,11 +72,20 @@ GuardRow = TypedDict("GuardRow", {
 })  # fmt: skip
 
 
+# The difference of a metric that decides, within a segment. p_value, lower, upper, answer: corrected for all segments.
+SegmentRow = TypedDict("SegmentRow", {
+    "by": str, "segment": str, "group": str | None, "against": str | None, "metric": str, "reward": str | None,
+    "units": int, "value": float | None, "relative": float | None, "lower": float | None, "upper": float | None,
+    "p_value": float | None, "reasons": list[str], "answer": str, "needed": int | None,
+})  # fmt: skip
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StudySums(Sums):
     """Sums over units.
 
     strata: where weights changed, of the units that were drawn by the same ones, as in `PhasedOutcomes`
+    segments: of units by what their first context says
     halves: 0, of units assigned in the first half of the time, and 1, in the second, for metrics of `_ageing`
     counts: of each group, by name: sessions with a mature decision; anonymous units; those with each column of
         SAMPLED_FLAGS; begun and ages, (v, AGES), visits by the age of their unit then, and units by theirs at the end
@@ -85,6 +96,7 @@ class StudySums(Sums):
     outcomes: OutcomeSums
     strata: Mapping[int, OutcomeSums]
     halves: Mapping[int, OutcomeSums]
+    segments: Mapping[str, OutcomeSums]
     counts: Mapping[str, Array]
     censored: int
     new: int
@@ -93,7 +105,9 @@ class StudySums(Sums):
 
 
 NO_UNIT = OutcomeSums(groups={}, pairs={})
-NOTHING = StudySums(outcomes=NO_UNIT, strata={}, halves={}, counts={}, censored=0, new=0, returning=0, anonymous=0)
+NOTHING = StudySums(
+    outcomes=NO_UNIT, strata={}, halves={}, segments={}, counts={}, censored=0, new=0, returning=0, anonymous=0
+)
 
 
 def metrics(study: Study) -> list[Metric]:
@@ -171,6 +185,25 @@ class StudyFigures:
         is_far = self._bounded(compared, group, ALARM / rows, tuned=ALARM / rows).is_off_zero
         is_by_chance = result.is_off_zero and result.is_reliable and not is_far
         return result.because(*(["other-metric"] if is_by_chance else []))
+
+    def segments(self) -> list[SegmentRow]:
+        """The comparisons that decide, within each segment; their levels hold for all of them together."""
+        labels, rows = self.groups.labels, list[SegmentRow]()
+        number = max(1, len(self.sums.segments) * len(self.deciding))
+        alpha, phases = (1 - self.level) / number, ["unequal-time"] if self.sums.strata else []
+        for (name, sums), (group, metric) in product(sorted(self.sums.segments.items()), self.deciding):
+            plain = self._figures(sums).compare(group, metric).because(*self._doubts(group, metric), *phases)
+            compared = self._bounded(plain, group, alpha, tuned=alpha)
+            p_value = None if compared.p_value is None else min(1.0, number * compared.p_value)
+            names: dict[str, Any] = {
+                "by": self.study.segment,
+                "segment": name,
+                "group": labels[group],
+                "against": labels[0],
+            }
+            names |= {"metric": metric.name, "reward": self._reward(metric), "units": compared.clusters}
+            rows.append(cast(SegmentRow, {**names, **replace(compared, p_value=p_value).to_json()}))
+        return rows
 
     def guards(self) -> list[GuardRow]:
         """Whether each variant but a holdout keeps to each guard, so far: one-sided, each at the full level."""
@@ -316,6 +349,7 @@ def collect(unit: Unit, study: Study, *, level: float, is_fixed: bool = False) -
     """The figures of a study, from one pass over the log."""
     fold = StudyFold(unit, study)
     sums = reduce(add, fold.partials(), NOTHING)
+    check_field(study.segment, fold.fields, groups=())
     splits, declaration = list[tuple[list[float], list[list[int]]]](), None
     if study.by == "variant" and study.experiment is not None:
         is_ramp = fold.strata_per_phase > 1
@@ -388,6 +422,7 @@ class StudyFold:
     def __init__(self, unit: Unit, study: Study) -> None:
         self.unit, self.study = unit, study
         self.groups = Groups.from_study(unit, study)
+        self.fields, self.labels = set[str](), set[str]()  # of contexts so far
         self.metrics = [*metrics(study), *comparison.per_decision(0)]
         self._is_holdout = study.by == "variant" and bool(
             study.experiment and lookup.route_of_holdout(unit, study.experiment)
@@ -399,6 +434,7 @@ class StudyFold:
             self.phases = [phase for phase in phases if phase.mode != experiments.FROZEN]
             if any(phase.mode == experiments.MOVES for phase in phases):
                 self.strata_per_phase = len(self.phases) + 1
+        self._contexts = None if study.segment is None else ContextCache(unit, fields=[study.segment])
         self.any_user = sessions.any_user(unit)
         self._timeout_us = settings.get(unit).session_timeout_us
         # the time in which units were assigned, and that in which they were served; none where ages do not matter
@@ -427,7 +463,8 @@ class StudyFold:
                 yield self._sums(query.columns(), batch)
 
     def _batch(self, portion: Ids, selection: Selection) -> Batch:
-        slots, events = people.ask_decisions(self.unit, portion, _READ, selection)
+        names = _READ if self._contexts is None else (*_READ, "context_id")
+        slots, events = people.ask_decisions(self.unit, portion, names, selection)
         return Batch(slots=reader.read_slots(slots), events=events.columns())
 
     def _sums(self, columns: Columns, batch: Batch) -> StudySums:
@@ -490,11 +527,30 @@ class StudyFold:
             }
         return StudySums(
             outcomes=outcomes.fold(units, self.metrics, past=past_sums, shared=self.groups.shared), halves=halves,
+            segments={} if self._contexts is None else self._segments(self._contexts, visits, decisions, slots, units),
             strata=strata,
             counts={name: count.astype(np.float64) for name, count in counts.items()}, censored=censored,
             new=int((~returning[first]).sum()), returning=int(returning[first].sum()),
             anonymous=int(anonymous[first].sum()),
         )  # fmt: skip
+
+    def _segments(
+        self, contexts: ContextCache, visits: Visits, decisions: ServedDecisions, slots: Columns, units: UnitSums
+    ) -> dict[str, OutcomeSums]:  # fmt: skip
+        """The sums of units by what the context of their first decision says: later ones may be effects."""
+        unit, field = visits.unit[decisions.visit], str(self.study.segment)
+        order = np.lexsort((slots["decision_id"], decisions.at, unit))
+        first = order[run_starts(unit[order])]
+        table, context = contexts.table(slots["context_id"][first], None)
+        self.fields |= table.names
+        codes, values = table.value_codes(field, canonical.text)
+        segment = codes[context][np.searchsorted(unit[first], units.unit)]
+        texts = [value if isinstance(value, str) else canonical.text(value) for value in values]
+        self.labels |= {*texts}
+        if len(self.labels) > MAX_GROUPS:
+            raise too_many(field)
+        numbers = np.unique(segment).tolist()
+        return {texts[number]: outcomes.fold(units.take(segment == number), self.metrics) for number in numbers}
 
     def _decisions(
         self, columns: Columns, batch: Batch, *, grouped: bool = True

@@ -160,13 +160,14 @@ def create(store: Store, show: Show, **request: Any) -> None:
 )  # fmt: skip
 @click.option("--level", type=NUMBER, default=0.95, show_default=True, help="Confidence of the intervals.")
 @click.option("--log", metavar="FILTER", help="Filter of the log, as in `evaluate` [default: all of the experiment].")
+@click.option("--by", metavar="FIELD", help="Segments, by a context field of each unit's first decision.")
 @click.option("--fixed", is_flag=True, help="Narrower intervals, which hold for one look that was planned beforehand.")
 @click.option("--details", is_flag=True, help="Every metric, and means per decision.")
 @plot_option
 @reading("rlrec experiment show ab", "rlrec experiment show ab --reward default --details")
 def show_(
-    store: Store, show: Show, name: str, rewards: Sequence[str], level: float, log: str | None, fixed: bool,
-    details: bool, plot: str | None,
+    store: Store, show: Show, name: str, rewards: Sequence[str], level: float, log: str | None, by: str | None,
+    fixed: bool, details: bool, plot: str | None,
 ) -> None:  # fmt: skip
     """Show what became of each variant's units, the differences, and the check of the split.
 
@@ -183,9 +184,9 @@ def show_(
     With a uniform holdout, what `uniform` earned there is compared with its estimate from the log of the other variants
     (snips, per impression). Where these disagree (Welch's t on both standard errors, clustered by the unit), do not
     trust estimates from this log. --log narrows neither the holdout nor the check of the split."""
-    result = app.compare.show(store, name, rewards=rewards, level=level, log=log, fixed=fixed)
+    result = app.compare.show(store, name, rewards=rewards, level=level, log=log, fixed=fixed, by=by)
     save_plot(plot, lambda: app.figures.comparison(result))
-    if log is None and level == LEVEL and not fixed:
+    if log is None and level == LEVEL and not fixed and by is None:
         app.compare.note(store, result)
     elif result.get("route"):
         store.notice("`rlrec status` keeps the newest comparison of a holdout without --log, --level and --fixed")
@@ -216,7 +217,7 @@ def _view(result: VariantComparison, level: float, *, details: bool) -> View:
     if "interleave" in result:
         return _interleaved(result, title)
     from rlrec.app.judging.outcomes import explanations
-    from rlrec.cli.commands.judging.outcomes import count_units, grid, meanings
+    from rlrec.cli.commands.judging.outcomes import count_units, grid, meanings, segment_notes
 
     if anonymous := result["anonymous"]:
         units = sum(row["units"] for row in result["variants"])
@@ -234,6 +235,7 @@ def _view(result: VariantComparison, level: float, *, details: bool) -> View:
     explained += meanings(shown, result["unit"])
     is_open = all(row["answer"] == "unknown" for row in compared if row["metric"] == ANSWERING)
     notes: list[str | View] = [
+        *segment_notes(result.get("segments", [])),
         *explained,
         *([""] if explained else []),
         *_phases(result["phases"]),

@@ -17,7 +17,7 @@ from rlrec.errors import quantity
 from rlrec.sentences import earned_sentences
 
 if TYPE_CHECKING:
-    from rlrec.app.evaluation.comparisons.unit_outcomes import DifferenceRow, OutcomeRow
+    from rlrec.app.evaluation.comparisons.unit_outcomes import DifferenceRow, OutcomeRow, SegmentRow
     from rlrec.app.judging.outcomes import Result
 
 PERIODS = ("hour", "day", "week")
@@ -35,9 +35,9 @@ _NO_DIFFERENCE: Mapping[str, Any] = {}
 @option_group(
     "What to compare",
     click.option(
-        "--by", type=click.Choice(["variant", "policy", "version", *PERIODS, "users"]), metavar="GROUPS",
+        "--by", metavar="GROUPS",
         help="Groups to compare with the first one: variant, policy, version, hour, day, week or users (new, "
-        "returning) [default: variant, with --experiment].",
+        "returning); a context field: segments of an experiment [default: variant, with --experiment].",
     ),
     click.option(
         "--reward", "rewards", type=NAME, multiple=True, metavar="NAME",
@@ -77,6 +77,7 @@ def outcomes(store: Store, show: Show, plot: str | None, **request: Any) -> None
     save_plot(plot, lambda: app.figures.over_time(result))
     notes = app.outcomes.explanations([*result["outcomes"], *result["differences"]], result["reasons"])
     notes += meanings(result["outcomes"], result["unit"])
+    segments = segment_notes(result["segments"])
     table = _periods(result["outcomes"], period) if period else grid(result["outcomes"], result["differences"])
     if period:
         notes.append(f"+-: half the interval; *: partial-{period}; --json has differences from the first {period}")
@@ -85,7 +86,7 @@ def outcomes(store: Store, show: Show, plot: str | None, **request: Any) -> None
         names, rows = [[*row.values()] for row in result["metric"]], result["differences"]
         deciding = [row for row in rows if [row["metric"], row["reward"]] in names]
         title = [*earned_sentences(deciding, rows, result["unit"]), "", *title]
-    show(result, table=table._replace(title=title, notes=notes), flat=_flat(result))
+    show(result, table=table._replace(title=title, notes=[*segments, *notes]), flat=_flat(result))
 
 
 def _title(result: Result, age_us: int | None) -> list[str]:
@@ -129,6 +130,19 @@ def _flat(result: Result) -> list[dict[str, Any]]:
 
 def _key(row: OutcomeRow | DifferenceRow) -> tuple[str | None, str, str | None]:
     return row["group"], row["metric"], row["reward"]
+
+
+def segment_notes(rows: Sequence[SegmentRow]) -> list[str | View]:
+    """The comparisons within segments, and which of them differ for sure; nothing without segments."""
+    if not rows:
+        return []
+    sure = [
+        f"{row['segment']}: {row['group']} {row['answer']} than {row['against']}"
+        for row in rows if row["answer"] in ("better", "worse")
+    ]  # fmt: skip
+    text = "; ".join(sure) or "no segment surely differs"
+    table = View.select(rows, ("segment", "group", "units", *CELLS), drop=("p_value", "units"))
+    return [f"by {rows[0]['by']}: {text} (corrected for {len(rows)} of them; decide by all units)", table, ""]
 
 
 def grid(rows: Sequence[OutcomeRow], differences: Sequence[DifferenceRow]) -> View:

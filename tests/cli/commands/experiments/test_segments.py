@@ -1,0 +1,90 @@
+"""Segments of experiments: `--by FIELD`."""
+
+from typing import Any
+
+import pytest
+
+from tests.conftest import ON_BOTH, Run, filled, runner
+
+LATER = ("--now", "2030-02-01", "--allow-future")
+UNITS = 600
+
+
+def prepared(db: str) -> None:
+    """Users with a phone click on b in nine of ten cases and on a in two, those without one on either in five; each
+    comes twice, the second time with the other device."""
+    run = runner(db)
+    run("arm", "add", "x")
+    for name in ("home", "other"):
+        run("policy", "create", name, "--kind", "uniform")
+    run("experiment", "create", "ab", "--variant", "a=home", "--variant", "b=other", "--best-n", UNITS)
+    for day in (1, 2):
+        devices = [("phone", "desk")[(n + day) % 2] for n in range(UNITS)]
+        contexts = [f'{{"device": "{device}", "all": 1}}' for device in devices]
+        lines = "".join(
+            f'{{"experiment": "ab", "session": "s{n}", "user": "u{n}", "context": {context}}}\n'
+            for n, context in enumerate(contexts)
+            if day == 1 or n < 100
+        )
+        at = "--now", f"2030-01-0{day}", "--allow-future"
+        rows = run(*at, "recommend", "--input", "-", stdin=lines).lines
+        if day == 1:
+            clicked = [
+                row["decision_id"] for n, (row, device) in enumerate(zip(rows, devices, strict=True))
+                if n // 2 % 10 < {("phone", "a"): 2, ("phone", "b"): 9}.get((device, row["variant"]), 5)
+            ]  # fmt: skip
+            clicks = "".join(f'{{"decision_id": {n}, "events": {{"click": 1}}}}\n' for n in clicked)
+            run(*at, "feedback", "--input", "-", stdin=clicks)
+
+
+@pytest.fixture
+def ready(db: str) -> Any:
+    return filled(db, prepared)
+
+
+def show(run: Run, *words: Any) -> Any:
+    return run(*LATER, "experiment", "show", "ab", "--by", *words)
+
+
+@ON_BOTH
+def test_a_segment_is_that_of_the_first_decision(ready: Any) -> None:
+    rows = show(ready, "device", "--json").json["segments"]
+    assert [(row["by"], row["segment"], row["group"], row["units"]) for row in rows] == [
+        ("device", "desk", "b", UNITS // 2), ("device", "phone", "b", UNITS // 2),
+    ]  # fmt: skip
+    assert [row["value"] for row in rows] == [pytest.approx(0, abs=0.15), pytest.approx(0.7, abs=0.1)]
+    assert [row["answer"] for row in rows] == ["unknown", "better"]
+    assert (
+        "by device: phone: b better than a (corrected for 2 of them; decide by all units)"
+        in show(ready, "device").stdout
+    )
+
+
+def test_outcomes_of_an_experiment_have_the_same_segments(ready: Any) -> None:
+    by_outcomes = ready(*LATER, "outcomes", "--experiment", "ab", "--by", "device", "--json").json["segments"]
+    assert by_outcomes == show(ready, "device", "--json").json["segments"]
+
+
+def test_p_values_and_intervals_hold_for_all_segments_together(ready: Any) -> None:
+    """A segment that holds everybody has the interval of the experiment."""
+    answer = show(ready, "device", "--json").json
+    (everybody,) = (row for row in answer["unit_differences"] if row["metric"] == "reward_per_unit")
+    (phone,) = (row for row in answer["segments"] if row["segment"] == "phone")
+    (together,) = show(ready, "all", "--json").json["segments"]
+    names = ("value", "lower", "upper", "p_value")
+    assert [together[name] for name in names] == pytest.approx([everybody[name] for name in names])
+    assert phone["upper"] - phone["lower"] > 1.1 * (everybody["upper"] - everybody["lower"])
+
+
+@pytest.mark.parametrize(
+    ("words", "result"),
+    [
+        (["devise"], "no context of the log has the field 'devise'"),
+        (["experiment"], "no context of the log has the field"),
+    ],
+)
+def test_a_field_that_no_context_has_is_refused(ready: Any, words: list[str], result: str) -> None:
+    refused = show(ready, *words)
+    assert refused.exit_code == 2
+    assert result in refused.stderr
+    assert "--by takes no 'device'" in ready(*LATER, "outcomes", "--by", "device").stderr
