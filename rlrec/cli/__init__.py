@@ -170,8 +170,7 @@ def _override(ctx: click.Context, param: click.Parameter, value: Any) -> None:
 def _set_globals(settings: Settings, options: dict[str, Any]) -> None:
     if options.get("db") == "":
         raise click.UsageError("--db is empty")
-    if zone := options.pop("tz", None):
-        times.zone = zone
+    times.zone = options.get("tz") or times.zone
     vars(settings).update(options)
 
 

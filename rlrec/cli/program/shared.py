@@ -36,6 +36,7 @@ class Settings:
     read_db: str | None = None
     primary: str | None = None  # --db, while a command reads from --read-db
     now: int | None = None
+    tz: Any = None
     allow_future: bool = False
     lock_timeout: int | None = None
     statement_timeout: int | None = None

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import rlrec
 from tests.app.grown import grown
 from tests.app.shop import done
 from tests.conftest import ON_BOTH, CommandResult, Run, filled, runner
@@ -266,3 +267,11 @@ def test_doctor_names_machines_and_the_way_to_leave_them_out(run: Run) -> None:
     at(run, AFTER, "log", "exclude", "bots", "--machines")
     assert [row for row in at(run, AFTER, "doctor", "--json").json["findings"] if row["check"] == "machines"] == []
     assert not at(run, AFTER, "log", "exclude", "bots", "--machines", "--json").json["created"]
+
+
+def test_python_has_the_commands_and_the_decisions(run: Run, db: str) -> None:
+    with rlrec.open(db, now=AFTER, notice=lambda _: None) as store:
+        assert store.log.exclude("bots", machines=True)["decisions"] == 12
+        assert [row["exclusion"] for row in store.log.list()] == ["bots"]
+        assert (len([*store.log()]), len([*store.log("included=all")])) == (120, 132)
+        assert store.log.include("bots")["total"] == 132

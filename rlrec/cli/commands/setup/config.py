@@ -157,8 +157,8 @@ def _rows() -> Iterator[tuple[str, Any, str]]:
         name, value = str(option.name), getattr(program_settings, str(option.name))
         if isinstance(value, str):
             value = mask_secrets(value, passwords(value))
-        elif name == "now" and value is not None:
-            value = format_time(value)
+        elif name in ("now", "tz") and value is not None:
+            value = format_time(value) if name == "now" else str(value)
         sources = [level.get_parameter_source(name) for level in (context, root)]
         _, source = _set_value((name,), [f"RLREC_{name.upper()}"]) or (None, "default")
         yield (

@@ -36,12 +36,13 @@ def test_each_value_has_its_source(folder: Path) -> None:
     (folder / "home/rlrec/rlrec.toml").write_text(
         'db = "far.db"\nquiet = true\nformat = "json"\n[recommend]\nk = 2\nuser = "u"\n[policy.create]\nreward = "r"\n'
     )
-    env = {"RLREC_RECOMMEND_SEED": "7", "RLREC_ALLOW_FUTURE": "1"}
+    env = {"RLREC_RECOMMEND_SEED": "7", "RLREC_ALLOW_FUTURE": "1", "RLREC_TZ": "Europe/Berlin"}
     far = str(folder / "home/rlrec/rlrec.toml")
     shown = rlrec("config", "show", "--now", "2026-01-01", env=env)
     assert values(shown) == {
         "db": ("near.db", "rlrec.toml"),
         "now": ("2026-01-01T00:00:00.000000Z", "--now"),
+        "tz": ("Europe/Berlin", "RLREC_TZ"),
         "allow-future": (True, "RLREC_ALLOW_FUTURE"),
         "read-db": (None, "default"),
         "lock-timeout": (None, "default"),
