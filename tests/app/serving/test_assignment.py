@@ -227,3 +227,16 @@ def test_the_holdout_of_a_route_stays_out_of_experiments_that_are_named(at: Cloc
     assert {user for user, label in (first | later).items() if label is None} == held_out
     assert {user for user, label in served(at(4), 0, 200, policy="cart").items() if label is None} == held_out
     assert findings(at(5)) == []
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["UPDATE assignment SET at = at + 600000000", "UPDATE experiment SET parts = replace(parts, '0.0', '0.4')"],
+)
+def test_doctor_finds_units_that_their_phase_or_layer_cannot_have_given(at: Clocked, damage: str) -> None:
+    split(at(0), layer="page", layer_share=0.5)
+    served(at(1), 0, 60)
+    enrolment.freeze(at(2), "ab")
+    assert findings(at(3)) == []
+    at(3).write(lambda unit: unit.tell(damage))
+    assert [row.subject for row in findings(at(20))] == ["experiment ab"]
