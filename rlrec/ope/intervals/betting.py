@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from rlrec.arrays import Array, Ids
+from rlrec.ope.sums.moments import STAKES as DYADIC
 from rlrec.records import Sums
 
 # A bet on "more" stakes a fixed share of its money: each draw multiplies it by 1 + stake (1{shown}/p - 1), which needs
@@ -94,3 +95,23 @@ def propensities_are_wrong(sums: BetSums, *, alpha: float = BET_ALPHA) -> bool:
     Arms that were never eligible are not counted."""
     log = sums.log[:, sums.log.any(axis=0)]
     return log.size > 0 and float(log_wealth(log).max()) > np.log(log.shape[1] / alpha)
+
+
+# -- a lower bound of a mean, on one log that may be looked at as often as it grows --
+
+_HALVINGS = 60  # of the range that a bound is sought in
+
+
+def mean_bound(growth: Array, rows: float, *, alpha: float, stakes: Array = DYADIC) -> float:
+    """Lower bound of the mean per row of values of 0 or more, wrong at any look with probability alpha at most: the
+    largest v at which equal bets with these stakes have together won 1 / alpha. No largest value need be known.
+
+    growth (s,): sums over clusters of ln(1 + stake x), by stake; rows: of all clusters. A cluster of N rows whose x is
+    v N on average multiplies the money by (1 + stake x) / (1 + stake v)^N, which is 1 or less on average.
+    Source: Sakhi et al. 2024, Logarithmic Smoothing for Pessimistic Off-Policy Evaluation; Ville's inequality."""
+    low, high = 0.0, float((np.expm1(growth / rows) / stakes).max())
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        wealth = float(log_wealth((growth - rows * np.log1p(stakes * middle))[:, None])[0])
+        low, high = (middle, high) if wealth >= -np.log(alpha) else (low, middle)
+    return low

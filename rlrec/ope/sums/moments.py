@@ -15,7 +15,7 @@ come back or not, and errors are those of the blocks, which are as many and as i
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from rlrec.ope.sums.base import hash_bits
 from rlrec.records import Sums
 
 BLOCKS = 4096
+STAKED = "weighted_reward"  # the column that bets are on (`betting.mean_bound`)
+STAKES: Array = 0.5 ** np.arange(12.0)
+NO_GROWTH: Array = np.full(len(STAKES), np.nan)
 _SALT = 1
 
 
@@ -34,26 +37,29 @@ class BlockSums:
     present (c,): clusters in which a column is not 0
     moment (c, c): sum over clusters of the outer product of their sums
     largest (c,), absolute (c,): largest absolute value, and sum of absolute values, over clusters
+    growth (s,): sum over clusters of ln(1 + stake x) of the column STAKED for each of STAKES; NaN where there is none,
+    where it is below 0, and where clusters count more or less than once
     units (m, c): sums of the clusters, or of the 4,096 blocks of them"""
 
     present: Ids
     moment: Array
     largest: Array
     absolute: Array
+    growth: Array = field(default_factory=lambda: NO_GROWTH)
     units: Array
 
     def __add__(self, other: BlockSums) -> BlockSums:
         return BlockSums(
             present=self.present + other.present, moment=self.moment + other.moment,
             largest=np.maximum(self.largest, other.largest), absolute=self.absolute + other.absolute,
-            units=self.units + other.units,
+            growth=self.growth + other.growth, units=self.units + other.units,
         )  # fmt: skip
 
     def scaled(self, factor: Array) -> BlockSums:
         """The sums with each column multiplied by a factor above 0, (c,)."""
         return BlockSums(
             present=self.present, moment=self.moment * np.outer(factor, factor), largest=self.largest * factor,
-            absolute=self.absolute * factor, units=self.units * factor,
+            absolute=self.absolute * factor, growth=NO_GROWTH, units=self.units * factor,
         )  # fmt: skip
 
 
@@ -85,10 +91,12 @@ class ClusterSummary(BlockSums):
 
 @dataclass(frozen=True, eq=False)
 class _Clusters:
-    """Sums of each cluster (m, c), in ascending order of their digests (m,)."""
+    """Sums of each cluster (m, c), in ascending order of their digests (m,). staked: the number of the column STAKED;
+    None without one."""
 
     digests: Ids
     sums: Array
+    staked: int | None = None
 
     def __add__(self, other: _Clusters) -> _Clusters:
         large, small = (self, other) if len(self.digests) >= len(other.digests) else (other, self)
@@ -101,11 +109,11 @@ class _Clusters:
         sums = large.sums.copy()
         sums[index[shared]] += small.sums[shared]
         if shared.all():
-            return _Clusters(large.digests, sums)
+            return _Clusters(large.digests, sums, self.staked)
         # insert the others where their digests belong
         new = index[~shared]
         digests = np.insert(large.digests, new, small.digests[~shared])
-        return _Clusters(digests, np.insert(sums, new, small.sums[~shared], axis=0))
+        return _Clusters(digests, np.insert(sums, new, small.sums[~shared], axis=0), self.staked)
 
     def scaled(self, factor: Array) -> _Clusters:
         return _Clusters(self.digests, self.sums * factor)
@@ -118,9 +126,11 @@ class _Clusters:
         with np.errstate(over="ignore", invalid="ignore"):
             moment = self.sums.T @ self.sums
         units = [np.bincount(block, weights=column, minlength=BLOCKS) for column in self.sums.T]
+        growth = NO_GROWTH if self.staked is None else _growth(self.sums[:, self.staked])
         return BlockSums(
             present=np.count_nonzero(self.sums, axis=0).astype(np.int64), moment=moment,
-            largest=size.max(axis=0, initial=0.0), absolute=size.sum(axis=0), units=np.column_stack(units),
+            largest=size.max(axis=0, initial=0.0), absolute=size.sum(axis=0), growth=growth,
+            units=np.column_stack(units),
         )  # fmt: skip
 
 
@@ -247,7 +257,15 @@ def moments(terms: Array, cluster: Ids, *, columns: tuple[str, ...], spans_batch
     if (cluster[1:] < cluster[:-1]).any():
         order = np.argsort(cluster)
         cluster, terms = _add_runs(cluster[order], terms[order])
-    return Moments(columns, spans_batches, _limit(_Clusters(cluster, terms), spans_batches))
+    clusters = _Clusters(cluster, terms, columns.index(STAKED) if STAKED in columns else None)
+    return Moments(columns, spans_batches, _limit(clusters, spans_batches))
+
+
+def _growth(staked: Array) -> Array:
+    """The sums of logarithms by which bets on the values of clusters (m,) have grown; NaN where some are below 0."""
+    if staked.min(initial=0.0) < 0:
+        return NO_GROWTH
+    return np.array([np.log1p(stake * staked).sum() for stake in STAKES])
 
 
 def _add_runs(cluster: Ids, terms: Array) -> tuple[Ids, Array]:

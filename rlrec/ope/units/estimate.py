@@ -15,9 +15,10 @@ from rlrec.ope.checks.diagnostics import Weights
 from rlrec.ope.checks.reasons import LEAST_REWARDS
 from rlrec.ope.checks.verdicts import Diagnosis
 from rlrec.ope.intervals import intervals
+from rlrec.ope.intervals.betting import mean_bound
 from rlrec.ope.intervals.intervals import UNKNOWN, Bounds, Minus, Relative, WeightSums
 from rlrec.ope.sums.base import Estimator, Ratio, ValueRange
-from rlrec.ope.sums.moments import ClusterSummary
+from rlrec.ope.sums.moments import STAKED, ClusterSummary
 
 APART = 3  # standard errors of the difference between two estimates that should agree
 COMPARED_ESS = 100  # of an estimate that is compared with one that should agree
@@ -56,6 +57,7 @@ class Estimate:
     bias_bound: largest bias that changed weights can cause; 0 where they are not changed, None where it is unknown.
         lower, upper: hold it
     safe_lower: lower minus bias_bound: for gates that trust no model
+    always_lower: of ips, the bound that holds at every look of a growing log, at this level on its side alone
     k_hat, cluster_share, nonzero, reward_share, mean_weight_z: figures of the verdict (`Diagnosis`)
     left_out: rows without a propensity, or visits that could not be used
     ess_by_step: effective sample size over visits at each step; horizon: the first step, from 0, at which it is below
@@ -109,6 +111,7 @@ class Estimate:
     return_steps: int | None = None
     supported_gamma: float | None = None
     safe_lower: float | None = None
+    always_lower: float | None = None
     curve: str | None = None
     curve_age_days: float | None = None
     simultaneous: bool = False
@@ -391,12 +394,20 @@ class EstimatorFold:
             nonzero=diagnosis.nonzero, reward_share=diagnosis.reward_share,
             mean_weight_z=finite_or_none(diagnosis.mean_weight_z), left_out=weights.left_out,
             safe_lower=None if lower is None or bias is None else lower - bias, simultaneous=options.groups > 1,
-            served=finite_or_none(weights.served), **self._lift(sides, options), **self.facts,
+            served=finite_or_none(weights.served), always_lower=self._always_lower(options.level),
+            **self._lift(sides, options), **self.facts,
         )  # fmt: skip
         if self.estimator.entire and weights.left_out:  # nothing is estimated
             absent: dict[str, Any] = dict.fromkeys(_FIGURES)
             return replace(estimate, **absent, n=0, clusters=0, verdict="insufficient", reasons=("no-pairs",))
         return estimate
+
+    def _always_lower(self, level: float) -> float | None:
+        """The lower bound that holds at every look, for the mean weighted reward per row; None for other estimators."""
+        growth, (rows,) = self.summary.growth, self.summary.index(("rows",))
+        if self.estimator.columns != (STAKED, "rows") or not self.n or np.isnan(growth).any():
+            return None
+        return mean_bound(growth, float(self.summary.total[rows]), alpha=1 - level)
 
     @cached_property
     def diagnosis(self) -> Diagnosis:
