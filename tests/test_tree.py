@@ -90,7 +90,6 @@ COVERED = {  # test file: modules without a test file of their name, which it co
         "store/log/exclusions",
     ],
     "app/imports/test_propensities.py": ["app/imports/columns"],
-    "app/judging/test_sweep.py": ["app/evaluation/targets/learning_targets"],
     "app/judging/test_evaluate.py": [
         "app/evaluation/rows/loggers",
         "app/evaluation/targets/probabilities",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # To add an estimator: its class, and its name here.
 _FILES: dict[str, dict[str, tuple[str, ...]]] = {
     "impression": {
-        "estimators.weighting": ("ips", "snips", "clipped-ips"),
+        "estimators.weighting": ("ips", "snips", "beta-ips", "clipped-ips", "cram"),
         "estimators.direct": ("dm", "dr", "sndr", "switch-dr", "dros"),
     },
     "session": {"estimators.sequential": ("tis", "pdis", "wis", "wpdis", "dr-rl", "wdr")},
@@ -34,7 +34,8 @@ _BY_UNIT = {unit: [name for names in files.values() for name in names] for unit,
 ESTIMATORS = {name: file for files in _FILES.values() for file, names in files.items() for name in names}
 NEED_CURVE = ("pbm", "sn-pbm")  # their parameter has no default
 CURVED = (*NEED_CURVE, "interpol", "sn-interpol", "effects")  # they rest on one: no group has them
-GROUPS = {unit: tuple(name for name in family if name not in CURVED) for unit, family in _BY_UNIT.items()}
+CRAM = "cram"  # judges alone
+GROUPS = {unit: tuple(name for name in family if name not in (*CURVED, CRAM)) for unit, family in _BY_UNIT.items()}
 GROUPS["all"] = tuple(name for family in list(GROUPS.values()) for name in family)
 DEFAULT = "ips,snips,dr"
 COMPANION = "sn-rips"
@@ -47,6 +48,7 @@ ASSUMPTIONS = {
     "sn-rips": "what a slot earns depends on its arm and on the slots above alone",
     "sn-iips": "what a slot earns depends on its arm and its position alone",
     "effects": "effects of arms add up, and are what they were in the log",
+    CRAM: "the policy goes on serving as it stood when the last twentieth of the log began",
 }
 
 

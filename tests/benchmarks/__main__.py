@@ -70,6 +70,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "looks": looks.looks,
     "coverage": coverage.coverage,
     "sweep": sweeps.sweeps,
+    "cram": sweeps.crams,
     "epochs": epochs.epochs,
     "training": training.training,
     "gate": gates.gates,

@@ -22,7 +22,7 @@ from tests.benchmarks.measure import Figure, Setting
 
 LOGS, SIZES, REPLICATES = 300, (200, 2_000, 15_000), 399
 BIASED = ("clipped-ips:5", "switch-dr:5", "dros:25")
-IMPRESSIONS = ope.parse(",".join(["ips,snips,dr,sndr", *BIASED])).impressions
+IMPRESSIONS = ope.parse(",".join(["ips,snips,beta-ips,dr,sndr", *BIASED])).impressions
 SLATES = ope.parse("sn-sips,rips,iips,sn-rips,cascade-dr").slates
 COVERED = 0.93
 FEWEST = 30  # intervals that tell anything of their coverage

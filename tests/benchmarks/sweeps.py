@@ -6,9 +6,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing
 from math import sqrt
+from typing import Any
 
 import numpy as np
 
+from rlrec.app.evaluation.targets import targets
+from rlrec.app.evaluation.targets.learning_targets import crammed, time_blocks
 from rlrec.app.inputs import lookup
 from rlrec.app.judging import sweep
 from rlrec.app.setup import init
@@ -28,6 +31,7 @@ REQUEST = sweep.Request(
     cluster="session",
 )  # fmt: skip
 COVERED = 0.95
+CRAMMED = ("cram", "ips", "snips")
 
 
 def sweeps(setting: Setting) -> Iterator[Figure]:
@@ -41,7 +45,36 @@ def sweeps(setting: Setting) -> Iterator[Figure]:
     yield Figure(name="equal candidates called better", value=float(np.mean(claims)), unit="", at_most=most)
 
 
-def _logged(setting: Setting, rates: Array, seed: int) -> str:
+def crams(setting: Setting) -> Iterator[Figure]:
+    """Thompson sampling on its own log, by `cram` and as if that had not taught it, on arms that are equal or not."""
+    runs = setting.size(RUNS)
+    least = COVERED - 3 * sqrt(COVERED * (1 - COVERED) / runs)
+    for name, rates in (("equal arms", EQUAL), ("one better arm", PERSONAL[:1].repeat(3, axis=0))):
+        errors, held = np.array([_crammed(setting, rates, seed) for seed in range(runs)]).transpose(2, 1, 0)
+        for label, error, holds in zip(CRAMMED, errors, held, strict=True):
+            goals = ({"at_most": 0.1}, {"at_least": min(0.93, least)}) if label == "cram" else ({}, {})
+            bias = abs(float(error.mean() / error.std(ddof=1)))
+            yield Figure(name=f"{name}, {label}: size of the bias over the deviation", value=bias, unit="", **goals[0])
+            yield Figure(name=f"{name}, {label}: intervals that hold", value=float(holds.mean()), unit="", **goals[1])
+
+
+def _crammed(setting: Setting, rates: Array, seed: int) -> list[tuple[float, bool]]:
+    """By each estimator, the error of the value of what served when the last twentieth of the log began, and whether
+    its interval holds that."""
+    path, results = _logged(setting, rates, seed, groups=2 * GROUPS, contexts=({},)), list[tuple[float, bool]]()
+    with closing(logs.at(path, 1e6)) as store, store.read() as unit:
+        (target,) = targets.resolve(unit, ["log"], reward=None, greedy=False)
+        serving = crammed(unit, target, Selection(), greedy=False).serving
+        assert serving is not None
+        scores = serving.scores(0, np.arange(1, rates.shape[1] + 1), [{}], keys={})[0]
+        truth = float(slate.first(scores, floor=serving.policy.exploration) @ rates[0])
+    for label in CRAMMED:
+        row = logs.estimate(path, "log", label, cluster="session")
+        results.append((row["value"] - truth, row["lower"] <= truth <= row["upper"]))
+    return results
+
+
+def _logged(setting: Setting, rates: Array, seed: int, *, groups: int = GROUPS, contexts: Any = DEVICES) -> str:
     """A store with a log of Thompson sampling, whose pages come twenty groups of them a minute apart."""
     path = str(setting.path(".db"))
     with closing(Store(path)) as store:
@@ -49,7 +82,7 @@ def _logged(setting: Setting, rates: Array, seed: int) -> str:
     logs.catalogue(path, rates.shape[1])
     logs.create(path, "log", "thompson", floor="0.3")
     by_page = rates[np.arange(PAGES) % len(rates)]
-    logs.serve(path, "log", pages=PAGES, rates=by_page, contexts=DEVICES, seed=seed, group=PAGES // GROUPS, together=1)
+    logs.serve(path, "log", pages=PAGES, rates=by_page, contexts=contexts, seed=seed, group=PAGES // groups, together=1)
     return path
 
 
@@ -62,7 +95,7 @@ def _judged(setting: Setting, rates: Array, seed: int) -> list[bool]:
         with store.read() as unit:
             reward, log = lookup.reward(unit, "default"), Selection()
             candidates = sweep.candidates_of(unit, REQUEST, reward, log)
-            moments = sweep.learn(unit, candidates, sweep.time_blocks(unit, log), reward)
+            moments = sweep.learn(unit, candidates, time_blocks(unit, log, sweep.BLOCKS), reward)
             arms = np.arange(1, rates.shape[1] + 1)
             keys = {arm: f"a{arm - 1}" for arm in arms.tolist()}
             truth = {"uniform": float(rates.mean())}

@@ -13,7 +13,7 @@ from rlrec import ope
 from rlrec.errors import InputError
 
 PARAMETERS = [name for name in ope.ESTIMATORS if fields(ope.estimator(name)) and name not in ope.NEED_CURVE]
-WITHOUT_CURVE = [name for name in ope.ESTIMATORS if name not in ope.CURVED]
+IN_GROUPS = [name for name in ope.ESTIMATORS if name not in (*ope.CURVED, ope.CRAM)]
 
 
 def test_a_list_keeps_its_order_and_its_labels() -> None:
@@ -25,7 +25,7 @@ def test_a_list_keeps_its_order_and_its_labels() -> None:
 def test_groups_stand_for_their_members() -> None:
     others = [name for name in ope.GROUPS["impression"] if name != "dr"]
     assert list(ope.parse("dr,impression").labels) == ["dr", *others]
-    assert sorted(ope.parse("all").labels) == sorted(WITHOUT_CURVE)
+    assert sorted(ope.parse("all").labels) == sorted(IN_GROUPS)
 
 
 def test_units_are_separate() -> None:
@@ -48,7 +48,7 @@ def test_every_name_is_described_with_its_default() -> None:
     assert [re.split(r"\[|:", name)[0] for name, _ in described] == list(ope.ESTIMATORS)
     form = r"[a-z-]+(\[:[0-9.]+\])?(:CURVE)?"
     assert all(re.fullmatch(form, name) and text.endswith(".") for name, text in described)
-    assert described[2][0] == "clipped-ips[:20]"
+    assert described[3][0] == "clipped-ips[:20]"
 
 
 def test_a_near_miss_is_suggested() -> None:

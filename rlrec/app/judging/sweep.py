@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import pairwise, product
+from itertools import product
 from math import prod
 from typing import Any, NamedTuple, TypedDict
 
@@ -25,7 +25,7 @@ from rlrec.app.evaluation.passes.estimates import EstimateRow
 from rlrec.app.evaluation.passes.passes import IN_PROCESS, Workers
 from rlrec.app.evaluation.passes.request import EmptyLog
 from rlrec.app.evaluation.passes.request import Request as EvaluationRequest
-from rlrec.app.evaluation.targets.learning_targets import LearningTarget
+from rlrec.app.evaluation.targets.learning_targets import LearningTarget, time_blocks
 from rlrec.app.evaluation.targets.targets import BUILT_IN
 from rlrec.app.imports.log_stores import PREFIX
 from rlrec.app.inputs import filters, lookup, parameters
@@ -34,7 +34,7 @@ from rlrec.app.learning.slot_statistics import BeliefFold, Totals
 from rlrec.app.learning.warm_start import expand, fit_design, shares_weights
 from rlrec.app.log import reward_log
 from rlrec.arrays import Array, Ids
-from rlrec.errors import CheckFailed, InputError, quantity
+from rlrec.errors import CheckFailed, InputError
 from rlrec.ope.checks.reasons import VERDICTS
 from rlrec.policy.contexts.contextual import Design
 from rlrec.records import Reward, Version
@@ -115,7 +115,9 @@ def sweep(
         reward = lookup.reward(unit, request.reward or "default")
         selection = filters.selection(unit, request.log)
         candidates = candidates_of(unit, request, reward, selection)
-        blocks = time_blocks(unit, selection)
+        if not selected.extent(unit, selection).decisions:
+            raise EmptyLog("no decision is selected", hint="widen --log, or serve with `rlrec recommend`")
+        blocks = time_blocks(unit, selection, BLOCKS)
         moments = learn(unit, candidates, blocks, reward)
         begins = np.array([block.since for block in blocks[TAUGHT:]])
         targets = [learning_target(unit, candidate, moments[candidate.counting], begins) for candidate in candidates]
@@ -203,21 +205,6 @@ def candidates_of(unit: Unit, request: Request, reward: Reward, selection: Selec
 
 
 # -- what they learn --
-
-
-def time_blocks(unit: Unit, selection: Selection) -> list[Selection]:
-    """The selected decisions by time, in blocks of about as many each. Raises EmptyLog where there is none, CheckFailed
-    where too few times are different."""
-    decisions = selected.extent(unit, selection).decisions
-    if not decisions:
-        raise EmptyLog("no decision is selected", hint="widen --log, or serve with `rlrec recommend`")
-    since = {selected.newest_at(unit, selection, -(-decisions * left // BLOCKS)) for left in range(1, BLOCKS)}
-    begins = sorted(at for at in since if at is not None)
-    if len(begins) < BLOCKS - 1:
-        hint = "a sweep learns from what came first, and judges by what came later"
-        raise CheckFailed(f"{quantity(decisions, 'decision')} make no {BLOCKS} stretches of time", hint=hint)
-    limits = [selection.since, *begins, selection.until]
-    return [replace(selection, since=first, until=last) for first, last in pairwise(limits)]
 
 
 def learn(

@@ -102,7 +102,8 @@ REASONS = {
         "as where an import cuts them at a smallest value (weak)"),
     "clipping-bias": Reason("sample", "weak", "the bias that changed weights may cause exceeds the standard error "
         "(weak): the interval holds it, and the value may be off by it"),
-    "in-sample": Reason("log", "weak", "the target, or the model of rewards, learned from rows of this log (weak)"),
+    "in-sample": Reason("log", "weak", "the target, or the model of rewards, learned from rows of this log (weak); "
+        "`--estimator cram` judges a bandit that learned while it served"),
     "unknown-fit": Reason("log", "weak", "nobody said which decisions a table was fitted on (weak): if on these, the "
         "estimate is too good"),
     "estimated-propensity": Reason("log", "weak", "propensities were not logged, but computed when the log was "

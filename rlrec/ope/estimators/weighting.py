@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
-from rlrec.arrays import Array
+from rlrec.arrays import Array, Flags
 from rlrec.ope.sums.base import ImpressionEstimator, LogBatch, require_positive
+
+_HEAVIEST = 1e100  # weight of which a square is summed
 
 
 class Ips(ImpressionEstimator):
@@ -33,6 +36,62 @@ class Snips(ImpressionEstimator):
 
     def terms(self, batch: LogBatch) -> Array:
         return np.column_stack([batch.weight * batch.reward, batch.weight])
+
+
+class BetaIps(ImpressionEstimator):
+    """Mean of weight x (reward - b), and b: the b with the least variance, so that it is steadier than ips and snips.
+
+    b is the mean reward under the weight w^2 - w; 0 where these add up to no more than 0, as in a log that lacks what
+    the target shows. Source: Gupta et al. 2024, Optimal Baseline Corrections for Off-Policy Contextual Bandits."""
+
+    columns: ClassVar[tuple[str, ...]] = ("weighted_reward", "rows", "weight", "baseline_reward", "baseline_weight")
+    intervals: ClassVar[tuple[str, ...]] = ("normal", "bootstrap-t", "cressie-read")
+    widens: ClassVar[bool] = True
+
+    def terms(self, batch: LogBatch) -> Array:
+        weight, reward, squarable = batch.weight, batch.reward, np.minimum(batch.weight, _HEAVIEST)
+        squared = squarable * (squarable - 1) * batch.usable
+        return np.column_stack([weight * reward, batch.usable, weight, squared * reward, squared])
+
+    def value(self, mean: Array) -> Array:
+        rewards, rows, weight = np.moveaxis(mean[..., :3], -1, 0)
+        return (rewards - self.baseline(mean) * (weight - rows)) / rows
+
+    def gradient(self, mean: Array) -> Array:
+        rewards, rows, weight, _, squares = np.moveaxis(mean, -1, 0)
+        baseline, excess = self.baseline(mean), weight - rows
+        by_baseline_reward = np.where(squares > 0, -excess / (rows * squares), 0.0)
+        by_rows = (baseline * weight - rewards) / rows**2
+        columns = (1 / rows, by_rows, -baseline / rows, by_baseline_reward, -baseline * by_baseline_reward)
+        return np.stack(columns, axis=-1)
+
+    def baseline(self, mean: Array) -> Array:
+        """b at mean terms (..., d), (...,)."""
+        return np.divide(mean[..., 3], mean[..., 4], out=np.zeros(mean.shape[:-1]), where=mean[..., 4] > 0)
+
+
+class Cram(ImpressionEstimator):
+    """Mean reward of a policy that learned while it served, each step of its learning judged by later rows alone.
+
+    It divides by the sum of the weights, as snips does; these may be negative.
+    Source: Jia, Imai & Li 2024, The Cram Method for Efficient Simultaneous Learning and Evaluation."""
+
+    columns: ClassVar[tuple[str, ...]] = ("crammed_reward", "crammed_weight")
+    weight_column: ClassVar[str] = "crammed_weight"
+
+    def terms(self, batch: LogBatch) -> Array:
+        weight = batch.weight if batch.crammed is None else batch.crammed
+        return np.column_stack([weight * batch.reward, weight])
+
+
+def crammed_weights(weights: Iterable[Array], later: Iterable[Flags], counts: Iterable[float]) -> Array:
+    """The weights of `Cram`, (n,): the change of a target's weights at each step, in the rows that came later, each
+    counted as often as all rows are more than those. weights, later (n,): after each step."""
+    earlier, total = np.zeros(()), np.zeros(())
+    for after, is_later, count in zip(weights, later, counts, strict=True):
+        total = total + np.where(is_later, count * (after - earlier), 0.0)
+        earlier = after
+    return total
 
 
 @dataclass(frozen=True, kw_only=True)

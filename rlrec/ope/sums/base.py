@@ -117,10 +117,12 @@ class LogBatch(RewardColumns):
 
     propensity (n,): the logging policy's probability of this arm on the weight's basis (the marginal at the position,
         or the prefix); NaN where none was logged: the row is left out of every estimator that weighs, and counted.
-    target (n,): the target's probability on the same basis; NaN where it has none (left out as well)."""
+    target (n,): the target's probability on the same basis; NaN where it has none (left out as well).
+    crammed (n,): the weights of `Cram`, of either sign; None for a target that has not learned from the rows."""
 
     propensity: Array
     target: Array
+    crammed: Array | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -186,6 +188,7 @@ class Estimator(Ratio, ABC):
     needs_model: ClassVar[bool] = False  # uses a reward model: the batch must have `predicted` and `expected`
     self_normalised: ClassVar[bool] = False  # stays inside the reward's range: bounds are cut there
     intervals: ClassVar[tuple[str, ...]] = ("normal", "bootstrap-t")  # that are valid for it; () if none is
+    weight_column: ClassVar[str] = "weight"  # of the weights that it sums, which are 1 on average
     widens: ClassVar[bool] = False  # with large weights, to the interval of Cressie and Read at least
     independent_slots: ClassVar[bool] = False  # takes the reward of a slot not to depend on the other slots
     biased: ClassVar[bool] = False  # changes weights on purpose: `distortion` is by how much, `bracket` has its bounds

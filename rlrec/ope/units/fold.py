@@ -243,6 +243,7 @@ class ImpressionFold(Fold):
             label=label, estimator=estimator, summary=summary, weights=partial.weights["weight"],
             distorted=float(partial.figures["distorted"][number]),
             predictions=partial.figures.get("predictions"), facts={} if curve is None else curve.facts,
+            weight_column=estimator.weight_column, mean_column=estimator.weight_column,
             reasons=() if curve is None else ("position-model",),
         )  # fmt: skip
 

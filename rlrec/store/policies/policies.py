@@ -174,6 +174,14 @@ def ordinal(unit: Unit, policy_id: int) -> int:
     return int(unit.ask_value("SELECT ordinal FROM policy_head WHERE policy_id = ?", policy_id) or 0)
 
 
+def belief_at(unit: Unit, policy_id: int, at: int) -> tuple[int, int]:
+    """The last change of beliefs that a decision of the policy before a time knew, and how many decisions there were by
+    then; zeros without one."""
+    decisions = "decision d WHERE d.policy_id = ? AND d.at < ? AND d.imported = 0"
+    seq, number = unit.ask(f"SELECT max(d.belief_seq), max(d.belief_ordinal) FROM {decisions}", policy_id, at)[0]
+    return int(seq or 0), int(number or 0)
+
+
 def pruned_to(unit: Unit, policy_id: int) -> int:
     """The newest decision of a policy that was pruned; 0 where none was."""
     return int(unit.ask_value("SELECT pruned_to FROM policy_head WHERE policy_id = ?", policy_id) or 0)

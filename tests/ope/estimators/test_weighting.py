@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from math import sqrt
 
 import numpy as np
 import pytest
 
+from rlrec import ope
+from rlrec.ope.estimators.weighting import BetaIps, crammed_weights
+from rlrec.ope.units.estimate import FinishOptions
+from rlrec.ope.units.fold import ImpressionFold
 from tests.ope import obd
-from tests.ope.cases import HAND, judged
+from tests.ope.cases import HAND, TEN, drawn, judged
 
 # weight, reward of the rows of the hand-made log
 ROWS = [(Fraction(2), 1), (Fraction(1, 2), 1), (Fraction(3, 2), 0), (Fraction(0), 3)]
@@ -24,6 +29,53 @@ def test_ips_is_the_mean_of_weight_times_reward() -> None:
 def test_snips_is_the_weighted_mean() -> None:
     (estimate,) = judged(HAND, "snips", interval="normal")
     assert estimate.value == sum(w * r for w, r in ROWS) / sum(w for w, _ in ROWS) == 0.625
+
+
+def test_beta_ips_takes_the_baseline_off_rewards() -> None:
+    (estimate,) = judged(TEN, "beta-ips", interval="normal")
+    w, r = TEN.weight, TEN.reward
+    b = (r * (w**2 - w)).sum() / (w**2 - w).sum()
+    assert b == pytest.approx(0.7395019531, abs=1e-10)
+    assert (
+        estimate.value == pytest.approx(((r - b) * w).mean() + b, rel=1e-14) == pytest.approx(0.5332763672, abs=1e-10)
+    )
+
+
+def test_the_error_of_beta_ips_counts_that_of_the_baseline() -> None:
+    """It is that of leaving clusters out, the baseline fitted anew each time, to the order of 1 / clusters."""
+    batch, _ = drawn(3, sessions=400)
+    fold = ImpressionFold(estimators=ope.parse("beta-ips").impressions, spans_batches=False)
+    options = FinishOptions(interval="normal")
+    ids = np.unique(batch.cluster)
+    left = [fold.finish(fold.partial(batch.take(batch.cluster != cluster)), options)[0].value for cluster in ids]
+    (estimate,) = fold.finish(fold.partial(batch), options)
+    jackknife = np.sqrt((len(ids) - 1) * np.var(np.array(left, dtype=np.float64)))
+    assert estimate.std_error == pytest.approx(jackknife, rel=0.02)
+    fixed, mean = estimate.value or 0.0, BetaIps().terms(batch).mean(axis=0)
+    slopes = [(BetaIps().value(mean + step) - BetaIps().value(mean - step)) / 2e-6 for step in 1e-6 * np.eye(5)]
+    assert BetaIps().gradient(mean) == pytest.approx(slopes, rel=1e-6)
+    assert BetaIps().gradient(mean) @ mean == pytest.approx(0.0, abs=1e-12 * fixed)
+
+
+def test_beta_ips_of_what_served_is_the_logged_mean_and_needs_no_weight_above_1() -> None:
+    batch = type(TEN)(reward=TEN.reward, propensity=TEN.propensity, target=TEN.propensity, cluster=TEN.cluster)
+    (estimate,) = judged(batch, "beta-ips", interval="normal")
+    assert estimate.value == 0.5
+    # what the log shows the target hardly shows: no baseline, as ips
+    light = type(TEN)(reward=TEN.reward, propensity=TEN.propensity, target=TEN.propensity / 4, cluster=TEN.cluster)
+    ips, beta = judged(light, "ips,beta-ips", interval="normal")
+    assert (beta.value, beta.std_error) == (ips.value, ips.std_error)
+
+
+def test_crammed_weights_count_the_changes_of_a_target_in_later_rows() -> None:
+    """Three rows in two halves: the second target is judged by the last two of them, which count 3 / 2 times."""
+    weights = [np.array([1.0, 2.0, 0.5]), np.array([4.0, 1.0, 1.0])]
+    later = [np.array([True, True, True]), np.array([False, True, True])]
+    assert crammed_weights(weights, later, [1.0, 1.5]).tolist() == [1.0, 2.0 + 1.5 * -1.0, 0.5 + 1.5 * 0.5]
+    batch = replace(TEN, crammed=np.linspace(-1, 3, 10))
+    (estimate,) = judged(batch, "cram", interval="normal")
+    assert estimate.value == pytest.approx(batch.crammed @ TEN.reward / 10, rel=1e-14)
+    assert estimate.ess == pytest.approx(10**2 / (batch.crammed**2).sum())
 
 
 def test_clipped_ips_cuts_weights_and_bounds_the_bias() -> None:

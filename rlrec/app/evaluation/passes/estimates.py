@@ -21,6 +21,8 @@ from rlrec.app.evaluation.passes.request import EmptyLog, Evaluation, Request
 from rlrec.app.evaluation.rows import groups
 from rlrec.app.evaluation.rows.candidates import Inclusion
 from rlrec.app.evaluation.rows.log_rows import CLUSTERS, RowGroup
+from rlrec.app.evaluation.rows.loggers import LoggingVersions
+from rlrec.app.evaluation.targets import learning_targets
 from rlrec.app.evaluation.targets.targets import Target
 from rlrec.app.inputs import lookup
 from rlrec.compute import Engine
@@ -169,6 +171,8 @@ def estimators(request: Request) -> ope.EstimatorChoice:
             raise InputError(f"{unfit} means nothing by arm, which the logger chose", hint=f"use --estimator {BY_ARM}")
         if request.interval == "cressie-read":  # it takes the mean weight to be 1
             raise InputError("interval cressie-read does not exist by arm", hint="use --interval bootstrap-t")
+    if ope.CRAM in choice.labels and (len(choice.labels) > 1 or request.by is not None):
+        raise InputError("cram judges alone, and all of a log", hint="leave out --by and the other estimators")
     if request.reward_model is not None and not _needs_model(choice.impressions):
         needs_model = [name for name in ope.GROUPS["impression"] if ope.estimator(name).needs_model]
         hint = f"add one of {', '.join(needs_model)} to --estimator"
@@ -235,6 +239,11 @@ def prepare(
     """The request as the store understands it, the units of its estimators, and the reader of their log. Checks that
     concern an estimator are made on impressions, whatever its unit. paired, candidates: as in `Evaluation.resolve`."""
     evaluation = Evaluation.resolve(unit, request, selection, paired=paired, candidates=candidates)
+    if ope.CRAM in estimators.impressions:
+        crammed = [
+            learning_targets.crammed(unit, target, selection, greedy=request.greedy) for target in evaluation.targets
+        ]
+        evaluation = replace(evaluation, targets=crammed, loggers=LoggingVersions())  # all rows count once
     pages, kinds = evaluation.extent.positions > 1, estimators.estimators.values()
     checks = [check for check in CHECKS if check.is_possible(evaluation.extent) and any(map(check.concerns, kinds))]
     needs_model = any(check.needs_model for check in checks) or _needs_model(estimators.impressions)

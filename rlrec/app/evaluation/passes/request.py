@@ -10,7 +10,7 @@ from typing import Any
 from rlrec.app.evaluation.rows import groups, log_rows
 from rlrec.app.evaluation.rows.loggers import LoggingVersions
 from rlrec.app.evaluation.targets import targets
-from rlrec.app.evaluation.targets.learning_targets import LearningScorer, LearningTarget
+from rlrec.app.evaluation.targets.learning_targets import CrammedTarget, CramScorer, LearningScorer, LearningTarget
 from rlrec.app.evaluation.targets.probabilities import Scorer
 from rlrec.app.evaluation.targets.targets import Target
 from rlrec.app.inputs import filters
@@ -179,6 +179,8 @@ class Evaluation:
             scorer = Scorer(target, self.arms, **options)
             if isinstance(target, LearningTarget):
                 scorer = LearningScorer(target, self.arms, **options)
+            if isinstance(target, CrammedTarget):
+                scorer = CramScorer(target, self.arms, **options)
             if target.stateful or target.table:
                 from rlrec.app.evaluation.targets.state_probabilities import StateScorer, TableScorer
 

@@ -3,17 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from rlrec.app.distributions import past_beliefs
 from rlrec.app.distributions.exact import VersionDistribution
 from rlrec.app.evaluation.rows.log_rows import ImpressionRows, LoggedBatch
 from rlrec.app.evaluation.targets.probabilities import Scorer
 from rlrec.app.evaluation.targets.targets import Target
-from rlrec.arrays import Ids
+from rlrec.arrays import Array, Flags, Ids
+from rlrec.errors import CheckFailed, InputError, quantity
+from rlrec.ope.estimators.weighting import crammed_weights
+from rlrec.ope.sums.base import LogBatch
+from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
+from rlrec.store.log import selected
+from rlrec.store.log.selected import Selection
+from rlrec.store.policies import policies
+
+STRETCHES = 20  # of the log: what a policy learned in the last one would have no later rows to be judged by
+
+
+def time_blocks(unit: Unit, selection: Selection, number: int) -> list[Selection]:
+    """The selected decisions by time, in blocks of about as many each. Raises CheckFailed where too few times are
+    different."""
+    decisions = selected.extent(unit, selection).decisions
+    since = {selected.newest_at(unit, selection, -(-decisions * left // number)) for left in range(1, number)}
+    begins = sorted(at for at in since if at is not None)
+    if not decisions or len(begins) < number - 1:
+        hint = "what came first teaches, and what came later judges"
+        raise CheckFailed(f"{quantity(decisions, 'decision')} make no {number} stretches of time", hint=hint)
+    limits = [selection.since, *begins, selection.until]
+    return [replace(selection, since=first, until=last) for first, last in pairwise(limits)]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -55,3 +79,68 @@ class LearningScorer(Scorer):
                 yield from self.scorers[number].case_rows(rows, logged, models=models, joint=joint, subset=members)
         if not self.target.sampled:  # what was simulated is used again by the replicas
             self.scorers.clear()
+
+
+# -- a policy that learned while it served --
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CrammedTarget(Target):
+    """A version that learned from its own decisions, at the times `begins` (b,), microseconds, ascending; serving: the
+    last of these. steps: the target at each; counts (b,): how often a later row counts, for each of them."""
+
+    begins: Ids
+    steps: Sequence[Target]
+    counts: Array
+
+    def taught_by(self, slots: Columns) -> Flags:
+        """None: each step is judged by rows that came later."""
+        return np.zeros(len(slots["decision_id"]), np.bool_)
+
+
+@dataclass(eq=False)
+class CramScorer(Scorer):
+    """The probabilities of a version, and the weights of the steps in which it learned."""
+
+    target: CrammedTarget
+
+    def log_batch(self, rows: ImpressionRows, logged: LoggedBatch, values: Any) -> LogBatch:
+        def weights(step: Target) -> Array:
+            # nothing is remembered beyond a batch, as there are many
+            scorer = Scorer(step, self.arms, self.samples, self.seed)
+            scorer.describe(logged)
+            return scorer.log_batch(rows, logged, None).weight
+
+        target, at = self.target, rows.slots["at"]
+        later = (at >= begin for begin in target.begins)
+        crammed = crammed_weights(map(weights, target.steps), later, target.counts)
+        return replace(super().log_batch(rows, logged, values), crammed=crammed)
+
+
+def crammed(unit: Unit, target: Target, selection: Selection, *, greedy: bool) -> Target:
+    """The target by the steps in which it learned from the selected decisions; itself where it learned from none by
+    serving. Raises InputError where the log also taught it before it served, or its lists are drawn."""
+    if target.serving is None or not target.serving.version.learning or not target.lessons:
+        return target
+    version, (_, *initial) = target.serving.version, target.lessons
+    for lesson in initial:
+        taught = replace(selection, last_id=lesson.selection.last_id)
+        if selected.extent(unit, taught).decisions:
+            hint = "--log since=DAY takes decisions after those; `rlrec sweep` lets a kind learn anew, and judges that"
+            raise InputError(f"{version.reference} began with what it learned from decisions of this log", hint=hint)
+    if target.draws_candidates:
+        raise InputError("cram has no weights of lists of candidates", hint="use --estimator snips")
+    mature = replace(selection, until=min(selection.until or unit.now, unit.now - target.reward.window_us))
+    blocks = time_blocks(unit, mature, STRETCHES)
+    first = selected.extent(unit, mature).first_at
+    begins = np.array([first, *(block.since for block in blocks[1:])])
+    sizes = [selected.extent(unit, block).decisions for block in blocks]
+    counts = sum(sizes) / np.cumsum(sizes[::-1])[::-1]
+    # what was learned by then: the last change that an earlier decision knew
+    knowledge = [policies.belief_at(unit, version.policy.id, begin) for begin in begins.tolist()]
+    seq, ordinal = np.maximum(knowledge, (version.seq, version.ordinal)).T
+    moments = past_beliefs.moments(unit, version, seq, ordinal, greedy=greedy)
+    serving = [(distribution, int(row)) for rows, distribution in moments for row in rows]
+    steps = [replace(target, serving=distribution, seq=int(seq[row])) for distribution, row in serving]
+    options = {entry.name: getattr(target, entry.name) for entry in fields(Target)} | {"serving": steps[-1].serving}
+    return CrammedTarget(**options, begins=begins, steps=steps, counts=counts)
