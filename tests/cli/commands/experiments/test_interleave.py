@@ -82,7 +82,7 @@ def test_rewards_are_credited_to_the_team_of_their_slot(shop: Run) -> None:
     """Clicks on what `right` picked, in every fourth decision also on what `left` picked."""
     events = [
         {"decision_id": answer["decision_id"], "position": slot["position"], "events": {"click": 1}}
-        for number, answer in enumerate(serve(shop, 400, users=100))
+        for number, answer in enumerate(serve(shop, 408, users=102))
         for slot in answer["slate"]
         if slot["team"] == "B" or number % 4 == 0
     ]
@@ -91,13 +91,14 @@ def test_rewards_are_credited_to_the_team_of_their_slot(shop: Run) -> None:
     left, right = result["variants"]
     assert (left["variant"], left["policy"], right["variant"], right["policy"]) == ("A", "left@2", "B", "right@2")
     assert (left["mean"], right["mean"]) == (pytest.approx(0.25), pytest.approx(1.0))
-    assert (left["units"], left["decisions"]) == (100, 400)
+    assert (left["units"], left["decisions"]) == (102, 408)
     (difference,) = result["differences"]
     assert (difference["variant"], difference["against"]) == ("B", "A")
     assert difference["value"] == pytest.approx(0.75)
-    assert difference["lower"] > 0.5
+    (interval,) = result["sequence"]["intervals"]
+    assert interval["fixed_lower"] > interval["lower"] == difference["lower"] > 0.5
     assert difference["p_value"] < 1e-6
-    assert (left["wins"], right["wins"], result["ties"]) == (0, 100, 0)
+    assert (left["wins"], right["wins"], result["ties"]) == (0, 102, 0)
     assert result["sample_ratio"]["p_value"] > 1e-4
 
 
