@@ -30,13 +30,14 @@ chosen drawn held joined listed stated wanted
 CONTRACT = {
     "at",
     "by",
+    "connection_made",
     "from",
     "now",
     "since",
     "to",
     "until",
     "reward_seen",
-}  # keys and options of the command contract
+}  # keys and options of the command contract; a callback of asyncio
 NO_NAMES = {*CLOSED.split()} - CONTRACT
 CEILING = 0.005  # of the names that a room binds
 SHARED = {"Request", "Result"}  # class names that every command may have

@@ -30,7 +30,7 @@ PATHS = [ROOT / "README.md", *sorted((ROOT / "rlrec" / "help").glob("*.md"))]
 POSTGRES = "postgresql://shop@db.example.net/shop"  # what pages call a server
 SERVER_FOLDER = "/srv/shop"  # what they call the folder of a machine that serves
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-FILE_NAME = re.compile(r"(?:#|--|//) ([\w./-]+)\n")
+FILE_NAME = re.compile(r"(?:<\?php )?(?:#|--|//) ([\w./-]+)\n")
 MARK = "\x1e"
 BYTECODE = ("PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX")
 

@@ -27,9 +27,11 @@ import pytest
 
 from rlrec.app.requests.pipe import Pipe
 from rlrec.app.upkeep import doctor
-from rlrec.cli.doors import serve as serving
-from rlrec.cli.doors.http import GROUP, Front, Limits
-from rlrec.cli.doors.serve import SharedWriter, listening
+from rlrec.cli.doors import writer as writing
+from rlrec.cli.doors.listening import listening
+from rlrec.cli.doors.protocol import BoundedServer, Limits, server
+from rlrec.cli.doors.web import Access, Front
+from rlrec.cli.doors.writer import GROUP, SharedWriter
 from rlrec.cli.program.shared import NOTHING_STORED
 from rlrec.errors import Conflict, InputError, RlrecError
 from rlrec.store import Store
@@ -60,7 +62,9 @@ def kiosk(sqlite_db: str) -> str:
 
 def http(body: str | bytes, target: str = "/pipe", *, extra: str = "") -> bytes:
     content = body.encode() if isinstance(body, str) else body
-    return f"POST {target} HTTP/1.1\r\nHost: x\r\n{extra}Content-Length: {len(content)}\r\n\r\n".encode() + content
+    return (
+        f"POST {target} HTTP/1.1\r\nHost: localhost\r\n{extra}Content-Length: {len(content)}\r\n\r\n".encode() + content
+    )
 
 
 class Client:
@@ -105,7 +109,7 @@ class Client:
         return [json.loads(line) for line in body.splitlines()]
 
     def health(self) -> Any:
-        self.socket.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        self.socket.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         return json.loads(self.read()[1])
 
 
@@ -127,22 +131,34 @@ def ended(child: subprocess.Popen[bytes]) -> tuple[int, bytes]:
     return child.returncode, stderr
 
 
+class Fronted(Front):
+    """A front with the server that it is behind."""
+
+    server: BoundedServer
+
+    @property
+    def clients(self) -> int:
+        return len(self.server.server_state.connections)
+
+
 def fronted(
-    db: str, talk: Callable[[str, Front], None], *, pipe: Any = Pipe, listen: str = "127.0.0.1:0", **limits: Any
-) -> Front:
+    db: str, talk: Callable[[str, Fronted], None], *, pipe: Any = Pipe, listen: str = "127.0.0.1:0",
+    notices: list[str] | None = None, access: Access | None = None, **limits: Any,
+) -> Fronted:  # fmt: skip
     """A server in this process while `talk` runs in a thread."""
 
-    async def run() -> Front:
-        loop, end = asyncio.get_running_loop(), asyncio.Event()
+    async def run() -> Fronted:
+        loop, bounds = asyncio.get_running_loop(), Limits(**limits)
         writer = SharedWriter(pipe(Store(db, notice=lambda _: None)), loop, db=db)
         with listening(listen, allow_remote=False) as (listener, address):
-            front = Front(writer, Limits(**limits))
-            serving = asyncio.create_task(front.serve(listener, end))
+            front = Fronted(writer=writer, limits=bounds, access=access or Access())
+            front.server = server(front.application, bounds, ([] if notices is None else notices).append)
+            serving = asyncio.create_task(front.server.serve([listener]))
             writer.start()
             try:
                 await asyncio.to_thread(talk, address, front)
             finally:
-                end.set()
+                front.server.should_exit = True
                 await serving
                 writer.end()
                 await asyncio.to_thread(writer.join)
@@ -170,13 +186,14 @@ def test_bodies_are_answered_as_a_pipe_answers_them(shop: str) -> None:
 
 @slow
 def test_pipelined_and_long_bodies_are_answered_in_order(kiosk: str) -> None:
-    def talk(address: str, front: Front) -> None:
+    def talk(address: str, front: Fronted) -> None:
         with Client(address) as client:
             sizes = [1, 1500, 2, 0, 2500]
             bodies = [[ask(session=f"s{number}-{n}") for n in range(size)] for number, size in enumerate(sizes)]
             client.socket.sendall(b"".join(http(lines(*body)) for body in bodies))
             for body in bodies:
                 status, text = client.read()
+                assert b"error" not in text
                 answers = [json.loads(line)["session"] for line in text.splitlines()]
                 assert (status, answers) == (200, [line["session"] for line in body])
         assert front.writer.counts()["refused"] == 0
@@ -188,7 +205,7 @@ def test_bodies_in_chunks_and_old_clients_are_understood(kiosk: str) -> None:
     body = lines(ask(), ask()).encode()
     chunked = b"%x\r\n%b\r\n%x;ext=1\r\n%b\r\n0\r\nTrailer: 1\r\n\r\n" % (9, body[:9], len(body) - 9, body[9:])
 
-    def talk(address: str, _: Front) -> None:
+    def talk(address: str, _: Fronted) -> None:
         with Client(address) as client:
             client.socket.sendall(b"POST /pipe HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked)
             assert len(client.read()[1].splitlines()) == 2
@@ -346,10 +363,11 @@ def test_slow_and_vanished_clients_hold_up_nobody(shop: str) -> None:
 
 @slow
 def test_whoever_does_not_take_an_answer_is_cut_off(kiosk: str, tmp_path: Path) -> None:
-    def talk(address: str, front: Front) -> None:
+    def talk(address: str, front: Fronted) -> None:
         with Client(address) as client:
-            for _ in range(300):
-                client.socket.sendall(http("x\n" * 100))
+            with suppress(OSError):  # it is cut off while it sends
+                for _ in range(300):
+                    client.socket.sendall(http("x\n" * 100))
             until = time.monotonic() + PATIENCE_S
             while front.clients:
                 assert time.monotonic() < until
@@ -358,21 +376,21 @@ def test_whoever_does_not_take_an_answer_is_cut_off(kiosk: str, tmp_path: Path) 
             assert client.post(ask())
 
     front = fronted(kiosk, talk, listen=f"unix:{tmp_path}/s.sock", slow_s=0.3)  # whose buffers are small
-    assert (front.waiting_bytes, front.clients) == (0, {})
+    assert (front.waiting_bytes, front.clients) == (0, 0)
 
 
 def test_requests_without_lines_wait_for_their_answers_too(kiosk: str, tmp_path: Path) -> None:
     """Whoever asks on and takes no answer fills no memory."""
     longest = 0
 
-    def talk(address: str, front: Front) -> None:
+    def talk(address: str, front: Fronted) -> None:
         nonlocal longest
         with Client(address) as client:
             client.socket.settimeout(1)
             with pytest.raises(TimeoutError):
                 client.socket.sendall(b"GET /healthz HTTP/1.1\r\n\r\n" * 100_000)
-            (waiting,) = front.clients.values()
-            longest = waiting._answers.qsize()
+            (connection,) = front.server.server_state.connections
+            longest = len(connection.pipeline)
 
     fronted(kiosk, talk, listen=f"unix:{tmp_path}/s.sock")
     assert 0 < longest <= GROUP
@@ -402,21 +420,23 @@ HEAD = b"POST /pipe HTTP/1.1\r\n"
         (HEAD + b"\r\n", 411),
         (HEAD + b"Content-Length: 2001\r\n\r\n" + b"x" * 2001, 413),
         (HEAD + b"Content-Length: " + b"0" * 20 + b"2001\r\n\r\n" + b"x" * 2001, 413),
-        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n7d1\r\n" + b"x" * 2001, 413),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n7d1\r\n" + b"x" * 2001 + b"\r\n0\r\n\r\n", 413),
         (HEAD + b"Content-Length: 300\r\n\r\n" + b"\n" * 300, 413),
-        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 300, 413),
         (HEAD + b"Content-Length: 901\r\n\r\n" + b"x" * 901, 413),
         (HEAD + b"X: " + b"x" * 9000 + b"\r\n\r\n", 431),
         (HEAD + b"Content-Length: 1500\r\n\r\n" + b"x" * 1500, 503),
     ],
 )  # fmt: skip
-def test_a_request_out_of_order_is_refused_and_ends_the_connection(kiosk: str, sent: bytes, status: int) -> None:
-    def talk(address: str, _: Front) -> None:
+def test_a_request_out_of_order_is_refused(kiosk: str, sent: bytes, status: int) -> None:
+    def talk(address: str, _: Fronted) -> None:
         with Client(address) as client:
             client.socket.sendall(sent)
             code, body = client.read()
             assert (code, json.loads(body)["code"]) == (status, 2)
-            assert client.file.read() == b""
+            if status in (400, 408, 431):  # where its end is not clear
+                assert client.file.read() == b""
+            else:
+                assert client.health()["ok"]
 
     sizes = {"head_bytes": 8192, "body_bytes": 2000, "body_lines": 200, "line_bytes": 900}
     front = fronted(kiosk, talk, **sizes, waiting_bytes=1000, small_bytes=500, slow_s=0.3)
@@ -427,7 +447,7 @@ def test_bodies_that_find_no_room_are_told_to_come_again_and_small_ones_find_it(
     """A refused body gives back its bytes at once, not when its client has gone."""
     body = lines(ask())
 
-    def talk(address: str, front: Front) -> None:
+    def talk(address: str, front: Fronted) -> None:
         with Client(address) as first, Client(address) as second, Client(address) as third:
             first.socket.sendall(http("x" * 2000)[:-200])
             while front.waiting_bytes < 1800:
@@ -436,7 +456,7 @@ def test_bodies_that_find_no_room_are_told_to_come_again_and_small_ones_find_it(
                 second.socket.sendall(block)
                 time.sleep(0.05)
             head = b"".join(iter(second.file.readline, b"\r\n"))
-            assert (head.split()[1], b"Retry-After: 1" in head) == (b"503", True)
+            assert (head.split()[1], b"retry-after: 1" in head) == (b"503", True)
             assert front.waiting_bytes == 1800
             assert third.post(ask())
 
@@ -447,7 +467,7 @@ def test_bodies_that_find_no_room_are_told_to_come_again_and_small_ones_find_it(
 def test_a_head_full_of_blanks_is_read_at_once(kiosk: str) -> None:
     """In time that grows with its length: not with the square, or the cube where a header is refused."""
 
-    def talk(address: str, _: Front) -> None:
+    def talk(address: str, _: Fronted) -> None:
         for end, status in ((b"x", 200), (b"\0", 400)):
             start = time.process_time()  # of the server, which is a thread here
             with Client(address) as client:
@@ -458,13 +478,13 @@ def test_a_head_full_of_blanks_is_read_at_once(kiosk: str) -> None:
     fronted(kiosk, talk)
 
 
-def test_blank_lines_between_requests_are_few(kiosk: str) -> None:
-    def talk(address: str, _: Front) -> None:
+def test_blank_lines_between_requests_are_skipped(kiosk: str) -> None:
+    def talk(address: str, _: Fronted) -> None:
         with Client(address) as client:
             client.socket.sendall(b"\r\n" + http(lines(ask())))
             assert client.read()[0] == 200
-            client.socket.sendall(b"\r\n" * 10 + b"\r\n\r\n")
-            assert client.read()[0] == 400
+            client.socket.sendall(b"\r\n" * 10 + http(lines(ask())))
+            assert client.read()[0] == 200
 
     fronted(kiosk, talk)
 
@@ -479,14 +499,14 @@ class Busy(Pipe):
 
 @slow
 def test_health_does_not_wait_for_the_lines_of_others(kiosk: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def talk(address: str, front: Front) -> None:
+    def talk(address: str, front: Fronted) -> None:
         with Client(address) as busy, Client(address) as client:
             busy.socket.sendall(http(lines(*(ask(session=f"s{n}") for n in range(GROUP + 1)))))  # two groups
             while not front.waiting_bytes:
                 time.sleep(0.01)
             time.sleep(0.2)
             assert client.health()["ok"] is True
-            monkeypatch.setattr(serving, "MAX_GROUP_S", 0.1)
+            monkeypatch.setattr(writing, "MAX_GROUP_S", 0.1)
             late = client.health()
             assert (late["ok"], "has worked on one group for" in late["error"]) == (False, True)
             assert front.writer.counts()["groups"] == 0  # the first one is at work still
@@ -497,7 +517,7 @@ def test_health_does_not_wait_for_the_lines_of_others(kiosk: str, monkeypatch: p
 
 
 def test_a_group_ends_where_its_lines_are_long(kiosk: str) -> None:
-    def talk(address: str, front: Front) -> None:
+    def talk(address: str, front: Fronted) -> None:
         with Client(address) as client:
             long = [ask(session=f"s{n}", context={"text": "x" * 300_000}) for n in range(8)]
             assert len(client.post(*long)) == 8
@@ -507,7 +527,7 @@ def test_a_group_ends_where_its_lines_are_long(kiosk: str) -> None:
 
 
 def test_too_many_clients_are_told_to_come_again(kiosk: str) -> None:
-    def talk(address: str, _: Front) -> None:
+    def talk(address: str, _: Fronted) -> None:
         with Client(address) as first, Client(address) as second:
             assert first.post(ask())
             assert second.read()[0] == 503
@@ -517,7 +537,7 @@ def test_too_many_clients_are_told_to_come_again(kiosk: str) -> None:
 
 
 def test_whoever_is_idle_for_the_longest_time_makes_room(kiosk: str) -> None:
-    def talk(address: str, front: Front) -> None:
+    def talk(address: str, front: Fronted) -> None:
         with Client(address) as first, Client(address) as second:
             for client in (first, second, first):
                 assert client.post(ask())
@@ -526,9 +546,10 @@ def test_whoever_is_idle_for_the_longest_time_makes_room(kiosk: str) -> None:
                 assert third.post(ask())
                 assert second.file.read() == b""
                 assert first.post(ask())
-        assert not front.refused_for_room
 
-    fronted(kiosk, talk, clients=2, short_idle_s=0.1)
+    notices = list[str]()
+    fronted(kiosk, talk, clients=2, short_idle_s=0.1, notices=notices)
+    assert not notices
 
 
 @slow
@@ -542,7 +563,7 @@ def test_a_server_without_room_says_so_once(kiosk: str) -> None:
 
 
 def test_an_idle_connection_is_closed(kiosk: str) -> None:
-    def talk(address: str, _: Front) -> None:
+    def talk(address: str, _: Fronted) -> None:
         with Client(address) as client:
             assert client.post(ask())
             assert client.file.read() == b""
@@ -556,7 +577,7 @@ def test_an_idle_connection_is_closed(kiosk: str) -> None:
 def test_a_busy_store_is_said_to_each_client(kiosk: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "BUSY_TIMEOUT_S", 0.1)
 
-    def talk(address: str, _: Front) -> None:
+    def talk(address: str, _: Fronted) -> None:
         with closing(sqlite3.connect(kiosk, isolation_level=None)) as other, Client(address) as client:
             other.execute("BEGIN IMMEDIATE")
             client.socket.sendall(http(lines(ask(), tell(decision_id=1))))
@@ -578,7 +599,7 @@ class Fragile(Pipe):
 
 
 def test_lines_that_stop_a_group_fail_alone(kiosk: str) -> None:
-    def talk(address: str, front: Front) -> None:
+    def talk(address: str, front: Fronted) -> None:
         with Client(address) as client:
             client.socket.sendall(
                 b"".join(http(lines(ask(session=session))) for session in ("a", "poison", "b", "poison", "c"))

@@ -1,0 +1,96 @@
+"""Figures of a server for Prometheus."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+
+from rlrec.cli.doors.writer import SharedWriter
+from rlrec.cli.program.shared import Store
+from rlrec.times import parse
+
+SHOWN_S = 5.0  # for which the state of the store is shown again without a look at it
+SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 20)
+SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+
+
+class Metrics:
+    """The figures of a server: of the lines that it answered, and of the store."""
+
+    def __init__(self, store: Store, writer: SharedWriter) -> None:
+        """store: that the writer's thread has; it is read beside that."""
+        self.url, self.now = store.url.render_as_string(hide_password=False), store.now
+        self.registry = CollectorRegistry()
+        common: dict[str, Any] = {"registry": self.registry, "namespace": "rlrec"}
+        self.decisions = Counter("decisions", "Decisions that were drawn and logged.", ["policy", "version"], **common)
+        self.feedback = Counter("feedback", "Lines of feedback that were stored.", **common)
+        self.duplicates = Counter("duplicates", "Requests that were answered before.", **common)
+        self.refused = Counter("refused", "Lines that were refused, by exit code.", ["code"], **common)
+        self.group_lines = Histogram(
+            "group_lines", "Lines of a group, which is a transaction.", buckets=SIZES, **common
+        )
+        self.group_seconds = Histogram("group_seconds", "Time to store a group.", buckets=SECONDS, **common)
+        self.surprise = Summary(
+            "draw_surprise_nats", "Minus log propensity of a slate: its mean is the entropy of the policy.",
+            ["policy", "version"], **common,
+        )  # fmt: skip
+        Gauge("waiting_bodies", "Bodies that wait for the writer.", **common).set_function(writer.n_waiting)
+        Gauge("lag_seconds", "For how long the writer has been at its group.", **common).set_function(writer.busy_s)
+        self._state: list[GaugeMetricFamily] = []
+        self._read_at = -SHOWN_S
+        self.registry.register(self)
+
+    def count_group(self, answers: Sequence[Any], seconds: float) -> None:
+        """Count the answers to a group."""
+        self.group_lines.observe(len(answers))
+        self.group_seconds.observe(seconds)
+        for answer in answers:
+            if not isinstance(answer, dict):
+                self.feedback.inc()
+            elif "error" in answer:
+                self.refused.labels(str(answer["code"])).inc()
+            elif answer["duplicate"]:
+                self.duplicates.inc()
+            else:
+                labels = answer["policy"], str(answer["version"])
+                self.decisions.labels(*labels).inc()
+                self.surprise.labels(*labels).observe(-answer["log_propensity"])
+
+    def collect(self) -> list[GaugeMetricFamily]:
+        """The figures of the store when they were last read."""
+        return self._state
+
+    async def text(self) -> bytes:
+        """All figures, in the text format of Prometheus."""
+        if time.monotonic() - self._read_at >= SHOWN_S:
+            self._state = await asyncio.to_thread(self._read)
+            self._read_at = time.monotonic()
+        return generate_latest(self.registry)
+
+    def _read(self) -> list[GaugeMetricFamily]:
+        """The live version of each policy, and what the last `doctor` found."""
+        from rlrec.app.judging.status import status
+        from rlrec.app.opening import open_store
+
+        with open_store(self.url, now=self.now, notice=lambda _: None) as store:
+            state = status(store)
+        live = GaugeMetricFamily("rlrec_live_version", "Number of the live version.", labels=["policy"])
+        for policy in state["policies"]:
+            live.add_metric([policy["policy"]], policy["live"])
+        figures = [live]
+        for name, text, value in (
+            ("unsettled_slots", "Slots that have not entered the beliefs.", state["waiting"]["unsettled"]),
+            ("immature_decisions", "Decisions whose reward window is open.", state["waiting"]["immature"]),
+            ("warnings", "Findings of `rlrec status`.", len(state["warnings"])),
+        ):
+            figures.append(GaugeMetricFamily(f"rlrec_{name}", text, value=value))
+        if (doctor := state["doctor"]) is not None:
+            errors, at = doctor["errors"], parse(doctor["at"]) / 1e6
+            figures.append(GaugeMetricFamily("rlrec_doctor_errors", "Errors of the last `doctor`.", value=errors))
+            figures.append(GaugeMetricFamily("rlrec_doctor_timestamp_seconds", "When it ran.", value=at))
+        return figures

@@ -1,0 +1,99 @@
+"""The OpenAPI description of `serve`, made from the declaration of its requests."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from typing import Any
+
+from rlrec import __version__
+from rlrec.cli.commands.requests import feedback, recommend
+from rlrec.cli.doors import ofrep
+
+ERROR = {
+    "type": "object", "required": ["error", "code"],
+    "properties": {
+        "error": {"type": "string"}, "hint": {"type": ["string", "null"]}, "field": {"type": ["string", "null"]},
+        "code": {"type": "integer", "description": "as the exit codes of commands"},
+    },
+}  # fmt: skip
+FLAG = {
+    "type": "object", "required": ["key"],
+    "properties": {
+        "key": {"type": "string"}, "value": {}, "variant": {"type": "string"}, "reason": {"type": "string"},
+        "metadata": {"type": "object"}, "errorCode": {"type": "string"}, "errorDetails": {"type": "string"},
+    },
+}  # fmt: skip
+REFUSALS = {
+    "400": "it is refused", "401": "a token is needed", "409": "its key is known with other content",
+    "413": "it is too large", "503": "the store is busy: send it again",
+}  # fmt: skip
+
+
+@cache
+def text() -> bytes:
+    """The description as JSON."""
+    return json.dumps(document(), indent=1).encode()
+
+
+def document() -> dict[str, Any]:
+    """The description, of OpenAPI 3.1."""
+    from msgspec.json import schema_components
+
+    from rlrec.app.requests.feedback import Result
+    from rlrec.app.requests.recommend import Answer
+
+    kinds = {"Request": recommend, "Feedback": feedback}
+    types = [recommend.line_type(), feedback.line_type(), Answer, Result]
+    _, schemas = schema_components(types, ref_template="#/components/schemas/{name}")
+    for name, module in kinds.items():
+        command = getattr(module, name.lower() if name == "Feedback" else "recommend")
+        helps = {option.opts[0].lstrip("-"): getattr(option, "help", None) for option in command.params}
+        for field, schema in schemas[name]["properties"].items():
+            if helps.get(field.replace("_", "-")):
+                schema["description"] = helps[field.replace("_", "-")]
+    schemas |= {"Error": ERROR, "Flag": FLAG, "Evaluation": {"type": "object", "properties": {"context": {
+        "type": "object", "properties": {"targetingKey": {"type": "string"}}, "additionalProperties": True,
+    }}}}  # fmt: skip
+    lines = {"application/x-ndjson": {"schema": {"type": "string"}}}
+    paths: dict[str, Any] = {
+        "/v1/recommend": _post("recommend", "Draw a slate, and log it", "Request", "Answer"),
+        "/v1/feedback": _post("feedback", "Record what the user did after a decision", "Feedback", "Result"),
+        "/v1/pipe": {"post": {
+            "operationId": "pipe", "summary": "Many requests and feedback, one JSON object a line with its `op`",
+            "requestBody": {"required": True, "content": lines},
+            "responses": {"200": {"description": "an answer a line, in order", "content": lines}} | _refusals(),
+        }},
+        f"{ofrep.PATH}/{{key}}": _post("evaluateFlag", "A policy as an OpenFeature flag", "Evaluation", "Flag"),
+        "/healthz": _get("health", "Whether the store answers", {"application/json": {"schema": {"type": "object"}}}),
+        "/metrics": _get("metrics", "Figures for Prometheus", {"text/plain": {"schema": {"type": "string"}}}),
+    }  # fmt: skip
+    paths[f"{ofrep.PATH}/{{key}}"]["parameters"] = [
+        {"name": "key", "in": "path", "required": True, "schema": {"type": "string"}}
+    ]
+    token = {"type": "http", "scheme": "bearer"}
+    return {
+        "openapi": "3.1.0", "info": {"title": "rlrec", "version": __version__},
+        "servers": [{"url": "/"}], "paths": paths, "security": [{}, {"token": []}],
+        "components": {"schemas": schemas, "securitySchemes": {"token": token}},
+    }  # fmt: skip
+
+
+def _json(name: str) -> dict[str, Any]:
+    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}}
+
+
+def _refusals() -> dict[str, Any]:
+    return {status: {"description": text, "content": _json("Error")} for status, text in REFUSALS.items()}
+
+
+def _post(name: str, summary: str, body: str, answer: str) -> dict[str, Any]:
+    return {"post": {
+        "operationId": name, "summary": summary, "requestBody": {"required": True, "content": _json(body)},
+        "responses": {"200": {"description": "done", "content": _json(answer)}} | _refusals(),
+    }}  # fmt: skip
+
+
+def _get(name: str, summary: str, content: dict[str, Any]) -> dict[str, Any]:
+    responses = {"200": {"description": "the state", "content": content}}
+    return {"get": {"operationId": name, "summary": summary, "responses": responses}}

@@ -1,0 +1,265 @@
+"""A connection of uvicorn within limits: its heads, its silence, and clients that do not take their answers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
+from http import HTTPStatus
+from math import inf
+from operator import attrgetter
+from typing import Any, NamedTuple
+
+from uvicorn import Config, Server
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+LENGTHS = (b"content-length", b"transfer-encoding")
+PIECE_BYTES = 16_384  # of what a client sends, which are parsed at once
+SETTLE_S = 0.1  # for what has arrived when the server is asked to end
+LINGER_S = 2.0  # in which the body of a refused request is thrown away: a closed socket would take the answer with it
+
+
+class Limits(NamedTuple):
+    """head_bytes and body_bytes: of a request; body_lines: of its body; waiting_bytes: of all bodies, where those up to
+    small_bytes always find room. idle_s: between requests, and short_idle_s where others want to come in; slow_s: for a
+    request to arrive once it has begun, and for a client to take an answer; drain_s: for answers at the end."""
+
+    clients: int = 512
+    head_bytes: int = 32_768
+    body_bytes: int = 10_000_000
+    body_lines: int = 20_000
+    line_bytes: int = 1_000_000
+    small_bytes: int = 65_536
+    waiting_bytes: int = 32_000_000
+    idle_s: float = 300.0
+    short_idle_s: float = 5.0
+    slow_s: float = 30.0
+    drain_s: float = 40.0
+
+
+def refusal(message: str, *, code: int = 2, hint: str | None = None) -> bytes:
+    """The body of an answer that refuses a request."""
+    return json.dumps({"error": message, "hint": hint, "code": code}).encode() + b"\n"
+
+
+class BoundedServer(Server):
+    """A uvicorn that leaves signals to the command, and answers what has arrived before it ends."""
+
+    capture_signals = nullcontext  # type: ignore[assignment]
+
+    async def shutdown(self, sockets: Any = None) -> None:
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(SETTLE_S)
+        await super().shutdown(sockets)
+
+
+class BoundedFlow(FlowControl):
+    """Reads no more from a client while some of what it has sent waits for answers to what came before."""
+
+    is_full = False
+
+    def resume_reading(self) -> None:
+        if not self.is_full:
+            super().resume_reading()
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """A connection within limits. notice: is told once that there is no room for more clients."""
+
+    cycle: RequestResponseCycle | None  # type: ignore[assignment]
+    flow: BoundedFlow
+
+    def __init__(self, *args: Any, limits: Limits, notice: Callable[[str], None], **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.limits, self.notice = limits, notice
+        self.idle_since = inf  # time of the loop; while a request arrives or is answered, never
+        self._n_head_bytes = 0  # of the head that arrives
+        self._n_open = 0  # requests that have no answer yet
+        self._is_in_head, self._unread = False, bytearray()
+        self._refusal: bytes | None = None  # the answer to what is no request
+        self._timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
+
+    # -- a connection begins and ends --
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        is_full = len(self.connections) >= self.limits.clients and not self._make_room()
+        super().connection_made(transport)
+        self.flow = BoundedFlow(transport)
+        self._wait_for_request()
+        if is_full:
+            self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "too many clients")
+
+    def _make_room(self) -> bool:
+        """Whether a connection that has been idle for long enough is closed now. Says once that there is none."""
+        others: Any = self.connections
+        longest: BoundedProtocol = min(others, key=attrgetter("idle_since"))
+        if self.loop.time() - longest.idle_since >= self.limits.short_idle_s:
+            longest.transport.close()
+            return True
+        state: Any = self.server_state
+        if not getattr(state, "refused_for_room", False):
+            state.refused_for_room = True
+            self.notice(f"{self.limits.clients} clients at once: others are answered 503")
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._set_timer(0, None)
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+        super().connection_lost(exc)
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Whether the connection stays open for answers to a client that sends no more."""
+        if self.cycle is not None:
+            self.cycle.keep_alive = False
+        return self._n_open > 0
+
+    def shutdown(self) -> None:
+        """End the connection once everything that has arrived is answered."""
+        if self.pipeline:
+            self.pipeline[0][0].keep_alive = False
+        elif not self._is_in_head:
+            super().shutdown()
+
+    # -- requests --
+
+    def data_received(self, data: bytes) -> None:
+        self._unread += data
+        self._parse()
+
+    def _parse(self) -> None:
+        """Parse what was sent, a piece at a time, until a request waits for the answer to one before it."""
+        while self._unread and not self.pipeline and self._refusal is None and not self.transport.is_closing():
+            piece = bytes(self._unread[:PIECE_BYTES])
+            del self._unread[:PIECE_BYTES]
+            self._n_head_bytes += len(piece) if self._is_in_head else 0
+            super().data_received(piece)
+            self._unset_keepalive_if_required()  # the timer here is stricter
+            if self._n_head_bytes > self.limits.head_bytes:
+                self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "the head is too long")
+        if self._refusal is not None:
+            self._unread.clear()
+        self.flow.is_full = bool(self._unread)
+        if self.flow.is_full:
+            self.flow.pause_reading()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.idle_since, self._n_head_bytes, self._is_in_head = inf, 0, True
+        self._set_timer(self.limits.slow_s, self._refuse_slow)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        super().on_header(name, value)
+        if self.headers[-1][0] in LENGTHS and (
+            len(value) > 30 or any(header in LENGTHS for header, _ in self.headers[:-1])
+        ):
+            raise ValueError("the length of the body is not clear")
+
+    def on_headers_complete(self) -> None:
+        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        self._n_head_bytes, self._is_in_head = size, False
+        if size > self.limits.head_bytes or self._refusal is not None:
+            return
+        self._n_head_bytes = 0
+        if self.parser.get_http_version() not in ("1.0", "1.1"):
+            raise ValueError("another version of HTTP")
+        self._set_timer(0, None)
+        self._n_open += 1
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        if self.cycle is not None and not self._n_head_bytes:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if self.cycle is None or self._n_head_bytes:
+            return
+        if self.cycle.response_complete:  # of a refused request, whose body has been thrown away
+            self._wait_for_request()
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        cycle = self.cycle
+        self._n_open -= 1
+        super().on_response_complete()
+        self._unset_keepalive_if_required()
+        self._parse()
+        self.flow.resume_reading()
+        if self.transport.is_closing() or self._n_open or self._is_in_head:
+            return
+        if self._refusal is not None:
+            self._end_with_refusal()
+        elif cycle is not None and cycle.more_body:
+            self._set_timer(LINGER_S, self.transport.close)
+        else:
+            self._wait_for_request()
+
+    def _wait_for_request(self) -> None:
+        self.idle_since = self.loop.time()
+        self._set_timer(self.limits.idle_s, lambda: self.transport.close())
+
+    def _set_timer(self, seconds: float, act: Callable[[], object] | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None if act is None else self.loop.call_later(seconds, act)
+
+    # -- answers --
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._write_timer = self.loop.call_later(self.limits.slow_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(HTTPStatus.BAD_REQUEST, "this is no request of HTTP/1.1")
+
+    def _refuse_slow(self) -> None:
+        self._refuse(HTTPStatus.REQUEST_TIMEOUT, f"no request within {self.limits.slow_s:g} s")
+
+    def _refuse(self, status: HTTPStatus, message: str) -> None:
+        """Answer what is no request behind the requests before it, and throw away what else arrives."""
+        if self._refusal is not None or self.transport.is_closing():
+            return
+        body = refusal(message)
+        head = f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: application/json\r\n"
+        retry = "retry-after: 1\r\n" if status is HTTPStatus.SERVICE_UNAVAILABLE else ""
+        tail = f"{retry}content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        self.idle_since, self._refusal = inf, f"{head}{tail}".encode() + body
+        self._set_timer(0, None)
+        if self.cycle is not None and self.cycle.more_body and not self.cycle.response_complete:
+            self._n_open -= 1
+            self.cycle.disconnected = True  # nobody waits for the rest of its body
+            self.cycle.message_event.set()
+            if self.pipeline:
+                self.pipeline.popleft()
+        if not self._n_open:
+            self._end_with_refusal()
+
+    def _end_with_refusal(self) -> None:
+        assert self._refusal is not None
+        self.transport.write(self._refusal)
+        with suppress(OSError, NotImplementedError):  # the client has gone; TLS has no half of a connection
+            self.transport.write_eof()
+        self._set_timer(LINGER_S, self.transport.close)
+
+
+def server(app: Any, limits: Limits, notice: Callable[[str], None], **options: Any) -> BoundedServer:
+    """A uvicorn in front of an ASGI application. options: of TLS, as uvicorn's Config has them."""
+
+    def connect(*args: Any, **kwargs: Any) -> BoundedProtocol:
+        return BoundedProtocol(*args, limits=limits, notice=notice, **kwargs)
+
+    config = Config(
+        app, interface="asgi3", http=connect, ws="none", lifespan="off", loop="none", log_config=None, access_log=False,  # type: ignore[arg-type]
+        server_header=False, date_header=False, proxy_headers=False,
+        timeout_graceful_shutdown=round(limits.drain_s), **options,
+    )  # fmt: skip
+    return BoundedServer(config)

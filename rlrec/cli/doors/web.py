@@ -1,0 +1,283 @@
+"""The paths of `serve`: requests and feedback, one or many lines, health, metrics, and what describes them."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+from io import BytesIO
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from rlrec.cli.doors import ofrep, openapi
+from rlrec.cli.doors.protocol import Limits, refusal
+from rlrec.cli.doors.writer import GROUP, GROUP_BYTES, Answered, NumberedLines, SharedWriter
+from rlrec.cli.text.lines import groups
+from rlrec.errors import StoreBusy
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGIReceiveCallable as Receive
+    from uvicorn._types import ASGISendCallable as Send
+    from uvicorn._types import HTTPScope as Scope
+
+NDJSON, JSON = b"application/x-ndjson", b"application/json"
+LINES, SINGLE = ("/v1/pipe", "/pipe", "/"), ("/v1/recommend", "/v1/feedback")
+READ = ("/healthz", "/metrics", "/openapi.json")
+STATUS_OF_CODE = {2: 400, 3: 409, 4: 503, 5: 400, 6: 409}  # of exit codes; else 500
+OPEN = ("/healthz",)  # without a token
+LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Access:
+    """Who may ask. token: what `Authorization: Bearer` must hold, None for nothing; hosts: that a request may be sent
+    to, None for any."""
+
+    token: bytes | None = None
+    hosts: Sequence[str] | None = None
+
+    def check(self, scope: Scope) -> None:
+        """Raises RefusedRequest where a request is not for this server."""
+        headers = dict(scope["headers"])
+        if b"origin" in headers:  # any page in a browser of this machine could write to the store
+            raise RefusedRequest(HTTPStatus.FORBIDDEN, "pages in browsers are not served")
+        if self.hosts is not None:
+            host = headers.get(b"host", b"").decode("latin-1")
+            name, _, port = host.rpartition(":")
+            name = name if port.isdigit() else host
+            if name not in self.hosts:
+                message = f"this server is not {name or 'without a name'}: give it --host"
+                raise RefusedRequest(HTTPStatus.MISDIRECTED_REQUEST, message)
+        if self.token is None or scope["path"] in OPEN:
+            return
+        scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
+        if scheme.lower() != b"bearer" or not hmac.compare_digest(token.strip(), self.token):
+            raise RefusedRequest(HTTPStatus.UNAUTHORIZED, "a token is needed: Authorization: Bearer TOKEN")
+
+
+class Meter(Protocol):
+    """A source of the text of `/metrics`."""
+
+    async def text(self) -> bytes: ...
+
+
+class RefusedRequest(Exception):
+    """A request that is answered with a status and a reason."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+class Response(NamedTuple):
+    """An answer. following: the rest of a long one, in pieces; headers: beside type and length."""
+
+    body: bytes
+    status: int = 200
+    media_type: bytes = JSON
+    following: AsyncIterator[bytes] | None = None
+    headers: Sequence[tuple[bytes, bytes]] = ()
+
+    async def send(self, send: Send) -> None:
+        """Hand the answer to the server."""
+        headers = [(b"content-type", self.media_type), *self.headers]
+        if self.following is None:
+            headers.append((b"content-length", str(len(self.body)).encode()))
+        await send({"type": "http.response.start", "status": self.status, "headers": headers, "trailers": False})
+        await send({"type": "http.response.body", "body": self.body, "more_body": self.following is not None})
+        if self.following is not None:
+            async for piece in self.following:
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+@dataclass(kw_only=True, eq=False)
+class Front:
+    """The paths of a server in front of a writer. waiting_bytes: of bodies that have no answer yet; n_clients: how many
+    connections there are."""
+
+    writer: SharedWriter
+    limits: Limits
+    access: Access
+    meter: Meter | None = None
+    n_clients: Callable[[], int] = lambda: 0
+    waiting_bytes: int = 0
+
+    async def application(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI application."""
+        try:
+            self.access.check(scope)
+            response = await self._respond(scope, receive)
+        except RefusedRequest as refused:
+            response = _refusal(refused.status, str(refused))
+        except Exception as error:
+            failure = self.writer.failure(error)
+            self.writer.pipe.store.notice(failure.message)
+            response = _busy(STATUS_OF_CODE.get(failure.code, 500), refusal(failure.message, code=failure.code))
+        await response.send(send)
+
+    async def _respond(self, scope: Scope, receive: Receive) -> Response:
+        path, method = scope["path"], scope["method"]
+        is_flag = path.startswith(f"{ofrep.PATH}/")
+        if is_flag or path in LINES or path in SINGLE:
+            if method != "POST":
+                raise RefusedRequest(HTTPStatus.METHOD_NOT_ALLOWED, f"POST to {path}")
+            body = await self._body(scope, receive)
+            if path in LINES:
+                return await self._pipe(body)
+            if is_flag:
+                return await self._flag(path.removeprefix(f"{ofrep.PATH}/"), body)
+            return _single(await self._ask(path.removeprefix("/v1/"), body))
+        read = {"/healthz": self._health, "/metrics": self._metrics, "/openapi.json": self._description}.get(path)
+        if read is None:
+            raise RefusedRequest(
+                HTTPStatus.NOT_FOUND, f"POST to {', '.join((*SINGLE, LINES[0]))}; GET {', '.join(READ)}"
+            )
+        if method not in ("GET", "HEAD"):
+            raise RefusedRequest(HTTPStatus.METHOD_NOT_ALLOWED, f"{path} is read by GET")
+        return await read()
+
+    # -- lines --
+
+    async def _pipe(self, body: bytes) -> Response:
+        """The answers to lines, a group at a time."""
+        pieces = groups(BytesIO(body), size=GROUP, eager=False, flush=True, n_bytes=GROUP_BYTES)
+        with self._counted(len(body)):
+            first, second = next(pieces, []), next(pieces, None)
+            answered = await self.writer.submit(first)
+        if second is None:
+            return _busy(_status(answered), answered.text, NDJSON)
+        return Response(answered.text, _status(answered), NDJSON, self._following(answered, second, pieces, len(body)))
+
+    async def _following(
+        self, answered: Answered, lines: NumberedLines | None, pieces: Iterator[NumberedLines], n_bytes: int
+    ) -> AsyncIterator[bytes]:
+        """The answers to the groups of a long body, the next one once those to the last are on their way."""
+        with self._counted(n_bytes):
+            while lines is not None:
+                answered = await self.writer.submit(lines, previous=answered)
+                yield answered.text
+                lines = next(pieces, None)
+
+    async def _flag(self, key: str, body: bytes) -> Response:
+        """An OpenFeature flag: the arms of a policy or a route."""
+        try:
+            line = ofrep.line(key, body)
+        except ofrep.Invalid as invalid:
+            return Response(invalid.body(key), HTTPStatus.BAD_REQUEST)
+        answered = await self._ask("recommend", line)
+        if answered.error is not None:
+            return _single(answered)
+        status, text = ofrep.evaluation(key, json.loads(answered.text))
+        return Response(text, status)
+
+    async def _ask(self, op: str, body: bytes) -> Answered:
+        """The answer to one line, which a body holds without its `op`."""
+        with self._counted(len(body)):
+            return await self.writer.submit([(1, _with_op(op, body))])
+
+    @contextmanager
+    def _counted(self, n_bytes: int) -> Iterator[None]:
+        self.waiting_bytes += n_bytes
+        try:
+            yield
+        finally:
+            self.waiting_bytes -= n_bytes
+
+    async def _body(self, scope: Scope, receive: Receive) -> bytes:
+        """The body of a request. Raises RefusedRequest where it has no length, arrives too slowly, or is too large."""
+        limits, headers = self.limits, dict(scope["headers"])
+        length = headers.get(b"content-length")
+        if length is None and b"transfer-encoding" not in headers:
+            raise RefusedRequest(HTTPStatus.LENGTH_REQUIRED, "a body needs Content-Length, or chunks")
+        self._check_size(int(length or 0))
+        body, is_last_block = b"", False
+        try:
+            async with asyncio.timeout(limits.slow_s):
+                while not is_last_block:
+                    message = await receive()
+                    if message["type"] != "http.request":
+                        raise RefusedRequest(HTTPStatus.BAD_REQUEST, "the client has gone")
+                    block, is_last_block = message["body"], not message["more_body"]
+                    size = len(body) + len(block)
+                    self._check_size(size)
+                    if size > limits.small_bytes and self.waiting_bytes + len(block) > limits.waiting_bytes:
+                        raise RefusedRequest(HTTPStatus.SERVICE_UNAVAILABLE, "too much waits to be stored; try again")
+                    self.waiting_bytes += len(block)
+                    body = body + block if body else block
+        except TimeoutError:
+            raise RefusedRequest(HTTPStatus.REQUEST_TIMEOUT, f"no request within {limits.slow_s:g} s") from None
+        finally:
+            self.waiting_bytes -= len(body)
+        if len(body) > limits.line_bytes:
+            self._check_size(len(body), line_bytes=max(map(len, body.split(b"\n"))))
+        self._check_size(len(body), n_lines=body.count(b"\n"))
+        return body
+
+    def _check_size(self, n_bytes: int, *, n_lines: int = 0, line_bytes: int = 0) -> None:
+        """Raises RefusedRequest for a body with too many bytes or lines, or with too long a line."""
+        limits = self.limits
+        for number, limit, message in (
+            (n_bytes, limits.body_bytes, "a body has at most {:,} bytes"),
+            (n_lines, limits.body_lines, "a body has at most {:,} lines"),
+            (line_bytes, limits.line_bytes, "a line has at most {:,} bytes"),
+        ):
+            if number > limit:
+                raise RefusedRequest(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, message.format(limit))
+
+    # -- what is read --
+
+    async def _health(self) -> Response:
+        """Whether the store answers, and how much the server has done."""
+        answered = await self.writer.health()
+        counts: dict[str, Any] = {"ok": answered.error is None, "clients": self.n_clients(), **self.writer.counts()}
+        if answered.error is not None:
+            counts["error"] = answered.error.message
+        return Response(json.dumps(counts).encode() + b"\n", _status(answered))
+
+    async def _metrics(self) -> Response:
+        if self.meter is None:
+            raise RefusedRequest(HTTPStatus.NOT_FOUND, "this server has no metrics")
+        return Response(await self.meter.text(), media_type=b"text/plain; version=0.0.4; charset=utf-8")
+
+    async def _description(self) -> Response:
+        return Response(openapi.text())
+
+
+def _with_op(op: str, body: bytes) -> bytes:
+    """A line of the pipe for one JSON object; what is none is left to the writer, which says why."""
+    text = body.strip().replace(b"\r", b" ").replace(b"\n", b" ")
+    if not text.startswith(b"{"):
+        return text or b"{}"
+    fields = text[1:].lstrip()
+    return b'{"op":"%b"%b%b' % (op.encode(), b"" if fields.startswith(b"}") else b",", fields)
+
+
+def _status(answered: Answered) -> int:
+    if answered.error is None:
+        return HTTPStatus.OK
+    busy = isinstance(answered.error, StoreBusy)
+    return HTTPStatus.SERVICE_UNAVAILABLE if busy else HTTPStatus.INTERNAL_SERVER_ERROR
+
+
+def _single(answered: Answered) -> Response:
+    """The answer to one line, by whose code the status goes where it was refused."""
+    if not answered.text.startswith(b'{"line":'):
+        return Response(answered.text)
+    error = json.loads(answered.text)
+    del error["line"]
+    return _busy(STATUS_OF_CODE.get(error["code"], 500), json.dumps(error).encode() + b"\n")
+
+
+def _refusal(status: int, reason: str) -> Response:
+    response = _busy(status, refusal(reason))
+    return response._replace(headers=[(b"www-authenticate", b"Bearer")]) if status == 401 else response
+
+
+def _busy(status: int, body: bytes, media_type: bytes = JSON) -> Response:
+    """An answer that says when to come again, where the store is busy."""
+    headers = [(b"retry-after", b"1")] if status == HTTPStatus.SERVICE_UNAVAILABLE else []
+    return Response(body, status, media_type, headers=headers)

@@ -1,0 +1,174 @@
+"""The one writer of a server: a thread to which all clients hand their lines."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from itertools import islice
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from rlrec.cli.commands.requests import recommend
+from rlrec.cli.commands.requests.pipe import line_type
+from rlrec.cli.output import plain
+from rlrec.cli.program.shared import safe
+from rlrec.errors import RlrecError, StoreBusy
+
+if TYPE_CHECKING:
+    from rlrec.app.requests.pipe import Pipe
+
+GROUP = 1_000  # lines of a group, or of a client that wait for the writer
+GROUP_BYTES = 1_000_000  # of lines, after which a group ends
+CHECK_S = 0.05  # for the store to answer /healthz, which else says how the last group ended
+MAX_GROUP_S = 5.0  # on one group, after which /healthz says that the store is busy
+
+NumberedLines = Sequence[tuple[int, bytes]]
+
+
+class Answered(NamedTuple):
+    """The answers to lines, as text. error: why the store took none of them."""
+
+    text: bytes
+    error: RlrecError | None = None
+
+
+class Submitted(NamedTuple):
+    lines: NumberedLines
+    answered: asyncio.Future[Answered]
+
+    @property
+    def n_bytes(self) -> int:
+        return sum(len(line) for _, line in self.lines)
+
+
+class Observer(Protocol):
+    """A listener that hears of each group once it is answered."""
+
+    def count_group(self, answers: Sequence[Any], seconds: float) -> None: ...
+
+
+class SharedWriter(threading.Thread):
+    """The one writer of a server: all lines that wait, whoever sent them, are a group."""
+
+    def __init__(
+        self, pipe: Pipe, loop: asyncio.AbstractEventLoop, *, db: str, observer: Observer | None = None
+    ) -> None:
+        super().__init__(name="rlrec writer", daemon=True)
+        self.pipe, self.loop, self.db, self.observer = pipe, loop, db, observer
+        self._queue = SimpleQueue[Submitted | None]()
+        self._next: Submitted | None = None  # had no room in the last group
+        self._counts = {"lines": 0, "refused": 0, "groups": 0}
+        self._check: asyncio.Future[Answered] | None = None  # of the store
+        self._is_busy = False
+        self._began, self._last = time.monotonic(), Answered(b"")  # the group at hand, and how the last one ended
+
+    def submit(self, lines: NumberedLines, *, previous: Answered | None = None) -> asyncio.Future[Answered]:
+        """The answers to lines, as a future. previous: the answers to the lines before them in the same body; where
+        these failed, the next ones fail with them."""
+        submitted = Submitted(lines, self.loop.create_future())
+        if previous is not None and previous.error is not None:
+            submitted.answered.set_result(_failed(lines, previous.error))
+        else:
+            self._queue.put(submitted)
+        return submitted.answered
+
+    def counts(self) -> dict[str, int]:
+        """The counts that /healthz shows."""
+        return {**self._counts, "waiting": self.n_waiting()}
+
+    def n_waiting(self) -> int:
+        """How many bodies wait."""
+        return self._queue.qsize()
+
+    def busy_s(self) -> float:
+        """For how long the writer has been at the group at hand; 0 where it waits for lines."""
+        return time.monotonic() - self._began if self._is_busy else 0.0
+
+    async def health(self) -> Answered:
+        """Whether the store answers; while it works on groups, whether it answered the last one, and not for long."""
+        if self._check is None or self._check.done():
+            self._check = self.submit([])
+        done, _ = await asyncio.wait([check := self._check], timeout=CHECK_S)
+        if done:
+            return check.result()
+        if (since_s := time.monotonic() - self._began) > MAX_GROUP_S:
+            return Answered(b"", StoreBusy(f"the store has worked on one group for {since_s:.0f} s"))
+        return self._last
+
+    def end(self) -> None:
+        """End once everything that was submitted is answered."""
+        self._queue.put(None)
+
+    def run(self) -> None:
+        with closing(self.pipe.store):
+            while group := self._take():
+                self._began, self._is_busy = time.monotonic(), True
+                answers = self._answer(group)
+                self._is_busy = False
+                self._last = answers[-1]._replace(text=b"")
+                self.loop.call_soon_threadsafe(_deliver, group, answers)
+
+    def _take(self) -> list[Submitted]:
+        """The next group: what waits, up to GROUP lines; empty at the end."""
+        submitted, self._next = self._next or self._queue.get(), None
+        group, n_lines = list[Submitted](), 0
+        while submitted is not None:
+            n_lines += max(len(submitted.lines), submitted.n_bytes * GROUP // GROUP_BYTES)
+            if n_lines > GROUP and group:
+                self._next = submitted
+                return group
+            group.append(submitted)
+            try:
+                submitted = self._queue.get_nowait()
+            except Empty:
+                return group
+        if group:
+            self.end()  # behind this group
+        return group
+
+    def _answer(self, group: Sequence[Submitted]) -> list[Answered]:
+        """The answers to each of a group. Where an error stops it that is no line's, each gets its own transaction."""
+        try:
+            answers = iter(self._store([line for submitted in group for line in submitted.lines]))
+            return [Answered(plain.lines([*islice(answers, len(submitted.lines))])) for submitted in group]
+        except Exception as error:
+            if len(group) > 1 and isinstance(error, RlrecError) and not isinstance(error, StoreBusy):
+                return [self._answer([submitted])[0] for submitted in group]
+            failure = self.failure(error)
+            self.pipe.store.notice(failure.message)
+            return [_failed(submitted.lines, failure) for submitted in group]
+
+    def _store(self, lines: NumberedLines) -> list[Any]:
+        if not lines:
+            from rlrec.app.opening import ready
+
+            ready(self.pipe.store)
+            return []
+        answers, n_refused = recommend.answer_group(self.pipe, lines, line_type())
+        if self.observer is not None:
+            self.observer.count_group(answers, time.monotonic() - self._began)
+        for name, count in (("lines", len(lines)), ("refused", n_refused), ("groups", 1)):
+            self._counts[name] += count
+        return answers
+
+    def failure(self, error: Exception) -> RlrecError:
+        """The error that clients see: without passwords."""
+        if isinstance(error, StoreBusy):
+            hint = "send it again: lines with a request_id or a key are not stored twice"
+            return StoreBusy(safe(error.message, self.db), hint=hint)
+        if isinstance(error, RlrecError):
+            return RlrecError(safe(error.message, self.db), hint=error.hint)
+        return RlrecError(safe(f"unexpected {type(error).__name__}: {error}", self.db))
+
+
+def _failed(lines: NumberedLines, error: RlrecError) -> Answered:
+    return Answered(plain.lines([recommend.refusal(error, number) for number, _ in lines]), error)
+
+
+def _deliver(group: Sequence[Submitted], answers: Sequence[Answered]) -> None:
+    for submitted, answered in zip(group, answers, strict=True):
+        if not submitted.answered.done():
+            submitted.answered.set_result(answered)

@@ -1,0 +1,202 @@
+"""The paths of `serve` beside its lines: single requests, flags, who may ask, metrics, and the description."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import ssl
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlrec.cli.commands.setup import help as manual
+from rlrec.cli.doors import openapi
+from tests.cli.commands.requests.test_pipe import stocked
+from tests.cli.doors.test_serve import ended, served
+from tests.conftest import runner
+
+TOKEN = "0123456789abcdef0123"
+
+
+@pytest.fixture
+def kiosk(sqlite_db: str) -> str:
+    stocked(runner(sqlite_db))
+    return sqlite_db
+
+
+def fetch(
+    address: str, path: str, body: Any = None, *, scheme: str = "http", context: Any = None,
+    headers: Mapping[str, str] | None = None,
+) -> tuple[int, Any]:  # fmt: skip
+    """The status and the answer to a request: JSON where it is."""
+    data = None if body is None else (body if isinstance(body, bytes) else json.dumps(body).encode())
+    request = urllib.request.Request(f"{scheme}://{address}{path}", data, dict(headers or {}))
+    try:
+        with urllib.request.urlopen(request, timeout=30, context=context) as answer:
+            status, kind, text = answer.status, answer.headers["content-type"], answer.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            status, kind, text = error.code, error.headers["content-type"], error.read()
+    return status, json.loads(text) if kind == "application/json" else text.decode()
+
+
+@pytest.mark.slow
+def test_one_request_and_its_feedback_are_json_with_a_status(kiosk: str) -> None:
+    with served(kiosk) as (address, child):
+        status, drawn = fetch(address, "/v1/recommend", {"policy": "home", "session": "s", "request_id": "r"})
+        assert (status, drawn["session"], len(drawn["slate"])) == (200, "s", 1)
+        spread = b'{\n "decision_id": %d,\r\n "events": {"click": 1}, "key": "k"\n}' % drawn["decision_id"]
+        assert fetch(address, "/v1/feedback", spread) == (
+            200, {"decision_id": drawn["decision_id"], "events": 1, "duplicates": 0, "reward": 1.0},
+        )  # fmt: skip
+        for path, body, status, field in (
+            ("/v1/recommend", {"policy": "none", "session": "s"}, 400, "policy"),
+            ("/v1/recommend", {"session": "s", "op": "feedback"}, 400, "op"),
+            ("/v1/recommend", {}, 400, "session"),
+            ("/v1/recommend", b"[]", 400, None),
+            ("/v1/feedback", b"", 400, None),
+            ("/v1/feedback", {"decision_id": drawn["decision_id"], "events": {"click": 2}, "key": "k"}, 409, None),
+            ("/v1/recommend", {"policy": "home", "session": "t", "request_id": "r"}, 409, None),
+        ):
+            code, error = fetch(address, path, body)
+            assert (code, "line" in error, error["error"] != "") == (status, False, True), (path, body, error)
+            assert field is None or error["field"] == field, (path, body, error)
+        assert ended(child) == (0, b"")
+
+
+@pytest.mark.slow
+def test_an_openfeature_client_draws_an_arm(kiosk: str) -> None:
+    """With the official SDK and its provider of the remote protocol."""
+    api = pytest.importorskip("openfeature.api")
+    ofrep = pytest.importorskip("openfeature.contrib.provider.ofrep")
+    from openfeature.evaluation_context import EvaluationContext
+
+    with served(kiosk) as (address, _):
+        api.set_provider(ofrep.OFREPProvider(f"http://{address}"))
+        client = api.get_client()
+        context = EvaluationContext(targeting_key="u1", attributes={"session": "s9"})
+        details = client.get_string_details("home", "fallback", context)
+        with_session = fetch(address, "/v1/pipe", b'{"op": "recommend", "policy": "home", "session": "s9"}')[1]
+        assert (details.value, details.reason, details.variant) == (details.value, "SPLIT", details.value)
+        assert details.value != "fallback"
+        metadata = details.flag_metadata
+        assert (metadata["policy"], metadata["session"]) == ("home", "s9")
+        assert 0 < metadata["propensity"] <= 1
+        assert json.loads(with_session)["user"] == "u1"
+        status, learned = fetch(
+            address, "/v1/feedback", {"decision_id": metadata["decision_id"], "events": {"click": 1}}
+        )
+        assert (status, learned["events"]) == (200, 1)
+        unknown = client.get_string_details("none", "fallback", context)
+        assert (unknown.value, unknown.error_code.value) == ("fallback", "FLAG_NOT_FOUND")
+        assert client.get_string_value("home", "fallback", EvaluationContext()) == "fallback"
+        page = client.get_object_details("home", [], EvaluationContext("u2", {"k": 2}))
+        assert (len(page.value), page.variant) == (2, ",".join(page.value))
+        for body, code in (
+            (b"{", "PARSE_ERROR"),
+            (b"[]", "INVALID_CONTEXT"),
+            (b'{"context": {"k": 1}}', "TARGETING_KEY"),
+        ):
+            status, error = fetch(address, "/ofrep/v1/evaluate/flags/home", body)
+            assert (status, error["errorCode"].startswith(code)) == (400, True)
+
+
+@pytest.mark.slow
+def test_a_token_a_name_and_a_certificate_are_asked_for(kiosk: str, tmp_path: Path) -> None:
+    token, pem = tmp_path / "token", tmp_path / "cert.pem"
+    token.write_text(f"{TOKEN}\n")
+    token.chmod(0o600)
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
+         "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", pem, "-out", tmp_path / "c"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    pem.write_text(pem.read_text() + (tmp_path / "c").read_text())
+    tls = ssl.create_default_context(cafile=str(tmp_path / "c"))
+    body, bearer = {"policy": "home", "session": "s"}, {"Authorization": f"Bearer {TOKEN}"}
+    with served(kiosk, "127.0.0.1:0", "--token-file", str(token), "--tls-cert", str(pem)) as (address, child):
+
+        def ask(headers: Mapping[str, str], path: str = "/v1/recommend") -> int:
+            posted = body if path == "/v1/recommend" else None
+            return fetch(address, path, posted, scheme="https", context=tls, headers=headers)[0]
+
+        assert [ask(headers) for headers in ({}, {"Authorization": "Bearer x"}, bearer)] == [401, 401, 200]
+        assert [ask({}, path) for path in ("/healthz", "/metrics", "/openapi.json")] == [200, 401, 401]
+        assert ask(bearer | {"Host": "evil.example"}) == 421
+        assert ask(bearer | {"Origin": "https://evil.example"}) == 403
+        assert ended(child) == (0, b"")
+    with served(kiosk, "127.0.0.1:0", "--host", "shop.example") as (address, _):
+        assert fetch(address, "/v1/recommend", body, headers={"Host": "shop.example:80"})[0] == 200
+        assert fetch(address, "/v1/recommend", body, headers={"Host": "other.example"})[0] == 421
+
+
+def test_who_may_ask_is_said_before_it_listens(kiosk: str, tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    run = runner(kiosk)
+    for text, mode, options, words in (
+        (TOKEN, 0o600, ["--allow-remote"], "whoever reaches the address could write to the store"),
+        ("short", 0o600, ["--token-file", str(token)], "has fewer than 16 characters"),
+        (TOKEN, 0o644, ["--token-file", str(token)], "others can read"),
+        (TOKEN, 0o600, ["--tls-key", str(token)], "--tls-key needs --tls-cert"),
+        (TOKEN, 0o600, ["--tls-cert", str(token)], "is no certificate with its key"),
+    ):
+        token.write_text(text)
+        token.chmod(mode)
+        answer = run("serve", "--listen", "127.0.0.1:0", *options)
+        assert (answer.exit_code, answer.stdout, words in answer.stderr) == (2, "", True), (options, answer.stderr)
+
+
+@pytest.mark.slow
+def test_metrics_count_what_was_answered(kiosk: str) -> None:
+    with served(kiosk) as (address, _):
+        for number in range(3):
+            fetch(address, "/v1/recommend", {"policy": "home", "session": f"s{number}"})
+        fetch(address, "/v1/recommend", {"policy": "home", "session": "s0", "k": 100})
+        fetch(address, "/v1/feedback", {"decision_id": 1, "events": {"click": 1}})
+        status, text = fetch(address, "/metrics")
+        lines = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+        assert status == 200
+        assert lines['rlrec_decisions_total{policy="home",version="1"}'] == "3.0"
+        assert (lines['rlrec_refused_total{code="2"}'], lines["rlrec_feedback_total"]) == ("1.0", "1.0")
+        assert (lines["rlrec_group_lines_count"], lines["rlrec_group_seconds_count"]) == ("5.0", "5.0")
+        assert lines['rlrec_draw_surprise_nats_count{policy="home",version="1"}'] == "3.0"
+        assert lines['rlrec_live_version{policy="home"}'] == "1.0"
+        assert "rlrec_doctor_errors" not in lines
+
+
+def test_the_description_is_valid_and_has_the_fields_of_requests() -> None:
+    validate = pytest.importorskip("openapi_spec_validator").validate
+    document = openapi.document()
+    validate(document)
+    fields = document["components"]["schemas"]["Request"]["properties"]
+    assert {"session", "policy", "experiment", "user", "context", "k", "arms", "request_id"} <= set(fields)
+    assert fields["user"]["description"] == "User key; the session's first one holds."
+    assert json.loads(openapi.text()) == document
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("language", "name", "command"),
+    [("js", "client.mjs", "node"), ("go", "client.go", "go run"), ("ruby", "client.rb", "ruby"),
+     ("php", "client.php", "php"), ("python", "flags.py", sys.executable)],
+)  # fmt: skip
+def test_the_clients_of_the_manual_get_an_answer(
+    kiosk: str, tmp_path: Path, language: str, name: str, command: str
+) -> None:
+    if shutil.which(command.split()[0]) is None:
+        pytest.skip(f"this machine has no {command}")
+    page = next(page for page in manual.pages() if page.topic == "back-end")
+    blocks = re.findall(rf"^```{language}\n(.*?)^```$", page.text, re.DOTALL | re.MULTILINE)
+    (block,) = (block for block in blocks if name in block.splitlines()[0])
+    runner(kiosk)("arm", "import", "-", stdin='{"arm": "a3"}\n')
+    with served(kiosk) as (address, _):
+        (tmp_path / name).write_text(block.replace("127.0.0.1:8080", address))
+        done = subprocess.run([*command.split(), name], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        assert (done.returncode, "1" in done.stdout.split()[:3] or '"decision_id":1' in done.stdout) == (0, True), done
