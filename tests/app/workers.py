@@ -334,3 +334,10 @@ def users_of_experiment(store: Store) -> set[str]:
     """The users who have a variant."""
     with store.read() as unit:
         return {row[0] for row in unit.ask("SELECT u.key FROM assignment a JOIN users u ON u.id = a.user_id")}
+
+
+def promotes(store: Store, label: str) -> str:
+    """Promote a variant of `ab`, as others do at the same time: the version that is live."""
+    from rlrec.app.experiments import ending
+
+    return str(ending.stop(store, "ab", promote=label, anyway=True)["live"])

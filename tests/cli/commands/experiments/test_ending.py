@@ -9,6 +9,7 @@ import pytest
 from rlrec.app.experiments import ending
 from rlrec.errors import CheckFailed
 from rlrec.store import Store
+from tests.app.workers import promotes, together
 from tests.conftest import ON_BOTH, Run, filled, runner
 
 # A policy of each way to remember, by name: options of `policy create`.
@@ -250,3 +251,12 @@ def test_on_a_terminal_the_command_asks(pair: Run, store: Store) -> None:
         ending.stop(store, "ab", promote="b", confirm=agrees_at_last)
     assert ending.stop(store, "ab", promote="b", confirm=agrees_at_last)["live"] == "ts@3"
     assert ["Promote b all the same?" in question for question in questions] == [True, True]
+
+
+@pytest.mark.slow
+@ON_BOTH
+def test_several_who_promote_at_once_make_one_version(pair: Run, db: str) -> None:
+    create(pair, "a=u", "b=ts")
+    assert set(together(promotes, db, ["b"] * 4)) == {"ts@3"}
+    assert [row["version"] for row in pair("policy", "versions", "ts", "--json").json] == [1, 2, 3]
+    assert sound(pair)
