@@ -107,7 +107,7 @@ def selection(unit: Unit, text: str | None) -> Selection:
 
 def _sentence(unit: Unit, log: Selection) -> str | None:
     """A line on how many decisions of a filter stored exclusions leave out; None without any."""
-    total, left = (selected.extent(unit, part).decisions for part in (replace(log, without=()), log))
+    total, left = (selected.extent(unit, rows).decisions for rows in (replace(log, without=()), log))
     counts = f"{total - left:,} of {quantity(total, 'decision')}"
     hint = f"`rlrec log list` names them, --log included={ALL} brings them back"
     return f"exclusions leave out {counts}: {hint}" if left < total else None
