@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from rlrec.times import DAY_US
 PERIODS = {"hour": DAY_US // 24, "day": DAY_US, "week": 7 * DAY_US}
 BY = ("variant", "policy", "version", *PERIODS, "users")
 USERS = ("new", "returning")
+LEAST_OVERLAP = 0.9  # of the days of two groups that were served at the same times
 NAMED = "named"  # users, not sessions without one
 THURSDAY = 3  # 1970-01-01; a week begins on a Monday
 
@@ -53,13 +54,15 @@ class Study:
 @dataclass(frozen=True, kw_only=True)
 class Groups:
     """The groups of a study in their order. column: of decisions, or one of PERIODS, None for one group; values: of the
-    column, ascending, and codes: the group of each; labels: of the groups; cut: periods that the log covers in part."""
+    column, ascending, and codes: the group of each; labels: of the groups; cut: periods that the log covers in part;
+    apart: groups that were not served on the days of the first one."""
 
     labels: Sequence[str | None]
     column: str | None = None
     values: Ids | None = None
     codes: Ids | None = None
     cut: frozenset[int] = frozenset()
+    apart: frozenset[int] = frozenset()
 
     @property
     def shared(self) -> bool:
@@ -83,7 +86,19 @@ class Groups:
             raise groups.too_many(by)
         values = np.array(sorted(names), np.int64)
         code = np.array([codes[names[value]] for value in values.tolist()], np.int64)
-        return cls(labels=[*codes], column=column, values=values, codes=code, cut=cut)
+        shown = cls(labels=[*codes], column=column, values=values, codes=code, cut=cut)
+        return replace(shown, apart=shown._served_apart(unit, study)) if by in ("policy", "version") else shown
+
+    def _served_apart(self, unit: Unit, study: Study) -> frozenset[int]:
+        """The groups of which a tenth of the decisions, or more, are of other days than those of the first one."""
+        counts = selected.day_counts(unit, study.selection)
+        days, day = np.unique([row.day for row in counts], return_inverse=True)
+        decisions = np.zeros((len(self.labels), len(days)))
+        group = self.number({"at": day, "version_id": np.array([row.version_id for row in counts], np.int64)})
+        np.add.at(decisions, (group, day), [row.decisions for row in counts])
+        shares = decisions / decisions.sum(axis=1, keepdims=True)
+        overlap = np.minimum(shares, shares[:1]).sum(axis=1)
+        return frozenset(np.flatnonzero(overlap < LEAST_OVERLAP).tolist())
 
     def number(self, slots: Columns) -> Ids:
         """The group of each decision, (d,)."""

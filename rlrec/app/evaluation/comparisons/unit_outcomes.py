@@ -176,7 +176,10 @@ class StudyFigures:
         assigned at random, and their experiment is decided by the metric."""
         compared = self._compared(group, metric)
         if self.declaration is None:
-            return replace(compared, p_value=None).because("not-randomised")
+            compared = replace(compared, p_value=None).because("not-randomised")
+            if group not in self.groups.apart:
+                return compared
+            return replace(compared, lower=None, upper=None).because("unequal-time")
         if (group, metric) in self._tests:
             p_value, alpha = self._tests[group, metric]
             return replace(self._bounded(compared, group, alpha), p_value=p_value)

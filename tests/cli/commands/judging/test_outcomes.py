@@ -154,3 +154,26 @@ def test_variants_are_compared_as_by_experiment_show(ready: Any) -> None:
     assert result["metric"] == [{"metric": "reward_per_unit", "reward": "default"}]
     assert any("few-clusters" in row["reasons"] for row in result["differences"])
     assert "not-randomised" not in result["reasons"]
+
+
+def test_versions_that_served_at_other_times_have_no_bounds(db: str) -> None:
+    """The same frozen parameters under two names: on the same day they are compared, on other days they are not."""
+    run = runner(db)
+    run("init")
+    run("arm", "add", "x")
+    for name in ("first", "second", "third"):
+        run("policy", "create", name, "--kind", "uniform")
+    for day, names in (("2030-01-01", ("first", "third")), ("2030-01-03", ("second",))):
+        lines = "".join(f'{{"policy": "{name}", "session": "{name}{n}"}}\n' for name in names for n in range(40))
+        at = "--now", day, "--allow-future"
+        served = run(*at, "recommend", "--input", "-", stdin=lines).lines
+        clicked = [row["decision_id"] for row in served if row["decision_id"] % (2 if day == "2030-01-01" else 5) == 0]
+        clicks = "".join(f'{{"decision_id": {n}, "events": {{"click": 1}}}}\n' for n in clicked)
+        run(*at, "feedback", "--input", "-", stdin=clicks)
+    answer = run("--now", LATER, "outcomes", "--by", "policy", "--json").json
+    rows = {row["group"]: row for row in answer["differences"] if row["metric"] == "reward_per_unit"}
+    assert [rows["second"][name] for name in ("lower", "upper", "p_value", "answer")] == [None, None, None, "unknown"]
+    assert "unequal-time" in rows["second"]["reasons"]
+    assert "unequal-time" not in rows["third"]["reasons"]
+    assert rows["third"]["lower"] is not None
+    assert rows["third"]["answer"] == "unknown"
