@@ -409,7 +409,7 @@ class PositionCommands:
 
 
 class ExperimentCommands:
-    def plan(self, name: str | None = None, *, lift: float | str = '10%', power: float | str = '80%', level: float = 0.95, metric: str = 'reward_per_unit', weights: str = '1,1', comparisons: int | None = None, unit: Literal['user', 'session'] = 'user', log: str | None = None, rate: float | str | None = None) -> Result:
+    def plan(self, name: str | None = None, *, lift: float | str = '10%', power: float | str = '80%', level: float = 0.95, metric: str | None = None, weights: str = '1,1', comparisons: int | None = None, unit: Literal['user', 'session'] = 'user', log: str | None = None, rate: float | str | None = None) -> Result:
         """Say how long an experiment takes: how many units, and how many days of the newest traffic of this store, tell a
         lift. With NAME, of an experiment: its variants, units and traffic count, and the days that are left.
 
@@ -419,9 +419,9 @@ class ExperimentCommands:
         lift: What it has to tell: 5%, or -2%.
         power: Chance to tell it, if it is there.
         level: Confidence of the intervals.
-        metric: What is lifted, as `outcomes` calls it.
+        metric: What is lifted, as `outcomes` calls it [default: what decides NAME, or reward_per_unit].
         weights: Of the variants.
-        comparisons: [default: all variants with the first]
+        comparisons: [default: those that decide]
         unit: Who has a variant.
         log: The traffic: route=home, policy=home, ... [default: all].
         rate: Share of units with an event, in place of a metric of the log."""

@@ -29,15 +29,14 @@ from rlrec.times import DAY_US
 WINDOW_US, SHORTEST_US = 30 * DAY_US, 7 * DAY_US  # of the newest traffic, which is read as far as a plan reaches
 STRETCHES = 100  # of that time, in which new units are counted
 MEASURES = 3  # of traffic that covers as long as an experiment takes, at most
-ANSWERING = MetricName(declared.DEFAULT_METRIC)
 METRICS = {metric.name: metric for metric in comparison.metrics(1)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """Options of `experiment plan`. name: of an experiment, whose variants, unit and traffic count; lift: a share of
-    the first variant's metric, METRIC[:REWARD]; weights: of the variants; rate: the share of units with an event, in
-    place of the metric; log: a filter of the traffic."""
+    the first variant's metric, METRIC[:REWARD], None for that which decides; weights: of the variants; rate: the share
+    of units with an event, in place of the metric; log: a filter of the traffic."""
 
     name: str | None = None
     lift: float = 0.1
@@ -45,7 +44,7 @@ class Request:
     level: float = 0.95
     weights: Sequence[float] = (1.0, 1.0)
     comparisons: int | None = None
-    metric: MetricName = ANSWERING
+    metric: MetricName | None = None
     by: str = "user"
     rate: float | None = None
     log: str | None = None
@@ -65,9 +64,10 @@ def plan(store: Store, request: Request) -> Plan:
     metric varies."""
     _check(request)
     with store.read() as unit, bulk.alongside(unit):
-        declared.check(unit, [request.metric], [], first="default")
+        named = [] if request.metric is None else [request.metric]
+        declared.check(unit, named, [], first="default")
         experiment = None if request.name is None else lookup.experiment(unit, request.name)
-        rewards = unit_outcomes.rewards_of(unit, [request.metric.reward] if request.metric.reward else [], experiment)
+        rewards = unit_outcomes.rewards_of(unit, [row.reward for row in named if row.reward], experiment)
         if experiment is None:
             answer = _traffic_plan(unit, request, rewards)
         else:
@@ -75,7 +75,8 @@ def plan(store: Store, request: Request) -> Plan:
             answer = experiment_plan(unit, unit_outcomes.collect(unit, study, level=request.level), request)
     if answer is None:
         hint = "choose a longer log, or give the --rate of an event"
-        raise InputError(f"the log does not tell how {request.metric} varies between units", hint=hint)
+        metric = request.metric or ("what decides it" if request.name else declared.DEFAULT_METRIC)
+        raise InputError(f"the log does not tell how {metric} varies between units", hint=hint)
     return answer
 
 
@@ -109,9 +110,13 @@ def _traffic_plan(unit: Unit, request: Request, rewards: Sequence[Reward]) -> Pl
 
 
 def _plan(unit: Unit, figures: StudyFigures, request: Request, shares: Sequence[float]) -> Plan | None:
-    comparisons = request.comparisons or len(shares) - 1
+    metric_name, declaration = request.metric or MetricName(declared.DEFAULT_METRIC), figures.declaration
+    metric, comparisons = METRICS[metric_name.metric], request.comparisons or len(shares) - 1
+    if request.metric is None and declaration is not None:
+        metric, comparisons = declaration.success[0], request.comparisons or len(figures.deciding)
+        reward = figures.metric_names()[0]["reward"] if len(figures.study.rewards) > 1 else None
+        metric_name = MetricName(metric.name, reward)
     limits = {"alpha": (1 - request.level) / comparisons, "power": request.power}
-    metric = METRICS[request.metric.metric]
     mean, adjusted = figures.outcomes.value(0, metric), figures.outcomes.adjusted_value(0, metric)
     value, deviation, narrowed = mean.value, mean.error**2 * mean.units, None
     lifted = deviation * (1 + request.lift)  # as where there are more events, not larger ones
@@ -124,7 +129,8 @@ def _plan(unit: Unit, figures: StudyFigures, request: Request, shares: Sequence[
         narrowed = 1 - adjusted.error / mean.error
     variance = planning.variance_of_difference(deviation, lifted, shares)
     total = planning.fixed_units(variance, request.lift * value, **limits)
-    total_sequential = planning.sequential_units(variance, request.lift * value, **limits)
+    best_n = None if declaration is None else declaration.best_n
+    total_sequential = planning.sequential_units(variance, request.lift * value, best_n=best_n, **limits)
     per_variant, arrivals = round(total * min(shares)), NewUnits.count(unit, figures.study)
     return {
         "per_variant": per_variant, "total": round(per_variant / min(shares)),
@@ -133,7 +139,7 @@ def _plan(unit: Unit, figures: StudyFigures, request: Request, shares: Sequence[
         "adjusted_days": None if narrowed is None else arrivals.days_until(total * (1 - narrowed) ** 2),
         "assumed": {
             "lift": request.lift, "power": request.power, "level": request.level, "comparisons": comparisons,
-            "metric": "rate" if request.rate else str(request.metric), "value": value, "variance": deviation,
+            "metric": "rate" if request.rate else str(metric_name), "value": value, "variance": deviation,
             "shares": [*shares], "unit": "session" if figures.study.by_session else "user", "narrowed": narrowed,
             "traffic_days": arrivals.days, "traffic_units": int(arrivals.counts[-1]),
         },

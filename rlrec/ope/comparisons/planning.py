@@ -12,6 +12,7 @@ import numpy as np
 from rlrec.ope.intervals import sequences
 
 PATHS, LOOKS = 4_000, 200  # simulated to find when a sequence tells: the number of units is right within about 1 %
+FARTHEST, HALVINGS = 1e-6, 16  # from the units for which a sequence is tightest: as near as 0.05 %
 
 
 def variance_of_difference(variance: float, lifted: float, shares: Sequence[float]) -> float:
@@ -26,11 +27,26 @@ def fixed_units(variance: float, difference: float, *, alpha: float, power: floa
     return variance * (reach / difference) ** 2
 
 
-def sequential_units(variance: float, difference: float, *, alpha: float, power: float) -> float:
-    """Units of all groups by which a confidence sequence that is tightest there has excluded 0 with this power,
-    somebody looking all along: a path leaves the sequence where chance and drift together are beyond its width."""
+def sequential_units(
+    variance: float, difference: float, *, alpha: float, power: float, best_n: float | None = None
+) -> float:  # fmt: skip
+    """Units of all groups by which a confidence sequence has excluded 0 with this power, somebody looking all along: a
+    path leaves the sequence where chance and drift together are beyond its width. best_n: units for which it is
+    tightest; None for those that this answers."""
     share = np.arange(1, LOOKS + 1) / LOOKS
     noise = np.random.default_rng(0).normal(0.0, LOOKS**-0.5, (PATHS, LOOKS)).cumsum(axis=1) / share
-    width = sequences.half_width(1.0, share, best_n=1.0, alpha=alpha)
-    drift = np.quantile((width - noise).min(axis=1), power)  # in standard errors of the end
-    return variance * (float(drift) / difference) ** 2
+
+    def needed(ratio: float) -> float:
+        """The units where the sequence is tightest at this many times them."""
+        width = sequences.half_width(1.0, share, best_n=ratio, alpha=alpha)
+        drift = float(np.quantile((width - noise).min(axis=1), power))  # in standard errors of the end
+        return variance * (drift / difference) ** 2
+
+    if best_n is None:
+        return needed(1.0)
+    # the ratio and the units follow from each other: more units, a smaller ratio
+    low, high = best_n * FARTHEST, best_n / FARTHEST
+    for _ in range(HALVINGS):
+        units = (low * high) ** 0.5
+        low, high = (units, high) if needed(best_n / units) > units else (low, units)
+    return units

@@ -48,11 +48,11 @@ WEIGHTS = Parsed("weights", parse_weights)
 @click.option("--power", type=PERCENT, default="80%", show_default=True, help="Chance to tell it, if it is there.")
 @click.option("--level", type=NUMBER, default=0.95, show_default=True, help="Confidence of the intervals.")
 @click.option(
-    "--metric", type=METRIC, default="reward_per_unit", show_default=True, metavar="METRIC[:REWARD]",
-    help="What is lifted, as `outcomes` calls it.",
+    "--metric", type=METRIC, metavar="METRIC[:REWARD]",
+    help="What is lifted, as `outcomes` calls it [default: what decides NAME, or reward_per_unit].",
 )  # fmt: skip
 @click.option("--weights", type=WEIGHTS, default="1,1", show_default=True, metavar="LIST", help="Of the variants.")
-@click.option("--comparisons", type=Integer(1, 1000), metavar="N", help="[default: all variants with the first]")
+@click.option("--comparisons", type=Integer(1, 1000), metavar="N", help="[default: those that decide]")
 @click.option("--unit", "by", type=click.Choice(["user", "session"]), default="user", help="Who has a variant.")
 @click.option("--log", metavar="FILTER", help="The traffic: route=home, policy=home, ... [default: all].")
 @click.option(

@@ -86,6 +86,19 @@ def test_a_running_experiment_has_days_left(ready: Any) -> None:
     assert ended["days_left"] is None
 
 
+def test_an_experiment_is_planned_by_what_it_declares(ready: Any) -> None:
+    run = partial(ready, "--now", "2030-02-01", "--allow-future")
+    declared = "--metric", "reward_per_visit", "--metric", "visits", "--best-n", "100000"
+    run("experiment", "create", "ab", "--variant", "a=home", "--variant", "b=other", *declared)
+    serve(ready, '"experiment": "ab"', "2030-02-01", 801, every=4)
+    later = partial(ready, "--now", "2030-03-01", "--allow-future", "experiment", "plan", "ab", "--lift", "20%")
+    answer, other = later("--json").json, later("--metric", "reward_per_unit", "--json").json
+    assert [row["assumed"]["metric"] for row in (answer, other)] == ["reward_per_visit", "reward_per_unit"]
+    assert [row["assumed"]["comparisons"] for row in (answer, other)] == [2, 1]
+    # so long before the sequence is tightest, any number of looks takes far more units than one look
+    assert answer["total_sequential"] > 2 * answer["total"]
+
+
 @pytest.mark.parametrize(
     ("words", "result"),
     [
