@@ -257,15 +257,19 @@ def _holdout_sentence(answer: Mapping[str, Any]) -> str:
     """The conclusion from the users whom a route keeps apart. answer: as of `experiment show`."""
     rows = {row["metric"]: row for row in reversed(answer["unit_differences"])}
     earned, visits = rows["reward_per_unit"], rows["visits"]
-    if not (is_growing(earned) or (difference_direction(earned) in ("more", "less") and not earned["reasons"])):
+    reasons, is_sure = {*earned["reasons"]}, difference_direction(earned) in ("more", "less")
+    if not is_sure or reasons - {*GROWING, "picked-decisions"}:
         named = {**earned, "group": answer["route"], "against": "its holdout"}
         return difference_sentence(named, answer["unit"], by_reward=True, per_day=answer.get("units_per_day"))
     so_far = " so far (young-units: it may grow or turn)" if "young-units" in earned["reasons"] else ""
     figures = f"{earned['reward']} {_figures(earned)} a {answer['unit']}, visits {_figures(visits)}"
-    sentence = f"{answer['route']} against its holdout: {figures}{so_far}"
+    caveat = (
+        "; picked-decisions: whom earlier policies drove away does not count" if "picked-decisions" in reasons else ""
+    )
+    sentence = f"{answer['route']} against its holdout: {figures}{so_far}{caveat}"
     if len(policies := answer.get("led_to", [])) > 1:
         names = ", ".join(policies[:-1])
-        sentence += f"; this counts what {names} served before, too: `--log since=TIME` leaves it out"
+        sentence += f"; this counts what {names} served before, too: `--log since=TIME` looks at those who still come"
     return sentence
 
 

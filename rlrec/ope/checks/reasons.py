@@ -83,6 +83,8 @@ REASONS = {
         "the time they had: it may grow or turn; `outcomes --age 7d` compares units at equal age"),
     "not-randomised": Reason("log", "weak", "no p-values: nobody assigned units to these groups at random, so they may "
         "differ in who came and when; `rlrec experiment` compares policies"),
+    "picked-decisions": Reason("log", "weak", "the log filter leaves out decisions by what came after units were "
+        "assigned, such as whether they came again (weak): no p-values; filter by user, or compare `--by` a field"),
     "unequal-time": Reason("log", "weak", "these groups were not served at the same times, or not in the same shares: "
         "who comes, and what visitors want, changes with time"),
     "models-differ": Reason("model", "weak", "dr and snips are more than 3 standard errors of their difference apart "
@@ -177,7 +179,7 @@ HINTS = {
     "machine-sessions": "`rlrec feedback DECISION --censor` for these",
     "clipped-propensities": "`rlrec import-log FILE` with the propensities that the draws had",
     "in-sample": _EXPERIMENT,
-    "unknown-fit": "`--fitted-on until=DAY`, or another filter of the log, says it; `none`: no decision of this store",
+    "unknown-fit": "`rlrec evaluate --target FILE --fitted-on until=DAY` says it, or another filter of the log",
     "estimated-propensity": f"{_EXPERIMENT}, and needs no propensities",
     "clipping-bias": f"{_EVALUATE} --estimator dr`",
     "no-interval": f"{_EVALUATE} --estimator dr`",

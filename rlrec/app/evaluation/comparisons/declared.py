@@ -110,8 +110,6 @@ def check(unit: Unit, success: Sequence[MetricName], guards: Sequence[GuardName]
     from rlrec.ope.comparisons import comparison
 
     takes_reward = {metric.name: metric.reward is not None for metric in comparison.metrics(1)}
-    named = [("metric", row) for row in success or [MetricName(DEFAULT_METRIC)]]
-    named += [("guard", MetricName(*row[:2])) for row in guards]
     roles = dict[MetricName, str]()
     for role, name in (
         *(("metric", row) for row in success or [MetricName(DEFAULT_METRIC)]),

@@ -42,7 +42,10 @@ _READ = (
     "decision_id", "session_id", "visit", "at", "version_id", "variant_id", "imported", "position", "censored",
     "keep_probability",
 )  # fmt: skip
+SPLIT_DOUBTS = {"sample-ratio", "picked-decisions"}  # whatever an interval says
 LIVES = ("policy", "version")  # groups whose units began at different times
+# Of a selection, what may follow from the variant that a unit has.
+EFFECTS = ("policy_ids", "version_ids", "route_ids", "context_ids", "since")
 AGES = 200  # parts of the time since the first assignment
 
 
@@ -119,7 +122,8 @@ def metrics(study: Study) -> list[Metric]:
 class StudyFigures:
     """The figures of a study, its sums, and its groups. any_user: whether the store knows some user; split: chi-square
     and p-value of how units were split between variants, NaN without variants; declaration: of their experiment;
-    is_fixed: whether intervals hold for a look that was planned, and not at every look."""
+    is_fixed: whether intervals hold for a look that was planned, and not at every look; is_picked: whether the
+    selection leaves out decisions of its units by what came after their assignment."""
 
     study: Study
     sums: StudySums
@@ -130,6 +134,7 @@ class StudyFigures:
     strata_per_phase: int = 1
     declaration: Declaration | None = None
     is_fixed: bool = False
+    is_picked: bool = False
 
     @cached_property
     def outcomes(self) -> Outcomes:
@@ -222,7 +227,7 @@ class StudyFigures:
         figures = [getattr(bounded, name) for name in ("value", "lower", "upper")]
         relative, lower, upper = (None if not base or figure is None else least + figure / base for figure in figures)
         answer = "unknown"
-        if bounded.upper is not None and bounded.upper < 0 and "sample-ratio" not in bounded.reasons:
+        if bounded.upper is not None and bounded.upper < 0 and not SPLIT_DOUBTS & {*bounded.reasons}:
             answer = "lost"  # whatever may come later
         elif bounded.lower is not None and bounded.lower >= 0 and bounded.is_reliable:
             answer = "holds"
@@ -250,8 +255,10 @@ class StudyFigures:
     ) -> Comparison:  # fmt: skip
         """The comparison with bounds that are wrong in a share alpha of logs; arguments as of `_sequence`."""
         if self.is_fixed:
-            return compared.at_this_look(alpha * 2 / sides)
-        return compared.at_every_look(self._sequence(group, alpha, tuned=tuned)._replace(sides=sides))
+            bounded = compared.at_this_look(alpha * 2 / sides)
+        else:
+            bounded = compared.at_every_look(self._sequence(group, alpha, tuned=tuned)._replace(sides=sides))
+        return replace(bounded, p_value=None) if self.is_picked else bounded
 
     def _sequence(self, group: int, alpha: float, *, tuned: float | None = None) -> LookSequence:
         """The sequence of a group less the first one, which share the units as was defined. tuned: the alpha at which
@@ -294,6 +301,7 @@ class StudyFigures:
         return [
             *reasons,
             *(["sample-ratio"] if is_unlikely(self.split) else []),
+            *(["picked-decisions"] if self.is_picked else []),
             *(["decisions-differ"] if self.are_other_visits(group, metric) else []),
             *(["young-units"] if self.is_young(group, metric) else []),
         ]  # fmt: skip
@@ -353,17 +361,26 @@ def collect(unit: Unit, study: Study, *, level: float, is_fixed: bool = False) -
     fold = StudyFold(unit, study)
     sums = reduce(add, fold.partials(), NOTHING)
     check_field(study.segment, fold.fields, groups=())
-    splits, declaration = list[tuple[list[float], list[list[int]]]](), None
+    splits, declaration, is_picked = list[tuple[list[float], list[list[int]]]](), None, False
     if study.by == "variant" and study.experiment is not None:
         is_ramp = fold.strata_per_phase > 1
         splits = fold.ramp_splits(sums) if is_ramp else experiments.split_by_day(unit, study.experiment)
         shares = experiments.phases(unit, study.experiment)[0].weights
         first = learned_rewards(unit, study.experiment)[0].name
         declaration = Declaration.from_definition(study.experiment, metrics(study), study.rewards, first, shares)
+        is_picked = _is_picked(unit, study.selection, study.experiment)
     return StudyFigures(
         study=study, sums=sums, groups=fold.groups, level=level, any_user=fold.any_user,
         split=sample_ratio(splits), strata_per_phase=fold.strata_per_phase, declaration=declaration, is_fixed=is_fixed,
+        is_picked=is_picked,
     )  # fmt: skip
+
+
+def _is_picked(unit: Unit, selection: Selection, experiment: Experiment) -> bool:
+    """Whether a selection of the decisions of an experiment leaves some out by what came after the assignment."""
+    widest = filters.select(unit, {"experiment": experiment.name})
+    wider = replace(selection, **{name: getattr(widest, name) for name in EFFECTS})
+    return wider != selection and selected.extent(unit, wider) != selected.extent(unit, selection)
 
 
 class Look(NamedTuple):

@@ -315,6 +315,7 @@ def test_status_repeats_nothing_that_was_found_ahead_of_the_clock_or_in_a_part_o
             "+31 % [+20, +42]",
         ),
         ((2.0, 1.5, 2.5), ["young-units"], "home against its holdout: durable +200 %", "it may grow or turn)"),
+        ((2.0, 1.5, 2.5), ["picked-decisions"], "home against its holdout: durable +200 %", "away does not count"),
         ((0.1, -0.2, 0.4), [], "home: cannot tell yet whether it is better or worse than its holdout by durable", "s"),
         ((2.0, 1.5, 2.5), ["sample-ratio"], "home: ", "(sample-ratio)"),
     ],
@@ -330,7 +331,9 @@ def test_a_sentence_gives_figures_where_the_direction_is_sure(
 def test_a_sentence_says_that_it_counts_what_served_before() -> None:
     answer = compared((2.0, 1.5, 2.5), [])
     (alone,), (after,) = (experiment_sentences(answer | {"led_to": names}) for names in (["new"], ["old", "new"]))
-    assert after == f"{alone}; this counts what old served before, too: `--log since=TIME` leaves it out"
+    assert (
+        after == f"{alone}; this counts what old served before, too: `--log since=TIME` looks at those who still come"
+    )
 
 
 def compared(difference: tuple[float, float, float], reasons: list[str]) -> dict[str, Any]:

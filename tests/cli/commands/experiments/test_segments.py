@@ -65,6 +65,31 @@ def test_outcomes_of_an_experiment_have_the_same_segments(ready: Any) -> None:
     assert by_outcomes == show(ready, "device", "--json").json["segments"]
 
 
+@ON_BOTH
+def test_a_filter_by_what_came_after_the_assignment_has_no_answer(ready: Any) -> None:
+    """The second visits, and those with a phone, are of units that came again, or with another device."""
+    words = (*LATER, "experiment", "show", "ab", "--json", "--log")
+    figures = ("value", "lower", "upper", "p_value", "answer", "reasons")
+    logs = ("until=2040-01-01", "since=2030-01-01", "since=2030-01-02", "field:device=phone", "version=1", "version=2")
+    answers = {log: ready(*words, log).json["unit_differences"] for log in logs}
+    rows = {
+        log: next([row[name] for name in figures] for row in answer if row["metric"] == "reward_per_unit")
+        for log, answer in answers.items()
+    }  # fmt: skip
+    # what leaves nothing out is no filter
+    assert rows["until=2040-01-01"] == rows["since=2030-01-01"] == rows["version=1"]
+    assert rows["until=2040-01-01"][4:] == ["better", []]
+    *_, upper, p_value, answer, reasons = rows["field:device=phone"]
+    assert (upper > 0.5, p_value, answer, reasons) == (True, None, "unknown", ["picked-decisions"])
+    for log in ("since=2030-01-02", "version=2"):
+        assert all((row["p_value"], row["answer"]) == (None, "unknown") for row in answers[log])
+    shown = ready(*LATER, "experiment", "show", "ab", "--log", "field:device=phone").stdout
+    assert "(picked-decisions)" in shown.splitlines()[0]
+    assert "picked-decisions: the log filter leaves out decisions by what came after" in shown
+    rows_by_outcomes = ready(*LATER, "outcomes", "--experiment", "ab", "--log", "field:device=phone", "--json").json
+    assert rows_by_outcomes["differences"] == answers["field:device=phone"]
+
+
 def test_p_values_and_intervals_hold_for_all_segments_together(ready: Any) -> None:
     """A segment that holds everybody has the interval of the experiment."""
     answer = show(ready, "device", "--json").json
