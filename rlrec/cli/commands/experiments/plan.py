@@ -8,8 +8,8 @@ import click
 
 from rlrec.cli.output.output import Show
 from rlrec.cli.program import app
-from rlrec.cli.program.shared import Store, conclude, reading
-from rlrec.cli.text.text import truncate
+from rlrec.cli.program.shared import Store, reading
+from rlrec.cli.text.text import View, truncate
 from rlrec.cli.text.values import NAME, NUMBER, PERCENT, Integer, Parsed, parse_number
 from rlrec.errors import InputError
 from rlrec.sentences import plan_sentence
@@ -70,5 +70,22 @@ def plan(store: Store, show: Show, **request: Any) -> None:
     At one look that is fixed beforehand, or at any number of looks (`experiment show`). A reward counts when its window
     is over: wait so long afterwards."""
     result = app.plan.plan(store, app.plan.Request(**request))
-    show(result)
-    conclude(show, f"{plan_sentence(result)}.")
+    share, assumed = min(result["assumed"]["shares"]), result["assumed"]
+    rows = [
+        ["one look", result["total"], result["per_variant"], result["days"]],
+        [
+            "any number",
+            result["total_sequential"],
+            round(result["total_sequential"] * share),
+            result["days_sequential"],
+        ],
+    ]
+    if assumed["narrowed"] is not None:
+        rows.append(["one look, --adjust", None, None, result["adjusted_days"]])
+    value, deviation = assumed["value"], assumed["variance"] ** 0.5
+    sentence = plan_sentence(result)
+    title = [
+        f"{sentence[0].upper()}{sentence[1:]}.",
+        f"{assumed['metric']}: {value:.4g} a {assumed['unit']}, standard deviation {deviation:.4g}",
+    ]
+    show(result, table=View(["looks", f"{assumed['unit']}s", "smallest variant", "days"], rows, title=title))
