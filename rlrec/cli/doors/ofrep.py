@@ -31,7 +31,7 @@ def line(key: str, body: bytes) -> bytes:
     one; what is no field of a request is the context of the policy. Raises Invalid."""
     try:
         document = json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Invalid("PARSE_ERROR", str(error)) from None
     context = document.get("context") if isinstance(document, dict) else None
     if not isinstance(context, dict):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from http import HTTPStatus
@@ -11,12 +12,14 @@ from math import inf
 from operator import attrgetter
 from typing import Any, NamedTuple
 
+from httptools import HttpParserError, HttpParserUpgrade
 from uvicorn import Config, Server
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 LENGTHS = (b"content-length", b"transfer-encoding")
-PIECE_BYTES = 16_384  # of what a client sends, which are parsed at once
+SINGLE = (b"host", b"authorization")  # fields that decide who may ask
+PIECE_BYTES = 4_096  # of what a client sends, which are parsed at once
 SETTLE_S = 0.1  # for what has arrived when the server is asked to end
 LINGER_S = 2.0  # in which the body of a refused request is thrown away: a closed socket would take the answer with it
 
@@ -76,10 +79,11 @@ class BoundedProtocol(HttpToolsProtocol):
         super().__init__(*args, **options)
         self.limits, self.notice = limits, notice
         self.idle_since = inf  # time of the loop; while a request arrives or is answered, never
-        self._n_head_bytes = 0  # of the head that arrives
+        self._n_head_bytes = 0  # of the head that arrives, or of what is no content in a body
         self._n_open = 0  # requests that have no answer yet
-        self._is_in_head, self._unread = False, bytearray()
+        self._is_in_head, self._is_ending, self._unread = False, False, bytearray()
         self._refusal: bytes | None = None  # the answer to what is no request
+        self._answered: RequestResponseCycle | None = None  # the request at hand; the cycle is that of the newest one
         self._timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
 
@@ -96,9 +100,10 @@ class BoundedProtocol(HttpToolsProtocol):
     def _make_room(self) -> bool:
         """Whether a connection that has been idle for long enough is closed now. Says once that there is none."""
         others: Any = self.connections
-        longest: BoundedProtocol = min(others, key=attrgetter("idle_since"))
-        if self.loop.time() - longest.idle_since >= self.limits.short_idle_s:
-            longest.transport.close()
+        open_ones = (other for other in others if not other.transport.is_closing())
+        longest: BoundedProtocol | None = min(open_ones, key=attrgetter("idle_since"), default=None)
+        if longest is not None and self.loop.time() - longest.idle_since >= self.limits.short_idle_s:
+            longest._close()
             return True
         state: Any = self.server_state
         if not getattr(state, "refused_for_room", False):
@@ -110,20 +115,36 @@ class BoundedProtocol(HttpToolsProtocol):
         self._set_timer(0, None)
         if self._write_timer is not None:
             self._write_timer.cancel()
+        if self._answered is not None and not self._answered.response_complete:
+            self._answered.disconnected = True
+            self._answered.message_event.set()
         super().connection_lost(exc)
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """Whether the connection stays open for answers to a client that sends no more."""
         if self.cycle is not None:
             self.cycle.keep_alive = False
-        return self._n_open > 0
+            if self.cycle.more_body:
+                self._refuse(HTTPStatus.BAD_REQUEST, "the body ends early")
+        if self._n_open and self.scheme != "https":  # TLS has no half of a connection
+            return True
+        self._close()
+        return False
 
     def shutdown(self) -> None:
         """End the connection once everything that has arrived is answered."""
-        if self.pipeline:
-            self.pipeline[0][0].keep_alive = False
+        self._is_ending = True
+        if self._n_open:
+            assert self.cycle is not None
+            self.cycle.keep_alive = False
         elif not self._is_in_head:
-            super().shutdown()
+            self._close()
+
+    def _close(self) -> None:
+        """End the connection, at the latest when the client has had its time to take what is left."""
+        self.transport.close()
+        if self in self.connections:
+            self._set_timer(self.limits.slow_s, self.transport.abort)
 
     # -- requests --
 
@@ -136,9 +157,14 @@ class BoundedProtocol(HttpToolsProtocol):
         while self._unread and not self.pipeline and self._refusal is None and not self.transport.is_closing():
             piece = bytes(self._unread[:PIECE_BYTES])
             del self._unread[:PIECE_BYTES]
-            self._n_head_bytes += len(piece) if self._is_in_head else 0
-            super().data_received(piece)
-            self._unset_keepalive_if_required()  # the timer here is stricter
+            if self._is_in_head or (self.cycle is not None and self.cycle.more_body):
+                self._n_head_bytes += len(piece)
+            try:
+                self.parser.feed_data(piece)
+            except HttpParserUpgrade as upgrade:  # the parser would skip the body: it reads the request as a plain one
+                self._unread[:0] = self._head_without_upgrade() + piece[upgrade.args[0] :]
+            except HttpParserError:
+                self._refuse(HTTPStatus.BAD_REQUEST, "this is no request of HTTP/1.1")
             if self._n_head_bytes > self.limits.head_bytes:
                 self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "the head is too long")
         if self._refusal is not None:
@@ -147,38 +173,62 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.flow.is_full:
             self.flow.pause_reading()
 
+    def _head_without_upgrade(self) -> bytes:
+        """The head that has arrived, of a request to go on with another protocol."""
+        start = b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
+        fields = (b"%b: %b\r\n" % field for field in self.headers if field[0] != b"upgrade")
+        return start + b"".join(fields) + b"\r\n"
+
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self.idle_since, self._n_head_bytes, self._is_in_head = inf, 0, True
         self._set_timer(self.limits.slow_s, self._refuse_slow)
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._is_in_head:  # a trailer, behind what decided about the request
+            return
         super().on_header(name, value)
-        if self.headers[-1][0] in LENGTHS and (
-            len(value) > 30 or any(header in LENGTHS for header, _ in self.headers[:-1])
-        ):
+        name = self.headers[-1][0]
+        if name in LENGTHS and (len(value) > 30 or any(header in LENGTHS for header, _ in self.headers[:-1])):
             raise ValueError("the length of the body is not clear")
+        if name == b"transfer-encoding" and value.lower() != b"chunked":
+            raise ValueError("another coding of the body")
+        if name in SINGLE and any(header == name for header, _ in self.headers[:-1]):
+            raise ValueError("a field is not clear")
 
     def on_headers_complete(self) -> None:
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
-        self._n_head_bytes, self._is_in_head = size, False
-        if size > self.limits.head_bytes or self._refusal is not None:
-            return
-        self._n_head_bytes = 0
+        if size > self.limits.head_bytes:
+            self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "the head is too long")
+            raise ValueError("what follows is not read")
         if self.parser.get_http_version() not in ("1.0", "1.1"):
             raise ValueError("another version of HTTP")
-        self._set_timer(0, None)
+        if self.parser.should_upgrade():
+            if self.parser.get_method() == b"CONNECT":
+                raise ValueError("this is no proxy")
+            return
+        super().on_headers_complete()  # raises where the target is none
+        assert self.cycle is not None
+        self._n_head_bytes, self._is_in_head = 0, False
         self._n_open += 1
-        super().on_headers_complete()
+        self._set_timer(0, None)
+        if self._is_ending:
+            self.cycle.keep_alive = False
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answered = cycle
+        super()._start_asgi_task(cycle, app)
 
     def on_body(self, body: bytes) -> None:
-        if self.cycle is not None and not self._n_head_bytes:
-            super().on_body(body)
+        self._n_head_bytes = 0
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
-        if self.cycle is None or self._n_head_bytes:
+        if self.parser.should_upgrade():
             return
+        assert self.cycle is not None
         if self.cycle.response_complete:  # of a refused request, whose body has been thrown away
+            self.cycle.more_body = False
             self._wait_for_request()
         super().on_message_complete()
 
@@ -189,18 +239,20 @@ class BoundedProtocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         self._parse()
         self.flow.resume_reading()
-        if self.transport.is_closing() or self._n_open or self._is_in_head:
+        if self.transport.is_closing():
+            self._close()
+        elif self._n_open:
             return
-        if self._refusal is not None:
+        elif self._refusal is not None:
             self._end_with_refusal()
         elif cycle is not None and cycle.more_body:
-            self._set_timer(LINGER_S, self.transport.close)
-        else:
+            self._set_timer(LINGER_S, self._close)
+        elif not self._is_in_head:
             self._wait_for_request()
 
     def _wait_for_request(self) -> None:
         self.idle_since = self.loop.time()
-        self._set_timer(self.limits.idle_s, lambda: self.transport.close())
+        self._set_timer(self.limits.idle_s, self._close)
 
     def _set_timer(self, seconds: float, act: Callable[[], object] | None) -> None:
         if self._timer is not None:
@@ -218,15 +270,15 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._write_timer is not None:
             self._write_timer.cancel()
 
-    def send_400_response(self, msg: str) -> None:
-        self._refuse(HTTPStatus.BAD_REQUEST, "this is no request of HTTP/1.1")
-
     def _refuse_slow(self) -> None:
         self._refuse(HTTPStatus.REQUEST_TIMEOUT, f"no request within {self.limits.slow_s:g} s")
 
     def _refuse(self, status: HTTPStatus, message: str) -> None:
         """Answer what is no request behind the requests before it, and throw away what else arrives."""
         if self._refusal is not None or self.transport.is_closing():
+            return
+        if self.cycle is not None and self.cycle.more_body and self.cycle.response_complete:
+            self._close()  # the request has its answer
             return
         body = refusal(message)
         head = f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: application/json\r\n"
@@ -248,7 +300,21 @@ class BoundedProtocol(HttpToolsProtocol):
         self.transport.write(self._refusal)
         with suppress(OSError, NotImplementedError):  # the client has gone; TLS has no half of a connection
             self.transport.write_eof()
-        self._set_timer(LINGER_S, self.transport.close)
+        self._unread.clear()
+        self.flow.is_full = False
+        self.flow.resume_reading()
+        self._set_timer(LINGER_S, self._close)
+
+
+class Notices(logging.Handler):
+    """A handler of logs that says each in one line, without a traceback."""
+
+    def __init__(self, notice: Callable[[str], None]) -> None:
+        super().__init__(logging.WARNING)
+        self.notice = notice
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.notice(record.getMessage().strip())
 
 
 def server(app: Any, limits: Limits, notice: Callable[[str], None], **options: Any) -> BoundedServer:
@@ -257,6 +323,8 @@ def server(app: Any, limits: Limits, notice: Callable[[str], None], **options: A
     def connect(*args: Any, **kwargs: Any) -> BoundedProtocol:
         return BoundedProtocol(*args, limits=limits, notice=notice, **kwargs)
 
+    for name in ("uvicorn.error", "asyncio"):
+        logging.getLogger(name).handlers = [Notices(notice)]
     config = Config(
         app, interface="asgi3", http=connect, ws="none", lifespan="off", loop="none", log_config=None, access_log=False,  # type: ignore[arg-type]
         server_header=False, date_header=False, proxy_headers=False,

@@ -47,8 +47,8 @@ class Access:
         if self.hosts is not None:
             host = headers.get(b"host", b"").decode("latin-1")
             name, _, port = host.rpartition(":")
-            name = name if port.isdigit() else host
-            if name not in self.hosts:
+            name = (name if port.isdigit() else host).removesuffix(".")
+            if name.lower() not in map(str.lower, self.hosts):
                 message = f"this server is not {name or 'without a name'}: give it --host"
                 raise RefusedRequest(HTTPStatus.MISDIRECTED_REQUEST, message)
         if self.token is None or scope["path"] in OPEN:
@@ -194,7 +194,7 @@ class Front:
         if length is None and b"transfer-encoding" not in headers:
             raise RefusedRequest(HTTPStatus.LENGTH_REQUIRED, "a body needs Content-Length, or chunks")
         self._check_size(int(length or 0))
-        body, is_last_block = b"", False
+        body, is_last_block = bytearray(), False
         try:
             async with asyncio.timeout(limits.slow_s):
                 while not is_last_block:
@@ -207,7 +207,7 @@ class Front:
                     if size > limits.small_bytes and self.waiting_bytes + len(block) > limits.waiting_bytes:
                         raise RefusedRequest(HTTPStatus.SERVICE_UNAVAILABLE, "too much waits to be stored; try again")
                     self.waiting_bytes += len(block)
-                    body = body + block if body else block
+                    body += block
         except TimeoutError:
             raise RefusedRequest(HTTPStatus.REQUEST_TIMEOUT, f"no request within {limits.slow_s:g} s") from None
         finally:
@@ -215,7 +215,7 @@ class Front:
         if len(body) > limits.line_bytes:
             self._check_size(len(body), line_bytes=max(map(len, body.split(b"\n"))))
         self._check_size(len(body), n_lines=body.count(b"\n"))
-        return body
+        return bytes(body)
 
     def _check_size(self, n_bytes: int, *, n_lines: int = 0, line_bytes: int = 0) -> None:
         """Raises RefusedRequest for a body with too many bytes or lines, or with too long a line."""
@@ -249,7 +249,7 @@ class Front:
 
 def _with_op(op: str, body: bytes) -> bytes:
     """A line of the pipe for one JSON object; what is none is left to the writer, which says why."""
-    text = body.strip().replace(b"\r", b" ").replace(b"\n", b" ")
+    text = body.strip()
     if not text.startswith(b"{"):
         return text or b"{}"
     fields = text[1:].lstrip()

@@ -405,6 +405,12 @@ HEAD = b"POST /pipe HTTP/1.1\r\n"
         (b"nonsense\r\n\r\n", 400),
         (b"POST /pipe HTTP/2.0\r\n\r\n", 400),
         (HEAD + b"no colon\r\n\r\n", 400),
+        (b"GET http://localhost HTTP/1.1\r\n\r\n", 400),
+        (b"CONNECT localhost:80 HTTP/1.1\r\n\r\n", 400),
+        (b"CONNECT /healthz HTTP/1.1\r\n\r\n", 400),
+        (HEAD + b"Host: elsewhere\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n", 400),
+        (HEAD + b"Authorization: a\r\nAuthorization: b\r\nContent-Length: 0\r\n\r\n", 400),
+        (HEAD + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 400),
         (HEAD + b"Content-Length: -1\r\n\r\n", 400),
         (HEAD + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n", 400),
         (HEAD + b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
@@ -424,6 +430,8 @@ HEAD = b"POST /pipe HTTP/1.1\r\n"
         (HEAD + b"Content-Length: 300\r\n\r\n" + b"\n" * 300, 413),
         (HEAD + b"Content-Length: 901\r\n\r\n" + b"x" * 901, 413),
         (HEAD + b"X: " + b"x" * 9000 + b"\r\n\r\n", 431),
+        (b"GET /healthz HTTP/1.1\r\nX: " + b"x" * 8200 + b"\r\n\r\nGET /healthz HTTP/1.1\r\n\r\n", 431),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\n" + b"X: x\r\n" * 4000, 431),
         (HEAD + b"Content-Length: 1500\r\n\r\n" + b"x" * 1500, 503),
     ],
 )  # fmt: skip
@@ -441,6 +449,128 @@ def test_a_request_out_of_order_is_refused(kiosk: str, sent: bytes, status: int)
     sizes = {"head_bytes": 8192, "body_bytes": 2000, "body_lines": 200, "line_bytes": 900}
     front = fronted(kiosk, talk, **sizes, waiting_bytes=1000, small_bytes=500, slow_s=0.3)
     assert front.waiting_bytes == 0
+
+
+@pytest.mark.parametrize(
+    "behind", [b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\nno colon\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n"]
+)
+def test_what_is_no_request_is_refused_behind_the_request_before_it(kiosk: str, behind: bytes) -> None:
+    def talk(address: str, _: Fronted) -> None:
+        with Client(address) as client:
+            client.socket.sendall(http(lines(ask())) + behind)
+            assert [client.read()[0], client.read()[0], client.file.read()] == [200, 400, b""]
+
+    fronted(kiosk, talk)
+
+
+def test_a_client_that_ends_within_a_body_makes_room_at_once(kiosk: str) -> None:
+    def talk(address: str, front: Fronted) -> None:
+        with Client(address) as client:
+            client.socket.settimeout(5)
+            client.socket.sendall(http(lines(ask()))[:-2])
+            client.socket.shutdown(socket.SHUT_WR)
+            assert (client.read()[0], client.file.read()) == (400, b"")
+            while front.clients:
+                time.sleep(0.01)
+            assert front.waiting_bytes == 0
+
+    fronted(kiosk, talk)
+
+
+def test_an_upgrade_is_not_taken_and_loses_no_line(kiosk: str) -> None:
+    """Java's client offers HTTP/2 with its first request. Nothing of the body is read as a request."""
+    offer = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\n"
+
+    def talk(address: str, _: Fronted) -> None:
+        with Client(address) as client:
+            client.socket.sendall(http(lines(ask(), ask()), extra=offer) + http("GET / HTTP/1.1\r\n\r\n", extra=offer))
+            assert [len(client.read()[1].splitlines()) for _ in range(2)] == [2, 1]
+            assert client.health()["lines"] == 3
+
+    fronted(kiosk, talk)
+
+
+def test_trailers_decide_nothing(kiosk: str) -> None:
+    def talk(address: str, _: Fronted) -> None:
+        with Client(address) as client:
+            trailers = b"Host: localhost\r\nAuthorization: Bearer token\r\n"
+            client.socket.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\n" + trailers + b"\r\n")
+            assert client.read()[0] == 401
+
+    fronted(kiosk, talk, access=Access(token=b"token"))
+
+
+def test_a_head_that_was_on_its_way_at_the_end_is_the_last_one(kiosk: str) -> None:
+    def talk(address: str, front: Fronted) -> None:
+        with Client(address) as client:
+            client.socket.settimeout(5)
+            client.socket.sendall(b"GET /healthz HTTP/1.1\r\n")
+            assert client_count(front) == 1
+            front.server.should_exit = True
+            time.sleep(0.5)
+            client.socket.sendall(b"\r\n")
+            assert (client.read()[0], client.file.read()) == (200, b"")
+
+    fronted(kiosk, talk)
+
+
+def client_count(front: Fronted) -> int:
+    """How many clients there are once there is one."""
+    while not front.clients:
+        time.sleep(0.01)
+    return front.clients
+
+
+def test_an_idle_client_that_does_not_take_its_answer_goes_too(kiosk: str, tmp_path: Path) -> None:
+    """Also where the rest of the answer is so short that writing never paused."""
+
+    def talk(address: str, front: Fronted) -> None:
+        with Client(address) as client:
+            assert client_count(front) == 1
+            (connection,) = front.server.server_state.connections
+            while not connection.transport.get_write_buffer_size():
+                client.socket.sendall(b"GET /openapi.json HTTP/1.1\r\n\r\n")
+                time.sleep(0.01)
+            end = time.monotonic() + 10
+            while front.clients and time.monotonic() < end:
+                time.sleep(0.05)
+            assert front.clients == 0
+
+    fronted(kiosk, talk, listen=f"unix:{tmp_path}/s.sock", idle_s=0.5, slow_s=0.5)
+
+
+def test_a_body_in_small_pieces_is_not_copied_for_each(kiosk: str) -> None:
+    pieces = iter([b"x" * 900_000 + b"\n"] * 9 + [b"x"] * 5_000)
+    n_left = 5_009
+
+    async def receive() -> Any:
+        nonlocal n_left
+        n_left -= 1
+        return {"type": "http.request", "body": next(pieces), "more_body": n_left > 0}
+
+    def talk(_: str, front: Fronted) -> None:
+        start = time.process_time()
+        scope: Any = {"headers": [(b"content-length", b"9000000")]}
+        assert len(asyncio.run(front._body(scope, receive))) == 8_105_009
+        assert time.process_time() - start < 2
+
+    fronted(kiosk, talk)
+
+
+@slow
+def test_clients_that_misbehave_write_nothing_to_stderr(kiosk: str) -> None:
+    with served(kiosk) as (address, child):
+        for sent in (
+            b"nonsense\r\n\r\n",
+            b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n",
+        ):
+            with Client(address) as client:
+                client.socket.sendall(sent)
+                assert client.read()[0] in (200, 400)
+        with Client(address) as client:
+            client.socket.sendall(http("x\n" * 20_000) + http(""))
+            time.sleep(0.1)
+        assert ended(child) == (0, b"")
 
 
 def test_bodies_that_find_no_room_are_told_to_come_again_and_small_ones_find_it(kiosk: str) -> None:

@@ -61,6 +61,7 @@ def test_one_request_and_its_feedback_are_json_with_a_status(kiosk: str) -> None
             ("/v1/recommend", {"session": "s", "op": "feedback"}, 400, "op"),
             ("/v1/recommend", {}, 400, "session"),
             ("/v1/recommend", b"[]", 400, None),
+            ("/v1/recommend", b'{"policy": "home", "session": "broken\nkey"}', 400, None),
             ("/v1/feedback", b"", 400, None),
             ("/v1/feedback", {"decision_id": drawn["decision_id"], "events": {"click": 2}, "key": "k"}, 409, None),
             ("/v1/recommend", {"policy": "home", "session": "t", "request_id": "r"}, 409, None),
@@ -101,6 +102,7 @@ def test_an_openfeature_client_draws_an_arm(kiosk: str) -> None:
         assert (len(page.value), page.variant) == (2, ",".join(page.value))
         for body, code in (
             (b"{", "PARSE_ERROR"),
+            (b"[" * 100_000, "PARSE_ERROR"),
             (b"[]", "INVALID_CONTEXT"),
             (b'{"context": {"k": 1}}', "TARGETING_KEY"),
         ):
@@ -134,6 +136,7 @@ def test_a_token_a_name_and_a_certificate_are_asked_for(kiosk: str, tmp_path: Pa
         assert ended(child) == (0, b"")
     with served(kiosk, "127.0.0.1:0", "--host", "shop.example") as (address, _):
         assert fetch(address, "/v1/recommend", body, headers={"Host": "shop.example:80"})[0] == 200
+        assert fetch(address, "/v1/recommend", body, headers={"Host": "Shop.Example.:80"})[0] == 200
         assert fetch(address, "/v1/recommend", body, headers={"Host": "other.example"})[0] == 421
 
 
