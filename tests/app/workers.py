@@ -251,11 +251,11 @@ def ramps_route(store: Store, rounds: int) -> list[Any]:
 
 def _changed(store: Store, losses: list[str]) -> Any:
     """What became of the ramp of `front` after a look that found these losses."""
-    from rlrec.app.experiments import ramp
+    from rlrec.app.experiments import ramp, route
     from rlrec.app.inputs import lookup
 
     with store.read() as unit:
-        stage = ramp._stage(unit, lookup.route(unit, "front"))
+        stage = route.find_stage(unit, lookup.route(unit, "front"))
     assert stage is not None
     return ramp._change(store, "front", stage, losses)
 

@@ -153,13 +153,8 @@ def _phases(experiment: Experiment, phases: Sequence[Phase], collected: StudyFig
     earned = next(row for row in unit_outcomes.metrics(collected.study) if row.name == "reward_per_unit")
     labels, rows, number = [variant.label for variant in experiment.variants], list[dict[str, Any]](), 0
     for phase in phases:
-        row: dict[str, Any] = {
-            "begun": format_time(phase.at),
-            "mode": phase.mode,
-            "weights": {},
-            "units": {},
-            "differences": [],
-        }
+        row: dict[str, Any] = {"begun": format_time(phase.at), "mode": phase.mode}
+        row |= {"weights": {}, "units": {}, "differences": []}
         if phase.mode != experiments.FROZEN:
             outcomes, total = collected.in_phase(number), sum(phase.weights.values())
             number += 1
@@ -204,15 +199,9 @@ def _result(
 
 
 def _interleaved(
-    unit: Unit,
-    experiment: Experiment,
-    references: Sequence[str],
-    definition: Reward,
-    *,
-    level: float,
-    covered: tuple[int, int],
-    fixed: bool,
-) -> VariantComparison:
+    unit: Unit, experiment: Experiment, references: Sequence[str], definition: Reward, *, level: float,
+    covered: tuple[int, int], fixed: bool,
+) -> VariantComparison:  # fmt: skip
     """The credit of each team: means a decision of the rewards of its slots."""
     credit = interleaved.credit(unit, experiment, definition, level=level)
     picks = [credit.first_picks, credit.decisions - credit.first_picks]

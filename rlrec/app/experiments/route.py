@@ -21,6 +21,7 @@ from rlrec.store import Store, Unit
 from rlrec.store.database.unit import parse
 from rlrec.store.log import decisions, settings
 from rlrec.store.policies import experiments, policies, routes
+from rlrec.store.policies.experiments import Experiment
 from rlrec.store.policies.routes import GateLook, RouteChange
 from rlrec.times import DAY_US, format_time
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from rlrec.app.serving.shadows import ShadowReport
 
 IF_BETTER, UNIFORM = "if-better", holdout.KIND
+CURRENT, CANDIDATE = "current", "candidate"  # variants of a ramp
 YEAR_US = 365 * DAY_US
 NAME_LENGTH = 52  # of a route, in the name of its ramp: the name of an experiment has 64 at most
 
@@ -72,16 +74,46 @@ class Request:
 
 
 # What a route serves. version: the number that serves now; live: whether it is the policy's live one, which the route
-# follows; reference: how other commands name it; experiment: the ramp that runs; repeated: whether the gate had had the
-# same look before; holdout: the experiment that keeps some users apart.
+# follows; reference: how other commands name it; experiment: the ramp that runs, and ramp: where it stands; repeated:
+# whether the gate had had the same look before; holdout: the experiment that keeps some users apart.
 RouteSummary = TypedDict("RouteSummary", {
     "route": str, "policy": str, "version": int, "experiment": str | None, "since": str, "live": bool,
     "reference": str, "created": NotRequired[bool], "set": NotRequired[bool], "changed": NotRequired[bool],
     "history": NotRequired[list[dict[str, Any]]], "shadows": NotRequired[list["ShadowReport"]],
     "estimate": NotRequired[float | None], "lower": NotRequired[float | None], "estimator": NotRequired[str],
     "guards": NotRequired[list["GuardReport"]], "gate": NotRequired["RouteGate"], "why": NotRequired[str | None],
-    "repeated": NotRequired[bool], "holdout": NotRequired[str],
+    "repeated": NotRequired[bool], "holdout": NotRequired[str], "ramp": NotRequired["RampState | None"],
 })  # fmt: skip
+
+
+# Where a ramp stands; share: of the candidate now; next_share, next_at: of the step that comes; why: in words.
+RampState = TypedDict("RampState", {
+    "share": float, "next_share": float | None, "next_at": str | None, "why": str,
+})  # fmt: skip
+
+
+class Stage(NamedTuple):
+    """Where a ramp stands. change: of the route; due_at: when the next step may come; None where it has no steps."""
+
+    change: RouteChange
+    ramp: Experiment
+    share: float
+    next_share: float | None
+    due_at: int | None
+
+    @property
+    def outlook(self) -> str:
+        """The step that comes, in words."""
+        if self.ramp.mode == experiments.FROZEN:
+            return "frozen"
+        if self.next_share is None or self.due_at is None:
+            return f"its last step: `rlrec experiment stop {self.ramp.name} --promote {CANDIDATE}` ends it"
+        return f"{100 * self.next_share:.3g} % from {format_time(self.due_at)} on"
+
+    @property
+    def sentence(self) -> str:
+        """The share now, and the step that comes, in words."""
+        return f"{self.ramp.name} is at {100 * self.share:.3g} %; {self.outlook}"
 
 
 def create(store: Store, request: Request) -> RouteSummary:
@@ -284,7 +316,7 @@ def _ramp(unit: Unit, current: RouteChange, request: Request) -> experiment.Requ
     assert request.to is not None
     first = routes.count_ramps(unit, current.route_id) + 1
     name = _free_name(unit, current.route, (f"ramp-{n}" for n in count(first)))
-    specs = (("current", current.reference, 1 - request.share), ("candidate", request.to, request.share))
+    specs = ((CURRENT, current.reference, 1 - request.share), (CANDIDATE, request.to, request.share))
     variants = []
     for label, reference, weight in specs:
         version, head = lookup.version(unit, reference)
@@ -393,7 +425,7 @@ def show(store: Store, name: str) -> RouteSummary:
             for change in reversed(routes.history(unit, newest.route_id))
         ]  # fmt: skip
         reports = [serving_shadows.report(unit, name, shadow) for shadow in routes.shadows(unit, newest.route_id)]
-        return {**summary(unit, newest), "history": history, "shadows": reports}
+        return {**summary(unit, newest), "history": history, "shadows": reports, "ramp": ramp_state(unit, newest)}
 
 
 def summary(unit: Unit, newest: RouteChange) -> RouteSummary:
@@ -405,3 +437,30 @@ def summary(unit: Unit, newest: RouteChange) -> RouteSummary:
         "live": newest.number is None, "reference": newest.reference,
     }  # fmt: skip
     return state if newest.holdout is None else {**state, "holdout": newest.holdout}
+
+
+# -- where a ramp stands --
+
+
+def ramp_state(unit: Unit, change: RouteChange) -> RampState | None:
+    """Where the ramp of a route stands; None where none runs."""
+    stage = find_stage(unit, change)
+    if stage is None:
+        return None
+    goes_on = stage.ramp.mode != experiments.FROZEN and stage.due_at is not None
+    next_share, due_at = (stage.next_share, stage.due_at) if goes_on else (None, None)
+    next_at = None if next_share is None or due_at is None else format_time(due_at)
+    return {"share": stage.share, "next_share": next_share, "next_at": next_at, "why": stage.sentence}
+
+
+def find_stage(unit: Unit, change: RouteChange) -> Stage | None:
+    """Where the ramp of a route stands; None where it has none."""
+    if not change.running or change.experiment is None:
+        return None
+    ramp = lookup.experiment(unit, change.experiment)
+    definition = parse(ramp.definition, f"definition of experiment {ramp.name}")
+    share = experiment.shares_of(ramp)[ramp.variants[-1].id]
+    steps, hold_us = definition.get(experiment.STEPS, ()), definition.get(experiment.HOLD)
+    next_share = next((step for step in steps if step > share + experiment.MIN_ROOM), None)
+    due_at = None if hold_us is None else max(ramp.created_at, ramp.phase_at) + hold_us
+    return Stage(change=change, ramp=ramp, share=share, next_share=next_share, due_at=due_at)

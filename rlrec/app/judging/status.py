@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from rlrec.app.audit.integrity import clock, live_versions
 from rlrec.app.audit.integrity.findings import Findings
@@ -20,6 +20,9 @@ from rlrec.store.policies.policies import LivePolicy
 from rlrec.store.policies.routes import GateLook, RouteChange
 from rlrec.times import DAY_US, format_time
 
+if TYPE_CHECKING:
+    from rlrec.app.experiments.route import RampState
+
 HOURS = 24
 SILENT, RECENT = 200, 5_000  # decisions: at least so many in a day are needed to see an outage; the newest are read
 WAITING, DOCTOR = "waiting", "doctor"  # checks of the warnings here, beside that of the clock
@@ -32,10 +35,11 @@ PolicyStatus = TypedDict("PolicyStatus", {
     "last_at": str | None, "live_since": str, "reward": str, "answer": str | None,
     "waiting": dict[str, str] | None,
 })  # fmt: skip
-# live: whether the version is the policy's live one, which the route follows; experiment: the ramp that runs
+# live: whether the version is the policy's live one, which the route follows; experiment: the ramp that runs; ramp:
+# where that stands
 RouteStatus = TypedDict("RouteStatus", {
     "route": str, "policy": str, "version": int, "live": bool, "experiment": str | None, "since": str,
-    "decisions_24h": int,
+    "decisions_24h": int, "ramp": "RampState | None",
 })  # fmt: skip
 ExperimentStatus = TypedDict("ExperimentStatus", {
     "experiment": str, "unit": str, "units": int, "variants": list[str], "created_at": str,
@@ -122,7 +126,7 @@ def status(store: Store) -> Status:
                 }
                 for policy, version in ((policy, live[policy.name].version) for policy in shown)
             ],
-            "routes": [_route(change, live, routed.get(change.route_id, 0)) for change in changes],
+            "routes": [_route(unit, change, live, routed.get(change.route_id, 0)) for change in changes],
             "experiments": [
                 {
                     "experiment": row.name, "unit": row.unit,
@@ -159,13 +163,18 @@ def _answer(unit: Unit, version: Version, looks: Mapping[int, GateLook]) -> str 
     return gate_claim(gate, version.reference).sentence if gate.get("candidate") else None
 
 
-def _route(change: RouteChange, live: dict[str, LivePolicy], served: int) -> RouteStatus:
-    follows = change.number is None
+def _route(unit: Unit, change: RouteChange, live: dict[str, LivePolicy], served: int) -> RouteStatus:
+    ramp = None
+    if change.running:
+        from rlrec.app.experiments.route import ramp_state  # few stores have a ramp
+
+        ramp = ramp_state(unit, change)
     return {
         "route": change.route, "policy": live[change.policy].version.policy.name,
-        "version": live[change.policy].version.number if change.number is None else change.number, "live": follows,
+        "version": live[change.policy].version.number if change.number is None else change.number,
+        "live": change.number is None,
         "experiment": change.experiment if change.running else None, "since": format_time(change.at),
-        "decisions_24h": served,
+        "decisions_24h": served, "ramp": ramp,
     }  # fmt: skip
 
 

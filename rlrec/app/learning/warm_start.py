@@ -109,12 +109,12 @@ def refit(unit: Unit, version: Version, *, from_prior: bool) -> InitialBelief:
         fitted_to |= {name: record[name] for name in names if name in record} | {"slots": slots}
     policy = designs.policy_of(version)
     if is_contextual(policy) and policy.expands and not sums:
-        served = replace(
-            filters.selection(unit, None),
-            policy_ids=[version.policy.id],
-            first_id=version.since or None,
-            imported=False,
-        )
+        limits: dict[str, Any] = {
+            "policy_ids": [version.policy.id],
+            "first_id": version.since or None,
+            "imported": False,
+        }
+        served = replace(filters.selection(unit, None), **limits)
         version = fit_to_log(unit, version, served).version
     return InitialBelief(sums=sums, record=fitted_to, parameters=version.parameters, weights=weights, log=selected)
 

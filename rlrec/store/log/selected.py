@@ -121,14 +121,9 @@ class LogExtent(NamedTuple):
 def extent(unit: Unit, selection: Selection) -> LogExtent:
     """The extent of the selected decisions."""
     largest = (
-        "max(d.size)",
-        "max(d.step) + 1",
-        "min(d.version_id)",
-        "max(d.version_id)",
-        "count(*)",
-        "min(d.at)",
+        "max(d.size)", "max(d.step) + 1", "min(d.version_id)", "max(d.version_id)", "count(*)", "min(d.at)",
         "max(d.at)",
-    )
+    )  # fmt: skip
     columns = ", ".join(f"coalesce({value}, 0)" for value in largest)
     # without an index, which leads from one page of the disk to another: who asks reads the whole log next
     tests = " AND ".join(f"+{test}" for test in selection.conditions()) or "1 = 1"

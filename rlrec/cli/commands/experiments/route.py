@@ -233,10 +233,10 @@ def _view(result: RouteSummary) -> View:
         f"since {result['since']}, by `{history[0]['by']}`",
         *([_gate(history[0]["gate"])] if history[0]["gate"] else []),
     ]
+    if ramp_state := result["ramp"]:
+        title.append(ramp_state["why"])
     if "holdout" in result:
-        title.append(
-            f"its holdout {result['holdout']} keeps some users apart: `rlrec experiment show` compares with it"
-        )
+        title.append(f"its holdout {result['holdout']} keeps users apart: `rlrec experiment show` compares with it")
     title += [_shadow(row) for row in result["shadows"] if row["until"] is None]
     return View.select(history, HISTORY, title=title)
 

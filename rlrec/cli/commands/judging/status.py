@@ -73,6 +73,7 @@ def _view(result: Status) -> View:
         f"`rlrec policy promote {row['version']}` makes it live"
         for row in (policy["waiting"] for policy in result["policies"]) if row is not None
     ]  # fmt: skip
+    notes += [row["ramp"]["why"] for row in result["routes"] if row["ramp"]]
     notes += [_holdout(row) for row in result["holdouts"]]
     notes += [f"{best['sentence']} (as of {_minute(best)})"] if (best := result["best"]) is not None else []
     for rows, columns in ((result["routes"], ROUTES), (result["experiments"], EXPERIMENTS)):

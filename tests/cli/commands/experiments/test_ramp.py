@@ -118,6 +118,12 @@ def test_a_step_waits_until_it_has_lasted_and_until_something_is_known(ready: Ru
         "2026-01-02",
     )
     assert (empty["did"], "waits for more users" in empty["why"]) == ("waited", True)
+    stood = at(ready, 0.5)("route", "show", "home", "--json").json["ramp"]
+    assert stood == {name: early[name] for name in ("share", "next_share", "next_at", "why")}
+    (row,) = at(ready, 0.5)("status", "--json").json["routes"]
+    assert row["ramp"] == stood
+    for words in (("route", "show", "home"), ("status",)):
+        assert stood["why"] in at(ready, 0.5)(*words).stdout.splitlines()
     line = at(ready, 0.5)("route", "advance", "home")
     assert (line.exit_code, line.stdout) == (0, "home-ramp-1 is at 20 %; 50 % from 2026-01-02T00:00:00.000000Z on\n")
 
@@ -137,7 +143,10 @@ def test_a_ramp_ends_sooner_by_a_rollback_or_by_its_experiment(ready: Run) -> No
 
 
 def test_a_ramp_that_was_begun_by_a_share_alone_has_no_steps(ready: Run) -> None:
+    assert ready("route", "show", "home", "--json").json["ramp"] is None
     ready("route", "set", "home", "--to", "u", "--share", "20%")
+    state = ready("route", "show", "home", "--json").json["ramp"]
+    assert (state["share"], state["next_share"], state["next_at"]) == (0.2, None, None)
     refused = advance(ready)
     assert (refused.exit_code, "has no steps" in refused.stderr) == (2, True)
 
