@@ -74,7 +74,9 @@ def _change(store: Store, name: str, stage: Stage, losses: Sequence[str]) -> Ram
         if losses:
             reference = _take_back(unit, stage, command)
             text = f"{stage.ramp.name} was rolled back at {100 * stage.share:.3g} %: {'; '.join(losses)}"
-            return _answer(name, stage, "rolled-back", f"{text}; route {name} serves {reference}")
+            is_retired = stage.change.number is not None and reference != stage.change.reference
+            because = f", since {stage.change.reference} is retired" if is_retired else ""
+            return _answer(name, stage, "rolled-back", f"{text}; route {name} serves {reference}{because}")
         share = stage.next_share or 1.0
         experiments.begin_phase(unit, stage.ramp.id, {CURRENT: 1 - share, CANDIDATE: share}, moves=True)
         settings.add_run(unit, command, {"experiment": stage.ramp.name, "share": share})
@@ -92,7 +94,7 @@ def _take_back(unit: Unit, stage: Stage, command: str) -> str:
     current = lookup.version(unit, stage.ramp.variants[0].policy)[0]
     heads, learning = ending.lock(unit, current)
     head = heads.get(stage.change.policy_id)
-    reference = route.roll_back(unit, stage.change.route, command=command)["reference"]
+    reference = route.roll_back(unit, stage.change.route, command=command, or_live=True)["reference"]
     if stage.change.number is not None or head is None or head.live_id != current.parent_id:
         return reference
     return ending.make_live(unit, current, heads, learning).reference

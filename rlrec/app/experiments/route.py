@@ -362,8 +362,9 @@ def rollback(store: Store, name: str) -> RouteSummary:
     return store.write(lambda unit: roll_back(unit, name, command=f"route rollback {name}"))
 
 
-def roll_back(unit: Unit, name: str, *, command: str) -> RouteSummary:
-    """The route as it serves again, within a transaction; see `rollback`."""
+def roll_back(unit: Unit, name: str, *, command: str, or_live: bool = False) -> RouteSummary:
+    """The route as it serves again, within a transaction; see `rollback`. or_live: where the version that it served is
+    retired, it follows the live one of that policy."""
     newest = lookup.route(unit, name, lock=True)
     policies.lock(unit, [newest.policy_id])
     last = policies.last_promotion(unit, newest.policy_id)
@@ -377,11 +378,15 @@ def roll_back(unit: Unit, name: str, *, command: str) -> RouteSummary:
         versions.roll_back(unit, newest.policy)
     if newest.running and newest.experiment_id is not None:
         experiments.stop(unit, newest.experiment_id)
-    version, _ = lookup.version(unit, earlier.reference)
-    if version.status == "retired":
+    reference = earlier.reference
+    version, _ = lookup.version(unit, reference)
+    if version.status == "retired" and or_live:
+        reference = version.policy.name
+        version, _ = lookup.version(unit, reference)
+    elif version.status == "retired":
         hint = f"`rlrec route set {name} --to POLICY` chooses another"
         raise CheckFailed(f"{earlier.reference}, which {name} served before, is retired", hint=hint)
-    _change(unit, newest.route_id, version, earlier.reference, command=command, restored_id=earlier.id)
+    _change(unit, newest.route_id, version, reference, command=command, restored_id=earlier.id)
     return summary(unit, lookup.route(unit, name))
 
 

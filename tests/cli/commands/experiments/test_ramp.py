@@ -107,6 +107,24 @@ def test_a_bad_candidate_goes_back_within_its_first_step(ready: Run) -> None:
     assert at(ready, 7)("doctor", "--json").json["findings"] == []
 
 
+@pytest.mark.slow
+def test_a_bad_candidate_goes_back_to_the_live_version_where_its_rival_is_retired(ready: Run) -> None:
+    run = at(ready, 0.1)
+    run("route", "set", "home", "--to", "ts@1")
+    assert ramp(run, "--steps", "50%,100%").exit_code == 0
+    run("policy", "freeze", "ts")
+    run("policy", "promote", "ts@2")
+    assert run("policy", "retire", "ts@1").exit_code == 0
+    serve(at(ready, 0.5), 0, {"ts": 0.9, "u": 0.05})
+    done = advance(at(ready, 0.9))
+    assert (done.exit_code, done.json["did"]) == (3, "rolled-back")
+    assert done.json["why"].endswith("route home serves ts, since ts@1 is retired")
+    assert (advance(at(ready, 1)).exit_code, advance(at(ready, 1)).json["did"]) == (0, "none")
+    served = at(ready, 2)("recommend", "--policy", "home", "--session", "s", "--json").json
+    assert (served["policy"], served["version"]) == ("ts", 2)
+    assert at(ready, 2)("doctor", "--json").json["findings"] == []
+
+
 def test_a_step_waits_until_it_has_lasted_and_until_something_is_known(ready: Run) -> None:
     started = ramp(at(ready, 0)).json
     assert (started["experiment"], started["set"]) == ("home-ramp-1", True)
