@@ -139,6 +139,8 @@ class BoundedProtocol(HttpToolsProtocol):
             self.cycle.keep_alive = False
         elif not self._is_in_head:
             self._close()
+            if self.scheme == "https":  # an idle client does not say goodbye, for which TLS would wait
+                self._set_timer(LINGER_S, self.transport.abort)
 
     def _close(self) -> None:
         """End the connection, at the latest when the client has had its time to take what is left."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import socket
 import ssl
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -133,7 +135,13 @@ def test_a_token_a_name_and_a_certificate_are_asked_for(kiosk: str, tmp_path: Pa
         assert [ask({}, path) for path in ("/healthz", "/metrics", "/openapi.json")] == [200, 401, 401]
         assert ask(bearer | {"Host": "evil.example"}) == 421
         assert ask(bearer | {"Origin": "https://evil.example"}) == 403
-        assert ended(child) == (0, b"")
+        host, _, port = address.rpartition(":")
+        with tls.wrap_socket(socket.create_connection((host, int(port))), server_hostname=host) as idle:
+            idle.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert idle.recv(15) == b"HTTP/1.1 200 OK"
+            start = time.monotonic()
+            assert ended(child) == (0, b"")
+            assert time.monotonic() - start < 15  # a client that idles holds up no end
     with served(kiosk, "127.0.0.1:0", "--host", "shop.example") as (address, _):
         assert fetch(address, "/v1/recommend", body, headers={"Host": "shop.example:80"})[0] == 200
         assert fetch(address, "/v1/recommend", body, headers={"Host": "Shop.Example.:80"})[0] == 200
