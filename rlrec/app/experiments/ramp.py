@@ -28,7 +28,8 @@ RampAnswer = TypedDict("RampAnswer", {
 
 def advance(store: Store, name: str) -> RampAnswer:
     """Let the ramp of a route go on: the candidate goes back where it loses, by the metric or a guard; it gets the next
-    share, and with 100 % it is promoted, once the step has lasted and enough is known; else the ramp waits."""
+    share, and with 100 % it is promoted, once the step has lasted, enough is known, and each guard is judged to hold;
+    else the ramp waits."""
     with store.read() as unit, bulk.alongside(unit):
         change = lookup.route(unit, name)
         stage = find_stage(unit, change)
@@ -50,6 +51,10 @@ def advance(store: Store, name: str) -> RampAnswer:
         return _answer(name, stage, "waited", stage.sentence)
     if doubts := [difference_sentence(row, by) for row in look.differences if row["lower"] is None]:
         return _answer(name, stage, "waited", f"{stage.ramp.name} waits for more users: {'; '.join(doubts)}")
+    if unjudged := [guard_sentence(row, by) for row in look.guards if row["answer"] != "holds"]:
+        by_hand = f"`rlrec experiment stop {stage.ramp.name} --promote {CANDIDATE} --anyway` promotes it by hand"
+        text = f"{stage.ramp.name} waits for its {'guard' if len(unjudged) == 1 else 'guards'}: {'; '.join(unjudged)}"
+        return _answer(name, stage, "waited", f"{text}; {by_hand}")
     if stage.next_share < 1:
         return _change(store, name, stage, [])
     live = ending.stop(store, stage.ramp.name, promote=CANDIDATE, anyway=True)["live"]

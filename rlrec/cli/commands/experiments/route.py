@@ -174,12 +174,14 @@ def ramp(store: Store, show: Show, name: str, to: str, **schedule: Any) -> None:
     """Begin a ramp that goes on by itself: an experiment as of `route set --share`, whose share rises step by step.
 
     `rlrec route advance` takes the steps, each after the last one has lasted for --hold, and at least until
-    `rlrec experiment show` can say something. It takes the candidate back where a guard is lost, or where the reward
-    per user is less than that of `current`: by sequences that hold at every look, tightest at the users of a first
-    step, wrong in 2.5 % of the ramps of an equal candidate (each guard in 5 %). A candidate that nothing speaks against
-    goes on. The step 100% promotes it, as `rlrec experiment stop --promote` does; without one the ramp stays at its
-    last share. A larger share takes users from `current` alone. Where the candidate goes back, what `current` has
-    learned is kept as the next version of its policy. `route rollback` and `experiment stop` end the ramp sooner.
+    `rlrec experiment show` can say something and each guard is judged to hold: where it cannot tell that, the ramp
+    waits, and says why. It takes the candidate back where a guard is lost, or where the reward per user is less than
+    that of `current`: by sequences that hold at every look, tightest at the users of a first step, wrong in 2.5 % of
+    the ramps of an equal candidate (each guard in 5 %). A candidate goes on where that reward is not less for sure and
+    the guards hold: it need not be better. The step 100% promotes it, as `rlrec experiment stop --promote` does;
+    without one the ramp stays at its last share. A larger share takes users from `current` alone. Where the candidate
+    goes back, what `current` has learned is kept as the next version of its policy. `route rollback` and `experiment
+    stop` end the ramp sooner.
     """
     if not schedule["hold_us"]:
         raise InputError("--hold is 0", hint="write how long each step lasts at least, 2d")

@@ -146,6 +146,26 @@ def test_a_step_waits_until_it_has_lasted_and_until_something_is_known(ready: Ru
     assert (line.exit_code, line.stdout) == (0, "home-ramp-1 is at 20 %; 50 % from 2026-01-02T00:00:00.000000Z on\n")
 
 
+@pytest.mark.slow
+def test_a_step_waits_until_each_guard_is_judged_to_hold(ready: Run) -> None:
+    ready("reward", "define", "durable", "click=2")
+    guards = ("--guard", "visits>=-5%", "--guard", "reward_per_unit:durable>=-80%")
+    ramp(at(ready, 0.1), "--steps", "50%,100%", "--hold", "1d", *guards[2:])
+    serve(at(ready, 0.5), 0, {"ts": 0.3, "u": 0.4})
+    assert advance(at(ready, 1.2)).json["did"] == "promoted"
+    at(ready, 1.3)("route", "set", "home", "--to", "ts")
+    ramp(at(ready, 1.4), "--steps", "50%,100%", "--hold", "1d", *guards)
+    serve(at(ready, 1.5), 1, {"ts": 0.3, "u": 0.4})
+    waits = advance(at(ready, 2.5))
+    assert (waits.exit_code, waits.json["did"], waits.json["share"]) == (0, "waited", 0.5)
+    command = "experiment stop home-ramp-2 --promote candidate --anyway"
+    assert "cannot tell yet whether visits per user fell by more than 5 %" in waits.json["why"]
+    assert f"`rlrec {command}` promotes it by hand" in waits.json["why"]
+    assert "durable" not in waits.json["why"]  # which holds
+    assert at(ready, 2.6)(*command.split()).exit_code == 0
+    assert "it serves u since" in advance(at(ready, 2.7)).json["why"]
+
+
 # -- what else ends it, and what is refused --
 
 
