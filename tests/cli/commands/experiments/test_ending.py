@@ -104,6 +104,15 @@ def test_the_belief_of_a_variant_becomes_the_next_version(ready: Run, store: Sto
     assert sound(run)
 
 
+def test_a_rebuild_of_a_variant_is_refused_since_it_would_lack_what_was_copied(pair: Run) -> None:
+    create(pair, "a=ts", "b=u")
+    refused = pair("policy", "rebuild", "ts@ab/a")
+    assert refused.exit_code == 2
+    assert "began with a copy of a belief of ts" in refused.stderr
+    assert "--kind thompson --from-log policy=ts`" in refused.stderr
+    assert pair("policy", "show", "ts@ab/a@2").exit_code == 2
+
+
 # -- what goes live --
 
 
