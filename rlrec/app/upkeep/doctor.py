@@ -17,10 +17,12 @@ from rlrec.app.audit.integrity import beliefs, clock, dangling, live_versions, r
 from rlrec.app.audit.integrity.beliefs import RebuiltBeliefs
 from rlrec.app.audit.integrity.findings import UNREADABLE, Finding, Findings
 from rlrec.app.audit.integrity.overdue import Outage, Rounded, check_overdue
+from rlrec.app.inputs import filters
 from rlrec.app.judging import positions
 from rlrec.records import Arm, StoredPolicy
 from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
+from rlrec.store.log.selected import Selection
 from rlrec.store.policies import arms, policies
 from rlrec.store.upkeep import audit, removals
 from rlrec.times import format_time
@@ -158,8 +160,15 @@ def _policy(unit: Unit, policy: StoredPolicy, findings: Findings, catalogue: Seq
         watches += [Outage(live[0], now=unit.now), RewardDrift(unit, live[0], names)]
         watches += [StarvingArms(unit, policy, active=active), Entropy(policy)]
         watches += [Examination(live[0], lambda version: positions.fitted(unit, version))]
+    # what is excluded is checked as all rows are, and says nothing of what policies do
+    tests = Selection(without=filters.exclusion_tests(unit)).conditions()
+    described = (Outage, RewardDrift, StarvingArms, Entropy)
+    later = [watch for watch in watches if tests and isinstance(watch, described)]
     for batch in audit.ranges(unit, policy.id):
-        for watch in (counts, joint, *watches):
+        for watch in (counts, joint, *(watch for watch in watches if watch not in later)):
+            watch.take(batch)
+    for batch in audit.ranges(unit, policy.id, tests=tests) if later else ():
+        for watch in later:
             watch.take(batch)
     for watch in watches:
         watch.finish(findings)

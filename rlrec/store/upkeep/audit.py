@@ -34,12 +34,14 @@ _SLOTS = (
 # -- the log --
 
 
-def ranges(unit: Unit, policy_id: int, *, first: int = 1, size: int = BATCH) -> Iterator[Batch]:
+def ranges(
+    unit: Unit, policy_id: int, *, first: int = 1, size: int = BATCH, tests: Sequence[str] = ()
+) -> Iterator[Batch]:  # fmt: skip
     """Every decision of a policy from id `first` on, imported ones too, in ranges of decision id: rows by decision and
-    position."""
+    position. tests: that decisions `d` pass."""
     newest = decisions.newest_id(unit, policy_id)
     for start, last in reader.id_ranges(unit, policy_id, first=first, last=newest, size=size):
-        yield reader.read_range(unit, policy_id, start, last, slots=_SLOTS, events=tuple(reader.EVENTS))
+        yield reader.read_range(unit, policy_id, start, last, tests=tests, slots=_SLOTS, events=tuple(reader.EVENTS))
 
 
 def decision_slots(unit: Unit, decision_ids: Sequence[int]) -> Columns:

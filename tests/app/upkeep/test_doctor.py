@@ -560,6 +560,9 @@ def test_starving_arms_and_a_log_of_one_arm_are_warnings(sqlite_db: str, tmp_pat
     assert "1.000 arms" in findings[1].detail
     done(run("arm", "retire", "a2", "a3"))
     assert [(finding.check, finding.subject) for finding in audit(sqlite_db).findings] == [("entropy", "policy one")]
+    # what is excluded says nothing of what policies do
+    done(run("log", "exclude", "all", "--where", "policy=one"))
+    assert audit(sqlite_db).findings == []
 
 
 def test_an_arm_starves_since_it_was_shown_last(sqlite_db: str) -> None:
