@@ -177,12 +177,13 @@ def difference_sentence(
     row: Mapping[str, Any], unit: str, *, by_reward: bool = False, per_day: float | None = None
 ) -> str:  # fmt: skip
     """A difference in reward per unit, as `experiment show` has it, in plain words. per_day: units that come a day."""
+    reward = f" by {row['reward']}" if by_reward and row["reward"] else ""
     if TOO_EARLY & {*row["reasons"]}:
         enough = f"100 {unit}s, 50 of each side, and 20 of them with a reward" if unit != "decision" else "more data"
-        question = f"whether it is better or worse than {row['against']}"
+        question = f"whether it is better or worse than {row['against']}{reward}"
         return f"{row.get('group', row.get('variant'))}: too early to say {question} (nothing is said before {enough})"
     if row["answer"] == "unknown" and is_growing(row) and "young-units" in row["reasons"]:
-        name, reward = row.get("group", row.get("variant")), f" by {row['reward']}" if by_reward else ""
+        name = row.get("group", row.get("variant"))
         earned = f"{name} earned {difference_direction(row)} than {row['against']} so far"
         doubt = f"it may grow or turn, since many had no time yet to come again ({', '.join(row['reasons'])})"
         return f"{earned}: {_figures(row)} {_basis(row, unit)}{reward}; {doubt}"

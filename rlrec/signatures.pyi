@@ -249,7 +249,7 @@ class RouteCommands:
         holdout_policy: What serves these: a copy of it.
         dry_run: Say what would be stored, and store nothing."""
 
-    def set(self, name: str, *, to: str | None = None, holdout: float | str | None = None, holdout_policy: str = 'uniform', share: float | str | None = None, require: Literal['if-better'] | None = None, guards: Sequence[str] | str | None = None, reward: str | None = None, log: str | None = None, gamma: float | None = None, cluster: str | None = None, dry_run: bool = False) -> Result:
+    def set(self, name: str, *, to: str | None = None, holdout: float | str | None = None, holdout_policy: str = 'uniform', share: float | str | None = None, metrics: Sequence[str] | str | None = None, require: Literal['if-better'] | None = None, guards: Sequence[str] | str | None = None, reward: str | None = None, log: str | None = None, gamma: float | None = None, cluster: str | None = None, dry_run: bool = False) -> Result:
         """Lead a route to another policy or version, from the next decision on.
 
         With --share it goes on serving what it does, and an experiment gives the other policy to a share of its users
@@ -272,6 +272,7 @@ class RouteCommands:
         holdout: Keep this share of its users apart for good, 5% or 0.05, to tell what the route is worth.
         holdout_policy: What serves these: a copy of it.
         share: Begin a ramp: an experiment on this share of the route's users, 5% or 0.05.
+        metrics: What decides the ramp, of those in `rlrec help outcomes`; repeatable [default: reward_per_unit by what the route's policy learns].
         require: Do it only if the gate finds it better than what the route serves, else exit 3.
         guards: A reward that must not fall by more, for sure: a relative difference; repeatable.
         reward: What better means.  [default: what the route's policy learns]
@@ -280,7 +281,7 @@ class RouteCommands:
         cluster: user, session or row, for the gate.  [default: user, else session]
         dry_run: Say what would be stored, and store nothing."""
 
-    def ramp(self, name: str, *, to: str, steps: str, hold: str | timedelta = '2d', guards: Sequence[str] | str | None = None, dry_run: bool = False) -> Result:
+    def ramp(self, name: str, *, to: str, steps: str, hold: str | timedelta = '2d', metrics: Sequence[str] | str | None = None, guards: Sequence[str] | str | None = None, dry_run: bool = False) -> Result:
         """Begin a ramp that goes on by itself: an experiment as of `route set --share`, whose share rises step by step.
 
         `rlrec route advance` takes the steps, each after the last one has lasted for --hold, and at least until
@@ -296,6 +297,7 @@ class RouteCommands:
         to: The policy that it leads to. POLICY follows its live version, POLICY@V stays with one.
         steps: Shares of the users, which rise.
         hold: How long each step lasts at least.
+        metrics: What decides the ramp, of those in `rlrec help outcomes`; repeatable [default: reward_per_unit by what the route's policy learns].
         guards: What must not fall by more; repeatable.
         dry_run: Say what would be stored, and store nothing."""
 

@@ -15,7 +15,7 @@ from rlrec.sentences import difference_sentence, guard_sentence
 from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
 from rlrec.store.log import settings
-from rlrec.store.policies import experiments
+from rlrec.store.policies import experiments, policies
 from rlrec.times import format_time
 
 # What became of a ramp. did: waited, advanced, promoted or rolled-back, and none where the route has no ramp; share: of
@@ -41,15 +41,17 @@ def advance(store: Store, name: str) -> RampAnswer:
             hint = f"`rlrec experiment stop {name} --promote {CANDIDATE}` ends it, `rlrec route ramp` begins others"
             raise InputError(f"the ramp {name} has no steps", hint=hint)
         look, now, by = unit_outcomes.look(unit, stage.ramp), unit.now, stage.ramp.unit
+        by_reward = len(policies.rewards(unit)) > 1
     losses = [
-        *(difference_sentence(row, by) for row in look.differences if _is_lost(row)),
+        *(difference_sentence(row, by, by_reward=by_reward) for row in look.differences if _is_lost(row)),
         *(guard_sentence(row, by) for row in look.guards if row["answer"] == "lost"),
     ]
     if losses:
         return _change(store, name, stage, losses)
     if stage.ramp.mode == experiments.FROZEN or stage.next_share is None or now < stage.due_at:
         return _answer(name, stage, "waited", stage.sentence)
-    if doubts := [difference_sentence(row, by) for row in look.differences if row["lower"] is None]:
+    unknown = [row for row in look.differences if row["lower"] is None]
+    if doubts := [difference_sentence(row, by, by_reward=by_reward) for row in unknown]:
         return _answer(name, stage, "waited", f"{stage.ramp.name} waits for more users: {'; '.join(doubts)}")
     if unjudged := [guard_sentence(row, by) for row in look.guards if row["answer"] != "holds"]:
         by_hand = f"`rlrec experiment stop {stage.ramp.name} --promote {CANDIDATE} --anyway` promotes it by hand"

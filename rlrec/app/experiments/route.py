@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain, count
@@ -55,14 +55,17 @@ class Request:
     share: float | None = None  # of the route's users, for a ramp
     gate: GateOptions | None = None  # that must let it pass; what is compared is `to` with what the route serves
     schedule: Schedule | None = None  # of a ramp that goes on by itself
+    metrics: Sequence[MetricName] = ()  # that decide a ramp; none: reward per unit
 
     @property
     def command(self) -> str:
         """The words of these options, behind `route create`, `route set` or `route ramp`."""
+        metric = "".join(f" --metric {name}" for name in self.metrics)
         if self.schedule is not None:
             steps = ",".join(f"{100 * step:.12g}%" for step in self.schedule.steps)
             guarded = "".join(f" --guard {guard}" for guard in self.schedule.guards)
-            return f"{self.name} --to {self.to} --steps {steps} --hold {self.schedule.hold_us / DAY_US:.12g}d{guarded}"
+            hold = f"{self.schedule.hold_us / DAY_US:.12g}d"
+            return f"{self.name} --to {self.to} --steps {steps} --hold {hold}{metric}{guarded}"
         to = "" if self.to is None else f" --to {self.to}"
         holdout_text = "" if self.holdout is None else f" --holdout {100 * self.holdout:.12g}%"
         holdout_text += "" if self.holdout_policy == UNIFORM else f" --holdout-policy {self.holdout_policy}"
@@ -70,7 +73,7 @@ class Request:
         gate = "" if self.gate is None else f" --require {IF_BETTER}"
         guards = self.gate.guards if self.gate else ()
         guarded = "".join(f" --guard {guard.name}:{100 * guard.least:.12g}%" for guard in guards)
-        return f"{self.name}{to}{holdout_text}{share}{gate}{guarded}"
+        return f"{self.name}{to}{holdout_text}{share}{metric}{gate}{guarded}"
 
 
 # What a route serves. version: the number that serves now; live: whether it is the policy's live one, which the route
@@ -86,9 +89,11 @@ RouteSummary = TypedDict("RouteSummary", {
 })  # fmt: skip
 
 
-# Where a ramp stands; share: of the candidate now; next_share, next_at: of the step that comes; why: in words.
+# Where a ramp stands; share: of the candidate now; next_share, next_at: of the step that comes; why: in words; steps,
+# hold_days, metric, guards: as it was begun.
 RampState = TypedDict("RampState", {
-    "share": float, "next_share": float | None, "next_at": str | None, "why": str,
+    "share": float, "next_share": float | None, "next_at": str | None, "why": str, "steps": list[float],
+    "hold_days": float | None, "metric": list[str], "guards": list[str],
 })  # fmt: skip
 
 
@@ -100,6 +105,7 @@ class Stage(NamedTuple):
     share: float
     next_share: float | None
     due_at: int | None
+    definition: Mapping[str, Any]
 
     @property
     def outlook(self) -> str:
@@ -249,7 +255,11 @@ def set_route(store: Store, request: Request) -> RouteSummary:
     with store.read() as unit, bulk.alongside(unit) if request.gate else nullcontext():
         current = lookup.route(unit, request.name)
         _refuse_ramp(current)
-        servable(unit, to)
+        version, _ = servable(unit, to)
+        if request.schedule is not None and version.id == lookup.version(unit, current.reference)[0].id:
+            raise InputError(
+                f"route {request.name} serves {to} already", hint="`--to` names the policy to compare it with"
+            )
         looks = routes.looks(unit, current.route_id, since=unit.now - YEAR_US)
         gate, earlier = (None, None) if request.gate is None else _look(unit, current, request, looks)
         ramp = None if request.share is None else _ramp(unit, current, request)
@@ -277,6 +287,8 @@ def set_route(store: Store, request: Request) -> RouteSummary:
             _change(unit, now.route_id, version, to, command=command, look_id=look_id)
         newest = lookup.route(unit, request.name)
         answer: RouteSummary = {**summary(unit, newest), "set": passed, "changed": is_changed}
+        if request.schedule is not None:
+            answer["ramp"] = ramp_state(unit, newest)
         if gate is not None:
             from rlrec.app.evaluation.comparisons import paired_gate
 
@@ -324,12 +336,13 @@ def _ramp(unit: Unit, current: RouteChange, request: Request) -> experiment.Requ
         policy = version.policy.name if version.learning and head.live_id == version.id else reference
         variants.append(experiment.VariantSpec(label=label, policy=policy, weight=weight))
     if request.schedule is None:
-        return experiment.Request(name=name, variants=variants, route=current.route)
+        return experiment.Request(name=name, variants=variants, route=current.route, metrics=request.metrics)
     steps, hold_us, guards = request.schedule
+    learned = lookup.version(unit, current.reference)[0].reward
     users = declared.expected_size(unit, "user") * hold_us / declared.TRAFFIC_US
     return experiment.Request(
         name=name, variants=variants, route=current.route, steps=steps, hold_us=hold_us, guards=guards,
-        metrics=[MetricName(declared.DEFAULT_METRIC)],
+        metrics=request.metrics or [MetricName(declared.DEFAULT_METRIC, learned.name)],
         best_n=min(max(declared.LEAST_SIZE, round(users)), declared.MOST_SIZE),  # those of the first step
     )  # fmt: skip
 
@@ -455,7 +468,14 @@ def ramp_state(unit: Unit, change: RouteChange) -> RampState | None:
     goes_on = stage.ramp.mode != experiments.FROZEN and stage.due_at is not None
     next_share, due_at = (stage.next_share, stage.due_at) if goes_on else (None, None)
     next_at = None if next_share is None or due_at is None else format_time(due_at)
-    return {"share": stage.share, "next_share": next_share, "next_at": next_at, "why": stage.sentence}
+    hold_us = stage.definition.get(experiment.HOLD)
+    hold_days = None if hold_us is None else hold_us / DAY_US
+    return {
+        "share": stage.share, "next_share": next_share, "next_at": next_at, "why": stage.sentence,
+        "steps": [*stage.definition.get(experiment.STEPS, ())], "hold_days": hold_days,
+        "metric": [str(MetricName(*row)) for row in stage.definition.get(declared.METRIC, ())],
+        "guards": [str(GuardName(*row)) for row in stage.definition.get(declared.GUARDS, ())],
+    }  # fmt: skip
 
 
 def find_stage(unit: Unit, change: RouteChange) -> Stage | None:
@@ -468,4 +488,6 @@ def find_stage(unit: Unit, change: RouteChange) -> Stage | None:
     steps, hold_us = definition.get(experiment.STEPS, ()), definition.get(experiment.HOLD)
     next_share = next((step for step in steps if step > share + experiment.MIN_ROOM), None)
     due_at = None if hold_us is None else max(ramp.created_at, ramp.phase_at) + hold_us
-    return Stage(change=change, ramp=ramp, share=share, next_share=next_share, due_at=due_at)
+    return Stage(
+        change=change, ramp=ramp, share=share, next_share=next_share, due_at=due_at, definition=definition
+    )  # fmt: skip

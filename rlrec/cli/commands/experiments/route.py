@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 from rlrec.cli.commands.experiments import experiment
 from rlrec.cli.commands.experiments.experiment import SHARE
+from rlrec.cli.commands.experiments.plan import METRIC
 from rlrec.cli.output.output import Show
 from rlrec.cli.output.tables import cell
 from rlrec.cli.program import app
 from rlrec.cli.program.shared import CommandGroup, Store, reading, writing
 from rlrec.cli.text.text import View, truncate
-from rlrec.cli.text.values import DURATION, NAME, NUMBER, Parsed, parse_name, parse_percent
+from rlrec.cli.text.values import DURATION, NAME, NUMBER, Parsed, format_duration, parse_name, parse_percent
 from rlrec.errors import CheckFailed, InputError, quantity
 from rlrec.sentences import gate_claim
 
 if TYPE_CHECKING:
+    from rlrec.app.evaluation.comparisons.declared import MetricName
     from rlrec.app.evaluation.comparisons.paired_gate import GateOptions, Guard, RouteGate
-    from rlrec.app.experiments.route import RouteSummary
+    from rlrec.app.experiments.route import Request, RouteSummary
     from rlrec.app.serving.shadows import ShadowReport
 
 COLUMNS = ("route", "policy", "version", "experiment", "since", "live", "reference")
@@ -76,6 +78,11 @@ def parse_steps(text: str) -> list[float]:
 STEPS = Parsed("a%,b%,...", parse_steps)
 GATE = ("guards", "reward", "log", "gamma", "cluster")  # options for the gate
 GUARD = Parsed("reward:-n%", parse_guard)
+METRIC_OPTION = click.option(
+    "--metric", "metrics", type=METRIC, multiple=True, metavar="METRIC[:REWARD]",
+    help="What decides the ramp, of those in `rlrec help outcomes`; repeatable [default: reward_per_unit by what the "
+    "route's policy learns].",
+)  # fmt: skip
 
 
 @click.group(cls=CommandGroup)
@@ -112,6 +119,7 @@ def create(store: Store, show: Show, **request: Any) -> None:
     "--share", type=SHARE, metavar="SHARE",
     help="Begin a ramp: an experiment on this share of the route's users, 5% or 0.05.",
 )  # fmt: skip
+@METRIC_OPTION
 @click.option(
     "--require", type=click.Choice(["if-better"]),
     help="Do it only if the gate finds it better than what the route serves, else exit 3.",
@@ -148,6 +156,8 @@ def set_(store: Store, show: Show, require: str | None, **request: Any) -> None:
     others = [name for name, value in {"--share": request["share"], "--require": require}.items() if value]
     if (request["to"] is None) == (request["holdout"] is None) or (request["to"] is None and others):
         raise click.UsageError("give --to with what the route is to serve, or --holdout alone")
+    if request["metrics"] and not request["share"]:
+        raise click.UsageError("--metric is for a ramp: give --share, too")
     gate = _gate_options(require, {name: request.pop(name) for name in GATE})
     result = app.route.set_route(store, app.route.Request(gate=gate, **request))
     refusal = result.pop("why", None)
@@ -165,12 +175,13 @@ def set_(store: Store, show: Show, require: str | None, **request: Any) -> None:
     "--hold", "hold_us", type=DURATION, default="2d", show_default=True, metavar="TIME",
     help="How long each step lasts at least.",
 )  # fmt: skip
+@METRIC_OPTION
 @click.option(
     "--guard", "guards", type=experiment.GUARD, multiple=True, metavar="METRIC[:REWARD]>=-N%",
     help="What must not fall by more; repeatable.",
 )  # fmt: skip
 @writing("rlrec route ramp front --to home@2 --steps 5%,20%,50%,100% --guard 'visits>=-5%'")
-def ramp(store: Store, show: Show, name: str, to: str, **schedule: Any) -> None:
+def ramp(store: Store, show: Show, name: str, to: str, metrics: Sequence[MetricName], **schedule: Any) -> None:
     """Begin a ramp that goes on by itself: an experiment as of `route set --share`, whose share rises step by step.
 
     `rlrec route advance` takes the steps, each after the last one has lasted for --hold, and at least until
@@ -185,8 +196,27 @@ def ramp(store: Store, show: Show, name: str, to: str, **schedule: Any) -> None:
     """
     if not schedule["hold_us"]:
         raise InputError("--hold is 0", hint="write how long each step lasts at least, 2d")
-    request = app.route.Request(name=name, to=to, share=schedule["steps"][0], schedule=app.route.Schedule(**schedule))
-    show(app.route.set_route(store, request))
+    request = app.route.Request(
+        name=name, to=to, share=schedule["steps"][0], schedule=app.route.Schedule(**schedule), metrics=metrics
+    )  # fmt: skip
+    result = app.route.set_route(store, request)
+    flat = {key: value for key, value in result.items() if key != "ramp"}
+    show(result, table=View([], [], title=_begun(result, request, schedule["hold_us"])), flat=[flat])
+
+
+def _begun(result: RouteSummary, request: Request, hold_us: int) -> list[str]:
+    """Lines about a ramp that has begun."""
+    state = result["ramp"]
+    assert state is not None
+    guards = " and ".join(state["guards"])
+    steps = ", ".join(f"{100 * step:.3g}" for step in state["steps"])
+    return [
+        state["why"],
+        f"candidate {request.to} against current {result['reference']}; steps of {steps} %, each for "
+        f"{format_duration(hold_us)} at least",
+        f"decided by {' and '.join(state['metric'])}; {f'guarded by {guards}' if guards else 'without a guard'}",
+        f"`rlrec route advance {result['route']}`, from cron, takes the steps, or takes the candidate back",
+    ]
 
 
 @route.command()

@@ -137,7 +137,8 @@ def test_a_step_waits_until_it_has_lasted_and_until_something_is_known(ready: Ru
     )
     assert (empty["did"], "waits for more users" in empty["why"]) == ("waited", True)
     stood = at(ready, 0.5)("route", "show", "home", "--json").json["ramp"]
-    assert stood == {name: early[name] for name in ("share", "next_share", "next_at", "why")}
+    begun = {"steps": [0.2, 0.5, 1], "hold_days": 1, "metric": ["reward_per_unit:default"], "guards": []}
+    assert stood == begun | {name: early[name] for name in ("share", "next_share", "next_at", "why")}
     (row,) = at(ready, 0.5)("status", "--json").json["routes"]
     assert row["ramp"] == stood
     for words in (("route", "show", "home"), ("status",)):
@@ -164,6 +165,47 @@ def test_a_step_waits_until_each_guard_is_judged_to_hold(ready: Run) -> None:
     assert "durable" not in waits.json["why"]  # which holds
     assert at(ready, 2.6)(*command.split()).exit_code == 0
     assert "it serves u since" in advance(at(ready, 2.7)).json["why"]
+
+
+@pytest.mark.slow
+def test_the_reward_that_is_declared_decides_a_ramp_and_is_named(ready: Run) -> None:
+    ready("reward", "define", "durable", "click=-1", "--default", "1")
+    rates = {"ts": 0.6, "u": 0.1}  # of clicks: u earns more by the reward that dislikes these
+    for metric, did, days in (("reward_per_unit:durable", "promoted", 0), ("reward_per_unit", "rolled-back", 3)):
+        begun = ramp(at(ready, days + 0.1), "--steps", "50%,100%", "--hold", "1d", "--metric", metric).json
+        assert begun["ramp"]["metric"][0].startswith(metric)
+        serve(at(ready, days + 0.5), days, rates)
+        done = advance(at(ready, days + 1.2))
+        assert done.json["did"] == did, done.json["why"]
+        at(ready, days + 1.3)("route", "set", "home", "--to", "ts")
+    assert "per user by default" in done.json["why"]
+    shared = ("route", "set", "home", "--to", "u", "--share", "20%", "--metric", "visits")
+    late = at(ready, 5)(*shared, "--json").json["experiment"]
+    assert at(ready, 5)("experiment", "show", late, "--json").json["metric"] == [{"metric": "visits", "reward": None}]
+    assert "--metric visits" in at(ready, 5)("route", "show", "home").stdout
+
+
+def test_a_ramp_that_begins_says_when_it_goes_on_and_what_decides(ready: Run) -> None:
+    words = ("--to", "u", *STEPS, "--guard", "visits>=-5%")
+    begun = at(ready, 0)("route", "ramp", "home", *words)
+    assert begun.stdout.splitlines() == [
+        "home-ramp-1 is at 20 %; 50 % from 2026-01-02T00:00:00.000000Z on",
+        "candidate u against current ts; steps of 20, 50, 100 %, each for 1d at least",
+        "decided by reward_per_unit:default; guarded by visits>=-5%",
+        "`rlrec route advance home`, from cron, takes the steps, or takes the candidate back",
+    ]
+    state = at(ready, 0.1)("route", "show", "home", "--json").json["ramp"]
+    assert (state["steps"], state["hold_days"], state["guards"]) == ([0.2, 0.5, 1], 1, ["visits>=-5%"])
+    assert (state["metric"], state["next_at"]) == (["reward_per_unit:default"], "2026-01-02T00:00:00.000000Z")
+
+
+@pytest.mark.parametrize("served", ["ts", "ts@2"])
+def test_a_ramp_of_what_the_route_serves_is_refused(ready: Run, served: str) -> None:
+    ready("policy", "freeze", "ts")
+    ready("route", "set", "home", "--to", served)
+    refused = ready("route", "ramp", "home", "--to", served, *STEPS)
+    assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1)
+    assert f"route home serves {served} already" in refused.stderr
 
 
 # -- what else ends it, and what is refused --
