@@ -20,6 +20,7 @@ from rlrec.errors import InputError
 from rlrec.ope.comparisons import comparison, planning
 from rlrec.ope.intervals import intervals, sequences
 from rlrec.records import Reward
+from rlrec.sentences import DEFAULT_REWARD, time_text
 from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
 from rlrec.store.log import selected
@@ -73,6 +74,8 @@ def plan(store: Store, request: Request) -> Plan:
         else:
             study = replace(unit_outcomes.experiment_study(unit, experiment, rewards), adjust=True)
             answer = experiment_plan(unit, unit_outcomes.collect(unit, study, level=request.level), request)
+        if answer is None:
+            _check_windows(unit, request, rewards)
     if answer is None:
         hint = "choose a longer log, or give the --rate of an event"
         metric = request.metric or ("what decides it" if request.name else declared.DEFAULT_METRIC)
@@ -114,7 +117,8 @@ def _plan(unit: Unit, figures: StudyFigures, request: Request, shares: Sequence[
     metric, comparisons = METRICS[metric_name.metric], request.comparisons or len(shares) - 1
     if request.metric is None and declaration is not None:
         metric, comparisons = declaration.success[0], request.comparisons or len(figures.deciding)
-        reward = figures.metric_names()[0]["reward"] if len(figures.study.rewards) > 1 else None
+        reward = figures.metric_names()[0]["reward"]
+        reward = None if reward == DEFAULT_REWARD and len(figures.study.rewards) == 1 else reward
         metric_name = MetricName(metric.name, reward)
     limits = {"alpha": (1 - request.level) / comparisons, "power": request.power}
     mean, adjusted = figures.outcomes.value(0, metric), figures.outcomes.adjusted_value(0, metric)
@@ -168,6 +172,18 @@ class NewUnits:
         if units <= self.counts[-1]:
             return float(np.interp(units, np.r_[0, self.counts], np.linspace(0, self.days, STRETCHES + 1)))
         return float(self.days + (units - self.counts[-1]) / pace) if pace else None
+
+
+def _check_windows(unit: Unit, request: Request, rewards: Sequence[Reward]) -> None:
+    """Raises InputError where no reward of the traffic that a plan reads is certain yet."""
+    metric = METRICS[(request.metric or MetricName(declared.DEFAULT_METRIC)).metric]
+    name = request.name
+    first_at, last_at = selected.times(unit, filters.selection(unit, f"experiment={name}" if name else request.log))
+    since, window_us = first_at if name else last_at - min(WINDOW_US, (last_at - first_at) // 2), rewards[0].window_us
+    if metric.reward is not None and last_at and since + window_us > unit.now:
+        traffic = f"the newest traffic ({time_text((last_at - since) / DAY_US)}), no reward of which is certain yet"
+        window = f"the window of reward {rewards[0].name} ({time_text(window_us / DAY_US)})"
+        raise InputError(f"{window} is longer than {traffic}", hint="plan later, or give the --rate of an event")
 
 
 def _check(request: Request) -> None:

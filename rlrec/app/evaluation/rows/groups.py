@@ -85,7 +85,14 @@ def check_field(by: str | None, names: Collection[str], *, groups: Collection[st
     """Raises InputError if no context of the log had the field. names: of fields that contexts had; groups: that can be
     asked for beside them."""
     if (field := field_of_context(by)) is not None and field not in names:
-        hint = suggest(field, [*groups, *sorted(names)]) or f"--by takes {', '.join(groups)}, or a field of the context"
+        choices = f"--by takes {', '.join(groups)}" if groups else ""
+        if not names:
+            choices = f"no context has a field{choices and f'; {choices}'}"
+        elif choices:
+            choices += ", or a field of the context"
+        else:
+            choices = f"contexts have {', '.join(sorted(names)[:5])}"
+        hint = suggest(field, [*groups, *sorted(names)]) or choices
         raise InputError(f"no context of the log has the field {by!r}", hint=hint)
 
 

@@ -42,6 +42,7 @@ PLANNED_LOOK = "--fixed: this holds for one look that was planned beforehand; at
 LOOKS = {False: "those of differences at every look", True: "for one look that was planned beforehand"}
 MIN_SPLIT_P_VALUE = 0.01  # p-value below which it is not said to be right
 UNKNOWN = "not known yet"
+PERCENT_PRECISION = 1e-9  # to which percentages add up
 
 
 def parse_variant(text: str) -> VariantSpec:
@@ -62,12 +63,12 @@ def parse_variant(text: str) -> VariantSpec:
     return VariantSpec(label=parse_name(label), policy=policy, weight=share)
 
 
-def parse_weight(text: str) -> tuple[str, float]:
-    """The label and the weight in LABEL=WEIGHT, 0.2 or 20%."""
+def parse_weight(text: str) -> tuple[str, float, bool]:
+    """The label and the weight in LABEL=WEIGHT, 0.2 or 20%, and whether it is in percent."""
     label, sign, weight = (piece.strip() for piece in text.partition("="))
     if not sign:
         raise InputError(f"'{truncate(text)}' is not a weight", hint="write LABEL=0.2")
-    return parse_name(label), parse_percent(weight)
+    return parse_name(label), parse_percent(weight), weight.endswith("%")
 
 
 def parse_share(text: str) -> float:
@@ -233,7 +234,9 @@ def _view(result: VariantComparison, level: float, *, details: bool) -> View:
         compared = [row for row in compared if row["metric"] in telling]
     explained += explanations([*shown, *compared, *(result["differences"] if details else [])])
     explained += meanings(shown, result["unit"])
-    is_open = all(row["answer"] == "unknown" for row in compared if row["metric"] == ANSWERING)
+    names = {(row["metric"], row["reward"]) for row in result["metric"][:1]}  # which the plan is for
+    deciding = [row for row in result["unit_differences"] if (row["metric"], row["reward"]) in names]
+    is_open = all(row["answer"] == "unknown" for row in deciding)
     notes: list[str | View] = [
         *segment_notes(result.get("segments", [])),
         *explained,
@@ -320,7 +323,9 @@ def _difference(row: Mapping[str, Any], per: str = " a decision") -> str:
 def _ratio(row: dict[str, float | None]) -> str:
     if (p := row["p_value"]) is None:
         return f"sample ratio: {UNKNOWN}"
-    fine = ": the split is as defined" if p >= MIN_SPLIT_P_VALUE else ": odd, but no alarm"
+    if p >= MIN_SPLIT_P_VALUE:
+        return "sample ratio: the split is as defined"
+    fine = f": odd, but no alarm, which is below {cell(ALARM)}"
     verdict = _alarm(p, "the split is not as defined; do not trust the differences") or fine
     return f"sample ratio: p {cell(p)} at every look{verdict}"
 
@@ -345,16 +350,19 @@ def _holdout(row: dict[str, Any]) -> str:
     help="Of each variant: 0.2 or 20%.",
 )  # fmt: skip
 @writing("rlrec experiment set ab --weight a=1 --weight b=3")
-def set_(store: Store, show: Show, name: str, weights: Sequence[tuple[str, float]]) -> None:
+def set_(store: Store, show: Show, name: str, weights: Sequence[tuple[str, float, bool]]) -> None:
     """Change the weights of an experiment: a new phase, also of a frozen one.
 
     Units that have a variant keep it, and new ones are drawn by the new weights. In the ramp of a route, whose last
     variant can only get more, the units that this takes move to it when they come next. `show` compares variants
     within each phase and combines the differences."""
-    labels = [label for label, _ in weights]
+    labels, values, in_percent = zip(*weights, strict=True)
     if repeated_label := next((label for label in labels if labels.count(label) > 1), None):
         raise InputError(f"--weight gives {repeated_label} two weights", hint="give each variant one")
-    show(app.enrolment.set_weights(store, name, dict(weights)))
+    if any(in_percent) and abs(sum(values) - 1) > PERCENT_PRECISION:
+        hint = "write percentages that add up to 100 %, or weights without a % sign"
+        raise InputError(f"the weights add up to {100 * sum(values):.6g} %", hint=hint)
+    show(app.enrolment.set_weights(store, name, dict(zip(labels, values, strict=True))))
 
 
 @experiment.command("freeze")

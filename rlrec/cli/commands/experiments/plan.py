@@ -10,7 +10,7 @@ from rlrec.cli.output.output import Show
 from rlrec.cli.program import app
 from rlrec.cli.program.shared import Store, reading
 from rlrec.cli.text.text import View, truncate
-from rlrec.cli.text.values import NAME, NUMBER, PERCENT, Integer, Parsed, parse_number
+from rlrec.cli.text.values import NAME, NUMBER, PERCENT, Integer, Parsed, parse_number, parse_percent
 from rlrec.errors import InputError
 from rlrec.sentences import plan_sentence
 
@@ -38,13 +38,21 @@ def parse_weights(text: str) -> tuple[float, ...]:
     return weights
 
 
+def parse_lift(text: str) -> float:
+    """The lift in 5% or 0.05; from 1 on a number without a % sign is one that lacks it."""
+    if abs(lift := parse_percent(text)) >= 1 and not text.endswith("%"):
+        raise InputError(f"the lift is {truncate(text)}, which is {100 * lift:.12g} %", hint=f"write {truncate(text)}%")
+    return lift
+
+
+LIFT = Parsed("share", parse_lift)
 METRIC = Parsed("metric[:reward]", parse_metric)
 WEIGHTS = Parsed("weights", parse_weights)
 
 
 @click.command()
 @click.argument("name", type=NAME, required=False)
-@click.option("--lift", type=PERCENT, default="10%", show_default=True, help="What it has to tell: 5%, or -2%.")
+@click.option("--lift", type=LIFT, default="10%", show_default=True, help="What it has to tell: 5%, or -2%.")
 @click.option("--power", type=PERCENT, default="80%", show_default=True, help="Chance to tell it, if it is there.")
 @click.option("--level", type=NUMBER, default=0.95, show_default=True, help="Confidence of the intervals.")
 @click.option(

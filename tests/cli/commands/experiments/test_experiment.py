@@ -144,6 +144,8 @@ def test_set_and_freeze_say_what_units_get_from_now_on(ready: Any) -> None:
     assert [row["weight"] for row in answer["variants"]] == [0.4, 0.6]
     again = ready("experiment", "set", "ab", "--weight", "a=2", "--weight", "b=3", "--json").json
     assert (answer["set"], again["set"]) == (True, False)
+    refused = ready("experiment", "set", "ab", "--weight", "a=50%", "--weight", "b=60%")
+    assert (refused.exit_code, "the weights add up to 110 %" in refused.stderr) == (2, True)
     assert ready("experiment", "freeze", "ab", "--json").json["status"] == "frozen"
     assert ready("experiment", "list", "--json").json[0]["status"] == "frozen"
     thawed = ready("experiment", "set", "ab", "--weight", "a=2", "--weight", "b=3", "--json").json
@@ -229,6 +231,10 @@ def test_show_for_a_person_says_difference_and_split(ready: Any) -> None:
     shown = ready("experiment", "show", "ab", "--details").stdout
     assert "b - a: not known yet (no-units)\n" in shown
     assert "sample ratio: not known yet\n" in shown
+    lines = "".join(f'{{"experiment": "ab", "session": "s{n}", "user": "u{n}"}}\n' for n in range(30))
+    ready("recommend", "--input", "-", stdin=lines)
+    assert "sample ratio: the split is as defined\n" in ready("experiment", "show", "ab").stdout
+    assert "'device'. no context has a field\n" in ready("experiment", "show", "ab", "--by", "device").stderr
 
 
 @pytest.mark.parametrize("words", [("--reward", "defualt"), ("--level", "1.5")])

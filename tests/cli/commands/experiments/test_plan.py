@@ -104,6 +104,8 @@ def test_an_experiment_is_planned_by_what_it_declares(ready: Any) -> None:
     [
         (["--lift", "0"], "the lift is 0 %"),
         (["--lift", "-100%"], "the lift is -100 %"),
+        (["--lift", "10"], "the lift is 10, which is 1000 %"),
+        (["--lift", "-1"], "write -1%"),
         (["--power", "1"], "below 100 %"),
         (["--power", "1%"], "50 % or more"),
         (["--level", "1"], "level"),
@@ -123,3 +125,10 @@ def test_what_no_plan_can_answer_is_refused(ready: Any, words: list[str], result
     refused = plan(ready, *words)
     assert refused.exit_code == 2
     assert result in refused.stderr
+
+
+def test_a_window_that_is_longer_than_the_traffic_is_why_there_is_no_plan(ready: Any) -> None:
+    ready("reward", "define", "slow", "click=1", "--window", "20d")
+    refused = ready("--now", "2030-01-15", "--allow-future", "experiment", "plan", "--metric", "reward_per_unit:slow")
+    assert refused.exit_code == 2
+    assert "window of reward slow (20 days) is longer than the newest traffic (5 days)" in refused.stderr

@@ -112,4 +112,5 @@ def test_a_field_that_no_context_has_is_refused(ready: Any, words: list[str], re
     refused = show(ready, *words)
     assert refused.exit_code == 2
     assert result in refused.stderr
+    assert "contexts have all, device" in show(ready, "zzzz").stderr
     assert "--by takes no 'device'" in ready(*LATER, "outcomes", "--by", "device").stderr
