@@ -33,6 +33,7 @@ from rlrec.simulate.news import News
 from rlrec.store import Store, Unit
 from rlrec.store.log import decisions, settings
 from rlrec.store.policies import arms, policies, routes
+from rlrec.store.policies.experiments import Experiment
 from rlrec.times import DAY_US, SECOND, format_time, parse
 
 FIRST_TIME = "2026-01-01T00:00:00Z"  # where the clock starts in an empty store
@@ -90,18 +91,17 @@ def check_environment(name: str) -> None:
 
 def simulate(store: Store, request: Request) -> Result:
     """The reward of the audience, and what it would have earned from the best slates. The clock moves on by a second
-    after every decision; it starts at the newest one, or where `--now` says.
+    after every decision; it starts at the newest one or the newest phase of the experiment, or where `--now` says.
     Visits of an audience with memory are played to their end, and ended in the store; then the clock goes past the
     window of the reward, so that every decision is mature by `ended_at`."""
     audience, names = environments.make(request.environment, request.parameters)
     environments.check(request.environment, audience, len(names), size=request.size, steps=request.steps)
     seed = seed_or_random(request.seed)
     with store.read() as unit:
-        versions, experiment = _serving(unit, request)
+        versions, experiment = _serving(unit, request, audience)
         first, newest = decisions.peek(unit), decisions.newest(unit)
         _check_group(request, audience, timeout_us=settings.get(unit).session_timeout_us)
-    if store.now is None:
-        store.now = parse(FIRST_TIME) if newest is None else newest
+    store.now = _start_time(store, newest, experiment)
     store.allow_future = True  # from here on it makes its own time
     for reward in {version.reward.name: version.reward for version in versions}.values():
         _notice_unseen_reward(store, audience, reward)
@@ -127,7 +127,8 @@ def simulate(store: Store, request: Request) -> Result:
     version = versions[0] if experiment is None else None
     return {
         "environment": request.environment, "policy": None if version is None else version.policy.name,
-        "version": None if version is None else version.number, "experiment": experiment,
+        "version": None if version is None else version.number,
+        "experiment": None if experiment is None else experiment.name,
         "sessions": request.sessions, "decisions": world.decisions, "reward": earned,
         "reward_per_session": earned / request.sessions, "optimum_per_session": optimum / request.sessions,
         "regret": regret, **figures, "events": dict(world.events), "seed": seed, "started_at": format_time(started),
@@ -135,8 +136,28 @@ def simulate(store: Store, request: Request) -> Result:
     }  # fmt: skip
 
 
-def _serving(unit: Unit, request: Request) -> tuple[list[Version], str | None]:
-    """The versions that serve, and the experiment that they are variants of. Raises InputError where there are none."""
+def _start_time(store: Store, newest: int | None, experiment: Experiment | None) -> int:
+    """Where the clock starts: at `--now`, else at the newest decision, and not before the phase that serves, which
+    dates what it draws. Raises InputError where `--now` lies before that phase."""
+    phase_at = 0 if experiment is None else experiment.phase_at
+    began = "" if experiment is None else f"phase of experiment {experiment.name} began at {format_time(phase_at)}"
+    if store.now is not None:
+        if store.now < phase_at:
+            raise InputError(f"the newest {began}: --now lies before", hint="give a later time, or none")
+        return store.now
+    last = parse(FIRST_TIME) if newest is None else newest
+    start = max(last, phase_at)
+    if start - last > DAY_US:
+        store.notice(
+            f"the newest {began}, and the clock starts there, {(start - last) / DAY_US:,.0f} days after the newest"
+            f" decision; to begin a phase in simulated time: `rlrec --now {format_time(last)} experiment set ...`"
+        )
+    return start
+
+
+def _serving(unit: Unit, request: Request, audience: Audience) -> tuple[list[Version], Experiment | None]:
+    """The versions that serve, and the experiment that they are variants of. Raises InputError where there are none,
+    and where the experiment needs a user whom the audience has not always."""
     experiment, name = request.experiment, request.policy
     if name is not None:
         route = routes.by_name(unit, [name]).get(name)
@@ -144,9 +165,16 @@ def _serving(unit: Unit, request: Request) -> tuple[list[Version], str | None]:
             return [lookup.version(unit, name if route is None else route.reference)[0]], None
         experiment = route.experiment
     assert experiment is not None
-    variants = lookup.experiment(unit, experiment).variants
-    live = policies.live(unit, {variant.policy for variant in variants})
-    return [live[variant.policy].version for variant in variants], experiment
+    stored = lookup.experiment(unit, experiment)
+    share = audience.anonymous if isinstance(audience, Visitors) else 1
+    if name is None and stored.unit == "user" and share:  # a route takes visits without a user
+        by_session = "start an experiment with --unit session"
+        raise InputError(
+            f"experiment {experiment} assigns by user, and {share:.0%} of visits of {request.environment} have none",
+            hint=f"give --env anonymous=0, or {by_session}" if share < 1 else by_session,
+        )
+    live = policies.live(unit, {variant.policy for variant in stored.variants})
+    return [live[variant.policy].version for variant in stored.variants], stored
 
 
 def _check_group(request: Request, audience: Audience, *, timeout_us: int) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from rlrec.app.experiments import experiment, route
+from rlrec.app.experiments import enrolment, experiment, route
+from rlrec.app.inputs import lookup
 from rlrec.app.policies import policy
 from rlrec.app.setup import arm as catalogue
 from rlrec.app.setup import reward
@@ -126,10 +127,59 @@ def test_an_audience_that_does_not_fit_the_catalogue_is_refused(shop: Store) -> 
         served(shop)
 
 
-def test_an_experiment_and_a_route_are_served_like_a_policy(shop: Store) -> None:
+def compared(shop: Store, by: str) -> None:
+    """An experiment that compares the policy with a uniform one."""
     policy.create(shop, policy.Request(name="other", kind="uniform"))
     variants = [experiment.VariantSpec(label="a", policy="home"), experiment.VariantSpec(label="b", policy="other")]
-    experiment.create(shop, experiment.Request(name="ab", variants=variants, by="session"))
+    experiment.create(shop, experiment.Request(name="ab", variants=variants, by=by))
+
+
+def test_the_clock_starts_behind_a_phase_of_the_wall_clock(shop: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    compared(shop, "user")
+    visits: dict[str, Any] = {
+        "environment": "shop", "parameters": {}, "policy": None, "experiment": "ab", "sessions": 6, "group": 3,
+    }  # fmt: skip
+    first = served(shop, **visits)
+    for weight, on_wall_clock in ((3, True), (4, False)):
+        if on_wall_clock:
+            shop.now = None
+        enrolment.set_weights(shop, "ab", {"a": 1, "b": weight})
+        with shop.read() as unit:
+            phase_at, stored = lookup.experiment(unit, "ab").phase_at, decisions.peek(unit)
+            newest = decisions.newest(unit)
+        if on_wall_clock:
+            shop.now = newest
+            with pytest.raises(InputError, match=r"the newest phase of experiment ab began at .*: --now lies before"):
+                served(shop, **visits)
+            with shop.read() as unit:
+                assert decisions.peek(unit) == stored
+        shop.now = None
+        notice = "days after the newest decision; to begin a phase in simulated time"
+        capsys.readouterr()
+        later = served(shop, **visits)
+        assert parse(later["started_at"]) == phase_at > parse(first["started_at"])
+        assert (notice in capsys.readouterr().out) is on_wall_clock
+    with shop.read() as unit:
+        clicks = unit.ask_value("SELECT count(*) FROM event WHERE kind = 'click'")
+    assert clicks > later["events"]["click"] > 0
+
+
+def test_an_experiment_by_user_refuses_an_audience_without_users(shop: Store) -> None:
+    compared(shop, "user")
+    for environment, message, hint in (
+        ("news", "30% of visits of news have none", "give --env anonymous=0, or start"),
+        ("bernoulli", "100% of visits of bernoulli have none", "start an experiment with --unit session"),
+    ):
+        with pytest.raises(InputError, match=message) as raised:
+            served(shop, environment=environment, parameters={}, policy=None, experiment="ab")
+        assert raised.value.hint.startswith(hint)
+    with shop.read() as unit:
+        assert [unit.ask_value(f"SELECT count(*) FROM {table}") for table in ("arm", "session", "users")] == [0] * 3
+    served(shop, environment="news", parameters={"anonymous": "0"}, policy=None, experiment="ab", sessions=3, size=2)
+
+
+def test_an_experiment_and_a_route_are_served_like_a_policy(shop: Store) -> None:
+    compared(shop, "session")
     figures = served(shop, policy=None, experiment="ab")
     assert (figures["policy"], figures["version"], figures["experiment"]) == (None, None, "ab")
     route.create(shop, route.Request(name="front", to="other"))
