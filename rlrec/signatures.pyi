@@ -541,7 +541,8 @@ class LogCommands:
         Estimates, outcomes, experiments, curves, training and exports leave them out; --log included=NAME, or
         included=all, brings them back for a command. They are served as before, and stay in the store. What is served to
         them from now on teaches no belief. What a belief has learned from them before stays in it, with the events that
-        still come for it, until `policy rebuild` makes a version without them: the answer names these commands.
+        still come for it, until `policy rebuild` makes a version without them, and `policy promote` lets it serve: the
+        answer names these commands.
 
         where: The decisions, as in the --log of `evaluate`.
         machines: The users and sessions that `doctor` takes for machines.
@@ -550,7 +551,7 @@ class LogCommands:
     def include(self, name: str, *, dry_run: bool = False) -> Result:
         """End an exclusion: its decisions count again.
 
-        Beliefs that left them out learn from them by `policy rebuild`.
+        Beliefs that left them out learn from them by `policy rebuild`, whose version serves after `policy promote`.
 
         dry_run: Say what would be stored, and store nothing."""
 

@@ -119,6 +119,10 @@ def test_the_excluded_teach_no_more(run: Run) -> None:
     answer = at(run, AFTER, "log", "include", "bots", "--json").json
     assert answer["rebuild"] == ["rlrec policy rebuild home"]
     assert belief(run, "home", 2) == before[1]
+    answered = done(run("--now", AFTER, "log", "exclude", "staff", "--where", "user=u1"))
+    assert "`rlrec policy rebuild home`, then `rlrec policy promote home@VERSION`: its belief has" in answered.stderr
+    assert "rlrec policy rebuild home; rlrec policy promote home@VERSION\n" in answered.stdout
+    at(run, AFTER, "log", "include", "staff")
     at(run, AFTER, "policy", "rebuild", "home")
     assert sum(pulls for pulls, _ in belief(run, "home", 3).values()) == 133 * 3
     assert at(run, AFTER, "doctor", "--json").json["ok"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -35,7 +36,8 @@ def exclude(store: Store, show: Show, **request: Any) -> None:
     Estimates, outcomes, experiments, curves, training and exports leave them out; --log included=NAME, or
     included=all, brings them back for a command. They are served as before, and stay in the store. What is served to
     them from now on teaches no belief. What a belief has learned from them before stays in it, with the events that
-    still come for it, until `policy rebuild` makes a version without them: the answer names these commands."""
+    still come for it, until `policy rebuild` makes a version without them, and `policy promote` lets it serve: the
+    answer names these commands."""
     _show(show, app.exclusions.exclude(store, **request), "excluded", "has learned from them")
 
 
@@ -45,7 +47,7 @@ def exclude(store: Store, show: Show, **request: Any) -> None:
 def include(store: Store, show: Show, name: str) -> None:
     """End an exclusion: its decisions count again.
 
-    Beliefs that left them out learn from them by `policy rebuild`."""
+    Beliefs that left them out learn from them by `policy rebuild`, whose version serves after `policy promote`."""
     _show(show, app.exclusions.include(store, name), "included again", "left them out")
 
 
@@ -63,7 +65,14 @@ def _counted(row: Any) -> dict[str, Any]:
 
 
 def _show(show: Show, answer: Excluded, verb: str, past: str) -> None:
-    show(answer if "json" in show.format else _counted(answer) | {"rebuild": "; ".join(answer["rebuild"])})
+    commands = [_with_promotion(command) for command in answer["rebuild"]]
+    show(answer if "json" in show.format else _counted(answer) | {"rebuild": "; ".join(chain.from_iterable(commands))})
     counted = f"{answer['decisions']:,} of {quantity(answer['total'], 'decision')}"
-    commands = [f"`{command}`: its belief {past}" for command in answer["rebuild"]]
-    conclude(show, f"{verb}: {counted}", *commands)
+    sentences = [f"`{'`, then `'.join(steps)}`: its belief {past}" for steps in commands]
+    conclude(show, f"{verb}: {counted}", *sentences)
+
+
+def _with_promotion(command: str) -> list[str]:
+    """A command, and the one after it: a version that was rebuilt does not serve before it is promoted."""
+    before, is_rebuild, policy = command.partition("policy rebuild ")
+    return [command, f"{before}policy promote {policy}@VERSION"] if is_rebuild else [command]
