@@ -24,6 +24,7 @@ from rlrec.errors import InputError
 from rlrec.store import Unit
 from rlrec.store.database.bulk import PendingQuery
 from rlrec.store.policies import arms as catalogue
+from rlrec.times import format_time
 
 KEYS = ("decision_id", "request_id")  # columns that name a decision
 PROBABILITY, SCORE, REWARD = "probability", "score", "reward"
@@ -37,12 +38,14 @@ Cells = Mapping[str, Sequence[Any]]  # columns by name
 
 @dataclass(frozen=True)
 class DecisionTable:
-    """Numbers by decision and arm. source: their name in messages; column: what they are; path: of their file;
-    temperature: of the softmax of scores, or of logarithms of probabilities, 0 for the best arm."""
+    """Numbers by decision and arm. source: their name in messages; column: what they are; path: of their file; since:
+    the time of the first decision, None where the one before is as new; temperature: of the softmax of scores, or of
+    logarithms of probabilities, 0 for the best arm."""
 
     source: str
     column: str
     path: str
+    since: str | None
     temperature: float = 1.0
 
     @property
@@ -67,6 +70,8 @@ class DecisionTable:
         for row, arm in np.argwhere(np.isnan(values) & (shares > 0))[:1].tolist():
             lacking = f"decision {decision[row]} and arm {keys[int(arms[arm])]!r}"
             hint = f"it needs a {self.column} of every eligible arm of each decision that --log selects"
+            if self.since is not None and decision[row] < rows["decision"][0]:
+                hint += f"; `--log since={self.since}` begins with its first decision, {rows['decision'][0]}"
             raise InputError(f"{self.source} has no row of {lacking}", hint=hint)
         sums = values.sum(axis=1)
         wrong = (np.abs(sums - 1) > TOLERANCE) & (self.column == PROBABILITY)
@@ -100,7 +105,10 @@ def index(unit: Unit, source: Source, name: str, columns: Sequence[str], path: P
             share_file.seek(0)
             rows = np.frombuffer(share_file.read(), _ROW)
             file.write(_checked(unit, rows, name).tobytes() if len(rows) else b"")
-    return DecisionTable(name, column, str(path))
+    first_named = int(np.memmap(path, _ROW, "r")["decision"][0])
+    times = unit.ask("SELECT at FROM decision WHERE id <= ? ORDER BY id DESC LIMIT 2", first_named)
+    at = times[0][0]
+    return DecisionTable(name, column, str(path), format_time(at) if at > times[-1][0] else None)
 
 
 def _checked(unit: Unit, rows: Any, name: str) -> Any:

@@ -260,6 +260,19 @@ def test_what_is_wrong_with_a_table_is_one_line(sqlite_db: str, tmp_path: Path, 
     assert f"Error: {path} {message}" in result.stderr
 
 
+def test_a_table_of_newer_decisions_names_the_log_that_it_covers(sqlite_db: str, tmp_path: Path) -> None:
+    run = filled(sqlite_db, logged)
+    requests = "".join(json.dumps({"policy": "log", "session": f"late{number}"}) + "\n" for number in range(40))
+    run("--now", "2026-02-25", "recommend", "--input", "-", stdin=requests)
+    rows = [(decision, f"a{arm}", 0.25) for decision in range(401, 441) for arm in range(4)]
+    path = write(tmp_path / "tabled.csv", rows)
+    error = run(*LATER, "evaluate", "--target", path).stderr
+    log = error.split("`")[1]
+    assert error.endswith("` begins with its first decision, 401\n")
+    assert log == "--log since=2026-02-25T00:00:00.000000Z"
+    assert_equal(*(evaluated(run, *target, *log.split()) for target in (["--target", path], ["uniform"])))
+
+
 @pytest.mark.slow
 def test_an_arm_that_could_not_be_shown_is_refused(sqlite_db: str, tmp_path: Path) -> None:
     run = filled(sqlite_db, logged)
