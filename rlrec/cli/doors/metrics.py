@@ -27,7 +27,10 @@ class Metrics:
         self.url, self.now = store.url.render_as_string(hide_password=False), store.now
         self.registry = CollectorRegistry()
         common: dict[str, Any] = {"registry": self.registry, "namespace": "rlrec"}
-        self.decisions = Counter("decisions", "Decisions that were drawn and logged.", ["policy", "version"], **common)
+        self.decisions = Counter(
+            "decisions", "Decisions that were drawn and logged; route: that led to the policy, if one did.",
+            ["policy", "version", "route"], **common,
+        )  # fmt: skip
         self.feedback = Counter("feedback", "Lines of feedback that were stored.", **common)
         self.duplicates = Counter("duplicates", "Requests that were answered before.", **common)
         self.refused = Counter("refused", "Lines that were refused, by exit code.", ["code"], **common)
@@ -58,7 +61,7 @@ class Metrics:
                 self.duplicates.inc()
             else:
                 labels = answer["policy"], str(answer["version"])
-                self.decisions.labels(*labels).inc()
+                self.decisions.labels(*labels, answer["route"] or "").inc()
                 self.surprise.labels(*labels).observe(-answer["log_propensity"])
 
     def collect(self) -> list[GaugeMetricFamily]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 NDJSON, JSON = b"application/x-ndjson", b"application/json"
 LINES, SINGLE = ("/v1/pipe", "/pipe", "/"), ("/v1/recommend", "/v1/feedback")
 READ = ("/healthz", "/metrics", "/openapi.json")
+ADDRESSES = f"POST to {', '.join((*SINGLE, LINES[0], f'{ofrep.PATH}/KEY'))}; GET {', '.join(READ)}"
 STATUS_OF_CODE = {2: 400, 3: 409, 4: 503, 5: 400, 6: 409}  # of exit codes; else 500
 OPEN = ("/healthz",)  # without a token
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
@@ -124,7 +125,8 @@ class Front:
         is_flag = path.startswith(f"{ofrep.PATH}/")
         if is_flag or path in LINES or path in SINGLE:
             if method != "POST":
-                raise RefusedRequest(HTTPStatus.METHOD_NOT_ALLOWED, f"POST to {path}")
+                reason = ADDRESSES if path == "/" else f"POST to {path}"
+                raise RefusedRequest(HTTPStatus.METHOD_NOT_ALLOWED, reason)
             body = await self._body(scope, receive)
             if path in LINES:
                 return await self._pipe(body)
@@ -133,9 +135,7 @@ class Front:
             return _single(await self._ask(path.removeprefix("/v1/"), body))
         read = {"/healthz": self._health, "/metrics": self._metrics, "/openapi.json": self._description}.get(path)
         if read is None:
-            raise RefusedRequest(
-                HTTPStatus.NOT_FOUND, f"POST to {', '.join((*SINGLE, LINES[0]))}; GET {', '.join(READ)}"
-            )
+            raise RefusedRequest(HTTPStatus.NOT_FOUND, ADDRESSES)
         if method not in ("GET", "HEAD"):
             raise RefusedRequest(HTTPStatus.METHOD_NOT_ALLOWED, f"{path} is read by GET")
         return await read()

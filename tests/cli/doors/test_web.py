@@ -165,19 +165,32 @@ def test_who_may_ask_is_said_before_it_listens(kiosk: str, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
+def test_the_root_and_an_unknown_path_list_the_addresses(kiosk: str) -> None:
+    with served(kiosk) as (address, _):
+        for path, status in (("/", 405), ("/none", 404)):
+            answered, body = fetch(address, path)
+            assert answered == status
+            listed = {"/v1/recommend", "/v1/feedback", "/v1/pipe", "/healthz", "/metrics", "/openapi.json"}
+            assert listed <= set(re.findall(r"/[\w/.]+\w", body["error"]))
+
+
+@pytest.mark.slow
 def test_metrics_count_what_was_answered(kiosk: str) -> None:
+    assert runner(kiosk)("route", "create", "front", "--to", "home").exit_code == 0
     with served(kiosk) as (address, _):
         for number in range(3):
             fetch(address, "/v1/recommend", {"policy": "home", "session": f"s{number}"})
+        fetch(address, "/v1/recommend", {"policy": "front", "session": "s0"})
         fetch(address, "/v1/recommend", {"policy": "home", "session": "s0", "k": 100})
         fetch(address, "/v1/feedback", {"decision_id": 1, "events": {"click": 1}})
         status, text = fetch(address, "/metrics")
         lines = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
         assert status == 200
-        assert lines['rlrec_decisions_total{policy="home",version="1"}'] == "3.0"
+        assert lines['rlrec_decisions_total{policy="home",route="",version="1"}'] == "3.0"
+        assert lines['rlrec_decisions_total{policy="home",route="front",version="1"}'] == "1.0"
         assert (lines['rlrec_refused_total{code="2"}'], lines["rlrec_feedback_total"]) == ("1.0", "1.0")
-        assert (lines["rlrec_group_lines_count"], lines["rlrec_group_seconds_count"]) == ("5.0", "5.0")
-        assert lines['rlrec_draw_surprise_nats_count{policy="home",version="1"}'] == "3.0"
+        assert (lines["rlrec_group_lines_count"], lines["rlrec_group_seconds_count"]) == ("6.0", "6.0")
+        assert lines['rlrec_draw_surprise_nats_count{policy="home",version="1"}'] == "4.0"
         assert lines['rlrec_live_version{policy="home"}'] == "1.0"
         assert "rlrec_doctor_errors" not in lines
 
