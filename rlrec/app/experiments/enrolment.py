@@ -47,6 +47,9 @@ def freeze(store: Store, name: str) -> ExperimentSummary:
 
     def work(unit: Unit) -> ExperimentSummary:
         experiment = _running(unit, name)
+        if lookup.is_holdout(experiment):
+            hint = f"`rlrec experiment stop {name}` ends it for good"
+            raise InputError(f"experiment {name} is the holdout of a route, and takes units while it runs", hint=hint)
         is_new = experiment.mode != experiments.FROZEN
         if is_new:
             experiments.freeze(unit, experiment)
@@ -72,7 +75,8 @@ def _check_labels(experiment: Experiment, weights: Mapping[str, float]) -> None:
     if holdout.share(experiment) is not None:
         labels.remove(holdout.LABEL)  # which keeps its share
     clause, hint = f" in experiment {experiment.name}", f"give a weight to each of {', '.join(labels)}"
-    if len(labels) < 2 or lookup.is_holdout(experiment):
+    # with one variant to draw, a weight says only that an experiment takes units again, once it was frozen
+    if lookup.is_holdout(experiment) or (len(labels) < 2 and not experiment.phase_at):
         kind = "is the holdout of a route" if lookup.is_holdout(experiment) else "has one variant to draw"
         raise InputError(f"experiment {experiment.name} {kind}, and keeps its weights")
     for label, weight in weights.items():

@@ -152,6 +152,23 @@ def test_set_and_freeze_say_what_units_get_from_now_on(ready: Any) -> None:
     assert (thawed["set"], thawed["status"]) == (True, "running")
 
 
+@pytest.mark.parametrize(
+    ("words", "label"),
+    [(("--variant", "a=home", "--holdout-uniform", "20%"), "a"), (("--interleave", "home@2,other@2"), "interleaved")],
+)
+def test_an_experiment_of_one_draw_takes_units_again(ready: Any, words: tuple[str, ...], label: str) -> None:
+    for policy in ("home", "other"):
+        ready("policy", "freeze", policy)
+    assert ready("experiment", "create", "one", *words).exit_code == 0
+    weights = ("experiment", "set", "one", "--weight", f"{label}=1", "--json")
+    assert "has one variant to draw" in ready(*weights).stderr
+    ready("experiment", "freeze", "one")
+    thawed, again = ready(*weights).json, ready(*weights).json
+    assert (thawed["status"], thawed["set"], again["set"]) == ("running", True, False)
+    ask = ("recommend", "--experiment", "one", "--session", "s1", "--user", "u1", "--json")
+    assert ready(*ask).json["experiment"] == "one"
+
+
 def test_a_uniform_holdout_keeps_its_share_whatever_the_weights_are(ready: Any) -> None:
     create(ready, "--holdout-uniform", "20%")
     answer = ready("experiment", "set", "ab", "--weight", "a=1", "--weight", "b=7", "--json").json
@@ -183,9 +200,11 @@ def test_a_layer_is_named_at_creation_and_a_repeat_changes_nothing(ready: Any) -
         ("set old --weight a=1 --weight b=1", 2, "experiment old is stopped"),
         ("freeze old", 2, "experiment old is stopped"),
         ("freeze nope", 2, "unknown experiment 'nope'"),
+        ("freeze front-holdout", 2, "is the holdout of a route, and takes units while it runs"),
         ("create new --variant a=home --variant b=other --layer page", 2, "0 % left beside ab"),
         ("create new --variant a=home --variant b=other --layer-share 5%", 2, "--layer NAME"),
         ("create new --variant a=home --variant b=other --layer x --layer-share 0", 2, "between 0 and 100 %"),
+        ("create new --variant a=home --variant b=other --layer x --layer-share 100%", 2, "and is neither of them"),
     ],
 )
 def test_bad_weights_and_layers_are_one_line_and_store_nothing(ready: Any, words: str, code: int, message: str) -> None:
