@@ -80,7 +80,7 @@ def _change(store: Store, name: str, stage: Stage, losses: Sequence[str]) -> Ram
             return None
         if losses:
             reference = _take_back(unit, stage, command)
-            text = f"{stage.ramp.name} was rolled back at {100 * stage.share:.3g} %: {'; '.join(losses)}"
+            text = f"{stage.ramp.name} was rolled back at {100 * stage.share:.12g} %: {'; '.join(losses)}"
             is_retired = stage.change.number is not None and reference != stage.change.reference
             because = f", since {stage.change.reference} is retired" if is_retired else ""
             return _answer(name, stage, "rolled-back", f"{text}; route {name} serves {reference}{because}")
@@ -89,7 +89,7 @@ def _change(store: Store, name: str, stage: Stage, losses: Sequence[str]) -> Ram
         settings.add_run(unit, command, {"experiment": stage.ramp.name, "share": share})
         step = find_stage(unit, lookup.route(unit, name))
         assert step is not None
-        text = f"{stage.ramp.name} goes from {100 * stage.share:.3g} to {100 * share:.3g} %; {step.outlook}"
+        text = f"{stage.ramp.name} goes from {100 * stage.share:.12g} to {100 * share:.12g} %; {step.outlook}"
         return _answer(name, step, "advanced", text)
 
     return store.write(work) or advance(store, name)

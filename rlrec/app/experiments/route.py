@@ -114,12 +114,12 @@ class Stage(NamedTuple):
             return "frozen"
         if self.next_share is None or self.due_at is None:
             return f"its last step: `rlrec experiment stop {self.ramp.name} --promote {CANDIDATE}` ends it"
-        return f"{100 * self.next_share:.3g} % from {format_time(self.due_at)} on"
+        return f"{100 * self.next_share:.12g} % from {format_time(self.due_at)} on"
 
     @property
     def sentence(self) -> str:
         """The share now, and the step that comes, in words."""
-        return f"{self.ramp.name} is at {100 * self.share:.3g} %; {self.outlook}"
+        return f"{self.ramp.name} is at {100 * self.share:.12g} %; {self.outlook}"
 
 
 def create(store: Store, request: Request) -> RouteSummary:

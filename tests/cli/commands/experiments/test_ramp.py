@@ -208,6 +208,11 @@ def test_a_ramp_of_what_the_route_serves_is_refused(ready: Run, served: str) -> 
     assert f"route home serves {served} already" in refused.stderr
 
 
+def test_a_share_that_is_nearly_all_is_not_called_all(ready: Run) -> None:
+    ramp(ready, "--steps", "0.0001%,99.9999%,100%", "--hold", "1d")
+    assert advance(ready).json["why"].startswith("home-ramp-1 is at 0.0001 %; 99.9999 % from ")
+
+
 # -- what else ends it, and what is refused --
 
 
