@@ -209,7 +209,7 @@ def _begun(result: RouteSummary, request: Request, hold_us: int) -> list[str]:
     state = result["ramp"]
     assert state is not None
     guards = " and ".join(state["guards"])
-    steps = ", ".join(f"{100 * step:.3g}" for step in state["steps"])
+    steps = ", ".join(f"{100 * step:.12g}" for step in state["steps"])
     return [
         state["why"],
         f"candidate {request.to} against current {result['reference']}; steps of {steps} %, each for "

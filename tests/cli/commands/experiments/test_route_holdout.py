@@ -124,6 +124,16 @@ def test_decisions_and_exports_name_the_holdout(run_sqlite: Run, sqlite_db: str)
     assert run_sqlite("session", "show", f"{user}-0").stdout.count("uniform@home-holdout/holdout") == 1
 
 
+def test_holdouts_of_two_routes_are_drawn_by_themselves(ready: Run) -> None:
+    ready("route", "create", "side", "--to", "other", "--holdout", "30%")
+    held = {route: set[str]() for route in ("home", "side")}
+    for route, users in held.items():
+        lines = "".join(f'{{"policy": "{route}", "session": "{user}-{route}", "user": "{user}"}}\n' for user in CROWD)
+        rows = ready("recommend", "--input", "-", "--format", "ndjson", stdin=lines).lines
+        users |= {row["user"] for row in rows if row["variant"] == "holdout"}
+    assert held["home"] & held["side"]  # 14 on average
+
+
 @ON_BOTH
 def test_a_copy_of_the_store_keeps_the_holdout(ready: Run, tmp_path: Path) -> None:
     first = apart(ready, 0)
