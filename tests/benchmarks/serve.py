@@ -66,7 +66,7 @@ def http_client(address: tuple[str, int]) -> Iterator[Talk]:
             connection.sendall(b"POST /pipe HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(line), line))
             length = 0
             while (field := answers.readline()) != b"\r\n":
-                if match := re.match(rb"Content-Length: (\d+)", field):
+                if match := re.match(rb"(?i)Content-Length: (\d+)", field):
                     length = int(match[1])
             return answers.read(length)
 

@@ -293,9 +293,12 @@ def test_36_an_option_has_one_meaning_and_a_long_name(shop: Run) -> None:
 SEVERAL = {
     "--by": "each command has groups of its own",
     "--features": "those of an arm; how a kind reads them",
+    "--guard": "of a reward, for gates; of a metric, for experiments",
     "--layout": "of imports, and of exports",
     "--param": "of `sweep` for a kind, with several values",
     "--position": "a slot of `feedback`; elsewhere a position curve",
+    "--steps": "decisions of a session; shares of a ramp",
+    "--weights": "of events; of variants",
 }
 
 

@@ -27,6 +27,9 @@ ELSEWHERE = {
     # need people who come back (app/judging/test_suggestion.py), and ten stretches of time (judging/test_sweep.py)
     "rlrec reward suggest --reward durable --horizon 3d", "rlrec reward suggest --log policy=home --json",
     "rlrec sweep --kinds thompson,ucb,lin-thompson",
+    # need more users: commands/experiments/test_plan.py, app/experiments/test_ending.py
+    "rlrec experiment plan --lift 5% --log route=home", "rlrec experiment plan ab --lift 5%",
+    "rlrec experiment stop ab --promote b",
     "rlrec sweep --kinds thompson,linucb --param linucb:alpha=0.3,1 --param linucb:floor=0.05 --log policy=home",
 }  # fmt: skip
 

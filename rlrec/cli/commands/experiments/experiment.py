@@ -143,7 +143,7 @@ experiment.add_command(plan)
 )  # fmt: skip
 @writing(
     "rlrec experiment create ab --variant a=home --variant b=other --unit session",
-    "rlrec experiment create ab --variant a=home --variant b=other --guard 'visits>=-2%'",
+    "rlrec experiment create safer --variant a=home --variant b=other --guard 'visits>=-2%'",
     "rlrec experiment create safe --variant a=home --holdout-uniform 1%",
     "rlrec experiment create rank --interleave home@2,other@2",
 )

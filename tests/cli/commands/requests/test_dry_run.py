@@ -37,7 +37,12 @@ LINES = [
     "route set front --to other",
     "route rollback front",
     "experiment create test2 --variant a=home --variant b=other",
+    "experiment set test --weight a=1 --weight b=3",
+    "experiment freeze test",
     "experiment stop test",
+    "log exclude bots --where session=s1",
+    "log include staff",
+    "route ramp front --to other --steps 10%,100%",
     "feedback 1 click --position 1",
     "feedback --input events.ndjson",
     "settle",
@@ -53,6 +58,7 @@ ELSEWHERE = {
     "init",
     "demo",
     "doctor",
+    "route advance",
     "recommend",
     "serve",
     "position fit",
@@ -99,6 +105,7 @@ def fill(db: str) -> None:
         ("route set front --to home", None),
         ("experiment create test --variant a=home --variant b=other", None),
         ("recommend --input -", lines(*pages)),
+        ("log exclude staff --where session=s2", None),
     ):
         result = run(*EARLY, *shlex.split(text), stdin=stdin)
         assert result.exit_code == 0, (text, result.stderr)
