@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, NotRequired, TypedDict, cast
 
 from rlrec.app import opening
+from rlrec.app.audit.draws import machine_sessions
 from rlrec.app.evaluation.comparisons import declared, holdout, interleaved, unit_outcomes
 from rlrec.app.evaluation.comparisons.unit_outcomes import (
     DifferenceRow,
@@ -167,6 +168,14 @@ def _phases(experiment: Experiment, phases: Sequence[Phase], collected: StudyFig
             ]  # fmt: skip
         rows.append(row)
     return rows
+
+
+def notice_machines(store: Store, name: str) -> None:
+    """Say how many units of an experiment click like machines, and how they are left out."""
+    with store.read() as unit:
+        machines = machine_sessions.sentence(unit, selection=filters.selection(unit, f"experiment={name}"))
+    if machines is not None:
+        store.notice(f"of experiment {name}, {machines}")
 
 
 def note(store: Store, answer: VariantComparison) -> None:

@@ -32,10 +32,15 @@ def visited(db: str) -> None:
     for arm in "abcd":
         at(run, "2026-01-01T00:00:00Z", "arm", "add", arm)
     at(run, "2026-01-01T00:00:00Z", "policy", "create", "home", "--kind", "thompson", "--param", "floor=0.3")
+    serve(run, policy="home")
+
+
+def serve(run: Run, **source: str) -> None:
+    """Two visits of everybody. source: policy or experiment."""
     users = [f"u{number}" for number in range(60)] + [f"m{number}" for number in range(6)]
     requests = [
         {
-            "policy": "home", "session": f"s-{user}-{visit}", "user": user, "k": 3,
+            **source, "session": f"s-{user}-{visit}", "user": user, "k": 3,
             "context": {"device": ["phone", "desk", NEVER_KEY][number % 3], "age": [1, True, "1", 1.5][number % 4]},
         }
         for visit in range(2)
@@ -271,6 +276,27 @@ def test_doctor_names_machines_and_the_way_to_leave_them_out(run: Run) -> None:
     at(run, AFTER, "log", "exclude", "bots", "--machines")
     assert [row for row in at(run, AFTER, "doctor", "--json").json["findings"] if row["check"] == "machines"] == []
     assert not at(run, AFTER, "log", "exclude", "bots", "--machines", "--json").json["created"]
+
+
+def test_an_experiment_says_how_many_of_its_units_are_machines(run_sqlite: Run) -> None:
+    start = "2026-01-01T00:00:00Z"
+    for arm in "abcd":
+        at(run_sqlite, start, "arm", "add", arm)
+    at(run_sqlite, start, "policy", "create", "even", "--kind", "uniform")
+    for name in ("ab", "later"):
+        at(run_sqlite, start, "experiment", "create", name, "--variant", "a=even", "--variant", "b=even")
+    serve(run_sqlite, experiment="ab")
+
+    def notices(name: str) -> str:
+        return done(run_sqlite("--now", AFTER, "experiment", "show", name)).stderr
+
+    assert (
+        "of experiment ab, 6 users click nearly all that they are shown (m0, m1, m2, m3, m4, ...): "
+        "`rlrec log exclude bots --machines` leaves them out\n"
+    ) in notices("ab")
+    assert "nearly all" not in notices("later")
+    at(run_sqlite, AFTER, "log", "exclude", "bots", "--machines")
+    assert "nearly all" not in notices("ab")
 
 
 def test_python_has_the_commands_and_the_decisions(run: Run, db: str) -> None:

@@ -19,11 +19,11 @@ _MANY_WAYS = 0.5  # probability that a session is a machine's, from which on it 
 _NAMED = 5  # in a finding
 
 
-def find(unit: Unit, *, included: str | None = None) -> list[UnitIds]:
-    """The units that click like machines, by some reward that a policy learns; those that are excluded are left out,
-    but for those of the exclusions named."""
+def find(unit: Unit, *, included: str | None = None, selection: Selection | None = None) -> list[UnitIds]:
+    """The units that click like machines, by some reward that a policy learns. selection: of decisions, None for all
+    but the excluded ones; included: exclusions of which all count nevertheless."""
     live = policies.live(unit, [policy.name for policy in policies.all_policies(unit)])
-    selection = Selection(without=filters.exclusion_tests(unit, included=included))
+    selection = selection or Selection(without=filters.exclusion_tests(unit, included=included))
     persons = set[int]()
     for kinds in {frozenset(policy.version.reward.weights) for policy in live.values()}:
         person, slots, clicks = people.count_clicks(unit, selection, kinds)
@@ -35,7 +35,14 @@ def find(unit: Unit, *, included: str | None = None) -> list[UnitIds]:
 
 def check(unit: Unit, *, findings: Findings) -> None:
     """A warning that names the units which click like machines, and how they are left out."""
-    units = find(unit)
+    if (detail := sentence(unit)) is not None:
+        findings.warning(CHECK, "store", f"{detail}; with --dry-run --json it names them")
+
+
+def sentence(unit: Unit, *, selection: Selection | None = None) -> str | None:
+    """A sentence that names the units which click like machines, and how they are left out; None without any."""
+    if not (units := find(unit, selection=selection)):
+        return None
     users = {user for user, _ in units if user is not None}
     session_ids = {session for _, session in units if session is not None}
     names = [row[0] for row in unit.ask("SELECT key FROM users WHERE id IN (?*)", users)]
@@ -44,7 +51,5 @@ def check(unit: Unit, *, findings: Findings) -> None:
     free_name = next(name for number in count(1) if (name := f"bots{number if number > 1 else ''}") not in stored)
     counts = [quantity(len(ids), noun) for ids, noun in ((users, "user"), (session_ids, "session")) if ids]
     named = f"{', '.join(names[:_NAMED])}{', ...' if len(names) > _NAMED else ''}"
-    detail = f"{' and '.join(counts)} click nearly all that they are shown ({named}): "
-    if units:
-        command = f"`rlrec log exclude {free_name} --machines`"
-        findings.warning(CHECK, "store", f"{detail}{command} leaves them out; with --dry-run --json it names them")
+    command = f"`rlrec log exclude {free_name} --machines`"
+    return f"{' and '.join(counts)} click nearly all that they are shown ({named}): {command} leaves them out"

@@ -190,6 +190,7 @@ def show_(
     trust estimates from this log. --log narrows neither the holdout nor the check of the split."""
     result = app.compare.show(store, name, rewards=rewards, level=level, log=log, fixed=fixed, by=by)
     save_plot(plot, lambda: app.figures.comparison(result))
+    app.compare.notice_machines(store, name)
     if log is None and level == LEVEL and not fixed and by is None:
         app.compare.note(store, result)
     elif result.get("route"):
