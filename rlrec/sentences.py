@@ -20,6 +20,7 @@ LOGGER_HINT = "others are compared with it by `rlrec outcomes --by version`, an 
 TOO_EARLY = {"few-clusters", "few-rewards"}  # reasons for which an experiment says nothing yet
 BASES = {"visits": "visits per {unit}", "active_days": "active days per {unit}", "reward_per_visit": "per visit"}
 GROWING = {"young-units", "anonymous-units"}  # reasons for which a difference is one of what came so far
+YOUNG = "it may grow or turn: many had no time yet to come again; wait as long as people stay away, a week at least"
 LONGEST_WAIT = 90  # days; nobody waits longer for an answer
 
 
@@ -185,8 +186,8 @@ def difference_sentence(
     if row["answer"] == "unknown" and is_growing(row) and "young-units" in row["reasons"]:
         name = row.get("group", row.get("variant"))
         earned = f"{name} earned {difference_direction(row)} than {row['against']} so far"
-        doubt = f"it may grow or turn, since many had no time yet to come again ({', '.join(row['reasons'])})"
-        return f"{earned}: {_figures(row)} {_basis(row, unit)}{reward}; {doubt}"
+        so_far = _figures({**row, "lower": None, "upper": None})
+        return f"{earned}: {so_far} {_basis(row, unit)}{reward} ({', '.join(row['reasons'])}); {YOUNG}"
     base = row["value"] / row["relative"] if row["relative"] else None
     claim = Claim(
         name=row.get("group", row.get("variant")), rival=row["against"],
@@ -250,6 +251,11 @@ def guard_sentence(row: Mapping[str, Any], unit: str) -> str:
     if row["answer"] == "holds":
         return f"{row['group']} keeps to a guard: {share} % {basis}, at worst {low} %, where {least} is allowed"
     reasons = f" ({', '.join(row['reasons'])})" if row["reasons"] else ""
+    if "young-units" in row["reasons"]:  # what they did so far bounds nothing
+        so_far = f": {share} % so far" if share else ""
+        return (
+            f"{row['group']}: cannot tell yet whether {basis} fell by more than {least[1:]}{so_far}{reasons}; {YOUNG}"
+        )
     so_far = f": {share} % so far" + (f", at worst {low} %" if low else "") if share else ""
     return f"{row['group']}: cannot tell yet whether {basis} fell by more than {least[1:]}{so_far}{reasons}"
 
@@ -263,6 +269,8 @@ def _holdout_sentence(answer: Mapping[str, Any]) -> str:
         named = {**earned, "group": answer["route"], "against": "its holdout"}
         return difference_sentence(named, answer["unit"], by_reward=True, per_day=answer.get("units_per_day"))
     so_far = " so far (young-units: it may grow or turn)" if "young-units" in earned["reasons"] else ""
+    if so_far:  # what they did so far bounds nothing
+        earned, visits = ({**row, "lower": None, "upper": None} for row in (earned, visits))
     figures = f"{earned['reward']} {_figures(earned)} a {answer['unit']}, visits {_figures(visits)}"
     caveat = (
         "; picked-decisions: whom earlier policies drove away does not count" if "picked-decisions" in reasons else ""

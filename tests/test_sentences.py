@@ -146,8 +146,8 @@ def test_an_experiment_is_judged_by_what_a_unit_earned() -> None:
     assert conclusion(young) == "new: this log cannot tell whether it is better or worse than old (young-units)"
     grown = difference("reward_per_unit", "unknown", 0.2, reasons=["young-units"])
     assert conclusion(grown) == (
-        "new earned more than old so far: +20 % [+15, +25] per user; it may grow or turn, since many had no time "
-        "yet to come again (young-units)"
+        "new earned more than old so far: +20 % per user (young-units); it may grow or turn: many had no time yet to "
+        "come again; wait as long as people stay away, a week at least"
     )
     doubted = difference("reward_per_unit", "unknown", 0.2, reasons=["young-units", "unlike-loggers"])
     assert conclusion(doubted).startswith("new: this log cannot tell")
@@ -187,6 +187,16 @@ def test_a_declared_metric_is_named_and_so_are_guards_that_do_not_hold() -> None
         "new is better than old: +20 % [+15, +25] visits per user",
         "new: cannot tell yet whether reward per user by loyal fell by more than 5 %: -20 % so far, at worst -30 %",
     ]
+
+
+def test_young_units_bound_nothing() -> None:
+    guard: dict[str, Any] = {
+        "metric": "visits", "reward": None, "group": "new", "against": "old", "least": -0.05, "relative": 0.017,
+        "lower": -0.047, "upper": 0.1, "answer": "unknown", "reasons": ["young-units"],
+    }  # fmt: skip
+    text = conclusion(guards=[guard])
+    assert text.startswith("new: cannot tell yet whether visits per user fell by more than 5 %: +1.7 % so far (young-")
+    assert ("at worst" in text, "wait as long as people stay away" in text) == (False, True)
 
 
 def test_an_arm_that_earns_less_than_the_average_now_is_no_bait() -> None:

@@ -201,6 +201,11 @@ def share_of_visits(begun: Array, ages: Array) -> float:
     return float(begun[long_enough].sum() / at_risk[0]) / mean if mean else np.nan
 
 
+def mean_age(ages: Array) -> float:
+    """Mean age of units as a share of the oldest possible one, (t,) units by age; NaN without a unit."""
+    return float(ages @ (np.arange(len(ages)) + 0.5) / len(ages) / ages.sum()) if ages.sum() else np.nan
+
+
 def expected_share(begun: Array, ages: Array, group_ages: Array) -> float:
     """Share of their visits that the units of a group have had, where they come as those of all groups do, (t,) each as
     of `share_of_visits`; group_ages: units of the group by the age that they have now. NaN without a unit."""

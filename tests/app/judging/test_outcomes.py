@@ -338,6 +338,20 @@ def test_an_experiment_whose_units_are_young_says_so(store: Store, late: int) ->
     assert same_age["new"] == 20
 
 
+def test_units_are_young_in_the_first_week_though_nobody_came_again_yet(store: Store) -> None:
+    """10 users a day come, and stay away for two days; after a week they are old enough, as most came once."""
+    stocked(store)
+    split(store)
+    young = list[bool]()
+    for day in range(10):
+        coming = [*range(10 * day, 10 * day + 10), *([10 * day - 20] if day > 1 else [])]
+        lines = [recommend.Request(session=f"{n}-{day}", user=f"u{n}", experiment="ab") for n in coming]
+        recommend.recommend_group(clock(store, START + day * DAY), lines)
+        clock(store, START + day * DAY + DAY // 2)
+        young.append("young-units" in compare.show(store, "ab")["reasons"])
+    assert young == [0 < day < 7 for day in range(10)]
+
+
 def test_units_of_a_policy_that_began_late_are_young(store: Store) -> None:
     """20 users come daily for ten days to one policy; others come on the last day for the first time, to another."""
     stocked(store)

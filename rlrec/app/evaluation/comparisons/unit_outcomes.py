@@ -31,11 +31,13 @@ from rlrec.ope.sums.unit_visits import FAR_FUTURE, SAMPLED_FLAGS, ServedDecision
 from rlrec.records import Reward, Sums
 from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
+from rlrec.store.database.unit import parse
 from rlrec.store.log import reader, selected, sessions, settings
 from rlrec.store.log.reader import ABSENT, Batch
 from rlrec.store.log.selected import Selection
 from rlrec.store.policies import experiments, people
 from rlrec.store.policies.experiments import Experiment, Phase
+from rlrec.times import DAY_US
 
 ANONYMOUS_UNITS = "anonymous-units"
 _READ = (
@@ -46,6 +48,10 @@ SPLIT_DOUBTS = {"sample-ratio", "picked-decisions"}  # whatever an interval says
 LIVES = ("policy", "version")  # groups whose units began at different times
 # Of a selection, what may follow from the variant that a unit has.
 EFFECTS = ("policy_ids", "version_ids", "route_ids", "context_ids", "since")
+FIRST_WEEK_US, EQUAL_AGE = (
+    7 * DAY_US,
+    0.9,
+)  # in which visits do not tell how long people stay away, unless all came at once
 AGES = 200  # parts of the time since the first assignment
 
 
@@ -123,7 +129,8 @@ class StudyFigures:
     """The figures of a study, its sums, and its groups. any_user: whether the store knows some user; split: chi-square
     and p-value of how units were split between variants, NaN without variants; declaration: of their experiment;
     is_fixed: whether intervals hold for a look that was planned, and not at every look; is_picked: whether the
-    selection leaves out decisions of its units by what came after their assignment."""
+    selection leaves out decisions of its units by what came after their assignment; is_first_week: whether
+    units that may come again had less than a week for it."""
 
     study: Study
     sums: StudySums
@@ -135,6 +142,7 @@ class StudyFigures:
     declaration: Declaration | None = None
     is_fixed: bool = False
     is_picked: bool = False
+    is_first_week: bool = False
 
     @cached_property
     def outcomes(self) -> Outcomes:
@@ -220,7 +228,7 @@ class StudyFigures:
         return [self._guard(group, metric, least) for metric, least in guards for group in groups]
 
     def _guard(self, group: int, metric: Metric, least: float) -> GuardRow:
-        reserve = self.outcomes.reserve(group, metric, least).because(*self._doubts(group, metric))
+        reserve = self.outcomes.reserve(group, metric, least).because(*self._doubts(group, metric, least))
         alpha = 1 - self.level
         bounded = self._bounded(reserve, group, alpha, tuned=2 * alpha, sides=1)
         base, labels = abs(bounded.base or 0.0), self.groups.labels
@@ -293,8 +301,8 @@ class StudyFigures:
     def _compared(self, group: int, metric: Metric) -> Comparison:
         return self.outcomes.compare(group, metric).because(*self._doubts(group, metric))
 
-    def _doubts(self, group: int, metric: Metric) -> list[str]:
-        """The reasons for doubt in a difference from the first group."""
+    def _doubts(self, group: int, metric: Metric, least: float = 0.0) -> list[str]:
+        """The reasons for doubt in a difference from the first group, less what a guard allows."""
         reasons = self._reasons(metric, group, 0)
         if self.declaration is None:
             return reasons
@@ -303,7 +311,7 @@ class StudyFigures:
             *(["sample-ratio"] if is_unlikely(self.split) else []),
             *(["picked-decisions"] if self.is_picked else []),
             *(["decisions-differ"] if self.are_other_visits(group, metric) else []),
-            *(["young-units"] if self.is_young(group, metric) else []),
+            *(["young-units"] if self.is_young(group, metric, least) else []),
         ]  # fmt: skip
 
     def are_other_visits(self, group: int, metric: Metric) -> bool:
@@ -324,13 +332,16 @@ class StudyFigures:
             *([f"partial-{self.study.by}"] if self.groups.cut.intersection(groups) else []),
         ]  # fmt: skip
 
-    def is_young(self, group: int, metric: Metric) -> bool:
-        """Whether the difference from the first group depends on how long ago units were assigned, or may do so since
-        many of them had no time to come again."""
+    def is_young(self, group: int, metric: Metric, least: float = 0.0) -> bool:
+        """Whether the difference from the first group may turn since many units had no time to come again, or has
+        turned with how long ago units were assigned; less what a guard allows."""
         if self.lack_time(metric, 0, group) or not metric.per_unit or not self.sums.halves:
             return self.lack_time(metric, 0, group)
+        if metric not in _ageing(self.study):
+            return False
         older, younger = (self._figures(self.sums.halves[number]) for number in (0, 1))
-        return metric in _ageing(self.study) and outcomes.changes_with_age(older, younger, group, metric)
+        signs = [np.sign(half.reserve(group, metric, least).value or 0.0) for half in (older, younger)]
+        return signs[0] != signs[1] and outcomes.changes_with_age(older, younger, group, metric)
 
     def lack_time(self, metric: Metric, *groups: int) -> bool:
         """Whether many units of some of these groups had no time yet to come again, so that a mean of units is low."""
@@ -341,6 +352,8 @@ class StudyFigures:
             shares = [outcomes.expected_share(begun.sum(axis=0), ages.sum(axis=0), ages[group]) for group in groups]
         else:
             shares = [outcomes.share_of_visits(begun[group], ages[group]) for group in groups]
+            if self.is_first_week and min(outcomes.mean_age(ages[group]) for group in groups) < EQUAL_AGE:
+                return True
         return min(shares) < outcomes.YOUNG_SHARE
 
     def count(self, name: str, *groups: int) -> int:
@@ -372,7 +385,7 @@ def collect(unit: Unit, study: Study, *, level: float, is_fixed: bool = False) -
     return StudyFigures(
         study=study, sums=sums, groups=fold.groups, level=level, any_user=fold.any_user,
         split=sample_ratio(splits), strata_per_phase=fold.strata_per_phase, declaration=declaration, is_fixed=is_fixed,
-        is_picked=is_picked,
+        is_picked=is_picked, is_first_week=fold.is_first_week,
     )  # fmt: skip
 
 
@@ -464,6 +477,16 @@ class StudyFold:
             self._assigned = selected.times(unit, study.selection)
         needs_age = ageing is not None or study.age_us is not None or study.by in LIVES
         self._last_at = selected.times(unit, study.selection)[1] if needs_age else 0
+        self._spent_us = self._last_at - self._assigned[0] if self._assigned[1] else 0
+
+    @property
+    def is_first_week(self) -> bool:
+        """Whether users had less than a week to come again. A ramp waits at each step as long as its owner says."""
+        experiment = self.study.experiment
+        if experiment is None or self.study.by_session or not self.any_user:
+            return False
+        is_ramp = "route" in parse(experiment.definition, f"definition of experiment {experiment.name}")
+        return 0 < self._spent_us < FIRST_WEEK_US and not is_ramp
 
     def ramp_splits(self, sums: StudySums) -> list[tuple[list[float], list[list[int]]]]:
         """The shares of the variants of a ramp in each stratum, and the units there: of those that were served before,
@@ -614,7 +637,7 @@ class StudyFold:
 
     def _ages(self, visits: Visits, decisions: ServedDecisions, units: UnitSums) -> dict[str, Ids]:
         """Visits by the age that their unit had, and units by their age at the end, of each variant, (v, AGES)."""
-        n, spent = len(self.groups.labels), self._last_at - self._assigned[0] + 1
+        n, spent = len(self.groups.labels), self._spent_us + 1
         # the visits of these units, whose rows are found by digest
         first, _ = distinct(decisions.group, decisions.visit)
         first = first[np.isin(visits.unit[decisions.visit[first]], units.unit)]
