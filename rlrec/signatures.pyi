@@ -495,13 +495,14 @@ class ExperimentCommands:
         """Stop serving from an experiment; its log stays.
 
         --promote makes what the variant has learned the next version of the policy that it is a copy of, and that version
-        live; one that learns nothing makes the version live that it copies. Routes that follow the policy follow, and so
-        does the route of a ramp, which without --promote serves again what it served before. `rlrec policy rollback`, and
-        for a ramp `rlrec route rollback`, undo it. What `experiment show` says is repeated. Where the variant earns less
-        per unit than the first one, or it is not known whether it does, the command asks on a terminal, and elsewhere ends
-        with exit 3 unless --anyway is given.
+        live; one that learns nothing makes the version live that it copies. Routes that follow this policy follow; one that
+        serves another policy goes on with that, and the answer names the command that changes it. The route of a ramp
+        follows the promoted variant's policy; without --promote it serves again what it served before. `rlrec policy
+        rollback`, and for a ramp `rlrec route rollback`, undo it. What `experiment show` says is repeated. Where the
+        variant earns less per unit than the first one, or it is not known whether it does, the command asks on a terminal,
+        and elsewhere ends with exit 3 unless --anyway is given.
 
-        promote: Variant that serves from now on.
+        promote: Variant whose belief goes live in its policy.
         anyway: Promote a variant that loses, or of which nothing is known, too.
         dry_run: Say what would be stored, and store nothing."""
 

@@ -73,6 +73,9 @@ def stop(
                 "promoted": promote, "live": reference, "passed_by": passed_by,
                 "unit_differences": cast(Any, compared),
             }  # fmt: skip
+            if changes := routes.newest_changes(unit):
+                answer["routes"] = [row.route for row in changes if _serves(row, reference)]
+                answer["remedy"] = None if answer["routes"] else _remedy(ended, changes, reference)
         return {**answer, "already_stopped": not is_running}
 
     answer = store.write(work, repeatable=True)
@@ -85,6 +88,18 @@ def _route(unit: Unit, ended: Experiment) -> RouteChange | None:
     """The newest change of the route that an experiment is a ramp of, which is locked; None where it is none."""
     name = parse(ended.definition, f"definition of experiment {ended.name}").get("route")
     return None if name is None else lookup.route(unit, name, lock=True)
+
+
+def _serves(change: RouteChange, reference: str) -> bool:
+    """Whether a route leads everybody to the version that went live, or follows its policy."""
+    return not change.running and change.reference in (reference, lookup.split(reference)[0])
+
+
+def _remedy(ended: Experiment, changes: Sequence[RouteChange], reference: str) -> str:
+    """The command that lets a route serve what went live: the one that serves what the first variant is a copy of."""
+    first = ended.variants[0].policy.partition("@")[0]
+    change = next((change for change in changes if change.policy == first), changes[0])
+    return f"`rlrec route set {change.route} --to {lookup.split(reference)[0]}` lets {change.route} serve it"
 
 
 def _notice(store: Store, answer: ExperimentSummary, successor: Version | None) -> None:

@@ -86,12 +86,14 @@ VariantRow = TypedDict("VariantRow", {
 })  # fmt: skip
 
 
-# live: the version that went live where a variant was promoted; passed_by: who serves another one.
+# live: the version that went live where a variant was promoted; passed_by: who serves another one; routes: those that
+# serve it, of a store that has some, and remedy: where none does, what lets one.
 ExperimentSummary = TypedDict("ExperimentSummary", {
     "experiment": str, "status": str, "unit": str, "variants": list[VariantRow], "created_at": str,
     "stopped_at": str | None, "created": NotRequired[bool], "already_stopped": NotRequired[bool],
     "interleave": NotRequired[list[str]], "route": NotRequired[str], "promoted": NotRequired[str],
-    "live": NotRequired[str], "passed_by": NotRequired[list[str]],
+    "live": NotRequired[str], "passed_by": NotRequired[list[str]], "routes": NotRequired[list[str]],
+    "remedy": NotRequired[str | None],
     "unit_differences": NotRequired[list["DifferenceRow"]], "layer": NotRequired[str],
     "layer_share": NotRequired[float], "set": NotRequired[bool], "already_frozen": NotRequired[bool],
 })  # fmt: skip

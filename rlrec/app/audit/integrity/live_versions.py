@@ -53,7 +53,8 @@ def check(unit: Unit, *, findings: Findings, policy: str | None = None) -> None:
         is_meant = policy in (None, now.policy.name) and now.policy.base_id is None
         if is_meant and not activity.count_served_since(unit, now.policy.id, unit.now - DAY_US):
             remedy = f"`rlrec route set {changes[0].route} --to {now.policy.name} --share 20%` gives it to some users"
-            detail = f"{now.reference} is live, and serves no route and nobody else since a day: {remedy}"
+            idle = "serves no route, and nobody outside of experiments got it within 24 hours"
+            detail = f"{idle}; {now.reference} is live: {remedy}"
             findings.add(CHECK, "info", f"policy {now.policy.name}", detail)
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rlrec.app.experiments.compare import VariantComparison
     from rlrec.app.experiments.experiment import ExperimentSummary, VariantSpec
 
+NESTED = ("unit_differences", "passed_by", "remedy")  # keys of a stop that a table does not have
 COLUMNS = ("experiment", "status", "unit", "variants", "created_at", "stopped_at")
 DIFFERENCE = {  # column of a csv: key of a difference per decision
     "difference": "value", "difference_lower": "lower", "difference_upper": "upper", "p_value": "p_value",
@@ -382,29 +383,34 @@ def freeze(store: Store, show: Show, name: str) -> None:
 
 @experiment.command("stop")
 @click.argument("name", type=NAME)
-@click.option("--promote", type=NAME, metavar="LABEL", help="Variant that serves from now on.")
+@click.option("--promote", type=NAME, metavar="LABEL", help="Variant whose belief goes live in its policy.")
 @click.option("--anyway", is_flag=True, help="Promote a variant that loses, or of which nothing is known, too.")
 @writing("rlrec experiment stop ab", "rlrec experiment stop ab --promote b")
 def stop(store: Store, show: Show, name: str, promote: str | None, anyway: bool) -> None:
     """Stop serving from an experiment; its log stays.
 
     --promote makes what the variant has learned the next version of the policy that it is a copy of, and that version
-    live; one that learns nothing makes the version live that it copies. Routes that follow the policy follow, and so
-    does the route of a ramp, which without --promote serves again what it served before. `rlrec policy rollback`, and
-    for a ramp `rlrec route rollback`, undo it. What `experiment show` says is repeated. Where the variant earns less
-    per unit than the first one, or it is not known whether it does, the command asks on a terminal, and elsewhere ends
-    with exit 3 unless --anyway is given.
+    live; one that learns nothing makes the version live that it copies. Routes that follow this policy follow; one that
+    serves another policy goes on with that, and the answer names the command that changes it. The route of a ramp
+    follows the promoted variant's policy; without --promote it serves again what it served before. `rlrec policy
+    rollback`, and for a ramp `rlrec route rollback`, undo it. What `experiment show` says is repeated. Where the
+    variant earns less per unit than the first one, or it is not known whether it does, the command asks on a terminal,
+    and elsewhere ends with exit 3 unless --anyway is given.
     """
     if anyway and promote is None:
         raise click.UsageError("--anyway is for a variant that is promoted: give --promote LABEL, too")
     result = app.ending.stop(store, name, promote=promote, anyway=anyway, confirm=question_of_terminal())
     earned, passed_by = result.get("unit_differences", []), result.get("passed_by", [])
     nested = show.format in ("json", "ndjson")
-    show({key: value for key, value in result.items() if nested or key not in ("unit_differences", "passed_by")})
+    shown: dict[str, Any] = {key: value for key, value in result.items() if nested or key not in NESTED}
+    if not nested and "routes" in result:
+        shown["routes"] = " and ".join(result["routes"]) or f"none: {result['remedy']}"
+    show(shown)
     for row in earned:
         text = difference_sentence(row, result["unit"], by_reward=len(earned) > 1)
         conclude(show, f"{text}; promoted all the same." if row["answer"] in ("same", "unknown") else f"{text}.")
-    conclude(show, *(f"{line}." for line in passed_by))
+    has_remedy = bool(result.get("remedy"))
+    conclude(show, *(f"{line}." for line in passed_by if not (has_remedy and line.startswith("policy "))))
 
 
 @experiment.command("list")

@@ -33,6 +33,7 @@ LOOK_DROP = ("alpha", "n", "reward", "against", "estimator")
 GUARD_FIGURES = ("guard", "least", "estimator", "value", "lower", "verdict", "passed")
 HISTORY = ("at", "reference", "experiment", "by")
 
+SINCE = "also counts what becomes mature after this, so that its figures can differ"
 TO = "The policy that it leads to. POLICY follows its live version, POLICY@V stays with one."
 
 
@@ -230,7 +231,7 @@ def advance(store: Store, show: Show, name: str) -> None:
     result = app.ramp.advance(store, name)
     show(result, table=View([], [], title=[result["why"]]), flat=[result])
     if result["did"] == "rolled-back":
-        raise CheckFailed(result["why"], hint=f"`rlrec experiment show {result['experiment']}` has the figures")
+        raise CheckFailed(result["why"], hint=f"`rlrec experiment show {result['experiment']}` {SINCE}")
 
 
 def _gate_options(require: str | None, options: Mapping[str, Any]) -> GateOptions | None:

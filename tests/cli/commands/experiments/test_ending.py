@@ -138,6 +138,21 @@ def create(run: Run, *variants: str, **options: str) -> None:
     assert run("experiment", "create", "ab", "--unit", "session", *words).exit_code == 0
 
 
+def test_the_answer_says_which_routes_serve_what_went_live(pair: Run) -> None:
+    remedy = "`rlrec route set home --to u` lets home serve it"
+    create(pair, "a=ts", "b=u")
+    words = ("experiment", "stop", "ab", "--promote", "b", "--anyway")
+    table = pair(*words)
+    assert f"none: {remedy}" in table.stdout
+    assert "serves no route" not in table.stderr  # once is enough
+    again = pair(*words, "--json").json
+    assert (again["routes"], again["remedy"]) == ([], remedy)
+    pair(*remedy.split("`")[1].split()[1:])
+    assert pair("route", "show", "home", "--json").json["reference"] == "u"
+    served = pair(*words, "--json").json
+    assert (served["routes"], served["remedy"]) == (["home"], None)
+
+
 def promote(run: Run, label: str, *words: str) -> Any:
     return run("experiment", "stop", "ab", "--promote", label, *words, "--json")
 

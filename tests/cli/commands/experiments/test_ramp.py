@@ -99,6 +99,10 @@ def test_a_bad_candidate_goes_back_within_its_first_step(ready: Run) -> None:
     assert (done.exit_code, done.json["did"], day < 4) == (3, "rolled-back", True)
     assert "candidate is worse than current" in done.stderr
     assert "route home serves ts@2" in done.stderr
+    shown = at(ready, day + 0.9)("experiment", "show", "home-ramp-1", "--json").json["unit_differences"]
+    earned = next(row for row in shown if row["metric"] == "reward_per_unit")
+    assert f"{100 * earned['relative']:+.0f} % [" in done.json["why"]  # as of then; later ones count more
+    assert "its figures can differ" in done.stderr
     again = advance(at(ready, 5))
     assert (again.exit_code, again.json["did"], "by `route advance home`" in again.json["why"]) == (0, "none", True)
     assert set(serve(at(ready, 6), 6, {"ts": 0.6})) == {"None"}
