@@ -9,7 +9,7 @@ from rlrec.app.audit.integrity import live_versions
 from rlrec.app.evaluation.comparisons import holdout, interleaved
 from rlrec.app.experiments import compare, experiment
 from rlrec.app.experiments.experiment import ExperimentSummary
-from rlrec.app.inputs import lookup
+from rlrec.app.inputs import filters, lookup
 from rlrec.app.learning import belief_versions
 from rlrec.app.log import lineage
 from rlrec.errors import CheckFailed, InputError, quantity
@@ -111,7 +111,10 @@ def _notice(store: Store, answer: ExperimentSummary, successor: Version | None) 
             f"{' and '.join(learned)} learned since is in the policies of the variants, where --promote LABEL would "
             "have kept it"
         )
-    if successor is None or answer["live"] == successor.reference:
+    if successor is None:
+        return
+    _notice_excluded(store, answer["live"])
+    if answer["live"] == successor.reference:
         return
     policy, live = successor.policy, answer["live"]
     with store.read() as unit:
@@ -128,6 +131,17 @@ def _notice(store: Store, answer: ExperimentSummary, successor: Version | None) 
             f"{policy.base} served {quantity(bypassing, 'decision')} outside of {answer['experiment']} meanwhile, "
             f"which {live} has not learned from: `rlrec policy rollback {policy.base}` returns to what has"
         )
+
+
+def _notice_excluded(store: Store, live: str) -> None:
+    """Say that what goes live has learned from decisions that are excluded."""
+    with store.read() as unit:
+        tests = filters.exclusion_tests(unit)
+        version = lookup.version(unit, live)[0] if tests else None
+        if version is None or not lineage.has_learned(unit, version, f"({' OR '.join(tests)})"):
+            return
+    command = lineage.rebuild_command(version)
+    store.notice(f"{live} has learned from decisions that are excluded: `{command}` makes a version without them")
 
 
 # -- what is promoted --

@@ -88,6 +88,24 @@ def learned_from(chain: Sequence[Version]) -> list[LearnedFrom]:
     return [LearnedFrom(selection=served), *initial]
 
 
+def has_learned(unit: Unit, version: Version, test: str, *, omitted: bool = False) -> bool:
+    """Whether a belief has learned from decisions that pass a test, or has left some out."""
+    from rlrec.store.log import exclusions
+
+    if not kinds.load(version.policy.kind).served or not learns(version):
+        return False
+    chain = ancestry(unit, version)
+    logs = [Selection()] if omitted else [log.selection for log in learned_from(chain)]
+    ids = [link.id for link in chain]
+    return any(exclusions.any_learned(unit, log, test, ids, omitted=omitted) for log in logs)
+
+
+def rebuild_command(version: Version) -> str:
+    """The command that makes a version without what is excluded, of the policy itself or of that of a variant."""
+    is_trained = not kinds.load(version.policy.kind).online and version.policy.kind != "long-term"
+    return f"rlrec {'train-pg' if is_trained else 'policy rebuild'} {version.policy.base}"
+
+
 def started_from(chain: Sequence[Version]) -> list[LearnedFrom]:
     """The decisions that the versions of an `ancestry` started from."""
     return [decisions for ancestor in chain for decisions in _initial(ancestor)]

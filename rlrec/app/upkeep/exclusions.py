@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TypedDict
 
-from rlrec import policy as kinds
 from rlrec.app.audit.draws import machine_sessions
 from rlrec.app.inputs import filters, lookup
 from rlrec.app.log import lineage
 from rlrec.errors import Conflict, InputError
+from rlrec.records import Version
 from rlrec.store import Store, Unit
 from rlrec.store.log import exclusions, selected, settings
 from rlrec.store.log.exclusions import Exclusion, UnitIds
 from rlrec.store.log.selected import Selection
-from rlrec.store.policies import policies
+from rlrec.store.policies import experiments, policies, routes
 from rlrec.times import format_time
 
 # filter: without people; users, sessions: keys of the units that are excluded, None where it is by filter alone.
@@ -24,12 +24,14 @@ StoredExclusion = TypedDict("StoredExclusion", {
 
 
 class Excluded(StoredExclusion):
-    """decisions: that are excluded, of how many in all; rebuild: commands by which beliefs unlearn, or learn, them."""
+    """decisions: that are excluded, of how many in all; rebuild: commands by which beliefs unlearn, or learn, them;
+    variants: of running experiments, which no rebuild replaces, each with the command for what its promotion makes."""
 
     decisions: int
     total: int
     created: bool
     rebuild: list[str]
+    variants: dict[str, str]
 
 
 def exclude(store: Store, name: str, *, where: str | None = None, machines: bool = False) -> Excluded:
@@ -113,21 +115,31 @@ def _summary(unit: Unit, stored: Exclusion) -> StoredExclusion:
 def _answer(unit: Unit, stored: Exclusion, *, included: bool = False) -> Excluded:
     test = filters.excluding_test(unit, stored)
     total, n_left = (selected.extent(unit, Selection(without=tests)).decisions for tests in ((), (test,)))
-    commands = [*dict.fromkeys(_concerned(unit, test, included=included))]
-    counts = {"decisions": total - n_left, "total": total}
-    return {**_summary(unit, stored), **counts, "created": False, "rebuild": commands}  # type: ignore[typeddict-item]
+    running = {
+        variant.policy_id
+        for row in experiments.all_experiments(unit) if row.status == "running"
+        for variant in row.serving
+    }  # fmt: skip
+    routed = {change.policy_id for change in routes.newest_changes(unit)}
+    commands, variants = dict[str, None](), dict[str, str]()
+    for version in _concerned(unit, test, included=included):
+        policy = version.policy
+        if policy.base_id is None:
+            commands[lineage.rebuild_command(version)] = None
+        elif policy.id in running:
+            variants[policy.name] = lineage.rebuild_command(version)
+        elif policy.id in routed:
+            commands[f"rlrec policy create NEW --kind {policy.kind} --from-log policy={policy.base}"] = None
+    return {
+        **_summary(unit, stored), "decisions": total - n_left, "total": total, "created": False,
+        "rebuild": [*commands], "variants": variants,
+    }  # fmt: skip
 
 
-def _concerned(unit: Unit, test: str, *, included: bool) -> Iterator[str]:
-    """The command for each policy with a belief that has learned from excluded decisions, or has left them out."""
+def _concerned(unit: Unit, test: str, *, included: bool) -> Iterator[Version]:
+    """The versions with a belief that has learned from excluded decisions, or has left them out."""
     stored = policies.all_policies(unit)
     live = {version.id for version, _ in policies.live(unit, [policy.name for policy in stored]).values()}
     for version in policies.versions(unit, [policy.id for policy in stored]):
-        kind = kinds.load(version.policy.kind)
-        if not kind.served or not (version.learning or version.id in live) or not lineage.learns(version):
-            continue
-        chain = lineage.ancestry(unit, version)
-        logs = [Selection()] if included else [log.selection for log in lineage.learned_from(chain)]
-        if any(exclusions.any_learned(unit, log, test, [link.id for link in chain], omitted=included) for log in logs):
-            is_trained = not kind.online and version.policy.kind != "long-term"
-            yield f"rlrec {'train-pg' if is_trained else 'policy rebuild'} {version.policy.name}"
+        if (version.learning or version.id in live) and lineage.has_learned(unit, version, test, omitted=included):
+            yield version

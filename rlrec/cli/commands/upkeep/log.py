@@ -66,9 +66,13 @@ def _counted(row: Any) -> dict[str, Any]:
 
 def _show(show: Show, answer: Excluded, verb: str, past: str) -> None:
     commands = [_with_promotion(command) for command in answer["rebuild"]]
-    show(answer if "json" in show.format else _counted(answer) | {"rebuild": "; ".join(chain.from_iterable(commands))})
+    flat = _counted(answer) | {"rebuild": "; ".join(chain.from_iterable(commands))}
+    show(answer if "json" in show.format else {name: value for name, value in flat.items() if name != "variants"})
     counted = f"{answer['decisions']:,} of {quantity(answer['total'], 'decision')}"
     sentences = [f"`{'`, then `'.join(steps)}`: its belief {past}" for steps in commands]
+    for variant, command in answer["variants"].items():
+        steps = "`, then `".join(_with_promotion(command))
+        sentences.append(f"{variant} {past}, and no rebuild replaces it while its experiment runs; promoted: `{steps}`")
     conclude(show, f"{verb}: {counted}", *sentences)
 
 

@@ -113,6 +113,22 @@ def test_a_rebuild_of_a_variant_is_refused_since_it_would_lack_what_was_copied(p
     assert pair("policy", "show", "ts@ab/a@2").exit_code == 2
 
 
+def test_a_variant_that_learned_from_what_is_excluded_is_rebuilt_once_it_is_promoted(pair: Run) -> None:
+    create(pair, "a=ts", "b=u")
+    serve(pair, 0, 40, experiment="ab")
+    users = "+".join(f"u{number}" for number in range(0, 40, 2))
+    excluded = pair("log", "exclude", "bots", "--where", f"user={users}")
+    assert "ts@ab/a has learned from them, and no rebuild replaces it while its experiment runs" in excluded.stderr
+    assert "policy rebuild ts@ab/a" not in excluded.stdout + excluded.stderr
+    again = pair("log", "exclude", "bots", "--where", f"user={users}", "--json").json
+    assert (again["rebuild"], again["variants"]) == ([], {"ts@ab/a": "rlrec policy rebuild ts"})
+    done = pair("experiment", "stop", "ab", "--promote", "a", "--anyway")
+    assert "ts@3 has learned from decisions that are excluded: `rlrec policy rebuild ts`" in done.stderr
+    rebuilt = pair("policy", "rebuild", "ts", "--json").json["version"]
+    pulls = [sum(row[1] for row in believed(pair, f"ts@{number}")) for number in (3, rebuilt)]
+    assert 0 < pulls[0] - pulls[1] < 20  # those of the users of this variant who are excluded
+
+
 # -- what goes live --
 
 
