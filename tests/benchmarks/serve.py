@@ -63,7 +63,9 @@ def http_client(address: tuple[str, int]) -> Iterator[Talk]:
     with socket.create_connection(address) as connection, connection.makefile("rb") as answers:
 
         def talk(line: bytes) -> bytes:
-            connection.sendall(b"POST /pipe HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b" % (len(line), line))
+            connection.sendall(
+                b"POST /pipe HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b" % (len(line), line)
+            )
             length = 0
             while (field := answers.readline()) != b"\r\n":
                 if match := re.match(rb"(?i)Content-Length: (\d+)", field):

@@ -10,7 +10,7 @@ from rlrec.app.learning.ledger import Ledger
 from rlrec.app.requests.feedback import FeedbackTransaction, Line
 from rlrec.errors import Conflict, InputError
 from rlrec.store import Store, Unit
-from rlrec.store.log import returns, sessions, settings
+from rlrec.store.log import exclusions, returns, sessions, settings
 from rlrec.store.log.events import RETURN
 from rlrec.store.log.returns import Return
 from rlrec.store.policies import policies, users
@@ -18,9 +18,11 @@ from rlrec.store.policies import policies, users
 GROUP = 1_000  # events that are stored at a time
 
 # user: the key that leads to `into` from now on; merged: whether it did not before; created: keys that nobody had
-# named; sessions: how many moved; returns: how many events `return` were added or taken back.
+# named; sessions: how many moved; returns: how many events `return` were added or taken back;
+# excluded_by: exclusions of one of the two alone before, which leave out the whole person from now on.
 Merged = TypedDict("Merged", {
     "user": str, "into": str, "merged": bool, "created": list[str], "sessions": int, "returns": int,
+    "excluded_by": list[str],
 })  # fmt: skip
 Person = TypedDict("Person", {"user": str, "keys": list[str]})  # the key of the person, and all that lead to it
 
@@ -42,7 +44,10 @@ def _find_merge(unit: Unit, user: str, into: str) -> Merged | None:
     merged = users.main_keys(unit, [user, into])
     person = merged.get(into, into)
     if merged.get(user) == person:
-        return {"user": user, "into": person, "merged": False, "created": [], "sessions": 0, "returns": 0}
+        return {
+            "user": user, "into": person, "merged": False, "created": [], "sessions": 0, "returns": 0,
+            "excluded_by": [],
+        }  # fmt: skip
     if user in merged:
         hint = f"`rlrec user merge {merged[user]} --into {into}`, if all of them are one person"
         raise Conflict(f"{user!r} is a key of user {merged[user]!r} already", hint=hint)
@@ -60,6 +65,7 @@ def _merge(unit: Unit, user: str, into: str) -> Merged:
     stored = sessions.user_ids(unit, [user, person])
     earlier = returns.returns_of(unit, [*stored.values()])
     ids = sessions.intern_users(unit, [user, person])
+    exclusion_names = exclusions.sole_names(unit, [ids[user], ids[person]])
     n_moved = users.merge(unit, ids[user], ids[person])
     n_returns = 0
     if settings.get(unit).weighs_returns:
@@ -67,7 +73,7 @@ def _merge(unit: Unit, user: str, into: str) -> Merged:
     ledger.close()
     return {
         "user": user, "into": person, "merged": True, "created": sorted({user, person} - stored.keys()),
-        "sessions": n_moved, "returns": n_returns,
+        "sessions": n_moved, "returns": n_returns, "excluded_by": exclusion_names,
     }  # fmt: skip
 
 

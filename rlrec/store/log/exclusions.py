@@ -48,6 +48,13 @@ def unit_ids(unit: Unit, exclusion_id: int) -> list[UnitIds]:
     return [(user, session) for user, session in rows]
 
 
+def sole_names(unit: Unit, user_ids: Collection[int]) -> list[str]:
+    """The exclusions of exactly one of some users."""
+    tables = "exclusion_unit x JOIN exclusion e ON e.id = x.exclusion_id"
+    having = "GROUP BY e.name HAVING count(DISTINCT x.user_id) = 1 ORDER BY 1"
+    return [row[0] for row in unit.ask(f"SELECT e.name FROM {tables} WHERE x.user_id IN (?*) {having}", user_ids)]
+
+
 def unit_keys(unit: Unit, exclusion_id: int) -> tuple[list[str], list[str]]:
     """The keys of the users, and those of the sessions, that are units of an exclusion."""
     text = "SELECT k.key FROM exclusion_unit x JOIN {0} k ON k.id = x.{1}_id WHERE x.exclusion_id = ? ORDER BY 1"

@@ -305,3 +305,12 @@ def test_python_has_the_commands_and_the_decisions(run: Run, db: str) -> None:
         assert [row["exclusion"] for row in store.log.list()] == ["bots"]
         assert (len([*store.log()]), len([*store.log("included=all")])) == (120, 132)
         assert store.log.include("bots")["total"] == 132
+
+
+@ON_BOTH
+def test_a_merge_says_which_exclusions_reach_the_whole_person(run: Run) -> None:
+    at(run, AFTER, "log", "exclude", "staff", "--where", "user=u1+u4+u5")
+    merged = done(run("--now", AFTER, "user", "merge", "u1", "--into", "u2"))
+    assert "exclusion staff leaves out all keys of u2 from now on" in merged.stderr
+    for key, into in (("u4", "u5"), ("u7", "u8")):  # both, neither
+        assert at(run, AFTER, "user", "merge", key, "--into", into, "--json").json["excluded_by"] == []

@@ -6,7 +6,7 @@ import click
 
 from rlrec.cli.output.output import Show
 from rlrec.cli.program import app
-from rlrec.cli.program.shared import CommandGroup, Store, reading, writing
+from rlrec.cli.program.shared import CommandGroup, Store, conclude, reading, writing
 from rlrec.cli.text.values import KEY
 
 user = CommandGroup("user")
@@ -20,7 +20,10 @@ def merge(store: Store, show: Show, key: str, into: str) -> None:
     """From now on both keys serve one user. Sessions of the past move to --into, the variant that either had first in
     an experiment stays, and events `return` are derived anew. A key that nobody named before is fine. There is no way
     back. `rlrec db forget` deletes the user with all keys."""
-    show(app.user.merge(store, key, into))
+    answer = app.user.merge(store, key, into)
+    show(answer)
+    text = "exclusion {} leaves out all keys of {} from now on: `rlrec log list` shows it"
+    conclude(show, *(text.format(name, answer["into"]) for name in answer["excluded_by"]))
 
 
 @user.command("show")
