@@ -228,6 +228,9 @@ def experiment_sentences(answer: Mapping[str, Any]) -> list[str]:
     p_value = answer["sample_ratio"]["p_value"]
     if p_value is not None and p_value < ALARM:
         return [f"The split of {answer['experiment']} is not as defined: do not trust its differences."]
+    if answer.get("selected_ratio", {}).get("p_value", 1.0) < ALARM:
+        picked = "an exclusion, or the filter, leaves out more of one variant than of another"
+        return [f"{answer['experiment']}: {picked}: do not trust its differences (sample-ratio)."]
     if answer.get("route") is not None:
         return [_holdout_sentence(answer)]
     rows, per_day = answer["unit_differences"], answer.get("units_per_day")

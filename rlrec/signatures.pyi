@@ -304,8 +304,9 @@ class RouteCommands:
     def advance(self, name: str, *, dry_run: bool = False) -> Result:
         """Let the ramp of a route take its next step, or go back: for cron, as often as you like.
 
-        It says in a line what it did, and when the next step may come. Exit 0 where the ramp goes on, waits or is over, and
-        3 where it went back, once. Between the steps it looks for losses at every call.
+        It says in a line what it did, and when the next step may come. Exit 0 where the ramp goes on, waits or is over; 3
+        where it went back, once, and at every call while its users are not split as defined: it stays as it is then, and
+        somebody must look. Between the steps it looks for losses at every call.
 
         dry_run: Say what would be stored, and store nothing."""
 

@@ -48,11 +48,13 @@ SequenceAnswer = TypedDict("SequenceAnswer", {
 # Answer of `experiment show`: outcomes per unit with their differences from the first variant; earnings of the variants
 # and their differences per decision, under the first reward; checks of the split. metric: that decides; sequence: of
 # its differences; reasons: of caution; units_per_day: how many were assigned a day; plan: how long one that runs takes,
-# None where too little is known; first_at, last_at: of its decisions, None without any; route: whose holdout it is;
-# led_to: the policies that this has led to, oldest first; none where a log is named.
+# None where too little is known; selected_ratio: whether exclusions and filters leave out other shares of
+# the variants; first_at, last_at: of its decisions, None without any; route: whose holdout it is; led_to: the policies
+# that this has led to, oldest first; none where a log is named.
 VariantComparison = TypedDict("VariantComparison", {
     "experiment": str, "status": str, "unit": str, "variants": list[dict[str, Any]],
     "differences": list[dict[str, Any]], "sample_ratio": dict[str, float | None], "holdout": dict[str, Any] | None,
+    "selected_ratio": NotRequired[dict[str, float | None]],
     "outcomes": list[OutcomeRow], "unit_differences": list[DifferenceRow], "reasons": list[str],
     "decisions_per_unit": list[dict[str, Any]], "created_at": str, "stopped_at": str | None,
     "anonymous": NotRequired[int], "ties": NotRequired[int | None],
@@ -137,6 +139,7 @@ def show(
         *([unit_outcomes.ANONYMOUS_UNITS] if sums.anonymous else []),
         *([YOUNG_UNITS] if any(YOUNG_UNITS in row["reasons"] for row in unit_differences) else []),
     ]
+    chi2, p_value = collected.selected_split
     return _result(
         experiment, variants, differences, collected.split, covered, holdout=uniform, outcomes=rows,
         unit_differences=unit_differences, reasons=reasons, decisions_per_unit=more_decisions, anonymous=sums.anonymous,
@@ -145,6 +148,7 @@ def show(
         phases=_phases(experiment, phases, collected) if len(phases) > 1 else [],
         units_per_day=sum(assigned.values()) / ((last_at - first_at) / DAY_US) if last_at > first_at else None,
         plan=planned, segments=collected.segments(),
+        **({} if p_value != p_value else {"selected_ratio": {"chi2": chi2, "p_value": p_value}}),
         **({} if route is None else {"route": route.route, "led_to": [*dict.fromkeys(led_to)]}),
     )  # fmt: skip
 

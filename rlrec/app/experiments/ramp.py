@@ -18,8 +18,9 @@ from rlrec.store.log import settings
 from rlrec.store.policies import experiments, policies
 from rlrec.times import format_time
 
-# What became of a ramp. did: waited, advanced, promoted or rolled-back, and none where the route has no ramp; share: of
-# the candidate now; next_share, next_at: of the step that comes, None where that is not known; why: in plain words.
+# What became of a ramp. did: waited, advanced, promoted or rolled-back, blocked where somebody must look, and none
+# where the route has no ramp; share: of the candidate now; next_share, next_at: of the step that comes, None where that
+# is not known; why: in plain words.
 RampAnswer = TypedDict("RampAnswer", {
     "route": str, "experiment": str | None, "did": str, "share": float | None, "next_share": float | None,
     "next_at": str | None, "why": str,
@@ -42,6 +43,11 @@ def advance(store: Store, name: str) -> RampAnswer:
             raise InputError(f"the ramp {name} has no steps", hint=hint)
         look, now, by = unit_outcomes.look(unit, stage.ramp), unit.now, stage.ramp.unit
         by_reward = len(policies.rewards(unit)) > 1
+    if any("sample-ratio" in row["reasons"] for row in look.differences):
+        text = f"{stage.ramp.name} stays at {100 * stage.share:.12g} %: the users that count are not split as defined"
+        doubt = "something loses some, or an exclusion leaves them out, so that no figure tells whether it loses"
+        end = f"`rlrec route rollback {name}` takes the candidate back"
+        return _answer(name, stage, "blocked", f"{text} (sample-ratio): {doubt}; {end}")
     losses = [
         *(difference_sentence(row, by, by_reward=by_reward) for row in look.differences if _is_lost(row)),
         *(guard_sentence(row, by) for row in look.guards if row["answer"] == "lost"),
@@ -65,7 +71,7 @@ def advance(store: Store, name: str) -> RampAnswer:
 
 def _is_lost(row: DifferenceRow) -> bool:
     """Whether the candidate surely has less of a metric that decides, whatever may come later."""
-    return row["upper"] is not None and row["upper"] < 0 and "sample-ratio" not in row["reasons"]
+    return row["upper"] is not None and row["upper"] < 0
 
 
 def _change(store: Store, name: str, stage: Stage, losses: Sequence[str]) -> RampAnswer:

@@ -74,7 +74,7 @@ REASONS = {
     "rare-rewards": Reason("sample", "weak", "large rewards are so rare that losing half of one more would undo the "
         "gain (weak): wait for more visits"),
     "sample-ratio": Reason("log", "weak", "units were not split between the variants as defined (weak): something "
-        "assigns or loses them, and what it is may make the difference"),
+        "assigns or loses them, maybe an exclusion or a filter, and what it is may make the difference"),
     "decisions-differ": Reason("state", "weak", "the units of one variant have more visits, or decisions, than those "
         "of the other (weak): means per visit, or per decision, are of others; compare per unit"),
     "other-metric": Reason("sample", "weak", "0 lies outside of the interval, but this metric does not decide the "

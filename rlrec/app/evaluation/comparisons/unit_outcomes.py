@@ -52,6 +52,7 @@ FIRST_WEEK_US, EQUAL_AGE = (
     7 * DAY_US,
     0.9,
 )  # in which visits do not tell how long people stay away, unless all came at once
+LEAST_EXPECTED = 5  # units in each cell of a chi-square test
 AGES = 200  # parts of the time since the first assignment
 
 
@@ -96,8 +97,9 @@ class StudySums(Sums):
     strata: where weights changed, of the units that were drawn by the same ones, as in `PhasedOutcomes`
     segments: of units by what their first context says
     halves: 0, of units assigned in the first half of the time, and 1, in the second, for metrics of `_ageing`
-    counts: of each group, by name: sessions with a mature decision; anonymous units; those with each column of
-        SAMPLED_FLAGS; begun and ages, (v, AGES), visits by the age of their unit then, and units by theirs at the end
+    counts: of each group, by name: sessions with a mature decision; decisions of a sampled log; anonymous units; those
+        with each column of SAMPLED_FLAGS; begun and ages, (v, AGES), visits by the age of their unit then, and units by
+        theirs at the end; strata, (s, v), units by what they were drawn in
     censored: mature decisions that were left out
     new, returning: how many units had no visit before the one they entered in, and how many had
     anonymous: how many are sessions without a user, where some user is known"""
@@ -127,7 +129,9 @@ def metrics(study: Study) -> list[Metric]:
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StudyFigures:
     """The figures of a study, its sums, and its groups. any_user: whether the store knows some user; split: chi-square
-    and p-value of how units were split between variants, NaN without variants; declaration: of their experiment;
+    and p-value of how units were split between variants, NaN without variants; selected_split: of whether exclusions
+    and filters leave out other shares of the variants, NaN where they leave out few, and of a ramp, whose `split` is of
+    the units that count; declaration: of their experiment;
     is_fixed: whether intervals hold for a look that was planned, and not at every look; is_picked: whether the
     selection leaves out decisions of its units by what came after their assignment; is_first_week: whether
     units that may come again had less than a week for it."""
@@ -143,6 +147,7 @@ class StudyFigures:
     is_fixed: bool = False
     is_picked: bool = False
     is_first_week: bool = False
+    selected_split: tuple[float, float] = (np.nan, np.nan)
 
     @cached_property
     def outcomes(self) -> Outcomes:
@@ -308,7 +313,7 @@ class StudyFigures:
             return reasons
         return [
             *reasons,
-            *(["sample-ratio"] if is_unlikely(self.split) else []),
+            *(["sample-ratio"] if is_unlikely(self.split) or is_unlikely(self.selected_split) else []),
             *(["picked-decisions"] if self.is_picked else []),
             *(["decisions-differ"] if self.are_other_visits(group, metric) else []),
             *(["young-units"] if self.is_young(group, metric, least) else []),
@@ -375,23 +380,49 @@ def collect(unit: Unit, study: Study, *, level: float, is_fixed: bool = False) -
     sums = reduce(add, fold.partials(), NOTHING)
     check_field(study.segment, fold.fields, groups=())
     splits, declaration, is_picked = list[tuple[list[float], list[list[int]]]](), None, False
+    selected_split = np.nan, np.nan
     if study.by == "variant" and study.experiment is not None:
         is_ramp = fold.strata_per_phase > 1
-        splits = fold.ramp_splits(sums) if is_ramp else experiments.split_by_day(unit, study.experiment)
+        splits = fold.splits(sums) if is_ramp else experiments.split_by_day(unit, study.experiment)
         shares = experiments.phases(unit, study.experiment)[0].weights
         first = learned_rewards(unit, study.experiment)[0].name
         declaration = Declaration.from_definition(study.experiment, metrics(study), study.rewards, first, shares)
-        is_picked = _is_picked(unit, study.selection, study.experiment)
+        widest = filters.select(unit, {"experiment": study.experiment.name})
+        is_picked = _is_picked(unit, study.selection, widest)
+        is_sampled = sums.counts.get("sampled", np.zeros(1)).any()
+        if study.selection != widest and not (is_ramp or is_picked or is_sampled):
+            selected_split = _selected_split(fold, sums, splits)
     return StudyFigures(
         study=study, sums=sums, groups=fold.groups, level=level, any_user=fold.any_user,
         split=sample_ratio(splits), strata_per_phase=fold.strata_per_phase, declaration=declaration, is_fixed=is_fixed,
-        is_picked=is_picked, is_first_week=fold.is_first_week,
+        is_picked=is_picked, selected_split=selected_split, is_first_week=fold.is_first_week,
     )  # fmt: skip
 
 
-def _is_picked(unit: Unit, selection: Selection, experiment: Experiment) -> bool:
+def _selected_split(
+    fold: StudyFold, sums: StudySums, assigned: Sequence[tuple[list[float], list[list[int]]]]
+) -> tuple[float, float]:  # fmt: skip
+    """Chi-square and p-value of whether a selection leaves out other shares of the variants, of units drawn by the same
+    weights; NaN where it leaves out few. assigned: as of `split_by_day`."""
+    from scipy.special import chdtrc
+
+    left_out = {tuple(weights): np.zeros(len(weights)) for weights, _ in assigned}
+    counted = {weights: np.zeros(len(weights)) for weights in left_out}
+    for weights, looks in assigned:
+        left_out[tuple(weights)] += np.array(looks[-1:] or [[0] * len(weights)])[0]
+    for weights, looks in fold.splits(sums):
+        counted[tuple(weights)] += looks[0]
+    chi2, freedom = 0.0, 0
+    for shares, units in counted.items():
+        table = np.stack([units, np.maximum(left_out[shares] - units, 0)])
+        expected = table.sum(axis=0) * table.sum(axis=1, keepdims=True) / max(table.sum(), 1)
+        if expected.min() >= LEAST_EXPECTED:
+            chi2, freedom = chi2 + float(((table - expected) ** 2 / expected).sum()), freedom + len(shares) - 1
+    return (chi2, float(chdtrc(freedom, chi2))) if freedom else (np.nan, np.nan)
+
+
+def _is_picked(unit: Unit, selection: Selection, widest: Selection) -> bool:
     """Whether a selection of the decisions of an experiment leaves some out by what came after the assignment."""
-    widest = filters.select(unit, {"experiment": experiment.name})
     wider = replace(selection, **{name: getattr(widest, name) for name in EFFECTS})
     return wider != selection and selected.extent(unit, wider) != selected.extent(unit, selection)
 
@@ -488,14 +519,17 @@ class StudyFold:
         is_ramp = "route" in parse(experiment.definition, f"definition of experiment {experiment.name}")
         return 0 < self._spent_us < FIRST_WEEK_US and not is_ramp
 
-    def ramp_splits(self, sums: StudySums) -> list[tuple[list[float], list[list[int]]]]:
-        """The shares of the variants of a ramp in each stratum, and the units there: of those that were served before,
-        all by the first variant, its share is that of what it had then."""
+    def splits(self, sums: StudySums) -> list[tuple[list[float], list[list[int]]]]:
+        """The weights of the variants in each stratum, and the units there that count; of a ramp, those that were
+        served before were all of the first variant, whose share is that of what it had then."""
+        units = sums.counts.get("strata", np.zeros((0, 2))).astype(np.int64).tolist()
+        if self.strata_per_phase == 1:
+            weights = [[phase.weights[str(name)] for name in self.groups.labels] for phase in self.phases]
+            return [(pair, [row]) for pair, row in zip(weights, units, strict=False) if sum(row)]
         label = str(self.groups.labels[0])
         remaining = [1.0, *(phase.weights[label] / sum(phase.weights.values()) for phase in self.phases)]
         shares = [[after / before, 1 - after / before] for after in remaining[1:] for before in remaining]
-        units = sums.counts.get("strata", np.zeros((0, 2))).astype(np.int64)
-        return [(pair, [row]) for pair, row in zip(shares, units.tolist(), strict=False) if sum(row) and pair[1] > 0]
+        return [(pair, [row]) for pair, row in zip(shares, units, strict=False) if sum(row) and pair[1] > 0]
 
     def partials(self) -> Iterator[StudySums]:
         """The sums of each portion."""
@@ -542,8 +576,8 @@ class StudyFold:
             entry_at[has_entry] = units.entry[order[index[has_entry]]]
             columns = {**columns, "entry_at": entry_at}
         past_sums = self._past(columns, visits) if self.study.adjust else None
+        drawn_units, stratum = self._strata(columns, visits, decisions, units)
         if len(self.phases) > 1:
-            drawn_units, stratum = self._strata(columns, visits, decisions, units)
             strata = {
                 number: outcomes.fold(drawn_units.take(stratum == number), self.metrics, past=past_sums)
                 for number in np.unique(stratum).tolist()
@@ -553,9 +587,13 @@ class StudyFold:
         rows, _ = distinct(decisions.group[mature], slots["session_id"][mature])
         session_group = decisions.group[mature][rows]
         flags = {"anonymous": anonymous, **{name: units.columns[name] > 0 for name in SAMPLED_FLAGS}}
-        groups = {"sessions": session_group, **{name: units.group[rows] for name, rows in flags.items()}}
+        groups = {
+            "sessions": session_group,
+            "sampled": decisions.group[slots["keep_probability"] < 1],
+            **{name: units.group[rows] for name, rows in flags.items()},
+        }
         counts = {name: np.bincount(group, minlength=len(self.groups.labels)) for name, group in groups.items()}
-        if self.strata_per_phase > 1:
+        if self.phases:
             n_groups, n_strata = len(self.groups.labels), self.strata_per_phase * len(self.phases)
             cells = np.bincount(stratum * n_groups + drawn_units.group, minlength=n_strata * n_groups)
             counts["strata"] = cells.reshape(n_strata, n_groups)

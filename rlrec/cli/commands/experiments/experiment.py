@@ -228,7 +228,12 @@ def _view(result: VariantComparison, level: float, *, details: bool) -> View:
     if anonymous := result["anonymous"]:
         units = sum(row["units"] for row in result["variants"])
         title.append(f"{ANONYMOUS_UNITS}: {count_units(result['unit'], units, anonymous)}")
-    title += [_ratio(result["sample_ratio"]), *_declaration(result)]
+    title += [_ratio(result["sample_ratio"])]
+    if "selected_ratio" in result:
+        p_value = result["selected_ratio"]["p_value"]
+        alarm = _alarm(p_value, "they leave out more of one variant; do not trust the differences")
+        title.append(f"exclusions and filters against variants: p {cell(p_value)} at one look{alarm}")
+    title += _declaration(result)
     shown, constant = _varying(result["outcomes"])
     compared = [row for row in result["unit_differences"] if row["metric"] not in constant]
     explained = [f"left out, as nothing varies there yet: {', '.join(constant)}"] if constant and details else []

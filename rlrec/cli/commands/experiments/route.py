@@ -226,12 +226,14 @@ def _begun(result: RouteSummary, request: Request, hold_us: int) -> list[str]:
 def advance(store: Store, show: Show, name: str) -> None:
     """Let the ramp of a route take its next step, or go back: for cron, as often as you like.
 
-    It says in a line what it did, and when the next step may come. Exit 0 where the ramp goes on, waits or is over, and
-    3 where it went back, once. Between the steps it looks for losses at every call."""
+    It says in a line what it did, and when the next step may come. Exit 0 where the ramp goes on, waits or is over; 3
+    where it went back, once, and at every call while its users are not split as defined: it stays as it is then, and
+    somebody must look. Between the steps it looks for losses at every call."""
     result = app.ramp.advance(store, name)
     show(result, table=View([], [], title=[result["why"]]), flat=[result])
-    if result["did"] == "rolled-back":
-        raise CheckFailed(result["why"], hint=f"`rlrec experiment show {result['experiment']}` {SINCE}")
+    if result["did"] in ("rolled-back", "blocked"):
+        hint = SINCE if result["did"] == "rolled-back" else "has the figures"
+        raise CheckFailed(result["why"], hint=f"`rlrec experiment show {result['experiment']}` {hint}")
 
 
 def _gate_options(require: str | None, options: Mapping[str, Any]) -> GateOptions | None:

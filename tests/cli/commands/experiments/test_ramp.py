@@ -217,6 +217,28 @@ def test_a_share_that_is_nearly_all_is_not_called_all(ready: Run) -> None:
     assert advance(ready).json["why"].startswith("home-ramp-1 is at 0.0001 %; 99.9999 % from ")
 
 
+def test_a_candidate_whose_split_is_not_as_defined_neither_steps_nor_is_promoted(ready: Run) -> None:
+    """Somebody excluded most users whom a losing candidate does not serve."""
+    ramp(at(ready, 0.1), "--steps", "50%,100%", "--hold", "1d")
+    serve(at(ready, 0.5), 0, {"ts": 0.6, "u": 0.2})
+    others = [f"d0-{n}" for n in range(USERS) if _variant(ready, f"d0-{n}") == "current"][:100]
+    assert len(others) == 100
+    at(ready, 1)("log", "exclude", "staff", "--where", f"user={'+'.join(others)}")
+    for days in (1.05, 2, 9):  # within the step, and long after
+        done = advance(at(ready, days))
+        assert (done.exit_code, done.json["did"], done.json["share"]) == (3, "blocked", 0.5)
+        assert "not split as defined" in done.stderr
+        assert "`rlrec route rollback home`" in done.json["why"]
+    at(ready, 9)("log", "include", "staff")
+    assert advance(at(ready, 9.1)).json["did"] == "rolled-back"
+
+
+def _variant(run: Run, user: str) -> str:
+    """The variant that served a user of the first day."""
+    answer = at(run, 0.6)("recommend", "--policy", "home", "--session", user, "--user", user, "--json")
+    return str(answer.json["variant"])
+
+
 # -- what else ends it, and what is refused --
 
 

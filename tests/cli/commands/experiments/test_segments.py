@@ -90,6 +90,33 @@ def test_a_filter_by_what_came_after_the_assignment_has_no_answer(ready: Any) ->
     assert rows_by_outcomes["differences"] == answers["field:device=phone"]
 
 
+@ON_BOTH
+def test_what_leaves_out_more_of_one_variant_has_no_answer(ready: Any) -> None:
+    """Users whom one variant served, or of both alike; by an exclusion and by a filter."""
+    rows = ready(*LATER, "export-log", "-", "--log", "until=2030-01-02").lines
+    sides = {side: [row["user"] for row in rows if row["variant"] == side] for side in "ab"}
+    some = {"a": sides["a"][:90], "both": sides["a"][:45] + sides["b"][:45]}
+    assert "selected_ratio" not in show(ready, "all", "--json").json
+    for name, users in some.items():
+        ready(*LATER, "log", "exclude", name, "--where", f"user={'+'.join(users)}")
+        answer = show(ready, "all", "--json").json
+        others = "+".join({f"u{n}" for n in range(UNITS)} - {*users})
+        filtered = show(ready, "all", "--json", "--log", f"user={others},included=all").json
+        assert answer["sample_ratio"] == filtered["sample_ratio"]
+        assert answer["sample_ratio"]["p_value"] == 1
+        assert (answer["selected_ratio"]["p_value"] < 0.001) == (name == "a")
+        assert answer["selected_ratio"] == filtered["selected_ratio"]
+        for (row,) in (
+            [row for row in rows if row["metric"] == "reward_per_unit"]
+            for rows in (answer["unit_differences"], filtered["unit_differences"], answer["segments"])
+        ):
+            assert (row["answer"], row["reasons"]) == (("unknown", ["sample-ratio"]) if name == "a" else ("better", []))
+        shown = show(ready, "all").stdout
+        assert ("leaves out more of one variant" in shown.splitlines()[0]) == (name == "a")
+        assert "exclusions and filters against variants: p" in shown
+        ready("log", "include", name)
+
+
 def test_p_values_and_intervals_hold_for_all_segments_together(ready: Any) -> None:
     """A segment that holds everybody has the interval of the experiment."""
     answer = show(ready, "device", "--json").json
