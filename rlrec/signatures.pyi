@@ -272,12 +272,12 @@ class RouteCommands:
         holdout: Keep this share of its users apart for good, 5% or 0.05, to tell what the route is worth.
         holdout_policy: What serves these: a copy of it.
         share: Begin a ramp: an experiment on this share of the route's users, 5% or 0.05.
-        metrics: What decides the ramp, of those in `rlrec help outcomes`; repeatable [default: reward_per_unit by what the route's policy learns].
+        metrics: What decides the ramp (`rlrec help outcomes`); repeatable [default: reward_per_unit as its policy learns].
         require: Do it only if the gate finds it better than what the route serves, else exit 3.
         guards: A reward that must not fall by more, for sure: a relative difference; repeatable.
-        reward: What better means.  [default: what the route's policy learns]
+        reward: What better means.  [default: as it learns]
         log: The log that the gate judges by.  [default: all of it]
-        gamma: Discount per step of a visit for the gate.  [default: 1]
+        gamma: Discount per step, for the gate.  [default: 1]
         cluster: user, session or row, for the gate.  [default: user, else session]
         dry_run: Say what would be stored, and store nothing."""
 
@@ -297,7 +297,7 @@ class RouteCommands:
         to: The policy that it leads to. POLICY follows its live version, POLICY@V stays with one.
         steps: Shares of the users, which rise.
         hold: How long each step lasts at least.
-        metrics: What decides the ramp, of those in `rlrec help outcomes`; repeatable [default: reward_per_unit by what the route's policy learns].
+        metrics: What decides the ramp (`rlrec help outcomes`); repeatable [default: reward_per_unit as its policy learns].
         guards: What must not fall by more; repeatable.
         dry_run: Say what would be stored, and store nothing."""
 

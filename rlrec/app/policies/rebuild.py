@@ -122,7 +122,8 @@ def _plan(unit: Unit, request: Request) -> _Plan | None:
         name = source.policy.name
         hint = f"a new policy can learn from what is left: `policy create NEW --from-log policy={name}`"
         raise CheckFailed(f"old decisions of policy {name!r} were pruned: a rebuild would lack them", hint=hint)
-    if source.policy.base_id is not None and source.parent_id is not None and lineage.learns(source) and since is None:
+    has_copy = source.policy.base_id is not None and source.learned_from.get("last_id")
+    if has_copy and source.parent_id is not None and lineage.learns(source) and since is None:
         text = f"{source.reference} began with a copy of a belief of {source.policy.base}, which a rebuild would lack"
         create = f"policy create NEW --kind {source.policy.kind} --from-log policy={source.policy.base}"
         raise InputError(text, hint=f"`rlrec {create}` learns from the log of {source.policy.base} and of its variants")

@@ -81,8 +81,7 @@ GATE = ("guards", "reward", "log", "gamma", "cluster")  # options for the gate
 GUARD = Parsed("reward:-n%", parse_guard)
 METRIC_OPTION = click.option(
     "--metric", "metrics", type=METRIC, multiple=True, metavar="METRIC[:REWARD]",
-    help="What decides the ramp, of those in `rlrec help outcomes`; repeatable [default: reward_per_unit by what the "
-    "route's policy learns].",
+    help="What decides the ramp (`rlrec help outcomes`); repeatable [default: reward_per_unit as its policy learns].",
 )  # fmt: skip
 
 
@@ -129,9 +128,9 @@ def create(store: Store, show: Show, **request: Any) -> None:
     "--guard", "guards", type=GUARD, multiple=True, metavar="REWARD:-N%",
     help="A reward that must not fall by more, for sure: a relative difference; repeatable.",
 )  # fmt: skip
-@click.option("--reward", metavar="NAME", help="What better means.  [default: what the route's policy learns]")
+@click.option("--reward", metavar="NAME", help="What better means.  [default: as it learns]")
 @click.option("--log", metavar="FILTER", help="The log that the gate judges by.  [default: all of it]")
-@click.option("--gamma", type=NUMBER, help="Discount per step of a visit for the gate.  [default: 1]")
+@click.option("--gamma", type=NUMBER, help="Discount per step, for the gate.  [default: 1]")
 @click.option("--cluster", metavar="UNIT", help="user, session or row, for the gate.  [default: user, else session]")
 @writing("rlrec route set front --to home@2", "rlrec route set front --to home@2 --share 5%")
 def set_(store: Store, show: Show, require: str | None, **request: Any) -> None:

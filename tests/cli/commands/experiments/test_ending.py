@@ -105,8 +105,10 @@ def test_the_belief_of_a_variant_becomes_the_next_version(ready: Run, store: Sto
 
 
 def test_a_rebuild_of_a_variant_is_refused_since_it_would_lack_what_was_copied(pair: Run) -> None:
-    create(pair, "a=ts", "b=u")
-    refused = pair("policy", "rebuild", "ts@ab/a")
+    serve(clocked(pair, 0), 0, 5, policy="ts")
+    later = clocked(pair, 300)
+    create(later, "a=ts", "b=u")
+    refused = later("policy", "rebuild", "ts@ab/a")
     assert refused.exit_code == 2
     assert "began with a copy of a belief of ts" in refused.stderr
     assert "--kind thompson --from-log policy=ts`" in refused.stderr
