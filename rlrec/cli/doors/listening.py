@@ -36,6 +36,8 @@ def listening(address: str, *, allow_remote: bool) -> Iterator[tuple[socket.sock
             hint = "listen on 127.0.0.1, or say --allow-remote and --token-file FILE"
             raise InputError(f"other machines can reach {host}", hint=hint)
         listener = socket.create_server(target[:2], family=family, backlog=BACKLOG)
+        # inherited by connections: an answer is sent as head and body, and the body would wait for the client's word
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except OSError as error:
         raise _unusable(address, error) from error
     with listener:

@@ -608,6 +608,19 @@ def test_a_head_full_of_blanks_is_read_at_once(kiosk: str) -> None:
     fronted(kiosk, talk)
 
 
+def test_the_body_of_an_answer_does_not_wait_until_its_head_has_arrived(kiosk: str) -> None:
+    """As it would for 40 ms, where the system gathers small pieces."""
+
+    def talk(address: str, front: Fronted) -> None:
+        with Client(address) as client:
+            assert client.post(ask())
+            (connection,) = front.server.server_state.connections
+            sent_through = connection.transport.get_extra_info("socket")
+            assert sent_through.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+    fronted(kiosk, talk)
+
+
 def test_blank_lines_between_requests_are_skipped(kiosk: str) -> None:
     def talk(address: str, _: Fronted) -> None:
         with Client(address) as client:
