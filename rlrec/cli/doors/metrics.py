@@ -12,6 +12,7 @@ from prometheus_client.core import GaugeMetricFamily
 
 from rlrec.cli.doors.writer import SharedWriter
 from rlrec.cli.program.shared import Store
+from rlrec.errors import RlrecError
 from rlrec.times import parse
 
 SHOWN_S = 5.0  # for which the state of the store is shown again without a look at it
@@ -71,8 +72,8 @@ class Metrics:
     async def text(self) -> bytes:
         """All figures, in the text format of Prometheus."""
         if time.monotonic() - self._read_at >= SHOWN_S:
+            self._read_at = time.monotonic()  # others who ask meanwhile get what was read before
             self._state = await asyncio.to_thread(self._read)
-            self._read_at = time.monotonic()
         return generate_latest(self.registry)
 
     def _read(self) -> list[GaugeMetricFamily]:
@@ -80,12 +81,15 @@ class Metrics:
         from rlrec.app.judging.status import status
         from rlrec.app.opening import open_store
 
-        with open_store(self.url, now=self.now, notice=lambda _: None) as store:
-            state = status(store)
+        try:
+            with open_store(self.url, now=self.now, notice=lambda _: None) as store:
+                state = status(store)
+        except RlrecError:
+            return [_store_up(0)]
         live = GaugeMetricFamily("rlrec_live_version", "Number of the live version.", labels=["policy"])
         for policy in state["policies"]:
             live.add_metric([policy["policy"]], policy["live"])
-        figures = [live]
+        figures = [_store_up(1), live]
         for name, text, value in (
             ("unsettled_slots", "Slots that have not entered the beliefs.", state["waiting"]["unsettled"]),
             ("immature_decisions", "Decisions whose reward window is open.", state["waiting"]["immature"]),
@@ -97,3 +101,7 @@ class Metrics:
             figures.append(GaugeMetricFamily("rlrec_doctor_errors", "Errors of the last `doctor`.", value=errors))
             figures.append(GaugeMetricFamily("rlrec_doctor_timestamp_seconds", "When it ran.", value=at))
         return figures
+
+
+def _store_up(value: int) -> GaugeMetricFamily:
+    return GaugeMetricFamily("rlrec_store_up", "Whether the store could be read: 1, or 0.", value=value)

@@ -192,7 +192,18 @@ def test_metrics_count_what_was_answered(kiosk: str) -> None:
         assert (lines["rlrec_group_lines_count"], lines["rlrec_group_seconds_count"]) == ("6.0", "6.0")
         assert lines['rlrec_draw_surprise_nats_count{policy="home",version="1"}'] == "4.0"
         assert lines['rlrec_live_version{policy="home"}'] == "1.0"
+        assert lines["rlrec_store_up"] == "1.0"
         assert "rlrec_doctor_errors" not in lines
+
+
+@pytest.mark.slow
+def test_metrics_of_a_store_that_is_gone_say_so(kiosk: str) -> None:
+    with served(kiosk) as (address, child):
+        for path in Path(kiosk).parent.glob(f"{Path(kiosk).name}*"):
+            path.unlink()
+        status, text = fetch(address, "/metrics")
+        assert (status, "rlrec_store_up 0.0" in text, "rlrec_live_version" in text) == (200, True, False)
+        assert ended(child) == (0, b"")
 
 
 def test_the_description_is_valid_and_has_the_fields_of_requests() -> None:

@@ -20,7 +20,7 @@ from rlrec.sentences import ALARM, difference_sentence, experiment_sentences, gu
 
 if TYPE_CHECKING:
     from rlrec.app.evaluation.comparisons.declared import GuardName
-    from rlrec.app.evaluation.comparisons.unit_outcomes import OutcomeRow
+    from rlrec.app.evaluation.comparisons.study_figures import OutcomeRow
     from rlrec.app.experiments.compare import VariantComparison
     from rlrec.app.experiments.experiment import ExperimentSummary, VariantSpec
 

@@ -17,7 +17,7 @@ from rlrec.errors import quantity
 from rlrec.sentences import earned_sentences
 
 if TYPE_CHECKING:
-    from rlrec.app.evaluation.comparisons.unit_outcomes import DifferenceRow, OutcomeRow, SegmentRow
+    from rlrec.app.evaluation.comparisons.study_figures import DifferenceRow, OutcomeRow, SegmentRow
     from rlrec.app.judging.outcomes import Result
 
 PERIODS = ("hour", "day", "week")
