@@ -98,6 +98,8 @@ COVERED = {  # test file: modules without a test file of their name, which it co
     "app/judging/test_outcomes.py": [
         "app/evaluation/comparisons/interleaved",
         "app/evaluation/comparisons/study",
+        "app/evaluation/comparisons/study_figures",
+        "app/evaluation/comparisons/study_fold",
         "app/evaluation/comparisons/unit_outcomes",
         "store/policies/people",
     ],

@@ -20,7 +20,7 @@ from rlrec.sentences import (
 from rlrec.times import DAY_US, parse
 
 if TYPE_CHECKING:
-    from rlrec.app.evaluation.comparisons.unit_outcomes import OutcomeRow
+    from rlrec.app.evaluation.comparisons.study_figures import OutcomeRow
     from rlrec.app.evaluation.passes.estimates import EstimateRow
     from rlrec.app.experiments.compare import VariantComparison
     from rlrec.app.judging.effects import Result as Effects

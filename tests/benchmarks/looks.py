@@ -12,7 +12,7 @@ import numpy as np
 
 from rlrec.app.evaluation.comparisons.declared import Declaration
 from rlrec.app.evaluation.comparisons.study import Groups, Study
-from rlrec.app.evaluation.comparisons.unit_outcomes import NOTHING, StudyFigures, metrics
+from rlrec.app.evaluation.comparisons.study_figures import NOTHING, StudyFigures, metrics
 from rlrec.arrays import Array
 from rlrec.ope.comparisons.comparison import COLUMNS, Metric, sample_ratio
 from rlrec.ope.comparisons.outcomes import OutcomeSums

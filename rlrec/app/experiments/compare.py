@@ -9,13 +9,15 @@ from typing import Any, NotRequired, TypedDict, cast
 from rlrec.app import opening
 from rlrec.app.audit.draws import machine_sessions
 from rlrec.app.evaluation.comparisons import declared, holdout, interleaved, unit_outcomes
-from rlrec.app.evaluation.comparisons.unit_outcomes import (
+from rlrec.app.evaluation.comparisons.study_figures import (
+    ANONYMOUS_UNITS,
     DifferenceRow,
     GuardRow,
     OutcomeRow,
     SegmentRow,
     SequenceRow,
     StudyFigures,
+    metrics,
 )
 from rlrec.app.experiments import plan
 from rlrec.app.experiments.experiment import shares_of, versions_of
@@ -136,7 +138,7 @@ def show(
     ]  # fmt: skip
     reasons = [
         *([DECISIONS_DIFFER] if any(row["differ"] for row in more_decisions) else []),
-        *([unit_outcomes.ANONYMOUS_UNITS] if sums.anonymous else []),
+        *([ANONYMOUS_UNITS] if sums.anonymous else []),
         *([YOUNG_UNITS] if any(YOUNG_UNITS in row["reasons"] for row in unit_differences) else []),
     ]
     chi2, p_value = collected.selected_split
@@ -155,7 +157,7 @@ def show(
 
 def _phases(experiment: Experiment, phases: Sequence[Phase], collected: StudyFigures) -> list[dict[str, Any]]:
     """A row of each phase: what it drew, and how its units differ in reward per unit, under the first reward."""
-    earned = next(row for row in unit_outcomes.metrics(collected.study) if row.name == "reward_per_unit")
+    earned = next(row for row in metrics(collected.study) if row.name == "reward_per_unit")
     labels, rows, number = [variant.label for variant in experiment.variants], list[dict[str, Any]](), 0
     for phase in phases:
         row: dict[str, Any] = {"begun": format_time(phase.at), "mode": phase.mode}

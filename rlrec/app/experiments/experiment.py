@@ -22,7 +22,7 @@ from rlrec.store.policies.experiments import Experiment
 from rlrec.times import format_time
 
 if TYPE_CHECKING:
-    from rlrec.app.evaluation.comparisons.unit_outcomes import DifferenceRow
+    from rlrec.app.evaluation.comparisons.study_figures import DifferenceRow
     from rlrec.app.learning.slot_statistics import Totals
 
 MIN_ROOM = 1e-9  # a share of a layer, or a change of one, that is none

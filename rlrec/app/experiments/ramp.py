@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TypedDict
 
 from rlrec.app.evaluation.comparisons import unit_outcomes
-from rlrec.app.evaluation.comparisons.unit_outcomes import DifferenceRow
+from rlrec.app.evaluation.comparisons.study_figures import DifferenceRow
 from rlrec.app.experiments import ending, route
 from rlrec.app.experiments.route import CANDIDATE, CURRENT, Stage, find_stage
 from rlrec.app.inputs import lookup

@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 
 from rlrec.app.evaluation.comparisons import interleaved, unit_outcomes
 from rlrec.app.evaluation.comparisons.study import BY, NAMED, USERS, Study
-from rlrec.app.evaluation.comparisons.unit_outcomes import ANONYMOUS_UNITS, DifferenceRow, OutcomeRow, SegmentRow
+from rlrec.app.evaluation.comparisons.study_figures import ANONYMOUS_UNITS, DifferenceRow, OutcomeRow, SegmentRow
 from rlrec.app.evaluation.passes.request import EmptyLog
 from rlrec.app.inputs import filters, lookup
 from rlrec.errors import InputError, quantity

@@ -1,0 +1,346 @@
+"""Figures of groups of units: metrics, differences, guards and segments, from the sums of a study."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import product
+from typing import Any, NotRequired, TypedDict, cast
+
+import numpy as np
+
+from rlrec.app.evaluation.comparisons import holdout
+from rlrec.app.evaluation.comparisons.declared import Declaration
+from rlrec.app.evaluation.comparisons.study import Groups, Study
+from rlrec.arrays import Array, finite_or_none
+from rlrec.ope.comparisons import comparison, outcomes
+from rlrec.ope.comparisons.comparison import ALARM, Comparison, LookSequence, Metric, is_unlikely
+from rlrec.ope.comparisons.outcomes import Outcomes, OutcomeSums
+from rlrec.ope.comparisons.phased import PhasedOutcomes
+from rlrec.ope.intervals import sequences
+from rlrec.records import Sums
+
+ANONYMOUS_UNITS = "anonymous-units"
+SPLIT_DOUBTS = {"sample-ratio", "picked-decisions"}  # whatever an interval says
+LIVES = ("policy", "version")  # groups whose units began at different times
+EQUAL_AGE = 0.9  # mean age of units, of the age of the oldest, from which on all came at about the same time
+AGES = 200  # parts of the time since the first assignment
+
+
+# A metric of a group. value is None where nobody counts, the bounds where there is too little; reasons: why.
+OutcomeRow = TypedDict("OutcomeRow", {
+    "by": str | None, "group": str | None, "metric": str, "reward": str | None, "value": float | None,
+    "lower": float | None, "upper": float | None, "units": int, "reasons": list[str],
+})  # fmt: skip
+# A metric of a group less that of another one; relative: to the latter's value; answer, needed: as in `answers.Answer`;
+# theta, narrowed: with adjustment. p_value: of the metrics that decide an experiment, after Holm, at every look.
+DifferenceRow = TypedDict("DifferenceRow", {
+    "group": str | None, "against": str | None, "metric": str, "reward": str | None, "value": float | None,
+    "relative": float | None, "lower": float | None, "upper": float | None, "p_value": float | None,
+    "reasons": list[str], "answer": str, "needed": int | None, "theta": NotRequired[float | None],
+    "narrowed": NotRequired[float | None],
+})  # fmt: skip
+# The interval of a comparison that decides: at every look, and for a look that was planned beforehand.
+SequenceRow = TypedDict("SequenceRow", {
+    "group": str | None, "metric": str, "reward": str | None, "lower": float | None, "upper": float | None,
+    "fixed_lower": float | None, "fixed_upper": float | None,
+})  # fmt: skip
+# A guard of an experiment. least: the share by which the metric may change; relative: by which it has changed so far,
+# with the bounds of one-sided sequences; answer: holds, lost or unknown.
+GuardRow = TypedDict("GuardRow", {
+    "group": str | None, "against": str | None, "metric": str, "reward": str | None, "least": float,
+    "relative": float | None, "lower": float | None, "upper": float | None, "answer": str, "reasons": list[str],
+})  # fmt: skip
+
+
+# The difference of a metric that decides, within a segment. p_value, lower, upper, answer: corrected for all segments.
+SegmentRow = TypedDict("SegmentRow", {
+    "by": str, "segment": str, "group": str | None, "against": str | None, "metric": str, "reward": str | None,
+    "units": int, "value": float | None, "relative": float | None, "lower": float | None, "upper": float | None,
+    "p_value": float | None, "reasons": list[str], "answer": str, "needed": int | None,
+})  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StudySums(Sums):
+    """Sums over units.
+
+    strata: where weights changed, of the units that were drawn by the same ones, as in `PhasedOutcomes`
+    segments: of units by what their first context says
+    halves: 0, of units assigned in the first half of the time, and 1, in the second, for metrics of `_ageing`
+    counts: of each group, by name: sessions with a mature decision; decisions of a sampled log; anonymous units; those
+        with each column of SAMPLED_FLAGS; begun and ages, (v, AGES), visits by the age of their unit then, and units by
+        theirs at the end; strata, (s, v), units by what they were drawn in
+    censored: mature decisions that were left out
+    new, returning: how many units had no visit before the one they entered in, and how many had
+    anonymous: how many are sessions without a user, where some user is known"""
+
+    outcomes: OutcomeSums
+    strata: Mapping[int, OutcomeSums]
+    halves: Mapping[int, OutcomeSums]
+    segments: Mapping[str, OutcomeSums]
+    counts: Mapping[str, Array]
+    censored: int
+    new: int
+    returning: int
+    anonymous: int
+
+
+NO_UNIT = OutcomeSums(groups={}, pairs={})
+NOTHING = StudySums(
+    outcomes=NO_UNIT, strata={}, halves={}, segments={}, counts={}, censored=0, new=0, returning=0, anonymous=0
+)
+
+
+def metrics(study: Study) -> list[Metric]:
+    """The metrics of an answer in their order."""
+    return comparison.metrics(len(study.rewards), per_session=study.by_session)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StudyFigures:
+    """The figures of a study, its sums, and its groups. any_user: whether the store knows some user; split: chi-square
+    and p-value of how units were split between variants, NaN without variants; selected_split: of whether exclusions
+    and filters leave out other shares of the variants, NaN where they leave out few, and of a ramp, whose `split` is of
+    the units that count; declaration: of their experiment;
+    is_fixed: whether intervals hold for a look that was planned, and not at every look; is_picked: whether the
+    selection leaves out decisions of its units by what came after their assignment; is_first_week: whether
+    units that may come again had less than a week for it."""
+
+    study: Study
+    sums: StudySums
+    groups: Groups
+    level: float
+    any_user: bool
+    split: tuple[float, float]
+    strata_per_phase: int = 1
+    declaration: Declaration | None = None
+    is_fixed: bool = False
+    is_picked: bool = False
+    is_first_week: bool = False
+    selected_split: tuple[float, float] = (np.nan, np.nan)
+
+    @cached_property
+    def outcomes(self) -> Outcomes:
+        return self._combine(self.sums.strata)
+
+    def in_phase(self, number: int) -> Outcomes:
+        """The figures of the units that a phase drew; number: among those that draw."""
+        numbers = {key: key // self.strata_per_phase for key in self.sums.strata}
+        return self._combine({key: self.sums.strata[key] for key in numbers if numbers[key] == number})
+
+    def _combine(self, strata: Mapping[int, OutcomeSums]) -> Outcomes:
+        adjusted = self.study.adjust
+        if not self.sums.strata:
+            return self._figures(self.sums.outcomes, adjusted=adjusted)
+        return PhasedOutcomes(
+            sums=self.sums.outcomes, level=self.level, adjusted=adjusted,
+            strata={key: self._figures(sums, adjusted=adjusted) for key, sums in strata.items()},
+            groups=len(self.groups.labels),
+        )  # fmt: skip
+
+    def row(self, group: int, metric: Metric) -> OutcomeRow:
+        """A metric of a group."""
+        value = self.outcomes.value(group, metric)
+        lower, upper = metric.bounds(value, self.level)
+        return {
+            "by": self.study.by, "group": self.groups.labels[group], "metric": metric.name,
+            "reward": self._reward(metric), "value": finite_or_none(value.value), "lower": finite_or_none(lower),
+            "upper": finite_or_none(upper), "units": value.units,
+            "reasons": [
+                *metric.reasons(value, bounded=value.varied), *self._reasons(metric, group),
+                *(["young-units"] if self.study.by in LIVES and self.lack_time(metric, group) else []),
+            ],
+        }  # fmt: skip
+
+    def difference(self, group: int, metric: Metric) -> DifferenceRow:
+        """A metric of a group less that of the first one."""
+        compared, labels = self.compare(group, metric), self.groups.labels
+        past = {"theta": compared.theta, "narrowed": compared.narrowed} if self.study.adjust else {}
+        names = {"group": labels[group], "against": labels[0], "metric": metric.name, "reward": self._reward(metric)}
+        return cast(DifferenceRow, {**names, **compared.to_json(), **past})
+
+    def compare(self, group: int, metric: Metric) -> Comparison:
+        """A metric of a group less that of the first one, with all reasons for doubt; it has a p-value where units were
+        assigned at random, and their experiment is decided by the metric."""
+        compared = self._compared(group, metric)
+        if self.declaration is None:
+            compared = replace(compared, p_value=None).because("not-randomised")
+            if group not in self.groups.apart:
+                return compared
+            return replace(compared, lower=None, upper=None).because("unequal-time")
+        if (group, metric) in self._tests:
+            p_value, alpha = self._tests[group, metric]
+            return replace(self._bounded(compared, group, alpha), p_value=p_value)
+        result = replace(self._bounded(compared, group, 1 - self.level), p_value=None)
+        rows = len(metrics(self.study)) * (len(self.groups.labels) - 1)
+        is_far = self._bounded(compared, group, ALARM / rows, tuned=ALARM / rows).is_off_zero
+        is_by_chance = result.is_off_zero and result.is_reliable and not is_far
+        return result.because(*(["other-metric"] if is_by_chance else []))
+
+    def segments(self) -> list[SegmentRow]:
+        """The comparisons that decide, within each segment; their levels hold for all of them together."""
+        labels, rows = self.groups.labels, list[SegmentRow]()
+        number = max(1, len(self.sums.segments) * len(self.deciding))
+        alpha, phases = (1 - self.level) / number, ["unequal-time"] if self.sums.strata else []
+        for (name, sums), (group, metric) in product(sorted(self.sums.segments.items()), self.deciding):
+            plain = self._figures(sums).compare(group, metric).because(*self._doubts(group, metric), *phases)
+            compared = self._bounded(plain, group, alpha, tuned=alpha)
+            p_value = None if compared.p_value is None else min(1.0, number * compared.p_value)
+            names: dict[str, Any] = {"by": self.study.segment, "segment": name, "group": labels[group]}
+            names |= {
+                "against": labels[0],
+                "metric": metric.name,
+                "reward": self._reward(metric),
+                "units": compared.clusters,
+            }
+            rows.append(cast(SegmentRow, {**names, **replace(compared, p_value=p_value).to_json()}))
+        return rows
+
+    def guards(self) -> list[GuardRow]:
+        """Whether each variant but a holdout keeps to each guard, so far: one-sided, each at the full level."""
+        guards = [] if self.declaration is None else self.declaration.guards
+        groups = [number for number, label in enumerate(self.groups.labels) if number and label != holdout.LABEL]
+        return [self._guard(group, metric, least) for metric, least in guards for group in groups]
+
+    def _guard(self, group: int, metric: Metric, least: float) -> GuardRow:
+        reserve = self.outcomes.reserve(group, metric, least).because(*self._doubts(group, metric, least))
+        alpha = 1 - self.level
+        bounded = self._bounded(reserve, group, alpha, tuned=2 * alpha, sides=1)
+        base, labels = abs(bounded.base or 0.0), self.groups.labels
+        figures = [getattr(bounded, name) for name in ("value", "lower", "upper")]
+        relative, lower, upper = (None if not base or figure is None else least + figure / base for figure in figures)
+        answer = "unknown"
+        if bounded.upper is not None and bounded.upper < 0 and not SPLIT_DOUBTS & {*bounded.reasons}:
+            answer = "lost"  # whatever may come later
+        elif bounded.lower is not None and bounded.lower >= 0 and bounded.is_reliable:
+            answer = "holds"
+        return {
+            "group": labels[group], "against": labels[0], "metric": metric.name, "reward": self._reward(metric),
+            "least": least, "relative": relative, "lower": lower, "upper": upper, "answer": answer,
+            "reasons": [*bounded.reasons],
+        }  # fmt: skip
+
+    @cached_property
+    def _tests(self) -> dict[tuple[int, Metric], tuple[float | None, float]]:
+        """The p-value of each comparison that decides the experiment, after Holm, and the level of its interval."""
+        keys = self.deciding
+        compared = [self._bounded(self._compared(*key), key[0], 1 - self.level) for key in keys]
+        p_values = [row.p_value for row in compared]
+        adjusted, levels = comparison.holm([1.0 if p is None else p for p in p_values], 1 - self.level)
+        rows = zip(p_values, adjusted, levels, strict=True)
+        return {
+            key: (None if p is None else corrected, alpha)
+            for key, (p, corrected, alpha) in zip(keys, rows, strict=True)
+        }
+
+    def _bounded(
+        self, compared: Comparison, group: int, alpha: float, *, tuned: float | None = None, sides: int = 2
+    ) -> Comparison:  # fmt: skip
+        """The comparison with bounds that are wrong in a share alpha of logs; arguments as of `_sequence`."""
+        if self.is_fixed:
+            bounded = compared.at_this_look(alpha * 2 / sides)
+        else:
+            bounded = compared.at_every_look(self._sequence(group, alpha, tuned=tuned)._replace(sides=sides))
+        return replace(bounded, p_value=None) if self.is_picked else bounded
+
+    def _sequence(self, group: int, alpha: float, *, tuned: float | None = None) -> LookSequence:
+        """The sequence of a group less the first one, which share the units as was defined. tuned: the alpha at which
+        it is tightest, by default that of the first step of Holm."""
+        assert self.declaration is not None
+        best_n = self.declaration.best_n * self.declaration.share(0, group)
+        return LookSequence(sequences.tightness(best_n, tuned or (1 - self.level) / len(self.deciding)), alpha)
+
+    @property
+    def deciding(self) -> list[tuple[int, Metric]]:
+        """The groups and metrics of the comparisons that decide the experiment."""
+        success = [] if self.declaration is None else self.declaration.success
+        return [*product(range(1, len(self.groups.labels)), success)]
+
+    def metric_names(self) -> list[dict[str, str | None]]:
+        """The metrics that decide the experiment."""
+        success = [] if self.declaration is None else self.declaration.success
+        return [{"metric": metric.name, "reward": self._reward(metric)} for metric in success]
+
+    def deciding_intervals(self) -> list[SequenceRow]:
+        """The intervals of the comparisons that decide, at every look, and for one that was planned."""
+        rows = list[SequenceRow]()
+        for (group, metric), (_, alpha) in self._tests.items():
+            compared = self._compared(group, metric)
+            every, fixed = compared.at_every_look(self._sequence(group, alpha)), compared.at_this_look(alpha)
+            rows.append({
+                "group": self.groups.labels[group], "metric": metric.name, "reward": self._reward(metric),
+                "lower": every.lower, "upper": every.upper, "fixed_lower": fixed.lower, "fixed_upper": fixed.upper,
+            })  # fmt: skip
+        return rows
+
+    def _compared(self, group: int, metric: Metric) -> Comparison:
+        return self.outcomes.compare(group, metric).because(*self._doubts(group, metric))
+
+    def _doubts(self, group: int, metric: Metric, least: float = 0.0) -> list[str]:
+        """The reasons for doubt in a difference from the first group, less what a guard allows."""
+        reasons = self._reasons(metric, group, 0)
+        if self.declaration is None:
+            return reasons
+        return [
+            *reasons,
+            *(["sample-ratio"] if is_unlikely(self.split) or is_unlikely(self.selected_split) else []),
+            *(["picked-decisions"] if self.is_picked else []),
+            *(["decisions-differ"] if self.are_other_visits(group, metric) else []),
+            *(["young-units"] if self.is_young(group, metric, least) else []),
+        ]  # fmt: skip
+
+    def are_other_visits(self, group: int, metric: Metric) -> bool:
+        """Whether a mean per decision, or per visit, is one of others, since units have other numbers of them than
+        those of the first group."""
+        counted = comparison.per_decision(0)[0] if "decisions" in metric.denominator else metrics(self.study)[0]
+        return not metric.per_unit and self.outcomes.differ(group, counted)
+
+    def _reward(self, metric: Metric) -> str | None:
+        return None if metric.reward is None else self.study.rewards[metric.reward].name
+
+    def _reasons(self, metric: Metric, *groups: int) -> list[str]:
+        """The reasons that lie in what the log lacks of these groups."""
+        lacks_rows = metric.lacking is not None and self.count(metric.lacking, *groups)
+        has_anonymous = metric.counts_recognised and self.count("anonymous", *groups)
+        return [
+            *([ANONYMOUS_UNITS] if has_anonymous else []), *(["sampled-rows"] if lacks_rows else []),
+            *([f"partial-{self.study.by}"] if self.groups.cut.intersection(groups) else []),
+        ]  # fmt: skip
+
+    def is_young(self, group: int, metric: Metric, least: float = 0.0) -> bool:
+        """Whether the difference from the first group may turn since many units had no time to come again, or has
+        turned with how long ago units were assigned; less what a guard allows."""
+        if self.lack_time(metric, 0, group) or not metric.per_unit or not self.sums.halves:
+            return self.lack_time(metric, 0, group)
+        if metric not in ageing_metrics(self.study):
+            return False
+        older, younger = (self._figures(self.sums.halves[number]) for number in (0, 1))
+        signs = [np.sign(half.reserve(group, metric, least).value or 0.0) for half in (older, younger)]
+        return signs[0] != signs[1] and outcomes.changes_with_age(older, younger, group, metric)
+
+    def lack_time(self, metric: Metric, *groups: int) -> bool:
+        """Whether many units of some of these groups had no time yet to come again, so that a mean of units is low."""
+        begun, ages = (self.sums.counts.get(name) for name in ("begun", "ages"))
+        if begun is None or ages is None or not metric.per_unit:
+            return False
+        if self.study.by in LIVES:  # a group that has not served for long does not tell how long people come back
+            shares = [outcomes.expected_share(begun.sum(axis=0), ages.sum(axis=0), ages[group]) for group in groups]
+        else:
+            shares = [outcomes.share_of_visits(begun[group], ages[group]) for group in groups]
+            if self.is_first_week and min(outcomes.mean_age(ages[group]) for group in groups) < EQUAL_AGE:
+                return True
+        return min(shares) < outcomes.YOUNG_SHARE
+
+    def count(self, name: str, *groups: int) -> int:
+        """How many there are of one of the `counts` in these groups."""
+        return int(self.sums.counts[name][[*groups]].sum()) if name in self.sums.counts else 0
+
+    def _figures(self, sums: OutcomeSums, *, adjusted: bool = False) -> Outcomes:
+        return Outcomes(sums=sums, level=self.level, adjusted=adjusted)
+
+
+def ageing_metrics(study: Study) -> list[Metric]:
+    """The metrics whose differences may change with the age of units."""
+    return [metric for metric in metrics(study) if metric.name in ("visits", "reward_per_unit")]
