@@ -75,6 +75,8 @@ REASONS = {
         "gain (weak): wait for more visits"),
     "sample-ratio": Reason("log", "weak", "units were not split between the variants as defined (weak): something "
         "assigns or loses them, maybe an exclusion or a filter, and what it is may make the difference"),
+    "mixed-units": Reason("log", "weak", "more than 5 % of the persons were served by two variants, under keys that "
+        "were merged later (weak): the true difference is larger than what is seen"),
     "decisions-differ": Reason("state", "weak", "the units of one variant have more visits, or decisions, than those "
         "of the other (weak): means per visit, or per decision, are of others; compare per unit"),
     "other-metric": Reason("sample", "weak", "0 lies outside of the interval, but this metric does not decide the "

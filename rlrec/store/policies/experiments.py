@@ -204,6 +204,13 @@ def count_units(unit: Unit, experiment_id: int) -> dict[int, int]:
     return dict(unit.ask(f"{counted} GROUP BY variant_id", experiment_id))
 
 
+def count_mixed_users(unit: Unit, experiment_id: int) -> int:
+    """How many persons were served by two variants, under keys that were merged later."""
+    tables = "assignment p JOIN merged_user m ON m.person_id = p.user_id JOIN assignment a ON a.user_id = m.user_id"
+    tests = "p.experiment_id = ? AND a.experiment_id = p.experiment_id AND a.variant_id <> p.variant_id"
+    return int(unit.ask_value(f"SELECT count(DISTINCT p.user_id) FROM {tables} WHERE {tests}", experiment_id))
+
+
 def count_visitors(unit: Unit, by: str, *, since: int) -> int:
     """How many users, or sessions without one, have come since then; how many sessions, by session."""
     unit_id = "session_id" if by == "session" else "coalesce(user_id, -session_id)"

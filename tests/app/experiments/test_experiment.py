@@ -13,7 +13,7 @@ import pytest
 from rlrec.app.experiments import compare, experiment
 from rlrec.app.experiments.experiment import Request, VariantSpec
 from rlrec.app.policies import policy
-from rlrec.app.requests import feedback, recommend
+from rlrec.app.requests import feedback, recommend, user
 from rlrec.app.serving import assignment
 from rlrec.app.setup.init import init
 from rlrec.errors import InputError
@@ -307,6 +307,27 @@ def test_a_split_that_is_not_as_defined_answers_nothing(at: Clocked, counts: tup
     assert [earned["answer"], result["differences"][0]["answer"]] == [answer, answer]
     assert ("sample-ratio" in earned["reasons"]) == (answer == "unknown")
     assert earned["needed"] is None
+
+
+@pytest.mark.parametrize(("merges", "answer"), [(5, "better"), (20, "unknown")])
+def test_persons_who_had_two_variants_hide_a_part_of_the_difference(at: Clocked, merges: int, answer: str) -> None:
+    """Of 160 users, those of `b` click in four of five decisions; some are merged with one of the other variant."""
+    split(at(0), by="user")
+    with at(1).read() as unit:
+        stored = experiments.by_name(unit, ["ab"])["ab"]
+    users = [f"u{n}" for n in range(240)]
+    assigned_users = [
+        [key for key in users if assignment.hash_variant(stored, key).label == label][:80] for label in "ab"
+    ]
+    for label, keys in zip("ab", assigned_users, strict=True):
+        answers = ask_all(at(1), *(f"{key}s" for key in keys), users=keys, experiment="ab")
+        click(at(2), *[key for number, key in enumerate(ids(answers)) if number % 5 >= (1 if label == "b" else 4)])
+    for left, right in list(zip(*assigned_users, strict=True))[:merges]:
+        user.merge(at(3), left, right)
+    result = compare.show(at(60), "ab")
+    (earned,) = [row for row in result["unit_differences"] if row["metric"] == "reward_per_unit"]
+    assert earned["lower"] > 0
+    assert ("mixed-units" in earned["reasons"], earned["answer"]) == (answer == "unknown", answer)
 
 
 # -- false alarms --

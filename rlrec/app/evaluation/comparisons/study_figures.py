@@ -22,6 +22,7 @@ from rlrec.ope.intervals import sequences
 from rlrec.records import Sums
 
 ANONYMOUS_UNITS = "anonymous-units"
+MIXED_SHARE = 0.05  # above which units of two variants hide more of a difference than intervals allow for
 SPLIT_DOUBTS = {"sample-ratio", "picked-decisions"}  # whatever an interval says
 LIVES = ("policy", "version")  # groups whose units began at different times
 EQUAL_AGE = 0.9  # mean age of units, of the age of the oldest, from which on all came at about the same time
@@ -106,7 +107,7 @@ class StudyFigures:
     the units that count; declaration: of their experiment;
     is_fixed: whether intervals hold for a look that was planned, and not at every look; is_picked: whether the
     selection leaves out decisions of its units by what came after their assignment; is_first_week: whether
-    units that may come again had less than a week for it."""
+    units that may come again had less than a week for it; mixed_share: of units that two variants served."""
 
     study: Study
     sums: StudySums
@@ -120,6 +121,7 @@ class StudyFigures:
     is_picked: bool = False
     is_first_week: bool = False
     selected_split: tuple[float, float] = (np.nan, np.nan)
+    mixed_share: float = 0.0
 
     @cached_property
     def outcomes(self) -> Outcomes:
@@ -287,6 +289,7 @@ class StudyFigures:
             *reasons,
             *(["sample-ratio"] if is_unlikely(self.split) or is_unlikely(self.selected_split) else []),
             *(["picked-decisions"] if self.is_picked else []),
+            *(["mixed-units"] if self.mixed_share > MIXED_SHARE else []),
             *(["decisions-differ"] if self.are_other_visits(group, metric) else []),
             *(["young-units"] if self.is_young(group, metric, least) else []),
         ]  # fmt: skip

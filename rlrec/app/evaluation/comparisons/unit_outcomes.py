@@ -47,7 +47,7 @@ def collect(unit: Unit, study: Study, *, level: float, is_fixed: bool = False) -
     sums = reduce(add, fold.partials(), NOTHING)
     check_field(study.segment, fold.fields, groups=())
     splits, declaration, is_picked = list[tuple[list[float], list[list[int]]]](), None, False
-    selected_split = np.nan, np.nan
+    selected_split, mixed_share = (np.nan, np.nan), 0.0
     if study.by == "variant" and study.experiment is not None:
         is_ramp = fold.strata_per_phase > 1
         splits = fold.splits(sums) if is_ramp else experiments.split_by_day(unit, study.experiment)
@@ -56,6 +56,8 @@ def collect(unit: Unit, study: Study, *, level: float, is_fixed: bool = False) -
         declaration = Declaration.from_definition(study.experiment, metrics(study), study.rewards, first, shares)
         widest = filters.select(unit, {"experiment": study.experiment.name})
         is_picked = _is_picked(unit, study.selection, widest)
+        units = sum(experiments.count_units(unit, study.experiment.id).values())
+        mixed_share = 0.0 if is_ramp else experiments.count_mixed_users(unit, study.experiment.id) / max(1, units)
         is_sampled = sums.counts.get("sampled", np.zeros(1)).any()
         if study.selection != widest and not (is_ramp or is_picked or is_sampled):
             selected_split = _selected_split(fold, sums, splits)
@@ -63,6 +65,7 @@ def collect(unit: Unit, study: Study, *, level: float, is_fixed: bool = False) -
         study=study, sums=sums, groups=fold.groups, level=level, any_user=fold.any_user,
         split=sample_ratio(splits), strata_per_phase=fold.strata_per_phase, declaration=declaration, is_fixed=is_fixed,
         is_picked=is_picked, selected_split=selected_split, is_first_week=fold.is_first_week,
+        mixed_share=mixed_share,
     )  # fmt: skip
 
 
