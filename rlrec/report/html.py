@@ -1,0 +1,96 @@
+"""Pages of HTML from templates: nothing is loaded, no script runs, and every text is escaped."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Callable, Sequence
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from rlrec.errors import quantity
+from rlrec.report import svg
+from rlrec.report.figures import Figure
+
+FOLDER = Path(__file__).parent / "templates"
+LONG = 30  # letters of a cell that may be broken
+
+
+class Cell(NamedTuple):
+    """A cell of a table, or its header. href: where its text leads; order: that of a header whose column sorts."""
+
+    text: str
+    look: str = ""
+    href: str = ""
+    order: str = ""
+
+
+class Table(NamedTuple):
+    """A table. filters: links, each with the rows that it leaves; range: which rows are shown, with links to others."""
+
+    headers: Sequence[Cell]
+    rows: Sequence[Sequence[Cell]]
+
+
+class Section(NamedTuple):
+    """A part of a page. remarks stand above its figures, lines below; details: lines under a summary that opens them;
+    tables: with their names."""
+
+    figures: Sequence[Figure] = ()
+    remarks: Sequence[str] = ()
+    lines: Sequence[str] = ()
+    summary: str = ""
+    details: Sequence[str] = ()
+    tables: Sequence[tuple[str, Table]] = ()
+
+    @property
+    def is_shown(self) -> bool:
+        return any((self.figures, self.remarks, self.lines, self.details, self.tables))
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[Any]], text: Callable[[Any], str] = svg.number) -> Table:
+    """A table of these values. text: of a value that is no text."""
+    numeric = [all(isinstance(row[column], int | float | None) for row in rows) for column in range(len(headers))]
+    looks = ["n" if is_numeric else "" for is_numeric in numeric]
+    return Table(
+        [Cell(name, look) for name, look in zip(headers, looks, strict=True)],
+        [[_cell(value, look, text) for value, look in zip(row, looks, strict=True)] for row in rows],
+    )
+
+
+def _cell(value: Any, look: str, text: Callable[[Any], str]) -> Cell:
+    if isinstance(value, str):
+        return Cell(value, "w" if len(value) > LONG else "")
+    return Cell(text(value), look)
+
+
+def _drawing(figure: Figure, key: str) -> Markup:
+    return Markup(svg.figure(figure.drawing, key=key, title=figure.title, description=figure.description))
+
+
+def _plain(value: Any) -> Any:
+    """The value without letters that turn the direction of writing, or that markup does not allow."""
+    return svg.UNPRINTABLE.sub("\ufffd", value) if type(value) is str else value
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined, finalize=_plain,
+        trim_blocks=True, lstrip_blocks=True, auto_reload=False,
+    )  # fmt: skip
+    style = (FOLDER / "style.css").read_text() + svg.STYLE
+    digest = b64encode(sha256(style.encode()).digest()).decode()
+    environment.filters |= {"quantity": quantity, "data": lambda figure: table(figure.headers, figure.rows)}
+    laws = f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; form-action 'self'; base-uri 'none'"
+    environment.globals |= {"style": Markup(style), "drawing": _drawing, "laws": laws}
+    return environment
+
+
+def render(template: str, **values: Any) -> str:
+    """The text of a template with these values."""
+    return _environment().get_template(template).render(values)
