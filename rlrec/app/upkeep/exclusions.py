@@ -137,9 +137,18 @@ def _answer(unit: Unit, stored: Exclusion, *, included: bool = False) -> Exclude
 
 
 def _concerned(unit: Unit, test: str, *, included: bool) -> Iterator[Version]:
-    """The versions with a belief that has learned from excluded decisions, or has left them out."""
+    """The versions with a belief that has learned from excluded decisions, or has left them out; none that was rebuilt
+    without them, and serves no more."""
     stored = policies.all_policies(unit)
     live = {version.id for version, _ in policies.live(unit, [policy.name for policy in stored]).values()}
-    for version in policies.versions(unit, [policy.id for policy in stored]):
-        if (version.learning or version.id in live) and lineage.has_learned(unit, version, test, omitted=included):
+    rebuilt = set[tuple[int, int]]()  # policies with the rewards of newer versions that are as they should be
+    for version in sorted(
+        policies.versions(unit, [policy.id for policy in stored]), key=lambda row: (row.policy.id, -row.number)
+    ):
+        key = version.policy.id, version.reward.id
+        if not (version.learning or version.id in live) or (key in rebuilt and version.id not in live):
+            continue
+        if lineage.has_learned(unit, version, test, omitted=included):
             yield version
+        elif version.learning:
+            rebuilt.add(key)

@@ -133,6 +133,16 @@ def test_the_excluded_teach_no_more(run: Run) -> None:
     assert at(run, AFTER, "doctor", "--json").json["ok"]
 
 
+def test_a_rebuilt_belief_that_serves_needs_no_rebuild(run: Run) -> None:
+    exclude = ("log", "exclude", "bots", "--where", "user=m0+m1", "--json")
+    assert at(run, AFTER, *exclude).json["rebuild"] == ["rlrec policy rebuild home"]
+    at(run, AFTER, "policy", "rebuild", "home")
+    assert at(run, AFTER, *exclude).json["rebuild"] == ["rlrec policy rebuild home"]  # it does not serve yet
+    at(run, AFTER, "policy", "promote", "home@2")
+    assert at(run, AFTER, *exclude).json["rebuild"] == []
+    assert at(run, AFTER, "log", "include", "bots", "--json").json["rebuild"] == ["rlrec policy rebuild home"]
+
+
 @pytest.mark.slow
 @ON_BOTH
 def test_an_audit_knows_what_every_kind_left_out(db: str, tmp_path: Path) -> None:
