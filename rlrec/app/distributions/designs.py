@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from functools import lru_cache
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
@@ -56,7 +56,8 @@ class CatalogueFeatures:
     """Features of arms at any revision of the catalogue. A revision below 0 stands for what the log says of the arms of
     one decision."""
 
-    def __init__(self, unit: Unit, encoder: Encoder) -> None:
+    def __init__(self, unit: Unit, encoder: Encoder | None = None) -> None:
+        """encoder: how a model reads them, where one does."""
         self._encoder = encoder
         self._history: dict[int, list[tuple[int, str]]] = {}
         self.logged_features: Mapping[int, Mapping[int, str]] = {}  # by revision below 0: the features of arms
@@ -81,6 +82,27 @@ class CatalogueFeatures:
         """Features of arms, (m, p)."""
         return np.array([self._rows(self._description(arm, revision)) for arm in arms.tolist()])
 
+    def values(
+        self, arms: Ids, revision: int, field: str, stated: Sequence[Mapping[str, Any]] | None = None
+    ) -> list[Hashable]:
+        """The value of a field of each arm: None where it has none, a tuple where it is a list. stated: features that a
+        request states of the arms, which go before."""
+        from rlrec.policy.contexts.fields import value_of
+
+        by_description = dict[str, Hashable]()
+        values = list[Hashable]()
+        for number, arm in enumerate(arms.tolist()):
+            described = value_of(stated[number], field) if stated else None
+            if described is not None:
+                values.append(_hashable(described))
+                continue
+            description = self._description(arm, revision)
+            if description not in by_description:
+                features = parse(description, "the features of an arm")
+                by_description[description] = _hashable(value_of(features, field))
+            values.append(by_description[description])
+        return values
+
     def _description(self, arm: int, revision: int) -> str:
         """The description of an arm then; the first one where it had none yet."""
         if revision < 0:
@@ -90,4 +112,12 @@ class CatalogueFeatures:
         return past_features[max(0, bisect_right(past_features, revision, key=itemgetter(0)) - 1)][1]
 
     def _row(self, features: str) -> Array:
+        assert self._encoder is not None
         return self._encoder.encode([parse(features, "the features of an arm")])[0]
+
+
+def _hashable(value: Any) -> Hashable:
+    """A value of a feature; a list as a tuple of its distinct items."""
+    if isinstance(value, list):
+        return tuple(dict.fromkeys(map(_hashable, value)))
+    return repr(value) if isinstance(value, dict) else value

@@ -15,11 +15,13 @@ from rlrec.app.distributions import sum_tables
 from rlrec.app.distributions.designs import NOW, CatalogueFeatures, arm_features, policy_of
 from rlrec.app.distributions.sum_tables import ColumnSums
 from rlrec.arrays import Array, Ids, Index, Words, look_up
+from rlrec.errors import InputError
 from rlrec.policy import is_contextual, learns_by_column
 from rlrec.policy.beliefs.base import EVERYTHING, Belief, Policy
 from rlrec.policy.scores.floors import Floor
 from rlrec.policy.scores.scores import Scores, unstack
 from rlrec.policy.slates import slate
+from rlrec.policy.slates.page_rules import PAGE, STATED_ARMS, declared
 from rlrec.policy.slates.slate_draws import Draw, SlateSampler
 from rlrec.records import CURVE, Version
 from rlrec.store import Unit
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from rlrec.policy.kinds.fixed import TeamDraft
     from rlrec.policy.kinds.two_stage import TwoStage
     from rlrec.policy.slates.interleaving import Ranker
+    from rlrec.policy.slates.rules import PageLayout
 
 ARMS = 10_000  # in all distributions that are kept of one belief: 30 MB
 CELLS = 1_000_000  # numbers that scores of several contexts are made of at a time
@@ -46,7 +49,8 @@ class EligibleDistribution:
     """The distribution over one eligible set: arms (m,) ids; scores and, where the kind has one, index (m,).
 
     reads: the fields of the context that it depends on. samplers: of slates by their length; earlier: those of an
-    earlier belief."""
+    earlier belief. layout: the rules of the page, None where there are none; the scores then have them, and the floor,
+    in them."""
 
     arms: Ids
     scores: Scores
@@ -56,12 +60,17 @@ class EligibleDistribution:
     samplers: dict[int, SlateSampler] = field(default_factory=dict)
     earlier: Mapping[int, SlateSampler] = field(default_factory=dict)
     rankers: tuple[Ranker, Ranker] | None = None
+    layout: PageLayout | None = None
 
     def pages(self, size: int) -> SlateSampler:
         """The sampler of slates of so many positions, computed once; from that of an earlier belief if there is one."""
         if size not in self.samplers:
-            earlier = self.earlier.get(size)
-            self.samplers[size] = SlateSampler(self.scores, size=size, floor=self.floor, earlier_sampler=earlier)
+            earlier, sampler = self.earlier.get(size), SlateSampler
+            if self.layout is not None:
+                from rlrec.policy.slates.rules import RuledSampler
+
+                sampler = RuledSampler
+            self.samplers[size] = sampler(self.scores, size=size, floor=self.floor, earlier_sampler=earlier)
         return self.samplers[size]
 
     def draw(self, size: int, *, seeds: Words, decisions: Ids) -> Draw:
@@ -129,6 +138,10 @@ class VersionDistribution:
         self._contextual = self.policy if is_contextual(self.policy) else None
         self._prior_arms, self._prior = sum_tables.table(prior, 2)
         self._rows: dict[str, Encoded] = {}
+        self._page = declared(learner.narrowing)
+        self.unit: Unit | None = None
+        self._layouts: dict[tuple[Hashable, ...], PageLayout] = {}
+        self._n_laid_out, self._described = 0, cast("CatalogueFeatures | None", None)
         self._set_sums(sums)
 
     def _set_sums(self, sums: BeliefRows, *, all_sums: tuple[Ids, Array] | None = None) -> None:
@@ -211,6 +224,8 @@ class VersionDistribution:
         reads = self.learner.reads
         if reads == EVERYTHING:
             return repr(context)
+        if PAGE in context:
+            reads = (*reads, PAGE)
         if not reads:
             return ""
         from rlrec.policy.contexts.fields import value_of
@@ -263,11 +278,57 @@ class VersionDistribution:
                 # each key is looked up when it is asked for: few kinds ask
                 scores = policy.scores(belief, arms=map(keys.__getitem__, arms), context=context)
                 index = policy.index(belief, context=context)
+            layout = self._layout(eligible, arms, context, keys, revision)
             self._distributions[name] = EligibleDistribution(
-                arms=arms, scores=scores, index=index, floor=policy.exploration, reads=policy.reads,
-                earlier=self._earlier.get(name, {}),
+                arms=arms, scores=self._with_rules(scores, layout), index=index, reads=policy.reads, layout=layout,
+                floor=policy.exploration if layout is None else 0.0, earlier=self._earlier.get(name, {}),
             )  # fmt: skip
         return self._distributions[name]
+
+    def _with_rules(self, scores: Scores, layout: PageLayout | None) -> Scores:
+        """The scores of arms, which compete by the rules of a page."""
+        if layout is None:
+            return scores
+        from rlrec.policy.slates.rules import RuledScores
+
+        return RuledScores(scores, layout, self.policy.exploration)
+
+    def _layout(
+        self, eligible: Hashable, arms: Ids, context: Mapping[str, Any], keys: Mapping[int, str], revision: int
+    ) -> PageLayout | None:
+        """The rules of a page, of the policy and of the context, for an eligible set; None where there are none.
+
+        Raises InputError where they contradict each other, or the kind cannot keep them."""
+        page = context.get(PAGE)
+        if self._page is None and not page:
+            return None
+        from rlrec.policy.slates.page_rules import parse
+        from rlrec.policy.slates.rules import lay_out
+
+        declared_rules = [] if self._page is None else [self._page]
+        declared_rules += [parse(page)] if page else []
+        described = context.get(STATED_ARMS) or {}
+        capped = any(page.most for page in declared_rules)
+        name = eligible, revision * capped, repr(page), repr(described) if capped else ""
+        if name not in self._layouts:
+            if self.generator is not None or self.rankers:
+                message = f"policy {self.version.policy.name!r} draws candidates first, or is an interleaving"
+                raise InputError(f"{message}: it keeps no rules of a page", hint="use another policy", field="page")
+            if self._n_laid_out > ARMS:
+                self._layouts.clear()
+                self._n_laid_out = 0
+            self._n_laid_out += len(arms)
+            arm_keys = [keys[arm] for arm in arms.tolist()]
+
+            def values(field: str) -> Sequence[Hashable]:
+                assert self.unit is not None
+                if self._described is None:
+                    self._described = CatalogueFeatures(self.unit)
+                stated = [described.get(key, {}).get("features", {}) for key in arm_keys] if described else None
+                return self._described.values(arms, revision, field, stated)
+
+            self._layouts[name] = lay_out(declared_rules, arm_keys, values)
+        return self._layouts[name]
 
     def scores(
         self, eligible: Hashable, arms: Ids, contexts: Sequence[Mapping[str, Any]], *, keys: Mapping[int, str],
@@ -275,7 +336,7 @@ class VersionDistribution:
     ) -> list[Scores]:  # fmt: skip
         """The scores of `case` in each of some contexts; together where the kind reads contexts."""
         policy = self._contextual
-        if policy is None:
+        if policy is None or self._page is not None or any(context.get(PAGE) for context in contexts):
             return [self.case(eligible, arms, context, keys=keys, revision=revision).scores for context in contexts]
         belief = self._eligible_belief(eligible, arms, revision)
         x = policy.design.context.rows(contexts)
@@ -352,6 +413,7 @@ def from_sums(
         trained=_trained(unit, version, learner) if learner.stateful else None,
         columns=column_sums(unit, version, learner, seq=seq, ordinal=ordinal) if learner.contextual else None,
     )  # fmt: skip
+    distribution.unit = unit
     if learner.drafted:  # from two versions
         draft = cast("TeamDraft", learner)
         versions = policies.by_id(unit, [draft.first, draft.second])
@@ -403,7 +465,9 @@ def renew(
         return load(unit, version)
     distribution = copy(earlier)  # policy and prior are the same; whether it still learns may not be
     distribution.version = version
+    distribution.unit = unit
     if catalogue_changed:
+        distribution._layouts, distribution._n_laid_out, distribution._described = {}, 0, None
         distribution.arm_features = arm_features(unit, earlier.learner)
         if distribution.trained is not None:
             distribution.trained = _trained(unit, version, earlier.learner)

@@ -98,8 +98,9 @@ class ServingCache:
         if cached is None:
             serving = exact.load(unit, version)
         elif cached[:2] == (seq, self._revision):
+            cached[2].unit = unit  # what is read later is read in this snapshot
             if cached[2].columns is not None:
-                cached[2].columns.unit = unit  # columns of further contexts are read in this snapshot
+                cached[2].columns.unit = unit
             return cached[2]
         else:
             changes, seqs = self._changes.pop(version.id, {}), range(cached[0] + 1, seq + 1)

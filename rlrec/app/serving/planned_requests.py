@@ -21,6 +21,7 @@ from rlrec.app.serving.requests import (
 )  # fmt: skip
 from rlrec.errors import Conflict, InputError, suggest
 from rlrec.policy.scores.floors import LONGEST
+from rlrec.policy.slates.page_rules import PAGE
 from rlrec.store import Unit
 from rlrec.store.log import decisions, settings
 from rlrec.store.policies import arms, routes
@@ -99,7 +100,8 @@ class _Group:
             raise _ambiguous_target()
         assigned = None if self.assigner is None else self.assigner.choose(request)
         arm_keys = None if request.arms is None else tuple(request.arms)
-        name: tuple[Any, ...] = (request.policy, assigned and assigned.key, arm_keys, request.size)
+        page = request.context.get(PAGE)
+        name: tuple[Any, ...] = (request.policy, assigned and assigned.key, arm_keys, request.size, page and repr(page))
         shared = self._distributions.get(name)
         if shared is None or shared.case.reads:
             version = self._serving_version(request, assigned)
@@ -164,10 +166,12 @@ class _Group:
         if candidates and request.size > candidates:
             raise InputError(f"k is {request.size}, but there are only {candidates} candidates", field="k")
         distribution = serving.candidates if candidates else serving.case
+        case = distribution(eligible, arm_ids, request.context, keys=keys, revision=revision)
+        if case.layout is not None:
+            case.layout.check(request.size)
         return SharedDistribution(
             **vars(version), eligible=eligible, revision=revision, size=request.size, context=request.context,
-            candidates=candidates,
-            case=distribution(eligible, arm_ids, request.context, keys=keys, revision=revision),
+            candidates=candidates, case=case,
         )  # fmt: skip
 
     def _eligible(self, request: Request) -> Eligible:

@@ -36,12 +36,8 @@ class Order(Protocol):
         (n, k); zeros unless `least`."""
 
 
-class DrawnOrder(Order):
-    """An order that is drawn as a whole: not one of samples, which are drawn position by position."""
-
-    @abstractmethod
-    def ranking(self, keys: Array, size: int) -> Index:
-        """The first `size` arms of the order that uniforms keys (n, m) draw, (n, size)."""
+class ExactOrder(Order):
+    """An order whose probabilities are worked out position by position."""
 
     def best(self) -> Array:
         return self.next_arms(np.empty((1, 0), np.intp), floor=0.0)[0]
@@ -53,6 +49,14 @@ class DrawnOrder(Order):
         for position in range(slates.shape[1]):
             yield self.next_arms(slates[begins, :position], floor=floor), np.cumsum(begins) - 1
             begins[1:] |= slates[1:, position] != slates[:-1, position]
+
+
+class DrawnOrder(ExactOrder):
+    """An order that is drawn as a whole: not one of samples, which are drawn position by position."""
+
+    @abstractmethod
+    def ranking(self, keys: Array, size: int) -> Index:
+        """The first `size` arms of the order that uniforms keys (n, m) draw, (n, size)."""
 
 
 class Scores(Protocol):

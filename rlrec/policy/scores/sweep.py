@@ -49,7 +49,7 @@ class ContinuousOrder(DrawnOrder):
         return tabulated if tabulated.update(self.first, self.second) else None
 
     @property
-    def _tabulated(self) -> Tabulated:
+    def tabulated(self) -> Tabulated:
         if self._cached is None:
             self._cached = self._tabulate(self._positions)
         return self._cached
@@ -61,12 +61,12 @@ class ContinuousOrder(DrawnOrder):
         )  # fmt: skip
 
     def best(self) -> Array:
-        return self._tabulated.best()
+        return self.tabulated.best()
 
     def ranks(self, size: int) -> Array:
         # Summed over all who may stand above it, a rank's density is as wide as that of the root of so many on a slate.
         n_densities = min(size, math.ceil(4 * math.sqrt(size)))
-        tabulated = self._tabulated if n_densities >= self._positions else self._tabulate(n_densities)
+        tabulated = self.tabulated if n_densities >= self._positions else self._tabulate(n_densities)
         return maximum.ranks(tabulated.table, size)[:, tabulated.row]
 
     def next_arms(self, prefixes: Index, *, floor: Floor) -> Array:
@@ -74,8 +74,8 @@ class ContinuousOrder(DrawnOrder):
 
     def _next_arm(self, prefix: Index, floors: Array) -> Array:
         """`next_arms` below one prefix (k,), (m,). floors (k,)."""
-        table, row = self._tabulated.table, self._tabulated.row
-        sweep = _Sweep(table, table.log_all()[None], len(row))
+        table, row = self.tabulated.table, self.tabulated.row
+        sweep = Sweep(table, table.log_all()[None], len(row))
         for arm, uniform in zip(prefix, floors, strict=True):
             sweep.show(np.zeros(1, np.intp), row[arm : arm + 1], uniform)
         probability = (sweep.weight() @ table.hazard.T)[0, row]
@@ -83,7 +83,7 @@ class ContinuousOrder(DrawnOrder):
         return probability / probability.sum()  # 1, but for what a prefix that hardly occurs loses below the nodes
 
     def conditionals(self, slates: Index, *, floor: Floor, least: bool) -> tuple[Array, Array]:
-        table, row = self._tabulated.table, self._tabulated.row
+        table, row = self.tabulated.table, self.tabulated.row
         n, k = slates.shape
         order = np.lexsort(slates.T[::-1])
         ordered = slates[order]
@@ -99,7 +99,7 @@ class ContinuousOrder(DrawnOrder):
 
     def _sweep_down(self, slates: Index, floors: Array, least: bool) -> tuple[Array, Array]:
         """`conditionals` of slates in order."""
-        table, row = self._tabulated.table, self._tabulated.row
+        table, row = self.tabulated.table, self.tabulated.row
         n, k = slates.shape
         probability, minimum = np.empty((n, k)), np.zeros((n, k))
         left = np.bincount(row % len(table.count), minlength=len(table.count))[None]
@@ -114,7 +114,7 @@ class ContinuousOrder(DrawnOrder):
         return probability, minimum
 
     def each_position(self, slates: Index, *, floor: Floor) -> Iterator[tuple[Array, Index]]:
-        table, row = self._tabulated.table, self._tabulated.row
+        table, row = self.tabulated.table, self.tabulated.row
         first = np.zeros(1, np.intp)  # of the slates with each distinct prefix
         floors = at_positions(floor, slates.shape[1])
         for position, (weight, prefix, begins) in enumerate(self._descend(slates, floors)):
@@ -125,12 +125,12 @@ class ContinuousOrder(DrawnOrder):
 
     def _descend(self, slates: Index, floors: Array) -> Iterator[tuple[Array, Index, Flags]]:
         """`descend` of slates in order."""
-        table, row = self._tabulated.table, self._tabulated.row
+        table, row = self.tabulated.table, self.tabulated.row
         left, prefix = table.log_all()[None], np.zeros(len(slates), np.intp)
         return descend(table, left, arms=len(row), slates=slates, rows=row[slates], prefix=prefix, floors=floors)
 
     def ranking(self, keys: Array, size: int) -> Index:
-        table, row = self._tabulated.table, self._tabulated.row
+        table, row = self.tabulated.table, self.tabulated.row
         exceedance, tabled = 1 - keys, np.flatnonzero(row >= 0)
         above_listed = exceedance[:, tabled]
         if len(keys) > _MAX_SLATES_WITHOUT_TABLE:
@@ -171,7 +171,7 @@ def descend(
     (n, k): of the table."""
     begins = np.ones(len(slates), np.bool_)
     begins[1:] = prefix[1:] != prefix[:-1]
-    sweep = _Sweep(table, left, arms)
+    sweep = Sweep(table, left, arms)
     for position, floor in enumerate(floors):
         begins[1:] |= slates[1:, position] != slates[:-1, position]
         weight = sweep.weight()
@@ -187,7 +187,7 @@ def _each_once(prefixes: Index, number: int) -> Index | slice:
     return slice(None) if len(prefixes) == number else prefixes
 
 
-class _Sweep:
+class Sweep:
     """Prefixes of slates while they are filled from the top, on the nodes of a table; it begins with an empty one.
 
     The last arm that was taken for being the best left had some score x; every arm left is below it. A prefix is a
@@ -210,19 +210,29 @@ class _Sweep:
 
     def show(self, prefixes: Index | slice, rows: Index, floor: float) -> None:
         """Lengthen prefixes (n,) by one arm each, given by its row (n,) in the table; a prefix may come repeatedly."""
-        log_cdf, uniform, mass = self._table.log_cdf[rows], floor / self._left, self._mass[prefixes]
+        self.take(prefixes, rows, picked=np.array(floor / self._left), best=np.array(1 - floor))
+        self._left -= 1
+
+    def take(
+        self, prefixes: Index | slice, rows: Index, *, picked: Array, best: Array, lost: Array | None = None
+    ) -> None:
+        """Lengthen prefixes by one arm each, which is picked by a coin or taken for being the best, with probabilities
+        picked and best, (n,) or numbers. lost (n, N): log of the product of the distribution functions of arms that
+        are allowed no more: they lie below the cap, and leave the arms left."""
+        log_cdf, mass = self._table.log_cdf[rows], self._mass[prefixes]
         # the arm is the best left and its score the new cap, or it was picked and lies below the cap that stays
         cap = self._table.hazard[rows]
         cap *= self._mass_above[prefixes]
-        cap *= ((1 - floor) / mass)[:, None]
-        if floor > 0:
-            cap += (uniform / mass)[:, None] * self._cap[prefixes]
+        cap *= (best / mass)[:, None]
+        if picked.any():
+            cap += (picked / mass)[:, None] * self._cap[prefixes]
+        if lost is not None:
+            log_cdf = log_cdf + lost
         cap *= np.exp(log_cdf)
         self._cap = np.minimum(cap, _HUGE, out=cap)
-        self._atom = uniform * self._atom[prefixes] / mass
+        self._atom = picked * self._atom[prefixes] / mass
         # the arm leaves the product
         self._log_cdf_left = self._log_cdf_left[prefixes] - log_cdf
-        self._left -= 1
         self._normalize()
 
     def _normalize(self) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from rlrec.arrays import Array, Index, run_starts
 from rlrec.policy.scores.floors import Floor, at_positions
-from rlrec.policy.scores.scores import DrawnOrder, Order, Scores
+from rlrec.policy.scores.scores import ExactOrder, Order, Scores
 from rlrec.policy.scores.sweep import ContinuousOrder
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def _swept(
     for case_rows in np.split(order, run_starts(case[order])[1:]):
         for rows in np.split(case_rows, range(_SWEPT // arms + 1, len(case_rows), _SWEPT // arms + 1)):
             case_order = orders[case[rows[0]]]
-            assert isinstance(case_order, DrawnOrder)
+            assert isinstance(case_order, ExactOrder)
             yield rows, case_order.each_position(slates[rows], floor=floor)
 
 

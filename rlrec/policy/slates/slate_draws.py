@@ -50,7 +50,7 @@ def draw_each(logits: Array, *, size: int, floor: Floor, seeds: Words, decisions
         probability = mix_floor(plackett_luce.softmax(logits), floors[0], m)
         slates = invert_rows(probability, uniforms(seeds, decisions, words=1)[:, 0])[:, None]
         propensity = np.take_along_axis(probability, slates, axis=1)
-        return _to_log(slates, propensity, propensity, probability.min(axis=1, keepdims=True))
+        return to_log(slates, propensity, propensity, probability.min(axis=1, keepdims=True))
     noise = -np.log(-np.log(uniforms_at(seeds, decisions, 2 * size + np.arange(m))))
     coins = uniforms(seeds, decisions, words=2 * size).reshape(-1, size, 2)
     ranking = top(logits + noise, size)
@@ -68,7 +68,7 @@ def log_each(logits: Array, slates: Index, *, floor: Floor) -> Draw:
         propensity[:, position] = mixed[rows, slates[:, position]]
         least[:, position] = np.where(is_shown, 1.0, mixed).min(axis=1)
         is_shown[rows, slates[:, position]] = True
-    return _to_log(slates, propensity, _first_alone(propensity), least)
+    return to_log(slates, propensity, first_alone(propensity), least)
 
 
 class SlateSampler:
@@ -100,22 +100,21 @@ class SlateSampler:
             cumulative, smallest = self._cumulative
             slates = _invert(self.first, cumulative, uniforms(seeds, decisions, words=1)[:, 0])[:, None]
             propensity = self.first[slates]
-            return _to_log(slates, propensity, propensity, np.full(propensity.shape, smallest))
+            return to_log(slates, propensity, propensity, np.full(propensity.shape, smallest))
         slates = _draw_slates(self._order, self._arms, self._size, self._floor, seeds, decisions)
         probability, least = self._order.conditionals(slates, floor=self._floor, least=not lists)
         left, floors = self._arms - np.arange(self._size), at_positions(self._floor, self._size)
         propensity, minimum = (mix_floor(values, floors, left) for values in (probability, least))
         if lists:
             no_marginal = np.full(propensity.shape, np.nan)
-            return _to_log(slates, propensity, no_marginal, no_marginal)
-        return _to_log(slates, propensity, self.marginals[np.arange(self._size), slates], minimum)
+            return to_log(slates, propensity, no_marginal, no_marginal)
+        return to_log(slates, propensity, self.marginals[np.arange(self._size), slates], minimum)
 
     def log_probabilities(self, slates: Index) -> Array:
         """Log of the probability of each of some slates (n, size), (n,); -inf where it is 0. Not of samples."""
         if self._size == 1:
             probability = self.first[slates]
         else:
-            assert isinstance(self._order, DrawnOrder)
             shown, slate_index = np.unique(slates, axis=0, return_inverse=True)
             probability, _ = self._order.conditionals(shown, floor=self._floor, least=False)
             left, floors = self._arms - np.arange(self._size), at_positions(self._floor, self._size)
@@ -156,7 +155,7 @@ class SlateSampler:
                 pick = _invert(mixed, mixed.cumsum(), uniform[row, position])
                 slates[row, position] = left[pick]
                 propensity[row, position], least[row, position] = mixed[pick], mixed.min()
-        return _to_log(slates, propensity, _first_alone(propensity), least)
+        return to_log(slates, propensity, first_alone(propensity), least)
 
 
 def _invert(probability: Array, cumulative: Array, uniform: Array) -> Index:
@@ -199,14 +198,14 @@ def _nth_left(prefixes: Index, uniform: Array, m: int) -> Index:
     return nth + (n_left_below <= nth[:, None]).sum(axis=1)
 
 
-def _first_alone(propensity: Array) -> Array:
+def first_alone(propensity: Array) -> Array:
     """Marginals of position 1, which its propensities are; NaN below, where there is no closed form."""
     marginal = np.full(propensity.shape, np.nan)
     marginal[:, 0] = propensity[:, 0]
     return marginal
 
 
-def _to_log(slates: Index, propensity: Array, marginal: Array, minimum: Array) -> Draw:
+def to_log(slates: Index, propensity: Array, marginal: Array, minimum: Array) -> Draw:
     """The draw as it is logged: no arm that was drawn has probability 0."""
     return Draw(
         slates=slates,

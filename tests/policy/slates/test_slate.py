@@ -268,9 +268,9 @@ def test_a_floor_pick_of_a_bad_arm_says_nothing_about_the_rest() -> None:
 
 def test_an_arm_drawn_against_all_odds_is_flagged() -> None:
     """No seed draws such an arm: the rounding is asked for directly."""
-    from rlrec.policy.slates.slate_draws import SMALLEST, _to_log
+    from rlrec.policy.slates.slate_draws import SMALLEST, to_log
 
-    drawn = _to_log(np.array([[0, 1]]), np.array([[0.0, 1.1]]), np.array([[0.0, 0.5]]), np.zeros((1, 2)))
+    drawn = to_log(np.array([[0, 1]]), np.array([[0.0, 1.1]]), np.array([[0.0, 0.5]]), np.zeros((1, 2)))
     assert drawn.rounded.tolist() == [[True, False]]
     assert drawn.propensity.tolist() == [[SMALLEST, 1.0]]
     assert drawn.marginal.tolist() == [[SMALLEST, 0.5]]

@@ -1,0 +1,60 @@
+"""Rules of a page as people write them: what is taken, and what is refused in one line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from rlrec.errors import InputError
+from rlrec.policy.slates.page_rules import declared, parse
+
+
+def test_rules_have_one_normal_form() -> None:
+    page = parse({"least": {"b": 0.5}, "pin": {"02": "a"}, "most": None})
+    assert page.to_json() == {"pin": {"2": "a"}, "least": {"b": 0.5}}
+    assert parse(page.to_json()) == page
+    assert parse({}).to_json() == {}
+
+
+def test_rules_of_a_policy_are_texts() -> None:
+    page = declared({"pin": "1=a, 3=b=c", "most": "shelf=2", "least": "a=0.05,b=.1", "block": "x"})
+    assert page is not None
+    assert page.to_json() == {"pin": {"1": "a", "3": "b=c"}, "most": {"shelf": 2}, "least": {"a": 0.05, "b": 0.1}}
+    assert declared({"block": "x"}) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (3, "the page is 3"),
+        ({"pins": {}}, "unknown rule 'pins'"),
+        ({"pin": ["a"]}, "pin is ['a']"),
+        ({"pin": {"0": "a"}}, "'0' is no position"),
+        ({"pin": {"501": "a"}}, "'501' is no position"),
+        ({"pin": {"first": "a"}}, "'first' is no position"),
+        ({"pin": {"1": 7}}, "7 is no arm"),
+        ({"pin": {"1": "a", "2": "a"}}, "pin 2=a contradicts pin 1=a"),
+        ({"pin": {"1": "a", "01": "b"}}, "pin 01=b contradicts pin 1=a"),
+        ({"most": {"shelf": 0}}, "most shelf=0"),
+        ({"most": {"shelf": True}}, "most shelf=True"),
+        ({"most": {"shelf": 1.5}}, "most shelf=1.5"),
+        ({"least": {"a": 0}}, "least a=0"),
+        ({"least": {"a": float("nan")}}, "least a=nan"),
+        ({"least": {"a": "0.1"}}, "least a=0.1"),
+        ({"least": {"a": 0.6, "b": 0.5}}, "least a=0.6 and least b=0.5 add up to 1.1"),
+    ],
+)
+def test_what_is_no_rule_is_refused(value: Any, message: str) -> None:
+    with pytest.raises(InputError) as refusal:
+        parse(value)
+    assert message in refusal.value.message
+    assert refusal.value.field == "page"
+
+
+@pytest.mark.parametrize("text", ["a", "1=", "=a", "1=a,1=b", "1=a,,2=b"])
+def test_a_text_that_is_no_list_of_pairs_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="pin is"):
+        declared({"pin": text})
+    with pytest.raises(InputError, match="is no number"):
+        declared({"most": "shelf=two"})
