@@ -208,18 +208,14 @@ def newest_keys(unit: Unit, *, limit: int) -> list[str]:
 
 
 def list_sessions(unit: Unit, *, limit: int | None = None) -> list[SessionSummary]:
-    """Sessions with their number of visits and decisions, newest first."""
-    statement = """
-        SELECT session.key, users.key, sums.visits, sums.decisions, sums.last_at
-        FROM session LEFT JOIN users ON users.id = session.user_id
-        LEFT JOIN (
-            SELECT session_id, count(*) AS visits, CAST(sum(steps) AS BIGINT) AS decisions, max(last_at) AS last_at
-            FROM visit GROUP BY session_id
-        ) AS sums ON sums.session_id = session.id
-        ORDER BY session.id DESC"""
-    if limit is None:
-        return unit.records(SessionSummary, statement)
-    return unit.records(SessionSummary, f"{statement} LIMIT ?", limit)
+    """Sessions with their number of visits and decisions, newest first: the visits of no other session are read."""
+    newest = "SELECT id, key, user_id FROM session ORDER BY id DESC"
+    sums = "nullif(count(visit.number), 0), CAST(sum(visit.steps) AS BIGINT), max(visit.last_at)"
+    statement = f"""
+        SELECT s.key, min(users.key), {sums} FROM ({newest}{"" if limit is None else " LIMIT ?"}) AS s
+        LEFT JOIN users ON users.id = s.user_id LEFT JOIN visit ON visit.session_id = s.id
+        GROUP BY s.id, s.key ORDER BY s.id DESC"""
+    return unit.records(SessionSummary, statement, *([] if limit is None else [limit]))
 
 
 def oldest_running(unit: Unit, *, timeout_us: int, window_us: int, since: int, now: int) -> int | None:

@@ -3,10 +3,14 @@
 import csv
 import io
 from collections.abc import Sequence
+from contextlib import closing
+from itertools import count
 from typing import Any
 
 import pytest
 
+from rlrec.store import Store
+from rlrec.store.log import sessions
 from tests.conftest import ON_BOTH, Run
 
 DAY = "2099-01-01T"
@@ -123,6 +127,19 @@ def test_list_is_newest_first_and_says_when_it_is_cut(ready: Any) -> None:
     assert "newest 2 sessions" in listed.stderr
     everything = ready("--now", DAY + "00:01:00Z", "session", "list", "--limit", "0", "--json")
     assert (len(everything.json), everything.stderr) == (3, "")
+
+
+def test_list_reads_the_sessions_that_it_shows_alone(run_sqlite: Run, sqlite_db: str) -> None:
+    ready, steps = prepared(run_sqlite), list[int]()
+    for start in (0, 10, 100):
+        lines = "".join(f'{{"policy": "home", "session": "s{number}"}}\n' for number in range(start, 10 * start + 10))
+        assert ready("--now", DAY + "00:00:00Z", "recommend", "--input", "-", stdin=lines).exit_code == 0
+        with closing(Store(sqlite_db)) as store, store.read() as unit:
+            calls = count()
+            unit.driver.connection.set_progress_handler(lambda calls=calls: next(calls) < 0, 1)
+            assert len(sessions.list_sessions(unit, limit=10)) == 10
+            steps.append(next(calls))
+    assert steps[2] < 1.2 * steps[0]
 
 
 def test_csv_has_a_whole_row_for_every_slot(ready: Any) -> None:
