@@ -152,7 +152,8 @@ class PolicyCommands:
         others without a reward have earned nothing. p_best is the probability that the arm is the best one under the
         belief; probability is that of being served at position 1, floor included. Both are exact. ipw_mean is the mean of
         the arm's mature rewards weighted by 1 / sqrt(propensity): a learning policy gives up arms that began badly, so that
-        their plain means are too low.
+        their plain means are too low. Of more than 20,000 decisions at most as many are read for it, from end
+        to end of the log, unless --all is given.
         A version made by train-pg has what became of its training and the figures of the gate below.
 
         Arms stand by their probability, the likeliest first, on a terminal with intervals beside their means, in a pipe a
@@ -160,7 +161,7 @@ class PolicyCommands:
         an imported log has no belief: `rlrec exposure --policy NAME` has the rates of its arms.
 
         context: The context, for a kind that reads one.
-        all: On a terminal all arms with their weights, not just the likeliest.
+        all: All arms, with weights, on a terminal; ipw_mean of a long log.
         curve: The learning curve of a version made by train-pg, epoch by epoch.
         plot: Write the answer as a figure, too."""
 
@@ -222,7 +223,8 @@ class PolicyCommands:
         others without a reward have earned nothing. p_best is the probability that the arm is the best one under the
         belief; probability is that of being served at position 1, floor included. Both are exact. ipw_mean is the mean of
         the arm's mature rewards weighted by 1 / sqrt(propensity): a learning policy gives up arms that began badly, so that
-        their plain means are too low.
+        their plain means are too low. Of more than 20,000 decisions at most as many are read for it, from end
+        to end of the log, unless --all is given.
         A version made by train-pg has what became of its training and the figures of the gate below.
 
         Arms stand by their probability, the likeliest first, on a terminal with intervals beside their means, in a pipe a
@@ -230,7 +232,7 @@ class PolicyCommands:
         an imported log has no belief: `rlrec exposure --policy NAME` has the rates of its arms.
 
         context: The context, for a kind that reads one.
-        all: On a terminal all arms with their weights, not just the likeliest.
+        all: All arms, with weights, on a terminal; ipw_mean of a long log.
         curve: The learning curve of a version made by train-pg, epoch by epoch.
         plot: Write the answer as a figure, too."""
 

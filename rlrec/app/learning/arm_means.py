@@ -4,7 +4,7 @@ inverse-propensity means."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,15 +13,18 @@ from rlrec.app.distributions import designs
 from rlrec.app.inputs import filters, parameters
 from rlrec.app.learning.slot_statistics import BeliefFold
 from rlrec.app.log import lineage, reward_log
-from rlrec.arrays import finite_or_none
+from rlrec.arrays import distinct, finite_or_none
 from rlrec.errors import InputError
 from rlrec.ope.sums import adaptive
 from rlrec.policy.beliefs.reward import bounds, within_unit_hint
 from rlrec.records import Arm, Version
 from rlrec.store import Unit
+from rlrec.store.log import decisions, reader
 from rlrec.store.policies import arms
 
 WEIGHT = 10.0  # pseudo-pulls of an arm by default
+SAMPLED, STRETCHES = 20_000, 50  # decisions that weighted means are from, and the stretches of the log that they fill
+WEIGHED = ("decision_id", "at", "imported", "position", "arm_id", "marginal", "censored")
 
 
 def options(text: str | None, weight: float | None, *, prior: str | None) -> dict[str, Any]:
@@ -72,20 +75,36 @@ def _pseudo_counts(pulls: float, reward: float, *, overall: float, weight: float
     return max(weight * mean, parameters.MIN_COUNT), max(weight * (1 - mean), parameters.MIN_COUNT)
 
 
-def weighted_means(unit: Unit, version: Version, catalogue: Sequence[Arm]) -> list[dict[str, float | None]]:
+def weighted_means(
+    unit: Unit, version: Version, catalogue: Sequence[Arm], *, sample: bool
+) -> tuple[list[dict[str, float | None]], int | None]:
     """The mean of each arm of the catalogue (in order of id) over the mature, uncensored slots of the policy, whichever
     version served them, weighed by the marginal at their position; slots without one are left out. Where the version
-    counts by a curve, a pull is one that was examined."""
+    counts by a curve, a pull is one that was examined. sample: of SAMPLED decisions alone where there are more, in
+    stretches from end to end of the log: how many these were, None where all were read."""
     ids = np.array([arm.id for arm in catalogue], np.int64)
-    sums = np.zeros((adaptive.TERMS, len(ids)))
-    policy = designs.policy_of(version)
-    selection = replace(filters.selection(unit, None), policy_ids=[version.policy.id], imported=False)
-    for impressions in reward_log.impressions(unit, selection, version.reward, columns=["marginal"]):
-        weighed = impressions.take(~np.isnan(impressions.slots["marginal"]))
-        arm = np.searchsorted(ids, weighed.slots["arm_id"])
-        reward, pulls = policy.examined(weighed.reward, weighed.slots["position"])
-        for total, term in zip(sums, adaptive.terms(reward, weighed.slots["marginal"], pulls), strict=True):
-            total += np.bincount(arm, weights=term, minlength=len(ids))
+    sums, read = np.zeros((adaptive.TERMS, len(ids))), 0
+    policy, policy_id = designs.policy_of(version), version.policy.id
+    tests = filters.selection(unit, None).conditions()
+    first, last = decisions.id_extent(unit, policy_id)
+    stretches = [(first, last)]
+    if is_cut := sample and decisions.newest_id(unit, policy_id, SAMPLED + 1) > 0:
+        edges = np.linspace(first, last + 1, STRETCHES + 1).astype(np.int64).tolist()
+        portions = (
+            reader.id_ranges(unit, policy_id, first=start, last=end - 1, size=SAMPLED // STRETCHES)
+            for start, end in pairwise(edges)
+        )
+        stretches = [next(portion) for portion in portions]
+    for first, last in stretches:
+        for batch in reader.ranges(unit, policy_id, first=first, last=last, tests=tests, columns=WEIGHED):
+            read += len(distinct(batch.slots["decision_id"])[0])
+            slots = reward_log.with_rewards(batch, version.reward)
+            counts = reward_log.mature(slots.slots, version.reward, now=unit.now) & ~slots.slots["censored"]
+            weighed = slots.take(counts & ~np.isnan(slots.slots["marginal"]))
+            arm = np.searchsorted(ids, weighed.slots["arm_id"])
+            reward, pulls = policy.examined(weighed.reward, weighed.slots["position"])
+            for total, term in zip(sums, adaptive.terms(reward, weighed.slots["marginal"], pulls), strict=True):
+                total += np.bincount(arm, weights=term, minlength=len(ids))
     names = ("ipw_mean", "ipw_lower", "ipw_upper")
     rows = np.array(adaptive.means(sums)).T.tolist()
-    return [dict(zip(names, map(finite_or_none, row), strict=True)) for row in rows]
+    return [dict(zip(names, map(finite_or_none, row), strict=True)) for row in rows], read if is_cut else None

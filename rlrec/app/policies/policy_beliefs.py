@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any, NotRequired, TypedDict
 
@@ -19,13 +21,14 @@ from rlrec.ope.checks.exposure import spread
 from rlrec.policy import is_contextual
 from rlrec.policy.beliefs import means
 from rlrec.policy.beliefs.base import Belief, Examined, Policy
+from rlrec.policy.beliefs.statistics import CONTEXT
 from rlrec.policy.contexts.contextual import ContextualPolicy
 from rlrec.policy.slates import slate
 from rlrec.records import Arm, Version
 from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
 from rlrec.store.log import activity, decisions
-from rlrec.store.policies import arms, policies, routes
+from rlrec.store.policies import arms, beliefs, policies, routes
 from rlrec.times import DAY_US, format_time
 
 Z = 1.959963984540054  # normal quantile of intervals of 95 %
@@ -43,7 +46,8 @@ class CountingCurve(TypedDict):
 
 
 class PolicyBelief(VersionSummary):
-    """Answer of `policy show`: the belief per arm, how the version came about, and the versions of its policy."""
+    """Answer of `policy show`: the belief per arm, how the version came about, and the versions of its policy. weighed:
+    decisions that ipw_mean is from, None for all."""
 
     arms: list[dict[str, Any]]
     features: NotRequired[dict[str, Any]]
@@ -55,6 +59,7 @@ class PolicyBelief(VersionSummary):
     version_list: list[PolicyVersion]
     exposure: dict[str, dict[str, float | None]]
     counting: CountingCurve | None
+    weighed: int | None
 
 
 # Whom a version serves. counting: the curve by which it counts pulls, None where it counts each as one; routes: that
@@ -70,10 +75,13 @@ class _Features(TypedDict, total=False):
     features: dict[str, Any]
 
 
-def show(store: Store, reference: str, context: Mapping[str, Any] | None = None) -> PolicyBelief:
-    """The belief of a version about every arm, and what it would serve now, in a context."""
+def show(
+    store: Store, reference: str, context: Mapping[str, Any] | None = None, *, sample: bool = True
+) -> PolicyBelief:
+    """The belief of a version about every arm, and what it would serve now, in a context. sample: where the log is
+    long, weighted means are from a part of it."""
     context = context or {}
-    with store.read() as unit, bulk.alongside(unit):
+    with store.read() as unit, nullcontext() if sample else bulk.alongside(unit):
         version, head = lookup.version(unit, reference)
         live = policies.by_id(unit, [head.live_id])[head.live_id]
         summary = belief_versions.summary(unit, version)
@@ -82,7 +90,7 @@ def show(store: Store, reference: str, context: Mapping[str, Any] | None = None)
         features = _Features()
         if version.contextual:
             features["features"] = {side: version.parameters[side] for side in ("context", "arm")}
-        weighted = arm_means.weighted_means(unit, version, catalogue)
+        weighted, weighed = arm_means.weighted_means(unit, version, catalogue, sample=sample)
         arm_rows = [belief | mean for belief, mean in zip(_beliefs(unit, version, context), weighted, strict=True)]
         return {
             "policy": summary["policy"], "version": summary["version"], "kind": summary["kind"],
@@ -99,7 +107,7 @@ def show(store: Store, reference: str, context: Mapping[str, Any] | None = None)
                 for other in policies.versions(unit, [version.policy.id])
             ],
             "exposure": {"served": _spread(arm_rows, "served"), "now": _spread(arm_rows, "probability")},
-            "counting": _counting(unit, version),
+            "counting": _counting(unit, version), "weighed": weighed,
         }  # fmt: skip
 
 
@@ -125,12 +133,6 @@ def diff(store: Store, first: str, second: str) -> list[dict[str, Any]]:
 
 def _beliefs(unit: Unit, version: Version, context: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A row for each arm of the catalogue. A version that learns counts what any version of its policy served."""
-    policy_id, version_id = version.policy.id, None if version.learning else version.id
-    served = decisions.slot_counts(unit, policy_id=policy_id, version_id=version_id)
-    pending = decisions.slot_counts(
-        unit, policy_id=policy_id, version_id=version_id, since=unit.now - version.reward.window_us,
-        entered_to=version.entered_to if version.learning else None,
-    )  # fmt: skip
     distribution, catalogue = exact.load(unit, version), arms.all_arms(unit)
     if distribution.rankers:
         named = " and ".join(ranker.version.reference for ranker in distribution.rankers)
@@ -154,6 +156,7 @@ def _beliefs(unit: Unit, version: Version, context: Mapping[str, Any]) -> list[d
         mean, (lower, upper) = policy.mean(belief, unknown=np.nan), means.intervals(policy, belief)
     mean, lower, upper = means.widen(mean, lower, upper, _curve_error(unit, version, policy, belief))
     best, probability = _probabilities(distribution, catalogue, context)
+    served, pending = _served_slots(unit, version, policy), _pending_slots(unit, version)
     figures = {"mean": mean, "lower": lower, "upper": upper, "p_best": best, "probability": probability}
     return [
         {
@@ -166,6 +169,37 @@ def _beliefs(unit: Unit, version: Version, context: Mapping[str, Any]) -> list[d
         }
         for row, arm in enumerate(catalogue)
     ]  # fmt: skip
+
+
+def _served_slots(unit: Unit, version: Version, policy: Policy) -> Mapping[int, int]:
+    """How many slots each arm got: from the belief where that counts each of them once, else from the log."""
+    policy_id, slots = version.policy.id, Counter[int]()
+    has_every_slot = version.learning and version.number == 1 and not version.has_omissions
+    if not has_every_slot or not policy.needs <= {CONTEXT} or policy.forgetting.forgets:
+        return decisions.slot_counts(unit, policy_id=policy_id, version_id=None if version.learning else version.id)
+    if decisions.any_imported(unit, policy_id):
+        return decisions.slot_counts(unit, policy_id=policy_id)
+    initial = beliefs.counts(unit, version.id, seq=version.seq) if version.learned_from or version.parent_id else []
+    slots.update({row.arm_id: round(row.pulls) for row in beliefs.counts(unit, version.id)})
+    slots.subtract({row.arm_id: round(row.pulls) for row in initial})
+    slots.subtract({row.arm_id: round(row.pulls) for row in beliefs.pruned_sums(unit, version.id) if not row.bucket})
+    slots.update(decisions.slot_counts(unit, policy_id=policy_id, censored=True))
+    if version.entered_to is not None:
+        slots.update(decisions.slot_counts(unit, policy_id=policy_id, first=version.entered_to + 1, censored=False))
+    return slots
+
+
+def _pending_slots(unit: Unit, version: Version) -> Mapping[int, int]:
+    """How many slots each arm got whose rewards may still come."""
+    since, entered_to = unit.now - version.reward.window_us, version.entered_to if version.learning else None
+    first_ids = [activity.first_id_since(unit, since), None if entered_to is None else entered_to + 1]
+    first = min((number for number in first_ids if number is not None), default=None)
+    if first is None:
+        return {}
+    return decisions.slot_counts(
+        unit, policy_id=version.policy.id, version_id=None if version.learning else version.id, first=first,
+        since=since, entered_to=entered_to,
+    )  # fmt: skip
 
 
 def _largest_weights(policy: ContextualPolicy, belief: Belief, columns: Ids) -> list[dict[str, float]]:

@@ -164,6 +164,12 @@ def newest_id(unit: Unit, policy_id: int, n: int = 1, *, drawn_before: int | Non
     return int(unit.ask_value(query, policy_id, n - 1) or 0)
 
 
+def id_extent(unit: Unit, policy_id: int) -> tuple[int, int]:
+    """Ids of a policy's first and newest decision; 1 and 0 where it has none."""
+    first = unit.ask_value("SELECT id FROM decision WHERE policy_id = ? ORDER BY id LIMIT 1", policy_id)
+    return int(first or 1), newest_id(unit, policy_id)
+
+
 def count_slots_after(unit: Unit, policy_id: int, last: int) -> int:
     """The number of slots of the decisions drawn from a policy after the one of id `last`."""
     tables = "slot JOIN decision ON decision.id = slot.decision_id"
@@ -172,17 +178,26 @@ def count_slots_after(unit: Unit, policy_id: int, last: int) -> int:
 
 
 def slot_counts(
-    unit: Unit, *, policy_id: int, version_id: int | None, since: int | None = None, entered_to: int | None = None
-) -> dict[int, int]:
-    """The number of slots that each arm got from a policy, or from one version of it. since: of those alone whose
-    rewards are not complete: of decisions since a time, or behind the last one that entered the belief (`entered_to`;
-    None: all do at once)."""
+    unit: Unit, *, policy_id: int, version_id: int | None = None, first: int = 1, since: int | None = None,
+    entered_to: int | None = None, censored: bool | None = None,
+) -> dict[int, int]:  # fmt: skip
+    """The number of slots that each arm got from a policy, or from one version of it, from id `first` on. since: of
+    those alone whose rewards are not complete: of decisions since a time, or behind the last one that entered the
+    belief (`entered_to`; None: all do at once). censored: of those alone that are, or that are not."""
     tests = [f"policy_id = {policy_id}", *([] if version_id is None else [f"version_id = {version_id}"])]
+    tests += [f"decision.id >= {first}"] * (first > 1)
+    tests += [] if censored is None else [f"censored = {int(censored)}"]
     if since is not None:
         not_entered = "" if entered_to is None else f" OR decision.id > {entered_to}"
         tests += ["imported = 0", f"(decision.at >= {since}{not_entered})"]
-    tables = f"slot JOIN decision ON decision.id = slot.decision_id WHERE {' AND '.join(tests)}"
+    order = "slot CROSS JOIN decision" if censored else "decision CROSS JOIN slot"
+    tables = f"{order} WHERE decision.id = slot.decision_id AND {' AND '.join(tests)}"
     return dict(unit.ask(f"SELECT arm_id, count(*) FROM {tables} GROUP BY arm_id"))
+
+
+def any_imported(unit: Unit, policy_id: int) -> bool:
+    """Whether lines were imported into a policy."""
+    return unit.ask_row("SELECT 1 FROM import_line WHERE policy_id = ? LIMIT 1", policy_id) is not None
 
 
 def censor(unit: Unit, slots: Iterable[tuple[int, int]], *, censored: bool) -> None:

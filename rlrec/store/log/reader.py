@@ -282,12 +282,13 @@ class _RangeQueries:
 
 
 def ranges(
-    unit: Unit, policy_id: int, *, first: int, last: int, size: int = BATCH, tests: Sequence[str] = ()
-) -> Iterator[Batch]:
+    unit: Unit, policy_id: int, *, first: int, last: int, size: int = BATCH, tests: Sequence[str] = (),
+    columns: Sequence[str] = LOGGED,
+) -> Iterator[Batch]:  # fmt: skip
     """The decisions that the store drew from a policy, by ranges of decision id: for beliefs, where sessions do not
     matter. tests: that decisions `d` pass."""
     for start, end in id_ranges(unit, policy_id, first=first, last=last, size=size):
-        batch = read_range(unit, policy_id, start, end, tests=["d.imported = 0", *tests])
+        batch = read_range(unit, policy_id, start, end, tests=["d.imported = 0", *tests], slots=columns)
         if len(batch):
             yield batch
 

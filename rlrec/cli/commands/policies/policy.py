@@ -109,9 +109,7 @@ def versions_(store: Store, show: Show, name: str) -> None:
 @click.option(
     "--context", type=OBJECT, default="{}", metavar="JSON|@FILE", help="The context, for a kind that reads one."
 )
-@click.option(
-    "--all", "all_arms", is_flag=True, help="On a terminal all arms with their weights, not just the likeliest."
-)
+@click.option("--all", "all_arms", is_flag=True, help="All arms, with weights, on a terminal; ipw_mean of a long log.")
 @click.option("--curve", is_flag=True, help="The learning curve of a version made by train-pg, epoch by epoch.")
 @plot_option
 @reading("rlrec policy show home", "rlrec policy show visits --curve")
@@ -124,13 +122,14 @@ def show_(
     others without a reward have earned nothing. p_best is the probability that the arm is the best one under the
     belief; probability is that of being served at position 1, floor included. Both are exact. ipw_mean is the mean of
     the arm's mature rewards weighted by 1 / sqrt(propensity): a learning policy gives up arms that began badly, so that
-    their plain means are too low.
+    their plain means are too low. Of more than 20,000 decisions at most as many are read for it, from end
+    to end of the log, unless --all is given.
     A version made by train-pg has what became of its training and the figures of the gate below.
 
     Arms stand by their probability, the likeliest first, on a terminal with intervals beside their means, in a pipe a
     column a figure; in csv and in json they are in the order of the catalogue. ndjson has a line an arm. The label of
     an imported log has no belief: `rlrec exposure --policy NAME` has the rates of its arms."""
-    result = app.policy_beliefs.show(store, reference, context)
+    result = app.policy_beliefs.show(store, reference, context, sample=not all_arms)
     shown, live = (result["policy"], result["version"]), result["version"] == result["live"]
     save_plot(plot, lambda: app.curves.training(*shown, result["training"], live=live) or app.figures.beliefs(result))
     terminal = show.screen.width is not None

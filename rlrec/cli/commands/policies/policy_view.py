@@ -108,6 +108,9 @@ def belief_view(
         title.append(f"reads {_fields(result['features']['context'])}; shown for {named}")
     title += _exposure(result["exposure"], sum(arm["status"] == "active" for arm in result["arms"]))
     notes = [*_training(result["training"], curve=curve), *map(_drift, result["drift"])]
+    if result["weighed"] is not None:
+        read = quantity(result["weighed"], "decision")
+        notes.append(f"ipw_mean is from {read}, from end to end of the log; --all reads all")
     if result["kind"] == "logged":
         title.append(f"an imported log has no belief: `rlrec exposure --policy {result['policy']}` has its rates")
     arms = sorted(result["arms"], key=lambda arm: -(arm["probability"] or 0.0)) if ranked else result["arms"]
