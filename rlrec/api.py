@@ -44,8 +44,11 @@ LEFT_OUT = {  # commands that are no methods
     "help": "help(store.evaluate) shows the help of a command",
 }
 POSITIONAL = {"recommend": ("policy",), "feedback": ("decision_id", "events")}  # fields of a line that need no name
-LINE_ONLY = {"events": Mapping[str, float] | None, "request_id": str | None, "censor": bool | None}  # no options
-STREAM_OPTIONS = {"input", "on_error", "rejects", "uncensor"}  # options that a single line has no use for
+LINE_ONLY = {  # fields that options do not have, or not of these types
+    "events": Mapping[str, float] | None, "request_id": str | None, "censor": bool | None,
+    "arms": Sequence[str | Mapping[str, Any]] | None,
+}  # fmt: skip
+STREAM_OPTIONS = {"input", "on_error", "rejects", "uncensor", "candidates"}  # options that a single line has no use for
 
 
 class _Thread(threading.local):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 KINDS = {
     "uniform": "rlrec.policy.kinds.fixed:Uniform",
     "fixed": "rlrec.policy.kinds.fixed:Fixed",
+    "scored": "rlrec.policy.kinds.fixed:Scored",
     "logged": "rlrec.policy.kinds.fixed:LoggedPolicy",
     "epsilon-greedy": "rlrec.policy.kinds.bandits:EpsilonGreedy",
     "ucb": "rlrec.policy.kinds.bandits:Ucb",
@@ -33,6 +34,7 @@ KINDS = {
     "gradient": "rlrec.policy.gradients.gradient:Gradient",
     "two-stage": "rlrec.policy.kinds.two_stage:TwoStage",
 }
+UNLEARNED = ("uniform", "fixed", "scored")  # kinds that count, and learn nothing
 TEAM_DRAFT = "team-draft"
 INTERNAL = {TEAM_DRAFT: "rlrec.policy.kinds.fixed:TeamDraft"}  # kinds that no person creates
 TWO_STAGE, STAGES = "two-stage", ("first", "second")

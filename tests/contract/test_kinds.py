@@ -83,7 +83,11 @@ IMPOSSIBLE: dict[str, list[Any]] = {
     "position": ["home@1", 1.0, True, None],  # a name without the values of its curve
     "probabilities": [{}, {"a": 0.5}, {"a": 1.5, "b": -0.5}, {"a": "1"}],
 }
-CONTEXTS: list[dict[str, Any]] = [{}, {"hour": 9}, {"hour": 10}]
+# what a request states of its arms, which `scored` ranks by and no other kind looks at
+REQUEST: dict[str, Any] = {
+    "@arms": {arm: {"score": score} for arm, score in zip(ARMS, (1, 3, 3, 2, 0, 2.5), strict=True)}
+}
+CONTEXTS: list[dict[str, Any]] = [REQUEST, {"hour": 9} | REQUEST, {"hour": 10} | REQUEST]
 CORRELATED = [
     "lin-thompson shared",
     "lin-thompson hybrid",
@@ -163,7 +167,7 @@ def moments_of(policy: Policy, packed: Array) -> ArmMoments | None:
 
 
 def scores_of(policy: Policy, context: dict[str, Any] | None = None) -> Any:
-    return policy.scores(belief_of(policy), arms=ARMS, context=context or {})
+    return policy.scores(belief_of(policy), arms=ARMS, context=context or REQUEST)
 
 
 def distribution(policy: Policy, context: dict[str, Any] | None = None) -> Array:
@@ -220,7 +224,7 @@ def test_one_eligible_arm_is_certain(kind: str) -> None:
     policy = policy_of(kind)
     item = np.array([3.0])
     belief = Belief(pulls=item, reward_sum=item / 3, reward_squares=item / 3, alpha=item, beta=item, total=3.0)
-    scores = policy.scores(belief, arms=["a"], context={})
+    scores = policy.scores(belief, arms=["a"], context=REQUEST)
     assert slate.first(scores, floor=policy.exploration) == pytest.approx([1.0], abs=1e-12)
 
 
@@ -451,7 +455,7 @@ def test_a_score_depends_on_other_eligible_arms_where_the_kind_says_so(kind: str
         every, pulls=pulls, reward_sum=rewards, reward_squares=squares, alpha=alpha, beta=beta, moments=moments,
         extra=None if every.extra is None else every.extra[some],
     )  # fmt: skip
-    context = {"hour": 9}
+    context = {"hour": 9} | REQUEST
     alone = policy.scores(belief, arms=[ARMS[arm] for arm in some], context=context)
     among = subset(policy.scores(every, arms=ARMS, context=context), some)
     sampled = (scores.decision_scores(3, 4) for scores in (alone, among))

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from rlrec.policy.beliefs.solving import ArmMoments
     from rlrec.policy.contexts.contextual import ContextualPolicy
     from rlrec.policy.contexts.encoder import Encoded
-    from rlrec.policy.kinds.fixed import TeamDraft
+    from rlrec.policy.kinds.fixed import Scored, TeamDraft
     from rlrec.policy.kinds.two_stage import TwoStage
     from rlrec.policy.slates.interleaving import Ranker
     from rlrec.policy.slates.rules import PageLayout
@@ -277,7 +277,10 @@ class VersionDistribution:
             else:
                 # each key is looked up when it is asked for: few kinds ask
                 scores = policy.scores(belief, arms=map(keys.__getitem__, arms), context=context)
-                index = policy.index(belief, context=context)
+                if policy.takes_scores:
+                    index = cast("Scored", policy).request_scores(map(keys.__getitem__, arms), context)
+                else:
+                    index = policy.index(belief, context=context)
             layout = self._layout(eligible, arms, context, keys, revision)
             self._distributions[name] = EligibleDistribution(
                 arms=arms, scores=self._with_rules(scores, layout), index=index, reads=policy.reads, layout=layout,

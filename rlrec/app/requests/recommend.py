@@ -77,6 +77,14 @@ class RequestGroup:
         self.seed, self.dry_run = seed_or_random(seed), dry_run
         self.cache = ServingCache() if cache is None else cache
         self.recorded: FeedbackTransaction | None = None
+        for request in requests:
+            if isinstance(request, InputError):
+                continue
+            if "@" in "".join(request.context) or {*map(type, request.arms or ())} - {str}:
+                from rlrec.app.serving.statements import take_statements  # few requests state anything
+
+                self.requests = take_statements(requests)
+                break
 
     def answer(self) -> list[Answer | InputError]:
         """The answers to the requests, in order; a refused one has its error at its index."""

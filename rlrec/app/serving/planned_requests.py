@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from copy import copy
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from rlrec.app.serving.requests import (
     digest,
 )  # fmt: skip
 from rlrec.errors import Conflict, InputError, suggest
+from rlrec.policy.contexts.statements import ARMS
 from rlrec.policy.scores.floors import LONGEST
 from rlrec.policy.slates.page_rules import PAGE
 from rlrec.store import Unit
@@ -64,7 +65,7 @@ class _Group:
         self.versions = lookup.resolve(unit, references)
         cache.policies |= {name for name in new if not isinstance(self.versions.get(name), InputError | None)}
         self.catalogue = cache.catalogue(unit, self.settings)
-        arm_keys = {key for request in requests for key in request.arms or ()}
+        arm_keys = {key for request in requests for key in request.arms or request.context.get(ARMS, ())}
         self.ids = arms.ids(unit, arm_keys) if arm_keys else {}
         request_ids = {request.request_id for request in requests if request.request_id is not None}
         self.stored = decisions.requests(unit, request_ids) if request_ids else {}
@@ -80,6 +81,8 @@ class _Group:
         try:
             if request.size < 1:
                 raise InputError(f"k is {request.size}", hint="it is 1 or more", field="k")
+            if request.arms is None and ARMS in request.context:
+                self._check_arms_exist(request.context[ARMS])
             if request_id is None:
                 return PlannedRequest(request, self._distribution(request), self.cache.text(request.context), None)
             content = digest(request)
@@ -180,15 +183,7 @@ class _Group:
         if request.arms is None:
             eligible = self.catalogue
         else:
-            unknown_key = next((key for key in request.arms if key not in self.ids), None)
-            if unknown_key is not None:
-                # near names are looked up once a group, not for each of its bad lines
-                suggestion = (
-                    None if self._has_suggested else suggest(unknown_key, arms.keys_like(self.unit, unknown_key))
-                )
-                self._has_suggested = True
-                shown = suggestion or "`rlrec arm list` shows them"
-                raise InputError(f"unknown arm {unknown_key!r}", hint=shown, field="arms")
+            self._check_arms_exist(request.arms)
             if len(set(request.arms)) < len(request.arms):
                 repeated_arm = next(key for key, times in Counter(request.arms).items() if times > 1)
                 raise InputError(f"arm {repeated_arm!r} is listed twice", hint="list each arm once", field="arms")
@@ -203,6 +198,16 @@ class _Group:
         if request.size > len(eligible):
             raise InputError(f"k is {request.size}, but only {len(eligible)} arms are eligible", hint=hint, field="k")
         return eligible
+
+    def _check_arms_exist(self, keys: Iterable[str]) -> None:
+        """Raises InputError where an arm is none of the store's."""
+        unknown_key = next((key for key in keys if key not in self.ids), None)
+        if unknown_key is not None:
+            # near names are looked up once a group, not for each of its bad lines
+            suggestion = None if self._has_suggested else suggest(unknown_key, arms.keys_like(self.unit, unknown_key))
+            self._has_suggested = True
+            shown = suggestion or "`rlrec arm list` shows them"
+            raise InputError(f"unknown arm {unknown_key!r}", hint=shown, field="arms")
 
 
 def _ambiguous_target() -> InputError:

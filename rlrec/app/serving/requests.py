@@ -49,7 +49,8 @@ def candidate_fields(
 
 @dataclass(slots=True, kw_only=True)
 class Request:
-    """One slate to draw."""
+    """One slate to draw. arms: keys, or objects with `arm` (the key), `score` (None for none) and `features`: what they
+    state ends up in the context, see `statements.py`."""
 
     policy: str | None = None
     experiment: str | None = None
@@ -57,7 +58,7 @@ class Request:
     user: str | None = None
     context: Mapping[str, Any] = field(default_factory=dict)
     size: int = 1
-    arms: Sequence[str] | None = None
+    arms: Sequence[Any] | None = None
     request_id: str | None = None
 
 

@@ -195,6 +195,17 @@ def decode(raw: bytes, kind: type[T], *, line: int | None = None) -> T:
     return value
 
 
+def decode_candidates(tree: list[Any]) -> list[Any]:
+    """Arms of a request, each with what it states of them, from JSON. Raises InputError with the field."""
+    import msgspec
+
+    kind: Any = candidate_type()
+    try:
+        return msgspec.convert(tree, list[kind])
+    except msgspec.ValidationError as error:
+        raise _invalid(tree, str(error), kind, None) from None
+
+
 def decode_group(group: Sequence[tuple[int, bytes]], kind: type[T]) -> list[T | InputError]:
     """For each (line number, line) what `decode` returns or raises; where all are good, in a microsecond a line."""
     values = _at_once([raw for _, raw in group], kind)
@@ -209,6 +220,15 @@ def key_type() -> Any:
     from msgspec import Meta
 
     return Annotated[str, Meta(min_length=1, max_length=KEY_LENGTH)]
+
+
+@cache
+def candidate_type() -> Any:
+    """The type of an arm of a request with what this states of it."""
+    from msgspec import defstruct
+
+    rows: list[Any] = [("arm", key_type()), ("features", dict[str, Any], {}), ("score", float | None, None)]
+    return defstruct("Candidate", rows, forbid_unknown_fields=True)
 
 
 def line_type(
@@ -296,7 +316,8 @@ def _invalid(tree: Any, error: str, kind: Any, line: int | None) -> InputError:
         key, value = _step(value, name, index, complaint)
         field = f"{field}{key}" if key.startswith("[") else join_path(field, key)
     if unknown_field := re.fullmatch(r"Object contains unknown field `(.*)`", complaint, re.DOTALL):
-        meant = _tagged(kind).get(tree.get(_tag_field(kind)), kind)  # the Struct that the line says to be
+        tag: Any = tree.get(cast(str, _tag_field(kind))) if isinstance(tree, dict) else None
+        meant = _tagged(kind).get(tag, kind)  # the Struct that the line says to be
         hint = _unknown_field_hint(unknown_field[1], meant)
         return InputError("unknown field", hint=hint, field=join_path(field, unknown_field[1]), line=line)
     if missing_field := re.fullmatch(r"Object missing required field `(.*)`", complaint):

@@ -87,6 +87,7 @@ class Policy(Counts, ABC):
     served: ClassVar[bool] = True  # whether it can be drawn from
     online: ClassVar[bool] = True  # whether its belief learns from every decision; else a version is what made it
     examination: tuple[float, ...] = ()  # pulls that a slot counts, by position; () for one everywhere
+    takes_scores: ClassVar[bool] = False  # whether it ranks by scores that requests bring (`request_scores`)
     drafted: ClassVar[bool] = False  # whether two rankers take turns: probabilities are known given their coins alone
     stateful: ClassVar[bool] = False  # whether it reads the session's state: each decision has its own distribution
     contextual: ClassVar[bool] = False  # whether it reads contexts through its `design`: encoders, beliefs with moments

@@ -19,6 +19,7 @@ from rlrec.policy.beliefs.base import EVERYTHING
 from rlrec.policy.contexts import features, fields
 from rlrec.policy.contexts.features import Sparse
 from rlrec.policy.contexts.fields import WIDEST, Field, is_number, quote, value_of
+from rlrec.policy.contexts.statements import STATEMENTS
 
 _KEYS = ["intercept", "fields", "hash"]
 _HINT = 'write {"fields": {"hour": "number", "device": ["ios", "android"]}}'
@@ -153,7 +154,7 @@ class EncoderFit:
     def take(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Adds some objects to the statistics."""
         columns: dict[str, list[Any]] = defaultdict(list)
-        open_items = list(chain.from_iterable(row.items() for row in rows))
+        open_items = [item for row in rows for item in row.items() if item[0] not in STATEMENTS]
         while open_items:
             for name, value in open_items:
                 columns[name].append(value)

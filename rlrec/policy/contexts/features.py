@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rlrec.arrays import Array, Index, look_up, piece_rows, run_starts
+from rlrec.policy.contexts.statements import STATEMENTS
 
 WIDTH = 64
 MAX_COLUMNS = 1 << 18  # columns of any hash; a shorter one takes the lowest bits of the same number
@@ -149,10 +150,11 @@ def sparse(contexts: Sequence[dict[str, Any]], columns: int = WIDTH) -> Sparse:
     value[number] *= _squeeze([values[at] for at in number.tolist()])
     if flat.all():
         return _sort_rows(row, code // _COLUMN % columns, value, len(contexts))
-    # items of lists and objects, path by path
+    # items of lists and objects, path by path; what a request states of its arms describes no user
     nested = [
         (row[at], *column_of(path), number)
         for at in np.flatnonzero(~flat).tolist()
+        if names[at] not in STATEMENTS
         for path, number in items(f"\x1f{names[at]}", values[at])
     ]
     inner = np.array([entry[:3] for entry in nested], np.float64).reshape(len(nested), 3).T

@@ -14,7 +14,7 @@ import numpy as np
 
 from rlrec.arrays import Array, Index
 from rlrec.errors import InputError, suggest
-from rlrec.policy.contexts import features
+from rlrec.policy.contexts import features, statements
 
 WIDEST = 128  # columns of which a belief can hold the square for every arm
 HASHES = (0, *(1 << bits for bits in range(19)))  # powers of two, so that all hashed columns are equally likely
@@ -256,6 +256,9 @@ def parse_field(name: Any, written: Any) -> Field:
     """The field that was written, in full or in a short form. Raises InputError naming what is wrong with it."""
     if not is_name(name):
         raise InputError(f"a field is named {quote(name)}", hint=f"a name has 1 to {LONGEST} characters, and no NUL")
+    if name.partition(".")[0] in statements.STATEMENTS:
+        hint = 'it holds what a request states; features of arms are declared under "arm"'
+        raise InputError(f"a field is named {quote(name)}", hint=hint)
     full_spec = dict(_in_full(written))
     kind = KINDS.get(str(full_spec.pop("type", None)))
     if kind is None:
@@ -294,11 +297,13 @@ def is_name(name: Any) -> bool:
 
 def value_of(values: Mapping[str, Any], name: str) -> Any:
     """The value of a field: under its name, or for `User.name` inside an object `User`, or the first such object of a
-    list; None where there is none."""
+    list; None where there is none. What a request states of its arms is the value of all of them, by key."""
     value = values.get(name)
     if value is not None or "." not in name:
         return value
     head, _, path = name.partition(".")
+    if head == statements.ARMS:
+        return statements.by_arm(values, path)
     inner_values = (value_of(inner, path) for inner in objects(values.get(head)))
     return next((value for value in inner_values if value is not None), None)
 

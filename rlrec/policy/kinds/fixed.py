@@ -1,4 +1,5 @@
-"""Policies that do not learn: uniform, given probabilities, the label of an imported log, and two drafted rankers."""
+"""Policies that do not learn: uniform, given probabilities, scores of a request, the label of an imported log, and two
+drafted rankers."""
 
 from __future__ import annotations
 
@@ -7,11 +8,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rlrec.errors import InputError
-from rlrec.policy.beliefs.base import Belief, Floored, Policy, check_between, sum_tolerance
+from rlrec.policy.beliefs.base import Belief, Floored, Policy, bounded, check_between, sum_tolerance
+from rlrec.policy.contexts.statements import SCORES
 
 if TYPE_CHECKING:
+    from rlrec.arrays import Array
     from rlrec.policy.scores.scores import Scores
 
+COLDEST = 1e-9  # a temperature above 0
 ANY_VALUE = "*"  # the context value whose probabilities hold where no row names the value
 
 
@@ -98,6 +102,54 @@ class Fixed(_Unlearned, Floored):
             hint = f"add rows for it, or for {ANY_VALUE!r}"
             raise InputError(f"no probabilities for {subject}", hint=hint, field="context")
         return table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored(_Unlearned, Floored):
+    """The arms by the scores that the request brings: a ranker of your own, with exploration.
+
+    temperature 0: a uniform arm with probability epsilon, else the highest score left; equal ones share. temperature
+    above 0: arms in proportion to exp(score / temperature), at every position of those that are left (Plackett-Luce);
+    then epsilon is 0 unless it is typed.
+    """
+
+    temperature: float = bounded(0.0, 0, 1e9)
+    epsilon: float = bounded(0.1, 0, 1)
+
+    purpose: ClassVar[str] = "your own ranker: each request brings the scores of its arms"
+    uniform_rates: ClassVar[tuple[str, ...]] = ("epsilon",)
+    explores_by: ClassVar[tuple[str, ...]] = ("floor", "epsilon", "temperature")
+    reads: ClassVar[tuple[str, ...]] = (SCORES,)
+    takes_scores: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if 0 < self.temperature < COLDEST:
+            raise InputError(f"temperature is {self.temperature:g}", hint=f"it is 0, or from {COLDEST:g} to 1e9")
+
+    @classmethod
+    def implied_defaults(cls, typed: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"epsilon": 0.0} if typed.get("temperature") else {}
+
+    def scores(self, belief: Belief, *, arms: Iterable[str], context: Mapping[str, Any]) -> Scores:
+        from rlrec.policy.scores.families.gumbel import Gumbel
+        from rlrec.policy.scores.families.point import Point
+
+        values = self.request_scores(arms, context)
+        return Gumbel(values / self.temperature) if self.temperature else Point(values)
+
+    @staticmethod
+    def request_scores(arms: Iterable[str], context: Mapping[str, Any]) -> Array:
+        """The score of each arm, (m,). Raises InputError for an arm that has none."""
+        import numpy as np
+
+        from rlrec.policy.contexts.fields import value_of
+
+        by_key, keys = value_of(context, SCORES) or {}, list(arms)
+        if unscored := [key for key in keys if key not in by_key]:
+            hint = 'a policy of kind scored needs one for each arm of a request: {"arm": "KEY", "score": 1.7}'
+            raise InputError(f"arm {unscored[0]!r} has no score", hint=hint, field="arms")
+        return np.array([by_key[key] for key in keys], np.float64)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rlrec.cli.commands.requests.session import brief, candidates_text, events_text
+from rlrec.cli.commands.requests.session import brief, brief_context, candidates_text, events_text
 from rlrec.cli.output.output import Show
 from rlrec.cli.output.tables import cell, pairs
 from rlrec.cli.program import app
@@ -66,7 +66,7 @@ def _title(result: Result) -> list[str]:
     return [
         f"decision {result['decision_id']} at {result['at']}: {visitor}",
         f"{policy}, belief {result['belief_seq']}, floor {cell(result['floor'])}",
-        f"context {pairs(result['context']) or '-'}, state {pairs(brief(result['state']))}, {eligible}",
+        f"context {pairs(brief_context(result['context'])) or '-'}, state {pairs(brief(result['state']))}, {eligible}",
         *([f"features: {_features(result['features'])}"] if "features" in result else []),
         *candidates_text(result, first=N_ARMS),
         f"propensity {cell(result['propensity'])}{condition}, "

@@ -13,8 +13,8 @@ from rlrec.cli.output.output import Show
 from rlrec.cli.program import app
 from rlrec.cli.program.files import input_option, refused
 from rlrec.cli.program.shared import GroupedCommand, Store, drawing, settings, stored
-from rlrec.cli.text.text import View, clipped
-from rlrec.cli.text.values import KEY, KEYS, OBJECT, Integer
+from rlrec.cli.text.text import View, clipped, truncate
+from rlrec.cli.text.values import KEY, KEYS, OBJECT, Integer, Parsed, parse_json
 from rlrec.errors import InputError, RlrecError
 
 if TYPE_CHECKING:
@@ -24,6 +24,16 @@ SLOT = ["position", "arm", "propensity", "marginal", "score"]
 N_CANDIDATES = 20  # in a table
 SEED = Integer(0, 2**64 - 1)
 TYPED = click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.ENVIRONMENT
+
+
+def parse_candidates(text: str) -> list[Any]:
+    """Arms with what is known of each, from a JSON array or that of the file after an `@`."""
+    from rlrec.cli.text.lines import decode_candidates
+
+    value = parse_json(text)
+    if not isinstance(value, list):
+        raise InputError(f"expected a JSON array, got '{truncate(text)}'", hint='write [{"arm": "a", "score": 1.7}]')
+    return decode_candidates(value)
 
 
 @click.command(cls=GroupedCommand)
@@ -36,6 +46,12 @@ TYPED = click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.ENVIR
 )
 @click.option("-k", "--size", type=Integer(1), default=1, show_default=True, help="Positions to fill.")
 @click.option("--arms", type=KEYS, metavar="a,b,c", help="Restrict the eligible arms; a JSON array works too.")
+@click.option(
+    "--candidates",
+    type=Parsed("candidates", parse_candidates),
+    metavar="JSON|@FILE",
+    help='In place of --arms, with what you know of each: [{"arm": "a", "score": 1.7, "features": {"price": 9}}].',
+)
 @click.option("--request-id", type=KEY, help="A retry under the same id answers the stored decision.")
 @click.option("--seed", type=SEED, help="Seed of the draw [default: 64 random bits].")
 @click.option("--dry-run", is_flag=True, help="Draw, and store nothing.")
@@ -43,9 +59,9 @@ TYPED = click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.ENVIR
 @stored("rlrec recommend --policy home --session s1 --user u1 -k 3 --json")
 @drawing
 def recommend(store: Store, show: Show, source: str | None, seed: int | None, dry_run: bool, **request: Any) -> None:
-    """With --input, each line is a request with the keys policy or experiment, session, user, context, k, arms and
-    request_id; it is answered in order, a group of lines at a time. A group ends where nothing more waits; with --seed
-    only at 1,000 lines, at the end of the input, or at a line {"op": "flush"}."""
+    """With --input, each line is a request with the keys policy or experiment, session, user, context, k, arms (as of
+    --arms or of --candidates) and request_id; it is answered in order, a group of lines at a time. A group ends where
+    nothing more waits; with --seed only at 1,000 lines, at the end of the input, or at a line {"op": "flush"}."""
     if source is not None:
         context = click.get_current_context()
         for name in request:
@@ -56,6 +72,10 @@ def recommend(store: Store, show: Show, source: str | None, seed: int | None, dr
         return
     if request["session"] is None:
         raise click.UsageError("Missing option '--session'.")
+    if (candidates := request.pop("candidates")) is not None:
+        if request["arms"] is not None:
+            raise click.UsageError("--arms and --candidates do not go together: candidates are the arms")
+        request["arms"] = candidates
     answer = app.recommend.recommend(store, app.recommend.Request(**request), seed=seed, dry_run=dry_run)
     condition = " given the candidates" if "candidates" in answer else ""
     title = [
@@ -76,7 +96,8 @@ def line_type() -> Any:
     from rlrec.cli.text import lines
 
     names = ("session", "policy", "experiment", "user", "context", "size", "arms", "request_id")
-    return lines.line_type("Request", recommend, names, required=["session"])
+    arms: Any = list[lines.key_type() | lines.candidate_type()]  # type: ignore[misc]
+    return lines.line_type("Request", recommend, names, required=["session"], arms=arms)
 
 
 def stream(

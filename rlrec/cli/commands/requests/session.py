@@ -86,7 +86,14 @@ def _rows(step: Step) -> Iterator[list[Any]]:
     policy = f"{step['policy']}@{step['version']}"
     if step["variant"] is not None and "@" not in step["policy"]:  # of an import from an earlier release
         policy += f" {step['experiment']}/{step['variant']}"
-    head = [step["step"], step["decision_id"], step["at"], policy, pairs(step["context"]), pairs(brief(step["state"]))]
+    head = [
+        step["step"],
+        step["decision_id"],
+        step["at"],
+        policy,
+        pairs(brief_context(step["context"])),
+        pairs(brief(step["state"])),
+    ]
     single = len(step["slate"]) == 1
     for number, slot in enumerate(step["slate"]):
         events = events_text(step["events"], slot["position"], number=cell)
@@ -103,6 +110,11 @@ def _rows(step: Step) -> Iterator[list[Any]]:
 def brief(state: Mapping[str, Any]) -> dict[str, Any]:
     """A state without its longest field, the history of the visit."""
     return {name: value for name, value in state.items() if name != "history"}
+
+
+def brief_context(context: dict[str, Any]) -> dict[str, Any]:
+    """A context with the number of arms that the request described, in place of what it stated of each."""
+    return context | {"@arms": f"{len(context['@arms'])} described"} if "@arms" in context else context
 
 
 def events_text(events: Sequence[EventJson], position: int | None, *, number: Callable[[float], str] = repr) -> str:

@@ -1,0 +1,54 @@
+"""Requests that state scores and features of their arms: these become part of the context, under `@arms`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rlrec.app.serving.requests import Request
+from rlrec.errors import InputError
+from rlrec.policy.contexts.statements import ARMS, FEATURES, SCORE, check_arms, check_names
+
+
+def take_statements(requests: Sequence[Request | InputError]) -> Sequence[Request | InputError]:
+    """The requests with keys alone as their arms, and with what they state of these in their contexts."""
+    return [request if isinstance(request, InputError) else _take(request) for request in requests]
+
+
+def _take(request: Request) -> Request | InputError:
+    try:
+        keys, entries = _split(request.arms or ())
+        context, field = dict(request.context), "arms"
+        check_names(context)
+        if entries and ARMS in context:
+            hint = "state scores and features in one of them"
+            raise InputError(f"arms are objects, and the context has {ARMS}, too", hint=hint, field="arms")
+        if ARMS in context:
+            entries, field = context[ARMS], f"context.{ARMS}"
+        check_arms(entries, field=field)
+        unlisted = entries.keys() - set(keys) if request.arms is not None else ()
+        if unlisted:
+            message = f"the context describes arm {min(unlisted)[:80]!r}, which is not among the arms of the request"
+            raise InputError(message, hint="list it, or leave it out", field=field)
+    except InputError as error:
+        return error
+    if entries:
+        context[ARMS] = entries
+    fields = {name: getattr(request, name) for name in Request.__slots__}
+    return Request(**{**fields, "context": context, "arms": None if request.arms is None else keys})
+
+
+def _split(arms: Sequence[Any]) -> tuple[list[str], dict[str, dict[str, Any]]]:
+    """The keys of arms, and what is stated of each."""
+    keys, entries = list[str](), dict[str, dict[str, Any]]()
+    for arm in arms:
+        if isinstance(arm, str):
+            keys.append(arm)
+            continue
+        keys.append(arm.arm)
+        entry: dict[str, Any] = {} if arm.score is None else {SCORE: arm.score}
+        if arm.features:
+            entry[FEATURES] = arm.features
+        if entry:
+            entries[arm.arm] = entry
+    return keys, entries
