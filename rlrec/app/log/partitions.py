@@ -7,6 +7,8 @@ import pickle
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from tempfile import SpooledTemporaryFile
 from typing import IO, Any
 
@@ -44,26 +46,30 @@ def read(
     pick_contexts: Callable[[Ids], Ids] | None = None, visits: bool = False, keys: bool = False, times: int = 1,
 ) -> Iterator[Iterable[Batch]]:  # fmt: skip
     """The batches of each partition of the selected log, whole sessions by their ids, and so many times all of them;
-    each partition is read, as often as is wanted (of a folder once), before the next one. pick_contexts, visits, keys:
+    each partition is read, as often as is wanted, before the next one. pick_contexts, visits, keys:
     as of `reader.batches`; contexts come along where there is one partition alone."""
     options: dict[str, Any] = {"pick_contexts": pick_contexts, "visits": visits, "keys": keys}
-    if unit.folder is not None:
-        for _ in range(times):
-            yield cut_batches(reader.batches(unit, selection, columns=columns, **options))
+    if unit.folder is not None and unit.folder.number is not None:  # a partition, which is read where it is worked on
+        yield cut_batches(reader.batches(unit, selection, columns=columns, **options))
         return
     if number == 1:
         batches = list(cut_batches(reader.batches(unit, selection, columns=columns, **options)))
         for _ in range(times):
             yield batches
         return
-    needed_columns = {*columns, *PERSONS}
+    rows = partial(reader.batches, unit, selection, columns={*columns, *PERSONS}, visits=visits, keys=keys)
+    logs = iter(()) if unit.folder is None else unit.folder.split(number)
     with ExitStack() as stack:
         files = [stack.enter_context(_spool(number)) for _ in range(number)]
-        for batch in reader.batches(unit, selection, columns=needed_columns, visits=visits, keys=keys):
-            for index, rows in batch.split(buckets(batch.slots) % number):
-                pickle.dump(rows, files[index], pickle.HIGHEST_PROTOCOL)
+        for batch in rows() if unit.folder is None else ():
+            for index, piece in batch.split(buckets(batch.slots) % number):
+                pickle.dump(piece, files[index], pickle.HIGHEST_PROTOCOL)
         for time in range(times):
             for file in files:
+                for log in islice(logs, 1):  # a folder has partitions, of which each is read in its turn
+                    with unit.reading(log):
+                        for batch in rows():
+                            pickle.dump(batch, file, pickle.HIGHEST_PROTOCOL)
                 with closing(file) if time == times - 1 else nullcontext():
                     yield _SpooledRows(file)
 

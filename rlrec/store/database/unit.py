@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import cached_property, lru_cache, partial
 from itertools import count
 from typing import Any, NamedTuple, TypeVar
@@ -94,6 +94,15 @@ class Unit:
     def ask(self, text: str, *values: Any) -> list[Row]:
         """All rows of a query."""
         return self.folder.ask(text, *values) if self.in_folder(text) else self._run(text, values).fetchall()
+
+    @contextmanager
+    def reading(self, folder: Any) -> Iterator[None]:
+        """Inside it, the log is that of a folder; None: that of the store."""
+        before, self.folder = self.folder, folder
+        try:
+            yield
+        finally:
+            self.folder = before
 
     def in_folder(self, text: str) -> bool:
         """Whether a query asks for rows of a log that a folder has."""

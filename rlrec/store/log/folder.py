@@ -25,24 +25,34 @@ from rlrec.store.log.log_tables import CHILDREN, column_names
 BUCKETS = 64  # that persons are in; a partition has one of them or several
 MEMORY = "200MB"  # of DuckDB; what does not fit lies in temporary files
 _HINT = "export the log to another folder"
-_ROWS = "SELECT decision_id, unnest({0}, recursive := true) FROM decisions WHERE len({0}) > 0"
-_VISIT = ", ".join(column_names(t.visit))
-# The tables of a log, in an order in which each is read from those before it; first the rows of the files.
+
+
+def _child(table: sa.Table) -> str:
+    """The rows of a table that lie in a list of each decision."""
+    names = ", ".join(f'r."{name}"' for name in column_names(table) if name != "decision_id")
+    return f"SELECT decision_id, {names} FROM (SELECT decision_id, unnest({table.name}) AS r FROM decisions)"
+
+
+_VISIT, _DECISION = quote_columns(column_names(t.visit)), quote_columns(column_names(t.decision)[1:])
+# The visits as they were at the last export that has them.
+_NEWEST = (
+    f'SELECT {_VISIT}, session, user_id, split, created_at, session_digest, "user", user_digest FROM visits SEMI JOIN'
+    " (SELECT session_id, number, max(part) AS part FROM visits GROUP BY ALL) AS n USING (session_id, number, part)"
+)
+# The tables of a log, in an order in which each is read from those before it.
 _VIEWS = {
-    "newest": f'SELECT {_VISIT}, session, user_id, split, created_at, session_digest, "user", user_digest FROM visits'
-    " SEMI JOIN (SELECT session_id, number, max(part) AS part FROM visits GROUP BY ALL) AS n"
-    " USING (session_id, number, part)",
     "visit": f"SELECT {_VISIT} FROM newest",
     "session": "SELECT DISTINCT session_id AS id, session AS key, user_id, split, created_at, session_digest AS digest"
     " FROM newest",
     "users": 'SELECT DISTINCT user_id AS id, "user" AS key, user_digest AS digest FROM newest WHERE user_id > 0',
-    "decision": 'SELECT * REPLACE (epoch_us("at") AS "at") RENAME (decision_id AS id) FROM decisions',
+    "decision": f"SELECT decision_id AS id, {_DECISION} FROM"
+    ' (SELECT * REPLACE (epoch_us("at") AS "at") FROM decisions)',
     "event": f"SELECT {quote_columns(column_names(t.event))} FROM events",
-    **{table.name: _ROWS.format(table.name) for table in CHILDREN},
+    **{table.name: _child(table) for table in CHILDREN},
     # what the last event says of a slot may have come after its row was written
-    "slot": "SELECT s.* REPLACE (coalesce(c.censored, s.censored) AS censored) FROM"
-    f" ({_ROWS.format('slot')}) AS s LEFT JOIN (SELECT decision_id, position, arg_max(value, number) <> 0 AS censored"
-    " FROM events WHERE kind = '!censor' AND position > 0 GROUP BY ALL) AS c USING (decision_id, position)",
+    "slot": f"SELECT s.* REPLACE (coalesce(c.censored, s.censored) AS censored) FROM ({_child(t.slot)}) AS s LEFT JOIN"
+    " (SELECT decision_id, position, arg_max(value, number) <> 0 AS censored FROM events"
+    " WHERE kind = '!censor' AND position > 0 GROUP BY ALL) AS c USING (decision_id, position)",
     "context": "SELECT id, any_value(body) AS body FROM (SELECT context_id AS id, context AS body FROM decisions"
     " UNION ALL SELECT decision_features[1].context_id, arm_features FROM decisions WHERE len(decision_features) > 0)"
     " GROUP BY id",
@@ -57,7 +67,7 @@ _TYPES = {int: "BIGINT", float: "DOUBLE", str: "VARCHAR", bytes: "BLOB"}
 
 class FolderLog:
     """The log of the files of a folder, or in them of the persons of a partition. It is named by the files, and reads
-    them where it is worked on.
+    them where it is worked on; the partitions of a process share what reads them.
 
     files: by dataset; number: of partitions, None for all of the log; index: of this one; moved: the sessions in these
     files whose user came, or was merged, after some of their decisions were exported, and whether they are in the
@@ -65,10 +75,11 @@ class FolderLog:
 
     def __init__(
         self, folder: str, files: Mapping[str, Sequence[str]], number: int | None = None, index: int = 0,
-        moved: Mapping[int, bool] | None = None,
+        moved: Mapping[int, bool] | None = None, database: _Database | None = None,
     ) -> None:  # fmt: skip
         self._named = folder, files, number, index, moved
         self.folder, self.files, self.number, self.index, self.moved = folder, files, number, index, moved or {}
+        self._database = database or _Database(folder)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return FolderLog, self._named
@@ -81,7 +92,7 @@ class FolderLog:
             moved = dict(zip(session[arrived != left].tolist(), arrived[arrived != left].tolist(), strict=True))
             buckets = {*range(index, BUCKETS, number), *earlier[arrived].tolist()}
             files = {name: [path for path in paths if _may_have(path, buckets)] for name, paths in self.files.items()}
-            yield FolderLog(self.folder, files, number, index, moved)
+            yield FolderLog(self.folder, files, number, index, moved, self._database)
 
     @cached_property
     def _changes(self) -> tuple[Ids, ...]:
@@ -97,13 +108,13 @@ class FolderLog:
     def ask(self, text: str, *values: Any) -> list[Row]:
         """All rows of a query, as of `Unit.ask`."""
         lists = [value if isinstance(value, str | bytes | int | float | None) else list(value) for value in values]
-        with self._reading() as connection:
+        with self._database.tables(self) as connection:
             rows: list[Row] = connection.execute(text.replace("(?*)", "(SELECT unnest(?))"), lists).fetchall()
         return rows
 
     def columns(self, text: str, types: Types) -> Columns:
         """All rows of a query, one array a column."""
-        with self._reading() as connection:
+        with self._database.tables(self) as connection:
             arrays = list(connection.execute(text).fetchnumpy().values())
         for index, array in enumerate(arrays):
             if len(array) and isinstance(array[0], bytearray):
@@ -117,23 +128,38 @@ class FolderLog:
 
     def close(self) -> None:
         """Give back what DuckDB holds; what is asked later is read anew."""
-        if "_connection" in vars(self):
-            self._connection.close()
-            del self._connection
+        self._database.close()
+
+
+class _Database:
+    """DuckDB over the files of a folder, with the tables of one log at a time."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self._connection: Any = None
+        self._shown: tuple[int | None, int] | None = None  # the partition that the tables are of
 
     @contextmanager
-    def _reading(self) -> Iterator[Any]:
-        """The connection. Raises RlrecError for a file that cannot be read."""
+    def tables(self, log: FolderLog) -> Iterator[Any]:
+        """The connection, with the tables of a log. Raises RlrecError for a file that cannot be read."""
         try:
             import duckdb
         except ImportError:
             raise InputError("a log in Parquet needs DuckDB", hint="pip install 'rlrec[parquet]'") from None
         try:
+            if self._shown != (log.number, log.index):
+                self._show(log)
             yield self._connection
         except duckdb.Error as error:
-            raise self._named_error(error) from error
+            raise self._named_error(log, error) from error
         except OSError as error:
             raise RlrecError(f"cannot read {self.folder}: {error}", hint=_HINT) from error
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = self._shown = None
 
     @cached_property
     def _location(self) -> tuple[str, Any]:
@@ -152,45 +178,48 @@ class FolderLog:
         connection = duckdb.connect(config=config)
         if self._location[1] is not None:
             connection.register_filesystem(self._location[1])
-        return connection
-
-    @cached_property
-    def _connection(self) -> Any:
-        """DuckDB with the tables of the log."""
-        connection = self._opened()
         connection.execute("SET integer_division = true")  # as in the databases of stores
-        connection.execute(f"SET parquet_metadata_cache = {self.number is not None}")  # of all files it would be large
-        connection.execute("CREATE TEMP TABLE moved (session_id BIGINT, is_here BOOLEAN)")
-        if self.moved:
-            text = "INSERT INTO moved SELECT unnest(?), unnest(?)"
-            connection.execute(text, [list(self.moved), list(self.moved.values())])
-        for name in self.files:
-            connection.execute(f"CREATE TEMP VIEW {name} AS {self._source(name)}")
-        for name, text in _VIEWS.items():
-            # visits of a partition are few, and are asked for often
-            kind = "TABLE" if name == "newest" and self.number is not None else "VIEW"
-            connection.execute(f"CREATE TEMP {kind} {name} AS {text}")
         return connection
 
-    def _source(self, dataset: str) -> str:
+    def _show(self, log: FolderLog) -> None:
+        """Let the tables be those of a log."""
+        is_first, self._shown = self._connection is None, None
+        self._connection = connection = self._connection or self._opened()
+        is_partition = log.number is not None
+        connection.execute(f"SET parquet_metadata_cache = {is_partition}")  # of all files it would be large
+        connection.execute("CREATE OR REPLACE TEMP TABLE moved (session_id BIGINT, is_here BOOLEAN)")
+        if log.moved:
+            text = "INSERT INTO moved SELECT unnest(?), unnest(?)"
+            connection.execute(text, [list(log.moved), list(log.moved.values())])
+        for name in log.files:
+            connection.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS {self._source(log, name)}")
+        if is_partition:  # its visits are few, and are asked for often
+            connection.execute(f"CREATE OR REPLACE TEMP TABLE newest_rows AS {_NEWEST}")
+        newest = "FROM newest_rows" if is_partition else _NEWEST
+        connection.execute(f"CREATE OR REPLACE TEMP VIEW newest AS {newest}")
+        for name, text in _VIEWS.items() if is_first else ():
+            connection.execute(f"CREATE TEMP VIEW {name} AS {text}")
+        self._shown = log.number, log.index
+
+    def _source(self, log: FolderLog, dataset: str) -> str:
         """The rows of the files of a dataset: of each its bucket, and the number of its file."""
-        by_day = [path for path in self.files[dataset] if "/bucket=" in path]
-        by_size = [path for path in self.files[dataset] if "/bucket=" not in path]
-        if not self.files[dataset]:
+        by_day = [path for path in log.files[dataset] if "/bucket=" in path]
+        by_size = [path for path in log.files[dataset] if "/bucket=" not in path]
+        if not log.files[dataset]:
             return _no_rows(dataset)
         rows = " UNION ALL BY NAME ".join(
             f"SELECT *, {_FILE_NUMBER} FROM read_parquet([{', '.join(map(self._quoted, paths))}], {options})"
             for options, paths in ((_BY_DAY, by_day), (_BY_SIZE, by_size))
             if paths
         )
-        if self.number is None:
+        if log.number is None:
             return rows
-        if not self.moved:
-            buckets = ", ".join(map(str, range(self.index, BUCKETS, self.number)))
+        if not log.moved:
+            buckets = ", ".join(map(str, range(log.index, BUCKETS, log.number)))
             return f"SELECT * FROM ({rows}) WHERE bucket IN ({buckets})"
         if dataset == "events":
             return rows
-        is_here = f"coalesce(m.is_here, r.bucket % {self.number} = {self.index})"
+        is_here = f"coalesce(m.is_here, r.bucket % {log.number} = {log.index})"
         return f"SELECT r.* FROM ({rows}) AS r LEFT JOIN moved AS m USING (session_id) WHERE {is_here}"
 
     def _quoted(self, path: str) -> str:
@@ -199,13 +228,13 @@ class FolderLog:
             raise RlrecError(f"cannot read {full_path}: it is a folder", hint=_HINT)
         return "'" + os.path.join(self._location[0], path).replace("'", "''") + "'"
 
-    def _named_error(self, error: Exception) -> RlrecError:
+    def _named_error(self, log: FolderLog, error: Exception) -> RlrecError:
         """The error of the file that cannot be read: each is read until one is met that cannot."""
         import duckdb
 
         column = re.search(r'column "(\w+)"', str(error))
         with self._opened() as connection:
-            for path in (path for paths in self.files.values() for path in paths):
+            for path in (path for paths in log.files.values() for path in paths):
                 name, file = os.path.join(self.folder, path), os.path.join(self._location[0], path)
                 try:
                     names = connection.execute("SELECT name FROM parquet_schema(?)", [file]).fetchall()

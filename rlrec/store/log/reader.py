@@ -192,12 +192,11 @@ def batches(
     pending = (
         _RangeQueries(unit, ids, selection.conditions(), names, extra_queries) for ids in _session_ranges(unit, size)
     )
-    last = int(unit.ask_value("SELECT coalesce(max(session_id), 1) FROM decision"))
     queries, read = next(pending, None), 0
     while queries is not None:
         batch = queries.batch()
         read += queries.ids.decisions
-        unit.progress("decisions", read, queries.ids.high / last)
+        unit.progress("decisions", read, queries.ids.share)
         contexts = None
         if pick_contexts and len(batch):
             contexts = PendingContexts(unit, pick_contexts(batch.slots["context_id"]))
@@ -208,27 +207,32 @@ def batches(
 
 def _session_ranges(unit: Unit, size: int) -> Iterator[IdRange]:
     next_decisions = "SELECT session_id, id FROM decision WHERE session_id > ? ORDER BY session_id LIMIT ?"
-    low = 0
+    low, last = 0, 0
     while True:
-        extent = f"{low}, max(session_id), min(id), max(id), count(*)"
+        extent = f"{low}, max(session_id), min(id), max(id), count(*), 1.0"
         (ids,) = unit.records(IdRange, f"SELECT {extent} FROM ({next_decisions}) AS portion", low, size)
-        if not ids.decisions:
+        if ids.decisions < size:  # the last ones
+            if ids.decisions:
+                yield ids
             return
         # Its last session may have further decisions, with other ids.
         (session,) = unit.records(IdRange, f"SELECT {extent} FROM decision WHERE session_id = ?", ids.high)
-        yield ids._replace(first=min(ids.first, session.first), last=max(ids.last, session.last))
+        last = last or unit.ask_value("SELECT max(session_id) FROM decision")
+        ends = {"first": min(ids.first, session.first), "last": max(ids.last, session.last)}
+        yield ids._replace(**ends, share=ids.high / last)
         low = ids.high
 
 
 class IdRange(NamedTuple):
     """Decisions of sessions above `low` up to `high`: their first and last id, and about how many they are; None where
-    there are none."""
+    there are none. share: of the sessions of the log up to here."""
 
     low: int
     high: int
     first: int
     last: int
     decisions: int
+    share: float
 
 
 class _RangeQueries:

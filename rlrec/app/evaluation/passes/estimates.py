@@ -360,11 +360,8 @@ def with_present(unit: Unit, evaluation: Evaluation, sums: CheckSums) -> CheckSu
     targets = [target for target in evaluation.targets if target.is_weighed]
     if not targets or (unit.folder is None and evaluation.selection == Selection()):
         return sums
-    folder, unit.folder = unit.folder, None  # what the store was given after its log was exported
-    try:
+    with unit.reading(None):  # what the store was given after its log was exported
         present = _present(unit, replace(evaluation, targets=targets))
-    finally:
-        unit.folder = folder
     joined = dict(sums)
     for (reward_id, reason), newest_sums in present.items():
         key = numbers[reward_id], reason

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import islice, repeat
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from rlrec.app.evaluation.passes.fold import LogPartial, RowCounts, RowUnit, fold
@@ -61,11 +61,15 @@ def results(
     packed, number = packing.pack(work, handle=reader.unit), reader.evaluation.partitions
     folder, progress = reader.unit.folder, reader.unit.progress
     partitions: Iterator[Partition]
-    if folder:
+    if folder and engine is not None:  # who works on a partition reads its files
         partitions = (Partition(index, None, log) for index, log in enumerate(folder.split(number)))
     else:
         parts = islice(stored or reader.partitions(work.reading), number)
-        partitions = (Partition(index, rows if engine is None else list(rows)) for index, rows in enumerate(parts))
+        logs = folder.split(number) if folder else repeat(None)
+        partitions = (
+            Partition(index, rows if engine is None else list(rows), log)
+            for index, (rows, log) in enumerate(zip(parts, logs, strict=False))
+        )
     if engine is None:
         for partition in partitions:
             yield result(packed, reader.unit, partition, reader)
@@ -86,14 +90,8 @@ def result(packed: bytes, unit: Unit, partition: Partition, reader: LogReader | 
     work: Pass[Any] = packing.unpack(packed, handle=unit)
     options: dict[str, Any] = {} if reader is None else {"contexts": reader.contexts, "progress": reader.progress}
     options["number"] = partition.number
-    if partition.folder is None:
+    with unit.reading(partition.folder):
         return work(LogReader(unit, work.evaluation, rows=partition.rows, **options))
-    log, unit.folder = unit.folder, partition.folder
-    with closing(partition.folder):
-        try:
-            return work(LogReader(unit, work.evaluation, **options))
-        finally:
-            unit.folder = log
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +105,8 @@ class StoreRunner:
     now: int
 
     def __call__(self, task: bytes, partition: Partition, /) -> Any:
-        with closing(Store(self.url)) as store, store.read() as unit:
+        files = nullcontext() if partition.folder is None else closing(partition.folder)
+        with closing(Store(self.url)) as store, files, store.read() as unit:
             unit.now = self.now
             return result(task, unit, partition)
 
