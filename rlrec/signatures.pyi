@@ -667,12 +667,12 @@ class Commands:
 
     route: RouteCommands
 
-    def recommend(self, policy: str | None = None, *, experiment: str | None = None, session: str, user: str | None = None, context: Mapping[str, Any] | None = None, k: int = 1, arms: Sequence[str | Mapping[str, Any]] | None = None, request_id: str | None = None, seed: int | None = None, dry_run: bool = False) -> Result:
+    def recommend(self, policy: str | None = None, *, experiment: str | None = None, session: str, user: str | None = None, context: Mapping[str, Any] | None = None, k: int = 1, arms: Sequence[str | Mapping[str, Any]] | None = None, page: Mapping[str, Any] | None = None, pin: Mapping[str, Any] | None = None, most: Mapping[str, Any] | None = None, least: Mapping[str, Any] | None = None, request_id: str | None = None, seed: int | None = None, dry_run: bool = False) -> Result:
         """Draw a slate and log it with its exact propensities.
 
         With --input, each line is a request with the keys policy or experiment, session, user, context, k, arms (as of
-        --arms or of --candidates) and request_id; it is answered in order, a group of lines at a time. A group ends where
-        nothing more waits; with --seed only at 1,000 lines, at the end of the input, or at a line {"op": "flush"}.
+        --arms or of --candidates), page and request_id; it is answered in order, a group of lines at a time. A group ends
+        where nothing more waits; with --seed only at 1,000 lines, at the end of the input, or at a line {"op": "flush"}.
 
         policy: Policy or route to draw from.
         experiment: Experiment to draw for, in place of a policy.
@@ -682,6 +682,10 @@ class Commands:
         k: Positions to fill.
         arms: Restrict the eligible arms; a JSON array works too.
         candidates: In place of --arms, with what you know of each: [{"arm": "a", "score": 1.7, "features": {"price": 9}}].
+        page: Rules of the page: {"pin": {"1": "a"}, "most": {"shelf": 2}, "least": {"b": 0.05}}.
+        pin: Show this arm there; repeatable.
+        most: At most N with equal FIELD; repeatable.
+        least: Smallest share of an arm; repeatable.
         request_id: A retry under the same id answers the stored decision.
         seed: Seed of the draw [default: 64 random bits].
         dry_run: Draw, and store nothing.

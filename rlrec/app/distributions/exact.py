@@ -18,10 +18,11 @@ from rlrec.arrays import Array, Ids, Index, Words, look_up
 from rlrec.errors import InputError
 from rlrec.policy import is_contextual, learns_by_column
 from rlrec.policy.beliefs.base import EVERYTHING, Belief, Policy
+from rlrec.policy.contexts.statements import ARM_FEATURES, PAGE
 from rlrec.policy.scores.floors import Floor
 from rlrec.policy.scores.scores import Scores, unstack
 from rlrec.policy.slates import slate
-from rlrec.policy.slates.page_rules import PAGE, STATED_ARMS, declared
+from rlrec.policy.slates.page_rules import PageRules, declared, parse
 from rlrec.policy.slates.slate_draws import Draw, SlateSampler
 from rlrec.records import CURVE, Version
 from rlrec.store import Unit
@@ -288,6 +289,16 @@ class VersionDistribution:
             )  # fmt: skip
         return self._distributions[name]
 
+    def page_rules(self, context: Mapping[str, Any]) -> list[PageRules]:
+        """The rules of a page: of the policy, then of the request, where they have any."""
+        stated = [parse(context[PAGE])] if context.get(PAGE) else []
+        return stated if self._page is None else [self._page, *stated]
+
+    def reads_catalogue(self, contexts: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether distributions in some contexts depend on what the catalogue says of the arms."""
+        pages = [page.most for context in contexts for page in self.page_rules(context)]
+        return self.arm_features is not None or any(pages)
+
     def _with_rules(self, scores: Scores, layout: PageLayout | None) -> Scores:
         """The scores of arms, which compete by the rules of a page."""
         if layout is None:
@@ -305,14 +316,15 @@ class VersionDistribution:
         page = context.get(PAGE)
         if self._page is None and not page:
             return None
-        from rlrec.policy.slates.page_rules import parse
         from rlrec.policy.slates.rules import lay_out
 
-        declared_rules = [] if self._page is None else [self._page]
-        declared_rules += [parse(page)] if page else []
-        described = context.get(STATED_ARMS) or {}
-        capped = any(page.most for page in declared_rules)
-        name = eligible, revision * capped, repr(page), repr(described) if capped else ""
+        declared_rules = self.page_rules(context)
+        described, capped = dict[str, Any](), any(page.most for page in declared_rules)
+        if capped:
+            from rlrec.policy.contexts.fields import value_of
+
+            described = value_of(context, ARM_FEATURES) or {}
+        name = eligible, revision * capped, repr(page), repr(described)
         if name not in self._layouts:
             if self.generator is not None or self.rankers:
                 message = f"policy {self.version.policy.name!r} draws candidates first, or is an interleaving"
@@ -327,7 +339,7 @@ class VersionDistribution:
                 assert self.unit is not None
                 if self._described is None:
                     self._described = CatalogueFeatures(self.unit)
-                stated = [described.get(key, {}).get("features", {}) for key in arm_keys] if described else None
+                stated = [described.get(key, {}) for key in arm_keys] if described else None
                 return self._described.values(arms, revision, field, stated)
 
             self._layouts[name] = lay_out(declared_rules, arm_keys, values)

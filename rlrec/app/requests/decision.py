@@ -45,6 +45,7 @@ class Result(Answer):
     eligible: int
     catalogue: int | None  # arms that candidates were drawn from
     floor: float | list[float] | None
+    rules: NotRequired[list[str]]  # of the page
     agrees: bool | None
     arms: list[dict[str, Any]]
     features: NotRequired[dict[str, float] | None]
@@ -76,6 +77,7 @@ def show(store: Store, decision_id: int) -> Result:
         "eligible": len(derived.arms),
         "catalogue": derived.catalogue,
         "floor": derived.floor(),
+        **derived.rules(),
         "slate": [
             entry | derived.slot_fields(slot) for entry, slot in zip(record["slate"], decision.slots, strict=True)
         ],
@@ -154,8 +156,16 @@ class DerivedDecision:
 
     def floor(self) -> float | list[float] | None:
         """The exploration at every position, or at each of those shown; None where nothing can be derived."""
-        floor = None if self.case is None else self.case.floor
+        floor = None if self.case is None or self.served is None else self.served.policy.exploration
         return at_positions(floor, len(self.decision.slots)).tolist() if isinstance(floor, tuple) else floor
+
+    def rules(self) -> dict[str, list[str]]:
+        """The rules of the page that hold, and whose they are; nothing where it has none."""
+        if self.served is None or self.case is None or self.case.layout is None:
+            return {}
+        pages = self.served.page_rules(self.context)
+        keys = {self.keys[arm] for arm in self.arms.tolist()}
+        return {"rules": [text for page in pages for text in page.texts(keys)]}
 
     def slot_fields(self, slot: Slot) -> dict[str, Any]:
         """Stored fields of a slot that no answer has, and its probabilities as derived from the belief."""

@@ -27,6 +27,7 @@ from rlrec.app.serving.requests import (
     SharedDistribution,
 )
 from rlrec.errors import InputError, StoreBusy
+from rlrec.policy.contexts.statements import PAGE
 from rlrec.store import Store, Unit
 from rlrec.store.database.database_errors import NotUnique
 from rlrec.store.database.unit import Row
@@ -80,7 +81,7 @@ class RequestGroup:
         for request in requests:
             if isinstance(request, InputError):
                 continue
-            if "@" in "".join(request.context) or {*map(type, request.arms or ())} - {str}:
+            if request.page or "@" in "".join(request.context) or {*map(type, request.arms or ())} - {str}:
                 from rlrec.app.serving.statements import take_statements  # few requests state anything
 
                 self.requests = take_statements(requests)
@@ -315,7 +316,9 @@ class RequestGroup:
 
 def _notice_ignored(store: Store, planned: Mapping[int, PlannedRequest], cache: ServingCache) -> None:
     """Say, once for each, which policies read no context and were given one, and which retired arms were listed."""
-    for shared in {plan.shared for plan in planned.values() if plan.context != "{}"}:
+    for shared in {
+        plan.shared for plan in planned.values() if plan.context != "{}" and plan.request.context.keys() != {PAGE}
+    }:
         name = shared.version.policy.name
         if not shared.case.reads and name not in cache.unread:
             cache.unread.add(name)

@@ -20,9 +20,8 @@ from rlrec.app.serving.requests import (
     digest,
 )  # fmt: skip
 from rlrec.errors import Conflict, InputError, suggest
-from rlrec.policy.contexts.statements import ARMS
+from rlrec.policy.contexts.statements import ARMS, PAGE
 from rlrec.policy.scores.floors import LONGEST
-from rlrec.policy.slates.page_rules import PAGE
 from rlrec.store import Unit
 from rlrec.store.log import decisions, settings
 from rlrec.store.policies import arms, routes

@@ -59,6 +59,7 @@ class Request:
     context: Mapping[str, Any] = field(default_factory=dict)
     size: int = 1
     arms: Sequence[Any] | None = None
+    page: Mapping[str, Any] = field(default_factory=dict)
     request_id: str | None = None
 
 

@@ -1,4 +1,5 @@
-"""Requests that state scores and features of their arms: these become part of the context, under `@arms`."""
+"""Requests that state scores and features of their arms, and rules of their page: these become part of the context,
+under `@arms` and `@page`."""
 
 from __future__ import annotations
 
@@ -7,7 +8,8 @@ from typing import Any
 
 from rlrec.app.serving.requests import Request
 from rlrec.errors import InputError
-from rlrec.policy.contexts.statements import ARMS, FEATURES, SCORE, check_arms, check_names
+from rlrec.policy.contexts.statements import ARMS, FEATURES, PAGE, SCORE, check_arms, check_names
+from rlrec.policy.slates.page_rules import parse
 
 
 def take_statements(requests: Sequence[Request | InputError]) -> Sequence[Request | InputError]:
@@ -30,12 +32,18 @@ def _take(request: Request) -> Request | InputError:
         if unlisted:
             message = f"the context describes arm {min(unlisted)[:80]!r}, which is not among the arms of the request"
             raise InputError(message, hint="list it, or leave it out", field=field)
+        if request.page and PAGE in context:
+            message = f"page is given, and the context has {PAGE}, too"
+            raise InputError(message, hint="state the rules in one of them", field="page")
+        rules = parse(request.page or context.pop(PAGE, {})).to_json()
     except InputError as error:
         return error
     if entries:
         context[ARMS] = entries
+    if rules:
+        context[PAGE] = rules
     fields = {name: getattr(request, name) for name in Request.__slots__}
-    return Request(**{**fields, "context": context, "arms": None if request.arms is None else keys})
+    return Request(**{**fields, "context": context, "arms": None if request.arms is None else keys, "page": {}})
 
 
 def _split(arms: Sequence[Any]) -> tuple[list[str], dict[str, dict[str, Any]]]:

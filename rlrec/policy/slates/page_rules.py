@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any
@@ -10,8 +10,6 @@ from typing import Any
 from rlrec.errors import InputError, suggest
 from rlrec.policy.scores.floors import LONGEST
 
-STATED_ARMS, PAGE = "@arms", "@page"
-"""The name under which a context has the rules of its request."""
 RULES = ("pin", "most", "least")
 EXAMPLES = {"pin": "1=KEY,3=KEY", "most": "FIELD=2", "least": "KEY=0.05"}
 REQUEST = "request"
@@ -35,9 +33,13 @@ class PageRules:
         """One of the rules, as errors name it."""
         return f"{rule} {name}={getattr(self, rule)[name]} of the {self.owner}"
 
-    def texts(self) -> Iterator[str]:
-        """All of them."""
-        return (self.text(rule, name) for rule in RULES for name in getattr(self, rule))
+    def texts(self, keys: Container[str] | None = None) -> list[str]:
+        """All of them. keys: of the eligible arms; a rule that names another one is left out."""
+        named: dict[str, Mapping[Any, str]] = {"pin": self.pin, "least": {key: key for key in self.least}, "most": {}}
+        return [
+            self.text(rule, name) for rule in RULES for name in getattr(self, rule)
+            if keys is None or name not in named[rule] or named[rule][name] in keys
+        ]  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
         """The rules as a context has them: those that are declared."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -34,6 +34,7 @@ from rlrec.policy.slates.slate_draws import Draw, SlateSampler, first_alone, to_
 _ENTRIES = 1 << 20  # numbers in a working array
 _PREFIXES = 20_000  # ways to use up caps that are looked at
 _LOWER = 4  # factor by which more ranks are tabulated where the arms left may lie below the nodes
+_POSITIONS = 8  # a table is right for a multiple of so many
 _CERTAIN = 34.0  # logarithms below 0 of the probability that an arm lies below the nodes
 
 
@@ -161,7 +162,9 @@ def lay_out(rules: Sequence[PageRules], keys: Sequence[str], values: Callable[[s
     over = np.flatnonzero(layout.counts > layout.limit)
     for counter in over[:1].tolist():
         texts = [text for _, (key, text) in sorted(pins.items()) if layout.uses[layout.cell[arms[key]], counter]]
-        raise _contradiction(" and ".join(texts), layout.names[counter])
+        raise _contradiction(
+            " and ".join(texts), layout.names[counter], verb="contradict" if texts[1:] else "contradicts"
+        )
     blocked = ~layout.open_cells(layout.counts[None])[0][layout.cell]
     blocked[layout.pinned] = False
     for arm in np.flatnonzero(blocked & (least > 0))[:1].tolist():
@@ -201,8 +204,8 @@ def _with_caps(
     return PageLayout(pins, cell, uses, limits, cap, least, by_request, frozenset(), names)
 
 
-def _contradiction(first: str, second: str) -> InputError:
-    return InputError(f"{first} contradicts {second}", hint="leave one of them out", field="page")
+def _contradiction(first: str, second: str, *, verb: str = "contradicts") -> InputError:
+    return InputError(f"{first} {verb} {second}", hint="leave one of them out", field="page")
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,13 +224,23 @@ class RuledScores:
         return len(self.scores)
 
     def order(self, positions: int, *, earlier_order: Order | None = None) -> RuledOrder:
-        return RuledOrder(self, positions, earlier_order=earlier_order)
+        if earlier_order is not None:
+            return RuledOrder(self, positions, earlier_order=earlier_order)
+        # questions about the same page follow each other, and differ in how far down they go
+        return _order(self, min(len(self), -(-positions // _POSITIONS) * _POSITIONS))
 
     def noise(self, shape: tuple[int, int], rng: np.random.Generator) -> Array:
         return self.scores.noise(shape, rng)
 
     def decision_scores(self, seed: int, decision: int) -> RuledScores:
+        if not self.samples:
+            return self
         return replace(self, scores=self.scores.decision_scores(seed, decision))
+
+
+@lru_cache(maxsize=8)
+def _order(ruled: RuledScores, positions: int) -> RuledOrder:
+    return RuledOrder(ruled, positions)
 
 
 class RuledOrder(ExactOrder):
@@ -284,6 +297,17 @@ class RuledOrder(ExactOrder):
                     minimum[rows, position] = walk.minimum(by_prefix)[prefix]
                 prefix = walk.show(prefix, shown)
         return probability, minimum
+
+    def steps(self, slates: Index, *, size: int) -> Array:
+        """Probability of each arm at positions 1 to `size` given slates (n, k) above, (n, size, m). Below the
+        position behind the slate it is not known: the one there stands for all."""
+        shares, walk = np.empty((len(slates), size, len(self._ruled))), self.walk()
+        prefix = np.zeros(len(slates), np.intp)
+        for position in range(min(slates.shape[1] + 1, size)):
+            shares[:, position:] = walk.probability()[prefix][:, None]
+            if position < slates.shape[1]:
+                prefix = walk.show(prefix, slates[:, position])
+        return shares
 
     def ranks(self, size: int) -> Array:
         """Probability that each arm stands at each position, (size, m); NaN where it has no closed form."""

@@ -68,6 +68,11 @@ def find(
     return ids_of_contexts, {texts[key]: number for key, number in set_ids.items()}
 
 
+def any_context(unit: Unit, name: str) -> bool:
+    """Whether any context has a field of this name, or an object in one has."""
+    return unit.ask_row("SELECT id FROM context WHERE body LIKE ? LIMIT 1", f'%"{name}":%') is not None
+
+
 def context_bodies(unit: Unit, ids: Collection[int]) -> dict[int, str]:
     return StoredRows("context", unit.ask("SELECT id, body FROM context WHERE id IN (?*)", ids))
 

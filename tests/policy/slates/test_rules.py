@@ -191,7 +191,7 @@ def test_a_page_that_is_pinned_whole_is_certain() -> None:
     [
         ({"pin": {"1": "a0"}}, {"pin": {"1": "a1"}}, "pin 1=a0 of the request contradicts pin 1=a1 of the policy"),
         ({"pin": {"1": "a0"}}, {"pin": {"2": "a0"}}, "pin 1=a0 of the request contradicts pin 2=a0 of the policy"),
-        ({"pin": {"1": "a0", "2": "a1"}}, {"most": {"shelf": 1}}, "contradicts most shelf=1 of the policy"),
+        ({"pin": {"1": "a0", "2": "a1"}}, {"most": {"shelf": 1}}, "contradict most shelf=1 of the policy"),
         (
             {"least": {"a0": 0.6}},
             {"least": {"a1": 0.6}},

@@ -19,7 +19,7 @@ from rlrec.app.evaluation.rows.log_rows import CLUSTERS, LoggedBatch
 from rlrec.app.evaluation.rows.loggers import Loggers, logged_zeros, unknown_support
 from rlrec.app.log import partitions
 from rlrec.app.log.splits import owner_splits
-from rlrec.arrays import Array, Flags, Ids, distinct, run_starts
+from rlrec.arrays import Array, Ids, distinct, run_starts
 from rlrec.policy.contexts.features import WIDTH
 from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
@@ -164,7 +164,7 @@ class LogReader:
 
     def _logged(self, log: Batch, eligible: Mapping[int, Ids], reading: Reading) -> LoggedBatch:
         """The batch with what targets are asked about."""
-        slots, fields, zeros, slate_probabilities = log.slots, set[str](), list[Flags | None](), list[Array]()
+        slots, fields, zeros, slate_probabilities = log.slots, set[str](), list[Array | None](), list[Array]()
         if reading.support:
             slots = slots | log_rows.slates(slots) | log_rows.course(slots) | unknown_support(slots)
             fields = self.loggers.reads(slots, slots["unknown_support"])

@@ -14,8 +14,9 @@ from rlrec.policy.beliefs.base import EVERYTHING
 from rlrec.policy.contexts import features
 from rlrec.policy.contexts.features import Sparse
 from rlrec.policy.contexts.fields import value_of
+from rlrec.policy.contexts.statements import ARM_FEATURES, PAGE
 from rlrec.store import Unit
-from rlrec.store.log import reader
+from rlrec.store.log import contents, reader
 
 FEATURE_BYTES = 64_000_000  # bytes of features that are cached
 CACHED_VALUES = 500_000  # values of fields that are cached
@@ -61,15 +62,32 @@ class ContextTable:
     def reading(self, fields: Sequence[str]) -> tuple[Ids, list[dict[str, Any]]]:
         """The contexts as a policy that reads these fields sees them: which of the different ones each is, (m,), and
         those."""
-        if not fields:
-            return np.zeros(self.size, np.int64), [{}]
         if ENTIRE in fields:
             return np.arange(self.size), self.values[ENTIRE]
+        if PAGE in self.values and any(self.values[PAGE]):
+            return self._reading_with_rules(fields)
+        if not fields:
+            return np.zeros(self.size, np.int64), [{}]
         codes, values = zip(*map(self.value_codes, fields), strict=True)
         first, code = distinct(*codes)
         numbers = (codes_of_field[first].tolist() for codes_of_field in codes)
         columns = ([column[number] for number in row] for column, row in zip(values, numbers, strict=True))
         return code, [dict(zip(fields, row, strict=True)) for row in zip(*columns, strict=True)]
+
+    def _reading_with_rules(self, fields: Sequence[str]) -> tuple[Ids, list[dict[str, Any]]]:
+        """`reading` of contexts some of which state rules of their page, which hold whatever a policy reads; with the
+        features of arms that a cap may count."""
+        contexts = list[dict[str, Any]]()
+        for row, (page, stated) in enumerate(zip(self.values[PAGE], self.values[ARM_FEATURES], strict=True)):
+            context = {field: self.values[field][row] for field in fields}
+            if page:
+                context[PAGE] = page
+            if page and "most" in page and stated:
+                context[ARM_FEATURES] = stated
+            contexts.append(context)
+        numbers: dict[str, int] = {}
+        code = np.array([numbers.setdefault(repr(context), len(numbers)) for context in contexts], np.int64)
+        return code, [contexts[row] for row in distinct(code)[0].tolist()]
 
 
 class ContextCache:
@@ -81,7 +99,9 @@ class ContextCache:
     def __init__(
         self, unit: Unit, *, fields: Collection[str] = (), encode: bool = False, columns: int = features.WIDTH
     ) -> None:
-        self.unit, self.fields, self.encode, self.columns = unit, frozenset(fields), encode, columns
+        self.unit, self.encode, self.columns = unit, encode, columns
+        rules = (PAGE, ARM_FEATURES) if contents.any_context(unit, PAGE) else ()
+        self.fields = frozenset({*fields, *rules})
         self._names: set[str] = set()
         self._values: dict[str, dict[int, Any]] = {}
         self._features = _FeatureCache()

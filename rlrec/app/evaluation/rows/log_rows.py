@@ -11,7 +11,7 @@ import numpy as np
 from rlrec.app.evaluation.rows.candidates import LoggedLists
 from rlrec.app.evaluation.rows.contexts import ContextTable
 from rlrec.app.log import reward_log
-from rlrec.arrays import Array, Flags, Ids, distinct, numbers_in_runs, products_in_runs, run_starts
+from rlrec.arrays import Array, Ids, distinct, numbers_in_runs, products_in_runs, run_starts
 from rlrec.ope.sums.base import hash_bits
 from rlrec.policy.slates.slate_draws import SMALLEST
 from rlrec.records import Reward
@@ -93,7 +93,7 @@ class LoggedBatch:
     contexts: ContextTable
     groups: Sequence[RowGroup] = ()
     eligible: Mapping[int, Ids]
-    zeros: Sequence[Flags | None] = ()
+    zeros: Sequence[Array | None] = ()
     pairs: Sequence[Array] = ()
     lists: LoggedLists = field(default_factory=LoggedLists)
     features: Mapping[int, Mapping[int, str]] = field(default_factory=dict)

@@ -17,6 +17,7 @@ from rlrec.app.log import lineage
 from rlrec.arrays import Array, Flags, Ids, distinct, look_up, rows_by_kind, run_starts
 from rlrec.ope.units import strata
 from rlrec.ope.units.strata import NO_LOGGER, Stratum
+from rlrec.policy.contexts.statements import PAGE
 from rlrec.policy.scores.floors import Floor
 from rlrec.policy.slates import slate
 from rlrec.records import Version
@@ -40,7 +41,7 @@ class Loggers:
     def __init__(self, unit: Unit, arms: ArmTable) -> None:
         self.unit, self.arms = unit, arms
         self._versions: dict[int, Version] = StoredRows("version")
-        self._zeros: dict[tuple[object, ...], Flags] = {}
+        self._zeros: dict[tuple[object, ...], Array] = {}
         self.policy = cache(lambda version_id: designs.policy_of(self._versions[version_id]))
         self._distribution = lru_cache(maxsize=8)(
             lambda key, seq, ordinal: exact.load(unit, self._versions[key], seq=seq, ordinal=ordinal)
@@ -61,7 +62,7 @@ class Loggers:
 
     def support(
         self, slots: Columns, contexts: ContextTable, eligible: Mapping[int, Ids]
-    ) -> tuple[Columns, list[Flags | None]]:
+    ) -> tuple[Columns, list[Array | None]]:
         """How small the propensities of the rows of a batch can be, (n,) each; and of each of their loggers' cases the
         arms that it could not show at each position, (size, m): None once too many were worked out, and where the
         logger read the session.
@@ -76,7 +77,7 @@ class Loggers:
         deeper_rows = np.flatnonzero(is_lower & ~np.isnan(smallest) & ~np.isnan(slots["marginal"]))
         if len(deeper_rows):
             smallest[deeper_rows] = self._floors(slots, deeper_rows, eligible, smallest[deeper_rows])
-        case, zeros = np.full(len(smallest), -1, np.int64), list[Flags | None]()
+        case, zeros = np.full(len(smallest), -1, np.int64), list[Array | None]()
         for rows, name, context in self._cases(slots, np.flatnonzero(unknown), contexts):
             case[rows] = len(zeros)
             zeros.append(self._zeros_of(name, context, eligible))
@@ -109,7 +110,7 @@ class Loggers:
             needed = {
                 "belief_seq": lineage.depends_on_belief(policy),
                 "belief_ordinal": policy.forgetting.forgets,
-                "catalogue_revision": policy.contextual,
+                "catalogue_revision": policy.contextual or PAGE in contexts.values,
             }
             for name in (name for name, matters in needed.items() if not matters):
                 columns[name][rows] = 0
@@ -121,8 +122,8 @@ class Loggers:
 
     def _zeros_of(
         self, values: tuple[int, ...], context: Mapping[str, Any], eligible: Mapping[int, Ids]
-    ) -> Flags | None:
-        """The arms that the logger of a case could not show."""
+    ) -> Array | None:
+        """Which arms the logger of a case could not show."""
         version_id, seq, ordinal, set_id, revision, size = values
         policy, arms, name = self.policy(version_id), eligible[set_id], (values, repr(context))
         if policy.stateful or policy.drafted:
@@ -130,12 +131,14 @@ class Loggers:
         if name not in self._zeros and len(self._zeros) < MAX_DERIVED:
             served = self._distribution(version_id, seq, ordinal)
             case = served.case(set_id, arms, context, keys=self.arms.keys, revision=revision)
-            self._zeros[name] = slate.marginals(case.scores, size=min(size, len(arms)), floor=case.floor) == 0
+            marginals = slate.marginals(case.scores, size=min(size, len(arms)), floor=case.floor)
+            # under rules of the page some have no closed form
+            self._zeros[name] = np.where(np.isnan(marginals), np.nan, marginals == 0)
         return self._zeros.get(name)
 
 
 def logged_zeros(
-    slots: Columns, supports: Mapping[int, Sequence[float]], eligible: Mapping[int, Ids], zeros: list[Flags | None]
+    slots: Columns, supports: Mapping[int, Sequence[float]], eligible: Mapping[int, Ids], zeros: list[Array | None]
 ) -> Columns:
     """The columns `unknown_support` and `logger_case` with the slots on top whose lines say which arms had no chance;
     these arms, (1, m), are appended to `zeros`, once for equal ones. supports: of decisions, as of the store."""

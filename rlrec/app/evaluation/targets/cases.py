@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rlrec.app.evaluation.rows.log_rows import ArmTable, ImpressionRows, LoggedBatch
-from rlrec.arrays import Array, Flags, Ids, Index, distinct, look_up, offsets, run_starts
+from rlrec.arrays import Array, Flags, Ids, Index, distinct, look_up, offsets, rows_by_kind, run_starts
 from rlrec.policy.scores.floors import Floor
 from rlrec.policy.scores.scores import Scores, cells
 from rlrec.policy.slates import slate
 
 if TYPE_CHECKING:
     from rlrec.app.evaluation.models.reward_models import ModelValues
+    from rlrec.policy.slates.rules import PageLayout
 
 REPLICAS = 8  # parts that simulated pages are cut into: they tell the error of the simulation
 OVERHEAD = 200  # numbers that a case takes beside its own, about
@@ -51,6 +52,11 @@ class Block:
         return self.simulate()
 
     @property
+    def by_slate_above(self) -> bool:
+        """Whether rules of the page leave no closed form below position 1."""
+        return layout_of(self.scores) is not None and not self.shares.size
+
+    @property
     def cells(self) -> int:
         simulated = 0 if self.simulate is None else REPLICAS * len(self.shares) * len(self.arms)
         return OVERHEAD + len(self.arms) + self.shares.size + cells(self.scores) + simulated
@@ -81,6 +87,43 @@ def decision_block(block: Block, rows: ImpressionRows, row: int, seed: int, numb
     conditional = [slate.remaining(scores, slate_above[:depth], floor=floor) for depth in range(len(slate_above) + 1)]
     shares = np.array([*conditional, *[conditional[-1]] * (size - len(conditional))])
     return Block(block.arms, scores, floor, shares, np.full(size, shares[0].max()))
+
+
+def layout_of(scores: Scores) -> PageLayout | None:
+    """The rules of the page that scores have in them; None where they have none."""
+    return getattr(scores, "layout", None)
+
+
+def ruled_rows(
+    blocks: list[Block], case: Ids, indices: Ids, rows: ImpressionRows, *, cells: int
+) -> Iterator[CaseRows]:  # fmt: skip
+    """Rows of pages with rules by their cases, which are those of the slate above as it was shown: equal ones share
+    one. cells: probabilities that are held at a time."""
+    # the lowest row of each decision tells of it
+    order = np.argsort(-rows.slots["depth"][indices], kind="stable")
+    indices, case = indices[order], case[order]
+    first, decision = distinct(rows.slots["decision_id"][indices])
+    lowest, lowest_case = indices[first], case[first]
+    above = np.where(rows.slots["complete"][lowest], rows.slots["depth"][lowest], 0)
+    for members in rows_by_kind(lowest_case, above):
+        block, depth = blocks[int(lowest_case[members[0]])], int(above[members[0]])
+        shown = rows.shown[rows.slots["start"][lowest[members]][:, None] + np.arange(depth)]
+        slates, is_possible = arm_indices(block.arms, shown)
+        slates[~is_possible] = np.arange(depth)  # whatever stands there: the slate has no probability
+        used, kind = distinct(*slates.T) if depth else (np.zeros(1, np.intp), np.zeros(len(members), np.intp))
+        size = len(block.greatest)
+        step = max(1, cells // (size * len(block.arms)))
+        for start in range(0, len(used), step):
+            shares = block.scores.order(size).steps(slates[used[start : start + step]], size=size)  # type: ignore[attr-defined]
+            greatest = shares[:, 0].max(axis=1)
+            slate_blocks = [
+                Block(block.arms, block.scores, 0.0, table, np.full(size, bound))
+                for table, bound in zip(shares, greatest.tolist(), strict=True)
+            ]
+            number = np.full(len(first), -1)
+            number[members] = np.where((kind >= start) & (kind < start + step), kind - start, -1)
+            inside = np.flatnonzero(number[decision] >= 0)
+            yield CaseRows(slate_blocks, number[decision[inside]], indices[inside], rows, per_decision_samples=True)
 
 
 def arm_indices(arms: Ids, slates: Ids, *, case: Index | None = None) -> tuple[Index, Flags]:
@@ -152,8 +195,8 @@ class CaseRows:
 
     @property
     def samples(self) -> int:
-        """How many samples stand for the scores; 0: shares given the slots above are exact or means over lists."""
-        return self.blocks[0].scores.samples
+        """How many samples stand for the scores, 1 for rules of the page; 0: shares at each position are known."""
+        return self.blocks[0].scores.samples or int(self.per_decision_samples)
 
     @property
     def deep(self) -> Flags:
@@ -175,8 +218,12 @@ class CaseRows:
         for group, blocks, case, order, is_possible in self.slates(deep, depth + 1):
             steps = np.zeros(order.shape)
             if is_possible.any():
+                # cases may share their scores, and differ in the slate above
+                numbers: dict[int, int] = {}
+                number = np.array([numbers.setdefault(id(block.scores), len(numbers)) for block in blocks])
+                scores = [blocks[row].scores for row in distinct(number)[0].tolist()]
                 steps[is_possible] = slate.conditionals_each(
-                    [block.scores for block in blocks], case[is_possible], order[is_possible], floor=blocks[0].floor
+                    scores, number[case[is_possible]], order[is_possible], floor=blocks[0].floor
                 )
             yield group, steps
 

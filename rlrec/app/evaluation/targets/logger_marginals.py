@@ -14,6 +14,7 @@ from rlrec.app.distributions.exact import VersionDistribution
 from rlrec.app.evaluation.rows.contexts import ContextTable
 from rlrec.app.evaluation.rows.log_rows import arms_of_sets
 from rlrec.app.evaluation.rows.loggers import Loggers
+from rlrec.app.evaluation.targets.cases import layout_of
 from rlrec.arrays import Array, Flags, Ids, distinct, rows_by_kind, run_starts
 from rlrec.ope.estimators import pseudo_inverse
 from rlrec.policy import is_contextual
@@ -132,7 +133,7 @@ class LoggerMarginals:
         policy, keys = served.policy, self.loggers.arms.keys
         codes, values = contexts.reading(policy.reads)
         size = np.minimum(slots["size"][rows], positions)
-        revision = slots["catalogue_revision"][rows] * (served.arm_features is not None)
+        revision = slots["catalogue_revision"][rows] * served.reads_catalogue(values)
         for group_rows in rows_by_kind(slots["eligible_id"][rows], size, revision):
             group, key = rows[group_rows], int(slots["eligible_id"][rows[group_rows[0]]])
             arms, named = eligible[key], dict[str, Any](keys=keys, revision=int(revision[group_rows[0]]))
@@ -149,19 +150,20 @@ class LoggerMarginals:
                     scored = [(case.scores, case.pages(k).marginals) for case in cases]
                 for context_rows, (scores, marginals) in zip(inside, scored, strict=True):
                     if not scores.samples:  # of correlated scores every decision has its own
-                        yield LoggerCase(group[context_rows], arms, k, scores, policy.exploration, marginals)
+                        floor = policy.exploration if layout_of(scores) is None else 0.0  # rules have it in them
+                        yield LoggerCase(group[context_rows], arms, k, scores, floor, marginals)
 
 
 def _worked_out(cases: Iterator[LoggerCase]) -> Iterator[LoggerCase]:
     """The cases with their marginals, in their order."""
     while portion := list(islice(cases, CASES_AT_A_TIME)):
-        by_shape: dict[tuple[int, int], list[int]] = {}
+        by_shape: dict[tuple[int, int, Floor], list[int]] = {}
         for number, case in enumerate(portion):
             if not len(case.marginals):
-                by_shape.setdefault((case.size, len(case.arms)), []).append(number)
-        for (size, _), numbers in by_shape.items():
+                by_shape.setdefault((case.size, len(case.arms), case.floor), []).append(number)
+        for (size, _, floor), numbers in by_shape.items():
             scores = [case_scores for number in numbers if (case_scores := portion[number].scores) is not None]
-            marginals = slate.marginals_each(scores, size=size, floor=portion[numbers[0]].floor)
+            marginals = slate.marginals_each(scores, size=size, floor=floor)
             for number, case_marginals in zip(numbers, marginals, strict=True):
                 portion[number] = portion[number]._replace(marginals=case_marginals)
         yield from portion

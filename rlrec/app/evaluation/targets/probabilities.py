@@ -16,10 +16,20 @@ import numpy as np
 from rlrec.app.distributions.exact import VersionDistribution
 from rlrec.app.evaluation.rows import slot_sets
 from rlrec.app.evaluation.rows.log_rows import ArmTable, ImpressionRows, LoggedBatch
-from rlrec.app.evaluation.targets.cases import REPLICAS, Block, CaseName, CaseRows, TargetProbabilities, decision_block
+from rlrec.app.evaluation.targets.cases import (
+    REPLICAS,
+    Block,
+    CaseName,
+    CaseRows,
+    TargetProbabilities,
+    decision_block,
+    layout_of,
+    ruled_rows,
+)  # fmt: skip
 from rlrec.app.evaluation.targets.targets import Target
 from rlrec.app.log import reward_log
 from rlrec.arrays import Array, Flags, Ids, distinct
+from rlrec.errors import InputError
 from rlrec.ope.sums.base import LogBatch
 from rlrec.policy.scores.families.correlated import Correlated
 from rlrec.policy.scores.scores import Scores, subset
@@ -175,7 +185,7 @@ class Scorer:
         codes, contexts = logged.contexts.reading(self.target.reads)
         slots = rows.slots
         # the catalogue counts where the target looks at what it says of the arms
-        revision = slots["catalogue_revision"] * (self.serving.arm_features is not None)
+        revision = slots["catalogue_revision"] * self.serving.reads_catalogue(contexts)
         columns = np.column_stack([slots["eligible_id"], revision, slots["size"], codes[slots["context"]]])[subset]
         first, case = distinct(*columns.T)
         cases = columns[first]
@@ -203,15 +213,16 @@ class Scorer:
         for name, context in zip(names, cases[:, 3].tolist(), strict=True):
             if name not in self._blocks:
                 missing_cases.setdefault(name[:2], {})[name] = context
-        scored: dict[tuple[int, int], dict[CaseName, Scores]] = {}  # by arms and positions
+        scored: dict[tuple[int, int, bool], dict[CaseName, Scores]] = {}  # by arms, positions, and whether rules hold
         for (eligible, revision), new in missing_cases.items():
             arms = logged.eligible[eligible]
             read = [contexts[context] for context in new.values()]
             set_scores = self.serving.scores(eligible, arms, read, keys=self.arms.keys, revision=revision)
             for name, scores in zip(new, set_scores, strict=True):
-                scored.setdefault((len(arms), min(name[2], len(arms))), {})[name] = scores
+                shape = len(arms), min(name[2], len(arms)), layout_of(scores) is not None
+                scored.setdefault(shape, {})[name] = scores
         read_by_name = {name[3]: contexts[context] for new in missing_cases.values() for name, context in new.items()}
-        for (_, size), scores_by_name in scored.items():
+        for (_, size, _), scores_by_name in scored.items():
             blocks = self._worked_blocks(scores_by_name, size, logged, read_by_name)
             for name, block in zip(scores_by_name, blocks, strict=True):
                 self._blocks[name] = block
@@ -222,8 +233,11 @@ class Scorer:
         self, scored: Mapping[CaseName, Scores], size: int, logged: LoggedBatch, read: Mapping[str, Mapping[str, Any]]
     ) -> Iterator[Block]:
         """The blocks of cases of equally many arms and positions. read: the contexts by their names."""
-        floor = self.serving.policy.exploration
-        if next(iter(scored.values())).samples:
+        floor, first = self.serving.policy.exploration, next(iter(scored.values()))
+        if layout_of(first) is not None:
+            yield from self._ruled_blocks(scored, size, logged)
+            return
+        if first.samples:
             for (eligible, _, _, context), scores in scored.items():
                 assert isinstance(scores, Correlated)
                 arms = logged.eligible[eligible]
@@ -234,21 +248,49 @@ class Scorer:
         for ((eligible, *_), scores), marginals in zip(scored.items(), shares, strict=True):
             yield Block(logged.eligible[eligible], scores, floor, marginals, marginals.max(axis=1))
 
+    def _ruled_blocks(
+        self, scored: Mapping[CaseName, Scores], size: int, logged: LoggedBatch
+    ) -> Iterator[Block]:  # fmt: skip
+        """`_worked_blocks` of pages with rules: marginals where they are closed, else those of each slate above."""
+        for (eligible, *_), scores in scored.items():
+            layout = layout_of(scores)
+            assert layout is not None
+            try:
+                layout.check(size)
+            except InputError as error:
+                raise InputError(f"target {self.target.name}: {error.message}", hint=error.hint) from None
+            marginals, greatest = np.empty((size, 0)), np.ones(size)
+            if layout.is_closed and not scores.samples:
+                marginals = slate.marginals(scores, size=size, floor=0.0)
+                greatest = marginals.max(axis=1)
+            yield Block(logged.eligible[eligible], scores, 0.0, marginals, greatest)
+
     def _case_rows(
         self, blocks: list[Block], case: Ids, indices: Ids, rows: ImpressionRows, *, joint: bool
     ) -> Iterator[CaseRows]:
         """These rows and their cases; where scores are correlated, those of simulated marginals, then the others some
-        decisions at a time."""
+        decisions at a time. Pages with rules come by themselves."""
+        is_open = np.array([block.by_slate_above for block in blocks])[case]
+        if is_open.any() and not blocks[0].scores.samples:
+            yield from ruled_rows(blocks, case[is_open], indices[is_open], rows, cells=CELLS)
+            case, indices = case[~is_open], indices[~is_open]
+            if not len(indices):
+                return
         if not blocks[0].scores.samples:
-            yield CaseRows(blocks, case, indices, rows)
+            is_ruled = np.array([layout_of(block.scores) is not None for block in blocks])[case]
+            for group in (np.flatnonzero(is_ruled), np.flatnonzero(~is_ruled)):
+                if len(group):
+                    used_cases, case_index = np.unique(case[group], return_inverse=True)
+                    yield CaseRows([blocks[number] for number in used_cases.tolist()], case_index, indices[group], rows)
             return
-        simulated = self._simulated(rows.slots)[indices]
+        simulated = self._simulated(rows.slots)[indices] & ~is_open
         if simulated.any():
             first, case_index = distinct(case[simulated])
             simulated_blocks = [blocks[number].simulated(self.replica) for number in case[simulated][first].tolist()]
             yield CaseRows(simulated_blocks, case_index, indices[simulated], rows)
-        if not simulated.all():
-            yield from self._drawn_rows(blocks, case[~simulated], indices[~simulated], rows)
+        for group in (is_open, ~is_open & ~simulated):
+            if group.any():
+                yield from self._drawn_rows(blocks, case[group], indices[group], rows)
         if joint and simulated.any():
             yield from self._drawn_rows(blocks, case[simulated], indices[simulated], rows, second_pass=True)
 

@@ -112,6 +112,7 @@ def resolve(
             version = designs.unstored(name, {}, shared_reward, name=name, status="frozen")
             policy = designs.policy_of(version)
             serving = exact.VersionDistribution(version, policy.greedy() if greedy else policy, sums=(), prior=())
+            serving.unit = unit
             targets.append(Target(name=name, reward=shared_reward, serving=serving))
         else:
             if not live.message.startswith("unknown policy"):
@@ -153,6 +154,7 @@ def trained(unit: Unit, version: Version, weights: Sequence[ArmWeights]) -> Targ
 
     parameters = TrainedModel(unit, version, weights=weights)
     distribution = exact.VersionDistribution(version, parameters.policy, sums=(), prior=(), trained=parameters)
+    distribution.unit = unit
     return Target(
         name=version.policy.name, number=version.number, policy_id=version.policy.id, reward=version.reward,
         serving=distribution,

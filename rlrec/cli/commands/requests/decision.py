@@ -67,6 +67,7 @@ def _title(result: Result) -> list[str]:
         f"decision {result['decision_id']} at {result['at']}: {visitor}",
         f"{policy}, belief {result['belief_seq']}, floor {cell(result['floor'])}",
         f"context {pairs(brief_context(result['context'])) or '-'}, state {pairs(brief(result['state']))}, {eligible}",
+        *([f"rules of the page: {', '.join(result['rules'])}"] if "rules" in result else []),
         *([f"features: {_features(result['features'])}"] if "features" in result else []),
         *candidates_text(result, first=N_ARMS),
         f"propensity {cell(result['propensity'])}{condition}, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import cache
@@ -14,7 +15,7 @@ from rlrec.cli.program import app
 from rlrec.cli.program.files import input_option, refused
 from rlrec.cli.program.shared import GroupedCommand, Store, drawing, settings, stored
 from rlrec.cli.text.text import View, clipped, truncate
-from rlrec.cli.text.values import KEY, KEYS, OBJECT, Integer, Parsed, parse_json
+from rlrec.cli.text.values import KEY, KEYS, OBJECT, PAIR, Integer, Parsed, parse_json
 from rlrec.errors import InputError, RlrecError
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 SLOT = ["position", "arm", "propensity", "marginal", "score"]
 N_CANDIDATES = 20  # in a table
 SEED = Integer(0, 2**64 - 1)
+NUMBER = re.compile(r"\d+(?:\.\d*)?|\.\d+")
 TYPED = click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.ENVIRONMENT
 
 
@@ -52,6 +54,16 @@ def parse_candidates(text: str) -> list[Any]:
     metavar="JSON|@FILE",
     help='In place of --arms, with what you know of each: [{"arm": "a", "score": 1.7, "features": {"price": 9}}].',
 )
+@click.option(
+    "--page",
+    type=OBJECT,
+    default="{}",
+    metavar="JSON|@FILE",
+    help='Rules of the page: {"pin": {"1": "a"}, "most": {"shelf": 2}, "least": {"b": 0.05}}.',
+)
+@click.option("--pin", type=PAIR, multiple=True, metavar="POSITION=KEY", help="Show this arm there; repeatable.")
+@click.option("--most", type=PAIR, multiple=True, metavar="FIELD=N", help="At most N with equal FIELD; repeatable.")
+@click.option("--least", type=PAIR, multiple=True, metavar="KEY=SHARE", help="Smallest share of an arm; repeatable.")
 @click.option("--request-id", type=KEY, help="A retry under the same id answers the stored decision.")
 @click.option("--seed", type=SEED, help="Seed of the draw [default: 64 random bits].")
 @click.option("--dry-run", is_flag=True, help="Draw, and store nothing.")
@@ -60,8 +72,8 @@ def parse_candidates(text: str) -> list[Any]:
 @drawing
 def recommend(store: Store, show: Show, source: str | None, seed: int | None, dry_run: bool, **request: Any) -> None:
     """With --input, each line is a request with the keys policy or experiment, session, user, context, k, arms (as of
-    --arms or of --candidates) and request_id; it is answered in order, a group of lines at a time. A group ends where
-    nothing more waits; with --seed only at 1,000 lines, at the end of the input, or at a line {"op": "flush"}."""
+    --arms or of --candidates), page and request_id; it is answered in order, a group of lines at a time. A group ends
+    where nothing more waits; with --seed only at 1,000 lines, at the end of the input, or at a line {"op": "flush"}."""
     if source is not None:
         context = click.get_current_context()
         for name in request:
@@ -76,6 +88,8 @@ def recommend(store: Store, show: Show, source: str | None, seed: int | None, dr
         if request["arms"] is not None:
             raise click.UsageError("--arms and --candidates do not go together: candidates are the arms")
         request["arms"] = candidates
+    for rule in ("pin", "most", "least"):
+        _add_rules(request["page"], rule, request.pop(rule))
     answer = app.recommend.recommend(store, app.recommend.Request(**request), seed=seed, dry_run=dry_run)
     condition = " given the candidates" if "candidates" in answer else ""
     title = [
@@ -90,12 +104,21 @@ def recommend(store: Store, show: Show, source: str | None, seed: int | None, dr
     show(answer, table=View.select(answer["slate"], SLOT, title=title), flat=flat)
 
 
+def _add_rules(page: dict[str, Any], rule: str, pairs: Sequence[tuple[str, str]]) -> None:
+    """Add rules of a page that have options of their own; what is no number stays text, which no rule is."""
+    for name, text in pairs:
+        if name in (rules := page.setdefault(rule, {})):
+            raise click.UsageError(f"--{rule} {name}={text}: {name} has a {rule} already")
+        is_number = rule != "pin" and NUMBER.fullmatch(text)
+        rules[name] = text if not is_number else int(text) if text.isdecimal() else float(text)
+
+
 @cache
 def line_type() -> Any:
     """The type of a line of the stream, with the fields of the use case's Request."""
     from rlrec.cli.text import lines
 
-    names = ("session", "policy", "experiment", "user", "context", "size", "arms", "request_id")
+    names = ("session", "policy", "experiment", "user", "context", "size", "arms", "page", "request_id")
     arms: Any = list[lines.key_type() | lines.candidate_type()]  # type: ignore[misc]
     return lines.line_type("Request", recommend, names, required=["session"], arms=arms)
 

@@ -1,0 +1,100 @@
+"""Rules of a page in requests: served, stored in the context, explained, derived again by the audit, replayed."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.conftest import Run
+
+SHELVES = {"a1": "x", "a2": "x", "a3": "y", "a4": "y", "a5": "z", "a6": "z"}
+KINDS = {
+    "thompson": "floor=0.1", "epsilon-greedy": "epsilon=0.3", "plackett-luce": "floor=0.1", "uniform": "floor=0",
+    "ucb": "floor=0.2", "lin-thompson": "model=shared", "softmax": "floor=0.1", "exp3": "gamma=0.2",
+}  # fmt: skip
+
+
+@pytest.fixture
+def shop(run_sqlite: Run) -> Run:
+    run = run_sqlite
+    run("arm", "import", "-", stdin="".join(
+        json.dumps({"arm": key, "features": {"shelf": shelf}}) + "\n" for key, shelf in SHELVES.items()
+    ))  # fmt: skip
+    return run
+
+
+def ask(number: int, **keys: Any) -> str:
+    return json.dumps({"session": f"s{number}", "policy": "home", "k": 3, **keys}) + "\n"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pages_keep_their_rules_and_are_derived_again(shop: Run, kind: str) -> None:
+    shop("policy", "create", "home", "--kind", kind, "--param", KINDS[kind])
+    page = {"pin": {"2": "a4"}, "most": {"shelf": 1}, "least": {"a1": 0.3}}
+    lines = [ask(number, page=page if number % 2 else {}, context={"device": "phone"}) for number in range(20)]
+    answers = shop("recommend", "--input", "-", "--json", stdin="".join(lines)).lines
+    for answer in answers[1::2]:
+        arms = [slot["arm"] for slot in answer["slate"]]
+        assert arms[1] == "a4"
+        assert len({SHELVES[arm] for arm in arms}) == 3
+        assert [slot["propensity"] == 1 for slot in answer["slate"]][1]
+        assert all(slot["propensity"] >= 0.3 for slot in answer["slate"] if slot["arm"] == "a1")
+        shown = shop("decision", "show", answer["decision_id"], "--json").json
+        assert shown["context"] == {"device": "phone", "@page": page}
+        assert shown["rules"] == [
+            "pin 2=a4 of the request",
+            "most shelf=1 of the request",
+            "least a1=0.3 of the request",
+        ]
+        assert shown["agrees"]
+    assert "rules" not in shop("decision", "show", answers[0]["decision_id"], "--json").json
+    for number, answer in enumerate(answers):
+        shop("feedback", answer["decision_id"], "click", "--position", 1 + number % 3)
+    more = shop("recommend", "--input", "-", "--seed", 5, "--json", stdin="".join(lines)).lines
+    assert len(more) == 20
+    assert shop("doctor", "--json").json["findings"] == []
+
+
+def test_a_retry_repeats_the_rules(shop: Run) -> None:
+    shop("policy", "create", "home", "--kind", "uniform")
+    words = ("recommend", "--policy", "home", "--session", "s", "-k", 2, "--request-id", "r", "--json")
+    first = shop(*words, "--pin", "1=a2").json
+    again = shop(*words, "--page", '{"pin": {"01": "a2"}}').json
+    assert again == first | {"duplicate": True}
+    assert shop(*words, "--pin", "1=a3").exit_code == 6
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"page": {"pin": {"1": "a9"}}}, "arm 'a9', which is not eligible"),
+        ({"page": {"pin": {"1": "a1"}}, "arms": ["a2", "a3", "a4"]}, "arm 'a1', which is not eligible"),
+        ({"page": {"pin": {"4": "a1"}}}, "position 4 is pinned, and the page has 3"),
+        ({"page": {"most": {"shelf": 1}}, "k": 4}, "most shelf=1 of the request may leave no arm for position 4 of 4"),
+        ({"page": {"pin": {"1": "a1", "2": "a2"}, "most": {"shelf": 1}}},
+         "pin 1=a1 of the request and pin 2=a2 of the request contradict most shelf=1 of the request"),
+        ({"page": {"most": {"colour": 1}}}, "no eligible arm has 'colour'"),
+        ({"page": {"pins": {}}}, "unknown rule 'pins'"),
+        ({"page": {"pin": {"1": "a1"}}, "context": {"@page": {}}}, "page is given, and the context has @page, too"),
+        ({"context": {"@page": {"pin": {"1": 3}}}}, "3 is no arm"),
+    ],
+)  # fmt: skip
+def test_a_request_that_cannot_keep_its_rules_is_refused_alone(shop: Run, keys: dict[str, Any], message: str) -> None:
+    shop("policy", "create", "home", "--kind", "thompson")
+    result = shop("recommend", "--input", "-", "--json", stdin=ask(1, **keys) + ask(2, page={"pin": {"1": "a1"}}))
+    refused, answered = result.lines
+    assert result.exit_code == 5
+    assert message in refused["error"]
+    assert answered["slate"][0]["arm"] == "a1"
+    assert len(shop("session", "show", "s2", "--json").json["decisions"]) == 1
+    assert shop("session", "show", "s1").exit_code == 2
+
+
+def test_options_that_repeat_a_rule_are_refused(shop: Run) -> None:
+    words = ("recommend", "--policy", "home", "--session", "s")
+    result = shop(*words, "--pin", "1=a1", "--pin", "1=a2")
+    assert (result.exit_code, "1 has a pin already" in result.stderr) == (2, True)
+    result = shop("recommend", "--pin", "1=a1", "--input", "-")
+    assert "--input and --pin do not go together" in result.stderr
