@@ -66,7 +66,8 @@ class Request:
 def digest(request: Request) -> bytes:
     """The digest by which a retry is recognised; the order of arms does not matter."""
     names = request.policy, request.experiment, request.session, request.user
-    return digest_of_texts(names, canonical.text(request.context), request.size, arms_text(request.arms))
+    context = canonical.text(request.context) if request.context else "{}"
+    return digest_of_texts(names, context, request.size, arms_text(request.arms))
 
 
 def arms_text(arms: Sequence[str] | None) -> str:
