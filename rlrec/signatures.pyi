@@ -1030,7 +1030,7 @@ class Commands:
         Events ahead of the clock whose decision is not stay where they are. It is the only command that changes logged
         times; stop what writes first.
 
-        sample: Derive the propensities of N random decisions again; without it all, or 10,000 where there are more.
+        sample: Derive N random decisions again (without it all, or 10,000 where there are more); of a log of over 20,000 audit their sessions alone, and what is newest.
         seed: Seed of the sample.
         repair_clock: Put what lies ahead of the database's clock back, up to now.
         dry_run: Say what would be stored, and store nothing."""

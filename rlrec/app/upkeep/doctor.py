@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
+
 from rlrec.app import opening
-from rlrec.app.audit.draws import logged_draws, machine_sessions, propensities
+from rlrec.app.audit.draws import logged_draws, machine_sessions, newest, propensities
 from rlrec.app.audit.draws.arm_counts import ArmCounts, Entropy, StarvingArms
 from rlrec.app.audit.draws.examination import Examination
 from rlrec.app.audit.draws.newest import RewardDrift
@@ -19,9 +21,11 @@ from rlrec.app.audit.integrity.findings import UNREADABLE, Finding, Findings
 from rlrec.app.audit.integrity.overdue import Outage, Rounded, check_overdue
 from rlrec.app.inputs import filters
 from rlrec.app.judging import positions
+from rlrec.arrays import run_starts
 from rlrec.records import Arm, StoredPolicy
 from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
+from rlrec.store.log import decisions
 from rlrec.store.log.selected import Selection
 from rlrec.store.policies import arms, policies
 from rlrec.store.upkeep import audit, removals
@@ -52,6 +56,10 @@ CHECKS = {
     "live": ("routes and experiments against live versions", "policies"),
     "removals": ("transactions of db forget and db prune", "removals"),
 }
+# of a long log whose sample is named: decisions of a policy that are looked at beside it, and what is not looked at
+NEWEST = 5_000
+SAMPLE_COLUMNS = (*{*audit.SLOTS, *visits.COLUMNS, *logged_draws.COLUMNS},)
+LEFT_OUT = ("beliefs", "slots", "returns", "starving", "positions", machine_sessions.CHECK)
 
 UNERASED = (
     "a `db forget` or `db prune` was interrupted, and bytes of the rows that it deleted may still be in the file: "
@@ -64,7 +72,7 @@ COUNTED = {"policy": "policies", "belief_delta": "deltas"}  # names of the count
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """The size of an audit. sample: how many random decisions are derived again; None: all of them, or 10,000 where
-    there are more."""
+    there are more. Of a long log their sessions alone are audited where it is named."""
 
     sample: int | None = None
     seed: int = 0
@@ -72,18 +80,28 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """`ok`: no finding is an error. `checked` counts what was looked at; at: when, None in a damaged store."""
+    """`ok`: no finding is an error. `checked` counts what was looked at; at: when, None in a damaged store; left_out:
+    checks that a sample does without."""
 
     ok: bool
     findings: list[Finding]
     checked: Mapping[str, int]
     at: str | None = field(default=None, compare=False)
+    left_out: Sequence[str] = ()
 
 
 def doctor(store: Store, request: Request) -> Report:
     """The report of an audit in one snapshot, which changes nothing. Damage of the file that ends the audit is a
     finding."""
     findings, checked, at = Findings(), {name: 0 for _, name in CHECKS.values()}, None
+    if request.sample is not None:
+        with store.read() as unit:
+            if bulk.is_long(unit):
+                checked |= _audit_sample(store, unit, request, findings)
+                return Report(
+                    ok=findings.count("error") == 0, findings=findings.in_order(), checked=checked,
+                    at=format_time(unit.now), left_out=LEFT_OUT,
+                )  # fmt: skip
     for error in store.integrity_errors():
         findings.error("dangling", "file", f"SQLite says: {error}")
     try:
@@ -145,6 +163,31 @@ def _audit(store: Store, request: Request, findings: Findings) -> dict[str, int]
     return checked | {"propensities": n_derived, "shown": n_tested}
 
 
+def _audit_sample(store: Store, unit: Unit, request: Request, findings: Findings) -> dict[str, int]:
+    """The counts of what was looked at: the sessions of random decisions, and the newest decisions of each policy."""
+    ids, total = audit.random_ids(unit, request.sample or 0, seed=request.seed)
+    session_ids = decisions.sessions_of(unit, ids.tolist())
+    batch = audit.session_rows(unit, session_ids, SAMPLE_COLUMNS)
+    joint, stored_policies = JointPropensities(findings), policies.all_policies(unit)
+    if len(batch):
+        dangling.check_contradictions(unit, findings=findings, sessions=session_ids)
+        visits.check_batch(batch.select_rows(np.flatnonzero(~batch.slots["imported"])), findings=findings)
+        joint.take(batch)
+        logged_draws.check(unit, findings=findings, sample=batch)
+        requests.check(unit, ids, findings=findings)
+    live_versions.check(unit, findings=findings)
+    for finding in newest.check(unit, stored_policies, on_its_clock=store.now is None, recent=NEWEST):
+        findings.add(finding.check, finding.severity, finding.subject, finding.detail)
+    n_derived, sampled = propensities.check(unit, ids, findings=findings), len(run_starts(batch.slots["decision_id"]))
+    detail = (
+        f"{sampled:,} of {total:,} decisions, of the sessions of a random sample, and the newest {NEWEST:,} of each"
+        f" policy were looked at; without --sample the file, {', '.join(LEFT_OUT)} and all rows are audited"
+    )
+    findings.add("propensities", "info", "store", detail)
+    counts = {"decisions": sampled, "slots": len(batch), "shown": sampled, "policies": len(stored_policies)}
+    return counts | {"propensities": n_derived}
+
+
 def _policy(unit: Unit, policy: StoredPolicy, findings: Findings, catalogue: Sequence[Arm]) -> int:
     """All checks of one policy that read its changes or its log, each of them once: how many arms were counted."""
     names = {arm.id: arm.key for arm in catalogue}
@@ -189,10 +232,11 @@ def _propensities(unit: Unit, request: Request, findings: Findings) -> int:
 def overview(report: Report) -> list[dict[str, Any]]:
     """A row a check: what it looked at, how much of it, and how many findings it has."""
     counts = Counter((finding.check, finding.severity) for finding in report.findings)
+    checks = {check: row for check, row in CHECKS.items() if check not in report.left_out}
     return [
         {
             "check": check, "looked_at": objects, "count": report.checked[name], "errors": counts[check, "error"],
             "warnings": counts[check, "warning"],
         }
-        for check, (objects, name) in CHECKS.items()
+        for check, (objects, name) in checks.items()
     ]  # fmt: skip

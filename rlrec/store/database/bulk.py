@@ -79,7 +79,7 @@ def alongside(unit: Unit) -> Iterator[None]:
     Enter it before anything else is read: on SQLite the unit's snapshot is taken anew, but not for a unit that it was
     entered with before. Where there is no driver, or writers never pause for long enough, reads go through the unit's
     cursor."""
-    worker = _start_worker(unit) if not unit.alongside and unit.folder is None and _is_long(unit) else None
+    worker = _start_worker(unit) if not unit.alongside and unit.folder is None and is_long(unit) else None
     unit.alongside = True
     if worker is None:
         yield
@@ -94,7 +94,8 @@ def alongside(unit: Unit) -> Iterator[None]:
             unit.arrow_worker = None
 
 
-def _is_long(unit: Unit) -> bool:
+def is_long(unit: Unit) -> bool:
+    """Whether the log is long, and others can read it."""
     if unit.connection.in_nested_transaction():  # of a rehearsal: nobody else can read what it wrote
         return False
     # one query for both would look at all decisions

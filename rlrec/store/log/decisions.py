@@ -170,6 +170,11 @@ def id_extent(unit: Unit, policy_id: int) -> tuple[int, int]:
     return int(first or 1), newest_id(unit, policy_id)
 
 
+def sessions_of(unit: Unit, ids: Collection[int]) -> list[int]:
+    """The sessions of these decisions, ascending."""
+    return sorted(row[0] for row in unit.ask("SELECT DISTINCT session_id FROM decision WHERE id IN (?*)", ids))
+
+
 def count_slots_after(unit: Unit, policy_id: int, last: int) -> int:
     """The number of slots of the decisions drawn from a policy after the one of id `last`."""
     tables = "slot JOIN decision ON decision.id = slot.decision_id"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import sqlalchemy as sa
 
+from rlrec.arrays import Ids
 from rlrec.log_fields import NO_SCORE
 from rlrec.store.database import bulk
 from rlrec.store.database.bulk import Columns
@@ -21,10 +23,11 @@ from rlrec.store.log.selected import numbers
 
 BATCH = 20_000  # decisions, or rows of a stream
 MAX_ROWS = 50  # rows that one test names
+RANDOM_ROUNDS = 20  # in which ids are drawn: an import or a removal may have left few
 # From the reading of a belief to the lock of its policy; on PostgreSQL the clock was once read before that wait, too.
 LONGEST_WAIT_US = 3_600_000_000
 
-_SLOTS = (
+SLOTS = (
     "decision_id", "session_id", "visit", "at", "version_id", "belief_seq", "belief_ordinal", "ordinal",
     "catalogue_revision", "context_id", "eligible_id", "size", "seed", "log_propensity", "keep_probability",
     "imported", "position", "arm_id", "propensity", "marginal", "min_propensity", "censored", "rounded",
@@ -41,7 +44,14 @@ def ranges(
     position. tests: that decisions `d` pass."""
     newest = decisions.newest_id(unit, policy_id)
     for start, last in reader.id_ranges(unit, policy_id, first=first, last=newest, size=size):
-        yield reader.read_range(unit, policy_id, start, last, tests=tests, slots=_SLOTS, events=tuple(reader.EVENTS))
+        yield reader.read_range(unit, policy_id, start, last, tests=tests, slots=SLOTS, events=tuple(reader.EVENTS))
+
+
+def session_rows(unit: Unit, sessions: Collection[int], columns: Sequence[str]) -> Batch:
+    """The decisions of some sessions, by session, decision and position."""
+    tests = [f"d.session_id IN ({numbers(sessions)})"]
+    slots = reader.ask_slots(unit, columns, tests, order="d.session_id, d.id, s.position")
+    return Batch(slots=reader.read_slots(slots), events=reader.ask_events(unit, tuple(reader.EVENTS), tests).columns())
 
 
 def decision_slots(unit: Unit, decision_ids: Sequence[int]) -> Columns:
@@ -49,7 +59,7 @@ def decision_slots(unit: Unit, decision_ids: Sequence[int]) -> Columns:
     pieces = []
     for portion in list(slices(decision_ids, 5_000)) or [[]]:
         test = f"d.id IN ({numbers(portion)})"
-        pieces.append(reader.read_slots(reader.ask_slots(unit, (*_SLOTS, "score"), [test], order="d.id, s.position")))
+        pieces.append(reader.read_slots(reader.ask_slots(unit, (*SLOTS, "score"), [test], order="d.id, s.position")))
     slots = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
     return slots | {"score": np.where(slots["score"] == NO_SCORE, np.nan, slots["score"])}
 
@@ -59,6 +69,21 @@ def visit_histories(unit: Unit, decision_ids: Sequence[int]) -> Columns:
     `reader.COLUMNS`)."""
     test = f"d.id IN ({numbers(decision_ids)})"
     return reader.ask_decisions(unit, ("step", "recorded", "history"), [test]).columns()
+
+
+def random_ids(unit: Unit, size: int, *, seed: int) -> tuple[Ids, int]:
+    """Ids of at most `size` random decisions that this store drew itself, ascending, and how many it drew: by numbers
+    between the first one and the last, so that no others are read."""
+    drawn, rng = "FROM decision WHERE imported = 0", np.random.default_rng(seed)
+    total = int(unit.ask_value(f"SELECT count(*) {drawn}"))
+    ends = [int(unit.ask_value(f"SELECT {end}(id) FROM decision") or 0) for end in ("min", "max")]
+    ids = dict[int, None]()
+    for _ in range(RANDOM_ROUNDS):
+        if len(ids) < min(size, total):
+            tried = dict.fromkeys(rng.integers(ends[0], ends[1], size=2 * size, endpoint=True).tolist())
+            stored = {row[0] for row in unit.ask(f"SELECT id {drawn} AND id IN (?*)", list(tried))}
+            ids |= dict.fromkeys(number for number in tried if number in stored)
+    return np.array(sorted(list(ids)[:size]), np.int64), total
 
 
 def drawn_ids(unit: Unit) -> Iterator[npt.NDArray[np.int64]]:
@@ -170,13 +195,32 @@ _ANY_VISIT = (
 )
 
 
-def contradictions(unit: Unit) -> Iterator[tuple[str, list[Row]]]:
-    """Rows that refer to the wrong row: the first MAX_ROWS of each test that has any, with what it finds."""
-    has_visits = bool(unit.ask(_ANY_VISIT))
+# tables of the log under their names, with the rows of some sessions; and the tests that need all rows
+_SAMPLED = ", ".join(
+    f"{name} AS MATERIALIZED (SELECT {name}.* FROM {rows})"
+    for name, rows in {
+        "decision": "{main}decision WHERE session_id IN (?*)",
+        "visit": "{main}visit WHERE session_id IN (SELECT session_id FROM decision)",
+        "slot": "decision JOIN {main}slot ON slot.decision_id = decision.id",
+        "event": "decision JOIN {main}event ON event.decision_id = decision.id",
+    }.items()
+)
+_UNSAMPLED = re.compile("ordinal|FROM (feedback_key|assignment|merged_user|policy) ")
+
+
+def contradictions(unit: Unit, sessions: Collection[int] | None = None) -> Iterator[tuple[str, list[Row]]]:
+    """Rows that refer to the wrong row: the first MAX_ROWS of each test that has any, with what it finds. sessions: the
+    tests of decisions, on those of these sessions alone."""
+    has_visits = sessions is not None or bool(unit.ask(_ANY_VISIT))
     tests = [test for test in _contradictions().items() if has_visits or _VISIT_COUNTS not in test[1]]
+    sample, values = "", [] if sessions is None else [sessions]
+    if sessions is not None:
+        main = "" if unit.postgres else "main."
+        sample = f"WITH {_SAMPLED.format(main=main)} "
+        tests = [test for test in tests if not _UNSAMPLED.search(test[1])]
     for number, (finding, statement) in enumerate(tests):
         unit.progress("tests of rows", number, number / len(tests))
-        if rows := unit.ask(f"{statement} LIMIT {MAX_ROWS}"):
+        if rows := unit.ask(f"{sample}{statement} LIMIT {MAX_ROWS}", *values):
             yield finding, rows
 
 

@@ -20,6 +20,7 @@ from rlrec.app.audit.integrity.findings import Findings
 from rlrec.app.upkeep.doctor import CHECKS, Report, Request, doctor
 from rlrec.ope.intervals import betting
 from rlrec.store import Store
+from rlrec.store.database import bulk
 from rlrec.store.policies import policies
 from rlrec.store.upkeep import audit as store_audit
 from rlrec.times import parse
@@ -317,7 +318,7 @@ def test_an_error_is_exit_3_after_the_report(healthy: str) -> None:
     sql(healthy, "UPDATE visit SET steps = steps + 1 WHERE session_id = 1 AND number = 1")
     result = runner(healthy)("doctor", "--json")
     assert result.exit_code == 3
-    assert list(result.json) == ["ok", "findings", "checked", "at"]
+    assert list(result.json) == ["ok", "findings", "checked", "at", "left_out"]
     assert result.json["findings"] == [
         {
             "check": "dangling", "severity": "error", "subject": "session ts-0 visit 1",
@@ -348,6 +349,18 @@ def test_nothing_is_changed_by_looking(healthy: str) -> None:
     before = Path(healthy).read_bytes()
     assert audit(healthy, sample=10).checked["propensities"] == 10
     assert Path(healthy).read_bytes() == before
+
+
+@ON_BOTH
+def test_a_sample_of_a_long_log_is_read_alone(healthy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bulk, "is_long", lambda unit: True)
+    everything, sampled = audit(healthy, sample=1_000), audit(healthy, sample=5)
+    assert [(finding.severity, finding.check) for finding in everything.findings] == [("info", "propensities")]
+    assert everything.checked["propensities"] > 500 > 40 > sampled.checked["decisions"] >= 5
+    assert "beliefs" in sampled.left_out
+    sql(healthy, "UPDATE visit SET steps = steps + 1 WHERE session_id = 1 AND number = 1")
+    sql(healthy, "UPDATE slot SET propensity = propensity / 2 WHERE decision_id = 4 AND position = 1")
+    assert {check for check, _ in errors(audit(healthy, sample=1_000))} == {"dangling", "propensities"}
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ from rlrec.ope.intervals.betting import log_wealth
 from rlrec.records import add_each
 from rlrec.store import Unit
 from rlrec.store.log import contents, imported_data, reader, selected
+from rlrec.store.log.reader import Batch
 from rlrec.store.log.selected import Selection
 from rlrec.store.policies import arms, policies
 
@@ -33,15 +34,15 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def check(unit: Unit, *, findings: Findings) -> None:
-    """Judge what was drawn as `evaluate` does: by policy, and repeats over the entire log."""
+def check(unit: Unit, *, findings: Findings, sample: Batch | None = None) -> None:
+    """Judge what was drawn as `evaluate` does: by policy, and repeats over the entire log, or over the sample."""
     names = {policy.id: policy.name for policy in policies.all_policies(unit)}
     catalogue = ArmTable({arm.id: arm.key for arm in arms.all_arms(unit)})
     extent = selected.extent(unit, Selection())
     cache, has_slot_sets = ContextCache(unit, encode=True), imported_data.any_row(unit, "slot_set")
     totals: dict[tuple[str, int], Any] = {}
     checked = None
-    for log in reader.batches(unit, Selection(), columns=COLUMNS):
+    for log in reader.batches(unit, Selection(), columns=COLUMNS) if sample is None else [sample]:
         contexts, context = cache.table(log.slots["context_id"], None)
         slots = log.slots | {"context": context}
         if has_slot_sets:

@@ -120,10 +120,11 @@ def recent_changes(unit: Unit, version: Version) -> dict[int | str, dict[str, An
     }  # fmt: skip
 
 
-def check(unit: Unit, audited: Sequence[StoredPolicy], *, on_its_clock: bool) -> list[Finding]:
-    """The findings on these policies. on_its_clock: nobody set another time, so that decisions ahead of it are wrong.
-
-    Their live versions are those that are looked at."""
+def check(
+    unit: Unit, audited: Sequence[StoredPolicy], *, on_its_clock: bool, recent: int = RECENT
+) -> list[Finding]:  # fmt: skip
+    """The findings on these policies. on_its_clock: nobody set another time, so that decisions ahead of it are wrong;
+    recent: how many of the newest decisions of each are looked at. Their live versions are those that are looked at."""
     findings, names = Findings(), {arm.id: arm.key for arm in arms.all_arms(unit)}
     if on_its_clock:
         clock.check(unit, findings=findings)
@@ -133,7 +134,7 @@ def check(unit: Unit, audited: Sequence[StoredPolicy], *, on_its_clock: bool) ->
             check_overdue(unit, policies.versions(unit, [policy.id]), findings=findings)
             version = live[policy.name].version
             watches = (Outage(version, now=unit.now), RewardDrift(unit, version, names), Entropy(policy))
-            for batch in audit.ranges(unit, policy.id, first=decisions.newest_id(unit, policy.id, RECENT)):
+            for batch in audit.ranges(unit, policy.id, first=decisions.newest_id(unit, policy.id, recent)):
                 for watch in watches:
                     watch.take(batch)
             for watch in watches:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
 
@@ -27,10 +27,7 @@ def check(unit: Unit, *, findings: Findings) -> None:
         table, parent = reference.table.name, reference.referred_table.name
         detail = f"{' and '.join(reference.column_keys)} of its {table} row refers to no {parent}"
         findings.error(CHECK, row_subject(table, key), detail)
-    for finding, rows in audit.contradictions(unit):
-        subject, _, detail = finding.rpartition(": ")
-        for row in rows:
-            findings.error(CHECK, (subject or "decision {0}").format(*row), detail.format(*row))
+    check_contradictions(unit, findings=findings)
     _contents(unit, findings)
     _feedback_keys(unit, findings)
     _assignments(unit, findings)
@@ -38,6 +35,14 @@ def check(unit: Unit, *, findings: Findings) -> None:
     _json(unit, findings)
     if (timeout := settings.get(unit).session_timeout_us) > LONGEST_TIMEOUT_US:
         findings.error(CHECK, "settings", f"no visit ends: its timeout is {timeout / DAY_US:,.0f} days")
+
+
+def check_contradictions(unit: Unit, *, findings: Findings, sessions: Collection[int] | None = None) -> None:
+    """Check that rows do not contradict those that they refer to. sessions: of these alone."""
+    for finding, rows in audit.contradictions(unit, sessions):
+        subject, _, detail = finding.rpartition(": ")
+        for row in rows:
+            findings.error(CHECK, (subject or "decision {0}").format(*row), detail.format(*row))
 
 
 def _contents(unit: Unit, findings: Findings) -> None:

@@ -17,6 +17,7 @@ from rlrec.policy.gradients.history import REMEMBERED
 from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
 from rlrec.store.log import reader, returns, settings
+from rlrec.store.log.reader import Batch
 from rlrec.store.log.selected import Selection
 from rlrec.store.policies import arms
 from rlrec.store.upkeep import audit
@@ -33,13 +34,19 @@ def check_histories(unit: Unit, *, findings: Findings) -> None:
     out: events may have been lost since."""
     keys = {arm.id: canonical.text(arm.key) for arm in arms.all_arms(unit)}
     for batch in reader.batches(unit, Selection(imported=False), size=SIZE, columns=COLUMNS):
-        order = np.lexsort([batch.slots[name] for name in ("position", "step", "visit", "session_id")])
-        slots = take(batch.slots, order)
-        for decision in wrong_histories(slots)[:MAX_WRONG]:
-            findings.decision_error(HISTORY, decision, "what it remembers is not what its visit showed before it")
+        slots = check_batch(batch, findings=findings)
         for session, visit in _wrong_visits(unit, slots, keys)[:MAX_WRONG]:
             detail = "what its next decision would remember is not what it has shown"
             findings.error(HISTORY, f"session id {session} visit {visit}", detail)
+
+
+def check_batch(batch: Batch, *, findings: Findings) -> Columns:
+    """Compare what decisions of whole sessions remember with the slots before them, which come back in order."""
+    order = np.lexsort([batch.slots[name] for name in ("position", "step", "visit", "session_id")])
+    slots = take(batch.slots, order)
+    for decision in wrong_histories(slots)[:MAX_WRONG]:
+        findings.decision_error(HISTORY, decision, "what it remembers is not what its visit showed before it")
+    return slots
 
 
 def _wrong_visits(unit: Unit, slots: Columns, keys: Mapping[int, str]) -> list[tuple[int, int]]:

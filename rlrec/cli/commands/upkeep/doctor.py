@@ -32,7 +32,8 @@ COLUMNS = ("check", "severity", "subject", "detail")
 @click.command(cls=GroupedCommand)
 @click.option(
     "--sample", type=Integer(0), metavar="N",
-    help="Derive the propensities of N random decisions again; without it all, or 10,000 where there are more.",
+    help="Derive N random decisions again (without it all, or 10,000 where there are more); of a log of over 20,000 "
+    "audit their sessions alone, and what is newest.",
 )  # fmt: skip
 @click.option("--seed", type=Integer(0), default=0, show_default=True, help="Seed of the sample.")
 @click.option("--repair-clock", is_flag=True, help="Put what lies ahead of the database's clock back, up to now.")
@@ -70,9 +71,8 @@ def doctor(store: Store, show: Show, repair_clock: bool, dry_run: bool, **reques
     if report.ok:
         warnings = sum(finding.severity == "warning" for finding in report.findings)
         result = f"no error, {quantity(warnings, 'warning')}" if warnings else "nothing is wrong"
-        conclude(
-            show, f"{len(app.doctor.CHECKS)} checks of {quantity(report.checked['decisions'], 'decision')}: {result}."
-        )
+        n_checks, decisions = len(app.doctor.CHECKS) - len(report.left_out), report.checked["decisions"]
+        conclude(show, f"{n_checks} checks of {quantity(decisions, 'decision')}: {result}.")
     else:
         errors = sum(finding.severity == "error" for finding in report.findings)
         hint = "nothing was changed; restore a backup, or `rlrec export-log` what is sound"
