@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from rlrec import times
@@ -139,7 +140,10 @@ class _Gathering:
             self.answer.reward = lookup.reward(unit, request.reward).name
         elif owner := next(iter([*self._rankers(), *self.served]), None):
             self.answer.reward = self.live[owner].reward.name
-        since = selected.newest_at(unit, self.selection, JUDGED)
+        counted = [*accumulate(row.decisions for row in reversed(self.days))]
+        days = [row.day for row in reversed(self.days)][bisect_left(counted, JUDGED) :][:1]
+        newest = replace(self.selection, since=max([self.selection.since or 0, *map(times.midnight, days)]))
+        since = selected.newest_at(unit, newest, JUDGED)
         self.answer.judged, self._judged_log = None if since is None else JUDGED, self._log(since)
 
     def _count_traffic(self) -> Counter[int]:

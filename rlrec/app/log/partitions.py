@@ -17,7 +17,7 @@ import numpy as np
 from rlrec.arrays import Ids, run_starts
 from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
-from rlrec.store.log import reader
+from rlrec.store.log import reader, selected
 from rlrec.store.log.reader import ABSENT, Batch
 from rlrec.store.log.selected import Selection
 
@@ -48,7 +48,8 @@ def read(
     """The batches of each partition of the selected log, whole sessions by their ids, and so many times all of them;
     each partition is read, as often as is wanted, before the next one. pick_contexts, visits, keys:
     as of `reader.batches`; contexts come along where there is one partition alone."""
-    options: dict[str, Any] = {"pick_contexts": pick_contexts, "visits": visits, "keys": keys}
+    bounds = selected.session_bounds(unit, selection) if unit.folder is None else None
+    options: dict[str, Any] = {"pick_contexts": pick_contexts, "visits": visits, "keys": keys, "bounds": bounds}
     if unit.folder is not None and unit.folder.number is not None:  # a partition, which is read where it is worked on
         yield cut_batches(reader.batches(unit, selection, columns=columns, **options))
         return
@@ -57,7 +58,8 @@ def read(
         for _ in range(times):
             yield batches
         return
-    rows = partial(reader.batches, unit, selection, columns={*columns, *PERSONS}, visits=visits, keys=keys)
+    options |= {"columns": {*columns, *PERSONS}, "pick_contexts": None}
+    rows = partial(reader.batches, unit, selection, **options)
     logs = iter(()) if unit.folder is None else unit.folder.split(number)
     with ExitStack() as stack:
         files = [stack.enter_context(_spool(number)) for _ in range(number)]

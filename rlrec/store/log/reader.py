@@ -182,15 +182,18 @@ class Batch:
 def batches(
     unit: Unit, selection: Selection, *, size: int = BATCH, columns: Collection[str] = LOGGED,
     pick_contexts: Callable[[Ids], Ids] | None = None, visits: bool = False, keys: bool = False,
+    bounds: tuple[int, int] | None = None,
 ) -> Iterator[Batch]:  # fmt: skip
     """The selected log in ranges of session id, each of about `size` decisions: whole sessions, rows by session,
     decision and position. Memory is bounded by two batches: one is read while another is worked on.
-    pick_contexts: says of which context ids of a batch the texts come with it; visits, keys: whether these do."""
+    pick_contexts: says of which context ids of a batch the texts come with it; visits, keys: whether these do.
+    bounds: ids above which and up to which the sessions lie."""
     needed_columns = {*columns, "decision_id", "session_id", "position", *(["context_id"] if pick_contexts else [])}
     names = [name for name in COLUMNS if name in needed_columns]
     extra_queries = {**({"visits": ask_visits} if visits else {}), **({"keys": ask_keys} if keys else {})}
     pending = (
-        _RangeQueries(unit, ids, selection.conditions(), names, extra_queries) for ids in _session_ranges(unit, size)
+        _RangeQueries(unit, ids, selection.conditions(), names, extra_queries)
+        for ids in _session_ranges(unit, size, bounds)
     )
     queries, read = next(pending, None), 0
     while queries is not None:
@@ -205,10 +208,10 @@ def batches(
             yield replace(batch, contexts=None if contexts is None else contexts.texts())
 
 
-def _session_ranges(unit: Unit, size: int) -> Iterator[IdRange]:
+def _session_ranges(unit: Unit, size: int, bounds: tuple[int, int] | None) -> Iterator[IdRange]:
     next_decisions = "SELECT session_id, id FROM decision WHERE session_id > ? ORDER BY session_id LIMIT ?"
-    low, last = 0, 0
-    while True:
+    low, last = bounds or (0, 0)
+    while not bounds or low < last:
         extent = f"{low}, max(session_id), min(id), max(id), count(*), 1.0"
         (ids,) = unit.records(IdRange, f"SELECT {extent} FROM ({next_decisions}) AS portion", low, size)
         if ids.decisions < size:  # the last ones
@@ -219,7 +222,7 @@ def _session_ranges(unit: Unit, size: int) -> Iterator[IdRange]:
         (session,) = unit.records(IdRange, f"SELECT {extent} FROM decision WHERE session_id = ?", ids.high)
         last = last or unit.ask_value("SELECT max(session_id) FROM decision")
         ends = {"first": min(ids.first, session.first), "last": max(ids.last, session.last)}
-        yield ids._replace(**ends, share=ids.high / last)
+        yield ids._replace(**ends, share=min(1.0, ids.high / last))
         low = ids.high
 
 
