@@ -40,6 +40,7 @@ INTERNAL = {TEAM_DRAFT: "rlrec.policy.kinds.fixed:TeamDraft"}  # kinds that no p
 TWO_STAGE, STAGES = "two-stage", ("first", "second")
 NOT_TYPED = ("design", "stage_parameters")  # fields of a policy that are no parameters, or not by that name
 
+BUDGET = "budget"  # a parameter of whole policies, which is left out where it is empty
 CURVE = "examination"  # a parameter that nobody types: the values of the curve `position`
 _without_design: dict[tuple[str, str], Policy] = {}  # by kind and parameters
 
@@ -62,7 +63,8 @@ def parameters(kind: str, typed: Mapping[str, Any] | None = None) -> dict[str, A
     if typed is not None and kind == TWO_STAGE:
         for stage in STAGES:
             stage_defaults = parameters(typed.get(stage, defaults[stage]))
-            defaults |= {f"{stage}.{name}": value for name, value in stage_defaults.items() if name not in defaults}
+            stage_names = (name for name in stage_defaults if name not in defaults and name != BUDGET)
+            defaults |= {f"{stage}.{name}": stage_defaults[name] for name in stage_names}
     return defaults
 
 
@@ -71,7 +73,7 @@ def _defaults(kind: str) -> dict[str, Any]:
     from dataclasses import MISSING, fields
 
     parameter_fields = [field for field in fields(load(kind)) if field.name not in (*NOT_TYPED, CURVE)]
-    last_names = ("floor", "explore_slots", "discount", "window", "position")  # they come last
+    last_names = ("floor", "explore_slots", "discount", "window", "position", BUDGET)  # they come last
     parameter_fields.sort(key=lambda field: last_names.index(field.name) if field.name in last_names else -1)
     return {field.name: None if field.default is MISSING else field.default for field in parameter_fields}
 
@@ -81,6 +83,8 @@ def values(policy: Policy) -> dict[str, Any]:
     from dataclasses import fields
 
     hidden_names = NOT_TYPED if policy.examination else (*NOT_TYPED, CURVE)
+    if policy.allowance is None:
+        hidden_names = (*hidden_names, BUDGET)
     parameters = {field.name: getattr(policy, field.name) for field in fields(policy) if field.name not in hidden_names}
     stage_values = dict[str, Any]()
     for stage, stage_policy in zip(STAGES, policy.stages, strict=False):

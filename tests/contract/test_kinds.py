@@ -19,7 +19,7 @@ from rlrec.errors import InputError
 from rlrec.policy import is_contextual, learns_from_contexts
 from rlrec.policy.beliefs import reward as rewards
 from rlrec.policy.beliefs import solving
-from rlrec.policy.beliefs.base import Belief, Policy, any_of
+from rlrec.policy.beliefs.base import PRICE, Belief, Policy, any_of
 from rlrec.policy.beliefs.solving import ArmMoments
 from rlrec.policy.beliefs.statistics import CONTEXT, CountedSlot, SlotColumns
 from rlrec.policy.contexts.contextual import ContextualPolicy
@@ -52,6 +52,7 @@ OFF: dict[str, Any] = {
     "recency": 0.2,
     "position": {"position": "home@1", "examination": (1.0, 0.5)},
     "explore_slots": "2",
+    "budget": "cost:25/day",
 }
 ITS_OFF: dict[tuple[str, str], Any] = {("gradient", "model"): "bilinear"}  # where a name means something else
 ITS_IMPOSSIBLE: dict[tuple[str, str], list[Any]] = {}
@@ -82,7 +83,9 @@ IMPOSSIBLE: dict[str, list[Any]] = {
     "explore_slots": ["0", "1,1", "3;5", "501", "first", " 1", 3.0, None],
     "position": ["home@1", 1.0, True, None],  # a name without the values of its curve
     "probabilities": [{}, {"a": 0.5}, {"a": 1.5, "b": -0.5}, {"a": "1"}],
-}
+    "budget": ["cost", "cost:25", "cost:0/day", "cost:-1/day", "cost:nan/day", "cost:1e400/day", "cost:2/year",
+               "1cost:2/day", "a b:2/day", "cost:2/day/day", "cost:1-2/day", 25.0],
+}  # fmt: skip
 # what a request states of its arms, which `scored` ranks by and no other kind looks at
 REQUEST: dict[str, Any] = {
     "@arms": {arm: {"score": score} for arm, score in zip(ARMS, (1, 3, 3, 2, 0, 2.5), strict=True)}
@@ -126,6 +129,7 @@ def belief_of(policy: Policy) -> Belief:
         pulls=sums[:, 0], reward_sum=sums[:, 1], reward_squares=sums[:, 2], alpha=prior[:, 0], beta=prior[:, 1],
         total=sums[:, 0].sum(), extra=sums[:, 3:], moments=moments_of(policy, sums[:, 3:]),
         trained=trained_of(policy) if policy.stateful else None,
+        cost=None if policy.allowance is None else np.array([3.0, 0.0, 3.0, 0.0, 6.0, 0.0]),
     )  # fmt: skip
 
 
@@ -167,7 +171,8 @@ def moments_of(policy: Policy, packed: Array) -> ArmMoments | None:
 
 
 def scores_of(policy: Policy, context: dict[str, Any] | None = None) -> Any:
-    return policy.scores(belief_of(policy), arms=ARMS, context=context or REQUEST)
+    price = {} if policy.allowance is None else {PRICE: 0.3}
+    return policy.scores(belief_of(policy), arms=ARMS, context={**(context or REQUEST), **price})
 
 
 def distribution(policy: Policy, context: dict[str, Any] | None = None) -> Array:

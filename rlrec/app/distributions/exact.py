@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -17,9 +17,9 @@ from rlrec.app.distributions.sum_tables import ColumnSums
 from rlrec.arrays import Array, Ids, Index, Words, look_up
 from rlrec.errors import InputError
 from rlrec.policy import is_contextual, learns_by_column
-from rlrec.policy.beliefs.base import EVERYTHING, Belief, Policy
+from rlrec.policy.beliefs.base import EVERYTHING, PRICE, Belief, Policy
 from rlrec.policy.contexts.statements import ARM_FEATURES, PAGE
-from rlrec.policy.scores.floors import Floor
+from rlrec.policy.scores.floors import Floor, at_positions
 from rlrec.policy.scores.scores import Scores, unstack
 from rlrec.policy.slates import slate
 from rlrec.policy.slates.page_rules import PageRules, declared, parse
@@ -27,12 +27,13 @@ from rlrec.policy.slates.slate_draws import Draw, SlateSampler
 from rlrec.records import CURVE, Version
 from rlrec.store import Unit
 from rlrec.store.database.unit import damage_error
-from rlrec.store.policies import beliefs, policies
+from rlrec.store.policies import arms, beliefs, policies
 from rlrec.store.policies.beliefs import SUMS, ArmPrior, ArmSums, BeliefRow, BeliefRows
 
 if TYPE_CHECKING:
     from rlrec.app.distributions.trained import TrainedModel
     from rlrec.policy.beliefs.solving import ArmMoments
+    from rlrec.policy.beliefs.spend import Spend
     from rlrec.policy.contexts.contextual import ContextualPolicy
     from rlrec.policy.contexts.encoder import Encoded
     from rlrec.policy.kinds.fixed import Scored, TeamDraft
@@ -116,7 +117,8 @@ class VersionDistribution:
 
     learner: the policy that the sums are statistics of. Where that has two stages, `policy` is the second one, and
     eligible sets are lists of candidates; generator: the first stage, None where there is none. rankers: the two
-    versions whose rankings are drafted into a slate, none elsewhere."""
+    versions whose rankings are drafted into a slate, none elsewhere. spend: of a policy with a budget, and `catalogue`,
+    the arms between which its price decides."""
 
     def __init__(
         self, version: Version, learner: Policy, *, sums: BeliefRows, prior: Sequence[ArmPrior], ordinal: int = 0,
@@ -126,6 +128,9 @@ class VersionDistribution:
         self.version, self.ordinal, self.trained, self.columns = version, ordinal, trained, columns
         self.learner, self.policy, self.arm_features = learner, learner, arm_features
         self.rankers: tuple[VersionDistribution, ...] = ()
+        self.spend: Spend | None = None
+        self.catalogue: Ids = np.empty(0, np.int64)
+        self._price: float | None = None
         self.generator: VersionDistribution | None = None
         if learner.stages:
             self.policy = learner.stages[-1]
@@ -200,7 +205,28 @@ class VersionDistribution:
             total=float(self._sums[:, 0].sum()), extra=sums[:, 3:], moments=self._moments(sums[:, 3:], arms, revision),
             trained=None if self.trained is None else self.trained.select(arms, revision),
             on_columns=None if self.columns is None else partial(self.columns.sums, arms=arms),
+            cost=None if self.spend is None else self.spend.costs(arms),
         )  # fmt: skip
+
+    def price_at(self, at: int | None = None) -> float:
+        """The price of cost at a moment, of a policy with a budget; None, or where it learns no more: of a period like
+        those of the past."""
+        belief, policy = self.belief(self.catalogue), self.policy
+        location = policy.index(replace(belief, cost=None))
+        assert self.spend is not None
+        assert location is not None
+        assert belief.cost is not None
+        return self.spend.price(
+            location, policy.score_deviation(belief), belief.cost,
+            uniform=float(at_positions(policy.exploration, 1)[0]), at=at if self.version.learning else None,
+        )  # fmt: skip
+
+    def _with_price(self, context: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A context with the price of a period like those of the past, where it states none."""
+        if context.get(PRICE) is None:
+            self._price = self.price_at() if self._price is None else self._price
+            context = {**context, PRICE: self._price}
+        return context
 
     def _moments(self, packed: Array, arms: Ids, revision: int) -> ArmMoments | None:
         """Moments of the contexts that the belief learned from; None for kinds that learn from none."""
@@ -272,6 +298,8 @@ class VersionDistribution:
             self._cached_arms += len(arms)
             belief, policy = self._eligible_belief(eligible, arms, revision), self.policy
             index: Array | None
+            if self.spend is not None:
+                context = self._with_price(context)
             if self._contextual is not None:
                 x = self._rows[reading] if reading in self._rows else self._contextual.encode(context)
                 scores, index = self._contextual.scores_at(belief, x), self._contextual.index_at(belief, x)
@@ -429,11 +457,33 @@ def from_sums(
         columns=column_sums(unit, version, learner, seq=seq, ordinal=ordinal) if learner.contextual else None,
     )  # fmt: skip
     distribution.unit = unit
+    if learner.budget:
+        _set_spend_at(unit, distribution, seq)
     if learner.drafted:  # from two versions
         draft = cast("TeamDraft", learner)
         versions = policies.by_id(unit, [draft.first, draft.second])
         distribution.rankers = load(unit, versions[draft.first]), load(unit, versions[draft.second])
     return distribution
+
+
+def set_spend(distribution: VersionDistribution, rows: Iterable[BeliefRow], catalogue: Iterable[int]) -> None:
+    """Let a version of a policy with a budget have what these rows of its belief say of its spend, and the arms between
+    which its price decides."""
+    from rlrec.policy.beliefs.spend import Spend  # few policies have a budget
+
+    budget = distribution.learner.allowance
+    assert budget is not None
+    distribution.spend = Spend(budget, [(-1 - row.bucket, row.arm_id, *row[3:6]) for row in rows])
+    distribution.catalogue, distribution._price = np.array([*catalogue], np.int64), None
+
+
+def _set_spend_at(unit: Unit, distribution: VersionDistribution, seq: int | None) -> None:
+    """Let a version have its spend as it stands, or as it stood after change `seq`."""
+    from rlrec.policy.beliefs.spend import RECENT
+
+    newest_slices = RECENT if seq is None else None
+    rows = beliefs.spend(unit, distribution.version.id, newest_slices=newest_slices, seq=seq)
+    set_spend(distribution, rows, arms.active(unit))
 
 
 def _trained(unit: Unit, version: Version, learner: Policy) -> TrainedModel:
@@ -493,4 +543,7 @@ def renew(
         sums = beliefs.arm_rows(unit, ArmSums if has_plain_sums(learner) else BeliefRow, version.id, arms)
         all_sums = earlier._all_sums
     columns = column_sums(unit, version, learner, ordinal=ordinal, earlier=earlier.columns)
-    return distribution.at_moment(sums, ordinal=ordinal, columns=columns, all_sums=all_sums)
+    renewed = distribution.at_moment(sums, ordinal=ordinal, columns=columns, all_sums=all_sums)
+    if learner.budget:
+        _set_spend_at(unit, renewed, None)
+    return renewed

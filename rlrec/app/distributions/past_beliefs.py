@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import islice
 from operator import itemgetter
 
@@ -16,7 +16,7 @@ from rlrec.policy import learns_by_column
 from rlrec.policy.beliefs.base import Policy
 from rlrec.records import Version
 from rlrec.store import Unit
-from rlrec.store.policies import belief_deltas, beliefs
+from rlrec.store.policies import arms, belief_deltas, beliefs
 
 
 def moments(
@@ -32,7 +32,8 @@ def moments(
         yield rows, exact.from_sums(unit, version, learner, (), ordinal=0)
         return
     served: VersionDistribution | None = None
-    for changes, sums in _walk(unit, version, policy, seq[run_starts(seq)]):
+    catalogue = arms.active(unit) if policy.allowance is not None else ()
+    for changes, sums, spend in _walk(unit, version, policy, seq[run_starts(seq)]):
         inside = rows[np.searchsorted(seq, changes[0], "left") : np.searchsorted(seq, changes[-1], "right")]
         ordinals = ordinal[inside] if policy.forgetting.forgets else np.zeros(len(inside), np.int64)
         if version.status == "frozen":  # it is served as it stands
@@ -45,17 +46,23 @@ def moments(
                     unit, version, served.learner, seq=int(changes[0]), ordinal=at, earlier=served.columns
                 )
                 served = served.at_moment(sums, ordinal=at, columns=columns)
+            if policy.allowance is not None:
+                exact.set_spend(served, spend, catalogue)
             yield inside[ordinals == at], served
 
 
-def _walk(unit: Unit, version: Version, policy: Policy, seqs: Ids) -> Iterator[tuple[Ids, beliefs.BeliefRows]]:
+def _walk(
+    unit: Unit, version: Version, policy: Policy, seqs: Ids
+) -> Iterator[tuple[Ids, beliefs.BeliefRows, list[beliefs.BeliefRow]]]:
     """The beliefs of a version at some changes (ascending): changes without a difference between them come together,
-    with the rows that `VersionDistribution` takes."""
+    with the rows that `VersionDistribution` takes, and those of its spend."""
     by_column = learns_by_column(policy)  # sums on columns are read when they are asked for
     if not len(seqs):
         return
     first, last, at = int(seqs[0]), int(seqs[-1]), 0
     rows = beliefs.counts(unit, version.id, seq=first) if by_column else beliefs.rows(unit, version.id, seq=first)
+    if policy.allowance is not None:
+        rows = [*rows, *beliefs.spend(unit, version.id, seq=first)]
     state = {row[:2]: row for row in rows}  # the newest change of each bucket and arm
     for chunk in belief_deltas.read_range(unit, version.id, first, last, counts_alone=by_column):
         seq, changes = chunk["seq"], zip(*(chunk[name].tolist() for name in beliefs.BeliefRow._fields), strict=True)
@@ -65,14 +72,26 @@ def _walk(unit: Unit, version: Version, policy: Policy, seqs: Ids) -> Iterator[t
             upto = int(np.searchsorted(seq, seqs[at], "right"))
             state.update((row[:2], row) for row in map(beliefs.BeliefRow._make, islice(changes, upto - n_done)))
             n_done, end = upto, int(np.searchsorted(seqs, seq[upto], "left"))
-            yield seqs[at:end], _in_order(state, policy)
+            yield seqs[at:end], *_in_order(state, policy)
             at = end
         state.update((row[:2], row) for row in map(beliefs.BeliefRow._make, changes))
     if at < len(seqs):
-        yield seqs[at:], _in_order(state, policy)
+        yield seqs[at:], *_in_order(state, policy)
 
 
-def _in_order(state: Mapping[beliefs.BeliefKey, beliefs.BeliefRow], policy: Policy) -> beliefs.BeliefRows:
-    """The rows as `beliefs.sums` gives them; where the belief is not plain, as `beliefs.rows` does."""
+def _in_order(
+    state: dict[beliefs.BeliefKey, beliefs.BeliefRow], policy: Policy
+) -> tuple[beliefs.BeliefRows, list[beliefs.BeliefRow]]:
+    """The rows as `beliefs.sums` gives them; where the belief is not plain, as `beliefs.rows` does; and those of spend
+    that still count, which alone stay in `state`."""
     rows = [row for _, row in sorted(state.items(), key=itemgetter(0))]
-    return [beliefs.ArmSums(*row[1:2], *row[3:6]) for row in rows] if exact.has_plain_sums(policy) else rows
+    n_spend = 0 if policy.allowance is None else sum(row.bucket < 0 for row in rows)
+    spend, rows = rows[:n_spend], rows[n_spend:]
+    if spend:
+        from rlrec.policy.beliefs.spend import RECENT
+
+        for row in spend[::-1]:
+            if row.bucket < spend[0].bucket + RECENT:
+                break
+            del state[row[:2]]
+    return [beliefs.ArmSums(*row[1:2], *row[3:6]) for row in rows] if exact.has_plain_sums(policy) else rows, spend

@@ -11,9 +11,11 @@ from typing import Any
 from rlrec import policy as kinds
 from rlrec.app.inputs import lookup
 from rlrec.errors import InputError, suggest
+from rlrec.policy.beliefs.base import Policy
 from rlrec.policy.contexts.encoder import Encoder
 from rlrec.records import Reward
 from rlrec.store import Store, Unit
+from rlrec.store.policies import policies
 
 FILES = {"probabilities"}  # parameters given as a file
 ANY_VALUE = "*"  # stands for every value of a context field
@@ -61,6 +63,14 @@ def check_curve(parameters: Mapping[str, Any], reward: Reward) -> None:
             "takes a slot that nobody looked at to be worth 0",
             hint="use a reward with the default 0",
         )
+
+
+def check_budget(unit: Unit, policy: Policy) -> None:
+    """Raises InputError where no reward weighs the event of a budget: only such events are read again."""
+    budget = policy.allowance
+    if budget is not None and not any(budget.event in reward.weights for reward in policies.rewards(unit)):
+        hint = f"define one, by which costs can be judged, too: `rlrec reward define spend '{budget.event}=1'`"
+        raise InputError(f"no reward definition weighs {budget.event!r}, the event of the budget", hint=hint)
 
 
 def notice_other_reward(store: Store, parameters: Mapping[str, Any], reward: str) -> None:

@@ -117,4 +117,8 @@ def copy(
     beliefs.add_weights(unit, version_id, beliefs.weights(unit, source.id) if weights is None else weights)
     if sums:
         beliefs.add(unit, version_id, seq=seq, changes=sums, ordinal=ordinal)
+    # what was spent, from which a copy goes on
+    spend = {row[:2]: row[3:6] for row in beliefs.spend(unit, source.id)} if source.params.get("budget") else {}
+    if spend:
+        beliefs.add(unit, version_id, seq=seq, changes=spend)
     return version_id

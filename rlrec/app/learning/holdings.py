@@ -8,16 +8,18 @@ from typing import NamedTuple
 
 import numpy as np
 
+from rlrec.app.learning import slot_statistics
 from rlrec.app.learning.slot_statistics import BeliefFold, Totals
 from rlrec.app.log import reward_log
 from rlrec.arrays import Flags, look_up, take
+from rlrec.policy.beliefs.budget import Budget
 from rlrec.policy.beliefs.forgetting import Forgetting
 from rlrec.records import Version
 from rlrec.store import Unit
 from rlrec.store.log.events import CENSOR
 from rlrec.store.log.reader import Batch
 from rlrec.store.policies import policies
-from rlrec.store.upkeep import removals
+from rlrec.store.upkeep import audit, removals
 
 HELD_UNTIL = "held_until"  # in the record of a retired version: the last change before it ended
 
@@ -104,7 +106,22 @@ class Holding:
         if not len(rows) or rows.slots["policy_id"][0] != self.version.policy.id:
             return {}
         totals = sums(self.fold, as_of(rows, self.extent.seq), self.extent.last)
+        if self.fold.policy.allowance is not None and self.version.learning:
+            decision_ids = sorted(set(rows.slots["decision_id"].tolist()))
+            totals |= spend(self.fold.unit, self.version, self.fold.policy.allowance, decision_ids)
         return {key: numbers for key, numbers in totals.items() if numbers.any()}
+
+
+def spend(unit: Unit, version: Version, budget: Budget, decision_ids: Collection[int] | None = None) -> Totals:
+    """The spend of the decisions of a policy since a learning version was made, or of these among them."""
+    rows = audit.spend(
+        unit, version.policy.id, kind=budget.event, slice_us=budget.slice_us, offset_us=budget.offset_us,
+        after=version.seq, decision_ids=decision_ids,
+    )  # fmt: skip
+    totals: Totals = {}
+    for number, arm, *sums in rows:
+        totals = slot_statistics.add(totals, {(-1 - number, arm): np.array(sums, np.float64)})
+    return totals
 
 
 def trace_holdings(unit: Unit, versions: Sequence[Version]) -> list[Holding]:

@@ -30,6 +30,7 @@ from rlrec.store.policies.beliefs import BeliefKey
 
 if TYPE_CHECKING:
     from rlrec.policy.beliefs.base import Policy
+    from rlrec.policy.beliefs.budget import Budget
 
 OVERDUE = 1_000  # slots that any writing command of a policy lets in at most
 PENDING = 50_000  # changes of one belief that are held before they are added up
@@ -72,6 +73,7 @@ class Ledger:
         # by policy and version: how many slots changed their reward so, and what earlier ones add up to
         self._pending: dict[tuple[int, int], dict[tuple[SlotKey, RewardChange], int]] = defaultdict(dict)
         self._sums: dict[tuple[int, int], dict[BeliefKey, Any]] = defaultdict(dict)
+        self._spend: dict[int, dict[BeliefKey, list[float]]] = defaultdict(dict)  # by policy: slots, cost, known costs
         self._changed: dict[int, set[int]] = defaultdict(set)  # by version: arms whose sums were written
         self._omitting = set[int]()  # versions that left decisions out
         self._omissions: Set[tuple[int, int]] = frozenset()  # of these, and decisions whose events come
@@ -156,6 +158,8 @@ class Ledger:
             if imported or scope is None:
                 continue
             safe_age, weighed, fields = scope
+            if fields.budget is not None:
+                self._charge_costs(fields.budget, target, stored, new, arms)
             past = () if number is None else stored.get(decision_id, ())
             timed = safe_age < inf and (past or any(row[4] - served_at > safe_age for row in new))
             if len(new) == 1 and not timed:  # most lines
@@ -244,11 +248,14 @@ class Ledger:
         if len(pending) >= PENDING:
             self._add_up(version)
 
-    def serve(self, policy_id: int, served: Sequence[ServedSlate]) -> None:
-        """Enter slots that are served into every belief that learns `served`, with the default reward."""
+    def serve(self, policy_id: int, served: Sequence[ServedSlate], *, charged: Sequence[ServedSlate] = ()) -> None:
+        """Enter slots that are served into every belief that learns `served`, with the default reward. charged: those
+        that count as spend of a policy with a budget, whether a belief learns from them or not."""
         if not self.learning[policy_id]:
             return
         fields = self.fields(policy_id)
+        if fields.budget is not None:
+            self._charge_slots(fields.budget, policy_id, charged)
         if fields.arm_alone:
             arms = Counter(slot[1] for slate in served for slot in slate.slots)
             slots = {SlotKey(arm): times for arm, times in arms.items()}
@@ -275,6 +282,33 @@ class Ledger:
         for version in versions:
             exclusions.omit(self.unit, version.id, selection)
         return set(exclusions.omitted_ids(self.unit, versions[0].id, first, last))
+
+    # -- spend of policies with a budget --
+
+    def _charge_slots(self, budget: Budget, policy_id: int, served: Iterable[ServedSlate]) -> None:
+        """Count slots that are served now, whose cost is not known yet."""
+        bucket = budget.bucket(self.unit.now)
+        for arm, count in Counter(slot[1] for slate in served for slot in slate.slots).items():
+            self._charge(policy_id, (bucket, arm), count, 0.0, 0)
+
+    def _charge_costs(
+        self, budget: Budget, target: FeedbackTarget, stored: Mapping[int, Sequence[Event]], new: Sequence[Row],
+        arms: Mapping[tuple[int, int], int],
+    ) -> None:  # fmt: skip
+        """Count the costs among new events of a decision, in the period of the decision however late they come."""
+        past = () if target.number is None else stored.get(target.decision_id, ())
+        paid = {event.position for event in past if event.kind == budget.event}
+        for row in new:
+            position, kind, value = row[1:4]
+            if kind == budget.event and position is not None:
+                arm = arms.get((target.decision_id, position), target.arm_id)
+                key = budget.bucket(target.at), arm
+                self._charge(target.policy_id, key, 0, value, 0 if position in paid else 1)
+                paid.add(position)
+
+    def _charge(self, policy_id: int, key: BeliefKey, slots: int, cost: float, n_paid: int) -> None:
+        total = self._spend[policy_id].setdefault(key, [0.0, 0.0, 0.0])
+        total[:] = total[0] + slots, total[1] + cost, total[2] + n_paid
 
     # -- slots whose window is over --
 
@@ -331,6 +365,8 @@ class Ledger:
             self._add_up(version)
             if sums := self._sums[version.policy.id, version.id]:
                 self.write(version, sums)
+            if spend := self._spend.get(version.policy.id):
+                beliefs.add(self.unit, version.id, seq=self.seq(version.policy.id), changes=spend)
 
     def _add_up(self, version: Version) -> None:
         """Add pending changes to the sums, at the weight that their slots have now."""

@@ -37,7 +37,7 @@ class ServedSlate(NamedTuple):
 class SlotFields:
     """Which fields of slots the learning beliefs of one policy depend on.
 
-    kinds: by version, since they may count by different curves."""
+    kinds: by version, since they may count by different curves. budget: of the policy, whose spend they hold."""
 
     def __init__(self, versions: Sequence[Version]) -> None:
         self.kinds = {version.id: kinds.make(version.policy.kind, version.params) for version in versions}
@@ -45,6 +45,8 @@ class SlotFields:
         needs = frozenset[str]().union(*(kind.needs for kind in self.kinds.values()))
         self.ordinal = self.forgetting.forgets or ORDINAL in needs
         self.context, self.position, self.propensity = (name in needs for name in (CONTEXT, POSITION, PROPENSITY))
+        kind = self.kinds[versions[0].id]
+        self.budget = kind.allowance if kind.budget else None
         self.arm_key = cache(SlotKey)
         self.arm_alone = not (self.ordinal or self.context or self.position or self.propensity)
 

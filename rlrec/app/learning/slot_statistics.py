@@ -14,6 +14,7 @@ from rlrec.app.log import reward_log, stored_contexts
 from rlrec.arrays import Array, Flags, Ids, Index, run_starts
 from rlrec.policy import learns_from_contexts
 from rlrec.policy.beliefs.base import Policy
+from rlrec.policy.beliefs.budget import SLICES, Budget
 from rlrec.policy.beliefs.forgetting import Forgetting
 from rlrec.policy.beliefs.statistics import POSITION, PROPENSITY, CountedSlot, SlotColumns
 from rlrec.policy.contexts.features import Sparse
@@ -78,6 +79,28 @@ class BeliefFold:
             slots += len(impressions)
             last = max(last, int(impressions.slots["decision_id"].max(initial=0)))
         return sums, slots, last
+
+    def log_spend(self, selection: Selection, budget: Budget) -> Totals:
+        """The spend of a log by slice of the period and arm: slots, their cost, and how many of them have a cost. The
+        log is moved by whole periods, so that its last one ends before the present one begins."""
+        cost_of = self.version.reward._replace(
+            weights={budget.event: 1.0}, transforms={}, default=0.0, clip_low=None, clip_high=None, late="count"
+        )
+        sums: dict[tuple[int, int], Array] = {}
+        for batch in reader.batches(self.unit, selection, columns=("at", "arm_id", "keep_probability")):
+            costs = reward_log.with_rewards(batch, cost_of, settled_only=False)
+            count = reward_log.sampling_counts(batch.slots)
+            columns = np.column_stack([np.ones(len(costs)), costs.reward, ~costs.default])
+            columns = columns if count is None else columns * count[:, None]
+            slices, arm = (batch.slots["at"] + budget.offset_us) // budget.slice_us, batch.slots["arm_id"]
+            order = np.lexsort((arm, slices))
+            starts = run_starts(slices[order], arm[order])
+            if len(starts):
+                keys = zip(slices[order][starts].tolist(), arm[order][starts].tolist(), strict=True)
+                sums = add(sums, dict(zip(keys, np.add.reduceat(columns[order], starts), strict=True)))
+        newest = max((key[0] for key in sums), default=0)
+        moved = (-1 - budget.bucket(self.unit.now)) // SLICES - 1 - newest // SLICES
+        return {(-1 - number - moved * SLICES, arm): numbers for (number, arm), numbers in sums.items()}
 
     def range_sums(self, first: int, last: int) -> tuple[Totals, int]:
         """The sums of the policy's uncensored slots from decision `first` to `last`, with all events that are stored;
@@ -181,7 +204,8 @@ def _faded(rows: Iterable[beliefs.BeliefRow], forgetting: Forgetting, ordinal: i
     for row in rows:
         counts = np.array([row.pulls, row.reward_sum, row.reward_squares])
         numbers = counts if row.extra is None else np.concatenate([counts, np.frombuffer(row.extra, "<f8")])
-        sums[row.bucket, row.arm_id] = numbers * forgetting.discount ** (ordinal - row.ordinal)
+        fade = forgetting.discount ** (ordinal - row.ordinal) if row.bucket >= 0 else 1.0  # spend does not fade
+        sums[row.bucket, row.arm_id] = numbers * fade
     return sums
 
 

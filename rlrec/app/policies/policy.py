@@ -126,6 +126,7 @@ def create(store: Store, request: Request) -> CreatedPolicy:
         lookup.refuse_route_name(unit, request.name)
         definition_of_reward = lookup.reward(unit, request.reward)
         policy.check(definition_of_reward)
+        parameters.check_budget(unit, policy)
         parameters.check_curve(typed_parameters, definition_of_reward)
         return _create(unit, request, typed_parameters, definition, definition_of_reward, prior, initial)
 
@@ -210,7 +211,10 @@ def _existing(unit: Unit, policy: StoredPolicy, definition: Mapping[str, Any]) -
     """The live version of a policy that is stored. Raises Conflict where its definition is another one."""
     stored = parse(policies.definition(unit, policy.id), f"definition of policy {policy.name}")
     # parameters added later have their defaults
-    stored["params"] = kinds.parameters(policy.kind, stored["params"]) | stored["params"]
+    defaults = kinds.parameters(policy.kind, stored["params"])
+    if not stored["params"].get(kinds.BUDGET):
+        defaults.pop(kinds.BUDGET, None)
+    stored["params"] = defaults | stored["params"]
     if canonical.text(stored) != canonical.text(definition):
         hint = "policies never change: use another name"
         raise Conflict(f"policy {policy.name!r} already has another definition", hint=hint)

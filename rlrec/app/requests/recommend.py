@@ -27,6 +27,7 @@ from rlrec.app.serving.requests import (
     SharedDistribution,
 )
 from rlrec.errors import InputError, StoreBusy
+from rlrec.policy.beliefs.base import PRICE
 from rlrec.policy.contexts.statements import PAGE
 from rlrec.store import Store, Unit
 from rlrec.store.database.database_errors import NotUnique
@@ -262,12 +263,13 @@ class RequestGroup:
             shadow_records = weigh({index: planned[index] for index in routed}, slates, visits, self.cache.keys)
             routes.add_shadowed(unit, [(shadow, decision_ids[index], log) for shadow, index, log in shadow_records])
         for policy_id, served_slates in served.items():
+            entering = served_slates
             if sessions.has_exclusions:
                 ids = [row[0] for row in rows if row[1] == policy_id]
                 learning = [version for version in ledger.learning[policy_id] if version.entered_to is None]
                 left_out = ledger.omit(learning, first=ids[0], last=ids[-1])
-                served_slates = [slate for key, slate in zip(ids, served_slates, strict=True) if key not in left_out]
-            ledger.serve(policy_id, served_slates)
+                entering = [slate for key, slate in zip(ids, served_slates, strict=True) if key not in left_out]
+            ledger.serve(policy_id, entering, charged=served_slates)
         return answers
 
     def _serve(
@@ -316,11 +318,9 @@ class RequestGroup:
 
 def _notice_ignored(store: Store, planned: Mapping[int, PlannedRequest], cache: ServingCache) -> None:
     """Say, once for each, which policies read no context and were given one, and which retired arms were listed."""
-    for shared in {
-        plan.shared for plan in planned.values() if plan.context != "{}" and plan.request.context.keys() != {PAGE}
-    }:
+    for shared in {plan.shared for plan in planned.values() if plan.request.context.keys() - {PAGE}}:
         name = shared.version.policy.name
-        if not shared.case.reads and name not in cache.unread:
+        if shared.case.reads in ((), (PRICE,)) and name not in cache.unread:
             cache.unread.add(name)
             store.notice(f"policy {name} reads no context; the context is stored all the same")
     for shared, arm_keys in {plan.shared: plan.request.arms or () for plan in planned.values()}.items():

@@ -20,6 +20,7 @@ from rlrec.app.serving.requests import (
     digest,
 )  # fmt: skip
 from rlrec.errors import Conflict, InputError, suggest
+from rlrec.policy.beliefs.base import PRICE
 from rlrec.policy.contexts.statements import ARMS, PAGE
 from rlrec.policy.scores.floors import LONGEST
 from rlrec.store import Unit
@@ -83,15 +84,18 @@ class _Group:
             if request.arms is None and ARMS in request.context:
                 self._check_arms_exist(request.context[ARMS])
             if request_id is None:
-                return PlannedRequest(request, self._distribution(request), self.cache.text(request.context), None)
+                shared = self._distribution(request)
+                context = request.context if shared.price is None else _with_price(request, shared)
+                return PlannedRequest(request, shared, self.cache.text(context), None)
             content = digest(request)
             if request_id in self.stored:
                 return Duplicate(_same_content(request_id, content, self.stored[request_id]), None)
             if request_id in self._planned:
                 return Duplicate(None, _same_content(request_id, content, self._planned[request_id]))
-            shared, context = self._distribution(request), self.cache.text(request.context)
+            shared = self._distribution(request)
+            context = request.context if shared.price is None else _with_price(request, shared)
             self._planned[request_id] = content, index
-            return PlannedRequest(request, shared, context, content)
+            return PlannedRequest(request, shared, self.cache.text(context), content)
         except InputError as error:
             return error
 
@@ -154,6 +158,7 @@ class _Group:
             self._versions[name] = ServingVersion(
                 version=version, head=head, serving=serving, experiment=experiment, variant=variant, variants=variants,
                 by=by, route=route, shadow=shadow, challenger=challenger,
+                price=None if serving.spend is None else serving.price_at(self.unit.now),
             )  # fmt: skip
         return self._versions[name]
 
@@ -168,7 +173,8 @@ class _Group:
         if candidates and request.size > candidates:
             raise InputError(f"k is {request.size}, but there are only {candidates} candidates", field="k")
         distribution = serving.candidates if candidates else serving.case
-        case = distribution(eligible, arm_ids, request.context, keys=keys, revision=revision)
+        context = request.context if version.price is None else _with_price(request, version)
+        case = distribution(eligible, arm_ids, context, keys=keys, revision=revision)
         if case.layout is not None:
             case.layout.check(request.size)
         return SharedDistribution(
@@ -207,6 +213,11 @@ class _Group:
             self._has_suggested = True
             shown = suggestion or "`rlrec arm list` shows them"
             raise InputError(f"unknown arm {unknown_key!r}", hint=shown, field="arms")
+
+
+def _with_price(request: Request, version: ServingVersion) -> dict[str, Any]:
+    """The context of a request with the price of cost at which it is drawn."""
+    return {**request.context, PRICE: version.price}
 
 
 def _ambiguous_target() -> InputError:

@@ -84,7 +84,7 @@ class ServingVersion:
     """The version that serves a policy, a route or a variant, as it stands in the snapshot of the group.
     variants: that units are assigned to; by: the kind of these units, user or session. route: what the route that was
     asked for serves; None where a policy or an experiment was. shadow: of the route, and its challenger's
-    distribution."""
+    distribution. price: of cost, where the policy has a budget; it becomes part of the context of a decision."""
 
     version: Version
     head: Head
@@ -96,6 +96,7 @@ class ServingVersion:
     route: RouteChange | None
     shadow: Shadow | None
     challenger: VersionDistribution | None
+    price: float | None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -137,7 +137,12 @@ def _correct(unit: Unit, ledger: Ledger, correction: _Correction) -> None:
         is_spent = np.abs((old_sums - numbers)[: len(beliefs.SUMS)]).max() <= ROUNDING
         changes[key] = -old_sums if is_spent else -numbers  # no pull below 0 is left by rounding
     seq = ledger.seq(version.policy.id)
-    beliefs.add(unit, version.id, seq=seq, changes=changes, ordinal=ordinal if discount < 1 else 0, discount=discount)
+    spend = {key: changes.pop(key) for key in [*changes] if key[0] < 0}  # which does not fade
+    if changes:
+        faded_to = ordinal if discount < 1 else 0
+        beliefs.add(unit, version.id, seq=seq, changes=changes, ordinal=faded_to, discount=discount)
+    if spend:
+        beliefs.add(unit, version.id, seq=seq, changes=spend)
     if initial:  # an audit takes them for slots that are gone
         pruned = slot_statistics.pruned_sums(unit, version, ordinal=ordinal)
         beliefs.set_pruned(unit, version.id, slot_statistics.add(pruned, initial, sign=-1.0), ordinal=ordinal)

@@ -21,6 +21,7 @@ from rlrec.records import Reward
 
 if TYPE_CHECKING:
     from rlrec.arrays import Array, Ids, Index
+    from rlrec.policy.beliefs.budget import Budget
     from rlrec.policy.beliefs.solving import ArmMoments
     from rlrec.policy.scores.scores import Scores
 
@@ -34,7 +35,7 @@ class Belief:
     (..., 1). extra (..., m, w): sums of the kind's own statistics. moments: those of kinds that need the context,
     unpacked. on_columns: for kinds that read sparse contexts, sums on columns (c,), and behind them the weights of the
     anchor, (c, m, 4); they are read when they are asked for. trained: parameters of a trained kind, of these arms, and
-    the features of these, (m, p).
+    the features of these, (m, p). cost (m,): expected, of showing each arm, where the policy has a budget.
     """
 
     pulls: Array
@@ -47,6 +48,7 @@ class Belief:
     moments: ArmMoments | None = None
     on_columns: Callable[[Index], Array] | None = None
     trained: tuple[dict[str, Array], Array] | None = None
+    cost: Array | None = None
 
     @property
     def weight(self) -> Array:
@@ -68,6 +70,7 @@ def bounded(default: float, low: float, high: float) -> Any:
 
 
 EVERYTHING = ("*",)
+PRICE = "@price"  # the field of a context that holds the price of cost by which its decision was drawn
 _NO_PRIOR = 1e-9  # pseudo-counts in place of none, for an arithmetic whose result nobody reads
 
 
@@ -94,6 +97,8 @@ class Policy(Counts, ABC):
     stages: ClassVar[tuple[Policy, ...]] = ()  # the policies that draw candidates and rank them, if others draw for it
     n_candidates: ClassVar[int] = 0  # how many of these its first stage draws
     narrowing: Mapping[str, str] = {}  # rules of its requests, by the name of their parameter
+    budget: str = ""  # as it was typed, where it has one
+    allowance: ClassVar[Budget | None] = None  # that budget
 
     @property
     def forgetting(self) -> Forgetting:
@@ -108,7 +113,7 @@ class Policy(Counts, ABC):
     @property
     def reads(self) -> tuple[str, ...]:
         """The fields of the context on which its distribution depends; EVERYTHING for all of them."""
-        return ()
+        return (PRICE,) if self.budget else ()
 
     @abstractmethod
     def scores(self, belief: Belief, *, arms: Iterable[str], context: Mapping[str, Any]) -> Scores:
@@ -134,6 +139,10 @@ class Policy(Counts, ABC):
     def local_belief(self, belief: Belief, context: Mapping[str, Any]) -> Belief:
         """The belief that holds in a context, of kinds that keep one for each value of a field."""
         return belief
+
+    def score_deviation(self, belief: Belief) -> Array | None:
+        """The standard deviation of the noisy score of each arm, (m,), of kinds with a budget; None for no noise."""
+        return None
 
     def deviation(self, belief: Belief) -> Array | None:
         """The standard deviation of the posterior of each arm, (..., m), where that is normal; None where it is not."""
@@ -283,13 +292,20 @@ class Learner(Examined):
         number("discount", self.discount)
         number("window", self.window)
         _ = self.forgetting  # refuses what cannot be
+        if self.budget:
+            _ = self.allowance
 
     @cached_property
     def forgetting(self) -> Forgetting:
         return Forgetting(self.discount, self.window)
 
     def index(self, belief: Belief, *, context: Mapping[str, Any] | None = None) -> Array | None:
-        return self.mean(belief)
+        mean = self.mean(belief)
+        return self.less_cost(mean, belief, context) if self.budget else mean
+
+    def less_cost(self, score: Array, belief: Belief, context: Mapping[str, Any] | None) -> Array:
+        """Scores less the expected cost of each arm at the price of a context, (m,)."""
+        return score if belief.cost is None else score - ((context or {}).get(PRICE) or 0.0) * belief.cost
 
 
 @dataclass(frozen=True, kw_only=True, init=False, eq=False, repr=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rlrec.errors import InputError
@@ -13,6 +14,7 @@ from rlrec.policy.beliefs.statistics import PROPENSITY, CountedSlot, SlotColumns
 
 if TYPE_CHECKING:
     from rlrec.arrays import Array
+    from rlrec.policy.beliefs.budget import Budget
     from rlrec.policy.scores.scores import Scores
 
 LEAST = 1e-300  # weight of an arm that is nearly forgotten: what is divided by it stays finite
@@ -22,7 +24,23 @@ STEPS = 6  # of Newton, by which the bound is right to 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
-class EpsilonGreedy(Learner):
+class Priced(Learner):
+    """Base of kinds with a score for each arm, which may have a budget, EVENT:AMOUNT/PERIOD: the score of an arm is
+    then less by its expected cost times a price, which the context of the decision holds."""
+
+    budget: str = ""
+
+    @cached_property
+    def allowance(self) -> Budget | None:  # type: ignore[override]  # of its parameter
+        if not self.budget:
+            return None
+        from rlrec.policy.beliefs.budget import Budget
+
+        return Budget.parse(self.budget)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpsilonGreedy(Priced):
     """A uniform eligible arm with probability epsilon, else the best mean; equal bests share.
 
     An arm without pulls has mean 0 unless a prior says more.
@@ -37,14 +55,16 @@ class EpsilonGreedy(Learner):
     def scores(self, belief: Belief, *, arms: Iterable[str], context: Mapping[str, Any]) -> Scores:
         from rlrec.policy.scores.families.point import Point
 
-        return Point(belief.mean())
+        mean = belief.mean()
+        return Point(self.less_cost(mean, belief, context) if self.budget else mean)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Thompson(BetaLearner):
+class Thompson(Priced, BetaLearner):
     """Each arm with the probability that it is the best one, given a Beta posterior per arm.
 
-    A reward in [0, 1] counts fractionally: alpha grows by it, beta by what it lacks to 1.
+    A reward in [0, 1] counts fractionally: alpha grows by it, beta by what it lacks to 1. With a budget the posterior
+    of an arm is the normal one of the same mean and variance: a Beta less a cost has no common scale with others.
     """
 
     purpose: ClassVar[str] = "explores as much as it is in doubt; the default choice for clicks"
@@ -52,13 +72,22 @@ class Thompson(BetaLearner):
     unit_rewards: ClassVar[str] = "thompson counts it fractionally"
 
     def scores(self, belief: Belief, *, arms: Iterable[str], context: Mapping[str, Any]) -> Scores:
+        if self.budget:
+            from rlrec.policy.scores.families.gaussian import Gaussian
+
+            return Gaussian(self.less_cost(self.mean(belief), belief, context), self.score_deviation(belief))
         from rlrec.policy.scores.families.beta import Beta
 
         return Beta(*self.beta_posterior(belief))
 
+    def score_deviation(self, belief: Belief) -> Array:
+        alpha, beta = self.beta_posterior(belief)
+        total = alpha + beta
+        return (alpha * beta / (total + 1)) ** 0.5 / total
+
 
 @dataclass(frozen=True, kw_only=True)
-class _Optimist(Learner):
+class _Optimist(Priced):
     """The arm with the largest bound, t = 1 + the pulls of all arms; an arm without pulls comes first."""
 
     def _bound(self, belief: Belief, weight: Array, log_t: float | Array) -> Array:
@@ -68,13 +97,14 @@ class _Optimist(Learner):
     def scores(self, belief: Belief, *, arms: Iterable[str], context: Mapping[str, Any]) -> Scores:
         from rlrec.policy.scores.families.point import Point
 
-        return Point(self.index(belief))
+        return Point(self.index(belief, context=context))
 
     def index(self, belief: Belief, *, context: Mapping[str, Any] | None = None) -> Array:
         import numpy as np
 
         bound = self._bound(belief, np.maximum(belief.weight, LEAST), np.log1p(belief.total))
-        return np.where(belief.weight > 0, bound, np.inf)
+        bound = np.where(belief.weight > 0, bound, np.inf)
+        return self.less_cost(bound, belief, context) if self.budget else bound
 
 
 @dataclass(frozen=True, kw_only=True)

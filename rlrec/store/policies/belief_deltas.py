@@ -37,8 +37,10 @@ def merge(unit: Unit, version_id: int, *, first: int, last: int, discount: float
     `last`, and at any later change, is what it was. discount: of a belief that fades."""
     changed = "SELECT bucket, arm_id FROM belief_delta WHERE version_id = ? AND seq > ? AND seq <= ?"
     repeated_arms = set(unit.ask(f"{changed} GROUP BY bucket, arm_id HAVING count(*) > 1", version_id, first, last))
-    first_rows = {row[:2]: row for row in beliefs.rows(unit, version_id, seq=first)}
-    rows = [row for row in beliefs.rows(unit, version_id, seq=last) if row[:2] in repeated_arms]
+    first_rows = {row[:2]: row for row in beliefs.rows(unit, version_id, oldest=beliefs.EARLIEST, seq=first)}
+    rows = [
+        row for row in beliefs.rows(unit, version_id, oldest=beliefs.EARLIEST, seq=last) if row[:2] in repeated_arms
+    ]
     key = "version_id = ? AND bucket = ? AND arm_id = ?"
     newer_seq = f"SELECT max(seq) FROM belief_delta WHERE {key} AND seq <= ?"
     old_keys = [(version_id, *row[:2], first, version_id, *row[:2], last) for row in rows]

@@ -13,6 +13,7 @@ SUMS = ("pulls", "reward_sum", "reward_squares")
 Sums = tuple[float, float, float]
 NOTHING: Sums = (0.0, 0.0, 0.0)
 BeliefKey = tuple[int, int]  # bucket and arm; where nothing is forgotten by a window, counts have bucket 0
+EARLIEST = -(2**62)  # below the buckets of spend, which lie below 0
 FIRST_COLUMN = 1  # the bucket of column 0 of sparse contexts, whose beliefs have no window
 
 
@@ -74,6 +75,16 @@ def rows(unit: Unit, version_id: int, *, oldest: int = 0, seq: int | None = None
     return _stored(unit, BeliefRow, version_id, seq, "bucket >= ?", oldest)
 
 
+def spend(unit: Unit, version_id: int, *, newest_slices: int | None = None, seq: int | None = None) -> list[BeliefRow]:
+    """The rows of the spend of a policy with a budget, newest first: pulls are slots shown, reward_sum is their cost,
+    and reward_squares how many of them have a known cost. newest_slices: of the last so many. seq: as of `sums`."""
+    first, last = EARLIEST, -1
+    if newest_slices is not None:
+        query = "SELECT min(bucket) FROM belief WHERE version_id = ? AND bucket < 0"
+        last = min(last, int(unit.ask_value(query, version_id) or 0) + newest_slices)
+    return _stored(unit, BeliefRow, version_id, seq, "bucket BETWEEN ? AND ?", first, last)
+
+
 def counts(unit: Unit, version_id: int, *, seq: int | None = None) -> list[BeliefRow]:
     """The rows of a belief without those of columns, by arm. seq: as of `sums`."""
     return _stored(unit, BeliefRow, version_id, seq, "bucket = ?", 0)
@@ -81,7 +92,8 @@ def counts(unit: Unit, version_id: int, *, seq: int | None = None) -> list[Belie
 
 def totals(unit: Unit, version_ids: Collection[int]) -> dict[int, tuple[float, float]]:
     """Pulls and rewards of all arms together, by version; nothing of one that has learned nothing."""
-    query = "SELECT version_id, sum(pulls), sum(reward_sum) FROM belief WHERE version_id IN (?*) GROUP BY version_id"
+    tests = "version_id IN (?*) AND bucket >= 0"
+    query = f"SELECT version_id, sum(pulls), sum(reward_sum) FROM belief WHERE {tests} GROUP BY version_id"
     return {version_id: (pulls, reward) for version_id, pulls, reward in unit.ask(query, version_ids)}
 
 
@@ -102,12 +114,12 @@ def arm_rows(unit: Unit, kind: type[Any], version_id: int, arm_ids: Collection[i
 
 
 def _stored(
-    unit: Unit, kind: type[Record], version_id: int, seq: int | None, bucket_test: str, buckets: Any
+    unit: Unit, kind: type[Record], version_id: int, seq: int | None, bucket_test: str, *buckets: Any
 ) -> list[Record]:
     """The rows of a belief in the buckets of a test, by bucket and arm, now or after change `seq`."""
     if seq is None:
         in_order = f"belief WHERE version_id = ? AND {bucket_test} ORDER BY bucket, arm_id"
-        return unit.select(kind, in_order, version_id, buckets)
+        return unit.select(kind, in_order, version_id, *buckets)
     newest = (
         f"SELECT arm_id, bucket, max(seq) AS seq FROM belief_delta WHERE version_id = ? AND {bucket_test} AND seq <= ?"
         " GROUP BY arm_id, bucket"
@@ -118,7 +130,7 @@ def _stored(
     )
     names = ", ".join(f"delta.{name}" for name in kind._fields)
     in_order = f"SELECT {names} FROM {tables} WHERE delta.version_id = ? ORDER BY delta.bucket, delta.arm_id"
-    return unit.records(kind, in_order, version_id, buckets, seq, version_id)
+    return unit.records(kind, in_order, version_id, *buckets, seq, version_id)
 
 
 def add(

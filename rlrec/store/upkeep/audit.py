@@ -283,3 +283,27 @@ def open_visits(unit: Unit, first: int, last: int) -> list[Row]:
         f"SELECT session_id, number, steps, recent, history FROM visit WHERE session_id BETWEEN ? AND ? AND {goes_on}"
     )
     return unit.ask(text, first, last)
+
+
+def spend(
+    unit: Unit, policy_id: int, *, kind: str, slice_us: int, offset_us: int, after: int,
+    decision_ids: Collection[int] | None = None,
+) -> Iterator[tuple[int, int, float, float, float]]:  # fmt: skip
+    """The cost of the slots of a policy: number of a slice of time, arm, slots shown, the sum of events of a kind, and
+    of how many slots the first such event is. Decisions and events count that were stored by changes after one of the
+    policy; decision_ids: of these decisions alone."""
+    tests = "d.policy_id = ? AND d.imported = 0" + ("" if decision_ids is None else " AND d.id IN (?*)")
+    ids = [] if decision_ids is None else [decision_ids]
+    number, slots = f"(d.at + {offset_us}) / {slice_us}", "decision d JOIN slot s ON s.decision_id = d.id"
+    query = f"SELECT {number}, s.arm_id, count(*), 0.0, 0.0 FROM {slots} WHERE {tests} AND d.seq > ? GROUP BY 1, 2"
+    yield from unit.ask(query, policy_id, *ids, after)
+    is_first = (
+        "CASE WHEN EXISTS (SELECT 1 FROM event f WHERE f.decision_id = e.decision_id AND f.position = e.position"
+        " AND f.kind = e.kind AND f.number < e.number) THEN 0.0 ELSE 1.0 END"
+    )
+    events = f"{slots} JOIN event e ON e.decision_id = d.id AND e.position = s.position"
+    query = (
+        f"SELECT {number}, s.arm_id, 0.0, sum(e.value), sum({is_first}) FROM {events}"
+        f" WHERE {tests} AND e.kind = ? AND e.seq > ? GROUP BY 1, 2"
+    )
+    yield from unit.ask(query, policy_id, *ids, kind, after)

@@ -119,7 +119,7 @@ def _sizes(chunk: Columns) -> dict[int, Array]:
 
 def _check_served(unit: Unit, version: Version, history: BeliefHistory, report: _Reporter) -> None:
     """Report sums that are served and are not those of the newest delta."""
-    rows = beliefs.rows(unit, version.id)
+    rows = beliefs.rows(unit, version.id, oldest=beliefs.EARLIEST)
     served: dict[BeliefKey, tuple[Any, ...]] = {(row.bucket, row.arm_id): row[2:] for row in rows}
     for key in sorted(served.keys() | history.last.keys()):
         now, last = served.get(key), history.last.get(key)
@@ -217,6 +217,12 @@ class RebuiltBeliefs:
         expected = slot_statistics.add(expected, pruned)
         expected = slot_statistics.without_zeros(expected, oldest=forgetting.oldest(extent.ordinal))
         stored = slot_statistics.stored_sums(self.unit, version, ordinal=extent.ordinal)
+        if (budget := self._folds[extent].policy.allowance) is not None and version.learning:
+            spend = holdings.spend(self.unit, version, budget)
+            for sums in (history.initial, pruned):
+                spend = slot_statistics.add(spend, {key: row for key, row in sums.items() if key[0] < 0})
+            expected |= spend
+            stored |= {row[:2]: np.array(row[3:6]) for row in beliefs.spend(self.unit, version.id)}
         scale = slot_statistics.add(history.moved, self.histories[version.id].moved)
         keys = {arm: (bucket, arm) for bucket, arm in _differing(stored, expected, scale)}
         for arm, key in keys.items():

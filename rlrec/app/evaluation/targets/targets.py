@@ -14,6 +14,7 @@ from rlrec.app.log import lineage
 from rlrec.arrays import Flags, Ids, Words
 from rlrec.errors import InputError
 from rlrec.policy import TEAM_DRAFT
+from rlrec.policy.beliefs.base import PRICE
 from rlrec.policy.kinds.two_stage import ranking_seeds
 from rlrec.records import Head, Reward, Version
 from rlrec.store import Unit
@@ -43,8 +44,10 @@ class Target:
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The fields of the context that it depends on."""
-        return () if self.serving is None else self.serving.learner.reads
+        """The fields of the context that it depends on. The price that a logger had is none of them: with a budget, a
+        target has that of a period like those that it knows."""
+        reads = () if self.serving is None else self.serving.learner.reads
+        return () if reads == (PRICE,) else reads
 
     @property
     def stateful(self) -> bool:

@@ -1,0 +1,186 @@
+"""The spend of a policy with a budget, and the price of cost at which it spends what is left.
+
+The price is the multiplier of the budget in the linear program that maximises the expected reward of the requests
+that are left under the expected cost that is left. It is solved again at every change of the belief, as in Agrawal,
+Wang and Ye 2014 (a dynamic near-optimal algorithm for online linear programming), on the means of arms learned so
+far, as in primal-dual bandits with knapsacks (Badanidiyuru, Kleinberg and Slivkins 2013). The forecast of requests by
+slices of the period is our addition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+
+from rlrec.arrays import Array, Ids, look_up
+from rlrec.policy.beliefs.budget import SLICES, Budget
+
+PERIODS = 7  # before the newest one, whose costs and requests count
+RECENT = SLICES * (PERIODS + 1)  # slices
+HALF_LIFE = 2.0  # slices, after which the requests of a slice say half as much about those to come
+NODES = 12  # of the quadrature of one score
+MAX_RIVALS = 64  # arms between which the best one is sought
+DOUBLINGS, HALVINGS = 60, 40
+CLOSE = 1e-5  # of a price
+FARTHEST = 8.0  # deviations beyond which a normal score is taken not to lie
+_TANH = (2 / np.pi) ** 0.5
+
+
+def oldest_slice(newest: int) -> int:
+    """The first slice that counts while this one is the newest with a decision."""
+    return newest - newest % SLICES - PERIODS * SLICES
+
+
+class Spend:
+    """The spend of a policy, and how many slots it has shown, by arm and by slice.
+
+    A slot whose cost is not known yet counts the expected cost of its arm; this is the mean of its known costs, and of
+    one more that is the mean of all arms. cost (m,): by the ids of `arms`; mean_cost: of an arm that nobody knows."""
+
+    def __init__(self, budget: Budget, rows: Sequence[tuple[float, ...]]) -> None:
+        """rows: slice, arm, slots shown, cost, and how many of these slots have a known cost."""
+        self.budget = budget
+        table = np.array(rows, np.float64).reshape(len(rows), 5)
+        table = table[np.lexsort((table[:, 1], table[:, 0]))]
+        slices = table[:, 0].astype(np.int64)
+        if len(slices):
+            is_recent = slices >= oldest_slice(int(slices[-1]))
+            slices, table = slices[is_recent], table[is_recent]
+        shown, cost, paid = table[:, 2:].T
+        self.arms, arm = np.unique(table[:, 1].astype(np.int64), return_inverse=True)
+        by_arm = [np.bincount(arm, weights=column, minlength=len(self.arms)) for column in (cost, paid)]
+        self.mean_cost = max(0.0, float(cost.sum() / paid.sum())) if paid.sum() > 0 else 0.0
+        self.cost: Array = np.maximum((by_arm[0] + self.mean_cost) / (np.maximum(by_arm[1], 0.0) + 1), 0.0)
+        self.slices, index = np.unique(slices, return_inverse=True)
+        self.shown = np.bincount(index, weights=shown, minlength=len(self.slices)).astype(np.float64)
+        expected = cost + np.maximum(shown - paid, 0.0) * self.cost[arm]
+        self.spent = np.bincount(index, weights=expected, minlength=len(self.slices)).astype(np.float64)
+
+    def costs(self, arms: Ids) -> Array:
+        """The expected cost of showing each arm, (m,)."""
+        index, has_cost = look_up(self.arms, arms)
+        cost = np.full(len(arms), self.mean_cost)
+        cost[has_cost] = self.cost[index[has_cost]]
+        return cost
+
+    def spent_in_period(self, at: int) -> float:
+        """The spend of the period of a moment until now."""
+        return float(self.spent[self.slices >= _period_start(self.budget.slices(at))].sum())
+
+    def left(self, at: int) -> float:
+        """How many slots will be shown in the rest of a period: by past periods, at the level of its last slices. In
+        the first period of all, as many for its time as in these."""
+        now = self.budget.slices(at)
+        start = _period_start(now)
+        is_past = self.slices < start
+        today = np.zeros(SLICES)
+        today[self.slices[~is_past] - start] = self.shown[~is_past]
+        n_over, passed = now - start, np.clip(now - start - np.arange(SLICES), 0.0, 1.0)
+        recent = np.where(passed > 0, 0.5 ** ((n_over - np.arange(SLICES)) / HALF_LIFE), 0.0)
+        if not is_past.any():
+            recent[: int(self.slices[0] - start) if len(self.slices) else 0] = 0.0  # before it began
+            return float(recent @ today * (SLICES - n_over) / max(recent @ passed, 1 / SLICES))
+        # the mean of each slice of a period over the periods in which it was covered
+        first, end = int(self.slices[0]), _period_start(float(self.slices[is_past][-1])) + SLICES
+        number = np.arange(oldest_slice(end), end)
+        counts = np.zeros(len(number))
+        counts[self.slices[is_past] - number[0]] = self.shown[is_past]
+        n_covered = (number >= first).reshape(-1, SLICES).sum(axis=0)
+        total = counts.reshape(-1, SLICES).sum(axis=0)
+        usual = np.where(n_covered > 0, total / np.maximum(n_covered, 1), total.sum() / n_covered.sum())
+        # today's level against that
+        level = (recent @ today + usual.mean()) / (recent @ (usual * passed) + usual.mean())
+        return float(level * (usual @ (1 - passed)))
+
+    def slots_of_period(self) -> float:
+        """How many slots a period shows, by all that is known."""
+        if not len(self.slices):
+            return 0.0
+        return float(self.shown.sum() * SLICES / (self.slices[-1] - self.slices[0] + 1))
+
+    def price(
+        self, location: Array, deviation: Array | None, cost: Array, *, uniform: float, at: int | None = None
+    ) -> float:
+        """The price at which a slot is expected to cost what is left of the budget per slot of the rest of the period;
+        0 where it costs no more without one. at: None for a period like those that are known.
+
+        location, deviation, cost (m,): of the noisy scores of the arms and of showing them, None for scores without
+        noise; uniform: the probability of a uniform arm."""
+        if at is None:
+            target = self.budget.amount / max(self.slots_of_period(), 1.0)
+        else:
+            target = (self.budget.amount - self.spent_in_period(at)) / max(self.left(at), 1.0)
+        return solve_price(location, deviation, cost, uniform=uniform, target=target)
+
+
+def _period_start(slices: float) -> int:
+    return int(slices) - int(slices) % SLICES
+
+
+def solve_price(location: Array, deviation: Array | None, cost: Array, *, uniform: float, target: float) -> float:
+    """The smallest price, up to rounding, at which the expected cost of a slot is at most `target`, or that at which it
+    is as low as it can be. Where the cost jumps over the target, the side that is nearer to it."""
+    finite = np.isfinite(location)
+    location, cost = location[finite], cost[finite]
+    deviation = None if deviation is None else deviation[finite]
+    spread = float(np.ptp(cost)) if len(cost) else 0.0
+    if spread <= 0:
+        return 0.0
+
+    def expected(price: float) -> float:
+        share = best_shares(location - price * cost, deviation)
+        return float((1 - uniform) * (share @ cost) + uniform * cost.mean())
+
+    low, low_cost = 0.0, expected(0.0)
+    if low_cost <= target:
+        return 0.0
+    cheapest = float((1 - uniform) * cost.min() + uniform * cost.mean())
+    goal = max(target, cheapest + 1e-6 * spread)
+    high = (float(np.ptp(location)) + 1e-9 + (0.0 if deviation is None else float(deviation.max()))) / spread
+    for _ in range(DOUBLINGS):
+        if (high_cost := expected(high)) <= goal:
+            break
+        low, low_cost, high = high, high_cost, 2 * high
+    if target <= cheapest:
+        return high
+    for _ in range(HALVINGS):
+        if high - low <= CLOSE * high:
+            break
+        middle = (low + high) / 2
+        if (middle_cost := expected(middle)) <= goal:
+            high, high_cost = middle, middle_cost
+        else:
+            low, low_cost = middle, middle_cost
+    return low if low_cost - goal < goal - high_cost else high
+
+
+def best_shares(location: Array, deviation: Array | None) -> Array:
+    """About the probability that each arm has the largest score, (m,): exact where scores have no noise.
+
+    The price that comes of it is logged, and propensities are exact given that: a rough share costs a little time until
+    the spend is on its way, never an error."""
+    if deviation is None:
+        is_best = location == location.max()
+        return np.asarray(is_best / is_best.sum())
+    share = np.zeros(len(location))
+    upper, lower = location + FARTHEST * deviation, location - FARTHEST * deviation
+    rivals = np.flatnonzero(upper >= lower.max())
+    rivals = rivals[np.argsort(-(location + 2 * deviation)[rivals], kind="stable")[:MAX_RIVALS]]
+    node, weight = _nodes()
+    mean, sd = location[rivals], deviation[rivals]
+    x = mean[:, None] + sd[:, None] * node
+    u = np.clip((x[:, :, None] - mean) / sd, -FARTHEST, FARTHEST)
+    below = 0.5 * (1 + np.tanh(_TANH * (u + 0.044715 * u**3)))  # the normal distribution function, to 1e-3
+    below[np.arange(len(rivals)), :, np.arange(len(rivals))] = 1.0
+    probability = below.prod(axis=2) @ weight
+    share[rivals] = probability / probability.sum()
+    return share
+
+
+@cache
+def _nodes() -> tuple[Array, Array]:
+    """Nodes and weights for the mean over a standard normal score."""
+    node, weight = np.polynomial.hermite_e.hermegauss(NODES)
+    return node, weight / weight.sum()

@@ -1,0 +1,196 @@
+"""Budgets through the store: what is spent is counted once, whoever asks and however late costs come; the price is in
+the context of each decision, and propensities follow from it."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from typing import Any
+
+import pytest
+
+from rlrec.app.inputs import lookup
+from rlrec.store import Store
+from rlrec.store.policies import beliefs
+from tests.app.shop import done
+from tests.conftest import ON_BOTH, CommandResult, runner
+
+Run = Callable[..., CommandResult]
+COSTS = {"small": 0.001, "middle": 0.004, "large": 0.02}
+MORNING, NOON, EVENING = "2030-01-02T06:00:00Z", "2030-01-02T12:00:00Z", "2030-01-02T18:00:00Z"
+NEXT_DAY = "2030-01-03T06:00:00Z"
+
+
+@pytest.fixture
+def shop(db: str) -> Run:
+    run = runner(db)
+    for arm in COSTS:
+        done(run("arm", "add", arm))
+    done(run("reward", "define", "value", "quality=1", "--clip", "0,1", "--window", "1h"))
+    done(run("reward", "define", "spend", "cost=1"))
+    done(run("policy", "create", "p", *words(budget="cost:0.1/day")))
+    return run
+
+
+def words(*, kind: str = "thompson", floor: float = 0.3, **parameters: object) -> list[object]:
+    params = [word for name, value in parameters.items() for word in ("--param", f"{name}={value}")]
+    return ["--kind", kind, "--reward", "value", "--param", f"floor={floor}", *params]
+
+
+def ask(run: Run, n: int, *, at: str, seed: int, policy: str = "p", **fields: object) -> list[dict[str, Any]]:
+    lines = [{"policy": policy, "session": f"s{seed}-{number}", **fields} for number in range(n)]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    return done(run("--now", at, "recommend", "--input", "-", "--format", "ndjson", "--seed", seed, stdin=text)).lines
+
+
+def pay(run: Run, decisions: list[dict[str, Any]], *, at: str) -> float:
+    """Report cost and quality of decisions: the sum of the costs."""
+    costs = [COSTS[decision["slate"][0]["arm"]] for decision in decisions]
+    lines = [
+        {"decision_id": decision["decision_id"], "events": {"cost": cost, "quality": 0.5}}
+        for decision, cost in zip(decisions, costs, strict=True)
+    ]
+    done(run("--now", at, "feedback", "--input", "-", stdin="".join(json.dumps(line) + "\n" for line in lines)))
+    return sum(costs)
+
+
+def spent(db: str, reference: str = "p") -> tuple[float, float, float]:
+    """Slots, their cost, and how many of these have a known cost, by the belief of a version."""
+    with closing(Store(db)) as store, store.read() as unit:
+        version, _ = lookup.version(unit, reference)
+        rows = beliefs.spend(unit, version.id)
+    return sum(row.pulls for row in rows), sum(row.reward_sum for row in rows), sum(row.reward_squares for row in rows)
+
+
+def audit(run: Run, at: str = "2030-02-01T00:00:00Z") -> dict[str, int]:
+    report = run("--now", at, "doctor", "--json").json
+    assert [row for row in report["findings"] if row["severity"] == "error"] == []
+    return dict(report["checked"])
+
+
+@ON_BOTH
+def test_slots_count_when_they_are_served_and_costs_when_they_come(shop: Run, db: str) -> None:
+    first = ask(shop, 6, at=MORNING, seed=1)
+    assert spent(db) == (6, 0, 0)
+    cost = pay(shop, first[:4], at=NOON)
+    assert spent(db) == pytest.approx((6, cost, 4))
+    more = ask(shop, 5, at=EVENING, seed=2)
+    cost += pay(shop, first[4:] + more, at=NEXT_DAY)
+    assert spent(db) == pytest.approx((11, cost, 11))
+    done(shop("--now", NEXT_DAY, "feedback", first[0]["decision_id"], "cost=0.5"))  # a second cost of one answer
+    assert spent(db) == pytest.approx((11, cost + 0.5, 11))
+    assert audit(shop)["propensities"] == 11
+
+
+def test_a_cost_counts_in_the_period_of_its_decision(shop: Run, db: str) -> None:
+    first = ask(shop, 3, at=MORNING, seed=1)
+    pay(shop, first, at=NEXT_DAY)
+    with closing(Store(db)) as store, store.read() as unit:
+        rows = beliefs.spend(unit, lookup.version(unit, "p")[0].id)
+    assert len({row.bucket for row in rows}) == 1
+
+
+def test_the_price_stands_in_the_context_of_each_decision(shop: Run) -> None:
+    pay(shop, ask(shop, 12, at=MORNING, seed=1, context={"task": "mail"}), at=MORNING)
+    answer = ask(shop, 1, at=NOON, seed=2, context={"task": "mail"})[0]
+    shown = shop("decision", "show", answer["decision_id"], "--json").json
+    assert shown["context"]["task"] == "mail"
+    assert shown["context"]["@price"] > 0
+    assert shown["agrees"]
+    assert shop("decision", "show", 1, "--json").json["context"]["@price"] == 0
+
+
+def test_a_budget_that_is_spent_leaves_the_cheapest_arm_and_the_floor(shop: Run) -> None:
+    done(shop("policy", "create", "q", *words(budget="cost:0.2/day")))
+    assert pay(shop, ask(shop, 30, at=MORNING, seed=1, policy="q"), at=MORNING) > 0.2
+    answers = ask(shop, 20, at=NOON, seed=2, policy="q")
+    propensity = {decision["slate"][0]["arm"]: decision["propensity"] for decision in answers}
+    assert propensity["small"] == pytest.approx(0.8, abs=1e-4)
+    tomorrow = ask(shop, 20, at=NEXT_DAY, seed=3, policy="q")
+    assert max(row["propensity"] for row in tomorrow if row["slate"][0]["arm"] != "small") > 0.11
+
+
+def test_a_retry_with_the_price_moved_is_the_same_request(shop: Run) -> None:
+    line = ("--policy", "p", "--session", "s", "--request-id", "r1", "--json")
+    first = done(shop("--now", MORNING, "recommend", *line)).json
+    pay(shop, [first, *ask(shop, 9, at=MORNING, seed=1)], at=MORNING)
+    assert done(shop("--now", NOON, "recommend", *line)).json == {**first, "duplicate": True}
+
+
+@pytest.mark.slow
+@ON_BOTH
+def test_copies_go_on_from_what_was_spent(shop: Run, db: str) -> None:
+    pay(shop, ask(shop, 8, at=MORNING, seed=1, user="u1"), at=MORNING)
+    done(shop("--now", NOON, "policy", "freeze", "p"))
+    assert spent(db, "p@2") == spent(db)
+    done(shop("--now", NOON, "policy", "rebuild", "p"))
+    done(shop("--now", NOON, "experiment", "create", "e", "--variant", "a=p", "--variant", "b=uniform"))
+    assert spent(db, "p@e/a") == spent(db) == spent(db, "p@2")
+    pay(shop, ask(shop, 4, at=EVENING, seed=2), at=EVENING)
+    frozen = ask(shop, 3, at=EVENING, seed=3, policy="p@2")
+    pay(shop, frozen, at=EVENING)
+    assert [spent(db, name)[0] for name in ("p", "p@2", "p@e/a")] == [15, 8, 8]
+    assert audit(shop)["propensities"] == 15
+    done(shop("--now", NEXT_DAY, "db", "forget", "--user", "u1", "--yes"))
+    audit(shop)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("memory", [{}, {"discount": 0.9}, {"window": 64}])
+def test_pruned_and_forgotten_decisions_leave_an_audit_that_adds_up(
+    shop: Run, db: str, memory: dict[str, float]
+) -> None:
+    done(shop("policy", "create", "q", *words(budget="cost:0.1/day", **memory)))
+    for seed, (at, user) in enumerate([(MORNING, "u1"), (NOON, "u2"), (NEXT_DAY, "u1")], 1):
+        pay(shop, ask(shop, 4, at=at, seed=seed, user=user, policy="q"), at=at)
+    done(shop("--now", "2030-01-04T00:00:00Z", "db", "forget", "--user", "u2", "--yes"))
+    assert spent(db, "q")[0] == 8
+    audit(shop)
+    done(shop("--now", "2030-01-04T00:00:00Z", "db", "prune", "--before", "2030-01-03T00:00:00Z", "--yes"))
+    assert spent(db, "q")[0] == 8
+    audit(shop)
+
+
+def test_an_audit_says_where_spend_is_not_that_of_the_log(shop: Run, sqlite_db: str) -> None:
+    pay(shop, ask(shop, 8, at=MORNING, seed=1), at=MORNING)
+    with closing(sqlite3.connect(sqlite_db)) as tampered, tampered:
+        for table in ("belief", "belief_delta"):
+            tampered.execute(f"UPDATE {table} SET reward_sum = reward_sum + 1 WHERE bucket < 0")
+        tampered.execute("UPDATE belief_delta SET d_reward_sum = d_reward_sum + 1 WHERE bucket < 0")
+    findings = shop("--now", NEXT_DAY, "doctor", "--json").json["findings"]
+    assert any("its slots and events give" in row["detail"] for row in findings)
+
+
+def test_a_new_policy_knows_costs_and_requests_of_the_log_that_taught_it(shop: Run, db: str) -> None:
+    cost = pay(shop, ask(shop, 30, at=MORNING, seed=1), at=MORNING)
+    later = "2030-03-05T06:00:00Z"
+    done(shop("--now", later, "policy", "create", "q", *words(budget="cost:0.05/day"), "--from-log", "policy=p"))
+    assert spent(db, "q") == pytest.approx((30, cost, 30))
+    answer = ask(shop, 1, at=later, seed=5, policy="q")[0]
+    assert shop("decision", "show", answer["decision_id"], "--json").json["context"]["@price"] > 0
+    audit(shop, "2030-03-06T12:00:00Z")
+
+
+@pytest.mark.parametrize("kind", ["epsilon-greedy", "ucb", "ucb-tuned", "kl-ucb"])
+def test_other_kinds_with_a_score_have_a_price_too(shop: Run, kind: str) -> None:
+    done(shop("policy", "create", "q", *words(kind=kind, budget="cost:0.03/day")))
+    for seed in range(3):
+        pay(shop, ask(shop, 9, at=MORNING, seed=seed, policy="q"), at=MORNING)
+    assert shop("decision", "show", 27, "--json").json["context"]["@price"] > 0
+    assert audit(shop)["propensities"] == 27
+
+
+def test_a_budget_of_an_event_that_no_reward_weighs_is_refused(shop: Run) -> None:
+    refused = shop("policy", "create", "q", *words(budget="euros:3/day"), "--json")
+    assert refused.exit_code == 2
+    assert "no reward definition weighs 'euros'" in refused.error["error"]
+    assert "rlrec reward define spend 'euros=1'" in refused.error["hint"]
+
+
+def test_kinds_without_a_score_of_each_arm_and_stages_have_no_budget(shop: Run) -> None:
+    for kind, name in (("exp3", "budget"), ("two-stage", "second.budget"), ("lin-thompson", "budget")):
+        refused = shop("policy", "create", "q", "--kind", kind, "--param", f"{name}=cost:3/day", "--json")
+        assert refused.exit_code == 2
+        assert f"no parameter '{name}'" in refused.error["error"]
