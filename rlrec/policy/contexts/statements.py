@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from rlrec.errors import InputError, suggest
+from rlrec.policy.beliefs.base import PRICE
 
 ARMS, PAGE = "@arms", "@page"
-STATEMENTS = (ARMS, PAGE)
+STATED = (ARMS, PAGE)
+STATEMENTS = (*STATED, PRICE)  # the last one by the tool itself, for a policy with a budget
 SCORE, FEATURES = "score", "features"  # of an arm
 SCORES, ARM_FEATURES = f"{ARMS}.{SCORE}", f"{ARMS}.{FEATURES}"  # as fields of a context: those of all arms, by key
 LARGEST = 1e100  # a score whose distance from another is still finite at any temperature
@@ -23,7 +25,7 @@ def by_arm(context: Mapping[str, Any], name: str) -> dict[str, Any] | None:
 def check_names(context: Mapping[str, Any]) -> None:
     """Raises InputError for a name that begins with `@` and is none that a request may state."""
     for name in context:
-        if name.startswith("@") and name not in STATEMENTS:
+        if name.startswith("@") and name not in STATED:
             hint = f"`@` begins {ARMS} and {PAGE}, which a request states of its arms and of its page; rename the field"
             raise InputError(f"context has a field {name[:80]!r}", hint=hint, field=f"context.{name[:80]}")
 

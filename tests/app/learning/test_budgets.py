@@ -7,6 +7,7 @@ import json
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -194,3 +195,21 @@ def test_kinds_without_a_score_of_each_arm_and_stages_have_no_budget(shop: Run) 
         refused = shop("policy", "create", "q", "--kind", kind, "--param", f"{name}=cost:3/day", "--json")
         assert refused.exit_code == 2
         assert f"no parameter '{name}'" in refused.error["error"]
+
+
+def test_a_request_states_no_price(shop: Run) -> None:
+    refused = shop("recommend", "--policy", "p", "--session", "s", "--context", '{"@price": 3}', "--json")
+    assert refused.exit_code == 2
+    assert "'@price'" in refused.error["error"]
+
+
+def test_a_log_with_prices_comes_back(shop: Run, tmp_path: Path) -> None:
+    pay(shop, ask(shop, 6, at=MORNING, seed=1), at=MORNING)
+    ask(shop, 2, at=NOON, seed=2)
+    file = tmp_path / "log.jsonl"
+    done(shop("export-log", file))
+    done(shop("import-log", file, "--layout", "jsonl", "--policy", "old"))
+    assert (
+        shop("decision", "show", 16, "--json").json["context"] == shop("decision", "show", 8, "--json").json["context"]
+    )
+    assert audit(shop)["propensities"] == 8
