@@ -877,7 +877,7 @@ class Commands:
 
         `rlrec help outcomes` explains metrics, groups and reasons."""
 
-    def import_log(self, *files: str | PathLike[str], layout: str, map: Mapping[str, Any] | str | PathLike[str] | None = None, arm_id: str | None = None, reward_from: str | None = None, policy: str | None = None, propensity: Literal['uniform', 'fitted'] | None = None, check: bool = False, dry_run: bool = False, on_error: Literal['fail', 'quarantine'] = 'fail', rejects: str | PathLike[str] | None = None) -> Result:
+    def import_log(self, *files: str | PathLike[str], layout: str, map: Mapping[str, Any] | str | PathLike[str] | None = None, arm_id: str | None = None, reward_from: str | None = None, policy: str | None = None, propensity: Literal['uniform', 'fitted'] | None = None, check: bool = False, dry_run: bool = False, follow: bool = False, poll: str | timedelta | None = None, on_error: Literal['fail', 'quarantine'] = 'fail', rejects: str | PathLike[str] | None = None) -> Result:
         """Take in logs from elsewhere, to estimate on and to learn from.
 
         Unknown arms are added. A line that was imported before is a duplicate, so an overlapping file adds only what is
@@ -892,6 +892,8 @@ class Commands:
         propensity: For decisions without propensities: uniform, or fitted to what was shown.
         check: Read and count, and store nothing.
         dry_run: Say what would be stored, and store nothing.
+        follow: Go on with the lines that are added: see `rlrec help import-log`.
+        poll: How often to look for new lines.  [default: 1s]
         on_error: fail: a bad line stops all, nothing is stored. quarantine: bad lines go to --rejects.
         rejects: Where bad lines go.
 

@@ -22,11 +22,11 @@ class BackgroundItems(Iterator[T], Generic[T]):
     """The items of an iterable, each computed by a forked process while this one uses those before.
 
     The other process sees every object as it is now, and changes none here. It leaves connections to a database alone:
-    it neither uses nor closes them. Where a fork is not safe, the items are computed here."""
+    it neither uses nor closes them. Where a fork is not safe, or not worth its time, the items are computed here."""
 
-    def __init__(self, items: Iterable[T]) -> None:
+    def __init__(self, items: Iterable[T], *, forks: bool = True) -> None:
         self._child = 0
-        if sys.platform != "linux":
+        if sys.platform != "linux" or not forks:
             self._items = iter(items)
             return
         receiver, sender = _pipe()
@@ -73,7 +73,8 @@ def _send(items: Iterable[Any], sender: int, receiver: int) -> NoReturn:
     """Work as the other process, to its end."""
     try:
         os.close(receiver)  # so that it ends with the process that started it
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for number in (signal.SIGINT, signal.SIGTERM):  # a supervisor may send it to all processes of a service
+            signal.signal(number, signal.SIG_IGN)
         gc.disable()  # what is garbage here may be a connection that the other process uses
         with open(sender, "wb") as stream:
             try:

@@ -51,8 +51,8 @@ class ImportState:
 
     policies: the names of all owners; options: what the command was asked for, noted with its first decisions; run: the
     id of that note; moves: of visits; agree: whether no line contradicts another; contexts: their ids. lines: the
-    digests, by policy, that the store had before this file, None if these are many; they hold as long as nobody but the
-    import adds any: `marks` are the same."""
+    digests, by policy, that the store had before this file, None if these are many, or where a log is followed; they
+    hold as long as nobody but the import adds any: `marks` are the same."""
 
     policies: Collection[str]
     options: Mapping[str, Any]
@@ -60,6 +60,7 @@ class ImportState:
     agree: bool
     counts: ImportCounts = field(default_factory=ImportCounts)
     run: int | None = None
+    follows: bool = False
     marks: Sequence[Any] = ()
     lines: Mapping[int, set[bytes] | None] = field(default_factory=dict)
     contexts: Mapping[str, int] = field(default_factory=dict)
@@ -119,7 +120,7 @@ class GroupWriter:
         self.policy_heads = policies.lock(unit, list(self.ids.values()))
         self.settings = settings.get(unit)
         if state.marks != loading.marks(unit, self.ids.values()):
-            lines = {number: loading.few_lines(unit, number) for number in self.ids.values()}
+            lines = {number: None if state.follows else loading.few_lines(unit, number) for number in self.ids.values()}
             state = replace(state, lines=lines, contexts={})
         self.state = state
         self.refused: list[RefusedLine] = []

@@ -2,7 +2,7 @@
 
 Every line is decoded, and checked, before the first one is stored. They are stored in portions, a transaction each, so
 that others are served meanwhile; the identities of lines make it safe to run an import again that was stopped.
-Imported decisions teach no belief.
+Imported decisions teach no belief. A log that grows is followed in portions, each checked and stored before the next.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from rlrec.app.imports.visits import VisitMoves
 from rlrec.app.imports.writer import GroupWriter, ImportCounts, ImportState, PreparedRows, find_owner
 from rlrec.app.inputs import lookup
 from rlrec.errors import InputError, quantity
+from rlrec.records import Sums
 from rlrec.store import Store, Unit
 from rlrec.store.database import loading
 from rlrec.store.log import settings
@@ -70,8 +71,35 @@ class ImportSummary:
     without_propensity: int
 
 
+@dataclass(frozen=True)
+class LineSums(Sums):
+    """How many lines of a log were refused, came before in it, or are no decision; how many decisions lack a
+    propensity; whether some lines observe others."""
+
+    rejected: int = 0
+    duplicates: int = 0
+    skipped: int = 0
+    without_propensity: int = 0
+    observes: bool = False
+
+    @classmethod
+    def read(cls, file: Layout, rejected: int = 0) -> LineSums:
+        return cls(rejected, file.duplicates, file.skipped, file.without_propensity, file.observes)
+
+
 def import_log(store: Store, request: Request, bad_lines: BadLines) -> ImportSummary:
     """Store the decisions of files that are not known yet."""
+    layout, now, salt = checked_layout(store, request)
+    with ExitStack() as opened, _rare_collections():
+        files = [
+            opened.enter_context(closing(layout(source, policy=request.policy, now=now, options=request.options)))
+            for source in request.files
+        ]
+        return Import(store, request, files, bad_lines, salt).run()
+
+
+def checked_layout(store: Store, request: Request) -> tuple[type[Layout], int, str]:
+    """The layout of a log, the time, and the salt of the splits. Raises InputError where it cannot be imported so."""
     layout: type[Layout] = resolve_name(layouts.READERS[request.layout])
     if layout.wants_policy and request.policy is None:
         raise InputError(f"the layout {request.layout} needs a policy", hint="--policy NAME: the owner of the log")
@@ -81,13 +109,7 @@ def import_log(store: Store, request: Request, bad_lines: BadLines) -> ImportSum
     with store.read() as unit:
         if request.policy is not None:
             find_owner(unit, request.policy)
-        now, salt = unit.now, settings.get(unit).split_salt
-    with ExitStack() as opened, _rare_collections():
-        files = [
-            opened.enter_context(closing(layout(source, policy=request.policy, now=now, options=request.options)))
-            for source in request.files
-        ]
-        return _Import(store, request, files, bad_lines, salt).run()
+        return layout, unit.now, settings.get(unit).split_salt
 
 
 @contextmanager
@@ -102,7 +124,7 @@ def _rare_collections() -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class _Import:
+class Import:
     """One command at work. salt: of the splits."""
 
     store: Store
@@ -112,6 +134,17 @@ class _Import:
     salt: str
 
     def run(self) -> ImportSummary:
+        rejected = self.decode()
+        if not self.bad_lines.quarantine:
+            with self.store.read() as unit:
+                self.check(unit, conflicts.names_of_store(unit))
+        if self.request.check:
+            with self.store.read() as unit:
+                return self._count(unit, rejected)
+        return self._store(rejected)
+
+    def decode(self) -> int:
+        """Decode all files: how many of their lines are refused."""
         rejected = sum(map(self._decode, self.files))
         zoneless = sum(file.zoneless for file in self.files)
         read_as_utc = (
@@ -119,15 +152,9 @@ class _Import:
         )
         for line in chain(read_as_utc, self.files[0].join(self.files)):
             self.store.notice(line)
-        if not self.bad_lines.quarantine:
-            with self.store.read() as unit:
-                self._check(unit)
-        if self.request.check:
-            with self.store.read() as unit:
-                return self._count(unit, rejected)
-        return self._store(rejected)
+        return rejected
 
-    def _groups(self, file: Layout) -> Iterator[LogColumns]:
+    def groups(self, file: Layout) -> Iterator[LogColumns]:
         """The rows of a file, with propensities where these are wanted."""
         if self.request.propensity is None:
             return file.groups()
@@ -146,7 +173,7 @@ class _Import:
         counts, lines = ImportCounts(), defaultdict[str, set[bytes]](set)  # digests by policy, of several files
         for file in self.files:
             self.bad_lines.reading(file.source.name)
-            for rows in self._groups(file):
+            for rows in self.groups(file):
                 for name in distinct(rows.policy):
                     owner = find_owner(unit, name)
                     listed = new = rows.select([name == other for other in values(rows.policy, len(rows))])
@@ -174,10 +201,10 @@ class _Import:
                     self.bad_lines.refuse(*line)
         return count
 
-    def _check(self, unit: Unit) -> None:
-        """Refuse a line that the store, or an earlier line, contradicts, while nothing is stored."""
+    def check(self, unit: Unit, store_names: LineNames | None) -> None:
+        """Refuse a line that the store, or an earlier line, contradicts, while nothing is stored. store_names: all that
+        the store has, None where they are many."""
         file_names = [file.names() for file in self.files]
-        store_names = conflicts.names_of_store(unit)
         names = LineNames.join(file_names if store_names is None else [*file_names, store_names])
         counts = [len(lines.name) for lines in file_names]
         del file_names  # 16 bytes a name, which `names` has once more
@@ -212,8 +239,8 @@ class _Import:
         for file in self.files:
             self.bad_lines.reading(file.source.name)
             state = replace(state, marks=())
-            prepared = (PreparedRows.prepare(rows, salt=self.salt) for rows in self._groups(file))
-            with closing(BackgroundItems(prepared)) as groups:
+            prepared = (PreparedRows.prepare(rows, salt=self.salt) for rows in self.groups(file))
+            with closing(BackgroundItems(prepared, forks=file.is_large)) as groups:
                 for group in groups:
                     work = partial(_write, state=state, group=group)
                     state, bad = self.store.write(work, references_hold=True, repeatable=True)
@@ -233,41 +260,46 @@ class _Import:
         return summary
 
     def _summary(self, counts: ImportCounts, rejected: int) -> ImportSummary:
-        altered, silent = counts.altered, sum(file.without_propensity for file in self.files)
-        on_propensities = self._on_propensities(silent, counts.duplicates, counts.estimated)
-        for line in chain(altered.notices(), on_propensities, self._on_observations(counts.duplicates)):
-            self.store.notice(line)
-        return ImportSummary(
-            accepted=counts.accepted, duplicates=counts.duplicates + sum(file.duplicates for file in self.files),
-            rejected=rejected, clipped=altered.clipped, ignored=altered.ignored,
-            skipped=sum(file.skipped for file in self.files),
-            clipped_share=altered.clipped / max(counts.accepted, 1), ignored_kinds=sorted(altered.kinds),
-            without_propensity=silent if self.request.propensity is None else 0,
-        )  # fmt: skip
+        return summarised(self.store, self.request, counts, sum(map(LineSums.read, self.files), LineSums(rejected)))
 
-    def _on_propensities(self, count: int, duplicates: int, estimated: int) -> Iterator[str]:
-        """Lines for a person: who judges by rows without propensities, and who has them already."""
-        kind = self.request.propensity
-        if count and kind is None:
-            yield (
-                f"{quantity(count, 'decision')} without a propensity: estimates leave them out; "
-                "--propensity uniform or fitted gives them some, in a store that does not have these lines yet"
-            )
-        if estimated and kind is not None:
-            yield f"{quantity(estimated, 'decision')} with estimated propensities ({kind}): no gate passes by them"
-        if count and kind is not None and duplicates:
-            yield (
-                f"{quantity(duplicates, 'line')} stored before, with the propensities of that time: "
-                "--propensity does not change them, another store takes them anew"
-            )
 
-    def _on_observations(self, duplicates: int) -> Iterator[str]:
-        """A line which says that observations of decisions that were stored before change nothing."""
-        if duplicates and any(file.observes for file in self.files):
-            yield (
-                f"{quantity(duplicates, 'line')} stored before, with the observations of that time: others do not "
-                "change them, `rlrec feedback --input` does, by request_id"
-            )
+def summarised(store: Store, request: Request, counts: ImportCounts, lines: LineSums) -> ImportSummary:
+    """The answer to a command, with notices of what a person should know."""
+    altered, silent, kind = counts.altered, lines.without_propensity, request.propensity
+    on_propensities = _on_propensities(kind, silent, counts.duplicates, counts.estimated)
+    for line in chain(altered.notices(), on_propensities, _on_observations(counts.duplicates, lines)):
+        store.notice(line)
+    return ImportSummary(
+        accepted=counts.accepted, duplicates=counts.duplicates + lines.duplicates, rejected=lines.rejected,
+        clipped=altered.clipped, ignored=altered.ignored, skipped=lines.skipped,
+        clipped_share=altered.clipped / max(counts.accepted, 1), ignored_kinds=sorted(altered.kinds),
+        without_propensity=silent if kind is None else 0,
+    )  # fmt: skip
+
+
+def _on_propensities(kind: str | None, count: int, duplicates: int, estimated: int) -> Iterator[str]:
+    """Lines for a person: who judges by rows without propensities, and who has them already."""
+    if count and kind is None:
+        yield (
+            f"{quantity(count, 'decision')} without a propensity: estimates leave them out; "
+            "--propensity uniform or fitted gives them some, in a store that does not have these lines yet"
+        )
+    if estimated and kind is not None:
+        yield f"{quantity(estimated, 'decision')} with estimated propensities ({kind}): no gate passes by them"
+    if count and kind is not None and duplicates:
+        yield (
+            f"{quantity(duplicates, 'line')} stored before, with the propensities of that time: "
+            "--propensity does not change them, another store takes them anew"
+        )
+
+
+def _on_observations(duplicates: int, lines: LineSums) -> Iterator[str]:
+    """A line which says that observations of decisions that were stored before change nothing."""
+    if duplicates and lines.observes:
+        yield (
+            f"{quantity(duplicates, 'line')} stored before, with the observations of that time: others do not "
+            "change them, `rlrec feedback --input` does, by request_id"
+        )
 
 
 def _write(unit: Unit, *, state: ImportState, group: PreparedRows) -> tuple[ImportState, list[RefusedLine]]:

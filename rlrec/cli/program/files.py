@@ -30,9 +30,9 @@ class Refusals:
     """Refused lines: the first one ends the command, or each goes to a file, as a JSON object: line, error, field,
     text, file, code."""
 
-    def __init__(self, path: str | None) -> None:
+    def __init__(self, path: str | None, *, appends: bool = False) -> None:
         self.count = 0
-        self.file = None if path is None else _created(path)
+        self.file = None if path is None else _created(path, "ab" if appends else "wb")
 
     @property
     def quarantine(self) -> bool:
@@ -57,11 +57,11 @@ class Refusals:
         self.count += 1
 
 
-def _created(path: str) -> BinaryIO:
+def _created(path: str, mode: str) -> BinaryIO:
     if path == "-":
         raise InputError("--rejects takes the name of a file", hint="/dev/stderr is one")
     try:
-        return open(path, "wb")
+        return cast(BinaryIO, open(path, mode, buffering=0 if mode == "ab" else -1))
     except OSError as error:
         raise InputError(f"cannot write {truncate(path)}: {error.strerror}") from None
 
@@ -139,7 +139,7 @@ def refusing(command: Command) -> Command:
             return command(*args, refusals=Refusals(None), **kwargs)
         words = [word for value in kwargs.values() for word in (value if isinstance(value, tuple) else [value])]
         check_target(rejects, "--rejects", inputs=[word for word in words if isinstance(word, str)])
-        refusals = Refusals(rejects)
+        refusals = Refusals(rejects, appends=bool(kwargs.get("follow")))  # whoever goes on keeps what it refused before
         with refusals.file or nullcontext():
             result = command(*args, refusals=refusals, **kwargs)
         if refusals.count:

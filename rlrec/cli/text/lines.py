@@ -14,7 +14,7 @@ import select
 import stat
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 
@@ -97,6 +97,11 @@ def rereadable(source: str) -> str | BinaryIO:
         while block := _read(stream):
             copy.write(block)
     return copy
+
+
+def stream(source: str) -> AbstractContextManager[BinaryIO] | None:
+    """An input that is read as it comes: stdin, a FIFO; None for a plain file."""
+    return None if source != "-" and stat.S_ISREG(os.stat(source).st_mode) else _opened(source)
 
 
 class _Cutter:

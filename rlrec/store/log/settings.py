@@ -98,6 +98,28 @@ def any_run(unit: Unit, command: str) -> bool:
     return unit.ask_row("SELECT id FROM run WHERE command = ? LIMIT 1", command) is not None
 
 
+def open_run(unit: Unit, command: str, options: Mapping[str, Any]) -> tuple[int, dict[str, Any] | None]:
+    """The one row of a command with these options, which is made where there is none: its id, and what it holds."""
+    lock(unit)
+    typed = json.dumps(dict(options), sort_keys=True)
+    row = unit.ask_row("SELECT id FROM run WHERE command = ? AND options = ? ORDER BY id LIMIT 1", command, typed)
+    run_id = add_run(unit, command, options) if row is None else int(row[0])
+    return run_id, run_state(unit, run_id)
+
+
+def run_state(unit: Unit, run_id: int) -> dict[str, Any] | None:
+    """The state that a run holds."""
+    text = unit.ask_value("SELECT result FROM run WHERE id = ?", run_id)
+    return None if text is None else dict(json.loads(text))
+
+
+def move_run(unit: Unit, run_id: int, before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> bool:
+    """Put something else into a run that holds this; False where another process did so before."""
+    texts = ["" if state is None else json.dumps(dict(state), sort_keys=True) for state in (after, before)]
+    query = "UPDATE run SET result = ? WHERE id = ? AND coalesce(result, '') = ? RETURNING id"
+    return unit.ask_row(query, texts[0], run_id, texts[1]) is not None
+
+
 def end_run(unit: Unit, run_id: int, result: Mapping[str, Any]) -> None:
     """Record the result of a command whose rows name it."""
     unit.tell("UPDATE run SET result = ? WHERE id = ?", json.dumps(dict(result), sort_keys=True), run_id)

@@ -13,4 +13,5 @@ WRITERS = {
     "dsjson": "rlrec.app.imports.layouts.writers:DsJsonWriter",
     "parquet": "rlrec.app.imports.parquet_export:export",
 }
+GROWING = ("dsjson", "jsonl")  # layouts that can be followed: no line needs those behind it
 FOLDERS = ("parquet",)  # layouts that are written into a folder, by functions of the store and the folder

@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from itertools import chain, zip_longest
+from itertools import chain, pairwise, zip_longest
 from typing import Any, BinaryIO, ClassVar, NamedTuple, cast
 
 import numpy as np
@@ -27,7 +27,7 @@ from rlrec.app.imports.columns import NULL, LogColumns, values
 from rlrec.app.imports.conflicts import LineNames
 from rlrec.app.imports.layouts import checks
 from rlrec.app.imports.layouts.checks import Problem
-from rlrec.app.imports.layouts.line_groups import FileBytes, LineGroup, line_groups
+from rlrec.app.imports.layouts.line_groups import BLOCK_BYTES, FileBytes, LineGroup, line_groups
 from rlrec.arrays import Ids
 from rlrec.errors import InputError
 
@@ -37,11 +37,20 @@ SPANNED = 1_000  # lines of a decision
 @dataclass(frozen=True, kw_only=True)
 class Source:
     """A file to read (a path, or an open file), its name for people, and how strictly its JSON is read. decode: each
-    (number, line) as a msgspec Struct of a type, or the InputError with line and field that says why not."""
+    (number, line) as a msgspec Struct of a type, or the InputError with line and field that says why not. start, end:
+    the bytes of a file that grows which are read now, None for all that there are; number: of the first line there."""
 
     file: str | BinaryIO
     name: str
     decode: Callable[[Sequence[tuple[int, bytes]], type[Any]], Sequence[Any]]
+    start: int = 0
+    end: int | None = None
+    number: int = 1
+
+    @property
+    def grows(self) -> bool:
+        """Whether these are some lines of a log whose other lines are stored already, or follow later."""
+        return self.end is not None
 
 
 class RefusedLine(NamedTuple):
@@ -70,6 +79,13 @@ class Observation(NamedTuple):
     key: str
     events: tuple[tuple[str, float, int | None], ...]  # kind, value, time
     activates: bool = False
+
+
+class LateObservation(NamedTuple):
+    """Observations of a decision that is not in the files at hand. events: as in Observation."""
+
+    events: Sequence[tuple[str, float, int | None]]
+    activates: bool
 
 
 class Decoded(NamedTuple):
@@ -119,6 +135,7 @@ class Layout(ABC):
     reads: ClassVar[frozenset[str]] = frozenset()  # names of the options that it reads: map, reward_from, arm_id
     rounding: ClassVar[float] = 0.0  # of probabilities, beside that to six decimals
     spans = False  # whether a decision may go over several lines
+    most_lines: ClassVar[int] = SPANNED  # of a decision
 
     def __init__(self, source: Source, *, policy: str | None, now: int, options: Mapping[str, Any]) -> None:
         self.source, self.policy, self.now, self.options = source, policy, now, options
@@ -126,14 +143,17 @@ class Layout(ABC):
         self.zoneless = 0  # lines with a time without a zone, so far
         self.duplicates = 0  # lines that came before in the file, and name a request
         self.observes = False  # whether some lines observe decisions of others
+        self.late: Mapping[str, LateObservation] = {}  # of decisions that are not in these files, by request id
         self.without_propensity = 0  # decisions, so far
         self.policies: dict[str, int] = {}  # the line that names each policy first
+        self.is_large = False  # whether it is worth a second process
         self.decoded, self.share = 0, 0.0  # lines that were decoded so far, and the share of the file that was read
         self.arms: set[str] = set()  # shown, see Note
         self.largest = 0  # page, see Note
         self._spool = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `close`; nobody else can write what is unpickled)
         self._digests = [np.empty(0, np.int64)]  # the first 8 bytes of each, until all are decoded
         self._repeated: frozenset[bytes] = frozenset()
+        self.earlier: Mapping[bytes, int] = {}  # how often lines came before these, where some did
         self._names: list[LineNames] = []
 
     def close(self) -> None:
@@ -144,9 +164,14 @@ class Layout(ABC):
     def header(self, text: bytes) -> None:  # noqa: B027 (most layouts have none)
         """Read the first line. Raises InputError where a column is missing."""
 
-    def goes_on(self, text: bytes, following: bytes) -> bool:
-        """Whether a line belongs to the decision of the line before it, where the layout spans lines."""
+    def goes_on(self, text: bytes, following: bytes, *, gap: bool) -> bool:
+        """Whether a line belongs to the decision of the line before it, where the layout spans lines. gap: whether
+        blank lines lie between."""
         return False
+
+    def complete_bytes(self, data: bytes) -> int:
+        """How many of these bytes are complete decisions, whatever follows."""
+        return data.rfind(b"\n") + 1
 
     @abstractmethod
     def decode(self, numbers: Sequence[int], texts: list[bytes]) -> Decoded:
@@ -175,10 +200,12 @@ class Layout(ABC):
         may be set apart later, and not their names."""
         file = self.source.file
         with open(file, "rb") if isinstance(file, str) else nullcontext(file) as opened:
-            size = os.fstat(opened.fileno()).st_size
-            readers = FileBytes(opened, size), FileBytes(opened, size)
+            start, end = self.source.start, self.source.end
+            size = os.fstat(opened.fileno()).st_size if end is None else end
+            readers = FileBytes(opened, size, start), FileBytes(opened, size, start)
             even_groups, odd_groups = (self._spooled_groups(reader, n, with_text) for n, reader in enumerate(readers))
-            with closing(BackgroundItems(odd_groups)) as background:
+            self.is_large = size - start > BLOCK_BYTES
+            with closing(BackgroundItems(odd_groups, forks=self.is_large)) as background:
                 for rows, note, refused in filter(None, chain.from_iterable(zip_longest(even_groups, background))):
                     self.share = readers[0].position / max(size, 1)
                     self.remember(note)
@@ -190,14 +217,41 @@ class Layout(ABC):
         self.finish_decoding()
         ordered, self._digests = np.sort(np.concatenate(self._digests)), []
         self._repeated = frozenset(prefix.tobytes() for prefix in np.unique(ordered[1:][ordered[1:] == ordered[:-1]]))
+        self._count_duplicates()
+
+    def _count_duplicates(self) -> None:
         if self._repeated:
             self.duplicates = self.decoded - sum(map(len, self._identified_rows()))
+
+    def come_after(self, earlier: Mapping[bytes, int]) -> None:
+        """Take some lines for repeated ones. earlier: how often each came in the log before these lines."""
+        self.earlier, self._repeated = earlier, self._repeated.union(digest[:8] for digest in earlier)
+        self._count_duplicates()
+
+    def line_digests(self, start: int, end: int) -> Iterator[bytes]:
+        """The digests of the decisions in some bytes of the file, whether or not their lines can be decoded."""
+        file = FileBytes(cast(BinaryIO, self.source.file), end, start)
+        groups = line_groups(file, self.source.name, None, headed=False)
+        for _, numbers, texts in self._at_ends(groups) if self.spans else groups:
+            for start, stop in pairwise([*self.decision_starts(numbers, texts), len(texts)]):
+                yield blake2b(b"\n".join(texts[start:stop]), digest_size=16).digest()
+
+    def decision_starts(self, numbers: Sequence[int], texts: Sequence[bytes]) -> Sequence[int]:
+        """The index of the first line of each decision."""
+        indexes = range(len(texts))
+        return [n for n in indexes if not n or not self._goes_on(numbers, texts, n)] if self.spans else indexes
+
+    def _goes_on(self, numbers: Sequence[int], texts: Sequence[bytes], index: int) -> bool:
+        gap = numbers[index] > numbers[index - 1] + 1
+        return self.goes_on(texts[index - 1], texts[index], gap=gap)
 
     def _spooled_groups(
         self, file: FileBytes, start: int, with_text: bool
     ) -> Iterator[tuple[bytes, Note, list[RefusedLine]]]:  # fmt: skip
         """Every second group of the file: its rows pickled, what to remember of them, and the refused lines."""
-        groups = line_groups(file, self.source.name, None if self.spans else start, self.headed)
+        groups = line_groups(
+            file, self.source.name, None if self.spans else start, headed=self.headed, number=self.source.number
+        )
         if self.headed:
             groups = self._without_header(groups)
         for index, numbers, texts in self._at_ends(groups) if self.spans else groups:
@@ -231,7 +285,7 @@ class Layout(ABC):
         for index, more_numbers, more_texts in groups:
             numbers, texts = numbers + more_numbers, texts + more_texts
             cut = max(len(texts) - 1, 0)
-            while cut and len(texts) - cut < SPANNED and self.goes_on(texts[cut - 1], texts[cut]):
+            while cut and len(texts) - cut < self.most_lines and self._goes_on(numbers, texts, cut):
                 cut -= 1
             yield LineGroup(index, numbers[:cut], texts[:cut])
             numbers, texts = numbers[cut:], texts[cut:]
@@ -307,7 +361,7 @@ class Layout(ABC):
         that names its request is the same decision again, and left out."""
         if not self._repeated:
             return self.spooled()
-        counts: dict[bytes, int] = {}
+        counts = {**self.earlier}
         return (self._without_repeats(rows, counts) for rows in self.spooled())
 
     def _without_repeats(self, rows: LogColumns, counts: dict[bytes, int]) -> LogColumns:

@@ -150,7 +150,7 @@ class CsvMap(Layout):
         self._reads_end = not self.spans and len(in_context) > 1 and min(in_context) == self._split > max(outside)
         self._at_end = itemgetter(*(number - self._split for number in in_context or [0]))
 
-    def goes_on(self, text: bytes, following: bytes) -> bool:
+    def goes_on(self, text: bytes, following: bytes, *, gap: bool) -> bool:
         try:
             rows = self._cells(text), self._cells(following)
             return _same_decision(*([row[index] for index in self._grouping] for row in rows))

@@ -19,15 +19,23 @@ from msgspec import UNSET
 
 from rlrec.app.imports.columns import EMPTY, FIRST_STATE, NULL, LogColumns, distinct, values
 from rlrec.app.imports.layouts import dsjson_slots
-from rlrec.app.imports.layouts.base import Decoded, Layout, Note, Observation, Source
+from rlrec.app.imports.layouts.base import Decoded, LateObservation, Layout, Note, Observation, Source
 from rlrec.app.imports.layouts.checks import AMOUNT, CHECKS, FLOAT32, ValueCheck, checked, until
 from rlrec.app.imports.layouts.dsjson_slots import Actions, DsJsonLine, ShownAction, SlotOutcome
-from rlrec.app.imports.layouts.jsonl import DEFAULT_POLICY, REWARD, LineEvent, LineLayout, LineSlot, Row, time
+from rlrec.app.imports.layouts.jsonl import (
+    DEFAULT_POLICY,
+    REWARD,
+    LineEvent,
+    LineLayout,
+    LineSlot,
+    Row,
+    time,
+    with_censor_events,
+)
 from rlrec.app.inputs import canonical
 from rlrec.errors import InputError, quantity, suggest
 from rlrec.log_fields import KEY
 from rlrec.policy.gradients import history
-from rlrec.store.database.loading import Same
 
 CACHE = 2_000  # lists of actions remembered
 ARM_IDS = ("id", "i.id", "_tag")  # where an action has its id
@@ -195,6 +203,8 @@ class DsJson(LineLayout):
     def finish_decoding(self) -> None:
         """A log in which a reward was withheld is that of an apprentice: no decision of it was drawn."""
         if self.without_propensity:
+            if self.source.grows:
+                raise InputError(APPRENTICE, hint="import the whole log without --follow")
             self.without_propensity = self.decoded
 
     def join(self, files: Sequence[Layout]) -> list[str]:
@@ -208,11 +218,14 @@ class DsJson(LineLayout):
                 observed[name] += events
         for file in logs:
             file._observed, file._activated, file.observes = observed, activated_names, bool(observed)
-            file.skipped += len(file._inactive - activated_names)
+            file.skipped += 0 if self.source.grows else len(file._inactive - activated_names)
         lines = [f"{file.source.name}: {APPRENTICE}" for file in logs if file.without_propensity]
-        unmatched = set(observed)
-        for rows in (rows for file in logs for rows in file.spooled()) if observed else ():
+        unmatched = observed.keys() | (activated_names if self.source.grows else set())
+        for rows in (rows for file in logs for rows in file.spooled()) if unmatched else ():
             unmatched -= distinct(rows.request_id) | distinct(rows.slots.id)
+        if self.source.grows:
+            self.late = {name: LateObservation(observed[name], name in activated_names) for name in sorted(unmatched)}
+            return []
         missing_text = f"{quantity(len(unmatched), 'observation')} without a decision in these files"
         return lines + [f"{missing_text}: `rlrec feedback --input` takes them, by request_id"] * bool(unmatched)
 
@@ -225,9 +238,14 @@ class DsJson(LineLayout):
         names, n_slots = values(rows.request_id, len(rows)), len(rows.slots.row)
         censored = values(rows.slots.censored, n_slots)
         if any(censored):
-            is_inactive = {row for row, mark in zip(rows.slots.row, censored, strict=True) if mark}
-            rows = replace(rows, slots=replace(rows.slots, censored=Same(0)))
-            rows = rows.select([row not in is_inactive or names[row] in self._activated for row in range(len(rows))])
+            marked = {row for row, mark in zip(rows.slots.row, censored, strict=True) if mark}
+            is_inactive = {row for row in marked if names[row] not in self._activated}
+            marks = [int(row in is_inactive) for row in rows.slots.row]
+            rows = replace(rows, slots=replace(rows.slots, censored=marks))
+            if self.source.grows:  # an activation may follow
+                rows = with_censor_events(rows)
+            else:
+                rows = rows.select([row not in is_inactive for row in range(len(rows))])
         return _with_states(self._with_observations(rows).in_sessions())
 
     def _with_observations(self, rows: LogColumns) -> LogColumns:

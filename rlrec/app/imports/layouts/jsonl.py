@@ -247,11 +247,7 @@ class Jsonl(LineLayout):
         return eligible, row, slots, events
 
     def complete(self, rows: LogColumns) -> LogColumns:
-        """With the events that censor slots."""
-        n = len(rows.slots.row)
-        arm_keys = zip(rows.slots.row, values(rows.slots.position, n), values(rows.slots.censored, n), strict=True)
-        marks = [(row, LineEvent(position, CENSOR, 1.0)) for row, position, is_censored in arm_keys if is_censored]
-        return rows.with_events(marks) if marks else rows
+        return with_censor_events(rows)
 
     def path(self, table: str, field: str, number: int, text: bytes) -> str:
         line = json.loads(text)
@@ -263,6 +259,14 @@ class Jsonl(LineLayout):
         if table == "events":
             return f"events[{number}].{field}" if line.get("events") else "reward"
         return "slate" if table else {"size": "k"}.get(field, field)
+
+
+def with_censor_events(rows: LogColumns) -> LogColumns:
+    """With the events that censor slots."""
+    n = len(rows.slots.row)
+    arm_keys = zip(rows.slots.row, values(rows.slots.position, n), values(rows.slots.censored, n), strict=True)
+    marks = [(row, LineEvent(position, CENSOR, 1.0)) for row, position, is_censored in arm_keys if is_censored]
+    return rows.with_events(marks) if marks else rows
 
 
 def _stated_value(line: DecisionLine, stated_fields: LogField) -> Any:

@@ -26,9 +26,12 @@ class LineGroup(NamedTuple):
     texts: list[bytes]
 
 
-def line_groups(file: FileBytes, name: str, parity: int | None, headed: bool) -> Iterator[LineGroup]:
-    """The lines of a file in groups, blank ones left out. parity: of every second group alone, and that of a header."""
-    for index, blocks in groupby(_blocks(file, name), itemgetter(0)):
+def line_groups(
+    file: FileBytes, name: str, parity: int | None, *, headed: bool, number: int = 1
+) -> Iterator[LineGroup]:  # fmt: skip
+    """The lines of a file in groups, blank ones left out. parity: of every second group alone, and that of a header;
+    number: of the first line."""
+    for index, blocks in groupby(_blocks(file, name, number), itemgetter(0)):
         if headed or parity is None or index % 2 == parity:
             lines = LineGroup(index, [], [])
             for _, number, block in blocks:
@@ -38,10 +41,10 @@ def line_groups(file: FileBytes, name: str, parity: int | None, headed: bool) ->
 
 
 class FileBytes(io.RawIOBase):
-    """The first `size` bytes of a file, whoever else reads it, or adds to it."""
+    """The first `size` bytes of a file from `position` on, whoever else reads it, or adds to it."""
 
-    def __init__(self, file: BinaryIO, size: int) -> None:
-        self.number, self.size, self.position = file.fileno(), size, 0
+    def __init__(self, file: BinaryIO, size: int, position: int = 0) -> None:
+        self.number, self.size, self.position = file.fileno(), size, position
 
     def readable(self) -> bool:
         return True
@@ -52,9 +55,9 @@ class FileBytes(io.RawIOBase):
         return count
 
 
-def _blocks(file: FileBytes, name: str) -> Iterator[tuple[int, int, bytes]]:
+def _blocks(file: FileBytes, name: str, number: int) -> Iterator[tuple[int, int, bytes]]:
     """The bytes of a file, gzip too, in blocks of whole lines: the group of each, the number of its first line, it."""
-    group, number, count, size = 0, 1, 0, 0
+    group, count, size = 0, 0, 0
     buffered = io.BufferedReader(file)
     packed = buffered.peek(2)[:2] == b"\x1f\x8b"
     stream = gzip.GzipFile(fileobj=buffered) if packed else buffered

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 import click
 
 from rlrec.cli.output.output import Show
-from rlrec.cli.program import app
+from rlrec.cli.program import app, signals
 from rlrec.cli.program.files import FILE, Refusals, refusing
 from rlrec.cli.program.shared import (
     NOTHING_STORED,
@@ -24,8 +24,10 @@ from rlrec.cli.program.shared import (
     suggest_next,
 )
 from rlrec.cli.text import lines
-from rlrec.cli.text.values import JSON_FILE, NAME, Registered
+from rlrec.cli.text.values import DURATION, JSON_FILE, NAME, Registered
 from rlrec.errors import quantity
+
+POLL_US = 1_000_000  # between two looks at a file
 
 
 @click.command(
@@ -55,6 +57,13 @@ from rlrec.errors import quantity
     click.option("--check", is_flag=True, help="Read and count, and store nothing."),
     dry_run_option,
 )  # fmt: skip
+@option_group(
+    "A log that grows",
+    click.option("--follow", is_flag=True, help="Go on with the lines that are added: see `rlrec help import-log`."),
+    click.option(
+        "--poll", type=DURATION, metavar="DURATION", help="How often to look for new lines.  [default: 1s]"
+    ),
+)  # fmt: skip
 @option_group("Bad lines", refusing)  # fmt: skip
 @stored(
     "rlrec export-log log.jsonl && rlrec --db copy.db init && rlrec --db copy.db import-log log.jsonl --layout jsonl",
@@ -62,27 +71,40 @@ from rlrec.errors import quantity
     "rlrec import-log log.csv --layout csv --map map.json --check",
     "rlrec import-log clicks.csv --layout csv --map map.json --policy shop --propensity fitted",
     "rlrec import-log 2026-08-25_00.json --layout dsjson --policy personalizer --arm-id i.id",
+    "rlrec import-log /var/log/shop/decisions.jsonl --layout jsonl --policy shop --follow",
 )
 def import_log(
     store: Store, show: Show, refusals: Refusals, files: Sequence[str], layout: str, policy: str | None,
     dry_run: bool, propensity: str | None, check: bool, columns: dict[str, Any] | None, reward_from: str | None,
-    arm_id: str | None,
+    arm_id: str | None, follow: bool, poll: int | None,
 ) -> None:  # fmt: skip
     """Unknown arms are added. A line that was imported before is a duplicate, so an overlapping file adds only what is
     new. Imported decisions are mature at once, and change no belief by themselves. All lines are checked before the
     first one is stored. Times without a zone are read as UTC."""
     from rlrec.app.imports.layouts.base import Source
 
+    if follow and len(files) > 1:
+        raise click.UsageError("--follow takes one FILE")
+    if follow and (check or dry_run):
+        raise click.UsageError(f"--follow and {'--check' if check else '--dry-run'} contradict each other")
+    if poll is not None and not (follow and poll):
+        raise click.UsageError("--poll says how often --follow looks for new lines: more than 0s")
     options = {"map": columns, "reward_from": reward_from, "arm_id": arm_id}
-    sources = [Source(file=_rereadable(file, refusals), name=file, decode=lines.decode_group) for file in files]
+    opened = files if follow else [_rereadable(file, refusals) for file in files]
+    sources = [
+        Source(file=file, name=name, decode=lines.decode_group) for name, file in zip(files, opened, strict=True)
+    ]
     bad_lines = app.import_log.BadLines(
         quarantine=refusals.quarantine, refuse=refusals.refuse, reading=refusals.reading
     )
     request = app.import_log.Request(
         files=sources, layout=layout, policy=policy, options=options, propensity=propensity, check=check
     )
-    with rehearsal(store) if dry_run else nullcontext():
-        result = app.import_log.import_log(store, request, bad_lines)
+    if follow:
+        result = _follow(store, request, bad_lines, files[0], POLL_US if poll is None else poll)
+    else:
+        with rehearsal(store) if dry_run else nullcontext():
+            result = app.import_log.import_log(store, request, bad_lines)
     show(result)
     conclude(
         show,
@@ -91,7 +113,7 @@ def import_log(
     )
     if check:
         notice(NOTHING_STORED)
-    if check or dry_run or not result.accepted + result.duplicates:
+    if check or dry_run or follow or not result.accepted + result.duplicates:
         return
     log = f" --log policy={policy}" if policy else ""
     reward = " --reward NAME" if result.clipped or result.ignored else ""
@@ -99,6 +121,14 @@ def import_log(
     if result.without_propensity >= result.accepted + result.duplicates:
         command, what = "outcomes", "shows what it earned: without propensities it judges no other policy"
     suggest_next(show, f"{command}{log}{reward}", what)
+
+
+def _follow(store: Store, request: Any, bad_lines: Any, file: str, poll_us: int) -> Any:
+    bad_lines.reading(file)
+    with signals.waiting() as waits, lines.stream(file) or nullcontext() as stream:
+        return app.follow_log.follow_log(
+            store, request, bad_lines, stream=stream, poll_s=poll_us / 1_000_000, wait=waits.wait
+        )
 
 
 def _rereadable(file: str, refusals: Refusals) -> str | BinaryIO:

@@ -1,0 +1,206 @@
+"""Inputs that grow, in portions of complete lines: a file that is appended to, rotated and truncated, or a stream.
+
+A file is the one that was read before where the bytes just before the offset are the same, whatever its inode: editors
+write a file anew, and a file that was truncated may have grown beyond the offset since.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from hashlib import blake2b
+from typing import Any, BinaryIO, NamedTuple, cast
+
+import numpy as np
+
+from rlrec.app.imports.layouts.base import Layout
+from rlrec.app.imports.layouts.line_groups import BLOCK_BYTES
+from rlrec.errors import InputError, RlrecError
+
+PORTION_BYTES = 1 << 24  # more than a line may have
+TAIL_BYTES = 1 << 10  # before an offset, by which a file is known again
+QUIET_POLLS = 5  # of a file that was replaced, after which nobody writes to it any more
+
+Complete = Callable[[bytes], int]  # how many bytes are complete decisions
+
+
+class Position(NamedTuple):
+    """Where to go on in a file. digest: of the bytes just before the offset; process: a name of the one that came so
+    far."""
+
+    inode: int = 0
+    offset: int = 0
+    lines: int = 0
+    digest: str = ""
+    process: str = ""
+
+    def fits(self, file: BinaryIO) -> bool:
+        """Whether a file begins with what was read until here, as far as its bytes just before tell."""
+        return os.fstat(file.fileno()).st_size >= self.offset and _digest(file, self.offset) == self.digest
+
+
+class Portion(NamedTuple):
+    """Complete lines: those bytes of a file, and how many lines came before. position: where they end, of a file that
+    is followed."""
+
+    file: BinaryIO
+    start: int
+    data: bytes
+    lines: int
+    position: Position | None
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.data)
+
+    def before(self, number: int, complete: Complete) -> Portion | None:
+        """The complete decisions before a line, None where there are none."""
+        lines = self.data.split(b"\n", number - self.lines - 1)[:-1]
+        data = b"\n".join([*lines, b""])
+        data = data[: complete(data)]
+        return _portion(self.file, self.start, data, self.lines, follows=self.position is not None) if data else None
+
+
+def _portion(file: BinaryIO, start: int, data: bytes, lines: int, *, follows: bool) -> Portion:
+    if not follows:
+        return Portion(file, start, data, lines, None)
+    end, inode = start + len(data), os.fstat(file.fileno()).st_ino
+    return Portion(file, start, data, lines, Position(inode, end, lines + data.count(b"\n"), _digest(file, end)))
+
+
+def _digest(file: BinaryIO, offset: int) -> str:
+    start = max(offset - TAIL_BYTES, 0)
+    return blake2b(os.pread(file.fileno(), offset - start, start), digest_size=16).hexdigest() if offset else ""
+
+
+class LineCounts:
+    """How often lines came before: eight bytes of the digest of each."""
+
+    def __init__(self) -> None:
+        self._prefixes = np.empty(0, np.int64)
+
+    def add(self, digests: Iterable[bytes]) -> None:
+        added = np.frombuffer(b"".join(digest[:8] for digest in digests), np.int64)
+        self._prefixes = np.sort(np.concatenate([self._prefixes, added]), kind="stable")
+
+    def count(self, digests: Sequence[bytes]) -> dict[bytes, int]:
+        wanted = np.frombuffer(b"".join(digest[:8] for digest in digests), np.int64)
+        low, high = (np.searchsorted(self._prefixes, wanted, side) for side in ("left", "right"))
+        return dict(zip(digests, (high - low).tolist(), strict=True))
+
+
+class GrowingFile:
+    """A file by its path. position: where an earlier process ended, None for none."""
+
+    is_over = False
+    stream = None
+
+    def __init__(self, path: str, position: Position | None, notice: Callable[[str], None]) -> None:
+        self.path, self.notice = path, notice
+        candidates = [path]
+        if position is not None:  # it may have another name by now
+            folder = os.path.dirname(os.path.realpath(path))
+            candidates += [entry.path for entry in os.scandir(folder) if entry.inode() == position.inode]
+        for candidate in candidates:
+            self._start(candidate, position or Position())
+            if self.position.fits(self.file):
+                return
+            self.file.close()
+        notice(f"{path} is another file than the one that was followed: it is read from its start")
+        self._start(path, Position())
+
+    def _start(self, path: str, position: Position) -> None:
+        try:
+            self.file = cast(BinaryIO, open(path, "rb", buffering=0))  # noqa: SIM115 (closed by the next one, or `close`)
+        except OSError as error:
+            raise RlrecError(f"cannot read {path}: {error.strerror}") from None
+        if os.pread(self.file.fileno(), 2, 0) == b"\x1f\x8b":
+            self.close()
+            hint = "import it without --follow, or `zcat FILE | rlrec import-log - --follow`"
+            raise InputError(f"{path} is a gzip file, which does not grow line by line", hint=hint)
+        self._go_to(position)
+
+    def _go_to(self, position: Position) -> None:
+        self.position, self._quiet_polls, self._status = position, 0, (-1, -1)
+        self._counts, self._counted_to = LineCounts(), 0
+
+    def close(self) -> None:
+        self.file.close()
+
+    def portion(self, complete: Complete) -> Portion | None:
+        """The next complete lines, None where there are none yet. The last line of a file that another one replaced is
+        complete, too."""
+        data = os.pread(self.file.fileno(), PORTION_BYTES, self.position.offset)
+        status = os.fstat(self.file.fileno())
+        if (status.st_size, status.st_mtime_ns) != self._status and not self.position.fits(self.file):
+            self.notice(f"{self.path} was truncated: it is read from its start")
+            self._go_to(Position())
+            return self.portion(complete)
+        self._status = status.st_size, status.st_mtime_ns
+        size = complete(data) or len(data) * (len(data) == PORTION_BYTES)
+        self._quiet_polls = self._quiet_polls + 1 if not size and self._is_replaced(status) else 0
+        if self._quiet_polls > QUIET_POLLS:
+            if not data:
+                self.file.close()
+                self._start(self.path, Position())
+                return self.portion(complete)
+            size = len(data)
+        if not size:
+            return None
+        return _portion(self.file, self.position.offset, data[:size], self.position.lines, follows=True)
+
+    def _is_replaced(self, status: os.stat_result) -> bool:
+        try:
+            return not os.path.samestat(os.stat(self.path), status)
+        except FileNotFoundError:
+            return False
+
+    def go_on(self, portion: Portion, digests: Sequence[bytes]) -> None:
+        """A portion is stored."""
+        self.position = cast(Position, portion.position)
+
+    def count_earlier(self, layout: Layout, digests: Sequence[bytes]) -> dict[bytes, int]:
+        """How often lines came before in the file, which is read again for that, once."""
+        start, self._counted_to = self._counted_to, self.position.offset
+        self._counts.add(layout.line_digests(start, self._counted_to))
+        return self._counts.count(digests)
+
+
+class Stream:
+    """A pipe, FIFO or socket, to its end."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.stream: Any = stream
+        self.is_over, self._lines, self._waiting = False, 0, bytearray()
+        self._counts = LineCounts()
+        self._file = cast(BinaryIO, tempfile.TemporaryFile(buffering=0))  # noqa: SIM115 (closed by `close`)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def portion(self, complete: Complete) -> Portion | None:
+        """The complete lines that have arrived, None where there are none; at the end all."""
+        while not self.is_over and len(self._waiting) < PORTION_BYTES and select.select([self.stream], [], [], 0)[0]:
+            block = self.stream.read(BLOCK_BYTES)
+            self.is_over = block == b""
+            self._waiting += block or b""
+        data = bytes(self._waiting)
+        size = len(data) if self.is_over else complete(data) or len(data) * (len(data) >= PORTION_BYTES)
+        if not size:
+            return None
+        del self._waiting[:size]
+        self._file.seek(0)
+        self._file.truncate()
+        self._file.write(data[:size])
+        return _portion(self._file, 0, data[:size], self._lines, follows=False)
+
+    def go_on(self, portion: Portion, digests: Sequence[bytes]) -> None:
+        """A portion is stored."""
+        self._lines += portion.data.count(b"\n")
+        self._counts.add(digests)
+
+    def count_earlier(self, layout: Layout, digests: Sequence[bytes]) -> dict[bytes, int]:
+        """How often lines came before in the stream."""
+        return self._counts.count(digests)
