@@ -877,16 +877,17 @@ class Commands:
 
         `rlrec help outcomes` explains metrics, groups and reasons."""
 
-    def import_log(self, *files: str | PathLike[str], layout: str, map: Mapping[str, Any] | str | PathLike[str] | None = None, arm_id: str | None = None, reward_from: str | None = None, policy: str | None = None, propensity: Literal['uniform', 'fitted'] | None = None, check: bool = False, dry_run: bool = False, follow: bool = False, poll: str | timedelta | None = None, on_error: Literal['fail', 'quarantine'] = 'fail', rejects: str | PathLike[str] | None = None) -> Result:
+    def import_log(self, *files: str | PathLike[str], layout: str, map: Mapping[str, Any] | str | PathLike[str] | None = None, arm_id: str | None = None, actions: int | None = None, reward_from: str | None = None, policy: str | None = None, propensity: Literal['uniform', 'fitted'] | None = None, check: bool = False, dry_run: bool = False, follow: bool = False, poll: str | timedelta | None = None, on_error: Literal['fail', 'quarantine'] = 'fail', rejects: str | PathLike[str] | None = None) -> Result:
         """Take in logs from elsewhere, to estimate on and to learn from.
 
         Unknown arms are added. A line that was imported before is a duplicate, so an overlapping file adds only what is
         new. Imported decisions are mature at once, and change no belief by themselves. All lines are checked before the
         first one is stored. Times without a zone are read as UTC.
 
-        layout: csv or parquet: any table, with --map. dsjson: Vowpal Wabbit and Azure Personalizer. jsonl: as export-log writes it. obd: Open Bandit Dataset.
+        layout: csv or parquet: any table, with --map. dsjson: Vowpal Wabbit and Azure Personalizer. jsonl: as export-log writes it. obd: Open Bandit Dataset. vw: text of Vowpal Wabbit.
         map: JSON that names columns.
         arm_id: dsjson: the field of an action that names its arm, such as i.id.
+        actions: vw: a log of --cb, with so many actions.
         reward_from: dsjson: the key of the reward [default: minus _label_cost].
         policy: The owner of the log: new, or of kind logged.
         propensity: For decisions without propensities: uniform, or fitted to what was shown.

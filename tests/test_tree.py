@@ -67,6 +67,7 @@ COVERED = {  # test file: modules without a test file of their name, which it co
     ],
     "app/imports/layouts/test_dsjson.py": ["app/imports/layouts/dsjson_slots"],
     "app/imports/layouts/test_layouts_out.py": ["app/imports/layouts/writers"],
+    "app/imports/layouts/test_vw.py": ["app/imports/layouts/vw_writer"],
     "app/imports/test_background.py": ["app/imports/layouts/jsonl"],
     "app/imports/test_import_export.py": [
         "app/imports/altered_rewards",

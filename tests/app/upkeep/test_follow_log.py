@@ -223,6 +223,17 @@ def test_a_log_of_an_apprentice_is_not_followed(store: Store, path: Path) -> Non
         followed(store, path, layout="dsjson")
 
 
+# -- text of Vowpal Wabbit --
+
+
+def test_an_example_is_complete_at_a_blank_line(store: Store, path: Path) -> None:
+    path.write_text("shared |u a\n0:-1:0.5 'x|\n")
+    steps = [partial(add, path, text) for text in ("'y|\n", "\n0:0:0.25 'x|\n'y|\n", "\n")]
+    assert followed(store, path, *steps, layout="vw").accepted == 2
+    records = list(export_log.export_log(store))
+    assert [(record["eligible"], record["reward"]) for record in records] == [(["x", "y"], 1.0), (["x", "y"], 0.0)]
+
+
 # -- streams and processes --
 
 

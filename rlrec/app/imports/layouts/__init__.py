@@ -4,6 +4,7 @@ READERS = {
     "obd": "rlrec.app.imports.layouts.obd:Obd",
     "jsonl": "rlrec.app.imports.layouts.jsonl:Jsonl",
     "dsjson": "rlrec.app.imports.layouts.dsjson:DsJson",
+    "vw": "rlrec.app.imports.layouts.vw:Vw",
     "parquet": "rlrec.app.imports.layouts.parquet:Parquet",
     "csv": "rlrec.app.imports.layouts.csv_map:CsvMap",
 }
@@ -11,7 +12,8 @@ WRITERS = {
     "jsonl": "rlrec.app.imports.layouts.writers:JsonLines",
     "csv": "rlrec.app.imports.layouts.writers:CsvWriter",
     "dsjson": "rlrec.app.imports.layouts.writers:DsJsonWriter",
+    "vw": "rlrec.app.imports.layouts.vw_writer:VwWriter",
     "parquet": "rlrec.app.imports.parquet_export:export",
 }
-GROWING = ("dsjson", "jsonl")  # layouts that can be followed: no line needs those behind it
+GROWING = ("dsjson", "jsonl", "vw")  # layouts that can be followed: no line needs those behind it
 FOLDERS = ("parquet",)  # layouts that are written into a folder, by functions of the store and the folder

@@ -24,7 +24,7 @@ from rlrec.cli.program.shared import (
     suggest_next,
 )
 from rlrec.cli.text import lines
-from rlrec.cli.text.values import DURATION, JSON_FILE, NAME, Registered
+from rlrec.cli.text.values import DURATION, JSON_FILE, NAME, Integer, Registered
 from rlrec.errors import quantity
 
 POLL_US = 1_000_000  # between two looks at a file
@@ -41,10 +41,11 @@ POLL_US = 1_000_000  # between two looks at a file
     click.option(
         "--layout", type=Registered("rlrec.app.imports.layouts:READERS"), required=True, metavar="LAYOUT",
         help="csv or parquet: any table, with --map. dsjson: Vowpal Wabbit and Azure Personalizer. jsonl: as "
-        "export-log writes it. obd: Open Bandit Dataset.",
+        "export-log writes it. obd: Open Bandit Dataset. vw: text of Vowpal Wabbit.",
     ),
     click.option("--map", "columns", type=JSON_FILE, metavar="FILE", help="JSON that names columns."),
     click.option("--arm-id", metavar="FIELD", help="dsjson: the field of an action that names its arm, such as i.id."),
+    click.option("--actions", type=Integer(2, 100_000), metavar="N", help="vw: a log of --cb, with so many actions."),
     click.option("--reward-from", metavar="KEY", help="dsjson: the key of the reward [default: minus _label_cost]."),
 )  # fmt: skip
 @option_group(
@@ -76,7 +77,7 @@ POLL_US = 1_000_000  # between two looks at a file
 def import_log(
     store: Store, show: Show, refusals: Refusals, files: Sequence[str], layout: str, policy: str | None,
     dry_run: bool, propensity: str | None, check: bool, columns: dict[str, Any] | None, reward_from: str | None,
-    arm_id: str | None, follow: bool, poll: int | None,
+    arm_id: str | None, actions: int | None, follow: bool, poll: int | None,
 ) -> None:  # fmt: skip
     """Unknown arms are added. A line that was imported before is a duplicate, so an overlapping file adds only what is
     new. Imported decisions are mature at once, and change no belief by themselves. All lines are checked before the
@@ -89,7 +90,7 @@ def import_log(
         raise click.UsageError(f"--follow and {'--check' if check else '--dry-run'} contradict each other")
     if poll is not None and not (follow and poll):
         raise click.UsageError("--poll says how often --follow looks for new lines: more than 0s")
-    options = {"map": columns, "reward_from": reward_from, "arm_id": arm_id}
+    options = {"map": columns, "reward_from": reward_from, "arm_id": arm_id, "actions": actions}
     opened = files if follow else [_rereadable(file, refusals) for file in files]
     sources = [
         Source(file=file, name=name, decode=lines.decode_group) for name, file in zip(files, opened, strict=True)

@@ -1,0 +1,213 @@
+"""Text of Vowpal Wabbit: examples of `--cb`, a line each, and of `--cb_adf`, several lines up to a blank one.
+
+A label is ACTION:COST:PROBABILITY, and a cost is a reward with the sign turned. The word before the first bar that
+touches it, or begins with an apostrophe, is the tag: of an example its request id, of an action the name of its arm.
+Source: the pages Input format and Contextual bandit algorithms of Vowpal Wabbit's wiki.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from math import isfinite, nan
+from typing import Any, NamedTuple, cast
+from urllib.parse import unquote
+
+from rlrec.app.imports.layouts.base import Decoded, Source
+from rlrec.app.imports.layouts.checks import CHECKS, checked
+from rlrec.app.imports.layouts.dsjson import DsJson
+from rlrec.app.imports.layouts.dsjson_slots import DsJsonLine
+from rlrec.errors import InputError, quantity
+from rlrec.log_fields import PROBABILITY
+
+BLANK_LINE = re.compile(rb"\n[ \t\r]*(?=\n)")
+RESERVED = {"_multi", "_slots", "_tag", "_slot_id"}
+BETWEEN = " \t"  # words
+SEVERAL = "--actions N reads a log of --cb, a line an example; in one of --cb_adf a blank line ends an example"
+
+
+class Vw(DsJson):
+    """Examples of a contextual bandit. `actions` of the options: how many there are in a log of `--cb`."""
+
+    reads, most_lines = frozenset({"arm_id", "actions"}), 100_000
+
+    def __init__(self, source: Source, *, policy: str | None, now: int, options: Mapping[str, Any]) -> None:
+        n_actions = options.get("actions")
+        self.spans = n_actions is None
+        self._all = [str(number) for number in range(1, (n_actions or 0) + 1)]
+        super().__init__(replace(source, decode=self._examples), policy=policy, now=now, options=options)
+
+    def goes_on(self, text: bytes, following: bytes, *, gap: bool) -> bool:
+        return not gap
+
+    def complete_bytes(self, data: bytes) -> int:
+        """Up to the last blank line, where an example goes over several."""
+        if not self.spans:
+            return super().complete_bytes(data)
+        return max((match.end() + 1 for match in BLANK_LINE.finditer(data)), default=0)
+
+    def decode(self, numbers: Sequence[int], texts: list[bytes]) -> Decoded:
+        starts = self.decision_starts(numbers, texts)
+        lengths = {numbers[start]: end - start for start, end in pairwise([*starts, len(texts)])}
+        example_texts = [b"\n".join(texts[start:end]) for start, end in pairwise([*starts, len(texts)])]
+        group = super().decode([numbers[start] for start in starts], example_texts)
+        return group._replace(lines=[lengths[number] for number in group.rows.number] if self.spans else None)
+
+    def path(self, table: str, field: str, number: int, text: bytes) -> str:
+        return "label" if table else {"request_id": "tag", "eligible": "actions"}.get(field, field)
+
+    def _examples(self, group: Sequence[tuple[int, bytes]], kind: type[Any]) -> list[DsJsonLine | InputError]:
+        examples = list[DsJsonLine | InputError]()
+        for _, text in group:
+            try:
+                lines = [TextLine.read(line) for line in text.decode().split("\n")]
+                examples.append(self._several_lines(lines) if self.spans else self._single_line(*lines))
+            except UnicodeDecodeError as bad:
+                examples.append(InputError(f"not UTF-8: byte 0x{bad.object[bad.start]:02x}"))
+            except InputError as error:
+                examples.append(error)
+        return examples
+
+    def _single_line(self, line: TextLine) -> DsJsonLine:
+        """An example of `--cb`: its features are the context, its actions those that it lists, else all."""
+        if line.is_shared:
+            raise InputError("a line of shared features, which --cb_adf has", hint="leave --actions out", field="label")
+        arms = [label.action for label in line.labels] if len(line.labels) > 1 else self._all
+        if unknown := [label.action for label in line.labels if label.action not in self._all]:
+            raise InputError(f"{unknown[0][:80]!r} is none of the {quantity(len(self._all), 'action')}", field="label")
+        labels = [(arms.index(label.action), label) for label in line.labels if label.cost is not None]
+        return _example(line, [{"_tag": arm} for arm in arms], labels)
+
+    def _several_lines(self, lines: Sequence[TextLine]) -> DsJsonLine:
+        """An example of `--cb_adf`: a line of shared features, where there is one, and a line for each action."""
+        shared, actions = (lines[0], lines[1:]) if lines[0].is_shared else (NO_LINE, lines)
+        if not actions or any(line.is_shared for line in actions):
+            raise InputError("shared features without actions, or not first", hint=SEVERAL, field="label")
+        labels = [(n, label) for n, line in enumerate(actions) for label in line.labels if label.cost is not None]
+        if len(lines) == 1 and labels and labels[0][1].probability != 1:
+            raise InputError("an example of one action, whose probability is not 1", hint=SEVERAL, field="label")
+        tagged = [{**line.features, **({"_tag": line.tag} if line.tag else {})} for line in actions]
+        return _example(shared, tagged, labels)
+
+
+class Label(NamedTuple):
+    """A label of a line; one of an action that was not shown has neither cost nor probability."""
+
+    action: str
+    cost: float | None = None
+    probability: float | None = None
+
+
+class TextLine(NamedTuple):
+    """A line of text. features: those of the namespace without a name, and an object for each other one."""
+
+    labels: Sequence[Label]
+    tag: str | None
+    is_shared: bool
+    features: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, text: str) -> TextLine:
+        """Raises InputError for what is no line of a contextual bandit."""
+        head, bar, spaces = text.partition("|")
+        if not bar:
+            raise InputError("no `|`, behind which features stand", field="label")
+        words, tag = _words(head), None
+        if words and (words[-1][0] == "'" or head[-1] not in BETWEEN):
+            tag = words.pop()
+            if tag == "shared" or (":" in tag and tag[0] != "'"):
+                hint = "a space goes between a label and the bar"
+                raise InputError(f"{tag[:80]!r} touches the bar: it is the tag, and no label", hint=hint, field="label")
+            tag = unquote(tag.removeprefix("'")) or None
+        if words[:1] in (["ccb"], ["slates"]):
+            hint = "--layout dsjson takes pages of several slots"
+            raise InputError(f"a line of {words[0]}", hint=hint, field="label")
+        is_shared = words == ["shared"]
+        labels = () if is_shared else [_label(word) for word in words]
+        return cls(labels, tag, is_shared, _features(spaces.split("|")))
+
+
+def _words(text: str) -> list[str]:
+    return [word for word in text.replace("\t", " ").split(" ") if word]
+
+
+NO_LINE = TextLine((), None, True, {})
+
+
+def _label(word: str) -> Label:
+    action, *numbers = word.split(":")
+    if not action or len(numbers) not in (0, 2):
+        hint = "ACTION:COST:PROBABILITY of the one that was shown, ACTION of others"
+        raise InputError(f"{word[:80]!r} is no label", hint=hint, field="label")
+    cost, p = [_number(text, "label") for text in numbers] or (None, None)
+    return Label(action, cost, checked(p, CHECKS[PROBABILITY], "label"))
+
+
+def _number(text: str, field: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = nan
+    if not isfinite(value):
+        raise InputError(f"{text[:80]!r} is no number", field=field)
+    return value
+
+
+def _example(line: TextLine, actions: Sequence[Mapping[str, Any]], labels: Sequence[tuple[int, Label]]) -> DsJsonLine:
+    """An example as a decision service writes it. line: with the features of the context; labels: of the actions by
+    index; without one the line is there to be predicted, and is skipped."""
+    context: dict[str, Any] = {**line.features, "_multi": list(actions)}
+    if len(labels) > 1:
+        raise InputError("several actions of an example have a cost", hint=SEVERAL, field="label")
+    if not labels:
+        return DsJsonLine(c=context, skip_learn=True)
+    ((index, label),) = labels
+    cost, p = cast(float, label.cost), cast(float, label.probability)
+    return DsJsonLine(c=context, a=[index + 1], p=[p], cost=cost, o=[{"v": 0.0 - cost}], event_id=line.tag)
+
+
+# -- features --
+
+
+def _features(spaces: Sequence[str]) -> dict[str, Any]:
+    """Features by namespace: equal ones add up, and the weight of a namespace is a factor."""
+    sums = defaultdict[str, dict[str, float]](dict)
+    texts = defaultdict[str, dict[str, str]](dict)
+    for space in spaces:
+        words = _words(space)
+        name, _, weight = words.pop(0).partition(":") if words and space[0] not in BETWEEN else ("", "", "")
+        factor = _number(weight, name) if weight else 1.0
+        sums[name] |= {}
+        for word in words:
+            feature, _, value = word.partition(":")
+            if not feature:
+                raise InputError(f"{word[:80]!r} has no name", field=name or None)
+            try:
+                amount = float(value) if value else 1.0
+            except ValueError:
+                texts[name][feature] = value
+                continue
+            if not isfinite(amount):
+                raise InputError(f"{word[:80]!r} is no number", field=name or None)
+            sums[name][feature] = sums[name].get(feature, 0.0) + factor * amount
+    fields = {unquote(name): _fields(sums[name]) | texts[name] for name in sums}
+    top = fields.pop("", {})
+    if doubled := (fields.keys() & top.keys()) | (fields.keys() & RESERVED):
+        raise InputError(f"{min(doubled)[:80]!r} cannot be the name of a namespace here", field=min(doubled))
+    return top | {name: inner for name, inner in fields.items() if inner}
+
+
+def _fields(sums: Mapping[str, float]) -> dict[str, Any]:
+    """Features as fields: NAME=VALUE is the text of a field, where it is the only one of that name and counts once."""
+    count = Counter(name.partition("=")[0] for name in sums)
+    fields = dict[str, Any]()
+    for name, amount in sums.items():
+        key, equals, text = name.partition("=")
+        if equals and amount == 1 and count[key] == 1:
+            fields[unquote(key)] = unquote(text)
+        else:
+            fields[unquote(name)] = amount
+    return fields

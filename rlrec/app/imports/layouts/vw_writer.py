@@ -1,0 +1,75 @@
+"""Decisions as text of Vowpal Wabbit: examples of `--cb_adf`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rlrec.app.imports.layouts.writers import LayoutWriter, Record
+
+ESCAPES = {ord(character): f"%{ord(character):02X}" for character in "%\t\n\v\f\r :|"}
+
+
+class VwWriter(LayoutWriter):
+    """Examples of `--cb_adf`: a line of shared features with the request id as its tag, a line for each eligible arm
+    with the arm as its tag, and a blank line. The cost of the arm that was shown is its reward with the sign turned.
+
+    Objects in the context are namespaces, other fields have none; texts become NAME=VALUE, and what separates words
+    in a name is written as in a URL (%20)."""
+
+    holds = frozenset({"features"})
+
+    def decision(self, record: Record) -> bytes:
+        (slot, *others), arms = record["slate"], record["eligible"]
+        lost = {
+            "pages of several slots": others or record.get("k", 1) > 1,
+            "without propensities": slot["propensity"] is None,
+            "censored": slot.get("censored"),
+        }
+        if any(lost.values()):
+            self.left_out[next(name for name, is_lost in lost.items() if is_lost)] += 1
+            return b""
+        altered = {
+            "rewards beyond the range of their definition, without --reward": record["clipped"],
+            **{name: record.get(name) for name in ("keep_probability", "estimated")},
+        }
+        self.left_out.update(name for name, is_altered in altered.items() if is_altered)
+        features: Mapping[str, Any] = record.get("features") or record["catalogue_features"]
+        tag = f"'{_escaped(record['request_id'])} " if record["request_id"] else ""
+        lines = [f"shared {tag}{_namespaces(record['context'])}"]
+        for arm in arms:
+            label = f"0:{0.0 - record['reward']!r}:{slot['propensity']!r} " if arm == slot["arm"] else ""
+            lines.append(f"{label}'{_escaped(arm)}{_namespaces(features.get(arm) or {'i': {'id': arm}})}")
+        return "".join(f"{line}\n" for line in [*lines, ""]).encode()
+
+
+def _escaped(name: str) -> str:
+    return name.translate(ESCAPES)
+
+
+def _namespaces(fields: Mapping[str, Any]) -> str:
+    """The fields of an object behind bars: those that are objects, or lists of some, as namespaces."""
+    inner = {name: list(_words("", value)) for name, value in fields.items() if _is_nested(value)}
+    top = [word for name, value in fields.items() if name not in inner for word in _words(name, value)]
+    spaces = [f"|{_escaped(name)} {' '.join(words)}" for name, words in inner.items() if words]
+    return " ".join([f"| {' '.join(top)}"] * bool(top) + spaces) or "|"
+
+
+def _is_nested(value: Any) -> bool:
+    return isinstance(value, dict) or (isinstance(value, list) and any(isinstance(entry, dict) for entry in value))
+
+
+def _words(name: str, value: Any) -> Iterator[str]:
+    """The features that a value is: numbers by their names, texts as NAME=VALUE, what is deeper with dots between."""
+    if isinstance(value, dict):
+        for key, entry in value.items():
+            yield from _words(f"{name}.{key}" if name else key, entry)
+    elif isinstance(value, list):
+        for index, entry in enumerate(value):
+            is_number = isinstance(entry, int | float) and not isinstance(entry, bool)
+            yield from _words(f"{name}.{index}" if is_number else name, entry)
+    elif isinstance(value, str | bool):
+        yield f"{_escaped(name)}={_escaped(value if isinstance(value, str) else json.dumps(value))}"
+    elif value is not None:
+        yield _escaped(name) if value == 1 else f"{_escaped(name)}:{value!r}"
