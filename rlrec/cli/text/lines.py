@@ -201,14 +201,15 @@ def decode(raw: bytes, kind: type[T], *, line: int | None = None) -> T:
 
 
 def decode_candidates(tree: list[Any]) -> list[Any]:
-    """Arms of a request, each with what it states of them, from JSON. Raises InputError with the field."""
+    """Arms of a request, each with what this states of it, from a JSON array. Raises InputError."""
     import msgspec
 
     kind: Any = candidate_type()
     try:
         return msgspec.convert(tree, list[kind])
     except msgspec.ValidationError as error:
-        raise _invalid(tree, str(error), kind, None) from None
+        fault = _invalid(tree, str(error), kind, None)
+        raise InputError(f"{fault.field}: {fault.message}", hint=fault.hint, field="candidates") from None
 
 
 def decode_group(group: Sequence[tuple[int, bytes]], kind: type[T]) -> list[T | InputError]:

@@ -189,6 +189,14 @@ def parse_object(text: str) -> dict[str, Any]:
     return value
 
 
+def parse_candidates(text: str) -> list[Any]:
+    """A JSON array, or that of the file after an `@`."""
+    value = parse_json(text)
+    if not isinstance(value, list):
+        raise InputError(f"expected a JSON array, got '{truncate(text)}'", hint='write [{"arm": "a", "score": 1.7}]')
+    return value
+
+
 def parse_file(path: str) -> dict[str, Any]:
     """The JSON object in a file."""
     value = parse_json(f"@{path}")
@@ -288,6 +296,7 @@ NAME = Parsed("name", parse_name)
 KEY = Parsed("key", parse_key)
 KEYS = Parsed("keys", parse_keys)
 OBJECT = Parsed("json|@file", parse_object)
+CANDIDATES = Parsed("candidates", parse_candidates)
 JSON_FILE = Parsed("file", parse_file)
 PAIR = Parsed("name=value", parse_pair)
 TABLE = Parsed("table", str)

@@ -14,8 +14,8 @@ from rlrec.cli.output.output import Show
 from rlrec.cli.program import app
 from rlrec.cli.program.files import input_option, refused
 from rlrec.cli.program.shared import GroupedCommand, Store, drawing, settings, stored
-from rlrec.cli.text.text import View, clipped, truncate
-from rlrec.cli.text.values import KEY, KEYS, OBJECT, PAIR, Integer, Parsed, parse_json
+from rlrec.cli.text.text import View, clipped
+from rlrec.cli.text.values import CANDIDATES, KEY, KEYS, OBJECT, PAIR, Integer
 from rlrec.errors import InputError, RlrecError
 
 if TYPE_CHECKING:
@@ -26,16 +26,6 @@ N_CANDIDATES = 20  # in a table
 SEED = Integer(0, 2**64 - 1)
 NUMBER = re.compile(r"\d+(?:\.\d*)?|\.\d+")
 TYPED = click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.ENVIRONMENT
-
-
-def parse_candidates(text: str) -> list[Any]:
-    """Arms with what is known of each, from a JSON array or that of the file after an `@`."""
-    from rlrec.cli.text.lines import decode_candidates
-
-    value = parse_json(text)
-    if not isinstance(value, list):
-        raise InputError(f"expected a JSON array, got '{truncate(text)}'", hint='write [{"arm": "a", "score": 1.7}]')
-    return decode_candidates(value)
 
 
 @click.command(cls=GroupedCommand)
@@ -50,7 +40,7 @@ def parse_candidates(text: str) -> list[Any]:
 @click.option("--arms", type=KEYS, metavar="a,b,c", help="Restrict the eligible arms; a JSON array works too.")
 @click.option(
     "--candidates",
-    type=Parsed("candidates", parse_candidates),
+    type=CANDIDATES,
     metavar="JSON|@FILE",
     help='In place of --arms, with what you know of each: [{"arm": "a", "score": 1.7, "features": {"price": 9}}].',
 )
@@ -87,7 +77,9 @@ def recommend(store: Store, show: Show, source: str | None, seed: int | None, dr
     if (candidates := request.pop("candidates")) is not None:
         if request["arms"] is not None:
             raise click.UsageError("--arms and --candidates do not go together: candidates are the arms")
-        request["arms"] = candidates
+        from rlrec.cli.text.lines import decode_candidates
+
+        request["arms"] = decode_candidates(candidates)
     for rule in ("pin", "most", "least"):
         _add_rules(request["page"], rule, request.pop(rule))
     answer = app.recommend.recommend(store, app.recommend.Request(**request), seed=seed, dry_run=dry_run)
