@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from bisect import bisect_right
 from collections.abc import Hashable, Mapping, Sequence
 from functools import lru_cache
@@ -13,6 +14,7 @@ import numpy as np
 from rlrec import policy as kinds
 from rlrec.arrays import Array, Ids
 from rlrec.policy.beliefs.base import Policy
+from rlrec.policy.contexts.statements import FEATURES, by_arm
 from rlrec.records import Reward, StoredPolicy, Version
 from rlrec.store import Unit
 from rlrec.store.database.unit import parse
@@ -21,6 +23,7 @@ from rlrec.store.policies import arms as catalogue
 if TYPE_CHECKING:
     from rlrec.policy.contexts.encoder import Encoder
 
+MAX_REQUESTS = 10_000  # whose features of arms are remembered
 NOW = 2**62  # a revision of the catalogue that is never over
 
 
@@ -54,13 +57,16 @@ def arm_features(unit: Unit, policy: Policy) -> CatalogueFeatures | None:
 
 class CatalogueFeatures:
     """Features of arms at any revision of the catalogue. A revision below 0 stands for what the log says of the arms of
-    one decision."""
+    one decision, or for what a request states of them."""
 
     def __init__(self, unit: Unit, encoder: Encoder | None = None) -> None:
         """encoder: how a model reads them, where one does."""
         self._encoder = encoder
         self._history: dict[int, list[tuple[int, str]]] = {}
         self.logged_features: Mapping[int, Mapping[int, str]] = {}  # by revision below 0: the features of arms
+        self._requests: dict[int, tuple[int, dict[int, str]]] = {}  # likewise: of the catalogue, and of stated arms
+        self._numbers: dict[tuple[int, str], int] = {}
+        self._next_number = -(2**61)
         changed = set[int]()
         for arm, revision, features in catalogue.revisions(unit):
             past_features = self._history.setdefault(arm, [])
@@ -77,6 +83,35 @@ class CatalogueFeatures:
     def epochs(self, revisions: Ids) -> Ids:
         """`epoch` of each, (n,)."""
         return np.where(revisions < 0, revisions, np.searchsorted(self._changes, revisions, side="right"))
+
+    def at_request(self, context: Mapping[str, Any], arms: Ids, keys: Mapping[int, str], revision: int) -> int:
+        """The revision at which arms have the features that the request of a context states, over those that the
+        catalogue has of them at `revision`; this where it states none."""
+        by_key = by_arm(context, FEATURES) or {}
+        features_by_arm = {arm: by_key[keys[arm]] for arm in arms.tolist() if keys[arm] in by_key} if by_key else {}
+        if not features_by_arm:
+            return revision
+        name = self.epoch(revision), repr(features_by_arm)
+        number = self._numbers.pop(name, None)
+        if number is None:
+            if len(self._numbers) >= MAX_REQUESTS:  # the oldest go, and their numbers are never given again
+                for old in [*self._numbers][: MAX_REQUESTS // 2]:
+                    del self._requests[self._numbers.pop(old)]
+            number = self._next_number = self._next_number - 1
+            described = {
+                arm: parse(self._description(arm, revision), "the features of an arm") for arm in features_by_arm
+            }
+            texts = {arm: json.dumps(described[arm] | dict(features)) for arm, features in features_by_arm.items()}
+            self._requests[number] = revision, texts
+        self._numbers[name] = number
+        return number
+
+    def learned_revision(self, revision: int) -> int:
+        """The revision of the catalogue whose features a belief has learned by: decisions of other stores state some
+        of their own."""
+        if revision in self._requests:
+            return self.learned_revision(self._requests[revision][0])
+        return NOW if revision < 0 else revision
 
     def encode(self, arms: Ids, revision: int) -> Array:
         """Features of arms, (m, p)."""
@@ -105,6 +140,9 @@ class CatalogueFeatures:
 
     def _description(self, arm: int, revision: int) -> str:
         """The description of an arm then; the first one where it had none yet."""
+        if revision in self._requests:
+            revision, described = self._requests[revision]
+            return described.get(arm) or self._description(arm, revision)
         if revision < 0:
             features = self.logged_features[revision].get(arm)
             return self._description(arm, NOW) if features is None else features

@@ -12,12 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from rlrec.app.distributions import sum_tables
-from rlrec.app.distributions.designs import NOW, CatalogueFeatures, arm_features, policy_of
+from rlrec.app.distributions.designs import CatalogueFeatures, arm_features, policy_of
 from rlrec.app.distributions.sum_tables import ColumnSums
 from rlrec.arrays import Array, Ids, Index, Words, look_up
 from rlrec.errors import InputError
 from rlrec.policy import is_contextual, learns_by_column
 from rlrec.policy.beliefs.base import EVERYTHING, PRICE, Belief, Policy
+from rlrec.policy.contexts import statements
 from rlrec.policy.contexts.statements import ARM_FEATURES, PAGE
 from rlrec.policy.scores.floors import Floor, at_positions
 from rlrec.policy.scores.scores import Scores, unstack
@@ -126,7 +127,8 @@ class VersionDistribution:
         columns: ColumnSums | None = None,
     ) -> None:  # fmt: skip
         self.version, self.ordinal, self.trained, self.columns = version, ordinal, trained, columns
-        self.learner, self.policy, self.arm_features = learner, learner, arm_features
+        self.learner, self.policy = learner, learner
+        self.arm_features = arm_features if trained is None else trained.arm_features  # revisions below 0 are its own
         self.rankers: tuple[VersionDistribution, ...] = ()
         self.spend: Spend | None = None
         self.catalogue: Ids = np.empty(0, np.int64)
@@ -239,7 +241,7 @@ class VersionDistribution:
         moments = unpack(packed, q)
         if self.arm_features is None:
             return moments
-        learned_revision = NOW if revision < 0 else revision  # what was learned is of the catalogue's arms
+        learned_revision = self.arm_features.learned_revision(revision)
         epoch = self.arm_features.epoch(learned_revision)
         if epoch not in self._pools:  # solved once, whoever is eligible
             everyone, arm_rows = (unpack(self._sums[:, 3:], q), self._arms) if len(self._arms) else (moments, arms)
@@ -249,8 +251,10 @@ class VersionDistribution:
     def reading(self, context: Mapping[str, Any]) -> str:
         """Cache key of a context: contexts with equal keys have equal distributions."""
         reads = self.learner.reads
-        if reads == EVERYTHING:
+        if reads == EVERYTHING and statements.ARMS not in context:
             return repr(context)
+        if reads == EVERYTHING:  # scores of arms change nothing
+            return repr({**context, statements.ARMS: statements.by_arm(context, statements.FEATURES)})
         if PAGE in context:
             reads = (*reads, PAGE)
         if not reads:
@@ -265,6 +269,10 @@ class VersionDistribution:
             cast("ContextualPolicy", self.learner).design.context.check(context)
         for ranker in self.rankers:
             ranker.check(context)
+        if statements.ARMS in context and self.learner.contextual and self.arm_features is not None:
+            encoder = cast("ContextualPolicy", self.learner).design.arm
+            for key, features in (statements.by_arm(context, statements.FEATURES) or {}).items():
+                encoder.check(features, subject=f"arms.{key}.features", owner=f" of arm {key!r}")
 
     def candidates(
         self, eligible: Hashable, arms: Ids, context: Mapping[str, Any], *, keys: Mapping[int, str], revision: int = 0
@@ -290,13 +298,15 @@ class VersionDistribution:
             first, second = rankings
             rankers = Ranker(first.scores, first.floor), Ranker(second.scores, second.floor)
             return replace(first, index=None, reads=self.policy.reads, samplers={}, earlier={}, rankers=rankers)
-        reading = self.reading(context)
-        name = eligible, self.epoch(revision), reading
+        reading, described = self.reading(context), revision
+        if self.arm_features is not None:
+            described = self.arm_features.at_request(context, arms, keys, revision)
+        name = eligible, self.epoch(described), reading
         if name not in self._distributions:
             if self._cached_arms > ARMS:
                 self.forget()
             self._cached_arms += len(arms)
-            belief, policy = self._eligible_belief(eligible, arms, revision), self.policy
+            belief, policy = self._eligible_belief(eligible, arms, described), self.policy
             index: Array | None
             if self.spend is not None:
                 context = self._with_price(context)
@@ -379,7 +389,7 @@ class VersionDistribution:
     ) -> list[Scores]:  # fmt: skip
         """The scores of `case` in each of some contexts; together where the kind reads contexts."""
         policy = self._contextual
-        if policy is None or self._page is not None or any(context.get(PAGE) for context in contexts):
+        if policy is None or self._page is not None or any(map(self._needs_case, contexts)):
             return [self.case(eligible, arms, context, keys=keys, revision=revision).scores for context in contexts]
         belief = self._eligible_belief(eligible, arms, revision)
         x = policy.design.context.rows(contexts)
@@ -390,6 +400,11 @@ class VersionDistribution:
         step = max(1, CELLS // (len(arms) * columns))
         starts = range(0, len(x), step)
         return [scores for start in starts for scores in unstack(policy.scores_at(belief, x[start : start + step]))]
+
+    def _needs_case(self, context: Mapping[str, Any]) -> bool:
+        """Whether a context states what no other shares its scores with: rules of its page, or features of arms."""
+        features = self.arm_features and statements.by_arm(context, statements.FEATURES)
+        return bool(context.get(PAGE) or features)
 
     def _eligible_belief(self, eligible: Hashable, arms: Ids, revision: int) -> Belief:
         """The belief of an eligible set, with all that is solved from it; it outlives the distributions."""
@@ -452,7 +467,7 @@ def from_sums(
     """A version with the sums that it has, or had after change `seq`. learner: the policy that these are sums of."""
     distribution = VersionDistribution(
         version, learner, sums=sums, prior=beliefs.prior(unit, version.id), ordinal=ordinal,
-        arm_features=arm_features(unit, learner) if learner.contextual else None,
+        arm_features=arm_features(unit, learner) if learner.contextual and not learner.stateful else None,
         trained=_trained(unit, version, learner) if learner.stateful else None,
         columns=column_sums(unit, version, learner, seq=seq, ordinal=ordinal) if learner.contextual else None,
     )  # fmt: skip
@@ -536,6 +551,7 @@ def renew(
         distribution.arm_features = arm_features(unit, earlier.learner)
         if distribution.trained is not None:
             distribution.trained = _trained(unit, version, earlier.learner)
+            distribution.arm_features = distribution.trained.arm_features
     learner, ordinal, all_sums = distribution.learner, 0, None
     if arms is None or learner.forgetting.forgets:
         sums, ordinal = _stored(unit, version, learner)

@@ -9,9 +9,10 @@ from typing import Any, cast
 import numpy as np
 
 from rlrec.app.distributions import designs
-from rlrec.arrays import Array, Ids, Index, Words, distinct, look_up
+from rlrec.arrays import Array, Ids, Index, Words, distinct, look_up, rows_by_kind
 from rlrec.policy.beliefs.base import Policy
 from rlrec.policy.contexts.encoder import Encoded
+from rlrec.policy.contexts.statements import FEATURES, by_arm
 from rlrec.policy.gradients.gradient import ARM_PARAMETERS, Gradient, Parameters, State, restrict, score_states
 from rlrec.policy.gradients.history import History
 from rlrec.policy.slates import slate_draws
@@ -23,6 +24,7 @@ from rlrec.store.policies import beliefs
 from rlrec.store.policies.beliefs import ArmWeights
 
 CELLS = 2_000_000  # scores that are worked out at a time
+PORTION = 1_000  # decisions with features of arms of their own that are described at a time
 SETS = 500  # eligible sets that are read at a time
 
 
@@ -86,6 +88,22 @@ class TrainedModel:
         parameters, features = self.select(arms, revision)
         return self.policy.scores_of(parameters, state, arms=arms, described=features)
 
+    def scores_at(self, state: State, arms: Ids, revisions: Ids) -> Array:
+        """`scores` in n states, each at a revision of its own, (n, m)."""
+        score = np.empty((len(revisions), len(arms)))
+        for rows in rows_by_kind(revisions):
+            score[rows] = self.scores(state.take(rows), arms, int(revisions[rows[0]]))
+        return score
+
+    def at_requests(
+        self, contexts: Sequence[Mapping[str, Any]], sets: Sequence[Ids], revisions: Ids, *, keys: Mapping[int, str]
+    ) -> Ids:
+        """The revisions at which a portion of decisions reads features of arms, see `CatalogueFeatures.at_request`,
+        (n,). sets: the eligible arms of each."""
+        rows = zip(contexts, sets, revisions.tolist(), strict=True)
+        at_request = self.arm_features.at_request
+        return np.array([at_request(context, arms, keys, revision) for context, arms, revision in rows], np.int64)
+
     def draw(self, score: Array, *, size: int, seeds: Words, decisions: Ids) -> Draw:
         """Slates of decisions that have noiseless scores of their own, (n, m)."""
         floor, logits = self.policy.exploration, score / self.policy.temperature
@@ -112,6 +130,23 @@ class TrainedModel:
                 states = restrict(state.slice_rows(start, until), arms)
                 yield EligibleGroup(order[start:until], arms, score_states(effective, states))
                 start = until
+
+    def request_cases(
+        self, state: State, eligible: Ids, revision: Ids, contexts: Sequence[Mapping[str, Any]], *,
+        sets: Mapping[int, Ids], keys: Mapping[int, str],
+    ) -> Iterator[EligibleGroup]:  # fmt: skip
+        """`cases` of decisions whose requests may state features of their arms, in a context each."""
+        described = np.array([bool(by_arm(context, FEATURES)) for context in contexts], np.bool_)
+        if not described.any():
+            yield from self.cases(state, eligible, revision, sets=sets)
+            return
+        stating = np.flatnonzero(described)
+        for rows in (np.flatnonzero(~described), *np.split(stating, range(PORTION, len(stating), PORTION))):
+            row_contexts = [contexts[row] for row in rows.tolist()]
+            arms = [sets[key] for key in eligible[rows].tolist()]
+            revisions = self.at_requests(row_contexts, arms, revision[rows], keys=keys)
+            for group in self.cases(state.take(rows), eligible[rows], revisions, sets=sets):
+                yield EligibleGroup(rows[group.rows], group.arms, group.score)
 
     def _sets(
         self, eligible: Ids, epoch: Ids, revision: Ids, arms_by_set: Mapping[int, Ids] | None

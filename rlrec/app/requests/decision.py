@@ -148,7 +148,8 @@ class DerivedDecision:
             return None
         past_slots = history.unpack([decision.history], np.array([decision.step]))
         self.state = trained.states(trained.encoded([context]), past_slots, np.array([revision]))
-        score, policy = trained.scores(self.state, self.arms, revision)[0], trained.policy
+        described = trained.arm_features.at_request(context, self.arms, self.keys, revision)
+        score, policy = trained.scores(self.state, self.arms, described)[0], trained.policy
         return EligibleDistribution(
             arms=self.arms, scores=policy.distribution(score), index=score, floor=policy.exploration,
             reads=policy.reads,

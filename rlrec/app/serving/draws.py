@@ -105,9 +105,9 @@ def _draw_each(
     assert trained is not None
     n, arms = len(planned), shared.case.arms
     # the states of the visits, and the scores of all arms in them
-    context = trained.encoded([plan.request.context for plan in planned])
-    state = trained.states(context, histories, np.full(n, shared.revision))
-    score = trained.scores(state, arms, shared.revision)
+    contexts, revisions = [plan.request.context for plan in planned], np.full(n, shared.revision)
+    state = trained.states(trained.encoded(contexts), histories, revisions)
+    score = trained.scores_at(state, arms, trained.at_requests(contexts, [arms] * n, revisions, keys=keys))
     draws = trained.draw(score, size=shared.size, seeds=np.full(n, seed, np.uint64), decisions=decision_ids)
     return _slates(arms, draws, np.take_along_axis(score, draws.slates, axis=1), keys)
 

@@ -11,8 +11,9 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from rlrec.arrays import Array, Ids, Index
-from rlrec.policy.beliefs.base import Belief, Policy
+from rlrec.policy.beliefs.base import EVERYTHING, Belief, Policy
 from rlrec.policy.contexts.encoder import Encoded, Encoder
+from rlrec.policy.contexts.statements import ARM_FEATURES
 from rlrec.policy.scores.scores import Scores
 
 
@@ -58,7 +59,8 @@ class ContextualPolicy(Policy):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        return self.design.context.reads
+        reads = self.design.context.reads
+        return reads if reads == EVERYTHING or not self.uses_arm_features else (*reads, ARM_FEATURES)
 
     @property
     @abstractmethod

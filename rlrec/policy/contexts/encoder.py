@@ -90,19 +90,19 @@ class Encoder:
     def __hash__(self) -> int:
         return hash((self.intercept, self.fields, self.columns))
 
-    def check(self, values: Mapping[str, Any], *, subject: str = "context") -> None:
-        """Raises InputError, with its field, where a value is not what was declared.
+    def check(self, values: Mapping[str, Any], *, subject: str = "context", owner: str = "") -> None:
+        """Raises InputError, with its field, where a value is not what was declared. owner: whose values they are.
 
         Missing values, null, categories that are not listed and fields that are not read are fine."""
         for reader in self.fields:
             value = value_of(values, reader.name)
             if value is not None and (expected := reader.mismatch(value)):
-                raise _mismatch_error(subject, reader.name, value, hint=f"the policy reads {expected}")
+                raise _mismatch_error(subject, reader.name, value, owner=owner, hint=f"the policy reads {expected}")
         for name, value in values.items() if self.columns else ():
             try:
                 json.dumps(value, allow_nan=False)
             except ValueError:
-                raise _mismatch_error(subject, name, value, hint="give finite numbers") from None
+                raise _mismatch_error(subject, name, value, owner=owner, hint="give finite numbers") from None
 
     def encode(self, rows: Sequence[Mapping[str, Any]]) -> Array:
         """Features of n objects, (n, columns); values that are unknown, missing or of another type count 0."""
@@ -132,8 +132,8 @@ class Encoder:
 _NO_ENTRIES = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0)
 
 
-def _mismatch_error(subject: str, name: str, value: Any, *, hint: str) -> InputError:
-    return InputError(f"{quote(name)} is {quote(value)}", hint=hint, field=f"{subject}.{name}")
+def _mismatch_error(subject: str, name: str, value: Any, *, owner: str, hint: str) -> InputError:
+    return InputError(f"{quote(name)}{owner} is {quote(value)}", hint=hint, field=f"{subject}.{name}")
 
 
 HASHED_COLUMNS = 8  # columns into which a fitted encoder hashes the values that it does not list

@@ -18,7 +18,10 @@ LARGEST = 1e100  # a score whose distance from another is still finite at any te
 
 
 def by_arm(context: Mapping[str, Any], name: str) -> dict[str, Any] | None:
-    """The values that a context states under a name, by arm; None where it states nothing."""
+    """The values that a context, or the fields of one that are read, states under a name, by arm; None where it states
+    nothing."""
+    if (values := context.get(f"{ARMS}.{name}")) is not None:
+        return dict(values)
     return {key: entry[name] for key, entry in context.get(ARMS, {}).items() if name in entry} or None
 
 

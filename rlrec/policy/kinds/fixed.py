@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from rlrec.errors import InputError
 from rlrec.policy.beliefs.base import Belief, Floored, Policy, bounded, check_between, sum_tolerance
-from rlrec.policy.contexts.statements import SCORES
+from rlrec.policy.contexts.statements import SCORE, SCORES, by_arm
 
 if TYPE_CHECKING:
     from rlrec.arrays import Array
@@ -143,9 +143,7 @@ class Scored(_Unlearned, Floored):
         """The score of each arm, (m,). Raises InputError for an arm that has none."""
         import numpy as np
 
-        from rlrec.policy.contexts.fields import value_of
-
-        by_key, keys = value_of(context, SCORES) or {}, list(arms)
+        by_key, keys = by_arm(context, SCORE) or {}, list(arms)
         if unscored := [key for key in keys if key not in by_key]:
             hint = 'a policy of kind scored needs one for each arm of a request: {"arm": "KEY", "score": 1.7}'
             raise InputError(f"arm {unscored[0]!r} has no score", hint=hint, field="arms")

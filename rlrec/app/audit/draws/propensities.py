@@ -215,15 +215,26 @@ class VersionSlates:
         source = f"the weights of {self.version.reference} and the history"
         with np.errstate(all="ignore"):
             ids, context_index = np.unique(slates.per_decision("context_id"), return_inverse=True)
-            contexts = trained.encoded([self.references.context(key) for key in ids.tolist()])
-            state = trained.states(contexts[context_index.reshape(-1)], histories, revision)
-            for case in trained.cases(state, slates.per_decision("eligible_id"), revision):
+            contexts = [self.references.context(key) for key in ids.tolist()]
+            state = trained.states(trained.encoded(contexts)[context_index.reshape(-1)], histories, revision)
+            eligible, read = slates.per_decision("eligible_id"), [contexts[row] for row in context_index.tolist()]
+            arms_of_set, keys = self._sets(eligible)
+            for case in trained.request_cases(state, eligible, revision, read, sets=arms_of_set, keys=keys):
                 for length in np.unique(size[case.rows]).tolist():
                     rows = slates.of_arms(case.rows[size[case.rows] == length], length, case.arms)
                     stored, score = SlateGroup(slates, rows, length), case.score[np.isin(case.rows, rows)]
                     derive = partial(_derive_states, trained, stored, score, case.arms)
                     n_done += stored.compare(derive, source=source, findings=self.findings)
         return n_done
+
+    def _sets(self, eligible: Ids) -> tuple[dict[int, Ids], dict[int, str]]:
+        """The arms of eligible sets, all of which can be read, and the keys of these arms."""
+        read = {key: self.references.eligible(key) for key in np.unique(eligible).tolist()}
+        sets = {key: arms for key, arms in read.items() if arms is not None}
+        keys = dict[int, str]()
+        for _, names in sets.values():
+            keys |= names
+        return {key: ids for key, (ids, _) in sets.items()}, keys
 
     def _read_histories(self, slates: StoredSlates) -> tuple[Flags, History]:
         """Which slates have a history that can be, and these histories."""

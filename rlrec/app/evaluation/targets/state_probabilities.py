@@ -55,7 +55,12 @@ class StateScorer(Scorer):
         revision = slots["catalogue_revision"]
         state = trained.states(trained.encoded(contexts)[codes[slots["context"]]], remembered, revision)
         served = {"temperature": trained.policy.temperature, "floor": trained.policy.exploration}
-        for group in trained.cases(state, slots["eligible_id"], revision, sets=logged.eligible):
+        read, sets, keys = (
+            [contexts[code] for code in codes[slots["context"]].tolist()],
+            logged.eligible,
+            self.arms.keys,
+        )
+        for group in trained.request_cases(state, slots["eligible_id"], revision, read, sets=sets, keys=keys):
             yield StateCaseRows(group, rows, starts[group.rows], counts[group.rows], served)
 
 
