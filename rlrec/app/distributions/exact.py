@@ -255,8 +255,8 @@ class VersionDistribution:
             return repr(context)
         if reads == EVERYTHING:  # scores of arms change nothing
             return repr({**context, statements.ARMS: statements.by_arm(context, statements.FEATURES)})
-        if PAGE in context:
-            reads = (*reads, PAGE)
+        if PAGE in context or self._page is not None:  # caps look at features of arms
+            reads = (*reads, PAGE, ARM_FEATURES)
         if not reads:
             return ""
         from rlrec.policy.contexts.fields import value_of

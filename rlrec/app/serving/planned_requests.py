@@ -109,7 +109,7 @@ class _Group:
         page = request.context.get(PAGE)
         name: tuple[Any, ...] = (request.policy, assigned and assigned.key, arm_keys, request.size, page and repr(page))
         shared = self._distributions.get(name)
-        if shared is None or shared.case.reads:
+        if shared is None or shared.case.reads or shared.case.layout is not None:
             version = self._serving_version(request, assigned)
             version.serving.check(request.context)
             with_context = (*name, version.serving.reading(request.context))

@@ -139,8 +139,11 @@ def sparse(contexts: Sequence[dict[str, Any]], columns: int = WIDTH) -> Sparse:
     count 1 under key and value; lists and objects count item by item. Keys that share a column add up there, with
     signs of their own, so that on average they do not disturb each other.
     Source: choices of our own on Weinberger, Dasgupta, Langford, Smola & Attenberg 2009 (signed feature hashing)."""
-    # all fields of all contexts: column, sign and value of each
+    # all fields of all contexts, but what a request states of its arms and page: column, sign and value of each
     names = list(chain.from_iterable(contexts))
+    if "@" in "".join(names):
+        contexts = [{name: row[name] for name in row if name not in STATEMENTS} for row in contexts]
+        names = list(chain.from_iterable(contexts))
     values = list(chain.from_iterable(map(dict.values, contexts)))
     row = np.repeat(np.arange(len(contexts)), np.fromiter(map(len, contexts), np.int64, len(contexts)))
     code = _codes(names, values)
@@ -150,11 +153,10 @@ def sparse(contexts: Sequence[dict[str, Any]], columns: int = WIDTH) -> Sparse:
     value[number] *= _squeeze([values[at] for at in number.tolist()])
     if flat.all():
         return _sort_rows(row, code // _COLUMN % columns, value, len(contexts))
-    # items of lists and objects, path by path; what a request states of its arms describes no user
+    # items of lists and objects, path by path
     nested = [
         (row[at], *column_of(path), number)
         for at in np.flatnonzero(~flat).tolist()
-        if names[at] not in STATEMENTS
         for path, number in items(f"\x1f{names[at]}", values[at])
     ]
     inner = np.array([entry[:3] for entry in nested], np.float64).reshape(len(nested), 3).T

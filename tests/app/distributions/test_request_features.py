@@ -152,3 +152,23 @@ def test_features_of_a_wrong_type_are_refused(run_sqlite: Run, features: dict[st
     refused = json.loads(result.stdout)
     assert (result.exit_code, refused["field"]) == (5, f"arms.a.features.{next(iter(features))}")
     assert refused["error"].startswith(message)
+
+
+def test_a_cap_counts_the_features_that_each_request_states(run_sqlite: Run) -> None:
+    """Two requests of one group, with the same arms and rules: at most one new arm, and other ones are new."""
+    for arm in "abc":
+        run_sqlite("arm", "add", arm)
+    run_sqlite("policy", "create", "any", "--kind", "uniform")
+    new = [{"a": {"new": True}, "b": {"new": True}}, {"b": {"new": True}, "c": {"new": True}}]
+    lines = [
+        {"session": f"s{n}", "policy": "any", "k": 2, "arms": stated(new[n % 2]), "page": {"most": {"new": 1}}}
+        for n in range(40)
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    answers = [
+        json.loads(row)
+        for row in run_sqlite("recommend", "--input", "-", "--seed", "2", stdin=text).stdout.splitlines()
+    ]
+    for number, answer in enumerate(answers):
+        assert {slot["arm"] for slot in answer["slate"]} != new[number % 2].keys()
+    assert run_sqlite("doctor").exit_code == 0

@@ -14,7 +14,11 @@ from rlrec.policy.contexts.fields import value_of
 from rlrec.policy.contexts.statements import check_arms, check_names
 
 PLAIN: dict[str, Any] = {"hour": 9, "likes": ["tea"]}
-FULL = PLAIN | {"@arms": {"a": {"score": 1.5}, "b": {"features": {"price": 2}}}, "@page": {"pin": {"1": "a"}}}
+FULL = PLAIN | {
+    "@arms": {"a": {"score": 1.5}, "b": {"features": {"price": 2}}},
+    "@page": {"pin": {"1": "a"}},
+    "@price": 0.5,
+}
 
 
 @pytest.mark.parametrize("spec", [{"hash": 16}, {"hash": 1024}, {"fields": {"hour": "number"}, "hash": 16}])
@@ -68,6 +72,7 @@ def test_a_statement_that_cannot_be_is_refused(entries: Any, message: str, field
 
 
 def test_other_names_that_begin_with_the_sign_are_refused() -> None:
-    check_names(FULL | {"mail@home": 1})
-    with pytest.raises(InputError, match="'@armz'"):
-        check_names({"@armz": 1})
+    check_names({"@arms": {}, "@page": {}, "mail@home": 1})
+    for name in ("@armz", "@price", "@"):
+        with pytest.raises(InputError, match=f"'{name}'"):
+            check_names({name: 1})
