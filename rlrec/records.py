@@ -45,13 +45,24 @@ def add_each(left: Mapping[K, Any], right: Mapping[K, Any]) -> dict[K, Any]:
 
 
 class Arm(NamedTuple):
-    """An arm as it stands; `features` is JSON, `retired_at` None while it may be served."""
+    """An arm as it stands; `features` is JSON, `retired_at` None while it may be served: from one time until another,
+    where it has these."""
 
     id: int
     key: str
     features: str
     added_at: int
     retired_at: int | None
+    eligible_from: int | None
+    eligible_until: int | None
+
+    def status(self, now: int) -> str:
+        """A word for what it is at a time: active, which alone may be served, retired, upcoming or ended."""
+        if self.retired_at is not None:
+            return "retired"
+        if self.eligible_from is not None and now < self.eligible_from:
+            return "upcoming"
+        return "active" if self.eligible_until is None or now < self.eligible_until else "ended"
 
 
 class Transform(NamedTuple):

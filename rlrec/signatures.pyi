@@ -12,24 +12,30 @@ from rlrec.api import Log, Records, Result
 
 
 class ArmCommands:
-    def add(self, key: str, *, features: Mapping[str, Any] | None = None, dry_run: bool = False) -> Result:
-        """Add an arm, or give a known one other features.
+    def add(self, key: str, *, features: Mapping[str, Any] | None = None, group: Sequence[str] | None = None, from_: str | None = None, until: str | None = None, dry_run: bool = False) -> Result:
+        """Add an arm, or change a known one.
+
+        What is not given stays as it was. Groups take the place of those before; '[]' takes it out of all.
 
         features: The features of the arm.
+        group: Its groups; requests write @a for all arms of one.
+        from_: Shown from this time on; `none`: at any time.
+        until: Shown before this time; `none`: without end.
         dry_run: Say what would be stored, and store nothing."""
 
     def import_(self, source: str | PathLike[str], *, on_error: Literal['fail', 'quarantine'] = 'fail', rejects: str | PathLike[str] | None = None, dry_run: bool = False) -> Result:
         """Add many arms from a file, or change their features.
 
         FILE holds one JSON object a line, {"arm": "a1", "features": {...}}, or is a CSV whose first column is `arm` and
-        whose other columns are features. Importing again updates.
+        whose other columns are features. Importing again updates. An object may also have "groups": ["home"], "from" and
+        "until"; without them these stay as they were, and null takes a time away.
 
         on_error: fail: a bad line stops all, nothing is stored. quarantine: bad lines go to --rejects.
         rejects: Where bad lines go.
         dry_run: Say what would be stored, and store nothing."""
 
-    def list(self, *, exposure: bool = False) -> Records:
-        """List all arms, retired ones too.
+    def list(self, *names: str, exposure: bool = False) -> Records:
+        """List arms, retired ones too: all of them, or those named.
 
         --exposure adds what `rlrec exposure` says of each arm; null for one that was never eligible.
 
@@ -667,12 +673,13 @@ class Commands:
 
     route: RouteCommands
 
-    def recommend(self, policy: str | None = None, *, experiment: str | None = None, session: str, user: str | None = None, context: Mapping[str, Any] | None = None, k: int = 1, arms: Sequence[str | Mapping[str, Any]] | None = None, page: Mapping[str, Any] | None = None, pin: Mapping[str, Any] | None = None, most: Mapping[str, Any] | None = None, least: Mapping[str, Any] | None = None, request_id: str | None = None, seed: int | None = None, dry_run: bool = False) -> Result:
+    def recommend(self, policy: str | None = None, *, experiment: str | None = None, session: str, user: str | None = None, context: Mapping[str, Any] | None = None, k: int = 1, arms: Sequence[str | Mapping[str, Any]] | None = None, block: Sequence[str] | None = None, not_after: Sequence[str] | None = None, not_shown: str | None = None, page: Mapping[str, Any] | None = None, pin: Mapping[str, Any] | None = None, most: Mapping[str, Any] | None = None, least: Mapping[str, Any] | None = None, request_id: str | None = None, seed: int | None = None, dry_run: bool = False) -> Result:
         """Draw a slate and log it with its exact propensities.
 
         With --input, each line is a request with the keys policy or experiment, session, user, context, k, arms (as of
-        --arms or of --candidates), page and request_id; it is answered in order, a group of lines at a time. A group ends
-        where nothing more waits; with --seed only at 1,000 lines, at the end of the input, or at a line {"op": "flush"}.
+        --arms or of --candidates), block, not_after, not_shown, page and request_id; it is answered in order, a group of
+        lines at a time. A group ends where nothing more waits; with --seed only at 1,000 lines, at the end of the input, or
+        at a line {"op": "flush"}.
 
         policy: Policy or route to draw from.
         experiment: Experiment to draw for, in place of a policy.
@@ -680,8 +687,11 @@ class Commands:
         user: User key; the session's first one holds.
         context: Context: what describes user and moment.
         k: Positions to fill.
-        arms: Restrict the eligible arms; a JSON array works too.
+        arms: Only these arms, and those of group home; or a JSON array.
         candidates: In place of --arms, with what you know of each: [{"arm": "a", "score": 1.7, "features": {"price": 9}}].
+        block: None of these arms.
+        not_after: No arm for which the person had such an event.
+        not_shown: No arm that the person was shown N times, or N times in 7 days.
         page: Rules of the page: {"pin": {"1": "a"}, "most": {"shelf": 2}, "least": {"b": 0.05}}.
         pin: Show this arm there; repeatable.
         most: At most N with equal FIELD; repeatable.

@@ -11,6 +11,9 @@ from rlrec.errors import InputError
 SECOND = 1_000_000
 DAY_US = 86_400 * SECOND
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+UNITS = {"w": 604_800 * SECOND, "d": DAY_US, "h": 3_600 * SECOND, "m": 60 * SECOND, "s": SECOND}
+UNIT_SIZES = (*UNITS.values(), 1_000)
+DURATION_FORM = "".join(rf"(?:(\d+(?:\.\d+)?){unit})?" for unit in (*UNITS, "ms"))
 FIRST, LAST = -62_135_596_800 * SECOND, 253_402_300_800 * SECOND - 1  # years 1 to 9999
 
 zone: tzinfo | None = None  # of days, and of dates in filters, for the command that runs; None: UTC
@@ -19,6 +22,15 @@ zoneless: list[str] = []  # the first time of day without a zone that was read: 
 # A date, and a time of day, which may be without its seconds and without a zone.
 _FORM = r"\d{4}-\d\d-\d\d(?P<time>[Tt ]\d\d:\d\d(?::\d\d(?:\.\d{1,18})?)?(?P<zone>[Zz]|[+-]\d\d:\d\d)?)?"
 _OFFSET = r"[+-](?:[01]\d|2[0-3]):[0-5]\d"
+
+
+def duration(text: str) -> int | None:
+    """Microseconds of 90s, 30m, 7d, 1h30m, 250ms; units fall from left to right. None where the text is none."""
+    match = re.fullmatch(DURATION_FORM, text, re.ASCII)
+    if not text or match is None:
+        return None
+    parts = zip(match.groups(), UNIT_SIZES, strict=True)
+    return round(sum(float(number) * unit for number, unit in parts if number))
 
 
 def format_time(micros: int) -> str:

@@ -41,6 +41,9 @@ TWO_STAGE, STAGES = "two-stage", ("first", "second")
 NOT_TYPED = ("design", "stage_parameters")  # fields of a policy that are no parameters, or not by that name
 
 BUDGET = "budget"  # a parameter of whole policies, which is left out where it is empty
+# Parameters of every kind, of which a policy has those that a person typed. NARROWING: they take arms from a request.
+NARROWING = ("arms", "block", "not_after", "not_shown")
+EVERY_KIND = NARROWING
 CURVE = "examination"  # a parameter that nobody types: the values of the curve `position`
 _without_design: dict[tuple[str, str], Policy] = {}  # by kind and parameters
 
@@ -59,7 +62,7 @@ def parameters(kind: str, typed: Mapping[str, Any] | None = None) -> dict[str, A
 
     typed: parameters that a person typed; where these are given, those of the stages that they name come along, as
     `first.floor`."""
-    defaults = dict(_defaults(kind))
+    defaults = dict(_defaults(kind)) | {name: "" for name in EVERY_KIND if name in (typed or {})}
     if typed is not None and kind == TWO_STAGE:
         for stage in STAGES:
             stage_defaults = parameters(typed.get(stage, defaults[stage]))
@@ -91,7 +94,7 @@ def values(policy: Policy) -> dict[str, Any]:
         for name, value in values(stage_policy).items():
             if name not in parameters:
                 stage_values[f"{stage}.{name}"] = value
-    return parameters | stage_values
+    return parameters | stage_values | dict(policy.narrowing)
 
 
 def make(kind: str, typed: Mapping[str, Any], *, design: Design | None = None) -> Policy:
@@ -107,6 +110,8 @@ def make(kind: str, typed: Mapping[str, Any], *, design: Design | None = None) -
         if name not in defaults and not (name == CURVE and "position" in defaults):
             hint = suggest(name, list(defaults)) or f"it has {', '.join(defaults)}"
             raise InputError(f"kind {kind} has no parameter {name!r}", hint=hint)
+    narrowing = {name: str(typed[name]) for name in EVERY_KIND if typed.get(name)}
+    typed = {name: value for name, value in typed.items() if name not in EVERY_KIND}
     plain_parameters = {name: value for name, value in typed.items() if "." not in name}
     if len(plain_parameters) < len(typed):
         plain_parameters["stage_parameters"] = {name: value for name, value in typed.items() if "." in name}
@@ -115,6 +120,8 @@ def make(kind: str, typed: Mapping[str, Any], *, design: Design | None = None) -
         _check_width(kind, cls, design)
     curve = {CURVE: tuple(typed[CURVE])} if CURVE in typed else {}
     policy = cls(**{**cls.implied_defaults(typed), **plain_parameters, **curve}, **design_argument)
+    if narrowing:
+        object.__setattr__(policy, "narrowing", narrowing)
     if design is None:
         _without_design[name_and_values] = policy
     return policy

@@ -35,6 +35,7 @@ STORY: list[tuple[str, list[str]]] = [
     ("14:00", ["policy", "promote", "home@2"]),
     ("14:00", ["policy", "freeze", "slow"]),
     ("14:01", ["arm", "retire", "a3"]),
+    ("14:01", ["arm", "add", "a2", "--group", "home", "--until", "2099-01-01"]),
     ("14:02", ["experiment", "create", "ab", "--variant", "a=home", "--variant", "b=slow@2", "--unit", "user"]),
     ("14:03", ["recommend", "--experiment", "ab", "--session", "s3", "--user", "u2", "--seed", "3"]),
     ("14:04", ["recommend", "--policy", "slow", "--session", "s4", "--seed", "3"]),

@@ -498,7 +498,7 @@ def _set_spend_at(unit: Unit, distribution: VersionDistribution, seq: int | None
 
     newest_slices = RECENT if seq is None else None
     rows = beliefs.spend(unit, distribution.version.id, newest_slices=newest_slices, seq=seq)
-    set_spend(distribution, rows, arms.active(unit))
+    set_spend(distribution, rows, arms.active(unit)[0])
 
 
 def _trained(unit: Unit, version: Version, learner: Policy) -> TrainedModel:

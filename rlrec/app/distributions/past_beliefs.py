@@ -32,7 +32,7 @@ def moments(
         yield rows, exact.from_sums(unit, version, learner, (), ordinal=0)
         return
     served: VersionDistribution | None = None
-    catalogue = arms.active(unit) if policy.allowance is not None else ()
+    catalogue = arms.active(unit)[0] if policy.allowance is not None else ()
     for changes, sums, spend in _walk(unit, version, policy, seq[run_starts(seq)]):
         inside = rows[np.searchsorted(seq, changes[0], "left") : np.searchsorted(seq, changes[-1], "right")]
         ordinals = ordinal[inside] if policy.forgetting.forgets else np.zeros(len(inside), np.int64)

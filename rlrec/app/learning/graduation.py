@@ -124,7 +124,7 @@ class _Graduation:
         catalogue = arms.all_arms(unit)
         self.keys = {arm.id: arm.key for arm in catalogue}
         self.arms: Ids = np.array([arm.id for arm in catalogue], np.int64)
-        self.active = tuple(arm.id for arm in catalogue if arm.retired_at is None)
+        self.active = tuple(arm.id for arm in catalogue if arm.status(unit.now) == "active")
         self.arm_features = designs.CatalogueFeatures(unit, policy.design.arm).encode(self.arms, designs.NOW)
         self.contextual = bool(designs.policy_of(version).reads)
 

@@ -11,7 +11,8 @@ from typing import Any, NotRequired, TypedDict, cast
 from rlrec import policy as kinds
 from rlrec.app.distributions import designs
 from rlrec.app.evaluation.rows import groups
-from rlrec.app.inputs import canonical, lookup, parameters
+from rlrec.app.inputs import arm_rules, canonical, lookup, parameters
+from rlrec.app.inputs.arm_names import ArmNames
 from rlrec.app.learning import arm_means, belief_versions, graduation
 from rlrec.app.learning.belief_versions import VersionSummary
 from rlrec.app.learning.warm_start import NO_BELIEF, InitialBelief, warm_start
@@ -77,6 +78,7 @@ def create(store: Store, request: Request) -> CreatedPolicy:
     policy = kinds.make(request.kind, _resolved(store, request, source))
     if isinstance(policy, LongTerm):
         groups.refuse_group(policy.by)
+    rules = arm_rules.policy_rules(policy.narrowing)
     typed_parameters = kinds.values(policy)  # with the defaults of today: a policy never changes
     prior_options = arm_means.options(request.prior_from, request.prior_weight, prior=request.prior)
     prior = {} if request.prior is None else parameters.prior(Path(request.prior))
@@ -101,6 +103,7 @@ def create(store: Store, request: Request) -> CreatedPolicy:
     with store.read() as unit, bulk.alongside(unit) if request.from_log or prior_options else nullcontext():
         initial, new = NO_BELIEF, policies.by_name(unit, request.name) is None
         removals = settings.get(unit).removals
+        ArmNames(unit, rules.names).find(rules.names, field="param")  # refuses unknown ones
         if new:
             encoders = declared if source is None else graduation.encoders(source) | (declared or {})
             initial = warm_start(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any, NotRequired, TypedDict
@@ -15,6 +15,7 @@ from rlrec.app.distributions import designs, exact
 from rlrec.app.inputs import lookup
 from rlrec.app.learning import arm_means, belief_versions
 from rlrec.app.learning.belief_versions import VersionSummary
+from rlrec.app.serving import narrowing
 from rlrec.arrays import Array, Ids, finite_or_none, plain_number
 from rlrec.errors import InputError
 from rlrec.ope.checks.exposure import spread
@@ -155,12 +156,12 @@ def _beliefs(unit: Unit, version: Version, context: Mapping[str, Any]) -> list[d
         belief = policy.local_belief(belief, context)
         mean, (lower, upper) = policy.mean(belief, unknown=np.nan), means.intervals(policy, belief)
     mean, lower, upper = means.widen(mean, lower, upper, _curve_error(unit, version, policy, belief))
-    best, probability = _probabilities(distribution, catalogue, context)
+    best, probability = _probabilities(distribution, catalogue, narrowing.allowed(unit, version.params), context)
     served, pending = _served_slots(unit, version, policy), _pending_slots(unit, version)
     figures = {"mean": mean, "lower": lower, "upper": upper, "p_best": best, "probability": probability}
     return [
         {
-            "arm": arm.key, "status": "active" if arm.retired_at is None else "retired",
+            "arm": arm.key, "status": arm.status(unit.now),
             "served": served.get(arm.id, 0), "pending": pending.get(arm.id, 0),
             "pulls": plain_number(belief.pulls[row]) if policy.served else None,
             "reward_sum": plain_number(belief.reward_sum[row]) if policy.served else None,
@@ -249,10 +250,11 @@ def _counting(unit: Unit, version: Version) -> CountingCurve | None:
 
 
 def _probabilities(
-    distribution: exact.VersionDistribution, catalogue: Sequence[Arm], context: Mapping[str, Any]
-) -> tuple[Array, Array]:
+    distribution: exact.VersionDistribution, catalogue: Sequence[Arm], allowed: Collection[int],
+    context: Mapping[str, Any],
+) -> tuple[Array, Array]:  # fmt: skip
     """Probability of each arm to be the best, and to be served now at position 1; NaN where there is none."""
-    active = np.array([arm.retired_at is None for arm in catalogue])
+    active = np.array([arm.id in allowed for arm in catalogue], np.bool_)
     best, probability = np.full(len(catalogue), np.nan), np.where(active, np.nan, 0.0)
     ids = np.array([arm.id for arm in catalogue], np.int64)[active]
     if not distribution.policy.served or not len(ids):

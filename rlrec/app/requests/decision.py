@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NotRequired, cast
+from typing import Any, NotRequired, TypedDict, cast
 
 import numpy as np
 
@@ -19,6 +19,8 @@ from rlrec.app.serving.draws import unsigned
 from rlrec.app.serving.requests import Answer
 from rlrec.arrays import Array, Index, finite_or_none
 from rlrec.errors import InputError
+from rlrec.policy import NARROWING
+from rlrec.policy.contexts.statements import LOGGED_RULES
 from rlrec.policy.gradients import history
 from rlrec.policy.gradients.gradient import MEMORY, State
 from rlrec.policy.kinds.two_stage import RANKING_KEY
@@ -31,6 +33,13 @@ from rlrec.store.database.unit import damage_error
 from rlrec.store.log import candidates, contents, decisions
 from rlrec.store.log.candidates import TEAMS
 from rlrec.store.policies import arms, policies
+
+
+class LeftOut(TypedDict):
+    """An arm of the catalogue of then that the decision could not show; reason: upcoming, ended or narrowed."""
+
+    arm: str
+    reason: str
 
 
 class Result(Answer):
@@ -46,6 +55,8 @@ class Result(Answer):
     catalogue: int | None  # arms that candidates were drawn from
     floor: float | list[float] | None
     rules: NotRequired[list[str]]  # of the page
+    left_out: NotRequired[list[LeftOut]]  # of the arms that the catalogue had
+    narrowed_by: NotRequired[list[str]]  # rules of the request and of the policy
     agrees: bool | None
     arms: list[dict[str, Any]]
     features: NotRequired[dict[str, float] | None]
@@ -78,6 +89,7 @@ def show(store: Store, decision_id: int) -> Result:
         "catalogue": derived.catalogue,
         "floor": derived.floor(),
         **derived.rules(),
+        **derived.left_out(unit),
         "slate": [
             entry | derived.slot_fields(slot) for entry, slot in zip(record["slate"], decision.slots, strict=True)
         ],
@@ -103,6 +115,7 @@ class DerivedDecision:
         self.case: EligibleDistribution | None = None
         self.state: State | None = None
         self.catalogue: int | None = None
+        self.allowed: tuple[int, ...] | None = eligible
         self.conditional = self.marginal = np.empty((0, len(eligible)))
         self.served = None
         if not decision.imported:
@@ -114,8 +127,10 @@ class DerivedDecision:
         if served.generator is not None:
             ranked = candidates.find_lists(unit, [decision.id]).get(decision.id)
             seed ^= 0 if ranked is None else RANKING_KEY  # of the stage that ranked
+            self.allowed = None
             if ranked is not None and (key := ranked.catalogue_id) is not None:
-                self.catalogue = len(contents.eligible_arms(unit, [key])[key])
+                self.allowed = contents.eligible_arms(unit, [key])[key]
+                self.catalogue = len(self.allowed)
         if served.trained is None:
             revision = decision.catalogue_revision
             self.case = served.case(decision.eligible_id, self.arms, context, keys=self.keys, revision=revision)
@@ -167,6 +182,35 @@ class DerivedDecision:
         pages = self.served.page_rules(self.context)
         keys = {self.keys[arm] for arm in self.arms.tolist()}
         return {"rules": [text for page in pages for text in page.texts(keys)]}
+
+    def left_out(self, unit: Unit) -> dict[str, Any]:
+        """The arms of the catalogue of then that could not be shown; nothing where all could, or nobody can tell."""
+        decision = self.decision
+        if decision.imported or self.allowed is None or self.served is None:
+            return {}
+        allowed = set(self.allowed)
+        statuses = {
+            arm.key: arm.status(decision.at)
+            for arm in arms.at_revision(unit, decision.catalogue_revision)
+            if arm.id not in allowed
+        }
+        rows = [
+            {"arm": key, "reason": "narrowed" if status == "active" else status}
+            for key, status in statuses.items()
+            if status != "retired"
+        ]
+        if not rows:
+            return {}
+        owners = (("request", self.context.get(LOGGED_RULES, {})), ("policy", self.served.learner.narrowing))
+        rules = [
+            f"{name}={value if isinstance(value, str) else ','.join(value)} of the {owner}"
+            for owner, words in owners
+            for name, value in words.items()
+            if name in NARROWING
+        ]
+        if not rules and any(row["reason"] == "narrowed" for row in rows):
+            rules = ["arms of the request"]
+        return {"left_out": rows, "narrowed_by": rules}
 
     def slot_fields(self, slot: Slot) -> dict[str, Any]:
         """Stored fields of a slot that no answer has, and its probabilities as derived from the belief."""

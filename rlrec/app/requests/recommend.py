@@ -6,14 +6,14 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from copy import copy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from rlrec.app.inputs.seeds import seed_or_random
 from rlrec.app.learning.ledger import Ledger, Unordered
 from rlrec.app.learning.slot_keys import ServedSlate
-from rlrec.app.serving.cache import ServingCache
+from rlrec.app.serving.cache import Eligible, ServingCache
 from rlrec.app.serving.draws import DrawnSlate, draw, prepare, signed
 from rlrec.app.serving.open_sessions import HistoryReader, OpenSession, OpenSessions
 from rlrec.app.serving.planned_requests import plan_group
@@ -26,7 +26,7 @@ from rlrec.app.serving.requests import (
     Request,
     SharedDistribution,
 )
-from rlrec.errors import InputError, StoreBusy
+from rlrec.errors import InputError, OutcomeUnknown, StoreBusy
 from rlrec.policy.beliefs.base import PRICE
 from rlrec.policy.contexts.statements import PAGE
 from rlrec.store import Store, Unit
@@ -79,6 +79,7 @@ class RequestGroup:
         self.seed, self.dry_run = seed_or_random(seed), dry_run
         self.cache = ServingCache() if cache is None else cache
         self.recorded: FeedbackTransaction | None = None
+        self._earliest = 0  # the time of the clock by which the arms of the requests are found
         for request in requests:
             if isinstance(request, InputError):
                 continue
@@ -90,9 +91,25 @@ class RequestGroup:
 
     def answer(self) -> list[Answer | InputError]:
         """The answers to the requests, in order; a refused one has its error at its index."""
-        return self.store.retry_until_reached(self._answer)
+        answers = self.store.retry_until_reached(self._answer)
+        if None in answers:
+            self._answer_later(answers)
+        return cast("list[Answer | InputError]", answers)
 
-    def _answer(self) -> list[Answer | InputError]:
+    def _answer_later(self, answers: list[Answer | InputError | None]) -> None:
+        """Answer the requests that waited for the others of the group, which are stored by now."""
+        indices = [index for index, answer in enumerate(answers) if answer is None]
+        requests = [self.requests[index] for index in indices]
+        group, later = RequestGroup(self.store, requests, seed=self.seed, cache=self.cache), list[Answer | InputError]()
+        try:
+            later += group.answer()
+        except (StoreBusy, OutcomeUnknown) as error:  # the others must not be stored twice
+            hint = error.hint or "give lines a request_id: these are safe to send again"
+            later += [InputError(error.message, hint=hint) for _ in indices]
+        for index, answer in zip(indices, later, strict=True):
+            answers[index] = answer
+
+    def _answer(self) -> list[Answer | InputError | None]:
         lock_all = False
         for _ in range(TRIES):
             try:
@@ -104,13 +121,15 @@ class RequestGroup:
         message = "other writers keep using the same request ids, or changing the same route"
         raise StoreBusy(message, hint="a retry is safe")
 
-    def _try(self, *, lock_all: bool) -> list[Answer | InputError]:
+    def _try(self, *, lock_all: bool) -> list[Answer | InputError | None]:
         store, cache = self.store, self.cache
         with store.read() as unit:
-            group = plan_group(unit, self.requests, cache)
+            unit.now = max(unit.now, self._earliest)
+            has_feedback = bool(self.feedback)
+            group = plan_group(unit, self.requests, cache, waits=not self.dry_run, has_feedback=has_feedback)
             planned = {index: plan for index, plan in enumerate(group) if isinstance(plan, PlannedRequest)}
             distributions = {plan.shared for plan in planned.values()}
-            _notice_ignored(store, planned, cache)
+            _notice_ignored(store, unit, planned, cache)
             duplicates = (plan.decision_id for plan in group if isinstance(plan, Duplicate))
             repeated = {decision_id for decision_id in duplicates if decision_id is not None}
             stored: Mapping[int, Answer] = {}
@@ -138,7 +157,11 @@ class RequestGroup:
         if repeated:
             store.flush()
         if not interned:
-            _intern(store, bodies, sets, cache)
+            supersets: dict[Eligible, Eligible] = {}
+            if cache.narrows:
+                narrowed = (plan.narrowed for plan in planned.values() if plan.narrowed is not None)
+                supersets = {arms.eligible: arms.superset for arms in narrowed if arms.past_arms}
+            _intern(store, bodies, sets, supersets, cache)
         prepare(distributions)  # before anybody waits for the locks of this group
         if not planned and not self.feedback:
             return _in_order(group, {}, stored)
@@ -195,6 +218,10 @@ class RequestGroup:
         planned = {index: plan for index, plan in planned.items() if index not in answers}
         if planned:
             sessions.store_users()
+            is_over = not self.cache.start <= unit.now < self.cache.end
+            if is_over or (self.cache.narrows and not _holds(unit, planned.values(), sessions)):
+                self._earliest = unit.now
+                raise Outdated
             if stored_settings.weighs_returns:
                 from rlrec.store.log import returns
 
@@ -316,33 +343,47 @@ class RequestGroup:
         }
 
 
-def _notice_ignored(store: Store, planned: Mapping[int, PlannedRequest], cache: ServingCache) -> None:
-    """Say, once for each, which policies read no context and were given one, and which retired arms were listed."""
+def _notice_ignored(store: Store, unit: Unit, planned: Mapping[int, PlannedRequest], cache: ServingCache) -> None:
+    """Say, once for each, which policies read no context and were given one, and which arms were listed that may not be
+    shown now."""
     for shared in {plan.shared for plan in planned.values() if plan.request.context.keys() - {PAGE}}:
         name = shared.version.policy.name
         if shared.case.reads in ((), (PRICE,)) and name not in cache.unread:
             cache.unread.add(name)
             store.notice(f"policy {name} reads no context; the context is stored all the same")
-    for shared, arm_keys in {plan.shared: plan.request.arms or () for plan in planned.values()}.items():
-        if len(arm_keys) > len(shared.eligible):
-            new = sorted(set(arm_keys) - {cache.keys[arm] for arm in shared.eligible} - cache.retired)
-            cache.retired.update(new)
-            if new:
-                store.notice(f"retired arms are left out: {', '.join(new)}; `rlrec arm restore` brings them back")
+    if new := [key for key, is_noticed in cache.inactive.items() if not is_noticed]:
+        cache.inactive |= dict.fromkeys(new, True)
+        from rlrec.app.inputs import arm_names
+
+        for status, names in arm_names.inactive(unit, new).items():
+            store.notice(f"{status} arms are left out: {names}")
 
 
-def _intern(store: Store, bodies: set[str], sets: set[tuple[int, ...]], cache: ServingCache) -> None:
-    """Store contexts and eligible sets ahead, in a transaction of their own."""
+def _intern(
+    store: Store, bodies: set[str], sets: set[Eligible], supersets: Mapping[Eligible, Eligible], cache: ServingCache
+) -> None:
+    """Store contexts and eligible sets ahead, in a transaction of their own. supersets: of sets that lack few arms."""
 
-    def work(unit: Unit) -> tuple[dict[str, int], dict[tuple[int, ...], int]]:
-        context_ids, set_ids = contents.contexts(unit, bodies), contents.eligible_sets(unit, sets)
+    def work(unit: Unit) -> tuple[dict[str, int], dict[Eligible, int]]:
+        context_ids, set_ids = contents.contexts(unit, bodies), contents.eligible_sets(unit, sets, supersets)
         now = settings.get(unit)
-        catalogue = tuple(arms.active(unit)) if now.catalogue_id is None else ()
-        if catalogue in set_ids:
-            settings.set_catalogue(unit, revision=now.catalogue_revision, eligible_id=set_ids[catalogue])
+        if now.catalogue_id is None or not now.catalogue_from <= unit.now < now.catalogue_until:
+            catalogue, *span = arms.active(unit)
+            if catalogue in set_ids:
+                revision, eligible_id = now.catalogue_revision, set_ids[catalogue]
+                settings.set_catalogue(unit, revision=revision, eligible_id=eligible_id, span=(span[0], span[1]))
         return context_ids, set_ids
 
     cache.add(*store.write(work, repeatable=True))  # only what was committed
+
+
+def _holds(unit: Unit, planned: Iterable[PlannedRequest], sessions: OpenSessions) -> bool:
+    """Whether rules on the persons of some requests take the arms that they took when these were planned."""
+    from rlrec.app.serving import narrowing
+
+    owners = [(plan.narrowed, sessions.by_key[plan.request.session]) for plan in planned]
+    pairs = [(rules, (owner.user_id, owner.id)) for rules, owner in owners if rules is not None and rules.past]
+    return not pairs or narrowing.holds(unit, pairs)
 
 
 def _credit_returns(unit: Unit, ledger: Ledger, answers: Iterable[Answer], sessions: OpenSessions) -> None:
@@ -442,18 +483,22 @@ def _columns(
 
 def _in_order(
     group: Sequence[Planned], draws: Mapping[int, Answer | InputError], stored: Mapping[int, Answer]
-) -> list[Answer | InputError]:
-    """The answers in the order of the group; duplicates have those of the decisions that they repeat."""
-    answers: list[Answer | InputError] = []
+) -> list[Answer | InputError | None]:
+    """The answers in the order of the group; duplicates have those of the decisions that they repeat. None stands for
+    what waits."""
+    answers: list[Answer | InputError | None] = []
     for index, plan in enumerate(group):
         if isinstance(plan, PlannedRequest):
             answers.append(draws[index])
         elif isinstance(plan, InputError):
             answers.append(plan)
+        elif plan is None:
+            answers.append(None)
         elif plan.decision_id is not None:
             answers.append({**stored[plan.decision_id], "duplicate": True})
         else:
             assert plan.earlier is not None
             first = answers[plan.earlier]
+            assert first is not None
             answers.append(copy(first) if isinstance(first, InputError) else {**first, "duplicate": True})
     return answers

@@ -29,8 +29,10 @@ class ServingCache:
     """A cache that one group of a stream leaves to the next; a single command starts with an empty one.
     contexts, sets: ids of stored contexts and eligible sets. keys: of arms. active: the arms of the present catalogue;
     unnamed: whether this set has no id yet. weighs_returns: whether some reward weighs the event `return`. unread:
-    policies that were said to read no context; retired: arms that were said to be. policies: references to versions:
-    their names are no routes, and never will be."""
+    policies that were said to read no context; inactive: arms that requests listed and that may not be served, which
+    were said to be where the value is True. policies: references to versions: their names are no routes, and never will
+    be. groups, narrowed: ids of the arms in groups, and what lists and groups leave of the present catalogue. start,
+    end: of the time over which its arms are the active ones. narrows: whether rules may take arms from a request."""
 
     def __init__(self) -> None:
         self.contexts: dict[str, int] = {}
@@ -43,7 +45,11 @@ class ServingCache:
         self.unnamed = True
         self.weighs_returns = 0
         self.unread: set[str] = set()
-        self.retired: set[str] = set()
+        self.inactive: dict[str, bool] = {}
+        self.groups: dict[str, frozenset[int]] = {}
+        self.narrowed: dict[tuple[Any, ...], Any] = {}
+        self.start = self.end = 0
+        self.narrows = False
         self.policies: set[str] = set()
         self._revision: int | None = None
         self.removals: int | None = None
@@ -71,14 +77,17 @@ class ServingCache:
             for read in (self.contexts, self.sets, self._servings, self._changes):
                 read.clear()
             self.removals, self._revision = settings.removals, None
-        set_id, self.weighs_returns = settings.catalogue_id, settings.weighs_returns
+        self.weighs_returns, start, end = settings.weighs_returns, settings.catalogue_from, settings.catalogue_until
+        set_id = settings.catalogue_id if start <= unit.now < end else None
         self.unnamed = set_id is None
-        if self._revision != settings.catalogue_revision:
+        if self._revision != settings.catalogue_revision or not self.start <= unit.now < self.end:
             if set_id is None:
-                self.active = tuple(arms.active(unit))
+                self.active, self.start, self.end = arms.active(unit)
             else:
-                self.active = contents.eligible_arms(unit, [set_id])[set_id]
+                self.active, self.start, self.end = contents.eligible_arms(unit, [set_id])[set_id], start, end
             self._revision = settings.catalogue_revision
+            self.groups.clear()
+            self.narrowed.clear()
         if set_id is not None:
             self.sets[self.active] = set_id
         return self.active

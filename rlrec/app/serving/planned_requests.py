@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from copy import copy
 from typing import TYPE_CHECKING, Any
@@ -18,10 +18,12 @@ from rlrec.app.serving.requests import (
     ServingVersion,
     SharedDistribution,
     digest,
+    narrowing_words,
 )  # fmt: skip
-from rlrec.errors import Conflict, InputError, suggest
+from rlrec.errors import Conflict, InputError
+from rlrec.policy import NARROWING
 from rlrec.policy.beliefs.base import PRICE
-from rlrec.policy.contexts.statements import ARMS, PAGE
+from rlrec.policy.contexts.statements import ARMS, LOGGED_RULES, PAGE
 from rlrec.policy.scores.floors import LONGEST
 from rlrec.store import Unit
 from rlrec.store.log import decisions, settings
@@ -29,16 +31,45 @@ from rlrec.store.policies import arms, routes
 from rlrec.store.policies.routes import Shadow
 
 if TYPE_CHECKING:
+    from rlrec.app.inputs.arm_rules import Narrowed
     from rlrec.app.serving.assignment import Assigned, Assigner
+    from rlrec.app.serving.narrowing import Narrower
+
+NARROWED = frozenset(NARROWING)
 
 
-def plan_group(unit: Unit, requests: Sequence[Request | InputError], cache: ServingCache) -> list[Planned]:
-    """Each request with its distribution, or the error that refuses it, in order."""
+def plan_group(
+    unit: Unit, requests: Sequence[Request | InputError], cache: ServingCache, *, waits: bool = False,
+    has_feedback: bool = False,
+) -> list[Planned]:  # fmt: skip
+    """Each request with its distribution, or the error that refuses it, in order. waits: those whose arms depend on
+    what others of the group show, or on its feedback, wait for these."""
     group = _Group(unit, [request for request in requests if not isinstance(request, InputError)], cache)
-    return [
+    plans: list[Planned] = [
         request if isinstance(request, InputError) else group.plan(request, index)
         for index, request in enumerate(requests)
     ]
+    if waits and group.narrower is not None:
+        return _defer(plans, group.narrower, has_feedback=has_feedback)
+    return plans
+
+
+def _defer(plans: Sequence[Planned], narrower: Narrower, *, has_feedback: bool) -> list[Planned]:
+    """The plans, but for requests that wait until the others of the group, and its feedback, are stored: those with a
+    rule on what these may show to their person, or report, and whatever the same person asks for behind them."""
+    left, earlier_persons, waiting_persons = list[Planned](), set[str](), set[str]()
+    for plan in plans:
+        if isinstance(plan, PlannedRequest):
+            person, past = narrower.person(plan.request), () if plan.narrowed is None else plan.narrowed.past
+            reads_feedback = has_feedback and any(rule.kind is not None for rule in past)
+            if reads_feedback or person & (earlier_persons if past else waiting_persons):
+                plan = None
+                waiting_persons |= person
+            earlier_persons |= person
+        elif isinstance(plan, Duplicate) and plan.earlier is not None and left[plan.earlier] is None:
+            plan = None
+        left.append(plan)
+    return left
 
 
 class _Group:
@@ -65,15 +96,26 @@ class _Group:
         self.versions = lookup.resolve(unit, references)
         cache.policies |= {name for name in new if not isinstance(self.versions.get(name), InputError | None)}
         self.catalogue = cache.catalogue(unit, self.settings)
-        arm_keys = {key for request in requests for key in request.arms or request.context.get(ARMS, ())}
+        arm_keys, cache.narrows = set[str](), False
+        for request in requests:
+            arm_keys.update(request.arms or request.context.get(ARMS, ()), request.block or ())
+            cache.narrows |= bool(request.block or request.not_after or request.not_shown is not None)
+        for resolved in self.versions.values():
+            if not isinstance(resolved, InputError):
+                cache.narrows |= not NARROWED.isdisjoint(resolved[0].policy.params)
         self.ids = arms.ids(unit, arm_keys) if arm_keys else {}
+        self.narrower: Narrower | None = None
+        cache.narrows |= len(self.ids) < len(arm_keys)  # some are groups, or unknown
+        if cache.narrows:
+            from rlrec.app.serving.narrowing import Narrower
+
+            self.narrower = Narrower(unit, requests, cache, arm_keys)
         request_ids = {request.request_id for request in requests if request.request_id is not None}
         self.stored = decisions.requests(unit, request_ids) if request_ids else {}
         self._planned: dict[str, tuple[bytes, int]] = {}  # by request id: digest and index of the first request
         self._distributions: dict[tuple[Any, ...], SharedDistribution] = {}
         self._versions: dict[tuple[str | None, tuple[Any, ...] | None], ServingVersion] = {}
         self._active: frozenset[int] = frozenset(self.catalogue if self.ids else ())
-        self._has_suggested = False
 
     def plan(self, request: Request, index: int) -> Planned:
         """The request with its distribution, or as a duplicate, or its error."""
@@ -81,43 +123,51 @@ class _Group:
         try:
             if request.size < 1:
                 raise InputError(f"k is {request.size}", hint="it is 1 or more", field="k")
-            if request.arms is None and ARMS in request.context:
-                self._check_arms_exist(request.context[ARMS])
+            if request.arms is None and ARMS in request.context and self.narrower is not None:
+                self.narrower.names.find(request.context[ARMS])  # refuses unknown ones
             if request_id is None:
-                shared = self._distribution(request)
-                context = request.context if shared.price is None else _with_price(request, shared)
-                return PlannedRequest(request, shared, self.cache.text(context), None)
+                return self._planned_request(request, None)
             content = digest(request)
             if request_id in self.stored:
                 return Duplicate(_same_content(request_id, content, self.stored[request_id]), None)
             if request_id in self._planned:
                 return Duplicate(None, _same_content(request_id, content, self._planned[request_id]))
-            shared = self._distribution(request)
-            context = request.context if shared.price is None else _with_price(request, shared)
+            planned = self._planned_request(request, content)
             self._planned[request_id] = content, index
-            return PlannedRequest(request, shared, self.cache.text(context), content)
+            return planned
         except InputError as error:
             return error
 
-    def _distribution(self, request: Request) -> SharedDistribution:
-        """The distribution of a request, built once for all requests that share it.
-        Raises InputError where the request cannot be drawn."""
+    def _planned_request(self, request: Request, content: bytes | None) -> PlannedRequest:
+        """A request with its distribution, built once for all requests that share it. Its context is logged with what
+        the request says of the arms, where that is not the eligible set. Raises InputError where it cannot be drawn."""
         if request.experiment is not None and request.policy is not None:
             raise _ambiguous_target()
         assigned = None if self.assigner is None else self.assigner.choose(request)
         arm_keys = None if request.arms is None else tuple(request.arms)
-        page = request.context.get(PAGE)
-        name: tuple[Any, ...] = (request.policy, assigned and assigned.key, arm_keys, request.size, page and repr(page))
+        page, narrowed = request.context.get(PAGE), None
+        if self.narrower is not None:
+            policy = self._serving_version(request, assigned).version.policy
+            narrowed = self.narrower.narrow(request, policy.name, policy.params)
+        target = request.policy, assigned and assigned.key
+        name: tuple[Any, ...] = (*target, narrowed or arm_keys, request.size, page and repr(page))
         shared = self._distributions.get(name)
         if shared is None or shared.case.reads or shared.case.layout is not None:
             version = self._serving_version(request, assigned)
             version.serving.check(request.context)
             with_context = (*name, version.serving.reading(request.context))
-            shared = self._distributions.get(with_context) or self._build(request, version)
+            shared = self._distributions.get(with_context) or self._build(request, version, narrowed)
             self._distributions[with_context] = self._distributions[name] = shared
         if assigned is not None and self.assigner is not None:
             self.assigner.remember_user(request)
-        return shared
+        context = request.context if shared.price is None else _with_price(request, shared)
+        if narrowed is None and (request.arms is None or len(request.arms) == len(shared.eligible)):
+            return PlannedRequest(request, shared, self.cache.text(context), content)
+        words = narrowing_words(request)
+        if request.arms is not None:
+            words["arms"] = sorted(set(request.arms))
+        context = {**context, LOGGED_RULES: words} if words else context
+        return PlannedRequest(request, shared, self.cache.text(context), content, narrowed)
 
     def _serving_version(self, request: Request, assigned: Assigned | None) -> ServingVersion:
         """The version that serves a request, as it stands."""
@@ -162,8 +212,8 @@ class _Group:
             )  # fmt: skip
         return self._versions[name]
 
-    def _build(self, request: Request, version: ServingVersion) -> SharedDistribution:
-        eligible, serving = self._eligible(request), version.serving
+    def _build(self, request: Request, version: ServingVersion, narrowed: Narrowed | None) -> SharedDistribution:
+        eligible, serving = self._eligible(request, narrowed), version.serving
         keys, revision = self.cache.keys_with(self.unit, eligible), self.settings.catalogue_revision
         arm_ids, candidates = arm_array(eligible), serving.learner.n_candidates
         if candidates > len(eligible):
@@ -182,19 +232,25 @@ class _Group:
             candidates=candidates, case=case,
         )  # fmt: skip
 
-    def _eligible(self, request: Request) -> Eligible:
+    def _eligible(self, request: Request, narrowed: Narrowed | None) -> Eligible:
         """The ids of the arms that may be shown, ascending. Raises InputError where they are too few."""
-        retired = ""
+        hint = None
+        if request.arms is not None and len(set(request.arms)) < len(request.arms):
+            repeated_arm = next(key for key, times in Counter(request.arms).items() if times > 1)
+            raise InputError(f"arm {repeated_arm!r} is listed twice", hint="list each arm once", field="arms")
         if request.arms is None:
             eligible = self.catalogue
-        else:
-            self._check_arms_exist(request.arms)
-            if len(set(request.arms)) < len(request.arms):
-                repeated_arm = next(key for key, times in Counter(request.arms).items() if times > 1)
-                raise InputError(f"arm {repeated_arm!r} is listed twice", hint="list each arm once", field="arms")
+        elif narrowed is None:
             eligible = tuple(sorted({self.ids[key] for key in request.arms} & self._active))
-            retired = ", ".join(key for key in request.arms if self.ids[key] not in self._active)
-        hint = f"retired: {retired}; `rlrec arm restore` brings them back" if retired else None
+        if narrowed is not None:
+            eligible, hint = narrowed.eligible, narrowed.hint()
+        if request.arms is not None and (inactive := [key for key in request.arms if not self._may_be_shown(key)]):
+            for key in inactive:
+                self.cache.inactive.setdefault(key, False)
+            from rlrec.app.inputs import arm_names
+
+            texts = [f"{status}: {names}" for status, names in arm_names.inactive(self.unit, inactive).items()]
+            hint = "; ".join(filter(None, [hint, *texts]))
         if not eligible:
             hint = hint or "add arms with `rlrec arm add`, or restore some"
             raise InputError("no arm is eligible", hint=hint, field="arms")
@@ -204,15 +260,8 @@ class _Group:
             raise InputError(f"k is {request.size}, but only {len(eligible)} arms are eligible", hint=hint, field="k")
         return eligible
 
-    def _check_arms_exist(self, keys: Iterable[str]) -> None:
-        """Raises InputError where an arm is none of the store's."""
-        unknown_key = next((key for key in keys if key not in self.ids), None)
-        if unknown_key is not None:
-            # near names are looked up once a group, not for each of its bad lines
-            suggestion = None if self._has_suggested else suggest(unknown_key, arms.keys_like(self.unit, unknown_key))
-            self._has_suggested = True
-            shown = suggestion or "`rlrec arm list` shows them"
-            raise InputError(f"unknown arm {unknown_key!r}", hint=shown, field="arms")
+    def _may_be_shown(self, name: str) -> bool:
+        return name not in self.ids or self.ids[name] in self._active
 
 
 def _with_price(request: Request, version: ServingVersion) -> dict[str, Any]:

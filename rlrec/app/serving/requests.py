@@ -15,9 +15,12 @@ from rlrec.store.policies.routes import RouteChange
 
 if TYPE_CHECKING:
     from rlrec.app.distributions.exact import EligibleDistribution, VersionDistribution
+    from rlrec.app.inputs.arm_rules import Narrowed
     from rlrec.app.serving.cache import Eligible
     from rlrec.store.policies.experiments import Experiment, Variant
     from rlrec.store.policies.routes import Shadow
+
+NO_WORDS: Mapping[str, Any] = {}
 
 # A decision as commands answer it.
 Answer = TypedDict("Answer", {
@@ -59,24 +62,43 @@ class Request:
     context: Mapping[str, Any] = field(default_factory=dict)
     size: int = 1
     arms: Sequence[Any] | None = None
+    block: Sequence[str] | None = None
+    not_after: Sequence[str] | None = None
+    not_shown: str | int | None = None
     page: Mapping[str, Any] = field(default_factory=dict)
     request_id: str | None = None
 
 
 def digest(request: Request) -> bytes:
-    """The digest by which a retry is recognised; the order of arms does not matter."""
+    """The digest by which a retry is recognised: of what the request says, whatever became of its person or of the
+    arms since. The order of arms does not matter."""
     names = request.policy, request.experiment, request.session, request.user
     context = canonical.text(request.context) if request.context else "{}"
-    return digest_of_texts(names, context, request.size, arms_text(request.arms))
+    return digest_of_texts(names, context, request.size, arms_text(request.arms), narrowing_words(request))
+
+
+def narrowing_words(request: Request) -> dict[str, Any]:
+    """The words of a request that take arms from it, beside the arms that it lists: names, in order, and texts."""
+    words: dict[str, Any] = {}
+    if request.block:
+        words["block"] = sorted(set(request.block))
+    if request.not_after:
+        words["not_after"] = sorted(set(request.not_after))
+    if request.not_shown is not None:
+        words["not_shown"] = str(request.not_shown)
+    return words
 
 
 def arms_text(arms: Sequence[str] | None) -> str:
     return "null" if arms is None else f"[{canonical.texts(sorted(set(arms)))}]"
 
 
-def digest_of_texts(names: Sequence[str | None], context: str, size: int, arms: str) -> bytes:
-    """`digest` of policy, experiment, session and user, and of canonical texts."""
-    return contents.digest(f"[{canonical.texts(names)},{context},{size},{arms}]")
+def digest_of_texts(
+    names: Sequence[str | None], context: str, size: int, arms: str, words: Mapping[str, Any] = NO_WORDS
+) -> bytes:
+    """`digest` of policy, experiment, session and user, of canonical texts, and of words that take arms."""
+    last = f",{canonical.text(dict(words))}" if words else ""
+    return contents.digest(f"[{canonical.texts(names)},{context},{size},{arms}{last}]")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -122,12 +144,14 @@ class SharedDistribution(ServingVersion):
 
 @dataclass(slots=True, eq=False)
 class PlannedRequest:
-    """A request with its distribution. context: canonical JSON; digest: None without a request id."""
+    """A request with its distribution. context: canonical JSON; digest: None without a request id; narrowed: the arms
+    that rules have left to it, None where there are none."""
 
     request: Request
     shared: SharedDistribution
     context: str
     digest: bytes | None
+    narrowed: Narrowed | None = None
 
 
 class Duplicate(NamedTuple):
@@ -138,7 +162,8 @@ class Duplicate(NamedTuple):
     earlier: int | None
 
 
-Planned = PlannedRequest | InputError | Duplicate
+# None: a request that is planned once the others of its group are stored, since its arms depend on what these do.
+Planned = PlannedRequest | InputError | Duplicate | None
 
 
 class Outdated(Exception):

@@ -28,7 +28,8 @@ def _take(request: Request) -> Request | InputError:
         if ARMS in context:
             entries, field = context[ARMS], f"context.{ARMS}"
         check_arms(entries, field=field)
-        unlisted = entries.keys() - set(keys) if request.arms is not None else ()
+        has_group = any(key.startswith("@") for key in keys)
+        unlisted = entries.keys() - set(keys) if request.arms is not None and not has_group else ()
         if unlisted:
             message = f"the context describes arm {min(unlisted)[:80]!r}, which is not among the arms of the request"
             raise InputError(message, hint="list it, or leave it out", field=field)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from rlrec import policy as kinds
-from rlrec.app.inputs import canonical, lookup
+from rlrec.app.inputs import arm_names, canonical, lookup
+from rlrec.errors import InputError
 from rlrec.records import Sums
 from rlrec.store import Store, Unit
 from rlrec.store.database.unit import parse
@@ -19,7 +21,16 @@ HIGH_RATIO = 3  # times the mean reward of the others from which on a prior is h
 MIN_PULLS = 100  # pulls by which the others tell their mean
 
 
-Features = tuple[str, Mapping[str, Any]]  # of an arm, behind its key
+GROUP_FORM = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
+
+
+class ArmLine(NamedTuple):
+    """An arm as people write it. What is None, and a time that is not there, stays as it was."""
+
+    key: str
+    features: Mapping[str, Any] | None = None
+    groups: Sequence[str] | None = None
+    times: Mapping[str, int | None] = {}
 
 
 @dataclass(frozen=True)
@@ -39,8 +50,9 @@ class StatusChange:
     changed: int
 
 
-def put(store: Store, groups: Callable[[], Iterable[Sequence[Features]]], *, at_once: bool = True) -> ArmChanges:
-    """Add arms, or give stored ones other features: all in one transaction, or a transaction a group."""
+def put(store: Store, groups: Callable[[], Iterable[Sequence[Any]]], *, at_once: bool = True) -> ArmChanges:
+    """Add arms, or change stored ones: all in one transaction, or a transaction a group. groups: of the parts of an
+    ArmLine."""
     if at_once:
         changes = store.write(
             lambda unit: sum((_put(unit, group) for group in groups()), ArmChanges()), repeatable=True
@@ -71,9 +83,29 @@ def _notice_priors(store: Store) -> None:
             )
 
 
-def _put(unit: Unit, group: Sequence[Features]) -> ArmChanges:
-    added, updated = arms.put(unit, {arm: canonical.text(dict(features)) for arm, features in group})
+def _put(unit: Unit, group: Sequence[Any]) -> ArmChanges:
+    lines = [ArmLine(*parts) for parts in group]
+    for line in lines:
+        _check_groups(unit, line)
+    added, updated = arms.put(
+        unit,
+        {line.key: None if line.features is None else canonical.text(dict(line.features)) for line in lines},
+        times={line.key: line.times for line in lines},
+        groups={line.key: line.groups for line in lines if line.groups is not None},
+    )
     return ArmChanges(added, updated, len(group) - added - updated)
+
+
+def _check_groups(unit: Unit, line: ArmLine) -> None:
+    """Raises InputError where a group has no name that requests can use, or an arm has the name of a group."""
+    for name in line.groups or ():
+        if re.fullmatch(GROUP_FORM, name) is None:
+            hint = "up to 64 letters, digits, '_', '.' and '-', the first a letter or a digit: requests write @NAME"
+            raise InputError(f"{name[:70]!r} is no name of a group", hint=hint, field="groups")
+        if arms.ids(unit, [f"@{name}"]):
+            raise InputError(f"an arm has the key '@{name}'", hint="choose another name of a group", field="groups")
+    if line.key.startswith("@") and arms.members(unit, [line.key[1:]]):
+        raise InputError(f"{line.key!r} stands for the arms of a group", hint="choose another key", field="arm")
 
 
 def retire(store: Store, keys: Sequence[str], *, retired: bool) -> StatusChange:
@@ -88,14 +120,20 @@ def retire(store: Store, keys: Sequence[str], *, retired: bool) -> StatusChange:
     return store.write(work, repeatable=True)
 
 
-def list_arms(store: Store) -> list[dict[str, Any]]:
-    """Every arm, retired ones too, in the order in which they were added."""
+def list_arms(store: Store, names: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Every arm, retired ones too, in the order in which they were added. names: of some arms, or @GROUP."""
+
+    def text(time: int | None) -> str | None:
+        return None if time is None else format_time(time)
+
     with store.read() as unit:
+        groups, chosen_ids = arms.groups(unit), arm_names.find(unit, names) if names else None
         return [
             {
-                "arm": arm.key, "status": "active" if arm.retired_at is None else "retired",
-                "features": parse(arm.features, f"arm {arm.key}"), "added_at": format_time(arm.added_at),
-                "retired_at": None if arm.retired_at is None else format_time(arm.retired_at),
+                "arm": arm.key, "status": arm.status(unit.now), "features": parse(arm.features, f"arm {arm.key}"),
+                "added_at": format_time(arm.added_at), "retired_at": text(arm.retired_at),
+                "groups": groups.get(arm.id, []), "from": text(arm.eligible_from), "until": text(arm.eligible_until),
             }
             for arm in arms.all_arms(unit)
+            if chosen_ids is None or arm.id in chosen_ids
         ]  # fmt: skip

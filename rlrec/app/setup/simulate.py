@@ -201,7 +201,7 @@ def _notice_unseen_reward(store: Store, audience: Audience, reward: Reward) -> N
 def _catalogue(unit: Unit, names: Sequence[str], audience: Audience) -> tuple[list[str], bool]:
     """The keys of the audience's arms, and whether the catalogue has others, which it must not be shown.
     An empty catalogue gets these arms. Otherwise they are in it, or it has as many others that stand for them."""
-    active = [arm.key for arm in arms.all_arms(unit) if arm.retired_at is None]
+    active = [arm.key for arm in arms.all_arms(unit) if arm.status(unit.now) == "active"]
     if not arms.all_arms(unit):
         arms.put(unit, {name: canonical.text(audience.features_of(arm)) for arm, name in enumerate(names)})
         return list(names), False

@@ -191,7 +191,7 @@ def _audit_sample(store: Store, unit: Unit, request: Request, findings: Findings
 def _policy(unit: Unit, policy: StoredPolicy, findings: Findings, catalogue: Sequence[Arm]) -> int:
     """All checks of one policy that read its changes or its log, each of them once: how many arms were counted."""
     names = {arm.id: arm.key for arm in catalogue}
-    active = {arm.id: arm.key for arm in catalogue if arm.retired_at is None}
+    active = {arm.id: arm.key for arm in catalogue if arm.status(unit.now) == "active"}
     versions = policies.versions(unit, [policy.id])
     live = policies.live(unit, [policy.name]).get(policy.name)
     seq = live[1].seq if live is not None else 0

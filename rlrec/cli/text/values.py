@@ -18,7 +18,7 @@ import click
 
 from rlrec.cli.text.text import LARGEST, truncate, unstorable
 from rlrec.errors import InputError
-from rlrec.times import SECOND, find_zone, parse_local
+from rlrec.times import UNITS, duration, find_zone, parse_local
 from rlrec.times import parse as parse_time
 
 if TYPE_CHECKING:
@@ -31,9 +31,6 @@ KEY_LENGTH = 200
 # Patterns are text here: they are compiled when a command asks for them, and kept by `re`.
 NUMBER_FORM = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"
 NAME_FORM = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
-UNITS = {"w": 604_800 * SECOND, "d": 86_400 * SECOND, "h": 3_600 * SECOND, "m": 60 * SECOND, "s": SECOND}
-UNIT_SIZES = (*UNITS.values(), 1_000)
-DURATION_FORM = "".join(rf"(?:(\d+(?:\.\d+)?){unit})?" for unit in (*UNITS, "ms"))
 
 USERINFO = r"(?<![A-Za-z0-9+.-])([A-Za-z0-9+.-]+://[^\s/?#:@]*:)\S*@"
 PASSWORD = r"(?i)((?:^|(?<=[?&;\s\"'(]))(?:ssl)?pass(?:word|wd|phrase)?\s?=\s?)('(?:[^'\\]|\\.)*'|[^\s&;\"']*)"
@@ -84,14 +81,12 @@ def passwords(url: str) -> list[str]:
 
 def parse_duration(text: str) -> int:
     """Microseconds of 90s, 30m, 7d, 1h30m, 250ms; units fall from left to right."""
-    match = re.fullmatch(DURATION_FORM, text, re.ASCII)
-    if not text or match is None:
+    micros = duration(text)
+    if micros is None:
         raise InputError(f"'{truncate(text)}' is not a duration", hint="write 90s, 30m, 1h30m or 7d")
-    parts = zip(match.groups(), UNIT_SIZES, strict=True)
-    total = sum(float(number) * unit for number, unit in parts if number)
-    if total > LARGEST // 1024:
+    if micros > LARGEST // 1024:
         raise InputError(f"'{truncate(text)}' is too long a duration")
-    return round(total)
+    return micros
 
 
 def parse_clock(text: str) -> int:

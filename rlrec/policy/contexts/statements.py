@@ -10,8 +10,9 @@ from rlrec.errors import InputError, suggest
 from rlrec.policy.beliefs.base import PRICE
 
 ARMS, PAGE = "@arms", "@page"
+LOGGED_RULES = "@eligible"  # what a request said that took arms from it
 STATED = (ARMS, PAGE)
-STATEMENTS = (*STATED, PRICE)  # the last one by the tool itself, for a policy with a budget
+STATEMENTS = (*STATED, PRICE, LOGGED_RULES)  # the last two by the tool itself, the price for a policy with a budget
 SCORE, FEATURES = "score", "features"  # of an arm
 SCORES, ARM_FEATURES = f"{ARMS}.{SCORE}", f"{ARMS}.{FEATURES}"  # as fields of a context: those of all arms, by key
 LARGEST = 1e100  # a score whose distance from another is still finite at any temperature

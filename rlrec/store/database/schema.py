@@ -19,7 +19,7 @@ from rlrec.store.database import database_errors, sqlite_files
 from rlrec.store.database import engine as engines
 from rlrec.store.database.unit import Unit
 
-HEAD = "0014"  # the revision that `tables` describes: the only thing a command checks, with one SELECT
+HEAD = "0015"  # the revision that `tables` describes: the only thing a command checks, with one SELECT
 OLDEST = "0010"  # the oldest revision that migrations lead on from; release 0.1.0 brings older stores to it
 VERSION_TABLE = "rlrec_version"
 COPYING = "copy-"  # begins the revision of a database that a store is being copied to

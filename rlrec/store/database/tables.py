@@ -30,7 +30,7 @@ KINDS: dict[type, TypeEngine[Any]] = {int: BIG, bool: SMALL, float: REAL, str: T
 REFERENCES = {  # of columns that are not named after the table whose id they hold
     "base_id": "policy", "catalogue_id": "eligible_set", "eligible_id": "eligible_set", "holdout_id": "experiment",
     "live_id": "version", "look_id": "gate_look", "parent_id": "version", "person_id": "users",
-    "previous_id": "version", "restored_id": "route_change", "user_id": "users",
+    "previous_id": "version", "restored_id": "route_change", "superset_id": "eligible_set", "user_id": "users",
 }  # fmt: skip
 
 
@@ -79,28 +79,40 @@ def _decision_table(name: str, *columns: Column[Any]) -> sa.Table:
 
 
 # One row: what `init` decided for the whole store, and today's catalogue: its revision (raised by every change of an
-# arm) and the eligible set it makes (null until somebody needs it). removals: how many commands deleted decisions;
-# removed_to: the largest id of these, which no new decision gets (null: none).
+# arm) and the eligible set it makes (null until somebody needs it), from one time until another (null: at any time).
+# removals: how many commands deleted decisions; removed_to: the largest id of these, which no new decision gets (null:
+# none).
 settings = _table(
     "settings", *_columns(SMALL, "id"),
     *_columns(BIG, "created_at", "session_timeout_us", "catalogue_revision", "removals?", "removed_to?"),
-    *_columns(TEXT, "salt"), *_ids("catalogue_id?"), key=["id"],
+    *_columns(TEXT, "salt"), *_ids("catalogue_id?"), *_columns(BIG, "catalogue_from?", "catalogue_until?"), key=["id"],
 )  # fmt: skip
 
 # Who changed what, when: commands that import, define, freeze, promote. Never a single recommend or feedback.
 run = _table("run", *_columns(TEXT, "command", "options", "result?"), *_columns(BIG, "at"))
 
-# The catalogue as it is today. features: canonical JSON; retired_at: null while the arm may be served.
-arm = _table("arm", *_columns(TEXT, "key", "features"), *_columns(BIG, "added_at", "retired_at?"))
-
-# Every change of an arm, by catalogue revision; append-only. features and retired: after the change.
-arm_history = _table(
-    "arm_history", *_ids("arm_id"), *_columns(BIG, "revision", "at"), *_columns(TEXT, "features"),
-    *_columns(SMALL, "retired"), key=["arm_id", "revision"],
+# The catalogue as it is today. features: canonical JSON; retired_at: null while the arm may be served. It may be served
+# from eligible_from on, and before eligible_until; null: at any time.
+arm = _table(
+    "arm", *_columns(TEXT, "key", "features"),
+    *_columns(BIG, "added_at", "retired_at?", "eligible_from?", "eligible_until?"),
 )  # fmt: skip
 
-# Content-addressed: an eligible set is the ascending JSON array of its arm ids; a context is its canonical JSON.
-eligible_set = _table("eligible_set", *_columns(BYTES, "digest"), *_columns(BIG, "size"), *_columns(TEXT, "arms"))
+# Every change of an arm, by catalogue revision; append-only. features, retired and the times: after the change.
+arm_history = _table(
+    "arm_history", *_ids("arm_id"), *_columns(BIG, "revision", "at"), *_columns(TEXT, "features"),
+    *_columns(SMALL, "retired"), *_columns(BIG, "eligible_from?", "eligible_until?"), key=["arm_id", "revision"],
+)  # fmt: skip
+
+# Names that stand for several arms. Who is in a group is as it is today; a group that nobody is in any more stays.
+arm_group = _table("arm_group", *_columns(TEXT, "name"))
+group_member = _table("group_member", *_ids("arm_group_id", "arm_id"), key=["arm_group_id", "arm_id"])
+
+# Content-addressed: an eligible set is the ascending JSON array of its arm ids, or of those that its superset has more;
+# a context is its canonical JSON.
+eligible_set = _table(
+    "eligible_set", *_columns(BYTES, "digest"), *_columns(BIG, "size"), *_columns(TEXT, "arms"), *_ids("superset_id?")
+)
 context = _table("context", *_columns(BYTES, "digest"), *_columns(TEXT, "body"))
 
 # Reward definitions; they never change. weights: by event kind, JSON (see `policies._terms`).

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from hashlib import blake2b
+from typing import Any
 
 from rlrec.store.database import loading
 from rlrec.store.database.unit import StoredRows, Unit, parse, to_text
@@ -45,14 +46,29 @@ def digested_contexts(unit: Unit, bodies: Mapping[bytes, str]) -> dict[str, int]
     return {body: ids[digest] for digest, body in bodies.items()}
 
 
-def eligible_sets(unit: Unit, sets: Collection[Sequence[int]]) -> dict[tuple[int, ...], int]:
-    """The id of each set of arm ids (ascending), stored if it is new."""
+def eligible_sets(
+    unit: Unit, sets: Collection[Sequence[int]], supersets: Mapping[tuple[int, ...], tuple[int, ...]] | None = None
+) -> dict[tuple[int, ...], int]:
+    """The id of each set of arm ids (ascending), stored if it is new. supersets: of sets that lack few of these arms,
+    which is all that is stored of them."""
     texts = {tuple(arms): to_text(list(arms)) for arms in sets}
     by_digest = {digest(text): (len(arms), text, arms) for arms, text in texts.items()}
     ids = loading.ids(unit, "eligible_set", "digest", by_digest)
     if new_digests := sorted(by_digest.keys() - ids.keys()):
-        sizes, bodies, _ = zip(*map(by_digest.__getitem__, new_digests), strict=True)
-        ids |= loading.add_new(unit, "eligible_set", {"digest": new_digests, "size": sizes, "arms": bodies})
+        superset_ids = eligible_sets(unit, set(supersets.values())) if supersets else {}
+        sizes, bodies, references = list[int](), list[str](), list[int | None]()
+        for size, text, arms in map(by_digest.__getitem__, new_digests):
+            superset = supersets.get(arms) if supersets else None
+            sizes.append(size)
+            bodies.append(text if superset is None else to_text(sorted({*superset}.difference(arms))))
+            references.append(None if superset is None else superset_ids[superset])
+        rows: dict[str, Sequence[Any]] = {
+            "digest": new_digests,
+            "size": sizes,
+            "arms": bodies,
+            "superset_id": references,
+        }
+        ids |= loading.add_new(unit, "eligible_set", rows)
     return {arms: ids[key] for key, (_, _, arms) in by_digest.items()}
 
 
@@ -79,10 +95,17 @@ def context_bodies(unit: Unit, ids: Collection[int]) -> dict[int, str]:
 
 def eligible_arms(unit: Unit, ids: Collection[int]) -> dict[int, tuple[int, ...]]:
     """The arm ids of each eligible set, ascending."""
-    rows = unit.ask("SELECT id, arms FROM eligible_set WHERE id IN (?*)", ids)
-    return StoredRows(
-        "eligible_set", ((key, tuple(parse(arms, f"arms of eligible_set {key}", list))) for key, arms in rows)
+    rows = unit.ask("SELECT id, arms, superset_id FROM eligible_set WHERE id IN (?*)", ids)
+    sets = StoredRows(
+        "eligible_set", ((key, tuple(parse(arms, f"arms of eligible_set {key}", list))) for key, arms, _ in rows)
     )
+    if superset_ids := {row[2] for row in rows} - {None}:
+        supersets = eligible_arms(unit, superset_ids)
+        for key, _, superset_id in rows:
+            if superset_id is not None:
+                lacking = set(sets[key])
+                sets[key] = tuple(arm for arm in supersets[superset_id] if arm not in lacking)
+    return sets
 
 
 def set_sizes(unit: Unit, ids: Collection[int]) -> dict[int, int]:

@@ -9,20 +9,24 @@ from typing import Any, NamedTuple
 from rlrec.errors import CheckFailed, StoreBusy
 from rlrec.store.database.unit import Unit
 from rlrec.store.log.contents import digest
+from rlrec.times import FIRST, LAST
 
 BY_KEY = "key:"  # begins the salt of a store whose splits follow keys alone
 
 
 class StoreSettings(NamedTuple):
     """The settings of a store. salt: of experiments, random: a store shares it with its replicas and copies alone;
-    catalogue_id: the eligible set of the present catalogue, None until somebody needed it; removals: how many
-    commands deleted decisions; weighs_returns: whether some reward weighs the event `return`; has_merges: whether some
-    user was merged into another one; has_exclusions: whether some decisions are excluded."""
+    catalogue_id: the eligible set of the present catalogue, None until somebody needed it, which holds from one time
+    until another; removals: how many commands deleted decisions; weighs_returns: whether some reward weighs the event
+    `return`; has_merges: whether some user was merged into another one; has_exclusions: whether some decisions are
+    excluded."""
 
     session_timeout_us: int
     salt: str
     catalogue_revision: int
     catalogue_id: int | None
+    catalogue_from: int
+    catalogue_until: int
     removals: int | None
     weighs_returns: int
     has_merges: int
@@ -37,8 +41,9 @@ class StoreSettings(NamedTuple):
 
 def get(unit: Unit) -> StoreSettings:
     weighs_returns = "EXISTS (SELECT 1 FROM reward WHERE weights LIKE ?)"
-    columns = ", ".join(StoreSettings._fields[:-3])
-    flags = f"{weighs_returns}, EXISTS (SELECT 1 FROM merged_user), EXISTS (SELECT 1 FROM exclusion)"
+    columns = "session_timeout_us, salt, catalogue_revision, catalogue_id"
+    span = f"coalesce(catalogue_from, {FIRST}), coalesce(catalogue_until, {LAST})"
+    flags = f"{span}, removals, {weighs_returns}, EXISTS (SELECT 1 FROM merged_user), EXISTS (SELECT 1 FROM exclusion)"
     rows = unit.records(StoreSettings, f"SELECT {columns}, {flags} FROM settings", '%"return":%')
     if not rows:
         raise CheckFailed("the store was not set up to the end", hint="run `rlrec init` again")
@@ -74,9 +79,11 @@ def raise_catalogue(unit: Unit) -> int:
     return int(unit.ask_value(f"{raised} RETURNING catalogue_revision"))
 
 
-def set_catalogue(unit: Unit, *, revision: int, eligible_id: int) -> None:
-    """Store the eligible set of a revision, unless the catalogue has changed since it was read."""
-    unit.tell("UPDATE settings SET catalogue_id = ? WHERE catalogue_revision = ?", eligible_id, revision)
+def set_catalogue(unit: Unit, *, revision: int, eligible_id: int, span: tuple[int, int]) -> None:
+    """Store the eligible set of a revision and the time over which it holds, unless the catalogue has changed since it
+    was read."""
+    names = ", ".join(f"{name} = ?" for name in ("catalogue_id", "catalogue_from", "catalogue_until"))
+    unit.tell(f"UPDATE settings SET {names} WHERE catalogue_revision = ?", eligible_id, *span, revision)
 
 
 def note_removal(unit: Unit, decision_id: int) -> None:

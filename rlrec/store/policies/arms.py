@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
+from rlrec.errors import InputError
 from rlrec.records import Arm
-from rlrec.store.database import database_errors
-from rlrec.store.database.unit import StoredRows, Unit
+from rlrec.store.database import database_errors, loading
+from rlrec.store.database.unit import Row, StoredRows, Unit
 from rlrec.store.log import settings
+from rlrec.times import FIRST, LAST, format_time
 
+TIMES = ("eligible_from", "eligible_until")  # columns
 LAST_ID = 2**32 - 1  # the packed slots of a visit have 32 bits for an arm
 
 
 def all_arms(unit: Unit) -> list[Arm]:
     """All arms, retired ones too, by id."""
     return unit.select(Arm, "arm ORDER BY id")
+
+
+def by_keys(unit: Unit, keys: Collection[str]) -> list[Arm]:
+    """The arms of these keys that the catalogue has, by id."""
+    return unit.records(Arm, f"SELECT {', '.join(Arm._fields)} FROM arm WHERE key IN (?*) ORDER BY id", keys)
 
 
 def keys_like(unit: Unit, key: str, *, limit: int = 1_000) -> list[str]:
@@ -36,9 +45,49 @@ def revisions(unit: Unit) -> list[ArmRevision]:
     return unit.select(ArmRevision, "arm_history ORDER BY arm_id, revision")
 
 
-def active(unit: Unit) -> list[int]:
-    """Ids of the arms that may be served now, ascending."""
-    return [row[0] for row in unit.ask("SELECT id FROM arm WHERE retired_at IS NULL ORDER BY id")]
+def active(unit: Unit, *, at: int | None = None) -> tuple[tuple[int, ...], int, int]:
+    """Ids of the arms that may be served at a time, ascending, and from when until when these are the ones.
+    at: None is now."""
+    now = unit.now if at is None else at
+    inside = "coalesce(eligible_from, ?) <= ? AND ? < coalesce(eligible_until, ?)"
+    ids = unit.ask(f"SELECT id FROM arm WHERE retired_at IS NULL AND {inside} ORDER BY id", FIRST, now, now, LAST)
+    bounds = " UNION ALL ".join(
+        f"SELECT {name} AS bound FROM arm WHERE retired_at IS NULL AND {name} IS NOT NULL"
+        for name in ("eligible_from", "eligible_until")
+    )
+    ends = "max(CASE WHEN bound <= ? THEN bound END), min(CASE WHEN bound > ? THEN bound END)"
+    start, end = unit.ask(f"SELECT {ends} FROM ({bounds}) AS bounds", now, now)[0]
+    return tuple(row[0] for row in ids), FIRST if start is None else start, LAST if end is None else end
+
+
+def members(unit: Unit, groups: Collection[str]) -> dict[str, frozenset[int]]:
+    """The ids of the arms in each of these groups that the store has."""
+    by_group = defaultdict[str, set[int]](set)
+    tables = "arm_group g LEFT JOIN group_member m ON m.arm_group_id = g.id"
+    for name, arm in unit.ask(f"SELECT g.name, m.arm_id FROM {tables} WHERE g.name IN (?*)", groups):
+        by_group[name].add(arm)
+    return {name: frozenset(ids - {None}) for name, ids in by_group.items()}  # a group without arms is one row
+
+
+def group_names(unit: Unit) -> list[str]:
+    return [row[0] for row in unit.ask("SELECT name FROM arm_group ORDER BY name")]
+
+
+def groups(unit: Unit) -> dict[int, list[str]]:
+    """The groups of each arm that is in any, by id, in order of their names."""
+    by_arm = defaultdict[int, list[str]](list)
+    tables = "arm_group g JOIN group_member m ON m.arm_group_id = g.id"
+    for arm, name in unit.ask(f"SELECT m.arm_id, g.name FROM {tables} ORDER BY g.name"):
+        by_arm[arm].append(name)
+    return by_arm
+
+
+def at_revision(unit: Unit, revision: int) -> list[Arm]:
+    """The arms as they stood at a revision of the catalogue, by id."""
+    newest = "(SELECT max(revision) FROM arm_history WHERE arm_id = h.arm_id AND revision <= ?)"
+    columns = "a.id, a.key, h.features, a.added_at, CASE WHEN h.retired = 1 THEN h.at END, h.eligible_from"
+    tables = f"arm_history h JOIN arm a ON a.id = h.arm_id WHERE h.revision = {newest}"
+    return unit.records(Arm, f"SELECT {columns}, h.eligible_until FROM {tables} ORDER BY a.id", revision)
 
 
 def ids(unit: Unit, keys: Collection[str]) -> dict[str, int]:
@@ -50,22 +99,59 @@ def keys(unit: Unit, ids: Collection[int]) -> dict[int, str]:
     return StoredRows("arm", unit.ask("SELECT id, key FROM arm WHERE id IN (?*)", ids) if ids else ())
 
 
-def put(unit: Unit, features: Mapping[str, str]) -> tuple[int, int]:
-    """Add arms, or change the features of stored ones: how many were added, how many changed."""
-    old_rows = {row[0]: row for row in unit.ask("SELECT key, id, features FROM arm WHERE key IN (?*)", features)}
-    new_keys = sorted(key for key in features if key not in old_rows)
-    changed = sorted(key for key, row in old_rows.items() if row[2] != features[key])
-    if not new_keys and not changed:
+def put(
+    unit: Unit, features: Mapping[str, str | None], *, times: Mapping[str, Mapping[str, int | None]] | None = None,
+    groups: Mapping[str, Collection[str]] | None = None,
+) -> tuple[int, int]:  # fmt: skip
+    """Add arms, or change stored ones: how many were added, how many changed. features: canonical JSON; None, and what
+    the others do not have, is left as it is. times: columns of times; groups: the names of all groups of an arm."""
+    columns = ", ".join(("features", *TIMES))
+    old_rows = {row[0]: row[1:] for row in unit.ask(f"SELECT key, {columns} FROM arm WHERE key IN (?*)", features)}
+    new_rows = dict[str, Row]()
+    for key, text in features.items():
+        old_features, *old_times = old_rows.get(key, ("{}", None, None))
+        start, end = (dict(zip(TIMES, old_times, strict=True)) | {**(times or {}).get(key, {})}).values()
+        if start is not None and end is not None and start >= end:
+            message = f"arm {key!r} would begin at {format_time(start)} and end at {format_time(end)}"
+            raise InputError(message, hint="it ends after it begins", field="until")
+        new_rows[key] = old_features if text is None else text, start, end
+    new_keys = sorted(new_rows.keys() - old_rows.keys())
+    changed = sorted(key for key, row in old_rows.items() if row != new_rows[key])
+    regrouped = _regrouped(unit, groups) if groups else {}
+    if not new_keys and not changed and not regrouped:
         return 0, 0
     revision = settings.raise_catalogue(unit)
-    unit.insert(
-        "arm", ("key", "features", "added_at", "retired_at"), [(key, features[key], unit.now, None) for key in new_keys]
-    )
+    rows = [(key, unit.now, None, *new_rows[key]) for key in new_keys]
+    unit.insert("arm", ("key", "added_at", "retired_at", "features", *TIMES), rows)
     if new_keys and int(unit.ask_value("SELECT max(id) FROM arm")) > LAST_ID:
         raise database_errors.ids_exhausted("arms")
-    unit.tell_each("UPDATE arm SET features = ? WHERE id = ?", [(features[key], old_rows[key][1]) for key in changed])
+    update = "UPDATE arm SET features = ?, eligible_from = ?, eligible_until = ? WHERE key = ?"
+    unit.tell_each(update, [(*new_rows[key], key) for key in changed])
     _remember(unit, [*new_keys, *changed], revision=revision)
-    return len(new_keys), len(changed)
+    _put_groups(unit, regrouped)
+    return len(new_keys), len({*changed, *regrouped}.difference(new_keys))
+
+
+def _regrouped(unit: Unit, groups: Mapping[str, Collection[str]]) -> dict[str, Collection[str]]:
+    """The groups of those arms that are in others now, or in none, by key."""
+    tables = "group_member m JOIN arm a ON a.id = m.arm_id JOIN arm_group g ON g.id = m.arm_group_id"
+    old_groups = defaultdict[str, set[str]](set)
+    for key, name in unit.ask(f"SELECT a.key, g.name FROM {tables} WHERE a.key IN (?*)", groups):
+        old_groups[key].add(name)
+    return {key: names for key, names in groups.items() if set(names) != old_groups[key]}
+
+
+def _put_groups(unit: Unit, groups: Mapping[str, Collection[str]]) -> None:
+    """Store the groups of arms, by key, in place of those before."""
+    if not groups:
+        return
+    arm_ids = ids(unit, groups)
+    names = sorted(set[str]().union(*groups.values()))
+    group_ids = loading.ids(unit, "arm_group", "name", names)
+    group_ids |= loading.add_new(unit, "arm_group", {"name": [name for name in names if name not in group_ids]})
+    unit.tell("DELETE FROM group_member WHERE arm_id IN (?*)", list(arm_ids.values()))
+    rows = [(group_ids[name], arm_ids[key]) for key, group_names in groups.items() for name in sorted(set(group_names))]
+    unit.insert("group_member", ("arm_group_id", "arm_id"), rows)
 
 
 def retire(unit: Unit, keys: Collection[str], *, retired: bool) -> int:
@@ -80,6 +166,7 @@ def retire(unit: Unit, keys: Collection[str], *, retired: bool) -> int:
 
 
 def _remember(unit: Unit, changed_keys: Collection[str], *, revision: int) -> None:
-    now = unit.ask("SELECT id, features, retired_at FROM arm WHERE key IN (?*)", changed_keys)
-    rows = [(arm, revision, unit.now, features, int(retired is not None)) for arm, features, retired in now]
-    unit.insert("arm_history", ("arm_id", "revision", "at", "features", "retired"), sorted(rows))
+    columns = ", ".join(("id", "retired_at", "features", *TIMES))
+    now = unit.ask(f"SELECT {columns} FROM arm WHERE key IN (?*)", changed_keys)
+    rows = [(arm, revision, unit.now, int(retired is not None), *row) for arm, retired, *row in now]
+    unit.insert("arm_history", ("arm_id", "revision", "at", "retired", "features", *TIMES), sorted(rows))

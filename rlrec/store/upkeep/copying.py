@@ -32,6 +32,7 @@ def fingerprint(unit: Unit) -> str:
     marks += unit.ask("SELECT policy_id, seq, ordinal, live_id FROM policy_head ORDER BY policy_id")
     marks += unit.ask("SELECT max(last_at), count(ended_at), max(ended_at) FROM visit")
     marks += unit.ask("SELECT salt, created_at, catalogue_revision, catalogue_id, removals FROM settings")
+    marks += unit.ask("SELECT catalogue_from, catalogue_until FROM settings")
     marks += unit.ask("SELECT id, status, entered_to FROM version ORDER BY id")
     marks += unit.ask("SELECT (SELECT count(stopped_at) FROM shadow), (SELECT count(user_id) FROM session)")
     return blake2b(repr(marks).encode(), digest_size=10).hexdigest()

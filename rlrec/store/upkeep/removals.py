@@ -118,7 +118,7 @@ _REFERENCES = {
     " EXCEPT SELECT user_id FROM merged_user EXCEPT SELECT person_id FROM merged_user",
     "context": "EXCEPT SELECT context_id FROM decision EXCEPT SELECT context_id FROM decision_features",
     "eligible_set": "EXCEPT SELECT eligible_id FROM decision EXCEPT SELECT catalogue_id FROM candidate_list"
-    " EXCEPT SELECT catalogue_id FROM settings",
+    " EXCEPT SELECT catalogue_id FROM settings EXCEPT SELECT superset_id FROM eligible_set",
 }
 
 

@@ -25,7 +25,7 @@ _CHANGED_BY_SERVER: Mapping[str, Sequence[str]] = {
     "last_decision": ("decision_id",),
     "policy_head": ("seq", "ordinal"),
     "session": ("user_id",),
-    "settings": ("catalogue_id",),
+    "settings": ("catalogue_id", "catalogue_from", "catalogue_until"),
     "slot": ("censored",),
     "users": ("id",),
     "version": ("entered_to", "has_omissions"),
@@ -34,7 +34,7 @@ _CHANGED_BY_SERVER: Mapping[str, Sequence[str]] = {
 # Of definitions, training, routes, merges of users and imports: they add rows to any table.
 _CHANGED_BY_TRAINER: Mapping[str, Sequence[str]] = {
     **_CHANGED_BY_SERVER,
-    "arm": ("features", "retired_at"),
+    "arm": ("features", "retired_at", "eligible_from", "eligible_until"),
     "assignment": ("user_id", "variant_id", "at"),
     "decision": ("state", "history"),  # of imported visits, from their rows
     "exclusion_unit": ("user_id",),
@@ -45,7 +45,7 @@ _CHANGED_BY_TRAINER: Mapping[str, Sequence[str]] = {
     "promotion": ("rolled_back_at",),
     "route": ("id",),
     "run": ("result",),
-    "settings": ("catalogue_revision", "catalogue_id"),
+    "settings": ("catalogue_revision", "catalogue_id", "catalogue_from", "catalogue_until"),
     "shadow": ("stopped_at",),
     "version": ("status", "ordinal", "entered_to", "has_omissions"),
 }
@@ -85,7 +85,7 @@ def grants(prefix: str) -> list[Grant]:
             for table, columns in changed.items()
         ]
         if role == "trainer":
-            lines.append(f'GRANT DELETE ON "lease", "exclusion", "exclusion_unit" TO {name}')
+            lines.append(f'GRANT DELETE ON "lease", "exclusion", "exclusion_unit", "group_member" TO {name}')
         statements += [Grant(role, line + ";") for line in lines]
     return statements
 

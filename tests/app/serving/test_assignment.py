@@ -127,8 +127,8 @@ def test_a_unit_that_was_planned_before_a_phase_is_planned_anew(at: Clocked, mon
     split(at(0))
     waiting = [at(1)]
 
-    def freeze_behind(*args: Any) -> Any:
-        planned = plan_group(*args)
+    def freeze_behind(*args: Any, **options: Any) -> Any:
+        planned = plan_group(*args, **options)
         while waiting:
             enrolment.freeze(waiting.pop(), "ab")
         return planned

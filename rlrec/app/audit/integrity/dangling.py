@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from itertools import groupby
+from itertools import compress, groupby
 from operator import itemgetter
 
 from rlrec.app.audit.integrity.findings import UNREADABLE, Findings, row_subject
 from rlrec.app.inputs import canonical
 from rlrec.app.serving.assignment import hash_variant, is_in_layer
 from rlrec.store import Unit
+from rlrec.store.database.unit import slices, to_text
 from rlrec.store.log import contents, settings
 from rlrec.store.log.events import CENSOR
 from rlrec.store.policies import arms, experiments, users
@@ -20,6 +21,7 @@ from rlrec.times import DAY_US
 
 CHECK = "dangling"
 LONGEST_TIMEOUT_US = 3_660 * DAY_US
+SETS = 100  # eligible sets at a time, of those that are stored as what a larger one has more
 
 
 def check(unit: Unit, *, findings: Findings) -> None:
@@ -47,10 +49,15 @@ def check_contradictions(unit: Unit, *, findings: Findings, sessions: Collection
 
 def _contents(unit: Unit, findings: Findings) -> None:
     """Check that contexts and eligible sets have the digest of what they hold, users and sessions that of their key."""
-    for table, column in (("context", "body"), ("eligible_set", "arms")):
-        for ids, digests, texts in audit.columns(unit, table, "id", "digest", column):
-            for number, digest, text in zip(ids, digests, texts, strict=True):
-                if contents.digest(text) != digest:
+    for table, columns in (("context", ("body",)), ("eligible_set", ("arms", "superset_id"))):
+        for ids, digests, texts, *superset_ids in audit.columns(unit, table, "id", "digest", *columns):
+            by_id = dict(zip(ids, texts, strict=True))
+            smaller_sets = list(compress(ids, *superset_ids)) if superset_ids else []
+            for portion in slices(smaller_sets, SETS):
+                with findings.unreadable(CHECK, f"eligible_set {portion[0]}"):
+                    by_id |= {key: to_text(members) for key, members in contents.eligible_arms(unit, portion).items()}
+            for number, digest in zip(ids, digests, strict=True):
+                if contents.digest(by_id[number]) != digest:
                     findings.error(CHECK, f"{table} {number}", "what it holds is not what its digest names")
     for owner, table in (("user", "users"), ("session", "session")):
         for keys, digests in audit.columns(unit, table, "key", "digest"):
@@ -125,13 +132,14 @@ def _is_object(text: str) -> bool:
 
 
 def _catalogue(unit: Unit, findings: Findings) -> None:
-    """Check that the eligible set kept for today's catalogue is the arms that are active."""
-    catalogue_id = settings.get(unit).catalogue_id
+    """Check that the eligible set kept for today's catalogue is the arms that are active, and for how long."""
+    now = settings.get(unit)
+    catalogue_id = now.catalogue_id
     if catalogue_id is None:
         return
     try:
         stored_arms = contents.eligible_arms(unit, [catalogue_id]).get(catalogue_id, ())
     except UNREADABLE:
         stored_arms = ()
-    if list(stored_arms) != arms.active(unit):
+    if (stored_arms, now.catalogue_from, now.catalogue_until) != arms.active(unit, at=now.catalogue_from):
         findings.error(CHECK, "catalogue", "the eligible set kept for it is not the arms that are active")

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import product
+from typing import Any
 
 from rlrec.app.audit.integrity.findings import Findings
 from rlrec.app.inputs import canonical
 from rlrec.app.serving.assignment import fallback
 from rlrec.app.serving.requests import arms_text, digest_of_texts
 from rlrec.arrays import Ids
+from rlrec.policy.beliefs.base import PRICE
+from rlrec.policy.contexts.statements import LOGGED_RULES
 from rlrec.store import Unit
 from rlrec.store.database.unit import parse
 from rlrec.store.log import contents, settings
@@ -24,7 +27,7 @@ PORTION = 5_000  # decisions at a time
 def check(unit: Unit, decision_ids: Ids, *, findings: Findings) -> None:
     """Compare the digests stored with those of every form that a request for the decision can have had: with or without
     its user, by any of their keys, and its arms, and by the name of the route, the policy or the version."""
-    canonical_context = lru_cache(PORTION)(lambda text: canonical.text(parse(text, "its context")))
+    stated = lru_cache(PORTION)(_stated)
     no_arms, has_merges = arms_text(None), settings.get(unit).has_merges
     fallbacks = [(fallback(row), row.name) for row in experiments.all_experiments(unit) if row.variants]
     for start in range(0, len(decision_ids), PORTION):
@@ -37,13 +40,25 @@ def check(unit: Unit, decision_ids: Ids, *, findings: Findings) -> None:
         for decision_id, digest, size, session, user, text, set_id, *policy_names in rows:
             with findings.unreadable(CHECK, f"decision {decision_id}"):
                 keys_of_user = dict.fromkeys((user, None, *merged_keys.get(user, ())))
-                forms = product(_names(fallbacks, *policy_names), keys_of_user, (no_arms, set_texts[set_id]))
+                context, words, stated_arms = stated(text)
+                forms_of_arms = (no_arms, set_texts[set_id]) if stated_arms is None else (stated_arms,)
+                forms = product(_names(fallbacks, *policy_names), keys_of_user, forms_of_arms)
                 if not any(
-                    digest_of_texts((*names, session, form_user), canonical_context(text), size, form_arms) == digest
+                    digest_of_texts((*names, session, form_user), context, size, form_arms, words) == digest
                     for names, form_user, form_arms in forms
                 ):
                     detail = "its session, user, context, length or arms are not those of its request"
                     findings.decision_error(CHECK, decision_id, detail)
+
+
+def _stated(text: str) -> tuple[str, dict[str, Any], str | None]:
+    """The context of a request as it came, from the logged one; what it said that takes arms; and the text of the arms
+    that it listed, None where the log does not say them."""
+    context = parse(text, "its context")
+    words = context.pop(LOGGED_RULES, {})
+    context.pop(PRICE, None)  # the tool's, not the request's
+    listed_arms = words.pop("arms", None)
+    return canonical.text(context), words, None if listed_arms is None else arms_text(listed_arms)
 
 
 def _names(

@@ -54,6 +54,15 @@ def _view(result: Result) -> View:
     return View(title=[*_title(result), *_slots(result), *left_out], headers=headers, rows=rows)
 
 
+def _left_out(result: Result) -> list[str]:
+    """A line on the arms that could not be shown, where there are any."""
+    rows = result.get("left_out", [])
+    names = [row["arm"] if row["reason"] == "narrowed" else f"{row['arm']} ({row['reason']})" for row in rows[:N_ARMS]]
+    hidden = f" and {len(rows) - N_ARMS} more" if len(rows) > N_ARMS else ""
+    rules = f"; narrowed by {', '.join(result['narrowed_by'])}" if result.get("narrowed_by") else ""
+    return [f"not eligible: {', '.join(names)}{hidden}{rules}"] if rows else []
+
+
 def _title(result: Result) -> list[str]:
     visitor = (
         f"session {result['session']}, visit {result['visit']}, step {result['step']}, user {cell(result['user'])}"
@@ -67,6 +76,7 @@ def _title(result: Result) -> list[str]:
         f"decision {result['decision_id']} at {result['at']}: {visitor}",
         f"{policy}, belief {result['belief_seq']}, floor {cell(result['floor'])}",
         f"context {pairs(brief_context(result['context'])) or '-'}, state {pairs(brief(result['state']))}, {eligible}",
+        *_left_out(result),
         *([f"rules of the page: {', '.join(result['rules'])}"] if "rules" in result else []),
         *([f"features: {_features(result['features'])}"] if "features" in result else []),
         *candidates_text(result, first=N_ARMS),

@@ -37,13 +37,16 @@ TYPED = click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.ENVIR
     "--context", type=OBJECT, default="{}", metavar="JSON|@FILE", help="Context: what describes user and moment."
 )
 @click.option("-k", "--size", type=Integer(1), default=1, show_default=True, help="Positions to fill.")
-@click.option("--arms", type=KEYS, metavar="a,b,c", help="Restrict the eligible arms; a JSON array works too.")
+@click.option("--arms", type=KEYS, metavar="a,@home", help="Only these arms, and those of group home; or a JSON array.")
 @click.option(
     "--candidates",
     type=CANDIDATES,
     metavar="JSON|@FILE",
     help='In place of --arms, with what you know of each: [{"arm": "a", "score": 1.7, "features": {"price": 9}}].',
 )
+@click.option("--block", type=KEYS, metavar="a,@home", help="None of these arms.")
+@click.option("--not-after", type=KEYS, metavar="KIND[/7d],...", help="No arm for which the person had such an event.")
+@click.option("--not-shown", metavar="N[/7d]", help="No arm that the person was shown N times, or N times in 7 days.")
 @click.option(
     "--page",
     type=OBJECT,
@@ -62,8 +65,9 @@ TYPED = click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.ENVIR
 @drawing
 def recommend(store: Store, show: Show, source: str | None, seed: int | None, dry_run: bool, **request: Any) -> None:
     """With --input, each line is a request with the keys policy or experiment, session, user, context, k, arms (as of
-    --arms or of --candidates), page and request_id; it is answered in order, a group of lines at a time. A group ends
-    where nothing more waits; with --seed only at 1,000 lines, at the end of the input, or at a line {"op": "flush"}."""
+    --arms or of --candidates), block, not_after, not_shown, page and request_id; it is answered in order, a group of
+    lines at a time. A group ends where nothing more waits; with --seed only at 1,000 lines, at the end of the input, or
+    at a line {"op": "flush"}."""
     if source is not None:
         context = click.get_current_context()
         for name in request:
@@ -110,9 +114,10 @@ def line_type() -> Any:
     """The type of a line of the stream, with the fields of the use case's Request."""
     from rlrec.cli.text import lines
 
-    names = ("session", "policy", "experiment", "user", "context", "size", "arms", "page", "request_id")
+    more_names = ("arms", "block", "not_after", "not_shown", "page", "request_id")
+    names = ("session", "policy", "experiment", "user", "context", "size", *more_names)
     arms: Any = list[lines.key_type() | lines.candidate_type()]  # type: ignore[misc]
-    return lines.line_type("Request", recommend, names, required=["session"], arms=arms)
+    return lines.line_type("Request", recommend, names, required=["session"], arms=arms, not_shown=int | str)
 
 
 def stream(

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -18,12 +18,12 @@ from rlrec.cli.program.files import Lines, lines_argument
 from rlrec.cli.program.shared import CommandGroup, Store, reading, writing
 from rlrec.cli.text.strict import not_utf8
 from rlrec.cli.text.text import View
-from rlrec.cli.text.values import KEY, OBJECT, parse_key
+from rlrec.cli.text.values import KEY, KEYS, OBJECT, Parsed, parse_key
 from rlrec.errors import InputError, quantity
+from rlrec.times import parse_local
 
-if TYPE_CHECKING:
-    from rlrec.app.setup.arm import Features
-
+NO_TIME = "none"  # in place of a time
+TERM = Parsed("time or none", lambda text: text if text == NO_TIME else parse_local(text))
 NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 
 
@@ -32,11 +32,26 @@ arm = CommandGroup("arm")
 
 @arm.command()
 @click.argument("key", type=KEY)
-@click.option("--features", type=OBJECT, default="{}", metavar="JSON|@FILE", help="The features of the arm.")
-@writing('rlrec arm add a1 --features \'{"topic": "tea", "price": 3.5}\'')
-def add(store: Store, show: Show, key: str, features: dict[str, Any]) -> None:
-    """Add an arm, or give a known one other features."""
-    show(app.arm.put(store, lambda: [[(key, features)]]))
+@click.option("--features", type=OBJECT, metavar="JSON|@FILE", help="The features of the arm.")
+@click.option("--group", "groups", type=KEYS, metavar="a,b", help="Its groups; requests write @a for all arms of one.")
+@click.option(
+    "--from", "eligible_from", type=TERM, metavar="TIME", help="Shown from this time on; `none`: at any time."
+)
+@click.option(
+    "--until", "eligible_until", type=TERM, metavar="TIME", help="Shown before this time; `none`: without end."
+)
+@writing(
+    'rlrec arm add a1 --features \'{"topic": "tea", "price": 3.5}\' --group home',
+    "rlrec arm add xmas --group home --from 2026-12-01 --until 2026-12-27",
+)
+def add(
+    store: Store, show: Show, key: str, features: dict[str, Any] | None, groups: Sequence[str] | None, **times: Any
+) -> None:
+    """Add an arm, or change a known one.
+
+    What is not given stays as it was. Groups take the place of those before; '[]' takes it out of all."""
+    stated_times = {name: None if time == NO_TIME else time for name, time in times.items() if time is not None}
+    show(app.arm.put(store, lambda: [[(key, features, groups, stated_times)]]))
 
 
 @arm.command("import")
@@ -46,25 +61,46 @@ def import_(store: Store, show: Show, lines: Lines) -> None:
     """Add many arms from a file, or change their features.
 
     FILE holds one JSON object a line, {"arm": "a1", "features": {...}}, or is a CSV whose first column is `arm` and
-    whose other columns are features. Importing again updates."""
+    whose other columns are features. Importing again updates. An object may also have "groups": ["home"], "from" and
+    "until"; without them these stay as they were, and null takes a time away."""
     lines.copy_unless_file()
     as_groups = _json_groups if lines.first_byte() in (b"{", b"[") else _csv_groups
     changes = app.arm.put(store, partial(as_groups, lines), at_once=not lines.refusals.quarantine)
     show(asdict(changes) | {"rejected": lines.refusals.count})
 
 
-def _json_groups(lines: Lines) -> Iterator[Sequence[Features]]:
+def _json_groups(lines: Lines) -> Iterator[Sequence[tuple[Any, ...]]]:
     import msgspec
 
     from rlrec.cli.text.lines import key_type
 
-    fields: list[Any] = [("arm", key_type()), ("features", dict[str, Any], {})]
-    kind: Any = msgspec.defstruct("Arm", fields, forbid_unknown_fields=True)
+    key: Any = key_type()
+    time: Any = str | None | msgspec.UnsetType
+    fields: list[Any] = [("arm", key), ("features", dict[str, Any], {}), ("groups", list[key] | None, None)]
+    fields += [(name, time, msgspec.UNSET) for name in ("from_", "until")]
+    kind: Any = msgspec.defstruct("Arm", fields, forbid_unknown_fields=True, rename={"from_": "from"})
     for group in lines.groups(kind):
-        yield [(arm.arm, arm.features) for _, arm in group]
+        arms = []
+        for number, arm in group:
+            try:
+                arms.append((arm.arm, arm.features, arm.groups, _times(arm.from_, arm.until)))
+            except InputError as error:
+                error.line = number
+                lines.refuse(error)
+        yield arms
 
 
-def _csv_groups(lines: Lines) -> Iterator[Sequence[Features]]:
+def _times(start: Any, end: Any) -> dict[str, int | None]:
+    """The times that a line states, by column."""
+    stated_times = {"eligible_from": start, "eligible_until": end}
+    return {
+        name: None if time is None else parse_local(time)
+        for name, time in stated_times.items()
+        if time is None or isinstance(time, str)
+    }
+
+
+def _csv_groups(lines: Lines) -> Iterator[Sequence[tuple[Any, ...]]]:
     """CSV in groups: numbers become numbers, an empty cell is no feature."""
     header: list[str] = []
     for group in lines.raw():
@@ -120,18 +156,21 @@ def _value(cell: str) -> str | float:
 
 
 @arm.command("list")
+@click.argument("names", nargs=-1, metavar="[KEY|@GROUP]...", type=KEY)
 @click.option("--exposure", is_flag=True, help="Slots of each arm in the log, expected and realised, and its rate.")
-@reading("rlrec arm list --format csv", "rlrec arm list --exposure")
-def list_(store: Store, show: Show, exposure: bool) -> None:
-    """List all arms, retired ones too.
+@reading("rlrec arm list --format csv", "rlrec arm list @home --exposure")
+def list_(store: Store, show: Show, names: Sequence[str], exposure: bool) -> None:
+    """List arms, retired ones too: all of them, or those named.
 
     --exposure adds what `rlrec exposure` says of each arm; null for one that was never eligible."""
-    arms = app.arm.list_arms(store)
+    arms = app.arm.list_arms(store, names)
     headers, added = ["arm", "status", "features", "added"], []
+    columns = [name for name in ("groups", "from", "until") if any(row[name] for row in arms)]
     if exposure:
         arms, added = app.exposure.add_figures(store, arms), [*app.exposure.ARM_FIGURES]
-    table = View.select([arm | {"added": arm["added_at"]} for arm in arms], [*headers, *added])
-    show(arms, table=table, columns=[*headers[:3], "added_at", "retired_at", *added])
+    rows = [arm | {"added": arm["added_at"], "groups": ", ".join(arm["groups"])} for arm in arms]
+    table = View.select(rows, [*headers, *columns, *added])
+    show(arms, table=table, columns=[*headers[:3], "added_at", "retired_at", "groups", "from", "until", *added])
 
 
 @arm.command()

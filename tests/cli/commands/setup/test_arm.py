@@ -136,7 +136,7 @@ def test_every_format_lists_the_same_arms(run_sqlite: Run) -> None:
     run_sqlite("arm", "add", "007", "--features", '{"n": 1}')
     run_sqlite("arm", "add", "a,b")
     rows = run_sqlite("arm", "list", "--json").json
-    assert list(rows[0]) == ["arm", "status", "features", "added_at", "retired_at"]
+    assert list(rows[0]) == ["arm", "status", "features", "added_at", "retired_at", "groups", "from", "until"]
     assert run_sqlite("arm", "list", "--format", "ndjson").lines == rows
     read = list(csv.DictReader(io.StringIO(run_sqlite("arm", "list", "--format", "csv").stdout)))
     assert [row["arm"] for row in read] == ["007", "a,b"]
@@ -145,7 +145,8 @@ def test_every_format_lists_the_same_arms(run_sqlite: Run) -> None:
 
 
 def test_an_empty_list_has_its_header_in_csv(run_sqlite: Run) -> None:
-    assert run_sqlite("arm", "list", "--format", "csv").stdout.split() == ["arm,status,features,added_at,retired_at"]
+    header = "arm,status,features,added_at,retired_at,groups,from,until"
+    assert run_sqlite("arm", "list", "--format", "csv").stdout.split() == [header]
     assert run_sqlite("policy", "list", "--format", "csv").stdout.split() == [
         "policy,version,kind,params,reward,status,versions"
     ]

@@ -1,0 +1,79 @@
+"""Arms as people name them: by their keys, and @GROUP for all arms of a group."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+from rlrec.errors import InputError, suggest
+from rlrec.store import Unit
+from rlrec.store.policies import arms
+
+MAX_NAMED = 10  # in a message
+
+
+class ArmNames:
+    """The ids that some names stand for. ids: of arms by key; groups: ids of arms by the names of groups, some of which
+    may have been read before."""
+
+    def __init__(self, unit: Unit, names: Collection[str], groups: dict[str, frozenset[int]] | None = None) -> None:
+        self.unit = unit
+        self.ids = arms.ids(unit, names) if names else {}
+        self.groups: dict[str, frozenset[int]] = {} if groups is None else groups
+        new_groups = {name[1:] for name in names if name.startswith("@")} - self.groups.keys()
+        if new_groups:
+            self.groups |= arms.members(unit, new_groups)
+        self._has_suggested = False
+
+    def has(self, names: Iterable[str]) -> bool:
+        """Whether all of these names were looked up, and are there."""
+        return all(name in self.ids or name[1:] in self._group_ids(name) for name in names)
+
+    def find(self, names: Iterable[str], *, field: str = "arms") -> frozenset[int]:
+        """The ids of arms of these names. Raises InputError where some are unknown."""
+        names, arm_ids = list(names), set[int]()
+        ungroup_names = [name for name in names if name not in self.ids and name[1:] not in self._group_ids(name)]
+        if ungroup_names:
+            raise self.unknown(ungroup_names, field=field)
+        for name in names:
+            arm_ids |= {self.ids[name]} if name in self.ids else self.groups[name[1:]]
+        return frozenset(arm_ids)
+
+    def _group_ids(self, name: str) -> Mapping[str, frozenset[int]]:
+        return self.groups if name.startswith("@") else {}
+
+    def unknown(self, names: list[str], *, field: str = "arms") -> InputError:
+        """The error that nothing has these names: it shows the first one, a near name, and how many more there are."""
+        first, hidden = names[0], len(names) - 1
+        noun = "group" if first.startswith("@") else "arm"
+        suggestion = None
+        if not self._has_suggested:  # near names are looked up once a group of requests, not for each of its bad lines
+            group_names = [f"@{name}" for name in arms.group_names(self.unit)] if noun == "group" else []
+            suggestion = suggest(first, group_names or arms.keys_like(self.unit, first))
+            self._has_suggested = True
+        shown = suggestion or "`rlrec arm list` shows them"
+        clause = f" and {hidden} more" if hidden else ""
+        return InputError(f"unknown {noun} {first!r}{clause}", hint=shown, field=field)
+
+
+def find(unit: Unit, names: Collection[str]) -> frozenset[int]:
+    """The ids of arms of these names. Raises InputError where some are unknown."""
+    return ArmNames(unit, names).find(names)
+
+
+def inactive(unit: Unit, keys: Collection[str]) -> dict[str, str]:
+    """Those of some arms that may not be shown now, for a message, by what they are instead; retired ones come last,
+    with how to bring them back."""
+    by_status: dict[str, list[str]] = {"upcoming": [], "ended": [], "retired": []}
+    for arm in arms.by_keys(unit, keys):
+        if (status := arm.status(unit.now)) in by_status:
+            by_status[status].append(arm.key)
+    texts = {status: name_some(names) for status, names in by_status.items() if names}
+    if "retired" in texts:
+        texts["retired"] += "; `rlrec arm restore` brings them back"
+    return texts
+
+
+def name_some(keys: Collection[str]) -> str:
+    """Some keys for a message, and how many more there are."""
+    hidden = len(keys) - MAX_NAMED
+    return ", ".join([*keys][:MAX_NAMED]) + (f" and {hidden} more" if hidden > 0 else "")

@@ -1,0 +1,107 @@
+"""Rules that take arms from requests, as people write them in requests and in policies."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from rlrec.errors import InputError
+from rlrec.policy import NARROWING
+from rlrec.times import DAY_US, duration
+
+NO_WINDOW = 2**61  # microseconds: longer than all times
+LONGEST_US = 36_500 * DAY_US
+
+
+class PastRule(NamedTuple):
+    """Takes the arms that the person has events of a kind for, or, without a kind, was shown so often, within a window
+    before the request. name: of the parameter; text: as people write it."""
+
+    name: str
+    text: str
+    kind: str | None
+    times: int
+    window_us: int
+
+    def takes(self, amount: float) -> bool:
+        return amount >= self.times if self.kind is None else amount != 0
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Narrowed:
+    """The arms that are left to a request. taken: how many each rule took of those that the rules before it had left,
+    of all arms that may be served; past: rules on the person, which took some (`past_arms`) of the arms that the others
+    had left (`superset`)."""
+
+    eligible: tuple[int, ...]
+    superset: tuple[int, ...]
+    taken: tuple[tuple[str, int], ...]
+    total: int
+    past: tuple[PastRule, ...] = ()
+    past_arms: frozenset[int] = frozenset()
+
+    def hint(self) -> str:
+        """Which rules took how many arms."""
+        taken = [f"{rule} takes {count}" for rule, count in self.taken if count]
+        return f"of {self.total} arms, {', '.join(taken)}"
+
+
+class Rules(NamedTuple):
+    """The rules of a request, or of a policy. chosen_names: of the arms that it is restricted to, None for all."""
+
+    chosen_names: tuple[str, ...] | None
+    blocked: tuple[str, ...]
+    past: tuple[PastRule, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names of arms and groups."""
+        return (*(self.chosen_names or ()), *self.blocked)
+
+
+def request_rules(
+    arms: Sequence[str] | None, block: Sequence[str] | None, not_after: Sequence[str] | None,
+    not_shown: str | int | None,
+) -> Rules:  # fmt: skip
+    """The rules of a request. Raises InputError where one cannot be read."""
+    past = [_past_rule("not_after", text) for text in not_after or ()]
+    past += [] if not_shown is None else [_past_rule("not_shown", str(not_shown))]
+    return Rules(None if arms is None else tuple(arms), tuple(block or ()), tuple(past))
+
+
+def policy_rules(params: Mapping[str, Any]) -> Rules:
+    """The rules among the parameters of a policy. Raises InputError where one cannot be read."""
+    words = {name: _words(str(params[name]), name) for name in NARROWING if params.get(name)}
+    past = [_past_rule(name, text) for name in ("not_after", "not_shown") for text in words.get(name, ())]
+    return Rules(words.get("arms"), words.get("block", ()), tuple(past))
+
+
+@lru_cache(maxsize=1_000)
+def _words(text: str, name: str) -> tuple[str, ...]:
+    """The words of a comma list, or of a JSON array of texts."""
+    words: list[Any] = [word.strip() for word in text.split(",")]
+    if text.lstrip().startswith("["):
+        try:
+            words = json.loads(text)
+        except ValueError:
+            words = [None]
+    if not all(isinstance(word, str) and word for word in words):
+        raise InputError(f"{name} is {text[:60]!r}", hint='write a,b or ["a", "b"]', field=name)
+    return tuple(words)
+
+
+@lru_cache(maxsize=1_000)
+def _past_rule(name: str, text: str) -> PastRule:
+    """KIND or KIND/WINDOW of `not_after`, N or N/WINDOW of `not_shown`. Raises InputError for anything else."""
+    first, slash, window = text.rpartition("/") if "/" in text else (text, "", "")
+    window_us = duration(window) if slash else NO_WINDOW
+    is_count = re.fullmatch("[1-9][0-9]{0,8}", first) is not None
+    if not first or window_us is None or not (is_count or name == "not_after") or (slash and window_us > LONGEST_US):
+        hint = "write purchase or purchase/30d" if name == "not_after" else "write 3 or 3/7d: so many times, in 7 days"
+        raise InputError(f"{name} is {text[:60]!r}", hint=hint, field=name)
+    kind, times = (first, 1) if name == "not_after" else (None, int(first))
+    return PastRule(name, text, kind, times, window_us)

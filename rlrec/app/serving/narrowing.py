@@ -1,0 +1,152 @@
+"""Rules that take arms from a request before its slate is drawn: groups, blocks, and what its person was shown or did.
+
+What they leave is the eligible set of the decision, and logged as such."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rlrec.app.inputs.arm_names import ArmNames
+from rlrec.app.inputs.arm_rules import Narrowed, PastRule, policy_rules, request_rules
+from rlrec.store import Unit
+from rlrec.store.log import sessions
+from rlrec.store.policies import arms, person_arms, users
+
+if TYPE_CHECKING:
+    from rlrec.app.serving.cache import ServingCache
+    from rlrec.app.serving.requests import Request
+
+MAX_SETS = 100  # that a process remembers
+Owner = tuple[int | None, int | None]  # of a history: the ids of a user and of a session
+
+
+class Narrower:
+    """The rules of the requests of a group, and of the policies that serve them, in one snapshot of the store."""
+
+    def __init__(self, unit: Unit, requests: Sequence[Request], cache: ServingCache, names: Collection[str]) -> None:
+        """names: of arms and groups, that requests name."""
+        self.unit, self.requests, self.cache = unit, requests, cache
+        self.names = ArmNames(unit, names, cache.groups)
+        self._owners: dict[tuple[str | None, str], Owner] = {}
+        self._persons: dict[str, str] = {}  # by session: its user, where the store has one
+        self._main_keys: dict[str, str] = {}
+        self._past_arms: dict[PastRule, Mapping[Owner, frozenset[int]]] = {}
+        self._sets: dict[tuple[Any, ...], Narrowed] = {}
+
+    def narrow(self, request: Request, policy: str, params: Mapping[str, Any]) -> Narrowed | None:
+        """The arms that are left to a request; None where no rule is there. params: of the policy that serves it.
+        Raises InputError for a rule that cannot be read, and for unknown arms."""
+        rules = request_rules(request.arms, request.block, request.not_after, request.not_shown)
+        default = policy_rules(params)
+        has_group = any(name not in self.names.ids for name in rules.chosen_names or ())
+        if not (has_group or rules.blocked or rules.past or any(default)):
+            return None
+        steps = [
+            (f"arms of policy {policy}", default.chosen_names, True), ("arms", rules.chosen_names, True),
+            (f"block of policy {policy}", default.blocked, False), ("block", rules.blocked, False),
+        ]  # fmt: skip
+        narrowed = self._without_past([step for step in steps if step[1] or (step[1] is not None and step[2])])
+        past = (*default.past, *rules.past)
+        if not past:
+            return narrowed
+        if not self._owners:
+            self._read_owners()
+        owner, left, taken = self._owners[request.user, request.session], {*narrowed.eligible}, [*narrowed.taken]
+        for rule in past:
+            past_arms = self._taken_arms(rule)[owner] & left
+            left -= past_arms
+            taken.append((f"{rule.name} {rule.text}", len(past_arms)))
+        gone = frozenset(narrowed.eligible) - left
+        key = narrowed, past, gone
+        if key not in self._sets:
+            eligible = tuple(arm for arm in narrowed.eligible if arm not in gone) if gone else narrowed.eligible
+            self._sets[key] = Narrowed(
+                eligible=eligible, superset=narrowed.eligible, taken=tuple(taken), total=narrowed.total, past=past,
+                past_arms=gone,
+            )  # fmt: skip
+        return self._sets[key]
+
+    def _without_past(self, steps: Sequence[tuple[str, tuple[str, ...] | None, bool]]) -> Narrowed:
+        """The arms of the catalogue that lists and groups leave. steps: the name of a rule, its arms, and whether these
+        stay."""
+        key = tuple(steps)
+        if key not in self.cache.narrowed:
+            left, taken = set(self.cache.active), list[tuple[str, int]]()
+            for rule, names, stays in steps:
+                arm_names = self.names if self.names.has(names or ()) else ArmNames(self.unit, names or ())
+                group = arm_names.find(names or (), field="block" if rule == "block" else "arms")
+                remaining_arms = left & group if stays else left - group
+                taken.append((rule, len(left) - len(remaining_arms)))
+                left = remaining_arms
+            eligible = self.cache.active if len(left) == len(self.cache.active) else tuple(sorted(left))
+            if len(self.cache.narrowed) >= MAX_SETS:
+                self.cache.narrowed.clear()
+            self.cache.narrowed[key] = Narrowed(
+                eligible=eligible, superset=eligible, taken=tuple(taken), total=len(self.cache.active)
+            )
+        return self.cache.narrowed[key]
+
+    def _read_owners(self) -> None:
+        keys = {request.user for request in self.requests if request.user is not None}
+        self._main_keys = users.main_keys(self.unit, keys)
+        ids = sessions.user_ids(self.unit, {self._main_keys.get(key, key) for key in keys})
+        stored = sessions.find(self.unit, {request.session for request in self.requests})
+        for request in self.requests:
+            row = stored.get(request.session)
+            user = None if request.user is None else self._main_keys.get(request.user, request.user)
+            if row is not None and row.user is not None:
+                self._persons[request.session] = row.user
+            user_id = ids.get(user or "") if row is None or row.user_id is None else row.user_id
+            self._owners[request.user, request.session] = user_id, None if row is None else row.id
+
+    def _taken_arms(self, rule: PastRule) -> Mapping[Owner, frozenset[int]]:
+        """The arms that a rule takes from each of the persons of the group."""
+        if rule not in self._past_arms:
+            self._past_arms[rule] = past_arms(self.unit, rule, set(self._owners.values()))
+        return self._past_arms[rule]
+
+    def person(self, request: Request) -> set[str]:
+        """Names of the person of a request: of the session, and of the user where it has one."""
+        user = self._persons.get(request.session) or self._main_keys.get(request.user or "", request.user)
+        return {f"session {request.session}", *(() if user is None else (f"user {user}",))}
+
+
+def allowed(unit: Unit, params: Mapping[str, Any]) -> frozenset[int]:
+    """The arms that a policy of these parameters may show now to a person who did nothing yet."""
+    rules, (active, _, _) = policy_rules(params), arms.active(unit)
+    names, left = ArmNames(unit, rules.names), frozenset(active)
+    left = left if rules.chosen_names is None else left & names.find(rules.chosen_names)
+    return left - names.find(rules.blocked)
+
+
+def past_arms(unit: Unit, rule: PastRule, owners: Collection[Owner]) -> dict[Owner, frozenset[int]]:
+    """The arms that a rule takes from persons."""
+    user_ids = {user_id for user_id, _ in owners if user_id is not None}
+    session_ids = {session_id for _, session_id in owners if session_id is not None}
+    amounts: dict[tuple[str, int | None], dict[int, float]] = defaultdict(lambda: defaultdict(float))
+    for row in person_arms.read(unit, user_ids, session_ids, kind=rule.kind, window_us=rule.window_us):
+        name = ("session", row.session_id) if row.user_id is None else ("user", row.user_id)
+        amounts[name][row.arm_id] += row.amount
+    taken = dict[Owner, frozenset[int]]()
+    for user_id, session_id in owners:
+        by_arm = dict(amounts.get(("session", session_id), {}))  # of a session without a user
+        for arm, amount in amounts.get(("user", user_id), {}).items():
+            by_arm[arm] = by_arm.get(arm, 0.0) + amount
+        taken[user_id, session_id] = frozenset(arm for arm, amount in by_arm.items() if rule.takes(amount))
+    return taken
+
+
+def holds(unit: Unit, pairs: Collection[tuple[Narrowed, Owner]]) -> bool:
+    """Whether rules on persons take today what they took when the requests were planned."""
+    by_rule: dict[PastRule, set[Owner]] = defaultdict(set)
+    for narrowed, owner in pairs:
+        for rule in narrowed.past:
+            by_rule[rule].add(owner)
+    taken = {rule: past_arms(unit, rule, owners) for rule, owners in by_rule.items()}
+    return all(
+        frozenset().union(*(taken[rule][owner] for rule in narrowed.past)).intersection(narrowed.superset)
+        == narrowed.past_arms
+        for narrowed, owner in pairs
+    )

@@ -1,0 +1,39 @@
+"""The arms that persons were shown, and those that they have events of, over all their sessions."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import NamedTuple
+
+from rlrec.store.database.unit import Unit
+
+_PERSON_ARMS = (
+    "FROM session s JOIN decision d ON d.session_id = s.id JOIN {parts}"
+    " WHERE (s.user_id IN (?*) OR s.id IN (?*)) AND {tests} GROUP BY s.user_id, s.id, i.arm_id"
+)
+_SHOWN = _PERSON_ARMS.format(parts="slot i ON i.decision_id = d.id", tests="d.at > ? AND d.at <= ?")
+_EVENTS = _PERSON_ARMS.format(
+    parts="event v ON v.decision_id = d.id JOIN slot i ON i.decision_id = v.decision_id AND i.position = v.position",
+    tests="v.kind = ? AND v.at > ? AND v.at <= ?",
+)
+
+
+class SessionArm(NamedTuple):
+    """amount: how often a session was shown the arm, or the sum of its events."""
+
+    user_id: int | None
+    session_id: int
+    arm_id: int
+    amount: float
+
+
+def read(
+    unit: Unit, user_ids: Collection[int], session_ids: Collection[int], *, kind: str | None, window_us: int
+) -> list[SessionArm]:
+    """The arms that sessions of these users, and these sessions, were shown, or those of which they have events of a
+    kind: by now, and no longer ago than the window."""
+    since, ids = unit.now - window_us, (list(user_ids), list(session_ids))
+    if kind is None:
+        return unit.records(SessionArm, f"SELECT s.user_id, s.id, i.arm_id, count(*) {_SHOWN}", *ids, since, unit.now)
+    sums = f"SELECT s.user_id, s.id, i.arm_id, sum(v.value) {_EVENTS}"
+    return unit.records(SessionArm, sums, *ids, kind, since, unit.now)

@@ -1,0 +1,332 @@
+"""What takes arms from a request: groups, blocks, times, and what its person did. What is left is exact, and logged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import integrate, stats
+
+from rlrec.app.requests import recommend as recommend_module
+from rlrec.app.requests import user
+from rlrec.app.requests.pipe import Line, Pipe, Request
+from rlrec.app.serving import draws
+from rlrec.app.setup import arm
+from rlrec.app.upkeep import doctor
+from rlrec.errors import Conflict, InputError
+from rlrec.store import Store
+from rlrec.store.log import contents
+from rlrec.store.policies import arms
+from tests.app.shop import MINUTE, START, ask, clock, stocked, tell
+from tests.conftest import ON_BOTH, Run, runner
+
+pytestmark = ON_BOTH
+DAY = 24 * 60 * MINUTE
+
+
+@pytest.fixture
+def shop(store: Store) -> Iterator[Store]:
+    """Five arms, of which a, b and c are in group home, and two policies; every test ends with an audit."""
+    clock(store, START)
+    stocked(store, home="thompson", even="epsilon-greedy")
+    arm.put(store, lambda: [[(key, None, ["home"], {}) for key in "abc"]])
+    yield store
+    report = doctor.doctor(store, doctor.Request())
+    assert [row for row in report.findings if row.severity == "error"] == []
+
+
+def shown(answer: Any) -> list[str]:
+    return [slot["arm"] for slot in answer["slate"]]
+
+
+def eligible(store: Store, answer: Any) -> str:
+    """The arms that the decision is logged with."""
+    with store.read() as unit:
+        query = "SELECT eligible_id FROM decision WHERE id = ?"
+        set_id = unit.ask_value(query, answer["decision_id"])
+        members = contents.eligible_arms(unit, [set_id])[set_id]
+        return "".join(arms.keys(unit, members)[number] for number in members)
+
+
+def second(store: Store) -> Store:
+    """The same store, as another process has it."""
+    return clock(Store(store.url.render_as_string(hide_password=False)), START)
+
+
+def refused(store: Store, **request: Any) -> str:
+    with pytest.raises(InputError) as error:
+        ask(store, **request)
+    return f"{error.value.message}: {error.value.hint}"
+
+
+# -- propensities --
+
+
+def test_propensities_are_those_of_all_pages_of_the_arms_left(shop: Store) -> None:
+    """Thompson over what is left of five arms: the chance of each to be the best by an integral over its Beta."""
+    for key, clicks in (("a", 1), ("b", 3), ("c", 0), ("d", 2)):
+        for n in range(4):
+            answer = ask(shop, arms=[key], session=f"{key}{n}")
+            tell(shop, answer, click=float(n < clicks))
+    tell(shop, ask(shop, arms=["e"], session="e", user="u"), purchase=1.0)
+    alpha_beta = {"b": (4, 2), "c": (1, 5), "d": (3, 3)}
+
+    def best(key: str, others: str) -> float:
+        def density(x: float) -> float:
+            return float(stats.beta.pdf(x, *alpha_beta[key])) * float(
+                np.prod([stats.beta.cdf(x, *alpha_beta[other]) for other in others])
+            )
+
+        return float(integrate.quad(density, 0, 1, epsabs=1e-12, epsrel=1e-12)[0])
+
+    first = {key: best(key, "bcd".replace(key, "")) for key in "bcd"}
+    assert sum(first.values()) == pytest.approx(1, abs=1e-9)
+    request = Request(policy="home", session="s", size=2, user="u", block=["a"], not_after=["purchase"])
+    pages = set[str]()
+    for n in range(12):
+        answer = recommend_module.recommend(shop, request, seed=n, dry_run=True)
+        top, second = shown(answer)
+        last = "bcd".replace(top, "").replace(second, "")
+        # given the top one: P(top > second > last) over P(top is the best)
+        assert answer["slate"][0]["propensity"] == pytest.approx(first[top], abs=1e-9)
+        two = best(second, last) - best(second, last + top)  # second beats last, and top beats second
+        assert answer["slate"][1]["propensity"] == pytest.approx(two / first[top], abs=1e-8)
+        pages.add(top + second)
+    assert len(pages) > 1
+    assert eligible(shop, recommend_module.recommend(shop, request)) == "bcd"
+
+
+def test_groups_blocks_and_times_act_together_and_all_are_logged(shop: Store) -> None:
+    arm.put(shop, lambda: [[("b", None, None, {"eligible_until": START + MINUTE})]])
+    arm.put(shop, lambda: [[("f", {}, ["home"], {"eligible_from": START + MINUTE})]])
+    assert eligible(shop, ask(shop, arms=["@home"])) == "abc"
+    assert eligible(shop, ask(shop, arms=["@home", "d"], block=["c"])) == "abd"
+    assert eligible(shop, ask(shop, block=["@home"])) == "de"
+    clock(shop, START + MINUTE)
+    assert eligible(shop, ask(shop, arms=["@home"])) == "acf"
+    assert eligible(shop, ask(shop)) == "acdef"
+
+
+# -- the person --
+
+
+def test_a_purchase_is_the_persons_in_every_session_and_under_every_key(shop: Store) -> None:
+    tell(shop, ask(shop, arms=["a"], session="s1", user="u"), purchase=1.0)
+    tell(shop, ask(shop, arms=["b"], session="s2"), purchase=1.0)  # nobody known: the session
+    tell(shop, ask(shop, arms=["c"], session="s3", user="v"), purchase=0.0)  # said not to be one
+    rule = {"not_after": ["purchase"]}
+    assert eligible(shop, ask(shop, session="s4", user="u", **rule)) == "bcde"
+    assert eligible(shop, ask(shop, session="s2", **rule)) == "acde"
+    assert eligible(shop, ask(shop, session="s2", user="v", **rule)) == "acde"  # from now on the session is theirs
+    assert eligible(shop, ask(shop, session="s5", user="v", **rule)) == "acde"
+    user.merge(shop, "u", into="v")
+    for key in "uv":
+        assert eligible(shop, ask(shop, session=f"{key}1", user=key, **rule)) == "cde"
+    assert eligible(shop, ask(shop, session="w", user="w", **rule)) == "abcde"
+
+
+def test_windows_end_and_showings_count_over_sessions(shop: Store) -> None:
+    for n in range(2):
+        tell(shop, ask(shop, arms=["a"], session=f"s{n}", user="u"), purchase=1.0)
+    ask(shop, arms=["b"], session="s9", user="u")
+    clock(shop, START + DAY)
+    assert eligible(shop, ask(shop, session="n", user="u", not_shown=2, arms=["a", "b", "c"])) == "bc"
+    assert eligible(shop, ask(shop, session="n", user="u", not_shown="1/1h", arms=["@home"])).count("a") == 1
+    assert eligible(shop, ask(shop, session="m", user="u", not_after=["purchase/2d"], block=["d", "e"])) == "bc"
+    assert eligible(shop, ask(shop, session="m", user="u", not_after=["purchase/23h"], block=["d", "e"])) == "abc"
+
+
+def test_a_retry_after_a_purchase_is_the_same_request(shop: Store) -> None:
+    request = {"session": "s", "user": "u", "request_id": "r", "not_after": ["purchase"], "arms": ["@home", "d"]}
+    answer = ask(shop, **request)
+    tell(shop, answer, purchase=1.0)
+    arm.put(shop, lambda: [[("a", None, [], {}), ("g", {}, ["home"], {})]])
+    again = ask(shop, **request)
+    assert (again["duplicate"], again["decision_id"]) == (True, answer["decision_id"])
+    for other in ({"not_after": ["click"]}, {"not_after": None}, {"arms": ["@home"]}, {"block": ["e"]}):
+        with pytest.raises(Conflict):
+            ask(shop, **request | other)
+
+
+# -- together --
+
+
+def test_requests_of_one_person_in_a_group_see_those_before_them(shop: Store) -> None:
+    with closing(second(shop)) as other:
+        pipe = Pipe(other, seed=3)
+        lines: list[Any] = [Request(policy="home", session=f"s{n}", user="u", not_shown=1) for n in range(5)]
+        lines.insert(2, Request(policy="home", session="x", request_id="r", not_shown=1))
+        lines.append(Request(policy="home", session="x", request_id="r", not_shown=1))
+        answers = pipe.answer(lines)
+    assert sorted(shown(answer)[0] for index, answer in enumerate(answers[:6]) if index != 2) == list("abcde")
+    assert (answers[-1]["duplicate"], answers[-1]["decision_id"]) == (True, answers[2]["decision_id"])
+    with pytest.raises(InputError, match="no arm is eligible"):
+        ask(shop, session="s6", user="u", not_shown=1)
+
+
+def test_feedback_of_a_group_counts_for_its_requests(shop: Store) -> None:
+    answer = ask(shop, arms=["a"], session="s", user="u")
+    pipe = Pipe(shop)
+    line = Line(decision_id=answer["decision_id"], events={"purchase": 1.0})
+    _, narrowed = pipe.answer([line, Request(policy="home", session="t", user="u", not_after=["purchase"])])
+    assert eligible(shop, narrowed) == "bcde"
+
+
+def test_a_purchase_that_another_process_stores_meanwhile_counts(shop: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    bought = ask(shop, arms=["a"], session="s", user="u")
+    prepare, pending = draws.prepare, [bought]
+
+    def prepare_late(distributions: Any) -> None:
+        if pending:  # between the plan and the transaction
+            with closing(second(shop)) as other:
+                tell(other, pending.pop(), purchase=1.0)
+        prepare(distributions)
+
+    monkeypatch.setattr(recommend_module, "prepare", prepare_late)
+    answer = ask(shop, session="t", user="u", not_after=["purchase"])
+    assert (pending, eligible(shop, answer)) == ([], "bcde")
+
+
+def test_a_long_process_sees_arms_begin_and_end(shop: Store) -> None:
+    arm.put(shop, lambda: [[("f", {}, None, {"eligible_from": START + MINUTE, "eligible_until": START + 2 * MINUTE})]])
+    pipe, sets = Pipe(shop), []
+    for minute in (0, 1, 2):
+        clock(shop, START + minute * MINUTE)
+        requests = (Request(policy="home", session="s", block=block) for block in (None, ["a"]))
+        sets += [eligible(shop, pipe.answer([request])[0]) for request in requests]
+    assert sets == ["abcde", "bcde", "abcdef", "bcdef", "abcde", "bcde"]
+
+
+# -- what is refused --
+
+
+def test_an_empty_set_names_the_rules_that_took_the_arms(shop: Store) -> None:
+    tell(shop, ask(shop, arms=["b"], session="s", user="u"), purchase=1.0)
+    rules = {"arms": ["@home"], "block": ["a", "d"], "not_after": ["purchase"], "not_shown": 1}
+    ask(shop, arms=["c"], session="s", user="u")
+    assert refused(shop, session="t", user="u", **rules) == (
+        "no arm is eligible: of 5 arms, arms takes 2, block takes 1, not_after purchase takes 1, not_shown 1 takes 1"
+    )
+    arm.retire(shop, ["d"], retired=True)
+    arm.put(shop, lambda: [[("e", None, None, {"eligible_until": START})]])
+    assert refused(shop, arms=["d", "e"]) == (
+        "no arm is eligible: ended: e; retired: d; `rlrec arm restore` brings them back"
+    )
+
+
+def test_unknown_names_are_named_and_counted(shop: Store) -> None:
+    assert refused(shop, arms=["x1", "x2", "x3"]).startswith("unknown arm 'x1' and 2 more: ")
+    assert refused(shop, arms=["@hone"]) == "unknown group '@hone': did you mean @home?"
+    assert refused(shop, block=["x"]).startswith("unknown arm 'x': ")
+    many = [f"x{n}" for n in range(100_000)]
+    assert refused(shop, arms=many).startswith("unknown arm 'x0' and 99999 more: ")
+
+
+@pytest.mark.parametrize(
+    "rule", [{"not_shown": 0}, {"not_shown": "many"}, {"not_shown": "3/x"}, {"not_after": ["purchase/soon"]}]
+)
+def test_a_rule_that_cannot_be_read_stores_nothing(shop: Store, rule: dict[str, Any]) -> None:
+    assert "write" in refused(shop, **rule)
+    with shop.read() as unit:
+        assert unit.ask_value("SELECT count(*) FROM decision") == 0
+
+
+def test_a_group_has_a_name_of_its_own(shop: Store) -> None:
+    times = {"eligible_from": 2, "eligible_until": 2}
+    lines: list[tuple[Any, ...]] = [("@home", {}), ("z", {}, ["no name"], {}), ("a", None, None, times)]
+    for line in lines:
+        with pytest.raises(InputError):
+            arm.put(shop, lambda line=line: [[line]])
+    arm.put(shop, lambda: [[("@sale", {})]])
+    with pytest.raises(InputError, match="an arm has the key '@sale'"):
+        arm.put(shop, lambda: [[("a", None, ["sale"], {})]])
+    assert eligible(shop, ask(shop, arms=["@sale", "a"])) == "a@sale"
+
+
+# -- the store --
+
+
+def test_sets_without_a_few_arms_are_stored_as_these(shop: Store) -> None:
+    for key in "ab":
+        tell(shop, ask(shop, arms=[key], session="s", user="u"), purchase=1.0)
+    answer = ask(shop, session="s", user="u", not_after=["purchase"])
+    with shop.read() as unit:
+        query = "SELECT e.arms, e.size FROM decision d JOIN eligible_set e ON e.id = d.eligible_id WHERE d.id = ?"
+        assert unit.ask(query, answer["decision_id"]) == [("[1,2]", 3)]
+    assert eligible(shop, answer) == "cde"
+    shop.write(lambda unit: unit.tell("UPDATE eligible_set SET arms = '[1]' WHERE arms = '[1,2]'"))
+    findings = doctor.doctor(shop, doctor.Request()).findings
+    assert any("its digest names" in row.detail for row in findings)
+    shop.write(lambda unit: unit.tell("UPDATE eligible_set SET arms = '[1,2]' WHERE size = 3 AND arms = '[1]'"))
+
+
+# -- rules of a policy --
+
+
+def test_rules_of_a_policy_hold_for_routes_variants_and_copies(run: Run) -> None:
+    for key in "abcd":
+        run("arm", "add", key, "--group", "home" if key in "abc" else "shop")
+    rules = ("--param", "arms=@home", "--param", "block=b", "--param", "not_after=buy/30d", "--param", "not_shown=9")
+    create = ("policy", "create", "p", "--kind", "thompson", *rules, "--json")
+    assert run(*create).json["params"]["not_after"] == "buy/30d"
+    assert run(*create).json["created"] is False
+    assert run("policy", "create", "p", "--kind", "thompson").exit_code == 6
+    run("policy", "create", "q", "--kind", "uniform")
+    run("route", "create", "front", "--to", "p")
+    run("experiment", "create", "ab", "--variant", "y=p", "--variant", "x=p", "--unit", "session")
+
+    def served(*words: str) -> Any:
+        answer = run("recommend", "--session", "s1", "--user", "u", *words, "--json").json
+        return run("decision", "show", answer["decision_id"], "--json").json
+
+    for words in (["--policy", "p"], ["--policy", "front"], ["--experiment", "ab"], ["--policy", "p@1"]):
+        assert sorted(row["arm"] for row in served(*words)["arms"]) == ["a", "c"]
+    run("feedback", 1, "buy")
+    decision = served("--policy", "p", "--arms", "a,c,d", "--request-id", "r")
+    assert {row["arm"]: row["reason"] for row in decision["left_out"]} == dict.fromkeys(
+        sorted({"a", "b", "c", "d"} - {row["arm"] for row in decision["arms"]}), "narrowed"
+    )
+    assert decision["narrowed_by"] == [
+        "arms=a,c,d of the request", "arms=@home of the policy", "block=b of the policy",
+        "not_after=buy/30d of the policy", "not_shown=9 of the policy",
+    ]  # fmt: skip
+    probabilities = {row["arm"]: row["probability"] for row in run("policy", "show", "p", "--json").json["arms"]}
+    assert (probabilities["b"], probabilities["d"]) == (0, 0)
+    assert probabilities["a"] + probabilities["c"] == pytest.approx(1)
+    for wrong in ("block=nobody", "not_shown=x", "arms=@none", "not_after=buy/x"):
+        assert run("policy", "create", "w", "--kind", "thompson", "--param", wrong).exit_code == 2
+    assert run("doctor", "--json").json["ok"]
+
+
+def test_a_narrowed_log_leaves_and_comes_back(run: Run, tmp_path: Any) -> None:
+    """Export and import, estimates, copies, pruning and forgetting keep eligible sets, and what the requests said."""
+    for key in "abc":
+        run("arm", "add", key, "--group", "home")
+    run("arm", "add", "d")
+    run("policy", "create", "p", "--kind", "thompson", "--param", "not_after=buy")
+    for n in range(40):
+        words = ["--arms", "@home", "--block", "c"] if n % 2 else []
+        run("--now", f"2026-01-{1 + n // 2:02}", "recommend", "--policy", "p", "--session", f"s{n}", "--user",
+            f"u{n % 4}", *words, "--seed", n)  # fmt: skip
+        run("--now", f"2026-01-{1 + n // 2:02}", "feedback", n + 1, "buy" if n % 8 == 0 else "click")
+    first = run("evaluate", "p", "uniform", "--log", "policy=p", "--json").json
+    log, copy = tmp_path / "log.jsonl", tmp_path / "copy.db"
+    run("export-log", log, "--log", "policy=p")
+    contexts = [json.loads(line)["context"] for line in log.read_text().splitlines()]
+    assert {"@eligible": {"arms": ["@home"], "block": ["c"]}} in contexts
+    assert run("db", "copy", "--to", copy).exit_code == 0
+    copied = runner(str(copy))
+    assert copied("evaluate", "p", "uniform", "--log", "policy=p", "--json").json == first
+    imported = runner(str(tmp_path / "new.db"))
+    imported("init")
+    assert imported("import-log", log, "--layout", "jsonl").exit_code == 0
+    again = imported("evaluate", "uniform", "--log", "policy=p", "--json").json
+    by_target = [row for row in first if row["target"] == "uniform"]
+    assert [row["value"] for row in again] == pytest.approx([row["value"] for row in by_target])
+    for words in (["db", "forget", "--user", "u1", "--yes"], ["db", "prune", "--before", "2026-01-10", "--yes"]):
+        assert copied(*words).exit_code == 0, copied(*words).stderr
+        assert copied("doctor", "--json").json["ok"]
