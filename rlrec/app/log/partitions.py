@@ -4,7 +4,7 @@ that sums over partitions, in their order, have the same bits wherever the log i
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -63,9 +63,7 @@ def read(
     logs = iter(()) if unit.folder is None else unit.folder.split(number)
     with ExitStack() as stack:
         files = [stack.enter_context(_spool(number)) for _ in range(number)]
-        for batch in rows() if unit.folder is None else ():
-            for index, piece in batch.split(buckets(batch.slots) % number):
-                pickle.dump(piece, files[index], pickle.HIGHEST_PROTOCOL)
+        _spread(rows() if unit.folder is None else (), files, lambda slots: buckets(slots) % number)
         for time in range(times):
             for file in files:
                 for log in islice(logs, 1):  # a folder has partitions, of which each is read in its turn
@@ -74,6 +72,22 @@ def read(
                             pickle.dump(batch, file, pickle.HIGHEST_PROTOCOL)
                 with closing(file) if time == times - 1 else nullcontext():
                     yield _SpooledRows(file)
+
+
+def spool(batches: Iterable[Batch], number: int, number_rows: Callable[[Columns], Ids]) -> Iterator[list[Batch]]:
+    """The rows of each of so many parts, one after another, as pieces of batches. number_rows: gives that of each
+    row, the same in a whole session."""
+    with ExitStack() as stack:
+        files = [stack.enter_context(_spool(number)) for _ in range(number)]
+        _spread(batches, files, number_rows)
+        for file in files:
+            yield list(_SpooledRows(file).pieces())
+
+
+def _spread(batches: Iterable[Batch], files: Sequence[IO[bytes]], number_rows: Callable[[Columns], Ids]) -> None:
+    for batch in batches:
+        for index, piece in batch.split(number_rows(batch.slots)):
+            pickle.dump(piece, files[index], pickle.HIGHEST_PROTOCOL)
 
 
 def _spool(number: int) -> IO[bytes]:
@@ -87,10 +101,11 @@ class _SpooledRows:
     file: IO[bytes]
 
     def __iter__(self) -> Iterator[Batch]:
-        self.file.seek(0)
-        return cut_batches(self._pieces())
+        return cut_batches(self.pieces())
 
-    def _pieces(self) -> Iterator[Batch]:
+    def pieces(self) -> Iterator[Batch]:
+        """The rows as they were written."""
+        self.file.seek(0)
         while True:
             try:
                 yield pickle.load(self.file)

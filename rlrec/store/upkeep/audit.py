@@ -74,14 +74,14 @@ def visit_histories(unit: Unit, decision_ids: Sequence[int]) -> Columns:
 def random_ids(unit: Unit, size: int, *, seed: int) -> tuple[Ids, int]:
     """Ids of at most `size` random decisions that this store drew itself, ascending, and how many it drew: by numbers
     between the first one and the last, so that no others are read."""
-    drawn, rng = "FROM decision WHERE imported = 0", np.random.default_rng(seed)
-    total = int(unit.ask_value(f"SELECT count(*) {drawn}"))
+    source, rng = "FROM decision WHERE imported = 0", np.random.default_rng(seed)
+    total = int(unit.ask_value(f"SELECT count(*) {source}"))
     ends = [int(unit.ask_value(f"SELECT {end}(id) FROM decision") or 0) for end in ("min", "max")]
     ids = dict[int, None]()
     for _ in range(RANDOM_ROUNDS):
         if len(ids) < min(size, total):
             tried = dict.fromkeys(rng.integers(ends[0], ends[1], size=2 * size, endpoint=True).tolist())
-            stored = {row[0] for row in unit.ask(f"SELECT id {drawn} AND id IN (?*)", list(tried))}
+            stored = {row[0] for row in unit.ask(f"SELECT id {source} AND id IN (?*)", list(tried))}
             ids |= dict.fromkeys(number for number in tried if number in stored)
     return np.array(sorted(list(ids)[:size]), np.int64), total
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +13,7 @@ from rlrec.app.evaluation.rows import log_rows
 from rlrec.app.evaluation.rows.contexts import ContextCache
 from rlrec.app.evaluation.rows.groups import MAX_GROUPS, too_many
 from rlrec.app.inputs import canonical, lookup
-from rlrec.app.log import reward_log
+from rlrec.app.log import partitions, reward_log
 from rlrec.app.log.ended_visits import visit_indices
 from rlrec.arrays import Flags, Ids, distinct, look_up, run_starts, take
 from rlrec.ope.comparisons import comparison, outcomes
@@ -90,15 +90,44 @@ class StudyFold:
 
     def partials(self) -> Iterator[StudySums]:
         """The sums of each portion."""
-        for portion in people.portions(self.unit):
+        portions = list(people.portions(self.unit))
+        read = self._batches if len(portions) > 1 else self._ask_batches
+        for portion, batch in read(portions):
             query = people.ask_visits(self.unit, portion, self.study.experiment)
-            batch = self._batch(portion, self.study.selection)
             if len(batch):
                 yield self._sums(query.columns(), batch)
 
-    def _batch(self, portion: Ids, selection: Selection) -> Batch:
-        names = _READ if self._contexts is None else (*_READ, "context_id")
-        slots, events = people.ask_decisions(self.unit, portion, names, selection)
+    def _ask_batches(self, portions: Sequence[Ids]) -> Iterator[tuple[Ids, Batch]]:
+        for portion in portions:
+            yield portion, self._batch(portion)
+
+    def _batches(self, portions: Sequence[Ids]) -> Iterator[tuple[Ids, Batch]]:
+        """The selected decisions of each portion. The log is read once, in its order: an index leads from one page of
+        the disk to another, and most portions have rows on most of them."""
+        sessions, sizes = np.concatenate(portions), [len(portion) for portion in portions]
+        order, number = np.argsort(sessions), np.repeat(np.arange(len(portions)), sizes)
+        files = min(len(portions), partitions.BUCKETS)
+        file = number[order] * files // len(portions)
+        log = reader.batches(self.unit, self.study.selection, columns=self._names)
+        spooled = partitions.spool(
+            log, files, lambda slots: file[np.searchsorted(sessions[order], slots["session_id"])]
+        )
+        starts = np.searchsorted(np.arange(len(portions)) * files // len(portions), np.arange(files + 1))
+        for pieces, first, end in zip(spooled, starts[:-1].tolist(), starts[1:].tolist(), strict=True):
+            if not pieces:
+                continue
+            rows = Batch.concatenate(pieces)
+            for portion in portions[first:end]:
+                batch = rows.select_rows(np.flatnonzero(np.isin(rows.slots["session_id"], portion)))
+                by_decision = np.lexsort((batch.slots["position"], batch.slots["decision_id"]))
+                yield portion, replace(batch, slots=take(batch.slots, by_decision))
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return _READ if self._contexts is None else (*_READ, "context_id")
+
+    def _batch(self, portion: Ids, selection: Selection | None = None) -> Batch:
+        slots, events = people.ask_decisions(self.unit, portion, self._names, selection or self.study.selection)
         return Batch(slots=reader.read_slots(slots), events=events.columns())
 
     def _sums(self, columns: Columns, batch: Batch) -> StudySums:
