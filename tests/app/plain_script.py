@@ -63,15 +63,15 @@ def read_dsjson(files: Mapping[str, str], *, clip: bool = True) -> Log:
             try:
                 record = json.loads(line) if line.startswith("{") else {"_skipLearn": True}
                 event_id = record.get("EventId")
-                if record.get("_skipLearn"):
+                if record.get("_skipLearn") or record.get("pdrop") == 1:
                     log.counts["skipped"] += 1
                 elif "RewardValue" in record or "ActionTaken" in record:
                     late[event_id] += record.get("RewardValue", 0.0)
                     activated |= {event_id} if record.get("ActionTaken") else set()
-                elif first.get(event_id) == line:
+                elif event_id is not None and first.get(event_id) == line:
                     log.counts["duplicates"] += 1
                 else:
-                    assert event_id not in first
+                    assert event_id is None or event_id not in first
                     decisions.append((record, _page(record)))
                     first[event_id] = line
             except (ValueError, KeyError, AssertionError):
@@ -80,7 +80,7 @@ def read_dsjson(files: Mapping[str, str], *, clip: bool = True) -> Log:
         if record.get("DeferredAction") and record["EventId"] not in activated:
             log.counts["skipped"] += 1
             continue
-        if record["EventId"] in late:
+        if record.get("EventId") in late:
             ((arms, p, reward),) = page.slots
             page.slots = [(arms, p, reward + late.pop(record["EventId"]))]
         log.counts["clipped"] += any(not 0 <= reward <= 1 for *_, reward in page.slots)
@@ -95,8 +95,11 @@ def _page(record: Mapping[str, Any]) -> Page:
     actions, keep, shown = record["c"]["_multi"], 1 - record.get("pdrop", 0), set[int]()
     assert actions
     if "_outcomes" not in record:
-        _check(record["p"])
-        return Page([(len(actions), record["p"][0], -record["_label_cost"])], keep=keep)
+        number = record["_label_Action"]
+        p = record["p"][record["a"].index(number - 1 if 0 in record["a"] else number)]
+        assert record["a"][0] == number or 0 in record["a"]
+        _check(sorted(record["p"], key=lambda other: other != p))
+        return Page([(len(actions), p, -record["_label_cost"])], keep=keep)
     page = Page([], keep=keep, independent="_slot_id" in actions[0])
     for slot, outcome in enumerate(record["_outcomes"]):
         if page.independent:

@@ -133,7 +133,34 @@ def slates(random: np.random.Generator) -> list[Line | str]:
     return lines
 
 
-FORMATS = [rankings, ratings, subsampled, marked, observed, ccb, slates]
+def published(random: np.random.Generator) -> list[Line | str]:
+    """As in the files that Vowpal Wabbit is tested with: actions that are counted from 0, features that are all 0, or
+    none, costs that other costs replaced, a log that dropped every line, pages whose slots earned without a word."""
+    lines: list[Line | str] = []
+    topics = [{"Action": {f"action={topic}": 1}} for topic in ("politics", "sports", "music", "food")]
+    for n in range(90):
+        p, shown = float32(random.dirichlet([4, 2, 1, 1])), n % 4
+        label = {"_label_probability": p[shown], "_label_Action": shown + 1, "_labelIndex": shown}
+        cost, original = ((0, 0), (-1.0, -0.5), (-1.0, 0.0))[n % 3]
+        observation = {"v": {f"v={('none', 'click', 'like')[n % 3]}": 1}, "_definitely_bad": False}
+        context = {"User": {f"user={('Anna', 'Tom')[n % 2]}": 1}, "_multi": topics}
+        lines.append({"_label_cost": cost, **label, "o": [observation], "a": [0, 1, 2, 3], "c": context, "p": p,
+                      "_original_label_cost": original})  # fmt: skip
+    halves = {"_label_probability": 0.5, "p": [0.5, 0.5], "_label_cost": -1.0}
+    empty = {"_label_Action": 1, "event_id": "12", "a": [0, 1], "c": {"A": {"F": 0.0}, "_multi": [{}, {}]}}
+    actions = [{"action": {"f": str(number)}} for number in range(1, 4)]
+    context = {"shared": {"f": "1"}, "_multi": actions}
+    lines.append({**halves, **empty, "_original_label_cost": -0.0})
+    lines.append({**halves, "_label_Action": 2, "a": [2, 1], "c": {"_multi": actions[:2]}, "pdrop": 1})
+    slots = [{"_id": f"slot{number}", "sj": {"f": str(number)}} for number in (1, 2)]
+    ranked = [([2, 1, 0], [0.5, 0.25, 0.25]), ([1, 0], [0.5, 0.5])]
+    outcomes = [{"_label_cost": -1.0, "_id": slot["_id"], "_a": a, "_p": p, "_o": [], "_original_label_cost": 0.0}
+                for slot, (a, p) in zip(slots, ranked, strict=True)]  # fmt: skip
+    lines.append({"c": {**context, "_slots": slots}, "_outcomes": outcomes, "_ba": [1, 2]})
+    return lines
+
+
+FORMATS = [rankings, ratings, subsampled, marked, observed, ccb, slates, published]
 Format = Callable[[np.random.Generator], list[Line | str]]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from itertools import permutations
 from pathlib import Path
@@ -116,3 +117,23 @@ def test_a_check_counts_what_an_import_stores_and_stores_nothing(run: Run) -> No
     assert checked.json == summary(accepted=2, duplicates=2, ignored=1, ignored_kinds=["wink"], without_propensity=4)
     assert imported(run, lines, "more.jsonl").json == checked.json
     assert imported(run, [*lines, line(4) | {"session": ""}], "--check").exit_code == 2
+
+
+def test_marginals_are_taken_where_only_they_are_there(run_sqlite: Run) -> None:
+    """They weigh impressions, and the marginal of an arm that is alone on its page is its propensity."""
+    pages = [
+        {"session": f"s{n}", "slate": slate, "eligible": ["a", "b", "c"], "reward": n % 2}
+        for n in range(40)
+        for slate in ([{"arm": "a", "marginal": 0.25}], [{"arm": "b", "marginal": 0.5}, {"arm": "c", "marginal": 0.4}])
+    ]
+    text = "".join(f"{json.dumps(page)}\n" for page in pages)
+    result = run_sqlite("import-log", "-", "--layout", "jsonl", "--policy", "shop", "--json", stdin=text)
+    assert result.json == summary(accepted=80)
+    assert "without a propensity" not in result.stderr
+    first, second = run_sqlite("export-log", "-").lines[:2]
+    assert (first["slate"][0]["propensity"], first["log_propensity"]) == (0.25, pytest.approx(math.log(0.25)))
+    assert ([slot["propensity"] for slot in second["slate"]], second["log_propensity"]) == ([None, None], None)
+    rows = run_sqlite("evaluate", "uniform", "--estimator", "ips,sips", "--json").json
+    earned = sum(n % 2 / 3 / 0.25 for n in range(40))
+    assert [(row["n"], row["left_out"]) for row in rows] == [(120, 0), (40, 40)]
+    assert rows[1]["value"] == pytest.approx(earned / 40)

@@ -134,6 +134,7 @@ class Layout(ABC):
     wants_policy: ClassVar[bool] = False
     reads: ClassVar[frozenset[str]] = frozenset()  # names of the options that it reads: map, reward_from, arm_id
     rounding: ClassVar[float] = 0.0  # of probabilities, beside that to six decimals
+    has_pages: ClassVar[bool] = True  # a decision is a page, and not a slot of one
     spans = False  # whether a decision may go over several lines
     most_lines: ClassVar[int] = SPANNED  # of a decision
 
@@ -302,6 +303,8 @@ class Layout(ABC):
             rows = checks.completed(rows)
             problems = checks.page_problems(rows, now=self.now, rounding=self.rounding)
             rows = drop_rows(rows, self._errors(rows, problems, numbers), bad)
+            if self.has_pages and rows.slots.marginal != NULL:
+                rows = checks.with_lone_propensities(rows)
         return rows, sorted(bad, key=lambda line: line.error.line or 0)
 
     def _errors(
@@ -325,7 +328,7 @@ class Layout(ABC):
         return Note(
             count=len(rows), skipped=group.skipped, zoneless=group.zoneless, observations=group.observations,
             policies=dict(zip(reversed(names), reversed(rows.number), strict=True)), names=LineNames.read(in_sessions),
-            without_propensity=values(rows.log_propensity, len(rows)).count(None),
+            without_propensity=_count_unweighed(rows),
             digests=np.frombuffer(b"".join(rows.digest), np.int64)[::2].copy(),
         )  # fmt: skip
 
@@ -374,6 +377,16 @@ class Layout(ABC):
             is_new.append(not repeats or request is None)
             digests.append(blake2b(digest + repeats.to_bytes(8), digest_size=16).digest() if repeats else digest)
         return replace(rows, digest=digests).select(is_new)
+
+
+def _count_unweighed(rows: LogColumns) -> int:
+    """How many decisions have neither a propensity nor a marginal, so that no estimate weighs them."""
+    unknown = values(rows.log_propensity, len(rows)).count(None)
+    if not unknown or rows.slots.marginal == NULL:
+        return unknown
+    marginal = values(rows.slots.marginal, len(rows.slots.row))
+    weighed = {row for row, p in zip(rows.slots.row, marginal, strict=True) if p is not None}
+    return sum(p is None and row not in weighed for row, p in enumerate(values(rows.log_propensity, len(rows))))
 
 
 def _identified(group: Decoded, numbers: Sequence[int], texts: list[bytes]) -> LogColumns:

@@ -150,6 +150,17 @@ def completed(rows: LogColumns) -> LogColumns:
     return replace(rows, size=size, log_propensity=_log_propensities(rows, size, start.tolist()))
 
 
+def with_lone_propensities(rows: LogColumns) -> LogColumns:
+    """The decisions with the marginal as the propensity of an arm that is alone on its page, where they lack it."""
+    slots, n = rows.slots, len(rows.slots.row)
+    sizes, logs = values(rows.size, len(rows)), list(values(rows.log_propensity, len(rows)))
+    propensity = list(values(slots.propensity, n))
+    for index, (row, marginal) in enumerate(zip(slots.row, values(slots.marginal, n), strict=True)):
+        if sizes[row] == 1 and propensity[index] is None and marginal is not None:
+            propensity[index], logs[row] = marginal, log(marginal)
+    return replace(rows, slots=replace(slots, propensity=propensity), log_propensity=logs)
+
+
 def _log_propensities(rows: LogColumns, size: Column, start: Sequence[int]) -> Column:
     """The log of the probability of each page: as stated, else of the slots; None where one of these is not there."""
     n, slots, logs_in_line = len(rows), rows.slots, values(rows.log_propensity, len(rows))

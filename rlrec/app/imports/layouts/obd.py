@@ -31,7 +31,7 @@ class Obd(CsvMap):
     """Columns timestamp, item_id, position, click, propensity_score, user_feature_*, user-item_affinity_*."""
 
     wants_policy = True
-    reads = frozenset()
+    reads, has_pages = frozenset(), False
     slot_parsers = csv_cells.SLOT_PARSERS | {"marginal": csv_cells.finite}
 
     def __init__(self, source: Source, *, policy: str | None, now: int, options: Mapping[str, Any]) -> None:
@@ -58,10 +58,6 @@ class Obd(CsvMap):
             error.field = name
             raise
         return f"{encode_basestring(name)}:{canonical.number(value)}" if value else ""
-
-    def finish_decoding(self) -> None:
-        super().finish_decoding()
-        self.without_propensity = 0  # each line has the marginal, which weighs an impression
 
     def complete(self, rows: LogColumns) -> LogColumns:
         return replace(super().complete(rows), size=Same(self.largest))
