@@ -1,4 +1,5 @@
-"""Export into a folder of Parquet: what it lacks is appended."""
+"""Export into a folder of Parquet: what it lacks is appended. Where this is as much as an export before it wrote, the
+files of both become one, so that a folder that is exported to every night has few of them."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from glob import escape, iglob
-from itertools import chain
+from itertools import chain, product
 from tempfile import TemporaryDirectory, TemporaryFile
 from typing import IO, Any, NamedTuple
 
@@ -24,7 +25,7 @@ from rlrec.errors import InputError, RlrecError, StoreBusy
 from rlrec.store import Store, Unit
 from rlrec.store.database import tables as t
 from rlrec.store.log import contents, decisions, log_tables, selected
-from rlrec.store.log.folder import FolderLog, remote_folder
+from rlrec.store.log.folder import FolderLog, file_number, remote_folder
 from rlrec.store.log.reader import ABSENT
 from rlrec.store.log.selected import Selection
 from rlrec.store.policies import arms, policies
@@ -32,7 +33,6 @@ from rlrec.store.upkeep import removals
 
 GROUP = 5_000  # decisions that are read at a time
 MAX_WAITING_BYTES = 32_000_000  # bytes of rows that wait for the spools of their files
-GROUP_ROWS = 20_000  # rows of a file that lie together, column by column
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +71,7 @@ def export(store: Store, folder: str, *, log: str | None = None) -> Written:
             new = _write_new(unit, writer, FolderLog(folder, manifest.files), selection)
             manifest = replace(manifest, files=writer.finish(), decisions=manifest.decisions + new)
             manifest.write(folder)
+            writer.remove_merged()
         except OSError as error:
             raise RlrecError(f"cannot write {folder}: {(error.strerror or str(error)).lower()}") from error
     return Written(files=sum(map(len, manifest.files.values())), decisions=manifest.decisions, new=new)
@@ -119,7 +120,7 @@ def _remove_unnamed(folder: str) -> None:
 def _write_new(unit: Unit, writer: _FileWriter, log: FolderLog, selection: Selection) -> int:
     """Write what the folder lacks: how many decisions. log: of the folder."""
     stored, sessions = log.numbers("decisions", "decision_id", "session_id")
-    writer.shares = partitions.count_partitions(selected.extent(unit, selection).decisions - len(stored))
+    writer.begin(selected.extent(unit, selection).decisions - len(stored), log)
     new_ids, new_sessions = [np.empty(0, np.int64)], [sessions]
     low, last, session = 0, decisions.peek(unit), log_tables.column_names(t.decision).index("session_id")
     count = 0
@@ -237,17 +238,28 @@ class _FileWriter:
     def __init__(self, pa: Any, folder: str, manifest: Manifest, drafts: str) -> None:
         """drafts: the folder of files that are not complete."""
         self.schemas, self._pa, self._folder, self._manifest, self._drafts = schemas(pa), pa, folder, manifest, drafts
-        self.shares = 1  # a power of two
+        self._shares = 1  # a power of two
         self._waiting: dict[str, list[Any]] = {name: [] for name in DATASETS}  # tables
         self._spools: dict[tuple[str, int], _Spool] = {}  # of each file
-        self._number = 1 + max(
-            (int(path.rpartition("-")[2].split(".")[0]) for path in chain(*manifest.files.values())), default=0
-        )
+        self._number = self._export = 1 + max(map(file_number, chain(*manifest.files.values())), default=0)
+        self._merged = FolderLog(folder, {name: [] for name in DATASETS})
+
+    def begin(self, decisions: int, log: FolderLog) -> None:
+        """Choose the shares of so many new decisions, and the files that become one with theirs: all from the first one
+        of an export on that wrote no more, one after another."""
+        first = self._number
+        for number, exported in reversed(log.sizes()) if decisions > 0 else ():
+            if exported > min(decisions, partitions.BUCKETS * partitions.BATCH):
+                break
+            first, decisions = number, decisions + exported
+        self._merged, self._shares = log.since(first), partitions.count_partitions(decisions)
 
     def add(self, dataset: str, buckets: Sequence[int], rows: Sequence[Sequence[Any]]) -> None:
         """Write rows, each with its bucket."""
         schema, waiting = self.schemas[dataset], self._waiting[dataset]
         columns = [*zip(*rows, strict=True), buckets]
+        if dataset == "visits":
+            columns.append([self._export] * len(rows))
         arrays = [self._pa.array(values, field.type) for values, field in zip(columns, schema, strict=True)]
         waiting.append(self._pa.Table.from_arrays(arrays, schema=schema))
         if sum(table.nbytes for table in waiting) > MAX_WAITING_BYTES:
@@ -258,7 +270,7 @@ class _FileWriter:
         if not self._waiting[dataset]:
             return
         table, self._waiting[dataset] = self._pa.concat_tables(self._waiting[dataset]), []
-        share = np.array(table.column("bucket").to_pylist()) % self.shares
+        share = np.array(table.column("bucket").to_pylist()) % self._shares
         table, share = table.take(np.argsort(share, kind="stable")), np.sort(share)
         for index in np.unique(share).tolist():
             start, end = np.searchsorted(share, [index, index + 1]).tolist()
@@ -275,35 +287,34 @@ class _FileWriter:
         """Write the new files, and give them their names: all files of each dataset."""
         for dataset in DATASETS:
             self._write(dataset)
-        files, drafts = {name: [*paths] for name, paths in self._manifest.files.items()}, dict[str, str]()
-        for (dataset, share), spool in sorted(self._spools.items()):
-            directory = f"{dataset}/share={share:02d}-of-{self.shares:02d}"
-            os.makedirs(os.path.join(self._drafts, directory), exist_ok=True)
-            name, draft = f"part-{self._number:06d}", f"{directory}/.part-{self._number:06d}-{os.urandom(4).hex()}"
-            self._number += 1
-            self._write_file(os.path.join(self._drafts, draft), self.schemas[dataset], spool)
-            drafts[draft] = f"{directory}/{name}.parquet"
-            files[dataset].append(drafts[draft])
+        drafts: dict[str, str] = {}
+        for dataset, share in product(DATASETS, range(self._shares)):
+            if (dataset, share) in self._spools or self._merged.files[dataset]:
+                directory = f"{dataset}/share={share:02d}-of-{self._shares:02d}"
+                os.makedirs(os.path.join(self._drafts, directory), exist_ok=True)
+                name, draft = f"part-{self._number:06d}", f"{directory}/.part-{self._number:06d}-{os.urandom(4).hex()}"
+                if self._write_file(os.path.join(self._drafts, draft), dataset, share):
+                    drafts[draft] = f"{directory}/{name}.parquet"
+                    self._number += 1
         for draft, name in drafts.items():
             self._publish(os.path.join(self._drafts, draft), name)
-        return files
+        merged = {*chain(*self._merged.files.values())}
+        return {
+            dataset: [path for path in [*paths, *drafts.values()] if path.startswith(dataset) and path not in merged]
+            for dataset, paths in self._manifest.files.items()
+        }
 
-    def _write_file(self, path: str, schema: Any, spool: _Spool) -> None:
-        """Write the rows of a spool to a file of Parquet."""
-        spool.stream.close()
-        spool.file.seek(0)
-        writer, batches = self._pa.parquet.ParquetWriter(path, schema), list[Any]()
-        try:
-            for batch in chain(self._pa.ipc.open_stream(spool.file), [None]):
-                if batch is not None:
-                    batches.append(batch)
-                if batches and (batch is None or sum(map(len, batches)) >= GROUP_ROWS):
-                    writer.write_table(self._pa.Table.from_batches(batches))
-                    batches = []
-            writer.close()
-        finally:
-            writer.is_open = False  # or pyarrow tries again as it deletes the writer, and prints why it cannot
-        spool.file.close()
+    def _write_file(self, path: str, dataset: str, share: int) -> int:
+        """Write the rows of a share to a file of Parquet: how many they are."""
+        new = self.schemas[dataset].empty_table()
+        if spool := self._spools.get((dataset, share)):
+            spool.stream.close()
+            spool.file.seek(0)
+            new = self._pa.ipc.open_stream(spool.file)
+        count = self._merged.copy(dataset, path, share=share, shares=self._shares, new=new)
+        if spool:
+            spool.file.close()
+        return count
 
     def _publish(self, path: str, name: str) -> None:
         """Give a complete file its name in the folder."""
@@ -315,7 +326,15 @@ class _FileWriter:
             os.fsync(file.fileno())
         os.replace(path, os.path.join(self._folder, name))
 
+    def remove_merged(self) -> None:
+        """Remove files of a remote store whose rows the new ones have; of this machine those go that nobody names."""
+        paths = [*chain(*self._merged.files.values())]
+        if paths and self._drafts != self._folder:
+            with remote_folder(self._folder) as (files, root):
+                files.rm([f"{root}/{path}" for path in paths])
+
     def close(self) -> None:
         """Give back the spools."""
+        self._merged.close()
         for spool in self._spools.values():
             spool.file.close()

@@ -3,8 +3,8 @@ can be made of it again.
 
 DIR/decisions/share=II-of-NN/part-N.parquet has a row for each decision, with its slots as a list; events and visits lie
 beside decisions. A share has all decisions of some persons (the users, else the sessions), by the column `bucket`. A
-file never changes: manifest.json, which is replaced last, names those that count. Of a visit that went on, the last row
-counts."""
+file never changes: manifest.json, which is replaced last, names those that count. Of a visit that went on, the row with
+the last `part` counts, which numbers exports."""
 
 from __future__ import annotations
 
@@ -135,5 +135,5 @@ def schemas(pa: Any) -> dict[str, Any]:
     return {
         "decisions": pa.schema([*decision, *children, *readable, bucket]),
         "events": pa.schema([*_fields(pa, t.event), bucket]),
-        "visits": pa.schema([*_fields(pa, t.visit), *session, bucket]),
+        "visits": pa.schema([*_fields(pa, t.visit), *session, bucket, pa.field("part", pa.int64())]),
     }

@@ -25,6 +25,7 @@ from rlrec.store.log.log_tables import CHILDREN, column_names
 BUCKETS = 64  # that persons are in; a partition has one of them or several
 MEMORY = "200MB"  # of DuckDB; what does not fit lies in temporary files
 _HINT = "export the log to another folder"
+_GONE = f"repeat the command if an export has merged files meanwhile; else {_HINT}"
 
 
 def _child(table: sa.Table) -> str:
@@ -59,9 +60,10 @@ _VIEWS = {
     "eligible_set": "SELECT eligible_id AS id, any_value(len(eligible_arms)) AS size,"
     " any_value(to_json(eligible_arms)) AS arms FROM decisions GROUP BY eligible_id",
 }
-_FILE_NUMBER = "CAST(regexp_extract(filename, 'part-([0-9]+)', 1) AS BIGINT) AS part"
+GROUP_ROWS = 20_480  # rows of a file that lie together, column by column
+# Folders by days say in a name what files by size have in a column: a bucket, and of visits the number of the export.
 _BY_DAY = "filename = true, hive_partitioning = true, hive_types = {'bucket': BIGINT, 'day': VARCHAR}"
-_BY_SIZE = "filename = true, hive_partitioning = false"
+_EXPORT = "CAST(regexp_extract(filename, 'part-([0-9]+)', 1) AS BIGINT) AS part"
 _TYPES = {int: "BIGINT", float: "DOUBLE", str: "VARCHAR", bytes: "BLOB"}
 
 
@@ -125,6 +127,43 @@ class FolderLog:
         """Columns of all rows of the files of a dataset; ABSENT where there is no value."""
         columns = ", ".join(f"coalesce({name}, {ABSENT}) AS {name}" for name in names)
         return list(self.columns(f"SELECT {columns} FROM {dataset}", dict.fromkeys(names, np.int64)).values())
+
+    def sizes(self) -> list[tuple[int, int]]:
+        """The number of the first file of each export that had decisions, and how many of these."""
+        paths, exports = sorted(self.files["decisions"], key=file_number), list[tuple[int, int]]()
+        text = f"SELECT file_name, num_rows FROM parquet_file_metadata({self._database.list_of(paths)})"
+        rows = {file_number(name): count for name, count in self.ask(text)} if paths else {}
+        for index, path in enumerate(paths):
+            number, before = file_number(path), paths[index - 1]
+            if not exports or number != file_number(before) + 1 or _share(path)[1] != _share(before)[1]:
+                exports.append((number, 0))
+            exports[-1] = exports[-1][0], exports[-1][1] + rows[number]
+        return exports
+
+    def since(self, number: int) -> FolderLog:
+        """The log of the files from one number on."""
+        files = {name: [path for path in paths if file_number(path) >= number] for name, paths in self.files.items()}
+        return FolderLog(self.folder, files)
+
+    def copy(self, dataset: str, path: str, *, share: int, shares: int, new: Any) -> int:
+        """Write the rows of a share of a dataset, and behind them new ones, to a file of Parquet: how many they are.
+        Raises OSError where that cannot be written."""
+        import duckdb
+
+        names, failure = quote_columns(new.schema.names), ""
+        rows = f"SELECT {names} FROM new_rows"
+        if self.files[dataset]:
+            rows = f"SELECT {names} FROM {dataset} WHERE bucket % {shares} = {share} UNION ALL {rows}"
+        text = f"COPY ({rows}) TO {_quoted(path)} (FORMAT parquet, ROW_GROUP_SIZE {GROUP_ROWS})"
+        with self._database.tables(self) as connection:
+            connection.register("new_rows", new)
+            try:
+                return int(connection.execute(text).fetchone()[0])
+            except duckdb.Error as error:
+                if path not in str(error):
+                    raise
+                failure = _reason(error)
+        raise OSError(failure)
 
     def close(self) -> None:
         """Give back what DuckDB holds; what is asked later is read anew."""
@@ -202,16 +241,15 @@ class _Database:
         self._shown = log.number, log.index
 
     def _source(self, log: FolderLog, dataset: str) -> str:
-        """The rows of the files of a dataset: of each its bucket, and the number of its file."""
+        """The rows of the files of a dataset."""
         by_day = [path for path in log.files[dataset] if "/bucket=" in path]
         by_size = [path for path in log.files[dataset] if "/bucket=" not in path]
         if not log.files[dataset]:
             return _no_rows(dataset)
-        rows = " UNION ALL BY NAME ".join(
-            f"SELECT *, {_FILE_NUMBER} FROM read_parquet([{', '.join(map(self._quoted, paths))}], {options})"
-            for options, paths in ((_BY_DAY, by_day), (_BY_SIZE, by_size))
-            if paths
-        )
+        sources = [f"SELECT *, {_EXPORT} FROM read_parquet({self.list_of(by_day)}, {_BY_DAY})"] if by_day else []
+        if by_size:
+            sources.append(f"FROM read_parquet({self.list_of(by_size)}, hive_partitioning = false)")
+        rows = " UNION ALL BY NAME ".join(sources)
         if log.number is None:
             return rows
         if not log.moved:
@@ -222,19 +260,21 @@ class _Database:
         is_here = f"coalesce(m.is_here, r.bucket % {log.number} = {log.index})"
         return f"SELECT r.* FROM ({rows}) AS r LEFT JOIN moved AS m USING (session_id) WHERE {is_here}"
 
-    def _quoted(self, path: str) -> str:
-        """A file in SQL. Raises RlrecError for a folder, of which DuckDB would read all files."""
-        if self._location[1] is None and os.path.isdir(full_path := os.path.join(self._location[0], path)):
-            raise RlrecError(f"cannot read {full_path}: it is a folder", hint=_HINT)
-        return "'" + os.path.join(self._location[0], path).replace("'", "''") + "'"
+    def list_of(self, paths: Sequence[str]) -> str:
+        """Files in SQL. Raises RlrecError for a folder, of which DuckDB would read all files."""
+        full_paths = [os.path.join(self._location[0], path) for path in paths]
+        for path in full_paths if self._location[1] is None else ():
+            if os.path.isdir(path):
+                raise RlrecError(f"cannot read {path}: it is a folder", hint=_HINT)
+        return f"[{', '.join(map(_quoted, full_paths))}]"
 
     def _named_error(self, log: FolderLog, error: Exception) -> RlrecError:
         """The error of the file that cannot be read: each is read until one is met that cannot."""
         import duckdb
 
-        column = re.search(r'column "(\w+)"', str(error))
+        column = re.search(r'[Cc]olumn "(\w+)"', str(error))
         with self._opened() as connection:
-            for path in (path for paths in log.files.values() for path in paths):
+            for dataset, path in ((dataset, path) for dataset, paths in log.files.items() for path in paths):
                 name, file = os.path.join(self.folder, path), os.path.join(self._location[0], path)
                 try:
                     names = connection.execute("SELECT name FROM parquet_schema(?)", [file]).fetchall()
@@ -242,8 +282,9 @@ class _Database:
                     while rows.fetchmany(1000):
                         pass
                 except duckdb.Error as reason:
-                    return RlrecError(f"cannot read {name}: {_reason(reason)}", hint=_HINT)
-                if column is not None and (column[1],) not in names:
+                    is_gone = "No files found" in str(reason)
+                    return RlrecError(f"cannot read {name}: {_reason(reason)}", hint=_GONE if is_gone else _HINT)
+                if column is not None and column[1] in _columns(dataset) and (column[1],) not in names:
                     return RlrecError(f"{name} has no column {column[1]}", hint=_HINT)
         return RlrecError(f"cannot read {self.folder}: {_reason(error)}", hint=_HINT)
 
@@ -272,14 +313,36 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).partition("\n\nLINE")[0].split())[:200]
 
 
-def _may_have(path: str, buckets: Collection[int]) -> bool:
-    """Whether a file may have rows of some of these buckets, by the name of its folder."""
+def _quoted(text: str) -> str:
+    """A text in SQL."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def file_number(path: str) -> int:
+    """The number of a file, by its name."""
+    return int(path.rpartition("part-")[2].partition(".")[0])
+
+
+def _share(path: str) -> tuple[int, int]:
+    """The share of the buckets that a file has, and how many shares there are, by the name of its folder."""
     share, _, shares = path.rpartition("=")[2].partition("/")[0].partition("-of-")
-    return any(bucket % int(shares or BUCKETS) == int(share) for bucket in buckets)
+    return int(share), int(shares or BUCKETS)
+
+
+def _may_have(path: str, buckets: Collection[int]) -> bool:
+    """Whether a file may have rows of some of these buckets."""
+    share, shares = _share(path)
+    return any(bucket % shares == share for bucket in buckets)
 
 
 def _no_rows(dataset: str) -> str:
     """The columns of a dataset, and no row of it."""
+    nulls = (f'NULL::{kind} AS "{name}"' for name, kind in _columns(dataset).items())
+    return f"SELECT {', '.join(nulls)} WHERE false"
+
+
+def _columns(dataset: str) -> dict[str, str]:
+    """The columns of a dataset that are read, with their types in DuckDB."""
     if dataset == "decisions":
         columns = {"decision_id": "BIGINT", **_types(t.decision), "at": "TIMESTAMPTZ", "context": "VARCHAR"}
         columns |= {"eligible_arms": "BIGINT[]", "arm_features": "VARCHAR"}
@@ -291,10 +354,8 @@ def _no_rows(dataset: str) -> str:
         columns = _types(t.event)
     else:
         columns = _types(t.session) | _types(t.visit) | {"session": "VARCHAR", "user": "VARCHAR"}
-        columns |= {"session_digest": "BIGINT", "user_digest": "BIGINT"}
-    columns |= {"bucket": "BIGINT", "part": "BIGINT"}
-    nulls = (f'NULL::{kind} AS "{name}"' for name, kind in columns.items())
-    return f"SELECT {', '.join(nulls)} WHERE false"
+        columns |= {"session_digest": "BIGINT", "user_digest": "BIGINT", "part": "BIGINT"}
+    return columns | {"bucket": "BIGINT"}
 
 
 def _types(table: sa.Table) -> dict[str, str]:

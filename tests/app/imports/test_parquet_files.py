@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rlrec.app.evaluation.passes.passes import IN_PROCESS, Workers
-from rlrec.app.imports import parquet_export
+from rlrec.app.imports import log_stores, parquet_export
 from rlrec.app.imports.parquet_files import Manifest
 from rlrec.app.judging import evaluate
 from rlrec.app.log import partitions
@@ -48,10 +48,14 @@ def serve(db: str, *, pages: int = 400, seed: int = 1, start: float = 1.0) -> No
     logs.serve(db, "log", pages=pages, rates=rates, size=2, users=60, contexts=contexts, seed=seed, start=start)
 
 
-def prepare(db: str) -> str:
+def prepare_catalogue(db: str) -> None:
     logs.catalogue(db, 5)
     logs.create(db, "log", "thompson", floor="0.2")
     logs.create(db, "lin", "lin-thompson", floor="0.1")
+
+
+def prepare(db: str) -> str:
+    prepare_catalogue(db)
     serve(db)
     return db
 
@@ -156,7 +160,7 @@ def test_late_events_and_censoring_are_appended(served: str, folder: Path) -> No
 
 
 def test_a_folder_by_days_is_read_and_appended_to(sqlite_db: str, tmp_path: Path) -> None:
-    """Version 0.1 wrote a file for each day and bucket, without the column of buckets."""
+    """Version 0.1 wrote a file for each day and bucket, without the columns of buckets and exports."""
     export(prepare(sqlite_db), tmp_path / "log")
     manifest = json.loads((tmp_path / "log" / "manifest.json").read_text())
     for name, paths in manifest["files"].items():
@@ -167,9 +171,10 @@ def test_a_folder_by_days_is_read_and_appended_to(sqlite_db: str, tmp_path: Path
         manifest["files"][name] = [
             f"{name}/day=2026-02-01/bucket={bucket:02d}/part-{bucket + 1:06d}.parquet" for bucket in {*buckets.tolist()}
         ]
+        columns = ["bucket", "part"] if name == "visits" else ["bucket"]
         for by_day in manifest["files"][name]:
             (tmp_path / "log" / by_day).parent.mkdir(parents=True)
-            rows = table.filter(buckets == int(by_day.partition("bucket=")[2][:2])).drop_columns(["bucket"])
+            rows = table.filter(buckets == int(by_day.partition("bucket=")[2][:2])).drop_columns(columns)
             pq.write_table(rows, tmp_path / "log" / by_day)
     (tmp_path / "log" / "manifest.json").write_text(json.dumps({**manifest, "format": 1}))
     assert judged(sqlite_db, log=f"parquet:{tmp_path / 'log'}") == judged(sqlite_db)
@@ -184,6 +189,35 @@ def test_files_follow_the_size_of_an_export(sqlite_db: str, tmp_path: Path, monk
         monkeypatch.setattr(partitions, "BATCH", size)
         export(sqlite_db, tmp_path / str(size))
         assert len([*(tmp_path / str(size)).rglob("*.parquet")]) == files
+
+
+@pytest.mark.parametrize("protocol", ["", "memory://"])
+def test_a_folder_that_is_exported_to_every_night_has_few_files(
+    sqlite_db: str, tmp_path: Path, protocol: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exports of one size are merged as a binary counter counts: those of 7 nights are 4, 2 and 1 of them."""
+    monkeypatch.setattr(partitions, "BATCH", 200)
+    prepare_catalogue(sqlite_db)
+    folder, counts = f"{protocol}{tmp_path}/log", []
+    for night in range(8):
+        serve(sqlite_db, pages=50, seed=night, start=1 + 1440 * night)
+        assert sent(sqlite_db, folder) == (50 * (night + 1), 50)
+        counts.append(len(Manifest.read(folder).files["decisions"]))
+        files = {*fsspec.filesystem(protocol[:-3] or "file").find(f"{tmp_path}/log")}
+        assert len(files) == 1 + sum(map(len, Manifest.read(folder).files.values()))
+    assert counts == [1, 1, 2, 1, 2, 2, 3, 2]  # a file has 200 decisions, about
+    options: list[dict[str, Any]] = [{}, {"log": f"parquet:{folder}"}]
+    assert len({repr(judged(sqlite_db, "log", estimators=FEW, **each)) for each in options}) == 1
+
+
+def test_a_file_that_an_export_has_merged_since_is_named(sqlite_db: str, tmp_path: Path) -> None:
+    export(prepare(sqlite_db), tmp_path / "log")
+    with closing(logs.at(sqlite_db, 1e6)) as store, log_stores.opened(store, f"parquet:{tmp_path / 'log'}") as (log, _):
+        serve(sqlite_db, pages=400, seed=2, start=1_000)
+        assert export(sqlite_db, tmp_path / "log") == (800, 400)
+        with pytest.raises(RlrecError, match="part-000001") as caught, log.read() as unit:
+            unit.ask("SELECT count(*) FROM decision")
+        assert "repeat the command" in str(caught.value.hint)
 
 
 def test_a_bucket_holds_whole_users(sqlite_db: str, tmp_path: Path) -> None:
@@ -271,12 +305,15 @@ def test_a_damaged_folder_is_refused_by_its_file(sqlite_db: str, tmp_path: Path)
     assert f"cannot read {path}" in refusal(sqlite_db, folder, RlrecError)
 
 
-def test_a_missing_column_is_named(sqlite_db: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("dataset", "column"), [("decisions", "eligible_arms"), ("events", "number"), ("visits", "part")]
+)
+def test_a_missing_column_is_named(sqlite_db: str, tmp_path: Path, dataset: str, column: str) -> None:
     folder = tmp_path / "log"
     export(prepare(sqlite_db), folder)
-    path = next((folder / "decisions").rglob("*.parquet"))
-    pq.write_table(pq.ParquetFile(path).read().drop_columns(["eligible_arms"]), path)
-    assert refusal(sqlite_db, folder, RlrecError) == f"{path} has no column eligible_arms"
+    path = next((folder / dataset).rglob("*.parquet"))
+    pq.write_table(pq.ParquetFile(path).read().drop_columns([column]), path)
+    assert refusal(sqlite_db, folder, RlrecError) == f"{path} has no column {column}"
 
 
 @pytest.mark.parametrize("protocol", ["file", "memory"])

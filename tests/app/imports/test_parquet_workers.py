@@ -135,20 +135,24 @@ def test_a_folder_needs_no_row_of_the_store(exported: tuple[str, Path]) -> None:
     assert answers() == expected
 
 
-def test_a_user_who_came_after_the_export_takes_the_session_along(sqlite_db: str, tmp_path: Path) -> None:
-    """Its first decisions lie in the bucket of the session, its later ones in that of the user. Workers are real ones:
-    in processes forked from one with a history the last bit of wdr was seen to differ."""
+@pytest.mark.parametrize("pages", [80, 100])
+def test_a_user_who_came_after_the_export_takes_the_session_along(sqlite_db: str, tmp_path: Path, pages: int) -> None:
+    """Its first decisions lie in the bucket of the session, its later ones in that of the user; as many as before are
+    merged with those into one file. Workers are real ones: in processes forked from one with a history the last bit of
+    wdr was seen to differ."""
     logs.catalogue(sqlite_db, 5)
     for name, kind in (("log", "thompson"), ("lin", "lin-thompson")):
         logs.create(sqlite_db, name, kind, floor="0.2")
-    for number, users in enumerate((None, 30)):  # the same sessions once more
+    for number, (users, n) in enumerate(((None, 100), (30, pages))):  # the same sessions once more
         logs.serve(
-            sqlite_db, "log", pages=100, rates=(0.1, 0.5, 0.2, 0.3, 0.4), size=2, users=users, start=1 + 10 * number
+            sqlite_db, "log", pages=n, rates=(0.1, 0.5, 0.2, 0.3, 0.4), size=2, users=users, start=1 + 10 * number
         )
         export(sqlite_db, tmp_path / "log")
     log = f"parquet:{tmp_path / 'log'}"
     with closing(FolderLog(str(tmp_path / "log"), Manifest.read(str(tmp_path / "log")).files)) as folder_log:
-        assert {len(column) for column in folder_log._changes} == {50}
+        assert {len(column) for column in folder_log._changes} == {pages // 2}
+        is_merged = all("part-000001" not in path for path in folder_log.files["decisions"])
+    assert is_merged == (pages == 100)
     of_log: list[dict[str, Any]] = [{}, {"log": log}, {"log": log, "workers": TWO}]
     assert len({repr(judged(sqlite_db, "uniform", estimators="dr,wdr", **options)) for options in of_log}) == 1
 
