@@ -39,6 +39,7 @@ T = TypeVar("T")
 LEFT_OUT = {  # commands that are no methods
     "pipe": "recommend and feedback keep everything warm",
     "serve": "a server is a process of its own",
+    "screen": "a server is a process of its own",
     "config": "a program states its options, whatever rlrec.toml and the environment say",
     "demo": "it calls other commands, in a store of its own",
     "help": "help(store.evaluate) shows the help of a command",

@@ -334,10 +334,11 @@ class RouteCommands:
 
 
 class SessionCommands:
-    def list(self, *, limit: int = 100) -> Records:
+    def list(self, *, limit: int = 100, user: str | None = None) -> Records:
         """List sessions, newest first.
 
-        limit: How many; 0 for all."""
+        limit: How many; 0 for all.
+        user: Of this user alone."""
 
     def show(self, key: str, *, visit: int | None = None, gamma: float = 1.0, reward: str | None = None) -> Result:
         """Show a visit step by step: state, slate, propensities, events, reward, return.

@@ -28,8 +28,7 @@ NUMPY_BYTES = 90 << 20  # of addresses that its libraries and the buffer of Open
 GC_THRESHOLD = 200_000  # objects; imports make half of them, and nothing that a collector could find
 EPILOG = """\b
 Examples:
-  rlrec recommend --policy home --session s1 -k 3 --json
-  rlrec feedback 17 click dwell_s=31.5
+  rlrec recommend --policy home --session s1; rlrec feedback 17 click
 Exit codes (`rlrec help exit-codes`; options may be RLREC_<COMMAND>_<OPTION>):
   0 done, 1 failed, 2 wrong input, 3 a check said no, 4 busy: try again,
   5 lines refused, 6 known key or name, 129, 130, 141, 143 ended by a signal

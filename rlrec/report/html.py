@@ -21,7 +21,7 @@ LONG = 30  # letters of a cell that may be broken
 
 
 class Cell(NamedTuple):
-    """A cell of a table, or its header. href: where its text leads; order: that of a header whose column sorts."""
+    """A cell of a table, or its header. href: where its text leads; order: that in which a header sorts the table."""
 
     text: str
     look: str = ""
@@ -30,10 +30,15 @@ class Cell(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A table. filters: links, each with the rows that it leaves; range: which rows are shown, with links to others."""
+    """A table. key: its anchor; filters: links to some of its rows; extent: which rows are shown; turns: links to the
+    others."""
 
     headers: Sequence[Cell]
     rows: Sequence[Sequence[Cell]]
+    key: str = ""
+    filters: Sequence[Cell] = ()
+    extent: str = ""
+    turns: Sequence[Cell] = ()
 
 
 class Section(NamedTuple):
@@ -52,8 +57,13 @@ class Section(NamedTuple):
         return any((self.figures, self.remarks, self.lines, self.details, self.tables))
 
 
-def table(headers: Sequence[str], rows: Sequence[Sequence[Any]], text: Callable[[Any], str] = svg.number) -> Table:
-    """A table of these values. text: of a value that is no text."""
+def plain_text(value: Any) -> str:
+    """A text as it is, a number in three digits."""
+    return value if isinstance(value, str) else svg.number(value)
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[Any]], text: Callable[[Any], str] = plain_text) -> Table:
+    """A table of these values. text: of a value."""
     numeric = [all(isinstance(row[column], int | float | None) for row in rows) for column in range(len(headers))]
     looks = ["n" if is_numeric else "" for is_numeric in numeric]
     return Table(
@@ -63,9 +73,8 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[Any]], text: Callable[
 
 
 def _cell(value: Any, look: str, text: Callable[[Any], str]) -> Cell:
-    if isinstance(value, str):
-        return Cell(value, "w" if len(value) > LONG else "")
-    return Cell(text(value), look)
+    words = text(value)
+    return Cell(words, look or ("w" if len(words) > LONG else ""))
 
 
 def _drawing(figure: Figure, key: str) -> Markup:

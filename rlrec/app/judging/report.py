@@ -24,7 +24,7 @@ from rlrec.app.policies import policy_beliefs
 from rlrec.app.policies.policy_beliefs import PolicyBelief
 from rlrec.errors import RlrecError, StoreBusy, quantity
 from rlrec.ope.checks.reasons import REASONS
-from rlrec.records import Version
+from rlrec.records import StoredPolicy, Version
 from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
 from rlrec.store.database.unit import StoredRows
@@ -118,6 +118,19 @@ def report(store: Store, request: Request) -> Result:
         return _Gathering(store, unit, request).result()
 
 
+def quick_findings(store: Store) -> list[Finding]:
+    """The findings of checks that do not read the whole log."""
+    with store.snapshot() as unit, bulk.alongside(unit):
+        return _Gathering(store, unit, Request()).quick_findings()
+
+
+def newest_filter(store: Store) -> str | None:
+    """The filter of the newest decisions, as many as estimates are from; None for all, where there are no more."""
+    with store.read() as unit:
+        since = selected.newest_at(unit, filters.selection(unit, ""), JUDGED)
+    return None if since is None else f"since={format_time(since)}"
+
+
 class _Gathering:
     """One run, in one snapshot: what the store has, and then part by part."""
 
@@ -177,15 +190,22 @@ class _Gathering:
         answer.experiments = fill("experiments", self._experiments) or []
         answer.curves = fill("positions", self._curves) or []
         answer.trained = fill("training", self._trained) or []
-        rankers = [self.policies[key] for key in self._rankers()]
-        shown = [policy for policy in rankers if policy.kind != UNIFORM][:BELIEFS]
-        beliefs = (fill("beliefs", policy_beliefs.show, self.store, policy.name) for policy in shown)
+        beliefs = (fill("beliefs", policy_beliefs.show, self.store, policy.name) for policy in self._shown())
         answer.beliefs = [belief for belief in beliefs if belief is not None]
-        answer.findings = fill("health", newest.check, self.unit, shown, on_its_clock=self.store.now is None) or []
-        live = Findings()
-        live_versions.check(self.unit, findings=live, policy=None if self.policy is None else self.policy.name)
-        answer.findings += [*live.in_order(), *self._failed_checks()]
+        answer.findings = [*self.quick_findings(), *self._failed_checks()]
         return answer
+
+    def _shown(self) -> list[StoredPolicy]:
+        """The policies whose beliefs are shown, and whose newest decisions are checked."""
+        rankers = [self.policies[key] for key in self._rankers()]
+        return [policy for policy in rankers if policy.kind != UNIFORM][:BELIEFS]
+
+    def quick_findings(self) -> list[Finding]:
+        """The findings of checks that do not read the whole log."""
+        shown, live = self._shown(), Findings()
+        findings = self._fill("health", newest.check, self.unit, shown, on_its_clock=self.store.now is None) or []
+        live_versions.check(self.unit, findings=live, policy=None if self.policy is None else self.policy.name)
+        return [*findings, *live.in_order()]
 
     def _fill(self, name: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
         """A part, or None and a remark that says why there is none."""

@@ -16,7 +16,7 @@ from rlrec.store import Store, Unit
 from rlrec.store.database.unit import parse
 from rlrec.store.log import contents, decisions, events, returns, sessions, settings
 from rlrec.store.log.sessions import Session, Visit
-from rlrec.store.policies import policies
+from rlrec.store.policies import policies, users
 from rlrec.times import format_time
 
 
@@ -58,14 +58,25 @@ Result = TypedDict("Result", {
 })  # fmt: skip
 
 
-def list_sessions(store: Store, *, limit: int | None) -> list[SessionRow]:
-    """Sessions, newest first; at most `limit`, and a line where there are more."""
+def list_sessions(store: Store, *, limit: int | None, user: str | None = None) -> list[SessionRow]:
+    """Sessions, of all users or of one, newest first; at most `limit`, and a line where there are more. Raises
+    InputError for an unknown user."""
     with store.read() as unit:
-        rows = sessions.list_sessions(unit, limit=None if limit is None else min(limit, 2**62) + 1)
+        user_id = None if user is None else find_user(unit, user)[1]
+        rows = sessions.list_sessions(unit, limit=None if limit is None else min(limit, 2**62) + 1, user_id=user_id)
     if limit is not None and len(rows) > limit:
         store.notice(f"the newest {limit} sessions; --limit shows more")
     times = (None if row.last_at is None else format_time(row.last_at) for row in rows)
     return [cast(SessionRow, row._asdict() | {"last_at": at}) for row, at in zip(rows[:limit], times, strict=False)]
+
+
+def find_user(unit: Unit, key: str) -> tuple[str, int]:
+    """The key and the id of the user whom a key leads to. Raises InputError where there is none."""
+    person = users.main_keys(unit, [key]).get(key, key)
+    ids = sessions.user_ids(unit, [person])
+    if person not in ids:
+        raise InputError(f"unknown user {key!r}", hint="`rlrec session list` shows users")
+    return person, ids[person]
 
 
 def show(store: Store, request: Request) -> Result:

@@ -7,6 +7,7 @@ from itertools import islice
 from typing import TypedDict
 
 from rlrec.app.learning.ledger import Ledger
+from rlrec.app.requests import session
 from rlrec.app.requests.feedback import FeedbackTransaction, Line
 from rlrec.errors import Conflict, InputError
 from rlrec.store import Store, Unit
@@ -96,7 +97,5 @@ def record_returns(unit: Unit, ledger: Ledger, events: Iterable[Return], *, valu
 def show(store: Store, key: str) -> Person:
     """The person whom a key leads to. Raises InputError for an unknown one."""
     with store.read() as unit:
-        person = users.main_keys(unit, [key]).get(key, key)
-        if not sessions.user_ids(unit, [person]):
-            raise InputError(f"unknown user {key!r}", hint="`rlrec session list` shows users")
+        person, _ = session.find_user(unit, key)
         return {"user": person, "keys": [person, *sorted(users.all_keys(unit, [person])[person] - {person})]}

@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "feedback": ("commands.requests", "Record what the user did after a decision"),
     "pipe": ("commands.requests", "Answer requests and feedback in one warm process"),
     "serve": ("doors", "Answer the lines of `pipe` to many clients over HTTP"),
+    "screen": ("doors", "Show the store in a browser"),
     "settle": ("commands.requests", "Learn from slots of `settled` rewards whose window is over"),
     "session": ("commands.requests", "List sessions, show one as a timeline, end a visit"),
     "user": ("commands.requests", "Merge the keys of one person, show a user"),

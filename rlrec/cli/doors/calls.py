@@ -19,7 +19,7 @@ from rlrec.cli.text.text import truncate
 from rlrec.cli.text.values import KEYS, parse_object
 from rlrec.errors import InputError, RlrecError
 
-OUTPUT = {"form", "as_json"}  # parameters that say how an answer is written
+OUTPUT = {"form", "as_json", "watch_us"}  # parameters that say how an answer is written
 PATH, OBJECT = str | os.PathLike[str], Mapping[str, Any]
 KINDS: dict[str, Any] = {  # name of a type of click: the values of Python that it takes, if not text
     "boolean": bool, "integer": int, "integer range": int, "decision id": int, "number": float,

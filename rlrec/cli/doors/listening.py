@@ -16,11 +16,12 @@ from rlrec.cli.program.shared import notice, settings
 from rlrec.errors import Conflict, InputError, RlrecError, StoreBusy
 
 BACKLOG = 1_024
+REMOTE_HINT = "listen on 127.0.0.1, or say --allow-remote and --token-file FILE"
 LOCK_TIMEOUT_S = 30  # as for a store
 
 
 @contextmanager
-def listening(address: str, *, allow_remote: bool) -> Iterator[tuple[socket.socket, str]]:
+def listening(address: str, *, allow_remote: bool, hint: str = REMOTE_HINT) -> Iterator[tuple[socket.socket, str]]:
     """A socket that listens, and its address."""
     if address.startswith("unix:"):
         with _listening_on_file(address.removeprefix("unix:")) as listener:
@@ -33,7 +34,6 @@ def listening(address: str, *, allow_remote: bool) -> Iterator[tuple[socket.sock
         options = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
         family, _, _, _, target = min(options, key=lambda info: info[0] != socket.AF_INET)
         if not (allow_remote or ipaddress.ip_address(str(target[0]).partition("%")[0]).is_loopback):
-            hint = "listen on 127.0.0.1, or say --allow-remote and --token-file FILE"
             raise InputError(f"other machines can reach {host}", hint=hint)
         listener = socket.create_server(target[:2], family=family, backlog=BACKLOG)
         # inherited by connections: an answer is sent as head and body, and the body would wait for the client's word

@@ -31,8 +31,9 @@ if TYPE_CHECKING:
     import socket
 
     from rlrec.app.requests.pipe import Pipe
-    from rlrec.cli.doors.protocol import Limits
-    from rlrec.cli.doors.web import Access
+    from rlrec.cli.doors.page_server import PageServer
+    from rlrec.cli.doors.protocol import BoundedServer, Limits
+    from rlrec.cli.doors.web import Access, PageSource
 
 PATIENCE_S = 20  # with a store that is busy, before clients are told to come again
 FILE = click.Path(exists=True, dir_okay=False)
@@ -51,12 +52,15 @@ TOKEN_LENGTH = 16  # characters, at least
 @click.option("--host", "hosts", multiple=True, metavar="NAME", help="A name that clients call the server by.")
 @click.option("--tls-cert", type=FILE, metavar="FILE", help="Certificate, PEM: serve HTTPS.")
 @click.option("--tls-key", type=FILE, metavar="FILE", help="Its key, if the certificate's file lacks it.")
+@click.option(
+    "--screen", "has_screen", is_flag=True, help="Pages for browsers at /screen/, as `rlrec screen` has them."
+)
 @stored("rlrec serve --listen unix:rlrec.sock", "rlrec serve --listen 127.0.0.1:8080")
 @drawing
 @dry_run_option
 def serve(
     store: Store, show: Show, address: str, allow_remote: bool, token_file: str | None, hosts: Sequence[str],
-    tls_cert: str | None, tls_key: str | None, dry_run: bool,
+    tls_cert: str | None, tls_key: str | None, has_screen: bool, dry_run: bool,
 ) -> None:  # fmt: skip
     """POST a request to /v1/recommend, what the user did to /v1/feedback, or many lines of both, as `pipe` reads them,
     to /v1/pipe. All clients' lines share groups, each of which is one transaction. GET /healthz, /metrics (Prometheus)
@@ -85,12 +89,23 @@ def serve(
         rehearsed(store) if dry_run else nullcontext(store) as served,
     ):
         names = None if address.startswith("unix:") or (allow_remote and not hosts) else (*LOOPBACK, *hosts)
-        server = Serving(Pipe(served, patience_s=PATIENCE_S), Access(token=token, hosts=names), tls)
+        pages = _pages(served) if has_screen else None
+        server = Serving(Pipe(served, patience_s=PATIENCE_S), Access(token=token, hosts=names), tls, screen=pages)
         served.close()  # from here on the writer's thread has it
         show({"listen": name})
-        number = asyncio.run(server.run(listener))
+        try:
+            number = asyncio.run(server.run(listener))
+        finally:
+            if pages is not None:
+                pages.close()
     if number != signal.SIGTERM:
         raise signals.Interrupted(number)
+
+
+def _pages(store: Store) -> PageServer:
+    from rlrec.cli.doors.page_server import PageServer, page_options
+
+    return PageServer(page_options(store))
 
 
 def _certificate(cert: str, key: str | None) -> dict[str, str | None]:
@@ -136,6 +151,7 @@ class Serving:
     access: Access
     tls: Mapping[str, Any]
     limits: Limits | None = None
+    screen: PageSource | None = None
 
     async def run(self, listener: socket.socket) -> int:
         """Serve until a signal asks for the end, and what has arrived is answered: the number of the signal."""
@@ -144,16 +160,8 @@ class Serving:
         from rlrec.cli.doors.web import Front
         from rlrec.cli.doors.writer import SharedWriter
 
-        loop, numbers, limits = asyncio.get_running_loop(), list[int](), self.limits or Limits()
+        loop, limits = asyncio.get_running_loop(), self.limits or Limits()
         store, db = self.pipe.store, settings().db
-
-        def stop(number: int) -> None:
-            if numbers and number == signal.SIGINT:  # a person who does not want to wait
-                os._exit(128 + number)
-            numbers.append(number)  # supervisors may repeat themselves
-            served.should_exit = True
-
-        loop.set_exception_handler(lambda _, context: notice(str(context.get("exception") or context["message"])))
 
         def notice_soon(text: str) -> None:
             loop.call_soon_threadsafe(notice, text)
@@ -161,17 +169,31 @@ class Serving:
         store.notice = notice_soon  # the writer's thread knows of no command
         writer = SharedWriter(self.pipe, loop, db=db)
         meter = writer.observer = Metrics(store, writer)
-        front = Front(writer=writer, limits=limits, access=self.access, meter=meter)
+        front = Front(writer=writer, limits=limits, access=self.access, meter=meter, screen=self.screen)
         served = server(front.application, limits, notice, **self.tls)
         front.n_clients = lambda: len(served.server_state.connections)
-        for number in signals.END_SIGNALS:
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                loop.add_signal_handler(number, stop, number)
         writer.start()
         try:
-            await served.serve([listener])
+            return await run_until_signal(served, listener)
         finally:
             writer.end()
             await asyncio.to_thread(writer.join)
             store.notice = notice
-        return numbers[0]
+
+
+async def run_until_signal(served: BoundedServer, listener: socket.socket) -> int:
+    """Serve until a signal asks for the end, and what has arrived is answered: the number of the signal."""
+    loop, numbers = asyncio.get_running_loop(), list[int]()
+
+    def stop(number: int) -> None:
+        if numbers and number == signal.SIGINT:  # a person who does not want to wait
+            os._exit(128 + number)
+        numbers.append(number)  # supervisors may repeat themselves
+        served.should_exit = True
+
+    loop.set_exception_handler(lambda _, context: notice(str(context.get("exception") or context["message"])))
+    for number in signals.END_SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            loop.add_signal_handler(number, stop, number)
+    await served.serve([listener])
+    return numbers[0]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+from base64 import b64decode
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from io import BytesIO
@@ -30,6 +31,7 @@ ADDRESSES = f"POST to {', '.join((*SINGLE, LINES[0], f'{ofrep.PATH}/KEY'))}; GET
 STATUS_OF_CODE = {2: 400, 3: 409, 4: 503, 5: 400, 6: 409}  # of exit codes; else 500
 OPEN = ("/healthz",)  # without a token
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+SCREEN = "/screen"  # begins the paths of pages for people
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,11 +54,27 @@ class Access:
             if name.lower() not in map(str.lower, self.hosts):
                 message = f"this server is not {name or 'without a name'}: give it --host"
                 raise RefusedRequest(HTTPStatus.MISDIRECTED_REQUEST, message)
+        is_screen = for_screen(scope)
+        is_embedded = headers.get(b"sec-fetch-site", b"none") not in (b"none", b"same-origin")
+        if is_screen and is_embedded and headers.get(b"sec-fetch-mode") != b"navigate":
+            raise RefusedRequest(HTTPStatus.FORBIDDEN, "other pages may lead here, and embed nothing from here")
         if self.token is None or scope["path"] in OPEN:
             return
         scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
-        if scheme.lower() != b"bearer" or not hmac.compare_digest(token.strip(), self.token):
-            raise RefusedRequest(HTTPStatus.UNAUTHORIZED, "a token is needed: Authorization: Bearer TOKEN")
+        scheme = scheme.lower()
+        if scheme == b"basic" and is_screen:  # as browsers ask for it: the token is the password
+            with suppress(ValueError):
+                scheme, token = b"bearer", b64decode(token).partition(b":")[2]
+        if scheme != b"bearer" or not hmac.compare_digest(token.strip(), self.token):
+            message = "a token is needed: Authorization: Bearer TOKEN"
+            message += ", or in a browser as password, with any name" if is_screen else ""
+            challenge = b'Basic realm="rlrec: the token is the password", charset="UTF-8"' if is_screen else b"Bearer"
+            raise RefusedRequest(HTTPStatus.UNAUTHORIZED, message, [(b"www-authenticate", challenge)])
+
+
+def for_screen(scope: Scope) -> bool:
+    """Whether a request is for a page of the screen."""
+    return scope["path"] == SCREEN or scope["path"].startswith(f"{SCREEN}/")
 
 
 class Meter(Protocol):
@@ -65,12 +83,22 @@ class Meter(Protocol):
     async def text(self) -> bytes: ...
 
 
+class PageSource(Protocol):
+    """A source of pages for people."""
+
+    async def respond(self, scope: Scope) -> Response: ...
+
+
 class RefusedRequest(Exception):
     """A request that is answered with a status and a reason."""
 
-    def __init__(self, status: int, reason: str) -> None:
+    def __init__(self, status: int, reason: str, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
         super().__init__(reason)
-        self.status = status
+        self.status, self.headers = status, headers
+
+    def response(self) -> Response:
+        response = _busy(self.status, refusal(str(self)))
+        return response._replace(headers=[*response.headers, *self.headers])
 
 
 class Response(NamedTuple):
@@ -104,6 +132,7 @@ class Front:
     limits: Limits
     access: Access
     meter: Meter | None = None
+    screen: PageSource | None = None
     n_clients: Callable[[], int] = lambda: 0
     waiting_bytes: int = 0
 
@@ -113,7 +142,7 @@ class Front:
             self.access.check(scope)
             response = await self._respond(scope, receive)
         except RefusedRequest as refused:
-            response = _refusal(refused.status, str(refused))
+            response = refused.response()
         except Exception as error:
             failure = self.writer.failure(error)
             self.writer.pipe.store.notice(failure.message)
@@ -133,6 +162,8 @@ class Front:
             if is_flag:
                 return await self._flag(path.removeprefix(f"{ofrep.PATH}/"), body)
             return _single(await self._ask(path.removeprefix("/v1/"), body))
+        if self.screen is not None and for_screen(scope):
+            return await self.screen.respond(scope)
         read = {"/healthz": self._health, "/metrics": self._metrics, "/openapi.json": self._description}.get(path)
         if read is None:
             raise RefusedRequest(HTTPStatus.NOT_FOUND, ADDRESSES)
@@ -270,11 +301,6 @@ def _single(answered: Answered) -> Response:
     error = json.loads(answered.text)
     del error["line"]
     return _busy(STATUS_OF_CODE.get(error["code"], 500), json.dumps(error).encode() + b"\n")
-
-
-def _refusal(status: int, reason: str) -> Response:
-    response = _busy(status, refusal(reason))
-    return response._replace(headers=[(b"www-authenticate", b"Bearer")]) if status == 401 else response
 
 
 def _busy(status: int, body: bytes, media_type: bytes = JSON) -> Response:

@@ -207,9 +207,11 @@ def newest_keys(unit: Unit, *, limit: int) -> list[str]:
     return [row[0] for row in unit.ask("SELECT key FROM session ORDER BY id DESC LIMIT ?", limit)]
 
 
-def list_sessions(unit: Unit, *, limit: int | None = None) -> list[SessionSummary]:
-    """Sessions with their number of visits and decisions, newest first: the visits of no other session are read."""
-    newest = "SELECT id, key, user_id FROM session ORDER BY id DESC"
+def list_sessions(unit: Unit, *, limit: int | None = None, user_id: int | None = None) -> list[SessionSummary]:
+    """Sessions, of all users or of one, with their number of visits and decisions, newest first: the visits of no other
+    session are read."""
+    selected = "" if user_id is None else f"WHERE user_id = {int(user_id)}"
+    newest = f"SELECT id, key, user_id FROM session {selected} ORDER BY id DESC"
     sums = "nullif(count(visit.number), 0), CAST(sum(visit.steps) AS BIGINT), max(visit.last_at)"
     statement = f"""
         SELECT s.key, min(users.key), {sums} FROM ({newest}{"" if limit is None else " LIMIT ?"}) AS s

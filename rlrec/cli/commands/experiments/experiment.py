@@ -196,9 +196,14 @@ def show_(
         app.compare.note(store, result)
     elif result.get("route"):
         store.notice("`rlrec status` keeps the newest comparison of a holdout without --log, --level and --fixed")
-    table = _view(result, level, details=details)
+    show(result, table=view(result, level, details=details, fixed=fixed), flat=_flat(result))
+
+
+def view(result: VariantComparison, level: float, *, details: bool, fixed: bool = False) -> View:
+    """The comparison of variants: its sentences first, then its figures."""
     sentences = [*experiment_sentences(result), *([PLANNED_LOOK] if fixed else []), ""]
-    show(result, table=table._replace(title=[*sentences, *table.title]), flat=_flat(result))
+    table = _view(result, level, details=details)
+    return table._replace(title=[*sentences, *table.title])
 
 
 def _flat(result: VariantComparison) -> list[dict[str, Any]]:
@@ -423,7 +428,12 @@ def stop(store: Store, show: Show, name: str, promote: str | None, anyway: bool)
 def list_(store: Store, show: Show) -> None:
     """List experiments with their variants."""
     result = app.experiment.list_experiments(store)
-    show(result, table=View.select([{**row, "variants": _split(row)} for row in result], COLUMNS), columns=COLUMNS)
+    show(result, table=list_view(result), columns=COLUMNS)
+
+
+def list_view(rows: Sequence[ExperimentSummary]) -> View:
+    """A line for each experiment."""
+    return View.select([{**row, "variants": _split(row)} for row in rows], COLUMNS)
 
 
 def _split(row: ExperimentSummary) -> list[str]:

@@ -253,10 +253,11 @@ def _gate_options(require: str | None, options: Mapping[str, Any]) -> GateOption
 def show_(store: Store, show: Show, name: str) -> None:
     """Show what a route serves, since when and why, and what it served before, newest first."""
     result = app.route.show(store, name)
-    show(result, table=_view(result))
+    show(result, table=view(result))
 
 
-def _view(result: RouteSummary) -> View:
+def view(result: RouteSummary) -> View:
+    """A route: what it serves and why, and a table of what it served before."""
     history = result["history"]
     follows = "the live version, now" if result["live"] else "version"
     serves = f"{result['policy']}, {follows} {result['version']}"

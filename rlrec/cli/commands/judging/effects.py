@@ -17,6 +17,7 @@ from rlrec.sentences import effect_sentence
 
 if TYPE_CHECKING:
     from rlrec.app.evaluation.passes.arm_effects import GroupEffects
+    from rlrec.app.judging.effects import Result
     from rlrec.app.judging.evaluate import Workers
 
 ARMS = (
@@ -62,16 +63,21 @@ def effects(store: Store, show: Show, plot: str | None, workers: Workers, **requ
     people is needed, and the log may be that of a policy that learns. Intervals are by person."""
     result = app.effects.effects(store, app.effects.Request(**request), workers)
     save_plot(plot, lambda: app.figures.effects(result))
-    groups, several = result["groups"], len(result["groups"]) > 1 or request["by"] is not None
+    show(result, table=view(result, request["by"]))
+
+
+def view(result: Result, by: str | None = None) -> View:
+    """The effects of arms, with a sentence for each group."""
+    groups, several = result["groups"], len(result["groups"]) > 1 or by is not None
     title = []
     for group in groups:
-        name = f"no {request['by']}" if group["group"] is None else group["group"]
+        name = f"no {by}" if group["group"] is None else group["group"]
         label = f"{name}: " if several else ""
         title += [label + effect_sentence(group["arms"], result["level"]), label + _counts(group)]
     span = ", as long as the log is" if result["horizon_s"] == result["log_s"] else ""
     title.append(f"reward {result['reward']}; back within {format_duration(int(result['horizon_s'] * 1e6))}{span}")
     rows = [{"group": group["group"], **arm} for group in groups for arm in group["arms"]]
-    show(result, table=View.select(rows, ("group", *ARMS) if several else ARMS, title=title))
+    return View.select(rows, ("group", *ARMS) if several else ARMS, title=title)
 
 
 def _counts(group: GroupEffects) -> str:

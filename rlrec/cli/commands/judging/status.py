@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from rlrec.cli.output.output import Show
+from rlrec.cli.output.output import Show, write
 from rlrec.cli.output.tables import short_times, sparkline
 from rlrec.cli.program import app
-from rlrec.cli.program.shared import GroupedCommand, Store, reading, settings
+from rlrec.cli.program.shared import OUTPUT, GroupedCommand, Store, option_group, reading, settings
 from rlrec.cli.text.text import View
-from rlrec.errors import CheckFailed, quantity
+from rlrec.cli.text.values import DURATION
+from rlrec.errors import CheckFailed, StoreBusy, quantity
 
 if TYPE_CHECKING:
     from rlrec.app.judging.status import HoldoutStatus, Status
 
+CLEAR = b"\x1b[H\x1b[J"  # of a terminal: to its first line, and nothing below
 POLICIES = ("policy", "kind", "live", "live_since", "versions", "decisions", "decisions_24h", "last_at")
 ROUTES = ("route", "policy", "version", "experiment", "since", "decisions_24h")
 EXPERIMENTS = ("experiment", "unit", "units", "variants", "created_at")
 
 
 @click.command(cls=GroupedCommand)
-@reading("rlrec status", "rlrec status --json")
-def status(store: Store, show: Show) -> None:
+@option_group(
+    OUTPUT,
+    click.option(
+        "--watch", "watch_us", is_flag=False, flag_value="5s", type=DURATION, metavar="[TIME]",
+        help="Show it again and again, every 5s or TIME, until Ctrl-C.",
+    ),
+)  # fmt: skip
+@reading("rlrec status", "rlrec status --watch 10s", "rlrec status --json")
+def status(store: Store, show: Show, watch_us: int | None) -> None:
     """Exit code 3 where something is wrong at a glance: decisions ahead of the clock, slots that wait to be settled,
     events that stopped coming, errors that the last `rlrec doctor` found, routes that an earlier release pinned at the
     end of a ramp. Other routes and experiments that serve another version than the live one are named alone. It does
@@ -32,15 +42,29 @@ def status(store: Store, show: Show) -> None:
     decisions_24h counts what was served in the last 24 hours. An immature decision is within the reward window of its
     policy: estimates and training do not use it yet. Unsettled slots have not entered the beliefs of rewards that are
     learned when they are `settled`. The answer of a policy is that of the newest look of a gate at its live version."""
-    result = app.status.status(store)
-    result["warnings"] += _pinned(result)
-    show(result, table=_view(result), flat=result["policies"])
+    result = _show(store, show)
+    while watch_us is not None:
+        time.sleep(watch_us / 1e6)
+        try:
+            result = _show(store, show, clear=show.screen.width is not None)
+        except StoreBusy as error:  # it will be free again
+            store.notice(error.message)
     if warnings := [row for row in result["warnings"] if row["severity"] != "info"]:
         first = warnings[0]
         remainder = f" ({len(warnings) - 1} more)" if len(warnings) > 1 else ""
         raise CheckFailed(
             f"{first['check']}, {first['subject']}: {first['detail']}{remainder}", hint="`rlrec doctor` looks closer"
         )
+
+
+def _show(store: Store, show: Show, *, clear: bool = False) -> Status:
+    """Show the state of a store. clear: in place of what the terminal shows."""
+    result = app.status.status(store)
+    result["warnings"] += _pinned(result)
+    if clear:
+        write(CLEAR)
+    show(result, table=view(result), flat=result["policies"])
+    return result
 
 
 def _pinned(result: Status) -> list[dict[str, Any]]:
@@ -55,7 +79,8 @@ def _pinned(result: Status) -> list[dict[str, Any]]:
     return [{"check": "live", "severity": "info", "subject": f"policy {name}", "detail": detail}]
 
 
-def _view(result: Status) -> View:
+def view(result: Status) -> View:
+    """The state of a store: a table of its policies, lines and tables around it."""
     numbers = {"arm": result["arms"], "user": result["users"], "session": result["sessions"]}
     numbers |= {"decision": result["decisions"], "event": result["events"]}
     sizes = ", ".join(quantity(number, noun) for noun, number in numbers.items())
@@ -65,7 +90,7 @@ def _view(result: Status) -> View:
         f"{result['at']}, schema {result['revision']}: {sizes}",
         f"events by hour, the last 24: {sparkline(hours)}  {sum(hours):,}, at most {max(hours):,} an hour",
         f"waiting: {immature}, {quantity(waiting['unsettled'], 'unsettled slot')}",
-        f"last training: {_training(result['training'])}; last doctor: {_doctor(result['doctor'])}",
+        f"last training: {_training(result['training'])}; last doctor: {doctor(result['doctor'])}",
     ]
     notes: list[str | View] = [row["answer"] for row in result["policies"] if row["answer"] is not None]
     notes += [
@@ -74,7 +99,7 @@ def _view(result: Status) -> View:
         for row in (policy["waiting"] for policy in result["policies"]) if row is not None
     ]  # fmt: skip
     notes += [row["ramp"]["why"] for row in result["routes"] if row["ramp"]]
-    notes += [_holdout(row) for row in result["holdouts"]]
+    notes += [holdout(row) for row in result["holdouts"]]
     notes += [f"{best['sentence']} (as of {_minute(best)})"] if (best := result["best"]) is not None else []
     for rows, columns in ((result["routes"], ROUTES), (result["experiments"], EXPERIMENTS)):
         if rows:
@@ -84,7 +109,8 @@ def _view(result: Status) -> View:
     return View.select(result["policies"], POLICIES, title=title, notes=notes, drop=POLICIES[3:5] + POLICIES[1:2])
 
 
-def _holdout(row: HoldoutStatus) -> str:
+def holdout(row: HoldoutStatus) -> str:
+    """A sentence about the users whom a route keeps apart."""
     if row["sentence"] is None:
         return f"{row['route']} has a holdout: `rlrec experiment show {row['experiment']}` compares with it"
     return f"{row['sentence']} (as of {short_times(str(row['at']))[:16]})"
@@ -96,7 +122,8 @@ def _training(run: dict[str, Any] | None) -> str:
     return f"{run['policy']}@{run['version']} at {_minute(run)}, {'promoted' if run['promoted'] else 'not promoted'}"
 
 
-def _doctor(run: dict[str, Any] | None) -> str:
+def doctor(run: dict[str, Any] | None) -> str:
+    """The result of the last audit, in words."""
     return (
         "never"
         if run is None

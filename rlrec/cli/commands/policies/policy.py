@@ -12,7 +12,6 @@ from rlrec.cli.output.output import Show
 from rlrec.cli.program import app
 from rlrec.cli.program.files import plot_option, save_plot
 from rlrec.cli.program.shared import CommandGroup, Store, by_name, conclude, printed, reading, suggest_next, writing
-from rlrec.cli.text.text import View
 from rlrec.cli.text.values import DURATION, JSON_FILE, NAME, NUMBER, OBJECT, PAIR
 
 FILE = click.Path(exists=True, dir_okay=False)
@@ -90,9 +89,7 @@ def create(store: Store, show: Show, params: Sequence[tuple[str, str]], **reques
 def list_(store: Store, show: Show) -> None:
     """List all policies at their live version."""
     result = app.versions.list_versions(store)
-    headers = ["policy", "version", "kind", "params", "reward", "status"]
-    table = View.select([{**row, "params": policy_view.parameters(row["params"])} for row in result], headers)
-    show(result, table=table, columns=[*headers, "versions"])
+    show(result, table=policy_view.list_view(result), columns=[*policy_view.POLICIES, "versions"])
 
 
 @policy.command("versions")

@@ -11,6 +11,7 @@ from rlrec.errors import quantity
 from rlrec.sentences import gate_claim
 
 if TYPE_CHECKING:
+    from rlrec.app.learning.belief_versions import VersionSummary
     from rlrec.app.policies.policy_beliefs import Audience, CountingCurve, PolicyBelief, PolicyVersion
     from rlrec.app.policies.versions import VersionHistory
 
@@ -19,6 +20,7 @@ BELIEF = (
     "arm", "status", "served", "pending", "pulls", "reward_sum", "mean", "lower", "upper", "ipw_mean", "p_best",
     "probability",
 )  # fmt: skip
+POLICIES = ("policy", "version", "kind", "params", "reward", "status")
 VERSIONS = ("version", "status", "live", "parent", "created_at", "learned_from", "gate")
 CURVE_DROP = ("without_baseline", "variance", "clipped", "kl", "entropy", "lr", "value")
 CURVE_HEADERS = {"variance_without_baseline": "without_baseline"}  # headers that differ from the key
@@ -51,6 +53,11 @@ def _pair(name: str, value: Any) -> str:
     if isinstance(value, float):
         return f"{name}={value:g}"
     return f"{name}={value}" if isinstance(value, str) and value else name
+
+
+def list_view(policies: Sequence[VersionSummary]) -> View:
+    """A line for each policy."""
+    return View.select([{**row, "params": parameters(row["params"])} for row in policies], POLICIES)
 
 
 def versions_view(versions: Sequence[VersionHistory]) -> View:

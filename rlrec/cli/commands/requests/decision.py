@@ -30,7 +30,7 @@ decision = CommandGroup("decision")
 def show_(store: Store, show: Show, decision_id: int) -> None:
     """Show one decision: the belief it was drawn from, the probability of each arm, and what is stored."""
     result = app.decision.show(store, decision_id)
-    show(result, table=_view(result), flat=[_flat(result, slot) for slot in result["slate"]])
+    show(result, table=view(result), flat=[_flat(result, slot) for slot in result["slate"]])
 
 
 def _flat(result: Result, slot: dict[str, Any]) -> dict[str, Any]:
@@ -40,7 +40,8 @@ def _flat(result: Result, slot: dict[str, Any]) -> dict[str, Any]:
     return keys | slot | {"events": events_text(events, slot["position"]), "page_events": events_text(events, None)}
 
 
-def _view(result: Result) -> View:
+def view(result: Result) -> View:
+    """A decision: lines, and a table of its likeliest arms and those that it showed."""
     positions = [slot["position"] for slot in result["slate"]]
     shown = {slot["arm"] for slot in result["slate"]}
     rows = [

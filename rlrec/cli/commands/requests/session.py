@@ -35,10 +35,11 @@ session = CommandGroup("session")
 
 @session.command("list")
 @click.option("--limit", type=Integer(0), default=100, show_default=True, help="How many; 0 for all.")
-@reading("rlrec session list --limit 20")
-def list_(store: Store, show: Show, limit: int) -> None:
+@click.option("--user", type=KEY, metavar="KEY", help="Of this user alone.")
+@reading("rlrec session list --limit 20", "rlrec session list --user u1")
+def list_(store: Store, show: Show, limit: int, user: str | None) -> None:
     """List sessions, newest first."""
-    show(app.session.list_sessions(store, limit=limit or None), columns=COLUMNS)
+    show(app.session.list_sessions(store, limit=limit or None, user=user), columns=COLUMNS)
 
 
 @session.command("show")
@@ -50,10 +51,11 @@ def list_(store: Store, show: Show, limit: int) -> None:
 def show_(store: Store, show: Show, **request: Any) -> None:
     """Show a visit step by step: state, slate, propensities, events, reward, return."""
     visit = app.session.show(store, app.session.Request(**request))
-    show(visit, table=_timeline(visit), columns=FLAT_COLUMNS, flat=_flat(visit))
+    show(visit, table=timeline(visit), columns=FLAT_COLUMNS, flat=_flat(visit))
 
 
-def _timeline(visit: Result) -> View:
+def timeline(visit: Result) -> View:
+    """A visit: a line for each slot."""
     ended = f"ended {visit['ended_at']}" if visit["ended_at"] else "open"
     title = (
         f"session {visit['session']}, user {cell(visit['user'])}, visit {visit['visit']} of {visit['visits']}",

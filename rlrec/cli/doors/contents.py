@@ -1,0 +1,230 @@
+"""The contents of the screen's pages: answers of commands, as their tables and figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rlrec.cli.commands.experiments import experiment as experiments
+from rlrec.cli.commands.experiments import route as routes
+from rlrec.cli.commands.judging import effects as effect_views
+from rlrec.cli.commands.judging import status as statuses
+from rlrec.cli.commands.policies import policy_view
+from rlrec.cli.commands.requests import decision as decisions
+from rlrec.cli.commands.requests import session as sessions
+from rlrec.cli.doors.grids import to
+from rlrec.cli.output.tables import cell
+from rlrec.cli.program import app
+from rlrec.cli.program.shared import Store
+from rlrec.cli.text.text import View
+from rlrec.errors import InputError, quantity, suggest
+
+if TYPE_CHECKING:
+    from rlrec.report.figures import Figure
+
+Arguments = Mapping[str, str]
+N_POLICIES = 8  # whose beliefs about an arm are shown
+N_SESSIONS = 1_000  # the newest
+# where a value of a column leads; a header is the same word wherever it stands
+PLACES = {
+    "policy": "policy?name=", "experiment": "experiment?name=", "route": "route?name=", "session": "session?key=",
+    "user": "user?key=", "decision": "decision?id=", "decision_id": "decision?id=", "arm": "arm?key=",
+}  # fmt: skip
+TIMELINE = (  # columns of a visit, what was shown before what was known
+    "step", "decision", "position", "arm", "propensity", "events", "reward", "return", "policy", "at", "context",
+    "state",
+)  # fmt: skip
+MENU = {
+    "": "Overview", "policies": "Policies", "experiments": "Experiments", "effects": "Effects", "arms": "Arms",
+    "sessions": "Sessions", "health": "Health", "report": "Report",
+}  # fmt: skip
+
+
+class Panel(NamedTuple):
+    """A view of a command, with figures of the same answer. places: where values of its columns lead."""
+
+    view: View
+    heading: str = ""
+    figures: Sequence[Figure] = ()
+    places: Mapping[str, str] = PLACES
+
+
+class Content(NamedTuple):
+    """The content of a page. related: words that lead elsewhere; alerts: what somebody must see; notices: of the
+    command; report: values of the template of a report, in place of panels; location: where a search leads."""
+
+    title: str
+    panels: Sequence[Panel] = ()
+    related: Sequence[tuple[str, str]] = ()
+    alerts: Sequence[str] = ()
+    notices: Sequence[str] = ()
+    report: Mapping[str, Any] | None = None
+    location: str = ""
+
+
+def overview(store: Store, args: Arguments) -> Content:
+    result = app.status.status(store)
+    view = statuses.view(result)
+    alerts = [row for row in result["warnings"] if row["severity"] != "info"]
+    texts = [f"{row['severity']} {row['check']}, {row['subject']}: {row['detail']}" for row in alerts]
+    holdouts = [statuses.holdout(row) for row in result["holdouts"]]
+    notes = [note for note in view.notes if note not in (*texts, *holdouts)]
+    return Content("Overview", [Panel(view._replace(notes=notes, title=[*holdouts, *view.title]))], alerts=texts)
+
+
+def list_policies(store: Store, args: Arguments) -> Content:
+    return Content("Policies", [Panel(policy_view.list_view(app.versions.list_versions(store)))])
+
+
+def show_policy(store: Store, args: Arguments) -> Content:
+    result = app.policy_beliefs.show(store, args["name"])
+    name, version = result["policy"], result["version"]
+    view = policy_view.belief_view(result, {}, all_arms=True, curve=True, terminal=False, ranked=True)
+    training = app.curves.training(name, version, result["training"], live=version == result["live"])
+    charts = [*filter(None, [training, app.figures.beliefs(result)])]
+    history = policy_view.versions_view(app.versions.history(store, name))
+    places = {"version": f"{to(PLACES['policy'], name)}%40"}
+    return Content(f"Policy {name}@{version}", [Panel(view, "Belief", charts), Panel(history, "Versions", (), places)])
+
+
+def list_experiments(store: Store, args: Arguments) -> Content:
+    split = experiments.list_view(app.experiment.list_experiments(store))
+    routed = View.select(app.route.list_routes(store), routes.COLUMNS)
+    return Content("Experiments and routes", [Panel(split, "Experiments"), Panel(routed, "Routes and ramps")])
+
+
+def show_experiment(store: Store, args: Arguments) -> Content:
+    result = app.compare.show(store, args["name"])
+    view = experiments.view(result, experiments.LEVEL, details=True)
+    route = [("route", to(PLACES["route"], result["route"]))] if "route" in result else []
+    policies = [(row["policy"], to(PLACES["policy"], row["policy"])) for row in result["variants"]]
+    chart = app.figures.comparison(result)
+    return Content(
+        f"Experiment {args['name']}", [Panel(view, "Variants", [chart] if chart else [])], [*route, *policies]
+    )
+
+
+def show_route(store: Store, args: Arguments) -> Content:
+    result = app.route.show(store, args["name"])
+    names = [("policy", result["policy"]), ("experiment", result["experiment"]), ("experiment", result.get("holdout"))]
+    related = [(f"{noun} {name}", to(PLACES[noun], name)) for noun, name in names if name]
+    return Content(f"Route {args['name']}", [Panel(routes.view(result))], related)
+
+
+def effects(store: Store, args: Arguments) -> Content:
+    log = app.report.newest_filter(store)
+    result = app.effects.effects(store, app.effects.Request(log=log))
+    view = effect_views.view(result)
+    lead = [] if log is None else [f"from the newest {app.report.JUDGED:,} decisions: `rlrec effects --log {log}`"]
+    return Content(
+        "Effects", [Panel(view._replace(title=[*lead, *view.title]), "By arm", [app.figures.effects(result)])]
+    )
+
+
+def list_arms(store: Store, args: Arguments) -> Content:
+    arms = [arm | {"added": arm["added_at"]} for arm in app.arm.list_arms(store)]
+    return Content("Arms", [Panel(View.select(arms, ("arm", "status", "features", "added")))])
+
+
+def show_arm(store: Store, args: Arguments) -> Content:
+    key, rows = args["key"], list[dict[str, Any]]()
+    arm = next((arm for arm in app.arm.list_arms(store) if arm["arm"] == key), None)
+    if arm is None:
+        raise InputError(f"unknown arm {key!r}", hint="the page of arms lists them")
+    live = app.versions.list_versions(store)
+    for policy in live[:N_POLICIES]:
+        try:
+            beliefs = app.policy_beliefs.show(store, policy["policy"])["arms"]
+        except InputError:  # it has no belief of its own
+            continue
+        columns = dict.fromkeys(policy_view.BELIEF[2:])
+        rows += [{"policy": policy["policy"]} | columns | row for row in beliefs if row["arm"] == key]
+    title = [f"{'added' if name == 'added_at' else name} {cell(value)}" for name, value in arm.items() if value]
+    left_out = [f"of the first {N_POLICIES} of {len(live)} policies"] if len(live) > N_POLICIES else []
+    view = View.select(rows, ("policy", *policy_view.BELIEF[2:]), title=left_out)
+    return Content(f"Arm {key}", [Panel(View((), (), title)), Panel(view, "What live versions believe about it")])
+
+
+def list_sessions(store: Store, args: Arguments) -> Content:
+    rows = app.session.list_sessions(store, limit=N_SESSIONS)
+    return Content("Sessions", [Panel(View.select(rows, sessions.COLUMNS))])
+
+
+def show_user(store: Store, args: Arguments) -> Content:
+    person = app.user.show(store, args["key"])
+    rows = app.session.list_sessions(store, limit=None, user=args["key"])
+    keys = [f"also known as {', '.join(person['keys'][1:])}"] if len(person["keys"]) > 1 else []
+    return Content(f"User {person['user']}", [Panel(View.select(rows, sessions.COLUMNS, title=keys), "Sessions")])
+
+
+def show_session(store: Store, args: Arguments) -> Content:
+    number = int(args["visit"]) if args.get("visit", "").isdecimal() else None
+    visit = app.session.show(store, app.session.Request(key=args["key"], visit=number))
+    near = [("the visit before", visit["visit"] - 1), ("the next visit", visit["visit"] + 1)]
+    address = to(PLACES["session"], args["key"])
+    related = [(text, f"{address}&visit={number}") for text, number in near if 1 <= number <= visit["visits"]]
+    related += [(f"user {visit['user']}", to(PLACES["user"], visit["user"]))] if visit["user"] else []
+    timeline = sessions.timeline(visit)
+    order = [timeline.headers.index(name) for name in TIMELINE]
+    rows = [[row[column] for column in order] for row in timeline.rows]
+    return Content(f"Session {args['key']}", [Panel(timeline._replace(headers=TIMELINE, rows=rows))], related)
+
+
+def show_decision(store: Store, args: Arguments) -> Content:
+    number = int(args["id"]) if args["id"].isdecimal() else 0
+    result = app.decision.show(store, number)
+    nouns = ("session", "user", "route", "experiment", "policy")
+    related = [(f"{noun} {result[noun]}", to(PLACES[noun], result[noun])) for noun in nouns if result.get(noun)]  # type: ignore[literal-required]
+    return Content(f"Decision {number}", [Panel(decisions.view(result))], related)
+
+
+def health(store: Store, args: Arguments) -> Content:
+    state, findings = app.status.status(store), app.report.quick_findings(store)
+    rows = [*state["warnings"], *({**finding.__dict__} for finding in findings)]
+    distinct = [*{tuple(row[name] for name in FINDING): row for row in rows}.values()]
+    title = [f"last doctor: {statuses.doctor(state['doctor'])}; `rlrec doctor` audits everything"]
+    quick = "here: quick checks of the clock, what waits, and the newest decisions"
+    result = f"{quick}: {quantity(len(distinct), 'finding') if distinct else 'nothing is wrong'}"
+    return Content("Health", [Panel(View.select(distinct, FINDING, title=[*title, result]))])
+
+
+def report(store: Store, args: Arguments) -> Content:
+    from rlrec.report.page import contents
+
+    answer = app.report.report(store, app.report.Request())
+    return Content("Report", report=contents(answer))
+
+
+def find(store: Store, args: Arguments) -> Content:
+    """The pages about whatever has a name; of one alone its address."""
+    words = args.get("q", "").strip()
+    names = {
+        "policy": [row["policy"] for row in app.versions.list_versions(store)],
+        "experiment": [row["experiment"] for row in app.experiment.list_experiments(store)],
+        "route": [row["route"] for row in app.route.list_routes(store)],
+        "arm": [row["arm"] for row in app.arm.list_arms(store)],
+    }
+    hits = [noun for noun, stored in names.items() if words in stored]
+    hits += ["policy"] if words.rpartition("@")[0] in names["policy"] and "policy" not in hits else []
+    for noun, show in (("session", show_session), ("user", show_user), ("decision", show_decision)):
+        with suppress(InputError):
+            show(store, {"key": words, "id": words})
+            hits.append(noun)
+    related = [(f"{noun} {words}", to(PLACES[noun], words)) for noun in hits]
+    if len(hits) == 1:
+        return Content("", location=related[0][1])
+    lines = [] if hits else [f"no user, session, arm, decision, policy, experiment or route is called {words!r}"]
+    near = suggest(words, [name for stored in names.values() for name in stored])
+    return Content("Search", [Panel(View((), (), [*lines, *([near] if near and lines else [])]))], related)
+
+
+FINDING = ("severity", "check", "subject", "detail")
+PAGES: Mapping[str, Callable[[Store, Arguments], Content]] = {
+    "": overview, "policies": list_policies, "policy": show_policy, "experiments": list_experiments,
+    "experiment": show_experiment, "route": show_route, "effects": effects, "arms": list_arms, "arm": show_arm,
+    "sessions": list_sessions, "session": show_session, "user": show_user, "decision": show_decision,
+    "health": health, "report": report, "find": find,
+}  # fmt: skip
+SLOW = {"policy", "experiment", "effects", "arm", "health", "report"}  # pages that read much of the log
+NAMED = ("name", "key", "id", "visit", "q")  # arguments that say what a page is about

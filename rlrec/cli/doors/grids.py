@@ -1,0 +1,146 @@
+"""Tables of the screen: sorted, filtered and cut by plain links, which are addresses of the same page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote, urlencode
+
+from rlrec.cli.output.tables import cell, is_number, short_times
+from rlrec.cli.text.text import View
+
+if TYPE_CHECKING:
+    from rlrec.report.html import Cell, Table
+
+N_ROWS = 100  # of a table on a page
+N_VALUES = range(2, 9)  # of a column that a table can be filtered by
+FILTERED = ("status", "kind", "live", "policy", "experiment", "unit", "severity", "check", "reward")
+NO_ARM = "(page)"  # in the column of arms, for what belongs to the whole slate
+
+
+def to(prefix: str, value: object) -> str:
+    """The relative address of a page about something. prefix: of its sort, as `policy?name=`."""
+    return f"{prefix}{quote(str(value), safe='')}"
+
+
+class Address(NamedTuple):
+    """The address of a page, from which its links follow."""
+
+    path: str
+    args: Mapping[str, str]
+
+    def change(self, anchor: str = "", **changes: str) -> str:
+        """The same page with other arguments; an empty one is left out."""
+        named = {name: value for name, value in {**self.args, **changes}.items() if value}
+        return f"{self.path or '.'}?{urlencode(named)}{anchor and '#'}{anchor}"
+
+    def follow(self, prefix: str) -> str:
+        """Another page, which is refreshed as this one."""
+        refresh = self.args.get("refresh")
+        return f"{prefix}{'&' if '?' in prefix else '?'}refresh={refresh}" if refresh else prefix
+
+
+class Grid:
+    """A table of a page. key: its anchor, and the end of the names of its arguments; places: where values lead."""
+
+    def __init__(self, view: View, key: str, address: Address, places: Mapping[str, str]) -> None:
+        self.headers, self.rows = [*view.headers], [[*row] for row in view.rows]
+        self.key, self.address, self.places = key, address, places
+        # a line without a head belongs to the one above, which it stays below
+        self.is_grouped = any(row[0] in (None, "") for row in self.rows)
+        self.sort, self.only = ("" if self.is_grouped else self._argument(name) for name in ("sort", "only"))
+        start = self._argument("from")
+        self.first = int(start[:9]) if start.isdecimal() else 0
+
+    def table(self) -> Table:
+        """The rows that the arguments of the page choose."""
+        from rlrec.report import html
+
+        filters = self._filters() if self.rows and not self.is_grouped else []
+        rows = self._sorted([row for row in self.rows if not self.only or self._has(row)])
+        shown = rows[self.first : self.first + N_ROWS]
+        table = html.table(self.headers, shown, _text)
+        turns = self._turns(len(rows))
+        return table._replace(
+            headers=[*map(self._header, table.headers)], key=self.key, filters=filters, turns=turns,
+            rows=[[*map(self._link, self.headers, *pair)] for pair in zip(shown, table.rows, strict=True)],
+            extent=f"rows {self.first + 1:,} to {self.first + len(shown):,} of {len(rows):,}" if turns else "",
+        )  # fmt: skip
+
+    def _argument(self, name: str) -> str:
+        return self.address.args.get(f"{name}-{self.key}", "")
+
+    def _change(self, **changes: str) -> str:
+        """The page with another sort, filter or first row of this table."""
+        named = {f"{name}-{self.key}": value for name, value in {"from": "", **changes}.items()}
+        return self.address.change(self.key, **named)
+
+    def _has(self, row: Sequence[Any]) -> bool:
+        """Whether a row has the value that the table is filtered by."""
+        name, _, value = self.only.partition(":")
+        return name not in self.headers or cell(row[self.headers.index(name)]) == value
+
+    def _filters(self) -> list[Cell]:
+        """A link for each value that a column can be filtered by; that of the chosen one takes the filter away."""
+        from rlrec.report.html import Cell
+
+        columns = zip(self.headers, zip(*self.rows, strict=True), strict=True)
+        few = ((name, sorted({*map(cell, values)})) for name, values in columns if name in FILTERED)
+        pairs = [
+            f"{name}:{value}"
+            for name, values in few
+            if len(values) in N_VALUES and len(values) < len(self.rows)
+            for value in values
+        ]
+        return [
+            Cell(pair.replace(":", " ", 1), order="true", href=self._change(only=""))
+            if pair == self.only else Cell(pair.replace(":", " ", 1), href=self._change(only=pair))
+            for pair in pairs
+        ]  # fmt: skip
+
+    def _sorted(self, rows: list[list[Any]]) -> list[list[Any]]:
+        """The rows in the order of a column, those without a value last."""
+        name = self.sort.removeprefix("-")
+        if name not in self.headers:
+            return rows
+        column = self.headers.index(name)
+        present = [row for row in rows if row[column] is not None]
+        present.sort(key=lambda row: _order(row[column]), reverse=self.sort.startswith("-"))
+        return [*present, *(row for row in rows if row[column] is None)]
+
+    def _header(self, header: Cell) -> Cell:
+        """A header whose link sorts the table by its column, and the other way round the second time."""
+        name = header.text
+        if self.is_grouped or not name or len(self.rows) < 2:
+            return header
+        order = {name: "ascending", f"-{name}": "descending"}.get(self.sort, "")
+        return header._replace(href=self._change(sort=f"-{name}" if order == "ascending" else name), order=order)
+
+    def _link(self, header: str, value: Any, shown: Cell) -> Cell:
+        """A cell with a link where its column leads to pages."""
+        if value is None:
+            return shown._replace(text="") if self.is_grouped else shown
+        if header not in self.places or value == NO_ARM:
+            return shown
+        return shown._replace(href=self.address.follow(to(self.places[header], value)))
+
+    def _turns(self, n_rows: int) -> list[Cell]:
+        """Links to the rows before those that are shown, and behind."""
+        from rlrec.report.html import Cell
+
+        steps = (("the rows before", max(self.first - N_ROWS, 0)), ("the next rows", self.first + N_ROWS))
+        return [
+            Cell(text, href=self._change(**{"from": str(start) if start else ""}))
+            for text, start in steps
+            if start < n_rows and (start < self.first or start > self.first)
+        ]
+
+
+def _order(value: Any) -> tuple[bool, float, str]:
+    """Numbers by their size, before texts by their letters."""
+    return (False, value, "") if is_number(value) else (True, 0.0, cell(value).casefold())
+
+
+def _text(value: Any) -> str:
+    """A value as tables of a terminal show it."""
+    return short_times(cell(value))

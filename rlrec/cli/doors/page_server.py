@@ -1,0 +1,183 @@
+"""The server of the screen: pages are made in two processes apart, so that clients of the store never wait for them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections import OrderedDict
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from http import HTTPStatus
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from typing import TYPE_CHECKING, NamedTuple
+
+from rlrec import times
+from rlrec.cli.doors.contents import PAGES, SLOW
+from rlrec.cli.doors.pages import FRESH_S, Options, PageMaker, WebPage
+from rlrec.cli.doors.web import SCREEN, Access, RefusedRequest, Response
+from rlrec.cli.program.shared import Store, settings
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGIReceiveCallable as Receive
+    from uvicorn._types import ASGISendCallable as Send
+    from uvicorn._types import HTTPScope as Scope
+
+N_CACHED = 64  # pages
+WAITING = "These figures are being worked out. This page comes again by itself until they are there."
+ENDED = "The process that made this page has ended. Load the page again to have another one try."
+MAX_WAITING = 16  # pages that are made or wait for it, at most
+PATIENCE_S = 1.5  # until a client gets a page that says that another one is made
+WAITING_S = "2"  # after which a browser asks for it again
+LOCK_US = RECONNECT_US = 2_000_000
+POLITENESS = 5  # that the processes give way by
+HEADERS = [  # of every page: it is in no frame, in no cache, and tells nobody where its reader came from
+    (b"cache-control", b"no-store"), (b"content-security-policy", b"frame-ancestors 'none'"),
+    (b"x-frame-options", b"DENY"), (b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+]  # fmt: skip
+
+
+def page_options(store: Store) -> Options:
+    """The store of a command, and how it is opened; a page waits for a lock for 2 s, unless something else is said."""
+    url, options = store.url.render_as_string(hide_password=False), settings()
+    lock = LOCK_US if options.lock_timeout is None else options.lock_timeout
+    waits = lock, options.statement_timeout, RECONNECT_US if options.reconnect is None else options.reconnect
+    return Options(url, store.address, store.now, times.zone, waits)
+
+
+def _work(connection: Connection, options: Options) -> None:
+    """Make the pages that a server asks for, until it has gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all its processes
+    os.nice(POLITENESS)
+    maker = PageMaker(options)
+    with suppress(EOFError, OSError):
+        while True:
+            connection.send(maker.make(*connection.recv()))
+
+
+class Lane:
+    """A process that makes one page after another. It starts when it is first needed, and again where it has died."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="pages")
+        self._process: BaseProcess | None = None
+        self._connection: Connection | None = None
+
+    def submit(self, path: str, query: str) -> Future[WebPage]:
+        """The page of an address, once those before it are made."""
+        return self._thread.submit(self._make, path, query)
+
+    def _make(self, path: str, query: str) -> WebPage:
+        if self._process is None:
+            self._start()
+        assert self._connection is not None
+        try:
+            self._connection.send((path, query))
+            page: WebPage = self._connection.recv()
+        except (EOFError, OSError):
+            self._process = None
+            raise
+        return page
+
+    def _start(self) -> None:
+        context = get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=_work, args=(theirs, self.options), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def close(self) -> None:
+        """End the process, whatever it is at: it only reads."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+        if (process := self._process) is not None:
+            process.kill()
+
+
+class _CachedPage(NamedTuple):
+    page: WebPage
+    until: float
+
+
+class PageServer:
+    """The pages of the screen. Quick ones wait for quick ones alone; what takes long is shown as it last was, or a page
+    says that it is made."""
+
+    def __init__(self, options: Options) -> None:
+        from rlrec.report import html
+
+        self._lanes = {is_slow: Lane(options) for is_slow in (False, True)}
+        self._cached: OrderedDict[tuple[str, str], _CachedPage] = OrderedDict()
+        self._running: dict[tuple[str, str], asyncio.Future[WebPage]] = {}
+        waiting, ended = (html.render("waiting.html", title="rlrec", text=text).encode() for text in (WAITING, ENDED))
+        self._waiting = WebPage(HTTPStatus.OK, waiting, refresh=WAITING_S)
+        self._ended = WebPage(HTTPStatus.INTERNAL_SERVER_ERROR, ended, fresh_s=FRESH_S)
+
+    async def respond(self, scope: Scope) -> Response:
+        """The answer to a request for a page. Raises RefusedRequest where there is none."""
+        path = scope["path"].removeprefix(SCREEN)
+        if scope["method"] not in ("GET", "HEAD"):
+            raise RefusedRequest(HTTPStatus.METHOD_NOT_ALLOWED, "pages are read by GET")
+        if not path.startswith("/") or scope["path"] == "/":
+            return _response(WebPage(HTTPStatus.SEE_OTHER, b"", f"{scope.get('root_path', '')}{SCREEN}/"))
+        if path[1:] not in PAGES:
+            raise RefusedRequest(HTTPStatus.NOT_FOUND, f"no such page; the first one is {SCREEN}/")
+        return _response(await self._page(path[1:], scope["query_string"].decode("latin-1")))
+
+    async def _page(self, path: str, query: str) -> WebPage:
+        """A page as it was made a moment ago, or is now; one that takes longer as it was made last."""
+        key = path, query
+        cached = self._cached.get(key)
+        if cached is not None and time.monotonic() < cached.until:
+            return cached.page
+        last = self._waiting if cached is None else cached.page
+        if key not in self._running:
+            if len(self._running) >= MAX_WAITING:
+                return last
+            self._running[key] = asyncio.ensure_future(self._make(path, query))
+        done, _ = await asyncio.wait([self._running[key]], timeout=PATIENCE_S)
+        return done.pop().result() if done else last
+
+    async def _make(self, path: str, query: str) -> WebPage:
+        key = path, query
+        try:
+            page = await asyncio.wrap_future(self._lanes[path in SLOW].submit(path, query))
+        except (EOFError, OSError):  # it was killed, for want of memory say
+            page = self._ended
+        finally:
+            del self._running[key]
+        self._cached[key] = _CachedPage(page, time.monotonic() + page.fresh_s)
+        self._cached.move_to_end(key)
+        if len(self._cached) > N_CACHED:
+            self._cached.popitem(last=False)
+        return page
+
+    def close(self) -> None:
+        for lane in self._lanes.values():
+            lane.close()
+
+
+class ScreenFront:
+    """The paths of a server that has nothing but the screen."""
+
+    def __init__(self, pages: PageServer, access: Access) -> None:
+        self.pages, self.access = pages, access
+
+    async def application(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI application."""
+        try:
+            self.access.check(scope)
+            response = await self.pages.respond(scope)
+        except RefusedRequest as refused:
+            response = refused.response()
+        await response.send(send)
+
+
+def _response(page: WebPage) -> Response:
+    headers = [*HEADERS, *([(b"refresh", page.refresh.encode())] if page.refresh else [])]
+    headers += [(b"location", page.location.encode())] if page.location else []
+    return Response(page.body, page.status, b"text/html; charset=utf-8", headers=headers)

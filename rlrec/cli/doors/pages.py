@@ -1,0 +1,149 @@
+"""The pages of the screen in HTML: contents that are kept for a while, and errors that can be read."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict, defaultdict
+from collections.abc import Iterator
+from itertools import count, groupby
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from urllib.parse import parse_qsl
+
+from rlrec import times
+from rlrec.cli.doors.contents import MENU, NAMED, PAGES, Arguments, Content, Panel
+from rlrec.cli.doors.grids import Address, Grid
+from rlrec.cli.output.tables import short_times
+from rlrec.cli.program import app
+from rlrec.cli.program.shared import safe
+from rlrec.cli.text.text import View, printable
+from rlrec.errors import RlrecError, StoreBusy
+from rlrec.times import format_time
+
+if TYPE_CHECKING:
+    from rlrec.report.html import Table
+
+N_LINES = 50  # above or below a table
+REFRESH = {"": "off", "10": "10 s", "60": "60 s"}  # seconds after which a page comes again, and how that is called
+RETRY_S = 5  # after which a page comes again that the store could not give
+SHARE = 20  # an answer is kept for so many times what it took, so that pages take a twentieth of a processor
+FRESH_S = 5.0  # at least
+N_CACHED = 32  # answers
+
+
+class Unready(RlrecError):
+    """The store is missing, out of date or out of reach: no page can be made."""
+
+
+class WebPage(NamedTuple):
+    """A page as it is sent. fresh_s: for how long it is not made anew; refresh: seconds after which a browser comes
+    again, "" for never."""
+
+    status: int
+    body: bytes
+    location: str = ""
+    fresh_s: float = 0.0
+    refresh: str = ""
+
+
+class Options(NamedTuple):
+    """The store of the command, and how it is opened."""
+
+    db: str
+    address: str
+    now: int | None = None
+    zone: Any = None
+    waits: tuple[int | None, ...] = ()
+
+
+class _CachedContent(NamedTuple):
+    """An answer that is cached. at: when the store was read; until: a time of the process."""
+
+    content: Content
+    at: str
+    took_s: float
+    until: float
+
+    @property
+    def fresh_s(self) -> float:
+        return max(0.0, self.until - time.monotonic())
+
+
+class PageMaker:
+    """A maker of pages. It keeps answers for a while, so that one that took long can be sorted at once."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self._answers: OrderedDict[tuple[str, ...], _CachedContent] = OrderedDict()
+
+    def make(self, path: str, query: str) -> WebPage:
+        """The page of an address. What the store cannot give, and why, is a page, too."""
+        address = Address(path, dict(parse_qsl(query)))
+        named = {name: address.args[name] for name in NAMED if name in address.args}
+        refresh = address.args.get("refresh", "")
+        try:
+            answer = self._answer(path, named)
+            if answer.content.location:
+                return WebPage(303, b"", address.follow(answer.content.location))
+            body = self._render(answer.content, address, answer)
+        except Exception as error:
+            return self._problem(error, address, 404 if named else 200)
+        return WebPage(200, body, "", answer.fresh_s, refresh if refresh in REFRESH else "")
+
+    def _answer(self, path: str, named: Arguments) -> _CachedContent:
+        """The content of a page, as it is kept, or from the store."""
+        key = (path, *(word for pair in sorted(named.items()) for word in pair))
+        if (cached := self._answers.get(key)) is not None and time.monotonic() < cached.until:
+            return cached
+        from rlrec.app.opening import open_store
+
+        began, notices = time.monotonic(), list[str]()
+        times.zone, options = self.options.zone, self.options
+        with open_store(options.db, now=options.now, notice=notices.append, waits=options.waits) as store:
+            try:
+                with store.read() as unit:
+                    at = format_time(unit.now)
+            except RlrecError as error:
+                raise Unready(error.message, hint=error.hint) from error
+            content = PAGES[path](store, defaultdict(str, named))
+        took_s = time.monotonic() - began
+        until = began + took_s + max(FRESH_S, SHARE * took_s)
+        answer = self._answers[key] = _CachedContent(content._replace(notices=notices), at, took_s, until)
+        self._answers.move_to_end(key)
+        if len(self._answers) > N_CACHED:
+            self._answers.popitem(last=False)
+        return answer
+
+    def _problem(self, error: Exception, address: Address, status: int) -> WebPage:
+        """A page about an error."""
+        if not isinstance(error, RlrecError):
+            error = RlrecError(f"unexpected {type(error).__name__}: {error}", hint="`rlrec doctor` looks closer")
+            status = 500
+        lines, refresh = [safe(text, self.options.db) for text in (error.message, error.hint) if text], ""
+        if isinstance(error, Unready | StoreBusy):
+            status, refresh = 503, str(RETRY_S)
+            lines.append(f"This page comes again by itself every {RETRY_S} seconds.")
+        content = Content("The store cannot be shown" if status == 503 else "Nothing to show", alerts=lines)
+        return WebPage(status, self._render(content, address), refresh=refresh)
+
+    def _render(self, content: Content, address: Address, answer: _CachedContent | None = None) -> bytes:
+        """The HTML of a page."""
+        parts = [[*_parts(panel, f"t{number}", address)] for number, panel in enumerate(content.panels)]
+        return app.html.render(
+            "screen.html", title=content.title, content=content, parts=parts, address=address, made=answer,
+            menu=MENU, refreshes=REFRESH, store=self.options.address, zone=self.options.zone or "UTC",
+            at=None if answer is None else short_times(answer.at), **(content.report or {}),
+        ).encode()  # fmt: skip
+
+
+def _parts(panel: Panel, key: str, address: Address) -> Iterator[list[str] | Table]:
+    """The lines and tables of a panel, from top to bottom."""
+    view = panel.view
+    grid, numbers = [view._replace(title=(), notes=())] if view.headers else [], count()
+    for is_table, items in groupby([*view.title, *grid, *view.notes], key=lambda item: isinstance(item, View)):
+        if is_table:
+            for item in items:
+                yield Grid(cast(View, item), f"{key}-{next(numbers)}", address, panel.places).table()
+        else:
+            lines = [printable(short_times(cast(str, line))) for line in items if line]
+            left_out = [f"and {len(lines) - N_LINES:,} more lines"] if len(lines) > N_LINES else []
+            yield [*lines[:N_LINES], *left_out]

@@ -1,0 +1,54 @@
+"""rlrec screen."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+import click
+
+from rlrec.cli.doors.listening import listening
+from rlrec.cli.doors.serve import run_until_signal
+from rlrec.cli.output.output import Show
+from rlrec.cli.program import signals
+from rlrec.cli.program.shared import GroupedCommand, Store, notice, reading
+from rlrec.errors import InputError
+
+PORT = "127.0.0.1:8090"
+HINT = "`rlrec serve --screen` is for other machines: it has a token"
+
+
+@click.command(cls=GroupedCommand, epilog="`rlrec help screen` explains its pages.")
+@click.option(
+    "--listen", "address", default=PORT, show_default=True, metavar="HOST:PORT",
+    help="A port of this machine; port 0 takes a free one.",
+)  # fmt: skip
+@reading("rlrec screen", "rlrec screen --listen 127.0.0.1:0")
+def screen(store: Store, show: Show, address: str) -> None:
+    """Pages of what the store holds, for a browser on this machine: what `status`, `policy show`, `experiment show`,
+    `route show`, `effects`, `session show`, `decision show` and `report` say, with links from each user, session, arm
+    and decision to the next. Nothing is written to the store. Ctrl-C ends it.
+
+    Pages are made by two processes of their own; what takes long is shown again for twenty times as long as it took,
+    with its time below."""
+    try:
+        from rlrec.cli.doors.page_server import PageServer, ScreenFront, page_options
+        from rlrec.cli.doors.protocol import Limits, server
+        from rlrec.cli.doors.web import LOOPBACK, Access
+    except ImportError as error:
+        raise InputError(f"screen needs {error.name}", hint="pip install 'rlrec[serve]'") from None
+    store.close()  # other processes read it
+    with listening(address, allow_remote=False, hint=HINT) as (listener, name):
+        pages = PageServer(page_options(store))
+        front = ScreenFront(pages, Access(hosts=None if address.startswith("unix:") else LOOPBACK))
+
+        async def run() -> int:
+            return await run_until_signal(server(front.application, Limits(), notice), listener)
+
+        show({"url": name if address.startswith("unix:") else f"http://{name}/"})
+        try:
+            number = asyncio.run(run())
+        finally:
+            pages.close()
+    if number != signal.SIGTERM:
+        raise signals.Interrupted(number)

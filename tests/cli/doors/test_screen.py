@@ -1,0 +1,377 @@
+"""The screen: pages that say what the commands say, whatever names there are, and change nothing."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from base64 import b64encode
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from email.message import Message
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from rlrec.cli.doors.contents import PAGES
+from rlrec.cli.doors.pages import Options, PageMaker, WebPage
+from tests.cli.doors.test_serve import served
+from tests.conftest import ON_BOTH, Run, filled, runner
+
+EVIL, HTML_USER = "<script>alert('a & b')</script>\u202e", '"><img src=x onerror=alert(1)>'
+TOKEN = "0123456789abcdef0123"
+LATER = "2032-01-01T00:00:00Z"
+
+
+def stocked(db: str) -> None:
+    run = runner(db)
+    arms = "\n".join(json.dumps({"arm": arm, "features": {}}) for arm in ["a", "b", "c", EVIL])
+    steps: list[list[str]] = [
+        ["arm", "import", "-"],
+        ["policy", "create", "home", "--kind", "thompson", "--param", "floor=0.3"],
+        ["policy", "create", "other", "--kind", "uniform"],
+        ["route", "create", "front", "--to", "home", "--holdout", "20%"],
+        ["route", "ramp", "front", "--to", "other", "--steps", "50%,100%", "--hold", "1h"],
+        ["experiment", "create", "ab", "--variant", "a=home", "--variant", "b=other"],
+    ]
+    for words in steps:
+        done = run(*words, stdin=arms)
+        assert done.exit_code == 0, done.stderr
+    lines = [
+        {**target, "session": f"s{n}", "user": f"u{n}" if n else HTML_USER, "k": 2}
+        for n in range(30) for target in ({"experiment": "ab"}, {"policy": "front"})
+    ]  # fmt: skip
+    answers = run("recommend", "--input", "-", stdin="\n".join(map(json.dumps, lines))).lines
+    clicks = [{"decision_id": each["decision_id"], "position": 1, "events": {"click": 1}} for each in answers[::3]]
+    assert run("feedback", "--input", "-", stdin="\n".join(map(json.dumps, clicks))).exit_code == 0
+
+
+@pytest.fixture
+def shop(db: str) -> Run:
+    return filled(db, stocked)
+
+
+def page_of(db: str, path: str, **args: str) -> WebPage:
+    query = "&".join(f"{name}={quote(value)}" for name, value in args.items())
+    return PageMaker(Options(db, db)).make(path, query)
+
+
+def text_of(page: WebPage) -> str:
+    """The words of a page, as they are read."""
+    body = re.sub(r"<(style|svg).*?</\1>", "", page.body.decode(), flags=re.DOTALL)
+    return html.unescape(re.sub("<[^>]*>", " ", body))
+
+
+PAGE_OF_COMMAND = {
+    ("status",): ("", {}),
+    ("policy", "list"): ("policies", {}),
+    ("policy", "show", "home@ab/a"): ("policy", {"name": "home@ab/a"}),
+    ("policy", "versions", "home@ab/a"): ("policy", {"name": "home@ab/a"}),
+    ("experiment", "list"): ("experiments", {}),
+    ("experiment", "show", "ab", "--details"): ("experiment", {"name": "ab"}),
+    ("experiment", "show", "front-ramp-1", "--details"): ("experiment", {"name": "front-ramp-1"}),
+    ("route", "list"): ("experiments", {}),
+    ("route", "show", "front"): ("route", {"name": "front"}),
+    ("arm", "list"): ("arms", {}),
+    ("session", "list"): ("sessions", {}),
+    ("session", "list", "--user", HTML_USER): ("user", {"key": HTML_USER}),
+    ("session", "show", "s0"): ("session", {"key": "s0"}),
+    ("decision", "show", "1"): ("decision", {"id": "1"}),
+}  # fmt: skip
+
+
+@ON_BOTH
+@pytest.mark.parametrize("words", PAGE_OF_COMMAND, ids=" ".join)
+def test_a_page_says_every_word_and_figure_of_its_command(shop: Run, db: str, words: tuple[str, ...]) -> None:
+    """All but the clock of `status`, which goes on."""
+    path, args = PAGE_OF_COMMAND[words]
+    page = page_of(db, path, **args)
+    lines = [line for line in shop(*words).stdout.splitlines() if not line.startswith("20") and set(line) - set("- ")]
+    command = re.sub(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)\.\d{6}Z", r"\1 \2", "\n".join(lines))
+    assert page.status == 200
+    assert len(command.split()) > 5
+    assert {*command.split()} - {*text_of(page).split()} <= {"-"}  # a blank where a table has a line for each slot
+
+
+def test_effects_and_the_report_are_those_of_the_commands(imported_effects: tuple[str, Run]) -> None:
+    db, run = imported_effects
+    shown = run("effects", "--json").json["groups"][0]["arms"]
+    page = text_of(page_of(db, "effects"))
+    assert len(shown) == 12
+    for arm in shown:
+        figures = [f"{arm[name]:.4g}" for name in ("long_run", "lower", "upper", "shrunk")]
+        assert [figure for figure in (arm["arm"], *figures) if figure not in page.split()] == []
+    report = PageMaker(Options(db, db)).make("report", "").body.decode()
+    written = run("report", "-").stdout
+    figures = re.findall("<svg.*?</svg>", written, re.DOTALL)
+    assert len(figures) >= 2
+    assert [figure for figure in figures if figure not in report] == []
+
+
+def simulated(db: str) -> None:
+    run = runner(db)
+    assert run("policy", "create", "home", "--kind", "thompson", "--param", "floor=0.3").exit_code == 0
+    done = run(
+        "simulate", "shop", "--policy", "home", "--sessions", "300", "-k", "2", "--group", "100", "--seed", "1",
+        "--env", "arms=12", "--env", "categories=4", "--env", "bait=5",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+
+
+@pytest.fixture
+def imported_effects(sqlite_db: str) -> tuple[str, Run]:
+    return sqlite_db, filled(sqlite_db, simulated)
+
+
+def test_names_are_no_markup_on_any_page(shop: Run, sqlite_db: str) -> None:
+    decision = shop("session", "show", "s0", "--json").json["decisions"][0]["decision_id"]
+    arguments = {
+        "policy": {"name": "home@ab/a"}, "experiment": {"name": "ab"}, "route": {"name": "front"},
+        "arm": {"key": EVIL}, "session": {"key": "s0"}, "user": {"key": HTML_USER}, "decision": {"id": str(decision)},
+        "find": {"q": HTML_USER + "x"},
+    }  # fmt: skip
+    maker, n_escaped = PageMaker(Options(sqlite_db, sqlite_db)), 0
+    for path in PAGES.keys() - {"report", "effects"}:
+        for sort in ("", "arm", f"{EVIL}:{HTML_USER}"):
+            args = {
+                **arguments.get(path, {}),
+                **({"sort-t0-0": sort, "only-t0-0": sort, "from-t0-0": "x"} if sort else {}),
+            }
+            page = maker.make(path, "&".join(f"{name}={quote(value)}" for name, value in args.items()))
+            body = page.body.decode()
+            assert page.status == 200, (path, text_of(page))
+            assert re.search(r"<script|<img|javascript:|\son\w+=\"|\u202e", body) is None, path
+            n_escaped += "&lt;script&gt;" in body or "&lt;img" in body
+    assert n_escaped > 6
+
+
+def test_tables_are_sorted_filtered_and_cut_by_links(sqlite_db: str, run_sqlite: Run) -> None:
+    arms = "\n".join(json.dumps({"arm": f"a{n:03}", "features": {"n": n % 7}}) for n in range(250))
+    assert run_sqlite("arm", "import", "-", stdin=arms).exit_code == 0
+    assert run_sqlite("arm", "retire", "a007", "a008").exit_code == 0
+    maker = PageMaker(Options(sqlite_db, sqlite_db))
+
+    def rows(query: str) -> tuple[list[str], str]:
+        body = maker.make("arms", query).body.decode()
+        return re.findall(r'<tr><td><a href="[^"]*">(a\d+)<', body), body
+
+    first, body = rows("refresh=10")
+    assert (first, "rows 1 to 100 of 250" in body) == ([f"a{n:03}" for n in range(100)], True)
+    links = [html.unescape(link) for link in re.findall('href="(arms[^"]*)"', body)]
+    assert [link for link in links if "refresh=10" not in link] == ["arms?", "arms?refresh=60"]
+
+    def follow(ending: str) -> str:
+        return next(link for link in links if ending in link).partition("?")[2].partition("#")[0]
+
+    assert rows(follow("from-t0-0=100"))[0][0] == "a100"
+    assert rows(follow("only-t0-0=status%3Aretired"))[0] == ["a007", "a008"]
+    _, ascending = rows(follow("sort-t0-0=arm"))
+    assert 'aria-sort="ascending"' in ascending
+    assert "sort-t0-0=-arm" in ascending
+    assert rows("sort-t0-0=-arm")[0][0] == "a249"
+    assert rows("sort-t0-0=-arm&from-t0-0=200")[0][-1] == "a000"
+
+
+def test_a_search_leads_to_the_one_page_or_lists_several(shop: Run, sqlite_db: str) -> None:
+    for words, location in (
+        ("u3", "user?key=u3"), ("s3", "session?key=s3"), ("17", "decision?id=17"), ("front", "route?name=front"),
+        ("home@1", "policy?name=home%401"), (EVIL, f"arm?key={quote(EVIL, safe='')}"),
+    ):  # fmt: skip
+        assert page_of(sqlite_db, "find", q=words).location == location
+    assert shop("arm", "add", "ab").exit_code == 0
+    several = page_of(sqlite_db, "find", q="ab")
+    assert ("experiment ab" in text_of(several), "arm ab" in text_of(several)) == (True, True)
+    assert "did you mean home?" in text_of(page_of(sqlite_db, "find", q="hom"))
+    unknown = page_of(sqlite_db, "session", key="nobody")
+    assert (unknown.status, "unknown session 'nobody'" in text_of(unknown)) == (404, True)
+
+
+def test_from_a_user_to_the_reason_for_an_arm_by_links_alone(shop: Run, sqlite_db: str) -> None:
+    """As somebody does who is asked why a user saw an arm."""
+    maker, page = PageMaker(Options(sqlite_db, sqlite_db)), page_of(sqlite_db, "find", q="u7")
+    for target in (r"user\?key=u7", r"session\?key=s7", r"decision\?id=\d+"):
+        links = [*re.findall('href="([^"]*)"', page.body.decode()), page.location]
+        path, _, query = html.unescape(next(link for link in links if re.fullmatch(target, link))).partition("?")
+        page = maker.make(path, query)
+        assert page.status == 200
+    words = text_of(page)
+    assert re.search(r"position 1: \S+, propensity 0\.\d+ \(derived 0\.\d+\)", words)
+    assert "experiment ab" in words
+    assert re.search(r"policy (home|other)@ab/[ab]", words)
+
+
+@pytest.mark.parametrize("state", ["absent", "older", "damaged"])
+def test_a_store_that_cannot_be_shown_is_one_page_that_comes_again(sqlite_db: str, tmp_path: Path, state: str) -> None:
+    if state == "older":
+        with closing(sqlite3.connect(sqlite_db)) as connection:
+            connection.execute("UPDATE rlrec_version SET version_num = '0010'")
+            connection.commit()
+    db = {"absent": str(tmp_path / "none.db"), "older": sqlite_db, "damaged": str(tmp_path / "damaged.db")}[state]
+    if state == "damaged":
+        Path(db).write_bytes(b"no database" * 1000)
+    for path in ("", "policy", "find"):
+        page = page_of(db, path, name="home", q="x")
+        assert (page.status, page.refresh) == (503, "5")
+        assert "The store cannot be shown" in text_of(page)
+        assert "Traceback" not in text_of(page)
+    assert not (tmp_path / "none.db").exists()
+
+
+def test_a_locked_store_is_shown_and_one_that_nobody_may_read_says_so(shop: Run, sqlite_db: str) -> None:
+    with closing(sqlite3.connect(sqlite_db, isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        assert page_of(sqlite_db, "").status == 200
+        connection.execute("ROLLBACK")
+        connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+        connection.execute("BEGIN EXCLUSIVE")
+        connection.execute("UPDATE users SET key = key")
+        options = Options(sqlite_db, sqlite_db, None, None, (100_000, None, 0))
+        page = PageMaker(options).make("", "")
+        connection.execute("ROLLBACK")
+    assert page.status in (200, 503)
+
+
+def test_no_page_writes_to_the_store(shop: Run, sqlite_db: str) -> None:
+    with closing(sqlite3.connect(sqlite_db)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    before = Path(sqlite_db).read_bytes()
+    for path, args in PAGE_OF_COMMAND.values():
+        assert page_of(sqlite_db, path, **args).status == 200
+    for path in ("health", "report"):
+        assert page_of(sqlite_db, path).status == 200
+    wal = Path(f"{sqlite_db}-wal")
+    assert Path(sqlite_db).read_bytes() == before
+    assert not wal.exists() or wal.stat().st_size == 0
+
+
+def test_an_answer_is_kept_for_a_while_and_says_when_it_was_worked_out(shop: Run, sqlite_db: str) -> None:
+    maker = PageMaker(Options(sqlite_db, sqlite_db))
+    first = maker.make("arms", "")
+    assert shop("arm", "add", "new").exit_code == 0
+    assert "new" not in text_of(maker.make("arms", "sort-t0-0=arm")).split()
+    assert "new" in text_of(page_of(sqlite_db, "arms")).split()
+    assert 4 < first.fresh_s <= 5
+    assert re.search(r"As of 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d; worked out in", text_of(first))
+
+
+# -- over HTTP --
+
+
+@contextmanager
+def screened(db: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """The address of a screen, and its process."""
+    command = [sys.executable, "-m", "rlrec", "--db", db, "screen", "--listen", "127.0.0.1:0", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        try:
+            yield json.loads(child.stdout.readline())["url"], child
+        finally:
+            child.kill()
+
+
+Fetched = tuple[int, Message, str]  # the status of an answer, its headers and its text
+
+
+def fetch(url: str, headers: Mapping[str, str] | None = None, method: str = "GET") -> Fetched:
+    request = urllib.request.Request(url, headers=dict(headers or {}), method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.status, answer.headers, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.headers, error.read().decode()
+
+
+def awaited(url: str) -> Fetched:
+    """A page once it is made."""
+    deadline = time.monotonic() + 90
+    while "are being worked out" in (answer := fetch(url))[2]:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return answer
+
+
+@pytest.mark.slow
+def test_the_screen_is_for_browsers_of_this_machine_and_embeds_nowhere(shop: Run, sqlite_db: str) -> None:
+    with screened(sqlite_db) as (url, child):
+        status, headers, body = awaited(url)
+        assert (status, "<h1>Overview</h1>" in body) == (200, True)
+        assert headers["x-frame-options"] == "DENY"
+        assert headers["cache-control"] == "no-store"
+        assert "default-src 'none'; style-src 'sha256-" in html.unescape(body)
+        assert "refresh" not in headers
+        assert awaited(f"{url}screen/?refresh=10")[1]["refresh"] == "10"
+        cross = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}
+        for path, more, method, code in (
+            ("screen/", {"Host": "evil.example"}, "GET", 421),
+            ("screen/", {"Origin": "http://evil.example"}, "GET", 403),
+            ("screen/", cross, "GET", 403),
+            ("screen/", cross | {"Sec-Fetch-Mode": "navigate"}, "GET", 200),
+            ("screen/", {}, "POST", 405),
+            ("screen/../../etc/passwd", {}, "GET", 404),
+            ("screen/none", {}, "GET", 404),
+            ("v1/recommend", {}, "GET", 404),
+        ):
+            assert fetch(f"{url}{path}", more, method)[0] == code, (path, more, method)
+        child.terminate()
+        assert child.communicate(timeout=30)[1] == b""
+        assert child.returncode == 0
+
+
+@pytest.mark.slow
+def test_a_server_with_a_token_asks_browsers_for_it(shop: Run, sqlite_db: str, tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text(f"{TOKEN}\n")
+    token.chmod(0o600)
+    with served(sqlite_db, "127.0.0.1:0", "--screen", "--token-file", str(token)) as (address, _):
+        url = f"http://{address}/screen/"
+        status, headers, _ = fetch(url)
+        assert (status, headers["www-authenticate"].startswith("Basic ")) == (401, True)
+        wrong, right = (b64encode(f"me:{word}".encode()).decode() for word in ("no", TOKEN))
+        for word, code in (
+            (f"Basic {right}", 200),
+            (f"Basic {wrong}", 401),
+            ("Basic x", 401),
+            (f"Bearer {TOKEN}", 200),
+        ):
+            assert fetch(url, {"Authorization": word})[0] == code
+        status, headers, _ = fetch(f"http://{address}/metrics", {"Authorization": f"Basic {right}"})
+        assert (status, headers["www-authenticate"]) == (401, "Bearer")
+
+
+@pytest.mark.slow
+def test_requests_do_not_wait_for_pages_whose_process_stands_still(shop: Run, sqlite_db: str) -> None:
+    with served(sqlite_db, "127.0.0.1:0", "--screen") as (address, child):
+        url = f"http://{address}/screen/"
+        awaited(url)
+        (page_process,) = subprocess.run(
+            ["pgrep", "-P", str(child.pid), "-f", "spawn_main"], capture_output=True, text=True, check=True
+        ).stdout.split()
+        subprocess.run(["kill", "-STOP", page_process], check=True)
+        try:
+            status, headers, body = fetch(f"{url}policies")
+            assert (status, headers["refresh"], "being worked out" in body) == (200, "2", True)
+            body = json.dumps({"policy": "home", "session": "during"})
+            request = urllib.request.Request(f"http://{address}/v1/recommend", body.encode())
+            began = time.monotonic()
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                assert json.load(answer)["session"] == "during"
+            assert time.monotonic() - began < 10
+        finally:
+            subprocess.run(["kill", "-KILL", page_process], check=True)
+        assert "has ended" in awaited(f"{url}policies")[2]
+        assert awaited(f"{url}arms")[0] == 200  # by another process
+
+
+@pytest.mark.slow
+def test_what_the_screen_needs_is_said_before_it_listens(sqlite_db: str) -> None:
+    run = runner(sqlite_db)
+    refused = run("screen", "--listen", "0.0.0.0:0")
+    assert (refused.exit_code, "serve --screen" in refused.stderr) == (2, True)
