@@ -43,7 +43,10 @@ NOT_TYPED = ("design", "stage_parameters")  # fields of a policy that are no par
 BUDGET = "budget"  # a parameter of whole policies, which is left out where it is empty
 # Parameters of every kind, of which a policy has those that a person typed. NARROWING: they take arms from a request.
 NARROWING = ("arms", "block", "not_after", "not_shown")
-EVERY_KIND = NARROWING
+# PAGE_RULES: they shape the draw of a page.
+PAGE_RULES = ("pin", "most", "least")
+EVERY_KIND = (*NARROWING, *PAGE_RULES)
+NO_PAGE_RULES = {TWO_STAGE: "it draws a list of candidates first", TEAM_DRAFT: "two rankers take turns"}
 CURVE = "examination"  # a parameter that nobody types: the values of the curve `position`
 _without_design: dict[tuple[str, str], Policy] = {}  # by kind and parameters
 
@@ -122,9 +125,18 @@ def make(kind: str, typed: Mapping[str, Any], *, design: Design | None = None) -
     policy = cls(**{**cls.implied_defaults(typed), **plain_parameters, **curve}, **design_argument)
     if narrowing:
         object.__setattr__(policy, "narrowing", narrowing)
+        _check_page_rules(kind, narrowing)
     if design is None:
         _without_design[name_and_values] = policy
     return policy
+
+
+def _check_page_rules(kind: str, narrowing: Mapping[str, str]) -> None:
+    """Raises InputError where rules of a page cannot be kept, or contradict each other."""
+    from rlrec.policy.slates.page_rules import declared
+
+    if declared(narrowing) is not None and kind in NO_PAGE_RULES:
+        raise InputError(f"kind {kind} keeps no rules of a page", hint=NO_PAGE_RULES[kind])
 
 
 def _check_width(kind: str, cls: type[Policy], design: Design) -> None:

@@ -23,7 +23,6 @@ from rlrec.policy.contexts.statements import ARM_FEATURES, PAGE
 from rlrec.policy.scores.floors import Floor, at_positions
 from rlrec.policy.scores.scores import Scores, unstack
 from rlrec.policy.slates import slate
-from rlrec.policy.slates.page_rules import PageRules, declared, parse
 from rlrec.policy.slates.slate_draws import Draw, SlateSampler
 from rlrec.records import CURVE, Version
 from rlrec.store import Unit
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     from rlrec.policy.kinds.fixed import Scored, TeamDraft
     from rlrec.policy.kinds.two_stage import TwoStage
     from rlrec.policy.slates.interleaving import Ranker
+    from rlrec.policy.slates.page_rules import PageRules
     from rlrec.policy.slates.rules import PageLayout
 
 ARMS = 10_000  # in all distributions that are kept of one belief: 30 MB
@@ -146,7 +146,11 @@ class VersionDistribution:
         self._contextual = self.policy if is_contextual(self.policy) else None
         self._prior_arms, self._prior = sum_tables.table(prior, 2)
         self._rows: dict[str, Encoded] = {}
-        self._page = declared(learner.narrowing)
+        self._page: PageRules | None = None
+        if learner.narrowing:
+            from rlrec.policy.slates.page_rules import declared
+
+            self._page = declared(learner.narrowing)
         self.unit: Unit | None = None
         self._layouts: dict[tuple[Hashable, ...], PageLayout] = {}
         self._n_laid_out, self._described = 0, cast("CatalogueFeatures | None", None)
@@ -296,6 +300,8 @@ class VersionDistribution:
             # the two rankings of an eligible set; the scores are those of the first one
             rankings = (ranker.case(eligible, arms, context, keys=keys, revision=revision) for ranker in self.rankers)
             first, second = rankings
+            if first.layout is not None or second.layout is not None:
+                raise self._refuse_rules()
             rankers = Ranker(first.scores, first.floor), Ranker(second.scores, second.floor)
             return replace(first, index=None, reads=self.policy.reads, samplers={}, earlier={}, rankers=rankers)
         reading, described = self.reading(context), revision
@@ -320,43 +326,43 @@ class VersionDistribution:
                     index = cast("Scored", policy).request_scores(map(keys.__getitem__, arms), context)
                 else:
                     index = policy.index(belief, context=context)
-            layout = self._layout(eligible, arms, context, keys, revision)
+            floor, layout = policy.exploration, None
+            if self._page is not None or PAGE in context:
+                layout = self.layout(eligible, arms, context, keys=keys, revision=revision)
+            if layout is not None:
+                from rlrec.policy.slates.rules import RuledScores
+
+                scores, floor = RuledScores(scores, layout, floor), 0.0
             self._distributions[name] = EligibleDistribution(
-                arms=arms, scores=self._with_rules(scores, layout), index=index, reads=policy.reads, layout=layout,
-                floor=policy.exploration if layout is None else 0.0, earlier=self._earlier.get(name, {}),
+                arms=arms, scores=scores, index=index, reads=policy.reads, layout=layout, floor=floor,
+                earlier=self._earlier.get(name, {}),
             )  # fmt: skip
         return self._distributions[name]
 
     def page_rules(self, context: Mapping[str, Any]) -> list[PageRules]:
         """The rules of a page: of the policy, then of the request, where they have any."""
+        from rlrec.policy.slates.page_rules import parse
+
         stated = [parse(context[PAGE])] if context.get(PAGE) else []
         return stated if self._page is None else [self._page, *stated]
 
     def reads_catalogue(self, contexts: Sequence[Mapping[str, Any]]) -> bool:
         """Whether distributions in some contexts depend on what the catalogue says of the arms."""
-        pages = [page.most for context in contexts for page in self.page_rules(context)]
-        return self.arm_features is not None or any(pages)
+        if self.arm_features is not None or not (self._page or any(PAGE in context for context in contexts)):
+            return self.arm_features is not None
+        return any(page.most for context in contexts for page in self.page_rules(context))
 
-    def _with_rules(self, scores: Scores, layout: PageLayout | None) -> Scores:
-        """The scores of arms, which compete by the rules of a page."""
-        if layout is None:
-            return scores
-        from rlrec.policy.slates.rules import RuledScores
-
-        return RuledScores(scores, layout, self.policy.exploration)
-
-    def _layout(
-        self, eligible: Hashable, arms: Ids, context: Mapping[str, Any], keys: Mapping[int, str], revision: int
+    def layout(
+        self, eligible: Hashable, arms: Ids, context: Mapping[str, Any], *, keys: Mapping[int, str], revision: int
     ) -> PageLayout | None:
         """The rules of a page, of the policy and of the context, for an eligible set; None where there are none.
 
         Raises InputError where they contradict each other, or the kind cannot keep them."""
-        page = context.get(PAGE)
-        if self._page is None and not page:
-            return None
         from rlrec.policy.slates.rules import lay_out
 
-        declared_rules = self.page_rules(context)
+        declared_rules, page = self.page_rules(context), context.get(PAGE)
+        if not declared_rules:
+            return None
         described, capped = dict[str, Any](), any(page.most for page in declared_rules)
         if capped:
             from rlrec.policy.contexts.fields import value_of
@@ -364,9 +370,8 @@ class VersionDistribution:
             described = value_of(context, ARM_FEATURES) or {}
         name = eligible, revision * capped, repr(page), repr(described)
         if name not in self._layouts:
-            if self.generator is not None or self.rankers:
-                message = f"policy {self.version.policy.name!r} draws candidates first, or is an interleaving"
-                raise InputError(f"{message}: it keeps no rules of a page", hint="use another policy", field="page")
+            if self.generator is not None:
+                raise self._refuse_rules()
             if self._n_laid_out > ARMS:
                 self._layouts.clear()
                 self._n_laid_out = 0
@@ -382,6 +387,10 @@ class VersionDistribution:
 
             self._layouts[name] = lay_out(declared_rules, arm_keys, values)
         return self._layouts[name]
+
+    def _refuse_rules(self) -> InputError:
+        message = f"policy {self.version.policy.name!r} draws candidates first, or is an interleaving"
+        return InputError(f"{message}: it keeps no rules of a page", hint="use another policy", field="page")
 
     def scores(
         self, eligible: Hashable, arms: Ids, contexts: Sequence[Mapping[str, Any]], *, keys: Mapping[int, str],

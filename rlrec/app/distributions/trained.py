@@ -15,7 +15,8 @@ from rlrec.policy.contexts.encoder import Encoded
 from rlrec.policy.contexts.statements import FEATURES, by_arm
 from rlrec.policy.gradients.gradient import ARM_PARAMETERS, Gradient, Parameters, State, restrict, score_states
 from rlrec.policy.gradients.history import History
-from rlrec.policy.slates import slate_draws
+from rlrec.policy.slates import rules, slate_draws
+from rlrec.policy.slates.rules import PageLayout
 from rlrec.policy.slates.slate_draws import Draw
 from rlrec.records import Version
 from rlrec.store import Unit
@@ -104,14 +105,19 @@ class TrainedModel:
         at_request = self.arm_features.at_request
         return np.array([at_request(context, arms, keys, revision) for context, arms, revision in rows], np.int64)
 
-    def draw(self, score: Array, *, size: int, seeds: Words, decisions: Ids) -> Draw:
-        """Slates of decisions that have noiseless scores of their own, (n, m)."""
+    def draw(self, score: Array, *, size: int, seeds: Words, decisions: Ids, layout: PageLayout | None = None) -> Draw:
+        """Slates of decisions that have noiseless scores of their own, (n, m), by the rules of a page."""
         floor, logits = self.policy.exploration, score / self.policy.temperature
+        if layout is not None:
+            return rules.draw_rows(logits, layout, floor=floor, seeds=seeds, decisions=decisions, size=size)
         return slate_draws.draw_each(logits, size=size, floor=floor, seeds=seeds, decisions=decisions)
 
-    def log(self, score: Array, slates: Index) -> Draw:
+    def log(self, score: Array, slates: Index, *, layout: PageLayout | None = None) -> Draw:
         """Slates (n, k) of arms with noiseless scores (n, m), as `draw` would log them."""
-        return slate_draws.log_each(score / self.policy.temperature, slates, floor=self.policy.exploration)
+        floor, logits = self.policy.exploration, score / self.policy.temperature
+        if layout is not None:
+            return rules.log_rows(logits, layout, slates, floor=floor)
+        return slate_draws.log_each(logits, slates, floor=floor)
 
     def cases(
         self, state: State, eligible: Ids, revision: Ids, *, sets: Mapping[int, Ids] | None = None

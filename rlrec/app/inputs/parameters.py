@@ -13,9 +13,10 @@ from rlrec.app.inputs import lookup
 from rlrec.errors import InputError, suggest
 from rlrec.policy.beliefs.base import Policy
 from rlrec.policy.contexts.encoder import Encoder
+from rlrec.policy.slates.page_rules import declared
 from rlrec.records import Reward
 from rlrec.store import Store, Unit
-from rlrec.store.policies import policies
+from rlrec.store.policies import arms, policies
 
 FILES = {"probabilities"}  # parameters given as a file
 ANY_VALUE = "*"  # stands for every value of a context field
@@ -53,6 +54,16 @@ def with_curve(unit: Unit, typed: Mapping[str, Any]) -> dict[str, Any]:
             curve = lookup.curve(unit, reference)
             resolved |= {name: curve.reference, f"{stage}{dot}{kinds.CURVE}": list(curve.examination)}
     return resolved
+
+
+def check_page_rules(unit: Unit, narrowing: Mapping[str, str]) -> None:
+    """Raises InputError where rules of a page name an arm that the store does not know."""
+    rules = declared(narrowing)
+    keys = [] if rules is None else [*rules.pin.values(), *rules.least]
+    stored_keys = arms.ids(unit, keys) if keys else {}
+    if unknown_keys := [key for key in keys if key not in stored_keys]:
+        hint = suggest(unknown_keys[0], arms.keys_like(unit, unknown_keys[0])) or "`rlrec arm list` shows them"
+        raise InputError(f"a rule of the page names unknown arm {unknown_keys[0]!r}", hint=hint)
 
 
 def check_curve(parameters: Mapping[str, Any], reward: Reward) -> None:

@@ -130,6 +130,7 @@ def create(store: Store, request: Request) -> CreatedPolicy:
         definition_of_reward = lookup.reward(unit, request.reward)
         policy.check(definition_of_reward)
         parameters.check_budget(unit, policy)
+        parameters.check_page_rules(unit, policy.narrowing)
         parameters.check_curve(typed_parameters, definition_of_reward)
         return _create(unit, request, typed_parameters, definition, definition_of_reward, prior, initial)
 

@@ -25,8 +25,10 @@ from rlrec.policy.gradients import history
 from rlrec.policy.gradients.gradient import MEMORY, State
 from rlrec.policy.kinds.two_stage import RANKING_KEY
 from rlrec.policy.scores.floors import at_positions
+from rlrec.policy.scores.scores import Scores
 from rlrec.policy.slates import slate
 from rlrec.policy.slates.interleaving import TeamDraftSampler
+from rlrec.policy.slates.rules import RuledScores
 from rlrec.records import Decision, Slot, Version
 from rlrec.store import Store, Unit
 from rlrec.store.database.unit import damage_error
@@ -135,7 +137,7 @@ class DerivedDecision:
             revision = decision.catalogue_revision
             self.case = served.case(decision.eligible_id, self.arms, context, keys=self.keys, revision=revision)
         else:
-            self.case = self._stateful_case(served.trained, context)
+            self.case = self._stateful_case(served, served.trained, context)
         if self.case is None:
             return
         shown, case = self.shown, self.case
@@ -156,7 +158,9 @@ class DerivedDecision:
         if self.state:  # below the top they are not worked out for every decision
             self.marginal = np.vstack([self.marginal, np.full((len(shown) - 1, len(self.arms)), np.nan)])
 
-    def _stateful_case(self, trained: TrainedModel, context: Mapping[str, Any]) -> EligibleDistribution | None:
+    def _stateful_case(
+        self, served: VersionDistribution, trained: TrainedModel, context: Mapping[str, Any]
+    ) -> EligibleDistribution | None:
         """The distribution in the session state of the decision; None where the state was not stored."""
         decision, revision = self.decision, self.decision.catalogue_revision
         if decision.history is None or not history.is_packed(decision.history):  # `doctor` reports it
@@ -165,9 +169,13 @@ class DerivedDecision:
         self.state = trained.states(trained.encoded([context]), past_slots, np.array([revision]))
         described = trained.arm_features.at_request(context, self.arms, self.keys, revision)
         score, policy = trained.scores(self.state, self.arms, described)[0], trained.policy
+        scores: Scores = policy.distribution(score)
+        layout = served.layout(decision.eligible_id, self.arms, context, keys=self.keys, revision=revision)
+        if layout is not None:
+            scores = RuledScores(scores, layout, policy.exploration)
         return EligibleDistribution(
-            arms=self.arms, scores=policy.distribution(score), index=score, floor=policy.exploration,
-            reads=policy.reads,
+            arms=self.arms, scores=scores, index=score, floor=policy.exploration if layout is None else 0.0,
+            reads=policy.reads, layout=layout,
         )  # fmt: skip
 
     def floor(self) -> float | list[float] | None:

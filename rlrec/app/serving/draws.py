@@ -84,7 +84,8 @@ def draw(
     groups: dict[Any, list[int]] = defaultdict(list)
     for row, plan in enumerate(planned.values()):
         shared = plan.shared
-        groups[shared if histories is None else (shared.version.id, shared.eligible, shared.size)].append(row)
+        name = shared.version.id, shared.eligible, shared.size, id(shared.case.layout)
+        groups[shared if histories is None else name].append(row)
     indices, slates = list(planned), dict[int, DrawnSlate]()
     for rows in groups.values():
         members = [indices[row] for row in rows]
@@ -108,7 +109,8 @@ def _draw_each(
     contexts, revisions = [plan.request.context for plan in planned], np.full(n, shared.revision)
     state = trained.states(trained.encoded(contexts), histories, revisions)
     score = trained.scores_at(state, arms, trained.at_requests(contexts, [arms] * n, revisions, keys=keys))
-    draws = trained.draw(score, size=shared.size, seeds=np.full(n, seed, np.uint64), decisions=decision_ids)
+    seeds, layout = np.full(n, seed, np.uint64), shared.case.layout
+    draws = trained.draw(score, size=shared.size, seeds=seeds, decisions=decision_ids, layout=layout)
     return _slates(arms, draws, np.take_along_axis(score, draws.slates, axis=1), keys)
 
 

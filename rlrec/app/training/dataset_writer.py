@@ -25,6 +25,7 @@ from rlrec.arrays import Flags, Ids, distinct
 from rlrec.compute import Engine
 from rlrec.ope.units.sessions import SessionFold
 from rlrec.policy.contexts.features import Sparse
+from rlrec.policy.contexts.statements import PAGE
 from rlrec.policy.gradients.gradient import by_row
 from rlrec.records import Reward, Sums
 from rlrec.store import Unit
@@ -47,7 +48,8 @@ CELLS = 1_000_000  # arms of eligible sets that are in memory at a time
 class WriteReport(Sums):
     """Which visits of a log went into a dataset, and why others did not.
     unused: those that are not over, incomplete, or without propensities; moved: those of a session that got a user of
-    another split later; unrecorded: those without stored states; too_long: those too long to be judged.
+    another split later; unrecorded: those without stored states; too_long: those too long to be judged; ruled: those
+    with rules of a page, by which the policy is not trained.
     visits, slots: how many can be used; gate_visits: visits of these in the split of the gate, which are not written;
     new_visits: those that could not be used before a time; rewarded_decisions: with an event that counts; max_reward:
     of a slate, absolute; last_id: the newest decision; keep_probabilities: extremes of how likely the log kept its
@@ -57,6 +59,7 @@ class WriteReport(Sums):
     moved: int = 0
     unrecorded: int = 0
     too_long: int = 0
+    ruled: int = 0
     max_reward: float = 0.0
     last_id: int = 0
     visits: int = 0
@@ -79,6 +82,7 @@ class WriteReport(Sums):
             (self.unrecorded, "whose states at the time of their decisions are not recorded"),
             (self.moved, "whose user came later and belongs to another split"),
             (self.too_long, f"of more than {ended_visits.LONGEST:,} decisions"),
+            (self.ruled, "with rules of a page"),
         )
         return "; ".join(f"{count:,} {reason}" for count, reason in counts if count)
 
@@ -126,6 +130,7 @@ class DatasetWriter:
         self._spanning, estimators = sessions.any_user(unit), ope.parse(ESTIMATOR).sessions
         fold = SessionFold(estimators=estimators, gamma=1.0, horizon=horizon, spans_batches=self._spanning)
         self.max_loggers = fold.most_loggers
+        self._ruled_contexts: Ids | None = None
         self.reading = Reading(columns=COLUMNS, visits=True, keys=True)
 
     def write(self, dataset: Dataset, *, engine: Engine | None, progress: Callable[[], None]) -> WriteReport:
@@ -153,10 +158,12 @@ class DatasetWriter:
             recorded = np.logical_and.reduceat(visits.per_decision("recorded"), visits.start[:-1])
             split_holds = names.split == visits.per_visit("split")
             is_short = np.diff(visits.start) <= ended_visits.LONGEST
-            is_usable = recorded & split_holds & is_short
+            is_ruled = np.logical_or.reduceat(self._with_rules(visits), visits.start[:-1])
+            is_usable = recorded & split_holds & is_short & ~is_ruled
             report += WriteReport(
                 unrecorded=int((~recorded).sum()), moved=int((recorded & ~split_holds).sum()),
                 too_long=int((recorded & split_holds & ~is_short).sum()),
+                ruled=int((recorded & split_holds & is_short & is_ruled).sum()),
             )  # fmt: skip
             visits, names = visits.take(is_usable), names.take(is_usable)
             if len(visits):
@@ -171,6 +178,12 @@ class DatasetWriter:
                     last_id=int(visits.slots["decision_id"].max()),
                 )  # fmt: skip
         return WrittenVisits(report=report, rows=rows)
+
+    def _with_rules(self, visits: EndedVisits) -> Flags:
+        """Which decisions had rules of their page, (d,)."""
+        if self._ruled_contexts is None:
+            self._ruled_contexts = np.array(contents.contexts_with(self.unit, PAGE), np.int64)
+        return np.isin(visits.per_decision("context_id"), self._ruled_contexts)
 
     def _stratum(self, visits: EndedVisits) -> Ids:
         """The index of the stratum of each visit, (s,)."""

@@ -22,10 +22,11 @@ from rlrec.app.audit.integrity.overdue import Outage, Rounded, check_overdue
 from rlrec.app.inputs import filters
 from rlrec.app.judging import positions
 from rlrec.arrays import run_starts
+from rlrec.policy.contexts.statements import PAGE
 from rlrec.records import Arm, StoredPolicy
 from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
-from rlrec.store.log import decisions
+from rlrec.store.log import contents, decisions
 from rlrec.store.log.selected import Selection
 from rlrec.store.policies import arms, policies
 from rlrec.store.upkeep import audit, removals
@@ -196,12 +197,13 @@ def _policy(unit: Unit, policy: StoredPolicy, findings: Findings, catalogue: Seq
     live = policies.live(unit, [policy.name]).get(policy.name)
     seq = live[1].seq if live is not None else 0
     histories = {version.id: beliefs.check(unit, version, seq, findings=findings, names=names) for version in versions}
-    counts, joint = ArmCounts(unit, findings), JointPropensities(findings)
+    ruled = contents.contexts_with(unit, PAGE)
+    counts, joint = ArmCounts(unit, findings, ruled=ruled), JointPropensities(findings)
     watches: list[RebuiltBeliefs | Rounded | Outage | RewardDrift | StarvingArms | Entropy | Examination]
     watches = [RebuiltBeliefs(unit, versions, histories, names), Rounded(policy)]
     if live is not None:
         watches += [Outage(live[0], now=unit.now), RewardDrift(unit, live[0], names)]
-        watches += [StarvingArms(unit, policy, active=active), Entropy(policy)]
+        watches += [StarvingArms(unit, policy, active=active, ruled=ruled), Entropy(policy)]
         watches += [Examination(live[0], lambda version: positions.fitted(unit, version))]
     # what is excluded is checked as all rows are, and says nothing of what policies do
     tests = Selection(without=filters.exclusion_tests(unit)).conditions()

@@ -75,9 +75,10 @@ class ContinuousOrder(DrawnOrder):
     def _next_arm(self, prefix: Index, floors: Array) -> Array:
         """`next_arms` below one prefix (k,), (m,). floors (k,)."""
         table, row = self.tabulated.table, self.tabulated.row
-        sweep = Sweep(table, table.log_all()[None], len(row))
-        for arm, uniform in zip(prefix, floors, strict=True):
-            sweep.show(np.zeros(1, np.intp), row[arm : arm + 1], uniform)
+        sweep = Sweep(table, table.log_all()[None])
+        for position, (arm, floor) in enumerate(zip(prefix, floors, strict=True)):
+            picked, best = floor / (len(row) - position), 1 - floor
+            sweep.take(np.zeros(1, np.intp), row[arm : arm + 1], picked=picked, best=best)
         probability = (sweep.weight() @ table.hazard.T)[0, row]
         probability[prefix] = 0.0
         return probability / probability.sum()  # 1, but for what a prefix that hardly occurs loses below the nodes
@@ -171,13 +172,14 @@ def descend(
     (n, k): of the table."""
     begins = np.ones(len(slates), np.bool_)
     begins[1:] = prefix[1:] != prefix[:-1]
-    sweep = Sweep(table, left, arms)
+    sweep = Sweep(table, left)
     for position, floor in enumerate(floors):
         begins[1:] |= slates[1:, position] != slates[:-1, position]
         weight = sweep.weight()
         yield weight, prefix, begins
         if position < len(floors) - 1:
-            sweep.show(_each_once(prefix[begins], len(weight)), rows[begins, position], floor)
+            prefixes, picked = _each_once(prefix[begins], len(weight)), floor / (arms - position)
+            sweep.take(prefixes, rows[begins, position], picked=picked, best=1 - floor)
             prefix = np.cumsum(begins) - 1
 
 
@@ -196,8 +198,8 @@ class Sweep:
     uniformly, anywhere below the cap that stays. This is the transpose of the backward sweep over the joint
     probability, and gives every prefix of a slate on the way. Source: own derivation."""
 
-    def __init__(self, table: ScoreTable, log_cdf_left: Array, arms: int) -> None:
-        self._table, self._left = table, arms
+    def __init__(self, table: ScoreTable, log_cdf_left: Array) -> None:
+        self._table = table
         self._atom, self._cap = np.ones(len(log_cdf_left)), np.zeros(log_cdf_left.shape)
         self._log_cdf_left = log_cdf_left  # log of the product of F over the arms left
         self._normalize()
@@ -208,13 +210,14 @@ class Sweep:
         weight /= self._mass[:, None]
         return weight
 
-    def show(self, prefixes: Index | slice, rows: Index, floor: float) -> None:
-        """Lengthen prefixes (n,) by one arm each, given by its row (n,) in the table; a prefix may come repeatedly."""
-        self.take(prefixes, rows, picked=np.array(floor / self._left), best=np.array(1 - floor))
-        self._left -= 1
-
     def take(
-        self, prefixes: Index | slice, rows: Index, *, picked: Array, best: Array, lost: Array | None = None
+        self,
+        prefixes: Index | slice,
+        rows: Index,
+        *,
+        picked: Array | np.float64,
+        best: Array | np.float64,
+        lost: Array | None = None,
     ) -> None:
         """Lengthen prefixes by one arm each, which is picked by a coin or taken for being the best, with probabilities
         picked and best, (n,) or numbers. lost (n, N): log of the product of the distribution functions of arms that

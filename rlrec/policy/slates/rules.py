@@ -44,8 +44,8 @@ class PageLayout:
 
     pins: the arm of a position from 0. cell (m,): arms with equal values of all capped fields share one. uses (cells,
     c): which counters an arm of a cell raises; limit (c,): of each; cap (c,): the number of its cap. least (m,): the
-    share of each arm. by_request: whether each cap (c,) is one of the request; pinned_by_request: positions. names: of
-    the caps, as errors call them."""
+    share of each arm. by_request: whether each counter (c,) is of a cap of the request; pinned_by_request: positions.
+    names: of the caps of counters, pin_names: of pins by position, as errors call them."""
 
     pins: Mapping[int, int]
     cell: Index
@@ -56,6 +56,7 @@ class PageLayout:
     by_request: Flags
     pinned_by_request: frozenset[int]
     names: Sequence[str]
+    pin_names: Mapping[int, str]
 
     @cached_property
     def pinned(self) -> Index:
@@ -84,9 +85,13 @@ class PageLayout:
         for position in self.pins:
             if position >= size:
                 raise InputError(
-                    f"position {position + 1} is pinned, and the page has {size}",
+                    f"{self.pin_names[position]}, and the page has {size} positions",
                     hint="ask for a longer page, or leave out the pin", field="page",
                 )  # fmt: skip
+        self.check_room(size)
+
+    def check_room(self, size: int) -> None:
+        """Raises InputError where a cap may leave no arm for one of so many positions."""
         if len(self.limit) and (position := self._first_empty(size)):
             rules = " and ".join(dict.fromkeys(self.names))
             hint = "ask for fewer positions, allow more arms, or raise a cap"
@@ -156,9 +161,11 @@ def lay_out(rules: Sequence[PageRules], keys: Sequence[str], values: Callable[[s
         raise InputError(f"{' and '.join(shares.values())} add up to {least.sum():g}", hint="they add up to 1 at most",
                          field="page")  # fmt: skip
     layout = _with_caps(rules, keys, values, {position - 1: arms[key] for position, (key, _) in pins.items()}, least)
-    layout = replace(layout, pinned_by_request=frozenset(
-        position - 1 for page in rules if page.is_request for position in page.pin
-    ))  # fmt: skip
+    layout = replace(
+        layout,
+        pinned_by_request=frozenset(position - 1 for page in rules if page.is_request for position in page.pin),
+        pin_names={position - 1: text for position, (_, text) in pins.items()},
+    )
     over = np.flatnonzero(layout.counts > layout.limit)
     for counter in over[:1].tolist():
         texts = [text for _, (key, text) in sorted(pins.items()) if layout.uses[layout.cell[arms[key]], counter]]
@@ -201,7 +208,7 @@ def _with_caps(
     names = [caps[number][0].text("most", caps[number][1]) for number in cap.tolist()]
     by_request = np.array([caps[number][0].is_request for number in cap.tolist()], np.bool_)
     limits = np.array([limit for _, limit in columns], np.intp)
-    return PageLayout(pins, cell, uses, limits, cap, least, by_request, frozenset(), names)
+    return PageLayout(pins, cell, uses, limits, cap, least, by_request, frozenset(), names, {})
 
 
 def _contradiction(first: str, second: str, *, verb: str = "contradicts") -> InputError:
@@ -401,7 +408,7 @@ class SweptBest:
         log_left = self._table.log_all() - self._table.log_cdf[self._row[layout.pinned]].sum(axis=0)
         if closed.any():
             log_left = log_left - self._log_cells(closed)[0]
-        self._sweep = Sweep(self._table, log_left[None], len(self._row))
+        self._sweep = Sweep(self._table, log_left[None])
         self._shown = np.empty((1, 0), np.intp)  # the arms of each prefix that competed, -1 for others
 
     def probability(self, allowed: Flags) -> Array:
@@ -455,10 +462,7 @@ class SlateWalk:
         return probability
 
     def minimum(self, probability: Array) -> Array:
-        """The smallest probability of any arm that is left and that the request allows, (u,). At the first position, of
-        any arm: whoever counts how often arms are shown there goes by the eligible set."""
-        if self._position == 0:
-            return probability.min(axis=1)
+        """The smallest probability of any arm that is left and that the request allows, (u,)."""
         return np.where(self._find_allowed(by_request=True), probability, 1.0).min(axis=1)
 
     def show(self, prefix: Index, arms: Index) -> Index:

@@ -89,6 +89,11 @@ def any_context(unit: Unit, name: str) -> bool:
     return unit.ask_row("SELECT id FROM context WHERE body LIKE ? LIMIT 1", f'%"{name}":%') is not None
 
 
+def contexts_with(unit: Unit, name: str) -> list[int]:
+    """The contexts with a field of this name, or an object that has one, ascending."""
+    return [row[0] for row in unit.ask("SELECT id FROM context WHERE body LIKE ? ORDER BY id", f'%"{name}":%')]
+
+
 def context_bodies(unit: Unit, ids: Collection[int]) -> dict[int, str]:
     return StoredRows("context", unit.ask("SELECT id, body FROM context WHERE id IN (?*)", ids))
 

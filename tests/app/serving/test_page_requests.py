@@ -71,7 +71,7 @@ def test_a_retry_repeats_the_rules(shop: Run) -> None:
     [
         ({"page": {"pin": {"1": "a9"}}}, "arm 'a9', which is not eligible"),
         ({"page": {"pin": {"1": "a1"}}, "arms": ["a2", "a3", "a4"]}, "arm 'a1', which is not eligible"),
-        ({"page": {"pin": {"4": "a1"}}}, "position 4 is pinned, and the page has 3"),
+        ({"page": {"pin": {"4": "a1"}}}, "pin 4=a1 of the request, and the page has 3 positions"),
         ({"page": {"most": {"shelf": 1}}, "k": 4}, "most shelf=1 of the request may leave no arm for position 4 of 4"),
         ({"page": {"pin": {"1": "a1", "2": "a2"}, "most": {"shelf": 1}}},
          "pin 1=a1 of the request and pin 2=a2 of the request contradict most shelf=1 of the request"),

@@ -593,7 +593,7 @@ def test_an_arm_starves_since_it_was_shown_last(sqlite_db: str) -> None:
     with closing(Store(sqlite_db)) as store, store.read() as unit:
         policy, hungry, result = policies.all_policies(unit)[0], [], Findings()
         for size in (2_000, 300):
-            fold = StarvingArms(unit, policy, active={1: "a1", 2: "a2"})
+            fold = StarvingArms(unit, policy, active={1: "a1", 2: "a2"}, ruled=())
             for batch in store_audit.ranges(unit, policy.id, size=size):
                 fold.take(batch)
             fold.finish(result)

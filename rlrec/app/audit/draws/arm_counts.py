@@ -69,8 +69,9 @@ class SumsByArm:
 class ArmCounts:
     """Counts of one policy's arms, in the order of its log, so that every night sees the same batches again."""
 
-    def __init__(self, unit: Unit, findings: Findings) -> None:
-        self.unit, self.findings = unit, findings
+    def __init__(self, unit: Unit, findings: Findings, *, ruled: Sequence[int]) -> None:
+        """ruled: contexts with rules of the page, under which not every eligible arm has a chance."""
+        self.unit, self.findings, self.ruled = unit, findings, ruled
         self._totals = SumsByArm(COUNTS + betting.BETS)
 
     def take(self, batch: Batch) -> None:
@@ -83,7 +84,8 @@ class ArmCounts:
         p = np.where(position == 1, p, slots["marginal"][first])
         is_usable = ~np.isnan(p) & ~slots["rounded"][first]
         rows, p = first[is_usable], p[is_usable]
-        minimum = np.where(position[is_usable] == 1, np.nan_to_num(slots["min_propensity"][rows]), 0.0)
+        is_promised = (position[is_usable] == 1) & ~np.isin(slots["context_id"][rows], self.ruled)
+        minimum = np.where(is_promised, np.nan_to_num(slots["min_propensity"][rows]), 0.0)
         not_shown = betting.log_factors_not_shown(minimum)
         self._count(slots["eligible_id"][rows], not_shown)
         weight = np.minimum(1 / p, betting.HEAVIEST)
@@ -162,9 +164,11 @@ class StarvingArms:
     """The policy's own decisions in which an arm was eligible, since the last one that showed it, arm by arm.
     active: the keys of the arms that are not retired."""
 
-    def __init__(self, unit: Unit, policy: StoredPolicy, *, active: Mapping[int, str]) -> None:
+    def __init__(self, unit: Unit, policy: StoredPolicy, *, active: Mapping[int, str], ruled: Sequence[int]) -> None:
+        """ruled: contexts with rules of the page, which promise no arm anything."""
         self.unit = unit
         self.policy = policy
+        self.ruled = ruled
         self.active = active
         # decisions; how often chance alone would have shown it in them; how often their smallest propensities promise
         self._since = SumsByArm(3)
@@ -188,7 +192,8 @@ class StarvingArms:
         sets, set_index = np.unique(drawn_slots["eligible_id"][first], return_inverse=True)
         n = len(first)
         keys = np.sort(set_index * n + np.arange(n))  # decisions by eligible set, and in their order
-        promised_shows = np.r_[0.0, drawn_slots["min_propensity"][first][keys % n].cumsum()]
+        least = np.where(np.isin(drawn_slots["context_id"], self.ruled), 0.0, drawn_slots["min_propensity"])[first]
+        promised_shows = np.r_[0.0, least[keys % n].cumsum()]
         for portion, arms, sizes in eligible_arms(self.unit, sets):
             # of each arm and set the decisions behind the last one that showed the arm
             column, shown = self._since.include(arms), self._since.include(drawn_slots["arm_id"])

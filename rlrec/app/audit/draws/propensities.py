@@ -23,12 +23,14 @@ from rlrec.app.audit.integrity.findings import UNREADABLE, Findings
 from rlrec.app.distributions import designs, past_beliefs
 from rlrec.app.distributions.exact import EligibleDistribution, VersionDistribution
 from rlrec.app.distributions.trained import TrainedModel
-from rlrec.arrays import Array, Flags, Ids, Index, Words, run_starts
+from rlrec.arrays import Array, Flags, Ids, Index, Words, rows_by_kind, run_starts
+from rlrec.policy.contexts.statements import PAGE
 from rlrec.policy.gradients.history import REMEMBERED, History, match_steps, unpack
 from rlrec.policy.kinds.two_stage import ranking_seeds
 from rlrec.policy.scores.scores import Scores
 from rlrec.policy.slates import slate
 from rlrec.policy.slates.interleaving import TeamDraftSampler
+from rlrec.policy.slates.rules import PageLayout
 from rlrec.policy.slates.slate_draws import SMALLEST
 from rlrec.records import Version
 from rlrec.store import Unit
@@ -114,7 +116,7 @@ class VersionSlates:
                 n_done += self._check_moment(slates, order[rows], served)
                 continue
             for start in range(0, len(rows), STATES):
-                n_done += self._check_states(slates.take(order[rows[start : start + STATES]]), served.trained)
+                n_done += self._check_states(slates.take(order[rows[start : start + STATES]]), served, served.trained)
         return n_done
 
     def _check_moment(self, slates: StoredSlates, rows: Index, served: VersionDistribution) -> int:
@@ -203,7 +205,7 @@ class VersionSlates:
                 self.findings.decision_error(CHECK, key, "it does not say which ranker picked each slot")
         return teams
 
-    def _check_states(self, slates: StoredSlates, trained: TrainedModel) -> int:
+    def _check_states(self, slates: StoredSlates, served: VersionDistribution, trained: TrainedModel) -> int:
         """Check slates each of which was drawn in a state of its own, the one that the decision stored."""
         sets = map(self.references.eligible, slates.per_decision("eligible_id").tolist())
         slates = slates.take(np.array([arms is not None and len(arms[0]) > 0 for arms in sets], np.bool_))
@@ -219,11 +221,16 @@ class VersionSlates:
             state = trained.states(trained.encoded(contexts)[context_index.reshape(-1)], histories, revision)
             eligible, read = slates.per_decision("eligible_id"), [contexts[row] for row in context_index.tolist()]
             arms_of_set, keys = self._sets(eligible)
+            page = np.unique([repr(context.get(PAGE)) for context in read], return_inverse=True)[1].reshape(-1)
             for case in trained.request_cases(state, eligible, revision, read, sets=arms_of_set, keys=keys):
-                for length in np.unique(size[case.rows]).tolist():
-                    rows = slates.of_arms(case.rows[size[case.rows] == length], length, case.arms)
+                for members in rows_by_kind(size[case.rows], page[case.rows]):
+                    length, first = int(size[case.rows[members[0]]]), int(case.rows[members[0]])
+                    rows = slates.of_arms(case.rows[members], length, case.arms)
                     stored, score = SlateGroup(slates, rows, length), case.score[np.isin(case.rows, rows)]
-                    derive = partial(_derive_states, trained, stored, score, case.arms)
+                    layout = served.layout(
+                        int(eligible[first]), case.arms, read[first], keys=keys, revision=int(revision[first])
+                    )
+                    derive = partial(_derive_states, trained, stored, score, case.arms, layout)
                     n_done += stored.compare(derive, source=source, findings=self.findings)
         return n_done
 
@@ -249,11 +256,17 @@ class VersionSlates:
         return readable, past.take(is_possible)
 
 
-def _derive_states(trained: TrainedModel, stored: SlateGroup, score: Array, arms: Ids) -> DerivedSlates:
-    """Slates of one eligible set drawn and derived again, each by scores of its own, (n, m)."""
+def _derive_states(
+    trained: TrainedModel, stored: SlateGroup, score: Array, arms: Ids, layout: PageLayout | None
+) -> DerivedSlates:
+    """Slates of one eligible set, by the rules of a page, drawn and derived again, each by scores of its own,
+    (n, m)."""
     arm_indices = np.searchsorted(arms, stored.arms)
-    draw = trained.draw(score, size=arm_indices.shape[1], seeds=stored.seeds, decisions=stored.ids)
-    logged, shown_scores = trained.log(score, arm_indices), np.take_along_axis(score, arm_indices, axis=1)
+    draw = trained.draw(score, size=arm_indices.shape[1], seeds=stored.seeds, decisions=stored.ids, layout=layout)
+    logged, shown_scores = (
+        trained.log(score, arm_indices, layout=layout),
+        np.take_along_axis(score, arm_indices, axis=1),
+    )
     redrawn = (draw.slates != arm_indices).any(axis=1)
     return DerivedSlates(redrawn, logged.propensity, logged.marginal, logged.minimum, shown_scores)
 

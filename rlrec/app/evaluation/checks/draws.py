@@ -76,7 +76,9 @@ class ClippedPropensities(Check):
         rows = in_sample(slots["session_digest"][top], checked)
         top, p = top[rows], p[rows]
         arms = arms_of_sets(slots["eligible_id"][top], checked.logged.eligible)
-        return ClippingSums.from_rows(p, arms, least=slots["min_propensity"][top])
+        # under rules of the page not every eligible arm has a chance
+        has_rules = checked.logged.contexts.have_rules[slots["context"][top]]
+        return ClippingSums.from_rows(p, arms, least=np.where(has_rules, 0.0, slots["min_propensity"][top]))
 
 
 class RepeatedRows(Check):

@@ -51,6 +51,15 @@ class ContextTable:
         """Features of every context without the zeros, in as many columns as the cache hashes into."""
         return features.merge(self.size, *self.entries)
 
+    @cached_property
+    def have_rules(self) -> Flags:
+        """Which contexts state rules of their page, (m,)."""
+        return (
+            np.array(list(map(bool, self.values[PAGE])), np.bool_)
+            if PAGE in self.values
+            else np.zeros(self.size, np.bool_)
+        )
+
     def value_codes(self, field: str, name: Any = repr) -> tuple[Ids, list[Any]]:
         """Which distinct value of a field each context has, (m,), and those values; `name` says which are the same."""
         values = self.values[field]
@@ -64,7 +73,7 @@ class ContextTable:
         those."""
         if ENTIRE in fields:
             return np.arange(self.size), self.values[ENTIRE]
-        if PAGE in self.values and any(self.values[PAGE]):
+        if self.have_rules.any():
             return self._reading_with_rules(fields)
         if not fields:
             return np.zeros(self.size, np.int64), [{}]

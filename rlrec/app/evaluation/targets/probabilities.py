@@ -256,7 +256,7 @@ class Scorer:
             layout = layout_of(scores)
             assert layout is not None
             try:
-                layout.check(size)
+                layout.check_room(size)
             except InputError as error:
                 raise InputError(f"target {self.target.name}: {error.message}", hint=error.hint) from None
             marginals, greatest = np.empty((size, 0)), np.ones(size)

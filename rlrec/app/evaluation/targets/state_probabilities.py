@@ -31,11 +31,13 @@ from rlrec.store.database.bulk import Columns
 
 @dataclass(eq=False)
 class StateScorer(Scorer):
-    """One target that reads session state."""
+    """One target that reads session state. It has no probability under rules of the page."""
 
     def unanswerable(self, slots: Columns, logged: LoggedBatch) -> Flags | None:
-        is_recorded: Flags = slots["recorded"]
-        return None if is_recorded.all() else ~is_recorded
+        is_unknown = ~slots["recorded"] | logged.contexts.have_rules[slots["context"]]
+        if self.serving.page_rules({}):
+            is_unknown[:] = True
+        return is_unknown if is_unknown.any() else None
 
     def _prefixed(self, slots: Columns) -> Flags:
         """A softmax has no marginal below position 1."""
@@ -71,8 +73,9 @@ class TableScorer(StateScorer):
 
     table: DecisionTable = field(kw_only=True)
 
-    def unanswerable(self, slots: Columns, logged: LoggedBatch) -> None:
-        return None
+    def unanswerable(self, slots: Columns, logged: LoggedBatch) -> Flags | None:
+        has_rules = logged.contexts.have_rules[slots["context"]]
+        return has_rules if self.table.column != PROBABILITY and has_rules.any() else None
 
     def _prefixed(self, slots: Columns) -> Flags:
         return Scorer._prefixed(self, slots) if self.table.column == PROBABILITY else super()._prefixed(slots)
