@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlrec.cli.output.output import Show
 from rlrec.cli.output.plain import dumps, single
 from rlrec.cli.text.text import Screen, View
+from rlrec.errors import InputError
 
 if TYPE_CHECKING:
     import pandas
     import polars
     import pyarrow
+
+    from rlrec.cli.doors.html import Plot
+    from rlrec.report.figures import Figure
 
 EXTRAS = {"polars": "polars"}  # library: the extra that brings it, if not `notebook`
 
@@ -44,11 +48,13 @@ class Frame:
 
 
 class Display(NamedTuple):
-    """A display of an answer, as a command hands it to its output."""
+    """A display of an answer, as a command hands it to its output; draw: its figure, None where it has nothing to
+    plot."""
 
     table: View | None = None
     columns: Sequence[str] | None = None
     flat: Sequence[Mapping[str, Any]] | None = None
+    draw: Callable[[], Figure | None] | None = None
 
     def text(self, answer: Any) -> str:
         """The answer as the command shows it."""
@@ -65,6 +71,29 @@ class Reply(Frame):
 
     def __repr__(self) -> str:
         return super().__repr__() if self.display is None else self.display.text(self)
+
+    def _repr_html_(self) -> str:
+        """The answer for a notebook: its figure, where it has one, and its table."""
+        from rlrec.cli.doors import html
+
+        figure = self.display.draw() if self.display and self.display.draw else None
+        shown = "" if figure is None else html.Plot.from_figure(figure)._repr_html_()
+        view = self.display.table if self.display else None
+        return shown + (html.plain(repr(self)) if view is None else html.table(view))
+
+    def plot(self, path: str | None = None) -> Plot:
+        """The figure that `--plot` writes, which a notebook shows. path: a file that gets it, too. Raises InputError
+        where the answer has nothing to plot."""
+        from rlrec.cli.doors.html import Plot
+
+        if self.display is None or self.display.draw is None:
+            raise InputError("this answer has no figure", hint="to_pandas() makes a frame of it, which draws itself")
+        if (figure := self.display.draw()) is None:
+            raise InputError("the answer has nothing to plot yet")
+        plot = Plot.from_figure(figure)
+        if path is not None:
+            plot.save(path)
+        return plot
 
     @property
     def notes(self) -> list[str]:
@@ -96,7 +125,7 @@ class Result(Reply, dict[str, Any]):
         return self._rows().to_pandas()
 
     def _rows(self) -> Records:
-        table, _, flat = self.display or Display()
+        table, _, flat, _ = self.display or Display()
         if flat is None and table is not None:
             flat = [dict(zip(table.headers, row, strict=True)) for row in table.rows]
         return records([self] if flat is None else flat)
@@ -164,4 +193,4 @@ class Keeper(Show):
         self.clear_progress()
         view = None if table is None else table._replace(rows=[*table.rows])
         self.answer = record(result) if single(result) else records(result)
-        self.answer.display = Display(view, columns, None if flat is None else [*flat])
+        self.answer.display = Display(view, columns, None if flat is None else [*flat], self.draw)

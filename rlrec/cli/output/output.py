@@ -33,6 +33,7 @@ class Show:
     def __init__(self, form: str, *, plain: bool = False, typed: bool = True) -> None:
         self.format, self.typed = form, typed
         self.answer: Any = None  # the result that is written
+        self.draw: Callable[[], Any] | None = None  # its figure
         self.clear_progress: Callable[[], None] = lambda: None  # takes a line of progress away
         self.screen = Screen.detect(sys.stdout, plain=plain) if form == "table" else Screen()
 

@@ -247,7 +247,10 @@ def write_text(path: str, text: str) -> int:
 
 
 def save_plot(path: str | None, draw: Callable[[], Figure | None]) -> None:
-    """Write the figure of an answer as a file of its own, where one is wanted. Raises InputError where it has none."""
+    """Write the figure of an answer as a file of its own, where one is wanted; a program may draw it later. Raises
+    InputError where it has none."""
+    if (show := settings().show) is not None:
+        show.draw = draw
     if path is None:
         return
     from rlrec.report import svg

@@ -19,7 +19,8 @@ from rlrec.policy.beliefs.budget import SLICES, Budget
 
 PERIODS = 7  # before the newest one, whose costs and requests count
 RECENT = SLICES * (PERIODS + 1)  # slices
-HALF_LIFE = 2.0  # slices, after which the requests of a slice say half as much about those to come
+HALF_LIFE = 0.7  # slices, after which the requests of a slice say half as much about those to come
+CAUTION = 0.25  # slices as usual, by which the level of a period is drawn to that of the others
 NODES = 12  # of the quadrature of one score
 MAX_RIVALS = 64  # arms between which the best one is sought
 DOUBLINGS, HALVINGS = 60, 40
@@ -91,7 +92,8 @@ class Spend:
         total = counts.reshape(-1, SLICES).sum(axis=0)
         usual = np.where(n_covered > 0, total / np.maximum(n_covered, 1), total.sum() / n_covered.sum())
         # today's level against that
-        level = (recent @ today + usual.mean()) / (recent @ (usual * passed) + usual.mean())
+        usually = CAUTION * usual.mean()
+        level = (recent @ today + usually) / (recent @ (usual * passed) + usually)
         return float(level * (usual @ (1 - passed)))
 
     def slots_of_period(self) -> float:
