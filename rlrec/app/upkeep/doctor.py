@@ -223,7 +223,7 @@ def _policy(unit: Unit, policy: StoredPolicy, findings: Findings, catalogue: Seq
 
 def _propensities(unit: Unit, request: Request, findings: Findings) -> int:
     size = MAX_DERIVED if request.sample is None else request.sample
-    ids, total = propensities.sample_decisions(unit, size, seed=request.seed)
+    ids, total = audit.random_ids(unit, size, seed=request.seed)
     if len(ids) < total:
         detail = f"a random sample of {len(ids):,} of {total:,} decisions; --sample {total} takes all"
         findings.add("propensities", "info", "store", detail)

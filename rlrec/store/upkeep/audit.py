@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import sqlalchemy as sa
 
 from rlrec.arrays import Ids
 from rlrec.log_fields import NO_SCORE
-from rlrec.store.database import bulk
 from rlrec.store.database.bulk import Columns
 from rlrec.store.database.unit import Row, Unit, slices
 from rlrec.store.log import decisions, reader
@@ -23,7 +21,7 @@ from rlrec.store.log.selected import numbers
 
 BATCH = 20_000  # decisions, or rows of a stream
 MAX_ROWS = 50  # rows that one test names
-RANDOM_ROUNDS = 20  # in which ids are drawn: an import or a removal may have left few
+SPARSE = 50  # ids for each decision of the store's own, beyond which these are not found by chance
 # From the reading of a belief to the lock of its policy; on PostgreSQL the clock was once read before that wait, too.
 LONGEST_WAIT_US = 3_600_000_000
 
@@ -72,24 +70,20 @@ def visit_histories(unit: Unit, decision_ids: Sequence[int]) -> Columns:
 
 
 def random_ids(unit: Unit, size: int, *, seed: int) -> tuple[Ids, int]:
-    """Ids of at most `size` random decisions that this store drew itself, ascending, and how many it drew: by numbers
-    between the first one and the last, so that no others are read."""
+    """Ids of `size` random decisions that this store drew itself, ascending, and how many it drew. Where these lie
+    densely they are found by random numbers, so that no others are read."""
     source, rng = "FROM decision WHERE imported = 0", np.random.default_rng(seed)
     total = int(unit.ask_value(f"SELECT count(*) {source}"))
-    ends = [int(unit.ask_value(f"SELECT {end}(id) FROM decision") or 0) for end in ("min", "max")]
-    ids = dict[int, None]()
-    for _ in range(RANDOM_ROUNDS):
-        if len(ids) < min(size, total):
-            tried = dict.fromkeys(rng.integers(ends[0], ends[1], size=2 * size, endpoint=True).tolist())
-            stored = {row[0] for row in unit.ask(f"SELECT id {source} AND id IN (?*)", list(tried))}
-            ids |= dict.fromkeys(number for number in tried if number in stored)
-    return np.array(sorted(list(ids)[:size]), np.int64), total
-
-
-def drawn_ids(unit: Unit) -> Iterator[npt.NDArray[np.int64]]:
-    """Ids of the decisions that this store drew itself, ascending, a batch at a time."""
-    for columns in bulk.stream(unit, "SELECT id FROM decision WHERE imported = 0 ORDER BY id", {"id": np.int64}):
-        yield columns["id"]
+    first, last = (int(unit.ask_value(f"SELECT {end}(id) FROM decision") or 0) for end in ("min", "max"))
+    if total <= 2 * size or total * SPARSE < last - first:
+        ids = [row[0] for rows in unit.portions(f"SELECT id {source} ORDER BY id") for row in rows]
+        return np.sort(rng.choice(np.array(ids, np.int64), min(size, total), replace=False)), total
+    sample = dict[int, None]()
+    while len(sample) < size:
+        tried = dict.fromkeys(rng.integers(first, last, size=2 * size, endpoint=True).tolist())
+        stored = {row[0] for row in unit.ask(f"SELECT id {source} AND id IN (?*)", list(tried))}
+        sample |= dict.fromkeys(number for number in tried if number in stored)
+    return np.array(sorted(list(sample)[:size]), np.int64), total
 
 
 def count_overdue(unit: Unit, policy_id: int, *, first: int, before: int) -> tuple[int, int]:

@@ -45,19 +45,6 @@ PORTION = 50_000  # decisions of a sample that are held at once
 STATES = 5_000  # decisions whose histories are held at once
 
 
-def sample_decisions(unit: Unit, size: int, *, seed: int) -> tuple[Ids, int]:
-    """Ids of `size` random decisions that this store made, ascending, and how many it draw. Memory: the sample's."""
-    rng = np.random.default_rng(seed)
-    ids, keys, total = np.empty(0, np.int64), np.empty(0), 0
-    for batch in audit.drawn_ids(unit):
-        total += len(batch)
-        ids, keys = np.r_[ids, batch], np.r_[keys, rng.random(len(batch))]
-        if len(ids) > size:
-            with_smallest_keys = np.argpartition(keys, size)[:size] if size else np.empty(0, np.intp)
-            ids, keys = ids[with_smallest_keys], keys[with_smallest_keys]
-    return np.sort(ids), total
-
-
 class JointPropensities:
     """Slates of any log whose propensity is not the product of its slots', or a slot's below the smallest there."""
 

@@ -91,15 +91,10 @@ class StudyFold:
     def partials(self) -> Iterator[StudySums]:
         """The sums of each portion."""
         portions = list(people.portions(self.unit))
-        read = self._batches if len(portions) > 1 else self._ask_batches
-        for portion, batch in read(portions):
+        for portion, batch in self._batches(portions) if portions else ():
             query = people.ask_visits(self.unit, portion, self.study.experiment)
             if len(batch):
                 yield self._sums(query.columns(), batch)
-
-    def _ask_batches(self, portions: Sequence[Ids]) -> Iterator[tuple[Ids, Batch]]:
-        for portion in portions:
-            yield portion, self._batch(portion)
 
     def _batches(self, portions: Sequence[Ids]) -> Iterator[tuple[Ids, Batch]]:
         """The selected decisions of each portion. The log is read once, in its order: an index leads from one page of
@@ -126,8 +121,8 @@ class StudyFold:
     def _names(self) -> tuple[str, ...]:
         return _READ if self._contexts is None else (*_READ, "context_id")
 
-    def _batch(self, portion: Ids, selection: Selection | None = None) -> Batch:
-        slots, events = people.ask_decisions(self.unit, portion, self._names, selection or self.study.selection)
+    def _batch(self, portion: Ids, selection: Selection) -> Batch:
+        slots, events = people.ask_decisions(self.unit, portion, self._names, selection)
         return Batch(slots=reader.read_slots(slots), events=events.columns())
 
     def _sums(self, columns: Columns, batch: Batch) -> StudySums:
