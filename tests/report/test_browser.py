@@ -7,10 +7,13 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 import pytest
 
+from rlrec.cli.doors.pages import Options, PageMaker
 from tests.cli.commands.judging.test_report import EVIL
+from tests.cli.doors.test_screen import HTML_USER, PAGE_OF_COMMAND, stocked
 from tests.conftest import runner
 
 if TYPE_CHECKING:
@@ -131,3 +134,36 @@ def test_the_tables_of_the_figures_scroll_inside_of_the_page(browser: Browser, p
     assert page.evaluate(BROADER) == []
     assert page.evaluate("() => document.documentElement.scrollWidth") == NARROW["width"]
     context.close()
+
+
+@pytest.fixture(scope="module")
+def screen_files(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> list[Path]:
+    """Pages of the screen of a store whose names are markup."""
+    folder = tmp_path_factory.mktemp("screen")
+    db = str(shutil.copy(sqlite_template, folder / "rlrec.db"))
+    stocked(db)
+    maker, paths = PageMaker(Options(db, db)), list[Path]()
+    user = {"key": HTML_USER}
+    shown = {**dict(PAGE_OF_COMMAND.values()), "user": user, "health": {}, "find": {"q": "none"}}
+    for path, args in shown.items():
+        paths.append(folder / f"{len(paths)}.html")
+        paths[-1].write_bytes(maker.make(path, urlencode(args)).body)
+    return paths
+
+
+def test_pages_of_the_screen_fit_and_pass_axe_at_every_size_and_in_every_mode(
+    browser: Browser, screen_files: list[Path]
+) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="pip install axe-playwright-python").Axe()
+    page, complaints = browser.new_page(), list[str]()
+    page.on("console", lambda message: complaints.append(message.text))
+    for number, path in enumerate(screen_files):
+        page.goto(path.as_uri())
+        for viewport in (NARROW, BROAD, {"width": 1920, "height": 1080}):
+            page.set_viewport_size(viewport)
+            assert page.evaluate(BROADER.replace("svg'", "svg, .skip'")) == []
+        page.emulate_media(color_scheme="dark" if number % 2 else "light")
+        violations = axe.run(page).response["violations"]
+        assert [(each["id"], each["nodes"][0]["html"]) for each in violations] == []
+    assert complaints == []
+    page.close()

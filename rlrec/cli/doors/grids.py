@@ -30,7 +30,9 @@ class Address(NamedTuple):
     args: Mapping[str, str]
 
     def change(self, anchor: str = "", **changes: str) -> str:
-        """The same page with other arguments; an empty one is left out."""
+        """The same page with other arguments; an empty one is left out. A page that comes again has no anchor: browsers
+        would go back to it each time, and keep their place without one."""
+        anchor = "" if self.args.get("refresh") else anchor
         named = {name: value for name, value in {**self.args, **changes}.items() if value}
         return f"{self.path or '.'}?{urlencode(named)}{anchor and '#'}{anchor}"
 

@@ -165,6 +165,8 @@ def test_tables_are_sorted_filtered_and_cut_by_links(sqlite_db: str, run_sqlite:
     first, body = rows("refresh=10")
     assert (first, "rows 1 to 100 of 250" in body) == ([f"a{n:03}" for n in range(100)], True)
     links = [html.unescape(link) for link in re.findall('href="(arms[^"]*)"', body)]
+    assert [link for link in links if "#" in link] == []  # each refresh would lead back there
+    assert "#t0-0" in rows("")[1]
     assert [link for link in links if "refresh=10" not in link] == ["arms?", "arms?refresh=60"]
 
     def follow(ending: str) -> str:
