@@ -21,7 +21,7 @@ from rlrec.errors import InputError
 from rlrec.ope.checks.exposure import spread
 from rlrec.policy import is_contextual
 from rlrec.policy.beliefs import means
-from rlrec.policy.beliefs.base import Belief, Examined, Policy
+from rlrec.policy.beliefs.base import PRICE, Belief, Examined, Policy
 from rlrec.policy.beliefs.statistics import CONTEXT
 from rlrec.policy.contexts.contextual import ContextualPolicy
 from rlrec.policy.slates import slate
@@ -46,6 +46,16 @@ class CountingCurve(TypedDict):
     in_bounds: bool
 
 
+class Pacing(TypedDict):
+    """The budget of a period, what was spent in the present one, and the price of cost now."""
+
+    event: str
+    amount: float
+    period: str
+    spent: float
+    price: float
+
+
 class PolicyBelief(VersionSummary):
     """Answer of `policy show`: the belief per arm, how the version came about, and the versions of its policy. weighed:
     decisions that ipw_mean is from, None for all."""
@@ -61,6 +71,7 @@ class PolicyBelief(VersionSummary):
     exposure: dict[str, dict[str, float | None]]
     counting: CountingCurve | None
     weighed: int | None
+    budget: NotRequired[Pacing]
 
 
 # Whom a version serves. counting: the curve by which it counts pulls, None where it counts each as one; routes: that
@@ -71,9 +82,11 @@ Audience = TypedDict("Audience", {
 
 
 class _Features(TypedDict, total=False):
-    """The encoders of contexts and arms, as `--features` takes them; nothing for a kind that reads no context."""
+    """The encoders of contexts and arms, as `--features` takes them; nothing for a kind that reads no context. And the
+    budget of a policy that has one."""
 
     features: dict[str, Any]
+    budget: Pacing
 
 
 def show(
@@ -91,6 +104,8 @@ def show(
         features = _Features()
         if version.contextual:
             features["features"] = {side: version.parameters[side] for side in ("context", "arm")}
+        if version.params.get("budget"):
+            features["budget"] = _pacing(unit, version)
         weighted, weighed = arm_means.weighted_means(unit, version, catalogue, sample=sample)
         arm_rows = [belief | mean for belief, mean in zip(_beliefs(unit, version, context), weighted, strict=True)]
         return {
@@ -110,6 +125,13 @@ def show(
             "exposure": {"served": _spread(arm_rows, "served"), "now": _spread(arm_rows, "probability")},
             "counting": _counting(unit, version), "weighed": weighed,
         }  # fmt: skip
+
+
+def _pacing(unit: Unit, version: Version) -> Pacing:
+    distribution = exact.load(unit, version)
+    assert distribution.spend is not None
+    budget, spent = distribution.spend.budget, distribution.spend.spent_in_period(unit.now)
+    return {**budget._asdict(), "spent": spent, "price": distribution.price_at(unit.now)}  # type: ignore[typeddict-item]
 
 
 def _spread(arms: Sequence[Mapping[str, Any]], column: str) -> dict[str, float | None]:
@@ -139,6 +161,8 @@ def _beliefs(unit: Unit, version: Version, context: Mapping[str, Any]) -> list[d
         named = " and ".join(ranker.version.reference for ranker in distribution.rankers)
         raise InputError(f"{version.policy.name} is drafted from two rankers", hint=f"look at {named}")
     distribution.check(context)
+    if distribution.spend is not None:
+        context = {**context, PRICE: distribution.price_at(unit.now)}
     if not catalogue:
         return []
     ids = np.array([arm.id for arm in catalogue], np.int64)
@@ -167,6 +191,7 @@ def _beliefs(unit: Unit, version: Version, context: Mapping[str, Any]) -> list[d
             "reward_sum": plain_number(belief.reward_sum[row]) if policy.served else None,
             **{name: finite_or_none(column[row]) for name, column in figures.items()},
             **({"weights": weights[row]} if weights else {}),
+            **({} if belief.cost is None else {"cost": float(belief.cost[row])}),
         }
         for row, arm in enumerate(catalogue)
     ]  # fmt: skip

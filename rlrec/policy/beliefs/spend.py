@@ -67,8 +67,9 @@ class Spend:
         return cost
 
     def spent_in_period(self, at: int) -> float:
-        """The spend of the period of a moment until now."""
-        return float(self.spent[self.slices >= _period_start(self.budget.slices(at))].sum())
+        """The spend of the period of a moment."""
+        start = _period_start(self.budget.slices(at))
+        return float(self.spent[(self.slices >= start) & (self.slices < start + SLICES)].sum())
 
     def left(self, at: int) -> float:
         """How many slots will be shown in the rest of a period: by past periods, at the level of its last slices. In
@@ -76,31 +77,38 @@ class Spend:
         now = self.budget.slices(at)
         start = _period_start(now)
         is_past = self.slices < start
-        today = np.zeros(SLICES)
-        today[self.slices[~is_past] - start] = self.shown[~is_past]
+        today = self._count(start)
         n_over, passed = now - start, np.clip(now - start - np.arange(SLICES), 0.0, 1.0)
         recent = np.where(passed > 0, 0.5 ** ((n_over - np.arange(SLICES)) / HALF_LIFE), 0.0)
         if not is_past.any():
             recent[: int(self.slices[0] - start) if len(self.slices) else 0] = 0.0  # before it began
             return float(recent @ today * (SLICES - n_over) / max(recent @ passed, 1 / SLICES))
         # the mean of each slice of a period over the periods in which it was covered
-        first, end = int(self.slices[0]), _period_start(float(self.slices[is_past][-1])) + SLICES
-        number = np.arange(oldest_slice(end), end)
-        counts = np.zeros(len(number))
-        counts[self.slices[is_past] - number[0]] = self.shown[is_past]
-        n_covered = (number >= first).reshape(-1, SLICES).sum(axis=0)
-        total = counts.reshape(-1, SLICES).sum(axis=0)
+        end = _period_start(float(self.slices[is_past][-1])) + SLICES
+        begins = range(end - PERIODS * SLICES, end, SLICES)
+        n_covered = sum(begin + np.arange(SLICES) >= self.slices[0] for begin in begins)
+        total = np.sum([self._count(begin) for begin in begins], axis=0)
         usual = np.where(n_covered > 0, total / np.maximum(n_covered, 1), total.sum() / n_covered.sum())
-        # today's level against that
+        # today's level against that, by slices that were covered before
+        recent = np.where(n_covered > 0, recent, 0.0)
         usually = CAUTION * usual.mean()
         level = (recent @ today + usually) / (recent @ (usual * passed) + usually)
         return float(level * (usual @ (1 - passed)))
 
+    def _count(self, begin: int) -> Array:
+        """The slots that were shown in each slice of a period, (SLICES,), by the first of these."""
+        inside = (self.slices >= begin) & (self.slices < begin + SLICES)
+        counts = np.zeros(SLICES)
+        counts[self.slices[inside] - begin] = self.shown[inside]
+        return counts
+
     def slots_of_period(self) -> float:
-        """How many slots a period shows, by all that is known."""
+        """How many slots a period shows: the mean of those before the newest one; without these, as many as that."""
         if not len(self.slices):
             return 0.0
-        return float(self.shown.sum() * SLICES / (self.slices[-1] - self.slices[0] + 1))
+        first, newest = _period_start(float(self.slices[0])), _period_start(float(self.slices[-1]))
+        past = self.shown[self.slices < newest]
+        return float(past.sum() * SLICES / (newest - first) if len(past) else self.shown.sum())
 
     def price(
         self, location: Array, deviation: Array | None, cost: Array, *, uniform: float, at: int | None = None

@@ -103,6 +103,21 @@ def test_the_price_stands_in_the_context_of_each_decision(shop: Run) -> None:
     assert shop("decision", "show", 1, "--json").json["context"]["@price"] == 0
 
 
+def test_a_policy_shows_its_spend_its_price_and_the_costs_of_arms(shop: Run) -> None:
+    cost = pay(shop, ask(shop, 12, at=MORNING, seed=1), at=MORNING)
+    shown = shop("--now", NOON, "policy", "show", "p", "--json").json
+    table, price = shop("--now", NOON, "policy", "show", "p").stdout, shown["budget"].pop("price")
+    assert shown["budget"] == {"event": "cost", "amount": 0.1, "period": "day", "spent": pytest.approx(cost)}
+    answer = ask(shop, 1, at=NOON, seed=2)[0]
+    assert shop("decision", "show", answer["decision_id"], "--json").json["context"]["@price"] == price > 0
+    by_arm = {row["arm"]: row for row in shown["arms"]}
+    shown_arm = answer["slate"][0]
+    assert by_arm[shown_arm["arm"]]["probability"] == pytest.approx(shown_arm["propensity"])
+    assert by_arm["small"]["cost"] < by_arm["middle"]["cost"] < by_arm["large"]["cost"]
+    assert f"of 0.1 (cost); price {price:.4g}" in table
+    assert "budget" not in shop("policy", "create", "q", *words(), "--json").json["params"]
+
+
 def test_a_budget_that_is_spent_leaves_the_cheapest_arm_and_the_floor(shop: Run) -> None:
     done(shop("policy", "create", "q", *words(budget="cost:0.2/day")))
     assert pay(shop, ask(shop, 30, at=MORNING, seed=1, policy="q"), at=MORNING) > 0.2

@@ -86,9 +86,23 @@ def test_after_a_pause_the_days_before_it_tell() -> None:
     assert spend_of(*rows).left(TODAY) == pytest.approx(2400)
 
 
+def test_a_week_back_counts_and_what_others_show_after_midnight_does_not() -> None:
+    rows = [(hour - 24 * day, 7, 50.0 + 50 * (day == 8), 0.0, 0) for day in range(1, 9) for hour in range(24)]
+    assert spend_of(*rows).left(TODAY) == pytest.approx(1200)
+    late = spend_of(*rows[:-24], (24, 7, 9.0, 90.0, 9))
+    assert late.left(TODAY + 23 * HOUR) < 60
+    assert late.spent_in_period(TODAY) == 0
+
+
 def test_at_the_end_of_a_period_nothing_is_left() -> None:
     rows = [(hour - 24, 7, 100.0, 0.0, 0) for hour in range(48)]
     assert spend_of(*rows).left(TODAY + DAY - 1) == pytest.approx(0, abs=1e-4)
+
+
+def test_a_usual_period_is_the_mean_of_those_that_are_over() -> None:
+    assert spend_of((9, 7, 40.0, 0.0, 0), (15, 7, 20.0, 0.0, 0)).slots_of_period() == 60
+    rows = [(9 - 48, 7, 80.0, 0.0, 0), (9 - 24, 7, 100.0, 0.0, 0), (1, 7, 3.0, 0.0, 0)]
+    assert spend_of(*rows).slots_of_period() == 90
 
 
 # -- the price --

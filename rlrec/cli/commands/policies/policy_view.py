@@ -110,6 +110,10 @@ def belief_view(
         f"learns reward {result['reward']}{_counting(result['counting'])}",
         f"versions: {', '.join(map(_version, result['version_list']))}",
     ]
+    if "budget" in result:
+        budget = result["budget"]
+        spent, amount, price = map(cell, (budget["spent"], budget["amount"], budget["price"]))
+        title.append(f"spent in this {budget['period']}: {spent} of {amount} ({budget['event']}); price {price}")
     if "features" in result:
         named = f"the context {cell(context)}" if context else "an empty context (see --context)"
         title.append(f"reads {_fields(result['features']['context'])}; shown for {named}")
