@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from rlrec.cli.output import tables
 from rlrec.cli.program.files import write_text
 from rlrec.cli.text.text import View
-from rlrec.report import svg
 
 if TYPE_CHECKING:
     from rlrec.report.figures import Figure
@@ -22,6 +21,8 @@ class Plot(NamedTuple):
 
     @classmethod
     def from_figure(cls, figure: Figure) -> Plot:
+        from rlrec.report import svg
+
         text = svg.document(figure.drawing, title=figure.heading, description=figure.description)
         return cls(text, figure.description)
 
@@ -40,7 +41,7 @@ def table(view: View) -> str:
     head = "".join(f"<th>{_escape(header)}</th>" for header in view.headers)
     body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in view.rows)
     rows = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    return "".join([*map(_part, view.title), rows, *map(_part, view.notes)])
+    return "".join([*map(_paragraph, view.title), rows, *map(_paragraph, view.notes)])
 
 
 def plain(text: str) -> str:
@@ -48,8 +49,8 @@ def plain(text: str) -> str:
     return f"<pre>{_escape(text)}</pre>"
 
 
-def _part(part: str | View) -> str:
-    return f"<p>{_escape(part)}</p>" if isinstance(part, str) else table(part)
+def _paragraph(content: str | View) -> str:
+    return f"<p>{_escape(content)}</p>" if isinstance(content, str) else table(content)
 
 
 def _cell(value: object) -> str:
@@ -58,4 +59,6 @@ def _cell(value: object) -> str:
 
 
 def _escape(text: str) -> str:
+    from rlrec.report import svg
+
     return svg.escape(text).replace('"', "&quot;")
