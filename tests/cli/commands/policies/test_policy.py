@@ -59,8 +59,9 @@ def test_every_kind_says_its_parameters_and_when_to_use_it(run_sqlite: Run) -> N
         "discount": 1.0,
         "window": 0.0,
         "position": "",
+        "budget": "",
     }
-    assert list(by_kind["ucb"]) == ["c", "floor", "explore_slots", "discount", "window", "position"]
+    assert list(by_kind["ucb"]) == ["c", "floor", "explore_slots", "discount", "window", "position", "budget"]
     assert all(row["when"] and row["what"] for row in answer)
 
 
