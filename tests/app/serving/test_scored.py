@@ -1,0 +1,117 @@
+"""Kind scored through the store: experiments, routes, shadows, exports, imports, and estimates from its log."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Run
+
+LATER = ("--now", "2099-01-01T00:00:00Z")
+ARMS = list("abcdefgh")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def shop(run_sqlite: Run) -> Run:
+    run_sqlite("arm", "import", "-", stdin="".join(json.dumps({"arm": arm}) + "\n" for arm in ARMS))
+    run_sqlite("policy", "create", "mine", "--kind", "scored", "--param", "temperature=0.5", "--param", "floor=0.05")
+    run_sqlite("policy", "create", "ranker", "--kind", "scored", "--param", "epsilon=0")
+    run_sqlite("policy", "create", "bandit", "--kind", "thompson")
+    return run_sqlite
+
+
+def requests(n: int, **fields: Any) -> list[dict[str, Any]]:
+    """Of visits of two steps, four of eight arms with scores that differ from request to request."""
+    rng, lines = random.Random(4), list[dict[str, Any]]()
+    for number in range(n):
+        arms = [{"arm": arm, "score": round(rng.gauss(0, 1), 3)} for arm in sorted(rng.sample(ARMS, 4))]
+        lines.append({"session": f"s{number // 2}", "user": f"u{number // 2}", "k": 2, "arms": arms, **fields})
+    return lines
+
+
+def serve(run: Run, lines: list[dict[str, Any]], *options: str) -> list[dict[str, Any]]:
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    result = run("recommend", "--input", "-", "--seed", "9", *options, stdin=text)
+    assert result.exit_code == 0, result.stderr
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def earn(run: Run, answers: list[dict[str, Any]]) -> None:
+    rng = random.Random(5)
+    lines = [
+        {"decision_id": answer["decision_id"], "position": slot["position"], "events": {"click": 1}}
+        for answer in answers for slot in answer["slate"] if rng.random() < ARMS.index(slot["arm"]) / 8
+    ]  # fmt: skip
+    assert run("feedback", "--input", "-", stdin="".join(json.dumps(line) + "\n" for line in lines)).exit_code == 0
+
+
+def estimates(run: Run, *words: str) -> list[dict[str, Any]]:
+    rows = run(*LATER, "evaluate", *words, "--json").json
+    return [{name: row[name] for name in ("target", "estimator", "unit", "value", "std_error", "n")} for row in rows]
+
+
+def test_the_ranker_beside_a_bandit(shop: Run) -> None:
+    """An experiment and a route with a shadow serve both from the same requests; either is judged on the whole log."""
+    assert shop("experiment", "create", "rivals", "--variant", "a=mine", "--variant", "b=bandit").exit_code == 0
+    both = serve(shop, requests(60, experiment="rivals"))
+    assert {answer["variant"] for answer in both} == {"a", "b"}
+    assert shop("route", "create", "home", "--to", "bandit").exit_code == 0
+    assert shop("policy", "shadow", "home", "mine").exit_code == 0
+    routed = serve(shop, [line | {"session": "r" + line["session"]} for line in requests(20, policy="home")])
+    assert {answer["policy"] for answer in routed} == {"bandit"}
+    dry = serve(shop, requests(4, policy="mine"), "--dry-run")
+    assert all(slot["propensity"] > 0 and slot["score"] is not None for answer in dry for slot in answer["slate"])
+    (shadow,) = shop("route", "show", "home", "--json").json["shadows"]
+    assert shadow["decisions"] == 20
+    earn(shop, both + routed)
+    assert shop("doctor").exit_code == 0
+    for estimators in ("ips,dr", "rips,sn-iips", "wdr,pdis"):  # of impressions, slates, visits
+        rows = shop(*LATER, "evaluate", "ranker", "mine", "--log", "all", "--estimator", estimators, "--json").json
+        assert {row["target"] for row in rows} == {"ranker", "mine"}
+    shown = shop("decision", "show", str(both[0]["decision_id"]), "--json").json
+    assert shown["agrees"] is True
+    assert "@arms" in shown["context"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["jsonl", "csv", "dsjson"])
+def test_an_export_is_the_same_log_elsewhere(shop: Run, tmp_path: Path, layout: str) -> None:
+    earn(shop, serve(shop, requests(80, policy="mine", k=1 if layout == "dsjson" else 2)))
+    here = estimates(shop, "ranker", "--log", "policy=mine", "--estimator", "ips,snips")
+    path = f"log.{layout}"
+    assert shop("export-log", path, "--layout", layout).exit_code == 0
+    elsewhere = ("--db", str(tmp_path / "other.db"))
+    shop(*elsewhere, "init")
+    shop(*elsewhere, "policy", "create", "ranker", "--kind", "scored", "--param", "epsilon=0")
+    result = shop(*elsewhere, "import-log", path, "--layout", layout, "--policy", "old")
+    assert result.exit_code == 0, result.stderr
+    there = estimates(
+        lambda *words: shop(*elsewhere, *words), "ranker", "--log", "policy=old", "--estimator", "ips,snips"
+    )
+    assert [row["value"] for row in there] == pytest.approx([row["value"] for row in here], rel=1e-6)
+
+
+@pytest.mark.slow
+def test_a_log_in_parquet_and_several_processes_give_the_same(shop: Run) -> None:
+    earn(shop, serve(shop, requests(80, policy="mine")))
+    words = ("ranker", "--log", "policy=mine", "--estimator", "ips,snips,dr")
+    here = estimates(shop, *words)
+    assert estimates(shop, *words, "--jobs", "2") == here
+    assert shop("export-log", "folder", "--layout", "parquet").exit_code == 0
+    assert estimates(shop, "ranker", "--log", "parquet:folder,policy=mine", *words[3:]) == here
+
+
+def test_a_target_without_scores_in_the_log_is_refused(shop: Run) -> None:
+    earn(shop, serve(shop, [{"session": f"s{n}", "policy": "bandit"} for n in range(10)]))
+    result = shop(*LATER, "evaluate", "ranker", "--log", "policy=bandit")
+    assert (result.exit_code, "has no score" in result.stderr) == (2, True)
+    assert len(result.stderr.splitlines()) == 1
