@@ -35,9 +35,11 @@ class VwWriter(LayoutWriter):
             **{name: record.get(name) for name in ("keep_probability", "estimated")},
         }
         self.left_out.update(name for name, is_altered in altered.items() if is_altered)
-        features: Mapping[str, Any] = record.get("features") or record["catalogue_features"]
+        context, stated = record["context"], record["context"].get("@arms", {})
+        stated_features = {arm: entry["features"] for arm, entry in stated.items() if entry.get("features")}
+        features: Mapping[str, Any] = record.get("features") or stated_features or record["catalogue_features"]
         tag = f"'{_escaped(record['request_id'])} " if record["request_id"] else ""
-        lines = [f"shared {tag}{_namespaces(record['context'])}"]
+        lines = [f"shared {tag}{_namespaces({name: context[name] for name in context if name[:1] != '@'})}"]
         for arm in arms:
             label = f"0:{0.0 - record['reward']!r}:{slot['propensity']!r} " if arm == slot["arm"] else ""
             lines.append(f"{label}'{_escaped(arm)}{_namespaces(features.get(arm) or {'i': {'id': arm}})}")

@@ -21,7 +21,7 @@ from rlrec.errors import InputError
 @click.argument("path", type=click.Path(allow_dash=True), metavar="PATH|-")
 @click.option(
     "--layout", type=Registered("rlrec.app.imports.layouts:WRITERS"), default="jsonl", show_default=True,
-    help="jsonl: one JSON object a decision. csv: a table, a row a slot. dsjson: for Vowpal Wabbit. parquet: PATH "
+    help="jsonl: one JSON object a decision. csv: a table, a row a slot. dsjson, vw: for Vowpal Wabbit. parquet: PATH "
     "is a folder, to which what is new is appended (pip install 'rlrec[parquet]').",
 )  # fmt: skip
 @click.option("--log", metavar="FILTER", help="Which decisions, e.g. policy=home,since=2026-01-01. Default: all.")
@@ -46,7 +46,8 @@ def export_log(store: Store, show: Show, path: str, layout: str, log: str | None
     dsjson: cb for pages of one slot, ccb for longer ones. An action has its arm in `_tag` (--arm-id _tag, where arms
     have a feature `id`) and the features of the arm; session and user stand beside. Rewards are those of the policy's
     definition, or of --reward. No marginals, times of events, states, policies, and no decisions that are censored or
-    lack a propensity.
+    lack a propensity. vw: text of --cb_adf for pages of one slot, a cost being a reward with the sign turned; an arm is
+    the tag of its line, and no sessions, users and times.
 
     A folder of Parquet has decisions, events and visits by persons; repeated, the command appends what is new.
     It may be a URL that fsspec knows (s3://bucket/log). `rlrec help machines` has its columns; evaluate and exposure

@@ -128,7 +128,8 @@ def _follow(store: Store, request: Any, bad_lines: Any, file: str, poll_us: int)
     bad_lines.reading(file)
     from rlrec.cli.program.waiting import waiting
 
-    with waiting() as waits, lines.stream(file) or nullcontext() as stream:
+    waits = click.get_current_context().with_resource(waiting())  # to the end: supervisors may repeat themselves
+    with lines.stream(file) or nullcontext() as stream:
         return app.follow_log.follow_log(
             store, request, bad_lines, stream=stream, poll_s=poll_us / 1_000_000, wait=waits.wait
         )

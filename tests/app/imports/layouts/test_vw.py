@@ -194,3 +194,14 @@ def test_what_the_text_cannot_hold_is_counted(run_sqlite: Run) -> None:
         "rewards beyond the range of their definition, without --reward (1)", "support (1)",
     ):  # fmt: skip
         assert reason in result.stderr
+
+
+def test_features_that_a_request_states_are_those_of_its_actions(run_sqlite: Run) -> None:
+    run_sqlite("policy", "create", "home", "--kind", "uniform")
+    run_sqlite("arm", "add", "a"), run_sqlite("arm", "add", "c")
+    arms = [{"arm": "a", "features": {"price": 3}}, {"arm": "c", "features": {"price": 4}}]
+    request = {"policy": "home", "session": "s", "context": {"hour": 9}, "arms": arms}
+    run_sqlite("recommend", "--input", "-", stdin=f"{json.dumps(request)}\n")
+    lines = run_sqlite("export-log", "-", "--layout", "vw").stdout.splitlines()
+    assert lines[0] == "shared | hour:9"
+    assert [line[line.index("'") :] for line in lines[1:3]] == ["'a| price:3", "'c| price:4"]
