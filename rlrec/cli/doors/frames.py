@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import polars
     import pyarrow
 
-    from rlrec.cli.doors.html import Plot
+    from rlrec.cli.program.html import Plot
     from rlrec.report.figures import Figure
 
 EXTRAS = {"polars": "polars"}  # library: the extra that brings it, if not `notebook`
@@ -74,7 +74,7 @@ class Reply(Frame):
 
     def _repr_html_(self) -> str:
         """The answer for a notebook: its figure, where it has one, and its table."""
-        from rlrec.cli.doors import html
+        from rlrec.cli.program import html
 
         figure = self.display.draw() if self.display and self.display.draw else None
         shown = "" if figure is None else html.Plot.from_figure(figure)._repr_html_()
@@ -84,7 +84,7 @@ class Reply(Frame):
     def plot(self, path: str | None = None) -> Plot:
         """The figure that `--plot` writes, which a notebook shows. path: a file that gets it, too. Raises InputError
         where the answer has nothing to plot."""
-        from rlrec.cli.doors.html import Plot
+        from rlrec.cli.program.html import Plot
 
         if self.display is None or self.display.draw is None:
             raise InputError("this answer has no figure", hint="to_pandas() makes a frame of it, which draws itself")

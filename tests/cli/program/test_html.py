@@ -15,7 +15,7 @@ import pytest
 
 import rlrec
 from rlrec.api import Recommender
-from rlrec.cli.doors import html
+from rlrec.cli.program import html
 from rlrec.cli.text.text import View
 from rlrec.errors import InputError
 
@@ -106,7 +106,7 @@ with rlrec.open(sys.argv[1], notice=lambda _: None) as store:
     store.arm.add("a")
     store.policy.create("home", kind="thompson")
     answer = store.policy("home")
-    assert not {"rlrec.cli.doors.html", "rlrec.report.svg", "rlrec.report.figures", "jinja2"} & sys.modules.keys()
+    assert not {"rlrec.cli.program.html", "rlrec.report.svg", "rlrec.report.figures", "jinja2"} & sys.modules.keys()
     answer._repr_html_()
     assert "rlrec.report.svg" in sys.modules
 """
