@@ -14,7 +14,7 @@ from rlrec.cli.commands.policies import policy_view
 from rlrec.cli.commands.requests import decision as decisions
 from rlrec.cli.commands.requests import session as sessions
 from rlrec.cli.doors.grids import to
-from rlrec.cli.output.tables import cell
+from rlrec.cli.output.tables import cell, short_times
 from rlrec.cli.program import app
 from rlrec.cli.program.shared import Store
 from rlrec.cli.text.text import View
@@ -70,7 +70,11 @@ def overview(store: Store, args: Arguments) -> Content:
     texts = [f"{row['severity']} {row['check']}, {row['subject']}: {row['detail']}" for row in alerts]
     holdouts = [statuses.holdout(row) for row in result["holdouts"]]
     notes = [note for note in view.notes if note not in (*texts, *holdouts)]
-    return Content("Overview", [Panel(view._replace(notes=notes, title=[*holdouts, *view.title]))], alerts=texts)
+    return Content(
+        "Overview",
+        [Panel(view._replace(notes=notes, title=[*holdouts, *view.title]))],
+        alerts=[*map(short_times, texts)],
+    )
 
 
 def list_policies(store: Store, args: Arguments) -> Content:

@@ -100,6 +100,7 @@ def test_a_page_says_every_word_and_figure_of_its_command(shop: Run, db: str, wo
     assert {*command.split()} - {*text_of(page).split()} <= {"-"}  # a blank where a table has a line for each slot
 
 
+@pytest.mark.slow
 def test_effects_and_the_report_are_those_of_the_commands(imported_effects: tuple[str, Run]) -> None:
     db, run = imported_effects
     shown = run("effects", "--json").json["groups"][0]["arms"]
@@ -119,7 +120,7 @@ def simulated(db: str) -> None:
     run = runner(db)
     assert run("policy", "create", "home", "--kind", "thompson", "--param", "floor=0.3").exit_code == 0
     done = run(
-        "simulate", "shop", "--policy", "home", "--sessions", "300", "-k", "2", "--group", "100", "--seed", "1",
+        "simulate", "shop", "--policy", "home", "--sessions", "120", "-k", "2", "--group", "100", "--seed", "1",
         "--env", "arms=12", "--env", "categories=4", "--env", "bait=5",
     )  # fmt: skip
     assert done.exit_code == 0, done.stderr
@@ -130,6 +131,7 @@ def imported_effects(sqlite_db: str) -> tuple[str, Run]:
     return sqlite_db, filled(sqlite_db, simulated)
 
 
+@pytest.mark.slow
 def test_names_are_no_markup_on_any_page(shop: Run, sqlite_db: str) -> None:
     decision = shop("session", "show", "s0", "--json").json["decisions"][0]["decision_id"]
     arguments = {
@@ -240,6 +242,7 @@ def test_a_locked_store_is_shown_and_one_that_nobody_may_read_says_so(shop: Run,
     assert page.status in (200, 503)
 
 
+@pytest.mark.slow
 def test_no_page_writes_to_the_store(shop: Run, sqlite_db: str) -> None:
     with closing(sqlite3.connect(sqlite_db)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")

@@ -1,6 +1,9 @@
 """`status`: a store at a glance; `policy versions`: where versions come from, and when they were live."""
 
 import json
+import signal
+import subprocess
+import sys
 import time
 from contextlib import closing
 from pathlib import Path
@@ -269,3 +272,18 @@ def test_a_comparison_says_whom_it_affects(run: Run) -> None:
     text = run("--now", LATER, "policy", "diff", "home", "home@2").stdout
     assert text.startswith("a: home\nb: home@2\na is live: 4 decisions in 24 h through front\nb is not live\n")
     assert "b in place of a would show 0.0% of requests another arm at position 1" in text
+
+
+@pytest.mark.slow
+def test_a_watched_status_is_shown_again_until_it_is_interrupted(run_sqlite: Run, sqlite_db: str) -> None:
+    command = [sys.executable, "-m", "rlrec", "--db", sqlite_db, "status", "--watch", "1s", "--format", "ndjson"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+        assert json.loads(child.stdout.readline())["arms"] == 0
+        assert run_sqlite("arm", "add", "a").exit_code == 0
+        deadline = time.monotonic() + 60
+        while json.loads(child.stdout.readline())["arms"] == 0:
+            assert time.monotonic() < deadline
+        child.send_signal(signal.SIGINT)
+        assert (child.wait(timeout=60), child.stderr.read()) == (130, b"Error: interrupted.\n")
+    refused = run_sqlite("status", "--watch", "soon")
+    assert (refused.exit_code, "is not a duration" in refused.stderr) == (2, True)

@@ -172,3 +172,17 @@ def test_a_discount_that_cannot_be_is_refused(ready: Any, gamma: float) -> None:
     refused = ready("session", "show", "s1", "--gamma", gamma)
     assert refused.exit_code == 2
     assert len(refused.stderr.splitlines()) == 1
+
+
+@ON_BOTH
+def test_the_sessions_of_a_user_are_those_of_all_keys(run: Run) -> None:
+    for words in (["arm", "add", "a"], ["policy", "create", "home", "--kind", "uniform"]):
+        assert run(*words).exit_code == 0
+    for session, user in (("s1", "u1"), ("s2", "u2"), ("s3", "u1"), ("s4", "cookie")):
+        assert run("recommend", "--policy", "home", "--session", session, "--user", user).exit_code == 0
+    assert run("user", "merge", "cookie", "--into", "u1").exit_code == 0
+    for key in ("u1", "cookie"):
+        listed = run("session", "list", "--user", key, "--limit", "2")
+        assert [line.split()[:2] for line in listed.stdout.splitlines()[2:]] == [["s4", "u1"], ["s3", "u1"]]
+    refused = run("session", "list", "--user", "u9")
+    assert (refused.exit_code, refused.stderr.startswith("Error: unknown user 'u9'")) == (2, True)
