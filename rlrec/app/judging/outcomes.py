@@ -8,7 +8,13 @@ from typing import Any, TypedDict
 
 from rlrec.app.evaluation.comparisons import interleaved, unit_outcomes
 from rlrec.app.evaluation.comparisons.study import BY, NAMED, USERS, Study
-from rlrec.app.evaluation.comparisons.study_figures import ANONYMOUS_UNITS, DifferenceRow, OutcomeRow, SegmentRow
+from rlrec.app.evaluation.comparisons.study_figures import (
+    ANONYMOUS_UNITS,
+    DifferenceRow,
+    OutcomeRow,
+    SegmentRow,
+    StudyFigures,
+)
 from rlrec.app.evaluation.passes.request import EmptyLog
 from rlrec.app.inputs import filters, lookup
 from rlrec.errors import InputError, quantity
@@ -47,11 +53,21 @@ Result = TypedDict("Result", {
 
 def outcomes(store: Store, request: Request) -> Result:
     """The outcomes of the selected log, from one snapshot. Raises InputError for unknown names, and an empty log."""
-    _check(request)
+    return answer_requests(store, [request])[0]
+
+
+def answer_requests(store: Store, requests: Sequence[Request]) -> list[Result]:
+    """The outcomes by several requests, which differ from the first one in groups and in a later beginning alone."""
+    for request in requests:
+        _check(request)
     with store.read() as unit, bulk.alongside(unit):
-        study = _study(unit, request)
-        figures = unit_outcomes.collect(unit, study, level=request.level)
-    sums = figures.sums
+        studies = [_study(unit, request) for request in requests]
+        figures = unit_outcomes.collect_figures(unit, studies, level=requests[0].level)
+    return [_answer(store, *pair) for pair in zip(requests, figures, strict=True)]
+
+
+def _answer(store: Store, request: Request, figures: StudyFigures) -> Result:
+    study, sums = figures.study, figures.sums
     if study.experiment is None and not sums.new + sums.returning:
         narrowed = request.log or request.users or request.age_us is not None
         hint = "widen --log, or leave out --users and --age" if narrowed else "serve with `rlrec recommend`"

@@ -248,12 +248,11 @@ class _Gathering:
             )
         since = max(times.midnight(start), self.selection.since or 0)
         request = outcomes.Request(by=self.answer.period, log=self._log(since), rewards=[str(self.answer.reward)])
-        over_time = outcomes.outcomes(self.store, request)
-        if self.answer.period == "week":
-            self.answer.weeks = over_time
-        elif days[-1] - max(monday, times.day_of(since)) >= 2 * 7 - 1:
-            request = replace(request, by="week", log=self._log(max(since, times.midnight(monday))))
-            self.answer.weeks = outcomes.outcomes(self.store, request)
+        requests = [request]
+        if self.answer.period != "week" and days[-1] - max(monday, times.day_of(since)) >= 2 * 7 - 1:
+            requests.append(replace(request, by="week", log=self._log(max(since, times.midnight(monday)))))
+        over_time, *weeks = outcomes.answer_requests(self.store, requests)
+        self.answer.weeks = over_time if self.answer.period == "week" else next(iter(weeks), None)
         return over_time
 
     def _estimates(self) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from rlrec.app.evaluation.comparisons.study import NAMED, USERS, Groups, Study
-from rlrec.app.evaluation.comparisons.study_figures import AGES, LIVES, StudySums, ageing_metrics, metrics
+from rlrec.app.evaluation.comparisons.study_figures import AGES, LIVES, NOTHING, StudySums, ageing_metrics, metrics
 from rlrec.app.evaluation.rows import log_rows
 from rlrec.app.evaluation.rows.contexts import ContextCache
 from rlrec.app.evaluation.rows.groups import MAX_GROUPS, too_many
@@ -88,13 +88,18 @@ class StudyFold:
         shares = [[after / before, 1 - after / before] for after in remaining[1:] for before in remaining]
         return [(pair, [row]) for pair, row in zip(shares, units, strict=False) if sum(row) and pair[1] > 0]
 
-    def partials(self) -> Iterator[StudySums]:
-        """The sums of each portion."""
+    def partials(self, others: Sequence[StudyFold] = ()) -> Iterator[list[StudySums]]:
+        """The sums of each portion, and those of others, whose logs are this one from later times on."""
         portions = list(people.portions(self.unit))
         for portion, batch in self._batches(portions) if portions else ():
             query = people.ask_visits(self.unit, portion, self.study.experiment)
             if len(batch):
-                yield self._sums(query.columns(), batch)
+                columns, sums = query.columns(), list[StudySums]()
+                for fold in (self, *others):
+                    since = fold.study.selection.since or 0
+                    rows = batch.select_rows(np.flatnonzero(batch.slots["at"] >= since))
+                    sums.append(fold._sums(columns, rows) if len(rows) else NOTHING)
+                yield sums
 
     def _batches(self, portions: Sequence[Ids]) -> Iterator[tuple[Ids, Batch]]:
         """The selected decisions of each portion. The log is read once, in its order: an index leads from one page of

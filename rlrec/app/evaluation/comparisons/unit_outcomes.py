@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import reduce
 from itertools import product
 from operator import add
 from typing import NamedTuple
@@ -43,8 +42,22 @@ LEAST_EXPECTED = 5  # units in each cell of a chi-square test
 
 def collect(unit: Unit, study: Study, *, level: float, is_fixed: bool = False) -> StudyFigures:
     """The figures of a study, from one pass over the log."""
-    fold = StudyFold(unit, study)
-    sums = reduce(add, fold.partials(), NOTHING)
+    return collect_figures(unit, [study], level=level, is_fixed=is_fixed)[0]
+
+
+def collect_figures(
+    unit: Unit, studies: Sequence[Study], *, level: float, is_fixed: bool = False
+) -> list[StudyFigures]:  # fmt: skip
+    """The figures of studies, from one pass over the log: those behind the first one are of later times alone."""
+    first, *others = folds = [StudyFold(unit, study) for study in studies]
+    sums = [NOTHING] * len(folds)
+    for portion_sums in first.partials(others):
+        sums = list(map(add, sums, portion_sums))
+    return [_figures(unit, *pair, level=level, is_fixed=is_fixed) for pair in zip(folds, sums, strict=True)]
+
+
+def _figures(unit: Unit, fold: StudyFold, sums: StudySums, *, level: float, is_fixed: bool) -> StudyFigures:
+    study = fold.study
     check_field(study.segment, fold.fields, groups=())
     splits, declaration, is_picked = list[tuple[list[float], list[list[int]]]](), None, False
     selected_split, mixed_share = (np.nan, np.nan), 0.0
