@@ -33,6 +33,7 @@ from rlrec.store.upkeep import removals
 
 GROUP = 5_000  # decisions that are read at a time
 MAX_WAITING_BYTES = 32_000_000  # bytes of rows that wait for the spools of their files
+GROUP_ROWS, GROUP_BYTES = 20_000, 64_000_000  # rows of a file that lie together, column by column, and bytes, about
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -305,14 +306,27 @@ class _FileWriter:
         }
 
     def _write_file(self, path: str, dataset: str, share: int) -> int:
-        """Write the rows of a share to a file of Parquet: how many they are."""
-        new = self.schemas[dataset].empty_table()
-        if spool := self._spools.get((dataset, share)):
+        """Write the rows of a share to a file of Parquet, those of merged files first: how many they are."""
+        schema, spool = self.schemas[dataset], self._spools.get((dataset, share))
+        batches: Iterator[Any] = self._merged.batches(dataset, schema.names, share=share, shares=self._shares)
+        if spool is not None:
             spool.stream.close()
             spool.file.seek(0)
-            new = self._pa.ipc.open_stream(spool.file)
-        count = self._merged.copy(dataset, path, share=share, shares=self._shares, new=new)
-        if spool:
+            batches = chain(batches, self._pa.ipc.open_stream(spool.file))
+        writer, waiting, count = self._pa.parquet.ParquetWriter(path, schema), list[Any](), 0
+        try:
+            for batch in chain(batches, [None]):
+                if batch is not None:
+                    waiting.append(self._pa.Table.from_batches([batch]).cast(schema))
+                    count += len(batch)
+                is_full = sum(map(len, waiting)) >= GROUP_ROWS or sum(table.nbytes for table in waiting) >= GROUP_BYTES
+                if waiting and (batch is None or is_full):
+                    writer.write_table(self._pa.concat_tables(waiting))
+                    waiting = []
+            writer.close()
+        finally:
+            writer.is_open = False  # or pyarrow tries again as it deletes the writer, and prints why it cannot
+        if spool is not None:
             spool.file.close()
         return count
 

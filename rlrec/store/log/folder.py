@@ -24,6 +24,7 @@ from rlrec.store.log.log_tables import CHILDREN, column_names
 
 BUCKETS = 64  # that persons are in; a partition has one of them or several
 MEMORY = "200MB"  # of DuckDB; what does not fit lies in temporary files
+MERGING_MEMORY = "2GB"  # as it reads all columns: thousands of rows at a time, each with its eligible arms
 _HINT = "export the log to another folder"
 _GONE = f"repeat the command if an export has merged files meanwhile; else {_HINT}"
 
@@ -58,9 +59,9 @@ _VIEWS = {
     " UNION ALL SELECT decision_features[1].context_id, arm_features FROM decisions WHERE len(decision_features) > 0)"
     " GROUP BY id",
     "eligible_set": "SELECT eligible_id AS id, any_value(len(eligible_arms)) AS size,"
-    " any_value(to_json(eligible_arms)) AS arms FROM decisions GROUP BY eligible_id",
+    " to_json(any_value(eligible_arms)) AS arms FROM decisions GROUP BY eligible_id",
 }
-GROUP_ROWS = 20_480  # rows of a file that lie together, column by column
+ARROW_ROWS = 2_048  # at a time
 # Folders by days say in a name what files by size have in a column: a bucket, and of visits the number of the export.
 _BY_DAY = "filename = true, hive_partitioning = true, hive_types = {'bucket': BIGINT, 'day': VARCHAR}"
 _EXPORT = "CAST(regexp_extract(filename, 'part-([0-9]+)', 1) AS BIGINT) AS part"
@@ -143,27 +144,16 @@ class FolderLog:
     def since(self, number: int) -> FolderLog:
         """The log of the files from one number on."""
         files = {name: [path for path in paths if file_number(path) >= number] for name, paths in self.files.items()}
-        return FolderLog(self.folder, files)
+        return FolderLog(self.folder, files, database=_Database(self.folder, memory=MERGING_MEMORY))
 
-    def copy(self, dataset: str, path: str, *, share: int, shares: int, new: Any) -> int:
-        """Write the rows of a share of a dataset, and behind them new ones, to a file of Parquet: how many they are.
-        Raises OSError where that cannot be written."""
-        import duckdb
-
-        names, failure = quote_columns(new.schema.names), ""
-        rows = f"SELECT {names} FROM new_rows"
+    def batches(self, dataset: str, names: Sequence[str], *, share: int, shares: int) -> Iterator[Any]:
+        """Columns of the rows of a share of a dataset, as batches of Arrow."""
+        text = f"SELECT {quote_columns(names)} FROM {dataset} WHERE bucket % {shares} = {share}"
         if self.files[dataset]:
-            rows = f"SELECT {names} FROM {dataset} WHERE bucket % {shares} = {share} UNION ALL {rows}"
-        text = f"COPY ({rows}) TO {_quoted(path)} (FORMAT parquet, ROW_GROUP_SIZE {GROUP_ROWS})"
-        with self._database.tables(self) as connection:
-            connection.register("new_rows", new)
-            try:
-                return int(connection.execute(text).fetchone()[0])
-            except duckdb.Error as error:
-                if path not in str(error):
-                    raise
-                failure = _reason(error)
-        raise OSError(failure)
+            with self._database.tables(self) as connection:
+                rows = connection.sql(text)
+                reader = "to_arrow_reader" if hasattr(rows, "to_arrow_reader") else "fetch_arrow_reader"  # before 2.0
+                yield from getattr(rows, reader)(ARROW_ROWS)
 
     def close(self) -> None:
         """Give back what DuckDB holds; what is asked later is read anew."""
@@ -173,8 +163,8 @@ class FolderLog:
 class _Database:
     """DuckDB over the files of a folder, with the tables of one log at a time."""
 
-    def __init__(self, folder: str) -> None:
-        self.folder = folder
+    def __init__(self, folder: str, *, memory: str = MEMORY) -> None:
+        self.folder, self.memory = folder, memory
         self._connection: Any = None
         self._shown: tuple[int | None, int] | None = None  # the partition that the tables are of
 
@@ -213,7 +203,7 @@ class _Database:
         """DuckDB without tables."""
         import duckdb
 
-        config: dict[str, Any] = {"threads": 1, "memory_limit": MEMORY, "temp_directory": gettempdir()}
+        config: dict[str, Any] = {"threads": 1, "memory_limit": self.memory, "temp_directory": gettempdir()}
         connection = duckdb.connect(config=config)
         if self._location[1] is not None:
             connection.register_filesystem(self._location[1])

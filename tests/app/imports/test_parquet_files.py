@@ -220,6 +220,22 @@ def test_a_file_that_an_export_has_merged_since_is_named(sqlite_db: str, tmp_pat
         assert "repeat the command" in str(caught.value.hint)
 
 
+def test_rows_that_lie_together_are_bounded_in_bytes(
+    sqlite_db: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that come together are 5,000, and fewer where files are merged."""
+    monkeypatch.setattr(parquet_export, "GROUP", 100)
+    monkeypatch.setattr(parquet_export, "MAX_WAITING_BYTES", 1)
+    prepare(sqlite_db)
+    groups = {}
+    for size in (10**9, 1):
+        monkeypatch.setattr(parquet_export, "GROUP_BYTES", size)
+        export(sqlite_db, tmp_path / str(size))
+        (path,) = (tmp_path / str(size) / "decisions").rglob("*.parquet")
+        groups[size] = pq.ParquetFile(path).num_row_groups
+    assert groups == {10**9: 1, 1: 4}
+
+
 def test_a_bucket_holds_whole_users(sqlite_db: str, tmp_path: Path) -> None:
     export(prepare(sqlite_db), tmp_path / "log")
     buckets: dict[str, set[str]] = {}
