@@ -25,7 +25,16 @@ from rlrec.app.imports.visits import VisitMoves
 from rlrec.app.imports.writer import GroupWriter, ImportState, PreparedRows, find_owner
 from rlrec.app.learning.ledger import Ledger
 from rlrec.app.requests.feedback import FeedbackTransaction, Line
-from rlrec.app.upkeep.import_log import BadLines, Import, ImportSummary, LineSums, Request, checked_layout, summarised
+from rlrec.app.upkeep.import_log import (
+    BadLines,
+    Import,
+    ImportSummary,
+    LineSums,
+    Request,
+    checked_layout,
+    on_zones,
+    summarised,
+)
 from rlrec.errors import Conflict, InputError, quantity
 from rlrec.store import Store, Unit
 from rlrec.store.database import loading
@@ -164,6 +173,8 @@ class _Following:
 
     def summary(self) -> ImportSummary:
         """The answer to the command."""
+        for line in on_zones(self.lines.zoneless):
+            self.store.notice(line)
         if self.n_matched:
             self.store.notice(f"{quantity(self.n_matched, 'observation')} joined decisions that were stored before")
         if self.n_unmatched:

@@ -74,17 +74,18 @@ class ImportSummary:
 @dataclass(frozen=True)
 class LineSums(Sums):
     """How many lines of a log were refused, came before in it, or are no decision; how many decisions lack a
-    propensity; whether some lines observe others."""
+    propensity; whether some lines observe others; how many have a time without a zone."""
 
     rejected: int = 0
     duplicates: int = 0
     skipped: int = 0
     without_propensity: int = 0
     observes: bool = False
+    zoneless: int = 0
 
     @classmethod
     def read(cls, file: Layout, rejected: int = 0) -> LineSums:
-        return cls(rejected, file.duplicates, file.skipped, file.without_propensity, file.observes)
+        return cls(rejected, file.duplicates, file.skipped, file.without_propensity, file.observes, file.zoneless)
 
 
 def import_log(store: Store, request: Request, bad_lines: BadLines) -> ImportSummary:
@@ -146,11 +147,8 @@ class Import:
     def decode(self) -> int:
         """Decode all files: how many of their lines are refused."""
         rejected = sum(map(self._decode, self.files))
-        zoneless = sum(file.zoneless for file in self.files)
-        read_as_utc = (
-            [f"{quantity(zoneless, 'line')} with a time without a zone, which is read as UTC"] if zoneless else []
-        )
-        for line in chain(read_as_utc, self.files[0].join(self.files)):
+        zoneless = sum(file.zoneless for file in self.files if not file.source.grows)
+        for line in chain(on_zones(zoneless), self.files[0].join(self.files)):
             self.store.notice(line)
         return rejected
 
@@ -275,6 +273,11 @@ def summarised(store: Store, request: Request, counts: ImportCounts, lines: Line
         clipped_share=altered.clipped / max(counts.accepted, 1), ignored_kinds=sorted(altered.kinds),
         without_propensity=silent if kind is None else 0,
     )  # fmt: skip
+
+
+def on_zones(count: int) -> list[str]:
+    """A line for a person, where lines of a log have times without a zone."""
+    return [f"{quantity(count, 'line')} with a time without a zone, which is read as UTC"] if count else []
 
 
 def _on_propensities(kind: str | None, count: int, duplicates: int, estimated: int) -> Iterator[str]:

@@ -173,6 +173,13 @@ def test_two_processes_do_not_follow_one_file(store: Store, db: str, path: Path)
     assert sessions(store) == ["s1", "s2", "s3"]
 
 
+def test_times_without_a_zone_are_counted_once(store: Store, path: Path) -> None:
+    store.notice = (notices := list[str]()).append
+    texts = [line(f"z{n}", at="2026-01-31T09:00:00") for n in range(3)]
+    followed(store, path, *(partial(add, path, text) for text in texts))
+    assert notices[1:] == ["3 lines with a time without a zone, which is read as UTC"]
+
+
 def test_layouts_that_are_known_as_a_whole_are_not_followed(store: Store, path: Path) -> None:
     for layout in ("csv", "obd", "parquet"):
         with pytest.raises(InputError, match="read as a whole"):
