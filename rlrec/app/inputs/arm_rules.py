@@ -35,10 +35,11 @@ class PastRule(NamedTuple):
 class Narrowed:
     """The arms that are left to a request. taken: how many each rule took of those that the rules before it had left,
     of all arms that may be served; past: rules on the person, which took some (`past_arms`) of the arms that the others
-    had left (`superset`)."""
+    had left (`superset`, its `members`)."""
 
     eligible: tuple[int, ...]
     superset: tuple[int, ...]
+    members: frozenset[int]
     taken: tuple[tuple[str, int], ...]
     total: int
     past: tuple[PastRule, ...] = ()

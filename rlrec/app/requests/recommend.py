@@ -80,6 +80,7 @@ class RequestGroup:
         self.cache = ServingCache() if cache is None else cache
         self.recorded: FeedbackTransaction | None = None
         self._earliest = 0  # the time of the clock by which the arms of the requests are found
+        self._is_dated_later = False
         for request in requests:
             if isinstance(request, InputError):
                 continue
@@ -201,7 +202,12 @@ class RequestGroup:
         if has_experiments:
             from rlrec.app.serving import assignment
 
+            started_at, has_clock = unit.now, self.store.now is not None
             answers |= assignment.stopped_errors(unit, planned)
+            if has_clock and unit.now > started_at and not self._is_dated_later:
+                self._is_dated_later = True
+                moment = format_time(unit.now)
+                self.store.notice(f"--now lies before the newest phase of an experiment; decisions are dated {moment}")
             planned = {index: plan for index, plan in planned.items() if index not in answers}
         owners = [(plan.request.session, plan.request.user) for plan in planned.values()]
         stored_settings = settings.get(unit)

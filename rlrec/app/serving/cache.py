@@ -95,7 +95,7 @@ class ServingCache:
     def keys_with(self, unit: Unit, eligible: Eligible) -> Mapping[int, str]:
         """Keys of arms by id; those of an eligible set are read where they are missing."""
         if eligible is not self._last:
-            if new := [arm for arm in eligible if arm not in self.keys]:
+            if new := set(eligible).difference(self.keys):
                 self.keys |= arms.keys(unit, new)
             self._last = eligible
         return self.keys

@@ -4,6 +4,7 @@ What they leave is the eligible set of the decision, and logged as such."""
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -53,18 +54,20 @@ class Narrower:
             return narrowed
         if not self._owners:
             self._read_owners()
-        owner, left, taken = self._owners[request.user, request.session], {*narrowed.eligible}, [*narrowed.taken]
+        owner, taken, gone = self._owners[request.user, request.session], [*narrowed.taken], frozenset[int]()
         for rule in past:
-            past_arms = self._taken_arms(rule)[owner] & left
-            left -= past_arms
+            past_arms = (self._taken_arms(rule)[owner] & narrowed.members) - gone
+            gone |= past_arms
             taken.append((f"{rule.name} {rule.text}", len(past_arms)))
-        gone = frozenset(narrowed.eligible) - left
         key = narrowed, past, gone
         if key not in self._sets:
-            eligible = tuple(arm for arm in narrowed.eligible if arm not in gone) if gone else narrowed.eligible
+            left = list(narrowed.eligible)
+            for arm in sorted(gone, reverse=True):
+                del left[bisect_left(left, arm)]
+            eligible = tuple(left) if gone else narrowed.eligible
             self._sets[key] = Narrowed(
-                eligible=eligible, superset=narrowed.eligible, taken=tuple(taken), total=narrowed.total, past=past,
-                past_arms=gone,
+                eligible=eligible, superset=narrowed.eligible, members=narrowed.members, taken=tuple(taken),
+                total=narrowed.total, past=past, past_arms=gone,
             )  # fmt: skip
         return self._sets[key]
 
@@ -84,7 +87,11 @@ class Narrower:
             if len(self.cache.narrowed) >= MAX_SETS:
                 self.cache.narrowed.clear()
             self.cache.narrowed[key] = Narrowed(
-                eligible=eligible, superset=eligible, taken=tuple(taken), total=len(self.cache.active)
+                eligible=eligible,
+                superset=eligible,
+                members=frozenset(left),
+                taken=tuple(taken),
+                total=len(self.cache.active),
             )
         return self.cache.narrowed[key]
 
@@ -146,7 +153,6 @@ def holds(unit: Unit, pairs: Collection[tuple[Narrowed, Owner]]) -> bool:
             by_rule[rule].add(owner)
     taken = {rule: past_arms(unit, rule, owners) for rule, owners in by_rule.items()}
     return all(
-        frozenset().union(*(taken[rule][owner] for rule in narrowed.past)).intersection(narrowed.superset)
-        == narrowed.past_arms
+        frozenset().union(*(taken[rule][owner] for rule in narrowed.past)) & narrowed.members == narrowed.past_arms
         for narrowed, owner in pairs
     )

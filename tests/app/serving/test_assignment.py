@@ -108,6 +108,17 @@ def test_a_unit_belongs_to_its_phase_where_the_clock_stands_still(at: Clocked) -
 
 
 @ON_BOTH
+def test_a_clock_before_the_phase_is_told_that_decisions_have_its_time(at: Clocked) -> None:
+    split(at(0))
+    begin(at(9), {"a": 1, "b": 9})
+    store, notices = at(5), list[str]()
+    store.notice = notices.append
+    answer = recommend.recommend(store, recommend.Request(session="new", user="new", experiment="ab"))
+    assert [answer["at"] in text for text in notices] == [True]
+    assert findings(at(10)) == []
+
+
+@ON_BOTH
 def test_a_frozen_experiment_takes_no_unit_and_serves_those_that_it_has(at: Clocked) -> None:
     split(at(0))
     before = served(at(1), 0, 40)
