@@ -51,11 +51,13 @@ def eligible_sets(
 ) -> dict[tuple[int, ...], int]:
     """The id of each set of arm ids (ascending), stored if it is new. supersets: of sets that lack few of these arms,
     which is all that is stored of them."""
+    superset_ids = (
+        eligible_sets(unit, set(supersets.values())) if supersets else {}
+    )  # first: they may be among the sets
     texts = {tuple(arms): to_text(list(arms)) for arms in sets}
     by_digest = {digest(text): (len(arms), text, arms) for arms, text in texts.items()}
     ids = loading.ids(unit, "eligible_set", "digest", by_digest)
     if new_digests := sorted(by_digest.keys() - ids.keys()):
-        superset_ids = eligible_sets(unit, set(supersets.values())) if supersets else {}
         sizes, bodies, references = list[int](), list[str](), list[int | None]()
         for size, text, arms in map(by_digest.__getitem__, new_digests):
             superset = supersets.get(arms) if supersets else None

@@ -168,6 +168,13 @@ def test_requests_of_one_person_in_a_group_see_those_before_them(shop: Store) ->
         ask(shop, session="s6", user="u", not_shown=1)
 
 
+def test_a_set_and_one_that_lacks_some_of_it_may_be_new_in_one_group(shop: Store) -> None:
+    tell(shop, ask(shop, arms=["a"], session="s", user="u"), purchase=1.0)
+    rules: dict[str, Any] = {"arms": ["@home", "d"], "not_after": ["purchase"]}
+    answers = Pipe(shop).answer([Request(policy="home", session=key, user=key, **rules) for key in "uv"])
+    assert [eligible(shop, answer) for answer in answers] == ["bcd", "abcd"]
+
+
 def test_feedback_of_a_group_counts_for_its_requests(shop: Store) -> None:
     answer = ask(shop, arms=["a"], session="s", user="u")
     pipe = Pipe(shop)
