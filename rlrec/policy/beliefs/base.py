@@ -299,6 +299,16 @@ class Learner(Examined):
     def forgetting(self) -> Forgetting:
         return Forgetting(self.discount, self.window)
 
+    @cached_property
+    def allowance(self) -> Budget | None:  # type: ignore[override]  # of its parameter
+        """The budget of kinds that take one, EVENT:AMOUNT/PERIOD: the score of an arm is less by its expected cost
+        times a price, which the context of the decision holds."""
+        if not self.budget:
+            return None
+        from rlrec.policy.beliefs.budget import Budget
+
+        return Budget.parse(self.budget)
+
     def index(self, belief: Belief, *, context: Mapping[str, Any] | None = None) -> Array | None:
         mean = self.mean(belief)
         return self.less_cost(mean, belief, context) if self.budget else mean

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rlrec.errors import InputError
@@ -14,7 +13,6 @@ from rlrec.policy.beliefs.statistics import PROPENSITY, CountedSlot, SlotColumns
 
 if TYPE_CHECKING:
     from rlrec.arrays import Array
-    from rlrec.policy.beliefs.budget import Budget
     from rlrec.policy.scores.scores import Scores
 
 LEAST = 1e-300  # weight of an arm that is nearly forgotten: what is divided by it stays finite
@@ -24,29 +22,14 @@ STEPS = 6  # of Newton, by which the bound is right to 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
-class Priced(Learner):
-    """Base of kinds with a score for each arm, which may have a budget, EVENT:AMOUNT/PERIOD: the score of an arm is
-    then less by its expected cost times a price, which the context of the decision holds."""
-
-    budget: str = ""
-
-    @cached_property
-    def allowance(self) -> Budget | None:  # type: ignore[override]  # of its parameter
-        if not self.budget:
-            return None
-        from rlrec.policy.beliefs.budget import Budget
-
-        return Budget.parse(self.budget)
-
-
-@dataclass(frozen=True, kw_only=True)
-class EpsilonGreedy(Priced):
+class EpsilonGreedy(Learner):
     """A uniform eligible arm with probability epsilon, else the best mean; equal bests share.
 
     An arm without pulls has mean 0 unless a prior says more.
     """
 
     epsilon: float = bounded(0.1, 0, 1)
+    budget: str = ""
 
     purpose: ClassVar[str] = "a fixed rate of exploration, simple to explain"
     uniform_rates: ClassVar[tuple[str, ...]] = ("epsilon",)
@@ -60,12 +43,14 @@ class EpsilonGreedy(Priced):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Thompson(Priced, BetaLearner):
+class Thompson(BetaLearner):
     """Each arm with the probability that it is the best one, given a Beta posterior per arm.
 
     A reward in [0, 1] counts fractionally: alpha grows by it, beta by what it lacks to 1. With a budget the posterior
     of an arm is the normal one of the same mean and variance: a Beta less a cost has no common scale with others.
     """
+
+    budget: str = ""
 
     purpose: ClassVar[str] = "explores as much as it is in doubt; the default choice for clicks"
     prior: ClassVar[tuple[float, float]] = (1.0, 1.0)
@@ -87,8 +72,10 @@ class Thompson(Priced, BetaLearner):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Optimist(Priced):
+class _Optimist(Learner):
     """The arm with the largest bound, t = 1 + the pulls of all arms; an arm without pulls comes first."""
+
+    budget: str = ""
 
     def _bound(self, belief: Belief, weight: Array, log_t: float | Array) -> Array:
         """Upper confidence bound of each arm, (..., m); weight: its pulls with the prior, above 0; log_t = ln t."""
