@@ -122,6 +122,8 @@ class CatalogueFeatures:
     ) -> list[Hashable]:
         """The value of a field of each arm: None where it has none, a tuple where it is a list. stated: features that a
         request states of the arms, which go before."""
+        from msgspec.json import decode  # for a hundred thousand arms json takes too long
+
         from rlrec.policy.contexts.fields import value_of
 
         by_description = dict[str, Hashable]()
@@ -133,8 +135,7 @@ class CatalogueFeatures:
                 continue
             description = self._description(arm, revision)
             if description not in by_description:
-                features = parse(description, "the features of an arm")
-                by_description[description] = _hashable(value_of(features, field))
+                by_description[description] = _hashable(value_of(decode(description), field))
             values.append(by_description[description])
         return values
 

@@ -71,7 +71,8 @@ def _notice_priors(store: Store) -> None:
         live = policies.live(unit, [policy.name for policy in policies.all_policies(unit)])
         totals = beliefs.totals(unit, {version.id for version, _ in live.values()})
     for name, (version, _) in live.items():
-        (alpha, beta), (pulls, reward) = kinds.load(version.policy.kind).prior, totals.get(version.id, (0.0, 0.0))
+        policy = kinds.make(version.policy.kind, version.params)
+        (alpha, beta), (pulls, reward) = policy.prior, totals.get(version.id, (0.0, 0.0))
         if not alpha or version.contextual or pulls < MIN_PULLS:
             continue
         mean, rival_mean = alpha / (alpha + beta), (alpha + reward) / (alpha + beta + pulls)

@@ -35,6 +35,7 @@ _ENTRIES = 1 << 20  # numbers in a working array
 _PREFIXES = 20_000  # ways to use up caps that are looked at
 _LOWER = 4  # factor by which more ranks are tabulated where the arms left may lie below the nodes
 _POSITIONS = 8  # a table is right for a multiple of so many
+_CELLS = 64  # of which each is remembered
 _CERTAIN = 34.0  # logarithms below 0 of the probability that an arm lies below the nodes
 
 
@@ -43,13 +44,14 @@ class PageLayout:
     """Rules by the indices of m arms.
 
     pins: the arm of a position from 0. cell (m,): arms with equal values of all capped fields share one. uses (cells,
-    c): which counters an arm of a cell raises; limit (c,): of each; cap (c,): the number of its cap. least (m,): the
+    w): the counters that an arm of a cell raises, the last one where these are fewer; limit (c,): of each, and none of
+    the last; cap (c,): the number of its cap. least (m,): the
     share of each arm. by_request: whether each counter (c,) is of a cap of the request; pinned_by_request: positions.
     names: of the caps of counters, pin_names: of pins by position, as errors call them."""
 
     pins: Mapping[int, int]
     cell: Index
-    uses: Flags
+    uses: Index
     limit: Index
     cap: Index
     least: Array
@@ -66,19 +68,30 @@ class PageLayout:
     @cached_property
     def is_closed(self) -> bool:
         """Whether every marginal has a closed form: the other arms compete as on a page of their own."""
-        return not len(self.limit) and not self.least.any()
+        return not self.has_caps and not self.least.any()
+
+    @property
+    def has_caps(self) -> bool:
+        return len(self.limit) > 1
 
     @cached_property
     def counts(self) -> Index:
         """How often pinned arms raise each counter, (c,)."""
-        return self.uses[self.cell[self.pinned]].sum(axis=0)
+        return np.bincount(self.uses[self.cell[self.pinned]].ravel(), minlength=len(self.limit))
+
+    def by_counter(self, by_cell: Array | Index) -> Array:
+        """Sums of values of cells, (cells,), over the cells that raise each counter, (c,)."""
+        weights = np.repeat(by_cell, self.uses.shape[1])
+        sums = np.zeros(len(self.limit))
+        np.add.at(sums, self.uses.ravel(), weights)
+        return sums
 
     def open_cells(self, counts: Index, *, by_request: bool = False) -> Flags:
         """Which cells have no counter at its limit, (u, cells), by counts (u, c). by_request: go by its caps alone."""
         is_full = counts >= self.limit
         if by_request:
             is_full &= self.by_request
-        return ~(is_full @ self.uses.T)
+        return np.logical_not(is_full[:, self.uses].any(axis=2))
 
     def check(self, size: int) -> None:
         """Raises InputError where a page of so many positions cannot keep the rules."""
@@ -92,8 +105,8 @@ class PageLayout:
 
     def check_room(self, size: int) -> None:
         """Raises InputError where a cap may leave no arm for one of so many positions."""
-        if len(self.limit) and (position := self._first_empty(size)):
-            rules = " and ".join(dict.fromkeys(self.names))
+        if self.has_caps and (position := self._first_empty(size)):
+            rules = " and ".join(dict.fromkeys(self.names[:-1]))
             hint = "ask for fewer positions, allow more arms, or raise a cap"
             raise InputError(f"{rules} may leave no arm for position {position} of {size}", hint=hint, field="page")
 
@@ -102,8 +115,8 @@ class PageLayout:
         members = np.bincount(np.delete(self.cell, self.pinned), minlength=len(self.uses))
         # the largest groups that a page can use up, for each cap
         lost, taken = 0, size - len(self.pins) - 1
-        sizes = members @ self.uses
-        for cap in np.unique(self.cap):
+        sizes = self.by_counter(members)
+        for cap in np.unique(self.cap[:-1]):
             groups = np.flatnonzero(self.cap == cap)
             full = self.counts[groups] >= self.limit[groups]
             used_up = taken // int(self.limit[groups[0]]) + int(self.counts[groups].sum())
@@ -125,7 +138,8 @@ class PageLayout:
                 for cell in cells.tolist():
                     lessened = left.copy()
                     lessened[cell] -= 1
-                    lengthened.add((*(counts + self.uses[cell]).tolist(), *lessened.tolist()))
+                    raised = counts + np.bincount(self.uses[cell], minlength=c)
+                    lengthened.add((*raised.tolist(), *lessened.tolist()))
             states = lengthened
         return 0
 
@@ -168,14 +182,14 @@ def lay_out(rules: Sequence[PageRules], keys: Sequence[str], values: Callable[[s
     )
     over = np.flatnonzero(layout.counts > layout.limit)
     for counter in over[:1].tolist():
-        texts = [text for _, (key, text) in sorted(pins.items()) if layout.uses[layout.cell[arms[key]], counter]]
+        texts = [text for _, (key, text) in sorted(pins.items()) if counter in layout.uses[layout.cell[arms[key]]]]
         raise _contradiction(
             " and ".join(texts), layout.names[counter], verb="contradict" if texts[1:] else "contradicts"
         )
     blocked = ~layout.open_cells(layout.counts[None])[0][layout.cell]
     blocked[layout.pinned] = False
     for arm in np.flatnonzero(blocked & (least > 0))[:1].tolist():
-        counter = int(np.flatnonzero((layout.counts >= layout.limit) & layout.uses[layout.cell[arm]])[0])
+        counter = int(next(row for row in layout.uses[layout.cell[arm]] if layout.counts[row] >= layout.limit[row]))
         raise _contradiction(shares[keys[arm]], f"{layout.names[counter]}, which pins use up")
     return layout
 
@@ -186,7 +200,7 @@ def _with_caps(
 ) -> PageLayout:  # fmt: skip
     """A layout with the caps of the rules. Raises InputError where no arm has a field that a request caps."""
     caps = [(page, field, limit) for page in rules for field, limit in page.most.items()]
-    cell, uses = np.zeros(len(keys), np.intp), np.zeros((1, 0), np.bool_)
+    cell, raised_by_cell = np.zeros(len(keys), np.intp), np.empty((1, 0), np.intp)  # -1: none
     columns: list[tuple[int, int]] = []  # the cap and the limit of each counter
     for number, (page, field, limit) in enumerate(caps):
         numbers: dict[Hashable, int] = {}
@@ -194,20 +208,22 @@ def _with_caps(
         groups = [value if isinstance(value, tuple) else () if value is None else (value,) for value in numbers]
         counters = {value: column for column, value in enumerate(dict.fromkeys(item for row in groups for item in row))}
         if page.is_request and not counters:
-            hint = "arms have features: `rlrec arm show KEY` shows them"
+            hint = "arms have features: `rlrec arm list` shows them"
             raise InputError(f"{page.text('most', field)}: no eligible arm has {field!r}", hint=hint, field="page")
-        raised = np.zeros((len(groups), len(counters)), np.bool_)
+        raised = np.full((len(groups), max(map(len, groups), default=0)), -1)
         for row, group in enumerate(groups):
-            raised[row, [counters[value] for value in group]] = True
+            raised[row, : len(group)] = [len(columns) + counters[value] for value in group]
         # cells so far, by the values of this field
         first, finer = distinct(cell, code)
-        uses = np.hstack([uses[cell[first]], raised[code[first]]])
+        raised_by_cell = np.hstack([raised_by_cell[cell[first]], raised[code[first]]])
         cell = finer
         columns += [(number, limit)] * len(counters)
-    cap = np.array([number for number, _ in columns], np.intp)
-    names = [caps[number][0].text("most", caps[number][1]) for number in cap.tolist()]
-    by_request = np.array([caps[number][0].is_request for number in cap.tolist()], np.bool_)
-    limits = np.array([limit for _, limit in columns], np.intp)
+    c = len(columns)
+    uses = np.where(raised_by_cell < 0, c, raised_by_cell)
+    cap = np.array([*(number for number, _ in columns), -1], np.intp)
+    names = [*(caps[number][0].text("most", caps[number][1]) for number, _ in columns), ""]
+    by_request = np.array([*(caps[number][0].is_request for number, _ in columns), False], np.bool_)
+    limits = np.array([*(limit for _, limit in columns), np.iinfo(np.intp).max], np.intp)
     return PageLayout(pins, cell, uses, limits, cap, least, by_request, frozenset(), names, {})
 
 
@@ -265,11 +281,11 @@ class RuledOrder(ExactOrder):
     def _order(self) -> Order:
         """The order of the scores, whose table reaches down to the arms that caps can leave."""
         scores, layout, size = self._ruled.scores, self._ruled.layout, self._positions
-        ranks = self._ranks or (2 * size if len(layout.limit) else size)
+        ranks = self._ranks or (2 * size if layout.has_caps else size)
         while True:
             ranks = min(ranks, len(scores))
             order = scores.order(ranks, earlier_order=self._earlier)
-            if not isinstance(order, ContinuousOrder) or ranks == len(scores) or not len(layout.limit):
+            if not isinstance(order, ContinuousOrder) or ranks == len(scores) or not layout.has_caps:
                 break
             if _reaches(order.tabulated, layout, size):
                 break
@@ -345,9 +361,9 @@ def _reaches(tabulated: Tabulated, layout: PageLayout, size: int) -> bool:
     table, row = tabulated.table, tabulated.row
     certain = np.where(table.count > 0, table.log_low <= -_CERTAIN, False)[row]
     for above, needed in ((certain.astype(float), float(size)), (table.sf_edge[row, 0], sufficient_count(size))):
-        by_counter = np.bincount(layout.cell, weights=above, minlength=len(layout.uses)) @ layout.uses
-        lost = 0.0
-        for cap in np.unique(layout.cap):
+        by_cell = np.bincount(layout.cell, weights=above, minlength=len(layout.uses))
+        by_counter, lost = layout.by_counter(by_cell), 0.0
+        for cap in np.unique(layout.cap[:-1]):
             counters = np.flatnonzero(layout.cap == cap)
             used_up = size // int(layout.limit[counters[0]])
             lost += float(np.sort(by_counter[counters])[-used_up:].sum()) if used_up else 0.0
@@ -433,12 +449,21 @@ class SweptBest:
         """Log of the product of the distribution functions of the arms of cells (n, cells) that are not pinned,
         (n, N)."""
         used = np.flatnonzero(cells.any(axis=0)).tolist()
+        if len(used) > _CELLS:
+            free = self._row >= 0
+            free[self._layout.pinned] = False
+            return np.array([self._log_arms(free & row[self._layout.cell]) for row in cells])
         for cell in used:
             if cell not in self._cell_logs:
-                arms = np.setdiff1d(np.flatnonzero(self._layout.cell == cell), self._layout.pinned)
-                rows, count = np.unique(self._row[arms], return_counts=True)
-                self._cell_logs[cell] = count.astype(float) @ self._table.log_cdf[rows]
+                arms = self._layout.cell == cell
+                arms[self._layout.pinned] = False
+                self._cell_logs[cell] = self._log_arms(arms)
         return cells[:, used].astype(float) @ np.array([self._cell_logs[cell] for cell in used])
+
+    def _log_arms(self, arms: Flags) -> Array:
+        """Log of the product of the distribution functions of some arms, (N,)."""
+        rows, count = np.unique(self._row[arms], return_counts=True)
+        return count.astype(float) @ self._table.log_cdf[rows]
 
 
 class SlateWalk:
@@ -449,6 +474,8 @@ class SlateWalk:
         self._layout, self._floors, self._best = layout, at_positions(floor, m), best
         self._position, self._left = 0, np.ones((prefixes, m), np.bool_)
         self._counts = np.tile(layout.counts, (prefixes, 1))
+        self._shared_arms = np.flatnonzero(layout.least)
+        self._is_of_request = bool(layout.by_request[:-1].all()) and layout.pins.keys() == layout.pinned_by_request
         self._allowed = self._find_allowed()
 
     def probability(self) -> Array:
@@ -456,14 +483,17 @@ class SlateWalk:
         allowed = self._allowed
         if self._position in self._layout.pins:
             return allowed.astype(np.float64)
-        picked, best = self._coins()
+        each, best = self._coins()
         probability = best[:, None] * self._best.probability(allowed)
-        probability += picked
+        if each.any():
+            probability += each[:, None] * allowed
+        probability[:, self._shared_arms] += self._shares()
         return probability
 
     def minimum(self, probability: Array) -> Array:
         """The smallest probability of any arm that is left and that the request allows, (u,)."""
-        return np.where(self._find_allowed(by_request=True), probability, 1.0).min(axis=1)
+        by_request = self._allowed if self._is_of_request else self._find_allowed(by_request=True)
+        return probability.min(axis=1, initial=1.0, where=by_request)
 
     def show(self, prefix: Index, arms: Index) -> Index:
         """Lengthen the prefixes of slates (n,) by an arm each, (n,): the new prefix of each slate, (n,)."""
@@ -475,12 +505,12 @@ class SlateWalk:
         if is_pinned:
             picked, best = np.ones(len(first)), np.zeros(len(first))
         else:
-            coins, best_share = self._coins()
-            picked = np.where(competed, coins[parent, shown], 1.0)
-            best = np.where(competed, best_share[parent], 0.0)
+            each, undecided = self._coins()
+            picked = np.where(competed, each[parent] + layout.least[shown], 1.0)
+            best = np.where(competed, undecided[parent], 0.0)
         was_open = layout.open_cells(self._counts)[parent]
         self._counts, self._left = self._counts[parent], self._left[parent]
-        self._counts[competed] += layout.uses[layout.cell[shown[competed]]]
+        np.add.at(self._counts, (row[competed, None], layout.uses[layout.cell[shown[competed]]]), 1)
         self._left[row, shown] = False
         closed = was_open & ~layout.open_cells(self._counts)
         self._best.show(parent, np.where(competed, shown, -1), picked, best, closed)
@@ -488,13 +518,15 @@ class SlateWalk:
         self._allowed = self._find_allowed()
         return code
 
+    def _shares(self) -> Array:
+        """The least shares of the allowed arms that have one, (u, arms)."""
+        return self._allowed[:, self._shared_arms] * self._layout.least[self._shared_arms]
+
     def _coins(self) -> tuple[Array, Array]:
-        """Probability that a coin shows each arm, (u, m), and that no coin decides, (u,)."""
-        allowed, uniform = self._allowed, self._floors[self._position]
-        shares = allowed * self._layout.least
-        undecided = 1.0 - shares.sum(axis=1)
-        each = undecided * uniform / np.maximum(allowed.sum(axis=1), 1)
-        return shares + allowed * each[:, None], undecided * (1.0 - uniform)
+        """Probability that the floor shows any one of the allowed arms, and that no coin decides, (u,) each."""
+        uniform, undecided = self._floors[self._position], 1.0 - self._shares().sum(axis=1)
+        each = undecided * uniform / np.maximum(np.count_nonzero(self._allowed, axis=1), 1)
+        return each, undecided * (1.0 - uniform)
 
     def _find_allowed(self, *, by_request: bool = False) -> Flags:
         """Which arms may stand at the next position, (u, m). by_request: go by its rules alone."""
@@ -504,7 +536,7 @@ class SlateWalk:
         allowed = self._left.copy()
         pins = layout.pins.items()
         allowed[:, [arm for at, arm in pins if not by_request or at in layout.pinned_by_request]] = False
-        if len(layout.limit):
+        if layout.has_caps:
             allowed &= layout.open_cells(self._counts, by_request=by_request)[:, layout.cell]
         return allowed
 
