@@ -15,6 +15,7 @@ import pytest
 from rlrec.app.inputs import lookup
 from rlrec.store import Store
 from rlrec.store.policies import beliefs
+from tests.app.model_prices import Clients, World, opened
 from tests.app.shop import done
 from tests.conftest import ON_BOTH, CommandResult, runner
 
@@ -228,3 +229,22 @@ def test_a_log_with_prices_comes_back(shop: Run, tmp_path: Path) -> None:
         shop("decision", "show", 16, "--json").json["context"] == shop("decision", "show", 8, "--json").json["context"]
     )
     assert audit(shop)["propensities"] == 8
+
+
+@pytest.mark.slow
+def test_days_of_models_spend_their_budget_and_earn_what_the_best_mix_does(shop: Run, sqlite_db: str) -> None:
+    world, requests = World.random(21), 400
+    for name in world.names:
+        done(shop("arm", "add", name))
+    for arm in COSTS:
+        done(shop("arm", "retire", arm))
+    cost = world.cost_between(0.4)
+    done(shop("reward", "define", "paid", "cost_usd=1"))
+    done(shop("policy", "create", "q", *words(floor=0.02, budget=f"cost_usd:{cost * requests}/day")))
+    with closing(opened(Path(sqlite_db))) as store:
+        clients = Clients(store, world, "q", seed=5, first_day="2030-01-02T00:00:00Z")
+        days = [clients.day(number, requests, group=10) for number in range(3)]
+    assert [day.cost / (cost * requests) for day in days[1:]] == pytest.approx([1, 1], abs=0.05)
+    best = [world.best_mix(cost * requests / day.requests)[0] for day in days]
+    assert sum(day.quality / day.requests for day in days[1:]) > 0.9 * sum(best[1:])
+    assert audit(shop)["propensities"] == sum(day.requests for day in days)
