@@ -27,8 +27,7 @@ from rlrec.app.serving.requests import (
     SharedDistribution,
 )
 from rlrec.errors import InputError, OutcomeUnknown, StoreBusy
-from rlrec.policy.beliefs.base import PRICE
-from rlrec.policy.contexts.statements import PAGE
+from rlrec.policy.contexts.statements import STATEMENTS
 from rlrec.store import Store, Unit
 from rlrec.store.database.database_errors import NotUnique
 from rlrec.store.database.unit import Row
@@ -352,9 +351,9 @@ class RequestGroup:
 def _notice_ignored(store: Store, unit: Unit, planned: Mapping[int, PlannedRequest], cache: ServingCache) -> None:
     """Say, once for each, which policies read no context and were given one, and which arms were listed that may not be
     shown now."""
-    for shared in {plan.shared for plan in planned.values() if plan.request.context.keys() - {PAGE}}:
+    for shared in {plan.shared for plan in planned.values() if plan.request.context.keys() - STATEMENTS}:
         name = shared.version.policy.name
-        if shared.case.reads in ((), (PRICE,)) and name not in cache.unread:
+        if name not in cache.unread and all(field.startswith("@") for field in shared.case.reads):
             cache.unread.add(name)
             store.notice(f"policy {name} reads no context; the context is stored all the same")
     if new := [key for key, is_noticed in cache.inactive.items() if not is_noticed]:
