@@ -32,7 +32,7 @@ ROOMS = {  # of each package, from the lowest floor to the highest: a room knows
     ),
     "app.audit": ({"integrity"}, {"draws"}),
     "app.evaluation": ({"rows"}, {"models"}, {"targets"}, {"checks"}, {"passes"}, {"comparisons"}),
-    "cli": ({"text"}, {"output"}, {"program"}, {"commands"}, {"doors"}),
+    "cli": ({"text"}, {"output"}, {"program"}, {"commands"}, {"screen"}, {"doors"}),
     "cli.commands": ({"requests"}, {"setup", "policies", "judging", "upkeep"}, {"experiments"}),
     "ope": ({"sums"}, {"intervals"}, {"checks", "estimators"}, {"units"}, {"comparisons"}),
     "policy": ({"scores"}, {"beliefs"}, {"contexts"}, {"slates"}, {"gradients", "kinds"}),

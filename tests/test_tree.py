@@ -186,10 +186,10 @@ COVERED = {  # test file: modules without a test file of their name, which it co
         "cli/commands/upkeep/export_log",
     ],
     "cli/doors/test_screen.py": [
-        "cli/doors/contents",
-        "cli/doors/grids",
+        "cli/screen/contents",
+        "cli/screen/grids",
         "cli/doors/page_server",
-        "cli/doors/pages",
+        "cli/screen/pages",
     ],
     "cli/doors/test_serve.py": ["cli/doors/listening", "cli/doors/protocol", "cli/doors/writer"],
     "cli/doors/test_web.py": ["cli/doors/metrics", "cli/doors/ofrep", "cli/doors/openapi"],

@@ -16,10 +16,10 @@ from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, NamedTuple
 
 from rlrec import times
-from rlrec.cli.doors.contents import PAGES, SLOW
-from rlrec.cli.doors.pages import FRESH_S, Options, PageMaker, WebPage
 from rlrec.cli.doors.web import SCREEN, Access, RefusedRequest, Response
 from rlrec.cli.program.shared import Store, settings
+from rlrec.cli.screen.contents import PAGES, SLOW
+from rlrec.cli.screen.pages import FRESH_S, Options, PageMaker, WebPage
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGIReceiveCallable as Receive

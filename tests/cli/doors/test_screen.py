@@ -20,8 +20,8 @@ from urllib.parse import quote
 
 import pytest
 
-from rlrec.cli.doors.contents import PAGES
-from rlrec.cli.doors.pages import Options, PageMaker, WebPage
+from rlrec.cli.screen.contents import PAGES
+from rlrec.cli.screen.pages import Options, PageMaker, WebPage
 from tests.cli.doors.test_serve import served
 from tests.conftest import ON_BOTH, Run, filled, runner
 

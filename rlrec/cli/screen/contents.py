@@ -13,10 +13,10 @@ from rlrec.cli.commands.judging import status as statuses
 from rlrec.cli.commands.policies import policy_view
 from rlrec.cli.commands.requests import decision as decisions
 from rlrec.cli.commands.requests import session as sessions
-from rlrec.cli.doors.grids import to
 from rlrec.cli.output.tables import cell, short_times
 from rlrec.cli.program import app
 from rlrec.cli.program.shared import Store
+from rlrec.cli.screen.grids import to
 from rlrec.cli.text.text import View
 from rlrec.errors import InputError, quantity, suggest
 
@@ -165,9 +165,9 @@ def show_user(store: Store, args: Arguments) -> Content:
 def show_session(store: Store, args: Arguments) -> Content:
     number = int(args["visit"]) if args.get("visit", "").isdecimal() else None
     visit = app.session.show(store, app.session.Request(key=args["key"], visit=number))
-    near = [("the visit before", visit["visit"] - 1), ("the next visit", visit["visit"] + 1)]
+    neighbours = [("the visit before", visit["visit"] - 1), ("the next visit", visit["visit"] + 1)]
     address = to(PLACES["session"], args["key"])
-    related = [(text, f"{address}&visit={number}") for text, number in near if 1 <= number <= visit["visits"]]
+    related = [(text, f"{address}&visit={number}") for text, number in neighbours if 1 <= number <= visit["visits"]]
     related += [(f"user {visit['user']}", to(PLACES["user"], visit["user"]))] if visit["user"] else []
     timeline = sessions.timeline(visit)
     order = [timeline.headers.index(name) for name in TIMELINE]
@@ -219,8 +219,8 @@ def find(store: Store, args: Arguments) -> Content:
     if len(hits) == 1:
         return Content("", location=related[0][1])
     lines = [] if hits else [f"no user, session, arm, decision, policy, experiment or route is called {words!r}"]
-    near = suggest(words, [name for stored in names.values() for name in stored])
-    return Content("Search", [Panel(View((), (), [*lines, *([near] if near and lines else [])]))], related)
+    suggestion = suggest(words, [name for stored in names.values() for name in stored])
+    return Content("Search", [Panel(View((), (), [*lines, *([suggestion] if suggestion and lines else [])]))], related)
 
 
 FINDING = ("severity", "check", "subject", "detail")

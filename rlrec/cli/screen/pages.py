@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from urllib.parse import parse_qsl
 
 from rlrec import times
-from rlrec.cli.doors.contents import MENU, NAMED, PAGES, Arguments, Content, Panel
-from rlrec.cli.doors.grids import Address, Grid
 from rlrec.cli.output.tables import short_times
 from rlrec.cli.program import app
 from rlrec.cli.program.shared import safe
+from rlrec.cli.screen.contents import MENU, NAMED, PAGES, Arguments, Content, Panel
+from rlrec.cli.screen.grids import Address, Grid
 from rlrec.cli.text.text import View, printable
 from rlrec.errors import RlrecError, StoreBusy
 from rlrec.times import format_time

@@ -87,10 +87,10 @@ class Grid:
         from rlrec.report.html import Cell
 
         columns = zip(self.headers, zip(*self.rows, strict=True), strict=True)
-        few = ((name, sorted({*map(cell, values)})) for name, values in columns if name in FILTERED)
+        filtered = ((name, sorted({*map(cell, values)})) for name, values in columns if name in FILTERED)
         pairs = [
             f"{name}:{value}"
-            for name, values in few
+            for name, values in filtered
             if len(values) in N_VALUES and len(values) < len(self.rows)
             for value in values
         ]

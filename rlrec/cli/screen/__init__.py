@@ -1,0 +1,1 @@
+"""The pages of the screen: what the store holds, in a browser."""
