@@ -89,7 +89,7 @@ def test_every_kind_can_be_created_listed_and_shown(run: Run, kind: str) -> None
     assert [[key for key in row if key != "weights"] for row in result["arms"]] == [SHOWN, SHOWN]
     assert all(("weights" in row) == make(kind, {}).contextual for row in result["arms"])
     probabilities = [row["probability"] for row in result["arms"]]
-    unknown = kind in ("logged", "two-stage")
+    unknown = kind in ("logged", "scored", "two-stage")  # only a request has their scores
     assert probabilities == ([None, None] if unknown else pytest.approx([0.5, 0.5]))
 
 
