@@ -135,6 +135,7 @@ REASONS = {
         "last bit"),
     "no-state": Reason("log", "ok", "rows or visits without a recorded session state were left out; `left_out` counts "
         "them"),
+    "no-scores": Reason("log", "ok", "rows or visits were left out in which an arm that could be shown has no score"),
     "refuted": Reason("model", "weak", "the estimate is more than 3 standard errors of the difference from that of "
         "rips, cascade-dr or sips, which assume less (weak): the reward of a slot depends on what other slots show, or "
         "the curve is wrong"),

@@ -109,6 +109,7 @@ def explanations(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
     causes = {
         "low-ess": _low_ess, "few-rewards": _few_rewards, "mean-weight": _mean_weight,
         "position-model": _position_model, "short-horizon": _short_horizon, "carry-over": _carry_over,
+        "no-scores": _no_scores,
     }  # fmt: skip
     by_reason = {reason: [row for row in estimates if reason in row["reasons"]] for reason in REASONS}
     return [
@@ -139,6 +140,13 @@ def _short_horizon(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
             f"sessions {ess[step]:,.3g} are effective at step {step} (insufficient); ask for {' or '.join(ways)}"
         )
     return [*dict.fromkeys(lines)]
+
+
+def _no_scores(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How many rows were left out of how many, with those that were left out for another reason."""
+    counts = dict.fromkeys((row["left_out"], row["left_out"] + row["n"]) for row in estimates)
+    shares = " or ".join(f"{left_out:,} of {total:,}" for left_out, total in counts)
+    return [f"{REASONS['no-scores'].text}; {shares} were left out, for this or another reason"]
 
 
 def _carry_over(estimates: Sequence[Mapping[str, Any]]) -> list[str]:

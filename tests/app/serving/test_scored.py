@@ -115,3 +115,26 @@ def test_a_target_without_scores_in_the_log_is_refused(shop: Run) -> None:
     result = shop(*LATER, "evaluate", "ranker", "--log", "policy=bandit")
     assert (result.exit_code, "has no score" in result.stderr) == (2, True)
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_decisions_without_scores_are_left_out_and_counted(shop: Run) -> None:
+    """Requests of two bandits: those of one bring scores of all their arms, of the other none, or of all but one."""
+    shop("policy", "create", "other", "--kind", "thompson")
+    without = requests(12, policy="other")
+    for line in without[:10]:
+        line["arms"] = [entry["arm"] for entry in line["arms"]]
+    for line in without[10:]:
+        del line["arms"][0]["score"]
+    earn(shop, serve(shop, [*without, *requests(40, policy="bandit")[12:]]))
+    words = ("--estimator", "ips,rips,wdr", "--json")
+    rows = shop(*LATER, "evaluate", "ranker", "uniform", "--log", "all", *words).json
+    counts = {(row["target"], row["unit"]): (row["n"], row["left_out"], "no-scores" in row["reasons"]) for row in rows}
+    assert counts == {
+        ("ranker", "impression"): (56, 24, True), ("ranker", "slate"): (28, 12, True),
+        ("ranker", "session"): (14, 6, True), ("uniform", "impression"): (80, 0, False),
+        ("uniform", "slate"): (40, 0, False), ("uniform", "session"): (20, 0, False),
+    }  # fmt: skip
+    alone = shop(*LATER, "evaluate", "ranker", "--log", "policy=bandit", *words).json
+    assert [row["value"] for row in alone] == [row["value"] for row in rows if row["target"] == "ranker"]
+    shown = shop(*LATER, "evaluate", "ranker", "--log", "all", "--estimator", "ips")
+    assert "an arm that could be shown has no score; 24 of 80 were left out" in shown.stdout

@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import numpy as np
@@ -25,6 +26,7 @@ from rlrec.app.evaluation.targets.probabilities import Scorer
 from rlrec.app.inputs.decision_tables import DecisionTable
 from rlrec.app.log.reward_log import UnusedVisits
 from rlrec.arrays import Flags, Ids
+from rlrec.errors import InputError
 from rlrec.ope.checks.dependence import alarms
 from rlrec.ope.units import rivals
 from rlrec.ope.units.estimate import ANY_REWARD, Estimate, FinishOptions, widened
@@ -238,20 +240,26 @@ def _target_partials(
     codes = slots["group"][rows.begins] * len(strata) + stratum_codes
     members = list(groups.members(codes, len(logged.groups) * len(strata)))
     has_list, estimated = any_slot(rows, logged.lists.has_list(slots)), any_slot(rows, slots["estimated"])
-    hidden_slots = {number: scorer.unanswerable(slots, logged) for number, scorer in shared.members}
+    gaps: dict[int, dict[str, Flags]] = {}  # slots that a target cannot be asked about, by the reason
+    for number, scorer in shared.members:
+        flags = scorer.unanswerable(slots, logged)
+        gaps[number] = {} if flags is None else {scorer.target.lacking: flags}
     if evaluation.paired:
-        flags = [hidden for hidden in hidden_slots.values() if hidden is not None]
-        hidden_slots = dict.fromkeys(hidden_slots, np.logical_or.reduce(flags) if flags else None)
+        common: dict[str, Flags] = {}
+        for reason, flags in chain.from_iterable(gap.items() for gap in gaps.values()):
+            common[reason] = common[reason] | flags if reason in common else flags
+        gaps = dict.fromkeys(gaps, common)
     for number, scorer in shared.members:
         scorer.describe(logged)
-        target, batch, hidden = scorer.target, batch_of(scorer), hidden_slots[number]
+        target, batch = scorer.target, batch_of(scorer)
+        hidden = np.logical_or.reduce(list(gaps[number].values())) if gaps[number] else None
         batches = [batch, *map(batch_of, scorer.replicas(slots, logged, marginals=unit.simulates))]
         taught, unknown = any_slot(rows, target.taught_by(slots)), np.zeros(len(rows), np.bool_)
         reasons = {"estimated-propensity": estimated}
         if hidden is not None:
             unknown = any_slot(rows, hidden)
             reasons["sampled-rows"] = any_slot(rows, hidden & slots["subsampled"])
-            reasons["no-candidates" if target.draws_candidates else "no-state"] = unknown
+            reasons |= {reason: any_slot(rows, flags) for reason, flags in gaps[number].items()}
         if target.is_weighed and not target.draws_candidates:
             reasons["logging-candidates"] = has_list
         reasons["in-sample"] = taught & ~unknown
@@ -312,6 +320,10 @@ def _target_estimates(
     target, is_weighed = scorer.target, scorer.target.is_weighed
     weightings = weigh_loggers(unit, partial, [number])
     totals = over_loggers(partial, number, weightings)
+    n_unknown = sum(group.unknown for strata in partial.groups[number].values() for group in strata.values())
+    if target.takes_scores and n_unknown == counts.used and not evaluation.paired:
+        message = f"in every row of the log some arm has no score, by which {target.name} ranks"
+        raise InputError(message, hint="a target of kind scored is judged on requests that bring a score for each arm")
     n_left_out = counts.left_out + counts.other_policy
     log_reasons = {
         "no-propensity": n_left_out > 0,

@@ -31,6 +31,7 @@ from rlrec.app.log import reward_log
 from rlrec.arrays import Array, Flags, Ids, distinct
 from rlrec.errors import InputError
 from rlrec.ope.sums.base import LogBatch
+from rlrec.policy.contexts.statements import SCORE, by_arm
 from rlrec.policy.scores.families.correlated import Correlated
 from rlrec.policy.scores.scores import Scores, subset
 from rlrec.policy.slates import slate, slate_draws
@@ -338,6 +339,33 @@ class Scorer:
             return shares
 
         return simulate
+
+
+@dataclass(eq=False)
+class RequestScorer(Scorer):
+    """One target that ranks by the scores of requests. It has no probability where an eligible arm has none."""
+
+    def unanswerable(self, slots: Columns, logged: LoggedBatch) -> Flags | None:
+        is_unknown = ~self._scored(slots, logged)
+        return is_unknown if is_unknown.any() else None
+
+    def case_rows(
+        self, rows: ImpressionRows, logged: LoggedBatch, *, models: bool = False, joint: bool = False,
+        subset: Ids | None = None,
+    ) -> Iterator[CaseRows]:  # fmt: skip
+        scored = np.flatnonzero(self._scored(rows.slots, logged))
+        yield from super().case_rows(rows, logged, models=models, joint=joint, subset=scored)
+
+    def _scored(self, slots: Columns, logged: LoggedBatch) -> Flags:
+        """The rows whose eligible arms all have scores, (n,)."""
+        codes, contexts = logged.contexts.reading(self.target.reads)
+        columns = slots["eligible_id"], codes[slots["context"]]
+        first, case = distinct(*columns)
+        sets, numbers = (column[first].tolist() for column in columns)
+        keys = {number: {*map(self.arms.keys.__getitem__, logged.eligible[number].tolist())} for number in {*sets}}
+        scores = [by_arm(contexts[number], SCORE) or {} for number in numbers]
+        has_all = [keys[number] <= by_key.keys() for number, by_key in zip(sets, scores, strict=True)]
+        return np.array(has_all, np.bool_)[case]
 
 
 def _with_lists(batch: LogBatch, ratio: Array) -> LogBatch:

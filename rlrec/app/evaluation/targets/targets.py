@@ -90,6 +90,16 @@ class Target:
         """Whether it draws a list of candidates first."""
         return self.serving is not None and self.serving.generator is not None
 
+    @property
+    def takes_scores(self) -> bool:
+        """Whether it ranks by scores that requests bring."""
+        return self.serving is not None and self.serving.policy.takes_scores
+
+    @property
+    def lacking(self) -> str:
+        """The reason of an estimate for rows that it cannot be asked about."""
+        return "no-candidates" if self.draws_candidates else "no-scores" if self.takes_scores else "no-state"
+
 
 def resolve(
     unit: Unit, names: Sequence[str], *, reward: str | None, greedy: bool, selection: Selection | None = None,
