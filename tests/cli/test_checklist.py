@@ -293,6 +293,7 @@ def test_36_an_option_has_one_meaning_and_a_long_name(shop: Run) -> None:
 SEVERAL = {
     "--by": "each command has groups of its own",
     "--features": "those of an arm; how a kind reads them",
+    "--group": "lines of a transaction; the groups of an arm",
     "--guard": "of a reward, for gates; of a metric, for experiments",
     "--layout": "of imports, and of exports",
     "--param": "of `sweep` for a kind, with several values",
