@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import Run
+from rlrec.store import Store
+from tests.app.learned import trained
+from tests.conftest import ON_BOTH, Run, initialise, runner
 
 SHELVES = {"a1": "x", "a2": "x", "a3": "y", "a4": "y", "a5": "z", "a6": "z"}
 KINDS = {
@@ -18,7 +22,10 @@ KINDS = {
 
 @pytest.fixture
 def shop(run_sqlite: Run) -> Run:
-    run = run_sqlite
+    return with_arms(run_sqlite)
+
+
+def with_arms(run: Run) -> Run:
     run("arm", "import", "-", stdin="".join(
         json.dumps({"arm": key, "features": {"shelf": shelf}}) + "\n" for key, shelf in SHELVES.items()
     ))  # fmt: skip
@@ -64,6 +71,63 @@ def test_a_retry_repeats_the_rules(shop: Run) -> None:
     again = shop(*words, "--page", '{"pin": {"01": "a2"}}').json
     assert again == first | {"duplicate": True}
     assert shop(*words, "--pin", "1=a3").exit_code == 6
+
+
+@ON_BOTH
+def test_rules_of_a_policy_hold_wherever_its_log_goes(db: str, tmp_path: Path) -> None:
+    run = with_arms(runner(db))
+    rules = ("--param", "pin=1=a1", "--param", "most=shelf=1", "--param", "least=a5=0.3")
+    run("policy", "create", "home", "--kind", "thompson", "--param", "floor=0.1", *rules)
+    lines = [ask(number, page={"pin": {"3": "a4"}} if number % 2 else {}) for number in range(12)]
+    answers = run("recommend", "--input", "-", "--seed", 1, "--json", stdin="".join(lines)).lines
+    for number, answer in enumerate(answers):
+        arms = [slot["arm"] for slot in answer["slate"]]
+        assert arms[0] == "a1"
+        assert arms[2] == "a4" or not number % 2
+        assert len({SHELVES[arm] for arm in arms}) == 3
+        run("feedback", answer["decision_id"], "click", "--position", 1 + number % 3)
+    shown = run("decision", "show", answers[1]["decision_id"], "--json").json
+    declared = ["pin 1=a1 of the policy", "most shelf=1 of the policy", "least a5=0.3 of the policy"]
+    assert shown["rules"] == [*declared, "pin 3=a4 of the request"]
+    assert shown["agrees"]
+    assert run("doctor", "--json").json["findings"] == []
+    refused = run("recommend", "--policy", "home", "--session", "s", "-k", 3, "--pin", "1=a2")
+    assert refused.exit_code == 2
+    assert "pin 1=a2 of the request contradicts pin 1=a1 of the policy" in refused.stderr
+
+    path, folder, copy = tmp_path / "log.jsonl", tmp_path / "log", tmp_path / "copy.db"
+    run("export-log", path)
+    run("export-log", folder, "--layout", "parquet")
+    initialise(f"sqlite:///{copy}")
+    imported = runner(f"sqlite:///{copy}")
+    assert imported("import-log", path, "--layout", "jsonl", "--policy", "old").exit_code == 0
+    imported("export-log", tmp_path / "again.jsonl")
+    first, again = (
+        [json.loads(line) for line in file.read_text().splitlines()] for file in (path, tmp_path / "again.jsonl")
+    )
+    for name in ("slate", "context", "eligible", "propensity", "reward"):
+        assert [line[name] for line in again] == [line[name] for line in first], name
+    words = ("evaluate", "uniform", "--estimator", "ips,dr,sips,tis", "--json")
+    stored = run("--now", "+3d", *words).json
+    assert run("--now", "+3d", *words, "--log", f"parquet:{folder}").json == stored
+    for row, other in zip(stored, imported("--now", "+3d", *words).json, strict=True):
+        assert (other["n"], other["value"]) == (row["n"], pytest.approx(row["value"], rel=1e-12))
+
+
+def test_a_trained_policy_keeps_rules(shop: Run, sqlite_db: str) -> None:
+    shop("policy", "create", "home", "--kind", "gradient", "--param", "pin=2=a3", "--param", "most=shelf=1")
+    with closing(Store(sqlite_db)) as store:
+        trained(store, "home")
+    lines = [ask(number, page={"least": {"a1": 0.4}} if number % 2 else {}) for number in range(20)]
+    answers = shop("recommend", "--input", "-", "--seed", 1, "--json", stdin="".join(lines)).lines
+    for answer in answers:
+        arms = [slot["arm"] for slot in answer["slate"]]
+        assert (answer["version"], arms[1], answer["slate"][1]["propensity"]) == (2, "a3", 1)
+        assert len({SHELVES[arm] for arm in arms}) == 3
+    for answer in answers[1::2]:
+        assert all(slot["propensity"] >= 0.4 for slot in answer["slate"] if slot["arm"] == "a1")
+        assert shop("decision", "show", answer["decision_id"], "--json").json["agrees"]
+    assert shop("doctor", "--json").json["findings"] == []
 
 
 @pytest.mark.parametrize(

@@ -19,12 +19,14 @@ from rlrec.errors import InputError
 from rlrec.log_fields import COUNT, DECISION, KEY, KIND, LOG_PROBABILITY, ORDINAL, PROBABILITY, SHARE, SLOT, FieldCheck
 from rlrec.policy.beliefs import reward as rewards
 from rlrec.policy.beliefs.base import sum_tolerance
+from rlrec.policy.contexts.statements import PAGE
 from rlrec.store.database.loading import Column, Same
 
 KEY_LENGTH = 200
 NAME = "[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
 PROPENSITY_TOLERANCE = 1e-6  # how far probabilities that were computed apart may be
 FLOAT32 = 1e-4  # how far those in float32, some printed with six digits, may be
+RULES = f'"{PAGE}"'  # in the JSON of a context whose request had rules of its page
 AMOUNT, POLICY = FieldCheck("amount", ""), FieldCheck("policy", "")  # of lines alone: a database has no such test
 
 
@@ -236,14 +238,15 @@ def _eligibility_problems(
             if column[index] is not None and column[index] < 1 - tolerance:
                 reason = f"{column[index]!r} must be 1: {cause}"
                 yield Problem(slots.row[index], field, reason, hint, "slots", index)
-    # the smallest of those left, which sum to 1
+    # the smallest of those left, which sum to 1; under rules of the page, only of those that the request allows
     if NULL in (slots.propensity, slots.min_propensity):
         return
     columns = values(slots.propensity, len(row)), values(slots.min_propensity, len(row)), left.tolist()
     for index, (propensity, least, count) in enumerate(zip(*columns, strict=True)):
         if propensity is None or least is None:
             continue
-        excess = propensity + (count - 1) * least - 1
+        others = 0 if RULES in rows.context[slots.row[index]] else count - 1
+        excess = propensity + others * least - 1
         if least > propensity + PROPENSITY_TOLERANCE or excess > max(rounding, sum_tolerance(count)):
             reason = f"{least!r} is not the smallest probability of {count} arms of which one has {propensity!r}"
             yield Problem(slots.row[index], "min_propensity", reason, table="slots", number=index)
