@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from rlrec.errors import InputError
+from rlrec.errors import InputError, suggest
 from rlrec.policy import NARROWING
+from rlrec.store import Store, Unit
+from rlrec.store.log import events
+from rlrec.store.policies import policies
 from rlrec.times import DAY_US, duration
 
 NO_WINDOW = 2**61  # microseconds: longer than all times
 LONGEST_US = 36_500 * DAY_US
+N_EVENTS = 10_000  # newest ones, among which a kind is looked for
 
 
 class PastRule(NamedTuple):
@@ -63,6 +67,11 @@ class Rules(NamedTuple):
         """All names of arms and groups."""
         return (*(self.chosen_names or ()), *self.blocked)
 
+    @property
+    def kinds(self) -> set[str]:
+        """The kinds of events that it names."""
+        return {rule.kind for rule in self.past if rule.kind is not None}
+
 
 def request_rules(
     arms: Sequence[str] | None, block: Sequence[str] | None, not_after: Sequence[str] | None,
@@ -79,6 +88,16 @@ def policy_rules(params: Mapping[str, Any]) -> Rules:
     words = {name: _words(str(params[name]), name) for name in NARROWING if params.get(name)}
     past = [_past_rule(name, text) for name in ("not_after", "not_shown") for text in words.get(name, ())]
     return Rules(words.get("arms"), words.get("block", ()), tuple(past))
+
+
+def notice_unseen_kinds(store: Store, unit: Unit, kinds: Collection[str]) -> None:
+    """Say which kinds of events that rules name nobody seems to record."""
+    expected_kinds = {kind for reward in policies.rewards(unit) for kind in reward.weights}
+    expected_kinds |= events.newest_kinds(unit, N_EVENTS) if {*kinds} - expected_kinds else set()
+    for kind in sorted({*kinds} - expected_kinds):
+        what = f"no reward definition weighs {kind!r}, and none of the {N_EVENTS:,} newest events is one"
+        hint = suggest(kind, sorted(expected_kinds)) or "it takes arms once one comes"
+        store.notice(f"not_after {kind}: {what}: {hint}")
 
 
 @lru_cache(maxsize=1_000)

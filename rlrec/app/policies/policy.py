@@ -138,6 +138,9 @@ def create(store: Store, request: Request) -> CreatedPolicy:
     if not answer["created"]:
         return answer
     parameters.notice_other_reward(store, typed_parameters, request.reward)
+    if rules.kinds:
+        with store.read() as unit:
+            arm_rules.notice_unseen_kinds(store, unit, rules.kinds)
     if answer.get("kl", 0.0) > FAR_KL:
         store.notice(
             f"version 1 is live, and serves otherwise than what it was copied from (KL {answer['kl']:.2g} nats): "

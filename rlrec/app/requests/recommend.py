@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["Answer", "Request", "recommend", "recommend_group"]
 
 TRIES = 5
+MAX_KINDS = 1_000  # of events that rules name, after which no more is said of them
 
 
 def recommend(
@@ -349,8 +350,8 @@ class RequestGroup:
 
 
 def _notice_ignored(store: Store, unit: Unit, planned: Mapping[int, PlannedRequest], cache: ServingCache) -> None:
-    """Say, once for each, which policies read no context and were given one, and which arms were listed that may not be
-    shown now."""
+    """Say, once for each, which policies read no context and were given one, which arms were listed that may not be
+    shown now, and which rules name events that nobody seems to record."""
     for shared in {plan.shared for plan in planned.values() if plan.request.context.keys() - STATEMENTS}:
         name = shared.version.policy.name
         if name not in cache.unread and all(field.startswith("@") for field in shared.case.reads):
@@ -362,6 +363,14 @@ def _notice_ignored(store: Store, unit: Unit, planned: Mapping[int, PlannedReque
 
         for status, names in arm_names.inactive(unit, new).items():
             store.notice(f"{status} arms are left out: {names}")
+    if cache.narrows:
+        rules = [rule for plan in planned.values() if plan.narrowed for rule in plan.narrowed.past]
+        kinds = {rule.kind for rule in rules if rule.kind is not None} - cache.kinds
+        if kinds and len(cache.kinds) < MAX_KINDS:
+            from rlrec.app.inputs import arm_rules
+
+            arm_rules.notice_unseen_kinds(store, unit, kinds)
+            cache.kinds |= kinds
 
 
 def _intern(

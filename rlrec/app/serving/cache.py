@@ -32,7 +32,8 @@ class ServingCache:
     policies that were said to read no context; inactive: arms that requests listed and that may not be served, which
     were said to be where the value is True. policies: references to versions: their names are no routes, and never will
     be. groups, narrowed: ids of the arms in groups, and what lists and groups leave of the present catalogue. start,
-    end: of the time over which its arms are the active ones. narrows: whether rules may take arms from a request."""
+    end: of the time over which its arms are the active ones. narrows: whether rules may take arms from a request.
+    kinds: of events, that such rules name and that were looked at."""
 
     def __init__(self) -> None:
         self.contexts: dict[str, int] = {}
@@ -50,6 +51,7 @@ class ServingCache:
         self.narrowed: dict[tuple[Any, ...], Any] = {}
         self.start = self.end = 0
         self.narrows = False
+        self.kinds: set[str] = set()
         self.policies: set[str] = set()
         self._revision: int | None = None
         self.removals: int | None = None

@@ -141,6 +141,12 @@ def largest(unit: Unit, kinds: Collection[str], *, slots_only: bool) -> dict[str
     return dict(unit.ask(f"SELECT kind, MAX(ABS(value)) {source} GROUP BY kind", kinds))
 
 
+def newest_kinds(unit: Unit, n_events: int) -> set[str]:
+    """The kinds of so many events, those of the newest decisions."""
+    newest = "SELECT kind FROM event ORDER BY decision_id DESC LIMIT ?"
+    return {kind for (kind,) in unit.ask(f"SELECT DISTINCT kind FROM ({newest}) e", n_events)}
+
+
 def any_of_pages(unit: Unit, kinds: Collection[str]) -> bool:
     """Whether an event of one of these kinds belongs to a page, and to no slot of it."""
     text = "SELECT decision_id FROM event WHERE position IS NULL AND kind IN (?*) LIMIT 1"
