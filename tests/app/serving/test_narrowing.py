@@ -309,6 +309,26 @@ def test_rules_of_a_policy_hold_for_routes_variants_and_copies(run: Run) -> None
     assert run("doctor", "--json").json["ok"]
 
 
+def test_a_kind_that_nobody_records_is_named_once(run: Run) -> None:
+    run("arm", "add", "a")
+    run("arm", "add", "b")
+    run("reward", "define", "sales", "purchase=1")
+    text = "not_after {}: no reward definition weighs {!r}, and none of the 10,000 newest events is one: {}"
+    created = run("policy", "create", "p", "--kind", "thompson", "--param", "not_after=purchse/30d")
+    assert created.stderr.splitlines()[0] == text.format("purchse", "purchse", "did you mean purchase?")
+    assert "not_after" not in run("policy", "create", "q", "--kind", "thompson", "--param", "not_after=purchase").stderr
+    run("feedback", run("recommend", "--policy", "q", "--session", "s", "--json").json["decision_id"], "seen")
+    lines = [
+        {"policy": "q", "session": f"s{number}", "not_after": [kind]}
+        for number, kind in enumerate(["seen", "sen", "sen/7d", "purchase", "wish", "sen"])
+    ]
+    for _ in range(2):  # in each process
+        result = run("recommend", "--input", "-", stdin="\n".join(map(json.dumps, lines)))
+        assert result.stderr.splitlines() == [
+            text.format("sen", "sen", "did you mean seen?"), text.format("wish", "wish", "it takes arms once one comes")
+        ]  # fmt: skip
+
+
 def test_a_narrowed_log_leaves_and_comes_back(run: Run, tmp_path: Any) -> None:
     """Export and import, estimates, copies, pruning and forgetting keep eligible sets, and what the requests said."""
     for key in "abc":
@@ -320,7 +340,12 @@ def test_a_narrowed_log_leaves_and_comes_back(run: Run, tmp_path: Any) -> None:
         run("--now", f"2026-01-{1 + n // 2:02}", "recommend", "--policy", "p", "--session", f"s{n}", "--user",
             f"u{n % 4}", *words, "--seed", n)  # fmt: skip
         run("--now", f"2026-01-{1 + n // 2:02}", "feedback", n + 1, "buy" if n % 8 == 0 else "click")
-    first = run("evaluate", "p", "uniform", "--log", "policy=p", "--json").json
+    judged = run("evaluate", "p", "uniform", "--log", "policy=p", "--json")
+    assert [line for line in judged.stderr.splitlines() if "rules" in line] == [
+        "p@1 is judged without its rules (not_after=buy): decisions of other policies count for it with all arms that"
+        " were eligible there"
+    ]
+    first = judged.json
     log, copy = tmp_path / "log.jsonl", tmp_path / "copy.db"
     run("export-log", log, "--log", "policy=p")
     contexts = [json.loads(line)["context"] for line in log.read_text().splitlines()]
