@@ -136,6 +136,8 @@ REASONS = {
     "no-state": Reason("log", "ok", "rows or visits without a recorded session state were left out; `left_out` counts "
         "them"),
     "no-scores": Reason("log", "ok", "rows or visits were left out in which an arm that could be shown has no score"),
+    "page-rules": Reason("log", "ok", "rows or visits were left out whose page the target cannot make: rules of the "
+        "request and its own contradict each other, leave no arm, or it keeps no rules"),
     "refuted": Reason("model", "weak", "the estimate is more than 3 standard errors of the difference from that of "
         "rips, cascade-dr or sips, which assume less (weak): the reward of a slot depends on what other slots show, or "
         "the curve is wrong"),

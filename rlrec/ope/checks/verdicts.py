@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from rlrec.errors import quantity
@@ -106,10 +107,10 @@ def _rewards(ess: float | None, share: float | None) -> float:
 
 def explanations(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
     """A line for every reason of these estimates (`Estimate` as a mapping), with those of its causes that occurred."""
-    causes = {
+    causes: dict[str, Callable[[Sequence[Mapping[str, Any]]], list[str]]] = {
         "low-ess": _low_ess, "few-rewards": _few_rewards, "mean-weight": _mean_weight,
         "position-model": _position_model, "short-horizon": _short_horizon, "carry-over": _carry_over,
-        "no-scores": _no_scores,
+        "no-scores": partial(_left_out, "no-scores"), "page-rules": partial(_left_out, "page-rules"),
     }  # fmt: skip
     by_reason = {reason: [row for row in estimates if reason in row["reasons"]] for reason in REASONS}
     return [
@@ -142,11 +143,11 @@ def _short_horizon(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
     return [*dict.fromkeys(lines)]
 
 
-def _no_scores(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
+def _left_out(reason: str, estimates: Sequence[Mapping[str, Any]]) -> list[str]:
     """How many rows were left out of how many, with those that were left out for another reason."""
     counts = dict.fromkeys((row["left_out"], row["left_out"] + row["n"]) for row in estimates)
     shares = " or ".join(f"{left_out:,} of {total:,}" for left_out, total in counts)
-    return [f"{REASONS['no-scores'].text}; {shares} were left out, for this or another reason"]
+    return [f"{REASONS[reason].text}; {shares} were left out, for this or another reason"]
 
 
 def _carry_over(estimates: Sequence[Mapping[str, Any]]) -> list[str]:

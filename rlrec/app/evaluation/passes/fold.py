@@ -244,6 +244,8 @@ def _target_partials(
     for number, scorer in shared.members:
         flags = scorer.unanswerable(slots, logged)
         gaps[number] = {} if flags is None else {scorer.target.lacking: flags}
+        if (is_refused := scorer.refused(slots, logged)).any():
+            gaps[number]["page-rules"] = is_refused
     if evaluation.paired:
         common: dict[str, Flags] = {}
         for reason, flags in chain.from_iterable(gap.items() for gap in gaps.values()):
@@ -320,7 +322,8 @@ def _target_estimates(
     target, is_weighed = scorer.target, scorer.target.is_weighed
     weightings = weigh_loggers(unit, partial, [number])
     totals = over_loggers(partial, number, weightings)
-    n_unknown = sum(group.unknown for strata in partial.groups[number].values() for group in strata.values())
+    group_partials = [group for strata in partial.groups[number].values() for group in strata.values()]
+    n_unknown = sum(group.unknown for group in group_partials if "page-rules" not in group.reasons)
     if target.takes_scores and n_unknown == counts.used and not evaluation.paired:
         message = f"in every row of the log some arm has no score, by which {target.name} ranks"
         raise InputError(message, hint="a target of kind scored is judged on requests that bring a score for each arm")

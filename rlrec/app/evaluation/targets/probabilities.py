@@ -6,7 +6,7 @@ once; all rows then look up theirs by array indexing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from rlrec.app.evaluation.models.reward_models import ModelValues
     from rlrec.app.evaluation.models.visit_values import TargetSlates
 
+REFUSALS = 10_000  # cases of which it is remembered whether rules can be kept
 CASES = 100  # worked out at a time
 CELLS = 4_000_000  # numbers held at a time, for cases and for their values under a reward model
 CACHED = 8_000_000  # numbers of worked-out cases that are remembered from batch to batch
@@ -60,6 +61,7 @@ class Scorer:
     replica: int | None = None
     _blocks: dict[CaseName, Block] = field(default_factory=dict)
     _cells: int = 0
+    _refusals: dict[tuple[object, ...], bool] = field(default_factory=dict)
 
     def describe(self, logged: LoggedBatch) -> None:
         """Take over the features that a batch has of the arms of single decisions."""
@@ -111,6 +113,40 @@ class Scorer:
         such a row."""
         is_unknown = ~logged.lists.weighable(slots) if self.target.draws_candidates else None
         return is_unknown if is_unknown is not None and is_unknown.any() else None
+
+    def refused(self, slots: Columns, logged: LoggedBatch) -> Flags:
+        """The rows whose page it cannot make: rules of the request and its own contradict each other, or leave no arm
+        for a position, (n,)."""
+        is_refused, serving = np.zeros(len(slots["context"]), np.bool_), self.target.serving
+        if serving is None or not self.target.is_weighed:
+            return is_refused
+        has_rules = logged.contexts.have_rules[slots["context"]] | bool(serving.page_rules({}))
+        if not has_rules.any():
+            return is_refused
+        codes, contexts = logged.contexts.reading(self.target.reads)
+        revision = slots["catalogue_revision"] * serving.reads_catalogue(contexts)
+        size = np.maximum(slots["size"], slots.get("depth", 0) + 1)  # a row that stands for its slate has no other size
+        columns = np.column_stack([slots["eligible_id"], revision, size, codes[slots["context"]]])[has_rules]
+        first, case = distinct(*columns.T)
+        refusals = [self._refuses(numbers, contexts[context], logged) for *numbers, context in columns[first].tolist()]
+        is_refused[has_rules] = np.array(refusals, np.bool_)[case]
+        return is_refused
+
+    def _refuses(self, numbers: Sequence[int], context: Mapping[str, Any], logged: LoggedBatch) -> bool:
+        """Whether it cannot make a page of an eligible set, at a revision and of a size, in a context."""
+        (eligible, revision, size), name = numbers, (*numbers, repr(context))
+        if name not in self._refusals:
+            if len(self._refusals) > REFUSALS:
+                self._refusals.clear()
+            arms = logged.eligible[eligible]
+            try:
+                layout = self.serving.layout(eligible, arms, context, keys=self.arms.keys, revision=revision)
+                if layout is not None:
+                    layout.check(min(size, len(arms)))
+                self._refusals[name] = False
+            except InputError:
+                self._refusals[name] = True
+        return self._refusals[name]
 
     @property
     def serving(self) -> VersionDistribution:
@@ -181,6 +217,7 @@ class Scorer:
         """The rows with their probabilities, by their cases, some at a time. subset: indices of the rows, where not
         all are asked for; models: whether values of a reward model are wanted; joint: as in `probabilities`."""
         subset = np.arange(len(rows)) if subset is None else subset
+        subset = subset[~self.refused(rows.slots, logged)[subset]]
         if not len(subset):
             return
         codes, contexts = logged.contexts.reading(self.target.reads)
@@ -256,10 +293,6 @@ class Scorer:
         for (eligible, *_), scores in scored.items():
             layout = layout_of(scores)
             assert layout is not None
-            try:
-                layout.check_room(size)
-            except InputError as error:
-                raise InputError(f"target {self.target.name}: {error.message}", hint=error.hint) from None
             marginals, greatest = np.empty((size, 0)), np.ones(size)
             if layout.is_closed and not scores.samples:
                 marginals = slate.marginals(scores, size=size, floor=0.0)

@@ -34,10 +34,12 @@ class StateScorer(Scorer):
     """One target that reads session state. It has no probability under rules of the page."""
 
     def unanswerable(self, slots: Columns, logged: LoggedBatch) -> Flags | None:
-        is_unknown = ~slots["recorded"] | logged.contexts.have_rules[slots["context"]]
-        if self.serving.page_rules({}):
-            is_unknown[:] = True
+        is_unknown = ~slots["recorded"]
         return is_unknown if is_unknown.any() else None
+
+    def refused(self, slots: Columns, logged: LoggedBatch) -> Flags:
+        has_rules = logged.contexts.have_rules[slots["context"]] | bool(self.serving.page_rules({}))
+        return has_rules & self.target.is_weighed
 
     def _prefixed(self, slots: Columns) -> Flags:
         """A softmax has no marginal below position 1."""
@@ -74,8 +76,10 @@ class TableScorer(StateScorer):
     table: DecisionTable = field(kw_only=True)
 
     def unanswerable(self, slots: Columns, logged: LoggedBatch) -> Flags | None:
-        has_rules = logged.contexts.have_rules[slots["context"]]
-        return has_rules if self.table.column != PROBABILITY and has_rules.any() else None
+        return None
+
+    def refused(self, slots: Columns, logged: LoggedBatch) -> Flags:
+        return logged.contexts.have_rules[slots["context"]] & (self.table.column != PROBABILITY)
 
     def _prefixed(self, slots: Columns) -> Flags:
         return Scorer._prefixed(self, slots) if self.table.column == PROBABILITY else super()._prefixed(slots)

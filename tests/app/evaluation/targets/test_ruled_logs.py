@@ -154,3 +154,27 @@ def test_every_pair_of_pages_at_its_probability_gives_the_truth(shop: Run) -> No
         by_kind = [truth([PAGES[kind], *TARGET_RULES[row["target"]]], floor=0.1) for pair in kinds for kind in pair]
         per_page = {"impression": 1 / 3, "slate": 1.0, "session": 2.0}[row["unit"]]
         assert row["value"] == pytest.approx(np.mean(by_kind) * per_page / 100, rel=1e-9), row
+
+
+def test_pages_that_a_target_cannot_make_are_left_out_of_it_alone(shop: Run) -> None:
+    """A request in four pins d where one target pins a; no page has a fourth position; candidates keep no rules."""
+    serve(shop, 40, seed=1)
+    uniform = ("--kind", "uniform", "--param")
+    shop("policy", "create", "rival", *uniform, "pin=2=a")
+    shop("policy", "create", "long", *uniform, "pin=4=a")
+    stages = ("--param", "first=uniform", "--param", "second=uniform", "--param", "candidates=4")
+    assert shop("policy", "create", "staged", "--kind", "two-stage", *stages).exit_code == 0
+    words = ("evaluate", "rival", "long", "staged", "plain", "--estimator", "ips,rips,tis,wdr", "--json")
+    result = shop("--now", "+3d", *words)
+    assert result.exit_code == 0, result.stderr
+    counts = {
+        (row["target"], row["unit"]): (row["n"], row["left_out"], "page-rules" in row["reasons"]) for row in result.json
+    }
+    refused = {"rival": (60, 20, 18), "long": (240, 80, 40), "staged": (180, 60, 38), "plain": (0, 0, 0)}
+    assert counts == {
+        (target, unit): (total - number, number, number > 0)
+        for target, numbers in refused.items()
+        for unit, total, number in zip(("impression", "slate", "session"), (240, 80, 40), numbers, strict=True)
+    }
+    text = shop("--now", "+3d", "evaluate", "rival", "--estimator", "ips").stdout
+    assert "it keeps no rules; 60 of 240 were left out" in text
