@@ -156,10 +156,10 @@ class PolicyCommands:
 
         pending counts served slots whose rewards may still come: their window is open, or they wait to be settled; all
         others without a reward have earned nothing. p_best is the probability that the arm is the best one under the
-        belief; probability is that of being served at position 1, floor included. Both are exact. ipw_mean is the mean of
-        the arm's mature rewards weighted by 1 / sqrt(propensity): a learning policy gives up arms that began badly, so that
-        their plain means are too low. Of more than 20,000 decisions at most as many are read for it, from end
-        to end of the log, unless --all is given.
+        belief; probability is that of being served at position 1, with the floor and rules of the page. Both are exact.
+        ipw_mean is the mean of the arm's mature rewards weighted by 1 / sqrt(propensity): a learning policy gives up arms
+        that began badly, so that their plain means are too low. Of more than 20,000 decisions at most as many are read for
+        it, from end to end of the log, unless --all is given.
         A version made by train-pg has what became of its training and the figures of the gate below.
 
         Arms stand by their probability, the likeliest first, on a terminal with intervals beside their means, in a pipe a
@@ -227,10 +227,10 @@ class PolicyCommands:
 
         pending counts served slots whose rewards may still come: their window is open, or they wait to be settled; all
         others without a reward have earned nothing. p_best is the probability that the arm is the best one under the
-        belief; probability is that of being served at position 1, floor included. Both are exact. ipw_mean is the mean of
-        the arm's mature rewards weighted by 1 / sqrt(propensity): a learning policy gives up arms that began badly, so that
-        their plain means are too low. Of more than 20,000 decisions at most as many are read for it, from end
-        to end of the log, unless --all is given.
+        belief; probability is that of being served at position 1, with the floor and rules of the page. Both are exact.
+        ipw_mean is the mean of the arm's mature rewards weighted by 1 / sqrt(propensity): a learning policy gives up arms
+        that began badly, so that their plain means are too low. Of more than 20,000 decisions at most as many are read for
+        it, from end to end of the log, unless --all is given.
         A version made by train-pg has what became of its training and the figures of the gate below.
 
         Arms stand by their probability, the likeliest first, on a terminal with intervals beside their means, in a pipe a

@@ -25,6 +25,7 @@ from rlrec.policy.beliefs.base import PRICE, Belief, Examined, Policy
 from rlrec.policy.beliefs.statistics import CONTEXT
 from rlrec.policy.contexts.contextual import ContextualPolicy
 from rlrec.policy.slates import slate
+from rlrec.policy.slates.rules import RuledScores
 from rlrec.records import Arm, Version
 from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
@@ -288,7 +289,8 @@ def _probabilities(
         case = distribution.case("now", ids, context, keys={arm.id: arm.key for arm in catalogue}, revision=designs.NOW)
     except InputError:  # the policy has no distribution in this context
         return best, probability
-    best[active] = slate.first(case.scores, floor=0.0)
+    ruled = case.scores
+    best[active] = slate.first(ruled.scores if isinstance(ruled, RuledScores) else ruled, floor=0.0)
     if distribution.generator is None:  # over all lists of candidates it has no closed form
         probability[active] = slate.first(case.scores, floor=case.floor)
     return best, probability

@@ -114,6 +114,13 @@ def test_rules_of_a_policy_hold_wherever_its_log_goes(db: str, tmp_path: Path) -
         assert (other["n"], other["value"]) == (row["n"], pytest.approx(row["value"], rel=1e-12))
 
 
+def test_the_best_arm_of_a_belief_follows_no_pin(shop: Run) -> None:
+    shop("policy", "create", "home", "--kind", "thompson", "--param", "pin=1=a3")
+    rows = {row["arm"]: row for row in shop("policy", "show", "home", "--json").json["arms"]}
+    assert [rows[arm]["p_best"] for arm in SHELVES] == pytest.approx([1 / 6] * 6)
+    assert [rows[arm]["probability"] for arm in SHELVES] == [0, 0, 1, 0, 0, 0]
+
+
 def test_a_trained_policy_keeps_rules(shop: Run, sqlite_db: str) -> None:
     shop("policy", "create", "home", "--kind", "gradient", "--param", "pin=2=a3", "--param", "most=shelf=1")
     with closing(Store(sqlite_db)) as store:
