@@ -80,7 +80,7 @@ def check_budget(unit: Unit, policy: Policy) -> None:
     """Raises InputError where no reward weighs the event of a budget: only such events are read again."""
     budget = policy.allowance
     if budget is not None and not any(budget.event in reward.weights for reward in policies.rewards(unit)):
-        hint = f"define one, by which costs can be judged, too: `rlrec reward define spend '{budget.event}=1'`"
+        hint = f"define one, by which costs can be judged, too: `rlrec reward define savings '{budget.event}=-1'`"
         raise InputError(f"no reward definition weighs {budget.event!r}, the event of the budget", hint=hint)
 
 

@@ -28,6 +28,7 @@ CORE = ("rows", "earned", "weight", "weighted_reward")
 # A mean weight this near to 1 raises no doubt, however small its error: scores in float32, or propensities to four
 # digits, are that far.
 NEGLIGIBLE = 1e-4
+ROUNDED_WEIGHT = 1e-3  # distance of the mean weight from 1 that propensities of four digits leave
 # Beyond this largest weight bootstrap-t alone is too narrow: few rows carry the estimate, and those that would carry it
 # otherwise are missing. An interval of estimators that `widen` then reaches out to that of Cressie and Read.
 HEAVY = 20.0
@@ -439,7 +440,7 @@ class EstimatorFold:
         total, moment = self.summary.total[columns], self.summary.moment[np.ix_(columns, columns)]
         n = int(self.summary.present[columns[1]])
         mean, error = (float(figure) for figure in intervals.value_and_error(Ratio(), total, moment, n))
-        deviation = mean - 1 if abs(mean - 1) > NEGLIGIBLE else 0.0
+        deviation = mean - 1 if abs(mean - 1) > ROUNDED_WEIGHT else 0.0
         z = deviation / error if error > 0 else np.copysign(np.inf, deviation) if deviation else 0.0
         return finite_or_none(mean), z if n > 1 else None, finite_or_none(mean + 3 * error) if n > 1 else None
 

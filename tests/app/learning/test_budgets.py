@@ -203,7 +203,7 @@ def test_a_budget_of_an_event_that_no_reward_weighs_is_refused(shop: Run) -> Non
     refused = shop("policy", "create", "q", *words(budget="euros:3/day"), "--json")
     assert refused.exit_code == 2
     assert "no reward definition weighs 'euros'" in refused.error["error"]
-    assert "rlrec reward define spend 'euros=1'" in refused.error["hint"]
+    assert "rlrec reward define savings 'euros=-1'" in refused.error["hint"]
 
 
 def test_kinds_without_a_score_of_each_arm_and_stages_have_no_budget(shop: Run) -> None:

@@ -527,4 +527,7 @@ def _check(sums: EffectSums) -> None:
         hint = "collect more pages, or judge whole policies by `rlrec evaluate`"
         raise CheckFailed(f"{persons} cannot tell {arms} apart", hint=hint)
     if not sums.pages.vary.any():
-        raise CheckFailed("what was shown never differed from what was expected", hint="log by a policy with a floor")
+        raise CheckFailed(
+            "what was shown never differed from what was expected",
+            hint="log by a policy with a floor; rules of a page (`most`, `least`) leave no marginals",
+        )
