@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rlrec.policy.contexts.encoder import Encoder
 
 MAX_REQUESTS = 10_000  # whose features of arms are remembered
+NO_HISTORY = ((0, "{}"),)  # the history of an arm that has none
 NOW = 2**62  # a revision of the catalogue that is never over
 
 
@@ -62,16 +63,16 @@ class CatalogueFeatures:
     def __init__(self, unit: Unit, encoder: Encoder | None = None) -> None:
         """encoder: how a model reads them, where one does."""
         self._encoder = encoder
-        self._history: dict[int, list[tuple[int, str]]] = {}
+        self._history: dict[int, tuple[tuple[int, str], ...]] = {}  # the collector leaves out tuples, lists it walks
         self.logged_features: Mapping[int, Mapping[int, str]] = {}  # by revision below 0: the features of arms
         self._requests: dict[int, tuple[int, dict[int, str]]] = {}  # likewise: of the catalogue, and of stated arms
         self._numbers: dict[tuple[int, str], int] = {}
         self._next_number = -(2**61)
         changed = set[int]()
         for arm, revision, features in catalogue.revisions(unit):
-            past_features = self._history.setdefault(arm, [])
+            past_features = self._history.get(arm, ())
             if not past_features or past_features[-1][1] != features:
-                past_features.append((revision, features))
+                self._history[arm] = *past_features, (revision, features)
                 changed.add(revision)
         self._changes = sorted(changed)
         self._rows = lru_cache(maxsize=10_000)(self._row)
@@ -147,7 +148,9 @@ class CatalogueFeatures:
         if revision < 0:
             features = self.logged_features[revision].get(arm)
             return self._description(arm, NOW) if features is None else features
-        past_features = self._history.get(arm, [(0, "{}")])
+        past_features = self._history.get(arm, NO_HISTORY)
+        if len(past_features) == 1:
+            return past_features[0][1]
         return past_features[max(0, bisect_right(past_features, revision, key=itemgetter(0)) - 1)][1]
 
     def _row(self, features: str) -> Array:

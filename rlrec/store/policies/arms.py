@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping
-from typing import NamedTuple
 
 from rlrec.errors import InputError
 from rlrec.records import Arm
@@ -34,15 +33,9 @@ def keys_like(unit: Unit, key: str, *, limit: int = 1_000) -> list[str]:
     return [row[0] for row in unit.ask(query, len(half), half, limit)]
 
 
-class ArmRevision(NamedTuple):
-    arm_id: int
-    revision: int
-    features: str
-
-
-def revisions(unit: Unit) -> list[ArmRevision]:
-    """Every change of an arm, by arm and revision."""
-    return unit.select(ArmRevision, "arm_history ORDER BY arm_id, revision")
+def revisions(unit: Unit) -> list[Row]:
+    """Every change of an arm, by arm and revision: these, and its features from there on."""
+    return unit.ask("SELECT arm_id, revision, features FROM arm_history ORDER BY arm_id, revision")
 
 
 def active(unit: Unit, *, at: int | None = None) -> tuple[tuple[int, ...], int, int]:
