@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from multiprocessing.connection import Connection
 from typing import Any
@@ -14,6 +14,7 @@ from rlrec.app.experiments import enrolment
 from rlrec.app.requests.feedback import Line, feedback_stream
 from rlrec.app.requests.recommend import Request, recommend
 from rlrec.app.requests.session import end
+from rlrec.app.serving.cache import ServingCache
 from rlrec.app.setup.reward import Request as Definition
 from rlrec.app.setup.reward import define
 from rlrec.errors import Conflict, InputError
@@ -62,6 +63,36 @@ def tells(store: Store, item: tuple[int, int, Sequence[tuple[int, int]]]) -> int
         decision, position = chance.choice(slots)
         tell(store, decision, position, click=1, key=f"{number}-{i}")
     return count
+
+
+def shows(store: Store, item: tuple[str, int]) -> list[tuple[float, list[str]]]:
+    """Draw pages for a user, without what this user bought, until so many purchases are stored, and one more: when each
+    was asked for, and its arms."""
+    session, purchases = item
+    cache, pages, stored = ServingCache(), list[tuple[float, list[str]]](), -1
+    while stored < purchases:
+        with store.read() as unit:
+            stored = unit.ask_value("SELECT COUNT(*) FROM event")
+        start = time.monotonic()
+        request = Request(policy="home", session=session, user="u", size=2, not_after=["purchase"])
+        answer = recommend(store, request, cache=cache)
+        pages.append((start, [slot["arm"] for slot in answer["slate"]]))
+    return pages
+
+
+def buys(store: Store, decisions: Mapping[str, int]) -> dict[str, float]:
+    """Record a purchase of each arm, by a decision that showed it: when each was acknowledged."""
+    bought_at = {}
+    for arm, decision in decisions.items():
+        tell(store, decision, purchase=1.0, key=arm)
+        bought_at[arm] = time.monotonic()
+        time.sleep(0.02)
+    return bought_at
+
+
+def shops(store: Store, item: Any) -> Any:
+    """`buys` for a mapping, else `shows`."""
+    return buys(store, item) if isinstance(item, Mapping) else shows(store, item)
 
 
 def files(store: Store, item: tuple[int, int, Sequence[int]]) -> int:

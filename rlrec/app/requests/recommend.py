@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Answer", "Request", "recommend", "recommend_group"]
 
-TRIES = 5
+TRIES = 20  # others may record many events of one person at once, each of which takes an arm away
 MAX_KINDS = 1_000  # of events that rules name, after which no more is said of them
 
 
@@ -119,7 +119,7 @@ class RequestGroup:
                 continue
             except Unordered:  # a policy that came into being after the snapshot
                 lock_all = True
-        message = "other writers keep using the same request ids, or changing the same route"
+        message = "other writers keep using the same request ids, changing the same route, or recording what takes arms"
         raise StoreBusy(message, hint="a retry is safe")
 
     def _try(self, *, lock_all: bool) -> list[Answer | InputError | None]:

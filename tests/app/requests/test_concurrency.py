@@ -20,6 +20,7 @@ from rlrec.app.learning.belief_versions import is_complete
 from rlrec.app.learning.ledger import Ledger
 from rlrec.app.policies import rebuild
 from rlrec.app.requests.feedback import FeedbackTransaction, Line
+from rlrec.app.setup import arm
 from rlrec.app.upkeep.doctor import Request, doctor
 from rlrec.store import Store, Unit
 from rlrec.store.database import tables
@@ -39,6 +40,7 @@ from tests.app.workers import (
     processes,
     rebuilds,
     remembers,
+    shops,
     tells,
     together,
 )  # fmt: skip
@@ -50,6 +52,7 @@ WRITERS = 4  # was run with 8
 EVENTS = 40  # a process; was run with 500
 KILLS = 4  # was run with 60
 TURNS = 2  # of policies that forget or see contexts; was run with 4
+GOODS = 16  # that one person buys within a second; was run with 200
 COMMANDS = 4  # real commands at once
 
 
@@ -135,6 +138,24 @@ def test_draws_of_many_processes_keep_their_order(store: Store, db: str) -> None
         consistent(store, name)
     shared = len(result[0])
     assert len(everything(store, tables.decision, "id")) == shared + WRITERS * (EVENTS // 2 - shared)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("db", ["sqlite"], indirect=True)
+def test_what_was_bought_is_never_shown_again(store: Store, db: str) -> None:
+    """Two processes draw pages for one person, while two record purchases: no page that is asked for once a purchase is
+    acknowledged has what was bought."""
+    goods = [f"good-{number:02}" for number in range(GOODS)]
+    stocked(store, home="uniform")
+    arm.put(store, lambda: [[(key, None, [], {}) for key in goods]])
+    shown = {key: ask(store, "home", "s", user="u", arms=[key])["decision_id"] for key in goods}
+    buyers = [{key: shown[key] for key in goods[number::2]} for number in range(2)]
+    *pages_of_each, first, second = together(shops, db, [("s", GOODS), ("t", GOODS), *buyers])
+    pages, bought_at = [page for pages in pages_of_each for page in pages], first | second
+    assert [(at, key) for at, keys in pages for key in keys if bought_at.get(key, at) < at] == []
+    assert any(key in bought_at for _, keys in pages for key in keys)  # the others were shown meanwhile
+    assert any(min(bought_at.values()) < at < max(bought_at.values()) for at, _ in pages)
+    assert [row for row in doctor(store, Request()).findings if row.severity == "error"] == []
 
 
 def test_a_key_wanted_by_many_goes_to_one(store: Store, db: str) -> None:
