@@ -214,6 +214,10 @@ class _Group:
 
     def _build(self, request: Request, version: ServingVersion, narrowed: Narrowed | None) -> SharedDistribution:
         eligible, serving = self._eligible(request, narrowed), version.serving
+        if PAGE in request.context:
+            from rlrec.app.serving.statements import check_named_arms
+
+            check_named_arms(self.unit, request, self.catalogue)
         keys, revision = self.cache.keys_with(self.unit, eligible), self.settings.catalogue_revision
         arm_ids, candidates = arm_array(eligible), serving.learner.n_candidates
         if candidates > len(eligible):

@@ -3,13 +3,16 @@ under `@arms` and `@page`."""
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any
 
 from rlrec.app.serving.requests import Request
-from rlrec.errors import InputError
+from rlrec.errors import InputError, suggest
 from rlrec.policy.contexts.statements import ARMS, FEATURES, PAGE, SCORE, check_arms, check_names
 from rlrec.policy.slates.page_rules import parse
+from rlrec.store import Unit
+from rlrec.store.policies import arms
 
 
 def take_statements(requests: Sequence[Request | InputError]) -> Sequence[Request | InputError]:
@@ -61,3 +64,22 @@ def _split(arms: Sequence[Any]) -> tuple[list[str], dict[str, dict[str, Any]]]:
         if entry:
             entries[arm.arm] = entry
     return keys, entries
+
+
+def check_named_arms(unit: Unit, request: Request, catalogue: Sequence[int]) -> None:
+    """Raises InputError where a rule of the page of a request names an arm that is unknown, not in the catalogue (ids,
+    ascending), or left out by the request itself. What other rules leave out lets it rest."""
+    page = parse(request.context[PAGE])
+    named = {key: f"pin {position}={key}" for position, key in page.pin.items()}
+    named |= {key: f"least {key}={share}" for key, share in page.least.items()}
+    stored = arms.ids(unit, named)
+    for key, rule in named.items():
+        arm, listed = stored.get(key, -1), request.arms
+        index = bisect_left(catalogue, arm)
+        is_served = index < len(catalogue) and catalogue[index] == arm
+        has_group = any(name.startswith("@") for name in listed or ())
+        if not is_served or key in (request.block or ()) or not (listed is None or has_group or key in listed):
+            hint = "it is retired, not listed in `arms`, or blocked"
+            near = suggest(key, arms.keys_like(unit, key)) if key not in stored else None
+            message = f"{rule} of the request names arm {key!r}, which is not eligible"
+            raise InputError(message, hint=near or hint, field="page")

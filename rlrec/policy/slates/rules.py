@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from rlrec.arrays import Array, Flags, Ids, Index, Words, distinct
-from rlrec.errors import InputError, suggest
+from rlrec.errors import InputError
 from rlrec.policy.scores.floors import Floor, at_positions
 from rlrec.policy.scores.sampler import uniforms
 from rlrec.policy.scores.scores import ExactOrder, Order, Scores, subset
@@ -148,24 +148,19 @@ def lay_out(rules: Sequence[PageRules], keys: Sequence[str], values: Callable[[s
     """The rules of a page for arms, by their keys. values: of a field, one an arm: None where it has none, a tuple
     where it has several.
 
-    A rule of a policy that names an arm which is not eligible rests. Raises InputError where a request names one, or
-    where rules contradict each other: it names both."""
+    A rule that names an arm which is not eligible rests. Raises InputError where rules contradict each other: it names
+    both."""
     arms = {key: index for index, key in enumerate(keys)}
-    for page in rules:
-        missing = next((key for key in (*page.pin.values(), *page.least) if key not in arms), None)
-        if page.is_request and missing is not None:
-            named = next((text for text in page.texts() if missing in text), "")
-            hint = suggest(missing, list(keys)) or "it is retired, not listed in `arms`, or left out by another rule"
-            raise InputError(f"{named} names arm {missing!r}, which is not eligible", hint=hint, field="page")
     pins: dict[int, tuple[str, str]] = {}
     for page in rules:
         for position, key in page.pin.items():
+            if key not in arms:
+                continue
             text = page.text("pin", position)
             for other_position, (other, other_text) in pins.items():
                 if (position == other_position) != (key == other):
                     raise _contradiction(text, other_text)
-            if key in arms:
-                pins[position] = key, text
+            pins[position] = key, text
     least, shares = np.zeros(len(keys)), dict[str, str]()
     for page in rules:
         for key, share in page.least.items():

@@ -163,6 +163,22 @@ def test_a_request_that_cannot_keep_its_rules_is_refused_alone(shop: Run, keys: 
     assert shop("session", "show", "s1").exit_code == 2
 
 
+def test_a_rule_rests_where_the_past_of_the_person_took_its_arm(shop: Run) -> None:
+    shop("policy", "create", "home", "--kind", "thompson", "--param", "not_after=purchase", "--param", "block=a4")
+    page = {"pin": {"1": "a1", "2": "a4"}, "least": {"a1": 0.3}}
+    lines = ask(1, user="u", page={"pin": {"1": "a1"}}) + ask(2, user="u", page=page)
+    first, second = shop("recommend", "--input", "-", "--json", stdin=lines).lines
+    assert [first["slate"][0]["arm"], second["slate"][0]["arm"]] == ["a1", "a1"]
+    shop("feedback", first["decision_id"], "purchase", "--position", 1)
+    for number in range(3, 9):
+        (answer,) = shop("recommend", "--input", "-", "--json", stdin=ask(number, user="u", page=page)).lines
+        assert not {"a1", "a4"} & {slot["arm"] for slot in answer["slate"]}
+        assert shop("decision", "show", answer["decision_id"], "--json").json["agrees"]
+    refused = shop("recommend", "--input", "-", "--json", stdin=ask(9, user="u", page=page, block=["a1"])).lines[0]
+    assert "a1=0.3 of the request names arm 'a1', which is not eligible" in refused["error"]
+    assert shop("doctor", "--json").json["findings"] == []
+
+
 def test_options_that_repeat_a_rule_are_refused(shop: Run) -> None:
     words = ("recommend", "--policy", "home", "--session", "s")
     result = shop(*words, "--pin", "1=a1", "--pin", "1=a2")

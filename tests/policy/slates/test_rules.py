@@ -198,8 +198,6 @@ def test_a_page_that_is_pinned_whole_is_certain() -> None:
             "of the policy and least a0=0.6 of the request add up to 1.2",
         ),
         ({"pin": {"1": "a0"}, "least": {"a1": 0.1}}, {"most": {"shelf": 1}}, "least a1=0.1 of the request contradicts"),
-        ({"pin": {"1": "gone"}}, None, "pin 1=gone of the request names arm 'gone', which is not eligible"),
-        ({"least": {"gone": 0.1}}, None, "least gone=0.1 of the request names arm 'gone'"),
         ({"most": {"shelf.x": 1}}, None, "no eligible arm has 'shelf.x'"),
     ],
 )
