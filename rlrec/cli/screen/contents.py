@@ -17,7 +17,7 @@ from rlrec.cli.output.tables import cell, short_times
 from rlrec.cli.program import app
 from rlrec.cli.program.shared import Store
 from rlrec.cli.screen.grids import to
-from rlrec.cli.text.text import View
+from rlrec.cli.text.text import View, truncate
 from rlrec.errors import InputError, quantity, suggest
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 Arguments = Mapping[str, str]
 N_POLICIES = 8  # whose beliefs about an arm are shown
 N_SESSIONS = 1_000  # the newest
+N_DIGITS = 18  # of a number of a decision or a visit, at most
+HEADINGS = {"route": "Routes", "experiment": "Experiments"}  # of tables of the overview, by their first columns
 # where a value of a column leads; a header is the same word wherever it stands
 PLACES = {
     "policy": "policy?name=", "experiment": "experiment?name=", "route": "route?name=", "session": "session?key=",
@@ -70,11 +72,13 @@ def overview(store: Store, args: Arguments) -> Content:
     texts = [f"{row['severity']} {row['check']}, {row['subject']}: {row['detail']}" for row in alerts]
     holdouts = [statuses.holdout(row) for row in result["holdouts"]]
     notes = [note for note in view.notes if note not in (*texts, *holdouts)]
-    return Content(
-        "Overview",
-        [Panel(view._replace(notes=notes, title=[*holdouts, *view.title]))],
-        alerts=[*map(short_times, texts)],
-    )
+    lines, tables = ([note for note in notes if isinstance(note, View) == is_table] for is_table in (False, True))
+    panels = [
+        Panel(View((), (), [*holdouts, *view.title])),
+        Panel(view._replace(title=(), notes=lines), "Policies"),
+        *(Panel(table, HEADINGS[table.headers[0]]) for table in tables if isinstance(table, View)),
+    ]
+    return Content("Overview", panels, alerts=[*map(short_times, texts)])
 
 
 def list_policies(store: Store, args: Arguments) -> Content:
@@ -163,7 +167,7 @@ def show_user(store: Store, args: Arguments) -> Content:
 
 
 def show_session(store: Store, args: Arguments) -> Content:
-    number = int(args["visit"]) if args.get("visit", "").isdecimal() else None
+    number = _read_number("visit", args["visit"]) if args.get("visit") else None
     visit = app.session.show(store, app.session.Request(key=args["key"], visit=number))
     neighbours = [("the visit before", visit["visit"] - 1), ("the next visit", visit["visit"] + 1)]
     address = to(PLACES["session"], args["key"])
@@ -176,11 +180,18 @@ def show_session(store: Store, args: Arguments) -> Content:
 
 
 def show_decision(store: Store, args: Arguments) -> Content:
-    number = int(args["id"]) if args["id"].isdecimal() else 0
+    number = _read_number("decision", args["id"])
     result = app.decision.show(store, number)
     nouns = ("session", "user", "route", "experiment", "policy")
     related = [(f"{noun} {result[noun]}", to(PLACES[noun], result[noun])) for noun in nouns if result.get(noun)]  # type: ignore[literal-required]
     return Content(f"Decision {number}", [Panel(decisions.view(result))], related)
+
+
+def _read_number(noun: str, text: str) -> int:
+    """The number that a text writes. Raises InputError where it is none that a store could have."""
+    if not (text.isascii() and text.isdigit() and len(text) <= N_DIGITS):
+        raise InputError(f"unknown {noun} {truncate(text)!r}")
+    return int(text)
 
 
 def health(store: Store, args: Arguments) -> Content:
@@ -189,8 +200,10 @@ def health(store: Store, args: Arguments) -> Content:
     distinct = [*{tuple(row[name] for name in FINDING): row for row in rows}.values()]
     title = [f"last doctor: {statuses.doctor(state['doctor'])}; `rlrec doctor` audits everything"]
     quick = "here: quick checks of the clock, what waits, and the newest decisions"
-    result = f"{quick}: {quantity(len(distinct), 'finding') if distinct else 'nothing is wrong'}"
-    return Content("Health", [Panel(View.select(distinct, FINDING, title=[*title, result]))])
+    result = f"{quick}: {quantity(len(distinct), 'finding') if distinct else 'no finding'}"
+    further = "not here: the report also checks the log as far as its estimates rest on it, and may find more"
+    view = View.select(distinct, FINDING if distinct else (), title=[*title, result, further])
+    return Content("Health", [Panel(view)], [("report", "report")])
 
 
 def report(store: Store, args: Arguments) -> Content:

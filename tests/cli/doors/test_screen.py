@@ -266,6 +266,28 @@ def test_an_answer_is_kept_for_a_while_and_says_when_it_was_worked_out(shop: Run
     assert re.search(r"As of 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d; worked out in", text_of(first))
 
 
+@pytest.mark.parametrize("number", ["9" * 4_301, "abc", "\u0661", "-1", "1" * 19, "\u00b2"])
+def test_what_is_no_number_is_unknown(shop: Run, sqlite_db: str, number: str) -> None:
+    decision, visit = page_of(sqlite_db, "decision", id=number), page_of(sqlite_db, "session", key="s0", visit=number)
+    assert (decision.status, f"unknown decision '{number[:9]}" in text_of(decision)) == (404, True)
+    assert (visit.status, f"unknown visit '{number[:9]}" in text_of(visit)) == (404, True)
+    assert "no user, session, arm, decision" in text_of(page_of(sqlite_db, "find", q=number))
+
+
+def test_health_says_what_it_looked_at_and_has_no_empty_table(sqlite_db: str) -> None:
+    run = runner(sqlite_db)
+    assert run("policy", "create", "home", "--kind", "uniform").exit_code == 0
+    page = page_of(sqlite_db, "health")
+    assert ("the newest decisions: no finding" in text_of(page), b"<table" in page.body) == (True, False)
+    assert ("nothing is wrong" in text_of(page), b'href="report"' in page.body) == (False, True)
+
+
+def test_tables_of_the_overview_have_headings(shop: Run, sqlite_db: str) -> None:
+    body = page_of(sqlite_db, "").body.decode()
+    assert re.findall("<h2>(.*?)</h2>", body) == ["Policies", "Routes", "Experiments"]
+    assert body.count("<table") == 3
+
+
 # -- over HTTP --
 
 
