@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import time
-from collections import OrderedDict
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from http import HTTPStatus
@@ -14,20 +14,23 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import urlencode
 
 from rlrec import times
 from rlrec.cli.doors.web import SCREEN, Access, RefusedRequest, Response
 from rlrec.cli.program.shared import Store, settings
 from rlrec.cli.screen.contents import PAGES, SLOW
-from rlrec.cli.screen.pages import FRESH_S, Options, PageMaker, WebPage
+from rlrec.cli.screen.pages import FRESH_S, BoundedCache, Options, PageMaker, WebPage, arguments
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGIReceiveCallable as Receive
     from uvicorn._types import ASGISendCallable as Send
     from uvicorn._types import HTTPScope as Scope
 
-N_CACHED = 64  # pages
+ADDRESS_BYTES = 4_096  # of the arguments of an address, at most: links of its page repeat them
 WAITING = "These figures are being worked out. This page comes again by itself until they are there."
+OLDER = b"Older figures: newer ones are being worked out. This page comes again by itself until they are there."
+START = b'<main id="content">'  # of what a page is about
 ENDED = "The process that made this page has ended. Load the page again to have another one try."
 MAX_WAITING = 16  # pages that are made or wait for it, at most
 PATIENCE_S = 1.5  # until a client gets a page that says that another one is made
@@ -111,9 +114,11 @@ class PageServer:
         from rlrec.report import html
 
         self._lanes = {is_slow: Lane(options) for is_slow in (False, True)}
-        self._cached: OrderedDict[tuple[str, str], _CachedPage] = OrderedDict()
+        self._cached = BoundedCache[_CachedPage]()
         self._running: dict[tuple[str, str], asyncio.Future[WebPage]] = {}
-        waiting, ended = (html.render("waiting.html", title="rlrec", text=text).encode() for text in (WAITING, ENDED))
+        waiting, ended = (
+            html.render("waiting.html", title="rlrec", text=text, home=".").encode() for text in (WAITING, ENDED)
+        )
         self._waiting = WebPage(HTTPStatus.OK, waiting, refresh=WAITING_S)
         self._ended = WebPage(HTTPStatus.INTERNAL_SERVER_ERROR, ended, fresh_s=FRESH_S)
 
@@ -126,7 +131,23 @@ class PageServer:
             return _response(WebPage(HTTPStatus.SEE_OTHER, b"", f"{scope.get('root_path', '')}{SCREEN}/"))
         if path[1:] not in PAGES:
             raise RefusedRequest(HTTPStatus.NOT_FOUND, f"no such page; the first one is {SCREEN}/")
-        return _response(await self._page(path[1:], scope["query_string"].decode("latin-1")))
+        if len(scope["query_string"]) > ADDRESS_BYTES:
+            raise RefusedRequest(HTTPStatus.REQUEST_URI_TOO_LONG, f"an address has at most {ADDRESS_BYTES:,} bytes")
+        args = arguments(scope["query_string"].decode("latin-1"))
+        return _response(await self._page(path[1:], urlencode(args)))
+
+    def refuse(self, scope: Scope, refused: RefusedRequest) -> Response:
+        """The answer to a refused request: a page where a browser asks for one."""
+        from rlrec.report import html
+
+        response = refused.response()
+        if b"text/html" not in dict(scope["headers"]).get(b"accept", b""):
+            return response
+        home = f"{scope.get('root_path', '')}{SCREEN}/"
+        page = WebPage(
+            response.status, html.render("waiting.html", title="rlrec", text=str(refused), home=home).encode()
+        )
+        return _response(page, response.headers)
 
     async def _page(self, path: str, query: str) -> WebPage:
         """A page as it was made a moment ago, or is now; one that takes longer as it was made last."""
@@ -134,7 +155,7 @@ class PageServer:
         cached = self._cached.get(key)
         if cached is not None and time.monotonic() < cached.until:
             return cached.page
-        last = self._waiting if cached is None else cached.page
+        last = self._waiting if cached is None or cached.page.status != HTTPStatus.OK else _older(cached.page)
         if key not in self._running:
             if len(self._running) >= MAX_WAITING:
                 return last
@@ -147,13 +168,10 @@ class PageServer:
         try:
             page = await asyncio.wrap_future(self._lanes[path in SLOW].submit(path, query))
         except (EOFError, OSError):  # it was killed, for want of memory say
-            page = self._ended
+            page = self._ended._replace(refresh=arguments(query).get("refresh", ""))
         finally:
             del self._running[key]
-        self._cached[key] = _CachedPage(page, time.monotonic() + page.fresh_s)
-        self._cached.move_to_end(key)
-        if len(self._cached) > N_CACHED:
-            self._cached.popitem(last=False)
+        self._cached.put(key, _CachedPage(page, time.monotonic() + page.fresh_s), len(page.body))
         return page
 
     def close(self) -> None:
@@ -173,11 +191,17 @@ class ScreenFront:
             self.access.check(scope)
             response = await self.pages.respond(scope)
         except RefusedRequest as refused:
-            response = refused.response()
+            response = self.pages.refuse(scope, refused)
         await response.send(send)
 
 
-def _response(page: WebPage) -> Response:
-    headers = [*HEADERS, *([(b"refresh", page.refresh.encode())] if page.refresh else [])]
+def _older(page: WebPage) -> WebPage:
+    """A page as it was made last, which says so, and comes again soon."""
+    mark = b'%b<div class="alert" role="status"><p>%b</p></div>' % (START, OLDER)
+    return page._replace(body=page.body.replace(START, mark, 1), refresh=WAITING_S)
+
+
+def _response(page: WebPage, more: Sequence[tuple[bytes, bytes]] = ()) -> Response:
+    headers = [*HEADERS, *more, *([(b"refresh", page.refresh.encode())] if page.refresh else [])]
     headers += [(b"location", page.location.encode())] if page.location else []
     return Response(page.body, page.status, b"text/html; charset=utf-8", headers=headers)

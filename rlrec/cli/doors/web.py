@@ -31,6 +31,7 @@ ADDRESSES = f"POST to {', '.join((*SINGLE, LINES[0], f'{ofrep.PATH}/KEY'))}; GET
 STATUS_OF_CODE = {2: 400, 3: 409, 4: 503, 5: 400, 6: 409}  # of exit codes; else 500
 OPEN = ("/healthz",)  # without a token
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+FRAMES = (b"iframe", b"frame", b"embed", b"object")  # in which a page of another site could show one of the screen
 SCREEN = "/screen"  # begins the paths of pages for people
 
 
@@ -56,7 +57,8 @@ class Access:
                 raise RefusedRequest(HTTPStatus.MISDIRECTED_REQUEST, message)
         is_screen = for_screen(scope)
         is_embedded = headers.get(b"sec-fetch-site", b"none") not in (b"none", b"same-origin")
-        if is_screen and is_embedded and headers.get(b"sec-fetch-mode") != b"navigate":
+        is_link = headers.get(b"sec-fetch-mode") == b"navigate" and headers.get(b"sec-fetch-dest") not in FRAMES
+        if is_screen and is_embedded and not is_link:
             raise RefusedRequest(HTTPStatus.FORBIDDEN, "other pages may lead here, and embed nothing from here")
         if self.token is None or scope["path"] in OPEN:
             return
@@ -87,6 +89,8 @@ class PageSource(Protocol):
     """A source of pages for people."""
 
     async def respond(self, scope: Scope) -> Response: ...
+
+    def refuse(self, scope: Scope, refused: RefusedRequest) -> Response: ...
 
 
 class RefusedRequest(Exception):
@@ -143,6 +147,8 @@ class Front:
             response = await self._respond(scope, receive)
         except RefusedRequest as refused:
             response = refused.response()
+            if self.screen is not None and for_screen(scope):
+                response = self.screen.refuse(scope, refused)
         except Exception as error:
             failure = self.writer.failure(error)
             self.writer.pipe.store.notice(failure.message)

@@ -6,7 +6,7 @@ import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterator
 from itertools import count, groupby
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
 from urllib.parse import parse_qsl
 
 from rlrec import times
@@ -22,16 +22,37 @@ from rlrec.times import format_time
 if TYPE_CHECKING:
     from rlrec.report.html import Table
 
+Value = TypeVar("Value")
 N_LINES = 50  # above or below a table
 REFRESH = {"": "off", "10": "10 s", "60": "60 s"}  # seconds after which a page comes again, and how that is called
 RETRY_S = 5  # after which a page comes again that the store could not give
 SHARE = 20  # an answer is kept for so many times what it took, so that pages take a twentieth of a processor
 FRESH_S = 5.0  # at least
-N_CACHED = 32  # answers
+CACHE_BYTES = 16_000_000  # of a process, for what it may need again
+OBJECT_BYTES = 4  # of memory, about, for each letter that writes a content out
 
 
 class Unready(RlrecError):
     """The store is missing, out of date or out of reach: no page can be made."""
+
+
+class BoundedCache(Generic[Value]):
+    """The newest values that were made, as many as a number of bytes takes, and one at least."""
+
+    def __init__(self) -> None:
+        self._entries: OrderedDict[tuple[str, ...], tuple[Value, int]] = OrderedDict()
+        self.n_bytes = 0
+
+    def get(self, key: tuple[str, ...]) -> Value | None:
+        return self._entries[key][0] if key in self._entries else None
+
+    def put(self, key: tuple[str, ...], value: Value, n_bytes: int) -> None:
+        """Keep a value, and let go of the oldest ones that have no room beside it."""
+        n_bytes += sum(map(len, key))
+        self.n_bytes += n_bytes - self._entries.pop(key, (None, 0))[1]
+        self._entries[key] = value, n_bytes
+        while self.n_bytes > CACHE_BYTES and len(self._entries) > 1:
+            self.n_bytes -= self._entries.popitem(last=False)[1][1]
 
 
 class WebPage(NamedTuple):
@@ -68,18 +89,25 @@ class _CachedContent(NamedTuple):
         return max(0.0, self.until - time.monotonic())
 
 
+def arguments(query: str) -> dict[str, str]:
+    """The arguments of an address, without a refresh that is no choice of a page."""
+    pairs = dict(parse_qsl(query))
+    if pairs.get("refresh") not in REFRESH:
+        pairs.pop("refresh", None)
+    return pairs
+
+
 class PageMaker:
     """A maker of pages. It keeps answers for a while, so that one that took long can be sorted at once."""
 
     def __init__(self, options: Options) -> None:
         self.options = options
-        self._answers: OrderedDict[tuple[str, ...], _CachedContent] = OrderedDict()
+        self._answers = BoundedCache[_CachedContent]()
 
     def make(self, path: str, query: str) -> WebPage:
         """The page of an address. What the store cannot give, and why, is a page, too."""
-        address = Address(path, dict(parse_qsl(query)))
+        address = Address(path, arguments(query))
         named = {name: address.args[name] for name in NAMED if name in address.args}
-        refresh = address.args.get("refresh", "")
         try:
             answer = self._answer(path, named)
             if answer.content.location:
@@ -87,7 +115,7 @@ class PageMaker:
             body = self._render(answer.content, address, answer)
         except Exception as error:
             return self._problem(error, address, 404 if named else 200)
-        return WebPage(200, body, "", answer.fresh_s, refresh if refresh in REFRESH else "")
+        return WebPage(200, body, "", answer.fresh_s, address.args.get("refresh", ""))
 
     def _answer(self, path: str, named: Arguments) -> _CachedContent:
         """The content of a page, as it is kept, or from the store."""
@@ -107,10 +135,8 @@ class PageMaker:
             content = PAGES[path](store, defaultdict(str, named))
         took_s = time.monotonic() - began
         until = began + took_s + max(FRESH_S, SHARE * took_s)
-        answer = self._answers[key] = _CachedContent(content._replace(notices=notices), at, took_s, until)
-        self._answers.move_to_end(key)
-        if len(self._answers) > N_CACHED:
-            self._answers.popitem(last=False)
+        answer = _CachedContent(content._replace(notices=notices), at, took_s, until)
+        self._answers.put(key, answer, OBJECT_BYTES * len(repr(content)))
         return answer
 
     def _problem(self, error: Exception, address: Address, status: int) -> WebPage:
@@ -118,7 +144,8 @@ class PageMaker:
         if not isinstance(error, RlrecError):
             error = RlrecError(f"unexpected {type(error).__name__}: {error}", hint="`rlrec doctor` looks closer")
             status = 500
-        lines, refresh = [safe(text, self.options.db) for text in (error.message, error.hint) if text], ""
+        lines = [safe(text, self.options.db) for text in (error.message, error.hint) if text]
+        refresh = address.args.get("refresh", "")
         if isinstance(error, Unready | StoreBusy):
             status, refresh = 503, str(RETRY_S)
             lines.append(f"This page comes again by itself every {RETRY_S} seconds.")

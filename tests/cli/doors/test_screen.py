@@ -21,7 +21,7 @@ from urllib.parse import quote
 import pytest
 
 from rlrec.cli.screen.contents import PAGES
-from rlrec.cli.screen.pages import Options, PageMaker, WebPage
+from rlrec.cli.screen.pages import CACHE_BYTES, FRESH_S, BoundedCache, Options, PageMaker, WebPage
 from tests.cli.doors.test_serve import served
 from tests.conftest import ON_BOTH, Run, filled, runner
 
@@ -266,6 +266,23 @@ def test_an_answer_is_kept_for_a_while_and_says_when_it_was_worked_out(shop: Run
     assert re.search(r"As of 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d; worked out in", text_of(first))
 
 
+def test_a_refresh_that_is_no_choice_is_dropped(shop: Run, sqlite_db: str) -> None:
+    maker, long = PageMaker(Options(sqlite_db, sqlite_db)), "1" * 30_000
+    for refresh in (long, "10%0D%0AX-Evil:1", "11", "1%26q=x"):
+        assert maker.make("find", f"q=u3&refresh={refresh}").location == "user?key=u3"
+        page = maker.make("arms", f"refresh={refresh}")
+        assert (page.refresh, b"refresh=1111" in page.body, b"Evil" in page.body) == ("", False, False)
+    assert maker.make("find", "q=u3&refresh=10").location == "user?key=u3&refresh=10"
+
+
+def test_pages_about_errors_keep_the_refresh(shop: Run, sqlite_db: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    maker = PageMaker(Options(sqlite_db, sqlite_db))
+    assert (missing := maker.make("session", "key=nobody&refresh=60")).status == 404
+    monkeypatch.setattr(sqlite3, "connect", lambda *args, **options: 1 / 0)
+    assert (unexpected := PageMaker(Options(sqlite_db, sqlite_db)).make("arms", "refresh=60")).status == 500
+    assert (missing.refresh, unexpected.refresh) == ("60", "60")
+
+
 @pytest.mark.parametrize("number", ["9" * 4_301, "abc", "\u0661", "-1", "1" * 19, "\u00b2"])
 def test_what_is_no_number_is_unknown(shop: Run, sqlite_db: str, number: str) -> None:
     decision, visit = page_of(sqlite_db, "decision", id=number), page_of(sqlite_db, "session", key="s0", visit=number)
@@ -286,6 +303,19 @@ def test_tables_of_the_overview_have_headings(shop: Run, sqlite_db: str) -> None
     body = page_of(sqlite_db, "").body.decode()
     assert re.findall("<h2>(.*?)</h2>", body) == ["Policies", "Routes", "Experiments"]
     assert body.count("<table") == 3
+
+
+def test_a_cache_holds_no_more_than_its_bytes_and_always_the_newest() -> None:
+    cache = BoundedCache[int]()
+    for number in range(10):
+        cache.put(("page", str(number)), number, CACHE_BYTES // 4)
+        cache.put(("page", str(number)), number, CACHE_BYTES // 4)  # anew
+    assert [number for number in range(10) if cache.get(("page", str(number))) is not None] == [7, 8, 9]
+    assert cache.n_bytes <= CACHE_BYTES
+    cache.put(("large",), 1, 2 * CACHE_BYTES)
+    assert (cache.get(("large",)), cache.get(("page", "9"))) == (1, None)
+    cache.put(("small",), 2, 10)
+    assert (cache.get(("large",)), cache.get(("small",)), cache.n_bytes) == (None, 2, 15)
 
 
 # -- over HTTP --
@@ -341,12 +371,18 @@ def test_the_screen_is_for_browsers_of_this_machine_and_embeds_nowhere(shop: Run
             ("screen/", {"Origin": "http://evil.example"}, "GET", 403),
             ("screen/", cross, "GET", 403),
             ("screen/", cross | {"Sec-Fetch-Mode": "navigate"}, "GET", 200),
+            ("screen/", cross | {"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "iframe"}, "GET", 403),
+            (f"screen/?refresh={'1' * 4_100}", {}, "GET", 414),
             ("screen/", {}, "POST", 405),
             ("screen/../../etc/passwd", {}, "GET", 404),
             ("screen/none", {}, "GET", 404),
             ("v1/recommend", {}, "GET", 404),
         ):
             assert fetch(f"{url}{path}", more, method)[0] == code, (path, more, method)
+        for path, method, code in (("screen/none/x", "GET", 404), ("screen/", "POST", 405)):
+            status, headers, body = fetch(f"{url}{path}", {"Accept": "text/html,*/*"}, method)
+            assert (status, headers.get_content_type(), headers["x-frame-options"]) == (code, "text/html", "DENY")
+            assert 'href="/screen/"' in body
         child.terminate()
         assert child.communicate(timeout=30)[1] == b""
         assert child.returncode == 0
@@ -361,6 +397,14 @@ def test_a_server_with_a_token_asks_browsers_for_it(shop: Run, sqlite_db: str, t
         url = f"http://{address}/screen/"
         status, headers, _ = fetch(url)
         assert (status, headers["www-authenticate"].startswith("Basic ")) == (401, True)
+        status, headers, body = fetch(url, {"Accept": "text/html"})
+        assert (status, headers["www-authenticate"].startswith("Basic "), "a token is needed" in body) == (
+            401,
+            True,
+            True,
+        )
+        assert "<h1>" in body
+        assert "<h1>" not in fetch(f"http://{address}/none", {"Accept": "text/html"})[2]
         wrong, right = (b64encode(f"me:{word}".encode()).decode() for word in ("no", TOKEN))
         for word, code in (
             (f"Basic {right}", 200),
@@ -378,12 +422,13 @@ def test_requests_do_not_wait_for_pages_whose_process_stands_still(shop: Run, sq
     with served(sqlite_db, "127.0.0.1:0", "--screen") as (address, child):
         url = f"http://{address}/screen/"
         awaited(url)
+        awaited(f"{url}arms")
         (page_process,) = subprocess.run(
             ["pgrep", "-P", str(child.pid), "-f", "spawn_main"], capture_output=True, text=True, check=True
         ).stdout.split()
         subprocess.run(["kill", "-STOP", page_process], check=True)
         try:
-            status, headers, body = fetch(f"{url}policies")
+            status, headers, body = fetch(f"{url}policies?refresh=10")
             assert (status, headers["refresh"], "being worked out" in body) == (200, "2", True)
             body = json.dumps({"policy": "home", "session": "during"})
             request = urllib.request.Request(f"http://{address}/v1/recommend", body.encode())
@@ -391,9 +436,14 @@ def test_requests_do_not_wait_for_pages_whose_process_stands_still(shop: Run, sq
             with urllib.request.urlopen(request, timeout=30) as answer:
                 assert json.load(answer)["session"] == "during"
             assert time.monotonic() - began < 10
+            time.sleep(FRESH_S)
+            status, headers, body = fetch(f"{url}arms")  # as it was
+            assert (status, headers["refresh"], "Older figures:" in body, "<h1>Arms" in body) == (200, "2", True, True)
         finally:
             subprocess.run(["kill", "-KILL", page_process], check=True)
-        assert "has ended" in awaited(f"{url}policies")[2]
+        _, headers, body = awaited(f"{url}policies?refresh=10")
+        assert ("has ended" in body, headers["refresh"]) == (True, "10")
+        assert "Older" not in awaited(f"{url}arms")[2]
         assert awaited(f"{url}arms")[0] == 200  # by another process
 
 
