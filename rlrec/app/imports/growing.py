@@ -6,10 +6,13 @@ write a file anew, and a file that was truncated may have grown beyond the offse
 
 from __future__ import annotations
 
+import io
 import os
 import select
+import stat
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from hashlib import blake2b
 from typing import Any, BinaryIO, NamedTuple, cast
 
@@ -42,18 +45,15 @@ class Position(NamedTuple):
 
 
 class Portion(NamedTuple):
-    """Complete lines: those bytes of a file, and how many lines came before. position: where they end, of a file that
-    is followed."""
+    """Complete lines: those bytes of a file, and how many lines came before. data: what begins a line that is longer
+    than a portion; position: where they end, of a file that is followed."""
 
     file: BinaryIO
     start: int
+    end: int
     data: bytes
     lines: int
     position: Position | None
-
-    @property
-    def end(self) -> int:
-        return self.start + len(self.data)
 
     def before(self, number: int, complete: Complete) -> Portion | None:
         """The complete decisions before a line, None where there are none."""
@@ -63,11 +63,15 @@ class Portion(NamedTuple):
         return _portion(self.file, self.start, data, self.lines, follows=self.position is not None) if data else None
 
 
-def _portion(file: BinaryIO, start: int, data: bytes, lines: int, *, follows: bool) -> Portion:
+def _portion(
+    file: BinaryIO, start: int, data: bytes, lines: int, *, follows: bool, size: int | None = None
+) -> Portion:  # fmt: skip
+    """A portion. size: of its lines, where `data` is the beginning of a single one."""
+    end, inode = start + (len(data) if size is None else size), os.fstat(file.fileno()).st_ino
     if not follows:
-        return Portion(file, start, data, lines, None)
-    end, inode = start + len(data), os.fstat(file.fileno()).st_ino
-    return Portion(file, start, data, lines, Position(inode, end, lines + data.count(b"\n"), _digest(file, end)))
+        return Portion(file, start, end, data, lines, None)
+    lines_after = lines + (data.count(b"\n") or int(end > start + len(data)))
+    return Portion(file, start, end, data, lines, Position(inode, end, lines_after, _digest(file, end)))
 
 
 def _digest(file: BinaryIO, offset: int) -> str:
@@ -99,11 +103,7 @@ class GrowingFile:
 
     def __init__(self, path: str, position: Position | None, notice: Callable[[str], None]) -> None:
         self.path, self.notice = path, notice
-        candidates = [path]
-        if position is not None:  # it may have another name by now
-            folder = os.path.dirname(os.path.realpath(path))
-            candidates += [entry.path for entry in os.scandir(folder) if entry.inode() == position.inode]
-        for candidate in candidates:
+        for candidate in self._candidates(position):
             self._start(candidate, position or Position())
             if self.position.fits(self.file):
                 return
@@ -111,11 +111,23 @@ class GrowingFile:
         notice(f"{path} is another file than the one that was followed: it is read from its start")
         self._start(path, Position())
 
+    def _candidates(self, position: Position | None) -> Iterator[str]:
+        """The path, and the files that were there under it before: it may have another name by now."""
+        yield self.path
+        if position is not None:
+            with suppress(OSError):  # of a folder that nobody may list
+                entries = list(os.scandir(os.path.dirname(os.path.realpath(self.path))))
+                yield from [entry.path for entry in entries if entry.inode() == position.inode and entry.is_file()]
+
     def _start(self, path: str, position: Position) -> None:
         try:
-            self.file = cast(BinaryIO, open(path, "rb", buffering=0))  # noqa: SIM115 (closed by the next one, or `close`)
+            number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO would wait for a writer
         except OSError as error:
             raise RlrecError(f"cannot read {path}: {error.strerror}") from None
+        self.file = cast(BinaryIO, io.FileIO(number))
+        if not stat.S_ISREG(os.fstat(number).st_mode):
+            self.close()
+            raise RlrecError(f"cannot read {path}: it is no plain file any more", hint="start the command again")
         if os.pread(self.file.fileno(), 2, 0) == b"\x1f\x8b":
             self.close()
             hint = "import it without --follow, or `zcat FILE | rlrec import-log - --follow`"
@@ -139,7 +151,9 @@ class GrowingFile:
             self._go_to(Position())
             return self.portion(complete)
         self._status = status.st_size, status.st_mtime_ns
-        size = complete(data) or len(data) * (len(data) == PORTION_BYTES)
+        size = complete(data)
+        if not size and len(data) == PORTION_BYTES:
+            size = data.rfind(b"\n") + 1 or self._line_length()
         self._quiet_polls = self._quiet_polls + 1 if not size and self._is_replaced(status) else 0
         if self._quiet_polls > QUIET_POLLS:
             if not data:
@@ -149,7 +163,16 @@ class GrowingFile:
             size = len(data)
         if not size:
             return None
-        return _portion(self.file, self.position.offset, data[:size], self.position.lines, follows=True)
+        return _portion(self.file, self.position.offset, data[:size], self.position.lines, follows=True, size=size)
+
+    def _line_length(self) -> int:
+        """The length of the next line, which no portion holds, 0 where its end is not written yet."""
+        start = self.position.offset
+        for offset in range(start, os.fstat(self.file.fileno()).st_size, BLOCK_BYTES):
+            end = os.pread(self.file.fileno(), BLOCK_BYTES, offset).find(b"\n") + 1
+            if end:
+                return offset + end - start
+        return 0
 
     def _is_replaced(self, status: os.stat_result) -> bool:
         try:
@@ -174,7 +197,7 @@ class Stream:
     def __init__(self, stream: BinaryIO) -> None:
         self.stream: Any = stream
         self.is_over, self._lines, self._waiting = False, 0, bytearray()
-        self._counts = LineCounts()
+        self._counts, self._passes_over = LineCounts(), False
         self._file = cast(BinaryIO, tempfile.TemporaryFile(buffering=0))  # noqa: SIM115 (closed by `close`)
 
     def close(self) -> None:
@@ -185,16 +208,23 @@ class Stream:
         while not self.is_over and len(self._waiting) < PORTION_BYTES and select.select([self.stream], [], [], 0)[0]:
             block = self.stream.read(BLOCK_BYTES)
             self.is_over = block == b""
+            if self._passes_over and block:
+                _, line_end, block = block.partition(b"\n")
+                self._passes_over = not line_end
             self._waiting += block or b""
         data = bytes(self._waiting)
-        size = len(data) if self.is_over else complete(data) or len(data) * (len(data) >= PORTION_BYTES)
+        size = len(data) if self.is_over else complete(data)
+        if not size and len(data) >= PORTION_BYTES:
+            size = data.rfind(b"\n") + 1 or len(data)
+            self._passes_over = b"\n" not in data  # to the end of the line
         if not size:
             return None
         del self._waiting[:size]
+        data = data[:size] + b"\n" * self._passes_over
         self._file.seek(0)
         self._file.truncate()
-        self._file.write(data[:size])
-        return _portion(self._file, 0, data[:size], self._lines, follows=False)
+        self._file.write(data)
+        return _portion(self._file, 0, data, self._lines, follows=False)
 
     def go_on(self, portion: Portion, digests: Sequence[bytes]) -> None:
         """A portion is stored."""

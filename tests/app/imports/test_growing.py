@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from hashlib import blake2b
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, NoReturn, cast
 
 import pytest
 
 from rlrec.app.imports import growing
-from rlrec.app.imports.growing import GrowingFile, LineCounts, Portion, Position, Stream
+from rlrec.app.imports.growing import QUIET_POLLS, GrowingFile, LineCounts, Portion, Position, Stream
 from rlrec.app.imports.layouts.line_groups import BLOCK_BYTES
-from rlrec.errors import InputError
+from rlrec.errors import InputError, RlrecError
 
 
 def complete(data: bytes) -> int:
@@ -123,6 +123,48 @@ def test_a_truncated_file_is_read_from_its_start(path: Path, file: Opened, text:
     assert took(log) == (text.encode() or None)
     assert took(file(position, notices.append)) == (text.encode() or None)
     assert [("was truncated" in text, "is another file" in text) for text in notices] == [(True, False), (False, True)]
+
+
+def test_a_folder_that_nobody_may_list_is_not_needed(path: Path, file: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root may list every folder, so that the refusal of the system is put in its place."""
+    log = file()
+    assert took(log) == b"one\ntwo\n"
+    add(path, "three\n")
+
+    def refuse(folder: str) -> NoReturn:
+        raise PermissionError(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert took(file(log.position)) == b"three\n"
+    path.write_text("another\n")
+    notices: list[str] = []
+    assert took(file(log.position, notices.append)) == b"another\n"
+    assert len(notices) == 1
+
+
+def test_a_fifo_in_place_of_the_file_is_refused(path: Path, file: Opened) -> None:
+    log = file()
+    took(log)
+    path.unlink()
+    os.mkfifo(path)
+    assert [took(log) for _ in range(QUIET_POLLS)] == [None] * QUIET_POLLS
+    with pytest.raises(RlrecError, match="it is no plain file any more"):
+        took(log)
+
+
+def test_a_line_beyond_every_portion_is_one_portion(path: Path, file: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(growing, "PORTION_BYTES", 10)
+    monkeypatch.setattr(growing, "BLOCK_BYTES", 7)
+    path.write_text("x" * 45)
+    log = file()
+    assert took(log) is None
+    add(path, "xxxxx\nend\n")
+    assert took(log) == b"x" * 10
+    assert (log.position.offset, log.position.lines) == (51, 1)
+    assert took(log) == b"end\n"
+    with path.open("rb", buffering=0) as opened, closing(Stream(opened)) as stream:
+        taken = b"".join(took(stream) or b"" for _ in range(4))
+    assert (taken.startswith(b"x" * 10), taken.lstrip(b"x")) == (True, b"\nend\n")
 
 
 def test_a_gzip_file_is_refused(path: Path, file: Opened) -> None:

@@ -151,6 +151,24 @@ def test_a_bad_line_ends_it_and_what_comes_before_is_stored(store: Store, path: 
     assert followed(store, path).accepted == 0
 
 
+@pytest.mark.parametrize("length", [300, 5_000])
+@pytest.mark.parametrize("streams", [False, True])
+def test_a_line_beyond_every_bound_is_passed_over(
+    store: Store, path: Path, monkeypatch: pytest.MonkeyPatch, length: int, streams: bool
+) -> None:
+    """Both one that a portion holds, and one that no portion holds."""
+    monkeypatch.setattr("rlrec.app.imports.layouts.line_groups.LINE_BYTES", 200)
+    monkeypatch.setattr("rlrec.app.imports.layouts.line_groups.BLOCK_BYTES", 100)
+    monkeypatch.setattr(growing, "PORTION_BYTES", 1_000)
+    monkeypatch.setattr(lines, "LIMIT", 200)
+    path.write_text(line("s1") + line("s" * length) + line("s2") + "bad\n")
+    refused = Refused()
+    with path.open("rb", buffering=0) as file:
+        followed(store, path, refused=refused, stream=file if streams else None)
+    assert sessions(store) == ["s1", "s2"]
+    assert [(number, "longer than" in message) for number, message in refused] == [(2, True), (4, False)]
+
+
 def test_a_line_that_contradicts_the_store_is_refused_alone(store: Store, path: Path) -> None:
     with pytest.raises(Conflict) as error:
         followed(

@@ -27,11 +27,12 @@ from rlrec.app.imports.columns import NULL, LogColumns, values
 from rlrec.app.imports.conflicts import LineNames
 from rlrec.app.imports.layouts import checks
 from rlrec.app.imports.layouts.checks import Problem
-from rlrec.app.imports.layouts.line_groups import BLOCK_BYTES, FileBytes, LineGroup, line_groups
+from rlrec.app.imports.layouts.line_groups import BLOCK_BYTES, LINE_BYTES, FileBytes, LineGroup, line_groups
 from rlrec.arrays import Ids
 from rlrec.errors import InputError
 
 SPANNED = 1_000  # lines of a decision
+EXCERPT_BYTES = 1 << 10  # of a refused line that is too long
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,7 @@ class RefusedLine(NamedTuple):
 def refused_line(error: InputError, number: int, text: bytes) -> RefusedLine:
     """A line that is refused. The error forgets where it was raised: that holds on to the whole group."""
     error.line, error.__traceback__, error.__context__ = error.line or number, None, None
-    return RefusedLine(error, text)
+    return RefusedLine(error, text if len(text) <= LINE_BYTES else text[:EXCERPT_BYTES])
 
 
 def drop_rows(rows: LogColumns, errors: Mapping[int, InputError], bad: list[RefusedLine]) -> LogColumns:
@@ -232,7 +233,7 @@ class Layout(ABC):
     def line_digests(self, start: int, end: int) -> Iterator[bytes]:
         """The digests of the decisions in some bytes of the file, whether or not their lines can be decoded."""
         file = FileBytes(cast(BinaryIO, self.source.file), end, start)
-        groups = line_groups(file, self.source.name, None, headed=False)
+        groups = line_groups(file, self.source.name, None, headed=False, cuts=True)
         for _, numbers, texts in self._at_ends(groups) if self.spans else groups:
             for start, stop in pairwise([*self.decision_starts(numbers, texts), len(texts)]):
                 yield blake2b(b"\n".join(texts[start:stop]), digest_size=16).digest()
@@ -251,8 +252,9 @@ class Layout(ABC):
     ) -> Iterator[tuple[bytes, Note, list[RefusedLine]]]:  # fmt: skip
         """Every second group of the file: its rows pickled, what to remember of them, and the refused lines."""
         groups = line_groups(
-            file, self.source.name, None if self.spans else start, headed=self.headed, number=self.source.number
-        )
+            file, self.source.name, None if self.spans else start, headed=self.headed, number=self.source.number,
+            cuts=self.source.grows,
+        )  # fmt: skip
         if self.headed:
             groups = self._without_header(groups)
         for index, numbers, texts in self._at_ends(groups) if self.spans else groups:

@@ -27,15 +27,15 @@ class LineGroup(NamedTuple):
 
 
 def line_groups(
-    file: FileBytes, name: str, parity: int | None, *, headed: bool, number: int = 1
+    file: FileBytes, name: str, parity: int | None, *, headed: bool, number: int = 1, cuts: bool = False
 ) -> Iterator[LineGroup]:  # fmt: skip
     """The lines of a file in groups, blank ones left out. parity: of every second group alone, and that of a header;
-    number: of the first line."""
+    number: of the first line; cuts: lines that are too long, to one byte too many, instead of raising InputError."""
     for index, blocks in groupby(_blocks(file, name, number), itemgetter(0)):
         if headed or parity is None or index % 2 == parity:
             lines = LineGroup(index, [], [])
             for _, number, block in blocks:
-                _cut(number, block, lines.numbers, lines.texts)
+                _cut(number, block, lines, cuts)
             headed = headed and not lines.texts
             yield lines
 
@@ -63,7 +63,10 @@ def _blocks(file: FileBytes, name: str, number: int) -> Iterator[tuple[int, int,
     stream = gzip.GzipFile(fileobj=buffered) if packed else buffered
     try:
         while block := stream.read(BLOCK_BYTES):
-            block += stream.readline(LINE_BYTES)
+            block += (line := stream.readline(LINE_BYTES + 1))
+            while line and line[-1:] != b"\n":  # of a line that is too long
+                line = stream.readline(BLOCK_BYTES)
+                block += b"\n" * line.endswith(b"\n")
             while block:
                 lines = block.count(b"\n")
                 fits = count + lines <= GROUP
@@ -77,16 +80,18 @@ def _blocks(file: FileBytes, name: str, number: int) -> Iterator[tuple[int, int,
         raise InputError(f"{name} is a damaged gzip file: {error}", hint="fetch it again") from error
 
 
-def _cut(number: int, block: bytes, numbers: list[int], texts: list[bytes]) -> None:
-    """Add the lines of a block that are not blank, with their numbers."""
+def _cut(number: int, block: bytes, group: LineGroup, cuts: bool) -> None:
+    """Add the lines of a block that are not blank, with their numbers, to a group."""
+    numbers, texts = group.numbers, group.texts
     lines = block.split(b"\n")
     if not lines[-1]:
         lines.pop()
     if number == 1:
         lines[0] = lines[0].removeprefix(BOM)
     if len(block) > LINE_BYTES and len(longest_line := max(lines, key=len)) > LINE_BYTES:
-        message = f"longer than {LINE_BYTES // 1_000_000} MB"
-        raise InputError(message, hint="one record a line", line=number + lines.index(longest_line))
+        if not cuts:
+            raise too_long(number + lines.index(longest_line))
+        lines = [text[: LINE_BYTES + 1] for text in lines]
     if any(map(bytes.endswith, lines, repeat(b"\r"))):
         lines = [text.rstrip(b"\r") for text in lines]
     numbers += range(number, number + len(lines))
@@ -94,3 +99,8 @@ def _cut(number: int, block: bytes, numbers: list[int], texts: list[bytes]) -> N
     if not all(lines) or any(map(bytes.isspace, lines)):
         numbers[:] = [number for number, text in zip(numbers, texts, strict=True) if text.strip()]
         texts[:] = [text for text in texts if text.strip()]
+
+
+def too_long(number: int | None = None) -> InputError:
+    """The error of a line that is longer than LINE_BYTES."""
+    return InputError(f"longer than {LINE_BYTES // 1_000_000} MB", hint="one record a line", line=number)

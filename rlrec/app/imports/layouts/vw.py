@@ -20,6 +20,7 @@ from rlrec.app.imports.layouts.base import Decoded, Source
 from rlrec.app.imports.layouts.checks import CHECKS, checked
 from rlrec.app.imports.layouts.dsjson import DsJson
 from rlrec.app.imports.layouts.dsjson_slots import DsJsonLine
+from rlrec.app.imports.layouts.line_groups import LINE_BYTES, too_long
 from rlrec.errors import InputError, quantity
 from rlrec.log_fields import PROBABILITY
 
@@ -61,13 +62,15 @@ class Vw(DsJson):
 
     def _examples(self, group: Sequence[tuple[int, bytes]], kind: type[Any]) -> list[DsJsonLine | InputError]:
         examples = list[DsJsonLine | InputError]()
-        for _, text in group:
+        for number, text in group:
+            lines = list[TextLine]()
             try:
-                lines = [TextLine.read(line) for line in text.decode().split("\n")]
+                for line in text.split(b"\n"):
+                    lines.append(TextLine.read(line))
                 examples.append(self._several_lines(lines) if self.spans else self._single_line(*lines))
-            except UnicodeDecodeError as bad:
-                examples.append(InputError(f"not UTF-8: byte 0x{bad.object[bad.start]:02x}"))
             except InputError as error:
+                if self.spans and len(lines) <= text.count(b"\n"):
+                    error.line = number + len(lines)  # no blank line is inside an example
                 examples.append(error)
         return examples
 
@@ -110,9 +113,14 @@ class TextLine(NamedTuple):
     features: Mapping[str, Any]
 
     @classmethod
-    def read(cls, text: str) -> TextLine:
+    def read(cls, line: bytes) -> TextLine:
         """Raises InputError for what is no line of a contextual bandit."""
-        head, bar, spaces = text.partition("|")
+        if len(line) > LINE_BYTES:
+            raise too_long()
+        try:
+            head, bar, spaces = line.decode().partition("|")
+        except UnicodeDecodeError as bad:
+            raise InputError(f"not UTF-8: byte 0x{line[bad.start]:02x}") from None
         if not bar:
             raise InputError("no `|`, behind which features stand", field="label")
         words, tag = _words(head), None
@@ -125,7 +133,10 @@ class TextLine(NamedTuple):
         if words[:1] in (["ccb"], ["slates"]):
             hint = "--layout dsjson takes pages of several slots"
             raise InputError(f"a line of {words[0]}", hint=hint, field="label")
-        is_shared = words == ["shared"]
+        is_shared = words[:1] == ["shared"]
+        if words[1:] and is_shared:
+            hint = "a line of shared features has no label"
+            raise InputError(f"{words[1][:80]!r} behind `shared`", hint=hint, field="label")
         labels = () if is_shared else [_label(word) for word in words]
         return cls(labels, tag, is_shared, _features(spaces.split("|")))
 
@@ -195,8 +206,13 @@ def _features(spaces: Sequence[str]) -> dict[str, Any]:
             sums[name][feature] = sums[name].get(feature, 0.0) + factor * amount
     fields = {unquote(name): _fields(sums[name]) | texts[name] for name in sums}
     top = fields.pop("", {})
-    if doubled := (fields.keys() & top.keys()) | (fields.keys() & RESERVED):
-        raise InputError(f"{min(doubled)[:80]!r} cannot be the name of a namespace here", field=min(doubled))
+    for name in fields.keys() & top.keys():  # a namespace that is called as a feature outside
+        inner = {f"{name}.{key}": value for key, value in fields.pop(name).items()}
+        if doubled := inner.keys() & top.keys():
+            raise InputError(f"{min(doubled)[:80]!r} is a feature, and one of a namespace", field=name)
+        top |= inner
+    if reserved := (fields.keys() | top.keys()) & RESERVED:
+        raise InputError(f"{min(reserved)!r} cannot be the name of features here", field=min(reserved))
     return top | {name: inner for name, inner in fields.items() if inner}
 
 

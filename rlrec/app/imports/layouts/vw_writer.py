@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from rlrec.app.imports.layouts.vw import RESERVED
 from rlrec.app.imports.layouts.writers import LayoutWriter, Record
 
 ESCAPES = {ord(character): f"%{ord(character):02X}" for character in "%\t\n\v\f\r :|"}
+EQUALS = "%3D"  # in a name
 
 
 class VwWriter(LayoutWriter):
@@ -30,14 +33,16 @@ class VwWriter(LayoutWriter):
         if any(lost.values()):
             self.left_out[next(name for name, is_lost in lost.items() if is_lost)] += 1
             return b""
+        context, stated = record["context"], record["context"].get("@arms", {})
+        stated_features = {arm: entry["features"] for arm, entry in stated.items() if entry.get("features")}
+        features: Mapping[str, Any] = record.get("features") or stated_features or record["catalogue_features"]
+        names = {name for fields in (context, *(features.get(arm) or {} for arm in arms)) for name in fields}
         altered = {
+            f"fields of the names {', '.join(sorted(RESERVED))}": names & RESERVED,
             "rewards beyond the range of their definition, without --reward": record["clipped"],
             **{name: record.get(name) for name in ("keep_probability", "estimated")},
         }
         self.left_out.update(name for name, is_altered in altered.items() if is_altered)
-        context, stated = record["context"], record["context"].get("@arms", {})
-        stated_features = {arm: entry["features"] for arm, entry in stated.items() if entry.get("features")}
-        features: Mapping[str, Any] = record.get("features") or stated_features or record["catalogue_features"]
         tag = f"'{_escaped(record['request_id'])} " if record["request_id"] else ""
         lines = [f"shared {tag}{_namespaces({name: context[name] for name in context if name[:1] != '@'})}"]
         for arm in arms:
@@ -52,10 +57,22 @@ def _escaped(name: str) -> str:
 
 def _namespaces(fields: Mapping[str, Any]) -> str:
     """The fields of an object behind bars: those that are objects, or lists of some, as namespaces."""
+    fields = {name: value for name, value in fields.items() if name not in RESERVED}
     inner = {name: list(_words("", value)) for name, value in fields.items() if _is_nested(value)}
     top = [word for name, value in fields.items() if name not in inner for word in _words(name, value)]
-    spaces = [f"|{_escaped(name)} {' '.join(words)}" for name, words in inner.items() if words]
-    return " ".join([f"| {' '.join(top)}"] * bool(top) + spaces) or "|"
+    spaces = [f"|{_escaped(name)} {_joined(words)}" for name, words in inner.items() if words]
+    return " ".join([f"| {_joined(top)}"] * bool(top) + spaces) or "|"
+
+
+def _joined(words: Sequence[str]) -> str:
+    """The features of a namespace. A name that has `=` in it is no text where what stands before comes again."""
+    names = [word.replace(EQUALS, "=") for word in words]
+    heads = [name.partition("=")[0].partition(":")[0] for name in names]
+    count, texts = Counter(heads), {word.partition("=")[0] for word in words if "=" in word}
+    return " ".join(
+        word if count[head] == 1 or head in texts else name
+        for word, name, head in zip(words, names, heads, strict=True)
+    )  # fmt: skip
 
 
 def _is_nested(value: Any) -> bool:
@@ -72,6 +89,7 @@ def _words(name: str, value: Any) -> Iterator[str]:
             is_number = isinstance(entry, int | float) and not isinstance(entry, bool)
             yield from _words(f"{name}.{index}" if is_number else name, entry)
     elif isinstance(value, str | bool):
-        yield f"{_escaped(name)}={_escaped(value if isinstance(value, str) else json.dumps(value))}"
+        text = value if isinstance(value, str) else json.dumps(value)
+        yield f"{_escaped(name).replace('=', EQUALS)}={_escaped(text)}"
     elif value is not None:
-        yield _escaped(name) if value == 1 else f"{_escaped(name)}:{value!r}"
+        yield _escaped(name).replace("=", EQUALS) if value == 1 else f"{_escaped(name)}:{value!r}"

@@ -46,6 +46,9 @@ def imported(run: Run, text: str, *options: object) -> CommandResult:
 def test_examples_of_several_lines(run_sqlite: Run) -> None:
     """Shared features are the context, the cost with its sign turned is the reward; tags name the request and arms."""
     assert imported(run_sqlite, ADF).json == summary(accepted=2, skipped=1, clipped=1, clipped_share=0.5)
+    read = run_sqlite("evaluate", "uniform").stdout
+    assert "2 decisions with one and the same time on " in read
+    assert "of this traffic" not in read
     first, second = run_sqlite("export-log", "-").lines
     assert first["context"] == {"User": {"hour": 18, "city=Bonn": 2}, "w": {"sun": 2, "rain": 0.5}}
     assert (first["request_id"], first["eligible"], first["reward"]) == ("e1", ["milk", "soup", "tea"], 1.0)
@@ -102,7 +105,9 @@ def test_counts_and_estimates_are_those_of_a_plain_script(run_sqlite: Run) -> No
         ("1:0:0.5 |u:x a", "'x' is no number"),
         ("ccb shared | a", "dsjson"),
         ("1:0:0.5 |_multi a", "cannot be the name"),
-        ("1:0:0.5 | u |u a", "cannot be the name"),
+        ("1:0:0.5 | _tag:2", "cannot be the name"),
+        ("1:0:0.5 | u u.a |u a", "is a feature, and one of a namespace"),
+        ("shared 0:-1:.5 'd3 | a", "behind `shared`"),
         ("1:1e300:0.5 | a", "too large"),
         (b"1:0:0.5 | \xff", "not UTF-8"),
     ],
@@ -127,6 +132,16 @@ def test_an_example_that_cannot_be_is_named(run_sqlite: Run, text: str, reason: 
     result = imported(run_sqlite, f"0:0:0.5 | a\n | b\n\n{text}")
     assert (result.exit_code, "log.vw line 4" in result.error["error"]) == (2, True)
     assert reason in result.error["error"]
+
+
+def test_the_bad_line_of_an_example_is_named(run_sqlite: Run) -> None:
+    result = imported(run_sqlite, "0:0:0.5 | a\n | b\n\nshared | c\n0:0:0.5 | a\n | b:inf\n")
+    assert "log.vw line 6" in result.error["error"]
+
+
+def test_a_namespace_may_be_called_as_a_feature_is(run_sqlite: Run) -> None:
+    imported(run_sqlite, "shared | x |x a:2\n0:0:0.5 | a\n | b\n")
+    assert run_sqlite("export-log", "-").lines[0]["context"] == {"x": 1, "x.a": 2}
 
 
 def test_an_example_has_many_actions(run_sqlite: Run) -> None:
@@ -176,6 +191,19 @@ def test_an_export_comes_back(run_sqlite: Run, other: Run) -> None:
     assert second["slate"][0]["propensity"] == 0.25
     again = other("export-log", "-", "--layout", "vw").stdout
     assert again == result.stdout
+
+
+def test_names_come_back_or_are_counted(run_sqlite: Run, other: Run) -> None:
+    context = {"a=b": 1, "c=d": 2, "e=f": 1, "e": "g", "h=i": 1, "h=j": 1, "k": 1, "k=l": 1, "m=n": "o=p", "_multi": 3}
+    features = {"a b": {"_tag": "x", "n": 1}, "c": {"q=r": 1}}
+    text = json.dumps(decision(1, context=context, features=features))
+    run_sqlite("import-log", "-", "--layout", "jsonl", "--policy", "shop", stdin=text)
+    exported = run_sqlite("export-log", "-", "--layout", "vw")
+    assert "fields of the names _multi" in exported.stderr
+    other("import-log", "-", "--layout", "vw", "--policy", "shop", stdin=exported.stdout)
+    (line,) = other("export-log", "-").lines
+    assert line["context"] == {name: value for name, value in context.items() if name != "_multi"}
+    assert line["features"] == {"a b": {"n": 1}, "c": {"q=r": 1}}
 
 
 def test_what_the_text_cannot_hold_is_counted(run_sqlite: Run) -> None:
