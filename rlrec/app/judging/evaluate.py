@@ -203,6 +203,8 @@ def log_read(rows: Sequence[EstimateRow]) -> str:
     first, last = (format_time(at)[:10] for at in (extent.first_at, extent.last_at))
     noun = "reward" if len(rewards) == 1 else "rewards"
     time = f"on {first}" if first == last else f"from {first} to {last}"
+    if extent.first_at == extent.last_at and extent.decisions > 1:
+        time = f"with one and the same time {time}"  # as an import gives it to a log without times
     return f"{quantity(extent.decisions, 'decision')} {time}, {noun} {', '.join(rewards)}"
 
 

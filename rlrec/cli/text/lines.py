@@ -373,7 +373,7 @@ def _unknown_field_hint(name: str, kind: Any) -> str | None:
     if name in names and hasattr(kind, "__struct_fields__"):
         holder = next((field for field, hint in _hints(kind).items() if name in _fields(hint)), None)
         example = _example(kind)
-        return f"it stands in `{holder}`" + (f", {example}" if example else "")
+        return f"it stands in {f'`{holder}`' if holder else 'the line itself'}" + (f", {example}" if example else "")
     return suggest(name, names) or (f"known: {', '.join(names)}" if names else None)
 
 

@@ -212,6 +212,9 @@ def test_a_foreign_line_is_told_where_its_arm_belongs(run_sqlite: Run) -> None:
     assert result["hint"].startswith("it stands in `slate`, for example {")
     example = result["hint"].partition("for example ")[2].partition("; ")[0]
     assert run_sqlite("import-log", "-", "--layout", "jsonl", stdin=example + "\n").exit_code == 0
+    inside = '{"session": "s1", "slate": [{"arm": "a", "reward": 1}], "eligible": ["a"]}\n'
+    result = run_sqlite("import-log", "-", "--layout", "jsonl", "--json", stdin=inside).error
+    assert result["hint"].startswith("it stands in the line itself, for example {")
     missing = run_sqlite("import-log", "-", "--layout", "jsonl", stdin='{"session": "s1"}\n')
     assert "field slate: is missing. for example {" in missing.stderr
 
