@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta, tzinfo
+from math import isfinite
 
 from rlrec.errors import InputError
 
@@ -30,7 +31,8 @@ def duration(text: str) -> int | None:
     if not text or match is None:
         return None
     parts = zip(match.groups(), UNIT_SIZES, strict=True)
-    return round(sum(float(number) * unit for number, unit in parts if number))
+    micros = sum(float(number) * unit for number, unit in parts if number)
+    return round(micros) if isfinite(micros) else None
 
 
 def format_time(micros: int) -> str:
