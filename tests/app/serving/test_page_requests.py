@@ -64,6 +64,16 @@ def test_pages_keep_their_rules_and_are_derived_again(shop: Run, kind: str) -> N
     assert shop("doctor", "--json").json["findings"] == []
 
 
+def test_a_policy_that_hashes_contexts_reads_features_of_arms_once(shop: Run) -> None:
+    shop("policy", "create", "home", "--kind", "lin-thompson", "--param", "floor=0.1")
+    arms = [{"arm": f"a{number}", "features": {"price": number}} for number in (1, 2, 3)]
+    lines = [ask(number, arms=arms, k=1, page={"least": {"a1": 0.2}}, context={"hour": 3}) for number in range(6)]
+    answers = [shop("recommend", "--input", "-", "--seed", "1", stdin=line).lines[0] for line in lines]
+    assert len({answer["propensity"] for answer in answers}) > 2  # it learns in between
+    assert shop("decision", "show", answers[-1]["decision_id"], "--json").json["agrees"]
+    assert shop("doctor").exit_code == 0
+
+
 def test_a_retry_repeats_the_rules(shop: Run) -> None:
     shop("policy", "create", "home", "--kind", "uniform")
     words = ("recommend", "--policy", "home", "--session", "s", "-k", 2, "--request-id", "r", "--json")

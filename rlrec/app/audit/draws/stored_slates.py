@@ -82,7 +82,7 @@ class References:
                 context = json.loads(body)
                 names = context if self.reads == EVERYTHING else self.reads
                 self._contexts[key] = {name: value_of(context, name) for name in names}
-                if has_page and PAGE in context:
+                if self.reads != EVERYTHING and has_page and PAGE in context:  # else it is there as it was stated
                     stated = {name: value_of(context, name) for name in (PAGE, ARM_FEATURES)}
                     self._contexts[key] |= {name: value for name, value in stated.items() if value is not None}
             except UNREADABLE:
