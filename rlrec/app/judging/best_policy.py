@@ -23,7 +23,7 @@ from rlrec.app.learning import warm_start
 from rlrec.app.log import stored_contexts
 from rlrec.arrays import Array
 from rlrec.errors import InputError, RlrecError, quantity
-from rlrec.policy.kinds.long_term import LongTerm
+from rlrec.policy.kinds.long_term import SMALLEST, LongTerm
 from rlrec.records import Reward, Version
 from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
@@ -262,10 +262,10 @@ def _repriced(unit: Unit, version: Version, reward: Reward) -> Iterator[Draft]:
 
 def _long_term(unit: Unit, reward: Reward, effects: arm_effects.Result) -> Draft:
     (group,), ids = effects["groups"], {arm.key: arm.id for arm in arms.all_arms(unit)}
-    prior = {"prior_mean": group["prior_mean"], "prior_sd": max(group["prior_sd"], 1e-12)}
+    prior = {"prior_mean": group["prior_mean"], "prior_sd": max(group["prior_sd"], SMALLEST)}
     sums = []
     for row in group["arms"]:
-        sd = min(max(row["shrunk_sd"], 1e-12), prior["prior_sd"])  # an arm never counts less than the prior
+        sd = min(max(row["shrunk_sd"], SMALLEST), prior["prior_sd"])  # an arm never counts less than the prior
         pulls, earned = LongTerm.statistics_of(row["shrunk"], sd, **prior)
         sums.append(ArmSums(ids[row["arm"]], pulls, earned, 0.0))
     version = designs.unstored("long-term", kinds.values(kinds.make("long-term", prior)), reward)

@@ -71,7 +71,7 @@ def suggest(store: Store, request: Request) -> Result:
         effect_request = arm_effects.Request(
             log=log, reward=request.reward, horizon_us=request.horizon_us, level=request.level
         )  # fmt: skip
-        effect_pass, by_group = arm_effects.sum_log(unit, effect_request)
+        effect_pass, by_group, _ = arm_effects.sum_log(unit, effect_request)
     (sums,) = by_group.values()
     estimates = effect_pass.estimate(sums)
     later, error = estimates.total(now=0.0)

@@ -24,7 +24,7 @@ from rlrec.app.log import lineage, reward_log
 from rlrec.errors import CheckFailed, InputError
 from rlrec.policy.beliefs import drift
 from rlrec.policy.beliefs.forgetting import Forgetting
-from rlrec.policy.kinds.long_term import LongTerm
+from rlrec.policy.kinds.long_term import SMALLEST, LongTerm
 from rlrec.records import Version
 from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
@@ -178,7 +178,7 @@ def _add_effects(
     """The id of a version that has these effects as its belief."""
     settings.lock_removals(unit, removals)
     overall, policy = _overall(result), source.policy
-    prior = {"prior_mean": overall["prior_mean"], "prior_sd": overall["prior_sd"]}
+    prior = {"prior_mean": overall["prior_mean"], "prior_sd": max(overall["prior_sd"], SMALLEST)}
     # a context without the field has the effects of all
     cells = [group for group in result["groups"] if group is not overall and group["group"] is not None]
     ids = {arm.key: arm.id for arm in arms.all_arms(unit)}
@@ -187,7 +187,8 @@ def _add_effects(
         for arm in group["arms"]:
             columns = slice(0, 2) if not number else slice(1 + 2 * number, 3 + 2 * number)
             # an arm never counts less than the prior; a cell may
-            sd = arm["shrunk_sd"] if number else min(arm["shrunk_sd"], prior["prior_sd"])
+            sd = max(arm["shrunk_sd"], SMALLEST)
+            sd = sd if number else min(sd, prior["prior_sd"])
             rows[arm["arm"]][columns] = LongTerm.statistics_of(arm["shrunk"], sd, **prior)
     sums = {(0, ids[key]): row for key, row in rows.items() if row.any()}
     values = json.dumps([group["group"] for group in cells], ensure_ascii=False) if cells else ""

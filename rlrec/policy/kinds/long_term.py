@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rlrec.arrays import Array
     from rlrec.policy.scores.scores import Scores
 
-HIGHEST = 1e15
+HIGHEST, SMALLEST = 1e15, 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class LongTerm(Floored):
     by: str | None = None
     cells: str = ""
     prior_mean: float = bounded(0.0, -HIGHEST, HIGHEST)
-    prior_sd: float = bounded(1.0, 1e-12, HIGHEST)
+    prior_sd: float = bounded(1.0, SMALLEST, HIGHEST)
 
     purpose: ClassVar[str] = "what a showing is worth in the long run, learned from the log of any policy"
     no_prior: ClassVar[str] = "the arms of its log say how arms differ"

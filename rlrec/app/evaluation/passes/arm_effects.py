@@ -71,10 +71,11 @@ GroupEffects = TypedDict("GroupEffects", {
     "by": str | None, "group": Any, "pages": int, "visits": int, "persons": int, "returned": float | None,
     "return_value": float | None, "prior_mean": float, "prior_sd": float, "arms": list[ArmEffect],
 })  # fmt: skip
-# overall: of all groups together, towards which theirs are shrunk; None without groups.
+# overall: of all groups together, towards which theirs are shrunk; None without groups. left_out: pages whose logger
+# has no probability of an arm at a position.
 Result = TypedDict("Result", {
     "reward": str, "horizon_s": float, "log_s": float, "log": str | None, "examination": list[float], "level": float,
-    "groups": list[GroupEffects], "overall": GroupEffects | None,
+    "groups": list[GroupEffects], "overall": GroupEffects | None, "left_out": int,
 })  # fmt: skip
 
 
@@ -143,9 +144,11 @@ class EffectSums(Sums):
 
 @dataclass(frozen=True, eq=False)
 class LogEffects(Sums):
-    """Sums by group. names: fields of the contexts of the log."""
+    """Sums by group. left_out: how many pages have no expectation before their draw; names: fields of the contexts of
+    the log."""
 
     groups: Mapping[RowGroup, EffectSums]
+    left_out: int
     names: frozenset[str]
 
 
@@ -263,6 +266,7 @@ class EffectPass:
 
     def _effects(self, reader: LogReader, visits: PersonVisits) -> LogEffects:
         number, groups_so_far, names = 0, dict[RowGroup, EffectSums](), frozenset[str]()  # visits before a batch
+        left_out = 0
         for logged in reader.read(self.pages.judged_on):
             slots = logged.log.slots
             starts = run_starts(slots["session_id"], slots["visit"])
@@ -273,21 +277,22 @@ class EffectPass:
             numbered = replace(logged, log=replace(logged.log, slots={**slots, **values, "visit_number": visit}))
             rows, _ = self.pages.usable_rows(numbered, self.reward)
             if len(rows):
-                self._add_pages(groups_so_far, numbered, rows, visits)
+                left_out += self._add_pages(groups_so_far, numbered, rows, visits)
             names |= logged.contexts.names
-        return LogEffects({group: sums.closed() for group, sums in groups_so_far.items()}, names)
+        return LogEffects({group: sums.closed() for group, sums in groups_so_far.items()}, left_out, names)
 
     def _add_pages(
         self, sums: dict[RowGroup, EffectSums], logged: LoggedBatch, rows: CompletePages, visits: PersonVisits
-    ) -> None:
-        """Add the pages of a batch to the sums by group."""
+    ) -> int:
+        """Add the pages of a batch to the sums by group: how many were left out, since their draw is not known."""
         assert self.examination is not None
         exposures = self.pages.exposures(logged, rows, np.array(self.examination))
         now = rows.left[rows.begins]
         outcomes = np.column_stack([now, remaining(rows, now) - now])
         drawn = np.flatnonzero(exposures.draw >= 0)
+        left_out = len(exposures) - len(drawn)
         if not len(drawn):
-            return
+            return left_out
         pages, exposures, outcomes = take(rows.slots, rows.begins[drawn]), exposures.take(drawn), outcomes[drawn]
         members_of: dict[RowGroup, Ids | None] = {OVERALL: None}
         for number, members in groups.members(pages["group"], len(logged.groups)):
@@ -308,6 +313,7 @@ class EffectPass:
                 visits,
                 *self._events(rows, drawn[of_group]),
             )
+        return left_out
 
     def _events(
         self, rows: CompletePages, pages: Ids
@@ -465,9 +471,9 @@ def _total(partials: Iterator[Any]) -> Any:
 
 def sum_log(
     unit: Unit, request: Request, engine: Engine | None = None
-) -> tuple[EffectPass, dict[RowGroup, EffectSums]]:  # fmt: skip
-    """The sums of the log by group and OVERALL, and the pass by whose definitions they were made. Raises CheckFailed
-    for a log that cannot tell."""
+) -> tuple[EffectPass, dict[RowGroup, EffectSums], int]:  # fmt: skip
+    """The sums of the log by group and OVERALL, the pass by whose definitions they were made, and how many pages were
+    left out. Raises CheckFailed for a log that cannot tell."""
     effect_pass = EffectPass.resolve(unit, request)
     evaluation = effect_pass.evaluation
     ungrouped = replace(evaluation, request=replace(evaluation.request, by=None))
@@ -495,16 +501,17 @@ def sum_log(
             if maturity is not None:
                 raise EmptyLog("no page has waited for its reward", hint=maturity)
         hint = (
-            "log by a policy of the store, with a floor: `rlrec policy create NAME --kind thompson --param floor=0.05`"
+            "rules of a page (`most`, `least`) leave no marginals below position 1; log by a policy of the store, "
+            "without them, with a floor: `rlrec policy create NAME --kind thompson --param floor=0.05`"
         )
         raise CheckFailed("no page that counts has the probabilities of all arms before its draw", hint=hint)
     _check(total.groups[OVERALL])
-    return effect_pass, {group: total.groups[group] for group in groups.in_order(total.groups)}
+    return effect_pass, {group: total.groups[group] for group in groups.in_order(total.groups)}, total.left_out
 
 
 def answer(unit: Unit, request: Request, engine: Engine | None = None) -> Result:
     """The answer of `effects`, in an open transaction."""
-    effect_pass, cells = sum_log(unit, request, engine)
+    effect_pass, cells, left_out = sum_log(unit, request, engine)
     overall = cells.pop(OVERALL)
     in_all = effect_pass.figures(overall, OVERALL, request.level)
     posteriors = effect_pass.cell_posteriors(overall, list(cells.values())) if cells else []
@@ -516,7 +523,7 @@ def answer(unit: Unit, request: Request, engine: Engine | None = None) -> Result
         "reward": effect_pass.reward.name, "horizon_s": effect_pass.horizon_us / SECOND,
         "log_s": effect_pass.evaluation.extent.span_us / SECOND, "log": request.log,
         "examination": list(effect_pass.examination or ()), "level": request.level,
-        "groups": in_cells or [in_all], "overall": in_all if cells else None,
+        "groups": in_cells or [in_all], "overall": in_all if cells else None, "left_out": left_out,
     }  # fmt: skip
 
 
@@ -529,5 +536,5 @@ def _check(sums: EffectSums) -> None:
     if not sums.pages.vary.any():
         raise CheckFailed(
             "what was shown never differed from what was expected",
-            hint="log by a policy with a floor; rules of a page (`most`, `least`) leave no marginals",
+            hint="log by a policy with a floor",
         )

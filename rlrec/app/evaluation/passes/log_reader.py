@@ -212,9 +212,11 @@ class LogReader:
     def _shares(
         self, slots: Columns, contexts: ContextTable, eligible: Mapping[int, Ids], positions: int
     ) -> tuple[Array, Columns]:  # fmt: skip
-        """The shares of the draws of a batch, and its slots with the column that numbers these."""
+        """The shares of the draws of a batch, and its slots with the column that numbers these, -1 for none."""
         arms, draw, tables = self.evaluation.arms, np.full(len(slots["decision_id"]), -1), list[Array]()
         for case in self.marginals.cases(slots, contexts, eligible, positions=positions):
+            if np.isnan(case.marginals).any():  # rules of a page leave no closed form
+                continue
             table = np.zeros((positions, len(arms)))
             table[: len(case.marginals), arms.ranks(case.arms)] = case.marginals
             draw[case.rows] = len(tables)

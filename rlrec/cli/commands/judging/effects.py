@@ -74,6 +74,9 @@ def view(result: Result, by: str | None = None) -> View:
         name = f"no {by}" if group["group"] is None else group["group"]
         label = f"{name}: " if several else ""
         title += [label + effect_sentence(group["arms"], result["level"]), label + _counts(group)]
+    if result["left_out"]:
+        text = quantity(result["left_out"], "page")
+        title.append(f"{text} left out, whose logger has no probability of an arm at a position")
     span = ", as long as the log is" if result["horizon_s"] == result["log_s"] else ""
     title.append(f"reward {result['reward']}; back within {format_duration(int(result['horizon_s'] * 1e6))}{span}")
     rows = [{"group": group["group"], **arm} for group in groups for arm in group["arms"]]

@@ -374,3 +374,28 @@ def test_a_gradient_begins_as_each_cell_is_drawn(cells: Run) -> None:
         probabilities = {row["arm"]: row["probability"] for row in second}
         assert probabilities == pytest.approx({row["arm"]: row["probability"] for row in first}, abs=0.05)
     assert cells("doctor").exit_code == 0
+
+
+def test_pages_whose_rules_leave_no_marginals_are_left_out(run_sqlite: Run) -> None:
+    """Without one other page this is said; no reward at all is no error."""
+    run, early, created = run_sqlite, ("--now", "2026-02-01T12:00:00Z"), ("policy", "create")
+    for arm in ARMS:
+        assert run("arm", "add", arm, "--features", '{"shelf": "x"}').exit_code == 0
+    assert run(*created, "capped", "--kind", "uniform", "--param", "most=shelf=2").exit_code == 0
+    assert run(*created, "plain", "--kind", "uniform").exit_code == 0
+    assert run(*created, "long", "--kind", "long-term").exit_code == 0
+
+    def draw(policy: str) -> None:
+        lines = [json.dumps({"policy": policy, "session": f"{policy}{number}", "k": 2}) for number in range(60)]
+        assert run("recommend", "--input", "-", *early, stdin="\n".join(lines)).exit_code == 0
+
+    draw("capped")
+    for command in (("effects",), ("policy", "rebuild", "long")):
+        refused = run(*command, "--now", AFTERWARDS)
+        assert refused.exit_code == 3
+        assert "rules of a page (`most`, `least`) leave no marginals" in refused.stderr
+    draw("plain")
+    answer = run("effects", "--now", AFTERWARDS, "--json").json
+    assert (answer["left_out"], answer["groups"][0]["pages"]) == (60, 60)
+    assert "60 pages left out" in run("effects", "--now", AFTERWARDS).stdout
+    assert run("policy", "rebuild", "long", "--now", AFTERWARDS).exit_code == 0
