@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
@@ -165,11 +166,24 @@ def create(store: Store, request: Request) -> CreatedPolicy:
         store.notice(
             "no features are named: contexts are hashed into 16 columns (name them by --features or --from-log)"
         )
+    if source is not None:
+        _notice_rules_left(store, source, policy)
     if request.kind in DETERMINISTIC and policy.exploration == 0:
         store.notice(
             f"{request.kind} without a floor leaves a log that cannot judge other policies: consider --param floor=0.05"
         )
     return answer
+
+
+def _notice_rules_left(store: Store, source: Version, policy: Policy) -> None:
+    """Say which rules of the version that was copied the policy does not have."""
+    rules = designs.policy_of(source).narrowing.items()
+    typed = [f"--param {shlex.quote(f'{name}={text}')}" for name, text in rules if name not in policy.narrowing]
+    if typed:
+        options = " ".join(typed)
+        store.notice(
+            f"rules of {source.policy.name} are not copied; under another name, `policy create` takes {options}"
+        )
 
 
 def _check_prior(store: Store, policy: Policy, kind: str, params: Mapping[str, Any]) -> None:

@@ -43,6 +43,19 @@ def test_version_1_serves_what_the_bandit_serves(sqlite_db: str, run_sqlite: Run
     assert graduated(run_sqlite) == answer | {"created": False}
 
 
+def test_rules_that_are_not_copied_are_named(run_sqlite: Run) -> None:
+    run, copied = run_sqlite, ("policy", "create", "--kind", "gradient", "--from-policy", "ts")
+    for arm in "abc":
+        run("arm", "add", arm, "--features", '{"shelf": "x"}')
+    rules = ("--param", "block=c", "--param", "most=shelf=2", "--param", "not_shown=3/7d")
+    assert run("policy", "create", "ts", "--kind", "thompson", "--param", "floor=0.05", *rules).exit_code == 0
+    options = "--param block=c --param not_shown=3/7d --param most=shelf=2"
+    notice = f"rules of ts are not copied; under another name, `policy create` takes {options}"
+    assert notice in run(*copied, "pg").stderr
+    answer = run(*copied, "pg2", *options.split())
+    assert (answer.exit_code, "not copied" in answer.stderr) == (0, False)
+
+
 @pytest.mark.slow
 def test_an_arm_that_is_new_to_it_counts_as_a_mean_one(sqlite_db: str, run_sqlite: Run) -> None:
     filled(sqlite_db, served_by, "thompson")
