@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from rlrec.app.inputs.arm_names import ArmNames
 from rlrec.app.inputs.arm_rules import Narrowed, PastRule, policy_rules, request_rules
+from rlrec.errors import InputError
+from rlrec.policy.contexts.statements import ARMS
 from rlrec.store import Unit
 from rlrec.store.log import sessions
 from rlrec.store.policies import arms, person_arms, users
@@ -35,6 +37,16 @@ class Narrower:
         self._main_keys: dict[str, str] = {}
         self._past_arms: dict[PastRule, Mapping[Owner, frozenset[int]]] = {}
         self._sets: dict[tuple[Any, ...], Narrowed] = {}
+
+    def check_statements(self, request: Request) -> None:
+        """Raises InputError where a request states something of a group, or its context alone of an unknown arm."""
+        described = request.context[ARMS]
+        for name in described:
+            if name.startswith("@") and name[1:] in self.names.groups:
+                hint = "state a score or features of each of its arms"
+                raise InputError(f"{name!r} is a group, which has no score and no features", hint=hint, field="arms")
+        if request.arms is None:
+            self.names.find(described)
 
     def narrow(self, request: Request, policy: str, params: Mapping[str, Any]) -> Narrowed | None:
         """The arms that are left to a request; None where no rule is there. params: of the policy that serves it.

@@ -123,8 +123,8 @@ class _Group:
         try:
             if request.size < 1:
                 raise InputError(f"k is {request.size}", hint="it is 1 or more", field="k")
-            if request.arms is None and ARMS in request.context and self.narrower is not None:
-                self.narrower.names.find(request.context[ARMS])  # refuses unknown ones
+            if ARMS in request.context and self.narrower is not None:
+                self.narrower.check_statements(request)
             if request_id is None:
                 return self._planned_request(request, None)
             content = digest(request)
@@ -256,6 +256,8 @@ class _Group:
             texts = [f"{status}: {names}" for status, names in arm_names.inactive(self.unit, inactive).items()]
             hint = "; ".join(filter(None, [hint, *texts]))
         if not eligible:
+            if request.arms is not None and not request.arms:
+                hint = "the list of arms is empty; without one, all arms are eligible"
             hint = hint or "add arms with `rlrec arm add`, or restore some"
             raise InputError("no arm is eligible", hint=hint, field="arms")
         if request.size > LONGEST:

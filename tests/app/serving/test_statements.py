@@ -67,15 +67,20 @@ def test_objects_are_arms_and_end_in_the_context(shop: Run, db: str) -> None:
     ({"arms": ["a"], "context": IN_CONTEXT}, "the context describes arm 'b'", "context.@arms"),
     ({"context": {"@arms": {"x": {"score": 1}}}}, "unknown arm 'x'", "arms"),
     ({"context": IN_CONTEXT}, "arm 'c' has no score", "arms"),
+    ({"arms": [{"arm": "@home", "score": 1}]}, "'@home' is a group, which has no score and no features", "arms"),
+    ({"context": {"@arms": {"@home": {"score": 1}}}}, "'@home' is a group, which has no score and no features", "arms"),
+    ({"arms": []}, "no arm is eligible: the list of arms is empty", "arms"),
     ({"context": {"@arms": 1}}, "@arms is 1", "context.@arms"),
     ({"context": {"@arm": 1}}, "context has a field '@arm'", "context.@arm"),
 ])  # fmt: skip
 def test_what_cannot_be_is_refused_in_one_line(
     run_sqlite: Run, request_fields: dict[str, Any], message: str, field: str
 ) -> None:
-    run_sqlite("arm", "import", "-", stdin="".join(json.dumps({"arm": arm}) + "\n" for arm in "abc"))
+    run_sqlite(
+        "arm", "import", "-", stdin="".join(json.dumps({"arm": arm, "groups": ["home"]}) + "\n" for arm in "abc")
+    )
     run_sqlite("policy", "create", "mine", "--kind", "scored")
-    good = json.dumps({"session": "s", "policy": "mine", "arms": STATED})
+    good = json.dumps({"session": "s", "policy": "mine", "arms": STATED, "page": None, "block": None})
     bad = json.dumps({"session": "s", "policy": "mine"} | request_fields)
     result = run_sqlite("recommend", "--input", "-", stdin=f"{bad}\n{good}\n")
     refused, answer = lines(result.stdout)
