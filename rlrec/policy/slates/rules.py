@@ -104,44 +104,82 @@ class PageLayout:
         self.check_room(size)
 
     def check_room(self, size: int) -> None:
-        """Raises InputError where a cap may leave no arm for one of so many positions."""
-        if self.has_caps and (position := self._first_empty(size)):
+        """Raises InputError where a cap may leave no arm for one of so many positions, or where that is not known."""
+        if not self.has_caps:
+            return
+        n_sure, is_exact = self._count_sure(size)
+        if n_sure < size:
             rules = " and ".join(dict.fromkeys(self.names[:-1]))
+            message = f"{rules} may leave no arm for position {n_sure + 1} of {size}"
+            if not is_exact:
+                message = f"{rules} leave an arm for {n_sure} positions; whether for all {size} is not known"
             hint = "ask for fewer positions, allow more arms, or raise a cap"
-            raise InputError(f"{rules} may leave no arm for position {position} of {size}", hint=hint, field="page")
+            raise InputError(message, hint=hint, field="page")
 
-    def _first_empty(self, size: int) -> int:
-        """The first position that may find no allowed arm, from 1; 0 where none can."""
+    def _count_sure(self, size: int) -> tuple[int, bool]:
+        """How many positions of so many find an arm whatever stands above them, and whether it is known that the next
+        one may find none."""
         members = np.bincount(np.delete(self.cell, self.pinned), minlength=len(self.uses))
-        # the largest groups that a page can use up, for each cap
-        lost, taken = 0, size - len(self.pins) - 1
-        sizes = self.by_counter(members)
+        positions = [position for position in range(size) if position not in self.pins]
+        total, caps = int(members.sum()), self._strictest_caps
+        if not positions or total - self._count_blocked(members, len(positions) - 1) >= len(positions):
+            return size, True
+        if len(caps) == 1 and caps[0][1] == 1:
+            return positions[total - self._count_blocked(members, total)], True
+        found, is_exact = self._search(members, positions)
+        if not is_exact:
+            bounds = (n for n in range(len(positions)) if total - self._count_blocked(members, n) <= n)
+            found = max(found, next(bounds))
+        return [*positions, size][found], is_exact
+
+    @cached_property
+    def _strictest_caps(self) -> list[tuple[Index, int]]:
+        """The counters of each cap, and how many of them an arm raises at most. Of caps of the same values, the
+        strictest one alone is left."""
+        strictest = dict[bytes, tuple[Index, int]]()
         for cap in np.unique(self.cap[:-1]):
-            groups = np.flatnonzero(self.cap == cap)
-            full = self.counts[groups] >= self.limit[groups]
-            used_up = taken // int(self.limit[groups[0]]) + int(self.counts[groups].sum())
-            lost += int(np.sort(np.where(full, sizes[groups].max(initial=0), sizes[groups]))[-used_up:].sum())
-        if members.sum() > lost + max(taken, 0):
-            return 0
-        # else all ways in which cells can be used up, position by position
+            counters = np.flatnonzero(self.cap == cap)
+            raised = self.uses - counters[0]
+            raised[(raised < 0) | (raised >= len(counters))] = -1
+            raised = raised[:, (raised >= 0).any(axis=0)]
+            other = strictest.get(raised.tobytes())
+            if other is None or self.limit[counters[0]] < self.limit[other[0][0]]:
+                strictest[raised.tobytes()] = counters, int((raised >= 0).sum(axis=1).max(initial=0))
+        return list(strictest.values())
+
+    def _count_blocked(self, members: Index, taken: int) -> int:
+        """At most how many of the arms left are not allowed once so many have been taken; exact for all arms under one
+        cap whose values share no arm. members (cells,): arms that are not pinned."""
+        blocked, sizes = 0, self.by_counter(members)
+        for counters, width in self._strictest_caps:
+            needed = self.limit[counters] - self.counts[counters]
+            left = np.maximum(sizes[counters] - needed, 0)  # once the value is used up
+            open_values = left[needed > 0]
+            n_full = max(taken, 0) * width // int(needed[needed > 0].min(initial=self.limit[counters[0]]))
+            blocked += int(left[needed == 0].sum() + np.sort(open_values)[max(0, len(open_values) - n_full) :].sum())
+        return blocked
+
+    def _search(self, members: Index, positions: Sequence[int]) -> tuple[int, bool]:
+        """How many of these positions find an arm in all ways in which cells can be used up, and whether the next one
+        finds none in one of them: not where the ways are too many."""
         states = {(*self.counts.tolist(), *members.tolist())}
         c = len(self.limit)
-        for position in range(size):
-            if position in self.pins:
-                continue
+        for taken in range(len(positions)):
             lengthened = set[tuple[int, ...]]()
             for state in states:
                 counts, left = np.array(state[:c]), np.array(state[c:])
                 cells = np.flatnonzero(self.open_cells(counts[None])[0] & (left > 0))
-                if not len(cells) or len(lengthened) > _PREFIXES:
-                    return position + 1
+                if not len(cells):
+                    return taken, True
+                if len(lengthened) > _PREFIXES:
+                    return taken, False
                 for cell in cells.tolist():
                     lessened = left.copy()
                     lessened[cell] -= 1
                     raised = counts + np.bincount(self.uses[cell], minlength=c)
                     lengthened.add((*raised.tolist(), *lessened.tolist()))
             states = lengthened
-        return 0
+        return len(positions), True
 
 
 def lay_out(rules: Sequence[PageRules], keys: Sequence[str], values: Callable[[str], Sequence[Hashable]]) -> PageLayout:

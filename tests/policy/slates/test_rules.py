@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import permutations
 from typing import Any
 
@@ -228,6 +229,49 @@ def test_rules_that_may_leave_no_arm_are_refused(request_rules: Any, size: int, 
         return
     with pytest.raises(InputError, match=f"may leave no arm for position {position} of {size}"):
         layout.check(size)
+
+
+def shelved(shelves: Sequence[Any], **request: Any) -> rules.PageLayout:
+    """The rules of a request over arms on these shelves, by number."""
+    keys = [str(number) for number in range(len(shelves))]
+    return rules.lay_out([page_rules.parse(request)], keys, lambda field: [row[int(field)] for row in shelves])
+
+
+@pytest.mark.parametrize(
+    ("shelves", "limit", "pins", "room"),
+    [
+        ([(number % 12,) for number in range(60)], 2, {}, 24),
+        ([(number % 12,) for number in range(60)], 2, {"1": "0", "2": "12", "7": "1"}, 24),
+        ([(number % 40 if number % 41 else None,) for number in range(400)], 2, {"3": "0"}, 90),
+    ],
+)
+def test_a_cap_has_room_up_to_its_limits(shelves: Any, limit: int, pins: Any, room: int) -> None:
+    """Ten arms of the last row have no shelf."""
+    layout = shelved(shelves, most={"0": limit}, pin=pins)
+    layout.check(room)
+    with pytest.raises(InputError, match=f"may leave no arm for position {room + 1} of {room + 9}"):
+        layout.check(room + 9)
+
+
+def test_room_under_two_caps_is_that_of_all_ways_or_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    for _ in range(60):
+        shelves = [(int(a), tuple(range(int(b)))) for a, b in rng.integers(0, 4, (8, 2))]
+        layout = shelved(shelves, most={"0": int(rng.integers(1, 3)), "1": int(rng.integers(1, 5))})
+        members = np.bincount(layout.cell, minlength=len(layout.uses))
+        room, is_exact = layout._search(members, range(8))
+        assert is_exact
+        assert layout._count_sure(8) == (room, True)
+        with monkeypatch.context() as patched:
+            patched.setattr(rules, "_PREFIXES", 0)
+            n_sure, is_exact = layout._count_sure(8)
+        assert n_sure == room if is_exact else n_sure <= room
+
+
+def test_room_that_is_not_known_is_called_so() -> None:
+    layout = shelved([(number % 12, number % 7) for number in range(84)], most={"0": 2, "1": 3})
+    with pytest.raises(InputError, match=r"leave an arm for 1\d positions; whether for all 21 is not known"):
+        layout.check(21)
 
 
 def test_a_pin_below_the_page_is_refused() -> None:
