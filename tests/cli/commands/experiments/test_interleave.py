@@ -159,6 +159,16 @@ def test_what_cannot_be_interleaved_is_refused(shop: Run, options: list[str], wo
     assert len(shop("experiment", "list", "--json").json) == 1
 
 
+@pytest.mark.parametrize("rule", ["block=a", "not_shown=3/7d", "most=shelf=1", "pin=1=a"])
+def test_a_ranker_with_rules_is_refused(shop: Run, rule: str) -> None:
+    assert shop("policy", "create", "ruled", "--kind", "uniform", "--param", rule).exit_code == 0
+    refused = shop("experiment", "create", "other", "--interleave", "left@2,ruled")
+    assert refused.exit_code == 2
+    assert f"ruled cannot be interleaved: its rule {rule} would not hold" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+    assert len(shop("experiment", "list", "--json").json) == 1
+
+
 def test_the_same_again_is_fine_and_another_is_a_conflict(shop: Run) -> None:
     assert shop("experiment", "create", "rank", "--interleave", "left@2,right@2", "--json").json["created"] is False
     assert shop("experiment", "create", "rank", "--interleave", "right@2,left@2").exit_code == 6
