@@ -120,7 +120,8 @@ def _past_rule(name: str, text: str) -> PastRule:
     first, slash, window = text.rpartition("/") if "/" in text else (text, "", "")
     window_us = duration(window) if slash else NO_WINDOW
     is_count = re.fullmatch("[1-9][0-9]{0,8}", first) is not None
-    if not first or window_us is None or not (is_count or name == "not_after") or (slash and window_us > LONGEST_US):
+    is_window = window_us is not None and (not slash or 0 < window_us <= LONGEST_US)
+    if not first or window_us is None or not is_window or not (is_count or name == "not_after"):
         hint = "write purchase or purchase/30d" if name == "not_after" else "write 3 or 3/7d: so many times, in 7 days"
         raise InputError(f"{name} is {text[:60]!r}", hint=hint, field=name)
     kind, times = (first, 1) if name == "not_after" else (None, int(first))

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from rlrec import policy as kinds
-from rlrec.app.inputs import lookup
+from rlrec.app.inputs import arm_rules, lookup
 from rlrec.errors import InputError, suggest
 from rlrec.policy.beliefs.base import Policy
 from rlrec.policy.contexts.encoder import Encoder
+from rlrec.policy.contexts.fields import value_of
 from rlrec.policy.slates.page_rules import declared
 from rlrec.records import Reward
 from rlrec.store import Store, Unit
+from rlrec.store.database.unit import parse
 from rlrec.store.policies import arms, policies
 
 FILES = {"probabilities"}  # parameters given as a file
@@ -57,13 +59,35 @@ def with_curve(unit: Unit, typed: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_page_rules(unit: Unit, narrowing: Mapping[str, str]) -> None:
-    """Raises InputError where rules of a page name an arm that the store does not know."""
+    """Raises InputError where rules of a page name an arm that the store does not know, or that is blocked."""
     rules = declared(narrowing)
+    blocked = arm_rules.policy_rules(narrowing).blocked if rules is not None else ()
     keys = [] if rules is None else [*rules.pin.values(), *rules.least]
     stored_keys = arms.ids(unit, keys) if keys else {}
     if unknown_keys := [key for key in keys if key not in stored_keys]:
         hint = suggest(unknown_keys[0], arms.keys_like(unit, unknown_keys[0])) or "`rlrec arm list` shows them"
         raise InputError(f"a rule of the page names unknown arm {unknown_keys[0]!r}", hint=hint)
+    if rules is not None and (blocked_key := next((key for key in keys if key in blocked), None)):
+        position = next((number for number, key in rules.pin.items() if key == blocked_key), None)
+        text = rules.text("least", blocked_key) if position is None else rules.text("pin", position)
+        message = f"{text} contradicts block={narrowing['block']} of the policy"
+        raise InputError(message, hint="leave one of them out", field="param")
+
+
+def notice_page_rules(store: Store, narrowing: Mapping[str, str]) -> None:
+    """Say so where no arm has a field that a rule caps."""
+    rules = declared(narrowing)
+    if rules is None or not rules.most:
+        return
+    with store.read() as unit:
+        described = [parse(text, "the features of an arm") for text in {arm.features for arm in arms.all_arms(unit)}]
+    for field in rules.most:
+        if all(value_of(features, field) is None for features in described):
+            hint = suggest(field, sorted({name for features in described for name in features}))
+            store.notice(
+                f"no arm has {field!r}: {rules.text('most', field)} caps nothing until an arm or a request brings it"
+                f"{'' if hint is None else f': {hint}'}"
+            )
 
 
 def check_curve(parameters: Mapping[str, Any], reward: Reward) -> None:

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, cast
 
+import numpy as np
+
 from rlrec import policy as kinds
 from rlrec.app.distributions import designs
 from rlrec.app.evaluation.rows import groups
@@ -21,6 +23,7 @@ from rlrec.app.log import lineage
 from rlrec.errors import Conflict, InputError, suggest
 from rlrec.policy.beliefs.base import Policy
 from rlrec.policy.kinds.long_term import LongTerm
+from rlrec.policy.slates import page_rules
 from rlrec.records import Reward, StoredPolicy, Version
 from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
@@ -132,6 +135,7 @@ def create(store: Store, request: Request) -> CreatedPolicy:
         policy.check(definition_of_reward)
         parameters.check_budget(unit, policy)
         parameters.check_page_rules(unit, policy.narrowing)
+        _check_caps(unit, policy)
         parameters.check_curve(typed_parameters, definition_of_reward)
         return _create(unit, request, typed_parameters, definition, definition_of_reward, prior, initial)
 
@@ -139,6 +143,7 @@ def create(store: Store, request: Request) -> CreatedPolicy:
     if not answer["created"]:
         return answer
     parameters.notice_other_reward(store, typed_parameters, request.reward)
+    parameters.notice_page_rules(store, policy.narrowing)
     if rules.kinds:
         with store.read() as unit:
             arm_rules.notice_unseen_kinds(store, unit, rules.kinds)
@@ -184,6 +189,19 @@ def _notice_rules_left(store: Store, source: Version, policy: Policy) -> None:
         store.notice(
             f"rules of {source.policy.name} are not copied; under another name, `policy create` takes {options}"
         )
+
+
+def _check_caps(unit: Unit, policy: Policy) -> None:
+    """Raises InputError where arms that the rules of a page name contradict its caps, as the catalogue has them now."""
+    rules = page_rules.declared(policy.narrowing)
+    if rules is None or not rules.most:
+        return
+    from rlrec.policy.slates.rules import lay_out
+
+    features, revision = designs.CatalogueFeatures(unit), settings.get(unit).catalogue_revision
+    ids = arms.ids(unit, {*rules.pin.values(), *rules.least})
+    arm_ids = np.array([*ids.values()], np.int64)
+    lay_out([rules], [*ids], lambda field: features.values(arm_ids, revision, field))
 
 
 def _check_prior(store: Store, policy: Policy, kind: str, params: Mapping[str, Any]) -> None:

@@ -148,6 +148,32 @@ def test_a_trained_policy_keeps_rules(shop: Run, sqlite_db: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        (["pin=1=a1", "block=a2,a1"], "pin 1=a1 of the policy contradicts block=a2,a1 of the policy"),
+        (["least=a1=0.1", "block=a1"], "least a1=0.1 of the policy contradicts block=a1 of the policy"),
+        (["pin=1=a1,2=a2", "most=shelf=1"], "and pin 2=a2 of the policy contradict most shelf=1 of the policy"),
+        (["not_after=purchase/0d"], "not_after is 'purchase/0d'"),
+    ],
+)
+def test_rules_of_a_policy_that_cannot_hold_are_refused(shop: Run, rules: list[str], message: str) -> None:
+    words = [word for rule in rules for word in ("--param", rule)]
+    refused = shop("policy", "create", "home", "--kind", "thompson", *words)
+    assert refused.exit_code == 2
+    assert message in refused.stderr
+    assert shop("policy", "list", "--json").json == []
+
+
+def test_a_cap_on_a_field_that_no_arm_has_is_named(shop: Run) -> None:
+    text = (
+        "no arm has 'shelv': most shelv=1 of the policy caps nothing until an arm or a request brings it: did you mean"
+    )
+    created = shop("policy", "create", "home", "--kind", "thompson", "--param", "most=shelv=1")
+    assert (created.exit_code, text in created.stderr) == (0, True)
+    assert "caps nothing" not in shop("policy", "create", "p", "--kind", "thompson", "--param", "most=shelf=1").stderr
+
+
+@pytest.mark.parametrize(
     ("keys", "message"),
     [
         ({"page": {"pin": {"1": "a9"}}}, "arm 'a9', which is not eligible"),
