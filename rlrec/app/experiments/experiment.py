@@ -131,7 +131,26 @@ def create(store: Store, request: Request) -> ExperimentSummary:
         settings.add_run(unit, "experiment create", {"name": request.name, "definition": request.definition()})
         return {**summary(unit, experiments.by_name(unit, [request.name])[request.name]), "created": True}
 
-    return store.write(work, repeatable=True)
+    answer = store.write(work, repeatable=True)
+    if answer["created"]:
+        _notice_equal_rankers(store, forks)
+    return answer
+
+
+def _notice_equal_rankers(store: Store, forks: Sequence[Fork]) -> None:
+    """Say so where two variants rank by the scores of a request in the same way."""
+    labels = dict[str, str]()
+    for fork in forks:
+        if fork.source is None or fork.source.policy.kind != "scored":
+            continue
+        label = fork.variant.label
+        first = labels.setdefault(canonical.text(fork.source.policy.params), label)
+        if first != label:
+            store.notice(
+                f"variants {first} and {label} rank by the scores of a request, with the same parameters: they differ "
+                "only if requests bring the scores of the ranker of their variant, which `rlrec recommend --dry-run` "
+                "names beforehand"
+            )
 
 
 def start(unit: Unit, request: Request, forks: Sequence[Fork], drafted: Sequence[Version] = ()) -> int | None:

@@ -138,3 +138,17 @@ def test_decisions_without_scores_are_left_out_and_counted(shop: Run) -> None:
     assert [row["value"] for row in alone] == [row["value"] for row in rows if row["target"] == "ranker"]
     shown = shop(*LATER, "evaluate", "ranker", "--log", "all", "--estimator", "ips")
     assert "an arm that could be shown has no score; 24 of 80 were left out" in shown.stdout
+
+
+def test_variants_that_rank_alike_are_named(shop: Run) -> None:
+    shop("policy", "create", "twin", "--kind", "scored", "--param", "epsilon=0")
+    create = ("experiment", "create", "ab", "--variant", "a=ranker", "--variant", "b=twin", "--variant", "c=mine")
+    created = shop(*create)
+    assert created.exit_code == 0
+    assert "variants a and b rank by the scores of a request, with the same parameters" in created.stderr
+    assert created.stderr.count("variants") == 1
+    assert "rank by" not in shop(*create).stderr
+    lines = requests(8, experiment="ab")
+    beforehand = [answer["variant"] for answer in serve(shop, lines, "--dry-run")]
+    assert beforehand == [answer["variant"] for answer in serve(shop, lines)]
+    assert len({*beforehand}) > 1
