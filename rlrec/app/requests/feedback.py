@@ -128,6 +128,15 @@ def feedback_stream(
     return total
 
 
+def _unnamed(unit: Unit, kinds: Sequence[str]) -> list[str]:
+    """Those of these kinds of events that no rule of a policy names."""
+    from rlrec.app.inputs import arm_rules
+
+    rules = [arm_rules.policy_rules(policy.params) for policy in policies.all_policies(unit)]
+    named = {kind for rule in rules for kind in rule.kinds}
+    return [kind for kind in kinds if kind not in named]
+
+
 def warn_unweighed(store: Store, unweighed: set[str], warned: set[str] | None = None) -> None:
     """Warn of kinds of events that count for nothing: of each once in the life of a store, and only of stored ones. Of
     many at once, the first ones are named. warned: as of `feedback_group`."""
@@ -141,11 +150,12 @@ def warn_unweighed(store: Store, unweighed: set[str], warned: set[str] | None = 
     with store.read() as unit:
         new = settings.new_kinds(unit, kinds)
         weighed_kinds = sorted({kind for definition in policies.rewards(unit) for kind in definition.weights})
-    for kind in new[:MAX_WARNINGS]:
+        unused = _unnamed(unit, new) if new else []
+    for kind in unused[:MAX_WARNINGS]:
         hint = suggest(kind, weighed_kinds) or f"`rlrec reward define NAME {kind}=1` makes it count"
         store.notice(f"no reward definition weighs {kind!r}; it is stored and counts for nothing yet: {hint}")
-    if len(new) > MAX_WARNINGS:
-        n_others = quantity(len(new) - MAX_WARNINGS, "other kind")
+    if len(unused) > MAX_WARNINGS:
+        n_others = quantity(len(unused) - MAX_WARNINGS, "other kind")
         store.notice(
             f"no reward definition weighs {n_others} of events either; they are stored and count for nothing yet"
         )

@@ -13,6 +13,7 @@ from typing import TypedDict
 import numpy as np
 
 from rlrec import policy as kinds
+from rlrec.app.inputs import arm_rules
 from rlrec.app.learning import holdings, origins, slot_statistics
 from rlrec.app.learning.holdings import Holding
 from rlrec.app.learning.ledger import Ledger
@@ -246,6 +247,7 @@ def prune(store: Store, before: int, *, dry_run: bool = False) -> Pruned:
             counts += _count(unit, visits, removals.visit_decisions(unit, visits))
             last = visits[-1]
     if dry_run:
+        _notice_past_rules(store, ended_before, counts)
         return counts.answer(ended_before)
     with removals.removal_indexes(store):
         portion = _DeletedRows(visits=1)
@@ -255,7 +257,25 @@ def prune(store: Store, before: int, *, dry_run: bool = False) -> Pruned:
             store.progress("decisions", counts.decisions, None)
         store.write(lambda unit: _finish(unit, counts.answer(ended_before)), references_hold=True)
     removals.erase_bytes(store)
+    _notice_past_rules(store, ended_before, counts)
     return counts.answer(ended_before)
+
+
+def _notice_past_rules(store: Store, ended_before: int, counts: _DeletedRows) -> None:
+    """Say which live policies look for events or showings of visits that go."""
+    if not counts.visits:
+        return
+    with store.read() as unit:
+        names = [policy.name for policy in policies.all_policies(unit)]
+        texts = [
+            f"{rule.name}={rule.text} of {name}"
+            for name, live in sorted(policies.live(unit, names).items())
+            for rule in arm_rules.policy_rules(live.version.policy.params).past
+            if unit.now - rule.window_us < ended_before
+        ]
+    if texts:
+        others = f" and {len(texts) - 1} more" if texts[1:] else ""
+        store.notice(f"{texts[0]}{others}: what persons did or saw in pruned visits takes no arm any more")
 
 
 def _old_visits(unit: Unit, ended_before: int, last: VisitKey) -> list[VisitKey]:

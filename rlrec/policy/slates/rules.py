@@ -126,11 +126,11 @@ class PageLayout:
             return size, True
         if len(caps) == 1 and caps[0][1] == 1:
             return positions[total - self._count_blocked(members, total)], True
-        found, is_exact = self._search(members, positions)
+        n_sure, is_exact = self._search(members, positions)
         if not is_exact:
             bounds = (n for n in range(len(positions)) if total - self._count_blocked(members, n) <= n)
-            found = max(found, next(bounds))
-        return [*positions, size][found], is_exact
+            n_sure = max(n_sure, next(bounds))
+        return [*positions, size][n_sure], is_exact
 
     @cached_property
     def _strictest_caps(self) -> list[tuple[Index, int]]:

@@ -362,3 +362,21 @@ def test_a_narrowed_log_leaves_and_comes_back(run: Run, tmp_path: Any) -> None:
     for words in (["db", "forget", "--user", "u1", "--yes"], ["db", "prune", "--before", "2026-01-10", "--yes"]):
         assert copied(*words).exit_code == 0, copied(*words).stderr
         assert copied("doctor", "--json").json["ok"]
+
+
+def test_prune_names_rules_that_look_further_back(run: Run) -> None:
+    """Of kinds that a rule names, feedback does not say that they count for nothing."""
+    run("arm", "add", "a")
+    for name, rule in (("ever", "not_after=buy"), ("month", "not_shown=1/30d"), ("day", "not_after=buy/1d")):
+        run("policy", "create", name, "--kind", "uniform", "--param", rule)
+    served = ("--now", "2026-01-01T00:00:00Z")
+    run(*served, "recommend", "--policy", "ever", "--session", "s", "--user", "u")
+    assert "counts for nothing" not in run(*served, "feedback", 1, "buy").stderr
+    assert "counts for nothing" in run(*served, "feedback", 1, "look").stderr
+    for option in ("--dry-run", "--yes"):
+        pruned = run("--now", "2026-01-21T00:00:00Z", "db", "prune", "--before", "2026-01-11", option)
+        assert pruned.exit_code == 0, pruned.stderr
+        text = "not_after=buy of ever and 1 more: what persons did or saw in pruned visits takes no arm any more\n"
+        assert text in pruned.stderr
+    again = run("--now", "2026-01-21T00:00:00Z", "db", "prune", "--before", "2026-01-11", "--yes")
+    assert "pruned visits" not in again.stderr

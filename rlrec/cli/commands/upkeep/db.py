@@ -89,9 +89,10 @@ def prune(store: Store, show: Show, **request: Any) -> None:
     """Delete old decisions with their events; beliefs stay as they are.
 
     Visits go that ended before the time and whose decisions are mature for every reward and have entered every belief
-    that learns them (`rlrec settle`); with them sessions, users, contexts and keys that nothing names any more. No
-    probability that is served changes, and what beliefs hold of the deleted slots is stored, so that `doctor` still
-    checks them. Changes of beliefs that no decision is left from are merged into one for each arm.
+    that learns them (`rlrec settle`); with them sessions, users, contexts and keys that nothing names any more. Beliefs
+    stay, and what they hold of the deleted slots is stored, so that `doctor` still checks them; but the rules not_after
+    and not_shown no longer see the purchases and showings of these visits: keep as many days as their windows have.
+    Changes of beliefs that no decision is left from are merged into one for each arm.
 
     Afterwards nothing reads that time: estimates, outcomes, experiments and training see the visits that are left, and
     the beliefs of the policies named cannot be rebuilt. Feedback for a deleted decision is refused, a request id or an
