@@ -23,6 +23,8 @@ ELSEWHERE = {
     "rlrec demo",  # a minute of its own
     "rlrec log exclude bots --machines",  # needs machines: app/upkeep/test_exclusions.py
     "rlrec serve --listen 127.0.0.1:8080", "rlrec serve --listen unix:rlrec.sock",  # until a signal: cli/test_serve.py
+    "rlrec screen", "rlrec screen --listen 127.0.0.1:0", "rlrec status --watch 10s",  # test_screen.py
+    "rlrec import-log /var/log/shop/decisions.jsonl --layout jsonl --policy shop --follow",  # test_follow_log.py
     "rlrec db roles > roles.sql && psql shop -f roles.sql",  # needs a client of PostgreSQL: cli/test_db_roles.py
     # need people who come back (app/judging/test_suggestion.py), and ten stretches of time (judging/test_sweep.py)
     "rlrec reward suggest --reward durable --horizon 3d", "rlrec reward suggest --log policy=home --json",
@@ -72,6 +74,7 @@ def prepared(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) ->
     page = '{"policy": "home", "session": "s%d", "user": "u%d", "k": 3}\n'
     steps = [
         ["arm", "import", "-"],
+        ["arm", "add", "a1", "--group", "home"],
         ["policy", "create", "home", "--kind", "thompson", "--param", "floor=0.02"],
         ["policy", "create", "other", "--kind", "uniform"],
         ["recommend", "--input", "-"],
@@ -126,7 +129,7 @@ def test_every_command_has_an_example_that_uses_it() -> None:
         if not any(path in re.sub(r" --db \S+", "", line) for line in examples(command.help))
     ]
     assert lacking == []
-    assert len(examples(program.epilog)) >= 2
+    assert sum(line.count("rlrec ") for line in examples(program.epilog)) >= 2  # commands
 
 
 @pytest.mark.slow
