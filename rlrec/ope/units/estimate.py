@@ -28,7 +28,7 @@ CORE = ("rows", "earned", "weight", "weighted_reward")
 # A mean weight this near to 1 raises no doubt, however small its error: scores in float32, or propensities to four
 # digits, are that far.
 NEGLIGIBLE = 1e-4
-ROUNDED_WEIGHT = 1e-3  # distance of the mean weight from 1 that propensities of four digits leave
+ROUNDED_WEIGHT = 2e-4  # distance of the mean weight from 1 that propensities of four digits leave
 # Beyond this largest weight bootstrap-t alone is too narrow: few rows carry the estimate, and those that would carry it
 # otherwise are missing. An interval of estimators that `widen` then reaches out to that of Cressie and Read.
 HEAVY = 20.0

@@ -22,7 +22,7 @@ from rlrec.errors import InputError, suggest
 FOLDER = Path(__file__).resolve().parents[3] / "help"
 ORDER = (
     "first-steps", "overview", "contexts", "eligible", "rewards", "own-logs", "judging", "experiments", "visits",
-    "language-models",
+    "llm-routing",
     "cron", "back-end", "screen", "notebooks", "postgresql", "machines", "scale", "data", "commands", "formats",
     "schema", "exit-codes", "environment", "speed", "glossary", "evaluate", "train-pg", "outcomes", "import-log",
     "simulate",
