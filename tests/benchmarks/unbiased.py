@@ -41,8 +41,10 @@ BESIDE: list[tuple[str, Params]] = [
     ("linucb", {"model": SHARED}),
     ("lin-thompson", {"model": SHARED, "samples": 100.0}),
 ]
-LISTED = "two-stage"  # it draws lists before slates, which the logs of this module do not hold
-DRAWN = [kind for kind in kinds.KINDS if kinds.load(kind).served and kind != LISTED]
+# The first draws lists before slates, the second ranks by scores that requests bring: the logs of this module hold
+# neither (policy/kinds/test_two_stage.py; benchmarks/rankers.py).
+BROUGHT = ("two-stage", "scored")
+DRAWN = [kind for kind in kinds.KINDS if kinds.load(kind).served and kind not in BROUGHT]
 ALL: list[tuple[str, Params]] = [*((kind, {}) for kind in DRAWN), *BESIDE]
 
 
