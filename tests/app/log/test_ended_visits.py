@@ -232,7 +232,7 @@ def test_imported_visits_are_old_enough_and_count_where_their_pages_are_whole(sh
         line("whole"),
         line("twice"),
         line("twice", at="2027-01-01T00:00:09Z", slate=[{"arm": "b", "propensity": 0.5}]),
-        line("silent", slate=[{"arm": "a", "marginal": 0.5}]),
+        line("silent", slate=[{"arm": "a", "marginal": 0.5}, {"arm": "b", "marginal": 0.5}]),
     )
     result, reported = read(shop_sqlite, 1)
     assert sorted(lengths(result)) == [1, 2]

@@ -153,6 +153,6 @@ def test_no_role_has_a_right_that_its_documentation_does_not_name(logins: AsLogi
     assert {right for _, right in changing["server"]} == {"INSERT"}
     assert {table for table, _ in changing["server"]}.isdisjoint({"arm", "policy", "reward", "version", "route"})
     assert {pair for pair in changing["trainer"] if pair[1] != "INSERT"} == {
-        (table, "DELETE") for table in ("lease", "exclusion", "exclusion_unit")
+        (table, "DELETE") for table in ("lease", "exclusion", "exclusion_unit", "group_member")
     }
     assert all((table, "SELECT") in rights["reader"] for table in log)
