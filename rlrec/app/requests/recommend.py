@@ -357,7 +357,7 @@ def _notice_ignored(store: Store, unit: Unit, planned: Mapping[int, PlannedReque
         if name not in cache.unread and all(field.startswith("@") for field in shared.case.reads):
             cache.unread.add(name)
             store.notice(f"policy {name} reads no context; the context is stored all the same")
-    if new := [key for key, is_noticed in cache.inactive.items() if not is_noticed]:
+    if planned and (new := [key for key, is_noticed in cache.inactive.items() if not is_noticed]):
         cache.inactive |= dict.fromkeys(new, True)
         from rlrec.app.inputs import arm_names
 
