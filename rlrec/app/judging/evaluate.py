@@ -17,14 +17,13 @@ from rlrec.app.evaluation.passes.request import EmptyLog, Request
 from rlrec.app.evaluation.rows.candidates import Inclusion
 from rlrec.app.evaluation.rows.loggers import taken_loggers
 from rlrec.app.imports import log_stores
-from rlrec.app.inputs import decision_tables, filters, lookup
+from rlrec.app.inputs import decision_tables, filters
 from rlrec.app.inputs.decision_tables import PROBABILITY, REWARD, SCORE, DecisionTable
 from rlrec.app.log import reward_log
 from rlrec.compute import Engine
 from rlrec.errors import InputError, quantity
 from rlrec.ope.checks import verdicts
 from rlrec.ope.checks.reasons import GROUPS, VERDICTS, helpful, hint, in_groups
-from rlrec.policy import NARROWING
 from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
 from rlrec.store.log import selected
@@ -42,7 +41,6 @@ def evaluate(store: Store, request: Request, workers: Workers = IN_PROCESS) -> l
     with log_stores.opened(store, request.log) as (log_store, log), log_store.read() as unit, bulk.alongside(unit):
         selection = filters.selection(unit, log)
         live_versions.notice_successors(store, unit, request.targets)
-        _notice_rules(store, unit, request.targets)
         try:
             with workers.opened(log_store, unit.now, has_reasons=True) as engine, TemporaryDirectory() as folder:
                 request = _with_tables(unit, replace(request, log=log), selection, Path(folder))
@@ -53,16 +51,6 @@ def evaluate(store: Store, request: Request, workers: Workers = IN_PROCESS) -> l
                 maturity = reward_log.maturity_sentence(unit, selection, wait_us=error.wait_us)
                 error.hint = "; ".join(filter(None, (error.hint, maturity)))
             raise
-
-
-def _notice_rules(store: Store, unit: Unit, targets: Sequence[str]) -> None:
-    """Say which targets have rules that take arms away: these are not applied."""
-    for meant in lookup.resolve(unit, targets).values():
-        parameters = {} if isinstance(meant, InputError) else meant[0].policy.params
-        rules = " ".join(f"{name}={parameters[name]}" for name in NARROWING if parameters.get(name))
-        if rules and not isinstance(meant, InputError):
-            judged = f"{meant[0].reference} is judged without its rules ({rules})"
-            store.notice(f"{judged}: decisions of other policies count for it with all arms that were eligible there")
 
 
 def _with_tables(unit: Unit, request: Request, selection: Selection, folder: Path) -> Request:

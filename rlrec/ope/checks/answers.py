@@ -12,7 +12,9 @@ from rlrec.sentences import direction
 ANSWERS = ("better", "worse", "same", "unknown")
 SAME_WITHIN = 0.02  # a difference below this share of what is compared with makes no difference
 # Reasons for which weights that look like those of the log say nothing.
-WEIGHT_DOUBTS = {"wrong-propensities", "estimated-propensity", "clipped-propensities", "mean-weight", "no-variation"}
+WEIGHT_DOUBTS = {
+    "wrong-propensities", "estimated-propensity", "clipped-propensities", "mean-weight", "no-variation", "unnarrowed",
+}  # fmt: skip
 SAMPLE_DOUBTS = {"no-variation", "other-metric"}
 _ANSWERS = {"more": "better", "less": "worse", "equal": "same", "unsure": "unknown"}
 

@@ -108,6 +108,8 @@ REASONS = {
         "(weak): the interval holds it, and the value may be off by it"),
     "in-sample": Reason("log", "weak", "the target, or the model of rewards, learned from rows of this log (weak); "
         "`--estimator cram` judges a bandit that learned while it served"),
+    "unnarrowed": Reason("log", "weak", "rules of the target that take arms away (`arms`, `block`, `not_after`, "
+        "`not_shown`) hold in its own decisions, not in those of others (weak): there it is judged without them"),
     "unknown-fit": Reason("log", "weak", "nobody said which decisions a table was fitted on (weak): if on these, the "
         "estimate is too good"),
     "estimated-propensity": Reason("log", "weak", "propensities were not logged, but computed when the log was "
@@ -184,6 +186,7 @@ HINTS = {
     "machine-sessions": "`rlrec feedback DECISION --censor` for these",
     "clipped-propensities": "`rlrec import-log FILE` with the propensities that the draws had",
     "in-sample": _EXPERIMENT,
+    "unnarrowed": _EXPERIMENT,
     "unknown-fit": "`rlrec evaluate --target FILE --fitted-on until=DAY` says it, or another filter of the log",
     "estimated-propensity": f"{_EXPERIMENT}, and needs no propensities",
     "clipping-bias": f"{_EVALUATE} --estimator dr`",

@@ -265,6 +265,8 @@ def _target_partials(
         if target.is_weighed and not target.draws_candidates:
             reasons["logging-candidates"] = has_list
         reasons["in-sample"] = taught & ~unknown
+        if target.narrows:
+            reasons["unnarrowed"] = any_slot(rows, slots["policy_id"] != target.policy_id)
         for code, group_rows in members:
             group, stratum = divmod(code, len(strata))
             selected = slice(None) if group_rows is None else group_rows

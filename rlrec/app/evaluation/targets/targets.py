@@ -13,7 +13,7 @@ from rlrec.app.inputs.decision_tables import DecisionTable
 from rlrec.app.log import lineage
 from rlrec.arrays import Flags, Ids, Words
 from rlrec.errors import InputError
-from rlrec.policy import TEAM_DRAFT
+from rlrec.policy import NARROWING, TEAM_DRAFT
 from rlrec.policy.beliefs.base import PRICE
 from rlrec.policy.kinds.two_stage import ranking_seeds
 from rlrec.records import Head, Reward, Version
@@ -53,6 +53,11 @@ class Target:
     def stateful(self) -> bool:
         """Whether it reads the state of the session."""
         return self.serving is not None and self.serving.trained is not None
+
+    @property
+    def narrows(self) -> bool:
+        """Whether rules of its policy take arms away, which decisions of other policies could show."""
+        return self.serving is not None and any(name in NARROWING for name in self.serving.version.policy.params)
 
     @property
     def is_weighed(self) -> bool:
