@@ -234,6 +234,7 @@ COVERED = {  # test file: modules without a test file of their name, which it co
         "policy/scores/scores",
     ],
     "policy/slates/test_plackett_luce.py": ["records"],
+    "policy/slates/test_rules.py": ["policy/slates/page_walk"],
     "policy/slates/test_slate_draws.py": ["policy/scores/sweep"],
     "simulate/test_environments.py": ["simulate/base"],
     "simulate/test_shop.py": ["errors"],

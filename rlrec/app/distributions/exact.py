@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from rlrec.policy.kinds.fixed import Scored, TeamDraft
     from rlrec.policy.kinds.two_stage import TwoStage
     from rlrec.policy.slates.interleaving import Ranker
+    from rlrec.policy.slates.page_layout import PageLayout
     from rlrec.policy.slates.page_rules import PageRules
-    from rlrec.policy.slates.rules import PageLayout
 
 ARMS = 10_000  # in all distributions that are kept of one belief: 30 MB
 CELLS = 1_000_000  # numbers that scores of several contexts are made of at a time
@@ -358,7 +358,7 @@ class VersionDistribution:
         """The rules of a page, of the policy and of the context, for an eligible set; None where there are none.
 
         Raises InputError where they contradict each other, or the kind cannot keep them."""
-        from rlrec.policy.slates.rules import lay_out
+        from rlrec.policy.slates.page_layout import lay_out
 
         declared_rules, page = self.page_rules(context), context.get(PAGE)
         if not declared_rules:

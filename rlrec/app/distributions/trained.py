@@ -16,7 +16,7 @@ from rlrec.policy.contexts.statements import FEATURES, by_arm
 from rlrec.policy.gradients.gradient import ARM_PARAMETERS, Gradient, Parameters, State, restrict, score_states
 from rlrec.policy.gradients.history import History
 from rlrec.policy.slates import rules, slate_draws
-from rlrec.policy.slates.rules import PageLayout
+from rlrec.policy.slates.page_layout import PageLayout
 from rlrec.policy.slates.slate_draws import Draw
 from rlrec.records import Version
 from rlrec.store import Unit

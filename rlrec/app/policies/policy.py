@@ -196,7 +196,7 @@ def _check_caps(unit: Unit, policy: Policy) -> None:
     rules = page_rules.declared(policy.narrowing)
     if rules is None or not rules.most:
         return
-    from rlrec.policy.slates.rules import lay_out
+    from rlrec.policy.slates.page_layout import lay_out
 
     features, revision = designs.CatalogueFeatures(unit), settings.get(unit).catalogue_revision
     ids = arms.ids(unit, {*rules.pin.values(), *rules.least})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import permutations
 from typing import Any
 
@@ -11,21 +10,15 @@ import pytest
 from scipy.stats import chi2
 
 from rlrec.arrays import Array, Index
-from rlrec.errors import InputError
 from rlrec.policy.scores.families.beta import Beta
 from rlrec.policy.scores.families.correlated import Correlated
 from rlrec.policy.scores.families.gaussian import Gaussian
 from rlrec.policy.scores.families.gumbel import Gumbel
 from rlrec.policy.scores.families.point import Point
 from rlrec.policy.scores.scores import Scores
-from rlrec.policy.slates import page_rules, rules, slate
+from rlrec.policy.slates import page_layout, page_rules, rules, slate
+from tests.policy.slates.test_page_layout import FIELDS, KEYS, laid_out
 
-KEYS = [f"a{number}" for number in range(6)]
-FIELDS: dict[str, list[Any]] = {
-    "shelf": ["x", "x", "y", "y", None, None],
-    "brand": ["p", "q", "p", "q", "p", "q"],
-    "tags": [("t", "u"), ("u",), None, ("t",), None, None],
-}
 FAMILIES: dict[str, Scores] = {
     "beta": Beta(np.array([3.0, 2, 8, 1, 5, 1]), np.array([9.0, 5, 20, 1, 30, 7])),
     "gaussian": Gaussian(np.array([0.3, 0.1, -0.4, 0.2, 0.9, 0]), np.array([1, 0.5, 2, 0.1, 0.7, 1.0])),
@@ -46,12 +39,6 @@ PAGES: dict[str, tuple[Any, Any]] = {
         {"least": {"a0": 0.2}, "pin": {"1": "gone"}},
     ),
 }
-
-
-def laid_out(request: Any, policy: Any = None) -> rules.PageLayout:
-    pages = [page_rules.parse(policy, owner="policy")] if policy is not None else []
-    pages += [page_rules.parse(request)] if request is not None else []
-    return rules.lay_out(pages, KEYS, FIELDS.get)
 
 
 def reference(scores: Scores, request: Any, policy: Any, *, size: int, floor: float, slates: Index) -> Array:
@@ -187,105 +174,13 @@ def test_a_page_that_is_pinned_whole_is_certain() -> None:
     assert (draw.minimum == 1).all()
 
 
-@pytest.mark.parametrize(
-    ("request_rules", "policy", "message"),
-    [
-        ({"pin": {"1": "a0"}}, {"pin": {"1": "a1"}}, "pin 1=a0 of the request contradicts pin 1=a1 of the policy"),
-        ({"pin": {"1": "a0"}}, {"pin": {"2": "a0"}}, "pin 1=a0 of the request contradicts pin 2=a0 of the policy"),
-        ({"pin": {"1": "a0", "2": "a1"}}, {"most": {"shelf": 1}}, "contradict most shelf=1 of the policy"),
-        (
-            {"least": {"a0": 0.6}},
-            {"least": {"a1": 0.6}},
-            "of the policy and least a0=0.6 of the request add up to 1.2",
-        ),
-        ({"pin": {"1": "a0"}, "least": {"a1": 0.1}}, {"most": {"shelf": 1}}, "least a1=0.1 of the request contradicts"),
-        ({"most": {"shelf.x": 1}}, None, "no eligible arm has 'shelf.x'"),
-    ],
-)
-def test_rules_that_contradict_each_other_are_refused(request_rules: Any, policy: Any, message: str) -> None:
-    fields = FIELDS | {"shelf.x": [None] * 6}
-    pages = [page_rules.parse(policy, owner="policy")] if policy else []
-    with pytest.raises(InputError) as refusal:
-        rules.lay_out([*pages, page_rules.parse(request_rules)], KEYS, lambda field: fields[field])
-    assert message in refusal.value.message
-
-
-@pytest.mark.parametrize(
-    ("request_rules", "size", "position"),
-    [
-        ({"most": {"shelf": 1}}, 4, 0),
-        ({"most": {"shelf": 1}}, 5, 5),
-        ({"most": {"brand": 1}}, 2, 0),
-        ({"most": {"brand": 1}}, 3, 3),
-        ({"most": {"brand": 1, "shelf": 1}}, 2, 0),
-        ({"most": {"tags": 1}}, 5, 5),  # t and u are used up by the first arm alone
-        ({"most": {"brand": 1}, "pin": {"1": "a0", "2": "a1"}}, 3, 3),
-    ],
-)
-def test_rules_that_may_leave_no_arm_are_refused(request_rules: Any, size: int, position: int) -> None:
-    layout = laid_out(request_rules)
-    if not position:
-        layout.check(size)
-        return
-    with pytest.raises(InputError, match=f"may leave no arm for position {position} of {size}"):
-        layout.check(size)
-
-
-def shelved(shelves: Sequence[Any], **request: Any) -> rules.PageLayout:
-    """The rules of a request over arms on these shelves, by number."""
-    keys = [str(number) for number in range(len(shelves))]
-    return rules.lay_out([page_rules.parse(request)], keys, lambda field: [row[int(field)] for row in shelves])
-
-
-@pytest.mark.parametrize(
-    ("shelves", "limit", "pins", "room"),
-    [
-        ([(number % 12,) for number in range(60)], 2, {}, 24),
-        ([(number % 12,) for number in range(60)], 2, {"1": "0", "2": "12", "7": "1"}, 24),
-        ([(number % 40 if number % 41 else None,) for number in range(400)], 2, {"3": "0"}, 90),
-    ],
-)
-def test_a_cap_has_room_up_to_its_limits(shelves: Any, limit: int, pins: Any, room: int) -> None:
-    """Ten arms of the last row have no shelf."""
-    layout = shelved(shelves, most={"0": limit}, pin=pins)
-    layout.check(room)
-    with pytest.raises(InputError, match=f"may leave no arm for position {room + 1} of {room + 9}"):
-        layout.check(room + 9)
-
-
-def test_room_under_two_caps_is_that_of_all_ways_or_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    rng = np.random.default_rng(3)
-    for _ in range(60):
-        shelves = [(int(a), tuple(range(int(b)))) for a, b in rng.integers(0, 4, (8, 2))]
-        layout = shelved(shelves, most={"0": int(rng.integers(1, 3)), "1": int(rng.integers(1, 5))})
-        members = np.bincount(layout.cell, minlength=len(layout.uses))
-        room, is_exact = layout._search(members, range(8))
-        assert is_exact
-        assert layout._count_sure(8) == (room, True)
-        with monkeypatch.context() as patched:
-            patched.setattr(rules, "_PREFIXES", 0)
-            n_sure, is_exact = layout._count_sure(8)
-        assert n_sure == room if is_exact else n_sure <= room
-
-
-def test_room_that_is_not_known_is_called_so() -> None:
-    layout = shelved([(number % 12, number % 7) for number in range(84)], most={"0": 2, "1": 3})
-    with pytest.raises(InputError, match=r"leave an arm for 1\d positions; whether for all 21 is not known"):
-        layout.check(21)
-
-
-def test_a_pin_below_the_page_is_refused() -> None:
-    with pytest.raises(InputError, match="pin 4=a0 of the request, and the page has 3 positions"):
-        laid_out({"pin": {"4": "a0"}}).check(3)
-
-
 def test_nodes_reach_the_arms_that_a_cap_leaves() -> None:
     """A shelf whose arms are far above all others: below it the best of the others is decided where nodes would not
     be without the cap."""
     rng = np.random.default_rng(3)
     mean = np.r_[rng.normal(100, 1, 60), rng.normal(0, 1, 60)]
     values = ["top"] * 60 + [None] * 60
-    layout = rules.lay_out(
+    layout = page_layout.lay_out(
         [page_rules.parse({"most": {"shelf": 1}})], [str(key) for key in range(120)], lambda _: values
     )
     for sd in (1e-3, 1.0):

@@ -30,7 +30,7 @@ from rlrec.policy.kinds.two_stage import ranking_seeds
 from rlrec.policy.scores.scores import Scores
 from rlrec.policy.slates import slate
 from rlrec.policy.slates.interleaving import TeamDraftSampler
-from rlrec.policy.slates.rules import PageLayout
+from rlrec.policy.slates.page_layout import PageLayout
 from rlrec.policy.slates.slate_draws import SMALLEST
 from rlrec.records import Version
 from rlrec.store import Unit

@@ -17,7 +17,7 @@ from rlrec.policy.slates import slate
 
 if TYPE_CHECKING:
     from rlrec.app.evaluation.models.reward_models import ModelValues
-    from rlrec.policy.slates.rules import PageLayout
+    from rlrec.policy.slates.page_layout import PageLayout
 
 REPLICAS = 8  # parts that simulated pages are cut into: they tell the error of the simulation
 OVERHEAD = 200  # numbers that a case takes beside its own, about

@@ -1,0 +1,240 @@
+"""Rules of a page laid out over its arms, what of them contradicts each other, and whether they leave enough arms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from rlrec.arrays import Array, Flags, Index, distinct
+from rlrec.errors import InputError
+from rlrec.policy.slates.page_rules import PageRules
+
+_PREFIXES = 20_000  # ways to use up caps that are looked at
+
+
+@dataclass(frozen=True, eq=False)
+class PageLayout:
+    """Rules by the indices of m arms.
+
+    pins: the arm of a position from 0. cell (m,): arms with equal values of all capped fields share one. uses (cells,
+    w): the counters that an arm of a cell raises, the last one where these are fewer; limit (c,): of each, and none of
+    the last; cap (c,): the number of its cap. least (m,): the
+    share of each arm. by_request: whether each counter (c,) is of a cap of the request; pinned_by_request: positions.
+    names: of the caps of counters, pin_names: of pins by position, as errors call them."""
+
+    pins: Mapping[int, int]
+    cell: Index
+    uses: Index
+    limit: Index
+    cap: Index
+    least: Array
+    by_request: Flags
+    pinned_by_request: frozenset[int]
+    names: Sequence[str]
+    pin_names: Mapping[int, str]
+
+    @cached_property
+    def pinned(self) -> Index:
+        """The arms that are pinned, (p,)."""
+        return np.array(list(self.pins.values()), np.intp)
+
+    @cached_property
+    def is_closed(self) -> bool:
+        """Whether every marginal has a closed form: the other arms compete as on a page of their own."""
+        return not self.has_caps and not self.least.any()
+
+    @property
+    def has_caps(self) -> bool:
+        return len(self.limit) > 1
+
+    @cached_property
+    def counts(self) -> Index:
+        """How often pinned arms raise each counter, (c,)."""
+        return np.bincount(self.uses[self.cell[self.pinned]].ravel(), minlength=len(self.limit))
+
+    def by_counter(self, by_cell: Array | Index) -> Array:
+        """Sums of values of cells, (cells,), over the cells that raise each counter, (c,)."""
+        weights = np.repeat(by_cell, self.uses.shape[1])
+        sums = np.zeros(len(self.limit))
+        np.add.at(sums, self.uses.ravel(), weights)
+        return sums
+
+    def open_cells(self, counts: Index, *, by_request: bool = False) -> Flags:
+        """Which cells have no counter at its limit, (u, cells), by counts (u, c). by_request: go by its caps alone."""
+        is_full = counts >= self.limit
+        if by_request:
+            is_full &= self.by_request
+        return np.logical_not(is_full[:, self.uses].any(axis=2))
+
+    def check(self, size: int) -> None:
+        """Raises InputError where a page of so many positions cannot keep the rules."""
+        for position in self.pins:
+            if position >= size:
+                raise InputError(
+                    f"{self.pin_names[position]}, and the page has {size} positions",
+                    hint="ask for a longer page, or leave out the pin", field="page",
+                )  # fmt: skip
+        self.check_room(size)
+
+    def check_room(self, size: int) -> None:
+        """Raises InputError where a cap may leave no arm for one of so many positions, or where that is not known."""
+        if not self.has_caps:
+            return
+        n_sure, is_exact = self._count_sure(size)
+        if n_sure < size:
+            rules = " and ".join(dict.fromkeys(self.names[:-1]))
+            message = f"{rules} may leave no arm for position {n_sure + 1} of {size}"
+            if not is_exact:
+                message = f"{rules} leave an arm for {n_sure} positions; whether for all {size} is not known"
+            hint = "ask for fewer positions, allow more arms, or raise a cap"
+            raise InputError(message, hint=hint, field="page")
+
+    def _count_sure(self, size: int) -> tuple[int, bool]:
+        """How many positions of so many find an arm whatever stands above them, and whether it is known that the next
+        one may find none."""
+        members = np.bincount(np.delete(self.cell, self.pinned), minlength=len(self.uses))
+        positions = [position for position in range(size) if position not in self.pins]
+        total, caps = int(members.sum()), self._strictest_caps
+        if not positions or total - self._count_blocked(members, len(positions) - 1) >= len(positions):
+            return size, True
+        if len(caps) == 1 and caps[0][1] == 1:
+            return positions[total - self._count_blocked(members, total)], True
+        n_sure, is_exact = self._search(members, positions)
+        if not is_exact:
+            bounds = (n for n in range(len(positions)) if total - self._count_blocked(members, n) <= n)
+            n_sure = max(n_sure, next(bounds))
+        return [*positions, size][n_sure], is_exact
+
+    @cached_property
+    def _strictest_caps(self) -> list[tuple[Index, int]]:
+        """The counters of each cap, and how many of them an arm raises at most. Of caps of the same values, the
+        strictest one alone is left."""
+        strictest = dict[bytes, tuple[Index, int]]()
+        for cap in np.unique(self.cap[:-1]):
+            counters = np.flatnonzero(self.cap == cap)
+            raised = self.uses - counters[0]
+            raised[(raised < 0) | (raised >= len(counters))] = -1
+            raised = raised[:, (raised >= 0).any(axis=0)]
+            other = strictest.get(raised.tobytes())
+            if other is None or self.limit[counters[0]] < self.limit[other[0][0]]:
+                strictest[raised.tobytes()] = counters, int((raised >= 0).sum(axis=1).max(initial=0))
+        return list(strictest.values())
+
+    def _count_blocked(self, members: Index, taken: int) -> int:
+        """At most how many of the arms left are not allowed once so many have been taken; exact for all arms under one
+        cap whose values share no arm. members (cells,): arms that are not pinned."""
+        blocked, sizes = 0, self.by_counter(members)
+        for counters, width in self._strictest_caps:
+            needed = self.limit[counters] - self.counts[counters]
+            left = np.maximum(sizes[counters] - needed, 0)  # once the value is used up
+            open_values = left[needed > 0]
+            n_full = max(taken, 0) * width // int(needed[needed > 0].min(initial=self.limit[counters[0]]))
+            blocked += int(left[needed == 0].sum() + np.sort(open_values)[max(0, len(open_values) - n_full) :].sum())
+        return blocked
+
+    def _search(self, members: Index, positions: Sequence[int]) -> tuple[int, bool]:
+        """How many of these positions find an arm in all ways in which cells can be used up, and whether the next one
+        finds none in one of them: not where the ways are too many."""
+        states = {(*self.counts.tolist(), *members.tolist())}
+        c = len(self.limit)
+        for taken in range(len(positions)):
+            lengthened = set[tuple[int, ...]]()
+            for state in states:
+                counts, left = np.array(state[:c]), np.array(state[c:])
+                cells = np.flatnonzero(self.open_cells(counts[None])[0] & (left > 0))
+                if not len(cells):
+                    return taken, True
+                if len(lengthened) > _PREFIXES:
+                    return taken, False
+                for cell in cells.tolist():
+                    lessened = left.copy()
+                    lessened[cell] -= 1
+                    raised = counts + np.bincount(self.uses[cell], minlength=c)
+                    lengthened.add((*raised.tolist(), *lessened.tolist()))
+            states = lengthened
+        return len(positions), True
+
+
+def lay_out(rules: Sequence[PageRules], keys: Sequence[str], values: Callable[[str], Sequence[Hashable]]) -> PageLayout:
+    """The rules of a page for arms, by their keys. values: of a field, one an arm: None where it has none, a tuple
+    where it has several.
+
+    A rule that names an arm which is not eligible rests. Raises InputError where rules contradict each other: it names
+    both."""
+    arms = {key: index for index, key in enumerate(keys)}
+    pins: dict[int, tuple[str, str]] = {}
+    for page in rules:
+        for position, key in page.pin.items():
+            if key not in arms:
+                continue
+            text = page.text("pin", position)
+            for other_position, (other, other_text) in pins.items():
+                if (position == other_position) != (key == other):
+                    raise _contradiction(text, other_text)
+            pins[position] = key, text
+    least, shares = np.zeros(len(keys)), dict[str, str]()
+    for page in rules:
+        for key, share in page.least.items():
+            if key in arms and share > least[arms[key]]:
+                least[arms[key]], shares[key] = share, page.text("least", key)
+    if least.sum() > 1 + 1e-12:
+        raise InputError(f"{' and '.join(shares.values())} add up to {least.sum():g}", hint="they add up to 1 at most",
+                         field="page")  # fmt: skip
+    layout = _with_caps(rules, keys, values, {position - 1: arms[key] for position, (key, _) in pins.items()}, least)
+    layout = replace(
+        layout,
+        pinned_by_request=frozenset(position - 1 for page in rules if page.is_request for position in page.pin),
+        pin_names={position - 1: text for position, (_, text) in pins.items()},
+    )
+    over = np.flatnonzero(layout.counts > layout.limit)
+    for counter in over[:1].tolist():
+        texts = [text for _, (key, text) in sorted(pins.items()) if counter in layout.uses[layout.cell[arms[key]]]]
+        raise _contradiction(
+            " and ".join(texts), layout.names[counter], verb="contradict" if texts[1:] else "contradicts"
+        )
+    blocked = ~layout.open_cells(layout.counts[None])[0][layout.cell]
+    blocked[layout.pinned] = False
+    for arm in np.flatnonzero(blocked & (least > 0))[:1].tolist():
+        counter = int(next(row for row in layout.uses[layout.cell[arm]] if layout.counts[row] >= layout.limit[row]))
+        raise _contradiction(shares[keys[arm]], f"{layout.names[counter]}, which pins use up")
+    return layout
+
+
+def _with_caps(
+    rules: Sequence[PageRules], keys: Sequence[str], values: Callable[[str], Sequence[Hashable]],
+    pins: Mapping[int, int], least: Array,
+) -> PageLayout:  # fmt: skip
+    """A layout with the caps of the rules. Raises InputError where no arm has a field that a request caps."""
+    caps = [(page, field, limit) for page in rules for field, limit in page.most.items()]
+    cell, raised_by_cell = np.zeros(len(keys), np.intp), np.empty((1, 0), np.intp)  # -1: none
+    columns: list[tuple[int, int]] = []  # the cap and the limit of each counter
+    for number, (page, field, limit) in enumerate(caps):
+        numbers: dict[Hashable, int] = {}
+        code = np.array([numbers.setdefault(value, len(numbers)) for value in values(field)], np.intp)
+        groups = [value if isinstance(value, tuple) else () if value is None else (value,) for value in numbers]
+        counters = {value: column for column, value in enumerate(dict.fromkeys(item for row in groups for item in row))}
+        if page.is_request and not counters:
+            hint = "arms have features: `rlrec arm list` shows them"
+            raise InputError(f"{page.text('most', field)}: no eligible arm has {field!r}", hint=hint, field="page")
+        raised = np.full((len(groups), max(map(len, groups), default=0)), -1)
+        for row, group in enumerate(groups):
+            raised[row, : len(group)] = [len(columns) + counters[value] for value in group]
+        # cells so far, by the values of this field
+        first, finer = distinct(cell, code)
+        raised_by_cell = np.hstack([raised_by_cell[cell[first]], raised[code[first]]])
+        cell = finer
+        columns += [(number, limit)] * len(counters)
+    c = len(columns)
+    uses = np.where(raised_by_cell < 0, c, raised_by_cell)
+    cap = np.array([*(number for number, _ in columns), -1], np.intp)
+    names = [*(caps[number][0].text("most", caps[number][1]) for number, _ in columns), ""]
+    by_request = np.array([*(caps[number][0].is_request for number, _ in columns), False], np.bool_)
+    limits = np.array([*(limit for _, limit in columns), np.iinfo(np.intp).max], np.intp)
+    return PageLayout(pins, cell, uses, limits, cap, least, by_request, frozenset(), names, {})
+
+
+def _contradiction(first: str, second: str, *, verb: str = "contradicts") -> InputError:
+    return InputError(f"{first} {verb} {second}", hint="leave one of them out", field="page")

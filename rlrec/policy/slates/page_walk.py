@@ -1,0 +1,194 @@
+"""Prefixes of the slates of a page with rules, filled from the top: which arms may come next, and how likely each is.
+
+At a position without a pin a least share shows its arm by a coin, as long as that is left and allowed; else the floor
+picks uniformly among the allowed arms left, or the best of these in the one vector of noisy scores is taken.
+
+So an arm that a cap takes out has lost to the last arm that was taken for being the best: that one's score is the cap
+of all who competed with it. In the sweep over prefixes (`policy/scores/sweep.py`) it leaves the product of the arms
+left, and its distribution function at the cap joins the density of the prefix. Source: own derivation, checked against
+enumeration."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+from rlrec.arrays import Array, Flags, Index, distinct
+from rlrec.policy.scores.floors import Floor, at_positions
+from rlrec.policy.scores.scores import Order
+from rlrec.policy.scores.sweep import Sweep
+from rlrec.policy.scores.tabulated import Tabulated
+from rlrec.policy.slates.page_layout import PageLayout
+from rlrec.policy.slates.plackett_luce import softmax
+
+_CELLS = 64  # of which each is remembered
+
+
+class BestLeft(Protocol):
+    """Who is the best of the arms that are allowed, below some prefixes."""
+
+    def probability(self, allowed: Flags) -> Array:
+        """Probability that each arm is the best of the allowed ones, (u, m), given the prefix; rows sum to 1."""
+
+    def show(self, prefixes: Index, arms: Index, picked: Array, best: Array, closed: Flags) -> None:
+        """Lengthen prefixes (n,) by an arm each, -1 for one that did not compete. picked, best (n,): probability of a
+        coin that shows it, and of taking the best; closed (n, cells): that are allowed no more."""
+
+
+class FreshBest:
+    """Orders in which a prefix says no more than which arms are left: softmax, fixed scores, samples."""
+
+    def __init__(self, order: Order) -> None:
+        self._order = order
+
+    def probability(self, allowed: Flags) -> Array:
+        rows = [
+            self._order.next_arms(np.flatnonzero(~row)[None], floor=0.0)[0] if row.any() else np.zeros(len(row))
+            for row in allowed
+        ]
+        return np.array(rows)
+
+    def show(self, prefixes: Index, arms: Index, picked: Array, best: Array, closed: Flags) -> None:
+        pass
+
+
+class LogitsBest:
+    """Softmax where every prefix has logits of its own, (u, m)."""
+
+    def __init__(self, logits: Array) -> None:
+        self._logits = logits
+
+    def probability(self, allowed: Flags) -> Array:
+        usable = allowed | ~allowed.any(axis=1, keepdims=True)
+        return np.where(allowed, softmax(np.where(usable, self._logits, -np.inf)), 0.0)
+
+    def show(self, prefixes: Index, arms: Index, picked: Array, best: Array, closed: Flags) -> None:
+        self._logits = self._logits[prefixes]
+
+
+class SweptBest:
+    """Independent continuous scores: one vector ranks the whole page, so that a prefix tells of the arms left."""
+
+    def __init__(self, tabulated: Tabulated, layout: PageLayout) -> None:
+        self._table, self._row, self._layout = tabulated.table, tabulated.row, layout
+        self._cell_logs: dict[int, Array] = {}
+        closed = ~layout.open_cells(layout.counts[None])
+        log_left = self._table.log_all() - self._table.log_cdf[self._row[layout.pinned]].sum(axis=0)
+        if closed.any():
+            log_left = log_left - self._log_cells(closed)[0]
+        self._sweep = Sweep(self._table, log_left[None])
+        self._shown = np.empty((1, 0), np.intp)  # the arms of each prefix that competed, -1 for others
+
+    def probability(self, allowed: Flags) -> Array:
+        probability = (self._sweep.weight() @ self._table.hazard.T)[:, self._row]
+        probability *= allowed
+        total = probability.sum(axis=1, keepdims=True)
+        return np.divide(probability, total, out=probability, where=total > 0)  # as in `ContinuousOrder.next_arms`
+
+    def show(self, prefixes: Index, arms: Index, picked: Array, best: Array, closed: Flags) -> None:
+        rows = np.where(arms >= 0, self._row[arms], -1)
+        self._shown = np.column_stack([self._shown[prefixes], arms])
+        lost = None
+        if closed.any():
+            # all arms of these cells, less those that were shown
+            lost = self._log_cells(closed)
+            for shown in self._shown.T:
+                is_in = (shown >= 0) & closed[np.arange(len(shown)), self._layout.cell[shown]]
+                lost[is_in] -= self._table.log_cdf[self._row[shown[is_in]]]
+        self._sweep.take(prefixes, rows, picked=picked, best=best, lost=lost)
+
+    def _log_cells(self, cells: Flags) -> Array:
+        """Log of the product of the distribution functions of the arms of cells (n, cells) that are not pinned,
+        (n, N)."""
+        used = np.flatnonzero(cells.any(axis=0)).tolist()
+        if len(used) > _CELLS:
+            free = self._row >= 0
+            free[self._layout.pinned] = False
+            return np.array([self._log_arms(free & row[self._layout.cell]) for row in cells])
+        for cell in used:
+            if cell not in self._cell_logs:
+                arms = self._layout.cell == cell
+                arms[self._layout.pinned] = False
+                self._cell_logs[cell] = self._log_arms(arms)
+        return cells[:, used].astype(float) @ np.array([self._cell_logs[cell] for cell in used])
+
+    def _log_arms(self, arms: Flags) -> Array:
+        """Log of the product of the distribution functions of some arms, (N,)."""
+        rows, count = np.unique(self._row[arms], return_counts=True)
+        return count.astype(float) @ self._table.log_cdf[rows]
+
+
+class SlateWalk:
+    """Distinct prefixes of slates, all of one length, while they are filled from the top."""
+
+    def __init__(self, layout: PageLayout, floor: Floor, best: BestLeft, *, prefixes: int) -> None:
+        m = len(layout.cell)
+        self._layout, self._floors, self._best = layout, at_positions(floor, m), best
+        self._position, self._left = 0, np.ones((prefixes, m), np.bool_)
+        self._counts = np.tile(layout.counts, (prefixes, 1))
+        self._shared_arms = np.flatnonzero(layout.least)
+        self._is_of_request = bool(layout.by_request[:-1].all()) and layout.pins.keys() == layout.pinned_by_request
+        self._allowed = self._find_allowed()
+
+    def probability(self) -> Array:
+        """Probability of each arm at the next position, given the prefix, (u, m); all 0 where none is allowed."""
+        allowed = self._allowed
+        if self._position in self._layout.pins:
+            return allowed.astype(np.float64)
+        each, best = self._coins()
+        probability = best[:, None] * self._best.probability(allowed)
+        if each.any():
+            probability += each[:, None] * allowed
+        probability[:, self._shared_arms] += self._shares()
+        return probability
+
+    def minimum(self, probability: Array) -> Array:
+        """The smallest probability of any arm that is left and that the request allows, (u,)."""
+        by_request = self._allowed if self._is_of_request else self._find_allowed(by_request=True)
+        return probability.min(axis=1, initial=1.0, where=by_request)
+
+    def show(self, prefix: Index, arms: Index) -> Index:
+        """Lengthen the prefixes of slates (n,) by an arm each, (n,): the new prefix of each slate, (n,)."""
+        first, code = distinct(prefix, arms)
+        parent, shown, row = prefix[first], arms[first], np.arange(len(first))
+        layout = self._layout
+        is_pinned = self._position in layout.pins
+        competed = self._allowed[parent, shown] & (not is_pinned)
+        if is_pinned:
+            picked, best = np.ones(len(first)), np.zeros(len(first))
+        else:
+            each, undecided = self._coins()
+            picked = np.where(competed, each[parent] + layout.least[shown], 1.0)
+            best = np.where(competed, undecided[parent], 0.0)
+        was_open = layout.open_cells(self._counts)[parent]
+        self._counts, self._left = self._counts[parent], self._left[parent]
+        np.add.at(self._counts, (row[competed, None], layout.uses[layout.cell[shown[competed]]]), 1)
+        self._left[row, shown] = False
+        closed = was_open & ~layout.open_cells(self._counts)
+        self._best.show(parent, np.where(competed, shown, -1), picked, best, closed)
+        self._position += 1
+        self._allowed = self._find_allowed()
+        return code
+
+    def _shares(self) -> Array:
+        """The least shares of the allowed arms that have one, (u, arms)."""
+        return self._allowed[:, self._shared_arms] * self._layout.least[self._shared_arms]
+
+    def _coins(self) -> tuple[Array, Array]:
+        """Probability that the floor shows any one of the allowed arms, and that no coin decides, (u,) each."""
+        uniform, undecided = self._floors[self._position], 1.0 - self._shares().sum(axis=1)
+        each = undecided * uniform / np.maximum(np.count_nonzero(self._allowed, axis=1), 1)
+        return each, undecided * (1.0 - uniform)
+
+    def _find_allowed(self, *, by_request: bool = False) -> Flags:
+        """Which arms may stand at the next position, (u, m). by_request: go by its rules alone."""
+        layout, position = self._layout, self._position
+        if position in layout.pins and (not by_request or position in layout.pinned_by_request):
+            return np.broadcast_to(np.arange(self._left.shape[1]) == layout.pins[position], self._left.shape)
+        allowed = self._left.copy()
+        pins = layout.pins.items()
+        allowed[:, [arm for at, arm in pins if not by_request or at in layout.pinned_by_request]] = False
+        if layout.has_caps:
+            allowed &= layout.open_cells(self._counts, by_request=by_request)[:, layout.cell]
+        return allowed
