@@ -122,11 +122,11 @@ class VersionDistribution:
     the arms between which its price decides."""
 
     def __init__(
-        self, version: Version, learner: Policy, *, sums: BeliefRows, prior: Sequence[ArmPrior], ordinal: int = 0,
-        arm_features: CatalogueFeatures | None = None, trained: TrainedModel | None = None,
+        self, unit: Unit, version: Version, learner: Policy, *, sums: BeliefRows, prior: Sequence[ArmPrior],
+        ordinal: int = 0, arm_features: CatalogueFeatures | None = None, trained: TrainedModel | None = None,
         columns: ColumnSums | None = None,
     ) -> None:  # fmt: skip
-        self.version, self.ordinal, self.trained, self.columns = version, ordinal, trained, columns
+        self.unit, self.version, self.ordinal, self.trained, self.columns = unit, version, ordinal, trained, columns
         self.learner, self.policy = learner, learner
         self.arm_features = arm_features if trained is None else trained.arm_features  # revisions below 0 are its own
         self.rankers: tuple[VersionDistribution, ...] = ()
@@ -141,7 +141,7 @@ class VersionDistribution:
             stored = version.policy._replace(kind=kind, params=params)  # with the curve, where the stage counts by one
             first = replace(version, policy=stored, parameters=parameters)
             self.generator = VersionDistribution(
-                first, policy_of(first), sums=(), prior=prior, arm_features=arm_features
+                unit, first, policy_of(first), sums=(), prior=prior, arm_features=arm_features
             )
         self._contextual = self.policy if is_contextual(self.policy) else None
         self._prior_arms, self._prior = sum_tables.table(prior, 2)
@@ -151,7 +151,6 @@ class VersionDistribution:
             from rlrec.policy.slates.page_rules import declared
 
             self._page = declared(learner.narrowing)
-        self.unit: Unit | None = None
         self._layouts: dict[tuple[Hashable, ...], PageLayout] = {}
         self._n_laid_out, self._described = 0, cast("CatalogueFeatures | None", None)
         self._set_sums(sums)
@@ -379,7 +378,6 @@ class VersionDistribution:
             arm_keys = [keys[arm] for arm in arms.tolist()]
 
             def values(field: str) -> Sequence[Hashable]:
-                assert self.unit is not None
                 if self._described is None:
                     self._described = CatalogueFeatures(self.unit)
                 stated = [described.get(key, {}) for key in arm_keys] if described else None
@@ -475,12 +473,11 @@ def from_sums(
 ) -> VersionDistribution:
     """A version with the sums that it has, or had after change `seq`. learner: the policy that these are sums of."""
     distribution = VersionDistribution(
-        version, learner, sums=sums, prior=beliefs.prior(unit, version.id), ordinal=ordinal,
+        unit, version, learner, sums=sums, prior=beliefs.prior(unit, version.id), ordinal=ordinal,
         arm_features=arm_features(unit, learner) if learner.contextual and not learner.stateful else None,
         trained=_trained(unit, version, learner) if learner.stateful else None,
         columns=column_sums(unit, version, learner, seq=seq, ordinal=ordinal) if learner.contextual else None,
     )  # fmt: skip
-    distribution.unit = unit
     if learner.budget:
         _set_spend_at(unit, distribution, seq)
     if learner.drafted:  # from two versions

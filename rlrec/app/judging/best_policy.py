@@ -218,7 +218,7 @@ def _drafts(unit: Unit, reward: Reward, effects: arm_effects.Result) -> Iterator
     """The candidates: uniform, every live policy, each bandit re-priced, and effects as a belief."""
     uniform = designs.unstored("uniform", {}, reward)
     command = f"`rlrec policy create {reward.name}-uniform --kind uniform --reward {reward.name}` makes it"
-    yield Draft("uniform", command, VersionDistribution(uniform, designs.policy_of(uniform), sums=(), prior=()))
+    yield Draft("uniform", command, VersionDistribution(unit, uniform, designs.policy_of(uniform), sums=(), prior=()))
     names = [policy.name for policy in policies.all_policies(unit) if "@" not in policy.name]
     leading = {change.policy_id: change.route for change in routes.newest_changes(unit) if change.number is None}
     live = [version for version, _ in policies.live(unit, names).values() if kinds.load(version.policy.kind).served]
@@ -255,7 +255,7 @@ def _repriced(unit: Unit, version: Version, reward: Reward) -> Iterator[Draft]:
     ]
     sums = [ArmSums(row.arm_id, *row[3:6]) for row in rows] if exact.has_plain_sums(policy) else rows
     serving = VersionDistribution(
-        fitted.version, policy, sums=sums, prior=(), arm_features=designs.arm_features(unit, policy)
+        unit, fitted.version, policy, sums=sums, prior=(), arm_features=designs.arm_features(unit, policy)
     )
     yield Draft(f"{name} re-priced", command, serving)
 
@@ -272,7 +272,9 @@ def _long_term(unit: Unit, reward: Reward, effects: arm_effects.Result) -> Draft
     name = f"{reward.name}-long-term"
     created = f"`rlrec policy create {name} --kind long-term --reward {reward.name}`"
     command = f"{created}, then `rlrec policy rebuild {name}`, make it"
-    return Draft("long-term", command, VersionDistribution(version, designs.policy_of(version), sums=sums, prior=()))
+    return Draft(
+        "long-term", command, VersionDistribution(unit, version, designs.policy_of(version), sums=sums, prior=())
+    )
 
 
 def sentence_of(reward: str, candidates: Sequence[Candidate]) -> str:

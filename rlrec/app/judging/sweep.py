@@ -231,14 +231,14 @@ def learn(
 def learning_target(unit: Unit, candidate: Candidate, moments: Sequence[Moment], begins: Ids) -> LearningTarget:
     """The candidate as it learns."""
     features = designs.arm_features(unit, designs.policy_of(candidate.version))
-    makers = [partial(_serving, candidate.version, features, moment) for moment in moments]
+    makers = [partial(_serving, unit, candidate.version, features, moment) for moment in moments]
     reward = candidate.version.reward
     return LearningTarget(name=candidate.name, reward=reward, serving=makers[-1](), begins=begins, moments=makers)
 
 
-def _serving(version: Version, features: CatalogueFeatures | None, moment: Moment) -> VersionDistribution:
+def _serving(unit: Unit, version: Version, features: CatalogueFeatures | None, moment: Moment) -> VersionDistribution:
     version = replace(version, parameters=moment.parameters)
-    serving = VersionDistribution(version, designs.policy_of(version), sums=(), prior=(), arm_features=features)
+    serving = VersionDistribution(unit, version, designs.policy_of(version), sums=(), prior=(), arm_features=features)
     return serving.at_moment((), ordinal=0, all_sums=(moment.arms, moment.sums)) if len(moment.arms) else serving
 
 

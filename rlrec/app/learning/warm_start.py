@@ -214,7 +214,9 @@ def expand(unit: Unit, version: Version, sums: Totals) -> Version | None:
     if not sums or not is_contextual(policy) or not policy.expands:
         return None
     rows = [BeliefRow._make((*key, 0, *row[:3].tolist(), row[3:].tobytes())) for key, row in sorted(sums.items())]
-    draft = VersionDistribution(version, policy, sums=rows, prior=(), arm_features=designs.arm_features(unit, policy))
+    draft = VersionDistribution(
+        unit, version, policy, sums=rows, prior=(), arm_features=designs.arm_features(unit, policy)
+    )
     arm_ids = np.unique([arm for _, arm in sums])
     weights = policy.weights(draft.belief(arm_ids, revision=designs.NOW))
     old_anchor, anchor = policy.design.anchor, dict(zip(arm_ids.tolist(), weights, strict=True))

@@ -14,6 +14,7 @@ from rlrec.app.judging.evaluate import Workers
 from rlrec.app.policies import policy
 from rlrec.arrays import Array
 from rlrec.errors import CheckFailed
+from rlrec.store.policies import arms
 from rlrec.times import parse
 from tests.app import logs
 from tests.conftest import filled
@@ -170,3 +171,15 @@ def test_a_log_of_one_moment_cannot_teach_and_judge(sqlite_db: str) -> None:
     logs.serve(sqlite_db, "log", pages=40, rates=[0.2] * 4)
     with pytest.raises(CheckFailed, match="40 decisions make no 10 stretches of time"):
         answered(sqlite_db, kinds="ucb")
+
+
+def test_a_log_whose_requests_cap_their_page_teaches_and_judges(sqlite_db: str) -> None:
+    with closing(logs.at(sqlite_db, 0)) as store:
+        described = {f"a{index}": f'{{"shelf": {index % 2}}}' for index in range(4)}
+        store.write(lambda unit: arms.put(unit, described))
+    logs.create(sqlite_db, "log", "uniform")
+    capped = [{"@page": {"most": {"shelf": 1}}}]
+    logs.serve(sqlite_db, "log", pages=200, rates=[0.9, 0.5, 0.1, 0.1], contexts=capped, size=2, group=10, together=1)
+    result = answered(sqlite_db, kinds="ucb")[0]
+    assert {row["target"]: row["value"] is not None for row in result["candidates"]} == {"uniform": True, "ucb": True}
+    assert result["decisions"] == 140

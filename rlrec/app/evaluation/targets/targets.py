@@ -129,8 +129,8 @@ def resolve(
             shared_reward = definition or _shared_reward(unit, policy_rewards, selection)
             version = designs.unstored(name, {}, shared_reward, name=name, status="frozen")
             policy = designs.policy_of(version)
-            serving = exact.VersionDistribution(version, policy.greedy() if greedy else policy, sums=(), prior=())
-            serving.unit = unit
+            policy = policy.greedy() if greedy else policy
+            serving = exact.VersionDistribution(unit, version, policy, sums=(), prior=())
             targets.append(Target(name=name, reward=shared_reward, serving=serving))
         else:
             if not live.message.startswith("unknown policy"):
@@ -171,8 +171,7 @@ def trained(unit: Unit, version: Version, weights: Sequence[ArmWeights]) -> Targ
     from rlrec.app.distributions.trained import TrainedModel
 
     parameters = TrainedModel(unit, version, weights=weights)
-    distribution = exact.VersionDistribution(version, parameters.policy, sums=(), prior=(), trained=parameters)
-    distribution.unit = unit
+    distribution = exact.VersionDistribution(unit, version, parameters.policy, sums=(), prior=(), trained=parameters)
     return Target(
         name=version.policy.name, number=version.number, policy_id=version.policy.id, reward=version.reward,
         serving=distribution,
