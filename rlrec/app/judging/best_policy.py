@@ -111,7 +111,7 @@ class _NewestPages:
                 return None
             columns = [self.columns[arm] for arm in members.tolist()]
             looks[columns] += count * (self.examination[:size] @ case.pages(size).marginals)
-        return looks / self.counts.total()
+        return None if np.isnan(looks).any() else looks / self.counts.total()
 
     def served(self, unit: Unit, selection: Selection, version_id: int) -> Array | None:
         """The looks that a version gave each arm on a page of late, (k,); None where it served few pages."""

@@ -56,6 +56,13 @@ def test_every_candidate_is_judged_by_the_effects_of_its_log(shop: Run, sqlite_d
 
 
 @pytest.mark.slow
+def test_a_policy_whose_rules_leave_no_closed_form_is_no_candidate(shop: Run, sqlite_db: str) -> None:
+    arm = shop("arm", "list", "--json").json[0]["arm"]
+    shop("policy", "create", "ruled", "--kind", "thompson", "--param", f"least={arm}=0.1")
+    assert {row["name"] for row in answer(sqlite_db)["candidates"]} == CANDIDATES
+
+
+@pytest.mark.slow
 def test_the_commands_make_what_they_say(shop: Run, sqlite_db: str) -> None:
     for row in answer(sqlite_db)["candidates"]:
         for command in row["command"].split("`")[1::2]:
