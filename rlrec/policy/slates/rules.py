@@ -97,9 +97,6 @@ class RuledOrder(ExactOrder):
         best = SweptBest(order.tabulated, layout) if isinstance(order, ContinuousOrder) else FreshBest(order)
         return SlateWalk(layout, self._ruled.floor, best, prefixes=1)
 
-    def best(self) -> Array:
-        return self.walk().probability()[0]
-
     def next_arms(self, prefixes: Index, *, floor: Floor) -> Array:
         walk, prefix = self.walk(), np.zeros(len(prefixes), np.intp)
         for shown in prefixes.T:
@@ -108,15 +105,11 @@ class RuledOrder(ExactOrder):
 
     def conditionals(self, slates: Index, *, floor: Floor, least: bool) -> tuple[Array, Array]:
         probability, minimum = np.empty(slates.shape), np.zeros(slates.shape)
-        for start in range(0, len(slates), step := max(1, _ENTRIES // len(self._ruled))):
-            rows, walk = slice(start, start + step), self.walk()
+        step = max(1, _ENTRIES // len(self._ruled))
+        for start in range(0, len(slates), step):
+            rows = slice(start, start + step)
             prefix = np.zeros(len(slates[rows]), np.intp)
-            for position, shown in enumerate(slates[rows].T):
-                by_prefix = walk.probability()
-                probability[rows, position] = by_prefix[prefix, shown]
-                if least:
-                    minimum[rows, position] = walk.minimum(by_prefix)[prefix]
-                prefix = walk.show(prefix, shown)
+            probability[rows], minimum[rows] = _follow(self.walk(), prefix, slates[rows], least=least)
         return probability, minimum
 
     def steps(self, slates: Index, *, size: int) -> Array:
@@ -145,10 +138,9 @@ class RuledOrder(ExactOrder):
             marginals[open_positions] = 0.0
             marginals[np.ix_(open_positions, free)] = to_positions(ranks, floors)
         elif len(open_positions):
-            first, walk, prefix = int(open_positions[0]), self.walk(), np.zeros(1, np.intp)
-            for position in range(first):
-                prefix = walk.show(prefix, np.array([layout.pins[position]]))
-            marginals[first] = walk.probability()[0]
+            first = int(open_positions[0])
+            prefix = np.array([[layout.pins[position] for position in range(first)]], np.intp)
+            marginals[first] = self.next_arms(prefix, floor=0.0)[0]
         return marginals
 
 
@@ -210,14 +202,22 @@ def draw_rows(logits: Array, layout: PageLayout, *, floor: Floor, seeds: Words, 
 
 def log_rows(logits: Array, layout: PageLayout, slates: Index, *, floor: Floor) -> Draw:
     """Slates (n, k) with the probabilities that `draw_rows` logs for them."""
-    walk, prefix = SlateWalk(layout, floor, LogitsBest(logits), prefixes=len(logits)), np.arange(len(logits))
-    propensity, minimum = np.empty(slates.shape), np.empty(slates.shape)
+    walk = SlateWalk(layout, floor, LogitsBest(logits), prefixes=len(logits))
+    propensity, minimum = _follow(walk, np.arange(len(logits)), slates)
+    return to_log(slates, propensity, first_alone(propensity), minimum)
+
+
+def _follow(walk: SlateWalk, prefix: Index, slates: Index, *, least: bool = True) -> tuple[Array, Array]:
+    """Propensities and smallest propensities of slates (n, k), (n, k) each; zeros as the latter unless `least`. prefix
+    (n,): where each begins."""
+    propensity, minimum = np.empty(slates.shape), np.zeros(slates.shape)
     for position, shown in enumerate(slates.T):
         probability = walk.probability()
         propensity[:, position] = probability[prefix, shown]
-        minimum[:, position] = walk.minimum(probability)[prefix]
+        if least:
+            minimum[:, position] = walk.minimum(probability)[prefix]
         prefix = walk.show(prefix, shown)
-    return to_log(slates, propensity, first_alone(propensity), minimum)
+    return propensity, minimum
 
 
 def _draw(walk: SlateWalk, prefix: Index, uniform: Array) -> tuple[Index, Array, Array]:
