@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -183,12 +183,13 @@ def lay_out(rules: Sequence[PageRules], keys: Sequence[str], values: Callable[[s
     if least.sum() > 1 + 1e-12:
         raise InputError(f"{' and '.join(shares.values())} add up to {least.sum():g}", hint="they add up to 1 at most",
                          field="page")  # fmt: skip
-    layout = _with_caps(rules, keys, values, {position - 1: arms[key] for position, (key, _) in pins.items()}, least)
-    layout = replace(
-        layout,
-        pinned_by_request=frozenset(position - 1 for page in rules if page.is_request for position in page.pin),
+    cell, uses, limit, cap, by_request, names = _lay_out_caps(rules, keys, values)
+    layout = PageLayout(
+        pins={position - 1: arms[key] for position, (key, _) in pins.items()},
         pin_names={position - 1: text for position, (_, text) in pins.items()},
-    )
+        pinned_by_request=frozenset(position - 1 for page in rules if page.is_request for position in page.pin),
+        cell=cell, uses=uses, limit=limit, cap=cap, by_request=by_request, names=names, least=least,
+    )  # fmt: skip
     over = np.flatnonzero(layout.counts > layout.limit)
     for counter in over[:1].tolist():
         texts = [text for _, (key, text) in sorted(pins.items()) if counter in layout.uses[layout.cell[arms[key]]]]
@@ -203,11 +204,11 @@ def lay_out(rules: Sequence[PageRules], keys: Sequence[str], values: Callable[[s
     return layout
 
 
-def _with_caps(
-    rules: Sequence[PageRules], keys: Sequence[str], values: Callable[[str], Sequence[Hashable]],
-    pins: Mapping[int, int], least: Array,
-) -> PageLayout:  # fmt: skip
-    """A layout with the caps of the rules. Raises InputError where no arm has a field that a request caps."""
+def _lay_out_caps(
+    rules: Sequence[PageRules], keys: Sequence[str], values: Callable[[str], Sequence[Hashable]]
+) -> tuple[Index, Index, Index, Index, Flags, list[str]]:
+    """The cell, uses, limit, cap, by_request and names of a `PageLayout`. Raises InputError where no arm has a field
+    that a request caps."""
     caps = [(page, field, limit) for page in rules for field, limit in page.most.items()]
     cell, raised_by_cell = np.zeros(len(keys), np.intp), np.empty((1, 0), np.intp)  # -1: none
     columns: list[tuple[int, int]] = []  # the cap and the limit of each counter
@@ -233,7 +234,7 @@ def _with_caps(
     names = [*(caps[number][0].text("most", caps[number][1]) for number, _ in columns), ""]
     by_request = np.array([*(caps[number][0].is_request for number, _ in columns), False], np.bool_)
     limits = np.array([*(limit for _, limit in columns), np.iinfo(np.intp).max], np.intp)
-    return PageLayout(pins, cell, uses, limits, cap, least, by_request, frozenset(), names, {})
+    return cell, uses, limits, cap, by_request, names
 
 
 def _contradiction(first: str, second: str, *, verb: str = "contradicts") -> InputError:
