@@ -129,6 +129,7 @@ COVERED = {  # test file: modules without a test file of their name, which it co
     ],
     "app/policies/test_versions.py": ["app/inputs/lookup", "app/learning/belief_versions"],
     "app/serving/test_narrowing.py": ["app/inputs/arm_names", "app/inputs/arm_rules", "store/policies/person_arms"],
+    "app/serving/test_page_requests.py": ["app/distributions/page_layouts"],
     "app/serving/test_shadows.py": ["app/experiments/shadow"],
     "app/serving/test_visit_history.py": [
         "app/serving/draws",

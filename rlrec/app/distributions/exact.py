@@ -31,6 +31,7 @@ from rlrec.store.policies import arms, beliefs, policies
 from rlrec.store.policies.beliefs import SUMS, ArmPrior, ArmSums, BeliefRow, BeliefRows
 
 if TYPE_CHECKING:
+    from rlrec.app.distributions.page_layouts import PageLayouts
     from rlrec.app.distributions.trained import TrainedModel
     from rlrec.policy.beliefs.solving import ArmMoments
     from rlrec.policy.beliefs.spend import Spend
@@ -151,8 +152,7 @@ class VersionDistribution:
             from rlrec.policy.slates.page_rules import declared
 
             self._page = declared(learner.narrowing)
-        self._layouts: dict[tuple[Hashable, ...], PageLayout] = {}
-        self._n_laid_out, self._described = 0, cast("CatalogueFeatures | None", None)
+        self._layouts: PageLayouts | None = None
         self._set_sums(sums)
 
     def _set_sums(self, sums: BeliefRows, *, all_sums: tuple[Ids, Array] | None = None) -> None:
@@ -357,34 +357,16 @@ class VersionDistribution:
         """The rules of a page, of the policy and of the context, for an eligible set; None where there are none.
 
         Raises InputError where they contradict each other, or the kind cannot keep them."""
-        from rlrec.policy.slates.page_layout import lay_out
-
-        declared_rules, page = self.page_rules(context), context.get(PAGE)
-        if not declared_rules:
+        rules = self.page_rules(context)
+        if not rules:
             return None
-        described, capped = dict[str, Any](), any(page.most for page in declared_rules)
-        if capped:
-            from rlrec.policy.contexts.fields import value_of
+        if self.generator is not None:
+            raise self._refuse_rules()
+        if self._layouts is None:
+            from rlrec.app.distributions.page_layouts import PageLayouts
 
-            described = value_of(context, ARM_FEATURES) or {}
-        name = eligible, revision * capped, repr(page), repr(described)
-        if name not in self._layouts:
-            if self.generator is not None:
-                raise self._refuse_rules()
-            if self._n_laid_out > ARMS:
-                self._layouts.clear()
-                self._n_laid_out = 0
-            self._n_laid_out += len(arms)
-            arm_keys = [keys[arm] for arm in arms.tolist()]
-
-            def values(field: str) -> Sequence[Hashable]:
-                if self._described is None:
-                    self._described = CatalogueFeatures(self.unit)
-                stated = [described.get(key, {}) for key in arm_keys] if described else None
-                return self._described.values(arms, revision, field, stated)
-
-            self._layouts[name] = lay_out(declared_rules, arm_keys, values)
-        return self._layouts[name]
+            self._layouts = PageLayouts()
+        return self._layouts.find(self.unit, rules, eligible, arms, context, keys=keys, revision=revision)
 
     def _refuse_rules(self) -> InputError:
         message = f"policy {self.version.policy.name!r} draws candidates first, or is an interleaving"
@@ -553,7 +535,7 @@ def renew(
     distribution.version = version
     distribution.unit = unit
     if catalogue_changed:
-        distribution._layouts, distribution._n_laid_out, distribution._described = {}, 0, None
+        distribution._layouts = None
         distribution.arm_features = arm_features(unit, earlier.learner)
         if distribution.trained is not None:
             distribution.trained = _trained(unit, version, earlier.learner)

@@ -93,8 +93,7 @@ class PageLayout:
             raise InputError(message, hint=hint, field="page")
 
     def _count_sure(self, size: int) -> tuple[int, bool]:
-        """How many positions of so many find an arm whatever stands above them, and whether it is known that the next
-        one may find none."""
+        """How many positions of so many find an arm whatever stands above them, and whether that number is exact."""
         members = np.bincount(np.delete(self.cell, self.pinned), minlength=len(self.uses))
         positions = [position for position in range(size) if position not in self.pins]
         total, caps = int(members.sum()), self._strictest_caps
@@ -136,8 +135,8 @@ class PageLayout:
         return blocked
 
     def _search(self, members: Index, positions: Sequence[int]) -> tuple[int, bool]:
-        """How many of these positions find an arm in all ways in which cells can be used up, and whether the next one
-        finds none in one of them: not where the ways are too many."""
+        """How many of these positions find an arm in every way to use up cells, and whether that number is exact: it
+        is not where there are too many ways."""
         states = {(*self.counts.tolist(), *members.tolist())}
         c = len(self.limit)
         for taken in range(len(positions)):

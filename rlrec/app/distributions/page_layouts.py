@@ -1,0 +1,50 @@
+"""Rules of a page laid out over the eligible sets of one version, which are remembered from request to request."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+from rlrec.app.distributions.designs import CatalogueFeatures
+from rlrec.arrays import Ids
+from rlrec.policy.contexts.fields import value_of
+from rlrec.policy.contexts.statements import ARM_FEATURES, PAGE
+from rlrec.policy.slates.page_layout import PageLayout, lay_out
+from rlrec.policy.slates.page_rules import PageRules
+from rlrec.store import Unit
+
+ARMS = 10_000  # in all layouts that are remembered
+
+
+class PageLayouts:
+    """The layouts of one version, by what they depend on, in one catalogue."""
+
+    def __init__(self) -> None:
+        self._layouts: dict[tuple[Hashable, ...], PageLayout] = {}
+        self._cached_arms = 0
+        self._features: CatalogueFeatures | None = None  # read for the first cap
+
+    def find(
+        self, unit: Unit, rules: Sequence[PageRules], eligible: Hashable, arms: Ids, context: Mapping[str, Any], *,
+        keys: Mapping[int, str], revision: int,
+    ) -> PageLayout:  # fmt: skip
+        """The rules of the version and of a context, over an eligible set. Raises InputError where they contradict each
+        other."""
+        has_caps = any(page.most for page in rules)
+        stated: Mapping[str, Any] = (value_of(context, ARM_FEATURES) or {}) if has_caps else {}
+        name = eligible, revision * has_caps, repr(context.get(PAGE)), repr(stated)
+        if name not in self._layouts:
+            if self._cached_arms > ARMS:
+                self._layouts.clear()
+                self._cached_arms = 0
+            self._cached_arms += len(arms)
+            arm_keys = [keys[arm] for arm in arms.tolist()]
+
+            def values(field: str) -> Sequence[Hashable]:
+                if self._features is None:
+                    self._features = CatalogueFeatures(unit)
+                stated_by_arm = [stated.get(key, {}) for key in arm_keys] if stated else None
+                return self._features.values(arms, revision, field, stated_by_arm)
+
+            self._layouts[name] = lay_out(rules, arm_keys, values)
+        return self._layouts[name]
