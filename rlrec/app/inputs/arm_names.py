@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 
 from rlrec.errors import InputError, suggest
 from rlrec.store import Unit
@@ -26,20 +26,20 @@ class ArmNames:
 
     def has(self, names: Iterable[str]) -> bool:
         """Whether all of these names were looked up, and are there."""
-        return all(name in self.ids or name[1:] in self._group_ids(name) for name in names)
+        return all(map(self._has_arms, names))
 
     def find(self, names: Iterable[str], *, field: str = "arms") -> frozenset[int]:
         """The ids of arms of these names. Raises InputError where some are unknown."""
         names, arm_ids = list(names), set[int]()
-        ungroup_names = [name for name in names if name not in self.ids and name[1:] not in self._group_ids(name)]
-        if ungroup_names:
-            raise self.unknown(ungroup_names, field=field)
+        unknown_names = [name for name in names if not self._has_arms(name)]
+        if unknown_names:
+            raise self.unknown(unknown_names, field=field)
         for name in names:
             arm_ids |= {self.ids[name]} if name in self.ids else self.groups[name[1:]]
         return frozenset(arm_ids)
 
-    def _group_ids(self, name: str) -> Mapping[str, frozenset[int]]:
-        return self.groups if name.startswith("@") else {}
+    def _has_arms(self, name: str) -> bool:
+        return name in self.ids or (name.startswith("@") and name[1:] in self.groups)
 
     def unknown(self, names: list[str], *, field: str = "arms") -> InputError:
         """The error that nothing has these names: it shows the first one, a near name, and how many more there are."""
