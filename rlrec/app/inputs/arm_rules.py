@@ -118,10 +118,10 @@ def _words(text: str, name: str) -> tuple[str, ...]:
 def _past_rule(name: str, text: str) -> PastRule:
     """KIND or KIND/WINDOW of `not_after`, N or N/WINDOW of `not_shown`. Raises InputError for anything else."""
     first, slash, window = text.rpartition("/") if "/" in text else (text, "", "")
-    window_us = duration(window) if slash else NO_WINDOW
+    window_us = (duration(window) or 0) if slash else NO_WINDOW
     is_count = re.fullmatch("[1-9][0-9]{0,8}", first) is not None
-    is_window = window_us is not None and (not slash or 0 < window_us <= LONGEST_US)
-    if not first or window_us is None or not is_window or not (is_count or name == "not_after"):
+    is_window = not slash or 0 < window_us <= LONGEST_US
+    if not first or not is_window or not (is_count or name == "not_after"):
         hint = "write purchase or purchase/30d" if name == "not_after" else "write 3 or 3/7d: so many times, in 7 days"
         raise InputError(f"{name} is {text[:60]!r}", hint=hint, field=name)
     kind, times = (first, 1) if name == "not_after" else (None, int(first))

@@ -61,13 +61,14 @@ def with_curve(unit: Unit, typed: Mapping[str, Any]) -> dict[str, Any]:
 def check_page_rules(unit: Unit, narrowing: Mapping[str, str]) -> None:
     """Raises InputError where rules of a page name an arm that the store does not know, or that is blocked."""
     rules = declared(narrowing)
-    blocked = arm_rules.policy_rules(narrowing).blocked if rules is not None else ()
-    keys = [] if rules is None else [*rules.pin.values(), *rules.least]
-    stored_keys = arms.ids(unit, keys) if keys else {}
+    if rules is None:
+        return
+    keys, blocked = [*rules.pin.values(), *rules.least], arm_rules.policy_rules(narrowing).blocked
+    stored_keys = arms.ids(unit, keys)
     if unknown_keys := [key for key in keys if key not in stored_keys]:
         hint = suggest(unknown_keys[0], arms.keys_like(unit, unknown_keys[0])) or "`rlrec arm list` shows them"
         raise InputError(f"a rule of the page names unknown arm {unknown_keys[0]!r}", hint=hint)
-    if rules is not None and (blocked_key := next((key for key in keys if key in blocked), None)):
+    if blocked_key := next((key for key in keys if key in blocked), None):
         position = next((number for number, key in rules.pin.items() if key == blocked_key), None)
         text = rules.text("least", blocked_key) if position is None else rules.text("pin", position)
         message = f"{text} contradicts block={narrowing['block']} of the policy"

@@ -242,12 +242,12 @@ class _Group:
         if request.arms is not None and len(set(request.arms)) < len(request.arms):
             repeated_arm = next(key for key, times in Counter(request.arms).items() if times > 1)
             raise InputError(f"arm {repeated_arm!r} is listed twice", hint="list each arm once", field="arms")
-        if request.arms is None:
-            eligible = self.catalogue
-        elif narrowed is None:
-            eligible = tuple(sorted({self.ids[key] for key in request.arms} & self._active))
         if narrowed is not None:
             eligible, hint = narrowed.eligible, narrowed.hint()
+        elif request.arms is None:
+            eligible = self.catalogue
+        else:
+            eligible = tuple(sorted({self.ids[key] for key in request.arms} & self._active))
         if request.arms is not None and (inactive := [key for key in request.arms if not self._may_be_shown(key)]):
             for key in inactive:
                 self.cache.inactive.setdefault(key, False)
