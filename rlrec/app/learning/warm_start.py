@@ -79,14 +79,12 @@ def warm_start(
     record = lineage.record(
         unit, from_log, selected, last_id=fitted.last_id, window_us=reward.window_us, slots=fitted.slots
     )
-    sums, budget = fitted.sums, kinds.make(kind, typed).allowance
+    sums, budget, log = fitted.sums, kinds.make(kind, typed).allowance, replace(selected, last_id=fitted.last_id)
     if budget is not None:
-        taken = replace(selected, last_id=fitted.last_id)
-        sums = sums | BeliefFold(unit, version, ordinal=0).log_spend(taken, budget)
+        sums = sums | BeliefFold(unit, version, ordinal=0).log_spend(log, budget)
     return InitialBelief(
-        sums=sums, record=record, parameters=fitted.version.parameters, weights=fitted.weights,
-        log=replace(selected, last_id=fitted.last_id),
-    )  # fmt: skip
+        sums=sums, record=record, parameters=fitted.version.parameters, weights=fitted.weights, log=log
+    )
 
 
 def shares_weights(typed: Mapping[str, Any]) -> bool:
