@@ -82,8 +82,8 @@ def _walk(
 def _in_order(
     state: dict[beliefs.BeliefKey, beliefs.BeliefRow], policy: Policy
 ) -> tuple[beliefs.BeliefRows, list[beliefs.BeliefRow]]:
-    """The rows as `beliefs.sums` gives them; where the belief is not plain, as `beliefs.rows` does; and those of spend
-    that still count, which alone stay in `state`."""
+    """The rows as `beliefs.sums` gives them; where the belief is not plain, as `beliefs.rows` does; and those of spend.
+    From `state` it deletes spend that counts no more."""
     rows = [row for _, row in sorted(state.items(), key=itemgetter(0))]
     n_spend = 0 if policy.allowance is None else sum(row.bucket < 0 for row in rows)
     spend, rows = rows[:n_spend], rows[n_spend:]

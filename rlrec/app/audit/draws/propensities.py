@@ -250,10 +250,8 @@ def _derive_states(
     (n, m)."""
     arm_indices = np.searchsorted(arms, stored.arms)
     draw = trained.draw(score, size=arm_indices.shape[1], seeds=stored.seeds, decisions=stored.ids, layout=layout)
-    logged, shown_scores = (
-        trained.log(score, arm_indices, layout=layout),
-        np.take_along_axis(score, arm_indices, axis=1),
-    )
+    logged = trained.log(score, arm_indices, layout=layout)
+    shown_scores = np.take_along_axis(score, arm_indices, axis=1)
     redrawn = (draw.slates != arm_indices).any(axis=1)
     return DerivedSlates(redrawn, logged.propensity, logged.marginal, logged.minimum, shown_scores)
 

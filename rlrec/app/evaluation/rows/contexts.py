@@ -54,11 +54,8 @@ class ContextTable:
     @cached_property
     def have_rules(self) -> Flags:
         """Which contexts state rules of their page, (m,)."""
-        return (
-            np.array(list(map(bool, self.values[PAGE])), np.bool_)
-            if PAGE in self.values
-            else np.zeros(self.size, np.bool_)
-        )
+        pages = self.values.get(PAGE) or [None] * self.size
+        return np.array(list(map(bool, pages)), np.bool_)
 
     def value_codes(self, field: str, name: Any = repr) -> tuple[Ids, list[Any]]:
         """Which distinct value of a field each context has, (m,), and those values; `name` says which are the same."""

@@ -59,12 +59,10 @@ class StateScorer(Scorer):
         revision = slots["catalogue_revision"]
         state = trained.states(trained.encoded(contexts)[codes[slots["context"]]], remembered, revision)
         served = {"temperature": trained.policy.temperature, "floor": trained.policy.exploration}
-        read, sets, keys = (
-            [contexts[code] for code in codes[slots["context"]].tolist()],
-            logged.eligible,
-            self.arms.keys,
-        )
-        for group in trained.request_cases(state, slots["eligible_id"], revision, read, sets=sets, keys=keys):
+        read = [contexts[code] for code in codes[slots["context"]].tolist()]
+        for group in trained.request_cases(
+            state, slots["eligible_id"], revision, read, sets=logged.eligible, keys=self.arms.keys
+        ):
             yield StateCaseRows(group, rows, starts[group.rows], counts[group.rows], served)
 
 
