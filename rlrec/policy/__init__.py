@@ -97,7 +97,7 @@ def values(policy: Policy) -> dict[str, Any]:
         for name, value in values(stage_policy).items():
             if name not in parameters:
                 stage_values[f"{stage}.{name}"] = value
-    return parameters | stage_values | dict(policy.narrowing)
+    return parameters | stage_values | dict(policy.rules)
 
 
 def make(kind: str, typed: Mapping[str, Any], *, design: Design | None = None) -> Policy:
@@ -113,7 +113,7 @@ def make(kind: str, typed: Mapping[str, Any], *, design: Design | None = None) -
         if name not in defaults and not (name == CURVE and "position" in defaults):
             hint = suggest(name, list(defaults)) or f"it has {', '.join(defaults)}"
             raise InputError(f"kind {kind} has no parameter {name!r}", hint=hint)
-    narrowing = {name: str(typed[name]) for name in EVERY_KIND if typed.get(name)}
+    rules = {name: str(typed[name]) for name in EVERY_KIND if typed.get(name)}
     typed = {name: value for name, value in typed.items() if name not in EVERY_KIND}
     plain_parameters = {name: value for name, value in typed.items() if "." not in name}
     if len(plain_parameters) < len(typed):
@@ -123,19 +123,19 @@ def make(kind: str, typed: Mapping[str, Any], *, design: Design | None = None) -
         _check_width(kind, cls, design)
     curve = {CURVE: tuple(typed[CURVE])} if CURVE in typed else {}
     policy = cls(**{**cls.implied_defaults(typed), **plain_parameters, **curve}, **design_argument)
-    if narrowing:
-        object.__setattr__(policy, "narrowing", narrowing)
-        _check_page_rules(kind, narrowing)
+    if rules:
+        object.__setattr__(policy, "rules", rules)
+        _check_page_rules(kind, rules)
     if design is None:
         _without_design[name_and_values] = policy
     return policy
 
 
-def _check_page_rules(kind: str, narrowing: Mapping[str, str]) -> None:
+def _check_page_rules(kind: str, rules: Mapping[str, str]) -> None:
     """Raises InputError where rules of a page cannot be kept, or contradict each other."""
     from rlrec.policy.slates.page_rules import declared
 
-    if declared(narrowing) is not None and kind in NO_PAGE_RULES:
+    if declared(rules) is not None and kind in NO_PAGE_RULES:
         raise InputError(f"kind {kind} keeps no rules of a page", hint=NO_PAGE_RULES[kind])
 
 

@@ -148,10 +148,10 @@ class VersionDistribution:
         self._prior_arms, self._prior = sum_tables.table(prior, 2)
         self._rows: dict[str, Encoded] = {}
         self._page: PageRules | None = None
-        if learner.narrowing:
+        if learner.rules:
             from rlrec.policy.slates.page_rules import declared
 
-            self._page = declared(learner.narrowing)
+            self._page = declared(learner.rules)
         self._layouts: PageLayouts | None = None
         self._set_sums(sums)
 

@@ -58,12 +58,12 @@ def with_curve(unit: Unit, typed: Mapping[str, Any]) -> dict[str, Any]:
     return resolved
 
 
-def check_page_rules(unit: Unit, narrowing: Mapping[str, str]) -> None:
+def check_page_rules(unit: Unit, texts: Mapping[str, str]) -> None:
     """Raises InputError where rules of a page name an arm that the store does not know, or that is blocked."""
-    rules = declared(narrowing)
+    rules = declared(texts)
     if rules is None:
         return
-    keys, blocked = [*rules.pin.values(), *rules.least], arm_rules.policy_rules(narrowing).blocked
+    keys, blocked = [*rules.pin.values(), *rules.least], arm_rules.policy_rules(texts).blocked
     stored_keys = arms.ids(unit, keys)
     if unknown_keys := [key for key in keys if key not in stored_keys]:
         hint = suggest(unknown_keys[0], arms.keys_like(unit, unknown_keys[0])) or "`rlrec arm list` shows them"
@@ -71,13 +71,13 @@ def check_page_rules(unit: Unit, narrowing: Mapping[str, str]) -> None:
     if blocked_key := next((key for key in keys if key in blocked), None):
         position = next((number for number, key in rules.pin.items() if key == blocked_key), None)
         text = rules.text("least", blocked_key) if position is None else rules.text("pin", position)
-        message = f"{text} contradicts block={narrowing['block']} of the policy"
+        message = f"{text} contradicts block={texts['block']} of the policy"
         raise InputError(message, hint="leave one of them out", field="param")
 
 
-def notice_page_rules(store: Store, narrowing: Mapping[str, str]) -> None:
+def notice_page_rules(store: Store, texts: Mapping[str, str]) -> None:
     """Say so where no arm has a field that a rule caps."""
-    rules = declared(narrowing)
+    rules = declared(texts)
     if rules is None or not rules.most:
         return
     with store.read() as unit:

@@ -82,7 +82,7 @@ def create(store: Store, request: Request) -> CreatedPolicy:
     policy = kinds.make(request.kind, _resolved(store, request, source))
     if isinstance(policy, LongTerm):
         groups.refuse_group(policy.by)
-    rules = arm_rules.policy_rules(policy.narrowing)
+    rules = arm_rules.policy_rules(policy.rules)
     typed_parameters = kinds.values(policy)  # with the defaults of today: a policy never changes
     prior_options = arm_means.options(request.prior_from, request.prior_weight, prior=request.prior)
     prior = {} if request.prior is None else parameters.prior(Path(request.prior))
@@ -134,7 +134,7 @@ def create(store: Store, request: Request) -> CreatedPolicy:
         definition_of_reward = lookup.reward(unit, request.reward)
         policy.check(definition_of_reward)
         parameters.check_budget(unit, policy)
-        parameters.check_page_rules(unit, policy.narrowing)
+        parameters.check_page_rules(unit, policy.rules)
         _check_caps(unit, policy)
         parameters.check_curve(typed_parameters, definition_of_reward)
         return _create(unit, request, typed_parameters, definition, definition_of_reward, prior, initial)
@@ -143,7 +143,7 @@ def create(store: Store, request: Request) -> CreatedPolicy:
     if not answer["created"]:
         return answer
     parameters.notice_other_reward(store, typed_parameters, request.reward)
-    parameters.notice_page_rules(store, policy.narrowing)
+    parameters.notice_page_rules(store, policy.rules)
     if rules.kinds:
         with store.read() as unit:
             arm_rules.notice_unseen_kinds(store, unit, rules.kinds)
@@ -182,8 +182,8 @@ def create(store: Store, request: Request) -> CreatedPolicy:
 
 def _notice_rules_left(store: Store, source: Version, policy: Policy) -> None:
     """Say which rules of the version that was copied the policy does not have."""
-    rules = designs.policy_of(source).narrowing.items()
-    typed = [f"--param {shlex.quote(f'{name}={text}')}" for name, text in rules if name not in policy.narrowing]
+    rules = designs.policy_of(source).rules.items()
+    typed = [f"--param {shlex.quote(f'{name}={text}')}" for name, text in rules if name not in policy.rules]
     if typed:
         options = " ".join(typed)
         store.notice(
@@ -193,7 +193,7 @@ def _notice_rules_left(store: Store, source: Version, policy: Policy) -> None:
 
 def _check_caps(unit: Unit, policy: Policy) -> None:
     """Raises InputError where arms that the rules of a page name contradict its caps, as the catalogue has them now."""
-    rules = page_rules.declared(policy.narrowing)
+    rules = page_rules.declared(policy.rules)
     if rules is None or not rules.most:
         return
     from rlrec.policy.slates.page_layout import lay_out

@@ -181,7 +181,7 @@ def _beliefs(unit: Unit, version: Version, context: Mapping[str, Any]) -> list[d
         belief = policy.local_belief(belief, context)
         mean, (lower, upper) = policy.mean(belief, unknown=np.nan), means.intervals(policy, belief)
     mean, lower, upper = means.widen(mean, lower, upper, _curve_error(unit, version, policy, belief))
-    best, probability = _probabilities(distribution, catalogue, narrowing.allowed(unit, version.params), context)
+    best, probability = _probabilities(distribution, catalogue, narrowing.allowed_arms(unit, version.params), context)
     served, pending = _served_slots(unit, version, policy), _pending_slots(unit, version)
     figures = {"mean": mean, "lower": lower, "upper": upper, "p_best": best, "probability": probability}
     return [

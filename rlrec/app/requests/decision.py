@@ -209,7 +209,7 @@ class DerivedDecision:
         ]
         if not rows:
             return {}
-        owners = (("request", self.context.get(LOGGED_RULES, {})), ("policy", self.served.learner.narrowing))
+        owners = (("request", self.context.get(LOGGED_RULES, {})), ("policy", self.served.learner.rules))
         rules = [
             f"{name}={value if isinstance(value, str) else ','.join(value)} of the {owner}"
             for owner, words in owners

@@ -132,7 +132,7 @@ class Narrower:
         return {f"session {request.session}", *(() if user is None else (f"user {user}",))}
 
 
-def allowed(unit: Unit, params: Mapping[str, Any]) -> frozenset[int]:
+def allowed_arms(unit: Unit, params: Mapping[str, Any]) -> frozenset[int]:
     """The arms that a policy of these parameters may show now to a person who did nothing yet."""
     rules, (active, _, _) = policy_rules(params), arms.active(unit)
     names, left = ArmNames(unit, rules.names), frozenset(active)

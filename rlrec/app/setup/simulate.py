@@ -512,8 +512,8 @@ def _studied_policy(store: Store, request: Request, audience: Audience, names: S
     policy.check(reward)
     if not policy.served:
         raise InputError(f"{name} is the label of an imported log", hint="study another policy")
-    if policy.narrowing:
-        typed = ", ".join(f"{name}={value}" for name, value in policy.narrowing.items())
+    if policy.rules:
+        typed = ", ".join(f"{name}={value}" for name, value in policy.rules.items())
         raise InputError(f"{name} has {typed}: a study in memory keeps no such rules", hint="leave --ephemeral away")
     if policy.stages:
         raise InputError(f"{name} draws candidates, and a study in memory shows any arm", hint="leave --ephemeral away")

@@ -96,7 +96,7 @@ class Policy(Counts, ABC):
     contextual: ClassVar[bool] = False  # whether it reads contexts through its `design`: encoders, beliefs with moments
     stages: ClassVar[tuple[Policy, ...]] = ()  # the policies that draw candidates and rank them, if others draw for it
     n_candidates: ClassVar[int] = 0  # how many of these its first stage draws
-    narrowing: Mapping[str, str] = {}  # rules of its requests, by the name of their parameter
+    rules: Mapping[str, str] = {}  # of its requests and pages, by the name of their parameter
     budget: str = ""  # as it was typed, where it has one
     allowance: ClassVar[Budget | None] = None  # that budget
 

@@ -75,8 +75,8 @@ def _ranker(unit: Unit, reference: str) -> Version:
     for reason, holds in reasons.items():
         if holds:
             raise InputError(f"{reference} cannot be interleaved: it {reason}", hint="name another policy")
-    if ranker.narrowing:
-        rule = next(f"{name}={text}" for name, text in ranker.narrowing.items())
+    if ranker.rules:
+        rule = next(f"{name}={text}" for name, text in ranker.rules.items())
         hint = "name a policy without rules, and give them in requests"
         raise InputError(f"{reference} cannot be interleaved: its rule {rule} would not hold", hint=hint)
     return version
