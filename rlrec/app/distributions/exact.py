@@ -303,15 +303,15 @@ class VersionDistribution:
                 raise self._refuse_rules()
             rankers = Ranker(first.scores, first.floor), Ranker(second.scores, second.floor)
             return replace(first, index=None, reads=self.policy.reads, samplers={}, earlier={}, rankers=rankers)
-        reading, described = self.reading(context), revision
+        reading, features_revision = self.reading(context), revision
         if self.arm_features is not None:
-            described = self.arm_features.at_request(context, arms, keys, revision)
-        name = eligible, self.epoch(described), reading
+            features_revision = self.arm_features.at_request(context, arms, keys, revision)
+        name = eligible, self.epoch(features_revision), reading
         if name not in self._distributions:
             if self._cached_arms > ARMS:
                 self.forget()
             self._cached_arms += len(arms)
-            belief, policy = self._eligible_belief(eligible, arms, described), self.policy
+            belief, policy = self._eligible_belief(eligible, arms, features_revision), self.policy
             index: Array | None
             if self.spend is not None:
                 context = self._with_price(context)
@@ -347,9 +347,10 @@ class VersionDistribution:
 
     def reads_catalogue(self, contexts: Sequence[Mapping[str, Any]]) -> bool:
         """Whether distributions in some contexts depend on what the catalogue says of the arms."""
-        if self.arm_features is not None or not (self._page or any(PAGE in context for context in contexts)):
-            return self.arm_features is not None
-        return any(page.most for context in contexts for page in self.page_rules(context))
+        if self.arm_features is not None:
+            return True
+        has_rules = self._page is not None or any(PAGE in context for context in contexts)
+        return has_rules and any(page.most for context in contexts for page in self.page_rules(context))
 
     def layout(
         self, eligible: Hashable, arms: Ids, context: Mapping[str, Any], *, keys: Mapping[int, str], revision: int
@@ -382,9 +383,8 @@ class VersionDistribution:
             return [self.case(eligible, arms, context, keys=keys, revision=revision).scores for context in contexts]
         belief = self._eligible_belief(eligible, arms, revision)
         x = policy.design.context.rows(contexts)
-        products = (
-            policy.design.arm.width if policy.uses_arm_features else 1
-        )  # that a score is made of, for each column
+        # products that a score is made of, for each column
+        products = policy.design.arm.width if policy.uses_arm_features else 1
         columns = WORDS if policy.design.context.is_sparse else x.shape[1] * max(x.shape[1], products)
         step = max(1, CELLS // (len(arms) * columns))
         starts = range(0, len(x), step)
