@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
-from typing import Any, NotRequired, TypedDict, cast
+from typing import NotRequired, TypedDict, cast
 
 import numpy as np
 
@@ -190,13 +190,10 @@ class StudyFigures:
             plain = self._figures(sums).compare(group, metric).because(*self._doubts(group, metric), *phases)
             compared = self._bounded(plain, group, alpha, tuned=alpha)
             p_value = None if compared.p_value is None else min(1.0, number * compared.p_value)
-            names: dict[str, Any] = {"by": self.study.segment, "segment": name, "group": labels[group]}
-            names |= {
-                "against": labels[0],
-                "metric": metric.name,
-                "reward": self._reward(metric),
-                "units": compared.clusters,
-            }
+            names = {
+                "by": self.study.segment, "segment": name, "group": labels[group], "against": labels[0],
+                "metric": metric.name, "reward": self._reward(metric), "units": compared.clusters,
+            }  # fmt: skip
             rows.append(cast(SegmentRow, {**names, **replace(compared, p_value=p_value).to_json()}))
         return rows
 
