@@ -58,9 +58,9 @@ class Narrower:
             return None
         steps = [
             (f"arms of policy {policy}", default.chosen_names, True), ("arms", rules.chosen_names, True),
-            (f"block of policy {policy}", default.blocked, False), ("block", rules.blocked, False),
+            (f"block of policy {policy}", default.blocked or None, False), ("block", rules.blocked or None, False),
         ]  # fmt: skip
-        narrowed = self._without_past([step for step in steps if step[1] or (step[1] is not None and step[2])])
+        narrowed = self._without_past([(rule, names, stays) for rule, names, stays in steps if names is not None])
         past = (*default.past, *rules.past)
         if not past:
             return narrowed
@@ -83,15 +83,15 @@ class Narrower:
             )  # fmt: skip
         return self._sets[key]
 
-    def _without_past(self, steps: Sequence[tuple[str, tuple[str, ...] | None, bool]]) -> Narrowed:
+    def _without_past(self, steps: Sequence[tuple[str, tuple[str, ...], bool]]) -> Narrowed:
         """The arms of the catalogue that lists and groups leave. steps: the name of a rule, its arms, and whether these
         stay."""
         key = tuple(steps)
         if key not in self.cache.narrowed:
             left, taken = set(self.cache.active), list[tuple[str, int]]()
             for rule, names, stays in steps:
-                arm_names = self.names if self.names.has(names or ()) else ArmNames(self.unit, names or ())
-                group = arm_names.find(names or (), field="block" if rule == "block" else "arms")
+                arm_names = self.names if self.names.has(names) else ArmNames(self.unit, names)
+                group = arm_names.find(names, field="block" if rule == "block" else "arms")
                 remaining_arms = left & group if stays else left - group
                 taken.append((rule, len(left) - len(remaining_arms)))
                 left = remaining_arms
@@ -99,12 +99,9 @@ class Narrower:
             if len(self.cache.narrowed) >= MAX_SETS:
                 self.cache.narrowed.clear()
             self.cache.narrowed[key] = Narrowed(
-                eligible=eligible,
-                superset=eligible,
-                members=frozenset(left),
-                taken=tuple(taken),
+                eligible=eligible, superset=eligible, members=frozenset(left), taken=tuple(taken),
                 total=len(self.cache.active),
-            )
+            )  # fmt: skip
         return self.cache.narrowed[key]
 
     def _read_owners(self) -> None:
