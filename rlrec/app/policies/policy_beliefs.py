@@ -82,9 +82,9 @@ Audience = TypedDict("Audience", {
 })  # fmt: skip
 
 
-class _Features(TypedDict, total=False):
-    """The encoders of contexts and arms, as `--features` takes them; nothing for a kind that reads no context. And the
-    budget of a policy that has one."""
+class _OptionalFields(TypedDict, total=False):
+    """What the answer has of some policies alone: features, the encoders of contexts and arms, as `--features` takes
+    them, of kinds that read contexts; and the budget, where there is one."""
 
     features: dict[str, Any]
     budget: Pacing
@@ -102,17 +102,17 @@ def show(
         summary = belief_versions.summary(unit, version)
         catalogue, changes = arms.all_arms(unit), newest.recent_changes(unit, version)
         names: dict[int | str, str | None] = {"policy": None, **{arm.id: arm.key for arm in catalogue}}
-        features = _Features()
+        optional_fields = _OptionalFields()
         if version.contextual:
-            features["features"] = {side: version.parameters[side] for side in ("context", "arm")}
+            optional_fields["features"] = {side: version.parameters[side] for side in ("context", "arm")}
         if version.params.get("budget"):
-            features["budget"] = _pacing(unit, version)
+            optional_fields["budget"] = _pacing(unit, version)
         weighted, weighed = arm_means.weighted_means(unit, version, catalogue, sample=sample)
         arm_rows = [belief | mean for belief, mean in zip(_beliefs(unit, version, context), weighted, strict=True)]
         return {
             "policy": summary["policy"], "version": summary["version"], "kind": summary["kind"],
             "params": summary["params"], "reward": summary["reward"], "arms": arm_rows, "status": summary["status"],
-            "versions": summary["versions"], **features, "live": live.number,
+            "versions": summary["versions"], **optional_fields, "live": live.number,
             "drift": [{"arm": names[key], **change} for key, change in changes.items()],
             "learned_from": dict(version.learned_from),
             "training": policies.report(unit, version.id), "created_at": format_time(version.created_at),
