@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rlrec.app.requests import decision, feedback, recommend, session, settle, user
     from rlrec.app.setup import arm, demo, init, reward, simulate
     from rlrec.app.upkeep import db_copy, db_removals, doctor, exclusions, export_log, follow_log, import_log
-    from rlrec.report import curves, figures, html
+    from rlrec.report import curves, figures, html, svg
 
 PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
 ROOMS = (
