@@ -95,7 +95,7 @@ def note_removal(unit: Unit, decision_id: int) -> None:
 
 def add_run(unit: Unit, command: str, options: Mapping[str, Any], result: Mapping[str, Any] | None = None) -> int:
     """Record that a command changed definitions or imported a log."""
-    written = None if result is None else json.dumps(dict(result), sort_keys=True)
+    written = None if result is None else _text(result)
     typed = json.dumps(dict(options), sort_keys=True, default=str)
     return unit.add("run", command=command, options=typed, at=unit.now, result=written)
 
@@ -108,42 +108,54 @@ def any_run(unit: Unit, command: str) -> bool:
 def open_run(unit: Unit, command: str, options: Mapping[str, Any]) -> tuple[int, dict[str, Any] | None]:
     """The one row of a command with these options, which is made where there is none: its id, and what it holds."""
     lock(unit)
-    typed = json.dumps(dict(options), sort_keys=True)
-    row = unit.ask_row("SELECT id FROM run WHERE command = ? AND options = ? ORDER BY id LIMIT 1", command, typed)
-    run_id = add_run(unit, command, options) if row is None else int(row[0])
-    return run_id, run_state(unit, run_id)
+    run = _run(unit, command, options)
+    return (add_run(unit, command, options), None) if run is None else run
 
 
 def run_state(unit: Unit, run_id: int) -> dict[str, Any] | None:
     """The state that a run holds."""
-    text = unit.ask_value("SELECT result FROM run WHERE id = ?", run_id)
-    return None if text is None else dict(json.loads(text))
+    return _values(unit.ask_value("SELECT result FROM run WHERE id = ?", run_id))
 
 
 def move_run(unit: Unit, run_id: int, before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> bool:
     """Put something else into a run that holds this; False where another process did so before."""
-    texts = ["" if state is None else json.dumps(dict(state), sort_keys=True) for state in (after, before)]
+    texts = _text(after), "" if before is None else _text(before)
     query = "UPDATE run SET result = ? WHERE id = ? AND coalesce(result, '') = ? RETURNING id"
     return unit.ask_row(query, texts[0], run_id, texts[1]) is not None
 
 
 def end_run(unit: Unit, run_id: int, result: Mapping[str, Any]) -> None:
     """Record the result of a command whose rows name it."""
-    unit.tell("UPDATE run SET result = ? WHERE id = ?", json.dumps(dict(result), sort_keys=True), run_id)
+    unit.tell("UPDATE run SET result = ? WHERE id = ?", _text(result), run_id)
 
 
 def state(unit: Unit, command: str, options: Mapping[str, Any]) -> dict[str, Any] | None:
     """The state that a command with these options left for its next run."""
-    query = "SELECT result FROM run WHERE command = ? AND options = ? ORDER BY id LIMIT 1"
-    text = unit.ask_value(query, command, json.dumps(dict(options), sort_keys=True))
-    return None if text is None else dict(json.loads(text))
+    run = _run(unit, command, options)
+    return None if run is None else run[1]
 
 
 def keep_state(unit: Unit, command: str, options: Mapping[str, Any], state: Mapping[str, Any]) -> None:
     """Leave something for the next run of a command with these options, in the one row for it."""
-    typed = json.dumps(dict(options), sort_keys=True)
-    run = unit.ask_value("SELECT id FROM run WHERE command = ? AND options = ? ORDER BY id LIMIT 1", command, typed)
-    end_run(unit, add_run(unit, command, options) if run is None else run, state)
+    run = _run(unit, command, options)
+    end_run(unit, add_run(unit, command, options) if run is None else run[0], state)
+
+
+def _run(unit: Unit, command: str, options: Mapping[str, Any]) -> tuple[int, dict[str, Any] | None] | None:
+    """The id and the result of the one run of a command with these options; None where there is none."""
+    query = "SELECT id, result FROM run WHERE command = ? AND options = ? ORDER BY id LIMIT 1"
+    row = unit.ask_row(query, command, _text(options))
+    return None if row is None else (int(row[0]), _values(row[1]))
+
+
+def _text(values: Mapping[str, Any]) -> str:
+    """Options or a result as they are stored."""
+    return json.dumps(dict(values), sort_keys=True)
+
+
+def _values(text: str | None) -> dict[str, Any] | None:
+    """What `_text` made the text of."""
+    return None if text is None else dict(json.loads(text))
 
 
 def promoting_commands(unit: Unit, policy: str) -> dict[int, str]:
