@@ -45,8 +45,7 @@ def active(unit: Unit, *, at: int | None = None) -> tuple[tuple[int, ...], int, 
     inside = "coalesce(eligible_from, ?) <= ? AND ? < coalesce(eligible_until, ?)"
     ids = unit.ask(f"SELECT id FROM arm WHERE retired_at IS NULL AND {inside} ORDER BY id", FIRST, now, now, LAST)
     bounds = " UNION ALL ".join(
-        f"SELECT {name} AS bound FROM arm WHERE retired_at IS NULL AND {name} IS NOT NULL"
-        for name in ("eligible_from", "eligible_until")
+        f"SELECT {name} AS bound FROM arm WHERE retired_at IS NULL AND {name} IS NOT NULL" for name in TIMES
     )
     ends = "max(CASE WHEN bound <= ? THEN bound END), min(CASE WHEN bound > ? THEN bound END)"
     start, end = unit.ask(f"SELECT {ends} FROM ({bounds}) AS bounds", now, now)[0]
@@ -143,7 +142,7 @@ def _put_groups(unit: Unit, groups: Mapping[str, Collection[str]]) -> None:
     group_ids = loading.ids(unit, "arm_group", "name", names)
     group_ids |= loading.add_new(unit, "arm_group", {"name": [name for name in names if name not in group_ids]})
     unit.tell("DELETE FROM group_member WHERE arm_id IN (?*)", list(arm_ids.values()))
-    rows = [(group_ids[name], arm_ids[key]) for key, group_names in groups.items() for name in sorted(set(group_names))]
+    rows = [(group_ids[name], arm_ids[key]) for key, group in groups.items() for name in sorted(set(group))]
     unit.insert("group_member", ("arm_group_id", "arm_id"), rows)
 
 
