@@ -235,13 +235,14 @@ class Layout(ABC):
         file = FileBytes(cast(BinaryIO, self.source.file), end, start)
         groups = line_groups(file, self.source.name, None, headed=False, cuts=True)
         for _, numbers, texts in self._at_ends(groups) if self.spans else groups:
-            for start, stop in pairwise([*self.decision_starts(numbers, texts), len(texts)]):
-                yield blake2b(b"\n".join(texts[start:stop]), digest_size=16).digest()
+            for lines in self.decision_lines(numbers, texts):
+                yield blake2b(b"\n".join(texts[lines]), digest_size=16).digest()
 
-    def decision_starts(self, numbers: Sequence[int], texts: Sequence[bytes]) -> Sequence[int]:
-        """The index of the first line of each decision."""
+    def decision_lines(self, numbers: Sequence[int], texts: Sequence[bytes]) -> list[slice]:
+        """The indexes of the lines of each decision."""
         indexes = range(len(texts))
-        return [n for n in indexes if not n or not self._goes_on(numbers, texts, n)] if self.spans else indexes
+        starts = [n for n in indexes if not n or not self._goes_on(numbers, texts, n)] if self.spans else indexes
+        return [slice(*ends) for ends in pairwise([*starts, len(texts)])]
 
     def _goes_on(self, numbers: Sequence[int], texts: Sequence[bytes], index: int) -> bool:
         gap = numbers[index] > numbers[index - 1] + 1

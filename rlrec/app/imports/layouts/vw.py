@@ -11,7 +11,6 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import pairwise
 from math import isfinite, nan
 from typing import Any, NamedTuple, cast
 from urllib.parse import unquote
@@ -51,10 +50,9 @@ class Vw(DsJson):
         return max((match.end() + 1 for match in BLANK_LINE.finditer(data)), default=0)
 
     def decode(self, numbers: Sequence[int], texts: list[bytes]) -> Decoded:
-        starts = self.decision_starts(numbers, texts)
-        lengths = {numbers[start]: end - start for start, end in pairwise([*starts, len(texts)])}
-        example_texts = [b"\n".join(texts[start:end]) for start, end in pairwise([*starts, len(texts)])]
-        group = super().decode([numbers[start] for start in starts], example_texts)
+        examples = self.decision_lines(numbers, texts)
+        lengths = {numbers[lines.start]: lines.stop - lines.start for lines in examples}
+        group = super().decode([*lengths], [b"\n".join(texts[lines]) for lines in examples])
         return group._replace(lines=[lengths[number] for number in group.rows.number] if self.spans else None)
 
     def path(self, table: str, field: str, number: int, text: bytes) -> str:
