@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from tempfile import SpooledTemporaryFile
 from typing import IO, Any
 
@@ -66,7 +65,7 @@ def read(
         _spread(rows() if unit.folder is None else (), files, lambda slots: buckets(slots) % number)
         for time in range(times):
             for file in files:
-                for log in islice(logs, 1):  # a folder has partitions, of which each is read in its turn
+                if (log := next(logs, None)) is not None:  # a partition of a folder, which is read in its turn
                     with unit.reading(log):
                         for batch in rows():
                             pickle.dump(batch, file, pickle.HIGHEST_PROTOCOL)
