@@ -39,21 +39,16 @@ TYPED = click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.ENVIR
 @click.option("-k", "--size", type=Integer(1), default=1, show_default=True, help="Positions to fill.")
 @click.option("--arms", type=KEYS, metavar="a,@home", help="Only these arms, and those of group home; or a JSON array.")
 @click.option(
-    "--candidates",
-    type=CANDIDATES,
-    metavar="JSON|@FILE",
+    "--candidates", type=CANDIDATES, metavar="JSON|@FILE",
     help='In place of --arms, with what you know of each: [{"arm": "a", "score": 1.7, "features": {"price": 9}}].',
-)
+)  # fmt: skip
 @click.option("--block", type=KEYS, metavar="a,@home", help="None of these arms.")
 @click.option("--not-after", type=KEYS, metavar="KIND[/7d],...", help="No arm for which the person had such an event.")
 @click.option("--not-shown", metavar="N[/7d]", help="No arm that the person was shown N times, or N times in 7 days.")
 @click.option(
-    "--page",
-    type=OBJECT,
-    default="{}",
-    metavar="JSON|@FILE",
+    "--page", type=OBJECT, default="{}", metavar="JSON|@FILE",
     help='Rules of the page: {"pin": {"1": "a"}, "most": {"shelf": 2}, "least": {"b": 0.05}}.',
-)
+)  # fmt: skip
 @click.option("--pin", type=PAIR, multiple=True, metavar="POSITION=KEY", help="Show this arm there; repeatable.")
 @click.option("--most", type=PAIR, multiple=True, metavar="FIELD=N", help="At most N with equal FIELD; repeatable.")
 @click.option("--least", type=PAIR, multiple=True, metavar="KEY=SHARE", help="Smallest share of an arm; repeatable.")

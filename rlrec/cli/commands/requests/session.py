@@ -88,14 +88,8 @@ def _rows(step: Step) -> Iterator[list[Any]]:
     policy = f"{step['policy']}@{step['version']}"
     if step["variant"] is not None and "@" not in step["policy"]:  # of an import from an earlier release
         policy += f" {step['experiment']}/{step['variant']}"
-    head = [
-        step["step"],
-        step["decision_id"],
-        step["at"],
-        policy,
-        pairs(brief_context(step["context"])),
-        pairs(brief(step["state"])),
-    ]
+    head = [step["step"], step["decision_id"], step["at"], policy]
+    head += [pairs(brief_context(step["context"])), pairs(brief(step["state"]))]
     single = len(step["slate"]) == 1
     for number, slot in enumerate(step["slate"]):
         events = events_text(step["events"], slot["position"], number=cell)

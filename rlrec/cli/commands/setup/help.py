@@ -22,10 +22,9 @@ from rlrec.errors import InputError, suggest
 FOLDER = Path(__file__).resolve().parents[3] / "help"
 ORDER = (
     "first-steps", "overview", "contexts", "eligible", "rewards", "own-logs", "judging", "experiments", "visits",
-    "llm-routing",
-    "cron", "back-end", "screen", "notebooks", "postgresql", "machines", "scale", "data", "commands", "formats",
-    "schema", "exit-codes", "environment", "speed", "glossary", "evaluate", "train-pg", "outcomes", "import-log",
-    "simulate",
+    "llm-routing", "cron", "back-end", "screen", "notebooks", "postgresql", "machines", "scale", "data", "commands",
+    "formats", "schema", "exit-codes", "environment", "speed", "glossary", "evaluate", "train-pg", "outcomes",
+    "import-log", "simulate",
 )  # fmt: skip
 
 
