@@ -181,7 +181,7 @@ class GrowingFile:
             return False
 
     def go_on(self, portion: Portion, digests: Sequence[bytes]) -> None:
-        """A portion is stored."""
+        """Move behind a portion, which is stored now. digests: of its lines that name no request."""
         self.position = cast(Position, portion.position)
 
     def count_earlier(self, layout: Layout, digests: Sequence[bytes]) -> dict[bytes, int]:
@@ -227,7 +227,7 @@ class Stream:
         return _portion(self._file, 0, data, self._lines, follows=False)
 
     def go_on(self, portion: Portion, digests: Sequence[bytes]) -> None:
-        """A portion is stored."""
+        """Move behind a portion, which is stored now. digests: of its lines that name no request."""
         self._lines += portion.data.count(b"\n")
         self._counts.add(digests)
 

@@ -57,10 +57,9 @@ CHECKS = {
     "live": ("routes and experiments against live versions", "policies"),
     "removals": ("transactions of db forget and db prune", "removals"),
 }
-# of a long log whose sample is named: decisions of a policy that are looked at beside it, and what is not looked at
-NEWEST = 5_000
+NEWEST = 5_000  # decisions of each policy that are audited beside a sample of a long log
 SAMPLE_COLUMNS = (*{*audit.SLOTS, *visits.COLUMNS, *logged_draws.COLUMNS},)
-LEFT_OUT = ("beliefs", "slots", "returns", "starving", "positions", machine_sessions.CHECK)
+LEFT_OUT = ("beliefs", "slots", "returns", "starving", "positions", machine_sessions.CHECK)  # of such an audit
 
 UNERASED = (
     "a `db forget` or `db prune` was interrupted, and bytes of the rows that it deleted may still be in the file: "

@@ -1,1 +1,1 @@
-"""Doors that stay open: HTTP."""
+"""Ways to the commands beside the shell: servers for programs and browsers, and functions of Python."""

@@ -36,7 +36,7 @@ def listening(address: str, *, allow_remote: bool, hint: str = REMOTE_HINT) -> I
         if not (allow_remote or ipaddress.ip_address(str(target[0]).partition("%")[0]).is_loopback):
             raise InputError(f"other machines can reach {host}", hint=hint)
         listener = socket.create_server(target[:2], family=family, backlog=BACKLOG)
-        # inherited by connections: an answer is sent as head and body, and the body would wait for the client's word
+        # Connections inherit it. Without it the body of an answer would wait until the client acknowledges the head.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except OSError as error:
         raise _unusable(address, error) from error

@@ -189,7 +189,7 @@ _ANY_VISIT = (
 )
 
 
-# tables of the log under their names, with the rows of some sessions; and the tests that need all rows
+# tables that have the names of those of the log, and the rows of some sessions
 _SAMPLED = ", ".join(
     f"{name} AS MATERIALIZED (SELECT {name}.* FROM {rows})"
     for name, rows in {
@@ -199,7 +199,7 @@ _SAMPLED = ", ".join(
         "event": "decision JOIN {main}event ON event.decision_id = decision.id",
     }.items()
 )
-_UNSAMPLED = re.compile("ordinal|FROM (feedback_key|assignment|merged_user|policy) ")
+_UNSAMPLED = re.compile("ordinal|FROM (feedback_key|assignment|merged_user|policy) ")  # in tests that need all rows
 
 
 def contradictions(unit: Unit, sessions: Collection[int] | None = None) -> Iterator[tuple[str, list[Row]]]:
