@@ -18,6 +18,7 @@ from urllib.parse import urlencode
 
 from rlrec import times
 from rlrec.cli.doors.web import SCREEN, Access, RefusedRequest, Response
+from rlrec.cli.program import app
 from rlrec.cli.program.shared import Store, settings
 from rlrec.cli.screen.contents import PAGES, SLOW
 from rlrec.cli.screen.pages import FRESH_S, BoundedCache, Options, PageMaker, WebPage, arguments
@@ -111,16 +112,11 @@ class PageServer:
     says that it is made."""
 
     def __init__(self, options: Options) -> None:
-        from rlrec.report import html
-
         self._lanes = {is_slow: Lane(options) for is_slow in (False, True)}
         self._cached = BoundedCache[_CachedPage]()
         self._running: dict[tuple[str, str], asyncio.Future[WebPage]] = {}
-        waiting, ended = (
-            html.render("waiting.html", title="rlrec", text=text, home=".").encode() for text in (WAITING, ENDED)
-        )
-        self._waiting = WebPage(HTTPStatus.OK, waiting, refresh=WAITING_S)
-        self._ended = WebPage(HTTPStatus.INTERNAL_SERVER_ERROR, ended, fresh_s=FRESH_S)
+        self._waiting = WebPage(HTTPStatus.OK, _message(WAITING), refresh=WAITING_S)
+        self._ended = WebPage(HTTPStatus.INTERNAL_SERVER_ERROR, _message(ENDED), fresh_s=FRESH_S)
 
     async def respond(self, scope: Scope) -> Response:
         """The answer to a request for a page. Raises RefusedRequest where there is none."""
@@ -138,16 +134,11 @@ class PageServer:
 
     def refuse(self, scope: Scope, refused: RefusedRequest) -> Response:
         """The answer to a refused request: a page where a browser asks for one."""
-        from rlrec.report import html
-
         response = refused.response()
         if b"text/html" not in dict(scope["headers"]).get(b"accept", b""):
             return response
         home = f"{scope.get('root_path', '')}{SCREEN}/"
-        page = WebPage(
-            response.status, html.render("waiting.html", title="rlrec", text=str(refused), home=home).encode()
-        )
-        return _response(page, response.headers)
+        return _response(WebPage(response.status, _message(str(refused), home)), response.headers)
 
     async def _page(self, path: str, query: str) -> WebPage:
         """A page as it was made a moment ago, or is now; one that takes longer as it was made last."""
@@ -193,6 +184,11 @@ class ScreenFront:
         except RefusedRequest as refused:
             response = self.pages.refuse(scope, refused)
         await response.send(send)
+
+
+def _message(text: str, home: str = ".") -> bytes:
+    """The HTML of a page that has a sentence alone. home: the address of the overview."""
+    return app.html.render("waiting.html", title="rlrec", text=text, home=home).encode()
 
 
 def _older(page: WebPage) -> WebPage:
