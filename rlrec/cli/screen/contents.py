@@ -33,6 +33,7 @@ PLACES = {
     "policy": "policy?name=", "experiment": "experiment?name=", "route": "route?name=", "session": "session?key=",
     "user": "user?key=", "decision": "decision?id=", "decision_id": "decision?id=", "arm": "arm?key=",
 }  # fmt: skip
+FINDING = ("severity", "check", "subject", "detail")  # columns of the page about health
 TIMELINE = (  # columns of a visit, what was shown before what was known
     "step", "decision", "position", "arm", "propensity", "events", "reward", "return", "policy", "at", "context",
     "state",
@@ -68,17 +69,16 @@ class Content(NamedTuple):
 def overview(store: Store, args: Arguments) -> Content:
     result = app.status.status(store)
     view = statuses.view(result)
-    alerts = [row for row in result["warnings"] if row["severity"] != "info"]
-    texts = [f"{row['severity']} {row['check']}, {row['subject']}: {row['detail']}" for row in alerts]
+    alerts = [statuses.warning(row) for row in result["warnings"] if row["severity"] != "info"]
     holdouts = [statuses.holdout(row) for row in result["holdouts"]]
-    notes = [note for note in view.notes if note not in (*texts, *holdouts)]
+    notes = [note for note in view.notes if note not in (*alerts, *holdouts)]
     lines, tables = ([note for note in notes if isinstance(note, View) == is_table] for is_table in (False, True))
     panels = [
         Panel(View((), (), [*holdouts, *view.title])),
         Panel(view._replace(title=(), notes=lines), "Policies"),
         *(Panel(table, HEADINGS[table.headers[0]]) for table in tables if isinstance(table, View)),
     ]
-    return Content("Overview", panels, alerts=[*map(short_times, texts)])
+    return Content("Overview", panels, alerts=[*map(short_times, alerts)])
 
 
 def list_policies(store: Store, args: Arguments) -> Content:
@@ -196,7 +196,7 @@ def _read_number(noun: str, text: str) -> int:
 
 def health(store: Store, args: Arguments) -> Content:
     state, findings = app.status.status(store), app.report.quick_findings(store)
-    rows = [*state["warnings"], *({**finding.__dict__} for finding in findings)]
+    rows = [*state["warnings"], *map(vars, findings)]
     distinct = [*{tuple(row[name] for name in FINDING): row for row in rows}.values()]
     title = [f"last doctor: {statuses.doctor(state['doctor'])}; `rlrec doctor` audits everything"]
     quick = "here: quick checks of the clock, what waits, and the newest decisions"
@@ -236,7 +236,6 @@ def find(store: Store, args: Arguments) -> Content:
     return Content("Search", [Panel(View((), (), [*lines, *([suggestion] if suggestion and lines else [])]))], related)
 
 
-FINDING = ("severity", "check", "subject", "detail")
 PAGES: Mapping[str, Callable[[Store, Arguments], Content]] = {
     "": overview, "policies": list_policies, "policy": show_policy, "experiments": list_experiments,
     "experiment": show_experiment, "route": show_route, "effects": effects, "arms": list_arms, "arm": show_arm,

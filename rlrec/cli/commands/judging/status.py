@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -104,9 +105,14 @@ def view(result: Status) -> View:
     for rows, columns in ((result["routes"], ROUTES), (result["experiments"], EXPERIMENTS)):
         if rows:
             notes += [*([""] if notes else []), View.select(rows, columns, drop=columns[-2:1:-1])]
-    warnings = [f"{row['severity']} {row['check']}, {row['subject']}: {row['detail']}" for row in result["warnings"]]
+    warnings = [*map(warning, result["warnings"])]
     notes += ["", *warnings] if notes and warnings else warnings
     return View.select(result["policies"], POLICIES, title=title, notes=notes, drop=POLICIES[3:5] + POLICIES[1:2])
+
+
+def warning(row: Mapping[str, Any]) -> str:
+    """A finding in a line."""
+    return f"{row['severity']} {row['check']}, {row['subject']}: {row['detail']}"
 
 
 def holdout(row: HoldoutStatus) -> str:
