@@ -21,12 +21,14 @@ LONG = 30  # letters of a cell that may be broken
 
 
 class Cell(NamedTuple):
-    """A cell of a table, or its header. href: where its text leads; order: that in which a header sorts the table."""
+    """A cell of a table, or its header. look: its class in style.css; href: where its text leads; order: that in which
+    a table is sorted by the column of this header; is_chosen: whether the link is that of the filter at work."""
 
     text: str
     look: str = ""
     href: str = ""
     order: str = ""
+    is_chosen: bool = False
 
 
 class Table(NamedTuple):
@@ -95,8 +97,10 @@ def _environment() -> Environment:
     style = (FOLDER / "style.css").read_text() + svg.STYLE
     digest = b64encode(sha256(style.encode()).digest()).decode()
     environment.filters |= {"quantity": quantity, "data": lambda figure: table(figure.headers, figure.rows)}
-    laws = f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; form-action 'self'; base-uri 'none'"
-    environment.globals |= {"style": Markup(style), "drawing": _drawing, "laws": laws}
+    content_policy = (
+        f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; form-action 'self'; base-uri 'none'"
+    )
+    environment.globals |= {"style": Markup(style), "drawing": _drawing, "content_policy": content_policy}
     return environment
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, urlencode
 
 from rlrec.cli.output.tables import cell, is_number, short_times
+from rlrec.cli.program import app
 from rlrec.cli.text.text import View
 
 if TYPE_CHECKING:
@@ -56,12 +57,10 @@ class Grid:
 
     def table(self) -> Table:
         """The rows that the arguments of the page choose."""
-        from rlrec.report import html
-
         filters = self._filters() if self.rows and not self.is_grouped else []
         rows = self._sorted([row for row in self.rows if not self.only or self._has(row)])
         shown = rows[self.first : self.first + N_ROWS]
-        table = html.table(self.headers, shown, _text)
+        table = app.html.table(self.headers, shown, _text)
         turns = self._turns(len(rows))
         return table._replace(
             headers=[*map(self._header, table.headers)], key=self.key, filters=filters, turns=turns,
@@ -84,8 +83,6 @@ class Grid:
 
     def _filters(self) -> list[Cell]:
         """A link for each value that a column can be filtered by; that of the chosen one takes the filter away."""
-        from rlrec.report.html import Cell
-
         columns = zip(self.headers, zip(*self.rows, strict=True), strict=True)
         filtered = ((name, sorted({*map(cell, values)})) for name, values in columns if name in FILTERED)
         pairs = [
@@ -95,8 +92,10 @@ class Grid:
             for value in values
         ]
         return [
-            Cell(pair.replace(":", " ", 1), order="true", href=self._change(only=""))
-            if pair == self.only else Cell(pair.replace(":", " ", 1), href=self._change(only=pair))
+            app.html.Cell(
+                pair.replace(":", " ", 1), href=self._change(only="" if pair == self.only else pair),
+                is_chosen=pair == self.only,
+            )
             for pair in pairs
         ]  # fmt: skip
 
@@ -128,11 +127,9 @@ class Grid:
 
     def _turns(self, n_rows: int) -> list[Cell]:
         """Links to the rows before those that are shown, and behind."""
-        from rlrec.report.html import Cell
-
         steps = (("the rows before", max(self.first - N_ROWS, 0)), ("the next rows", self.first + N_ROWS))
         return [
-            Cell(text, href=self._change(**{"from": str(start) if start else ""}))
+            app.html.Cell(text, href=self._change(**{"from": str(start) if start else ""}))
             for text, start in steps
             if start < n_rows and (start < self.first or start > self.first)
         ]
