@@ -16,7 +16,7 @@ from rlrec.cli.commands.requests import session as sessions
 from rlrec.cli.output.tables import cell, short_times
 from rlrec.cli.program import app
 from rlrec.cli.program.shared import Store
-from rlrec.cli.screen.grids import to
+from rlrec.cli.screen.grids import link
 from rlrec.cli.text.text import View, truncate
 from rlrec.errors import InputError, quantity, suggest
 
@@ -92,7 +92,7 @@ def show_policy(store: Store, args: Arguments) -> Content:
     training = app.curves.training(name, version, result["training"], live=version == result["live"])
     charts = [*filter(None, [training, app.figures.beliefs(result)])]
     history = policy_view.versions_view(app.versions.history(store, name))
-    places = {"version": f"{to(PLACES['policy'], name)}%40"}
+    places = {"version": f"{link(PLACES['policy'], name)}%40"}
     return Content(f"Policy {name}@{version}", [Panel(view, "Belief", charts), Panel(history, "Versions", (), places)])
 
 
@@ -105,8 +105,8 @@ def list_experiments(store: Store, args: Arguments) -> Content:
 def show_experiment(store: Store, args: Arguments) -> Content:
     result = app.compare.show(store, args["name"])
     view = experiments.view(result, experiments.LEVEL, details=True)
-    route = [("route", to(PLACES["route"], result["route"]))] if "route" in result else []
-    policies = [(row["policy"], to(PLACES["policy"], row["policy"])) for row in result["variants"]]
+    route = [("route", link(PLACES["route"], result["route"]))] if "route" in result else []
+    policies = [(row["policy"], link(PLACES["policy"], row["policy"])) for row in result["variants"]]
     chart = app.figures.comparison(result)
     return Content(
         f"Experiment {args['name']}", [Panel(view, "Variants", [chart] if chart else [])], [*route, *policies]
@@ -116,7 +116,7 @@ def show_experiment(store: Store, args: Arguments) -> Content:
 def show_route(store: Store, args: Arguments) -> Content:
     result = app.route.show(store, args["name"])
     names = [("policy", result["policy"]), ("experiment", result["experiment"]), ("experiment", result.get("holdout"))]
-    related = [(f"{noun} {name}", to(PLACES[noun], name)) for noun, name in names if name]
+    related = [(f"{noun} {name}", link(PLACES[noun], name)) for noun, name in names if name]
     return Content(f"Route {args['name']}", [Panel(routes.view(result))], related)
 
 
@@ -170,9 +170,9 @@ def show_session(store: Store, args: Arguments) -> Content:
     number = _read_number("visit", args["visit"]) if args.get("visit") else None
     visit = app.session.show(store, app.session.Request(key=args["key"], visit=number))
     neighbours = [("the visit before", visit["visit"] - 1), ("the next visit", visit["visit"] + 1)]
-    address = to(PLACES["session"], args["key"])
+    address = link(PLACES["session"], args["key"])
     related = [(text, f"{address}&visit={number}") for text, number in neighbours if 1 <= number <= visit["visits"]]
-    related += [(f"user {visit['user']}", to(PLACES["user"], visit["user"]))] if visit["user"] else []
+    related += [(f"user {visit['user']}", link(PLACES["user"], visit["user"]))] if visit["user"] else []
     timeline = sessions.timeline(visit)
     order = [timeline.headers.index(name) for name in TIMELINE]
     rows = [[row[column] for column in order] for row in timeline.rows]
@@ -183,7 +183,7 @@ def show_decision(store: Store, args: Arguments) -> Content:
     number = _read_number("decision", args["id"])
     result = app.decision.show(store, number)
     nouns = ("session", "user", "route", "experiment", "policy")
-    related = [(f"{noun} {result[noun]}", to(PLACES[noun], result[noun])) for noun in nouns if result.get(noun)]  # type: ignore[literal-required]
+    related = [(f"{noun} {result[noun]}", link(PLACES[noun], result[noun])) for noun in nouns if result.get(noun)]  # type: ignore[literal-required]
     return Content(f"Decision {number}", [Panel(decisions.view(result))], related)
 
 
@@ -214,7 +214,7 @@ def report(store: Store, args: Arguments) -> Content:
 
 
 def find(store: Store, args: Arguments) -> Content:
-    """The pages about whatever has a name; of one alone its address."""
+    """Links to the pages about what has this key, name or number; where there is only one, its address."""
     words = args.get("q", "").strip()
     names = {
         "policy": [row["policy"] for row in app.versions.list_versions(store)],
@@ -228,7 +228,7 @@ def find(store: Store, args: Arguments) -> Content:
         with suppress(InputError):
             show(store, {"key": words, "id": words})
             hits.append(noun)
-    related = [(f"{noun} {words}", to(PLACES[noun], words)) for noun in hits]
+    related = [(f"{noun} {words}", link(PLACES[noun], words)) for noun in hits]
     if len(hits) == 1:
         return Content("", location=related[0][1])
     lines = [] if hits else [f"no user, session, arm, decision, policy, experiment or route is called {words!r}"]

@@ -19,7 +19,7 @@ FILTERED = ("status", "kind", "live", "policy", "experiment", "unit", "severity"
 NO_ARM = "(page)"  # in the column of arms, for what belongs to the whole slate
 
 
-def to(prefix: str, value: object) -> str:
+def link(prefix: str, value: object) -> str:
     """The relative address of a page about something. prefix: of its sort, as `policy?name=`."""
     return f"{prefix}{quote(str(value), safe='')}"
 
@@ -123,7 +123,7 @@ class Grid:
             return shown._replace(text="") if self.is_grouped else shown
         if header not in self.places or value == NO_ARM:
             return shown
-        return shown._replace(href=self.address.follow(to(self.places[header], value)))
+        return shown._replace(href=self.address.follow(link(self.places[header], value)))
 
     def _turns(self, n_rows: int) -> list[Cell]:
         """Links to the rows before those that are shown, and behind."""
