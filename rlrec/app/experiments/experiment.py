@@ -139,9 +139,11 @@ def create(store: Store, request: Request) -> ExperimentSummary:
 
 def _notice_equal_rankers(store: Store, forks: Sequence[Fork]) -> None:
     """Say so where two variants rank by the scores of a request in the same way."""
+    from rlrec import policy as kinds
+
     labels = dict[str, str]()
     for fork in forks:
-        if fork.source is None or fork.source.policy.kind != "scored":
+        if fork.source is None or not kinds.load(fork.source.policy.kind).takes_scores:
             continue
         label = fork.variant.label
         first = labels.setdefault(canonical.text(fork.source.policy.params), label)
