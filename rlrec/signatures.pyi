@@ -697,7 +697,7 @@ class Commands:
         page: Rules of the page: {"pin": {"1": "a"}, "most": {"shelf": 2}, "least": {"b": 0.05}}.
         pin: Show this arm there; repeatable.
         most: At most N with equal FIELD; repeatable.
-        least: Smallest share of an arm; repeatable.
+        least: Smallest probability of an arm; repeatable.
         request_id: A retry under the same id answers the stored decision.
         seed: Seed of the draw [default: 64 random bits].
         dry_run: Draw, and store nothing.
@@ -1046,7 +1046,7 @@ class Commands:
         Events ahead of the clock whose decision is not stay where they are. It is the only command that changes logged
         times; stop what writes first.
 
-        sample: Derive N random decisions again (without it all, or 10,000 where there are more); of a log of over 20,000 audit their sessions alone, and what is newest.
+        sample: Derive only N random decisions again (without it: all, at most 10,000); of a log of over 20,000 decisions, audit only their sessions and what is newest.
         seed: Seed of the sample.
         repair_clock: Put what lies ahead of the database's clock back, up to now.
         dry_run: Say what would be stored, and store nothing."""

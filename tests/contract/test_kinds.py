@@ -225,6 +225,18 @@ def test_probabilities_of_the_eligible_arms_sum_to_one(kind: str, context: dict[
 
 
 @pytest.mark.parametrize("kind", SERVED)
+def test_scores_of_a_request_are_read_by_kind_scored_alone(kind: str) -> None:
+    policy, context = policy_of(kind), {"hour": 9}
+    price = {} if policy.allowance is None else {PRICE: 0.3}
+    if kind == "scored":
+        with pytest.raises(InputError, match="has no score"):
+            policy.scores(belief_of(policy), arms=ARMS, context=context)
+        return
+    unstated = policy.scores(belief_of(policy), arms=ARMS, context=context | price)
+    assert np.array_equal(slate.first(unstated, floor=policy.exploration), distribution(policy, context | REQUEST))
+
+
+@pytest.mark.parametrize("kind", SERVED)
 def test_one_eligible_arm_is_certain(kind: str) -> None:
     policy = policy_of(kind)
     item = np.array([3.0])

@@ -45,7 +45,7 @@ def advance(store: Store, name: str) -> RampAnswer:
         by_reward = len(policies.rewards(unit)) > 1
     if any("sample-ratio" in row["reasons"] for row in look.differences):
         text = f"{stage.ramp.name} stays at {100 * stage.share:.12g} %: the users that count are not split as defined"
-        doubt = "something loses some, or an exclusion leaves them out, so that no figure tells whether it loses"
+        doubt = "some users are lost or left out by an exclusion, so that no figure tells whether the candidate loses"
         end = f"`rlrec route rollback {name}` takes the candidate back"
         return _answer(name, stage, "blocked", f"{text} (sample-ratio): {doubt}; {end}")
     losses = [

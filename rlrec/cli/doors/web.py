@@ -59,7 +59,7 @@ class Access:
         is_embedded = headers.get(b"sec-fetch-site", b"none") not in (b"none", b"same-origin")
         is_link = headers.get(b"sec-fetch-mode") == b"navigate" and headers.get(b"sec-fetch-dest") not in FRAMES
         if is_screen and is_embedded and not is_link:
-            raise RefusedRequest(HTTPStatus.FORBIDDEN, "other pages may lead here, and embed nothing from here")
+            raise RefusedRequest(HTTPStatus.FORBIDDEN, "other sites may link to these pages, and may not embed them")
         if self.token is None or scope["path"] in OPEN:
             return
         scheme, _, token = headers.get(b"authorization", b"").partition(b" ")

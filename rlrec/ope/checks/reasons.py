@@ -74,7 +74,7 @@ REASONS = {
     "rare-rewards": Reason("sample", "weak", "large rewards are so rare that losing half of one more would undo the "
         "gain (weak): wait for more visits"),
     "sample-ratio": Reason("log", "weak", "units were not split between the variants as defined (weak): something "
-        "assigns or loses them, maybe an exclusion or a filter, and what it is may make the difference"),
+        "assigns or loses them, maybe an exclusion or a filter, and may be the cause of the difference"),
     "mixed-units": Reason("log", "weak", "more than 5 % of the persons were served by two variants, under keys that "
         "were merged later (weak): the true difference is larger than what is seen"),
     "decisions-differ": Reason("state", "weak", "the units of one variant have more visits, or decisions, than those "
@@ -138,8 +138,8 @@ REASONS = {
     "no-state": Reason("log", "ok", "rows or visits without a recorded session state were left out; `left_out` counts "
         "them"),
     "no-scores": Reason("log", "ok", "rows or visits were left out in which an arm that could be shown has no score"),
-    "page-rules": Reason("log", "ok", "rows or visits were left out whose page the target cannot make: rules of the "
-        "request and its own contradict each other, leave no arm, or it keeps no rules"),
+    "page-rules": Reason("log", "ok", "rows or visits were left out whose page the target cannot make: its rules and "
+        "those of the request contradict each other or leave no arm, or it keeps no rules"),
     "refuted": Reason("model", "weak", "the estimate is more than 3 standard errors of the difference from that of "
         "rips, cascade-dr or sips, which assume less (weak): the reward of a slot depends on what other slots show, or "
         "the curve is wrong"),

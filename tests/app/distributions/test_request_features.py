@@ -99,18 +99,14 @@ def test_a_policy_is_judged_on_its_log_as_it_served(shop: Run, name: str) -> Non
     text = "".join(json.dumps(line) + "\n" for line in lines)
     assert shop("recommend", "--input", "-", "--seed", "3", stdin=text).exit_code == 0
     assert shop("doctor", "--json").exit_code == 0
-    shop(
-        "feedback",
-        "--input",
-        "-",
-        stdin="".join(
-            json.dumps({"decision_id": 61 + n, "position": 1, "events": {"click": n % 2}}) + "\n" for n in range(60)
-        ),
-    )
+    events = [{"decision_id": 61 + n, "position": 1, "events": {"click": n % 2}} for n in range(60)]
+    clicks = "".join(json.dumps(event) + "\n" for event in events)
+    assert shop("feedback", "--input", "-", stdin=clicks).exit_code == 0
     twin = create(shop, "twin", kind=name)
     target = ["--log", f"policy={name}", "--estimator", "ips", "--json"]
     (row,) = shop("--now", "2099-01-01T00:00:00Z", "evaluate", twin, *target).json
     assert (row["n"], row["lift"]) == (90, pytest.approx(0, abs=1e-12))
+    assert row["value"] == pytest.approx(30 / 90)  # clicks a slot
     weights = [row[name] for name in ("max_weight", "mean_weight")]
     assert weights == pytest.approx([1, 1], abs=1e-9)
 

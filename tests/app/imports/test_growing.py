@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from hashlib import blake2b
 from pathlib import Path
-from typing import BinaryIO, NoReturn, cast
+from tempfile import TemporaryDirectory
+from typing import BinaryIO, cast
 
 import pytest
 
@@ -125,21 +126,41 @@ def test_a_truncated_file_is_read_from_its_start(path: Path, file: Opened, text:
     assert [("was truncated" in text, "is another file" in text) for text in notices] == [(True, False), (False, True)]
 
 
-def test_a_folder_that_nobody_may_list_is_not_needed(path: Path, file: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Root may list every folder, so that the refusal of the system is put in its place."""
-    log = file()
-    assert took(log) == b"one\ntwo\n"
-    add(path, "three\n")
+@contextmanager
+def unprivileged() -> Iterator[None]:
+    """Inside it, root has no more rights than anybody else."""
+    user = os.geteuid()
+    os.seteuid(user or 65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
 
-    def refuse(folder: str) -> NoReturn:
-        raise PermissionError(folder)
 
-    monkeypatch.setattr(os, "scandir", refuse)
-    assert took(file(log.position)) == b"three\n"
-    path.write_text("another\n")
+def test_a_folder_that_nobody_may_list_is_not_needed() -> None:
+    """It lies beside the folders of pytest, which nobody but their owner may enter."""
     notices: list[str] = []
-    assert took(file(log.position, notices.append)) == b"another\n"
-    assert len(notices) == 1
+
+    def taken(position: Position) -> bytes | None:
+        with unprivileged(), closing(GrowingFile(str(path), position, notices.append)) as log:
+            return took(log)
+
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "log")
+        path.write_text("one\ntwo\n")
+        path.chmod(0o644)
+        with closing(GrowingFile(str(path), None, notices.append)) as log:
+            assert took(log) == b"one\ntwo\n"
+        os.chmod(folder, 0o311)
+        with unprivileged(), pytest.raises(PermissionError):
+            os.scandir(folder)
+        add(path, "three\n")
+        assert taken(log.position) == b"three\n"
+        assert notices == []
+        path.write_text("another\n")
+        assert taken(log.position) == b"another\n"
+        assert len(notices) == 1
+        os.chmod(folder, 0o700)
 
 
 def test_a_fifo_in_place_of_the_file_is_refused(path: Path, file: Opened) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def test_objects_are_arms_and_end_in_the_context(shop: Run, db: str) -> None:
     assert [row["eligible"] for row in logged] == [["a", "b"]] * 5
     for answer in answers:
         first, second = answer["slate"]
-        share = {"a": 1 / (1 + 2.718281828459045 ** ((0.2 - 1.7) / 0.5))}
+        share = {"a": 1 / (1 + math.exp((0.2 - 1.7) / 0.5))}
         assert first["propensity"] == pytest.approx(share.get(first["arm"], 1 - share["a"]), abs=1e-12)
         assert (second["propensity"], {first["score"], second["score"]}) == (1, {1.7, 0.2})
     assert shop("doctor").exit_code == 0

@@ -353,7 +353,7 @@ def test_nothing_is_changed_by_looking(healthy: str) -> None:
 
 @ON_BOTH
 def test_a_sample_of_a_long_log_is_read_alone(healthy: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bulk, "is_long", lambda unit: True)
+    monkeypatch.setattr(bulk, "MIN_DECISIONS", 0)
     everything, sampled = audit(healthy, sample=1_000), audit(healthy, sample=5)
     assert [(finding.severity, finding.check) for finding in everything.findings] == [("info", "propensities")]
     assert everything.checked["propensities"] > 500 > 40 > sampled.checked["decisions"] >= 5

@@ -177,7 +177,7 @@ def test_shares_of_the_best_are_about_those_of_the_exact_order() -> None:
         assert best_shares(mean, sd) == pytest.approx(Gaussian(mean, sd).order(1).best(), abs=0.05)
 
 
-def test_a_thousand_arms_take_no_longer_than_their_best_ones() -> None:
+def test_of_a_thousand_arms_64_at_most_have_a_share() -> None:
     rng = np.random.default_rng(4)
     share = best_shares(rng.random(1000), np.full(1000, 0.01))
     assert share.sum() == pytest.approx(1)

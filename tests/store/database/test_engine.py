@@ -189,7 +189,7 @@ def test_a_schema_with_a_blank_in_its_name_holds_a_store(postgres_server: str, e
         from rlrec.store.database import bulk
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(bulk, "is_long", lambda unit: True)
+            patch.setattr(bulk, "MIN_DECISIONS", 0)
             with store.read() as unit, bulk.alongside(unit):
                 assert unit.arrow_worker is not None
                 query = bulk.PendingQuery(unit, "SELECT count(*) FROM decision", {"n": int})

@@ -89,7 +89,7 @@ def test_the_time_of_a_replica_without_a_change_is_that_of_its_copy(servers: Ser
 
 
 def test_a_second_process_reads_the_snapshot_of_a_replica(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bulk, "is_long", lambda unit: True)
+    monkeypatch.setattr(bulk, "MIN_DECISIONS", 0)
     catch_up(servers)
     with closing(Store(servers[1].url())) as copy, copy.read() as unit, bulk.alongside(unit):
         assert unit.arrow_worker is not None
