@@ -61,7 +61,12 @@ def eligible_sets(
             sizes.append(size)
             bodies.append(text if superset is None else to_text(sorted({*superset}.difference(arms))))
             references.append(None if superset is None else superset_ids[superset])
-        rows = {"digest": new_digests, "size": sizes, "arms": bodies, "superset_id": references}
+        rows: dict[str, Sequence[Any]] = {
+            "digest": new_digests,
+            "size": sizes,
+            "arms": bodies,
+            "superset_id": references,
+        }
         ids |= loading.add_new(unit, "eligible_set", rows)
     return {arms: ids[key] for key, (_, _, arms) in by_digest.items()}
 
