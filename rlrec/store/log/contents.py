@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from hashlib import blake2b
+from typing import Any
 
 from rlrec.store.database import loading
 from rlrec.store.database.unit import StoredRows, Unit, parse, to_text
@@ -50,7 +51,9 @@ def eligible_sets(
 ) -> dict[tuple[int, ...], int]:
     """The id of each set of arm ids (ascending), stored if it is new. supersets: of sets that lack few of these arms,
     which is all that is stored of them."""
-    superset_ids = eligible_sets(unit, set(supersets.values())) if supersets else {}  # they may be among the sets
+    superset_ids = (
+        eligible_sets(unit, set(supersets.values())) if supersets else {}
+    )  # first: they may be among the sets
     texts = {tuple(arms): to_text(list(arms)) for arms in sets}
     by_digest = {digest(text): (len(arms), text, arms) for arms, text in texts.items()}
     ids = loading.ids(unit, "eligible_set", "digest", by_digest)
