@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 CLEAR = b"\x1b[H\x1b[J"  # of a terminal: to its first line, and nothing below
 POLICIES = ("policy", "kind", "live", "live_since", "versions", "decisions", "decisions_24h", "last_at")
 ROUTES = ("route", "policy", "version", "experiment", "since", "decisions_24h")
+SHORTEST_WATCH_US = 100_000  # without a wait it would keep the store busy
 EXPERIMENTS = ("experiment", "unit", "units", "variants", "created_at")
 
 
@@ -30,7 +31,7 @@ EXPERIMENTS = ("experiment", "unit", "units", "variants", "created_at")
     OUTPUT,
     click.option(
         "--watch", "watch_us", is_flag=False, flag_value="5s", type=DURATION, metavar="[TIME]",
-        help="Show it again and again, every 5s or TIME, until Ctrl-C.",
+        help="Show it again and again, every 5s or TIME (at least 100ms), until Ctrl-C.",
     ),
 )  # fmt: skip
 @reading("rlrec status", "rlrec status --watch 10s", "rlrec status --json")
@@ -43,6 +44,8 @@ def status(store: Store, show: Show, watch_us: int | None) -> None:
     decisions_24h counts what was served in the last 24 hours. An immature decision is within the reward window of its
     policy: estimates and training do not use it yet. Unsettled slots have not entered the beliefs of rewards that are
     learned when they are `settled`. The answer of a policy is that of the newest look of a gate at its live version."""
+    if watch_us is not None and watch_us < SHORTEST_WATCH_US:
+        raise click.UsageError("--watch waits for at least 100ms between two looks")
     result = _show(store, show)
     while watch_us is not None:
         time.sleep(watch_us / 1e6)

@@ -287,3 +287,10 @@ def test_a_watched_status_is_shown_again_until_it_is_interrupted(run_sqlite: Run
         assert (child.wait(timeout=60), child.stderr.read()) == (130, b"Error: interrupted.\n")
     refused = run_sqlite("status", "--watch", "soon")
     assert (refused.exit_code, "is not a duration" in refused.stderr) == (2, True)
+
+
+def test_a_watch_waits_between_two_looks(run_sqlite: Run) -> None:
+    for pause in ("0s", "99ms"):
+        refused = run_sqlite("status", "--watch", pause)
+        assert (refused.exit_code, refused.stdout) == (2, "")
+        assert "--watch waits for at least 100ms" in refused.stderr
