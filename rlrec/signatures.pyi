@@ -690,7 +690,7 @@ class Commands:
         context: Context: what describes user and moment.
         k: Positions to fill.
         arms: Only these arms, and those of group home; or a JSON array.
-        candidates: In place of --arms, with what you know of each: [{"arm": "a", "score": 1.7, "features": {"price": 9}}].
+        candidates: In place of --arms, with what you know of each: [{"arm": "a", "score": 1.7, "features": {"price": 9}}]; "scores": {"new": 1.7, "old": 0.4} has those of several rankers.
         block: None of these arms.
         not_after: No arm for which the person had such an event.
         not_shown: No arm that the person was shown N times, or N times in 7 days.

@@ -88,7 +88,10 @@ IMPOSSIBLE: dict[str, list[Any]] = {
 }  # fmt: skip
 # what a request states of its arms, which `scored` ranks by and no other kind looks at
 REQUEST: dict[str, Any] = {
-    "@arms": {arm: {"score": score} for arm, score in zip(ARMS, (1, 3, 3, 2, 0, 2.5), strict=True)}
+    "@arms": {
+        arm: {"score": score, "scores": {"other": -score}}
+        for arm, score in zip(ARMS, (1, 3, 3, 2, 0, 2.5), strict=True)
+    }
 }
 CONTEXTS: list[dict[str, Any]] = [REQUEST, {"hour": 9} | REQUEST, {"hour": 10} | REQUEST]
 CORRELATED = [

@@ -150,8 +150,8 @@ def _notice_equal_rankers(store: Store, forks: Sequence[Fork]) -> None:
         if first != label:
             store.notice(
                 f"variants {first} and {label} rank by the scores of a request, with the same parameters: they differ "
-                "only if requests bring the scores of the ranker of their variant, which `rlrec recommend --dry-run` "
-                "names beforehand"
+                "only if requests bring the scores of the ranker of their variant; policies with --param score=NAME "
+                'rank by those of one name, {"scores": {"NAME": 1.7}}'
             )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from rlrec.app.serving.requests import Request
 from rlrec.errors import InputError, suggest
-from rlrec.policy.contexts.statements import ARMS, FEATURES, PAGE, SCORE, check_arms, check_names
+from rlrec.policy.contexts.statements import ARMS, PAGE, STATED_OF_ARM, check_arms, check_names
 from rlrec.policy.slates.page_rules import parse
 from rlrec.store import Unit
 from rlrec.store.policies import arms
@@ -58,10 +58,8 @@ def _split(arms: Sequence[Any]) -> tuple[list[str], dict[str, dict[str, Any]]]:
             keys.append(arm)
             continue
         keys.append(arm.arm)
-        entry: dict[str, Any] = {} if arm.score is None else {SCORE: arm.score}
-        if arm.features:
-            entry[FEATURES] = arm.features
-        if entry:
+        stated = {name: getattr(arm, name) for name in STATED_OF_ARM}
+        if entry := {name: value for name, value in stated.items() if value is not None and value != {}}:
             entries[arm.arm] = entry
     return keys, entries
 

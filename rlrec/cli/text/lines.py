@@ -234,6 +234,7 @@ def candidate_type() -> Any:
     from msgspec import defstruct
 
     rows: list[Any] = [("arm", key_type()), ("features", dict[str, Any], {}), ("score", float | None, None)]
+    rows.append(("scores", dict[str, float], {}))
     return defstruct("Candidate", rows, forbid_unknown_fields=True)
 
 

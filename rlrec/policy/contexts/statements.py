@@ -13,17 +13,21 @@ ARMS, PAGE = "@arms", "@page"
 LOGGED_RULES = "@eligible"  # what a request said that took arms from it
 STATED = (ARMS, PAGE)
 STATEMENTS = (*STATED, PRICE, LOGGED_RULES)  # the last two by the tool itself, the price for a policy with a budget
-SCORE, FEATURES = "score", "features"  # of an arm
-SCORES, ARM_FEATURES = f"{ARMS}.{SCORE}", f"{ARMS}.{FEATURES}"  # as fields of a context: those of all arms, by key
+SCORE, SCORES, FEATURES = STATED_OF_ARM = ("score", "scores", "features")
+ARM_FEATURES = f"{ARMS}.{FEATURES}"  # as a field of a context: those of all arms, by key
 LARGEST = 1e100  # a score whose distance from another is still finite at any temperature
 
 
 def by_arm(context: Mapping[str, Any], name: str) -> dict[str, Any] | None:
     """The values that a context, or the fields of one that are read, states under a name, by arm; None where it states
-    nothing."""
+    nothing. name: `scores.new` stands for the scores of the ranker `new`."""
     if (values := context.get(f"{ARMS}.{name}")) is not None:
         return dict(values)
-    return {key: entry[name] for key, entry in context.get(ARMS, {}).items() if name in entry} or None
+    entries = context.get(ARMS, {})
+    if name.startswith(f"{SCORES}."):
+        name = name.removeprefix(f"{SCORES}.")
+        entries = {key: entry.get(SCORES, {}) for key, entry in entries.items()}
+    return {key: entry[name] for key, entry in entries.items() if name in entry} or None
 
 
 def check_names(context: Mapping[str, Any]) -> None:
@@ -43,18 +47,28 @@ def check_arms(entries: Any, *, field: str) -> None:
         path = f"{field}.{key[:80]}"
         if not isinstance(entry, Mapping):
             raise InputError(f"arm {key[:80]!r} is {_written(entry)}", hint=example, field=path)
-        if unknown := entry.keys() - {SCORE, FEATURES}:
+        if unknown := entry.keys() - {*STATED_OF_ARM}:
             name = min(unknown)
-            hint = suggest(name, [SCORE, FEATURES]) or example
+            hint = suggest(name, list(STATED_OF_ARM)) or example
             raise InputError(f"arm {key[:80]!r} has an unknown {name[:80]!r}", hint=hint, field=f"{path}.{name[:80]}")
-        score, features = entry.get(SCORE, 0), entry.get(FEATURES, {})
-        if type(score) not in (int, float) or not -LARGEST <= score <= LARGEST:
-            hint = f"a score is a number from {-LARGEST:g} to {LARGEST:g}"
-            raise InputError(f"the score of arm {key[:80]!r} is {_written(score)}", hint=hint, field=f"{path}.{SCORE}")
+        named_scores, features = entry.get(SCORES, {}), entry.get(FEATURES, {})
+        if not isinstance(named_scores, Mapping):
+            hint = 'write {"new": 1.7, "old": 0.4}'
+            message = f"the scores of arm {key[:80]!r} are {_written(named_scores)}"
+            raise InputError(message, hint=hint, field=f"{path}.{SCORES}")
+        _check_score(entry.get(SCORE, 0), SCORE, key, f"{path}.{SCORE}")
+        for name, score in named_scores.items():
+            _check_score(score, f"score {name[:80]!r}", key, f"{path}.{SCORES}.{name[:80]}")
         if not isinstance(features, Mapping):
             hint = 'write {"price": 9}'
             message = f"the features of arm {key[:80]!r} are {_written(features)}"
             raise InputError(message, hint=hint, field=f"{path}.{FEATURES}")
+
+
+def _check_score(score: Any, subject: str, key: str, field: str) -> None:
+    if type(score) not in (int, float) or not -LARGEST <= score <= LARGEST:
+        hint = f"a score is a number from {-LARGEST:g} to {LARGEST:g}"
+        raise InputError(f"the {subject} of arm {key[:80]!r} is {_written(score)}", hint=hint, field=field)
 
 
 def _written(value: Any) -> str:

@@ -3,13 +3,14 @@ drafted rankers."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rlrec.errors import InputError
 from rlrec.policy.beliefs.base import Belief, Floored, Policy, bounded, check_between, sum_tolerance
-from rlrec.policy.contexts.statements import SCORE, SCORES, by_arm
+from rlrec.policy.contexts.statements import ARMS, SCORE, SCORES, by_arm
 
 if TYPE_CHECKING:
     from rlrec.arrays import Array
@@ -110,22 +111,31 @@ class Scored(_Unlearned, Floored):
 
     temperature 0: a uniform arm with probability epsilon, else the highest score left; equal ones share. temperature
     above 0: arms in proportion to exp(score / temperature), at every position of those that are left (Plackett-Luce);
-    then epsilon is 0 unless it is typed.
+    then epsilon is 0 unless it is typed. score: which of the `scores` of an arm; "" for its `score`.
     """
 
     temperature: float = bounded(0.0, 0, 1e9)
     epsilon: float = bounded(0.1, 0, 1)
+    score: str = ""
 
     purpose: ClassVar[str] = "your own ranker: each request brings the scores of its arms"
     uniform_rates: ClassVar[tuple[str, ...]] = ("epsilon",)
     explores_by: ClassVar[tuple[str, ...]] = ("floor", "epsilon", "temperature")
-    reads: ClassVar[tuple[str, ...]] = (SCORES,)
     takes_scores: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if 0 < self.temperature < COLDEST:
             raise InputError(f"temperature is {self.temperature:g}", hint=f"it is 0, or from {COLDEST:g} to 1e9")
+
+    @property
+    def score_name(self) -> str:
+        """What requests state of an arm to be ranked by."""
+        return f"{SCORES}.{self.score}" if self.score else SCORE
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (f"{ARMS}.{self.score_name}",)
 
     @classmethod
     def implied_defaults(cls, typed: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -138,15 +148,16 @@ class Scored(_Unlearned, Floored):
         values = self.request_scores(arms, context)
         return Gumbel(values / self.temperature) if self.temperature else Point(values)
 
-    @staticmethod
-    def request_scores(arms: Iterable[str], context: Mapping[str, Any]) -> Array:
+    def request_scores(self, arms: Iterable[str], context: Mapping[str, Any]) -> Array:
         """The score of each arm, (m,). Raises InputError for an arm that has none."""
         import numpy as np
 
-        by_key, keys = by_arm(context, SCORE) or {}, list(arms)
+        by_key, keys = by_arm(context, self.score_name) or {}, list(arms)
         if unscored := [key for key in keys if key not in by_key]:
-            hint = 'a policy of kind scored needs one for each arm of a request: {"arm": "KEY", "score": 1.7}'
-            raise InputError(f"arm {unscored[0]!r} has no score", hint=hint, field="arms")
+            example = json.dumps({"arm": "KEY", **({SCORES: {self.score: 1.7}} if self.score else {SCORE: 1.7})})
+            hint = f"a policy of kind scored needs one for each arm of a request: {example}"
+            name = f" {self.score!r}" if self.score else ""
+            raise InputError(f"arm {unscored[0]!r} has no score{name}", hint=hint, field="arms")
         return np.array([by_key[key] for key in keys], np.float64)
 
 

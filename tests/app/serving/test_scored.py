@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import Run
+from tests.conftest import ON_BOTH, Run
 
 LATER = ("--now", "2099-01-01T00:00:00Z")
 ARMS = list("abcdefgh")
@@ -152,3 +153,51 @@ def test_variants_that_rank_alike_are_named(shop: Run) -> None:
     beforehand = [answer["variant"] for answer in serve(shop, lines, "--dry-run")]
     assert beforehand == [answer["variant"] for answer in serve(shop, lines)]
     assert len({*beforehand}) > 1
+
+
+@ON_BOTH
+def test_two_rankers_are_compared_from_the_same_requests(run: Run, tmp_path: Path) -> None:
+    """Each arm brings the score of either ranker, whoever serves. The log of one judges the other, by hand too, here
+    and where the log is imported."""
+    run("arm", "import", "-", stdin="".join(json.dumps({"arm": arm}) + "\n" for arm in ARMS))
+    for name in ("new", "old"):
+        params = ("--param", f"score={name}", "--param", "temperature=0.5")
+        assert run("policy", "create", name, "--kind", "scored", *params).exit_code == 0
+    created = run("experiment", "create", "ab", "--variant", "n=new", "--variant", "o=old")
+    assert (created.exit_code, "rank by" in created.stderr) == (0, False)
+    rng, lines = random.Random(4), requests(80, experiment="ab", k=1)
+    for arm in (arm for line in lines for arm in line["arms"]):
+        arm["scores"] = {"old": arm.pop("score"), "new": round(rng.gauss(0, 1), 3)}
+    answers = serve(run, lines)
+    earn(run, answers)
+    wanted = dict.fromkeys(("new", "old"), 0.0)
+    for answer, line, row in zip(answers, lines, exported(run), strict=True):
+        for name in wanted:
+            odds = {arm["arm"]: math.exp(arm["scores"][name] / 0.5) for arm in line["arms"]}
+            probability = odds[answer["slate"][0]["arm"]] / sum(odds.values())
+            if answer["variant"] == name[0]:
+                assert answer["propensity"] == pytest.approx(probability, abs=1e-12)
+            else:
+                wanted[name] += row["reward"] * probability / answer["propensity"]
+    assert run("doctor").exit_code == 0
+    variants = [answer["variant"] for answer in answers]
+    for name, other in (("new", "o"), ("old", "n")):
+        words = (name, "--log", f"experiment=ab,variant={other}", "--estimator", "ips")
+        (here,) = estimates(run, *words)
+        assert here["value"] == pytest.approx(wanted[name] / variants.count(other), rel=1e-9)
+    run("export-log", "log.jsonl", "--layout", "jsonl")
+    elsewhere = ("--db", str(tmp_path / "other.db"))
+    run(*elsewhere, "init")
+    run(*elsewhere, "policy", "create", "new", "--kind", "scored", "--param", "score=new", "--param", "temperature=0.5")
+    assert run(*elsewhere, "import-log", "log.jsonl", "--layout", "jsonl", "--policy", "past").exit_code == 0
+    imported = estimates(lambda *words: run(*elsewhere, *words), "new", "--log", "policy=past", "--estimator", "ips")
+    assert imported[0]["value"] == pytest.approx(
+        estimates(run, "new", "--log", "all", "--estimator", "ips")[0]["value"]
+    )
+    run("policy", "create", "third", "--kind", "scored", "--param", "score=third")
+    missing = run(*LATER, "evaluate", "third", "--log", "all")
+    assert "in every row of the log some arm has no scores.third, by which third ranks" in missing.stderr
+
+
+def exported(run: Run) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in run("export-log", "-", "--layout", "jsonl").stdout.splitlines()]

@@ -58,6 +58,12 @@ def test_objects_are_arms_and_end_in_the_context(shop: Run, db: str) -> None:
     ({"arms": [*STATED, {"arm": "a", "score": 3}]}, "arm 'a' is listed twice", "arms"),
     ({"arms": [*STATED, {"arm": "x", "score": 3}]}, "unknown arm 'x'", "arms"),
     ({"arms": [{"arm": "a", "scor": 3}]}, "unknown field", "arms[0].scor"),
+    ({"policy": "new", "arms": STATED}, "arm 'a' has no score 'new'", "arms"),
+    ({"arms": [{"arm": "a", "scores": {"new": "3"}}]}, "expected a number", "arms[0].scores.new"),
+    ({"arms": [{"arm": "a", "scores": 3}]}, "expected an object", "arms[0].scores"),
+    ({"arms": [{"arm": "a", "scores": {"x": 1e200}}]}, "the score 'x' of arm 'a' is 1e+200", "arms.a.scores.x"),
+    ({"context": {"@arms": {"a": {"scores": {"x": "1"}}}}}, "the score 'x' of arm 'a' is", "context.@arms.a.scores.x"),
+    ({"context": {"@arms": {"a": {"scores": 1}}}}, "the scores of arm 'a' are 1", "context.@arms.a.scores"),
     ({"arms": [{"arm": "a", "score": "3"}]}, "expected a number or null", "arms[0].score"),
     ({"arms": [{"arm": "a", "score": 1e200}]}, "the score of arm 'a' is 1e+200", "arms.a.score"),
     ({"arms": [{"arm": "a", "features": [1]}]}, "expected an object", "arms[0].features"),
@@ -81,6 +87,7 @@ def test_what_cannot_be_is_refused_in_one_line(
         "arm", "import", "-", stdin="".join(json.dumps({"arm": arm, "groups": ["home"]}) + "\n" for arm in "abc")
     )
     run_sqlite("policy", "create", "mine", "--kind", "scored")
+    run_sqlite("policy", "create", "new", "--kind", "scored", "--param", "score=new")
     good = json.dumps({"session": "s", "policy": "mine", "arms": STATED, "page": None, "block": None})
     bad = json.dumps({"session": "s", "policy": "mine"} | request_fields)
     result = run_sqlite("recommend", "--input", "-", stdin=f"{bad}\n{good}\n")

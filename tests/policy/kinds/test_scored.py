@@ -18,7 +18,7 @@ from rlrec.policy.scores.scores import Scores
 from rlrec.policy.slates import slate
 from rlrec.policy.slates.slate_draws import SlateSampler
 
-OFF = {"temperature": 0.5, "epsilon": 0.4}
+OFF = {"temperature": 0.5, "epsilon": 0.4, "score": "other"}
 IMPOSSIBLE: dict[str, list[Any]] = {"temperature": [-1.0, 1e-10, 1e300, float("inf"), float("nan"), "1", True]}
 ARMS = list("abcdefgh")
 SCORES = [1.7, 0.2, 1.7, -3.0, 0.9, 2.5, 0.9, 0.9]  # with ties of two and of three arms
@@ -105,9 +105,14 @@ def test_extreme_scores_have_probabilities(largest: float) -> None:
 
 
 def test_an_arm_without_a_score_is_named() -> None:
-    policy = kinds.make("scored", {})
+    policy: Any = kinds.make("scored", {})
     none = np.zeros(2)
     belief = Belief(pulls=none, reward_sum=none, reward_squares=none, alpha=none, beta=none, total=0.0)
     for context in ({}, {"@arms": {"a": {"score": 1}}}, {"@arms": {"a": {"score": 1}, "b": {"features": {"x": 1}}}}):
         with pytest.raises(InputError, match="has no score"):
             policy.scores(belief, arms=["a", "b"], context=context)
+    stated = {"a": {"score": 1, "scores": {"new": 2}}, "b": {"score": 3, "scores": {"old": 4}}}
+    assert list(policy.request_scores(["a", "b"], {"@arms": stated})) == [1, 3]
+    with pytest.raises(InputError, match="arm 'b' has no score 'new'") as refusal:
+        kinds.make("scored", {"score": "new"}).scores(belief, arms=["a", "b"], context={"@arms": stated})
+    assert '{"arm": "KEY", "scores": {"new": 1.7}}' in str(refusal.value.hint)

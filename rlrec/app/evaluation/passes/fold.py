@@ -327,8 +327,9 @@ def _target_estimates(
     group_partials = [group for strata in partial.groups[number].values() for group in strata.values()]
     n_unknown = sum(group.unknown for group in group_partials if "page-rules" not in group.reasons)
     if target.takes_scores and n_unknown == counts.used and not evaluation.paired:
-        message = f"in every row of the log some arm has no score, by which {target.name} ranks"
-        raise InputError(message, hint="a target of kind scored is judged on requests that bring a score for each arm")
+        field = target.reads[0].removeprefix("@arms.")
+        message = f"in every row of the log some arm has no {field}, by which {target.name} ranks"
+        raise InputError(message, hint=f"{target.name} is judged on requests that bring it for each arm")
     n_left_out = counts.left_out + counts.other_policy
     log_reasons = {
         "no-propensity": n_left_out > 0,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from zlib import crc32
 
 import numpy as np
@@ -31,7 +31,7 @@ from rlrec.app.log import reward_log
 from rlrec.arrays import Array, Flags, Ids, distinct
 from rlrec.errors import InputError
 from rlrec.ope.sums.base import LogBatch
-from rlrec.policy.contexts.statements import SCORE, by_arm
+from rlrec.policy.contexts.statements import by_arm
 from rlrec.policy.scores.families.correlated import Correlated
 from rlrec.policy.scores.scores import Scores, subset
 from rlrec.policy.slates import slate, slate_draws
@@ -40,6 +40,7 @@ from rlrec.store.database.bulk import Columns
 if TYPE_CHECKING:
     from rlrec.app.evaluation.models.reward_models import ModelValues
     from rlrec.app.evaluation.models.visit_values import TargetSlates
+    from rlrec.policy.kinds.fixed import Scored
 
 REFUSALS = 10_000  # cases of which it is remembered whether rules can be kept
 CASES = 100  # worked out at a time
@@ -396,7 +397,8 @@ class RequestScorer(Scorer):
         first, case = distinct(*columns)
         sets, numbers = (column[first].tolist() for column in columns)
         keys = {number: {*map(self.arms.keys.__getitem__, logged.eligible[number].tolist())} for number in {*sets}}
-        scores = [by_arm(contexts[number], SCORE) or {} for number in numbers]
+        name = cast("Scored", self.serving.policy).score_name
+        scores = [by_arm(contexts[number], name) or {} for number in numbers]
         has_all = [keys[number] <= by_key.keys() for number, by_key in zip(sets, scores, strict=True)]
         return np.array(has_all, np.bool_)[case]
 

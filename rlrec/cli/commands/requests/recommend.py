@@ -40,7 +40,8 @@ TYPED = click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.ENVIR
 @click.option("--arms", type=KEYS, metavar="a,@home", help="Only these arms, and those of group home; or a JSON array.")
 @click.option(
     "--candidates", type=CANDIDATES, metavar="JSON|@FILE",
-    help='In place of --arms, with what you know of each: [{"arm": "a", "score": 1.7, "features": {"price": 9}}].',
+    help='In place of --arms, with what you know of each: [{"arm": "a", "score": 1.7, "features": {"price": 9}}]; '
+    '"scores": {"new": 1.7, "old": 0.4} has those of several rankers.',
 )  # fmt: skip
 @click.option("--block", type=KEYS, metavar="a,@home", help="None of these arms.")
 @click.option("--not-after", type=KEYS, metavar="KIND[/7d],...", help="No arm for which the person had such an event.")
