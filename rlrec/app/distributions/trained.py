@@ -138,17 +138,17 @@ class TrainedModel:
                 start = until
 
     def request_cases(
-        self, state: State, eligible: Ids, revision: Ids, contexts: Sequence[Mapping[str, Any]], *,
+        self, state: State, eligible: Ids, revision: Ids, contexts: Sequence[Mapping[str, Any]], code: Ids, *,
         sets: Mapping[int, Ids], keys: Mapping[int, str],
     ) -> Iterator[EligibleGroup]:  # fmt: skip
-        """`cases` of decisions whose requests may state features of their arms, in a context each."""
-        described = np.array([bool(by_arm(context, FEATURES)) for context in contexts], np.bool_)
+        """`cases` of decisions whose requests may state features of their arms. code: the context of each, (n,)."""
+        described = np.array([bool(by_arm(context, FEATURES)) for context in contexts], np.bool_)[code]
         if not described.any():
             yield from self.cases(state, eligible, revision, sets=sets)
             return
         stating = np.flatnonzero(described)
         for rows in (np.flatnonzero(~described), *np.split(stating, range(PORTION, len(stating), PORTION))):
-            row_contexts = [contexts[row] for row in rows.tolist()]
+            row_contexts = [contexts[number] for number in code[rows].tolist()]
             arms = [sets[key] for key in eligible[rows].tolist()]
             revisions = self.at_requests(row_contexts, arms, revision[rows], keys=keys)
             for group in self.cases(state.take(rows), eligible[rows], revisions, sets=sets):

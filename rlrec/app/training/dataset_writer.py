@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from hashlib import blake2b
+from operator import add
 from typing import NamedTuple, Self
 
 import numpy as np
+import numpy.typing as npt
 
 from rlrec import ope
 from rlrec.app.distributions.trained import TrainedModel
@@ -21,17 +24,18 @@ from rlrec.app.log.reward_log import UnusedVisits
 from rlrec.app.log.splits import GATE, TRAIN, TUNE, owner_splits
 from rlrec.app.training.dataset import Catalogue, Dataset, EligibleSet, VisitRows
 from rlrec.app.training.holdout_value import ESTIMATOR
-from rlrec.arrays import Flags, Ids, distinct
+from rlrec.arrays import Flags, Ids, distinct, look_up
 from rlrec.compute import Engine
 from rlrec.ope.units.sessions import SessionFold
+from rlrec.policy.contexts.encoder import Encoded
 from rlrec.policy.contexts.features import Sparse
 from rlrec.policy.contexts.statements import PAGE
 from rlrec.policy.gradients.gradient import by_row
 from rlrec.records import Reward, Sums
 from rlrec.store import Unit
-from rlrec.store.log import contents, sessions, settings
+from rlrec.store.log import contents, reader, sessions, settings
 from rlrec.store.log.reader import Batch
-from rlrec.store.log.selected import Selection
+from rlrec.store.log.selected import Selection, session_bounds
 from rlrec.store.policies import arms
 
 # Columns that are read of every impression.
@@ -87,16 +91,16 @@ class WriteReport(Sums):
         return "; ".join(f"{count:,} {reason}" for count, reason in counts if count)
 
 
-class VisitNames(NamedTuple):
-    """One a visit, (s,): its split, digests of its cluster (the user where one is known) and of the visit itself."""
+class Owners(NamedTuple):
+    """One a visit, (s,): its split, the key of its session, and that of the user ("" where none is known)."""
 
     split: Ids
-    cluster: Ids
-    name: Ids
+    session: npt.NDArray[np.object_]
+    user: npt.NDArray[np.object_]
 
-    def take(self, visits: Flags) -> VisitNames:
-        """The names of some visits."""
-        return VisitNames(*(column[visits] for column in self))
+    def take(self, visits: Flags) -> Owners:
+        """The owners of some visits."""
+        return Owners(self.split[visits], self.session[visits], self.user[visits])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -114,10 +118,10 @@ class DatasetWriter:
     epoch and are the gate's; earlier ones can only teach. log: the filter."""
 
     def __init__(
-        self, unit: Unit, selection: Selection, reader: TrainedModel, reward: Reward, cutoff: Cutoff, *, seed: int,
+        self, unit: Unit, selection: Selection, model: TrainedModel, reward: Reward, cutoff: Cutoff, *, seed: int,
         examination: Sequence[float] = (), since: int = -1, judged_from: int = 0, log: str | None = None,
     ) -> None:  # fmt: skip
-        self.unit, self.reader, self.reward, self.cutoff, self.seed = unit, reader, reward, cutoff, seed
+        self.unit, self.model, self.reward, self.cutoff, self.seed = unit, model, reward, cutoff, seed
         self.examination, self.since, self.judged_from = examination, since, judged_from
         self.evaluation = Evaluation.resolve(unit, Request(targets=(), log=log), selection)
         self.salt = settings.get(unit).split_salt
@@ -131,13 +135,22 @@ class DatasetWriter:
         fold = SessionFold(estimators=estimators, gamma=1.0, horizon=horizon, spans_batches=self._spanning)
         self.max_loggers = fold.most_loggers
         self._ruled_contexts: Ids | None = None
+        self._context_ids: Ids = np.empty(0, np.int64)
+        self._encoded_contexts: Encoded = None
         self.reading = Reading(columns=COLUMNS, visits=True, keys=True)
 
     def write(self, dataset: Dataset, *, engine: Engine | None, progress: Callable[[], None]) -> WriteReport:
         """Write what of the selected log can be used. engine: as of `passes.results`."""
         report, dataset.strata = WriteReport(), self.evaluation.loggers.strata(self.max_loggers)
-        log_reader = LogReader(self.unit, self.evaluation, progress=progress)
-        for written in passes.results(log_reader, self, engine):
+        if engine is None and self.unit.folder is None:  # in the order of the store: the dataset has one of its own
+            selection = self.evaluation.selection
+            bounds = session_bounds(self.unit, selection)
+            batches = reader.batches(self.unit, selection, columns=COLUMNS, visits=True, keys=True, bounds=bounds)
+            log_reader = LogReader(self.unit, self.evaluation, progress=progress, rows=batches)
+            portions: Iterator[WrittenVisits] = map(self._written, log_reader.batches(self.reading))
+        else:
+            portions = passes.results(LogReader(self.unit, self.evaluation, progress=progress), self, engine)
+        for written in portions:
             for rows in written.rows:
                 dataset.add(rows)
             report += written.report
@@ -146,38 +159,42 @@ class DatasetWriter:
 
     def __call__(self, log_reader: LogReader, /) -> WrittenVisits:
         """The visits of a partition that can be used."""
-        report, rows = WriteReport(), list[VisitRows]()
-        for batch in log_reader.batches(self.reading):
-            visits, unused = ended_visits.usable_visits(batch, self.reward, self.cutoff)
-            keep = batch.slots["keep_probability"]
-            report += WriteReport(unused=unused, keep_probabilities=frozenset((float(keep.min()), float(keep.max()))))
-            if not len(visits):
-                continue
-            # which visits have states, a split that is still right, and an end
-            names = self._names(batch, visits)
-            recorded = np.logical_and.reduceat(visits.per_decision("recorded"), visits.start[:-1])
-            split_holds = names.split == visits.per_visit("split")
-            is_short = np.diff(visits.start) <= ended_visits.LONGEST
-            is_ruled = np.logical_or.reduceat(self._with_rules(visits), visits.start[:-1])
-            is_usable = recorded & split_holds & is_short & ~is_ruled
-            report += WriteReport(
-                unrecorded=int((~recorded).sum()), moved=int((recorded & ~split_holds).sum()),
-                too_long=int((recorded & split_holds & ~is_short).sum()),
-                ruled=int((recorded & split_holds & is_short & is_ruled).sum()),
-            )  # fmt: skip
-            visits, names = visits.take(is_usable), names.take(is_usable)
-            if len(visits):
-                is_judged = visits.slots["decision_id"][visits.begins] >= self.judged_from
-                written = (names.split == TRAIN) | (names.split == TUNE) & is_judged
-                rows += self._portions(visits.take(written), names.take(written))
-                report += WriteReport(
-                    visits=len(visits), slots=int(visits.first[-1]),
-                    gate_visits=int(((names.split == GATE) & is_judged).sum()),
-                    new_visits=int((visits.mature_from > self.since).sum()),
-                    rewarded_decisions=int((~visits.default).sum()), max_reward=float(np.abs(visits.reward).max()),
-                    last_id=int(visits.slots["decision_id"].max()),
-                )  # fmt: skip
-        return WrittenVisits(report=report, rows=rows)
+        portions = list(map(self._written, log_reader.batches(self.reading)))
+        rows = [rows for portion in portions for rows in portion.rows]
+        return WrittenVisits(report=reduce(add, (portion.report for portion in portions), WriteReport()), rows=rows)
+
+    def _written(self, batch: Batch) -> WrittenVisits:
+        """The visits of a batch that can be used."""
+        visits, unused = ended_visits.usable_visits(batch, self.reward, self.cutoff)
+        keep = batch.slots["keep_probability"]
+        report = WriteReport(unused=unused, keep_probabilities=frozenset((float(keep.min()), float(keep.max()))))
+        if not len(visits):
+            return WrittenVisits(report=report, rows=())
+        # which visits have states, a split that is still right, and an end
+        owners = self._owners(batch, visits)
+        recorded = np.logical_and.reduceat(visits.per_decision("recorded"), visits.start[:-1])
+        split_holds = owners.split == visits.per_visit("split")
+        is_short = np.diff(visits.start) <= ended_visits.LONGEST
+        is_ruled = np.logical_or.reduceat(self._with_rules(visits), visits.start[:-1])
+        is_usable = recorded & split_holds & is_short & ~is_ruled
+        report += WriteReport(
+            unrecorded=int((~recorded).sum()), moved=int((recorded & ~split_holds).sum()),
+            too_long=int((recorded & split_holds & ~is_short).sum()),
+            ruled=int((recorded & split_holds & is_short & is_ruled).sum()),
+        )  # fmt: skip
+        visits, owners = visits.take(is_usable), owners.take(is_usable)
+        if not len(visits):
+            return WrittenVisits(report=report, rows=())
+        is_judged = visits.slots["decision_id"][visits.begins] >= self.judged_from
+        written = (owners.split == TRAIN) | (owners.split == TUNE) & is_judged
+        report += WriteReport(
+            visits=len(visits), slots=int(visits.first[-1]),
+            gate_visits=int(((owners.split == GATE) & is_judged).sum()),
+            new_visits=int((visits.mature_from > self.since).sum()),
+            rewarded_decisions=int((~visits.default).sum()), max_reward=float(np.abs(visits.reward).max()),
+            last_id=int(visits.slots["decision_id"].max()),
+        )  # fmt: skip
+        return WrittenVisits(report=report, rows=list(self._portions(visits.take(written), owners.take(written))))
 
     def _with_rules(self, visits: EndedVisits) -> Flags:
         """Which decisions had rules of their page, (d,)."""
@@ -192,17 +209,13 @@ class DatasetWriter:
             max_loggers=self.max_loggers,
         )  # fmt: skip
 
-    def _names(self, batch: Batch, visits: EndedVisits) -> VisitNames:
+    def _owners(self, batch: Batch, visits: EndedVisits) -> Owners:
         keys = batch.keys
         assert keys is not None
-        session, number = visits.per_visit("session_id"), visits.per_visit("visit").tolist()
-        row = np.searchsorted(keys["session_id"], session)
-        session_keys, users = keys["key"][row].tolist(), keys["user"][row].tolist()
-        names = [f"{self.seed}/{key}/{visit}" for key, visit in zip(session_keys, number, strict=True)]
-        clusters = [f"user/{user}" if user else f"session/{key}" for user, key in zip(users, session_keys, strict=True)]
-        return VisitNames(owner_splits(self.salt, keys)[row], _digests(clusters), _digests(names))
+        row = np.searchsorted(keys["session_id"], visits.per_visit("session_id"))
+        return Owners(owner_splits(self.salt, keys)[row], keys["key"][row], keys["user"][row])
 
-    def _portions(self, visits: EndedVisits, names: VisitNames) -> Iterator[VisitRows]:
+    def _portions(self, visits: EndedVisits, owners: Owners) -> Iterator[VisitRows]:
         """The rows of visits, in portions of so many arms of eligible sets."""
         if not len(visits):
             return
@@ -210,15 +223,17 @@ class DatasetWriter:
         portions = min(-(-sum(sizes.values()) // CELLS), len(visits))
         number = np.arange(len(visits)) * portions // len(visits)
         for portion in range(portions):
-            yield self._rows(visits.take(number == portion), names.take(number == portion)).packed()
+            yield self._rows(visits.take(number == portion), owners.take(number == portion)).packed()
 
-    def _rows(self, visits: EndedVisits, names: VisitNames) -> VisitRows:
+    def _rows(self, visits: EndedVisits, owners: Owners) -> VisitRows:
         slots, first = visits.slots, visits.first
+        sessions, users, numbers = owners.session.tolist(), owners.user.tolist(), visits.per_visit("visit").tolist()
+        names = [f"{self.seed}/{key}/{visit}" for key, visit in zip(sessions, numbers, strict=True)]
+        clusters = [f"user/{user}" if user else f"session/{key}" for user, key in zip(users, sessions, strict=True)]
         eligible, revision = visits.per_decision("eligible_id"), visits.per_decision("catalogue_revision")
         # the states
-        contexts, index = stored_contexts.distinct_contexts(self.unit, visits.per_decision("context_id"))
-        encoded = self.reader.encoded(contexts)[index]
-        state = self.reader.states(encoded, visits.histories(), revision)
+        encoded = self._encoded(visits.per_decision("context_id"))
+        state = self.model.states(encoded, visits.histories(), revision)
         # remembered arms that are eligible
         sets, set_index = self._sets(eligible, revision)
         remembered, n_arms = self._positions(state.arm), len(self.arms)
@@ -234,7 +249,7 @@ class DatasetWriter:
             divided = earned / examined
             logged = np.where(np.isinf(examined), UNWEIGHED, logged)  # below the end of the curve
         return VisitRows(
-            eligible_sets=sets, name=names.name.view(np.uint64), split=names.split, cluster=names.cluster,
+            eligible_sets=sets, name=_digests(names).view(np.uint64), split=owners.split, cluster=_digests(clusters),
             stratum=self._stratum(visits), length=np.diff(visits.start), eligible=set_index,
             size=np.diff(first),
             remembered=np.bincount(state.row[in_set], minlength=len(eligible)),
@@ -245,13 +260,28 @@ class DatasetWriter:
             words=encoded if isinstance(encoded, Sparse) else None,
         )  # fmt: skip
 
+    def _encoded(self, context_id: Ids) -> Encoded:
+        """The encoded contexts of decisions; those of the portion before are not read again."""
+        first, code = distinct(context_id)
+        ids = context_id[first]
+        index, is_cached = look_up(self._context_ids, ids)
+        new, cached, pieces = np.flatnonzero(~is_cached), np.flatnonzero(is_cached), list[Encoded]()
+        if len(new):
+            pieces.append(self.model.encoded(stored_contexts.distinct_contexts(self.unit, ids[new])[0]))
+        if len(cached):
+            pieces.append(self._encoded_contexts[index[cached]])
+        concatenate = Sparse.concatenate if isinstance(pieces[0], Sparse) else np.concatenate
+        order = np.argsort(np.concatenate([new, cached]))
+        self._context_ids, self._encoded_contexts = ids, concatenate(pieces)[order]
+        return self._encoded_contexts[code]
+
     def _positions(self, ids: Ids) -> Ids:
         """Indices of arms among all that are trained."""
         return self._order[np.searchsorted(self.arms[self._order], ids)]
 
     def _sets(self, eligible: Ids, revision: Ids) -> tuple[list[EligibleSet], Ids]:
         """The eligible sets of decisions as they were described then, and the index of each decision's, (n,)."""
-        epoch = self.reader.arm_features.epochs(revision)
+        epoch = self.model.arm_features.epochs(revision)
         first, index = distinct(eligible, epoch)
         members = contents.eligible_arms(self.unit, set(eligible[first].tolist()))
         rows = zip(eligible[first].tolist(), epoch[first].tolist(), revision[first].tolist(), strict=True)
@@ -259,7 +289,7 @@ class DatasetWriter:
 
     def _eligible_set(self, ids: Sequence[int], epoch: int, revision: int) -> EligibleSet:
         if epoch not in self._catalogues:
-            described = Catalogue(self.reader.arm_features.encode(self.arms, revision))
+            described = Catalogue(self.model.arm_features.encode(self.arms, revision))
             equal = (catalogue for catalogue in self._catalogues.values() if catalogue.digest == described.digest)
             self._catalogues[epoch] = next(equal, described)
         return EligibleSet(self._catalogues[epoch], np.sort(self._positions(np.array(ids, np.int64))))

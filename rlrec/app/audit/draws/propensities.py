@@ -204,19 +204,19 @@ class VersionSlates:
         source = f"the weights of {self.version.reference} and the history"
         with np.errstate(all="ignore"):
             ids, context_index = np.unique(slates.per_decision("context_id"), return_inverse=True)
-            contexts = [self.references.context(key) for key in ids.tolist()]
-            state = trained.states(trained.encoded(contexts)[context_index.reshape(-1)], histories, revision)
-            eligible, read = slates.per_decision("eligible_id"), [contexts[row] for row in context_index.tolist()]
+            contexts, code = [self.references.context(key) for key in ids.tolist()], context_index.reshape(-1)
+            state = trained.states(trained.encoded(contexts)[code], histories, revision)
+            eligible = slates.per_decision("eligible_id")
             arms_of_set, keys = self._sets(eligible)
-            page = np.unique([repr(context.get(PAGE)) for context in read], return_inverse=True)[1].reshape(-1)
-            for case in trained.request_cases(state, eligible, revision, read, sets=arms_of_set, keys=keys):
+            pages = [repr(context.get(PAGE)) for context in contexts]
+            page = np.unique(pages, return_inverse=True)[1].reshape(-1)[code]
+            for case in trained.request_cases(state, eligible, revision, contexts, code, sets=arms_of_set, keys=keys):
                 for members in rows_by_kind(size[case.rows], page[case.rows]):
                     length, first = int(size[case.rows[members[0]]]), int(case.rows[members[0]])
                     rows = slates.of_arms(case.rows[members], length, case.arms)
                     stored, score = SlateGroup(slates, rows, length), case.score[np.isin(case.rows, rows)]
-                    layout = served.layout(
-                        int(eligible[first]), case.arms, read[first], keys=keys, revision=int(revision[first])
-                    )
+                    context, described_at = contexts[code[first]], int(revision[first])
+                    layout = served.layout(int(eligible[first]), case.arms, context, keys=keys, revision=described_at)
                     derive = partial(_derive_states, trained, stored, score, case.arms, layout)
                     n_done += stored.compare(derive, source=source, findings=self.findings)
         return n_done

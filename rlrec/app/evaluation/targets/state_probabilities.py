@@ -57,11 +57,11 @@ class StateScorer(Scorer):
         codes, contexts = logged.contexts.reading(self.target.reads)
         remembered = history.unpack(slots["history"].tolist(), slots["step"])
         revision = slots["catalogue_revision"]
-        state = trained.states(trained.encoded(contexts)[codes[slots["context"]]], remembered, revision)
+        code = codes[slots["context"]]
+        state = trained.states(trained.encoded(contexts)[code], remembered, revision)
         served = {"temperature": trained.policy.temperature, "floor": trained.policy.exploration}
-        read = [contexts[code] for code in codes[slots["context"]].tolist()]
         for group in trained.request_cases(
-            state, slots["eligible_id"], revision, read, sets=logged.eligible, keys=self.arms.keys
+            state, slots["eligible_id"], revision, contexts, code, sets=logged.eligible, keys=self.arms.keys
         ):
             yield StateCaseRows(group, rows, starts[group.rows], counts[group.rows], served)
 
@@ -146,7 +146,12 @@ class StateCaseRows:
             lower = np.flatnonzero(self.depth[rows] == depth)
             order, is_possible = self._slate_indices(rows[lower], depth + with_row)
             lower, order = lower[is_possible], order[is_possible]
-            log_slate[lower] = plackett_luce.log_joint(self.score[self.decision[rows[lower]]], order, **self.served)
+            decision = self.decision[rows[lower]]
+            if order.shape[1] == 1 and len(self.arms) > 1:  # what was worked out for the shares
+                with np.errstate(divide="ignore"):
+                    log_slate[lower] = np.log(self.probability[decision, order[:, 0]])
+            else:
+                log_slate[lower] = plackett_luce.log_joint(self.score[decision], order, **self.served)
         return log_slate
 
     def write_steps(self, steps: Array) -> None:
