@@ -45,10 +45,14 @@ UNCHECKED = {f"benchmarks/{name}.py" for name in ("__main__", "measure", "scale"
 RIDDLES = ("As", "Of", "What")  # first words of a docstring that names nothing
 
 
+def paths_below(root: Path) -> list[Path]:
+    return sorted(root.rglob("*.py"))
+
+
 @cache
 def sources(root: Path = ROOT) -> list[tuple[str, ast.Module]]:
-    paths = sorted(root.rglob("*.py"))
-    return [(str(path.relative_to(root)), ast.parse(path.read_text(encoding="utf-8"))) for path in paths]
+    parsed = ((path, ast.parse(path.read_text(encoding="utf-8"))) for path in paths_below(root))
+    return [(str(path.relative_to(root)), tree) for path, tree in parsed]
 
 
 def bound(node: ast.AST) -> str | None:
@@ -79,7 +83,7 @@ def room_of(path: str) -> str:
     return "/".join(path.split("/")[:-1][:2])
 
 
-ROOMS = sorted({room_of(path) for path, _ in sources()})
+ROOMS = sorted({room_of(str(path.relative_to(ROOT))) for path in paths_below(ROOT)})
 
 
 def riddles(tree: ast.Module) -> list[str]:
