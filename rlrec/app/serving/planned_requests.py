@@ -56,15 +56,19 @@ def plan_group(
 
 def _defer(plans: Sequence[Planned], narrower: Narrower, *, has_feedback: bool) -> list[Planned]:
     """The plans, but for requests that wait until the others of the group, and its feedback, are stored: those with a
-    rule on what these may show to their person, or report, and whatever the same person asks for behind them."""
-    left, earlier_persons, waiting_persons = list[Planned](), set[str](), set[str]()
+    rule on what these may show to their person, or report, whatever the same person asks for behind them, and who names
+    the user of a session for which such a rule was read without one."""
+    left, earlier_persons, waiting_persons, userless = list[Planned](), set[str](), set[str](), set[str]()
     for plan in plans:
         if isinstance(plan, PlannedRequest):
             person, past = narrower.person(plan.request), () if plan.narrowed is None else plan.narrowed.past
             reads_feedback = has_feedback and any(rule.kind is not None for rule in past)
-            if reads_feedback or person & (earlier_persons if past else waiting_persons):
+            names_user = len(person) > 1 and plan.request.session in userless
+            if reads_feedback or names_user or person & (earlier_persons if past else waiting_persons):
                 plan = None
                 waiting_persons |= person
+            elif past and len(person) == 1:
+                userless.add(plan.request.session)
             earlier_persons |= person
         elif isinstance(plan, Duplicate) and plan.earlier is not None and left[plan.earlier] is None:
             plan = None

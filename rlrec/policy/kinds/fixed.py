@@ -130,7 +130,7 @@ class Scored(_Unlearned, Floored):
 
     @property
     def score_name(self) -> str:
-        """What requests state of an arm to be ranked by."""
+        """The name under which requests state the scores that it ranks by."""
         return f"{SCORES}.{self.score}" if self.score else SCORE
 
     @property

@@ -168,6 +168,18 @@ def test_requests_of_one_person_in_a_group_see_those_before_them(shop: Store) ->
         ask(shop, session="s6", user="u", not_shown=1)
 
 
+def test_a_session_may_get_its_user_behind_a_rule_in_one_group(shop: Store) -> None:
+    """The rule is read for the session alone, and the request that names the user waits for it."""
+    ask(shop, arms=["a"], session="t", user="u")
+    ask(shop, arms=["b"], session="s")
+    lines: list[Any] = [Request(policy="home", session=key, not_shown=1) for key in ("s", "new")]
+    lines += [Request(policy="home", session=key, user="u") for key in ("s", "new")]
+    lines.append(Request(policy="home", session="s", not_shown=1))
+    answers = Pipe(shop, seed=3).answer(lines)
+    assert [eligible(shop, answer) for answer in answers[:4]] == ["acde", "abcde", "abcde", "abcde"]
+    assert not {"a", "b"} & {*eligible(shop, answers[4])}
+
+
 def test_a_set_and_one_that_lacks_some_of_it_may_be_new_in_one_group(shop: Store) -> None:
     tell(shop, ask(shop, arms=["a"], session="s", user="u"), purchase=1.0)
     rules: dict[str, Any] = {"arms": ["@home", "d"], "not_after": ["purchase"]}
