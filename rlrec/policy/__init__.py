@@ -163,6 +163,11 @@ def learns_from_contexts(policy: Policy) -> TypeGuard[ContextualPolicy]:
     return policy.contextual and policy.online
 
 
+def learns_stated(policy: Policy) -> TypeGuard[ContextualPolicy]:
+    """Whether a belief learns by the features that requests and imported lines state of arms, where they do."""
+    return learns_from_contexts(policy) and policy.uses_arm_features and policy.design.learns_stated
+
+
 def learns_by_column(policy: Policy) -> bool:
     """Whether the belief of a policy has sums on each column of sparse contexts, in place of moments."""
     return learns_from_contexts(policy) and policy.design.context.is_sparse

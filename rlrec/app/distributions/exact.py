@@ -16,7 +16,7 @@ from rlrec.app.distributions.designs import CatalogueFeatures, arm_features, pol
 from rlrec.app.distributions.sum_tables import ColumnSums
 from rlrec.arrays import Array, Ids, Index, Words, look_up
 from rlrec.errors import InputError
-from rlrec.policy import is_contextual, learns_by_column
+from rlrec.policy import is_contextual, learns_by_column, learns_stated
 from rlrec.policy.beliefs.base import EVERYTHING, PRICE, Belief, Policy
 from rlrec.policy.contexts import statements
 from rlrec.policy.contexts.statements import ARM_FEATURES, PAGE
@@ -33,7 +33,7 @@ from rlrec.store.policies.beliefs import SUMS, ArmPrior, ArmSums, BeliefRow, Bel
 if TYPE_CHECKING:
     from rlrec.app.distributions.page_layouts import PageLayouts
     from rlrec.app.distributions.trained import TrainedModel
-    from rlrec.policy.beliefs.solving import ArmMoments
+    from rlrec.policy.beliefs.solving import ArmMoments, StatedTerms
     from rlrec.policy.beliefs.spend import Spend
     from rlrec.policy.contexts.contextual import ContextualPolicy
     from rlrec.policy.contexts.encoder import Encoded
@@ -155,21 +155,22 @@ class VersionDistribution:
         self._layouts: PageLayouts | None = None
         self._set_sums(sums)
 
-    def _set_sums(self, sums: BeliefRows, *, all_sums: tuple[Ids, Array] | None = None) -> None:
+    def _set_sums(self, sums: BeliefRows, *, all_sums: Mapping[int, sum_tables.Table] | None = None) -> None:
         """Other sums; all_sums: as of `at_moment`."""
         if has_plain_sums(self.learner):
-            arms, table = sum_tables.table(sums, 3)
+            tables = {0: sum_tables.table(sums, 3)}
         else:
             rows = cast("Sequence[BeliefRow]", sums)
-            arms, table = sum_tables.faded_sums(rows, self.learner.forgetting, self.ordinal)
-        if all_sums is not None:
-            arms, table = sum_tables.replace_sums(*all_sums, arms, table)
+            tables = sum_tables.faded_sums(rows, self.learner.forgetting, self.ordinal)
+        for section, old_table in (all_sums or {}).items():
+            tables[section] = sum_tables.replace_sums(*old_table, *tables[section]) if section in tables else old_table
+        arms, table = tables[0]
         if len(arms) and table.shape[1] != self.learner.width:
             belief = f"the belief of {self.version.reference}"
             raise damage_error(
                 f"{belief} has {table.shape[1]} sums of an arm, where its kind counts {self.learner.width}"
             )
-        self._all_sums = arms, table
+        self._all_sums = tables
         for row in np.flatnonzero(table[:, 0] < -1e-6)[:1].tolist():  # below what rounding explains
             belief = f"the belief of {self.version.reference}"
             raise damage_error(f"{belief} counts {table[row, 0]:g} pulls of arm {arms[row]}")
@@ -238,7 +239,7 @@ class VersionDistribution:
         policy = self._contextual
         if policy is None or not policy.online or policy.design.context.is_sparse:
             return None
-        from rlrec.policy.beliefs.solving import unpack  # other kinds need none of it
+        from rlrec.policy.beliefs.solving import unpack, unpack_stated  # other kinds need none of it
 
         q = policy.design.context.width
         moments = unpack(packed, q)
@@ -248,8 +249,30 @@ class VersionDistribution:
         epoch = self.arm_features.epoch(learned_revision)
         if epoch not in self._pools:  # solved once, whoever is eligible
             everyone, arm_rows = (unpack(self._sums[:, 3:], q), self._arms) if len(self._arms) else (moments, arms)
-            self._pools[epoch] = replace(everyone, arm_features=self.arm_features.encode(arm_rows, learned_revision))
-        return replace(moments, arm_features=self.arm_features.encode(arms, revision), pool=self._pools[epoch])
+            learned = self.arm_features.encode(arm_rows, learned_revision)
+            stated_sums, table = None, self._all_sums.get(beliefs.BY_ARM)
+            if beliefs.TOGETHER in self._all_sums:
+                stated_sums = unpack_stated(self._all_sums[beliefs.TOGETHER][1][0, 3:], learned.shape[1], q)
+            rows = np.empty(0, np.intp) if table is None else np.searchsorted(arm_rows, table[0])
+            terms = self._terms(everyone, arm_rows[rows], learned[rows], rows)
+            self._pools[epoch] = replace(everyone, arm_features=learned, stated_sums=stated_sums, terms=terms)
+        features, terms = self.arm_features.encode(arms, revision), None
+        if revision != learned_revision or beliefs.BY_ARM in self._all_sums:
+            learned = self.arm_features.encode(arms, learned_revision)
+            terms = self._terms(moments, arms, learned, np.arange(len(arms)))
+        return replace(moments, arm_features=features, terms=terms, pool=self._pools[epoch])
+
+    def _terms(self, moments: ArmMoments, arms: Ids, learned: Array, rows: Index) -> StatedTerms | None:
+        """The sums of some arms of moments by the features that each slot was shown with, where arms have weights of
+        their own. learned: features of the catalogue."""
+        from rlrec.policy.beliefs.solving import terms_width, unpack_terms
+        from rlrec.policy.kinds.linear import HYBRID
+
+        if self.version.params.get("model") != HYBRID or not learns_stated(self.learner) or not len(arms):
+            return None
+        nothing = (0.0,) * (3 + terms_width(learned.shape[1], moments.response.shape[-1]))
+        table = self._all_sums.get(beliefs.BY_ARM, (arms[:0], np.zeros((0, len(nothing)))))
+        return unpack_terms(sum_tables.align_values(*table, arms, nothing)[:, 3:], moments, learned, rows)
 
     def reading(self, context: Mapping[str, Any]) -> str:
         """Cache key of a context: contexts with equal keys have equal distributions."""
@@ -413,7 +436,7 @@ class VersionDistribution:
 
     def at_moment(
         self, sums: BeliefRows, *, ordinal: int, columns: ColumnSums | None = None,
-        all_sums: tuple[Ids, Array] | None = None,
+        all_sums: Mapping[int, sum_tables.Table] | None = None,
     ) -> VersionDistribution:  # fmt: skip
         """The same version at another moment: its samplers are brought up to date where that is cheaper. all_sums:
         those of all arms, of which `sums` replaces some."""

@@ -3,6 +3,7 @@ and sums on columns of sparse contexts, read when a context has them."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 _NEGLIGIBLE = 1e-9  # pulls: what is left of less is rounding
 ENTIRE = 2_000  # columns from which on the whole belief is read at once
 CACHED = 50_000  # columns that are kept beside those of a request
+Table = tuple[Ids, Array]
 _NOTHING = np.empty(0, np.int64), np.zeros((0, len(SUMS)))
 
 
@@ -46,12 +48,25 @@ def table(rows: Sequence[Row], width: int) -> tuple[Ids, Array]:
     return values[:, 0].astype(np.int64), values[:, 1:]
 
 
-def faded_sums(rows: Sequence[BeliefRow], forgetting: Forgetting, ordinal: int) -> tuple[Ids, Array]:
-    """Rows of `beliefs.rows` brought forward to the policy's ordinal, and their buckets added up: arms, sums."""
-    oldest = forgetting.oldest(ordinal)
-    rows = [row for row in rows if row.bucket >= oldest]
-    if not rows:
-        return np.empty(0, np.int64), np.zeros((0, 3))
+def faded_sums(rows: Sequence[BeliefRow], forgetting: Forgetting, ordinal: int) -> dict[int, Table]:
+    """Rows of `beliefs.rows` brought forward to the policy's ordinal, and the buckets of each section added up: arms
+    and sums by section, of which 0 is there in any case."""
+    sections, oldest = defaultdict[int, list[BeliefRow]](list), forgetting.oldest(ordinal)
+    if not rows or rows[-1].bucket < beliefs.SECTION:
+        sections[0] = [row for row in rows if row.bucket >= oldest]
+    else:
+        for row in rows:
+            if row.bucket % beliefs.SECTION >= oldest:
+                sections[row.bucket // beliefs.SECTION].append(row)
+    tables = {
+        section: _faded_table(section_rows, forgetting, ordinal)
+        for section, section_rows in sections.items()
+        if section_rows
+    }
+    return {0: (np.empty(0, np.int64), np.zeros((0, 3)))} | tables
+
+
+def _faded_table(rows: Sequence[BeliefRow], forgetting: Forgetting, ordinal: int) -> Table:
     sums = np.array([(row.pulls, row.reward_sum, row.reward_squares) for row in rows])
     if rows[0].extra is not None:
         extras = [row.extra or b"" for row in rows]

@@ -19,7 +19,7 @@ from rlrec.app.distributions.exact import VersionDistribution
 from rlrec.app.evaluation.passes import arm_effects
 from rlrec.app.imports import log_stores
 from rlrec.app.inputs import filters, lookup
-from rlrec.app.learning import warm_start
+from rlrec.app.learning import slot_statistics, warm_start
 from rlrec.app.log import stored_contexts
 from rlrec.arrays import Array
 from rlrec.errors import InputError, RlrecError, quantity
@@ -31,7 +31,7 @@ from rlrec.store.log import activity, contents, selected
 from rlrec.store.log.events import RETURN
 from rlrec.store.log.selected import Selection
 from rlrec.store.policies import arms, policies, routes
-from rlrec.store.policies.beliefs import ArmSums, BeliefRow
+from rlrec.store.policies.beliefs import ArmSums
 from rlrec.times import DAY_US, SECOND, format_time
 
 JUDGED = 100_000  # newest decisions that effects are from
@@ -247,16 +247,9 @@ def _repriced(unit: Unit, version: Version, reward: Reward) -> Iterator[Draft]:
         command = f"`rlrec policy create {name}-{reward.name} {options}` makes it"
     owned = replace(filters.selection(unit, None), policy_ids=[version.policy.id], imported=False)
     fitted = warm_start.fit_to_log(unit, draft, owned)
-    policy = designs.policy_of(fitted.version)
     if fitted.weights or not fitted.slots:
         return
-    rows = [
-        BeliefRow._make((*key, 0, *row[:3].tolist(), row[3:].tobytes())) for key, row in sorted(fitted.sums.items())
-    ]
-    sums = [ArmSums(row.arm_id, *row[3:6]) for row in rows] if exact.has_plain_sums(policy) else rows
-    serving = VersionDistribution(
-        unit, fitted.version, policy, sums=sums, prior=(), arm_features=designs.arm_features(unit, policy)
-    )
+    serving = slot_statistics.served(unit, fitted.version, fitted.sums)
     yield Draft(f"{name} re-priced", command, serving)
 
 

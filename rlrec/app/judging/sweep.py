@@ -18,8 +18,6 @@ import numpy as np
 
 from rlrec import policy as kinds
 from rlrec.app.distributions import designs
-from rlrec.app.distributions.designs import CatalogueFeatures
-from rlrec.app.distributions.exact import VersionDistribution
 from rlrec.app.evaluation.passes import estimates
 from rlrec.app.evaluation.passes.estimates import EstimateRow
 from rlrec.app.evaluation.passes.passes import IN_PROCESS, Workers
@@ -33,7 +31,7 @@ from rlrec.app.learning import slot_statistics
 from rlrec.app.learning.slot_statistics import BeliefFold, Totals
 from rlrec.app.learning.warm_start import expand, fit_design, shares_weights
 from rlrec.app.log import reward_log
-from rlrec.arrays import Array, Ids
+from rlrec.arrays import Ids
 from rlrec.errors import CheckFailed, InputError
 from rlrec.ope.checks.reasons import VERDICTS
 from rlrec.policy.contexts.contextual import Design
@@ -96,11 +94,10 @@ class Candidate(NamedTuple):
 
 
 class Moment(NamedTuple):
-    """A belief when a block begins: parameters of the version, and arms with their sums."""
+    """A belief when a block begins: parameters of the version, and its sums."""
 
     parameters: Mapping[str, Any]
-    arms: Ids
-    sums: Array
+    sums: Totals
 
 
 def sweep(
@@ -222,24 +219,19 @@ def learn(
         for counting, total in sums.items():
             drafts[counting] = expand(unit, drafts[counting], total) or drafts[counting]
             if number >= TAUGHT:
-                arms = np.array(sorted(arm for _, arm in total), np.int64)
-                table = np.array([total[0, arm] for arm in arms.tolist()])
-                moments[counting].append(Moment(drafts[counting].parameters, arms, table))
+                moments[counting].append(Moment(drafts[counting].parameters, total))
     return moments
 
 
 def learning_target(unit: Unit, candidate: Candidate, moments: Sequence[Moment], begins: Ids) -> LearningTarget:
     """The candidate as it learns."""
     features = designs.arm_features(unit, designs.policy_of(candidate.version))
-    makers = [partial(_serving, unit, candidate.version, features, moment) for moment in moments]
+    makers = [
+        partial(slot_statistics.served, unit, replace(candidate.version, parameters=parameters), sums, features)
+        for parameters, sums in moments
+    ]
     reward = candidate.version.reward
     return LearningTarget(name=candidate.name, reward=reward, serving=makers[-1](), begins=begins, moments=makers)
-
-
-def _serving(unit: Unit, version: Version, features: CatalogueFeatures | None, moment: Moment) -> VersionDistribution:
-    version = replace(version, parameters=moment.parameters)
-    serving = VersionDistribution(unit, version, designs.policy_of(version), sums=(), prior=(), arm_features=features)
-    return serving.at_moment((), ordinal=0, all_sums=(moment.arms, moment.sums)) if len(moment.arms) else serving
 
 
 # -- what they earn --

@@ -5,21 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from operator import itemgetter
 from typing import TypeVar
 
 import numpy as np
 
-from rlrec.app.distributions import designs
+from rlrec.app.distributions import designs, exact
+from rlrec.app.learning import stated_slots
 from rlrec.app.log import reward_log, stored_contexts
 from rlrec.arrays import Array, Flags, Ids, Index, run_starts
-from rlrec.policy import learns_from_contexts
+from rlrec.policy import learns_from_contexts, learns_stated
+from rlrec.policy.beliefs import solving
 from rlrec.policy.beliefs.base import Policy
 from rlrec.policy.beliefs.budget import SLICES, Budget
 from rlrec.policy.beliefs.forgetting import Forgetting
 from rlrec.policy.beliefs.statistics import POSITION, PROPENSITY, CountedSlot, SlotColumns
 from rlrec.policy.contexts.features import Sparse
 from rlrec.policy.contexts.marginal import Anchor
-from rlrec.policy.kinds.linear import Linear
+from rlrec.policy.kinds.linear import HYBRID, Linear
 from rlrec.records import Version
 from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
@@ -66,7 +69,8 @@ class BeliefFold:
             position=slots["position"] if POSITION in self.policy.needs else None,
             propensity=slots[reward_log.SHOWN] if PROPENSITY in self.policy.needs else None,
         )  # fmt: skip
-        return self._fold(columns, slots.get("context_id"), reward_log.sampling_counts(slots))
+        decision_ids = slots["decision_id"] if slots["imported"].any() else None
+        return self._fold(columns, slots.get("context_id"), reward_log.sampling_counts(slots), decision_ids)
 
     def log_sums(self, selection: Selection, *, columns: Sequence[str] = ()) -> tuple[Totals, int, int]:
         """The sums of the mature, uncensored impressions of a log; how many these are, and the newest decision.
@@ -128,7 +132,10 @@ class BeliefFold:
         )
         return self._fold(columns, contexts, np.array(list(counts.values()), np.float64))
 
-    def _fold(self, slots: SlotColumns, context_ids: Ids | None, count: Array | None = None) -> Totals:
+    def _fold(
+        self, slots: SlotColumns, context_ids: Ids | None, count: Array | None = None, decision_ids: Ids | None = None
+    ) -> Totals:
+        """decision_ids (n,): of a log with imported decisions, which may have features of their arms."""
         # buckets and weights by age
         bucket, weight = np.zeros(len(slots), np.int64), count
         if self.forgetting.forgets and slots.ordinal is not None:
@@ -142,17 +149,24 @@ class BeliefFold:
         bucket, slots = bucket[order], slots.take(order)
         starts = run_starts(bucket, slots.arm_id)
         total, encoded, context_index = np.zeros((len(starts), self.policy.width)), np.zeros((0, 0)), None
-        on_columns = Totals()
+        further_sums, stated_features, width = Totals(), None, self.policy.width
         if context_ids is not None and learns_from_contexts(self.policy):
             contexts, distinct = stored_contexts.distinct_contexts(self.unit, context_ids[order])
             if isinstance(self.policy, Linear) and self.policy.is_sparse:
                 x = self.policy.design.context.sparse(contexts)
                 slots = replace(slots, anchored=self.anchor.predicted(x, distinct, slots.arm_id))
-                on_columns = _column_sums(self.policy, slots, x, distinct, None if weight is None else weight[order])
+                further_sums = _column_sums(self.policy, slots, x, distinct, None if weight is None else weight[order])
             else:
                 encoded, context_index = self.policy.design.context.encode(contexts), distinct
+                if learns_stated(self.policy):
+                    imported_ids = None if decision_ids is None else decision_ids[order]
+                    encoder = self.policy.design.arm
+                    stated_features = stated_slots.features(
+                        self.unit, encoder, slots.arm_id, contexts, distinct, imported_ids
+                    )
+                    width *= 1 + self.policy.design.arm.width
         # their statistics, a few at a time
-        step = max(1, CELLS // self.policy.width)
+        step = max(1, CELLS // width)
         for first in range(0, len(slots), step):
             portion = slice(first, first + step)
             portion_slots = slots.take(portion)
@@ -161,11 +175,41 @@ class BeliefFold:
             added = self.policy.statistics(portion_slots)
             if weight is not None:
                 added *= weight[order[portion]][:, None]
+            if stated_features is not None:
+                z, is_stated = stated_features[0][portion], stated_features[1][portion]
+                section_sums = self._section_sums(added, z, is_stated, bucket[portion], portion_slots.arm_id)
+                further_sums = add(further_sums, section_sums)
             begins = starts[(starts > first) & (starts < first + step)] - first
             groups = np.searchsorted(starts, first, side="right") - 1 + np.arange(len(begins) + 1)
             total[groups] += np.add.reduceat(added, np.r_[0, begins], axis=0)
         keys = zip(bucket[starts].tolist(), slots.arm_id[starts].tolist(), strict=True)
-        return dict(zip(keys, total, strict=True)) | on_columns
+        return dict(zip(keys, total, strict=True)) | further_sums
+
+    def _section_sums(self, added: Array, z: Array, is_stated: Flags, bucket: Ids, arm: Ids) -> Totals:
+        """The sums of slots by features z (n, p) that are stated of their arms: they leave the moments of `added`
+        (n, width), the statistics of all slots, in order of buckets and arms."""
+        rows, policy = np.flatnonzero(is_stated), self.policy
+        if not len(rows) or not learns_stated(policy):
+            return {}
+        z, bucket, arm, counts, packed = z[rows], bucket[rows], arm[rows], added[rows, :3], added[rows, 3:]
+        added[rows, 3:] = 0.0
+        sums, q = Totals(), policy.design.context.width
+        for run in np.split(np.arange(len(rows)), run_starts(bucket)[1:]):
+            key = beliefs.TOGETHER * beliefs.SECTION + int(bucket[run[0]]), self._first_arm
+            sums[key] = np.append(counts[run].sum(axis=0), solving.pack_stated(packed[run], z[run], q))
+        for run in (
+            np.split(np.arange(len(rows)), run_starts(bucket, arm)[1:])
+            if self.version.params.get("model") == HYBRID
+            else ()
+        ):
+            key = beliefs.BY_ARM * beliefs.SECTION + int(bucket[run[0]]), int(arm[run[0]])
+            sums[key] = np.append(counts[run].sum(axis=0), solving.pack_terms(packed[run], z[run], q))
+        return {key: numbers + 0.0 for key, numbers in sums.items()}  # no -0
+
+    @cached_property
+    def _first_arm(self) -> int:
+        """The arm under which sums of all arms are stored."""
+        return int(self.unit.ask_value("SELECT min(id) FROM arm"))
 
 
 def _column_sums(policy: Linear, slots: SlotColumns, x: Sparse, context_index: Index, weight: Array | None) -> Totals:
@@ -217,6 +261,24 @@ def add(total: dict[K, Array], change: Mapping[K, Array], *, sign: float = 1.0) 
     return result
 
 
+def served(
+    unit: Unit, version: Version, totals: Totals, arm_features: designs.CatalogueFeatures | None = None
+) -> exact.VersionDistribution:
+    """A version, stored or not, with these totals as its belief. arm_features: where they were read before."""
+    policy = designs.policy_of(version)
+    rows = [
+        beliefs.BeliefRow._make((*key, 0, *sums[:3].tolist(), sums[3:].tobytes()))
+        for key, sums in sorted(totals.items(), key=itemgetter(0))
+    ]
+    sums = [beliefs.ArmSums(row.arm_id, *row[3:6]) for row in rows] if exact.has_plain_sums(policy) else rows
+    arm_features = arm_features or designs.arm_features(unit, policy)
+    return exact.VersionDistribution(unit, version, policy, sums=sums, prior=(), arm_features=arm_features)
+
+
 def without_zeros(totals: Totals, *, oldest: int) -> Totals:
     """The totals less the keys whose sums are all 0 up to rounding, or whose bucket lies before `oldest`."""
-    return {key: sums for key, sums in totals.items() if key[0] >= oldest and np.abs(sums).max() > ROUNDING}
+    return {
+        key: sums
+        for key, sums in totals.items()
+        if key[0] >= oldest and key[0] % beliefs.SECTION >= oldest and np.abs(sums).max() > ROUNDING
+    }

@@ -11,8 +11,8 @@ import numpy as np
 
 from rlrec import policy as kinds
 from rlrec.app.distributions import designs
-from rlrec.app.distributions.exact import VersionDistribution
 from rlrec.app.inputs import filters, lookup
+from rlrec.app.learning import slot_statistics
 from rlrec.app.learning.slot_statistics import BeliefFold, Totals
 from rlrec.app.log import lineage, reward_log, stored_contexts
 from rlrec.arrays import Array
@@ -33,7 +33,6 @@ from rlrec.store import Unit
 from rlrec.store.database.unit import parse
 from rlrec.store.log.selected import Selection
 from rlrec.store.policies import arms
-from rlrec.store.policies.beliefs import BeliefRow
 
 ROUNDS = 8  # of Newton's method
 CLOSE = 1e-8
@@ -139,7 +138,8 @@ def fit_design(
             fitting.take([contexts[row] for row in context_index.tolist()])  # each as often as it comes
         share = LARGEST // arm.width
         context = Encoder.parse(fitting.spec(widest=min(share, WIDEST) if shared else WIDEST))
-    return Design(context=context, arm=arm)
+    learns = kinds.load(draft.policy.kind).online and draft.policy.kind != kinds.TWO_STAGE
+    return Design(context=context, arm=arm, learns_stated=shared and learns)
 
 
 def _catalogue_encoder(unit: Unit, *, widest: int) -> Encoder:
@@ -211,10 +211,7 @@ def expand(unit: Unit, version: Version, sums: Totals) -> Version | None:
     policy = designs.policy_of(version)
     if not sums or not is_contextual(policy) or not policy.expands:
         return None
-    rows = [BeliefRow._make((*key, 0, *row[:3].tolist(), row[3:].tobytes())) for key, row in sorted(sums.items())]
-    draft = VersionDistribution(
-        unit, version, policy, sums=rows, prior=(), arm_features=designs.arm_features(unit, policy)
-    )
+    draft = slot_statistics.served(unit, version, sums)
     arm_ids = np.unique([arm for _, arm in sums])
     weights = policy.weights(draft.belief(arm_ids, revision=designs.NOW))
     old_anchor, anchor = policy.design.anchor, dict(zip(arm_ids.tolist(), weights, strict=True))

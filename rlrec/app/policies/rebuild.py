@@ -111,6 +111,8 @@ def _plan(unit: Unit, request: Request) -> _Plan | None:
         if not policy.contextual:
             raise InputError(f"kind {source.policy.kind} reads no context", hint="leave out --features")
         changed_parameters |= {side: encoder.spec() for side, encoder in parameters.features(request.features).items()}
+    if policy.contextual and warm_start.shares_weights(source.params):  # older versions learned by the catalogue alone
+        changed_parameters["learns_stated"] = True
     since = None
     if request.after_drift is not None:
         since = _since(unit, replace(source, reward=reward), method=request.after_drift)

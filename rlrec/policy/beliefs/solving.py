@@ -22,13 +22,32 @@ class ArmMoments:
 
     gram (..., m, q, q) sums of weight x x'; response (..., m, q) sums of (weighed reward) x; without any prior.
     arm_features (m, p): for models that all arms share; pool: the moments of all arms that the belief knows, where they
-    are not these. solutions: posteriors that were solved from them, by kind and parameters."""
+    are not these. solutions: posteriors that were solved from them, by kind and parameters.
+
+    Slots that were shown with features z of their own, in place of those of the catalogue, are in none of these sums.
+    stated_sums: gram (pq, pq) and response (pq,) of the products z (x) x of them all. terms: of each arm, where arms
+    have weights of their own, too."""
 
     gram: Array
     response: Array
     arm_features: Array | None = None
     pool: ArmMoments | None = None
+    stated_sums: tuple[Array, Array] | None = None
+    terms: StatedTerms | None = None
     solutions: dict[Any, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class StatedTerms:
+    """Sums over all slots of t arms, by the features z that each was shown with, in q features x of the context.
+
+    rows (t,): these arms among the m; gram (t, q, q), response (t, q) as in `ArmMoments`; cross (t, q, pq) sums of
+    weight x (z (x) x)'."""
+
+    rows: Index
+    gram: Array
+    response: Array
+    cross: Array
 
 
 def packed_width(q: int) -> int:
@@ -38,11 +57,16 @@ def packed_width(q: int) -> int:
 
 def unpack(packed: Array, q: int) -> ArmMoments:
     """The moments from packed ones, (..., m, width): the upper triangle of each gram by rows, then its response."""
+    return ArmMoments(gram=_symmetric(packed[..., :-q], q), response=packed[..., -q:])
+
+
+def _symmetric(triangle: Array, q: int) -> Array:
+    """Symmetric matrices (..., q, q) from their upper triangles by rows."""
     row, column = np.triu_indices(q)
-    gram = np.empty((*packed.shape[:-1], q, q))
-    gram[..., row, column] = packed[..., : len(row)]
-    gram[..., column, row] = packed[..., : len(row)]
-    return ArmMoments(gram=gram, response=packed[..., len(row) :])
+    matrix = np.empty((*triangle.shape[:-1], q, q))
+    matrix[..., row, column] = triangle
+    matrix[..., column, row] = triangle
+    return matrix
 
 
 def pack_each(x: Array, *, weight: Array, response: Array) -> Array:
@@ -51,6 +75,41 @@ def pack_each(x: Array, *, weight: Array, response: Array) -> Array:
     x (n, q); weight (n,) of x x'; response (n,) of x."""
     row, column = np.triu_indices(x.shape[1])
     return np.concatenate([x[:, row] * x[:, column] * weight[:, None], x * response[:, None]], axis=1)
+
+
+def pack_stated(packed: Array, z: Array, q: int) -> Array:
+    """The packed moments of the products z (x) x of n observations together, (w,).
+
+    packed (n, width): of x, as `pack_each` gives them, weighed; z (n, p). The gram zz' (x) xx' is symmetric in both."""
+    row, column = np.triu_indices(z.shape[1])
+    return np.concatenate([((z[:, row] * z[:, column]).T @ packed[:, :-q]).ravel(), (z.T @ packed[:, -q:]).ravel()])
+
+
+def unpack_stated(packed: Array, p: int, q: int) -> tuple[Array, Array]:
+    """Gram (pq, pq) and response (pq,) from what `pack_stated` gave."""
+    blocks = _symmetric(packed[: -p * q].reshape(p * (p + 1) // 2, -1), q)
+    gram = _symmetric(blocks.transpose(1, 2, 0), p)
+    return gram.transpose(2, 0, 3, 1).reshape(p * q, p * q), packed[-p * q :]
+
+
+def pack_terms(packed: Array, z: Array, q: int) -> Array:
+    """The sums of `StatedTerms` of one arm, packed, (w,); as of `pack_stated`."""
+    return np.concatenate(
+        [(np.column_stack([np.ones(len(z)), z]).T @ packed[:, :-q]).ravel(), packed[:, -q:].sum(axis=0)]
+    )
+
+
+def unpack_terms(packed: Array, moments: ArmMoments, learned: Array, rows: Index) -> StatedTerms:
+    """The terms of arms from packed ones (t, w), and from their moments by the features of the catalogue, (t, p)."""
+    (t, p), q = learned.shape, moments.response.shape[-1]
+    gram, blocks = moments.gram[rows], _symmetric(packed[:, :-q].reshape(t, 1 + p, q * (q + 1) // 2), q)
+    cross = (learned[:, :, None, None] * gram[:, None] + blocks[:, 1:]).swapaxes(1, 2).reshape(t, q, p * q)
+    return StatedTerms(rows, gram + blocks[:, 0], moments.response[rows] + packed[:, -q:], cross)
+
+
+def terms_width(p: int, q: int) -> int:
+    """Numbers that packed terms of one arm take."""
+    return (1 + p) * (packed_width(q) - q) + q
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,6 +218,21 @@ class Hybrid:
         return (self.term_root * x[..., None, None, :]).sum(axis=-1)
 
 
+@dataclass(frozen=True, eq=False)
+class StatedHybrid(Hybrid):
+    """A `Hybrid` whose arms were shown with features of their own, or are asked about with such: rows (g, p) are those
+    asked about. cross (g, q, pq) as in `StatedTerms`."""
+
+    cross: Array
+
+    def factor(self, x: Array) -> Array:
+        """The factor as of `Hybrid`: where W moves by D, the score moves by z'D x, less what v moves by."""
+        solved = self._term_halves(x)[..., None, :] @ self.term_root
+        explained = (solved @ self.cross)[..., 0, :]
+        products = (self.rows[:, :, None] * x[..., None, None, :]).reshape(explained.shape) - explained
+        return (products @ self.root.swapaxes(-1, -2))[..., self.row, :]
+
+
 def shared_moments(moments: ArmMoments, *, ridge: float) -> ArmMoments:
     """Moments by which the weights that all share are solved, where each arm has weights of its own beside them.
 
@@ -167,10 +241,16 @@ def shared_moments(moments: ArmMoments, *, ridge: float) -> ArmMoments:
     values, vectors = np.linalg.eigh(moments.gram)
     # what was forgotten may leave values a little below 0
     values = np.maximum(values, 0.0)[..., None, :]
-    left = ridge / (ridge + values)
+    left, stated_sums, terms = ridge / (ridge + values), moments.stated_sums, moments.terms
+    if stated_sums is not None and terms is not None:  # of these arms, less B'A^-1 B, B the cross sums
+        left[terms.rows] = 1.0
+        root = np.linalg.inv(cholesky(terms.gram + ridge * np.eye(terms.gram.shape[-1])))
+        halves = (root @ terms.cross).reshape(-1, terms.cross.shape[-1])
+        response_halves = (root @ terms.response[..., None]).ravel()
+        stated_sums = stated_sums[0] - halves.T @ halves, stated_sums[1] - halves.T @ response_halves
     gram = (vectors * (left * values)) @ vectors.swapaxes(-1, -2)
     response = (vectors * left) @ (vectors.swapaxes(-1, -2) @ moments.response[..., None])
-    return replace(moments, gram=gram, response=response[..., 0], pool=None, solutions={})
+    return replace(moments, gram=gram, response=response[..., 0], pool=None, stated_sums=stated_sums, solutions={})
 
 
 def solve_shared(pool: ArmMoments, *, ridge: float, response: float) -> tuple[Array, Array]:
@@ -188,6 +268,8 @@ def solve_shared(pool: ArmMoments, *, ridge: float, response: float) -> tuple[Ar
     # b: sums of z (x) response
     b = (z.T @ pool.response).reshape(*products.shape[:-2], p * q)
     b[..., :1] += response
+    if pool.stated_sums is not None:
+        a, b = a + pool.stated_sums[0], b + pool.stated_sums[1]
     weights, root = solve(a + ridge * np.eye(p * q), b)
     return weights.reshape(*weights.shape[:-1], p, q), root
 

@@ -23,12 +23,14 @@ class Design:
     immutable.
 
     context, arm: encoders. anchor: arm id -> (q,) weights around which a logistic model is expanded; arms that are
-    missing have the prior's. columns: those of sparse contexts that a trained model weighs, ascending."""
+    missing have the prior's. columns: those of sparse contexts that a trained model weighs, ascending.
+    learns_stated: whether a belief learns by features that requests and imported lines state of arms, where they do."""
 
     context: Encoder = field(default_factory=Encoder.by_hash)
     arm: Encoder = field(default_factory=Encoder.by_hash)
     anchor: Mapping[int, Array] = field(default_factory=dict)
     columns: Ids = field(default_factory=lambda: np.empty(0, np.int64))
+    learns_stated: bool = False
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Self:
@@ -36,13 +38,15 @@ class Design:
         anchor = {int(arm): np.array(weights, np.float64) for arm, weights in document.get("anchor", {}).items()}
         columns = np.frombuffer(b64decode(document.get("columns", "")), "<i4").astype(np.int64)
         context, arm = Encoder.parse(document["context"]), Encoder.parse(document["arm"])
-        return cls(context=context, arm=arm, anchor=anchor, columns=columns)
+        return cls(
+            context=context, arm=arm, anchor=anchor, columns=columns, learns_stated=document.get("learns_stated", False)
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The design as JSON."""
         anchor = {str(arm): weights.tolist() for arm, weights in sorted(self.anchor.items())}
         columns = b64encode(self.columns.astype("<i4").tobytes()).decode()
-        fitted = {"anchor": anchor, "columns": columns}
+        fitted = {"anchor": anchor, "columns": columns, "learns_stated": self.learns_stated}
         return {"context": self.context.spec(), "arm": self.arm.spec()} | {k: v for k, v in fitted.items() if v}
 
 

@@ -198,15 +198,21 @@ class Linear(ContextualPolicy, Learner):
         # arms that are equal so far are solved once, so that they tie to the last bit
         m, q = moments.response.shape[-2:]
         learned = np.concatenate([moments.gram.reshape(*moments.response.shape[:-1], q * q), moments.response], axis=-1)
-        by_arm = np.moveaxis(learned, -2, 0).reshape(m, -1)
-        _, first, row = np.unique(
-            np.column_stack([arm_features, by_arm]), axis=0, return_index=True, return_inverse=True
-        )
+        terms, by_arm = moments.terms, [arm_features, np.moveaxis(learned, -2, 0).reshape(m, -1)]
+        if terms is not None:
+            by_arm += [sums.reshape(m, -1) for sums in (terms.gram, terms.response, terms.cross)]
+        _, first, row = np.unique(np.hstack(by_arm), axis=0, return_index=True, return_inverse=True)
         rows, gram, response = arm_features[first], moments.gram[..., first, :, :], moments.response[..., first, :]
         # a ridge regression around the weights that all share
         shared = (rows[:, :, None] * weights[..., None, :, :]).sum(axis=-2)
-        terms = solving.solve(gram + self.ridge * np.eye(q), response + self.ridge * shared)
-        return solving.Hybrid(terms[0], root, terms[1], self.ridge, rows, row.reshape(-1))
+        if terms is None:
+            solution = solving.solve(gram + self.ridge * np.eye(q), response + self.ridge * shared)
+            return solving.Hybrid(solution[0], root, solution[1], self.ridge, rows, row.reshape(-1))
+        cross = terms.cross[first]
+        solution = solving.solve(
+            terms.gram[first] + self.ridge * np.eye(q), terms.response[first] - cross @ weights.ravel()
+        )
+        return solving.StatedHybrid(shared + solution[0], root, solution[1], self.ridge, rows, row.reshape(-1), cross)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,6 +38,13 @@ def revisions(unit: Unit) -> list[Row]:
     return unit.ask("SELECT arm_id, revision, features FROM arm_history ORDER BY arm_id, revision")
 
 
+def first_features(unit: Unit, ids: Collection[int]) -> dict[int, str]:
+    """The features with which the catalogue first had each of these arms."""
+    first = "(SELECT min(revision) FROM arm_history WHERE arm_id = h.arm_id)"
+    query = f"SELECT arm_id, features FROM arm_history h WHERE arm_id IN (?*) AND revision = {first}"
+    return dict(unit.ask(query, ids))
+
+
 def active(unit: Unit, *, at: int | None = None) -> tuple[tuple[int, ...], int, int]:
     """Ids of the arms that may be served at a time, ascending, and from when until when these are the ones.
     at: None is now."""

@@ -15,6 +15,9 @@ NOTHING: Sums = (0.0, 0.0, 0.0)
 BeliefKey = tuple[int, int]  # bucket and arm; where nothing is forgotten by a window, counts have bucket 0
 EARLIEST = -(2**62)  # below the buckets of spend, which lie below 0
 FIRST_COLUMN = 1  # the bucket of column 0 of sparse contexts, whose beliefs have no window
+# Sums by features that requests state of arms have buckets of their own, in a SECTION for each sort: TOGETHER of all
+# arms, under the first arm of the store, and BY_ARM. What is left of a bucket is as elsewhere.
+SECTION, TOGETHER, BY_ARM = 2**40, 1, 2
 
 
 class ArmSums(NamedTuple):
@@ -72,7 +75,8 @@ def sums(unit: Unit, version_id: int, *, seq: int | None = None) -> list[ArmSums
 
 def rows(unit: Unit, version_id: int, *, oldest: int = 0, seq: int | None = None) -> list[BeliefRow]:
     """The rows of a belief from a bucket on, by bucket and arm. seq: as of `sums`."""
-    return _stored(unit, BeliefRow, version_id, seq, "bucket >= ?", oldest)
+    test = "bucket >= ?" if oldest <= 0 else f"bucket >= ? AND (bucket & {SECTION - 1}) >= {oldest}"
+    return _stored(unit, BeliefRow, version_id, seq, test, oldest)
 
 
 def spend(unit: Unit, version_id: int, *, newest_slices: int | None = None, seq: int | None = None) -> list[BeliefRow]:
@@ -92,7 +96,7 @@ def counts(unit: Unit, version_id: int, *, seq: int | None = None) -> list[Belie
 
 def totals(unit: Unit, version_ids: Collection[int]) -> dict[int, tuple[float, float]]:
     """Pulls and rewards of all arms together, by version; nothing of one that has learned nothing."""
-    tests = "version_id IN (?*) AND bucket >= 0"
+    tests = f"version_id IN (?*) AND bucket >= 0 AND bucket < {SECTION}"
     query = f"SELECT version_id, sum(pulls), sum(reward_sum) FROM belief WHERE {tests} GROUP BY version_id"
     return {version_id: (pulls, reward) for version_id, pulls, reward in unit.ask(query, version_ids)}
 
@@ -108,8 +112,9 @@ def column_rows(
 
 
 def arm_rows(unit: Unit, kind: type[Any], version_id: int, arm_ids: Collection[int]) -> list[Any]:
-    """The rows (ArmSums or BeliefRow, as `kind` says) of some arms of a belief without buckets, by arm."""
-    in_order = "belief WHERE version_id = ? AND bucket = 0 AND arm_id IN (?*) ORDER BY arm_id"
+    """The rows (ArmSums or BeliefRow, as `kind` says) of some arms of a belief without buckets, by section and arm."""
+    test = "bucket = 0" if kind is ArmSums else f"bucket IN (0, {TOGETHER * SECTION}, {BY_ARM * SECTION})"
+    in_order = f"belief WHERE version_id = ? AND {test} AND arm_id IN (?*) ORDER BY bucket, arm_id"
     return unit.select(kind, in_order, version_id, list(arm_ids)) if arm_ids else []
 
 
