@@ -31,6 +31,7 @@ from rlrec.app.learning import slot_statistics
 from rlrec.app.learning.slot_statistics import BeliefFold, Totals
 from rlrec.app.learning.warm_start import expand, fit_design, shares_weights
 from rlrec.app.log import reward_log
+from rlrec.app.serving.narrowing import arm_lists
 from rlrec.arrays import Ids
 from rlrec.errors import CheckFailed, InputError
 from rlrec.ope.checks.reasons import VERDICTS
@@ -230,8 +231,10 @@ def learning_target(unit: Unit, candidate: Candidate, moments: Sequence[Moment],
         partial(slot_statistics.served, unit, replace(candidate.version, parameters=parameters), sums, features)
         for parameters, sums in moments
     ]
-    reward = candidate.version.reward
-    return LearningTarget(name=candidate.name, reward=reward, serving=makers[-1](), begins=begins, moments=makers)
+    return LearningTarget(
+        name=candidate.name, reward=candidate.version.reward, serving=makers[-1](), begins=begins, moments=makers,
+        arm_lists=arm_lists(unit, candidate.version.policy.params),
+    )  # fmt: skip
 
 
 # -- what they earn --

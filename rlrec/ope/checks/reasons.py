@@ -108,8 +108,9 @@ REASONS = {
         "(weak): the interval holds it, and the value may be off by it"),
     "in-sample": Reason("log", "weak", "the target, or the model of rewards, learned from rows of this log (weak); "
         "`--estimator cram` judges a bandit that learned while it served"),
-    "unnarrowed": Reason("log", "weak", "rules of the target that take arms away (`arms`, `block`, `not_after`, "
-        "`not_shown`) hold in its own decisions, not in those of others (weak): there it is judged without them"),
+    "unnarrowed": Reason("log", "weak", "rules of the target on what a person did (`not_after`, `not_shown`), and all "
+        "that take arms from a policy that draws candidates, hold in its own decisions, not in those of others (weak): "
+        "there it is judged without them"),
     "unknown-fit": Reason("log", "weak", "nobody said which decisions a table was fitted on (weak): if on these, the "
         "estimate is too good"),
     "estimated-propensity": Reason("log", "weak", "propensities were not logged, but computed when the log was "

@@ -341,13 +341,14 @@ def test_a_kind_that_nobody_records_is_named_once(run: Run) -> None:
         ]  # fmt: skip
 
 
-def test_rules_do_not_hold_in_decisions_of_other_policies(run: Run) -> None:
-    """`p` blocks an arm that nobody clicks, a third of what `q` shows. As weights of `q`'s rows do not say that, the
-    answer is none, and not that both earn the same."""
+def test_lists_hold_in_decisions_of_other_policies_and_the_past_does_not(run: Run) -> None:
+    """`p` blocks an arm that nobody clicks, a third of what `q` shows: the log of `q` says that `p` earns half as much
+    again. What persons did there it does not say of another policy, whose answer is none."""
     for key in "abc":
         run("arm", "add", key)
     run("policy", "create", "q", "--kind", "uniform")
     run("policy", "create", "p", "--kind", "uniform", "--param", "block=a")
+    run("policy", "create", "past", "--kind", "uniform", "--param", "not_shown=1")
     for name in ("q", "p"):
         lines = [{"policy": name, "session": f"{name}{n}", "user": f"{name}{n}"} for n in range(300)]
         text = "\n".join(map(json.dumps, lines))
@@ -356,9 +357,54 @@ def test_rules_do_not_hold_in_decisions_of_other_policies(run: Run) -> None:
         assert {*shown.values()} == ({"a", "b", "c"} if name == "q" else {"b", "c"})
         clicks = [{"decision_id": number, "events": {"click": 1}} for number, arm in shown.items() if arm == "b"]
         run("--now", "2026-01-01", "feedback", "--input", "-", stdin="\n".join(map(json.dumps, clicks)))
-    for log, is_unnarrowed, answer in (("policy=q", True, "unknown"), ("policy=p", False, "same")):
-        (row,) = run("--now", "2026-01-02", "evaluate", "p", "--log", log, "--estimator", "ips", "--json").json
+        if name == "q":
+            wanted = sum(1.5 for arm in shown.values() if arm == "b") / 300
+    for target, log, is_unnarrowed, answer in (
+        ("p", "policy=q", False, "better"), ("p", "policy=p", False, "same"), ("past", "policy=q", True, "unknown"),
+    ):  # fmt: skip
+        (row,) = run("--now", "2026-01-02", "evaluate", target, "--log", log, "--estimator", "ips", "--json").json
         assert (("unnarrowed" in row["reasons"]), row["answer"]) == (is_unnarrowed, answer)
+        assert (target, log) != ("p", "policy=q") or row["value"] == pytest.approx(wanted, rel=1e-12)
+
+
+def test_a_target_that_blocks_is_judged_as_one_that_never_shows(run_sqlite: Run, tmp_path: Any) -> None:
+    """Pages of two of four arms: uniform without `a`, and given probabilities that `a` has none of. Kinds that draw by
+    the state do the same, and pages that the target cannot fill are left out."""
+    run, never = run_sqlite, tmp_path / "never.csv"
+    never.write_text("arm,probability\na,0.2\nb,0.4\nc,0.2\nd,0.2\n")
+    skewed = tmp_path / "skewed.csv"
+    skewed.write_text("arm,probability\nb,0.5\nc,0.25\nd,0.25\n")
+    even = tmp_path / "even.csv"
+    even.write_text("arm,probability\nb,0.333333333333\nc,0.333333333333\nd,0.333333333334\n")
+    run(
+        "arm",
+        "import",
+        "-",
+        stdin="".join(json.dumps({"arm": key, "groups": ["x"] * (key < "c")}) + "\n" for key in "abcd"),
+    )
+    for name, kind, *params in (
+        ("q", "uniform"), ("p", "fixed", f"probabilities={never}", "arms=b,c,d"),
+        ("o", "fixed", f"probabilities={skewed}"), ("f", "fixed", f"probabilities={even}"), ("u", "uniform", "block=a"),
+        ("g", "gradient", "block=a"), ("w", "thompson", "block=@x,c"),
+    ):  # fmt: skip
+        words = [word for param in params for word in ("--param", param)]
+        assert run("policy", "create", name, "--kind", kind, *words).exit_code == 0
+    lines = [{"policy": "q", "session": f"s{n // 2}", "k": 2} for n in range(60)]
+    text = "\n".join(map(json.dumps, lines))
+    answers = run("--now", "2026-01-01", "recommend", "--input", "-", "--seed", 1, "--json", stdin=text).lines
+    clicks = [
+        {"decision_id": answer["decision_id"], "position": slot["position"], "events": {"click": 1}}
+        for answer in answers for slot in answer["slate"] if slot["arm"] in "bd"
+    ]  # fmt: skip
+    run("--now", "2026-01-01", "feedback", "--input", "-", stdin="\n".join(map(json.dumps, clicks)))
+    judged = ("--log", "policy=q", "--estimator", "ips,snips,dr,iips,rips,pi,pdis,wdr", "--json")
+    values = {name: {row["estimator"]: row["value"] for row in run("evaluate", name, *judged).json} for name in "ugfpo"}
+    assert values["p"] == pytest.approx(values["o"], rel=1e-9)
+    assert values["u"] == pytest.approx(values["f"], rel=1e-9)
+    by_slate = ["rips", "pdis", "wdr"]  # a softmax has no marginals below position 1, and slates alone tell
+    assert [values["g"][name] for name in by_slate] == pytest.approx([values["f"][name] for name in by_slate], rel=1e-9)
+    (row,) = run("evaluate", "w", "--log", "policy=q", "--estimator", "ips", "--json").json
+    assert (row["n"], row["left_out"], row["value"], "page-rules" in row["reasons"]) == (0, 120, None, True)
 
 
 def test_a_narrowed_log_leaves_and_comes_back(run: Run, tmp_path: Any) -> None:

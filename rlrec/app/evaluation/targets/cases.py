@@ -14,6 +14,7 @@ from rlrec.arrays import Array, Flags, Ids, Index, distinct, look_up, offsets, r
 from rlrec.policy.scores.floors import Floor
 from rlrec.policy.scores.scores import Scores, cells
 from rlrec.policy.slates import slate
+from rlrec.store.database.bulk import Columns
 
 if TYPE_CHECKING:
     from rlrec.app.evaluation.models.reward_models import ModelValues
@@ -82,8 +83,8 @@ def decision_block(block: Block, rows: ImpressionRows, row: int, seed: int, numb
     floor, size, slots = block.floor, len(block.shares), rows.slots
     scores = block.scores.decision_scores(seed, number)
     start = int(slots["start"][row])
-    order, is_possible = arm_indices(block.arms, rows.shown[None, start : start + int(slots["depth"][row])])
-    slate_above = order[0] if is_possible[0] and slots["complete"][row] else order[0, :0]
+    order, length = possible_slates(block.arms, rows.shown[None, start : start + int(slots["depth"][row])])
+    slate_above = order[0, : length[0]] if slots["complete"][row] else order[0, :0]
     conditional = [slate.remaining(scores, slate_above[:depth], floor=floor) for depth in range(len(slate_above) + 1)]
     shares = np.array([*conditional, *[conditional[-1]] * (size - len(conditional))])
     return Block(block.arms, scores, floor, shares, np.full(size, shares[0].max()))
@@ -108,8 +109,7 @@ def ruled_rows(
     for members in rows_by_kind(lowest_case, above):
         block, depth = blocks[int(lowest_case[members[0]])], int(above[members[0]])
         shown = rows.shown[rows.slots["start"][lowest[members]][:, None] + np.arange(depth)]
-        slates, is_possible = arm_indices(block.arms, shown)
-        slates[~is_possible] = np.arange(depth)  # whatever stands there: the slate has no probability
+        slates, _ = possible_slates(block.arms, shown)
         used, kind = distinct(*slates.T) if depth else (np.zeros(1, np.intp), np.zeros(len(members), np.intp))
         size = len(block.greatest)
         step = max(1, cells // (size * len(block.arms)))
@@ -136,6 +136,33 @@ def arm_indices(arms: Ids, slates: Ids, *, case: Index | None = None) -> tuple[I
     (index, exists), sorted_slates = look_up(keys, shown), np.sort(slates, axis=1)
     is_possible = exists.all(axis=1) & (sorted_slates[:, 1:] != sorted_slates[:, :-1]).all(axis=1)
     return np.minimum(index - case[:, None] * arms.shape[1], arms.shape[1] - 1), is_possible
+
+
+def possible_slates(arms: Ids, slates: Ids, *, case: Index | None = None) -> tuple[Index, Ids]:
+    """`arm_indices` of slates (n, k), and how many arms from the top of each can be shown, (n,). Below these stand
+    other arms, as such a slate has no probability."""
+    order, is_possible = arm_indices(arms, slates, case=case)
+    n, k = slates.shape
+    length, impossible = np.full(n, k), np.flatnonzero(~is_possible)
+    if not len(impossible):
+        return order, length
+    row_case = None if case is None else np.repeat(case[impossible], k)
+    _, exists = arm_indices(arms, slates[impossible].reshape(-1, 1), case=row_case)
+    below, shown = np.tri(k, k=-1, dtype=np.bool_), order[impossible]
+    is_repeated = ((shown[:, :, None] == shown[:, None, :]) & below).any(axis=2)
+    length[impossible] = (~exists.reshape(-1, k) | is_repeated).argmax(axis=1)
+    stays = np.arange(k) < length[impossible, None]
+    # the first arms that do not stand above, in the positions below
+    is_used = (np.where(stays, shown, -1)[:, :, None] == np.arange(k)).any(axis=1)
+    unused = np.argsort(is_used, axis=1, kind="stable")
+    rank = np.maximum(np.arange(k) - length[impossible, None], 0)
+    order[impossible] = np.where(stays, shown, np.take_along_axis(unused, rank, axis=1))
+    return order, length
+
+
+def columns_of(arms: Ids, row: int, slots: Columns, logged: LoggedBatch) -> Index:
+    """Where arms that a target may show stand among all eligible ones of a row, (m,)."""
+    return np.searchsorted(logged.eligible[int(slots["eligible_id"][row])], arms)
 
 
 class CaseRows:
@@ -215,22 +242,17 @@ class CaseRows:
         """These rows by depth, with the target's probability of each arm down to there given those above it; 0 for what
         is no slate of its arms."""
         depth = self.rows.slots["depth"][self.indices[deep]]
-        for group, blocks, case, order, is_possible in self.slates(deep, depth + 1):
-            steps = np.zeros(order.shape)
-            if is_possible.any():
-                # cases may share their scores, and differ in the slate above
-                numbers: dict[int, int] = {}
-                number = np.array([numbers.setdefault(id(block.scores), len(numbers)) for block in blocks])
-                scores = [blocks[row].scores for row in distinct(number)[0].tolist()]
-                steps[is_possible] = slate.conditionals_each(
-                    scores, number[case[is_possible]], order[is_possible], floor=blocks[0].floor
-                )
-            yield group, steps
+        for group, blocks, case, order, length in self.slates(deep, depth + 1):
+            # cases may share their scores, and differ in the slate above
+            numbers: dict[int, int] = {}
+            number = np.array([numbers.setdefault(id(block.scores), len(numbers)) for block in blocks])
+            scores = [blocks[row].scores for row in distinct(number)[0].tolist()]
+            steps = slate.conditionals_each(scores, number[case], order, floor=blocks[0].floor)
+            yield group, np.where(np.arange(order.shape[1]) < length[:, None], steps, 0.0)
 
-    def slates(self, lowest: Ids, length: Ids) -> Iterator[tuple[Ids, list[Block], Index, Index, Flags]]:
+    def slates(self, lowest: Ids, length: Ids) -> Iterator[tuple[Ids, list[Block], Index, Index, Ids]]:
         """These rows with their slates of so many arms, each row the lowest one, by length and number of eligible arms:
-        the rows (g,), their blocks, the block of each, its slate as indices of eligible arms (g, length), and which
-        slates can be made of these."""
+        the rows (g,), their blocks, the block of each, and its slate (g, length) as `possible_slates`."""
         start = self.rows.slots["start"][self.indices]
         first, kind = distinct(length, self._stride[lowest])
         for number, size in enumerate(length[first].tolist()):
@@ -238,8 +260,7 @@ class CaseRows:
             used_cases, case = np.unique(self.case[group], return_inverse=True)
             blocks = [self.blocks[block_number] for block_number in used_cases.tolist()]
             shown = self.rows.shown[start[group][:, None] + np.arange(size)]
-            order, is_possible = arm_indices(np.array([block.arms for block in blocks]), shown, case=case)
-            yield group, blocks, case, order, is_possible
+            yield group, blocks, case, *possible_slates(np.array([block.arms for block in blocks]), shown, case=case)
 
     def write_steps(self, steps: Array) -> None:
         """Write the target's probability of the arm of each slot given the slots above."""
@@ -256,16 +277,13 @@ class CaseRows:
     def write_steps_and_values(self, steps: Array, expected: Array, arms: Ids, values: ModelValues) -> None:
         """`write_steps`, and the mean of the model under the target there. arms: of the catalogue."""
         lowest = self._lowest
-        for group, blocks, case, order, is_possible in self.slates(
-            lowest, self.rows.slots["size"][self.indices[lowest]]
-        ):
+        size = self.rows.slots["size"][self.indices[lowest]]
+        for group, blocks, case, order, length in self.slates(lowest, size):
             slots = self.indices[group][:, None] - np.arange(order.shape[1])[::-1]
-            steps[slots[~is_possible]] = 0.0
-            slots, case, order = slots[is_possible], case[is_possible], order[is_possible]
             columns = np.searchsorted(arms, [block.arms for block in blocks])
             for rows, position, probability, prefix in self._each_position(blocks, case, order):
                 row = slots[rows, position]
-                steps[row] = probability[prefix, order[rows, position]]
+                steps[row] = np.where(position < length[rows], probability[prefix, order[rows, position]], 0.0)
                 shares = np.zeros((len(probability), len(arms)))
                 shares[np.arange(len(shares))[:, None], columns[case[rows[run_starts(prefix)]]]] = probability
                 expected[row] = values.expected(shares, case=prefix, rows=row)
@@ -310,6 +328,7 @@ class CaseRows:
                 unsupported[self.indices[group]] = np.nan
                 continue
             for case in np.unique(self.case[group]).tolist():  # the target may read what the logger does not
-                mass = (self.blocks[case].shares * zeros).sum(axis=1)
-                rows = group[self.case[group] == case]
+                rows, block = group[self.case[group] == case], self.blocks[case]
+                at = columns_of(block.arms, self.indices[rows[0]], slots, logged)
+                mass = (block.shares * zeros[:, at]).sum(axis=1)
                 unsupported[self.indices[rows]] = np.minimum(mass[self.position[rows] - 1], 1.0)

@@ -73,7 +73,9 @@ class LearningScorer(Scorer):
         for number, make in enumerate(self.target.moments):
             members = subset[np.maximum(moment, 0) == number]
             if len(members) and number not in self.scorers:
-                target = Target(name=self.target.name, reward=self.target.reward, serving=make())
+                target = Target(
+                    name=self.target.name, reward=self.target.reward, serving=make(), arm_lists=self.target.arm_lists
+                )
                 self.scorers[number] = Scorer(target, self.arms, self.samples, self.seed, self.replica)
             if len(members):
                 yield from self.scorers[number].case_rows(rows, logged, models=models, joint=joint, subset=members)

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 REFUSALS = 10_000  # cases of which it is remembered whether rules can be kept
 CASES = 100  # worked out at a time
 CELLS = 4_000_000  # numbers held at a time, for cases and for their values under a reward model
+NARROWED = 1 << 60  # is added to the number of an eligible set for the arms that the target may show of it
 CACHED = 8_000_000  # numbers of worked-out cases that are remembered from batch to batch
 
 
@@ -63,6 +64,7 @@ class Scorer:
     _blocks: dict[CaseName, Block] = field(default_factory=dict)
     _cells: int = 0
     _refusals: dict[tuple[object, ...], bool] = field(default_factory=dict)
+    _narrowed: dict[int, Ids] = field(default_factory=dict)
 
     def describe(self, logged: LoggedBatch) -> None:
         """Take over the features that a batch has of the arms of single decisions."""
@@ -115,10 +117,27 @@ class Scorer:
         is_unknown = ~logged.lists.weighable(slots) if self.target.draws_candidates else None
         return is_unknown if is_unknown is not None and is_unknown.any() else None
 
+    def eligible_sets(self, slots: Columns, logged: LoggedBatch) -> Ids:
+        """The numbers of the eligible sets of the rows, as `arms_of` takes them, (n,): of the arms that the target may
+        show, where another policy decided."""
+        numbers: Ids = slots["eligible_id"]
+        if self.target.arm_lists is None or self.target.draws_candidates:
+            return numbers
+        is_narrowed = slots["policy_id"] != self.target.policy_id
+        for number in np.unique(numbers[is_narrowed]).tolist():
+            if number + NARROWED not in self._narrowed:
+                remaining_arms = self.target.arm_lists.leave(logged.eligible[number].tolist())
+                self._narrowed[number + NARROWED] = np.array(remaining_arms, np.int64)
+        return np.where(is_narrowed, numbers + NARROWED, numbers)
+
+    def arms_of(self, number: int, logged: LoggedBatch) -> Ids:
+        """The arms of an eligible set, ascending."""
+        return self._narrowed[number] if number in self._narrowed else logged.eligible[number]
+
     def refused(self, slots: Columns, logged: LoggedBatch) -> Flags:
-        """The rows whose page it cannot make: rules of the request and its own contradict each other, or leave no arm
-        for a position, (n,)."""
-        is_refused, serving = np.zeros(len(slots["context"]), np.bool_), self.target.serving
+        """The rows whose page it cannot make: rules of the request and its own contradict each other, or leave too few
+        arms, (n,)."""
+        is_refused, serving = self._short_of_arms(slots, logged), self.target.serving
         if serving is None or not self.target.is_weighed:
             return is_refused
         has_rules = logged.contexts.have_rules[slots["context"]] | bool(serving.page_rules({}))
@@ -127,11 +146,24 @@ class Scorer:
         codes, contexts = logged.contexts.reading(self.target.reads)
         revision = slots["catalogue_revision"] * serving.reads_catalogue(contexts)
         size = np.maximum(slots["size"], slots.get("depth", 0) + 1)  # a row that stands for its slate has no other size
-        columns = np.column_stack([slots["eligible_id"], revision, size, codes[slots["context"]]])[has_rules]
+        sets, has_rules = self.eligible_sets(slots, logged), has_rules & ~is_refused
+        columns = np.column_stack([sets, revision, size, codes[slots["context"]]])[has_rules]
         first, case = distinct(*columns.T)
         refusals = [self._refuses(numbers, contexts[context], logged) for *numbers, context in columns[first].tolist()]
         is_refused[has_rules] = np.array(refusals, np.bool_)[case]
         return is_refused
+
+    def _short_of_arms(self, slots: Columns, logged: LoggedBatch) -> Flags:
+        """The rows of others whose page has more positions than the target may show arms there, (n,)."""
+        if self.target.arm_lists is None or self.target.draws_candidates:
+            return np.zeros(len(slots["context"]), np.bool_)
+        size, has_sets = np.maximum(slots["size"], slots.get("depth", 0) + 1), slot_sets.flags(slots)
+        if has_sets is not None:
+            slots = {**slots, "eligible_id": np.where(has_sets, slots[slot_sets.SLOT_SET], slots["eligible_id"])}
+            size = np.where(has_sets, 1, size)
+        numbers, row_set = np.unique(self.eligible_sets(slots, logged), return_inverse=True)
+        n_arms = np.array([len(self.arms_of(number, logged)) for number in numbers.tolist()])
+        return n_arms[row_set] < size
 
     def _refuses(self, numbers: Sequence[int], context: Mapping[str, Any], logged: LoggedBatch) -> bool:
         """Whether it cannot make a page of an eligible set, at a revision and of a size, in a context."""
@@ -139,7 +171,7 @@ class Scorer:
         if name not in self._refusals:
             if len(self._refusals) > REFUSALS:
                 self._refusals.clear()
-            arms = logged.eligible[eligible]
+            arms = self.arms_of(eligible, logged)
             try:
                 layout = self.serving.layout(eligible, arms, context, keys=self.arms.keys, revision=revision)
                 if layout is not None:
@@ -225,7 +257,8 @@ class Scorer:
         slots = rows.slots
         # the catalogue counts where the target looks at what it says of the arms
         revision = slots["catalogue_revision"] * self.serving.reads_catalogue(contexts)
-        columns = np.column_stack([slots["eligible_id"], revision, slots["size"], codes[slots["context"]]])[subset]
+        sets = self.eligible_sets(slots, logged)
+        columns = np.column_stack([sets, revision, slots["size"], codes[slots["context"]]])[subset]
         first, case = distinct(*columns.T)
         cases = columns[first]
         order = np.argsort(case, kind="stable")
@@ -254,7 +287,7 @@ class Scorer:
                 missing_cases.setdefault(name[:2], {})[name] = context
         scored: dict[tuple[int, int, bool], dict[CaseName, Scores]] = {}  # by arms, positions, and whether rules hold
         for (eligible, revision), new in missing_cases.items():
-            arms = logged.eligible[eligible]
+            arms = self.arms_of(eligible, logged)
             read = [contexts[context] for context in new.values()]
             set_scores = self.serving.scores(eligible, arms, read, keys=self.arms.keys, revision=revision)
             for name, scores in zip(new, set_scores, strict=True):
@@ -279,13 +312,13 @@ class Scorer:
         if first.samples:
             for (eligible, _, _, context), scores in scored.items():
                 assert isinstance(scores, Correlated)
-                arms = logged.eligible[eligible]
+                arms = self.arms_of(eligible, logged)
                 simulate = self._simulate(scores, arms, size, context) if self.samples else None
                 yield Block(arms, scores, floor, np.empty((size, 0)), np.ones(size), simulate)
             return
         shares = slate.marginals_each(list(scored.values()), size=size, floor=floor)
         for ((eligible, *_), scores), marginals in zip(scored.items(), shares, strict=True):
-            yield Block(logged.eligible[eligible], scores, floor, marginals, marginals.max(axis=1))
+            yield Block(self.arms_of(eligible, logged), scores, floor, marginals, marginals.max(axis=1))
 
     def _ruled_blocks(
         self, scored: Mapping[CaseName, Scores], size: int, logged: LoggedBatch
@@ -298,7 +331,7 @@ class Scorer:
             if layout.is_closed and not scores.samples:
                 marginals = slate.marginals(scores, size=size, floor=0.0)
                 greatest = marginals.max(axis=1)
-            yield Block(logged.eligible[eligible], scores, 0.0, marginals, greatest)
+            yield Block(self.arms_of(eligible, logged), scores, 0.0, marginals, greatest)
 
     def _case_rows(
         self, blocks: list[Block], case: Ids, indices: Ids, rows: ImpressionRows, *, joint: bool
@@ -393,10 +426,10 @@ class RequestScorer(Scorer):
     def _scored(self, slots: Columns, logged: LoggedBatch) -> Flags:
         """The rows whose eligible arms all have scores, (n,)."""
         codes, contexts = logged.contexts.reading(self.target.reads)
-        columns = slots["eligible_id"], codes[slots["context"]]
+        columns = self.eligible_sets(slots, logged), codes[slots["context"]]
         first, case = distinct(*columns)
         sets, numbers = (column[first].tolist() for column in columns)
-        keys = {number: {*map(self.arms.keys.__getitem__, logged.eligible[number].tolist())} for number in {*sets}}
+        keys = {number: {*map(self.arms.keys.__getitem__, self.arms_of(number, logged).tolist())} for number in {*sets}}
         name = cast("Scored", self.serving.policy).score_name
         scores = [by_arm(contexts[number], name) or {} for number in numbers]
         has_all = [keys[number] <= by_key.keys() for number, by_key in zip(sets, scores, strict=True)]

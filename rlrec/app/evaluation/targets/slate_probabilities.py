@@ -9,7 +9,7 @@ import numpy as np
 from rlrec.app.evaluation.models.reward_models import ModelValues
 from rlrec.app.evaluation.rows import slot_sets
 from rlrec.app.evaluation.rows.log_rows import PAIRS, ImpressionRows, LoggedBatch, arms_of_sets
-from rlrec.app.evaluation.targets.cases import CaseRows
+from rlrec.app.evaluation.targets.cases import CaseRows, columns_of
 from rlrec.app.evaluation.targets.logger_marginals import UNIFORM, UNKNOWN
 from rlrec.app.evaluation.targets.probabilities import Scorer
 from rlrec.app.evaluation.targets.state_probabilities import StateCaseRows, StateScorer
@@ -131,11 +131,16 @@ def without_pairs(slots: Columns) -> Flags:
 
 def _fill_additive(case_rows: CaseRows, additive: Array, logged: LoggedBatch) -> None:
     """Write what each slot adds to the weight of `pi`, where the slates of the logger are listed."""
-    pairs = case_rows.rows.slots[PAIRS][case_rows.indices]
+    slots = case_rows.rows.slots
+    pairs = slots[PAIRS][case_rows.indices]
     has_pairs = np.flatnonzero(pairs >= 0)
     for case, number in np.unique(np.column_stack([case_rows.case, pairs])[has_pairs], axis=0).tolist():
         group = has_pairs[(case_rows.case[has_pairs] == case) & (pairs[has_pairs] == number)]
-        shares = case_rows.blocks[case].shares
+        block, first = case_rows.blocks[case], case_rows.indices[group[0]]
+        eligible = logged.eligible[int(slots["eligible_id"][first])]
+        shares = np.zeros((len(block.shares), len(eligible)))
+        shares[:, columns_of(block.arms, first, slots, logged)] = block.shares
         slates = pseudo_inverse.slates(*shares.shape)
         coefficients = pseudo_inverse.coefficients(slates, logged.pairs[number], shares)
-        additive[case_rows.indices[group]] = coefficients[case_rows.position[group] - 1, case_rows.arm_index[group]]
+        shown = np.searchsorted(eligible, case_rows.arm[group])
+        additive[case_rows.indices[group]] = coefficients[case_rows.position[group] - 1, shown]

@@ -16,8 +16,8 @@ import numpy as np
 from rlrec.app.distributions.trained import EligibleGroup
 from rlrec.app.evaluation.models.reward_models import ModelValues
 from rlrec.app.evaluation.rows.log_rows import ArmTable, ImpressionRows, LoggedBatch
-from rlrec.app.evaluation.targets.cases import TargetProbabilities, arm_indices
-from rlrec.app.evaluation.targets.probabilities import CELLS, Scorer
+from rlrec.app.evaluation.targets.cases import TargetProbabilities, arm_indices, columns_of
+from rlrec.app.evaluation.targets.probabilities import CELLS, NARROWED, Scorer
 from rlrec.app.inputs.decision_tables import PROBABILITY, DecisionTable
 from rlrec.arrays import Array, Flags, Ids, piece_rows, rows_by_kind, run_starts, take
 from rlrec.errors import InputError
@@ -39,7 +39,7 @@ class StateScorer(Scorer):
 
     def refused(self, slots: Columns, logged: LoggedBatch) -> Flags:
         has_rules = logged.contexts.have_rules[slots["context"]] | bool(self.serving.page_rules({}))
-        return has_rules & self.target.is_weighed
+        return (has_rules & self.target.is_weighed) | self._short_of_arms(slots, logged)
 
     def _prefixed(self, slots: Columns) -> Flags:
         """A softmax has no marginal below position 1."""
@@ -60,9 +60,12 @@ class StateScorer(Scorer):
         code = codes[slots["context"]]
         state = trained.states(trained.encoded(contexts)[code], remembered, revision)
         served = {"temperature": trained.policy.temperature, "floor": trained.policy.exploration}
-        for group in trained.request_cases(
-            state, slots["eligible_id"], revision, contexts, code, sets=logged.eligible, keys=self.arms.keys
-        ):
+        numbers = self.eligible_sets(slots, logged)
+        sets = {number: self.arms_of(number, logged) for number in np.unique(numbers).tolist()}
+        sets |= {
+            number: logged.eligible[number - NARROWED] for number, arms in sets.items() if not len(arms)
+        }  # refused
+        for group in trained.request_cases(state, numbers, revision, contexts, code, sets=sets, keys=self.arms.keys):
             yield StateCaseRows(group, rows, starts[group.rows], counts[group.rows], served)
 
 
@@ -225,7 +228,8 @@ class StateCaseRows:
             zeros = logged.zeros[number]
             if zeros is not None:
                 rows = top[logger_case == number]
-                unsupported[self.indices[rows]] = self.probability[self.decision[rows]] @ zeros[0]
+                at = columns_of(self.arms, self.indices[rows[0]], slots, logged)
+                unsupported[self.indices[rows]] = self.probability[self.decision[rows]] @ zeros[0, at]
 
 
 def _conditional(score: Array, slates: Ids, *, temperature: float, floor: Floor) -> Array:

@@ -9,11 +9,13 @@ import numpy as np
 
 from rlrec.app.distributions import designs, exact
 from rlrec.app.inputs import lookup
+from rlrec.app.inputs.arm_rules import policy_rules
 from rlrec.app.inputs.decision_tables import DecisionTable
 from rlrec.app.log import lineage
+from rlrec.app.serving.narrowing import ArmLists, arm_lists
 from rlrec.arrays import Flags, Ids, Words
 from rlrec.errors import InputError
-from rlrec.policy import NARROWING, TEAM_DRAFT
+from rlrec.policy import TEAM_DRAFT
 from rlrec.policy.beliefs.base import PRICE
 from rlrec.policy.kinds.two_stage import ranking_seeds
 from rlrec.records import Head, Reward, Version
@@ -31,7 +33,7 @@ BUILT_IN = ("uniform",)
 class Target:
     """A version that is judged, or a built-in (number None). serving: its distribution; None for the policy of an
     imported log, of which only its own rows tell, and of a table of a person. seq: of the last change of its policy's
-    beliefs."""
+    beliefs. arm_lists: its rules that hold for everybody, which take arms away in decisions of other policies, too."""
 
     name: str
     reward: Reward
@@ -41,6 +43,7 @@ class Target:
     lessons: Sequence[lineage.LearnedFrom] = ()
     seq: int = 0
     table: DecisionTable | None = None
+    arm_lists: ArmLists | None = None
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -56,8 +59,12 @@ class Target:
 
     @property
     def narrows(self) -> bool:
-        """Whether rules of its policy take arms away, which decisions of other policies could show."""
-        return self.serving is not None and any(name in NARROWING for name in self.serving.version.policy.params)
+        """Whether rules of its policy take arms away, which decisions of other policies could show, and which cannot be
+        asked about: those on the past of a person, and all of a policy that draws candidates."""
+        if self.serving is None:
+            return False
+        rules = policy_rules(self.serving.version.policy.params)
+        return bool(rules.past) or (self.draws_candidates and any(rules))
 
     @property
     def is_weighed(self) -> bool:
@@ -163,6 +170,7 @@ def _target(unit: Unit, version: Version, head: Head, reward: Reward | None, *, 
         name=version.policy.name, number=version.number, policy_id=version.policy.id, reward=reward or version.reward,
         serving=None if logged else exact.load(unit, version, greedy=greedy),
         lessons=lineage.learned_from(lineage.ancestry(unit, version)), seq=head.seq,
+        arm_lists=arm_lists(unit, version.policy.params),
     )  # fmt: skip
 
 
@@ -174,5 +182,5 @@ def trained(unit: Unit, version: Version, weights: Sequence[ArmWeights]) -> Targ
     distribution = exact.VersionDistribution(unit, version, parameters.policy, sums=(), prior=(), trained=parameters)
     return Target(
         name=version.policy.name, number=version.number, policy_id=version.policy.id, reward=version.reward,
-        serving=distribution,
+        serving=distribution, arm_lists=arm_lists(unit, version.policy.params),
     )  # fmt: skip
