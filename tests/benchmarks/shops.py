@@ -14,6 +14,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rlrec.store.log import contents
 from tests.benchmarks.measure import Setting, rlrec, said
 
@@ -240,7 +242,9 @@ def reminded(shop: Shop) -> Shop:
             f"{shown} JOIN visit v ON v.session_id = d.session_id AND v.history IS NULL"
         ).fetchall()
         count = (1).to_bytes(open_sessions.COUNT_BYTES, "little")
-        blobs = [(count + open_sessions.pack_slot(decision, 0, 1, arm), session) for session, decision, arm in rows]
+        session, decision, arm = np.array(rows, np.int64).T
+        slots = open_sessions.pack(decision, np.zeros_like(arm), np.ones_like(arm), arm)
+        blobs = [(count + slot.tobytes(), key) for slot, key in zip(slots, session.tolist(), strict=True)]
         connection.execute("BEGIN")
         connection.cursor().executemany(f"UPDATE visit SET history = {mark} WHERE session_id = {mark}", blobs)
         connection.execute("COMMIT")

@@ -14,9 +14,8 @@ import numpy as np
 from rlrec.app.imports.columns import EMPTY, FIRST_STATE, NULL, LogColumns, values
 from rlrec.app.inputs import canonical
 from rlrec.app.log import reward_log
-from rlrec.app.serving.open_sessions import RECENT
 from rlrec.arrays import Array, Flags, Ids, look_up, numbers_in_runs, offsets, piece_rows, run_starts, take
-from rlrec.policy.gradients.history import REMEMBERED, History, pack
+from rlrec.policy.gradients.history import RECENT, REMEMBERED, History, pack
 from rlrec.records import Reward
 from rlrec.store import Unit
 from rlrec.store.database import loading

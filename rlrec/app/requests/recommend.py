@@ -6,7 +6,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from copy import copy
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from rlrec.app.learning.ledger import Ledger, Unordered
 from rlrec.app.learning.slot_keys import ServedSlate
 from rlrec.app.serving.cache import Eligible, ServingCache
 from rlrec.app.serving.draws import DrawnSlate, draw, prepare, signed
-from rlrec.app.serving.open_sessions import HistoryReader, OpenSession, OpenSessions
+from rlrec.app.serving.open_sessions import HistoryReader, OpenSessions
 from rlrec.app.serving.planned_requests import plan_group
 from rlrec.app.serving.requests import (
     Answer,
@@ -28,8 +28,10 @@ from rlrec.app.serving.requests import (
 )
 from rlrec.errors import InputError, OutcomeUnknown, StoreBusy
 from rlrec.policy.contexts.statements import STATEMENTS
+from rlrec.records import Slot
 from rlrec.store import Store, Unit
 from rlrec.store.database.database_errors import NotUnique
+from rlrec.store.database.loading import Same, column
 from rlrec.store.database.unit import Row
 from rlrec.store.log import contents, decisions, settings
 from rlrec.store.log.sessions import check_steps
@@ -43,6 +45,10 @@ if TYPE_CHECKING:
 __all__ = ["Answer", "Request", "recommend", "recommend_group"]
 
 TRIES = 20  # others may record many events of one person at once, each of which takes an arm away
+SHARED_COLUMNS = (
+    "policy_id", "version_id", "belief_seq", "belief_ordinal", "seq", "eligible_id", "catalogue_revision", "size",
+    "variant_id",
+)  # fmt: skip
 MAX_KINDS = 1_000  # of events that rules name, after which no more is said of them
 
 
@@ -62,6 +68,17 @@ def recommend_group(
 ) -> list[Answer | InputError]:  # fmt: skip
     """Answers in order, all in one transaction; a refused request has its error at its index."""
     return RequestGroup(store, requests, seed=seed, dry_run=dry_run, cache=cache).answer()
+
+
+class Served(NamedTuple):
+    """The slates of a group, a column a field: the row of the session, the step, the state and the packed history that
+    each decision saw, and what was drawn."""
+
+    row: list[int]
+    step: list[int]
+    state: list[str]
+    history: list[bytes]
+    slate: list[DrawnSlate]
 
 
 class RequestGroup:
@@ -216,9 +233,9 @@ class RequestGroup:
         sessions = OpenSessions(unit, stored_settings, owners)
         if unit.postgres:  # others may have decided while we waited for the sessions
             unit.now = max(unit.now, decisions.newest(unit) or 0)
-        for index, plan in planned.items():
+        for index, (session, user) in zip(planned, owners, strict=True):
             try:
-                sessions.set_user(plan.request.session, plan.request.user)
+                sessions.set_user(session, user)
             except InputError as error:  # the session belongs to another user
                 answers[index] = error
         planned = {index: plan for index, plan in planned.items() if index not in answers}
@@ -231,122 +248,127 @@ class RequestGroup:
             if stored_settings.weighs_returns:
                 from rlrec.store.log import returns
 
-                user_ids = {session.user_id for session in sessions.by_key.values() if session.user_id is not None}
-                returns.lock_users(unit, user_ids)
-            draws = self._store(unit, ledger, planned, sessions)
-            if stored_settings.weighs_returns:
-                _credit_returns(unit, ledger, draws.values(), sessions)
-            answers |= draws
+                returns.lock_users(unit, {user_id for user_id in sessions.user_id if user_id is not None})
+            stored = self._store(unit, ledger, list(planned.values()), sessions)
+            answers |= dict(zip(planned, stored, strict=True))
             if has_experiments:
                 assignment.store(unit, planned, sessions, verify=bool(stored_settings.has_merges))
             sessions.store_visits()
         return answers
 
     def _store(
-        self, unit: Unit, ledger: Ledger, planned: Mapping[int, PlannedRequest], sessions: OpenSessions
-    ) -> dict[int, Answer]:
-        """Store decisions with their slots, and enter these into the ledger: the answers by index."""
-        decision_ids = dict(zip(planned, decisions.reserve(unit, len(planned)), strict=True))
-        visits, slates = self._serve(unit, planned, decision_ids, sessions)
-        columns = {
-            shared: _columns(shared, ledger, self.cache) for shared in {plan.shared for plan in planned.values()}
-        }
-        rows: list[Row] = []
-        slots: list[Row] = []
-        answers: dict[int, Answer] = {}
-        served: dict[int, list[ServedSlate]] = defaultdict(list)  # by policy
-        now, at, stored_seed, contexts = unit.now, format_time(unit.now), signed(self.seed), self.cache.contexts
-        ordinals = _ordinals(ledger, planned)
-        lists = {index: slate.candidates for index, slate in slates.items() if slate.candidates is not None}
-        set_ids = contents.eligible_sets(unit, {ranked.eligible for ranked in lists.values()}) if lists else {}
-        list_rows: list[Row] = []
-        for index, plan in planned.items():
-            request, shared, context = plan.request, plan.shared, plan.context
-            decision_id, slate = decision_ids[index], slates[index]
-            session, step, state, history = visits[index]
-            policy_id, version_id, belief_seq, belief_ordinal, seq, eligible_id, variant_id = columns[shared]
-            context_id, policy_ordinals = contexts[context], ordinals.get(policy_id)
-            ordinal = None if policy_ordinals is None else next(policy_ordinals)
-            if index in lists:
-                arm_ids, propensities, total = lists[index]
-                list_rows.append((decision_id, eligible_id, json.dumps(arm_ids), json.dumps(propensities), total))
-                eligible_id = set_ids[lists[index].eligible]
-            rows.append((
-                decision_id, policy_id, version_id, belief_seq, belief_ordinal, seq, ordinal, session.id,
-                session.number, step, context_id, state, eligible_id, shared.revision, shared.size,
-                slate.log_propensity, stored_seed, variant_id, now, 0, request.request_id, plan.digest, history,
-            ))  # fmt: skip
-            slots += [(decision_id, *slot) for slot in slate.slots]
-            served[policy_id].append(ServedSlate(slate.slots, ordinal or 0, context_id))
-            answers[index] = _answer(plan, slate, decision_id, session.user, session.number, step, at)
-        decisions.add(unit, rows, slots)
-        if teams := [(decision_ids[index], slate.teams) for index, slate in slates.items() if slate.teams is not None]:
+        self, unit: Unit, ledger: Ledger, plans: Sequence[PlannedRequest], sessions: OpenSessions
+    ) -> Iterator[Answer]:
+        """Store decisions with their slots, and enter these into the ledger: the answers in order."""
+        ids, contexts = decisions.reserve(unit, len(plans)), self.cache.contexts
+        served = self._serve(plans, ids, sessions)
+        slates = served.slate
+        by_shared = {shared: _columns(shared, ledger, self.cache) for shared in {plan.shared for plan in plans}}
+        rows = [by_shared[plan.shared] for plan in plans]
+        columns: dict[str, Sequence[Any]] = dict(zip(SHARED_COLUMNS, zip(*rows, strict=True), strict=True))
+        context_ids, ordinals = [contexts[plan.context] for plan in plans], _ordinals(ledger, plans)
+        catalogue_ids, lists = columns["eligible_id"], [slate.candidates for slate in slates if slate.candidates]
+        if lists:
+            set_ids = contents.eligible_sets(unit, {ranked.eligible for ranked in lists})
+            pairs = zip(slates, catalogue_ids, strict=True)
+            columns["eligible_id"] = [
+                set_ids[slate.candidates.eligible] if slate.candidates else set_id for slate, set_id in pairs
+            ]
+        columns |= {
+            "ordinal": ordinals, "visit": [sessions.number[row] for row in served.row], "step": served.step,
+            "context_id": context_ids, "state": served.state, "request_digest": [plan.digest for plan in plans],
+            "request_key": [plan.request.request_id for plan in plans], "history": served.history,
+        }  # fmt: skip
+        slots = [slot for slate in slates for slot in slate.slots]
+        shown = dict(zip(Slot._fields, zip(*slots, strict=True), strict=True))
+        decisions.add(
+            unit,
+            {name: column(values) for name, values in columns.items()} | {
+                "id": ids, "session_id": [sessions.id[row] for row in served.row], "seed": Same(signed(self.seed)),
+                "log_propensity": [slate.log_propensity for slate in slates], "at": Same(unit.now), "imported": Same(0),
+            },
+            {name: column(values) for name, values in shown.items()}
+            | {"decision_id": [key for key, slate in zip(ids, slates, strict=True) for _ in slate.slots]},
+        )  # fmt: skip
+        if teams := [(key, slate.teams) for key, slate in zip(ids, slates, strict=True) if slate.teams is not None]:
             from rlrec.store.log import candidates
 
             candidates.add_teams(unit, teams)
-        if list_rows:
+        if lists:
             from rlrec.store.log import candidates
 
-            candidates.add(unit, list_rows)
-        if routed := {index: plan.shared.route for index, plan in planned.items() if plan.shared.route is not None}:
+            candidates.add(unit, [
+                (key, set_id, json.dumps(ranked.arms), json.dumps(ranked.propensities), ranked.log_propensity)
+                for key, slate, set_id in zip(ids, slates, catalogue_ids, strict=True) if (ranked := slate.candidates)
+            ])  # fmt: skip
+        if routed := {index: plan.shared.route for index, plan in enumerate(plans) if plan.shared.route is not None}:
             from rlrec.app.serving.shadows import weigh
             from rlrec.store.policies import routes
 
-            routes.add_decisions(unit, [(decision_ids[index], route.route_id) for index, route in routed.items()])
-            shadow_records = weigh({index: planned[index] for index in routed}, slates, visits, self.cache.keys)
-            routes.add_shadowed(unit, [(shadow, decision_ids[index], log) for shadow, index, log in shadow_records])
-        for policy_id, served_slates in served.items():
-            entering = served_slates
-            if sessions.has_exclusions:
-                ids = [row[0] for row in rows if row[1] == policy_id]
+            routes.add_decisions(unit, [(ids[index], route.route_id) for index, route in routed.items()])
+            records = weigh(
+                {index: plans[index] for index in routed}, slates, served.step, served.history, self.cache.keys
+            )
+            routes.add_shadowed(unit, [(shadow, ids[index], log) for shadow, index, log in records])
+        learned: dict[int, list[tuple[int, ServedSlate]]] = defaultdict(list)  # by policy, with the decisions
+        for key, row, slate, ordinal, context_id in zip(ids, rows, slates, ordinals, context_ids, strict=True):
+            learned[row[0]].append((key, ServedSlate(slate.slots, ordinal or 0, context_id)))
+        for policy_id, served_slates in learned.items():
+            charged = entering = [slate for _, slate in served_slates]
+            if sessions.settings.has_exclusions:
                 learning = [version for version in ledger.learning[policy_id] if version.entered_to is None]
-                left_out = ledger.omit(learning, first=ids[0], last=ids[-1])
-                entering = [slate for key, slate in zip(ids, served_slates, strict=True) if key not in left_out]
-            ledger.serve(policy_id, entering, charged=served_slates)
-        return answers
+                left_out = ledger.omit(learning, first=served_slates[0][0], last=served_slates[-1][0])
+                entering = [slate for key, slate in served_slates if key not in left_out]
+            ledger.serve(policy_id, entering, charged=charged)
+        if sessions.settings.weighs_returns:
+            _credit_returns(unit, ledger, ids, served, sessions)
+        at = format_time(unit.now)
+        fields = zip(plans, slates, ids, served.row, served.step, strict=True)
+        return (
+            _answer(plan, slate, key, sessions.user[row], sessions.number[row], step, at)
+            for plan, slate, key, row, step in fields
+        )
 
-    def _serve(
-        self, unit: Unit, planned: Mapping[int, PlannedRequest], decision_ids: Mapping[int, int], sessions: OpenSessions
-    ) -> tuple[dict[int, tuple[OpenSession, int, str, bytes]], dict[int, DrawnSlate]]:
-        """Two answers by index: the session of a decision with its step, state and packed history as the decision saw
-        them, and the slate. The requests of a session are served one after another: each sees those before it."""
-        stateless = {index: plan for index, plan in planned.items() if not plan.shared.stateful}
+    def _serve(self, plans: Sequence[PlannedRequest], decision_ids: Sequence[int], sessions: OpenSessions) -> Served:
+        """The slates of requests. The requests of a session are served one after another: each sees those before it."""
+        stateless = {index: plan for index, plan in enumerate(plans) if not plan.shared.stateful}
         slates = draw(stateless, decision_ids, self.seed, self.cache.keys)
-        now, any_stateful = unit.now, len(slates) < len(planned)
-        visits: dict[int, tuple[OpenSession, int, str, bytes]] = {}
-        reader: HistoryReader | None = None
-        for turn in _turns(planned):
-            arrived = [sessions.arrive(plan.request.session) for plan in turn.values()]
-            if reader is None:  # every session of the group is in the first turn
-                definitions = [shared.version.reward for shared in {plan.shared for plan in planned.values()}]
-                reader = HistoryReader(unit, arrived, definitions)
-            histories = reader.histories(arrived, [plan.shared.version.reward for plan in turn.values()])
+        rows, any_stateful = sessions.arrive(plan.request.session for plan in plans), len(slates) < len(plans)
+        definitions = [plan.shared.version.reward for plan in plans]
+        reader = HistoryReader(sessions, [shared.version.reward for shared in {plan.shared for plan in plans}])
+        order, steps, states, packed = list[int](), list[int](), list[str](), list[bytes]()
+        for turn in _turns(rows):
+            arrived = [rows[index] for index in turn]
+            histories = reader.histories(arrived, [definitions[index] for index in turn])
             if any_stateful:
-                is_stateful = np.array([plan.shared.stateful for plan in turn.values()])
-                stateful = {index: plan for index, plan in turn.items() if plan.shared.stateful}
+                is_stateful = np.array([plans[index].shared.stateful for index in turn])
+                stateful = {index: plans[index] for index in turn if plans[index].shared.stateful}
                 slates |= draw(
                     stateful, decision_ids, self.seed, self.cache.keys, histories=histories.take(is_stateful)
                 )
-            for index, session, history in zip(turn, arrived, histories.packed(), strict=True):
-                slate = slates[index]
-                visits[index] = session, session.steps, session.state(now), history
-                session.add_slate(decision_ids[index], slate.arms, slate.recent, now)
-        return visits, slates
+            order += turn
+            steps += [sessions.steps[row] for row in arrived]
+            states += sessions.states(arrived)
+            packed += histories.packed()
+            sessions.add_slates(arrived, [decision_ids[index] for index in turn], [slates[index] for index in turn])
+        if len(order) > len(arrived):  # several turns
+            ranking = sorted(range(len(order)), key=order.__getitem__)
+            steps, states = [steps[index] for index in ranking], [states[index] for index in ranking]
+            packed = [packed[index] for index in ranking]
+        return Served(rows, steps, states, packed, [slates[index] for index in range(len(plans))])
 
     def _dry_run(self, unit: Unit, planned: Mapping[int, PlannedRequest]) -> dict[int, Answer | InputError]:
         """The slates that would be drawn if nobody else came first; nothing is written."""
         first, at = decisions.peek(unit), format_time(unit.now)
-        decision_ids = {index: first + offset for offset, index in enumerate(planned)}
+        if not planned:
+            return {}
         owners = [(plan.request.session, plan.request.user) for plan in planned.values()]
         sessions = OpenSessions(unit, settings.get(unit), owners, read_only=True)
-        _, slates = self._serve(unit, planned, decision_ids, sessions)
-        users = {index: plan.request.user for index, plan in planned.items()}
-        return {
-            index: _answer(
-                planned[index], slate, None, sessions.main_keys.get(users[index], users[index]), None, None, at
-            )
-            for index, slate in slates.items()
-        }
+        served = self._serve(list(planned.values()), range(first, first + len(planned)), sessions)
+        answers: dict[int, Answer | InputError] = {}
+        for (index, plan), slate, (_, user) in zip(planned.items(), served.slate, owners, strict=True):
+            answers[index] = _answer(plan, slate, None, sessions.main_keys.get(user, user), None, None, at)
+        return answers
 
 
 def _notice_ignored(store: Store, unit: Unit, planned: Mapping[int, PlannedRequest], cache: ServingCache) -> None:
@@ -395,17 +417,19 @@ def _holds(unit: Unit, planned: Iterable[PlannedRequest], sessions: OpenSessions
     """Whether rules on the persons of some requests take the arms that they took when these were planned."""
     from rlrec.app.serving import narrowing
 
-    owners = [(plan.narrowed, sessions.by_key[plan.request.session]) for plan in planned]
-    pairs = [(rules, (owner.user_id, owner.id)) for rules, owner in owners if rules is not None and rules.past]
+    owners = [(plan.narrowed, sessions.row[plan.request.session]) for plan in planned]
+    pairs = [
+        (rules, (sessions.user_id[row], sessions.id[row])) for rules, row in owners if rules is not None and rules.past
+    ]
     return not pairs or narrowing.holds(unit, pairs)
 
 
-def _credit_returns(unit: Unit, ledger: Ledger, answers: Iterable[Answer], sessions: OpenSessions) -> None:
+def _credit_returns(unit: Unit, ledger: Ledger, ids: Sequence[int], served: Served, sessions: OpenSessions) -> None:
     """Record an event `return` for the last decision of each user who comes back with one of these."""
     from rlrec.app.requests.feedback import FeedbackTransaction, Line
     from rlrec.store.log.events import RETURN
 
-    events = _find_returns(answers, sessions)
+    events = _find_returns(ids, served, sessions)
     if not events:
         return
     ledger.require(events.values())
@@ -415,26 +439,25 @@ def _credit_returns(unit: Unit, ledger: Ledger, answers: Iterable[Answer], sessi
     unit.repeatable = repeatable
 
 
-def _find_returns(answers: Iterable[Answer], sessions: OpenSessions) -> Mapping[Return, int]:
+def _find_returns(ids: Sequence[int], served: Served, sessions: OpenSessions) -> Mapping[Return, int]:
     """The returns that new decisions are, each with the policy of the decision that it credits. A user comes back with
     the first decision of a visit, if the visit of their last decision was over by then.
-    The new decisions are stored as the last ones of their users, who are locked. answers: in order of decision."""
+    The new decisions are stored as the last ones of their users, who are locked."""
     from rlrec.store.log import returns
     from rlrec.store.log.returns import Return
 
     # by user whose first decision here begins a visit, or names them in one: its beginning
     started_at: dict[int, int] = {}
     last: dict[int, int] = {}
-    for answer in answers:
-        session = sessions.by_key[answer["session"]]
-        if session.user_id is not None:
-            if session.user_id not in last and (answer["step"] == 0 or session.key in sessions.new_users):
-                started_at[session.user_id] = session.started_at
-            last[session.user_id] = answer["decision_id"]
+    for decision_id, row, step in zip(ids, served.row, served.step, strict=True):
+        if (user_id := sessions.user_id[row]) is not None:
+            if user_id not in last and (step == 0 or sessions.key[row] in sessions.new_users):
+                started_at[user_id] = sessions.started_at[row]
+            last[user_id] = decision_id
     events = {
         Return(decision.decision_id, started_at[decision.user_id]): decision.policy_id
         for decision in (returns.last_decisions(sessions.unit, started_at) if started_at else ())
-        if decision.ends_at(sessions.timeout_us) < started_at[decision.user_id]
+        if decision.ends_at(sessions.settings.session_timeout_us) < started_at[decision.user_id]
     }
     returns.set_last(sessions.unit, last.items())
     return events
@@ -459,40 +482,42 @@ def _answer(
     return answer
 
 
-def _turns(planned: Mapping[int, PlannedRequest]) -> list[dict[int, PlannedRequest]]:
-    """The first requests of all sessions, then the second ones, and so on."""
-    if len({plan.request.session for plan in planned.values()}) == len(planned):
-        return [dict(planned)]
-    turns = defaultdict[int, dict[int, PlannedRequest]](dict)
-    counts = Counter[str]()
-    for index, plan in planned.items():
-        turns[counts[plan.request.session]][index] = plan
-        counts[plan.request.session] += 1
+def _turns(rows: Sequence[int]) -> list[list[int]]:
+    """The indices of the first requests of all sessions, then of the second ones, and so on. rows: of the sessions."""
+    if len(set(rows)) == len(rows):
+        return [list(range(len(rows)))]
+    turns, counts = defaultdict[int, list[int]](list), Counter[int]()
+    for index, row in enumerate(rows):
+        turns[counts[row]].append(index)
+        counts[row] += 1
     return list(turns.values())
 
 
-def _ordinals(ledger: Ledger, planned: Mapping[int, PlannedRequest]) -> dict[int, Iterator[int]]:
-    """The ordinals of these decisions, by the ids of policies that forget."""
-    counts = Counter(plan.shared.version.policy.id for plan in planned.values())
-    forgetting = {plan.shared.version.policy.id: plan.shared.serving.learner.forgetting for plan in planned.values()}
-    return {
-        policy_id: iter(ledger.ordinals(policy_id, counts[policy_id], forgetting=memory))
+def _ordinals(ledger: Ledger, plans: Sequence[PlannedRequest]) -> list[int | None]:
+    """The ordinals of these decisions; None where the policy does not forget."""
+    forgetting = {plan.shared.version.policy.id: plan.shared.serving.learner.forgetting for plan in plans}
+    if not any(memory.forgets for memory in forgetting.values()):
+        return [None] * len(plans)
+    policy_ids = [plan.shared.version.policy.id for plan in plans]
+    ordinals = {
+        policy_id: iter(ledger.ordinals(policy_id, policy_ids.count(policy_id), forgetting=memory))
         for policy_id, memory in forgetting.items()
         if memory.forgets
     }
+    return [next(ordinals[policy_id]) if policy_id in ordinals else None for policy_id in policy_ids]
 
 
-def _columns(
-    shared: SharedDistribution, ledger: Ledger, cache: ServingCache
-) -> tuple[int, int, int, int | None, int, int, int | None]:
-    """The columns that decisions of a shared distribution share: ids of policy and version, the seq and ordinal of the
-    belief, the policy's seq, the ids of the eligible set and of the variant."""
+def _columns(shared: SharedDistribution, ledger: Ledger, cache: ServingCache) -> Row:
+    """The columns that decisions of a shared distribution share, SHARED_COLUMNS."""
     version, policy_id, head = shared.version, shared.version.policy.id, shared.head
     belief_ordinal = None
     if shared.serving.learner.forgetting.forgets:  # what learns no more forgets no more
         belief_ordinal = head.ordinal if version.learning else version.ordinal
     eligible_id, variant_id = cache.sets[shared.eligible], None if shared.variant is None else shared.variant.id
-    return policy_id, version.id, head.seq, belief_ordinal, ledger.seq(policy_id), eligible_id, variant_id
+    return (
+        policy_id, version.id, head.seq, belief_ordinal, ledger.seq(policy_id), eligible_id, shared.revision,
+        shared.size, variant_id,
+    )  # fmt: skip
 
 
 def _in_order(

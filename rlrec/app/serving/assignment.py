@@ -228,8 +228,8 @@ def store(unit: Unit, planned: Mapping[int, PlannedRequest], opened: OpenSession
     assignments: dict[tuple[str, str], dict[int, int]] = {}
     by_name = {experiment.name: experiment for plan in planned.values() for experiment, _ in plan.shared.variants}
     for plan in planned.values():
-        session = opened.by_key[plan.request.session]
-        by, unit_id = ("user", session.user_id) if plan.shared.by == "user" else ("session", session.id)
+        row = opened.row[plan.request.session]
+        by, unit_id = ("user", opened.user_id[row]) if plan.shared.by == "user" else ("session", opened.id[row])
         for experiment, variant in plan.shared.variants:
             if unit_id is not None:
                 assignments.setdefault((experiment.name, by), {})[unit_id] = variant.id

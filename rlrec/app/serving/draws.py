@@ -15,7 +15,7 @@ import numpy.typing as npt
 from rlrec.app.serving.cache import arm_array
 from rlrec.app.serving.requests import PlannedRequest, SharedDistribution, add_teams, candidate_fields
 from rlrec.arrays import Ids, Index, Words
-from rlrec.policy.gradients.history import History
+from rlrec.policy.gradients.history import RECENT, History
 from rlrec.policy.slates import slate_draws
 from rlrec.store.database.unit import Row
 from rlrec.store.log.candidates import TEAMS
@@ -37,7 +37,7 @@ class DrawnCandidates(NamedTuple):
 
 class DrawnSlate:
     """A slate as it is stored and answered; slates of one arm are shared by all who were shown it.
-    slots: rows of decisions.SLOT_COLUMNS behind the decision's id; recent: the arms as a session state remembers them;
+    slots: rows of decisions.SLOT_COLUMNS behind the decision's id; recent: the last arms as a state has them, JSON;
     candidates: that it was ranked from, None where there is one stage; candidate_fields: the same for the answer;
     teams: who picked each slot, None where no two rankers did."""
 
@@ -62,7 +62,7 @@ class DrawnSlate:
                 "position": position, "arm": keys[arm], "propensity": propensity, "marginal": marginal_or_none,
                 "score": score,
             })  # fmt: skip
-        self.recent = [json.dumps(keys[arm], ensure_ascii=False) for arm in arms]
+        self.recent = f"[{','.join([json.dumps(keys[arm], ensure_ascii=False) for arm in arms[-RECENT:]])}]"
         self.candidates: DrawnCandidates | None = None
         self.candidate_fields: dict[str, Any] = {}
         self.teams: str | None = None
@@ -76,7 +76,7 @@ def prepare(distributions: Collection[SharedDistribution]) -> None:
 
 
 def draw(
-    planned: Mapping[int, PlannedRequest], decision_ids: Mapping[int, int], seed: int, keys: Mapping[int, str], *,
+    planned: Mapping[int, PlannedRequest], decision_ids: Sequence[int], seed: int, keys: Mapping[int, str], *,
     histories: History | None = None,
 ) -> dict[int, DrawnSlate]:  # fmt: skip
     """The slates of requests, by index. seed: 64 bits; keys: of the arms; histories: one a request, in order, for kinds

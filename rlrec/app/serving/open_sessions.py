@@ -7,8 +7,8 @@ bits). Rewards are not stored: they follow from the events that had been receive
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from rlrec.app.log.splits import splits
 from rlrec.arrays import look_up
 from rlrec.errors import Conflict, RlrecError
 from rlrec.policy.beliefs import reward as rewards
-from rlrec.policy.gradients.history import REMEMBERED, History, Ints
+from rlrec.policy.gradients.history import RECENT, REMEMBERED, History, Ints
 from rlrec.records import Reward
 from rlrec.store import Unit
 from rlrec.store.database.unit import Row, damage_error
@@ -26,20 +26,16 @@ from rlrec.store.log import decisions, events, sessions
 from rlrec.store.log.events import CENSOR, AgedEvent
 from rlrec.store.log.settings import StoreSettings
 
-RECENT = 10  # arms of the visit so far that a state remembers
+if TYPE_CHECKING:
+    from rlrec.app.serving.draws import DrawnSlate
+
 COUNT_BYTES = 8  # of a visit's history that say how many slots it has shown; its recent slots follow
 SEPARATOR = '","'  # between two texts of a list, and nowhere else: inside a text, quotes are escaped
 POSITION_BITS, STEP_BITS = 17, 7
 LAST_POSITION, LAST_STEP = (1 << POSITION_BITS) - 1, (1 << STEP_BITS) - 1
-_ROW = struct.Struct("<QI")
 _DTYPE = np.dtype([("slot", "<u8"), ("arm", "<u4")])
-SLOT_BYTES = _ROW.size
+SLOT_BYTES = _DTYPE.itemsize
 MAX_BYTES = REMEMBERED * SLOT_BYTES
-
-
-def pack_slot(decision: int, step: int, position: int, arm: int) -> bytes:
-    """The bytes of one slot."""
-    return _ROW.pack((decision << POSITION_BITS | min(position, LAST_POSITION)) << STEP_BITS | step & LAST_STEP, arm)
 
 
 def pack(decision: Ints, step: Ints, position: Ints, arm: Ints) -> npt.NDArray[np.void]:
@@ -59,55 +55,10 @@ def unpack_slots(packed: Iterable[bytes]) -> tuple[Ints, Ints, Ints, Ints]:
     return decision, position, step, arm
 
 
-class OpenSession:
-    """A session and its newest visit, as they stand after the decisions drawn so far.
-    shown: how many slots the visit has shown; recent_slots: the last of them, packed."""
-
-    __slots__ = (
-        "ended_at", "id", "key", "last_at", "number", "recent", "recent_slots", "shown", "started_at", "steps", "user",
-        "user_id",
-    )  # fmt: skip
-
-    def __init__(self, stored: sessions.SessionVisit) -> None:
-        self.key, self.id, self.user_id, self.user = stored.key, stored.id, stored.user_id, stored.user
-        self.number, self.started_at, self.last_at = stored.number or 0, stored.started_at, stored.last_at
-        self.steps, self.recent, self.ended_at = stored.steps, stored.recent, stored.ended_at
-        packed = stored.history if stored.history and stored.ended_at is None else bytes(COUNT_BYTES)
-        if (len(packed) - COUNT_BYTES) % SLOT_BYTES:
-            raise RlrecError(
-                f"the history of session {self.key!r} is damaged", hint=f"`rlrec session end {self.key}` begins anew"
-            )
-        self.shown, self.recent_slots = int.from_bytes(packed[:COUNT_BYTES], "little"), packed[COUNT_BYTES:]
-
-    def visit(self) -> Row:
-        """Its newest visit as it stands, a row of sessions.Visit."""
-        history = self.shown.to_bytes(COUNT_BYTES, "little") + self.recent_slots
-        return self.id, self.number, self.started_at, self.last_at, self.steps, self.recent, self.ended_at, history
-
-    def state(self, now: int) -> str:
-        """The session state that the next decision sees, canonical JSON."""
-        if not self.steps:
-            return '{"step":0}'
-        gap = canonical.number((now - self.last_at) / 1e6)
-        return f'{{"gap_s":{gap},"recent":{self.recent},"step":{self.steps}}}'
-
-    def add_slate(self, decision: int, arms: Sequence[int], texts: Sequence[str], now: int) -> None:
-        """Move on by a decision that showed these arms. texts: the arms as JSON."""
-        first = max(0, len(arms) - REMEMBERED)
-        for position, arm in enumerate(arms[first:], first + 1):
-            self.recent_slots += pack_slot(decision, self.steps, position, arm)
-        self.recent_slots = self.recent_slots[-MAX_BYTES:]
-        recent = ",".join(texts[-RECENT:])
-        if len(self.recent) > 2:
-            recent = f"{self.recent[1:-1]},{recent}"
-        for _ in range(recent.count(SEPARATOR) + 1 - RECENT):
-            recent = recent[recent.index(SEPARATOR) + 2 :]
-        self.recent, self.shown, self.steps = f"[{recent}]", self.shown + len(arms), self.steps + 1
-        self.last_at = max(self.last_at, now)
-
-
 class OpenSessions:
-    """The sessions of a group: opened, locked, and moved on decision by decision."""
+    """The sessions of a group as columns: opened, locked, and moved on decision by decision.
+    row: by key; number, started_at, last_at, steps, recent, ended_at: of the newest visit; shown: how many slots it has
+    shown; recent_slots: the last of them, packed; new_users: by key of the session."""
 
     def __init__(
         self, unit: Unit, settings: StoreSettings, owners: Iterable[tuple[str, str | None]], *, read_only: bool = False
@@ -119,109 +70,161 @@ class OpenSessions:
             from rlrec.store.policies.users import main_keys
 
             self.main_keys.update(main_keys(unit, {user for _, user in pairs if user is not None}).items())
-        self.unit = unit
-        self.lock = not read_only
-        self.has_exclusions = settings.has_exclusions
-        self.timeout_us = settings.session_timeout_us
+        self.unit, self.settings, self.timeout_us = unit, settings, settings.session_timeout_us
         users: dict[str, str | None] = {}  # the first one given, by session
         for key, user in pairs:
             users[key] = users.get(key) or self.main_keys.get(user, user)
-        self.by_key = self._read(users)
-        new = {key: user for key, user in users.items() if key not in self.by_key}
-        if read_only:
-            rows = [sessions.SessionVisit._make((key, None, None, user, *[None] * 7)) for key, user in new.items()]
-            self.by_key |= {row.key: OpenSession(row) for row in rows}
-        elif new:
-            self._create(new, settings)
+        rows = sessions.with_newest_visit(unit, list(users), lock=not read_only)
+        new = {key: users[key] for key in users.keys() - {row.key for row in rows}} if rows else users
+        ids, user_ids = dict[str, int | None](dict.fromkeys(new)), dict[str | None, int]()
+        if new and not read_only:
+            ids, user_ids = self._create(new, settings)
+            if created_meanwhile := new.keys() - ids.keys():
+                rows += sessions.with_newest_visit(unit, list(created_meanwhile))
+        self._stored, first_visit = len(rows), (1, 0, 0, 0, "[]", None, None)
+        added = [(key, number, user_ids.get(new[key]), new[key], *first_visit) for key, number in ids.items()]
+        columns = list(map(list[Any], zip(*rows, *added, strict=True)))
+        self.key, self.id, self.user_id, self.user, self.number, self.started_at, self.last_at = columns[:7]
+        self.steps, self.recent, self.ended_at, history = columns[7:]
+        self.row = {key: row for row, key in enumerate(self.key)}
+        self.shown, self.recent_slots = [0] * len(self.key), [b""] * len(self.key)
+        for row in range(self._stored):
+            if history[row] and self.ended_at[row] is None:
+                self._unpack(row, history[row])
         self._restore_slots()
-        self.new_users: dict[str, str] = {}  # by key of the session
+        self.new_users: dict[str, str] = {}
         self._ended: list[Row] = []
-        self._moved: dict[int, OpenSession] = {}
+        self._moved: list[int] = []  # rows of sessions that decisions came to
 
-    def _read(self, keys: Iterable[str]) -> dict[str, OpenSession]:
-        rows = sessions.with_newest_visit(self.unit, list(keys), lock=self.lock)
-        return {row.key: OpenSession(row) for row in rows}
-
-    def _create(self, new: dict[str, str | None], settings: StoreSettings) -> None:
-        new_users = {user for user in new.values() if user is not None}
-        user_ids = sessions.intern_users(self.unit, new_users) if new_users else {}
+    def _create(
+        self, new: Mapping[str, str | None], settings: StoreSettings
+    ) -> tuple[dict[str, int | None], dict[str | None, int]]:
+        """The ids of new sessions, by key, and of their users."""
+        new_users, user_ids = {user for user in new.values() if user is not None}, dict[str | None, int]()
+        if new_users:
+            user_ids |= sessions.intern_users(self.unit, new_users).items()
         numbers = splits(settings.split_salt, [user or key for key, user in new.items()])
-        users = [user_ids.get(user or "") for user in new.values()]
-        ids = sessions.add(self.unit, list(zip(new, users, numbers, strict=True)))
-        for key, user_id in zip(new, users, strict=True):
-            if key in ids:  # nobody else has seen it
-                row = (key, ids[key], user_id, new[key], *[None] * 7)
-                self.by_key[key] = OpenSession(sessions.SessionVisit._make(row))
-        if created_meanwhile := new.keys() - ids.keys():
-            self.by_key |= self._read(created_meanwhile)
+        users = [user_ids.get(user) for user in new.values()]
+        return dict(sessions.add(self.unit, list(new), users, numbers)), user_ids
+
+    def _unpack(self, row: int, history: bytes) -> None:
+        if (len(history) - COUNT_BYTES) % SLOT_BYTES:
+            key = self.key[row]
+            raise RlrecError(
+                f"the history of session {key!r} is damaged", hint=f"`rlrec session end {key}` begins anew"
+            )
+        self.shown[row] = int.from_bytes(history[:COUNT_BYTES], "little")
+        self.recent_slots[row] = history[COUNT_BYTES:]
 
     def _restore_slots(self) -> None:
         """Read the recent slots of visits that go on, and were stored by a release that kept no history."""
         visits = {
-            session.id: session
-            for session in self.by_key.values()
-            if session.steps and not session.recent_slots and session.ended_at is None
-            and self.unit.now - session.last_at <= self.timeout_us
-        }  # fmt: skip
-        for session_id, *slot in decisions.slots_of_open_visits(self.unit, list(visits)) if visits else ():
-            session = visits[session_id]
-            session.recent_slots = (session.recent_slots + pack_slot(*slot))[-MAX_BYTES:]
-            session.shown += 1
+            self.id[row]: row
+            for row in range(self._stored)
+            if self.steps[row] and not self.recent_slots[row] and self._goes_on(row)
+        }
+        if visits and (slots := decisions.slots_of_open_visits(self.unit, list(visits))):
+            session_ids, *columns = zip(*slots, strict=True)
+            self._add_slots(map(visits.__getitem__, session_ids), *(np.array(column, np.int64) for column in columns))
+
+    def _goes_on(self, row: int) -> bool:
+        """Whether the next decision of a session belongs to its newest visit."""
+        is_open = self.number[row] and self.ended_at[row] is None
+        return bool(is_open and self.unit.now - self.last_at[row] <= self.timeout_us)
 
     def set_user(self, key: str, user: str | None) -> None:
         """Give a session its user where it has none. Raises Conflict where it has another one."""
-        session, user = self.by_key[key], self.main_keys.get(user, user)
-        if user is None or session.user == user:
+        row, user = self.row[key], self.main_keys.get(user, user)
+        if user is None or self.user[row] == user:
             return
-        if session.user is not None:
+        if self.user[row] is not None:
             raise Conflict(
-                f"session {key!r} belongs to user {session.user!r}, not {user!r}",
+                f"session {key!r} belongs to user {self.user[row]!r}, not {user!r}",
                 hint="use another session key, or leave the user out",
                 field="user",
             )
-        session.user = self.new_users[key] = user
+        self.user[row] = self.new_users[key] = user
 
     def store_users(self) -> None:
         """Store the users that `set_user` gave."""
         if self.new_users:
             users = sessions.intern_users(self.unit, set(self.new_users.values()))
             for key, user in self.new_users.items():
-                self.by_key[key].user_id = users[user]
-            user_ids = {self.by_key[key].id: users[user] for key, user in self.new_users.items()}
+                self.user_id[self.row[key]] = users[user]
+            user_ids = {self.id[self.row[key]]: users[user] for key, user in self.new_users.items()}
             sessions.set_user(self.unit, user_ids)
 
-    def arrive(self, key: str) -> OpenSession:
-        """The session, in the visit that its next decision belongs to."""
-        session, now = self.by_key[key], self.unit.now
-        if session.number and session.ended_at is None:
-            if now - session.last_at <= self.timeout_us:
-                self._moved[session.id] = session
-                return session
-            session.ended_at = session.last_at + self.timeout_us
-            self._ended.append(session.visit())
-        session.number += 1
-        session.started_at = session.last_at = now
-        session.steps, session.recent, session.ended_at, session.shown, session.recent_slots = 0, "[]", None, 0, b""
-        self._moved[session.id] = session
-        return session
+    def arrive(self, keys: Iterable[str]) -> list[int]:
+        """The rows of sessions, which are brought into the visits that their next decisions belong to."""
+        now, rows = self.unit.now, list(map(self.row.__getitem__, keys))
+        self.started_at[self._stored :] = self.last_at[self._stored :] = [now] * (len(self.key) - self._stored)
+        self._moved = list(dict.fromkeys(rows))
+        for row in [row for row in self._moved if row < self._stored and not self._goes_on(row)]:
+            if self.number[row] and self.ended_at[row] is None:
+                self.ended_at[row] = self.last_at[row] + self.timeout_us
+                self._ended += self._visits([row])
+            self.number[row], self.steps[row], self.recent[row] = (self.number[row] or 0) + 1, 0, "[]"
+            self.started_at[row] = self.last_at[row] = now
+            self.ended_at[row], self.shown[row], self.recent_slots[row] = None, 0, b""
+        return rows
+
+    def states(self, rows: Iterable[int]) -> list[str]:
+        """The session state that the next decision of each of these rows sees, canonical JSON."""
+        return [self._state(row) if self.steps[row] else '{"step":0}' for row in rows]
+
+    def _state(self, row: int) -> str:
+        gap = canonical.number((self.unit.now - self.last_at[row]) / 1e6)
+        return f'{{"gap_s":{gap},"recent":{self.recent[row]},"step":{self.steps[row]}}}'
+
+    def add_slates(self, rows: Sequence[int], decision_ids: Sequence[int], slates: Sequence[DrawnSlate]) -> None:
+        """Move different sessions on, each by a decision that showed a slate."""
+        now, recent, steps, last_at = self.unit.now, self.recent, self.steps, self.last_at
+        sizes, arms = [len(slate.arms) for slate in slates], [arm for slate in slates for arm in slate.arms]
+        decision, step = (np.repeat(column, sizes) for column in (decision_ids, [steps[row] for row in rows]))
+        position = np.arange(len(arms)) - np.repeat(np.cumsum(sizes) - sizes, sizes) + 1
+        self._add_slots(np.repeat(rows, sizes).tolist(), decision, step, position, np.array(arms, np.int64))
+        for row, slate in zip(rows, slates, strict=True):
+            recent[row] = slate.recent if recent[row] == "[]" else _append_texts(recent[row], slate.recent)
+            steps[row] += 1
+            last_at[row] = max(last_at[row], now)
+
+    def _add_slots(self, rows: Iterable[int], *slots: Ints) -> None:
+        """Remember slots, as `pack` takes them: each in the visit of a row."""
+        packed = pack(*slots).tobytes()
+        for start, row in zip(range(0, len(packed), SLOT_BYTES), rows, strict=True):
+            self.recent_slots[row] = (self.recent_slots[row] + packed[start : start + SLOT_BYTES])[-MAX_BYTES:]
+            self.shown[row] += 1
 
     def store_visits(self) -> None:
         """Store visits as they stand."""
-        sessions.put_visits(self.unit, sorted([*self._ended, *(session.visit() for session in self._moved.values())]))
+        sessions.put_visits(self.unit, [*self._ended, *self._visits(self._moved)])
+
+    def _visits(self, rows: Sequence[int]) -> Iterator[Row]:
+        """The newest visits of sessions as they stand, rows of sessions.Visit."""
+        columns = self.id, self.number, self.started_at, self.last_at, self.steps, self.recent, self.ended_at
+        history = [self.shown[row].to_bytes(COUNT_BYTES, "little") + self.recent_slots[row] for row in rows]
+        return zip(*([column[row] for row in rows] for column in columns), history, strict=True)
+
+
+def _append_texts(recent: str, slate: str) -> str:
+    """The list of the last arms of two lists, all as JSON."""
+    texts = f"{recent[:-1]},{slate[1:]}"
+    for _ in range(texts.count(SEPARATOR) + 1 - RECENT):
+        texts = f"[{texts[texts.index(SEPARATOR) + 2 :]}"
+    return texts
 
 
 class HistoryReader:
     """Histories of the visits of a group, with the rewards that had been received when the group began."""
 
-    def __init__(self, unit: Unit, sessions: Sequence[OpenSession], definitions: Collection[Reward]) -> None:
+    def __init__(self, opened: OpenSessions, definitions: Collection[Reward]) -> None:
         """definitions: the reward definitions of the versions that will decide."""
-        self.now = unit.now
+        self._opened, unit = opened, opened.unit
         self._events: list[AgedEvent] = []
         # targets of events are slots (decision, position) and slates (decision, None), numbered as they come
         self._targets: dict[tuple[int, int | None], int] = {}
         self._rewards: dict[int, list[float]] = {}
-        recent_slots = [session.recent_slots for session in sessions if session.recent_slots]
-        if recent_slots:
+        if recent_slots := list(filter(None, opened.recent_slots)):
             kinds = {kind for definition in definitions for kind in definition.weights}
             self._events = events.received_by(unit, unpack_slots(recent_slots)[0], kinds, time=unit.now)
         for event in self._events:
@@ -230,18 +233,20 @@ class HistoryReader:
             self._targets.setdefault((event.decision_id, event.position), len(self._targets))
         self._decisions = np.array(sorted({event.decision_id for event in self._events}), np.int64)
 
-    def histories(self, sessions: Sequence[OpenSession], definitions: Sequence[Reward]) -> History:
-        """The history that the next decision of each session remembers. definitions: one a session, of the version that
-        decides."""
-        n = len(sessions)
-        if not any(session.steps for session in sessions):
+    def histories(self, rows: Sequence[int], definitions: Sequence[Reward]) -> History:
+        """The history that the next decision of each session, by row, remembers. definitions: one a session, of the
+        version that decides."""
+        n, opened = len(rows), self._opened
+        if not any(opened.steps[row] for row in rows):
             return History.empty(n)
-        decision, position, slot_step, arm = unpack_slots(session.recent_slots for session in sessions)
+        recent_slots = [opened.recent_slots[row] for row in rows]
+        decision, position, slot_step, arm = unpack_slots(recent_slots)
         # which session each slot belongs to
-        start = np.cumsum([0, *(len(session.recent_slots) // SLOT_BYTES for session in sessions)])
+        start = np.cumsum([0, *(len(slots) // SLOT_BYTES for slots in recent_slots)])
         row = np.repeat(np.arange(n), np.diff(start))
-        columns = ((session.steps, self.now - session.last_at, session.shown) for session in sessions)
-        step, gap_us, shown = np.array(list(columns), np.int64).T
+        columns = (opened.steps, opened.last_at, opened.shown)
+        step, last_at, shown = (np.array([column[row] for row in rows], np.int64) for column in columns)
+        gap_us = opened.unit.now - last_at
         # what slots have earned, and whole slates, at their last slots
         earned, page_earned = np.array([definition.default for definition in definitions])[row], np.zeros(len(row))
         with_events = np.flatnonzero(look_up(self._decisions, decision)[1])

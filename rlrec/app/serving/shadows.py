@@ -13,13 +13,13 @@ from rlrec.app.serving.requests import PlannedRequest, SharedDistribution
 from rlrec.arrays import Array, finite_or_none
 from rlrec.errors import InputError
 from rlrec.policy.gradients import history
+from rlrec.policy.gradients.history import History
 from rlrec.store import Unit
 from rlrec.store.policies import routes
 from rlrec.store.policies.routes import Shadow
 from rlrec.times import format_time
 
 LEAST = -1e308  # stands for the log of 0
-Opened = tuple[Any, int, str, bytes]  # of a decision: its session, step, state and packed history
 
 
 # A challenger. decisions: that were weighed; weighed: those with an exact probability; mean_weight, ess: of its
@@ -39,10 +39,11 @@ class WeighedSlate(NamedTuple):
 
 
 def weigh(
-    planned: Mapping[int, PlannedRequest], slates: Mapping[int, DrawnSlate], visits: Mapping[int, Opened],
+    planned: Mapping[int, PlannedRequest], slates: Sequence[DrawnSlate], step: Sequence[int], packed: Sequence[bytes],
     keys: Mapping[int, str],
 ) -> list[WeighedSlate]:  # fmt: skip
-    """The slates of requests to routes in whose shadow a challenger is. keys: of arms."""
+    """The slates of requests to routes in whose shadow a challenger is. step, packed: the steps and histories of the
+    whole group; keys: of arms."""
     groups: dict[tuple[SharedDistribution, str], list[int]] = defaultdict(list)
     for index, plan in planned.items():
         if (challenger := plan.shared.challenger) is not None:
@@ -52,14 +53,17 @@ def weigh(
         assert shared.shadow is not None
         plans = [planned[index] for index in members]
         shown = np.searchsorted(shared.case.arms, np.array([slates[index].arms for index in members]))
-        logs = _log_probabilities(plans, shown, [visits[index] for index in members], keys)
+        past = history.unpack(
+            [packed[index] for index in members], np.array([step[index] for index in members], np.int64)
+        )
+        logs = _log_probabilities(plans, shown, past, keys)
         values = [None] * len(members) if logs is None else np.clip(logs, LEAST, 0.0).tolist()
         weighed += [WeighedSlate(shared.shadow.id, *pair) for pair in zip(members, values, strict=True)]
     return weighed
 
 
 def _log_probabilities(
-    plans: Sequence[PlannedRequest], shown: Any, visits: Sequence[Opened], keys: Mapping[int, str]
+    plans: Sequence[PlannedRequest], shown: Any, histories: History, keys: Mapping[int, str]
 ) -> Array | None:
     """Log of the probability of slates (n, k) of arms of one eligible set, (n,); None where the challenger has no exact
     one."""
@@ -77,7 +81,6 @@ def _log_probabilities(
     except InputError:  # it cannot read this context; callers are served all the same
         return None
     # each slate was shown in a state of its own
-    histories = history.unpack([packed for *_, packed in visits], np.array([step for _, step, *_ in visits], np.int64))
     state = trained.states(contexts, histories, np.full(len(plans), shared.revision))
     logged = trained.log(trained.scores(state, arms, shared.revision), shown)
     with np.errstate(divide="ignore"):

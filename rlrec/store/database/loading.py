@@ -1,4 +1,4 @@
-"""Imported logs into the tables, by the way that each database takes fastest."""
+"""Columns of rows into the tables, by the way that each database takes fastest; and what imports look up."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from rlrec.store.database.unit import Row, Unit, quote_columns, slices
 
-ROWS = 1_000  # in one statement of SQLite
+ROWS = 512  # in one statement of SQLite, a power of two
 VALUES = 32_000  # in one statement of SQLite, which takes 32,766
 PORTION = 10_000  # keys looked up at once
 MAX_FETCHED = 10_000  # rows that are fetched at once rather than looked up by key
@@ -34,13 +34,19 @@ def copy_rarely(unit: Unit) -> None:
         unit.tell("PRAGMA wal_autocheckpoint = 64000")
 
 
-def write(unit: Unit, table: str, columns: Mapping[str, Column]) -> None:
-    """Rows into a table, column by column; one column at least is no `Same`."""
+def column(values: Sequence[Any]) -> Column:
+    """A column of these values; a `Same` where all of them are equal."""
+    return Same(values[0]) if values.count(values[0]) == len(values) else values
+
+
+def write(unit: Unit, table: str, columns: Mapping[str, Column], *, on_conflict: str = "") -> None:
+    """Rows into a table, column by column; one column at least is no `Same`. on_conflict: as of `Unit.insert`."""
     if unit.postgres:
         values = [repeat(column.value) if isinstance(column, Same) else column for column in columns.values()]
-        unit.copy(table, columns, zip(*values))  # noqa: B905 (a `Same` is repeated for ever)
+        rows = zip(*values)  # noqa: B905 (a `Same` is repeated for ever)
+        unit.insert(table, tuple(columns), rows, on_conflict=on_conflict)
     else:
-        _insert(unit, table, columns)
+        _insert(unit, table, columns, on_conflict)
 
 
 @contextmanager
@@ -80,31 +86,38 @@ def ids(unit: Unit, table: str, name: str, keys: Collection[Any]) -> dict[Any, i
     return dict(row for portion in slices(list(keys), PORTION) for row in unit.ask(text, portion))
 
 
-def _insert(unit: Unit, table: str, columns: Mapping[str, Column]) -> None:
+def _insert(unit: Unit, table: str, columns: Mapping[str, Column], on_conflict: str = "") -> None:
     """Insert the rows with many of them in a statement: executemany costs more than the rows do. A `Same` is bound
-    once."""
+    once. Statements have 1, 2, 4, ... rows, so that they are few, and prepared once."""
     constants = [column.value for column in columns.values() if isinstance(column, Same)]
     # The same list may be several columns: it is bound once.
     lists = {id(column): column for column in columns.values() if not isinstance(column, Same)}
     indexes = {key: index for index, key in enumerate(lists, 1)}
     sources = tuple("?" if isinstance(column, Same) else f"column{indexes[id(column)]}" for column in columns.values())
-    width = len(lists)
-    flat: list[Any] = [None] * (width * len(next(iter(lists.values()))))
+    width, rows = len(lists), len(next(iter(lists.values())))
+    flat: list[Any] = [None] * (width * rows)
     for index, column in enumerate(lists.values()):
-        flat[index::width] = column
-    step = width * min(ROWS, (VALUES - len(constants)) // width)
-    for start in range(0, len(flat), step):
-        values = flat[start : start + step]
-        unit.driver.execute(_insertion(table, tuple(columns), sources, width, len(values) // width), constants + values)
+        # the driver looks for an adapter of bytes each time, of a bytearray never
+        is_bytes = isinstance(column[0], bytes)
+        flat[index::width] = [value and bytearray(value) for value in column] if is_bytes else column
+    start, step = 0, ROWS
+    while start < rows:
+        while step > min(rows - start, (VALUES - len(constants)) // width):
+            step //= 2
+        text = _insertion(table, tuple(columns), sources, width, step, on_conflict)
+        unit.driver.execute(text, constants + flat[start * width : (start + step) * width])
+        start += step
 
 
-@lru_cache(maxsize=64)
-def _insertion(table: str, names: Sequence[str], sources: Sequence[str], width: int, rows: int) -> str:
+@lru_cache(maxsize=256)
+def _insertion(
+    table: str, names: Sequence[str], sources: Sequence[str], width: int, rows: int, on_conflict: str
+) -> str:
     """sources: for each column the name of one of a row's `width` values, or ? for a value that is bound once.
     No mark has a number: from 3.12 on Python asks SQLite for the names of marks, which it looks for in all of them."""
-    row = f"({','.join('?' * width)})"
+    row, conflict = f"({','.join('?' * width)})", f" WHERE true ON CONFLICT {on_conflict}" if on_conflict else ""
     columns, values = quote_columns(names), ",".join([row] * rows)
-    return f'INSERT INTO "{table}" ({columns}) SELECT {", ".join(sources)} FROM (VALUES {values})'
+    return f'INSERT INTO "{table}" ({columns}) SELECT {", ".join(sources)} FROM (VALUES {values}){conflict}'
 
 
 # -- what is stored already --

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from rlrec.records import Decision, Slot
-from rlrec.store.database import database_errors
+from rlrec.store.database import database_errors, loading
+from rlrec.store.database.loading import Column
 from rlrec.store.database.unit import Row, StoredRows, Unit
 
 DECISION_COLUMNS = Decision._fields[:-1]
-LIVE_COLUMNS = tuple(name for name in DECISION_COLUMNS if name not in ("run_id", "source"))
 SLOT_COLUMNS = ("decision_id", *Slot._fields)
 LAST_ID = 2**40 - 1  # the packed slots of a visit have 40 bits for a decision
 
@@ -43,10 +43,10 @@ def peek(unit: Unit) -> int:
     return int(unit.ask_value(f"SELECT {newest} + 1 FROM decision"))
 
 
-def add(unit: Unit, decisions: Iterable[Row], slots: Iterable[Row]) -> None:
-    """Store decisions drawn here, rows of LIVE_COLUMNS, and their slots, rows of SLOT_COLUMNS."""
-    unit.insert("decision", LIVE_COLUMNS, decisions)
-    unit.insert("slot", SLOT_COLUMNS, slots)
+def add(unit: Unit, decisions: Mapping[str, Column], slots: Mapping[str, Column]) -> None:
+    """Store decisions drawn here and their slots, by columns."""
+    loading.write(unit, "decision", decisions)
+    loading.write(unit, "slot", slots)
 
 
 def find(unit: Unit, ids: Collection[int]) -> dict[int, Decision]:

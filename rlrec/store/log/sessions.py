@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from rlrec.store.database import loading
 from rlrec.store.database.unit import Record, Row, StoredRows, Unit, damage_error
-from rlrec.store.log.contents import key_digest
+from rlrec.store.log.contents import key_digest, key_digests
 
 
 class Session(NamedTuple):
@@ -134,15 +134,20 @@ def by_id(unit: Unit, ids: Collection[int]) -> dict[int, Session]:
     return StoredRows("session", ((session.id, session) for session in rows))
 
 
-def add(unit: Unit, rows: Iterable[tuple[str, int | None, int]]) -> dict[str, int]:
-    """Store new sessions (key, user_id, split); one that another writer has stored meanwhile stays as it is. The ids of
-    those that were stored, where PostgreSQL says them."""
-    ordered = sorted(rows, key=lambda row: row[0])
-    values = [(key, user_id, split, unit.now, key_digest(key)) for key, user_id, split in ordered]
+def add(unit: Unit, keys: Sequence[str], user_ids: Sequence[int | None], splits: Sequence[int]) -> dict[str, int]:
+    """Store new sessions: their ids. On PostgreSQL one that another writer has stored meanwhile stays as it is, and its
+    id is not among these."""
+    keys, user_ids, splits = zip(*sorted(zip(keys, user_ids, splits, strict=True)), strict=True)
+    digests = key_digests(keys)
     if unit.postgres:
-        return dict(unit.ask(_ADDED, *map(list, zip(*values, strict=True))))
-    unit.insert("session", ("key", "user_id", "split", "created_at", "digest"), values, on_conflict="(key) DO NOTHING")
-    return {}
+        columns = keys, user_ids, splits, [unit.now] * len(keys), digests
+        return dict(unit.ask(_ADDED, *map(list, columns)))
+    ids = unit.reserve("session", len(keys))
+    loading.write(unit, "session", {
+        "id": ids, "key": keys, "user_id": loading.column(user_ids), "split": splits,
+        "created_at": loading.Same(unit.now), "digest": digests,
+    })  # fmt: skip
+    return dict(zip(keys, ids, strict=True))
 
 
 def set_user(unit: Unit, users: Mapping[int, int]) -> None:
@@ -199,8 +204,12 @@ def steps(unit: Unit, session_ids: Collection[int]) -> list[VisitStep]:
 
 def put_visits(unit: Unit, visits: Iterable[Row]) -> None:
     """Store visits as they stand now, rows of Visit."""
-    changes = ", ".join(f"{name} = excluded.{name}" for name in Visit._fields[2:])
-    unit.insert("visit", Visit._fields, visits, on_conflict=f"(session_id, number) DO UPDATE SET {changes}")
+    if columns := dict(zip(Visit._fields, zip(*visits, strict=True), strict=False)):
+        changes = ", ".join(f"{name} = excluded.{name}" for name in Visit._fields[2:])
+        named = {name: loading.column(values) for name, values in columns.items()} | {
+            "session_id": columns["session_id"]
+        }
+        loading.write(unit, "visit", named, on_conflict=f"(session_id, number) DO UPDATE SET {changes}")
 
 
 def newest_keys(unit: Unit, *, limit: int) -> list[str]:

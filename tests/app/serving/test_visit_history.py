@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 
 from rlrec.app.requests import recommend, session
@@ -137,7 +138,8 @@ def test_of_a_long_page_the_last_slots_are_remembered(store: Store) -> None:
 
 @pytest.mark.parametrize(("position", "retained"), [(1, 1), (2**17 - 1, 2**17 - 1), (2**17 + 5, 2**17 - 1)])
 def test_a_memory_holds_numbers_of_any_size(position: int, retained: int) -> None:
-    columns = open_sessions.unpack_slots([open_sessions.pack_slot(2**40 - 1, 2**20 + 3, position, 2**32 - 1)])
+    slot = (np.array([number]) for number in (2**40 - 1, 2**20 + 3, position, 2**32 - 1))
+    columns = open_sessions.unpack_slots([open_sessions.pack(*slot).tobytes()])
     assert [column.item() for column in columns] == [2**40 - 1, retained, 3, 2**32 - 1]
 
 
@@ -228,10 +230,10 @@ def test_what_a_session_would_be_can_be_looked_at(shop: Store) -> None:
     clock(shop, START + SECOND)
     with shop.read() as unit:
         opened = OpenSessions(unit, settings.get(unit), [("s", None), ("new", "u")], read_only=True)
-        arrived = [opened.arrive("s"), opened.arrive("new")]
+        arrived = opened.arrive(["s", "new"])
         definition = version(unit, "home").reward
-        observed = HistoryReader(unit, arrived, [definition]).histories(arrived, [definition] * 2)
-        steps, names = [session.steps for session in arrived], unit.ask_value("SELECT count(*) FROM session")
+        observed = HistoryReader(opened, [definition]).histories(arrived, [definition] * 2)
+        steps, names = [opened.steps[row] for row in arrived], unit.ask_value("SELECT count(*) FROM session")
     assert (steps, names) == ([2, 0], 1)
     assert observed.packed() == [blob(shop, ask(shop)), b""]
 

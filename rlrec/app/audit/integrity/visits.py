@@ -10,10 +10,10 @@ import numpy as np
 from rlrec.app.audit.integrity.findings import MAX_FINDINGS, Findings
 from rlrec.app.inputs import canonical
 from rlrec.app.serving import open_sessions
-from rlrec.app.serving.open_sessions import COUNT_BYTES, RECENT, SLOT_BYTES
+from rlrec.app.serving.open_sessions import COUNT_BYTES, SLOT_BYTES
 from rlrec.arrays import run_starts, take
 from rlrec.policy.gradients import history
-from rlrec.policy.gradients.history import REMEMBERED
+from rlrec.policy.gradients.history import RECENT, REMEMBERED
 from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
 from rlrec.store.log import reader, returns, settings
