@@ -288,9 +288,14 @@ class Store:
         on_clock = self.now is None
         unit = Unit(connection, now=engine.clock(connection) if self.now is None else self.now, on_clock=on_clock)
         unit.progress, unit.note_exclusions = self.progress, self._note_exclusions
-        schema.check(unit, address=self.address, write=write)
+        asked = ("", "") if unit.postgres else (decisions.STATE, decisions.STATE_SOURCE)
+        state = schema.check(unit, address=self.address, write=write, state=asked[0], source=asked[1])
         self.reached = True
-        newest = decisions.newest(unit)
+        if state:
+            newest, unit.next_decision, *row = state
+            unit.settings = tuple(row) if row[0] else None
+        else:
+            newest = decisions.newest(unit)
         if write and self.now is not None:
             self.refuse_far_ahead(unit, newest)
         if newest is None or newest <= unit.now:

@@ -17,7 +17,7 @@ from sqlalchemy.engine import URL
 from rlrec.errors import CheckFailed, RlrecError
 from rlrec.store.database import database_errors, sqlite_files
 from rlrec.store.database import engine as engines
-from rlrec.store.database.unit import Unit
+from rlrec.store.database.unit import Row, Unit
 
 HEAD = "0015"  # the revision that `tables` describes: the only thing a command checks, with one SELECT
 OLDEST = "0010"  # the oldest revision that migrations lead on from; release 0.1.0 brings older stores to it
@@ -43,19 +43,28 @@ def revisions(connection: sa.Connection) -> list[str] | None:
     return [str(row[0]) for row in connection.execute(sa.text(f"SELECT version_num FROM {VERSION_TABLE}"))]
 
 
-def check(unit: Unit, *, address: str, write: bool = False) -> None:
-    """One SELECT. Raises CheckFailed unless the store is at the revision this program was written for.
-    write: the transaction of a client that stops in it is ended by the server (see `engine.IDLE_TIMEOUT`)."""
+def check(unit: Unit, *, address: str, write: bool = False, state: str = "", source: str = "") -> Row:
+    """One SELECT: what it finds of the store's state. Raises CheckFailed unless the store is at the revision this
+    program was written for.
+    write: the transaction of a client that stops in it is ended by the server (see `engine.IDLE_TIMEOUT`).
+    state, source: columns, and the tables that they are of, joined to that of revisions; an older store may lack these.
+    """
     columns, server = ["version_num"], unit.connection.info.get("server") if write and unit.postgres else None
     if write and unit.postgres:
         columns.append(engines.IDLE_TIMEOUT)
     if server is not None:
         columns += ["pg_current_xact_id()::text", engines.EARLY_RELEASE if server[2] else "false"]
-    rows = unit.ask(f"SELECT {', '.join(columns)} FROM {VERSION_TABLE}")
+    try:
+        rows = unit.ask(f"SELECT {', '.join(columns)}{state} FROM {VERSION_TABLE}{source}")
+    except sqlite3.OperationalError as error:
+        if not state or "no such" not in str(error):
+            raise
+        return check(unit, address=address, write=write)
     if server is not None and rows:
         unit.transaction, unit.connection.info["flush"] = (server, rows[0][2]), rows[0][3]
     if len(rows) != 1 or rows[0][0] != HEAD:
         raise _wrong_revision([row[0] for row in rows], address=address) or _out_of_date(rows[0][0], address=address)
+    return rows[0][len(columns) :]
 
 
 def _wrong_revision(revisions: Sequence[str], *, address: str) -> CheckFailed | None:

@@ -58,6 +58,9 @@ class Unit:
         self.transaction: tuple[Any, str] | None = None
         self.arrow_worker: Any = None  # reads the same snapshot in bulk: see `bulk.alongside`
         self.alongside = False  # whether that was tried: the snapshot stays as it is
+        # of SQLite, as the unit found them: the row of settings, and the id of the next decision
+        self.settings: Row | None = None
+        self.next_decision: int | None = None
         self.extents: dict[Any, Any] = {}  # of selections of the log, in a snapshot that stays as it is
         self.folder: Any = None  # a `FolderLog`, which has the log in place of the store
 

@@ -9,6 +9,7 @@ from rlrec.records import Decision, Slot
 from rlrec.store.database import database_errors, loading
 from rlrec.store.database.loading import Column
 from rlrec.store.database.unit import Row, StoredRows, Unit
+from rlrec.store.log import settings
 
 DECISION_COLUMNS = Decision._fields[:-1]
 SLOT_COLUMNS = ("decision_id", *Slot._fields)
@@ -16,6 +17,12 @@ LAST_ID = 2**40 - 1  # the packed slots of a visit have 40 bits for a decision
 
 
 NEWEST = "SELECT max(at) FROM decision WHERE imported = 0"  # of those that have an index
+_NEXT = (
+    "SELECT {}(coalesce(max(id), 0), coalesce((SELECT removed_to FROM settings), 0)) + 1 FROM decision"  # behind all
+)
+# The state of a store of SQLite, of which nothing changes while a unit reads or writes: columns beside a revision.
+STATE = f", ({NEWEST}), ({_NEXT.format('max')}), {settings.COLUMNS}"
+STATE_SOURCE = " LEFT JOIN settings ON true"
 
 
 def newest(unit: Unit, *, imported: bool = False) -> int | None:
@@ -29,7 +36,8 @@ def reserve(unit: Unit, count: int) -> Sequence[int]:
     if unit.postgres:
         ids = unit.reserve("decision", count)
     else:
-        first = peek(unit)
+        first = peek(unit) if unit.next_decision is None else unit.next_decision
+        unit.next_decision = first + count
         ids = range(first, first + count)
     if ids and ids[-1] > LAST_ID:
         raise database_errors.ids_exhausted("decisions")
@@ -38,9 +46,7 @@ def reserve(unit: Unit, count: int) -> Sequence[int]:
 
 def peek(unit: Unit) -> int:
     """The id that the next decision will have if nobody else comes first: behind all that there are or were."""
-    larger = "greatest" if unit.postgres else "max"
-    newest = f"{larger}(coalesce(max(id), 0), coalesce((SELECT removed_to FROM settings), 0))"
-    return int(unit.ask_value(f"SELECT {newest} + 1 FROM decision"))
+    return int(unit.ask_value(_NEXT.format("greatest" if unit.postgres else "max")))
 
 
 def add(unit: Unit, decisions: Mapping[str, Column], slots: Mapping[str, Column]) -> None:
