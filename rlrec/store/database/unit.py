@@ -61,6 +61,8 @@ class Unit:
         # of SQLite, as the unit found them: the row of settings, and the id of the next decision
         self.settings: Row | None = None
         self.next_decision: int | None = None
+        # by policy: its head and the versions that learn, until a ledger takes them; None: they are not kept
+        self.heads: dict[int, tuple[Any, list[Any]]] | None = None
         self.extents: dict[Any, Any] = {}  # of selections of the log, in a snapshot that stays as it is
         self.folder: Any = None  # a `FolderLog`, which has the log in place of the store
 
