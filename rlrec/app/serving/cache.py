@@ -57,6 +57,7 @@ class ServingCache:
         self.removals: int | None = None
         self._changes: dict[int, dict[int, set[int]]] = defaultdict(dict)  # by version and change: the arms that moved
         self._servings: dict[int, tuple[int, int | None, exact.VersionDistribution]] = {}
+        self._has_uncommitted = False  # whether `contexts` and `sets` have ids of a transaction that goes on
 
     def text(self, context: Mapping[str, Any]) -> str:
         """The canonical text of a context."""
@@ -123,6 +124,7 @@ class ServingCache:
 
     def note_changes(self, changes: Mapping[int, tuple[int, set[int]]]) -> None:
         """Take in which arms a transaction that was committed has moved, by version and number of the change."""
+        self._has_uncommitted = False
         for version_id, (seq, moved) in changes.items():
             if version_id in self._servings:
                 self._changes[version_id][seq] = moved
@@ -137,10 +139,21 @@ class ServingCache:
             self.add(*contents.find(unit, new_contexts, new_sets))
         return self.contexts.keys() >= set(contexts) and self.sets.keys() >= set(sets)
 
-    def add(self, contexts: Mapping[str, int], sets: Mapping[Eligible, int]) -> None:
-        """Take in the ids of contexts and eligible sets that are stored."""
+    def add(
+        self, contexts: Mapping[str, int], sets: Mapping[Eligible, int], *, committed: bool = True
+    ) -> None:
+        """Take in the ids of contexts and eligible sets that are stored; committed: not in a transaction that goes on,
+        after which `note_changes` or `forget_uncommitted` is called."""
         self.contexts |= contexts
         self.sets |= sets
+        self._has_uncommitted |= not committed
+
+    def forget_uncommitted(self) -> None:
+        """Forget ids that a transaction may have stored which was taken back."""
+        if self._has_uncommitted:
+            self.contexts.clear()
+            self.sets.clear()
+            self._has_uncommitted = False
 
 
 @lru_cache(maxsize=100)
