@@ -6,7 +6,12 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from copy import copy
+<<<<<<< HEAD
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
+=======
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, cast
+>>>>>>> 628babb9 (wip2)
 
 import numpy as np
 
@@ -45,10 +50,14 @@ if TYPE_CHECKING:
 __all__ = ["Answer", "Request", "recommend", "recommend_group"]
 
 TRIES = 20  # others may record many events of one person at once, each of which takes an arm away
+<<<<<<< HEAD
 SHARED_COLUMNS = (
     "policy_id", "version_id", "belief_seq", "belief_ordinal", "seq", "eligible_id", "catalogue_revision", "size",
     "variant_id",
 )  # fmt: skip
+=======
+QUICK = 4_000  # positions times arms up to which a group is planned under the one lock of SQLite
+>>>>>>> 628babb9 (wip2)
 MAX_KINDS = 1_000  # of events that rules name, after which no more is said of them
 
 
@@ -70,6 +79,7 @@ def recommend_group(
     return RequestGroup(store, requests, seed=seed, dry_run=dry_run, cache=cache).answer()
 
 
+<<<<<<< HEAD
 class Served(NamedTuple):
     """The slates of a group, a column a field: the row of the session, the step, the state and the packed history that
     each decision saw, and what was drawn."""
@@ -79,6 +89,21 @@ class Served(NamedTuple):
     state: list[str]
     history: list[bytes]
     slate: list[DrawnSlate]
+=======
+class GroupPlan(NamedTuple):
+    """A group before it is drawn. group: each request as planned; requests: those to draw, by index; stored: answers to
+    those that are repeated, by decision; contexts, sets: what the decisions will name, and is_interned, whether all of
+    them are stored; locked: ids of the policies that will change."""
+
+    group: Sequence[Planned]
+    requests: Mapping[int, PlannedRequest]
+    distributions: Collection[SharedDistribution]
+    stored: Mapping[int, Answer]
+    contexts: Collection[str]
+    sets: Collection[Eligible]
+    is_interned: bool
+    locked: Collection[int]
+>>>>>>> 628babb9 (wip2)
 
 
 class RequestGroup:
@@ -98,6 +123,7 @@ class RequestGroup:
         self.recorded: FeedbackTransaction | None = None
         self._earliest = 0  # the time of the clock by which the arms of the requests are found
         self._is_dated_later = False
+        self._is_planned_alone = False  # whether nobody else can store anything between plan and draw
         for request in requests:
             if isinstance(request, InputError):
                 continue
@@ -129,9 +155,9 @@ class RequestGroup:
 
     def _answer(self) -> list[Answer | InputError | None]:
         lock_all = False
-        for _ in range(TRIES):
+        for left in reversed(range(TRIES)):
             try:
-                return self._try(lock_all=lock_all)
+                return self._try(lock_all=lock_all, is_last=not left)
             except Outdated:
                 continue
             except Unordered:  # a policy that came into being after the snapshot
@@ -139,72 +165,95 @@ class RequestGroup:
         message = "other writers keep using the same request ids, changing the same route, or recording what takes arms"
         raise StoreBusy(message, hint="a retry is safe")
 
-    def _try(self, *, lock_all: bool) -> list[Answer | InputError | None]:
-        store, cache = self.store, self.cache
-        with store.read() as unit:
-            unit.now = max(unit.now, self._earliest)
-            has_feedback = bool(self.feedback)
-            group = plan_group(unit, self.requests, cache, waits=not self.dry_run, has_feedback=has_feedback)
-            planned = {index: plan for index, plan in enumerate(group) if isinstance(plan, PlannedRequest)}
-            distributions = {plan.shared for plan in planned.values()}
-            _notice_ignored(store, unit, planned, cache)
-            duplicates = (plan.decision_id for plan in group if isinstance(plan, Duplicate))
-            repeated = {decision_id for decision_id in duplicates if decision_id is not None}
-            stored: Mapping[int, Answer] = {}
-            if repeated:  # nothing is read once all is committed
-                from rlrec.app.serving import decision_json
-
-                stored = decision_json.answers(unit, decisions.find(unit, repeated))
-            if self.dry_run:
-                return _in_order(group, self._dry_run(unit, planned), stored)
-            bodies = {plan.context for plan in planned.values()}
-            sets = {shared.eligible for shared in distributions}
-            interned = cache.look_up(unit, bodies, sets) and not (cache.unnamed and cache.active in sets)
-            locked = {shared.version.policy.id for shared in distributions}
-            if self.feedback:
-                from rlrec.app.requests.feedback import policies_of
-
-                locked |= policies_of(unit, self.feedback)
-            if cache.weighs_returns and unit.postgres:  # their decisions may be credited; SQLite has one lock
-                from rlrec.store.log import returns
-
-                users = {plan.request.user for plan in planned.values() if plan.request.user is not None}
-                keys = {plan.request.session for plan in planned.values()}
-                locked |= returns.policies_of_last(unit, users=users, sessions=keys)
-            locked |= {policy.id for policy in policies.all_policies(unit)} if lock_all else set()
-        if repeated:
-            store.flush()
-        if not interned:
-            supersets: dict[Eligible, Eligible] = {}
-            if cache.narrows:
-                narrowed = (plan.narrowed for plan in planned.values() if plan.narrowed is not None)
-                supersets = {arms.eligible: arms.superset for arms in narrowed if arms.past_arms}
-            _intern(store, bodies, sets, supersets, cache)
-        prepare(distributions)  # before anybody waits for the locks of this group
-        if not planned and not self.feedback:
-            return _in_order(group, {}, stored)
-        try:
-            ledger, answers = store.write(lambda unit: self._write(unit, planned, locked), repeatable=True)
-        except NotUnique:
+    def _try(self, *, lock_all: bool, is_last: bool) -> list[Answer | InputError | None]:
+        store, cache, work = self.store, self.cache, self._plan_and_write
+        self._is_planned_alone = not self.dry_run and (is_last or (self._is_quick() and store.has_one_lock))
+        if not self._is_planned_alone:
             with store.read() as unit:
-                check_steps(unit, {plan.request.session for plan in planned.values()})
+                plan = self._plan(unit, lock_all=lock_all)
+                if self.dry_run:
+                    return _in_order(plan.group, self._dry_run(unit, plan.requests), plan.stored)
+            if plan.stored:
+                store.flush()
+            if not plan.is_interned:  # only what was committed
+                cache.add(*store.write(lambda unit: _intern(unit, plan, cache), repeatable=True))
+            prepare(plan.distributions)  # before anybody waits for the locks of this group
+            if not plan.requests and not self.feedback:
+                return _in_order(plan.group, {}, plan.stored)
+            work = partial(self._write, plan)
+        try:
+            answers, ledger = store.write(work, repeatable=True)
+        except NotUnique:
+            keys = {request.session for request in self.requests if not isinstance(request, InputError)}
+            with store.read() as unit:
+                check_steps(unit, keys)
             raise
         cache.note_changes(ledger.changes())
-        return _in_order(group, answers, stored)
+        return answers
 
-    def _write(
-        self, unit: Unit, planned: Mapping[int, PlannedRequest], locked: Collection[int]
-    ) -> tuple[Ledger, dict[int, Answer | InputError]]:
-        """The transaction of the group: its ledger, and the answers by index."""
-        ledger = Ledger(unit, locked)
+    def _is_quick(self) -> bool:
+        """Whether the group may be planned while others wait: it is small, and the catalogue was read before."""
+        positions = sum(request.size for request in self.requests if not isinstance(request, InputError))
+        return 0 < positions * len(self.cache.active) <= QUICK
+
+    def _plan(self, unit: Unit, *, lock_all: bool) -> GroupPlan:
+        """What the group needs, as it stands in this unit."""
+        cache = self.cache
+        unit.now = max(unit.now, self._earliest)
+        has_feedback = bool(self.feedback)
+        group = plan_group(unit, self.requests, cache, waits=not self.dry_run, has_feedback=has_feedback)
+        planned = {index: plan for index, plan in enumerate(group) if isinstance(plan, PlannedRequest)}
+        distributions = {plan.shared for plan in planned.values()}
+        _notice_ignored(self.store, unit, planned, cache)
+        duplicates = (plan.decision_id for plan in group if isinstance(plan, Duplicate))
+        repeated = {decision_id for decision_id in duplicates if decision_id is not None}
+        stored: Mapping[int, Answer] = {}
+        if repeated:  # nothing is read once all is committed
+            from rlrec.app.serving import decision_json
+
+            stored = decision_json.answers(unit, decisions.find(unit, repeated))
+        contexts = {plan.context for plan in planned.values()}
+        sets = {shared.eligible for shared in distributions}
+        is_interned = self.dry_run or (
+            cache.look_up(unit, contexts, sets) and not (cache.unnamed and cache.active in sets)
+        )
+        locked = {shared.version.policy.id for shared in distributions}
+        if self.feedback:
+            from rlrec.app.requests.feedback import policies_of
+
+            locked |= policies_of(unit, self.feedback)
+        if cache.weighs_returns and unit.postgres:  # their decisions may be credited; SQLite has one lock
+            from rlrec.store.log import returns
+
+            users = {plan.request.user for plan in planned.values() if plan.request.user is not None}
+            keys = {plan.request.session for plan in planned.values()}
+            locked |= returns.policies_of_last(unit, users=users, sessions=keys)
+        locked |= {policy.id for policy in policies.all_policies(unit)} if lock_all else set()
+        return GroupPlan(group, planned, distributions, stored, contexts, sets, is_interned, locked)
+
+    def _plan_and_write(self, unit: Unit) -> tuple[list[Answer | InputError | None], Ledger]:
+        """The group, planned in the transaction that stores it: nobody else changes a belief meanwhile."""
+        self.cache.forget_uncommitted()  # of a try that was taken back
+        if unit.postgres:
+            policies.lock(unit, {policy.id for policy in policies.all_policies(unit)})
+        else:
+            unit.heads = {}
+        plan = self._plan(unit, lock_all=unit.postgres)
+        if not plan.is_interned:
+            self.cache.add(*_intern(unit, plan, self.cache), committed=False)
+        return self._write(plan, unit)
+
+    def _write(self, plan: GroupPlan, unit: Unit) -> tuple[list[Answer | InputError | None], Ledger]:
+        """The transaction of the group: the answers in order, and its ledger."""
+        ledger = Ledger(unit, plan.locked)
         ledger.settle()
-        answers = self._decide(unit, ledger, planned) if planned else {}
+        answers = self._decide(unit, ledger, plan.requests) if plan.requests else {}
         if self.feedback:
             from rlrec.app.requests.feedback import FeedbackTransaction
 
             self.recorded = FeedbackTransaction(unit, ledger, self.feedback, answers=True)
         ledger.close()
-        return ledger, answers
+        return _in_order(plan.group, answers, plan.stored), ledger
 
     def _decide(
         self, unit: Unit, ledger: Ledger, planned: Mapping[int, PlannedRequest]
@@ -212,7 +261,7 @@ class RequestGroup:
         """Draw and store decisions, under the ledger's locks: the answers by index. Raises Outdated."""
         request_ids = {key for plan in planned.values() if (key := plan.request.request_id) is not None}
         unit.repeatable &= len(request_ids) == len(planned)
-        if request_ids and decisions.requests(unit, request_ids):
+        if request_ids and not self._is_planned_alone and decisions.requests(unit, request_ids):
             raise Outdated
         answers: dict[int, Answer | InputError] = {}
         has_experiments = any(plan.shared.variants for plan in planned.values())
@@ -395,22 +444,21 @@ def _notice_ignored(store: Store, unit: Unit, planned: Mapping[int, PlannedReque
             cache.kinds |= kinds
 
 
-def _intern(
-    store: Store, bodies: set[str], sets: set[Eligible], supersets: Mapping[Eligible, Eligible], cache: ServingCache
-) -> None:
-    """Store contexts and eligible sets ahead, in a transaction of their own. supersets: of sets that lack few arms."""
-
-    def work(unit: Unit) -> tuple[dict[str, int], dict[Eligible, int]]:
-        context_ids, set_ids = contents.contexts(unit, bodies), contents.eligible_sets(unit, sets, supersets)
-        now = settings.get(unit)
-        if now.catalogue_id is None or not now.catalogue_from <= unit.now < now.catalogue_until:
-            catalogue, *span = arms.active(unit)
-            if catalogue in set_ids:
-                revision, eligible_id = now.catalogue_revision, set_ids[catalogue]
-                settings.set_catalogue(unit, revision=revision, eligible_id=eligible_id, span=(span[0], span[1]))
-        return context_ids, set_ids
-
-    cache.add(*store.write(work, repeatable=True))  # only what was committed
+def _intern(unit: Unit, plan: GroupPlan, cache: ServingCache) -> tuple[dict[str, int], dict[Eligible, int]]:
+    """Store the contexts and eligible sets of a group: their ids."""
+    supersets: dict[Eligible, Eligible] = {}  # of sets that lack few arms
+    if cache.narrows:
+        narrowed = (plan.narrowed for plan in plan.requests.values() if plan.narrowed is not None)
+        supersets = {arms.eligible: arms.superset for arms in narrowed if arms.past_arms}
+    context_ids = contents.contexts(unit, plan.contexts)
+    set_ids = contents.eligible_sets(unit, plan.sets, supersets)
+    now = settings.get(unit)
+    if now.catalogue_id is None or not now.catalogue_from <= unit.now < now.catalogue_until:
+        catalogue, *span = arms.active(unit)
+        if catalogue in set_ids:
+            revision, eligible_id = now.catalogue_revision, set_ids[catalogue]
+            settings.set_catalogue(unit, revision=revision, eligible_id=eligible_id, span=(span[0], span[1]))
+    return context_ids, set_ids
 
 
 def _holds(unit: Unit, planned: Iterable[PlannedRequest], sessions: OpenSessions) -> bool:

@@ -135,9 +135,19 @@ class LivePolicy(NamedTuple):
 
 def live(unit: Unit, names: Collection[str]) -> dict[str, LivePolicy]:
     """The live version and the head of each policy that exists, by name."""
-    tables = f"{_VERSIONS} JOIN policy_head ON policy_head.live_id = version.id"
-    rows = unit.ask(f"SELECT {_VERSION_ROW}, {_HEAD} FROM {tables} WHERE policy.name IN (?*)", names)
-    return {row[1]: LivePolicy(_version(row[:-4]), Head._make(row[-4:])) for row in rows}
+    is_live, order = "policy_head.live_id = version.id", ""
+    if unit.heads is not None:  # a ledger will ask for these
+        is_live, order = f"({is_live} OR version.status = 'learning')", _IN_ORDER
+    tables = f"{_VERSIONS} JOIN policy_head ON policy_head.policy_id = policy.id WHERE {is_live}"
+    live_policies = {}
+    for row in unit.ask(f"SELECT {_VERSION_ROW}, {_HEAD} FROM {tables} AND policy.name IN (?*) {order}", names):
+        version, head = _version(row[:-4]), Head._make(row[-4:])
+        if head.live_id == version.id:
+            live_policies[version.policy.name] = LivePolicy(version, head)
+        if unit.heads is not None:
+            learning = unit.heads.setdefault(head.policy_id, (head, []))[1]
+            learning += [version] * (version.status == "learning")
+    return live_policies
 
 
 def lock(unit: Unit, policy_ids: Collection[int]) -> dict[int, Head]:
@@ -149,6 +159,9 @@ def lock_learning(unit: Unit, policy_ids: Collection[int]) -> tuple[dict[int, He
     """The heads of these policies, locked as by `lock`, and their versions that still learn, by policy and number.
     PostgreSQL says once more what time it is by the clock and the newest decision, which is the unit's from then on: a
     transaction begins before it waits, SQLite's after."""
+    if unit.heads and unit.heads.keys() >= set(policy_ids):
+        kept = [unit.heads.pop(policy_id) for policy_id in sorted(policy_ids)]
+        return {head.policy_id: head for head, _ in kept}, [version for _, versions in kept for version in versions]
     learning = f"SELECT {_VERSION_ROW} FROM {_VERSIONS} WHERE version.policy_id IN (?*) AND {_LEARNING}"
     now = [(decisions.NEWEST,), *([(engine.CLOCK,)] if unit.on_clock else [])] if unit.postgres else []
     heads, versions, *times = _lock(unit, policy_ids, (learning, policy_ids), *now)
