@@ -165,7 +165,7 @@ class Store:
                 yield self._rehearsal
 
     @property
-    def has_one_lock(self) -> bool:
+    def has_single_lock(self) -> bool:
         """Whether all writers wait for each other, as those of SQLite do."""
         return self.engine.dialect.name == "sqlite"
 
@@ -293,8 +293,8 @@ class Store:
         on_clock = self.now is None
         unit = Unit(connection, now=engine.clock(connection) if self.now is None else self.now, on_clock=on_clock)
         unit.progress, unit.note_exclusions = self.progress, self._note_exclusions
-        asked = ("", "") if unit.postgres else (decisions.STATE, decisions.STATE_SOURCE)
-        state = schema.check(unit, address=self.address, write=write, state=asked[0], source=asked[1])
+        columns, source = ("", "") if unit.postgres else (decisions.STATE, decisions.STATE_SOURCE)
+        state = schema.check(unit, address=self.address, write=write, state=columns, source=source)
         self.reached = True
         if state:
             newest, unit.next_decision, *row = state

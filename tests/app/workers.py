@@ -90,6 +90,14 @@ def buys(store: Store, decisions: Mapping[str, int]) -> dict[str, float]:
     return bought_at
 
 
+def buys_on_demand(db: str, decisions: Connection) -> None:
+    """Record a purchase for each decision that comes, and say so, until None comes."""
+    with closing(Store(db)) as store:
+        while (decision := decisions.recv()) is not None:
+            tell(store, decision, purchase=1.0)
+            decisions.send(decision)
+
+
 def shops(store: Store, item: Any) -> Any:
     """`buys` for a mapping, else `shows`."""
     return buys(store, item) if isinstance(item, Mapping) else shows(store, item)

@@ -28,7 +28,7 @@ from rlrec.records import CURVE, Version
 from rlrec.store import Unit
 from rlrec.store.database.unit import damage_error
 from rlrec.store.policies import arms, beliefs, policies
-from rlrec.store.policies.beliefs import SUMS, ArmPrior, ArmSums, BeliefRow, BeliefRows
+from rlrec.store.policies.beliefs import SUMS, ArmPrior, ArmSums, BeliefRow, BeliefRows, Sums
 
 if TYPE_CHECKING:
     from rlrec.app.distributions.page_layouts import PageLayouts
@@ -547,30 +547,34 @@ def _stored(
 
 def renew(
     unit: Unit, version: Version, earlier: VersionDistribution, *, catalogue_changed: bool,
-    arms: Collection[int] | None = None,
+    moved: Mapping[int, Sums | None] | None = None,
 ) -> VersionDistribution:  # fmt: skip
     """A version that was served before, as it stands now: its samplers are brought up to date where that is cheaper.
 
-    catalogue_changed: the catalogue has changed since. arms: those whose sums have changed since, None if unknown."""
+    catalogue_changed: the catalogue has changed since. moved: the arms whose sums have changed since, with these where
+    they are known; None where the arms are not."""
     if earlier.rankers:
         return load(unit, version)
-    distribution = copy(earlier)  # policy and prior are the same; whether it still learns may not be
-    distribution.version = version
-    distribution.unit = unit
+    distribution = earlier
     if catalogue_changed:
-        distribution._layouts = None
+        distribution = copy(earlier)
+        distribution.unit, distribution._layouts = unit, None
         distribution.arm_features = arm_features(unit, earlier.learner)
         if distribution.trained is not None:
             distribution.trained = _trained(unit, version, earlier.learner)
             distribution.arm_features = distribution.trained.arm_features
     learner, ordinal, all_sums = distribution.learner, 0, None
-    if arms is None or learner.forgetting.forgets:
+    if moved is None or learner.forgetting.forgets:
         sums, ordinal = _stored(unit, version, learner)
+    elif has_plain_sums(learner) and None not in moved.values():
+        moved_sums = [ArmSums(arm, *arm_sums) for arm, arm_sums in sorted(moved.items()) if arm_sums is not None]
+        sums, all_sums = moved_sums, earlier._all_sums
     else:
-        sums = beliefs.arm_rows(unit, ArmSums if has_plain_sums(learner) else BeliefRow, version.id, arms)
+        sums = beliefs.arm_rows(unit, ArmSums if has_plain_sums(learner) else BeliefRow, version.id, moved)
         all_sums = earlier._all_sums
     columns = column_sums(unit, version, learner, ordinal=ordinal, earlier=earlier.columns)
     renewed = distribution.at_moment(sums, ordinal=ordinal, columns=columns, all_sums=all_sums)
+    renewed.version, renewed.unit = version, unit  # policy and prior are the same; whether it still learns may not be
     if learner.budget:
         _set_spend_at(unit, renewed, None)
     return renewed

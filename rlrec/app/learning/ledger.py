@@ -26,7 +26,7 @@ from rlrec.store.database.unit import Row, StoredRows
 from rlrec.store.log import decisions, events
 from rlrec.store.log.events import CENSOR, FeedbackTarget
 from rlrec.store.policies import beliefs, policies
-from rlrec.store.policies.beliefs import BeliefKey
+from rlrec.store.policies.beliefs import BeliefKey, Sums
 
 if TYPE_CHECKING:
     from rlrec.policy.beliefs.base import Policy
@@ -74,7 +74,8 @@ class Ledger:
         self._pending: dict[tuple[int, int], dict[tuple[SlotKey, RewardChange], int]] = defaultdict(dict)
         self._sums: dict[tuple[int, int], dict[BeliefKey, Any]] = defaultdict(dict)
         self._spend: dict[int, dict[BeliefKey, list[float]]] = defaultdict(dict)  # by policy: slots, cost, known costs
-        self._changed: dict[int, set[int]] = defaultdict(set)  # by version: arms whose sums were written
+        # by version: arms whose sums were written, and what these are where it is known
+        self._changed: dict[int, dict[int, Sums | None]] = defaultdict(dict)
         self._omitting = set[int]()  # versions that left decisions out
         self._omissions: Set[tuple[int, int]] = frozenset()  # of these, and decisions whose events come
         self.lock(policy_ids)
@@ -398,11 +399,14 @@ class Ledger:
         policy_id = version.policy.id
         discount = self.fields(policy_id).forgetting.discount
         ordinal = self.ordinal[policy_id] if discount < 1 else 0
-        self._changed[version.id].update(arm for _, arm in changes)
-        beliefs.add(self.unit, version.id, seq=self.seq(policy_id), changes=changes, ordinal=ordinal, discount=discount)
+        stored = beliefs.add(
+            self.unit, version.id, seq=self.seq(policy_id), changes=changes, ordinal=ordinal, discount=discount
+        )
+        self._changed[version.id].update((arm, stored.get((0, arm))) for _, arm in changes)
 
-    def changes(self) -> dict[int, tuple[int, set[int]]]:
-        """By version that learns, the number of this transaction's change and the arms that it concerns."""
+    def changes(self) -> dict[int, tuple[int, dict[int, Sums | None]]]:
+        """By version that learns, the number of this transaction's change and the arms that it concerns, with their
+        sums after it where these are known."""
         numbered = ((seq, version.id) for policy_id, seq in self._seq.items() for version in self.learning[policy_id])
         return {version_id: (seq, self._changed[version_id]) for seq, version_id in numbered}
 

@@ -6,12 +6,8 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from copy import copy
-<<<<<<< HEAD
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
-=======
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, cast
->>>>>>> 628babb9 (wip2)
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
@@ -50,14 +46,11 @@ if TYPE_CHECKING:
 __all__ = ["Answer", "Request", "recommend", "recommend_group"]
 
 TRIES = 20  # others may record many events of one person at once, each of which takes an arm away
-<<<<<<< HEAD
 SHARED_COLUMNS = (
     "policy_id", "version_id", "belief_seq", "belief_ordinal", "seq", "eligible_id", "catalogue_revision", "size",
     "variant_id",
 )  # fmt: skip
-=======
 QUICK = 4_000  # positions times arms up to which a group is planned under the one lock of SQLite
->>>>>>> 628babb9 (wip2)
 MAX_KINDS = 1_000  # of events that rules name, after which no more is said of them
 
 
@@ -79,7 +72,6 @@ def recommend_group(
     return RequestGroup(store, requests, seed=seed, dry_run=dry_run, cache=cache).answer()
 
 
-<<<<<<< HEAD
 class Served(NamedTuple):
     """The slates of a group, a column a field: the row of the session, the step, the state and the packed history that
     each decision saw, and what was drawn."""
@@ -89,7 +81,8 @@ class Served(NamedTuple):
     state: list[str]
     history: list[bytes]
     slate: list[DrawnSlate]
-=======
+
+
 class GroupPlan(NamedTuple):
     """A group before it is drawn. group: each request as planned; requests: those to draw, by index; stored: answers to
     those that are repeated, by decision; contexts, sets: what the decisions will name, and is_interned, whether all of
@@ -103,7 +96,6 @@ class GroupPlan(NamedTuple):
     sets: Collection[Eligible]
     is_interned: bool
     locked: Collection[int]
->>>>>>> 628babb9 (wip2)
 
 
 class RequestGroup:
@@ -167,7 +159,9 @@ class RequestGroup:
 
     def _try(self, *, lock_all: bool, is_last: bool) -> list[Answer | InputError | None]:
         store, cache, work = self.store, self.cache, self._plan_and_write
-        self._is_planned_alone = not self.dry_run and (is_last or (self._is_quick() and store.has_one_lock))
+        positions = sum(request.size for request in self.requests if not isinstance(request, InputError))
+        is_quick = store.has_single_lock and 0 < positions * len(cache.active) <= QUICK  # the catalogue was read before
+        self._is_planned_alone = not self.dry_run and (is_last or is_quick)
         if not self._is_planned_alone:
             with store.read() as unit:
                 plan = self._plan(unit, lock_all=lock_all)
@@ -183,21 +177,18 @@ class RequestGroup:
             work = partial(self._write, plan)
         try:
             answers, ledger = store.write(work, repeatable=True)
-        except NotUnique:
-            keys = {request.session for request in self.requests if not isinstance(request, InputError)}
-            with store.read() as unit:
-                check_steps(unit, keys)
+        except BaseException as error:
+            cache.forget_contents()
+            if isinstance(error, NotUnique):
+                keys = {request.session for request in self.requests if not isinstance(request, InputError)}
+                with store.read() as unit:
+                    check_steps(unit, keys)
             raise
         cache.note_changes(ledger.changes())
         return answers
 
-    def _is_quick(self) -> bool:
-        """Whether the group may be planned while others wait: it is small, and the catalogue was read before."""
-        positions = sum(request.size for request in self.requests if not isinstance(request, InputError))
-        return 0 < positions * len(self.cache.active) <= QUICK
-
     def _plan(self, unit: Unit, *, lock_all: bool) -> GroupPlan:
-        """What the group needs, as it stands in this unit."""
+        """The plan of the group, by what this unit reads."""
         cache = self.cache
         unit.now = max(unit.now, self._earliest)
         has_feedback = bool(self.feedback)
@@ -233,14 +224,14 @@ class RequestGroup:
 
     def _plan_and_write(self, unit: Unit) -> tuple[list[Answer | InputError | None], Ledger]:
         """The group, planned in the transaction that stores it: nobody else changes a belief meanwhile."""
-        self.cache.forget_uncommitted()  # of a try that was taken back
         if unit.postgres:
+            self.cache.forget_contents()  # of a try that was taken back
             policies.lock(unit, {policy.id for policy in policies.all_policies(unit)})
         else:
             unit.heads = {}
         plan = self._plan(unit, lock_all=unit.postgres)
         if not plan.is_interned:
-            self.cache.add(*_intern(unit, plan, self.cache), committed=False)
+            self.cache.add(*_intern(unit, plan, self.cache))
         return self._write(plan, unit)
 
     def _write(self, plan: GroupPlan, unit: Unit) -> tuple[list[Answer | InputError | None], Ledger]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Collection, Mapping
 from functools import lru_cache
 from typing import Any
@@ -18,6 +17,7 @@ from rlrec.store.database.unit import StoredRows
 from rlrec.store.log import contents
 from rlrec.store.log.settings import StoreSettings
 from rlrec.store.policies import arms
+from rlrec.store.policies.beliefs import Sums
 
 CONTEXT_CHARS = 10_000_000  # of contexts that are remembered, with ENTRY_CHARS for each
 ENTRY_CHARS = 100
@@ -55,9 +55,9 @@ class ServingCache:
         self.policies: set[str] = set()
         self._revision: int | None = None
         self.removals: int | None = None
-        self._changes: dict[int, dict[int, set[int]]] = defaultdict(dict)  # by version and change: the arms that moved
+        # by version: up to which change this process made all of them, and the sums of the arms that these moved
+        self._changes: dict[int, tuple[int, dict[int, Sums | None]]] = {}
         self._servings: dict[int, tuple[int, int | None, exact.VersionDistribution]] = {}
-        self._has_uncommitted = False  # whether `contexts` and `sets` have ids of a transaction that goes on
 
     def text(self, context: Mapping[str, Any]) -> str:
         """The canonical text of a context."""
@@ -115,19 +115,23 @@ class ServingCache:
                 cached[2].columns.unit = unit
             return cached[2]
         else:
-            changes, seqs = self._changes.pop(version.id, {}), range(cached[0] + 1, seq + 1)
-            # None where others made some of the changes
-            moved = set[int]().union(*map(changes.__getitem__, seqs)) if all(map(changes.__contains__, seqs)) else None
-            serving = exact.renew(unit, version, cached[2], catalogue_changed=cached[1] != self._revision, arms=moved)
+            last_seq, moved = self._changes.get(version.id, (cached[0], {}))
+            is_ours = last_seq == seq  # else others made some of the changes
+            serving = exact.renew(
+                unit, version, cached[2], catalogue_changed=cached[1] != self._revision,
+                moved=moved if is_ours else None,
+            )  # fmt: skip
+        self._changes.pop(version.id, None)
         self._servings[version.id] = seq, self._revision, serving
         return serving
 
-    def note_changes(self, changes: Mapping[int, tuple[int, set[int]]]) -> None:
-        """Take in which arms a transaction that was committed has moved, by version and number of the change."""
-        self._has_uncommitted = False
+    def note_changes(self, changes: Mapping[int, tuple[int, Mapping[int, Sums | None]]]) -> None:
+        """Take in what a transaction that was committed has changed, as `Ledger.changes` says."""
         for version_id, (seq, moved) in changes.items():
             if version_id in self._servings:
-                self._changes[version_id][seq] = moved
+                last_seq, earlier = self._changes.get(version_id, (self._servings[version_id][0], {}))
+                if seq == last_seq + 1:
+                    self._changes[version_id] = seq, {**earlier, **moved}
 
     def look_up(self, unit: Unit, contexts: Collection[str], sets: Collection[Eligible]) -> bool:
         """Read the ids of these contexts and eligible sets: whether all of them are stored."""
@@ -139,21 +143,15 @@ class ServingCache:
             self.add(*contents.find(unit, new_contexts, new_sets))
         return self.contexts.keys() >= set(contexts) and self.sets.keys() >= set(sets)
 
-    def add(
-        self, contexts: Mapping[str, int], sets: Mapping[Eligible, int], *, committed: bool = True
-    ) -> None:
-        """Take in the ids of contexts and eligible sets that are stored; committed: not in a transaction that goes on,
-        after which `note_changes` or `forget_uncommitted` is called."""
+    def add(self, contexts: Mapping[str, int], sets: Mapping[Eligible, int]) -> None:
+        """Take in the ids of contexts and eligible sets that are stored."""
         self.contexts |= contexts
         self.sets |= sets
-        self._has_uncommitted |= not committed
 
-    def forget_uncommitted(self) -> None:
-        """Forget ids that a transaction may have stored which was taken back."""
-        if self._has_uncommitted:
-            self.contexts.clear()
-            self.sets.clear()
-            self._has_uncommitted = False
+    def forget_contents(self) -> None:
+        """Forget the ids of contexts and eligible sets: a transaction that stored some may have been taken back."""
+        self.contexts.clear()
+        self.sets.clear()
 
 
 @lru_cache(maxsize=100)

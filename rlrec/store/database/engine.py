@@ -171,8 +171,9 @@ def _sqlite(path: str, *, create: bool, timeout_s: float) -> sa.Engine:
 
     @event.listens_for(engine, "begin")
     def begin(connection: sa.Connection) -> None:
-        writes = connection.get_execution_options().get("rlrec_write", False)
-        connection.connection.cursor().execute("BEGIN IMMEDIATE" if writes else "BEGIN")
+        driver: Any = connection.connection
+        if not driver.in_transaction:  # `_begun` has not begun one
+            driver.execute("BEGIN")
 
     return engine
 
@@ -185,20 +186,18 @@ def transaction(
     COMMIT was sent, else an RlrecError for a database error.
     references_hold: whoever writes answers for the foreign keys, and SQLite does not look them up row by row."""
     postgres = engine.dialect.name == "postgresql"
-    options: dict[str, Any] = {"rlrec_write": write}
-    if postgres and not write:
-        options["isolation_level"] = "REPEATABLE READ"
     committing = False
     try:
         with (
-            engine.connect().execution_options(**options) as connection,
+            engine.connect() as connection,
             nullcontext() if postgres or not references_hold else _without_foreign_keys(connection),
         ):
             connection.info["flush"] = False
             if postgres and not write:
+                connection.execution_options(isolation_level="REPEATABLE READ")
                 driver: Any = connection.connection.driver_connection
                 driver.read_only = True
-            with connection.begin():
+            with connection.begin() if postgres else _begun(connection, write=write):
                 yield connection
                 if write and not postgres and connection.info["file"] != sqlite_files.identity(address):
                     message = f"the store {address} was deleted or replaced while it was open"
@@ -226,6 +225,19 @@ def transaction(
                 hint="look before you repeat it: without a key it may be stored twice",
             )
         raise ours from error
+
+
+@contextmanager
+def _begun(connection: sa.Connection, *, write: bool) -> Iterator[None]:
+    """A transaction of SQLite, without what SQLAlchemy does beside it."""
+    driver: Any = connection.connection
+    driver.execute("BEGIN IMMEDIATE" if write else "BEGIN")
+    try:
+        yield
+        (connection if connection.in_transaction() else driver).commit()
+    except BaseException:
+        driver.rollback()
+        raise
 
 
 def flush(connection: sa.Connection) -> None:

@@ -255,12 +255,13 @@ def _as_list(value: Any) -> Any:
 
 
 def _sqlite_text(text: str, values: Sequence[Any]) -> tuple[str, list[Any]]:
-    """Lists go in as JSON, so that the text is the same for any length; bytes, which JSON has not, one by one."""
+    """Lists go in as JSON, so that the text is the same for any length; bytes, which JSON has not, one by one, and so
+    does a single value."""
     flat: list[Any] = []
     for value in values:
         if isinstance(value, str | bytes | int | float | None):
             flat.append(value)
-        elif (items := list(value)) and isinstance(items[0], bytes):
+        elif len(items := list(value)) == 1 or (items and isinstance(items[0], bytes)):
             text = text.replace("?*", ",".join("?" * len(items)), 1)
             flat += items
         else:

@@ -7,9 +7,9 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rlrec.errors import CheckFailed, StoreBusy
+from rlrec.store.database.schema import SETTINGS
 from rlrec.store.database.unit import Unit
 from rlrec.store.log.contents import digest
-from rlrec.times import FIRST, LAST
 
 BY_KEY = "key:"  # begins the salt of a store whose splits follow keys alone
 
@@ -39,17 +39,9 @@ class StoreSettings(NamedTuple):
         return "" if self.salt.startswith(BY_KEY) else self.salt
 
 
-COLUMNS = (
-    "session_timeout_us, salt, catalogue_revision, catalogue_id,"
-    f" coalesce(catalogue_from, {FIRST}), coalesce(catalogue_until, {LAST}), removals,"
-    """ EXISTS (SELECT 1 FROM reward WHERE replace(weights, '"return":', '') <> weights),"""
-    " EXISTS (SELECT 1 FROM merged_user), EXISTS (SELECT 1 FROM exclusion)"
-)
-
-
 def get(unit: Unit) -> StoreSettings:
     """The settings as they stand: those that the unit began with, where it is alone and has changed none of them."""
-    row = unit.settings or unit.ask_row(f"SELECT {COLUMNS} FROM settings")
+    row = unit.settings or unit.ask_row(f"SELECT {SETTINGS} FROM settings")
     if row is None:
         raise CheckFailed("the store was not set up to the end", hint="run `rlrec init` again")
     return StoreSettings._make(row)
@@ -163,7 +155,7 @@ def _text(values: Mapping[str, Any]) -> str:
 
 
 def _values(text: str | None) -> dict[str, Any] | None:
-    """What `_text` made the text of."""
+    """The values of a text that `_text` made."""
     return None if text is None else dict(json.loads(text))
 
 

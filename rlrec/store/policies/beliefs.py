@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import lru_cache
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -140,14 +141,22 @@ def _stored(
 
 def add(
     unit: Unit, version_id: int, *, seq: int, changes: Mapping[BeliefKey, Any], ordinal: int = 0, discount: float = 1.0
-) -> None:
-    """Add changes to the sums, and store each as delta `seq`; the caller holds the policy's lock.
+) -> dict[BeliefKey, Sums]:
+    """Add changes to the sums, and store each as delta `seq`; the caller holds the policy's lock. The answer: the three
+    sums after it, of changes that are few, where SQLite says them.
     changes: by bucket and arm the three sums, and the further ones of kinds that have any. ordinal, discount: of a
     belief that fades: its sums are brought forward to the policy's `ordinal`, which the changes refer to."""
-    if unit.postgres and discount == 1.0 and len(changes) <= FEW and all(len(sums) == 3 for sums in changes.values()):
-        new_rows = [(*key, *map(float, changes[key])) for key in sorted(changes)]
-        unit.note(_ADD_FEW, *map(list, zip(*new_rows, strict=True)), version_id, ordinal, version_id, seq, ordinal)
-        return
+    if discount == 1.0 and len(changes) <= FEW and all(len(sums) == 3 for sums in changes.values()):
+        added = [(*key, *map(float, changes[key])) for key in sorted(changes)]
+        if unit.postgres:
+            unit.note(_ADD_FEW, *map(list, zip(*added, strict=True)), version_id, ordinal, version_id, seq, ordinal)
+            return {}
+        values = [value for row in added for value in (version_id, ordinal, *row)]
+        new_sums: dict[Any, Any] = {row[:2]: row[2:] for row in unit.ask(_upsert(len(added)), *values)}
+        columns = ("version_id", "seq", "ordinal", "bucket", "arm_id", *_DELTA[5:-1])
+        rows = [(version_id, seq, ordinal, *row, *new_sums[row[:2]]) for row in added]
+        unit.insert("belief_delta", columns, rows)
+        return new_sums
     test = "version_id = ? AND bucket IN (?*) AND arm_id IN (?*)"
     buckets, arms = sorted({bucket for bucket, _ in changes}), sorted({arm for _, arm in changes})
     stored = unit.select(BeliefRow, f"belief WHERE {test}", version_id, buckets, arms)
@@ -163,8 +172,21 @@ def add(
         deltas.append((version_id, arm, bucket, seq, ordinal, *map(float, change[:3]), *sums, extra))
     unit.insert("belief", _BELIEF, rows, on_conflict=f"(version_id, bucket, arm_id) DO UPDATE SET {_REPLACED}")
     unit.insert("belief_delta", _DELTA, deltas)
+    return {}
 
 
+@lru_cache(maxsize=FEW)
+def _upsert(n: int) -> str:
+    """Add to n rows of a belief, which are stored where there are none: bit for bit the sums of `add`."""
+    marks, sums = ", ".join(["(?, ?, ?, ?, 0.0 + ?, 0.0 + ?, 0.0 + ?)"] * n), ", ".join(SUMS)
+    columns = f"version_id, ordinal, bucket, arm_id, {sums}"
+    return f"INSERT INTO belief ({columns}) VALUES {marks} {_ADDED} RETURNING bucket, arm_id, {sums}"
+
+
+_ADDED = (
+    "ON CONFLICT (version_id, bucket, arm_id) DO UPDATE SET ordinal = excluded.ordinal, extra = NULL, "
+    + ", ".join(f"{name} = belief.{name} + excluded.{name}" for name in SUMS)
+)
 # Both tables in one statement of PostgreSQL, where nothing fades: the sums are those of `add`, bit for bit.
 _ADD_FEW = f"""
 WITH change AS (
@@ -173,8 +195,7 @@ WITH change AS (
 ), stored AS (
     INSERT INTO belief (version_id, bucket, arm_id, ordinal, {", ".join(SUMS)})
     SELECT ?, bucket, arm_id, ?, {", ".join(f"0.0::float8 + d_{name}" for name in SUMS)} FROM change
-    ON CONFLICT (version_id, bucket, arm_id) DO UPDATE SET ordinal = excluded.ordinal, extra = NULL,
-        {", ".join(f"{name} = belief.{name} + excluded.{name}" for name in SUMS)}
+    {_ADDED}
     RETURNING bucket, arm_id, {", ".join(SUMS)}
 )
 INSERT INTO belief_delta (version_id, seq, ordinal, bucket, arm_id, {", ".join(f"d_{n}, {n}" for n in SUMS)})

@@ -139,14 +139,16 @@ def live(unit: Unit, names: Collection[str]) -> dict[str, LivePolicy]:
     if unit.heads is not None:  # a ledger will ask for these
         is_live, order = f"({is_live} OR version.status = 'learning')", _IN_ORDER
     tables = f"{_VERSIONS} JOIN policy_head ON policy_head.policy_id = policy.id WHERE {is_live}"
-    live_policies = {}
+    live_policies, heads = dict[str, LivePolicy](), dict[int, tuple[Head, list[Version]]]()
     for row in unit.ask(f"SELECT {_VERSION_ROW}, {_HEAD} FROM {tables} AND policy.name IN (?*) {order}", names):
         version, head = _version(row[:-4]), Head._make(row[-4:])
         if head.live_id == version.id:
             live_policies[version.policy.name] = LivePolicy(version, head)
-        if unit.heads is not None:
-            learning = unit.heads.setdefault(head.policy_id, (head, []))[1]
-            learning += [version] * (version.status == "learning")
+        heads.setdefault(head.policy_id, (head, []))
+        if version.status == "learning":
+            heads[head.policy_id][1].append(version)
+    if unit.heads is not None:
+        unit.heads |= heads
     return live_policies
 
 
@@ -160,8 +162,8 @@ def lock_learning(unit: Unit, policy_ids: Collection[int]) -> tuple[dict[int, He
     PostgreSQL says once more what time it is by the clock and the newest decision, which is the unit's from then on: a
     transaction begins before it waits, SQLite's after."""
     if unit.heads and unit.heads.keys() >= set(policy_ids):
-        kept = [unit.heads.pop(policy_id) for policy_id in sorted(policy_ids)]
-        return {head.policy_id: head for head, _ in kept}, [version for _, versions in kept for version in versions]
+        pairs = [unit.heads.pop(policy_id) for policy_id in sorted(policy_ids)]
+        return {head.policy_id: head for head, _ in pairs}, [version for _, learning in pairs for version in learning]
     learning = f"SELECT {_VERSION_ROW} FROM {_VERSIONS} WHERE version.policy_id IN (?*) AND {_LEARNING}"
     now = [(decisions.NEWEST,), *([(engine.CLOCK,)] if unit.on_clock else [])] if unit.postgres else []
     heads, versions, *times = _lock(unit, policy_ids, (learning, policy_ids), *now)

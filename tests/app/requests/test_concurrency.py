@@ -19,7 +19,9 @@ from rlrec.app.audit.integrity.visits import check_histories
 from rlrec.app.learning.belief_versions import is_complete
 from rlrec.app.learning.ledger import Ledger
 from rlrec.app.policies import rebuild
+from rlrec.app.requests import recommend
 from rlrec.app.requests.feedback import FeedbackTransaction, Line
+from rlrec.app.serving import draws
 from rlrec.app.setup import arm
 from rlrec.app.upkeep.doctor import Request, doctor
 from rlrec.store import Store, Unit
@@ -30,6 +32,7 @@ from tests.app.defined import remembering, wrong
 from tests.app.shop import added_up, apart, ask, dump, stocked, sums, tell, version
 from tests.app.workers import (
     asks,
+    buys_on_demand,
     claims,
     defines,
     files,
@@ -155,6 +158,35 @@ def test_what_was_bought_is_never_shown_again(store: Store, db: str) -> None:
     assert [(at, key) for at, keys in pages for key in keys if bought_at.get(key, at) < at] == []
     assert any(key in bought_at for _, keys in pages for key in keys)  # the others were shown meanwhile
     assert any(min(bought_at.values()) < at < max(bought_at.values()) for at, _ in pages)
+    assert [row for row in doctor(store, Request()).findings if row.severity == "error"] == []
+
+
+def test_a_request_ends_while_its_person_buys_between_all_its_tries(
+    store: Store, db: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process records a purchase between each plan and its transaction: the last plan is made under the locks,
+    and has taken away what was bought until then."""
+    monkeypatch.setattr(recommend, "TRIES", 4)
+    monkeypatch.setattr(recommend, "QUICK", 0)  # no other plan is
+    goods = [f"good-{number}" for number in range(6)]
+    stocked(store, home="uniform")
+    arm.put(store, lambda: [[(key, None, [], {}) for key in goods]])
+    left = {key: ask(store, "home", "s", user="u", arms=[key])["decision_id"] for key in goods}
+    here, there = processes.Pipe()
+    buyer = processes.Process(target=buys_on_demand, args=(db, there))
+    buyer.start()
+    prepare = draws.prepare
+
+    def prepare_late(distributions: Any) -> None:
+        here.send(left.popitem()[1])
+        here.recv()
+        prepare(distributions)
+
+    monkeypatch.setattr(recommend, "prepare", prepare_late)
+    answer = ask(store, "home", "t", len(goods) - 3, user="u", not_after=["purchase"], arms=goods)
+    here.send(None)
+    buyer.join()
+    assert (len(left), {slot["arm"] for slot in answer["slate"]}) == (len(goods) - 3, {*left})
     assert [row for row in doctor(store, Request()).findings if row.severity == "error"] == []
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from rlrec.app.requests.feedback import Line, Result
 from rlrec.app.requests.pipe import Pipe, Request
@@ -27,6 +29,35 @@ def click(**options: Any) -> Line:
 @pytest.fixture
 def pipe(store: Store) -> Pipe:
     return Pipe(stocked(clock(store, START), home="thompson", other="epsilon-greedy"), seed=1)
+
+
+@pytest.mark.parametrize("db", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(
+    ("kind", "options", "most"),
+    [
+        ("thompson", {"session": "known"}, 10),
+        ("epsilon-greedy", {"session": "known"}, 10),
+        ("thompson", {"session": "new"}, 11),
+        ("thompson", {"session": "known", "user": "u", "request_id": "r"}, 11),
+    ],
+)
+def test_a_line_of_a_warm_stream_is_one_transaction_of_few_statements(
+    store: Store, kind: str, options: dict[str, Any], most: int
+) -> None:
+    pipe, statements = Pipe(stocked(store, home=kind)), list[str]()
+    store.close()
+
+    @sa.event.listens_for(store.engine, "connect")
+    def trace(connection: sqlite3.Connection, _: object) -> None:
+        connection.set_trace_callback(statements.append)
+
+    pipe.answer([request("known", user="u")])
+    pipe.answer([request("known")])
+    statements.clear()
+    assert isinstance(pipe.answer([request(**options)])[0], dict)
+    assert (statements[0], statements[-1]) == ("BEGIN IMMEDIATE", "COMMIT")
+    assert [text for text in statements[1:-1] if text.startswith(("BEGIN", "COMMIT"))] == []
+    assert len(statements) - 2 <= most, statements
 
 
 def test_each_line_is_answered_in_its_place(pipe: Pipe) -> None:

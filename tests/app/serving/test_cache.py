@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from contextlib import closing
 from typing import Any
 
@@ -12,9 +11,8 @@ import pytest
 
 from rlrec.app.distributions import exact
 from rlrec.app.inputs import lookup
-from rlrec.app.requests.recommend import Request, RequestGroup, recommend_group
+from rlrec.app.requests.recommend import GroupPlan, Request, RequestGroup, recommend_group
 from rlrec.app.serving.cache import ServingCache
-from rlrec.app.serving.requests import PlannedRequest
 from rlrec.store import Store, Unit
 from tests.app.shop import done
 from tests.conftest import Run
@@ -79,10 +77,10 @@ def test_probabilities_are_computed_before_a_lock_is_taken(
     done(run("policy", "create", "p", "--kind", "thompson"))
     computed, write = list[bool](), RequestGroup._write
 
-    def observed(group: RequestGroup, unit: Unit, planned: Mapping[int, PlannedRequest], locked: set[int]) -> Any:
-        for plan in planned.values():
-            computed.append(bool({"_cumulative", "marginals"} & vars(plan.shared.case.samplers[size]).keys()))
-        return write(group, unit, planned, locked)
+    def observed(group: RequestGroup, plan: GroupPlan, unit: Unit) -> Any:
+        for shared in plan.distributions:
+            computed.append(bool({"_cumulative", "marginals"} & vars(shared.case.samplers[size]).keys()))
+        return write(group, plan, unit)
 
     monkeypatch.setattr(RequestGroup, "_write", observed)
     with closing(Store(db)) as store:
