@@ -214,14 +214,11 @@ class Trainer:
         def gradients() -> Iterator[Parameters]:
             nonlocal fisher
             for slates in self._batches():
-                # the slates, and the same with gains of 1 or -1 drawn by chance
-                draws = (
-                    [replace(slate, gain=rng.choice((-1.0, 1.0), slate.gain.shape)) for slate in slates]
-                    for _ in range(DRAWS)
-                )
-                gradient, *signed = (
-                    self._means.centred(self._sums(parameters, sample).gradient) for sample in (slates, *draws)
-                )
+                # the gains, and others of 1 or -1 drawn by chance
+                gains = [[slate.gain for slate in slates]]
+                gains += [[rng.choice((-1.0, 1.0), gain.shape) for gain in gains[0]] for _ in range(DRAWS)]
+                sums = reinforce.gradients(self.policy, parameters, slates, gains, self.options.objective)
+                gradient, *signed = map(self._means.centred, sums)
                 squares = ({name: values**2 / DRAWS for name, values in sample.items()} for sample in signed)
                 fisher = reduce(add_each, squares, fisher)
                 yield gradient

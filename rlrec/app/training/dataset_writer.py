@@ -7,10 +7,9 @@ from dataclasses import dataclass, field, replace
 from functools import reduce
 from hashlib import blake2b
 from operator import add
-from typing import NamedTuple, Self
+from typing import Self
 
 import numpy as np
-import numpy.typing as npt
 
 from rlrec import ope
 from rlrec.app.distributions.trained import TrainedModel
@@ -33,6 +32,7 @@ from rlrec.policy.contexts.statements import PAGE
 from rlrec.policy.gradients.gradient import by_row
 from rlrec.records import Reward, Sums
 from rlrec.store import Unit
+from rlrec.store.database.bulk import Columns
 from rlrec.store.log import contents, reader, sessions, settings
 from rlrec.store.log.reader import Batch
 from rlrec.store.log.selected import Selection, session_bounds
@@ -45,6 +45,7 @@ COLUMNS = (
     "policy_id", "version_id", "variant_id", "user_id", "user_digest", "session_digest", "keep_probability",
 )  # fmt: skip
 UNWEIGHED = 700.0  # a log propensity beside which every weight is next to nothing
+OWNER = "owner"  # a column of visits: the row of their session among the keys of a batch
 CELLS = 1_000_000  # arms of eligible sets that are in memory at a time
 
 
@@ -89,18 +90,6 @@ class WriteReport(Sums):
             (self.ruled, "with rules of a page"),
         )
         return "; ".join(f"{count:,} {reason}" for count, reason in counts if count)
-
-
-class Owners(NamedTuple):
-    """One a visit, (s,): its split, the key of its session, and that of the user ("" where none is known)."""
-
-    split: Ids
-    session: npt.NDArray[np.object_]
-    user: npt.NDArray[np.object_]
-
-    def take(self, visits: Flags) -> Owners:
-        """The owners of some visits."""
-        return Owners(self.split[visits], self.session[visits], self.user[visits])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -171,9 +160,12 @@ class DatasetWriter:
         if not len(visits):
             return WrittenVisits(report=report, rows=())
         # which visits have states, a split that is still right, and an end
-        owners = self._owners(batch, visits)
+        keys = batch.keys
+        assert keys is not None
+        owner = np.searchsorted(keys["session_id"], visits.slots["session_id"])
+        visits = replace(visits, slots=visits.slots | {OWNER: owner})
         recorded = np.logical_and.reduceat(visits.per_decision("recorded"), visits.start[:-1])
-        split_holds = owners.split == visits.per_visit("split")
+        split_holds = owner_splits(self.salt, keys)[visits.per_visit(OWNER)] == visits.per_visit("split")
         is_short = np.diff(visits.start) <= ended_visits.LONGEST
         is_ruled = np.logical_or.reduceat(self._with_rules(visits), visits.start[:-1])
         is_usable = recorded & split_holds & is_short & ~is_ruled
@@ -182,19 +174,20 @@ class DatasetWriter:
             too_long=int((recorded & split_holds & ~is_short).sum()),
             ruled=int((recorded & split_holds & is_short & is_ruled).sum()),
         )  # fmt: skip
-        visits, owners = visits.take(is_usable), owners.take(is_usable)
+        visits = visits.take(is_usable)
         if not len(visits):
             return WrittenVisits(report=report, rows=())
         is_judged = visits.slots["decision_id"][visits.begins] >= self.judged_from
-        written = (owners.split == TRAIN) | (owners.split == TUNE) & is_judged
+        split = visits.per_visit("split")
+        written = (split == TRAIN) | (split == TUNE) & is_judged
         report += WriteReport(
             visits=len(visits), slots=int(visits.first[-1]),
-            gate_visits=int(((owners.split == GATE) & is_judged).sum()),
+            gate_visits=int(((split == GATE) & is_judged).sum()),
             new_visits=int((visits.mature_from > self.since).sum()),
             rewarded_decisions=int((~visits.default).sum()), max_reward=float(np.abs(visits.reward).max()),
             last_id=int(visits.slots["decision_id"].max()),
         )  # fmt: skip
-        return WrittenVisits(report=report, rows=list(self._portions(visits.take(written), owners.take(written))))
+        return WrittenVisits(report=report, rows=list(self._portions(visits.take(written), keys)))
 
     def _with_rules(self, visits: EndedVisits) -> Flags:
         """Which decisions had rules of their page, (d,)."""
@@ -209,13 +202,7 @@ class DatasetWriter:
             max_loggers=self.max_loggers,
         )  # fmt: skip
 
-    def _owners(self, batch: Batch, visits: EndedVisits) -> Owners:
-        keys = batch.keys
-        assert keys is not None
-        row = np.searchsorted(keys["session_id"], visits.per_visit("session_id"))
-        return Owners(owner_splits(self.salt, keys)[row], keys["key"][row], keys["user"][row])
-
-    def _portions(self, visits: EndedVisits, owners: Owners) -> Iterator[VisitRows]:
+    def _portions(self, visits: EndedVisits, keys: Columns) -> Iterator[VisitRows]:
         """The rows of visits, in portions of so many arms of eligible sets."""
         if not len(visits):
             return
@@ -223,11 +210,12 @@ class DatasetWriter:
         portions = min(-(-sum(sizes.values()) // CELLS), len(visits))
         number = np.arange(len(visits)) * portions // len(visits)
         for portion in range(portions):
-            yield self._rows(visits.take(number == portion), owners.take(number == portion)).packed()
+            yield self._rows(visits.take(number == portion), keys).packed()
 
-    def _rows(self, visits: EndedVisits, owners: Owners) -> VisitRows:
+    def _rows(self, visits: EndedVisits, keys: Columns) -> VisitRows:
         slots, first = visits.slots, visits.first
-        sessions, users, numbers = owners.session.tolist(), owners.user.tolist(), visits.per_visit("visit").tolist()
+        owner, numbers = visits.per_visit(OWNER), visits.per_visit("visit").tolist()
+        sessions, users = keys["key"][owner].tolist(), keys["user"][owner].tolist()
         names = [f"{self.seed}/{key}/{visit}" for key, visit in zip(sessions, numbers, strict=True)]
         clusters = [f"user/{user}" if user else f"session/{key}" for user, key in zip(users, sessions, strict=True)]
         eligible, revision = visits.per_decision("eligible_id"), visits.per_decision("catalogue_revision")
@@ -249,9 +237,9 @@ class DatasetWriter:
             divided = earned / examined
             logged = np.where(np.isinf(examined), UNWEIGHED, logged)  # below the end of the curve
         return VisitRows(
-            eligible_sets=sets, name=_digests(names).view(np.uint64), split=owners.split, cluster=_digests(clusters),
-            stratum=self._stratum(visits), length=np.diff(visits.start), eligible=set_index,
-            size=np.diff(first),
+            eligible_sets=sets, name=_digests(names).view(np.uint64), split=visits.per_visit("split"),
+            cluster=_digests(clusters), stratum=self._stratum(visits), length=np.diff(visits.start),
+            eligible=set_index, size=np.diff(first),
             remembered=np.bincount(state.row[in_set], minlength=len(eligible)),
             log_propensity=visits.per_decision("log_propensity"), reward=visits.reward, lowest=visits.lowest,
             default=visits.default.astype(np.int64), x=state.x, shown=self._positions(slots["arm_id"]),

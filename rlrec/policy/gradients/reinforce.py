@@ -5,7 +5,7 @@ score function. All of it is exact for the policy as served, floor included."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -116,37 +116,62 @@ def zero_sums(parameters: Parameters) -> GradientSums:
 def sums(policy: Gradient, parameters: Parameters, batch: Iterable[LoggedSlates], objective: Objective) -> GradientSums:
     """The sums that give the gradient of a batch. Source: Williams 1992 (REINFORCE); weights and top-K factor by Chen
     et al. 2019; slates by the exact Plackett-Luce joint with a floor, own derivation."""
-    gradient, names = zero_sums(parameters).gradient, [field.name for field in fields(GradientSums)[1:]]
-    figures = dict.fromkeys(names, 0.0)
+    figures = dict.fromkeys((field.name for field in fields(GradientSums)[1:]), 0.0)
+    gradient = zero_sums(parameters).gradient
     for slates in batch:
-        arm_parameters = {name: values[slates.arms] for name, values in parameters.items() if name in ARM_PARAMETERS}
-        effective = policy.effective({**parameters, **arm_parameters}, slates.described)
-        by_effective = _effective_gradient(policy, effective, slates, objective, figures)
-        for name, values in policy.parameter_gradient(*by_effective, described=slates.described).items():
-            gradient[name][slates.arms if name in ARM_PARAMETERS else ...] += values
+        _add_gradients([gradient], policy, parameters, slates, [slates.gain], objective, figures)
     return GradientSums(gradient, **figures)
 
 
-def _effective_gradient(
-    policy: Gradient, effective: tuple[Array, Array, Array], slates: LoggedSlates, objective: Objective,
-    figures: dict[str, float],
-) -> tuple[Array, Array, Array]:  # fmt: skip
-    """Gradients by the parameters of `Gradient.effective`, chunk by chunk; the figures are added up in place."""
+def gradients(
+    policy: Gradient, parameters: Parameters, batch: Sequence[LoggedSlates], gains: Sequence[Sequence[Array]],
+    objective: Objective,
+) -> list[Parameters]:  # fmt: skip
+    """The gradients of a batch with several gains in place of its own. gains: of each gradient, of each of the slates,
+    as `LoggedSlates.gain`."""
+    totals = [zero_sums(parameters).gradient for _ in gains]
+    for slates, gains_of_slates in zip(batch, zip(*gains, strict=True), strict=True):
+        _add_gradients(totals, policy, parameters, slates, gains_of_slates, objective)
+    return totals
+
+
+def _add_gradients(
+    totals: Sequence[Parameters], policy: Gradient, parameters: Parameters, slates: LoggedSlates,
+    gains: Sequence[Array], objective: Objective, figures: dict[str, float] | None = None,
+) -> None:  # fmt: skip
+    """Add the gradients by several gains of some slates, and their figures, to the totals of each, in place."""
+    arm_parameters = {name: values[slates.arms] for name, values in parameters.items() if name in ARM_PARAMETERS}
+    effective = policy.effective({**parameters, **arm_parameters}, slates.described)
+    by_gain = _effective_gradients(policy, effective, slates, gains, objective, figures)
+    for total, by_effective in zip(totals, by_gain, strict=True):
+        for name, values in policy.parameter_gradient(*by_effective, described=slates.described).items():
+            total[name][slates.arms if name in ARM_PARAMETERS else ...] += values
+
+
+def _effective_gradients(
+    policy: Gradient, effective: tuple[Array, Array, Array], slates: LoggedSlates, gains: Sequence[Array],
+    objective: Objective, figures: dict[str, float] | None,
+) -> list[tuple[Array, Array, Array]]:  # fmt: skip
+    """Gradients by the parameters of `Gradient.effective` for each of several gains, chunk by chunk: what does not
+    depend on gains is worked out once. The figures are added up in place."""
     weights, bias, history = effective
     if policy.design.context.intercept:  # the feature that is 1 in every state takes over the biases
         weights[:, 0] += bias
         bias = np.zeros_like(bias)
     effective = _centred(weights, bias, history)
-    totals = tuple(np.zeros(values.shape) for values in effective)
+    totals = [tuple(np.zeros(values.shape) for values in effective) for _ in gains]
     step = max(1, CELLS // len(slates.arms))
     for start in range(0, len(slates), step):
-        chunk = _Chunk(policy, effective, slates, slice(start, start + step), objective)
+        rows = slice(start, start + step)
+        chunk = _Chunk(policy, effective, slates, rows, objective)
         scored = chunk.slots() if objective.top else chunk.slates()
-        for name, value in chunk.figures(scored).items():
-            figures[name] += value
-        for total, increment in zip(totals, chunk.by_effective(chunk.by_score(scored)), strict=True):
-            total += increment
-    return _centred(*totals)
+        if figures is not None:
+            figures |= {name: figures[name] + value for name, value in chunk.figures(scored).items()}
+        for number, (total, gain) in enumerate(zip(totals, gains, strict=True), 1):
+            by_score = chunk.by_score(scored, gain[rows].reshape(len(gain[rows]), -1), is_last=number == len(gains))
+            for values, increment in zip(total, chunk.by_effective(by_score), strict=True):
+                values += increment
+    return [_centred(*total) for total in totals]
 
 
 def _centred(weights: Array, bias: Array, history: Array) -> tuple[Array, Array, Array]:
@@ -230,7 +255,7 @@ class _Chunk:
         self.logits, self.level, self.other_exp, self.shown_exp = logits, level, other_exp, np.exp(level)
         self.other_sum = (other_exp @ ones).astype(np.float64)
         self.other_squares = np.einsum("nm,nm->n", other_exp, other_exp).astype(np.float64)
-        self.total = self.other_sum + self.shown_exp.sum(axis=1)
+        self.total = self.other_sum + _row_sums(self.shown_exp)
 
     def _exp(self, logits: Array, eligible: Flags | None) -> Array:
         if logits.min() < LEAST:  # looking takes less time than to clip
@@ -277,12 +302,12 @@ class _Chunk:
             spread = share / total
             square = (share - self.shown_exp * spread) ** 2 + spread**2 * squares
             return SlateScores(weight * self.scale, excess * self.scale, square, spread, share, joint=True)
-        weight, excess = _clip(log_probability.sum(axis=1) - self.log_propensity, self.objective)
+        weight, excess = _clip(_row_sums(log_probability) - self.log_propensity, self.objective)
         # squared length of the derivative by the logits; an arm shown at a position is left down to there
         spread = share / total
         down_to = _cumulate(spread)
         other_square = down_to[:, -1] ** 2 * self.other_squares
-        square = other_square + ((share - self.shown_exp * down_to) ** 2).sum(axis=1)
+        square = other_square + _row_sums((share - self.shown_exp * down_to) ** 2)
         scale = self.scale
         return SlateScores(weight[:, None] * scale, excess[:, None] * scale, square[:, None], spread, share, joint=True)
 
@@ -292,16 +317,16 @@ class _Chunk:
         mixed = np.maximum(floors / left + (1 - floors) * softmax, 1e-300)
         return np.log(mixed), (1 - floors) * softmax / mixed
 
-    def by_score(self, scored: SlateScores) -> Array:
-        """Derivative of the objective by the scores of each decision, (n, m); `other_exp` is used up."""
+    def by_score(self, scored: SlateScores, gain: Array, *, is_last: bool) -> Array:
+        """Derivative of the objective by the scores of each decision, (n, m); the last one uses `other_exp` up."""
         # of the arms shown
-        weight = scored.weight * self.gain / self.temperature
+        weight = scored.weight * gain / self.temperature
         spread, dtype = weight * scored.spread, self.other_exp.dtype
-        total_spread = spread.sum(axis=1, keepdims=True)
+        total_spread = _row_sums(spread)[:, None]
         down_to = _cumulate(spread) if scored.joint else total_spread  # below an arm it is not left
         at_shown = weight * scored.share - self.shown_exp * down_to
         # of the others, in the memory of their exponentials
-        derivative = self.other_exp
+        derivative = self.other_exp if is_last else self.other_exp.copy()
         entropy_gradient = self._entropy_gradient() if self.objective.entropy else None
         limit = float(np.finfo(dtype).max) / 1e3  # beyond it all other arms were shown, or are not eligible
         derivative *= -np.clip(total_spread, -limit, limit).astype(dtype)
@@ -354,6 +379,11 @@ class _Chunk:
 def _cumulate(values: Array) -> Array:
     """Sums of (n, k) from position to position; of a single one, without a pass."""
     return np.cumsum(values, axis=1) if values.shape[1] > 1 else values
+
+
+def _row_sums(values: Array) -> Array:
+    """Sums of the rows of (n, k); of a single column, without a pass."""
+    return values.sum(axis=1) if values.shape[1] > 1 else values[:, 0]
 
 
 def _clip(log_ratio: Array, objective: Objective) -> tuple[Array, Array]:
