@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 import numpy as np
 
@@ -16,7 +16,6 @@ from rlrec import policy as kinds
 from rlrec.app import opening
 from rlrec.app.distributions import designs, exact
 from rlrec.app.distributions.exact import VersionDistribution
-from rlrec.app.evaluation.passes import arm_effects
 from rlrec.app.imports import log_stores
 from rlrec.app.inputs import filters, lookup
 from rlrec.app.learning import slot_statistics, warm_start
@@ -33,6 +32,9 @@ from rlrec.store.log.selected import Selection
 from rlrec.store.policies import arms, policies, routes
 from rlrec.store.policies.beliefs import ArmSums
 from rlrec.times import DAY_US, SECOND, format_time
+
+if TYPE_CHECKING:
+    from rlrec.app.evaluation.passes import arm_effects
 
 JUDGED = 100_000  # newest decisions that effects are from
 PAGES = 300  # newest ones, whose eligible sets and contexts stand for all
@@ -154,11 +156,12 @@ def find(
     if log is not None and log.startswith(log_stores.PREFIX):
         return None
     try:
-        with store.read() as unit, bulk.alongside(unit):
+        with store.read() as unit:
             learned = lookup.version(unit, policy)[0].reward if policy else None
             definition = learned if reward is None else lookup.reward(unit, reward)
-            if definition is None or RETURN not in definition.weights:
-                return None
+        if definition is None or RETURN not in definition.weights:
+            return None
+        with store.read() as unit, bulk.alongside(unit):
             result = answer(unit, definition.name, log)
     except RlrecError:
         return None
@@ -168,6 +171,8 @@ def find(
 
 def answer(unit: Unit, reward: str, log: str | None) -> Result:
     """The answer, in an open transaction. Raises CheckFailed for a log that cannot tell effects."""
+    from rlrec.app.evaluation.passes import arm_effects
+
     since = selected.newest_at(unit, filters.selection(unit, log), JUDGED)
     pairs = filters.parse(log or "") | ({} if since is None else {"since": format_time(since)})
     filtered = ",".join(f"{key}={value}" for key, value in pairs.items()) or None

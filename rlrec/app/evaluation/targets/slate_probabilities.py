@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rlrec.app.evaluation.models.reward_models import ModelValues
 from rlrec.app.evaluation.rows import slot_sets
 from rlrec.app.evaluation.rows.log_rows import PAIRS, ImpressionRows, LoggedBatch, arms_of_sets
 from rlrec.app.evaluation.targets.cases import CaseRows, columns_of
@@ -16,6 +16,9 @@ from rlrec.app.evaluation.targets.state_probabilities import StateCaseRows, Stat
 from rlrec.arrays import Array, Flags
 from rlrec.ope.estimators import pseudo_inverse
 from rlrec.store.database.bulk import Columns
+
+if TYPE_CHECKING:
+    from rlrec.app.evaluation.models.reward_models import ModelValues
 
 PER_DECISION = 32  # pages that are simulated, at most, for a decision that has a distribution of its own
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from rlrec.app.distributions.trained import EligibleGroup
-from rlrec.app.evaluation.models.reward_models import ModelValues
 from rlrec.app.evaluation.rows.log_rows import ArmTable, ImpressionRows, LoggedBatch
 from rlrec.app.evaluation.targets.cases import TargetProbabilities, arm_indices, columns_of
 from rlrec.app.evaluation.targets.probabilities import CELLS, NARROWED, Scorer
@@ -27,6 +26,9 @@ from rlrec.policy.scores.sampler import uniforms_at
 from rlrec.policy.slates import plackett_luce, slate
 from rlrec.policy.slates.plackett_luce import softmax
 from rlrec.store.database.bulk import Columns
+
+if TYPE_CHECKING:
+    from rlrec.app.evaluation.models.reward_models import ModelValues
 
 
 @dataclass(eq=False)
