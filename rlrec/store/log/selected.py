@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from rlrec.store.database.unit import Unit
 from rlrec.times import DAY_US, day_of
 
 _SPLIT = "(SELECT owner.split FROM session owner WHERE owner.id = d.session_id)"  # of a decision
+T = TypeVar("T")
 PORTION = 1_000_000  # ids of decisions that are counted at a time
 ROUTE = "(SELECT asked.route_id FROM route_decision asked WHERE asked.decision_id = d.id)"  # that it was asked for by
 
@@ -60,7 +61,7 @@ def numbers(ids: Collection[int]) -> str:
 def version_counts(unit: Unit, selection: Selection) -> dict[int, int]:
     """How many of the selected decisions each version served."""
     text = f"SELECT d.version_id, count(*) FROM decision d WHERE {_condition(selection)} GROUP BY d.version_id"
-    return dict(unit.ask(text))
+    return _read_once(unit, text, lambda: dict(unit.ask(text)))
 
 
 class DayCount(NamedTuple):
@@ -139,11 +140,16 @@ def extent(unit: Unit, selection: Selection) -> LogExtent:
     )  # fmt: skip
     columns = ", ".join(f"coalesce({value}, 0)" for value in largest)
     text = f"SELECT {columns} FROM decision d WHERE {_condition(selection, '+')}"  # who asks reads the log next
+    return _read_once(unit, text, lambda: unit.records(LogExtent, text)[0])
+
+
+def _read_once(unit: Unit, text: str, read: Callable[[], T]) -> T:
+    """The answer to a query of the whole log, which is asked once of a snapshot that stays as it is."""
     if unit.folder is not None or not unit.alongside:
-        return unit.records(LogExtent, text)[0]
+        return read()
     if text not in unit.extents:
-        unit.extents[text] = unit.records(LogExtent, text)[0]
-    stored: LogExtent = unit.extents[text]
+        unit.extents[text] = read()
+    stored: T = unit.extents[text]
     return stored
 
 
