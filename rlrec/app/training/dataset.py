@@ -7,10 +7,10 @@ file where that can be: nothing is copied, and it counts as memory only while it
 from __future__ import annotations
 
 import mmap
-import os
 import pickle
 import tempfile
 from array import array
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rlrec.app.log.splits import TRAIN
-from rlrec.arrays import Array, Ids, Index, distinct, offsets
+from rlrec.arrays import Array, Ids, Index, offsets, piece_rows, rows_by_kind
 from rlrec.errors import RlrecError
 from rlrec.ope.units.strata import NO_LOGGER, Stratum
 from rlrec.policy.contexts.features import Sparse
@@ -37,14 +37,17 @@ _ROOM = "set TMPDIR to a folder with room: half a kB for each decision of the lo
 # -- files --
 
 
-class _UnnamedFile:
-    """A file that ends with the process. Raises RlrecError where there is no folder, or no room, for it."""
+class ArrayFile:
+    """Numbered records in a file that ends with the process: objects whose arrays stay in the file. Raises RlrecError
+    where there is no folder, or no room, for it."""
 
     def __init__(self) -> None:
         try:
             self._file = tempfile.TemporaryFile(prefix="rlrec-", buffering=0)  # noqa: SIM115 (closed by `close`)
         except FileNotFoundError as error:
             raise RlrecError("no temporary folder can be written to", hint=_ROOM) from error
+        self._begins = array("q", [0])
+        self._lengths: list[array[int]] = []  # of the pickle of each record, and of its arrays
 
     def close(self) -> None:
         """Let the file go."""
@@ -58,15 +61,6 @@ class _UnnamedFile:
         except OSError as error:
             folder = tempfile.gettempdir()
             raise RlrecError(f"cannot write to the temporary folder {folder}: {error.strerror}", hint=_ROOM) from error
-
-
-class ArrayFile(_UnnamedFile):
-    """Numbered records: objects whose arrays stay in the file."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._begins = array("q", [0])
-        self._lengths: list[array[int]] = []  # of the pickle of each record, and of its arrays
 
     def __len__(self) -> int:
         return len(self._lengths)
@@ -97,37 +91,6 @@ def _round_up(length: int) -> int:
     return -(-length // ALIGNED) * ALIGNED
 
 
-class RowFile(_UnnamedFile):
-    """Rows of several columns in a file without a name: appended, then gathered in any order. All have the names, types
-    and widths of the first."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._dtype: np.dtype[Any] | None = None
-        self._length = 0
-
-    def __len__(self) -> int:
-        return self._length
-
-    def append(self, columns: Arrays) -> None:
-        """Write some more rows."""
-        if self._dtype is None:
-            self._dtype = np.dtype([(name, values.dtype, values.shape[1:]) for name, values in columns.items()])
-        rows = np.empty(len(next(iter(columns.values()))), self._dtype)
-        for name, values in columns.items():
-            rows[name] = values
-        self._write(rows.tobytes())
-        self._length += len(rows)
-
-    def gather(self, begins: Ids, lengths: Ids) -> dict[str, npt.NDArray[Any]]:
-        """Runs of rows, end to end, column by column. They are read: a map would hold what lies around them too."""
-        assert self._dtype is not None
-        file, size = self._file.fileno(), self._dtype.itemsize
-        runs = zip((begins * size).tolist(), (lengths * size).tolist(), strict=True)
-        rows = np.frombuffer(b"".join([os.pread(file, length, begin) for begin, length in runs]), self._dtype)
-        return {name: np.ascontiguousarray(rows[name]) for name in self._dtype.names or ()}
-
-
 # -- visits --
 
 
@@ -149,6 +112,11 @@ class EligibleSet:
 
     catalogue: Catalogue
     arms: Index
+
+    @cached_property
+    def contents(self) -> tuple[bytes, bytes]:
+        """The digest of the catalogue, and the arms: equal for equal sets."""
+        return self.catalogue.digest, self.arms.astype("i4").tobytes()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -191,10 +159,34 @@ class VisitRows:
     def __len__(self) -> int:
         return len(self.name)
 
-    def packed(self) -> Self:
-        """The same rows as they are written."""
-        columns: dict[str, Any] = _columns(self, {**DECISION, **SLOT, **ARM})
-        return replace(self, **columns)
+    def take(self, visits: Ids) -> Self:
+        """Some of the visits, in that order, and the eligible sets that their decisions have."""
+        decisions = piece_rows(self.start[visits], self.length[visits])
+        slots = piece_rows(self.first[decisions], self.size[decisions])
+        arms = piece_rows(offsets(self.remembered)[decisions], self.remembered[decisions])
+        numbers, eligible = np.unique(self.eligible[decisions], return_inverse=True)
+        sets = [self.eligible_sets[number] for number in numbers.tolist()]
+        tables = ((VISIT, visits), (DECISION, decisions), (SLOT, slots), (ARM, arms))
+        columns: dict[str, Any] = {name: getattr(self, name)[rows] for names, rows in tables for name in names}
+        words = None if self.words is None else self.words[decisions]
+        return replace(self, eligible_sets=sets, eligible=eligible.reshape(-1), words=words, **columns)
+
+    @classmethod
+    def concatenate(cls, pieces: Sequence[Self]) -> Self:
+        """The visits of all pieces, and their eligible sets in the order of their contents."""
+        by_contents = {eligible_set.contents: eligible_set for piece in pieces for eligible_set in piece.eligible_sets}
+        rank = {contents: number for number, contents in enumerate(sorted(by_contents))}
+        numbers = [[rank[eligible_set.contents] for eligible_set in piece.eligible_sets] for piece in pieces]
+        eligible = [np.array(ranks, np.int64)[piece.eligible] for ranks, piece in zip(numbers, pieces, strict=True)]
+        words = None
+        if any(piece.words is not None for piece in pieces):
+            words = Sparse.concatenate([piece.words or Sparse.empty(len(piece.eligible)) for piece in pieces])
+        columns: dict[str, Any] = {
+            name: np.concatenate([getattr(piece, name) for piece in pieces])
+            for name in (*VISIT, *DECISION, *SLOT, *ARM)
+        }
+        sets = [by_contents[contents] for contents in rank]
+        return cls(eligible_sets=sets, eligible=np.concatenate(eligible), words=words, **columns)
 
     @property
     def start(self) -> Ids:
@@ -215,55 +207,79 @@ class VisitRows:
 # Columns and how they are written: features are of the size of 1, and indices are small.
 DECISION = {"size": "i4", "remembered": "i4", "log_propensity": "f8", "reward": "f8", "default": "i1",
             "lowest": "f8", "x": "f4"}  # fmt: skip
-SET = {"catalogue": "i4", "begin": "i8", "count": "i4"}  # one a decision: where its eligible set is written
 SLOT = {"shown": "i4", "earned": "f8", "divided": "f8", "logged": "f8", "conditional": "f8"}
 ARM = {"arm": "i4", "memory": "f4"}
 WORD = {"column": "i4", "value": "f4"}  # of sparse contexts, "words" a decision
 VISIT = {"name": "u8", "split": "i1", "cluster": "i8", "stratum": "i1", "length": "i4"}
-SETS = ("catalogue", "count", "eligible_arms")  # one an eligible set of a batch; then the arms of all of them
-FILES = ("decisions", "slots", "arms", "words")  # a visit has rows in each
-IN_MEMORY = ("name", "split", "cluster")  # of VISIT, until the visits are arranged
+SETS = ("catalogue", "count", "eligible_arms")  # one an eligible set of a portion; then the arms of all of them
+DECISIONS = 100_000  # that wait in memory for their order, about
 
 
-class DatasetSplit:
-    """The visits of one split, by name, in batches of about one size.
-    strata: of its visits, by their indices. visits: how many; longest: decisions of the longest; spans_batches: whether
-    some cluster has several visits."""
+class VisitFile:
+    """Portions of visits in a file without a name. catalogues: by their digests, of all files of a dataset."""
 
-    def __init__(self, catalogues: Sequence[Catalogue], cluster: Ids, strata: Sequence[Stratum] = (NO_LOGGER,)) -> None:
-        self.strata, self.visits, self.longest = strata, len(cluster), 1
-        self.spans_batches = len(np.unique(cluster)) < len(cluster)
+    def __init__(self, catalogues: dict[bytes, Catalogue]) -> None:
         self._catalogues, self._file = catalogues, ArrayFile()
+
+    def __len__(self) -> int:
+        return len(self._file)
 
     def close(self) -> None:
         """Let the file go."""
         self._file.close()
 
-    def add(self, columns: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Write one more batch: all columns of VisitRows, and those of its eligible sets."""
-        self.longest = max(self.longest, int(columns["length"].max()))
-        self._file.add(dict(columns))
+    def add(self, rows: VisitRows) -> None:
+        """Write one more portion."""
+        sets, words = rows.eligible_sets, rows.words or Sparse.empty(len(rows.eligible))
+        for eligible_set in sets:
+            self._catalogues.setdefault(eligible_set.catalogue.digest, eligible_set.catalogue)
+        numbers = {digest: number for number, digest in enumerate(self._catalogues)}
+        catalogue = np.array([numbers[eligible_set.catalogue.digest] for eligible_set in sets], "i4")
+        count = np.array([len(eligible_set.arms) for eligible_set in sets], "i4")
+        arms = np.concatenate([eligible_set.arms for eligible_set in sets]).astype("i4")
+        columns = _columns(rows, {**VISIT, **DECISION, "eligible": "i4", **SLOT, **ARM}) | _columns(words, WORD)
+        columns |= {"words": np.diff(words.start)} | dict(zip(SETS, (catalogue, count, arms), strict=True))
+        self._file.add(columns)
 
-    def batches(self, max_visits: int | None = None) -> Iterator[VisitRows]:
-        """The batches in order. max_visits: end before the batch that would exceed as many, but give one at least."""
-        total = 0
-        for number in range(len(self._file)):
-            rows = self._read(number)
-            total += len(rows)
-            if number and max_visits is not None and total > max_visits:
-                return
-            yield rows
-
-    def _read(self, number: int) -> VisitRows:
+    def read(self, number: int) -> VisitRows:
+        """A portion."""
         columns: dict[str, Any] = self._file.read(number)
         columns = {
             name: values.astype(np.int64) if values.dtype.kind == "i" else values for name, values in columns.items()
         }
         catalogue, count, arms = (columns.pop(name) for name in SETS)
-        pieces = np.split(arms, np.cumsum(count)[:-1])
-        sets = [EligibleSet(self._catalogues[at], piece) for at, piece in zip(catalogue.tolist(), pieces, strict=True)]
+        pieces, catalogues = np.split(arms, np.cumsum(count)[:-1]), list(self._catalogues.values())
+        sets = [EligibleSet(catalogues[at], piece) for at, piece in zip(catalogue.tolist(), pieces, strict=True)]
         words = _words_of(columns)
         return VisitRows(eligible_sets=sets, words=words if len(words.column) else None, **columns)
+
+
+class DatasetSplit(VisitFile):
+    """The visits of one split, by name, in batches of about one size.
+    strata: of its visits, by their indices. visits: how many; longest: decisions of the longest; spans_batches: whether
+    some cluster has several visits."""
+
+    def __init__(
+        self, catalogues: dict[bytes, Catalogue], cluster: Ids, strata: Sequence[Stratum] = (NO_LOGGER,)
+    ) -> None:
+        super().__init__(catalogues)
+        self.strata, self.visits, self.longest = strata, len(cluster), 1
+        self.spans_batches = len(np.unique(cluster)) < len(cluster)
+
+    def add(self, rows: VisitRows) -> None:
+        """Write one more batch."""
+        self.longest = max(self.longest, int(rows.length.max()))
+        super().add(rows)
+
+    def batches(self, max_visits: int | None = None) -> Iterator[VisitRows]:
+        """The batches in order. max_visits: end before the batch that would exceed as many, but give one at least."""
+        total = 0
+        for number in range(len(self)):
+            rows = self.read(number)
+            total += len(rows)
+            if number and max_visits is not None and total > max_visits:
+                return
+            yield rows
 
 
 def _columns(rows: VisitRows | Sparse, types: Mapping[str, str]) -> dict[str, npt.NDArray[Any]]:
@@ -278,15 +294,17 @@ def _words_of(columns: dict[str, Any]) -> Sparse:
 
 
 class Dataset:
-    """Visits as they are written, and then by split. strata: by the index that visits have."""
+    """Visits as they are written, and then by split. strata: by the index that visits have; decisions: about how many
+    there are."""
 
     def __init__(self) -> None:
         self.strata: Sequence[Stratum] = (NO_LOGGER,)
+        self.decisions = 0
         self.splits: dict[int, DatasetSplit] = {}
         self._catalogues: dict[bytes, Catalogue] = {}
-        self._files = {name: RowFile() for name in FILES}
-        self._index, self._eligible = RowFile(), RowFile()  # a row for each visit, and for each arm of an eligible set
-        self._visits = [{name: np.empty(0, VISIT[name]) for name in IN_MEMORY}]
+        self._file = VisitFile(self._catalogues)
+        self._portions = defaultdict[tuple[int, int], list[int]](list)  # by split and the first bits of names
+        self._clusters = defaultdict[int, list[Ids]](list)
         self._has_column = np.zeros(0, np.bool_)
 
     @property
@@ -296,12 +314,7 @@ class Dataset:
 
     def close(self) -> None:
         """Let the files go."""
-        self._close_files()
-        for split in self.splits.values():
-            split.close()
-
-    def _close_files(self) -> None:
-        for file in (self._index, self._eligible, *self._files.values()):
+        for file in (self._file, *self.splits.values()):
             file.close()
 
     def add(self, rows: VisitRows) -> None:
@@ -312,74 +325,41 @@ class Dataset:
             width = max(len(self._has_column), int(columns_taught.max()) + 1)
             self._has_column = np.pad(self._has_column, (0, width - len(self._has_column)))
             self._has_column[columns_taught] = True
-        n_words = np.diff(words.start)
-        decisions = _columns(rows, DECISION) | {"words": n_words} | self._write_sets(rows)
-        tables = decisions, _columns(rows, SLOT), _columns(rows, ARM), _columns(words, WORD)
-        # where the rows of each visit begin in each file, and how many they are
-        visits = _columns(rows, VISIT)
-        self._visits.append({name: visits[name] for name in IN_MEMORY})
-        lengths = np.ones(len(rows.eligible), np.int64), rows.size, rows.remembered, n_words
-        for (name, file), columns, length in zip(self._files.items(), tables, lengths, strict=True):
-            count = np.add.reduceat(length, rows.start[:-1])
-            visits |= {f"{name}_begin": len(file) + np.cumsum(count) - count, f"{name}_count": count}
-            file.append(columns)
-        self._index.append(visits)
-
-    def _write_sets(self, rows: VisitRows) -> dict[str, npt.NDArray[Any]]:
-        """Write the eligible sets of some visits: the columns SET of their decisions."""
-        sets = rows.eligible_sets
-        for eligible in sets:
-            self._catalogues.setdefault(eligible.catalogue.digest, eligible.catalogue)
-        numbers = {digest: number for number, digest in enumerate(self._catalogues)}
-        count = np.array([len(eligible.arms) for eligible in sets], np.int64)
-        catalogue = [numbers[eligible.catalogue.digest] for eligible in sets]
-        begin = len(self._eligible) + np.cumsum(count) - count
-        self._eligible.append({"arm": np.concatenate([eligible.arms for eligible in sets]).astype("i4")})
-        return {
-            name: np.array(values, SET[name])[rows.eligible]
-            for name, values in zip(SET, (catalogue, begin, count), strict=True)
-        }
+        # visits by split, and by so many bits of their names that those of one portion can be sorted together
+        bits = (self.decisions // DECISIONS).bit_length()
+        bucket = (rows.name >> np.uint64(64 - bits)).astype(np.int64) if bits else np.zeros(len(rows), np.int64)
+        for visits in rows_by_kind(rows.split, bucket):
+            split = int(rows.split[visits[0]])
+            self._clusters[split].append(rows.cluster[visits])
+            self._portions[split, int(bucket[visits[0]])].append(len(self._file))
+            self._file.add(rows.take(visits))
 
     def batch(self, max_visits: int) -> int:
         """Visits of a batch of those that teach: at most so many, and so few that their gradients can be compared."""
-        count = sum(int((visits["split"] == TRAIN).sum()) for visits in self._visits)
+        count = sum(map(len, self._clusters[TRAIN]))
         return max(1, min(max_visits, -(-count // FOLDS)))
 
     def arrange(self, sizes: Mapping[int, int], *, weighed: Ids | None = None) -> None:
         """Put all that was written into splits, those named, in batches of at most so many visits. weighed: the columns
         of sparse contexts that stay, numbered by their index among these."""
-        catalogues = list(self._catalogues.values())
-        names, splits, clusters = (np.concatenate([visits[name] for visits in self._visits]) for name in IN_MEMORY)
+        columns = np.empty(0, np.int64) if weighed is None else weighed
         for number, max_visits in sizes.items():
-            members = np.flatnonzero(splits == number)
-            members = members[np.argsort(names[members], kind="stable")]
-            split = self.splits[number] = DatasetSplit(catalogues, clusters[members], self.strata)
-            for batch in np.array_split(members, -(-len(members) // max_visits)) if len(members) else ():
-                visits = self._index.gather(batch, np.ones_like(batch))
-                columns = {name: visits[name] for name in VISIT}
-                for name, file in self._files.items():
-                    columns |= file.gather(visits[f"{name}_begin"], visits[f"{name}_count"])
-                words = _words_of(columns).select_columns(np.empty(0, np.int64) if weighed is None else weighed)
-                columns |= {"words": np.diff(words.start), "column": words.column, "value": words.value}
-                split.add(columns | self._read_sets(*(columns.pop(column) for column in SET)))
-        self._close_files()
-
-    def _read_sets(self, catalogue: Ids, begin: Ids, count: Ids) -> dict[str, npt.NDArray[Any]]:
-        """The eligible sets of some decisions by where each is written, in the order of their contents: the columns
-        `eligible` and SETS."""
-        # the different places where sets are written, and the arms there
-        first, set_index = distinct(catalogue, begin)
-        numbers, lengths = catalogue[first].tolist(), count[first].astype(np.int64)
-        arms = self._eligible.gather(begin[first], lengths)["arm"]
-        pieces = [piece.tobytes() for piece in np.split(arms, np.cumsum(lengths)[:-1])]
-        sets = list(zip(numbers, pieces, strict=True))
-        # the different sets, ordered by catalogue and arms
-        digests = list(self._catalogues)
-        sorted_sets = sorted(set(sets), key=lambda eligible: (digests[eligible[0]], eligible[1]))
-        rank = {eligible: number for number, eligible in enumerate(sorted_sets)}
-        # their columns
-        catalogues = np.array([number for number, _ in sorted_sets], arms.dtype)
-        counts = np.array([len(piece) // arms.itemsize for _, piece in sorted_sets], arms.dtype)
-        members = np.frombuffer(b"".join(piece for _, piece in sorted_sets), arms.dtype)
-        columns = dict(zip(SETS, (catalogues, counts, members), strict=True))
-        return {"eligible": np.array([rank[eligible] for eligible in sets], arms.dtype)[set_index], **columns}
+            clusters = np.concatenate([np.empty(0, np.int64), *self._clusters[number]])
+            split = self.splits[number] = DatasetSplit(self._catalogues, clusters, self.strata)
+            n_batches = -(-len(clusters) // max_visits)
+            ends = [len(batch) for batch in np.array_split(np.arange(len(clusters)), n_batches)] if n_batches else []
+            waiting, lengths = list[VisitRows](), iter(ends)
+            length = next(lengths, 0)
+            for key in sorted(key for key in self._portions if key[0] == number):
+                rows = VisitRows.concatenate([self._file.read(portion) for portion in self._portions[key]])
+                order, start = np.argsort(rows.name, kind="stable"), 0
+                while start < len(order):
+                    end = start + length - sum(map(len, waiting))
+                    waiting.append(rows.take(order[start:end]))
+                    start = end
+                    if end <= len(order):
+                        batch = waiting[0] if len(waiting) == 1 else VisitRows.concatenate(waiting)
+                        words = None if batch.words is None else batch.words.select_columns(columns)
+                        split.add(replace(batch, words=words))
+                        waiting, length = [], next(lengths, 0)
+        self._file.close()

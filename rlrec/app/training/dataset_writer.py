@@ -130,7 +130,8 @@ class DatasetWriter:
 
     def write(self, dataset: Dataset, *, engine: Engine | None, progress: Callable[[], None]) -> WriteReport:
         """Write what of the selected log can be used. engine: as of `passes.results`."""
-        report, dataset.strata = WriteReport(), self.evaluation.loggers.strata(self.max_loggers)
+        report, dataset.decisions = WriteReport(), self.evaluation.extent.decisions
+        dataset.strata = self.evaluation.loggers.strata(self.max_loggers)
         if engine is None and self.unit.folder is None:  # in the order of the store: the dataset has one of its own
             selection = self.evaluation.selection
             bounds = session_bounds(self.unit, selection)
@@ -210,7 +211,7 @@ class DatasetWriter:
         portions = min(-(-sum(sizes.values()) // CELLS), len(visits))
         number = np.arange(len(visits)) * portions // len(visits)
         for portion in range(portions):
-            yield self._rows(visits.take(number == portion), keys).packed()
+            yield self._rows(visits.take(number == portion), keys)
 
     def _rows(self, visits: EndedVisits, keys: Columns) -> VisitRows:
         slots, first = visits.slots, visits.first
