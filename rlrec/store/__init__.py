@@ -165,11 +165,6 @@ class Store:
                 yield self._rehearsal
 
     @property
-    def has_single_lock(self) -> bool:
-        """Whether all writers wait for each other, as those of SQLite do."""
-        return self.engine.dialect.name == "sqlite"
-
-    @property
     def rehearsing(self) -> bool:
         """Whether what is written belongs to a transaction that is taken back."""
         return self._rehearsal is not None

@@ -85,15 +85,12 @@ class Served(NamedTuple):
 
 class GroupPlan(NamedTuple):
     """A group before it is drawn. group: each request as planned; requests: those to draw, by index; stored: answers to
-    those that are repeated, by decision; contexts, sets: what the decisions will name, and is_interned, whether all of
-    them are stored; locked: ids of the policies that will change."""
+    those that are repeated, by decision; is_interned: whether contexts and eligible sets are stored; locked: ids of the
+    policies that will change."""
 
     group: Sequence[Planned]
     requests: Mapping[int, PlannedRequest]
-    distributions: Collection[SharedDistribution]
     stored: Mapping[int, Answer]
-    contexts: Collection[str]
-    sets: Collection[Eligible]
     is_interned: bool
     locked: Collection[int]
 
@@ -158,9 +155,9 @@ class RequestGroup:
         raise StoreBusy(message, hint="a retry is safe")
 
     def _try(self, *, lock_all: bool, is_last: bool) -> list[Answer | InputError | None]:
-        store, cache, work = self.store, self.cache, self._plan_and_write
+        store, cache, plan = self.store, self.cache, None
         positions = sum(request.size for request in self.requests if not isinstance(request, InputError))
-        is_quick = store.has_single_lock and 0 < positions * len(cache.active) <= QUICK  # the catalogue was read before
+        is_quick = 0 < positions * len(cache.active) <= QUICK and store.engine.dialect.name == "sqlite"
         self._is_planned_alone = not self.dry_run and (is_last or is_quick)
         if not self._is_planned_alone:
             with store.read() as unit:
@@ -170,13 +167,12 @@ class RequestGroup:
             if plan.stored:
                 store.flush()
             if not plan.is_interned:  # only what was committed
-                cache.add(*store.write(lambda unit: _intern(unit, plan, cache), repeatable=True))
-            prepare(plan.distributions)  # before anybody waits for the locks of this group
+                cache.add(*store.write(partial(_intern, plan.requests, cache), repeatable=True))
+            prepare({planned.shared for planned in plan.requests.values()})  # before anybody waits for the locks
             if not plan.requests and not self.feedback:
                 return _in_order(plan.group, {}, plan.stored)
-            work = partial(self._write, plan)
         try:
-            answers, ledger = store.write(work, repeatable=True)
+            answers, ledger = store.write(partial(self._write, plan), repeatable=True)
         except BaseException as error:
             cache.forget_contents()
             if isinstance(error, NotUnique):
@@ -220,22 +216,20 @@ class RequestGroup:
             keys = {plan.request.session for plan in planned.values()}
             locked |= returns.policies_of_last(unit, users=users, sessions=keys)
         locked |= {policy.id for policy in policies.all_policies(unit)} if lock_all else set()
-        return GroupPlan(group, planned, distributions, stored, contexts, sets, is_interned, locked)
+        return GroupPlan(group, planned, stored, is_interned, locked)
 
-    def _plan_and_write(self, unit: Unit) -> tuple[list[Answer | InputError | None], Ledger]:
-        """The group, planned in the transaction that stores it: nobody else changes a belief meanwhile."""
-        if unit.postgres:
-            self.cache.forget_contents()  # of a try that was taken back
-            policies.lock(unit, {policy.id for policy in policies.all_policies(unit)})
-        else:
-            unit.heads = {}
-        plan = self._plan(unit, lock_all=unit.postgres)
-        if not plan.is_interned:
-            self.cache.add(*_intern(unit, plan, self.cache))
-        return self._write(plan, unit)
-
-    def _write(self, plan: GroupPlan, unit: Unit) -> tuple[list[Answer | InputError | None], Ledger]:
-        """The transaction of the group: the answers in order, and its ledger."""
+    def _write(self, plan: GroupPlan | None, unit: Unit) -> tuple[list[Answer | InputError | None], Ledger]:
+        """The transaction of the group: the answers in order, and its ledger. plan: None where it is made here, and
+        nobody else can change a belief between plan and draw."""
+        if plan is None:
+            if unit.postgres:
+                self.cache.forget_contents()  # of a try that was taken back
+                policies.lock(unit, {policy.id for policy in policies.all_policies(unit)})
+            else:
+                unit.heads = {}
+            plan = self._plan(unit, lock_all=unit.postgres)
+            if not plan.is_interned:
+                self.cache.add(*_intern(plan.requests, self.cache, unit))
         ledger = Ledger(unit, plan.locked)
         ledger.settle()
         answers = self._decide(unit, ledger, plan.requests) if plan.requests else {}
@@ -435,14 +429,16 @@ def _notice_ignored(store: Store, unit: Unit, planned: Mapping[int, PlannedReque
             cache.kinds |= kinds
 
 
-def _intern(unit: Unit, plan: GroupPlan, cache: ServingCache) -> tuple[dict[str, int], dict[Eligible, int]]:
+def _intern(
+    planned: Mapping[int, PlannedRequest], cache: ServingCache, unit: Unit
+) -> tuple[dict[str, int], dict[Eligible, int]]:
     """Store the contexts and eligible sets of a group: their ids."""
     supersets: dict[Eligible, Eligible] = {}  # of sets that lack few arms
     if cache.narrows:
-        narrowed = (plan.narrowed for plan in plan.requests.values() if plan.narrowed is not None)
+        narrowed = (plan.narrowed for plan in planned.values() if plan.narrowed is not None)
         supersets = {arms.eligible: arms.superset for arms in narrowed if arms.past_arms}
-    context_ids = contents.contexts(unit, plan.contexts)
-    set_ids = contents.eligible_sets(unit, plan.sets, supersets)
+    context_ids = contents.contexts(unit, {plan.context for plan in planned.values()})
+    set_ids = contents.eligible_sets(unit, {plan.shared.eligible for plan in planned.values()}, supersets)
     now = settings.get(unit)
     if now.catalogue_id is None or not now.catalogue_from <= unit.now < now.catalogue_until:
         catalogue, *span = arms.active(unit)

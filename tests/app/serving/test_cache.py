@@ -78,8 +78,8 @@ def test_probabilities_are_computed_before_a_lock_is_taken(
     computed, write = list[bool](), RequestGroup._write
 
     def observed(group: RequestGroup, plan: GroupPlan, unit: Unit) -> Any:
-        for shared in plan.distributions:
-            computed.append(bool({"_cumulative", "marginals"} & vars(shared.case.samplers[size]).keys()))
+        for planned in plan.requests.values():
+            computed.append(bool({"_cumulative", "marginals"} & vars(planned.shared.case.samplers[size]).keys()))
         return write(group, plan, unit)
 
     monkeypatch.setattr(RequestGroup, "_write", observed)
