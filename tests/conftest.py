@@ -96,6 +96,18 @@ def initialise(db: str) -> None:
         store.write(lambda unit: unit.tell("UPDATE settings SET salt = 'salt'"))
 
 
+MEMORY, ROOM = Path("/dev/shm"), 1 << 32  # a file system in memory, and the bytes that must be free there
+
+
+def pytest_configure() -> None:
+    """Files of tests and of their server lie in memory, where the machine has room and programs may be there, too: each
+    of many thousand commands would wait for the disk when it closes its store."""
+    if MEMORY.is_dir() and "PYTEST_DEBUG_TEMPROOT" not in os.environ:
+        system = os.statvfs(MEMORY)
+        if system.f_bavail * system.f_frsize > ROOM and not system.f_flag & (os.ST_NOEXEC | os.ST_RDONLY):
+            os.environ["PYTEST_DEBUG_TEMPROOT"] = str(MEMORY)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
     """Each of several workers begins with a stretch of files, whose fixtures it shares, and in the end takes from the
@@ -120,9 +132,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What was collected stays: the garbage collector need not look through it again."""
+    """What was collected stays: the garbage collector need not look through it again, and tests make little garbage."""
     gc.freeze()
     gc.enable()
+    gc.set_threshold(20_000, 20, 50)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -160,15 +173,22 @@ def postgres_server() -> Iterator[str]:
     """A real server of this test process: URL with {} in the place of the database's name."""
     from tests.store.servers import NEWEST, new_server  # where the wheel is missing, SQLite can be tested
 
-    with new_server(*SERVER, programs=NEWEST) as server:
+    folder = os.environ.get("PYTEST_DEBUG_TEMPROOT")
+    with new_server(*SERVER, programs=NEWEST, inside=Path(folder) if folder else None) as server:
         yield server.url("{}")
+
+
+_unused_databases: list[str] = []
+"""Those of tests that are over, until the next one is made."""
 
 
 def _create(server: str, name: str, template: str = "template1") -> str:
     import psycopg
 
     with psycopg.connect(server.format("postgres"), autocommit=True) as connection:
-        connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+        for unused in (name, *_unused_databases):
+            connection.execute(f'DROP DATABASE IF EXISTS "{unused}" WITH (FORCE)')
+        _unused_databases.clear()
         connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}" STRATEGY FILE_COPY')  # the cheapest here
     return server.format(name)
 
@@ -196,12 +216,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture
-def db(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def db(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """An initialised, empty store: a path, or a URL."""
     if getattr(request, "param", "sqlite") == "sqlite":
-        return str(request.getfixturevalue("sqlite_db"))
-    server = request.getfixturevalue("postgres_server")
-    return _create(server, f"t{uuid.uuid4().hex}", request.getfixturevalue("postgres_template"))
+        yield str(request.getfixturevalue("sqlite_db"))
+        return
+    server, name = request.getfixturevalue("postgres_server"), f"t{uuid.uuid4().hex}"
+    yield _create(server, name, request.getfixturevalue("postgres_template"))
+    _unused_databases.append(name)
 
 
 @pytest.fixture
