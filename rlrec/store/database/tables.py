@@ -156,7 +156,8 @@ prior = _table("prior", *_ids("version_id", "arm_id"), *_columns(REAL, "alpha", 
 # carries further sums of kinds that need more than three, packed doubles. Where contexts are sparse, bucket 0 has the
 # counts of an arm (extra: what the weights of a fit predict of them), and bucket 1 + j its sums on column j: of x_j
 # squared (pulls), of what is left of the reward times x_j (reward_sum) and of x_j (reward_squares). Columns that no
-# context had are not stored.
+# context had are not stored. Slots that were shown with features of arms that a request or an imported line stated
+# have their counts in the row of their arm, and their moments in buckets from 2^40 on (`beliefs.SECTION`).
 belief = _beliefs("belief")
 belief_delta = _beliefs("belief_delta", *_columns(BIG, "seq"), *_sums("d_"), key=["seq"])
 

@@ -307,3 +307,28 @@ def test_a_sweep_and_an_estimate_replay_what_was_stated(run_sqlite: Run) -> None
     assert run(*later, "doctor").exit_code == 0
     (row,) = run(*later, "evaluate", "twin", "--log", "policy=any", "--estimator", "snips", "--json").json
     assert row["lift"] > 0.5
+
+
+@pytest.mark.slow
+def test_a_version_of_an_older_release_learns_by_the_catalogue_until_it_is_rebuilt(
+    run_sqlite: Run, sqlite_db: str
+) -> None:
+    """Its design does not say that it learns what is stated: what it served before is corrected as it was counted."""
+    run = run_sqlite
+    stocked(run)
+    create(run, "seller")
+    with closing(Store(sqlite_db)) as store:
+        store.write(
+            lambda unit: unit.tell("UPDATE version SET parameters = json_remove(parameters, '$.learns_stated')")
+        )
+    shop = Shop(run, "seller", seed=1)
+    shop.serve(12)
+    shop.feed(0.5)
+    with closing(Store(sqlite_db)) as store, store.read() as unit:
+        assert max(row.bucket for row in beliefs.rows(unit, 1)) == 0
+    assert run("--now", shop.clock(), "doctor").exit_code == 0
+    assert run("--now", shop.clock(), "policy", "rebuild", "seller").exit_code == 0
+    with closing(Store(sqlite_db)) as store, store.read() as unit:
+        answer = posterior(unit, "seller", {"a": {"price": 3}}, 1.5)
+    np.testing.assert_allclose(answer, shop.ridge("shared", FIRST, {"a": {"price": 3}}, 1.5), rtol=0, atol=1e-9)
+    assert run("--now", shop.clock(), "doctor").exit_code == 0
