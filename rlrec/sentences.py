@@ -111,7 +111,7 @@ class Claim(NamedTuple):
                 return f"{subject} is as good as {self.rival}: it differs by at most {100 * share:.2g} %{basis}{caveat}"
             return f"{subject} {SAME_POLICY} {self.rival}: no difference"
         start = f"{self.name}: " if self.name else ""
-        question = f"whether it is better or worse than {self.rival}{by}"
+        question = f"whether it is better or worse than {self.rival}{by}{f', {self.basis}' if self.basis else ''}"
         if self.needed is None:
             reasons = "; ".join(f"{group and f'{group}: '}{', '.join(names)}" for group, names in self.groups.items())
             return f"{start}this log cannot tell {question}{f' ({reasons})' if reasons else ''}"
@@ -181,7 +181,7 @@ def difference_sentence(
     reward = f" by {row['reward']}" if by_reward and row["reward"] else ""
     if TOO_EARLY & {*row["reasons"]}:
         enough = f"100 {unit}s, 50 of each side, and 20 of them with a reward" if unit != "decision" else "more data"
-        question = f"whether it is better or worse than {row['against']}{reward}"
+        question = f"whether it is better or worse than {row['against']}{reward}, {_basis(row, unit)}"
         return f"{row.get('group', row.get('variant'))}: too early to say {question} (nothing is said before {enough})"
     if row["answer"] == "unknown" and is_growing(row) and "young-units" in row["reasons"]:
         name = row.get("group", row.get("variant"))

@@ -111,7 +111,8 @@ def test_a_difference_says_in_how_many_days_of_traffic_it_will_be_known() -> Non
     row = {"group": "b", "against": "a", "answer": "unknown", "needed": 60, "reasons": [], **bounds}
     text = difference_sentence(row, "user", per_day=20.0)
     assert text.endswith(
-        "better or worse than a; about even odds after 60 more users (3 days of this traffic), if it is what it seems"
+        "better or worse than a, per user; about even odds after 60 more users (3 days of this traffic), "
+        "if it is what it seems"
     )
     assert "days" not in difference_sentence(row, "user")
 
@@ -141,9 +142,11 @@ def test_an_experiment_is_judged_by_what_a_unit_earned() -> None:
     )
     unknown = difference("reward_per_unit", "unknown", 0.02, needed=412)
     clause = "about even odds after 410 more users, if it is what it seems"
-    assert conclusion(unknown).endswith(f"than old; {clause}")
+    assert conclusion(unknown).endswith(f"than old, per user; {clause}")
     young = difference("reward_per_unit", "unknown", 0.02, reasons=["young-units"])
-    assert conclusion(young) == "new: this log cannot tell whether it is better or worse than old (young-units)"
+    assert conclusion(young) == (
+        "new: this log cannot tell whether it is better or worse than old, per user (young-units)"
+    )
     grown = difference("reward_per_unit", "unknown", 0.2, reasons=["young-units"])
     assert conclusion(grown) == (
         "new earned more than old so far: +20 % per user (young-units); it may grow or turn: many had no time yet to "
@@ -176,8 +179,8 @@ def test_a_declared_metric_is_named_and_so_are_guards_that_do_not_hold() -> None
     assert experiment_sentences(answer) == ["new is better than old: +20 % [+15, +25] visits per user"]
     early = difference("visits", "unknown", 0.2, reasons=["few-clusters"], reward=None)
     assert experiment_sentences({**answer, "unit_differences": [early]}) == [
-        "new: too early to say whether it is better or worse than old (nothing is said before 100 users, 50 of each "
-        "side, and 20 of them with a reward)"
+        "new: too early to say whether it is better or worse than old, visits per user (nothing is said before 100 "
+        "users, 50 of each side, and 20 of them with a reward)"
     ]
     guard: dict[str, Any] = {**names, "group": "new", "against": "old", "least": -0.05, "relative": -0.2, "lower": -0.3,
              "upper": -0.1, "answer": "lost", "reasons": []}  # fmt: skip

@@ -73,12 +73,12 @@ def test_what_learned_from_its_judges_is_refused_for_that() -> None:
 def test_the_reason_that_decides_comes_first() -> None:
     look = gate(0.1332, "insufficient", reasons=["low-ess"])
     assert _sentence(look) == (
-        "visits@2: this log cannot tell whether it is better or worse than visits@1 (insufficient: low-ess); kept, not "
-        "live."
+        "visits@2: this log cannot tell whether it is better or worse than visits@1, per visit (insufficient: "
+        "low-ess); kept, not live."
     )
     assert _sentence(look | {"needed": 620}) == (
-        "visits@2: cannot tell yet whether it is better or worse than visits@1; about even odds after 3,100 more "
-        "visitors; kept, not live."
+        "visits@2: cannot tell yet whether it is better or worse than visits@1, per visit; about even odds after "
+        "3,100 more visitors; kept, not live."
     )
 
 

@@ -116,7 +116,8 @@ def test_the_same_seed_gives_the_same_report(log: Any, run_sqlite: Run) -> None:
 def test_details_have_all_estimates_and_explain_their_reasons(log: Any, run_sqlite: Run) -> None:
     result = run_sqlite(*LATER, "evaluate", "home@1", "--estimator", "ips,dm", "--details")
     sentence, grid, notes = result.stdout.split("\n\n")
-    assert sentence.startswith("home@1: this log cannot tell whether it is better or worse than what was logged (")
+    unknown = "this log cannot tell whether it is better or worse than what was logged, per impression ("
+    assert sentence.startswith(f"home@1: {unknown}")
     assert grid.split("\n")[0].split()[:3] == ["target", "version", "estimator"]
     assert len(grid.splitlines()) == 4
     reported = {line.split(":")[0] for line in notes.splitlines()}
@@ -131,7 +132,7 @@ def test_the_answer_comes_first_then_a_row_a_target_then_its_reasons_by_group(lo
     assert re.fullmatch(r"600 decisions (on|from 2026-\d\d-\d\d to) 2026-\d\d-\d\d, reward default", read)
     assert [line.split(" ")[0].rstrip(":") for line in sentences.splitlines()] == ["uniform", "home@1"]
     # the sentence names what more of this log would not mend, and the lines below all reasons
-    assert sentences.endswith("it is better or worse than what was logged (log: no-users, in-sample)")
+    assert sentences.endswith("it is better or worse than what was logged, per impression (log: no-users, in-sample)")
     assert "home@1, low-ess: " in notes
     assert "%" not in grid  # a lift that the log cannot tell is no result
     assert [line.split()[0] for line in grid.splitlines()[2:]] == ["uniform", "home"]
@@ -362,7 +363,7 @@ def test_an_imported_row_that_showed_an_arm_for_sure_supports_no_other(run_sqlit
     assert [row["unsupported"] for row in rows] == [0.5, 0.5]
     text = run_sqlite("evaluate", "uniform", "--estimator", "snips,dm").stdout
     assert text.startswith(
-        "uniform: this log cannot tell whether it is better or worse than what was logged (support: "
+        "uniform: this log cannot tell whether it is better or worse than what was logged, per impression (support: "
     )
 
 

@@ -104,7 +104,9 @@ def test_what_a_sweep_cannot_see_is_said(shop: Run) -> None:
 
 def test_without_known_visitors_nothing_is_claimed(shop: Run) -> None:
     text = shop("sweep", *LATER, "--kinds", "linucb").stdout
-    assert text.startswith("linucb: this log cannot tell whether it is better or worse than what was logged (")
+    assert text.startswith(
+        "linucb: this log cannot tell whether it is better or worse than what was logged, per impression ("
+    )
     assert "Next: this command with `--cluster session`, if every session is another person" in text
 
 

@@ -120,7 +120,7 @@ def test_what_evaluate_cannot_tell_the_gate_does_not_let_pass(train: Run) -> Non
     assert (result.exit_code, result.json["answer"], result.json["passed"]) == (3, "unknown", False)
     assert result.json["lower"] > 0
     assert result.error["error"].endswith(
-        "this log cannot tell whether it is better or worse than version 1 (log: no-users); "
+        "this log cannot tell whether it is better or worse than version 1, per visit (log: no-users); "
         "--cluster session says that every session is another person"
     )
 
