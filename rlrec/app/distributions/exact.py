@@ -27,7 +27,7 @@ from rlrec.policy.slates.slate_draws import Draw, SlateSampler
 from rlrec.records import CURVE, Version
 from rlrec.store import Unit
 from rlrec.store.database.unit import damage_error
-from rlrec.store.policies import arms, beliefs, policies
+from rlrec.store.policies import beliefs, policies
 from rlrec.store.policies.beliefs import SUMS, ArmPrior, ArmSums, BeliefRow, BeliefRows, Sums
 
 if TYPE_CHECKING:
@@ -505,11 +505,13 @@ def set_spend(distribution: VersionDistribution, rows: Iterable[BeliefRow], cata
 
 def _set_spend_at(unit: Unit, distribution: VersionDistribution, seq: int | None) -> None:
     """Let a version have its spend as it stands, or as it stood after change `seq`."""
+    from rlrec.app.inputs.arm_rules import allowed_arms
     from rlrec.policy.beliefs.spend import RECENT
 
     newest_slices = RECENT if seq is None else None
-    rows = beliefs.spend(unit, distribution.version.id, newest_slices=newest_slices, seq=seq)
-    set_spend(distribution, rows, arms.active(unit)[0])
+    version = distribution.version
+    rows = beliefs.spend(unit, version.id, newest_slices=newest_slices, seq=seq)
+    set_spend(distribution, rows, allowed_arms(unit, version.policy.params))
 
 
 def _trained(unit: Unit, version: Version, learner: Policy) -> TrainedModel:

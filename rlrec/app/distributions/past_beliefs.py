@@ -10,13 +10,14 @@ import numpy as np
 
 from rlrec.app.distributions import designs, exact
 from rlrec.app.distributions.exact import VersionDistribution
+from rlrec.app.inputs.arm_rules import allowed_arms
 from rlrec.app.log import lineage
 from rlrec.arrays import Ids, run_starts
 from rlrec.policy import learns_by_column
 from rlrec.policy.beliefs.base import Policy
 from rlrec.records import Version
 from rlrec.store import Unit
-from rlrec.store.policies import arms, belief_deltas, beliefs
+from rlrec.store.policies import belief_deltas, beliefs
 
 
 def moments(
@@ -32,7 +33,7 @@ def moments(
         yield rows, exact.from_sums(unit, version, learner, (), ordinal=0)
         return
     served: VersionDistribution | None = None
-    catalogue = arms.active(unit)[0] if policy.allowance is not None else ()
+    catalogue = allowed_arms(unit, version.policy.params) if policy.allowance is not None else ()
     for changes, sums, spend in _walk(unit, version, policy, seq[run_starts(seq)]):
         inside = rows[np.searchsorted(seq, changes[0], "left") : np.searchsorted(seq, changes[-1], "right")]
         ordinals = ordinal[inside] if policy.forgetting.forgets else np.zeros(len(inside), np.int64)

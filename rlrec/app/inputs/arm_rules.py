@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from rlrec.app.inputs.arm_names import ArmNames
 from rlrec.errors import InputError, suggest
 from rlrec.policy import NARROWING
 from rlrec.store import Store, Unit
 from rlrec.store.log import events
-from rlrec.store.policies import policies
+from rlrec.store.policies import arms, policies
 from rlrec.times import DAY_US, duration
 
 NO_WINDOW = 2**61  # microseconds: longer than all times
@@ -88,6 +89,36 @@ def policy_rules(params: Mapping[str, Any]) -> Rules:
     words = {name: _words(str(params[name]), name) for name in NARROWING if params.get(name)}
     past = [_past_rule(name, text) for name in ("not_after", "not_shown") for text in words.get(name, ())]
     return Rules(words.get("arms"), words.get("block", ()), tuple(past))
+
+
+class ArmLists(NamedTuple):
+    """The ids of the arms that a policy is restricted to, None for all, and of those that it blocks."""
+
+    restricted: frozenset[int] | None
+    blocked: frozenset[int]
+
+    def leave(self, eligible: Iterable[int]) -> list[int]:
+        """Those of some arms that it may show, in their order."""
+        return [
+            arm for arm in eligible if arm not in self.blocked and (self.restricted is None or arm in self.restricted)
+        ]
+
+
+def arm_lists(unit: Unit, params: Mapping[str, Any]) -> ArmLists | None:
+    """The arms that a policy of these parameters is restricted to and blocks, with the groups of today; None without
+    such a rule."""
+    rules = policy_rules(params)
+    if rules.chosen_names is None and not rules.blocked:
+        return None
+    names = ArmNames(unit, rules.names)
+    restricted = None if rules.chosen_names is None else names.find(rules.chosen_names)
+    return ArmLists(restricted, names.find(rules.blocked))
+
+
+def allowed_arms(unit: Unit, params: Mapping[str, Any]) -> list[int]:
+    """The ids of the arms that a policy of these parameters may show now to a person who did nothing yet, ascending."""
+    lists, (active, _, _) = arm_lists(unit, params), arms.active(unit)
+    return list(active) if lists is None else lists.leave(active)
 
 
 def notice_unseen_kinds(store: Store, unit: Unit, kinds: Collection[str]) -> None:

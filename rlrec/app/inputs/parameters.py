@@ -32,6 +32,9 @@ def typed(kind: str, texts: Mapping[str, str]) -> dict[str, Any]:
     for name, text in texts.items():
         if name not in defaults:
             hint = suggest(name, list(defaults)) or f"it has {', '.join(defaults)}"
+            if name.rpartition(".")[2] == kinds.BUDGET:
+                paced_kinds = [other for other in kinds.KINDS if kinds.BUDGET in kinds.parameters(other)]
+                hint = f"whole policies of these kinds have one: {', '.join(paced_kinds)}"
             raise InputError(f"kind {kind} has no parameter {name!r}", hint=hint)
         stage, dot, undotted = name.rpartition(".")
         if undotted in FILES:

@@ -27,11 +27,11 @@ from rlrec.app.evaluation.targets.learning_targets import LearningTarget, time_b
 from rlrec.app.evaluation.targets.targets import BUILT_IN
 from rlrec.app.imports.log_stores import PREFIX
 from rlrec.app.inputs import filters, lookup, parameters
+from rlrec.app.inputs.arm_rules import arm_lists
 from rlrec.app.learning import slot_statistics
 from rlrec.app.learning.slot_statistics import BeliefFold, Totals
 from rlrec.app.learning.warm_start import expand, fit_design, shares_weights
 from rlrec.app.log import reward_log
-from rlrec.app.serving.narrowing import arm_lists
 from rlrec.arrays import Ids
 from rlrec.errors import CheckFailed, InputError
 from rlrec.ope.checks.reasons import VERDICTS
@@ -188,6 +188,11 @@ def candidates_of(unit: Unit, request: Request, reward: Reward, selection: Selec
     for kind, texts in _combinations(request):
         policy = kinds.make(kind, parameters.with_curve(unit, parameters.typed(kind, texts)))
         policy.check(reward)
+        if policy.allowance is not None:
+            hint = "sweep it without one; `rlrec policy create` takes it"
+            raise InputError(
+                f"{kind} has budget={policy.budget}: a log does not tell what it would have spent", hint=hint
+            )
         params = kinds.values(policy)
         parameters.check_curve(params, reward)
         version = designs.unstored(kind, params, reward)

@@ -13,9 +13,9 @@ import numpy as np
 from rlrec.app.audit.draws import newest
 from rlrec.app.distributions import designs, exact
 from rlrec.app.inputs import lookup
+from rlrec.app.inputs.arm_rules import allowed_arms
 from rlrec.app.learning import arm_means, belief_versions
 from rlrec.app.learning.belief_versions import VersionSummary
-from rlrec.app.serving import narrowing
 from rlrec.arrays import Array, Ids, finite_or_none, plain_number
 from rlrec.errors import InputError
 from rlrec.ope.checks.exposure import spread
@@ -181,7 +181,7 @@ def _beliefs(unit: Unit, version: Version, context: Mapping[str, Any]) -> list[d
         belief = policy.local_belief(belief, context)
         mean, (lower, upper) = policy.mean(belief, unknown=np.nan), means.intervals(policy, belief)
     mean, lower, upper = means.widen(mean, lower, upper, _curve_error(unit, version, policy, belief))
-    best, probability = _probabilities(distribution, catalogue, narrowing.allowed_arms(unit, version.params), context)
+    best, probability = _probabilities(distribution, catalogue, frozenset(allowed_arms(unit, version.params)), context)
     served, pending = _served_slots(unit, version, policy), _pending_slots(unit, version)
     figures = {"mean": mean, "lower": lower, "upper": upper, "p_best": best, "probability": probability}
     return [

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rlrec.app.inputs.arm_names import ArmNames
 from rlrec.app.inputs.arm_rules import Narrowed, PastRule, policy_rules, request_rules
@@ -15,7 +15,7 @@ from rlrec.errors import InputError
 from rlrec.policy.contexts.statements import ARMS
 from rlrec.store import Unit
 from rlrec.store.log import sessions
-from rlrec.store.policies import arms, person_arms, users
+from rlrec.store.policies import person_arms, users
 
 if TYPE_CHECKING:
     from rlrec.app.serving.cache import ServingCache
@@ -127,36 +127,6 @@ class Narrower:
         """Names of the person of a request: of the session, and of the user where it has one."""
         user = self._persons.get(request.session) or self._main_keys.get(request.user or "", request.user)
         return {f"session {request.session}", *(() if user is None else (f"user {user}",))}
-
-
-class ArmLists(NamedTuple):
-    """The ids of the arms that a policy is restricted to, None for all, and of those that it blocks."""
-
-    restricted: frozenset[int] | None
-    blocked: frozenset[int]
-
-    def leave(self, eligible: Iterable[int]) -> list[int]:
-        """Those of some arms that it may show, in their order."""
-        return [
-            arm for arm in eligible if arm not in self.blocked and (self.restricted is None or arm in self.restricted)
-        ]
-
-
-def arm_lists(unit: Unit, params: Mapping[str, Any]) -> ArmLists | None:
-    """The arms that a policy of these parameters is restricted to and blocks, with the groups of today; None without
-    such a rule."""
-    rules = policy_rules(params)
-    if rules.chosen_names is None and not rules.blocked:
-        return None
-    names = ArmNames(unit, rules.names)
-    restricted = None if rules.chosen_names is None else names.find(rules.chosen_names)
-    return ArmLists(restricted, names.find(rules.blocked))
-
-
-def allowed_arms(unit: Unit, params: Mapping[str, Any]) -> frozenset[int]:
-    """The arms that a policy of these parameters may show now to a person who did nothing yet."""
-    lists, (active, _, _) = arm_lists(unit, params), arms.active(unit)
-    return frozenset(active if lists is None else lists.leave(active))
 
 
 def past_arms(unit: Unit, rule: PastRule, owners: Collection[Owner]) -> dict[Owner, frozenset[int]]:

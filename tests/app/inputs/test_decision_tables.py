@@ -367,3 +367,24 @@ def test_rows_that_a_policy_was_fitted_on_are_in_sample(sqlite_db: str, tmp_path
         tabled, other = evaluated(run, "home", "--target", path, "--fitted-on", fitted_on, estimators="ips")[::-1]
         assert {"in-sample", "unknown-fit"} & {*tabled["reasons"]} == ({reason} if reason else set())
         assert "unknown-fit" not in other["reasons"]
+
+
+def test_scores_are_not_weighed_on_pages_with_rules_of_a_policy(run_sqlite: Run, tmp_path: Path) -> None:
+    """A file of scores knows no cap: the pages of a policy that has one are left out, and counted."""
+    run, path = run_sqlite, tmp_path / "scores.csv"
+    arms = [{"arm": arm, "features": {"shelf": arm > "b"}} for arm in "abcd"]
+    run("arm", "import", "-", stdin="\n".join(map(json.dumps, arms)))
+    run("policy", "create", "even", "--kind", "uniform")
+    run("policy", "create", "capped", "--kind", "uniform", "--param", "most=shelf=1")
+    requests = [{"policy": ("even", "capped")[n % 2], "session": f"s{n}", "k": 2} for n in range(80)]
+    stdin = "\n".join(map(json.dumps, requests))
+    answers = run("--now", "2026-01-01", "recommend", "--input", "-", "--seed", "5", stdin=stdin).lines
+    lines = [{"decision_id": row["decision_id"], "position": 1, "events": {"click": 1}} for row in answers[::3]]
+    run("--now", "2026-01-01", "feedback", "--input", "-", stdin="\n".join(map(json.dumps, lines)))
+    rows = [(row["decision_id"], arm, number / 3) for row in answers for number, arm in enumerate("abcd")]
+    write(path, rows, "decision_id,arm,score")
+    words = ("--target", str(path), "--temperature", "1", "--estimator", "rips,pdis", "--json")
+    both, alone = (run(*LATER, "evaluate", *words, *log).json for log in ((), ("--log", "policy=even")))
+    assert [row["value"] for row in both] == [row["value"] for row in alone]
+    assert {(row["left_out"], "page-rules" in row["reasons"]) for row in both} == {(40, True)}
+    assert not any("mean-weight" in row["reasons"] for row in both)

@@ -211,6 +211,47 @@ def test_kinds_without_a_score_of_each_arm_and_stages_have_no_budget(shop: Run) 
         refused = shop("policy", "create", "q", "--kind", kind, "--param", f"{name}=cost:3/day", "--json")
         assert refused.exit_code == 2
         assert f"no parameter '{name}'" in refused.error["error"]
+        assert refused.error["hint"].startswith("whole policies of these kinds have one: epsilon-greedy, ")
+
+
+def test_the_price_decides_between_the_arms_that_rules_leave(db: str, tmp_path: Path) -> None:
+    """As in a store that has these arms alone."""
+    prices = []
+    for path, arms, rules in (
+        (db, ["middle", "large", "small"], {"arms": "middle,large"}),
+        ("two.db", ["middle", "large"], {}),
+    ):
+        run = runner(path if path == db else str(tmp_path / path))
+        done(run("init"))
+        for arm in arms:
+            done(run("arm", "add", arm))
+        done(run("reward", "define", "value", "quality=1", "--clip", "0,1", "--window", "1h"))
+        done(run("reward", "define", "spend", "cost=1"))
+        done(run("policy", "create", "p", *words(budget="cost:0.2/day", **rules)))
+        pay(run, ask(run, 24, at=MORNING, seed=1), at=MORNING)
+        answer = ask(run, 1, at=NOON, seed=2)[0]
+        prices.append(run("decision", "show", answer["decision_id"], "--json").json["context"]["@price"])
+    assert prices[0] == prices[1] > 0
+
+
+@pytest.mark.slow
+def test_a_budget_in_a_shadow_a_sweep_and_a_copy(shop: Run, db: str, tmp_path: Path) -> None:
+    """A shadow spends nothing, a sweep refuses what it cannot know, and a copy goes on from what was spent."""
+    done(shop("policy", "create", "even", "--kind", "uniform", "--reward", "value"))
+    done(shop("route", "create", "home", "--to", "even"))
+    done(shop("policy", "shadow", "home", "p"))
+    pay(shop, ask(shop, 12, at=MORNING, seed=1, policy="home"), at=MORNING)
+    (shadow,) = shop("route", "show", "home", "--json").json["shadows"]
+    assert (shadow["decisions"], spent(db)[0]) == (12, 0)
+    refused = shop("sweep", "--kinds", "thompson", "--param", "thompson:budget=cost:0.1/day", "--log", "policy=even")
+    assert (refused.exit_code, "a log does not tell what it would have spent" in refused.stderr) == (2, True)
+    pay(shop, ask(shop, 9, at=NOON, seed=2), at=NOON)
+    copied = str(tmp_path / "copy.db")
+    done(shop("--now", EVENING, "db", "copy", "--to", copied, "--yes"))
+    assert spent(copied) == spent(db)
+    answers = [ask(run, 5, at=EVENING, seed=4) for run in (shop, runner(copied))]
+    assert answers[0] == answers[1]
+    audit(runner(copied))
 
 
 def test_a_request_states_no_price(shop: Run) -> None:

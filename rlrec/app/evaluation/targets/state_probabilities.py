@@ -82,7 +82,8 @@ class TableScorer(StateScorer):
         return None
 
     def refused(self, slots: Columns, logged: LoggedBatch) -> Flags:
-        return logged.contexts.have_rules[slots["context"]] & (self.table.column != PROBABILITY)
+        is_ruled = np.isin(slots["policy_id"], [*self.target.ruled_ids]) | logged.contexts.have_rules[slots["context"]]
+        return is_ruled & (self.table.column != PROBABILITY)
 
     def _prefixed(self, slots: Columns) -> Flags:
         return Scorer._prefixed(self, slots) if self.table.column == PROBABILITY else super()._prefixed(slots)

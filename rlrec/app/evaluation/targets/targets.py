@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from rlrec.app.distributions import designs, exact
 from rlrec.app.inputs import lookup
-from rlrec.app.inputs.arm_rules import policy_rules
+from rlrec.app.inputs.arm_rules import ArmLists, arm_lists, policy_rules
 from rlrec.app.inputs.decision_tables import DecisionTable
 from rlrec.app.log import lineage
-from rlrec.app.serving.narrowing import ArmLists, arm_lists
 from rlrec.arrays import Flags, Ids, Words
 from rlrec.errors import InputError
-from rlrec.policy import TEAM_DRAFT
+from rlrec.policy import PAGE_RULES, TEAM_DRAFT
 from rlrec.policy.beliefs.base import PRICE
 from rlrec.policy.kinds.two_stage import ranking_seeds
 from rlrec.records import Head, Reward, Version
@@ -33,7 +32,8 @@ BUILT_IN = ("uniform",)
 class Target:
     """A version that is judged, or a built-in (number None). serving: its distribution; None for the policy of an
     imported log, of which only its own rows tell, and of a table of a person. seq: of the last change of its policy's
-    beliefs. arm_lists: its rules that hold for everybody, which take arms away in decisions of other policies, too."""
+    beliefs. arm_lists: its rules that hold for everybody, which take arms away in decisions of other policies, too.
+    ruled_ids: of a table, the policies whose pages have rules of their own, which it does not know."""
 
     name: str
     reward: Reward
@@ -44,6 +44,7 @@ class Target:
     seq: int = 0
     table: DecisionTable | None = None
     arm_lists: ArmLists | None = None
+    ruled_ids: Collection[int] = ()
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -131,7 +132,11 @@ def resolve(
             targets.append(_target(unit, *live, definition, greedy=greedy))
         elif name in (tables or {}):
             shared_reward = definition or _shared_reward(unit, policy_rewards, selection)
-            targets.append(Target(name=name, reward=shared_reward, serving=None, table=(tables or {})[name]))
+            ruled_ids = [
+                policy.id for policy in policies.all_policies(unit) if not policy.params.keys().isdisjoint(PAGE_RULES)
+            ]
+            table = (tables or {})[name]
+            targets.append(Target(name=name, reward=shared_reward, serving=None, table=table, ruled_ids=ruled_ids))
         elif name in BUILT_IN:
             shared_reward = definition or _shared_reward(unit, policy_rewards, selection)
             version = designs.unstored(name, {}, shared_reward, name=name, status="frozen")
