@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 NDJSON, JSON = b"application/x-ndjson", b"application/json"
 LINES, SINGLE = ("/v1/pipe", "/pipe", "/"), ("/v1/recommend", "/v1/feedback")
+DISCARDED = 4  # times the longest body, that a client may send before it hears that it is too long
 READ = ("/healthz", "/metrics", "/openapi.json")
 ADDRESSES = f"POST to {', '.join((*SINGLE, LINES[0], f'{ofrep.PATH}/KEY'))}; GET {', '.join(READ)}"
 STATUS_OF_CODE = {2: 400, 3: 409, 4: 503, 5: 400, 6: 409}  # of exit codes; else 500
@@ -230,6 +231,8 @@ class Front:
         length = headers.get(b"content-length")
         if length is None and b"transfer-encoding" not in headers:
             raise RefusedRequest(HTTPStatus.LENGTH_REQUIRED, "a body needs Content-Length, or chunks")
+        if int(length or 0) > limits.body_bytes and b"expect" not in headers:
+            await self._discard(receive)
         self._check_size(int(length or 0))
         body, is_last_block = bytearray(), False
         try:
@@ -253,6 +256,16 @@ class Front:
             self._check_size(len(body), line_bytes=max(map(len, body.split(b"\n"))))
         self._check_size(len(body), n_lines=body.count(b"\n"))
         return bytes(body)
+
+    async def _discard(self, receive: Receive) -> None:
+        """Read what a client goes on to send, within bounds: many read no answer before they have sent their body."""
+        left_bytes = DISCARDED * self.limits.body_bytes
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.limits.slow_s):
+                while (
+                    left_bytes > 0 and (message := await receive())["type"] == "http.request" and message["more_body"]
+                ):
+                    left_bytes -= len(message["body"])
 
     def _check_size(self, n_bytes: int, *, n_lines: int = 0, line_bytes: int = 0) -> None:
         """Raises RefusedRequest for a body with too many bytes or lines, or with too long a line."""

@@ -148,6 +148,21 @@ def test_a_token_a_name_and_a_certificate_are_asked_for(kiosk: str, tmp_path: Pa
         assert fetch(address, "/v1/recommend", body, headers={"Host": "other.example"})[0] == 421
 
 
+@pytest.mark.slow
+def test_half_a_million_unknown_names_get_an_answer_and_no_line(kiosk: str) -> None:
+    """As many as a line holds are counted; whoever sends more hears so, though the body is longer than all limits."""
+    with served(kiosk) as (address, child):
+        for n, status, message in (
+            (40_000, 400, "unknown arm 'nope0' and 39999 more"), (500_000, 413, "a body has at most 10,000,000 bytes"),
+        ):  # fmt: skip
+            arms = ", ".join(f'{{"arm": "nope{number}"}}' for number in range(n))
+            body = f'{{"policy": "home", "session": "s", "arms": [{arms}]}}'.encode()
+            code, error = fetch(address, "/v1/recommend", body)
+            assert (code, error["error"][: len(message)]) == (status, message)
+        assert fetch(address, "/v1/recommend", {"policy": "home", "session": "s"})[0] == 200
+        assert ended(child) == (0, b"")
+
+
 def test_who_may_ask_is_said_before_it_listens(kiosk: str, tmp_path: Path) -> None:
     token = tmp_path / "token"
     run = runner(kiosk)
