@@ -332,3 +332,31 @@ def test_a_version_of_an_older_release_learns_by_the_catalogue_until_it_is_rebui
         answer = posterior(unit, "seller", {"a": {"price": 3}}, 1.5)
     np.testing.assert_allclose(answer, shop.ridge("shared", FIRST, {"a": {"price": 3}}, 1.5), rtol=0, atol=1e-9)
     assert run("--now", shop.clock(), "doctor").exit_code == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["shared", "hybrid"])
+def test_a_long_process_serves_by_what_its_earlier_groups_stated(run_sqlite: Run, sqlite_db: str, model: str) -> None:
+    """It takes changes over from group to group; doctor derives every propensity from the stored beliefs."""
+    run, rng = run_sqlite, random.Random(3)
+    stocked(run)
+    create(run, "seller", model=model)
+    lines = list[dict[str, Any]]()
+    for number in range(24):
+        features = [{"price": rng.choice([0, 2, 4])}, {}]
+        listed = [{"arm": key, "features": rng.choice(features)} for key in FIRST]
+        name = f"r{number}"
+        lines.append(
+            {"op": "recommend", "session": f"s{number}", "request_id": name, "policy": "seller", "arms": listed}
+        )
+        lines.append({"op": "feedback", "request_id": name, "position": 1, "events": {"click": number % 2}})
+        if number % 3 == 2:
+            lines.append({"op": "flush"})
+    result = run("pipe", "--seed", "5", stdin=jsonl(lines))
+    assert result.exit_code == 0, result.stdout[-500:]
+    assert '"error"' not in result.stdout
+    with closing(Store(sqlite_db)) as store, store.read() as unit:
+        assert beliefs.rows(unit, 1)[-1].bucket >= beliefs.SECTION
+        assert len({seq for (seq,) in unit.ask("SELECT belief_seq FROM decision")}) > 5
+    doctor = run("doctor")
+    assert doctor.exit_code == 0, doctor.stdout
