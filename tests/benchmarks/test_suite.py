@@ -15,6 +15,7 @@ from tests.benchmarks import epochs, shops
 from tests.benchmarks.__main__ import main
 from tests.benchmarks.measure import Figure, Setting, growth, table
 from tests.benchmarks.returns import served
+from tests.benchmarks.scale import Clock, _bytes
 from tests.benchmarks.shops import CONTEXTS, LATER, Lite, logged
 
 
@@ -49,6 +50,10 @@ def test_the_prepared_log_is_sound(in_process: None, tmp_path: Path) -> None:
     audit = CliRunner().invoke(program, ["--db", shop.db, "doctor", "--json"])
     checks = {finding["check"] for finding in json.loads(audit.stdout)["findings"]}
     assert checks == {"draws"}  # its arms were not drawn from its seeds
+    sizes = _bytes(shop, tmp_path / "none")
+    assert sizes["stored"] > 400 * 200  # more than 200 bytes a decision
+    assert (sizes["wal"], sizes["parquet"]) == (0, 0)
+    assert Clock(None)(lambda: None)[1] == 0  # seconds of a server, which SQLite has none of
 
 
 @pytest.mark.slow
