@@ -135,19 +135,17 @@ class LivePolicy(NamedTuple):
 
 def live(unit: Unit, names: Collection[str]) -> dict[str, LivePolicy]:
     """The live version and the head of each policy that exists, by name."""
-    is_live, order = "policy_head.live_id = version.id", ""
-    if unit.heads is not None:  # a ledger will ask for these
-        is_live, order = f"({is_live} OR version.status = 'learning')", _IN_ORDER
-    tables = f"{_VERSIONS} JOIN policy_head ON policy_head.policy_id = policy.id WHERE {is_live}"
+    tables = f"{_VERSIONS} JOIN policy_head ON policy_head.policy_id = policy.id"
+    test = f"policy.name IN (?*) AND (policy_head.live_id = version.id OR version.status = 'learning') {_IN_ORDER}"
     live_policies, heads = dict[str, LivePolicy](), dict[int, tuple[Head, list[Version]]]()
-    for row in unit.ask(f"SELECT {_VERSION_ROW}, {_HEAD} FROM {tables} AND policy.name IN (?*) {order}", names):
+    for row in unit.ask(f"SELECT {_VERSION_ROW}, {_HEAD} FROM {tables} WHERE {test}", names):
         version, head = _version(row[:-4]), Head._make(row[-4:])
         if head.live_id == version.id:
             live_policies[version.policy.name] = LivePolicy(version, head)
         heads.setdefault(head.policy_id, (head, []))
         if version.status == "learning":
             heads[head.policy_id][1].append(version)
-    if unit.heads is not None:
+    if unit.heads is not None:  # a ledger will ask for these
         unit.heads |= heads
     return live_policies
 
