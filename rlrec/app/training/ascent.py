@@ -217,7 +217,8 @@ class Trainer:
                 # the gains, and others of 1 or -1 drawn by chance
                 gains = [[slate.gain for slate in slates]]
                 gains += [[rng.choice((-1.0, 1.0), gain.shape) for gain in gains[0]] for _ in range(DRAWS)]
-                sums = reinforce.gradients(self.policy, parameters, slates, gains, self.options.objective)
+                pairs, objective = zip(slates, zip(*gains, strict=True), strict=True), self.options.objective
+                sums = reinforce.gradients(self.policy, parameters, pairs, objective, number=len(gains))
                 gradient, *signed = map(self._means.centred, sums)
                 squares = ({name: values**2 / DRAWS for name, values in sample.items()} for sample in signed)
                 fisher = reduce(add_each, squares, fisher)

@@ -30,7 +30,6 @@ from rlrec.policy.gradients.natural import FOLDS
 
 ALIGNED = 64  # bytes; arrays begin at multiples of it
 
-Arrays = Mapping[str, npt.NDArray[Any]]
 _ROOM = "set TMPDIR to a folder with room: half a kB for each decision of the log"
 
 

@@ -23,7 +23,7 @@ from rlrec.app.log.reward_log import UnusedVisits
 from rlrec.app.log.splits import GATE, TRAIN, TUNE, owner_splits
 from rlrec.app.training.dataset import Catalogue, Dataset, EligibleSet, VisitRows
 from rlrec.app.training.holdout_value import ESTIMATOR
-from rlrec.arrays import Flags, Ids, distinct, look_up
+from rlrec.arrays import Ids, distinct, look_up
 from rlrec.compute import Engine
 from rlrec.ope.units.sessions import SessionFold
 from rlrec.policy.contexts.encoder import Encoded
@@ -123,7 +123,7 @@ class DatasetWriter:
         self._spanning, estimators = sessions.any_user(unit), ope.parse(ESTIMATOR).sessions
         fold = SessionFold(estimators=estimators, gamma=1.0, horizon=horizon, spans_batches=self._spanning)
         self.max_loggers = fold.most_loggers
-        self._ruled_contexts: Ids | None = None
+        self._ruled_contexts = np.array(contents.contexts_with(unit, PAGE), np.int64)
         self._context_ids: Ids = np.empty(0, np.int64)
         self._encoded_contexts: Encoded = None
         self.reading = Reading(columns=COLUMNS, visits=True, keys=True)
@@ -168,7 +168,8 @@ class DatasetWriter:
         recorded = np.logical_and.reduceat(visits.per_decision("recorded"), visits.start[:-1])
         split_holds = owner_splits(self.salt, keys)[visits.per_visit(OWNER)] == visits.per_visit("split")
         is_short = np.diff(visits.start) <= ended_visits.LONGEST
-        is_ruled = np.logical_or.reduceat(self._with_rules(visits), visits.start[:-1])
+        has_rules = np.isin(visits.per_decision("context_id"), self._ruled_contexts)
+        is_ruled = np.logical_or.reduceat(has_rules, visits.start[:-1])
         is_usable = recorded & split_holds & is_short & ~is_ruled
         report += WriteReport(
             unrecorded=int((~recorded).sum()), moved=int((recorded & ~split_holds).sum()),
@@ -190,19 +191,6 @@ class DatasetWriter:
         )  # fmt: skip
         return WrittenVisits(report=report, rows=list(self._portions(visits.take(written), keys)))
 
-    def _with_rules(self, visits: EndedVisits) -> Flags:
-        """Which decisions had rules of their page, (d,)."""
-        if self._ruled_contexts is None:
-            self._ruled_contexts = np.array(contents.contexts_with(self.unit, PAGE), np.int64)
-        return np.isin(visits.per_decision("context_id"), self._ruled_contexts)
-
-    def _stratum(self, visits: EndedVisits) -> Ids:
-        """The index of the stratum of each visit, (s,)."""
-        return self.evaluation.loggers.stratum_codes(
-            visits.slots | {"cluster": clusters(visits.slots, "user")}, visits.begins, spans_batches=self._spanning,
-            max_loggers=self.max_loggers,
-        )  # fmt: skip
-
     def _portions(self, visits: EndedVisits, keys: Columns) -> Iterator[VisitRows]:
         """The rows of visits, in portions of so many arms of eligible sets."""
         if not len(visits):
@@ -218,7 +206,12 @@ class DatasetWriter:
         owner, numbers = visits.per_visit(OWNER), visits.per_visit("visit").tolist()
         sessions, users = keys["key"][owner].tolist(), keys["user"][owner].tolist()
         names = [f"{self.seed}/{key}/{visit}" for key, visit in zip(sessions, numbers, strict=True)]
-        clusters = [f"user/{user}" if user else f"session/{key}" for user, key in zip(users, sessions, strict=True)]
+        pairs = zip(users, sessions, strict=True)
+        names_of_clusters = [f"user/{user}" if user else f"session/{key}" for user, key in pairs]
+        stratum = self.evaluation.loggers.stratum_codes(
+            slots | {"cluster": clusters(slots, "user")}, visits.begins, spans_batches=self._spanning,
+            max_loggers=self.max_loggers,
+        )  # fmt: skip
         eligible, revision = visits.per_decision("eligible_id"), visits.per_decision("catalogue_revision")
         # the states
         encoded = self._encoded(visits.per_decision("context_id"))
@@ -239,7 +232,7 @@ class DatasetWriter:
             logged = np.where(np.isinf(examined), UNWEIGHED, logged)  # below the end of the curve
         return VisitRows(
             eligible_sets=sets, name=_digests(names).view(np.uint64), split=visits.per_visit("split"),
-            cluster=_digests(clusters), stratum=self._stratum(visits), length=np.diff(visits.start),
+            cluster=_digests(names_of_clusters), stratum=stratum, length=np.diff(visits.start),
             eligible=set_index, size=np.diff(first),
             remembered=np.bincount(state.row[in_set], minlength=len(eligible)),
             log_propensity=visits.per_decision("log_propensity"), reward=visits.reward, lowest=visits.lowest,

@@ -117,35 +117,26 @@ def sums(policy: Gradient, parameters: Parameters, batch: Iterable[LoggedSlates]
     """The sums that give the gradient of a batch. Source: Williams 1992 (REINFORCE); weights and top-K factor by Chen
     et al. 2019; slates by the exact Plackett-Luce joint with a floor, own derivation."""
     figures = dict.fromkeys((field.name for field in fields(GradientSums)[1:]), 0.0)
-    gradient = zero_sums(parameters).gradient
-    for slates in batch:
-        _add_gradients([gradient], policy, parameters, slates, [slates.gain], objective, figures)
+    pairs = ((slates, [slates.gain]) for slates in batch)
+    (gradient,) = gradients(policy, parameters, pairs, objective, number=1, figures=figures)
     return GradientSums(gradient, **figures)
 
 
 def gradients(
-    policy: Gradient, parameters: Parameters, batch: Sequence[LoggedSlates], gains: Sequence[Sequence[Array]],
-    objective: Objective,
+    policy: Gradient, parameters: Parameters, batch: Iterable[tuple[LoggedSlates, Sequence[Array]]],
+    objective: Objective, *, number: int, figures: dict[str, float] | None = None,
 ) -> list[Parameters]:  # fmt: skip
-    """The gradients of a batch with several gains in place of its own. gains: of each gradient, of each of the slates,
-    as `LoggedSlates.gain`."""
-    totals = [zero_sums(parameters).gradient for _ in gains]
-    for slates, gains_of_slates in zip(batch, zip(*gains, strict=True), strict=True):
-        _add_gradients(totals, policy, parameters, slates, gains_of_slates, objective)
+    """The gradients of a batch, so many, each with gains of its own in place of those of the slates. The figures are
+    added up in place."""
+    totals = [zero_sums(parameters).gradient for _ in range(number)]
+    for slates, gains in batch:
+        arm_parameters = {name: values[slates.arms] for name, values in parameters.items() if name in ARM_PARAMETERS}
+        effective = policy.effective({**parameters, **arm_parameters}, slates.described)
+        by_gain = _effective_gradients(policy, effective, slates, gains, objective, figures)
+        for total, by_effective in zip(totals, by_gain, strict=True):
+            for name, values in policy.parameter_gradient(*by_effective, described=slates.described).items():
+                total[name][slates.arms if name in ARM_PARAMETERS else ...] += values
     return totals
-
-
-def _add_gradients(
-    totals: Sequence[Parameters], policy: Gradient, parameters: Parameters, slates: LoggedSlates,
-    gains: Sequence[Array], objective: Objective, figures: dict[str, float] | None = None,
-) -> None:  # fmt: skip
-    """Add the gradients by several gains of some slates, and their figures, to the totals of each, in place."""
-    arm_parameters = {name: values[slates.arms] for name, values in parameters.items() if name in ARM_PARAMETERS}
-    effective = policy.effective({**parameters, **arm_parameters}, slates.described)
-    by_gain = _effective_gradients(policy, effective, slates, gains, objective, figures)
-    for total, by_effective in zip(totals, by_gain, strict=True):
-        for name, values in policy.parameter_gradient(*by_effective, described=slates.described).items():
-            total[name][slates.arms if name in ARM_PARAMETERS else ...] += values
 
 
 def _effective_gradients(
@@ -153,7 +144,7 @@ def _effective_gradients(
     objective: Objective, figures: dict[str, float] | None,
 ) -> list[tuple[Array, Array, Array]]:  # fmt: skip
     """Gradients by the parameters of `Gradient.effective` for each of several gains, chunk by chunk: what does not
-    depend on gains is worked out once. The figures are added up in place."""
+    depend on gains is worked out once."""
     weights, bias, history = effective
     if policy.design.context.intercept:  # the feature that is 1 in every state takes over the biases
         weights[:, 0] += bias
