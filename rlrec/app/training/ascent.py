@@ -299,7 +299,8 @@ class Trainer:
         now, rate, options, bold = self.start, self.options.lr, self.options, self.options.bold
         supported = tune is not None and tune.reference_ess >= (BOLD_ESS if bold else tune.wanted_ess)
         best, best_parameters, curve = None, self.start, list[Epoch]()
-        gain, failures, is_saddle = 0.0, 0, options.weights == SLATE and self._has_pages
+        has_pages = any(group.shown.shape[1] > 1 for group in self._file.read(0))
+        gain, failures, is_saddle = 0.0, 0, options.weights == SLATE and has_pages
         for epoch in range(1, options.epochs + 1):
             moved, sums = self._epoch(now, rate)
             point = _point(epoch, moved, sums, tune, rate)
@@ -328,10 +329,6 @@ class Trainer:
         promising = tune is None or (best is not None and best.supported and (best.lower or 0.0) > 0)
         number = 0 if best is None else best.epoch
         return TrainingResult(parameters=best_parameters, best=number, curve=curve, promising=promising)
-
-    @property
-    def _has_pages(self) -> bool:
-        return any(group.shown.shape[1] > 1 for group in self._file.read(0))
 
     def _leave_saddle(self, now: Parameters, tune: HoldoutValue) -> tuple[Parameters, float]:
         """Parameters beside a point where no gradient leads up: along the biases in which the objective bends upwards

@@ -52,15 +52,6 @@ class ArrayFile:
         """Let the file go."""
         self._file.close()
 
-    def _write(self, content: bytes) -> None:
-        left = memoryview(content)
-        try:
-            while left:
-                left = left[self._file.write(left) :]
-        except OSError as error:
-            folder = tempfile.gettempdir()
-            raise RlrecError(f"cannot write to the temporary folder {folder}: {error.strerror}", hint=_ROOM) from error
-
     def __len__(self) -> int:
         return len(self._lengths)
 
@@ -71,7 +62,13 @@ class ArrayFile:
         blocks = [content, *(buffer.raw() for buffer in buffers)]
         self._lengths.append(array("q", map(len, blocks)))
         content = b"".join(bytes(block).ljust(_round_up(len(block)), b"\0") for block in blocks)
-        self._write(content)
+        left = memoryview(content)
+        try:
+            while left:
+                left = left[self._file.write(left) :]
+        except OSError as error:
+            folder = tempfile.gettempdir()
+            raise RlrecError(f"cannot write to the temporary folder {folder}: {error.strerror}", hint=_ROOM) from error
         self._begins.append(self._begins[-1] + len(content))
 
     def read(self, number: int) -> Any:
@@ -265,11 +262,6 @@ class DatasetSplit(VisitFile):
         self.strata, self.visits, self.longest = strata, len(cluster), 1
         self.spans_batches = len(np.unique(cluster)) < len(cluster)
 
-    def add(self, rows: VisitRows) -> None:
-        """Write one more batch."""
-        self.longest = max(self.longest, int(rows.length.max()))
-        super().add(rows)
-
     def batches(self, max_visits: int | None = None) -> Iterator[VisitRows]:
         """The batches in order. max_visits: end before the batch that would exceed as many, but give one at least."""
         total = 0
@@ -294,7 +286,7 @@ def _words_of(columns: dict[str, Any]) -> Sparse:
 
 class Dataset:
     """Visits as they are written, and then by split. strata: by the index that visits have; decisions: about how many
-    there are."""
+    there are; columns: those of sparse contexts that visits which teach have, ascending."""
 
     def __init__(self) -> None:
         self.strata: Sequence[Stratum] = (NO_LOGGER,)
@@ -304,12 +296,7 @@ class Dataset:
         self._file = VisitFile(self._catalogues)
         self._portions = defaultdict[tuple[int, int], list[int]](list)  # by split and the first bits of names
         self._clusters = defaultdict[int, list[Ids]](list)
-        self._has_column = np.zeros(0, np.bool_)
-
-    @property
-    def columns(self) -> Ids:
-        """The columns of sparse contexts that visits which teach have, ascending."""
-        return np.flatnonzero(self._has_column)
+        self.columns: Ids = np.empty(0, np.int64)
 
     def close(self) -> None:
         """Let the files go."""
@@ -318,12 +305,9 @@ class Dataset:
 
     def add(self, rows: VisitRows) -> None:
         """Write some more visits."""
-        words = rows.words or Sparse.empty(len(rows.eligible))
-        columns_taught = words.column[np.repeat(rows.split == TRAIN, rows.length)[words.row]]
-        if len(columns_taught):
-            width = max(len(self._has_column), int(columns_taught.max()) + 1)
-            self._has_column = np.pad(self._has_column, (0, width - len(self._has_column)))
-            self._has_column[columns_taught] = True
+        if rows.words is not None:
+            is_taught = np.repeat(rows.split == TRAIN, rows.length)[rows.words.row]
+            self.columns = np.union1d(self.columns, rows.words.column[is_taught])
         # visits by split, and by so many bits of their names that those of one portion can be sorted together
         bits = (self.decisions // DECISIONS).bit_length()
         bucket = (rows.name >> np.uint64(64 - bits)).astype(np.int64) if bits else np.zeros(len(rows), np.int64)
@@ -359,6 +343,7 @@ class Dataset:
                     if end <= len(order):
                         batch = waiting[0] if len(waiting) == 1 else VisitRows.concatenate(waiting)
                         words = None if batch.words is None else batch.words.select_columns(columns)
+                        split.longest = max(split.longest, int(batch.length.max()))
                         split.add(replace(batch, words=words))
                         waiting, length = [], next(lengths, 0)
         self._file.close()
