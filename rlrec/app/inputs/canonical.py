@@ -35,7 +35,7 @@ def number(value: float) -> str:
 
 def texts(values: Iterable[str | None]) -> str:
     """`text` of a list of texts without its brackets."""
-    return ",".join("null" if value is None else encode_basestring(value) for value in values)
+    return ",".join(["null" if value is None else encode_basestring(value) for value in values])
 
 
 def digest_of(value: Any) -> bytes:

@@ -8,8 +8,9 @@ from copy import copy
 from typing import cast
 
 from rlrec.app.requests.feedback import Group, Line, Outcome, feedback_group, warn_unweighed
-from rlrec.app.requests.recommend import Answer, Request, RequestGroup
+from rlrec.app.requests.recommend import Answer, Answered, Request, RequestGroup
 from rlrec.app.serving.cache import ServingCache
+from rlrec.app.serving.requests import DrawnAnswer
 from rlrec.errors import InputError, OutcomeUnknown, StoreBusy
 from rlrec.store import Store
 
@@ -33,14 +34,14 @@ class Pipe:
         self._cache = ServingCache()
         self._warned = set[str]()  # kinds of events
 
-    def answer(self, lines: Sequence[Request | Line | InputError]) -> list[Answer | Outcome]:
+    def answer(self, lines: Sequence[Request | Line | InputError]) -> list[Answered | Outcome]:
         """The answers to a group, which is tried again while the store is busy or out of reach.
         Where the connection broke at the end, so that nobody knows whether the group is stored, lines with a request id
         or a key are sent once more, which is safe; the others get an error. Raises StoreBusy after `patience_s`."""
         end, pause, left = time.monotonic() + self.patience_s, PAUSES_S[0], list(lines)
         while True:
             try:
-                return self.group(left)
+                return self._answer(left)
             except OutcomeUnknown as error:
                 hint = "give lines a request_id or a key: these are sent once more"
                 op_error = InputError(error.message, hint=hint)
@@ -55,6 +56,9 @@ class Pipe:
 
     def group(self, lines: Sequence[Request | Line | InputError]) -> list[Answer | Outcome]:
         """The answer to each line: all of them in one transaction."""
+        return [answer.to_json() if isinstance(answer, DrawnAnswer) else answer for answer in self._answer(lines)]
+
+    def _answer(self, lines: Sequence[Request | Line | InputError]) -> list[Answered | Outcome]:
         feedback = [line for line in lines if isinstance(line, Line)]
         if feedback and all(isinstance(line, Line | InputError) for line in lines):
             return list(feedback_group(self.store, cast(Group, lines), self._warned))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from copy import copy
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -20,6 +20,7 @@ from rlrec.app.serving.open_sessions import HistoryReader, OpenSessions
 from rlrec.app.serving.planned_requests import plan_group
 from rlrec.app.serving.requests import (
     Answer,
+    DrawnAnswer,
     Duplicate,
     Outdated,
     Planned,
@@ -69,7 +70,11 @@ def recommend_group(
     cache: ServingCache | None = None,
 ) -> list[Answer | InputError]:  # fmt: skip
     """Answers in order, all in one transaction; a refused request has its error at its index."""
-    return RequestGroup(store, requests, seed=seed, dry_run=dry_run, cache=cache).answer()
+    answers = RequestGroup(store, requests, seed=seed, dry_run=dry_run, cache=cache).answer()
+    return [answer.to_json() if isinstance(answer, DrawnAnswer) else answer for answer in answers]
+
+
+Answered = Answer | DrawnAnswer | InputError
 
 
 class Served(NamedTuple):
@@ -114,7 +119,7 @@ class RequestGroup:
         self._is_dated_later = False
         self._is_planned_alone = False  # whether nobody else can store anything between plan and draw
         for request in requests:
-            if isinstance(request, InputError):
+            if isinstance(request, InputError) or not (request.page or request.context or request.arms):
                 continue
             if request.page or "@" in "".join(request.context) or {*map(type, request.arms or ())} - {str}:
                 from rlrec.app.serving.statements import take_statements  # few requests state anything
@@ -122,18 +127,18 @@ class RequestGroup:
                 self.requests = take_statements(requests)
                 break
 
-    def answer(self) -> list[Answer | InputError]:
+    def answer(self) -> list[Answered]:
         """The answers to the requests, in order; a refused one has its error at its index."""
         answers = self.store.retry_until_reached(self._answer)
         if None in answers:
             self._answer_later(answers)
-        return cast("list[Answer | InputError]", answers)
+        return cast("list[Answered]", answers)
 
-    def _answer_later(self, answers: list[Answer | InputError | None]) -> None:
+    def _answer_later(self, answers: list[Answered | None]) -> None:
         """Answer the requests that waited for the others of the group, which are stored by now."""
         indices = [index for index, answer in enumerate(answers) if answer is None]
         requests = [self.requests[index] for index in indices]
-        group, later = RequestGroup(self.store, requests, seed=self.seed, cache=self.cache), list[Answer | InputError]()
+        group, later = RequestGroup(self.store, requests, seed=self.seed, cache=self.cache), list[Answered]()
         try:
             later += group.answer()
         except (StoreBusy, OutcomeUnknown) as error:  # the others must not be stored twice
@@ -142,7 +147,7 @@ class RequestGroup:
         for index, answer in zip(indices, later, strict=True):
             answers[index] = answer
 
-    def _answer(self) -> list[Answer | InputError | None]:
+    def _answer(self) -> list[Answered | None]:
         lock_all = False
         for left in reversed(range(TRIES)):
             try:
@@ -154,7 +159,7 @@ class RequestGroup:
         message = "other writers keep using the same request ids, changing the same route, or recording what takes arms"
         raise StoreBusy(message, hint="a retry is safe")
 
-    def _try(self, *, lock_all: bool, is_last: bool) -> list[Answer | InputError | None]:
+    def _try(self, *, lock_all: bool, is_last: bool) -> list[Answered | None]:
         store, cache, plan = self.store, self.cache, None
         positions = sum(request.size for request in self.requests if not isinstance(request, InputError))
         is_quick = 0 < positions * len(cache.active) <= QUICK and store.engine.dialect.name == "sqlite"
@@ -192,8 +197,8 @@ class RequestGroup:
         planned = {index: plan for index, plan in enumerate(group) if isinstance(plan, PlannedRequest)}
         distributions = {plan.shared for plan in planned.values()}
         _notice_ignored(self.store, unit, planned, cache)
-        duplicates = (plan.decision_id for plan in group if isinstance(plan, Duplicate))
-        repeated = {decision_id for decision_id in duplicates if decision_id is not None}
+        others = [plan for plan in group if isinstance(plan, Duplicate)] if len(planned) < len(group) else ()
+        repeated = {plan.decision_id for plan in others if plan.decision_id is not None}
         stored: Mapping[int, Answer] = {}
         if repeated:  # nothing is read once all is committed
             from rlrec.app.serving import decision_json
@@ -218,7 +223,7 @@ class RequestGroup:
         locked |= {policy.id for policy in policies.all_policies(unit)} if lock_all else set()
         return GroupPlan(group, planned, stored, is_interned, locked)
 
-    def _write(self, plan: GroupPlan | None, unit: Unit) -> tuple[list[Answer | InputError | None], Ledger]:
+    def _write(self, plan: GroupPlan | None, unit: Unit) -> tuple[list[Answered | None], Ledger]:
         """The transaction of the group: the answers in order, and its ledger. plan: None where it is made here, and
         nobody else can change a belief between plan and draw."""
         if plan is None:
@@ -242,14 +247,14 @@ class RequestGroup:
 
     def _decide(
         self, unit: Unit, ledger: Ledger, planned: Mapping[int, PlannedRequest]
-    ) -> dict[int, Answer | InputError]:
+    ) -> dict[int, DrawnAnswer | InputError]:
         """Draw and store decisions, under the ledger's locks: the answers by index. Raises Outdated."""
         request_ids = {key for plan in planned.values() if (key := plan.request.request_id) is not None}
         unit.repeatable &= len(request_ids) == len(planned)
         if request_ids and not self._is_planned_alone and decisions.requests(unit, request_ids):
             raise Outdated
-        answers: dict[int, Answer | InputError] = {}
-        has_experiments = any(plan.shared.variants for plan in planned.values())
+        answers: dict[int, DrawnAnswer | InputError] = {}
+        has_experiments = any(shared.variants for shared in {plan.shared for plan in planned.values()})
         if has_experiments:
             from rlrec.app.serving import assignment
 
@@ -268,11 +273,13 @@ class RequestGroup:
         if unit.postgres:  # others may have decided while we waited for the sessions
             unit.now = max(unit.now, decisions.newest(unit) or 0)
         for index, (session, user) in zip(planned, owners, strict=True):
-            try:
-                sessions.set_user(session, user)
-            except InputError as error:  # the session belongs to another user
-                answers[index] = error
-        planned = {index: plan for index, plan in planned.items() if index not in answers}
+            if user is not None:
+                try:
+                    sessions.set_user(session, user)
+                except InputError as error:  # the session belongs to another user
+                    answers[index] = error
+        if answers:
+            planned = {index: plan for index, plan in planned.items() if index not in answers}
         if planned:
             sessions.store_users()
             is_over = not self.cache.start <= unit.now < self.cache.end
@@ -292,7 +299,7 @@ class RequestGroup:
 
     def _store(
         self, unit: Unit, ledger: Ledger, plans: Sequence[PlannedRequest], sessions: OpenSessions
-    ) -> Iterator[Answer]:
+    ) -> Iterable[DrawnAnswer]:
         """Store decisions with their slots, and enter these into the ledger: the answers in order."""
         ids, contexts = decisions.reserve(unit, len(plans)), self.cache.contexts
         served = self._serve(plans, ids, sessions)
@@ -344,23 +351,25 @@ class RequestGroup:
                 {index: plans[index] for index in routed}, slates, served.step, served.history, self.cache.keys
             )
             routes.add_shadowed(unit, [(shadow, ids[index], log) for shadow, index, log in records])
-        learned: dict[int, list[tuple[int, ServedSlate]]] = defaultdict(list)  # by policy, with the decisions
-        for key, row, slate, ordinal, context_id in zip(ids, rows, slates, ordinals, context_ids, strict=True):
-            learned[row[0]].append((key, ServedSlate(slate.slots, ordinal or 0, context_id)))
-        for policy_id, served_slates in learned.items():
-            charged = entering = [slate for _, slate in served_slates]
+        shown_slots = zip(
+            [slate.slots for slate in slates], [number or 0 for number in ordinals], context_ids, strict=True
+        )
+        learned, policy_ids = list(map(partial(tuple.__new__, ServedSlate), shown_slots)), columns["policy_id"]
+        for policy_id in dict.fromkeys(policy_ids):
+            indices = [index for index, row_policy_id in enumerate(policy_ids) if row_policy_id == policy_id]
+            charged = entering = [learned[index] for index in indices]
             if sessions.settings.has_exclusions:
                 learning = [version for version in ledger.learning[policy_id] if version.entered_to is None]
-                left_out = ledger.omit(learning, first=served_slates[0][0], last=served_slates[-1][0])
-                entering = [slate for key, slate in served_slates if key not in left_out]
+                left_out = ledger.omit(learning, first=ids[indices[0]], last=ids[indices[-1]])
+                entering = [learned[index] for index in indices if ids[index] not in left_out]
             ledger.serve(policy_id, entering, charged=charged)
         if sessions.settings.weighs_returns:
             _credit_returns(unit, ledger, ids, served, sessions)
-        at = format_time(unit.now)
-        fields = zip(plans, slates, ids, served.row, served.step, strict=True)
-        return (
-            _answer(plan, slate, key, sessions.user[row], sessions.number[row], step, at)
-            for plan, slate, key, row, step in fields
+        columns |= {"user": [sessions.user[row] for row in served.row], "fields": _fields(plans, slates, unit.now)}
+        columns |= {"decision_id": ids, "request_id": columns["request_key"]}
+        columns["session"] = [sessions.key[row] for row in served.row]
+        return map(
+            partial(tuple.__new__, DrawnAnswer), zip(*map(columns.__getitem__, DrawnAnswer._fields), strict=True)
         )
 
     def _serve(self, plans: Sequence[PlannedRequest], decision_ids: Sequence[int], sessions: OpenSessions) -> Served:
@@ -391,24 +400,29 @@ class RequestGroup:
             packed = [packed[index] for index in ranking]
         return Served(rows, steps, states, packed, [slates[index] for index in range(len(plans))])
 
-    def _dry_run(self, unit: Unit, planned: Mapping[int, PlannedRequest]) -> dict[int, Answer | InputError]:
+    def _dry_run(self, unit: Unit, planned: Mapping[int, PlannedRequest]) -> dict[int, DrawnAnswer]:
         """The slates that would be drawn if nobody else came first; nothing is written."""
-        first, at = decisions.peek(unit), format_time(unit.now)
+        first = decisions.peek(unit)
         if not planned:
             return {}
         owners = [(plan.request.session, plan.request.user) for plan in planned.values()]
         sessions = OpenSessions(unit, settings.get(unit), owners, read_only=True)
         served = self._serve(list(planned.values()), range(first, first + len(planned)), sessions)
-        answers: dict[int, Answer | InputError] = {}
-        for (index, plan), slate, (_, user) in zip(planned.items(), served.slate, owners, strict=True):
-            answers[index] = _answer(plan, slate, None, sessions.main_keys.get(user, user), None, None, at)
-        return answers
+        fields = _fields(list(planned.values()), served.slate, unit.now)
+        return {
+            index: DrawnAnswer(
+                None, plan.request.request_id, plan.request.session, None, None,
+                sessions.main_keys.get(plan.request.user, plan.request.user), shared,
+            )
+            for (index, plan), shared in zip(planned.items(), fields, strict=True)
+        }  # fmt: skip
 
 
 def _notice_ignored(store: Store, unit: Unit, planned: Mapping[int, PlannedRequest], cache: ServingCache) -> None:
     """Say, once for each, which policies read no context and were given one, which arms were listed that may not be
     shown now, and which rules name events that nobody seems to record."""
-    for shared in {plan.shared for plan in planned.values() if plan.request.context.keys() - STATEMENTS}:
+    with_context = [plan for plan in planned.values() if plan.request.context]
+    for shared in {plan.shared for plan in with_context if plan.request.context.keys() - STATEMENTS}:
         name = shared.version.policy.name
         if name not in cache.unread and all(field.startswith("@") for field in shared.case.reads):
             cache.unread.add(name)
@@ -498,23 +512,19 @@ def _find_returns(ids: Sequence[int], served: Served, sessions: OpenSessions) ->
     return events
 
 
-def _answer(
-    plan: PlannedRequest, slate: DrawnSlate, decision_id: int | None, user: str | None, visit: int | None,
-    step: int | None, at: str,
-) -> Answer:  # fmt: skip
-    """The answer to a request that was drawn just now."""
-    shared, request = plan.shared, plan.request
-    answer: Answer = {
-        "decision_id": decision_id, "request_id": request.request_id, "session": request.session, "visit": visit,
-        "step": step, "user": user, "policy": shared.version.policy.name, "version": shared.version.number,
-        "experiment": None if shared.experiment is None else shared.experiment.name,
-        "variant": None if shared.variant is None else shared.variant.label, "propensity": slate.propensity,
-        "log_propensity": slate.log_propensity, "slate": slate.answer, "at": at, "duplicate": False,
-        "route": None if shared.route is None else shared.route.route,
-    }  # fmt: skip
-    if slate.candidate_fields:
-        answer.update(slate.candidate_fields)  # type: ignore[typeddict-item]  # keys by `candidate_fields`
-    return answer
+def _fields(plans: Sequence[PlannedRequest], slates: Sequence[DrawnSlate], now: int) -> list[dict[str, Any]]:
+    """The fields of answers that follow from what was drawn: the same object where distribution and slate are."""
+    at, fields = format_time(now), dict[tuple[SharedDistribution, DrawnSlate], dict[str, Any]]()
+    pairs = list(zip([plan.shared for plan in plans], slates, strict=True))
+    for shared, slate in set(pairs):
+        fields[shared, slate] = {
+            "policy": shared.version.policy.name, "version": shared.version.number,
+            "experiment": None if shared.experiment is None else shared.experiment.name,
+            "variant": None if shared.variant is None else shared.variant.label, "propensity": slate.propensity,
+            "log_propensity": slate.log_propensity, "slate": slate.answer, "at": at, "duplicate": False,
+            "route": None if shared.route is None else shared.route.route, **slate.candidate_fields,
+        }  # fmt: skip
+    return list(map(fields.__getitem__, pairs))
 
 
 def _turns(rows: Sequence[int]) -> list[list[int]]:
@@ -556,11 +566,13 @@ def _columns(shared: SharedDistribution, ledger: Ledger, cache: ServingCache) ->
 
 
 def _in_order(
-    group: Sequence[Planned], draws: Mapping[int, Answer | InputError], stored: Mapping[int, Answer]
-) -> list[Answer | InputError | None]:
+    group: Sequence[Planned], draws: Mapping[int, DrawnAnswer | InputError], stored: Mapping[int, Answer]
+) -> list[Answered | None]:
     """The answers in the order of the group; duplicates have those of the decisions that they repeat. None stands for
     what waits."""
-    answers: list[Answer | InputError | None] = []
+    if len(draws) == len(group):
+        return list(map(draws.__getitem__, range(len(group))))
+    answers: list[Answered | None] = []
     for index, plan in enumerate(group):
         if isinstance(plan, PlannedRequest):
             answers.append(draws[index])
@@ -574,5 +586,6 @@ def _in_order(
             assert plan.earlier is not None
             first = answers[plan.earlier]
             assert first is not None
-            answers.append(copy(first) if isinstance(first, InputError) else {**first, "duplicate": True})
+            assert not isinstance(first, dict)
+            answers.append(copy(first) if isinstance(first, InputError) else {**first.to_json(), "duplicate": True})
     return answers

@@ -102,8 +102,11 @@ class _Group:
         self.catalogue = cache.catalogue(unit, self.settings)
         arm_keys, cache.narrows = set[str](), False
         for request in requests:
-            arm_keys.update(request.arms or request.context.get(ARMS, ()), request.block or ())
-            cache.narrows |= bool(request.block or request.not_after or request.not_shown is not None)
+            if request.arms or request.context:
+                arm_keys.update(request.arms or request.context.get(ARMS, ()))
+            if request.block or request.not_after or request.not_shown is not None:
+                arm_keys.update(request.block or ())
+                cache.narrows = True
         for resolved in self.versions.values():
             if not isinstance(resolved, InputError):
                 cache.narrows |= not NARROWED.isdisjoint(resolved[0].policy.params)

@@ -3,9 +3,10 @@ store in one snapshot."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, TypedDict
+from json.encoder import encode_basestring
+from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, TypedDict, cast
 
 from rlrec.app.inputs import canonical
 from rlrec.errors import InputError
@@ -31,6 +32,34 @@ Answer = TypedDict("Answer", {
     "route": str | None,
     "candidates": NotRequired[list[dict[str, Any]]], "candidates_log_propensity": NotRequired[float],
 })  # fmt: skip
+
+
+class DrawnAnswer(NamedTuple):
+    """The answer to a request that was drawn just now. fields: those that others may share, behind the others."""
+
+    decision_id: int | None
+    request_id: str | None
+    session: str
+    visit: int | None
+    step: int | None
+    user: str | None
+    fields: Mapping[str, Any]
+
+    def to_json(self) -> Answer:
+        """The answer as commands give it."""
+        return cast(Answer, dict(zip(self._fields[:-1], self, strict=False)) | dict(self.fields))
+
+    @staticmethod
+    def lines(answers: Iterable[DrawnAnswer], texts: Mapping[int, str]) -> Iterator[str]:
+        """Answers as lines of JSON. texts: the JSON of their fields behind its bracket, by the id of the object."""
+        null, quote = "null", encode_basestring
+        return (
+            f'{{"decision_id":{null if key is None else key},'
+            f'"request_id":{null if request is None else quote(request)},"session":{quote(session)},'
+            f'"visit":{null if visit is None else visit},"step":{null if step is None else step},'
+            f'"user":{null if user is None else quote(user)},{texts[id(fields)]}'
+            for key, request, session, visit, step, user, fields in answers
+        )
 
 
 def add_teams(answer: Sequence[dict[str, Any]], teams: str | None) -> None:
@@ -74,7 +103,9 @@ def digest(request: Request) -> bytes:
     arms since. The order of arms does not matter."""
     names = request.policy, request.experiment, request.session, request.user
     context = canonical.text(request.context) if request.context else "{}"
-    return digest_of_texts(names, context, request.size, arms_text(request.arms), narrowing_words(request))
+    narrows = request.block or request.not_after or request.not_shown is not None
+    words = narrowing_words(request) if narrows else NO_WORDS
+    return digest_of_texts(names, context, request.size, arms_text(request.arms), words)
 
 
 def narrowing_words(request: Request) -> dict[str, Any]:

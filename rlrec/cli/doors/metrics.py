@@ -10,6 +10,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 
+from rlrec.app.serving.requests import DrawnAnswer
 from rlrec.cli.doors.writer import SharedWriter
 from rlrec.cli.program.shared import Store
 from rlrec.errors import RlrecError
@@ -54,6 +55,8 @@ class Metrics:
         self.group_lines.observe(len(answers))
         self.group_seconds.observe(seconds)
         for answer in answers:
+            if isinstance(answer, DrawnAnswer):
+                answer = answer.fields
             if not isinstance(answer, dict):
                 self.feedback.inc()
             elif "error" in answer:

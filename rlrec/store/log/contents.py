@@ -9,23 +9,32 @@ from typing import Any
 from rlrec.store.database import loading
 from rlrec.store.database.unit import StoredRows, Unit, parse, to_text
 
+_HASH, _KEY_HASH = blake2b(digest_size=16), blake2b(digest_size=8)  # a copy takes a third of the time of a new one
+
 
 def digest(text: str) -> bytes:
     """16 bytes that name a text: equal for equal texts, and in practice never for others."""
-    return blake2b(text.encode(), digest_size=16).digest()
+    hashed = _HASH.copy()
+    hashed.update(text.encode())
+    return hashed.digest()
 
 
 def key_digest(key: str) -> int:
     """A signed 64-bit number that names a key of a user or a session, the same in every store."""
-    return int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), "little", signed=True)
+    return int.from_bytes(_key_hash(key), "little", signed=True)
+
+
+def _key_hash(key: str) -> bytes:
+    hashed = _KEY_HASH.copy()
+    hashed.update(key.encode())
+    return hashed.digest()
 
 
 def key_digests(keys: Sequence[str]) -> list[int]:
     """The `key_digest` of each key."""
     import numpy as np
 
-    digests = b"".join([blake2b(key.encode(), digest_size=8).digest() for key in keys])
-    return np.frombuffer(digests, "<i8").tolist()
+    return np.frombuffer(b"".join(map(_key_hash, keys)), "<i8").tolist()
 
 
 def by_digest(texts: Collection[str]) -> dict[bytes, str]:

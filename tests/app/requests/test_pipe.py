@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from rlrec.app.requests.feedback import Line, Result
 from rlrec.app.requests.pipe import Pipe, Request
+from rlrec.app.serving.requests import DrawnAnswer
 from rlrec.errors import Conflict, InputError, StoreBusy
 from rlrec.store import Store
 from rlrec.store.database import database_errors
@@ -54,7 +55,7 @@ def test_a_line_of_a_warm_stream_is_one_transaction_of_few_statements(
     pipe.answer([request("known", user="u")])
     pipe.answer([request("known")])
     statements.clear()
-    assert isinstance(pipe.answer([request(**options)])[0], dict)
+    assert isinstance(pipe.answer([request(**options)])[0], DrawnAnswer)
     assert (statements[0], statements[-1]) == ("BEGIN IMMEDIATE", "COMMIT")
     assert [text for text in statements[1:-1] if text.startswith(("BEGIN", "COMMIT"))] == []
     assert len(statements) - 2 <= most, statements

@@ -161,7 +161,7 @@ def test_requests_of_one_person_in_a_group_see_those_before_them(shop: Store) ->
         lines: list[Any] = [Request(policy="home", session=f"s{n}", user="u", not_shown=1) for n in range(5)]
         lines.insert(2, Request(policy="home", session="x", request_id="r", not_shown=1))
         lines.append(Request(policy="home", session="x", request_id="r", not_shown=1))
-        answers = pipe.answer(lines)
+        answers = pipe.group(lines)
     assert sorted(shown(answer)[0] for index, answer in enumerate(answers[:6]) if index != 2) == list("abcde")
     assert (answers[-1]["duplicate"], answers[-1]["decision_id"]) == (True, answers[2]["decision_id"])
     with pytest.raises(InputError, match="no arm is eligible"):
@@ -175,7 +175,7 @@ def test_a_session_may_get_its_user_behind_a_rule_in_one_group(shop: Store) -> N
     lines: list[Any] = [Request(policy="home", session=key, not_shown=1) for key in ("s", "new")]
     lines += [Request(policy="home", session=key, user="u") for key in ("s", "new")]
     lines.append(Request(policy="home", session="s", not_shown=1))
-    answers = Pipe(shop, seed=3).answer(lines)
+    answers = Pipe(shop, seed=3).group(lines)
     assert [eligible(shop, answer) for answer in answers[:4]] == ["acde", "abcde", "abcde", "abcde"]
     assert not {"a", "b"} & {*eligible(shop, answers[4])}
 
@@ -183,7 +183,7 @@ def test_a_session_may_get_its_user_behind_a_rule_in_one_group(shop: Store) -> N
 def test_a_set_and_one_that_lacks_some_of_it_may_be_new_in_one_group(shop: Store) -> None:
     tell(shop, ask(shop, arms=["a"], session="s", user="u"), purchase=1.0)
     rules: dict[str, Any] = {"arms": ["@home", "d"], "not_after": ["purchase"]}
-    answers = Pipe(shop).answer([Request(policy="home", session=key, user=key, **rules) for key in "uv"])
+    answers = Pipe(shop).group([Request(policy="home", session=key, user=key, **rules) for key in "uv"])
     assert [eligible(shop, answer) for answer in answers] == ["bcd", "abcd"]
 
 
@@ -191,7 +191,7 @@ def test_feedback_of_a_group_counts_for_its_requests(shop: Store) -> None:
     answer = ask(shop, arms=["a"], session="s", user="u")
     pipe = Pipe(shop)
     line = Line(decision_id=answer["decision_id"], events={"purchase": 1.0})
-    _, narrowed = pipe.answer([line, Request(policy="home", session="t", user="u", not_after=["purchase"])])
+    _, narrowed = pipe.group([line, Request(policy="home", session="t", user="u", not_after=["purchase"])])
     assert eligible(shop, narrowed) == "bcde"
 
 
@@ -216,7 +216,7 @@ def test_a_long_process_sees_arms_begin_and_end(shop: Store) -> None:
     for minute in (0, 1, 2):
         clock(shop, START + minute * MINUTE)
         requests = (Request(policy="home", session="s", block=block) for block in (None, ["a"]))
-        sets += [eligible(shop, pipe.answer([request])[0]) for request in requests]
+        sets += [eligible(shop, pipe.group([request])[0]) for request in requests]
     assert sets == ["abcde", "bcde", "abcdef", "bcdef", "abcde", "bcde"]
 
 

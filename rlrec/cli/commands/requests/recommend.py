@@ -153,22 +153,17 @@ def answer_group(pipe: Pipe, group: Sequence[tuple[int, bytes]], kind: Any) -> t
     """The answers to numbered lines of a kind, or why they are refused, in order; and how many are refused."""
     from rlrec.cli.text.lines import decode_group
 
-    results = pipe.answer(list(map(_take_line, decode_group(group, kind))))
-    answers = [
-        refusal(result, number) if isinstance(result, InputError) else result
-        for result, (number, _) in zip(results, group, strict=True)
-    ]
-    return answers, sum(isinstance(result, InputError) for result in results)
+    requests, lines = (InputError, line_type()), decode_group(group, kind)
+    if not all(isinstance(line, requests) for line in lines):
+        from rlrec.app.requests.feedback import Line
+        from rlrec.cli.commands.requests.feedback import line_of
 
-
-def _take_line(line: Any) -> Any:
-    """A request, feedback as its use case takes it, or the error in a line."""
-    if isinstance(line, InputError | line_type()):
-        return line
-    from rlrec.app.requests.feedback import Line
-    from rlrec.cli.commands.requests.feedback import line_of
-
-    return line_of(line, Line)
+        lines = [line if isinstance(line, requests) else line_of(line, Line) for line in lines]
+    answers: list[Any] = pipe.answer(lines)
+    errors = [index for index, answer in enumerate(answers) if isinstance(answer, InputError)]
+    for index in errors:
+        answers[index] = refusal(answers[index], group[index][0])
+    return answers, len(errors)
 
 
 def refusal(error: RlrecError, number: int) -> dict[str, Any]:

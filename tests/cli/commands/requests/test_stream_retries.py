@@ -7,7 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Any
 
@@ -16,6 +16,7 @@ import pytest
 
 from rlrec.app.requests.feedback import Line, Result
 from rlrec.app.requests.pipe import Pipe, Request
+from rlrec.app.serving.requests import DrawnAnswer
 from rlrec.errors import InputError
 from rlrec.store import Store
 from rlrec.store.database import engine
@@ -27,6 +28,11 @@ pytestmark = ON_BOTH
 IMPATIENT = (
     "import sys, rlrec.store.database.engine as engine; engine.BUSY_TIMEOUT_S = 0.2; from rlrec.cli import main; main()"
 )
+
+
+def as_json(answers: Sequence[Any]) -> list[Any]:
+    """Answers as the commands give them."""
+    return [answer.to_json() if isinstance(answer, DrawnAnswer) else answer for answer in answers]
 
 
 @contextmanager
@@ -130,10 +136,10 @@ def test_of_an_unknown_outcome_only_lines_with_keys_are_sent_again(
         pipe = Pipe(store)
         pipe.answer([Request(policy="home", session="s")])
         monkeypatch.setattr(psycopg.Connection, "commit", broken)
-        keyed, bare, reported, untold = pipe.answer([
+        keyed, bare, reported, untold = as_json(pipe.answer([
             Request(policy="home", session="s", request_id="r"), Request(policy="home", session="t"),
             Line(decision_id=1, events={"click": 1.0}, key="k"), Line(decision_id=1, events={"seen": 1.0}),
-        ])  # fmt: skip
+        ]))  # fmt: skip
         assert isinstance(keyed, dict)
         if numbered:
             assert isinstance(bare, dict)
@@ -165,7 +171,7 @@ def test_a_connection_that_breaks_behind_a_stored_group_repeats_nothing(
         pipe, again = Pipe(store), Request(policy="home", session="s", request_id="r")
         pipe.answer([again])
         monkeypatch.setattr(psycopg.Connection, "commit", broken)
-        first, second = pipe.answer([again, Request(policy="home", session="t")])
+        first, second = as_json(pipe.answer([again, Request(policy="home", session="t")]))
         monkeypatch.setattr(psycopg.Connection, "commit", commit)
         assert isinstance(first, dict)
         assert isinstance(second, dict)
