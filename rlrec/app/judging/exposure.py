@@ -147,15 +147,15 @@ def add_figures(store: Store, records: Sequence[dict[str, Any]]) -> list[dict[st
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Census:
     """A request as the store understands it. added_at (a,): of the arms of `evaluation.arms`; described (a, v): unit
-    vectors of their features, zeros for an arm without any. curve: by which pulls of the rates are
-    counted; None where every slot counts one."""
+    vectors of their features, zeros for an arm without any, None where none has any. curve: by which pulls of the rates
+    are counted; None where every slot counts one."""
 
     evaluation: Evaluation
     reward: Reward
     by_day: bool
     derives: bool
     added_at: Ids
-    described: csr_array
+    described: csr_array | None
     curve: Curve | None
 
     @classmethod
@@ -244,6 +244,8 @@ class Census:
     def _variety(self, arm: Ids, starts: Ids, count: Array) -> tuple[float, float]:
         """How many slates have several arms, all described, and the sum of their mean distances between two arms, each
         as often as it counts."""
+        if self.described is None:
+            return 0.0, 0.0
         from scipy.sparse import csr_array
 
         n = np.diff(np.r_[starts, len(arm)])
@@ -328,16 +330,18 @@ def _figures(sums: ExposureSums, popularity: Array) -> CatalogueFigures:
     return cast(CatalogueFigures, figures)
 
 
-def described(catalogue: Sequence[Arm]) -> csr_array:
+def described(catalogue: Sequence[Arm]) -> csr_array | None:
     """Unit vectors of the features of arms, (a, v): 1 for each text, flag and item of a list, and each number as a
-    fraction of the largest of its field."""
-    from scipy.sparse import csr_array
-
+    fraction of the largest of its field; None where no arm has any."""
     entries = [
         (row, path if number is None else f"{path}\x1e", 1.0 if number is None else float(number))
         for row, arm in enumerate(catalogue)
         for path, number in features.items("", parse(arm.features, f"arm {arm.key}"))
     ]
+    if not entries:
+        return None
+    from scipy.sparse import csr_array
+
     columns = {path: column for column, path in enumerate(dict.fromkeys(path for _, path, _ in entries))}
     row = np.array([row for row, _, _ in entries], np.int64)
     column = np.array([columns[path] for _, path, _ in entries], np.int64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
@@ -30,7 +30,7 @@ class Request:
 
     by: one of BY; None: by variant where there is an experiment, else all together
     rewards: names; none: those that the variants learn, or `default`
-    users, age_us: as in `Study`"""
+    users, age_us, metrics: as in `Study`"""
 
     by: str | None = None
     experiment: str | None = None
@@ -40,6 +40,7 @@ class Request:
     adjust: bool = False
     users: str | None = None
     age_us: int | None = None
+    metrics: Collection[str] | None = None
 
 
 # The outcomes of a log. unit: user or session; new, returning: units without and with a visit before the one that they
@@ -115,7 +116,7 @@ def _study(unit: Unit, request: Request) -> Study:
         selection=filters.selection(unit, log),
         rewards=unit_outcomes.rewards_of(unit, request.rewards, experiment),
         experiment=experiment, by=by, adjust=request.adjust, users=request.users,
-        age_us=request.age_us, segment=segment,
+        age_us=request.age_us, segment=segment, metrics=request.metrics,
     )  # fmt: skip
 
 

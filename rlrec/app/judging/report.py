@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from rlrec import times
@@ -40,6 +39,7 @@ GAP = 28  # days without a decision that end what is shown over time
 LONGEST = {"hour": 2, "day": 45, "week": 728}  # days that are shown by this period, at most
 TARGETS, BELIEFS, EXPERIMENTS, CURVES, TRAINED = 6, 4, 5, 3, 3  # of the most used, or the newest
 PARTS = 8
+OVER_TIME = ("visits", "returned_1d", "returned_7d", "reward_per_visit")  # metrics that are shown over time
 UNIFORM = "uniform"
 
 
@@ -138,7 +138,7 @@ class _Gathering:
         self.store, self.unit, self.request = store, unit, request
         self.selection = filters.selection(unit, request.filter)
         self.policy = None if request.policy is None else lookup.version(unit, request.policy)[0].policy
-        self.days = selected.day_counts(unit, self.selection)
+        self.days, since = selected.day_counts_and_newest(unit, self.selection, JUDGED)
         decisions = sum(row.decisions for row in self.days)
         first, last = selected.times(unit, self.selection)
         self.answer = Result(
@@ -153,10 +153,6 @@ class _Gathering:
             self.answer.reward = lookup.reward(unit, request.reward).name
         elif owner := next(iter([*self._rankers(), *self.served]), None):
             self.answer.reward = self.live[owner].reward.name
-        counted = [*accumulate(row.decisions for row in reversed(self.days))]
-        days = [row.day for row in reversed(self.days)][bisect_left(counted, JUDGED) :][:1]
-        newest = replace(self.selection, since=max([self.selection.since or 0, *map(times.midnight, days)]))
-        since = selected.newest_at(unit, newest, JUDGED)
         self.answer.judged, self._judged_log = None if since is None else JUDGED, self._log(since)
 
     def _count_traffic(self) -> Counter[int]:
@@ -246,11 +242,13 @@ class _Gathering:
             self._remark(
                 "time", f"Nothing from before {format_time(start * DAY_US)[:10]} is shown over time: see --since."
             )
-        since = max(times.midnight(start), self.selection.since or 0)
-        request = outcomes.Request(by=self.answer.period, log=self._log(since), rewards=[str(self.answer.reward)])
+        since = max(times.midnight(start), self.selection.since or 0) if start > days[0] else self.selection.since
+        request = outcomes.Request(
+            by=self.answer.period, log=self._log(since), rewards=[str(self.answer.reward)], metrics=OVER_TIME
+        )
         requests = [request]
-        if self.answer.period != "week" and days[-1] - max(monday, times.day_of(since)) >= 2 * 7 - 1:
-            requests.append(replace(request, by="week", log=self._log(max(since, times.midnight(monday)))))
+        if self.answer.period != "week" and days[-1] - max(monday, times.day_of(since or 0)) >= 2 * 7 - 1:
+            requests.append(replace(request, by="week", log=self._log(max(since or 0, times.midnight(monday)))))
         over_time, *weeks = outcomes.answer_requests(self.store, requests)
         self.answer.weeks = over_time if self.answer.period == "week" else next(iter(weeks), None)
         return over_time

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
 from rlrec.arrays import Array, Ids
+from rlrec.ope.intervals.tails import t_quantile
 from rlrec.ope.sums.base import hash_bits
 from rlrec.records import Sums
 
@@ -81,8 +83,6 @@ def rates(sums: RateSums, *, bounded: bool, level: float = 0.95) -> tuple[Array,
     bounded: rewards lie in [0, 1]. Then the interval is Wilson's with the pulls divided by the design effect, the
     clustered variance over that of independent slots (1 at least); else Student's t over groups of clusters.
     Source: Korn and Graubard 1998 (effective sample size of a proportion), with Wilson's interval for the exact one."""
-    from scipy.special import ndtri, stdtrit
-
     pulls, total = sums.examined.sum(axis=0), sums.reward.sum(axis=0)
     present = (sums.examined > 0).sum(axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -90,14 +90,16 @@ def rates(sums: RateSums, *, bounded: bool, level: float = 0.95) -> tuple[Array,
         # variance of the ratio, from the groups that have the arm
         variance = np.square(sums.reward - rate * sums.examined).sum(axis=0) / pulls**2 * present / (present - 1)
         if not bounded:
-            reach = stdtrit(np.maximum(present - 1, 1), (1 + level) / 2) * np.sqrt(variance)
+            freedom, row = np.unique(np.maximum(present - 1, 1), return_inverse=True)
+            t = np.array([t_quantile((1 + level) / 2, number) for number in freedom.tolist()])
+            reach = t[row] * np.sqrt(variance)
             is_unknown = (present < 2) | (variance == 0)
             return rate, np.where(is_unknown, np.nan, rate - reach), np.where(is_unknown, np.nan, rate + reach)
         # a debiased rate may pass 1
         p = np.clip(rate, 0.0, 1.0)
         independent = p * (1 - p) / pulls
         effect = np.where(independent > 0, np.maximum(variance / independent, 1.0), 1.0)
-        n, z = pulls / np.where(np.isfinite(effect), effect, 1.0), float(ndtri((1 + level) / 2))
+        n, z = pulls / np.where(np.isfinite(effect), effect, 1.0), NormalDist().inv_cdf((1 + level) / 2)
         centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
         half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
     lower = np.where(p == 0, 0.0, np.maximum(centre - half, 0.0))

@@ -74,24 +74,33 @@ class DayCount(NamedTuple):
 
 def day_counts(unit: Unit, selection: Selection) -> list[DayCount]:
     """How many of the selected decisions each version served on each day, by day."""
+    return day_counts_and_newest(unit, selection, 1)[0]
+
+
+def day_counts_and_newest(unit: Unit, selection: Selection, n: int) -> tuple[list[DayCount], int | None]:
+    """Both of `day_counts` and `newest_at`, from one look at the log."""
     import numpy as np  # which most commands do without
 
     from rlrec.arrays import distinct
     from rlrec.store.database.bulk import PendingQuery
 
     step = DAY_US // 96  # no zone divides a quarter of an hour
-    counts, types = Counter[tuple[int, int]](), dict.fromkeys(("quarter", "version"), np.int64)
+    counts, newest = Counter[tuple[int, int]](), np.empty(0, np.int64)
     first, last = (int(unit.ask_value(f"SELECT {end}(id) FROM decision") or 0) for end in ("min", "max"))
     for start in range(first, last + 1, PORTION):  # to sort what a database would group costs more than to read it
         inside = f"d.id >= {start} AND d.id < {start + PORTION} AND {_condition(selection, '+')}"
-        text = f"SELECT d.at / {step}, d.version_id FROM decision d WHERE {inside}"
-        columns = [*PendingQuery(unit, text, types).columns().values()]
-        rows, kind = distinct(*columns)
-        for quarter, version_id, decisions in zip(
-            *(column[rows].tolist() for column in columns), np.bincount(kind).tolist(), strict=True
-        ):  # fmt: skip
-            counts[day_of(quarter * step), version_id] += decisions
-    return [DayCount(*key, decisions) for key, decisions in sorted(counts.items())]
+        text = f"SELECT d.at, d.version_id FROM decision d WHERE {inside}"
+        at, version = PendingQuery(unit, text, dict.fromkeys(("at", "version"), np.int64)).columns().values()
+        newest = np.concatenate([newest, at])
+        newest = newest if len(newest) <= n else np.partition(newest, len(newest) - n)[-n:]
+        quarter = at // step
+        rows, kind = distinct(quarter, version)
+        for number, version_id, decisions in zip(
+            quarter[rows].tolist(), version[rows].tolist(), np.bincount(kind).tolist(), strict=True
+        ):
+            counts[day_of(number * step), version_id] += decisions
+    days = [DayCount(*key, decisions) for key, decisions in sorted(counts.items())]
+    return days, int(newest.min()) if len(newest) == n else None
 
 
 def any_common(unit: Unit, *selections: Selection) -> bool:
@@ -115,14 +124,16 @@ def newest_id(unit: Unit, selection: Selection, n: int) -> int | None:
 
 class LogExtent(NamedTuple):
     """The extent of some decisions: positions of the longest slate, decisions of the longest visit up to the last one,
-    the smallest and the largest id of the versions that served, how many they are, and the times of the first and of
-    the last one; 0 where there are none."""
+    the smallest and the largest id of the versions that served, how many they are, the smallest and the largest id of
+    their sessions, and the times of the first and of the last one; 0 where there are none."""
 
     positions: int
     steps: int
     first_version: int
     last_version: int
     decisions: int
+    first_session: int = 0
+    last_session: int = 0
     first_at: int = 0
     last_at: int = 0
 
@@ -135,8 +146,8 @@ class LogExtent(NamedTuple):
 def extent(unit: Unit, selection: Selection) -> LogExtent:
     """The extent of the selected decisions."""
     largest = (
-        "max(d.size)", "max(d.step) + 1", "min(d.version_id)", "max(d.version_id)", "count(*)", "min(d.at)",
-        "max(d.at)",
+        "max(d.size)", "max(d.step) + 1", "min(d.version_id)", "max(d.version_id)", "count(*)",
+        "min(d.session_id)", "max(d.session_id)", "min(d.at)", "max(d.at)",
     )  # fmt: skip
     columns = ", ".join(f"coalesce({value}, 0)" for value in largest)
     text = f"SELECT {columns} FROM decision d WHERE {_condition(selection, '+')}"  # who asks reads the log next
@@ -199,9 +210,8 @@ def session_bounds(unit: Unit, selection: Selection) -> tuple[int, int] | None:
     """Ids of sessions above which and up to which the selected decisions lie; None where they may be anywhere."""
     if selection.since is None and selection.first_id is None:
         return None
-    ends = "coalesce(min(d.session_id), 1) - 1, coalesce(max(d.session_id), 0)"
-    low, high = unit.ask(f"SELECT {ends} FROM decision d WHERE {_condition(selection, '+')}")[0]
-    return int(low), int(high)
+    reach = extent(unit, selection)
+    return max(reach.first_session, 1) - 1, reach.last_session
 
 
 def _condition(selection: Selection, sign: str = "") -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from itertools import pairwise
+from collections.abc import Collection
 
 import numpy as np
 
@@ -23,29 +22,20 @@ def any_returned(unit: Unit) -> bool:
     return unit.ask_row(f"{text} HAVING count(*) > 1 LIMIT 1") is not None
 
 
-def portions(unit: Unit, *, size: int = reader.BATCH) -> Iterator[Ids]:
+def portions(unit: Unit, *, size: int = reader.BATCH) -> list[Ids]:
     """The ids of all sessions, of whole persons at a time, ascending: a portion has about `size` decisions."""
-    text = (
-        "SELECT coalesce(s.user_id, 0) AS person, s.id,"
-        " CAST(coalesce((SELECT sum(w.steps) FROM visit w WHERE w.session_id = s.id), 0) AS BIGINT)"
-        " FROM session s ORDER BY person, s.id"
-    )
-    types = dict.fromkeys(("person", "session", "decisions"), np.int64)
-    rows, n_read = np.empty((len(types), 0), np.int64), 0
-    for columns in bulk.stream(unit, text, types):
-        rows = np.hstack([rows, np.stack([*columns.values()])])
-        person, session, decisions = rows
-        # where a person begins, and how many decisions lie before
-        begins = np.flatnonzero(np.r_[True, (person[1:] != person[:-1]) | (person[1:] == 0)])
-        n_before = offsets(np.clip(decisions, 1, size))[begins]
-        cuts = begins[run_starts(n_before // size)]
-        for start, end in pairwise(cuts.tolist()):
-            yield np.sort(session[start:end])
-            n_read += end - start
-            unit.progress("sessions", n_read, None)
-        rows = rows[:, cuts[-1] :]
-    if rows.shape[1]:
-        yield np.sort(rows[1])
+    rows = "SELECT id, coalesce(user_id, 0) FROM session ORDER BY id"
+    visited = "SELECT session_id, CAST(sum(steps) AS BIGINT) FROM visit GROUP BY session_id ORDER BY session_id"
+    pending = [PendingQuery(unit, text, dict.fromkeys(("session", "value"), np.int64)) for text in (rows, visited)]
+    (session, user), (visited_session, steps) = (query.columns().values() for query in pending)
+    decisions = np.zeros(len(session), np.int64)
+    decisions[np.searchsorted(session, visited_session)] = steps
+    order = np.argsort(user, kind="stable")
+    user, n_before = user[order], offsets(np.clip(decisions[order], 1, size))
+    # where a person begins, and of these where a portion does
+    begins = np.flatnonzero(np.r_[True, (user[1:] != user[:-1]) | (user[1:] == 0)][: len(user)])
+    cuts = begins[run_starts(n_before[begins] // size)]
+    return [np.sort(piece) for piece in np.split(session[order], cuts[1:])] if len(session) else []
 
 
 def arrivals(

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.special import betainc
+from scipy.special import betainc, betaincinv
 
 from rlrec.policy.beliefs import means
 from rlrec.policy.beliefs.base import Belief
@@ -34,6 +34,14 @@ def test_with_a_prior_the_bounds_are_the_posteriors() -> None:
     assert bounds(belief(1, 1, prior=(1, 1))) == pytest.approx((0.025**0.5, 0.975**0.5), abs=1e-12)  # Beta(2, 1)
     lower, upper = bounds(belief(100, 9, prior=(1, 1)), level=0.8)
     assert betainc(10, 92, [lower, upper]) == pytest.approx([0.1, 0.9], abs=1e-12)
+
+
+@pytest.mark.parametrize("tail", [0.1, 0.025, 0.0005])
+def test_beta_bounds_are_quantiles_to_the_last_digits(tail: float) -> None:
+    alpha, beta = 10 ** np.random.default_rng(7).uniform(-1, 7, (2, 300))
+    lower, upper = means.beta_bounds(alpha, beta, tail)
+    assert lower == pytest.approx(betaincinv(alpha, beta, tail), rel=5e-12)
+    assert upper == pytest.approx(betaincinv(alpha, beta, 1 - tail), rel=5e-12)
 
 
 def test_without_a_prior_wilson_bounds_a_share() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -33,7 +33,7 @@ class Study:
     of units before their assignment; users: one of USERS, or NAMED, whose units alone count; age_us: only the first so
     long of every unit counts, of units that came that long before the end of the log, and the windows of rewards; unit:
     user or session, where no experiment says it; segment: the field of the context of a unit's first decision, by
-    which variants are compared, too."""
+    which variants are compared, too; metrics: the names of those that are wanted, None for all."""
 
     selection: Selection
     rewards: Sequence[Reward]
@@ -44,6 +44,7 @@ class Study:
     age_us: int | None = None
     unit: str = "user"
     segment: str | None = None
+    metrics: Collection[str] | None = None
 
     @property
     def by_session(self) -> bool:

@@ -96,7 +96,8 @@ NOTHING = StudySums(
 
 def metrics(study: Study) -> list[Metric]:
     """The metrics of an answer in their order."""
-    return comparison.metrics(len(study.rewards), per_session=study.by_session)
+    stored = comparison.metrics(len(study.rewards), per_session=study.by_session)
+    return [metric for metric in stored if study.metrics is None or metric.name in study.metrics]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

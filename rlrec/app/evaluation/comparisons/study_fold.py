@@ -44,7 +44,7 @@ class StudyFold:
         self.unit, self.study = unit, study
         self.groups = Groups.from_study(unit, study)
         self.fields, self.labels = set[str](), set[str]()  # of contexts so far
-        self.metrics = [*metrics(study), *comparison.per_decision(0)]
+        self.metrics = [*metrics(study), *(comparison.per_decision(0) if study.experiment else [])]
         self._is_holdout = study.by == "variant" and bool(
             study.experiment and lookup.route_of_holdout(unit, study.experiment)
         )
@@ -90,7 +90,7 @@ class StudyFold:
 
     def partials(self, others: Sequence[StudyFold] = ()) -> Iterator[list[StudySums]]:
         """The sums of each portion, and those of others, whose logs are this one from later times on."""
-        portions = list(people.portions(self.unit))
+        portions = people.portions(self.unit)
         for portion, batch in self._batches(portions) if portions else ():
             query = people.ask_visits(self.unit, portion, self.study.experiment)
             if len(batch):
