@@ -35,6 +35,10 @@ from rlrec.store.database.unit import damage_error
 from rlrec.store.log import candidates, contents, decisions
 from rlrec.store.log.candidates import TEAMS
 from rlrec.store.policies import arms, policies
+from rlrec.times import format_time
+
+N_NEWEST, MAX_SHOWN = 50_000, 20  # decisions that are searched for an arm, and slots that are listed
+SHOWN = ("decision", "at", "session", "policy", "position")  # columns of these
 
 
 class LeftOut(TypedDict):
@@ -65,6 +69,13 @@ class Result(Answer):
     events: list[decision_json.EventJson]
     reward_definition: str
     reward: float
+
+
+def list_shown(store: Store, key: str) -> list[dict[str, Any]]:
+    """The newest slots that showed an arm, which the catalogue has, by SHOWN."""
+    with store.read() as unit:
+        rows = decisions.slots_of_arm(unit, arms.ids(unit, [key])[key], newest=N_NEWEST, limit=MAX_SHOWN)
+    return [dict(zip(SHOWN, row, strict=True)) | {"at": format_time(row[1])} for row in rows]
 
 
 def show(store: Store, decision_id: int) -> Result:

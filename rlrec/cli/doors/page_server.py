@@ -33,6 +33,7 @@ WAITING = "These figures are being worked out. This page comes again by itself u
 OLDER = b"Older figures: newer ones are being worked out. This page comes again by itself until they are there."
 START = b'<main id="content">'  # of what a page is about
 ENDED = "The process that made this page has ended. Load the page again to have another one try."
+OLDEST_S = 600  # from when on an older page is shown no more
 MAX_WAITING = 16  # pages that are made or wait for it, at most
 PATIENCE_S = 1.5  # until a client gets a page that says that another one is made
 WAITING_S = "2"  # after which a browser asks for it again
@@ -103,8 +104,11 @@ class Lane:
 
 
 class _CachedPage(NamedTuple):
+    """A page as it was made last. until: it is as good as new; oldest: it may still be shown as an older one."""
+
     page: WebPage
     until: float
+    oldest: float
 
 
 class PageServer:
@@ -146,7 +150,8 @@ class PageServer:
         cached = self._cached.get(key)
         if cached is not None and time.monotonic() < cached.until:
             return cached.page
-        last = self._waiting if cached is None or cached.page.status != HTTPStatus.OK else _older(cached.page)
+        is_shown = cached is not None and cached.page.status == HTTPStatus.OK and time.monotonic() < cached.oldest
+        last = _older(cached.page) if cached is not None and is_shown else self._waiting
         if key not in self._running:
             if len(self._running) >= MAX_WAITING:
                 return last
@@ -162,7 +167,8 @@ class PageServer:
             page = self._ended._replace(refresh=arguments(query).get("refresh", ""))
         finally:
             del self._running[key]
-        self._cached.put(key, _CachedPage(page, time.monotonic() + page.fresh_s), len(page.body))
+        now = time.monotonic()
+        self._cached.put(key, _CachedPage(page, now + page.fresh_s, now + OLDEST_S), len(page.body))
         return page
 
     def close(self) -> None:

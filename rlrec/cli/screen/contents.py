@@ -40,7 +40,7 @@ TIMELINE = (  # columns of a visit, what was shown before what was known
 )  # fmt: skip
 MENU = {
     "": "Overview", "policies": "Policies", "experiments": "Experiments", "effects": "Effects", "arms": "Arms",
-    "sessions": "Sessions", "health": "Health", "report": "Report",
+    "sessions": "Sessions", "health": "Health", "report": "Report", "find": "Find",
 }  # fmt: skip
 
 
@@ -151,7 +151,11 @@ def show_arm(store: Store, args: Arguments) -> Content:
     title = [f"{'added' if name == 'added_at' else name} {cell(value)}" for name, value in arm.items() if value]
     left_out = [f"of the first {N_POLICIES} of {len(live)} policies"] if len(live) > N_POLICIES else []
     view = View.select(rows, ("policy", *policy_view.BELIEF[2:]), title=left_out)
-    return Content(f"Arm {key}", [Panel(View((), (), title)), Panel(view, "What live versions believe about it")])
+    slots = app.decision.list_shown(store, key)
+    source = f"at most {app.decision.MAX_SHOWN} slots, of the newest {app.decision.N_NEWEST:,} decisions"
+    shown = View.select(slots, app.decision.SHOWN, title=[source if slots else f"none {source.partition(', ')[2]}"])
+    panels = [Panel(view, "What live versions believe about it"), Panel(shown, "Newest decisions that showed it")]
+    return Content(f"Arm {key}", [Panel(View((), (), title)), *panels])
 
 
 def list_sessions(store: Store, args: Arguments) -> Content:
@@ -216,6 +220,8 @@ def report(store: Store, args: Arguments) -> Content:
 def find(store: Store, args: Arguments) -> Content:
     """Links to the pages about what has this key, name or number; where there is only one, its address."""
     words = args.get("q", "").strip()
+    if not words:
+        return Content("Search")
     names = {
         "policy": [row["policy"] for row in app.versions.list_versions(store)],
         "experiment": [row["experiment"] for row in app.experiment.list_experiments(store)],

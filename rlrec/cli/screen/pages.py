@@ -115,7 +115,8 @@ class PageMaker:
             body = self._render(answer.content, address, answer)
         except Exception as error:
             return self._problem(error, address, 404 if named else 200)
-        return WebPage(200, body, "", answer.fresh_s, address.args.get("refresh", ""))
+        refresh = "" if path == "find" else address.args.get("refresh", "")  # which would empty what is being typed
+        return WebPage(200, body, "", answer.fresh_s, refresh)
 
     def _answer(self, path: str, named: Arguments) -> _CachedContent:
         """The content of a page, as it is kept, or from the store."""

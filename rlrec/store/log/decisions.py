@@ -205,6 +205,18 @@ def slot_counts(
     return dict(unit.ask(f"SELECT arm_id, count(*) FROM {tables} GROUP BY arm_id"))
 
 
+def slots_of_arm(unit: Unit, arm_id: int, *, newest: int, limit: int) -> list[tuple[int, int, str, str, int]]:
+    """The slots that an arm got among so many decisions with the newest ids, the newest ones first: id, time, session,
+    policy and position."""
+    first = unit.ask_value("SELECT id FROM decision ORDER BY id DESC LIMIT 1 OFFSET ?", newest - 1) or 0
+    joins = (
+        "JOIN slot s ON s.decision_id = d.id JOIN session v ON v.id = d.session_id JOIN policy p ON p.id = d.policy_id"
+    )
+    tests = "WHERE d.id >= ? AND s.arm_id = ? ORDER BY d.id DESC, s.position LIMIT ?"
+    query = f"SELECT d.id, d.at, v.key, p.name, s.position FROM decision d {joins} {tests}"
+    return [tuple(row) for row in unit.ask(query, first, arm_id, limit)]
+
+
 def any_imported(unit: Unit, policy_id: int) -> bool:
     """Whether lines were imported into a policy."""
     return unit.ask_row("SELECT 1 FROM import_line WHERE policy_id = ? LIMIT 1", policy_id) is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import html
 import json
 import re
@@ -20,6 +21,7 @@ from urllib.parse import quote
 
 import pytest
 
+from rlrec.cli.doors.page_server import OLDEST_S, PageServer, _CachedPage
 from rlrec.cli.screen.contents import PAGES
 from rlrec.cli.screen.pages import CACHE_BYTES, FRESH_S, BoundedCache, Options, PageMaker, WebPage
 from tests.cli.doors.test_serve import served
@@ -266,6 +268,40 @@ def test_an_answer_is_kept_for_a_while_and_says_when_it_was_worked_out(shop: Run
     assert "new" in text_of(page_of(sqlite_db, "arms")).split()
     assert 4 < first.fresh_s <= 5
     assert re.search(r"As of 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d; worked out in", text_of(first))
+
+
+def test_no_page_that_comes_again_takes_away_a_search_that_is_typed(shop: Run, sqlite_db: str) -> None:
+    maker = PageMaker(Options(sqlite_db, sqlite_db))
+    for path in PAGES:
+        page = maker.make(path, "refresh=10&name=home&key=a&id=1")
+        assert (page.refresh == "10") == (b"<input" not in page.body) == (path != "find"), path
+        assert b'href="find?refresh=10"' in page.body
+    assert b'name="refresh" value="10"' in maker.make("find", "refresh=10").body
+
+
+def test_an_arm_has_the_newest_decisions_that_showed_it(shop: Run, sqlite_db: str) -> None:
+    with closing(sqlite3.connect(sqlite_db)) as connection:
+        query = "SELECT decision_id FROM slot JOIN arm ON arm.id = arm_id WHERE key = 'b' ORDER BY decision_id DESC"
+        ids = [row[0] for row in connection.execute(query)]
+    page = page_of(sqlite_db, "arm", key="b").body.decode()
+    assert len(ids) > 20
+    assert re.findall(r'href="decision\?id=(\d+)"', page) == [*map(str, ids[:20])]
+    assert shop("arm", "add", "unseen").exit_code == 0
+    assert "none of the newest 50,000 decisions" in text_of(page_of(sqlite_db, "arm", key="unseen"))
+
+
+def test_figures_of_more_than_ten_minutes_ago_are_not_shown(sqlite_db: str) -> None:
+    server, now = PageServer(Options(sqlite_db, sqlite_db)), time.monotonic()
+    page = WebPage(200, b'<main id="content">as it was</main>')
+    for path, made_s in (("arms", 590), ("health", 610)):
+        server._cached.put((path, ""), _CachedPage(page, now - made_s, now - made_s + OLDEST_S), len(page.body))
+
+    async def shown(path: str) -> bytes:
+        server._running[path, ""] = asyncio.get_running_loop().create_future()  # it is being made, for long
+        return (await server._page(path, "")).body
+
+    assert [text in asyncio.run(shown("arms")) for text in (b"Older figures", b"as it was")] == [True, True]
+    assert [text in asyncio.run(shown("health")) for text in (b"being worked out", b"as it was")] == [True, False]
 
 
 def test_a_refresh_that_is_no_choice_is_dropped(shop: Run, sqlite_db: str) -> None:
