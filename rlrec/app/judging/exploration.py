@@ -17,7 +17,7 @@ from rlrec.app.evaluation.passes.request import EmptyLog, Evaluation
 from rlrec.app.evaluation.passes.request import Request as EvaluationRequest
 from rlrec.app.evaluation.rows import log_rows
 from rlrec.app.evaluation.rows.log_rows import ImpressionRows, LoggedBatch
-from rlrec.app.evaluation.targets.logger_marginals import LoggerMarginals
+from rlrec.app.evaluation.targets.logger_marginals import WITHOUT_MARGINALS, LoggerMarginals
 from rlrec.app.inputs import filters, lookup
 from rlrec.arrays import Array, Ids, finite_or_none
 from rlrec.errors import InputError, quantity
@@ -68,6 +68,7 @@ class DayCost(CostFigures):
 PolicyFigures = TypedDict("PolicyFigures", {
     "policy": str, "reward": str, "rows": int, "mean": float, "total": float | None, "verdict": str,
     "reasons": list[str], "by_day": list[DayCost], "risen": list[RisenArm], "ess": list[TargetEss], "left_out": int,
+    "left_out_reason": str | None,
 })  # fmt: skip
 
 
@@ -111,9 +112,8 @@ def exploration(store: Store, request: Request) -> Result:
             if total.waiting:
                 waiting = f"{quantity(total.waiting, 'impression')} of {comparison.name}"
                 raise comparison.evaluation.shared[0].immature_log(waiting)
-            lacking = "imports, two rankers, samples of correlated scores and kinds that read the session"
             message = f"no impression of {comparison.name} has a probability to compare"
-            raise EmptyLog(message, hint=f"{lacking} have none by position")
+            raise EmptyLog(message, hint=f"{WITHOUT_MARGINALS} have none by position")
         return comparison.answer(total)
 
 
@@ -240,7 +240,7 @@ class FloorComparison:
                  "without_floor": 0.0 if np.isinf(squares) else _ratio(first**2, squares)}
                 for target, (first, second, _, squares) in weights
             ],
-            "left_out": total.left_out,
+            "left_out": total.left_out, "left_out_reason": WITHOUT_MARGINALS if total.left_out else None,
         }  # fmt: skip
 
     def _cost(self, sums: Moments) -> Comparison:

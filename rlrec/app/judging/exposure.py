@@ -18,6 +18,7 @@ from rlrec.app.evaluation.passes.request import EmptyLog, Evaluation
 from rlrec.app.evaluation.passes.request import Request as EvaluationRequest
 from rlrec.app.evaluation.rows import log_rows
 from rlrec.app.evaluation.rows.log_rows import LoggedBatch
+from rlrec.app.evaluation.targets.logger_marginals import WITHOUT_MARGINALS
 from rlrec.app.imports import log_stores
 from rlrec.app.inputs import filters, lookup
 from rlrec.app.log import reward_log
@@ -80,7 +81,8 @@ class DayFigures(CatalogueFigures):
 
 # underived: decisions whose probabilities cannot be derived, so that expected exposure is unknown.
 Result = TypedDict("Result", {
-    "decisions": int, "slots": int, "reward": str, "curve": str | None, "underived": int, "arms": list[ArmFigures],
+    "decisions": int, "slots": int, "reward": str, "curve": str | None, "underived": int,
+    "underived_reason": str | None, "arms": list[ArmFigures],
     "catalogue": CatalogueFigures, "days": NotRequired[list[DayFigures]],
 })  # fmt: skip
 
@@ -227,6 +229,8 @@ class Census:
         decisions = take(slots, starts)
         derived, max_slots = 0, int(decisions["size"].max())
         for case in reader.marginals.cases(decisions, logged.contexts, logged.eligible, positions=max_slots):
+            if np.isnan(case.marginals).any():
+                continue
             counted = (1 / decisions["keep_probability"][case.rows]).sum()
             expected[self.evaluation.arms.index(case.arms)] += counted * case.marginals.sum(axis=0)
             derived += len(case.rows)
@@ -279,7 +283,7 @@ class Census:
         result: Result = {
             "decisions": total.decisions, "slots": total.slots, "reward": self.reward.name,
             "curve": self.curve and self.curve.reference,
-            "underived": total.underived,
+            "underived": total.underived, "underived_reason": WITHOUT_MARGINALS if total.underived else None,
             "arms": [
                 {
                     "arm": table.keys[int(table.ids[row])], "expected": finite_or_none(total.expected[row]),

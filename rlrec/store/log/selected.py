@@ -169,6 +169,13 @@ def times(unit: Unit, selection: Selection) -> tuple[int, int]:
     return extent(unit, selection)[-2:]
 
 
+def lacks_times(unit: Unit, selection: Selection) -> bool:
+    """Whether the selected decision with the newest id was imported without a time, and has that of its import."""
+    newest = f"SELECT d.run_id, d.at FROM decision d WHERE {_condition(selection, '+')} ORDER BY d.id DESC LIMIT 1"
+    imports = "run r ON r.id = n.run_id WHERE r.command = 'import-log' AND n.at >= r.at"
+    return unit.folder is None and unit.ask_value(f"SELECT 1 FROM ({newest}) n JOIN {imports}") is not None
+
+
 class LoggedPage(NamedTuple):
     """The eligible set, length, context and version of a decision."""
 

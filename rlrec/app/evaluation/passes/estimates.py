@@ -52,7 +52,8 @@ BY_ARM = "snips"  # the usual estimator by arm: the logger chose the arm, so tha
 @dataclass(frozen=True, kw_only=True)
 class EstimateRow:
     """One estimate of one target on one group. version: None for a built-in target; by: None without groups; inclusion:
-    of the log in the lists of candidates that it was ranked from; extent: of the log; arms: how many there are; origin:
+    of the log in the lists of candidates that it was ranked from; extent: of the log; is_timed: whether
+    its times are those of its decisions, not of imports; arms: how many there are; origin:
     of the target's probabilities, if they are not the store's;
     is_answer: whether it answers about the target on pages, where no estimator was asked for."""
 
@@ -63,6 +64,7 @@ class EstimateRow:
     by: str | None
     group: RowGroup
     extent: LogExtent
+    is_timed: bool
     arms: int
     origin: str | None = None
     inclusion: Inclusion = field(default_factory=Inclusion)
@@ -137,7 +139,7 @@ class EstimateRow:
     def _days(self, needed: int | None) -> float | None:
         """How many days of the log's traffic bring so many clusters."""
         clusters = self.estimate.clusters
-        days = (self.extent.last_at - self.extent.first_at) / DAY_US
+        days = self.extent.span_us / DAY_US if self.is_timed else 0.0
         return needed * days / clusters if needed is not None and days and clusters else None
 
     def to_json(self) -> dict[str, Any]:
@@ -225,7 +227,15 @@ def answer(
     ]
     inclusion = reduce(add, (partial.inclusion for partial in partials))
     differing = differing_models(unit, evaluation, estimators)
-    rows = _rows(evaluation, estimators, by_unit, differing, inclusion=inclusion, extent=evaluation.extent)
+    rows = _rows(
+        evaluation,
+        estimators,
+        by_unit,
+        differing,
+        inclusion=inclusion,
+        extent=evaluation.extent,
+        is_timed=not selected.lacks_times(unit, evaluation.selection),
+    )
     if engine is not None and engine.mixed:
         mixed_estimates = (replace(row.estimate, reasons=(*row.estimate.reasons, MIXED)) for row in rows)
         return [replace(row, estimate=estimate) for row, estimate in zip(rows, mixed_estimates, strict=True)]

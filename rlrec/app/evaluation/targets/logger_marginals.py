@@ -28,6 +28,11 @@ UNIFORM, UNKNOWN = -2, -1  # in the column PAIRS
 CASES_AT_A_TIME = 200  # cases whose marginals are worked out together
 MAX_LISTED_CASES = 1_000  # cases of a batch whose slates are listed
 CELLS = 1_000_000  # arms of contexts that are scored at a time
+# what `cases` leave out, or have no closed form for, in words
+WITHOUT_MARGINALS = (
+    "imports, two rankers, samples of correlated scores, kinds that read the session, and positions below the first "
+    "under rules of the page such as a cap"
+)
 _AGREEING = 1e-9  # relative distance of probabilities that are the same
 
 

@@ -56,6 +56,9 @@ def exploration(store: Store, show: Show, **request: Any) -> None:
         f"risen: {row['arm']} from {row['probability_then']:.3g} to {row['probability_now']:.3g}"
         for row in result["risen"]
     ]
+    if result["left_out"]:
+        reason = f"they have no probability by position, as {result['left_out_reason']}"
+        notes.append(f"left out: {quantity(result['left_out'], 'mature slot')}, of all figures here: {reason}")
     show(result, table=View.select(result["by_day"], DAYS, title=title, notes=notes))
 
 

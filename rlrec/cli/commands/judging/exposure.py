@@ -59,10 +59,9 @@ def exposure(store: Store, show: Show, plot: str | None, workers: Workers, **req
     ]
     notes = []
     if result["underived"]:
-        causes = "imports, two rankers, samples of correlated scores, kinds that read the session"
         notes = [
             f"expected exposure is unknown: {quantity(result['underived'], 'decision')} without probabilities of all "
-            f"arms ({causes})"
+            f"arms ({result['underived_reason']})"
         ]
     if result["curve"] is None and result["slots"] > result["decisions"]:
         notes.append(

@@ -185,6 +185,24 @@ def test_which_targets_may_still_be_the_best_is_asked_for(log: Any, run_sqlite: 
         assert "--best compares targets" in run_sqlite(*LATER, "evaluate", *words, "--best").stderr
 
 
+def test_a_log_without_times_says_nothing_of_hours(run_sqlite: Run, tmp_path: Path) -> None:
+    """Each import dates its lines by itself: what lies between two imports is no traffic."""
+    rng, source = np.random.default_rng(3), tmp_path / "log.vw"
+    (tmp_path / "near.csv").write_text("arm,probability\n1,0.4\n2,0.6\n")
+    for hour in range(3):
+        actions, costs = rng.integers(1, 3, 200), -(rng.random(200) < 0.3).astype(int)
+        pairs = enumerate(zip(actions.tolist(), costs.tolist(), strict=True), 200 * hour)
+        source.write_text("".join(f"{action}:{cost}:0.5 | x:{number}\n" for number, (action, cost) in pairs))
+        options = ("--layout", "vw", "--actions", 2, "--policy", "old")
+        assert run_sqlite("--now", f"2026-01-01T0{hour}:00:00Z", "import-log", source, *options).exit_code == 0
+    run_sqlite("policy", "create", "near", "--kind", "fixed", "--param", f"probabilities={tmp_path / 'near.csv'}")
+    command = ("--now", "2026-02-01T00:00:00Z", "evaluate", "near", "--cluster", "session")
+    rows = run_sqlite(*command, "--json").json
+    assert {row["needed_days"] for row in rows} == {None}
+    assert any(row["needed"] for row in rows)
+    assert "of this traffic" not in run_sqlite(*command).stdout
+
+
 def test_what_is_needed_is_told_in_clusters_and_in_days_of_the_logs_traffic(
     log: Any, run_sqlite: Run, tmp_path: Path
 ) -> None:

@@ -140,6 +140,23 @@ def test_a_policy_that_is_its_own_greedy_form_pays_nothing(run: Run) -> None:
     assert "4 slots: exploration costs nothing; a slot earned 0" in run("--now", "2099-01-01", "exploration").stdout
 
 
+def test_what_has_no_probability_is_counted_with_its_reason(run: Run) -> None:
+    """Below the first position under a cap nobody knows how likely an arm stands there."""
+    lines = [{"arm": arm, "features": {"brand": brand}} for arm, brand in zip("abcd", "xxyz", strict=True)]
+    assert run("arm", "import", "-", stdin="\n".join(map(json.dumps, lines))).exit_code == 0
+    create = ["policy", "create", "home", "--kind", "thompson", "--param", "most=brand=1"]
+    assert run(*create).exit_code == 0
+    requests = [{"policy": "home", "session": f"s{n}", "k": 3} for n in range(20)]
+    assert run("recommend", "--input", "-", stdin="\n".join(map(json.dumps, requests))).exit_code == 0
+    figures, exposed = exploration(run), run("exposure", "--json").json
+    assert (figures["rows"], figures["left_out"]) == (20, 40)
+    assert (exposed["underived"], {row["expected"] for row in exposed["arms"]}) == (20, {None})
+    for reason in (figures["left_out_reason"], exposed["underived_reason"]):
+        assert "under rules of the page such as a cap" in reason
+    assert "left out: 40 mature slots" in run("--now", "2099-01-01", "exploration").stdout
+    assert "20 decisions without probabilities" in run("exposure").stdout
+
+
 def test_where_nothing_was_earned_the_cost_is_not_known(run: Run) -> None:
     """A policy that explores, on a log without a reward: what it would have earned without is not 0 for sure."""
     for arm in ("a", "b"):
