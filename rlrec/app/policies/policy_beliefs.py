@@ -83,7 +83,7 @@ Audience = TypedDict("Audience", {
 
 
 class _OptionalFields(TypedDict, total=False):
-    """What the answer has of some policies alone: features, the encoders of contexts and arms, as `--features` takes
+    """Fields of the answer of some policies alone: features, the encoders of contexts and arms, as `--features` takes
     them, of kinds that read contexts; and the budget, where there is one."""
 
     features: dict[str, Any]

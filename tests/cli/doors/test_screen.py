@@ -293,8 +293,8 @@ def test_an_arm_has_the_newest_decisions_that_showed_it(shop: Run, sqlite_db: st
 def test_figures_of_more_than_ten_minutes_ago_are_not_shown(sqlite_db: str) -> None:
     server, now = PageServer(Options(sqlite_db, sqlite_db)), time.monotonic()
     page = WebPage(200, b'<main id="content">as it was</main>')
-    for path, made_s in (("arms", 590), ("health", 610)):
-        server._cached.put((path, ""), _CachedPage(page, now - made_s, now - made_s + OLDEST_S), len(page.body))
+    for path, age_s in (("arms", 590), ("health", 610)):
+        server._cached.put((path, ""), _CachedPage(page, now - age_s, now - age_s + OLDEST_S), len(page.body))
 
     async def shown(path: str) -> bytes:
         server._running[path, ""] = asyncio.get_running_loop().create_future()  # it is being made, for long
