@@ -36,7 +36,7 @@ def find(
     compared; earlier: what disputed names stood for in rows before, to which those of these rows are added."""
     requests, keys = (
         decisions.requests(unit, distinct(rows.request_id)),
-        events.stored_keys(unit, distinct(rows.events.key)),
+        events.keys_and_kinds(unit, distinct(rows.events.key))[0],
     )
     owned = {session: user for session, user in users.items() if user is not None}
     stored = _stored_names(list(requests), list(keys), owned)

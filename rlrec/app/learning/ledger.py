@@ -24,7 +24,7 @@ from rlrec.records import Event, Head, Version
 from rlrec.store import Unit
 from rlrec.store.database.unit import Row, StoredRows
 from rlrec.store.log import decisions, events
-from rlrec.store.log.events import CENSOR, FeedbackTarget
+from rlrec.store.log.events import CENSOR
 from rlrec.store.policies import beliefs, policies
 from rlrec.store.policies.beliefs import BeliefKey, Sums
 
@@ -130,38 +130,34 @@ class Ledger:
     # -- events --
 
     def apply_events(
-        self,
-        changed: Collection[tuple[FeedbackTarget, Sequence[Row]]],
-        *,
-        stored: Mapping[int, Sequence[Event]],
-        arms: Mapping[tuple[int, int], int],
+        self, changed: Sequence[Row], *, stored: Mapping[int, Sequence[Event]], arms: Mapping[tuple[int, int], int]
     ) -> None:
-        """Replace the rewards of slots by those after new events. changed: targets, each with rows of Event.
+        """Replace the rewards of slots by those after new events. changed: of each decision its id, its policy, its
+        time, whether it was imported, the arm of the slot that is named first, ordinal, context, and rows of Event.
 
-        stored: the earlier events of each decision; arms: by decision and position, of slots beside their target's.
-        Slots with equal keys and equal events have equal rewards: they are counted, and derived once."""
-        scopes = {policy_id: self._find_scope(policy_id) for policy_id in {target[1] for target, _ in changed}}
+        stored: the earlier events of each decision; arms: by decision and position, of further slots. Slots with equal
+        keys and equal events have equal rewards: they are counted, and derived once."""
+        scopes = {policy_id: self._find_scope(policy_id) for policy_id in {row[1] for row in changed}}
         if self._omitting:
             from rlrec.store.log import exclusions
 
-            self._omissions = exclusions.omissions(self.unit, self._omitting, {target[0] for target, _ in changed})
+            self._omissions = exclusions.omissions(self.unit, self._omitting, {row[0] for row in changed})
         needing = {policy_id for policy_id, scope in scopes.items() if scope and scope.fields.propensity}
-        weighed_ids = {target.decision_id for target, _ in changed if target.policy_id in needing} if needing else ()
+        weighed_ids = {row[0] for row in changed if row[1] in needing} if needing else ()
         shown = {
             (number, position): propensity
             for number, slots in (decisions.propensities(self.unit, weighed_ids) if weighed_ids else {}).items()
             for position, propensity in slate_propensities(slots).items()
         }
         identical: list[tuple[int, SlotKey, EventValues, EventValues]] = []  # policy, slot, its events before, new ones
-        for target, new in changed:
-            decision_id, policy_id, _, served_at, _, imported, arm_id, number, ordinal, context_id = target
+        for decision_id, policy_id, served_at, imported, arm_id, ordinal, context_id, new in changed:
             scope = scopes[policy_id]
             if imported or scope is None:
                 continue
             safe_age, weighed, fields = scope
+            past = stored.get(decision_id, ())
             if fields.budget is not None:
-                self._charge_costs(fields.budget, target, stored, new, arms)
-            past = () if number is None else stored.get(decision_id, ())
+                self._charge_costs(fields.budget, policy_id, served_at, past, new, arm_id, arms)
             timed = safe_age < inf and (past or any(row[4] - served_at > safe_age for row in new))
             if len(new) == 1 and not timed:  # most lines
                 _, position, kind, value, _, _, _, _, _ = new[0]
@@ -185,7 +181,7 @@ class Ledger:
                 if not timed:
                     identical.append((policy_id, key, _values(past, position, weighed) if past else (), values))
             if timed:
-                self._apply_timed(target, keys, past, new)
+                self._apply_timed(policy_id, decision_id, served_at, keys, past, new)
         changes = cache(self._reward_changes)
         for (policy_id, key, old, values), times in Counter(identical).items():
             for version, change in zip(self.learning[policy_id], changes(policy_id, old, values), strict=True):
@@ -217,14 +213,13 @@ class Ledger:
         return self._scope[policy_id]
 
     def _apply_timed(
-        self, target: FeedbackTarget, keys: Mapping[int, SlotKey], past: Iterable[Event], new: Iterable[Row]
-    ) -> None:
+        self, policy_id: int, decision_id: int, served_at: int, keys: Mapping[int, SlotKey], past: Iterable[Event],
+        new: Iterable[Row],
+    ) -> None:  # fmt: skip
         """Replace the rewards of one decision's slots where its time, or that of an event, decides what counts."""
-        learning = self.learning[target.policy_id]
-        decision_id = target.decision_id
         holding = [
             version
-            for version in learning
+            for version in self.learning[policy_id]
             if version.since <= decision_id and (version.entered_to is None or decision_id <= version.entered_to)
             and (version.id, decision_id) not in self._omissions
         ]  # fmt: skip
@@ -233,8 +228,8 @@ class Ledger:
             slot_events = old.get(position, [])
             for version in holding:
                 change = (
-                    slot_reward(version, slot_events, served_at=target.at),
-                    slot_reward(version, slot_events + fresh[position], served_at=target.at),
+                    slot_reward(version, slot_events, served_at=served_at),
+                    slot_reward(version, slot_events + fresh[position], served_at=served_at),
                 )
                 self.replace(version, key, change)
 
@@ -293,18 +288,16 @@ class Ledger:
             self._charge(policy_id, (bucket, arm), count, 0.0, 0)
 
     def _charge_costs(
-        self, budget: Budget, target: FeedbackTarget, stored: Mapping[int, Sequence[Event]], new: Sequence[Row],
+        self, budget: Budget, policy_id: int, served_at: int, past: Iterable[Event], new: Sequence[Row], arm_id: int,
         arms: Mapping[tuple[int, int], int],
     ) -> None:  # fmt: skip
         """Count the costs among new events of a decision, in the period of the decision however late they come."""
-        past = () if target.number is None else stored.get(target.decision_id, ())
         paid = {event.position for event in past if event.kind == budget.event}
         for row in new:
-            position, kind, value = row[1:4]
+            decision_id, position, kind, value = row[:4]
             if kind == budget.event and position is not None:
-                arm = arms.get((target.decision_id, position), target.arm_id)
-                key = budget.bucket(target.at), arm
-                self._charge(target.policy_id, key, 0, value, 0 if position in paid else 1)
+                key = budget.bucket(served_at), arms.get((decision_id, position), arm_id)
+                self._charge(policy_id, key, 0, value, 0 if position in paid else 1)
                 paid.add(position)
 
     def _charge(self, policy_id: int, key: BeliefKey, slots: int, cost: float, n_paid: int) -> None:

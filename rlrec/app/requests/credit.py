@@ -41,7 +41,7 @@ class CreditedLines:
     def __init__(self, unit: Unit, group: Sequence[Line | InputError]) -> None:
         self.unit, self._group = unit, group
         keyed_lines = [(line.key, line.user) for line in group if isinstance(line, Line) and line.key is not None]
-        self._stored = events.stored_keys(unit, {key for key, user in keyed_lines if user is not None})
+        self._stored, _ = events.keys_and_kinds(unit, {key for key, user in keyed_lines if user is not None})
         self._taken = {key for key, user in keyed_lines if user is None}
         self._first: dict[str, tuple[Line, list[Line]]] = {}  # by key: the line of this group, and what replaces it
         self.lines: list[Line | InputError] = []
@@ -64,7 +64,7 @@ class CreditedLines:
             credited = _shared(line, self._find_stored(line, key) if key in self._stored else self._find(line))
             if key and key not in self._stored:
                 keys = {replacing.key or "" for replacing in credited}
-                if conflicting_keys := self._taken & keys or events.stored_keys(self.unit, keys).keys():
+                if conflicting_keys := self._taken & keys or events.keys_and_kinds(self.unit, keys)[0].keys():
                     raise _conflict(min(conflicting_keys))
                 self._taken |= keys
                 self._first[key] = line, credited
@@ -97,8 +97,8 @@ class CreditedLines:
     def _find_stored(self, line: Line, key: str) -> list[Showing]:
         """The showings that a line credited when it was stored. Raises Conflict where it means other ones."""
         further_keys = [_numbered(key, number) for number in range(2, MAX_SHOWINGS + 1)] if line.is_spread else []
-        stored = self._stored | events.stored_keys(self.unit, further_keys)
-        ids = [stored[name].decision_id for name in (key, *further_keys) if name in stored]
+        stored = self._stored | events.keys_and_kinds(self.unit, further_keys)[0]
+        ids = [stored[name][2] for name in (key, *further_keys) if name in stored]
         times = {"since": FIRST, "until": LAST}
         showings = decisions.find_showings(self.unit, line.user or "", arm=line.arm, limit=len(ids), ids=ids, **times)
         by_id = {showing.decision_id: showing for showing in showings}

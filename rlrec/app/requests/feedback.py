@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import isfinite
@@ -16,7 +16,7 @@ from rlrec.records import Event, Line, Reward, Sums
 from rlrec.store import Store, Unit
 from rlrec.store.database.unit import Row, StoredRows
 from rlrec.store.log import decisions, events
-from rlrec.store.log.events import CENSOR, RETURN, FeedbackKey, FeedbackTarget
+from rlrec.store.log.events import CENSOR, RETURN, FeedbackTarget
 from rlrec.store.policies import policies
 
 if TYPE_CHECKING:
@@ -49,33 +49,31 @@ class Summary(Sums):
 
 
 Group = Sequence[Line | InputError]
-LineContent = tuple[int, int | None, Mapping[str, float], bool | None, int | None]  # decision, position, ..., at
 Outcome = Union[Result, "PersonalResult", InputError]
 
 
 def feedback(store: Store, line: Line) -> Result | PersonalResult:
     """Record one line, in one transaction, which leaves no trace where the line is refused."""
-    (outcome,) = feedback_group(store, [line], all_or_none=True)
+    (outcome,) = feedback_group(store, [line], all_or_none=True).outcomes
     assert not isinstance(outcome, InputError)
     return outcome
 
 
 def feedback_group(
     store: Store, group: Group, warned: set[str] | None = None, *, all_or_none: bool = False
-) -> list[Outcome]:
-    """Record lines, in one transaction: the answer to each. warned: kinds of events that this process has warned of,
-    which takes in the new ones. all_or_none: raise the first error, and store nothing."""
+) -> FeedbackTransaction:
+    """Record lines, in one transaction, which has the answer to each. warned: kinds of events that this process has
+    warned of, which takes in the new ones. all_or_none: raise the first error, and store nothing."""
 
     def work(unit: Unit, ledger: Ledger) -> FeedbackTransaction:
-        feedback = FeedbackTransaction(unit, ledger, group, answers=True)
-        refused = [outcome for outcome in feedback.outcomes if isinstance(outcome, InputError)]
-        if refused and all_or_none:
-            raise refused[0]
-        return feedback
+        recorded = FeedbackTransaction(unit, ledger, group, answers=True)
+        if all_or_none and recorded.refused:
+            raise recorded.refused[0]
+        return recorded
 
-    stored = _write(store, work)
-    warn_unweighed(store, stored.unweighed, warned)
-    return stored.outcomes
+    recorded = _write(store, work)
+    warn_unweighed(store, recorded.unweighed, warned)
+    return recorded
 
 
 def _write(store: Store, work: Callable[[Unit, Ledger], T], *, references_hold: bool = False) -> T:
@@ -104,15 +102,13 @@ def feedback_stream(
     def work(unit: Unit, ledger: Ledger, *, portion: Callable[[], Iterable[Group]]) -> tuple[Summary, list[InputError]]:
         summary, errors = Summary(), list[InputError]()
         for group in portion():
-            feedback = FeedbackTransaction(unit, ledger, group)
-            unweighed.update(feedback.unweighed)
-            refused = [line for line in feedback.stored if isinstance(line, InputError)]
-            if refused and not quarantine:
-                raise refused[0]
-            errors += refused
-            accepted = feedback.stored.count(True)
-            duplicates = len(group) - accepted - len(refused)
-            summary += Summary(accepted=accepted, duplicates=duplicates, rejected=len(refused))
+            recorded = FeedbackTransaction(unit, ledger, group)
+            unweighed.update(recorded.unweighed)
+            if recorded.refused and not quarantine:
+                raise recorded.refused[0]
+            errors += recorded.refused
+            accepted, duplicates = map(recorded.stored.count, (True, False))
+            summary += Summary(accepted=accepted, duplicates=duplicates, rejected=len(recorded.refused))
         return summary, errors
 
     total = Summary()
@@ -166,22 +162,19 @@ def warn_unweighed(store: Store, unweighed: set[str], warned: set[str] | None = 
 class FeedbackTransaction:
     """A group of lines: all that they name is read first, then each line is checked, then all are written.
 
-    Most lines name a slot without events: such a line costs a few microseconds. One that is refused leaves no trace.
-    stored: of each line whether it was stored (else it is a duplicate), or why it was refused. outcomes: the answers,
-    with the rewards after each line. unweighed: the kinds of events that no definition weighs. returns: whether these
-    are events `return` that record themselves; other lines may not have one once a definition weighs it, or a visit
-    would count twice.
+    Most lines name a slot without events: such a line costs a microsecond or two. One that is refused leaves no trace.
+    stored: of each line whether it was stored (else it is a duplicate), or why it was refused; refused: these errors.
+    outcomes: the answers, with the rewards after each line. unweighed: the kinds of events that no definition weighs.
+    returns: whether these are events `return` that record themselves; other lines may not have one once a definition
+    weighs it, or a visit would count twice.
     """
 
     def __init__(
         self, unit: Unit, ledger: Ledger, group: Group, *, answers: bool = False, returns: bool = False
     ) -> None:
-        self.unit = unit
-        self.ledger = ledger
-        self.returns = returns
+        self.unit, self.ledger, self.returns = unit, ledger, returns
         self.stored: list[bool | InputError] = []
         self.outcomes: list[Outcome] = []
-        self.unweighed = set[str]()
         lines = [line for line in group if not isinstance(line, InputError)]
         if unit.postgres:  # under SQLite's one lock nothing changes any more
             ledger.lock(policies_of(unit, lines))
@@ -192,114 +185,126 @@ class FeedbackTransaction:
             credited = CreditedLines(unit, group)
             group = credited.lines
             lines = [line for line in group if not isinstance(line, InputError)]
-        self.targets = events.targets(unit, [(line.decision_id, line.request_id, line.position) for line in lines])
-        policy_ids = {target.policy_id for target in self.targets if target.decision_id is not None}
+        self.targets = targets = events.targets(unit, lines)
+        policy_ids = {target.policy_id for target in targets} - {None}
         ledger.lock(policy_ids)
         ledger.settle(policy_ids)
-        self.weighed = {kind for definition in policies.rewards(unit) for kind in definition.weights}
-        with_events = {target.decision_id for target in self.targets if target.number is not None}
+        self.keys, self.weighed = events.keys_and_kinds(unit, {line.key for line in lines} - {None})
+        with_events = {target.decision_id for target in targets if target.event_count}
         self.stored_events = events.by_decision(unit, with_events, self.weighed)
-        self.keys = events.stored_keys(unit, {line.key for line in lines if line.key is not None})
         self.pages = self._pages(lines, answers=answers)
         self.kinds = self.weighed - {RETURN}  # of events that need no further check
         # the reward definition of each version that served one of the decisions
         self.rewards: dict[int, Reward] = StoredRows("version")
         if answers:
             learning = {version.id: version for versions in ledger.learning.values() for version in versions}
-            unread = {target.version_id for target in self.targets if target.decision_id is not None} - learning.keys()
+            unread = {target.version_id for target in targets} - {None} - learning.keys()
             versions = learning | (policies.by_id(unit, unread) if unread else {})
             self.rewards |= {version_id: version.reward for version_id, version in versions.items()}
-        self.new: dict[int, tuple[FeedbackTarget, list[Row]]] = {}  # by decision: its first target, and its new events
+        self.new: dict[int, list[Row]] = {}  # events by decision
         self.rewarded_events: dict[int, tuple[list[Event], int]] = {}  # by decision, up to how many of its new events
-        self.new_keys: dict[str, LineContent] = {}
-        self.arms: dict[tuple[int, int], int] = {}  # of further slots
-        self.censored: dict[tuple[int, int], bool] = {}
         self._take_lines(group, answers=answers)
+        pairs = zip(group, self.stored, strict=True)
+        accepted = [line.events for line, stored in pairs if stored is True and isinstance(line, Line)]
+        self.unweighed = set[str]().union(*accepted) - self.weighed
         if credited is not None:
             self.outcomes = credited.answers(self.outcomes) if answers else []
             self.stored = credited.first_of_each(self.stored)
+        self.refused = [stored for stored in self.stored if isinstance(stored, InputError)]
 
     def _pages(self, lines: Sequence[Line], *, answers: bool) -> dict[int, dict[int, int]]:
         """The arm at each position of decisions that a line names as a page."""
-        if not answers and all(line.censor is None for line in lines):
-            return {}
-        pages = {
-            target.decision_id
-            for line, target in zip(lines, self.targets, strict=True)
-            if line.position is None and target.decision_id is not None and target.size != 1
-        }
+        named = zip(lines, self.targets, strict=True)
+        pairs = [(line, target) for line, target in named if answers or line.censor is not None]
+        pages = {target.decision_id for line, target in pairs if line.position is None and target.size != 1}
         return events.slates(self.unit, pages) if pages else {}
 
     def _take_lines(self, group: Group, *, answers: bool) -> None:
         """Check lines, then write their events, keys and censored marks, and apply the events to the beliefs."""
-        targets = iter(self.targets)
+        if any(isinstance(line, Line) and line.key is not None for line in group):
+            from rlrec.app.inputs.canonical import line_digest  # which lines without keys do without
+        targets, now, kinds, keys = iter(self.targets), self.unit.now, self.kinds, self.keys
+        new_keys, changed, seqs = list[Row](), list[Row](), dict[int, int]()
+        arms, censored = dict[tuple[int, int], int](), dict[tuple[int, int], bool]()  # of further slots; of all
         for line in group:
             if isinstance(line, InputError):
                 self.stored.append(line)
                 self.outcomes.append(line)
                 continue
+            position, values, at, key, censor = line[2:7]
             target = next(targets)
-            stored = self._add(line, target)
+            _, decision_id, policy_id, _, served_at, size, imported, arm_id, count, ordinal, context_id = target
+            if position is None and size == 1:
+                position = 1
+            event_at = now if at is None else at
+            is_usual = (
+                decision_id is not None and served_at <= event_at <= now and key not in keys
+                and (arm_id is not None or position is None)
+                and 0 < len(values) <= MAX_KINDS and kinds.issuperset(values)
+            )  # fmt: skip
+            for value in values.values():
+                is_usual = is_usual and type(value) is float and -LIMIT <= value <= LIMIT
+            stored = is_usual or self._check(line._replace(position=position), target)
+            if stored is True:
+                if policy_id not in seqs:
+                    seqs[policy_id] = self.ledger.seq(policy_id)
+                seq, new = seqs[policy_id], self.new.get(decision_id)
+                if new is None:
+                    self.new[decision_id] = new = []
+                    changed.append((decision_id, policy_id, served_at, imported, arm_id, ordinal, context_id, new))
+                elif position is not None:
+                    arms[decision_id, position] = arm_id
+                number = count + len(new)
+                for kind, value in values.items():
+                    number += 1
+                    new.append((decision_id, position, kind, float(value), event_at, now, seq, key, number))
+                if censor is not None:
+                    slots = self.pages[decision_id] if position is None else {position: arm_id}
+                    for shown_at, arm in slots.items():
+                        number += 1
+                        new.append((decision_id, shown_at, CENSOR, float(censor), event_at, now, seq, key, number))
+                        arms[decision_id, shown_at], censored[decision_id, shown_at] = arm, censor
+                if key is None:
+                    self.unit.repeatable = False
+                else:
+                    keys[key] = content = line_digest(decision_id, position, values, censor), at, decision_id
+                    new_keys.append((key, *content))
             self.stored.append(stored)
             if answers:
                 self.outcomes.append(self._answer(line, target, stored))
-        self.ledger.apply_events(self.new.values(), stored=self.stored_events, arms=self.arms)
-        events.add(self.unit, [event for number in sorted(self.new) for event in self.new[number][1]])
-        if self.new_keys:
-            events.add_keys(self.unit, [(key, *_stored_key(content)) for key, content in self.new_keys.items()])
-        for flag in sorted(set(self.censored.values()), reverse=True):
-            decisions.censor(
-                self.unit, sorted(slot for slot, censored in self.censored.items() if censored is flag), censored=flag
-            )
+        self.ledger.apply_events(changed, stored=self.stored_events, arms=arms)
+        events.add(self.unit, [event for decision_id in sorted(self.new) for event in self.new[decision_id]])
+        if new_keys:
+            events.add_keys(self.unit, new_keys)
+        for flag in sorted(set(censored.values()), reverse=True):
+            slots_of_flag = sorted(slot for slot, value in censored.items() if value is flag)
+            decisions.censor(self.unit, slots_of_flag, censored=flag)
 
-    def _add(self, line: Line, target: FeedbackTarget) -> bool | InputError:
-        """Check a line, and collect its events: whether they are new, or why it is refused."""
-        _, _, position, values, at, key, censor, number, *_ = line
-        decision_id, policy_id, _, served_at, size, imported, arm_id, last, _, _ = target
-        if position is None and size == 1:
-            position = 1
-        now = self.unit.now
-        event_at = now if at is None else at
+    def _check(self, line: Line, target: FeedbackTarget) -> bool | InputError:
+        """Whether a line is new, and no duplicate, or why it is refused."""
+        event_at = self.unit.now if line.at is None else line.at
         try:
-            if decision_id is None:
+            if target.decision_id is None:
                 raise _unknown_decision(line)
-            if arm_id is None and position is not None:
-                shown = ", ".join(map(str, events.slates(self.unit, [decision_id])[decision_id]))
-                message = f"position {position} of decision {decision_id} was not shown"
-                raise InputError(message, hint=f"shown: {shown}", field="position")
-            if key is not None and (key in self.new_keys or key in self.keys):
-                self._compare(line, target, position)
+            if target.arm_id is None and line.position is not None:
+                slate = events.slates(self.unit, [target.decision_id])[target.decision_id]
+                message = f"position {line.position} of decision {target.decision_id} was not shown"
+                raise InputError(message, hint=f"shown: {', '.join(map(str, slate))}", field="position")
+            if line.key in self.keys:
+                self._compare(line, target)
                 return False
-            if not served_at <= event_at <= now or not (values or censor is not None) or len(values) > MAX_KINDS:
-                raise _refused_events(line, decision_id, early=event_at < served_at)
-            for kind, value in values.items():
-                if kind not in self.kinds or type(value) is not float or not -LIMIT <= value <= LIMIT:
-                    _check(kind, value)
-                    if kind != RETURN:
-                        self.kinds.add(kind)
-                    elif kind in self.weighed and not imported and self._returned_already(decision_id, value):
-                        return False
+            is_empty = not line.events and line.censor is None
+            if not target.at <= event_at <= self.unit.now or is_empty or len(line.events) > MAX_KINDS:
+                raise _refused_events(line, target.decision_id, early=event_at < target.at)
+            for kind, value in line.events.items():
+                _check(kind, value)
+                if kind != RETURN:
+                    self.kinds.add(kind)
+                elif kind in self.weighed and not target.imported and self._returned_already(target.decision_id, value):
+                    return False
         except InputError as error:
-            error.line = number
+            error.line = line.number
             return error
-        collected = self.new.get(decision_id)
-        if collected is None:
-            self.new[decision_id] = collected = target, []
-        elif position is not None:
-            self.arms[decision_id, position] = arm_id
-        new, seq = collected[1], self.ledger.seq(policy_id)
-        count = (last or 0) + len(new)
-        for kind, value in values.items():
-            count += 1
-            new.append((decision_id, position, kind, float(value), event_at, now, seq, key, count))
-            if kind not in self.weighed:
-                self.unweighed.add(kind)
-        if censor is not None:
-            self._censor(target, Event(decision_id, position, CENSOR, float(censor), event_at, now, seq, key, count))
-        if key is None:
-            self.unit.repeatable = False
-        else:
-            self.new_keys[key] = decision_id, position, values, censor, at
         return True
 
     def _returned_already(self, decision_id: int, value: float) -> bool:
@@ -313,32 +318,25 @@ class FeedbackTransaction:
         stored = (event.value for event in self.stored_events.get(decision_id, ()) if event.kind == RETURN)
         return value > 0 and sum(-1 if earlier < 0 else 1 for earlier in stored) > 0
 
-    def _compare(self, line: Line, target: FeedbackTarget, position: int | None) -> None:
+    def _compare(self, line: Line, target: FeedbackTarget) -> None:
         """Raises Conflict where the key names another line, of the store or of this group."""
-        key = line.key or ""
-        stored = _stored_key(self.new_keys[key]) if key in self.new_keys else self.keys[key]
+        from rlrec.app.inputs.canonical import line_digest
+
+        stored = self.keys[line.key or ""]
         # An imported key cannot tell whether its line gave `at`: where the retry gives none, it is no difference.
-        at = stored.at if target.imported and line.at is None else line.at
+        at = stored[1] if target.imported and line.at is None else line.at
         # No stored line has a value that is not a number.
         numbers = all(type(value) in (int, float) and isfinite(value) for value in line.events.values())
-        content = target.decision_id, position, line.events, line.censor, at
-        if not numbers or stored != _stored_key(content):
+        content = target.decision_id, line.position, line.events, line.censor
+        if not numbers or stored != (line_digest(*content), at, target.decision_id):
             hint = "a key names one line for ever: use another"
-            raise Conflict(f"feedback key {key!r} is known with other content", hint=hint, field="key")
-
-    def _censor(self, target: FeedbackTarget, event: Event) -> None:
-        """Collect a censoring event of a slot, or of every slot of a page."""
-        slots = self.pages[target.decision_id] if event.position is None else {event.position: target.arm_id}
-        for number, (position, arm_id) in enumerate(slots.items(), event.number + 1):
-            self.new[target.decision_id][1].append(event._replace(position=position, number=number))
-            self.arms[target.decision_id, position] = arm_id
-            self.censored[target.decision_id, position] = event.value == 1.0
+            raise Conflict(f"feedback key {line.key!r} is known with other content", hint=hint, field="key")
 
     def _answer(self, line: Line, target: FeedbackTarget, stored: bool | InputError) -> Outcome:
         if isinstance(stored, InputError):
             return stored
         decision_id, served_at, size = target.decision_id, target.at, target.size
-        new = self.new[decision_id][1] if decision_id in self.new else ()
+        new = self.new.get(decision_id, [])
         rewarded, n_taken = self.rewarded_events.get(decision_id) or ([*self.stored_events.get(decision_id, ())], 0)
         rewarded += [Event(*row) for row in new[n_taken:] if row[2] in self.weighed or row[2] == CENSOR]
         self.rewarded_events[decision_id] = rewarded, len(new)
@@ -359,13 +357,6 @@ def policies_of(unit: Unit, lines: Sequence[Line]) -> set[int]:
         lines = [line for line in CreditedLines(unit, lines).lines if isinstance(line, Line)]
     names = [(line.decision_id, line.request_id) for line in lines]
     return decisions.policies_of(unit, {name for name, _ in names} - {None}, {name for _, name in names} - {None})
-
-
-def _stored_key(content: LineContent) -> FeedbackKey:
-    from rlrec.app.inputs.canonical import line_digest  # which a line without a key does without
-
-    decision_id, position, values, censor, at = content
-    return FeedbackKey(line_digest(decision_id, position, values, censor), at, decision_id)
 
 
 def _refused_events(line: Line, decision_id: int, *, early: bool) -> InputError:

@@ -260,7 +260,7 @@ def line_type(
             rows.append((field, kind, default) if isinstance(default, int | dict) else (field, kind | None, None))
     spelled = {field: options[field].opts[0].lstrip("-") for field in fields if field not in more_types}
     short = {field: word for field, word in spelled.items() if len(word) == 1}
-    return defstruct(name, rows, rename=short, forbid_unknown_fields=True)
+    return defstruct(name, rows, rename=short, forbid_unknown_fields=True, omit_defaults=True)
 
 
 def _tried(raw: bytes, kind: type[T], number: int) -> T | InputError:
@@ -278,15 +278,16 @@ def _at_once(raws: list[bytes], kind: Any) -> list[Any] | None:
     if not _usual(block, len(raws)):
         return None
     try:
-        values, untyped = _decoder(kind).decode_lines(block), _decoder(Any).decode_lines(block)
+        values = _decoder(kind).decode_lines(block)
+        n_brackets = max(map(len, block.translate(None, NO_BRACKET).split(b"\n")))  # of a line
+        if n_brackets > 2 * DEPTH and _is_deep(_decoder(Any).decode_lines(block)):
+            return None
+        # Written again, every key is there once: an equal count proves that none came twice. A quoted colon in a text
+        # counts on both sides. A default that a line states is not written by its kind.
+        counts = (msgspec.json.encode(read).count(b'":') for read in (values, _decoder(Any).decode_lines(block)))
+        is_distinct = any(count == block.count(b'":') for count in counts)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
-    n_brackets = max(map(len, block.translate(None, NO_BRACKET).split(b"\n")))  # of a line
-    if n_brackets > 2 * DEPTH and _is_deep(untyped):
-        return None
-    # Written again, every key is there once: an equal count proves that none came twice. A quoted colon in a text
-    # counts on both sides.
-    is_distinct = msgspec.json.Encoder().encode_lines(untyped).count(b'":') == block.count(b'":')
     return values if is_distinct and len(values) == len(raws) else None
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterable, Sequence
-from functools import lru_cache
-from itertools import chain
+from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
-from rlrec.records import Event
-from rlrec.store.database.unit import Row, Unit, slices
+from rlrec.records import Event, Line
+from rlrec.store.database.unit import Row, Unit, parse
+from rlrec.store.log import decisions
+from rlrec.store.log.decisions import LAST_ID
 
 if TYPE_CHECKING:
     from rlrec.arrays import Ids
@@ -17,14 +19,16 @@ if TYPE_CHECKING:
 CENSOR = "!censor"
 RETURN = "return"  # of the last decision of a visit after which the user came back
 
-SlotName = tuple[int | None, str | None, int | None]  # a decision, or the request that it answered; its position
+POSITION_BITS = 23  # of a slot's number, below those of its decision
+NO_POSITION = 2**POSITION_BITS - 1  # stands for a position that no page has
 
 
 class FeedbackTarget(NamedTuple):
     """The decision and the slot that a line of feedback names.
-    arm_id: of the slot, None for a page or where there is no such slot; number: of the decision's last event, None
-    where it has none. All fields are None where there is no such decision."""
+    number: of both in one; arm_id: of the slot, None for a page or where there is no such slot; event_count: of the
+    decision. All but the number are None where there is no such decision."""
 
+    number: int
     decision_id: int
     policy_id: int
     version_id: int
@@ -32,7 +36,7 @@ class FeedbackTarget(NamedTuple):
     size: int
     imported: int
     arm_id: int
-    number: int | None
+    event_count: int
     ordinal: int
     context_id: int
 
@@ -47,46 +51,36 @@ class AgedEvent(NamedTuple):
     age_us: int
 
 
-class FeedbackKey(NamedTuple):
-    """The line that a key names: its digest, its `at` if it had one, and its decision."""
-
-    digest: bytes
-    at: int | None
-    decision_id: int
+# The line that a key names: its digest, its `at` if it had one, and its decision.
+FeedbackKey = tuple[bytes, int | None, int]
 
 
 # Without a position the only slot of a slate is meant, or the page of a longer one.
-_TARGETS = """
-SELECT d.id, d.policy_id, d.version_id, d.at, d.size, d.imported, s.arm_id,
-    (SELECT max(number) FROM event WHERE decision_id = d.id), coalesce(d.ordinal, 0), d.context_id
-FROM {wanted} LEFT JOIN decision AS d
-    ON d.id = coalesce(w.id, (SELECT named.id FROM decision AS named WHERE named.request_key = w.request_key))
-LEFT JOIN slot AS s ON s.decision_id = d.id
-    AND s.position = coalesce(w.position, CASE WHEN d.size = 1 THEN 1 END)
+_TARGETS = f"""
+SELECT w.value, d.id, d.policy_id, d.version_id, d.at, d.size, d.imported, s.arm_id,
+    coalesce((SELECT max(number) FROM event WHERE decision_id = d.id), 0), coalesce(d.ordinal, 0), d.context_id
+FROM {{numbers}} LEFT JOIN decision d ON d.id = w.value >> {POSITION_BITS}
+LEFT JOIN slot s ON s.decision_id = d.id AND s.position =
+    CASE WHEN w.value & {NO_POSITION} > 0 THEN w.value & {NO_POSITION} WHEN d.size = 1 THEN 1 END
 """
-_ARRAYS = "unnest(?::bigint[], ?::text[], ?::bigint[]) WITH ORDINALITY AS w (id, request_key, position, rank)"
-PORTION = 1_000
 MAX_SPREAD = 4  # ids for each decision that is asked for: a range of ids costs less than each by itself
 
 
-def targets(unit: Unit, names: Sequence[SlotName]) -> list[FeedbackTarget]:
-    """The target of each name, in order."""
-    if unit.postgres:
-        columns = map(list, zip(*names, strict=True)) if names else ([], [], [])
-        return unit.records(FeedbackTarget, _TARGETS.format(wanted=_ARRAYS) + "ORDER BY w.rank", *columns)
-    targets: list[FeedbackTarget] = []
-    for portion in slices(names, PORTION):
-        targets += unit.records(FeedbackTarget, _targets_sqlite(len(portion)), *chain.from_iterable(portion))
-    return targets
-
-
-@lru_cache(maxsize=8)
-def _targets_sqlite(count: int) -> str:
-    """The query of `targets` on SQLite. The loops are nested as they are written, so that rows come in the order of the
-    values."""
-    return (
-        f"WITH w (id, request_key, position) AS (VALUES {','.join(['(?,?,?)'] * count)}) {_TARGETS.format(wanted='w')}"
+def targets(unit: Unit, lines: Sequence[Line]) -> list[FeedbackTarget]:
+    """The target of each line, in order."""
+    request_keys = {line.request_id for line in lines if line.request_id is not None}
+    answered = {key: number for key, (_, number) in decisions.requests(unit, request_keys).items()}
+    numbers = list[int]()
+    for decision_id, request_id, position in map(itemgetter(slice(3)), lines):
+        number = decision_id or answered.get(request_id or "") or 0
+        slot = 0 if position is None else position if 0 < position < NO_POSITION else NO_POSITION
+        numbers.append((number if 0 < number <= LAST_ID else 0) << POSITION_BITS | slot)
+    distinct = sorted(set(numbers))  # neighbours lie on one page
+    source, array = (
+        ("unnest(?::bigint[]) w (value)", distinct) if unit.postgres else ("json_each(?) w", json.dumps(distinct))
     )
+    by_number = {target[0]: target for target in unit.records(FeedbackTarget, _TARGETS.format(numbers=source), array)}
+    return list(map(by_number.__getitem__, numbers))
 
 
 def slates(unit: Unit, decision_ids: Collection[int]) -> dict[int, dict[int, int]]:
@@ -158,12 +152,19 @@ def add(unit: Unit, rows: Iterable[Row]) -> None:
     unit.insert("event", Event._fields, rows)
 
 
-def stored_keys(unit: Unit, keys: Collection[str]) -> dict[str, FeedbackKey]:
-    """The stored lines among these feedback keys."""
-    if not keys:
-        return {}
-    rows = unit.ask("SELECT key, digest, at, decision_id FROM feedback_key WHERE key IN (?*)", keys)
-    return {key: FeedbackKey(bytes(digest), at, decision_id) for key, digest, at, decision_id in rows}
+def keys_and_kinds(unit: Unit, keys: Collection[str | None]) -> tuple[dict[str, FeedbackKey], set[str]]:
+    """The stored lines among these feedback keys, and the kinds of events that some reward weighs: what every line of
+    feedback needs, in one query."""
+    stored, kinds = dict[str, FeedbackKey](), set[str]()
+    query = "SELECT key, digest, at, decision_id FROM feedback_key WHERE key IN (?*)"
+    for text, digest, at, decision_id in unit.ask(
+        f"{query} UNION ALL SELECT weights, NULL, NULL, NULL FROM reward", keys
+    ):
+        if digest is None:
+            kinds.update(parse(text, "weights of a reward"))
+        else:
+            stored[text] = bytes(digest), at, decision_id
+    return stored, kinds
 
 
 def add_keys(unit: Unit, rows: Iterable[tuple[str, bytes, int | None, int]]) -> None:
