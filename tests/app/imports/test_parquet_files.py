@@ -20,7 +20,7 @@ from rlrec.app.judging import evaluate
 from rlrec.app.log import partitions
 from rlrec.errors import CheckFailed, InputError, RlrecError
 from tests.app import logs
-from tests.conftest import Run, runner
+from tests.conftest import Run, filled, runner
 
 pytestmark = pytest.mark.slow
 ALL, FEW = "impression,session,slate", "dr,wdr,sips"
@@ -63,7 +63,8 @@ def prepare(db: str) -> str:
 @pytest.fixture
 def served(db: str) -> str:
     """A log of slates for users who come back, on either database."""
-    return prepare(db)
+    filled(db, prepare)
+    return db
 
 
 @pytest.fixture

@@ -118,8 +118,8 @@ def killed_after_commit(db: str, *words: str) -> None:
 
 
 @pytest.fixture
-def routed(db: str, tmp_path: Path) -> Run:
-    return filled(db, prepared, tmp_path)
+def routed(db: str) -> Run:
+    return filled(db, prepared)
 
 
 def test_a_look_of_a_route_that_nobody_could_read_spends_nothing(routed: Run, db: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from rlrec.store import Store
+from tests.app.shop import fixed
 from tests.conftest import ON_BOTH, Run, filled, runner
 
 
@@ -393,13 +394,12 @@ def test_a_rollback_ends_a_ramp_and_undoes_a_promotion(ready: Run) -> None:
     assert ready("route", "rollback", "home").exit_code == 3
 
 
-def ramp_between(db: str, folder: Path, rates: str) -> None:
+def ramp_between(db: str, rates: str) -> None:
     """Callers of `home` in two halves: `current` always shows arm x, `candidate` always shows arm y."""
     run = runner(db)
     for arm in "xy":
         run("arm", "add", arm)
-        (folder / f"{arm}.csv").write_text(f"arm,probability\n{arm},1\n")
-        run("policy", "create", arm, "--kind", "fixed", "--param", f"probabilities={folder / arm}.csv")
+        fixed(run, arm, {arm: 1})
     run("route", "create", "home", "--to", "x")
     run("route", "set", "home", "--to", "y", "--share", "50%")
     words = ("--env", f"rates={rates}", "--policy", "home", "--sessions", 400, "--group", 400, "--seed", 1)
@@ -409,9 +409,9 @@ def ramp_between(db: str, folder: Path, rates: str) -> None:
 STOP = ("--allow-future", "--now", "2030-01-01", "experiment", "stop", "home-ramp-1", "--promote")
 
 
-def test_a_candidate_that_surely_loses_is_promoted_only_anyway(sqlite_db: str, tmp_path: Path) -> None:
+def test_a_candidate_that_surely_loses_is_promoted_only_anyway(sqlite_db: str) -> None:
     """p is below 1e-9 for these rates."""
-    run = filled(sqlite_db, ramp_between, tmp_path, "0.6,0.3")
+    run = filled(sqlite_db, ramp_between, "0.6,0.3")
     refused = run(*STOP, "candidate")
     assert (refused.exit_code, refused.stderr.count("\n"), show(run)["experiment"]) == (3, 1, "home-ramp-1")
     shown = run("--now", "2030-01-01", "experiment", "show", "home-ramp-1", "--json").json["unit_differences"]
@@ -428,8 +428,8 @@ def test_anyway_alone_is_refused(run_sqlite: Run) -> None:
     assert "give --promote LABEL, too" in result.stderr
 
 
-def test_the_winner_of_a_ramp_and_what_served_before_are_promoted(sqlite_db: str, tmp_path: Path) -> None:
-    run = filled(sqlite_db, ramp_between, tmp_path, "0.3,0.6")
+def test_the_winner_of_a_ramp_and_what_served_before_are_promoted(sqlite_db: str) -> None:
+    run = filled(sqlite_db, ramp_between, "0.3,0.6")
     assert run(*STOP, "current").exit_code == 3
     assert run(*STOP, "current", "--anyway", "--dry-run").exit_code == 0
     done = run(*STOP, "candidate")
@@ -437,9 +437,9 @@ def test_the_winner_of_a_ramp_and_what_served_before_are_promoted(sqlite_db: str
     assert "candidate is better than current: +" in done.stderr
 
 
-def test_an_undecided_ramp_is_promoted_only_anyway_and_says_so(sqlite_db: str, tmp_path: Path) -> None:
+def test_an_undecided_ramp_is_promoted_only_anyway_and_says_so(sqlite_db: str) -> None:
     """Equal rates: the seed decides, and with it 19 of 20 would do."""
-    run = filled(sqlite_db, ramp_between, tmp_path, "0.5,0.5")
+    run = filled(sqlite_db, ramp_between, "0.5,0.5")
     assert (run(*STOP, "candidate").exit_code, show(run)["policy"]) == (3, "x")
     done = run(*STOP, "candidate", "--anyway")
     assert (done.exit_code, show(run)["policy"]) == (0, "y")

@@ -13,23 +13,21 @@ from rlrec.ope.comparisons.paired import gate_alpha
 from rlrec.store import Store
 from rlrec.times import parse
 from tests.app import visitors
-from tests.app.shop import MINUTE, START
+from tests.app.shop import MINUTE, START, fixed
 from tests.conftest import ON_BOTH, Run, filled, runner
 
 LATER = "2099-01-01T00:00:00Z"
 FIXED = {"good": (0.8, 0.1, 0.1), "worse": (0.1, 0.45, 0.45), "alike": (0.2, 0.6, 0.2)}
 
 
-def prepared(db: str, folder: Path, visits: int = 1_500) -> None:
+def prepared(db: str, visits: int = 1_500) -> None:
     """A log of a uniform policy `u`, arm a being better than b and c; fixed policies; the route `home`."""
     run = runner(db)
     for arm in "abc":
         run("--now", "2025-12-01T00:00:00Z", "arm", "add", arm)
     run("policy", "create", "u", "--kind", "uniform")
     for name, probabilities in FIXED.items():
-        rows = "\n".join(f"{arm},{probability}" for arm, probability in zip("abc", probabilities, strict=True))
-        (folder / f"{name}.csv").write_text(f"arm,probability\n{rows}\n")
-        run("policy", "create", name, "--kind", "fixed", "--param", f"probabilities={folder / name}.csv")
+        fixed(run, name, dict(zip("abc", probabilities, strict=True)))
     run("policy", "create", "ts", "--kind", "thompson", "--param", "floor=0.1")
     run("reward", "define", "taps", "click=1, reward=1")
     audience = ("bernoulli", "--env", "rates=0.6,0.3,0.3", "--policy", "u", "--sessions", visits, "--group", 100)
@@ -37,14 +35,9 @@ def prepared(db: str, folder: Path, visits: int = 1_500) -> None:
     run("route", "create", "home", "--to", "u")
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("fixed")
-
-
 @pytest.fixture
-def ready(db: str, folder: Path) -> Any:
-    return filled(db, prepared, folder)
+def ready(db: str) -> Any:
+    return filled(db, prepared)
 
 
 def gated(run: Run, to: str, *words: Any) -> Any:
@@ -184,8 +177,8 @@ def test_what_serves_may_have_learned_from_its_log(ready: Run) -> None:
     assert done.json["gate"]["against"] == "ts"
 
 
-def test_a_candidate_that_the_log_cannot_judge_is_refused(sqlite_db: str, folder: Path) -> None:
-    run = filled(sqlite_db, prepared, folder, 60)
+def test_a_candidate_that_the_log_cannot_judge_is_refused(sqlite_db: str) -> None:
+    run = filled(sqlite_db, prepared, 60)
     done = gated(run, "good")
     assert (done.exit_code, done.json["gate"]["verdict"]) == (3, "insufficient")
     text = done.error["error"]
@@ -310,15 +303,13 @@ def test_a_visit_without_an_end_does_not_stop_a_gate(sqlite_db: str, monkeypatch
 
 
 @pytest.mark.slow
-def test_a_guard_of_returns_needs_no_definition(sqlite_db: str, folder: Path) -> None:
+def test_a_guard_of_returns_needs_no_definition(sqlite_db: str) -> None:
     """An audience whose users come back where chocolate is rare: what earns more clicks may lose returns."""
     run = runner(sqlite_db)
-    for name, chocolate in (("sweet", 0.8), ("mixed", 0.45)):
-        (folder / f"{name}.csv").write_text(f"arm,probability\narm0,{chocolate}\narm1,{1 - chocolate}\n")
     run("policy", "create", "u", "--kind", "uniform")
     run("simulate", "choc-kale", "--policy", "u", "--sessions", "1200", "--group", "100", "--seed", "2")
-    for name in ("sweet", "mixed"):
-        run("policy", "create", name, "--kind", "fixed", "--param", f"probabilities={folder / name}.csv")
+    for name, chocolate in (("sweet", 0.8), ("mixed", 0.45)):
+        fixed(run, name, {"arm0": chocolate, "arm1": 1 - chocolate})
     run("--allow-future", "--now", LATER, "route", "create", "home", "--to", "u")
     (guard,) = gated(run, "mixed", "--guard", "return:-2%").json["guards"]
     assert (guard["guard"], guard["estimator"], guard["value"] is None) == ("return", "wdr", False)
