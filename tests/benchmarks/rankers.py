@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 from scipy.special import chdtrc
@@ -24,6 +25,7 @@ LEAST = 1e-6  # of a test of frequencies; the draws are seeded, so that it alarm
 LOGS, DECISIONS, ARMS, LISTED = 300, 400, 12, 6
 LATER = "2099-01-01T00:00:00Z"
 TRUTH_DECISIONS = 2_000_000
+SHELVES, RULED_DECISIONS, RULED_ESTIMATORS = 4, 150, ("ips", "snips", "dr")
 
 
 def rankers(setting: Setting) -> Iterator[Figure]:
@@ -37,6 +39,12 @@ def rankers(setting: Setting) -> Iterator[Figure]:
     yield Figure(name="intervals of 95 % that hold the truth", value=covered, unit="")
     yield Figure(name="that share less 95 %, in size", value=abs(covered - 0.95), unit="", at_most=0.0201)
     yield Figure(name="bias over its standard error", value=abs(error), unit="", at_most=4)
+    for estimator, (covered, error) in ruled_coverage(setting).items():
+        yield Figure(name=f"{estimator} under rules of pages: intervals that hold the truth", value=covered, unit="")
+        yield Figure(
+            name=f"{estimator}: that share less 95 %, in size", value=abs(covered - 0.95), unit="", at_most=0.0201
+        )
+        yield Figure(name=f"{estimator}: bias over its standard error", value=abs(error), unit="", at_most=4)
 
 
 def frequencies(params: dict[str, float]) -> float:
@@ -102,3 +110,62 @@ def coverage(setting: Setting) -> tuple[float, float]:
             held += row["lower"] <= truth <= row["upper"]
             values.append(row["value"])
     return held / logs, (np.mean(values) - truth) / (np.std(values) / np.sqrt(logs))
+
+
+def ruled_requests(
+    rng: np.random.Generator, n: int, **fields: object
+) -> tuple[list[dict[str, Any]], list[dict[str, float]]]:
+    """Requests of pages of three with a pin, a cap and a least share, and the rates of their arms."""
+    requests, by_arm = list[dict[str, Any]](), list[dict[str, float]]()
+    for row in zip(*(values.tolist() for values in audience(rng, n)), strict=True):
+        listed, scores, rates = row
+        if len({arm % SHELVES for arm in listed}) < 3:
+            continue
+        keys = [f"a{arm}" for arm in listed]
+        other_shelf = next(arm for arm in listed if arm % SHELVES != listed[0] % SHELVES)
+        page = {"pin": {"2": keys[0]}, "most": {"shelf": 1}, "least": {f"a{other_shelf}": 0.1}}
+        arms = [{"arm": key, "score": score} for key, score in zip(keys, scores, strict=True)]
+        requests.append({"session": f"{fields}{len(requests)}", "k": 3, "arms": arms, "page": page, **fields})
+        by_arm.append(dict(zip(keys, rates, strict=True)))
+    return requests, by_arm
+
+
+def ruled_coverage(setting: Setting) -> dict[str, tuple[float, float]]:
+    """The share of intervals of each estimator that hold the click rate of a sharper ranker under the same rules, which
+    fresh users tell; and how many standard errors the mean estimate is off."""
+    logs, shop, rng = max(20, round(LOGS * setting.scale)), Lite(setting), np.random.default_rng(6)
+    tell(shop, "init")
+    arms = [{"arm": f"a{arm}", "features": {"shelf": arm % SHELVES}} for arm in range(ARMS)]
+    tell(shop, "arm", "import", "-", lines=arms)
+    for name, temperature in (("mine", 0.7), ("sharp", 0.4)):
+        tell(shop, "policy", "create", name, "--kind", "scored", "--param", f"temperature={temperature}")
+
+    def pages(number: int, n: int, policy: str) -> Iterator[tuple[int, int, float]]:
+        """Decision, position and rate of each slot that is shown."""
+        requests, by_arm = ruled_requests(rng, n, policy=policy, context={"log": number})
+        text = tell(shop, "recommend", "--input", "-", "--seed", str(number), lines=requests)
+        for line, rates in zip(text.splitlines(), by_arm, strict=True):
+            answer = json.loads(line)
+            for slot in answer["slate"]:
+                yield answer["decision_id"], slot["position"], rates[slot["arm"]]
+
+    truth = float(np.mean([rate for *_, rate in pages(logs, max(2_000, round(20_000 * setting.scale)), "sharp")]))
+    for number in range(logs):
+        clicked = [
+            {"decision_id": decision, "position": position, "events": {"click": 1}}
+            for decision, position, rate in pages(number, RULED_DECISIONS, "mine")
+            if rng.random() < rate
+        ]
+        tell(shop, "feedback", "--input", "-", lines=clicked)
+    held: dict[str, list[bool]] = {name: [] for name in RULED_ESTIMATORS}
+    values: dict[str, list[float]] = {name: [] for name in RULED_ESTIMATORS}
+    with rlrec.open(shop.db, now=LATER) as store:
+        for number in range(logs):
+            log = f"policy=mine,field:log={number}"
+            for row in store.evaluate("sharp", log=log, estimators=",".join(RULED_ESTIMATORS)):
+                held[row["estimator"]].append(row["lower"] <= truth <= row["upper"])
+                values[row["estimator"]].append(row["value"])
+    return {
+        name: (float(np.mean(held[name])), (np.mean(values[name]) - truth) / (np.std(values[name]) / np.sqrt(logs)))
+        for name in RULED_ESTIMATORS
+    }
