@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.app.shop import done
+from tests.app.shop import done, fixed
 from tests.conftest import ON_BOTH, Run, runner
 
 ARMS = "abcdef"
@@ -342,14 +342,10 @@ def test_an_imported_log_gives_the_same_figures_in_reverse_order(kiosk: Run, tmp
             assert here[name] == pytest.approx(there[name], rel=1e-9), (here["estimator"], name)
 
 
-def test_the_mass_on_arms_that_the_logger_could_not_show_is_that_of_all_lists(
-    kiosk: Run, leaning: str, tmp_path: Any
-) -> None:
+def test_the_mass_on_arms_that_the_logger_could_not_show_is_that_of_all_lists(kiosk: Run, leaning: str) -> None:
     """Some 0.002 from the sum over all lists."""
-    path = tmp_path / "few.csv"
-    path.write_text("arm,probability\na,0.5\nb,0.3\nc,0.2\n")
     leaning_target(kiosk, leaning)
-    done(kiosk("policy", "create", "few", "--kind", "fixed", "--param", f"probabilities={path}"))
+    fixed(kiosk, "few", {"a": 0.5, "b": 0.3, "c": 0.2})
     served(kiosk, "few", n=40)
     (row,) = estimates(kiosk, "ips", "--target-samples", 40_000)
     missing = sum(chance(pair) * sum(arm in "def" for arm in pair) for pair in permutations(ARMS, 2))

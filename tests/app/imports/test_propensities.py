@@ -16,6 +16,7 @@ from rlrec.app.imports import propensities
 from rlrec.app.imports.columns import LogColumns, LoggedEvents, LoggedSlots
 from rlrec.store.database.loading import Same
 from tests.app.logs import summary
+from tests.app.shop import fixed
 from tests.conftest import CommandResult, Run
 
 
@@ -96,10 +97,8 @@ def test_estimates_by_estimated_propensities_are_weak_and_pass_no_gate(run: Run)
     judging = ("--log", "policy=old", "--estimator", "snips", "--cluster", "session", "--json")
     (row,) = run("evaluate", "uniform", *judging).json
     assert (row["verdict"], row["reasons"]) == ("weak", ["estimated-propensity"])
-    Path("best.csv").write_text("arm,probability\na,0.9\nb,0.05\nc,0.05\n")
-    Path("worst.csv").write_text("arm,probability\na,0.05\nb,0.05\nc,0.9\n")
-    for name in ("best", "worst"):
-        run("policy", "create", name, "--kind", "fixed", "--param", f"probabilities={name}.csv")
+    fixed(run, "best", {"a": 0.9, "b": 0.05, "c": 0.05})
+    fixed(run, "worst", {"a": 0.05, "b": 0.05, "c": 0.9})
     run("route", "create", "front", "--to", "worst")
     result = run("route", "set", "front", "--to", "best", "--require", "if-better")
     assert (result.exit_code, "computed when it was imported" in result.stderr) == (3, True)

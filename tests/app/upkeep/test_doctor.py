@@ -25,7 +25,7 @@ from rlrec.store.policies import policies
 from rlrec.store.upkeep import audit as store_audit
 from rlrec.times import parse
 from tests.app.grown import LAST, LATER, START, grown, sql
-from tests.app.shop import done
+from tests.app.shop import done, fixed
 from tests.conftest import ON_BOTH, CommandResult, Run, filled, runner
 
 
@@ -555,13 +555,12 @@ def served(run: Callable[..., CommandResult], name: str, *, n: int = 1_000) -> N
 
 
 @pytest.mark.slow
-def test_starving_arms_and_a_log_of_one_arm_are_warnings(sqlite_db: str, tmp_path: Path) -> None:
+def test_starving_arms_and_a_log_of_one_arm_are_warnings(sqlite_db: str) -> None:
     run = runner(sqlite_db)
     for arm in ("a1", "a2", "a3"):
         done(run("arm", "add", arm))
-    for name, table in (("one", "a1,1"), ("two", "a1,0.5\na2,0.5"), ("all", "a1,0.4\na2,0.4\na3,0.2")):
-        (tmp_path / name).write_text(f"arm,probability\n{table}\n")
-        done(run("policy", "create", name, "--kind", "fixed", "--param", f"probabilities={tmp_path / name}"))
+    for name, shares in (("one", [1]), ("two", [0.5, 0.5]), ("all", [0.4, 0.4, 0.2])):
+        fixed(run, name, {f"a{number}": share for number, share in enumerate(shares, 1)})
         served(run, name)
     findings = audit(sqlite_db).findings
     assert [(finding.check, finding.severity, finding.subject) for finding in findings] == [

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.app.logs import summary
+from tests.app.shop import fixed
 from tests.conftest import CommandResult, Run, runner
 
 ADF = """shared 'e1 |User:2 hour:9 city=Bonn |w sun rain:0.5 sun
@@ -80,8 +81,7 @@ def test_counts_and_estimates_are_those_of_a_plain_script(run_sqlite: Run) -> No
     run_sqlite("reward", "define", "cost", "reward=1")
     result = imported(run_sqlite, "".join(lines), "--actions", 2)
     assert (result.json["accepted"], result.json["duplicates"]) == (300, 0)
-    Path("first.csv").write_text("arm,probability\n1,1\n2,0\n")
-    run_sqlite("policy", "create", "first", "--kind", "fixed", "--param", "probabilities=first.csv")
+    fixed(run_sqlite, "first", {"1": 1, "2": 0})
     command = ("evaluate", "first", "--estimator", "ips", "--reward", "cost", "--json")
     (row,) = run_sqlite(*command, "--log", "policy=vw").json
     assert (row["n"], row["value"]) == (300, pytest.approx(np.mean(earned), rel=1e-12))

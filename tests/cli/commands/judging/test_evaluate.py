@@ -17,6 +17,7 @@ from rlrec.ope.checks.reasons import GROUPS
 from rlrec.ope.units.estimate import Estimate
 from rlrec.sentences import approximate
 from tests.app import logs, trained
+from tests.app.shop import fixed
 from tests.conftest import Run, filled, runner
 
 CONTRACT = [
@@ -167,12 +168,10 @@ def test_effective_sample_sizes_of_a_table_are_whole_numbers(log: Any, run_sqlit
     assert [row[:index].split()[-1].isdigit() for row in rows] == [True, True]
 
 
-def test_which_targets_may_still_be_the_best_is_asked_for(log: Any, run_sqlite: Run, tmp_path: Path) -> None:
+def test_which_targets_may_still_be_the_best_is_asked_for(log: Any, run_sqlite: Run) -> None:
     """home@1 has learned from this log: what it would earn neither leaves out others nor is left out."""
     for name, shares in {"high": (0.01, 0.01, 0.08, 0.9), "low": (0.9, 0.08, 0.01, 0.01)}.items():
-        lines = [f"a{arm},{share}" for arm, share in enumerate(shares)]
-        (tmp_path / name).write_text("\n".join(["arm,probability", *lines]))
-        run_sqlite("policy", "create", name, "--kind", "fixed", "--param", f"probabilities={tmp_path / name}")
+        fixed(run_sqlite, name, {f"a{arm}": share for arm, share in enumerate(shares)})
     command = (*LATER, "evaluate", "high", "low", "home@1", "--estimator", "snips", "--cluster", "session")
     first, *_ = run_sqlite(*command, "--best").stdout.splitlines()
     assert first == "high@1 may still be the best; low@1 is not; this log cannot tell about home@1"
@@ -188,14 +187,13 @@ def test_which_targets_may_still_be_the_best_is_asked_for(log: Any, run_sqlite: 
 def test_a_log_without_times_says_nothing_of_hours(run_sqlite: Run, tmp_path: Path) -> None:
     """Each import dates its lines by itself: what lies between two imports is no traffic."""
     rng, source = np.random.default_rng(3), tmp_path / "log.vw"
-    (tmp_path / "near.csv").write_text("arm,probability\n1,0.4\n2,0.6\n")
     for hour in range(3):
         actions, costs = rng.integers(1, 3, 200), -(rng.random(200) < 0.3).astype(int)
         pairs = enumerate(zip(actions.tolist(), costs.tolist(), strict=True), 200 * hour)
         source.write_text("".join(f"{action}:{cost}:0.5 | x:{number}\n" for number, (action, cost) in pairs))
         options = ("--layout", "vw", "--actions", 2, "--policy", "old")
         assert run_sqlite("--now", f"2026-01-01T0{hour}:00:00Z", "import-log", source, *options).exit_code == 0
-    run_sqlite("policy", "create", "near", "--kind", "fixed", "--param", f"probabilities={tmp_path / 'near.csv'}")
+    fixed(run_sqlite, "near", {"1": 0.4, "2": 0.6})
     command = ("--now", "2026-02-01T00:00:00Z", "evaluate", "near", "--cluster", "session")
     rows = run_sqlite(*command, "--json").json
     assert {row["needed_days"] for row in rows} == {None}
@@ -203,11 +201,8 @@ def test_a_log_without_times_says_nothing_of_hours(run_sqlite: Run, tmp_path: Pa
     assert "of this traffic" not in run_sqlite(*command).stdout
 
 
-def test_what_is_needed_is_told_in_clusters_and_in_days_of_the_logs_traffic(
-    log: Any, run_sqlite: Run, tmp_path: Path
-) -> None:
-    (tmp_path / "near.csv").write_text("arm,probability\na0,0.2\na1,0.2\na2,0.3\na3,0.3\n")
-    run_sqlite("policy", "create", "near", "--kind", "fixed", "--param", f"probabilities={tmp_path / 'near.csv'}")
+def test_what_is_needed_is_told_in_clusters_and_in_days_of_the_logs_traffic(log: Any, run_sqlite: Run) -> None:
+    fixed(run_sqlite, "near", {"a0": 0.2, "a1": 0.2, "a2": 0.3, "a3": 0.3})
     command = (*LATER, "evaluate", "near", "--cluster", "session")
     rows, text = run_sqlite(*command, "--json").json, run_sqlite(*command).stdout
     (shown,) = (row for row in rows if row["estimator"] == "dr")
