@@ -97,6 +97,14 @@ def test_a_single_recommend_imports_no_scipy(shop: Run, sqlite_db: str, policy: 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("words", [["policy", "show", "thompson"], ["exposure"]])
+def test_looking_at_beliefs_and_rates_imports_no_scipy(shop: Run, sqlite_db: str, words: list[str]) -> None:
+    names, stdout = ran(sqlite_db, *words, "--json")
+    assert json.loads(stdout)["arms"]
+    assert not {name for name in names if name.startswith("scipy")}
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [["feedback", 1, "click"], ["feedback", 2, "click", "--position", 2, "--key", "k"]])
 def test_a_single_feedback_imports_no_numpy(shop: Run, sqlite_db: str, words: list[object]) -> None:
     names, stdout = ran(sqlite_db, *words, "--json")
