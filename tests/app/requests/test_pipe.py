@@ -69,6 +69,23 @@ def test_each_line_is_answered_in_its_place(pipe: Pipe) -> None:
     assert [str(result[index]) for index in (2, 3)] == ["bad", "unknown decision 99"]
 
 
+def test_a_refused_user_leaves_the_other_answers_in_their_places(pipe: Pipe) -> None:
+    result = pipe.group([request(user="u"), request(user="v"), request("t"), request(user="u")])
+    shown = [(result[index]["session"], result[index]["step"]) for index in (0, 2, 3)]
+    assert shown == [("s", 0), ("t", 0), ("s", 1)]
+    assert "belongs to user 'u'" in str(result[1])
+
+
+@pytest.mark.parametrize("n", [1, 3, 700])
+def test_a_group_of_any_size_stores_a_row_for_each_line(pipe: Pipe, n: int) -> None:
+    """Statements have 512 rows, and half of them, and so on."""
+    answers = pipe.group([request(f"s{line}", request_id=f"r{line}") for line in range(n)])
+    with pipe.store.read() as unit:
+        rows = unit.ask("SELECT s.key, d.request_key, d.id FROM decision d JOIN session s ON s.id = d.session_id")
+        slots = unit.ask_value("SELECT count(*) FROM slot")
+    assert (sorted(rows), slots) == (sorted((a["session"], a["request_id"], a["decision_id"]) for a in answers), n)
+
+
 def test_feedback_of_a_group_is_seen_by_the_next_one(pipe: Pipe) -> None:
     shown = pipe.group([request()])[0]["slate"][0]["arm"]
     same, stored = pipe.group([click(decision_id=1), request(size=5)])[1], pipe.group([request(size=5)])[0]
