@@ -27,6 +27,11 @@ _VERSION_ROW = f"{_POLICY}, {_VERSION}, {_REWARD}"
 _IN_ORDER = "ORDER BY version.policy_id, version.number"
 _LEARNING = f"version.status = 'learning' {_IN_ORDER}"
 _HEAD = "policy_head.policy_id, policy_head.seq, policy_head.ordinal, policy_head.live_id"
+_HEADS_AND_LEARNING = (
+    f"SELECT {_HEAD}, {_VERSION_ROW} FROM policy_head LEFT JOIN version ON version.policy_id = policy_head.policy_id"
+    " AND version.status = 'learning' LEFT JOIN policy ON policy.id = version.policy_id"
+    f" LEFT JOIN reward ON reward.id = version.reward_id WHERE policy_head.policy_id IN (?*) {_IN_ORDER}"
+)
 
 
 def _reward(row: Row) -> Reward:
@@ -162,8 +167,12 @@ def lock_learning(unit: Unit, policy_ids: Collection[int]) -> tuple[dict[int, He
     if unit.heads and unit.heads.keys() >= set(policy_ids):
         pairs = [unit.heads.pop(policy_id) for policy_id in sorted(policy_ids)]
         return {head.policy_id: head for head, _ in pairs}, [version for _, learning in pairs for version in learning]
+    if not unit.postgres:
+        rows = unit.ask(_HEADS_AND_LEARNING, policy_ids)
+        heads = StoredRows("policy_head", ((row[0], Head._make(row[:4])) for row in rows))
+        return heads, [_version(row[4:]) for row in rows if row[4] is not None]
     learning = f"SELECT {_VERSION_ROW} FROM {_VERSIONS} WHERE version.policy_id IN (?*) AND {_LEARNING}"
-    now = [(decisions.NEWEST,), *([(engine.CLOCK,)] if unit.on_clock else [])] if unit.postgres else []
+    now = [(decisions.NEWEST,), *([(engine.CLOCK,)] if unit.on_clock else [])]
     heads, versions, *times = _lock(unit, policy_ids, (learning, policy_ids), *now)
     unit.now = max([unit.now, *(rows[0][0] or 0 for rows in times)])
     return heads, list(map(_version, versions))

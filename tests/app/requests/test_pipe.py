@@ -17,6 +17,7 @@ from rlrec.store.database import database_errors
 from rlrec.store.log import decisions
 from tests.app.shop import START, added_up, clock, stocked, sums
 from tests.app.workers import together
+from tests.conftest import ON_BOTH
 
 
 def request(session: str = "s", **options: Any) -> Request:
@@ -59,6 +60,38 @@ def test_a_line_of_a_warm_stream_is_one_transaction_of_few_statements(
     assert (statements[0], statements[-1]) == ("BEGIN IMMEDIATE", "COMMIT")
     assert [text for text in statements[1:-1] if text.startswith(("BEGIN", "COMMIT"))] == []
     assert len(statements) - 2 <= most, statements
+
+
+@ON_BOTH
+def test_a_line_of_feedback_takes_few_statements(pipe: Pipe, store: Store) -> None:
+    decision_id, statements = pipe.group([request()])[0]["decision_id"], list[str]()
+    store.close()
+
+    @sa.event.listens_for(store.engine, "connect")
+    def trace(connection: Any, _: object) -> None:
+        if isinstance(connection, sqlite3.Connection):
+            connection.set_trace_callback(statements.append)
+        else:
+            connection.cursor_factory = tracing_cursor(statements)
+
+    pipe.group([click(decision_id=decision_id, key="k1")])
+    other_id = pipe.group([request("t")])[0]["decision_id"]
+    statements.clear()
+    assert pipe.group([click(decision_id=other_id, key="k2")])[0].events == 1
+    counted = [text for text in statements if not text.startswith(("BEGIN", "COMMIT"))]
+    assert len(counted) <= (9 if "sqlite" in store.url.drivername else 13), statements
+
+
+def tracing_cursor(statements: list[str]) -> Any:
+    """A class of cursors of PostgreSQL's driver that note what they carry out."""
+    import psycopg
+
+    class TracingCursor(psycopg.Cursor[Any]):
+        def execute(self, query: Any, *values: Any, **options: Any) -> Any:
+            statements.append(str(query))
+            return super().execute(query, *values, **options)
+
+    return TracingCursor
 
 
 def test_each_line_is_answered_in_its_place(pipe: Pipe) -> None:
