@@ -148,10 +148,8 @@ def possible_slates(arms: Ids, slates: Ids, *, case: Index | None = None) -> tup
         return order, length
     row_case = None if case is None else np.repeat(case[impossible], k)
     _, exists = arm_indices(arms, slates[impossible].reshape(-1, 1), case=row_case)
-    below, shown = np.tri(k, k=-1, dtype=np.bool_), order[impossible]
-    is_repeated = ((shown[:, :, None] == shown[:, None, :]) & below).any(axis=2)
-    length[impossible] = (~exists.reshape(-1, k) | is_repeated).argmax(axis=1)
-    stays = np.arange(k) < length[impossible, None]
+    length[impossible] = (~exists.reshape(-1, k)).argmax(axis=1)  # 0 where an arm stands there twice
+    shown, stays = order[impossible], np.arange(k) < length[impossible, None]
     # the first arms that do not stand above, in the positions below
     is_used = (np.where(stays, shown, -1)[:, :, None] == np.arange(k)).any(axis=1)
     unused = np.argsort(is_used, axis=1, kind="stable")
