@@ -61,7 +61,9 @@ class Pipe:
     def _answer(self, lines: Sequence[Request | Line | InputError]) -> list[Answered | Outcome]:
         feedback = [line for line in lines if isinstance(line, Line)]
         if feedback and all(isinstance(line, Line | InputError) for line in lines):
-            return list(feedback_group(self.store, cast(Group, lines), self._warned).outcomes)
+            recorded = feedback_group(self.store, cast(Group, lines), self._warned)
+            self._cache.note_changes(recorded.ledger.changes())
+            return list(recorded.outcomes)
         requests = cast(Sequence[Request | InputError], [line for line in lines if not isinstance(line, Line)])
         group = RequestGroup(
             self.store, requests, seed=self.seed, dry_run=self.dry_run, cache=self._cache, feedback=feedback

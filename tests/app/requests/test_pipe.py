@@ -5,9 +5,12 @@ from __future__ import annotations
 import sqlite3
 from typing import Any
 
+import numpy as np
 import pytest
 import sqlalchemy as sa
 
+from rlrec.app.distributions import exact
+from rlrec.app.inputs import lookup
 from rlrec.app.requests.feedback import Line, Result
 from rlrec.app.requests.pipe import Pipe, Request
 from rlrec.app.serving.requests import DrawnAnswer
@@ -117,6 +120,24 @@ def test_a_group_of_any_size_stores_a_row_for_each_line(pipe: Pipe, n: int) -> N
         rows = unit.ask("SELECT s.key, d.request_key, d.id FROM decision d JOIN session s ON s.id = d.session_id")
         slots = unit.ask_value("SELECT count(*) FROM slot")
     assert (sorted(rows), slots) == (sorted((a["session"], a["request_id"], a["decision_id"]) for a in answers), n)
+
+
+def test_a_belief_that_feedback_of_the_stream_moved_is_not_read_anew(
+    pipe: Pipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = pipe.group([request()])[0]
+    monkeypatch.setattr(exact, "_stored", None)  # it reads all arms
+    pipe.group([click(decision_id=shown["decision_id"])])
+    answer = pipe.group([request("t")])[0]
+    monkeypatch.undo()
+    with pipe.store.read() as unit:
+        version, head = lookup.version(unit, "home")
+        loaded = exact.load(unit, version)
+        arms = np.array(pipe._cache.active)
+        held = pipe._cache.serving(unit, version, head)
+        assert isinstance(answer, dict)
+        assert np.array_equal(held.belief(arms).pulls, loaded.belief(arms).pulls)
+        assert np.array_equal(held.belief(arms).reward_sum, loaded.belief(arms).reward_sum)
 
 
 def test_feedback_of_a_group_is_seen_by_the_next_one(pipe: Pipe) -> None:
