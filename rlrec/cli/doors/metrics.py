@@ -10,7 +10,6 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 
-from rlrec.app.serving.requests import DrawnAnswer
 from rlrec.cli.doors.writer import SharedWriter
 from rlrec.cli.program.shared import Store
 from rlrec.errors import RlrecError
@@ -52,6 +51,8 @@ class Metrics:
 
     def count_group(self, answers: Sequence[Any], seconds: float) -> None:
         """Count the answers to a group."""
+        from rlrec.app.serving.requests import DrawnAnswer
+
         self.group_lines.observe(len(answers))
         self.group_seconds.observe(seconds)
         for answer in answers:
