@@ -41,17 +41,17 @@ def intervals(policy: Policy, belief: Belief, *, level: float = 0.95) -> tuple[A
 
 
 def beta_bounds(alpha: Array, beta: Array, tail: float) -> tuple[Array, Array]:
-    """The values that Beta variables, (m,), are below and above with probability `tail` each: to a relative 1e-12 for
-    parameters from 0.1 on and tails of 0.1 or less.
+    """The values that Beta variables, of any one shape, are below and above with probability `tail` each: to a relative
+    1e-12 for parameters from 0.1 on and tails of 0.1 or less.
 
     Source: own derivation: Newton on the logit scale, where densities are log-concave; a tail is integrated from its
     own end, where it is small."""
-    density, (nodes, weights) = BetaLogit(alpha, beta), gauss(NODES)
+    density, (nodes, weights) = BetaLogit(alpha.ravel(), beta.ravel()), gauss(NODES)
     nodes = (np.arange(PANELS)[:, None] + (1 + nodes) / 2).ravel() / PANELS
     weights = np.tile(weights, PANELS) / (2 * PANELS)
     bounds = list[Array]()
     for sign, reach in zip((-1.0, 1.0), density.reach(), strict=True):
-        distance, step = np.zeros(len(alpha)), np.ones(len(alpha))  # from the mode
+        distance, step = np.zeros(alpha.size), np.ones(alpha.size)  # from the mode
         for _ in range(MAX_STEPS):
             width = reach - distance
             at = sign * np.column_stack([distance, distance[:, None] + width[:, None] * nodes])
@@ -61,7 +61,7 @@ def beta_bounds(alpha: Array, beta: Array, tail: float) -> tuple[Array, Array]:
             if (np.abs(step) <= 1e-13 * (1 + np.abs(distance))).all():
                 break
         with np.errstate(over="ignore"):
-            bounds.append(1 / (1 + np.exp(-density.mode - sign * distance)))
+            bounds.append((1 / (1 + np.exp(-density.mode - sign * distance))).reshape(alpha.shape))
     return bounds[0], bounds[1]
 
 

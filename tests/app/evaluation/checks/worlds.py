@@ -114,7 +114,7 @@ def checked_rows(world: World, *, cluster: str = "user", **flags: Any) -> Checke
 def extent_of(world: World) -> LogExtent:
     """The extent of the log."""
     (n, k), steps = world.arm.shape, int(world.step.max(initial=0)) + 1
-    return LogExtent(k, steps, 1, 1, n, int(world.at.min()), int(world.at.max()))
+    return LogExtent(k, steps, 1, 1, n, first_at=int(world.at.min()), last_at=int(world.at.max()))
 
 
 def fails(check: Check, world: World, *, batches: int = 1, **flags: Any) -> bool:
