@@ -242,10 +242,10 @@ def _target_partials(
     has_list, estimated = any_slot(rows, logged.lists.has_list(slots)), any_slot(rows, slots["estimated"])
     gaps: dict[int, dict[str, Flags]] = {}  # slots that a target cannot be asked about, by the reason
     for number, scorer in shared.members:
-        flags = scorer.unanswerable(slots, logged)
-        gaps[number] = {} if flags is None else {scorer.target.lacking: flags}
-        if (is_refused := scorer.refused(slots, logged)).any():
-            gaps[number]["page-rules"] = is_refused
+        unasked = {
+            scorer.target.lacking: scorer.unanswerable(slots, logged), "page-rules": scorer.refused(slots, logged),
+        }  # fmt: skip
+        gaps[number] = {reason: flags for reason, flags in unasked.items() if flags.any()}
     if evaluation.paired:
         common: dict[str, Flags] = {}
         for reason, flags in chain.from_iterable(gap.items() for gap in gaps.values()):

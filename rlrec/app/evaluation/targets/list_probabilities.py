@@ -52,9 +52,8 @@ class ListScorer(Scorer):
 
     list_scorer: Scorer = field(kw_only=True)
 
-    def unanswerable(self, slots: Columns, logged: LoggedBatch) -> Flags | None:
-        is_unknown = ~(logged.lists.weighable(slots) | self._drawable(slots, logged))
-        return is_unknown if is_unknown.any() else None
+    def unanswerable(self, slots: Columns, logged: LoggedBatch) -> Flags:
+        return ~(logged.lists.weighable(slots) | self._drawable(slots, logged))
 
     def _drawable(self, slots: Columns, logged: LoggedBatch) -> Flags:
         """The rows without a list where the first stage could have drawn one that fills the slate, (n,)."""
@@ -69,15 +68,12 @@ class ListScorer(Scorer):
         scorers = replicas or [self.list_scorer] * REPLICAS
         return [replace(self, replica=number, list_scorer=scorer) for number, scorer in enumerate(scorers)]
 
-    def case_rows(
-        self, rows: ImpressionRows, logged: LoggedBatch, *, models: bool = False, joint: bool = False,
-        subset: Ids | None = None,
-    ) -> Iterator[CaseRows]:  # fmt: skip
+    def case_rows(self, rows: ImpressionRows, logged: LoggedBatch, **options: Any) -> Iterator[CaseRows]:
         has_list = np.flatnonzero(logged.lists.has_list(rows.slots))
-        yield from self.list_scorer.case_rows(rows, logged, models=models, joint=joint, subset=has_list)
+        yield from self.list_scorer.case_rows(rows, logged, **options | {"subset": has_list})
         deepest = rows.slots["depth"] < self.serving.learner.n_candidates
         drawable = np.flatnonzero(self._drawable(rows.slots, logged) & deepest)
-        yield from super().case_rows(rows, logged, models=models, joint=joint, subset=drawable)
+        yield from super().case_rows(rows, logged, **options | {"subset": drawable})
 
     def _cases_at_a_time(self, cases: Ids, *, models: bool) -> int:
         return min(CASES, max(1, CELLS // (REPLICAS * int(cases[:, 2].max(initial=1)) * max(1, len(self.arms)))))

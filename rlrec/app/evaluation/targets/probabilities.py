@@ -111,11 +111,9 @@ class Scorer:
             return None
         return logged.lists.log_ratio(self.serving, slots, logged.contexts, keys=self.arms.keys)
 
-    def unanswerable(self, slots: Columns, logged: LoggedBatch) -> Flags | None:
-        """The rows for which it has no probability, since the list or the state that it reads is unknown; None without
-        such a row."""
-        is_unknown = ~logged.lists.weighable(slots) if self.target.draws_candidates else None
-        return is_unknown if is_unknown is not None and is_unknown.any() else None
+    def unanswerable(self, slots: Columns, logged: LoggedBatch) -> Flags:
+        """The rows for which it has no probability, since the list or the state that it reads is unknown, (n,)."""
+        return ~logged.lists.weighable(slots) & self.target.draws_candidates
 
     def eligible_sets(self, slots: Columns, logged: LoggedBatch) -> Ids:
         """The numbers of the eligible sets of the rows, as `arms_of` takes them, (n,): of the arms that the target may
@@ -306,8 +304,13 @@ class Scorer:
     ) -> Iterator[Block]:
         """The blocks of cases of equally many arms and positions. read: the contexts by their names."""
         floor, first = self.serving.policy.exploration, next(iter(scored.values()))
-        if layout_of(first) is not None:
-            yield from self._ruled_blocks(scored, size, logged)
+        if layout_of(first) is not None:  # marginals where they are closed, else those of each slate above
+            for (eligible, *_), scores in scored.items():
+                layout, marginals, greatest = layout_of(scores), np.empty((size, 0)), np.ones(size)
+                if layout is not None and layout.is_closed and not scores.samples:
+                    marginals = slate.marginals(scores, size=size, floor=0.0)
+                    greatest = marginals.max(axis=1)
+                yield Block(self.arms_of(eligible, logged), scores, 0.0, marginals, greatest)
             return
         if first.samples:
             for (eligible, _, _, context), scores in scored.items():
@@ -319,19 +322,6 @@ class Scorer:
         shares = slate.marginals_each(list(scored.values()), size=size, floor=floor)
         for ((eligible, *_), scores), marginals in zip(scored.items(), shares, strict=True):
             yield Block(self.arms_of(eligible, logged), scores, floor, marginals, marginals.max(axis=1))
-
-    def _ruled_blocks(
-        self, scored: Mapping[CaseName, Scores], size: int, logged: LoggedBatch
-    ) -> Iterator[Block]:  # fmt: skip
-        """`_worked_blocks` of pages with rules: marginals where they are closed, else those of each slate above."""
-        for (eligible, *_), scores in scored.items():
-            layout = layout_of(scores)
-            assert layout is not None
-            marginals, greatest = np.empty((size, 0)), np.ones(size)
-            if layout.is_closed and not scores.samples:
-                marginals = slate.marginals(scores, size=size, floor=0.0)
-                greatest = marginals.max(axis=1)
-            yield Block(self.arms_of(eligible, logged), scores, 0.0, marginals, greatest)
 
     def _case_rows(
         self, blocks: list[Block], case: Ids, indices: Ids, rows: ImpressionRows, *, joint: bool
@@ -412,16 +402,12 @@ class Scorer:
 class RequestScorer(Scorer):
     """One target that ranks by the scores of requests. It has no probability where an eligible arm has none."""
 
-    def unanswerable(self, slots: Columns, logged: LoggedBatch) -> Flags | None:
-        is_unknown = ~self._scored(slots, logged)
-        return is_unknown if is_unknown.any() else None
+    def unanswerable(self, slots: Columns, logged: LoggedBatch) -> Flags:
+        return ~self._scored(slots, logged)
 
-    def case_rows(
-        self, rows: ImpressionRows, logged: LoggedBatch, *, models: bool = False, joint: bool = False,
-        subset: Ids | None = None,
-    ) -> Iterator[CaseRows]:  # fmt: skip
+    def case_rows(self, rows: ImpressionRows, logged: LoggedBatch, **options: Any) -> Iterator[CaseRows]:
         scored = np.flatnonzero(self._scored(rows.slots, logged))
-        yield from super().case_rows(rows, logged, models=models, joint=joint, subset=scored)
+        yield from super().case_rows(rows, logged, **options | {"subset": scored})
 
     def _scored(self, slots: Columns, logged: LoggedBatch) -> Flags:
         """The rows whose eligible arms all have scores, (n,)."""

@@ -35,9 +35,8 @@ if TYPE_CHECKING:
 class StateScorer(Scorer):
     """One target that reads session state. It has no probability under rules of the page."""
 
-    def unanswerable(self, slots: Columns, logged: LoggedBatch) -> Flags | None:
-        is_unknown = ~slots["recorded"]
-        return is_unknown if is_unknown.any() else None
+    def unanswerable(self, slots: Columns, logged: LoggedBatch) -> Flags:
+        return ~np.asarray(slots["recorded"], np.bool_)
 
     def refused(self, slots: Columns, logged: LoggedBatch) -> Flags:
         has_rules = logged.contexts.have_rules[slots["context"]] | bool(self.serving.page_rules({}))
@@ -47,10 +46,7 @@ class StateScorer(Scorer):
         """A softmax has no marginal below position 1."""
         return super()._prefixed(slots) | (slots["position"] > 1)
 
-    def case_rows(
-        self, rows: ImpressionRows, logged: LoggedBatch, *, models: bool = False, joint: bool = False,
-        subset: Ids | None = None,
-    ) -> Iterator[StateCaseRows]:  # fmt: skip
+    def case_rows(self, rows: ImpressionRows, logged: LoggedBatch, **_: Any) -> Iterator[StateCaseRows]:
         trained = self.serving.trained
         assert trained is not None
         # decisions by what they had to choose from
@@ -78,8 +74,8 @@ class TableScorer(StateScorer):
 
     table: DecisionTable = field(kw_only=True)
 
-    def unanswerable(self, slots: Columns, logged: LoggedBatch) -> Flags | None:
-        return None
+    def unanswerable(self, slots: Columns, logged: LoggedBatch) -> Flags:
+        return Scorer.unanswerable(self, slots, logged)  # it reads no state
 
     def refused(self, slots: Columns, logged: LoggedBatch) -> Flags:
         is_ruled = np.isin(slots["policy_id"], [*self.target.ruled_ids]) | logged.contexts.have_rules[slots["context"]]
