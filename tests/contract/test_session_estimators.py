@@ -13,7 +13,7 @@ from rlrec.errors import InputError
 from rlrec.ope.estimators.sequential import SessionEstimator
 from rlrec.ope.sums.visits import Course
 from rlrec.ope.units.estimate import FinishOptions
-from rlrec.ope.units.sessions import SessionFold, at_end
+from rlrec.ope.units.sessions import SessionFold
 from tests.ope.visiting import complete, folded, judged, ragged, value
 
 LABELS = ope.GROUPS["session"]
@@ -31,8 +31,8 @@ def estimator(label: str) -> SessionEstimator:
 
 def total(label: str, estimator: SessionEstimator) -> Array:
     """Sums of the estimator's columns over a ragged log."""
-    _, partial = folded(ragged(1), label)
-    return np.asarray(at_end(partial, estimator, label=label, summary=partial.moments.summary()).units.sum(axis=0))
+    fold, partial = folded(ragged(1), label)
+    return np.asarray(fold.at_ends(partial)[0].units.sum(axis=0))
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.7, 1.0])

@@ -9,6 +9,8 @@ import numpy as np
 
 from rlrec import ope
 from rlrec.arrays import Array
+from rlrec.ope.comparisons.comparison import Comparison
+from rlrec.ope.comparisons.paired import compare
 from rlrec.ope.sums.visits import VisitBatch
 from rlrec.ope.units.estimate import Estimate, FinishOptions
 from rlrec.ope.units.fold import RowSums
@@ -128,6 +130,14 @@ def folded(
     horizon = int(batch.length.max(initial=1))
     fold = SessionFold(estimators=ope.parse(names).sessions, gamma=gamma, horizon=horizon, spans_batches=spans_batches)
     return fold, fold.partial(batch)
+
+
+def difference(
+    fold: SessionFold, partial: RowSums, baseline: RowSums, *, name: str = "wdr", **options: object
+) -> Comparison:
+    """One partial of a fold less another one, by an estimator of it. options: of `compare`."""
+    ends = [at_end for side in (partial, baseline) for at_end in fold.at_ends(side) if at_end.label == name]
+    return compare(*ends, **options)
 
 
 def judged(

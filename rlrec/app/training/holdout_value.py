@@ -19,7 +19,7 @@ from rlrec.arrays import Array
 from rlrec.ope.checks.reasons import LEAST_ESS
 from rlrec.ope.checks.verdicts import LEAST_MEAN_WEIGHT
 from rlrec.ope.comparisons.comparison import Comparison
-from rlrec.ope.comparisons.paired import difference
+from rlrec.ope.comparisons.paired import compare
 from rlrec.ope.sums.visits import VisitBatch
 from rlrec.ope.units.estimate import Estimate, FinishOptions
 from rlrec.ope.units.fold import RowSums, WeightSpread
@@ -159,8 +159,8 @@ class HoldoutValue:
     def difference(self, partials: ByStratum, **options: Any) -> Comparison:
         """The value by these sums less that of the reference, where loggers count the same. options: of `compare`."""
         weighting = Weighting.from_strata(self.fold, partials, self._reference_partials, left_out=self.left_out)
-        total, reference_total = weighting.total(partials), weighting.total(self._reference_partials)
-        return difference(total, reference_total, estimator=self.fold.estimators[ESTIMATOR], **options)
+        sides = (self.fold.at_ends(weighting.total(sums))[0] for sums in (partials, self._reference_partials))
+        return compare(*sides, **options)
 
     def _estimate(self, partials: ByStratum) -> Estimate:
         total = Weighting.from_strata(self.fold, partials, left_out=self.left_out).total(partials)

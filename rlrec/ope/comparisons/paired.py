@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import pi
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 
@@ -17,15 +16,12 @@ from rlrec.errors import InputError
 from rlrec.ope.checks import verdicts
 from rlrec.ope.checks.reasons import in_order, worst_verdict
 from rlrec.ope.comparisons.comparison import Comparison
-from rlrec.ope.estimators.sequential import SessionEstimator
 from rlrec.ope.intervals import intervals
 from rlrec.ope.intervals.intervals import UNKNOWN, Bounds, Minus, Studentised, studentised_bootstrap
 from rlrec.ope.intervals.sequences import MIN_CLUSTERS, bound_distance
 from rlrec.ope.intervals.tails import t_quantile
 from rlrec.ope.sums.base import Ratio
 from rlrec.ope.units.estimate import EstimatorFold
-from rlrec.ope.units.fold import RowSums
-from rlrec.ope.units.sessions import at_end
 
 ALPHA = 0.05  # probability that any candidate of a year passes a gate though it is no better
 NIGHTS = 365  # of a year
@@ -57,14 +53,6 @@ def look_alpha(alpha: float, clusters: int, *, best_n: float, is_first: bool) ->
     three quarters of alpha (`python -m tests.benchmarks -k gates`). The last quarter is for the first look."""
     reach = float(bound_distance(clusters, clusters, best_n=best_n, alpha=alpha)) if clusters >= MIN_CLUSTERS else FAR
     return max(NormalDist().cdf(-min(reach, FAR)), FIRST_SHARE * alpha if is_first else 0.0)
-
-
-def difference(partial: RowSums, baseline: RowSums, *, estimator: SessionEstimator, **options: Any) -> Comparison:
-    """`partial` minus `baseline`, of one `SessionFold` over the same visits. options: of `compare`"""
-    ours, theirs = (
-        at_end(side, estimator, label=estimator.name, summary=side.moments.summary()) for side in (partial, baseline)
-    )
-    return compare(ours, theirs, **options)
 
 
 def compare(

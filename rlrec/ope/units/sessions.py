@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass
 from functools import cached_property, reduce
 from operator import add
 from typing import Any, ClassVar
@@ -123,14 +123,24 @@ class SessionFold(Fold):
     def at_end(
         self, partial: RowSums, label: str, estimator: SessionEstimator, summary: ClusterSummary, /
     ) -> EstimatorFold:  # fmt: skip
-        """Returns range as far as those of the log."""
-        support = Support.from_partial(partial, self.supported)
+        """Returns range as far as those of the log. The effective sample size is at most the smallest one over the
+        steps that carry the return."""
+        support, by_step = Support.from_partial(partial, self.supported), list[Array]()
+        if estimator.step_column is not None:
+            step_sums: Steps = partial.figures["steps"]
+            column = step_sums.columns.index(estimator.step_column)
+            by_step = [step_sums.sums[:, column], step_sums.sums[:, -1]]
         facts: dict[str, Any] = {
             "ess_by_step": tuple(support.ess.tolist()), "horizon": support.horizon, "return_steps": support.steps,
             "supported_gamma": support.gamma(self.gamma),
         }  # fmt: skip
-        at_fold_end = at_end(partial, estimator, label=label, summary=summary, support=support)
-        return replace(at_fold_end, facts=facts, noun="return", basis=f"gamma {self.gamma:.12g}")
+        return EstimatorFold(
+            label=label, estimator=estimator, summary=summary, by_step=by_step,
+            weight_column=estimator.weight_column,
+            weights=partial.weights[estimator.weight_column], most_effective=support.smallest,
+            short_horizon=support.smallest < support.least, reward_range=astuple(partial.figures["returns"]),
+            facts=facts, noun="return", basis=f"gamma {self.gamma:.12g}",
+        )  # fmt: skip
 
 
 def n_visits(partial: RowSums) -> int:
@@ -184,22 +194,3 @@ class Support:
     def _steps(self, size: Array) -> int:
         sums = np.cumsum(size)
         return int(np.searchsorted(sums, _CARRIED * sums[-1] * (1 - ROUNDING))) + 1 if sums[-1] > 0 else len(size)
-
-
-def at_end(
-    partial: RowSums, estimator: SessionEstimator, *, label: str, summary: ClusterSummary,
-    support: Support | None = None,
-) -> EstimatorFold:  # fmt: skip
-    """The estimator at the end of a fold. The effective sample size is at most the smallest one over the steps that
-    carry the return. summary: of the partial's moments; support: None for the usual one."""
-    support, by_step = support or Support.from_partial(partial), list[Array]()
-    if estimator.step_column is not None:
-        step_sums: Steps = partial.figures["steps"]
-        column = step_sums.columns.index(estimator.step_column)
-        by_step = [step_sums.sums[:, column], step_sums.sums[:, -1]]
-    return EstimatorFold(
-        label=label, estimator=estimator, summary=summary, by_step=by_step,
-        weight_column=estimator.weight_column,
-        weights=partial.weights[estimator.weight_column], most_effective=support.smallest,
-        short_horizon=support.smallest < support.least, reward_range=astuple(partial.figures["returns"]),
-    )  # fmt: skip

@@ -14,7 +14,7 @@ import pytest
 from rlrec import ope
 from rlrec.errors import InputError
 from rlrec.ope.comparisons.comparison import Comparison
-from rlrec.ope.comparisons.paired import compare, difference, look_alpha
+from rlrec.ope.comparisons.paired import compare, look_alpha
 from rlrec.ope.intervals.intervals import Relative
 from rlrec.ope.sums.base import LogBatch, Ratio
 from rlrec.ope.sums.moments import BLOCKS
@@ -26,7 +26,7 @@ from rlrec.sentences import direction
 from tests.benchmarks import gates
 from tests.benchmarks.measure import Setting
 from tests.ope.sums.test_visits import HAND
-from tests.ope.visiting import ragged, walks
+from tests.ope.visiting import difference, ragged, walks
 
 SESSION = ope.parse("session").sessions
 EQUAL = [[0.1, 0.8, 0.1], [0.4, 0.2, 0.4]]  # two targets that are worth the same
@@ -34,7 +34,7 @@ EQUAL = [[0.1, 0.8, 0.1], [0.4, 0.2, 0.4]]  # two targets that are worth the sam
 
 def compared(first: VisitBatch, second: VisitBatch, name: str = "wdr", **options: object) -> Comparison:
     fold = SessionFold(estimators=SESSION, gamma=0.9, horizon=int(first.length.max(initial=1)), spans_batches=True)
-    return difference(fold.partial(first), fold.partial(second), estimator=SESSION[name], **options)
+    return difference(fold, fold.partial(first), fold.partial(second), name=name, **options)
 
 
 def other_target(batch: VisitBatch, seed: int) -> VisitBatch:
@@ -46,7 +46,7 @@ def other_target(batch: VisitBatch, seed: int) -> VisitBatch:
 def test_value_is_the_difference_of_the_estimates(name: str) -> None:
     batch, fold = ragged(1), SessionFold(estimators={name: SESSION[name]}, gamma=0.9, horizon=7, spans_batches=True)
     first, second = fold.partial(batch), fold.partial(other_target(batch, 2))
-    gain = difference(first, second, estimator=SESSION[name])
+    gain = difference(fold, first, second, name=name)
     values = [fold.finish(partial, FinishOptions(interval="normal"))[0] for partial in (first, second)]
     assert gain.value == pytest.approx(values[0].value - values[1].value, rel=1e-12)
     assert gain.clusters == values[0].clusters
@@ -63,8 +63,9 @@ def test_error_is_that_of_leaving_clusters_out(name: str) -> None:
     ids = np.unique(batch.cluster)
     left = [
         difference(
+            fold,
             *(fold.partial(side.take(batch.cluster != i)) for side in (batch, second)),
-            estimator=SESSION[name],
+            name=name,
             replicates=0,
         )
         for i in ids
@@ -167,7 +168,7 @@ def test_equal_targets_alarm_as_seldom_as_they_say() -> None:
     for run in range(100):
         (first, second), _ = walks(run, EQUAL, visits=1500, users=1500)
         partials = [fold.partial(batch) for batch in (first, second)]
-        gain = difference(*partials, estimator=SESSION["wdr"], alpha=0.05, replicates=399)
+        gain = difference(fold, *partials, alpha=0.05, replicates=399)
         assert gain.lower is not None
         assert gain.upper is not None
         alarms[run], covered[run] = gain.lower > 0, gain.lower <= 0 <= gain.upper

@@ -12,7 +12,6 @@ from rlrec import ope
 from rlrec.arrays import Ids
 from rlrec.ope.comparisons.comparison import MetricValue
 from rlrec.ope.comparisons.comparison import fold as fold_metric
-from rlrec.ope.comparisons.paired import difference
 from rlrec.ope.estimators.direct import Ridge
 from rlrec.ope.sums.base import LogBatch, hash_bits
 from rlrec.ope.sums.moments import BLOCKS
@@ -21,7 +20,7 @@ from rlrec.ope.units.estimate import Estimate, FinishOptions
 from rlrec.ope.units.fold import ImpressionFold, RowSums
 from rlrec.ope.units.sessions import SessionFold
 from tests.ope.cases import drawn
-from tests.ope.visiting import walks
+from tests.ope.visiting import difference, walks
 
 # Clusters: each has sums of its own, or only their blocks have.
 SIZES = [60, pytest.param(BLOCKS + 500, marks=pytest.mark.slow)]
@@ -92,7 +91,7 @@ def test_estimates_and_differences_per_session(clusters: int, interval: str, spa
     mixed = [added(fold, side, spans_batches=spans_batches) for side in (batch, other)]
     options = FinishOptions(interval=interval, replicates=199)
     assert_equal(figures(fold.finish(mixed[0], options)), figures(fold.finish(in_order[0], options)))
-    gains = [difference(*sides, estimator=fold.estimators["wdr"], replicates=199) for sides in (mixed, in_order)]
+    gains = [difference(fold, *sides, replicates=199) for sides in (mixed, in_order)]
     assert_equal(*map(astuple, gains))
 
 
