@@ -205,7 +205,6 @@ DECISION = {"size": "i4", "remembered": "i4", "log_propensity": "f8", "reward": 
             "lowest": "f8", "x": "f4"}  # fmt: skip
 SLOT = {"shown": "i4", "earned": "f8", "divided": "f8", "logged": "f8", "conditional": "f8"}
 ARM = {"arm": "i4", "memory": "f4"}
-WORD = {"column": "i4", "value": "f4"}  # of sparse contexts, "words" a decision
 VISIT = {"name": "u8", "split": "i1", "cluster": "i8", "stratum": "i1", "length": "i4"}
 SETS = ("catalogue", "count", "eligible_arms")  # one an eligible set of a portion; then the arms of all of them
 DECISIONS = 100_000  # that wait in memory for their order, about
@@ -226,28 +225,29 @@ class VisitFile:
 
     def add(self, rows: VisitRows) -> None:
         """Write one more portion."""
-        sets, words = rows.eligible_sets, rows.words or Sparse.empty(len(rows.eligible))
+        sets, words = rows.eligible_sets, None
         for eligible_set in sets:
             self._catalogues.setdefault(eligible_set.catalogue.digest, eligible_set.catalogue)
         numbers = {digest: number for number, digest in enumerate(self._catalogues)}
         catalogue = np.array([numbers[eligible_set.catalogue.digest] for eligible_set in sets], "i4")
         count = np.array([len(eligible_set.arms) for eligible_set in sets], "i4")
         arms = np.concatenate([eligible_set.arms for eligible_set in sets]).astype("i4")
-        columns = _columns(rows, {**VISIT, **DECISION, "eligible": "i4", **SLOT, **ARM}) | _columns(words, WORD)
-        columns |= {"words": np.diff(words.start)} | dict(zip(SETS, (catalogue, count, arms), strict=True))
-        self._file.add(columns)
+        types = {**VISIT, **DECISION, "eligible": "i4", **SLOT, **ARM}
+        columns = {name: np.asarray(getattr(rows, name), dtype) for name, dtype in types.items()}
+        if rows.words is not None and len(rows.words.column):
+            words = replace(rows.words, column=rows.words.column.astype("i4"), value=rows.words.value.astype("f4"))
+        self._file.add((columns | dict(zip(SETS, (catalogue, count, arms), strict=True)), words))
 
     def read(self, number: int) -> VisitRows:
         """A portion."""
-        columns: dict[str, Any] = self._file.read(number)
-        columns = {
-            name: values.astype(np.int64) if values.dtype.kind == "i" else values for name, values in columns.items()
+        stored, words = self._file.read(number)
+        columns: dict[str, Any] = {
+            name: values.astype(np.int64) if values.dtype.kind == "i" else values for name, values in stored.items()
         }
         catalogue, count, arms = (columns.pop(name) for name in SETS)
         pieces, catalogues = np.split(arms, np.cumsum(count)[:-1]), list(self._catalogues.values())
         sets = [EligibleSet(catalogues[at], piece) for at, piece in zip(catalogue.tolist(), pieces, strict=True)]
-        words = _words_of(columns)
-        return VisitRows(eligible_sets=sets, words=words if len(words.column) else None, **columns)
+        return VisitRows(eligible_sets=sets, words=words, **columns)
 
 
 class DatasetSplit(VisitFile):
@@ -271,17 +271,6 @@ class DatasetSplit(VisitFile):
             if number and max_visits is not None and total > max_visits:
                 return
             yield rows
-
-
-def _columns(rows: VisitRows | Sparse, types: Mapping[str, str]) -> dict[str, npt.NDArray[Any]]:
-    """Columns of rows in the types in which they are written."""
-    return {name: np.asarray(getattr(rows, name), dtype) for name, dtype in types.items()}
-
-
-def _words_of(columns: dict[str, Any]) -> Sparse:
-    """The words of decisions, which are taken out of these columns."""
-    words, column, value = (columns.pop(name) for name in ("words", *WORD))
-    return Sparse(offsets(words.astype(np.int64)).astype(np.int32), column, value)
 
 
 class Dataset:
