@@ -309,9 +309,8 @@ class Learner(Examined):
 
         return Budget.parse(self.budget)
 
-    def index(self, belief: Belief, *, context: Mapping[str, Any] | None = None) -> Array | None:
-        mean = self.mean(belief)
-        return self.less_cost(mean, belief, context) if self.budget else mean
+    def index(self, belief: Belief, *, context: Mapping[str, Any] | None = None) -> Array:
+        return self.less_cost(self.mean(belief), belief, context)
 
     def less_cost(self, score: Array, belief: Belief, context: Mapping[str, Any] | None) -> Array:
         """Scores less the expected cost of each arm at the price of a context, (m,)."""

@@ -88,7 +88,7 @@ class ContextualPolicy(Policy):
     def scores(self, belief: Belief, *, arms: Iterable[str], context: Mapping[str, Any]) -> Scores:
         return self.scores_at(belief, self.encode(context))
 
-    def index(self, belief: Belief, *, context: Mapping[str, Any] | None = None) -> Array | None:
+    def index(self, belief: Belief, *, context: Mapping[str, Any] | None = None) -> Array:
         return self.index_at(belief, self.encode(context))
 
     @abstractmethod

@@ -22,24 +22,29 @@ STEPS = 6  # of Newton, by which the bound is right to 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
-class EpsilonGreedy(Learner):
+class _BestIndex(Learner):
+    """The arm with the largest index; equal ones share."""
+
+    budget: str = ""
+
+    def scores(self, belief: Belief, *, arms: Iterable[str], context: Mapping[str, Any]) -> Scores:
+        from rlrec.policy.scores.families.point import Point
+
+        return Point(self.index(belief, context=context))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpsilonGreedy(_BestIndex):
     """A uniform eligible arm with probability epsilon, else the best mean; equal bests share.
 
     An arm without pulls has mean 0 unless a prior says more.
     """
 
     epsilon: float = bounded(0.1, 0, 1)
-    budget: str = ""
 
     purpose: ClassVar[str] = "a fixed rate of exploration, simple to explain"
     uniform_rates: ClassVar[tuple[str, ...]] = ("epsilon",)
     explores_by: ClassVar[tuple[str, ...]] = ("floor", "epsilon")
-
-    def scores(self, belief: Belief, *, arms: Iterable[str], context: Mapping[str, Any]) -> Scores:
-        from rlrec.policy.scores.families.point import Point
-
-        mean = belief.mean()
-        return Point(self.less_cost(mean, belief, context) if self.budget else mean)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,26 +77,18 @@ class Thompson(BetaLearner):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Optimist(Learner):
+class _Optimist(_BestIndex):
     """The arm with the largest bound, t = 1 + the pulls of all arms; an arm without pulls comes first."""
-
-    budget: str = ""
 
     def _bound(self, belief: Belief, weight: Array, log_t: float | Array) -> Array:
         """Upper confidence bound of each arm, (..., m); weight: its pulls with the prior, above 0; log_t = ln t."""
         raise NotImplementedError
 
-    def scores(self, belief: Belief, *, arms: Iterable[str], context: Mapping[str, Any]) -> Scores:
-        from rlrec.policy.scores.families.point import Point
-
-        return Point(self.index(belief, context=context))
-
     def index(self, belief: Belief, *, context: Mapping[str, Any] | None = None) -> Array:
         import numpy as np
 
         bound = self._bound(belief, np.maximum(belief.weight, LEAST), np.log1p(belief.total))
-        bound = np.where(belief.weight > 0, bound, np.inf)
-        return self.less_cost(bound, belief, context) if self.budget else bound
+        return self.less_cost(np.where(belief.weight > 0, bound, np.inf), belief, context)
 
 
 @dataclass(frozen=True, kw_only=True)
