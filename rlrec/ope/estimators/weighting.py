@@ -15,38 +15,39 @@ from rlrec.ope.sums.base import ImpressionEstimator, LogBatch, require_positive
 _HEAVIEST = 1e100  # weight of which a square is summed
 
 
-class Ips(ImpressionEstimator):
+class Reweighing(ImpressionEstimator):
+    """Base of the estimators that weigh rewards alone, as they are."""
+
+    intervals: ClassVar[tuple[str, ...]] = ("normal", "bootstrap-t", "cressie-read")
+    widens: ClassVar[bool] = True
+
+
+class Ips(Reweighing):
     """Mean of weight x reward: unbiased where the logger could show all that the target shows."""
 
     columns: ClassVar[tuple[str, ...]] = ("weighted_reward", "rows")
-    intervals: ClassVar[tuple[str, ...]] = ("normal", "bootstrap-t", "cressie-read")
-    widens: ClassVar[bool] = True
 
     def terms(self, batch: LogBatch) -> Array:
         return np.column_stack([batch.weight * batch.reward, batch.usable])
 
 
-class Snips(ImpressionEstimator):
+class Snips(Reweighing):
     """Weighted mean of the rewards: slightly biased in small logs, steadier, and always inside the reward's range."""
 
     columns: ClassVar[tuple[str, ...]] = ("weighted_reward", "weight")
     self_normalised: ClassVar[bool] = True
-    intervals: ClassVar[tuple[str, ...]] = ("normal", "bootstrap-t", "cressie-read")
-    widens: ClassVar[bool] = True
 
     def terms(self, batch: LogBatch) -> Array:
         return np.column_stack([batch.weight * batch.reward, batch.weight])
 
 
-class BetaIps(ImpressionEstimator):
+class BetaIps(Reweighing):
     """Mean of weight x (reward - b), and b: the b with the least variance, so that it is steadier than ips and snips.
 
     b is the mean reward under the weight w^2 - w; 0 where these add up to no more than 0, as in a log that lacks what
     the target shows. Source: Gupta et al. 2024, Optimal Baseline Corrections for Off-Policy Contextual Bandits."""
 
     columns: ClassVar[tuple[str, ...]] = ("weighted_reward", "rows", "weight", "baseline_reward", "baseline_weight")
-    intervals: ClassVar[tuple[str, ...]] = ("normal", "bootstrap-t", "cressie-read")
-    widens: ClassVar[bool] = True
 
     def terms(self, batch: LogBatch) -> Array:
         weight, reward, squarable = batch.weight, batch.reward, np.minimum(batch.weight, _HEAVIEST)

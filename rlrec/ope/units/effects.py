@@ -35,7 +35,6 @@ class Effects(Estimator):
 
     unit: ClassVar[str] = "slate"
     columns: ClassVar[tuple[str, ...]] = ("weighted_reward", "rows")
-    intervals: ClassVar[tuple[str, ...]] = ("normal", "bootstrap-t")
     lacking: ClassVar[str] = "no-marginal"
     sees_visits: ClassVar[bool] = True
     joint: ClassVar[bool] = False

@@ -237,27 +237,33 @@ class Pi(SlateEstimator):
         return Weighing(weight, weight * course.page_reward, np.full(len(weight), np.inf))
 
 
+class Curved(SlateEstimator):
+    """Base of the estimators that rest on a position curve."""
+
+    tabled: ClassVar[bool] = True
+    independent_slots: ClassVar[bool] = True
+    lacking: ClassVar[str] = "no-marginal"
+    shape: PositionCurve
+
+    @property
+    def rests_on(self) -> PositionCurve | None:
+        return self.shape
+
+
 @dataclass(frozen=True, kw_only=True)
-class Pbm(SlateEstimator):
+class Pbm(Curved):
     """Mean of sum_l r_l x sum_j t_j P_target(arm at j) / sum_j t_j P_log(arm at j), t_j the examination of position j
     by a curve of `position fit` (pbm:home): unbiased where a reward is examination x attraction of the arm and the
     curve is right; far steadier than iips, and blind to the curve's errors.
 
     curve: its name. Source: own derivation; position-based model of Li et al. 2018, not read."""
 
-    tabled: ClassVar[bool] = True
-    independent_slots: ClassVar[bool] = True
-    lacking: ClassVar[str] = "no-marginal"
     curve: str = ""
     shape: PositionCurve = FLAT
 
     @property
     def weighing(self) -> str:
         return f"pbm:{self.curve}"
-
-    @property
-    def rests_on(self) -> PositionCurve | None:
-        return self.shape
 
     def weigh(self, course: SlateCourse) -> Weighing:
         target, logged = course.table("target_at"), course.table("logged_at")
@@ -267,7 +273,7 @@ class Pbm(SlateEstimator):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Interpol(SlateEstimator):
+class Interpol(Curved):
     """Mean of sum_l r_l x sum_(j within window of l) t_j P_target(arm at j) / sum_(k within window of j) t_k P_log(arm
     at k): unbiased where pbm is; it trusts the curve t only between positions that are at most `window` apart, so it
     lies between iips (window 0) and pbm (window of the page). interpol:2:home has a window of 2 positions and the curve
@@ -276,9 +282,6 @@ class Interpol(SlateEstimator):
     window: 1 or more positions. Source: the windows of INTERPOL (Buchholz, London, Di Benedetto & Joachims 2022), as
     public code has them for deterministic targets."""
 
-    tabled: ClassVar[bool] = True
-    independent_slots: ClassVar[bool] = True
-    lacking: ClassVar[str] = "no-marginal"
     window: int = 1
     curve: str = ""
     shape: PositionCurve = FLAT
@@ -290,10 +293,6 @@ class Interpol(SlateEstimator):
     @property
     def weighing(self) -> str:
         return f"interpol:{self.window}:{self.curve}"
-
-    @property
-    def rests_on(self) -> PositionCurve | None:
-        return self.shape
 
     def weigh(self, course: SlateCourse) -> Weighing:
         target, logged = course.table("target_at"), course.table("logged_at")
