@@ -57,9 +57,12 @@ def judge(
     if "clipping-bias" in reasons:
         return Answer("unknown", None)  # which does not shrink as the log grows
     has_bounds = lower is not None and upper is not None
-    ratios = [(growth or _square)(ratio) for ratio in _width(value, lower, upper, SAME_WITHIN * scale, precision)]
+    widths = _width(value, lower, upper, SAME_WITHIN * scale, precision)
+    ratios = [ratio**2 if growth is None else growth(ratio) for ratio in widths]
     if verdict == "insufficient" or not has_bounds:
-        ratios += [*_shortage(ess, rewards), *shortages]
+        # how many times as many clusters would be effective enough, and bring enough rewards
+        ratios += [least / number for least, number in ((LEAST_ESS, ess), (EFFECTIVE_REWARDS, rewards)) if number]
+        ratios += shortages
     missing = clusters * (max(ratios, default=1.0) - 1)
     return Answer("unknown", ceil(missing) if 0 < missing < inf else None)
 
@@ -69,11 +72,6 @@ def doubts_of(reasons: Collection[str]) -> set[str]:
     large_enough = {name for name in reasons if REASONS[name].group == "sample" and name not in SAMPLE_DOUBTS}
     others = ((name, REASONS[name]) for name in {*reasons} - large_enough)
     return {name for name, reason in others if reason.group == "support" or reason.best != "ok"}
-
-
-def _shortage(ess: float | None, rewards: float | None) -> list[float]:
-    """How many times as many clusters would be effective enough, and bring enough rewards."""
-    return [least / number for least, number in ((LEAST_ESS, ess), (EFFECTIVE_REWARDS, rewards)) if number]
 
 
 def _width(
@@ -90,7 +88,3 @@ def _width(
         max(near / (least + size), far / (least - size)) if size < least else inf,
     ]
     return [min(shares)]
-
-
-def _square(ratio: float) -> float:
-    return ratio**2

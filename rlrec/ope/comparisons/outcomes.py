@@ -13,7 +13,7 @@ from itertools import product
 
 import numpy as np
 
-from rlrec.arrays import Array, Ids, finite_or_none
+from rlrec.arrays import Array, Ids, finite_or_none, look_up
 from rlrec.ope.comparisons import comparison
 from rlrec.ope.comparisons.comparison import ALARM, ROUNDING, Comparison, Metric, MetricValue, difference
 from rlrec.ope.sums.moments import ClusterSummary, Moments
@@ -74,8 +74,7 @@ def _aligned(sums: UnitSums, unit: Ids) -> dict[str, Array]:
     """The columns of these units, (n,), 0 where there are none. sums: of one group, by digest."""
     if not len(sums.unit):
         return {name: np.zeros(len(unit)) for name in sums.columns}
-    index = np.minimum(np.searchsorted(sums.unit, unit), len(sums.unit) - 1)
-    present = sums.unit[index] == unit
+    index, present = look_up(sums.unit, unit)
     return {name: np.where(present, column[index], 0.0) for name, column in sums.columns.items()}
 
 

@@ -66,10 +66,6 @@ def normal(value: float, error: float, level: float) -> Bounds:
     return (value - reach, value + reach) if error > 0 else UNKNOWN
 
 
-def _chunks(number: int, size: int) -> list[int]:
-    return [min(size, number - start) for start in range(0, number, size)]
-
-
 def _counts(generator: np.random.Generator, size: int, m: int) -> Array:
     cells = generator.integers(0, m, size=(size, m)) + np.arange(size)[:, None] * m
     return np.bincount(cells.ravel(), minlength=size * m).reshape(size, m).astype(np.float64)
@@ -136,8 +132,9 @@ def studentised_bootstraps(
             indices_by_size.setdefault(len(units), []).append(index)
     for m, indices in indices_by_size.items():
         generator = np.random.default_rng(np.random.SeedSequence(seed))
-        for size in _chunks(number, max(1, 2**18 // m)):
-            counts = _counts(generator, size, m)
+        step = max(1, 2**18 // m)
+        for start in range(0, number, step):
+            counts = _counts(generator, min(step, number - start), m)
             for index in indices:
                 (estimator, units), (value, _, negligible) = samples[index], figures[index]
                 with np.errstate(all="ignore"):

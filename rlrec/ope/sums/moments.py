@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from rlrec.arrays import Array, Ids, run_starts
+from rlrec.arrays import Array, Ids, look_up, run_starts
 from rlrec.ope.sums.base import hash_bits
 from rlrec.records import Sums
 
@@ -100,18 +100,14 @@ class _Clusters:
 
     def __add__(self, other: _Clusters) -> _Clusters:
         large, small = (self, other) if len(self.digests) >= len(other.digests) else (other, self)
-        # find the clusters of the smaller side among those of the larger one
-        index = np.searchsorted(large.digests, small.digests)
-        shared = np.zeros(len(index), dtype=bool)
-        inside = index < len(large.digests)
-        shared[inside] = large.digests[index[inside]] == small.digests[inside]
+        index, shared = look_up(large.digests, small.digests)
         # add up what both sides have
         sums = large.sums.copy()
         sums[index[shared]] += small.sums[shared]
         if shared.all():
             return _Clusters(large.digests, sums, self.staked)
         # insert the others where their digests belong
-        new = index[~shared]
+        new = np.searchsorted(large.digests, small.digests[~shared])
         digests = np.insert(large.digests, new, small.digests[~shared])
         return _Clusters(digests, np.insert(sums, new, small.sums[~shared], axis=0), self.staked)
 

@@ -165,7 +165,6 @@ class Fold(ABC):
     def finish(self, partial: RowSums, options: FinishOptions = USUAL, /) -> list[Estimate]:
         """One estimate for each estimator, in their order.
         Raises InputError for an interval that one of the estimators does not have, and a level outside (0, 1)."""
-        intervals.check(options.interval, options.level, estimators=self.estimators)
         ((at_ends, estimates),) = self._finished([(partial, options)])
         return self.compared(estimates, at_ends, partial)
 
@@ -180,8 +179,9 @@ class Fold(ABC):
     def _finished(
         self, groups: Sequence[tuple[RowSums, FinishOptions]]
     ) -> list[tuple[list[EstimatorFold], list[Estimate]]]:  # fmt: skip
-        common, folds = groups[0][1], [self.at_ends(partial) for partial, _ in groups]
+        common = groups[0][1]
         intervals.check(common.interval, common.level, estimators=self.estimators)
+        folds = [self.at_ends(partial) for partial, _ in groups]
         bootstraps: list[dict[Estimator, Bounds]] = [{} for _ in groups]
         if common.interval == "bootstrap-t":
             sums, same_units = [partial for partial, _ in groups], folds

@@ -8,7 +8,7 @@ Source: Radlinski, Kurup and Joachims 2008, section 4.2 (team draft); the propen
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ from rlrec.policy.scores.floors import Floor, at_positions
 from rlrec.policy.scores.sampler import uniforms
 from rlrec.policy.scores.scores import Scores
 from rlrec.policy.slates import slate
-from rlrec.policy.slates.slate_draws import SMALLEST, Draw
+from rlrec.policy.slates.slate_draws import Draw, to_log
 
 
 class Ranker(NamedTuple):
@@ -50,9 +50,7 @@ class TeamDraftSampler:
             propensity[:, position] = probability[np.arange(len(words)), slates[:, position]]
             np.put_along_axis(probability, slates[:, :position], 1.0, axis=1)
             minimum[:, position] = probability.min(axis=1)
-        rounded = propensity == 0
-        propensity, marginal = np.where(rounded, SMALLEST, propensity), np.full(slates.shape, np.nan)
-        return Draw(slates, propensity, marginal, minimum, rounded, teams)
+        return replace(to_log(slates, propensity, np.full(slates.shape, np.nan), minimum), teams=teams)
 
     def conditionals(self, slates: Index, teams: Index) -> Array:
         """Probability of each arm of slates (n, k) given the coins, as teams (n, k), and what is above it, (n, k)."""

@@ -223,9 +223,12 @@ def _gains(unit: Unit, options: GateOptions, selection: Selection, reward: Rewar
     """The gain that decides, and that of whole visits where slots decide."""
     if selected.extent(unit, selection).positions < 2:
         return _gain(unit, options, selection, reward), None
+    return page_gains(unit, _sides(unit, options, reward), selection, **options.judging)
+
+
+def _sides(unit: Unit, options: GateOptions, reward: Reward) -> list[Target]:
     resolved = targets.resolve(unit, [options.candidate, options.current], reward=None, greedy=False)
-    sides = [replace(side, reward=reward) for side in resolved]
-    return page_gains(unit, sides, selection, **options.judging)
+    return [replace(side, reward=reward) for side in resolved]
 
 
 def page_gains(unit: Unit, sides: Sequence[Target], selection: Selection, **options: Any) -> tuple[Gain, Gain | None]:
@@ -260,8 +263,7 @@ def _visits_report(visits: Gain, alpha: float, supported_elsewhere: bool) -> Vis
 
 def _gain(unit: Unit, options: GateOptions, selection: Selection, reward: Reward) -> Gain:
     """Both sides by impressions where neither reads the state of a visit and nothing carries over; else by visits."""
-    resolved = targets.resolve(unit, [options.candidate, options.current], reward=None, greedy=False)
-    sides = [replace(side, reward=reward) for side in resolved]
+    sides = _sides(unit, options, reward)
     if not any(side.stateful for side in sides) and events.RETURN not in reward.weights:
         gain = Gain.estimate(BY_IMPRESSION, unit, sides, selection, **options.judging)
         if not gain.carries_over:

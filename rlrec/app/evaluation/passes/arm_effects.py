@@ -236,12 +236,9 @@ class EffectPass:
         return EffectUnit.prepare(self.evaluation, {})
 
     @property
-    def _pass(self) -> Reading:
-        return self.pages.fitted_on if self.return_shares is None else self.pages.judged_on
-
-    @property
     def reading(self) -> Reading:
-        return Reading(columns={*self._pass.columns, *COLUMNS})
+        reading = self.pages.fitted_on if self.return_shares is None else self.pages.judged_on
+        return Reading(columns={*reading.columns, *COLUMNS})
 
     def __call__(self, reader: LogReader, /) -> FitSums | LogEffects | None:
         """The sums of a partition; None where nothing of it is selected."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
@@ -45,10 +44,6 @@ class PlackettLuceOrder(DrawnOrder):
 
     logits: Array
 
-    @cached_property
-    def _possible(self) -> Index:
-        return np.flatnonzero(self.logits > -np.inf)
-
     def next_arms(self, prefixes: Index, *, floor: Floor) -> Array:
         left = np.tile(self.logits, (len(prefixes), 1))
         rows = np.arange(len(prefixes))[:, None]
@@ -60,7 +55,7 @@ class PlackettLuceOrder(DrawnOrder):
         return np.asarray(weight / weight.sum(axis=1, keepdims=True))
 
     def ranks(self, size: int) -> Array:
-        possible, m = self._possible, len(self.logits)
+        possible, m = np.flatnonzero(self.logits > -np.inf), len(self.logits)
         ranks = np.zeros((size, m))
         inside = min(size, len(possible))
         if inside:
