@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict, cast
 
 import numpy as np
 
@@ -59,7 +59,8 @@ class Pacing(TypedDict):
 
 class PolicyBelief(VersionSummary):
     """Answer of `policy show`: the belief per arm, how the version came about, and the versions of its policy. weighed:
-    decisions that ipw_mean is from, None for all."""
+    decisions that ipw_mean is from, None for all. Of some policies alone: features, the encoders of contexts and arms,
+    as `--features` takes them, of kinds that read contexts; and the budget, where there is one."""
 
     arms: list[dict[str, Any]]
     features: NotRequired[dict[str, Any]]
@@ -82,14 +83,6 @@ Audience = TypedDict("Audience", {
 })  # fmt: skip
 
 
-class _OptionalFields(TypedDict, total=False):
-    """Fields of the answer of some policies alone: features, the encoders of contexts and arms, as `--features` takes
-    them, of kinds that read contexts; and the budget, where there is one."""
-
-    features: dict[str, Any]
-    budget: Pacing
-
-
 def show(
     store: Store, reference: str, context: Mapping[str, Any] | None = None, *, sample: bool = True
 ) -> PolicyBelief:
@@ -102,14 +95,14 @@ def show(
         summary = belief_versions.summary(unit, version)
         catalogue, changes = arms.all_arms(unit), newest.recent_changes(unit, version)
         names: dict[int | str, str | None] = {"policy": None, **{arm.id: arm.key for arm in catalogue}}
-        optional_fields = _OptionalFields()
+        optional_fields: dict[str, Any] = {}
         if version.contextual:
             optional_fields["features"] = {side: version.parameters[side] for side in ("context", "arm")}
         if version.params.get("budget"):
             optional_fields["budget"] = _pacing(unit, version)
         weighted, weighed = arm_means.weighted_means(unit, version, catalogue, sample=sample)
         arm_rows = [belief | mean for belief, mean in zip(_beliefs(unit, version, context), weighted, strict=True)]
-        return {
+        answer = {
             "policy": summary["policy"], "version": summary["version"], "kind": summary["kind"],
             "params": summary["params"], "reward": summary["reward"], "arms": arm_rows, "status": summary["status"],
             "versions": summary["versions"], **optional_fields, "live": live.number,
@@ -126,6 +119,7 @@ def show(
             "exposure": {"served": _spread(arm_rows, "served"), "now": _spread(arm_rows, "probability")},
             "counting": _counting(unit, version), "weighed": weighed,
         }  # fmt: skip
+        return cast(PolicyBelief, answer)
 
 
 def _pacing(unit: Unit, version: Version) -> Pacing:

@@ -293,9 +293,7 @@ class Comparison:
         return figures | {"reasons": [*self.reasons], **self.answer._asdict()}
 
 
-def difference(
-    value: MetricValue, baseline: MetricValue, *, level: float, correlation: float = 0.0
-) -> Comparison:  # fmt: skip
+def difference(value: MetricValue, baseline: MetricValue, *, level: float, correlation: float = 0.0) -> Comparison:
     """`value` minus `baseline` by Welch's t over units; a side without variation so far borrows the other's.
     No bounds and no p-value where neither side has any.
     correlation: of the two, where units are in both; degrees of freedom are then those of the smaller side."""

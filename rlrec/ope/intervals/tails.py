@@ -26,9 +26,7 @@ def t_quantile(probability: float, freedom: float) -> float:
     if freedom < _LARGE_FREEDOM:
         peak = exp(lgamma((freedom + 1) / 2) - lgamma(freedom / 2)) / sqrt(freedom * pi)
         power = (freedom + 1) / 2
-        return _solve(
-            lambda t: t_below(t, freedom), lambda t: peak * (1 + t * t / freedom) ** -power, probability
-        )  # fmt: skip
+        return _solve(lambda t: t_below(t, freedom), lambda t: peak * (1 + t * t / freedom) ** -power, probability)
     z = _solve(lambda z: erfc(-z / sqrt(2)) / 2, lambda z: exp(-z * z / 2) / sqrt(2 * pi), probability)
     terms = (
         (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,

@@ -77,9 +77,7 @@ class Exposures:
         number = np.full(len(self), -1, np.int64)
         number[rows] = np.arange(len(rows))
         row = number[self.row]
-        return Exposures(
-            row[row >= 0], self.arm[row >= 0], self.look[row >= 0], self.expected, self.draw[rows]
-        )  # fmt: skip
+        return Exposures(row[row >= 0], self.arm[row >= 0], self.look[row >= 0], self.expected, self.draw[rows])
 
     def totals(self, count: Array) -> tuple[Array, Array]:
         """The looks at each arm and those expected, (k,) each, where rows count so often, (n,)."""
@@ -122,9 +120,7 @@ class ExposureRegression(Sums):
         width = d if arms <= MOST_JOINT else BASELINE_COLUMNS + 1
         return cls(np.zeros((blocks, d, width)), np.zeros((blocks, d, outcomes)))
 
-    def add_rows(
-        self, baseline: Array, exposures: Exposures, outcomes: Array, *, factor: Array, cluster: Ids
-    ) -> None:  # fmt: skip
+    def add_rows(self, baseline: Array, exposures: Exposures, outcomes: Array, *, factor: Array, cluster: Ids) -> None:
         """Add n rows to these very sums: baseline (n, 3), exposures times a factor (n,), outcomes (n, o); cluster (n,)
         are digests."""
         block, columns = block_numbers(cluster, blocks=len(self.square)), np.hstack([baseline, outcomes])

@@ -193,9 +193,7 @@ class Fold(ABC):
             for at_ends, (_, options), bounds in zip(folds, groups, bootstraps, strict=True)
         ]
 
-    def compared(
-        self, estimates: list[Estimate], at_ends: Sequence[EstimatorFold], partial: RowSums
-    ) -> list[Estimate]:  # fmt: skip
+    def compared(self, estimates: list[Estimate], at_ends: Sequence[EstimatorFold], partial: RowSums) -> list[Estimate]:
         """The estimates, with a reason where some differ that should agree."""
         return estimates
 
@@ -247,9 +245,7 @@ class ImpressionFold(Fold):
             reasons=() if curve is None else ("position-model",),
         )  # fmt: skip
 
-    def compared(
-        self, estimates: list[Estimate], at_ends: Sequence[EstimatorFold], partial: RowSums
-    ) -> list[Estimate]:  # fmt: skip
+    def compared(self, estimates: list[Estimate], at_ends: Sequence[EstimatorFold], partial: RowSums) -> list[Estimate]:
         """All estimates have a reason where dr and snips, each of which is right where propensities are, differ."""
         corrected = next((fold for fold in at_ends if fold.estimator.name in ("dr", "sndr")), None)
         if corrected is None or (corrected.diagnosis.ess or 0.0) < COMPARED_ESS:

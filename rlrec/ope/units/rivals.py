@@ -110,9 +110,7 @@ def _may_be_best(folds: Sequence[EstimatorFold], lifts: Sequence[Studentised], l
     if not rank:
         return [None] * len(folds)
     with np.errstate(all="ignore"):
-        distance = np.stack([
-            lift.values - lift.value if len(lift.t) else np.zeros(number) for lift in lifts
-        ])  # fmt: skip
+        distance = np.stack([lift.values - lift.value if len(lift.t) else np.zeros(number) for lift in lifts])
         influence = np.stack([
             _columns(fold) @ Relative(fold.estimator, Ratio()).gradient(_columns(fold).sum(axis=0))
             if len(lift.t) else np.zeros(len(fold.earned)) for fold, lift in zip(folds, lifts, strict=True)

@@ -424,9 +424,7 @@ class SlateFold(Fold):
             facts={} if curve is None else curve.facts,
         )  # fmt: skip
 
-    def compared(
-        self, estimates: list[Estimate], at_ends: Sequence[EstimatorFold], partial: RowSums
-    ) -> list[Estimate]:  # fmt: skip
+    def compared(self, estimates: list[Estimate], at_ends: Sequence[EstimatorFold], partial: RowSums) -> list[Estimate]:
         """An estimate has a reason where it differs from a reliable one that assumes less."""
         kinds, summary = list(self.estimators.values()), partial.moments.summary()
         reliable = [

@@ -189,9 +189,7 @@ class Floored(Policy):
     floor: float = bounded(0.0, 0, 1)
     explore_slots: str = ""
 
-    uniform_rates: ClassVar[
-        tuple[str, ...]
-    ] = ()  # further probabilities of a uniform arm, which hold at every position
+    uniform_rates: ClassVar[tuple[str, ...]] = ()  # further probabilities of a uniform arm, at every position
 
     def __post_init__(self) -> None:
         for parameter in fields(self):

@@ -85,14 +85,13 @@ class ReturnSums:
         return type(self)(self.ridge, self.sums + other.sums)
 
     def finish(self) -> ReturnModel:
-        return ReturnModel(self.ridge, self.ridge.finish(self.sums))
+        return ReturnModel(self.ridge.finish(self.sums))
 
 
 @dataclass(frozen=True, eq=False)
 class ReturnModel:
     """The fitted model; no decision is valued by coefficients that saw its cluster."""
 
-    ridge: Ridge
     model: Model
 
     def predicted(self, decisions: Decisions) -> Array:
@@ -101,14 +100,15 @@ class ReturnModel:
         return self.model.predicted(decisions.top, fold=fold, offset=offset)
 
     def _offset(self, decisions: Decisions, memory: Array) -> tuple[Array, Ids]:
-        fold = self.ridge.fold(decisions.clusters)
+        fold = self.model.ridge.fold(decisions.clusters)
         return self.model.offset(fold, decisions.steps, context=np.hstack([decisions.x, memory])), fold
 
     def expected(self, decisions: Decisions, slates: Iterable[TargetSlates]) -> Array:
         """Mean value under a target, (n,), by its probabilities at position 1."""
         n = len(decisions.top)
         probability, effect = np.zeros(len(decisions.row)), np.zeros(n)
-        fold, index = self.ridge.fold(decisions.clusters), np.empty(self.ridge.arms, np.int64)
+        ridge = self.model.ridge
+        fold, index = ridge.fold(decisions.clusters), np.empty(ridge.arms, np.int64)
         remembered = np.bincount(decisions.row, minlength=n)
         first = np.cumsum(remembered) - remembered
         for portion in slates:

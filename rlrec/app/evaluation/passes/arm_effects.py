@@ -312,9 +312,7 @@ class EffectPass:
             )
         return left_out
 
-    def _events(
-        self, rows: CompletePages, pages: Ids
-    ) -> tuple[dict[str, Array], dict[tuple[str, str], float]]:  # fmt: skip
+    def _events(self, rows: CompletePages, pages: Ids) -> tuple[dict[str, Array], dict[tuple[str, str], float]]:
         """`EffectSums.events` and `EffectSums.products` of some pages."""
         is_chosen = np.zeros(len(rows), np.bool_)
         is_chosen[pages] = True

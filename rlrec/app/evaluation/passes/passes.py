@@ -53,9 +53,7 @@ class Pass(Protocol[R_co]):
 Parts = Iterator[Iterable[Batch]]
 
 
-def results(
-    reader: LogReader, work: Pass[R_co], engine: Engine | None, stored: Parts | None = None
-) -> Iterator[R_co]:  # fmt: skip
+def results(reader: LogReader, work: Pass[R_co], engine: Engine | None, stored: Parts | None = None) -> Iterator[R_co]:
     """The results of all partitions in their order. engine: None to work on them here; stored: partitions that were
     read for several passes."""
     packed, number = packing.pack(work, handle=reader.unit), reader.evaluation.partitions

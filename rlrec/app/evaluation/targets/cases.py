@@ -95,9 +95,7 @@ def layout_of(scores: Scores) -> PageLayout | None:
     return getattr(scores, "layout", None)
 
 
-def ruled_rows(
-    blocks: list[Block], case: Ids, indices: Ids, rows: ImpressionRows, *, cells: int
-) -> Iterator[CaseRows]:  # fmt: skip
+def ruled_rows(blocks: list[Block], case: Ids, indices: Ids, rows: ImpressionRows, *, cells: int) -> Iterator[CaseRows]:
     """Rows of pages with rules by their cases, which are those of the slate above as it was shown: equal ones share
     one. cells: probabilities that are held at a time."""
     # the lowest row of each decision tells of it
