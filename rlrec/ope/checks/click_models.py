@@ -93,11 +93,7 @@ class ClickSums(Sums):
         while len(test_pages.cluster) > PAGES:
             thinning *= 2
             test_pages = _thinned(test_pages, thinning)
-        return ClickSums(
-            self.slots + other.slots, self.clicks + other.clicks, self.examined + other.examined,
-            self.clicked + other.clicked, test_pages, thinning, self.looks + other.looks,
-            self.totals + other.totals,
-        )  # fmt: skip
+        return replace(super().__add__(other), test_pages=test_pages, thinning=thinning)
 
 
 def click_sums(rows: PositionRows, *, arms: int, model: str, spans_batches: bool) -> ClickSums:

@@ -14,7 +14,7 @@ tests of drift by Student's t and Hotelling's T^2."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -125,8 +125,7 @@ class ArrivalSums(Sums):
     watched: float
 
     def __add__(self, other: Self) -> Self:
-        columns = (self.decisions + other.decisions, self.rewards + other.rewards, self.events + other.events)
-        return type(self)(*columns, max(self.watched, other.watched))
+        return replace(super().__add__(other), watched=max(self.watched, other.watched))
 
     @classmethod
     def from_rows(cls, distance: Array, *, cluster: Ids, decision: Ids, age: Array, reward: Array) -> ArrivalSums:

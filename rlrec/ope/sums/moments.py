@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Self
 
 import numpy as np
 
@@ -31,7 +32,7 @@ _SALT = 1
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class BlockSums:
+class BlockSums(Sums):
     """Sums over clusters; c columns.
 
     present (c,): clusters in which a column is not 0
@@ -48,12 +49,8 @@ class BlockSums:
     growth: Array = field(default_factory=lambda: NO_GROWTH)
     units: Array
 
-    def __add__(self, other: BlockSums) -> BlockSums:
-        return BlockSums(
-            present=self.present + other.present, moment=self.moment + other.moment,
-            largest=np.maximum(self.largest, other.largest), absolute=self.absolute + other.absolute,
-            growth=self.growth + other.growth, units=self.units + other.units,
-        )  # fmt: skip
+    def __add__(self, other: Self) -> Self:
+        return replace(super().__add__(other), largest=np.maximum(self.largest, other.largest))
 
     def scaled(self, factor: Array) -> BlockSums:
         """The sums with each column multiplied by a factor above 0, (c,)."""

@@ -29,11 +29,6 @@ FARTHEST = 8.0  # deviations beyond which a normal score is taken not to lie
 _TANH = (2 / np.pi) ** 0.5
 
 
-def oldest_slice(newest: int) -> int:
-    """The first slice that counts while this one is the newest with a decision."""
-    return newest - newest % SLICES - PERIODS * SLICES
-
-
 class Spend:
     """The spend of a policy, and how many slots it has shown, by arm and by slice.
 
@@ -47,7 +42,8 @@ class Spend:
         table = table[np.lexsort((table[:, 1], table[:, 0]))]
         slices = table[:, 0].astype(np.int64)
         if len(slices):
-            is_recent = slices >= oldest_slice(int(slices[-1]))
+            newest = int(slices[-1])
+            is_recent = slices >= newest - newest % SLICES - PERIODS * SLICES  # of the periods that count
             slices, table = slices[is_recent], table[is_recent]
         shown, cost, paid = table[:, 2:].T
         self.arms, arm = np.unique(table[:, 1].astype(np.int64), return_inverse=True)
