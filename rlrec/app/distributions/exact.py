@@ -305,6 +305,8 @@ class VersionDistribution:
     ) -> EligibleDistribution:
         """The distribution that lists of candidates are drawn from; arguments: as of `case`."""
         assert self.generator is not None
+        if self.page_rules(context):
+            raise self._refuse_rules()
         case = self.generator.case(eligible, arms, context, keys=keys, revision=revision)
         return replace(case, reads=self.learner.reads)
 

@@ -22,6 +22,7 @@ from rlrec.store.policies.beliefs import Sums
 CONTEXT_CHARS = 10_000_000  # of contexts that are remembered, with ENTRY_CHARS for each
 ENTRY_CHARS = 100
 SETS, SET_ARMS = 1_000, 10_000_000  # eligible sets that are remembered, and the arms in all of them
+FINAL = -1  # in place of the seq of a version that learns no more
 Eligible = tuple[int, ...]
 
 
@@ -105,7 +106,7 @@ class ServingCache:
 
     def serving(self, unit: Unit, version: Version, head: Head) -> exact.VersionDistribution:
         """A version with its belief at the head's seq, in the present catalogue."""
-        seq = head.seq if version.learning else version.seq
+        seq = head.seq if version.learning else FINAL  # also where it learned when it was served before
         cached = self._servings.get(version.id)
         if cached is None:
             serving = exact.load(unit, version)

@@ -57,6 +57,27 @@ def test_a_belief_that_is_kept_up_to_date_is_the_stored_one(
             assert all(np.array_equal(a, b) for a, b in zip(held, fresh, strict=True))
 
 
+def test_a_version_that_was_retired_is_served_with_the_belief_that_it_has(run: Run, db: str) -> None:
+    """It has learned since it was served first, at the change that it was made at."""
+    done(run("arm", "import", "-", stdin="".join(json.dumps({"arm": f"a{arm}"}) + "\n" for arm in range(3))))
+    done(run("policy", "create", "p", "--kind", "thompson"))
+    done(run("policy", "rebuild", "p"))
+    with closing(Store(db)) as store:
+        cache = ServingCache()
+
+        def serve() -> None:
+            recommend_group(store, [Request(policy="p@2", session="s")], cache=cache)
+
+        serve()
+        done(run("feedback", "1", "click"))
+        done(run("policy", "retire", "p@2"))
+        serve()
+        with store.read() as unit:
+            version, head = lookup.version(unit, "p@2")
+            pairs = zip(sums(cache.serving(unit, version, head)), sums(exact.load(unit, version)), strict=True)
+            assert all(np.array_equal(held, stored) for held, stored in pairs)
+
+
 def test_only_the_arms_that_moved_are_read(run: Run, db: str, monkeypatch: pytest.MonkeyPatch) -> None:
     done(run("arm", "import", "-", stdin="".join(json.dumps({"arm": f"a{arm}"}) + "\n" for arm in range(9))))
     done(run("policy", "create", "p", "--kind", "thompson"))

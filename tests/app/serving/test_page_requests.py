@@ -226,3 +226,12 @@ def test_options_that_repeat_a_rule_are_refused(shop: Run) -> None:
     assert (result.exit_code, "1 has a pin already" in result.stderr) == (2, True)
     result = shop("recommend", "--pin", "1=a1", "--input", "-")
     assert "--input and --pin do not go together" in result.stderr
+
+
+def test_a_stream_goes_on_after_a_page_that_two_stages_cannot_keep(shop: Run) -> None:
+    shop("policy", "create", "home", "--kind", "two-stage", "--param", "candidates=4")
+    lines = [
+        ask(number, op="recommend", **keys) for number, keys in enumerate([{}, {"page": {"pin": {"1": "a1"}}}, {}])
+    ]
+    answers = [json.loads(line) for line in shop("pipe", stdin="".join(lines)).stdout.splitlines()]
+    assert [answer.get("field") for answer in answers] == [None, "page", None]
