@@ -150,7 +150,6 @@ COVERED = {  # test file: modules without a test file of their name, which it co
         "app/audit/integrity/findings",
         "app/audit/integrity/live_versions",
         "app/audit/integrity/overdue",
-        "app/audit/integrity/requests",
         "app/audit/integrity/visits",
         "cli/commands/upkeep/doctor",
         "store/upkeep/audit",

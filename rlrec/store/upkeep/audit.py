@@ -228,12 +228,14 @@ def answered_requests(unit: Unit, decision_ids: Collection[int]) -> list[Row]:
     """Those of the decisions that have the digest of a request: id, digest, size, keys of session and user, context,
     eligible set, and what the request can have named: policy, number of the version, experiment and route."""
     text = (
-        "SELECT d.id, d.request_digest, d.size, s.key, u.key, c.body, d.eligible_id, p.name, v.number, e.name, r.name"
+        "SELECT d.id, d.request_digest, d.size, s.key, u.key, c.body, coalesce(l.catalogue_id, d.eligible_id),"
+        " p.name, v.number, e.name, r.name"
         " FROM decision d JOIN policy p ON p.id = d.policy_id JOIN version v ON v.id = d.version_id"
         " JOIN session s ON s.id = d.session_id JOIN context c ON c.id = d.context_id"
         " LEFT JOIN users u ON u.id = s.user_id LEFT JOIN variant a ON a.id = d.variant_id"
         " LEFT JOIN experiment e ON e.id = a.experiment_id LEFT JOIN route_decision q ON q.decision_id = d.id"
-        " LEFT JOIN route r ON r.id = q.route_id WHERE d.request_digest IS NOT NULL AND d.id IN (?*)"
+        " LEFT JOIN route r ON r.id = q.route_id LEFT JOIN candidate_list l ON l.decision_id = d.id"
+        " WHERE d.request_digest IS NOT NULL AND d.id IN (?*)"
     )
     return unit.ask(text, decision_ids)
 
