@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
+from rlrec.app.evaluation.passes.passes import IN_PROCESS, Workers
+from rlrec.compute import Engine
 from rlrec.errors import InputError
-from rlrec.store import Store
+from rlrec.store import Store, Unit
+from rlrec.store.database import bulk
 
 PREFIX = "parquet:"  # begins a --log that is a folder
 
@@ -35,3 +38,17 @@ def opened(store: Store, log: str | None) -> Iterator[tuple[Store, str | None]]:
         with closing(FolderLog(folder, manifest.files)) as log_store.folder:
             log_store.progress = store.progress
             yield log_store, selected or None
+
+
+@contextmanager
+def reading(
+    store: Store, log: str | None, workers: Workers = IN_PROCESS
+) -> Iterator[tuple[Unit, str | None, Engine | None]]:
+    """One snapshot of the store to read a log from, the filter of the log, and the engine that works on it."""
+    with (
+        opened(store, log) as (log_store, selected),
+        log_store.read() as unit,
+        bulk.alongside(unit),
+        workers.opened(log_store, unit.now) as engine,
+    ):
+        yield unit, selected, engine

@@ -9,7 +9,6 @@ from rlrec.app.evaluation.passes.arm_effects import Request, Result
 from rlrec.app.evaluation.passes.passes import IN_PROCESS, Workers
 from rlrec.app.imports import log_stores
 from rlrec.store import Store
-from rlrec.store.database import bulk
 
 __all__ = ["Request", "Result", "effects"]
 
@@ -18,10 +17,5 @@ def effects(store: Store, request: Request, workers: Workers = IN_PROCESS) -> Re
     """The effects of every arm in the selected log.
 
     Raises InputError for what is unknown and an empty log, CheckFailed for a log that cannot tell."""
-    with (
-        log_stores.opened(store, request.log) as (log_store, log),
-        log_store.read() as unit,
-        bulk.alongside(unit),
-        workers.opened(log_store, unit.now) as engine,
-    ):
+    with log_stores.reading(store, request.log, workers) as (unit, log, engine):
         return arm_effects.answer(unit, replace(request, log=log), engine)

@@ -31,7 +31,6 @@ from rlrec.policy.beliefs.reward import bounds
 from rlrec.policy.contexts import features
 from rlrec.records import Arm, Reward, Sums
 from rlrec.store import Store, Unit
-from rlrec.store.database import bulk
 from rlrec.store.database.bulk import Columns
 from rlrec.store.database.unit import parse
 from rlrec.store.policies import arms
@@ -123,12 +122,7 @@ def exposure(store: Store, request: Request, workers: Workers = IN_PROCESS) -> R
     Raises InputError for unknown names, and an empty log."""
     if request.by not in (None, "day"):
         raise InputError(f"exposure has no groups by {request.by!r}", hint="--by day, or none")
-    with (
-        log_stores.opened(store, request.log) as (log_store, log),
-        log_store.read() as unit,
-        bulk.alongside(unit),
-        workers.opened(log_store, unit.now) as engine,
-    ):
+    with log_stores.reading(store, request.log, workers) as (unit, log, engine):
         census = Census.resolve(unit, replace(request, log=log))
         partials = passes.results(LogReader(unit, census.evaluation), census, engine)
         total = reduce(add, partials, ExposurePartial())

@@ -28,7 +28,6 @@ from rlrec.ope.checks.click_models import Cells, ClickSums
 from rlrec.ope.checks.positions import EstimatedCurve, ExaminedPosition, OverlapSums, PositionRows
 from rlrec.records import Reward, Sums, Version
 from rlrec.store import Store, Unit
-from rlrec.store.database import bulk
 from rlrec.store.log import selected, settings
 from rlrec.store.log.selected import Selection
 from rlrec.store.policies import curves, policies
@@ -86,12 +85,7 @@ def fit(store: Store, request: Request, workers: Workers = IN_PROCESS) -> CurveA
         raise InputError(f"--positions is {request.positions}", hint="a curve compares two positions or more")
     with store.read() as unit:
         removals = settings.get(unit).removals
-    with (
-        log_stores.opened(store, request.log) as (log_store, log),
-        log_store.read() as unit,
-        bulk.alongside(unit),
-        workers.opened(log_store, unit.now) as engine,
-    ):
+    with log_stores.reading(store, request.log, workers) as (unit, log, engine):
         definition = lookup.reward(unit, request.reward)
         estimated = _estimate(unit, replace(request, log=log), definition, filters.selection(unit, log), engine)
 

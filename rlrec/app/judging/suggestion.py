@@ -15,7 +15,6 @@ from rlrec.arrays import Array
 from rlrec.errors import CheckFailed, InputError
 from rlrec.ope.estimators.shrinkage import draw_errors, draw_lines, joint_rates
 from rlrec.store import Store
-from rlrec.store.database import bulk
 from rlrec.store.log.events import RETURN
 from rlrec.store.policies import policies
 from rlrec.times import SECOND
@@ -63,11 +62,7 @@ def suggest(store: Store, request: Request) -> Result:
         raise InputError(
             f"reward {definition.name!r} transforms {min(definition.transforms)!r}: no weight adds to that", hint=hint
         )
-    with (
-        log_stores.opened(store, request.log) as (log_store, log),
-        log_store.read() as unit,
-        bulk.alongside(unit),
-    ):
+    with log_stores.reading(store, request.log) as (unit, log, _):
         effect_request = arm_effects.Request(
             log=log, reward=request.reward, horizon_us=request.horizon_us, level=request.level
         )  # fmt: skip

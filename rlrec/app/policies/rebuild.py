@@ -27,7 +27,6 @@ from rlrec.policy.beliefs.forgetting import Forgetting
 from rlrec.policy.kinds.long_term import SMALLEST, LongTerm
 from rlrec.records import Version
 from rlrec.store import Store, Unit
-from rlrec.store.database import bulk
 from rlrec.store.log import decisions, exclusions, reader, settings
 from rlrec.store.policies import arms, beliefs, policies
 from rlrec.times import format_time
@@ -153,11 +152,7 @@ def _relearn(store: Store, source: Version, request: Request, *, by: str | None)
     groups.refuse_group(by)
     with store.read() as unit:
         removals = settings.get(unit).removals
-    with (
-        log_stores.opened(store, request.log) as (log_store, log),
-        log_store.read() as unit,
-        bulk.alongside(unit),
-    ):
+    with log_stores.reading(store, request.log) as (unit, log, _):
         reward = request.reward or source.reward.name
         result = arm_effects.answer(unit, arm_effects.Request(
             log=log, reward=reward, horizon_us=request.horizon_us, position=request.position, by=by
