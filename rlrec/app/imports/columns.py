@@ -117,11 +117,8 @@ class LogColumns:
     def batch(self, at: Sequence[int]) -> Batch:
         """The slots and events as the log's reader has them, each decision by its index. at: when each was served."""
         slots, events, n = self.slots, self.events, len(self.events.row)
-        event_row, served_at = np.array(events.row, np.int64), np.array(at, np.int64)
-        event_at = served_at[event_row]
-        if events.at != NULL:
-            times = zip(values(events.at, n), event_at.tolist(), strict=True)
-            event_at = np.array([default if time is None else time for time, default in times], np.int64)
+        event_row, served_at = np.array(events.row, np.int64), picked(at, events.row)
+        event_at = np.array(filled(events.at, served_at), np.int64)
         positions = [position or 0 for position in values(events.position, n)]
         return Batch(
             slots={
@@ -132,7 +129,7 @@ class LogColumns:
                 "decision_id": event_row, "position": np.array(positions, np.int64),
                 "kind": np.array(values(events.kind, n), np.object_),
                 "value": np.array(values(events.value, n), np.float64),
-                "age_us": event_at - served_at[event_row],
+                "age_us": event_at - np.array(served_at, np.int64),
             },
         )  # fmt: skip
 
@@ -192,6 +189,14 @@ def picked(column: Any, order: Sequence[Any]) -> Sequence[Any]:
 def values(column: Column, count: int) -> Sequence[Any]:
     """The values of a column of so many rows."""
     return [column.value] * count if isinstance(column, Same) else column
+
+
+def filled(column: Column, defaults: Sequence[Any]) -> Sequence[Any]:
+    """The value of each row, its default where the line does not say one."""
+    if column == NULL:
+        return defaults
+    pairs = zip(values(column, len(defaults)), defaults, strict=True)
+    return [default if value is None else value for value, default in pairs]
 
 
 def distinct(column: Column) -> set[Any]:

@@ -34,10 +34,8 @@ def find(
     A row that is refused leaves no trace: what it names is free for the rows after it. users: of the sessions that the
     store has; disputed: hashes of the names of all lines that stand for several things, None where these rows are to be
     compared; earlier: what disputed names stood for in rows before, to which those of these rows are added."""
-    requests, keys = (
-        decisions.requests(unit, distinct(rows.request_id)),
-        events.keys_and_kinds(unit, distinct(rows.events.key))[0],
-    )
+    requests = decisions.requests(unit, distinct(rows.request_id))
+    keys, _ = events.keys_and_kinds(unit, distinct(rows.events.key))
     owned = {session: user for session, user in users.items() if user is not None}
     stored = _stored_names(list(requests), list(keys), owned)
     if disputed is None or any(entry.names for entry in stored):
@@ -162,9 +160,7 @@ def names_of_store(unit: Unit) -> LineNames | None:
     return None if few_names is None else LineNames.join(map(LineNames.hashed, _stored_names(*few_names)))
 
 
-def _stored_names(
-    requests: Sequence[str], keys: Sequence[str], users: Mapping[str, str]
-) -> list[_NamesOfKind]:  # fmt: skip
+def _stored_names(requests: Sequence[str], keys: Sequence[str], users: Mapping[str, str]) -> list[_NamesOfKind]:
     """Names in the store, as if of other lines than any of a log."""
     named_values = ("request", requests, requests), ("key", keys, keys), ("session", list(users), list(users.values()))
     return [_NamesOfKind(kind, names, (), owners) for kind, names, owners in named_values]

@@ -63,9 +63,7 @@ class Portion(NamedTuple):
         return _portion(self.file, self.start, data, self.lines, follows=self.position is not None) if data else None
 
 
-def _portion(
-    file: BinaryIO, start: int, data: bytes, lines: int, *, follows: bool, size: int | None = None
-) -> Portion:  # fmt: skip
+def _portion(file: BinaryIO, start: int, data: bytes, lines: int, *, follows: bool, size: int | None = None) -> Portion:
     """A portion. size: of its lines, where `data` is the beginning of a single one."""
     end, inode = start + (len(data) if size is None else size), os.fstat(file.fileno()).st_ino
     if not follows:
@@ -99,7 +97,6 @@ class GrowingFile:
     """A file by its path. position: where an earlier process ended, None for none."""
 
     is_over = False
-    stream = None
 
     def __init__(self, path: str, position: Position | None, notice: Callable[[str], None]) -> None:
         self.path, self.notice = path, notice

@@ -153,11 +153,8 @@ def _write_events(unit: Unit, writer: _FileWriter, log: FolderLog, decision_ids:
             new_ids, lacking = np.unique(keys[:, 0]).tolist(), set(map(tuple, keys.tolist()))
             owners = log_tables.find_rows(unit, t.decision, "id", new_ids)
             buckets = dict(zip(new_ids, _decision_buckets(unit, owners), strict=True))
-            rows = [
-                row
-                for row in log_tables.find_rows(unit, t.event, "decision_id", new_ids)
-                if (row[0], row[1]) in lacking
-            ]
+            stored = log_tables.find_rows(unit, t.event, "decision_id", new_ids)
+            rows = [row for row in stored if (row[0], row[1]) in lacking]
             writer.add("events", [buckets[row[0]] for row in rows], rows)
 
 

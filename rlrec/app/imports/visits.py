@@ -92,13 +92,9 @@ class OrderedVisits(NamedTuple):
 
 
 def in_order(
-    session_ids: Sequence[int],
-    at: Sequence[int],
-    newest: Sequence[NewestVisit],
-    *,
-    timeout_us: int,
+    session_ids: Sequence[int], at: Sequence[int], newest: Sequence[NewestVisit], *, timeout_us: int,
     stated: Ids | None = None,
-) -> OrderedVisits:
+) -> OrderedVisits:  # fmt: skip
     """The visits of rows as `VisitNumbers` assigns them, of all sessions at once. newest: the newest visit of each
     session that has one; stated: the visit and step of each line, (2, n), None where lines name none.
 
@@ -286,10 +282,7 @@ def _histories(batch: Batch, picks: Ids, *, first: Ids, begin: Ids, definition: 
     entries, row = piece_rows(first_slot - count, count), np.repeat(np.arange(len(picks)), count)
     # what they have earned by all events, and where some of these came later, by those before
     by_slot, by_page = _rewards(batch, definition, first)
-    earned, reward = (
-        by_slot[entries],
-        _sums_before(by_slot + by_page, first[np.unique(begin)])[first_slot],
-    )
+    earned, reward = by_slot[entries], _sums_before(by_slot + by_page, first[np.unique(begin)])[first_slot]
     start = offsets(count)
     for index in _with_late_events(batch, picks, first, begin).tolist():
         low, high = int(since[index]), int(first_slot[index])

@@ -14,7 +14,7 @@ import numpy as np
 from rlrec import policy as kinds
 from rlrec.app.imports import altered_rewards, conflicts, visits
 from rlrec.app.imports.altered_rewards import AlteredRewards
-from rlrec.app.imports.columns import NULL, LogColumns, distinct, mapped, picked, values
+from rlrec.app.imports.columns import NULL, LogColumns, distinct, filled, mapped, picked, values
 from rlrec.app.imports.layouts.base import RefusedLine, drop_rows
 from rlrec.app.imports.visits import VisitMoves
 from rlrec.app.inputs import canonical, lookup
@@ -168,7 +168,7 @@ class GroupWriter:
         if self.state.run is None:
             run = settings.add_run(unit, "import-log", self.state.options)
             self.state = replace(self.state, run=run)
-        at = [unit.now if time is None else time for time in values(rows.at, n)]
+        at = filled(rows.at, [unit.now] * n)
         arm_ids = self._arm_ids(rows)
         contexts = self._context_ids(group.contexts)
         session_ids = self._session_ids(group, stored)
@@ -285,11 +285,7 @@ class GroupWriter:
             return
         event_rows = np.array(logged.row, np.int64)
         number = numbers_in_runs(run_starts(event_rows), len(event_rows)) + 1
-        decision_id, at = picked(ids, logged.row), picked(served_at, logged.row)
-        if logged.at != NULL:
-            at = [
-                default if time is None else time for time, default in zip(values(logged.at, len(at)), at, strict=True)
-            ]
+        decision_id, at = picked(ids, logged.row), filled(logged.at, picked(served_at, logged.row))
         self._write("event", {
             "decision_id": decision_id, "number": number.tolist(), "position": logged.position, "kind": logged.kind,
             "value": logged.value, "at": at, "received_at": Same(self.unit.now),

@@ -25,16 +25,8 @@ from rlrec.app.imports.visits import VisitMoves
 from rlrec.app.imports.writer import GroupWriter, ImportState, PreparedRows, find_owner
 from rlrec.app.learning.ledger import Ledger
 from rlrec.app.requests.feedback import FeedbackTransaction, Line
-from rlrec.app.upkeep.import_log import (
-    BadLines,
-    Import,
-    ImportSummary,
-    LineSums,
-    Request,
-    checked_layout,
-    on_zones,
-    summarised,
-)
+from rlrec.app.upkeep import import_log
+from rlrec.app.upkeep.import_log import BadLines, ImportSummary, Request
 from rlrec.errors import Conflict, InputError, quantity
 from rlrec.store import Store, Unit
 from rlrec.store.database import loading
@@ -55,7 +47,7 @@ def follow_log(
         raise InputError(f"the layout {request.layout} is read as a whole", hint=hint)
     if request.propensity == "fitted":
         raise InputError("--propensity fitted needs the whole log", hint="--propensity uniform goes with --follow")
-    layout, now, salt = checked_layout(store, request)
+    layout, now, salt = import_log.checked_layout(store, request)
     (source,) = request.files
     with closing(layout(source, policy=request.policy, now=now, options=request.options)) as model:
         following = _Following(store, request, bad_lines, model, salt)
@@ -91,7 +83,7 @@ class _Following:
         self.position: Position | None = None  # as the store has it
         self.run = 0  # that holds it, of a file
         self.process = secrets.token_hex(8)
-        self.lines, self.n_matched, self.n_unmatched = LineSums(), 0, 0
+        self.lines, self.n_matched, self.n_unmatched = import_log.LineSums(), 0, 0
 
     def open_file(self) -> GrowingFile:
         """The file, from where it was left."""
@@ -129,7 +121,7 @@ class _Following:
         with closing(
             type(self.model)(source, policy=self.request.policy, now=now, options=self.request.options)
         ) as file:
-            task = Import(self.store, self.request, [file], self.bad_lines, self.salt)
+            task = import_log.Import(self.store, self.request, [file], self.bad_lines, self.salt)
             rejected = task.decode()
             with self.store.read() as unit:
                 digests = _mark_repeats(unit, file, log)
@@ -145,7 +137,7 @@ class _Following:
                 for line in stored.refused:
                     self.bad_lines.refuse(*line)
                 rejected += len(stored.refused)
-            self.lines += LineSums.read(file, rejected)
+            self.lines += import_log.LineSums.read(file, rejected)
         self.position = stored.position
         self.n_matched, self.n_unmatched = self.n_matched + stored.n_matched, self.n_unmatched + stored.n_unmatched
         log.go_on(portion, digests)
@@ -173,14 +165,14 @@ class _Following:
 
     def summary(self) -> ImportSummary:
         """The answer to the command."""
-        for line in on_zones(self.lines.zoneless):
+        for line in import_log.on_zones(self.lines.zoneless):
             self.store.notice(line)
         if self.n_matched:
             self.store.notice(f"{quantity(self.n_matched, 'observation')} joined decisions that were stored before")
         if self.n_unmatched:
             missing = f"{quantity(self.n_unmatched, 'observation')} without a decision that was stored here"
             self.store.notice(f"{missing}: `rlrec feedback --input` takes them, by request_id")
-        summary = summarised(self.store, self.request, self.state.counts, self.lines)
+        summary = import_log.summarised(self.store, self.request, self.state.counts, self.lines)
         if not self.run and self.state.run is not None:
             end = partial(settings.end_run, run_id=self.state.run, result=asdict(summary))
             self.store.write(end, repeatable=True)

@@ -20,7 +20,7 @@ from typing import Any
 
 from rlrec.app.imports import altered_rewards, conflicts, layouts, propensities
 from rlrec.app.imports.background import BackgroundItems
-from rlrec.app.imports.columns import LogColumns, distinct, values
+from rlrec.app.imports.columns import LogColumns, distinct, filled, values
 from rlrec.app.imports.conflicts import LineNames
 from rlrec.app.imports.layouts.base import Layout, RefusedLine, Source
 from rlrec.app.imports.visits import VisitMoves
@@ -180,7 +180,7 @@ class Import:
                     new = new.without_lines(name, lines[name])
                     if len(self.files) > 1:
                         lines[name].update(new.digest)
-                    at = [unit.now if time is None else time for time in values(new.at, len(new))]
+                    at = filled(new.at, [unit.now] * len(new))
                     reward = lookup.reward(unit, "default") if owner is None else owner.reward
                     altered = altered_rewards.find(reward, new, at)
                     estimated = values(new.estimated, len(new)).count(1)

@@ -310,9 +310,7 @@ class Layout(ABC):
                 rows = checks.with_lone_propensities(rows)
         return rows, sorted(bad, key=lambda line: line.error.line or 0)
 
-    def _errors(
-        self, rows: LogColumns, problems: Iterable[Problem], numbers: Sequence[int]
-    ) -> dict[int, InputError]:  # fmt: skip
+    def _errors(self, rows: LogColumns, problems: Iterable[Problem], numbers: Sequence[int]) -> dict[int, InputError]:
         """The first error of each row that has a problem. numbers: of all lines of the group."""
         errors: dict[int, InputError] = {}
         for row, field, message, hint, table, index in problems:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from rlrec import times
-from rlrec.app.imports.columns import NULL, LogColumns, distinct, values
+from rlrec.app.imports.columns import NULL, LogColumns, distinct, filled, values
 from rlrec.arrays import Ids, look_up, run_starts
 from rlrec.errors import InputError
 from rlrec.log_fields import COUNT, DECISION, KEY, KIND, LOG_PROBABILITY, ORDINAL, PROBABILITY, SHARE, SLOT, FieldCheck
@@ -145,10 +145,7 @@ def completed(rows: LogColumns) -> LogColumns:
     start = run_starts(np.array(rows.slots.row, np.int64))
     if len(rows.slots.row) > n:
         last = np.maximum.reduceat(np.array(values(last, len(rows.slots.row)), np.int64), start).tolist()
-    size = last
-    if rows.size != NULL:
-        entries = zip(values(rows.size, n), values(last, n), strict=True)
-        size = [shown if logs_in_line is None else logs_in_line for logs_in_line, shown in entries]
+    size = last if rows.size == NULL else filled(rows.size, values(last, n))
     return replace(rows, size=size, log_propensity=_log_propensities(rows, size, start.tolist()))
 
 
@@ -178,11 +175,7 @@ def _log_propensities(rows: LogColumns, size: Column, start: Sequence[int]) -> C
             else None
             for (begin, end), length in pages
         ]
-    return (
-        totals
-        if rows.log_propensity == NULL
-        else [a if a is not None else b for a, b in zip(logs_in_line, totals, strict=True)]
-    )
+    return filled(rows.log_propensity, totals)
 
 
 def page_problems(rows: LogColumns, *, now: int, rounding: float) -> Iterator[Problem]:
@@ -207,9 +200,7 @@ def page_problems(rows: LogColumns, *, now: int, rounding: float) -> Iterator[Pr
         yield from _event_problems(rows, (row << 32) + position, now)
 
 
-def _eligibility_problems(
-    rows: LogColumns, row: Ids, position: Ids, size: Ids, rounding: float
-) -> Iterator[Problem]:  # fmt: skip
+def _eligibility_problems(rows: LogColumns, row: Ids, position: Ids, size: Ids, rounding: float) -> Iterator[Problem]:
     slots, sets, eligible = rows.slots, list(map(frozenset, rows.eligible_sets)), values(rows.eligible, len(rows))
     for index, (number, arm) in enumerate(zip(slots.row, slots.arm, strict=True)):
         if arm not in sets[eligible[number]]:

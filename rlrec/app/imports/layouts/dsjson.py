@@ -18,20 +18,10 @@ from typing import Any, cast
 from msgspec import UNSET
 
 from rlrec.app.imports.columns import EMPTY, FIRST_STATE, NULL, LogColumns, distinct, values
-from rlrec.app.imports.layouts import dsjson_slots
+from rlrec.app.imports.layouts import dsjson_slots, jsonl
 from rlrec.app.imports.layouts.base import Decoded, LateObservation, Layout, Note, Observation, Source
 from rlrec.app.imports.layouts.checks import AMOUNT, CHECKS, FLOAT32, ValueCheck, checked, until
 from rlrec.app.imports.layouts.dsjson_slots import Actions, DsJsonLine, ShownAction, SlotOutcome
-from rlrec.app.imports.layouts.jsonl import (
-    DEFAULT_POLICY,
-    REWARD,
-    LineEvent,
-    LineLayout,
-    LineSlot,
-    Row,
-    time,
-    with_censor_events,
-)
 from rlrec.app.inputs import canonical
 from rlrec.errors import InputError, quantity, suggest
 from rlrec.log_fields import KEY
@@ -41,14 +31,12 @@ CACHE = 2_000  # lists of actions remembered
 ARM_IDS = ("id", "i.id", "_tag")  # where an action has its id
 APPRENTICE = "rewards are withheld, as from an apprentice: what it chose was not shown, so no line has a propensity"
 REWARDS = ("_label_cost", "_original_label_cost", "o")  # keys that hold one, and o.KEY
-ROW = (
-    "session", "user", "at", "context", "request_id", "keep_probability", "action_features", "slot_sets", "support",
-)  # fmt: skip
+ROW = ("session", "user", "at", "context", "request_id", "keep_probability", "action_features", "slot_sets", "support")
 PATHS = {"at": "Timestamp", "request_id": "EventId", "keep_probability": "pdrop", "eligible": "c._multi"}
 DROPPED = ValueCheck(lambda p: 0 <= p <= 1, "{!r} is no probability of a line that was dropped".format, "[0, 1]")
 
 
-class DsJson(LineLayout):
+class DsJson(jsonl.LineLayout):
     """Lines of a decision service."""
 
     reads = frozenset({"reward_from", "arm_id"})
@@ -59,7 +47,7 @@ class DsJson(LineLayout):
         if name is not None and name not in REWARDS and not name.startswith("o."):
             hint = suggest(name, list(REWARDS)) or f"one of {', '.join(REWARDS)}, o.KEY"
             raise InputError(f"--reward-from {name[:80]!r} is no key of a reward", hint=hint)
-        super().__init__(source, policy=policy or DEFAULT_POLICY, now=now, options=options)
+        super().__init__(source, policy=policy or jsonl.DEFAULT_POLICY, now=now, options=options)
         self._reward_from, self._arm_id = name, options.get("arm_id")
         self._observed: dict[str, list[tuple[str, float, int | None]]] = defaultdict(list)
         self._activated: set[str] = set()
@@ -76,17 +64,17 @@ class DsJson(LineLayout):
 
     def _observation(self, line: DsJsonLine) -> Observation:
         """The observation that a line makes of a decision in another line."""
-        at = checked(time(line.enqueued, "EnqueuedTimeUtc"), until(self.now), "EnqueuedTimeUtc")
+        at = checked(jsonl.time(line.enqueued, "EnqueuedTimeUtc"), until(self.now), "EnqueuedTimeUtc")
         name = self._reward_from or ""
         if name.startswith("o.") or line.reward is None:
             value = _observed_sum(line.observations, name[2:] or None)
         else:
             value = line.reward
-        events = () if value is None else ((REWARD, checked(value, CHECKS[AMOUNT], "RewardValue"), at),)
+        events = () if value is None else ((jsonl.REWARD, checked(value, CHECKS[AMOUNT], "RewardValue"), at),)
         event_id = checked(line.event_id, CHECKS[KEY], "EventId")
         return Observation(event_id, events, _activates(line, line.observations))
 
-    def row(self, line: DsJsonLine, text: bytes) -> Row | None:
+    def row(self, line: DsJsonLine, text: bytes) -> jsonl.Row | None:
         if _is_skipped(line, text):
             self._passed += 1
             return None
@@ -100,7 +88,7 @@ class DsJson(LineLayout):
         withholds = dsjson_slots.withholds(line, shown, actions)
         is_inactive = (line.deferred or line.not_activated) and not _activates(line, line.o)
         slots = [
-            LineSlot(
+            jsonl.LineSlot(
                 position, slot.arm, None if withholds else slot.propensity, slot.propensity if actions.slots else None,
                 min(slot.probabilities, default=None), censored=int(is_inactive), id=slot.outcome.id,
             )
@@ -109,7 +97,7 @@ class DsJson(LineLayout):
         context = {name: value for name, value in line.c.items() if name != "_multi" and not _is_bare(name, value)}
         checked(line.pdrop, DROPPED, "pdrop")
         row = (
-            line.event_id if line.session is None else line.session, line.user, time(line.timestamp, "Timestamp"),
+            line.event_id if line.session is None else line.session, line.user, jsonl.time(line.timestamp, "Timestamp"),
             canonical.text(context), line.event_id, 1 - line.pdrop if line.pdrop else None, actions.features,
             dsjson_slots.slot_sets(shown, actions), dsjson_slots.support(shown[0], actions),
         )  # fmt: skip
@@ -165,7 +153,7 @@ class DsJson(LineLayout):
 
     # -- rewards --
 
-    def _rewards(self, line: DsJsonLine, actions: Actions, shown: Sequence[ShownAction]) -> Iterator[LineEvent]:
+    def _rewards(self, line: DsJsonLine, actions: Actions, shown: Sequence[ShownAction]) -> Iterator[jsonl.LineEvent]:
         """The reward of each slot that has one, else that of the page, as of slates: where something was observed. (A
         cost of 0 without an observation says no more.)"""
         outcomes: dict[int | None, SlotOutcome] = {n: slot.outcome for n, slot in enumerate(shown, 1)}
@@ -182,7 +170,7 @@ class DsJson(LineLayout):
             else:  # o, or o.KEY
                 value = _observed_sum(outcome.observations, name.partition(".")[2] or None)
             if value is not None:
-                yield LineEvent(position, REWARD, value + 0.0)  # no -0.0
+                yield jsonl.LineEvent(position, jsonl.REWARD, value + 0.0)  # no -0.0
 
     # -- what is known at the end --
 
@@ -243,7 +231,7 @@ class DsJson(LineLayout):
             marks = [int(row in is_inactive) for row in rows.slots.row]
             rows = replace(rows, slots=replace(rows.slots, censored=marks))
             if self.source.grows:  # an activation may follow
-                rows = with_censor_events(rows)
+                rows = jsonl.with_censor_events(rows)
             else:
                 rows = rows.select([row not in is_inactive for row in range(len(rows))])
         return _with_states(self._with_observations(rows).in_sessions())
@@ -256,11 +244,11 @@ class DsJson(LineLayout):
         slots, n_slots = rows.slots, len(rows.slots.row)
         entries = zip(slots.row, values(slots.position, n_slots), values(slots.id, n_slots), strict=True)
         served_at, sizes = values(rows.at, len(rows)), values(rows.size, len(rows))
-        late_events = list[tuple[int, LineEvent]]()
+        late_events = list[tuple[int, jsonl.LineEvent]]()
         for row, position, name in chain(named, entries):
             for kind, value, at in self._observed.get(name, ()) if name is not None else ():
                 event_at = None if at is None else max(at, self.now if served_at[row] is None else served_at[row])
-                late_events.append((row, LineEvent(1 if sizes[row] == 1 else position, kind, value, event_at)))
+                late_events.append((row, jsonl.LineEvent(1 if sizes[row] == 1 else position, kind, value, event_at)))
         return rows.with_events(late_events) if late_events else rows
 
 
