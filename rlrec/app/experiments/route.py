@@ -257,12 +257,12 @@ def set_route(store: Store, request: Request) -> RouteSummary:
         _refuse_ramp(current)
         version, _ = servable(unit, to)
         if request.schedule is not None and version.id == lookup.version(unit, current.reference)[0].id:
-            raise InputError(
-                f"route {request.name} serves {to} already", hint="`--to` names the policy to compare it with"
-            )
+            hint = "`--to` names the policy to compare it with"
+            raise InputError(f"route {request.name} serves {to} already", hint=hint)
         looks = routes.looks(unit, current.route_id, since=unit.now - YEAR_US)
-        gate, earlier = (None, None) if request.gate is None else _look(unit, current, request, looks)
-        ramp = None if request.share is None else _ramp(unit, current, request)
+        options = request.gate and replace(request.gate, candidate=to, current=current.reference)
+        gate, earlier = (None, None) if options is None else _look(unit, current, options, looks)
+        ramp = None if request.share is None else _ramp(unit, current, request, to, request.share)
         removals = settings.get(unit).removals
         forks = [] if ramp is None else [experiment.fork(unit, variant) for variant in ramp.variants]
 
@@ -302,46 +302,42 @@ def set_route(store: Store, request: Request) -> RouteSummary:
     return _with_notice(store, store.write(work))
 
 
-def _look(unit: Unit, live: RouteChange, request: Request, looks: Sequence[GateLook]) -> tuple[RouteGate, int | None]:
+def _look(unit: Unit, live: RouteChange, options: GateOptions, looks: list[GateLook]) -> tuple[RouteGate, int | None]:
     """The look of the gate at what a route is to serve; where it has had the same one before, that one and its id: to
     look again at the same rows tells nothing new, and spends no error. Raises InputError where the route serves it
     already. looks: of this year."""
     from rlrec.app.evaluation.comparisons import paired_gate
 
-    assert request.gate is not None
-    assert request.to is not None
-    if live.reference == request.to:
-        raise InputError(f"route {live.route} serves {request.to} already: there is nothing to compare it with")
-    options = replace(request.gate, candidate=request.to, current=live.reference)
+    if live.reference == options.candidate:
+        raise InputError(f"route {live.route} serves {live.reference} already: there is nothing to compare it with")
     reports = [parse(look.report, f"look {look.id} of the gate of route {live.route}") for look in looks]
     gate = paired_gate.look(unit, options, looks=reports)
-    version, _ = servable(unit, request.to)
+    version, _ = servable(unit, options.candidate)
     for look, earlier in zip(looks, reports, strict=True):
         if look.version_id == version.id and paired_gate.is_repeated(gate, earlier):
             return cast("RouteGate", {**gate, **earlier}), look.id
     return gate, None
 
 
-def _ramp(unit: Unit, current: RouteChange, request: Request) -> experiment.Request:
+def _ramp(unit: Unit, current: RouteChange, request: Request, to: str, share: float) -> experiment.Request:
     """The experiment by which a share of a route's users gets something else."""
-    assert request.share is not None
-    assert request.to is not None
     first = routes.count_ramps(unit, current.route_id) + 1
     name = _free_name(unit, current.route, (f"ramp-{n}" for n in count(first)))
-    specs = ((CURRENT, current.reference, 1 - request.share), (CANDIDATE, request.to, request.share))
+    specs = ((CURRENT, current.reference, 1 - share), (CANDIDATE, to, share))
     variants = []
     for label, reference, weight in specs:
         version, head = lookup.version(unit, reference)
         # a version that learns is named by its policy, where it is live
         policy = version.policy.name if version.learning and head.live_id == version.id else reference
         variants.append(experiment.VariantSpec(label=label, policy=policy, weight=weight))
+    ramp = experiment.Request(name=name, variants=variants, route=current.route, metrics=request.metrics)
     if request.schedule is None:
-        return experiment.Request(name=name, variants=variants, route=current.route, metrics=request.metrics)
+        return ramp
     steps, hold_us, guards = request.schedule
     learned = lookup.version(unit, current.reference)[0].reward
     users = declared.expected_size(unit, "user") * hold_us / declared.TRAFFIC_US
-    return experiment.Request(
-        name=name, variants=variants, route=current.route, steps=steps, hold_us=hold_us, guards=guards,
+    return replace(
+        ramp, steps=steps, hold_us=hold_us, guards=guards,
         metrics=request.metrics or [MetricName(declared.DEFAULT_METRIC, learned.name)],
         best_n=min(max(declared.LEAST_SIZE, round(users)), declared.MOST_SIZE),  # those of the first step
     )  # fmt: skip
@@ -430,9 +426,8 @@ def show(store: Store, name: str) -> RouteSummary:
     with store.read() as unit:
         newest, last_at = lookup.route(unit, name), decisions.newest(unit)
         if last_at is not None and last_at < newest.at - DAY_US:
-            store.notice(
-                f"times are those of the clock when the route was set; the newest decision is of {format_time(last_at)}"
-            )
+            clock = "times are those of the clock when the route was set"
+            store.notice(f"{clock}; the newest decision is of {format_time(last_at)}")
         history = [
             {
                 "at": format_time(change.at), "policy": lookup.version(unit, change.policy)[0].policy.name,
@@ -488,6 +483,4 @@ def find_stage(unit: Unit, change: RouteChange) -> Stage | None:
     steps, hold_us = definition.get(experiment.STEPS, ()), definition.get(experiment.HOLD)
     next_share = next((step for step in steps if step > share + experiment.MIN_ROOM), None)
     due_at = None if hold_us is None else max(ramp.created_at, ramp.phase_at) + hold_us
-    return Stage(
-        change=change, ramp=ramp, share=share, next_share=next_share, due_at=due_at, definition=definition
-    )  # fmt: skip
+    return Stage(change=change, ramp=ramp, share=share, next_share=next_share, due_at=due_at, definition=definition)
