@@ -168,12 +168,10 @@ class Batch:
         """The rows of several batches, which share no session, as one."""
         if len(batches) == 1:
             return batches[0]
+        tables = {"slots": batches[0].slots} | {name: table for name, _, table in batches[0]._others()}
         columns = {
             name: {key: np.concatenate([getattr(batch, name)[key] for batch in batches]) for key in table}
-            for name, table in (
-                ("slots", batches[0].slots),
-                *((name, table) for name, _, table in batches[0]._others()),
-            )
+            for name, table in tables.items()
         }
         texts = [batch.contexts for batch in batches if batch.contexts is not None]
         return cls(**columns, contexts=ContextTexts.merge(texts) if len(texts) == len(batches) else None)
@@ -347,10 +345,8 @@ RangeQuery = Callable[[Unit, int, int], PendingQuery]
 
 def ask_visits(unit: Unit, low: int, high: int) -> PendingQuery:
     """The visits of sessions above `low` up to `high`."""
-    columns = {
-        name: (np.int64, name) for name in ("session_id", "number", "started_at", "last_at", "ended_at", "steps")
-    }
-    columns["ended_at"] = (np.int64, f"coalesce(ended_at, {ABSENT})")
+    names = ("session_id", "number", "started_at", "last_at", "ended_at", "steps")
+    columns = {name: (np.int64, name) for name in names} | {"ended_at": (np.int64, f"coalesce(ended_at, {ABSENT})")}
     return _ask(unit, columns, f"visit WHERE session_id > {low} AND session_id <= {high} ORDER BY session_id, number")
 
 
@@ -366,16 +362,9 @@ def ask_events(
 ) -> PendingQuery:
     """Some of EVENTS for the events of decisions `d` that pass all tests. tables: in order of the loops."""
     tables = f"{tables} WHERE {' AND '.join(['e.decision_id = d.id', *tests])}"
-    if (
-        unit.postgres or unit.folder is not None
-    ):  # SQLite has them in order of their numbers, in which values are added up
+    if unit.postgres or unit.folder is not None:  # SQLite has them in this order, in which values are added up
         tables += " ORDER BY e.decision_id, e.number"
     return _ask(unit, {name: EVENTS[name] for name in names}, tables)
-
-
-def context_texts(unit: Unit, ids: Ids) -> ContextTexts:
-    """The texts of contexts. ids: ascending."""
-    return PendingContexts(unit, ids).texts()
 
 
 class PendingContexts:

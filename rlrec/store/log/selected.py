@@ -95,9 +95,8 @@ def day_counts_and_newest(unit: Unit, selection: Selection, n: int) -> tuple[lis
         newest = newest if len(newest) <= n else np.partition(newest, len(newest) - n)[-n:]
         quarter = at // step
         rows, kind = distinct(quarter, version)
-        for number, version_id, decisions in zip(
-            quarter[rows].tolist(), version[rows].tolist(), np.bincount(kind).tolist(), strict=True
-        ):
+        columns = quarter[rows], version[rows], np.bincount(kind)
+        for number, version_id, decisions in zip(*(column.tolist() for column in columns), strict=True):
             counts[day_of(number * step), version_id] += decisions
     days = [DayCount(*key, decisions) for key, decisions in sorted(counts.items())]
     return days, int(newest.min()) if len(newest) == n else None

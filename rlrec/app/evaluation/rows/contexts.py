@@ -127,7 +127,7 @@ class ContextCache:
         needed_fields = self.fields | set(fields)
         missing_ids = self._missing(ids, needed_fields)
         if read is None or needed_fields > self.fields:
-            read = reader.context_texts(self.unit, missing_ids)
+            read = reader.PendingContexts(self.unit, missing_ids).texts()
         new_values, new_features = self._read(missing_ids, read.select(missing_ids), needed_fields)
         gathered = Sparse.empty(len(ids))
         if self.encode:
