@@ -7,16 +7,9 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from rlrec import sentences
 from rlrec.errors import quantity
 from rlrec.report.svg import Bar, Drawing, Interval, PlotPoint, Series, bars, chart, forest, interval, number
-from rlrec.sentences import (
-    DEFAULT_REWARD,
-    LOGGED,
-    SAME_POLICY,
-    difference_direction,
-    effect_sentence,
-    experiment_sentences,
-)
 from rlrec.times import DAY_US, parse
 
 if TYPE_CHECKING:
@@ -84,7 +77,7 @@ def over_time(
         return None
     period, name = str(answer["by"]), METRICS[metric].format(unit=answer["unit"])
     scale, unit = (100, ", % of visits") if metric in RETURNED else (1, f" ({rows[0]['reward']})")
-    by = f" by {rows[0]['reward']}" if rows[0]["reward"] not in (None, DEFAULT_REWARD) else ""
+    by = f" by {rows[0]['reward']}" if rows[0]["reward"] not in (None, sentences.DEFAULT_REWARD) else ""
     points = [
         PlotPoint(parse(str(row["group"])) / 3.6e9, *_scaled(row, scale), _day(str(row["group"]))) for row in rows
     ]
@@ -142,7 +135,7 @@ def _change(answer: Outcomes, metric: str, until: int | None) -> str | None:
     row = next(rows_of_key, None) if period == "week" else None
     if row is None or row["lower"] is None or row["upper"] is None:
         return figures
-    sign, first = difference_direction(row), _day(str(row["against"]))
+    sign, first = sentences.difference_direction(row), _day(str(row["against"]))
     if sign not in ("more", "less"):
         return f"{figures}, no sure change since the week of {first}"
     points = f"{abs(100 * (row['value'] or 0)):.1f} points"
@@ -194,12 +187,12 @@ def estimates(rows: Sequence[EstimateRow]) -> Figure | None:
     averages, per_unit = {row.estimate.served for row in rows}, rows[0].claim.basis
     average = averages.pop() if len(averages) == 1 else None
     rewards = ", ".join(sorted({row.reward for row in rows}))
-    by, earned = rows[0].by and f" by {rows[0].by}", "" if average is None else f"; {LOGGED} earned {number(average)}"
+    earned = "" if average is None else f"; {sentences.LOGGED} earned {number(average)}"
     in_order = sorted(rows, key=lambda row: [*LOOKS].index(row.claim.answer))
-    sentences = ((row, VARIANTS if "@" in row.target else row.claim.sentence) for row in in_order if row.by is None)
-    finding_flags = {sentence: sentence != VARIANTS and _is_finding(row) for row, sentence in sentences}
+    claims = ((row, VARIANTS if "@" in row.target else row.claim.sentence) for row in in_order if row.by is None)
+    finding_flags = {sentence: sentence != VARIANTS and _is_finding(row) for row, sentence in claims}
     return Figure(
-        title=f"Reward {rewards} {per_unit}{by or earned}",
+        title=f"Reward {rewards} {per_unit}{f' by {rows[0].by}' if rows[0].by else earned}",
         drawing=forest(
             intervals, level=average,
             x_name=f"reward {per_unit} ({rewards}){'' if average is None else '; dashed: the logged average'}",
@@ -222,7 +215,7 @@ def _is_finding(row: EstimateRow) -> bool:
     claim = row.claim
     if claim.answer == "unknown":
         return row.version is not None and not (claim.needed is None and "in-sample" in row.estimate.reasons)
-    return SAME_POLICY not in claim.sentence
+    return sentences.SAME_POLICY not in claim.sentence
 
 
 # -- experiments --
@@ -255,7 +248,7 @@ def comparison(answer: VariantComparison) -> Figure | None:
         description=f"Intervals hold at every look, clustered by {answer['unit']}; those that cross 0 are unknown.",
         headers=["variant", "metric", "difference", "lower", "upper", "in percent", "p", "answer", "notes"],
         rows=[cells for _, cells in lines],
-        findings=[prefix + sentence for sentence in experiment_sentences(answer)],
+        findings=[prefix + sentence for sentence in sentences.experiment_sentences(answer)],
     )
 
 
@@ -349,7 +342,7 @@ def effects(answer: Effects) -> Figure:
     extent = "all arms" if shown is arms else f"the {half} best and the {half} worst of {len(arms)} arms"
     headers = [*shown[0]]
     return Figure(
-        title=effect_sentence(arms, answer["level"]),
+        title=sentences.effect_sentence(arms, answer["level"]),
         drawing=forest(intervals, x_name=f"effect of one look in the long run ({answer['reward']})", zero=True),
         description=f"One interval of {answer['level']:.0%} an arm; {extent}.",
         headers=headers,

@@ -8,17 +8,8 @@ from typing import Any, NotRequired, TypedDict, cast
 
 from rlrec.app import opening
 from rlrec.app.audit.draws import machine_sessions
-from rlrec.app.evaluation.comparisons import declared, holdout, interleaved, unit_outcomes
-from rlrec.app.evaluation.comparisons.study_figures import (
-    ANONYMOUS_UNITS,
-    DifferenceRow,
-    GuardRow,
-    OutcomeRow,
-    SegmentRow,
-    SequenceRow,
-    StudyFigures,
-    metrics,
-)
+from rlrec.app.evaluation.comparisons import declared, holdout, interleaved, study_figures, unit_outcomes
+from rlrec.app.evaluation.comparisons.study_figures import DifferenceRow, OutcomeRow, SequenceRow, StudyFigures
 from rlrec.app.experiments import plan
 from rlrec.app.experiments.experiment import shares_of, versions_of
 from rlrec.app.inputs import filters, lookup
@@ -62,9 +53,9 @@ VariantComparison = TypedDict("VariantComparison", {
     "anonymous": NotRequired[int], "ties": NotRequired[int | None],
     "interleave": NotRequired[list[str]], "units_per_day": NotRequired[float | None],
     "phases": list[dict[str, Any]], "plan": NotRequired[plan.Plan | None],
-    "segments": NotRequired[list[SegmentRow]],
+    "segments": NotRequired[list[study_figures.SegmentRow]],
     "first_at": str | None, "last_at": str | None, "route": NotRequired[str], "led_to": NotRequired[list[str]],
-    "metric": list[dict[str, str | None]], "guards": list[GuardRow], "sequence": SequenceAnswer,
+    "metric": list[dict[str, str | None]], "guards": list[study_figures.GuardRow], "sequence": SequenceAnswer,
 })  # fmt: skip
 
 
@@ -101,15 +92,14 @@ def show(
         maturity = None
         if assigned and not collected.count("sessions", *range(len(experiment.variants))):
             maturity = reward_log.maturity_sentence(unit, study.selection, wait_us=definitions[0].window_us)
-    sums, first = collected.sums, definitions[0].name
+    sums = collected.sums
     if sums.censored:
         store.notice(f"left out: {quantity(sums.censored, 'decision')} with a censored slot")
     if maturity is not None:
         store.notice(f"no decision of {name} is mature yet: {maturity}")
     rows, unit_differences = unit_outcomes.to_json(collected)
-    earned = {
-        row["group"]: row for row in unit_differences if (row["metric"], row["reward"]) == ("reward_per_unit", first)
-    }
+    answering = "reward_per_unit", definitions[0].name
+    earned = {row["group"]: row for row in unit_differences if (row["metric"], row["reward"]) == answering}
     decisions_per_unit, reward_per_decision = per_decision(0)
     differences, more_decisions = list[dict[str, Any]](), list[dict[str, Any]]()
     for number, variant in enumerate(experiment.variants[1:], start=1):
@@ -123,9 +113,7 @@ def show(
         differences.append(names | compared.to_json())
         more_decisions.append(names | collected.compare(number, decisions_per_unit).to_json() | {"differ": differs})
     shares = shares_of(experiment)
-    per_unit_values = {
-        row["group"]: row["value"] for row in rows if (row["metric"], row["reward"]) == ("reward_per_unit", first)
-    }
+    per_unit_values = {row["group"]: row["value"] for row in rows if (row["metric"], row["reward"]) == answering}
     variants = [
         {
             "variant": variant.label, "policy": serving[variant.id].policy.name,
@@ -138,7 +126,7 @@ def show(
     ]  # fmt: skip
     reasons = [
         *([DECISIONS_DIFFER] if any(row["differ"] for row in more_decisions) else []),
-        *([ANONYMOUS_UNITS] if sums.anonymous else []),
+        *([study_figures.ANONYMOUS_UNITS] if sums.anonymous else []),
         *([YOUNG_UNITS] if any(YOUNG_UNITS in row["reasons"] for row in unit_differences) else []),
     ]
     chi2, p_value = collected.selected_split
@@ -157,7 +145,7 @@ def show(
 
 def _phases(experiment: Experiment, phases: Sequence[Phase], collected: StudyFigures) -> list[dict[str, Any]]:
     """A row of each phase: what it drew, and how its units differ in reward per unit, under the first reward."""
-    earned = next(row for row in metrics(collected.study) if row.name == "reward_per_unit")
+    earned = next(row for row in study_figures.metrics(collected.study) if row.name == "reward_per_unit")
     labels, rows, number = [variant.label for variant in experiment.variants], list[dict[str, Any]](), 0
     for phase in phases:
         row: dict[str, Any] = {"begun": format_time(phase.at), "mode": phase.mode}

@@ -81,9 +81,7 @@ class Request:
 
 
 # The version that a variant serves, and its share of the units.
-VariantRow = TypedDict("VariantRow", {
-    "variant": str, "policy": str, "version": int, "learns": bool, "weight": float,
-})  # fmt: skip
+VariantRow = TypedDict("VariantRow", {"variant": str, "policy": str, "version": int, "learns": bool, "weight": float})
 
 
 # live: the version that went live where a variant was promoted; passed_by: who serves another one; routes: those that

@@ -179,13 +179,8 @@ def answer(unit: Unit, reward: str, log: str | None) -> Result:
     effects = arm_effects.answer(unit, arm_effects.Request(log=filtered, reward=reward))
     selection, (group,) = filters.selection(unit, filtered), effects["groups"]
     pages = _NewestPages.read(unit, selection, np.array(effects["examination"]))
-    unseen = {
-        "long_run": None,
-        "std_error": None,
-        "shrunk": group["prior_mean"],
-        "shrunk_sd": group["prior_sd"],
-        "looks": 0,
-    }
+    prior = {"shrunk": group["prior_mean"], "shrunk_sd": group["prior_sd"], "looks": 0}
+    unseen: dict[str, Any] = dict.fromkeys(NUMBERS) | prior
     rows = {row["arm"]: row for row in group["arms"]}
     ordered: list[Any] = [rows.get(pages.keys[arm], unseen) for arm in pages.columns]
     raw, error, mean, sd, looks = np.array([[row[name] for name in NUMBERS] for row in ordered], np.float64).T
@@ -211,12 +206,9 @@ def answer(unit: Unit, reward: str, log: str | None) -> Result:
     candidates.sort(key=lambda row: (row["gain"] - row["lower"]) / REACH - row["gain"])
     sentence, log_s = sentence_of(reward, candidates), effects["log_s"]
     if log_s <= effects["horizon_s"]:
-        sentence += (
-            f"; the log covers {quantity(round(log_s * SECOND / DAY_US), 'day')}: returns after that are missing"
-        )
-    return {
-        "reward": reward, "log": filtered, "pages": group["pages"], "candidates": candidates, "sentence": sentence,
-    }  # fmt: skip
+        days = quantity(round(log_s * SECOND / DAY_US), "day")
+        sentence += f"; the log covers {days}: returns after that are missing"
+    return {"reward": reward, "log": filtered, "pages": group["pages"], "candidates": candidates, "sentence": sentence}
 
 
 def _drafts(unit: Unit, reward: Reward, effects: arm_effects.Result) -> Iterator[Draft]:
@@ -270,9 +262,8 @@ def _long_term(unit: Unit, reward: Reward, effects: arm_effects.Result) -> Draft
     name = f"{reward.name}-long-term"
     created = f"`rlrec policy create {name} --kind long-term --reward {reward.name}`"
     command = f"{created}, then `rlrec policy rebuild {name}`, make it"
-    return Draft(
-        "long-term", command, VersionDistribution(unit, version, designs.policy_of(version), sums=sums, prior=())
-    )
+    serving = VersionDistribution(unit, version, designs.policy_of(version), sums=sums, prior=())
+    return Draft("long-term", command, serving)
 
 
 def sentence_of(reward: str, candidates: Sequence[Candidate]) -> str:

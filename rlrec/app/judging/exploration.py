@@ -150,13 +150,9 @@ class FloorComparison:
         name = _name(unit, request)
         version = lookup.version(unit, name)[0]
         log = filters.join_filters(f"policy={name}", request.log)
-        targets = sorted(
-            policy.name
-            for policy in policies.all_policies(unit)
-            if policy.base_id is None
-            and policy.kind not in ("logged", "gradient", TEAM_DRAFT)
-            and policy.id != version.policy.id
-        )
+        others = [policy for policy in policies.all_policies(unit) if policy.id != version.policy.id]
+        kinds = ("logged", "gradient", TEAM_DRAFT)
+        targets = sorted(policy.name for policy in others if policy.base_id is None and policy.kind not in kinds)
         selection = filters.selection(unit, log)
         reward = request.reward or version.reward.name
         evaluation_request = EvaluationRequest(targets=["uniform", *targets], log=log, reward=reward)

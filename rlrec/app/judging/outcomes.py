@@ -6,15 +6,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
-from rlrec.app.evaluation.comparisons import interleaved, unit_outcomes
+from rlrec.app.evaluation.comparisons import interleaved, study_figures, unit_outcomes
 from rlrec.app.evaluation.comparisons.study import BY, NAMED, USERS, Study
-from rlrec.app.evaluation.comparisons.study_figures import (
-    ANONYMOUS_UNITS,
-    DifferenceRow,
-    OutcomeRow,
-    SegmentRow,
-    StudyFigures,
-)
+from rlrec.app.evaluation.comparisons.study_figures import DifferenceRow, OutcomeRow, SegmentRow, StudyFigures
 from rlrec.app.evaluation.passes.request import EmptyLog
 from rlrec.app.inputs import filters, lookup
 from rlrec.errors import InputError, quantity
@@ -81,7 +75,7 @@ def _answer(store: Store, request: Request, figures: StudyFigures) -> Result:
         "outcomes": rows, "differences": differences, "by": study.by, "experiment": request.experiment,
         "level": request.level, "new": sums.new, "returning": sums.returning,
         "reasons": [
-            *([] if figures.any_user else ["no-users"]), *([ANONYMOUS_UNITS] if sums.anonymous else []),
+            *([] if figures.any_user else ["no-users"]), *([study_figures.ANONYMOUS_UNITS] if sums.anonymous else []),
             *(["not-randomised"] if differences and study.by != "variant" else []),
         ],
         "anonymous": sums.anonymous, "metric": figures.metric_names(),

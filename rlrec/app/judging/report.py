@@ -239,9 +239,8 @@ class _Gathering:
         if self.answer.period == "week":
             start = monday
         if start > days[0]:
-            self._remark(
-                "time", f"Nothing from before {format_time(start * DAY_US)[:10]} is shown over time: see --since."
-            )
+            day = format_time(start * DAY_US)[:10]
+            self._remark("time", f"Nothing from before {day} is shown over time: see --since.")
         since = max(times.midnight(start), self.selection.since or 0) if start > days[0] else self.selection.since
         request = outcomes.Request(
             by=self.answer.period, log=self._log(since), rewards=[str(self.answer.reward)], metrics=OVER_TIME
@@ -314,9 +313,8 @@ class _Gathering:
             stored = [row for row in stored if not ids.isdisjoint(variant.policy_id for variant in row.variants)]
         concerned = sorted(stored, key=self._order_of)
         if len(concerned) > EXPERIMENTS:
-            self._remark(
-                "experiments", f"{quantity(len(concerned) - EXPERIMENTS, 'older one')}: see `rlrec experiment list`."
-            )
+            older = quantity(len(concerned) - EXPERIMENTS, "older one")
+            self._remark("experiments", f"{older}: see `rlrec experiment list`.")
         names = [experiment.name for experiment in concerned[:EXPERIMENTS]]
         rewards = [*filter(None, [self.request.reward])]
         comparisons = (self._fill("experiments", compare.show, self.store, name, rewards=rewards) for name in names)

@@ -45,9 +45,7 @@ ExperimentStatus = TypedDict("ExperimentStatus", {
     "experiment": str, "unit": str, "units": int, "variants": list[str], "created_at": str,
 })  # fmt: skip
 # What was last found about the users whom a route keeps apart, and when; None before `experiment show` or `report` ran.
-HoldoutStatus = TypedDict("HoldoutStatus", {
-    "route": str, "experiment": str, "sentence": str | None, "at": str | None,
-})  # fmt: skip
+HoldoutStatus = TypedDict("HoldoutStatus", {"route": str, "experiment": str, "sentence": str | None, "at": str | None})
 # immature: decisions whose reward window is open; unsettled: slots that have not entered the beliefs of `settled` ones
 Waiting = TypedDict("Waiting", {"immature": int, "unsettled": int})
 
@@ -99,9 +97,8 @@ def status(store: Store) -> Status:
             if served[policy.id] >= SILENT:
                 _check_outage(unit, live[policy.name].version, findings)
         if doctor is not None and doctor["errors"]:
-            findings.error(
-                DOCTOR, "store", f"doctor found {quantity(doctor['errors'], 'error')} at {doctor['at']}; run it again"
-            )
+            errors = quantity(doctor["errors"], "error")
+            findings.error(DOCTOR, "store", f"doctor found {errors} at {doctor['at']}; run it again")
         running_experiments = [row for row in experiments.all_experiments(unit) if row.status == "running"]
         changes = routes.newest_changes(unit)
         ended_policies = {policy.id for policy in stored_policies if policy.base_id is not None}
