@@ -139,9 +139,8 @@ def rates(path: Path) -> dict[str, float]:
         with path.open(newline="", encoding="utf-8") as file:
             return {row["arm"]: float(row["mean"] or 0) for row in csv.DictReader(file)}
     except (OSError, KeyError, ValueError) as error:
-        raise InputError(
-            f"cannot read click rates from {path}", hint="it is a CSV with the columns arm and mean"
-        ) from error
+        hint = "it is a CSV with the columns arm and mean"
+        raise InputError(f"cannot read click rates from {path}", hint=hint) from error
 
 
 def clicks(path: Path, answers: Iterable[str], *, seed: int) -> Iterator[str]:

@@ -214,9 +214,7 @@ def _logs_of_parameters(version: Version, versions: Sequence[Version]) -> list[L
 
 # before: the time that was given, or the earlier one from which on decisions are not mature for every reward.
 # policies: those that lose decisions.
-Pruned = TypedDict("Pruned", {
-    "before": str, "visits": int, "decisions": int, "events": int, "policies": list[str],
-})  # fmt: skip
+Pruned = TypedDict("Pruned", {"before": str, "visits": int, "decisions": int, "events": int, "policies": list[str]})
 
 
 @dataclass(frozen=True, kw_only=True)

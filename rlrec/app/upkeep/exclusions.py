@@ -142,9 +142,8 @@ def _concerned(unit: Unit, test: str, *, included: bool) -> Iterator[Version]:
     stored = policies.all_policies(unit)
     live = {version.id for version, _ in policies.live(unit, [policy.name for policy in stored]).values()}
     rebuilt = set[tuple[int, int]]()  # policies with the rewards of newer versions that are as they should be
-    for version in sorted(
-        policies.versions(unit, [policy.id for policy in stored]), key=lambda row: (row.policy.id, -row.number)
-    ):
+    versions = policies.versions(unit, [policy.id for policy in stored])
+    for version in sorted(versions, key=lambda row: (row.policy.id, -row.number)):
         key = version.policy.id, version.reward.id
         if not (version.learning or version.id in live) or (key in rebuilt and version.id not in live):
             continue

@@ -24,9 +24,7 @@ if TYPE_CHECKING:
     from rlrec.report import curves, figures, html, svg
 
 PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
-ROOMS = (
-    "app.requests", "app.setup", "app.policies", "app.experiments", "app.judging", "app.upkeep", "app", "report",
-)  # fmt: skip
+ROOMS = ("app.requests", "app.setup", "app.policies", "app.experiments", "app.judging", "app.upkeep", "app", "report")
 
 
 def __getattr__(name: str) -> ModuleType:

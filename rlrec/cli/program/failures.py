@@ -167,9 +167,8 @@ def _option_hint(error: click.NoSuchOption, ctx: click.Context | None) -> str | 
         return "it goes after the command"
     name = word.removeprefix("--")
     if ctx is not None and any(name in kind["parameters"] for kind in app.policy.list_kinds()):
-        create = (
-            "" if any("--param" in param.opts for param in ctx.command.params) else "policy create NAME --kind KIND "
-        )
+        takes_parameters = any("--param" in param.opts for param in ctx.command.params)
+        create = "" if takes_parameters else "policy create NAME --kind KIND "
         return f"{name} is a parameter of a policy: {create}--param {name}=VALUE"
     names = error.possibilities
     return f"did you mean {' or '.join(names)}?" if names else None

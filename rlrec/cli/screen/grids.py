@@ -131,7 +131,7 @@ class Grid:
         return [
             app.html.Cell(text, href=self._change(**{"from": str(start) if start else ""}))
             for text, start in steps
-            if start < n_rows and (start < self.first or start > self.first)
+            if start < n_rows and start != self.first
         ]
 
 

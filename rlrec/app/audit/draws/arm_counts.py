@@ -182,9 +182,8 @@ class StarvingArms:
             shown = self._since.include(drawn_slots["arm_id"])
             self._since.sums[:, shown] = 0.0
             order = np.argsort(drawn_slots["at"], kind="stable")
-            self._shown_at.update(
-                zip(drawn_slots["arm_id"][order].tolist(), drawn_slots["at"][order].tolist(), strict=True)
-            )
+            arms, times = (drawn_slots[name][order].tolist() for name in ("arm_id", "at"))
+            self._shown_at.update(zip(arms, times, strict=True))
             self._count(drawn_slots, first, row)
 
     def _count(self, drawn_slots: Columns, first: Ids, row: Ids) -> None:
@@ -211,11 +210,9 @@ class StarvingArms:
         if len(starving):
             longest_starving = starving[np.argsort(-since[starving], kind="stable")]
             arms = ", ".join(map(self._describe, longest_starving[:MAX_NAMED].tolist()))
-            detail = f"{quantity(len(starving), 'active arm')} not shown for long: {arms}"
             ellipsis = ", ..." if len(starving) > MAX_NAMED else ""
-            findings.warning(
-                STARVING, f"policy {self.policy.name}", f"{detail}{ellipsis}; a floor would keep them in the log"
-            )
+            detail = f"{quantity(len(starving), 'active arm')} not shown for long: {arms}{ellipsis}"
+            findings.warning(STARVING, f"policy {self.policy.name}", f"{detail}; a floor would keep them in the log")
 
     def _describe(self, column: int) -> str:
         arm = int(self._since.arms[column])

@@ -120,9 +120,7 @@ def recent_changes(unit: Unit, version: Version) -> dict[int | str, dict[str, An
     }  # fmt: skip
 
 
-def check(
-    unit: Unit, audited: Sequence[StoredPolicy], *, on_its_clock: bool, recent: int = RECENT
-) -> list[Finding]:  # fmt: skip
+def check(unit: Unit, audited: Sequence[StoredPolicy], *, on_its_clock: bool, recent: int = RECENT) -> list[Finding]:
     """The findings on these policies. on_its_clock: nobody set another time, so that decisions ahead of it are wrong;
     recent: how many of the newest decisions of each are looked at. Their live versions are those that are looked at."""
     findings, names = Findings(), {arm.id: arm.key for arm in arms.all_arms(unit)}

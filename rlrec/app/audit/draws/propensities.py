@@ -119,10 +119,8 @@ class VersionSlates:
         for (eligible, _, _, size), members in groups.items():
             if (arms := self.references.eligible(eligible)) is None:
                 continue
-            context_id, revision = (
-                int(slates.per_decision(name)[members[0]]) for name in ("context_id", "catalogue_revision")
-            )
-            context = self.references.context(context_id)
+            revision = int(slates.per_decision("catalogue_revision")[members[0]])
+            context = self.references.context(int(slates.per_decision("context_id")[members[0]]))
             case = partial(served.case, eligible, arms[0], context, keys=arms[1], revision=revision)
             stored = SlateGroup(slates, slates.of_arms(np.array(members), size, arms[0]), size)
             if served.generator is not None:

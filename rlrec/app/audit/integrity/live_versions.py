@@ -41,13 +41,10 @@ def check(unit: Unit, *, findings: Findings, policy: str | None = None) -> None:
         for base_id in {version.policy.base_id for version in versions if version.policy.base_id is not None}:
             now, copies = live[base_id], [version for version in versions if version.policy.base_id == base_id]
             if now.id not in {version.parent_id for version in copies} and policy in (None, now.policy.name):
-                served = " and ".join(
-                    version.reference if version.learning else f"{now.policy.name}@{version.number}"
-                    for version in copies
-                )
+                served = [copy.reference if copy.learning else f"{now.policy.name}@{copy.number}" for copy in copies]
                 remedy = f"`rlrec experiment stop {experiment.name}` ends it"
-                detail = f"serves {served}, and nobody there gets {now.reference}, which is live: {remedy}"
-                findings.add(CHECK, "info", f"experiment {experiment.name}", detail)
+                detail = f"serves {' and '.join(served)}, and nobody there gets {now.reference}, which is live"
+                findings.add(CHECK, "info", f"experiment {experiment.name}", f"{detail}: {remedy}")
     promoted = activity.live_times(unit).keys() - leading
     for now in (live[policy_id] for policy_id in sorted(promoted) if changes):
         is_meant = policy in (None, now.policy.name) and now.policy.base_id is None

@@ -71,13 +71,12 @@ class Outage:
             return
         if (chance := silence_chance(due, rewarded=len(delays), decided=len(matured))) < MAX_CHANCE:
             findings.warning(
-                OUTAGE,
-                f"policy {self.version.policy.name}",
+                OUTAGE, f"policy {self.version.policy.name}",
                 f"no event that reward {self.version.reward.name} weighs came to the last "
                 f"{quantity(len(due), 'decision')}, since decision {ids[last]} of {format_time(int(at[last]))}; "
                 f"{len(delays)} of {len(matured)} before had one, "
                 f"{due.mean():.0%} of them in the time that has passed by now: chance {chance:.1g}",
-            )
+            )  # fmt: skip
 
 
 def has_paused(at: Ids, received: Ids) -> bool:

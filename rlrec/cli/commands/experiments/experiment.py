@@ -75,10 +75,8 @@ def parse_weight(text: str) -> tuple[str, float, bool]:
 def parse_share(text: str) -> float:
     """The share of all units, neither none nor all."""
     if not 0 < (share := parse_percent(text)) < 1:
-        raise InputError(
-            f"the share is {100 * share:.12g} %",
-            hint="it lies between 0 and 100 %, and is neither of them: write 5% or 0.05",
-        )
+        hint = "it lies between 0 and 100 %, and is neither of them: write 5% or 0.05"
+        raise InputError(f"the share is {100 * share:.12g} %", hint=hint)
     return share
 
 

@@ -32,9 +32,8 @@ def parse_weights(text: str) -> tuple[float, ...]:
     """The weights of two or more variants."""
     weights = tuple(parse_number(piece.strip()) for piece in text.split(","))
     if len(weights) < 2 or not all(1e-9 <= weight <= 1e9 for weight in weights):
-        raise InputError(
-            f"'{truncate(text)}' are no weights of variants", hint="write one a variant, above 0: 9,1 or 1,1,1"
-        )
+        hint = "write one a variant, above 0: 9,1 or 1,1,1"
+        raise InputError(f"'{truncate(text)}' are no weights of variants", hint=hint)
     return weights
 
 
@@ -79,14 +78,10 @@ def plan(store: Store, show: Show, **request: Any) -> None:
     is over: wait so long afterwards."""
     result = app.plan.plan(store, app.plan.Request(**request))
     share, assumed = min(result["assumed"]["shares"]), result["assumed"]
+    total = result["total_sequential"]
     rows = [
         ["one look", result["total"], result["per_variant"], result["days"]],
-        [
-            "any number",
-            result["total_sequential"],
-            round(result["total_sequential"] * share),
-            result["days_sequential"],
-        ],
+        ["any number", total, round(total * share), result["days_sequential"]],
     ]
     if assumed["narrowed"] is not None:
         rows.append(["one look, --adjust", None, None, result["adjusted_days"]])

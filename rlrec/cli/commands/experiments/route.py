@@ -44,12 +44,9 @@ def holdout_options(command: Callable[..., Any]) -> Callable[..., Any]:
         help="Keep this share of its users apart for good, 5% or 0.05, to tell what the route is worth.",
     )  # fmt: skip
     policy = click.option(
-        "--holdout-policy",
-        default="uniform",
-        show_default=True,
-        metavar="POLICY[@V]",
+        "--holdout-policy", default="uniform", show_default=True, metavar="POLICY[@V]",
         help="What serves these: a copy of it.",
-    )
+    )  # fmt: skip
     return share(policy(command))
 
 

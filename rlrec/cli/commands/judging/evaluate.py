@@ -31,10 +31,7 @@ DROP = ("version", "rows", "unit", "reasons", "ess", "as served", "lift")
 VERDICTS = ("insufficient", "weak", "ok")
 
 
-@click.command(
-    cls=GroupedCommand,
-    epilog="`rlrec help evaluate` explains units, verdicts, reasons and estimators.",
-)  # fmt: skip
+@click.command(cls=GroupedCommand, epilog="`rlrec help evaluate` explains units, verdicts, reasons and estimators.")
 @click.argument("names", nargs=-1, metavar="TARGET...")
 @option_group(
     "What to estimate",

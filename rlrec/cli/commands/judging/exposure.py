@@ -59,10 +59,8 @@ def exposure(store: Store, show: Show, plot: str | None, workers: Workers, **req
     ]
     notes = []
     if result["underived"]:
-        notes = [
-            f"expected exposure is unknown: {quantity(result['underived'], 'decision')} without probabilities of all "
-            f"arms ({result['underived_reason']})"
-        ]
+        decisions, reason = quantity(result["underived"], "decision"), result["underived_reason"]
+        notes.append(f"expected exposure is unknown: {decisions} without probabilities of all arms ({reason})")
     if result["curve"] is None and result["slots"] > result["decisions"]:
         notes.append(
             "arms that stand low on the page earn less for that alone; `rlrec position fit` estimates how much"

@@ -162,10 +162,8 @@ def grid(rows: Sequence[OutcomeRow], differences: Sequence[DifferenceRow]) -> Vi
         has_value = _metric(row) in valued
         if name == last_name and not has_value:
             continue
-        line: list[Any] = [
-            "" if name == last_name else name,
-            *([row["group"] if has_value else ""] if differences else []),
-        ]
+        group = [row["group"] if has_value else ""] if differences else []
+        line: list[Any] = ["" if name == last_name else name, *group]
         line += [row["value"], row["lower"], row["upper"], row["units"]]
         difference = by_key.get(_key(row), _NO_DIFFERENCE)
         line += [_percent(difference.get(name)) if name in PERCENT else difference.get(name) for name in compared]

@@ -133,11 +133,9 @@ def _training(run: dict[str, Any] | None) -> str:
 
 def doctor(run: dict[str, Any] | None) -> str:
     """The result of the last audit, in words."""
-    return (
-        "never"
-        if run is None
-        else f"{quantity(run['errors'], 'error')}, {quantity(run['warnings'], 'warning')} at {_minute(run)}"
-    )
+    if run is None:
+        return "never"
+    return f"{quantity(run['errors'], 'error')}, {quantity(run['warnings'], 'warning')} at {_minute(run)}"
 
 
 def _minute(run: dict[str, Any]) -> str:

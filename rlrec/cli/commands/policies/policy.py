@@ -175,9 +175,8 @@ def rebuild(store: Store, show: Show, reference: str, **request: Any) -> None:
     answer = app.rebuild.rebuild(store, app.rebuild.Request(reference=reference, **request))
     show(answer)
     if answer["rebuilt"]:
-        suggest_next(
-            show, f"policy promote {answer['policy']}@{answer['version']}", "lets it serve; until then it does not"
-        )
+        version = f"{answer['policy']}@{answer['version']}"
+        suggest_next(show, f"policy promote {version}", "lets it serve; until then it does not")
 
 
 @policy.command()

@@ -62,10 +62,8 @@ def list_view(policies: Sequence[VersionSummary]) -> View:
 
 def versions_view(versions: Sequence[VersionHistory]) -> View:
     """The versions of a policy, with a line for each time that one was live."""
-    verdicts = [None if row["gate"] is None else _verdict(row["gate"]) for row in versions]
     rows = [
-        {**row, "learned_from": _learned_from(row), "gate": verdict}
-        for row, verdict in zip(versions, verdicts, strict=True)
+        {**row, "learned_from": _learned_from(row), "gate": row["gate"] and _verdict(row["gate"])} for row in versions
     ]
     times = sorted((time["at"], row["version"], time) for row in versions for time in row["promoted"])
     notes = [
@@ -150,13 +148,8 @@ def _on_terminal(ranked: Sequence[dict[str, Any]]) -> View:
     ]  # fmt: skip
     retired = any(arm["status"] != "active" for arm in ranked)
     headers = ["arm", *(["status"] if retired else []), "served", "pending", "pulls", "reward_sum"]
-    headers += [
-        *(["mean [95 %]"] if any(arm["mean"] is not None for arm in ranked) else []),
-        "ipw_mean",
-        "p_best",
-        "probability",
-        "",
-    ]
+    headers += ["mean [95 %]"] if any(arm["mean"] is not None for arm in ranked) else []
+    headers += ["ipw_mean", "p_best", "probability", ""]
     drop = ["ipw_mean", "reward_sum", "pending", "p_best", "pulls", "status", "served"]
     return View.select(rows, headers, drop=drop, fixed=True)
 
@@ -198,9 +191,7 @@ def _training(training: dict[str, Any] | None, *, curve: bool) -> list[str | Vie
     if training is None:
         return []
     best = f"the best is epoch {training['best']}" if training["best"] else "none is better than the start"
-    points = (
-        training["curve"] if curve else [point for point in training["curve"] if point["epoch"] == training["best"]]
-    )
+    points = [point for point in training["curve"] if curve or point["epoch"] == training["best"]]
     rows = [[point.get(name) for name in CURVE] for point in points]
     headers = [CURVE_HEADERS.get(name, name) for name in CURVE]
     grid = [View(headers, rows, drop=CURVE_DROP)] if rows else []
@@ -258,7 +249,5 @@ def difference_view(
 def _audience(audience: Audience) -> str:
     """The words behind a version that say whom it serves."""
     routes = f" through {', '.join(audience['routes'])}" if audience["routes"] else ""
-    served = (
-        f"is live: {quantity(audience['decisions_24h'], 'decision')} in 24 h" if audience["live"] else "is not live"
-    )
-    return served + routes
+    decisions = quantity(audience["decisions_24h"], "decision")
+    return (f"is live: {decisions} in 24 h" if audience["live"] else "is not live") + routes

@@ -54,9 +54,7 @@ CLIP = Parsed("number|none", lambda text: None if text == "none" else parse_numb
 @option_group(
     "What to maximise",
     click.option("--gamma", type=NUMBER, default=1.0, show_default=True, help="Discount per step, 0 to 1."),
-    click.option(
-        "--discounted/--undiscounted", default=True, show_default=True, help="Step t counts gamma^t.",
-    ),
+    click.option("--discounted/--undiscounted", default=True, show_default=True, help="Step t counts gamma^t."),
     click.option("--entropy", type=NUMBER, default=0.0, show_default=True, help="Reward of a nat of entropy."),
     click.option(
         "--shaping", "shapings", type=PAIR, multiple=True, metavar="FEATURE=WEIGHT",
@@ -117,14 +115,9 @@ CLIP = Parsed("number|none", lambda text: None if text == "none" else parse_numb
     "rlrec train-pg visits --gamma 0.95 --entropy 0.01 --seed 1 --json",
 )
 def train_pg(
-    store: Store,
-    show: Show,
-    reference: str,
-    shapings: Sequence[tuple[str, str]],
-    plot: str | None,
-    workers: Workers,
+    store: Store, show: Show, reference: str, shapings: Sequence[tuple[str, str]], plot: str | None, workers: Workers,
     **request: Any,
-) -> None:
+) -> None:  # fmt: skip
     """Makes a new version of a policy of kind gradient from all visits that have ended, by whichever policy. 60 % of
     the users train, 20 % choose the epoch, and 20 % are the gate that judges the result."""
     options = app.train.Request(name=reference, shaping=_shaping(shapings), **request)

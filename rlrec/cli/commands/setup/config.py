@@ -161,11 +161,8 @@ def _rows() -> Iterator[tuple[str, Any, str]]:
             value = format_time(value) if name == "now" else str(value)
         sources = [level.get_parameter_source(name) for level in (context, root)]
         _, source = _set_value((name,), [f"RLREC_{name.upper()}"]) or (None, "default")
-        yield (
-            option_name(option),
-            value,
-            max(option.opts, key=len) if ParameterSource.COMMANDLINE in sources else source,
-        )
+        typed = ParameterSource.COMMANDLINE in sources
+        yield option_name(option), value, max(option.opts, key=len) if typed else source
     yield FORMAT, *(_set_value((FORMAT,), ["RLREC_FORMAT"]) or ("table", "default"))
     for name in program.list_commands(root):
         command = program.get_command(root, name)

@@ -54,9 +54,8 @@ def full_text(page: ManualPage) -> str:
         return page.text
     from rlrec.app.evaluation import descriptions
 
-    fill = partial(
-        textwrap.fill, width=120, subsequent_indent="  ", break_on_hyphens=False
-    )  # as pages have their lines
+    # as pages have their lines
+    fill = partial(textwrap.fill, width=120, subsequent_indent="  ", break_on_hyphens=False)
     sections = [
         f"## Estimators per {unit}\n\n" + "\n".join(fill(f"- `{name}`: {text}") for name, text in described)
         for unit, described in descriptions().items()

@@ -35,9 +35,7 @@ LIMIT = 10_000_000  # of sessions, steps, runs
     click.option("--policy", metavar="NAME[@V]", help="Policy or route to draw from."),
     click.option("--experiment", metavar="NAME", help="Experiment to draw for, in place of a policy."),
     click.option("--sessions", type=Integer(1, LIMIT), metavar="N", help="How many sessions [with --ephemeral: 1]."),
-    click.option(
-        "--steps", type=Integer(1, LIMIT), metavar="N", help="Decisions of a session [default: 1].",
-    ),
+    click.option("--steps", type=Integer(1, LIMIT), metavar="N", help="Decisions of a session [default: 1]."),
     click.option("-k", "--size", type=Integer(1), default=1, show_default=True, metavar="K", help="Slots of a page."),
 )  # fmt: skip
 @option_group(

@@ -74,9 +74,8 @@ def forget(store: Store, show: Show, **request: Any) -> None:
     show(forgotten)
     if forgotten["retrain"]:
         versions = ", ".join(forgotten["retrain"])
-        notice(
-            f"parameters of {versions} come from rows of the user and cannot be unlearned: train or create them anew"
-        )
+        origin = f"parameters of {versions} come from rows of the user and cannot be unlearned"
+        notice(f"{origin}: train or create them anew")
     if not request["dry_run"] and "://" in store.address:
         notice("the rows are deleted; VACUUM FULL erases their bytes")
 
@@ -101,10 +100,8 @@ def prune(store: Store, show: Show, **request: Any) -> None:
     show(pruned)
     if pruned["decisions"]:
         policies = ", ".join(pruned["policies"])
-        conclude(
-            show,
-            f"Lost with these visits: estimates, outcomes and training of that time, and rebuilds of {policies}.",
-        )
+        lost = f"estimates, outcomes and training of that time, and rebuilds of {policies}"
+        conclude(show, f"Lost with these visits: {lost}.")
 
 
 @db.command()

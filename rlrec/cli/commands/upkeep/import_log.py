@@ -30,11 +30,7 @@ from rlrec.errors import quantity
 POLL_US = 1_000_000  # between two looks at a file
 
 
-@click.command(
-    "import-log",
-    cls=GroupedCommand,
-    epilog="`rlrec help import-log` explains layouts, maps and states.",
-)  # fmt: skip
+@click.command("import-log", cls=GroupedCommand, epilog="`rlrec help import-log` explains layouts, maps and states.")
 @click.argument("files", type=FILE, nargs=-1, required=True, metavar="FILE|-...")
 @option_group(
     "Which log",
@@ -61,9 +57,7 @@ POLL_US = 1_000_000  # between two looks at a file
 @option_group(
     "A log that grows",
     click.option("--follow", is_flag=True, help="Go on with the lines that are added: see `rlrec help import-log`."),
-    click.option(
-        "--poll", type=DURATION, metavar="DURATION", help="How often to look for new lines.  [default: 1s]"
-    ),
+    click.option("--poll", type=DURATION, metavar="DURATION", help="How often to look for new lines.  [default: 1s]"),
 )  # fmt: skip
 @option_group("Bad lines", refusing)  # fmt: skip
 @stored(
@@ -107,11 +101,8 @@ def import_log(
         with rehearsal(store) if dry_run else nullcontext():
             result = app.import_log.import_log(store, request, bad_lines)
     show(result)
-    conclude(
-        show,
-        f"{quantity(result.accepted, 'new decision')}, {result.duplicates:,} stored before, "
-        f"{quantity(result.rejected, 'line')} refused.",
-    )
+    accepted, rejected = quantity(result.accepted, "new decision"), quantity(result.rejected, "line")
+    conclude(show, f"{accepted}, {result.duplicates:,} stored before, {rejected} refused.")
     if check:
         notice(NOTHING_STORED)
     if check or dry_run or follow or not result.accepted + result.duplicates:

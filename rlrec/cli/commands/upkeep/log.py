@@ -26,10 +26,7 @@ log = CommandGroup("log")
 @click.argument("name", type=NAME)
 @click.option("--where", metavar="FILTER", help="The decisions, as in the --log of `evaluate`.")
 @click.option("--machines", is_flag=True, help="The users and sessions that `doctor` takes for machines.")
-@writing(
-    "rlrec log exclude bots --machines",
-    "rlrec log exclude staff --where user=u1+u2 --dry-run --json",
-)
+@writing("rlrec log exclude bots --machines", "rlrec log exclude staff --where user=u1+u2 --dry-run --json")
 def exclude(store: Store, show: Show, **request: Any) -> None:
     """Leave decisions out of all that reads the log from now on, until `log include`.
 
