@@ -78,9 +78,8 @@ def parameters(version: Version, typed: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(explored, tuple):
         return {**typed, "floor": round(max(explored, LEAST), 12)}
     if explored[-1]:
-        raise InputError(
-            f"{version.policy.name} explores differently by position", hint="name a floor: --param floor=0.05"
-        )
+        message = f"{version.policy.name} explores differently by position"
+        raise InputError(message, hint="name a floor: --param floor=0.05")
     slots = ",".join(str(position) for position, floor in enumerate(explored, 1) if floor)
     return {**typed, "floor": max(explored), "explore_slots": slots}
 
@@ -91,10 +90,9 @@ def encoders(version: Version) -> dict[str, Encoder]:
         return {}
     design = Design.from_json(version.parameters)
     if design.context.is_sparse:
-        raise InputError(
-            f"contexts of {version.policy.name} have {design.context.width} columns: it is not copied",
-            hint="create the policy with its --features, and train it on that log: train-pg --log",
-        )
+        message = f"contexts of {version.policy.name} have {design.context.width} columns: it is not copied"
+        hint = "create the policy with its --features, and train it on that log: train-pg --log"
+        raise InputError(message, hint=hint)
     return {"context": design.context, "arm": design.arm}
 
 
@@ -201,10 +199,8 @@ class _Graduation:
         ids = np.array(case.arms, np.int64)
         distribution = self.distribution.case(case.arms, ids, case.context, keys=self.keys, revision=designs.NOW)
         if distribution.scores.samples:
-            raise InputError(
-                f"{self.version.reference} cannot be copied: its probabilities are shares of samples",
-                hint="name a policy whose probabilities are exact",
-            )
+            message = f"{self.version.reference} cannot be copied: its probabilities are shares of samples"
+            raise InputError(message, hint="name a policy whose probabilities are exact")
         return distribution
 
     def _slates(self, cases: Sequence[_Case], *, seed: int) -> list[LoggedSlates]:

@@ -201,9 +201,8 @@ class Ledger:
         """The scope of events in the learning beliefs of a policy; None where it has none."""
         if policy_id not in self._scope:
             learning = self.learning[policy_id]
-            safe_age = min(
-                (version.reward.window_us for version in learning if version.reward.late == "ignore"), default=inf
-            )
+            windows = [version.reward.window_us for version in learning if version.reward.late == "ignore"]
+            safe_age = min(windows, default=inf)
             if any(
                 version.entered_to is not None or version.since or version.id in self._omitting for version in learning
             ):
@@ -306,22 +305,22 @@ class Ledger:
 
     # -- slots whose window is over --
 
-    def settle(self, policy_ids: Iterable[int] | None = None) -> int:
-        """Enter slots whose window is over into the beliefs that learn `settled`, oldest first: how many entered.
+    def settle(self, policy_ids: Iterable[int] | None = None) -> None:
+        """Enter slots whose window is over into the beliefs that learn `settled`, oldest first.
 
         policy_ids: None for all that are locked; each of them is looked at once.
         """
         new = (self._locked if policy_ids is None else set(policy_ids)) - self._settled
         self._settled |= new
-        return sum(self._settle(version) for policy_id in sorted(new) for version in self.settling(policy_id))
+        for version in chain.from_iterable(map(self.settling, sorted(new))):
+            if ids := self.overdue(version, OVERDUE):
+                self._settle(version, ids)
 
     def settling(self, policy_id: int) -> list[Version]:
         """The learning beliefs of a policy that slots enter when their window is over."""
         return [version for version in self.learning[policy_id] if version.entered_to is not None]
 
-    def _settle(self, version: Version) -> int:
-        if not (ids := self.overdue(version, OVERDUE)):
-            return 0
+    def _settle(self, version: Version, ids: Sequence[int]) -> None:
         left_out = self.omit([version], first=ids[0], last=ids[-1])
         since = [number for number in ids if number >= version.since and number not in left_out]
         entering, stored = decisions.find(self.unit, since), events.by_decision(self.unit, since)
@@ -334,7 +333,6 @@ class Ledger:
                 reward = slot_reward(version, by_slot.get(slot.position, ()), served_at=decision.at)
                 self.replace(version, key, (None, reward))
         self.mark_entered(version, ids[-1])
-        return sum(len(decision.slots) for decision in entering.values())
 
     def overdue(self, version: Version, limit: int) -> list[int]:
         """Decisions whose slots, at most `limit`, are to enter a belief now, oldest first."""

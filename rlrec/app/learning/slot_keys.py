@@ -41,12 +41,11 @@ class SlotFields:
 
     def __init__(self, versions: Sequence[Version]) -> None:
         self.kinds = {version.id: kinds.make(version.policy.kind, version.params) for version in versions}
-        self.forgetting = self.kinds[versions[0].id].forgetting
+        kind = self.kinds[versions[0].id]
+        self.forgetting, self.budget = kind.forgetting, kind.allowance if kind.budget else None
         needs = frozenset[str]().union(*(kind.needs for kind in self.kinds.values()))
         self.ordinal = self.forgetting.forgets or ORDINAL in needs
         self.context, self.position, self.propensity = (name in needs for name in (CONTEXT, POSITION, PROPENSITY))
-        kind = self.kinds[versions[0].id]
-        self.budget = kind.allowance if kind.budget else None
         self.arm_key = cache(SlotKey)
         self.arm_alone = not (self.ordinal or self.context or self.position or self.propensity)
 

@@ -194,16 +194,13 @@ class BeliefFold:
         z, bucket, arm, counts, packed = z[rows], bucket[rows], arm[rows], added[rows, :3], added[rows, 3:]
         added[rows, 3:] = 0.0
         sums, q = Totals(), policy.design.context.width
-        for run in np.split(np.arange(len(rows)), run_starts(bucket)[1:]):
-            key = beliefs.TOGETHER * beliefs.SECTION + int(bucket[run[0]]), self._first_arm
-            sums[key] = np.append(counts[run].sum(axis=0), solving.pack_stated(packed[run], z[run], q))
-        for run in (
-            np.split(np.arange(len(rows)), run_starts(bucket, arm)[1:])
-            if self.version.params.get("model") == HYBRID
-            else ()
-        ):
-            key = beliefs.BY_ARM * beliefs.SECTION + int(bucket[run[0]]), int(arm[run[0]])
-            sums[key] = np.append(counts[run].sum(axis=0), solving.pack_terms(packed[run], z[run], q))
+        sections = [(beliefs.TOGETHER, np.full_like(arm, self._first_arm), solving.pack_stated)]
+        if self.version.params.get("model") == HYBRID:
+            sections.append((beliefs.BY_ARM, arm, solving.pack_terms))
+        for section, owner, pack in sections:
+            for run in np.split(np.arange(len(rows)), run_starts(bucket, owner)[1:]):
+                key = section * beliefs.SECTION + int(bucket[run[0]]), int(owner[run[0]])
+                sums[key] = np.append(counts[run].sum(axis=0), pack(packed[run], z[run], q))
         return {key: numbers + 0.0 for key, numbers in sums.items()}  # no -0
 
     @cached_property

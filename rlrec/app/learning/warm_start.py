@@ -110,12 +110,8 @@ def refit(unit: Unit, version: Version, *, from_prior: bool) -> InitialBelief:
         fitted_to |= {name: record[name] for name in names if name in record} | {"slots": slots}
     policy = designs.policy_of(version)
     if is_contextual(policy) and policy.expands and not sums:
-        limits: dict[str, Any] = {
-            "policy_ids": [version.policy.id],
-            "first_id": version.since or None,
-            "imported": False,
-        }
-        served = replace(filters.selection(unit, None), **limits)
+        log, first = filters.selection(unit, None), version.since or None
+        served = replace(log, policy_ids=[version.policy.id], first_id=first, imported=False)
         version = fit_to_log(unit, version, served).version
     return InitialBelief(sums=sums, record=fitted_to, parameters=version.parameters, weights=weights, log=selected)
 

@@ -93,23 +93,14 @@ def show(store: Store, decision_id: int) -> Result:
         derived, findings = DerivedDecision(unit, decision, version, record["context"]), Findings()
         propensities.check(unit, np.array([] if derived.case is None else [decision_id], np.int64), findings=findings)
     del record["duplicate"]
+    pairs = zip(record["slate"], decision.slots, strict=True)
     return cast(Result, record | {
-        "kind": version.policy.kind,
-        "params": dict(version.params),
-        "belief_seq": decision.belief_seq,
-        "seed": None if decision.seed is None else unsigned(decision.seed),
-        "eligible": len(derived.arms),
-        "catalogue": derived.catalogue,
-        "floor": derived.floor(),
-        **derived.rules(),
-        **derived.left_out(unit),
-        "slate": [
-            entry | derived.slot_fields(slot) for entry, slot in zip(record["slate"], decision.slots, strict=True)
-        ],
+        "kind": version.policy.kind, "params": dict(version.params), "belief_seq": decision.belief_seq,
+        "seed": None if decision.seed is None else unsigned(decision.seed), "eligible": len(derived.arms),
+        "catalogue": derived.catalogue, "floor": derived.floor(), **derived.rules(), **derived.left_out(unit),
+        "slate": [entry | derived.slot_fields(slot) for entry, slot in pairs],
         "agrees": None if derived.case is None else all(row.check == DRAWS for row in findings.in_order()),
-        "arms": derived.table(),
-        **derived.features(),
-        "reward_definition": version.reward.name,
+        "arms": derived.table(), **derived.features(), "reward_definition": version.reward.name,
     })  # fmt: skip
 
 
@@ -154,10 +145,8 @@ class DerivedDecision:
         shown, case = self.shown, self.case
         if case.rankers is not None:
             teams = candidates.find_teams(unit, [decision.id]).get(decision.id, "")
-            sampler, columns = (
-                TeamDraftSampler(case.rankers, len(shown)),
-                np.array([[*map(TEAMS.index, teams)]], np.intp),
-            )
+            sampler = TeamDraftSampler(case.rankers, len(shown))
+            columns = np.array([[*map(TEAMS.index, teams)]], np.intp)
             drafts = [(shown[None, :row], columns[:, : row + 1]) for row in range(len(shown))]
             self.conditional = np.vstack([sampler.next_arms(*draft) for draft in drafts])
             self.marginal = np.full(self.conditional.shape, np.nan)
@@ -255,10 +244,8 @@ class DerivedDecision:
             return self._stored_table()
         belief = self.served.belief(self.arms, revision=self.decision.catalogue_revision)
         belief = self.served.policy.local_belief(belief, self.context)
-        mean, scores = (
-            self.served.policy.mean(belief, unknown=np.nan),
-            self.case.noiseless(np.arange(len(self.arms))).tolist(),
-        )
+        mean = self.served.policy.mean(belief, unknown=np.nan)
+        scores = self.case.noiseless(np.arange(len(self.arms))).tolist()
         state = self.state
         order = np.lexsort((self.arms, *-self.conditional[::-1]))
         # of the arms that had been shown in the visit

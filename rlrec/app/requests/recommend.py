@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from copy import copy
 from functools import partial
@@ -16,7 +15,7 @@ from rlrec.app.learning.ledger import Ledger, Unordered
 from rlrec.app.learning.slot_keys import ServedSlate
 from rlrec.app.serving.cache import Eligible, ServingCache
 from rlrec.app.serving.draws import DrawnSlate, draw, prepare, signed
-from rlrec.app.serving.open_sessions import HistoryReader, OpenSessions
+from rlrec.app.serving.open_sessions import HistoryReader, OpenSessions, turns
 from rlrec.app.serving.planned_requests import plan_group
 from rlrec.app.serving.requests import (
     Answer,
@@ -32,9 +31,9 @@ from rlrec.errors import InputError, OutcomeUnknown, StoreBusy
 from rlrec.policy.contexts.statements import STATEMENTS
 from rlrec.records import Slot
 from rlrec.store import Store, Unit
+from rlrec.store.database import loading
 from rlrec.store.database.database_errors import NotUnique
-from rlrec.store.database.loading import Same, column
-from rlrec.store.database.unit import Row
+from rlrec.store.database.loading import Same
 from rlrec.store.log import contents, decisions, settings
 from rlrec.store.log.sessions import check_steps
 from rlrec.store.policies import arms, policies
@@ -42,15 +41,10 @@ from rlrec.times import format_time
 
 if TYPE_CHECKING:
     from rlrec.app.requests.feedback import FeedbackTransaction, Line
-    from rlrec.store.log.returns import Return
 
 __all__ = ["Answer", "Request", "recommend", "recommend_group"]
 
 TRIES = 20  # others may record many events of one person at once, each of which takes an arm away
-SHARED_COLUMNS = (
-    "policy_id", "version_id", "belief_seq", "belief_ordinal", "seq", "eligible_id", "catalogue_revision", "size",
-    "variant_id",
-)  # fmt: skip
 QUICK = 4_000  # positions times arms up to which a group is planned under the one lock of SQLite
 MAX_KINDS = 1_000  # of events that rules name, after which no more is said of them
 
@@ -303,10 +297,10 @@ class RequestGroup:
         """Store decisions with their slots, and enter these into the ledger: the answers in order."""
         ids, contexts = decisions.reserve(unit, len(plans)), self.cache.contexts
         served = self._serve(plans, ids, sessions)
-        slates = served.slate
+        slates, seed = served.slate, Same(signed(self.seed))
         by_shared = {shared: _columns(shared, ledger, self.cache) for shared in {plan.shared for plan in plans}}
         rows = [by_shared[plan.shared] for plan in plans]
-        columns: dict[str, Sequence[Any]] = dict(zip(SHARED_COLUMNS, zip(*rows, strict=True), strict=True))
+        columns: dict[str, Sequence[Any]] = {name: [row[name] for row in rows] for name in rows[0]}
         context_ids, ordinals = [contexts[plan.context] for plan in plans], _ordinals(ledger, plans)
         catalogue_ids, lists = columns["eligible_id"], [slate.candidates for slate in slates if slate.candidates]
         if lists:
@@ -322,15 +316,13 @@ class RequestGroup:
         }  # fmt: skip
         slots = [slot for slate in slates for slot in slate.slots]
         shown = dict(zip(Slot._fields, zip(*slots, strict=True), strict=True))
-        decisions.add(
-            unit,
-            {name: column(values) for name, values in columns.items()} | {
-                "id": ids, "session_id": [sessions.id[row] for row in served.row], "seed": Same(signed(self.seed)),
-                "log_propensity": [slate.log_propensity for slate in slates], "at": Same(unit.now), "imported": Same(0),
-            },
-            {name: column(values) for name, values in shown.items()}
-            | {"decision_id": [key for key, slate in zip(ids, slates, strict=True) for _ in slate.slots]},
-        )  # fmt: skip
+        loading.write(unit, "decision", {name: loading.column(values) for name, values in columns.items()} | {
+            "id": ids, "session_id": [sessions.id[row] for row in served.row], "seed": seed,
+            "log_propensity": [slate.log_propensity for slate in slates], "at": Same(unit.now), "imported": Same(0),
+        })  # fmt: skip
+        slot_ids = [key for key, slate in zip(ids, slates, strict=True) for _ in slate.slots]
+        slot_columns = {name: loading.column(values) for name, values in shown.items()}
+        loading.write(unit, "slot", slot_columns | {"decision_id": slot_ids})
         if teams := [(key, slate.teams) for key, slate in zip(ids, slates, strict=True) if slate.teams is not None]:
             from rlrec.store.log import candidates
 
@@ -347,10 +339,9 @@ class RequestGroup:
             from rlrec.store.policies import routes
 
             routes.add_decisions(unit, [(ids[index], route.route_id) for index, route in routed.items()])
-            records = weigh(
-                {index: plans[index] for index in routed}, slates, served.step, served.history, self.cache.keys
-            )
-            routes.add_shadowed(unit, [(shadow, ids[index], log) for shadow, index, log in records])
+            planned = {index: plans[index] for index in routed}
+            shadowed = weigh(planned, ids, slates, served.step, served.history, self.cache.keys)
+            routes.add_shadowed(unit, shadowed)
         shown_slots = zip(
             [slate.slots for slate in slates], [number or 0 for number in ordinals], context_ids, strict=True
         )
@@ -368,9 +359,8 @@ class RequestGroup:
         columns |= {"user": [sessions.user[row] for row in served.row], "fields": _fields(plans, slates, unit.now)}
         columns |= {"decision_id": ids, "request_id": columns["request_key"]}
         columns["session"] = [sessions.key[row] for row in served.row]
-        return map(
-            partial(tuple.__new__, DrawnAnswer), zip(*map(columns.__getitem__, DrawnAnswer._fields), strict=True)
-        )
+        values = zip(*map(columns.__getitem__, DrawnAnswer._fields), strict=True)
+        return map(partial(tuple.__new__, DrawnAnswer), values)
 
     def _serve(self, plans: Sequence[PlannedRequest], decision_ids: Sequence[int], sessions: OpenSessions) -> Served:
         """The slates of requests. The requests of a session are served one after another: each sees those before it."""
@@ -379,26 +369,21 @@ class RequestGroup:
         rows, any_stateful = sessions.arrive(plan.request.session for plan in plans), len(slates) < len(plans)
         definitions = [plan.shared.version.reward for plan in plans]
         reader = HistoryReader(sessions, [shared.version.reward for shared in {plan.shared for plan in plans}])
-        order, steps, states, packed = list[int](), list[int](), list[str](), list[bytes]()
-        for turn in _turns(rows):
+        seen = dict[int, tuple[int, str, bytes]]()  # step, state and history
+        for turn in turns(rows):
             arrived = [rows[index] for index in turn]
             histories = reader.histories(arrived, [definitions[index] for index in turn])
             if any_stateful:
-                is_stateful = np.array([plans[index].shared.stateful for index in turn])
-                stateful = {index: plans[index] for index in turn if plans[index].shared.stateful}
+                is_stateful = np.array([index not in stateless for index in turn])
+                stateful = {index: plans[index] for index in turn if index not in stateless}
                 slates |= draw(
                     stateful, decision_ids, self.seed, self.cache.keys, histories=histories.take(is_stateful)
                 )
-            order += turn
-            steps += [sessions.steps[row] for row in arrived]
-            states += sessions.states(arrived)
-            packed += histories.packed()
+            steps = [sessions.steps[row] for row in arrived]
+            seen |= zip(turn, zip(steps, sessions.states(arrived), histories.packed(), strict=True), strict=True)
             sessions.add_slates(arrived, [decision_ids[index] for index in turn], [slates[index] for index in turn])
-        if len(order) > len(arrived):  # several turns
-            ranking = sorted(range(len(order)), key=order.__getitem__)
-            steps, states = [steps[index] for index in ranking], [states[index] for index in ranking]
-            packed = [packed[index] for index in ranking]
-        return Served(rows, steps, states, packed, [slates[index] for index in range(len(plans))])
+        step, state, history = map(list, zip(*(seen[index] for index in range(len(plans))), strict=True))
+        return Served(rows, step, state, history, [slates[index] for index in range(len(plans))])
 
     def _dry_run(self, unit: Unit, planned: Mapping[int, PlannedRequest]) -> dict[int, DrawnAnswer]:
         """The slates that would be drawn if nobody else came first; nothing is written."""
@@ -474,26 +459,12 @@ def _holds(unit: Unit, planned: Iterable[PlannedRequest], sessions: OpenSessions
 
 
 def _credit_returns(unit: Unit, ledger: Ledger, ids: Sequence[int], served: Served, sessions: OpenSessions) -> None:
-    """Record an event `return` for the last decision of each user who comes back with one of these."""
-    from rlrec.app.requests.feedback import FeedbackTransaction, Line
-    from rlrec.store.log.events import RETURN
-
-    events = _find_returns(ids, served, sessions)
-    if not events:
-        return
-    ledger.require(events.values())
-    repeatable = unit.repeatable  # these events are stored again where the requests are, and only there
-    lines = [Line(decision_id=event.decision_id, events={RETURN: 1.0}, at=event.at) for event in events]
-    FeedbackTransaction(unit, ledger, lines, returns=True)
-    unit.repeatable = repeatable
-
-
-def _find_returns(ids: Sequence[int], served: Served, sessions: OpenSessions) -> Mapping[Return, int]:
-    """The returns that new decisions are, each with the policy of the decision that it credits. A user comes back with
-    the first decision of a visit, if the visit of their last decision was over by then.
+    """Record an event `return` for the last decision of each user who comes back: with the first decision of a visit,
+    if the visit of their last decision was over by then.
     The new decisions are stored as the last ones of their users, who are locked."""
+    from rlrec.app.requests.feedback import FeedbackTransaction, Line
     from rlrec.store.log import returns
-    from rlrec.store.log.returns import Return
+    from rlrec.store.log.events import RETURN
 
     # by user whose first decision here begins a visit, or names them in one: its beginning
     started_at: dict[int, int] = {}
@@ -503,13 +474,17 @@ def _find_returns(ids: Sequence[int], served: Served, sessions: OpenSessions) ->
             if user_id not in last and (step == 0 or sessions.key[row] in sessions.new_users):
                 started_at[user_id] = sessions.started_at[row]
             last[user_id] = decision_id
-    events = {
-        Return(decision.decision_id, started_at[decision.user_id]): decision.policy_id
-        for decision in (returns.last_decisions(sessions.unit, started_at) if started_at else ())
-        if decision.ends_at(sessions.settings.session_timeout_us) < started_at[decision.user_id]
-    }
-    returns.set_last(sessions.unit, last.items())
-    return events
+    earlier, timeout_us = returns.last_decisions(unit, started_at) if started_at else (), sessions.timeout_us
+    credited = [decision for decision in earlier if decision.ends_at(timeout_us) < started_at[decision.user_id]]
+    returns.set_last(unit, last.items())
+    if not credited:
+        return
+    ledger.require({decision.policy_id for decision in credited})
+    repeatable = unit.repeatable  # these events are stored again where the requests are, and only there
+    times = [(decision.decision_id, started_at[decision.user_id]) for decision in credited]
+    lines = [Line(decision_id=decision_id, events={RETURN: 1.0}, at=at) for decision_id, at in times]
+    FeedbackTransaction(unit, ledger, lines, returns=True)
+    unit.repeatable = repeatable
 
 
 def _fields(plans: Sequence[PlannedRequest], slates: Sequence[DrawnSlate], now: int) -> list[dict[str, Any]]:
@@ -527,42 +502,29 @@ def _fields(plans: Sequence[PlannedRequest], slates: Sequence[DrawnSlate], now: 
     return list(map(fields.__getitem__, pairs))
 
 
-def _turns(rows: Sequence[int]) -> list[list[int]]:
-    """The indices of the first requests of all sessions, then of the second ones, and so on. rows: of the sessions."""
-    if len(set(rows)) == len(rows):
-        return [list(range(len(rows)))]
-    turns, counts = defaultdict[int, list[int]](list), Counter[int]()
-    for index, row in enumerate(rows):
-        turns[counts[row]].append(index)
-        counts[row] += 1
-    return list(turns.values())
-
-
 def _ordinals(ledger: Ledger, plans: Sequence[PlannedRequest]) -> list[int | None]:
     """The ordinals of these decisions; None where the policy does not forget."""
-    forgetting = {plan.shared.version.policy.id: plan.shared.serving.learner.forgetting for plan in plans}
-    if not any(memory.forgets for memory in forgetting.values()):
-        return [None] * len(plans)
+    learners = {plan.shared.version.policy.id: plan.shared.serving.learner for plan in plans}
     policy_ids = [plan.shared.version.policy.id for plan in plans]
     ordinals = {
-        policy_id: iter(ledger.ordinals(policy_id, policy_ids.count(policy_id), forgetting=memory))
-        for policy_id, memory in forgetting.items()
-        if memory.forgets
+        policy_id: iter(ledger.ordinals(policy_id, policy_ids.count(policy_id), forgetting=learner.forgetting))
+        for policy_id, learner in learners.items()
+        if learner.forgetting.forgets
     }
     return [next(ordinals[policy_id]) if policy_id in ordinals else None for policy_id in policy_ids]
 
 
-def _columns(shared: SharedDistribution, ledger: Ledger, cache: ServingCache) -> Row:
-    """The columns that decisions of a shared distribution share, SHARED_COLUMNS."""
+def _columns(shared: SharedDistribution, ledger: Ledger, cache: ServingCache) -> dict[str, int | None]:
+    """The columns that decisions of a shared distribution share."""
     version, policy_id, head = shared.version, shared.version.policy.id, shared.head
     belief_ordinal = None
     if shared.serving.learner.forgetting.forgets:  # what learns no more forgets no more
         belief_ordinal = head.ordinal if version.learning else version.ordinal
-    eligible_id, variant_id = cache.sets[shared.eligible], None if shared.variant is None else shared.variant.id
-    return (
-        policy_id, version.id, head.seq, belief_ordinal, ledger.seq(policy_id), eligible_id, shared.revision,
-        shared.size, variant_id,
-    )  # fmt: skip
+    return {
+        "policy_id": policy_id, "version_id": version.id, "belief_seq": head.seq, "belief_ordinal": belief_ordinal,
+        "seq": ledger.seq(policy_id), "eligible_id": cache.sets[shared.eligible], "size": shared.size,
+        "catalogue_revision": shared.revision, "variant_id": None if shared.variant is None else shared.variant.id,
+    }  # fmt: skip
 
 
 def _in_order(

@@ -167,11 +167,8 @@ class Assigner:
         if (name, unit_key) in self._elsewhere:
             return experiment, None, unit_key[0]
         is_taken = variant is not None or is_in_layer(experiment, unit_key[1])
-        if (
-            experiment.mode != experiments.FROZEN
-            and is_taken
-            and (variant is None or experiment.mode == experiments.MOVES)
-        ):
+        may_change = variant is None or experiment.mode == experiments.MOVES
+        if experiment.mode != experiments.FROZEN and is_taken and may_change:
             hashed = hash_variant(experiment, unit_key[1])
             variant = hashed if variant is None else max(variant, hashed)  # by id: a ramp gives none back
         return experiment, variant, unit_key[0]
@@ -183,11 +180,8 @@ class Assigner:
             return ("user", user)
         if experiment.unit == "session" or request.experiment != experiment.name:
             return ("session", request.session)
-        raise InputError(
-            f"experiment {experiment.name} assigns by user, and the request has none",
-            hint="give --user, or start an experiment with --unit session",
-            field="user",
-        )
+        message = f"experiment {experiment.name} assigns by user, and the request has none"
+        raise InputError(message, hint="give --user, or start an experiment with --unit session", field="user")
 
 
 def fallback(experiment: Experiment) -> str:

@@ -117,11 +117,9 @@ class ServingCache:
             return cached[2]
         else:
             last_seq, moved = self._changes.get(version.id, (cached[0], {}))
-            is_ours = last_seq == seq  # else others made some of the changes
-            serving = exact.renew(
-                unit, version, cached[2], catalogue_changed=cached[1] != self._revision,
-                moved=moved if is_ours else None,
-            )  # fmt: skip
+            ours = moved if last_seq == seq else None  # else others made some of the changes
+            has_changed = cached[1] != self._revision
+            serving = exact.renew(unit, version, cached[2], catalogue_changed=has_changed, moved=ours)
         self._changes.pop(version.id, None)
         self._servings[version.id] = seq, self._revision, serving
         return serving

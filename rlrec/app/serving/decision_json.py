@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 
 from rlrec.app.serving.requests import Answer, add_teams, candidate_fields
 from rlrec.policy import TEAM_DRAFT
-from rlrec.records import Decision, Event, Version
+from rlrec.records import Decision, Event
 from rlrec.store import Unit
 from rlrec.store.database.unit import parse
 from rlrec.store.log import candidates, sessions
@@ -33,7 +33,23 @@ def answers(unit: Unit, logged: Mapping[int, Decision]) -> dict[int, Answer]:
     answered: dict[int, Answer] = {}
     for number, decision in logged.items():
         version, owner = versions[decision.version_id], owners[decision.session_id]
-        answer = answered[number] = _answer(decision, version, owner, keys, labels, by_route.get(number))
+        experiment, variant = labels[decision.variant_id] if decision.variant_id else (None, None)
+        log_propensity = decision.log_propensity
+        slate = [
+            {"position": slot.position, "arm": keys[slot.arm_id], "propensity": slot.propensity,
+             "marginal": slot.marginal, "score": slot.score}
+            for slot in decision.slots
+        ]  # fmt: skip
+        answer: Answer = {
+            "decision_id": number, "request_id": decision.request_key, "session": owner.key, "visit": decision.visit,
+            "step": decision.step, "user": owner.user, "policy": version.policy.name, "version": version.number,
+            "experiment": experiment, "variant": variant,
+            "propensity": None if log_propensity is None else exp(log_propensity), "log_propensity": log_propensity,
+            "slate": slate, "at": format_time(decision.at), "duplicate": False, "route": by_route.get(number),
+        }  # fmt: skip
+        source = parse(decision.source, f"source of decision {number}") if decision.source else {}  # of an import
+        answer.update({name: value for name, value in source.items() if name in answer})  # type: ignore[typeddict-item]
+        answered[number] = answer
         add_teams(answer["slate"], teams.get(number))
         if number in lists:
             answer.update(candidate_fields(*lists[number][2:], keys))  # type: ignore[typeddict-item]  # as above
@@ -56,29 +72,6 @@ def states(unit: Unit, logged: Mapping[int, Decision]) -> dict[int, dict[str, An
     return {number: states[number] | visit for number, visit in zip(logged, shown, strict=True)}
 
 
-def _answer(
-    decision: Decision, version: Version, session: sessions.Session, keys: Mapping[int, str],
-    labels: Mapping[int, tuple[str, str]], route: str | None,
-) -> Answer:  # fmt: skip
-    experiment, variant = labels[decision.variant_id] if decision.variant_id else (None, None)
-    log_propensity = decision.log_propensity
-    slate = [
-        {"position": slot.position, "arm": keys[slot.arm_id], "propensity": slot.propensity, "marginal": slot.marginal,
-         "score": slot.score}
-        for slot in decision.slots
-    ]  # fmt: skip
-    answer: Answer = {
-        "decision_id": decision.id, "request_id": decision.request_key, "session": session.key,
-        "visit": decision.visit, "step": decision.step, "user": session.user, "policy": version.policy.name,
-        "version": version.number, "experiment": experiment, "variant": variant,
-        "propensity": None if log_propensity is None else exp(log_propensity), "log_propensity": log_propensity,
-        "slate": slate, "at": format_time(decision.at), "duplicate": False, "route": route,
-    }  # fmt: skip
-    source = parse(decision.source, f"source of decision {decision.id}") if decision.source else {}  # of an import
-    answer.update({name: value for name, value in source.items() if name in answer})  # type: ignore[typeddict-item]
-    return answer
-
-
 # One slot of a slate.
 SlotJson = TypedDict("SlotJson", {
     "position": int, "arm": str, "propensity": float | None, "marginal": float | None, "score": float | None,
@@ -97,9 +90,7 @@ def events(stored: Sequence[Event]) -> list[EventJson]:
         {
             "position": event.position,
             "kind": event.kind if event.kind != CENSOR else "censor" if event.value == 1.0 else "uncensor",
-            "value": event.value,
-            "at": format_time(event.at),
-            "key": event.key,
+            "value": event.value, "at": format_time(event.at), "key": event.key,
         }
         for event in stored
-    ]
+    ]  # fmt: skip

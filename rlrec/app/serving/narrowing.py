@@ -7,6 +7,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rlrec.app.inputs.arm_names import ArmNames
@@ -77,10 +78,7 @@ class Narrower:
             for arm in sorted(gone, reverse=True):
                 del left[bisect_left(left, arm)]
             eligible = tuple(left) if gone else narrowed.eligible
-            self._sets[key] = Narrowed(
-                eligible=eligible, superset=narrowed.eligible, members=narrowed.members, taken=tuple(taken),
-                total=narrowed.total, past=past, past_arms=gone,
-            )  # fmt: skip
+            self._sets[key] = replace(narrowed, eligible=eligible, taken=tuple(taken), past=past, past_arms=gone)
         return self._sets[key]
 
     def _without_past(self, steps: Sequence[tuple[str, tuple[str, ...], bool]]) -> Narrowed:

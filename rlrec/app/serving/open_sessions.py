@@ -7,7 +7,8 @@ bits). Rewards are not stored: they follow from the events that had been receive
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -78,7 +79,10 @@ class OpenSessions:
         new = {key: users[key] for key in users.keys() - {row.key for row in rows}} if rows else users
         ids, user_ids = dict[str, int | None](dict.fromkeys(new)), dict[str | None, int]()
         if new and not read_only:
-            ids, user_ids = self._create(new, settings)
+            new_users = {user for user in new.values() if user is not None}
+            user_ids |= sessions.intern_users(unit, new_users).items() if new_users else ()
+            numbers = splits(settings.split_salt, [user or key for key, user in new.items()])
+            ids = dict(sessions.add(unit, list(new), [user_ids.get(user) for user in new.values()], numbers))
             if created_meanwhile := new.keys() - ids.keys():
                 rows += sessions.with_newest_visit(unit, list(created_meanwhile))
         self._stored, first_visit = len(rows), (1, 0, 0, 0, "[]", None, None)
@@ -88,33 +92,17 @@ class OpenSessions:
         self.steps, self.recent, self.ended_at, history = columns[7:]
         self.row = {key: row for row, key in enumerate(self.key)}
         self.shown, self.recent_slots = [0] * len(self.key), [b""] * len(self.key)
-        for row in range(self._stored):
-            if history[row] and self.ended_at[row] is None:
-                self._unpack(row, history[row])
+        for row, packed in enumerate(history[: self._stored]):
+            if packed and self.ended_at[row] is None:
+                if (len(packed) - COUNT_BYTES) % SLOT_BYTES:
+                    hint = f"`rlrec session end {self.key[row]}` begins anew"
+                    raise RlrecError(f"the history of session {self.key[row]!r} is damaged", hint=hint)
+                self.shown[row] = int.from_bytes(packed[:COUNT_BYTES], "little")
+                self.recent_slots[row] = packed[COUNT_BYTES:]
         self._restore_slots()
         self.new_users: dict[str, str] = {}
         self._ended: list[Row] = []
         self._moved: list[int] = []  # rows of sessions that decisions came to
-
-    def _create(
-        self, new: Mapping[str, str | None], settings: StoreSettings
-    ) -> tuple[dict[str, int | None], dict[str | None, int]]:
-        """The ids of new sessions, by key, and of their users."""
-        new_users, user_ids = {user for user in new.values() if user is not None}, dict[str | None, int]()
-        if new_users:
-            user_ids |= sessions.intern_users(self.unit, new_users).items()
-        numbers = splits(settings.split_salt, [user or key for key, user in new.items()])
-        users = [user_ids.get(user) for user in new.values()]
-        return dict(sessions.add(self.unit, list(new), users, numbers)), user_ids
-
-    def _unpack(self, row: int, history: bytes) -> None:
-        if (len(history) - COUNT_BYTES) % SLOT_BYTES:
-            key = self.key[row]
-            raise RlrecError(
-                f"the history of session {key!r} is damaged", hint=f"`rlrec session end {key}` begins anew"
-            )
-        self.shown[row] = int.from_bytes(history[:COUNT_BYTES], "little")
-        self.recent_slots[row] = history[COUNT_BYTES:]
 
     def _restore_slots(self) -> None:
         """Read the recent slots of visits that go on, and were stored by a release that kept no history."""
@@ -138,11 +126,8 @@ class OpenSessions:
         if user is None or self.user[row] == user:
             return
         if self.user[row] is not None:
-            raise Conflict(
-                f"session {key!r} belongs to user {self.user[row]!r}, not {user!r}",
-                hint="use another session key, or leave the user out",
-                field="user",
-            )
+            message = f"session {key!r} belongs to user {self.user[row]!r}, not {user!r}"
+            raise Conflict(message, hint="use another session key, or leave the user out", field="user")
         self.user[row] = self.new_users[key] = user
 
     def store_users(self) -> None:
@@ -212,6 +197,17 @@ def _append_texts(recent: str, slate: str) -> str:
     for _ in range(texts.count(SEPARATOR) + 1 - RECENT):
         texts = f"[{texts[texts.index(SEPARATOR) + 2 :]}"
     return texts
+
+
+def turns(rows: Sequence[int]) -> list[list[int]]:
+    """The indices of the first requests of all sessions, then of the second ones, and so on. rows: of the sessions."""
+    if len(set(rows)) == len(rows):
+        return [list(range(len(rows)))]
+    indices, counts = defaultdict[int, list[int]](list), Counter[int]()
+    for index, row in enumerate(rows):
+        indices[counts[row]].append(index)
+        counts[row] += 1
+    return list(indices.values())
 
 
 class HistoryReader:

@@ -200,10 +200,8 @@ class _Group:
             ]
             serving.see(contexts)
             if not serving.policy.served:
-                raise InputError(
-                    f"policy {version.policy.name!r} is the label of an imported log",
-                    hint="recommend from another policy", field="policy",
-                )  # fmt: skip
+                message = f"policy {version.policy.name!r} is the label of an imported log"
+                raise InputError(message, hint="recommend from another policy", field="policy")
             shadow = None if route is None else self.shadows.get(route.route_id)
             challenger = None
             if shadow is not None:
@@ -255,7 +253,8 @@ class _Group:
             eligible = self.catalogue
         else:
             eligible = tuple(sorted({self.ids[key] for key in request.arms} & self._active))
-        if request.arms is not None and (inactive := [key for key in request.arms if not self._may_be_shown(key)]):
+        listed = [key for key in request.arms or () if key in self.ids]
+        if inactive := [key for key in listed if self.ids[key] not in self._active]:
             for key in inactive:
                 self.cache.inactive.setdefault(key, False)
             from rlrec.app.inputs import arm_names
@@ -273,9 +272,6 @@ class _Group:
             raise InputError(f"k is {request.size}, but only {len(eligible)} arms are eligible", hint=hint, field="k")
         return eligible
 
-    def _may_be_shown(self, name: str) -> bool:
-        return name not in self.ids or self.ids[name] in self._active
-
 
 def _with_price(request: Request, version: ServingVersion) -> dict[str, Any]:
     """The context of a request with the price of cost at which it is drawn."""
@@ -289,8 +285,6 @@ def _ambiguous_target() -> InputError:
 def _same_content(request_id: str, content: bytes, first: tuple[bytes | None, int]) -> int:
     """The decision or index that answers a request id. Raises Conflict where it came with other content before."""
     if first[0] is not None and bytes(first[0]) != content:
-        raise Conflict(
-            f"request id {request_id!r} is known with other content", hint="a retry repeats the request",
-            field="request_id",
-        )  # fmt: skip
+        message = f"request id {request_id!r} is known with other content"
+        raise Conflict(message, hint="a retry repeats the request", field="request_id")
     return first[1]

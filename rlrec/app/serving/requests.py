@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from rlrec.store.policies.experiments import Experiment, Variant
     from rlrec.store.policies.routes import Shadow
 
-NO_WORDS: Mapping[str, Any] = {}
-
 # A decision as commands answer it.
 Answer = TypedDict("Answer", {
     "decision_id": Any,  # an int; None in a dry run, as visit and step are
@@ -103,9 +101,7 @@ def digest(request: Request) -> bytes:
     arms since. The order of arms does not matter."""
     names = request.policy, request.experiment, request.session, request.user
     context = canonical.text(request.context) if request.context else "{}"
-    narrows = request.block or request.not_after or request.not_shown is not None
-    words = narrowing_words(request) if narrows else NO_WORDS
-    return digest_of_texts(names, context, request.size, arms_text(request.arms), words)
+    return digest_of_texts(names, context, request.size, arms_text(request.arms), narrowing_words(request))
 
 
 def narrowing_words(request: Request) -> dict[str, Any]:
@@ -124,9 +120,7 @@ def arms_text(arms: Sequence[str] | None) -> str:
     return "null" if arms is None else f"[{canonical.texts(sorted(set(arms)))}]"
 
 
-def digest_of_texts(
-    names: Sequence[str | None], context: str, size: int, arms: str, words: Mapping[str, Any] = NO_WORDS
-) -> bytes:
+def digest_of_texts(names: Sequence[str | None], context: str, size: int, arms: str, words: Mapping[str, Any]) -> bytes:
     """`digest` of policy, experiment, session and user, of canonical texts, and of words that take arms."""
     last = f",{canonical.text(dict(words))}" if words else ""
     return contents.digest(f"[{canonical.texts(names)},{context},{size},{arms}{last}]")

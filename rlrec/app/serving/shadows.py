@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from rlrec.errors import InputError
 from rlrec.policy.gradients import history
 from rlrec.policy.gradients.history import History
 from rlrec.store import Unit
+from rlrec.store.database.unit import Row
 from rlrec.store.policies import routes
 from rlrec.store.policies.routes import Shadow
 from rlrec.times import format_time
@@ -30,35 +31,27 @@ ShadowReport = TypedDict("ShadowReport", {
 })  # fmt: skip
 
 
-class WeighedSlate(NamedTuple):
-    """request: its index in the group; log_probability: None where the challenger has no exact one."""
-
-    shadow_id: int
-    request: int
-    log_probability: float | None
-
-
 def weigh(
-    planned: Mapping[int, PlannedRequest], slates: Sequence[DrawnSlate], step: Sequence[int], packed: Sequence[bytes],
-    keys: Mapping[int, str],
-) -> list[WeighedSlate]:  # fmt: skip
-    """The slates of requests to routes in whose shadow a challenger is. step, packed: the steps and histories of the
-    whole group; keys: of arms."""
+    planned: Mapping[int, PlannedRequest], ids: Sequence[int], slates: Sequence[DrawnSlate], step: Sequence[int],
+    packed: Sequence[bytes], keys: Mapping[int, str],
+) -> list[Row]:  # fmt: skip
+    """The slates of requests to routes in whose shadow a challenger is: its id, the decision, and the log of the
+    challenger's probability, None where it has no exact one. ids, step, packed: the decisions, steps and histories of
+    the whole group; keys: of arms."""
     groups: dict[tuple[SharedDistribution, str], list[int]] = defaultdict(list)
     for index, plan in planned.items():
         if (challenger := plan.shared.challenger) is not None:
             groups[plan.shared, challenger.reading(plan.request.context)].append(index)
-    weighed = []
+    weighed = list[Row]()
     for (shared, _), members in groups.items():
         assert shared.shadow is not None
         plans = [planned[index] for index in members]
         shown = np.searchsorted(shared.case.arms, np.array([slates[index].arms for index in members]))
-        past = history.unpack(
-            [packed[index] for index in members], np.array([step[index] for index in members], np.int64)
-        )
+        steps = np.array([step[index] for index in members], np.int64)
+        past = history.unpack([packed[index] for index in members], steps)
         logs = _log_probabilities(plans, shown, past, keys)
         values = [None] * len(members) if logs is None else np.clip(logs, LEAST, 0.0).tolist()
-        weighed += [WeighedSlate(shared.shadow.id, *pair) for pair in zip(members, values, strict=True)]
+        weighed += [(shared.shadow.id, ids[index], log) for index, log in zip(members, values, strict=True)]
     return weighed
 
 

@@ -182,14 +182,9 @@ class Keeper(Show):
         super().__init__("json")
 
     def __call__(
-        self,
-        result: Any,
-        *,
-        table: View | None = None,
-        columns: Sequence[str] | None = None,
-        flat: Iterable[Mapping[str, Any]] | None = None,
-        lines: Iterable[Mapping[str, Any]] | None = None,
-    ) -> None:
+        self, result: Any, *, table: View | None = None, columns: Sequence[str] | None = None,
+        flat: Iterable[Mapping[str, Any]] | None = None, lines: Iterable[Mapping[str, Any]] | None = None,
+    ) -> None:  # fmt: skip
         self.clear_progress()
         view = None if table is None else table._replace(rows=[*table.rows])
         self.answer = record(result) if single(result) else records(result)

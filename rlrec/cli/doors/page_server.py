@@ -79,7 +79,11 @@ class Lane:
 
     def _make(self, path: str, query: str) -> WebPage:
         if self._process is None:
-            self._start()
+            context = get_context("spawn")
+            self._connection, theirs = context.Pipe()
+            self._process = context.Process(target=_work, args=(theirs, self.options), daemon=True)
+            self._process.start()
+            theirs.close()
         assert self._connection is not None
         try:
             self._connection.send((path, query))
@@ -88,13 +92,6 @@ class Lane:
             self._process = None
             raise
         return page
-
-    def _start(self) -> None:
-        context = get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_work, args=(theirs, self.options), daemon=True)
-        self._process.start()
-        theirs.close()
 
     def close(self) -> None:
         """End the process, whatever it is at: it only reads."""

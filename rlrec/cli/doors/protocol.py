@@ -42,9 +42,9 @@ class Limits(NamedTuple):
     drain_s: float = 40.0
 
 
-def refusal(message: str, *, code: int = 2, hint: str | None = None) -> bytes:
+def refusal(message: str, *, code: int = 2) -> bytes:
     """The body of an answer that refuses a request."""
-    return json.dumps({"error": message, "hint": hint, "code": code}).encode() + b"\n"
+    return json.dumps({"error": message, "hint": None, "code": code}).encode() + b"\n"
 
 
 class BoundedServer(Server):
@@ -184,7 +184,8 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self.idle_since, self._n_head_bytes, self._is_in_head = inf, 0, True
-        self._set_timer(self.limits.slow_s, self._refuse_slow)
+        refusal_message = f"no request within {self.limits.slow_s:g} s"
+        self._set_timer(self.limits.slow_s, lambda: self._refuse(HTTPStatus.REQUEST_TIMEOUT, refusal_message))
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self._is_in_head:  # a trailer, behind what decided about the request
@@ -271,9 +272,6 @@ class BoundedProtocol(HttpToolsProtocol):
         super().resume_writing()
         if self._write_timer is not None:
             self._write_timer.cancel()
-
-    def _refuse_slow(self) -> None:
-        self._refuse(HTTPStatus.REQUEST_TIMEOUT, f"no request within {self.limits.slow_s:g} s")
 
     def _refuse(self, status: HTTPStatus, message: str) -> None:
         """Answer what is no request behind the requests before it, and throw away what else arrives."""

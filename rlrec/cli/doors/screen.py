@@ -41,13 +41,9 @@ def screen(store: Store, show: Show, address: str) -> None:
     with listening(address, allow_remote=False, hint=HINT) as (listener, name):
         pages = PageServer(page_options(store))
         front = ScreenFront(pages, Access(hosts=None if address.startswith("unix:") else LOOPBACK))
-
-        async def run() -> int:
-            return await run_until_signal(server(front.application, Limits(), notice), listener)
-
         show({"url": name if address.startswith("unix:") else f"http://{name}/"})
         try:
-            number = asyncio.run(run())
+            number = asyncio.run(run_until_signal(server(front.application, Limits(), notice), listener))
         finally:
             pages.close()
     if number != signal.SIGTERM:

@@ -7,7 +7,6 @@ import os
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -31,8 +30,7 @@ if TYPE_CHECKING:
     import socket
 
     from rlrec.app.requests.pipe import Pipe
-    from rlrec.cli.doors.page_server import PageServer
-    from rlrec.cli.doors.protocol import BoundedServer, Limits
+    from rlrec.cli.doors.protocol import BoundedServer
     from rlrec.cli.doors.web import Access, PageSource
 
 PATIENCE_S = 20  # with a store that is busy, before clients are told to come again
@@ -89,23 +87,21 @@ def serve(
         rehearsed(store) if dry_run else nullcontext(store) as served,
     ):
         names = None if address.startswith("unix:") or (allow_remote and not hosts) else (*LOOPBACK, *hosts)
-        pages = _pages(served) if has_screen else None
-        server = Serving(Pipe(served, patience_s=PATIENCE_S), Access(token=token, hosts=names), tls, screen=pages)
+        pages = None
+        if has_screen:
+            from rlrec.cli.doors.page_server import PageServer, page_options
+
+            pages = PageServer(page_options(served))
+        pipe, access = Pipe(served, patience_s=PATIENCE_S), Access(token=token, hosts=names)
         served.close()  # from here on the writer's thread has it
         show({"listen": name})
         try:
-            number = asyncio.run(server.run(listener))
+            number = asyncio.run(_run(pipe, listener, access=access, tls=tls, screen=pages))
         finally:
             if pages is not None:
                 pages.close()
     if number != signal.SIGTERM:
         raise signals.Interrupted(number)
-
-
-def _pages(store: Store) -> PageServer:
-    from rlrec.cli.doors.page_server import PageServer, page_options
-
-    return PageServer(page_options(store))
 
 
 def _certificate(cert: str, key: str | None) -> dict[str, str | None]:
@@ -143,42 +139,34 @@ def rehearsed(store: Store) -> Iterator[Store]:
     notice(f"{NOTHING_STORED}; it would have been {' and '.join(added)}")
 
 
-@dataclass(frozen=True, eq=False)
-class Serving:
-    """A server for a pipe. tls: options of uvicorn."""
+async def _run(
+    pipe: Pipe, listener: socket.socket, *, access: Access, tls: Mapping[str, Any], screen: PageSource | None
+) -> int:
+    """Answer clients of a pipe until a signal asks for the end: the number of the signal. tls: options of uvicorn."""
+    from rlrec.cli.doors.metrics import Metrics
+    from rlrec.cli.doors.protocol import Limits, server
+    from rlrec.cli.doors.web import Front
+    from rlrec.cli.doors.writer import SharedWriter
 
-    pipe: Pipe
-    access: Access
-    tls: Mapping[str, Any]
-    limits: Limits | None = None
-    screen: PageSource | None = None
+    loop, limits, store = asyncio.get_running_loop(), Limits(), pipe.store
 
-    async def run(self, listener: socket.socket) -> int:
-        """Serve until a signal asks for the end, and what has arrived is answered: the number of the signal."""
-        from rlrec.cli.doors.metrics import Metrics
-        from rlrec.cli.doors.protocol import Limits, server
-        from rlrec.cli.doors.web import Front
-        from rlrec.cli.doors.writer import SharedWriter
+    def notice_soon(text: str) -> None:
+        loop.call_soon_threadsafe(notice, text)
 
-        loop, limits = asyncio.get_running_loop(), self.limits or Limits()
-        store, db = self.pipe.store, settings().db
-
-        def notice_soon(text: str) -> None:
-            loop.call_soon_threadsafe(notice, text)
-
-        store.notice = notice_soon  # the writer's thread knows of no command
-        writer = SharedWriter(self.pipe, loop, db=db)
-        meter = writer.observer = Metrics(store, writer)
-        front = Front(writer=writer, limits=limits, access=self.access, meter=meter, screen=self.screen)
-        served = server(front.application, limits, notice, **self.tls)
-        front.n_clients = lambda: len(served.server_state.connections)
-        writer.start()
-        try:
-            return await run_until_signal(served, listener)
-        finally:
-            writer.end()
-            await asyncio.to_thread(writer.join)
-            store.notice = notice
+    store.notice = notice_soon  # the writer's thread knows of no command
+    writer = SharedWriter(pipe, loop, db=settings().db)
+    meter = Metrics(store, writer)
+    writer.count_group = meter.count_group
+    front = Front(writer=writer, limits=limits, access=access, meter=meter, screen=screen)
+    served = server(front.application, limits, notice, **tls)
+    front.n_clients = lambda: len(served.server_state.connections)
+    writer.start()
+    try:
+        return await run_until_signal(served, listener)
+    finally:
+        writer.end()
+        await asyncio.to_thread(writer.join)
+        store.notice = notice
 
 
 async def run_until_signal(served: BoundedServer, listener: socket.socket) -> int:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from uvicorn._types import ASGISendCallable as Send
     from uvicorn._types import HTTPScope as Scope
 
+    from rlrec.cli.doors.metrics import Metrics
+
 NDJSON, JSON = b"application/x-ndjson", b"application/json"
 LINES, SINGLE = ("/v1/pipe", "/pipe", "/"), ("/v1/recommend", "/v1/feedback")
 DISCARDED = 4  # times the longest body, that a client may send before it hears that it is too long
@@ -80,12 +82,6 @@ def for_screen(scope: Scope) -> bool:
     return scope["path"] == SCREEN or scope["path"].startswith(f"{SCREEN}/")
 
 
-class Meter(Protocol):
-    """A source of the text of `/metrics`."""
-
-    async def text(self) -> bytes: ...
-
-
 class PageSource(Protocol):
     """A source of pages for people."""
 
@@ -136,7 +132,7 @@ class Front:
     writer: SharedWriter
     limits: Limits
     access: Access
-    meter: Meter | None = None
+    meter: Metrics
     screen: PageSource | None = None
     n_clients: Callable[[], int] = lambda: 0
     waiting_bytes: int = 0
@@ -289,8 +285,6 @@ class Front:
         return Response(json.dumps(counts).encode() + b"\n", _status(answered))
 
     async def _metrics(self) -> Response:
-        if self.meter is None:
-            raise RefusedRequest(HTTPStatus.NOT_FOUND, "this server has no metrics")
         return Response(await self.meter.text(), media_type=b"text/plain; version=0.0.4; charset=utf-8")
 
     async def _description(self) -> Response:

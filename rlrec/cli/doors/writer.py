@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from itertools import islice
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlrec.cli.commands.requests import recommend
 from rlrec.cli.commands.requests.pipe import line_type
@@ -39,25 +39,14 @@ class Submitted(NamedTuple):
     lines: NumberedLines
     answered: asyncio.Future[Answered]
 
-    @property
-    def n_bytes(self) -> int:
-        return sum(len(line) for _, line in self.lines)
-
-
-class Observer(Protocol):
-    """A listener that hears of each group once it is answered."""
-
-    def count_group(self, answers: Sequence[Any], seconds: float) -> None: ...
-
 
 class SharedWriter(threading.Thread):
     """The one writer of a server: all lines that wait, whoever sent them, are a group."""
 
-    def __init__(
-        self, pipe: Pipe, loop: asyncio.AbstractEventLoop, *, db: str, observer: Observer | None = None
-    ) -> None:
+    def __init__(self, pipe: Pipe, loop: asyncio.AbstractEventLoop, *, db: str) -> None:
         super().__init__(name="rlrec writer", daemon=True)
-        self.pipe, self.loop, self.db, self.observer = pipe, loop, db, observer
+        self.pipe, self.loop, self.db = pipe, loop, db
+        self.count_group: Callable[[Sequence[Any], float], None] = lambda answers, seconds: None  # of each group
         self._queue = SimpleQueue[Submitted | None]()
         self._next: Submitted | None = None  # had no room in the last group
         self._counts = {"lines": 0, "refused": 0, "groups": 0}
@@ -116,7 +105,8 @@ class SharedWriter(threading.Thread):
         submitted, self._next = self._next or self._queue.get(), None
         group, n_lines = list[Submitted](), 0
         while submitted is not None:
-            n_lines += max(len(submitted.lines), submitted.n_bytes * GROUP // GROUP_BYTES)
+            n_bytes = sum(len(line) for _, line in submitted.lines)
+            n_lines += max(len(submitted.lines), n_bytes * GROUP // GROUP_BYTES)
             if n_lines > GROUP and group:
                 self._next = submitted
                 return group
@@ -148,8 +138,7 @@ class SharedWriter(threading.Thread):
             ready(self.pipe.store)
             return []
         answers, n_refused = recommend.answer_group(self.pipe, lines, line_type())
-        if self.observer is not None:
-            self.observer.count_group(answers, time.monotonic() - self._began)
+        self.count_group(answers, time.monotonic() - self._began)
         for name, count in (("lines", len(lines)), ("refused", n_refused), ("groups", 1)):
             self._counts[name] += count
         return answers

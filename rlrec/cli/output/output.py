@@ -38,14 +38,9 @@ class Show:
         self.screen = Screen.detect(sys.stdout, plain=plain) if form == "table" else Screen()
 
     def __call__(
-        self,
-        result: Any,
-        *,
-        table: View | None = None,
-        columns: Sequence[str] | None = None,
-        flat: Iterable[Mapping[str, Any]] | None = None,
-        lines: Iterable[Mapping[str, Any]] | None = None,
-    ) -> None:
+        self, result: Any, *, table: View | None = None, columns: Sequence[str] | None = None,
+        flat: Iterable[Mapping[str, Any]] | None = None, lines: Iterable[Mapping[str, Any]] | None = None,
+    ) -> None:  # fmt: skip
         """Write one result. table: what `--format table` shows instead, and csv where the result is one record.
         columns: the keys of a list of records, which a csv or a table without rows shows too.
         flat: the records that a csv has in place of the one that is the result; lines: those that ndjson has."""

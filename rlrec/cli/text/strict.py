@@ -25,10 +25,13 @@ def decode_json(raw: bytes) -> Any:
 
 
 def parsed(raw: bytes, *, line: int | None = None) -> Any:
-    """The tree of a text that is JSON, if not one that can be stored. Raises InputError."""
+    """The tree of a text that is JSON, with RefusedTokens and Objects where it cannot be stored. Raises InputError."""
     try:
         text = raw.decode()
-        return tree(text)
+        return json.loads(
+            text, parse_int=_integer, parse_float=_float, object_pairs_hook=_pairs,
+            parse_constant=lambda word: RefusedToken(word, "is not a number in JSON"),
+        )  # fmt: skip
     except UnicodeDecodeError as bad:
         raise not_utf8(raw, bad, line=line) from None
     except json.JSONDecodeError as bad:
@@ -67,14 +70,6 @@ def _integer(text: str) -> int | RefusedToken:
 def _float(text: str) -> float | RefusedToken:
     value = float(text)
     return value if abs(value) <= sys.float_info.max else RefusedToken(text, "is beyond the range of a double")
-
-
-def tree(text: str) -> Any:
-    """The value of a JSON text, with RefusedTokens and Objects in it."""
-    return json.loads(
-        text, parse_int=_integer, parse_float=_float, object_pairs_hook=_pairs,
-        parse_constant=lambda word: RefusedToken(word, "is not a number in JSON"),
-    )  # fmt: skip
 
 
 def problem(value: Any, path: str = "", depth: int = 0) -> tuple[str, str] | None:

@@ -75,9 +75,8 @@ def _sqlite_error(error: BaseException | None, *, address: str) -> Exception:
     if name == "SQLITE_FULL" or (name.startswith("SQLITE_IOERR") and _has_no_room(address)):
         return disk_full(address)
     if name.startswith("SQLITE_CORRUPT"):
-        return CorruptFile(
-            f"the store {address} failed: {message}", hint="`rlrec doctor` says where the file is damaged"
-        )
+        hint = "`rlrec doctor` says where the file is damaged"
+        return CorruptFile(f"the store {address} failed: {message}", hint=hint)
     return RlrecError(f"the store {address} failed: {message}")
 
 
@@ -101,7 +100,7 @@ def _open_error(address: str) -> RlrecError:
         if error.errno not in (errno.EACCES, errno.EPERM):
             folder = os.path.dirname(os.path.abspath(address))
             if os.path.isdir(folder):
-                return missing_store(address)
+                return CheckFailed(f"no store at {address}", hint="create it with `rlrec init`")
             message = f"no store at {address}: its folder does not exist"
             return CheckFailed(message, hint="make it, then run `rlrec init`")
     if os.path.isdir(address):
@@ -180,10 +179,6 @@ def out_of_range() -> InputError:
 def ids_exhausted(rows: str) -> RlrecError:
     hint = "a row or a sequence has the largest id there is: start a new store"
     return RlrecError(f"the store has no ids left for new {rows}", hint=hint)
-
-
-def missing_store(address: str) -> CheckFailed:
-    return CheckFailed(f"no store at {address}", hint="create it with `rlrec init`")
 
 
 def out_of_date(address: str) -> CheckFailed:

@@ -220,10 +220,8 @@ def transaction(
         ours = database_errors.translate(error, address=address)
         rolled_back = getattr(getattr(error, "orig", error), "sqlstate", None) == database_errors.IDLE
         if committing and postgres and isinstance(ours, StoreBusy) and not rolled_back:
-            ours = OutcomeUnknown(
-                f"the connection to {address} broke at the end: nobody knows whether the last changes are stored",
-                hint="look before you repeat it: without a key it may be stored twice",
-            )
+            message = f"the connection to {address} broke at the end: nobody knows whether the last changes are stored"
+            ours = OutcomeUnknown(message, hint="look before you repeat it: without a key it may be stored twice")
         raise ours from error
 
 

@@ -15,7 +15,6 @@ ROWS = 512  # in one statement of SQLite, a power of two
 VALUES = 32_000  # in one statement of SQLite, which takes 32,766
 PORTION = 10_000  # keys looked up at once
 MAX_FETCHED = 10_000  # rows that are fetched at once rather than looked up by key
-MIN_INSERTED = 1_000  # rows from which on one statement for many of them pays
 
 
 @dataclass(frozen=True)
@@ -73,10 +72,7 @@ def add_new(unit: Unit, table: str, columns: Mapping[str, Sequence[Any]]) -> dic
         unit.insert(table, tuple(columns), zip(*columns.values(), strict=True), on_conflict=f"({name}) DO NOTHING")
         return ids(unit, table, name, keys)
     new_ids = unit.reserve(table, len(keys))
-    if len(keys) < MIN_INSERTED:
-        unit.insert(table, ("id", *columns), zip(new_ids, *columns.values(), strict=True))
-    else:
-        _insert(unit, table, {"id": new_ids, **columns})
+    _insert(unit, table, {"id": new_ids, **columns})
     return dict(zip(keys, new_ids, strict=True))
 
 

@@ -78,15 +78,12 @@ def check(unit: Unit, *, address: str, write: bool = False, state: str = "", sou
 def _wrong_revision(revisions: Sequence[str], *, address: str) -> CheckFailed | None:
     """Why a store with these rows in its version table cannot be brought to the head; None where it can."""
     if not revisions:
-        return CheckFailed(
-            f"the store {address} does not say its revision: its table {VERSION_TABLE} is empty",
-            hint=f"restore a backup, or insert the revision it was at (the newest is {HEAD})",
-        )
+        message = f"the store {address} does not say its revision: its table {VERSION_TABLE} is empty"
+        hint = f"restore a backup, or insert the revision it was at (the newest is {HEAD})"
+        return CheckFailed(message, hint=hint)
     if len(revisions) > 1:
-        return CheckFailed(
-            f"the store {address} has {len(revisions)} revisions: {', '.join(sorted(revisions))}",
-            hint=f"delete all but the one it is at from its table {VERSION_TABLE}",
-        )
+        message = f"the store {address} has {len(revisions)} revisions: {', '.join(sorted(revisions))}"
+        return CheckFailed(message, hint=f"delete all but the one it is at from its table {VERSION_TABLE}")
     if revisions[0].startswith(COPYING):
         return CheckFailed(f"the store {address} is not copied to the end", hint="repeat `rlrec db copy`")
     if not re.fullmatch(r"\d{4}", revisions[0]):
@@ -106,10 +103,9 @@ def _out_of_date(revision: str, *, address: str) -> CheckFailed:
 
 
 def _unknown_revision(revision: str, *, address: str) -> CheckFailed:
-    return CheckFailed(
-        f"the store {address} is at revision {revision[:40]!r}, which this rlrec does not know",
-        hint=f"install the rlrec that made it, or correct its table {VERSION_TABLE} (the newest is {HEAD})",
-    )
+    message = f"the store {address} is at revision {revision[:40]!r}, which this rlrec does not know"
+    hint = f"install the rlrec that made it, or correct its table {VERSION_TABLE} (the newest is {HEAD})"
+    return CheckFailed(message, hint=hint)
 
 
 def migrations() -> Path:

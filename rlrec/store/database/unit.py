@@ -38,15 +38,11 @@ def no_progress(counted: str, rows: int, share: float | None) -> None:
     """Nobody looks on."""
 
 
-def no_notice(sentence: Callable[[], str | None]) -> None:
-    """Nobody needs to be told."""
-
-
 class Unit:
     """One transaction. `now` is its time, microseconds since 1970 UTC. on_clock: whether that is the database's."""
 
     progress: Progress = staticmethod(no_progress)
-    note_exclusions: Callable[[Callable[[], str | None]], None] = staticmethod(no_notice)
+    note_exclusions: Callable[[Callable[[], str | None]], None] = staticmethod(lambda sentence: None)
 
     def __init__(self, connection: sa.Connection, *, now: int, on_clock: bool = False) -> None:
         self._connection, self.now, self.on_clock = connection, now, on_clock
@@ -203,10 +199,10 @@ class Unit:
         query = "SELECT attname, format_type(atttypid, NULL) FROM pg_attribute WHERE attrelid = ?::regclass"
         types: dict[str, str] = dict(self.ask(query, table))
         arrays = ", ".join(f"%s::{types[name]}[]" for name in columns)
-        text = (
-            f'INSERT INTO "{table}" ({quote_columns(columns)}) SELECT * FROM unnest({arrays}) ON CONFLICT {on_conflict}'
+        insertion = f'INSERT INTO "{table}" ({quote_columns(columns)}) SELECT * FROM unnest({arrays})'
+        self.driver.execute(
+            f"{insertion} ON CONFLICT {on_conflict}", [list(column) for column in zip(*rows, strict=True)]
         )
-        self.driver.execute(text, [list(column) for column in zip(*rows, strict=True)])
 
     def copy(self, table: str, columns: Iterable[str], rows: Iterable[Row]) -> None:
         """Rows into a table by COPY, which PostgreSQL alone has."""

@@ -60,9 +60,8 @@ def eligible_sets(
 ) -> dict[tuple[int, ...], int]:
     """The id of each set of arm ids (ascending), stored if it is new. supersets: of sets that lack few of these arms,
     which is all that is stored of them."""
-    superset_ids = (
-        eligible_sets(unit, set(supersets.values())) if supersets else {}
-    )  # first: they may be among the sets
+    # first: they may be among the sets
+    superset_ids = eligible_sets(unit, set(supersets.values())) if supersets else {}
     texts = {tuple(arms): to_text(list(arms)) for arms in sets}
     by_digest = {digest(text): (len(arms), text, arms) for arms, text in texts.items()}
     ids = loading.ids(unit, "eligible_set", "digest", by_digest)
@@ -73,13 +72,8 @@ def eligible_sets(
             sizes.append(size)
             bodies.append(text if superset is None else to_text(sorted({*superset}.difference(arms))))
             references.append(None if superset is None else superset_ids[superset])
-        rows: dict[str, Sequence[Any]] = {
-            "digest": new_digests,
-            "size": sizes,
-            "arms": bodies,
-            "superset_id": references,
-        }
-        ids |= loading.add_new(unit, "eligible_set", rows)
+        rows: dict[str, Sequence[Any]] = {"digest": new_digests, "size": sizes, "arms": bodies}
+        ids |= loading.add_new(unit, "eligible_set", rows | {"superset_id": references})
     return {arms: ids[key] for key, (_, _, arms) in by_digest.items()}
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from rlrec.records import Decision, Slot
-from rlrec.store.database import database_errors, loading, schema
-from rlrec.store.database.loading import Column
+from rlrec.store.database import database_errors, schema
 from rlrec.store.database.unit import Row, StoredRows, Unit
 
 DECISION_COLUMNS = Decision._fields[:-1]
@@ -46,12 +45,6 @@ def reserve(unit: Unit, count: int) -> Sequence[int]:
 def peek(unit: Unit) -> int:
     """The id that the next decision will have if nobody else comes first: behind all that there are or were."""
     return int(unit.ask_value(_NEXT.format("greatest" if unit.postgres else "max")))
-
-
-def add(unit: Unit, decisions: Mapping[str, Column], slots: Mapping[str, Column]) -> None:
-    """Store decisions drawn here and their slots, by columns."""
-    loading.write(unit, "decision", decisions)
-    loading.write(unit, "slot", slots)
 
 
 def find(unit: Unit, ids: Collection[int]) -> dict[int, Decision]:
@@ -93,10 +86,8 @@ def find_showings(
     of these alone."""
     position, slots = "CASE WHEN d.size = 1 THEN 1 END", ""
     if arm is not None:
-        position, slots = (
-            "p.position",
-            " JOIN arm a ON a.key = ? JOIN slot p ON p.decision_id = d.id AND p.arm_id = a.id",
-        )
+        position = "p.position"
+        slots = " JOIN arm a ON a.key = ? JOIN slot p ON p.decision_id = d.id AND p.arm_id = a.id"
     text = (
         f"SELECT d.id, {position} FROM users u LEFT JOIN merged_user m ON m.user_id = u.id"
         " JOIN session s ON s.user_id = coalesce(m.person_id, u.id)"

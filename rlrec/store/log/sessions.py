@@ -206,9 +206,8 @@ def put_visits(unit: Unit, visits: Iterable[Row]) -> None:
     """Store visits as they stand now, rows of Visit."""
     if columns := dict(zip(Visit._fields, zip(*visits, strict=True), strict=False)):
         changes = ", ".join(f"{name} = excluded.{name}" for name in Visit._fields[2:])
-        named = {name: loading.column(values) for name, values in columns.items()} | {
-            "session_id": columns["session_id"]
-        }
+        named = {name: loading.column(values) for name, values in columns.items()}
+        named["session_id"] = columns["session_id"]  # the one column at least that is no `Same`
         loading.write(unit, "visit", named, on_conflict=f"(session_id, number) DO UPDATE SET {changes}")
 
 

@@ -23,7 +23,7 @@ def all_arms(unit: Unit) -> list[Arm]:
 
 def by_keys(unit: Unit, keys: Collection[str]) -> list[Arm]:
     """The arms of these keys that the catalogue has, by id."""
-    return unit.records(Arm, f"SELECT {', '.join(Arm._fields)} FROM arm WHERE key IN (?*) ORDER BY id", keys)
+    return unit.select(Arm, "arm WHERE key IN (?*) ORDER BY id", keys)
 
 
 def keys_like(unit: Unit, key: str, *, limit: int = 1_000) -> list[str]:

@@ -58,23 +58,19 @@ class Experiment(NamedTuple):
         return tuple(row for row in self.variants if row.policy.endswith(f"@{self.name}/{row.label}"))
 
 
-_EXPERIMENT = Experiment._fields[:-3]
+_EXPERIMENTS = f"SELECT {', '.join(Experiment._fields[:-3])} FROM experiment"
 
 
 def all_experiments(unit: Unit) -> list[Experiment]:
-    return _load(unit, unit.ask(f"SELECT {', '.join(_EXPERIMENT)} FROM experiment ORDER BY id"))
+    return _load(unit, unit.ask(f"{_EXPERIMENTS} ORDER BY id"))
 
 
-def by_name(
-    unit: Unit, names: Collection[str], *, lock: bool = False, holdouts: bool = False
-) -> dict[str, Experiment]:  # fmt: skip
+def by_name(unit: Unit, names: Collection[str], *, lock: bool = False, holdouts: bool = False) -> dict[str, Experiment]:
     """The experiments with these names, by name. lock: nobody can stop them, or begin a phase, until the transaction
     ends; holdouts: those of routes that run, too."""
     lock_clause = " FOR SHARE" if lock and unit.postgres else ""
     holdout_clause = " OR (status = 'running' AND id IN (SELECT holdout_id FROM route))" if holdouts else ""
-    text = (
-        f"SELECT {', '.join(_EXPERIMENT)} FROM experiment WHERE name IN (?*){holdout_clause} ORDER BY id{lock_clause}"
-    )
+    text = f"{_EXPERIMENTS} WHERE name IN (?*){holdout_clause} ORDER BY id{lock_clause}"
     return {experiment.name: experiment for experiment in _load(unit, unit.ask(text, names))}
 
 

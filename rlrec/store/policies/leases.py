@@ -52,5 +52,4 @@ def release(unit: Unit, policy_id: int, *, token: str) -> bool:
 
 def current(unit: Unit, policy_id: int) -> Lease | None:
     """The lease of a policy as it stands, expired or not."""
-    rows = unit.select(Lease, "lease WHERE policy_id = ?", policy_id)
-    return rows[0] if rows else None
+    return next(iter(unit.select(Lease, "lease WHERE policy_id = ?", policy_id)), None)

@@ -293,8 +293,7 @@ def promotions(unit: Unit, policy_id: int) -> list[Promotion]:
 def last_promotion(unit: Unit, policy_id: int) -> Promotion | None:
     """The newest promotion that was not rolled back."""
     standing = "promotion WHERE policy_id = ? AND rolled_back_at IS NULL ORDER BY id DESC LIMIT 1"
-    rows = unit.select(Promotion, standing, policy_id)
-    return rows[0] if rows else None
+    return next(iter(unit.select(Promotion, standing, policy_id)), None)
 
 
 def roll_back(unit: Unit, policy_id: int, *, promotion_id: int, live_id: int) -> None:

@@ -123,14 +123,13 @@ class GateLook(NamedTuple):
 
 def looks(unit: Unit, route_id: int, *, since: int) -> list[GateLook]:
     """The looks of the gate of a route since a time, oldest first."""
-    text = "SELECT id, version_id, report FROM gate_look WHERE route_id = ? AND at >= ? ORDER BY id"
-    return unit.records(GateLook, text, route_id, since)
+    return unit.select(GateLook, "gate_look WHERE route_id = ? AND at >= ? ORDER BY id", route_id, since)
 
 
 def newest_looks(unit: Unit, version_ids: Collection[int]) -> dict[int, GateLook]:
     """The newest look of a gate at each of these versions; those that no gate has seen are left out."""
-    text = "SELECT id, version_id, report FROM gate_look WHERE version_id IN (?*) ORDER BY id"
-    return {look.version_id: look for look in unit.records(GateLook, text, version_ids)}
+    newest = unit.select(GateLook, "gate_look WHERE version_id IN (?*) ORDER BY id", version_ids)
+    return {look.version_id: look for look in newest}
 
 
 def add_decisions(unit: Unit, rows: Iterable[tuple[int, int]]) -> None:

@@ -29,6 +29,7 @@ from rlrec.app.requests.pipe import Pipe
 from rlrec.app.upkeep import doctor
 from rlrec.cli.doors import writer as writing
 from rlrec.cli.doors.listening import listening
+from rlrec.cli.doors.metrics import Metrics
 from rlrec.cli.doors.protocol import BoundedServer, Limits, server
 from rlrec.cli.doors.web import Access, Front
 from rlrec.cli.doors.writer import GROUP, SharedWriter
@@ -149,9 +150,11 @@ def fronted(
 
     async def run() -> Fronted:
         loop, bounds = asyncio.get_running_loop(), Limits(**limits)
-        writer = SharedWriter(pipe(Store(db, notice=lambda _: None)), loop, db=db)
+        store = Store(db, notice=lambda _: None)
+        writer = SharedWriter(pipe(store), loop, db=db)
         with listening(listen, allow_remote=False) as (listener, address):
-            front = Fronted(writer=writer, limits=bounds, access=access or Access())
+            meter = Metrics(store, writer)
+            front = Fronted(writer=writer, limits=bounds, access=access or Access(), meter=meter)
             front.server = server(front.application, bounds, ([] if notices is None else notices).append)
             serving = asyncio.create_task(front.server.serve([listener]))
             writer.start()
