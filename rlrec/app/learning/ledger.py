@@ -250,7 +250,9 @@ class Ledger:
             return
         fields = self.fields(policy_id)
         if fields.budget is not None:
-            self._charge_slots(fields.budget, policy_id, charged)
+            bucket = fields.budget.bucket(self.unit.now)  # the cost is not known yet
+            for arm, count in Counter(slot[1] for slate in charged for slot in slate.slots).items():
+                self._charge(policy_id, (bucket, arm), count, 0.0, 0)
         if fields.arm_alone:
             arms = Counter(slot[1] for slate in served for slot in slate.slots)
             slots = {SlotKey(arm): times for arm, times in arms.items()}
@@ -279,12 +281,6 @@ class Ledger:
         return set(exclusions.omitted_ids(self.unit, versions[0].id, first, last))
 
     # -- spend of policies with a budget --
-
-    def _charge_slots(self, budget: Budget, policy_id: int, served: Iterable[ServedSlate]) -> None:
-        """Count slots that are served now, whose cost is not known yet."""
-        bucket = budget.bucket(self.unit.now)
-        for arm, count in Counter(slot[1] for slate in served for slot in slate.slots).items():
-            self._charge(policy_id, (bucket, arm), count, 0.0, 0)
 
     def _charge_costs(
         self, budget: Budget, policy_id: int, served_at: int, past: Iterable[Event], new: Sequence[Row], arm_id: int,

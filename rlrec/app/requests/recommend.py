@@ -124,13 +124,10 @@ class RequestGroup:
     def answer(self) -> list[Answered]:
         """The answers to the requests, in order; a refused one has its error at its index."""
         answers = self.store.retry_until_reached(self._answer)
-        if None in answers:
-            self._answer_later(answers)
-        return cast("list[Answered]", answers)
-
-    def _answer_later(self, answers: list[Answered | None]) -> None:
-        """Answer the requests that waited for the others of the group, which are stored by now."""
         indices = [index for index, answer in enumerate(answers) if answer is None]
+        if not indices:
+            return cast("list[Answered]", answers)
+        # these waited for the others of the group, which are stored by now
         requests = [self.requests[index] for index in indices]
         group, later = RequestGroup(self.store, requests, seed=self.seed, cache=self.cache), list[Answered]()
         try:
@@ -140,6 +137,7 @@ class RequestGroup:
             later += [InputError(error.message, hint=hint) for _ in indices]
         for index, answer in zip(indices, later, strict=True):
             answers[index] = answer
+        return cast("list[Answered]", answers)
 
     def _answer(self) -> list[Answered | None]:
         lock_all = False

@@ -69,9 +69,11 @@ class Narrower:
             self._read_owners()
         owner, taken, gone = self._owners[request.user, request.session], [*narrowed.taken], frozenset[int]()
         for rule in past:
-            past_arms = (self._taken_arms(rule)[owner] & narrowed.members) - gone
-            gone |= past_arms
-            taken.append((f"{rule.name} {rule.text}", len(past_arms)))
+            if rule not in self._past_arms:
+                self._past_arms[rule] = past_arms(self.unit, rule, set(self._owners.values()))
+            lost = (self._past_arms[rule][owner] & narrowed.members) - gone
+            gone |= lost
+            taken.append((f"{rule.name} {rule.text}", len(lost)))
         key = narrowed, past, gone
         if key not in self._sets:
             left = list(narrowed.eligible)
@@ -114,12 +116,6 @@ class Narrower:
                 self._persons[request.session] = row.user
             user_id = ids.get(user or "") if row is None or row.user_id is None else row.user_id
             self._owners[request.user, request.session] = user_id, None if row is None else row.id
-
-    def _taken_arms(self, rule: PastRule) -> Mapping[Owner, frozenset[int]]:
-        """The arms that a rule takes from each of the persons of the group."""
-        if rule not in self._past_arms:
-            self._past_arms[rule] = past_arms(self.unit, rule, set(self._owners.values()))
-        return self._past_arms[rule]
 
     def person(self, request: Request) -> set[str]:
         """Names of the person of a request: of the session, and of the user where it has one."""
