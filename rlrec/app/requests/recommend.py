@@ -367,7 +367,7 @@ class RequestGroup:
         rows, any_stateful = sessions.arrive(plan.request.session for plan in plans), len(slates) < len(plans)
         definitions = [plan.shared.version.reward for plan in plans]
         reader = HistoryReader(sessions, [shared.version.reward for shared in {plan.shared for plan in plans}])
-        seen = dict[int, tuple[int, str, bytes]]()  # step, state and history
+        states = dict[int, tuple[int, str, bytes]]()  # step, state and history
         for turn in turns(rows):
             arrived = [rows[index] for index in turn]
             histories = reader.histories(arrived, [definitions[index] for index in turn])
@@ -378,9 +378,9 @@ class RequestGroup:
                     stateful, decision_ids, self.seed, self.cache.keys, histories=histories.take(is_stateful)
                 )
             steps = [sessions.steps[row] for row in arrived]
-            seen |= zip(turn, zip(steps, sessions.states(arrived), histories.packed(), strict=True), strict=True)
+            states |= zip(turn, zip(steps, sessions.states(arrived), histories.packed(), strict=True), strict=True)
             sessions.add_slates(arrived, [decision_ids[index] for index in turn], [slates[index] for index in turn])
-        step, state, history = map(list, zip(*(seen[index] for index in range(len(plans))), strict=True))
+        step, state, history = map(list, zip(*(states[index] for index in range(len(plans))), strict=True))
         return Served(rows, step, state, history, [slates[index] for index in range(len(plans))])
 
     def _dry_run(self, unit: Unit, planned: Mapping[int, PlannedRequest]) -> dict[int, DrawnAnswer]:
