@@ -58,7 +58,8 @@ class ServingCache:
         self.removals: int | None = None
         # by version: up to which change this process made all of them, and the sums of the arms that these moved
         self._changes: dict[int, tuple[int, dict[int, Sums | None]]] = {}
-        self._servings: dict[int, tuple[int, int | None, exact.VersionDistribution]] = {}
+        # by version: its seq, the revision of the catalogue and the time from which its arms are these, and the version
+        self._servings: dict[int, tuple[int, tuple[int | None, int], exact.VersionDistribution]] = {}
 
     def text(self, context: Mapping[str, Any]) -> str:
         """The canonical text of a context."""
@@ -107,10 +108,10 @@ class ServingCache:
     def serving(self, unit: Unit, version: Version, head: Head) -> exact.VersionDistribution:
         """A version with its belief at the head's seq, in the present catalogue."""
         seq = head.seq if version.learning else FINAL  # also where it learned when it was served before
-        cached = self._servings.get(version.id)
+        cached, catalogue = self._servings.get(version.id), (self._revision, self.start)
         if cached is None:
             serving = exact.load(unit, version)
-        elif cached[:2] == (seq, self._revision):
+        elif cached[:2] == (seq, catalogue):
             cached[2].unit = unit  # what is read later is read in this snapshot
             if cached[2].columns is not None:
                 cached[2].columns.unit = unit
@@ -118,10 +119,10 @@ class ServingCache:
         else:
             last_seq, moved = self._changes.get(version.id, (cached[0], {}))
             ours = moved if last_seq == seq else None  # else others made some of the changes
-            has_changed = cached[1] != self._revision
+            has_changed = cached[1] != catalogue
             serving = exact.renew(unit, version, cached[2], catalogue_changed=has_changed, moved=ours)
         self._changes.pop(version.id, None)
-        self._servings[version.id] = seq, self._revision, serving
+        self._servings[version.id] = seq, catalogue, serving
         return serving
 
     def note_changes(self, changes: Mapping[int, tuple[int, Mapping[int, Sums | None]]]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rlrec import times
 from rlrec.app.distributions import exact
 from rlrec.app.inputs import lookup
 from rlrec.app.requests.recommend import GroupPlan, Request, RequestGroup, recommend_group
@@ -76,6 +77,25 @@ def test_a_version_that_was_retired_is_served_with_the_belief_that_it_has(run: R
             version, head = lookup.version(unit, "p@2")
             pairs = zip(sums(cache.serving(unit, version, head)), sums(exact.load(unit, version)), strict=True)
             assert all(np.array_equal(held, stored) for held, stored in pairs)
+
+
+def test_the_price_of_a_frozen_version_is_that_of_the_arms_that_are_shown_now(run: Run, db: str) -> None:
+    """An arm goes when its time is over, and no revision of the catalogue says so."""
+    days = [times.parse(f"2030-01-0{day}T00:00:00Z") for day in (1, 3)]
+    for arm in "abc":
+        done(run("arm", "add", arm))
+    done(run("arm", "add", "a", "--until", "2030-01-02T00:00:00Z"))
+    done(run("reward", "define", "savings", "cost=-1"))
+    done(run("policy", "create", "p", "--kind", "epsilon-greedy", "--param", "budget=cost:0.5/hour"))
+    done(run("policy", "freeze", "p"))
+    cache, shown = ServingCache(), list[list[int]]()
+    for now in days:
+        with closing(Store(db, now=now)) as store:
+            recommend_group(store, [Request(policy="p@2", session="s")], cache=cache, dry_run=True)
+            with store.read() as unit:
+                version, head = lookup.version(unit, "p@2")
+                shown.append(cache.serving(unit, version, head).catalogue.tolist())
+    assert shown == [[1, 2, 3], [2, 3]]
 
 
 def test_only_the_arms_that_moved_are_read(run: Run, db: str, monkeypatch: pytest.MonkeyPatch) -> None:
