@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, TypeVar
 
-from rlrec.app.requests.feedback import key_conflict
 from rlrec.errors import InputError
 from rlrec.records import Line
 from rlrec.store import Unit
@@ -60,13 +59,13 @@ class CreditedLines:
             if key in self._first:
                 first, credited = self._first[key]
                 if first._replace(number=None) != line._replace(number=None):
-                    raise key_conflict(key)
+                    raise events.key_conflict(key)
                 return credited
             credited = _shared(line, self._find_stored(line, key) if key in self._stored else self._find(line))
             if key and key not in self._stored:
                 keys = {replacing.key or "" for replacing in credited}
                 if conflicting_keys := self._taken & keys or events.keys_and_kinds(self.unit, keys)[0].keys():
-                    raise key_conflict(min(conflicting_keys))
+                    raise events.key_conflict(min(conflicting_keys))
                 self._taken |= keys
                 self._first[key] = line, credited
             return credited
@@ -104,7 +103,7 @@ class CreditedLines:
         showings = decisions.find_showings(self.unit, line.user or "", arm=line.arm, limit=len(ids), ids=ids, **times)
         by_id = {showing.decision_id: showing for showing in showings}
         if by_id.keys() != set(ids):
-            raise key_conflict(key)
+            raise events.key_conflict(key)
         return [by_id[number] for number in ids]
 
     def first_of_each(self, values: Sequence[T]) -> list[T]:

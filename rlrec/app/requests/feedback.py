@@ -9,7 +9,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, TypeVar, Union
 
 from rlrec.app.learning.ledger import Ledger, Unordered
-from rlrec.errors import Conflict, InputError, quantity, suggest
+from rlrec.errors import InputError, quantity, suggest
 from rlrec.policy.beliefs import reward as rewards
 from rlrec.policy.beliefs.reward import LIMIT, rewards_of
 from rlrec.records import Event, Line, Reward, Sums
@@ -329,7 +329,7 @@ class FeedbackTransaction:
         numbers = all(type(value) in (int, float) and isfinite(value) for value in line.events.values())
         content = target.decision_id, line.position, line.events, line.censor
         if not numbers or stored != (line_digest(*content), at, target.decision_id):
-            raise key_conflict(line.key or "")
+            raise events.key_conflict(line.key or "")
 
     def _answer(self, line: Line, target: FeedbackTarget, stored: bool | InputError) -> Outcome:
         if isinstance(stored, InputError):
@@ -356,12 +356,6 @@ def policies_of(unit: Unit, lines: Sequence[Line]) -> set[int]:
         lines = [line for line in CreditedLines(unit, lines).lines if isinstance(line, Line)]
     names = [(line.decision_id, line.request_id) for line in lines]
     return decisions.policies_of(unit, {name for name, _ in names} - {None}, {name for _, name in names} - {None})
-
-
-def key_conflict(key: str) -> Conflict:
-    """The error where a feedback key names another line."""
-    hint = "a key names one line for ever: use another"
-    return Conflict(f"feedback key {key!r} is known with other content", hint=hint, field="key")
 
 
 def _refused_events(line: Line, decision_id: int, *, early: bool) -> InputError:

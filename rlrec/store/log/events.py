@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
+from rlrec.errors import Conflict
 from rlrec.records import Event, Line
 from rlrec.store.database.unit import Row, Unit, parse
 from rlrec.store.log import decisions
@@ -165,6 +166,12 @@ def keys_and_kinds(unit: Unit, keys: Collection[str | None]) -> tuple[dict[str, 
         else:
             stored[text] = bytes(digest), at, decision_id
     return stored, kinds
+
+
+def key_conflict(key: str) -> Conflict:
+    """The error where a feedback key names another line."""
+    hint = "a key names one line for ever: use another"
+    return Conflict(f"feedback key {key!r} is known with other content", hint=hint, field="key")
 
 
 def add_keys(unit: Unit, rows: Iterable[tuple[str, bytes, int | None, int]]) -> None:
