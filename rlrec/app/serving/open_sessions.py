@@ -144,10 +144,12 @@ class OpenSessions:
         now, rows = self.unit.now, list(map(self.row.__getitem__, keys))
         self.started_at[self._stored :] = self.last_at[self._stored :] = [now] * (len(self.key) - self._stored)
         self._moved = list(dict.fromkeys(rows))
-        for row in [row for row in self._moved if row < self._stored and not self._goes_on(row)]:
-            if self.number[row] and self.ended_at[row] is None:
-                self.ended_at[row] = self.last_at[row] + self.timeout_us
-                self._ended += self._visits([row])
+        new_visits = [row for row in self._moved if row < self._stored and not self._goes_on(row)]
+        lapsed_visits = [row for row in new_visits if self.number[row] and self.ended_at[row] is None]
+        for row in lapsed_visits:
+            self.ended_at[row] = self.last_at[row] + self.timeout_us
+        self._ended += self._visits(lapsed_visits)
+        for row in new_visits:
             self.number[row], self.steps[row], self.recent[row] = (self.number[row] or 0) + 1, 0, "[]"
             self.started_at[row] = self.last_at[row] = now
             self.ended_at[row], self.shown[row], self.recent_slots[row] = None, 0, b""
