@@ -343,7 +343,7 @@ class RequestGroup:
         shown_slots = zip(
             [slate.slots for slate in slates], [number or 0 for number in ordinals], context_ids, strict=True
         )
-        learned, policy_ids = list(map(partial(tuple.__new__, ServedSlate), shown_slots)), columns["policy_id"]
+        learned, policy_ids = list(map(ServedSlate._make, shown_slots)), columns["policy_id"]
         for policy_id in dict.fromkeys(policy_ids):
             indices = [index for index, row_policy_id in enumerate(policy_ids) if row_policy_id == policy_id]
             charged = entering = [learned[index] for index in indices]
@@ -354,11 +354,10 @@ class RequestGroup:
             ledger.serve(policy_id, entering, charged=charged)
         if sessions.settings.weighs_returns:
             _credit_returns(unit, ledger, ids, served, sessions)
-        columns |= {"user": [sessions.user[row] for row in served.row], "fields": _fields(plans, slates, unit.now)}
-        columns |= {"decision_id": ids, "request_id": columns["request_key"]}
-        columns["session"] = [sessions.key[row] for row in served.row]
-        values = zip(*map(columns.__getitem__, DrawnAnswer._fields), strict=True)
-        return map(partial(tuple.__new__, DrawnAnswer), values)
+        keys, users = ([column[row] for row in served.row] for column in (sessions.key, sessions.user))
+        fields = _fields(plans, slates, unit.now)
+        answered = (ids, columns["request_key"], keys, columns["visit"], served.step, users, fields)
+        return map(DrawnAnswer._make, zip(*answered, strict=True))
 
     def _serve(self, plans: Sequence[PlannedRequest], decision_ids: Sequence[int], sessions: OpenSessions) -> Served:
         """The slates of requests. The requests of a session are served one after another: each sees those before it."""
