@@ -210,7 +210,7 @@ class BeliefFold:
 
 
 def _column_sums(policy: Linear, slots: SlotColumns, x: Sparse, context_index: Index, weight: Array | None) -> Totals:
-    """The sums of slots on the columns of their sparse contexts. which (n,): the context of each; weight (n,)."""
+    """The sums of slots on the columns of their sparse contexts. context_index (n,): the context of each."""
     sums = Totals()
     for first in range(0, len(slots), SLOTS):
         portion = slots.take(slice(first, first + SLOTS))
@@ -251,7 +251,7 @@ def _faded(rows: Iterable[beliefs.BeliefRow], forgetting: Forgetting, ordinal: i
 
 
 def add(total: dict[K, Array], change: Mapping[K, Array], *, sign: float = 1.0) -> dict[K, Array]:
-    """`total` plus `sign` times `more`, key by key."""
+    """`total` plus `sign` times `change`, key by key."""
     result = dict(total)
     for key, sums in change.items():
         result[key] = result[key] + sign * sums if key in result else sign * sums

@@ -37,7 +37,7 @@ class DrawnCandidates(NamedTuple):
 
 class DrawnSlate:
     """A slate as it is stored and answered; slates of one arm are shared by all who were shown it.
-    slots: rows of decisions.SLOT_COLUMNS behind the decision's id; recent: the last arms as a state has them, JSON;
+    slots: rows of Slot; recent: the last arms as a state has them, JSON;
     candidates: that it was ranked from, None where there is one stage; candidate_fields: the same for the answer;
     teams: who picked each slot, None where no two rankers did."""
 

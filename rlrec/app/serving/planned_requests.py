@@ -55,9 +55,9 @@ def plan_group(
 
 
 def _defer(plans: Sequence[Planned], narrower: Narrower, *, has_feedback: bool) -> list[Planned]:
-    """The plans, but for requests that wait until the others of the group, and its feedback, are stored: those with a
-    rule on what these may show to their person, or report, whatever the same person asks for behind them, and who names
-    the user of a session for which such a rule was read without one."""
+    """The plans, None for requests that wait until the others of the group, and its feedback, are stored. These have a
+    rule that depends on what the others show to their person or on what feedback reports, or come from the same person
+    after such a request, or name the user of a session for which such a rule was read without one."""
     left, earlier_persons, waiting_persons, userless = list[Planned](), set[str](), set[str](), set[str]()
     for plan in plans:
         if isinstance(plan, PlannedRequest):

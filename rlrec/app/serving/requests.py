@@ -79,8 +79,8 @@ def candidate_fields(
 
 @dataclass(slots=True, kw_only=True)
 class Request:
-    """One slate to draw. arms: keys, or objects with `arm` (the key), `score` (None for none) and `features`: what they
-    state ends up in the context, see `statements.py`."""
+    """One slate to draw. arms: keys, or objects with `arm` (the key), `score` (None for none), `scores` and `features`:
+    what they state ends up in the context, see `statements.py`."""
 
     policy: str | None = None
     experiment: str | None = None
@@ -193,4 +193,4 @@ Planned = PlannedRequest | InputError | Duplicate | None
 
 class Outdated(Exception):
     """The plan of a group no longer holds: somebody stored one of its request ids, deleted decisions, perhaps with
-    contexts that it names, stopped the ramp of a route, or merged users."""
+    contexts that it names, stopped the ramp of a route, or merged users; or other arms may be shown by now."""

@@ -142,8 +142,8 @@ def _stored(
 def add(
     unit: Unit, version_id: int, *, seq: int, changes: Mapping[BeliefKey, Any], ordinal: int = 0, discount: float = 1.0
 ) -> dict[BeliefKey, Sums]:
-    """Add changes to the sums, and store each as delta `seq`; the caller holds the policy's lock. The answer: the three
-    sums after it, of changes that are few, where SQLite says them.
+    """Add changes to the sums, and store each as delta `seq`; the caller holds the policy's lock. The answer: by
+    key the three sums after it, where SQLite stored few changes at once; else nothing.
     changes: by bucket and arm the three sums, and the further ones of kinds that have any. ordinal, discount: of a
     belief that fades: its sums are brought forward to the policy's `ordinal`, which the changes refer to."""
     if discount == 1.0 and len(changes) <= FEW and all(len(sums) == 3 for sums in changes.values()):
