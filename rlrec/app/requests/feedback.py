@@ -297,7 +297,7 @@ class FeedbackTransaction:
             if not target.at <= event_at <= self.unit.now or is_empty or len(line.events) > MAX_KINDS:
                 raise _refused_events(line, target.decision_id, early=event_at < target.at)
             for kind, value in line.events.items():
-                _check(kind, value)
+                _check_event(kind, value)
                 if kind != RETURN:
                     self.kinds.add(kind)
                 elif kind in self.weighed and not target.imported and self._returned_already(target.decision_id, value):
@@ -378,7 +378,7 @@ def _unknown_decision(line: Line) -> InputError:
     return InputError("no decision is named", hint="give decision_id or request_id", field="decision_id")
 
 
-def _check(kind: str, value: float) -> None:
+def _check_event(kind: str, value: float) -> None:
     if not rewards.KIND.fullmatch(kind):
         hint = "letters, digits, _ and ., at most 64"
         raise InputError(f"{kind[:80]!r} is no kind of event", hint=hint, field="events")
