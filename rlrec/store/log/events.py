@@ -157,10 +157,9 @@ def keys_and_kinds(unit: Unit, keys: Collection[str | None]) -> tuple[dict[str, 
     """The stored lines among these feedback keys, and the kinds of events that some reward weighs: what every line of
     feedback needs, in one query."""
     stored, kinds = dict[str, FeedbackKey](), set[str]()
-    query = "SELECT key, digest, at, decision_id FROM feedback_key WHERE key IN (?*)"
-    for text, digest, at, decision_id in unit.ask(
-        f"{query} UNION ALL SELECT weights, NULL, NULL, NULL FROM reward", keys
-    ):
+    lines = "SELECT key, digest, at, decision_id FROM feedback_key WHERE key IN (?*)"
+    query = f"{lines} UNION ALL SELECT weights, NULL, NULL, NULL FROM reward"
+    for text, digest, at, decision_id in unit.ask(query, keys):
         if digest is None:
             kinds.update(parse(text, "weights of a reward"))
         else:
