@@ -86,7 +86,7 @@ class OpenSessions:
             if created_meanwhile := new.keys() - ids.keys():
                 rows += sessions.with_newest_visit(unit, list(created_meanwhile))
         self._stored, first_visit = len(rows), (1, 0, 0, 0, "[]", None, None)
-        added = [(key, number, user_ids.get(new[key]), new[key], *first_visit) for key, number in ids.items()]
+        added = [(key, session_id, user_ids.get(new[key]), new[key], *first_visit) for key, session_id in ids.items()]
         columns = list(map(list[Any], zip(*rows, *added, strict=True)))
         self.key, self.id, self.user_id, self.user, self.number, self.started_at, self.last_at = columns[:7]
         self.steps, self.recent, self.ended_at, history = columns[7:]
