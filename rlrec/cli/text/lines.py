@@ -233,8 +233,8 @@ def candidate_type() -> Any:
     """The type of an arm of a request with what this states of it."""
     from msgspec import defstruct
 
-    rows: list[Any] = [("arm", key_type()), ("features", dict[str, Any], {}), ("score", float | None, None)]
-    rows.append(("scores", dict[str, float], {}))
+    rows: list[Any] = [("arm", key_type()), ("features", dict[str, Any], {})]
+    rows += [("score", float | None, None), ("scores", dict[str, float], {})]
     return defstruct("Candidate", rows, forbid_unknown_fields=True)
 
 
