@@ -102,7 +102,7 @@ class Shop:
         result = self.run("--now", self.clock(), "feedback", "--input", "-", stdin=jsonl(lines))
         assert result.exit_code == 0, result.stderr
 
-    def weights(self, model: str, last: Mapping[str, Mapping[str, Any]]) -> Array:
+    def weights(self, model: str) -> Array:
         """How often each slot counts, by its age in decisions of one policy."""
         ordinals = {number: at for at, number in enumerate(sorted({number for number, _ in self.slots}), 1)}
         ages = np.array([len(ordinals) - ordinals[number] for number, _ in self.slots])
@@ -122,7 +122,7 @@ class Shop:
             return np.concatenate([np.kron(z, x), *terms])
 
         used = [
-            (weight, row) for weight, row in zip(self.weights(model, catalogue), self.slots.values(), strict=True)
+            (weight, row) for weight, row in zip(self.weights(model), self.slots.values(), strict=True)
             if row[3] is not None
         ]  # fmt: skip
         rows = np.array([
