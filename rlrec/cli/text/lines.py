@@ -283,7 +283,7 @@ def _at_once(raws: list[bytes], kind: Any) -> list[Any] | None:
         if n_brackets > 2 * DEPTH and _is_deep(_decoder(Any).decode_lines(block)):
             return None
         # Written again, every key is there once: an equal count proves that none came twice. A quoted colon in a text
-        # counts on both sides. A default that a line states is not written by its kind.
+        # counts on both sides. The type leaves out defaults that lines state: then the untyped values prove it.
         counts = (msgspec.json.encode(read).count(b'":') for read in (values, _decoder(Any).decode_lines(block)))
         is_distinct = any(count == block.count(b'":') for count in counts)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
