@@ -160,7 +160,7 @@ class Ledger:
                 self._charge_costs(fields.budget, policy_id, served_at, past, new, arm_id, arms)
             timed = safe_age < inf and (past or any(row[4] - served_at > safe_age for row in new))
             if len(new) == 1 and not timed:  # most lines
-                _, position, kind, value, _, _, _, _, _ = new[0]
+                position, kind, value = new[0][1:4]
                 if position is not None and kind in weighed:
                     if fields.arm_alone:
                         key = fields.arm_key(arm_id)
