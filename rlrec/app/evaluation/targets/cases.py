@@ -14,11 +14,11 @@ from rlrec.arrays import Array, Flags, Ids, Index, distinct, look_up, offsets, r
 from rlrec.policy.scores.floors import Floor
 from rlrec.policy.scores.scores import Scores, cells
 from rlrec.policy.slates import slate
+from rlrec.policy.slates.rules import RuledScores
 from rlrec.store.database.bulk import Columns
 
 if TYPE_CHECKING:
     from rlrec.app.evaluation.models.reward_models import ModelValues
-    from rlrec.policy.slates.page_layout import PageLayout
 
 REPLICAS = 8  # parts that simulated pages are cut into: they tell the error of the simulation
 OVERHEAD = 200  # numbers that a case takes beside its own, about
@@ -55,7 +55,7 @@ class Block:
     @property
     def by_slate_above(self) -> bool:
         """Whether rules of the page leave no closed form below position 1."""
-        return layout_of(self.scores) is not None and not self.shares.size
+        return isinstance(self.scores, RuledScores) and not self.shares.size
 
     @property
     def cells(self) -> int:
@@ -90,11 +90,6 @@ def decision_block(block: Block, rows: ImpressionRows, row: int, seed: int, numb
     return Block(block.arms, scores, floor, shares, np.full(size, shares[0].max()))
 
 
-def layout_of(scores: Scores) -> PageLayout | None:
-    """The rules of the page that scores have in them; None where they have none."""
-    return getattr(scores, "layout", None)
-
-
 def ruled_rows(blocks: list[Block], case: Ids, indices: Ids, rows: ImpressionRows, *, cells: int) -> Iterator[CaseRows]:
     """Rows of pages with rules by their cases, which are those of the slate above as it was shown: equal ones share
     one. cells: probabilities that are held at a time."""
@@ -106,13 +101,14 @@ def ruled_rows(blocks: list[Block], case: Ids, indices: Ids, rows: ImpressionRow
     above = np.where(rows.slots["complete"][lowest], rows.slots["depth"][lowest], 0)
     for members in rows_by_kind(lowest_case, above):
         block, depth = blocks[int(lowest_case[members[0]])], int(above[members[0]])
+        assert isinstance(block.scores, RuledScores)
         shown = rows.shown[rows.slots["start"][lowest[members]][:, None] + np.arange(depth)]
         slates, _ = possible_slates(block.arms, shown)
         used, kind = distinct(*slates.T) if depth else (np.zeros(1, np.intp), np.zeros(len(members), np.intp))
         size = len(block.greatest)
         step = max(1, cells // (size * len(block.arms)))
         for start in range(0, len(used), step):
-            shares = block.scores.order(size).steps(slates[used[start : start + step]], size=size)  # type: ignore[attr-defined]
+            shares = block.scores.order(size).steps(slates[used[start : start + step]], size=size)
             greatest = shares[:, 0].max(axis=1)
             slate_blocks = [
                 Block(block.arms, block.scores, 0.0, table, np.full(size, bound))

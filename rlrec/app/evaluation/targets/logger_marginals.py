@@ -14,13 +14,13 @@ from rlrec.app.distributions.exact import VersionDistribution
 from rlrec.app.evaluation.rows.contexts import ContextTable
 from rlrec.app.evaluation.rows.log_rows import arms_of_sets
 from rlrec.app.evaluation.rows.loggers import Loggers
-from rlrec.app.evaluation.targets.cases import layout_of
 from rlrec.arrays import Array, Flags, Ids, distinct, rows_by_kind, run_starts
 from rlrec.ope.estimators import pseudo_inverse
 from rlrec.policy import is_contextual
 from rlrec.policy.scores.floors import Floor
 from rlrec.policy.scores.scores import Scores
 from rlrec.policy.slates import slate
+from rlrec.policy.slates.rules import RuledScores
 from rlrec.records import Version
 from rlrec.store.database.bulk import Columns
 
@@ -155,7 +155,7 @@ class LoggerMarginals:
                     scored = [(case.scores, case.pages(k).marginals) for case in cases]
                 for context_rows, (scores, marginals) in zip(inside, scored, strict=True):
                     if not scores.samples:  # of correlated scores every decision has its own
-                        floor = policy.exploration if layout_of(scores) is None else 0.0  # rules have it in them
+                        floor = 0.0 if isinstance(scores, RuledScores) else policy.exploration  # rules have it in them
                         yield LoggerCase(group[context_rows], arms, k, scores, floor, marginals)
 
 

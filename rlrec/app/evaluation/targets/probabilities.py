@@ -23,7 +23,6 @@ from rlrec.app.evaluation.targets.cases import (
     CaseRows,
     TargetProbabilities,
     decision_block,
-    layout_of,
     ruled_rows,
 )  # fmt: skip
 from rlrec.app.evaluation.targets.targets import Target
@@ -35,6 +34,7 @@ from rlrec.policy.contexts.statements import by_arm
 from rlrec.policy.scores.families.correlated import Correlated
 from rlrec.policy.scores.scores import Scores, subset
 from rlrec.policy.slates import slate, slate_draws
+from rlrec.policy.slates.rules import RuledScores
 from rlrec.store.database.bulk import Columns
 
 if TYPE_CHECKING:
@@ -289,7 +289,7 @@ class Scorer:
             read = [contexts[context] for context in new.values()]
             set_scores = self.serving.scores(eligible, arms, read, keys=self.arms.keys, revision=revision)
             for name, scores in zip(new, set_scores, strict=True):
-                shape = len(arms), min(name[2], len(arms)), layout_of(scores) is not None
+                shape = len(arms), min(name[2], len(arms)), isinstance(scores, RuledScores)
                 scored.setdefault(shape, {})[name] = scores
         read_by_name = {name[3]: contexts[context] for new in missing_cases.values() for name, context in new.items()}
         for (_, size, _), scores_by_name in scored.items():
@@ -304,10 +304,11 @@ class Scorer:
     ) -> Iterator[Block]:
         """The blocks of cases of equally many arms and positions. read: the contexts by their names."""
         floor, first = self.serving.policy.exploration, next(iter(scored.values()))
-        if layout_of(first) is not None:  # marginals where they are closed, else those of each slate above
+        if isinstance(first, RuledScores):  # marginals where they are closed, else those of each slate above
             for (eligible, *_), scores in scored.items():
-                layout, marginals, greatest = layout_of(scores), np.empty((size, 0)), np.ones(size)
-                if layout is not None and layout.is_closed and not scores.samples:
+                assert isinstance(scores, RuledScores)
+                marginals, greatest = np.empty((size, 0)), np.ones(size)
+                if scores.layout.is_closed and not scores.samples:
                     marginals = slate.marginals(scores, size=size, floor=0.0)
                     greatest = marginals.max(axis=1)
                 yield Block(self.arms_of(eligible, logged), scores, 0.0, marginals, greatest)
@@ -335,7 +336,7 @@ class Scorer:
             if not len(indices):
                 return
         if not blocks[0].scores.samples:
-            is_ruled = np.array([layout_of(block.scores) is not None for block in blocks])[case]
+            is_ruled = np.array([isinstance(block.scores, RuledScores) for block in blocks])[case]
             for group in (np.flatnonzero(is_ruled), np.flatnonzero(~is_ruled)):
                 if len(group):
                     used_cases, case_index = np.unique(case[group], return_inverse=True)
