@@ -52,7 +52,7 @@ def faded_sums(rows: Sequence[BeliefRow], forgetting: Forgetting, ordinal: int) 
     """Rows of `beliefs.rows` brought forward to the policy's ordinal, and the buckets of each section added up: arms
     and sums by section, of which 0 is there in any case."""
     sections, oldest = defaultdict[int, list[BeliefRow]](list), forgetting.oldest(ordinal)
-    if not rows or rows[-1].bucket < beliefs.SECTION:
+    if not rows or rows[-1].bucket < beliefs.SECTION:  # rows are in the order of their buckets
         sections[0] = [row for row in rows if row.bucket >= oldest]
     else:
         for row in rows:
@@ -81,14 +81,14 @@ def _faded_table(rows: Sequence[BeliefRow], forgetting: Forgetting, ordinal: int
     return arms, total
 
 
-def align_values(is_stored: Ids, values: Array, arms: Ids, default: tuple[float, ...]) -> Array:
+def align_values(stored_arms: Ids, values: Array, arms: Ids, default: tuple[float, ...]) -> Array:
     """The values of arms, (m, width), from those of the stored ones; the default where an arm is not stored."""
-    if not len(is_stored):
+    if not len(stored_arms):
         return np.tile(np.array(default), (len(arms), 1))
-    if np.array_equal(is_stored, arms):
+    if np.array_equal(stored_arms, arms):
         return values
-    index = np.minimum(np.searchsorted(is_stored, arms), len(is_stored) - 1)
-    return np.where((is_stored[index] == arms)[:, None], values[index], np.array(default))
+    index, is_stored = look_up(stored_arms, arms)
+    return np.where(is_stored[:, None], values[index], np.array(default))
 
 
 class ColumnSums:
@@ -120,12 +120,12 @@ class ColumnSums:
         total = np.zeros((len(columns), len(arms), len(SUMS) + 1))
         pairs = np.repeat(columns, len(arms)), np.tile(arms, len(columns))
         total[..., -1] = self.anchor.at(*pairs).reshape(total.shape[:2])
-        is_stored = [self.cached_columns.get(column, _NOTHING) for column in numbers]
-        if not is_stored:
+        tables = [self.cached_columns.get(column, _NOTHING) for column in numbers]
+        if not tables:
             return total
         # rows of these columns, and those of these arms among them
-        row = np.repeat(np.arange(len(columns)), [len(column_arms) for column_arms, _ in is_stored])
-        arm, sums = (np.concatenate(parts) for parts in zip(*is_stored, strict=True))
+        row = np.repeat(np.arange(len(columns)), [len(column_arms) for column_arms, _ in tables])
+        arm, sums = (np.concatenate(parts) for parts in zip(*tables, strict=True))
         index, has_arm = look_up(arms, arm)
         total[row[has_arm], index[has_arm], :-1] = sums[has_arm]
         return total

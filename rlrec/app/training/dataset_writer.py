@@ -221,7 +221,7 @@ class DatasetWriter:
         remembered, n_arms = self._positions(state.arm), len(self.arms)
         codes = np.concatenate([eligible_set.arms + n_arms * number for number, eligible_set in enumerate(sets)])
         code = set_index[state.row] * n_arms + remembered
-        in_set = np.flatnonzero(codes[np.minimum(np.searchsorted(codes, code), len(codes) - 1)] == code)
+        in_set = np.flatnonzero(look_up(codes, code)[1])
         in_set = in_set[by_row(state.row[in_set], remembered[in_set])]
         # a slot by itself has its marginal as its propensity, or where that is unknown its conditional one
         slot_probability = np.where(np.isnan(slots["marginal"]), slots["propensity"], slots["marginal"])
