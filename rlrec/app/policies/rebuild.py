@@ -184,8 +184,7 @@ def _add_effects(
         for arm in group["arms"]:
             columns = slice(0, 2) if not number else slice(1 + 2 * number, 3 + 2 * number)
             # an arm never counts less than the prior; a cell may
-            sd = max(arm["shrunk_sd"], SMALLEST)
-            sd = sd if number else min(sd, prior["prior_sd"])
+            sd = max(arm["shrunk_sd"] if number else min(arm["shrunk_sd"], prior["prior_sd"]), SMALLEST)
             rows[arm["arm"]][columns] = LongTerm.statistics_of(arm["shrunk"], sd, **prior)
     sums = {(0, ids[key]): row for key, row in rows.items() if row.any()}
     values = json.dumps([group["group"] for group in cells], ensure_ascii=False) if cells else ""

@@ -214,11 +214,10 @@ class Trainer:
         def gradients() -> Iterator[Parameters]:
             nonlocal fisher
             for slates in self._batches():
-                # the gains, and others of 1 or -1 drawn by chance
-                gains = [[slate.gain for slate in slates]]
-                gains += [[rng.choice((-1.0, 1.0), gain.shape) for gain in gains[0]] for _ in range(DRAWS)]
-                pairs, objective = zip(slates, zip(*gains, strict=True), strict=True), self.options.objective
-                sums = reinforce.gradients(self.policy, parameters, pairs, objective, number=len(gains))
+                # the gains of slates, and others of 1 or -1 drawn by chance
+                draws = [[rng.choice((-1.0, 1.0), slate.gain.shape) for slate in slates] for _ in range(DRAWS)]
+                pairs = [(slate, [slate.gain, *signs]) for slate, *signs in zip(slates, *draws, strict=True)]
+                sums = reinforce.gradients(self.policy, parameters, pairs, self.options.objective, number=1 + DRAWS)
                 gradient, *signed = map(self._means.centred, sums)
                 squares = ({name: values**2 / DRAWS for name, values in sample.items()} for sample in signed)
                 fisher = reduce(add_each, squares, fisher)

@@ -51,7 +51,7 @@ def beta_bounds(alpha: Array, beta: Array, tail: float) -> tuple[Array, Array]:
     weights = np.tile(weights, PANELS) / (2 * PANELS)
     bounds = list[Array]()
     for sign, reach in zip((-1.0, 1.0), density.reach(), strict=True):
-        distance, step = np.zeros(alpha.size), np.ones(alpha.size)  # from the mode
+        distance = np.zeros(alpha.size)  # from the mode
         for _ in range(MAX_STEPS):
             width = reach - distance
             at = sign * np.column_stack([distance, distance[:, None] + width[:, None] * nodes])
