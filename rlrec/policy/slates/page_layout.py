@@ -20,10 +20,10 @@ class PageLayout:
     """Rules by the indices of m arms.
 
     pins: the arm of a position from 0. cell (m,): arms with equal values of all capped fields share one. uses (cells,
-    w): the counters that an arm of a cell raises, the last one where these are fewer; limit (c,): of each, and none of
-    the last; cap (c,): the number of its cap. least (m,): the
-    share of each arm. by_request: whether each counter (c,) is of a cap of the request; pinned_by_request: positions.
-    names: of the caps of counters, pin_names: of pins by position, as errors call them."""
+    w): the counters that an arm of a cell raises, filled up with the last counter, which has no limit. Of each counter
+    (c,), limit; cap, the number of its cap; by_request, whether that is a cap of the request. least (m,): the share of
+    each arm. pinned_by_request: positions. names: of the caps of counters, pin_names: of pins by position, as errors
+    call them."""
 
     pins: Mapping[int, int]
     cell: Index

@@ -52,10 +52,9 @@ BY_ARM = "snips"  # the usual estimator by arm: the logger chose the arm, so tha
 @dataclass(frozen=True, kw_only=True)
 class EstimateRow:
     """One estimate of one target on one group. version: None for a built-in target; by: None without groups; inclusion:
-    of the log in the lists of candidates that it was ranked from; extent: of the log; is_timed: whether
-    its times are those of its decisions, not of imports; arms: how many there are; origin:
-    of the target's probabilities, if they are not the store's;
-    is_answer: whether it answers about the target on pages, where no estimator was asked for."""
+    of the log in the lists of candidates that it was ranked from; extent: of the log; is_timed: whether its times are
+    those of its decisions, not of imports; arms: how many there are; origin: of the target's probabilities, if they
+    are not the store's; is_answer: whether it answers about the target on pages, where no estimator was asked for."""
 
     target: str
     version: int | None
@@ -228,14 +227,9 @@ def answer(
     inclusion = reduce(add, (partial.inclusion for partial in partials))
     differing = differing_models(unit, evaluation, estimators)
     rows = _rows(
-        evaluation,
-        estimators,
-        by_unit,
-        differing,
-        inclusion=inclusion,
-        extent=evaluation.extent,
+        evaluation, estimators, by_unit, differing, inclusion=inclusion, extent=evaluation.extent,
         is_timed=not selected.lacks_times(unit, evaluation.selection),
-    )
+    )  # fmt: skip
     if engine is not None and engine.mixed:
         mixed_estimates = (replace(row.estimate, reasons=(*row.estimate.reasons, MIXED)) for row in rows)
         return [replace(row, estimate=estimate) for row, estimate in zip(rows, mixed_estimates, strict=True)]

@@ -60,9 +60,8 @@ class StateScorer(Scorer):
         served = {"temperature": trained.policy.temperature, "floor": trained.policy.exploration}
         numbers = self.eligible_sets(slots, logged)
         sets = {number: self.arms_of(number, logged) for number in np.unique(numbers).tolist()}
-        sets |= {
-            number: logged.eligible[number - NARROWED] for number, arms in sets.items() if not len(arms)
-        }  # refused
+        # rows of which it may show no arm are refused: any arms will do
+        sets |= {number: logged.eligible[number - NARROWED] for number, arms in sets.items() if not len(arms)}
         for group in trained.request_cases(state, numbers, revision, contexts, code, sets=sets, keys=self.arms.keys):
             yield StateCaseRows(group, rows, starts[group.rows], counts[group.rows], served)
 
