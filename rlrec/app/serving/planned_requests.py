@@ -20,7 +20,7 @@ from rlrec.app.serving.requests import (
     digest,
     narrowing_words,
 )  # fmt: skip
-from rlrec.errors import Conflict, InputError
+from rlrec.errors import Conflict, InputError, quantity
 from rlrec.policy import NARROWING
 from rlrec.policy.beliefs.base import PRICE
 from rlrec.policy.contexts.statements import ARMS, LOGGED_RULES, PAGE
@@ -226,7 +226,7 @@ class _Group:
         keys, revision = self.cache.keys_with(self.unit, eligible), self.settings.catalogue_revision
         arm_ids, candidates = arm_array(eligible), serving.learner.n_candidates
         if candidates > len(eligible):
-            message = f"{candidates} candidates are wanted, but only {len(eligible)} arms are eligible"
+            message = f"{candidates} candidates are wanted, with only {quantity(len(eligible), 'arm')} eligible"
             field = "policy" if request.arms is None else "arms"
             raise InputError(message, hint="add arms, or use a policy with fewer candidates", field=field)
         if candidates and request.size > candidates:
@@ -269,7 +269,8 @@ class _Group:
         if request.size > LONGEST:
             raise InputError(f"k is {request.size}", hint=f"a slate has at most {LONGEST} positions", field="k")
         if request.size > len(eligible):
-            raise InputError(f"k is {request.size}, but only {len(eligible)} arms are eligible", hint=hint, field="k")
+            message = f"k is {request.size}, with only {quantity(len(eligible), 'arm')} eligible"
+            raise InputError(message, hint=hint, field="k")
         return eligible
 
 

@@ -131,7 +131,7 @@ def test_a_ranker_that_reads_contexts_learns_too(kiosk: Run, tmp_path: Any) -> N
     ("words", "says"),
     [
         (["-k", "4"], "k is 4, but there are only 3 candidates"),
-        (["--arms", "a,b"], "3 candidates are wanted, but only 2 arms are eligible"),
+        (["--arms", "a,b"], "3 candidates are wanted, with only 2 arms eligible"),
         (["--arms", "a,b,c,a"], "arm 'a' is listed twice"),
     ],
 )
@@ -146,7 +146,7 @@ def test_a_list_that_is_longer_than_the_catalogue_is_the_policys_fault(kiosk: Ru
     done(kiosk("policy", "create", "long", "--kind", "two-stage", "--param", "candidates=9"))
     result = kiosk("recommend", "--policy", "long", "--session", "s")
     assert result.exit_code == 2
-    assert result.stderr.startswith("Error: --policy: 9 candidates are wanted, but only 6 arms are eligible")
+    assert result.stderr.startswith("Error: --policy: 9 candidates are wanted, with only 6 arms eligible")
 
 
 # -- judging --

@@ -116,7 +116,7 @@ def test_a_retired_arm_of_a_list_is_named(shop: Run) -> None:
     assert result.stderr.count(news) == 1
     assert result.lines[2]["error"] == "no arm is eligible: retired: a3; `rlrec arm restore` brings them back"
     refused = shop(*words, "--arms", "a1,a3", "-k", 2)
-    assert "but only 1 arms are eligible. retired: a3; `rlrec arm restore`" in refused.stderr
+    assert "k is 2, with only 1 arm eligible. retired: a3; `rlrec arm restore`" in refused.stderr
 
 
 def test_a_context_that_is_read_is_no_news(shop: Run, tmp_path: Path) -> None:
