@@ -19,6 +19,7 @@ from rlrec.cli.text.values import mask_secrets, passwords
 from rlrec.errors import OUT_OF_MEMORY, InputError, RlrecError
 
 ARGUMENTS = {"policy": "reference"}  # field: the argument that holds it
+TYPED_AS = {"arms": ("arms", "candidates")}  # field: the options that may hold it, which none does by default
 NO_MEMORY = "failed to map segment|[Cc]annot allocate memory|can't start new thread"  # of the system and of Python
 INTERRUPTED = 130
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EBADF)  # in the file that is the output
@@ -119,6 +120,8 @@ def _source(context: click.Context, field: str) -> str | None:
     """The source of a field of a single request: the option, with the variable of the environment that set it, or the
     argument by its name in the usage."""
     name = re.split(r"[.\[]", field)[0]
+    if name in TYPED_AS:
+        name = next((option for option in TYPED_AS[name] if context.params.get(option) is not None), "")
     for param in context.command.params:
         if isinstance(param, click.Option) and name in {word.lstrip("-").replace("-", "_") for word in param.opts}:
             variable = _from_environment(param, context)

@@ -98,6 +98,17 @@ def test_what_cannot_be_is_refused_in_one_line(
     assert len(lines(run_sqlite("export-log", "-", "--layout", "jsonl").stdout)) == 1
 
 
+@pytest.mark.parametrize(("typed", "source"), [
+    ((), ""), (("--arms", "a"), "--arms: "), (("--candidates", '[{"arm": "a", "score": 1}]'), "--candidates: "),
+])  # fmt: skip
+def test_an_error_names_the_option_that_was_typed(run_sqlite: Run, typed: tuple[str, ...], source: str) -> None:
+    run_sqlite("arm", "add", "a")
+    run_sqlite("policy", "create", "new", "--kind", "scored", "--param", "score=new")
+    result = run_sqlite("recommend", "--policy", "new", "--session", "s", *typed)
+    assert result.stderr.startswith(f"Error: {source}arm 'a' has no score 'new'. kind scored needs one for each arm")
+    assert "in `--candidates`" in result.stderr
+
+
 def test_numbers_that_json_lacks_are_refused(run_sqlite: Run) -> None:
     run_sqlite("arm", "add", "a")
     run_sqlite("policy", "create", "mine", "--kind", "scored")
