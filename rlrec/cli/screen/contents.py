@@ -72,11 +72,12 @@ def overview(store: Store, args: Arguments) -> Content:
     alerts = [statuses.warning(row) for row in result["warnings"] if row["severity"] != "info"]
     holdouts = [statuses.holdout(row) for row in result["holdouts"]]
     notes = [note for note in view.notes if note not in (*alerts, *holdouts)]
-    lines, tables = ([note for note in notes if isinstance(note, View) == is_table] for is_table in (False, True))
+    lines = [note for note in notes if isinstance(note, str)]
+    tables = [note for note in notes if isinstance(note, View)]
     panels = [
         Panel(View((), (), [*holdouts, *view.title])),
         Panel(view._replace(title=(), notes=lines), "Policies"),
-        *(Panel(table, HEADINGS[table.headers[0]]) for table in tables if isinstance(table, View)),
+        *(Panel(table, HEADINGS[table.headers[0]]) for table in tables),
     ]
     return Content("Overview", panels, alerts=[*map(short_times, alerts)])
 
@@ -152,8 +153,9 @@ def show_arm(store: Store, args: Arguments) -> Content:
     left_out = [f"of the first {N_POLICIES} of {len(live)} policies"] if len(live) > N_POLICIES else []
     view = View.select(rows, ("policy", *policy_view.BELIEF[2:]), title=left_out)
     slots = app.decision.list_shown(store, key)
-    source = f"at most {app.decision.MAX_SHOWN} slots, of the newest {app.decision.N_NEWEST:,} decisions"
-    shown = View.select(slots, app.decision.SHOWN, title=[source if slots else f"none {source.partition(', ')[2]}"])
+    number = f"at most {app.decision.MAX_SHOWN} slots," if slots else "none"
+    source = f"{number} of the newest {app.decision.N_NEWEST:,} decisions"
+    shown = View.select(slots, app.decision.SHOWN, title=[source])
     panels = [Panel(view, "What live versions believe about it"), Panel(shown, "Newest decisions that showed it")]
     return Content(f"Arm {key}", [Panel(View((), (), title)), *panels])
 
