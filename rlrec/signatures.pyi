@@ -697,7 +697,7 @@ class Commands:
         page: Rules of the page: {"pin": {"1": "a"}, "most": {"shelf": 2}, "least": {"b": 0.05}}.
         pin: Show this arm there; repeatable.
         most: At most N with equal FIELD; repeatable.
-        least: Smallest probability of an arm; repeatable.
+        least: Least probability of an arm; repeatable.
         request_id: A retry under the same id answers the stored decision.
         seed: Seed of the draw [default: 64 random bits].
         dry_run: Draw, and store nothing.

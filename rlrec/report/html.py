@@ -18,6 +18,7 @@ from rlrec.report.figures import Figure
 
 FOLDER = Path(__file__).parent / "templates"
 LONG = 30  # letters of a cell that may be broken
+CONTENT_POLICY = "default-src 'none'; style-src 'sha256-{}'; img-src data:; form-action 'self'; base-uri 'none'"
 
 
 class Cell(NamedTuple):
@@ -97,9 +98,7 @@ def _environment() -> Environment:
     style = (FOLDER / "style.css").read_text() + svg.STYLE
     digest = b64encode(sha256(style.encode()).digest()).decode()
     environment.filters |= {"quantity": quantity, "data": lambda figure: table(figure.headers, figure.rows)}
-    content_policy = (
-        f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; form-action 'self'; base-uri 'none'"
-    )
+    content_policy = CONTENT_POLICY.format(digest)
     environment.globals |= {"style": Markup(style), "drawing": _drawing, "content_policy": content_policy}
     return environment
 

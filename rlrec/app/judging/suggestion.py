@@ -59,9 +59,8 @@ def suggest(store: Store, request: Request) -> Result:
         names = {reward.name for reward in policies.rewards(unit)}
     if definition.transforms:
         hint = "give --reward with a definition of plain weights, such as 'click=1'"
-        raise InputError(
-            f"reward {definition.name!r} transforms {min(definition.transforms)!r}: no weight adds to that", hint=hint
-        )
+        message = f"reward {definition.name!r} transforms {min(definition.transforms)!r}: no weight adds to that"
+        raise InputError(message, hint=hint)
     with log_stores.reading(store, request.log) as (unit, log, _):
         effect_request = arm_effects.Request(
             log=log, reward=request.reward, horizon_us=request.horizon_us, level=request.level

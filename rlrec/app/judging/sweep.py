@@ -190,9 +190,8 @@ def candidates_of(unit: Unit, request: Request, reward: Reward, selection: Selec
         policy.check(reward)
         if policy.allowance is not None:
             hint = "sweep it without one; `rlrec policy create` takes it"
-            raise InputError(
-                f"{kind} has budget={policy.budget}: a log does not tell what it would have spent", hint=hint
-            )
+            message = f"{kind} has budget={policy.budget}: a log does not tell what it would have spent"
+            raise InputError(message, hint=hint)
         params = kinds.values(policy)
         parameters.check_curve(params, reward)
         version = designs.unstored(kind, params, reward)

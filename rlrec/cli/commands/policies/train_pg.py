@@ -142,9 +142,8 @@ def train_pg(
     if is_refused:
         wait = "" if result["candidate"] is None else "; more sessions narrow the interval"
         hint = f"it is stored{wait}, and `rlrec policy show` has the figures"
-        raise CheckFailed(
-            f"version {result['version']} of {result['policy']} was not promoted: {refusal_reason}", hint=hint
-        )
+        message = f"version {result['version']} of {result['policy']} was not promoted: {refusal_reason}"
+        raise CheckFailed(message, hint=hint)
 
 
 def _view(result: Mapping[str, Any]) -> View:

@@ -52,9 +52,7 @@ TYPED = click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.ENVIR
 )  # fmt: skip
 @click.option("--pin", type=PAIR, multiple=True, metavar="POSITION=KEY", help="Show this arm there; repeatable.")
 @click.option("--most", type=PAIR, multiple=True, metavar="FIELD=N", help="At most N with equal FIELD; repeatable.")
-@click.option(
-    "--least", type=PAIR, multiple=True, metavar="KEY=SHARE", help="Smallest probability of an arm; repeatable."
-)
+@click.option("--least", type=PAIR, multiple=True, metavar="KEY=SHARE", help="Least probability of an arm; repeatable.")
 @click.option("--request-id", type=KEY, help="A retry under the same id answers the stored decision.")
 @click.option("--seed", type=SEED, help="Seed of the draw [default: 64 random bits].")
 @click.option("--dry-run", is_flag=True, help="Draw, and store nothing.")
