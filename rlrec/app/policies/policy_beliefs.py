@@ -125,8 +125,9 @@ def show(
 def _pacing(unit: Unit, version: Version) -> Pacing:
     distribution = exact.load(unit, version)
     assert distribution.spend is not None
-    budget, spent = distribution.spend.budget, distribution.spend.spent_in_period(unit.now)
-    return {**budget._asdict(), "spent": spent, "price": distribution.price_at(unit.now)}  # type: ignore[typeddict-item]
+    (event, amount, period), spent = distribution.spend.budget, distribution.spend.spent_in_period(unit.now)
+    price = distribution.price_at(unit.now)
+    return {"event": event, "amount": amount, "period": period, "spent": spent, "price": price}
 
 
 def _spread(arms: Sequence[Mapping[str, Any]], column: str) -> dict[str, float | None]:
