@@ -18,7 +18,6 @@ from rlrec.app.evaluation.passes.request import Request
 from rlrec.arrays import Array
 from rlrec.cli import program
 from rlrec.ope.checks.reasons import LEAST_ESS
-from rlrec.ope.units.estimate import FinishOptions
 from rlrec.ope.units.fold import WeightSpread
 from rlrec.ope.units.strata import Stratum, Weighting, stratum_factors
 from rlrec.store import Store
@@ -178,9 +177,10 @@ class Shop:
         for chosen in (chosen for size in range(1, len(names) + 1) for chosen in combinations(names, size)):
             sums = {stratum: value for stratum, value in strata.items() if stratum.logger in chosen}
             for weighting in (Weighting.from_strata(rows.fold, sums), Weighting(rows.fold)):
-                (estimate,) = rows.fold.finish(weighting.total(sums), FinishOptions(interval="normal"))
-                if estimate.is_supported and (estimate.ess or 0.0) >= LEAST_ESS and estimate.std_error:
-                    errors.append(estimate.std_error)
+                (at_end,) = rows.fold.at_ends(weighting.total(sums))
+                error = at_end.value_and_error[1]
+                if at_end.diagnosis.is_supported and (at_end.diagnosis.ess or 0.0) >= LEAST_ESS and error > 0:
+                    errors.append(error)
         return float(usual.estimate.std_error or 0.0) / min(errors)
 
 

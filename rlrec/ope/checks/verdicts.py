@@ -55,6 +55,11 @@ class Diagnosis:
     mean_weight_upper: float | None = None
     short_horizon: bool = False
 
+    @property
+    def is_supported(self) -> bool:
+        """Whether the loggers of these rows could show what the target shows, as far as weights can tell."""
+        return not any(_INSUFFICIENT[reason](self) for reason in ("unsupported", "mean-weight"))
+
 
 # Whether the figures of a diagnosis give a reason, by reason.
 _INSUFFICIENT: dict[str, Callable[[Diagnosis], bool]] = {

@@ -141,16 +141,6 @@ class Estimate:
         verdict, all_reasons = verdicts.lowered(self.verdict, (*self.reasons, *reasons))
         return replace(self, verdict=verdict, reasons=all_reasons)
 
-    @property
-    def is_supported(self) -> bool:
-        """Whether the loggers of these rows could show what the target shows, as far as weights can tell."""
-        if "unsupported" in self.reasons:
-            return False
-        if "mean-weight" not in self.reasons or self.mean_weight is None or self.mean_weight > 1:
-            return True
-        error = (self.mean_weight - 1) / self.mean_weight_z if self.mean_weight_z else 0.0
-        return self.mean_weight + 3 * error >= verdicts.LEAST_MEAN_WEIGHT
-
 
 @dataclass(frozen=True, kw_only=True)
 class FinishOptions:
@@ -239,6 +229,12 @@ class EstimatorFold:
     def n(self) -> int:
         """Rows used."""
         return self.weights.rows if self.estimator.weighted else self.weights.rows + self.weights.left_out
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether it weighs rows, and tells something by their weights."""
+        tells = self.n > 0 and not (self.estimator.entire and self.weights.left_out)
+        return self.estimator.weighted and tells and bool(np.isfinite(self.weights.largest))
 
     @cached_property
     def clusters(self) -> int:

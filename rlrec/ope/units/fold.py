@@ -245,11 +245,16 @@ class ImpressionFold(Fold):
             reasons=() if curve is None else ("position-model",),
         )  # fmt: skip
 
-    def compared(self, estimates: list[Estimate], at_ends: Sequence[EstimatorFold], partial: RowSums) -> list[Estimate]:
-        """All estimates have a reason where dr and snips, each of which is right where propensities are, differ."""
+    def models_differ(self, at_ends: Sequence[EstimatorFold]) -> bool:
+        """Whether dr and snips, each of which is right where propensities are, differ."""
         corrected = next((fold for fold in at_ends if fold.estimator.name in ("dr", "sndr")), None)
         if corrected is None or (corrected.diagnosis.ess or 0.0) < COMPARED_ESS:
-            return estimates
+            return False
         columns, value = (*corrected.estimator.columns[:2], "weighted_reward", "weight"), corrected.value_and_error[0]
-        is_apart = differ(corrected.summary, columns, clusters=corrected.clusters, value=value)
-        return [estimate.lowered(["models-differ"]) for estimate in estimates] if is_apart else estimates
+        return differ(corrected.summary, columns, clusters=corrected.clusters, value=value)
+
+    def compared(self, estimates: list[Estimate], at_ends: Sequence[EstimatorFold], partial: RowSums) -> list[Estimate]:
+        """All estimates have a reason where dr and snips differ."""
+        if not self.models_differ(at_ends):
+            return estimates
+        return [estimate.lowered(["models-differ"]) for estimate in estimates]

@@ -33,7 +33,7 @@ from rlrec.ope.checks.reasons import ESS_SHARE, LEAST_ESS
 from rlrec.ope.checks.times import MATERIAL
 from rlrec.ope.intervals.tails import chi_square_above
 from rlrec.ope.sums.base import hash_bits
-from rlrec.ope.units.estimate import COMPARED_ESS, Estimate, FinishOptions, LoggerWeight
+from rlrec.ope.units.estimate import COMPARED_ESS, EstimatorFold, LoggerWeight
 from rlrec.ope.units.fold import Fold, RowSums, WeightSpread
 from rlrec.records import add_each
 
@@ -118,14 +118,14 @@ class Weighting:
         return reduce(add, weighed_sums)
 
 
-def by_logger(fold: Fold, partials: Mapping[Stratum, RowSums]) -> dict[str | None, list[Estimate]]:
-    """The estimates by the rows of each logger, whose intervals nobody looks at; {} where there is one alone."""
+def by_logger(fold: Fold, partials: Mapping[Stratum, RowSums]) -> dict[str | None, list[EstimatorFold]]:
+    """The estimators at the end of the rows of each logger; {} where there is one alone."""
     sums: dict[str | None, RowSums] = {}
     for (logger, _), partial in partials.items():
         sums = add_each(sums, {logger: partial})
     if len(sums) < 2:
         return {}
-    return {logger: fold.finish(partial, FinishOptions(interval="normal")) for logger, partial in sums.items()}
+    return {logger: fold.at_ends(partial) for logger, partial in sums.items()}
 
 
 def left_out(fold: Fold, *targets: Mapping[Stratum, RowSums]) -> frozenset[str | None]:
@@ -134,18 +134,18 @@ def left_out(fold: Fold, *targets: Mapping[Stratum, RowSums]) -> frozenset[str |
     unsupported, negligible = set[str | None](), list[set[str | None]]()
     for partials in targets:
         weighed = {
-            logger: {row.estimator: row for row in rows if row.max_weight is not None}
-            for logger, rows in by_logger(fold, partials).items()
+            logger: {at_end.label: at_end for at_end in at_ends if at_end.has_weights}
+            for logger, at_ends in by_logger(fold, partials).items()
         }
         supported = {
-            logger: rows for logger, rows in weighed.items()
-            if not rows or any(row.is_supported for row in rows.values())
+            logger: at_ends for logger, at_ends in weighed.items()
+            if not at_ends or any(at_end.diagnosis.is_supported for at_end in at_ends.values())
         }  # fmt: skip
         unsupported |= weighed.keys() - supported.keys()
         for label in fold.estimators:
             sizes = {
-                logger: (rows[label].ess or 0.0, rows[label].clusters)
-                for logger, rows in supported.items() if label in rows
+                logger: (at_ends[label].diagnosis.ess or 0.0, at_ends[label].clusters)
+                for logger, at_ends in supported.items() if label in at_ends
             }  # fmt: skip
             if sizes:
                 negligible.append(negligible_loggers(sizes))
@@ -156,17 +156,23 @@ def unlike(fold: Fold, partials: Mapping[Stratum, RowSums]) -> frozenset[str]:
     """The labels of the estimators by which loggers say different things about one target: more than chance allows, and
     by more than decides nothing. partials: the sums of those that count."""
     labels = set[str]()
-    for rows in zip(*by_logger(fold, partials).values(), strict=True):
-        reliable = [row for row in rows if row.std_error and (row.ess or 0.0) >= COMPARED_ESS and row.is_supported]
+    for at_ends in zip(*by_logger(fold, partials).values(), strict=True):
+        is_comparable = at_ends[0].estimator.intervals
+        reliable = [
+            at_end.value_and_error for at_end in at_ends
+            if is_comparable and at_end.has_weights and (at_end.diagnosis.ess or 0.0) >= COMPARED_ESS
+            and at_end.diagnosis.is_supported
+        ]  # fmt: skip
+        reliable = [(value, error) for value, error in reliable if error and np.isfinite(error)]
         if len(reliable) < 2:
             continue
-        value, weight = np.array([(row.value, 1 / (row.std_error or 1) ** 2) for row in reliable]).reshape(-1, 2).T
+        value, weight = np.array([(value, 1 / error**2) for value, error in reliable]).T
         # the variance between loggers, beyond that of chance
         mean = float(value @ weight / weight.sum())
         spread, freedom = float(weight @ (value - mean) ** 2), len(reliable) - 1
         variance = (spread - freedom) / float(weight.sum() - weight @ weight / weight.sum())
         if alarms(chi_square_above(spread, freedom)) and variance > (MATERIAL * mean) ** 2:
-            labels.add(rows[0].estimator)
+            labels.add(at_ends[0].label)
     return frozenset(labels)
 
 

@@ -32,7 +32,7 @@ from rlrec.ope.checks.answers import Answer
 from rlrec.ope.checks.reasons import LITTLE_DATA, REASONS, in_groups
 from rlrec.ope.intervals import intervals
 from rlrec.ope.sums.base import Estimator
-from rlrec.ope.units.estimate import Estimate
+from rlrec.ope.units.estimate import COMPARED_ESS, Estimate
 from rlrec.policy.contexts.fields import check_hash
 from rlrec.sentences import DEFAULT_REWARD, LOG_PRECISION, LOGGED, NOUNS, Claim, approximate, percent, time_text
 from rlrec.store import Unit
@@ -225,7 +225,7 @@ def answer(
         if rows.fold.estimators
     ]
     inclusion = reduce(add, (partial.inclusion for partial in partials))
-    differing = differing_models(unit, evaluation, estimators)
+    differing = differing_models(unit, evaluation, estimators, by_unit)
     rows = _rows(
         evaluation, estimators, by_unit, differing, inclusion=inclusion, extent=evaluation.extent,
         is_timed=not selected.lacks_times(unit, evaluation.selection),
@@ -341,20 +341,36 @@ MODEL_DECISIONS, PRESENT_DECISIONS = 20_000, 50_000  # that are read, at most
 CheckSums = Mapping[tuple[int, str], Any]
 
 
-def differing_models(unit: Unit, evaluation: Evaluation, estimators: ope.EstimatorChoice) -> set[int]:
+def differing_models(
+    unit: Unit, evaluation: Evaluation, estimators: ope.EstimatorChoice,
+    by_unit: Sequence[Mapping[tuple[int, RowGroup], list[Estimate]]],
+) -> set[int]:  # fmt: skip
     """The numbers of the targets about which dr and snips say different things, by the newest decisions: where neither
-    dr nor sndr was asked for, which say so themselves."""
+    dr nor sndr was asked for, which say so themselves. by_unit: the estimates, by target and group."""
     has_model = not {"dr", "sndr"}.isdisjoint(kind.name for kind in estimators.impressions.values())
     if has_model or (evaluation.extent.positions > 1 and not estimators.impressions):
         return set()
+    if evaluation.request.by is None and evaluation.extent.decisions <= MODEL_DECISIONS:
+        # all decisions are the newest ones, with the weights of these estimates: of too few effective ones models say
+        # nothing
+        sizes = {
+            number: row.ess for estimates in by_unit for (number, _), rows in estimates.items() for row in rows
+            if row.unit == "impression" and row.ess is not None and row.estimator != ope.CRAM
+        }  # fmt: skip
+        if len(sizes) == len(evaluation.targets) and max(sizes.values()) < COMPARED_ESS:
+            return set()
     newest = evaluation.newest(unit, MODEL_DECISIONS)
     impressions = ImpressionUnit.prepare(unit, newest, ope.parse("dr").impressions, ())
     try:
         sums = passes.sum_log([impressions], LogReader(unit, newest))[impressions]
     except EmptyLog:
         return set()
-    finished = fold.estimates(impressions, sums, failures={}, cluster=newest.cluster)
-    return {number for (number, _), (row,) in finished.items() if "models-differ" in row.reasons}
+    differing = set[int]()
+    for number in sums.groups:
+        (total,) = fold.over_loggers(sums, number, fold.weigh_loggers(impressions, sums, [number])).values()
+        if impressions.fold.models_differ(impressions.fold.at_ends(total.sums)):
+            differing.add(number)
+    return differing
 
 
 def with_present(unit: Unit, evaluation: Evaluation, sums: CheckSums) -> CheckSums:
