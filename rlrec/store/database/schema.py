@@ -18,19 +18,11 @@ from rlrec.errors import CheckFailed, RlrecError
 from rlrec.store.database import database_errors, sqlite_files
 from rlrec.store.database import engine as engines
 from rlrec.store.database.unit import Row, Unit
-from rlrec.times import FIRST, LAST
 
 HEAD = "0015"  # the revision that `tables` describes: the only thing a command checks, with one SELECT
 OLDEST = "0010"  # the oldest revision that migrations lead on from; release 0.1.0 brings older stores to it
 VERSION_TABLE = "rlrec_version"
 COPYING = "copy-"  # begins the revision of a database that a store is being copied to
-# The columns of `settings.StoreSettings`.
-SETTINGS = (
-    "session_timeout_us, salt, catalogue_revision, catalogue_id,"
-    f" coalesce(catalogue_from, {FIRST}), coalesce(catalogue_until, {LAST}), removals,"
-    """ EXISTS (SELECT 1 FROM reward WHERE replace(weights, '"return":', '') <> weights),"""
-    " EXISTS (SELECT 1 FROM merged_user), EXISTS (SELECT 1 FROM exclusion)"
-)
 LOCK = 0x726C726563  # the advisory lock that serialises migrations on PostgreSQL
 
 

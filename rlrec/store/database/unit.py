@@ -29,6 +29,7 @@ _TABLES = (
     "logged_support|team_draft"
 )
 _LOG_ROWS = re.compile(rf'\b(?:FROM|JOIN) "?(?:{_TABLES})\b')
+_SETTINGS_ROWS = re.compile(r'\b(?:INTO|UPDATE|FROM) "?(?:settings|reward|merged_user|exclusion)\b')
 _streams = count(1)  # numbers of the cursors that a server has
 BATCH = 20_000  # rows of a stream
 FEW = 20  # rows that PostgreSQL takes one by one as fast as at once
@@ -54,7 +55,8 @@ class Unit:
         self.transaction: tuple[Any, str] | None = None
         self.arrow_worker: Any = None  # reads the same snapshot in bulk: see `bulk.alongside`
         self.alongside = False  # whether that was tried: the snapshot stays as it is
-        # of SQLite, as the unit found them: the row of settings, and the id of the next decision
+        # of SQLite, as the unit found them: the row of settings until something of it changes, and the id of the next
+        # decision
         self.settings: Row | None = None
         self.next_decision: int | None = None
         # by policy: its head and the versions that learn, until a ledger takes them; None: they are not kept
@@ -169,6 +171,7 @@ class Unit:
     def tell_each(self, text: str, rows: Iterable[Row]) -> None:
         """Run a statement that changes rows once for every row of values."""
         values = rows if isinstance(rows, list) else list(rows)
+        self._forget_settings(text)
         if self.postgres and len(values) == 1:  # for a single row psycopg's pipeline of many takes longer than the row
             self.driver.execute(_postgres_text(text), values[0])
         else:
@@ -178,7 +181,13 @@ class Unit:
         cursor = self.driver
         if self.postgres:
             return cursor.execute(_postgres_text(text), [_as_list(value) for value in values])
+        self._forget_settings(text)
         return cursor.execute(*_sqlite_text(text, values)) if "(?*)" in text else cursor.execute(text, values)
+
+    def _forget_settings(self, text: str) -> None:
+        """Forget the settings that the unit began with, where a statement changes what they are read from."""
+        if self.settings is not None and _changes_settings(text):
+            self.settings = None
 
     def insert(self, table: str, columns: Sequence[str], rows: Iterable[Row], *, on_conflict: str = "") -> None:
         """Rows into a table, by the database's fastest way. on_conflict: the words after ON CONFLICT, or nothing."""
@@ -264,6 +273,11 @@ def _sqlite_text(text: str, values: Sequence[Any]) -> tuple[str, list[Any]]:
             flat.append(json.dumps(items, ensure_ascii=False))
             text = text.replace("?*", "SELECT value FROM json_each(?)", 1)
     return text, flat
+
+
+@lru_cache(maxsize=256)
+def _changes_settings(text: str) -> bool:
+    return not text.startswith("SELECT") and _SETTINGS_ROWS.search(text) is not None
 
 
 @lru_cache(maxsize=64)

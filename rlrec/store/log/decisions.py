@@ -6,8 +6,9 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from rlrec.records import Decision, Slot
-from rlrec.store.database import database_errors, schema
+from rlrec.store.database import database_errors
 from rlrec.store.database.unit import Row, StoredRows, Unit
+from rlrec.store.log import settings
 
 DECISION_COLUMNS = Decision._fields[:-1]
 SLOT_COLUMNS = ("decision_id", *Slot._fields)
@@ -19,7 +20,7 @@ _NEXT = (
     "SELECT {}(coalesce(max(id), 0), coalesce((SELECT removed_to FROM settings), 0)) + 1 FROM decision"  # behind all
 )
 # The state of a store of SQLite, of which nothing changes while a unit reads or writes: columns beside a revision.
-STATE = f", ({NEWEST}), ({_NEXT.format('max')}), {schema.SETTINGS}"
+STATE = f", ({NEWEST}), ({_NEXT.format('max')}), {settings.COLUMNS}"
 STATE_SOURCE = " LEFT JOIN settings ON true"
 
 

@@ -31,7 +31,6 @@ def all_exclusions(unit: Unit) -> list[Exclusion]:
 def add(unit: Unit, name: str, text: str, units: Sequence[UnitIds] | None) -> Exclusion:
     """Store an exclusion of a filter. units: where these alone are excluded."""
     by_unit = int(units is not None)
-    unit.settings = None
     key = unit.add("exclusion", name=name, filter=text, by_unit=by_unit, created_at=unit.now)
     unit.insert("exclusion_unit", ("exclusion_id", "user_id", "session_id"), [(key, *ids) for ids in units or ()])
     return Exclusion(key, name, text, by_unit, unit.now)
@@ -40,7 +39,6 @@ def add(unit: Unit, name: str, text: str, units: Sequence[UnitIds] | None) -> Ex
 def remove(unit: Unit, exclusion_id: int) -> None:
     """Delete an exclusion; what beliefs left out stays left out."""
     unit.tell("DELETE FROM exclusion_unit WHERE exclusion_id = ?", exclusion_id)
-    unit.settings = None
     unit.tell("DELETE FROM exclusion WHERE id = ?", exclusion_id)
 
 

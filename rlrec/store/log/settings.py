@@ -7,9 +7,9 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rlrec.errors import CheckFailed, StoreBusy
-from rlrec.store.database.schema import SETTINGS
 from rlrec.store.database.unit import Unit
 from rlrec.store.log.contents import digest
+from rlrec.times import FIRST, LAST
 
 BY_KEY = "key:"  # begins the salt of a store whose splits follow keys alone
 
@@ -39,9 +39,19 @@ class StoreSettings(NamedTuple):
         return "" if self.salt.startswith(BY_KEY) else self.salt
 
 
+_COMPUTED = {
+    "catalogue_from": f"coalesce(catalogue_from, {FIRST})",
+    "catalogue_until": f"coalesce(catalogue_until, {LAST})",
+    "weighs_returns": """EXISTS (SELECT 1 FROM reward WHERE replace(weights, '"return":', '') <> weights)""",
+    "has_merges": "EXISTS (SELECT 1 FROM merged_user)",
+    "has_exclusions": "EXISTS (SELECT 1 FROM exclusion)",
+}
+COLUMNS = ", ".join(_COMPUTED.get(name, name) for name in StoreSettings._fields)
+
+
 def get(unit: Unit) -> StoreSettings:
     """The settings as they stand: those that the unit began with, where it is alone and has changed none of them."""
-    row = unit.settings or unit.ask_row(f"SELECT {SETTINGS} FROM settings")
+    row = unit.settings or unit.ask_row(f"SELECT {COLUMNS} FROM settings")
     if row is None:
         raise CheckFailed("the store was not set up to the end", hint="run `rlrec init` again")
     return StoreSettings._make(row)
@@ -67,13 +77,11 @@ def exist(unit: Unit) -> bool:
 
 def create(unit: Unit, *, session_timeout_us: int, salt: str) -> None:
     columns = ("id", "created_at", "session_timeout_us", "salt", "catalogue_revision")
-    unit.settings = None
     unit.insert("settings", columns, [(1, unit.now, session_timeout_us, salt, 0)])
 
 
 def raise_catalogue(unit: Unit) -> int:
     """The next revision of the catalogue; its eligible set is stored when somebody needs it."""
-    unit.settings = None
     raised = "UPDATE settings SET catalogue_revision = catalogue_revision + 1, catalogue_id = NULL"
     return int(unit.ask_value(f"{raised} RETURNING catalogue_revision"))
 
@@ -81,14 +89,13 @@ def raise_catalogue(unit: Unit) -> int:
 def set_catalogue(unit: Unit, *, revision: int, eligible_id: int, span: tuple[int, int]) -> None:
     """Store the eligible set of a revision and the time over which it holds, unless the catalogue has changed since it
     was read."""
-    unit.settings = None
     names = ", ".join(f"{name} = ?" for name in ("catalogue_id", "catalogue_from", "catalogue_until"))
     unit.tell(f"UPDATE settings SET {names} WHERE catalogue_revision = ?", eligible_id, *span, revision)
 
 
 def note_removal(unit: Unit, decision_id: int) -> None:
     """Count a command that deleted decisions, up to an id that no new decision gets."""
-    unit.settings = unit.next_decision = None
+    unit.next_decision = None
     larger_removed_to = "CASE WHEN coalesce(removed_to, 0) > ? THEN removed_to ELSE ? END"
     removed = f"UPDATE settings SET removals = coalesce(removals, 0) + 1, removed_to = {larger_removed_to}"
     unit.tell(removed, decision_id, decision_id)

@@ -77,7 +77,6 @@ def rewards(unit: Unit) -> list[Reward]:
 
 def add_reward(unit: Unit, definition: Reward) -> int:
     """Store a definition: its id (the id of the record is not read)."""
-    unit.settings = None
     return unit.add(
         "reward", name=definition.name, weights=_terms_text(definition), window_us=definition.window_us,
         default_value=definition.default, clip_low=definition.clip_low, clip_high=definition.clip_high,

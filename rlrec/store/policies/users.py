@@ -37,7 +37,6 @@ def merge(unit: Unit, user_id: int, person_id: int) -> int:
     """Let the key of a user, and those that lead to them, lead to a person, who gets their sessions: how many. The
     caller has locked all policies."""
     unit.tell("UPDATE merged_user SET person_id = ? WHERE person_id = ?", person_id, user_id)
-    unit.settings = None
     unit.insert("merged_user", ("user_id", "person_id", "at"), [(user_id, person_id, unit.now)])
     _merge_assignments(unit, user_id, person_id)
     unit.tell(_LAST_DECISION, person_id, user_id)

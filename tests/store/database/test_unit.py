@@ -10,6 +10,7 @@ from rlrec.app.learning.ledger import Ledger
 from rlrec.errors import RlrecError
 from rlrec.store import Store, Unit
 from rlrec.store.database import database_errors
+from rlrec.store.log import settings
 from rlrec.store.policies import beliefs
 from tests.app.shop import stocked, version
 
@@ -24,6 +25,25 @@ def test_a_query_sees_the_changes_that_wait(store: Store) -> None:
         return unit.ask_value("SELECT count(*) FROM arm"), unit.ask_value("SELECT count(*) FROM users")
 
     assert store.write(work) == (2, 2)
+
+
+CHANGES = {
+    "UPDATE settings SET removals = 7": "removals",
+    "INSERT INTO exclusion (name, filter, by_unit, created_at) VALUES ('staff', 'user=u', 0, 1)": "has_exclusions",
+    "UPDATE reward SET weights = '{\"return\": 1.0}'": "weighs_returns",
+}
+
+
+@pytest.mark.parametrize(("statement", "name"), CHANGES.items())
+def test_a_unit_sees_the_settings_that_a_statement_of_its_own_changed(
+    store: Store, statement: str, name: str
+) -> None:  # fmt: skip
+    def work(unit: Unit) -> list[bool]:
+        before = bool(getattr(settings.get(unit), name))
+        unit.tell(statement)
+        return [before, bool(getattr(settings.get(unit), name))]
+
+    assert store.write(work) == [False, True]
 
 
 def test_queries_that_go_together_are_answered_each(store: Store) -> None:
