@@ -139,6 +139,15 @@ def test_the_bad_line_of_an_example_is_named(run_sqlite: Run) -> None:
     assert "log.vw line 6" in result.error["error"]
 
 
+def test_an_example_of_another_file_is_the_same_decision_unless_a_tag_tells_them_apart(run_sqlite: Run) -> None:
+    """Within a file equal examples are decisions of their own."""
+    example = "shared {}| b\n0:-1:0.5 | a=1\n | a=2\n\n"
+    assert imported(run_sqlite, example.format("") * 2).json["accepted"] == 2
+    other_file = example.format("") + example.format("'e1 ") + example.format("'e2 ")
+    answer = imported(run_sqlite, other_file).json
+    assert (answer["accepted"], answer["duplicates"]) == (2, 1)
+
+
 def test_a_namespace_may_be_called_as_a_feature_is(run_sqlite: Run) -> None:
     imported(run_sqlite, "shared | x |x a:2\n0:0:0.5 | a\n | b\n")
     assert run_sqlite("export-log", "-").lines[0]["context"] == {"x": 1, "x.a": 2}
