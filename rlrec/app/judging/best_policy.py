@@ -18,11 +18,9 @@ from rlrec.app.distributions import designs, exact
 from rlrec.app.distributions.exact import VersionDistribution
 from rlrec.app.imports import log_stores
 from rlrec.app.inputs import filters, lookup
-from rlrec.app.learning import slot_statistics, warm_start
 from rlrec.app.log import stored_contexts
 from rlrec.arrays import Array
 from rlrec.errors import InputError, RlrecError, quantity
-from rlrec.policy.kinds.long_term import SMALLEST, LongTerm
 from rlrec.records import Reward, Version
 from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
@@ -232,6 +230,8 @@ def _drafts(unit: Unit, reward: Reward, effects: arm_effects.Result) -> Iterator
 def _repriced(unit: Unit, version: Version, reward: Reward) -> Iterator[Draft]:
     """A bandit that has learned from the same decisions what counts; of another kind where its own takes no such
     reward."""
+    from rlrec.app.learning import slot_statistics, warm_start
+
     name, command = version.policy.name, f"`rlrec policy rebuild {version.policy.name} --reward {reward.name}` makes it"
     draft = replace(version, reward=reward)
     try:
@@ -251,6 +251,8 @@ def _repriced(unit: Unit, version: Version, reward: Reward) -> Iterator[Draft]:
 
 
 def _long_term(unit: Unit, reward: Reward, effects: arm_effects.Result) -> Draft:
+    from rlrec.policy.kinds.long_term import SMALLEST, LongTerm
+
     (group,), ids = effects["groups"], {arm.key: arm.id for arm in arms.all_arms(unit)}
     prior = {"prior_mean": group["prior_mean"], "prior_sd": max(group["prior_sd"], SMALLEST)}
     sums = []

@@ -68,6 +68,10 @@ class Scores(Protocol):
     def samples(self) -> int:
         """How many samples stand for the distribution: each decision draws its own. 0: probabilities are exact."""
 
+    @property
+    def is_ruled(self) -> bool:
+        """Whether rules of the page are part of them, and the floor too."""
+
     def __len__(self) -> int:
         """The number of arms, m."""
 
@@ -90,6 +94,7 @@ class ExactScores:
     """Base of families whose probabilities are exact, the same for every decision."""
 
     samples: ClassVar[int] = 0
+    is_ruled: ClassVar[bool] = False
 
     def __len__(self: S) -> int:
         return next(iter(_arrays(self).values())).shape[-1]

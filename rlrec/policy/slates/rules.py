@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -36,6 +36,7 @@ class RuledScores:
     scores: Scores
     layout: PageLayout
     floor: Floor
+    is_ruled: ClassVar[bool] = True
 
     @property
     def samples(self) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 
 from rlrec.app.evaluation.rows.contexts import ContextTable
 from rlrec.app.evaluation.rows.log_rows import ArmTable, ImpressionRows
-from rlrec.app.inputs import lookup, parameters
+from rlrec.app.inputs import lookup
 from rlrec.app.inputs.decision_tables import DecisionTable
 from rlrec.app.log import reward_log
 from rlrec.arrays import Array, Ids, Index, piece_rows, run_starts, take
@@ -342,6 +342,8 @@ def read_table(
         if by is not None:
             raise InputError(f"{source} has rewards by decision, and --reward-model-by names a field")
         return TabledRewardModel(table=table, arms=arms, values={}, reads=None, path=source, examination=examination)
+    from rlrec.app.inputs import parameters
+
     rewards = parameters.tables(Path(path), "reward", by=by is not None)
     if not rewards:
         raise InputError(f"{path} holds no reward", hint="one row an arm: arm,reward")

@@ -22,7 +22,6 @@ from rlrec.app.evaluation.rows import groups
 from rlrec.app.evaluation.rows.candidates import Inclusion
 from rlrec.app.evaluation.rows.log_rows import CLUSTERS, RowGroup
 from rlrec.app.evaluation.rows.loggers import LoggingVersions
-from rlrec.app.evaluation.targets import learning_targets
 from rlrec.app.evaluation.targets.targets import Target
 from rlrec.app.inputs import lookup
 from rlrec.compute import Engine
@@ -244,6 +243,8 @@ def prepare(
     concern an estimator are made on impressions, whatever its unit. paired, candidates: as in `Evaluation.resolve`."""
     evaluation = Evaluation.resolve(unit, request, selection, paired=paired, candidates=candidates)
     if ope.CRAM in estimators.impressions:
+        from rlrec.app.evaluation.targets import learning_targets
+
         crammed = [
             learning_targets.crammed(unit, target, selection, greedy=request.greedy) for target in evaluation.targets
         ]

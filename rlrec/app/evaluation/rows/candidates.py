@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -16,10 +17,12 @@ from rlrec.app.distributions.exact import VersionDistribution
 from rlrec.app.evaluation.rows.contexts import ContextTable
 from rlrec.app.log import lineage
 from rlrec.arrays import Array, Flags, Ids, distinct, rows_by_kind
-from rlrec.policy.kinds.two_stage import TwoStage
 from rlrec.records import Version
 from rlrec.store.database.bulk import Columns
 from rlrec.store.log.candidates import CandidateList
+
+if TYPE_CHECKING:
+    from rlrec.policy.kinds.two_stage import TwoStage
 
 MAX_DERIVED = 100  # distributions of first stages that inclusion probabilities are worked out from
 CELLS = 50_000_000  # arms times squared candidates of these; the first one is worked out whatever it takes
@@ -109,11 +112,11 @@ def first_stage(version: Version) -> Hashable:
     """A name of the first stage of a version: equal for versions whose lists have the same distribution at any moment,
     None where it has no first stage."""
     policy = designs.policy_of(version)
-    if not isinstance(policy, TwoStage):
+    if not policy.stages:
         return None
     if lineage.depends_on_belief(policy.stages[0]):
         return version.id
-    return json.dumps([policy.n_candidates, *policy.definitions[0]], sort_keys=True)
+    return json.dumps([policy.n_candidates, *cast("TwoStage", policy).definitions[0]], sort_keys=True)
 
 
 def smallest_inclusion(

@@ -14,7 +14,6 @@ from rlrec.arrays import Array, Flags, Ids, Index, distinct, look_up, offsets, r
 from rlrec.policy.scores.floors import Floor
 from rlrec.policy.scores.scores import Scores, cells
 from rlrec.policy.slates import slate
-from rlrec.policy.slates.rules import RuledScores
 from rlrec.store.database.bulk import Columns
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ class Block:
     @property
     def by_slate_above(self) -> bool:
         """Whether rules of the page leave no closed form below position 1."""
-        return isinstance(self.scores, RuledScores) and not self.shares.size
+        return self.scores.is_ruled and not self.shares.size
 
     @property
     def cells(self) -> int:
@@ -93,6 +92,8 @@ def decision_block(block: Block, rows: ImpressionRows, row: int, seed: int, numb
 def ruled_rows(blocks: list[Block], case: Ids, indices: Ids, rows: ImpressionRows, *, cells: int) -> Iterator[CaseRows]:
     """Rows of pages with rules by their cases, which are those of the slate above as it was shown: equal ones share
     one. cells: probabilities that are held at a time."""
+    from rlrec.policy.slates.rules import RuledScores
+
     # the lowest row of each decision tells of it
     order = np.argsort(-rows.slots["depth"][indices], kind="stable")
     indices, case = indices[order], case[order]

@@ -48,6 +48,10 @@ class LearningTarget(Target):
     begins: Ids
     moments: Sequence[Callable[[], VersionDistribution]]
 
+    @property
+    def scorer_type(self) -> type[Scorer]:
+        return LearningScorer
+
 
 @dataclass(eq=False)
 class LearningScorer(Scorer):
@@ -94,6 +98,10 @@ class CrammedTarget(Target):
     begins: Ids
     steps: Sequence[Target]
     counts: Array
+
+    @property
+    def scorer_type(self) -> type[Scorer]:
+        return CramScorer
 
     def taught_by(self, slots: Columns) -> Flags:
         """None: each step is judged by rows that came later."""

@@ -20,7 +20,6 @@ from rlrec.policy import is_contextual
 from rlrec.policy.scores.floors import Floor
 from rlrec.policy.scores.scores import Scores
 from rlrec.policy.slates import slate
-from rlrec.policy.slates.rules import RuledScores
 from rlrec.records import Version
 from rlrec.store.database.bulk import Columns
 
@@ -155,7 +154,7 @@ class LoggerMarginals:
                     scored = [(case.scores, case.pages(k).marginals) for case in cases]
                 for context_rows, (scores, marginals) in zip(inside, scored, strict=True):
                     if not scores.samples:  # of correlated scores every decision has its own
-                        floor = 0.0 if isinstance(scores, RuledScores) else policy.exploration  # rules have it in them
+                        floor = 0.0 if scores.is_ruled else policy.exploration  # rules have it in them
                         yield LoggerCase(group[context_rows], arms, k, scores, floor, marginals)
 
 

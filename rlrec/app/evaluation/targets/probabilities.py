@@ -31,16 +31,16 @@ from rlrec.arrays import Array, Flags, Ids, distinct
 from rlrec.errors import InputError
 from rlrec.ope.sums.base import LogBatch
 from rlrec.policy.contexts.statements import by_arm
-from rlrec.policy.scores.families.correlated import Correlated
 from rlrec.policy.scores.scores import Scores, subset
 from rlrec.policy.slates import slate, slate_draws
-from rlrec.policy.slates.rules import RuledScores
 from rlrec.store.database.bulk import Columns
 
 if TYPE_CHECKING:
     from rlrec.app.evaluation.models.reward_models import ModelValues
     from rlrec.app.evaluation.models.visit_values import TargetSlates
     from rlrec.policy.kinds.fixed import Scored
+    from rlrec.policy.scores.families.correlated import Correlated
+    from rlrec.policy.slates.rules import RuledScores
 
 REFUSALS = 10_000  # cases of which it is remembered whether rules can be kept
 CASES = 100  # worked out at a time
@@ -289,7 +289,7 @@ class Scorer:
             read = [contexts[context] for context in new.values()]
             set_scores = self.serving.scores(eligible, arms, read, keys=self.arms.keys, revision=revision)
             for name, scores in zip(new, set_scores, strict=True):
-                shape = len(arms), min(name[2], len(arms)), isinstance(scores, RuledScores)
+                shape = len(arms), min(name[2], len(arms)), scores.is_ruled
                 scored.setdefault(shape, {})[name] = scores
         read_by_name = {name[3]: contexts[context] for new in missing_cases.values() for name, context in new.items()}
         for (_, size, _), scores_by_name in scored.items():
@@ -304,20 +304,18 @@ class Scorer:
     ) -> Iterator[Block]:
         """The blocks of cases of equally many arms and positions. read: the contexts by their names."""
         floor, first = self.serving.policy.exploration, next(iter(scored.values()))
-        if isinstance(first, RuledScores):  # marginals where they are closed, else those of each slate above
+        if first.is_ruled:  # marginals where they are closed, else those of each slate above
             for (eligible, *_), scores in scored.items():
-                assert isinstance(scores, RuledScores)
                 marginals, greatest = np.empty((size, 0)), np.ones(size)
-                if scores.layout.is_closed and not scores.samples:
+                if cast("RuledScores", scores).layout.is_closed and not scores.samples:
                     marginals = slate.marginals(scores, size=size, floor=0.0)
                     greatest = marginals.max(axis=1)
                 yield Block(self.arms_of(eligible, logged), scores, 0.0, marginals, greatest)
             return
         if first.samples:
             for (eligible, _, _, context), scores in scored.items():
-                assert isinstance(scores, Correlated)
                 arms = self.arms_of(eligible, logged)
-                simulate = self._simulate(scores, arms, size, context) if self.samples else None
+                simulate = self._simulate(cast("Correlated", scores), arms, size, context) if self.samples else None
                 yield Block(arms, scores, floor, np.empty((size, 0)), np.ones(size), simulate)
             return
         shares = slate.marginals_each(list(scored.values()), size=size, floor=floor)
@@ -336,7 +334,7 @@ class Scorer:
             if not len(indices):
                 return
         if not blocks[0].scores.samples:
-            is_ruled = np.array([isinstance(block.scores, RuledScores) for block in blocks])[case]
+            is_ruled = np.array([block.scores.is_ruled for block in blocks])[case]
             for group in (np.flatnonzero(is_ruled), np.flatnonzero(~is_ruled)):
                 if len(group):
                     used_cases, case_index = np.unique(case[group], return_inverse=True)

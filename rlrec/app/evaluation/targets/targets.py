@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,7 +17,6 @@ from rlrec.arrays import Flags, Ids, Words
 from rlrec.errors import InputError
 from rlrec.policy import PAGE_RULES, TEAM_DRAFT
 from rlrec.policy.beliefs.base import PRICE
-from rlrec.policy.kinds.two_stage import ranking_seeds
 from rlrec.records import Head, Reward, Version
 from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
@@ -24,6 +24,9 @@ from rlrec.store.log import selected
 from rlrec.store.log.selected import Selection
 from rlrec.store.policies import policies
 from rlrec.store.policies.beliefs import ArmWeights
+
+if TYPE_CHECKING:
+    from rlrec.app.evaluation.targets.probabilities import Scorer
 
 BUILT_IN = ("uniform",)
 
@@ -96,7 +99,11 @@ class Target:
             on_policy &= (slots["belief_seq"] == self.seq) & (not policy.forgetting.forgets)
         seeds = np.where(on_policy, slots["seed"], 0).astype(np.int64).view(np.uint64)
         numbers = np.where(on_policy, slots["decision_id"], slots["decision_digest"])
-        return seeds if self.serving.generator is None else ranking_seeds(seeds), numbers
+        if self.serving.generator is not None:
+            from rlrec.policy.kinds.two_stage import ranking_seeds
+
+            seeds = ranking_seeds(seeds)
+        return seeds, numbers
 
     @property
     def draws_candidates(self) -> bool:
@@ -107,6 +114,13 @@ class Target:
     def takes_scores(self) -> bool:
         """Whether it ranks by scores that requests bring."""
         return self.serving is not None and self.serving.policy.takes_scores
+
+    @property
+    def scorer_type(self) -> type[Scorer]:
+        """What works out its probabilities."""
+        from rlrec.app.evaluation.targets.probabilities import RequestScorer, Scorer
+
+        return RequestScorer if self.takes_scores else Scorer
 
     @property
     def lacking(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 
@@ -28,6 +29,7 @@ class Correlated:
     factor: Array
     samples: int
     arm_noise: Array | None = None
+    is_ruled: ClassVar[bool] = False
 
     def __len__(self) -> int:
         return len(self.location)
@@ -76,6 +78,7 @@ class Sampled:
     values (samples, m), in the unit of the reward."""
 
     values: Array
+    is_ruled: ClassVar[bool] = False
 
     def __len__(self) -> int:
         return self.values.shape[1]
