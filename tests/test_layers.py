@@ -31,7 +31,7 @@ ROOMS = {  # of each package, from the lowest floor to the highest: a room knows
         {"requests"}, {"setup"}, {"policies"}, {"experiments"}, {"judging"}, {"upkeep"},
     ),
     "app.audit": ({"integrity"}, {"draws"}),
-    "app.evaluation": ({"rows"}, {"models"}, {"targets"}, {"checks"}, {"passes"}, {"comparisons"}),
+    "app.evaluation": ({"rows"}, {"models"}, {"targets"}, {"passes"}, {"comparisons"}),
     "cli": ({"text"}, {"output"}, {"program"}, {"commands"}, {"screen"}, {"doors"}),
     "cli.commands": ({"requests"}, {"setup", "policies", "judging", "upkeep"}, {"experiments"}),
     "ope": ({"sums"}, {"intervals"}, {"checks", "estimators"}, {"units"}, {"comparisons"}),

@@ -19,12 +19,8 @@ COVERED = {  # test file: modules without a test file of their name, which it co
         "app/learning/origins",
         "store/policies/belief_deltas",
     ],
-    "app/evaluation/checks/test_people.py": ["app/evaluation/checks/rewards", "ope/checks/machines"],
-    "app/evaluation/checks/test_propensities.py": [
-        "app/evaluation/checks/base",
-        "app/evaluation/checks/draws",
-        "ope/checks/draws",
-    ],
+    "app/evaluation/test_people.py": ["ope/checks/machines"],
+    "app/evaluation/test_checks.py": ["ope/checks/draws"],
     "app/evaluation/passes/test_fold.py": [
         "app/evaluation/passes/impressions",
         "app/evaluation/passes/log_reader",

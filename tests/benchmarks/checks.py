@@ -7,7 +7,7 @@ from typing import Any
 
 from rlrec.app.evaluation.checks import CHECKS
 from rlrec.ope.checks.dependence import alarms, slots_above_p_value
-from tests.app.evaluation.checks import worlds
+from tests.app.evaluation import worlds
 from tests.benchmarks.measure import Figure, Setting
 from tests.ope import paging
 from tests.ope.checks import test_arrivals as arriving

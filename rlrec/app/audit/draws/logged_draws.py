@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from rlrec.app.audit.integrity.findings import Findings
-from rlrec.app.evaluation.checks.base import CheckedLog
-from rlrec.app.evaluation.checks.draws import ARMS as MAX_ARMS
-from rlrec.app.evaluation.checks.draws import ClippedPropensities, PropensityBets, RepeatedRows, WrongPropensities
+from rlrec.app.evaluation.checks import ARMS as MAX_ARMS
+from rlrec.app.evaluation.checks import CheckedLog, ClippedPropensities, PropensityBets, RepeatedRows, WrongPropensities
 from rlrec.app.evaluation.rows import slot_sets
 from rlrec.app.evaluation.rows.contexts import ContextCache
 from rlrec.app.evaluation.rows.log_rows import ArmTable, LoggedBatch

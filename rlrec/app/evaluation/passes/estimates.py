@@ -11,8 +11,7 @@ from statistics import NormalDist
 from typing import Any
 
 from rlrec import ope
-from rlrec.app.evaluation.checks import CHECKS, find_failures
-from rlrec.app.evaluation.checks.rewards import LogDrift
+from rlrec.app.evaluation.checks import CHECKS, LogDrift, find_failures
 from rlrec.app.evaluation.passes import fold, passes
 from rlrec.app.evaluation.passes.impressions import ImpressionUnit
 from rlrec.app.evaluation.passes.log_reader import LogReader

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVa
 
 import numpy as np
 
-from rlrec.app.evaluation.checks import Failures
-from rlrec.app.evaluation.checks.base import Check
+from rlrec.app.evaluation.checks import Check, Failures
 from rlrec.app.evaluation.passes.log_reader import LogReader, Reading
 from rlrec.app.evaluation.passes.request import EmptyLog, Evaluation, SharedRows
 from rlrec.app.evaluation.rows import groups

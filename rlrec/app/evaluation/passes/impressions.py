@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from rlrec.app.evaluation.checks.base import Check, CheckedRows
+from rlrec.app.evaluation.checks import Check, CheckedRows
 from rlrec.app.evaluation.passes.fold import RowCounts, RowUnit
 from rlrec.app.evaluation.passes.log_reader import Reading
 from rlrec.app.evaluation.passes.request import EmptyLog, Evaluation, SharedRows

@@ -10,7 +10,7 @@ from typing import Any
 from rlrec.app.evaluation.rows import groups, log_rows
 from rlrec.app.evaluation.rows.loggers import LoggingVersions
 from rlrec.app.evaluation.targets import targets
-from rlrec.app.evaluation.targets.probabilities import Scorer
+from rlrec.app.evaluation.targets.probabilities import RequestScorer, Scorer
 from rlrec.app.evaluation.targets.targets import Target
 from rlrec.app.inputs import filters
 from rlrec.app.inputs.decision_tables import DecisionTable, Source
@@ -175,7 +175,12 @@ class Evaluation:
                 (target.reward.id, policy_id), SharedRows(reward=target.reward, policy_id=policy_id)
             )
             options: dict[str, Any] = {"samples": self.request.target_samples, "seed": self.request.seed}
-            scorer = target.scorer_type(target, self.arms, **options)
+            scorer_type = RequestScorer if target.takes_scores else Scorer
+            if target.learns:
+                from rlrec.app.evaluation.targets import learning_targets
+
+                scorer_type = learning_targets.scorer_type(target)
+            scorer = scorer_type(target, self.arms, **options)
             if target.stateful or target.table:
                 from rlrec.app.evaluation.targets.state_probabilities import StateScorer, TableScorer
 

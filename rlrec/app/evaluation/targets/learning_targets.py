@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -47,10 +47,7 @@ class LearningTarget(Target):
 
     begins: Ids
     moments: Sequence[Callable[[], VersionDistribution]]
-
-    @property
-    def scorer_type(self) -> type[Scorer]:
-        return LearningScorer
+    learns: ClassVar[bool] = True
 
 
 @dataclass(eq=False)
@@ -98,10 +95,7 @@ class CrammedTarget(Target):
     begins: Ids
     steps: Sequence[Target]
     counts: Array
-
-    @property
-    def scorer_type(self) -> type[Scorer]:
-        return CramScorer
+    learns: ClassVar[bool] = True
 
     def taught_by(self, slots: Columns) -> Flags:
         """None: each step is judged by rows that came later."""
@@ -125,6 +119,11 @@ class CramScorer(Scorer):
         later = (at >= begin for begin in target.begins)
         crammed = crammed_weights(map(weights, target.steps), later, target.counts)
         return replace(super().log_batch(rows, logged, values), crammed=crammed)
+
+
+def scorer_type(target: Target) -> type[Scorer]:
+    """The class of what works out the probabilities of a target that learns."""
+    return LearningScorer if isinstance(target, LearningTarget) else CramScorer
 
 
 def crammed(unit: Unit, target: Target, selection: Selection, *, greedy: bool) -> Target:

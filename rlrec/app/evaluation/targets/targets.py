@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import ClassVar
 
 import numpy as np
 
@@ -25,9 +25,6 @@ from rlrec.store.log.selected import Selection
 from rlrec.store.policies import policies
 from rlrec.store.policies.beliefs import ArmWeights
 
-if TYPE_CHECKING:
-    from rlrec.app.evaluation.targets.probabilities import Scorer
-
 BUILT_IN = ("uniform",)
 
 
@@ -36,7 +33,10 @@ class Target:
     """A version that is judged, or a built-in (number None). serving: its distribution; None for the policy of an
     imported log, of which only its own rows tell, and of a table of a person. seq: of the last change of its policy's
     beliefs. arm_lists: its rules that hold for everybody, which take arms away in decisions of other policies, too.
-    ruled_ids: of a table, the policies whose pages have rules of their own, which it does not know."""
+    ruled_ids: of a table, the policies whose pages have rules of their own, which it does not know.
+    learns: whether it learns from the log that it is judged on."""
+
+    learns: ClassVar[bool] = False
 
     name: str
     reward: Reward
@@ -114,13 +114,6 @@ class Target:
     def takes_scores(self) -> bool:
         """Whether it ranks by scores that requests bring."""
         return self.serving is not None and self.serving.policy.takes_scores
-
-    @property
-    def scorer_type(self) -> type[Scorer]:
-        """What works out its probabilities."""
-        from rlrec.app.evaluation.targets.probabilities import RequestScorer, Scorer
-
-        return RequestScorer if self.takes_scores else Scorer
 
     @property
     def lacking(self) -> str:

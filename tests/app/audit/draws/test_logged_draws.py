@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from tests.app.evaluation.checks import worlds
-from tests.app.evaluation.checks.worlds import World
+from tests.app.evaluation import worlds
+from tests.app.evaluation.worlds import World
 from tests.conftest import Run
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from rlrec.app.evaluation.checks.base import Check, CheckedRows
+from rlrec.app.evaluation.checks import Check, CheckedRows
 from rlrec.app.evaluation.rows import log_rows
 from rlrec.app.evaluation.rows.contexts import ContextTable
 from rlrec.app.evaluation.rows.log_rows import ArmTable, LoggedBatch

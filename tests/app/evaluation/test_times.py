@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlrec.app.evaluation.checks.rewards import LogDrift, YoungRewards
+from rlrec.app.evaluation.checks import LogDrift, YoungRewards
 from rlrec.times import DAY_US, format_time
 from tests.app import logs
-from tests.app.evaluation.checks import worlds
-from tests.app.evaluation.checks.worlds import World
+from tests.app.evaluation import worlds
+from tests.app.evaluation.worlds import World
 from tests.conftest import runner
 
 

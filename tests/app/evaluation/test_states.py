@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from rlrec.app.evaluation.checks.rewards import CarryOver
-from tests.app.evaluation.checks import worlds
+from rlrec.app.evaluation.checks import CarryOver
+from tests.app.evaluation import worlds
 
 
 def test_rewards_that_fall_with_the_step_fail_and_others_do_not() -> None:

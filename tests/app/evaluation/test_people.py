@@ -8,11 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rlrec.app.evaluation.checks.rewards import MachineSessions, NoUsers
+from rlrec.app.evaluation.checks import MachineSessions, NoUsers
 from rlrec.arrays import Ids
 from rlrec.store.log.reader import ABSENT
 from tests.app import logs
-from tests.app.evaluation.checks import worlds
+from tests.app.evaluation import worlds
 from tests.conftest import Run
 
 SERVED, LATER = ("--now", "2026-01-01"), ("--now", "2026-03-01")

@@ -1,0 +1,392 @@
+"""Checks of the log that estimates rest on, made whatever estimators were asked for. To add a check: a class here, and
+its place in CHECKS."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+from zlib import crc32
+
+import numpy as np
+
+from rlrec.app.evaluation.rows.log_rows import arms_of_sets, decision_digests
+from rlrec.app.log import reward_log
+from rlrec.arrays import Array, Flags, Ids, Index, Words, distinct, look_up, piece_rows, run_starts, take
+from rlrec.ope.checks.dependence import (
+    CELLS,
+    CellSums,
+    alarms,
+    carry_over_p_value,
+    carry_over_sums,
+    slots_above_p_value,
+    slots_above_sums,
+)
+from rlrec.ope.checks.draws import GROUPS, ClippingSums, Draws, FirstCounts, RepeatSums, context_cells, context_digests
+from rlrec.ope.checks.machines import SessionSums
+from rlrec.ope.checks.times import PERIODS, ArrivalSums, DriftSums
+from rlrec.ope.intervals.betting import BET_ALPHA, BetSums, bet_sums, propensities_are_wrong
+from rlrec.ope.sums.base import hash_bits
+from rlrec.records import Sums
+from rlrec.store.log.reader import ABSENT, Batch
+
+if TYPE_CHECKING:
+    from rlrec.app.evaluation.models.reward_models import RewardModel
+    from rlrec.app.evaluation.rows.log_rows import ArmTable, ImpressionRows, LoggedBatch
+    from rlrec.ope.sums.base import Estimator
+    from rlrec.records import Reward
+    from rlrec.store.log.selected import LogExtent
+
+SAMPLED = 200_000  # decisions that are looked at in more than passing, about
+CONTEXT_CELLS, ARMS, PAIRS = 256, 4_096, 1 << 14  # of contexts, arms within them, and pairs of both, at most
+_SETS = 512  # eligible sets at a time
+_PERSONS_SALT, _SAMPLE_SALT, _REPEATS_SALT = 11, 12, 13
+MAX_DECISIONS = 200_000  # whose events are looked at, about
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CheckedLog:
+    """A batch of the log that a check looks at, the arms of the store, and the extent of the log."""
+
+    logged: LoggedBatch
+    arms: ArmTable
+    extent: LogExtent
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CheckedRows(CheckedLog):
+    """The impressions of a batch that a check looks at, too: mature and uncensored ones, with their rewards.
+
+    cluster: name of the unit that was randomised; now: the time at which rows are mature; model: of rewards, which
+    never saw the reader; None where no check needs one; people: how it is clear that sessions without users are people
+    of their own, one of `Evaluation.people`"""
+
+    cluster: str
+    now: int
+    rows: ImpressionRows
+    reward: Reward
+    model: RewardModel | None
+    people: str | None = None
+
+
+class Check(ABC):
+    """A test of the log. It holds no data: sums of batches add up, and decide at the end.
+
+    reason: of the verdicts of estimates that rest on it; needs_model: whether it needs a model of rewards; encodes:
+    whether it needs the features of contexts"""
+
+    reason: ClassVar[str]
+    needs_model: ClassVar[bool] = False
+    encodes: ClassVar[bool] = False
+
+    def is_possible(self, extent: LogExtent) -> bool:
+        """Whether a log of this extent can fail the check at all."""
+        return True
+
+    def concerns(self, estimator: Estimator) -> bool:
+        """Whether estimates by this estimator rest on what is checked."""
+        return True
+
+    @abstractmethod
+    def sums(self, checked: CheckedRows) -> Any:
+        """The sums of a batch, which add up; None where it has nothing to be checked by."""
+
+    def fails(self, sums: Any) -> bool:
+        """Whether the log fails the check: of honest logs at most one in a hundred does."""
+        return bool(sums.alarms)
+
+
+# -- what was drawn: arms as often as their propensities say, and each decision once --
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PropensityBets(Sums):
+    """Bets on each arm, and on each arm within each cell of contexts."""
+
+    arms: BetSums
+    cells: BetSums
+
+    @property
+    def alarms(self) -> bool:
+        """Whether some arm was shown more often than its propensities allow."""
+        return any(propensities_are_wrong(bets, alpha=BET_ALPHA / 2) for bets in (self.arms, self.cells))
+
+
+class WrongPropensities(Check):
+    """Bets against the propensities of the arms at position 1: on each arm, and on each arm within the values of every
+    field of the context, and within contexts that repeat."""
+
+    reason = "wrong-propensities"
+    encodes = True
+
+    def sums(self, checked: CheckedLog) -> PropensityBets:
+        top, p = top_slots(checked)
+        slots, arms, contexts = checked.logged.log.slots, checked.arms, checked.logged.contexts
+        rank = arms.ranks(slots["arm_id"][top])
+        first, set_index = distinct(slots["eligible_id"][top])
+        members = [arms.ranks(checked.logged.eligible[key]) for key in slots["eligible_id"][top[first]].tolist()]
+        eligible = _eligible_in(np.zeros(len(top), np.int64), set_index, members, cells=1, arms=len(arms))
+        of_arms = bet_sums(p, rank, eligible=eligible)
+        # a sample of the rows, each in every cell of its context
+        number = min(len(arms), ARMS)
+        cells = max(2, min(CONTEXT_CELLS, PAIRS // max(number, 1)))
+        sampled = np.flatnonzero(in_sample(slots["session_digest"][top], checked))
+        context, cell = context_cells(*contexts.entries, contexts=contexts.size, cells=cells)
+        begin, length = np.searchsorted(context, [code := slots["context"][top[sampled]], code + 1])
+        length -= begin
+        row, cell = np.repeat(sampled, length), cell[piece_rows(begin, length)]
+        eligible = _eligible_in(cell, set_index[row], members, cells=cells, arms=number)
+        inside = rank[row] < number
+        row, cell = row[inside], cell[inside]
+        return PropensityBets(arms=of_arms, cells=bet_sums(p[row], cell * number + rank[row], eligible=eligible))
+
+
+class ClippedPropensities(Check):
+    """Whether propensities were cut from below at a value."""
+
+    reason = "clipped-propensities"
+
+    def sums(self, checked: CheckedLog) -> ClippingSums:
+        top, p = top_slots(checked)
+        slots = checked.logged.log.slots
+        rows = in_sample(slots["session_digest"][top], checked)
+        top, p = top[rows], p[rows]
+        arms = arms_of_sets(slots["eligible_id"][top], checked.logged.eligible)
+        # under rules of the page not every eligible arm has a chance
+        has_rules = checked.logged.contexts.have_rules[slots["context"][top]]
+        return ClippingSums.from_rows(p, arms, least=np.where(has_rules, 0.0, slots["min_propensity"][top]))
+
+
+class RepeatedRows(Check):
+    """Whether decisions are in the log more than once, under other keys."""
+
+    reason = "repeated-rows"
+    encodes = True
+
+    def sums(self, checked: CheckedLog) -> RepeatSums:
+        log, contexts = checked.logged.log, checked.logged.contexts
+        digest = context_digests(*contexts.entries, contexts=contexts.size)
+        # a sample by how sessions begin, so that copies stay together
+        begins = run_starts(log.slots["session_id"])
+        start = digest[log.slots["context"][begins]] + log.slots["at"][begins]
+        is_sampled = np.repeat(in_sample(start, checked), np.diff(begins, append=len(log)))
+        log = log.select_rows(np.flatnonzero(is_sampled))
+        checked, slots = replace(checked, logged=replace(checked.logged, log=log)), log.slots
+        moment = hash_bits(digest[slots["context"]] + slots["at"], salt=_REPEATS_SALT)
+        (top, p), rank = top_slots(checked), checked.arms.ranks(slots["arm_id"])
+        order = hash_bits(decision_digests(slots)[top], salt=_REPEATS_SALT)
+        # all that a session has, whatever its keys
+        shown = rank * 1_000_003 + slots["position"] * 1_009 + slots["step"]
+        row_bits = hash_bits(moment.view(np.int64) + shown, salt=_REPEATS_SALT)
+        first, session = distinct(slots["session_id"])
+        content = np.zeros(len(first), np.uint64)
+        np.add.at(content, session, row_bits)
+        row, event_bits = _events(log)
+        np.add.at(content, session[row], hash_bits((row_bits[row] + event_bits).view(np.int64), salt=_REPEATS_SALT))
+        kinds = FirstCounts.count_rows(content, GROUPS)
+        return RepeatSums(Draws.sample(moment[top], order, rank[top], p), kinds)
+
+
+def in_sample(digest: Ids, checked: CheckedLog) -> Flags:
+    """The rows that are in a sample of about SAMPLED decisions of the log, (n,), by digests of what stays together."""
+    return hash_bits(digest, salt=_SAMPLE_SALT) / 2.0**64 < SAMPLED / max(checked.extent.decisions, 1)
+
+
+def top_slots(checked: CheckedLog) -> tuple[Index, Array]:
+    """The slots of a batch at position 1 that were drawn among the eligible arms, and their propensities, (n,) each."""
+    slots = checked.logged.log.slots
+    top = run_starts(slots["decision_id"])
+    p = np.where(np.isnan(slots["propensity"]), slots["marginal"], slots["propensity"])[top]
+    usable = (slots["position"][top] == 1) & (p > 0) & ~slots["subsampled"][top]
+    if "slot_set" in slots:  # these do not choose among the eligible arms
+        usable &= slots["slot_set"][top] == 0
+    return top[usable], p[usable]
+
+
+def _eligible_in(cell: Ids, set_index: Ids, members: Sequence[Ids], *, cells: int, arms: int) -> Array:
+    """In how many rows of each cell each of the first arms was eligible, (cells * arms,). cell, set_index (n,): of each
+    row; members: ranks of the arms of each set."""
+    total = np.zeros((cells, arms))
+    for start in range(0, len(members), _SETS):
+        portion = members[start : start + _SETS]
+        rows = (set_index >= start) & (set_index < start + _SETS)
+        code = cell[rows] * len(portion) + set_index[rows] - start
+        counts = np.bincount(code, minlength=cells * len(portion)).reshape(cells, len(portion))
+        of_set = np.zeros((len(portion), arms))
+        ranks = np.concatenate(portion)
+        number = np.repeat(np.arange(len(portion)), [len(ranks_of_set) for ranks_of_set in portion])
+        of_set[number[ranks < arms], ranks[ranks < arms]] = 1
+        total += counts @ of_set
+    return total.ravel()
+
+
+def _events(log: Batch) -> tuple[Index, Words]:
+    """The first row of the decision of each event, and bits of what happened."""
+    first, events = run_starts(log.slots["decision_id"]), log.events
+    order = np.argsort(log.slots["decision_id"][first])
+    index, is_there = look_up(log.slots["decision_id"][first][order], events["decision_id"])
+    kinds, kind = np.unique(events["kind"][is_there].astype(str), return_inverse=True)
+    codes = np.array([crc32(name.encode()) for name in kinds.tolist()], np.int64)
+    what = events["age_us"][is_there] * 1_009 + events["position"][is_there] + (codes[kind.ravel()] << 24)
+    value = events["value"][is_there].astype(np.float64).view(np.int64)
+    return first[order[index[is_there]]], hash_bits(what, salt=_REPEATS_SALT) + hash_bits(value, salt=_REPEATS_SALT)
+
+
+# -- rewards: whose they are, whether they changed with time or are on their way, what they depend on --
+
+
+class LogDrift(Check):
+    """Whether the rewards of arms, at the first position of the first page of a visit, changed at some time."""
+
+    reason = "drift"
+
+    def is_possible(self, extent: LogExtent) -> bool:
+        return extent.last_at > extent.first_at
+
+    def sums(self, checked: CheckedRows) -> DriftSums | None:
+        slots = checked.rows.slots
+        propensity = np.where(np.isnan(slots["propensity"]), slots["marginal"], slots["propensity"])
+        is_first = (slots["position"] == 1) & (slots["step"] == 0) & ~slots["subsampled"] & (propensity > 0)
+        rows, extent = checked.rows.take(is_first), checked.extent
+        length = extent.last_at - extent.first_at + 1
+        period = np.clip((rows.slots["at"] - extent.first_at) * PERIODS // length, 0, PERIODS - 1)
+        return DriftSums.from_rows(
+            rows.reward, propensity=propensity[is_first] * rows.slots["keep_probability"],
+            arm=checked.arms.ranks(rows.slots["arm_id"]), arms=len(checked.arms), period=period,
+            cluster=rows.slots["cluster"],
+        )  # fmt: skip
+
+
+class YoungRewards(Check):
+    """Whether rewards of imported decisions, which count whatever their age is, are still on their way."""
+
+    reason = "young-rewards"
+
+    def sums(self, checked: CheckedRows) -> ArrivalSums | None:
+        slots, log, definition = checked.rows.slots, checked.logged.log, checked.reward
+        if not slots["imported"].any():
+            return None
+        decisions, first = np.unique(slots["decision_id"], return_index=True)
+        # of a long log some persons
+        share = np.uint64(max(1, -(-checked.extent.decisions // MAX_DECISIONS)))
+        is_used = hash_bits(slots["cluster"][first], salt=_PERSONS_SALT) % share == 0
+        decisions, first = decisions[is_used], first[is_used]
+        events = take(log.events, look_up(decisions, log.events["decision_id"])[1])
+        events, reward = reward_log.event_rewards(replace(log, events=events), definition)
+        since = np.maximum(checked.extent.last_at - slots["at"][first], 0) / max(1, definition.window_us)
+        distance = np.where(slots["imported"][first], since, np.inf)
+        return ArrivalSums.from_rows(
+            distance, cluster=slots["cluster"][first], decision=np.searchsorted(decisions, events["decision_id"]),
+            age=events["age_us"] / max(1, definition.window_us), reward=reward,
+        )  # fmt: skip
+
+
+class NoUsers(Check):
+    """Whether no user is known, and nobody said that each session is another person: people who come back under other
+    keys make intervals too narrow, and nothing in the log tells of them."""
+
+    reason = "no-users"
+
+    def sums(self, checked: CheckedRows) -> Ids | None:
+        """How many slots have a user, and how many have none and may be of people who come back."""
+        if checked.people == "stated":
+            return None
+        slots = checked.rows.slots
+        has_user = slots["user_id"] != ABSENT if checked.cluster == "user" else np.zeros(len(checked.rows), np.bool_)
+        is_unclear = ~has_user & (slots["imported"] | (checked.people is None))
+        return np.array([has_user.sum(), is_unclear.sum()])
+
+    def fails(self, sums: Ids) -> bool:
+        users, unclear = sums
+        return bool(users == 0 and unclear > 0)
+
+
+class MachineSessions(Check):
+    """Whether sessions that click nearly everything are more than people account for."""
+
+    reason = "machine-sessions"
+
+    def sums(self, checked: CheckedRows) -> SessionSums:
+        # sessions of a user belong together, and would not be independent
+        _, person = distinct(checked.rows.slots["cluster" if checked.cluster == "user" else "session_id"])
+        slots, clicks = (np.bincount(person, weights=weights) for weights in (None, ~checked.rows.default))
+        return SessionSums.from_sessions(slots.astype(np.int64), clicks.astype(np.int64))
+
+
+class CarryOver(Check):
+    """Whether the reward of an arm depends on the step of the visit, or on how often the visit has seen the arm."""
+
+    reason = "carry-over"
+
+    def concerns(self, estimator: Estimator) -> bool:
+        return not estimator.sees_visits
+
+    def sums(self, checked: CheckedRows) -> CellSums | None:
+        rows, slots = checked.rows, checked.rows.slots
+        if not slots["step"].any() or slots["subsampled"].any():
+            return None
+        cell, cells = _cells(checked)
+        return carry_over_sums(
+            rows.reward, cell=cell, cells=cells, step=slots["step"], repeats=slots["repeats"], length=slots["length"],
+            cluster=slots["cluster"],
+        )  # fmt: skip
+
+    def fails(self, sums: CellSums) -> bool:
+        return alarms(carry_over_p_value(sums))
+
+
+class DependentSlots(Check):
+    """Whether a slot earns less below arms that attract."""
+
+    reason = "dependent-slots"
+    needs_model = True
+
+    def is_possible(self, extent: LogExtent) -> bool:
+        return extent.positions > 1
+
+    def concerns(self, estimator: Estimator) -> bool:
+        return estimator.independent_slots
+
+    def sums(self, checked: CheckedRows) -> CellSums | None:
+        if checked.model is None:
+            return None
+        rows, slots = checked.rows, checked.rows.slots
+        cell, cells = _cells(checked)
+        # slots that are weighed by their marginals, whatever stands above
+        cell = np.where(np.isnan(slots["marginal"]) | slots["subsampled"], -1, cell)
+        return slots_above_sums(
+            rows.reward, attraction=checked.model.attraction(rows), cell=cell, cells=cells,
+            decision=slots["decision_id"], position=slots["position"], cluster=slots["cluster"],
+        )  # fmt: skip
+
+    def fails(self, sums: CellSums) -> bool:
+        return alarms(slots_above_p_value(sums))
+
+
+def _cells(checked: CheckedRows) -> tuple[Ids, int]:
+    """The cell of each slot, -1 without one, and how many there are: of the first arms by their keys."""
+    slots, arms, positions = checked.rows.slots, checked.arms, checked.extent.positions
+    rank = arms.ranks(slots["arm_id"])
+    number = min(len(arms), max(1, CELLS // positions))
+    inside = (rank < number) & (slots["position"] <= positions)
+    return np.where(inside, rank * positions + slots["position"] - 1, -1), number * positions
+
+
+# Every check, in the order of `ope.checks.reasons`.
+CHECKS: tuple[Check, ...] = (
+    WrongPropensities(), LogDrift(), YoungRewards(), NoUsers(), RepeatedRows(), MachineSessions(),
+    ClippedPropensities(), CarryOver(), DependentSlots(),
+)  # fmt: skip
+Failures = Mapping[int, Sequence[Check]]
+
+
+def find_failures(sums: Mapping[tuple[int, str], Any]) -> dict[int, list[Check]]:
+    """The checks that the log fails, by number of `Evaluation.shared`. sums: of each check by that number and its
+    reason."""
+    failures: dict[int, list[Check]] = {}
+    for check in CHECKS:
+        for (number, reason), check_sums in sums.items():
+            if reason == check.reason and check.fails(check_sums):
+                failures.setdefault(number, []).append(check)
+    return failures
