@@ -22,7 +22,7 @@ KINDS = {
     "ucb": "rlrec.policy.kinds.bandits:Ucb",
     "ucb-tuned": "rlrec.policy.kinds.bandits:UcbTuned",
     "kl-ucb": "rlrec.policy.kinds.bandits:KlUcb",
-    "thompson": "rlrec.policy.kinds.bandits:Thompson",
+    "thompson": "rlrec.policy.kinds.thompson:Thompson",
     "exp3": "rlrec.policy.kinds.bandits:Exp3",
     "linucb": "rlrec.policy.kinds.linear:LinUcb",
     "lin-thompson": "rlrec.policy.kinds.linear:LinThompson",

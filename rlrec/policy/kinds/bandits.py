@@ -1,4 +1,4 @@
-"""Bandits that read no context: epsilon-greedy, Thompson sampling, upper confidence bounds and Exp3."""
+"""Bandits that read no context: epsilon-greedy, upper confidence bounds and Exp3."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rlrec.errors import InputError
-from rlrec.policy.beliefs.base import Belief, BetaLearner, Learner, bounded
+from rlrec.policy.beliefs.base import Belief, Learner, bounded
 from rlrec.policy.beliefs.reward import LIMIT
 from rlrec.policy.beliefs.statistics import PROPENSITY, CountedSlot, SlotColumns
 
@@ -45,35 +45,6 @@ class EpsilonGreedy(_BestIndex):
     purpose: ClassVar[str] = "a fixed rate of exploration, simple to explain"
     uniform_rates: ClassVar[tuple[str, ...]] = ("epsilon",)
     explores_by: ClassVar[tuple[str, ...]] = ("floor", "epsilon")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Thompson(BetaLearner):
-    """Each arm with the probability that it is the best one, given a Beta posterior per arm.
-
-    A reward in [0, 1] counts fractionally: alpha grows by it, beta by what it lacks to 1. With a budget the posterior
-    of an arm is the normal one of the same mean and variance: a Beta less a cost has no common scale with others.
-    """
-
-    budget: str = ""
-
-    purpose: ClassVar[str] = "explores as much as it is in doubt; the default choice for clicks"
-    prior: ClassVar[tuple[float, float]] = (1.0, 1.0)
-    unit_rewards: ClassVar[str] = "thompson counts it fractionally"
-
-    def scores(self, belief: Belief, *, arms: Iterable[str], context: Mapping[str, Any]) -> Scores:
-        if self.budget:
-            from rlrec.policy.scores.families.gaussian import Gaussian
-
-            return Gaussian(self.less_cost(self.mean(belief), belief, context), self.score_deviation(belief))
-        from rlrec.policy.scores.families.beta import Beta
-
-        return Beta(*self.beta_posterior(belief))
-
-    def score_deviation(self, belief: Belief) -> Array:
-        alpha, beta = self.beta_posterior(belief)
-        total = alpha + beta
-        return (alpha * beta / (total + 1)) ** 0.5 / total
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,17 +36,11 @@ class ContinuousOrder(DrawnOrder):
         self.first, self.second = first.copy(), second.copy()  # whoever changes them in place is noticed
         self._positions, self._refine = positions, refine
         self._layout = origin, len(first), positions, refine  # all but the parameters on which a table depends
-        self._cached = self._take_over(earlier_order)
-
-    def _take_over(self, earlier_order: Order | None) -> Tabulated | None:
-        """The table of an earlier order, which loses it and computes another one if it is asked again."""
-        earlier = match_density(self.density, earlier_order)
-        if earlier is None:
-            return None
-        tabulated, earlier._cached = earlier._cached, None
-        if tabulated is None or self._layout != earlier._layout:
-            return None
-        return tabulated if tabulated.update(self.first, self.second) else None
+        self._cached: Tabulated | None = None
+        if (earlier := match_density(density, earlier_order)) is not None:  # it computes another one where it is asked
+            tabulated, earlier._cached = earlier._cached, None
+            if tabulated is not None and self._layout == earlier._layout and tabulated.update(self.first, self.second):
+                self._cached = tabulated
 
     @property
     def tabulated(self) -> Tabulated:

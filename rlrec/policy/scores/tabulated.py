@@ -33,7 +33,12 @@ class Tabulated:
     ) -> None:
         self._density, self._first, self._second = density, first, second
         self._positions, self._n_densities = positions, n_densities
-        arms, group, count = _collapse(first, second)
+        # equal arms share a row: a cold start costs one arm
+        order = np.lexsort((second, first))
+        starts = run_starts(first[order], second[order])
+        arms, size = order[starts], np.diff(starts, append=len(order))
+        group, count = np.empty(len(order), np.intp), size.astype(float)
+        group[order] = np.repeat(np.arange(len(starts)), size)
         scores, spare = density(first[arms], second[arms]), min(16 + len(arms) // 8, len(first) - len(arms))
         self.table, row = tabulate(scores, count, ranks=positions, n_densities=n_densities, refine=refine, spare=spare)
         self.row = row[group]
@@ -127,15 +132,3 @@ class Tabulated:
 
 def _pairs(first: Array, second: Array) -> list[Pair]:
     return list(zip(first.tolist(), second.tolist(), strict=True))
-
-
-def _collapse(first: Array, second: Array) -> tuple[Index, Index, Array]:
-    """Groups of arms with equal posteriors, of which one is tabulated: a cold start costs one arm.
-
-    The arm that stands for each of g groups (g,), the group of each arm (m,), and its size (g,)."""
-    order = np.lexsort((second, first))
-    starts = run_starts(first[order], second[order])
-    size = np.diff(starts, append=len(order))
-    group = np.empty(len(order), np.intp)
-    group[order] = np.repeat(np.arange(len(starts)), size)
-    return order[starts], group, size.astype(float)

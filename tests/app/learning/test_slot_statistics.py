@@ -14,7 +14,7 @@ from rlrec import policy as kinds
 from rlrec.app.learning import slot_statistics
 from rlrec.arrays import Array
 from rlrec.policy.beliefs.statistics import POSITION, CountedSlot, SlotColumns
-from rlrec.policy.kinds.bandits import Thompson
+from rlrec.policy.kinds.thompson import Thompson
 from rlrec.store import Store
 from rlrec.store.policies import policies
 from tests.app.shop import done

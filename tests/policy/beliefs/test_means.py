@@ -10,7 +10,8 @@ from scipy.special import betainc, betaincinv
 
 from rlrec.policy.beliefs import means
 from rlrec.policy.beliefs.base import Belief
-from rlrec.policy.kinds.bandits import EpsilonGreedy, Thompson
+from rlrec.policy.kinds.bandits import EpsilonGreedy
+from rlrec.policy.kinds.thompson import Thompson
 
 
 def belief(pulls: float, reward: float, squares: float | None = None, *, prior: tuple[float, float] = (0, 0)) -> Belief:

@@ -1,0 +1,42 @@
+"""Thompson sampling without contexts, which most stores use: a single command loads no other kind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from rlrec.policy.beliefs.base import Belief, BetaLearner
+
+if TYPE_CHECKING:
+    from rlrec.arrays import Array
+    from rlrec.policy.scores.scores import Scores
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thompson(BetaLearner):
+    """Each arm with the probability that it is the best one, given a Beta posterior per arm.
+
+    A reward in [0, 1] counts fractionally: alpha grows by it, beta by what it lacks to 1. With a budget the posterior
+    of an arm is the normal one of the same mean and variance: a Beta less a cost has no common scale with others.
+    """
+
+    budget: str = ""
+
+    purpose: ClassVar[str] = "explores as much as it is in doubt; the default choice for clicks"
+    prior: ClassVar[tuple[float, float]] = (1.0, 1.0)
+    unit_rewards: ClassVar[str] = "thompson counts it fractionally"
+
+    def scores(self, belief: Belief, *, arms: Iterable[str], context: Mapping[str, Any]) -> Scores:
+        if self.budget:
+            from rlrec.policy.scores.families.gaussian import Gaussian
+
+            return Gaussian(self.less_cost(self.mean(belief), belief, context), self.score_deviation(belief))
+        from rlrec.policy.scores.families.beta import Beta
+
+        return Beta(*self.beta_posterior(belief))
+
+    def score_deviation(self, belief: Belief) -> Array:
+        alpha, beta = self.beta_posterior(belief)
+        total = alpha + beta
+        return (alpha * beta / (total + 1)) ** 0.5 / total
