@@ -52,7 +52,7 @@ class _Reconnection:
     def wait(self, error: StoreBusy) -> bool:
         """Wait before the next try; False where it makes no sense, or no longer."""
         store, now = self._store, time.monotonic()
-        if not isinstance(error, Unreachable) or error.exhausted or store.rehearsing:
+        if not isinstance(error, Unreachable) or error.exhausted or store._rehearsal is not None:
             return False
         began = self._began = now if self._began is None else self._began
         limit = store.waits.reconnect
@@ -164,11 +164,6 @@ class Store:
             with self._rehearsal.begin_nested():
                 yield self._rehearsal
 
-    @property
-    def rehearsing(self) -> bool:
-        """Whether what is written belongs to a transaction that is taken back."""
-        return self._rehearsal is not None
-
     def integrity_errors(self) -> list[str]:
         """The errors that SQLite finds in its file, readable or not; PostgreSQL has no such check."""
         if self.engine.dialect.name != "sqlite":
@@ -240,7 +235,7 @@ class Store:
                     raise
 
     def _note_commit(self, result: T, unit: Unit) -> T:
-        self.has_stored |= not self.rehearsing
+        self.has_stored |= self._rehearsal is None
         self._stored |= not unit.repeatable
         return result
 
@@ -285,17 +280,21 @@ class Store:
     def _unit(self, connection: sa.Connection, *, write: bool = False) -> Unit:
         """The unit of a transaction. Its time is the clock's, and never before the newest decision that this store
         drew."""
-        on_clock = self.now is None
-        unit = Unit(connection, now=engine.clock(connection) if self.now is None else self.now, on_clock=on_clock)
+        unit = Unit(connection, now=self.now or 0, on_clock=self.now is None)
         unit.progress, unit.note_exclusions = self.progress, self._note_exclusions
-        columns, source = ("", "") if unit.postgres else (decisions.STATE, decisions.STATE_SOURCE)
+        columns, source = decisions.STATE, decisions.STATE_SOURCE
+        if unit.postgres:
+            columns, source = f", ({engine.NOW})" if unit.on_clock else "", ""
         state = schema.check(unit, address=self.address, write=write, state=columns, source=source)
         self.reached = True
-        if state:
-            newest, unit.next_decision, *row = state
-            unit.settings = tuple(row) if row[0] else None
-        else:
+        if unit.on_clock:
+            unit.now = (state[0] if unit.postgres else None) or engine.clock(connection)
+        if unit.postgres or not state:
             newest = decisions.newest(unit)
+        else:
+            (newest, *next_ids), row = state[: decisions.N_STATE], state[decisions.N_STATE :]
+            unit.next_ids = dict(zip(decisions.STATE_IDS, next_ids, strict=True))
+            unit.settings = row if row[0] else None
         if write and self.now is not None:
             self.refuse_far_ahead(unit, newest)
         if newest is None or newest <= unit.now:
@@ -321,7 +320,7 @@ class Store:
         """Raises InputError where `--now` would date what is stored far ahead of a log that follows the database's
         clock: by its newest decision, which is an imported one where no other was stored. A log that is empty, or lies
         ahead already, has a time of its own (simulations, replays), and so has an import that stored its first rows."""
-        if self.now is None or self.allow_future or self.rehearsing:
+        if self.now is None or self.allow_future or self._rehearsal is not None:
             return
         clock = unit.clock()
         if clock >= self.now - DAY_US:

@@ -26,9 +26,9 @@ from rlrec.policy.slates import slate
 from rlrec.policy.slates.slate_draws import Draw, SlateSampler
 from rlrec.records import CURVE, Version
 from rlrec.store import Unit
-from rlrec.store.database.unit import damage_error
+from rlrec.store.database.unit import Row, damage_error
 from rlrec.store.policies import beliefs, policies
-from rlrec.store.policies.beliefs import SUMS, ArmPrior, ArmSums, BeliefRow, BeliefRows, Sums
+from rlrec.store.policies.beliefs import SUMS, ArmSums, BeliefRow, BeliefRows, Sums
 
 if TYPE_CHECKING:
     from rlrec.app.distributions.page_layouts import PageLayouts
@@ -123,7 +123,7 @@ class VersionDistribution:
     the arms between which its price decides."""
 
     def __init__(
-        self, unit: Unit, version: Version, learner: Policy, *, sums: BeliefRows, prior: Sequence[ArmPrior],
+        self, unit: Unit, version: Version, learner: Policy, *, sums: BeliefRows, prior: Sequence[Row],
         ordinal: int = 0, arm_features: CatalogueFeatures | None = None, trained: TrainedModel | None = None,
         columns: ColumnSums | None = None,
     ) -> None:  # fmt: skip

@@ -14,7 +14,7 @@ from rlrec.policy.beliefs.forgetting import Forgetting
 from rlrec.store import Unit
 from rlrec.store.database.unit import Row, damage_error
 from rlrec.store.policies import beliefs
-from rlrec.store.policies.beliefs import SUMS, BeliefRow, ColumnRow
+from rlrec.store.policies.beliefs import SUMS, BeliefRow
 
 if TYPE_CHECKING:
     from rlrec.policy.contexts.marginal import Anchor
@@ -148,9 +148,9 @@ class ColumnSums:
             self._add(beliefs.column_rows(self.unit, self.version_id, unread, seq=self.seq))
             self.cached_columns |= {column: self.cached_columns.get(column, _NOTHING) for column in unread or ()}
 
-    def _add(self, rows: list[ColumnRow]) -> None:
+    def _add(self, rows: list[Row]) -> None:
         """Take the sums of rows, faded."""
-        table = np.array(rows, np.float64).reshape(len(rows), len(ColumnRow._fields))
+        table = np.array(rows, np.float64).reshape(len(rows), 3 + len(SUMS))
         table = table[np.lexsort((table[:, 1], table[:, 0]))]
         column, arm, written_at = table[:, :3].T.astype(np.int64)
         sums = table[:, 3:] * (self.discount ** (self.ordinal - written_at))[:, None]

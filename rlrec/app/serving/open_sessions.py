@@ -76,7 +76,7 @@ class OpenSessions:
         for key, user in pairs:
             users[key] = users.get(key) or self.main_keys.get(user, user)
         rows = sessions.with_newest_visit(unit, list(users), lock=not read_only)
-        new = {key: users[key] for key in users.keys() - {row.key for row in rows}} if rows else users
+        new = {key: users[key] for key in users.keys() - {row[0] for row in rows}} if rows else users
         ids, user_ids = dict[str, int | None](dict.fromkeys(new)), dict[str | None, int]()
         if new and not read_only:
             new_users = {user for user in new.values() if user is not None}
@@ -157,11 +157,12 @@ class OpenSessions:
 
     def states(self, rows: Iterable[int]) -> list[str]:
         """The session state that the next decision of each of these rows sees, canonical JSON."""
-        return [self._state(row) if self.steps[row] else '{"step":0}' for row in rows]
-
-    def _state(self, row: int) -> str:
-        gap = canonical.number((self.unit.now - self.last_at[row]) / 1e6)
-        return f'{{"gap_s":{gap},"recent":{self.recent[row]},"step":{self.steps[row]}}}'
+        now, last_at, recent, steps = self.unit.now, self.last_at, self.recent, self.steps
+        return [
+            f'{{"gap_s":{canonical.number((now - last_at[row]) / 1e6)},"recent":{recent[row]},"step":{steps[row]}}}'
+            if steps[row] else '{"step":0}'
+            for row in rows
+        ]  # fmt: skip
 
     def add_slates(self, rows: Sequence[int], decision_ids: Sequence[int], slates: Sequence[DrawnSlate]) -> None:
         """Move different sessions on, each by a decision that showed a slate."""

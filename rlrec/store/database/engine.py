@@ -53,6 +53,7 @@ _SERVER = """SELECT system_identifier::text, left(pg_walfile_name(pg_current_wal
     FROM pg_control_system() WHERE NOT pg_is_in_recovery()"""
 _MICROS = "SELECT (extract(epoch FROM {}) * 1000000)::bigint"
 CLOCK = _MICROS.format("clock_timestamp()")  # of PostgreSQL, in a transaction that writes
+NOW = _MICROS.format("CASE WHEN pg_is_in_recovery() THEN pg_last_xact_replay_timestamp() ELSE clock_timestamp() END")
 RECONNECT_S = 10
 URL_HINT = "use a path, sqlite:///FILE or postgresql://HOST/NAME"
 
@@ -273,8 +274,7 @@ def clock(connection: sa.Connection) -> int:
     to which it has everything: what it does not have yet must not look as if it had not happened."""
     if connection.dialect.name == "sqlite":
         return time.time_ns() // 1000
-    now = "CASE WHEN pg_is_in_recovery() THEN pg_last_xact_replay_timestamp() ELSE clock_timestamp() END"
-    replayed_to = connection.exec_driver_sql(_MICROS.format(now)).scalar_one()
+    replayed_to = connection.exec_driver_sql(NOW).scalar_one()
     if replayed_to is None:  # no commit since the replica began: it has what was there at the checkpoint it began from
         checkpoint_query = f"{_MICROS.format('checkpoint_time')} FROM pg_control_checkpoint()"
         replayed_to = connection.exec_driver_sql(checkpoint_query).scalar_one()

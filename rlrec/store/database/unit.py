@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from functools import cached_property, lru_cache, partial
+from functools import lru_cache, partial
 from itertools import count
 from typing import Any, NamedTuple, TypeVar
 
@@ -32,6 +32,7 @@ _LOG_ROWS = re.compile(rf'\b(?:FROM|JOIN) "?(?:{_TABLES})\b')
 _SETTINGS_ROWS = re.compile(r'\b(?:INTO|UPDATE|FROM) "?(?:settings|reward|merged_user|exclusion)\b')
 _streams = count(1)  # numbers of the cursors that a server has
 BATCH = 20_000  # rows of a stream
+NEXT_ID = "SELECT coalesce(max(id), 0) + 1 FROM {}"  # of SQLite
 FEW = 20  # rows that PostgreSQL takes one by one as fast as at once
 
 
@@ -47,6 +48,7 @@ class Unit:
 
     def __init__(self, connection: sa.Connection, *, now: int, on_clock: bool = False) -> None:
         self._connection, self.now, self.on_clock = connection, now, on_clock
+        self._cursor: Any = connection.connection.cursor()
         self._waiting: list[tuple[str, Sequence[Any]]] = []  # changes that go together with the next query
         self.gathers = False  # whether few changes wait: who sets it sends them at the end
         self.postgres = connection.dialect.name == "postgresql"
@@ -55,10 +57,10 @@ class Unit:
         self.transaction: tuple[Any, str] | None = None
         self.arrow_worker: Any = None  # reads the same snapshot in bulk: see `bulk.alongside`
         self.alongside = False  # whether that was tried: the snapshot stays as it is
-        # of SQLite, as the unit found them: the row of settings until something of it changes, and the id of the next
-        # decision
+        # of SQLite, as the unit found them: the row of settings until something of it changes, and the next ids of some
+        # tables
         self.settings: Row | None = None
-        self.next_decision: int | None = None
+        self.next_ids: dict[str, int] = {}
         # by policy: its head and the versions that learn, until a ledger takes them; None: they are not kept
         self.heads: dict[int, tuple[Any, list[Any]]] | None = None
         self.extents: dict[Any, Any] = {}  # of selections of the log, in a snapshot that stays as it is
@@ -69,10 +71,6 @@ class Unit:
         return engine.clock(self.connection)
 
     # -- SQL text: `?` stands for a value, `IN (?*)` for membership in a list --
-
-    @cached_property
-    def _cursor(self) -> Any:
-        return self._connection.connection.cursor()
 
     @property
     def driver(self) -> Any:
@@ -97,7 +95,9 @@ class Unit:
 
     def ask(self, text: str, *values: Any) -> list[Row]:
         """All rows of a query."""
-        return self.folder.ask(text, *values) if self.in_folder(text) else self._run(text, values).fetchall()
+        if self.folder is not None and self.in_folder(text):
+            return self.folder.ask(text, *values)
+        return self._run(text, values).fetchall()
 
     @contextmanager
     def reading(self, folder: Any) -> Iterator[None]:
@@ -118,7 +118,7 @@ class Unit:
 
     def select(self, kind: type[Record], source: str, *values: Any) -> list[Record]:
         """Records whose fields are columns of a table. source: what stands behind FROM."""
-        return self.records(kind, _selection(kind, source), *values)
+        return self.records(kind, f"SELECT {', '.join(kind._fields)} FROM {source}", *values)
 
     def portions(self, text: str) -> Iterator[list[Row]]:
         """All rows of a query in portions, as they come; the cursor is closed even where nobody reads on."""
@@ -228,17 +228,13 @@ class Unit:
         if self.postgres:
             text = f"SELECT nextval(pg_get_serial_sequence('{table}', 'id')) FROM generate_series(1, ?)"
             return sorted(int(row[0]) for row in self.ask(text, count))
-        first = int(self.ask_value(f"SELECT coalesce(max(id), 0) + 1 FROM {table}"))
+        first = self.next_ids.get(table) or int(self.ask_value(NEXT_ID.format(table)))
+        self.next_ids[table] = first + count
         return range(first, first + count)
 
     def rows(self, statement: sa.Executable) -> list[Row]:
         """All rows of an expression of SQLAlchemy."""
         return [tuple(row) for row in self.connection.execute(statement)]
-
-
-@lru_cache(maxsize=256)
-def _selection(kind: type[NamedTuple], source: str) -> str:
-    return f"SELECT {', '.join(kind._fields)} FROM {source}"
 
 
 def slices(values: Sequence[V], size: int) -> Iterator[Sequence[V]]:

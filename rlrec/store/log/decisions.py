@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from rlrec.records import Decision, Slot
 from rlrec.store.database import database_errors
-from rlrec.store.database.unit import Row, StoredRows, Unit
+from rlrec.store.database.unit import NEXT_ID, Row, StoredRows, Unit
 from rlrec.store.log import settings
 
 DECISION_COLUMNS = Decision._fields[:-1]
@@ -20,7 +20,10 @@ _NEXT = (
     "SELECT {}(coalesce(max(id), 0), coalesce((SELECT removed_to FROM settings), 0)) + 1 FROM decision"  # behind all
 )
 # The state of a store of SQLite, of which nothing changes while a unit reads or writes: columns beside a revision.
-STATE = f", ({NEWEST}), ({_NEXT.format('max')}), {settings.COLUMNS}"
+STATE_IDS = "decision", "session", "users"  # tables whose next ids it has
+N_STATE = 1 + len(STATE_IDS)  # columns before the settings
+_NEXT_IDS = _NEXT.format("max"), *map(NEXT_ID.format, STATE_IDS[1:])
+STATE = f", ({NEWEST}), {', '.join(f'({text})' for text in _NEXT_IDS)}, {settings.COLUMNS}"
 STATE_SOURCE = " LEFT JOIN settings ON true"
 
 
@@ -32,12 +35,9 @@ def newest(unit: Unit, *, imported: bool = False) -> int | None:
 
 def reserve(unit: Unit, count: int) -> Sequence[int]:
     """`count` decision ids, ascending, that no one else will use."""
-    if unit.postgres:
-        ids = unit.reserve("decision", count)
-    else:
-        first = peek(unit) if unit.next_decision is None else unit.next_decision
-        unit.next_decision = first + count
-        ids = range(first, first + count)
+    if not unit.postgres and "decision" not in unit.next_ids:
+        unit.next_ids["decision"] = peek(unit)
+    ids = unit.reserve("decision", count)
     if ids and ids[-1] > LAST_ID:
         raise database_errors.ids_exhausted("decisions")
     return ids

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from rlrec.store.database import loading
-from rlrec.store.database.unit import Record, Row, StoredRows, Unit, damage_error
+from rlrec.store.database.unit import Row, StoredRows, Unit, damage_error
 from rlrec.store.log.contents import key_digest, key_digests
 
 
@@ -43,29 +43,6 @@ class NewestVisit(NamedTuple):
     last_at: int
     steps: int
     is_live: int
-
-
-class SessionVisit(NamedTuple):
-    """A session and its newest visit, whose fields are None where there is none yet."""
-
-    key: str
-    id: int
-    user_id: int | None
-    user: str | None
-    number: int | None
-    started_at: int
-    last_at: int
-    steps: int
-    recent: str
-    ended_at: int | None
-    history: bytes | None
-
-
-class VisitStep(NamedTuple):
-    session_id: int
-    visit: int
-    step: int
-    imported: int
 
 
 class SessionSummary(NamedTuple):
@@ -104,12 +81,13 @@ def intern_users(unit: Unit, keys: Collection[str], digests: Mapping[str, int] |
 
 def find(unit: Unit, keys: Collection[str], *, lock: bool = False) -> dict[str, Session]:
     """The stored sessions among these keys. lock: they are locked in order of key."""
-    rows = _locked(unit, Session, f"{_SESSIONS} WHERE session.key IN (?*)", keys, lock=lock)
-    return {session.key: session for session in rows}
+    rows = _locked(unit, f"{_SESSIONS} WHERE session.key IN (?*)", keys, lock=lock)
+    return {row[1]: Session._make(row) for row in rows}
 
 
-def with_newest_visit(unit: Unit, keys: Collection[str], *, lock: bool = True) -> list[SessionVisit]:
-    """The stored sessions among these keys, each with its newest visit. lock: they are locked in order of key."""
+def with_newest_visit(unit: Unit, keys: Collection[str], *, lock: bool = True) -> list[Row]:
+    """The stored sessions among these keys: key, id, id and key of the user; then number, times and further fields of
+    the newest visit, as `Visit` has them, None where there is none yet. lock: they are locked in order of key."""
     newest = "(SELECT max(number) FROM visit WHERE visit.session_id = session.id)"
     query = (
         "SELECT session.key, session.id, session.user_id, users.key, last.number, last.started_at, last.last_at,"
@@ -118,15 +96,15 @@ def with_newest_visit(unit: Unit, keys: Collection[str], *, lock: bool = True) -
         f" LEFT JOIN visit AS last ON last.session_id = session.id AND last.number = {newest}"
         " WHERE session.key IN (?*)"
     )
-    return _locked(unit, SessionVisit, query, keys, lock=lock)
+    return _locked(unit, query, keys, lock=lock)
 
 
-def _locked(unit: Unit, kind: type[Record], query: str, keys: Collection[str], *, lock: bool) -> list[Record]:
-    """Records of sessions, which on PostgreSQL are locked before they are read."""
+def _locked(unit: Unit, query: str, keys: Collection[str], *, lock: bool) -> list[Row]:
+    """Rows of sessions, which on PostgreSQL are locked before they are read."""
     if not (lock and unit.postgres):
-        return unit.records(kind, query, keys)
+        return unit.ask(query, keys)
     first = 'SELECT id FROM session WHERE key IN (?*) ORDER BY key COLLATE "C" FOR NO KEY UPDATE'
-    return list(map(kind._make, unit.ask_all((first, keys), (query, keys))[1]))
+    return unit.ask_all((first, keys), (query, keys))[1]
 
 
 def by_id(unit: Unit, ids: Collection[int]) -> dict[int, Session]:
@@ -197,9 +175,9 @@ def numbered_visits(unit: Unit, session_ids: Collection[int]) -> dict[int, dict[
     return by_session
 
 
-def steps(unit: Unit, session_ids: Collection[int]) -> list[VisitStep]:
-    """The step of every decision of these sessions."""
-    return unit.select(VisitStep, "decision WHERE session_id IN (?*)", session_ids)
+def steps(unit: Unit, session_ids: Collection[int]) -> list[Row]:
+    """Session, visit and step of every decision of these sessions, and whether it was imported."""
+    return unit.ask("SELECT session_id, visit, step, imported FROM decision WHERE session_id IN (?*)", session_ids)
 
 
 def put_visits(unit: Unit, visits: Iterable[Row]) -> None:

@@ -89,13 +89,16 @@ def raise_catalogue(unit: Unit) -> int:
 def set_catalogue(unit: Unit, *, revision: int, eligible_id: int, span: tuple[int, int]) -> None:
     """Store the eligible set of a revision and the time over which it holds, unless the catalogue has changed since it
     was read."""
-    names = ", ".join(f"{name} = ?" for name in ("catalogue_id", "catalogue_from", "catalogue_until"))
-    unit.tell(f"UPDATE settings SET {names} WHERE catalogue_revision = ?", eligible_id, *span, revision)
+    columns: dict[str, Any] = {"catalogue_id": eligible_id, "catalogue_from": span[0], "catalogue_until": span[1]}
+    marks, row = ", ".join(f"{name} = ?" for name in columns), unit.settings
+    is_newest = unit.tell(f"UPDATE settings SET {marks} WHERE catalogue_revision = ?", *columns.values(), revision)
+    if row and is_newest:
+        unit.settings = StoreSettings._make(row)._replace(**columns)
 
 
 def note_removal(unit: Unit, decision_id: int) -> None:
     """Count a command that deleted decisions, up to an id that no new decision gets."""
-    unit.next_decision = None
+    unit.next_ids.clear()
     larger_removed_to = "CASE WHEN coalesce(removed_to, 0) > ? THEN removed_to ELSE ? END"
     removed = f"UPDATE settings SET removals = coalesce(removals, 0) + 1, removed_to = {larger_removed_to}"
     unit.tell(removed, decision_id, decision_id)

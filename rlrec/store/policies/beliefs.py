@@ -8,7 +8,7 @@ from functools import lru_cache
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from rlrec.store.database.unit import FEW, Record, Unit
+from rlrec.store.database.unit import FEW, Record, Row, Unit
 
 SUMS = ("pulls", "reward_sum", "reward_squares")
 Sums = tuple[float, float, float]
@@ -44,23 +44,6 @@ class BeliefRow(NamedTuple):
 
 
 BeliefRows = Sequence[ArmSums] | Sequence[BeliefRow]  # of a belief that forgets nothing; of any other
-
-
-class ColumnRow(NamedTuple):
-    """The sums of an arm on a column of sparse contexts; `ordinal` as in BeliefRow."""
-
-    column: int
-    arm_id: int
-    ordinal: int
-    pulls: float
-    reward_sum: float
-    reward_squares: float
-
-
-class ArmPrior(NamedTuple):
-    arm_id: int
-    alpha: float
-    beta: float
 
 
 _BELIEF = ("version_id", "arm_id", "bucket", "ordinal", *SUMS, "extra")
@@ -102,14 +85,12 @@ def totals(unit: Unit, version_ids: Collection[int]) -> dict[int, tuple[float, f
     return {version_id: (pulls, reward) for version_id, pulls, reward in unit.ask(query, version_ids)}
 
 
-def column_rows(
-    unit: Unit, version_id: int, columns: Collection[int] | None, *, seq: int | None = None
-) -> list[ColumnRow]:
-    """The rows of some columns of sparse contexts, None for all. seq: as of `sums`."""
+def column_rows(unit: Unit, version_id: int, columns: Collection[int] | None, *, seq: int | None = None) -> list[Row]:
+    """The rows of some columns of sparse contexts, None for all: column, arm, ordinal and sums. seq: as of `sums`."""
     test = "bucket >= ?" if columns is None else "bucket IN (?*)"
     buckets: Any = FIRST_COLUMN if columns is None else [column + FIRST_COLUMN for column in columns]
     stored = _stored(unit, BeliefRow, version_id, seq, test, buckets)
-    return [ColumnRow(row.bucket - FIRST_COLUMN, *row[1:6]) for row in stored]
+    return [(row.bucket - FIRST_COLUMN, *row[1:6]) for row in stored]
 
 
 def arm_rows(unit: Unit, kind: type[Any], version_id: int, arm_ids: Collection[int]) -> list[Any]:
@@ -238,9 +219,10 @@ def copy_pruned(unit: Unit, version_id: int, copy_id: int) -> None:
     unit.tell(f"INSERT INTO pruned_sums (version_id, {names}) {copied_rows}", copy_id, version_id)
 
 
-def prior(unit: Unit, version_id: int) -> list[ArmPrior]:
-    """The priors of the arms that do not have the kind's default, by arm."""
-    return unit.select(ArmPrior, "prior WHERE version_id = ? ORDER BY arm_id", version_id)
+def prior(unit: Unit, version_id: int) -> list[tuple[int, float, float]]:
+    """Arm, alpha and beta of the priors that are not the kind's default, by arm."""
+    query = "SELECT arm_id, alpha, beta FROM prior WHERE version_id = ? ORDER BY arm_id"
+    return [(arm, alpha, beta) for arm, alpha, beta in unit.ask(query, version_id)]
 
 
 def add_prior(unit: Unit, version_id: int, rows: Iterable[tuple[int, float, float]]) -> None:

@@ -171,9 +171,9 @@ def lock_learning(unit: Unit, policy_ids: Collection[int]) -> tuple[dict[int, He
         heads = StoredRows("policy_head", ((row[0], Head._make(row[:4])) for row in rows))
         return heads, [_version(row[4:]) for row in rows if row[4] is not None]
     learning = f"SELECT {_VERSION_ROW} FROM {_VERSIONS} WHERE version.policy_id IN (?*) AND {_LEARNING}"
-    now = [(decisions.NEWEST,), *([(engine.CLOCK,)] if unit.on_clock else [])]
-    heads, versions, *times = _lock(unit, policy_ids, (learning, policy_ids), *now)
-    unit.now = max([unit.now, *(rows[0][0] or 0 for rows in times)])
+    now = f"SELECT greatest(({decisions.NEWEST}), ({engine.CLOCK}))" if unit.on_clock else decisions.NEWEST
+    heads, versions, times = _lock(unit, policy_ids, (learning, policy_ids), (now,))
+    unit.now = max(unit.now, times[0][0] or 0)
     return heads, list(map(_version, versions))
 
 
