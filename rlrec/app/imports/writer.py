@@ -249,7 +249,7 @@ class GroupWriter:
         """Features of arms, arms of positions, and probabilities of all arms, of the decisions that have them."""
         numbers, bodies = _present(rows.action_features, ids)
         if numbers:
-            contexts = contents.contexts(self.unit, set(bodies))
+            contexts = contents.contexts(self.unit, contents.by_digest(set(bodies)))
             self._write("decision_features", {
                 "decision_id": numbers, "context_id": [contexts[body] for body in bodies],
             })  # fmt: skip
@@ -267,7 +267,7 @@ class GroupWriter:
         """Ids of contexts, by their digests; those of the groups before are remembered."""
         earlier = self.state.contexts if len(self.state.contexts) <= CONTEXTS else {}
         new = {digest: body for digest, body in named.items() if body not in earlier} if earlier else named
-        ids = {**earlier, **contents.digested_contexts(self.unit, new)}
+        ids = {**earlier, **contents.contexts(self.unit, new)}
         self.state = replace(self.state, contexts=ids)
         return ids
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from copy import copy
-from typing import cast
+from typing import Any, cast
 
 from rlrec.app.requests.feedback import Group, Line, Outcome, feedback_group, warn_unweighed
 from rlrec.app.requests.recommend import Answer, Answered, Request, RequestGroup
@@ -64,7 +64,7 @@ class Pipe:
             recorded = feedback_group(self.store, cast(Group, lines), self._warned)
             self._cache.note_changes(recorded.ledger.changes())
             return list(recorded.outcomes)
-        requests = cast(Sequence[Request | InputError], [line for line in lines if not isinstance(line, Line)])
+        requests: Sequence[Any] = [line for line in lines if not isinstance(line, Line)] if feedback else lines
         group = RequestGroup(
             self.store, requests, seed=self.seed, dry_run=self.dry_run, cache=self._cache, feedback=feedback
         )

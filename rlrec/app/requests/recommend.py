@@ -36,7 +36,7 @@ from rlrec.store.database.database_errors import NotUnique
 from rlrec.store.database.loading import Same
 from rlrec.store.log import contents, decisions, settings
 from rlrec.store.log.sessions import check_steps
-from rlrec.store.policies import arms, policies
+from rlrec.store.policies import policies
 from rlrec.times import format_time
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ __all__ = ["Answer", "Request", "recommend", "recommend_group"]
 
 TRIES = 20  # others may record many events of one person at once, each of which takes an arm away
 QUICK = 4_000  # positions times arms up to which a group is planned under the one lock of SQLite
+COLD = 400  # the same of the first group of a process, which has read nothing yet
 MAX_KINDS = 1_000  # of events that rules name, after which no more is said of them
 
 
@@ -69,17 +70,6 @@ def recommend_group(
 
 
 Answered = Answer | DrawnAnswer | InputError
-
-
-class Served(NamedTuple):
-    """The slates of a group, a column a field: the row of the session, the step, the state and the packed history that
-    each decision saw, and what was drawn."""
-
-    row: list[int]
-    step: list[int]
-    state: list[str]
-    history: list[bytes]
-    slate: list[DrawnSlate]
 
 
 class GroupPlan(NamedTuple):
@@ -112,6 +102,7 @@ class RequestGroup:
         self._earliest = 0  # the time of the clock by which the arms of the requests are found
         self._is_dated_later = False
         self._is_planned_alone = False  # whether nobody else can store anything between plan and draw
+        self._is_large = False  # whether the first plan of the process is of many arms
         for request in requests:
             if isinstance(request, InputError) or not (request.page or request.context or request.arms):
                 continue
@@ -153,9 +144,9 @@ class RequestGroup:
 
     def _try(self, *, lock_all: bool, is_last: bool) -> list[Answered | None]:
         store, cache, plan = self.store, self.cache, None
-        positions = sum(request.size for request in self.requests if not isinstance(request, InputError))
-        is_quick = 0 < positions * len(cache.active) <= QUICK and store.engine.dialect.name == "sqlite"
-        self._is_planned_alone = not self.dry_run and (is_last or is_quick)
+        self._positions = sum(request.size for request in self.requests if not isinstance(request, InputError))
+        is_quick = 0 < self._positions * max(1, len(cache.active)) <= QUICK and store.engine.dialect.name == "sqlite"
+        self._is_planned_alone = not self.dry_run and (is_last or (is_quick and not self._is_large))
         if not self._is_planned_alone:
             with store.read() as unit:
                 plan = self._plan(unit, lock_all=lock_all)
@@ -198,9 +189,11 @@ class RequestGroup:
             stored = decision_json.answers(unit, decisions.find(unit, repeated))
         contexts = {plan.context for plan in planned.values()}
         sets = {shared.eligible for shared in distributions}
-        is_interned = self.dry_run or (
-            cache.look_up(unit, contexts, sets) and not (cache.unnamed and cache.active in sets)
-        )
+        new = cache.find_new(contexts, sets)
+        if any(new) and not (self._is_planned_alone or self.dry_run):
+            cache.add(*contents.find(unit, *new))
+            new = cache.find_new(contexts, sets)
+        is_interned = self.dry_run or not (any(new) or (cache.unnamed and cache.active in sets))
         locked = {shared.version.policy.id for shared in distributions}
         if self.feedback:
             from rlrec.app.requests.feedback import policies_of
@@ -224,6 +217,10 @@ class RequestGroup:
                 policies.lock(unit, {policy.id for policy in policies.all_policies(unit)})
             else:
                 unit.heads = {}
+                is_cold = not self.cache.active
+                if is_cold and self._positions * len(self.cache.catalogue(unit, settings.get(unit))) > COLD:
+                    self._is_large = True  # now it is known that others would wait for long
+                    raise Outdated
             plan = self._plan(unit, lock_all=unit.postgres)
             if not plan.is_interned:
                 self.cache.add(*_intern(plan.requests, self.cache, unit))
@@ -294,73 +291,49 @@ class RequestGroup:
     ) -> Iterable[DrawnAnswer]:
         """Store decisions with their slots, and enter these into the ledger: the answers in order."""
         ids, contexts = decisions.reserve(unit, len(plans)), self.cache.contexts
-        served = self._serve(plans, ids, sessions)
-        slates, seed = served.slate, Same(signed(self.seed))
+        visit_rows, step, state, history, slates = self._serve(plans, ids, sessions)
         by_shared = {shared: _columns(shared, ledger, self.cache) for shared in {plan.shared for plan in plans}}
-        rows = [by_shared[plan.shared] for plan in plans]
-        columns: dict[str, Sequence[Any]] = {name: [row[name] for row in rows] for name in rows[0]}
-        context_ids, ordinals = [contexts[plan.context] for plan in plans], _ordinals(ledger, plans)
-        catalogue_ids, lists = columns["eligible_id"], [slate.candidates for slate in slates if slate.candidates]
-        if lists:
-            set_ids = contents.eligible_sets(unit, {ranked.eligible for ranked in lists})
+        rows = [by_shared[plan.shared].values() for plan in plans]
+        columns: dict[str, Sequence[Any]] = dict(zip(by_shared[plans[0].shared], zip(*rows, strict=True), strict=True))
+        catalogue_ids, has_lists = columns["eligible_id"], any(slate.candidates or slate.teams for slate in slates)
+        if has_lists:
+            set_ids = contents.eligible_sets(unit, {slate.candidates.eligible for slate in slates if slate.candidates})
             pairs = zip(slates, catalogue_ids, strict=True)
             columns["eligible_id"] = [
                 set_ids[slate.candidates.eligible] if slate.candidates else set_id for slate, set_id in pairs
             ]
         columns |= {
-            "ordinal": ordinals, "visit": [sessions.number[row] for row in served.row], "step": served.step,
-            "context_id": context_ids, "state": served.state, "request_digest": [plan.digest for plan in plans],
-            "request_key": [plan.request.request_id for plan in plans], "history": served.history,
+            "ordinal": _ordinals(ledger, plans), "visit": [sessions.number[row] for row in visit_rows], "step": step,
+            "context_id": [contexts[plan.context] for plan in plans], "state": state, "history": history,
+            "request_digest": [plan.digest for plan in plans],
+            "request_key": [plan.request.request_id for plan in plans],
         }  # fmt: skip
-        slots = [slot for slate in slates for slot in slate.slots]
-        shown = dict(zip(Slot._fields, zip(*slots, strict=True), strict=True))
         loading.write(unit, "decision", {name: loading.column(values) for name, values in columns.items()} | {
-            "id": ids, "session_id": [sessions.id[row] for row in served.row], "seed": seed,
+            "id": ids, "session_id": [sessions.id[row] for row in visit_rows], "seed": Same(signed(self.seed)),
             "log_propensity": [slate.log_propensity for slate in slates], "at": Same(unit.now), "imported": Same(0),
         })  # fmt: skip
+        slots = zip(*[slot for slate in slates for slot in slate.slots], strict=True)
+        slot_columns = {name: loading.column(values) for name, values in zip(Slot._fields, slots, strict=True)}
         slot_ids = [key for key, slate in zip(ids, slates, strict=True) for _ in slate.slots]
-        slot_columns = {name: loading.column(values) for name, values in shown.items()}
         loading.write(unit, "slot", slot_columns | {"decision_id": slot_ids})
-        if teams := [(key, slate.teams) for key, slate in zip(ids, slates, strict=True) if slate.teams is not None]:
-            from rlrec.store.log import candidates
+        if has_lists:
+            _store_lists(unit, ids, slates, catalogue_ids)
+        if routed := {index: plan for index, plan in enumerate(plans) if plan.shared.route is not None}:
+            from rlrec.app.serving import shadows
 
-            candidates.add_teams(unit, teams)
-        if lists:
-            from rlrec.store.log import candidates
-
-            candidates.add(unit, [
-                (key, set_id, json.dumps(ranked.arms), json.dumps(ranked.propensities), ranked.log_propensity)
-                for key, slate, set_id in zip(ids, slates, catalogue_ids, strict=True) if (ranked := slate.candidates)
-            ])  # fmt: skip
-        if routed := {index: plan.shared.route for index, plan in enumerate(plans) if plan.shared.route is not None}:
-            from rlrec.app.serving.shadows import weigh
-            from rlrec.store.policies import routes
-
-            routes.add_decisions(unit, [(ids[index], route.route_id) for index, route in routed.items()])
-            planned = {index: plans[index] for index in routed}
-            shadowed = weigh(planned, ids, slates, served.step, served.history, self.cache.keys)
-            routes.add_shadowed(unit, shadowed)
-        shown_slots = zip(
-            [slate.slots for slate in slates], [number or 0 for number in ordinals], context_ids, strict=True
-        )
-        learned, policy_ids = list(map(ServedSlate._make, shown_slots)), columns["policy_id"]
-        for policy_id in dict.fromkeys(policy_ids):
-            indices = [index for index, row_policy_id in enumerate(policy_ids) if row_policy_id == policy_id]
-            charged = entering = [learned[index] for index in indices]
-            if sessions.settings.has_exclusions:
-                learning = [version for version in ledger.learning[policy_id] if version.entered_to is None]
-                left_out = ledger.omit(learning, first=ids[indices[0]], last=ids[indices[-1]])
-                entering = [learned[index] for index in indices if ids[index] not in left_out]
-            ledger.serve(policy_id, entering, charged=charged)
+            shadows.store(unit, routed, ids, slates, step, history, self.cache.keys)
+        _learn(ledger, ids, slates, columns, has_exclusions=bool(sessions.settings.has_exclusions))
         if sessions.settings.weighs_returns:
-            _credit_returns(unit, ledger, ids, served, sessions)
-        keys, users = ([column[row] for row in served.row] for column in (sessions.key, sessions.user))
-        fields = _fields(plans, slates, unit.now)
-        answered = (ids, columns["request_key"], keys, columns["visit"], served.step, users, fields)
-        return map(DrawnAnswer._make, zip(*answered, strict=True))
+            _credit_returns(unit, ledger, list(zip(ids, visit_rows, step, strict=True)), sessions)
+        keys, users = ([column[row] for row in visit_rows] for column in (sessions.key, sessions.user))
+        answered = ids, columns["request_key"], keys, columns["visit"], step, users, _fields(plans, slates, unit.now)
+        return map(partial(tuple.__new__, DrawnAnswer), zip(*answered, strict=True))
 
-    def _serve(self, plans: Sequence[PlannedRequest], decision_ids: Sequence[int], sessions: OpenSessions) -> Served:
-        """The slates of requests. The requests of a session are served one after another: each sees those before it."""
+    def _serve(
+        self, plans: Sequence[PlannedRequest], decision_ids: Sequence[int], sessions: OpenSessions
+    ) -> tuple[list[int], list[int], list[str], list[bytes], list[DrawnSlate]]:
+        """The slates of requests, behind the row of the session of each, and the step, the state and the packed history
+        that its decision sees. The requests of a session are served one after another: each sees those before it."""
         stateless = {index: plan for index, plan in enumerate(plans) if not plan.shared.stateful}
         slates = draw(stateless, decision_ids, self.seed, self.cache.keys)
         rows, any_stateful = sessions.arrive(plan.request.session for plan in plans), len(slates) < len(plans)
@@ -380,7 +353,7 @@ class RequestGroup:
             states |= zip(turn, zip(steps, sessions.states(arrived), histories.packed(), strict=True), strict=True)
             sessions.add_slates(arrived, [decision_ids[index] for index in turn], [slates[index] for index in turn])
         step, state, history = map(list, zip(*(states[index] for index in range(len(plans))), strict=True))
-        return Served(rows, step, state, history, [slates[index] for index in range(len(plans))])
+        return rows, step, state, history, [slates[index] for index in range(len(plans))]
 
     def _dry_run(self, unit: Unit, planned: Mapping[int, PlannedRequest]) -> dict[int, DrawnAnswer]:
         """The slates that would be drawn if nobody else came first; nothing is written."""
@@ -389,14 +362,14 @@ class RequestGroup:
             return {}
         owners = [(plan.request.session, plan.request.user) for plan in planned.values()]
         sessions = OpenSessions(unit, settings.get(unit), owners, read_only=True)
-        served = self._serve(list(planned.values()), range(first, first + len(planned)), sessions)
-        fields = _fields(list(planned.values()), served.slate, unit.now)
+        plans = list(planned.values())
+        *_, slates = self._serve(plans, range(first, first + len(planned)), sessions)
         return {
             index: DrawnAnswer(
                 None, plan.request.request_id, plan.request.session, None, None,
                 sessions.main_keys.get(plan.request.user, plan.request.user), shared,
             )
-            for (index, plan), shared in zip(planned.items(), fields, strict=True)
+            for (index, plan), shared in zip(planned.items(), _fields(plans, slates, unit.now), strict=True)
         }  # fmt: skip
 
 
@@ -428,19 +401,19 @@ def _notice_ignored(store: Store, unit: Unit, planned: Mapping[int, PlannedReque
 def _intern(
     planned: Mapping[int, PlannedRequest], cache: ServingCache, unit: Unit
 ) -> tuple[dict[str, int], dict[Eligible, int]]:
-    """Store the contexts and eligible sets of a group: their ids."""
+    """Store the contexts and eligible sets of a group that have no ids yet: these."""
     supersets: dict[Eligible, Eligible] = {}  # of sets that lack few arms
     if cache.narrows:
         narrowed = (plan.narrowed for plan in planned.values() if plan.narrowed is not None)
         supersets = {arms.eligible: arms.superset for arms in narrowed if arms.past_arms}
-    context_ids = contents.contexts(unit, {plan.context for plan in planned.values()})
-    set_ids = contents.eligible_sets(unit, {plan.shared.eligible for plan in planned.values()}, supersets)
-    now = settings.get(unit)
-    if now.catalogue_id is None or not now.catalogue_from <= unit.now < now.catalogue_until:
-        catalogue, *span = arms.active(unit)
-        if catalogue in set_ids:
-            revision, eligible_id = now.catalogue_revision, set_ids[catalogue]
-            settings.set_catalogue(unit, revision=revision, eligible_id=eligible_id, span=(span[0], span[1]))
+    sets = {plan.shared.eligible for plan in planned.values()}
+    new_contexts, new_sets = cache.find_new({plan.context for plan in planned.values()}, sets)
+    if cache.unnamed and cache.active in sets.difference(new_sets):
+        new_sets.append(cache.active)
+    context_ids = contents.contexts(unit, contents.by_digest(new_contexts))
+    set_ids = contents.eligible_sets(unit, new_sets, supersets)
+    if cache.unnamed and (key := set_ids.get(cache.active)) is not None:
+        settings.set_catalogue(unit, revision=cache.revision, eligible_id=key, span=(cache.start, cache.end))
     return context_ids, set_ids
 
 
@@ -455,10 +428,39 @@ def _holds(unit: Unit, planned: Iterable[PlannedRequest], sessions: OpenSessions
     return not pairs or narrowing.holds(unit, pairs)
 
 
-def _credit_returns(unit: Unit, ledger: Ledger, ids: Sequence[int], served: Served, sessions: OpenSessions) -> None:
+def _store_lists(unit: Unit, ids: Sequence[int], slates: Sequence[DrawnSlate], catalogue_ids: Sequence[int]) -> None:
+    """Store the teams of decisions, and the lists that first stages drew, each from an eligible set."""
+    from rlrec.store.log import candidates
+
+    candidates.add_teams(unit, [(key, slate.teams) for key, slate in zip(ids, slates, strict=True) if slate.teams])
+    candidates.add(unit, [
+        (key, set_id, json.dumps(ranked.arms), json.dumps(ranked.propensities), ranked.log_propensity)
+        for key, slate, set_id in zip(ids, slates, catalogue_ids, strict=True) if (ranked := slate.candidates)
+    ])  # fmt: skip
+
+
+def _learn(
+    ledger: Ledger, ids: Sequence[int], slates: Sequence[DrawnSlate], columns: Mapping[str, Sequence[Any]], *,
+    has_exclusions: bool,
+) -> None:  # fmt: skip
+    """Enter the slots of new decisions into the beliefs of their policies, but for those that exclusions leave out."""
+    slots, ordinals = [slate.slots for slate in slates], [number or 0 for number in columns["ordinal"]]
+    served = list(map(ServedSlate._make, zip(slots, ordinals, columns["context_id"], strict=True)))
+    for policy_id in dict.fromkeys(columns["policy_id"]):
+        indices = [index for index, row_policy_id in enumerate(columns["policy_id"]) if row_policy_id == policy_id]
+        charged = entering = [served[index] for index in indices]
+        if has_exclusions:
+            learning = [version for version in ledger.learning[policy_id] if version.entered_to is None]
+            left_out = ledger.omit(learning, first=ids[indices[0]], last=ids[indices[-1]])
+            entering = [served[index] for index in indices if ids[index] not in left_out]
+        ledger.serve(policy_id, entering, charged=charged)
+
+
+def _credit_returns(unit: Unit, ledger: Ledger, served: Iterable[tuple[int, int, int]], sessions: OpenSessions) -> None:
     """Record an event `return` for the last decision of each user who comes back: with the first decision of a visit,
     if the visit of their last decision was over by then.
-    The new decisions are stored as the last ones of their users, who are locked."""
+    The new decisions are stored as the last ones of their users, who are locked. served: each decision, the row of its
+    session, and its step."""
     from rlrec.app.requests.feedback import FeedbackTransaction, Line
     from rlrec.store.log import returns
     from rlrec.store.log.events import RETURN
@@ -466,7 +468,7 @@ def _credit_returns(unit: Unit, ledger: Ledger, ids: Sequence[int], served: Serv
     # by user whose first decision here begins a visit, or names them in one: its beginning
     started_at: dict[int, int] = {}
     last: dict[int, int] = {}
-    for decision_id, row, step in zip(ids, served.row, served.step, strict=True):
+    for decision_id, row, step in served:
         if (user_id := sessions.user_id[row]) is not None:
             if user_id not in last and (step == 0 or sessions.key[row] in sessions.new_users):
                 started_at[user_id] = sessions.started_at[row]

@@ -54,12 +54,12 @@ class ServingCache:
         self.narrows = False
         self.kinds: set[str] = set()
         self.policies: set[str] = set()
-        self._revision: int | None = None
+        self.revision = -1  # of the catalogue: of none
         self.removals: int | None = None
         # by version: up to which change this process made all of them, and the sums of the arms that these moved
         self._changes: dict[int, tuple[int, dict[int, Sums | None]]] = {}
         # by version: its seq, the revision of the catalogue and the time from which its arms are these, and the version
-        self._servings: dict[int, tuple[int, tuple[int | None, int], exact.VersionDistribution]] = {}
+        self._servings: dict[int, tuple[int, tuple[int, int], exact.VersionDistribution]] = {}
 
     def text(self, context: Mapping[str, Any]) -> str:
         """The canonical text of a context."""
@@ -81,16 +81,18 @@ class ServingCache:
         if self.removals != settings.removals:
             for read in (self.contexts, self.sets, self._servings, self._changes):
                 read.clear()
-            self.removals, self._revision = settings.removals, None
+            self.removals, self.revision = settings.removals, -1
+        if len(self.sets) >= SETS or sum(map(len, self.sets)) >= SET_ARMS:
+            self.sets.clear()
         self.weighs_returns, start, end = settings.weighs_returns, settings.catalogue_from, settings.catalogue_until
         set_id = settings.catalogue_id if start <= unit.now < end else None
         self.unnamed = set_id is None
-        if self._revision != settings.catalogue_revision or not self.start <= unit.now < self.end:
+        if self.revision != settings.catalogue_revision or not self.start <= unit.now < self.end:
             if set_id is None:
                 self.active, self.start, self.end = arms.active(unit)
             else:
                 self.active, self.start, self.end = contents.eligible_arms(unit, [set_id])[set_id], start, end
-            self._revision = settings.catalogue_revision
+            self.revision = settings.catalogue_revision
             self.groups.clear()
             self.narrowed.clear()
         if set_id is not None:
@@ -108,7 +110,7 @@ class ServingCache:
     def serving(self, unit: Unit, version: Version, head: Head) -> exact.VersionDistribution:
         """A version with its belief at the head's seq, in the present catalogue."""
         seq = head.seq if version.learning else FINAL  # also where it learned when it was served before
-        cached, catalogue = self._servings.get(version.id), (self._revision, self.start)
+        cached, catalogue = self._servings.get(version.id), (self.revision, self.start)
         if cached is None:
             serving = exact.load(unit, version)
         elif cached[:2] == (seq, catalogue):
@@ -133,15 +135,11 @@ class ServingCache:
                 if seq == last_seq + 1:
                     self._changes[version_id] = seq, {**earlier, **moved}
 
-    def look_up(self, unit: Unit, contexts: Collection[str], sets: Collection[Eligible]) -> bool:
-        """Read the ids of these contexts and eligible sets: whether all of them are stored."""
-        if len(self.sets) >= SETS or sum(map(len, self.sets)) >= SET_ARMS:
-            self.sets.clear()
-        new_contexts = [context for context in contexts if context not in self.contexts]
-        new_sets = [eligible for eligible in sets if eligible not in self.sets]
-        if new_contexts or new_sets:
-            self.add(*contents.find(unit, new_contexts, new_sets))
-        return self.contexts.keys() >= set(contexts) and self.sets.keys() >= set(sets)
+    def find_new(self, contexts: Collection[str], sets: Collection[Eligible]) -> tuple[list[str], list[Eligible]]:
+        """Those of these contexts and eligible sets whose ids are not cached."""
+        return [text for text in contexts if text not in self.contexts], [
+            arms for arms in sets if arms not in self.sets
+        ]
 
     def add(self, contexts: Mapping[str, int], sets: Mapping[Eligible, int]) -> None:
         """Take in the ids of contexts and eligible sets that are stored."""

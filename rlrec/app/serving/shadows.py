@@ -31,7 +31,17 @@ ShadowReport = TypedDict("ShadowReport", {
 })  # fmt: skip
 
 
-def weigh(
+def store(
+    unit: Unit, planned: Mapping[int, PlannedRequest], ids: Sequence[int], slates: Sequence[DrawnSlate],
+    step: Sequence[int], packed: Sequence[bytes], keys: Mapping[int, str],
+) -> None:  # fmt: skip
+    """Store the routes of requests, and what `_weigh` gives for these."""
+    by_route = [(ids[index], plan.shared.route.route_id) for index, plan in planned.items() if plan.shared.route]
+    routes.add_decisions(unit, by_route)
+    routes.add_shadowed(unit, _weigh(planned, ids, slates, step, packed, keys))
+
+
+def _weigh(
     planned: Mapping[int, PlannedRequest], ids: Sequence[int], slates: Sequence[DrawnSlate], step: Sequence[int],
     packed: Sequence[bytes], keys: Mapping[int, str],
 ) -> list[Row]:  # fmt: skip

@@ -42,12 +42,7 @@ def by_digest(texts: Collection[str]) -> dict[bytes, str]:
     return dict(sorted(zip(map(digest, texts), texts, strict=True)))
 
 
-def contexts(unit: Unit, bodies: Collection[str]) -> dict[str, int]:
-    """The id of each context, stored if it is new."""
-    return digested_contexts(unit, by_digest(set(bodies)))
-
-
-def digested_contexts(unit: Unit, bodies: Mapping[bytes, str]) -> dict[str, int]:
+def contexts(unit: Unit, bodies: Mapping[bytes, str]) -> dict[str, int]:
     """The id of each context, stored if it is new. bodies: by their digests, in order of these."""
     ids = loading.ids(unit, "context", "digest", bodies)
     new_bodies = {digest: body for digest, body in bodies.items() if digest not in ids} if ids else bodies

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from rlrec.app.distributions import exact
 from rlrec.app.inputs import lookup
+from rlrec.app.requests import recommend
 from rlrec.app.requests.feedback import Line, Result
 from rlrec.app.requests.pipe import Pipe, Request
 from rlrec.app.serving.requests import DrawnAnswer
@@ -42,7 +43,8 @@ def pipe(store: Store) -> Pipe:
     [
         ("thompson", {"session": "known"}, 10),
         ("epsilon-greedy", {"session": "known"}, 10),
-        ("thompson", {"session": "new"}, 11),
+        ("thompson", {"session": "new"}, 10),
+        ("thompson", {"session": "new", "user": "v"}, 12),
         ("thompson", {"session": "known", "user": "u", "request_id": "r"}, 11),
     ],
 )
@@ -57,12 +59,29 @@ def test_a_line_of_a_warm_stream_is_one_transaction_of_few_statements(
         connection.set_trace_callback(statements.append)
 
     pipe.answer([request("known", user="u")])
+    assert [text for text in statements if text.startswith("BEGIN")] == ["BEGIN IMMEDIATE"]
+    assert len(statements) - 2 <= 25, statements
     pipe.answer([request("known")])
     statements.clear()
     assert isinstance(pipe.answer([request(**options)])[0], DrawnAnswer)
     assert (statements[0], statements[-1]) == ("BEGIN IMMEDIATE", "COMMIT")
     assert [text for text in statements[1:-1] if text.startswith(("BEGIN", "COMMIT"))] == []
     assert len(statements) - 2 <= most, statements
+
+
+@pytest.mark.parametrize("db", ["sqlite"], indirect=True)
+def test_others_do_not_wait_while_a_large_first_group_is_planned(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recommend, "COLD", 0)
+    pipe, statements = Pipe(stocked(store, home="thompson")), list[str]()
+    store.close()
+
+    @sa.event.listens_for(store.engine, "connect")
+    def trace(connection: sqlite3.Connection, _: object) -> None:
+        connection.set_trace_callback(statements.append)
+
+    assert isinstance(pipe.answer([request()])[0], DrawnAnswer)
+    ends = [text for text in statements if text.startswith(("BEGIN", "COMMIT", "ROLLBACK"))]
+    assert ends == ["BEGIN IMMEDIATE", "ROLLBACK", "BEGIN", "COMMIT", *["BEGIN IMMEDIATE", "COMMIT"] * 2]
 
 
 @ON_BOTH

@@ -152,7 +152,7 @@ def answer_group(pipe: Pipe, group: Sequence[tuple[int, bytes]], kind: Any) -> t
     from rlrec.cli.text.lines import decode_group
 
     requests, lines = (InputError, line_type()), decode_group(group, kind)
-    if not all(isinstance(line, requests) for line in lines):
+    if not {*map(type, lines)} <= {*requests}:
         from rlrec.app.requests.feedback import Line
         from rlrec.cli.commands.requests.feedback import line_of
 
