@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import closing, suppress
 from typing import Any
 
 from rlrec.errors import InputError, RlrecError, StoreBusy
@@ -14,18 +14,21 @@ __all__ = ["Store", "note", "open_store", "ready"]
 NOTE_WAIT_US = 500_000
 
 
-@contextmanager
 def open_store(
     db: str, *, now: int | None, notice: Callable[[str], None], waits: tuple[int | None, ...] = (),
     primary: str | None = None, allow_future: bool = False,
-) -> Iterator[Store]:  # fmt: skip
+) -> closing[Store]:  # fmt: skip
     """The store at a URL or path. now: microseconds since 1970 UTC in place of the database's clock, or None. waits: as
     in `Waits`. primary: the store of which this one is a replica. Raises InputError where it is of another one."""
-    with closing(Store(db, now=now, notice=notice, waits=Waits(*waits))) as store:
-        store.allow_future = allow_future
-        if primary is not None:
+    store = Store(db, now=now, notice=notice, waits=Waits(*waits))
+    store.allow_future = allow_future
+    if primary is not None:
+        try:
             _refuse_unrelated(store, primary)
-        yield store
+        except BaseException:
+            store.close()
+            raise
+    return closing(store)
 
 
 def _refuse_unrelated(replica: Store, db: str) -> None:

@@ -53,28 +53,17 @@ class Show:
         elif self.format == "ndjson":
             _write_all(map(plain.line, plain.records(result) if lines is None else lines))
         else:
-            _write_all(self._laid_out(result, table, columns, flat))
+            from rlrec.cli.output import tables
+
+            screen = self.screen if self.format == "table" else None
+            _write_all(tables.lay_out(result, table, columns, flat, screen))
         flush()
-
-    def _laid_out(
-        self, result: Any, table: View | None, columns: Sequence[str] | None, flat: Iterable[Mapping[str, Any]] | None
-    ) -> Iterable[bytes]:
-        from rlrec.cli.output import plain, tables
-
-        if self.format == "table":
-            screen = self.screen
-            text = tables.view(table, screen) if table else tables.table(result, columns, screen)
-            return [text.encode("utf-8", "backslashreplace")]
-        if flat is None and table is not None and plain.single(result):
-            return tables.csv(table.headers, table.rows)
-        return tables.csv_records(plain.records(result) if flat is None else iter(flat), columns)
 
     def add_lines(self, *lines: str) -> None:
         """Write lines below a table, wrapped on a terminal."""
         from rlrec.cli.output import tables
 
-        text = "".join(tables.wrapped(line, self.screen) for line in lines)
-        write(b"\n" + text.encode("utf-8", "backslashreplace"))
+        write(b"\n" + tables.wrapped(lines, self.screen).encode("utf-8", "backslashreplace"))
         flush()
 
     def stream(self, groups: Iterable[Iterable[Any]], *, rehearsal: AbstractContextManager[None] | None = None) -> None:

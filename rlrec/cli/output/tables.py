@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from rlrec import times
-from rlrec.cli.output.plain import dumps, mapping, single
+from rlrec.cli.output.plain import dumps, mapping, records, single
 from rlrec.cli.text.text import Screen, View, printable
 
 FILLER = "\0"  # no cell holds one, and len() counts it
@@ -41,14 +41,6 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _number(value: float) -> str:
-    if not math.isfinite(value):
-        raise ValueError(f"cannot show {value}")
-    if value == int(value) and abs(value) < 1e15:
-        return str(int(value))
-    return f"{value:.1f}" if 1000 <= abs(value) < 1e15 else f"{value:.4g}"
-
-
 def cell(value: Any) -> str:
     """A value as a person reads it in a table: text verbatim, but nothing that moves the cursor."""
     if value is None:
@@ -60,7 +52,11 @@ def cell(value: Any) -> str:
     if isinstance(value, str):
         return printable(value)
     if isinstance(value, float):
-        return _number(value)
+        if not math.isfinite(value):
+            raise ValueError(f"cannot show {value}")
+        if value == int(value) and abs(value) < 1e15:
+            return str(int(value))
+        return f"{value:.1f}" if 1000 <= abs(value) < 1e15 else f"{value:.4g}"
     decoded = json.loads(dumps(value))
     if isinstance(decoded, list) and not any(isinstance(item, dict | list) for item in decoded):
         return ", ".join(map(cell, decoded))
@@ -213,30 +209,46 @@ def _grid(view: View, screen: Screen) -> str:
     )  # fmt: skip
     text = text.replace(FILLER, "") + "\n"
     hidden = [column.header for column in columns if column not in shown]
-    return text + (wrapped(f"not shown: {', '.join(hidden)} (--format csv has all)", screen) if hidden else "")
+    return text + (wrapped([f"not shown: {', '.join(hidden)} (--format csv has all)"], screen) if hidden else "")
 
 
-def wrapped(line: str, screen: Screen) -> str:
-    """A line above or below a table; on a terminal on several ones where it is too long."""
-    if screen.width is None:
-        return printable(line) + "\n"
-    text = short_times(printable(line))
-    if text_width(text) <= screen.width:
-        return text + "\n"
+def wrapped(lines: Iterable[str], screen: Screen) -> str:
+    """Lines above or below a table; on a terminal each on several ones where it is too long."""
+    rows = list(map(printable, lines))
+    if screen.width is not None:
+        rows = [row for line in map(short_times, rows) for row in _terminal_rows(line, screen.width)]
+    return "".join(f"{row}\n" for row in rows)
+
+
+def _terminal_rows(line: str, width: int) -> list[str]:
+    if text_width(line) <= width:
+        return [line]
     from textwrap import wrap
 
-    rows = wrap(text, screen.width, subsequent_indent=GAP, break_on_hyphens=False)
-    return "".join(elide(row, screen.width) + "\n" for row in rows)
+    return [elide(row, width) for row in wrap(line, width, subsequent_indent=GAP, break_on_hyphens=False)]
 
 
 def view(view: View, screen: Screen) -> str:
     """A view: title, grid, which a view without headers has not, and notes."""
     title, notes = (
-        "".join(_grid(item, screen) if isinstance(item, View) else wrapped(item, screen) for item in items)
+        "".join(_grid(item, screen) if isinstance(item, View) else wrapped([item], screen) for item in items)
         for items in (view.title, view.notes)
     )
     grid = ("\n" if title else "") + _grid(view, screen) if view.headers else ""
     return title + grid + ("\n" if notes else "") + notes
+
+
+def lay_out(
+    result: Any, view_of_result: View | None, columns: Sequence[str] | None, flat: Iterable[Mapping[str, Any]] | None,
+    screen: Screen | None,
+) -> Iterable[bytes]:  # fmt: skip
+    """A result as a table on a screen, as csv without one; the arguments are those of `Show`."""
+    if screen is not None:
+        text = view(view_of_result, screen) if view_of_result else table(result, columns, screen)
+        return [text.encode("utf-8", "backslashreplace")]
+    if flat is None and view_of_result is not None and single(result):
+        return csv(view_of_result.headers, view_of_result.rows)
+    return csv_records(records(result) if flat is None else iter(flat), columns)
 
 
 def table(result: Any, columns: Sequence[str] | None, screen: Screen) -> str:
@@ -245,9 +257,9 @@ def table(result: Any, columns: Sequence[str] | None, screen: Screen) -> str:
         return _sheet(mapping(result), screen)
     if not isinstance(result, Iterable) or isinstance(result, str):
         return cell(result) + "\n"
-    records = [mapping(record) for record in result]
-    keys = list(columns or dict.fromkeys(key for record in records for key in record))
-    return _grid(View(keys, [[record.get(key) for key in keys] for record in records]), screen) if keys else ""
+    rows = [mapping(record) for record in result]
+    keys = list(columns or dict.fromkeys(key for row in rows for key in row))
+    return _grid(View(keys, [[row.get(key) for key in keys] for row in rows]), screen) if keys else ""
 
 
 def _sheet(record: Mapping[str, Any], screen: Screen) -> str:
@@ -256,7 +268,8 @@ def _sheet(record: Mapping[str, Any], screen: Screen) -> str:
     nested = {key: value for key, value in lists.items() if value and all(map(single, value))}
     flat = {key: value for key, value in record.items() if key not in nested}
     width = max(map(len, flat), default=0)
-    lines = "".join(wrapped(f"{key.ljust(width)}  {cell(value) or '-'}", screen) for key, value in flat.items())
+    texts = zip(flat, map(cell, flat.values()), strict=True)
+    lines = wrapped([f"{key.ljust(width)}  {text or '-'}" for key, text in texts], screen)
     return lines + "".join(f"\n{printable(key)}\n{table(value, None, screen)}" for key, value in nested.items())
 
 
@@ -279,13 +292,13 @@ def csv(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[bytes
         yield writer.writerow([_csv_cell(value) for value in row])
 
 
-def csv_records(records: Iterator[Any], columns: Sequence[str] | None) -> Iterator[bytes]:
+def csv_records(rows: Iterator[Any], columns: Sequence[str] | None) -> Iterator[bytes]:
     """A csv whose header is `columns`, else the keys of the first record."""
-    first = next(records, None)
+    first = next(rows, None)
     if first is None:
         return csv(columns, ()) if columns else iter(())
     keys = columns or list(mapping(first))
-    return csv(keys, (_row(record, keys) for record in chain([first], records)))
+    return csv(keys, (_row(record, keys) for record in chain([first], rows)))
 
 
 def _row(record: Any, keys: Sequence[str]) -> list[Any]:

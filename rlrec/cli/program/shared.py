@@ -80,7 +80,7 @@ def notice(text: str) -> None:
     if screen.width is not None:
         from rlrec.cli.output.tables import wrapped
 
-        text = wrapped(text, screen).rstrip("\n")
+        text = wrapped([text], screen).rstrip("\n")
     with suppress(OSError):
         click.echo(text, err=True)
 
@@ -178,14 +178,17 @@ class CommandGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if not ctx.resilient_parsing and self.get_command(ctx, args[0]) is None and args[0][:1] != "-":
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError:
+            if args[0][:1] == "-" or self.get_command(ctx, args[0]) is not None:
+                raise
             names = self.list_commands(ctx)
             longer = [name for name in names if name.startswith(args[0])]
             hint = suggest(args[0], longer or names, cutoff=0 if longer else 0.7)
             if any(f"--{args[0]}" in param.opts for param in self.get_params(ctx)):
                 hint = f"did you mean {ctx.command_path} --{args[0]}?"
-            raise UnknownCommand(f"no such command '{args[0]}'", hint=hint, ctx=ctx)
-        return super().resolve_command(ctx, args)
+            raise UnknownCommand(f"no such command '{args[0]}'", hint=hint, ctx=ctx) from None
 
 
 def walk(command: click.Command, *names: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:
@@ -263,20 +266,19 @@ def _rehearsable(command: Command) -> Command:
     def run(*args: Any, store: Store, dry_run: bool, **kwargs: Any) -> None:
         if dry_run and (lines := kwargs.get("lines")) is not None:
             lines.copy_unless_file()  # other writers do not wait for whoever writes the lines
-        with rehearsal(store, dry_run=dry_run):
+        with rehearsal(store) if dry_run else nullcontext():
             command(*args, store=store, **kwargs)
 
     return run
 
 
 @contextmanager
-def rehearsal(store: Store, *, dry_run: bool = True) -> Iterator[None]:
-    """A transaction that is taken back at its end, and says so on stderr; nothing where it is not wanted."""
-    settings().dry_run = dry_run
-    with store.rehearsal() if dry_run else nullcontext():
+def rehearsal(store: Store) -> Iterator[None]:
+    """A transaction that is taken back at its end, and says so on stderr."""
+    settings().dry_run = True
+    with store.rehearsal():
         yield
-    if dry_run:
-        notice(NOTHING_STORED)
+    notice(NOTHING_STORED)
 
 
 def printed(*lines: str) -> Decorator:

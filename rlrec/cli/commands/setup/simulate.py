@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -80,7 +81,7 @@ def simulate(store: Store, show: Show, ephemeral: bool, dry_run: bool, **options
     _check_serving(request)
     if options["sessions"] is None:
         raise click.UsageError("Missing option '--sessions'.")
-    with rehearsal(store, dry_run=dry_run):
+    with rehearsal(store) if dry_run else nullcontext():
         result = app.simulate.simulate(store, request)
     show(result)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +53,7 @@ def doctor(store: Store, show: Show, repair_clock: bool, dry_run: bool, **reques
     from rlrec.app.audit.integrity.clock import repair
 
     if repair_clock:
-        with rehearsal(store, dry_run=dry_run):
+        with rehearsal(store) if dry_run else nullcontext():
             moved = repair(store)
         show(moved)
         return
