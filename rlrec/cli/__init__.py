@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from mmap import mmap
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import click
 
@@ -163,14 +164,7 @@ def _add_globals(command: click.Command, options: Sequence[click.Parameter]) -> 
 
 def _override(ctx: click.Context, param: click.Parameter, value: Any) -> None:
     if ctx.get_parameter_source(param.name or "") is click.core.ParameterSource.COMMANDLINE:
-        _set_globals(ctx.ensure_object(Settings), {str(param.name): value})
-
-
-def _set_globals(settings: Settings, options: dict[str, Any]) -> None:
-    if options.get("db") == "":
-        raise click.UsageError("--db is empty")
-    times.zone = options.get("tz") or times.zone
-    vars(settings).update(options)
+        cast(Any, program.callback)(**{str(param.name): value})
 
 
 def _name_variables(command: click.Command, name: str) -> None:
@@ -204,7 +198,10 @@ def _name_variables(command: click.Command, name: str) -> None:
 @click.pass_obj
 def program(settings: Settings, /, **options: Any) -> None:
     """Exploration for recommenders: draw, log with propensities, learn, evaluate."""
-    _set_globals(settings, options)
+    if options.get("db") == "":
+        raise click.UsageError("--db is empty")
+    times.zone = options.get("tz") or times.zone
+    vars(settings).update(options)
 
 
 def main() -> NoReturn:
@@ -214,7 +211,10 @@ def main() -> NoReturn:
     the modules apart would cost a third of the time it took to load them. Matrices are multiplied in one thread, unless
     the environment says otherwise: more of them take 30 ms to start, and on a busy machine wait for each other by
     spinning (`evaluate` took three times as long)."""
-    signals.install()
+    for number in signals.END_SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # which the parent chose (nohup, jobs in the background)
+            signal.signal(number, signals.unwind)
+    sys.unraisablehook = signals.end_in_finalizer
     sys.meta_path.insert(0, _RoomForNumpy)
     gc.set_threshold(GC_THRESHOLD)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

@@ -14,9 +14,8 @@ from rlrec.arrays import Array, Flags, Ids, Index
 from rlrec.policy import learns_from_contexts
 from rlrec.policy.beliefs import solving
 from rlrec.policy.beliefs.base import Belief, Policy
-from rlrec.policy.beliefs.forgetting import Forgetting
 from rlrec.policy.beliefs.solving import ArmMoments
-from rlrec.policy.beliefs.statistics import CONTEXT, ORDINAL, POSITION, PROPENSITY, SlotColumns
+from rlrec.policy.beliefs.statistics import CONTEXT, ORDINAL, POSITION, PROPENSITY, Forgetting, SlotColumns
 from rlrec.policy.contexts.contextual import Design
 from rlrec.policy.contexts.encoder import Encoder
 from rlrec.policy.kinds.linear import HYBRID, SHARED

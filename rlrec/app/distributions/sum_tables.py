@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rlrec.arrays import Array, Ids, Index, look_up, run_starts
-from rlrec.policy.beliefs.forgetting import Forgetting
+from rlrec.policy.beliefs.statistics import Forgetting
 from rlrec.store import Unit
 from rlrec.store.database.unit import Row, damage_error
 from rlrec.store.policies import beliefs

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from rlrec.app.learning.ledger import Ledger
-from rlrec.policy.beliefs.forgetting import Forgetting
+from rlrec.policy.beliefs.statistics import Forgetting
 from rlrec.records import Head, Version
 from rlrec.store import Unit
 from rlrec.store.log import decisions, settings

@@ -13,7 +13,7 @@ from rlrec.app.learning.slot_statistics import BeliefFold, Totals
 from rlrec.app.log import reward_log
 from rlrec.arrays import Flags, look_up, take
 from rlrec.policy.beliefs.budget import Budget
-from rlrec.policy.beliefs.forgetting import Forgetting
+from rlrec.policy.beliefs.statistics import Forgetting
 from rlrec.records import Version
 from rlrec.store import Unit
 from rlrec.store.log.events import CENSOR

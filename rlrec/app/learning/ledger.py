@@ -13,16 +13,15 @@ from functools import cache
 from itertools import chain
 from math import inf
 from operator import add, sub
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from rlrec.app.learning.slot_keys import ServedSlate, SlotFields, SlotKey
 from rlrec.policy.beliefs import reward as rewards
-from rlrec.policy.beliefs.forgetting import Forgetting
 from rlrec.policy.beliefs.reward import by_position
-from rlrec.policy.beliefs.statistics import CountedSlot, slate_propensities
+from rlrec.policy.beliefs.statistics import CountedSlot, Forgetting, slate_propensities
 from rlrec.records import Event, Head, Version
 from rlrec.store import Unit
-from rlrec.store.database.unit import Row, StoredRows
+from rlrec.store.database.unit import Row
 from rlrec.store.log import decisions, events
 from rlrec.store.log.events import CENSOR
 from rlrec.store.policies import beliefs, policies
@@ -35,21 +34,15 @@ if TYPE_CHECKING:
 OVERDUE = 1_000  # slots that any writing command of a policy lets in at most
 PENDING = 50_000  # changes of one belief that are held before they are added up
 
+# Which events change the learning beliefs of a policy: the age up to which one counts in all of them (-1 where they may
+# not hold its decision), the kinds that change any of them, and the fields of slots that matter.
+EventScope = tuple[float, Set[str], SlotFields]
 EventValues = tuple[tuple[str, float], ...]  # kind and value of the events of a slot
 RewardChange = tuple[float | None, float | None]  # of a slot: before and after; None: it is not in the belief
 
 
 class Unordered(Exception):
     """A policy is wanted whose id lies before one that is locked: waiting for it could be a deadlock."""
-
-
-class EventScope(NamedTuple):
-    """Which events change the learning beliefs of a policy. safe_age: up to which one counts in all of them (-1 where
-    they may not hold its decision); weighed: the kinds that change any of them; fields: of slots, that matter."""
-
-    safe_age: float
-    weighed: Set[str]
-    fields: SlotFields
 
 
 class Ledger:
@@ -63,7 +56,7 @@ class Ledger:
     def __init__(self, unit: Unit, policy_ids: Collection[int]) -> None:
         self.unit = unit
         self.learning: dict[int, list[Version]] = defaultdict(list)
-        self._heads = StoredRows[int, Head]("policy_head")
+        self._heads: dict[int, Head] = {}
         self._locked = set[int]()
         self._settled = set[int]()
         self._seq: dict[int, int] = {}
@@ -88,8 +81,8 @@ class Ledger:
         if self.unit.postgres and self._locked and min(new) < max(self._locked):
             raise Unordered
         heads, learning = policies.lock_learning(self.unit, new)
-        self._heads |= heads
-        self.ordinal |= {policy_id: head.ordinal for policy_id, head in heads.items()}
+        self._heads |= {policy_id: heads[policy_id] for policy_id in new}
+        self.ordinal |= {policy_id: heads[policy_id].ordinal for policy_id in new}
         self._locked |= new
         for version in learning:
             self.learning[version.policy.id].append(version)
@@ -142,7 +135,7 @@ class Ledger:
             from rlrec.store.log import exclusions
 
             self._omissions = exclusions.omissions(self.unit, self._omitting, {row[0] for row in changed})
-        needing = {policy_id for policy_id, scope in scopes.items() if scope and scope.fields.propensity}
+        needing = {policy_id for policy_id, scope in scopes.items() if scope and scope[2].propensity}
         weighed_ids = {row[0] for row in changed if row[1] in needing} if needing else ()
         shown = {
             (number, position): propensity
@@ -208,7 +201,7 @@ class Ledger:
             ):
                 safe_age = -1
             weighed = {CENSOR}.union(*(version.reward.weights for version in learning))
-            self._scope[policy_id] = EventScope(safe_age, weighed, self.fields(policy_id)) if learning else None
+            self._scope[policy_id] = (safe_age, weighed, self.fields(policy_id)) if learning else None
         return self._scope[policy_id]
 
     def _apply_timed(
@@ -251,10 +244,10 @@ class Ledger:
         fields = self.fields(policy_id)
         if fields.budget is not None:
             bucket = fields.budget.bucket(self.unit.now)  # the cost is not known yet
-            for arm, count in Counter(slot[1] for slate in charged for slot in slate.slots).items():
+            for arm, count in Counter(slot[1] for shown, _, _ in charged for slot in shown).items():
                 self._charge(policy_id, (bucket, arm), count, 0.0, 0)
         if fields.arm_alone:
-            arms = Counter(slot[1] for slate in served for slot in slate.slots)
+            arms = Counter(slot[1] for shown, _, _ in served for slot in shown)
             slots = {SlotKey(arm): times for arm, times in arms.items()}
         else:
             slots = Counter(chain.from_iterable(map(fields.keys, served)))
@@ -308,13 +301,10 @@ class Ledger:
         """
         new = (self._locked if policy_ids is None else set(policy_ids)) - self._settled
         self._settled |= new
-        for version in chain.from_iterable(map(self.settling, sorted(new))):
-            if ids := self.overdue(version, OVERDUE):
-                self._settle(version, ids)
-
-    def settling(self, policy_id: int) -> list[Version]:
-        """The learning beliefs of a policy that slots enter when their window is over."""
-        return [version for version in self.learning[policy_id] if version.entered_to is not None]
+        for policy_id in sorted(new):
+            for version in list(self.learning[policy_id]):
+                if version.entered_to is not None and (ids := self.overdue(version, OVERDUE)):
+                    self._settle(version, ids)
 
     def _settle(self, version: Version, ids: Sequence[int]) -> None:
         left_out = self.omit([version], first=ids[0], last=ids[-1])
@@ -324,7 +314,7 @@ class Ledger:
         for decision in entering.values():
             by_slot = by_position(stored.get(decision.id, ()))
             slots = [(slot.position, slot.arm_id, slot.propensity, slot.marginal) for slot in decision.slots]
-            keys = fields.keys(ServedSlate(slots, decision.ordinal or 0, decision.context_id))
+            keys = fields.keys((slots, decision.ordinal or 0, decision.context_id))
             for slot, key in zip(decision.slots, keys, strict=True):
                 reward = slot_reward(version, by_slot.get(slot.position, ()), served_at=decision.at)
                 self.replace(version, key, (None, reward))

@@ -26,12 +26,9 @@ class SlotKey(NamedTuple):
     propensity: float = 0.0
 
 
-class ServedSlate(NamedTuple):
-    """A slate as it was served. slots: position, arm, propensity and marginal of each; further fields are not read."""
-
-    slots: Sequence[Row]
-    ordinal: int
-    context_id: int
+# A slate as it was served: its slots (position, arm, propensity and marginal of each; further fields are not read), the
+# ordinal of its decision, and the id of its context.
+ServedSlate = tuple[Sequence[Row], int, int]
 
 
 class SlotFields:
@@ -60,9 +57,6 @@ class SlotFields:
 
     def keys(self, served: ServedSlate) -> list[SlotKey]:
         """The keys of the slots of a slate, in order."""
-        slots = served.slots
+        slots, ordinal, context_id = served
         shown = slate_propensities([(slot[0], slot[2], slot[3]) for slot in slots]) if self.propensity else {}
-        return [
-            self.key(arm, served.ordinal, served.context_id, position, shown.get(position, 0.0))
-            for position, arm, *_ in slots
-        ]
+        return [self.key(arm, ordinal, context_id, position, shown.get(position, 0.0)) for position, arm, *_ in slots]

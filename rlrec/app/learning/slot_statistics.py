@@ -18,8 +18,7 @@ from rlrec.policy import learns_from_contexts, learns_stated
 from rlrec.policy.beliefs import solving
 from rlrec.policy.beliefs.base import Policy
 from rlrec.policy.beliefs.budget import SLICES, Budget
-from rlrec.policy.beliefs.forgetting import Forgetting
-from rlrec.policy.beliefs.statistics import POSITION, PROPENSITY, CountedSlot, SlotColumns
+from rlrec.policy.beliefs.statistics import POSITION, PROPENSITY, CountedSlot, Forgetting, SlotColumns
 from rlrec.policy.contexts.features import Sparse
 from rlrec.policy.contexts.marginal import Anchor
 from rlrec.policy.kinds.linear import HYBRID, Linear

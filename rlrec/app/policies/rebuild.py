@@ -23,7 +23,7 @@ from rlrec.app.learning.warm_start import InitialBelief
 from rlrec.app.log import lineage, reward_log
 from rlrec.errors import CheckFailed, InputError
 from rlrec.policy.beliefs import drift
-from rlrec.policy.beliefs.forgetting import Forgetting
+from rlrec.policy.beliefs.statistics import Forgetting
 from rlrec.policy.kinds.long_term import SMALLEST, LongTerm
 from rlrec.records import Version
 from rlrec.store import Store, Unit

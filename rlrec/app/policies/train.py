@@ -343,7 +343,7 @@ class _TrainingRun:
         """The version as it will be stored, but for its id and number, and the weights of its arms by their ids."""
         rows, shared = self.policy.pack(parameters)
         packed = (row.astype("<f8").tobytes() for row in rows)
-        weights = sorted(map(ArmWeights, self.arms.tolist(), packed))
+        weights = sorted(zip(self.arms.tolist(), packed, strict=True))
         stored = {**self.parent.parameters, **self.policy.design.to_json(), "shared": shared}
         return replace(self.parent, status="frozen", parameters=stored), weights
 

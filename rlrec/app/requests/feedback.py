@@ -14,7 +14,7 @@ from rlrec.policy.beliefs import reward as rewards
 from rlrec.policy.beliefs.reward import LIMIT, rewards_of
 from rlrec.records import Event, Line, Reward, Sums
 from rlrec.store import Store, Unit
-from rlrec.store.database.unit import Row, StoredRows
+from rlrec.store.database.unit import Row
 from rlrec.store.log import decisions, events
 from rlrec.store.log.events import CENSOR, RETURN, FeedbackTarget
 from rlrec.store.policies import policies
@@ -72,7 +72,8 @@ def feedback_group(
         return recorded
 
     recorded = _write(store, work)
-    warn_unweighed(store, recorded.unweighed, warned)
+    if recorded.unweighed:
+        warn_unweighed(store, recorded.unweighed, warned)
     return recorded
 
 
@@ -191,16 +192,21 @@ class FeedbackTransaction:
         ledger.settle(policy_ids)
         self.keys, self.weighed = events.keys_and_kinds(unit, {line.key for line in lines} - {None})
         with_events = {target.decision_id for target in targets if target.event_count}
-        self.stored_events = events.by_decision(unit, with_events, self.weighed)
-        self.pages = self._pages(lines, answers=answers)
+        self.stored_events = events.by_decision(unit, with_events, self.weighed) if with_events else {}
+        pages = {
+            target.decision_id
+            for line, target in zip(lines, targets, strict=True)
+            if line.position is None and target.size != 1 and (answers or line.censor is not None)
+        }
+        self.pages = events.slates(unit, pages) if pages else {}  # the arm at each position of those that lines name
         self.kinds = self.weighed - {RETURN}  # of events that need no further check
         # the reward definition of each version that served one of the decisions
-        self.rewards: dict[int, Reward] = StoredRows("version")
+        self.rewards = dict[int, Reward]()
         if answers:
             learning = {version.id: version for versions in ledger.learning.values() for version in versions}
-            unread = {target.version_id for target in targets} - {None} - learning.keys()
-            versions = learning | (policies.by_id(unit, unread) if unread else {})
-            self.rewards |= {version_id: version.reward for version_id, version in versions.items()}
+            served_by = {target.version_id for target in targets} - {None}
+            stored = policies.by_id(unit, unread) if (unread := served_by - learning.keys()) else {}
+            self.rewards = {number: (learning.get(number) or stored[number]).reward for number in served_by}
         self.new: dict[int, list[Row]] = {}  # events by decision
         self.rewarded_events: dict[int, tuple[list[Event], int]] = {}  # by decision, up to how many of its new events
         self._take_lines(group, answers=answers)
@@ -211,13 +217,6 @@ class FeedbackTransaction:
             self.outcomes = credited.answers(self.outcomes) if answers else []
             self.stored = credited.first_of_each(self.stored)
         self.refused = [stored for stored in self.stored if isinstance(stored, InputError)]
-
-    def _pages(self, lines: Sequence[Line], *, answers: bool) -> dict[int, dict[int, int]]:
-        """The arm at each position of decisions that a line names as a page."""
-        named = zip(lines, self.targets, strict=True)
-        pairs = [(line, target) for line, target in named if answers or line.censor is not None]
-        pages = {target.decision_id for line, target in pairs if line.position is None and target.size != 1}
-        return events.slates(self.unit, pages) if pages else {}
 
     def _take_lines(self, group: Group, *, answers: bool) -> None:
         """Check lines, then write their events, keys and censored marks, and apply the events to the beliefs."""

@@ -12,7 +12,6 @@ import numpy as np
 
 from rlrec.app.inputs.seeds import seed_or_random
 from rlrec.app.learning.ledger import Ledger, Unordered
-from rlrec.app.learning.slot_keys import ServedSlate
 from rlrec.app.serving.cache import Eligible, ServingCache
 from rlrec.app.serving.draws import DrawnSlate, draw, prepare, signed
 from rlrec.app.serving.open_sessions import HistoryReader, OpenSessions, turns
@@ -445,7 +444,7 @@ def _learn(
 ) -> None:  # fmt: skip
     """Enter the slots of new decisions into the beliefs of their policies, but for those that exclusions leave out."""
     slots, ordinals = [slate.slots for slate in slates], [number or 0 for number in columns["ordinal"]]
-    served = list(map(ServedSlate._make, zip(slots, ordinals, columns["context_id"], strict=True)))
+    served = list(zip(slots, ordinals, columns["context_id"], strict=True))
     for policy_id in dict.fromkeys(columns["policy_id"]):
         indices = [index for index, row_policy_id in enumerate(columns["policy_id"]) if row_policy_id == policy_id]
         charged = entering = [served[index] for index in indices]

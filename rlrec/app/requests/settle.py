@@ -39,8 +39,8 @@ def settle(store: Store) -> Result:
 def _portion(unit: Unit, policy_id: int) -> int:
     """Enter a portion of a policy's overdue slots into its beliefs: how many entered."""
     ledger, entered = Ledger(unit, [policy_id]), 0
-    for version in ledger.settling(policy_id):
-        if ids := ledger.overdue(version, PORTION):
+    for version in list(ledger.learning[policy_id]):
+        if version.entered_to is not None and (ids := ledger.overdue(version, PORTION)):
             entered += add_settled(unit, ledger, version, last=ids[-1])
     ledger.close()
     return entered

@@ -22,7 +22,7 @@ from rlrec.app.learning.slot_statistics import ROUNDING, Totals
 from rlrec.app.log import lineage
 from rlrec.app.log.lineage import LearnedFrom
 from rlrec.errors import InputError
-from rlrec.policy.beliefs.forgetting import Forgetting
+from rlrec.policy.beliefs.statistics import Forgetting
 from rlrec.records import Sums, Version
 from rlrec.store import Store, Unit
 from rlrec.store.log import sessions, settings

@@ -254,23 +254,19 @@ def lay_out(
 def table(result: Any, columns: Sequence[str] | None, screen: Screen) -> str:
     """One record as a sheet, several as a grid."""
     if single(result):
-        return _sheet(mapping(result), screen)
+        # a line a key; a list of records below, as a table of its own
+        record = mapping(result)
+        lists = {key: value for key, value in record.items() if isinstance(value, list | tuple)}
+        nested = {key: value for key, value in lists.items() if value and all(map(single, value))}
+        flat = {key: value for key, value in record.items() if key not in nested}
+        width, texts = max(map(len, flat), default=0), zip(flat, map(cell, flat.values()), strict=True)
+        lines = wrapped([f"{key.ljust(width)}  {text or '-'}" for key, text in texts], screen)
+        return lines + "".join(f"\n{printable(key)}\n{table(value, None, screen)}" for key, value in nested.items())
     if not isinstance(result, Iterable) or isinstance(result, str):
         return cell(result) + "\n"
     rows = [mapping(record) for record in result]
     keys = list(columns or dict.fromkeys(key for row in rows for key in row))
     return _grid(View(keys, [[row.get(key) for key in keys] for row in rows]), screen) if keys else ""
-
-
-def _sheet(record: Mapping[str, Any], screen: Screen) -> str:
-    """One record: a line a key; a list of records below, as a table of its own."""
-    lists = {key: value for key, value in record.items() if isinstance(value, list | tuple)}
-    nested = {key: value for key, value in lists.items() if value and all(map(single, value))}
-    flat = {key: value for key, value in record.items() if key not in nested}
-    width = max(map(len, flat), default=0)
-    texts = zip(flat, map(cell, flat.values()), strict=True)
-    lines = wrapped([f"{key.ljust(width)}  {text or '-'}" for key, text in texts], screen)
-    return lines + "".join(f"\n{printable(key)}\n{table(value, None, screen)}" for key, value in nested.items())
 
 
 # -- csv --

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from functools import wraps
 from inspect import cleandoc
@@ -206,12 +206,14 @@ def stored(*lines: str) -> Decorator:
     return lambda command: printed(*lines)(_with_store(command))
 
 
-def _with_store(command: Command, *, reads: bool = False) -> Command:
+def _with_store(command: Command, *, reads: bool = False, writes: bool = False) -> Command:
     @wraps(command)
     def run(*args: Any, **kwargs: Any) -> Any:
         from rlrec.app.opening import open_store
 
-        options = settings()
+        options, is_rehearsed = settings(), writes and kwargs.pop("dry_run")
+        if is_rehearsed and kwargs.get("lines") is not None:
+            kwargs["lines"].copy_unless_file()  # other writers do not wait for whoever writes the lines
         if reads and options.read_db:
             options.db, options.primary = options.read_db, options.db
         options.context = click.get_current_context()
@@ -219,18 +221,18 @@ def _with_store(command: Command, *, reads: bool = False) -> Command:
         now, future, primary = options.now, options.allow_future, options.primary
         with open_store(options.db, now=now, allow_future=future, notice=notice, waits=waits, primary=primary) as store:
             options.store = store
-            if options.quiet or sys.stderr is None or not sys.stderr.isatty():
-                return command(*args, store=store, **kwargs)
-            from rlrec.cli.output.progress import ProgressLine
+            if not options.quiet and sys.stderr is not None and sys.stderr.isatty():
+                from rlrec.cli.output.progress import ProgressLine
 
-            store.progress = line = ProgressLine(sys.stderr)
-            kwargs["show"].clear_progress = options.clear_progress = line.clear
+                store.progress = line = ProgressLine(sys.stderr)
+                kwargs["show"].clear_progress = options.clear_progress = line.clear
             try:
-                return command(*args, store=store, **kwargs)
+                with rehearsal(store) if is_rehearsed else nullcontext():
+                    return command(*args, store=store, **kwargs)
             finally:
-                line.clear()
+                options.clear_progress()
 
-    return run
+    return dry_run_option(run) if writes else run
 
 
 def reading(*lines: str) -> Decorator:
@@ -240,7 +242,7 @@ def reading(*lines: str) -> Decorator:
 
 def writing(*lines: str) -> Decorator:
     """Gives a command what `stored` gives, and --dry-run, which takes back all that it stores."""
-    return lambda command: stored(*lines)(_rehearsable(command))
+    return lambda command: printed(*lines)(_with_store(command, writes=True))
 
 
 def drawing(command: Command) -> Command:
@@ -260,18 +262,6 @@ def drawing(command: Command) -> Command:
 dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be stored, and store nothing.")
 
 
-def _rehearsable(command: Command) -> Command:
-    @dry_run_option
-    @wraps(command)
-    def run(*args: Any, store: Store, dry_run: bool, **kwargs: Any) -> None:
-        if dry_run and (lines := kwargs.get("lines")) is not None:
-            lines.copy_unless_file()  # other writers do not wait for whoever writes the lines
-        with rehearsal(store) if dry_run else nullcontext():
-            command(*args, store=store, **kwargs)
-
-    return run
-
-
 @contextmanager
 def rehearsal(store: Store) -> Iterator[None]:
     """A transaction that is taken back at its end, and says so on stderr."""
@@ -283,17 +273,13 @@ def rehearsal(store: Store) -> Iterator[None]:
 
 def printed(*lines: str) -> Decorator:
     """Adds --format and --json; gives the command `show`. lines: examples that end its help."""
-
-    def add(command: Command) -> Command:
-        text = "".join(f"\n  {line}" for line in lines)
-        word = "Examples" if len(lines) > 1 else "Example"
-        command.__doc__ = f"{cleandoc(command.__doc__ or '')}\n\n\b\n{word}:{text}"
-        return _with_show(command)
-
-    return add
+    return lambda command: _with_show(command, lines)
 
 
-def _with_show(command: Command) -> Command:
+def _with_show(command: Command, examples: Sequence[str]) -> Command:
+    word, text = "Examples" if len(examples) > 1 else "Example", "".join(f"\n  {line}" for line in examples)
+    command.__doc__ = f"{cleandoc(command.__doc__ or '')}\n\n\b\n{word}:{text}"
+
     @option_group(
         OUTPUT,
         click.option(

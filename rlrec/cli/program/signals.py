@@ -19,24 +19,17 @@ class Interrupted(KeyboardInterrupt):
         self.code = 128 + number
 
 
-def install() -> None:
-    """Handle the signals that the parent did not choose to ignore (nohup, jobs in the background)."""
-    for number in END_SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _unwind)
-    sys.unraisablehook = _unraisable
-
-
-def _unwind(number: int, _: FrameType | None) -> None:
+def unwind(number: int, _: FrameType | None) -> None:
+    """The handler of these signals: the next one ends at once."""
     for other in END_SIGNALS:
-        if signal.getsignal(other) is _unwind:
+        if signal.getsignal(other) is unwind:
             signal.signal(other, lambda number, _: os._exit(128 + number))
     if logging := sys.modules.get("logging"):
         logging.disable()  # a pool of connections would log the interrupted rollback, traceback and all
     raise Interrupted(number)
 
 
-def _unraisable(unraisable: sys.UnraisableHookArgs) -> None:
+def end_in_finalizer(unraisable: sys.UnraisableHookArgs) -> None:
     """End at once where the signal arrived in a finalizer, which lets no error out."""
     if isinstance(unraisable.exc_value, Interrupted):
         os._exit(unraisable.exc_value.code)

@@ -13,9 +13,8 @@ from math import isfinite, prod
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from rlrec.errors import InputError
-from rlrec.policy.beliefs.forgetting import Forgetting
 from rlrec.policy.beliefs.reward import bounds, within_unit_hint
-from rlrec.policy.beliefs.statistics import POSITION, CountedSlot, Counts, SlotColumns, count_slots
+from rlrec.policy.beliefs.statistics import POSITION, CountedSlot, Forgetting, SlotColumns, count_slots
 from rlrec.policy.scores.floors import Floor, parse_positions
 from rlrec.records import Reward
 
@@ -74,9 +73,13 @@ PRICE = "@price"  # the field of a context that holds the price of cost by which
 _NO_PRIOR = 1e-9  # pseudo-counts in place of none, for an arithmetic whose result nobody reads
 
 
-class Policy(Counts, ABC):
+class Policy(ABC):
     """A kind with its parameters. It never draws. Unless a kind says otherwise it counts every slot, forgets none,
-    reads no context, and learns from any reward."""
+    reads no context, and learns from any reward.
+
+    A kind that counts otherwise than by pulls, reward and squared reward overrides `statistics` and `width` (more
+    columns behind the three), `needs` (the fields of a slot beside arm and reward that it looks at) and `entry`.
+    Statistics add up over slots; fading by age and the sums by arm are the ledger's."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
@@ -99,6 +102,25 @@ class Policy(Counts, ABC):
     rules: Mapping[str, str] = {}  # of its requests and pages, by the name of their parameter
     budget: str = ""  # as it was typed, where it has one
     allowance: ClassVar[Budget | None] = None  # that budget
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Fields of a slot that `statistics` depends on, beside arm and reward."""
+        return frozenset()
+
+    @property
+    def width(self) -> int:
+        """Columns of `statistics`."""
+        return 3
+
+    def entry(self, slot: CountedSlot) -> tuple[float, ...]:
+        """One row of `statistics`, in plain Python; of kinds that read no context."""
+        return 1.0, slot.reward, slot.reward * slot.reward
+
+    def statistics(self, slots: SlotColumns) -> Array:
+        """Columns that each slot adds to the sums of its arm, (n, width): pulls, reward, squared reward, and the kind's
+        own."""
+        return count_slots(slots)
 
     @property
     def forgetting(self) -> Forgetting:

@@ -27,20 +27,16 @@ def slot_reward(definition: Reward, events: Iterable[Event], *, served_at: int, 
     return clip(definition, fsum(terms)) if terms else definition.default
 
 
-def page_reward(definition: Reward, events: Iterable[Event], *, served_at: int, settled_only: bool = False) -> float:
-    """Reward from the events of a page itself: no default, no clip."""
-    return fsum(_terms(definition, events, served_at=served_at, settled_only=settled_only))
-
-
 def rewards_of(
     definition: Reward, events: Iterable[Event], *, served_at: int, shown: Iterable[int]
 ) -> dict[int | None, float]:
-    """The reward of each slot by its position, and last, under None, what page events are worth."""
+    """The reward of each slot by its position, and last, under None, what the events of the page itself are worth: they
+    have no default, and no clip."""
     by_slot = by_position(events)
     earned: dict[int | None, float] = {
         slot: slot_reward(definition, by_slot.get(slot, ()), served_at=served_at) for slot in shown
     }
-    return earned | {None: page_reward(definition, by_slot.get(None, ()), served_at=served_at)}
+    return earned | {None: fsum(_terms(definition, by_slot.get(None, ()), served_at=served_at, settled_only=False))}
 
 
 def by_position(events: Iterable[Event]) -> dict[int | None, list[Event]]:
@@ -110,7 +106,7 @@ def slot_rewards(
 
 
 def page_rewards(definition: Reward, *, n: int, page: Ids, kind: Ids, value: Array, age_us: Ids) -> Array:
-    """Rewards from the events of n pages themselves inside the window, (n,): `page_reward` for many at once; the arrays
+    """Rewards from the events of n pages themselves inside the window, (n,), as `rewards_of` has them; the arrays
     are as in `slot_rewards`."""
     counts = (kind >= 0) & (age_us <= definition.window_us)
     return _sums(definition, n=n, row=page[counts], kind=kind[counts], value=value[counts])

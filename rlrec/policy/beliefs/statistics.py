@@ -1,16 +1,21 @@
-"""Statistics that slots add to a belief: of one slot in plain Python, of many in arrays, for which numpy loads."""
+"""Statistics that slots add to a belief, and how it forgets them: of one slot in plain Python, of many in arrays, for
+which numpy loads."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+from rlrec.errors import InputError
 
 if TYPE_CHECKING:
     from rlrec.arrays import Array, Flags, Ids, Index
 
 ORDINAL, CONTEXT, POSITION, PROPENSITY = "ordinal", "context", "position", "propensity"
 LEAST = 1e-300  # what a propensity is rounded to
+BUCKETS = 32  # that a window is cut into
+LONGEST = 10**12  # decisions of a window
 
 
 class CountedSlot(NamedTuple):
@@ -63,33 +68,6 @@ class SlotColumns:
         return SlotColumns(**{name: column[rows] for name, column in vars(self).items() if column is not None})
 
 
-class Counts:
-    """The statistics of most kinds: pulls, summed reward and summed squares of each arm.
-
-    A kind that counts otherwise overrides `statistics` and `width` (more columns behind the three), `needs` (the
-    fields of a slot beside arm and reward that it looks at) and `entry`. Statistics add up over slots; fading by age
-    and the sums by arm are the ledger's."""
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """Fields of a slot that `statistics` depends on, beside arm and reward."""
-        return frozenset()
-
-    @property
-    def width(self) -> int:
-        """Columns of `statistics`."""
-        return 3
-
-    def entry(self, slot: CountedSlot) -> tuple[float, ...]:
-        """One row of `statistics`, in plain Python; of kinds that read no context."""
-        return 1.0, slot.reward, slot.reward * slot.reward
-
-    def statistics(self, slots: SlotColumns) -> Array:
-        """Columns that each slot adds to the sums of its arm, (n, width): pulls, reward, squared reward, and the kind's
-        own."""
-        return count_slots(slots)
-
-
 def count_slots(slots: SlotColumns, further: Array | None = None, *, pulls: Array | float = 1.0) -> Array:
     """Pulls, reward and squared reward of each slot, and `further` columns (n, w) behind them, (n, 3 + w).
 
@@ -101,3 +79,42 @@ def count_slots(slots: SlotColumns, further: Array | None = None, *, pulls: Arra
     counts[1] = slots.reward
     np.multiply(slots.reward, slots.reward, out=counts[2])
     return counts.T if further is None else np.hstack([counts.T, further])
+
+
+@dataclass(frozen=True)
+class Forgetting:
+    """The weight of a decision with ordinal t when the policy has made T: discount^(T - t), and with a window nothing
+    once the newest ordinal of its bucket is T - window or older. Ordinals count the decisions of a policy from 1.
+
+    discount in (0, 1], 1 forgets nothing; window in decisions, 0 for none. Source: Garivier & Moulines 2011
+    (discounted and sliding-window UCB); the buckets are our addition."""
+
+    discount: float = 1.0
+    window: float = 0
+    forgets: bool = field(init=False, repr=False, compare=False)  # whether it is not for ever
+
+    def __post_init__(self) -> None:
+        if not 0 < self.discount <= 1:
+            raise InputError(f"discount is {self.discount:g}", hint="it lies above 0, and 1 forgets nothing")
+        if not 0 <= self.window <= LONGEST or self.window != int(self.window):
+            raise InputError(f"window is {self.window:g}", hint="it is a whole number of decisions; 0 forgets nothing")
+        if self.discount < 1 and self.window:
+            raise InputError("discount and window are both given", hint="a belief forgets by one of them")
+        object.__setattr__(self, "forgets", self.discount < 1 or self.window > 0)
+
+    @classmethod
+    def parse(cls, parameters: Mapping[str, Any]) -> Self:
+        """The forgetting that the parameters of a policy ask for."""
+        return cls(float(parameters.get("discount", 1.0)), float(parameters.get("window", 0)))
+
+    @property
+    def width(self) -> int:
+        """Ordinals of a bucket."""
+        return max(1, int(self.window) // BUCKETS)
+
+    def bucket(self, ordinal: int) -> int:
+        return ordinal // self.width if self.window else 0
+
+    def oldest(self, ordinal: int) -> int:
+        """The first bucket that counts when the policy has made so many decisions."""
+        return (ordinal - int(self.window) + 1) // self.width if self.window else 0

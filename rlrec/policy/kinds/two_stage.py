@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from rlrec.errors import InputError
 from rlrec.policy.beliefs.base import EVERYTHING, Belief, Policy, number, unchecked_copy
-from rlrec.policy.beliefs.forgetting import Forgetting
-from rlrec.policy.beliefs.statistics import CountedSlot, SlotColumns
+from rlrec.policy.beliefs.statistics import CountedSlot, Forgetting, SlotColumns
 from rlrec.policy.scores.floors import LONGEST, Floor
 from rlrec.records import Reward
 

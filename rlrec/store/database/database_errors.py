@@ -10,7 +10,6 @@ from contextlib import suppress
 from sqlalchemy import exc
 
 from rlrec.errors import CheckFailed, InputError, RlrecError, StoreBusy
-from rlrec.store.database import sqlite_files
 
 RETRY_HINT = "nothing was stored; a retry is safe"
 AWAY_HINT = f"{RETRY_HINT}, and --reconnect 1m waits for a server"
@@ -59,8 +58,9 @@ def _sqlite_error(error: BaseException | None, *, address: str) -> Exception:
     message = str(error)
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
         return locked(address)
-    if name in ("SQLITE_CANTOPEN", "SQLITE_READONLY_DIRECTORY") and sqlite_files.state(address)[1]:
-        hint = f"copy it together with {address}-wal to a folder of yours, and read that"
+    log = f"{address}-wal"
+    if name in ("SQLITE_CANTOPEN", "SQLITE_READONLY_DIRECTORY") and os.path.isfile(log) and os.path.getsize(log):
+        hint = f"copy it together with {log} to a folder of yours, and read that"
         return RlrecError(f"the store {address} was not closed, and its folder cannot be written", hint=hint)
     if name == "SQLITE_CANTOPEN":
         return _open_error(address)

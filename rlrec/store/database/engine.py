@@ -19,7 +19,7 @@ from sqlalchemy import event, exc
 from sqlalchemy.engine import URL, make_url
 
 from rlrec.errors import InputError, OutcomeUnknown, RlrecError, StoreBusy
-from rlrec.store.database import database_errors, sqlite_files
+from rlrec.store.database import database_errors
 
 BUSY_TIMEOUT_S = 30
 # Of SQLite: pages that a stream changes again and again are copied out of the log every 32 MB, not every 4.
@@ -79,21 +79,19 @@ def location(db: str) -> URL:
     if "://" not in db:
         if re.match(r"(postgres|sqlite)\w*(\+\w+)?:|\w[\w+.-]*:.*@", db):
             raise InputError("the database URL has no //", hint=URL_HINT)
-        return _file_url(os.path.expanduser(db))
-    if not db.startswith("sqlite") and db.partition("?")[0].count("@") > 1:
+        path = os.path.expanduser(db)
+    elif not db.startswith("sqlite") and db.partition("?")[0].count("@") > 1:
         raise InputError("the database URL has more than one @", hint="write the @ of a password or a name as %40")
-    try:
-        url = make_url(db)
-    except (exc.ArgumentError, ValueError):
-        raise InputError("the database URL cannot be read", hint=URL_HINT) from None  # it quotes the URL
-    if url.drivername in ("postgresql", "postgres", "postgresql+psycopg"):
-        return url.set(drivername="postgresql+psycopg")
-    if url.drivername == "sqlite" and url.database:
-        return _file_url(url.database)
-    raise InputError(f"rlrec does not speak {url.drivername!r}", hint=URL_HINT)
-
-
-def _file_url(path: str) -> URL:
+    else:
+        try:
+            url = make_url(db)
+        except (exc.ArgumentError, ValueError):
+            raise InputError("the database URL cannot be read", hint=URL_HINT) from None  # it quotes the URL
+        if url.drivername in ("postgresql", "postgres", "postgresql+psycopg"):
+            return url.set(drivername="postgresql+psycopg")
+        if url.drivername != "sqlite" or not url.database:
+            raise InputError(f"rlrec does not speak {url.drivername!r}", hint=URL_HINT)
+        path = url.database
     if ":memory:" in path:
         raise InputError("a store in memory would end with the command", hint="give the path of a file with --db")
     return URL.create("sqlite", database=path)
@@ -147,7 +145,7 @@ def lock_timeout_s(waits: Waits) -> float:
 
 def _sqlite(path: str, *, create: bool, timeout_s: float) -> sa.Engine:
     def open_file() -> sqlite3.Connection:
-        mode = "ro&immutable=1" if sqlite_files.is_frozen(path) else "rwc" if create else "rw"
+        mode = "ro&immutable=1" if is_frozen(path) else "rwc" if create else "rw"
         name = f"file:{quote(os.path.abspath(path))}?mode={mode}"
         # The pool hands a connection to one thread at a time.
         connection = sqlite3.connect(name, uri=True, isolation_level=None, timeout=timeout_s, check_same_thread=False)
@@ -160,15 +158,15 @@ def _sqlite(path: str, *, create: bool, timeout_s: float) -> sa.Engine:
         return connection
 
     pool: dict[str, Any] = {"poolclass": sa.QueuePool, "pool_size": 2}
-    if sqlite_files.is_frozen(path):  # what a connection has read of it may be old
+    if is_frozen(path):  # what a connection has read of it may be old
         pool = {"poolclass": sa.NullPool}
     engine = sa.create_engine("sqlite+pysqlite://", creator=open_file, **pool)
 
     @event.listens_for(engine, "connect")
     def remember(connection: sqlite3.Connection, record: sa.pool.ConnectionPoolEntry) -> None:
-        record.info["file"] = sqlite_files.identity(path)
-        if sqlite_files.is_frozen(path):
-            record.info["unchanged"] = sqlite_files.state(path)
+        record.info["file"] = file_identity(path)
+        if is_frozen(path):
+            record.info["unchanged"] = file_state(path)
 
     @event.listens_for(engine, "begin")
     def begin(connection: sa.Connection) -> None:
@@ -177,6 +175,29 @@ def _sqlite(path: str, *, create: bool, timeout_s: float) -> sa.Engine:
             driver.execute("BEGIN")
 
     return engine
+
+
+def is_frozen(path: str) -> bool:
+    """Whether this is a file that SQLite can only read, without its locks: it lies in a folder in which nothing can be
+    made, and no log lies beside it, as of somebody who writes."""
+    folder = os.path.dirname(os.path.abspath(path))
+    return os.path.isfile(path) and not os.access(folder, os.W_OK) and not file_state(path)[1]
+
+
+def file_state(path: str) -> tuple[int, int, int]:
+    """Size and time of a file, and the bytes of its log: another one after whatever anybody writes."""
+    with suppress(OSError):
+        status, log = os.stat(path), path + "-wal"
+        return status.st_mtime_ns, os.path.getsize(log) if os.path.exists(log) else 0, status.st_size
+    return 0, 0, 0
+
+
+def file_identity(path: str) -> tuple[int, int] | None:
+    """Device and inode of a file; None where there is none."""
+    with suppress(OSError):
+        status = os.stat(path)
+        return status.st_dev, status.st_ino
+    return None
 
 
 @contextmanager
@@ -200,11 +221,11 @@ def transaction(
                 driver.read_only = True
             with connection.begin() if postgres else _begun(connection, write=write):
                 yield connection
-                if write and not postgres and connection.info["file"] != sqlite_files.identity(address):
+                if write and not postgres and connection.info["file"] != file_identity(address):
                     message = f"the store {address} was deleted or replaced while it was open"
                     raise RlrecError(message, hint="nothing more was stored")
                 is_unchanged = connection.info.get("unchanged")
-                if is_unchanged is not None and is_unchanged != sqlite_files.state(address):
+                if is_unchanged is not None and is_unchanged != file_state(address):
                     raise StoreBusy(f"the store {address} was written while it was read", hint="repeat the command")
                 committing = write
             if connection.info["flush"]:

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
 from rlrec.errors import CheckFailed, RlrecError
-from rlrec.store.database import database_errors, sqlite_files
+from rlrec.store.database import database_errors
 from rlrec.store.database import engine as engines
 from rlrec.store.database.unit import Row, Unit
 
@@ -122,7 +122,7 @@ def upgrade(
             return None, HEAD
     engine = engines.connect(url, create=not dry_run, waits=waits)
     try:
-        if url.drivername == "sqlite" and not dry_run and not sqlite_files.is_frozen(address):
+        if url.drivername == "sqlite" and not dry_run and not engines.is_frozen(address):
             _switch_to_wal(engine, address=address, wait_s=engines.lock_timeout_s(waits))
         with engines.transaction(engine, write=True, address=address) as connection:
             if connection.dialect.name == "postgresql":

@@ -166,7 +166,7 @@ class Unit:
         if self.gathers and self.postgres:
             self._waiting.append((_postgres_text(text), [_as_list(value) for value in values]))
         else:
-            self.tell(text, *values)
+            self._run(text, values)
 
     def tell_each(self, text: str, rows: Iterable[Row]) -> None:
         """Run a statement that changes rows once for every row of values."""
@@ -280,7 +280,8 @@ def _changes_settings(text: str) -> bool:
 def _insertion(table: str, columns: tuple[str, ...], on_conflict: str) -> str:
     marks = ", ".join("?" * len(columns))
     conflict = f" ON CONFLICT {on_conflict}" if on_conflict else ""
-    return f'INSERT INTO "{table}" ({quote_columns(columns)}) VALUES ({marks}){conflict}'
+    names = '", "'.join(columns)
+    return f'INSERT INTO "{table}" ("{names}") VALUES ({marks}){conflict}'
 
 
 # -- rows that are gone or cannot be read, since somebody changed the database by hand --

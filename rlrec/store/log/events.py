@@ -70,7 +70,8 @@ MAX_SPREAD = 4  # ids for each decision that is asked for: a range of ids costs 
 def targets(unit: Unit, lines: Sequence[Line]) -> list[FeedbackTarget]:
     """The target of each line, in order."""
     request_keys = {line.request_id for line in lines if line.request_id is not None}
-    answered = {key: number for key, (_, number) in decisions.requests(unit, request_keys).items()}
+    requests = decisions.requests(unit, request_keys) if request_keys else {}
+    answered = {key: number for key, (_, number) in requests.items()}
     numbers = list[int]()
     for decision_id, request_id, position in map(itemgetter(slice(3)), lines):
         number = decision_id or answered.get(request_id or "") or 0

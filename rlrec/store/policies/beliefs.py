@@ -44,8 +44,7 @@ class BeliefRow(NamedTuple):
 
 
 BeliefRows = Sequence[ArmSums] | Sequence[BeliefRow]  # of a belief that forgets nothing; of any other
-
-
+ArmWeights = tuple[int, bytes]  # an arm with its trained weights, packed: written once with a version, never changed
 _BELIEF = ("version_id", "arm_id", "bucket", "ordinal", *SUMS, "extra")
 _REPLACED = ", ".join(f"{name} = excluded.{name}" for name in _BELIEF[3:])
 _DELTA = ("version_id", "arm_id", "bucket", "seq", "ordinal", *("d_" + name for name in SUMS), *SUMS, "extra")
@@ -229,17 +228,10 @@ def add_prior(unit: Unit, version_id: int, rows: Iterable[tuple[int, float, floa
     unit.insert("prior", ("version_id", "arm_id", "alpha", "beta"), [(version_id, *row) for row in rows])
 
 
-class ArmWeights(NamedTuple):
-    """Trained weights of an arm, packed: written once with a version, and never changed."""
-
-    arm_id: int
-    weights: bytes
-
-
 def weights(unit: Unit, version_id: int) -> list[ArmWeights]:
     """The trained weights of a version, by arm id."""
-    return unit.select(ArmWeights, "arm_weights WHERE version_id = ? ORDER BY arm_id", version_id)
+    return unit.ask("SELECT arm_id, weights FROM arm_weights WHERE version_id = ? ORDER BY arm_id", version_id)
 
 
-def add_weights(unit: Unit, version_id: int, rows: Iterable[tuple[int, bytes]]) -> None:
+def add_weights(unit: Unit, version_id: int, rows: Iterable[ArmWeights]) -> None:
     unit.insert("arm_weights", ("version_id", "arm_id", "weights"), [(version_id, *row) for row in sorted(rows)])

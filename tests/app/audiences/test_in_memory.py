@@ -12,7 +12,7 @@ from rlrec import policy as kinds
 from rlrec import simulate
 from rlrec.app.audiences.in_memory import RunBeliefs, Totals, design, draw_slates, study
 from rlrec.arrays import Array
-from rlrec.policy.beliefs.forgetting import Forgetting
+from rlrec.policy.beliefs.statistics import Forgetting
 from rlrec.policy.kinds.linear import Linear
 from rlrec.policy.scores.families.beta import Beta
 from rlrec.policy.scores.families.correlated import Correlated, Sampled

@@ -72,7 +72,7 @@ def trained(db: str, log: str | None, workers: Workers) -> list[float]:
         with store.read() as unit:
             version = int(unit.ask_value("SELECT max(id) FROM version"))
             text = unit.ask_value("SELECT parameters FROM version WHERE id = ?", version)
-            packed = b"".join(row.weights for row in beliefs.weights(unit, version))
+            packed = b"".join(weights for _, weights in beliefs.weights(unit, version))
     figures = [answer[name] for name in ("sessions", "gate_sessions", "tune_estimate", "ess_wanted")]
     shared = json.loads(text)["shared"]
     return [*memoryview(packed).cast("d"), *(x for row in shared.values() for x in flat(row)), *figures]

@@ -16,7 +16,6 @@ import sqlalchemy as sa
 from rlrec.app.distributions import exact
 from rlrec.app.inputs import canonical
 from rlrec.app.learning.ledger import Ledger
-from rlrec.app.learning.slot_keys import ServedSlate
 from rlrec.app.requests import settle
 from rlrec.app.requests.feedback import FeedbackTransaction, Line, feedback_stream
 from rlrec.app.requests.recommend import Request, recommend_group
@@ -267,7 +266,7 @@ def test_a_group_inside_a_larger_transaction_shares_its_change(store: Store) -> 
     def work(unit: Unit) -> list[Any]:
         policy_id = decisions.find(unit, [number])[number].policy_id
         ledger = Ledger(unit, [policy_id])
-        ledger.serve(policy_id, [ServedSlate([(1, arm, 1.0, 1.0)], 0, 0) for arm in arms.ids(unit, shown).values()])
+        ledger.serve(policy_id, [([(1, arm, 1.0, 1.0)], 0, 0) for arm in arms.ids(unit, shown).values()])
         lines = [Line(decision_id=number, position=1, events={"click": 1.0}), Line(decision_id=0)]
         result = [FeedbackTransaction(unit, ledger, some, answers=True).outcomes for some in (lines, lines[:1])]
         ledger.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import permutations
 from math import log, log1p
 from typing import Any
@@ -26,8 +27,12 @@ def definition(**changed: Any) -> Reward:
     return Reward(**belief | changed)
 
 
-def event(kind: str, value: float = 1.0, *, at: int = 0, received_at: int = 10**9) -> Event:
-    return Event(decision_id=1, position=1, kind=kind, value=value, at=at, received_at=received_at)
+def event(kind: str, value: float = 1.0, *, at: int = 0, received_at: int = 10**9, position: int | None = 1) -> Event:
+    return Event(decision_id=1, position=position, kind=kind, value=value, at=at, received_at=received_at)
+
+
+def worth_of_page(item: Reward, events: list[Event]) -> float:
+    return rewards.rewards_of(item, events, served_at=0, shown=())[None]
 
 
 def worth(events: list[Event], *, settled_only: bool = False, **changed: Any) -> float:
@@ -67,9 +72,9 @@ def test_the_window_is_closed_and_goes_by_the_events_own_time(at: int, counts: b
 
 def test_a_page_has_no_default_and_no_clip() -> None:
     item = definition(clip_low=0.0, clip_high=1.0, late="ignore")
-    assert rewards.page_reward(item, [], served_at=0) == 0
-    events = [event("click", 3), event("dwell_s", 50), event("click", at=2000)]
-    assert rewards.page_reward(item, events, served_at=0) == 3.5
+    assert worth_of_page(item, []) == 0
+    at_page = partial(event, position=None)
+    assert worth_of_page(item, [at_page("click", 3), at_page("dwell_s", 50), at_page("click", at=2000)]) == 3.5
 
 
 @pytest.mark.parametrize(
@@ -176,9 +181,10 @@ def test_arrays_say_what_single_slots_say(
 def test_arrays_say_what_single_pages_say(
     drawn: list[tuple[int, str, float, int]], transforms: dict[str, Transform]
 ) -> None:
-    item = definition(transforms=transforms)
-    events = [[event(kind, value, at=at) for page, kind, value, at in drawn if page == n] for n in range(5)]
-    single = [rewards.page_reward(item, effect, served_at=0, settled_only=True) for effect in events]
+    item = definition(transforms=transforms, late="ignore")
+    at_page = partial(event, position=None)
+    events = [[at_page(kind, value, at=at) for page, kind, value, at in drawn if page == n] for n in range(5)]
+    single = [worth_of_page(item, effect) for effect in events]
     page = np.array([row[0] for row in drawn], np.int64)
     result = rewards.page_rewards(item, n=5, page=page, **columns(item, drawn))
     assert result == pytest.approx(single, abs=1e-9, rel=1e-9)

@@ -16,7 +16,7 @@ import pytest
 
 from rlrec.errors import StoreBusy
 from rlrec.store import Store
-from rlrec.store.database import sqlite_files
+from rlrec.store.database import engine
 from tests.app.grown import grown
 from tests.app.shop import done
 from tests.conftest import filled, runner
@@ -111,7 +111,7 @@ def test_who_reads_without_locks_notices_a_writer(shelf: Path, monkeypatch: pyte
             write_elsewhere(path)
         with store.read() as unit:
             assert unit.ask_value("SELECT salt FROM settings") == "other"
-    assert sqlite_files.is_frozen(path)
+    assert engine.is_frozen(path)
 
 
 def write_elsewhere(path: str) -> None:

@@ -14,7 +14,7 @@ from rlrec.app.audit.integrity.overdue import Outage, check_overdue
 from rlrec.app.log import reward_log
 from rlrec.arrays import Array, Ids, distinct, run_starts
 from rlrec.policy.beliefs.drift import Adwin, Change
-from rlrec.policy.beliefs.forgetting import Forgetting
+from rlrec.policy.beliefs.statistics import Forgetting
 from rlrec.records import StoredPolicy, Version
 from rlrec.store import Unit
 from rlrec.store.log import activity, decisions, reader

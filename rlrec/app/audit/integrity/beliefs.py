@@ -14,7 +14,7 @@ from rlrec.app.learning import holdings, slot_statistics
 from rlrec.app.learning.holdings import Extent
 from rlrec.app.learning.slot_statistics import BeliefFold, Totals
 from rlrec.arrays import Array, Flags, run_starts
-from rlrec.policy.beliefs.forgetting import Forgetting
+from rlrec.policy.beliefs.statistics import Forgetting
 from rlrec.records import Version
 from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
