@@ -197,7 +197,8 @@ class Ledger:
             windows = [version.reward.window_us for version in learning if version.reward.late == "ignore"]
             safe_age = min(windows, default=inf)
             if any(
-                version.entered_to is not None or version.since or version.id in self._omitting for version in learning
+                version.entered_to is not None or version.parameters.get("since") or version.id in self._omitting
+                for version in learning
             ):
                 safe_age = -1
             weighed = {CENSOR}.union(*(version.reward.weights for version in learning))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from math import isfinite, prod
+from math import inf, isfinite, prod
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from rlrec.errors import InputError
@@ -309,8 +309,8 @@ class Learner(Examined):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        number("discount", self.discount)
-        number("window", self.window)
+        check_between("discount", self.discount)
+        check_between("window", self.window)
         _ = self.forgetting  # refuses what cannot be
         if self.budget:
             _ = self.allowance
@@ -359,9 +359,10 @@ def unchecked_copy(policy: P, **parameters: Any) -> P:
     return clone
 
 
-def check_between(name: str, value: float, low: float, high: float) -> None:
-    """Raises InputError unless a parameter is a number in [low, high]."""
-    number(name, value)
+def check_between(name: str, value: float, low: float = -inf, high: float = inf) -> None:
+    """Raises InputError unless a parameter is a finite number in [low, high]."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
+        raise InputError(f"{name} is {value!r}", hint="give a finite number")
     if not low <= value <= high:
         raise InputError(f"{name} is {value:g}", hint=f"it lies between {low:g} and {high:g}")
 
@@ -369,12 +370,6 @@ def check_between(name: str, value: float, low: float, high: float) -> None:
 def sum_tolerance(n: int) -> float:
     """How far the sum of n probabilities may lie from 1 where each was rounded to six decimals."""
     return max(1e-6, n * 0.5e-6) + 1e-12
-
-
-def number(name: str, value: float) -> None:
-    """Raises InputError unless a parameter is a finite number."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
-        raise InputError(f"{name} is {value!r}", hint="give a finite number")
 
 
 def any_of(*probabilities: float) -> float:

@@ -171,7 +171,8 @@ class Unit:
     def tell_each(self, text: str, rows: Iterable[Row]) -> None:
         """Run a statement that changes rows once for every row of values."""
         values = rows if isinstance(rows, list) else list(rows)
-        self._forget_settings(text)
+        if self.settings is not None and not text.startswith("SELECT") and _SETTINGS_ROWS.search(text):
+            self.settings = None
         if self.postgres and len(values) == 1:  # for a single row psycopg's pipeline of many takes longer than the row
             self.driver.execute(_postgres_text(text), values[0])
         else:
@@ -181,13 +182,9 @@ class Unit:
         cursor = self.driver
         if self.postgres:
             return cursor.execute(_postgres_text(text), [_as_list(value) for value in values])
-        self._forget_settings(text)
-        return cursor.execute(*_sqlite_text(text, values)) if "(?*)" in text else cursor.execute(text, values)
-
-    def _forget_settings(self, text: str) -> None:
-        """Forget the settings that the unit began with, where a statement changes what they are read from."""
-        if self.settings is not None and _changes_settings(text):
+        if self.settings is not None and not text.startswith("SELECT") and _SETTINGS_ROWS.search(text):
             self.settings = None
+        return cursor.execute(*_sqlite_text(text, values)) if "(?*)" in text else cursor.execute(text, values)
 
     def insert(self, table: str, columns: Sequence[str], rows: Iterable[Row], *, on_conflict: str = "") -> None:
         """Rows into a table, by the database's fastest way. on_conflict: the words after ON CONFLICT, or nothing."""
@@ -269,11 +266,6 @@ def _sqlite_text(text: str, values: Sequence[Any]) -> tuple[str, list[Any]]:
             flat.append(json.dumps(items, ensure_ascii=False))
             text = text.replace("?*", "SELECT value FROM json_each(?)", 1)
     return text, flat
-
-
-@lru_cache(maxsize=256)
-def _changes_settings(text: str) -> bool:
-    return not text.startswith("SELECT") and _SETTINGS_ROWS.search(text) is not None
 
 
 @lru_cache(maxsize=64)
