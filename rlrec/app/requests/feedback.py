@@ -209,10 +209,8 @@ class FeedbackTransaction:
             self.rewards = {number: (learning.get(number) or stored[number]).reward for number in served_by}
         self.new: dict[int, list[Row]] = {}  # events by decision
         self.rewarded_events: dict[int, tuple[list[Event], int]] = {}  # by decision, up to how many of its new events
+        self.unweighed = set[str]()
         self._take_lines(group, answers=answers)
-        pairs = zip(group, self.stored, strict=True)
-        accepted = [line.events for line, stored in pairs if stored is True and isinstance(line, Line)]
-        self.unweighed = set[str]().union(*accepted) - self.weighed
         if credited is not None:
             self.outcomes = credited.answers(self.outcomes) if answers else []
             self.stored = credited.first_of_each(self.stored)
@@ -222,7 +220,7 @@ class FeedbackTransaction:
         """Check lines, then write their events, keys and censored marks, and apply the events to the beliefs."""
         if any(isinstance(line, Line) and line.key is not None for line in group):
             from rlrec.app.inputs.canonical import line_digest  # which lines without keys do without
-        targets, now, kinds, keys = iter(self.targets), self.unit.now, self.kinds, self.keys
+        targets, now, kinds, keys, added = iter(self.targets), self.unit.now, self.kinds, self.keys, self.new
         new_keys, changed, seqs = list[Row](), list[Row](), dict[int, int]()
         arms, censored = dict[tuple[int, int], int](), dict[tuple[int, int], bool]()  # of further slots; of all
         for line in group:
@@ -247,9 +245,11 @@ class FeedbackTransaction:
             if stored is True:
                 if policy_id not in seqs:
                     seqs[policy_id] = self.ledger.seq(policy_id)
-                seq, new = seqs[policy_id], self.new.get(decision_id)
+                seq, new = seqs[policy_id], added.get(decision_id)
+                if not is_usual:
+                    self.unweighed |= values.keys() - self.weighed
                 if new is None:
-                    self.new[decision_id] = new = []
+                    added[decision_id] = new = []
                     changed.append((decision_id, policy_id, served_at, imported, arm_id, ordinal, context_id, new))
                 elif position is not None:
                     arms[decision_id, position] = arm_id
@@ -272,7 +272,7 @@ class FeedbackTransaction:
             if answers:
                 self.outcomes.append(self._answer(line, target, stored))
         self.ledger.apply_events(changed, stored=self.stored_events, arms=arms)
-        events.add(self.unit, [event for decision_id in sorted(self.new) for event in self.new[decision_id]])
+        events.add(self.unit, [event for decision_id in sorted(added) for event in added[decision_id]])
         if new_keys:
             events.add_keys(self.unit, new_keys)
         for flag in sorted(set(censored.values()), reverse=True):
@@ -297,10 +297,10 @@ class FeedbackTransaction:
                 raise _refused_events(line, target.decision_id, early=event_at < target.at)
             for kind, value in line.events.items():
                 _check_event(kind, value)
-                if kind != RETURN:
-                    self.kinds.add(kind)
-                elif kind in self.weighed and not target.imported and self._returned_already(target.decision_id, value):
-                    return False
+            counts = RETURN in line.events and RETURN in self.weighed and not target.imported
+            if counts and self._returned_already(target.decision_id, line.events[RETURN]):
+                return False
+            self.kinds |= line.events.keys() - {RETURN}
         except InputError as error:
             error.line = line.number
             return error

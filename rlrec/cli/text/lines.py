@@ -284,8 +284,10 @@ def _at_once(raws: list[bytes], kind: Any) -> list[Any] | None:
             return None
         # Written again, every key is there once: an equal count proves that none came twice. A quoted colon in a text
         # counts on both sides. The type leaves out defaults that lines state: then the untyped values prove it.
-        counts = (msgspec.json.encode(read).count(b'":') for read in (values, _decoder(Any).decode_lines(block)))
-        is_distinct = any(count == block.count(b'":') for count in counts)
+        n_keys = block.count(b'":')
+        is_distinct = msgspec.json.encode(values).count(b'":') == n_keys
+        if not is_distinct:
+            is_distinct = msgspec.json.encode(_decoder(Any).decode_lines(block)).count(b'":') == n_keys
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     return values if is_distinct and len(values) == len(raws) else None

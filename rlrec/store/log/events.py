@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Sequence
-from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from rlrec.errors import Conflict
@@ -69,14 +68,18 @@ MAX_SPREAD = 4  # ids for each decision that is asked for: a range of ids costs 
 
 def targets(unit: Unit, lines: Sequence[Line]) -> list[FeedbackTarget]:
     """The target of each line, in order."""
-    request_keys = {line.request_id for line in lines if line.request_id is not None}
-    requests = decisions.requests(unit, request_keys) if request_keys else {}
-    answered = {key: number for key, (_, number) in requests.items()}
-    numbers = list[int]()
-    for decision_id, request_id, position in map(itemgetter(slice(3)), lines):
-        number = decision_id or answered.get(request_id or "") or 0
-        slot = 0 if position is None else position if 0 < position < NO_POSITION else NO_POSITION
-        numbers.append((number if 0 < number <= LAST_ID else 0) << POSITION_BITS | slot)
+    if not lines:
+        return []
+    named: Sequence[int | None]
+    named, request_ids, positions, *_ = zip(*lines, strict=True)
+    if request_keys := set(request_ids) - {None}:
+        answered = {key: number for key, (_, number) in decisions.requests(unit, request_keys).items()}
+        named = [number or answered.get(key) for number, key in zip(named, request_ids, strict=True)]
+    numbers = [
+        (number if number and 0 < number <= LAST_ID else 0) << POSITION_BITS
+        | (0 if position is None else position if 0 < position < NO_POSITION else NO_POSITION)
+        for number, position in zip(named, positions, strict=True)
+    ]
     distinct = sorted(set(numbers))  # neighbours lie on one page
     source, array = (
         ("unnest(?::bigint[]) w (value)", distinct) if unit.postgres else ("json_each(?) w", json.dumps(distinct))

@@ -130,7 +130,12 @@ def _groups(lines: Lines, line_class: Any) -> Iterator[list[Any]]:
 
 def line_of(entry: Any, line_class: Any, number: int | None = None) -> Any:
     """A line of the use case's class, from one that was decoded; or the error in it."""
-    line = tuple.__new__(line_class, (*_values(entry), number, *_NOBODY))
+    from msgspec.structs import astuple
+
+    values = astuple(entry)
+    line = tuple.__new__(line_class, (*values[: len(FIELDS)], number, *_NOBODY))
+    if values[len(FIELDS) :] == _NO_CREDIT and values[4] is None and None in values[:2]:
+        return line
     try:
         if entry.at is not None:
             line = line._replace(at=parse_time(entry.at))
