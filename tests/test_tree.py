@@ -213,7 +213,6 @@ COVERED = {  # test file: modules without a test file of their name, which it co
     "policy/beliefs/test_means.py": ["policy/beliefs/base"],
     "policy/contexts/test_encoder.py": ["policy/contexts/fields"],
     "policy/contexts/test_marginal.py": ["policy/contexts/contextual"],
-    "policy/gradients/test_reinforce.py": ["policy/gradients/returns"],
     "policy/kinds/test_bandits.py": ["policy/kinds/thompson"],
     "policy/kinds/test_exp3.py": ["policy/beliefs/statistics"],
     "policy/kinds/test_kinds.py": ["app/inputs/parameters"],

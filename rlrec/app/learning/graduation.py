@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
 from rlrec.app.distributions import designs, exact
 from rlrec.app.distributions.exact import EligibleDistribution, VersionDistribution
 from rlrec.app.inputs import lookup
-from rlrec.app.learning.warm_start import InitialBelief
 from rlrec.app.log import stored_contexts
 from rlrec.arrays import Array, Ids, Index
 from rlrec.errors import InputError
@@ -26,6 +25,9 @@ from rlrec.records import Version
 from rlrec.store import Unit
 from rlrec.store.log import contents, decisions
 from rlrec.store.policies import arms
+
+if TYPE_CHECKING:
+    from rlrec.app.learning.warm_start import InitialBelief
 
 KIND = "gradient"
 NEWEST = 2_000  # decisions of the bandit whose eligible sets, contexts and sizes are those of the fit

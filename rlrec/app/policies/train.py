@@ -9,7 +9,6 @@ from functools import partial
 from math import isfinite
 from typing import Any, cast
 
-from rlrec.app.audit.integrity import live_versions
 from rlrec.app.distributions.trained import TrainedModel
 from rlrec.app.evaluation.comparisons import paired_gate
 from rlrec.app.evaluation.comparisons.paired_gate import BY_VISIT, Gain
@@ -23,28 +22,19 @@ from rlrec.app.learning import graduation
 from rlrec.app.log import lineage, reward_log
 from rlrec.app.log.ended_visits import Cutoff
 from rlrec.app.log.splits import GATE, TRAIN, TUNE
-from rlrec.app.training import ascent
+from rlrec.app.training import ascent, report
 from rlrec.app.training.ascent import SLOT, Epoch, Trainer, TrainingOptions, TrainingResult
 from rlrec.app.training.dataset import Dataset
 from rlrec.app.training.dataset_writer import DatasetWriter
 from rlrec.app.training.holdout_value import VISITS, HoldoutValue, fit_values
 from rlrec.app.training.lease import TrainingLease
-from rlrec.app.training.report import (
-    NO_GATE,
-    GateReport,
-    Result,
-    TuneSplit,
-    bold_reason,
-    copy_reason,
-    refusal_reason,
-    result,
-)
+from rlrec.app.training.report import GateReport, Result, TuneSplit
 from rlrec.arrays import Array
 from rlrec.compute import Engine
 from rlrec.errors import InputError, StoreBusy, quantity, suggest
 from rlrec.ope.comparisons.paired import nightly_alpha
-from rlrec.policy.gradients.baseline import BASELINES
 from rlrec.policy.gradients.gradient import Parameters
+from rlrec.policy.gradients.returns import BASELINES
 from rlrec.records import Version
 from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
@@ -183,16 +173,15 @@ class _TrainingRun:
             if first is not None or not self.report.visits:
                 wait_us = cutoff.timeout_us + cutoff.window_us
                 self.maturity = reward_log.maturity_sentence(unit, selection, wait_us=wait_us, mature_from=first)
-            reports = policies.reports(unit, self.parent.policy.id, since=unit.now - YEAR_US)
-            gates = (report["gate"] for report in reports)
-            looks = [cast(GateReport, NO_GATE | gate) for gate in gates if gate["candidate"] is not None]
+            stored = policies.reports(unit, self.parent.policy.id, since=unit.now - YEAR_US)
+            looks = [report.NO_LOOK | row["gate"] for row in stored if row["gate"]["candidate"] is not None]
         n_new, least = self.report.new_visits, self.request.min_new
         if n_new < least:
             reason = f"nothing new: {quantity(n_new, 'session')} since the last training, and --min-new is {least:,}"
             if waiting := self.report.unused.waiting:
                 wait = f"{waiting:,} more count once they have ended and their reward windows are over"
                 reason = "; ".join([reason, ", ".join(filter(None, (wait, self.maturity)))])
-            return result(self.parent, self.live.number, n_new, NO_GATE, seed=self.seed, why=reason)
+            return report.result(self.parent, self.live.number, n_new, None, seed=self.seed, why=reason)
         # the ascent on the visits that teach, and the look of the gate
         self.arms = writer.arms
         start = reader.parameters_of(self.arms)
@@ -206,7 +195,7 @@ class _TrainingRun:
             self.store.notice(f"sessions that are not used: {unused}")
         trained = self._train(start)
         candidate, weights = self._candidate(trained.parameters)
-        gate = self._look(candidate, weights, judged, trained, looks)
+        gate = self._look(candidate, weights, judged, trained, cast(list[GateReport], looks))
         with self.store.rehearsal() if self.request.dry_run else nullcontext():
             return self.store.write(lambda unit: self._store(unit, candidate, weights, trained, gate, record))
 
@@ -227,38 +216,38 @@ class _TrainingRun:
         return replace(log_selection, since=max(bounds, default=None))
 
     def _record(self, unit: Unit, selection: Selection) -> dict[str, Any]:
-        report, options = self.report, asdict(self.request) | {"seed": self.seed}
+        written, options = self.report, asdict(self.request) | {"seed": self.seed}
         del options["dry_run"]
         record = lineage.record(
-            unit, self.log or "", selection, last_id=report.last_id, window_us=self.parent.reward.window_us,
-            slots=report.slots,
+            unit, self.log or "", selection, last_id=written.last_id, window_us=self.parent.reward.window_us,
+            slots=written.slots,
         )  # fmt: skip
-        return record | {"now": unit.now, "splits": [TRAIN, TUNE], "sessions": report.visits, "options": options}
+        return record | {"now": unit.now, "splits": [TRAIN, TUNE], "sessions": written.visits, "options": options}
 
     def _check(self) -> None:
-        name, report, unused = self.parent.reward.name, self.report, self.report.unused
-        n_others = unused.left_out - unused.silent + report.unrecorded + unused.waiting
-        if not report.visits and unused.silent and not n_others:
+        name, written, unused = self.parent.reward.name, self.report, self.report.unused
+        n_others = unused.left_out - unused.silent + written.unrecorded + unused.waiting
+        if not written.visits and unused.silent and not n_others:
             hint = "train on what `rlrec recommend` served, or on an import that says how likely each slate was"
             raise InputError(
                 f"of {quantity(unused.silent, 'session')}, none has propensities for whole slates", hint=hint
             )
-        if len(report.keep_probabilities) > 1:
+        if len(written.keep_probabilities) > 1:
             hint = "leave them out by --log, or sample users (`rlrec help scale`); a bandit can learn from them"
             raise InputError("the log dropped lines at several rates (keep_probability): it teaches wrongly", hint=hint)
         if not self.dataset.splits[TRAIN].visits:
             reason = "no session has ended"
-            if counts := report.unused_sessions:
+            if counts := written.unused_sessions:
                 reason = f"sessions that are not used: {counts}"
-            if report.visits:
-                reason = f"of {quantity(report.visits, 'session')}, none is in the split that teaches"
+            if written.visits:
+                reason = f"of {quantity(written.visits, 'session')}, none is in the split that teaches"
             raise InputError(f"empty log to train on: {reason}", hint=self._way_out())
-        if report.max_reward > LARGEST:
+        if written.max_reward > LARGEST:
             raise InputError(
-                f"a slate earned {report.max_reward:g} by reward {name}, which is too large to compute with",
+                f"a slate earned {written.max_reward:g} by reward {name}, which is too large to compute with",
                 hint="define a reward with --clip LO,HI, or with other weights",
             )
-        if not report.rewarded_decisions:
+        if not written.rewarded_decisions:
             hint = "send `rlrec feedback`, or define another reward"
             raise InputError(f"no session has an event that reward {name} weighs", hint=hint)
 
@@ -350,14 +339,14 @@ class _TrainingRun:
     def _look(
         self, candidate: Version, weights: Sequence[ArmWeights], selection: Selection, trained: TrainingResult,
         looks: Sequence[GateReport],
-    ) -> GateReport:  # fmt: skip
-        """The gate's one look at this candidate, by the figures of `evaluate`; NO_GATE where the tuning visits promise
+    ) -> GateReport | None:  # fmt: skip
+        """The gate's one look at this candidate, by the figures of `evaluate`; None where the tuning visits promise
         nothing, or nothing of the gate split is selected. It is compared with the live version; where that has never
         served these visits, and they cannot tell its value, with what they earned. A look with the figures of an
         earlier one is that one: it tells nothing new, and spends no error. looks: of this year."""
         promising = self.request.promote != "if-better" or trained.promising
         if not self.report.gate_visits or not promising or (self.request.bold and trained.is_bold):
-            return NO_GATE
+            return None
         # whether the tuning visits show that the candidate is near what was logged: that depends on no reward, and
         # they ask for more than the gate does, so few visits there with large weights say nothing against it
         best = trained.best_epoch
@@ -368,12 +357,9 @@ class _TrainingRun:
             sides = [targets.trained(unit, candidate, weights), *serving]
             gamma, visits = self.request.gamma, None
             options: dict[str, Any] = {
-                "gamma": gamma,
-                "progress": self.lease.renew,
-                "engine": self.engine,
-                "log": self.log,
+                "gamma": gamma, "progress": self.lease.renew, "engine": self.engine, "log": self.log,
                 "cluster": self.request.cluster,
-            }
+            }  # fmt: skip
             if extent(unit, gate_split).positions > 1 and self.request.weights == SLOT:
                 gain, visits = paired_gate.page_gains(unit, sides, gate_split, **options)
             else:
@@ -384,20 +370,21 @@ class _TrainingRun:
         if not over_live:
             gain, visits = gain.over_served, None if visits is None else visits.over_served
         number = 1 + sum(not look["repeated"] for look in looks)
-        alpha = nightly_alpha(number)
-        report: dict[str, Any] = {
-            **paired_gate.judged(gain, visits, number, alpha, supported_elsewhere=is_near_log),
+        look: GateReport = {
+            **paired_gate.judged(gain, visits, number, nightly_alpha(number), supported_elsewhere=is_near_log),
             "against": self.live.number if over_live else None, "sessions": (visits or gain).estimates[0].n,
             "repeated": False,
         }  # fmt: skip
-        repeated_report = next((look for look in looks if paired_gate.is_repeated(report, look)), None)
-        return cast(GateReport, report) if repeated_report is None else {**repeated_report, "repeated": True}
+        earlier = next((earlier for earlier in looks if paired_gate.is_repeated(look, earlier)), None)
+        return look if earlier is None else {**earlier, "repeated": True}
 
     def _store(
         self, unit: Unit, candidate: Version, weights: Sequence[ArmWeights], trained: TrainingResult,
-        gate: GateReport, record: Mapping[str, Any],
+        gate: GateReport | None, record: Mapping[str, Any],
     ) -> Result:  # fmt: skip
         """Store the version, and promote it or not: in one transaction, while the lease holds."""
+        from rlrec.app.audit.integrity import live_versions
+
         settings.lock(unit)
         if removals.count_forgotten(unit) != self.forgotten:  # an hour's work, but it rests on their visits
             raise StoreBusy("rows of a user were deleted meanwhile", hint="nothing was stored; train again")
@@ -406,7 +393,11 @@ class _TrainingRun:
         head = policies.lock(unit, [policy.id])[policy.id]
         # the version with its parameters
         number = policies.versions(unit, [policy.id])[-1].number + 1
-        training = {"curve": [asdict(point) for point in trained.curve], "best": trained.best, "gate": gate}
+        training = {
+            "curve": [asdict(point) for point in trained.curve],
+            "best": trained.best,
+            "gate": gate or report.NO_LOOK,
+        }
         version_id = policies.add_version(
             unit, policy_id=policy.id, number=number, status="frozen", reward_id=self.parent.reward.id,
             seq=head.seq, ordinal=head.ordinal, parent_id=self.parent.id,
@@ -416,20 +407,20 @@ class _TrainingRun:
         beliefs.add_weights(unit, version_id, weights)
         # the promotion
         same_live, promote = head.live_id == self.live.id, self.request.promote
-        promoted = promote == "always" or (promote == "if-better" and same_live and bool(gate["passed"]))
+        promoted = promote == "always" or (promote == "if-better" and same_live and gate is not None and gate["passed"])
         if promoted:
             policies.promote(unit, policy.id, version_id=version_id, previous_id=head.live_id)
         settings.add_run(unit, "train-pg", {"policy": policy.name, "version": number}, {"promoted": promoted})
-        why = copy_reason(trained, self.tune, parent=self.parent)
+        why = report.copy_reason(trained, self.tune, parent=self.parent)
         if promote == "if-better":
-            why = None if promoted else refusal_reason(gate, trained, same_live=same_live, tune=self.tune)
-        is_unjudged = trained.is_bold or gate["answer"] == "unknown"
+            why = None if promoted else report.refusal_reason(gate, trained, same_live=same_live, tune=self.tune)
+        is_unjudged = trained.is_bold or (gate is not None and gate["answer"] == "unknown")
         if self.request.bold and is_unjudged and not promoted:
             serving = routes.newest_changes(unit)
             names = [change.route for change in serving if change.policy == policy.name]
             names += [change.route for change in serving]
-            why = bold_reason(trained, self.tune, f"{policy.name}@{number}", next(iter(names), None))
-        return result(
+            why = report.bold_reason(trained, self.tune, f"{policy.name}@{number}", next(iter(names), None))
+        return report.result(
             self.parent, number, self.report.visits, gate, seed=self.seed, trained=trained, promoted=promoted, why=why,
             log=self.log_taken, ess_wanted=self.tune.wanted_ess, weights=self.request.weights, training=training,
             passed_by=live_versions.describe(unit, policy.name) if promoted else [],

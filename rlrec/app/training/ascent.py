@@ -15,7 +15,7 @@ from rlrec.app.training.dataset import ArrayFile, DatasetSplit, VisitRows
 from rlrec.app.training.holdout_value import HoldoutValue
 from rlrec.arrays import Array, Ids
 from rlrec.errors import RlrecError
-from rlrec.policy.gradients import baseline, reinforce, returns
+from rlrec.policy.gradients import reinforce, returns
 from rlrec.policy.gradients.gradient import Gradient, Parameters
 from rlrec.policy.gradients.natural import BIAS, FoldGradients, MeanFeatures, NaturalSteps
 from rlrec.policy.gradients.reinforce import GradientSums, LoggedSlates, Objective
@@ -223,7 +223,7 @@ class Trainer:
                 fisher = reduce(add_each, squares, fisher)
                 yield gradient
 
-        folds = FoldGradients.from_batches(gradients())
+        folds = FoldGradients(gradients())
         self._fisher = fisher
         self._steps = NaturalSteps.from_gradients(
             folds, fisher, self._means, decisions=self._decisions, slots=self._slots
@@ -248,17 +248,17 @@ class Trainer:
 
     def _prepare_baseline(self, train: DatasetSplit) -> None:
         total, count = 0.0, 0
-        sums: baseline.ValueSums | None = None
+        sums: returns.ValueSums | None = None
         if self.options.baseline in ("mean", "value"):
             for rows in train.batches():
                 gained = self._returns(rows)
                 total, count = total + float(gained.sum()), count + len(gained)
                 if self.options.baseline == "value":
-                    added = baseline.value_sums(rows.x.astype(np.float64), gained, self._fold(rows))
+                    added = returns.value_sums(rows.x.astype(np.float64), gained, self._fold(rows))
                     sums = added if sums is None else sums + added
         self._mean = total / max(1, count)
         self.by_position = mean_by_position(train) if self.options.objective.by_slot else None
-        self._value = None if sums is None else baseline.fit(sums)
+        self._value = None if sums is None else returns.fit(sums)
 
     def slates(self, rows: VisitRows) -> Iterator[LoggedSlates]:
         """The decisions of some visits with their gains, which do not depend on the parameters."""
@@ -274,7 +274,7 @@ class Trainer:
 
     def _fold(self, rows: VisitRows) -> Ids:
         """The cross-fitting fold of each decision, by the digest of its cluster."""
-        fold = (rows.cluster.view(np.uint64) >> np.uint64(8)) % np.uint64(baseline.FOLDS)
+        fold = (rows.cluster.view(np.uint64) >> np.uint64(8)) % np.uint64(returns.FOLDS)
         return np.repeat(fold.astype(np.int64), rows.length)
 
     def _returns(self, rows: VisitRows) -> Array:
@@ -283,9 +283,9 @@ class Trainer:
 
     def _baseline(self, rows: VisitRows, gained: Array) -> Array:
         if self._value is not None:
-            return baseline.values(rows.x, self._fold(rows), self._value)
+            return returns.values(rows.x, self._fold(rows), self._value)
         if self.options.baseline == "rloo":
-            return baseline.rloo(gained, returns.steps(rows.start))
+            return returns.rloo(gained, returns.steps(rows.start))
         return np.full(len(gained), self._mean)
 
     def train(self, tune: HoldoutValue | None, *, progress: Callable[[Epoch], None] | None = None) -> TrainingResult:
@@ -301,8 +301,7 @@ class Trainer:
         has_pages = any(group.shown.shape[1] > 1 for group in self._file.read(0))
         gain, failures, is_saddle = 0.0, 0, options.weights == SLATE and has_pages
         for epoch in range(1, options.epochs + 1):
-            moved, sums = self._epoch(now, rate)
-            point = _point(epoch, moved, sums, tune, rate)
+            moved, point = self._epoch(epoch, now, rate, tune)
             curve.append(point)
             if progress is not None:
                 progress(point)
@@ -361,7 +360,8 @@ class Trainer:
     def _sums(self, parameters: Parameters, slates: Iterable[LoggedSlates]) -> GradientSums:
         return reinforce.sums(self.policy, parameters, slates, self.options.objective)
 
-    def _epoch(self, now: Parameters, rate: float) -> tuple[Parameters, GradientSums]:
+    def _epoch(self, number: int, now: Parameters, rate: float, tune: HoldoutValue | None) -> tuple[Parameters, Epoch]:
+        """The parameters after one pass over the batches, and its point of the curve."""
         total = reinforce.zero_sums(now)
         for slates in self._batches():
             sums = self._sums(now, slates)
@@ -372,26 +372,24 @@ class Trainer:
                 )
             now = self._steps.step(now, sums.mean, rate=rate)
             total = total + sums
-        return now, total
+        names = ("value", "gain", "std_error", "lower", "upper", "ess", "entropy", "kl")
+        figures: dict[str, Any] = dict.fromkeys(names)
+        if tune is not None:
+            figures = tune.point(now, z=Z if tune.by_position is None else SLOT_Z)
+        variance, without_baseline = total.variances
+        return now, Epoch(
+            epoch=number, lr=rate, supported=tune is None or (figures["ess"] or 0.0) >= tune.wanted_ess, **figures,
+            clipped=total.clipped_share, variance=variance, variance_without_baseline=without_baseline,
+        )  # fmt: skip
 
 
 def agreement(gradients: Iterable[Parameters]) -> float:
     """The part of the squared sum of the gradients of batches that is surely no noise, between 0 and 1; 0 of one batch.
     What follows a slot has far more noise than its own reward: where batches do not agree on where that leads, it would
     only blur what slots earn."""
-    folds = FoldGradients.from_batches(gradients)
+    folds = FoldGradients(gradients)
     square = reinforce.squared(folds.total)
     return folds.signal(*folds.total) / square if square else 0.0
-
-
-def _point(epoch: int, now: Parameters, sums: GradientSums, tune: HoldoutValue | None, rate: float) -> Epoch:
-    variance, without_baseline = sums.variances
-    figures: dict[str, Any] = dict.fromkeys(("value", "gain", "std_error", "lower", "upper", "ess", "entropy", "kl"))
-    if tune is not None:
-        figures = tune.point(now, z=Z if tune.by_position is None else SLOT_Z)
-    figures |= {"clipped": sums.clipped_share, "variance": variance, "variance_without_baseline": without_baseline}
-    supported = tune is None or (figures["ess"] or 0.0) >= tune.wanted_ess
-    return Epoch(epoch=epoch, lr=rate, supported=supported, **figures)
 
 
 def pack_mask(slates: LoggedSlates) -> LoggedSlates:

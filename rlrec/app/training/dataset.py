@@ -29,6 +29,7 @@ from rlrec.policy.gradients.gradient import State
 from rlrec.policy.gradients.natural import FOLDS
 
 ALIGNED = 64  # bytes; arrays begin at multiples of it
+PADDING = memoryview(bytes(ALIGNED))
 
 _ROOM = "set TMPDIR to a folder with room: half a kB for each decision of the log"
 
@@ -59,17 +60,19 @@ class ArrayFile:
         """Write one more record: its pickle, then the arrays."""
         buffers: list[pickle.PickleBuffer] = []
         content = pickle.dumps(record, protocol=5, buffer_callback=buffers.append)
-        blocks = [content, *(buffer.raw() for buffer in buffers)]
+        blocks = [memoryview(content), *(buffer.raw() for buffer in buffers)]
         self._lengths.append(array("q", map(len, blocks)))
-        content = b"".join(bytes(block).ljust(_round_up(len(block)), b"\0") for block in blocks)
-        left = memoryview(content)
+        end = self._begins[-1]
         try:
-            while left:
-                left = left[self._file.write(left) :]
+            for block in blocks:
+                for left in (block, PADDING[: -len(block) % ALIGNED]):
+                    end += len(left)
+                    while left:
+                        left = left[self._file.write(left) :]
         except OSError as error:
             folder = tempfile.gettempdir()
             raise RlrecError(f"cannot write to the temporary folder {folder}: {error.strerror}", hint=_ROOM) from error
-        self._begins.append(self._begins[-1] + len(content))
+        self._begins.append(end)
 
     def read(self, number: int) -> Any:
         """A record; its arrays are read-only."""
@@ -79,12 +82,8 @@ class ArrayFile:
         blocks = []
         for length in self._lengths[number]:
             blocks.append(view[at : at + length])
-            at += _round_up(length)
+            at += length + -length % ALIGNED
         return pickle.loads(blocks[0], buffers=blocks[1:])
-
-
-def _round_up(length: int) -> int:
-    return -(-length // ALIGNED) * ALIGNED
 
 
 # -- visits --
@@ -210,20 +209,14 @@ SETS = ("catalogue", "count", "eligible_arms")  # one an eligible set of a porti
 DECISIONS = 100_000  # that wait in memory for their order, about
 
 
-class VisitFile:
-    """Portions of visits in a file without a name. catalogues: by their digests, of all files of a dataset."""
+class VisitFile(ArrayFile):
+    """Portions of visits in a file. catalogues: by their digests, of all files of a dataset."""
 
     def __init__(self, catalogues: dict[bytes, Catalogue]) -> None:
-        self._catalogues, self._file = catalogues, ArrayFile()
+        super().__init__()
+        self._catalogues = catalogues
 
-    def __len__(self) -> int:
-        return len(self._file)
-
-    def close(self) -> None:
-        """Let the file go."""
-        self._file.close()
-
-    def add(self, rows: VisitRows) -> None:
+    def write(self, rows: VisitRows) -> None:
         """Write one more portion."""
         sets, words = rows.eligible_sets, None
         for eligible_set in sets:
@@ -236,11 +229,11 @@ class VisitFile:
         columns = {name: np.asarray(getattr(rows, name), dtype) for name, dtype in types.items()}
         if rows.words is not None and len(rows.words.column):
             words = replace(rows.words, column=rows.words.column.astype("i4"), value=rows.words.value.astype("f4"))
-        self._file.add((columns | dict(zip(SETS, (catalogue, count, arms), strict=True)), words))
+        self.add((columns | dict(zip(SETS, (catalogue, count, arms), strict=True)), words))
 
-    def read(self, number: int) -> VisitRows:
+    def portion(self, number: int) -> VisitRows:
         """A portion."""
-        stored, words = self._file.read(number)
+        stored, words = self.read(number)
         columns: dict[str, Any] = {
             name: values.astype(np.int64) if values.dtype.kind == "i" else values for name, values in stored.items()
         }
@@ -266,7 +259,7 @@ class DatasetSplit(VisitFile):
         """The batches in order. max_visits: end before the batch that would exceed as many, but give one at least."""
         total = 0
         for number in range(len(self)):
-            rows = self.read(number)
+            rows = self.portion(number)
             total += len(rows)
             if number and max_visits is not None and total > max_visits:
                 return
@@ -304,7 +297,7 @@ class Dataset:
             split = int(rows.split[visits[0]])
             self._clusters[split].append(rows.cluster[visits])
             self._portions[split, int(bucket[visits[0]])].append(len(self._file))
-            self._file.add(rows.take(visits))
+            self._file.write(rows.take(visits))
 
     def batch(self, max_visits: int) -> int:
         """Visits of a batch of those that teach: at most so many, and so few that their gradients can be compared."""
@@ -323,7 +316,7 @@ class Dataset:
             waiting, lengths = list[VisitRows](), iter(ends)
             length = next(lengths, 0)
             for key in sorted(key for key in self._portions if key[0] == number):
-                rows = VisitRows.concatenate([self._file.read(portion) for portion in self._portions[key]])
+                rows = VisitRows.concatenate([self._file.portion(portion) for portion in self._portions[key]])
                 order, start = np.argsort(rows.name, kind="stable"), 0
                 while start < len(order):
                     end = start + length - sum(map(len, waiting))
@@ -333,6 +326,6 @@ class Dataset:
                         batch = waiting[0] if len(waiting) == 1 else VisitRows.concatenate(waiting)
                         words = None if batch.words is None else batch.words.select_columns(columns)
                         split.longest = max(split.longest, int(batch.length.max()))
-                        split.add(replace(batch, words=words))
+                        split.write(replace(batch, words=words))
                         waiting, length = [], next(lengths, 0)
         self._file.close()

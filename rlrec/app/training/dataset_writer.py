@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import reduce
 from hashlib import blake2b
-from operator import add
 from typing import Self
 
 import numpy as np
@@ -92,12 +90,7 @@ class WriteReport(Sums):
         return "; ".join(f"{count:,} {reason}" for count, reason in counts if count)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class WrittenVisits:
-    """The visits of a partition of the log, and what there is to say of them."""
-
-    report: WriteReport
-    rows: Sequence[VisitRows]
+Written = tuple[WriteReport, list[VisitRows]]  # what there is to say of a part of the log, and its visits
 
 
 class DatasetWriter:
@@ -137,29 +130,30 @@ class DatasetWriter:
             bounds = session_bounds(self.unit, selection)
             batches = reader.batches(self.unit, selection, columns=COLUMNS, visits=True, keys=True, bounds=bounds)
             log_reader = LogReader(self.unit, self.evaluation, progress=progress, rows=batches)
-            portions: Iterator[WrittenVisits] = map(self._written, log_reader.batches(self.reading))
+            portions: Iterator[Written] = map(self._written, log_reader.batches(self.reading))
         else:
             portions = passes.results(LogReader(self.unit, self.evaluation, progress=progress), self, engine)
-        for written in portions:
-            for rows in written.rows:
+        for written, pieces in portions:
+            for rows in pieces:
                 dataset.add(rows)
-            report += written.report
+            report += written
             progress()
         return report
 
-    def __call__(self, log_reader: LogReader, /) -> WrittenVisits:
+    def __call__(self, log_reader: LogReader, /) -> Written:
         """The visits of a partition that can be used."""
-        portions = list(map(self._written, log_reader.batches(self.reading)))
-        rows = [rows for portion in portions for rows in portion.rows]
-        return WrittenVisits(report=reduce(add, (portion.report for portion in portions), WriteReport()), rows=rows)
+        report, rows = WriteReport(), list[VisitRows]()
+        for written, pieces in map(self._written, log_reader.batches(self.reading)):
+            report, rows = report + written, rows + pieces
+        return report, rows
 
-    def _written(self, batch: Batch) -> WrittenVisits:
+    def _written(self, batch: Batch) -> Written:
         """The visits of a batch that can be used."""
         visits, unused = ended_visits.usable_visits(batch, self.reward, self.cutoff)
         keep = batch.slots["keep_probability"]
         report = WriteReport(unused=unused, keep_probabilities=frozenset((float(keep.min()), float(keep.max()))))
         if not len(visits):
-            return WrittenVisits(report=report, rows=())
+            return report, []
         # which visits have states, a split that is still right, and an end
         keys = batch.keys
         assert keys is not None
@@ -178,7 +172,7 @@ class DatasetWriter:
         )  # fmt: skip
         visits = visits.take(is_usable)
         if not len(visits):
-            return WrittenVisits(report=report, rows=())
+            return report, []
         is_judged = visits.slots["decision_id"][visits.begins] >= self.judged_from
         split = visits.per_visit("split")
         written = (split == TRAIN) | (split == TUNE) & is_judged
@@ -189,7 +183,7 @@ class DatasetWriter:
             rewarded_decisions=int((~visits.default).sum()), max_reward=float(np.abs(visits.reward).max()),
             last_id=int(visits.slots["decision_id"].max()),
         )  # fmt: skip
-        return WrittenVisits(report=report, rows=list(self._portions(visits.take(written), keys)))
+        return report, list(self._portions(visits.take(written), keys))
 
     def _portions(self, visits: EndedVisits, keys: Columns) -> Iterator[VisitRows]:
         """The rows of visits, in portions of so many arms of eligible sets."""
@@ -236,8 +230,8 @@ class DatasetWriter:
             eligible=set_index, size=np.diff(first),
             remembered=np.bincount(state.row[in_set], minlength=len(eligible)),
             log_propensity=visits.per_decision("log_propensity"), reward=visits.reward, lowest=visits.lowest,
-            default=visits.default.astype(np.int64), x=state.x, shown=self._positions(slots["arm_id"]),
-            earned=earned, divided=divided, logged=logged,
+            default=visits.default.astype(np.int64), x=state.x.astype(np.float32),
+            shown=self._positions(slots["arm_id"]), earned=earned, divided=divided, logged=logged,
             conditional=np.log(slots["propensity"]), arm=remembered[in_set], memory=state.memory[in_set],
             words=encoded if isinstance(encoded, Sparse) else None,
         )  # fmt: skip
@@ -265,16 +259,15 @@ class DatasetWriter:
         """The eligible sets of decisions as they were described then, and the index of each decision's, (n,)."""
         epoch = self.model.arm_features.epochs(revision)
         first, index = distinct(eligible, epoch)
-        members = contents.eligible_arms(self.unit, set(eligible[first].tolist()))
-        rows = zip(eligible[first].tolist(), epoch[first].tolist(), revision[first].tolist(), strict=True)
-        return [self._eligible_set(members[set_id], *described) for set_id, *described in rows], index
-
-    def _eligible_set(self, ids: Sequence[int], epoch: int, revision: int) -> EligibleSet:
-        if epoch not in self._catalogues:
-            described = Catalogue(self.model.arm_features.encode(self.arms, revision))
-            equal = (catalogue for catalogue in self._catalogues.values() if catalogue.digest == described.digest)
-            self._catalogues[epoch] = next(equal, described)
-        return EligibleSet(self._catalogues[epoch], np.sort(self._positions(np.array(ids, np.int64))))
+        members, sets = contents.eligible_arms(self.unit, set(eligible[first].tolist())), list[EligibleSet]()
+        for set_id, number, at in np.column_stack([eligible, epoch, revision])[first].tolist():
+            if number not in self._catalogues:
+                described = Catalogue(self.model.arm_features.encode(self.arms, at))
+                equal = (catalogue for catalogue in self._catalogues.values() if catalogue.digest == described.digest)
+                self._catalogues[number] = next(equal, described)
+            arms = np.sort(self._positions(np.array(members[set_id], np.int64)))
+            sets.append(EligibleSet(self._catalogues[number], arms))
+        return sets, index
 
 
 def _digests(names: list[str]) -> Ids:

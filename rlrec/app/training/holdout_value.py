@@ -71,6 +71,7 @@ class HoldoutValue:
         judged by themselves."""
         self.split, self.policy, self.reference, self.values = split, policy, reference, values
         self.max_visits, self.by_position = max_visits, by_position
+        self._exploration: dict[str, Any] = {"temperature": policy.temperature, "floor": policy.exploration}
         estimators = ope.parse(ESTIMATOR).sessions
         self.fold = SessionFold(
             estimators=estimators, gamma=gamma, horizon=split.longest, spans_batches=split.spans_batches
@@ -254,10 +255,6 @@ class HoldoutValue:
             entropy = -(first * np.log(np.maximum(first, 1e-30))).sum()
             sums += [len(block.rows), float(entropy), float(kl.sum())]
         return float(sums[1] / sums[0]), float(sums[2] / sums[0])
-
-    @property
-    def _exploration(self) -> dict[str, Any]:
-        return {"temperature": self.policy.temperature, "floor": self.policy.exploration}
 
     def _score(self, parameters: Parameters, block: DecisionBlock) -> Array:
         arm_parameters = {name: parameters[name][block.arms] for name in ARM_PARAMETERS}

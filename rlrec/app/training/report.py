@@ -13,15 +13,15 @@ from rlrec.records import Version
 
 
 class GateReport(Judgement):
-    """The look of the gate at a candidate, as it is stored; without a look all is None. against: the live version, None
-    for what served the log; repeated: whether an earlier version had the same look, which this is."""
+    """The look of the gate at a candidate, as it is stored. against: the live version, None for what served the log;
+    repeated: whether an earlier version had the same look, which this is."""
 
     against: int | None
-    sessions: int | None
-    repeated: bool | None
+    sessions: int
+    repeated: bool
 
 
-NO_GATE: GateReport = dict.fromkeys(GateReport.__annotations__)  # type: ignore[assignment]
+NO_LOOK = dict.fromkeys(GateReport.__annotations__)  # what stands in a report where the gate did not look
 
 
 # log: the filter of what taught. trained: whether there is a new version; why: there is none, or it is no better, or
@@ -40,15 +40,16 @@ class Result(RunFigures, GateReport):
 
 
 def result(
-    parent: Version, version: int, sessions: int, gate: GateReport, *, seed: int, trained: TrainingResult | None = None,
-    **figures: Any,
+    parent: Version, version: int, sessions: int, gate: GateReport | None, *, seed: int,
+    trained: TrainingResult | None = None, **figures: Any,
 ) -> Result:  # fmt: skip
     """The result of a run; trained: None where there was nothing new; figures: further ones of `Result`."""
     best = None if trained is None else trained.best_epoch
     gain, lower, ess = (None, None, None) if best is None else (best.gain, best.lower, best.ess)
     fields = {
-        **gate, "policy": parent.policy.name, "version": version, "parent": parent.number, "sessions": sessions,
-        "promoted": False, "reasons": gate["reasons"] or [], "gate_sessions": gate["sessions"],
+        **(gate or NO_LOOK), "policy": parent.policy.name, "version": version, "parent": parent.number,
+        "sessions": sessions, "promoted": False, "reasons": gate["reasons"] if gate else [],
+        "gate_sessions": gate and gate["sessions"],
         "tune_estimate": gain, "tune_lower": lower, "tune_ess": ess, "trained": trained is not None,
         "epochs": 0 if trained is None else len(trained.curve), "best_epoch": None if trained is None else trained.best,
         "seed": seed, "passed_by": [], **figures,
@@ -103,11 +104,11 @@ def copy_reason(trained: TrainingResult, tune: TuneSplit, *, parent: Version) ->
     return "; ".join(filter(None, (copied, "" if trained.supported else no_step_reason(trained, tune)))) or None
 
 
-def refusal_reason(gate: GateReport, trained: TrainingResult, *, same_live: bool, tune: TuneSplit) -> str:
+def refusal_reason(gate: GateReport | None, trained: TrainingResult, *, same_live: bool, tune: TuneSplit) -> str:
     """Why a candidate was not promoted. same_live: whether the live version is still the one it was compared with."""
     if not same_live:
         return "another version went live meanwhile"
-    if gate["candidate"] is None:
+    if gate is None:
         if trained.promising:
             return "no session of the gate split has ended"
         if not trained.supported:

@@ -15,8 +15,6 @@ from rlrec.policy.beliefs.base import Belief, Examined, bounded, unchecked_copy
 from rlrec.policy.contexts.contextual import ContextualPolicy
 from rlrec.policy.contexts.encoder import Encoded
 from rlrec.policy.contexts.features import Sparse
-from rlrec.policy.scores.families.gumbel import Gumbel
-from rlrec.policy.scores.families.point import Point
 from rlrec.policy.scores.scores import Scores
 
 if TYPE_CHECKING:
@@ -215,6 +213,9 @@ class Gradient(ContextualPolicy, Examined):
 
     def distribution(self, score: Array) -> Scores:
         """The distribution of the noisy scores, from noiseless ones (..., m)."""
+        from rlrec.policy.scores.families.gumbel import Gumbel
+        from rlrec.policy.scores.families.point import Point
+
         return Gumbel(score / self.temperature) if self.temperature else Point(score)
 
     # -- a visit that begins --

@@ -7,7 +7,7 @@ agree from batch to batch stays where it is."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import reduce
 from math import sqrt
@@ -25,27 +25,18 @@ ROUNDING = 1e-12  # information of a group beside the most of any group, which i
 DOUBT = 1.0  # standard errors by which the agreement of the batches is taken to be less than it looks
 
 
-@dataclass(frozen=True, eq=False)
 class FoldGradients:
-    """Sums of the gradients of batches, fold by fold. sizes: batches of each fold."""
+    """Sums of the gradients of batches, which go to the folds in turn, and their total. sizes: batches of each fold."""
 
-    sums: Sequence[Parameters]
-    sizes: Sequence[int]
-
-    @classmethod
-    def from_batches(cls, gradients: Iterable[Parameters]) -> FoldGradients:
-        """The sums of the gradients of batches, which go to the folds in turn."""
+    def __init__(self, gradients: Iterable[Parameters]) -> None:
         sums, sizes = [Parameters() for _ in range(FOLDS)], [0] * FOLDS
         for number, gradient in enumerate(gradients):
             fold = number % FOLDS
             sums[fold], sizes[fold] = add_each(sums[fold], gradient), sizes[fold] + 1
         n_filled = min(FOLDS, sum(sizes))
-        return cls(sums[:n_filled], sizes[:n_filled])
-
-    @property
-    def total(self) -> Parameters:
-        """The sum over all batches."""
-        return reduce(add_each, self.sums, Parameters())
+        self.sums, self.sizes, self.total = sums[:n_filled], sizes[:n_filled], reduce(add_each, sums, Parameters())
+        # of all pairs of batches, the share that lies in different folds
+        self._cross_fold_share = 1 - float(sum(size**2 for size in sizes)) / max(1, sum(sizes)) ** 2
 
     def signal(self, *names: str) -> float:
         """The squared length of the total of these groups that is no noise, less DOUBT standard errors, at least 0:
@@ -67,11 +58,6 @@ class FoldGradients:
         total, batches = self.total[name], sum(self.sizes)
         residuals = (fold[name] - size / batches * total for fold, size in zip(self.sums, self.sizes, strict=True))
         return sum(float((residual**2).sum()) for residual in residuals) / self._cross_fold_share
-
-    @property
-    def _cross_fold_share(self) -> float:
-        """The share of all pairs of batches that lie in different folds."""
-        return 1 - float(sum(size**2 for size in self.sizes)) / sum(self.sizes) ** 2
 
 
 @dataclass(frozen=True, eq=False)

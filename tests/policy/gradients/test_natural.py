@@ -26,7 +26,7 @@ def no_features(arms: int) -> MeanFeatures:
 
 def folds(gradients: Array) -> FoldGradients:
     """Folds of gradients by the bias, (batches, arms)."""
-    return FoldGradients.from_batches(map(with_bias, gradients))
+    return FoldGradients(map(with_bias, gradients))
 
 
 def steps(gradients: Array, fisher: Array) -> NaturalSteps:
@@ -78,7 +78,7 @@ def test_signal_is_told_from_noise() -> None:
 def test_a_single_batch_tells_no_signal() -> None:
     alone = folds(np.ones((1, 3)))
     assert (alone.signal("bias"), alone.noise("bias")) == (0.0, 0.0)
-    assert FoldGradients.from_batches([]).total == {}
+    assert FoldGradients([]).total == {}
 
 
 def test_a_group_whose_batches_do_not_agree_stays() -> None:
@@ -90,7 +90,7 @@ def test_a_group_whose_gradient_is_rounding_stays() -> None:
     """Batches agree on a sum that is 0 but for its last digits: a step by its own size would lead anywhere."""
     gradients = (with_bias(np.array([1.0, -1.0])) | {"history": np.full(4, 1e-16)} for _ in range(BATCHES))
     fisher = with_bias(np.ones(2)) | {"history": np.full(4, 1e-32)}
-    folded = FoldGradients.from_batches(gradients)
+    folded = FoldGradients(gradients)
     optimizer = NaturalSteps.from_gradients(folded, fisher, no_features(2), decisions=DECISIONS, slots=SLOTS)
     assert optimizer.sizes["bias"].all()
     assert not optimizer.sizes["history"].any()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rlrec.policy.gradients import baseline
+from rlrec.policy.gradients import returns as baseline
 
 RETURNS = np.array([1.0, 3.0, 8.0, 2.0, 6.0])
 STEP = np.array([0, 1, 0, 0, 1])
