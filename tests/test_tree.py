@@ -27,9 +27,6 @@ COVERED = {  # test file: modules without a test file of their name, which it co
         "app/evaluation/passes/request",
         "app/evaluation/rows/groups",
     ],
-    "app/evaluation/passes/test_sessions.py": [
-        "app/evaluation/rows/slot_sets",
-    ],
     "app/evaluation/passes/test_companions.py": ["app/evaluation/passes/estimates"],
     "app/evaluation/passes/test_effects.py": ["app/evaluation/passes/pages"],
     "cli/commands/judging/test_effects.py": ["app/evaluation/passes/arm_effects", "app/judging/effects"],

@@ -6,12 +6,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 from zlib import crc32
 
 import numpy as np
 
-from rlrec.app.evaluation.rows.log_rows import arms_of_sets, decision_digests
+from rlrec.app.evaluation.rows.log_rows import SLOT_SET, arms_of_sets, decision_digests
 from rlrec.app.log import reward_log
 from rlrec.arrays import Array, Flags, Ids, Index, Words, distinct, look_up, piece_rows, run_starts, take
 from rlrec.ope.checks.dependence import (
@@ -52,6 +53,28 @@ class CheckedLog:
     logged: LoggedBatch
     arms: ArmTable
     extent: LogExtent
+
+    @cached_property
+    def top_slots(self) -> tuple[Index, Array]:
+        """The slots of the batch at position 1 that were drawn among the eligible arms, and their propensities, (n,)
+        each."""
+        slots = self.logged.log.slots
+        top = run_starts(slots["decision_id"])
+        p = np.where(np.isnan(slots["propensity"]), slots["marginal"], slots["propensity"])[top]
+        usable = (slots["position"][top] == 1) & (p > 0) & ~slots["subsampled"][top]
+        if SLOT_SET in slots:  # these do not choose among the eligible arms
+            usable &= slots[SLOT_SET][top] == 0
+        return top[usable], p[usable]
+
+    @cached_property
+    def in_sample(self) -> Flags:
+        """Which of these are in a sample, as of `sampled`, (n,)."""
+        return self.sampled(self.logged.log.slots["session_digest"][self.top_slots[0]])
+
+    def sampled(self, digest: Ids) -> Flags:
+        """The rows that are in a sample of about SAMPLED decisions of the log, (n,), by digests of what stays
+        together."""
+        return hash_bits(digest, salt=_SAMPLE_SALT) / 2.0**64 < SAMPLED / max(self.extent.decisions, 1)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -121,7 +144,7 @@ class WrongPropensities(Check):
     encodes = True
 
     def sums(self, checked: CheckedLog) -> PropensityBets:
-        top, p = top_slots(checked)
+        top, p = checked.top_slots
         slots, arms, contexts = checked.logged.log.slots, checked.arms, checked.logged.contexts
         rank = arms.ranks(slots["arm_id"][top])
         first, set_index = distinct(slots["eligible_id"][top])
@@ -131,7 +154,7 @@ class WrongPropensities(Check):
         # a sample of the rows, each in every cell of its context
         number = min(len(arms), ARMS)
         cells = max(2, min(CONTEXT_CELLS, PAIRS // max(number, 1)))
-        sampled = np.flatnonzero(in_sample(slots["session_digest"][top], checked))
+        sampled = np.flatnonzero(checked.in_sample)
         context, cell = context_cells(*contexts.entries, contexts=contexts.size, cells=cells)
         begin, length = np.searchsorted(context, [code := slots["context"][top[sampled]], code + 1])
         length -= begin
@@ -148,10 +171,9 @@ class ClippedPropensities(Check):
     reason = "clipped-propensities"
 
     def sums(self, checked: CheckedLog) -> ClippingSums:
-        top, p = top_slots(checked)
+        top, p = checked.top_slots
         slots = checked.logged.log.slots
-        rows = in_sample(slots["session_digest"][top], checked)
-        top, p = top[rows], p[rows]
+        top, p = top[checked.in_sample], p[checked.in_sample]
         arms = arms_of_sets(slots["eligible_id"][top], checked.logged.eligible)
         # under rules of the page not every eligible arm has a chance
         has_rules = checked.logged.contexts.have_rules[slots["context"][top]]
@@ -170,11 +192,11 @@ class RepeatedRows(Check):
         # a sample by how sessions begin, so that copies stay together
         begins = run_starts(log.slots["session_id"])
         start = digest[log.slots["context"][begins]] + log.slots["at"][begins]
-        is_sampled = np.repeat(in_sample(start, checked), np.diff(begins, append=len(log)))
+        is_sampled = np.repeat(checked.sampled(start), np.diff(begins, append=len(log)))
         log = log.select_rows(np.flatnonzero(is_sampled))
         checked, slots = replace(checked, logged=replace(checked.logged, log=log)), log.slots
         moment = hash_bits(digest[slots["context"]] + slots["at"], salt=_REPEATS_SALT)
-        (top, p), rank = top_slots(checked), checked.arms.ranks(slots["arm_id"])
+        (top, p), rank = checked.top_slots, checked.arms.ranks(slots["arm_id"])
         order = hash_bits(decision_digests(slots)[top], salt=_REPEATS_SALT)
         # all that a session has, whatever its keys
         shown = rank * 1_000_003 + slots["position"] * 1_009 + slots["step"]
@@ -186,22 +208,6 @@ class RepeatedRows(Check):
         np.add.at(content, session[row], hash_bits((row_bits[row] + event_bits).view(np.int64), salt=_REPEATS_SALT))
         kinds = FirstCounts.count_rows(content, GROUPS)
         return RepeatSums(Draws.sample(moment[top], order, rank[top], p), kinds)
-
-
-def in_sample(digest: Ids, checked: CheckedLog) -> Flags:
-    """The rows that are in a sample of about SAMPLED decisions of the log, (n,), by digests of what stays together."""
-    return hash_bits(digest, salt=_SAMPLE_SALT) / 2.0**64 < SAMPLED / max(checked.extent.decisions, 1)
-
-
-def top_slots(checked: CheckedLog) -> tuple[Index, Array]:
-    """The slots of a batch at position 1 that were drawn among the eligible arms, and their propensities, (n,) each."""
-    slots = checked.logged.log.slots
-    top = run_starts(slots["decision_id"])
-    p = np.where(np.isnan(slots["propensity"]), slots["marginal"], slots["propensity"])[top]
-    usable = (slots["position"][top] == 1) & (p > 0) & ~slots["subsampled"][top]
-    if "slot_set" in slots:  # these do not choose among the eligible arms
-        usable &= slots["slot_set"][top] == 0
-    return top[usable], p[usable]
 
 
 def _eligible_in(cell: Ids, set_index: Ids, members: Sequence[Ids], *, cells: int, arms: int) -> Array:

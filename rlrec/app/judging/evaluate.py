@@ -23,7 +23,7 @@ from rlrec.app.log import reward_log
 from rlrec.compute import Engine
 from rlrec.errors import InputError, quantity
 from rlrec.ope.checks import verdicts
-from rlrec.ope.checks.reasons import GROUPS, VERDICTS, helpful, hint, in_groups
+from rlrec.ope.checks.reasons import GROUPS, VERDICTS, helpful, hint
 from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
 from rlrec.store.log import selected
@@ -127,29 +127,29 @@ def answering_rows(rows: Sequence[EstimateRow]) -> list[EstimateRow]:
     unit_rows = [row for row in rows if row.estimate.unit == rows[0].estimate.unit]
     for row in [row for row in unit_rows if row.estimate.std_error is not None] or unit_rows:
         key = row.name, row.group
-        answering[key] = max(row, answering.get(key, row), key=_rank)
+        # weights that are all 1 know a policy from others without a model
+        answering[key] = max(
+            row,
+            answering.get(key, row),
+            key=lambda row: (VERDICTS.index(row.estimate.verdict), row.answer[0] == "same"),
+        )
     return list(answering.values())
-
-
-def _rank(row: EstimateRow) -> tuple[int, bool]:
-    """How much an estimate tells: by its verdict; weights that are all 1 know a policy from others without a model."""
-    return VERDICTS.index(row.estimate.verdict), row.answer.answer == "same"
 
 
 def reasons_in_words(rows: Sequence[EstimateRow]) -> list[str]:
     """The reasons of these estimates by their groups, a line for each target that has them, or one for all; then what
     can be tried."""
-    lines, names = list[str](), [row.name for row in rows]
+    lines, records = list[str](), {row.name: row.to_json() for row in rows}
     for group, meaning in GROUPS.items():
-        present = {row.name: in_groups(row.estimate.reasons).get(group, []) for row in rows}
         targets: dict[str, list[str]] = {}
-        for row in rows:
-            for text in verdicts.explanations([{**row.to_json(), "reasons": present[row.name]}]):
-                targets.setdefault(text, []).append(row.name)
+        for name, record in records.items():
+            if group in record["reason_groups"]:
+                for text in verdicts.explanations([{**record, "reasons": record["reason_groups"][group]}]):
+                    targets.setdefault(text, []).append(name)
         if targets:
             lines.append(f"{group}: {meaning}")
         for text, concerned in targets.items():
-            lines += [f"  {text}"] if concerned == names else [f"  {name}, {text}" for name in concerned]
+            lines += [f"  {text}"] if concerned == [*records] else [f"  {name}, {text}" for name in concerned]
     return lines + next_steps(rows) + logs_taken(rows) + assumed(rows)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from rlrec.app.audit.integrity.findings import Findings
 from rlrec.app.evaluation.checks import ARMS as MAX_ARMS
 from rlrec.app.evaluation.checks import CheckedLog, ClippedPropensities, PropensityBets, RepeatedRows, WrongPropensities
-from rlrec.app.evaluation.rows import slot_sets
+from rlrec.app.evaluation.rows import log_rows
 from rlrec.app.evaluation.rows.contexts import ContextCache
 from rlrec.app.evaluation.rows.log_rows import ArmTable, LoggedBatch
 from rlrec.ope.checks.draws import context_cells
@@ -46,7 +46,7 @@ def check(unit: Unit, *, findings: Findings, sample: Batch | None = None) -> Non
         slots = log.slots | {"context": context}
         if has_slot_sets:
             sets = imported_data.slot_sets(unit, np.unique(slots["decision_id"]).tolist())
-            slots[slot_sets.SLOT_SET], _ = slot_sets.column(slots, sets)
+            slots[log_rows.SLOT_SET], _ = log_rows.slot_set_column(slots, sets)
         eligible = contents.eligible_arms(unit, set(slots["eligible_id"].tolist()))
         logged = LoggedBatch(
             log=replace(log, slots=slots), contexts=contexts,

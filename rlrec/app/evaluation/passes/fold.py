@@ -27,7 +27,6 @@ from rlrec.app.log.reward_log import UnusedVisits
 from rlrec.arrays import Flags, Ids
 from rlrec.errors import InputError
 from rlrec.ope.checks.dependence import alarms
-from rlrec.ope.units import rivals
 from rlrec.ope.units.estimate import ANY_REWARD, Estimate, FinishOptions, widened
 from rlrec.ope.units.fold import Fold, RowSums
 from rlrec.ope.units.strata import Stratum, Weighting, left_out, unlike
@@ -306,7 +305,11 @@ def estimates(
             for group, sums in target_sums.items():
                 rival_sums.setdefault(group, {})[number] = sums
                 estimated[number, group] = rows[group]
-        for group, sums_by_target in rival_sums.items() if len(shared.members) > 1 else ():
+        if len(shared.members) < 2:
+            continue
+        from rlrec.ope.units import rivals
+
+        for group, sums_by_target in rival_sums.items():
             at_ends = [unit.fold.at_ends(sums) for sums in sums_by_target.values()]
             compared = rivals.compare_targets([estimated[number, group] for number in sums_by_target], at_ends, options)
             estimated |= {(number, group): rows for number, rows in zip(sums_by_target, compared, strict=True)}

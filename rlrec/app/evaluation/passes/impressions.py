@@ -75,7 +75,8 @@ class ImpressionUnit(RowUnit[ImpressionRows, "RewardModel"]):
     def usable_rows(self, logged: LoggedBatch, reward: Reward) -> tuple[ImpressionRows, RowCounts]:
         rows, n_immature = log_rows.usable_rows(logged.log, reward, now=self.evaluation.now)
         counts = RowCounts(selected=len(logged.log), waiting=n_immature)
-        if logged.page_kinds.isdisjoint(reward.weights) or not len(rows):
+        events = logged.log.events
+        if not len(rows) or reward.weights.keys().isdisjoint(events["kind"][events["position"] == 0].tolist()):
             return rows, counts
         first = run_starts(rows.slots["decision_id"])
         page = reward_log.page_events(logged.log, reward, rows.slots["decision_id"][first])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rlrec.app.evaluation.passes.request import Evaluation
-from rlrec.app.evaluation.rows import candidates, log_rows, slot_sets
+from rlrec.app.evaluation.rows import candidates, log_rows
 from rlrec.app.evaluation.rows.contexts import ContextCache, ContextTable
 from rlrec.app.evaluation.rows.groups import Grouping
 from rlrec.app.evaluation.rows.log_rows import CLUSTERS, LoggedBatch
@@ -126,7 +126,7 @@ class LogReader:
         columns |= {*CLUSTERS[self.evaluation.cluster]}
         for batches in self.partitions(reading) if self._rows is None else (self._rows,):
             # what may be worked out anew is counted for each partition, whoever reads it
-            self.loggers.forget_support()
+            self.loggers.zeros.clear()
             self._inclusions = candidates.MAX_DERIVED
             for batch in batches:
                 self.progress()
@@ -180,8 +180,8 @@ class LogReader:
             slots, features = self._with_features(slots)
         if "slot_set" in self.evaluation.side_tables:
             sets = imported_data.slot_sets(self.unit, np.unique(slots["decision_id"]).tolist())
-            column, slot_arms = slot_sets.column(slots, sets)
-            slots, eligible = slots | {slot_sets.SLOT_SET: column}, {**eligible, **slot_arms}
+            column, slot_arms = log_rows.slot_set_column(slots, sets)
+            slots, eligible = slots | {log_rows.SLOT_SET: column}, {**eligible, **slot_arms}
         groups, group = self.grouping.group_rows(slots, contexts, context)
         cluster = log_rows.clusters(log.slots, self.evaluation.cluster)
         slots = slots | {"context": context, "group": group, "cluster": cluster}

@@ -15,7 +15,7 @@ from rlrec.app.evaluation.models.visit_values import Decisions, ReturnModel, Ret
 from rlrec.app.evaluation.passes.fold import RowCounts, RowUnit
 from rlrec.app.evaluation.passes.log_reader import LogReader, Reading
 from rlrec.app.evaluation.passes.request import EmptyLog, Evaluation, SharedRows
-from rlrec.app.evaluation.rows import log_rows, slot_sets
+from rlrec.app.evaluation.rows import log_rows
 from rlrec.app.evaluation.rows.contexts import ContextTable
 from rlrec.app.evaluation.rows.log_rows import CLUSTERS, ArmTable, ImpressionRows, LoggedBatch
 from rlrec.app.evaluation.targets.probabilities import Scorer
@@ -98,7 +98,7 @@ class SessionUnit(RowUnit[EndedVisits, ReturnModel]):
     def batch_of(
         self, logged: LoggedBatch, rows: EndedVisits, model: ReturnModel | None
     ) -> Callable[[Scorer], VisitBatch]:
-        if slot_sets.flags(rows.slots) is not None:
+        if log_rows.slot_set_flags(rows.slots) is not None:
             hint = "judge slates, by --estimator sips,iips, or slots, by ips,snips"
             raise InputError("whole visits cannot be judged where slots have sets of arms of their own", hint=hint)
         count = reward_log.sampling_counts(rows.slots)

@@ -11,8 +11,7 @@ import numpy as np
 
 from rlrec.app.distributions import designs, exact
 from rlrec.app.evaluation.rows.contexts import ContextTable
-from rlrec.app.evaluation.rows.log_rows import ArmTable, arms_of_sets
-from rlrec.app.evaluation.rows.slot_sets import SLOT_SET
+from rlrec.app.evaluation.rows.log_rows import SLOT_SET, ArmTable, arms_of_sets
 from rlrec.app.log import lineage
 from rlrec.arrays import Array, Flags, Ids, distinct, look_up, rows_by_kind, run_starts
 from rlrec.ope.units import strata
@@ -41,7 +40,7 @@ class Loggers:
     def __init__(self, unit: Unit, arms: ArmTable) -> None:
         self.unit, self.arms = unit, arms
         self._versions: dict[int, Version] = StoredRows("version")
-        self._zeros: dict[tuple[object, ...], Array] = {}
+        self.zeros: dict[tuple[object, ...], Array] = {}  # arms that a logger could not show, by its distribution
         self.policy = cache(lambda version_id: designs.policy_of(self._versions[version_id]))
         self._distribution = lru_cache(maxsize=8)(
             lambda key, seq, ordinal: exact.load(unit, self._versions[key], seq=seq, ordinal=ordinal)
@@ -51,10 +50,6 @@ class Loggers:
         ids = set(version_ids[distinct(version_ids)[0]].tolist())
         self._versions |= policies.by_id(self.unit, ids - self._versions.keys())
         return {key: self._versions[key] for key in ids}
-
-    def forget_support(self) -> None:
-        """Forget which arms loggers could not show, and how many distributions that took."""
-        self._zeros.clear()
 
     def reads(self, slots: Columns, unknown: Flags) -> set[str]:
         """The fields of the context that the loggers of rows depend on. unknown (n,): these rows."""
@@ -128,13 +123,13 @@ class Loggers:
         policy, arms, name = self.policy(version_id), eligible[set_id], (values, repr(context))
         if policy.stateful or policy.drafted:
             return None
-        if name not in self._zeros and len(self._zeros) < MAX_DERIVED:
+        if name not in self.zeros and len(self.zeros) < MAX_DERIVED:
             served = self._distribution(version_id, seq, ordinal)
             case = served.case(set_id, arms, context, keys=self.arms.keys, revision=revision)
             marginals = slate.marginals(case.scores, size=min(size, len(arms)), floor=case.floor)
             # under rules of the page some have no closed form
-            self._zeros[name] = np.where(np.isnan(marginals), np.nan, marginals == 0)
-        return self._zeros.get(name)
+            self.zeros[name] = np.where(np.isnan(marginals), np.nan, marginals == 0)
+        return self.zeros.get(name)
 
 
 def logged_zeros(

@@ -52,11 +52,6 @@ class Block:
         return self.simulate()
 
     @property
-    def by_slate_above(self) -> bool:
-        """Whether rules of the page leave no closed form below position 1."""
-        return self.scores.is_ruled and not self.shares.size
-
-    @property
     def cells(self) -> int:
         simulated = 0 if self.simulate is None else REPLICAS * len(self.shares) * len(self.arms)
         return OVERHEAD + len(self.arms) + self.shares.size + cells(self.scores) + simulated

@@ -14,7 +14,7 @@ from zlib import crc32
 import numpy as np
 
 from rlrec.app.distributions.exact import VersionDistribution
-from rlrec.app.evaluation.rows import slot_sets
+from rlrec.app.evaluation.rows import log_rows
 from rlrec.app.evaluation.rows.log_rows import ArmTable, ImpressionRows, LoggedBatch
 from rlrec.app.evaluation.targets.cases import (
     REPLICAS,
@@ -155,9 +155,9 @@ class Scorer:
         """The rows of others whose page has more positions than the target may show arms there, (n,)."""
         if self.target.arm_lists is None or self.target.draws_candidates:
             return np.zeros(len(slots["context"]), np.bool_)
-        size, has_sets = np.maximum(slots["size"], slots.get("depth", 0) + 1), slot_sets.flags(slots)
+        size, has_sets = np.maximum(slots["size"], slots.get("depth", 0) + 1), log_rows.slot_set_flags(slots)
         if has_sets is not None:
-            slots = {**slots, "eligible_id": np.where(has_sets, slots[slot_sets.SLOT_SET], slots["eligible_id"])}
+            slots = {**slots, "eligible_id": np.where(has_sets, slots[log_rows.SLOT_SET], slots["eligible_id"])}
             size = np.where(has_sets, 1, size)
         numbers, row_set = np.unique(self.eligible_sets(slots, logged), return_inverse=True)
         n_arms = np.array([len(self.arms_of(number, logged)) for number in numbers.tolist()])
@@ -203,9 +203,9 @@ class Scorer:
         target, greatest, unsupported, expected = (np.zeros(len(rows)) for _ in range(4))
         prefixed, above = self._prefixed(rows.slots), np.ones(len(rows))
         probabilities = TargetProbabilities(prefixed, target, greatest, unsupported, expected, above)
-        has_sets = slot_sets.flags(rows.slots)
+        has_sets = log_rows.slot_set_flags(rows.slots)
         logged_slots = rows.slots
-        rows = slot_sets.as_decisions(rows)
+        rows = log_rows.as_decisions(rows)
         for case_rows in self.case_rows(rows, logged, models=values is not None, joint=joint):
             if case_rows.second_pass:
                 assert on_rows is not None
@@ -223,7 +223,7 @@ class Scorer:
         probabilities.unsupported[~(is_full | is_alone | is_unknown)] = np.nan
         if has_sets is not None:
             prefixed = has_sets & probabilities.prefixed
-            products = slot_sets.down_to_rows(logged_slots, has_sets, probabilities.target)
+            products = log_rows.down_to_rows(logged_slots, has_sets, probabilities.target)
             probabilities.target[prefixed] = products[prefixed]
         return probabilities
 
@@ -327,7 +327,8 @@ class Scorer:
     ) -> Iterator[CaseRows]:
         """These rows and their cases; where scores are correlated, those of simulated marginals, then the others some
         decisions at a time. Pages with rules come by themselves."""
-        is_open = np.array([block.by_slate_above for block in blocks])[case]
+        # rules of the page may leave no closed form below position 1
+        is_open = np.array([block.scores.is_ruled and not block.shares.size for block in blocks])[case]
         if is_open.any() and not blocks[0].scores.samples:
             yield from ruled_rows(blocks, case[is_open], indices[is_open], rows, cells=CELLS)
             case, indices = case[~is_open], indices[~is_open]

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rlrec.app.evaluation.rows import slot_sets
-from rlrec.app.evaluation.rows.log_rows import PAIRS, ImpressionRows, LoggedBatch, arms_of_sets
+from rlrec.app.evaluation.rows.log_rows import PAIRS, ImpressionRows, LoggedBatch, arms_of_sets, slot_set_flags
 from rlrec.app.evaluation.targets.cases import CaseRows, columns_of
 from rlrec.app.evaluation.targets.logger_marginals import UNIFORM, UNKNOWN
 from rlrec.app.evaluation.targets.probabilities import Scorer
@@ -94,7 +93,7 @@ def slate_target(
         additive[even] = pseudo_inverse.uniform_weights(shown, sums, size=size, arms=arms)[even]
         is_alone = rows.slots["size"] == 1
         additive[is_alone] = probabilities.target[is_alone] / rows.slots["propensity"][is_alone]
-    has_sets = slot_sets.flags(rows.slots)
+    has_sets = slot_set_flags(rows.slots)
     if has_sets is not None and needs.additive:  # of independent slots: 1 + sum of (ratio - 1)
         size, ratio = rows.slots["size"][has_sets], (marginal / rows.slots["propensity"])[has_sets]
         additive[has_sets] = ratio - 1 + 1 / size
@@ -118,7 +117,7 @@ def exposures(scorer: Scorer, rows: ImpressionRows, logged: LoggedBatch, *, exam
             rank = scorer.arms.ranks(block.arms)
             by_case[case, rank] = examination[: len(block.shares)] @ block.shares
         expected[case_rows.indices] = by_case[case_rows.case]
-    list_ratio, has_sets = scorer.list_ratio(rows.slots, logged), slot_sets.flags(rows.slots)
+    list_ratio, has_sets = scorer.list_ratio(rows.slots, logged), slot_set_flags(rows.slots)
     for is_other in (None if list_ratio is None else list_ratio != 0, has_sets):
         if is_other is not None:
             expected[is_other] = np.nan
@@ -128,7 +127,7 @@ def exposures(scorer: Scorer, rows: ImpressionRows, logged: LoggedBatch, *, exam
 def without_pairs(slots: Columns) -> Flags:
     """The rows whose logger does not tell how likely pairs of slots are, (n,); pages of one slot have none."""
     is_unknown: Flags = (slots[PAIRS] == UNKNOWN) & (slots["size"] > 1)
-    has_sets = slot_sets.flags(slots)
+    has_sets = slot_set_flags(slots)
     return is_unknown if has_sets is None else is_unknown & ~(has_sets & ~np.isnan(slots["marginal"]))
 
 
