@@ -247,7 +247,8 @@ class RequestGroup:
             from rlrec.app.serving import assignment
 
             started_at, has_clock = unit.now, self.store.now is not None
-            answers |= assignment.stopped_errors(unit, planned)
+            reread = unit.postgres or not self._is_planned_alone
+            answers |= assignment.stopped_errors(unit, planned, reread=reread)
             if has_clock and unit.now > started_at and not self._is_dated_later:
                 self._is_dated_later = True
                 moment = format_time(unit.now)

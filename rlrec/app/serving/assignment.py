@@ -13,7 +13,7 @@ from rlrec.errors import InputError
 from rlrec.store import Unit
 from rlrec.store.database.unit import parse
 from rlrec.store.log import sessions
-from rlrec.store.policies import experiments, users
+from rlrec.store.policies import experiments
 from rlrec.store.policies.experiments import Experiment, Variant
 from rlrec.store.policies.routes import RouteChange
 
@@ -69,9 +69,11 @@ class Assigned(NamedTuple):
 class Assigner:
     """The experiments that a group of requests takes part in, and the units already assigned."""
 
-    def __init__(self, unit: Unit, requests: Sequence[Request], routes: Mapping[str, RouteChange]) -> None:
-        """routes: what those serve that requests name."""
-        self.unit = unit
+    def __init__(
+        self, unit: Unit, requests: Sequence[Request], routes: Mapping[str, RouteChange], main_keys: Mapping[str, str]
+    ) -> None:
+        """routes: what those serve that requests name; main_keys: of their users who are merged into others."""
+        self.unit, self._main_keys = unit, main_keys
         self._by_route = {name: route.experiments for name, route in routes.items()}
         to_assign = [request for request in requests if self._names(request)]
         names = {name for request in to_assign for name in self._names(request)}
@@ -80,7 +82,6 @@ class Assigner:
         self._holdouts = [name for name, row in self.experiments.items() if lookup.is_holdout(row)]
         self._budget = iter(range(lookup.MAX_SUGGESTIONS))
         self._users: dict[str, str] = {}  # by session, of earlier requests of the group
-        self._main_keys = users.main_keys(unit, {request.user for request in to_assign if request.user is not None})
         self._sessions = sessions.find(unit, {request.session for request in to_assign}) if to_assign else {}
         self._elsewhere: set[tuple[str, UnitKey]] = set()  # units that another experiment of the layer has, by name
         self._variants = {
@@ -198,17 +199,16 @@ def _stopped_error(experiment: Experiment) -> InputError | None:
     return None if experiment.status == "running" else InputError(message, hint=hint, field="experiment")
 
 
-def stopped_errors(unit: Unit, planned: Mapping[int, PlannedRequest]) -> dict[int, InputError]:
+def stopped_errors(unit: Unit, planned: Mapping[int, PlannedRequest], *, reread: bool) -> dict[int, InputError]:
     """The errors of requests whose experiment was stopped since they were planned, by index. Raises Outdated where a
-    route led to it: that route serves something else now; and where another phase has begun."""
+    route led to it: that route serves something else now; and where another phase has begun. reread: whether others can
+    have changed experiments since then."""
     distributions = {plan.shared for plan in planned.values()}
-    phases = {experiment.name: experiment.phase_at for shared in distributions for experiment, _ in shared.variants}
-    if not phases:
-        return {}
-    stored = experiments.by_name(unit, {*phases}, lock=True)
-    if any(stored[name].phase_at != at for name, at in phases.items()):
+    named = {experiment.name: experiment for shared in distributions for experiment, _ in shared.variants}
+    stored = experiments.by_name(unit, {*named}, lock=True) if reread else named
+    if any(stored[name].phase_at != experiment.phase_at for name, experiment in named.items()):
         raise Outdated
-    unit.now = max(unit.now, *phases.values())  # by its time a unit belongs to its phase
+    unit.now = max([unit.now, *(experiment.phase_at for experiment in named.values())])  # a unit belongs to that phase
     by_name = {name: _stopped_error(now) for name, now in stored.items()}
     if any(by_name[experiment.name] for shared in distributions if shared.route for experiment, _ in shared.variants):
         raise Outdated

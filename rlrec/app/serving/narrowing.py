@@ -16,7 +16,7 @@ from rlrec.errors import InputError
 from rlrec.policy.contexts.statements import ARMS
 from rlrec.store import Unit
 from rlrec.store.log import sessions
-from rlrec.store.policies import person_arms, users
+from rlrec.store.policies import person_arms
 
 if TYPE_CHECKING:
     from rlrec.app.serving.cache import ServingCache
@@ -29,13 +29,15 @@ Owner = tuple[int | None, int | None]  # of a history: the ids of a user and of 
 class Narrower:
     """The rules of the requests of a group, and of the policies that serve them, in one snapshot of the store."""
 
-    def __init__(self, unit: Unit, requests: Sequence[Request], cache: ServingCache, names: Collection[str]) -> None:
-        """names: of arms and groups, that requests name."""
-        self.unit, self.requests, self.cache = unit, requests, cache
+    def __init__(
+        self, unit: Unit, requests: Sequence[Request], cache: ServingCache, names: Collection[str],
+        main_keys: Mapping[str, str],
+    ) -> None:  # fmt: skip
+        """names: of arms and groups, that requests name; main_keys: of their users who are merged into others."""
+        self.unit, self.requests, self.cache, self._main_keys = unit, requests, cache, main_keys
         self.names = ArmNames(unit, names, cache.groups)
         self._owners: dict[tuple[str | None, str], Owner] = {}
         self._persons: dict[str, str] = {}  # by session: its user, where the store has one
-        self._main_keys: dict[str, str] = {}
         self._past_arms: dict[PastRule, Mapping[Owner, frozenset[int]]] = {}
         self._sets: dict[tuple[Any, ...], Narrowed] = {}
 
@@ -106,7 +108,6 @@ class Narrower:
 
     def _read_owners(self) -> None:
         keys = {request.user for request in self.requests if request.user is not None}
-        self._main_keys = users.main_keys(self.unit, keys)
         ids = sessions.user_ids(self.unit, {self._main_keys.get(key, key) for key in keys})
         stored = sessions.find(self.unit, {request.session for request in self.requests})
         for request in self.requests:

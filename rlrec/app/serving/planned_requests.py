@@ -81,7 +81,11 @@ class _Group:
 
     def __init__(self, unit: Unit, requests: Sequence[Request], cache: ServingCache) -> None:
         self.unit, self.requests, self.cache = unit, requests, cache
-        self.settings = settings.get(unit)
+        self.settings, main_keys = settings.get(unit), dict[str, str]()
+        if self.settings.has_merges:
+            from rlrec.store.policies import users
+
+            main_keys = users.main_keys(unit, {request.user for request in requests if request.user is not None})
         names = {request.policy for request in requests if request.policy is not None}
         new = names - cache.policies
         self.routes = routes.by_name(unit, new) if new else {}
@@ -89,13 +93,14 @@ class _Group:
         self.assigner: Assigner | None = None
         references = names
         if self.routes:
-            self.shadows = routes.running_shadows(unit, {route.route_id for route in self.routes.values()})
+            challenged = {route.route_id for route in self.routes.values() if route.has_shadow}
+            self.shadows = routes.running_shadows(unit, challenged) if challenged else {}
             references = names - self.routes.keys() | {route.reference for route in self.routes.values()}
             references |= {shadow.reference for shadow in self.shadows.values()}
         if self.routes or any(request.policy is None for request in requests):
             from rlrec.app.serving.assignment import Assigner  # few requests need it
 
-            self.assigner = Assigner(unit, requests, self.routes)
+            self.assigner = Assigner(unit, requests, self.routes, main_keys)
             references = references | self.assigner.policies()
         self.versions = lookup.resolve(unit, references)
         cache.policies |= {name for name in new if not isinstance(self.versions.get(name), InputError | None)}
@@ -116,7 +121,7 @@ class _Group:
         if cache.narrows:
             from rlrec.app.serving.narrowing import Narrower
 
-            self.narrower = Narrower(unit, requests, cache, arm_keys)
+            self.narrower = Narrower(unit, requests, cache, arm_keys, main_keys)
         request_ids = {request.request_id for request in requests if request.request_id is not None}
         self.stored = decisions.requests(unit, request_ids) if request_ids else {}
         self._planned: dict[str, tuple[bytes, int]] = {}  # by request id: digest and index of the first request

@@ -35,19 +35,11 @@ def store(
     unit: Unit, planned: Mapping[int, PlannedRequest], ids: Sequence[int], slates: Sequence[DrawnSlate],
     step: Sequence[int], packed: Sequence[bytes], keys: Mapping[int, str],
 ) -> None:  # fmt: skip
-    """Store the routes of requests, and what `_weigh` gives for these."""
+    """Store the routes of requests, and of those in whose shadow a challenger is the log of its probability of their
+    slates, None where it has no exact one. ids, step, packed: the decisions, steps and histories of the whole group;
+    keys: of arms."""
     by_route = [(ids[index], plan.shared.route.route_id) for index, plan in planned.items() if plan.shared.route]
     routes.add_decisions(unit, by_route)
-    routes.add_shadowed(unit, _weigh(planned, ids, slates, step, packed, keys))
-
-
-def _weigh(
-    planned: Mapping[int, PlannedRequest], ids: Sequence[int], slates: Sequence[DrawnSlate], step: Sequence[int],
-    packed: Sequence[bytes], keys: Mapping[int, str],
-) -> list[Row]:  # fmt: skip
-    """The slates of requests to routes in whose shadow a challenger is: its id, the decision, and the log of the
-    challenger's probability, None where it has no exact one. ids, step, packed: the decisions, steps and histories of
-    the whole group; keys: of arms."""
     groups: dict[tuple[SharedDistribution, str], list[int]] = defaultdict(list)
     for index, plan in planned.items():
         if (challenger := plan.shared.challenger) is not None:
@@ -62,7 +54,7 @@ def _weigh(
         logs = _log_probabilities(plans, shown, past, keys)
         values = [None] * len(members) if logs is None else np.clip(logs, LEAST, 0.0).tolist()
         weighed += [(shared.shadow.id, ids[index], log) for index, log in zip(members, values, strict=True)]
-    return weighed
+    routes.add_shadowed(unit, weighed)
 
 
 def _log_probabilities(

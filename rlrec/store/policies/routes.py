@@ -12,7 +12,7 @@ from rlrec.store.database.unit import Row, Unit, to_text
 class RouteChange(NamedTuple):
     """A change of what a route serves. number: of the version, None where the policy's live one is followed;
     experiment: the ramp that began with it; running: whether this goes on; gate: JSON of the look that let it pass;
-    holdout: the experiment that keeps some users of the route apart now."""
+    holdout: the experiment that keeps some users of the route apart now; has_shadow: whether a challenger runs."""
 
     route: str
     route_id: int
@@ -29,6 +29,7 @@ class RouteChange(NamedTuple):
     version_id: int | None
     experiment_id: int | None
     holdout: str | None
+    has_shadow: bool
 
     @property
     def reference(self) -> str:
@@ -44,7 +45,8 @@ class RouteChange(NamedTuple):
 _CHANGES = (
     "SELECT route.name, route.id, c.id, c.at, policy.name, version.number, experiment.name,"
     " experiment.status = 'running', c.command, gate_look.report, c.restored_id, c.policy_id, c.version_id,"
-    " c.experiment_id, h.name FROM route JOIN route_change c ON c.route_id = route.id"
+    " c.experiment_id, h.name, EXISTS (SELECT 1 FROM shadow s WHERE s.route_id = route.id AND s.stopped_at IS NULL)"
+    " FROM route JOIN route_change c ON c.route_id = route.id"
     " JOIN policy ON policy.id = c.policy_id"
     " LEFT JOIN version ON version.id = c.version_id LEFT JOIN experiment ON experiment.id = c.experiment_id"
     " LEFT JOIN gate_look ON gate_look.id = c.look_id"

@@ -10,6 +10,8 @@ import pytest
 import sqlalchemy as sa
 
 from rlrec.app.distributions import exact
+from rlrec.app.experiments import experiment, route
+from rlrec.app.experiments.experiment import VariantSpec
 from rlrec.app.inputs import lookup
 from rlrec.app.requests import recommend
 from rlrec.app.requests.feedback import Line, Result
@@ -46,12 +48,17 @@ def pipe(store: Store) -> Pipe:
         ("thompson", {"session": "new"}, 10),
         ("thompson", {"session": "new", "user": "v"}, 12),
         ("thompson", {"session": "known", "user": "u", "request_id": "r"}, 11),
+        ("thompson", {"session": "known", "policy": "front"}, 12),
+        ("thompson", {"session": "known", "policy": None, "experiment": "ab"}, 17),
     ],
 )
 def test_a_line_of_a_warm_stream_is_one_transaction_of_few_statements(
     store: Store, kind: str, options: dict[str, Any], most: int
 ) -> None:
     pipe, statements = Pipe(stocked(store, home=kind)), list[str]()
+    route.create(store, route.Request(name="front", to="home"))
+    variants = VariantSpec(label="a", policy="home"), VariantSpec(label="b", policy="home")
+    experiment.create(store, experiment.Request(name="ab", variants=variants))
     store.close()
 
     @sa.event.listens_for(store.engine, "connect")
@@ -61,7 +68,7 @@ def test_a_line_of_a_warm_stream_is_one_transaction_of_few_statements(
     pipe.answer([request("known", user="u")])
     assert [text for text in statements if text.startswith("BEGIN")] == ["BEGIN IMMEDIATE"]
     assert len(statements) - 2 <= 25, statements
-    pipe.answer([request("known")])
+    pipe.answer([request("known"), request(policy=None, experiment="ab", user="v")])
     statements.clear()
     assert isinstance(pipe.answer([request(**options)])[0], DrawnAnswer)
     assert (statements[0], statements[-1]) == ("BEGIN IMMEDIATE", "COMMIT")
