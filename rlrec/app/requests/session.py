@@ -66,8 +66,8 @@ def list_sessions(store: Store, *, limit: int | None, user: str | None = None) -
         rows = sessions.list_sessions(unit, limit=None if limit is None else min(limit, 2**62) + 1, user_id=user_id)
     if limit is not None and len(rows) > limit:
         store.notice(f"the newest {limit} sessions; --limit shows more")
-    times = (None if row.last_at is None else format_time(row.last_at) for row in rows)
-    return [cast(SessionRow, row._asdict() | {"last_at": at}) for row, at in zip(rows[:limit], times, strict=False)]
+    shown = ((*row, None if last_at is None else format_time(last_at)) for *row, last_at in rows[:limit])
+    return [cast(SessionRow, dict(zip(SessionRow.__annotations__, row, strict=True))) for row in shown]
 
 
 def find_user(unit: Unit, key: str) -> tuple[str, int]:

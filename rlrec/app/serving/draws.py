@@ -18,7 +18,6 @@ from rlrec.arrays import Ids, Index, Words
 from rlrec.policy.gradients.history import RECENT, History
 from rlrec.policy.slates import slate_draws
 from rlrec.store.database.unit import Row
-from rlrec.store.log.candidates import TEAMS
 
 
 class DrawnCandidates(NamedTuple):
@@ -153,6 +152,8 @@ def _slates(
     lists = (column[rows].tolist() for column in columns)
     slates = [DrawnSlate(shown, keys, list(zip(*fields, strict=True))) for shown, *fields in zip(*lists, strict=True)]
     if draws.teams is not None:
+        from rlrec.store.log.candidates import TEAMS  # few slates have any
+
         for slate, teams in zip(slates, draws.teams[rows].tolist(), strict=True):
             slate.teams = "".join(TEAMS[team] for team in teams)
             add_teams(slate.answer, slate.teams)

@@ -45,14 +45,6 @@ class NewestVisit(NamedTuple):
     is_live: int
 
 
-class SessionSummary(NamedTuple):
-    session: str
-    user: str | None
-    visits: int
-    decisions: int
-    last_at: int | None
-
-
 _SESSIONS = (
     "SELECT session.id, session.key, session.user_id, users.key, session.split, session.created_at"
     " FROM session LEFT JOIN users ON users.id = session.user_id"
@@ -193,9 +185,9 @@ def newest_keys(unit: Unit, *, limit: int) -> list[str]:
     return [row[0] for row in unit.ask("SELECT key FROM session ORDER BY id DESC LIMIT ?", limit)]
 
 
-def list_sessions(unit: Unit, *, limit: int | None = None, user_id: int | None = None) -> list[SessionSummary]:
-    """Sessions, of all users or of one, with their number of visits and decisions, newest first: the visits of no other
-    session are read."""
+def list_sessions(unit: Unit, *, limit: int | None = None, user_id: int | None = None) -> list[Row]:
+    """Sessions, of all users or of one, newest first: key, user, numbers of visits and of decisions, and time of the
+    last one. The visits of no other session are read."""
     selected = "" if user_id is None else f"WHERE user_id = {int(user_id)}"
     newest = f"SELECT id, key, user_id FROM session {selected} ORDER BY id DESC"
     sums = "nullif(count(visit.number), 0), CAST(sum(visit.steps) AS BIGINT), max(visit.last_at)"
@@ -203,7 +195,7 @@ def list_sessions(unit: Unit, *, limit: int | None = None, user_id: int | None =
         SELECT s.key, min(users.key), {sums} FROM ({newest}{"" if limit is None else " LIMIT ?"}) AS s
         LEFT JOIN users ON users.id = s.user_id LEFT JOIN visit ON visit.session_id = s.id
         GROUP BY s.id, s.key ORDER BY s.id DESC"""
-    return unit.records(SessionSummary, statement, *([] if limit is None else [limit]))
+    return unit.ask(statement, *([] if limit is None else [limit]))
 
 
 def oldest_running(unit: Unit, *, timeout_us: int, window_us: int, since: int, now: int) -> int | None:
