@@ -325,7 +325,8 @@ class RouteCommands:
         """List routes with what they serve."""
 
     def rollback(self, name: str, *, dry_run: bool = False) -> Result:
-        """Serve again what the route served before its last change; once more goes back one more. A ramp ends with it.
+        """Serve again what the route served before its last change; once more goes back one more. A ramp ends with it. A
+        promotion by `experiment stop` goes with its change; one by `policy promote` is undone by `policy rollback`.
 
         dry_run: Say what would be stored, and store nothing."""
 
@@ -428,7 +429,8 @@ class ExperimentCommands:
         lift. With NAME, of an experiment: its variants, units and traffic count, and the days that are left.
 
         At one look that is fixed beforehand, or at any number of looks (`experiment show`). A reward counts when its window
-        is over: wait so long afterwards.
+        is over: wait so long afterwards. Days of visits, active days and retention have a week more, those of returned_28d
+        28 days, in which the last who came may come again. With --rate no store is needed: it has the days.
 
         lift: What it has to tell: 5%, or -2%.
         power: Chance to tell it, if it is there.

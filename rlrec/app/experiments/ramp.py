@@ -8,7 +8,7 @@ from typing import TypedDict
 from rlrec.app.evaluation.comparisons import unit_outcomes
 from rlrec.app.evaluation.comparisons.study_figures import DifferenceRow
 from rlrec.app.experiments import ending, route
-from rlrec.app.experiments.route import CANDIDATE, CURRENT, Stage, find_stage
+from rlrec.app.experiments.route import BLOCKED, CANDIDATE, CURRENT, Stage, find_stage
 from rlrec.app.inputs import lookup
 from rlrec.errors import InputError
 from rlrec.sentences import difference_sentence, guard_sentence
@@ -37,24 +37,30 @@ def advance(store: Store, name: str) -> RampAnswer:
         if stage is None:
             since = f"since {format_time(change.at)}, by `{change.command}`"
             return _answer(name, None, "none", f"route {name} has no ramp; it serves {change.reference} {since}")
-        if stage.due_at is None:
+        if (due_at := stage.due_at) is None:
             name = stage.ramp.name
             hint = f"`rlrec experiment stop {name} --promote {CANDIDATE}` ends it, `rlrec route ramp` begins others"
             raise InputError(f"the ramp {name} has no steps", hint=hint)
         look, now, by = unit_outcomes.look(unit, stage.ramp), unit.now, stage.ramp.unit
         by_reward = len(policies.rewards(unit)) > 1
+    blocked = None
     if any("sample-ratio" in row["reasons"] for row in look.differences):
         text = f"{stage.ramp.name} stays at {100 * stage.share:.12g} %: the users that count are not split as defined"
         doubt = "some users are lost or left out by an exclusion, so that no figure tells whether the candidate loses"
-        end = f"`rlrec route rollback {name}` takes the candidate back"
-        return _answer(name, stage, "blocked", f"{text} (sample-ratio): {doubt}; {end}")
+        blocked = f"{text} (sample-ratio): {doubt}; `rlrec route rollback {name}` takes the candidate back"
+    if blocked != stage.blocked:
+        options = {"experiment": stage.ramp.name}
+        store.write(lambda unit: settings.keep_state(unit, BLOCKED, options, {"why": blocked}), repeatable=True)
+        stage = stage._replace(blocked=blocked)
+    if blocked is not None:
+        return _answer(name, stage, "blocked", blocked)
     losses = [
         *(difference_sentence(row, by, by_reward=by_reward) for row in look.differences if _is_lost(row)),
         *(guard_sentence(row, by) for row in look.guards if row["answer"] == "lost"),
     ]
     if losses:
         return _change(store, name, stage, losses)
-    if stage.ramp.mode == experiments.FROZEN or stage.next_share is None or now < stage.due_at:
+    if stage.ramp.mode == experiments.FROZEN or stage.next_share is None or now < due_at:
         return _answer(name, stage, "waited", stage.sentence)
     unknown = [row for row in look.differences if row["lower"] is None]
     if doubts := [difference_sentence(row, by, by_reward=by_reward) for row in unknown]:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 IF_BETTER, UNIFORM = "if-better", holdout.KIND
 CURRENT, CANDIDATE = "current", "candidate"  # variants of a ramp
+BLOCKED = "ramp blocked"  # the run that says why somebody must look at a ramp
 YEAR_US = 365 * DAY_US
 NAME_LENGTH = 52  # of a route, in the name of its ramp: the name of an experiment has 64 at most
 
@@ -98,7 +99,8 @@ RampState = TypedDict("RampState", {
 
 
 class Stage(NamedTuple):
-    """Where a ramp stands. change: of the route; due_at: when the next step may come; None where it has no steps."""
+    """Where a ramp stands. change: of the route; due_at: when the next step may come; None where it has no steps.
+    blocked: why somebody must look, as `route advance` last saw it; None where it goes on."""
 
     change: RouteChange
     ramp: Experiment
@@ -106,6 +108,7 @@ class Stage(NamedTuple):
     next_share: float | None
     due_at: int | None
     definition: Mapping[str, Any]
+    blocked: str | None
 
     @property
     def outlook(self) -> str:
@@ -118,8 +121,8 @@ class Stage(NamedTuple):
 
     @property
     def sentence(self) -> str:
-        """The share now, and the step that comes, in words."""
-        return f"{self.ramp.name} is at {100 * self.share:.12g} %; {self.outlook}"
+        """The share now, and the step that comes, in words; or why none does."""
+        return self.blocked or f"{self.ramp.name} is at {100 * self.share:.12g} %; {self.outlook}"
 
 
 def create(store: Store, request: Request) -> RouteSummary:
@@ -367,7 +370,8 @@ def _refuse_ramp(current: RouteChange) -> None:
 
 def rollback(store: Store, name: str) -> RouteSummary:
     """Let a route serve again what it served before the last change that stands. A promotion that came with that change
-    is rolled back, too. Raises CheckFailed where there is none, or where that is retired."""
+    is rolled back, too, unless another one of its policy came later. Raises CheckFailed where there is none, or where
+    that is retired."""
     return store.write(lambda unit: roll_back(unit, name, command=f"route rollback {name}"))
 
 
@@ -376,9 +380,12 @@ def roll_back(unit: Unit, name: str, *, command: str, or_live: bool = False) -> 
     retired, it follows the live one of that policy."""
     newest = lookup.route(unit, name, lock=True)
     policies.lock(unit, [newest.policy_id])
-    last = policies.last_promotion(unit, newest.policy_id)
-    promoted = last is not None and last.at == newest.at and newest.command.startswith("experiment stop ")
-    earlier = _change_to_restore(routes.history(unit, newest.route_id), promoted=promoted)
+    last, (*earlier_changes, current) = policies.last_promotion(unit, newest.policy_id), _standing_changes(unit, newest)
+    promoted = last is not None and last.at == current.at and current.command.startswith("experiment stop ")
+    differing = (
+        row for row in reversed(earlier_changes) if newest.running or promoted or row.reference != newest.reference
+    )
+    earlier = next(differing, None)
     if earlier is None:
         undo = f"`rlrec policy rollback {newest.policy}` undoes a promotion"
         hint = None if last is None or newest.number else undo
@@ -399,18 +406,16 @@ def roll_back(unit: Unit, name: str, *, command: str, or_live: bool = False) -> 
     return summary(unit, lookup.route(unit, name))
 
 
-def _change_to_restore(history: Sequence[RouteChange], *, promoted: bool) -> RouteChange | None:
-    """The newest change that stands and served something else than the route does now; None where there is none. A
-    rollback undoes all that came after the change that it returned to. promoted: another version is live since then."""
+def _standing_changes(unit: Unit, newest: RouteChange) -> list[RouteChange]:
+    """The changes of a route that no rollback undid, oldest first; a rollback undoes all that came after the change
+    that it returned to."""
     standing: list[RouteChange] = []
-    for change in history:
+    for change in routes.history(unit, newest.route_id):
         if change.restored_id is None:
             standing.append(change)
         while standing and change.restored_id not in (None, standing[-1].id):
             standing.pop()
-    now = history[-1]
-    counts_anyway, earlier = now.running or promoted, reversed(standing[:-1])
-    return next((change for change in earlier if counts_anyway or change.reference != now.reference), None)
+    return standing
 
 
 def list_routes(store: Store) -> list[RouteSummary]:
@@ -460,7 +465,7 @@ def ramp_state(unit: Unit, change: RouteChange) -> RampState | None:
     stage = find_stage(unit, change)
     if stage is None:
         return None
-    goes_on = stage.ramp.mode != experiments.FROZEN and stage.due_at is not None
+    goes_on = stage.ramp.mode != experiments.FROZEN and stage.due_at is not None and stage.blocked is None
     next_share, due_at = (stage.next_share, stage.due_at) if goes_on else (None, None)
     next_at = None if next_share is None or due_at is None else format_time(due_at)
     hold_us = stage.definition.get(experiment.HOLD)
@@ -483,4 +488,5 @@ def find_stage(unit: Unit, change: RouteChange) -> Stage | None:
     steps, hold_us = definition.get(experiment.STEPS, ()), definition.get(experiment.HOLD)
     next_share = next((step for step in steps if step > share + experiment.MIN_ROOM), None)
     due_at = None if hold_us is None else max(ramp.created_at, ramp.phase_at) + hold_us
-    return Stage(change=change, ramp=ramp, share=share, next_share=next_share, due_at=due_at, definition=definition)
+    blocked = (settings.state(unit, BLOCKED, {"experiment": ramp.name}) or {}).get("why")
+    return Stage(change, ramp, share, next_share, due_at, definition, blocked)

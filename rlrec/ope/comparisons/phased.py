@@ -66,8 +66,8 @@ def ramp_strata(cells: UnitSums, phases: int, groups: int) -> tuple[UnitSums, Id
     """The units of a ramp in each phase that served them, and the stratum of each: of that phase and the last one
     before in which it was served. What follows a phase in which it had moved is left out, since who comes again may
     hang on that. Within a stratum all units had been served alike before they were drawn, so that differences of strata
-    are uncorrelated. cells: of the groups phase * groups + group."""
-    rows = np.lexsort((cells.group, cells.unit))
+    are uncorrelated. cells: of the groups phase * groups + group; of several in a phase, the first one counts."""
+    rows = np.lexsort((cells.entry, cells.group // groups, cells.unit))
     unit, (phase, group) = cells.unit[rows], np.divmod(cells.group[rows], groups)
     begins = np.append(True, unit[1:] != unit[:-1])[: len(unit)]
     first = np.maximum.accumulate(np.where(begins, np.arange(len(unit)), 0))

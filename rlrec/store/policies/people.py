@@ -73,9 +73,9 @@ def session_test(column: str, sessions: Ids) -> str:
 
 def ask_visits(unit: Unit, sessions: Ids, experiment: Experiment | None = None) -> PendingQuery:
     """The visits of these sessions, by session and number, with the digests of session and user (0: no user).
-    experiment: whose assignment of the unit is `entry_at`, to the variant `assigned_id`; is_merged: whether the user
-    has several keys. ABSENT: not ended, no user, not assigned."""
-    entry, variant, assigned, is_merged = str(ABSENT), str(ABSENT), "", "0"
+    experiment: whose assignment of the unit is `entry_at`, to the variant `assigned_id`; merged_at: when the user
+    first had several keys. ABSENT: not ended, no user, not assigned, one key."""
+    entry, variant, assigned, merged_at = str(ABSENT), str(ABSENT), "", str(ABSENT)
     if experiment is not None:
         # a unit is the user where one is known, else the session
         joins = {"b": "b.session_id = s.id", **({"a": "a.user_id = s.user_id"} if experiment.unit == "user" else {})}
@@ -83,7 +83,7 @@ def ask_visits(unit: Unit, sessions: Ids, experiment: Experiment | None = None) 
             f"coalesce({', '.join(f'{name}.{column}' for name in sorted(joins))}, {ABSENT})"
             for column in ("at", "variant_id")
         )
-        is_merged = "CASE WHEN EXISTS (SELECT 1 FROM merged_user m WHERE m.person_id = s.user_id) THEN 1 ELSE 0 END"
+        merged_at = f"coalesce((SELECT min(m.at) FROM merged_user m WHERE m.person_id = s.user_id), {ABSENT})"
         assigned = "".join(
             f" LEFT JOIN assignment {name} ON {name}.experiment_id = {experiment.id} AND {test}"
             for name, test in joins.items()
@@ -92,7 +92,7 @@ def ask_visits(unit: Unit, sessions: Ids, experiment: Experiment | None = None) 
         "session_id": "w.session_id", "number": "w.number", "started_at": "w.started_at", "last_at": "w.last_at",
         "ended_at": f"coalesce(w.ended_at, {ABSENT})", "user_id": f"coalesce(s.user_id, {ABSENT})",
         "user_digest": "coalesce(u.digest, 0)", "session_digest": "coalesce(s.digest, 0)", "entry_at": entry,
-        "assigned_id": variant, "is_merged": is_merged,
+        "assigned_id": variant, "merged_at": merged_at,
     }  # fmt: skip
     tables = "visit w JOIN session s ON s.id = w.session_id LEFT JOIN users u ON u.id = s.user_id"
     order = f"WHERE {session_test('w.session_id', sessions)} ORDER BY w.session_id, w.number"

@@ -12,7 +12,7 @@ from rlrec.app.evaluation.comparisons.study_figures import AGES, LIVES, NOTHING,
 from rlrec.app.evaluation.rows import log_rows
 from rlrec.app.evaluation.rows.contexts import ContextCache
 from rlrec.app.evaluation.rows.groups import MAX_GROUPS, too_many
-from rlrec.app.inputs import canonical, lookup
+from rlrec.app.inputs import canonical, filters, lookup
 from rlrec.app.log import partitions, reward_log
 from rlrec.app.log.ended_visits import visit_indices
 from rlrec.arrays import Flags, Ids, distinct, look_up, run_starts, take
@@ -108,7 +108,7 @@ class StudyFold:
         order, number = np.argsort(sessions), np.repeat(np.arange(len(portions)), sizes)
         files = min(len(portions), partitions.BUCKETS)
         file = number[order] * files // len(portions)
-        log = reader.batches(self.unit, self.study.selection, columns=self._names)
+        log = reader.batches(self.unit, self.study.selection, columns=_READ)
         spooled = partitions.spool(
             log, files, lambda slots: file[np.searchsorted(sessions[order], slots["session_id"])]
         )
@@ -122,12 +122,8 @@ class StudyFold:
                 by_decision = np.lexsort((batch.slots["position"], batch.slots["decision_id"]))
                 yield portion, replace(batch, slots=take(batch.slots, by_decision))
 
-    @property
-    def _names(self) -> tuple[str, ...]:
-        return _READ if self._contexts is None else (*_READ, "context_id")
-
     def _batch(self, portion: Ids, selection: Selection) -> Batch:
-        slots, events = people.ask_decisions(self.unit, portion, self._names, selection)
+        slots, events = people.ask_decisions(self.unit, portion, _READ, selection)
         return Batch(slots=reader.read_slots(slots), events=events.columns())
 
     def _sums(self, columns: Columns, batch: Batch) -> StudySums:
@@ -162,7 +158,7 @@ class StudyFold:
             entry_at[has_entry] = units.entry[order[index[has_entry]]]
             columns = {**columns, "entry_at": entry_at}
         past_sums = self._past(columns, visits) if self.study.adjust else None
-        drawn_units, stratum = self._strata(columns, visits, decisions, units)
+        drawn_units, stratum, is_split = self._strata(columns, visits, decisions, units)
         if len(self.phases) > 1:
             strata = {
                 number: outcomes.fold(drawn_units.take(stratum == number), self.metrics, past=past_sums)
@@ -181,7 +177,7 @@ class StudyFold:
         counts = {name: np.bincount(group, minlength=len(self.groups.labels)) for name, group in groups.items()}
         if self.phases:
             n_groups, n_strata = len(self.groups.labels), self.strata_per_phase * len(self.phases)
-            cells = np.bincount(stratum * n_groups + drawn_units.group, minlength=n_strata * n_groups)
+            cells = np.bincount((stratum * n_groups + drawn_units.group)[is_split], minlength=n_strata * n_groups)
             counts["strata"] = cells.reshape(n_strata, n_groups)
         halves = dict[int, OutcomeSums]()
         if self._assigned[1]:
@@ -194,7 +190,7 @@ class StudyFold:
             }
         return StudySums(
             outcomes=outcomes.fold(units, self.metrics, past=past_sums, shared=self.groups.shared), halves=halves,
-            segments={} if self._contexts is None else self._segments(self._contexts, visits, decisions, slots, units),
+            segments={} if self._contexts is None else self._segments(self._contexts, columns, visits, units),
             strata=strata,
             counts={name: count.astype(np.float64) for name, count in counts.items()}, censored=censored,
             new=int((~returning[first]).sum()), returning=int(returning[first].sum()),
@@ -202,13 +198,19 @@ class StudyFold:
         )  # fmt: skip
 
     def _segments(
-        self, contexts: ContextCache, visits: Visits, decisions: ServedDecisions, slots: Columns, units: UnitSums
+        self, contexts: ContextCache, columns: Columns, visits: Visits, units: UnitSums
     ) -> dict[str, OutcomeSums]:  # fmt: skip
-        """The sums of units by what the context of their first decision says: later ones may be effects."""
-        unit, field = visits.unit[decisions.visit], str(self.study.segment)
-        order = np.lexsort((slots["decision_id"], decisions.at, unit))
+        """The sums of units by what the context of their first decision in the experiment says: later ones may be
+        effects, whether they are selected or not."""
+        field, tests = str(self.study.segment), [people.session_test("d.session_id", np.unique(columns["session_id"]))]
+        if self.study.experiment is not None:
+            log = filters.select(self.unit, {"experiment": self.study.experiment.name})
+            tests += [f"+{test}" for test in log.conditions()]
+        rows = reader.ask_decisions(self.unit, ("session_id", "visit", "at", "context_id"), tests).columns()
+        unit = visits.unit[visit_indices(columns, rows["session_id"], rows["visit"])]
+        order = np.lexsort((rows["decision_id"], rows["at"], unit))
         first = order[run_starts(unit[order])]
-        table, context = contexts.table(slots["context_id"][first], None)
+        table, context = contexts.table(rows["context_id"][first], None)
         self.fields |= table.names
         codes, values = table.value_codes(field, canonical.text)
         segment = codes[context][np.searchsorted(unit[first], units.unit)]
@@ -235,9 +237,10 @@ class StudyFold:
         if grouped and self._is_holdout:  # a decision names the variant that served, which is none outside of it
             slots = {**slots, "variant_id": columns["assigned_id"][visit]}
             is_counted, is_left_out = (flags & (slots["variant_id"] != ABSENT) for flags in (is_counted, is_left_out))
-        elif grouped and self.study.by == "variant":  # a person with several keys has the variant that came first
+        # a person with several keys has the variant that came first; in a ramp, which moves units, that which served
+        elif grouped and self.study.by == "variant" and self.strata_per_phase == 1:
             assigned_id = columns["assigned_id"][visit]
-            is_theirs = (columns["is_merged"][visit] > 0) & (assigned_id != ABSENT)
+            is_theirs = (columns["merged_at"][visit] != ABSENT) & (assigned_id != ABSENT)
             slots = {**slots, "variant_id": np.where(is_theirs, assigned_id, slots["variant_id"])}
         decisions = ServedDecisions(
             visit=visit,
@@ -248,16 +251,24 @@ class StudyFold:
 
     def _strata(
         self, columns: Columns, visits: Visits, decisions: ServedDecisions, units: UnitSums
-    ) -> tuple[UnitSums, Ids]:
-        """The units by what they were drawn in, and the number of the stratum of each: of most experiments the phase in
-        which a unit was assigned; in a ramp, which draws all units anew, each phase that served it."""
+    ) -> tuple[UnitSums, Ids, Flags]:
+        """The units by what they were drawn in, the number of the stratum of each, and whether it says how units were
+        split: of most experiments the phase in which a unit was assigned; in a ramp, which draws all units anew, each
+        phase that served it. A person with several keys was drawn by the one that came first, later by another one,
+        with other chances than the others of a stratum: it tells of the split when it came, and counts no more in
+        phases that served it after the keys were merged."""
         starts = [phase.at for phase in self.phases[1:]]
         if self.strata_per_phase == 1:
-            return units, np.searchsorted(starts, columns["entry_at"][units.visit], side="right")
+            stratum = np.searchsorted(starts, columns["entry_at"][units.visit], side="right")
+            return units, stratum, np.ones(len(stratum), np.bool_)
         n_groups, phase = len(self.groups.labels), np.searchsorted(starts, decisions.at, side="right")
         in_phases = replace(decisions, group=phase * n_groups + decisions.group)
         cells = unit_sums(visits, in_phases, now=self.unit.now)
-        return ramp_strata(cells.take(np.isin(cells.unit, units.unit)), len(self.phases), n_groups)
+        drawn, stratum = ramp_strata(cells.take(np.isin(cells.unit, units.unit)), len(self.phases), n_groups)
+        merged_at = columns["merged_at"][drawn.visit]
+        is_drawn_again = (merged_at != ABSENT) & (stratum % self.strata_per_phase > 0)
+        rows = ~(is_drawn_again & (merged_at <= drawn.entry))
+        return drawn.take(rows), stratum[rows], ~is_drawn_again[rows]
 
     def _ages(self, visits: Visits, decisions: ServedDecisions, units: UnitSums) -> dict[str, Ids]:
         """Visits by the age that their unit had, and units by their age at the end, of each variant, (v, AGES)."""

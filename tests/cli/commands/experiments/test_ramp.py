@@ -7,6 +7,7 @@ import os
 import signal
 import sqlite3
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from multiprocessing import Pipe, get_context
 from pathlib import Path
@@ -15,6 +16,7 @@ from unittest.mock import patch
 
 import pytest
 
+import rlrec
 from rlrec.store.database.unit import Unit
 from tests.conftest import ON_BOTH, Run, filled, runner
 
@@ -229,6 +231,9 @@ def test_a_candidate_whose_split_is_not_as_defined_neither_steps_nor_is_promoted
         assert (done.exit_code, done.json["did"], done.json["share"]) == (3, "blocked", 0.5)
         assert "not split as defined" in done.stderr
         assert "`rlrec route rollback home`" in done.json["why"]
+        state = at(ready, days)("route", "show", "home", "--json").json["ramp"]
+        assert (state["why"], state["next_share"], state["next_at"]) == (done.json["why"], None, None)
+        assert done.json["why"] in at(ready, days)("status").stdout
     at(ready, 9)("log", "include", "staff")
     assert advance(at(ready, 9.1)).json["did"] == "rolled-back"
 
@@ -237,6 +242,39 @@ def _variant(run: Run, user: str) -> str:
     """The variant that served a user of the first day."""
     answer = at(run, 0.6)("recommend", "--policy", "home", "--session", user, "--user", user, "--json")
     return str(answer.json["variant"])
+
+
+@pytest.mark.slow
+def test_visitors_who_log_in_later_neither_block_a_ramp_nor_decide_it(db: str, ready: Run) -> None:
+    """Half of the visitors of each day log in once it is over, and click three times as often as the others: to their
+    key the second step gives the candidate more often than to the keys that were drawn before, and both variants are
+    alike. With these persons among the others the split is not as defined (p below 1e-6), and the candidate seems
+    better by a fifth."""
+    ramp(at(ready, 0.1), "--steps", "20%,60%,100%", "--hold", "1d")
+    people = [(f"cookie{n}", f"user{n}", n % 2 == 0) for n in range(2 * USERS)]
+
+    def visit(days: float, keys: Sequence[str]) -> None:
+        run = at(ready, days)
+        lines = [json.dumps({"policy": "home", "session": f"{key}-{days}", "user": key}) for key in keys]
+        answers = run("recommend", "--input", "-", "--seed", 1, stdin="\n".join(lines)).lines
+        clicks = [
+            json.dumps({"decision_id": answer["decision_id"], "events": {"click": 1}})
+            for answer, (_, _, logs_in) in zip(answers, people, strict=True)
+            if (answer["decision_id"] * 7919 % 1000) < (600 if logs_in else 200)
+        ]
+        run("feedback", "--input", "-", stdin="\n".join(clicks))
+
+    visit(0.5, [cookie for cookie, _, _ in people])
+    with rlrec.open(db, now="2026-01-01T20:00:00Z") as store:
+        for cookie, user, logs_in in people:
+            if logs_in:
+                store.user.merge(cookie, into=user)
+    assert advance(at(ready, 1.2)).json["did"] == "advanced"
+    visit(1.5, [user if logs_in else cookie for cookie, user, logs_in in people])
+    assert advance(at(ready, 1.9)).json["did"] == "waited"
+    shown = at(ready, 1.9)("experiment", "show", "home-ramp-1", "--json").json
+    earned = next(row for row in shown["unit_differences"] if row["metric"] == "reward_per_unit")
+    assert (shown["sample_ratio"]["p_value"] > 0.001, earned["relative"] < 0.1) == (True, True)
 
 
 # -- what else ends it, and what is refused --

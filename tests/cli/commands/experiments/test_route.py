@@ -293,6 +293,17 @@ def test_a_rollback_of_a_route_takes_the_promotion_of_its_ramp_back(ready: Run) 
     assert (refused.exit_code, "rlrec policy rollback" in refused.stderr) == (3, False)
 
 
+def test_rollbacks_go_back_behind_a_promotion_that_came_before_later_changes(ready: Run) -> None:
+    ready("route", "set", "home", "--to", "ts@2", "--share", "0.5")
+    ready("experiment", "stop", "home-ramp-1", "--promote", "candidate", "--anyway")
+    ready("route", "set", "home", "--to", "u")
+    assert ready("route", "rollback", "home", "--json").json["version"] == 2
+    assert (live(ready), served(ready)) == (2, ("ts", 2))
+    assert ready("route", "rollback", "home", "--json").json["version"] == 1
+    assert (live(ready), served(ready)) == (1, ("ts", 1))
+    assert ready("route", "rollback", "home").exit_code == 3
+
+
 @ON_BOTH
 def test_a_route_that_an_earlier_release_pinned_is_a_warning(ready: Run, store: Store) -> None:
     ready("route", "set", "home", "--to", "ts@2", "--share", "0.5")

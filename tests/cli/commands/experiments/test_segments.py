@@ -60,6 +60,16 @@ def test_a_segment_is_that_of_the_first_decision(ready: Any) -> None:
     )
 
 
+@pytest.mark.parametrize("is_excluded", [True, False])
+def test_an_outage_of_the_first_day_moves_no_unit_to_another_segment(ready: Any, is_excluded: bool) -> None:
+    """What is selected are second visits, of users who had no phone on the first day and have one on the second."""
+    users = f"user={'+'.join(f'u{n}' for n in range(0, 100, 2))}"
+    if is_excluded:
+        ready(*LATER, "log", "exclude", "outage", "--where", "until=2030-01-02")
+    rows = show(ready, "device", "--json", "--log", users if is_excluded else f"since=2030-01-02,{users}")
+    assert [(row["segment"], row["units"]) for row in rows.json["segments"]] == [("desk", 50)]
+
+
 def test_outcomes_of_an_experiment_have_the_same_segments(ready: Any) -> None:
     by_outcomes = ready(*LATER, "outcomes", "--experiment", "ab", "--by", "device", "--json").json["segments"]
     assert by_outcomes == show(ready, "device", "--json").json["segments"]
