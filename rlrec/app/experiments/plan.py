@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 
@@ -16,9 +16,10 @@ from rlrec.app.evaluation.comparisons.study_figures import StudyFigures
 from rlrec.app.experiments.experiment import shares_of
 from rlrec.app.inputs import filters, lookup
 from rlrec.arrays import Array
-from rlrec.errors import InputError
+from rlrec.errors import CheckFailed, InputError
 from rlrec.ope.comparisons import comparison, planning
 from rlrec.ope.intervals import intervals, sequences
+from rlrec.ope.sums.unit_visits import DAYS
 from rlrec.records import Reward
 from rlrec.sentences import DEFAULT_REWARD, time_text
 from rlrec.store import Store, Unit
@@ -31,6 +32,9 @@ WINDOW_US, SHORTEST_US = 30 * DAY_US, 7 * DAY_US  # of the newest traffic, which
 STRETCHES = 100  # of that time, in which new units are counted
 MEASURES = 3  # of traffic that covers as long as an experiment takes, at most
 METRICS = {metric.name: metric for metric in comparison.metrics(1)}
+RETURN_DAYS = {  # days in which the last units that came may come again, for metrics that count it
+    "visits": 7, "active_days": 7, "retention": 7, **{f"returned_{days}d": days for days in DAYS},
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +57,8 @@ class Request:
 
 # The answer of `experiment plan`. per_variant: units of the smallest variant, and total: of all, at one look;
 # total_sequential: however often somebody looks; adjusted_days: at one look, adjusted by the past of units, None where
-# they have none; days_left: of those of an experiment, at any look. Days are None where no traffic brings so many.
+# they have none; days_left: of those of an experiment, at any look. Days are None where no traffic brings so many, and
+# include those in which units come again (assumed: return_days).
 Plan = TypedDict("Plan", {
     "per_variant": int, "total": int, "total_sequential": int, "days": float | None, "days_sequential": float | None,
     "adjusted_days": float | None, "days_left": NotRequired[float | None], "assumed": dict[str, Any],
@@ -64,19 +69,29 @@ def plan(store: Store, request: Request) -> Plan:
     """How many units and days tell the lift. Raises InputError where no number does, or the log does not say how a
     metric varies."""
     _check(request)
-    with store.read() as unit, bulk.alongside(unit):
-        named = [] if request.metric is None else [request.metric]
-        declared.check(unit, named, [], first="default")
-        experiment = None if request.name is None else lookup.experiment(unit, request.name)
-        rewards = unit_outcomes.rewards_of(unit, [row.reward for row in named if row.reward], experiment)
-        if experiment is None:
-            answer = _traffic_plan(unit, request, rewards)
-        else:
-            study = replace(unit_outcomes.experiment_study(unit, experiment, rewards), adjust=True)
-            answer = experiment_plan(unit, unit_outcomes.collect(unit, study, level=request.level), request)
+    try:
+        with store.read() as unit, bulk.alongside(unit):
+            return _stored_plan(unit, request)
+    except CheckFailed as error:  # there is no store
+        answer = None if request.log else _rate_plan(request, None)
         if answer is None:
-            _check_windows(unit, request, rewards)
+            raise
+        store.notice(f"days are not known: {error.message}")
+        return answer
+
+
+def _stored_plan(unit: Unit, request: Request) -> Plan:
+    named = [] if request.metric is None else [request.metric]
+    declared.check(unit, named, [], first="default")
+    experiment = None if request.name is None else lookup.experiment(unit, request.name)
+    rewards = unit_outcomes.rewards_of(unit, [row.reward for row in named if row.reward], experiment)
+    if experiment is None:
+        answer = _traffic_plan(unit, request, rewards)
+    else:
+        study = replace(unit_outcomes.experiment_study(unit, experiment, rewards), adjust=True)
+        answer = experiment_plan(unit, unit_outcomes.collect(unit, study, level=request.level), request)
     if answer is None:
+        _check_windows(unit, request, rewards)
         hint = "choose a longer log, or give the --rate of an event"
         metric = request.metric or ("what decides it" if request.name else declared.DEFAULT_METRIC)
         raise InputError(f"the log does not tell how {metric} varies between units", hint=hint)
@@ -90,7 +105,7 @@ def experiment_plan(unit: Unit, figures: StudyFigures, request: Request) -> Plan
         return None
     shares = shares_of(experiment)
     compared = [shares[variant.id] for variant in experiment.variants if variant.label != holdout.LABEL]
-    answer = _plan(unit, figures, request, compared if len(compared) > 1 else [*shares.values()])
+    answer = _measured_plan(unit, figures, request, compared if len(compared) > 1 else [*shares.values()])
     if answer is not None:
         days = answer["days_sequential"] if experiment.state == "running" else None
         answer["days_left"] = None if days is None else max(0.0, days - answer["assumed"]["traffic_days"])
@@ -100,19 +115,44 @@ def experiment_plan(unit: Unit, figures: StudyFigures, request: Request) -> Plan
 def _traffic_plan(unit: Unit, request: Request, rewards: Sequence[Reward]) -> Plan | None:
     selection = filters.selection(unit, request.log)
     first_at, last_at = selected.times(unit, selection)
-    shares = [weight / sum(request.weights) for weight in request.weights]
     span = min(WINDOW_US, (last_at - first_at) // 2)  # before it lies the past of units
     for _ in range(MEASURES):
         newest = replace(selection, since=last_at - span)
         study = Study(selection=newest, rewards=rewards, adjust=True, unit=request.by)
-        answer = _plan(unit, unit_outcomes.collect(unit, study, level=request.level), request, shares)
+        answer = _rate_plan(request, NewUnits.count(unit, study))
+        if answer is None:
+            figures = unit_outcomes.collect(unit, study, level=request.level)
+            answer = _measured_plan(unit, figures, request, _shares(request))
         if answer is None or answer["days"] is None or 2 * answer["days"] * DAY_US > span or span <= SHORTEST_US:
             break
         span = max(SHORTEST_US, ceil(answer["days"] * DAY_US))  # what units do depends on how long they are watched
     return answer
 
 
-def _plan(unit: Unit, figures: StudyFigures, request: Request, shares: Sequence[float]) -> Plan | None:
+def _shares(request: Request) -> list[float]:
+    return [weight / sum(request.weights) for weight in request.weights]
+
+
+class Variation(NamedTuple):
+    """How a metric varies: its mean, the variance of a unit, and of one of a lifted group; narrowed: the share of the
+    error that the past of units takes away, None where they have none."""
+
+    value: float
+    variance: float
+    lifted: float
+    narrowed: float | None = None
+
+
+def _rate_plan(request: Request, arrivals: NewUnits | None) -> Plan | None:
+    """The plan for the rate of an event; None where none is given."""
+    if request.rate is None:
+        return None
+    shares, rates = _shares(request), (request.rate, request.rate * (1 + request.lift))
+    variation = Variation(request.rate, *(rate * (1 - rate) for rate in rates))
+    return _answer(request, "rate", variation, shares, request.comparisons or len(shares) - 1, arrivals)
+
+
+def _measured_plan(unit: Unit, figures: StudyFigures, request: Request, shares: Sequence[float]) -> Plan | None:
     metric_name, declaration = request.metric or MetricName(declared.DEFAULT_METRIC), figures.declaration
     metric, comparisons = METRICS[metric_name.metric], request.comparisons or len(shares) - 1
     if request.metric is None and declaration is not None:
@@ -120,32 +160,41 @@ def _plan(unit: Unit, figures: StudyFigures, request: Request, shares: Sequence[
         reward = figures.metric_names()[0]["reward"]
         reward = None if reward == DEFAULT_REWARD and len(figures.study.rewards) == 1 else reward
         metric_name = MetricName(metric.name, reward)
-    limits = {"alpha": (1 - request.level) / comparisons, "power": request.power}
     mean, adjusted = figures.outcomes.value(0, metric), figures.outcomes.adjusted_value(0, metric)
-    value, deviation, narrowed = mean.value, mean.error**2 * mean.units, None
-    lifted = deviation * (1 + request.lift)  # as where there are more events, not larger ones
-    if request.rate is not None:
-        value = request.rate
-        deviation, lifted = (rate * (1 - rate) for rate in (value, value * (1 + request.lift)))
-    elif not mean.varied or not value or mean.units < sequences.MIN_CLUSTERS:
+    if not mean.varied or not mean.value or mean.units < sequences.MIN_CLUSTERS:
         return None
-    elif adjusted is not None:
-        narrowed = 1 - adjusted.error / mean.error
-    variance = planning.variance_of_difference(deviation, lifted, shares)
-    total = planning.fixed_units(variance, request.lift * value, **limits)
-    best_n = None if declaration is None else declaration.best_n
-    total_sequential = planning.sequential_units(variance, request.lift * value, best_n=best_n, **limits)
-    per_variant, arrivals = round(total * min(shares)), NewUnits.count(unit, figures.study)
+    variance, narrowed = mean.error**2 * mean.units, None if adjusted is None else 1 - adjusted.error / mean.error
+    variation = Variation(mean.value, variance, variance * (1 + request.lift), narrowed)  # more events, not larger ones
+    best_n, arrivals = None if declaration is None else declaration.best_n, NewUnits.count(unit, figures.study)
+    request = replace(request, by="session" if figures.study.by_session else "user")
+    return _answer(
+        request, str(metric_name), variation, shares, comparisons, arrivals, best_n, RETURN_DAYS.get(metric.name, 0)
+    )
+
+
+def _answer(
+    request: Request, metric: str, variation: Variation, shares: Sequence[float], comparisons: int,
+    arrivals: NewUnits | None, best_n: float | None = None, return_days: int = 0,
+) -> Plan:  # fmt: skip
+    limits = {"alpha": (1 - request.level) / comparisons, "power": request.power}
+    variance = planning.variance_of_difference(variation.variance, variation.lifted, shares)
+    total = planning.fixed_units(variance, request.lift * variation.value, **limits)
+    total_sequential = planning.sequential_units(variance, request.lift * variation.value, best_n=best_n, **limits)
+    totals = [total, total_sequential, None if variation.narrowed is None else total * (1 - variation.narrowed) ** 2]
+    days, days_sequential, adjusted_days = (
+        None if units is None or arrivals is None or (days := arrivals.days_until(units)) is None
+        else days + return_days for units in totals
+    )  # fmt: skip
+    per_variant = round(total * min(shares))
     return {
         "per_variant": per_variant, "total": round(per_variant / min(shares)),
         "total_sequential": max(sequences.MIN_CLUSTERS, ceil(total_sequential)),
-        "days": arrivals.days_until(total), "days_sequential": arrivals.days_until(total_sequential),
-        "adjusted_days": None if narrowed is None else arrivals.days_until(total * (1 - narrowed) ** 2),
+        "days": days, "days_sequential": days_sequential, "adjusted_days": adjusted_days,
         "assumed": {
             "lift": request.lift, "power": request.power, "level": request.level, "comparisons": comparisons,
-            "metric": "rate" if request.rate else str(metric_name), "value": value, "variance": deviation,
-            "shares": [*shares], "unit": "session" if figures.study.by_session else "user", "narrowed": narrowed,
-            "traffic_days": arrivals.days, "traffic_units": int(arrivals.counts[-1]),
+            "metric": metric, "value": variation.value, "variance": variation.variance, "shares": [*shares],
+            "unit": request.by, "narrowed": variation.narrowed, "return_days": return_days,
+            "traffic_days": arrivals and arrivals.days, "traffic_units": arrivals and int(arrivals.counts[-1]),
         },
     }  # fmt: skip
 

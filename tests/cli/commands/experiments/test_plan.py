@@ -1,10 +1,12 @@
 """rlrec experiment plan."""
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rlrec.app.experiments import plan as app_plan
 from tests.conftest import ON_BOTH, Run, filled, runner
 
 
@@ -50,6 +52,37 @@ def test_the_published_values_need_no_log(ready: Any) -> None:
     assert [answer["per_variant"] for answer in answers] == [31_231, 637_007, 41_657]
     assert [answer["total"] for answer in answers] == [62_462, 1_274_014, 83_314]
     assert {*answers[0]} >= {"days", "days_sequential", "adjusted_days", "assumed"}
+
+
+def test_a_rate_needs_no_store(ready: Any, tmp_path: Path) -> None:
+    nowhere = runner(str(tmp_path / "nowhere.db"))
+    answer = nowhere("experiment", "plan", "--rate", "5%", "--json")
+    stored = plan(ready, "--rate", "5%").json
+    assert (answer.exit_code, answer.json["total"], answer.json["days"]) == (0, stored["total"], None)
+    assert answer.json["assumed"] == stored["assumed"] | {"traffic_days": None, "traffic_units": None}
+    assert "days are not known: " in answer.stderr
+    assert nowhere("experiment", "plan", "--rate", "5%", "--log", "policy=home").exit_code == 3
+    assert nowhere("experiment", "plan").exit_code == 3
+    assert not (tmp_path / "nowhere.db").exists()
+
+
+def test_days_have_time_for_the_last_units_to_come_again(ready: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = partial(ready, "--now", "2030-02-01", "--allow-future")
+    run("experiment", "create", "ab", "--variant", "a=home", "--variant", "b=other")
+    serve(ready, '"experiment": "ab"', "2030-02-01", 801, every=4)
+    again = "".join(f'{{"experiment": "ab", "session": "t{n}", "user": "e{n}"}}\n' for n in range(0, 400, 2))
+    ready("--now", "2030-02-02", "--allow-future", "recommend", "--input", "-", stdin=again)
+
+    def planned(metric: str) -> tuple[float, float]:
+        answer = ready(
+            "--now", "2030-03-01", "--allow-future", "experiment", "plan", "ab", "--metric", metric, "--json"
+        )
+        return answer.json["days"], answer.json["assumed"]["return_days"]
+
+    answers = {metric: planned(metric) for metric in ("visits", "returned_1d", "reward_per_visit")}
+    monkeypatch.setattr(app_plan, "RETURN_DAYS", {})
+    waits = {metric: (days - planned(metric)[0], wait) for metric, (days, wait) in answers.items()}
+    assert waits == {"visits": (pytest.approx(7), 7), "returned_1d": (pytest.approx(1), 1), "reward_per_visit": (0, 0)}
 
 
 @ON_BOTH
