@@ -12,7 +12,7 @@ from rlrec.app.learning.ledger import Ledger, Unordered
 from rlrec.errors import InputError, quantity, suggest
 from rlrec.policy.beliefs import reward as rewards
 from rlrec.policy.beliefs.reward import LIMIT, rewards_of
-from rlrec.records import Event, Line, Reward, Sums
+from rlrec.records import Event, Line, Sums, Version
 from rlrec.store import Store, Unit
 from rlrec.store.database.unit import Row
 from rlrec.store.log import decisions, events
@@ -200,13 +200,12 @@ class FeedbackTransaction:
         }
         self.pages = events.slates(unit, pages) if pages else {}  # the arm at each position of those that lines name
         self.kinds = self.weighed - {RETURN}  # of events that need no further check
-        # the reward definition of each version that served one of the decisions
-        self.rewards = dict[int, Reward]()
+        self.versions = dict[int, Version]()  # that served the decisions
         if answers:
             learning = {version.id: version for versions in ledger.learning.values() for version in versions}
             served_by = {target.version_id for target in targets} - {None}
             stored = policies.by_id(unit, unread) if (unread := served_by - learning.keys()) else {}
-            self.rewards = {number: (learning.get(number) or stored[number]).reward for number in served_by}
+            self.versions = {number: learning.get(number) or stored[number] for number in served_by}
         self.new: dict[int, list[Row]] = {}  # events by decision
         self.rewarded_events: dict[int, tuple[list[Event], int]] = {}  # by decision, up to how many of its new events
         self.unweighed = set[str]()
@@ -340,11 +339,27 @@ class FeedbackTransaction:
         self.rewarded_events[decision_id] = rewarded, len(new)
         position, count = 1 if size == 1 else line.position, len(line.events) + (line.censor is not None)
         shown = self.pages.get(decision_id, ()) if position is None else (position,)
-        earned = rewards_of(self.rewards[target.version_id], rewarded, served_at=served_at, shown=shown)
+        earned = rewards_of(self.versions[target.version_id].reward, rewarded, served_at=served_at, shown=shown)
         return Result(
             decision_id=decision_id, events=count if stored else 0, duplicates=0 if stored else count,
             reward=sum(earned.values()) if position is None else earned[position],
         )  # fmt: skip
+
+    def earned(self) -> dict[str, tuple[int, float]]:
+        """How many events the group added to decisions of each policy, and how much reward."""
+        sums, targets = dict[str, tuple[int, float]](), {target.decision_id: target for target in self.targets}
+        for decision_id, new_rows in self.new.items():
+            target, past = targets[decision_id], [*self.stored_events.get(decision_id, ())]
+            version, new = self.versions[target.version_id], [Event(*row) for row in new_rows]
+            shown = self.pages.get(decision_id) or {event.position for event in new if event.position is not None}
+            earlier_reward, reward = (
+                sum(rewards_of(version.reward, rows, served_at=target.at, shown=shown).values())
+                for rows in (past, past + new)
+            )
+            n_events, earned = sums.get(version.policy.name, (0, 0.0))
+            n_added = sum(event.kind != CENSOR for event in new)
+            sums[version.policy.name] = n_events + n_added, earned + reward - earlier_reward
+        return sums
 
 
 def policies_of(unit: Unit, lines: Sequence[Line]) -> set[int]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from copy import copy
 from typing import Any, cast
 
-from rlrec.app.requests.feedback import Group, Line, Outcome, feedback_group, warn_unweighed
+from rlrec.app.requests.feedback import FeedbackTransaction, Group, Line, Outcome, feedback_group, warn_unweighed
 from rlrec.app.requests.recommend import Answer, Answered, Request, RequestGroup
 from rlrec.app.serving.cache import ServingCache
 from rlrec.app.serving.requests import DrawnAnswer
@@ -33,6 +33,7 @@ class Pipe:
         self.patience_s = PATIENCE_S if patience_s is None else patience_s
         self._cache = ServingCache()
         self._warned = set[str]()  # kinds of events
+        self.recorded: FeedbackTransaction | None = None  # the feedback of the last group
 
     def answer(self, lines: Sequence[Request | Line | InputError]) -> list[Answered | Outcome]:
         """The answers to a group, which is tried again while the store is busy or out of reach.
@@ -61,7 +62,7 @@ class Pipe:
     def _answer(self, lines: Sequence[Request | Line | InputError]) -> list[Answered | Outcome]:
         feedback = [line for line in lines if isinstance(line, Line)]
         if feedback and all(isinstance(line, Line | InputError) for line in lines):
-            recorded = feedback_group(self.store, cast(Group, lines), self._warned)
+            self.recorded = recorded = feedback_group(self.store, cast(Group, lines), self._warned)
             self._cache.note_changes(recorded.ledger.changes())
             return list(recorded.outcomes)
         requests: Sequence[Any] = [line for line in lines if not isinstance(line, Line)] if feedback else lines
@@ -69,10 +70,11 @@ class Pipe:
             self.store, requests, seed=self.seed, dry_run=self.dry_run, cache=self._cache, feedback=feedback
         )
         answers = iter(group.answer())
-        if group.recorded is None:
+        self.recorded = group.recorded
+        if self.recorded is None:
             return list(answers)
-        warn_unweighed(self.store, group.recorded.unweighed, self._warned)
-        outcomes = iter(group.recorded.outcomes)
+        warn_unweighed(self.store, self.recorded.unweighed, self._warned)
+        outcomes = iter(self.recorded.outcomes)
         return [next(outcomes if isinstance(line, Line) else answers) for line in lines]
 
 

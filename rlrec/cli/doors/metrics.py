@@ -26,12 +26,16 @@ class Metrics:
     def __init__(self, store: Store, writer: SharedWriter) -> None:
         """store: that the writer's thread has; it is read beside that."""
         self.url, self.now = store.url.render_as_string(hide_password=False), store.now
-        self.registry = CollectorRegistry()
+        self.pipe, self.registry = writer.pipe, CollectorRegistry()
         common: dict[str, Any] = {"registry": self.registry, "namespace": "rlrec"}
         self.decisions = Counter(
             "decisions", "Decisions that were drawn and logged; route: that led to the policy, if one did.",
             ["policy", "version", "route"], **common,
         )  # fmt: skip
+        self.events = Counter("events", "Events of feedback that were stored.", ["policy"], **common)
+        self.reward = Gauge(
+            "reward", "Reward of decisions that feedback added, less what it took away.", ["policy"], **common
+        )
         self.feedback = Counter("feedback", "Lines of feedback that were stored.", **common)
         self.duplicates = Counter("duplicates", "Requests that were answered before.", **common)
         self.refused = Counter("refused", "Lines that were refused, by exit code.", ["code"], **common)
@@ -55,6 +59,9 @@ class Metrics:
 
         self.group_lines.observe(len(answers))
         self.group_seconds.observe(seconds)
+        for policy, (n_events, reward) in self.pipe.recorded.earned().items() if self.pipe.recorded else ():
+            self.events.labels(policy).inc(n_events)
+            self.reward.labels(policy).inc(reward)
         for answer in answers:
             if isinstance(answer, DrawnAnswer):
                 answer = answer.fields
