@@ -71,6 +71,11 @@ def midnight(day: int) -> int:
     return (begin - EPOCH) // timedelta(microseconds=1)
 
 
+def date(day: int) -> str:
+    """The date of a day, by its number."""
+    return format_time(day * DAY_US)[:10]
+
+
 def parse_local(text: str) -> int:
     """The time that `parse` reads; without an offset it is of the time zone."""
     return parse(text, default=zone or UTC)

@@ -11,11 +11,13 @@ from typing import TypedDict
 
 import numpy as np
 
+from rlrec import times
 from rlrec.app.audit.integrity import live_versions
 from rlrec.app.evaluation.passes.log_reader import LogReader, Reading
 from rlrec.app.evaluation.passes.request import EmptyLog, Evaluation
 from rlrec.app.evaluation.passes.request import Request as EvaluationRequest
 from rlrec.app.evaluation.rows import log_rows
+from rlrec.app.evaluation.rows.groups import day_numbers
 from rlrec.app.evaluation.rows.log_rows import ImpressionRows, LoggedBatch
 from rlrec.app.evaluation.targets.logger_marginals import WITHOUT_MARGINALS, LoggerMarginals
 from rlrec.app.inputs import filters, lookup
@@ -34,7 +36,6 @@ from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
 from rlrec.store.log import selected
 from rlrec.store.policies import policies
-from rlrec.times import DAY_US, format_time
 
 PERIODS = 20  # of equal length, between the first and the last decision: probabilities are followed over them
 COLUMNS = ("greedy_reward", "greedy_weight", "reward", "rows")
@@ -175,7 +176,7 @@ class FloorComparison:
         left_out, rows, weight = int((~is_usable).sum()), rows.take(is_usable), weight[is_usable]
         terms = np.column_stack([weight * rows.reward, weight, rows.reward, np.ones(len(rows))])
         cluster = rows.slots["cluster"]
-        day = rows.slots["at"] // DAY_US
+        day = day_numbers(rows.slots["at"])
         days = [(number, day == number) for number in np.unique(day).tolist()]
         return ExplorationSums(
             cost=self._moments(terms, cluster),
@@ -225,7 +226,7 @@ class FloorComparison:
             **_figures(cost), "verdict": cost.verdict, "reasons": [*cost.reasons],
             "by_day": [
                 {
-                    "day": format_time(day * DAY_US)[:10], "rows": round(sums.summary().total[3]),
+                    "day": times.date(day), "rows": round(sums.summary().total[3]),
                     **_figures(self._cost(sums)),
                 }
                 for day, sums in sorted(total.days.items())

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, cast
 
 import numpy as np
 
+from rlrec import times
 from rlrec.app.evaluation.passes import passes
 from rlrec.app.evaluation.passes.log_reader import LogReader, Reading
 from rlrec.app.evaluation.passes.passes import IN_PROCESS, Workers
 from rlrec.app.evaluation.passes.request import EmptyLog, Evaluation
 from rlrec.app.evaluation.passes.request import Request as EvaluationRequest
 from rlrec.app.evaluation.rows import log_rows
+from rlrec.app.evaluation.rows.groups import day_numbers
 from rlrec.app.evaluation.rows.log_rows import LoggedBatch
 from rlrec.app.evaluation.targets.logger_marginals import WITHOUT_MARGINALS
 from rlrec.app.imports import log_stores
@@ -35,7 +37,7 @@ from rlrec.store.database.bulk import Columns
 from rlrec.store.database.unit import parse
 from rlrec.store.policies import arms
 from rlrec.store.policies.curves import Curve
-from rlrec.times import DAY_US, format_time
+from rlrec.times import DAY_US
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -193,7 +195,7 @@ class Census:
             doubt=errors[np.minimum(position, len(errors)) - 1],
         )  # fmt: skip
         slots = logged.log.slots
-        day = slots["at"] // DAY_US if self.by_day else np.zeros(len(logged.log), np.int64)
+        day = day_numbers(slots["at"]) if self.by_day else np.zeros(len(logged.log), np.int64)
         days: dict[int | None, ExposureSums] = {}
         for number in np.unique(day).tolist():
             days[number if self.by_day else None] = self._sums(take(slots, day == number), logged, reader)
@@ -234,9 +236,9 @@ class Census:
     def _eligible(self, sets: Ids, logged: LoggedBatch) -> Array:
         """In how many of these decisions each arm was eligible, (a,)."""
         decisions = np.zeros(len(self.added_at))
-        for key, times in zip(*(column.tolist() for column in np.unique(sets, return_counts=True)), strict=True):
+        for key, n in zip(*(column.tolist() for column in np.unique(sets, return_counts=True)), strict=True):
             arms = logged.lists.catalogues[key] if key in logged.lists.catalogues else logged.eligible[key]
-            decisions[self.evaluation.arms.index(arms)] += times
+            decisions[self.evaluation.arms.index(arms)] += n
         return decisions
 
     def _variety(self, arm: Ids, starts: Ids, count: Array) -> tuple[float, float]:
@@ -292,7 +294,7 @@ class Census:
         if self.by_day:
             result["days"] = [
                 {
-                    "day": format_time(int(day) * DAY_US)[:10], "decisions": sums.decisions, "slots": sums.slots,
+                    "day": times.date(int(day)), "decisions": sums.decisions, "slots": sums.slots,
                     **_figures(sums, popularity),
                 }
                 for day, sums in sorted(by_day.items())

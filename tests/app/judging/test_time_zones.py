@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from rlrec import times
+from rlrec.app.log import partitions
 from rlrec.times import parse
 from tests.app.shop import done
 from tests.conftest import ON_BOTH, Run
@@ -86,3 +87,18 @@ def test_a_day_begins_where_no_midnight_is(monkeypatch: pytest.MonkeyPatch) -> N
     day = times.day_of(parse("2024-04-26T12:00:00Z"))
     assert times.format_time(times.midnight(day)) == "2024-04-25T22:00:00.000000Z"
     assert [times.day_of(times.midnight(day) - before) for before in (0, 1)] == [day, day - 1]
+
+
+@pytest.mark.parametrize("workers", [(), ("--jobs", 2)])
+def test_estimates_and_exposure_have_the_days_of_the_zone(
+    run_sqlite: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: tuple[object]
+) -> None:
+    """The zone reaches other processes, too."""
+    hourly(run_sqlite, tmp_path, AUTUMN)
+    monkeypatch.setattr(partitions, "count_partitions", lambda decisions: 3)
+    words, counts = ("--now", AFTER, "-q", "--tz", "Europe/Berlin"), [22, 25, 24, 1]
+    days = [*zip(["2026-10-24", "2026-10-25", "2026-10-26", "2026-10-27"], counts, strict=True)]
+    rows = done(run_sqlite(*words, "exposure", "--by", "day", "--json", *workers)).json["days"]
+    assert [(row["day"], row["decisions"]) for row in rows] == days
+    rows = done(run_sqlite(*words, "evaluate", "uniform", "--estimator", "dm", "--by", "day", "--json", *workers)).json
+    assert [(row["group"], row["n"]) for row in rows if row["by"] == "day"] == days

@@ -9,6 +9,7 @@ import numpy as np
 
 from rlrec import times
 from rlrec.app.evaluation.rows import groups
+from rlrec.app.evaluation.rows.groups import day_numbers
 from rlrec.arrays import Ids
 from rlrec.records import Reward
 from rlrec.store import Unit
@@ -111,11 +112,9 @@ class Groups:
 
 def _period(at: Ids, by: str) -> Ids:
     """The number of the period of each time, (n,): of days and weeks in the time zone."""
-    if by == "hour" or not len(at):
+    if by == "hour":
         return at // PERIODS["hour"]
-    first, last = times.day_of(int(at.min())), times.day_of(int(at.max()))
-    day = first - 1 + np.searchsorted([times.midnight(day) for day in range(first, last + 1)], at, side="right")
-    return day if by == "day" else (day + THURSDAY) // 7
+    return day_numbers(at) if by == "day" else (day_numbers(at) + THURSDAY) // 7
 
 
 def _start(number: int, by: str) -> int:

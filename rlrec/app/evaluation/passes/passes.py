@@ -9,9 +9,11 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from datetime import tzinfo
 from itertools import islice, repeat
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+from rlrec import times
 from rlrec.app.evaluation.passes.fold import LogPartial, RowCounts, RowUnit, fold
 from rlrec.app.evaluation.passes.log_reader import LogReader, Reading
 from rlrec.app.evaluation.passes.request import Evaluation
@@ -97,12 +99,14 @@ class StoreRunner:
     """Works on partitions in another process, with a connection of its own. What it asks the store for never changes;
     what changes comes with the partition.
 
-    url: with its password; now: the clock."""
+    url: with its password; now: the clock; zone: of days."""
 
     url: str = field(repr=False)
     now: int
+    zone: tzinfo | None
 
     def __call__(self, task: bytes, partition: Partition, /) -> Any:
+        times.zone = self.zone
         files = nullcontext() if partition.folder is None else closing(partition.folder)
         with closing(Store(self.url)) as store, files, store.read() as unit:
             unit.now = self.now
@@ -128,7 +132,7 @@ class Workers:
         url = store.url
         if url.drivername == "sqlite":
             url = url.set(database=os.path.abspath(url.database or ""))
-        runner = StoreRunner(url=url.render_as_string(hide_password=False), now=now)
+        runner = StoreRunner(url=url.render_as_string(hide_password=False), now=now, zone=times.zone)
         if self.engine == "dask":
             from rlrec.compute.cluster import Cluster
 

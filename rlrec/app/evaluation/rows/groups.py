@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import numpy as np
 
+from rlrec import times
 from rlrec.app.evaluation.rows.contexts import ContextTable
 from rlrec.app.evaluation.rows.log_rows import RowGroup
 from rlrec.app.evaluation.rows.loggers import Loggers
@@ -16,7 +17,6 @@ from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
 from rlrec.store.log.reader import ABSENT
 from rlrec.store.policies import experiments, policies
-from rlrec.times import DAY_US, format_time
 
 FIELDS = {
     "position": "position", "policy": "policy_id", "version": "version_id", "variant": "variant_id", "day": "at",
@@ -39,7 +39,7 @@ class Grouping:
             return [RowGroup(None, None)], np.zeros(len(context), np.int64)
         if self.by in FIELDS:
             column = slots[FIELDS[self.by]]
-            keys, codes = np.unique(column // DAY_US if self.by == "day" else column, return_inverse=True)
+            keys, codes = np.unique(day_numbers(column) if self.by == "day" else column, return_inverse=True)
             if len(keys) > MAX_GROUPS:
                 raise too_many(self.by)
             labels = self._labels(keys)
@@ -56,7 +56,7 @@ class Grouping:
         if self.by == "arm":
             return {value: self.keys[value] for value in codes}
         if self.by == "day":
-            return {value: format_time(value * DAY_US)[:10] for value in codes}
+            return {value: times.date(value) for value in codes}
         if self.by == "version":
             versions = self.loggers.versions(values)
             return {value: versions[value].reference for value in codes}
@@ -67,6 +67,15 @@ class Grouping:
             names = experiments.labels(self.unit, [value for value in codes if value != ABSENT])
             return {value: "/".join(names[value]) if value in names else None for value in codes}
         return {value: value for value in codes}
+
+
+def day_numbers(at: Ids) -> Ids:
+    """The number of the day of each time in the time zone, as of `times.day_of`, (n,)."""
+    if times.zone is None or not len(at):
+        return at // times.DAY_US
+    first, last = times.day_of(int(at.min())), times.day_of(int(at.max()))
+    midnights = [times.midnight(day) for day in range(first, last + 1)]
+    return first - 1 + np.searchsorted(midnights, at, side="right")
 
 
 def field_of_context(by: str | None) -> str | None:
