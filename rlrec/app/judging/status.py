@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from rlrec.app.audit.integrity import clock, live_versions
 from rlrec.app.audit.integrity.findings import Findings
+from rlrec.app.inputs import filters
 from rlrec.errors import quantity
 from rlrec.records import Version
 from rlrec.sentences import gate_claim
@@ -15,6 +16,7 @@ from rlrec.store import Store, Unit
 from rlrec.store.database import schema
 from rlrec.store.database.unit import StoredRows, parse
 from rlrec.store.log import activity, decisions
+from rlrec.store.log.selected import Selection
 from rlrec.store.policies import experiments, policies, routes
 from rlrec.store.policies.policies import LivePolicy
 from rlrec.store.policies.routes import GateLook, RouteChange
@@ -93,9 +95,10 @@ def status(store: Store) -> Status:
         live_versions.check(unit, findings=findings)
         for version in settling:
             _check_overdue(unit, version, findings)
+        tests = Selection(without=filters.exclusion_tests(unit)).conditions()
         for policy in stored_policies:
             if served[policy.id] >= SILENT:
-                _check_outage(unit, live[policy.name].version, findings)
+                _check_outage(unit, live[policy.name].version, tests, findings)
         if doctor is not None and doctor["errors"]:
             errors = quantity(doctor["errors"], "error")
             findings.error(DOCTOR, "store", f"doctor found {errors} at {doctor['at']}; run it again")
@@ -198,13 +201,13 @@ def _check_overdue(unit: Unit, version: Version, findings: Findings) -> None:
         findings.warning(WAITING, f"policy {version.policy.name}", detail)
 
 
-def _check_outage(unit: Unit, version: Version, findings: Findings) -> None:
-    """A warning where events stopped coming, by the newest decisions of a policy."""
+def _check_outage(unit: Unit, version: Version, tests: Sequence[str], findings: Findings) -> None:
+    """A warning where events stopped coming, by the newest decisions of a policy that pass tests."""
     from rlrec.app.audit.integrity.overdue import Outage  # loads numpy
     from rlrec.store.upkeep import audit
 
     outage, first = Outage(version, now=unit.now), decisions.newest_id(unit, version.policy.id, RECENT)
-    for batch in audit.ranges(unit, version.policy.id, first=first):
+    for batch in audit.ranges(unit, version.policy.id, first=first, tests=tests):
         outage.take(batch)
     outage.finish(findings)
 

@@ -11,6 +11,7 @@ from rlrec.app.audit.draws.arm_counts import Entropy
 from rlrec.app.audit.integrity import clock
 from rlrec.app.audit.integrity.findings import Finding, Findings
 from rlrec.app.audit.integrity.overdue import Outage, check_overdue
+from rlrec.app.inputs import filters
 from rlrec.app.log import reward_log
 from rlrec.arrays import Array, Ids, distinct, run_starts
 from rlrec.policy.beliefs.drift import Adwin, Change
@@ -19,6 +20,7 @@ from rlrec.records import StoredPolicy, Version
 from rlrec.store import Unit
 from rlrec.store.log import activity, decisions, reader
 from rlrec.store.log.reader import Batch
+from rlrec.store.log.selected import Selection
 from rlrec.store.policies import arms, policies
 from rlrec.store.upkeep import audit
 from rlrec.times import format_time
@@ -122,17 +124,20 @@ def recent_changes(unit: Unit, version: Version) -> dict[int | str, dict[str, An
 
 def check(unit: Unit, audited: Sequence[StoredPolicy], *, on_its_clock: bool, recent: int = RECENT) -> list[Finding]:
     """The findings on these policies. on_its_clock: nobody set another time, so that decisions ahead of it are wrong;
-    recent: how many of the newest decisions of each are looked at. Their live versions are those that are looked at."""
+    recent: how many of the newest decisions of each are looked at, of which excluded ones say nothing. Their live
+    versions are those that are looked at."""
     findings, names = Findings(), {arm.id: arm.key for arm in arms.all_arms(unit)}
     if on_its_clock:
         clock.check(unit, findings=findings)
     live = policies.live(unit, [policy.name for policy in audited])
+    tests = Selection(without=filters.exclusion_tests(unit)).conditions()
     for policy in audited:
         with findings.unreadable("beliefs", f"policy {policy.name}"):
             check_overdue(unit, policies.versions(unit, [policy.id]), findings=findings)
             version = live[policy.name].version
             watches = (Outage(version, now=unit.now), RewardDrift(unit, version, names), Entropy(policy))
-            for batch in audit.ranges(unit, policy.id, first=decisions.newest_id(unit, policy.id, recent)):
+            first = decisions.newest_id(unit, policy.id, recent)
+            for batch in audit.ranges(unit, policy.id, first=first, tests=tests):
                 for watch in watches:
                     watch.take(batch)
             for watch in watches:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import rlrec
+from rlrec.app.judging.report import quick_findings
 from rlrec.store import Store, Unit
 from tests.conftest import ON_BOTH, Run
 
@@ -112,7 +114,7 @@ def test_slots_that_wait_to_be_settled_are_a_warning(run: Run) -> None:
     assert run("--now", LATER, "status").exit_code == 0
 
 
-def test_events_that_stop_coming_are_a_warning(run_sqlite: Run) -> None:
+def test_events_that_stop_coming_are_a_warning_unless_they_are_excluded(sqlite_db: str, run_sqlite: Run) -> None:
     _filled(run_sqlite)
     pages = "".join(f'{{"policy": "home", "session": "t%d-{number}"}}\n' for number in range(300))
     clicks = "".join(f'{{"decision_id": {number}, "events": {{"click": 1}}}}\n' for number in range(5, 305, 2))
@@ -124,6 +126,11 @@ def test_events_that_stop_coming_are_a_warning(run_sqlite: Run) -> None:
             assert run_sqlite("--now", "2026-01-02T01:50:00Z", "status").exit_code == 0
     result = run_sqlite("--now", "2026-01-02T05:00:00Z", "status", "--json")
     assert (result.exit_code, [row["check"] for row in result.json["warnings"]]) == (3, ["reward-outage"])
+    with rlrec.open(sqlite_db, now="2026-01-02T05:00:00Z") as store:
+        assert "reward-outage" in [finding.check for finding in quick_findings(store.store)]
+        store.log.exclude("outage", where="since=2026-01-02T02:00:00Z")
+        assert "reward-outage" not in [finding.check for finding in quick_findings(store.store)]
+    assert run_sqlite("--now", "2026-01-02T05:00:00Z", "status").exit_code == 0
 
 
 @ON_BOTH
