@@ -223,7 +223,7 @@ def find(store: Store, args: Arguments) -> Content:
     """Links to the pages about what has this key, name or number; where there is only one, its address."""
     words = args.get("q", "").strip()
     if not words:
-        return Content("Search")
+        return Content("Find")
     names = {
         "policy": [row["policy"] for row in app.versions.list_versions(store)],
         "experiment": [row["experiment"] for row in app.experiment.list_experiments(store)],
@@ -241,7 +241,7 @@ def find(store: Store, args: Arguments) -> Content:
         return Content("", location=related[0][1])
     lines = [] if hits else [f"no user, session, arm, decision, policy, experiment or route is called {words!r}"]
     suggestion = suggest(words, [name for stored in names.values() for name in stored])
-    return Content("Search", [Panel(View((), (), [*lines, *([suggestion] if suggestion and lines else [])]))], related)
+    return Content("Find", [Panel(View((), (), [*lines, *([suggestion] if suggestion and lines else [])]))], related)
 
 
 PAGES: Mapping[str, Callable[[Store, Arguments], Content]] = {
