@@ -196,7 +196,6 @@ COVERED = {  # test file: modules without a test file of their name, which it co
         "compute/cluster",
         "compute/local",
         "compute/packing",
-        "compute/protocol",
         "compute/worker",
     ],
     "contract/test_kinds.py": ["arrays", "policy/kinds/fixed"],

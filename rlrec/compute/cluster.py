@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from functools import cache
+from importlib import import_module
 from time import monotonic, sleep
 from typing import Any, NamedTuple
 
-from rlrec.compute import packing
-from rlrec.compute.protocol import ENVIRONMENT, Fingerprint, Runner, deadly_partition, fingerprint, is_mixed
+from rlrec.compute import ENVIRONMENT, Runner, deadly_partition, packing
 from rlrec.errors import InputError, RlrecError
 
 TIMEOUT_S = 5
@@ -127,6 +129,32 @@ def _start(jobs: int) -> Any:
         cause = " ".join(str(error).split())[:300].rstrip(".")
         hint = "a worker may have too little memory: start fewer with --jobs, or try again"
         raise RlrecError(f"a Dask worker has ended while it started: {cause}", hint=hint) from error
+
+
+class Fingerprint(NamedTuple):
+    """The versions and the processor that results depend on."""
+
+    versions: tuple[str, ...]
+    processor: tuple[str, ...]
+
+
+@cache
+def fingerprint() -> Fingerprint:
+    """The fingerprint of this process."""
+    from importlib.metadata import version
+
+    features: dict[str, bool] = import_module("numpy._core._multiarray_umath").__cpu_features__
+    versions = tuple(f"{name} {version(name)}" for name in ("rlrec", "numpy"))
+    python = f"python {sys.version_info.major}.{sys.version_info.minor}"
+    return Fingerprint((*versions, python), tuple(sorted(name for name, is_present in features.items() if is_present)))
+
+
+def is_mixed(worker: Fingerprint, process: Fingerprint) -> bool:
+    """Whether the processors differ. Raises RlrecError where versions do."""
+    for theirs, ours in zip(worker.versions, process.versions, strict=True):
+        if theirs != ours:
+            raise RlrecError(f"a worker has {theirs}, and this process {ours}", hint="give all of them one environment")
+    return worker.processor != process.processor
 
 
 class _WorkerResult(NamedTuple):

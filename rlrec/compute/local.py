@@ -13,8 +13,7 @@ from pathlib import Path
 from selectors import EVENT_READ, DefaultSelector
 from typing import Any, BinaryIO, NamedTuple, cast
 
-from rlrec.compute import packing, worker
-from rlrec.compute.protocol import ENVIRONMENT, MAX_DEATHS, Runner, deadly_partition
+from rlrec.compute import ENVIRONMENT, MAX_DEATHS, Runner, deadly_partition, packing, worker
 from rlrec.errors import RlrecError
 
 COMMAND = [sys.executable, "-P", str(Path(worker.__file__))]

@@ -19,22 +19,24 @@ _CACHED = type(lru_cache(len))
 def pack(value: Any, *, handle: object = None) -> bytes:
     """The value in bytes. handle: what stays here; whoever unpacks it puts something else in its place."""
     buffer = BytesIO()
-    _Pickler(buffer, handle).dump(value)
+    pickler = _Pickler(buffer, pickle.HIGHEST_PROTOCOL)
+    pickler.handle = handle
+    pickler.dump(value)
     return buffer.getvalue()
 
 
 def unpack(data: bytes, *, handle: object = None) -> Any:
     """The value that was packed, a new one each time."""
-    return _Unpickler(BytesIO(data), handle).load()
+    unpickler = _Unpickler(BytesIO(data))
+    unpickler.handle = handle
+    return unpickler.load()
 
 
 class _Pickler(pickle.Pickler):
-    def __init__(self, buffer: BytesIO, handle: object) -> None:
-        super().__init__(buffer, pickle.HIGHEST_PROTOCOL)
-        self._handle = handle
+    handle: object
 
     def persistent_id(self, value: Any) -> str | None:
-        return _HANDLE if self._handle is not None and value is self._handle else None
+        return _HANDLE if self.handle is not None and value is self.handle else None
 
     def reducer_override(self, value: Any) -> Any:
         if isinstance(value, RlrecError):  # its arguments are by name
@@ -45,12 +47,10 @@ class _Pickler(pickle.Pickler):
 
 
 class _Unpickler(pickle.Unpickler):
-    def __init__(self, buffer: BytesIO, handle: object) -> None:
-        super().__init__(buffer)
-        self._handle = handle
+    handle: object
 
     def persistent_load(self, name: str) -> object:
-        return self._handle
+        return self.handle
 
 
 def _make_error(kind: type[RlrecError], args: tuple[Any, ...]) -> RlrecError:

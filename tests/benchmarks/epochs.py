@@ -70,7 +70,10 @@ for _ in range(epochs):
 def epochs(setting: Setting) -> Iterator[Figure]:
     """100 arms, 32 features; the command reads the store, spools, climbs, judges every epoch, and judges at the end.
 
-    Of the sessions 60 % teach: the reference goes over as many."""
+    Of the sessions 60 % teach: the reference goes over as many. An epoch of the command does more than that: it reads
+    what the state remembers of the arms of its visit, and judges what came of it on the next 20 % (their probabilities,
+    a doubly robust value with its interval, an effective sample size, entropy and KL), which costs about as much as its
+    steps."""
     *_, size = sizes = three(setting.size(SESSIONS))
     shops = {number: remembering(setting, number) for number in (FEW, *sizes)}
     calls: dict[str, Callable[[], Sample]] = {str(number): partial(_train, shop) for number, shop in shops.items()}

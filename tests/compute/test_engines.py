@@ -14,11 +14,10 @@ import pytest
 from rlrec.app.evaluation.passes import passes
 from rlrec.app.evaluation.passes.passes import Workers
 from rlrec.app.judging import evaluate, exposure
-from rlrec.compute import cluster
-from rlrec.compute.cluster import Cluster, SchedulerAbsent
+from rlrec.compute import ENVIRONMENT, cluster
+from rlrec.compute.cluster import Cluster, Fingerprint, SchedulerAbsent, fingerprint, is_mixed
 from rlrec.compute.local import Processes
 from rlrec.compute.packing import pack, unpack
-from rlrec.compute.protocol import ENVIRONMENT, Fingerprint, fingerprint, is_mixed
 from rlrec.errors import InputError, RlrecError
 from tests.app import logs
 from tests.compute.runners import Lost, Poisoned, Weighed, environment, process

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -15,14 +15,16 @@ from rlrec.policy.contexts.encoder import Encoded
 from rlrec.policy.contexts.statements import FEATURES, by_arm
 from rlrec.policy.gradients.gradient import ARM_PARAMETERS, Gradient, Parameters, State, restrict, score_states
 from rlrec.policy.gradients.history import History
-from rlrec.policy.slates import rules, slate_draws
-from rlrec.policy.slates.page_layout import PageLayout
+from rlrec.policy.slates import slate_draws
 from rlrec.policy.slates.slate_draws import Draw
 from rlrec.records import Version
 from rlrec.store import Unit
 from rlrec.store.log import contents
 from rlrec.store.policies import beliefs
 from rlrec.store.policies.beliefs import ArmWeights
+
+if TYPE_CHECKING:
+    from rlrec.policy.slates.page_layout import PageLayout
 
 CELLS = 2_000_000  # scores that are worked out at a time
 PORTION = 1_000  # decisions with features of arms of their own that are described at a time
@@ -109,6 +111,8 @@ class TrainedModel:
         """Slates of decisions that have noiseless scores of their own, (n, m), by the rules of a page."""
         floor, logits = self.policy.exploration, score / self.policy.temperature
         if layout is not None:
+            from rlrec.policy.slates import rules
+
             return rules.draw_rows(logits, layout, floor=floor, seeds=seeds, decisions=decisions, size=size)
         return slate_draws.draw_each(logits, size=size, floor=floor, seeds=seeds, decisions=decisions)
 
@@ -116,6 +120,8 @@ class TrainedModel:
         """Slates (n, k) of arms with noiseless scores (n, m), as `draw` would log them."""
         floor, logits = self.policy.exploration, score / self.policy.temperature
         if layout is not None:
+            from rlrec.policy.slates import rules
+
             return rules.log_rows(logits, layout, slates, floor=floor)
         return slate_draws.log_each(logits, slates, floor=floor)
 

@@ -24,7 +24,7 @@ from rlrec.errors import InputError, RlrecError, quantity
 from rlrec.records import Reward, Version
 from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
-from rlrec.store.log import activity, contents, selected
+from rlrec.store.log import contents, selected
 from rlrec.store.log.events import RETURN
 from rlrec.store.log.selected import Selection
 from rlrec.store.policies import arms, policies, routes
@@ -163,6 +163,8 @@ def find(
             result = answer(unit, definition.name, log)
     except RlrecError:
         return None
+    from rlrec.store.log import activity
+
     opening.note(store, activity.BEST_POLICY, {"reward": result["reward"]}, {"sentence": result["sentence"], "by": by})
     return result["sentence"]
 

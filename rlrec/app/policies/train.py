@@ -383,8 +383,6 @@ class _TrainingRun:
         gate: GateReport | None, record: Mapping[str, Any],
     ) -> Result:  # fmt: skip
         """Store the version, and promote it or not: in one transaction, while the lease holds."""
-        from rlrec.app.audit.integrity import live_versions
-
         settings.lock(unit)
         if removals.count_forgotten(unit) != self.forgotten:  # an hour's work, but it rests on their visits
             raise StoreBusy("rows of a user were deleted meanwhile", hint="nothing was stored; train again")
@@ -393,11 +391,8 @@ class _TrainingRun:
         head = policies.lock(unit, [policy.id])[policy.id]
         # the version with its parameters
         number = policies.versions(unit, [policy.id])[-1].number + 1
-        training = {
-            "curve": [asdict(point) for point in trained.curve],
-            "best": trained.best,
-            "gate": gate or report.NO_LOOK,
-        }
+        curve = [asdict(point) for point in trained.curve]
+        training = {"curve": curve, "best": trained.best, "gate": gate or report.NO_LOOK}
         version_id = policies.add_version(
             unit, policy_id=policy.id, number=number, status="frozen", reward_id=self.parent.reward.id,
             seq=head.seq, ordinal=head.ordinal, parent_id=self.parent.id,
@@ -420,8 +415,13 @@ class _TrainingRun:
             names = [change.route for change in serving if change.policy == policy.name]
             names += [change.route for change in serving]
             why = report.bold_reason(trained, self.tune, f"{policy.name}@{number}", next(iter(names), None))
+        passed_by = list[str]()
+        if promoted:
+            from rlrec.app.audit.integrity import live_versions
+
+            passed_by = live_versions.describe(unit, policy.name)
         return report.result(
             self.parent, number, self.report.visits, gate, seed=self.seed, trained=trained, promoted=promoted, why=why,
             log=self.log_taken, ess_wanted=self.tune.wanted_ess, weights=self.request.weights, training=training,
-            passed_by=live_versions.describe(unit, policy.name) if promoted else [],
+            passed_by=passed_by,
         )  # fmt: skip

@@ -326,10 +326,9 @@ def workers_options(command: Command) -> Command:
 
     @wraps(command)
     def run(*args: Any, jobs: int, engine: str, scheduler: str | None, **kwargs: Any) -> Any:
-        from rlrec.cli.program import app
+        from rlrec.app.evaluation.passes.passes import Workers
 
-        workers = app.evaluate.Workers(jobs=jobs, engine=engine, scheduler=scheduler)
-        return command(*args, workers=workers, **kwargs)
+        return command(*args, workers=Workers(jobs=jobs, engine=engine, scheduler=scheduler), **kwargs)
 
     return option_group(HOW_TO_RUN, *_WORKERS)(run)
 
