@@ -20,7 +20,7 @@ from typing import BinaryIO, NamedTuple, NoReturn
 from rlrec.app.imports import layouts
 from rlrec.app.imports.columns import values
 from rlrec.app.imports.growing import GrowingFile, Portion, Position, Stream
-from rlrec.app.imports.layouts.base import LateObservation, Layout, RefusedLine
+from rlrec.app.imports.layouts.base import LateObservation, Layout, LineSums, RefusedLine
 from rlrec.app.imports.visits import VisitMoves
 from rlrec.app.imports.writer import GroupWriter, ImportState, PreparedRows, find_owner
 from rlrec.app.learning.ledger import Ledger
@@ -83,7 +83,7 @@ class _Following:
         self.position: Position | None = None  # as the store has it
         self.run = 0  # that holds it, of a file
         self.process = secrets.token_hex(8)
-        self.lines, self.n_matched, self.n_unmatched = import_log.LineSums(), 0, 0
+        self.lines, self.n_matched, self.n_unmatched = LineSums(), 0, 0
 
     def open_file(self) -> GrowingFile:
         """The file, from where it was left."""
@@ -137,7 +137,7 @@ class _Following:
                 for line in stored.refused:
                     self.bad_lines.refuse(*line)
                 rejected += len(stored.refused)
-            self.lines += import_log.LineSums.read(file, rejected)
+            self.lines += replace(file.sums, rejected=rejected)
         self.position = stored.position
         self.n_matched, self.n_unmatched = self.n_matched + stored.n_matched, self.n_unmatched + stored.n_unmatched
         log.go_on(portion, digests)

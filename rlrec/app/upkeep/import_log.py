@@ -22,12 +22,11 @@ from rlrec.app.imports import altered_rewards, conflicts, layouts, propensities
 from rlrec.app.imports.background import BackgroundItems
 from rlrec.app.imports.columns import LogColumns, distinct, filled, values
 from rlrec.app.imports.conflicts import LineNames
-from rlrec.app.imports.layouts.base import Layout, RefusedLine, Source
+from rlrec.app.imports.layouts.base import Layout, LineSums, RefusedLine, Source
 from rlrec.app.imports.visits import VisitMoves
 from rlrec.app.imports.writer import GroupWriter, ImportCounts, ImportState, PreparedRows, find_owner
 from rlrec.app.inputs import lookup
 from rlrec.errors import InputError, quantity
-from rlrec.records import Sums
 from rlrec.store import Store, Unit
 from rlrec.store.database import loading
 from rlrec.store.log import settings
@@ -69,23 +68,6 @@ class ImportSummary:
     clipped_share: float
     ignored_kinds: Sequence[str]
     without_propensity: int
-
-
-@dataclass(frozen=True)
-class LineSums(Sums):
-    """How many lines of a log were refused, came before in it, or are no decision; how many decisions lack a
-    propensity; whether some lines observe others; how many have a time without a zone."""
-
-    rejected: int = 0
-    duplicates: int = 0
-    skipped: int = 0
-    without_propensity: int = 0
-    observes: bool = False
-    zoneless: int = 0
-
-    @classmethod
-    def read(cls, file: Layout, rejected: int = 0) -> LineSums:
-        return cls(rejected, file.duplicates, file.skipped, file.without_propensity, file.observes, file.zoneless)
 
 
 def import_log(store: Store, request: Request, bad_lines: BadLines) -> ImportSummary:
@@ -147,7 +129,7 @@ class Import:
     def decode(self) -> int:
         """Decode all files: how many of their lines are refused."""
         rejected = sum(map(self._decode, self.files))
-        zoneless = sum(file.zoneless for file in self.files if not file.source.grows)
+        zoneless = sum(file.sums.zoneless for file in self.files if not file.source.grows)
         for line in chain(on_zones(zoneless), self.files[0].join(self.files)):
             self.store.notice(line)
         return rejected
@@ -194,7 +176,7 @@ class Import:
         with closing(file.decode_all(with_text=self.bad_lines.quarantine)) as groups:
             for bad in groups:
                 count += len(bad)
-                self.store.progress("lines checked", file.decoded, file.share)
+                self.store.progress("lines checked", file.sums.decisions, file.share)
                 for line in bad:
                     self.bad_lines.refuse(*line)
         return count
@@ -233,7 +215,7 @@ class Import:
         request, owners = self.request, {name for file in self.files for name in file.policies}
         options = {"layout": request.layout, "policy": request.policy, "files": [file.name for file in request.files]}
         state = ImportState(owners, options, VisitMoves(), agree=not self.bad_lines.quarantine)
-        total, stored = sum(file.decoded for file in self.files), 0
+        total, stored = sum(file.sums.decisions for file in self.files), 0
         for file in self.files:
             self.bad_lines.reading(file.source.name)
             state = replace(state, marks=())
@@ -258,14 +240,14 @@ class Import:
         return summary
 
     def _summary(self, counts: ImportCounts, rejected: int) -> ImportSummary:
-        return summarised(self.store, self.request, counts, sum(map(LineSums.read, self.files), LineSums(rejected)))
+        lines = sum((file.sums for file in self.files), LineSums(rejected=rejected))
+        return summarised(self.store, self.request, counts, lines)
 
 
 def summarised(store: Store, request: Request, counts: ImportCounts, lines: LineSums) -> ImportSummary:
     """The answer to a command, with notices of what a person should know."""
     altered, silent, kind = counts.altered, lines.without_propensity, request.propensity
-    on_propensities = _on_propensities(kind, silent, counts.duplicates, counts.estimated)
-    for line in chain(altered.notices(), on_propensities, _on_observations(counts.duplicates, lines)):
+    for line in chain(altered.notices(), _notices(kind, counts, lines)):
         store.notice(line)
     return ImportSummary(
         accepted=counts.accepted, duplicates=counts.duplicates + lines.duplicates, rejected=lines.rejected,
@@ -280,27 +262,24 @@ def on_zones(count: int) -> list[str]:
     return [f"{quantity(count, 'line')} with a time without a zone, which is read as UTC"] if count else []
 
 
-def _on_propensities(kind: str | None, count: int, duplicates: int, estimated: int) -> Iterator[str]:
-    """Lines for a person: who judges by rows without propensities, and who has them already."""
-    if count and kind is None:
+def _notices(kind: str | None, counts: ImportCounts, lines: LineSums) -> Iterator[str]:
+    """Lines for a person: who judges by rows without propensities, who has them already, and that observations of
+    decisions that were stored before change nothing. kind: of propensities."""
+    if lines.without_propensity and kind is None:
         yield (
-            f"{quantity(count, 'decision')} without a propensity: estimates leave them out; "
+            f"{quantity(lines.without_propensity, 'decision')} without a propensity: estimates leave them out; "
             "--propensity uniform or fitted gives them some, in a store that does not have these lines yet"
         )
-    if estimated and kind is not None:
-        yield f"{quantity(estimated, 'decision')} with estimated propensities ({kind}): no gate passes by them"
-    if count and kind is not None and duplicates:
+    if counts.estimated and kind is not None:
+        yield f"{quantity(counts.estimated, 'decision')} with estimated propensities ({kind}): no gate passes by them"
+    if lines.without_propensity and kind is not None and counts.duplicates:
         yield (
-            f"{quantity(duplicates, 'line')} stored before, with the propensities of that time: "
+            f"{quantity(counts.duplicates, 'line')} stored before, with the propensities of that time: "
             "--propensity does not change them, another store takes them anew"
         )
-
-
-def _on_observations(duplicates: int, lines: LineSums) -> Iterator[str]:
-    """A line which says that observations of decisions that were stored before change nothing."""
-    if duplicates and lines.observes:
+    if counts.duplicates and lines.observes:
         yield (
-            f"{quantity(duplicates, 'line')} stored before, with the observations of that time: others do not "
+            f"{quantity(counts.duplicates, 'line')} stored before, with the observations of that time: others do not "
             "change them, `rlrec feedback --input` does, by request_id"
         )
 

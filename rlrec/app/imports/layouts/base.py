@@ -30,6 +30,7 @@ from rlrec.app.imports.layouts.checks import Problem
 from rlrec.app.imports.layouts.line_groups import BLOCK_BYTES, LINE_BYTES, FileBytes, LineGroup, line_groups
 from rlrec.arrays import Ids
 from rlrec.errors import InputError
+from rlrec.records import Sums
 
 SPANNED = 1_000  # lines of a decision
 EXCERPT_BYTES = 1 << 10  # of a refused line that is too long
@@ -105,22 +106,34 @@ class Decoded(NamedTuple):
     lines: Sequence[int] | None = None
 
 
+@dataclass
+class LineSums(Sums):
+    """How many decisions lines hold; how many lines were refused, came before in the log and name a request, or are
+    marked by the format as no decision; how many decisions lack a propensity; whether some lines observe decisions of
+    others; how many have a time without a zone."""
+
+    decisions: int = 0
+    rejected: int = 0
+    duplicates: int = 0
+    skipped: int = 0
+    without_propensity: int = 0
+    observes: bool = False
+    zoneless: int = 0
+
+
 @dataclass(frozen=True, kw_only=True)
 class Note:
     """Facts about a group of decoded lines that are remembered until the end of their file.
 
-    count: of decisions; skipped, zoneless and observations: as in Decoded; policies: the line that names each first;
-    without_propensity: decisions; digests: the first 8 bytes of each. arms and largest: those shown, and the longest
-    page, for layouts that do not say what was eligible; inactive: the request id, or None, of each decision that waits
-    for its activation; decision_digests: of the keys of decisions in a table."""
+    observations: as in Decoded; policies: the line that names each first; digests: the first 8 bytes of that of each
+    decision. arms and largest: those shown, and the longest page, for layouts that do not say what was eligible;
+    inactive: the request id, or None, of each decision that waits for its activation; decision_digests: of the keys of
+    decisions in a table."""
 
-    count: int
-    skipped: int
-    zoneless: int
+    sums: LineSums
     observations: Sequence[Observation]
     policies: Mapping[str, int]
     names: LineNames
-    without_propensity: int
     digests: Ids
     arms: Set[str] = frozenset()
     largest: int = 0
@@ -141,15 +154,11 @@ class Layout(ABC):
 
     def __init__(self, source: Source, *, policy: str | None, now: int, options: Mapping[str, Any]) -> None:
         self.source, self.policy, self.now, self.options = source, policy, now, options
-        self.skipped = 0  # lines that the format marks as no decision, so far
-        self.zoneless = 0  # lines with a time without a zone, so far
-        self.duplicates = 0  # lines that came before in the file, and name a request
-        self.observes = False  # whether some lines observe decisions of others
+        self.sums = LineSums()  # of the lines that were decoded so far
         self.late: Mapping[str, LateObservation] = {}  # of decisions that are not in these files, by request id
-        self.without_propensity = 0  # decisions, so far
         self.policies: dict[str, int] = {}  # the line that names each policy first
         self.is_large = False  # whether it is worth a second process
-        self.decoded, self.share = 0, 0.0  # lines that were decoded so far, and the share of the file that was read
+        self.share = 0.0  # of the file that was read
         self.arms: set[str] = set()  # shown, see Note
         self.largest = 0  # page, see Note
         self._spool = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `close`; nobody else can write what is unpickled)
@@ -223,7 +232,7 @@ class Layout(ABC):
 
     def _count_duplicates(self) -> None:
         if self._repeated:
-            self.duplicates = self.decoded - sum(map(len, self._identified_rows()))
+            self.sums.duplicates = self.sums.decisions - sum(map(len, self._identified_rows()))
 
     def come_after(self, earlier: Mapping[bytes, int]) -> None:
         """Take some lines for repeated ones. earlier: how often each came in the log before these lines."""
@@ -327,19 +336,16 @@ class Layout(ABC):
         names = values(rows.policy, len(rows))
         in_sessions = rows if rows.user == NULL else rows.in_sessions()
         return Note(
-            count=len(rows), skipped=group.skipped, zoneless=group.zoneless, observations=group.observations,
-            policies=dict(zip(reversed(names), reversed(rows.number), strict=True)), names=LineNames.read(in_sessions),
-            without_propensity=_count_unweighed(rows),
+            sums=LineSums(len(rows), 0, 0, group.skipped, _count_unweighed(rows), zoneless=group.zoneless),
+            observations=group.observations, names=LineNames.read(in_sessions),
+            policies=dict(zip(reversed(names), reversed(rows.number), strict=True)),
             digests=np.frombuffer(b"".join(rows.digest), np.int64)[::2].copy(),
         )  # fmt: skip
 
     def remember(self, note: Note) -> None:
         """Remember the facts about a group; groups come in the order of the file."""
-        self.decoded += note.count
-        self.skipped += note.skipped
-        self.zoneless += note.zoneless
+        self.sums += note.sums
         self.policies = {**note.policies, **self.policies}
-        self.without_propensity += note.without_propensity
         self._digests.append(note.digests)
         self.arms |= note.arms
         self.largest = max(self.largest, note.largest)

@@ -186,14 +186,14 @@ class DsJson(jsonl.LineLayout):
             if observation.activates:
                 self._activated.add(observation.key)
         self._inactive.update(name for name in note.inactive if name is not None)
-        self.skipped += note.inactive.count(None)
+        self.sums.skipped += note.inactive.count(None)
 
     def finish_decoding(self) -> None:
         """A log in which a reward was withheld is that of an apprentice: no decision of it was drawn."""
-        if self.without_propensity:
+        if self.sums.without_propensity:
             if self.source.grows:
                 raise InputError(APPRENTICE, hint="import the whole log without --follow")
-            self.without_propensity = self.decoded
+            self.sums.without_propensity = self.sums.decisions
 
     def join(self, files: Sequence[Layout]) -> list[str]:
         """Give every file the observations of all, and count the decisions that nobody activated: lines for a
@@ -205,9 +205,9 @@ class DsJson(jsonl.LineLayout):
             for name, events in file._observed.items():
                 observed[name] += events
         for file in logs:
-            file._observed, file._activated, file.observes = observed, activated_names, bool(observed)
-            file.skipped += 0 if self.source.grows else len(file._inactive - activated_names)
-        lines = [f"{file.source.name}: {APPRENTICE}" for file in logs if file.without_propensity]
+            file._observed, file._activated, file.sums.observes = observed, activated_names, bool(observed)
+            file.sums.skipped += 0 if self.source.grows else len(file._inactive - activated_names)
+        lines = [f"{file.source.name}: {APPRENTICE}" for file in logs if file.sums.without_propensity]
         unmatched = observed.keys() | (activated_names if self.source.grows else set())
         for rows in (rows for file in logs for rows in file.spooled()) if unmatched else ():
             unmatched -= distinct(rows.request_id) | distinct(rows.slots.id)
@@ -220,7 +220,7 @@ class DsJson(jsonl.LineLayout):
     def complete(self, rows: LogColumns) -> LogColumns:
         """With the observations that came in other lines, without the decisions that nobody activated, and a session
         for each decision."""
-        if self.without_propensity:
+        if self.sums.without_propensity:
             slots = replace(rows.slots, propensity=NULL, marginal=NULL, min_propensity=NULL)
             rows = replace(rows, log_propensity=NULL, support=NULL, slots=slots)
         names, n_slots = values(rows.request_id, len(rows)), len(rows.slots.row)
