@@ -361,7 +361,7 @@ def test_an_obd_context_is_canonical(tmp_path: Path) -> None:
     assert result.context[0] == canonical.text(features | affinities)
     assert result.context[1] == canonical.text({"user_feature_1": "y", "user_feature_0": "x"})
     assert (result.eligible, result.eligible_sets, result.size) == (Same(0), (("10", "2", "7"),), Same(3))
-    assert (result.at, result.events.row, result.events.position) == ([1574553600500000, 1574553600000000], [0], [3])
+    assert (result.at, result.events.row, result.events.position) == ([1574553600500000, 1574553600000000], (0,), (3,))
 
 
 @pytest.mark.slow

@@ -34,7 +34,8 @@ DIGITS = str.maketrans("123456789", "0" * 9)
 FRACTIONS = "", *("." + digits * "0" for digits in range(1, 7))
 SHAPES = {f"0000-00-00{mark}00:00:00{fraction}" for mark in "T " for fraction in FRACTIONS}
 
-Parse = Callable[[str], Any]  # of a cell
+Parse = Callable[[Any], Any]  # of a cell, or of several
+TimedEvents = Sequence[tuple[EventEntry, int | None]]
 
 
 def optional(cell: str) -> str | None:
@@ -140,7 +141,7 @@ def objects(cell: str) -> str:
     return canonical.text(_json(cell or "{}", dict[str, Any]))
 
 
-def events(cell: str) -> Sequence[tuple[EventEntry, int | None]]:
+def events(cell: str) -> TimedEvents:
     """The events that a cell lists in JSON, with the time of each."""
     arm_keys = _json(cell, list[EventEntry]) if cell else ()
     return [(entry, None if entry.at is None else times.parse(entry.at)) for entry in arm_keys]

@@ -10,7 +10,7 @@ import csv
 import json
 from array import array
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
@@ -22,19 +22,10 @@ import numpy as np
 from msgspec import UNSET
 
 from rlrec import times
-from rlrec.app.imports.columns import (
-    NULL,
-    LogColumns,
-    LoggedEvents,
-    LoggedSlots,
-    distinct,
-    picked,
-    transposed,
-    values,
-)
+from rlrec.app.imports.columns import NULL, LogColumns, LoggedEvents, LoggedSlots, picked, transposed, values
 from rlrec.app.imports.layouts import csv_cells, writers
 from rlrec.app.imports.layouts.base import SPANNED, Decoded, Layout, Note, Source
-from rlrec.app.imports.layouts.jsonl import DEFAULT_POLICY, EventEntry, LineEvent
+from rlrec.app.imports.layouts.jsonl import DEFAULT_POLICY, LineEvent
 from rlrec.app.imports.layouts.line_groups import LINE_BYTES
 from rlrec.errors import InputError, quantity, suggest
 from rlrec.policy.beliefs import reward as rewards
@@ -47,6 +38,7 @@ SPECIAL = b'"', b"\r"  # lines without these are split at delimiters
 ELIGIBLE = '"eligible" in the map names the column that lists the arms that could be shown'
 AT_ONCE = 2_000  # lines split at once
 CACHE = 50_000  # cells remembered of a column
+Cells = Sequence[Sequence[str]]  # by column and line
 csv.field_size_limit(LINE_BYTES)  # a list of 10,000 arms is longer than the 128 KB that a cell may have elsewhere
 
 
@@ -169,7 +161,7 @@ class CsvMap(Layout):
             hint = "a row is one line: cells hold no line break" if "unexpected end" in str(error) else None
             raise InputError(f"no line of CSV: {error}", hint=hint) from None
 
-    def _columns(self, texts: Sequence[bytes]) -> Sequence[Sequence[str]]:
+    def _columns(self, texts: Sequence[bytes]) -> Cells:
         """The columns of lines, with empty cells where a line cannot be read."""
         rows = list[list[str]]()
         with suppress(UnicodeDecodeError, csv.Error):
@@ -254,7 +246,7 @@ class CsvMap(Layout):
         lines = None if n == len(indexes) else lengths
         return Decoded(rows, [], errors, zoneless=len(self._zoneless), lines=lines)
 
-    def _starts(self, cells: Sequence[Sequence[str]], indexes: range) -> Sequence[int]:
+    def _starts(self, cells: Cells, indexes: range) -> Sequence[int]:
         """The index of the first row of each decision."""
         if not self.spans or not indexes:
             return indexes
@@ -265,9 +257,7 @@ class CsvMap(Layout):
                 self._bad[start] = InputError(f"a decision of more than {SPANNED} rows")
         return starts
 
-    def _differing(
-        self, cells: Sequence[Sequence[str]], starts: Sequence[int], row: Sequence[int]
-    ) -> Iterator[tuple[int, str]]:
+    def _differing(self, cells: Cells, starts: Sequence[int], row: Sequence[int]) -> Iterator[tuple[int, str]]:
         """The decisions whose rows differ in what a decision has once, by index, and the column."""
         words = [self.map.columns[word] for word in csv_cells.DECISION_PARSERS if word in self._index]
         for name in [*words, *self.map.context_columns]:
@@ -284,8 +274,8 @@ class CsvMap(Layout):
     # -- columns --
 
     def _parsed(
-        self, name: str, cells: Sequence[Any], lines: Sequence[int], parse: Callable[[Any], Any], *, empty: Any = None
-    ) -> Sequence[Any]:  # fmt: skip
+        self, name: str, cells: Sequence[Any], lines: Sequence[int], parse: csv_cells.Parse, *, empty: Any = None
+    ) -> Sequence[Any]:
         """The parsed cells of a column; equal cells are parsed once. Of one that cannot be, the line is bad, and it is
         `empty`. lines: the index of the line of each cell."""
         if parse is str:
@@ -307,9 +297,7 @@ class CsvMap(Layout):
             self._zoneless.update(line for line, cell in zip(lines, cells, strict=True) if cell in self._zoneless_cells)
         return parsed
 
-    def _add_parsed(
-        self, cache: dict[Any, Any], cells: Iterable[Any], parse: Callable[[Any], Any]
-    ) -> dict[Any, InputError]:  # fmt: skip
+    def _add_parsed(self, cache: dict[Any, Any], cells: Iterable[Any], parse: csv_cells.Parse) -> dict[Any, InputError]:
         """Parse cells into a cache: why some of them cannot be."""
         wrong: dict[Any, InputError] = {}
         for cell in cells:
@@ -322,9 +310,7 @@ class CsvMap(Layout):
                 times.zoneless.clear()
         return wrong
 
-    def _words(
-        self, parsers: Mapping[str, csv_cells.Parse], cells: Sequence[Sequence[str]], lines: Sequence[int]
-    ) -> dict[str, Any]:  # fmt: skip
+    def _words(self, parsers: Mapping[str, csv_cells.Parse], cells: Cells, lines: Sequence[int]) -> dict[str, Any]:
         """The parsed columns of the words that the map has."""
         columns: dict[str, Any] = {}
         for word in [word for word in parsers if word in self._index]:
@@ -338,7 +324,7 @@ class CsvMap(Layout):
             columns[word] = NULL if parsed and all(value is None for value in parsed) else parsed
         return columns
 
-    def _events(self, cells: Sequence[Sequence[str]], row: Sequence[int], position: Column) -> LoggedEvents:
+    def _events(self, cells: Cells, row: Sequence[int], position: Column) -> LoggedEvents:
         """The events on the slots of their rows."""
         events, lines, positions = self.map.events, range(len(row)), values(position, len(row))
         if isinstance(events, str):
@@ -353,24 +339,15 @@ class CsvMap(Layout):
             kind: self._parsed(name, cells[self._number[name]], lines, parse)
             for kind, name in (reward or events).items()
         }
-        if len(columns) == 1:
-            ((kind, column),) = columns.items()
-            with_value = lines if None not in column else [line for line in lines if column[line] is not None]
-            return LoggedEvents(
-                row=picked(row, with_value), position=picked(positions, with_value), kind=Same(kind),
-                value=picked(column, with_value),
-            )  # fmt: skip
-        by_row = (
-            (row[line], positions[line], kind, value)
-            for line, row_values in enumerate(zip(*columns.values(), strict=True))
-            for kind, value in zip(columns, row_values, strict=True)
-            if value is not None
-        )
+        by_row = [
+            (row[line], positions[line], kind, column[line])
+            for line in lines
+            for kind, column in columns.items()
+            if column[line] is not None
+        ]
         return LoggedEvents(**transposed(("row", "position", "kind", "value"), by_row))
 
-    def _row_events(
-        self, line: int, position: int, entries: Sequence[tuple[EventEntry, int | None]]
-    ) -> Iterator[LineEvent]:  # fmt: skip
+    def _row_events(self, line: int, position: int, entries: csv_cells.TimedEvents) -> Iterator[LineEvent]:
         """The events that a row lists, which are those of its slot, or of the page."""
         for entry, at in entries:
             entry_position = position if entry.position is UNSET else entry.position
@@ -379,7 +356,7 @@ class CsvMap(Layout):
                 self._bad.setdefault(line, InputError(reason, field="events"))
             yield LineEvent(entry_position, entry.kind, entry.value, at, entry.key)
 
-    def _contexts(self, cells: Sequence[Sequence[str]], lines: Sequence[int]) -> Sequence[str]:
+    def _contexts(self, cells: Cells, lines: Sequence[int]) -> Sequence[str]:
         """Canonical JSON of the columns of the context, empty cells left out."""
         names = self.map.context_columns
         columns = [cells[self._number[name]] for name in names if self._number[name] < len(cells)]
@@ -405,7 +382,7 @@ class CsvMap(Layout):
         note = replace(super().note(rows, group), decision_digests=contents.key_digests(list(names)))
         if "eligible" in self._index:
             return note
-        return replace(note, arms=set(rows.slots.arm), largest=max(distinct(rows.size), default=0))
+        return replace(note, arms=set(rows.slots.arm), largest=max(values(rows.size, len(rows)), default=0))
 
     def remember(self, note: Note) -> None:
         super().remember(note)
