@@ -98,4 +98,4 @@ def show(store: Store, key: str) -> Person:
     """The person whom a key leads to. Raises InputError for an unknown one."""
     with store.read() as unit:
         person, _ = session.find_user(unit, key)
-        return {"user": person, "keys": [person, *sorted(users.all_keys(unit, [person])[person] - {person})]}
+        return {"user": person, "keys": [person, *sorted(users.all_keys(unit, [person]).get(person, set()) - {person})]}

@@ -156,6 +156,13 @@ class Unit:
         row = self.ask_row(text, *values)
         return None if row is None else row[0]
 
+    def ask_groups(self, text: str, *values: Any) -> dict[Any, list[Any]]:
+        """The second values of the rows of a query, in their order, by the first ones."""
+        groups: dict[Any, list[Any]] = {}
+        for key, value in self.ask(text, *values):
+            groups.setdefault(key, []).append(value)
+        return groups
+
     def tell(self, text: str, *values: Any) -> int:
         """Change something: how many rows were touched."""
         return int(self._run(text, values).rowcount)

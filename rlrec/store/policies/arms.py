@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Collection, Mapping
 
 from rlrec.errors import InputError
@@ -61,11 +60,9 @@ def active(unit: Unit, *, at: int | None = None) -> tuple[tuple[int, ...], int, 
 
 def members(unit: Unit, groups: Collection[str]) -> dict[str, frozenset[int]]:
     """The ids of the arms in each of these groups that the store has."""
-    by_group = defaultdict[str, set[int]](set)
     tables = "arm_group g LEFT JOIN group_member m ON m.arm_group_id = g.id"
-    for name, arm in unit.ask(f"SELECT g.name, m.arm_id FROM {tables} WHERE g.name IN (?*)", groups):
-        by_group[name].add(arm)
-    return {name: frozenset(ids - {None}) for name, ids in by_group.items()}  # a group without arms is one row
+    by_group = unit.ask_groups(f"SELECT g.name, m.arm_id FROM {tables} WHERE g.name IN (?*)", groups)
+    return {name: frozenset(ids) - {None} for name, ids in by_group.items()}  # a group without arms is one row
 
 
 def group_names(unit: Unit) -> list[str]:
@@ -74,11 +71,8 @@ def group_names(unit: Unit) -> list[str]:
 
 def groups(unit: Unit) -> dict[int, list[str]]:
     """The groups of each arm that is in any, by id, in order of their names."""
-    by_arm = defaultdict[int, list[str]](list)
     tables = "arm_group g JOIN group_member m ON m.arm_group_id = g.id"
-    for arm, name in unit.ask(f"SELECT m.arm_id, g.name FROM {tables} ORDER BY g.name"):
-        by_arm[arm].append(name)
-    return by_arm
+    return unit.ask_groups(f"SELECT m.arm_id, g.name FROM {tables} ORDER BY g.name")
 
 
 def at_revision(unit: Unit, revision: int) -> list[Arm]:
@@ -134,10 +128,8 @@ def put(
 def _regrouped(unit: Unit, groups: Mapping[str, Collection[str]]) -> dict[str, Collection[str]]:
     """The groups of those arms that are in others now, or in none, by key."""
     tables = "group_member m JOIN arm a ON a.id = m.arm_id JOIN arm_group g ON g.id = m.arm_group_id"
-    old_groups = defaultdict[str, set[str]](set)
-    for key, name in unit.ask(f"SELECT a.key, g.name FROM {tables} WHERE a.key IN (?*)", groups):
-        old_groups[key].add(name)
-    return {key: names for key, names in groups.items() if set(names) != old_groups[key]}
+    old_groups = unit.ask_groups(f"SELECT a.key, g.name FROM {tables} WHERE a.key IN (?*)", groups)
+    return {key: names for key, names in groups.items() if set(names) != set(old_groups.get(key, ()))}
 
 
 def _put_groups(unit: Unit, groups: Mapping[str, Collection[str]]) -> None:

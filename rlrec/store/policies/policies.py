@@ -111,10 +111,7 @@ def versions(unit: Unit, policy_ids: Collection[int]) -> list[Version]:
 
 def version_numbers(unit: Unit) -> dict[int, list[int]]:
     """The numbers of the versions of each policy, by its id."""
-    numbers: dict[int, list[int]] = {}
-    for policy_id, number in unit.ask("SELECT policy_id, number FROM version ORDER BY policy_id, number"):
-        numbers.setdefault(policy_id, []).append(number)
-    return numbers
+    return unit.ask_groups("SELECT policy_id, number FROM version ORDER BY policy_id, number")
 
 
 def settling(unit: Unit) -> list[Version]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Collection
 
 from rlrec.store.database.unit import Unit
@@ -27,10 +26,8 @@ def all_keys(unit: Unit, keys: Collection[str]) -> dict[str, set[str]]:
         " JOIN merged_user n ON n.person_id = coalesce(m.person_id, k.id)"
         " JOIN users o ON o.id IN (n.user_id, n.person_id)"
     )
-    by_key: dict[str, set[str]] = defaultdict(set)
-    for key, other in unit.ask(f"SELECT k.key, o.key FROM {tables} WHERE k.key IN (?*)", keys):
-        by_key[key].add(other)
-    return by_key
+    keys_of_persons = unit.ask_groups(f"SELECT k.key, o.key FROM {tables} WHERE k.key IN (?*)", keys)
+    return {key: set(others) for key, others in keys_of_persons.items()}
 
 
 def merge(unit: Unit, user_id: int, person_id: int) -> int:

@@ -103,7 +103,7 @@ def _assignments(unit: Unit, findings: Findings) -> None:
         def is_theirs(key: str) -> bool:
             return hash_variant(experiment, key, phase.weights).id == variant_id and is_in_layer(experiment, key)
 
-        return not is_theirs(key) and not (has_merges and any(map(is_theirs, users.all_keys(unit, [key])[key])))
+        return not is_theirs(key) and not (has_merges and any(map(is_theirs, users.all_keys(unit, [key]).get(key, ()))))
 
     wrong_units = Counter(by_id[row[0]].name for row in audit.assigned_units(unit) if is_wrong(*row))
     for name, count in wrong_units.items():
