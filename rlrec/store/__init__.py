@@ -11,17 +11,8 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 
 from rlrec.errors import InputError, OutcomeUnknown, RlrecError, StoreBusy
-from rlrec.store.database import engine, schema
-from rlrec.store.database.database_errors import (
-    AWAY_HINT,
-    DANGLING,
-    RETRY_HINT,
-    UNIQUE,
-    CorruptFile,
-    NotUnique,
-    Retry,
-    Unreachable,
-)
+from rlrec.store.database import database_errors, engine, schema
+from rlrec.store.database.database_errors import RETRY_HINT, CorruptFile, NotUnique, Retry, Unreachable
 from rlrec.store.database.engine import USUAL_WAITS, Waits
 from rlrec.store.database.unit import Progress, Unit, no_progress
 from rlrec.store.log import decisions
@@ -210,9 +201,9 @@ class Store:
                 time.sleep(uniform(0, 0.02) * 2**attempt)
                 attempt += 1
         failed = f"the store {self.address} failed: {str(reason)[:300]}"
-        if reason.state == UNIQUE:  # other writers would have been seen by now
+        if reason.state == database_errors.UNIQUE:  # other writers would have been seen by now
             raise NotUnique(failed)
-        if reason.state == DANGLING:
+        if reason.state == database_errors.DANGLING:
             raise RlrecError(failed)
         raise StoreBusy(f"the store {self.address} is busy: {ATTEMPTS} tries met other writers", hint=RETRY_HINT)
 
@@ -273,7 +264,7 @@ class Store:
 
     def _without_false_promise(self, error: StoreBusy) -> StoreBusy:
         """The error without the promise that a retry is safe, where the command has stored something before."""
-        if self._stored and error.hint in (RETRY_HINT, AWAY_HINT):
+        if self._stored and error.hint in (RETRY_HINT, database_errors.AWAY_HINT):
             error.hint = "what was stored before stays: go on behind it"
         return error
 

@@ -158,7 +158,13 @@ def _audit(store: Store, request: Request, findings: Findings) -> dict[str, int]
                 machine_sessions.check(unit, findings=findings)
         unit.progress(PARTS, 5, None)
         with findings.unreadable("propensities", "store"):
-            n_derived = _propensities(unit, request, findings)
+            size = MAX_DERIVED if request.sample is None else request.sample
+            ids, total = audit.random_ids(unit, size, seed=request.seed)
+            if len(ids) < total:
+                detail = f"a random sample of {len(ids):,} of {total:,} decisions; --sample {total} takes all"
+                findings.add("propensities", "info", "store", detail)
+            requests.check(unit, ids, findings=findings)
+            n_derived = propensities.check(unit, ids, findings=findings)
     checked = {COUNTED.get(table, f"{table}s"): count for table, count in counts.items()}
     return checked | {"propensities": n_derived, "shown": n_tested}
 
@@ -218,16 +224,6 @@ def _policy(unit: Unit, policy: StoredPolicy, findings: Findings, catalogue: Seq
         watch.finish(findings)
     check_overdue(unit, versions, findings=findings)
     return counts.finish(policy, names)
-
-
-def _propensities(unit: Unit, request: Request, findings: Findings) -> int:
-    size = MAX_DERIVED if request.sample is None else request.sample
-    ids, total = audit.random_ids(unit, size, seed=request.seed)
-    if len(ids) < total:
-        detail = f"a random sample of {len(ids):,} of {total:,} decisions; --sample {total} takes all"
-        findings.add("propensities", "info", "store", detail)
-    requests.check(unit, ids, findings=findings)
-    return propensities.check(unit, ids, findings=findings)
 
 
 def overview(report: Report) -> list[dict[str, Any]]:

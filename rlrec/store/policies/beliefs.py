@@ -145,7 +145,7 @@ def add(
     for key, change in sorted(changes.items(), key=itemgetter(0)):
         old_row = stored_rows.get(key, (ordinal, *NOTHING, None))
         fade = discount ** (ordinal - old_row[0])
-        sums = [fade * before + float(added) for before, added in zip(old_row[1:4], change[:3], strict=True)]
+        sums = [fade * old_sum + float(added) for old_sum, added in zip(old_row[1:4], change[:3], strict=True)]
         extra = _extra(old_row[4], fade, change[3:]) if len(change) > 3 else None
         bucket, arm = key
         rows.append((version_id, arm, bucket, ordinal, *sums, extra))
@@ -188,7 +188,7 @@ def _extra(packed: bytes | None, fade: float, change: Any) -> bytes:
     if isinstance(change, list):
         layout = f"<{len(change)}d"
         old_sums = (0.0,) * len(change) if packed is None else struct.unpack(layout, packed)
-        return struct.pack(layout, *(fade * before + added for before, added in zip(old_sums, change, strict=True)))
+        return struct.pack(layout, *(fade * old_sum + added for old_sum, added in zip(old_sums, change, strict=True)))
     import numpy as np
 
     sums = np.array(change, "<f8")

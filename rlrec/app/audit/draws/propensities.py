@@ -7,18 +7,8 @@ from functools import partial
 
 import numpy as np
 
-from rlrec.app.audit.draws.stored_slates import (
-    ABSOLUTE,
-    CHECK,
-    DRAWS,
-    RELATIVE,
-    DerivedSlates,
-    References,
-    SlateGroup,
-    StoredSlates,
-    agree,
-    complete_slates,
-)
+from rlrec.app.audit.draws import stored_slates
+from rlrec.app.audit.draws.stored_slates import CHECK, DRAWS, DerivedSlates, References, SlateGroup, StoredSlates, agree
 from rlrec.app.audit.integrity.findings import UNREADABLE, Findings
 from rlrec.app.distributions import designs, past_beliefs
 from rlrec.app.distributions.exact import EligibleDistribution, VersionDistribution
@@ -58,8 +48,9 @@ class JointPropensities:
         product = np.add.reduceat(np.log(slots["propensity"]), first)
         stored = slots["log_propensity"][first]
         with np.errstate(invalid="ignore"):
-            is_wrong = np.abs(product - stored) > ABSOLUTE * (1 + np.abs(product))
-            is_below = slots["propensity"] < slots["min_propensity"] * (1 - RELATIVE) - ABSOLUTE
+            is_wrong = np.abs(product - stored) > stored_slates.ABSOLUTE * (1 + np.abs(product))
+            least = slots["min_propensity"] * (1 - stored_slates.RELATIVE) - stored_slates.ABSOLUTE
+            is_below = slots["propensity"] < least
         for row in np.flatnonzero(is_wrong).tolist():
             detail = f"log_propensity is {stored[row]:.12g}, its slots' propensities give {product[row]:.12g}"
             self.findings.decision_error(CHECK, ids[first[row]], detail)
@@ -72,7 +63,9 @@ def check(unit: Unit, decision_ids: Ids, *, findings: Findings) -> int:
     """Derive the slates of these decisions again: how many could be."""
     n_done = 0
     for start in range(0, len(decision_ids), PORTION):
-        slates = complete_slates(audit.decision_slots(unit, decision_ids[start : start + PORTION].tolist()))
+        slates = stored_slates.complete_slates(
+            audit.decision_slots(unit, decision_ids[start : start + PORTION].tolist())
+        )
         versions = policies.by_id(unit, set(slates.per_decision("version_id").tolist()))
         for version_id in sorted(versions):
             version_slates = slates.take(slates.per_decision("version_id") == version_id)
