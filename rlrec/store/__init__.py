@@ -275,15 +275,14 @@ class Store:
         unit.progress, unit.note_exclusions = self.progress, self._note_exclusions
         columns, source = decisions.STATE, decisions.STATE_SOURCE
         if unit.postgres:
-            columns, source = f", ({engine.NOW})" if unit.on_clock else "", ""
+            columns, source = f", ({decisions.NEWEST})" + (f", ({engine.NOW})" if unit.on_clock else ""), ""
         state = schema.check(unit, address=self.address, write=write, state=columns, source=source)
         self.reached = True
+        newest = state[0] if state else decisions.newest(unit)
         if unit.on_clock:
-            unit.now = (state[0] if unit.postgres else None) or engine.clock(connection)
-        if unit.postgres or not state:
-            newest = decisions.newest(unit)
-        else:
-            (newest, *next_ids), row = state[: decisions.N_STATE], state[decisions.N_STATE :]
+            unit.now = (state[1] if unit.postgres else None) or engine.clock(connection)
+        if state and not unit.postgres:
+            next_ids, row = state[1 : decisions.N_STATE], state[decisions.N_STATE :]
             unit.next_ids = dict(zip(decisions.STATE_IDS, next_ids, strict=True))
             unit.settings = row if row[0] else None
         if write and self.now is not None:

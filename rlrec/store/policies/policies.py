@@ -25,12 +25,15 @@ _VERSION = (
 _VERSIONS = "policy JOIN version ON version.policy_id = policy.id JOIN reward ON reward.id = version.reward_id"
 _VERSION_ROW = f"{_POLICY}, {_VERSION}, {_REWARD}"
 _IN_ORDER = "ORDER BY version.policy_id, version.number"
-_LEARNING = f"version.status = 'learning' {_IN_ORDER}"
 _HEAD = "policy_head.policy_id, policy_head.seq, policy_head.ordinal, policy_head.live_id"
 _HEADS_AND_LEARNING = (
     f"SELECT {_HEAD}, {_VERSION_ROW} FROM policy_head LEFT JOIN version ON version.policy_id = policy_head.policy_id"
     " AND version.status = 'learning' LEFT JOIN policy ON policy.id = version.policy_id"
     f" LEFT JOIN reward ON reward.id = version.reward_id WHERE policy_head.policy_id IN (?*) {_IN_ORDER}"
+)
+_NOW_AND_LEARNING = (
+    f"SELECT {_VERSION_ROW}, clock.now FROM ({{now}}) clock (now) LEFT JOIN ({_VERSIONS})"
+    f" ON version.policy_id IN (?*) AND version.status = 'learning' {_IN_ORDER}"
 )
 
 
@@ -167,11 +170,10 @@ def lock_learning(unit: Unit, policy_ids: Collection[int]) -> tuple[dict[int, He
         rows = unit.ask(_HEADS_AND_LEARNING, policy_ids)
         heads = StoredRows("policy_head", ((row[0], Head._make(row[:4])) for row in rows))
         return heads, [_version(row[4:]) for row in rows if row[4] is not None]
-    learning = f"SELECT {_VERSION_ROW} FROM {_VERSIONS} WHERE version.policy_id IN (?*) AND {_LEARNING}"
     now = f"SELECT greatest(({decisions.NEWEST}), ({engine.CLOCK}))" if unit.on_clock else decisions.NEWEST
-    heads, versions, times = _lock(unit, policy_ids, (learning, policy_ids), (now,))
-    unit.now = max(unit.now, times[0][0] or 0)
-    return heads, list(map(_version, versions))
+    heads, rows = _lock(unit, policy_ids, (_NOW_AND_LEARNING.format(now=now), policy_ids))
+    unit.now = max(unit.now, rows[0][-1] or 0)
+    return heads, [_version(row[:-1]) for row in rows if row[0] is not None]
 
 
 def _lock(unit: Unit, policy_ids: Collection[int], *queries: tuple[Any, ...]) -> Any:

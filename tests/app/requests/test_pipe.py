@@ -108,7 +108,7 @@ def test_a_line_of_feedback_takes_few_statements(pipe: Pipe, store: Store) -> No
     statements.clear()
     assert pipe.group([click(decision_id=other_id, key="k2")])[0].events == 1
     counted = [text for text in statements if not text.startswith(("BEGIN", "COMMIT"))]
-    assert len(counted) <= (9 if "sqlite" in store.url.drivername else 13), statements
+    assert len(counted) <= (9 if "sqlite" in store.url.drivername else 11), statements
 
 
 def tracing_cursor(statements: list[str]) -> Any:
