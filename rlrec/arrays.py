@@ -64,8 +64,8 @@ def products_in_runs(values: Array, number: Ids, *, least: float = 0.0) -> Array
 
 
 def look_up(values: npt.NDArray[np.integer], keys: npt.NDArray[np.integer]) -> tuple[Index, Flags]:
-    """Index of each wanted value among others, which ascend, and whether it is one of them; both of the shape of
-    `wanted`. The index of one that is not there is that of any other."""
+    """Index of each key among values, which ascend, and whether it is one of them; both of the shape of `keys`. The
+    index of one that is not there is that of any other."""
     if not len(values):
         return np.zeros(keys.shape, np.intp), np.zeros(keys.shape, np.bool_)
     index = np.minimum(np.searchsorted(values, keys), len(values) - 1)

@@ -13,12 +13,20 @@ from functools import cache
 from itertools import chain
 from math import inf
 from operator import add, sub
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rlrec.app.learning.slot_keys import ServedSlate, SlotFields, SlotKey
+from rlrec import policy as kinds
 from rlrec.policy.beliefs import reward as rewards
 from rlrec.policy.beliefs.reward import by_position
-from rlrec.policy.beliefs.statistics import CountedSlot, Forgetting, slate_propensities
+from rlrec.policy.beliefs.statistics import (
+    CONTEXT,
+    ORDINAL,
+    POSITION,
+    PROPENSITY,
+    CountedSlot,
+    Forgetting,
+    slate_propensities,
+)
 from rlrec.records import Event, Head, Version
 from rlrec.store import Unit
 from rlrec.store.database.unit import Row
@@ -33,6 +41,54 @@ if TYPE_CHECKING:
 
 OVERDUE = 1_000  # slots that any writing command of a policy lets in at most
 PENDING = 50_000  # changes of one belief that are held before they are added up
+
+
+class SlotKey(NamedTuple):
+    """The fields of a slot that a belief can depend on; those that its policy does not need are 0, so that slots which
+    add the same have equal keys, and are counted."""
+
+    arm_id: int
+    ordinal: int = 0
+    context_id: int = 0
+    position: int = 0
+    propensity: float = 0.0
+
+
+# A slate as it was served: its slots (position, arm, propensity and marginal of each; further fields are not read), the
+# ordinal of its decision, and the id of its context.
+ServedSlate = tuple[Sequence[Row], int, int]
+
+
+class SlotFields:
+    """Which fields of slots the learning beliefs of one policy depend on.
+
+    kinds: by version, since they may count by different curves. budget: of the policy, whose spend they hold."""
+
+    def __init__(self, versions: Sequence[Version]) -> None:
+        self.kinds = {version.id: kinds.make(version.policy.kind, version.params) for version in versions}
+        kind = self.kinds[versions[0].id]
+        self.forgetting, self.budget = kind.forgetting, kind.allowance if kind.budget else None
+        needs = frozenset[str]().union(*(kind.needs for kind in self.kinds.values()))
+        self.ordinal = self.forgetting.forgets or ORDINAL in needs
+        self.context, self.position, self.propensity = (name in needs for name in (CONTEXT, POSITION, PROPENSITY))
+        self.arm_key = cache(SlotKey)
+        self.arm_alone = not (self.ordinal or self.context or self.position or self.propensity)
+
+    def key(self, arm_id: int, ordinal: int, context_id: int, position: int, propensity: float) -> SlotKey:
+        """The key of a slot: without the fields on which nothing depends."""
+        if self.arm_alone:
+            return self.arm_key(arm_id)
+        return SlotKey(
+            arm_id, ordinal if self.ordinal else 0, context_id if self.context else 0, position if self.position else 0,
+            propensity if self.propensity else 0.0,
+        )  # fmt: skip
+
+    def keys(self, served: ServedSlate) -> list[SlotKey]:
+        """The keys of the slots of a slate, in order."""
+        slots, ordinal, context_id = served
+        shown = slate_propensities([(slot[0], slot[2], slot[3]) for slot in slots]) if self.propensity else {}
+        return [self.key(arm, ordinal, context_id, position, shown.get(position, 0.0)) for position, arm, *_ in slots]
+
 
 # Which events change the learning beliefs of a policy: the age up to which one counts in all of them (-1 where they may
 # not hold its decision), the kinds that change any of them, and the fields of slots that matter.

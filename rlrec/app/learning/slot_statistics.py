@@ -6,27 +6,30 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from operator import itemgetter
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from rlrec.app.distributions import designs, exact
-from rlrec.app.learning import stated_slots
 from rlrec.app.log import reward_log, stored_contexts
-from rlrec.arrays import Array, Flags, Ids, Index, run_starts
+from rlrec.arrays import Array, Flags, Ids, Index, distinct, look_up, run_starts
 from rlrec.policy import learns_from_contexts, learns_stated
 from rlrec.policy.beliefs import solving
 from rlrec.policy.beliefs.base import Policy
 from rlrec.policy.beliefs.budget import SLICES, Budget
 from rlrec.policy.beliefs.statistics import POSITION, PROPENSITY, CountedSlot, Forgetting, SlotColumns
+from rlrec.policy.contexts.encoder import Encoder
 from rlrec.policy.contexts.features import Sparse
 from rlrec.policy.contexts.marginal import Anchor
+from rlrec.policy.contexts.statements import FEATURES, by_arm
 from rlrec.policy.kinds.linear import HYBRID, Linear
 from rlrec.records import Version
 from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
-from rlrec.store.log import exclusions, reader
+from rlrec.store.database.unit import parse
+from rlrec.store.log import contents, exclusions, imported_data, reader
 from rlrec.store.log.selected import Selection
+from rlrec.store.policies import arms as arm_catalogue
 from rlrec.store.policies import beliefs
 
 CELLS = 1 << 20  # numbers of statistics that are held at a time
@@ -150,18 +153,18 @@ class BeliefFold:
         total, encoded, context_index = np.zeros((len(starts), self.policy.width)), np.zeros((0, 0)), None
         further_sums, stated_features, width = Totals(), None, self.policy.width
         if context_ids is not None and learns_from_contexts(self.policy):
-            contexts, distinct = stored_contexts.distinct_contexts(self.unit, context_ids[order])
+            contexts, indices = stored_contexts.distinct_contexts(self.unit, context_ids[order])
             if isinstance(self.policy, Linear) and self.policy.is_sparse:
                 x = self.policy.design.context.sparse(contexts)
-                slots = replace(slots, anchored=self.anchor.predicted(x, distinct, slots.arm_id))
-                further_sums = _column_sums(self.policy, slots, x, distinct, None if weight is None else weight[order])
+                slots = replace(slots, anchored=self.anchor.predicted(x, indices, slots.arm_id))
+                further_sums = _column_sums(self.policy, slots, x, indices, None if weight is None else weight[order])
             else:
-                encoded, context_index = self.policy.design.context.encode(contexts), distinct
+                encoded, context_index = self.policy.design.context.encode(contexts), indices
                 if learns_stated(self.policy):
                     imported_ids = None if decision_ids is None else decision_ids[order]
                     encoder = self.policy.design.arm
-                    stated_features = stated_slots.features(
-                        self.unit, encoder, slots.arm_id, contexts, distinct, imported_ids
+                    stated_features = _stated_features(
+                        self.unit, encoder, slots.arm_id, contexts, context_index, imported_ids
                     )
                     width *= 1 + self.policy.design.arm.width
         # their statistics, a few at a time
@@ -206,6 +209,43 @@ class BeliefFold:
     def _first_arm(self) -> int:
         """The arm under which sums of all arms are stored."""
         return int(self.unit.ask_value("SELECT min(id) FROM arm"))
+
+
+def _stated_features(
+    unit: Unit, encoder: Encoder, arm: Ids, contexts: Sequence[Mapping[str, Any]], context: Index,
+    decision_ids: Ids | None,
+) -> tuple[Array, Flags] | None:  # fmt: skip
+    """Features z (n, p) of the arms of n slots, and of which slots they are stated, (n,); None where they are of none.
+
+    contexts, context (n,): of the requests; decision_ids (n,): where some were imported. What a request states goes
+    before what a line states; without a line, a field that it leaves out is as the catalogue had it first: so what a
+    slot adds to a belief never changes."""
+    stated = [by_arm(values, FEATURES) or {} for values in contexts]
+    line, lines = np.zeros(len(arm), np.int64), {0: dict[str, Any]()}
+    if decision_ids is not None:
+        by_decision = imported_data.feature_contexts(unit, np.unique(decision_ids).tolist())
+        ids = np.array(sorted(by_decision), np.int64)
+        index, has_line = look_up(ids, decision_ids)
+        line[has_line] = np.array([by_decision[number] for number in ids.tolist()], np.int64)[index[has_line]]
+        bodies = contents.context_bodies(unit, set(by_decision.values()))
+        lines |= {number: parse(body, f"body of context {number}") for number, body in bodies.items()}
+    if not any(stated) and len(lines) == 1:
+        return None
+    arm_ids = np.unique(arm).tolist()
+    keys, first_features = arm_catalogue.keys(unit, arm_ids), arm_catalogue.first_features(unit, arm_ids)
+    first, kind = distinct(arm, context, line)
+    is_stated = np.array(list(map(bool, stated)), np.bool_)[context[first]] | (line[first] > 0)  # perhaps
+    described = list[dict[str, Any] | None]()
+    for row in first[is_stated].tolist():
+        key = keys[int(arm[row])]
+        by_request, by_line = stated[context[row]].get(key), lines[int(line[row])].get(key)
+        if by_request and by_line is None:
+            by_line = parse(first_features[int(arm[row])], f"features of arm {key}")
+        described.append(None if by_line is None else by_line | dict(by_request or {}))
+    is_stated[is_stated] = [values is not None for values in described]
+    z = np.zeros((len(first), encoder.width))
+    z[is_stated] = encoder.encode([values for values in described if values is not None])
+    return z[kind], is_stated[kind]
 
 
 def _column_sums(policy: Linear, slots: SlotColumns, x: Sparse, context_index: Index, weight: Array | None) -> Totals:

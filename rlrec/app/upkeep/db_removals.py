@@ -14,10 +14,9 @@ import numpy as np
 
 from rlrec import policy as kinds
 from rlrec.app.inputs import arm_rules
-from rlrec.app.learning import holdings, origins, slot_statistics
-from rlrec.app.learning.holdings import Holding
+from rlrec.app.learning import holdings, slot_statistics
+from rlrec.app.learning.holdings import Holding, Origin
 from rlrec.app.learning.ledger import Ledger
-from rlrec.app.learning.origins import Origin
 from rlrec.app.learning.slot_statistics import ROUNDING, Totals
 from rlrec.app.log import lineage
 from rlrec.app.log.lineage import LearnedFrom
@@ -190,7 +189,7 @@ def _corrections(unit: Unit, versions: Sequence[Version]) -> list[_Correction]:
         holders = {holding.version.id: holding for holding in holdings.trace_holdings(unit, policy_versions)}
         for version in policy_versions:
             ordinal = now if version.learning else version.ordinal
-            belief_origins = origins.origins(unit, version, by_id, ordinal=ordinal)
+            belief_origins = holdings.origins(unit, version, by_id, ordinal=ordinal)
             holding = holders.get(version.id)
             corrections.append(_Correction(version=version, ordinal=ordinal, origins=belief_origins, holding=holding))
     return corrections
