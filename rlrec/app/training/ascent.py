@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import reduce
+from functools import partial, reduce
 from itertools import chain
 from typing import Any
 
@@ -18,7 +18,7 @@ from rlrec.errors import RlrecError
 from rlrec.policy.gradients import reinforce, returns
 from rlrec.policy.gradients.gradient import Gradient, Parameters
 from rlrec.policy.gradients.natural import BIAS, FoldGradients, MeanFeatures, NaturalSteps
-from rlrec.policy.gradients.reinforce import GradientSums, LoggedSlates, Objective
+from rlrec.policy.gradients.reinforce import LoggedSlates, Objective
 from rlrec.records import add_each
 
 Z = 2.0  # the bounds of a gain lie so many standard errors away,
@@ -190,6 +190,7 @@ class Trainer:
     ) -> None:  # fmt: skip
         """factors: how much the decisions of each stratum count; None: all once."""
         self.policy, self.options, self.start, self._factors = policy, options, start, factors
+        self._sums = partial(reinforce.sums, policy, objective=options.objective)
         self._potential = np.array([options.shaping.get(name, 0.0) for name in policy.names])
         self._prepare_baseline(train)
         self._credit = 0.0, 1.0
@@ -356,9 +357,6 @@ class Trainer:
     @staticmethod
     def _shifted(parameters: Parameters, change: Array) -> Parameters:
         return {**parameters, BIAS: parameters[BIAS] + change}
-
-    def _sums(self, parameters: Parameters, slates: Iterable[LoggedSlates]) -> GradientSums:
-        return reinforce.sums(self.policy, parameters, slates, self.options.objective)
 
     def _epoch(self, number: int, now: Parameters, rate: float, tune: HoldoutValue | None) -> tuple[Parameters, Epoch]:
         """The parameters after one pass over the batches, and its point of the curve."""

@@ -106,38 +106,25 @@ class History:
 class WordOffsets:
     """Where the fields of n histories lie, in words end to end.
 
-    count (n,) of slots; long (n,): whether slots take two words each; bits (n, 64): which have earned something."""
+    count (n,) of slots; long (n,): whether slots take two words each; bits (n, 64): which have earned something.
+    earning (e,): whether each slot has; shorts: indices of the slots that take half a word, in halves of words; longs:
+    indices of the words of the others; values: indices of what slots have earned."""
 
     def __init__(self, count: Ints, long: Flags, bits: Flags) -> None:
         self.count, self.long, self.bits = count, long, bits
-        self._slots, self._earning = np.where(long, 2 * count, (count + 1) // 2), bits.sum(axis=1)
-        self.size = HEAD + self._slots + self._earning
+        slots, n_earning = np.where(long, 2 * count, (count + 1) // 2), bits.sum(axis=1)
+        self.size = HEAD + slots + n_earning
         self.begin = np.cumsum(self.size) - self.size
+        self.earning: Flags = bits[np.arange(REMEMBERED) < count[:, None]]
+        first = self.begin + HEAD
+        self.shorts = piece_rows(2 * first[~long], count[~long])
+        self.longs = piece_rows(first[long], 2 * count[long])
+        self.values = piece_rows(first + slots, n_earning)
 
     @property
     def slot_is_long(self) -> Flags:
         """Whether each slot takes two words, (e,)."""
         return np.repeat(self.long, self.count)
-
-    @property
-    def earning(self) -> Flags:
-        """Whether each slot has earned something, (e,)."""
-        return self.bits[np.arange(REMEMBERED) < self.count[:, None]]
-
-    @property
-    def shorts(self) -> Ints:
-        """Indices of the slots that take half a word, in halves of words."""
-        return piece_rows(2 * (self.begin + HEAD)[~self.long], self.count[~self.long])
-
-    @property
-    def longs(self) -> Ints:
-        """Indices of the words of the other slots."""
-        return piece_rows((self.begin + HEAD)[self.long], 2 * self.count[self.long])
-
-    @property
-    def values(self) -> Ints:
-        """Indices of what slots have earned."""
-        return piece_rows(self.begin + HEAD + self._slots, self._earning)
 
 
 def unpack(blobs: Sequence[bytes], step: Ints) -> History:
