@@ -9,11 +9,11 @@ from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from tempfile import SpooledTemporaryFile
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import numpy as np
 
-from rlrec.arrays import Ids, run_starts
+from rlrec.arrays import Ids, run_starts, take
 from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
 from rlrec.store.log import reader, selected
@@ -23,6 +23,7 @@ from rlrec.store.log.selected import Selection
 BUCKETS = 64  # that persons are in; a partition has one of them or several
 BATCH = reader.BATCH  # decisions of a partition at most, as long as there are buckets, and of a batch, about
 MAX_WAITING_BYTES = 8_000_000  # bytes of rows that wait for their partition in memory; the others wait in files
+T = TypeVar("T")
 PERSONS = ("user_id", "user_digest", "session_digest")  # the columns that tell the bucket
 
 
@@ -62,7 +63,7 @@ def read(
     logs = iter(()) if unit.folder is None else unit.folder.split(number)
     with ExitStack() as stack:
         files = [stack.enter_context(_spool(number)) for _ in range(number)]
-        _spread(rows() if unit.folder is None else (), files, lambda slots: buckets(slots) % number)
+        _spread(rows() if unit.folder is None else (), files, lambda batch: batch.split(buckets(batch.slots) % number))
         for time in range(times):
             for file in files:
                 if (log := next(logs, None)) is not None:  # a partition of a folder, which is read in its turn
@@ -73,20 +74,37 @@ def read(
                     yield _SpooledRows(file)
 
 
-def spool(batches: Iterable[Batch], number: int, number_rows: Callable[[Columns], Ids]) -> Iterator[list[Batch]]:
-    """The rows of each of so many parts, one after another, as pieces of batches. number_rows: gives that of each
-    row, the same in a whole session."""
+def spool(pieces: Iterable[T], number: int, split: Callable[[T], Iterable[tuple[int, T]]]) -> Iterator[list[T]]:
+    """The rows that each of so many parts has of some pieces, one part after another. split: gives the rows of a piece
+    by the number of their part, the same in a whole session."""
     with ExitStack() as stack:
         files = [stack.enter_context(_spool(number)) for _ in range(number)]
-        _spread(batches, files, number_rows)
+        _spread(pieces, files, split)
         for file in files:
-            yield list(_SpooledRows(file).pieces())
+            yield list(_load(file))
 
 
-def _spread(batches: Iterable[Batch], files: Sequence[IO[bytes]], number_rows: Callable[[Columns], Ids]) -> None:
-    for batch in batches:
-        for index, piece in batch.split(number_rows(batch.slots)):
-            pickle.dump(piece, files[index], pickle.HIGHEST_PROTOCOL)
+def split_rows(columns: Columns, parts: Ids) -> Iterator[tuple[int, Columns]]:
+    """The rows of each part that has some, by its number. parts (n,): of each row."""
+    order = np.argsort(parts, kind="stable")
+    for rows in np.split(order, run_starts(parts[order])[1:]) if len(order) else ():
+        yield int(parts[rows[0]]), take(columns, rows)
+
+
+def _spread(pieces: Iterable[T], files: Sequence[IO[bytes]], split: Callable[[T], Iterable[tuple[int, T]]]) -> None:
+    for piece in pieces:
+        for index, rows in split(piece):
+            pickle.dump(rows, files[index], pickle.HIGHEST_PROTOCOL)
+
+
+def _load(file: IO[bytes]) -> Iterator[Any]:
+    """The pieces of a file, as they were written."""
+    file.seek(0)
+    while True:
+        try:
+            yield pickle.load(file)
+        except EOFError:
+            return
 
 
 def _spool(number: int) -> IO[bytes]:
@@ -100,16 +118,7 @@ class _SpooledRows:
     file: IO[bytes]
 
     def __iter__(self) -> Iterator[Batch]:
-        return cut_batches(self.pieces())
-
-    def pieces(self) -> Iterator[Batch]:
-        """The rows as they were written."""
-        self.file.seek(0)
-        while True:
-            try:
-                yield pickle.load(self.file)
-            except EOFError:
-                return
+        return cut_batches(_load(self.file))
 
 
 def cut_batches(pieces: Iterable[Batch]) -> Iterator[Batch]:

@@ -34,6 +34,7 @@ _READ = (
     "decision_id", "session_id", "visit", "at", "version_id", "variant_id", "imported", "position", "censored",
     "keep_probability",
 )  # fmt: skip
+_SPREAD = 4 * partitions.BATCH  # decisions, or sessions, that are read before they are put to their portions
 FIRST_WEEK_US = 7 * DAY_US  # in which visits do not tell how long people stay away
 
 
@@ -90,37 +91,47 @@ class StudyFold:
 
     def partials(self, others: Sequence[StudyFold] = ()) -> Iterator[list[StudySums]]:
         """The sums of each portion, and those of others, whose logs are this one from later times on."""
-        portions = people.portions(self.unit)
-        for portion, batch in self._batches(portions) if portions else ():
-            query = people.ask_visits(self.unit, portion, self.study.experiment)
-            if len(batch):
-                columns, sums = query.columns(), list[StudySums]()
-                for fold in (self, *others):
-                    since = fold.study.selection.since or 0
-                    rows = batch.select_rows(np.flatnonzero(batch.slots["at"] >= since))
-                    sums.append(fold._sums(columns, rows) if len(rows) else NOTHING)
-                yield sums
+        for columns, batch in self._portions():
+            sums = list[StudySums]()
+            for fold in (self, *others):
+                since = fold.study.selection.since or 0
+                rows = batch.select_rows(np.flatnonzero(batch.slots["at"] >= since))
+                sums.append(fold._sums(columns, rows) if len(rows) else NOTHING)
+            yield sums
 
-    def _batches(self, portions: Sequence[Ids]) -> Iterator[tuple[Ids, Batch]]:
-        """The selected decisions of each portion. The log is read once, in its order: an index leads from one page of
-        the disk to another, and most portions have rows on most of them."""
-        sessions, sizes = np.concatenate(portions), [len(portion) for portion in portions]
-        order, number = np.argsort(sessions), np.repeat(np.arange(len(portions)), sizes)
-        files = min(len(portions), partitions.BUCKETS)
-        file = number[order] * files // len(portions)
-        log = reader.batches(self.unit, self.study.selection, columns=_READ)
-        spooled = partitions.spool(
-            log, files, lambda slots: file[np.searchsorted(sessions[order], slots["session_id"])]
+    def _portions(self) -> Iterator[tuple[Columns, Batch]]:
+        """The visits of each portion of persons, and its selected decisions, where it has some. Both are read once, in
+        their order: an index leads from one page of the disk to another, and portions have rows on most of them."""
+        portions = people.portions(self.unit)
+        if not portions:
+            return
+        sessions, n_files = np.concatenate(portions), min(len(portions), partitions.BUCKETS)
+        order = np.argsort(sessions)
+        sessions, number = sessions[order], np.repeat(np.arange(len(portions)), list(map(len, portions)))[order]
+
+        def portion(slots: Columns) -> Ids:
+            return number[np.searchsorted(sessions, slots["session_id"])]
+
+        def file(slots: Columns) -> Ids:
+            return portion(slots) * n_files // len(portions)
+
+        log = reader.batches(self.unit, self.study.selection, columns=_READ, size=_SPREAD)
+        tables = (
+            people.ask_visits(self.unit, sessions[start : start + _SPREAD], self.study.experiment).columns()
+            for start in range(0, len(sessions), _SPREAD)
         )
-        starts = np.searchsorted(np.arange(len(portions)) * files // len(portions), np.arange(files + 1))
-        for pieces, first, end in zip(spooled, starts[:-1].tolist(), starts[1:].tolist(), strict=True):
-            if not pieces:
-                continue
-            rows = Batch.concatenate(pieces)
-            for portion in portions[first:end]:
-                batch = rows.select_rows(np.flatnonzero(np.isin(rows.slots["session_id"], portion)))
-                by_decision = np.lexsort((batch.slots["position"], batch.slots["decision_id"]))
-                yield portion, replace(batch, slots=take(batch.slots, by_decision))
+        spooled = zip(
+            partitions.spool(log, n_files, lambda batch: batch.split(file(batch.slots))),
+            partitions.spool(tables, n_files, lambda table: partitions.split_rows(table, file(table))), strict=True,
+        )  # fmt: skip
+        for batches, visits in spooled:
+            if batches:
+                columns = {name: np.concatenate([table[name] for table in visits]) for name in visits[0]}
+                by_portion = dict(partitions.split_rows(columns, portion(columns)))
+                rows = Batch.concatenate(batches)
+                for key, batch in rows.split(portion(rows.slots)):
+                    by_decision = np.lexsort((batch.slots["position"], batch.slots["decision_id"]))
+                    yield by_portion[key], replace(batch, slots=take(batch.slots, by_decision))
 
     def _batch(self, portion: Ids, selection: Selection) -> Batch:
         slots, events = people.ask_decisions(self.unit, portion, _READ, selection)
