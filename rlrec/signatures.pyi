@@ -988,6 +988,9 @@ class Commands:
           variety          mean distance (1 - cosine) of two arms of a slate, by the
                            features of the catalogue
 
+        With --json, underived counts the decisions of which the probabilities of all arms are not known, so that expected
+        exposure is null, and underived_reason says why, null where there are none.
+
         policy: Only decisions of this policy.
         log: Filter of the log, or parquet:DIR, as in `evaluate` [default: all].
         by: The figures of the catalogue for each day, too.
@@ -1011,6 +1014,9 @@ class Commands:
           ess            effective sample size, in rows, for judging `uniform` and the
                          other policies by this log
           without_floor  the same for a log of as many rows without exploration
+
+        With --json, left_out counts the mature slots that lack a probability by position, and left_out_reason says why,
+        null where there are none.
 
         policy: The policy [default: the only one that has served].
         log: Filter of its log, as in `evaluate` [default: all].

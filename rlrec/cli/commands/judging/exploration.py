@@ -34,7 +34,10 @@ def exploration(store: Store, show: Show, **request: Any) -> None:
                      of the time, and have more than an equal share in the last
       ess            effective sample size, in rows, for judging `uniform` and the
                      other policies by this log
-      without_floor  the same for a log of as many rows without exploration"""
+      without_floor  the same for a log of as many rows without exploration
+
+    With --json, left_out counts the mature slots that lack a probability by position, and left_out_reason says why,
+    null where there are none."""
     result = app.exploration.exploration(store, app.exploration.Request(**request))
     cost, lower, upper, total = (_figure(result[name]) for name in ("cost", "lower", "upper", "total"))
     figures = f"{cost} a slot [{lower}, {upper}], {total} in total"

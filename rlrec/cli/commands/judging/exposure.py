@@ -45,7 +45,10 @@ def exposure(store: Store, show: Show, plot: str | None, workers: Workers, **req
                        catalogue: above 1, popular arms are shown more
       young_share      share of slots with an arm added less than 7 days before
       variety          mean distance (1 - cosine) of two arms of a slate, by the
-                       features of the catalogue"""
+                       features of the catalogue
+
+    With --json, underived counts the decisions of which the probabilities of all arms are not known, so that expected
+    exposure is null, and underived_reason says why, null where there are none."""
     result = app.exposure.exposure(store, app.exposure.Request(**request), workers)
     save_plot(plot, lambda: app.figures.exposure(result))
     catalogue = result["catalogue"]
