@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, cast
 from rlrec.errors import InputError, suggest
 
 if TYPE_CHECKING:
-    from rlrec.ope.estimators.sequential import SessionEstimator
     from rlrec.ope.sums.base import Estimator, ImpressionEstimator
+    from rlrec.ope.units.sessions import SessionEstimator
     from rlrec.ope.units.slates import SlateEstimator
 
 # Unit (what one row of the estimate is) -> file -> estimators, each a class there of that name (SwitchDr is switch-dr).
@@ -20,7 +20,7 @@ _FILES: dict[str, dict[str, tuple[str, ...]]] = {
         "estimators.weighting": ("ips", "snips", "beta-ips", "clipped-ips", "cram"),
         "estimators.direct": ("dm", "dr", "sndr", "switch-dr", "dros"),
     },
-    "session": {"estimators.sequential": ("tis", "pdis", "wis", "wpdis", "dr-rl", "wdr")},
+    "session": {"units.sessions": ("tis", "pdis", "wis", "wpdis", "dr-rl", "wdr")},
     "slate": {
         "units.slates": (
             "sips", "iips", "rips", "pi", "cascade-dr", "interpol", "pbm",

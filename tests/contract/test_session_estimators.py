@@ -10,10 +10,9 @@ import pytest
 from rlrec import ope
 from rlrec.arrays import Array
 from rlrec.errors import InputError
-from rlrec.ope.estimators.sequential import SessionEstimator
 from rlrec.ope.sums.visits import Course
 from rlrec.ope.units.estimate import FinishOptions
-from rlrec.ope.units.sessions import SessionFold
+from rlrec.ope.units.sessions import SessionEstimator, SessionFold
 from tests.ope.visiting import complete, folded, judged, ragged, value
 
 LABELS = ope.GROUPS["session"]

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rlrec.arrays import Array, Ids, finite_or_none
-from rlrec.ope.checks.answers import Answer, doubts_of, judge
 from rlrec.ope.checks.reasons import REASONS, worst_verdict
+from rlrec.ope.checks.verdicts import Answer, doubts_of, judge
 from rlrec.ope.intervals import sequences
 from rlrec.ope.intervals.intervals import UNKNOWN, Bounds, value_and_error
 from rlrec.ope.intervals.sequences import MIN_CLUSTERS, MIN_EVENTS

@@ -189,11 +189,11 @@ def joint_rates(values: Array, products: Array, looks: Array) -> tuple[Array, Ar
     mean, noise = values.sum(axis=0) / total, products / total
     distance = values / looks[:, None] - mean
     freedom = total - float(np.square(looks).sum()) / total
-    between = ((distance.T * looks) @ distance - (len(looks) - 1) * noise) / max(freedom, 1e-300)
-    spread, axes = np.linalg.eigh(between)
-    between = (axes * np.maximum(spread, 0.0)) @ axes.T
-    posterior = between @ np.linalg.pinv(between + noise / looks[:, None, None], hermitian=True)
-    return mean + np.einsum("kpq,kq->kp", posterior, distance), between - posterior @ between
+    arm_covariance = ((distance.T * looks) @ distance - (len(looks) - 1) * noise) / max(freedom, 1e-300)
+    spread, axes = np.linalg.eigh(arm_covariance)
+    arm_covariance = (axes * np.maximum(spread, 0.0)) @ axes.T
+    posterior = arm_covariance @ np.linalg.pinv(arm_covariance + noise / looks[:, None, None], hermitian=True)
+    return mean + np.einsum("kpq,kq->kp", posterior, distance), arm_covariance - posterior @ arm_covariance
 
 
 def draw_errors(covariance: Array, *, draws: int, rng: np.random.Generator) -> Array:

@@ -89,9 +89,9 @@ def crammed_weights(weights: Iterable[Array], later: Iterable[Flags], counts: It
     """The weights of `Cram`, (n,): the change of a target's weights at each step, in the rows that came later, each
     counted as often as all rows are more than those. weights, later (n,): after each step."""
     earlier, total = np.zeros(()), np.zeros(())
-    for after, is_later, count in zip(weights, later, counts, strict=True):
-        total = total + np.where(is_later, count * (after - earlier), 0.0)
-        earlier = after
+    for weight, is_later, count in zip(weights, later, counts, strict=True):
+        total = total + np.where(is_later, count * (weight - earlier), 0.0)
+        earlier = weight
     return total
 
 

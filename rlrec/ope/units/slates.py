@@ -193,7 +193,7 @@ class CascadeDr(Rips):
     as long as it was not fitted on the same cluster.
 
     Mean of sum_l w_l (r_l - Q_l) + w_(l-1) V_l; Q_l, V_l: the model's value of slot l and all below. Source: own
-    derivation, as `sequential.DrRl` with slots as steps (Cascade-DR of Kiyohara et al. 2022, not read)."""
+    derivation, as `sessions.DrRl` with slots as steps (Cascade-DR of Kiyohara et al. 2022, not read)."""
 
     columns: ClassVar[tuple[str, ...]] = ("robust", "rows")
     needs_model: ClassVar[bool] = True

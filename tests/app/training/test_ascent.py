@@ -14,7 +14,7 @@ import pytest
 from rlrec.app.evaluation.comparisons.paired_gate import refusal
 from rlrec.app.training.ascent import Epoch, TrainingOptions
 from rlrec.cli.commands.policies.train_pg import _sentence
-from rlrec.ope.checks.answers import doubts_of
+from rlrec.ope.checks.verdicts import doubts_of
 from rlrec.ope.comparisons import paired
 from rlrec.simulate.barista import Barista
 from rlrec.simulate.corridor import Corridor

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from rlrec.ope.checks.answers import Answer, judge
 from rlrec.ope.checks.reasons import HINTS, helpful, hint, in_groups
+from rlrec.ope.checks.verdicts import Answer, judge
 
 LIFT: dict[str, Any] = {"scale": 1.0, "precision": 5e-4, "clusters": 1_000}
 

@@ -7,8 +7,7 @@ import pytest
 
 from rlrec.arrays import Array, Ids
 from rlrec.ope.comparisons import comparison, outcomes
-from rlrec.ope.comparisons.outcomes import Outcomes
-from rlrec.ope.comparisons.phased import PhasedOutcomes, ramp_strata
+from rlrec.ope.comparisons.outcomes import Outcomes, PhasedOutcomes, ramp_strata
 from rlrec.ope.sums.unit_visits import UnitSums
 
 METRICS = [row for row in comparison.metrics(1) if row.name == "reward_per_unit"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rlrec.ope.sums.return_times import AGES, ReturnTimes
+from rlrec.ope.sums.unit_visits import AGES, ReturnTimes
 
 
 def test_of_visits_that_were_watched_to_the_end_it_is_the_share() -> None:

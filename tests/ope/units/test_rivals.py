@@ -12,8 +12,7 @@ from rlrec import ope
 from rlrec.arrays import Array
 from rlrec.ope.sums.base import LogBatch
 from rlrec.ope.units.estimate import Estimate, FinishOptions
-from rlrec.ope.units.fold import ImpressionFold
-from rlrec.ope.units.rivals import compare_targets
+from rlrec.ope.units.fold import ImpressionFold, compare_targets
 
 ARMS = 10
 

@@ -16,8 +16,8 @@ from rlrec.app.inputs import filters, lookup
 from rlrec.app.log.splits import GATE
 from rlrec.compute import Engine
 from rlrec.errors import CheckFailed, InputError
-from rlrec.ope.checks.answers import doubts_of
 from rlrec.ope.checks.reasons import LEAST_ESS, in_groups, in_order, worst_verdict
+from rlrec.ope.checks.verdicts import doubts_of
 from rlrec.ope.comparisons.comparison import Comparison
 from rlrec.ope.comparisons.paired import ALPHA, BEST_NIGHTS, compare, gate_alpha, look_alpha
 from rlrec.ope.intervals.intervals import Minus, Relative

@@ -16,8 +16,7 @@ from rlrec.app.evaluation.comparisons.study import Groups, Study
 from rlrec.arrays import Array, finite_or_none
 from rlrec.ope.comparisons import comparison, outcomes
 from rlrec.ope.comparisons.comparison import ALARM, Comparison, LookSequence, Metric, is_unlikely
-from rlrec.ope.comparisons.outcomes import Outcomes, OutcomeSums
-from rlrec.ope.comparisons.phased import PhasedOutcomes
+from rlrec.ope.comparisons.outcomes import Outcomes, OutcomeSums, PhasedOutcomes
 from rlrec.ope.intervals import sequences
 from rlrec.records import Sums
 
@@ -34,7 +33,7 @@ OutcomeRow = TypedDict("OutcomeRow", {
     "by": str | None, "group": str | None, "metric": str, "reward": str | None, "value": float | None,
     "lower": float | None, "upper": float | None, "units": int, "reasons": list[str],
 })  # fmt: skip
-# A metric of a group less that of another one; relative: to the latter's value; answer, needed: as in `answers.Answer`;
+# A metric of a group less that of another one; relative: to the latter's value; answer, needed: as in `Answer`;
 # theta, narrowed: with adjustment. p_value: of the metrics that decide an experiment, after Holm, at every look.
 DifferenceRow = TypedDict("DifferenceRow", {
     "group": str | None, "against": str | None, "metric": str, "reward": str | None, "value": float | None,

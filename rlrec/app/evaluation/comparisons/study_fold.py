@@ -17,8 +17,7 @@ from rlrec.app.log import partitions, reward_log
 from rlrec.app.log.ended_visits import visit_indices
 from rlrec.arrays import Flags, Ids, distinct, look_up, run_starts, take
 from rlrec.ope.comparisons import comparison, outcomes
-from rlrec.ope.comparisons.outcomes import OutcomeSums
-from rlrec.ope.comparisons.phased import ramp_strata
+from rlrec.ope.comparisons.outcomes import OutcomeSums, ramp_strata
 from rlrec.ope.sums.unit_visits import FAR_FUTURE, SAMPLED_FLAGS, ServedDecisions, UnitSums, Visits, unit_sums
 from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns

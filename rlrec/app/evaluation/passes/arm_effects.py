@@ -27,7 +27,7 @@ from rlrec.ope.checks.positions import OverlapSums
 from rlrec.ope.estimators.shrinkage import ShrunkEffects, add_effects, columns_of, event_rates, shrink, shrink_cells
 from rlrec.ope.intervals.tails import t_quantile
 from rlrec.ope.sums.exposures import ExposureRegression, Exposures, block_numbers, count_blocks, std_errors
-from rlrec.ope.sums.return_times import ReturnTimes
+from rlrec.ope.sums.unit_visits import ReturnTimes
 from rlrec.records import Reward, Sums, add_each
 from rlrec.store import Unit
 from rlrec.store.log import selected

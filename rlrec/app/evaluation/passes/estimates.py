@@ -25,9 +25,9 @@ from rlrec.app.evaluation.targets.targets import Target
 from rlrec.app.inputs import lookup
 from rlrec.compute import Engine
 from rlrec.errors import InputError, quantity
-from rlrec.ope.checks import answers
-from rlrec.ope.checks.answers import Answer
+from rlrec.ope.checks import verdicts
 from rlrec.ope.checks.reasons import LITTLE_DATA, REASONS, in_groups
+from rlrec.ope.checks.verdicts import Answer
 from rlrec.ope.intervals import intervals
 from rlrec.ope.sums.base import Estimator
 from rlrec.ope.units.estimate import COMPARED_ESS, Estimate
@@ -101,7 +101,7 @@ class EstimateRow:
         weights = (estimate.max_weight, estimate.mean_weight)
         is_logger = all(weight is not None and abs(weight - 1) <= LOG_PRECISION for weight in weights)
         reasons = [name for name in estimate.reasons if not (is_logger and name == "no-variation")]
-        return answers.judge(
+        return verdicts.judge(
             lift, lower, upper, scale=scale, precision=LOG_PRECISION,
             clusters=estimate.clusters, verdict=estimate.verdict, ess=estimate.ess,
             rewards=(estimate.ess or 0.0) * (estimate.reward_share or 0.0), reasons=reasons,
@@ -120,7 +120,7 @@ class EstimateRow:
         return Claim(
             name=self.name, rival=logger if is_alone else LOGGED, answer=answer, **bounds, needed=needed,
             days=self._days(needed),
-            cluster=estimate.cluster, groups=in_groups(answers.doubts_of(estimate.reasons) or estimate.reasons),
+            cluster=estimate.cluster, groups=in_groups(verdicts.doubts_of(estimate.reasons) or estimate.reasons),
             basis=f"per {UNITS[estimate.unit]}", reward="" if self.reward == DEFAULT_REWARD else self.reward,
             is_logger=logger == self.name,
             caveat=f"{'on little data' if LITTLE_DATA & {*weak} else 'weak'} ({', '.join(weak)})" if weak else "",

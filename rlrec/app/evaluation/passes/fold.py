@@ -28,7 +28,7 @@ from rlrec.arrays import Flags, Ids
 from rlrec.errors import InputError
 from rlrec.ope.checks.dependence import alarms
 from rlrec.ope.units.estimate import ANY_REWARD, Estimate, FinishOptions, widened
-from rlrec.ope.units.fold import Fold, RowSums
+from rlrec.ope.units.fold import Fold, RowSums, compare_targets
 from rlrec.ope.units.strata import Stratum, Weighting, left_out, unlike
 from rlrec.policy.beliefs.reward import bounds
 from rlrec.records import Reward, Sums, add_each
@@ -305,13 +305,9 @@ def estimates(
             for group, sums in target_sums.items():
                 rival_sums.setdefault(group, {})[number] = sums
                 estimated[number, group] = rows[group]
-        if len(shared.members) < 2:
-            continue
-        from rlrec.ope.units import rivals
-
-        for group, sums_by_target in rival_sums.items():
+        for group, sums_by_target in rival_sums.items() if len(shared.members) > 1 else ():
             at_ends = [unit.fold.at_ends(sums) for sums in sums_by_target.values()]
-            compared = rivals.compare_targets([estimated[number, group] for number in sums_by_target], at_ends, options)
+            compared = compare_targets([estimated[number, group] for number in sums_by_target], at_ends, options)
             estimated |= {(number, group): rows for number, rows in zip(sums_by_target, compared, strict=True)}
     return estimated
 

@@ -24,9 +24,8 @@ from rlrec.app.log.ended_visits import Cutoff, EndedVisits, visit_indices
 from rlrec.arrays import Array, Flags, Ids, Index, look_up, run_starts, take
 from rlrec.errors import InputError, quantity
 from rlrec.ope.checks.dependence import ARMS, VisitCarryOverSums, VisitDraws, visit_carry_over_sums
-from rlrec.ope.estimators.sequential import SessionEstimator
 from rlrec.ope.sums.visits import VisitBatch
-from rlrec.ope.units.sessions import SessionFold
+from rlrec.ope.units.sessions import SessionEstimator, SessionFold
 from rlrec.policy.gradients.gradient import RECENCY, memory_of
 from rlrec.records import Reward
 from rlrec.store import Unit
