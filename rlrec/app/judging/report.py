@@ -254,20 +254,20 @@ class _Gathering:
 
     def _estimates(self) -> None:
         """The targets by the rewards that they learn, each group as `evaluate` judges it. What learns and serves is
-        compared with uniform too, in a request of its own: intervals widen with the targets of one."""
+        compared with uniform too, which stands last and apart: intervals widen with the targets of a request."""
         answer, by_reward = self.answer, defaultdict[str, list[str]](list)
         for version in self._targets():
             by_reward[self.request.reward or version.reward.name].append(version.policy.name)
-        groups = [*by_reward.items()]
         if any(self.policies[key].kind not in ("logged", UNIFORM) for key in self.served):
-            groups.append((str(answer.reward), [UNIFORM]))
-        for reward, targets in groups:
+            by_reward[str(answer.reward)].append(UNIFORM)
+        for reward, targets in by_reward.items():
             answer.estimates += self._fill("estimates", self._judge, reward, targets) or []
+        answer.estimates.sort(key=lambda row: row.target == UNIFORM)
         answer.reasons = evaluate.reasons_in_words(answer.estimates) if answer.estimates else []
 
     def _judge(self, reward: str, targets: list[str]) -> list[EstimateRow]:
         """The estimates that answer about targets, one by one where some of these cannot be judged here."""
-        request = evaluate.Request(targets=targets, log=self._judged_log, reward=reward)
+        request = evaluate.Request(targets=targets, log=self._judged_log, reward=reward, apart=[UNIFORM])
         try:
             return evaluate.answering_rows(evaluate.evaluate(self.store, request))
         except RlrecError:

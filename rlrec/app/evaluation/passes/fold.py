@@ -303,9 +303,12 @@ def estimates(
                 failed=failures.get(shared_number, ()),
             )  # fmt: skip
             for group, sums in target_sums.items():
-                rival_sums.setdefault(group, {})[number] = sums
+                if scorer.target.name not in request.apart:
+                    rival_sums.setdefault(group, {})[number] = sums
                 estimated[number, group] = rows[group]
-        for group, sums_by_target in rival_sums.items() if len(shared.members) > 1 else ():
+        for group, sums_by_target in rival_sums.items():
+            if len(sums_by_target) < 2:
+                continue
             at_ends = [unit.fold.at_ends(sums) for sums in sums_by_target.values()]
             compared = compare_targets([estimated[number, group] for number in sums_by_target], at_ends, options)
             estimated |= {(number, group): rows for number, rows in zip(sums_by_target, compared, strict=True)}

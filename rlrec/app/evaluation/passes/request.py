@@ -40,7 +40,8 @@ class Request:
     one is known, else the session; target_samples: simulated pages of a target whose marginals have no closed form, 0
     for none. sources: of targets that the store does not know, and their tables, by name; temperature: of the softmax
     over scores; fitted_on: a filter of the decisions that tables were fitted on, or `none`, and fit_doubts: the reasons
-    that it gives."""
+    that it gives. apart: names of targets for which the intervals of the others do not widen, as if each of them was
+    judged alone."""
 
     targets: Sequence[str]
     estimators: str | None = None
@@ -63,6 +64,7 @@ class Request:
     temperature: float | None = None
     fitted_on: str | None = None
     fit_doubts: Sequence[str] = ()
+    apart: Collection[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
