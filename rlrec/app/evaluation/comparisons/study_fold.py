@@ -91,11 +91,15 @@ class StudyFold:
     def partials(self, others: Sequence[StudyFold] = ()) -> Iterator[list[StudySums]]:
         """The sums of each portion, and those of others, whose logs are this one from later times on."""
         for columns, batch in self._portions():
+            visits = log_rows.person_visits(
+                columns, timeout_us=self._timeout_us, now=self.unit.now, by_session=self.study.by_session,
+                any_user=self.any_user,
+            )  # fmt: skip
             sums = list[StudySums]()
             for fold in (self, *others):
                 since = fold.study.selection.since or 0
                 rows = batch.select_rows(np.flatnonzero(batch.slots["at"] >= since))
-                sums.append(fold._sums(columns, rows) if len(rows) else NOTHING)
+                sums.append(fold._sums(columns, visits, rows) if len(rows) else NOTHING)
             yield sums
 
     def _portions(self) -> Iterator[tuple[Columns, Batch]]:
@@ -136,12 +140,8 @@ class StudyFold:
         slots, events = people.ask_decisions(self.unit, portion, _READ, selection)
         return Batch(slots=reader.read_slots(slots), events=events.columns())
 
-    def _sums(self, columns: Columns, batch: Batch) -> StudySums:
-        """The sums of a portion. columns: of its visits; batch: its selected decisions."""
-        visits = log_rows.person_visits(
-            columns, timeout_us=self._timeout_us, now=self.unit.now, by_session=self.study.by_session,
-            any_user=self.any_user,
-        )  # fmt: skip
+    def _sums(self, columns: Columns, visits: Visits, batch: Batch) -> StudySums:
+        """The sums of a portion. columns: of its visits, which are those of persons; batch: its selected decisions."""
         decisions, slots, censored = self._decisions(columns, batch)
         if self.study.age_us is not None:
             has_age = self._has_age(columns, visits, decisions)
