@@ -48,9 +48,12 @@ def training(policy: str, version: int, training: Mapping[str, Any] | None, *, l
     curve, best, gate = training["curve"], training["best"], training["gate"]
     points = _points(curve, "epoch", "gain")
     marked_index = next((count for count, row in enumerate(curve) if row["epoch"] == best), None)
-    headers = ["epoch", "gain", "lower", "upper", "ess", "entropy", "kl"]
+    headers, name = ["epoch", "gain", "lower", "upper", "ess", "entropy", "kl"], f"{policy}@{version}"
+    sentence = f"{name}: not judged, since the tuning visits show no gain or do not support one"
+    if gate["candidate"] is not None:
+        sentence = gate_claim(gate, name).sentence
     return Figure(
-        title=f"{_gate_sentence(f'{policy}@{version}', gate)}; {'live' if live else 'not live'}",
+        title=f"{sentence}; {'live' if live else 'not live'}",
         drawing=chart(
             [Series("gain", points, marked_index)], x_name="epoch; the ring: the one that was taken",
             y_name="gain over the start, per visit or slot (tuning visits)", level=0.0,
@@ -60,9 +63,3 @@ def training(policy: str, version: int, training: Mapping[str, Any] | None, *, l
         headers=["epoch", "gain", "lower", "upper", "effective sample size", "entropy", "KL"],
         rows=[[row.get(header) for header in headers] for row in curve],
     )  # fmt: skip
-
-
-def _gate_sentence(name: str, gate: Mapping[str, Any]) -> str:
-    if gate["candidate"] is None:
-        return f"{name}: not judged, since the tuning visits show no gain or do not support one"
-    return gate_claim(gate, name).sentence

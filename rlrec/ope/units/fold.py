@@ -168,33 +168,25 @@ class Fold(ABC):
     def finish(self, partial: RowSums, options: FinishOptions = USUAL, /) -> list[Estimate]:
         """One estimate for each estimator, in their order.
         Raises InputError for an interval that one of the estimators does not have, and a level outside (0, 1)."""
-        ((at_ends, estimates),) = self._finished([(partial, options)])
-        return self.compared(estimates, at_ends, partial)
+        return self.finish_together([(partial, options)])[0]
 
     def finish_together(self, groups: Sequence[tuple[RowSums, FinishOptions]]) -> list[list[Estimate]]:
         """The estimates of several groups of one log, each as of `finish`, with intervals that hold together: max-t
-        over the same bootstrap replicates; other kinds at the level that Bonferroni asks of each group.
-        Raises InputError as `finish` does."""
-        if len(groups) < 2:
-            return [self.finish(partial, options) for partial, options in groups]
-        return [estimates for _, estimates in self._finished(groups)]
-
-    def _finished(
-        self, groups: Sequence[tuple[RowSums, FinishOptions]]
-    ) -> list[tuple[list[EstimatorFold], list[Estimate]]]:  # fmt: skip
-        common = groups[0][1]
+        over the same bootstrap replicates; other kinds at the level that Bonferroni asks of each group. Those of a
+        single one are compared with each other. Raises InputError as `finish` does."""
+        sums, common = [partial for partial, _ in groups], groups[0][1]
         intervals.check(common.interval, common.level, estimators=self.estimators)
-        folds = [self.at_ends(partial) for partial, _ in groups]
+        folds = same_units = list(map(self.at_ends, sums))
         bootstraps: list[dict[Estimator, Bounds]] = [{} for _ in groups]
         if common.interval == "bootstrap-t":
-            sums, same_units = [partial for partial, _ in groups], folds
             if len(groups) > 1:
                 same_units = list(map(self.at_ends, sums, align_summaries([partial.moments for partial in sums])))
             bootstraps = draw_bounds(same_units, common)
-        return [
-            (at_ends, [at_end.estimate(replace(options, groups=len(groups)), bounds) for at_end in at_ends])
+        estimates = [
+            [at_end.estimate(replace(options, groups=len(groups)), bounds) for at_end in at_ends]
             for at_ends, (_, options), bounds in zip(folds, groups, bootstraps, strict=True)
         ]
+        return [self.compared(estimates[0], folds[0], sums[0])] if len(groups) == 1 else estimates
 
     def compared(self, estimates: list[Estimate], at_ends: Sequence[EstimatorFold], partial: RowSums) -> list[Estimate]:
         """The estimates, with a reason where some differ that should agree."""
