@@ -377,7 +377,8 @@ def _notice_ignored(store: Store, unit: Unit, planned: Mapping[int, PlannedReque
     """Say, once for each, which policies read no context and were given one, which arms were listed that may not be
     shown now, and which rules name events that nobody seems to record."""
     with_context = [plan for plan in planned.values() if plan.request.context]
-    for shared in {plan.shared for plan in with_context if plan.request.context.keys() - STATEMENTS}:
+    stated = {plan.shared: None for plan in with_context if plan.request.context.keys() - STATEMENTS}
+    for shared in stated:
         name = shared.version.policy.name
         if name not in cache.unread and all(field.startswith("@") for field in shared.case.reads):
             cache.unread.add(name)
