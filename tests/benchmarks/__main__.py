@@ -52,6 +52,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "recommend": streams.recommend,
     "recommend-new": streams.recommend_new,
     "recommend-long": streams.recommend_long,
+    "rules": streams.ruled,
     "feedback": streams.feedback,
     "feedback-mixed": streams.feedback_mixed,
     "postgres": streams.on_postgres,

@@ -96,6 +96,38 @@ def on_postgres(setting: Setting) -> Iterator[Figure]:
         base.drop()
 
 
+RULED_ARMS, PERSONS = 100_000, 40
+RULES: dict[str, Line] = {
+    "a pin": {"page": {"pin": {"2": "a17"}}},
+    "a cap": {"page": {"most": {"shelf": 2}}},
+    "two caps": {"page": {"most": {"shelf": 2, "brand": 1}}},
+    "a least share": {"page": {"least": {"a17": 0.05}}},
+    "arms gone for each person": {"not_after": ["click"]},
+}
+
+
+def ruled(setting: Setting) -> Iterator[Figure]:
+    """Requests of persons who clicked on arms of their own, among very many arms, with a rule and without one."""
+    base, arms = Lite(setting), setting.size(RULED_ARMS)
+    tell(base, "init")
+    features = [{"shelf": number % 500, "brand": number * 7919 % 3_000} for number in range(arms)]
+    tell(base, "arm", "import", "-", lines=[{"arm": f"a{n}", "features": row} for n, row in enumerate(features)])
+    tell(base, "policy", "create", "home", "--kind", "thompson")
+    lines: list[Line] = [{"policy": "home", "session": f"s{number}", "k": 5} for number in range(PERSONS)]
+    tell(base, "recommend", "--input", "-", lines=lines, now=NOW)
+    clicks = [{"decision_id": row + 1, "position": 2, "events": {"click": 1}} for row in range(PERSONS)]
+    tell(base, "feedback", "--input", "-", lines=clicks, now=NOW)
+    streams = {
+        name: Stream(setting, base, [line | rule for line in lines], replay.DECIDED, ["recommend"])
+        for name, rule in {"none": {}, **RULES}.items()
+    }
+    result = medians(setting.times(5), {name: partial(stream.run, PERSONS) for name, stream in streams.items()})
+    seconds = {name: 1000 * setting.seconds(sample) for name, sample in result.items()}
+    for name in RULES:
+        what = f"{PERSONS} requests at {arms:,} arms, {name}"
+        yield Figure(name=what, value=seconds[name], unit="ms", reference=seconds["none"], at_most=1.5)
+
+
 class Stream:
     """A command that reads lines, on copies of `base`. complete: all of its groups are one transaction."""
 
@@ -109,7 +141,7 @@ class Stream:
     def figures(self, name: str, *, at_least: float, rate: float | None = None) -> Iterator[Figure]:
         """Lines a second without the start-up, against the reference, against `rate`; and how the time grows."""
         *_, size = sizes = three(len(self.lines))
-        calls: dict[str, Callable[[], Sample]] = {str(n): partial(self._command, n) for n in (FEW, *sizes)}
+        calls: dict[str, Callable[[], Sample]] = {str(n): partial(self.run, n) for n in (FEW, *sizes)}
         calls["reference"] = partial(self._reference, self._groups())
         result = medians(self.setting.times(5), calls)
         # The server of PostgreSQL works in other processes: only the wall clock sees it.
@@ -121,7 +153,7 @@ class Stream:
             yield Figure(name=f"{name}: lines a second", value=lines, unit="/s", at_least=rate)
         yield growth(name, spent)
 
-    def _command(self, size: int) -> Sample:
+    def run(self, size: int) -> Sample:
         with copied(self.base) as shop:
             return self._run(shop, size)
 

@@ -68,13 +68,13 @@ class CatalogueFeatures:
         self._requests: dict[int, tuple[int, dict[int, str]]] = {}  # likewise: of the catalogue, and of stated arms
         self._numbers: dict[tuple[int, str], int] = {}
         self._next_number = -(2**61)
-        changed = set[int]()
         for arm, revision, features in catalogue.revisions(unit):
-            past_features = self._history.get(arm, ())
-            if not past_features or past_features[-1][1] != features:
+            past_features = self._history.get(arm)
+            if past_features is None:
+                self._history[arm] = ((revision, features),)
+            elif past_features[-1][1] != features:
                 self._history[arm] = *past_features, (revision, features)
-                changed.add(revision)
-        self._changes = sorted(changed)
+        self._changes = sorted({revision for changes in self._history.values() for revision, _ in changes})
         self._rows = lru_cache(maxsize=10_000)(self._row)
 
     def epoch(self, revision: int) -> int:
@@ -127,17 +127,12 @@ class CatalogueFeatures:
 
         from rlrec.policy.contexts.fields import value_of
 
-        by_description = dict[str, Hashable]()
-        values = list[Hashable]()
-        for number, arm in enumerate(arms.tolist()):
-            described = value_of(stated[number], field) if stated else None
-            if described is not None:
-                values.append(_hashable(described))
-                continue
-            description = self._description(arm, revision)
-            if description not in by_description:
-                by_description[description] = _hashable(value_of(decode(description), field))
-            values.append(by_description[description])
+        descriptions = [self._description(arm, revision) for arm in arms.tolist()]
+        by_text = {text: _hashable(value_of(decode(text), field)) for text in set(descriptions)}
+        values = list(map(by_text.__getitem__, descriptions))
+        for number, features in enumerate(stated or ()):
+            if (described := value_of(features, field)) is not None:
+                values[number] = _hashable(described)
         return values
 
     def _description(self, arm: int, revision: int) -> str:

@@ -16,7 +16,7 @@ from rlrec.app.distributions.designs import CatalogueFeatures, arm_features, pol
 from rlrec.app.distributions.sum_tables import ColumnSums
 from rlrec.arrays import Array, Ids, Index, Words, look_up
 from rlrec.errors import InputError
-from rlrec.policy import is_contextual, learns_by_column, learns_stated
+from rlrec.policy import NO_PAGE_RULES, TEAM_DRAFT, TWO_STAGE, is_contextual, learns_by_column, learns_stated
 from rlrec.policy.beliefs.base import EVERYTHING, PRICE, Belief, Policy
 from rlrec.policy.contexts import statements
 from rlrec.policy.contexts.statements import ARM_FEATURES, PAGE
@@ -395,8 +395,9 @@ class VersionDistribution:
         return self._layouts.find(self.unit, rules, eligible, arms, context, keys=keys, revision=revision)
 
     def _refuse_rules(self) -> InputError:
-        message = f"policy {self.version.policy.name!r} draws candidates first, or is an interleaving"
-        return InputError(f"{message}: it keeps no rules of a page", hint="use another policy", field="page")
+        reason = NO_PAGE_RULES[TEAM_DRAFT if self.rankers else TWO_STAGE]
+        message = f"policy {self.version.policy.name!r} keeps no rules of a page: {reason}"
+        return InputError(message, hint="use another policy", field="page")
 
     def scores(
         self, eligible: Hashable, arms: Ids, contexts: Sequence[Mapping[str, Any]], *, keys: Mapping[int, str],

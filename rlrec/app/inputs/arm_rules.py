@@ -14,6 +14,7 @@ from rlrec.errors import InputError, suggest
 from rlrec.policy import NARROWING
 from rlrec.store import Store, Unit
 from rlrec.store.log import events
+from rlrec.store.log.contents import ArmSet
 from rlrec.store.policies import arms, policies
 from rlrec.times import DAY_US, duration
 
@@ -43,7 +44,7 @@ class Narrowed:
     had left (`superset`, its `members`)."""
 
     eligible: tuple[int, ...]
-    superset: tuple[int, ...]
+    superset: ArmSet
     members: frozenset[int]
     taken: tuple[tuple[str, int], ...]
     total: int

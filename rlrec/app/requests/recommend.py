@@ -403,16 +403,12 @@ def _intern(
     planned: Mapping[int, PlannedRequest], cache: ServingCache, unit: Unit
 ) -> tuple[dict[str, int], dict[Eligible, int]]:
     """Store the contexts and eligible sets of a group that have no ids yet: these."""
-    supersets: dict[Eligible, Eligible] = {}  # of sets that lack few arms
-    if cache.narrows:
-        narrowed = (plan.narrowed for plan in planned.values() if plan.narrowed is not None)
-        supersets = {arms.eligible: arms.superset for arms in narrowed if arms.past_arms}
     sets = {plan.shared.eligible for plan in planned.values()}
     new_contexts, new_sets = cache.find_new({plan.context for plan in planned.values()}, sets)
     if cache.unnamed and cache.active in sets.difference(new_sets):
         new_sets.append(cache.active)
     context_ids = contents.contexts(unit, contents.by_digest(new_contexts))
-    set_ids = contents.eligible_sets(unit, new_sets, supersets)
+    set_ids = contents.eligible_sets(unit, new_sets)
     if cache.unnamed and (key := set_ids.get(cache.active)) is not None:
         settings.set_catalogue(unit, revision=cache.revision, eligible_id=key, span=(cache.start, cache.end))
     return context_ids, set_ids

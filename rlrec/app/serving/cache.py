@@ -155,4 +155,7 @@ class ServingCache:
 @lru_cache(maxsize=100)
 def arm_array(eligible: Eligible) -> Ids:
     """An eligible set as an array."""
+    if isinstance(eligible, contents.ArmSet) and eligible.lacking:
+        arms = arm_array(eligible.superset)
+        return np.delete(arms, arms.searchsorted(eligible.lacking))
     return np.array(eligible, np.int64)

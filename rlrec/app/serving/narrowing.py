@@ -4,7 +4,6 @@ What they leave is the eligible set of the decision, and logged as such."""
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -16,6 +15,7 @@ from rlrec.errors import InputError
 from rlrec.policy.contexts.statements import ARMS
 from rlrec.store import Unit
 from rlrec.store.log import sessions
+from rlrec.store.log.contents import ArmSet
 from rlrec.store.policies import person_arms
 
 if TYPE_CHECKING:
@@ -78,10 +78,7 @@ class Narrower:
             taken.append((f"{rule.name} {rule.text}", len(lost)))
         key = narrowed, past, gone
         if key not in self._sets:
-            left = list(narrowed.eligible)
-            for arm in sorted(gone, reverse=True):
-                del left[bisect_left(left, arm)]
-            eligible = tuple(left) if gone else narrowed.eligible
+            eligible = narrowed.superset.omit_arms(gone)
             self._sets[key] = replace(narrowed, eligible=eligible, taken=tuple(taken), past=past, past_arms=gone)
         return self._sets[key]
 
@@ -97,7 +94,7 @@ class Narrower:
                 remaining_arms = left & group if stays else left - group
                 taken.append((rule, len(left) - len(remaining_arms)))
                 left = remaining_arms
-            eligible = self.cache.active if len(left) == len(self.cache.active) else tuple(sorted(left))
+            eligible = ArmSet(self.cache.active if len(left) == len(self.cache.active) else sorted(left))
             if len(self.cache.narrowed) >= MAX_SETS:
                 self.cache.narrowed.clear()
             self.cache.narrowed[key] = Narrowed(

@@ -228,7 +228,8 @@ class _Group:
             from rlrec.app.serving.statements import check_named_arms
 
             check_named_arms(self.unit, request, self.catalogue)
-        keys, revision = self.cache.keys_with(self.unit, eligible), self.settings.catalogue_revision
+        named = eligible if narrowed is None else narrowed.superset  # the same one for many persons
+        keys, revision = self.cache.keys_with(self.unit, named), self.settings.catalogue_revision
         arm_ids, candidates = arm_array(eligible), serving.learner.n_candidates
         if candidates > len(eligible):
             message = f"{candidates} candidates are wanted, with only {quantity(len(eligible), 'arm')} eligible"

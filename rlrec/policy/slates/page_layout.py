@@ -70,17 +70,14 @@ class PageLayout:
         return np.logical_not(is_full[:, self.uses].any(axis=2))
 
     def check(self, size: int) -> None:
-        """Raises InputError where a page of so many positions cannot keep the rules."""
+        """Raises InputError where a page of so many positions cannot keep the rules: a pin lies below it, or a cap may
+        leave no arm for one of them, or whether it does is not known."""
         for position in self.pins:
             if position >= size:
                 raise InputError(
                     f"{self.pin_names[position]}, and the page has {size} positions",
                     hint="ask for a longer page, or leave out the pin", field="page",
                 )  # fmt: skip
-        self.check_room(size)
-
-    def check_room(self, size: int) -> None:
-        """Raises InputError where a cap may leave no arm for one of so many positions, or where that is not known."""
         if not self.has_caps:
             return
         n_sure, is_exact = self._count_sure(size)
@@ -163,7 +160,8 @@ def lay_out(rules: Sequence[PageRules], keys: Sequence[str], values: Callable[[s
 
     A rule that names an arm which is not eligible rests. Raises InputError where rules contradict each other: it names
     both."""
-    arms = {key: index for index, key in enumerate(keys)}
+    named = {key for page in rules for key in (*page.pin.values(), *page.least)}
+    arms = {key: index for index, key in enumerate(keys) if key in named} if named else {}
     pins: dict[int, tuple[str, str]] = {}
     for page in rules:
         for position, key in page.pin.items():

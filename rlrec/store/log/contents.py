@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from hashlib import blake2b
 from typing import Any
 
@@ -50,26 +52,68 @@ def contexts(unit: Unit, bodies: Mapping[bytes, str]) -> dict[str, int]:
     return {body: ids[digest] for digest, body in bodies.items()}
 
 
-def eligible_sets(
-    unit: Unit, sets: Collection[Sequence[int]], supersets: Mapping[tuple[int, ...], tuple[int, ...]] | None = None
-) -> dict[tuple[int, ...], int]:
-    """The id of each set of arm ids (ascending), stored if it is new. supersets: of sets that lack few of these arms,
-    which is all that is stored of them."""
-    # first: they may be among the sets
-    superset_ids = eligible_sets(unit, set(supersets.values())) if supersets else {}
-    texts = {tuple(arms): to_text(list(arms)) for arms in sets}
-    by_digest = {digest(text): (len(arms), text, arms) for arms, text in texts.items()}
+class ArmSet(tuple[int, ...]):
+    """The ids of arms, ascending. lacking: those that it has less than `superset`, of which few lack."""
+
+    superset: ArmSet
+    lacking: tuple[int, ...] = ()
+
+    def omit_arms(self, arms: Iterable[int]) -> ArmSet:
+        """The set without some of its arms; itself without none."""
+        lacking, left = tuple(sorted(arms)), list(self)
+        for arm in reversed(lacking):
+            del left[bisect_left(left, arm)]
+        smaller = ArmSet(left) if lacking else self
+        if lacking:
+            smaller.superset, smaller.lacking = self, lacking
+        return smaller
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return super().__hash__()
+
+    @property
+    def text(self) -> str:
+        """The JSON by whose digest it is stored: that of its superset, cut, where it has one."""
+        if not self.lacking:
+            return to_text(list(self))
+        pieces, text, start = list[str](), self.superset._enclosed_text, 0
+        for arm in self.lacking:
+            end = text.index(f",{arm},", start)
+            pieces.append(text[start:end])
+            start = end + len(f",{arm}")
+        return f"[{''.join([*pieces, text[start:]])[1:-1]}]"
+
+    @cached_property
+    def _enclosed_text(self) -> str:
+        """Its arms, each between two commas."""
+        return f",{self.text[1:-1]},"
+
+
+def eligible_sets(unit: Unit, sets: Collection[tuple[int, ...]]) -> dict[tuple[int, ...], int]:
+    """The id of each set of arm ids (ascending), stored if it is new: of one with a superset what it lacks of that."""
+    narrowed_sets = (arms for arms in sets if isinstance(arms, ArmSet) and arms.lacking)
+    supersets: dict[tuple[int, ...], ArmSet] = {arms: arms.superset for arms in narrowed_sets}
+    superset_ids = eligible_sets(unit, {*supersets.values()}) if supersets else {}  # first: they may be among the sets
+    by_digest = {digest(text): (text, arms) for arms, text in _texts(sets)}
     ids = loading.ids(unit, "eligible_set", "digest", by_digest)
     if new_digests := sorted(by_digest.keys() - ids.keys()):
         sizes, bodies, references = list[int](), list[str](), list[int | None]()
-        for size, text, arms in map(by_digest.__getitem__, new_digests):
-            superset = supersets.get(arms) if supersets else None
-            sizes.append(size)
-            bodies.append(text if superset is None else to_text(sorted({*superset}.difference(arms))))
+        for text, arms in map(by_digest.__getitem__, new_digests):
+            superset = supersets.get(arms)
+            sizes.append(len(arms))
+            bodies.append(to_text(list(arms.lacking)) if isinstance(arms, ArmSet) and arms.lacking else text)
             references.append(None if superset is None else superset_ids[superset])
         rows: dict[str, Sequence[Any]] = {"digest": new_digests, "size": sizes, "arms": bodies}
         ids |= loading.add_new(unit, "eligible_set", rows | {"superset_id": references})
-    return {arms: ids[key] for key, (_, _, arms) in by_digest.items()}
+    return {arms: ids[key] for key, (_, arms) in by_digest.items()}
+
+
+def _texts(sets: Collection[tuple[int, ...]]) -> Iterator[tuple[tuple[int, ...], str]]:
+    return ((arms, arms.text if isinstance(arms, ArmSet) else to_text(list(arms))) for arms in sets)
 
 
 def find(
@@ -77,7 +121,7 @@ def find(
 ) -> tuple[dict[str, int], dict[tuple[int, ...], int]]:
     """The ids of those of these contexts and eligible sets that are stored."""
     contexts = by_digest(bodies)
-    texts = {digest(to_text(list(arms))): arms for arms in sets}
+    texts = {digest(text): arms for arms, text in _texts(sets)}
     context_ids = loading.ids(unit, "context", "digest", contexts)
     set_ids = loading.ids(unit, "eligible_set", "digest", texts)
     ids_of_contexts = {contexts[key]: number for key, number in context_ids.items()}

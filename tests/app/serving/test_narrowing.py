@@ -14,11 +14,12 @@ from scipy import integrate, stats
 from rlrec.app.requests import recommend as recommend_module
 from rlrec.app.requests import user
 from rlrec.app.requests.pipe import Line, Pipe, Request
-from rlrec.app.serving import draws
+from rlrec.app.serving import cache, draws
 from rlrec.app.setup import arm
 from rlrec.app.upkeep import doctor
 from rlrec.errors import Conflict, InputError
 from rlrec.store import Store
+from rlrec.store.database.unit import to_text
 from rlrec.store.log import contents
 from rlrec.store.policies import arms
 from tests.app.shop import MINUTE, START, ask, clock, stocked, tell
@@ -61,6 +62,19 @@ def refused(store: Store, **request: Any) -> str:
     with pytest.raises(InputError) as error:
         ask(store, **request)
     return f"{error.value.message}: {error.value.hint}"
+
+
+def test_a_set_that_lacks_arms_of_another_one_is_stored_as_the_arms_that_it_has(store: Store) -> None:
+    many = contents.ArmSet(range(9, 120))
+    for lacking in ([], [9], [119], [9, 10, 11, 60, 118, 119], [*range(10, 120)]):
+        few = many.omit_arms(frozenset(lacking))
+        plain = tuple(arm for arm in many if arm not in lacking)
+        assert (few, hash(few), few.text) == (plain, hash(plain), to_text(list(plain)))
+        assert cache.arm_array(few).tolist() == [*plain]
+        set_id = store.write(lambda unit, few=few: contents.eligible_sets(unit, {few})[few])
+        with store.read() as unit:
+            assert contents.find(unit, (), [plain]) == ({}, {plain: set_id})
+            assert contents.eligible_arms(unit, [set_id]) == {set_id: plain}
 
 
 # -- propensities --

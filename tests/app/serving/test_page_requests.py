@@ -235,3 +235,5 @@ def test_a_stream_goes_on_after_a_page_that_two_stages_cannot_keep(shop: Run) ->
     ]
     answers = [json.loads(line) for line in shop("pipe", stdin="".join(lines)).stdout.splitlines()]
     assert [answer.get("field") for answer in answers] == [None, "page", None]
+    reason = "it draws a list of candidates first"
+    assert f"policy 'home' keeps no rules of a page: {reason}" in answers[1]["error"]
