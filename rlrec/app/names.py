@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from pkgutil import resolve_name
 
 from rlrec.store import Store, Unit
 from rlrec.store.policies import arms, curves, experiments, policies, routes
@@ -25,6 +26,12 @@ IN_STORE: dict[str, Callable[[Unit], Iterable[str]]] = {
 }
 
 
+IN_PROGRAM = {  # registries, which are loaded when they are asked for
+    "kind": ["rlrec.policy:KINDS"], "environment": ["rlrec.simulate:ENVIRONMENTS"],
+    "estimator": ["rlrec.ope:GROUPS", "rlrec.ope:ESTIMATORS"],
+}  # fmt: skip
+
+
 def stored_names(store: Store, sort: str) -> list[str]:
     """The names of one sort in the store."""
     with store.read() as unit:
@@ -33,14 +40,4 @@ def stored_names(store: Store, sort: str) -> list[str]:
 
 def program_names(sort: str) -> list[str]:
     """The names of kinds, estimators or environments."""
-    if sort == "kind":
-        from rlrec import policy
-
-        return list(policy.KINDS)
-    if sort == "environment":
-        from rlrec import simulate
-
-        return list(simulate.ENVIRONMENTS)
-    from rlrec import ope
-
-    return [*ope.GROUPS, *ope.ESTIMATORS]
+    return [name for registry in IN_PROGRAM[sort] for name in resolve_name(registry)]

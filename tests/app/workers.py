@@ -10,7 +10,7 @@ from contextlib import closing
 from multiprocessing.connection import Connection
 from typing import Any
 
-from rlrec.app.experiments import enrolment
+from rlrec.app.experiments import experiment
 from rlrec.app.requests.feedback import Line, feedback_stream
 from rlrec.app.requests.recommend import Request, recommend
 from rlrec.app.requests.session import end
@@ -360,7 +360,7 @@ def draws_new_users(store: Store, item: tuple[int, int]) -> dict[str, str | None
     if number == 0:
         while len(users_of_experiment(store)) < 20:
             time.sleep(0.01)
-        enrolment.freeze(store, "ab")
+        experiment.freeze(store, "ab")
         return dict.fromkeys(users_of_experiment(store))
     variants = dict[str, str | None]()
     for i in range(count):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil
-from typing import Any, NamedTuple, NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
@@ -73,10 +73,11 @@ def plan(store: Store, request: Request) -> Plan:
         with store.read() as unit, bulk.alongside(unit):
             return _stored_plan(unit, request)
     except CheckFailed as error:  # there is no store
-        answer = None if request.log else _rate_plan(request, None)
-        if answer is None:
+        if request.rate is None or request.log:
             raise
         store.notice(f"days are not known: {error.message}")
+        answer = _plan(request, _shares(request), None, None)
+        assert answer is not None
         return answer
 
 
@@ -105,7 +106,9 @@ def experiment_plan(unit: Unit, figures: StudyFigures, request: Request) -> Plan
         return None
     shares = shares_of(experiment)
     compared = [shares[variant.id] for variant in experiment.variants if variant.label != holdout.LABEL]
-    answer = _measured_plan(unit, figures, request, compared if len(compared) > 1 else [*shares.values()])
+    request = replace(request, by=experiment.unit)
+    compared = compared if len(compared) > 1 else [*shares.values()]
+    answer = _plan(request, compared, NewUnits.count(unit, figures.study), figures)
     if answer is not None:
         days = answer["days_sequential"] if experiment.state == "running" else None
         answer["days_left"] = None if days is None else max(0.0, days - answer["assumed"]["traffic_days"])
@@ -119,10 +122,8 @@ def _traffic_plan(unit: Unit, request: Request, rewards: Sequence[Reward]) -> Pl
     for _ in range(MEASURES):
         newest = replace(selection, since=last_at - span)
         study = Study(selection=newest, rewards=rewards, adjust=True, unit=request.by)
-        answer = _rate_plan(request, NewUnits.count(unit, study))
-        if answer is None:
-            figures = unit_outcomes.collect(unit, study, level=request.level)
-            answer = _measured_plan(unit, figures, request, _shares(request))
+        figures = None if request.rate else unit_outcomes.collect(unit, study, level=request.level)
+        answer = _plan(request, _shares(request), NewUnits.count(unit, study), figures)
         if answer is None or answer["days"] is None or 2 * answer["days"] * DAY_US > span or span <= SHORTEST_US:
             break
         span = max(SHORTEST_US, ceil(answer["days"] * DAY_US))  # what units do depends on how long they are watched
@@ -133,67 +134,47 @@ def _shares(request: Request) -> list[float]:
     return [weight / sum(request.weights) for weight in request.weights]
 
 
-class Variation(NamedTuple):
-    """How a metric varies: its mean, the variance of a unit, and of one of a lifted group; narrowed: the share of the
-    error that the past of units takes away, None where they have none."""
-
-    value: float
-    variance: float
-    lifted: float
-    narrowed: float | None = None
-
-
-def _rate_plan(request: Request, arrivals: NewUnits | None) -> Plan | None:
-    """The plan for the rate of an event; None where none is given."""
-    if request.rate is None:
-        return None
-    shares, rates = _shares(request), (request.rate, request.rate * (1 + request.lift))
-    variation = Variation(request.rate, *(rate * (1 - rate) for rate in rates))
-    return _answer(request, "rate", variation, shares, request.comparisons or len(shares) - 1, arrivals)
-
-
-def _measured_plan(unit: Unit, figures: StudyFigures, request: Request, shares: Sequence[float]) -> Plan | None:
-    metric_name, declaration = request.metric or MetricName(declared.DEFAULT_METRIC), figures.declaration
-    metric, comparisons = METRICS[metric_name.metric], request.comparisons or len(shares) - 1
-    if request.metric is None and declaration is not None:
-        metric, comparisons = declaration.success[0], request.comparisons or len(figures.deciding)
-        reward = figures.metric_names()[0]["reward"]
-        reward = None if reward == DEFAULT_REWARD and len(figures.study.rewards) == 1 else reward
-        metric_name = MetricName(metric.name, reward)
-    mean, adjusted = figures.outcomes.value(0, metric), figures.outcomes.adjusted_value(0, metric)
-    if not mean.varied or not mean.value or mean.units < sequences.MIN_CLUSTERS:
-        return None
-    variance, narrowed = mean.error**2 * mean.units, None if adjusted is None else 1 - adjusted.error / mean.error
-    variation = Variation(mean.value, variance, variance * (1 + request.lift), narrowed)  # more events, not larger ones
-    best_n, arrivals = None if declaration is None else declaration.best_n, NewUnits.count(unit, figures.study)
-    request = replace(request, by="session" if figures.study.by_session else "user")
-    return _answer(
-        request, str(metric_name), variation, shares, comparisons, arrivals, best_n, RETURN_DAYS.get(metric.name, 0)
-    )
-
-
-def _answer(
-    request: Request, metric: str, variation: Variation, shares: Sequence[float], comparisons: int,
-    arrivals: NewUnits | None, best_n: float | None = None, return_days: int = 0,
-) -> Plan:  # fmt: skip
+def _plan(
+    request: Request, shares: Sequence[float], arrivals: NewUnits | None, figures: StudyFigures | None
+) -> Plan | None:
+    """The plan for the metric of some figures, or without them for the rate of an event."""
+    declaration = None if figures is None else figures.declaration
+    metric_name, narrowed, wait, comparisons = "rate", None, 0, request.comparisons or len(shares) - 1
+    best_n = None if declaration is None else declaration.best_n
+    if figures is None:
+        value = request.rate or 0.0
+        deviation, lifted = (rate * (1 - rate) for rate in (value, value * (1 + request.lift)))
+    else:
+        name = request.metric or MetricName(declared.DEFAULT_METRIC)
+        metric = METRICS[name.metric]
+        if request.metric is None and declaration is not None:
+            metric, comparisons = declaration.success[0], request.comparisons or len(figures.deciding)
+            reward = figures.metric_names()[0]["reward"]
+            is_usual = reward == DEFAULT_REWARD and len(figures.study.rewards) == 1
+            name = MetricName(metric.name, None if is_usual else reward)
+        mean, adjusted = figures.outcomes.value(0, metric), figures.outcomes.adjusted_value(0, metric)
+        if not mean.varied or not mean.value or mean.units < sequences.MIN_CLUSTERS:
+            return None
+        metric_name, wait = str(name), RETURN_DAYS.get(metric.name, 0)
+        value, deviation = mean.value, mean.error**2 * mean.units
+        lifted = deviation * (1 + request.lift)  # as where there are more events, not larger ones
+        narrowed = None if adjusted is None else 1 - adjusted.error / mean.error
     limits = {"alpha": (1 - request.level) / comparisons, "power": request.power}
-    variance = planning.variance_of_difference(variation.variance, variation.lifted, shares)
-    total = planning.fixed_units(variance, request.lift * variation.value, **limits)
-    total_sequential = planning.sequential_units(variance, request.lift * variation.value, best_n=best_n, **limits)
-    totals = [total, total_sequential, None if variation.narrowed is None else total * (1 - variation.narrowed) ** 2]
-    days, days_sequential, adjusted_days = (
-        None if units is None or arrivals is None or (days := arrivals.days_until(units)) is None
-        else days + return_days for units in totals
-    )  # fmt: skip
+    variance = planning.variance_of_difference(deviation, lifted, shares)
+    total = planning.fixed_units(variance, request.lift * value, **limits)
+    total_sequential = planning.sequential_units(variance, request.lift * value, best_n=best_n, **limits)
+    totals = [total, total_sequential, *([] if narrowed is None else [total * (1 - narrowed) ** 2])]
+    reached = [None if arrivals is None else arrivals.days_until(units) for units in totals]
+    days, days_sequential, *adjusted_days = [None if day is None else day + wait for day in reached]
     per_variant = round(total * min(shares))
     return {
         "per_variant": per_variant, "total": round(per_variant / min(shares)),
         "total_sequential": max(sequences.MIN_CLUSTERS, ceil(total_sequential)),
-        "days": days, "days_sequential": days_sequential, "adjusted_days": adjusted_days,
+        "days": days, "days_sequential": days_sequential, "adjusted_days": next(iter(adjusted_days), None),
         "assumed": {
             "lift": request.lift, "power": request.power, "level": request.level, "comparisons": comparisons,
-            "metric": metric, "value": variation.value, "variance": variation.variance, "shares": [*shares],
-            "unit": request.by, "narrowed": variation.narrowed, "return_days": return_days,
+            "metric": metric_name, "value": value, "variance": deviation, "shares": [*shares],
+            "unit": request.by, "narrowed": narrowed, "return_days": wait,
             "traffic_days": arrivals and arrivals.days, "traffic_units": arrivals and int(arrivals.counts[-1]),
         },
     }  # fmt: skip

@@ -25,6 +25,7 @@ from rlrec.app.serving.requests import (
     PlannedRequest,
     Request,
     SharedDistribution,
+    answer_fields,
 )
 from rlrec.errors import InputError, OutcomeUnknown, StoreBusy
 from rlrec.policy.contexts.statements import STATEMENTS
@@ -488,13 +489,14 @@ def _fields(plans: Sequence[PlannedRequest], slates: Sequence[DrawnSlate], now: 
     at, fields = format_time(now), dict[tuple[SharedDistribution, DrawnSlate], dict[str, Any]]()
     pairs = list(zip([plan.shared for plan in plans], slates, strict=True))
     for shared, slate in set(pairs):
-        fields[shared, slate] = {
-            "policy": shared.version.policy.name, "version": shared.version.number,
-            "experiment": None if shared.experiment is None else shared.experiment.name,
-            "variant": None if shared.variant is None else shared.variant.label, "propensity": slate.propensity,
-            "log_propensity": slate.log_propensity, "slate": slate.answer, "at": at, "duplicate": False,
-            "route": None if shared.route is None else shared.route.route, **slate.candidate_fields,
-        }  # fmt: skip
+        names = [
+            shared.experiment and shared.experiment.name, shared.variant and shared.variant.label,
+            shared.route and shared.route.route,
+        ]  # fmt: skip
+        probability = slate.propensity, slate.log_propensity
+        fields[shared, slate] = answer_fields(
+            shared.version, names, probability, slate.answer, at, **slate.candidate_fields
+        )
     return list(map(fields.__getitem__, pairs))
 
 

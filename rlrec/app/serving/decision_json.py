@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from math import exp
 from typing import Any, TypedDict
 
-from rlrec.app.serving.requests import Answer, add_teams, candidate_fields
+from rlrec.app.serving.requests import Answer, DrawnAnswer, add_teams, answer_fields, candidate_fields, slot_fields
 from rlrec.policy import TEAM_DRAFT
 from rlrec.records import Decision, Event
 from rlrec.store import Unit
@@ -36,17 +36,14 @@ def answers(unit: Unit, logged: Mapping[int, Decision]) -> dict[int, Answer]:
         experiment, variant = labels[decision.variant_id] if decision.variant_id else (None, None)
         log_propensity = decision.log_propensity
         slate = [
-            {"position": slot.position, "arm": keys[slot.arm_id], "propensity": slot.propensity,
-             "marginal": slot.marginal, "score": slot.score}
+            slot_fields(slot.position, keys[slot.arm_id], slot.propensity, slot.marginal, slot.score)
             for slot in decision.slots
-        ]  # fmt: skip
-        answer: Answer = {
-            "decision_id": number, "request_id": decision.request_key, "session": owner.key, "visit": decision.visit,
-            "step": decision.step, "user": owner.user, "policy": version.policy.name, "version": version.number,
-            "experiment": experiment, "variant": variant,
-            "propensity": None if log_propensity is None else exp(log_propensity), "log_propensity": log_propensity,
-            "slate": slate, "at": format_time(decision.at), "duplicate": False, "route": by_route.get(number),
-        }  # fmt: skip
+        ]
+        probability = None if log_propensity is None else exp(log_propensity), log_propensity
+        names = experiment, variant, by_route.get(number)
+        fields = answer_fields(version, names, probability, slate, format_time(decision.at))
+        visit = decision.request_key, owner.key, decision.visit, decision.step, owner.user
+        answer = DrawnAnswer(number, *visit, fields).to_json()
         source = parse(decision.source, f"source of decision {number}") if decision.source else {}  # of an import
         answer.update({name: value for name, value in source.items() if name in answer})  # type: ignore[typeddict-item]
         answered[number] = answer

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rlrec.app.serving.cache import arm_array
-from rlrec.app.serving.requests import PlannedRequest, SharedDistribution, add_teams, candidate_fields
+from rlrec.app.serving.requests import PlannedRequest, SharedDistribution, add_teams, candidate_fields, slot_fields
 from rlrec.arrays import Ids, Index, Words
 from rlrec.policy.gradients.history import RECENT, History
 from rlrec.policy.slates import slate_draws
@@ -57,10 +57,7 @@ class DrawnSlate:
             propensity, marginal, minimum, score, rounded = slot
             marginal_or_none = marginal if marginal > 0 else None
             self.slots.append((position, arm, propensity, marginal_or_none, minimum, score, 0, int(rounded)))
-            self.answer.append({
-                "position": position, "arm": keys[arm], "propensity": propensity, "marginal": marginal_or_none,
-                "score": score,
-            })  # fmt: skip
+            self.answer.append(slot_fields(position, keys[arm], propensity, marginal_or_none, score))
         self.recent = f"[{','.join([json.dumps(keys[arm], ensure_ascii=False) for arm in arms[-RECENT:]])}]"
         self.candidates: DrawnCandidates | None = None
         self.candidate_fields: dict[str, Any] = {}

@@ -60,6 +60,27 @@ class DrawnAnswer(NamedTuple):
         )
 
 
+def answer_fields(
+    version: Version, names: Sequence[str | None], probability: tuple[float | None, float | None],
+    slate: list[dict[str, Any]], at: str, **candidates: Any,
+) -> dict[str, Any]:  # fmt: skip
+    """The fields of an answer that follow from what was drawn. names: of its experiment, variant and route;
+    probability: its propensity, and the logarithm of that."""
+    (experiment, variant, route), (propensity, log_propensity) = names, probability
+    return {
+        "policy": version.policy.name, "version": version.number, "experiment": experiment, "variant": variant,
+        "propensity": propensity, "log_propensity": log_propensity, "slate": slate, "at": at, "duplicate": False,
+        "route": route, **candidates,
+    }  # fmt: skip
+
+
+def slot_fields(
+    position: int, arm: str, propensity: float | None, marginal: float | None, score: float | None
+) -> dict[str, Any]:  # fmt: skip
+    """A slot of an answer."""
+    return {"position": position, "arm": arm, "propensity": propensity, "marginal": marginal, "score": score}
+
+
 def add_teams(answer: Sequence[dict[str, Any]], teams: str | None) -> None:
     """Add to each slot of an answer who picked it, where two rankers did."""
     for slot, team in zip(answer, teams or "", strict=False):

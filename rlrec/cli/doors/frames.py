@@ -1,14 +1,17 @@
-"""Answers of commands as records, and as data frames."""
+"""Answers of commands as records, as data frames, and in a notebook, as figures and tables in HTML."""
 
 from __future__ import annotations
 
 import json
+from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from rlrec.cli.output import tables
 from rlrec.cli.output.output import Show
 from rlrec.cli.output.plain import dumps, single
+from rlrec.cli.program import app
 from rlrec.cli.text.text import Screen, View
 from rlrec.errors import InputError
 
@@ -17,7 +20,6 @@ if TYPE_CHECKING:
     import polars
     import pyarrow
 
-    from rlrec.cli.program.html import Plot
     from rlrec.report.figures import Figure
 
 EXTRAS = {"polars": "polars"}  # library: the extra that brings it, if not `notebook`
@@ -47,6 +49,29 @@ class Frame:
         return library("polars").from_arrow(self.to_arrow())
 
 
+class Plot(NamedTuple):
+    """The figure of an answer, which a notebook shows. svg: a document of its own; description: in words."""
+
+    svg: str
+    description: str
+
+    @classmethod
+    def from_figure(cls, figure: Figure) -> Plot:
+        text = app.svg.document(figure.drawing, title=figure.heading, description=figure.description)
+        return cls(text, figure.description)
+
+    def save(self, path: str) -> None:
+        """Write the figure to a file, as `--plot` does."""
+        from rlrec.cli.program.files import write_text
+
+        write_text(path, self.svg)
+
+    def _repr_html_(self) -> str:
+        data = b64encode(self.svg.encode("utf-8", "backslashreplace")).decode("ascii")
+        source = f"data:image/svg+xml;base64,{data}"  # an image runs no script, and its style is its own
+        return f'<img src="{source}" alt="{app.svg.escape(self.description)}" style="max-width:100%">'
+
+
 class Display(NamedTuple):
     """A display of an answer, as a command hands it to its output; draw: its figure, None where it has nothing to
     plot."""
@@ -58,8 +83,6 @@ class Display(NamedTuple):
 
     def text(self, answer: Any) -> str:
         """The answer as the command shows it."""
-        from rlrec.cli.output import tables
-
         screen = Screen()
         return tables.view(self.table, screen) if self.table else tables.table(answer, self.columns, screen)
 
@@ -74,18 +97,14 @@ class Reply(Frame):
 
     def _repr_html_(self) -> str:
         """The answer for a notebook: its figure, where it has one, and its table."""
-        from rlrec.cli.program import html
-
         figure = self.display.draw() if self.display and self.display.draw else None
-        shown = "" if figure is None else html.Plot.from_figure(figure)._repr_html_()
+        shown = "" if figure is None else Plot.from_figure(figure)._repr_html_()
         view = self.display.table if self.display else None
-        return shown + (html.plain(repr(self)) if view is None else html.table(view))
+        return shown + (f"<pre>{app.svg.escape(repr(self))}</pre>" if view is None else _html_table(view))
 
     def plot(self, path: str | None = None) -> Plot:
         """The figure that `--plot` writes, which a notebook shows. path: a file that gets it, too. Raises InputError
         where the answer has nothing to plot."""
-        from rlrec.cli.program.html import Plot
-
         if self.display is None or self.display.draw is None:
             raise InputError("this answer has no figure", hint="to_pandas() makes a frame of it, which draws itself")
         if (figure := self.display.draw()) is None:
@@ -189,3 +208,23 @@ class Keeper(Show):
         view = None if table is None else table._replace(rows=[*table.rows])
         self.answer = record(result) if single(result) else records(result)
         self.answer.display = Display(view, columns, None if flat is None else [*flat], self.draw)
+
+
+# -- in a notebook: no text is markup --
+
+
+def _html_table(view: View) -> str:
+    """A table with the lines above it and below, and their tables."""
+    head = "".join(f"<th>{app.svg.escape(header)}</th>" for header in view.headers)
+    body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in view.rows)
+    rows = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return "".join([*map(_paragraph, view.title), rows, *map(_paragraph, view.notes)])
+
+
+def _paragraph(content: str | View) -> str:
+    return f"<p>{app.svg.escape(content)}</p>" if isinstance(content, str) else _html_table(content)
+
+
+def _cell(value: object) -> str:
+    side = "right" if tables.is_number(value) else "left"
+    return f'<td style="text-align:{side}">{app.svg.escape(tables.cell(value))}</td>'

@@ -7,8 +7,7 @@ import signal
 
 import click
 
-from rlrec.cli.doors.listening import listening
-from rlrec.cli.doors.serve import run_until_signal
+from rlrec.cli.doors.serve import listening, run_until_signal
 from rlrec.cli.output.output import Show
 from rlrec.cli.program import signals
 from rlrec.cli.program.shared import GroupedCommand, Store, notice, reading

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rlrec.app import names
-    from rlrec.app.experiments import compare, ending, enrolment, experiment, ramp, route, shadow
+    from rlrec.app.experiments import compare, ending, experiment, ramp, route, shadow
     from rlrec.app.judging import best_policy as best_policy
     from rlrec.app.judging import delays, effects, evaluate, exploration, exposure, outcomes, positions, report, status
     from rlrec.app.judging import suggestion as suggestion

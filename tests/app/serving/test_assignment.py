@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rlrec.app.experiments import ending, enrolment, experiment, route
+from rlrec.app.experiments import ending, experiment, route
 from rlrec.app.experiments.experiment import VariantSpec
 from rlrec.app.policies import policy
 from rlrec.app.requests import recommend, user
@@ -122,13 +122,13 @@ def test_a_clock_before_the_phase_is_told_that_decisions_have_its_time(at: Clock
 def test_a_frozen_experiment_takes_no_unit_and_serves_those_that_it_has(at: Clocked) -> None:
     split(at(0))
     before = served(at(1), 0, 40)
-    assert enrolment.freeze(at(2), "ab")["status"] == "frozen"
+    assert experiment.freeze(at(2), "ab")["status"] == "frozen"
     assert served(at(3), 0, 40) == before
     answer = recommend.recommend(at(3), recommend.Request(session="new", user="new", experiment="ab", request_id="r1"))
     assert (answer["experiment"], answer["variant"], answer["policy"]) == (None, None, "ts")
-    assert enrolment.freeze(at(4), "ab")["already_frozen"]
+    assert experiment.freeze(at(4), "ab")["already_frozen"]
     assert findings(at(4)) == []
-    enrolment.set_weights(at(5), "ab", {"a": 1, "b": 1})
+    experiment.set_weights(at(5), "ab", {"a": 1, "b": 1})
     assert set(served(at(6), 40, 80).values()) == {"a", "b"}
     assert findings(at(7)) == []
 
@@ -142,7 +142,7 @@ def test_a_unit_that_was_planned_before_a_phase_is_planned_anew(at: Clocked, mon
     def freeze_behind(*args: Any, **options: Any) -> Any:
         planned = plan_group(*args, **options)
         while waiting:
-            enrolment.freeze(waiting.pop(), "ab")
+            experiment.freeze(waiting.pop(), "ab")
         return planned
 
     monkeypatch.setattr(recommend, "plan_group", freeze_behind)
@@ -248,7 +248,7 @@ def test_the_holdout_of_a_route_stays_out_of_experiments_that_are_named(at: Cloc
 def test_doctor_finds_units_that_their_phase_or_layer_cannot_have_given(at: Clocked, damage: str) -> None:
     split(at(0), layer="page", layer_share=0.5)
     served(at(1), 0, 60)
-    enrolment.freeze(at(2), "ab")
+    experiment.freeze(at(2), "ab")
     assert findings(at(3)) == []
     at(3).write(lambda unit: unit.tell(damage))
     assert [row.subject for row in findings(at(20))] == ["experiment ab"]

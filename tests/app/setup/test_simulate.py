@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from rlrec.app.experiments import enrolment, experiment, route
+from rlrec.app.experiments import experiment, route
 from rlrec.app.inputs import lookup
 from rlrec.app.policies import policy
 from rlrec.app.setup import arm as catalogue
@@ -143,7 +143,7 @@ def test_the_clock_starts_behind_a_phase_of_the_wall_clock(shop: Store, capsys: 
     for weight, on_wall_clock in ((3, True), (4, False)):
         if on_wall_clock:
             shop.now = None
-        enrolment.set_weights(shop, "ab", {"a": 1, "b": weight})
+        experiment.set_weights(shop, "ab", {"a": 1, "b": weight})
         with shop.read() as unit:
             phase_at, stored = lookup.experiment(unit, "ab").phase_at, decisions.peek(unit)
             newest = decisions.newest(unit)

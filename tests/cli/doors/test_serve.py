@@ -28,9 +28,9 @@ import pytest
 from rlrec.app.requests.pipe import Pipe
 from rlrec.app.upkeep import doctor
 from rlrec.cli.doors import writer as writing
-from rlrec.cli.doors.listening import listening
 from rlrec.cli.doors.metrics import Metrics
 from rlrec.cli.doors.protocol import BoundedServer, Limits, server
+from rlrec.cli.doors.serve import listening
 from rlrec.cli.doors.web import Access, Front
 from rlrec.cli.doors.writer import GROUP, SharedWriter
 from rlrec.cli.program.shared import NOTHING_STORED

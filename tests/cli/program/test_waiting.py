@@ -9,7 +9,7 @@ from typing import BinaryIO, cast
 
 import pytest
 
-from rlrec.cli.program.waiting import waiting
+from rlrec.cli.program.signals import waiting
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

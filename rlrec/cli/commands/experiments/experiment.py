@@ -375,7 +375,7 @@ def set_(store: Store, show: Show, name: str, weights: Sequence[tuple[str, float
     if any(in_percent) and abs(sum(values) - 1) > PERCENT_PRECISION:
         hint = "write percentages that add up to 100 %, or weights without a % sign"
         raise InputError(f"the weights add up to {100 * sum(values):.6g} %", hint=hint)
-    show(app.enrolment.set_weights(store, name, dict(zip(labels, values, strict=True))))
+    show(app.experiment.set_weights(store, name, dict(zip(labels, values, strict=True))))
 
 
 @experiment.command("freeze")
@@ -386,7 +386,7 @@ def freeze(store: Store, show: Show, name: str) -> None:
 
     Others who come get what its first variant is a copy of, or what the route serves; they are in no variant and not
     counted. `experiment set` takes units again."""
-    show(app.enrolment.freeze(store, name))
+    show(app.experiment.freeze(store, name))
 
 
 @experiment.command("stop")

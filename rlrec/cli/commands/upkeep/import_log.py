@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 import click
 
 from rlrec.cli.output.output import Show
-from rlrec.cli.program import app
+from rlrec.cli.program import app, signals
 from rlrec.cli.program.files import FILE, Refusals, refusing
 from rlrec.cli.program.shared import (
     NOTHING_STORED,
@@ -117,9 +117,9 @@ def import_log(
 
 def _follow(store: Store, request: Any, bad_lines: Any, file: str, poll_us: int) -> Any:
     bad_lines.reading(file)
-    from rlrec.cli.program.waiting import waiting
-
-    waits = click.get_current_context().with_resource(waiting())  # to the end: supervisors may repeat themselves
+    waits = click.get_current_context().with_resource(
+        signals.waiting()
+    )  # to the end: supervisors may repeat themselves
     with lines.stream(file) or nullcontext() as stream:
         return app.follow_log.follow_log(
             store, request, bad_lines, stream=stream, poll_s=poll_us / 1_000_000, wait=waits.wait
