@@ -216,7 +216,7 @@ class Floored(Policy):
     def __post_init__(self) -> None:
         for parameter in fields(self):
             if "bounds" in parameter.metadata:
-                check_between(parameter.name, getattr(self, parameter.name), *parameter.metadata["bounds"])
+                check_number(parameter.name, getattr(self, parameter.name), *parameter.metadata["bounds"])
         if self.explore_slots and not self.floor:
             hint = "give the floor that it limits, too"
             raise InputError(f"explore_slots is {self.explore_slots!r}, and the floor is 0", hint=hint)
@@ -309,8 +309,8 @@ class Learner(Examined):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_between("discount", self.discount)
-        check_between("window", self.window)
+        check_number("discount", self.discount)
+        check_number("window", self.window)
         _ = self.forgetting  # refuses what cannot be
         if self.budget:
             _ = self.allowance
@@ -359,7 +359,7 @@ def unchecked_copy(policy: P, **parameters: Any) -> P:
     return clone
 
 
-def check_between(name: str, value: float, low: float = -inf, high: float = inf) -> None:
+def check_number(name: str, value: float, low: float = -inf, high: float = inf) -> None:
     """Raises InputError unless a parameter is a finite number in [low, high]."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
         raise InputError(f"{name} is {value!r}", hint="give a finite number")

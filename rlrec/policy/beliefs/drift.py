@@ -13,7 +13,7 @@ import numpy as np
 
 from rlrec.arrays import Array, Ids
 from rlrec.errors import InputError, suggest
-from rlrec.policy.beliefs.base import check_between
+from rlrec.policy.beliefs.base import check_number
 from rlrec.policy.beliefs.reward import LIMIT
 
 
@@ -63,8 +63,8 @@ class Adwin:
     """
 
     def __init__(self, *, delta: float = 0.002, clock: int = 32) -> None:
-        check_between("delta", delta, 1e-100, 1)
-        check_between("clock", clock, 1, 1e6)
+        check_number("delta", delta, 1e-100, 1)
+        check_number("clock", clock, 1, 1e6)
         self.delta, self.clock = delta, int(clock)
         self._low, self._high = np.inf, -np.inf
         self._taken = 0
@@ -175,10 +175,10 @@ class PageHinkley:
         self, *, min_instances: int = 30, delta: float = 0.01, threshold: float = 50.0, alpha: float = 1.0,
         direction: str = "both",
     ) -> None:  # fmt: skip
-        check_between("min_instances", min_instances, 1, LIMIT)
-        check_between("delta", delta, 0, LIMIT)
-        check_between("threshold", threshold, 0, LIMIT)
-        check_between("alpha", alpha, 0.99, 1)
+        check_number("min_instances", min_instances, 1, LIMIT)
+        check_number("delta", delta, 0, LIMIT)
+        check_number("threshold", threshold, 0, LIMIT)
+        check_number("alpha", alpha, 0.99, 1)
         if direction not in DIRECTIONS:
             raise InputError(f"direction is {direction!r}", hint=f"one of {', '.join(DIRECTIONS)}")
         self.min_instances, self.delta, self.threshold, self.alpha = min_instances, delta, threshold, alpha

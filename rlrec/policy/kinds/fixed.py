@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rlrec.errors import InputError
-from rlrec.policy.beliefs.base import Belief, Floored, Policy, bounded, check_between, sum_tolerance
+from rlrec.policy.beliefs.base import Belief, Floored, Policy, bounded, check_number, sum_tolerance
 from rlrec.policy.contexts.statements import ARMS, SCORE, SCORES, by_arm
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Fixed(_Unlearned, Floored):
         for value, table in tables:
             condition = f" for value {value!r}" if self.by else ""
             for arm, probability in table.items():
-                check_between(f"the probability of {arm!r}{condition}", probability, 0, 1)
+                check_number(f"the probability of {arm!r}{condition}", probability, 0, 1)
             total = sum(table.values())
             if abs(total - 1) > sum_tolerance(len(table)):
                 raise InputError(f"the probabilities{condition} add up to {total:.9g}", hint="they must add up to 1")

@@ -12,7 +12,7 @@ import numpy as np
 from rlrec.arrays import Array, Ids, Index, distinct_rows
 from rlrec.errors import InputError
 from rlrec.policy.beliefs import solving
-from rlrec.policy.beliefs.base import Belief, Learner, bounded, check_between
+from rlrec.policy.beliefs.base import Belief, Learner, bounded, check_number
 from rlrec.policy.beliefs.solving import ArmMoments, pack_each, packed_width
 from rlrec.policy.beliefs.statistics import CONTEXT, SlotColumns, count_slots
 from rlrec.policy.contexts import marginal
@@ -303,7 +303,7 @@ class LogisticThompson(LinThompson):
     expands: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_between("rate", self.rate)
+        check_number("rate", self.rate)
         if not 0 < self.rate < 1:
             raise InputError(f"rate is {self.rate:g}", hint="it lies between 0 and 1, and is neither")
         super().__post_init__()

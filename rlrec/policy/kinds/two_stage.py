@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from rlrec.errors import InputError
-from rlrec.policy.beliefs.base import EVERYTHING, Belief, Policy, check_between, unchecked_copy
+from rlrec.policy.beliefs.base import EVERYTHING, Belief, Policy, check_number, unchecked_copy
 from rlrec.policy.beliefs.statistics import CountedSlot, Forgetting, SlotColumns
 from rlrec.policy.scores.floors import LONGEST, Floor
 from rlrec.records import Reward
@@ -55,12 +55,12 @@ class TwoStage(Policy):
     expands: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        check_between("candidates", self.candidates)
+        check_number("candidates", self.candidates)
         if self.candidates != int(self.candidates) or not 1 <= self.candidates <= LONGEST:
             hint = f"it is a whole number from 1 to {LONGEST}"
             raise InputError(f"candidates is {self.candidates:g}", hint=hint)
-        check_between("discount", self.discount)
-        check_between("window", self.window)
+        check_number("discount", self.discount)
+        check_number("window", self.window)
         _ = self.forgetting, self.stages  # refuses what cannot be
         if self.contextual and not self.design:
             from rlrec.policy.contexts.contextual import Design
