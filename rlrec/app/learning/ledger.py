@@ -191,7 +191,7 @@ class Ledger:
             from rlrec.store.log import exclusions
 
             self._omissions = exclusions.omissions(self.unit, self._omitting, {row[0] for row in changed})
-        needing = {policy_id for policy_id, scope in scopes.items() if scope and scope[2].propensity}
+        needing = {policy_id for policy_id, scope in scopes.items() if scope and self.fields(policy_id).propensity}
         weighed_ids = {row[0] for row in changed if row[1] in needing} if needing else ()
         shown = {
             (number, position): propensity

@@ -345,7 +345,7 @@ class FeedbackTransaction:
             reward=sum(earned.values()) if position is None else earned[position],
         )  # fmt: skip
 
-    def earned(self) -> dict[str, tuple[int, float]]:
+    def policy_sums(self) -> dict[str, tuple[int, float]]:
         """How many events the group added to decisions of each policy, and how much reward."""
         sums, targets = dict[str, tuple[int, float]](), {target.decision_id: target for target in self.targets}
         for decision_id, new_rows in self.new.items():

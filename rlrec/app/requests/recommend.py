@@ -96,6 +96,7 @@ class RequestGroup:
         cache: ServingCache | None = None, feedback: Sequence[Line] = (),
     ) -> None:  # fmt: skip
         self.store, self.requests, self.feedback = store, requests, feedback
+        self._positions = sum(request.size for request in requests if not isinstance(request, InputError))
         self.seed, self.dry_run = seed_or_random(seed), dry_run
         self.cache = ServingCache() if cache is None else cache
         self.recorded: FeedbackTransaction | None = None
@@ -144,7 +145,6 @@ class RequestGroup:
 
     def _try(self, *, lock_all: bool, is_last: bool) -> list[Answered | None]:
         store, cache, plan = self.store, self.cache, None
-        self._positions = sum(request.size for request in self.requests if not isinstance(request, InputError))
         is_quick = 0 < self._positions * max(1, len(cache.active)) <= QUICK and store.engine.dialect.name == "sqlite"
         self._is_planned_alone = not self.dry_run and (is_last or (is_quick and not self._is_large))
         if not self._is_planned_alone:
@@ -180,8 +180,8 @@ class RequestGroup:
         planned = {index: plan for index, plan in enumerate(group) if isinstance(plan, PlannedRequest)}
         distributions = {plan.shared for plan in planned.values()}
         _notice_ignored(self.store, unit, planned, cache)
-        others = [plan for plan in group if isinstance(plan, Duplicate)] if len(planned) < len(group) else ()
-        repeated = {plan.decision_id for plan in others if plan.decision_id is not None}
+        duplicates = [plan for plan in group if isinstance(plan, Duplicate)] if len(planned) < len(group) else ()
+        repeated = {plan.decision_id for plan in duplicates if plan.decision_id is not None}
         stored: Mapping[int, Answer] = {}
         if repeated:  # nothing is read once all is committed
             from rlrec.app.serving import decision_json
@@ -333,8 +333,9 @@ class RequestGroup:
     def _serve(
         self, plans: Sequence[PlannedRequest], decision_ids: Sequence[int], sessions: OpenSessions
     ) -> tuple[list[int], list[int], list[str], list[bytes], list[DrawnSlate]]:
-        """The slates of requests, behind the row of the session of each, and the step, the state and the packed history
-        that its decision sees. The requests of a session are served one after another: each sees those before it."""
+        """Draw the slates of requests: the rows of their sessions, the steps, states and packed histories that their
+        decisions see, and the slates. The requests of a session are served one after another: each sees those before
+        it."""
         stateless = {index: plan for index, plan in enumerate(plans) if not plan.shared.stateful}
         slates = draw(stateless, decision_ids, self.seed, self.cache.keys)
         rows, any_stateful = sessions.arrive(plan.request.session for plan in plans), len(slates) < len(plans)
@@ -378,8 +379,7 @@ def _notice_ignored(store: Store, unit: Unit, planned: Mapping[int, PlannedReque
     """Say, once for each, which policies read no context and were given one, which arms were listed that may not be
     shown now, and which rules name events that nobody seems to record."""
     with_context = [plan for plan in planned.values() if plan.request.context]
-    stated = {plan.shared: None for plan in with_context if plan.request.context.keys() - STATEMENTS}
-    for shared in stated:
+    for shared in dict.fromkeys(plan.shared for plan in with_context if plan.request.context.keys() - STATEMENTS):
         name = shared.version.policy.name
         if name not in cache.unread and all(field.startswith("@") for field in shared.case.reads):
             cache.unread.add(name)
