@@ -71,7 +71,7 @@ class ServingCache:
             self._n_chars += len(name) + ENTRY_CHARS
             if self._n_chars > CONTEXT_CHARS:
                 self._texts.clear()
-                self.contexts.clear()  # the ids of the same ones, which `look_up` reads anew
+                self.contexts.clear()  # the ids of the same ones, which are read anew
                 self._n_chars = len(name) + ENTRY_CHARS
             text = self._texts[name] = canonical.text(dict(context))
         return text

@@ -35,9 +35,9 @@ def store(
     unit: Unit, planned: Mapping[int, PlannedRequest], ids: Sequence[int], slates: Sequence[DrawnSlate],
     step: Sequence[int], packed: Sequence[bytes], keys: Mapping[int, str],
 ) -> None:  # fmt: skip
-    """Store the routes of requests, and of those in whose shadow a challenger is the log of its probability of their
-    slates, None where it has no exact one. ids, step, packed: the decisions, steps and histories of the whole group;
-    keys: of arms."""
+    """Store the route of each of these decisions, and the log of the probability with which a challenger would have
+    shown its slate; None where that has no exact one. ids, step, packed: the decisions, steps and histories of the
+    whole group; keys: of arms."""
     by_route = [(ids[index], plan.shared.route.route_id) for index, plan in planned.items() if plan.shared.route]
     routes.add_decisions(unit, by_route)
     groups: dict[tuple[SharedDistribution, str], list[int]] = defaultdict(list)

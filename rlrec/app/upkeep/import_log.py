@@ -263,8 +263,8 @@ def on_zones(count: int) -> list[str]:
 
 
 def _notices(kind: str | None, counts: ImportCounts, lines: LineSums) -> Iterator[str]:
-    """Lines for a person: who judges by rows without propensities, who has them already, and that observations of
-    decisions that were stored before change nothing. kind: of propensities."""
+    """Lines for a person: on decisions without a propensity or with an estimated one, and on lines that were stored
+    before and that this import does not change. kind: of propensities."""
     if lines.without_propensity and kind is None:
         yield (
             f"{quantity(lines.without_propensity, 'decision')} without a propensity: estimates leave them out; "

@@ -108,9 +108,9 @@ class Decoded(NamedTuple):
 
 @dataclass
 class LineSums(Sums):
-    """How many decisions lines hold; how many lines were refused, came before in the log and name a request, or are
-    marked by the format as no decision; how many decisions lack a propensity; whether some lines observe decisions of
-    others; how many have a time without a zone."""
+    """Counts of the lines of a log. rejected: refused lines; duplicates: lines that name a request and came before;
+    skipped: lines that the format marks as no decision; without_propensity: decisions; observes: whether some lines
+    observe the decisions of others; zoneless: lines with a time without a zone."""
 
     decisions: int = 0
     rejected: int = 0
