@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from itertools import chain, count
+from itertools import chain, count, pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, TypedDict, cast
 
 from rlrec import policy as kinds
@@ -380,13 +380,12 @@ def roll_back(unit: Unit, name: str, *, command: str, or_live: bool = False) -> 
     retired, it follows the live one of that policy."""
     newest = lookup.route(unit, name, lock=True)
     policies.lock(unit, [newest.policy_id])
-    last, (*earlier_changes, current) = policies.last_promotion(unit, newest.policy_id), _standing_changes(unit, newest)
-    promoted = last is not None and last.at == current.at and current.command.startswith("experiment stop ")
-    differing = (
-        row for row in reversed(earlier_changes) if newest.running or promoted or row.reference != newest.reference
-    )
-    earlier = next(differing, None)
-    if earlier is None:
+    last, standing = policies.last_promotion(unit, newest.policy_id), _standing_changes(unit, newest)
+    for earlier, current in reversed([*pairwise(standing)]):  # what changed nothing is passed over
+        promoted = last is not None and last.at == current.at and current.command.startswith("experiment stop ")
+        if newest.running or promoted or earlier.reference != newest.reference:
+            break
+    else:
         undo = f"`rlrec policy rollback {newest.policy}` undoes a promotion"
         hint = None if last is None or newest.number else undo
         raise CheckFailed(f"route {name} has no change to roll back", hint=hint)

@@ -304,6 +304,23 @@ def test_rollbacks_go_back_behind_a_promotion_that_came_before_later_changes(rea
     assert ready("route", "rollback", "home").exit_code == 3
 
 
+def test_rollbacks_go_back_behind_two_promotions_and_a_ramp_that_ended_without(ready: Run) -> None:
+    ready("policy", "freeze", "ts")
+    for number, words in (
+        (2, ("--promote", "candidate", "--anyway")),
+        (3, ("--promote", "candidate", "--anyway")),
+        (2, ()),
+    ):
+        ready("route", "set", "home", "--to", f"ts@{number}", "--share", "0.5")
+        name = show(ready)["experiment"]
+        assert ready("experiment", "stop", name, *words).exit_code == 0
+    assert live(ready) == 3
+    for version in (2, 1):
+        assert ready("route", "rollback", "home", "--json").json["version"] == version
+        assert (live(ready), served(ready)) == (version, ("ts", version))
+    assert ready("route", "rollback", "home").exit_code == 3
+
+
 @ON_BOTH
 def test_a_route_that_an_earlier_release_pinned_is_a_warning(ready: Run, store: Store) -> None:
     ready("route", "set", "home", "--to", "ts@2", "--share", "0.5")
