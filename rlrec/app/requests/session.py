@@ -193,7 +193,7 @@ def _end_newest(unit: Unit, ending: Collection[Session]) -> list[tuple[Visit, bo
         returns.lock_users(unit, {session.user_id for session in ending if session.user_id is not None})
     ended = list[tuple[Visit, bool]]()
     for visit in sessions.visits(unit, [session.id for session in ending]).values():
-        before = ended_at(visit, timeout_us=stored.session_timeout_us, now=unit.now)
-        ended.append((visit._replace(ended_at=before or max(unit.now, visit.last_at)), before is not None))
+        ended_at_us = ended_at(visit, timeout_us=stored.session_timeout_us, now=unit.now)
+        ended.append((visit._replace(ended_at=ended_at_us or max(unit.now, visit.last_at)), ended_at_us is not None))
     sessions.put_visits(unit, [visit for visit, _ in ended])
     return ended
