@@ -326,7 +326,7 @@ class RouteCommands:
 
     def rollback(self, name: str, *, dry_run: bool = False) -> Result:
         """Serve again what the route served before its last change; once more goes back one more. A ramp ends with it. A
-        promotion by `experiment stop` goes with its change; one by `policy promote` is undone by `policy rollback`.
+        promotion by `experiment stop` is undone with it; one by `policy promote` only by `policy rollback`.
 
         dry_run: Say what would be stored, and store nothing."""
 
@@ -429,8 +429,8 @@ class ExperimentCommands:
         lift. With NAME, of an experiment: its variants, units and traffic count, and the days that are left.
 
         At one look that is fixed beforehand, or at any number of looks (`experiment show`). A reward counts when its window
-        is over: wait so long afterwards. Days of visits, active days and retention have a week more, those of returned_28d
-        28 days, in which the last who came may come again. With --rate no store is needed: it has the days.
+        is over: wait so long afterwards. Days include those in which the last who came may come again: 7 for visits, active
+        days and retention, 28 for returned_28d. --rate needs no store; without one, days are not known.
 
         lift: What it has to tell: 5%, or -2%.
         power: Chance to tell it, if it is there.
@@ -988,7 +988,7 @@ class Commands:
           variety          mean distance (1 - cosine) of two arms of a slate, by the
                            features of the catalogue
 
-        With --json, underived counts the decisions of which the probabilities of all arms are not known, so that expected
+        With --json, underived counts the decisions for which the probabilities of arms are not known, so that expected
         exposure is null, and underived_reason says why, null where there are none.
 
         policy: Only decisions of this policy.

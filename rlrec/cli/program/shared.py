@@ -212,8 +212,6 @@ def _with_store(command: Command, *, reads: bool = False, writes: bool = False) 
         from rlrec.app.opening import open_store
 
         options, is_rehearsed = settings(), writes and kwargs.pop("dry_run")
-        if is_rehearsed and kwargs.get("lines") is not None:
-            kwargs["lines"].copy_unless_file()  # other writers do not wait for whoever writes the lines
         if reads and options.read_db:
             options.db, options.primary = options.read_db, options.db
         options.context = click.get_current_context()
@@ -227,6 +225,8 @@ def _with_store(command: Command, *, reads: bool = False, writes: bool = False) 
                 store.progress = line = ProgressLine(sys.stderr)
                 kwargs["show"].clear_progress = options.clear_progress = line.clear
             try:
+                if is_rehearsed and kwargs.get("lines") is not None:
+                    kwargs["lines"].copy_unless_file()  # other writers do not wait for whoever writes the lines
                 with rehearsal(store) if is_rehearsed else nullcontext():
                     return command(*args, store=store, **kwargs)
             finally:

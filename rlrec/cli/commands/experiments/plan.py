@@ -75,8 +75,8 @@ def plan(store: Store, show: Show, **request: Any) -> None:
     lift. With NAME, of an experiment: its variants, units and traffic count, and the days that are left.
 
     At one look that is fixed beforehand, or at any number of looks (`experiment show`). A reward counts when its window
-    is over: wait so long afterwards. Days of visits, active days and retention have a week more, those of returned_28d
-    28 days, in which the last who came may come again. With --rate no store is needed: it has the days."""
+    is over: wait so long afterwards. Days include those in which the last who came may come again: 7 for visits, active
+    days and retention, 28 for returned_28d. --rate needs no store; without one, days are not known."""
     result = app.plan.plan(store, app.plan.Request(**request))
     share, assumed = min(result["assumed"]["shares"]), result["assumed"]
     total = result["total_sequential"]
@@ -92,6 +92,6 @@ def plan(store: Store, show: Show, **request: Any) -> None:
     title = [
         f"{sentence[0].upper()}{sentence[1:]}.",
         f"{assumed['metric']}: {value:.4g} a {assumed['unit']}, standard deviation {deviation:.4g}",
-        *([f"in these days, the last {wait} are for those who came last to come again"] if wait else []),
+        *([f"the last {wait} of these days are for those who came last to come again"] if wait else []),
     ]
     show(result, table=View(["looks", f"{assumed['unit']}s", "smallest variant", "days"], rows, title=title))

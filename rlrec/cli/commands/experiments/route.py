@@ -322,5 +322,5 @@ def list_(store: Store, show: Show) -> None:
 @writing("rlrec route rollback front")
 def rollback(store: Store, show: Show, name: str) -> None:
     """Serve again what the route served before its last change; once more goes back one more. A ramp ends with it. A
-    promotion by `experiment stop` goes with its change; one by `policy promote` is undone by `policy rollback`."""
+    promotion by `experiment stop` is undone with it; one by `policy promote` only by `policy rollback`."""
     show(app.route.rollback(store, name))

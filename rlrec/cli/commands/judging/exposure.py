@@ -47,7 +47,7 @@ def exposure(store: Store, show: Show, plot: str | None, workers: Workers, **req
       variety          mean distance (1 - cosine) of two arms of a slate, by the
                        features of the catalogue
 
-    With --json, underived counts the decisions of which the probabilities of all arms are not known, so that expected
+    With --json, underived counts the decisions for which the probabilities of arms are not known, so that expected
     exposure is null, and underived_reason says why, null where there are none."""
     result = app.exposure.exposure(store, app.exposure.Request(**request), workers)
     save_plot(plot, lambda: app.figures.exposure(result))

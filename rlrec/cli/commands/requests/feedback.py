@@ -24,7 +24,7 @@ from rlrec.times import parse as parse_time
 FIELDS = ("decision_id", "request_id", "position", "events", "at", "key", "censor")
 CREDIT_FIELDS = ("user", "arm", "credit", "window")  # of lines that name a user in place of a decision
 WINDOW_US = 7 * DAY_US
-_values, _credit_values = attrgetter(*FIELDS), attrgetter(*CREDIT_FIELDS)
+_credit_values = attrgetter(*CREDIT_FIELDS)
 _NO_CREDIT = (None,) * len(CREDIT_FIELDS)
 _NOBODY = (None, None, False, 0)  # such fields of a line that names a decision
 
@@ -134,7 +134,7 @@ def line_of(entry: Any, line_class: Any, number: int | None = None) -> Any:
 
     values = astuple(entry)
     line = tuple.__new__(line_class, (*values[: len(FIELDS)], number, *_NOBODY))
-    if values[len(FIELDS) :] == _NO_CREDIT and values[4] is None and None in values[:2]:
+    if values[len(FIELDS) :] == _NO_CREDIT and entry.at is None and None in (entry.decision_id, entry.request_id):
         return line
     try:
         if entry.at is not None:

@@ -117,9 +117,8 @@ def import_log(
 
 def _follow(store: Store, request: Any, bad_lines: Any, file: str, poll_us: int) -> Any:
     bad_lines.reading(file)
-    waits = click.get_current_context().with_resource(
-        signals.waiting()
-    )  # to the end: supervisors may repeat themselves
+    # to the end: supervisors may repeat themselves
+    waits = click.get_current_context().with_resource(signals.waiting())
     with lines.stream(file) or nullcontext() as stream:
         return app.follow_log.follow_log(
             store, request, bad_lines, stream=stream, poll_s=poll_us / 1_000_000, wait=waits.wait
