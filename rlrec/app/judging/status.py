@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -95,10 +95,9 @@ def status(store: Store) -> Status:
         live_versions.check(unit, findings=findings)
         for version in settling:
             _check_overdue(unit, version, findings)
-        tests = Selection(without=filters.exclusion_tests(unit)).conditions()
         for policy in stored_policies:
             if served[policy.id] >= SILENT:
-                _check_outage(unit, live[policy.name].version, tests, findings)
+                _check_outage(unit, live[policy.name].version, findings)
         if doctor is not None and doctor["errors"]:
             errors = quantity(doctor["errors"], "error")
             findings.error(DOCTOR, "store", f"doctor found {errors} at {doctor['at']}; run it again")
@@ -201,11 +200,12 @@ def _check_overdue(unit: Unit, version: Version, findings: Findings) -> None:
         findings.warning(WAITING, f"policy {version.policy.name}", detail)
 
 
-def _check_outage(unit: Unit, version: Version, tests: Sequence[str], findings: Findings) -> None:
-    """A warning where events stopped coming, by the newest decisions of a policy that pass tests."""
+def _check_outage(unit: Unit, version: Version, findings: Findings) -> None:
+    """A warning where events stopped coming, by the newest decisions of a policy that are not excluded."""
     from rlrec.app.audit.integrity.overdue import Outage  # loads numpy
     from rlrec.store.upkeep import audit
 
+    tests = Selection(without=filters.exclusion_tests(unit)).conditions()
     outage, first = Outage(version, now=unit.now), decisions.newest_id(unit, version.policy.id, RECENT)
     for batch in audit.ranges(unit, version.policy.id, first=first, tests=tests):
         outage.take(batch)

@@ -130,10 +130,10 @@ def check(unit: Unit, audited: Sequence[StoredPolicy], *, on_its_clock: bool, re
     if on_its_clock:
         clock.check(unit, findings=findings)
     live = policies.live(unit, [policy.name for policy in audited])
-    tests = Selection(without=filters.exclusion_tests(unit)).conditions()
     for policy in audited:
         with findings.unreadable("beliefs", f"policy {policy.name}"):
             check_overdue(unit, policies.versions(unit, [policy.id]), findings=findings)
+            tests = Selection(without=filters.exclusion_tests(unit)).conditions()
             version = live[policy.name].version
             watches = (Outage(version, now=unit.now), RewardDrift(unit, version, names), Entropy(policy))
             first = decisions.newest_id(unit, policy.id, recent)

@@ -153,6 +153,14 @@ def test_a_healthy_store_has_no_finding(db: str, store: Store) -> None:
     assert check(store) == []
 
 
+def test_an_exclusion_that_cannot_be_read_is_a_finding(db: str, store: Store) -> None:
+    stocked(db)
+    damage = "INSERT INTO exclusion (name, filter, by_unit, created_at) VALUES ('staff', 'nonsense=1', 0, 1)"
+    store.write(lambda unit: unit.tell(damage))
+    details = {finding.detail for finding in check(store)}
+    assert details == {"the check could not go on: 'nonsense=1' is not a log filter"}
+
+
 @pytest.mark.parametrize(("on_its_clock", "checks"), [(True, ["clock"]), (False, [])])
 def test_decisions_ahead_of_the_clock_are_an_error_where_nobody_set_it(
     db: str, store: Store, on_its_clock: bool, checks: list[str]
