@@ -30,7 +30,7 @@ def total(label: str, estimator: SlateEstimator) -> Array:
     """Sums of the estimator's columns over a log."""
     partial = fold(label).partial(complete(by_position))
     summary = partial.moments.summary().with_prefix(f"{estimator.weighing} ")
-    return np.asarray(summary.total[summary.index(estimator.columns)])
+    return np.asarray(summary.total[[summary.columns[name] for name in estimator.columns]])
 
 
 def test_exact_on_the_complete_log(label: str, estimator: SlateEstimator) -> None:

@@ -69,7 +69,7 @@ def compare(
     if not 0 < alpha < 0.5:
         raise InputError(f"alpha {alpha:g} is not between 0 and 0.5", hint="0.025 is usual")
     folds = [ours, *([] if theirs is None else [theirs])]
-    (rows,) = ours.summary.index(("rows",))
+    rows = ours.summary.columns["rows"]
     if any(not np.array_equal(ours.summary.units[:, rows], fold.summary.units[:, rows]) for fold in folds):
         raise ValueError("the two targets were not estimated on the same rows")
     units, contrast = _sides(ours, theirs, measure)

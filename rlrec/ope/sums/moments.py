@@ -64,23 +64,22 @@ class BlockSums(Sums):
 class ClusterSummary(BlockSums):
     """Sums over all clusters when a fold is over: a bootstrap draws from their units.
 
+    columns: the index of each column by its name
     total (c,): sums over all clusters
     blocks: it draws from all units, since it is random how many clusters are in one"""
 
-    columns: tuple[str, ...]
+    columns: Mapping[str, int]
     total: Array
     blocks: bool
 
-    def index(self, columns: tuple[str, ...]) -> list[int]:
-        """Index of each of these columns."""
-        return [self.columns.index(name) for name in columns]
-
     def with_prefix(self, prefix: str) -> ClusterSummary:
         """The summary of the columns whose names begin with a prefix, with names that lack it."""
-        names = tuple(name for name in self.columns if name.startswith(prefix))
-        index = self.index(names)
+        numbers = {
+            name.removeprefix(prefix): number for name, number in self.columns.items() if name.startswith(prefix)
+        }
+        index = list(numbers.values())
         return replace(
-            self, columns=tuple(name.removeprefix(prefix) for name in names), present=self.present[index],
+            self, columns={name: number for number, name in enumerate(numbers)}, present=self.present[index],
             total=self.total[index], moment=self.moment[np.ix_(index, index)], largest=self.largest[index],
             absolute=self.absolute[index], units=self.units[:, index],
         )  # fmt: skip
@@ -156,7 +155,8 @@ class Moments(Sums):
     def summary(self) -> ClusterSummary:
         """Sums, second moments and the units to draw from."""
         clusters, blocks = self._clusters, _blocks(self._clusters)
-        summary = ClusterSummary(**vars(blocks), columns=self.columns, total=blocks.units.sum(axis=0), blocks=True)
+        columns = {name: number for number, name in enumerate(self.columns)}
+        summary = ClusterSummary(**vars(blocks), columns=columns, total=blocks.units.sum(axis=0), blocks=True)
         if isinstance(clusters, _Clusters) and len(clusters.digests) <= BLOCKS:
             return replace(summary, units=clusters.sums, blocks=False)
         return summary

@@ -120,7 +120,7 @@ def extrapolated(partial: RowSums) -> EstimatorFold:
     units = np.column_stack([rows, reward, rows + exposure @ direction, influence])
     clusters = partial.moments.summary().present[0]
     summary = ClusterSummary(
-        columns=CORE, total=units.sum(axis=0), blocks=True, units=units,
+        columns={name: number for number, name in enumerate(CORE)}, total=units.sum(axis=0), blocks=True, units=units,
         present=np.full(len(CORE), clusters), moment=units.T @ units, largest=np.abs(units).max(axis=0),
         absolute=np.abs(units).sum(axis=0),
     )  # fmt: skip

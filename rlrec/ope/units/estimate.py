@@ -204,7 +204,7 @@ class EstimatorFold:
     @cached_property
     def columns(self) -> list[int]:
         """Index of the estimator's columns in the summary."""
-        return self.summary.index(self.estimator.columns)
+        return [self.summary.columns[name] for name in self.estimator.columns]
 
     @cached_property
     def units(self) -> Array:
@@ -215,7 +215,7 @@ class EstimatorFold:
     @cached_property
     def earned(self) -> Array:
         """Rewards as they were logged, and rows that were used, per cluster or block, (m, 2)."""
-        return self.summary.units[:, self.summary.index(("earned", "rows"))]
+        return self.summary.units[:, [self.summary.columns["earned"], self.summary.columns["rows"]]]
 
     @property
     def sample(self) -> Array:
@@ -240,7 +240,7 @@ class EstimatorFold:
     def clusters(self) -> int:
         """Clusters with a row that was used."""
         rows = "rows" if self.estimator.weighted else self.estimator.columns[1]
-        return int(self.summary.present[self.summary.index((rows,))[0]])
+        return int(self.summary.present[self.summary.columns[rows]])
 
     @cached_property
     def value_and_error(self) -> tuple[float, float]:
@@ -335,7 +335,7 @@ class EstimatorFold:
         """Bounds over clusters with w = A / mbar and r = B / A: A, B sums of weights and weighted rewards, mbar mean
         rows per cluster. Where a model is corrected, r is its error: B is a cluster's estimate, less the value for
         each row, so that what a missing cluster adds to it is the worst error the model could make."""
-        rows, weight, reward = self.summary.index(("rows", "weight", self.estimator.columns[0]))
+        rows, weight, reward = (self.summary.columns[name] for name in ("rows", "weight", self.estimator.columns[0]))
         total, moment, largest_sum = self.summary.total, self.summary.moment, self.summary.largest
         mbar, (least, largest), value = total[rows] / self.clusters, options.reward_range, 0.0
         if self.predictions is not None and self.estimator.needs_model:
@@ -401,16 +401,16 @@ class EstimatorFold:
 
     def _always_lower(self, level: float) -> float | None:
         """The lower bound that holds at every look, for the mean weighted reward per row; None for other estimators."""
-        growth, (rows,) = self.summary.growth, self.summary.index(("rows",))
+        growth = self.summary.growth
         if self.estimator.columns != (STAKED, "rows") or not self.n or np.isnan(growth).any():
             return None
-        return mean_bound(growth, float(self.summary.total[rows]), alpha=1 - level)
+        return mean_bound(growth, float(self.summary.total[self.summary.columns["rows"]]), alpha=1 - level)
 
     @cached_property
     def diagnosis(self) -> Diagnosis:
         """The figures that the verdict is made from."""
         weights, weighted = self.weights, self.estimator.weighted
-        (weight,), contribution, summary = self.summary.index((self.weight_column,)), self.columns[0], self.summary
+        summary, contribution, weight = self.summary, self.columns[0], self.summary.columns[self.weight_column]
         with np.errstate(all="ignore"):
             # (sum W)^2 / sum W^2 over clusters, W a cluster's sum of weights; the largest share of a cluster
             ess = finite_or_none(summary.total[weight] ** 2 / summary.moment[weight, weight])
@@ -432,7 +432,7 @@ class EstimatorFold:
     @cached_property
     def _mean_weight(self) -> tuple[float | None, float | None, float | None]:
         """Mean weight per row, how many clustered standard errors it is from 1, and the mean plus 3 of these errors."""
-        columns = self.summary.index((self.mean_column, "rows"))
+        columns = [self.summary.columns[name] for name in (self.mean_column, "rows")]
         total, moment = self.summary.total[columns], self.summary.moment[np.ix_(columns, columns)]
         n = int(self.summary.present[columns[1]])
         mean, error = (float(figure) for figure in intervals.value_and_error(Ratio(), total, moment, n))
@@ -490,7 +490,7 @@ def draw_bounds(groups: Sequence[Sequence[EstimatorFold]], options: FinishOption
 def differ(summary: ClusterSummary, columns: tuple[str, ...], *, clusters: int, value: float | None) -> bool:
     """Whether two ratios, whose columns follow each other, are more than 3 standard errors of their difference apart,
     and by more than a negligible share of a value."""
-    index = summary.index(columns)
+    index = [summary.columns[name] for name in columns]
     total, moment = summary.total[index], summary.moment[np.ix_(index, index)]
     difference, error = intervals.value_and_error(Minus(Ratio()), total, moment, clusters)
     return bool(abs(difference) > max(APART * float(error), NEGLIGIBLE * abs(value or 0.0)))

@@ -152,7 +152,7 @@ class Fold(ABC):
         spreads = []
         for summary in (partial.moments.summary() for partial in partials):
             rows, weight = (
-                summary.index(tuple(prefix + name for prefix in self.weighings)) for name in ("rows", "weight")
+                [summary.columns[prefix + name] for prefix in self.weighings] for name in ("rows", "weight")
             )
             square = np.diagonal(summary.moment)
             spreads.append(WeightSpread(summary.total[rows], summary.total[weight], square[weight], square[rows]))
