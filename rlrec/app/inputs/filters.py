@@ -41,11 +41,6 @@ def join_filters(*filters: str | None) -> str:
     return ",".join(filter(None, filters))
 
 
-def is_pooled(text: str | None) -> bool:
-    """Whether the rows of all loggers count once, whoever logged them."""
-    return parse(text or "").get("loggers") == ALL
-
-
 def with_loggers(text: str | None, names: Iterable[str]) -> str:
     """The filter of the decisions that a filter selects and some versions served."""
     pairs = parse(text or "") | {"loggers": "+".join(names)}

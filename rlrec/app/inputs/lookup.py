@@ -29,8 +29,11 @@ def split(reference: str) -> tuple[str, int | None]:
     return reference, None
 
 
-def resolve(unit: Unit, references: Collection[str]) -> dict[str, tuple[Version, Head] | InputError]:
-    """The version meant by each reference (NAME means the live one) and its policy's head, or what is wrong."""
+def resolve(
+    unit: Unit, references: Collection[str], *, built_in: Collection[str] = ()
+) -> dict[str, tuple[Version, Head] | InputError]:
+    """The version meant by each reference (NAME means the live one) and its policy's head, or what is wrong. built_in:
+    names of something else where no policy has them, which need no hint."""
     parts = {reference: split(reference) for reference in references}
     live = policies.live(unit, {name for name, _ in parts.values()})
     numbered = {live[name][0].policy.id for name, number in parts.values() if number is not None and name in live}
@@ -40,7 +43,7 @@ def resolve(unit: Unit, references: Collection[str]) -> dict[str, tuple[Version,
     budget = iter(range(MAX_SUGGESTIONS))
     for reference, (name, number) in sorted(parts.items()):
         if name not in live:
-            is_first = next(budget, None) is not None
+            is_first = reference not in built_in and next(budget, None) is not None
             refuse = partial(unknown_policy, unit) if is_first else partial(unknown, "policy", names=())
             meant[reference] = refuse(name=name, field="policy")
         elif number is None:

@@ -17,8 +17,7 @@ from rlrec.app.evaluation.passes.request import EmptyLog, Request
 from rlrec.app.evaluation.rows.candidates import Inclusion
 from rlrec.app.evaluation.rows.loggers import taken_loggers
 from rlrec.app.imports import log_stores
-from rlrec.app.inputs import decision_tables, filters
-from rlrec.app.inputs.decision_tables import PROBABILITY, REWARD, SCORE, DecisionTable
+from rlrec.app.inputs import filters
 from rlrec.app.log import reward_log
 from rlrec.compute import Engine
 from rlrec.errors import InputError, quantity
@@ -43,7 +42,9 @@ def evaluate(store: Store, request: Request, workers: Workers = IN_PROCESS) -> l
         live_versions.notice_successors(store, unit, request.targets)
         try:
             with workers.opened(log_store, unit.now, has_reasons=True) as engine, TemporaryDirectory() as folder:
-                request = _with_tables(unit, replace(request, log=log), selection, Path(folder))
+                request = replace(request, log=log)
+                if request.sources or (request.reward_model, request.temperature, request.fitted_on) != (None,) * 3:
+                    request = _with_tables(unit, request, selection, Path(folder))
                 rows = estimates.answer(unit, request, estimators, selection, engine)
                 return rows if request.estimators else _with_visits(unit, request, rows, selection, engine)
         except EmptyLog as error:
@@ -56,6 +57,9 @@ def evaluate(store: Store, request: Request, workers: Workers = IN_PROCESS) -> l
 def _with_tables(unit: Unit, request: Request, selection: Selection, folder: Path) -> Request:
     """The request with the tables of its sources, in files of a folder. Raises InputError for a table that lacks
     something, and for an option without a table."""
+    from rlrec.app.inputs import decision_tables
+    from rlrec.app.inputs.decision_tables import PROBABILITY, REWARD, SCORE, DecisionTable
+
     tables, model, temperature = dict[str, DecisionTable](), request.reward_model, request.temperature
     for name, source in request.sources:
         if name in tables:

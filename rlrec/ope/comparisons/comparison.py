@@ -46,11 +46,6 @@ class Metric:
     per_unit: bool = False
 
     @property
-    def counts_recognised(self) -> bool:
-        """Whether only persons count who would be recognised under another session key."""
-        return self.denominator.startswith(("recognised", "at_risk"))
-
-    @property
     def lacking(self) -> str | None:
         """The column that says whether rows which the log dropped may be lacking; None where they never are."""
         return None if self.denominator.startswith("mature_decisions") else SAMPLED_FLAGS["visits" in self.denominator]

@@ -194,11 +194,6 @@ class ExposureRegression(Sums):
         return self.square.shape[2]
 
     @property
-    def n_blocks(self) -> int:
-        """How many blocks have rows."""
-        return int(self.square.any(axis=(1, 2)).sum())
-
-    @property
     def _is_joint(self) -> bool:
         return self.square.shape[1] == self.square.shape[2]
 

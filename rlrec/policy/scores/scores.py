@@ -19,6 +19,8 @@ from rlrec.policy.scores.floors import Floor
 class Order(Protocol):
     """Random order of m noisy scores. `floor` is the probability of a uniform pick at each position."""
 
+    is_continuous: ClassVar[bool] = False  # of independent scores with densities
+
     def best(self) -> Array:
         """Probability that each arm is first, (m,)."""
 

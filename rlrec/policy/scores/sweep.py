@@ -28,6 +28,8 @@ class ContinuousOrder(DrawnOrder):
     density of the scores and its parameters first, second (m,), the mean of normal ones less `origin`; earlier_order:
     its table is brought up to date where its nodes are right for these scores."""
 
+    is_continuous = True
+
     def __init__(
         self, density: DensityOf, first: Array, second: Array, *, positions: int, refine: int = 1, origin: float = 0.0,
         earlier_order: Order | None = None,

@@ -15,7 +15,6 @@ import numpy as np
 from rlrec.arrays import Array, Index, run_starts
 from rlrec.policy.scores.floors import Floor, at_positions
 from rlrec.policy.scores.scores import ExactOrder, Order, Scores
-from rlrec.policy.scores.sweep import ContinuousOrder
 
 if TYPE_CHECKING:
     from rlrec.policy.scores.families.correlated import Correlated
@@ -46,14 +45,13 @@ def marginals(scores: Scores, *, size: int, floor: Floor) -> Array:
 def marginals_each(case_scores: Sequence[Scores], *, size: int, floor: Floor, shared: bool = False) -> list[Array]:
     """`marginals` of many scores of equally many arms; independent continuous ones are worked out together, also at one
     position where many cases share a few scores."""
-    from rlrec.policy.contexts.pooled import pooled  # a single request needs none of it
-
     orders = [scores.order(size) for scores in case_scores]
-    alone = size == 1 and not (shared and isinstance(orders[0], ContinuousOrder))
-    pooled_orders = None if alone else pooled(orders, positions=size)
-    if pooled_orders is None:
-        return [marginals(scores, size=size, floor=floor) for scores in case_scores]
-    return list(to_positions(pooled_orders.ranks(size), floor))
+    if size > 1 or (shared and orders[0].is_continuous):
+        from rlrec.policy.contexts.pooled import pooled  # a single request needs none of it
+
+        if (pooled_orders := pooled(orders, positions=size)) is not None:
+            return list(to_positions(pooled_orders.ranks(size), floor))
+    return [marginals(scores, size=size, floor=floor) for scores in case_scores]
 
 
 def simulated_marginals(scores: Correlated, *, size: int, floor: Floor, runs: int, rng: np.random.Generator) -> Array:
@@ -108,7 +106,7 @@ def conditionals_each(case_scores: Sequence[Scores], case: Index, slates: Index,
     """`conditionals` of slates (n, k), each of arms of its case (n,) among many scores of equally many arms, (n, k)."""
     probability = np.empty(slates.shape)
     cases, arms = len(case_scores), len(case_scores[0])
-    if isinstance(case_scores[0].order(1), ContinuousOrder) and _few_of_each(cases, arms, slates):
+    if case_scores[0].order(1).is_continuous and _few_of_each(cases, arms, slates):
         for rows, position, by_prefix, prefix in each_position(case_scores, case, slates, floor=floor):
             probability[rows, position] = by_prefix[prefix, slates[rows, position]]
         return probability
@@ -152,7 +150,7 @@ def _swept(
     from rlrec.policy.contexts.pooled import pooled
 
     order, k = np.lexsort((*slates.T[::-1], case)), slates.shape[1]
-    is_swept = isinstance(orders[0], ContinuousOrder) and _few_of_each(len(orders), arms, slates)
+    is_swept = orders[0].is_continuous and _few_of_each(len(orders), arms, slates)
     pooled_orders = pooled(orders, positions=k) if is_swept else None
     if pooled_orders is not None:
         step = max(1, _ENTRIES // pooled_orders.rows[0].size // len(pooled_orders.table.nodes))

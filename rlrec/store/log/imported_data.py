@@ -6,6 +6,7 @@ import json
 from array import array
 from collections import defaultdict
 from collections.abc import Collection
+from itertools import compress
 from typing import Any
 
 from rlrec.log_fields import STATED_FIELDS
@@ -34,9 +35,10 @@ def find(unit: Unit, decision_ids: Collection[int]) -> dict[int, dict[str, Any]]
     return dict(data)
 
 
-def any_row(unit: Unit, table: str) -> bool:
-    """Whether a table of data that only some decisions have holds any row."""
-    return unit.ask_row(f"SELECT decision_id FROM {table} LIMIT 1") is not None
+def used_tables(unit: Unit, tables: Collection[str]) -> frozenset[str]:
+    """Those of some tables of data that only some decisions have which hold any row."""
+    (row,) = unit.ask(f"SELECT {', '.join(f'EXISTS (SELECT 1 FROM {table})' for table in tables)}")
+    return frozenset(compress(tables, row))
 
 
 def supports(unit: Unit, decision_ids: Collection[int]) -> dict[int, array[float]]:
@@ -55,13 +57,7 @@ def read_support(number: int, packed: bytes) -> array[float]:
 def slot_sets(unit: Unit, decision_ids: Collection[int]) -> dict[int, list[list[int]]]:
     """The ids of the arms that each slot could show, from the top, of those of these decisions where they differ."""
     rows = unit.ask("SELECT decision_id, arms FROM slot_set WHERE decision_id IN (?*)", decision_ids)
-    return {number: read_slot_sets(number, arms) for number, arms in rows}
-
-
-def read_slot_sets(number: int, arms: str) -> list[list[int]]:
-    """The sets of arms that a row of `slot_set` stores. number: the id of its decision."""
-    sets: list[list[int]] = parse(arms, f"arms of the slots of decision {number}", list)
-    return sets
+    return {number: parse(arms, f"arms of the slots of decision {number}", list) for number, arms in rows}
 
 
 def feature_contexts(unit: Unit, decision_ids: Collection[int]) -> dict[int, int]:

@@ -38,7 +38,7 @@ def check(unit: Unit, *, findings: Findings, sample: Batch | None = None) -> Non
     names = {policy.id: policy.name for policy in policies.all_policies(unit)}
     catalogue = ArmTable({arm.id: arm.key for arm in arms.all_arms(unit)})
     extent = selected.extent(unit, Selection())
-    cache, has_slot_sets = ContextCache(unit, encode=True), imported_data.any_row(unit, "slot_set")
+    cache, has_slot_sets = ContextCache(unit, encode=True), bool(imported_data.used_tables(unit, ["slot_set"]))
     totals: dict[tuple[str, int], Any] = {}
     checked = None
     for log in reader.batches(unit, Selection(), columns=COLUMNS) if sample is None else [sample]:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import TYPE_CHECKING
 
-from rlrec.app.audit.integrity.findings import Findings
 from rlrec.app.inputs import lookup
 from rlrec.errors import InputError
 from rlrec.records import Version
 from rlrec.store import Store, Unit
 from rlrec.store.database.unit import StoredRows
-from rlrec.store.log import activity, selected
+from rlrec.store.log import selected
 from rlrec.store.log.selected import Selection
 from rlrec.store.policies import experiments, policies, routes
 from rlrec.times import DAY_US, format_time
+
+if TYPE_CHECKING:
+    from rlrec.app.audit.integrity.findings import Findings
 
 CHECK = "live"
 
@@ -22,6 +25,8 @@ def check(unit: Unit, *, findings: Findings, policy: str | None = None) -> None:
     """Find routes and running experiments that serve another version than the live one, routes that an earlier release
     pinned at the end of a ramp, and policies whose promoted version nobody gets. policy: those of this one alone, and
     routes to what its variants learned."""
+    from rlrec.store.log import activity
+
     names = {row.name for row in policies.all_policies(unit)}
     live = StoredRows("policy", ((version.policy.id, version) for version, _ in policies.live(unit, names).values()))
     changes, leading = routes.newest_changes(unit), set[int]()  # leading: policies that a route or an experiment serves
@@ -76,6 +81,8 @@ def successors(unit: Unit, version: Version) -> str | None:
 
 def notice_successors(store: Store, unit: Unit, references: Collection[str]) -> None:
     """Say of each policy that is to be judged which variants serve in its place."""
+    if all(policy.base_id is None for policy in policies.all_policies(unit)):
+        return
     for meant in lookup.resolve(unit, references).values():
         if not isinstance(meant, InputError) and (sentence := successors(unit, meant[0])) is not None:
             store.notice(sentence)
@@ -83,6 +90,8 @@ def notice_successors(store: Store, unit: Unit, references: Collection[str]) -> 
 
 def describe(unit: Unit, policy: str) -> list[str]:
     """A line for each route and experiment that goes by the live version of a policy."""
+    from rlrec.app.audit.integrity.findings import Findings
+
     findings = Findings()
     check(unit, findings=findings, policy=policy)
     return [f"{finding.subject} {finding.detail}" for finding in findings.in_order()]

@@ -129,8 +129,8 @@ class StudyFigures:
 
     def in_phase(self, number: int) -> Outcomes:
         """The figures of the units that a phase drew; number: among those that draw."""
-        numbers = {key: key // self.strata_per_phase for key in self.sums.strata}
-        return self._combine({key: self.sums.strata[key] for key in numbers if numbers[key] == number})
+        strata = self.sums.strata.items()
+        return self._combine({key: sums for key, sums in strata if key // self.strata_per_phase == number})
 
     def _combine(self, strata: Mapping[int, OutcomeSums]) -> Outcomes:
         adjusted = self.study.adjust
@@ -303,7 +303,8 @@ class StudyFigures:
     def _reasons(self, metric: Metric, *groups: int) -> list[str]:
         """The reasons that lie in what the log lacks of these groups."""
         lacks_rows = metric.lacking is not None and self.count(metric.lacking, *groups)
-        has_anonymous = metric.counts_recognised and self.count("anonymous", *groups)
+        # of persons who would be recognised under another session key
+        has_anonymous = metric.denominator.startswith(("recognised", "at_risk")) and self.count("anonymous", *groups)
         return [
             *([ANONYMOUS_UNITS] if has_anonymous else []), *(["sampled-rows"] if lacks_rows else []),
             *([f"partial-{self.study.by}"] if self.groups.cut.intersection(groups) else []),

@@ -31,7 +31,6 @@ from rlrec.ope.intervals.tails import chi_square_above
 from rlrec.records import Reward
 from rlrec.store import Unit
 from rlrec.store.log import selected
-from rlrec.store.log.selected import Selection
 from rlrec.store.policies import experiments
 from rlrec.store.policies.experiments import Experiment
 
@@ -68,7 +67,9 @@ def _figures(unit: Unit, fold: StudyFold, sums: StudySums, *, level: float, is_f
         first = learned_rewards(unit, study.experiment)[0].name
         declaration = Declaration.from_definition(study.experiment, metrics(study), study.rewards, first, shares)
         widest = filters.select(unit, {"experiment": study.experiment.name})
-        is_picked = _is_picked(unit, study.selection, widest)
+        # whether the selection leaves decisions out by what came after the assignment
+        wider = replace(study.selection, **{name: getattr(widest, name) for name in EFFECTS})
+        is_picked = wider != study.selection and selected.extent(unit, wider) != selected.extent(unit, study.selection)
         units = sum(experiments.count_units(unit, study.experiment.id).values())
         mixed_share = 0.0 if is_ramp else experiments.count_mixed_users(unit, study.experiment.id) / max(1, units)
         is_sampled = sums.counts.get("sampled", np.zeros(1)).any()
@@ -100,12 +101,6 @@ def _selected_split(
         if expected.min() >= LEAST_EXPECTED:
             chi2, freedom = chi2 + float(((table - expected) ** 2 / expected).sum()), freedom + len(shares) - 1
     return (chi2, chi_square_above(chi2, freedom)) if freedom else (np.nan, np.nan)
-
-
-def _is_picked(unit: Unit, selection: Selection, widest: Selection) -> bool:
-    """Whether a selection of the decisions of an experiment leaves some out by what came after the assignment."""
-    wider = replace(selection, **{name: getattr(widest, name) for name in EFFECTS})
-    return wider != selection and selected.extent(unit, wider) != selected.extent(unit, selection)
 
 
 class Look(NamedTuple):

@@ -524,7 +524,7 @@ def answer(unit: Unit, request: Request, engine: Engine | None = None) -> Result
 
 def _check(sums: EffectSums) -> None:
     """Raises CheckFailed for a log by which no arm can be told from another one."""
-    if sums.pages.n_blocks < 2 * sums.pages.n_regressed:
+    if sums.pages.square.any(axis=(1, 2)).sum() < 2 * sums.pages.n_regressed:  # the blocks that have rows
         persons, arms = quantity(int(sums.counts[3]), "person"), quantity(len(sums.expected), "arm")
         hint = "collect more pages, or judge whole policies by `rlrec evaluate`"
         raise CheckFailed(f"{persons} cannot tell {arms} apart", hint=hint)

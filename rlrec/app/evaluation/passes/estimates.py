@@ -51,8 +51,9 @@ BY_ARM = "snips"  # the usual estimator by arm: the logger chose the arm, so tha
 class EstimateRow:
     """One estimate of one target on one group. version: None for a built-in target; by: None without groups; inclusion:
     of the log in the lists of candidates that it was ranked from; extent: of the log; is_timed: whether its times are
-    those of its decisions, not of imports; arms: how many there are; origin: of the target's probabilities, if they
-    are not the store's; is_answer: whether it answers about the target on pages, where no estimator was asked for."""
+    those of its decisions, not of imports; arms: how many there are; has_returns: whether users who come back are a
+    part of its reward; origin: of the target's probabilities, if they are not the store's; is_answer: whether it
+    answers about the target on pages, where no estimator was asked for."""
 
     target: str
     version: int | None
@@ -63,6 +64,7 @@ class EstimateRow:
     extent: LogExtent
     is_timed: bool
     arms: int
+    has_returns: bool = False
     origin: str | None = None
     inclusion: Inclusion = field(default_factory=Inclusion)
     is_answer: bool = False
@@ -306,8 +308,9 @@ def _rows(
     rows = []
     for number, target in enumerate(evaluation.targets):
         shared: dict[str, Any] = {
-            "target": target.name, "version": target.number, "reward": target.reward.name,
-            "by": evaluation.request.by, "arms": len(evaluation.arms), "origin": target.table and target.table.manner,
+            "target": target.name, "version": target.number, "by": evaluation.request.by,
+            "reward": target.reward.name, "has_returns": events.RETURN in target.reward.weights,
+            "arms": len(evaluation.arms), "origin": target.table and target.table.manner,
             **log_facts,
         }  # fmt: skip
         for group in groups.in_order({group for estimates in by_unit for _, group in estimates}):

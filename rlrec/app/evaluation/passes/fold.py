@@ -22,7 +22,6 @@ from rlrec.app.evaluation.rows import groups
 from rlrec.app.evaluation.rows.candidates import Inclusion
 from rlrec.app.evaluation.rows.log_rows import LoggedBatch, RowGroup
 from rlrec.app.evaluation.targets.probabilities import Scorer
-from rlrec.app.inputs.decision_tables import DecisionTable
 from rlrec.app.log.reward_log import UnusedVisits
 from rlrec.arrays import Flags, Ids
 from rlrec.errors import InputError
@@ -321,7 +320,7 @@ def _target_estimates(
 ) -> tuple[dict[RowGroup, RowSums], dict[RowGroup, list[Estimate]]]:  # fmt: skip
     """The sums of one target over all loggers, and its estimates, by group. number: of the target."""
     evaluation, fold, request = unit.evaluation, unit.fold, unit.evaluation.request
-    has_table = isinstance(request.reward_model, DecisionTable)
+    has_table = not isinstance(request.reward_model, str | None)  # whose file is by arm
     target, is_weighed = scorer.target, scorer.target.is_weighed
     weightings = weigh_loggers(unit, partial, [number])
     totals = over_loggers(partial, number, weightings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlrec.app.evaluation.rows import groups, log_rows
 from rlrec.app.evaluation.rows.loggers import LoggingVersions
@@ -13,7 +13,6 @@ from rlrec.app.evaluation.targets import targets
 from rlrec.app.evaluation.targets.probabilities import RequestScorer, Scorer
 from rlrec.app.evaluation.targets.targets import Target
 from rlrec.app.inputs import filters
-from rlrec.app.inputs.decision_tables import DecisionTable, Source
 from rlrec.app.log import partitions
 from rlrec.errors import InputError
 from rlrec.records import Reward
@@ -21,6 +20,9 @@ from rlrec.store import Unit
 from rlrec.store.log import imported_data, selected, sessions, settings
 from rlrec.store.log.selected import LogExtent, Selection
 from rlrec.store.policies import arms, experiments
+
+if TYPE_CHECKING:
+    from rlrec.app.inputs.decision_tables import DecisionTable, Source
 
 SIDE_TABLES = ("candidate_list", "decision_features", "slot_set", "logged_support")  # of what few decisions have
 
@@ -131,9 +133,9 @@ class Evaluation:
             cluster="user" if spans_batches else "session" if by_user else str(request.cluster),
             spans_batches=spans_batches, now=unit.now, paired=paired is not None,
             people=_people(unit, request, selection),
-            side_tables=_side_tables(unit),
+            side_tables=imported_data.used_tables(unit, SIDE_TABLES),
             loggers=LoggingVersions()
-            if filters.is_pooled(request.log)
+            if filters.parse(request.log or "").get("loggers") == filters.ALL  # whose rows count once
             else LoggingVersions.from_log(unit, selection, extent),
         )  # fmt: skip
 
@@ -147,9 +149,8 @@ class Evaluation:
             self.request, by=None, interval="normal", position=None, reward_model=None, reward_model_by=None,
             reward_model_hash=0,
         )  # fmt: skip
-        return replace(
-            self, request=request, selection=selection, extent=extent, encode=True, side_tables=_side_tables(unit)
-        )
+        side_tables = imported_data.used_tables(unit, SIDE_TABLES)
+        return replace(self, request=request, selection=selection, extent=extent, encode=True, side_tables=side_tables)
 
     @property
     def partitions(self) -> int:
@@ -224,10 +225,6 @@ class Evaluation:
     def nothing_selected(self, rows: str) -> EmptyLog:
         hint = "widen --log" if self.request.log else "serve with `rlrec recommend`, or bring in a log: import-log"
         return EmptyLog(f"no {rows} is selected", hint=hint)
-
-
-def _side_tables(unit: Unit) -> frozenset[str]:
-    return frozenset(name for name in SIDE_TABLES if imported_data.any_row(unit, name))
 
 
 def _people(unit: Unit, request: Request, selection: Selection) -> str | None:

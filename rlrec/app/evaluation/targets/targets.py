@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from rlrec.app.distributions import designs, exact
 from rlrec.app.inputs import lookup
 from rlrec.app.inputs.arm_rules import ArmLists, arm_lists, policy_rules
-from rlrec.app.inputs.decision_tables import DecisionTable
 from rlrec.app.log import lineage
 from rlrec.arrays import Flags, Ids, Words
 from rlrec.errors import InputError
@@ -24,6 +23,9 @@ from rlrec.store.log import selected
 from rlrec.store.log.selected import Selection
 from rlrec.store.policies import policies
 from rlrec.store.policies.beliefs import ArmWeights
+
+if TYPE_CHECKING:
+    from rlrec.app.inputs.decision_tables import DecisionTable
 
 BUILT_IN = ("uniform",)
 
@@ -127,7 +129,7 @@ def resolve(
 ) -> list[Target]:  # fmt: skip
     """The targets as they stand now. A policy wins over a built-in of its name. selection: the log to judge them on;
     tables: of those that the store does not know, by name. Raises InputError for an unknown one."""
-    versions = lookup.resolve(unit, names)
+    versions = lookup.resolve(unit, names, built_in=BUILT_IN)
     definition = None if reward is None else lookup.reward(unit, reward)
     policy_rewards = [live[0].reward for live in versions.values() if not isinstance(live, InputError)]
     targets = []

@@ -132,7 +132,7 @@ def evaluate(
     sentences += ["the targets learn different rewards: --reward judges all by one"] * (len(rewards) > 1)
     sentences.append(app.evaluate.log_read(estimates))
     sentences += dict.fromkeys(f"{row.name}: {row.origin}" for row in answering if row.origin)
-    if len(rewards) == 1 and not by and show.format == "table":
+    if len(rewards) == 1 and not by and show.format == "table" and estimates[0].has_returns:
         best_sentence = app.best_policy.find(store, by="evaluate", reward=rewards.pop(), log=request["log"])
         sentences += [] if best_sentence is None else [best_sentence]
     show(rows, table=table._replace(title=sentences))

@@ -98,7 +98,7 @@ class Sampled:
 
 
 @dataclass(frozen=True, eq=False)
-class SampledOrder:
+class SampledOrder(Order):
     """Fractions of samples (samples, m), exact for these; equal bests of a sample share it. Source: own derivation.
 
     Positions are independent given the arms left, so that no order of the whole slate stands behind them."""
