@@ -119,17 +119,28 @@ class RequestGroup:
         indices = [index for index, answer in enumerate(answers) if answer is None]
         if not indices:
             return cast("list[Answered]", answers)
-        # these waited for the others of the group, which are stored by now
-        requests = [self.requests[index] for index in indices]
-        group, later = RequestGroup(self.store, requests, seed=self.seed, cache=self.cache), list[Answered]()
+        # these waited for the others of the group, which are stored by now; so did feedback that names them
+        requests, rows = [self.requests[index] for index in indices], self._rows_that_wait(indices)
+        group, later = RequestGroup(self.store, requests, seed=self.seed, cache=self.cache), list[Any]()
         try:
             later += group.answer()
+            if rows:
+                from rlrec.app.requests.feedback import feedback_group
+
+                later += feedback_group(self.store, [self.feedback[row] for row in rows]).outcomes
         except (StoreBusy, OutcomeUnknown) as error:  # the others must not be stored twice
-            hint = error.hint or "give lines a request_id: these are safe to send again"
-            later += [InputError(error.message, hint=hint) for _ in indices]
-        for index, answer in zip(indices, later, strict=True):
+            hint = error.hint or "give lines a request_id or a key: these are safe to send again"
+            later += [InputError(error.message, hint=hint) for _ in range(len(later), len(indices) + len(rows))]
+        for index, answer in zip(indices, later, strict=False):
             answers[index] = answer
+        for row, outcome in zip(rows, later[len(indices) :], strict=True):
+            cast("FeedbackTransaction", self.recorded).outcomes[row] = outcome
         return cast("list[Answered]", answers)
+
+    def _rows_that_wait(self, indices: Sequence[int]) -> list[int]:
+        """Rows of the feedback that names requests which wait. indices: of these."""
+        request_ids = {cast("Request", self.requests[index]).request_id for index in indices} - {None}
+        return [row for row, line in enumerate(self.feedback) if line.request_id in request_ids]
 
     def _answer(self) -> list[Answered | None]:
         lock_all = False
@@ -230,7 +241,10 @@ class RequestGroup:
         if self.feedback:
             from rlrec.app.requests.feedback import FeedbackTransaction
 
-            self.recorded = FeedbackTransaction(unit, ledger, self.feedback, answers=True)
+            lines: list[Line | InputError] = list(self.feedback)
+            for row in self._rows_that_wait([index for index, plan in enumerate(plan.group) if plan is None]):
+                lines[row] = InputError("it waits for its request")
+            self.recorded = FeedbackTransaction(unit, ledger, lines, answers=True)
         ledger.close()
         return _in_order(plan.group, answers, plan.stored), ledger
 

@@ -187,6 +187,21 @@ def test_feedback_may_name_a_request_of_its_own_group(pipe: Pipe, store: Store) 
     assert result.seq == 1
 
 
+def test_feedback_waits_with_the_request_that_it_names(pipe: Pipe, store: Store) -> None:
+    """A rule on events makes a request wait for the feedback of its group: what names it comes behind it."""
+    first = pipe.group([request("a", user="u")])[0]
+    ruled = request("b", user="u", request_id="r", not_after=["click"])
+    lines = [click(request_id="r", key="k"), ruled, click(decision_id=1, key="l"), click(request_id="r")]
+    keyed, answer, other, _ = pipe.group(lines)
+    assert isinstance(answer, dict)
+    assert answer["slate"][0]["arm"] != first["slate"][0]["arm"]
+    assert [keyed, other] == [
+        Result(decision_id=n, events=1, duplicates=0, reward=1.0) for n in (answer["decision_id"], 1)
+    ]
+    assert sums(store, "home") == added_up(store, "home")
+    assert pipe.group(lines[:3])[0] == Result(decision_id=answer["decision_id"], events=0, duplicates=1, reward=1.0)
+
+
 def test_a_group_teaches_every_policy_that_it_speaks_of(pipe: Pipe, store: Store) -> None:
     pipe.group([request(), request("o", policy="other")])
     pipe.group([click(decision_id=2), request(), click(decision_id=1)])
