@@ -103,7 +103,7 @@ class RequestGroup:
         self._earliest = 0  # the time of the clock by which the arms of the requests are found
         self._is_dated_later = False
         self._is_planned_alone = False  # whether nobody else can store anything between plan and draw
-        self._is_large = False  # whether the first plan of the process is of many arms
+        self._is_late = False  # whether the first plan of the process was tried while others waited
         for request in requests:
             if isinstance(request, InputError) or not (request.page or request.context or request.arms):
                 continue
@@ -157,7 +157,7 @@ class RequestGroup:
     def _try(self, *, lock_all: bool, is_last: bool) -> list[Answered | None]:
         store, cache, plan = self.store, self.cache, None
         is_quick = 0 < self._positions * max(1, len(cache.active)) <= QUICK and store.engine.dialect.name == "sqlite"
-        self._is_planned_alone = not self.dry_run and (is_last or (is_quick and not self._is_large))
+        self._is_planned_alone = not self.dry_run and (is_last or (is_quick and not self._is_late))
         if not self._is_planned_alone:
             with store.read() as unit:
                 plan = self._plan(unit, lock_all=lock_all)
@@ -182,12 +182,14 @@ class RequestGroup:
         cache.note_changes(ledger.changes())
         return answers
 
-    def _plan(self, unit: Unit, *, lock_all: bool) -> GroupPlan:
-        """The plan of the group, by what this unit reads."""
+    def _plan(self, unit: Unit, *, lock_all: bool, is_brief: bool = False) -> GroupPlan:
+        """The plan of the group, by what this unit reads. is_brief: as of `plan_group`."""
         cache = self.cache
         unit.now = max(unit.now, self._earliest)
         has_feedback = bool(self.feedback)
-        group = plan_group(unit, self.requests, cache, waits=not self.dry_run, has_feedback=has_feedback)
+        group = plan_group(
+            unit, self.requests, cache, waits=not self.dry_run, has_feedback=has_feedback, is_brief=is_brief
+        )
         planned = {index: plan for index, plan in enumerate(group) if isinstance(plan, PlannedRequest)}
         distributions = {plan.shared for plan in planned.values()}
         _notice_ignored(self.store, unit, planned, cache)
@@ -223,16 +225,16 @@ class RequestGroup:
         """The transaction of the group: the answers in order, and its ledger. plan: None where it is made here, and
         nobody else can change a belief between plan and draw."""
         if plan is None:
+            is_first = False
             if unit.postgres:
                 self.cache.forget_contents()  # of a try that was taken back
                 policies.lock(unit, {policy.id for policy in policies.all_policies(unit)})
             else:
                 unit.heads = {}
-                is_cold = not self.cache.active
-                if is_cold and self._positions * len(self.cache.catalogue(unit, settings.get(unit))) > COLD:
-                    self._is_large = True  # now it is known that others would wait for long
-                    raise Outdated
-            plan = self._plan(unit, lock_all=unit.postgres)
+                is_first = self._is_late = not self.cache.active
+                if is_first and self._positions * len(self.cache.catalogue(unit, settings.get(unit))) > COLD:
+                    raise Outdated  # others would wait for long
+            plan = self._plan(unit, lock_all=unit.postgres, is_brief=is_first)
             if not plan.is_interned:
                 self.cache.add(*_intern(plan.requests, self.cache, unit))
         ledger = Ledger(unit, plan.locked)

@@ -77,9 +77,13 @@ def test_a_line_of_a_warm_stream_is_one_transaction_of_few_statements(
 
 
 @pytest.mark.parametrize("db", ["sqlite"], indirect=True)
-def test_others_do_not_wait_while_a_large_first_group_is_planned(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recommend, "COLD", 0)
-    pipe, statements = Pipe(stocked(store, home="thompson")), list[str]()
+@pytest.mark.parametrize(("kind", "cold"), [("thompson", 0), ("lin-thompson", recommend.COLD)])
+def test_others_do_not_wait_while_a_long_first_plan_is_made(
+    store: Store, monkeypatch: pytest.MonkeyPatch, kind: str, cold: int
+) -> None:
+    """Of many arms, or of a kind whose arithmetic has to be loaded first."""
+    monkeypatch.setattr(recommend, "COLD", cold)
+    pipe, statements = Pipe(stocked(store, home=kind)), list[str]()
     store.close()
 
     @sa.event.listens_for(store.engine, "connect")
