@@ -187,8 +187,8 @@ class _TrainingRun:
         start = reader.parameters_of(self.arms)
         if self.policy.is_sparse:
             self.policy, start = self.policy.with_columns(self.dataset.columns, start)
-        weighed_columns = self.policy.design.columns if self.policy.is_sparse else None
-        self.dataset.arrange({TRAIN: self.dataset.batch(self.request.batch), TUNE: VISITS}, weighed=weighed_columns)
+        sizes = {TRAIN: self.dataset.batch(self.request.batch), TUNE: VISITS}
+        self.dataset.arrange(sizes, weighed=self.policy.design.columns)
         self.lease.renew()
         self._check()
         if unused := self.report.unused_sessions:
@@ -277,6 +277,8 @@ class _TrainingRun:
                 by_position, gate = trainer.by_position, self.report.gate_visits
                 tune = value(splits[TUNE], max_visits=TUNE_VISITS, gate_visits=gate, by_position=by_position)
             trained = trainer.train(tune, progress=self._epoch)
+        if tune is not None and trained.best_epoch is not None and trained.best_epoch.supported:
+            trained = self._train_on_both(trained, tune, factors)
         self.tune = TuneSplit() if tune is None else TuneSplit(tune.clusters, tune.wanted_ess)
         if not trained.supported:
             with self.log_store.read() as unit:
@@ -284,6 +286,18 @@ class _TrainingRun:
                 [served] = policies.by_id(unit, [max(counts, key=lambda version_id: counts[version_id])]).values()
             self.tune = replace(self.tune, nearer=graduation.way_to_copy(served))
         return trained
+
+    def _train_on_both(self, trained: TrainingResult, tune: HoldoutValue, factors: Array | None) -> TrainingResult:
+        """The way to the best epoch once more, where the tuning visits teach too, in as many steps. It is not taken
+        where it leads further from what was logged than an epoch may: that depends on no reward of the gate."""
+        start, rates = trained.way
+        n_batches, weighed = len(self.dataset.splits[TRAIN]), self.policy.design.columns
+        union = self.dataset.union([TRAIN, TUNE], n_batches, weighed=weighed)
+        with closing(union), closing(Trainer(union, self.policy, self.request, start, factors)) as trainer:
+            parameters = trainer.follow(rates, progress=self.lease.renew)
+        point, kl_stop = tune.point(parameters, z=ascent.Z), self.request.kl_stop
+        too_far = (point["ess"] or 0.0) < tune.wanted_ess or (kl_stop is not None and (point["kl"] or 0.0) > kl_stop)
+        return trained if too_far else replace(trained, parameters=parameters)
 
     def _weights(self, value: Callable[..., HoldoutValue], start: Parameters) -> str:
         """The weights of slates: as the request says, else by the first visits of the log."""

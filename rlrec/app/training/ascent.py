@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial, reduce
 from itertools import chain
@@ -68,12 +68,9 @@ class TrainingOptions:
     def objective(self) -> Objective:
         clip = np.inf if self.clip_weight is None else self.clip_weight
         return Objective(
-            clip=clip,
-            entropy=self.entropy,
-            corrected=not self.no_correction,
-            top=self.top_k,
+            clip=clip, entropy=self.entropy, corrected=not self.no_correction, top=self.top_k,
             by_slot=self.weights == SLOT,
-        )
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,12 +113,13 @@ class Epoch:
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TrainingResult:
     """The parameters of the best epoch (0: the start), and the learning curve. promising: whether the tuning visits say
-    that it is better than the start."""
+    that it is better than the start. way: whence the best epoch was reached, and the step sizes of the epochs there."""
 
     parameters: Parameters
     best: int
     curve: list[Epoch]
     promising: bool
+    way: tuple[Parameters, Sequence[float]]
 
     @property
     def best_epoch(self) -> Epoch | None:
@@ -300,7 +298,8 @@ class Trainer:
         supported = tune is not None and tune.reference_ess >= (BOLD_ESS if bold else tune.wanted_ess)
         best, best_parameters, curve = None, self.start, list[Epoch]()
         has_pages = any(group.shown.shape[1] > 1 for group in self._file.read(0))
-        gain, failures, is_saddle = 0.0, 0, options.weights == SLATE and has_pages
+        way: tuple[Parameters, list[float]] = self.start, []
+        best_way, gain, failures, is_saddle = way, 0.0, 0, options.weights == SLATE and has_pages
         for epoch in range(1, options.epochs + 1):
             moved, point = self._epoch(epoch, now, rate, tune)
             curve.append(point)
@@ -309,11 +308,12 @@ class Trainer:
             if point.kl is not None and options.kl_stop is not None and point.kl > options.kl_stop:
                 break
             if tune is None or best is None or point.is_better(best, bold=bold):
-                best, best_parameters = point, moved
+                best, best_parameters, best_way = point, moved, (way[0], [*way[1], rate])
             elif epoch - best.epoch >= options.patience:
                 break
             has_gained = point.gain is not None and point.gain > gain and point.counts(bold=bold)
             if not supported or has_gained:
+                way[1].append(rate)
                 rate = min(GROWTH * rate, max(rate, LARGEST_RATE)) if has_gained else rate
                 now, supported, gain, failures = moved, point.counts(bold=bold), point.gain or 0.0, 0
                 continue
@@ -324,10 +324,18 @@ class Trainer:
                 break
             now, gain = self._leave_saddle(now, tune)
             self._set_steps(now)
-            rate, failures, is_saddle = options.lr, 0, False
+            way, rate, failures, is_saddle = (now, []), options.lr, 0, False
         promising = tune is None or (best is not None and best.supported and (best.lower or 0.0) > 0)
         number = 0 if best is None else best.epoch
-        return TrainingResult(parameters=best_parameters, best=number, curve=curve, promising=promising)
+        return TrainingResult(parameters=best_parameters, best=number, curve=curve, promising=promising, way=best_way)
+
+    def follow(self, rates: Iterable[float], *, progress: Callable[[], None]) -> Parameters:
+        """The parameters after epochs of these step sizes. progress: called after each."""
+        now = self.start
+        for number, rate in enumerate(rates, 1):
+            now, _ = self._epoch(number, now, rate, None)
+            progress()
+        return now
 
     def _leave_saddle(self, now: Parameters, tune: HoldoutValue) -> tuple[Parameters, float]:
         """Parameters beside a point where no gradient leads up: along the biases in which the objective bends upwards

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import blake2b
+from itertools import chain
 from typing import Any, Self
 
 import numpy as np
@@ -305,27 +306,33 @@ class Dataset:
         return max(1, min(max_visits, -(-count // FOLDS)))
 
     def arrange(self, sizes: Mapping[int, int], *, weighed: Ids | None = None) -> None:
-        """Put all that was written into splits, those named, in batches of at most so many visits. weighed: the columns
-        of sparse contexts that stay, numbered by their index among these."""
-        columns = np.empty(0, np.int64) if weighed is None else weighed
+        """Put all that was written into splits, those named, in batches of at most so many visits. weighed: see
+        `union`."""
         for number, max_visits in sizes.items():
-            clusters = np.concatenate([np.empty(0, np.int64), *self._clusters[number]])
-            split = self.splits[number] = DatasetSplit(self._catalogues, clusters, self.strata)
-            n_batches = -(-len(clusters) // max_visits)
-            ends = [len(batch) for batch in np.array_split(np.arange(len(clusters)), n_batches)] if n_batches else []
-            waiting, lengths = list[VisitRows](), iter(ends)
-            length = next(lengths, 0)
-            for key in sorted(key for key in self._portions if key[0] == number):
-                rows = VisitRows.concatenate([self._file.portion(portion) for portion in self._portions[key]])
-                order, start = np.argsort(rows.name, kind="stable"), 0
-                while start < len(order):
-                    end = start + length - sum(map(len, waiting))
-                    waiting.append(rows.take(order[start:end]))
-                    start = end
-                    if end <= len(order):
-                        batch = waiting[0] if len(waiting) == 1 else VisitRows.concatenate(waiting)
-                        words = None if batch.words is None else batch.words.select_columns(columns)
-                        split.longest = max(split.longest, int(batch.length.max()))
-                        split.write(replace(batch, words=words))
-                        waiting, length = [], next(lengths, 0)
-        self._file.close()
+            n_visits = sum(map(len, self._clusters[number]))
+            self.splits[number] = self.union([number], -(-n_visits // max_visits), weighed=weighed)
+
+    def union(self, numbers: Sequence[int], n_batches: int, *, weighed: Ids | None = None) -> DatasetSplit:
+        """The visits of some splits in so many batches. weighed: the columns of sparse contexts that stay, numbered by
+        their index among these."""
+        columns = np.empty(0, np.int64) if weighed is None else weighed
+        clusters = np.concatenate([np.empty(0, np.int64), *chain(*(self._clusters[number] for number in numbers))])
+        split = DatasetSplit(self._catalogues, clusters, self.strata)
+        ends = [len(batch) for batch in np.array_split(np.arange(len(clusters)), n_batches)] if n_batches else []
+        waiting, lengths = list[VisitRows](), iter(ends)
+        length = next(lengths, 0)
+        for bucket in sorted({bucket for number, bucket in self._portions if number in numbers}):
+            portions = chain(*(self._portions.get((number, bucket), ()) for number in numbers))
+            rows = VisitRows.concatenate([self._file.portion(portion) for portion in portions])
+            order, start = np.argsort(rows.name, kind="stable"), 0
+            while start < len(order):
+                end = start + length - sum(map(len, waiting))
+                waiting.append(rows.take(order[start:end]))
+                start = end
+                if end <= len(order):
+                    batch = waiting[0] if len(waiting) == 1 else VisitRows.concatenate(waiting)
+                    words = None if batch.words is None else batch.words.select_columns(columns)
+                    split.longest = max(split.longest, int(batch.length.max()))
+                    split.write(replace(batch, words=words))
+                    waiting, length = [], next(lengths, 0)
+        return split

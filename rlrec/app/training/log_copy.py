@@ -44,7 +44,7 @@ def copy_log(
         policy, start = reader.policy, reader.policy.zero_parameters(len(writer.arms))
         if policy.is_sparse:
             policy, start = policy.with_columns(dataset.columns, start)
-        dataset.arrange({TRAIN: VISITS, TUNE: VISITS}, weighed=policy.design.columns if policy.is_sparse else None)
+        dataset.arrange({TRAIN: VISITS, TUNE: VISITS}, weighed=policy.design.columns)
         n_slots = min(SLOTS, max(1, CELLS // max(1, len(writer.arms))))
         taught, measured = (
             _slates(dataset.splits[split], max_visits=max(1, n_slots * report.visits // max(1, report.slots)))

@@ -12,14 +12,16 @@ import numpy as np
 import pytest
 
 from rlrec.app.evaluation.comparisons.paired_gate import refusal
-from rlrec.app.training.ascent import Epoch, TrainingOptions
+from rlrec.app.log.splits import TRAIN
+from rlrec.app.training.ascent import Epoch, Trainer, TrainingOptions
 from rlrec.cli.commands.policies.train_pg import _sentence
 from rlrec.ope.checks.verdicts import doubts_of
 from rlrec.ope.comparisons import paired
 from rlrec.simulate.barista import Barista
 from rlrec.simulate.corridor import Corridor
-from tests.benchmarks import gates, training
+from tests.benchmarks import climbs, gates, training
 from tests.benchmarks.barista import OF_BANDIT, Bar, claim, value
+from tests.benchmarks.measure import Setting
 from tests.benchmarks.spools import KIND, Server, drawn, night, spooled
 
 
@@ -128,6 +130,11 @@ def test_an_epoch_beyond_what_the_log_supports_is_taken_back() -> None:
         curve, best = result.climbed.curve, result.climbed.best_epoch
         wanted = result.judge.wanted_ess
         assert (result.judge.reference_ess, wanted) == (pytest.approx(200), pytest.approx(50 + 3 * 50**0.5))
+        # the way to the best epoch leads there again
+        start, rates = result.climbed.way
+        with closing(Trainer(spool.splits[TRAIN], KIND, TrainingOptions(lr=0.2), start)) as trainer:
+            end = trainer.follow(rates, progress=lambda: None)
+        assert all((end[name] == values).all() for name, values in result.climbed.parameters.items())
     assert [point.supported for point in curve] == [(point.ess or 0) >= wanted for point in curve]
     assert any(not point.supported for point in curve)
     assert best is not None
@@ -139,6 +146,12 @@ def test_an_epoch_beyond_what_the_log_supports_is_taken_back() -> None:
         assert point.lr == rate
         has_gained = point.supported and (point.gain or 0.0) > gain
         gain, rate = (point.gain or 0.0, min(2 * rate, max(rate, 1.0))) if has_gained else (gain, rate / 2)
+
+
+@pytest.mark.slow
+def test_visits_that_choose_the_epoch_teach_too(tmp_path: Path) -> None:
+    """Without them this log leads to .542."""
+    assert climbs.digits(Setting(folder=tmp_path), "uniform", 102)[1] > 0.57
 
 
 def point(gain: float, std_error: float, *, supported: bool = True, ess: float = 100.0) -> Epoch:

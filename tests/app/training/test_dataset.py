@@ -113,6 +113,18 @@ def test_words_that_are_weighed_are_read(spool: Dataset) -> None:
         np.testing.assert_array_equal(filled, np.vstack([by_name[name] for name in batch.name])[:, weighed])
 
 
+def test_a_union_has_the_visits_of_its_splits_by_name(spool: Dataset) -> None:
+    parts = [rows(20, seed=1), rows(30, seed=2)]
+    for piece in parts:
+        spool.add(piece)
+    with closing(spool.union([0, 1], 3)) as both:
+        batches = [every(batch) for batch in both.batches()]
+    expected = [item for piece in parts for item in every(piece) if item[1] in (0, 1)]
+    assert [item for batch in batches for item in batch] == sorted(expected, key=lambda item: item[:1])
+    assert len(batches) == 3
+    assert both.visits == len(expected)
+
+
 def test_the_order_of_writing_makes_no_difference(spool: Dataset) -> None:
     parts = [rows(20, seed=1), rows(30, seed=2)]
     with closing(Dataset()) as other:
