@@ -186,7 +186,7 @@ def _name_variables(command: click.Command, name: str) -> None:
 @click.option("--db", default="rlrec.db", show_default=True, metavar="URL", help="The store (RLREC_DB).")
 @click.option("--read-db", metavar="URL", help="Where commands read that write nothing: a replica.")
 @click.option("--now", type=CLOCK, metavar="TIME", help="The clock: RFC 3339 (UTC), or +31m from now.")
-@click.option("--tz", type=ZONE, metavar="ZONE", help="In filters, outcomes and report [default: UTC].")
+@click.option("--tz", type=ZONE, metavar="ZONE", help="Of days, and dates in filters [default: UTC].")
 @click.option("--allow-future", is_flag=True, help="Store under a --now far ahead.")
 @click.option("--lock-timeout", type=DURATION, metavar="TIME", help="Wait for locks [default: 30s].")
 @click.option("--statement-timeout", type=DURATION, metavar="TIME", help="Of one statement on PostgreSQL.")
