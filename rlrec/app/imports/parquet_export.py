@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from glob import escape, iglob
 from itertools import chain, product
 from tempfile import TemporaryDirectory, TemporaryFile
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
@@ -32,6 +32,7 @@ from rlrec.store.policies import arms, policies
 from rlrec.store.upkeep import removals
 
 GROUP = 5_000  # decisions that are read at a time
+MAX_WAITING_BYTES = 32_000_000  # bytes of rows that wait for the spools of their files
 GROUP_ROWS, GROUP_BYTES = 20_000, 64_000_000  # rows of a file that lie together, column by column, and bytes, about
 
 
@@ -221,6 +222,13 @@ def _children(unit: Unit, table: Any, ids: Collection[int]) -> dict[int, list[tu
     return by_decision
 
 
+class _Spool(NamedTuple):
+    """The rows of a file as they come: a few at a time, of which a file of Parquet would be slow to read."""
+
+    file: IO[bytes]
+    stream: Any
+
+
 class _FileWriter:
     """Writes new files into a folder, of each dataset as many as there are shares of the buckets. They have names of
     their own until all of them are complete."""
@@ -229,9 +237,8 @@ class _FileWriter:
         """drafts: the folder of files that are not complete."""
         self.schemas, self._pa, self._folder, self._manifest, self._drafts = schemas(pa), pa, folder, manifest, drafts
         self._shares = 1  # a power of two
-        # of each file its rows as they come, and the stream of Arrow that writes them: a few at a time, of which a file
-        # of Parquet would be slow to read
-        self._spools: dict[tuple[str, int], tuple[IO[bytes], Any]] = {}
+        self._waiting: dict[str, list[Any]] = {name: [] for name in DATASETS}  # tables
+        self._spools: dict[tuple[str, int], _Spool] = {}  # of each file
         self._number = self._export = 1 + max(map(file_number, chain(*manifest.files.values())), default=0)
         self._merged = FolderLog(folder, {name: [] for name in DATASETS})
 
@@ -247,19 +254,37 @@ class _FileWriter:
 
     def add(self, dataset: str, buckets: Sequence[int], rows: Sequence[Sequence[Any]]) -> None:
         """Write rows, each with its bucket."""
-        schema, share = self.schemas[dataset], np.array(buckets) % self._shares
-        columns = [*zip(*rows, strict=True), buckets, *([[self._export] * len(rows)] if dataset == "visits" else [])]
+        schema, waiting = self.schemas[dataset], self._waiting[dataset]
+        columns = [*zip(*rows, strict=True), buckets]
+        if dataset == "visits":
+            columns.append([self._export] * len(rows))
         arrays = [self._pa.array(values, field.type) for values, field in zip(columns, schema, strict=True)]
-        table = self._pa.Table.from_arrays(arrays, schema=schema)
+        waiting.append(self._pa.Table.from_arrays(arrays, schema=schema))
+        if sum(table.nbytes for table in waiting) > MAX_WAITING_BYTES:
+            self._write(dataset)
+
+    def _write(self, dataset: str) -> None:
+        """Write the rows that wait to the spools of their files."""
+        if not self._waiting[dataset]:
+            return
+        table, self._waiting[dataset] = self._pa.concat_tables(self._waiting[dataset]), []
+        share = np.array(table.column("bucket").to_pylist()) % self._shares
+        table, share = table.take(np.argsort(share, kind="stable")), np.sort(share)
         for index in np.unique(share).tolist():
-            if (dataset, index) not in self._spools:
-                file = TemporaryFile(dir=self._drafts)  # noqa: SIM115 (closed with the writer)
-                options = self._pa.ipc.IpcWriteOptions(compression="lz4")
-                self._spools[dataset, index] = file, self._pa.ipc.new_stream(file, schema, options=options)
-            self._spools[dataset, index][1].write_table(table.take(np.flatnonzero(share == index)))
+            start, end = np.searchsorted(share, [index, index + 1]).tolist()
+            self._spool(dataset, index).stream.write_table(table.slice(start, end - start))
+
+    def _spool(self, dataset: str, share: int) -> _Spool:
+        if (dataset, share) not in self._spools:
+            file, ipc = TemporaryFile(dir=self._drafts), self._pa.ipc  # noqa: SIM115 (closed with the writer)
+            options = ipc.IpcWriteOptions(compression="lz4")
+            self._spools[dataset, share] = _Spool(file, ipc.new_stream(file, self.schemas[dataset], options=options))
+        return self._spools[dataset, share]
 
     def finish(self) -> dict[str, list[str]]:
         """Write the new files, and give them their names: all files of each dataset."""
+        for dataset in DATASETS:
+            self._write(dataset)
         drafts: dict[str, str] = {}
         for dataset, share in product(DATASETS, range(self._shares)):
             if (dataset, share) in self._spools or self._merged.files[dataset]:
@@ -282,9 +307,9 @@ class _FileWriter:
         schema, spool = self.schemas[dataset], self._spools.get((dataset, share))
         batches: Iterator[Any] = self._merged.batches(dataset, schema.names, share=share, shares=self._shares)
         if spool is not None:
-            spool[1].close()
-            spool[0].seek(0)
-            batches = chain(batches, self._pa.ipc.open_stream(spool[0]))
+            spool.stream.close()
+            spool.file.seek(0)
+            batches = chain(batches, self._pa.ipc.open_stream(spool.file))
         writer, waiting, count = self._pa.parquet.ParquetWriter(path, schema), list[Any](), 0
         try:
             for batch in chain(batches, [None]):
@@ -299,7 +324,7 @@ class _FileWriter:
         finally:
             writer.is_open = False  # or pyarrow tries again as it deletes the writer, and prints why it cannot
         if spool is not None:
-            spool[0].close()
+            spool.file.close()
         return count
 
     def _publish(self, path: str, name: str) -> None:
@@ -322,5 +347,5 @@ class _FileWriter:
     def close(self) -> None:
         """Give back the spools."""
         self._merged.close()
-        for file, _ in self._spools.values():
-            file.close()
+        for spool in self._spools.values():
+            spool.file.close()
