@@ -109,7 +109,7 @@ def test_estimates_read_as_the_table_of_the_command(notebook: Recommender, shop:
 
 
 def test_options_of_evaluate_are_those_of_the_use_case(notebook: Recommender) -> None:
-    derived = {"sources", "tables", "fit_doubts"}  # from `targets` and `fitted_on`
+    derived = {"sources", "tables", "fit_doubts", "apart"}  # from `targets` and `fitted_on`; `report` alone sets apart
     assert {field.name for field in fields(Request)} - derived <= {*inspect.signature(notebook.evaluate).parameters}
     with pytest.raises(InputError, match="level"):
         notebook.evaluate("home", level=2.0)
