@@ -72,10 +72,10 @@ def plan(store: Store, request: Request) -> Plan:
     try:
         with store.read() as unit, bulk.alongside(unit):
             return _stored_plan(unit, request)
-    except CheckFailed as error:  # there is no store
+    except CheckFailed as error:  # there is no store, or another release's
         if request.rate is None or request.log:
             raise
-        store.notice(f"days are not known: {error.message}")
+        store.notice(f"days are not known: {error.message}. {error.hint}")
         answer = _plan(request, _shares(request), None, None)
         assert answer is not None
         return answer

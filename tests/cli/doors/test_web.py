@@ -198,16 +198,18 @@ def test_metrics_count_what_was_answered(kiosk: str) -> None:
         fetch(address, "/v1/recommend", {"policy": "front", "session": "s0"})
         fetch(address, "/v1/recommend", {"policy": "home", "session": "s0", "k": 100})
         fetch(address, "/v1/feedback", {"decision_id": 1, "events": {"click": 1}})
-        fetch(address, "/v1/feedback", {"decision_id": 1, "events": {"click": -0.25, "look": 1}})
+        for _ in range(2):  # a retry counts as an answer, and brings no event
+            fetch(address, "/v1/feedback", {"decision_id": 1, "events": {"click": -0.25, "look": 1}, "key": "k"})
+        fetch(address, "/v1/feedback", {"decision_id": 1, "position": 9, "events": {"click": 1}})
         status, text = fetch(address, "/metrics")
         lines = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
         assert status == 200
         assert lines['rlrec_decisions_total{policy="home",route="",version="1"}'] == "3.0"
         assert lines['rlrec_decisions_total{policy="home",route="front",version="1"}'] == "1.0"
-        assert (lines['rlrec_refused_total{code="2"}'], lines["rlrec_feedback_total"]) == ("1.0", "2.0")
+        assert (lines['rlrec_refused_total{code="2"}'], lines["rlrec_feedback_total"]) == ("2.0", "3.0")
         assert lines['rlrec_events_total{policy="home"}'] == "3.0"
         assert lines['rlrec_reward{policy="home"}'] == "0.75"
-        assert (lines["rlrec_group_lines_count"], lines["rlrec_group_seconds_count"]) == ("7.0", "7.0")
+        assert (lines["rlrec_group_lines_count"], lines["rlrec_group_seconds_count"]) == ("9.0", "9.0")
         assert lines['rlrec_draw_surprise_nats_count{policy="home",version="1"}'] == "4.0"
         assert lines['rlrec_live_version{policy="home"}'] == "1.0"
         assert lines["rlrec_store_up"] == "1.0"
