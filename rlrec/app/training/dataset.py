@@ -32,7 +32,7 @@ from rlrec.policy.gradients.natural import FOLDS
 ALIGNED = 64  # bytes; arrays begin at multiples of it
 PADDING = memoryview(bytes(ALIGNED))
 
-_ROOM = "set TMPDIR to a folder with room: half a kB for each decision of the log"
+_ROOM = "set TMPDIR to a folder with room: a kB for each decision of the log, half as much more for pages of three"
 
 
 # -- files --
