@@ -86,8 +86,8 @@ class Result:
     """The content of the page; a part that is None or empty has sentences in `remarks`, under its name, that say why.
 
     reward: that the parts share, None without a policy. period: of `over_time`, hour, day or week; weeks: the same by
-    whole weeks, None where there are not two; judged: decisions that estimates and exposure are from, None for all;
-    best: the sentence that names the best known policy"""
+    whole weeks, None where there are not two; earlier: decisions that `since` leaves out; judged: decisions that
+    estimates and exposure are from, None for all; best: the sentence that names the best known policy"""
 
     created_at: str
     log: str
@@ -95,6 +95,7 @@ class Result:
     first: str | None
     last: str | None
     reward: str | None = None
+    earlier: int = 0
     traffic: list[PolicyTraffic] = field(default_factory=list)
     period: str = "day"
     over_time: outcomes.Result | None = None
@@ -145,6 +146,9 @@ class _Gathering:
             created_at=format_time(unit.now), log=request.filter, decisions=decisions,
             first=format_time(first) if decisions else None, last=format_time(last) if decisions else None,
         )  # fmt: skip
+        if self.selection.since is not None:
+            before = replace(self.selection, since=None, until=self.selection.since)
+            self.answer.earlier = sum(selected.version_counts(unit, before).values())
         self.policies = {policy.id: policy for policy in policies.all_policies(unit)}
         live = policies.live(unit, [policy.name for policy in self.policies.values()])
         self.live = {policy.version.policy.id: policy.version for policy in live.values()}

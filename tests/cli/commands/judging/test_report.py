@@ -111,6 +111,8 @@ def test_what_lies_before_a_long_pause_is_not_shown_over_time(run_sqlite: Run) -
     text = page(run_sqlite, "--no-estimates")
     assert "Nothing from before 2027-03-01 is shown over time" in text
     assert "2027-01-01T" not in text
+    assert "left out" not in text
+    assert "; 1 earlier decision left out" in page(run_sqlite, "--no-estimates", "--since", "2027-02-01")
 
 
 def test_visits_at_the_end_of_an_old_log_do_not_count_as_lost(run_sqlite: Run) -> None:
