@@ -366,3 +366,16 @@ def test_units_of_a_policy_that_began_late_are_young(store: Store) -> None:
         assert "young-units" not in rows[names[1], "decisions_per_visit"]
     same_age = outcomes(store, Request(by="policy", age_us=5 * DAY))
     assert all("young-units" not in row["reasons"] for row in same_age["outcomes"])
+
+
+def test_units_of_a_policy_that_stopped_before_they_came_again_are_young(store: Store) -> None:
+    """Ten users a day come for the first time, and then daily: to one policy until day 4, then to another, which keeps
+    them for ten days more. A policy that served them all from the beginning has had their visits."""
+    stocked(store)
+    for day in range(15):
+        served = [("side" if day < 5 else "home", f"u{n}") for n in range(10 * min(day + 1, 5))]
+        lines = [recommend.Request(session=f"{user}-{day}", user=user, policy=name) for name, user in served]
+        recommend.recommend_group(clock(store, START + day * DAY), lines)
+    clock(store, START + 16 * DAY)
+    rows = {(row["group"], row["metric"]): row["reasons"] for row in outcomes(store, Request(by="policy"))["outcomes"]}
+    assert [("young-units" in rows[name, "visits"]) for name in ("home", "side")] == [False, True]

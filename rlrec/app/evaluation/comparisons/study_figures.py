@@ -70,8 +70,8 @@ class StudySums(Sums):
     segments: of units by what their first context says
     halves: 0, of units assigned in the first half of the time, and 1, in the second, for metrics of `_ageing`
     counts: of each group, by name: sessions with a mature decision; decisions of a sampled log; anonymous units; those
-        with each column of SAMPLED_FLAGS; begun and ages, (v, AGES), visits by the age of their unit then, and units by
-        theirs at the end; strata, (s, v), units by what they were drawn in
+        with each column of SAMPLED_FLAGS; begun, ages and served, (v, AGES), visits by the age of their unit then,
+        units by theirs at the end, and visits by their time; strata, (s, v), units by what they were drawn in
     censored: mature decisions that were left out
     new, returning: how many units had no visit before the one they entered in, and how many had
     anonymous: how many are sessions without a user, where some user is known"""
@@ -327,12 +327,19 @@ class StudyFigures:
         if begun is None or ages is None or not metric.per_unit:
             return False
         if self.study.by in LIVES:  # a group that has not served for long does not tell how long people come back
+            ages = np.array([self._ages_then(group) for group in range(len(ages))])
             shares = [outcomes.expected_share(begun.sum(axis=0), ages.sum(axis=0), ages[group]) for group in groups]
         else:
             shares = [outcomes.share_of_visits(begun[group], ages[group]) for group in groups]
             if self.is_first_week and min(outcomes.mean_age(ages[group]) for group in groups) < EQUAL_AGE:
                 return True
         return min(shares) < outcomes.YOUNG_SHARE
+
+    def _ages_then(self, group: int) -> Array:
+        """Units of a group by the age that they had when it served for the last time, (AGES,)."""
+        ages = self.sums.counts["ages"][group]
+        idle = AGES - 1 - int(np.flatnonzero(self.sums.counts["served"][group]).max(initial=0))
+        return np.r_[ages[: idle + 1].sum(), ages[idle + 1 :], np.zeros(idle)]
 
     def count(self, name: str, *groups: int) -> int:
         """How many there are of one of the `counts` in these groups."""

@@ -281,7 +281,8 @@ class StudyFold:
         return drawn.take(rows), stratum[rows], ~is_drawn_again[rows]
 
     def _ages(self, visits: Visits, decisions: ServedDecisions, units: UnitSums) -> dict[str, Ids]:
-        """Visits by the age that their unit had, and units by their age at the end, of each variant, (v, AGES)."""
+        """Visits by the age that their unit had, and by when they began, and units by their age at the end, of each
+        variant, (v, AGES)."""
         n, spent = len(self.groups.labels), self._spent_us + 1
         # the visits of these units, whose rows are found by digest
         first, _ = distinct(decisions.group, decisions.visit)
@@ -300,7 +301,10 @@ class StudyFold:
             cell = group * AGES + np.clip(age * AGES // spent, 0, AGES - 1)
             return np.bincount(cell, minlength=n * AGES).reshape(n, AGES)
 
-        return {"begun": count(group, age), "ages": count(units.group, self._last_at - units.entry)}
+        return {
+            "begun": count(group, age), "ages": count(units.group, self._last_at - units.entry),
+            "served": count(group, visits.started_at[visit] - self._assigned[0]),
+        }  # fmt: skip
 
     def _has_age(self, columns: Columns, visits: Visits, decisions: ServedDecisions) -> Flags:
         """Whether each decision is early enough in the time of its unit, which came early enough in the log."""
