@@ -29,13 +29,14 @@ HOURS = 24
 SILENT, RECENT = 200, 5_000  # decisions: at least so many in a day are needed to see an outage; the newest are read
 WAITING, DOCTOR = "waiting", "doctor"  # checks of the warnings here, beside that of the clock
 
+WaitingVersion = TypedDict("WaitingVersion", {"version": str, "since": str, "answer": str | None})
 # live: number of the live version; versions: how many there are; decisions: imported ones too; decisions_24h: served;
-# answer: what the newest look of a gate says of the live version, None without one; waiting: the newest version and
-# its time, where it was trained or rebuilt and is not live
+# answer: what the newest look of a gate says of the live version, None without one; waiting: the newest version, its
+# time, and its answer, where it was trained or rebuilt and is not live
 PolicyStatus = TypedDict("PolicyStatus", {
     "policy": str, "kind": str, "live": int, "versions": int, "decisions": int, "decisions_24h": int,
     "last_at": str | None, "live_since": str, "reward": str, "answer": str | None,
-    "waiting": dict[str, str] | None,
+    "waiting": WaitingVersion | None,
 })  # fmt: skip
 # live: whether the version is the policy's live one, which the route follows; experiment: the ramp that runs; ramp:
 # where that stands
@@ -177,12 +178,15 @@ def _route(unit: Unit, change: RouteChange, live: dict[str, LivePolicy], served:
     }  # fmt: skip
 
 
-def _waiting(unit: Unit, live: Version, number: int) -> dict[str, str] | None:
+def _waiting(unit: Unit, live: Version, number: int) -> WaitingVersion | None:
     """The newest version of a policy, with this number, where it was trained or rebuilt and is not live."""
     newest = policies.versions(unit, [live.policy.id])[-1] if number > live.number else live
     has_learned = newest.policy.kind == "gradient" or "rebuilt_from" in newest.learned_from
-    waits = newest is not live and has_learned and newest.status != "retired"
-    return {"version": newest.reference, "since": format_time(newest.created_at)} if waits else None
+    if newest is live or not has_learned or newest.status == "retired":
+        return None
+    unseen = f"{newest.reference}: no gate has looked at it" if newest.policy.kind == "gradient" else None
+    answer = _answer(unit, newest, routes.newest_looks(unit, [newest.id])) or unseen
+    return {"version": newest.reference, "since": format_time(newest.created_at), "answer": answer}
 
 
 def _holdout(unit: Unit, route: str, experiment: str) -> HoldoutStatus:

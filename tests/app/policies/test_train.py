@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from rlrec.app.experiments import experiment
+from rlrec.app.judging.status import status
 from rlrec.app.log import ended_visits
 from rlrec.app.log.splits import splits
 from rlrec.app.policies import policy, policy_beliefs, train, versions
@@ -23,6 +24,7 @@ from rlrec.app.setup import arm, reward
 from rlrec.app.training import dataset_writer
 from rlrec.app.training.ascent import PageWeights
 from rlrec.errors import CheckFailed, InputError
+from rlrec.sentences import gate_claim
 from rlrec.store import Store
 from rlrec.store.log import sessions, settings
 from rlrec.store.log.sessions import Session
@@ -338,6 +340,8 @@ def test_the_gate_says_what_evaluate_and_the_gate_of_a_route_say(db: str, size: 
     assert gate["ess"] == pytest.approx(min(ours["ess"], theirs["ess"]), rel=1e-9)
     (visits,) = run(*now, "evaluate", "visits@2", "--estimator", "wdr", "--log", "split=gate", *options).json
     assert (gate["estimator"], gate["sessions"]) == ("wdr" if size == 1 else "dr", visits["n"])
+    (waiting,) = filter(None, (row["waiting"] for row in run(*now, "status", "--json").json["policies"]))
+    assert waiting["answer"] == gate_claim(gate, "visits@2").sentence
     assert run(*now, "route", "create", "home", "--to", "visits@1").exit_code == 0
     route = run(*now, "route", "set", "home", "--to", "visits@2", "--require", "if-better", *options).json["gate"]
     for name in ("value", "live_value", "estimate", "std_error", "ess"):
@@ -518,6 +522,8 @@ def test_a_candidate_that_nothing_speaks_for_is_kept_and_not_promoted(sqlite: St
     result = trained(sqlite, promote="if-better")
     assert (result["promoted"], live(sqlite), result["version"]) == (False, 1, 2)
     assert result["why"]
+    (waiting,) = filter(None, (row["waiting"] for row in status(sqlite)["policies"]))
+    assert (waiting["version"], waiting["answer"]) == ("visits@2", "visits@2: no gate has looked at it")
 
 
 def test_a_version_that_went_live_meanwhile_stays(shop: Store) -> None:

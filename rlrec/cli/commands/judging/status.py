@@ -98,8 +98,8 @@ def view(result: Status) -> View:
     ]
     notes: list[str | View] = [row["answer"] for row in result["policies"] if row["answer"] is not None]
     notes += [
-        f"{row['version']} waits since {short_times(row['since'])[:16]}: "
-        f"`rlrec policy promote {row['version']}` makes it live"
+        f"{row['answer'] or row['version']}{'; it' if row['answer'] else ''} has waited since "
+        f"{short_times(row['since'])[:16]}: `rlrec policy promote {row['version']}` makes it live"
         for row in (policy["waiting"] for policy in result["policies"]) if row is not None
     ]  # fmt: skip
     notes += [row["ramp"]["why"] for row in result["routes"] if row["ramp"]]

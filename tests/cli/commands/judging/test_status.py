@@ -151,7 +151,7 @@ def test_a_version_that_waits_is_named_until_it_is_live(run_sqlite: Run) -> None
         run_sqlite("--now", T0, "status", "--json").json["policies"][0]["waiting"] is None
     )  # a copy waits for nothing
     run_sqlite("--now", T0, "policy", "rebuild", "home")
-    assert "home@3 waits since 2026-01-01 12:00: `rlrec policy promote home@3` makes it live" in run_sqlite(
+    assert "home@3 has waited since 2026-01-01 12:00: `rlrec policy promote home@3` makes it live" in run_sqlite(
         "--now", T0, "status"
     ).stdout.replace("\n", " ")
     run_sqlite("--now", T0, "policy", "promote", "home@3")
