@@ -92,6 +92,7 @@ def plan(store: Store, show: Show, **request: Any) -> None:
     title = [
         f"{sentence[0].upper()}{sentence[1:]}.",
         f"{assumed['metric']}: {value:.4g} a {assumed['unit']}, standard deviation {deviation:.4g}",
+        *([] if assumed["traffic_units"] != 0 else [f"days are not known: this traffic has no {assumed['unit']}s yet"]),
         *([f"the last {wait} of these days are for those who came last to come again"] if wait else []),
     ]
     show(result, table=View(["looks", f"{assumed['unit']}s", "smallest variant", "days"], rows, title=title))

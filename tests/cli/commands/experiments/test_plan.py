@@ -66,6 +66,12 @@ def test_a_rate_needs_no_store(ready: Any, tmp_path: Path) -> None:
     assert not (tmp_path / "nowhere.db").exists()
 
 
+def test_a_store_without_traffic_says_why_it_knows_no_days(run_sqlite: Run) -> None:
+    assert (
+        "days are not known: this traffic has no users yet" in run_sqlite("experiment", "plan", "--rate", "5%").stdout
+    )
+
+
 def test_days_have_time_for_the_last_units_to_come_again(ready: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     run = partial(ready, "--now", "2030-02-01", "--allow-future")
     run("experiment", "create", "ab", "--variant", "a=home", "--variant", "b=other")
