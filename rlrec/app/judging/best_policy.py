@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 import numpy as np
@@ -29,22 +30,23 @@ from rlrec.store.log.events import RETURN
 from rlrec.store.log.selected import Selection
 from rlrec.store.policies import arms, policies, routes
 from rlrec.store.policies.beliefs import ArmSums
-from rlrec.times import DAY_US, SECOND, format_time
+from rlrec.times import DAY_US, format_time
 
 if TYPE_CHECKING:
-    from rlrec.app.evaluation.passes import arm_effects
+    from rlrec.app.evaluation.passes.arm_effects import EffectEstimates
+    from rlrec.ope.estimators.shrinkage import ShrunkEffects
 
 JUDGED = 100_000  # newest decisions that effects are from
 PAGES = 300  # newest ones, whose eligible sets and contexts stand for all
 SERVED = 200  # decisions from which on what a version showed is counted
 COUNTED = 5_000  # the newest of these
 ANY_REWARD = "epsilon-greedy"  # a kind that learns from any reward
-REACH = 1.96
-NUMBERS = ("long_run", "std_error", "shrunk", "shrunk_sd", "looks")  # of an arm
+LEVEL = 0.95
 
 
 # A candidate. gain: what it adds to a page in the long run, above what the log showed, in units of the reward, to first
-# order; lower, upper: at level 0.95; command: how it is made, or serves; serves: most of the newest pages.
+# order; lower, upper: at level 0.95, for all candidates together; command: how it is made, or serves; serves: most of
+# the newest pages.
 Candidate = TypedDict("Candidate", {
     "name": str, "gain": float, "lower": float, "upper": float, "command": str, "serves": bool,
 })  # fmt: skip
@@ -77,16 +79,18 @@ class _NewestPages:
     newest: int
 
     @classmethod
-    def read(cls, unit: Unit, selection: Selection, examination: Array) -> _NewestPages:
+    def read(cls, unit: Unit, selection: Selection, examination: Array, arm_keys: Sequence[str]) -> _NewestPages:
+        """arm_keys: in the order of the columns."""
         rows = selected.newest_pages(unit, selection, PAGES)
         context_ids = np.array([row.context_id for row in rows])
         contexts, _ = stored_contexts.distinct_contexts(unit, context_ids)
         keys = {arm.id: arm.key for arm in arms.all_arms(unit)}
+        ids = {key: arm for arm, key in keys.items()}
         return cls(
             counts=Counter((row.eligible_id, row.size, row.context_id) for row in rows),
             sets=contents.eligible_arms(unit, {row.eligible_id for row in rows}),
             contexts=dict(zip(np.unique(context_ids).tolist(), contexts, strict=True)),
-            examination=examination, columns={arm: column for column, arm in enumerate(keys)}, keys=keys,
+            examination=examination, columns={ids[key]: column for column, key in enumerate(arm_keys)}, keys=keys,
             newest=Counter(row.version_id for row in rows).most_common(1)[0][0],
         )  # fmt: skip
 
@@ -124,26 +128,34 @@ class _NewestPages:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _ArmEffects:
-    """Effects of arms, (k,) each: raw ones with standard errors, posteriors where there are none, and posteriors; even:
-    the exposures of `uniform`; shown: those of the log.
+class ArmEffects:
+    """Effects of k arms: raw ones, and posteriors, which also stand where raw ones cannot be told; even (k,): the
+    exposures of `uniform`; shown (k,): those of the log.
 
     Raw effects do not lean, and judge `uniform` and what served. A candidate that learned from this very log shows what
-    happened to look good in it: how it differs from `uniform` is judged by posteriors."""
+    happened to look good in it: how it differs from `uniform` is judged by posteriors around the mean of all arms.
+    Those around what the events of the slots predict would believe the very chance by which it chose."""
 
-    raw: Array
-    error: Array
-    mean: Array
-    sd: Array
+    raw: EffectEstimates
     shown: Array
     even: Array
 
+    @cached_property
+    def posterior(self) -> ShrunkEffects:
+        """The posteriors of effects in the long run, around the mean of all arms."""
+        from rlrec.ope.estimators.shrinkage import add_effects, shrink
+
+        posteriors = [shrink(*outcome, self.raw.varies) for outcome in self.raw.outcomes]
+        return add_effects(posteriors, (1.0, 1.0, self.raw.worth))
+
     def gain(self, exposures: Array, *, learned: bool) -> tuple[float, float]:
-        """The reward that exposures (k,) add to a page, and how far its bounds are from it."""
-        fixed = self.even if learned else exposures
-        change, choice = fixed - self.shown, exposures - fixed
-        variance = np.square(change) @ np.square(self.error) + np.square(choice) @ np.square(self.sd)
-        return float(change @ self.raw + choice @ self.mean), REACH * float(np.sqrt(variance))
+        """The reward that exposures (k,) add to a page, and its standard error."""
+        fixed, error = self.even if learned else exposures, self.raw.total(now=1.0)[1]
+        change = np.where(self.raw.varies & (error > 0), fixed - self.shown, 0.0)
+        choice = exposures - self.shown - change
+        (value,), (std_error,) = self.raw.total(now=1.0, weights=change[:, None])
+        variance = np.nan_to_num(std_error) ** 2 + np.square(choice) @ np.square(self.posterior.sd)
+        return float(value + choice @ self.posterior.mean), float(np.sqrt(variance))
 
 
 def find(
@@ -172,47 +184,49 @@ def find(
 def answer(unit: Unit, reward: str, log: str | None) -> Result:
     """The answer, in an open transaction. Raises CheckFailed for a log that cannot tell effects."""
     from rlrec.app.evaluation.passes import arm_effects
+    from rlrec.ope.estimators.shrinkage import add_effects
+    from rlrec.ope.intervals.tails import t_quantile
 
     since = selected.newest_at(unit, filters.selection(unit, log), JUDGED)
     pairs = filters.parse(log or "") | ({} if since is None else {"since": format_time(since)})
     filtered = ",".join(f"{key}={value}" for key, value in pairs.items()) or None
-    effects = arm_effects.answer(unit, arm_effects.Request(log=filtered, reward=reward))
-    selection, (group,) = filters.selection(unit, filtered), effects["groups"]
-    pages = _NewestPages.read(unit, selection, np.array(effects["examination"]))
-    prior = {"shrunk": group["prior_mean"], "shrunk_sd": group["prior_sd"], "looks": 0}
-    unseen: dict[str, Any] = dict.fromkeys(NUMBERS) | prior
-    rows = {row["arm"]: row for row in group["arms"]}
-    ordered: list[Any] = [rows.get(pages.keys[arm], unseen) for arm in pages.columns]
-    raw, error, mean, sd, looks = np.array([[row[name] for name in NUMBERS] for row in ordered], np.float64).T
-    usable = error > 0  # none of which is NaN
-    drafts, candidates = [*_drafts(unit, lookup.reward(unit, reward), effects)], list[Candidate]()
+    effect_pass, by_group, _ = arm_effects.sum_log(unit, arm_effects.Request(log=filtered, reward=reward))
+    selection, (sums,), keys = filters.selection(unit, filtered), by_group.values(), effect_pass.arm_keys
+    estimates = effect_pass.estimate(sums)
+    learned = add_effects(estimates.posteriors, (1.0, 1.0, estimates.worth))
+    pages = _NewestPages.read(unit, selection, np.array(effect_pass.examination), keys)
+    drafts = [*_drafts(unit, lookup.reward(unit, reward), learned, [*pages.columns])]
     even = pages.exposures(drafts[0].serving)
     assert even is not None  # of `uniform`
-    belief = _ArmEffects(
-        raw=np.where(usable, raw, mean), error=np.where(usable, error, sd), mean=mean, sd=sd,
-        shown=looks * pages.looks / looks.sum(), even=even,
-    )  # fmt: skip
+    shown = sums.looks * pages.looks / sums.looks.sum()
+    belief, gains = ArmEffects(raw=estimates, shown=shown, even=even), list[Any]()
     for draft in drafts:
         served = pages.served(unit, selection, draft.version_id) if draft.version_id else None
         exposures = pages.exposures(draft.serving) if served is None else served
         if exposures is None:
             continue
-        gain, reach = belief.gain(exposures, learned=served is None and draft is not drafts[0])
-        candidates.append({
-            "name": draft.name, "gain": gain, "lower": gain - reach, "upper": gain + reach, "command": draft.command,
-            "serves": draft.version_id == pages.newest,
-        })  # fmt: skip
+        gains.append((*belief.gain(exposures, learned=served is None and draft is not drafts[0]), draft))
     # a standard error below the gain: whoever is in doubt comes behind who is not
-    candidates.sort(key=lambda row: (row["gain"] - row["lower"]) / REACH - row["gain"])
-    sentence, log_s = sentence_of(reward, candidates), effects["log_s"]
-    if log_s <= effects["horizon_s"]:
-        days = quantity(round(log_s * SECOND / DAY_US), "day")
+    gains.sort(key=lambda row: row[1] - row[0])
+    freedom = max(1, min(int(sums.counts[3]), len(estimates.influence)) - 1)
+    reach = t_quantile(1 - (1 - LEVEL) / 2 / len(gains), freedom)  # the best of several looks best by chance, too
+    candidates: list[Candidate] = [
+        {
+            "name": draft.name, "gain": gain, "lower": gain - reach * error, "upper": gain + reach * error,
+            "command": draft.command, "serves": draft.version_id == pages.newest,
+        }
+        for gain, error, draft in gains
+    ]  # fmt: skip
+    sentence, log_us = sentence_of(reward, candidates), effect_pass.evaluation.extent.span_us
+    if log_us <= effect_pass.horizon_us:
+        days = quantity(round(log_us / DAY_US), "day")
         sentence += f"; the log covers {days}: returns after that are missing"
-    return {"reward": reward, "log": filtered, "pages": group["pages"], "candidates": candidates, "sentence": sentence}
+    pages_judged = int(sums.counts[0])
+    return {"reward": reward, "log": filtered, "pages": pages_judged, "candidates": candidates, "sentence": sentence}
 
 
-def _drafts(unit: Unit, reward: Reward, effects: arm_effects.Result) -> Iterator[Draft]:
-    """The candidates: uniform, every live policy, each bandit re-priced, and effects as a belief."""
+def _drafts(unit: Unit, reward: Reward, effects: ShrunkEffects, arm_ids: Sequence[int]) -> Iterator[Draft]:
+    """The candidates: uniform, every live policy, each bandit re-priced, and effects of these arms as a belief."""
     uniform = designs.unstored("uniform", {}, reward)
     command = f"`rlrec policy create {reward.name}-uniform --kind uniform --reward {reward.name}` makes it"
     yield Draft("uniform", command, VersionDistribution(unit, uniform, designs.policy_of(uniform), sums=(), prior=()))
@@ -226,7 +240,7 @@ def _drafts(unit: Unit, reward: Reward, effects: arm_effects.Result) -> Iterator
         yield Draft(version.policy.name, command, exact.load(unit, version), version.id)
         if version.learning and version.reward.id != reward.id:
             yield from _repriced(unit, version, reward)
-    yield _long_term(unit, reward, effects)
+    yield _long_term(unit, reward, effects, arm_ids)
 
 
 def _repriced(unit: Unit, version: Version, reward: Reward) -> Iterator[Draft]:
@@ -252,16 +266,13 @@ def _repriced(unit: Unit, version: Version, reward: Reward) -> Iterator[Draft]:
     yield Draft(f"{name} re-priced", command, serving)
 
 
-def _long_term(unit: Unit, reward: Reward, effects: arm_effects.Result) -> Draft:
+def _long_term(unit: Unit, reward: Reward, effects: ShrunkEffects, arm_ids: Sequence[int]) -> Draft:
     from rlrec.policy.kinds.long_term import SMALLEST, LongTerm
 
-    (group,), ids = effects["groups"], {arm.key: arm.id for arm in arms.all_arms(unit)}
-    prior = {"prior_mean": group["prior_mean"], "prior_sd": max(group["prior_sd"], SMALLEST)}
-    sums = []
-    for row in group["arms"]:
-        sd = min(max(row["shrunk_sd"], SMALLEST), prior["prior_sd"])  # an arm never counts less than the prior
-        pulls, earned = LongTerm.statistics_of(row["shrunk"], sd, **prior)
-        sums.append(ArmSums(ids[row["arm"]], pulls, earned, 0.0))
+    prior = {"prior_mean": effects.prior_mean, "prior_sd": max(effects.prior_sd, SMALLEST)}
+    sds = np.clip(effects.sd, SMALLEST, prior["prior_sd"])  # an arm never counts less than the prior
+    posteriors = zip(arm_ids, effects.mean.tolist(), sds.tolist(), strict=True)
+    sums = [ArmSums(arm, *LongTerm.statistics_of(mean, sd, **prior), 0.0) for arm, mean, sd in posteriors]
     version = designs.unstored("long-term", kinds.values(kinds.make("long-term", prior)), reward)
     name = f"{reward.name}-long-term"
     created = f"`rlrec policy create {name} --kind long-term --reward {reward.name}`"

@@ -181,12 +181,16 @@ class EffectEstimates:
         for number in range(3):
             yield self.effect[:, number], std_errors(self.influence[:, :, number], columns=self.columns)
 
-    def total(self, *, now: float) -> tuple[Array, Array]:
-        """Effects on all that a showing brings, so many times now, with their standard errors, (k,) each."""
+    def total(self, *, now: float, weights: Array | None = None) -> tuple[Array, Array]:
+        """Effects on all that a showing brings, so many times now, with their standard errors, (k,) each; or their sums
+        by weights (k, j), (j,) each."""
         factors = np.array([now, 1.0, self.worth])
         # what a return is worth has an error, too
-        influence = self.influence @ factors + np.outer(self.worth_influence, self.effect[:, 2])
-        return self.effect @ factors, std_errors(influence, columns=self.columns)
+        effect, influence = self.effect @ factors, self.influence @ factors
+        influence += np.outer(self.worth_influence, self.effect[:, 2])
+        if weights is not None:
+            effect, influence = effect @ weights, influence @ weights
+        return effect, std_errors(influence, columns=self.columns)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
