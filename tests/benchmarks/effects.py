@@ -40,7 +40,7 @@ LOGGERS: dict[str, Sequence[str]] = {
     "two-stage": ["two-stage"], "pooled": ["thompson", "epsilon-greedy"],
 }  # fmt: skip
 MILLION, MANY_PAGES, MANY_ARMS = 1_000_000, 20_000, 5_000
-STORED, STORED_PAGES = 40, 400  # logs through the store
+STORED, STORED_PAGES = 400, 400  # logs through the store: of 40, coverage is off by .03 by chance
 SETS = 200  # of arms, for weights
 
 
@@ -54,8 +54,10 @@ def effects(setting: Setting) -> Iterator[Figure]:
                 name=f"{name}: coverage of {outcome} {share:.4f}, off by", value=off, unit="", at_most=MOST - 0.95
             )
         yield Figure(name=f"{name}: coverage, shrunk", value=shrunk, unit="", at_least=LEAST_SHRUNK)
-    # the curve is found in the same short log, and its error is in no interval
-    yield Figure(name="through the store: coverage", value=stored(setting), unit="", at_least=0.85)
+    # the curve is found in the same short log, and its error is in no interval: it adds little to theirs
+    share = stored(setting)
+    off = abs(share - (LEAST + MOST) / 2)
+    yield Figure(name=f"through the store: coverage {share:.4f}, off by", value=off, unit="", at_most=MOST - 0.95)
     for slopes, share in weights(setting.size(SETS)).items():
         yield Figure(name=f"weights {slopes}: coverage", value=share, unit="", at_least=0.91)
     yield from _costs(setting)
