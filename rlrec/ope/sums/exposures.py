@@ -23,6 +23,7 @@ MOST_JOINT = 128  # arms that are regressed on together: each block holds a numb
 BASELINE_COLUMNS = 3  # columns that were known before the draw
 BLOCKS, BLOCKS_OF_MANY = 512, 128  # of clusters, of which errors are made; of more arms than are regressed on together
 SMALLEST = 1e-10  # eigenvalue, as a share of the largest, of exposures that did not vary
+_ALONE = 0.5  # of the squares of an exposure, beyond which a block tells of an arm alone
 _MOSTLY = 0.4  # of an exposure that varies: of two arms that take turns, each has a half
 _SALT, _MIX_SALT = 2, 3
 
@@ -182,11 +183,15 @@ class ExposureRegression(Sums):
 
     @cached_property
     def vary(self) -> Flags:
-        """Whether the exposure of each arm varied, apart from what those of all arms add up to, (k,)."""
+        """Whether the exposure of each arm varied, apart from what those of all arms add up to, and not in one block of
+        clusters alone, which may be one person, (k,)."""
         square = self.square.sum(axis=0)
+        by_block = np.einsum("bii->bi", self.square) if self._is_joint else self.square[..., -1]
+        alone = (by_block.max(axis=0) > _ALONE * by_block.sum(axis=0))[BASELINE_COLUMNS:]
         if self._is_joint:
-            return np.einsum("ij,ji->i", self._inverse, square)[BASELINE_COLUMNS:] > _MOSTLY
-        return np.asarray(square[BASELINE_COLUMNS:, -1] > SMALLEST * square[BASELINE_COLUMNS:, -1].max(initial=0.0))
+            return (np.einsum("ij,ji->i", self._inverse, square)[BASELINE_COLUMNS:] > _MOSTLY) & ~alone
+        own = square[BASELINE_COLUMNS:, -1]
+        return np.asarray((own > SMALLEST * own.max(initial=0.0)) & ~alone)
 
     @property
     def n_regressed(self) -> int:
