@@ -166,7 +166,12 @@ def _relearn(store: Store, source: Version, request: Request, *, by: str | None)
     version_id = store.write(partial(_add_effects, source=source, result=result, record=record, removals=removals))
     with store.read() as unit:
         answer = summary(unit, policies.by_id(unit, [version_id])[version_id])
-        return {**answer, "parent": source.number, "rebuilt": True, "since": None}
+        retired = {arm.key for arm in arms.all_arms(unit) if arm.retired_at is not None}
+    learned = {row["arm"] for row in _overall(result)["arms"] if row["looks"]}
+    if 2 * len(learned & retired) > len(learned):  # as those that come next will be
+        share = f"{len(learned & retired):,} of the {len(learned):,} arms that it has learned are retired"
+        store.notice(f"{share}, and an arm that comes is an average one to it until the next rebuild")
+    return {**answer, "parent": source.number, "rebuilt": True, "since": None}
 
 
 def _add_effects(

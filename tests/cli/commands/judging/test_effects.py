@@ -279,6 +279,15 @@ def test_a_new_arm_has_the_prior_of_the_others(shop: Run) -> None:
     assert rows["new"]["probability"] > rows["bait"]["probability"]
 
 
+def test_a_catalogue_that_comes_and_goes_is_named(shop: Run) -> None:
+    shop("policy", "create", "home", "--kind", "long-term", "--reward", "durable")
+    rebuild, text = ("policy", "rebuild", "home", "--now", AFTERWARDS), "of the 5 arms that it has learned are retired"
+    assert text not in shop(*rebuild).stderr
+    for arm in ARMS[:3]:
+        shop("arm", "retire", arm)
+    assert f"3 {text}" in shop(*rebuild).stderr
+
+
 @pytest.mark.parametrize(
     ("policy", "options", "message"),
     [
