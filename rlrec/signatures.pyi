@@ -1054,7 +1054,7 @@ class Commands:
         Events ahead of the clock whose decision is not stay where they are. It is the only command that changes logged
         times; stop what writes first.
 
-        sample: Derive only N random decisions again (without it: all, at most 10,000); of a log of over 20,000 decisions, audit only their sessions and what is newest.
+        sample: Derive only N random decisions again (without it: all, at most 10,000). Of a log of over 20,000 decisions they are runs of 10 neighbours, which mostly share a belief; only their sessions and what is newest are audited, and the output says how rare a fault may be that they do not show.
         seed: Seed of the sample.
         repair_clock: Put what lies ahead of the database's clock back, up to now.
         dry_run: Say what would be stored, and store nothing."""

@@ -58,6 +58,8 @@ CHECKS = {
     "removals": ("transactions of db forget and db prune", "removals"),
 }
 NEWEST = 5_000  # decisions of each policy that are audited beside a sample of a long log
+RUN = 10  # neighbouring decisions of such a sample: most share a belief, and a belief costs more than its decisions
+CONFIDENCE = 0.95  # of what is said of faults that the sample does not show
 SAMPLE_COLUMNS = (*{*audit.SLOTS, *visits.COLUMNS, *logged_draws.COLUMNS},)
 LEFT_OUT = ("beliefs", "slots", "returns", "starving", "positions", machine_sessions.CHECK)  # of such an audit
 
@@ -171,7 +173,7 @@ def _audit(store: Store, request: Request, findings: Findings) -> dict[str, int]
 
 def _audit_sample(store: Store, unit: Unit, request: Request, findings: Findings) -> dict[str, int]:
     """The counts of what was looked at: the sessions of random decisions, and the newest decisions of each policy."""
-    ids, total = audit.random_ids(unit, request.sample or 0, seed=request.seed)
+    ids, total = audit.random_ids(unit, request.sample or 0, seed=request.seed, run=RUN)
     session_ids = decisions.sessions_of(unit, ids.tolist())
     batch = audit.session_rows(unit, session_ids, SAMPLE_COLUMNS)
     joint, stored_policies = JointPropensities(findings), policies.all_policies(unit)
@@ -189,6 +191,14 @@ def _audit_sample(store: Store, unit: Unit, request: Request, findings: Findings
         f"{sampled:,} of {total:,} decisions, of the sessions of a random sample, and the newest {NEWEST:,} of each"
         f" policy were looked at; without --sample the file, {', '.join(LEFT_OUT)} and all rows are audited"
     )
+    if len(ids):
+        runs = len(np.unique(ids // RUN))
+        shares = (f"{1 - (1 - CONFIDENCE) ** (1 / number):.2%}" for number in (runs, len(ids)))
+        detail += (
+            f"; {len(ids):,} decisions in {runs:,} runs of neighbours, which mostly share a belief, were derived again:"
+            f" a fault in {' of the beliefs, or in '.join(shares)} of the decisions, each by itself, would have shown"
+            f" with a chance of {CONFIDENCE:.0%}"
+        )
     findings.add("propensities", "info", "store", detail)
     counts = {"decisions": sampled, "slots": len(batch), "shown": sampled, "policies": len(stored_policies)}
     return counts | {"propensities": n_derived}

@@ -69,18 +69,20 @@ def visit_histories(unit: Unit, decision_ids: Sequence[int]) -> Columns:
     return reader.ask_decisions(unit, ("step", "recorded", "history"), [test]).columns()
 
 
-def random_ids(unit: Unit, size: int, *, seed: int) -> tuple[Ids, int]:
+def random_ids(unit: Unit, size: int, *, seed: int, run: int = 1) -> tuple[Ids, int]:
     """Ids of `size` random decisions that this store drew itself, ascending, and how many it drew. Where these lie
-    densely they are found by random numbers, so that no others are read."""
+    densely they are found by random numbers, so that no others are read. run: ids that are neighbours, of which all or
+    none are taken, so that decisions come together that were drawn from one belief."""
     source, rng = "FROM decision WHERE imported = 0", np.random.default_rng(seed)
     total = int(unit.ask_value(f"SELECT count(*) {source}"))
     first, last = (int(unit.ask_value(f"SELECT {end}(id) FROM decision") or 0) for end in ("min", "max"))
     if total <= 2 * size or total * SPARSE < last - first:
         ids = [row[0] for rows in unit.portions(f"SELECT id {source} ORDER BY id") for row in rows]
         return np.sort(rng.choice(np.array(ids, np.int64), min(size, total), replace=False)), total
-    sample = dict[int, None]()
+    sample, neighbours = dict[int, None](), np.arange(run)
     while len(sample) < size:
-        tried = dict.fromkeys(rng.integers(first, last, size=2 * size, endpoint=True).tolist())
+        runs = rng.integers(first // run, last // run, size=-(-2 * size // run), endpoint=True)
+        tried = dict.fromkeys((runs[:, None] * run + neighbours).ravel().tolist())
         stored = {row[0] for row in unit.ask(f"SELECT id {source} AND id IN (?*)", list(tried))}
         sample |= dict.fromkeys(number for number in tried if number in stored)
     return np.array(sorted(list(sample)[:size]), np.int64), total

@@ -363,6 +363,25 @@ def test_a_sample_of_a_long_log_is_read_alone(healthy: str, monkeypatch: pytest.
     assert {check for check, _ in errors(audit(healthy, sample=1_000))} == {"dangling", "propensities"}
 
 
+@ON_BOTH
+def test_a_sample_of_a_long_log_takes_neighbours_that_share_beliefs(
+    healthy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk, "MIN_DECISIONS", 0)
+    with closing(Store(healthy)) as store, store.read() as unit:
+        ids, total = store_audit.random_ids(unit, 40, seed=0, run=10)
+        stored = {row[0] for row in unit.ask("SELECT id FROM decision WHERE imported = 0")}
+    runs = {number // 10 for number in ids.tolist()}
+    assert (len(ids), total) == (40, len(stored))
+    assert len(runs) <= 6
+    cut = {number for run in runs for number in range(10 * run, 10 * run + 10)} & stored - {*ids.tolist()}
+    assert len({number // 10 for number in cut}) <= 1  # the last run, where the sample was full
+    shares = re.search(r"40 decisions in (\d) runs .*: a fault in (.*)% of the beliefs, or in 7.22% of", audit(
+        healthy, sample=40).findings[-1].detail)  # fmt: skip
+    assert shares is not None
+    assert float(shares[2]) == pytest.approx(100 * (1 - 0.05 ** (1 / int(shares[1]))), abs=0.01)
+
+
 @pytest.mark.slow
 def test_a_sample_is_said_and_the_same_each_time(healthy: str) -> None:
     first, again = audit(healthy, sample=7), audit(healthy, sample=7)

@@ -14,6 +14,7 @@ from rlrec.app.evaluation.checks import CheckedLog, ClippedPropensities, Propens
 from rlrec.app.evaluation.rows import log_rows
 from rlrec.app.evaluation.rows.contexts import ContextCache
 from rlrec.app.evaluation.rows.log_rows import ArmTable, LoggedBatch
+from rlrec.arrays import run_starts
 from rlrec.ope.checks.draws import context_cells
 from rlrec.ope.checks.reasons import REASONS
 from rlrec.ope.intervals.betting import log_wealth
@@ -21,7 +22,7 @@ from rlrec.records import add_each
 from rlrec.store import Unit
 from rlrec.store.log import contents, imported_data, reader, selected
 from rlrec.store.log.reader import Batch
-from rlrec.store.log.selected import Selection
+from rlrec.store.log.selected import LogExtent, Selection
 from rlrec.store.policies import arms, policies
 
 SHOWN, CLIPPED, REPEATS = "shown", "clipped", "repeats"
@@ -37,7 +38,7 @@ def check(unit: Unit, *, findings: Findings, sample: Batch | None = None) -> Non
     """Judge what was drawn as `evaluate` does: by policy, and repeats over the entire log, or over the sample."""
     names = {policy.id: policy.name for policy in policies.all_policies(unit)}
     catalogue = ArmTable({arm.id: arm.key for arm in arms.all_arms(unit)})
-    extent = selected.extent(unit, Selection())
+    extent = selected.extent(unit, Selection()) if sample is None else _sample_extent(sample)
     cache, has_slot_sets = ContextCache(unit, encode=True), bool(imported_data.used_tables(unit, ["slot_set"]))
     totals: dict[tuple[str, int], Any] = {}
     checked = None
@@ -70,6 +71,15 @@ def check(unit: Unit, *, findings: Findings, sample: Batch | None = None) -> Non
             findings.error(name, subject, _accusation(unit, sums, checked))
         else:
             findings.warning(name, subject, REASONS[_REASONS[name]].text.removesuffix(" (weak)"))
+
+
+def _sample_extent(sample: Batch) -> LogExtent:
+    """What the checks ask of the extent of a log, of a sample of one."""
+    slots, at = sample.slots, sample.slots["at"]
+    return LogExtent(
+        positions=int(slots["size"].max()), steps=0, first_version=0, last_version=0,
+        decisions=len(run_starts(slots["decision_id"])), first_at=int(at.min()), last_at=int(at.max()),
+    )  # fmt: skip
 
 
 def _accusation(unit: Unit, sums: PropensityBets, checked: CheckedLog) -> str:

@@ -33,8 +33,9 @@ COLUMNS = ("check", "severity", "subject", "detail")
 @click.command(cls=GroupedCommand)
 @click.option(
     "--sample", type=Integer(0), metavar="N",
-    help="Derive only N random decisions again (without it: all, at most 10,000); of a log of over 20,000 decisions, "
-    "audit only their sessions and what is newest.",
+    help="Derive only N random decisions again (without it: all, at most 10,000). Of a log of over 20,000 decisions "
+    "they are runs of 10 neighbours, which mostly share a belief; only their sessions and what is newest are audited, "
+    "and the output says how rare a fault may be that they do not show.",
 )  # fmt: skip
 @click.option("--seed", type=Integer(0), default=0, show_default=True, help="Seed of the sample.")
 @click.option("--repair-clock", is_flag=True, help="Put what lies ahead of the database's clock back, up to now.")
