@@ -4,11 +4,13 @@ An unknown bound is infinite here; `estimate.py` reports it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
+import numpy.typing as npt
 
 from rlrec.arrays import Array
 from rlrec.errors import InputError, suggest
@@ -66,9 +68,19 @@ def normal(value: float, error: float, level: float) -> Bounds:
     return (value - reach, value + reach) if error > 0 else UNKNOWN
 
 
-def _counts(generator: np.random.Generator, size: int, m: int) -> Array:
-    cells = generator.integers(0, m, size=(size, m)) + np.arange(size)[:, None] * m
-    return np.bincount(cells.ravel(), minlength=size * m).reshape(size, m).astype(np.float64)
+def _draws(seed: int, number: int, m: int) -> Iterator[npt.NDArray[np.uint16]]:
+    """How often each of m units is drawn in each replicate, some replicates at a time."""
+    generator, step = np.random.default_rng(np.random.SeedSequence(seed)), max(1, 2**18 // m)
+    for start in range(0, number, step):
+        size = min(step, number - start)
+        cells = generator.integers(0, m, size=(size, m)) + np.arange(size)[:, None] * m
+        yield np.bincount(cells.ravel(), minlength=size * m).reshape(size, m).astype(np.uint16)
+
+
+@lru_cache(maxsize=1)
+def _usual_draws(seed: int, m: int) -> Sequence[npt.NDArray[np.uint16]]:
+    """The draws of as many replicates as are usual: all that is estimated of one log has the same."""
+    return tuple(_draws(seed, REPLICATES, m))
 
 
 def joint_quantiles(t: Sequence[Array], level: float) -> Bounds:
@@ -131,10 +143,8 @@ def studentised_bootstraps(
         if error > 0 and np.isfinite(error):
             indices_by_size.setdefault(len(units), []).append(index)
     for m, indices in indices_by_size.items():
-        generator = np.random.default_rng(np.random.SeedSequence(seed))
-        step = max(1, 2**18 // m)
-        for start in range(0, number, step):
-            counts = _counts(generator, min(step, number - start), m)
+        for draws in _usual_draws(seed, m) if number == REPLICATES else _draws(seed, number, m):
+            counts = draws.astype(np.float64)
             for index in indices:
                 (estimator, units), (value, _, negligible) = samples[index], figures[index]
                 with np.errstate(all="ignore"):

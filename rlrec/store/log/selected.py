@@ -165,7 +165,13 @@ def _read_once(unit: Unit, text: str, read: Callable[[], T]) -> T:
 
 def times(unit: Unit, selection: Selection) -> tuple[int, int]:
     """The times of the first and of the last selected decision; 0 where nothing is selected."""
-    return extent(unit, selection)[-2:]
+    is_plain = unit.folder is None and selection == Selection(since=selection.since, until=selection.until)
+    if not is_plain or unit.ask_row("SELECT 1 FROM policy WHERE kind = 'logged' LIMIT 1"):
+        return extent(unit, selection)[-2:]
+    # nothing was imported: an index has the times of what the store drew
+    rows = f"FROM decision d WHERE d.imported = 0 AND {_condition(selection)}"
+    first, last = (int(unit.ask_value(f"SELECT {end}(d.at) {rows}") or 0) for end in ("min", "max"))
+    return first, last
 
 
 def lacks_times(unit: Unit, selection: Selection) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from contextlib import closing
 from itertools import permutations
@@ -19,7 +20,9 @@ from rlrec.app.upkeep.doctor import Request as Audit
 from rlrec.app.upkeep.doctor import doctor
 from rlrec.errors import InputError
 from rlrec.store import Store, Unit
-from rlrec.store.log import events
+from rlrec.store.log import events, selected
+from rlrec.store.log.selected import Selection
+from rlrec.times import parse
 from tests.app import workers
 from tests.app.shop import MINUTE, START, added_up, apart, ask, clock, stocked, sums, tell
 from tests.conftest import runner
@@ -258,6 +261,27 @@ def test_a_group_of_a_stream_credits_each_user_once(shop: Store) -> None:
     Pipe(clock(shop, START + DAY + MINUTE)).group(requests)
     assert returns(shop) == {1: [(1, START + DAY + MINUTE)], 2: [(1, START + DAY)]}
     assert sound(shop, "home", "other")
+
+
+def test_times_are_those_of_all_decisions_before_an_import_and_after_it(shop: Store, tmp_path: Path) -> None:
+    for number in range(4):
+        visit(shop, START + number * DAY)
+    selections = [Selection(), Selection(since=START + 1, until=START + 3 * DAY), Selection(since=START + 5 * DAY)]
+
+    def times() -> list[tuple[int, int]]:
+        with shop.read() as unit:
+            assert [selected.times(unit, selection) for selection in selections] == [
+                selected.extent(unit, selection)[-2:] for selection in selections
+            ]
+            return [selected.times(unit, selection) for selection in selections]
+
+    assert times() == [(START, START + 3 * DAY), (START + DAY, START + 2 * DAY), (0, 0)]
+    lines = tmp_path / "log.ndjson"
+    line = {"policy": "old", "session": "x", "at": "2020-01-01T00:00:00Z", "slate": [{"arm": "a", "propensity": 1}]}
+    lines.write_text(json.dumps(line | {"eligible": ["a"]}))
+    run = runner(shop.address)
+    assert run("--now", "2027-02-01", "import-log", lines, "--layout", "jsonl").exit_code == 0
+    assert times()[0] == (parse("2020-01-01T00:00:00Z"), START + 3 * DAY)
 
 
 def test_an_import_brings_its_returns_and_no_others(shop: Store, sqlite_template: Path, tmp_path: Path) -> None:

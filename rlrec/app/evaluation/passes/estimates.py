@@ -396,9 +396,9 @@ def with_present(unit: Unit, evaluation: Evaluation, sums: CheckSums) -> CheckSu
 def _present(unit: Unit, evaluation: Evaluation) -> CheckSums:
     """The sums of drift over the newest decisions after the last one of the log, by id of the reward and the reason."""
     later = Selection(since=evaluation.extent.last_at + 1, without=evaluation.selection.without)
-    extent = selected.extent(unit, later)
-    if not extent.decisions:
+    if not any(selected.times(unit, later)):
         return {}
+    extent = selected.extent(unit, later)
     newest = replace(evaluation, selection=later, extent=extent).newest(unit, PRESENT_DECISIONS)
     rows = ImpressionUnit.prepare(unit, newest, {}, [LogDrift()])
     try:
