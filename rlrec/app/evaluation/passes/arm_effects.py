@@ -318,14 +318,8 @@ class EffectPass:
                     raise InputError(message, hint="choose a coarser field")
                 sums[group] = EffectSums.zeros(exposures.arms, outcomes=outcomes.shape[1])
             of_group = np.arange(len(drawn)) if members is None else members
-            sums[group] = self._with_pages(
-                sums[group],
-                take(pages, of_group),
-                exposures.take(of_group),
-                outcomes[of_group],
-                visits,
-                *self._events(rows, drawn[of_group]),
-            )
+            arguments = take(pages, of_group), exposures.take(of_group), outcomes[of_group], visits
+            sums[group] = self._with_pages(sums[group], *arguments, *self._events(rows, drawn[of_group]))
         return left_out
 
     def _events(self, rows: CompletePages, pages: Ids) -> tuple[dict[str, Array], dict[tuple[str, str], float]]:
@@ -545,7 +539,4 @@ def _check(sums: EffectSums) -> None:
         hint = "collect more pages, or judge whole policies by `rlrec evaluate`"
         raise CheckFailed(f"{persons} cannot tell {arms} apart", hint=hint)
     if not sums.pages.vary.any():
-        raise CheckFailed(
-            "what was shown never differed from what was expected",
-            hint="log by a policy with a floor",
-        )
+        raise CheckFailed("what was shown never differed from what was expected", hint="log by a policy with a floor")
