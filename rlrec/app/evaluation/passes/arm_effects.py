@@ -126,13 +126,12 @@ class EffectSums(Sums):
         worth = return_weight + followed
         effect = np.hstack([self.pages.effects, self.visits.effects])  # (k, 3): now, later, returning
         influence = np.concatenate([self.pages.influences, self.visits.influences], axis=2)
-        variances = np.column_stack([self.pages.variances, self.pages.variances, self.visits.variances])
         # effects are told apart from the log's mean showing
         share = self.expected / max(float(self.expected.sum()), 1e-300)
         effect = effect - share @ effect
         influence = influence - np.einsum("a,bao->bo", share, influence)[:, None]
         return EffectEstimates(
-            effect=effect, influence=influence, variances=variances, worth=worth, has_returns=returns > 0,
+            effect=effect, influence=influence, worth=worth, has_returns=returns > 0,
             worth_influence=(self.followed - followed * self.returned) / max(returns, 1.0),
             varies=self.pages.vary, columns=self.pages.n_regressed,
             rates=event_rates(self.events, self.looks, self.pages.vary), share=share,
@@ -157,13 +156,11 @@ class LogEffects(Sums):
 class EffectEstimates:
     """Effects of k arms, (k, 3): on the reward now and later, and on coming back; influence (b, k, 3): of each block.
 
-    variances (k, 3): of each by its exposures alone. worth: of a return, worth_influence (b,); varies (k,): arms whose
-    exposure did; columns: that were regressed on together; rates: of kinds of events at the slots of each arm; share
-    (k,): of what the log showed on average."""
+    worth: of a return, worth_influence (b,); varies (k,): arms whose exposure did; columns: that were regressed on
+    together; rates: of kinds of events at the slots of each arm; share (k,): of what the log showed on average."""
 
     effect: Array
     influence: Array
-    variances: Array
     worth: float
     worth_influence: Array
     has_returns: bool
@@ -176,16 +173,7 @@ class EffectEstimates:
     def posteriors(self) -> list[ShrunkEffects]:
         """The posteriors of effects now, later and on coming back."""
         predictors = columns_of(self.rates, len(self.effect))
-        return [shrink(*outcome, self.varies, predictors) for outcome in self.pooled]
-
-    @property
-    def pooled(self) -> Iterator[tuple[Array, Array]]:
-        """The `outcomes` with standard errors by exposures, and the noise of all arms together. The error of an arm by
-        itself goes with its effect: of what nobody bought yet both are small, and weights by it lean."""
-        for (effect, error), variance in zip(self.outcomes, self.variances.T, strict=True):
-            usable = self.varies & (error > 0)
-            noise = np.square(error[usable]).sum() / max(float(variance[usable].sum()), 1e-300)
-            yield effect, np.where(usable, np.sqrt(noise * variance), error)
+        return [shrink(*outcome, self.varies, predictors) for outcome in self.outcomes]
 
     @property
     def outcomes(self) -> Iterator[tuple[Array, Array]]:
@@ -401,7 +389,7 @@ class EffectPass:
             tables = np.array([cell.events.get(kind, np.zeros_like(sums)) for cell in cells])
             events[kind] = np.column_stack([(tables[..., 0] - looks * usual).ravel(), tables[..., 1].ravel()])
         rates = columns_of(event_rates(events, looks.ravel(), usable.ravel()), looks.size)
-        outcomes = zip(self.estimate(overall).posteriors, *(cell.pooled for cell in estimates), strict=True)
+        outcomes = zip(self.estimate(overall).posteriors, *(cell.outcomes for cell in estimates), strict=True)
         by_outcome: list[list[ShrunkEffects]] = []
         for posterior, *by_cell in outcomes:
             effect, error = (np.array(columns) for columns in zip(*by_cell, strict=True))
