@@ -35,7 +35,9 @@ def play(shop: Shop, policy: Pages, *, positions: int, visitors: int = 5_000, se
     shop.reset(visitors, np.random.default_rng(seed + 1))
     there, sums = np.ones(visitors, np.bool_), np.zeros((4, visitors))
     while there.any():
-        pages: Index = np.argsort(-policy(shop, rng), axis=1, kind="stable")[:, :positions]
+        scores = policy(shop, rng)
+        best = scores.argmax(axis=1)[:, None] if positions == 1 else np.argsort(-scores, axis=1, kind="stable")
+        pages: Index = best[:, :positions]
         _, clicks, terminated, truncated, info = shop.step(pages)
         ended = there & (terminated | truncated)
         sums += there * np.stack([np.ones(visitors), ended, clicks.sum(axis=1), info["purchase"].sum(axis=1)])

@@ -125,8 +125,8 @@ def test_without_a_curve_17_of_20_arms_are_missed() -> None:
 
 
 @pytest.mark.slow
-def test_in_19_of_20_seeds_the_greedy_page_is_within_one_percent_after_8000_pages() -> None:
-    """77 to 81 of 100 shops after 2,000 pages, 94 to 96 after 4,000, 97 to 99 after 8,000: then 3 of 20 fail in 2 % of
-    runs at most."""
-    _, greedy = studied(SHOPS["even"](np.random.default_rng(2), (20, ARMS)), pages=8_000)
-    assert np.count_nonzero(greedy >= 0.99) >= 18
+def test_in_19_of_20_seeds_the_greedy_page_is_within_one_percent_after_4000_pages() -> None:
+    """77 to 81 of 100 shops after 2,000 pages, 94 to 96 after 4,000, 97 to 99 after 8,000: of 20, fewer than 17 are in
+    2 % of runs."""
+    _, greedy = studied(SHOPS["even"](np.random.default_rng(2), (20, ARMS)), pages=4_000)
+    assert np.count_nonzero(greedy >= 0.99) >= 17

@@ -24,7 +24,7 @@ from rlrec.store.policies import arms, policies
 from tests.app import logs
 from tests.conftest import filled
 
-ARMS, TOPICS, WORDS, LENGTH, TEXTS = 5, 12, 10_500, 20, 12_000
+ARMS, TOPICS, WORDS, LENGTH, TEXTS = 5, 12, 10_500, 20, 8_000
 FEATURES = {"context": {"fields": {"words": {"list": [], "hash": 1 << 18}}}}
 
 

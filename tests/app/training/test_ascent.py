@@ -109,9 +109,8 @@ def test_candidates_that_are_no_better_stay_out() -> None:
 
 @pytest.mark.slow
 def test_a_gain_of_four_standard_errors_gets_through() -> None:
-    """92 % pass: fewer than two of three once in 55 runs."""
-    looks = [gates.better(seed) for seed in range(3)]
-    assert sum(look.promoted for look in looks) >= 2
+    """92 % pass: none of two once in 156 runs."""
+    assert any(gates.better(seed).promoted for seed in range(2))
 
 
 @pytest.mark.slow

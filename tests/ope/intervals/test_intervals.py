@@ -271,14 +271,14 @@ def test_widening_fades_where_many_rows_are_effective() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["18: uniform logger", "48: all sizes", "light"])
 def test_intervals_of_changed_weights_hold_their_bias(name: str) -> None:
-    """60 logs of 2,000 rows: fewer than 51 covered come in 1 of 1,000 series at 95 %. Without their bias, none of the
+    """40 logs of 2,000 rows: fewer than 33 covered come in 1 of 1,400 series at 95 %. Without their bias, none of the
     first kind of logs was."""
     (world,) = (world for world in coverage.worlds() if world.name == name)
-    counts = coverage.counts(world, 2_000, logs=60)
+    counts = coverage.counts(world, 2_000, logs=40)
     for label in coverage.BIASED:
         covered, logs = counts[label]
-        assert logs > 50
-        assert covered >= logs - 9, label
+        assert logs > 33
+        assert covered >= logs - 7, label
 
 
 def test_an_interval_of_changed_weights_lies_between_the_extremes_that_the_log_allows() -> None:

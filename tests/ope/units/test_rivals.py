@@ -55,12 +55,12 @@ def alarms(logs: int) -> dict[str, int]:
 
 @pytest.mark.slow
 def test_of_60_equal_targets_hardly_ever_one_is_called_better_or_worse() -> None:
-    """40 logs at 95 %: more than 7 alarms come in 1 of 1,000 series at 5 %. One by one, some target differs in most
+    """20 logs at 95 %: more than 5 alarms come in 1 of 3,000 series at 5 %. One by one, some target differs in most
     logs."""
-    counts = alarms(40)
-    assert counts["together"] <= 7
-    assert counts["left out"] <= 7
-    assert counts["single"] > 15
+    counts = alarms(20)
+    assert counts["together"] <= 5
+    assert counts["left out"] <= 5
+    assert counts["single"] > 7
 
 
 def test_the_best_target_is_told_from_the_worst() -> None:

@@ -79,7 +79,7 @@ def test_each_replica_is_a_distribution_of_its_own() -> None:
 @pytest.mark.slow
 def test_samples_of_lists_average_to_what_decisions_draw() -> None:
     """Seeded. Against slates that decisions drew from lists of their own, within 4.5 standard errors of 120 cells."""
-    rng, n = np.random.default_rng(3), 1_500
+    rng, n = np.random.default_rng(3), 600
     scores = Correlated(rng.normal(size=ARMS), rng.normal(size=(ARMS, 2)), 20)
     lists = np.sort(drawn_lists(n, seed=4), axis=1)
     mixture = ListMixture(ARMS, lists, np.full((1, n), 1 / n), SampledLists(scores, lists, seed=5), FLOOR)

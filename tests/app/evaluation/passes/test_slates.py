@@ -101,7 +101,9 @@ def test_the_policy_itself_has_weights_of_1(sqlite_db: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["epsilon-greedy", "thompson", "lin-thompson", "softmax", "gradient"])
 def test_sips_is_tis_where_a_visit_is_a_page(pages: str, kind: str) -> None:
-    logs.create(pages, "other", kind, minutes=100, **({"model": "shared"} if kind == "lin-thompson" else {}))
+    logs.create(
+        pages, "other", kind, minutes=100, **({"model": "shared", "samples": "100"} if kind == "lin-thompson" else {})
+    )
     if kind == "gradient":
         with closing(logs.at(pages, 101)) as store:
             trained(store, "other")
