@@ -33,7 +33,7 @@ TWO = Workers(jobs=2)
 @pytest.fixture(autouse=True)
 def many_partitions(monkeypatch: pytest.MonkeyPatch) -> None:
     """The batches are those of any process: workers may be real ones."""
-    monkeypatch.setattr(partitions, "count_partitions", lambda decisions: 8)
+    monkeypatch.setattr(partitions, "count_partitions", lambda decisions: 4)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def fitted(db: str, log: str | None, workers: Workers) -> Any:
 
 def trained(db: str, log: str | None, workers: Workers) -> list[float]:
     """The parameters of a new version, and what the gate says of it."""
-    request = train.Request(name="pg", log=log, seed=1, epochs=3, batch=20)
+    request = train.Request(name="pg", log=log, seed=1, epochs=2, batch=40)
     with closing(logs.at(db, 1e6)) as store:
         answer: dict[str, Any] = dict(train.train(store, request, workers))
         with store.read() as unit:
@@ -93,7 +93,7 @@ def test_training_on_a_folder_gives_the_parameters_of_the_store(db: str, tmp_pat
     export(db, tmp_path / "log")
     log = f"parquet:{tmp_path / 'log'}"
     expected = pytest.approx(trained(db, None, IN_PROCESS), rel=1e-12, abs=1e-15)
-    others = ((None, TWO), (log, IN_PROCESS), (log, Workers(engine="dask")))  # on SQLite: they take half a minute
+    others = ((None, TWO), (log, IN_PROCESS), (log, Workers(engine="dask")))  # on SQLite
     for of_log, workers in ((log, TWO), *(others if db.endswith(".db") else ())):
         assert trained(db, of_log, workers) == expected
 

@@ -21,6 +21,7 @@ from urllib.parse import quote
 
 import pytest
 
+from rlrec.cli.doors import page_server
 from rlrec.cli.doors.page_server import OLDEST_S, PageServer, _CachedPage
 from rlrec.cli.screen.contents import PAGES
 from rlrec.cli.screen.pages import CACHE_BYTES, FRESH_S, BoundedCache, Options, PageMaker, WebPage
@@ -290,7 +291,8 @@ def test_an_arm_has_the_newest_decisions_that_showed_it(shop: Run, sqlite_db: st
     assert "none of the newest 50,000 decisions" in text_of(page_of(sqlite_db, "arm", key="unseen"))
 
 
-def test_figures_of_more_than_ten_minutes_ago_are_not_shown(sqlite_db: str) -> None:
+def test_figures_of_more_than_ten_minutes_ago_are_not_shown(sqlite_db: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page_server, "PATIENCE_S", 0.05)
     server, now = PageServer(Options(sqlite_db, sqlite_db)), time.monotonic()
     page = WebPage(200, b'<main id="content">as it was</main>')
     for path, age_s in (("arms", 590), ("health", 610)):

@@ -71,7 +71,7 @@ def test_a_waiting_pipe_ends_with_one_line(shop: str, number: signal.Signals) ->
 
 def test_a_busy_process_ends_without_a_traceback_and_keeps_the_store_whole(shop: str) -> None:
     with closing(Store(shop)) as store:
-        for number in (*SIGNALS, *SIGNALS):
+        for number in SIGNALS:
             with process(shop, *LONG) as child:
                 before = decisions(store)
                 while decisions(store) == before:

@@ -158,7 +158,7 @@ def test_an_export_of_a_merged_store_gives_the_same_figures(
     tmp_path: Path, sqlite_db: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The folder was begun before the merge, when the decisions lay with other people."""
-    monkeypatch.setattr(partitions, "count_partitions", lambda decisions: 8)
+    monkeypatch.setattr(partitions, "count_partitions", lambda decisions: 4)
     lived(sqlite_db, alternating, merged=False)
     run, folder, lines = runner(sqlite_db), tmp_path / "log", tmp_path / "log.jsonl"
     words = ["evaluate", "even", "--reward", "w3d", "--estimator", "snips", "--cluster", "user"]
