@@ -245,11 +245,7 @@ def test_no_folder_is_full() -> None:
             "rlrec.store.a -> rlrec.store.b -> rlrec.store.a",
         ),
         ("app/log/a.py", "from rlrec.app.learning import b", "app/log lies below app/learning"),
-        (
-            "app/log/a.py",
-            "if TYPE_CHECKING:\n    from rlrec.app.inputs import b",
-            "or beside it",
-        ),
+        ("app/log/a.py", "if TYPE_CHECKING:\n    from rlrec.app.inputs import b", "or beside it"),
         ("app/audit/a.py", "from rlrec.app.requests import b", "app/audit lies below app/requests"),
         ("store/database/a.py", "from rlrec.store.log import b", "store/database lies below store/log"),
         (

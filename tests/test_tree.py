@@ -30,9 +30,7 @@ COVERED = {  # test file: modules without a test file of their name, which it co
     "app/evaluation/passes/test_effects.py": ["app/evaluation/passes/pages"],
     "cli/commands/judging/test_effects.py": ["app/evaluation/passes/arm_effects", "app/judging/effects"],
     "app/evaluation/passes/test_slates.py": ["app/evaluation/targets/slate_probabilities"],
-    "app/evaluation/rows/test_several_loggers.py": [
-        "app/evaluation/rows/candidates",
-    ],
+    "app/evaluation/rows/test_several_loggers.py": ["app/evaluation/rows/candidates"],
     "app/evaluation/targets/test_contextual.py": ["app/evaluation/targets/targets"],
     "app/evaluation/targets/test_logger_marginals.py": [
         "app/distributions/past_beliefs",
@@ -52,10 +50,7 @@ COVERED = {  # test file: modules without a test file of their name, which it co
     ],
     "cli/commands/experiments/test_plan.py": ["app/experiments/plan"],
     "app/experiments/test_route.py": ["store/policies/routes"],
-    "app/imports/layouts/test_csv_map.py": [
-        "app/imports/layouts/csv_cells",
-        "app/imports/layouts/line_groups",
-    ],
+    "app/imports/layouts/test_csv_map.py": ["app/imports/layouts/csv_cells", "app/imports/layouts/line_groups"],
     "app/imports/layouts/test_dsjson.py": ["app/imports/layouts/dsjson_slots"],
     "app/imports/layouts/test_layouts_out.py": ["app/imports/layouts/writers"],
     "app/imports/layouts/test_vw.py": ["app/imports/layouts/vw_writer"],
@@ -190,12 +185,7 @@ COVERED = {  # test file: modules without a test file of their name, which it co
     "cli/test_checklist.py": ["cli/commands/setup/help"],
     "cli/text/test_lines.py": ["cli/text/strict"],
     "cli/text/test_values.py": ["times"],
-    "compute/test_engines.py": [
-        "compute/cluster",
-        "compute/local",
-        "compute/packing",
-        "compute/worker",
-    ],
+    "compute/test_engines.py": ["compute/cluster", "compute/local", "compute/packing", "compute/worker"],
     "contract/test_kinds.py": ["arrays", "policy/kinds/fixed"],
     "ope/checks/test_diagnostics.py": ["ope/checks/reasons", "ope/checks/verdicts"],
     "ope/checks/test_drift.py": ["ope/checks/times"],
@@ -228,10 +218,7 @@ COVERED = {  # test file: modules without a test file of their name, which it co
     "simulate/test_environments.py": ["simulate/base"],
     "simulate/test_shop.py": ["errors"],
     "store/database/test_bulk.py": ["store/database/arrow_worker", "store/log/reader"],
-    "store/database/test_engine.py": [
-        "store/database/database_errors",
-        "store/log/decisions",
-    ],
+    "store/database/test_engine.py": ["store/database/database_errors", "store/log/decisions"],
     "store/database/test_schema.py": ["app/setup/init", "cli/commands/setup/init"],
     "store/database/test_tables.py": ["store/database/loading"],
     "store/database/test_views.py": ["app/log/reward_log"],

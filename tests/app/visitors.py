@@ -36,10 +36,7 @@ def opened(
 ) -> Store:  # fmt: skip
     """Arms, a policy `base` that logs, and `visits`, which is to be trained."""
     store.notice = ignored
-    arm.put(
-        clock(store, START),
-        lambda: [[(key, {"heat": SHAPES.get(key, 0.0)}) for key in keys]],
-    )
+    arm.put(clock(store, START), lambda: [[(key, {"heat": SHAPES.get(key, 0.0)}) for key in keys]])
     policy.create(store, policy.Request(name="base", kind=logger, parameters={"floor": "0.3"}))
     answers = policy.Request(name="visits", kind="gradient", parameters=parameters or {}, features=features)
     policy.create(store, answers)

@@ -251,10 +251,7 @@ def test_two_exclusions_leave_something_together(run: Run) -> None:
 def test_an_answer_says_what_it_leaves_out(run: Run) -> None:
     at(run, AFTER, "log", "exclude", "bots", "--machines")
     for words, text in (
-        (
-            ["outcomes"],
-            "exclusions leave out 12 of 132 decisions: `rlrec log list` names them, --log included=all",
-        ),
+        (["outcomes"], "exclusions leave out 12 of 132 decisions: `rlrec log list` names them, --log included=all"),
         (["outcomes", "--log", "user=u1+m1"], "exclusions leave out 2 of 4 decisions"),
         (["outcomes", "--log", "user=u1"], ""),
         (["outcomes", "--log", "included=bots"], ""),

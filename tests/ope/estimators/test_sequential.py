@@ -108,12 +108,7 @@ def test_effective_sample_size_by_step_by_hand() -> None:
     assert estimate.ess_by_step == pytest.approx(w.sum(axis=0) ** 2 / (w**2).sum(axis=0))
     assert estimate.horizon is None
     assert estimate.ess == pytest.approx(3.25**2 / (9 + 0.0625))
-    assert (estimate.n, estimate.clusters, estimate.unit, estimate.max_weight) == (
-        2,
-        2,
-        "session",
-        pytest.approx(3),
-    )
+    assert (estimate.n, estimate.clusters, estimate.unit, estimate.max_weight) == (2, 2, "session", pytest.approx(3))
 
 
 def test_the_horizon_is_where_the_log_stops_supporting_the_target() -> None:

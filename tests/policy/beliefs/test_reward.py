@@ -125,10 +125,7 @@ def test_a_transform_does_not_make_order_matter() -> None:
 
 EVENTS = st.lists(
     st.tuples(
-        st.integers(0, 4),
-        st.sampled_from(["click", "dwell_s", "other"]),
-        st.floats(-1e6, 1e6),
-        st.integers(0, 2000),
+        st.integers(0, 4), st.sampled_from(["click", "dwell_s", "other"]), st.floats(-1e6, 1e6), st.integers(0, 2000)
     ),
     max_size=20,
 )
@@ -166,11 +163,7 @@ def test_arrays_say_what_single_slots_say(
     events = [[event(kind, value, at=at) for slot, kind, value, at in drawn if slot == n] for n in range(5)]
     single = [rewards.slot_reward(item, effect, served_at=0, settled_only=settled_only) for effect in events]
     result, default = rewards.slot_rewards(
-        item,
-        n=5,
-        slot=np.array([row[0] for row in drawn], np.int64),
-        settled_only=settled_only,
-        **columns(item, drawn),
+        item, n=5, slot=np.array([row[0] for row in drawn], np.int64), settled_only=settled_only, **columns(item, drawn)
     )
     assert result == pytest.approx(single, abs=1e-9, rel=1e-9)
     assert result[default].tolist() == [-0.5] * int(default.sum())

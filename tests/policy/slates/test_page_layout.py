@@ -31,11 +31,7 @@ def laid_out(request: Any, policy: Any = None) -> page_layout.PageLayout:
         ({"pin": {"1": "a0"}}, {"pin": {"1": "a1"}}, "pin 1=a0 of the request contradicts pin 1=a1 of the policy"),
         ({"pin": {"1": "a0"}}, {"pin": {"2": "a0"}}, "pin 1=a0 of the request contradicts pin 2=a0 of the policy"),
         ({"pin": {"1": "a0", "2": "a1"}}, {"most": {"shelf": 1}}, "contradict most shelf=1 of the policy"),
-        (
-            {"least": {"a0": 0.6}},
-            {"least": {"a1": 0.6}},
-            "of the policy and least a0=0.6 of the request add up to 1.2",
-        ),
+        ({"least": {"a0": 0.6}}, {"least": {"a1": 0.6}}, "of the policy and least a0=0.6 of the request add up to 1.2"),
         ({"pin": {"1": "a0"}, "least": {"a1": 0.1}}, {"most": {"shelf": 1}}, "least a1=0.1 of the request contradicts"),
         ({"most": {"shelf.x": 1}}, None, "no eligible arm has 'shelf.x'"),
     ],

@@ -59,9 +59,7 @@ by_family = pytest.mark.parametrize("family", SIX)
 floors = pytest.mark.parametrize("floor", [0.0, 0.2])
 
 
-def seeds(
-    n: int,
-) -> tuple[np.ndarray[tuple[int], np.dtype[np.uint64]], np.ndarray[tuple[int], np.dtype[np.int64]]]:
+def seeds(n: int) -> tuple[np.ndarray[tuple[int], np.dtype[np.uint64]], np.ndarray[tuple[int], np.dtype[np.int64]]]:
     return np.full(n, 2**40 + 9, np.uint64), np.arange(n)
 
 

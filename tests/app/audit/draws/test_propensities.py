@@ -20,10 +20,7 @@ from tests.app.shop import done
 from tests.conftest import ON_BOTH, filled, runner
 from tests.policy import histories
 
-READ = {
-    "context": {"fields": {"page": ["x", "y"]}},
-    "arm": {"fields": {"price": "number", "kind": ["tea", "milk"]}},
-}
+READ = {"context": {"fields": {"page": ["x", "y"]}}, "arm": {"fields": {"price": "number", "kind": ["tea", "milk"]}}}
 START = "2026-01-01T00:{:02}:00Z"
 
 

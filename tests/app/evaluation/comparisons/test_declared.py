@@ -111,13 +111,7 @@ def test_the_default_is_reward_per_unit_and_the_traffic_of_a_month(sqlite_db: st
     assert (answer["sequence"]["best_n"], answer["guards"]) == (USERS, [])
     # the same again is no other experiment, though the traffic has changed
     serve(run, ["new-1", "new-2"], "1")
-    assert (
-        create(
-            run,
-            name="plain",
-        ).exit_code
-        == 0
-    )
+    assert create(run, name="plain").exit_code == 0
     assert create(run, "--best-n", USERS, name="plain").exit_code == 0
     assert create(run, "--best-n", USERS + 1, name="plain").exit_code == 6
     assert create(run, "--metric", "visits", name="plain").exit_code == 6

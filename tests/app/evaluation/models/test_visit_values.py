@@ -35,11 +35,7 @@ def shown(decisions: Decisions, share: np.ndarray) -> list[TargetSlates]:
     every = np.arange(len(decisions.top))
     return [
         TargetSlates(
-            rows=rows,
-            log_slate=np.zeros(len(rows)),
-            arms=np.arange(ARMS),
-            share=share[rows],
-            case=np.arange(len(rows)),
+            rows=rows, log_slate=np.zeros(len(rows)), arms=np.arange(ARMS), share=share[rows], case=np.arange(len(rows))
         )
         for rows in (every[::2], every[1::2])
     ]

@@ -249,11 +249,7 @@ def test_what_the_policy_served_elsewhere_meanwhile_is_said_to_be_left_out(pair:
 
 @pytest.mark.parametrize(
     ("label", "hint"),
-    [
-        ("holdout", "built-in uniform"),
-        ("c", "unknown variant 'c' in experiment ab"),
-        ("bb", "did you mean b?"),
-    ],
+    [("holdout", "built-in uniform"), ("c", "unknown variant 'c' in experiment ab"), ("bb", "did you mean b?")],
 )
 def test_a_label_without_a_version_is_refused_and_nothing_stops(pair: Run, label: str, hint: str) -> None:
     create(pair, "a=u", "b=ts", holdout_uniform="10%")

@@ -76,12 +76,7 @@ def test_the_command_creates_what_was_judged(shop: Run) -> None:
 def test_json_has_every_candidate_best_first(shop: Run) -> None:
     result = shop(*SWEEP, "ucb,linucb", "--param", "linucb:alpha=0,2", "--param", "linucb:floor=0.1", "--json").json
     rows = result["candidates"]
-    assert {row["target"] for row in rows} == {
-        "ucb",
-        "linucb alpha=0 floor=0.1",
-        "linucb alpha=2 floor=0.1",
-        "uniform",
-    }
+    assert {row["target"] for row in rows} == {"ucb", "linucb alpha=0 floor=0.1", "linucb alpha=2 floor=0.1", "uniform"}
     assert rows[0]["params"]["floor"] == 0.1
     assert (rows[-1]["kind"], rows[0]["kind"]) == (None, "linucb")
     assert [row["value"] for row in rows] == sorted((row["value"] for row in rows), reverse=True)

@@ -9,12 +9,7 @@ import pytest
 from rlrec.store import Store
 from tests.conftest import Run, filled, runner
 
-KINDS = {
-    "thompson": ("floor=0.1",),
-    "ucb": ("floor=0.2",),
-    "epsilon-greedy": ("epsilon=0.3",),
-    "uniform": (),
-}
+KINDS = {"thompson": ("floor=0.1",), "ucb": ("floor=0.2",), "epsilon-greedy": ("epsilon=0.3",), "uniform": ()}
 
 
 def prepared(db: str) -> None:

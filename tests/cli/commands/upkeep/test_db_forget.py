@@ -399,9 +399,7 @@ READ_THE_LOG = [
     indirect=["db"],
 )
 def test_what_read_a_user_who_was_forgotten_meanwhile_stores_nothing(
-    healthy: str,
-    monkeypatch: pytest.MonkeyPatch,
-    line: str,
+    healthy: str, monkeypatch: pytest.MonkeyPatch, line: str
 ) -> None:
     run, users, read = runner(healthy), ["u0", "u1", "u2"], Store.read
     at(run, "policy", "create", "pg", "--kind", "gradient")

@@ -29,10 +29,7 @@ def at(run: Run, *words: object, **more: Any) -> Any:
 
 @pytest.mark.slow
 @ON_BOTH
-def test_beliefs_stay_to_the_last_bit_and_the_audit_is_content(
-    healthy: str,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_beliefs_stay_to_the_last_bit_and_the_audit_is_content(healthy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rlrec.app.upkeep.db_removals.VISITS", 50)
     run, before = runner(healthy), sql(healthy, BELIEFS)
     counted = at(run, "db", "prune", "--before", BEFORE, "--dry-run")
