@@ -190,8 +190,8 @@ class ExposureRegression(Sums):
         alone = (by_block.max(axis=0) > _ALONE * by_block.sum(axis=0))[BASELINE_COLUMNS:]
         if self._is_joint:
             return (np.einsum("ij,ji->i", self._inverse, square)[BASELINE_COLUMNS:] > _MOSTLY) & ~alone
-        own = square[BASELINE_COLUMNS:, -1]
-        return np.asarray((own > SMALLEST * own.max(initial=0.0)) & ~alone)
+        shown = square[BASELINE_COLUMNS:, -1]
+        return np.asarray((shown > SMALLEST * shown.max(initial=0.0)) & ~alone)
 
     @property
     def n_regressed(self) -> int:
