@@ -104,13 +104,14 @@ def _means(rewards: Array, *columns: Ids) -> tuple[Ids, Array]:
 
 
 def recent_changes(unit: Unit, version: Version) -> dict[int | str, dict[str, Any]]:
-    """The newest change of mean reward among the last 50,000 decisions of a policy: under "policy" and by arm id.
-    A stream without one is left out. Each: `decision_id` and `at` of the first decision after the change (an estimate),
-    `noticed` (the decision that gave it away), and the means `before` and `after`."""
+    """The newest change of mean reward among the last 50,000 decisions of a policy, without those that are excluded:
+    under "policy" and by arm id. A stream without one is left out. Each: `decision_id` and `at` of the first decision
+    after the change (an estimate), `noticed` (the decision that gave it away), and the means `before` and `after`."""
     policy_id = version.policy.id
     drift = RewardDrift(unit, version, {arm.id: arm.key for arm in arms.all_arms(unit)})
     first, last = decisions.newest_id(unit, policy_id, RECENT), decisions.newest_id(unit, policy_id)
-    for batch in reader.ranges(unit, policy_id, first=first, last=last, columns=WATCHED):
+    tests = Selection(without=filters.exclusion_tests(unit)).conditions()
+    for batch in reader.ranges(unit, policy_id, first=first, last=last, tests=tests, columns=WATCHED):
         drift.take(batch)
     at = drift.times()
     return {

@@ -116,6 +116,14 @@ def test_a_change_is_dated_and_measured(drifted: str) -> None:
     assert a1["after"] == pytest.approx(0.8, abs=0.2)
 
 
+def test_excluded_decisions_are_not_looked_at(drifted: str, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.db"
+    copy.write_bytes(Path(drifted).read_bytes())
+    done(runner(str(copy))("log", "exclude", "late", "--where", f"since={THEN}"))
+    with closing(Store(str(copy))) as store, store.read() as unit:
+        assert recent_changes(unit, policies.live(unit, ["home"])["home"][0]) == {}
+
+
 def test_only_recent_decisions_are_looked_at(drifted: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(newest, "RECENT", 400)
     with closing(Store(drifted)) as store, store.read() as unit:
