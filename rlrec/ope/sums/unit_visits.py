@@ -75,7 +75,7 @@ class ServedDecisions:
     """Decisions of some visits, (d,) each.
 
     visit: index of its visit; group: number of its group, from 0; at; rewards, mature: of each reward definition, and
-    whether the reward counts; keep: how likely the log kept it (None: it kept all)"""
+    whether the reward counts; keep: how likely the log kept it (None: it kept all); day: its number (None: in UTC)"""
 
     visit: Ids
     group: Ids
@@ -83,6 +83,7 @@ class ServedDecisions:
     rewards: Sequence[Array]
     mature: Sequence[Flags]
     keep: Array | None = None
+    day: Ids | None = None
 
     @classmethod
     def empty(cls, rewards: int) -> ServedDecisions:
@@ -94,7 +95,7 @@ class ServedDecisions:
         return ServedDecisions(
             visit=self.visit[rows], group=self.group[rows], at=self.at[rows],
             rewards=[column[rows] for column in self.rewards], mature=[column[rows] for column in self.mature],
-            keep=None if self.keep is None else self.keep[rows],
+            keep=None if self.keep is None else self.keep[rows], day=None if self.day is None else self.day[rows],
         )  # fmt: skip
 
 
@@ -159,7 +160,7 @@ def unit_sums(visits: Visits, decisions: ServedDecisions, *, now: int | Ids) -> 
         "recognised": np.where(add(recognised) > 0, unit_weights, 0.0),
         "visits": add(stay_weights),
         "came_again": np.where(add(np.ones(n)) > 1, unit_weights, 0.0),
-        "active_days": _days(row[stay], decisions.at, len(first)) * unit_weights,
+        "active_days": _days(row[stay], decisions, len(first)) * unit_weights,
         "visits_over": add(is_over * stay_weights),
         "decisions": add(is_over * _sums(stay, count, n)),
         "minutes": add(is_over * stay_weights * (ended - begun) / MINUTE),
@@ -194,9 +195,9 @@ def _inclusion(row: Ids, keep: Array, n: int) -> Array:
     return 1 - dropped
 
 
-def _days(row: Ids, at: Ids, n: int) -> Array:
-    """On how many days (UTC) each row has a decision, (n,)."""
-    first, _ = distinct(row, at // DAY)
+def _days(row: Ids, decisions: ServedDecisions, n: int) -> Array:
+    """On how many days each row has a decision, (n,)."""
+    first, _ = distinct(row, decisions.at // DAY if decisions.day is None else decisions.day)
     return _sums(row[first], np.ones(len(first)), n)
 
 

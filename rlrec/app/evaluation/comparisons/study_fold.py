@@ -11,7 +11,7 @@ from rlrec.app.evaluation.comparisons.study import NAMED, USERS, Groups, Study
 from rlrec.app.evaluation.comparisons.study_figures import AGES, LIVES, NOTHING, StudySums, ageing_metrics, metrics
 from rlrec.app.evaluation.rows import log_rows
 from rlrec.app.evaluation.rows.contexts import ContextCache
-from rlrec.app.evaluation.rows.groups import MAX_GROUPS, too_many
+from rlrec.app.evaluation.rows.groups import MAX_GROUPS, day_numbers, too_many
 from rlrec.app.inputs import canonical, filters, lookup
 from rlrec.app.log import partitions, reward_log
 from rlrec.app.log.ended_visits import visit_indices
@@ -256,6 +256,7 @@ class StudyFold:
             visit=visit,
             group=self.groups.number(slots) if grouped else np.zeros(len(slots["at"]), np.int64),
             at=slots["at"], rewards=[page.reward for page in pages], mature=mature, keep=slots["keep_probability"],
+            day=day_numbers(slots["at"]),
         )  # fmt: skip
         return decisions.take(is_counted), take(slots, is_counted), int(is_left_out.sum())
 

@@ -57,6 +57,20 @@ def test_figures_are_those_of_the_story(ready: Any) -> None:
     }  # fmt: skip
 
 
+def test_active_days_are_those_of_the_time_zone(run_sqlite: Run) -> None:
+    run = run_sqlite
+    run("--now", "2026-03-01T22:00Z", "arm", "add", "a")
+    run("--now", "2026-03-01T22:00Z", "policy", "create", "home", "--kind", "uniform")
+    for time in ("2026-03-01T23:30Z", "2026-03-02T00:10Z", "2026-03-02T08:00Z"):
+        run("--now", time, "recommend", "--policy", "home", "--session", "s", "--user", "u")
+
+    def active_days(*zone: str) -> list[float]:
+        rows = run("--now", "2026-03-09", *zone, "outcomes", "--json").json["outcomes"]
+        return [row["value"] for row in rows if row["metric"] == "active_days"]
+
+    assert (active_days(), active_days("--tz", "Europe/Berlin")) == ([2.0], [1.0])
+
+
 def test_every_reward_has_its_rows(ready: Any) -> None:
     ready("reward", "define", "double", "click=2")
     words = ("outcomes", "--reward", "default", "--reward", "double", "--json")
