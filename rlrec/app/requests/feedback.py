@@ -165,7 +165,8 @@ class FeedbackTransaction:
 
     Most lines name a slot without events: such a line costs a microsecond or two. One that is refused leaves no trace.
     stored: of each line whether it was stored (else it is a duplicate), or why it was refused; refused: these errors.
-    outcomes: the answers, with the rewards after each line. unweighed: the kinds of events that no definition weighs.
+    outcomes: the answers, with the rewards after each line. deferred: what became of lines whose requests had to wait
+    for others of the group. unweighed: the kinds of events that no definition weighs.
     returns: whether these are events `return` that record themselves; other lines may not have one once a definition
     weighs it, or a visit would count twice.
     """
@@ -176,6 +177,7 @@ class FeedbackTransaction:
         self.unit, self.ledger, self.returns = unit, ledger, returns
         self.stored: list[bool | InputError] = []
         self.outcomes: list[Outcome] = []
+        self.deferred: FeedbackTransaction | None = None
         lines = [line for line in group if not isinstance(line, InputError)]
         if unit.postgres:  # under SQLite's one lock nothing changes any more
             ledger.lock(policies_of(unit, lines))
@@ -347,7 +349,8 @@ class FeedbackTransaction:
 
     def policy_sums(self) -> dict[str, tuple[int, float]]:
         """How many events the group added to decisions of each policy, and how much reward."""
-        sums, targets = dict[str, tuple[int, float]](), {target.decision_id: target for target in self.targets}
+        sums = {} if self.deferred is None else self.deferred.policy_sums()
+        targets = {target.decision_id: target for target in self.targets}
         for decision_id, new_rows in self.new.items():
             target, past = targets[decision_id], [*self.stored_events.get(decision_id, ())]
             version, new = self.versions[target.version_id], [Event(*row) for row in new_rows]

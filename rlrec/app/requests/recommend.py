@@ -127,7 +127,9 @@ class RequestGroup:
             if rows:
                 from rlrec.app.requests.feedback import feedback_group
 
-                later += feedback_group(self.store, [self.feedback[row] for row in rows]).outcomes
+                recorded = feedback_group(self.store, [self.feedback[row] for row in rows])
+                cast("FeedbackTransaction", self.recorded).deferred = recorded
+                later += recorded.outcomes
         except (StoreBusy, OutcomeUnknown) as error:  # the others must not be stored twice
             hint = error.hint or "give lines a request_id or a key: these are safe to send again"
             later += [InputError(error.message, hint=hint) for _ in range(len(later), len(indices) + len(rows))]
