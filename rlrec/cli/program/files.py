@@ -31,7 +31,7 @@ class Refusals:
     text, file, code."""
 
     def __init__(self, path: str | None, *, appends: bool = False) -> None:
-        self.count = 0
+        self.count = self.n_lines = 0  # refused, and read
         self.file = None if path is None else _created(path, "ab" if appends else "wb")
 
     @property
@@ -66,10 +66,11 @@ def _created(path: str, mode: str) -> BinaryIO:
         raise InputError(f"cannot write {truncate(path)}: {error.strerror}") from None
 
 
-def refused(count: int, *, hint: str | None = None) -> LinesRefused:
-    """The error at the end of an input of which some lines were refused."""
-    stored = "would be stored" if settings().dry_run else "is stored"
-    return LinesRefused(f"{quantity(count, 'line')} refused, the rest {stored}", hint=hint)
+def refused(count: int, *, n_lines: int, hint: str | None = None) -> LinesRefused:
+    """The error at the end of an input of which some lines were refused. n_lines: of the input, 0 where nobody counts
+    them."""
+    what = f"{'nothing' if count == n_lines else 'the rest'} {'would be' if settings().dry_run else 'is'} stored"
+    return LinesRefused(f"{quantity(count, 'line')} refused, {what}", hint=hint)
 
 
 class Lines:
@@ -104,6 +105,7 @@ class Lines:
         self.refusals.reading(self.name)
         for group in groups(self.source, eager=False):
             self.texts = dict(group)
+            self.refusals.n_lines += len(group)
             yield group
 
     def groups(self, kind: type[T]) -> Iterator[list[tuple[int, T]]]:
@@ -143,7 +145,7 @@ def refusing(command: Command) -> Command:
         with refusals.file or nullcontext():
             result = command(*args, refusals=refusals, **kwargs)
         if refusals.count:
-            raise refused(refusals.count, hint=f"the reasons are in {rejects}")
+            raise refused(refusals.count, n_lines=refusals.n_lines, hint=f"the reasons are in {rejects}")
         return result
 
     return run

@@ -133,18 +133,18 @@ def stream(
     settings().source = "<stdin>" if source == "-" else source
     ready(store)
     lines = source if rehearsal is None else rereadable(source)  # a rehearsal does not wait for whoever writes them
-    pipe, n_refused = Pipe(store, seed=seed, dry_run=dry_run), 0
+    pipe, n_lines, n_refused = Pipe(store, seed=seed, dry_run=dry_run), 0, 0
 
     def answers() -> Iterator[list[Any]]:
-        nonlocal n_refused
+        nonlocal n_lines, n_refused
         for group in groups(lines, eager=seed is None, flush=True):
             results, n_of_group = answer_group(pipe, group, kind)
-            n_refused += n_of_group
+            n_lines, n_refused = n_lines + len(results), n_refused + n_of_group
             yield results
 
     show.stream(answers(), rehearsal=rehearsal)
     if n_refused:
-        raise refused(n_refused)
+        raise refused(n_refused, n_lines=n_lines)
 
 
 def answer_group(pipe: Pipe, group: Sequence[tuple[int, bytes]], kind: Any) -> tuple[list[Any], int]:
