@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 import socket
@@ -13,6 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +74,49 @@ def test_one_request_and_its_feedback_are_json_with_a_status(kiosk: str) -> None
             assert (code, "line" in error, error["error"] != "") == (status, False, True), (path, body, error)
             assert field is None or error["field"] == field, (path, body, error)
         assert ended(child) == (0, b"")
+
+
+@pytest.mark.slow
+def test_a_client_generated_from_the_description_recommends_and_gives_feedback(
+    kiosk: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a public generator, which leaves out `/v1/pipe` alone: it has no streams of lines."""
+    pytest.importorskip("openapi_python_client")
+    scored = ("--kind", "scored", "--param", "temperature=1")
+    assert runner(kiosk)("policy", "create", "mine", *scored).exit_code == 0
+    with served(kiosk) as (address, child):
+        description, config = tmp_path / "openapi.json", tmp_path / "config.yml"
+        description.write_text(json.dumps(fetch(address, "/openapi.json")[1]))
+        config.write_text("post_hooks: []")
+        words = ("--path", description, "--config", config, "--meta", "none", "--output-path", tmp_path / "shop_client")
+        command = [sys.executable, "-m", "openapi_python_client", "generate", *map(str, words)]
+        generated = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert re.findall("WARNING .*", generated.stdout + generated.stderr) == [
+            "WARNING parsing POST /v1/pipe within default. Endpoint will not be generated."
+        ]
+        monkeypatch.syspath_prepend(tmp_path)
+        shop, models = import_module("shop_client"), import_module("shop_client.models")
+        recommend, feedback, health = (
+            import_module(f"shop_client.api.default.{name}") for name in ("recommend", "feedback", "health")
+        )
+        with shop.Client(base_url=f"http://{address}") as client:
+            request = models.Request(
+                session="s", policy="home", k=2, context=models.RequestContext.from_dict({"hour": 3})
+            )
+            drawn = recommend.sync(client=client, body=request)
+            assert (drawn.policy, {slot["arm"] for slot in drawn.slate}) == ("home", {"a1", "a2"})
+            clicked = models.FeedbackEvents.from_dict({"click": 1})
+            learned = feedback.sync(
+                client=client, body=models.Feedback(decision_id=drawn.decision_id, position=2, events=clicked)
+            )
+            assert (learned.decision_id, learned.events, learned.reward) == (drawn.decision_id, 1, 1.0)
+            candidates = [models.Candidate(arm="a1", score=0.0), models.Candidate(arm="a2", score=math.log(3))]
+            ranked = recommend.sync(client=client, body=models.Request(session="s", policy="mine", arms=candidates))
+            assert ranked.propensity == pytest.approx({"a1": 0.25, "a2": 0.75}[ranked.slate[0]["arm"]])
+            refused = recommend.sync_detailed(client=client, body=models.Request(session="s", policy="none"))
+            assert (refused.status_code, refused.parsed.field) == (400, "policy")
+            assert health.sync(client=client).additional_properties["lines"] == 4
+        assert ended(child)[0] == 0
 
 
 @pytest.mark.slow
