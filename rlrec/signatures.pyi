@@ -696,10 +696,10 @@ class Commands:
         block: None of these arms.
         not_after: No arm for which the person had such an event.
         not_shown: No arm that the person was shown N times, or N times in 7 days.
-        page: Rules of the page: {"pin": {"1": "a"}, "most": {"shelf": 2}, "least": {"b": 0.05}}.
+        page: Rules of the page: {"pin": {"1": "a"}, "most": {"shelf": 2}, "least": {"b": 0.05, "@home": {"1": 0.2}}}.
         pin: Show this arm there; repeatable.
         most: At most N with equal FIELD; repeatable.
-        least: Least probability of an arm; repeatable.
+        least: Least probability of an arm, or of @GROUP together, at position N or at each; repeatable.
         request_id: A retry under the same id answers the stored decision.
         seed: Seed of the draw [default: 64 random bits].
         dry_run: Draw, and store nothing.

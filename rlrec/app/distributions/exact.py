@@ -19,7 +19,7 @@ from rlrec.errors import InputError
 from rlrec.policy import NO_PAGE_RULES, TEAM_DRAFT, TWO_STAGE, is_contextual, learns_by_column, learns_stated
 from rlrec.policy.beliefs.base import EVERYTHING, PRICE, Belief, Policy
 from rlrec.policy.contexts import statements
-from rlrec.policy.contexts.statements import ARM_FEATURES, PAGE
+from rlrec.policy.contexts.statements import PAGE, PAGE_FIELDS
 from rlrec.policy.scores.floors import Floor, at_positions
 from rlrec.policy.scores.scores import Scores, unstack
 from rlrec.policy.slates import slate
@@ -282,7 +282,7 @@ class VersionDistribution:
         if reads == EVERYTHING:  # scores of arms change nothing
             return repr({**context, statements.ARMS: statements.by_arm(context, statements.FEATURES)})
         if PAGE in context or self._page is not None:  # caps look at features of arms
-            reads = (*reads, PAGE, ARM_FEATURES)
+            reads = (*reads, *PAGE_FIELDS)
         if not reads:
             return ""
         from rlrec.policy.contexts.fields import value_of
@@ -369,6 +369,11 @@ class VersionDistribution:
 
         stated = [parse(context[PAGE])] if context.get(PAGE) else []
         return stated if self._page is None else [self._page, *stated]
+
+    def rule_groups(self, context: Mapping[str, Any]) -> set[str]:
+        """The names with an `@` in least shares of the policy and of the context: of groups, or of arms."""
+        least = [] if self._page is None else [*self._page.least]
+        return {name for name in (*least, *(context.get(PAGE) or {}).get("least", ())) if name.startswith("@")}
 
     def reads_catalogue(self, contexts: Sequence[Mapping[str, Any]]) -> bool:
         """Whether distributions in some contexts depend on what the catalogue says of the arms."""

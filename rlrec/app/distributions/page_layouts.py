@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import Any
 
 from rlrec.app.distributions.designs import CatalogueFeatures
+from rlrec.app.inputs import arm_names
 from rlrec.arrays import Ids
 from rlrec.policy.contexts.fields import value_of
-from rlrec.policy.contexts.statements import ARM_FEATURES, PAGE
+from rlrec.policy.contexts.statements import ARM_FEATURES, GROUPS, PAGE
 from rlrec.policy.slates.page_layout import PageLayout, lay_out
 from rlrec.policy.slates.page_rules import PageRules
 from rlrec.store import Unit
@@ -23,16 +24,18 @@ class PageLayouts:
         self._layouts: dict[tuple[Hashable, ...], PageLayout] = {}
         self._cached_arms = 0
         self._features: CatalogueFeatures | None = None  # read for the first cap
+        self._groups: dict[str, list[str]] = {}  # as they are now, for contexts that do not say who was in them
 
     def find(
         self, unit: Unit, rules: Sequence[PageRules], eligible: Hashable, arms: Ids, context: Mapping[str, Any], *,
         keys: Mapping[int, str], revision: int,
     ) -> PageLayout:  # fmt: skip
         """The rules of the version and of a context, over an eligible set. Raises InputError where they contradict each
-        other."""
+        other, or name an unknown group."""
         has_caps = any(page.most for page in rules)
         stated: Mapping[str, Any] = (value_of(context, ARM_FEATURES) or {}) if has_caps else {}
-        name = eligible, revision * has_caps, repr(context.get(PAGE)), repr(stated)
+        groups: Mapping[str, Collection[str]] = context.get(GROUPS) or {}
+        name = eligible, revision * has_caps, repr(context.get(PAGE)), repr(groups), repr(stated)
         if name not in self._layouts:
             if self._cached_arms > ARMS:
                 self._layouts.clear()
@@ -46,5 +49,9 @@ class PageLayouts:
                 stated_by_arm = [stated.get(key, {}) for key in arm_keys] if stated else None
                 return self._features.values(arms, revision, field, stated_by_arm)
 
-            self._layouts[name] = lay_out(rules, arm_keys, values)
+            group_names = {group for page in rules for group in page.least if group.startswith("@")} - groups.keys()
+            if unread := group_names - self._groups.keys():
+                self._groups |= arm_names.members(unit, sorted(unread))
+            groups = {**groups, **{group: self._groups[group] for group in group_names & self._groups.keys()}}
+            self._layouts[name] = lay_out(rules, arm_keys, values, groups)
         return self._layouts[name]

@@ -60,6 +60,17 @@ def find(unit: Unit, names: Collection[str]) -> frozenset[int]:
     return ArmNames(unit, names).find(names)
 
 
+def members(
+    unit: Unit, names: Collection[str], groups: dict[str, frozenset[int]] | None = None
+) -> dict[str, list[str]]:
+    """The keys of the arms in those of some names that are groups, in order. groups: as of `ArmNames`. Raises
+    InputError for a name that is neither an arm nor a group."""
+    arm_names = ArmNames(unit, names, groups)
+    ids = {name: arm_names.find([name], field="page") for name in names}
+    keys = arms.keys(unit, frozenset().union(*ids.values()))
+    return {name: sorted(map(keys.__getitem__, ids[name])) for name in names if name not in arm_names.ids}
+
+
 def inactive(unit: Unit, keys: Collection[str]) -> dict[str, str]:
     """Those of some arms that may not be shown now, for a message, by what they are instead; retired ones come last,
     with how to bring them back."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from rlrec import policy as kinds
 from rlrec.app.inputs import arm_rules, lookup
+from rlrec.app.inputs.arm_names import ArmNames
 from rlrec.errors import InputError, suggest
 from rlrec.policy.beliefs.base import Policy
 from rlrec.policy.contexts.encoder import Encoder
@@ -62,20 +63,21 @@ def with_curve(unit: Unit, typed: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_page_rules(unit: Unit, texts: Mapping[str, str]) -> None:
-    """Raises InputError where rules of a page name an arm that the store does not know, or that is blocked."""
+    """Raises InputError where rules of a page name an arm or a group that the store does not know, or that is
+    blocked."""
     rules = declared(texts)
     if rules is None:
         return
-    keys, blocked = [*rules.pin.values(), *rules.least], arm_rules.policy_rules(texts).blocked
-    stored_keys = arms.ids(unit, keys)
-    if unknown_keys := [key for key in keys if key not in stored_keys]:
-        hint = suggest(unknown_keys[0], arms.keys_like(unit, unknown_keys[0])) or "`rlrec arm list` shows them"
-        raise InputError(f"a rule of the page names unknown arm {unknown_keys[0]!r}", hint=hint)
-    if blocked_key := next((key for key in keys if key in blocked), None):
-        position = next((number for number, key in rules.pin.items() if key == blocked_key), None)
-        text = rules.text("least", blocked_key) if position is None else rules.text("pin", position)
-        message = f"{text} contradicts block={texts['block']} of the policy"
-        raise InputError(message, hint="leave one of them out", field="param")
+    names, blocked = ArmNames(unit, rules.names), arm_rules.policy_rules(texts).blocked
+    for name, text in rules.names.items():
+        if not names.has([name]):
+            error = names.unknown([name])
+            raise InputError(f"a rule of the page names {error.message}", hint=error.hint)
+        if name in rules.pin.values() and name not in names.ids:
+            raise InputError(f"{text} pins a group", hint="pin one of its arms, or give the group a least share")
+        if name in blocked:
+            message = f"{text} of the policy contradicts block={texts['block']} of the policy"
+            raise InputError(message, hint="leave one of them out", field="param")
 
 
 def notice_page_rules(store: Store, texts: Mapping[str, str]) -> None:

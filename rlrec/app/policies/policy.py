@@ -15,7 +15,7 @@ from rlrec import policy as kinds
 from rlrec.app.distributions import designs
 from rlrec.app.evaluation.rows import groups
 from rlrec.app.inputs import arm_rules, canonical, lookup, parameters
-from rlrec.app.inputs.arm_names import ArmNames
+from rlrec.app.inputs.arm_names import ArmNames, members
 from rlrec.app.learning import arm_means, belief_versions, graduation
 from rlrec.app.learning.belief_versions import VersionSummary
 from rlrec.app.learning.warm_start import NO_BELIEF, InitialBelief, warm_start
@@ -199,9 +199,10 @@ def _check_caps(unit: Unit, policy: Policy) -> None:
     from rlrec.policy.slates.page_layout import lay_out
 
     features, revision = designs.CatalogueFeatures(unit), settings.get(unit).catalogue_revision
-    ids = arms.ids(unit, {*rules.pin.values(), *rules.least})
+    groups = members(unit, rules.names)
+    ids = arms.ids(unit, {*rules.names}.union(*groups.values()))
     arm_ids = np.array([*ids.values()], np.int64)
-    lay_out([rules], [*ids], lambda field: features.values(arm_ids, revision, field))
+    lay_out([rules], [*ids], lambda field: features.values(arm_ids, revision, field), groups)
 
 
 def _check_prior(store: Store, policy: Policy, kind: str, params: Mapping[str, Any]) -> None:

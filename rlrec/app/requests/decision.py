@@ -20,7 +20,7 @@ from rlrec.app.serving.requests import Answer
 from rlrec.arrays import Array, Index, finite_or_none
 from rlrec.errors import InputError
 from rlrec.policy import NARROWING
-from rlrec.policy.contexts.statements import LOGGED_RULES
+from rlrec.policy.contexts.statements import GROUPS, LOGGED_RULES
 from rlrec.policy.gradients import history
 from rlrec.policy.gradients.gradient import MEMORY, State
 from rlrec.policy.kinds.two_stage import RANKING_KEY
@@ -189,7 +189,7 @@ class DerivedDecision:
             return {}
         pages = self.served.page_rules(self.context)
         keys = {self.keys[arm] for arm in self.arms.tolist()}
-        return {"rules": [text for page in pages for text in page.texts(keys)]}
+        return {"rules": [text for page in pages for text in page.texts(keys, self.context.get(GROUPS, {}))]}
 
     def left_out(self, unit: Unit) -> dict[str, Any]:
         """The arms of the catalogue of then that could not be shown; nothing where all could, or nobody can tell."""

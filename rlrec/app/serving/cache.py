@@ -32,9 +32,9 @@ class ServingCache:
     unnamed: whether this set has no id yet. weighs_returns: whether some reward weighs the event `return`. unread:
     policies that were said to read no context; inactive: arms that requests listed and that may not be served, which
     were said to be where the value is True. policies: references to versions: their names are no routes, and never will
-    be. groups, narrowed: ids of the arms in groups, and what lists and groups leave of the present catalogue. start,
-    end: of the time over which its arms are the active ones. narrows: whether rules may take arms from a request.
-    kinds: of events, that such rules name and that were looked at."""
+    be. groups, members: ids and keys of the arms in groups; narrowed: what lists and groups leave of the present
+    catalogue. start, end: of the time over which its arms are the active ones. narrows: whether rules may take arms
+    from a request. kinds: of events, that such rules name and that were looked at."""
 
     def __init__(self) -> None:
         self.contexts: dict[str, int] = {}
@@ -49,6 +49,7 @@ class ServingCache:
         self.unread: set[str] = set()
         self.inactive: dict[str, bool] = {}
         self.groups: dict[str, frozenset[int]] = {}
+        self.members: dict[str, list[str]] = {}
         self.narrowed: dict[tuple[Any, ...], Any] = {}
         self.start = self.end = 0
         self.narrows = False
@@ -94,6 +95,7 @@ class ServingCache:
                 self.active, self.start, self.end = contents.eligible_arms(unit, [set_id])[set_id], start, end
             self.revision = settings.catalogue_revision
             self.groups.clear()
+            self.members.clear()
             self.narrowed.clear()
         if set_id is not None:
             self.sets[self.active] = set_id

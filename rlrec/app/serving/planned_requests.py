@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from copy import copy
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ from rlrec.app.serving.requests import (
 from rlrec.errors import Conflict, InputError, quantity
 from rlrec.policy import NARROWING
 from rlrec.policy.beliefs.base import PRICE
-from rlrec.policy.contexts.statements import ARMS, LOGGED_RULES, PAGE
+from rlrec.policy.contexts.statements import ARMS, GROUPS, LOGGED_RULES, PAGE
 from rlrec.policy.scores.floors import LONGEST
 from rlrec.store import Unit
 from rlrec.store.log import decisions, settings
@@ -177,7 +177,7 @@ class _Group:
             self._distributions[with_context] = self._distributions[name] = shared
         if assigned is not None and self.assigner is not None:
             self.assigner.remember_user(request)
-        context = request.context if shared.price is None else _with_price(request, shared)
+        context = self._drawn_context(request, shared)
         if narrowed is None and (request.arms is None or len(request.arms) == len(shared.eligible)):
             return PlannedRequest(request, shared, self.cache.text(context), content)
         words = narrowing_words(request)
@@ -227,12 +227,25 @@ class _Group:
             )  # fmt: skip
         return self._versions[name]
 
+    def _drawn_context(self, request: Request, version: ServingVersion) -> Mapping[str, Any]:
+        """The context of a request with the price of cost at which it is drawn, and who is in the groups that rules of
+        its page name. Raises InputError for an unknown one."""
+        context = request.context if version.price is None else {**request.context, PRICE: version.price}
+        if not (names := version.serving.rule_groups(context)):
+            return context
+        from rlrec.app.inputs.arm_names import members
+
+        if unread := names - self.cache.members.keys():
+            self.cache.members |= members(self.unit, sorted(unread), self.cache.groups)
+        groups = {name: self.cache.members[name] for name in sorted(names & self.cache.members.keys())}
+        return {**context, GROUPS: groups} if groups else context
+
     def _build(self, request: Request, version: ServingVersion, narrowed: Narrowed | None) -> SharedDistribution:
         eligible, serving = self._eligible(request, narrowed), version.serving
         if PAGE in request.context:
             from rlrec.app.serving.statements import check_named_arms
 
-            check_named_arms(self.unit, request, self.catalogue)
+            check_named_arms(self.unit, request, self.catalogue, self._drawn_context(request, version).get(GROUPS, {}))
         named = eligible if narrowed is None else narrowed.superset  # the same one for many persons
         keys, revision = self.cache.keys_with(self.unit, named), self.settings.catalogue_revision
         arm_ids, candidates = arm_array(eligible), serving.learner.n_candidates
@@ -243,7 +256,7 @@ class _Group:
         if candidates and request.size > candidates:
             raise InputError(f"k is {request.size}, but there are only {candidates} candidates", field="k")
         distribution = serving.candidates if candidates else serving.case
-        context = request.context if version.price is None else _with_price(request, version)
+        context = self._drawn_context(request, version)
         case = distribution(eligible, arm_ids, context, keys=keys, revision=revision)
         if case.layout is not None:
             case.layout.check(request.size)
@@ -283,11 +296,6 @@ class _Group:
             message = f"k is {request.size}, with only {quantity(len(eligible), 'arm')} eligible"
             raise InputError(message, hint=hint, field="k")
         return eligible
-
-
-def _with_price(request: Request, version: ServingVersion) -> dict[str, Any]:
-    """The context of a request with the price of cost at which it is drawn."""
-    return {**request.context, PRICE: version.price}
 
 
 def _ambiguous_target() -> InputError:

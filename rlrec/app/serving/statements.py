@@ -4,12 +4,13 @@ under `@arms` and `@page`."""
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlrec.app.serving.requests import Request
 from rlrec.errors import InputError, suggest
 from rlrec.policy.contexts.statements import ARMS, PAGE, STATED_OF_ARM, check_arms, check_names
+from rlrec.policy.slates.page_rules import add_typed as add_typed
 from rlrec.policy.slates.page_rules import parse
 from rlrec.store import Unit
 from rlrec.store.policies import arms
@@ -64,20 +65,30 @@ def _split(arms: Sequence[Any]) -> tuple[list[str], dict[str, dict[str, Any]]]:
     return keys, entries
 
 
-def check_named_arms(unit: Unit, request: Request, catalogue: Sequence[int]) -> None:
+def check_named_arms(
+    unit: Unit, request: Request, catalogue: Sequence[int], groups: Mapping[str, Sequence[str]]
+) -> None:
     """Raises InputError where a rule of the page of a request names an arm that is unknown, not in the catalogue (ids,
-    ascending), or left out by the request itself. What other rules leave out lets it rest."""
-    page = parse(request.context[PAGE])
-    named = {key: f"pin {position}={key}" for position, key in page.pin.items()}
-    named |= {key: f"least {key}={share}" for key, share in page.least.items()}
-    stored = arms.ids(unit, named)
-    for key, rule in named.items():
-        arm, listed = stored.get(key, -1), request.arms
+    ascending), or left out by the request itself, or a group of such arms. What other rules leave out lets it rest.
+    groups: the keys of their members."""
+    rules, listed = parse(request.context[PAGE]).names, request.arms
+    members = {name: groups.get(name, (name,)) for name in rules}
+    stored = arms.ids(unit, {key for keys in members.values() for key in keys})
+    lists_all = listed is None or any(name.startswith("@") for name in listed)
+
+    def is_eligible(key: str) -> bool:
+        arm = stored.get(key, -1)
         index = bisect_left(catalogue, arm)
         is_served = index < len(catalogue) and catalogue[index] == arm
-        has_group = any(name.startswith("@") for name in listed or ())
-        if not is_served or key in (request.block or ()) or not (listed is None or has_group or key in listed):
-            hint = "it is retired, not listed in `arms`, or blocked"
-            near = suggest(key, arms.keys_like(unit, key)) if key not in stored else None
-            message = f"{rule} of the request names arm {key!r}, which is not eligible"
-            raise InputError(message, hint=near or hint, field="page")
+        return is_served and key not in (request.block or ()) and (lists_all or key in (listed or ()))
+
+    for name, rule in rules.items():
+        if any(map(is_eligible, members[name])):
+            continue
+        if name in groups:
+            hint = "they are retired, not listed in `arms`, or blocked"
+            message = f"{rule} of the request names group {name!r}, of which no arm is eligible"
+            raise InputError(message, hint=hint, field="page")
+        near = suggest(name, arms.keys_like(unit, name)) if name not in stored else None
+        message = f"{rule} of the request names arm {name!r}, which is not eligible"
+        raise InputError(message, hint=near or "it is retired, not listed in `arms`, or blocked", field="page")

@@ -11,10 +11,12 @@ from rlrec.policy.beliefs.base import PRICE
 
 ARMS, PAGE = "@arms", "@page"
 LOGGED_RULES = "@eligible"  # what a request said that took arms from it
+GROUPS = "@groups"  # the members of groups that rules of the page name, by their names with the `@`
 STATED = (ARMS, PAGE)
-STATEMENTS = (*STATED, PRICE, LOGGED_RULES)  # the last two by the tool itself, the price for a policy with a budget
+STATEMENTS = (*STATED, PRICE, LOGGED_RULES, GROUPS)  # the last three by the tool itself; a budget has a price
 SCORE, SCORES, FEATURES = STATED_OF_ARM = ("score", "scores", "features")
 ARM_FEATURES = f"{ARMS}.{FEATURES}"  # as a field of a context: those of all arms, by key
+PAGE_FIELDS = (PAGE, GROUPS, ARM_FEATURES)  # on which rules of a page depend
 LARGEST = 1e100  # a score whose distance from another is still finite at any temperature
 
 

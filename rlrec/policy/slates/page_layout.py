@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,9 +10,51 @@ import numpy as np
 
 from rlrec.arrays import Array, Flags, Index, distinct
 from rlrec.errors import InputError
-from rlrec.policy.slates.page_rules import PageRules
+from rlrec.policy.slates.page_rules import EVERYWHERE, PageRules, check_sum, share_at
 
 _PREFIXES = 20_000  # ways to use up caps that are looked at
+
+
+@dataclass(frozen=True, eq=False)
+class LeastShares:
+    """Least shares of arms and groups: at a position each is a coin, which shows any of its arms that are allowed.
+
+    by_position (r, p): the shares at positions from 0, in the last column at all below. members, owner (e,): the arms
+    of each share, and the share, share by share. start (r,): where the arms of a share begin. arms (a,): those of any
+    share; order (e,), first (a,): members sorted by these, and where each one begins. last_named: the lowest position
+    that the request names, and its rule."""
+
+    by_position: Array
+    members: Index
+    owner: Index
+    last_named: tuple[int, str]
+
+    @cached_property
+    def start(self) -> Index:
+        return np.searchsorted(self.owner, np.arange(len(self.by_position)))
+
+    @cached_property
+    def order(self) -> Index:
+        return np.argsort(self.members, kind="stable")
+
+    @cached_property
+    def first(self) -> Index:
+        return np.flatnonzero(np.diff(self.members[self.order], prepend=-1))
+
+    @cached_property
+    def arms(self) -> Index:
+        return self.members[self.order][self.first]
+
+    def probability(self, position: int, allowed: Flags) -> tuple[Array, Array]:
+        """Probability that a coin shows each of `arms`, (u, a), and that none shows any, (u,), by which arms are
+        allowed, (u, m)."""
+        if not len(self.by_position):
+            return np.zeros((len(allowed), 0)), np.ones(len(allowed))
+        possible = allowed[:, self.members]
+        n_possible = np.add.reduceat(possible, self.start, axis=1, dtype=np.intp)
+        share = self.by_position[:, min(position, self.by_position.shape[1] - 1)] * (n_possible > 0)
+        by_member = possible * (share / np.maximum(n_possible, 1))[:, self.owner]
+        return np.add.reduceat(by_member[:, self.order], self.first, axis=1), 1.0 - share.sum(axis=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,16 +63,15 @@ class PageLayout:
 
     pins: the arm of a position from 0. cell (m,): arms with equal values of all capped fields share one. uses (cells,
     w): the counters that an arm of a cell raises, filled up with the last counter, which has no limit. Of each counter
-    (c,), limit; cap, the number of its cap; by_request, whether that is a cap of the request. least (m,): the share of
-    each arm. pinned_by_request: positions. names: of the caps of counters, pin_names: of pins by position, as errors
-    call them."""
+    (c,), limit; cap, the number of its cap; by_request, whether that is a cap of the request. pinned_by_request:
+    positions. names: of the caps of counters, pin_names: of pins by position, as errors call them."""
 
     pins: Mapping[int, int]
     cell: Index
     uses: Index
     limit: Index
     cap: Index
-    least: Array
+    least: LeastShares
     by_request: Flags
     pinned_by_request: frozenset[int]
     names: Sequence[str]
@@ -44,7 +85,7 @@ class PageLayout:
     @cached_property
     def is_closed(self) -> bool:
         """Whether every marginal has a closed form: the other arms compete as on a page of their own."""
-        return not self.has_caps and not self.least.any()
+        return not self.has_caps and not len(self.least.members)
 
     @property
     def has_caps(self) -> bool:
@@ -70,14 +111,12 @@ class PageLayout:
         return np.logical_not(is_full[:, self.uses].any(axis=2))
 
     def check(self, size: int) -> None:
-        """Raises InputError where a page of so many positions cannot keep the rules: a pin lies below it, or a cap may
-        leave no arm for one of them, or whether it does is not known."""
-        for position in self.pins:
+        """Raises InputError where a page of so many positions cannot keep the rules: a pin, or a share of the request,
+        lies below it, or a cap may leave no arm for one of them, or whether it does is not known."""
+        for position, text in (*self.pin_names.items(), self.least.last_named):
             if position >= size:
-                raise InputError(
-                    f"{self.pin_names[position]}, and the page has {size} positions",
-                    hint="ask for a longer page, or leave out the pin", field="page",
-                )  # fmt: skip
+                hint = "ask for a longer page, or leave it out"
+                raise InputError(f"{text}, and the page has {size} positions", hint=hint, field="page")
         if not self.has_caps:
             return
         n_sure, is_exact = self._count_sure(size)
@@ -154,13 +193,17 @@ class PageLayout:
         return len(positions), True
 
 
-def lay_out(rules: Sequence[PageRules], keys: Sequence[str], values: Callable[[str], Sequence[Hashable]]) -> PageLayout:
+def lay_out(
+    rules: Sequence[PageRules], keys: Sequence[str], values: Callable[[str], Sequence[Hashable]],
+    groups: Mapping[str, Collection[str]] | None = None,
+) -> PageLayout:  # fmt: skip
     """The rules of a page for arms, by their keys. values: of a field, one an arm: None where it has none, a tuple
-    where it has several.
+    where it has several. groups: the keys of their members.
 
     A rule that names an arm which is not eligible rests. Raises InputError where rules contradict each other: it names
     both."""
-    named = {key for page in rules for key in (*page.pin.values(), *page.least)}
+    groups = groups or {}
+    named = {key for page in rules for key in (*page.pin.values(), *page.least)}.union(*groups.values())
     arms = {key: index for index, key in enumerate(keys) if key in named} if named else {}
     pins: dict[int, tuple[str, str]] = {}
     for page in rules:
@@ -172,20 +215,19 @@ def lay_out(rules: Sequence[PageRules], keys: Sequence[str], values: Callable[[s
                 if (position == other_position) != (key == other):
                     raise _contradiction(text, other_text)
             pins[position] = key, text
-    least, shares = np.zeros(len(keys)), dict[str, str]()
-    for page in rules:
-        for key, share in page.least.items():
-            if key in arms and share > least[arms[key]]:
-                least[arms[key]], shares[key] = share, page.text("least", key)
-    if least.sum() > 1 + 1e-12:
-        raise InputError(f"{' and '.join(shares.values())} add up to {least.sum():g}", hint="they add up to 1 at most",
-                         field="page")  # fmt: skip
+    members = {
+        name: indices for page in rules for name in page.least
+        if (indices := [arms[key] for key in groups.get(name, (name,)) if key in arms])
+    }  # fmt: skip
+    # arms by their order, then groups: so the shares are summed in one order
+    members = {name: members[name] for name in sorted(members, key=lambda name: (name in groups, members[name][:1]))}
     cell, uses, limit, cap, by_request, names = _lay_out_caps(rules, keys, values)
     layout = PageLayout(
         pins={position - 1: arms[key] for position, (key, _) in pins.items()},
         pin_names={position - 1: text for position, (_, text) in pins.items()},
         pinned_by_request=frozenset(position - 1 for page in rules if page.is_request for position in page.pin),
-        cell=cell, uses=uses, limit=limit, cap=cap, by_request=by_request, names=names, least=least,
+        cell=cell, uses=uses, limit=limit, cap=cap, by_request=by_request, names=names,
+        least=_lay_out_shares(rules, members),
     )  # fmt: skip
     over = np.flatnonzero(layout.counts > layout.limit)
     for counter in over[:1].tolist():
@@ -194,11 +236,45 @@ def lay_out(rules: Sequence[PageRules], keys: Sequence[str], values: Callable[[s
             " and ".join(texts), layout.names[counter], verb="contradict" if texts[1:] else "contradicts"
         )
     blocked = ~layout.open_cells(layout.counts[None])[0][layout.cell]
-    blocked[layout.pinned] = False
-    for arm in np.flatnonzero(blocked & (least > 0))[:1].tolist():
-        counter = int(next(row for row in layout.uses[layout.cell[arm]] if layout.counts[row] >= layout.limit[row]))
-        raise _contradiction(shares[keys[arm]], f"{layout.names[counter]}, which pins use up")
+    pinned = {arms[key]: text for key, text in pins.values()}
+    for text, sharing, position in [
+        (page.text("least", name), members[name], position) for page in rules for name in page.least if name in members
+        for position in page.least[name]
+    ]:  # fmt: skip
+        free = [arm for arm in sharing if arm not in pinned]
+        if position in pins and arms[pins[position][0]] not in sharing:
+            raise _contradiction(text, pins[position][1])
+        if position not in pins and position != EVERYWHERE and not free:
+            raise _contradiction(text, pinned[sharing[0]])
+        if free and blocked[free].all():
+            counter = next(row for row in layout.uses[layout.cell[free[0]]] if layout.counts[row] >= layout.limit[row])
+            raise _contradiction(text, f"{layout.names[int(counter)]}, which pins use up")
     return layout
+
+
+def _lay_out_shares(rules: Sequence[PageRules], members: Mapping[str, Sequence[int]]) -> LeastShares:
+    """The least shares of eligible arms and groups, by their arms. Raises InputError where they add up to more than
+    1."""
+    columns = dict[int, list[float]]()
+    for position in {EVERYWHERE}.union(*(page.least[name] for page in rules for name in page.least if name in members)):
+        texts, shares = dict[str, str](), dict.fromkeys(members, 0.0)
+        for page in rules:
+            for name, by_position in page.least.items():
+                if name in members and (share := share_at(by_position, position)) > shares[name]:
+                    texts[name], shares[name] = page.text("least", name), share
+        check_sum({texts[name]: shares[name] for name in texts})
+        columns[position] = [*shares.values()]
+    positions = [*range(1, max(columns) + 1), EVERYWHERE]
+    table = np.array([columns.get(position, columns[EVERYWHERE]) for position in positions]).T
+    sizes = [len(arms) for arms in members.values()]
+    named = [
+        (position - 1, page.text("least", name)) for page in rules if page.is_request
+        for name in page.least if name in members for position in page.least[name]
+    ]  # fmt: skip
+    return LeastShares(
+        table, np.array([arm for arms in members.values() for arm in arms], np.intp),
+        np.repeat(np.arange(len(sizes)), sizes), max(named, default=(-1, "")),
+    )  # fmt: skip
 
 
 def _lay_out_caps(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any
@@ -11,40 +11,64 @@ from rlrec.errors import InputError, suggest
 from rlrec.policy.scores.floors import LONGEST
 
 RULES = ("pin", "most", "least")
-EXAMPLES = {"pin": "1=KEY,3=KEY", "most": "FIELD=2", "least": "KEY=0.05"}
+EXAMPLES = {"pin": "1=KEY,3=KEY", "most": "FIELD=2", "least": "KEY=0.05,@GROUP=0.2@1"}
 REQUEST = "request"
+EVERYWHERE = 0  # the position of a share that holds at every one
 
 
 @dataclass(frozen=True, kw_only=True)
 class PageRules:
     """Rules of one page. pin: the arm of a position from 1; most: how many arms with the same value of a field; least:
-    the smallest probability of an arm at a position. owner: who declares them, as errors say it."""
+    the smallest probability of an arm, or of a group, by position. owner: who declares them, as errors say it."""
 
     pin: Mapping[int, str]
     most: Mapping[str, int]
-    least: Mapping[str, float]
+    least: Mapping[str, Mapping[int, float]]
     owner: str
 
     @property
     def is_request(self) -> bool:
         return self.owner == REQUEST
 
+    @property
+    def names(self) -> dict[str, str]:
+        """The names of arms and groups in them, each with a rule that has it."""
+        shares = {name: f"least {share_text(name, by_position)}" for name, by_position in self.least.items()}
+        return {key: f"pin {position}={key}" for position, key in self.pin.items()} | shares
+
     def text(self, rule: str, name: Any) -> str:
         """One of the rules, as errors name it."""
-        return f"{rule} {name}={getattr(self, rule)[name]} of the {self.owner}"
+        pair = share_text(name, self.least[name]) if rule == "least" else f"{name}={getattr(self, rule)[name]}"
+        return f"{rule} {pair} of the {self.owner}"
 
-    def texts(self, keys: Container[str] | None = None) -> list[str]:
-        """All of them. keys: of the eligible arms; a rule that names another one is left out."""
-        named: dict[str, Mapping[Any, str]] = {"pin": self.pin, "least": {key: key for key in self.least}, "most": {}}
+    def texts(self, keys: Container[str], groups: Mapping[str, Iterable[str]]) -> list[str]:
+        """All of them but those of arms that are not eligible. keys: of the eligible ones; groups: the keys of their
+        members."""
+        arms: dict[str, dict[Any, Iterable[str]]] = {
+            "pin": {position: (key,) for position, key in self.pin.items()},
+            "least": {name: groups.get(name, (name,)) for name in self.least},
+        }
         return [
             self.text(rule, name) for rule in RULES for name in getattr(self, rule)
-            if keys is None or name not in named[rule] or named[rule][name] in keys
+            if rule not in arms or any(key in keys for key in arms[rule][name])
         ]  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
         """The rules as a context has them: those that are declared."""
-        declared = {"pin": {str(position): key for position, key in self.pin.items()}, "most": self.most}
-        return {name: dict(value) for name, value in {**declared, "least": self.least}.items() if value}
+        shares = {
+            name: by_position.get(EVERYWHERE) or {str(position): share for position, share in by_position.items()}
+            for name, by_position in self.least.items()
+        }
+        pins = {str(position): key for position, key in self.pin.items()}
+        return {name: value for name, value in (("pin", pins), ("most", dict(self.most)), ("least", shares)) if value}
+
+
+def share_text(name: str, by_position: Mapping[int, float]) -> str:
+    """The least shares of an arm or a group, as they are typed."""
+    return ",".join(
+        f"{name}={share}" if position == EVERYWHERE else f"{name}={share}@{position}"
+        for position, share in by_position.items()
+    )
 
 
 def parse(value: Any, *, owner: str = REQUEST) -> PageRules:
@@ -61,49 +85,84 @@ def parse(value: Any, *, owner: str = REQUEST) -> PageRules:
         if not isinstance(pairs, Mapping):
             raise _error(f"{name} is {pairs!r}", f'write {{"{name}": {{"NAME": VALUE}}}}')
     pins: dict[int, str] = {}
-    for position, key in by_rule.get("pin", {}).items():
-        text = str(position)
-        if not (text.isascii() and text.isdigit() and len(text) < 4 and 1 <= int(text) <= LONGEST):
-            raise _error(f"pin {text}={key}: {text!r} is no position", f"positions are 1 to {LONGEST}")
+    for text, key in by_rule.get("pin", {}).items():
+        position = _position(text, f"pin {text}={key}")
         if not isinstance(key, str):
             raise _error(f"pin {text}={key}: {key!r} is no arm", "give the key of an arm")
-        if int(text) in pins or key in pins.values():
-            first = next(number for number, other in pins.items() if number == int(text) or other == key)
+        if position in pins or key in pins.values():
+            first = next(number for number, other in pins.items() if number == position or other == key)
             raise _error(f"pin {text}={key} contradicts pin {first}={pins[first]}", "leave one of them out")
-        pins[int(text)] = key
+        pins[position] = key
     for field, limit in by_rule.get("most", {}).items():
         if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
             raise _error(f"most {field}={limit}: a cap is a whole number from 1", "to leave out arms, block them")
-    for key, share in by_rule.get("least", {}).items():
+    least = {name: _shares(name, shares) for name, shares in by_rule.get("least", {}).items()}
+    for at in {position for by_position in least.values() for position in by_position}:
+        check_sum({f"least {share_text(name, least[name])}": share_at(least[name], at) for name in least})
+    return PageRules(pin=pins, most=by_rule.get("most", {}), least=least, owner=owner)
+
+
+def _shares(name: str, shares: Any) -> Mapping[int, float]:
+    """The least shares of an arm or a group by position, from a number or an object with positions."""
+    is_everywhere = not isinstance(shares, Mapping) or not shares
+    for text, share in ((EVERYWHERE, shares),) if is_everywhere else shares.items():
         if isinstance(share, bool) or not isinstance(share, int | float) or not (isfinite(share) and 0 < share <= 1):
-            raise _error(f"least {key}={share}: a share lies above 0, and is at most 1", "0.05 is 5 %")
-    total = sum(by_rule.get("least", {}).values())
-    if total > 1 + 1e-12:
-        names = " and ".join(f"least {key}={share:g}" for key, share in by_rule["least"].items())
+            at = "" if is_everywhere else f"@{text}"
+            raise _error(f"least {name}={share}{at}: a share lies above 0, and is at most 1", "0.05 is 5 %")
+    if is_everywhere:
+        return {EVERYWHERE: shares}
+    return {_position(text, f"least {name}={share}@{text}"): share for text, share in shares.items()}
+
+
+def _position(text: Any, rule: str) -> int:
+    """A position from 1. Raises InputError for anything else; rule: that has it."""
+    text = str(text)
+    if not (text.isascii() and text.isdigit() and len(text) < 4 and 1 <= int(text) <= LONGEST):
+        raise _error(f"{rule}: {text!r} is no position", f"positions are 1 to {LONGEST}")
+    return int(text)
+
+
+def share_at(by_position: Mapping[int, float], position: int) -> float:
+    """The least share at a position."""
+    return by_position.get(position, by_position.get(EVERYWHERE, 0.0))
+
+
+def check_sum(shares: Mapping[str, float]) -> None:
+    """Raises InputError where the least shares at a position, by the texts of their rules, add up to more than 1."""
+    if (total := sum(shares.values())) > 1 + 1e-12:
+        names = " and ".join(text for text, share in shares.items() if share)
         raise _error(f"{names} add up to {total:g}", "they add up to 1 at most")
-    return PageRules(pin=pins, most=by_rule.get("most", {}), least=by_rule.get("least", {}), owner=owner)
 
 
 def declared(texts: Mapping[str, str]) -> PageRules | None:
     """The rules of a policy, from its parameters: texts such as 1=KEY,2=KEY by the name of the rule; None without any.
 
     Raises InputError for any other text."""
-    pairs = {name: _pairs(name, texts[name]) for name in RULES if texts.get(name)}
-    return parse(pairs, owner="policy") if pairs else None
+    page = dict[str, Any]()
+    for rule in RULES:
+        if text := texts.get(rule):
+            pairs = [[word.strip() for word in pair.partition("=")] for pair in text.split(",")]
+            if not all(map(all, pairs)):
+                raise _error(f"{rule} is {text!r}", f"write {EXAMPLES[rule]}, each name once")
+            add_typed(page, rule, [(name, value) for name, _, value in pairs])
+    return parse(page, owner="policy") if page else None
 
 
-def _pairs(rule: str, text: str) -> dict[str, Any]:
-    """The pairs of a rule that is typed as NAME=VALUE,NAME=VALUE."""
-    pairs = dict[str, Any]()
-    for pair in text.split(","):
-        name, equals, value = (pairs.strip() for pairs in pair.partition("="))
-        if not (name and equals and value) or name in pairs:
-            raise _error(f"{rule} is {text!r}", f"write {EXAMPLES[rule]}, each name once")
+def add_typed(page: dict[str, Any], rule: str, pairs: Iterable[Sequence[str]]) -> None:
+    """Add a rule that is typed as pairs of a name and a value, a share with its position behind an `@`, to the JSON
+    object that `parse` takes. Raises InputError for a name that has such a rule already, and for what is no number."""
+    rules = page.setdefault(rule, {})
+    for name, text in pairs if isinstance(rules, dict) else ():
+        value, at, position = text.partition("@") if rule == "least" else (text, "", "")
         try:
-            pairs[name] = value if rule == "pin" else int(value) if rule == "most" else float(value)
+            number = value if rule == "pin" else int(value) if value.isdecimal() else float(value)
         except ValueError:
-            raise _error(f"{rule} {pair}: {value!r} is no number", f"write {EXAMPLES[rule]}") from None
-    return pairs
+            raise _error(f"{rule} {name}={text}: {value!r} is no number", f"write {EXAMPLES[rule]}") from None
+        by_position = rules.setdefault(name, {}) if at else rules
+        last_name = position if at else name
+        if not isinstance(by_position, dict) or last_name in by_position:
+            raise _error(f"{rule} {name}={text}: {name} has a {rule} already", "give it once")
+        by_position[last_name] = number
 
 
 def _error(message: str, hint: str) -> InputError:

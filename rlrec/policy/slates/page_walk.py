@@ -1,7 +1,8 @@
 """Prefixes of the slates of a page with rules, filled from the top: which arms may come next, and how likely each is.
 
-At a position without a pin a least share shows its arm by a coin, as long as that is left and allowed; else the floor
-picks uniformly among the allowed arms left, or the best of these in the one vector of noisy scores is taken.
+At a position without a pin a least share shows its arm by a coin, or any one of its arms, as long as it has some that
+are left and allowed; else the floor picks uniformly among the allowed arms left, or the best of these in the one vector
+of noisy scores is taken.
 
 So an arm that a cap takes out has lost to the last arm that was taken for being the best: that one's score is the cap
 of all who competed with it. In the sweep over prefixes (`policy/scores/sweep.py`) it leaves the product of the arms
@@ -14,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
-from rlrec.arrays import Array, Flags, Index, distinct
+from rlrec.arrays import Array, Flags, Index, distinct, look_up
 from rlrec.policy.scores.floors import Floor, at_positions
 from rlrec.policy.scores.scores import Order
 from rlrec.policy.scores.sweep import Sweep
@@ -127,7 +128,6 @@ class SlateWalk:
         self._layout, self._floors, self._best = layout, at_positions(floor, m), best
         self._position, self._left = 0, np.ones((prefixes, m), np.bool_)
         self._counts = np.tile(layout.counts, (prefixes, 1))
-        self._shared_arms = np.flatnonzero(layout.least)
         self._is_of_request = bool(layout.by_request[:-1].all()) and layout.pins.keys() == layout.pinned_by_request
         self._allowed = self._find_allowed()
 
@@ -136,11 +136,11 @@ class SlateWalk:
         allowed = self._allowed
         if self._position in self._layout.pins:
             return allowed.astype(np.float64)
-        each, best = self._coins()
+        each, best, shares = self._coins()
         probability = best[:, None] * self._best.probability(allowed)
         if each.any():
             probability += each[:, None] * allowed
-        probability[:, self._shared_arms] += self._shares()
+        probability[:, self._layout.least.arms] += shares
         return probability
 
     def minimum(self, probability: Array) -> Array:
@@ -158,8 +158,10 @@ class SlateWalk:
         if is_pinned:
             picked, best = np.ones(len(first)), np.zeros(len(first))
         else:
-            each, undecided = self._coins()
-            picked = np.where(competed, each[parent] + layout.least[shown], 1.0)
+            each, undecided, shares = self._coins()
+            column, has_share = look_up(layout.least.arms, shown)
+            share = np.where(has_share, shares[parent, column], 0.0) if has_share.any() else 0.0
+            picked = np.where(competed, each[parent] + share, 1.0)
             best = np.where(competed, undecided[parent], 0.0)
         was_open = layout.open_cells(self._counts)[parent]
         self._counts, self._left = self._counts[parent], self._left[parent]
@@ -171,15 +173,13 @@ class SlateWalk:
         self._allowed = self._find_allowed()
         return code
 
-    def _shares(self) -> Array:
-        """The least shares of the allowed arms that have one, (u, arms)."""
-        return self._allowed[:, self._shared_arms] * self._layout.least[self._shared_arms]
-
-    def _coins(self) -> tuple[Array, Array]:
-        """Probability that the floor shows any one of the allowed arms, and that no coin decides, (u,) each."""
-        uniform, undecided = self._floors[self._position], 1.0 - self._shares().sum(axis=1)
+    def _coins(self) -> tuple[Array, Array, Array]:
+        """Probability that the floor shows any one of the allowed arms, and that no coin decides, (u,) each; that the
+        coin of a least share shows each of the arms that have some, (u, a)."""
+        shares, undecided = self._layout.least.probability(self._position, self._allowed)
+        uniform = self._floors[self._position]
         each = undecided * uniform / np.maximum(np.count_nonzero(self._allowed, axis=1), 1)
-        return each, undecided * (1.0 - uniform)
+        return each, undecided * (1.0 - uniform), shares
 
     def _find_allowed(self, *, by_request: bool = False) -> Flags:
         """Which arms may stand at the next position, (u, m). by_request: go by its rules alone."""

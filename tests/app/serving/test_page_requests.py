@@ -129,6 +129,68 @@ def test_rules_of_a_policy_hold_wherever_its_log_goes(db: str, tmp_path: Path) -
         assert (other["n"], other["value"]) == (row["n"], pytest.approx(row["value"], rel=1e-12))
 
 
+@ON_BOTH
+def test_groups_in_rules_are_logged_as_they_were(db: str, tmp_path: Path) -> None:
+    run = with_arms(runner(db))
+    for arm in ("a1", "a3"):
+        run("arm", "add", arm, "--group", "home")
+    run("arm", "add", "a6", "--group", "mail")
+    rules = ("--kind", "thompson", "--param", "floor=0.1", "--param", "least=@home=0.3@1,a5=0.1")
+    assert run("policy", "create", "home", *rules).exit_code == 0
+    page = {"pin": {"3": "a4"}, "most": {"shelf": 1}, "least": {"@mail": {"2": 0.2}}}
+    lines = [ask(number, page=page if number % 2 else {}, context={"hour": 3}) for number in range(12)]
+    answers = run("recommend", "--input", "-", "--seed", 1, "--json", stdin="".join(lines)).lines
+    for number, answer in enumerate(answers):
+        run("feedback", answer["decision_id"], "click", "--position", 1 + number % 3)
+    run("arm", "add", "a1", "--group", "[]")
+    run("arm", "add", "a2", "--group", "home")
+    later = run("recommend", "--policy", "home", "--session", "t", "--least", "@mail=0.2@1", "--json").json
+    contexts = [run("decision", "show", answer["decision_id"], "--json").json for answer in (*answers[:2], later)]
+    assert all(shown["agrees"] for shown in contexts)
+    assert contexts[0]["context"] == {"@groups": {"@home": ["a1", "a3"]}, "hour": 3}
+    assert contexts[0]["rules"] == ["least @home=0.3@1 of the policy", "least a5=0.1 of the policy"]
+    both = {"@home": ["a1", "a3"], "@mail": ["a6"]}
+    assert contexts[1]["context"] == {"@groups": both, "@page": page, "hour": 3}
+    assert contexts[1]["rules"][-1] == "least @mail=0.2@2 of the request"
+    assert contexts[2]["context"]["@groups"]["@home"] == ["a2", "a3"]
+    assert run("doctor", "--json").json["findings"] == []
+    retried = ask(1, page=page, request_id="r")
+    first, again = (run("recommend", "--input", "-", "--json", stdin=retried).lines[0] for _ in range(2))
+    assert again == first | {"duplicate": True}
+    path = tmp_path / "log.jsonl"
+    run("export-log", path)
+    logged = [json.loads(line) for line in path.read_text().splitlines()]
+    assert logged[1]["context"] == contexts[1]["context"]
+
+
+def test_a_log_is_replayed_with_the_groups_of_its_time(shop: Run) -> None:
+    """A uniform policy, whose group changed in between: what served it is what it would serve."""
+    shop("arm", "add", "a1", "--group", "home")
+    shop("policy", "create", "home", "--kind", "uniform", "--param", "least=@home=0.5")
+    for arm in ("a2", "a3"):
+        lines = [ask(number, session=f"{arm} {number}") for number in range(20)]
+        shop("recommend", "--input", "-", "--seed", 1, "--json", stdin="".join(lines))
+        shop("arm", "add", "a1", "--group", "[]")
+        shop("arm", "add", arm, "--group", "home")
+    rows = shop("--now", "+3d", "evaluate", "home", "--estimator", "ips,sips,tis", "--json").json
+    assert [row["ess"] for row in rows] == pytest.approx([40, 40, 40])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_group_has_its_share(shop: Run, kind: str) -> None:
+    """Uniform among the arms of the group that are left and allowed, whatever the kind says of them."""
+    shop("policy", "create", "home", "--kind", kind, "--param", KINDS[kind])
+    for arm in ("a1", "a2"):
+        shop("arm", "add", arm, "--group", "home")
+    page = {"pin": {"2": "a4"}, "most": {"shelf": 1}, "least": {"@home": 0.9}}
+    lines = [ask(number, page=page, context={"device": "phone"}) for number in range(12)]
+    answers = shop("recommend", "--input", "-", "--seed", 1, "--json", stdin="".join(lines)).lines
+    assert smallest(answers, "a1") >= 0.45
+    for answer in answers[::4]:
+        assert shop("decision", "show", answer["decision_id"], "--json").json["agrees"]
+    assert shop("doctor", "--json").json["findings"] == []
+
+
 def test_the_best_arm_of_a_belief_follows_no_pin(shop: Run) -> None:
     shop("policy", "create", "home", "--kind", "thompson", "--param", "pin=1=a3")
     rows = {row["arm"]: row for row in shop("policy", "show", "home", "--json").json["arms"]}
@@ -159,9 +221,13 @@ def test_a_trained_policy_keeps_rules(shop: Run, sqlite_db: str) -> None:
         (["least=a1=0.1", "block=a1"], "least a1=0.1 of the policy contradicts block=a1 of the policy"),
         (["pin=1=a1,2=a2", "most=shelf=1"], "and pin 2=a2 of the policy contradict most shelf=1 of the policy"),
         (["not_after=purchase/0d"], "not_after is 'purchase/0d'"),
+        (["least=@none=0.1"], "a rule of the page names unknown group '@none'"),
+        (["pin=1=@home"], "pin 1=@home pins a group"),
+        (["least=@home=0.1", "block=@home"], "least @home=0.1 of the policy contradicts block=@home of the policy"),
     ],
 )
 def test_rules_of_a_policy_that_cannot_hold_are_refused(shop: Run, rules: list[str], message: str) -> None:
+    shop("arm", "add", "a1", "--group", "home")
     words = [word for rule in rules for word in ("--param", rule)]
     refused = shop("policy", "create", "home", "--kind", "thompson", *words)
     assert refused.exit_code == 2
@@ -189,12 +255,18 @@ def test_a_cap_on_a_field_that_no_arm_has_is_named(shop: Run) -> None:
          "pin 1=a1 of the request and pin 2=a2 of the request contradict most shelf=1 of the request"),
         ({"page": {"most": {"colour": 1}}}, "no eligible arm has 'colour'"),
         ({"page": {"pins": {}}}, "unknown rule 'pins'"),
+        ({"page": {"least": {"@hom": 0.1}}}, "unknown group '@hom': did you mean @home?"),
+        ({"page": {"least": {"@home": 0.1}}, "arms": ["a2", "a3", "a4"]}, "group '@home', of which no arm is eligible"),
+        ({"page": {"pin": {"1": "@home"}}}, "arm '@home', which is not eligible"),
+        ({"page": {"least": {"a1": {"4": 0.1}}}}, "least a1=0.1@4 of the request, and the page has 3 positions"),
+        ({"context": {"@groups": {"@home": ["a2"]}}}, "context has a field '@groups'"),
         ({"page": {"pin": {"1": "a1"}}, "context": {"@page": {}}}, "page is given, and the context has @page, too"),
         ({"context": {"@page": {"pin": {"1": 3}}}}, "3 is no arm"),
     ],
 )  # fmt: skip
 def test_a_request_that_cannot_keep_its_rules_is_refused_alone(shop: Run, keys: dict[str, Any], message: str) -> None:
     shop("policy", "create", "home", "--kind", "thompson")
+    shop("arm", "add", "a1", "--group", "home")
     result = shop("recommend", "--input", "-", "--json", stdin=ask(1, **keys) + ask(2, page={"pin": {"1": "a1"}}))
     refused, answered = result.lines
     assert result.exit_code == 5

@@ -17,12 +17,13 @@ FIELDS: dict[str, list[Any]] = {
     "brand": ["p", "q", "p", "q", "p", "q"],
     "tags": [("t", "u"), ("u",), None, ("t",), None, None],
 }
+GROUPS = {"@odd": ["a1", "a3", "a5"], "@low": ["a0", "a1", "a2", "gone"], "@none": ["gone"]}
 
 
 def laid_out(request: Any, policy: Any = None) -> page_layout.PageLayout:
     pages = [page_rules.parse(policy, owner="policy")] if policy is not None else []
     pages += [page_rules.parse(request)] if request is not None else []
-    return page_layout.lay_out(pages, KEYS, FIELDS.get)
+    return page_layout.lay_out(pages, KEYS, FIELDS.get, GROUPS)
 
 
 @pytest.mark.parametrize(
@@ -34,13 +35,22 @@ def laid_out(request: Any, policy: Any = None) -> page_layout.PageLayout:
         ({"least": {"a0": 0.6}}, {"least": {"a1": 0.6}}, "of the policy and least a0=0.6 of the request add up to 1.2"),
         ({"pin": {"1": "a0"}, "least": {"a1": 0.1}}, {"most": {"shelf": 1}}, "least a1=0.1 of the request contradicts"),
         ({"most": {"shelf.x": 1}}, None, "no eligible arm has 'shelf.x'"),
+        ({"least": {"@odd": {"2": 0.5}, "a0": 0.3}}, {"least": {"@low": 0.3}}, "least @low=0.3 of the policy and"),
+        ({"pin": {"2": "a0"}, "least": {"a1": {"2": 0.1}}}, None, "least a1=0.1@2 of the request contradicts pin 2=a0"),
+        ({"pin": {"1": "a1"}, "least": {"a1": {"2": 0.1}}}, None, "least a1=0.1@2 of the request contradicts pin 1=a1"),
+        ({"pin": {"2": "a0"}, "least": {"@odd": {"2": 0.1}}}, None, "least @odd=0.1@2 of the request contradicts pin"),
+        (
+            {"pin": {"1": "a1", "2": "a2", "3": "a4"}, "least": {"@low": 0.1}},
+            {"most": {"brand": 2}},
+            "least @low=0.1 of the request contradicts most brand=2 of the policy, which pins use up",
+        ),
     ],
 )
 def test_rules_that_contradict_each_other_are_refused(request_rules: Any, policy: Any, message: str) -> None:
     fields = FIELDS | {"shelf.x": [None] * 6}
     pages = [page_rules.parse(policy, owner="policy")] if policy else []
     with pytest.raises(InputError) as refusal:
-        page_layout.lay_out([*pages, page_rules.parse(request_rules)], KEYS, lambda field: fields[field])
+        page_layout.lay_out([*pages, page_rules.parse(request_rules)], KEYS, lambda field: fields[field], GROUPS)
     assert message in refusal.value.message
 
 
@@ -108,6 +118,15 @@ def test_room_that_is_not_known_is_called_so() -> None:
         layout.check(21)
 
 
-def test_a_pin_below_the_page_is_refused() -> None:
-    with pytest.raises(InputError, match="pin 4=a0 of the request, and the page has 3 positions"):
-        laid_out({"pin": {"4": "a0"}}).check(3)
+@pytest.mark.parametrize("rule", [{"pin": {"4": "a0"}}, {"least": {"@odd": {"2": 0.1, "4": 0.2}}}])
+def test_a_rule_below_the_page_is_refused(rule: Any) -> None:
+    with pytest.raises(InputError, match=r"4.* of the request, and the page has 3 positions"):
+        laid_out(rule).check(3)
+    if "least" in rule:
+        laid_out({}, rule).check(3)  # that of a policy rests
+
+
+def test_shares_that_hold_a_page_apart_need_no_room_beside_each_other() -> None:
+    laid_out({"least": {"a0": {"1": 0.9}, "@odd": {"2": 0.9}}, "pin": {"3": "a1"}}, {"least": {"@none": 0.5}}).check(3)
+    pinned = laid_out({"pin": {"1": "a1"}, "least": {"@odd": {"1": 0.5}}})  # the pin keeps it
+    assert pinned.least.by_position.tolist() == [[0.5, 0.0]]

@@ -17,6 +17,15 @@ def test_rules_have_one_normal_form() -> None:
     assert parse({}).to_json() == {}
 
 
+def test_shares_may_have_positions() -> None:
+    page = parse({"least": {"b": {"01": 0.5, "3": 1}, "@home": {"2": 0.5}}})
+    assert page.to_json() == {"least": {"b": {"1": 0.5, "3": 1}, "@home": {"2": 0.5}}}
+    assert page.text("least", "b") == "least b=0.5@1,b=1@3 of the request"
+    typed = declared({"least": "b=0.5@1, b=1@3, @home=0.5@2"})
+    assert typed is not None
+    assert typed.to_json() == {"least": {"b": {"1": 0.5, "3": 1}, "@home": {"2": 0.5}}}
+
+
 def test_rules_of_a_policy_are_texts() -> None:
     page = declared({"pin": "1=a, 3=b=c", "most": "shelf=2", "least": "a=0.05,b=.1", "block": "x"})
     assert page is not None
@@ -43,6 +52,11 @@ def test_rules_of_a_policy_are_texts() -> None:
         ({"least": {"a": float("nan")}}, "least a=nan"),
         ({"least": {"a": "0.1"}}, "least a=0.1"),
         ({"least": {"a": 0.6, "b": 0.5}}, "least a=0.6 and least b=0.5 add up to 1.1"),
+        ({"least": {"a": {"2": 0.6}, "@b": 0.5}}, "least a=0.6@2 and least @b=0.5 add up to 1.1"),
+        ({"least": {"a": {}}}, "least a={}: a share"),
+        ({"least": {"a": {"x": 0.6}}}, "least a=0.6@x: 'x' is no position"),
+        ({"least": {"a": {"1": 1.5}}}, "least a=1.5@1: a share"),
+        ({"groups": {"@b": ["a"]}}, "unknown rule 'groups'"),
     ],
 )
 def test_what_is_no_rule_is_refused(value: Any, message: str) -> None:
@@ -52,9 +66,25 @@ def test_what_is_no_rule_is_refused(value: Any, message: str) -> None:
     assert refusal.value.field == "page"
 
 
-@pytest.mark.parametrize("text", ["a", "1=", "=a", "1=a,1=b", "1=a,,2=b"])
+@pytest.mark.parametrize("text", ["a", "1=", "=a", "1=a,,2=b"])
 def test_a_text_that_is_no_list_of_pairs_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="pin is"):
         declared({"pin": text})
-    with pytest.raises(InputError, match="is no number"):
-        declared({"most": "shelf=two"})
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ({"most": "shelf=two"}, "'two' is no number"),
+        ({"least": "a=@1"}, "'' is no number"),
+        ({"pin": "1=a,1=b"}, "1 has a pin already"),
+        ({"least": "a=0.1,a=0.2@1"}, "a has a least already"),
+        ({"least": "a=0.2@1,a=0.1@1"}, "a has a least already"),
+        ({"least": "a=0.2@1,a=0.1"}, "a has a least already"),
+        ({"least": "a=0.2@"}, "least a=0.2@: '' is no position"),
+    ],
+)
+def test_a_typed_rule_that_is_none_is_refused(texts: dict[str, str], message: str) -> None:
+    with pytest.raises(InputError) as refusal:
+        declared(texts)
+    assert message in refusal.value.message

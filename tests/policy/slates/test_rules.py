@@ -17,7 +17,7 @@ from rlrec.policy.scores.families.gumbel import Gumbel
 from rlrec.policy.scores.families.point import Point
 from rlrec.policy.scores.scores import Scores
 from rlrec.policy.slates import page_layout, page_rules, rules, slate
-from tests.policy.slates.test_page_layout import FIELDS, KEYS, laid_out
+from tests.policy.slates.test_page_layout import FIELDS, GROUPS, KEYS, laid_out
 
 FAMILIES: dict[str, Scores] = {
     "beta": Beta(np.array([3.0, 2, 8, 1, 5, 1]), np.array([9.0, 5, 20, 1, 30, 7])),
@@ -34,6 +34,12 @@ PAGES: dict[str, tuple[Any, Any]] = {
     "two caps": ({"most": {"brand": 3}}, {"most": {"shelf": 2}}),
     "several values": ({"most": {"tags": 1}}, None),
     "least": ({"least": {"a2": 0.1, "a5": 0.3}}, {"least": {"a2": 0.2}}),
+    "least at positions": ({"least": {"a2": {"1": 0.3, "3": 0.2}}}, {"least": {"a2": 0.1, "a4": {"2": 0.5}}}),
+    "groups": ({"least": {"@odd": 0.3, "a5": 0.1, "@none": 0.3}}, {"least": {"@low": 0.2}}),
+    "groups with all": (
+        {"pin": {"3": "a1"}, "most": {"shelf": 1}, "least": {"@odd": {"1": 0.4, "4": 0.2}}},
+        {"least": {"@low": 0.25, "a3": {"2": 0.3}}},
+    ),
     "all": (
         {"pin": {"3": "a1"}, "most": {"shelf": 2}, "least": {"a4": 0.1}},
         {"least": {"a0": 0.2}, "pin": {"1": "gone"}},
@@ -47,12 +53,14 @@ def reference(scores: Scores, request: Any, policy: Any, *, size: int, floor: fl
     rankings = np.array(list(permutations(range(m))))
     weights = slate.conditionals(scores, rankings, floor=0.0).prod(axis=1)
     pins: dict[int, int] = {}
-    caps, least = list[tuple[str, int]](), dict[int, float]()
+    caps, shares = list[tuple[str, int]](), dict[tuple[str, int], float]()
     for page in (request or {}, policy or {}):
         pins |= {int(at) - 1: KEYS.index(key) for at, key in page.get("pin", {}).items() if key in KEYS}
         caps += page.get("most", {}).items()
-        for key, share in page.get("least", {}).items():
-            least[KEYS.index(key)] = max(share, least.get(KEYS.index(key), 0))
+        for name, share in page.get("least", {}).items():
+            for at in range(size):
+                here = share.get(str(at + 1), 0.0) if isinstance(share, dict) else share
+                shares[name, at] = max(here, shares.get((name, at), 0.0))
 
     def values(field: str, arm: int) -> tuple[Any, ...]:
         value = FIELDS[field][arm]
@@ -74,11 +82,15 @@ def reference(scores: Scores, request: Any, policy: Any, *, size: int, floor: fl
             if arm not in allowed:
                 probability *= 0
                 break
-            by_coin = sum(least.get(other, 0) for other in allowed)
+            coins = list[tuple[float, float]]()  # of shares with an arm that is allowed: of any of them, of this one
+            for name in {name for name, _ in shares}:
+                possible = [other for other in allowed if KEYS[other] in GROUPS.get(name, [name])]
+                coins += [(shares[name, position], (arm in possible) / len(possible))] if possible else []
             first = np.isin(rankings, allowed).argmax(axis=1)
             best = rankings[np.arange(len(rankings)), first] == arm
             drawn = floor / len(allowed) + (1 - floor) * best
-            probability *= least.get(arm, 0) + (1 - by_coin) * drawn
+            by_coin = sum(share for share, _ in coins)
+            probability *= sum(share * of_arm for share, of_arm in coins) + (1 - by_coin) * drawn
         total[row] = probability.sum()
     return total
 
@@ -89,7 +101,7 @@ def reference(scores: Scores, request: Any, policy: Any, *, size: int, floor: fl
 def test_joint_probabilities_are_those_of_all_rankings(family: str, page: str, floor: float) -> None:
     scores, (request, policy) = FAMILIES[family], PAGES[page]
     slates = np.array(list(permutations(range(6), 4)))
-    if page != "all":
+    if page not in ("all", "groups with all"):
         slates = slates[::5]
     ruled = rules.RuledScores(scores, laid_out(request, policy), floor)
     joint = slate.conditionals(ruled, slates, floor=0.0).prod(axis=1)
@@ -117,11 +129,12 @@ def test_marginals_below_the_first_open_position_are_unknown_under_caps() -> Non
     assert marginals[3].tolist() == [1, 0, 0, 0, 0, 0]
 
 
+@pytest.mark.parametrize("page", ["all", "groups with all"])
 @pytest.mark.parametrize("family", [*FAMILIES, "correlated"])
-def test_draws_follow_their_propensities(family: str) -> None:
+def test_draws_follow_their_propensities(family: str, page: str) -> None:
     """Chi-square over all slates of 3 of 6; each case alarms falsely once in 10,000 seeds."""
     scores = FAMILIES.get(family) or Correlated(np.array([0.1, 0, 0.3, 0, 0.2, 0]), np.eye(6)[:, :2] * 0.5, samples=20)
-    layout = laid_out(*PAGES["all"])
+    layout = laid_out(*PAGES[page])
     sampler = rules.RuledSampler(rules.RuledScores(scores, layout, 0.1), size=3, floor=0.0)
     n = 300 if scores.samples else 20_000
     draw = sampler.draw(seeds=np.full(n, 5, np.uint64), decisions=np.arange(n))
@@ -192,7 +205,7 @@ def test_nodes_reach_the_arms_that_a_cap_leaves() -> None:
 
 
 def test_rows_with_logits_of_their_own_are_those_of_gumbel_scores() -> None:
-    rng, layout = np.random.default_rng(1), laid_out(*PAGES["all"])
+    rng, layout = np.random.default_rng(1), laid_out(*PAGES["groups with all"])
     logits = rng.normal(size=(5, 6))
     draw = rules.draw_rows(logits, layout, floor=0.1, seeds=np.full(5, 9, np.uint64), decisions=np.arange(5), size=4)
     for row in range(5):

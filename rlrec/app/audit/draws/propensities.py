@@ -14,7 +14,7 @@ from rlrec.app.distributions import designs, past_beliefs
 from rlrec.app.distributions.exact import EligibleDistribution, VersionDistribution
 from rlrec.app.distributions.trained import TrainedModel
 from rlrec.arrays import Array, Flags, Ids, Index, Words, rows_by_kind, run_starts
-from rlrec.policy.contexts.statements import PAGE
+from rlrec.policy.contexts.statements import GROUPS, PAGE
 from rlrec.policy.gradients.history import REMEMBERED, History, match_steps, unpack
 from rlrec.policy.kinds.two_stage import ranking_seeds
 from rlrec.policy.scores.scores import Scores
@@ -199,7 +199,7 @@ class VersionSlates:
             state = trained.states(trained.encoded(contexts)[code], histories, revision)
             eligible = slates.per_decision("eligible_id")
             arms_of_set, keys = self._sets(eligible)
-            pages = [repr(context.get(PAGE)) for context in contexts]
+            pages = [repr((context.get(PAGE), context.get(GROUPS))) for context in contexts]
             page = np.unique(pages, return_inverse=True)[1].reshape(-1)[code]
             for case in trained.request_cases(state, eligible, revision, contexts, code, sets=arms_of_set, keys=keys):
                 for members in rows_by_kind(size[case.rows], page[case.rows]):

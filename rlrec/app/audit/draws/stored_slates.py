@@ -14,7 +14,7 @@ from rlrec.app.audit.integrity.findings import UNREADABLE, Findings
 from rlrec.arrays import Array, Flags, Ids, Index, offsets, piece_rows, run_starts, take
 from rlrec.policy.beliefs.base import EVERYTHING
 from rlrec.policy.contexts.fields import value_of
-from rlrec.policy.contexts.statements import ARM_FEATURES, PAGE
+from rlrec.policy.contexts.statements import GROUPS, PAGE, PAGE_FIELDS
 from rlrec.policy.slates import slate_draws
 from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
@@ -75,15 +75,15 @@ class References:
     def read(self, context_ids: Ids) -> None:
         """Contexts that will be asked for; one that cannot be read counts as empty."""
         for key, body in contents.context_bodies(self.unit, set(context_ids.tolist())).items():
-            has_page = PAGE in body  # whatever the policy reads
+            has_page = PAGE in body or GROUPS in body  # whatever the policy reads
             if not self.reads and not has_page:
                 continue
             try:
                 context = json.loads(body)
                 names = context if self.reads == EVERYTHING else self.reads
                 self._contexts[key] = {name: value_of(context, name) for name in names}
-                if self.reads != EVERYTHING and has_page and PAGE in context:  # else it is there as it was stated
-                    stated = {name: value_of(context, name) for name in (PAGE, ARM_FEATURES)}
+                if self.reads != EVERYTHING and not context.keys().isdisjoint((PAGE, GROUPS)):  # else it has them all
+                    stated = {name: value_of(context, name) for name in PAGE_FIELDS}
                     self._contexts[key] |= {name: value for name, value in stated.items() if value is not None}
             except UNREADABLE:
                 self.findings.error(CHECK, f"context {key}", "it cannot be read")

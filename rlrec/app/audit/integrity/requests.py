@@ -13,7 +13,7 @@ from rlrec.app.serving.assignment import fallback
 from rlrec.app.serving.requests import arms_text, digest_of_texts
 from rlrec.arrays import Ids
 from rlrec.policy.beliefs.base import PRICE
-from rlrec.policy.contexts.statements import LOGGED_RULES
+from rlrec.policy.contexts.statements import GROUPS, LOGGED_RULES
 from rlrec.store import Unit
 from rlrec.store.database.unit import parse
 from rlrec.store.log import contents, settings
@@ -56,7 +56,8 @@ def _stated(text: str) -> tuple[str, dict[str, Any], str | None]:
     that it listed, None where the log does not say them."""
     context = parse(text, "its context")
     words = context.pop(LOGGED_RULES, {})
-    context.pop(PRICE, None)  # the tool's, not the request's
+    for name in (PRICE, GROUPS):  # the tool's, not the request's
+        context.pop(name, None)
     listed_arms = words.pop("arms", None)
     return canonical.text(context), words, None if listed_arms is None else arms_text(listed_arms)
 

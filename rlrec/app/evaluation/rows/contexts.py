@@ -14,9 +14,10 @@ from rlrec.policy.beliefs.base import EVERYTHING
 from rlrec.policy.contexts import features
 from rlrec.policy.contexts.features import Sparse
 from rlrec.policy.contexts.fields import value_of
-from rlrec.policy.contexts.statements import ARM_FEATURES, PAGE
+from rlrec.policy.contexts.statements import ARM_FEATURES, GROUPS, PAGE, PAGE_FIELDS
 from rlrec.store import Unit
 from rlrec.store.log import contents, reader
+from rlrec.store.policies import policies
 
 FEATURE_BYTES = 64_000_000  # bytes of features that are cached
 CACHED_VALUES = 500_000  # values of fields that are cached
@@ -70,7 +71,7 @@ class ContextTable:
         those."""
         if ENTIRE in fields:
             return np.arange(self.size), self.values[ENTIRE]
-        if self.have_rules.any():
+        if self.have_rules.any() or any(self.values.get(GROUPS, ())):
             return self._reading_with_rules(fields)
         if not fields:
             return np.zeros(self.size, np.int64), [{}]
@@ -84,10 +85,9 @@ class ContextTable:
         """`reading` of contexts some of which state rules of their page, which hold whatever a policy reads; with the
         features of arms that a cap may count."""
         contexts = list[dict[str, Any]]()
-        for row, (page, stated) in enumerate(zip(self.values[PAGE], self.values[ARM_FEATURES], strict=True)):
+        for row, (page, groups, stated) in enumerate(zip(*map(self.values.__getitem__, PAGE_FIELDS), strict=True)):
             context = {field: self.values[field][row] for field in fields}
-            if page:
-                context[PAGE] = page
+            context |= {name: value for name, value in ((PAGE, page), (GROUPS, groups)) if value}
             if page and "most" in page and stated:
                 context[ARM_FEATURES] = stated
             contexts.append(context)
@@ -106,7 +106,8 @@ class ContextCache:
         self, unit: Unit, *, fields: Collection[str] = (), encode: bool = False, columns: int = features.WIDTH
     ) -> None:
         self.unit, self.encode, self.columns = unit, encode, columns
-        rules = (PAGE, ARM_FEATURES) if contents.any_context(unit, PAGE) else ()
+        has_groups = any("@" in str(policy.params.get("least")) for policy in policies.all_policies(unit))
+        rules = PAGE_FIELDS if has_groups or contents.any_context(unit, PAGE) else ()
         self.fields = frozenset({*fields, *rules})
         self._names: set[str] = set()
         self._values: dict[str, dict[int, Any]] = {}

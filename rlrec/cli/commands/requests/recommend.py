@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import cache
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 SLOT = ["position", "arm", "propensity", "marginal", "score"]
 N_CANDIDATES = 20  # in a table
 SEED = Integer(0, 2**64 - 1)
-NUMBER = re.compile(r"\d+(?:\.\d*)?|\.\d+")
+RULES = ("pin", "most", "least")  # of the page, with options of their own
 TYPED = click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.ENVIRONMENT
 
 
@@ -48,11 +47,14 @@ TYPED = click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.ENVIR
 @click.option("--not-shown", metavar="N[/7d]", help="No arm that the person was shown N times, or N times in 7 days.")
 @click.option(
     "--page", type=OBJECT, default="{}", metavar="JSON|@FILE",
-    help='Rules of the page: {"pin": {"1": "a"}, "most": {"shelf": 2}, "least": {"b": 0.05}}.',
+    help='Rules of the page: {"pin": {"1": "a"}, "most": {"shelf": 2}, "least": {"b": 0.05, "@home": {"1": 0.2}}}.',
 )  # fmt: skip
 @click.option("--pin", type=PAIR, multiple=True, metavar="POSITION=KEY", help="Show this arm there; repeatable.")
 @click.option("--most", type=PAIR, multiple=True, metavar="FIELD=N", help="At most N with equal FIELD; repeatable.")
-@click.option("--least", type=PAIR, multiple=True, metavar="KEY=SHARE", help="Least probability of an arm; repeatable.")
+@click.option(
+    "--least", type=PAIR, multiple=True, metavar="KEY=SHARE[@N]",
+    help="Least probability of an arm, or of @GROUP together, at position N or at each; repeatable.",
+)  # fmt: skip
 @click.option("--request-id", type=KEY, help="A retry under the same id answers the stored decision.")
 @click.option("--seed", type=SEED, help="Seed of the draw [default: 64 random bits].")
 @click.option("--dry-run", is_flag=True, help="Draw, and store nothing.")
@@ -80,8 +82,11 @@ def recommend(store: Store, show: Show, source: str | None, seed: int | None, dr
         from rlrec.cli.text.lines import decode_candidates
 
         request["arms"] = decode_candidates(candidates)
-    for rule in ("pin", "most", "least"):
-        _add_rules(request["page"], rule, request.pop(rule))
+    for rule in RULES:
+        if pairs := request.pop(rule):
+            from rlrec.app.serving.statements import add_typed
+
+            add_typed(request["page"], rule, pairs)
     answer = app.recommend.recommend(store, app.recommend.Request(**request), seed=seed, dry_run=dry_run)
     condition = " given the candidates" if "candidates" in answer else ""
     title = [
@@ -94,15 +99,6 @@ def recommend(store: Store, show: Show, source: str | None, seed: int | None, dr
         title += candidates_text(answer, first=N_CANDIDATES)
     flat = [{"decision_id": answer["decision_id"], **slot} for slot in answer["slate"]]
     show(answer, table=View.select(answer["slate"], SLOT, title=title), flat=flat)
-
-
-def _add_rules(page: dict[str, Any], rule: str, pairs: Sequence[tuple[str, str]]) -> None:
-    """Add rules of a page that have options of their own; what is no number stays text, which no rule is."""
-    for name, text in pairs:
-        if name in (rules := page.setdefault(rule, {})):
-            raise click.UsageError(f"--{rule} {name}={text}: {name} has a {rule} already")
-        is_number = rule != "pin" and NUMBER.fullmatch(text)
-        rules[name] = text if not is_number else int(text) if text.isdecimal() else float(text)
 
 
 @cache

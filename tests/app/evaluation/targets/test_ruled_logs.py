@@ -20,17 +20,20 @@ EXAMINATION = (1.0, 0.6, 0.4)  # share of pages whose position is looked at
 PAGES: dict[str, dict[str, Any]] = {
     "free": {},
     "pinned": {"pin": {"2": "d"}},
-    "capped": {"most": {"shelf": 1}, "least": {"a": 0.2}},
+    "capped": {"most": {"shelf": 1}, "least": {"a": 0.2, "@last": {"3": 0.5}}},
     "all": {"pin": {"1": "c"}, "most": {"shelf": 1}, "least": {"e": 0.3}},
 }
-TARGET_RULES: dict[str, list[dict[str, Any]]] = {"plain": [], "ruled": [{"most": {"shelf": 2}, "least": {"b": 0.25}}]}
+GROUPS = {"@last": ["d", "e"], "@first": ["a", "b"]}
+TARGET_RULES: dict[str, list[dict[str, Any]]] = {
+    "plain": [], "ruled": [{"most": {"shelf": 2}, "least": {"b": {"3": 0.15}, "@first": 0.1}}],
+}  # fmt: skip
 
 
 def pages(weights: Mapping[str, float], rules: list[dict[str, Any]], *, floor: float) -> Iterator[tuple[Any, float]]:
     """Every page of three arms with its probability, position by position as the rules are written."""
     pins = {int(at): arm for page in rules for at, arm in page.get("pin", {}).items()}
     limit = min((page["most"]["shelf"] for page in rules if "most" in page), default=5)
-    least = {arm: share for page in rules for arm, share in page.get("least", {}).items()}
+    least = {name: share for page in rules for name, share in page.get("least", {}).items()}
     for page in permutations(SHELVES, 3):
         probability = 1.0
         for position, arm in enumerate(page, 1):
@@ -43,10 +46,15 @@ def pages(weights: Mapping[str, float], rules: list[dict[str, Any]], *, floor: f
             if arm not in allowed:
                 probability = 0.0
                 break
-            coins = sum(least.get(other, 0.0) for other in allowed)
+            coins = of_arm = 0.0
+            for name, share in least.items():
+                possible = [other for other in GROUPS.get(name, [name]) if other in allowed]
+                here = (share.get(str(position), 0.0) if isinstance(share, dict) else share) * bool(possible)
+                coins += here
+                of_arm += here / len(possible) if arm in possible else 0.0
             best = weights[arm] / sum(weights[other] for other in allowed)
             drawn = floor / len(allowed) + (1 - floor) * best
-            probability *= least.get(arm, 0.0) + (1 - coins) * drawn
+            probability *= of_arm + (1 - coins) * drawn
         yield page, probability
 
 
@@ -70,14 +78,18 @@ def truth(rules: list[dict[str, Any]], *, floor: float) -> float:
 @pytest.fixture
 def shop(run_sqlite: Run, tmp_path: Path) -> Run:
     run = run_sqlite
-    lines = [{"arm": arm, "features": {"shelf": shelf} if shelf else {}} for arm, shelf in SHELVES.items()]
+    names = {arm: [name[1:] for name, arms in GROUPS.items() if arm in arms] for arm in SHELVES}
+    lines = [
+        {"arm": arm, "features": {"shelf": shelf} if shelf else {}, "groups": names[arm]}
+        for arm, shelf in SHELVES.items()
+    ]
     run("arm", "import", "-", stdin="".join(json.dumps(line) + "\n" for line in lines))
     table = tmp_path / "target.csv"
     table.write_text("arm,probability\n" + "".join(f"{arm},{share}\n" for arm, share in TARGET.items()))
     fixed = ("--kind", "fixed", "--param", f"probabilities={table}", "--param", "floor=0.1")
     run("policy", "create", "home", "--kind", "uniform")
     run("policy", "create", "plain", *fixed)
-    run("policy", "create", "ruled", *fixed, "--param", "most=shelf=2", "--param", "least=b=0.25")
+    run("policy", "create", "ruled", *fixed, "--param", "most=shelf=2", "--param", "least=b=0.15@3,@first=0.1")
     return run
 
 
