@@ -410,7 +410,12 @@ class VersionDistribution:
     ) -> list[Scores]:  # fmt: skip
         """The scores of `case` in each of some contexts; together where the kind reads contexts."""
         policy = self._contextual
-        if policy is None or self._page is not None or any(map(self._needs_case, contexts)):
+        # what a context states that it shares with no other: rules of its page, or features of arms
+        needs_case = any(
+            context.get(PAGE) or (self.arm_features and statements.by_arm(context, statements.FEATURES))
+            for context in contexts
+        )
+        if policy is None or self._page is not None or needs_case:
             return [self.case(eligible, arms, context, keys=keys, revision=revision).scores for context in contexts]
         belief = self._eligible_belief(eligible, arms, revision)
         x = policy.design.context.rows(contexts)
@@ -420,11 +425,6 @@ class VersionDistribution:
         step = max(1, CELLS // (len(arms) * columns))
         starts = range(0, len(x), step)
         return [scores for start in starts for scores in unstack(policy.scores_at(belief, x[start : start + step]))]
-
-    def _needs_case(self, context: Mapping[str, Any]) -> bool:
-        """Whether a context states what no other shares its scores with: rules of its page, or features of arms."""
-        features = self.arm_features and statements.by_arm(context, statements.FEATURES)
-        return bool(context.get(PAGE) or features)
 
     def _eligible_belief(self, eligible: Hashable, arms: Ids, revision: int) -> Belief:
         """The belief of an eligible set, with all that is solved from it; it outlives the distributions."""

@@ -135,7 +135,7 @@ def create(store: Store, request: Request) -> CreatedPolicy:
         policy.check(definition_of_reward)
         parameters.check_budget(unit, policy)
         parameters.check_page_rules(unit, policy.rules)
-        _check_caps(unit, policy)
+        _check_layout(unit, policy)
         parameters.check_curve(typed_parameters, definition_of_reward)
         return _create(unit, request, typed_parameters, definition, definition_of_reward, prior, initial)
 
@@ -191,10 +191,10 @@ def _notice_rules_left(store: Store, source: Version, policy: Policy) -> None:
         )
 
 
-def _check_caps(unit: Unit, policy: Policy) -> None:
-    """Raises InputError where arms that the rules of a page name contradict its caps, as the catalogue has them now."""
+def _check_layout(unit: Unit, policy: Policy) -> None:
+    """Raises InputError where rules of a page that name arms contradict each other, as the catalogue has these now."""
     rules = page_rules.declared(policy.rules)
-    if rules is None or not rules.most:
+    if rules is None or not (rules.most or rules.least):
         return
     from rlrec.policy.slates.page_layout import lay_out
 

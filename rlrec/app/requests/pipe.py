@@ -46,7 +46,11 @@ class Pipe:
             except OutcomeUnknown as error:
                 hint = "give lines a request_id or a key: these are sent once more"
                 op_error = InputError(error.message, hint=hint)
-                left = [line if isinstance(line, InputError) or _has_key(line) else copy(op_error) for line in left]
+                left = [
+                    line if isinstance(line, InputError)
+                    or (line.key if isinstance(line, Line) else line.request_id) is not None else copy(op_error)
+                    for line in left
+                ]  # fmt: skip
             except StoreBusy as error:
                 if time.monotonic() > end:
                     raise
@@ -76,7 +80,3 @@ class Pipe:
         warn_unweighed(self.store, self.recorded.unweighed, self._warned)
         outcomes = iter(self.recorded.outcomes)
         return [next(outcomes if isinstance(line, Line) else answers) for line in lines]
-
-
-def _has_key(line: Request | Line) -> bool:
-    return (line.key if isinstance(line, Line) else line.request_id) is not None

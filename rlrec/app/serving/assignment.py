@@ -139,7 +139,10 @@ class Assigner:
         by, policy = "", None
         for name in self._names(request):
             experiment, variant, by = self._variant(request, name)
-            if name not in self._holdouts and self._is_held_out(request):
+            # the holdout of a route has the unit, or will where that has not come there yet
+            if name not in self._holdouts and any(
+                self._variant(request, holdout)[1] in self.experiments[holdout].serving for holdout in self._holdouts
+            ):
                 variant = None
             if variant is not None:
                 variants.append((experiment, variant))
@@ -148,10 +151,6 @@ class Assigner:
             if variant in experiment.serving:
                 break
         return Assigned(tuple(variants), by, policy) if variants or policy else None
-
-    def _is_held_out(self, request: Request) -> bool:
-        """Whether the holdout of a route has the unit of a request, or will where that has not come there yet."""
-        return any(self._variant(request, name)[1] in self.experiments[name].serving for name in self._holdouts)
 
     def _variant(self, request: Request, name: str) -> tuple[Experiment, Variant | None, str]:
         """An experiment, the variant of a request there, None where it does not take the unit, and the kind of that."""

@@ -158,8 +158,9 @@ class _Group:
     def _planned_request(self, request: Request, content: bytes | None) -> PlannedRequest:
         """A request with its distribution, built once for all requests that share it. Its context is logged with what
         the request says of the arms, where that is not the eligible set. Raises InputError where it cannot be drawn."""
-        if request.experiment is not None and request.policy is not None:
-            raise _ambiguous_target()
+        if (request.experiment is None) == (request.policy is None):
+            hint = "--policy or --experiment"
+            raise InputError("name a policy or an experiment, one of them", hint=hint, field="policy")
         assigned = None if self.assigner is None else self.assigner.choose(request)
         arm_keys = None if request.arms is None else tuple(request.arms)
         page, narrowed = request.context.get(PAGE), None
@@ -193,8 +194,7 @@ class _Group:
         variants, by, fallback = assigned or ((), None, None)
         experiment, variant = (assigned and assigned.serving) or (None, None)
         reference = fallback or reference if variant is None else variant.policy
-        if reference is None:
-            raise _ambiguous_target()
+        assert reference is not None
         name = request.policy, assigned and assigned.key
         if name not in self._versions:
             resolved = self.versions[reference]
@@ -296,10 +296,6 @@ class _Group:
             message = f"k is {request.size}, with only {quantity(len(eligible), 'arm')} eligible"
             raise InputError(message, hint=hint, field="k")
         return eligible
-
-
-def _ambiguous_target() -> InputError:
-    return InputError("name a policy or an experiment, one of them", hint="--policy or --experiment", field="policy")
 
 
 def _same_content(request_id: str, content: bytes, first: tuple[bytes | None, int]) -> int:

@@ -83,12 +83,8 @@ def check_named_arms(
         return is_served and key not in (request.block or ()) and (lists_all or key in (listed or ()))
 
     for name, rule in rules.items():
-        if any(map(is_eligible, members[name])):
-            continue
-        if name in groups:
-            hint = "they are retired, not listed in `arms`, or blocked"
-            message = f"{rule} of the request names group {name!r}, of which no arm is eligible"
-            raise InputError(message, hint=hint, field="page")
-        near = suggest(name, arms.keys_like(unit, name)) if name not in stored else None
-        message = f"{rule} of the request names arm {name!r}, which is not eligible"
-        raise InputError(message, hint=near or "it is retired, not listed in `arms`, or blocked", field="page")
+        if not any(map(is_eligible, members[name])):
+            near = suggest(name, arms.keys_like(unit, name)) if name not in {*stored, *groups} else None
+            hint = near or "what it names is retired, not listed in `arms`, or blocked"
+            what = f"group {name!r}, of which no arm is" if name in groups else f"arm {name!r}, which is not"
+            raise InputError(f"{rule} of the request names {what} eligible", hint=hint, field="page")

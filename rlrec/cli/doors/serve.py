@@ -228,7 +228,7 @@ def _listening_on_file(path: str) -> Iterator[socket.socket]:
             with _locked(os.path.dirname(path) or "."):
                 _remove_dead(path)
                 listener.bind(path)
-                identity = _identity(path)
+                identity = os.stat(path)
                 listener.listen(BACKLOG)
         except OSError as error:
             raise _unusable(f"unix:{path}", error) from error
@@ -236,7 +236,7 @@ def _listening_on_file(path: str) -> Iterator[socket.socket]:
             yield listener
         finally:
             with suppress(OSError):
-                if _identity(path) == identity:
+                if os.path.samestat(os.stat(path), identity):
                     os.unlink(path)
 
 
@@ -283,11 +283,6 @@ def _remove_dead(path: str) -> None:
         except OSError:
             pass  # full, or another user's
     raise Conflict(f"a server listens on {path} already", hint="stop it first, or choose another path")
-
-
-def _identity(path: str) -> tuple[int, int]:
-    status = os.stat(path)
-    return status.st_dev, status.st_ino
 
 
 def _unusable(address: str, error: OSError) -> RlrecError:

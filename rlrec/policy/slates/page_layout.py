@@ -10,51 +10,9 @@ import numpy as np
 
 from rlrec.arrays import Array, Flags, Index, distinct
 from rlrec.errors import InputError
-from rlrec.policy.slates.page_rules import EVERYWHERE, PageRules, check_sum, share_at
+from rlrec.policy.slates.page_rules import EVERYWHERE, PageRules
 
 _PREFIXES = 20_000  # ways to use up caps that are looked at
-
-
-@dataclass(frozen=True, eq=False)
-class LeastShares:
-    """Least shares of arms and groups: at a position each is a coin, which shows any of its arms that are allowed.
-
-    by_position (r, p): the shares at positions from 0, in the last column at all below. members, owner (e,): the arms
-    of each share, and the share, share by share. start (r,): where the arms of a share begin. arms (a,): those of any
-    share; order (e,), first (a,): members sorted by these, and where each one begins. last_named: the lowest position
-    that the request names, and its rule."""
-
-    by_position: Array
-    members: Index
-    owner: Index
-    last_named: tuple[int, str]
-
-    @cached_property
-    def start(self) -> Index:
-        return np.searchsorted(self.owner, np.arange(len(self.by_position)))
-
-    @cached_property
-    def order(self) -> Index:
-        return np.argsort(self.members, kind="stable")
-
-    @cached_property
-    def first(self) -> Index:
-        return np.flatnonzero(np.diff(self.members[self.order], prepend=-1))
-
-    @cached_property
-    def arms(self) -> Index:
-        return self.members[self.order][self.first]
-
-    def probability(self, position: int, allowed: Flags) -> tuple[Array, Array]:
-        """Probability that a coin shows each of `arms`, (u, a), and that none shows any, (u,), by which arms are
-        allowed, (u, m)."""
-        if not len(self.by_position):
-            return np.zeros((len(allowed), 0)), np.ones(len(allowed))
-        possible = allowed[:, self.members]
-        n_possible = np.add.reduceat(possible, self.start, axis=1, dtype=np.intp)
-        share = self.by_position[:, min(position, self.by_position.shape[1] - 1)] * (n_possible > 0)
-        by_member = possible * (share / np.maximum(n_possible, 1))[:, self.owner]
-        return np.add.reduceat(by_member[:, self.order], self.first, axis=1), 1.0 - share.sum(axis=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,19 +21,22 @@ class PageLayout:
 
     pins: the arm of a position from 0. cell (m,): arms with equal values of all capped fields share one. uses (cells,
     w): the counters that an arm of a cell raises, filled up with the last counter, which has no limit. Of each counter
-    (c,), limit; cap, the number of its cap; by_request, whether that is a cap of the request. pinned_by_request:
-    positions. names: of the caps of counters, pin_names: of pins by position, as errors call them."""
+    (c,), limit; cap, the number of its cap; by_request, whether that is a cap of the request. least: the arms of each
+    least share, and it by position, the last one also for all below. pinned_by_request: positions. names: of the caps
+    of counters, pin_names: of pins by position, as errors call them; last_named: the lowest position that a share of
+    the request names, and how errors call that."""
 
     pins: Mapping[int, int]
     cell: Index
     uses: Index
     limit: Index
     cap: Index
-    least: LeastShares
+    least: Sequence[tuple[Index, Array]]
     by_request: Flags
     pinned_by_request: frozenset[int]
     names: Sequence[str]
     pin_names: Mapping[int, str]
+    last_named: tuple[int, str]
 
     @cached_property
     def pinned(self) -> Index:
@@ -85,7 +46,7 @@ class PageLayout:
     @cached_property
     def is_closed(self) -> bool:
         """Whether every marginal has a closed form: the other arms compete as on a page of their own."""
-        return not self.has_caps and not len(self.least.members)
+        return not self.has_caps and not self.least
 
     @property
     def has_caps(self) -> bool:
@@ -110,10 +71,21 @@ class PageLayout:
             is_full &= self.by_request
         return np.logical_not(is_full[:, self.uses].any(axis=2))
 
+    def coins(self, position: int, allowed: Flags) -> tuple[Array, Array]:
+        """Probability that the coin of a least share shows each arm, (u, m), and that none shows any, (u,), by which
+        arms are allowed, (u, m)."""
+        probability, total = np.zeros(allowed.shape), np.zeros(len(allowed))
+        for arms, by_position in self.least:
+            n_allowed = np.count_nonzero(allowed[:, arms], axis=1)
+            share = by_position[min(position, len(by_position) - 1)] * (n_allowed > 0)
+            probability[:, arms] += allowed[:, arms] * (share / np.maximum(n_allowed, 1))[:, None]
+            total += share
+        return probability, 1.0 - total
+
     def check(self, size: int) -> None:
         """Raises InputError where a page of so many positions cannot keep the rules: a pin, or a share of the request,
         lies below it, or a cap may leave no arm for one of them, or whether it does is not known."""
-        for position, text in (*self.pin_names.items(), self.least.last_named):
+        for position, text in (*self.pin_names.items(), self.last_named):
             if position >= size:
                 hint = "ask for a longer page, or leave it out"
                 raise InputError(f"{text}, and the page has {size} positions", hint=hint, field="page")
@@ -227,7 +199,10 @@ def lay_out(
         pin_names={position - 1: text for position, (_, text) in pins.items()},
         pinned_by_request=frozenset(position - 1 for page in rules if page.is_request for position in page.pin),
         cell=cell, uses=uses, limit=limit, cap=cap, by_request=by_request, names=names,
-        least=_lay_out_shares(rules, members),
+        least=_lay_out_shares(rules, members), last_named=max((
+            (position - 1, page.text("least", name)) for page in rules if page.is_request
+            for name in page.least if name in members for position in page.least[name]
+        ), default=(-1, "")),
     )  # fmt: skip
     over = np.flatnonzero(layout.counts > layout.limit)
     for counter in over[:1].tolist():
@@ -252,29 +227,23 @@ def lay_out(
     return layout
 
 
-def _lay_out_shares(rules: Sequence[PageRules], members: Mapping[str, Sequence[int]]) -> LeastShares:
+def _lay_out_shares(rules: Sequence[PageRules], members: Mapping[str, Sequence[int]]) -> list[tuple[Index, Array]]:
     """The least shares of eligible arms and groups, by their arms. Raises InputError where they add up to more than
     1."""
     columns = dict[int, list[float]]()
     for position in {EVERYWHERE}.union(*(page.least[name] for page in rules for name in page.least if name in members)):
         texts, shares = dict[str, str](), dict.fromkeys(members, 0.0)
         for page in rules:
-            for name, by_position in page.least.items():
-                if name in members and (share := share_at(by_position, position)) > shares[name]:
+            for name in filter(members.__contains__, page.least):
+                share = page.least[name].get(position, page.least[name].get(EVERYWHERE, 0.0))
+                if share > shares[name]:
                     texts[name], shares[name] = page.text("least", name), share
-        check_sum({texts[name]: shares[name] for name in texts})
         columns[position] = [*shares.values()]
-    positions = [*range(1, max(columns) + 1), EVERYWHERE]
-    table = np.array([columns.get(position, columns[EVERYWHERE]) for position in positions]).T
-    sizes = [len(arms) for arms in members.values()]
-    named = [
-        (position - 1, page.text("least", name)) for page in rules if page.is_request
-        for name in page.least if name in members for position in page.least[name]
-    ]  # fmt: skip
-    return LeastShares(
-        table, np.array([arm for arms in members.values() for arm in arms], np.intp),
-        np.repeat(np.arange(len(sizes)), sizes), max(named, default=(-1, "")),
-    )  # fmt: skip
+        if (total := sum(columns[position])) > 1 + 1e-12:
+            message = f"{' and '.join(texts.values())} add up to {total:g}"
+            raise InputError(message, hint="they add up to 1 at most", field="page")
+    by_position = [columns.get(position, columns[EVERYWHERE]) for position in [*range(1, max(columns) + 1), EVERYWHERE]]
+    return list(zip(map(np.array, members.values()), np.array(by_position).T, strict=True))
 
 
 def _lay_out_caps(

@@ -97,8 +97,6 @@ def parse(value: Any, *, owner: str = REQUEST) -> PageRules:
         if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
             raise _error(f"most {field}={limit}: a cap is a whole number from 1", "to leave out arms, block them")
     least = {name: _shares(name, shares) for name, shares in by_rule.get("least", {}).items()}
-    for at in {position for by_position in least.values() for position in by_position}:
-        check_sum({f"least {share_text(name, least[name])}": share_at(least[name], at) for name in least})
     return PageRules(pin=pins, most=by_rule.get("most", {}), least=least, owner=owner)
 
 
@@ -120,18 +118,6 @@ def _position(text: Any, rule: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 4 and 1 <= int(text) <= LONGEST):
         raise _error(f"{rule}: {text!r} is no position", f"positions are 1 to {LONGEST}")
     return int(text)
-
-
-def share_at(by_position: Mapping[int, float], position: int) -> float:
-    """The least share at a position."""
-    return by_position.get(position, by_position.get(EVERYWHERE, 0.0))
-
-
-def check_sum(shares: Mapping[str, float]) -> None:
-    """Raises InputError where the least shares at a position, by the texts of their rules, add up to more than 1."""
-    if (total := sum(shares.values())) > 1 + 1e-12:
-        names = " and ".join(text for text, share in shares.items() if share)
-        raise _error(f"{names} add up to {total:g}", "they add up to 1 at most")
 
 
 def declared(texts: Mapping[str, str]) -> PageRules | None:

@@ -15,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
-from rlrec.arrays import Array, Flags, Index, distinct, look_up
+from rlrec.arrays import Array, Flags, Index, distinct
 from rlrec.policy.scores.floors import Floor, at_positions
 from rlrec.policy.scores.scores import Order
 from rlrec.policy.scores.sweep import Sweep
@@ -140,7 +140,8 @@ class SlateWalk:
         probability = best[:, None] * self._best.probability(allowed)
         if each.any():
             probability += each[:, None] * allowed
-        probability[:, self._layout.least.arms] += shares
+        if self._layout.least:
+            probability += shares
         return probability
 
     def minimum(self, probability: Array) -> Array:
@@ -159,9 +160,7 @@ class SlateWalk:
             picked, best = np.ones(len(first)), np.zeros(len(first))
         else:
             each, undecided, shares = self._coins()
-            column, has_share = look_up(layout.least.arms, shown)
-            share = np.where(has_share, shares[parent, column], 0.0) if has_share.any() else 0.0
-            picked = np.where(competed, each[parent] + share, 1.0)
+            picked = np.where(competed, each[parent] + shares[parent, shown], 1.0)
             best = np.where(competed, undecided[parent], 0.0)
         was_open = layout.open_cells(self._counts)[parent]
         self._counts, self._left = self._counts[parent], self._left[parent]
@@ -175,8 +174,8 @@ class SlateWalk:
 
     def _coins(self) -> tuple[Array, Array, Array]:
         """Probability that the floor shows any one of the allowed arms, and that no coin decides, (u,) each; that the
-        coin of a least share shows each of the arms that have some, (u, a)."""
-        shares, undecided = self._layout.least.probability(self._position, self._allowed)
+        coin of a least share shows each arm, (u, m)."""
+        shares, undecided = self._layout.coins(self._position, self._allowed)
         uniform = self._floors[self._position]
         each = undecided * uniform / np.maximum(np.count_nonzero(self._allowed, axis=1), 1)
         return each, undecided * (1.0 - uniform), shares

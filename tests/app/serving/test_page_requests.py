@@ -221,6 +221,7 @@ def test_a_trained_policy_keeps_rules(shop: Run, sqlite_db: str) -> None:
         (["least=a1=0.1", "block=a1"], "least a1=0.1 of the policy contradicts block=a1 of the policy"),
         (["pin=1=a1,2=a2", "most=shelf=1"], "and pin 2=a2 of the policy contradict most shelf=1 of the policy"),
         (["not_after=purchase/0d"], "not_after is 'purchase/0d'"),
+        (["least=a1=0.6@1,a2=0.5"], "least a1=0.6@1 of the policy and least a2=0.5 of the policy add up to 1.1"),
         (["least=@none=0.1"], "a rule of the page names unknown group '@none'"),
         (["pin=1=@home"], "pin 1=@home pins a group"),
         (["least=@home=0.1", "block=@home"], "least @home=0.1 of the policy contradicts block=@home of the policy"),

@@ -33,6 +33,7 @@ def laid_out(request: Any, policy: Any = None) -> page_layout.PageLayout:
         ({"pin": {"1": "a0"}}, {"pin": {"2": "a0"}}, "pin 1=a0 of the request contradicts pin 2=a0 of the policy"),
         ({"pin": {"1": "a0", "2": "a1"}}, {"most": {"shelf": 1}}, "contradict most shelf=1 of the policy"),
         ({"least": {"a0": 0.6}}, {"least": {"a1": 0.6}}, "of the policy and least a0=0.6 of the request add up to 1.2"),
+        ({"least": {"a0": 0.6, "a1": 0.5}}, None, "least a0=0.6 of the request and least a1=0.5 of the request add up"),
         ({"pin": {"1": "a0"}, "least": {"a1": 0.1}}, {"most": {"shelf": 1}}, "least a1=0.1 of the request contradicts"),
         ({"most": {"shelf.x": 1}}, None, "no eligible arm has 'shelf.x'"),
         ({"least": {"@odd": {"2": 0.5}, "a0": 0.3}}, {"least": {"@low": 0.3}}, "least @low=0.3 of the policy and"),
@@ -129,4 +130,4 @@ def test_a_rule_below_the_page_is_refused(rule: Any) -> None:
 def test_shares_that_hold_a_page_apart_need_no_room_beside_each_other() -> None:
     laid_out({"least": {"a0": {"1": 0.9}, "@odd": {"2": 0.9}}, "pin": {"3": "a1"}}, {"least": {"@none": 0.5}}).check(3)
     pinned = laid_out({"pin": {"1": "a1"}, "least": {"@odd": {"1": 0.5}}})  # the pin keeps it
-    assert pinned.least.by_position.tolist() == [[0.5, 0.0]]
+    assert [(arms.tolist(), shares.tolist()) for arms, shares in pinned.least] == [([1, 3, 5], [0.5, 0.0])]

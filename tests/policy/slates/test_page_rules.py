@@ -51,8 +51,6 @@ def test_rules_of_a_policy_are_texts() -> None:
         ({"least": {"a": 0}}, "least a=0"),
         ({"least": {"a": float("nan")}}, "least a=nan"),
         ({"least": {"a": "0.1"}}, "least a=0.1"),
-        ({"least": {"a": 0.6, "b": 0.5}}, "least a=0.6 and least b=0.5 add up to 1.1"),
-        ({"least": {"a": {"2": 0.6}, "@b": 0.5}}, "least a=0.6@2 and least @b=0.5 add up to 1.1"),
         ({"least": {"a": {}}}, "least a={}: a share"),
         ({"least": {"a": {"x": 0.6}}}, "least a=0.6@x: 'x' is no position"),
         ({"least": {"a": {"1": 1.5}}}, "least a=1.5@1: a share"),

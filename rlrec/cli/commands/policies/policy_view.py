@@ -12,7 +12,7 @@ from rlrec.sentences import gate_claim
 
 if TYPE_CHECKING:
     from rlrec.app.learning.belief_versions import VersionSummary
-    from rlrec.app.policies.policy_beliefs import Audience, CountingCurve, PolicyBelief, PolicyVersion
+    from rlrec.app.policies.policy_beliefs import Audience, CountingCurve, PolicyBelief
     from rlrec.app.policies.versions import VersionHistory
 
 N_ARMS, N_WEIGHTED = 20, 5  # on a terminal: arms in the table, and of these with their weights
@@ -102,11 +102,13 @@ def belief_view(
 ) -> View:
     """A belief. every: all arms on a terminal, curve: the learning curve epoch by epoch; ranked: the likeliest arm
     first."""
+    rows = result["version_list"]
+    versions = (f"{row['version']} {row['status']}{' (live)' if row['live'] else ''}" for row in rows)
     title = [
         f"{result['policy']} version {result['version']} ({result['status']}; live: {result['live']}), "
         f"kind {result['kind']} {parameters(result['params'])}".rstrip(),
         f"learns reward {result['reward']}{_counting(result['counting'])}",
-        f"versions: {', '.join(map(_version, result['version_list']))}",
+        f"versions: {', '.join(versions)}",
     ]
     if "budget" in result:
         budget = result["budget"]
@@ -180,10 +182,6 @@ def _counting(counting: CountingCurve | None) -> str:
         return ""
     bounds = "in the bounds" if counting["in_bounds"] else "not in the bounds"
     return f"; pulls count by the examination of their position, curve {counting['curve']}: its error is {bounds}"
-
-
-def _version(row: PolicyVersion) -> str:
-    return f"{row['version']} {row['status']}{' (live)' if row['live'] else ''}"
 
 
 def _training(training: dict[str, Any] | None, *, curve: bool) -> list[str | View]:
