@@ -152,6 +152,8 @@ class VersionDistribution:
             from rlrec.policy.slates.page_rules import declared
 
             self._page = declared(learner.rules)
+        least = [] if self._page is None else [*self._page.least]
+        self.group_names = frozenset(name for name in least if name.startswith("@"))  # in rules of a page; or of arms
         self._layouts: PageLayouts | None = None
         self._set_sums(sums)
 
@@ -369,11 +371,6 @@ class VersionDistribution:
 
         stated = [parse(context[PAGE])] if context.get(PAGE) else []
         return stated if self._page is None else [self._page, *stated]
-
-    def rule_groups(self, context: Mapping[str, Any]) -> set[str]:
-        """The names with an `@` in least shares of the policy and of the context: of groups, or of arms."""
-        least = [] if self._page is None else [*self._page.least]
-        return {name for name in (*least, *(context.get(PAGE) or {}).get("least", ())) if name.startswith("@")}
 
     def reads_catalogue(self, contexts: Sequence[Mapping[str, Any]]) -> bool:
         """Whether distributions in some contexts depend on what the catalogue says of the arms."""

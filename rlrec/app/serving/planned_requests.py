@@ -231,7 +231,9 @@ class _Group:
         """The context of a request with the price of cost at which it is drawn, and who is in the groups that rules of
         its page name. Raises InputError for an unknown one."""
         context = request.context if version.price is None else {**request.context, PRICE: version.price}
-        if not (names := version.serving.rule_groups(context)):
+        stated = context.get(PAGE) or {}
+        names = version.serving.group_names | {name for name in stated.get("least", ()) if name.startswith("@")}
+        if not names:
             return context
         from rlrec.app.inputs.arm_names import members
 

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 import click
 
 from rlrec.cli.output import output
-from rlrec.cli.program.shared import OUTPUT, Command, option_group, settings
+from rlrec.cli.program.shared import OUTPUT, Command, input_option, option_group, settings
 from rlrec.cli.text.text import truncate
+from rlrec.cli.text.values import FILE
 from rlrec.errors import InputError, LinesRefused, RlrecError, quantity
 
 if TYPE_CHECKING:
     from rlrec.report.figures import Figure
 
 T = TypeVar("T")
-FILE = click.Path(exists=True, dir_okay=False, allow_dash=True)
 
 
 # -- lines that are read --
@@ -149,11 +149,6 @@ def refusing(command: Command) -> Command:
         return result
 
     return run
-
-
-input_option = click.option(  # for streams that answer each line: gives the command `source`, a path, `-` or None
-    "--input", "source", type=FILE, metavar="FILE|-", help="Read one JSON object a line; - is stdin."
-)
 
 
 def _lines(command: Command, declare: Callable[[Command], Command]) -> Command:

@@ -14,7 +14,7 @@ import click
 
 from rlrec.cli.output.output import FORMATS, Show
 from rlrec.cli.text.text import Screen, clipped, printable
-from rlrec.cli.text.values import Integer, hide, mask_secrets, passwords, recoded
+from rlrec.cli.text.values import FILE, Integer, hide, mask_secrets, passwords, recoded
 from rlrec.errors import InputError, suggest
 
 if TYPE_CHECKING:
@@ -196,6 +196,11 @@ def walk(command: click.Command, *names: str) -> Iterator[tuple[tuple[str, ...],
     yield names, command
     for name, subcommand in getattr(command, "commands", {}).items():
         yield from walk(subcommand, *names, name)
+
+
+input_option = click.option(  # for streams that answer each line: gives the command `source`, a path, `-` or None
+    "--input", "source", type=FILE, metavar="FILE|-", help="Read one JSON object a line; - is stdin."
+)
 
 
 # -- the store and the output --

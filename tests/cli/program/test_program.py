@@ -19,8 +19,8 @@ from click.testing import CliRunner
 from rlrec import __version__, cli
 from rlrec.cli.commands import COMMANDS
 from rlrec.cli.commands.setup import help as manual
-from rlrec.cli.program.files import Lines, input_option, lines_input, refusing
-from rlrec.cli.program.shared import CommandGroup, notice, printed, settings, stored
+from rlrec.cli.program.files import Lines, lines_input, refusing
+from rlrec.cli.program.shared import CommandGroup, input_option, notice, printed, settings, stored
 from rlrec.cli.text import lines as reading
 from rlrec.cli.text import values
 from rlrec.cli.text.values import TIME, Integer

@@ -9,8 +9,8 @@ import click
 
 from rlrec.cli.commands.requests import feedback, recommend
 from rlrec.cli.output.output import Show
-from rlrec.cli.program.files import FILE
 from rlrec.cli.program.shared import GroupedCommand, Store, drawing, dry_run_option, rehearsal, stored
+from rlrec.cli.text.values import FILE
 
 
 @click.command(cls=GroupedCommand)

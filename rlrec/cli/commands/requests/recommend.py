@@ -11,8 +11,7 @@ import click
 
 from rlrec.cli.output.output import Show
 from rlrec.cli.program import app
-from rlrec.cli.program.files import input_option, refused
-from rlrec.cli.program.shared import GroupedCommand, Store, drawing, settings, stored
+from rlrec.cli.program.shared import GroupedCommand, Store, drawing, input_option, settings, stored
 from rlrec.cli.text.text import View, clipped
 from rlrec.cli.text.values import CANDIDATES, KEY, KEYS, OBJECT, PAIR, Integer
 from rlrec.errors import InputError, RlrecError
@@ -140,6 +139,8 @@ def stream(
 
     show.stream(answers(), rehearsal=rehearsal)
     if n_refused:
+        from rlrec.cli.program.files import refused
+
         raise refused(n_refused, n_lines=n_lines)
 
 

@@ -10,7 +10,7 @@ import click
 
 from rlrec.cli.output.output import Show
 from rlrec.cli.program import app, signals
-from rlrec.cli.program.files import FILE, Refusals, refusing
+from rlrec.cli.program.files import Refusals, refusing
 from rlrec.cli.program.shared import (
     NOTHING_STORED,
     GroupedCommand,
@@ -24,7 +24,7 @@ from rlrec.cli.program.shared import (
     suggest_next,
 )
 from rlrec.cli.text import lines
-from rlrec.cli.text.values import DURATION, JSON_FILE, NAME, Integer, Registered
+from rlrec.cli.text.values import DURATION, FILE, JSON_FILE, NAME, Integer, Registered
 from rlrec.errors import quantity
 
 POLL_US = 1_000_000  # between two looks at a file
