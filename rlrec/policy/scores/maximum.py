@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from rlrec.arrays import Array, Index
-from rlrec.policy.scores.table import ScoreTable
+from rlrec.policy.scores.panels import sufficient_count
+from rlrec.policy.scores.table import ScoreTable, spread
 
 _CACHED = 1 << 18  # numbers in a working array
+_RARE, _TERMS = 0.1, 14  # arrivals of a rare arm that are expected, and terms of a series in these beyond the rank
+_WIDTH, _UNLIKELY = 0.5, 43.0  # of panels in the logarithm of time; of the probability that anybody comes before them
 
 
 def best(table: ScoreTable) -> Array:
@@ -35,6 +38,49 @@ def ranks(table: ScoreTable, size: int) -> Array:
         for group, exactly in zip((single, multiple), larger, strict=True):
             density = table.pdf(group, nodes) * table.weights[nodes]
             probability[: len(exactly), group] += np.einsum("rgx,gx->rg", exactly, density)
+    return probability
+
+
+def ranks_of_arrivals(logits: Array, size: int) -> Array:
+    """Probability that each arm stands at rank 1..size, (size, m), of a thousand arms or more with standard Gumbel
+    noise on logits (m,): those that arrive first, at the rates exp(logits).
+
+    Until enough have come, most are so rare that what depends on the rate of one is a short power series in it, and
+    sums of powers of the rates stand for all of them; errors as of `ranks`. Source: own derivation."""
+    # the time, as a logarithm, until which enough have come, and how often each is expected by then
+    rate, low, high = np.exp(logits - logits.max()), -60.0, 60.0 + np.ptp(logits)
+    for _ in range(40):
+        middle = 0.5 * (low + high)
+        has_enough = -np.expm1(-rate * np.exp(middle)).sum() > sufficient_count(size)
+        low, high = (low, middle) if has_enough else (middle, high)
+    expected = rate * np.exp(high)
+    is_rare = expected < _RARE
+    rare, common, exponents = expected[is_rare], expected[~is_rare], np.arange(size + _TERMS)
+    # nodes: times as shares of that one, from the end to where nobody has come
+    x, weights = spread(_WIDTH * np.arange(np.ceil((_UNLIKELY + np.log(expected.sum())) / _WIDTH) + 1))
+    time, powers = np.exp(-x), np.exp(-x * exponents[:, None])
+    # coefficients of y^j in (exp(y) - 1)^s, (size, j), and the sums of that over the rare arms
+    series = np.eye(size, len(exponents))
+    step = np.append(0.0, 1 / np.cumprod(np.maximum(exponents[1:], 1.0)))
+    for s in range(1, size):
+        series[s] = np.convolve(series[s - 1], step)[: len(step)]
+    sums = (series * [(rare**j).sum() for j in exponents]) @ powers
+    # probability that 0, 1, ... of the rare arms have come (Newton's identities), then of all
+    come = np.empty((size, 1, len(x)))
+    come[0] = np.exp(-rare.sum() * time)
+    for r in range(1, size):
+        come[r] = np.sum([(-1) ** (s - 1) * sums[s] * come[r - s] / r for s in range(1, r + 1)], axis=0)
+    probability, log_cdf = np.zeros((size, len(logits))), -common[:, None] * time
+    if len(common):
+        leaves = _tree(_binomial(np.ones(len(common)), log_cdf, size), size)
+        density = -log_cdf * np.exp(log_cdf) * weights
+        probability[:, ~is_rare] = np.einsum("rgx,gx->rg", _outside(leaves, come, size), density)
+        come = _product(leaves[-1], come, size)
+    # a rare arm leaves the product of all
+    integrals = (come[:, 0] * weights) @ (powers * time).T
+    for r in range(size):
+        coefficients = np.sum([(-1) ** s * series[s] * integrals[r - s] for s in range(r + 1)], axis=0)
+        probability[r, is_rare] = rare * np.polynomial.polynomial.polyval(rare, coefficients)
     return probability
 
 

@@ -48,7 +48,7 @@ class ScoreTable:
 
     def __init__(self, edges: Array, rows: int) -> None:
         self.edges = edges
-        self.nodes, self.weights = _spread(edges)
+        self.nodes, self.weights = spread(edges)
         self._half = 0.5 * np.diff(edges)
         self.count, self.log_low = np.zeros((2, rows + 1))
         self.log_cdf, self.hazard = np.zeros((2, rows + 1, len(self.nodes)))
@@ -132,7 +132,7 @@ def tabulate(
     return table, row
 
 
-def _spread(edges: Array) -> tuple[Array, Array]:
+def spread(edges: Array) -> tuple[Array, Array]:
     """Nodes and weights, (16 p,) each, of Gauss-Legendre on every panel."""
     half, middle = 0.5 * np.diff(edges), 0.5 * (edges[1:] + edges[:-1])
     return (middle[:, None] + half[:, None] * _GAUSS).ravel(), (half[:, None] * _GAUSS_WEIGHT).ravel()
@@ -149,7 +149,7 @@ def _log_cdf(sf: Array, cdf: Array) -> Array:
 
 
 # below the lowest edge, which is the first point and has no weight
-_TAIL_AT, _TAIL_WEIGHT = (np.append(0.0, values) for values in _spread(np.append(0.0, 2.0 ** np.arange(-7, 1))))
+_TAIL_AT, _TAIL_WEIGHT = (np.append(0.0, values) for values in spread(np.append(0.0, 2.0 ** np.arange(-7, 1))))
 
 
 def _log_cdf_low(density: Density, edge: float, scores: Rows, sf: Array) -> Array:

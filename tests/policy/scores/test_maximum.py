@@ -13,7 +13,7 @@ from rlrec.arrays import Array
 from rlrec.policy.scores import maximum
 from rlrec.policy.scores.families.beta import Beta, BetaLogit, stirling_error
 from rlrec.policy.scores.families.gaussian import Gaussian
-from rlrec.policy.scores.families.gumbel import Gumbel
+from rlrec.policy.scores.families.gumbel import Gumbel, continuous
 from rlrec.policy.scores.table import tabulate
 from rlrec.policy.slates.slate import first, marginals
 from tests.policy import reference
@@ -200,3 +200,14 @@ def test_stirling_error_equals_the_log_gamma_function() -> None:
             for x in map(mpmath.mpf, a)
         ]
     assert stirling_error(a) == pytest.approx(np.array(exact, float), rel=1e-13, abs=3e-15)
+
+
+@pytest.mark.parametrize(("size", "spread"), [(2, 8.0), (3, 0.3), (12, 2.0)])
+def test_ranks_of_many_gumbel_scores_are_those_of_their_table(size: int, spread: float) -> None:
+    logits = np.random.default_rng(size).normal(0, spread, 1000)
+    ranks = maximum.ranks_of_arrivals(logits, size)
+    assert ranks == pytest.approx(continuous(logits, positions=size).ranks(size), abs=1e-12)
+    assert ranks.sum(axis=1) == pytest.approx(np.ones(size), abs=1e-13)
+    served = Gumbel(np.append(logits, -np.inf)).order(size).ranks(size)
+    assert served[:, :-1] == pytest.approx(ranks, abs=1e-15)
+    assert not served[:, -1].any()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlrec.arrays import Array, Index
+from rlrec.policy.scores import maximum
 from rlrec.policy.scores.floors import Floor
 from rlrec.policy.scores.panels import ALL_ROWS, FARTHEST, TAIL, Rows
 from rlrec.policy.scores.scores import DrawnOrder, ExactScores, Order, top
@@ -15,6 +16,7 @@ from rlrec.policy.scores.sweep import ContinuousOrder
 
 _ENTRIES = 1 << 21  # numbers in a working array
 _LOWEST = -1e300  # below every finite logit plus noise
+_MANY, _MAX_RANKS = 1_000, 12  # arms from which on, and ranks up to which, rare ones are taken together
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +61,11 @@ class PlackettLuceOrder(DrawnOrder):
         ranks = np.zeros((size, m))
         inside = min(size, len(possible))
         if inside:
-            ranks[:inside, possible] = continuous(self.logits[possible], positions=inside).ranks(inside)
+            logits = self.logits[possible]
+            if inside <= _MAX_RANKS and len(logits) >= _MANY:
+                ranks[:inside, possible] = maximum.ranks_of_arrivals(logits, inside)
+            else:
+                ranks[:inside, possible] = continuous(logits, positions=inside).ranks(inside)
         if size > len(possible):
             impossible = np.delete(np.arange(m), possible)
             ranks[len(possible) :, impossible] = 1 / len(impossible)
