@@ -229,13 +229,6 @@ class VersionDistribution:
             uniform=float(at_positions(policy.exploration, 1)[0]), at=at if self.version.learning else None,
         )  # fmt: skip
 
-    def _with_price(self, context: Mapping[str, Any]) -> Mapping[str, Any]:
-        """A context with the price of a period like those of the past, where it states none."""
-        if context.get(PRICE) is None:
-            self._price = self.price_at() if self._price is None else self._price
-            context = {**context, PRICE: self._price}
-        return context
-
     def _moments(self, packed: Array, arms: Ids, revision: int) -> ArmMoments | None:
         """Moments of the contexts that the belief learned from; None for kinds that learn from none."""
         policy = self._contextual
@@ -340,8 +333,9 @@ class VersionDistribution:
             self._cached_arms += len(arms)
             belief, policy = self._eligible_belief(eligible, arms, features_revision), self.policy
             index: Array | None
-            if self.spend is not None:
-                context = self._with_price(context)
+            if self.spend is not None and context.get(PRICE) is None:  # that of a period like those of the past
+                self._price = self.price_at() if self._price is None else self._price
+                context = {**context, PRICE: self._price}
             if self._contextual is not None:
                 x = self._rows[reading] if reading in self._rows else self._contextual.encode(context)
                 scores, index = self._contextual.scores_at(belief, x), self._contextual.index_at(belief, x)

@@ -52,6 +52,5 @@ class PageLayouts:
             group_names = {group for page in rules for group in page.least if group.startswith("@")} - groups.keys()
             if unread := group_names - self._groups.keys():
                 self._groups |= arm_names.members(unit, sorted(unread))
-            groups = {**groups, **{group: self._groups[group] for group in group_names & self._groups.keys()}}
-            self._layouts[name] = lay_out(rules, arm_keys, values, groups)
+            self._layouts[name] = lay_out(rules, arm_keys, values, {**self._groups, **groups})
         return self._layouts[name]

@@ -178,7 +178,9 @@ class _Group:
             self._distributions[with_context] = self._distributions[name] = shared
         if assigned is not None and self.assigner is not None:
             self.assigner.remember_user(request)
-        context = self._drawn_context(request, shared)
+        context = request.context
+        if shared.adds_context or PAGE in context:
+            context = self._drawn_context(request, shared)
         if narrowed is None and (request.arms is None or len(request.arms) == len(shared.eligible)):
             return PlannedRequest(request, shared, self.cache.text(context), content)
         words = narrowing_words(request)
@@ -224,6 +226,7 @@ class _Group:
                 version=version, head=head, serving=serving, experiment=experiment, variant=variant, variants=variants,
                 by=by, route=route, shadow=shadow, challenger=challenger,
                 price=None if serving.spend is None else serving.price_at(self.unit.now),
+                adds_context=bool(serving.spend or serving.group_names),
             )  # fmt: skip
         return self._versions[name]
 
@@ -231,8 +234,8 @@ class _Group:
         """The context of a request with the price of cost at which it is drawn, and who is in the groups that rules of
         its page name. Raises InputError for an unknown one."""
         context = request.context if version.price is None else {**request.context, PRICE: version.price}
-        stated = context.get(PAGE) or {}
-        names = version.serving.group_names | {name for name in stated.get("least", ()) if name.startswith("@")}
+        shares = (context.get(PAGE) or {}).get("least", ())
+        names = version.serving.group_names | {name for name in shares if name.startswith("@")}
         if not names:
             return context
         from rlrec.app.inputs.arm_names import members
@@ -244,10 +247,13 @@ class _Group:
 
     def _build(self, request: Request, version: ServingVersion, narrowed: Narrowed | None) -> SharedDistribution:
         eligible, serving = self._eligible(request, narrowed), version.serving
-        if PAGE in request.context:
+        context = request.context
+        if version.adds_context or PAGE in context:
+            context = self._drawn_context(request, version)
+        if PAGE in context:
             from rlrec.app.serving.statements import check_named_arms
 
-            check_named_arms(self.unit, request, self.catalogue, self._drawn_context(request, version).get(GROUPS, {}))
+            check_named_arms(self.unit, request, self.catalogue, context.get(GROUPS, {}))
         named = eligible if narrowed is None else narrowed.superset  # the same one for many persons
         keys, revision = self.cache.keys_with(self.unit, named), self.settings.catalogue_revision
         arm_ids, candidates = arm_array(eligible), serving.learner.n_candidates
@@ -258,7 +264,6 @@ class _Group:
         if candidates and request.size > candidates:
             raise InputError(f"k is {request.size}, but there are only {candidates} candidates", field="k")
         distribution = serving.candidates if candidates else serving.case
-        context = self._drawn_context(request, version)
         case = distribution(eligible, arm_ids, context, keys=keys, revision=revision)
         if case.layout is not None:
             case.layout.check(request.size)

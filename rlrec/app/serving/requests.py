@@ -152,7 +152,8 @@ class ServingVersion:
     """The version that serves a policy, a route or a variant, as it stands in the snapshot of the group.
     variants: that units are assigned to; by: the kind of these units, user or session. route: what the route that was
     asked for serves; None where a policy or an experiment was. shadow: of the route, and its challenger's
-    distribution. price: of cost, where the policy has a budget; it becomes part of the context of a decision."""
+    distribution. price: of cost, where the policy has a budget; it becomes part of the context of a decision.
+    adds_context: whether something does."""
 
     version: Version
     head: Head
@@ -165,6 +166,7 @@ class ServingVersion:
     shadow: Shadow | None
     challenger: VersionDistribution | None
     price: float | None
+    adds_context: bool
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -71,20 +71,20 @@ def check_named_arms(
     """Raises InputError where a rule of the page of a request names an arm that is unknown, not in the catalogue (ids,
     ascending), or left out by the request itself, or a group of such arms. What other rules leave out lets it rest.
     groups: the keys of their members."""
-    rules, listed = parse(request.context[PAGE]).names, request.arms
+    rules, listed_names = parse(request.context[PAGE]).names, request.arms
     members = {name: groups.get(name, (name,)) for name in rules}
     stored = arms.ids(unit, {key for keys in members.values() for key in keys})
-    lists_all = listed is None or any(name.startswith("@") for name in listed)
+    lists_all = listed_names is None or any(name.startswith("@") for name in listed_names)
 
     def is_eligible(key: str) -> bool:
         arm = stored.get(key, -1)
         index = bisect_left(catalogue, arm)
         is_served = index < len(catalogue) and catalogue[index] == arm
-        return is_served and key not in (request.block or ()) and (lists_all or key in (listed or ()))
+        return is_served and key not in (request.block or ()) and (lists_all or key in (listed_names or ()))
 
     for name, rule in rules.items():
         if not any(map(is_eligible, members[name])):
-            near = suggest(name, arms.keys_like(unit, name)) if name not in {*stored, *groups} else None
-            hint = near or "what it names is retired, not listed in `arms`, or blocked"
+            suggestion = suggest(name, arms.keys_like(unit, name)) if name not in {*stored, *groups} else None
+            hint = suggestion or "what it names is retired, not listed in `arms`, or blocked"
             what = f"group {name!r}, of which no arm is" if name in groups else f"arm {name!r}, which is not"
             raise InputError(f"{rule} of the request names {what} eligible", hint=hint, field="page")

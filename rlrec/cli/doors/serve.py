@@ -243,28 +243,24 @@ def _listening_on_file(path: str) -> Iterator[socket.socket]:
 @contextmanager
 def _locked(folder: str) -> Iterator[None]:
     """A lock on a folder: of two servers that start at once, the second one finds the first one's socket."""
-    number = os.open(folder, os.O_RDONLY)
+    number, message = os.open(folder, os.O_RDONLY), f"another process holds the lock of the folder {folder}"
+    deadline = 0.0
     try:
-        if not _try_lock(number):
-            message, timeout = f"another process holds the lock of the folder {folder}", settings().lock_timeout
-            timeout_s = LOCK_TIMEOUT_S if timeout is None else timeout / 1e6
-            notice(f"{message}: waiting up to {timeout_s:g} s")
-            deadline = time.monotonic() + timeout_s
-            while not _try_lock(number):
-                if time.monotonic() > deadline:
-                    raise StoreBusy(message, hint=f"`fuser {folder}` names it: end it, or choose another folder")
-                time.sleep(0.05)
+        while True:
+            with suppress(BlockingIOError):
+                fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            if not deadline:
+                timeout = settings().lock_timeout
+                timeout_s = LOCK_TIMEOUT_S if timeout is None else timeout / 1e6
+                notice(f"{message}: waiting up to {timeout_s:g} s")
+                deadline = time.monotonic() + timeout_s
+            elif time.monotonic() > deadline:
+                raise StoreBusy(message, hint=f"`fuser {folder}` names it: end it, or choose another folder")
+            time.sleep(0.05)
         yield
     finally:
         os.close(number)
-
-
-def _try_lock(number: int) -> bool:
-    """Whether a file is locked now; False where others hold the lock."""
-    with suppress(BlockingIOError):
-        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    return False
 
 
 def _remove_dead(path: str) -> None:

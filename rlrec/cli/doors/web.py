@@ -167,12 +167,13 @@ class Front:
             return _single(await self._ask(path.removeprefix("/v1/"), body))
         if self.screen is not None and for_screen(scope):
             return await self.screen.respond(scope)
-        read = {"/healthz": self._health, "/metrics": self._metrics, "/openapi.json": self._description}.get(path)
-        if read is None:
+        if path not in READ:
             raise RefusedRequest(HTTPStatus.NOT_FOUND, ADDRESSES)
         if method not in ("GET", "HEAD"):
             raise RefusedRequest(HTTPStatus.METHOD_NOT_ALLOWED, f"{path} is read by GET")
-        return await read()
+        if path == "/metrics":
+            return Response(await self.meter.text(), media_type=b"text/plain; version=0.0.4; charset=utf-8")
+        return await self._health() if path == "/healthz" else Response(openapi.text())
 
     # -- lines --
 
@@ -283,12 +284,6 @@ class Front:
         if answered.error is not None:
             counts["error"] = answered.error.message
         return Response(json.dumps(counts).encode() + b"\n", _status(answered))
-
-    async def _metrics(self) -> Response:
-        return Response(await self.meter.text(), media_type=b"text/plain; version=0.0.4; charset=utf-8")
-
-    async def _description(self) -> Response:
-        return Response(openapi.text())
 
 
 def _with_op(op: str, body: bytes) -> bytes:
