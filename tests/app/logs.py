@@ -99,7 +99,7 @@ def serve(
 def judged(db: str, *targets: str, minutes: float = 1e6, **options: Any) -> list[dict[str, Any]]:
     """What `evaluate` says of the log, long after it by default."""
     with closing(at(db, minutes)) as store:
-        return [row.to_json() for row in evaluate.evaluate(store, evaluate.Request(targets=targets, **options))]
+        return [row.record for row in evaluate.evaluate(store, evaluate.Request(targets=targets, **options))]
 
 
 def estimate(db: str, target: str, estimator: str, **options: Any) -> dict[str, Any]:

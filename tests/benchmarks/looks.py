@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from rlrec.app.evaluation.comparisons.declared import Declaration
-from rlrec.app.evaluation.comparisons.study import Groups, Study
-from rlrec.app.evaluation.comparisons.study_figures import NOTHING, StudyFigures, metrics
+from rlrec.app.evaluation.comparisons.study_figures import NOTHING, Groups, Study, StudyFigures, metrics
 from rlrec.arrays import Array
 from rlrec.ope.comparisons.comparison import COLUMNS, Metric, sample_ratio
 from rlrec.ope.comparisons.outcomes import OutcomeSums

@@ -28,7 +28,7 @@ from tests.conftest import PATIENCE_S
 def judged(db: str, workers: Workers = passes.IN_PROCESS, **options: Any) -> list[dict[str, Any]]:
     request = evaluate.Request(targets=["uniform", "log"], estimators="impression,session,tis,sips", **options)
     with closing(logs.at(db, 1e6)) as store:
-        return [row.to_json() for row in evaluate.evaluate(store, request, workers)]
+        return [row.record for row in evaluate.evaluate(store, request, workers)]
 
 
 @pytest.fixture(scope="module")

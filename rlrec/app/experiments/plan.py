@@ -11,8 +11,7 @@ import numpy as np
 
 from rlrec.app.evaluation.comparisons import declared, holdout, interleaved, unit_outcomes
 from rlrec.app.evaluation.comparisons.declared import MetricName
-from rlrec.app.evaluation.comparisons.study import Study
-from rlrec.app.evaluation.comparisons.study_figures import StudyFigures
+from rlrec.app.evaluation.comparisons.study_figures import Study, StudyFigures
 from rlrec.app.experiments.experiment import shares_of
 from rlrec.app.inputs import filters, lookup
 from rlrec.arrays import Array

@@ -110,7 +110,7 @@ def explained(rows: Sequence[EstimateRow]) -> list[str]:
         if (horizon := row.estimate.horizon) is not None:
             horizons[row.name] = min(horizon, horizons.get(row.name, horizon))
     inclusion = rows[0].inclusion if rows else Inclusion()
-    lines = verdicts.explanations([row.to_json() for row in rows])
+    lines = verdicts.explanations([row.record for row in rows])
     lines += next_steps(rows) + logs_taken(rows)
     if inclusion.decisions:
         min_sentence = "the smallest probability with which an arm that was shown was a candidate"
@@ -143,7 +143,7 @@ def answering_rows(rows: Sequence[EstimateRow]) -> list[EstimateRow]:
 def reasons_in_words(rows: Sequence[EstimateRow]) -> list[str]:
     """The reasons of these estimates by their groups, a line for each target that has them, or one for all; then what
     can be tried."""
-    lines, records = list[str](), {row.name: row.to_json() for row in rows}
+    lines, records = list[str](), {row.name: row.record for row in rows}
     for group, meaning in GROUPS.items():
         targets: dict[str, list[str]] = {}
         for name, record in records.items():

@@ -7,8 +7,16 @@ from dataclasses import dataclass
 from typing import Any, TypedDict
 
 from rlrec.app.evaluation.comparisons import interleaved, study_figures, unit_outcomes
-from rlrec.app.evaluation.comparisons.study import BY, NAMED, USERS, Study
-from rlrec.app.evaluation.comparisons.study_figures import DifferenceRow, OutcomeRow, SegmentRow, StudyFigures
+from rlrec.app.evaluation.comparisons.study_figures import (
+    BY,
+    NAMED,
+    USERS,
+    DifferenceRow,
+    OutcomeRow,
+    SegmentRow,
+    Study,
+    StudyFigures,
+)
 from rlrec.app.evaluation.passes.request import EmptyLog
 from rlrec.app.inputs import filters, lookup
 from rlrec.errors import InputError, quantity

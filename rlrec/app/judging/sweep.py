@@ -139,8 +139,8 @@ def sweep(
         "begins": [*map(format_time, begins.tolist())], "served": first.estimate.served, "best": first.target,
         "command": best and _command(best, request, taken), "returns": RETURN in reward.weights,
         "candidates": [
-            {"kind": None, "params": {}, **row.to_json()} if (candidate := by_name.get(row.target)) is None
-            else {"kind": candidate.kind, "params": candidate.version.params, **row.to_json()}
+            {"kind": None, "params": {}, **row.record} if (candidate := by_name.get(row.target)) is None
+            else {"kind": candidate.kind, "params": candidate.version.params, **row.record}
             for row in judged
         ],
     }  # fmt: skip

@@ -31,7 +31,7 @@ def judged(
 ) -> list[dict[str, Any]]:
     request = evaluate.Request(targets=targets or ("uniform", "log", "lin"), estimators=estimators, **options)
     with closing(logs.at(db, 1e6)) as store:
-        return [row.to_json() for row in evaluate.evaluate(store, request, workers)]
+        return [row.record for row in evaluate.evaluate(store, request, workers)]
 
 
 def export(db: str, folder: Path, **options: Any) -> tuple[int, int]:
@@ -108,7 +108,7 @@ def test_both_databases_give_the_same_bits(
         assert runner(target)("import-log", "-", "--layout", "jsonl", "--policy", "log", stdin=lines).exit_code == 0
         request = evaluate.Request(targets=["uniform"], estimators=ALL)
         with closing(logs.at(target, 1e6)) as store:
-            answers.append([row.to_json() for row in evaluate.evaluate(store, request)])
+            answers.append([row.record for row in evaluate.evaluate(store, request)])
     assert answers[0] == answers[1]
 
 

@@ -50,7 +50,7 @@ def obd(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> Any:
 
 def estimates(db: str, *names: str, **options: Any) -> list[dict[str, Any]]:
     with closing(Store(db)) as store:
-        return [row.to_json() for row in evaluate.evaluate(store, evaluate.Request(targets=names, **options))]
+        return [row.record for row in evaluate.evaluate(store, evaluate.Request(targets=names, **options))]
 
 
 # -- a real log --

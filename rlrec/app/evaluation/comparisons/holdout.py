@@ -88,7 +88,7 @@ def _judged(unit: Unit, policy: str, variants: Sequence[int], by: str, reward: R
     except EmptyLog:
         nothing = dict.fromkeys(("value", "lower", "upper", "std_error"))
         return {**nothing, "n": 0, "ess": 0.0, "verdict": "insufficient", "reasons": ["no-rows"]}
-    return row.to_json()
+    return row.record
 
 
 def _mean(estimate: Estimate) -> Any:

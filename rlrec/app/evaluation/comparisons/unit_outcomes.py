@@ -1,8 +1,8 @@
-"""Outcomes of units, read from the log: visits, returns and rewards per person, by group."""
+"""Outcomes of units, read from the log as sums: visits, returns and rewards of each person, by group."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import product
 from operator import add
@@ -12,31 +12,352 @@ import numpy as np
 
 from rlrec.app.evaluation.comparisons import declared
 from rlrec.app.evaluation.comparisons.declared import Declaration
-from rlrec.app.evaluation.comparisons.study import PERIODS, Study
 from rlrec.app.evaluation.comparisons.study_figures import (
+    AGES,
+    LIVES,
+    NAMED,
     NOTHING,
+    PERIODS,
+    USERS,
     DifferenceRow,
+    Groups,
     GuardRow,
     OutcomeRow,
+    Study,
     StudyFigures,
     StudySums,
+    ageing_metrics,
     metrics,
 )
-from rlrec.app.evaluation.comparisons.study_fold import StudyFold
-from rlrec.app.evaluation.rows.groups import check_field
-from rlrec.app.inputs import filters, lookup
+from rlrec.app.evaluation.rows import log_rows
+from rlrec.app.evaluation.rows.contexts import ContextCache
+from rlrec.app.evaluation.rows.groups import MAX_GROUPS, check_field, day_numbers, too_many
+from rlrec.app.inputs import canonical, filters, lookup
+from rlrec.app.log import partitions, reward_log
+from rlrec.app.log.ended_visits import visit_indices
+from rlrec.arrays import Flags, Ids, distinct, look_up, run_starts, take
 from rlrec.errors import InputError
+from rlrec.ope.comparisons import comparison, outcomes
 from rlrec.ope.comparisons.comparison import sample_ratio
+from rlrec.ope.comparisons.outcomes import OutcomeSums, ramp_strata
 from rlrec.ope.intervals.tails import chi_square_above
+from rlrec.ope.sums.unit_visits import FAR_FUTURE, SAMPLED_FLAGS, ServedDecisions, UnitSums, Visits, unit_sums
 from rlrec.records import Reward
 from rlrec.store import Unit
-from rlrec.store.log import selected
-from rlrec.store.policies import experiments
-from rlrec.store.policies.experiments import Experiment
+from rlrec.store.database.bulk import Columns
+from rlrec.store.database.unit import parse
+from rlrec.store.log import reader, selected, sessions, settings
+from rlrec.store.log.reader import ABSENT, Batch
+from rlrec.store.log.selected import Selection
+from rlrec.store.policies import experiments, people
+from rlrec.store.policies.experiments import Experiment, Phase
+from rlrec.times import DAY_US
 
+_READ = (
+    "decision_id", "session_id", "visit", "at", "version_id", "variant_id", "imported", "position", "censored",
+    "keep_probability",
+)  # fmt: skip
+_SPREAD = 4 * partitions.BATCH  # decisions, or sessions, that are read before they are put to their portions
+FIRST_WEEK_US = 7 * DAY_US  # in which visits do not tell how long people stay away
 # Of a selection, what may follow from the variant that a unit has.
 EFFECTS = ("policy_ids", "version_ids", "route_ids", "context_ids", "since")
 LEAST_EXPECTED = 5  # units in each cell of a chi-square test
+
+
+class StudyFold:
+    """The log of a study as sums, a portion of persons at a time."""
+
+    def __init__(self, unit: Unit, study: Study) -> None:
+        self.unit, self.study = unit, study
+        self.groups = Groups.from_study(unit, study)
+        self.fields, self.labels = set[str](), set[str]()  # of contexts so far
+        self.metrics = [*metrics(study), *(comparison.per_decision(0) if study.experiment else [])]
+        self._is_holdout = study.by == "variant" and bool(
+            study.experiment and lookup.route_of_holdout(unit, study.experiment)
+        )
+        # the phases that draw units, and how many strata of a ramp lie in each
+        self.phases, self.strata_per_phase = list[Phase](), 1
+        if study.by == "variant" and study.experiment is not None:
+            phases = experiments.phases(unit, study.experiment)
+            self.phases = [phase for phase in phases if phase.mode != experiments.FROZEN]
+            if any(phase.mode == experiments.MOVES for phase in phases):
+                self.strata_per_phase = len(self.phases) + 1
+        self._contexts = None if study.segment is None else ContextCache(unit, fields=[study.segment])
+        self.any_user = sessions.any_user(unit)
+        self._timeout_us = settings.get(unit).session_timeout_us
+        # the time in which units were assigned, and that in which they were served; none where ages do not matter
+        ageing = study.experiment if study.by == "variant" and study.age_us is None else None
+        self._assigned = (0, 0) if ageing is None else experiments.assignment_times(unit, ageing.id)
+        if study.by in LIVES and study.age_us is None:
+            self._assigned = selected.times(unit, study.selection)
+        needs_age = ageing is not None or study.age_us is not None or study.by in LIVES
+        self._last_at = selected.times(unit, study.selection)[1] if needs_age else 0
+        self._spent_us = self._last_at - self._assigned[0] if self._assigned[1] else 0
+
+    @property
+    def is_first_week(self) -> bool:
+        """Whether users had less than a week to come again. A ramp waits at each step as long as its owner says."""
+        experiment = self.study.experiment
+        if experiment is None or self.study.by_session or not self.any_user:
+            return False
+        is_ramp = "route" in parse(experiment.definition, f"definition of experiment {experiment.name}")
+        return 0 < self._spent_us < FIRST_WEEK_US and not is_ramp
+
+    def splits(self, sums: StudySums) -> list[tuple[list[float], list[list[int]]]]:
+        """The weights of the variants in each stratum, and the units there that count; of a ramp, those that were
+        served before were all of the first variant, whose share is that of what it had then."""
+        units = sums.counts.get("strata", np.zeros((0, 2))).astype(np.int64).tolist()
+        if self.strata_per_phase == 1:
+            weights = [[phase.weights[str(name)] for name in self.groups.labels] for phase in self.phases]
+            return [(pair, [row]) for pair, row in zip(weights, units, strict=False) if sum(row)]
+        label = str(self.groups.labels[0])
+        remaining = [1.0, *(phase.weights[label] / sum(phase.weights.values()) for phase in self.phases)]
+        shares = [[after / before, 1 - after / before] for after in remaining[1:] for before in remaining]
+        return [(pair, [row]) for pair, row in zip(shares, units, strict=False) if sum(row) and pair[1] > 0]
+
+    def partials(self, others: Sequence[StudyFold] = ()) -> Iterator[list[StudySums]]:
+        """The sums of each portion, and those of others, whose logs are this one from later times on."""
+        for columns, batch in self._portions():
+            visits = log_rows.person_visits(
+                columns, timeout_us=self._timeout_us, now=self.unit.now, by_session=self.study.by_session,
+                any_user=self.any_user,
+            )  # fmt: skip
+            sums = list[StudySums]()
+            for fold in (self, *others):
+                since = fold.study.selection.since or 0
+                rows = batch.select_rows(np.flatnonzero(batch.slots["at"] >= since))
+                sums.append(fold._sums(columns, visits, rows) if len(rows) else NOTHING)
+            yield sums
+
+    def _portions(self) -> Iterator[tuple[Columns, Batch]]:
+        """The visits of each portion of persons, and its selected decisions, where it has some. Both are read once, in
+        their order: an index leads from one page of the disk to another, and portions have rows on most of them."""
+        portions = people.portions(self.unit)
+        if not portions:
+            return
+        sessions, n_files = np.concatenate(portions), min(len(portions), partitions.BUCKETS)
+        order = np.argsort(sessions)
+        sessions, number = sessions[order], np.repeat(np.arange(len(portions)), list(map(len, portions)))[order]
+
+        def portion(slots: Columns) -> Ids:
+            return number[np.searchsorted(sessions, slots["session_id"])]
+
+        def file(slots: Columns) -> Ids:
+            return portion(slots) * n_files // len(portions)
+
+        log = reader.batches(self.unit, self.study.selection, columns=_READ, size=_SPREAD)
+        tables = (
+            people.ask_visits(self.unit, sessions[start : start + _SPREAD], self.study.experiment).columns()
+            for start in range(0, len(sessions), _SPREAD)
+        )
+        spooled = zip(
+            partitions.spool(log, n_files, lambda batch: batch.split(file(batch.slots))),
+            partitions.spool(tables, n_files, lambda table: partitions.split_rows(table, file(table))), strict=True,
+        )  # fmt: skip
+        for batches, visits in spooled:
+            if batches:
+                columns = {name: np.concatenate([table[name] for table in visits]) for name in visits[0]}
+                by_portion = dict(partitions.split_rows(columns, portion(columns)))
+                rows = Batch.concatenate(batches)
+                for key, batch in rows.split(portion(rows.slots)):
+                    by_decision = np.lexsort((batch.slots["position"], batch.slots["decision_id"]))
+                    yield by_portion[key], replace(batch, slots=take(batch.slots, by_decision))
+
+    def _batch(self, portion: Ids, selection: Selection) -> Batch:
+        slots, events = people.ask_decisions(self.unit, portion, _READ, selection)
+        return Batch(slots=reader.read_slots(slots), events=events.columns())
+
+    def _sums(self, columns: Columns, visits: Visits, batch: Batch) -> StudySums:
+        """The sums of a portion. columns: of its visits, which are those of persons; batch: its selected decisions."""
+        decisions, slots, censored = self._decisions(columns, batch)
+        if self.study.age_us is not None:
+            has_age = self._has_age(columns, visits, decisions)
+            decisions, slots = decisions.take(has_age), take(slots, has_age)
+        units = unit_sums(visits, decisions, now=self.unit.now)
+        # whether a unit had a visit before the one that it was assigned in, or first served in
+        assigned_at = columns["entry_at"][units.visit]
+        is_earlier = (assigned_at != ABSENT) & (assigned_at < units.entry)
+        entered_at = np.where(is_earlier, assigned_at, visits.started_at[units.visit])
+        returning = visits.begun_before(units.visit, entered_at) > 0
+        if self.study.users is not None:
+            is_recognised = units.columns["recognised"] > 0
+            selected_units = is_recognised if self.study.users == NAMED else returning == (self.study.users == USERS[1])
+            units, returning = units.take(selected_units), returning[selected_units]
+        # a unit of several groups is as new as it was in the first of them
+        order = np.lexsort((units.entry, units.unit))
+        first = order[run_starts(units.unit[order])]
+        if self.study.by == "users":
+            units = units.regrouped(returning.astype(np.int64))
+        strata = dict[int, OutcomeSums]()
+        if self.study.adjust and self.study.experiment is None:  # as if a unit was assigned when it came
+            order, entry_at = np.argsort(units.unit), np.full(len(visits.unit), ABSENT)
+            index, has_entry = look_up(units.unit[order], visits.unit)
+            entry_at[has_entry] = units.entry[order[index[has_entry]]]
+            columns = {**columns, "entry_at": entry_at}
+        past_sums = self._past(columns, visits) if self.study.adjust else None
+        drawn_units, stratum, is_split = self._strata(columns, visits, decisions, units)
+        if len(self.phases) > 1:
+            strata = {
+                number: outcomes.fold(drawn_units.take(stratum == number), self.metrics, past=past_sums)
+                for number in np.unique(stratum).tolist()
+            }
+        anonymous = units.columns["recognised"] == 0
+        mature = decisions.mature[0]
+        rows, _ = distinct(decisions.group[mature], slots["session_id"][mature])
+        session_group = decisions.group[mature][rows]
+        flags = {"anonymous": anonymous, **{name: units.columns[name] > 0 for name in SAMPLED_FLAGS}}
+        groups = {
+            "sessions": session_group,
+            "sampled": decisions.group[slots["keep_probability"] < 1],
+            **{name: units.group[rows] for name, rows in flags.items()},
+        }
+        counts = {name: np.bincount(group, minlength=len(self.groups.labels)) for name, group in groups.items()}
+        if self.phases:
+            n_groups, n_strata = len(self.groups.labels), self.strata_per_phase * len(self.phases)
+            cells = np.bincount((stratum * n_groups + drawn_units.group)[is_split], minlength=n_strata * n_groups)
+            counts["strata"] = cells.reshape(n_strata, n_groups)
+        halves = dict[int, OutcomeSums]()
+        if self._assigned[1]:
+            counts |= self._ages(visits, decisions, units)
+        if self._assigned[1] and len(self.phases) == 1:  # of one phase: older and younger units had the same weights
+            is_younger = units.entry >= sum(self._assigned) // 2
+            halves = {
+                number: outcomes.fold(units.take(half), ageing_metrics(self.study))
+                for number, half in enumerate((~is_younger, is_younger))
+            }
+        return StudySums(
+            outcomes=outcomes.fold(units, self.metrics, past=past_sums, shared=self.groups.shared), halves=halves,
+            segments={} if self._contexts is None else self._segments(self._contexts, columns, visits, units),
+            strata=strata,
+            counts={name: count.astype(np.float64) for name, count in counts.items()}, censored=censored,
+            new=int((~returning[first]).sum()), returning=int(returning[first].sum()),
+            anonymous=int(anonymous[first].sum()),
+        )  # fmt: skip
+
+    def _segments(
+        self, contexts: ContextCache, columns: Columns, visits: Visits, units: UnitSums
+    ) -> dict[str, OutcomeSums]:  # fmt: skip
+        """The sums of units by what the context of their first decision in the experiment says: later ones may be
+        effects, whether they are selected or not."""
+        field, tests = str(self.study.segment), [people.session_test("d.session_id", np.unique(columns["session_id"]))]
+        if self.study.experiment is not None:
+            log = filters.select(self.unit, {"experiment": self.study.experiment.name})
+            tests += [f"+{test}" for test in log.conditions()]
+        rows = reader.ask_decisions(self.unit, ("session_id", "visit", "at", "context_id"), tests).columns()
+        unit = visits.unit[visit_indices(columns, rows["session_id"], rows["visit"])]
+        order = np.lexsort((rows["decision_id"], rows["at"], unit))
+        first = order[run_starts(unit[order])]
+        table, context = contexts.table(rows["context_id"][first], None)
+        self.fields |= table.names
+        codes, values = table.value_codes(field, canonical.text)
+        segment = codes[context][np.searchsorted(unit[first], units.unit)]
+        texts = [value if isinstance(value, str) else canonical.text(value) for value in values]
+        self.labels |= {*texts}
+        if len(self.labels) > MAX_GROUPS:
+            raise too_many(field)
+        numbers = np.unique(segment).tolist()
+        return {texts[number]: outcomes.fold(units.take(segment == number), self.metrics) for number in numbers}
+
+    def _decisions(
+        self, columns: Columns, batch: Batch, *, grouped: bool = True
+    ) -> tuple[ServedDecisions, Columns, int]:
+        """The decisions of a batch without a censored slot, what `_READ` says of them, and how many mature ones have
+        such a slot."""
+        pages = [
+            reward_log.with_page_rewards(batch, reward_log.with_rewards(batch, reward), reward)
+            for reward in self.study.rewards
+        ]
+        slots = pages[0].slots
+        mature = [reward_log.mature(slots, reward, now=self.unit.now) for reward in self.study.rewards]
+        visit, is_counted = visit_indices(columns, slots["session_id"], slots["visit"]), ~slots["censored"]
+        is_left_out = mature[0] & slots["censored"]
+        if grouped and self._is_holdout:  # a decision names the variant that served, which is none outside of it
+            slots = {**slots, "variant_id": columns["assigned_id"][visit]}
+            is_counted, is_left_out = (flags & (slots["variant_id"] != ABSENT) for flags in (is_counted, is_left_out))
+        # a person with several keys has the variant that came first; in a ramp, which moves units, that which served
+        elif grouped and self.study.by == "variant" and self.strata_per_phase == 1:
+            assigned_id = columns["assigned_id"][visit]
+            is_theirs = (columns["merged_at"][visit] != ABSENT) & (assigned_id != ABSENT)
+            slots = {**slots, "variant_id": np.where(is_theirs, assigned_id, slots["variant_id"])}
+        decisions = ServedDecisions(
+            visit=visit,
+            group=self.groups.number(slots) if grouped else np.zeros(len(slots["at"]), np.int64),
+            at=slots["at"], rewards=[page.reward for page in pages], mature=mature, keep=slots["keep_probability"],
+            day=day_numbers(slots["at"]),
+        )  # fmt: skip
+        return decisions.take(is_counted), take(slots, is_counted), int(is_left_out.sum())
+
+    def _strata(
+        self, columns: Columns, visits: Visits, decisions: ServedDecisions, units: UnitSums
+    ) -> tuple[UnitSums, Ids, Flags]:
+        """The units by what they were drawn in, the number of the stratum of each, and whether it says how units were
+        split: of most experiments the phase in which a unit was assigned; in a ramp, which draws all units anew, each
+        phase that served it. A person with several keys was drawn by the one that came first, later by another one,
+        with other chances than the others of a stratum: it tells of the split when it came, and counts no more in
+        phases that served it after the keys were merged."""
+        starts = [phase.at for phase in self.phases[1:]]
+        if self.strata_per_phase == 1:
+            stratum = np.searchsorted(starts, columns["entry_at"][units.visit], side="right")
+            return units, stratum, np.ones(len(stratum), np.bool_)
+        n_groups, phase = len(self.groups.labels), np.searchsorted(starts, decisions.at, side="right")
+        in_phases = replace(decisions, group=phase * n_groups + decisions.group)
+        cells = unit_sums(visits, in_phases, now=self.unit.now)
+        drawn, stratum = ramp_strata(cells.take(np.isin(cells.unit, units.unit)), len(self.phases), n_groups)
+        merged_at = columns["merged_at"][drawn.visit]
+        is_drawn_again = (merged_at != ABSENT) & (stratum % self.strata_per_phase > 0)
+        rows = ~(is_drawn_again & (merged_at <= drawn.entry))
+        return drawn.take(rows), stratum[rows], ~is_drawn_again[rows]
+
+    def _ages(self, visits: Visits, decisions: ServedDecisions, units: UnitSums) -> dict[str, Ids]:
+        """Visits by the age that their unit had, and by when they began, and units by their age at the end, of each
+        variant, (v, AGES)."""
+        n, spent = len(self.groups.labels), self._spent_us + 1
+        # the visits of these units, whose rows are found by digest
+        first, _ = distinct(decisions.group, decisions.visit)
+        first = first[np.isin(visits.unit[decisions.visit[first]], units.unit)]
+        group, visit = decisions.group[first], decisions.visit[first]
+        digests = np.unique(units.unit)  # each of which may be in several groups
+        keys, wanted = (
+            np.searchsorted(digests, unit) * n + side
+            for unit, side in ((units.unit, units.group), (visits.unit[visit], group))
+        )
+        order = np.argsort(keys)
+        row = order[np.searchsorted(keys, wanted, sorter=order)]
+        age = visits.started_at[visit] - units.entry[row]
+
+        def count(group: Ids, age: Ids) -> Ids:
+            cell = group * AGES + np.clip(age * AGES // spent, 0, AGES - 1)
+            return np.bincount(cell, minlength=n * AGES).reshape(n, AGES)
+
+        return {
+            "begun": count(group, age), "ages": count(units.group, self._last_at - units.entry),
+            "served": count(group, visits.started_at[visit] - self._assigned[0]),
+        }  # fmt: skip
+
+    def _has_age(self, columns: Columns, visits: Visits, decisions: ServedDecisions) -> Flags:
+        """Whether each decision is early enough in the time of its unit, which came early enough in the log."""
+        age, window = self.study.age_us or 0, max(reward.window_us for reward in self.study.rewards)
+        _, unit = np.unique(visits.unit[decisions.visit], return_inverse=True)
+        first = np.full(int(unit.max(initial=-1)) + 1, FAR_FUTURE)
+        np.minimum.at(first, unit, decisions.at)
+        assigned_at = columns["entry_at"][decisions.visit]
+        end = np.where(assigned_at == ABSENT, first[unit], assigned_at) + age
+        return (decisions.at < end) & (end <= self._last_at) & (end + window < self.unit.now)
+
+    def _past(self, columns: Columns, visits: Visits) -> UnitSums:
+        """The sums of assigned units as they stood at their assignment, in group 0."""
+        entry_at = columns["entry_at"]
+        assigned = entry_at != ABSENT
+        keys = np.unique(columns["session_id"][assigned])
+        past = Selection(until=int(entry_at.max(initial=0)), without=self.study.selection.without)
+        batch = self._batch(keys, past) if len(keys) else None
+        if not batch:
+            return unit_sums(visits, ServedDecisions.empty(len(self.study.rewards)), now=entry_at)
+        decisions, _, _ = self._decisions(columns, batch, grouped=False)
+        return unit_sums(visits, decisions.take(decisions.at < entry_at[decisions.visit]), now=entry_at)
+
+
+# -- studies, from sums to figures --
 
 
 def collect(unit: Unit, study: Study, *, level: float, is_fixed: bool = False) -> StudyFigures:

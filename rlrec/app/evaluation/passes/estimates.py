@@ -13,7 +13,6 @@ from typing import Any
 from rlrec import ope
 from rlrec.app.evaluation.checks import CHECKS, LogDrift, find_failures
 from rlrec.app.evaluation.passes import fold, passes
-from rlrec.app.evaluation.passes.impressions import ImpressionUnit
 from rlrec.app.evaluation.passes.log_reader import LogReader
 from rlrec.app.evaluation.passes.passes import MIXED
 from rlrec.app.evaluation.passes.request import EmptyLog, Evaluation, Request
@@ -141,7 +140,8 @@ class EstimateRow:
         days = self.extent.span_us / DAY_US if self.is_timed else 0.0
         return needed * days / clusters if needed is not None and days and clusters else None
 
-    def to_json(self) -> dict[str, Any]:
+    @cached_property
+    def record(self) -> dict[str, Any]:
         """The row as `evaluate --json` has it."""
         row = {"target": self.target, "version": self.version, **asdict(self.estimate), "reward": self.reward}
         row["reasons"] = list(self.estimate.reasons)
@@ -257,7 +257,7 @@ def prepare(
     encode = fits_rewards or _needs_model({**estimators.sessions, **estimators.slates})
     encode |= any(check.encodes for check in checks)
     evaluation = replace(evaluation, encode=encode)
-    impressions = ImpressionUnit.prepare(unit, evaluation, estimators.impressions, checks)
+    impressions = fold.ImpressionUnit.prepare(unit, evaluation, estimators.impressions, checks)
     units: list[fold.RowUnit[Any, Any]] = [impressions] if estimators.impressions else []
     if estimators.sessions:
         from rlrec.app.evaluation.passes.sessions import SessionUnit
@@ -363,7 +363,7 @@ def differing_models(
         if len(sizes) == len(evaluation.targets) and max(sizes.values()) < COMPARED_ESS:
             return set()
     newest = evaluation.newest(unit, MODEL_DECISIONS)
-    impressions = ImpressionUnit.prepare(unit, newest, ope.parse("dr").impressions, ())
+    impressions = fold.ImpressionUnit.prepare(unit, newest, ope.parse("dr").impressions, ())
     try:
         sums = passes.sum_log([impressions], LogReader(unit, newest))[impressions]
     except EmptyLog:
@@ -400,7 +400,7 @@ def _present(unit: Unit, evaluation: Evaluation) -> CheckSums:
         return {}
     extent = selected.extent(unit, later)
     newest = replace(evaluation, selection=later, extent=extent).newest(unit, PRESENT_DECISIONS)
-    rows = ImpressionUnit.prepare(unit, newest, {}, [LogDrift()])
+    rows = fold.ImpressionUnit.prepare(unit, newest, {}, [LogDrift()])
     try:
         present = passes.sum_log([rows], LogReader(unit, newest))[rows].checks
     except EmptyLog:

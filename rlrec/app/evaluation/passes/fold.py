@@ -1,4 +1,5 @@
-"""One fold over the log for estimates of every unit: `fold` of each batch, `+`, then `estimates`.
+"""One fold over the log for estimates of every unit: `fold` of each batch, `+`, then `estimates`; and the unit of
+impressions.
 
 A unit (impressions, sessions) says which rows of a batch it uses and what a target makes of them; all else is the same
 for every unit. A fold reads nothing and changes nothing: partials of batches in any order, split anywhere between
@@ -10,31 +11,36 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 
-from rlrec.app.evaluation.checks import Check, Failures
+from rlrec.app.evaluation.checks import Check, CheckedRows, Failures
 from rlrec.app.evaluation.passes.log_reader import LogReader, Reading
 from rlrec.app.evaluation.passes.request import EmptyLog, Evaluation, SharedRows
-from rlrec.app.evaluation.rows import groups
+from rlrec.app.evaluation.rows import groups, log_rows
 from rlrec.app.evaluation.rows.candidates import Inclusion
-from rlrec.app.evaluation.rows.log_rows import LoggedBatch, RowGroup
+from rlrec.app.evaluation.rows.log_rows import ImpressionRows, LoggedBatch, RowGroup
 from rlrec.app.evaluation.targets.probabilities import Scorer
+from rlrec.app.log import reward_log
 from rlrec.app.log.reward_log import UnusedVisits
-from rlrec.arrays import Flags, Ids
-from rlrec.errors import InputError
+from rlrec.arrays import Flags, Ids, run_starts
+from rlrec.errors import InputError, quantity
 from rlrec.ope.checks.dependence import alarms
+from rlrec.ope.sums.base import ImpressionEstimator, LogBatch
 from rlrec.ope.units.estimate import ANY_REWARD, Estimate, FinishOptions, widened
-from rlrec.ope.units.fold import Fold, RowSums, compare_targets
+from rlrec.ope.units.fold import Fold, ImpressionFold, RowSums, compare_targets
 from rlrec.ope.units.strata import Stratum, Weighting, left_out, unlike
 from rlrec.policy.beliefs.reward import bounds
 from rlrec.records import Reward, Sums, add_each
+from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
 from rlrec.store.log.reader import ABSENT
 
 if TYPE_CHECKING:
+    from rlrec.app.evaluation.models.reward_models import RewardModel, RewardModelFit, RewardModelSums
     from rlrec.ope.checks.dependence import VisitCarryOverSums
 
 LEAST_SHARE = 0.9  # share of the logged |reward| that an estimator must see
@@ -396,3 +402,101 @@ def over_loggers(
 ) -> dict[RowGroup, GroupPartial]:
     """The sums of one target in each group over all loggers that count."""
     return {group: weightings[group].total(strata) for group, strata in partial.groups[number].items()}
+
+
+# -- impressions: every slot that was shown is a row, weighed by itself; checks look at these rows, too --
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImpressionUnit(RowUnit[ImpressionRows, "RewardModel"]):
+    """Impressions as rows."""
+
+    fold: ImpressionFold
+
+    @classmethod
+    def prepare(
+        cls, unit: Unit, evaluation: Evaluation, estimators: Mapping[str, ImpressionEstimator], checks: Sequence[Check]
+    ) -> Self:
+        """Raises InputError for a table of rewards that does not fit the catalogue, and an unknown curve."""
+        request, curve, table = evaluation.request, None, None
+        if request.position is not None:
+            from rlrec.app.evaluation.models.reward_models import position_curve
+
+            curve = position_curve(unit, request.position)
+        if (source := request.reward_model) is not None:
+            from rlrec.app.evaluation.models.reward_models import read_table
+
+            examination = () if curve is None else curve.examination
+            table = read_table(source, by=request.reward_model_by, arms=evaluation.arms, examination=examination)
+        fold = ImpressionFold(estimators=estimators, spans_batches=evaluation.spans_batches, curve=curve)
+        models = {} if table is None else dict.fromkeys(evaluation.rewards, table)
+        return cls(evaluation=evaluation, fold=fold, models=models, checks=checks)
+
+    @cached_property
+    def fit(self) -> RewardModelFit:
+        """The fit of reward models on the log."""
+        from rlrec.app.evaluation.models.reward_models import RewardModelFit
+
+        evaluation, curve = self.evaluation, self.fold.curve
+        return RewardModelFit(
+            arms=evaluation.arms, positions=evaluation.extent.positions,
+            examination=() if curve is None else curve.examination, columns=evaluation.request.reward_model_hash,
+        )  # fmt: skip
+
+    @property
+    def fitted_on(self) -> Reading:
+        return Reading(columns=log_rows.FITTED, targets=False)
+
+    @property
+    def judged_on(self) -> Reading:
+        return Reading(columns=self.evaluation.judged_columns)
+
+    def usable_rows(self, logged: LoggedBatch, reward: Reward) -> tuple[ImpressionRows, RowCounts]:
+        rows, n_immature = log_rows.usable_rows(logged.log, reward, now=self.evaluation.now)
+        counts = RowCounts(selected=len(logged.log), waiting=n_immature)
+        events = logged.log.events
+        if not len(rows) or reward.weights.keys().isdisjoint(events["kind"][events["position"] == 0].tolist()):
+            return rows, counts
+        first = run_starts(rows.slots["decision_id"])
+        page = reward_log.page_events(logged.log, reward, rows.slots["decision_id"][first])
+        keep = rows.slots["keep_probability"]
+        unseen = float(np.abs(page / keep[first]).sum())
+        return rows, replace(counts, size=float(np.abs(rows.reward / keep).sum()) + unseen, unseen=unseen)
+
+    def model_sums(self, logged: LoggedBatch, rows: ImpressionRows) -> RewardModelSums:
+        return self.fit.sums(rows, logged.contexts)
+
+    def fitted(self, sums: RewardModelSums, reward: Reward) -> RewardModel:
+        return self.fit.finish(sums, reward)
+
+    @property
+    def needs_model(self) -> bool:
+        """Whether a model is needed: by an estimator, or by a check."""
+        return any(check.needs_model for check in self.checks) or super().needs_model
+
+    def check_sums(
+        self, logged: LoggedBatch, rows: ImpressionRows, reward: Reward, model: RewardModel | None
+    ) -> Mapping[str, Any]:
+        evaluation = self.evaluation
+        checked = CheckedRows(
+            logged=logged, arms=evaluation.arms, extent=evaluation.extent, cluster=evaluation.cluster,
+            now=evaluation.now, rows=rows, reward=reward, model=model, people=evaluation.people,
+        )  # fmt: skip
+        sums = ((check.reason, check.sums(checked)) for check in self.checks)
+        return {reason: check_sums for reason, check_sums in sums if check_sums is not None}
+
+    def batch_of(
+        self, logged: LoggedBatch, rows: ImpressionRows, model: RewardModel | None
+    ) -> Callable[[Scorer], LogBatch]:
+        values = model.rows(rows, logged.contexts) if model is not None and super().needs_model else None
+        return lambda scorer: scorer.log_batch(rows=rows, logged=logged, values=values)
+
+    def empty_log(self, shared: SharedRows, counts: RowCounts) -> EmptyLog:
+        if counts.waiting:
+            return shared.immature_log(quantity(counts.waiting, "impression"))
+        if shared.policy_id is not None:
+            name = shared.members[0][1].target.name
+            return EmptyLog(f"no impression of policy {name!r} is selected", hint="widen --log")
+        if counts.selected:
+            return EmptyLog("every impression selected is censored", hint="widen --log, or --uncensor")
+        return self.evaluation.nothing_selected("impression")

@@ -114,7 +114,7 @@ def evaluate(
         raise InputError(f"the lift of --plan is {100 * plan:.12g} %", hint="write --plan 5%, or -5% for a loss")
     estimates = app.evaluate.evaluate(store, app.evaluate.Request(targets=names, sources=targets, **request), workers)
     plans = [{} if plan is None else {"plan": row.plan(plan)} for row in estimates]
-    rows = [row.to_json() | planned for row, planned in zip(estimates, plans, strict=True)]
+    rows = [row.record | planned for row, planned in zip(estimates, plans, strict=True)]
     by = request["by"]
     answering = app.evaluate.answering_rows(estimates)
     save_plot(plot, lambda: app.figures.estimates(estimates if by or details else answering))
@@ -146,8 +146,7 @@ def _sentence(row: EstimateRow) -> str:
 
 def shown_row(row: EstimateRow) -> dict[str, Any]:
     """The row of a target; without a lift where the log is in doubt, since that is no result."""
-    record = row.to_json()
-    return record | {"lift": None} if (record["answer"], record["needed"]) == ("unknown", None) else record
+    return row.record | {"lift": None} if row.answer == ("unknown", None) else row.record
 
 
 def view(rows: Sequence[Mapping[str, Any]], by: str | None, notes: Sequence[str]) -> View:

@@ -65,7 +65,7 @@ def sweep(store: Store, show: Show, details: bool, workers: Workers, **request: 
             f"`rlrec effects --reward {result['reward']}` tells"
         )
     if details:
-        table = view([row.to_json() for row in rows], None, app.evaluate.explained(rows))
+        table = view([row.record for row in rows], None, app.evaluate.explained(rows))
     else:
         # what an insufficient estimate says is worth nothing
         shown = [shown_row(row) | ({"lift": None} if row.estimate.verdict == "insufficient" else {}) for row in judged]

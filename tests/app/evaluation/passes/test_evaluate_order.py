@@ -25,7 +25,7 @@ NAMES = [f"a{number}" for number in range(6)]
 
 def judged(db: str, *targets: str, **options: Any) -> list[dict[str, Any]]:
     with closing(Store(db)) as store:
-        return [row.to_json() for row in evaluate.evaluate(store, evaluate.Request(targets=targets, **options))]
+        return [row.record for row in evaluate.evaluate(store, evaluate.Request(targets=targets, **options))]
 
 
 judged_once = cache(judged)

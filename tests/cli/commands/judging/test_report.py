@@ -394,7 +394,7 @@ def test_targets_are_judged_as_evaluate_judges_them(imported: Run, sqlite_db: st
     assert [(row.name, row.reward) for row in rows] == [
         ("new@1", "twice"), ("blue@1", "default"), ("red@1", "default"),
     ]  # fmt: skip
-    assert [row.to_json() for row in evaluated_rows] == [row.to_json() for row in rows]
+    assert [row.record for row in evaluated_rows] == [row.record for row in rows]
 
 
 def test_health_has_the_checks_that_the_log_fails(imported: Run) -> None:
