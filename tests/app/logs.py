@@ -111,7 +111,7 @@ def estimate(db: str, target: str, estimator: str, **options: Any) -> dict[str, 
 def in_batches(patch: pytest.MonkeyPatch, size: int) -> None:
     """Let logs be read in batches of so many decisions, and partitions hold as many; few rows wait in memory."""
     real = reader.batches
-    patch.setattr(reader, "batches", lambda unit, selection, **named: real(unit, selection, size=size, **named))
+    patch.setattr(reader, "batches", lambda unit, selection, **named: real(unit, selection, **named | {"size": size}))
     patch.setattr(partitions, "BATCH", size)
     patch.setattr(partitions, "MAX_WAITING_BYTES", 1_000)
 

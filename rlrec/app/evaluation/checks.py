@@ -14,7 +14,7 @@ import numpy as np
 
 from rlrec.app.evaluation.rows.log_rows import SLOT_SET, arms_of_sets, decision_digests
 from rlrec.app.log import reward_log
-from rlrec.arrays import Array, Flags, Ids, Index, Words, distinct, look_up, piece_rows, run_starts, take
+from rlrec.arrays import Array, Flags, Ids, Index, Words, distinct, look_up, offsets, piece_rows, run_starts, take
 from rlrec.ope.checks.dependence import (
     CELLS,
     CellSums,
@@ -156,9 +156,9 @@ class WrongPropensities(Check):
         cells = max(2, min(CONTEXT_CELLS, PAIRS // max(number, 1)))
         sampled = np.flatnonzero(checked.in_sample)
         context, cell = context_cells(*contexts.entries, contexts=contexts.size, cells=cells)
-        begin, length = np.searchsorted(context, [code := slots["context"][top[sampled]], code + 1])
-        length -= begin
-        row, cell = np.repeat(sampled, length), cell[piece_rows(begin, length)]
+        start, code = offsets(np.bincount(context, minlength=contexts.size)), slots["context"][top[sampled]]
+        length = np.diff(start)[code]
+        row, cell = np.repeat(sampled, length), cell[piece_rows(start[code], length)]
         eligible = _eligible_in(cell, set_index[row], members, cells=cells, arms=number)
         inside = rank[row] < number
         row, cell = row[inside], cell[inside]
@@ -251,16 +251,15 @@ class LogDrift(Check):
         return extent.last_at > extent.first_at
 
     def sums(self, checked: CheckedRows) -> DriftSums | None:
-        slots = checked.rows.slots
+        slots, extent = checked.rows.slots, checked.extent
         propensity = np.where(np.isnan(slots["propensity"]), slots["marginal"], slots["propensity"])
         is_first = (slots["position"] == 1) & (slots["step"] == 0) & ~slots["subsampled"] & (propensity > 0)
-        rows, extent = checked.rows.take(is_first), checked.extent
+        at, keep, arm, cluster = (slots[name][is_first] for name in ("at", "keep_probability", "arm_id", "cluster"))
         length = extent.last_at - extent.first_at + 1
-        period = np.clip((rows.slots["at"] - extent.first_at) * PERIODS // length, 0, PERIODS - 1)
         return DriftSums.from_rows(
-            rows.reward, propensity=propensity[is_first] * rows.slots["keep_probability"],
-            arm=checked.arms.ranks(rows.slots["arm_id"]), arms=len(checked.arms), period=period,
-            cluster=rows.slots["cluster"],
+            checked.rows.reward[is_first], propensity=propensity[is_first] * keep, arm=checked.arms.ranks(arm),
+            arms=len(checked.arms), cluster=cluster,
+            period=np.clip((at - extent.first_at) * PERIODS // length, 0, PERIODS - 1),
         )  # fmt: skip
 
 

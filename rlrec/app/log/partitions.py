@@ -22,6 +22,7 @@ from rlrec.store.log.selected import Selection
 
 BUCKETS = 64  # that persons are in; a partition has one of them or several
 BATCH = reader.BATCH  # decisions of a partition at most, as long as there are buckets, and of a batch, about
+SPREAD = BATCH * 3 // 2  # decisions that are read before they are put to their partitions
 MAX_WAITING_BYTES = 8_000_000  # bytes of rows that wait for their partition in memory; the others wait in files
 T = TypeVar("T")
 PERSONS = ("user_id", "user_digest", "session_digest")  # the columns that tell the bucket
@@ -59,7 +60,7 @@ def read(
             yield batches
         return
     options |= {"columns": {*columns, *PERSONS}, "pick_contexts": None}
-    rows = partial(reader.batches, unit, selection, **options)
+    rows = partial(reader.batches, unit, selection, size=SPREAD, **options)
     logs = iter(()) if unit.folder is None else unit.folder.split(number)
     with ExitStack() as stack:
         files = [stack.enter_context(_spool(number)) for _ in range(number)]
@@ -128,20 +129,16 @@ def cut_batches(pieces: Iterable[Batch]) -> Iterator[Batch]:
     for piece in pieces:
         left: Batch | None = piece
         while left is not None:
-            decisions, sessions = run_starts(left.slots["decision_id"]), run_starts(left.slots["session_id"])
-            ends = np.r_[sessions[1:], len(left)]
-            index = int(np.searchsorted(np.searchsorted(decisions, ends), BATCH - count))
-            if index >= len(ends) - 1:
+            decisions = run_starts(left.slots["decision_id"])
+            if count + len(decisions) < BATCH:
                 waiting_batches.append(left)
                 count += len(decisions)
-                left = None
-            else:
-                end = int(ends[index])
-                waiting_batches.append(left.select_rows(np.arange(end)))
-                left = left.select_rows(np.arange(end, len(left)))
-                count = BATCH
-            if count >= BATCH:
-                batch, waiting_batches, count = Batch.concatenate(waiting_batches), [], 0
-                yield batch
+                break
+            ends = np.append(run_starts(left.slots["session_id"])[1:], len(left))
+            end = int(ends[np.searchsorted(np.searchsorted(decisions, ends), BATCH - count)])
+            waiting_batches.append(left.select_rows(np.arange(end)))
+            left = left.select_rows(np.arange(end, len(left))) if end < len(left) else None
+            batch, waiting_batches, count = Batch.concatenate(waiting_batches), [], 0
+            yield batch
     if waiting_batches:
         yield Batch.concatenate(waiting_batches)

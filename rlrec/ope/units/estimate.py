@@ -471,10 +471,11 @@ def _inside(sides: Sequence[Bounds], value: float) -> Bounds:
 def draw_bounds(groups: Sequence[Sequence[EstimatorFold]], options: FinishOptions) -> list[dict[Estimator, Bounds]]:
     """Bounds by bootstrap-t of the estimators of each group of rows, whose units are the same. Those of several groups
     hold together: they reach as far as the largest t of all groups in the same draw (max-t)."""
-    rows: list[list[EstimatorFold]] = []
+    by_kind: dict[Estimator, list[EstimatorFold]] = {}  # once each: the sides of several have the same one
     for folds in zip(*groups, strict=True):
-        kinds = dict.fromkeys(side.estimator for fold in folds for side in fold.sides(options.reward_range))
-        rows += [[replace(fold, estimator=kind) for fold in folds] for kind in kinds if kind.intervals]
+        for kind in dict.fromkeys(side.estimator for fold in folds for side in fold.sides(options.reward_range)):
+            by_kind.setdefault(kind, [replace(fold, estimator=kind) for fold in folds])
+    rows = [folds for kind, folds in by_kind.items() if kind.intervals]
     samples = [(fold.estimator, fold.sample) for folds in rows for fold in folds]
     estimates = iter(intervals.studentised_bootstraps(samples, seed=options.seed, number=options.replicates))
     bounds: list[dict[Estimator, Bounds]] = [{} for _ in groups]

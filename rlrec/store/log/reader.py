@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rlrec.arrays import Ids, Index, distinct, look_up, take
+from rlrec.arrays import Ids, Index, distinct, look_up, run_starts, take
 from rlrec.log_fields import ABSENT as ABSENT
 from rlrec.log_fields import DECISION, EVENT, SLOT, LogField
 from rlrec.store.database.bulk import Columns, PendingQuery
@@ -154,7 +154,8 @@ class Batch:
             name: (take(columns, order := np.argsort(numbers.astype(np.int16), kind="stable")), numbers[order])
             for name, (columns, numbers) in tables.items()
         }
-        for number in np.unique(parts).tolist():
+        ordered = sorted_tables["slots"][1]
+        for number in ordered[run_starts(ordered)].tolist():
             ends = {
                 name: np.searchsorted(numbers, [number, number + 1]) for name, (_, numbers) in sorted_tables.items()
             }
@@ -392,6 +393,6 @@ def read_slots(query: PendingQuery) -> Columns:
     """The answer to `ask_slots`, with NaN for a probability that is missing."""
     slots = query.columns()
     for name, column in slots.items():
-        if COLUMNS[name][0] is np.float64 and name != "score":
-            column[column > 1] = np.nan
+        if COLUMNS[name][0] is np.float64 and name != "score" and (is_missing := column > 1).any():
+            column[is_missing] = np.nan
     return slots
