@@ -24,7 +24,7 @@ from rlrec.ope.sums.visits import VisitBatch
 from rlrec.ope.units.estimate import Estimate, FinishOptions
 from rlrec.ope.units.fold import RowSums, WeightSpread
 from rlrec.ope.units.sessions import SUPPORTED, SessionFold, n_visits
-from rlrec.ope.units.strata import Stratum, Weighting, left_out, negligible_loggers, stratum_factors
+from rlrec.ope.units.strata import Stratum, Weighting, by_logger, left_out, negligible_loggers, stratum_factors
 from rlrec.policy.gradients import reinforce
 from rlrec.policy.gradients.gradient import ARM_PARAMETERS, Gradient, Parameters, score_states
 from rlrec.policy.slates import plackett_luce
@@ -77,7 +77,7 @@ class HoldoutValue:
             estimators=estimators, gamma=gamma, horizon=split.longest, spans_batches=split.spans_batches
         )
         self._reference_partials = self.partials(reference)
-        unsupported = left_out(self.fold, self._reference_partials)
+        unsupported = left_out(self.fold, by_logger(self.fold, self._reference_partials))
         # they count where there is no other logger, as in `Weighting`
         self.left_out = unsupported if {key.logger for key in self._reference_partials} - unsupported else frozenset()
         counts = np.array([stratum.logger not in self.left_out for stratum in split.strata], np.float64)

@@ -18,7 +18,7 @@ are not, and err by up to twice as much, with intervals that cover less."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from itertools import product
@@ -64,12 +64,13 @@ P = TypeVar("P", bound=Any)  # sums that can be `scaled`, as `RowSums`
 class Weighting:
     """How much the rows of each stratum count, (g,) for g ways to weigh; no factors where fewer than two loggers can be
     weighed: then all rows count once. table: the same by logger, for each way to weigh. left_out: loggers whose rows do
-    not count."""
+    not count; loggers: each by itself, as of `by_logger`."""
 
     fold: Fold
     factors: Mapping[Stratum, Array] = field(default_factory=dict)
     table: Sequence[Sequence[LoggerWeight]] = ()
     left_out: frozenset[str | None] = frozenset()
+    loggers: Mapping[str | None, Sequence[EstimatorFold]] = field(default_factory=dict)
 
     @classmethod
     def from_strata(
@@ -104,17 +105,13 @@ class Weighting:
             ])  # fmt: skip
         return cls(fold, factors, table, left_out)
 
-    def counted(self, partials: Mapping[Stratum, Any]) -> dict[Stratum, Any]:
-        """The strata whose rows count."""
-        return {stratum: sums for stratum, sums in partials.items() if stratum.logger not in self.left_out}
-
     def total(self, partials: Mapping[Stratum, P]) -> P:
         """The sum over the strata that count, in an order of their own."""
-        counted = sorted(self.counted(partials).items(), key=lambda item: (item[0].logger or "", item[0].half or 0))
+        strata = sorted(partials.items(), key=lambda item: (item[0].logger or "", item[0].half or 0))
         weighed_sums = (
             sums.scaled(self.fold.factors(self.factors[stratum])) if stratum in self.factors else sums
-            for stratum, sums in counted
-        )
+            for stratum, sums in strata if stratum.logger not in self.left_out
+        )  # fmt: skip
         return reduce(add, weighed_sums)
 
 
@@ -128,14 +125,14 @@ def by_logger(fold: Fold, partials: Mapping[Stratum, RowSums]) -> dict[str | Non
     return {logger: fold.at_ends(partial) for logger, partial in sums.items()}
 
 
-def left_out(fold: Fold, *targets: Mapping[Stratum, RowSums]) -> frozenset[str | None]:
-    """The loggers that do not count for several targets that are compared on the same rows. targets: their sums by
-    stratum."""
+def left_out(fold: Fold, *targets: Mapping[str | None, Sequence[EstimatorFold]]) -> frozenset[str | None]:
+    """The loggers that do not count for several targets that are compared on the same rows. targets: their estimators
+    `by_logger`."""
     unsupported, negligible = set[str | None](), list[set[str | None]]()
-    for partials in targets:
+    for loggers in targets:
         weighed = {
             logger: {at_end.label: at_end for at_end in at_ends if at_end.has_weights}
-            for logger, at_ends in by_logger(fold, partials).items()
+            for logger, at_ends in loggers.items()
         }
         supported = {
             logger: at_ends for logger, at_ends in weighed.items()
@@ -152,11 +149,11 @@ def left_out(fold: Fold, *targets: Mapping[Stratum, RowSums]) -> frozenset[str |
     return frozenset(unsupported | (set.intersection(*negligible) if negligible else set()))
 
 
-def unlike(fold: Fold, partials: Mapping[Stratum, RowSums]) -> frozenset[str]:
+def unlike(loggers: Iterable[Sequence[EstimatorFold]]) -> frozenset[str]:
     """The labels of the estimators by which loggers say different things about one target: more than chance allows, and
-    by more than decides nothing. partials: the sums of those that count."""
+    by more than decides nothing. loggers: those that count, as of `by_logger`."""
     labels = set[str]()
-    for at_ends in zip(*by_logger(fold, partials).values(), strict=True):
+    for at_ends in zip(*loggers, strict=True):
         is_comparable = at_ends[0].estimator.intervals
         reliable = [
             at_end.value_and_error for at_end in at_ends

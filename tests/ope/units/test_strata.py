@@ -13,7 +13,7 @@ from rlrec.ope.comparisons.paired import compare
 from rlrec.ope.sums.base import LogBatch
 from rlrec.ope.units.estimate import Estimate, FinishOptions
 from rlrec.ope.units.fold import ImpressionFold, RowSums
-from rlrec.ope.units.strata import Stratum, Weighting, halves, unlike
+from rlrec.ope.units.strata import Stratum, Weighting, by_logger, halves, unlike
 from tests.benchmarks.loggers import learners
 
 ARMS = 10
@@ -61,7 +61,7 @@ def unlike_of(names: str, levels: list[float], seed: int, *, n: int = 2_000) -> 
         batch = replace(batch, reward=batch.reward * (generator.random(n) < level))
         for half in (0, 1):
             partials[Stratum(f"l{number}", half)] = fold.partial(batch.take(halves(batch.cluster) == half))
-    return unlike(fold, partials)
+    return unlike(by_logger(fold, partials).values())
 
 
 def test_loggers_at_different_levels_are_seen_in_every_log() -> None:
@@ -80,7 +80,8 @@ def test_a_difference_that_decides_nothing_is_none() -> None:
     batches = [log(TARGET, 1_000, generator) for _ in range(2)]
     rewards = [0.9 + 0.001 * batch.reward for batch in batches]
     sides = [replace(batches[0], reward=rewards[0]), replace(batches[1], reward=1.01 * rewards[1])]
-    assert not unlike(fold, {Stratum(str(side), 0): fold.partial(batch) for side, batch in enumerate(sides)})
+    partials = {Stratum(str(side), 0): fold.partial(batch) for side, batch in enumerate(sides)}
+    assert not unlike(by_logger(fold, partials).values())
 
 
 def test_effective_sample_sizes_of_loggers_add_up() -> None:

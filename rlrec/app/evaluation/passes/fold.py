@@ -32,7 +32,7 @@ from rlrec.ope.checks.dependence import alarms
 from rlrec.ope.sums.base import ImpressionEstimator, LogBatch
 from rlrec.ope.units.estimate import ANY_REWARD, Estimate, FinishOptions, widened
 from rlrec.ope.units.fold import Fold, ImpressionFold, RowSums, compare_targets
-from rlrec.ope.units.strata import Stratum, Weighting, left_out, unlike
+from rlrec.ope.units.strata import Stratum, Weighting, by_logger, left_out, unlike
 from rlrec.policy.beliefs.reward import bounds
 from rlrec.records import Reward, Sums, add_each
 from rlrec.store import Unit
@@ -356,8 +356,7 @@ def _target_estimates(
     estimates: dict[RowGroup, list[Estimate]] = {}
     for (group, total), group_estimates in zip(totals.items(), by_group, strict=True):
         weighting = weightings[group]
-        strata = weighting.counted(partial.groups[number][group])
-        unlike_labels = unlike(fold, {stratum: sums.sums for stratum, sums in strata.items()})
+        unlike_labels = unlike(ends for logger, ends in weighting.loggers.items() if logger not in weighting.left_out)
         replicas = [fold.finish(sums, replace(options, interval="normal")) for sums in total.replicas.values()]
         estimates[group] = []
         for kind, estimate, *parts in zip(fold.estimators.values(), group_estimates, *replicas, strict=True):
@@ -380,7 +379,7 @@ def _target_estimates(
 
 def weigh_loggers(unit: RowUnit[R, M], partial: LogPartial, numbers: Collection[int]) -> dict[RowGroup, Weighting]:
     """How much each logger counts in each group, for some targets by their numbers; those that do not count are the
-    same in all groups."""
+    same in all groups. Of each by itself only the first target is told."""
     totals: list[Mapping[Stratum, Any]] = []
     sums_by_group: dict[RowGroup, list[Mapping[Stratum, Any]]] = {}
     for number in numbers:
@@ -390,11 +389,13 @@ def weigh_loggers(unit: RowUnit[R, M], partial: LogPartial, numbers: Collection[
             sums_by_group.setdefault(group, []).append(sums)
             total = add_each(total, sums)
         totals.append(total)
-    loggers = left_out(unit.fold, *totals)
-    return {
-        group: Weighting.from_strata(unit.fold, *target_sums, left_out=loggers)
-        for group, target_sums in sums_by_group.items()
-    }
+    loggers = [by_logger(unit.fold, total) for total in totals]
+    no_support, weightings = left_out(unit.fold, *loggers), {}
+    for group, target_sums in sums_by_group.items():
+        weighting = Weighting.from_strata(unit.fold, *target_sums, left_out=no_support)
+        own = loggers[0] if len(sums_by_group) == 1 else by_logger(unit.fold, target_sums[0])
+        weightings[group] = replace(weighting, loggers=own)
+    return weightings
 
 
 def over_loggers(

@@ -197,18 +197,16 @@ class Evaluation:
             rows.members.append((number, scorer))
         return list(shared.values())
 
-    @property
+    @cached_property
     def judged_columns(self) -> list[str]:
         """The columns of the log that targets are judged by, impression by impression."""
-        columns = {
-            **dict.fromkeys(
-                (*log_rows.SAMPLED, "seed"), any(target.sampled or target.table for target in self.targets)
-            ),
-            **(dict.fromkeys(log_rows.STATES, True) if any(target.stateful for target in self.targets) else {}),
-            "variant_id": self.request.by == "variant",
+        needed_for = {
+            (*log_rows.SAMPLED, "seed"): any(target.sampled or target.table for target in self.targets),
+            log_rows.STATES: any(target.stateful for target in self.targets),
+            ("variant_id",): self.request.by == "variant",
         }
-        needed_for = (name for name, needed in columns.items() if needed)
-        return list(dict.fromkeys([*log_rows.JUDGED, *needed_for, *self.lesson_columns]))
+        needed = [name for names, is_needed in needed_for.items() if is_needed for name in names]
+        return list(dict.fromkeys([*log_rows.JUDGED, *needed, *self.lesson_columns]))
 
     @property
     def lesson_columns(self) -> list[str]:
