@@ -54,8 +54,12 @@ def find_zone(name: str) -> tzinfo | None:
 
 
 def local(micros: int) -> datetime:
-    """A moment as the clocks of the time zone show it."""
-    return (EPOCH + timedelta(microseconds=micros)).astimezone(zone or UTC)
+    """A moment as the clocks of the time zone show it; those of UTC where their year would not be 1 to 9999."""
+    moment = EPOCH + timedelta(microseconds=micros)
+    try:
+        return moment.astimezone(zone or UTC)
+    except OverflowError:
+        return moment
 
 
 def day_of(micros: int) -> int:
@@ -67,8 +71,9 @@ def midnight(day: int) -> int:
     """The moment at which a day, by its number, begins in the time zone."""
     if zone is None:
         return day * DAY_US
-    begin = datetime.fromordinal(EPOCH.toordinal() + day).replace(tzinfo=zone)
-    return (begin - EPOCH) // timedelta(microseconds=1)
+    inside = min(max(day, FIRST // DAY_US), LAST // DAY_US)
+    begin = datetime.fromordinal(EPOCH.toordinal() + inside).replace(tzinfo=zone)
+    return (begin - EPOCH) // timedelta(microseconds=1) + (day - inside) * DAY_US
 
 
 def date(day: int) -> str:

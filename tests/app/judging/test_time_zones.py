@@ -7,9 +7,11 @@ import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from rlrec import times
+from rlrec.app.evaluation.rows import groups
 from rlrec.app.log import partitions
 from rlrec.times import parse
 from tests.app.shop import done
@@ -87,6 +89,16 @@ def test_a_day_begins_where_no_midnight_is(monkeypatch: pytest.MonkeyPatch) -> N
     day = times.day_of(parse("2024-04-26T12:00:00Z"))
     assert times.format_time(times.midnight(day)) == "2024-04-25T22:00:00.000000Z"
     assert [times.day_of(times.midnight(day) - before) for before in (0, 1)] == [day, day - 1]
+
+
+@pytest.mark.parametrize("zone", ["Asia/Tokyo", "America/New_York", "Africa/Cairo"])
+def test_days_of_many_times_are_those_of_each(monkeypatch: pytest.MonkeyPatch, zone: str) -> None:
+    monkeypatch.setattr(times, "zone", times.find_zone(zone))
+    at = np.random.default_rng(1).integers(times.FIRST, times.LAST, 2_000)
+    at = np.r_[at, [times.FIRST, times.LAST, times.midnight(19_839), times.midnight(19_839) - 1]]
+    days = groups.day_numbers(at)
+    assert days.tolist() == [times.day_of(micros) for micros in at.tolist()]
+    assert {times.date(day) for day in days[-4:-2].tolist()} == {"0001-01-01", "9999-12-31"}
 
 
 @pytest.mark.parametrize("workers", [(), ("--jobs", 2)])

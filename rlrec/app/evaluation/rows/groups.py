@@ -71,11 +71,14 @@ class Grouping:
 
 def day_numbers(at: Ids) -> Ids:
     """The number of the day of each time in the time zone, as of `times.day_of`, (n,)."""
+    days = at // times.DAY_US
     if times.zone is None or not len(at):
-        return at // times.DAY_US
-    first, last = times.day_of(int(at.min())), times.day_of(int(at.max()))
-    midnights = [times.midnight(day) for day in range(first, last + 1)]
-    return first - 1 + np.searchsorted(midnights, at, side="right")
+        return days
+    # midnights of these days, and of those beside them
+    near = np.unique(days) + np.array([[-1], [0], [1]])
+    days = np.unique(np.clip(near, times.FIRST // times.DAY_US, times.LAST // times.DAY_US))
+    index = np.searchsorted([times.midnight(day) for day in days.tolist()], at, side="right") - 1
+    return days[np.maximum(index, 0)]
 
 
 def field_of_context(by: str | None) -> str | None:
