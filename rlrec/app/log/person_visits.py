@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from rlrec.app.log import reward_log
+from rlrec.app.log import partitions, reward_log
 from rlrec.arrays import Array, Flags, Ids, run_starts
 from rlrec.records import Reward
+from rlrec.store import Unit
+from rlrec.store.database.bulk import Columns
 from rlrec.store.log.reader import ABSENT, Batch
+from rlrec.store.policies import people
+from rlrec.store.policies.experiments import Experiment
 
 COLUMNS = (
     "at", "imported", "censored", "visit", "keep_probability", "arm_id", "position", "user_id", "user_digest",
@@ -73,3 +77,51 @@ class PersonVisits:
         returns_after, came_back = np.empty(len(order), np.int64), np.cumsum(gap[order] <= definition.window_us)
         returns_after[order] = np.repeat(came_back[starts + lengths - 1], lengths) - came_back
         return cls(cluster, has_user, number, last_at, gap, followed, returns_after, pages)
+
+
+# -- persons in portions: their visits are read once, in the order of sessions --
+#
+# An index leads from one page of the disk to another, and portions have rows on most of them.
+
+SPREAD = 4 * partitions.BATCH  # decisions, or sessions, that are read before they are put to their portions
+
+
+@dataclass(frozen=True, eq=False)
+class PersonPortions:
+    """Whole persons, some at a time. session (s,): ids, ascending, and number (s,): the portion of each, of so many;
+    files: that rows wait in, each of one portion or several."""
+
+    session: Ids
+    number: Ids
+    portions: int
+
+    @classmethod
+    def read(cls, unit: Unit) -> PersonPortions:
+        portions = people.portions(unit)
+        sessions = np.concatenate([np.empty(0, np.int64), *portions])
+        order, number = np.argsort(sessions), np.repeat(np.arange(len(portions)), list(map(len, portions)))
+        return cls(sessions[order], number[order], len(portions))
+
+    @property
+    def files(self) -> int:
+        return min(self.portions, partitions.BUCKETS)
+
+    def portion(self, rows: Columns) -> Ids:
+        """The portion of each row, by its session."""
+        return self.number[np.searchsorted(self.session, rows["session_id"])]
+
+    def file(self, rows: Columns) -> Ids:
+        """The file of each row, by its session."""
+        return self.portion(rows) * self.files // max(1, self.portions)
+
+    def visits(self, unit: Unit, experiment: Experiment | None = None) -> Iterator[dict[int, Columns]]:
+        """The visits of the portions of each file, by their number. experiment: as of `people.ask_visits`."""
+        tables = (
+            people.ask_visits(unit, self.session[start : start + SPREAD], experiment).columns()
+            for start in range(0, len(self.session), SPREAD)
+        )
+        for pieces in partitions.spool(
+            tables, self.files, lambda table: partitions.split_rows(table, self.file(table))
+        ):
+            columns = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]} if pieces else {}
+            yield dict(partitions.split_rows(columns, self.portion(columns))) if columns else {}

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from itertools import pairwise
 
 import numpy as np
+import pytest
 
-from rlrec.app.log.person_visits import PersonVisits
+from rlrec.app.evaluation.passes import sessions
+from rlrec.app.log.person_visits import PersonPortions, PersonVisits
+from rlrec.arrays import Ids
 from rlrec.records import Reward
+from rlrec.store import Store, Unit
+from rlrec.store.database.bulk import PendingQuery
 from rlrec.store.log.reader import ABSENT, Batch
+from rlrec.store.policies import people
+from rlrec.store.policies.experiments import Experiment
+from tests.conftest import Run
 
 HOUR_US = 3_600_000_000
 WINDOW_US = 10 * HOUR_US
@@ -74,3 +83,27 @@ def test_no_batch_has_no_visit() -> None:
     batch, _ = log(np.random.default_rng(0))
     assert len(PersonVisits.from_batches([], None)) == 0
     assert len(batch) == 300
+
+
+def test_visits_are_read_once_whatever_the_portions(run_sqlite: Run, sqlite_db: str) -> None:
+    """Sessions of a portion lie apart from each other: to look each portion up would read most pages many times."""
+    run_sqlite("arm", "add", "a")
+    run_sqlite("policy", "create", "home", "--kind", "uniform")
+    requests = "".join(f'{{"policy": "home", "session": "s{n}", "user": "u{n % 7}"}}\n' for n in range(30))
+    run_sqlite("recommend", "--input", "-", stdin=requests)
+    with closing(Store(sqlite_db)) as store, store.read() as unit, pytest.MonkeyPatch.context() as patch:
+        portions, asked = people.portions(unit, size=5), list[int]()
+        patch.setattr(people, "portions", lambda unit: portions)
+        ask = people.ask_visits
+
+        def counted(unit: Unit, ids: Ids, *more: Experiment | None) -> PendingQuery:
+            asked.append(len(ids))
+            return ask(unit, ids, *more)
+
+        patch.setattr(people, "ask_visits", counted)
+        tables = {key: table for tables in PersonPortions.read(unit).visits(unit) for key, table in tables.items()}
+        followed = sessions.followed_visits(unit)
+    assert asked == [30, 30]
+    assert [tables[number]["session_id"].tolist() for number in range(len(portions))] == [*map(list, portions)]
+    assert len(portions) > 3
+    assert not len(followed)  # no visit is over

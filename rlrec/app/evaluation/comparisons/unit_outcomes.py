@@ -35,6 +35,7 @@ from rlrec.app.evaluation.rows.groups import MAX_GROUPS, check_field, day_number
 from rlrec.app.inputs import canonical, filters, lookup
 from rlrec.app.log import partitions, reward_log
 from rlrec.app.log.ended_visits import visit_indices
+from rlrec.app.log.person_visits import SPREAD, PersonPortions
 from rlrec.arrays import Flags, Ids, distinct, look_up, run_starts, take
 from rlrec.errors import InputError
 from rlrec.ope.comparisons import comparison, outcomes
@@ -57,7 +58,6 @@ _READ = (
     "decision_id", "session_id", "visit", "at", "version_id", "variant_id", "imported", "position", "censored",
     "keep_probability",
 )  # fmt: skip
-_SPREAD = 4 * partitions.BATCH  # decisions, or sessions, that are read before they are put to their portions
 FIRST_WEEK_US = 7 * DAY_US  # in which visits do not tell how long people stay away
 # Of a selection, what may follow from the variant that a unit has.
 EFFECTS = ("policy_ids", "version_ids", "route_ids", "context_ids", "since")
@@ -130,42 +130,16 @@ class StudyFold:
             yield sums
 
     def _portions(self) -> Iterator[tuple[Columns, Batch]]:
-        """The visits of each portion of persons, and its selected decisions, where it has some. Both are read once, in
-        their order: an index leads from one page of the disk to another, and portions have rows on most of them."""
-        portions = people.portions(self.unit)
-        if not portions:
-            return
-        sessions, n_files = np.concatenate(portions), min(len(portions), partitions.BUCKETS)
-        order = np.argsort(sessions)
-        sessions, number = sessions[order], np.repeat(np.arange(len(portions)), list(map(len, portions)))[order]
-
-        def portion(slots: Columns) -> Ids:
-            return number[np.searchsorted(sessions, slots["session_id"])]
-
-        def file(slots: Columns) -> Ids:
-            return portion(slots) * n_files // len(portions)
-
-        log = reader.batches(self.unit, self.study.selection, columns=_READ, size=_SPREAD)
-        tables = (
-            people.ask_visits(self.unit, sessions[start : start + _SPREAD], self.study.experiment).columns()
-            for start in range(0, len(sessions), _SPREAD)
-        )
-        spooled = zip(
-            partitions.spool(log, n_files, lambda batch: batch.split(file(batch.slots))),
-            partitions.spool(tables, n_files, lambda table: partitions.split_rows(table, file(table))), strict=True,
-        )  # fmt: skip
-        for batches, visits in spooled:
+        """The visits of each portion of persons, and its selected decisions, where it has some; both are read once."""
+        persons = PersonPortions.read(self.unit)
+        log = reader.batches(self.unit, self.study.selection, columns=_READ, size=SPREAD)
+        decisions = partitions.spool(log, persons.files, lambda batch: batch.split(persons.file(batch.slots)))
+        for batches, visits in zip(decisions, persons.visits(self.unit, self.study.experiment), strict=True):
             if batches:
-                columns = {name: np.concatenate([table[name] for table in visits]) for name in visits[0]}
-                by_portion = dict(partitions.split_rows(columns, portion(columns)))
                 rows = Batch.concatenate(batches)
-                for key, batch in rows.split(portion(rows.slots)):
+                for key, batch in rows.split(persons.portion(rows.slots)):
                     by_decision = np.lexsort((batch.slots["position"], batch.slots["decision_id"]))
-                    yield by_portion[key], replace(batch, slots=take(batch.slots, by_decision))
-
-    def _batch(self, portion: Ids, selection: Selection) -> Batch:
-        slots, events = people.ask_decisions(self.unit, portion, _READ, selection)
-        return Batch(slots=reader.read_slots(slots), events=events.columns())
+                    yield visits[key], replace(batch, slots=take(batch.slots, by_decision))
 
     def _sums(self, columns: Columns, visits: Visits, batch: Batch) -> StudySums:
         """The sums of a portion. columns: of its visits, which are those of persons; batch: its selected decisions."""
@@ -350,9 +324,10 @@ class StudyFold:
         assigned = entry_at != ABSENT
         keys = np.unique(columns["session_id"][assigned])
         past = Selection(until=int(entry_at.max(initial=0)), without=self.study.selection.without)
-        batch = self._batch(keys, past) if len(keys) else None
-        if not batch:
+        if not len(keys):
             return unit_sums(visits, ServedDecisions.empty(len(self.study.rewards)), now=entry_at)
+        slots, events = people.ask_decisions(self.unit, keys, _READ, past)
+        batch = Batch(slots=reader.read_slots(slots), events=events.columns())
         decisions, _, _ = self._decisions(columns, batch, grouped=False)
         return unit_sums(visits, decisions.take(decisions.at < entry_at[decisions.visit]), now=entry_at)
 

@@ -21,6 +21,7 @@ from rlrec.app.evaluation.rows.log_rows import CLUSTERS, ArmTable, ImpressionRow
 from rlrec.app.evaluation.targets.probabilities import Scorer
 from rlrec.app.log import ended_visits, reward_log
 from rlrec.app.log.ended_visits import Cutoff, EndedVisits, visit_indices
+from rlrec.app.log.person_visits import PersonPortions
 from rlrec.arrays import Array, Flags, Ids, Index, look_up, run_starts, take
 from rlrec.errors import InputError, quantity
 from rlrec.ope.checks.dependence import ARMS, VisitCarryOverSums, VisitDraws, visit_carry_over_sums
@@ -192,8 +193,7 @@ _NUMBER_BITS = 24  # of the number of a visit in its code
 def followed_visits(unit: Unit) -> Ids:
     """Codes of the visits that the same user followed by another one within the window, ascending; 8 bytes each."""
     timeout_us, codes = settings.get(unit).session_timeout_us, [np.empty(0, np.int64)]
-    for sessions in people.portions(unit):
-        columns = people.ask_visits(unit, sessions).columns()
+    for columns in (table for tables in PersonPortions.read(unit).visits(unit) for table in tables.values()):
         visits = log_rows.person_visits(columns, timeout_us=timeout_us, now=unit.now)
         returns_in_time = (visits.next_start - visits.ended_at <= RETURN_WINDOW_US) & (columns["user_id"] != ABSENT)
         codes.append(_visit_code(columns["session_id"], columns["number"])[returns_in_time])
