@@ -3,8 +3,9 @@ which every command would wait."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import reduce
 from types import MappingProxyType
 from typing import Any, NamedTuple, Self, TypeVar
 
@@ -42,6 +43,11 @@ def _closed(value: Any) -> Any:
 def add_each(left: Mapping[K, Any], right: Mapping[K, Any]) -> dict[K, Any]:
     """The sums of both sides, added key by key."""
     return {**left, **{key: _add(left[key], sums) if key in left else sums for key, sums in right.items()}}
+
+
+def add_up(partials: Iterable[Any]) -> Any:
+    """The sum of partials, of which None has nothing to add; None of none."""
+    return reduce(_add, partials, None)
 
 
 class Arm(NamedTuple):

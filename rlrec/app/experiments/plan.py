@@ -16,7 +16,7 @@ from rlrec.app.experiments.experiment import shares_of
 from rlrec.app.inputs import filters, lookup
 from rlrec.arrays import Array
 from rlrec.errors import CheckFailed, InputError
-from rlrec.ope.comparisons import comparison, planning
+from rlrec.ope.comparisons import comparison
 from rlrec.ope.intervals import intervals, sequences
 from rlrec.ope.sums.unit_visits import DAYS
 from rlrec.records import Reward
@@ -159,9 +159,9 @@ def _plan(
         lifted = deviation * (1 + request.lift)  # as where there are more events, not larger ones
         narrowed = None if adjusted is None else 1 - adjusted.error / mean.error
     limits = {"alpha": (1 - request.level) / comparisons, "power": request.power}
-    variance = planning.variance_of_difference(deviation, lifted, shares)
-    total = planning.fixed_units(variance, request.lift * value, **limits)
-    total_sequential = planning.sequential_units(variance, request.lift * value, best_n=best_n, **limits)
+    variance = sequences.variance_of_difference(deviation, lifted, shares)
+    total = sequences.fixed_units(variance, request.lift * value, **limits)
+    total_sequential = sequences.sequential_units(variance, request.lift * value, best_n=best_n, **limits)
     totals = [total, total_sequential, *([] if narrowed is None else [total * (1 - narrowed) ** 2])]
     reached = [None if arrivals is None else arrivals.days_until(units) for units in totals]
     days, days_sequential, *adjusted_days = [None if day is None else day + wait for day in reached]

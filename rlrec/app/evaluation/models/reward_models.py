@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -212,11 +212,10 @@ class RewardModelFit:
         if not self.columns:
             return RewardModelSums(sums)
         pulls = np.ones(len(reward)) if weight is None else weight
-        moments = ContextMoments.from_rows(
+        return RewardModelSums(sums, ContextMoments.from_rows(
             contexts, rows, arm=arm, arms=self.ridge.arms, fold=self.ridge.fold(cluster), folds=self.ridge.folds,
             pulls=pulls, reward=pulls * reward,
-        )  # fmt: skip
-        return RewardModelSums(sums, {self.columns: moments})
+        ))  # fmt: skip
 
     def context(self, rows: ImpressionRows, contexts: ContextTable) -> dict[str, Any]:
         """The dense features of the ridge regression."""
@@ -229,16 +228,16 @@ class RewardModelFit:
         """The model, its values cut at the reward's range; of anything but one reward (None) they are not cut."""
         reach = (bounds(definition) if definition else None) or (-np.inf, np.inf)
         model = self.ridge.finish(sums.ridge, reward_range=reach)
-        sparse = SparseModel.from_sums(model, sums.ridge, sums.moments[self.columns]) if self.columns else None
+        sparse = None if sums.moments is None else SparseModel.from_sums(model, sums.ridge, sums.moments)
         return FittedRewardModel(self, replace(model, effects=model.effects[:, self.arms.rank]), sparse)
 
 
 @dataclass(frozen=True, eq=False)
 class RewardModelSums(Sums):
-    """The sums that a model is fitted by. moments: on sparse contexts, by their columns; empty where none are."""
+    """The sums that a model is fitted by. moments: on sparse contexts, where arms have weights of their columns."""
 
     ridge: RidgeSums
-    moments: Mapping[int, ContextMoments] = field(default_factory=dict)
+    moments: ContextMoments | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,7 +28,7 @@ from rlrec.ope.estimators.shrinkage import ShrunkEffects, add_effects, columns_o
 from rlrec.ope.intervals.tails import t_quantile
 from rlrec.ope.sums.exposures import ExposureRegression, Exposures, block_numbers, count_blocks, std_errors
 from rlrec.ope.sums.unit_visits import ReturnTimes
-from rlrec.records import Reward, Sums, add_each
+from rlrec.records import Reward, Sums, add_each, add_up
 from rlrec.store import Unit
 from rlrec.store.log import selected
 from rlrec.store.log.events import RETURN
@@ -252,7 +252,7 @@ class EffectPass:
         if self.return_shares is not None:
             return self._effects(reader, visits)
         watched, gap = self._watched(visits)[visits.has_user], visits.gap[visits.has_user] / self.horizon_us
-        overlap = None if self.examination else _total(self._overlaps(reader))
+        overlap = None if self.examination else add_up(self._overlaps(reader))
         return FitSums(overlap, ReturnTimes.from_visits(watched=watched, gap=gap))
 
     def _watched(self, visits: PersonVisits) -> Array:
@@ -416,7 +416,7 @@ class EffectPass:
         rank, rank_now = _ranks(total.mean), _ranks(posteriors[0].mean)
         reach = t_quantile(1 - (1 - level) / 2, max(1, min(people, len(estimates.influence)) - 1))
         z = NormalDist().inv_cdf((1 + level) / 2)
-        keys = self.arm_keys
+        keys, weight = self.arm_keys, sums.visits.square[:, 0, 0].sum()  # of the visits
         raw = np.column_stack([effect, long_run, error, long_run - reach * error, long_run + reach * error])
         raw[~varies] = np.nan
         if not estimates.has_returns:
@@ -435,16 +435,11 @@ class EffectPass:
         return {
             "by": self.evaluation.request.by, "group": group.label, "pages": int(sums.counts[0]),
             "visits": int(sums.counts[1]), "persons": people,
-            "returned": _share(sums.visits.crossed[:, 0, 0].sum(), sums.visits.square[:, 0, 0].sum()),
+            "returned": min(float(sums.visits.crossed[:, 0, 0].sum() / weight), 1.0) if weight else None,
             "return_value": estimates.worth if estimates.has_returns else None,
             "prior_mean": total.prior_mean, "prior_sd": total.prior_sd,
             "arms": rows,
         }  # fmt: skip
-
-
-def _share(numerator: float, denominator: float) -> float | None:
-    """A share, at most 1; None where there is nothing to divide by."""
-    return min(float(numerator / denominator), 1.0) if denominator else None
 
 
 def _ranks(effect: Array) -> Ids:
@@ -452,14 +447,6 @@ def _ranks(effect: Array) -> Ids:
     rank = np.empty(len(effect), np.int64)
     rank[np.argsort(-effect, kind="stable")] = np.arange(len(effect)) + 1
     return rank
-
-
-def _total(partials: Iterator[Any]) -> Any:
-    """Sums added up; None where there are none."""
-    total = None
-    for partial in partials:
-        total = partial if total is None else total if partial is None else total + partial
-    return total
 
 
 def sum_log(
@@ -474,7 +461,7 @@ def sum_log(
     # the log is read once for both passes
     reader, judge_pass = LogReader(unit, evaluation), replace(effect_pass, return_shares=())
     stored = reader.partitions(Reading.union([fit_pass.reading, judge_pass.reading]), times=2)
-    fitted = _total(passes.results(LogReader(unit, ungrouped), fit_pass, engine, stored))
+    fitted = add_up(passes.results(LogReader(unit, ungrouped), fit_pass, engine, stored))
     if fitted is None:
         raise effect_pass.evaluation.nothing_selected("page")
     examination = effect_pass.examination
@@ -484,7 +471,7 @@ def sum_log(
     effect_pass = replace(
         effect_pass, examination=examination, return_shares=tuple(fitted.return_times.shares.tolist())
     )
-    total = _total(passes.results(reader, effect_pass, engine, stored))
+    total = add_up(passes.results(reader, effect_pass, engine, stored))
     page_groups = [name for name in groups.FIELDS if name not in FINEST]
     groups.check_field(request.by, total.names, groups=page_groups)
     if not total.groups:

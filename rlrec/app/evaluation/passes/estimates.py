@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, reduce
 from math import log
-from operator import add, or_
+from operator import or_
 from statistics import NormalDist
 from typing import Any
 
@@ -31,6 +31,7 @@ from rlrec.ope.intervals import intervals
 from rlrec.ope.sums.base import Estimator
 from rlrec.ope.units.estimate import COMPARED_ESS, Estimate
 from rlrec.policy.contexts.fields import check_hash
+from rlrec.records import add_up
 from rlrec.sentences import DEFAULT_REWARD, LOG_PRECISION, LOGGED, NOUNS, Claim, approximate, percent, time_text
 from rlrec.store import Unit
 from rlrec.store.log import events, selected
@@ -224,7 +225,7 @@ def answer(
         for rows, sums in partial_by_unit.items()
         if rows.fold.estimators
     ]
-    inclusion = reduce(add, (partial.inclusion for partial in partials))
+    inclusion = add_up(partial.inclusion for partial in partials)
     differing = differing_models(unit, evaluation, estimators, by_unit)
     rows = _rows(
         evaluation, estimators, by_unit, differing, inclusion=inclusion, extent=evaluation.extent,

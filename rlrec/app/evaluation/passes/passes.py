@@ -234,12 +234,11 @@ def with_models(
     """The units with the models that they need, which are fitted in a pass over the log. stored: as of `results`."""
     rewards, fitted = reader.evaluation.rewards, [unit for unit in units if unit.is_fitted]
     fit_pass = JointPass(evaluation=reader.evaluation, units=fitted, is_fit=True)
-    sums_of = dict(zip(fitted, _sums(fit_pass, {}, reader, engine, stored), strict=True))
     models = {
         unit: {key: unit.fitted(reward_sums, rewards[key]) for key, reward_sums in sums.items()}
-        for unit, sums in sums_of.items()
+        for unit, sums in zip(fitted, _sums(fit_pass, {}, reader, engine, stored), strict=True)
     }
-    return [replace(unit, models=models[unit]) if unit in models else unit for unit in units]
+    return [replace(unit, models=models.get(unit, unit.models)) for unit in units]
 
 
 def _sums(joint: JointPass, start: Any, reader: LogReader, engine: Engine | None, stored: Parts | None) -> list[Any]:

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from rlrec.ope.comparisons import planning
 from rlrec.ope.intervals import sequences
 
 HALVES = (0.5, 0.5)
@@ -11,9 +10,9 @@ HALVES = (0.5, 0.5)
 
 def units_a_variant(rate: float, lift: float, *, comparisons: int = 1, power: float = 0.8) -> float:
     lifted = rate * (1 + lift)
-    variance = planning.variance_of_difference(rate * (1 - rate), lifted * (1 - lifted), HALVES)
+    variance = sequences.variance_of_difference(rate * (1 - rate), lifted * (1 - lifted), HALVES)
     limits = {"alpha": 0.05 / comparisons, "power": power}
-    return planning.fixed_units(variance, rate * lift, **limits) / 2
+    return sequences.fixed_units(variance, rate * lift, **limits) / 2
 
 
 def test_fixed_units_are_the_published_ones() -> None:
@@ -22,14 +21,14 @@ def test_fixed_units_are_the_published_ones() -> None:
 
 
 def test_even_odds_need_the_width_of_the_interval_alone() -> None:
-    units = planning.fixed_units(4.0, 0.2, alpha=0.05, power=0.5)
+    units = sequences.fixed_units(4.0, 0.2, alpha=0.05, power=0.5)
     assert 1.959964 * (4.0 / units) ** 0.5 == pytest.approx(0.2)
 
 
 def test_the_smallest_variant_decides() -> None:
-    equal, uneven = (planning.variance_of_difference(1.0, 1.0, shares) for shares in (HALVES, (0.9, 0.1)))
+    equal, uneven = (sequences.variance_of_difference(1.0, 1.0, shares) for shares in (HALVES, (0.9, 0.1)))
     assert (equal, uneven) == (4.0, pytest.approx(1 / 0.9 + 10))
-    assert planning.variance_of_difference(1.0, 1.0, (0.5, 0.3, 0.2)) == pytest.approx(2 + 5)
+    assert sequences.variance_of_difference(1.0, 1.0, (0.5, 0.3, 0.2)) == pytest.approx(2 + 5)
 
 
 @pytest.mark.parametrize("best_n", [None, 500, 50_000])
@@ -37,8 +36,8 @@ def test_a_sequence_tells_with_the_power_that_was_planned(best_n: int | None) ->
     """Of 1,000 experiments looked at 250 times, the share that tells is within 4 standard errors of the power: a false
     alarm in 16,000."""
     variance, difference = 4.0, 0.1
-    fixed = planning.fixed_units(variance, difference, alpha=0.05, power=0.8)
-    units = planning.sequential_units(variance, difference, alpha=0.05, power=0.8, best_n=best_n)
+    fixed = sequences.fixed_units(variance, difference, alpha=0.05, power=0.8)
+    units = sequences.sequential_units(variance, difference, alpha=0.05, power=0.8, best_n=best_n)
     looks = np.linspace(units / 250, units, 250)
     noise = np.random.default_rng(1).normal(0.0, (variance * units / 250) ** 0.5, (1_000, 250)).cumsum(axis=1)
     lower = difference + noise / looks - sequences.half_width(variance, looks, best_n=best_n or units, alpha=0.05)
