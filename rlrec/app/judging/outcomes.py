@@ -7,16 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypedDict
 
 from rlrec.app.evaluation.comparisons import interleaved, study_figures, unit_outcomes
-from rlrec.app.evaluation.comparisons.study_figures import (
-    BY,
-    NAMED,
-    USERS,
-    DifferenceRow,
-    OutcomeRow,
-    SegmentRow,
-    Study,
-    StudyFigures,
-)
+from rlrec.app.evaluation.comparisons.study_figures import BY, NAMED, USERS, Study, StudyFigures
 from rlrec.app.evaluation.passes.request import EmptyLog
 from rlrec.app.inputs import filters, lookup
 from rlrec.errors import InputError, quantity
@@ -48,9 +39,9 @@ class Request:
 # The outcomes of a log. unit: user or session; new, returning: units without and with a visit before the one that they
 # entered in; anonymous: units that are sessions without a user, where some user is known; metric: that decides.
 Result = TypedDict("Result", {
-    "unit": str, "outcomes": list[OutcomeRow], "differences": list[DifferenceRow], "by": str | None,
-    "experiment": str | None, "level": float, "new": int, "returning": int, "reasons": list[str], "anonymous": int,
-    "metric": list[dict[str, str | None]], "segments": list[SegmentRow],
+    "unit": str, "outcomes": list[study_figures.OutcomeRow], "differences": list[study_figures.DifferenceRow],
+    "by": str | None, "experiment": str | None, "level": float, "new": int, "returning": int, "reasons": list[str],
+    "anonymous": int, "metric": list[dict[str, str | None]], "segments": list[study_figures.SegmentRow],
 })  # fmt: skip
 
 

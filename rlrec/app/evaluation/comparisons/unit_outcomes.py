@@ -10,25 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rlrec.app.evaluation.comparisons import declared
+from rlrec.app.evaluation.comparisons import declared, study_figures
 from rlrec.app.evaluation.comparisons.declared import Declaration
-from rlrec.app.evaluation.comparisons.study_figures import (
-    AGES,
-    LIVES,
-    NAMED,
-    NOTHING,
-    PERIODS,
-    USERS,
-    DifferenceRow,
-    Groups,
-    GuardRow,
-    OutcomeRow,
-    Study,
-    StudyFigures,
-    StudySums,
-    ageing_metrics,
-    metrics,
-)
+from rlrec.app.evaluation.comparisons.study_figures import AGES, Groups, Study, StudyFigures, StudySums, metrics
 from rlrec.app.evaluation.rows import log_rows
 from rlrec.app.evaluation.rows.contexts import ContextCache
 from rlrec.app.evaluation.rows.groups import MAX_GROUPS, check_field, day_numbers, too_many
@@ -88,9 +72,9 @@ class StudyFold:
         # the time in which units were assigned, and that in which they were served; none where ages do not matter
         ageing = study.experiment if study.by == "variant" and study.age_us is None else None
         self._assigned = (0, 0) if ageing is None else experiments.assignment_times(unit, ageing.id)
-        if study.by in LIVES and study.age_us is None:
+        if study.by in study_figures.LIVES and study.age_us is None:
             self._assigned = selected.times(unit, study.selection)
-        needs_age = ageing is not None or study.age_us is not None or study.by in LIVES
+        needs_age = ageing is not None or study.age_us is not None or study.by in study_figures.LIVES
         self._last_at = selected.times(unit, study.selection)[1] if needs_age else 0
         self._spent_us = self._last_at - self._assigned[0] if self._assigned[1] else 0
 
@@ -126,7 +110,7 @@ class StudyFold:
             for fold in (self, *others):
                 since = fold.study.selection.since or 0
                 rows = batch.select_rows(np.flatnonzero(batch.slots["at"] >= since))
-                sums.append(fold._sums(columns, visits, rows) if len(rows) else NOTHING)
+                sums.append(fold._sums(columns, visits, rows) if len(rows) else study_figures.NOTHING)
             yield sums
 
     def _portions(self) -> Iterator[tuple[Columns, Batch]]:
@@ -155,7 +139,8 @@ class StudyFold:
         returning = visits.begun_before(units.visit, entered_at) > 0
         if self.study.users is not None:
             is_recognised = units.columns["recognised"] > 0
-            selected_units = is_recognised if self.study.users == NAMED else returning == (self.study.users == USERS[1])
+            is_returning = returning == (self.study.users == study_figures.USERS[1])
+            selected_units = is_recognised if self.study.users == study_figures.NAMED else is_returning
             units, returning = units.take(selected_units), returning[selected_units]
         # a unit of several groups is as new as it was in the first of them
         order = np.lexsort((units.entry, units.unit))
@@ -196,7 +181,7 @@ class StudyFold:
         if self._assigned[1] and len(self.phases) == 1:  # of one phase: older and younger units had the same weights
             is_younger = units.entry >= sum(self._assigned) // 2
             halves = {
-                number: outcomes.fold(units.take(half), ageing_metrics(self.study))
+                number: outcomes.fold(units.take(half), study_figures.ageing_metrics(self.study))
                 for number, half in enumerate((~is_younger, is_younger))
             }
         return StudySums(
@@ -345,7 +330,7 @@ def collect_figures(
 ) -> list[StudyFigures]:  # fmt: skip
     """The figures of studies, from one pass over the log: those behind the first one are of later times alone."""
     first, *others = folds = [StudyFold(unit, study) for study in studies]
-    sums = [NOTHING] * len(folds)
+    sums = [study_figures.NOTHING] * len(folds)
     for portion_sums in first.partials(others):
         sums = list(map(add, sums, portion_sums))
     return [_figures(unit, *pair, level=level, is_fixed=is_fixed) for pair in zip(folds, sums, strict=True)]
@@ -402,8 +387,8 @@ def _selected_split(
 class Look(NamedTuple):
     """The differences that decide an experiment, as of now, and its guards."""
 
-    differences: list[DifferenceRow]
-    guards: list[GuardRow]
+    differences: list[study_figures.DifferenceRow]
+    guards: list[study_figures.GuardRow]
 
 
 def look(unit: Unit, experiment: Experiment, *, level: float = 0.95) -> Look:
@@ -438,13 +423,13 @@ def learned_rewards(unit: Unit, experiment: Experiment) -> list[Reward]:
     return [*{reward.id: reward for reward in rewards}.values()]
 
 
-def to_json(figures: StudyFigures) -> tuple[list[OutcomeRow], list[DifferenceRow]]:
+def to_json(figures: StudyFigures) -> tuple[list[study_figures.OutcomeRow], list[study_figures.DifferenceRow]]:
     """The rows of every group, and of every difference from the first one, with a p-value where units were assigned at
     random; periods without a unit are left out."""
     study, answer_metrics, values = figures.study, metrics(figures.study), figures.outcomes.value
     numbers = [
         number for number in range(len(figures.groups.labels))
-        if study.by not in PERIODS or values(number, answer_metrics[0]).units
+        if study.by not in study_figures.PERIODS or values(number, answer_metrics[0]).units
     ]  # fmt: skip
     return (
         [figures.row(number, metric) for number, metric in product(numbers, answer_metrics)],
