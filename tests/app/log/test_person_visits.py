@@ -92,18 +92,18 @@ def test_visits_are_read_once_whatever_the_portions(run_sqlite: Run, sqlite_db: 
     requests = "".join(f'{{"policy": "home", "session": "s{n}", "user": "u{n % 7}"}}\n' for n in range(30))
     run_sqlite("recommend", "--input", "-", stdin=requests)
     with closing(Store(sqlite_db)) as store, store.read() as unit, pytest.MonkeyPatch.context() as patch:
-        portions, asked = people.portions(unit, size=5), list[int]()
+        portions, counts = people.portions(unit, size=5), list[int]()
         patch.setattr(people, "portions", lambda unit: portions)
         ask = people.ask_visits
 
         def counted(unit: Unit, ids: Ids, *more: Experiment | None) -> PendingQuery:
-            asked.append(len(ids))
+            counts.append(len(ids))
             return ask(unit, ids, *more)
 
         patch.setattr(people, "ask_visits", counted)
         tables = {key: table for tables in PersonPortions.read(unit).visits(unit) for key, table in tables.items()}
         followed = sessions.followed_visits(unit)
-    assert asked == [30, 30]
+    assert counts == [30, 30]
     assert [tables[number]["session_id"].tolist() for number in range(len(portions))] == [*map(list, portions)]
     assert len(portions) > 3
     assert not len(followed)  # no visit is over

@@ -393,8 +393,8 @@ def weigh_loggers(unit: RowUnit[R, M], partial: LogPartial, numbers: Collection[
     no_support, weightings = left_out(unit.fold, *loggers), {}
     for group, target_sums in sums_by_group.items():
         weighting = Weighting.from_strata(unit.fold, *target_sums, left_out=no_support)
-        own = loggers[0] if len(sums_by_group) == 1 else by_logger(unit.fold, target_sums[0])
-        weightings[group] = replace(weighting, loggers=own)
+        lone_loggers = loggers[0] if len(sums_by_group) == 1 else by_logger(unit.fold, target_sums[0])
+        weightings[group] = replace(weighting, loggers=lone_loggers)
     return weightings
 
 
