@@ -69,6 +69,14 @@ def sums(fold: BeliefFold, batch: Batch, last: int | None) -> Totals:
     return fold.sums(impressions, rows=rows if last is None else rows & (batch.slots["decision_id"] <= last))
 
 
+def drawn_sums(fold: BeliefFold, batch: Batch, last: int | None) -> Totals:
+    """The sums of the slots of a batch, of one policy, that this store drew and a belief holds, up to a decision; none
+    where it is a belief of another policy."""
+    rows = drop_imported(batch)
+    concerns = len(rows) and rows.slots["policy_id"][0] == fold.version.policy.id
+    return sums(fold, rows, last) if concerns else {}
+
+
 def drop_imported(batch: Batch) -> Batch:
     """The rows of a batch that this store drew: imported decisions teach no belief."""
     imported = batch.slots["imported"]
@@ -105,12 +113,9 @@ class Holding:
 
     def sums(self, batch: Batch) -> Totals:
         """The sums of those slots of a batch, of one policy, that a belief holds."""
-        rows = drop_imported(batch)
-        if not len(rows) or rows.slots["policy_id"][0] != self.version.policy.id:
-            return {}
-        totals = sums(self.fold, as_of(rows, self.extent.seq), self.extent.last)
+        totals = drawn_sums(self.fold, as_of(batch, self.extent.seq), self.extent.last)
         if self.fold.policy.allowance is not None and self.version.learning:
-            decision_ids = sorted(set(rows.slots["decision_id"].tolist()))
+            decision_ids = sorted(set(batch.slots["decision_id"].tolist()))
             totals |= spend(self.fold.unit, self.version, self.fold.policy.allowance, decision_ids)
         return {key: numbers for key, numbers in totals.items() if numbers.any()}
 
@@ -122,8 +127,8 @@ def spend(unit: Unit, version: Version, budget: Budget, decision_ids: Collection
         after=version.seq, decision_ids=decision_ids,
     )  # fmt: skip
     totals: Totals = {}
-    for number, arm, *sums in rows:
-        totals = slot_statistics.add(totals, {(-1 - number, arm): np.array(sums, np.float64)})
+    for number, arm, *amounts in rows:
+        totals = slot_statistics.add(totals, {(-1 - number, arm): np.array(amounts, np.float64)})
     return totals
 
 
@@ -186,10 +191,7 @@ class CopiedBelief:
 
     def sums(self, batch: Batch) -> Totals:
         """The sums of those slots of a batch that were copied."""
-        served_rows = drop_imported(batch)
-        if not len(served_rows) or served_rows.slots["policy_id"][0] != self.fold.version.policy.id:
-            return {}
-        return sums(self.fold, _received_by(served_rows, self.received_by), self.last)
+        return drawn_sums(self.fold, _received_by(batch, self.received_by), self.last)
 
 
 @dataclass(frozen=True, kw_only=True)
