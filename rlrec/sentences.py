@@ -233,14 +233,16 @@ def experiment_sentences(answer: Mapping[str, Any]) -> list[str]:
         return [f"{answer['experiment']}: {picked}: do not trust its differences (sample-ratio)."]
     if answer.get("route") is not None:
         return [_holdout_sentence(answer)]
-    rows, per_day = answer["unit_differences"], answer.get("units_per_day")
+    rows, differences, per_day = answer["unit_differences"], answer["differences"], answer.get("units_per_day")
+    if answer.get("status") == "stopped":  # no more units come
+        rows, differences = ([{**row, "needed": None} for row in table] for table in (rows, differences))
     names = {(row["metric"], row["reward"]) for row in answer["metric"]}
     deciding = [row for row in rows if (row["metric"], row["reward"]) in names]
     texts = earned_sentences(deciding, rows, answer["unit"], per_day=per_day)
     guards = {name: [row for row in answer["guards"] if row["answer"] == name] for name in ("lost", "unknown")}
     lost, unknown = ([guard_sentence(row, answer["unit"]) for row in rows] for rows in guards.values())
     texts = [*lost, *texts, *unknown]
-    texts = texts or [difference_sentence(row, "decision", per_day=per_day) for row in answer["differences"]]
+    texts = texts or [difference_sentence(row, "decision", per_day=per_day) for row in differences]
     return texts or ["There is nothing to compare."]
 
 

@@ -124,12 +124,14 @@ def difference(metric: str, answer: str, relative: float, **fields: Any) -> dict
     return {**names, **figures, "needed": None, "reasons": [], **fields}
 
 
-def conclusion(*rows: dict[str, Any], p_value: float = 0.5, guards: Sequence[dict[str, Any]] = ()) -> str:
+def conclusion(
+    *rows: dict[str, Any], p_value: float = 0.5, guards: Sequence[dict[str, Any]] = (), status: str = "running"
+) -> str:
     ratio = {"chi2": 1.0, "p_value": p_value}
     metrics = [{"metric": "reward_per_unit", "reward": row["reward"]} for row in rows]
     answer = {
         "experiment": "ab", "unit": "user", "unit_differences": rows, "differences": [], "sample_ratio": ratio,
-        "metric": metrics, "guards": guards,
+        "metric": metrics, "guards": guards, "status": status,
     }  # fmt: skip
     return "\n".join(experiment_sentences(answer))
 
@@ -143,6 +145,8 @@ def test_an_experiment_is_judged_by_what_a_unit_earned() -> None:
     unknown = difference("reward_per_unit", "unknown", 0.02, needed=412)
     clause = "about even odds after 410 more users, if it is what it seems"
     assert conclusion(unknown).endswith(f"than old, per user; {clause}")
+    ended = "new: this log cannot tell whether it is better or worse than old, per user"
+    assert conclusion(unknown, status="stopped") == ended
     young = difference("reward_per_unit", "unknown", 0.02, reasons=["young-units"])
     assert conclusion(young) == (
         "new: this log cannot tell whether it is better or worse than old, per user (young-units)"

@@ -306,6 +306,31 @@ def test_an_experiment_says_how_many_of_its_units_are_machines(run_sqlite: Run) 
     assert "nearly all" not in notices("ab")
 
 
+def test_a_machine_that_the_whole_log_hides_is_left_out_by_its_name(run_sqlite: Run) -> None:
+    start, after = "2026-01-01T00:00:00Z", "2026-01-01T00:03:00Z"
+    for arm in "abcd":
+        at(run_sqlite, start, "arm", "add", arm)
+    for name in ("even", "often"):
+        at(run_sqlite, start, "policy", "create", name, "--kind", "uniform")
+    at(run_sqlite, start, "experiment", "create", "ab", "--variant", "a=even", "--variant", "b=even")
+    serve(run_sqlite, experiment="ab")
+    clicking = [{"policy": "often", "session": f"t{n}", "user": f"t{n}", "k": 3} for n in range(1_200)]
+    answers = at(run_sqlite, after, "recommend", "--input", "-", "--format", "ndjson", stdin=lines(clicking)).lines
+    events = [
+        {"decision_id": answer["decision_id"], "position": position, "events": {"click": 1}}
+        for number, answer in enumerate(answers)
+        for position in (1, 2, 3)
+        if number % 4
+    ]
+    at(run_sqlite, after, "feedback", "--input", "-", stdin=lines(events))
+    notice = done(run_sqlite("--now", AFTER, "experiment", "show", "ab")).stderr
+    command = notice[notice.index("log exclude") :].split("`")[0]
+    assert command == "log exclude bots --where user=m0+m1+m2+m3+m4+m5"
+    assert run_sqlite("--now", AFTER, "log", "exclude", "bots", "--machines").exit_code == 2
+    at(run_sqlite, AFTER, *command.split())
+    assert "nearly all" not in done(run_sqlite("--now", AFTER, "experiment", "show", "ab")).stderr
+
+
 def test_python_has_the_commands_and_the_decisions(run: Run, db: str) -> None:
     with rlrec.open(db, now=AFTER, notice=lambda _: None) as store:
         assert store.log.exclude("bots", machines=True)["decisions"] == 12

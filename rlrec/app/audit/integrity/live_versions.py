@@ -40,12 +40,14 @@ def check(unit: Unit, *, findings: Findings, policy: str | None = None) -> None:
             detail = f"serves {change.reference}, whichever version is live: {remedy}"
             findings.add(CHECK, "warning" if is_stale else "info", f"route {change.route}", detail)
         leading.add(now.policy.id)
+    holdouts = {change.holdout for change in changes}  # which keep what they serve
     for experiment in experiments.all_experiments(unit):
         versions = [live[variant.policy_id] for variant in experiment.serving if experiment.status == "running"]
         leading |= {version.policy.base_id or 0 for version in versions}
         for base_id in {version.policy.base_id for version in versions if version.policy.base_id is not None}:
             now, copies = live[base_id], [version for version in versions if version.policy.base_id == base_id]
-            if now.id not in {version.parent_id for version in copies} and policy in (None, now.policy.name):
+            is_older = now.id not in {version.parent_id for version in copies} and experiment.name not in holdouts
+            if is_older and policy in (None, now.policy.name):
                 served = [copy.reference if copy.learning else f"{now.policy.name}@{copy.number}" for copy in copies]
                 remedy = f"`rlrec experiment stop {experiment.name}` ends it"
                 detail = f"serves {' and '.join(served)}, and nobody there gets {now.reference}, which is live"

@@ -244,6 +244,16 @@ def test_what_the_policy_served_elsewhere_meanwhile_is_said_to_be_left_out(pair:
     assert "ts served 1 decision outside of ab meanwhile, which ts@3 has not learned from" in done.stderr
 
 
+def test_a_holdout_keeps_what_it_serves_and_nobody_is_told_to_end_it(pair: Run) -> None:
+    """An experiment of the same kind that is none is named beside it."""
+    assert pair("route", "create", "front", "--to", "u", "--holdout", "5%", "--holdout-policy", "ts").exit_code == 0
+    create(pair, "a=u", "b=ts")
+    pair("policy", "rebuild", "ts")
+    assert pair("policy", "promote", "ts@2").exit_code == 0
+    named = [row["subject"] for row in pair("doctor", "--json").json["findings"] if row["check"] == "live"]
+    assert named == ["experiment ab"]
+
+
 # -- what is refused --
 
 
