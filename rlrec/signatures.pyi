@@ -28,7 +28,7 @@ class ArmCommands:
 
         FILE holds one JSON object a line, {"arm": "a1", "features": {...}}, or is a CSV whose first column is `arm` and
         whose other columns are features. Importing again updates. An object may also have "groups": ["home"], "from" and
-        "until"; without them these stay as they were, and null takes a time away.
+        "until"; without them these stay as they were, and null takes a time away. So may a CSV: groups are home+deals.
 
         on_error: fail: a bad line stops all, nothing is stored. quarantine: bad lines go to --rejects.
         rejects: Where bad lines go.
@@ -880,7 +880,7 @@ class Commands:
         A variant that causes more visits changes what a mean per visit is a mean of: decide by the metrics per unit.
 
         by: Groups to compare with the first one: variant, policy, version, hour, day, week or users (new, returning); a context field: segments of an experiment [default: variant, with --experiment].
-        rewards: Reward definition; repeatable [default: what the variants learn, or `default`].
+        rewards: Reward definition; repeatable [default: what the variants learn, or all policies, or `default`].
         adjust: Take out what the units' pasts explain (CUPED).
         experiment: Only the decisions of this experiment, by its unit.
         log: Filter of the log, as in `evaluate` [default: all].

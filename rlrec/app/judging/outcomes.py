@@ -22,7 +22,7 @@ class Request:
     """Options of `outcomes`.
 
     by: one of BY; None: by variant where there is an experiment, else all together
-    rewards: names; none: those that the variants learn, or `default`
+    rewards: names; none: those that the variants learn, or that all policies learn, or `default`
     users, age_us, metrics: as in `Study`"""
 
     by: str | None = None
@@ -69,6 +69,11 @@ def _answer(store: Store, request: Request, figures: StudyFigures) -> Result:
     if sums.censored:
         store.notice(f"left out: {quantity(sums.censored, 'decision')} with a censored slot")
     rows, differences = unit_outcomes.to_json(figures)
+    for reward in study.rewards:
+        values = {row["value"] for row in rows if (row["metric"], row["reward"]) == ("reward_per_unit", reward.name)}
+        if values == {0.0}:
+            weights = ", ".join(f"{kind}={weight:g}" for kind, weight in reward.weights.items())
+            store.notice(f"nothing earned reward {reward.name} ({weights}): --reward names another")
     return {
         "unit": study.experiment.unit if study.experiment else "user" if figures.any_user else "session",
         "outcomes": rows, "differences": differences, "by": study.by, "experiment": request.experiment,

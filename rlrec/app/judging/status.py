@@ -29,7 +29,10 @@ HOURS = 24
 SILENT, RECENT = 200, 5_000  # decisions: at least so many in a day are needed to see an outage; the newest are read
 WAITING, DOCTOR = "waiting", "doctor"  # checks of the warnings here, beside that of the clock
 
-WaitingVersion = TypedDict("WaitingVersion", {"version": str, "since": str, "answer": str | None})
+# passed: whether a gate looked and let it pass; None for a rebuilt one, which none looked at
+WaitingVersion = TypedDict("WaitingVersion", {
+    "version": str, "since": str, "answer": str | None, "passed": bool | None,
+})  # fmt: skip
 # live: number of the live version; versions: how many there are; decisions: imported ones too; decisions_24h: served;
 # answer: what the newest look of a gate says of the live version, None without one; waiting: the newest version, its
 # time, and its answer, where it was trained or rebuilt and is not live
@@ -122,7 +125,8 @@ def status(store: Store) -> Status:
                     "decisions_24h": served[policy.id], "reward": version.reward.name,
                     "last_at": format_time(times[logs[policy.id].newest]) if policy.id in logs else None,
                     "live_since": format_time(since.get(policy.id, version.created_at)),
-                    "answer": _answer(unit, version, looks), "waiting": _waiting(unit, version, numbers[policy.id][-1]),
+                    "answer": _answer(unit, version, looks)[0],
+                    "waiting": _waiting(unit, version, numbers[policy.id][-1]),
                 }
                 for policy, version in ((policy, live[policy.name].version) for policy in shown)
             ],
@@ -153,14 +157,16 @@ def status(store: Store) -> Status:
         }  # fmt: skip
 
 
-def _answer(unit: Unit, version: Version, looks: Mapping[int, GateLook]) -> str | None:
-    """The answer of the newest look at a version: of a route's gate, else of that of its training."""
+def _answer(unit: Unit, version: Version, looks: Mapping[int, GateLook]) -> tuple[str | None, bool]:
+    """The answer of the newest look at a version, of a route's gate, else of its training's; whether it passed."""
     look = looks.get(version.id)
     if look is not None:
         gate: Mapping[str, Any] = parse(look.report, f"look {look.id} of the gate of a route")
     else:
         gate = ((policies.report(unit, version.id) if version.parameters else None) or {}).get("gate") or {}
-    return gate_claim(gate, version.reference).sentence if gate.get("candidate") else None
+    if not gate.get("candidate"):
+        return None, False
+    return gate_claim(gate, version.reference).sentence, gate["passed"]
 
 
 def _route(unit: Unit, change: RouteChange, live: dict[str, LivePolicy], served: int) -> RouteStatus:
@@ -184,9 +190,13 @@ def _waiting(unit: Unit, live: Version, number: int) -> WaitingVersion | None:
     has_learned = newest.policy.kind == "gradient" or "rebuilt_from" in newest.learned_from
     if newest is live or not has_learned or newest.status == "retired":
         return None
-    unseen = f"{newest.reference}: no gate has looked at it" if newest.policy.kind == "gradient" else None
-    answer = _answer(unit, newest, routes.newest_looks(unit, [newest.id])) or unseen
-    return {"version": newest.reference, "since": format_time(newest.created_at), "answer": answer}
+    answer, passed = _answer(unit, newest, routes.newest_looks(unit, [newest.id]))
+    if newest.policy.kind == "gradient":
+        answer = answer or f"{newest.reference}: no gate has looked at it"
+    return {
+        "version": newest.reference, "since": format_time(newest.created_at), "answer": answer,
+        "passed": None if answer is None else passed,
+    }  # fmt: skip
 
 
 def _holdout(unit: Unit, route: str, experiment: str) -> HoldoutStatus:

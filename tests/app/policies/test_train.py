@@ -341,7 +341,7 @@ def test_the_gate_says_what_evaluate_and_the_gate_of_a_route_say(db: str, size: 
     (visits,) = run(*now, "evaluate", "visits@2", "--estimator", "wdr", "--log", "split=gate", *options).json
     assert (gate["estimator"], gate["sessions"]) == ("wdr" if size == 1 else "dr", visits["n"])
     (waiting,) = filter(None, (row["waiting"] for row in run(*now, "status", "--json").json["policies"]))
-    assert waiting["answer"] == gate_claim(gate, "visits@2").sentence
+    assert (waiting["answer"], waiting["passed"]) == (gate_claim(gate, "visits@2").sentence, gate["passed"])
     assert run(*now, "route", "create", "home", "--to", "visits@1").exit_code == 0
     route = run(*now, "route", "set", "home", "--to", "visits@2", "--require", "if-better", *options).json["gate"]
     for name in ("value", "live_value", "estimate", "std_error", "ess"):
@@ -523,7 +523,7 @@ def test_a_candidate_that_nothing_speaks_for_is_kept_and_not_promoted(sqlite: St
     assert (result["promoted"], live(sqlite), result["version"]) == (False, 1, 2)
     assert result["why"]
     (waiting,) = filter(None, (row["waiting"] for row in status(sqlite)["policies"]))
-    assert (waiting["version"], waiting["answer"]) == ("visits@2", "visits@2: no gate has looked at it")
+    assert (waiting["answer"], waiting["passed"]) == ("visits@2: no gate has looked at it", False)
 
 
 def test_a_version_that_went_live_meanwhile_stays(shop: Store) -> None:

@@ -14,7 +14,7 @@ from rlrec.cli.program.shared import HOW_TO_RUN, GroupedCommand, Store, option_g
 from rlrec.cli.text.text import View
 from rlrec.cli.text.values import DURATION, NAME, NUMBER, format_duration
 from rlrec.errors import quantity
-from rlrec.sentences import earned_sentences
+from rlrec.sentences import DEFAULT_REWARD, earned_sentences
 
 if TYPE_CHECKING:
     from rlrec.app.evaluation.comparisons.study_figures import DifferenceRow, OutcomeRow, SegmentRow
@@ -41,7 +41,7 @@ _NO_DIFFERENCE: Mapping[str, Any] = {}
     ),
     click.option(
         "--reward", "rewards", type=NAME, multiple=True, metavar="NAME",
-        help="Reward definition; repeatable [default: what the variants learn, or `default`].",
+        help="Reward definition; repeatable [default: what the variants learn, or all policies, or `default`].",
     ),
     click.option("--adjust", is_flag=True, help="Take out what the units' pasts explain (CUPED)."),
 )  # fmt: skip
@@ -94,9 +94,11 @@ def _title(result: Result, age_us: int | None) -> list[str]:
     by = f" by {result['by']}" if result["by"] else ""
     new, returning, unit = result["new"], result["returning"], result["unit"]
     units = count_units(unit, new + returning, result["anonymous"])
+    rewards = list(dict.fromkeys(row["reward"] for row in result["outcomes"] if row["reward"]))
+    named = f"reward {rewards[0]}" if len(rewards) == 1 and rewards != [DEFAULT_REWARD] else "rewards"
     return [
         f"outcomes{selection}{by}: {units}, {new:,} new, {returning:,} with earlier visits",
-        f"intervals at level {result['level']:g}, clustered by {unit}; rewards of mature decisions",
+        f"intervals at level {result['level']:g}, clustered by {unit}; {named} of mature decisions",
         *([] if age_us is None else [f"over the first {format_duration(age_us)} of each {unit}"]),
     ]
 

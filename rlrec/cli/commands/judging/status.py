@@ -17,7 +17,7 @@ from rlrec.cli.text.values import DURATION
 from rlrec.errors import CheckFailed, StoreBusy, quantity
 
 if TYPE_CHECKING:
-    from rlrec.app.judging.status import HoldoutStatus, Status
+    from rlrec.app.judging.status import HoldoutStatus, Status, WaitingVersion
 
 CLEAR = b"\x1b[H\x1b[J"  # of a terminal: to its first line, and nothing below
 POLICIES = ("policy", "kind", "live", "live_since", "versions", "decisions", "decisions_24h", "last_at")
@@ -97,11 +97,7 @@ def view(result: Status) -> View:
         f"last training: {_training(result['training'])}; last doctor: {doctor(result['doctor'])}",
     ]
     notes: list[str | View] = [row["answer"] for row in result["policies"] if row["answer"] is not None]
-    notes += [
-        f"{row['answer'] or row['version']}{'; it' if row['answer'] else ''} has waited since "
-        f"{short_times(row['since'])[:16]}: `rlrec policy promote {row['version']}` makes it live"
-        for row in (policy["waiting"] for policy in result["policies"]) if row is not None
-    ]  # fmt: skip
+    notes += [_waiting(row) for policy in result["policies"] if (row := policy["waiting"]) is not None]
     notes += [row["ramp"]["why"] for row in result["routes"] if row["ramp"]]
     notes += [holdout(row) for row in result["holdouts"]]
     notes += [f"{best['sentence']} (as of {_minute(best)})"] if (best := result["best"]) is not None else []
@@ -111,6 +107,15 @@ def view(result: Status) -> View:
     warnings = [*map(warning, result["warnings"])]
     notes += ["", *warnings] if notes and warnings else warnings
     return View.select(result["policies"], POLICIES, title=title, notes=notes, drop=POLICIES[3:5] + POLICIES[1:2])
+
+
+def _waiting(row: WaitingVersion) -> str:
+    """A sentence about a version that is not live; how to let it serve only where nothing speaks against it."""
+    name, since = row["version"], short_times(row["since"])[:16]
+    if row["passed"] is False:
+        return f"{row['answer']}; kept since {since}, not live: `rlrec policy show {name}` shows it"
+    subject = f"{row['answer']}; it" if row["answer"] else name
+    return f"{subject} has waited since {since}: `rlrec policy promote {name}` makes it live"
 
 
 def warning(row: Mapping[str, Any]) -> str:

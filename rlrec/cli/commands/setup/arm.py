@@ -24,6 +24,7 @@ from rlrec.times import parse_local
 
 NO_TIME = "none"  # in place of a time
 TERM = Parsed("time or none", lambda text: text if text == NO_TIME else parse_local(text))
+TIMES = {"from": "eligible_from", "until": "eligible_until"}  # columns of a line, and of an arm
 NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 
 
@@ -62,7 +63,7 @@ def import_(store: Store, show: Show, lines: Lines) -> None:
 
     FILE holds one JSON object a line, {"arm": "a1", "features": {...}}, or is a CSV whose first column is `arm` and
     whose other columns are features. Importing again updates. An object may also have "groups": ["home"], "from" and
-    "until"; without them these stay as they were, and null takes a time away."""
+    "until"; without them these stay as they were, and null takes a time away. So may a CSV: groups are home+deals."""
     lines.copy_unless_file()
     as_groups = _json_groups if lines.first_byte() in (b"{", b"[") else _csv_groups
     changes = app.arm.put(store, partial(as_groups, lines), at_once=not lines.refusals.quarantine)
@@ -91,17 +92,16 @@ def _json_groups(lines: Lines) -> Iterator[Sequence[tuple[Any, ...]]]:
 
 
 def _times(start: Any, end: Any) -> dict[str, int | None]:
-    """The times that a line states, by column."""
-    stated_times = {"eligible_from": start, "eligible_until": end}
+    """The times that a line states, by column of the arm."""
     return {
         name: None if time is None else parse_local(time)
-        for name, time in stated_times.items()
+        for name, time in zip(TIMES.values(), (start, end), strict=True)
         if time is None or isinstance(time, str)
     }
 
 
 def _csv_groups(lines: Lines) -> Iterator[Sequence[tuple[Any, ...]]]:
-    """CSV in groups: numbers become numbers, an empty cell is no feature."""
+    """CSV in groups: numbers become numbers, an empty cell is no feature, and leaves groups and times as they were."""
     header: list[str] = []
     for group in lines.raw():
         arms = []
@@ -109,7 +109,7 @@ def _csv_groups(lines: Lines) -> Iterator[Sequence[tuple[Any, ...]]]:
             try:
                 cells = _cells(text)
                 if header:
-                    arms.append((parse_key(cells[0]), _features(header, cells)))
+                    arms.append(_csv_arm(header, cells))
                 else:
                     header = _header(cells)
             except InputError as error:
@@ -134,17 +134,23 @@ def _cells(text: bytes) -> list[str]:
 
 def _header(cells: list[str]) -> list[str]:
     if cells[:1] != ["arm"]:
-        raise InputError("the first column of a CSV of arms is `arm`", hint="or write one JSON object a line")
+        is_other = len(cells) == 1 and re.match(r"arm[;\t]", cells[0])
+        hint = "separate its columns by commas" if is_other else "or write one JSON object a line"
+        raise InputError("the first column of a CSV of arms is `arm`", hint=hint)
     if repeated_names := [name for index, name in enumerate(cells) if name in cells[:index]]:
         raise InputError(f"two columns have the name {repeated_names[0]!r}")
     return cells
 
 
-def _features(header: list[str], cells: list[str]) -> dict[str, Any]:
+def _csv_arm(header: list[str], cells: list[str]) -> tuple[Any, ...]:
+    """The key, features, groups and times of an arm."""
     if len(cells) != len(header):
         raise InputError(f"{quantity(len(cells), 'cell')}, but {quantity(len(header), 'column')}")
-    named = zip(header[1:], cells[1:], strict=True)
-    return {name: _value(cell) for name, cell in named if cell != ""}
+    named = {name: cell for name, cell in zip(header[1:], cells[1:], strict=True) if cell != ""}
+    groups = named.pop("groups", None)
+    times = {column: parse_local(named.pop(name)) for name, column in TIMES.items() if name in named}
+    features = {name: _value(cell) for name, cell in named.items()}
+    return parse_key(cells[0]), features, groups and [parse_key(key) for key in groups.split("+")], times
 
 
 def _value(cell: str) -> str | float:

@@ -78,6 +78,23 @@ def test_every_reward_has_its_rows(ready: Any) -> None:
     assert [(row["reward"], row["value"]) for row in rows] == [("default", 8 / 12), ("double", 16 / 12)]
 
 
+def test_the_reward_is_what_all_policies_learn_and_one_that_nothing_earned_is_named(run_sqlite: Run) -> None:
+    run_sqlite("arm", "add", "x")
+    run_sqlite("reward", "define", "listening", "play=1")
+    for name in ("home", "mail"):
+        run_sqlite("policy", "create", name, "--kind", "uniform", "--reward", "listening")
+    run_sqlite("--now", "2030-01-01", "--allow-future", "recommend", "--policy", "home", "--session", "s")
+    run_sqlite("--now", "2030-01-01", "--allow-future", "feedback", "1", "play=2")
+    usual = run_sqlite("--now", LATER, "outcomes")
+    assert "; reward listening of mature decisions" in usual.stdout
+    rows = run_sqlite("--now", LATER, "outcomes", "--json").json["outcomes"]
+    assert [row["value"] for row in rows if row["reward"] == "listening"] == [2, 2]
+    other = run_sqlite("--now", LATER, "outcomes", "--reward", "default")
+    assert other.stderr == "nothing earned reward default (click=1, reward=1): --reward names another\n"
+    run_sqlite("policy", "create", "clicks", "--kind", "uniform")
+    assert "; rewards of mature" in run_sqlite("--now", LATER, "outcomes").stdout  # policies that differ: the default
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -71,9 +71,21 @@ def test_csv_has_numbers_where_json_would(run_sqlite: Run, tmp_path: Path) -> No
     }
 
 
+def test_csv_has_groups_and_times_as_lines_of_json_have(run_sqlite: Run) -> None:
+    table = "arm,show,from,until,groups\r\nep4,crime,2026-11-01,2026-11-10T12:00Z,home+deals\r\nep5,,,,\r\n"
+    assert run_sqlite("arm", "import", "-", stdin=table).exit_code == 0
+    assert run_sqlite("arm", "import", "-", stdin="arm,until,groups\nep4,,\n").exit_code == 0  # stay as they were
+    first, second = run_sqlite("arm", "list", "--json").json
+    assert (first["features"], first["groups"]) == ({}, ["deals", "home"])
+    assert (first["from"], first["until"]) == ("2026-11-01T00:00:00.000000Z", "2026-11-10T12:00:00.000000Z")
+    assert (second["features"], second["groups"], second["from"], second["until"]) == ({}, [], None, None)
+
+
 @pytest.mark.parametrize(
     ("text", "what"),
     [
+        (b"arm;show\na1;x\n", "the first column of a CSV of arms is `arm`. separate its columns by commas"),
+        (b"arm,until\na1,soon\n", "line 2: 'soon' is"),
         (b"arm,n\na1,1\na2\n", "line 3: 1 cell, but 2 columns"),
         (b"arm,n\na1,1\n\xff,2\n", "line 3: not UTF-8: byte 0xff at column 1. write it as UTF-8"),
         (b'[{"arm": "a1"}]\n', "jq -c '.[]' makes lines"),
