@@ -16,7 +16,7 @@ from rlrec.store.policies import people, policies
 
 CHECK = "machines"
 _MANY_WAYS = 0.5  # probability that a session is a machine's, from which on it is taken for one
-_NAMED, _LISTED = 5, 20  # in a finding; in a command
+_NAMED, _IN_COMMAND = 5, 20  # in a finding; in a command
 
 
 def find(unit: Unit, *, included: str | None = None, selection: Selection | None = None) -> list[UnitIds]:
@@ -51,9 +51,9 @@ def sentence(unit: Unit, *, selection: Selection | None = None) -> str | None:
     free_name = next(name for number in count(1) if (name := f"bots{number if number > 1 else ''}") not in stored)
     counts = [quantity(len(ids), noun) for ids, noun in ((users, "user"), (session_ids, "session")) if ids]
     named = f"{', '.join(names[:_NAMED])}{', ...' if len(names) > _NAMED else ''}"
-    chosen = "--machines"
-    is_short = len(names) <= _LISTED and not (users and session_ids)
+    option = "--machines"
+    is_short = len(names) <= _IN_COMMAND and not (users and session_ids)
     if selection is not None and is_short and not {*units} <= {*find(unit)}:  # the whole log does not show them
-        chosen = f"--where {'user' if users else 'session'}={'+'.join(names)}"
-    command = f"`rlrec log exclude {free_name} {chosen}`"
+        option = f"--where {'user' if users else 'session'}={'+'.join(names)}"
+    command = f"`rlrec log exclude {free_name} {option}`"
     return f"{' and '.join(counts)} click nearly all that they are shown ({named}): {command} leaves them out"
