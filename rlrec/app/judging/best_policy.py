@@ -145,7 +145,7 @@ class ArmEffects:
         """The posteriors of effects in the long run, around the mean of all arms."""
         from rlrec.ope.estimators.shrinkage import add_effects, shrink
 
-        posteriors = [shrink(*outcome, self.raw.varies) for outcome in self.raw.outcomes]
+        posteriors = [shrink(*outcome, self.raw.varies) for outcome in self.raw.pooled]
         return add_effects(posteriors, (1.0, 1.0, self.raw.worth))
 
     def gain(self, exposures: Array, *, learned: bool) -> tuple[float, float]:

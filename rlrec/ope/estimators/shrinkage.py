@@ -25,6 +25,14 @@ class ShrunkEffects:
     prior_mean: float
     prior_sd: float
 
+    def against(self, share: Array) -> ShrunkEffects:
+        """These effects against their mean by shares (k,) that add up to 1. Errors that all arms have in common, as
+        where arms come and go, and those that go with an effect move it; what is told against it has neither."""
+        offset = float(share @ self.mean)
+        mean, prior_mean = self.mean - offset, self.prior_mean - offset
+        dust = 1e-12 * abs(offset)
+        return ShrunkEffects(np.where(np.abs(mean) > dust, mean, 0.0), self.sd, prior_mean, self.prior_sd)
+
 
 def shrink(effect: Array, error: Array, usable: Flags, predictors: Array | None = None) -> ShrunkEffects:
     """Posteriors of effects (k,) with standard errors (k,), normal around a common mean and, with predictors (k, p),

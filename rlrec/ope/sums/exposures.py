@@ -194,6 +194,14 @@ class ExposureRegression(Sums):
         return np.asarray((shown > SMALLEST * shown.max(initial=0.0)) & ~alone)
 
     @property
+    def variances(self) -> Array:
+        """The variance of each effect where the noise of a row is 1, whatever its exposures, (k,)."""
+        if self._is_joint:
+            return np.diag(self._inverse)[BASELINE_COLUMNS:]
+        square = self.square.sum(axis=0)[BASELINE_COLUMNS:, -1]
+        return np.divide(1.0, square, out=np.zeros(len(square)), where=square > 0)
+
+    @property
     def n_regressed(self) -> int:
         """How many columns are regressed on together."""
         return self.square.shape[2]

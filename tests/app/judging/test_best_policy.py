@@ -1,7 +1,6 @@
 """The best known policy: one regression of effects judges what is there, and what the log can teach."""
 
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,9 @@ from rlrec.app.evaluation.passes import arm_effects
 from rlrec.app.judging import best_policy
 from rlrec.app.judging.best_policy import ArmEffects, Candidate, Result
 from rlrec.ope.intervals.tails import t_quantile
-from rlrec.ope.sums.exposures import Exposures
 from rlrec.store import Store
 from rlrec.store.database import bulk
+from tests.cli.commands.judging.test_effects import estimates_of_equal_arms
 from tests.conftest import Run, filled, runner
 
 LATER = "2026-06-01"
@@ -119,21 +118,11 @@ def test_nothing_is_said_where_a_reward_ends_with_the_visit_or_the_log_cannot_te
 def test_a_candidate_that_chose_by_the_chance_of_its_log_is_not_believed() -> None:
     """Twelve equal arms, each bought by one look in 20; the candidate shows the one that was bought most often and
     gains nothing: fewer than 25 of 30 intervals of 95 % that hold it are a false alarm of 1 in 300."""
-    rng, n, arms, held = np.random.default_rng(1), 1_200, 12, 0
+    rng, even, held = np.random.default_rng(1), np.full(12, 1 / 12), 0
     for _ in range(30):
-        arm, bought = rng.integers(arms, size=n), rng.random(n) < 0.05
-        exposures = Exposures(np.arange(n), arm, np.ones(n), np.full((1, arms), 1 / arms), np.zeros(n, np.int64))
-        constant, sums = np.tile([1.0, 0, 0], (n, 1)), arm_effects.EffectSums.zeros(arms, outcomes=2)
-        people = rng.integers(-(2**62), 2**62, n // 3)[np.arange(n) // 3]
-        outcomes = np.column_stack([2.0 * bought, np.zeros(n)])
-        sums.pages.add_rows(constant, exposures, outcomes, factor=np.ones(n), cluster=people)
-        looks, purchases = np.bincount(arm, minlength=arms), np.bincount(arm, weights=bought, minlength=arms)
-        effects = replace(
-            sums, looks=looks, expected=np.full(arms, n / arms),
-            events={"purchase": np.column_stack([purchases, purchases])},
-        ).estimate(return_weight=0.0)  # fmt: skip
-        even, best = np.full(arms, 1 / arms), 1.0 * (np.arange(arms) == np.argmax(purchases / looks))
-        gain, error = ArmEffects(raw=effects, shown=looks / n, even=even).gain(best, learned=True)
+        effects, looks, purchases = estimates_of_equal_arms(rng, even, pages=1_200)
+        best = 1.0 * (np.arange(12) == np.argmax(purchases / looks))
+        gain, error = ArmEffects(raw=effects, shown=looks / looks.sum(), even=even).gain(best, learned=True)
         held += abs(gain) <= 1.96 * error
     assert held >= 25
 

@@ -126,15 +126,18 @@ class EffectSums(Sums):
         worth = return_weight + followed
         effect = np.hstack([self.pages.effects, self.visits.effects])  # (k, 3): now, later, returning
         influence = np.concatenate([self.pages.influences, self.visits.influences], axis=2)
-        # effects are told apart from the log's mean showing
-        share = self.expected / max(float(self.expected.sum()), 1e-300)
-        effect = effect - share @ effect
-        influence = influence - np.einsum("a,bao->bo", share, influence)[:, None]
+        variances = np.column_stack([self.pages.variances, self.pages.variances, self.visits.variances])
+        usable = np.column_stack([self.pages.vary, self.pages.vary, self.visits.vary])
+        # effects are told apart from the log's mean showing of the arms of which they can be told
+        shares = self.expected[:, None] * usable
+        shares = shares / np.maximum(shares.sum(axis=0), 1e-300)
+        effect = (effect - (shares * effect).sum(axis=0)) * usable
+        influence = (influence - np.einsum("ao,bao->bo", shares, influence)[:, None]) * usable
         return EffectEstimates(
-            effect=effect, influence=influence, worth=worth, has_returns=returns > 0,
+            effect=effect, influence=influence, variances=variances, worth=worth, has_returns=returns > 0,
             worth_influence=(self.followed - followed * self.returned) / max(returns, 1.0),
-            varies=self.pages.vary, columns=self.pages.n_regressed,
-            rates=event_rates(self.events, self.looks, self.pages.vary), share=share,
+            usable=usable, columns=self.pages.n_regressed,
+            rates=event_rates(self.events, self.looks, self.pages.vary), shares=shares,
         )  # fmt: skip
 
     def closed(self) -> EffectSums:
@@ -156,24 +159,43 @@ class LogEffects(Sums):
 class EffectEstimates:
     """Effects of k arms, (k, 3): on the reward now and later, and on coming back; influence (b, k, 3): of each block.
 
-    worth: of a return, worth_influence (b,); varies (k,): arms whose exposure did; columns: that were regressed on
-    together; rates: of kinds of events at the slots of each arm; share (k,): of what the log showed on average."""
+    variances (k, 3): of each by its exposures alone. worth: of a return, worth_influence (b,); usable (k, 3): which
+    effects can be told, others are 0; columns: that were regressed on together; rates: of kinds of events at the slots
+    of each arm; shares (k, 3): of what the log showed on average, of arms whose effects can be told."""
 
     effect: Array
     influence: Array
+    variances: Array
     worth: float
     worth_influence: Array
     has_returns: bool
-    varies: Flags
+    usable: Flags
     columns: int
     rates: Mapping[str, Array]
-    share: Array
+    shares: Array
+
+    @property
+    def varies(self) -> Flags:
+        """Arms whose effect in the long run can be told, (k,)."""
+        return self.usable[:, 0] & (self.usable[:, 2] | (not self.has_returns))
 
     @property
     def posteriors(self) -> list[ShrunkEffects]:
-        """The posteriors of effects now, later and on coming back."""
+        """The posteriors of effects now, later and on coming back, against the mean showing of the log."""
         predictors = columns_of(self.rates, len(self.effect))
-        return [shrink(*outcome, self.varies, predictors) for outcome in self.outcomes]
+        return [
+            shrink(*outcome, usable, predictors).against(share)
+            for outcome, usable, share in zip(self.pooled, self.usable.T, self.shares.T, strict=True)
+        ]
+
+    @property
+    def pooled(self) -> Iterator[tuple[Array, Array]]:
+        """The `outcomes` with standard errors by exposures, and the noise of all arms together. The error of an arm by
+        itself goes with its effect: of what nobody bought yet both are small, and weights by it lean."""
+        for (effect, error), variance, usable in zip(self.outcomes, self.variances.T, self.usable.T, strict=True):
+            has_error = usable & (error > 0)
+            noise = np.square(error[has_error]).sum() / max(float(variance[has_error].sum()), 1e-300)
+            yield effect, np.where(has_error, np.sqrt(noise * variance), error)
 
     @property
     def outcomes(self) -> Iterator[tuple[Array, Array]]:
@@ -383,19 +405,19 @@ class EffectPass:
     def cell_posteriors(self, overall: EffectSums, cells: Sequence[EffectSums]) -> list[Sequence[ShrunkEffects]]:
         """For each of some parts of the sums the posteriors of its effects, drawn towards those of all parts."""
         estimates, looks = [self.estimate(cell) for cell in cells], np.array([cell.looks for cell in cells])
-        usable, events = np.array([cell.varies for cell in estimates]), dict[str, Array]()
+        usable, events = np.array([cell.usable for cell in estimates]), dict[str, Array]()
         for kind, sums in overall.events.items():  # which the slots of a cell have more or less often than all
             usual = sums[:, 0] / np.maximum(overall.looks, 1e-300)
             tables = np.array([cell.events.get(kind, np.zeros_like(sums)) for cell in cells])
             events[kind] = np.column_stack([(tables[..., 0] - looks * usual).ravel(), tables[..., 1].ravel()])
-        rates = columns_of(event_rates(events, looks.ravel(), usable.ravel()), looks.size)
-        outcomes = zip(self.estimate(overall).posteriors, *(cell.outcomes for cell in estimates), strict=True)
+        rates = columns_of(event_rates(events, looks.ravel(), usable[..., 0].ravel()), looks.size)
+        outcomes = zip(self.estimate(overall).posteriors, *(cell.pooled for cell in estimates), strict=True)
         by_outcome: list[list[ShrunkEffects]] = []
-        for posterior, *by_cell in outcomes:
+        for number, (posterior, *by_cell) in enumerate(outcomes):
             effect, error = (np.array(columns) for columns in zip(*by_cell, strict=True))
             # against the mean showing of all cells
-            effect += np.array([cell.share @ posterior.mean for cell in estimates])[:, None]
-            by_outcome.append(shrink_cells(posterior, effect, error, usable, rates))
+            effect += np.array([cell.shares[:, number] @ posterior.mean for cell in estimates])[:, None]
+            by_outcome.append(shrink_cells(posterior, effect, error, usable[..., number], rates))
         return list(zip(*by_outcome, strict=True))
 
     @property
@@ -409,7 +431,7 @@ class EffectPass:
     ) -> GroupEffects:
         """The effects of a group. posteriors: of its effects, where they are not those of its sums alone."""
         estimates, people = self.estimate(sums), int(sums.counts[3])
-        effect, varies, factors = estimates.effect, estimates.varies, (1.0, 1.0, estimates.worth)
+        effect, usable, factors = estimates.effect, estimates.usable, (1.0, 1.0, estimates.worth)
         long_run, error = estimates.total(now=1.0)
         posteriors = posteriors or estimates.posteriors
         total = add_effects(posteriors, factors)
@@ -418,9 +440,8 @@ class EffectPass:
         z = NormalDist().inv_cdf((1 + level) / 2)
         keys, weight = self.arm_keys, sums.visits.square[:, 0, 0].sum()  # of the visits
         raw = np.column_stack([effect, long_run, error, long_run - reach * error, long_run + reach * error])
-        raw[~varies] = np.nan
-        if not estimates.has_returns:
-            raw[:, 2] = np.nan
+        raw[:, :3] = np.where(usable & [True, True, estimates.has_returns], raw[:, :3], np.nan)
+        raw[~estimates.varies, 3:] = np.nan
         rows: list[ArmEffect] = [
             {
                 "arm": keys[row], "looks": float(sums.looks[row]), "now": figures[0], "later": figures[1],

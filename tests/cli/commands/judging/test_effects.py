@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from rlrec.app.evaluation.passes.arm_effects import EffectEstimates, EffectSums
+from rlrec.arrays import Array
+from rlrec.ope.sums.exposures import Exposures
 from tests.conftest import Run, filled, runner
 
 ARMS = ("bait", "good", "mild", "plain", "weak")
@@ -304,6 +308,62 @@ def test_a_rebuild_that_cannot_be_stores_nothing(shop: Run, policy: str, options
     assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
     assert message in result.stderr
     assert shop("policy", "show", policy, "--json").json["versions"] == [1]
+
+
+def estimates_of_equal_arms(
+    rng: np.random.Generator, chance: Array, *, pages: int
+) -> tuple[EffectEstimates, Array, Array]:
+    """Effects of arms in pages of one that draw each with its chance, its looks, and its purchases: one look in 20
+    brings one, which earns 2; people see three pages."""
+    arms, arm, bought = len(chance), rng.choice(len(chance), pages, p=chance), rng.random(pages) < 0.05
+    exposures = Exposures(np.arange(pages), arm, np.ones(pages), chance[None], np.zeros(pages, np.int64))
+    sums, constant = EffectSums.zeros(arms, outcomes=2), np.tile([1.0, 0, 0], (pages, 1))
+    people = rng.integers(-(2**62), 2**62, pages // 3)[np.arange(pages) // 3]
+    outcomes = np.column_stack([2.0 * bought, np.zeros(pages)])
+    sums.pages.add_rows(constant, exposures, outcomes, factor=np.ones(pages), cluster=people)
+    looks, purchases = (
+        np.bincount(arm, weights=flags, minlength=arms).astype(np.float64) for flags in (arm >= 0, bought)
+    )
+    events = {"purchase": np.column_stack([purchases, purchases])}
+    sums = replace(sums, looks=looks, expected=pages * chance, events=events)
+    return sums.estimate(return_weight=0.0), looks, purchases
+
+
+def test_arms_that_nobody_bought_yet_do_not_pull_the_others_down() -> None:
+    """20 equal arms, some of which are shown 30 times as often as others: what was hardly shown has no purchase, and by
+    itself no error. The mean of 30 logs lies more than .01 from 0, ten standard errors, by no chance."""
+    rng, chance = np.random.default_rng(2), np.geomspace(1, 30, 20)
+    logs = [estimates_of_equal_arms(rng, chance / chance.sum(), pages=1_500)[0] for _ in range(30)]
+    assert abs(np.mean([effects.posteriors[0].mean for effects in logs])) < 0.01
+
+
+@pytest.mark.slow
+def test_of_arms_that_come_and_go_and_do_nothing_none_is_said_to_do_something(run_sqlite: Run) -> None:
+    """Ten new arms a day go after three days; whatever is shown, a slot in five is clicked. What arms of two days have
+    in common is told by those that both days had alone, so that all arms of a day share an error. The log is fixed."""
+    rng = np.random.default_rng(6)
+    popular = rng.normal(0, 0.7, 120).round(2).tolist()
+    setup = "2026-09-01"
+    run_sqlite("--now", setup, "arm", "import", "-", stdin="".join(f'{{"arm": "e{arm}"}}\n' for arm in range(120)))
+    run_sqlite("--now", setup, "policy", "create", "mine", "--kind", "scored", "--param", "temperature=0.3")
+    for day in range(10):
+        now = ("--now", f"2026-09-{day + 2:02}T08:00:00Z", "-q")
+        arms = [{"arm": f"e{arm}", "score": popular[arm]} for arm in range(10 * day, 10 * day + 30)]
+        come = [user for user in range(400) if not day or rng.random() < 0.4]
+        lines = [
+            {"policy": "mine", "session": f"{user}-{day}", "user": f"u{user}", "k": 3, "arms": arms} for user in come
+        ]
+        pages = run_sqlite(
+            *now, "recommend", "--input", "-", "--seed", day, stdin="\n".join(map(json.dumps, lines))
+        ).lines
+        clicks = [
+            {"decision_id": page["decision_id"], "position": position, "events": {"click": 1}}
+            for page in pages for position in (1, 2, 3) if rng.random() < 0.2
+        ]  # fmt: skip
+        run_sqlite(*now, "feedback", "--input", "-", stdin="\n".join(map(json.dumps, clicks)))
+    for options in ((), ("--horizon", "1d")):
+        answer = run_sqlite("--now", "2026-09-11T20:00Z", "effects", *options)
+        assert "none surely adds to the average of this log" in answer.stdout
 
 
 # -- cells: effects by a field of the context --
