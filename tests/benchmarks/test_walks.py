@@ -10,7 +10,7 @@ from tests.benchmarks.walks import Walk, code_lines, crossed
 from tests.conftest import Run
 
 REACHED = {"recommend": Walk(60, 438, 301), "feedback": Walk(32, 194, 116)}
-LINES = 51_965
+LINES = 51_995
 
 
 @pytest.mark.parametrize("name", REACHED)

@@ -15,6 +15,9 @@ from rlrec.ope.checks.reasons import REASONS, in_order
 from rlrec.ope.intervals import intervals
 from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
+from rlrec.store.log import events
+
+RECENT = 1_000  # events that say which kinds a store gets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +60,13 @@ def answer_requests(store: Store, requests: Sequence[Request]) -> list[Result]:
     with store.read() as unit, bulk.alongside(unit):
         studies = [_study(unit, request) for request in requests]
         figures = unit_outcomes.collect_figures(unit, studies, level=requests[0].level)
+        event_kinds = events.newest_kinds(unit, RECENT) - {events.CENSOR}
+    for reward in studies[0].rewards:
+        if event_kinds and event_kinds.isdisjoint(reward.weights):
+            earning, others = (", ".join(sorted(kinds)) for kinds in (reward.weights, event_kinds))
+            store.notice(
+                f"reward {reward.name} counts {earning}; the newest events are {others}: --reward names another"
+            )
     return [_answer(store, *pair) for pair in zip(requests, figures, strict=True)]
 
 
@@ -69,11 +79,6 @@ def _answer(store: Store, request: Request, figures: StudyFigures) -> Result:
     if sums.censored:
         store.notice(f"left out: {quantity(sums.censored, 'decision')} with a censored slot")
     rows, differences = unit_outcomes.to_json(figures)
-    for reward in study.rewards:
-        values = {row["value"] for row in rows if (row["metric"], row["reward"]) == ("reward_per_unit", reward.name)}
-        if values == {0.0}:
-            weights = ", ".join(f"{kind}={weight:g}" for kind, weight in reward.weights.items())
-            store.notice(f"nothing earned reward {reward.name} ({weights}): --reward names another")
     return {
         "unit": study.experiment.unit if study.experiment else "user" if figures.any_user else "session",
         "outcomes": rows, "differences": differences, "by": study.by, "experiment": request.experiment,

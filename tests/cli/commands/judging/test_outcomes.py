@@ -78,7 +78,7 @@ def test_every_reward_has_its_rows(ready: Any) -> None:
     assert [(row["reward"], row["value"]) for row in rows] == [("default", 8 / 12), ("double", 16 / 12)]
 
 
-def test_the_reward_is_what_all_policies_learn_and_one_that_nothing_earned_is_named(run_sqlite: Run) -> None:
+def test_the_reward_is_what_all_policies_learn_and_one_without_events_is_named(run_sqlite: Run) -> None:
     run_sqlite("arm", "add", "x")
     run_sqlite("reward", "define", "listening", "play=1")
     for name in ("home", "mail"):
@@ -90,7 +90,7 @@ def test_the_reward_is_what_all_policies_learn_and_one_that_nothing_earned_is_na
     rows = run_sqlite("--now", LATER, "outcomes", "--json").json["outcomes"]
     assert [row["value"] for row in rows if row["reward"] == "listening"] == [2, 2]
     other = run_sqlite("--now", LATER, "outcomes", "--reward", "default")
-    assert other.stderr == "nothing earned reward default (click=1, reward=1): --reward names another\n"
+    assert other.stderr == "reward default counts click, reward; the newest events are play: --reward names another\n"
     run_sqlite("policy", "create", "clicks", "--kind", "uniform")
     assert "; rewards of mature" in run_sqlite("--now", LATER, "outcomes").stdout  # policies that differ: the default
 
