@@ -268,7 +268,7 @@ def _metric(row: Mapping[str, Any], answer: VariantComparison) -> str:
 def variants(answers: Sequence[VariantComparison]) -> tuple[list[str], list[list[Any]]]:
     """The headers and rows of a table of the variants of experiments: who got them, and what they earned."""
     headers = [
-        "experiment", "from", "to", "status", "p of the split", "variant", "policy", "share", "got it", "reward",
+        "experiment", "from", "to", "status", "split", "variant", "policy", "share", "got it", "reward",
         "per unit", "lower", "upper", "per 1,000", "in total",
     ]  # fmt: skip
     rows = list[list[Any]]()
@@ -280,7 +280,9 @@ def variants(answers: Sequence[VariantComparison]) -> tuple[list[str], list[list
                 if (row["metric"], row["group"]) == ("reward_per_unit", variant["variant"])
             ]
             times = [(answer[name] or "")[:10] for name in ("first_at", "last_at")]
-            names = [answer["experiment"], *times, answer["status"], answer["sample_ratio"]["p_value"]]
+            p_value = answer["sample_ratio"]["p_value"]
+            split = None if p_value is None else "as defined" if p_value >= sentences.ALARM else "not as defined"
+            names = [answer["experiment"], *times, answer["status"], split]
             names += [variant["variant"], variant["policy"], percent(variant["weight"])]
             units = quantity(variant["units"], answer["unit"])
             rows += [[*names, units, *figures] for figures in earned or [[None] * 6]]

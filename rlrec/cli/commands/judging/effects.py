@@ -78,6 +78,10 @@ def view(result: Result, by: str | None = None) -> View:
         text = quantity(result["left_out"], "page")
         title.append(f"{text} left out, whose logger has no probability of an arm at a position")
     span = ", as long as the log is" if result["horizon_s"] == result["log_s"] else ""
+    if 2 * result["horizon_s"] > result["log_s"]:
+        unit_s = 86_400 if result["log_s"] >= 3 * 86_400 else 3_600
+        shorter = format_duration(max(1, int(result["log_s"] / 3 / unit_s)) * unit_s * 1_000_000)
+        span += f"; few visits of this log were watched for so long: `--horizon {shorter}` tells more surely"
     title.append(f"reward {result['reward']}; back within {format_duration(int(result['horizon_s'] * 1e6))}{span}")
     rows = [{"group": group["group"], **arm} for group in groups for arm in group["arms"]]
     return View.select(rows, ("group", *ARMS) if several else ARMS, title=title)

@@ -95,7 +95,8 @@ def test_nobody_was_seen_to_come_back_later_than_the_log_is_long(shop: Run) -> N
     assert (longer["horizon_s"], longer["log_s"], shorter["horizon_s"]) == (3 * 86_400, 3 * 86_400, 2 * 86_400)
     assert 0 < longer["groups"][0]["returned"] <= 1
     text = shop("effects", "--reward", "durable", "--horizon", "9d", "--now", AFTERWARDS).stdout
-    assert "back within 3d, as long as the log is" in text
+    assert "back within 3d, as long as the log is; few visits of this log were watched for so long" in text
+    assert "`--horizon 1d` tells more surely" in text
 
 
 def test_without_a_key_nobody_comes_back(db: str) -> None:
