@@ -16,7 +16,7 @@ from rlrec.app.audiences.in_memory import NO_CONTEXT, RunBeliefs
 from rlrec.app.evaluation.passes.arm_effects import EffectSums
 from rlrec.app.judging import effects as judged_effects
 from rlrec.arrays import Array, Ids
-from rlrec.ope.estimators.shrinkage import add_effects, draw_lines, joint_rates
+from rlrec.ope.estimators.shrinkage import draw_lines, joint_rates
 from rlrec.ope.intervals.tails import t_quantile
 from rlrec.ope.sums.exposures import Exposures, block_numbers
 from rlrec.policy.beliefs.base import Learner, Policy
@@ -80,7 +80,7 @@ def covered(loggers: Sequence[str], *, runs: int, seed: int) -> tuple[Array, flo
         reach = t_quantile(0.975, min(PAGES // VISIT, len(estimates.influence)) - 1)
         for number, ((effect, error), truth) in enumerate(zip(answers, truths, strict=True)):
             held[number] += (np.abs(effect - truth) <= reach * error).mean()
-        total = add_effects(estimates.posteriors, (1.0, 1.0, estimates.worth))
+        total = estimates.long_run(estimates.posteriors)
         held_shrunk += float((np.abs(total.mean - truths[2]) <= 1.96 * total.sd).mean())
     return held / runs, held_shrunk / runs
 

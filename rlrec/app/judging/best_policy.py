@@ -143,10 +143,7 @@ class ArmEffects:
     @cached_property
     def posterior(self) -> ShrunkEffects:
         """The posteriors of effects in the long run, around the mean of all arms."""
-        from rlrec.ope.estimators.shrinkage import add_effects, shrink
-
-        posteriors = [shrink(*outcome, self.raw.varies) for outcome in self.raw.pooled]
-        return add_effects(posteriors, (1.0, 1.0, self.raw.worth))
+        return self.raw.long_run(self.raw.shrunk())
 
     def gain(self, exposures: Array, *, learned: bool) -> tuple[float, float]:
         """The reward that exposures (k,) add to a page, and its standard error."""
@@ -184,7 +181,6 @@ def find(
 def answer(unit: Unit, reward: str, log: str | None) -> Result:
     """The answer, in an open transaction. Raises CheckFailed for a log that cannot tell effects."""
     from rlrec.app.evaluation.passes import arm_effects
-    from rlrec.ope.estimators.shrinkage import add_effects
     from rlrec.ope.intervals.tails import t_quantile
 
     since = selected.newest_at(unit, filters.selection(unit, log), JUDGED)
@@ -193,13 +189,13 @@ def answer(unit: Unit, reward: str, log: str | None) -> Result:
     effect_pass, by_group, _ = arm_effects.sum_log(unit, arm_effects.Request(log=filtered, reward=reward))
     selection, (sums,), keys = filters.selection(unit, filtered), by_group.values(), effect_pass.arm_keys
     estimates = effect_pass.estimate(sums)
-    learned = add_effects(estimates.posteriors, (1.0, 1.0, estimates.worth))
+    learned = estimates.long_run(estimates.posteriors)
     pages = _NewestPages.read(unit, selection, np.array(effect_pass.examination), keys)
     drafts = [*_drafts(unit, lookup.reward(unit, reward), learned, [*pages.columns])]
     even = pages.exposures(drafts[0].serving)
     assert even is not None  # of `uniform`
     shown = sums.looks * pages.looks / sums.looks.sum()
-    belief, gains = ArmEffects(raw=estimates, shown=shown, even=even), list[Any]()
+    belief, gains = ArmEffects(raw=estimates, shown=shown, even=even), list[tuple[float, float, Draft]]()
     for draft in drafts:
         served = pages.served(unit, selection, draft.version_id) if draft.version_id else None
         exposures = pages.exposures(draft.serving) if served is None else served

@@ -181,8 +181,12 @@ class EffectEstimates:
 
     @property
     def posteriors(self) -> list[ShrunkEffects]:
-        """The posteriors of effects now, later and on coming back, against the mean showing of the log."""
-        predictors = columns_of(self.rates, len(self.effect))
+        """The posteriors of effects now, later and on coming back, around what the events of the slots predict."""
+        return self.shrunk(columns_of(self.rates, len(self.effect)))
+
+    def shrunk(self, predictors: Array | None = None) -> list[ShrunkEffects]:
+        """The posteriors of the three effects against the mean showing of the log: around lines in predictors (k, p),
+        or around the mean of all arms."""
         return [
             shrink(*outcome, usable, predictors).against(share)
             for outcome, usable, share in zip(self.pooled, self.usable.T, self.shares.T, strict=True)
@@ -202,6 +206,10 @@ class EffectEstimates:
         """Effects now, later and on coming back, with their standard errors, (k,) each."""
         for number in range(3):
             yield self.effect[:, number], std_errors(self.influence[:, :, number], columns=self.columns)
+
+    def long_run(self, posteriors: Sequence[ShrunkEffects]) -> ShrunkEffects:
+        """The posterior of effects in the long run, from those of the three effects."""
+        return add_effects(posteriors, (1.0, 1.0, self.worth))
 
     def total(self, *, now: float, weights: Array | None = None) -> tuple[Array, Array]:
         """Effects on all that a showing brings, so many times now, with their standard errors, (k,) each; or their sums
@@ -431,10 +439,10 @@ class EffectPass:
     ) -> GroupEffects:
         """The effects of a group. posteriors: of its effects, where they are not those of its sums alone."""
         estimates, people = self.estimate(sums), int(sums.counts[3])
-        effect, usable, factors = estimates.effect, estimates.usable, (1.0, 1.0, estimates.worth)
+        effect, usable = estimates.effect, estimates.usable
         long_run, error = estimates.total(now=1.0)
         posteriors = posteriors or estimates.posteriors
-        total = add_effects(posteriors, factors)
+        total = estimates.long_run(posteriors)
         rank, rank_now = _ranks(total.mean), _ranks(posteriors[0].mean)
         reach = t_quantile(1 - (1 - level) / 2, max(1, min(people, len(estimates.influence)) - 1))
         z = NormalDist().inv_cdf((1 + level) / 2)
