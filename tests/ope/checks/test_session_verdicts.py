@@ -24,7 +24,7 @@ def test_intervals_that_are_not_insufficient_hold_the_truth(
 ) -> None:
     """33 uniform logs of 500 visits, and a target that favours some arms: at most 6 %, plus 3 standard errors, of the
     intervals of each estimator miss. The truth is that of 40,000 fresh visits, give or take 2 standard errors. If 5 %
-    missed, an audience would fail in 1 of 225 runs. At full size: python -m tests.benchmarks -k verdicts."""
+    missed, an audience would fail in 1 of 157 runs. At full size: python -m tests.benchmarks -k verdicts."""
     missed = misses((audience, size, favour, VISITS), logs=LOGS)
     assert all(len(each) > LOGS / 3 for each in missed.values())
     assert all(np.mean(each) <= limit(len(each)) for each in missed.values())
