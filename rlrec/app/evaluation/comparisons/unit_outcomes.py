@@ -73,11 +73,11 @@ class StudyFold:
         self._timeout_us = settings.get(unit).session_timeout_us
         # the time in which units were assigned, and that in which they were served; none where ages do not matter
         ageing = study.experiment if study.by == "variant" and study.age_us is None else None
-        self._assigned = (0, 0) if ageing is None else experiments.assignment_times(unit, ageing.id)
-        if study.by in study_figures.LIVES and study.age_us is None:
-            self._assigned = selected.times(unit, study.selection)
         needs_age = ageing is not None or study.age_us is not None or study.by in study_figures.LIVES
-        self._last_at = selected.times(unit, study.selection)[1] if needs_age else 0
+        served = selected.times(unit, study.selection) if needs_age else (0, 0)
+        self._assigned, self._last_at = (0, 0), served[1]
+        if needs_age and study.age_us is None:
+            self._assigned = served if ageing is None else experiments.assignment_times(unit, ageing.id)
         self._spent_us = self._last_at - self._assigned[0] if self._assigned[1] else 0
 
     @property
