@@ -379,7 +379,7 @@ def _target_estimates(
 
 def weigh_loggers(unit: RowUnit[R, M], partial: LogPartial, numbers: Collection[int]) -> dict[RowGroup, Weighting]:
     """How much each logger counts in each group, for some targets by their numbers; those that do not count are the
-    same in all groups. Of each by itself only the first target is told."""
+    same in all groups. `loggers` of a weighting are those of the first target."""
     totals: list[Mapping[Stratum, Any]] = []
     sums_by_group: dict[RowGroup, list[Mapping[Stratum, Any]]] = {}
     for number in numbers:
