@@ -118,6 +118,11 @@ def exclusion_tests(unit: Unit, *, included: str | None = None, scope: str = "")
     return tuple(excluding_test(unit, stored[name], scope=scope) for name in stored if name not in names)
 
 
+def unexcluded_tests(unit: Unit) -> list[str]:
+    """Tests on a decision `d`, to be joined by AND, of those that no stored exclusion leaves out."""
+    return Selection(without=exclusion_tests(unit)).conditions()
+
+
 def excluding_test(unit: Unit, exclusion: exclusions.Exclusion, *, scope: str = "") -> str:
     """The test that a decision is one of an exclusion's."""
     log = select(unit, parse(exclusion.filter), scope=scope, is_stored=True)

@@ -16,7 +16,6 @@ from rlrec.store import Store, Unit
 from rlrec.store.database import schema
 from rlrec.store.database.unit import StoredRows, parse
 from rlrec.store.log import activity, decisions
-from rlrec.store.log.selected import Selection
 from rlrec.store.policies import experiments, policies, routes
 from rlrec.store.policies.policies import LivePolicy
 from rlrec.store.policies.routes import GateLook, RouteChange
@@ -219,9 +218,8 @@ def _check_outage(unit: Unit, version: Version, findings: Findings) -> None:
     from rlrec.app.audit.integrity.overdue import Outage  # loads numpy
     from rlrec.store.upkeep import audit
 
-    tests = Selection(without=filters.exclusion_tests(unit)).conditions()
     outage, first = Outage(version, now=unit.now), decisions.newest_id(unit, version.policy.id, RECENT)
-    for batch in audit.ranges(unit, version.policy.id, first=first, tests=tests):
+    for batch in audit.ranges(unit, version.policy.id, first=first, tests=filters.unexcluded_tests(unit)):
         outage.take(batch)
     outage.finish(findings)
 

@@ -27,7 +27,6 @@ from rlrec.records import Arm, StoredPolicy
 from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
 from rlrec.store.log import contents, decisions
-from rlrec.store.log.selected import Selection
 from rlrec.store.policies import arms, policies
 from rlrec.store.upkeep import audit, removals
 from rlrec.times import format_time
@@ -221,7 +220,7 @@ def _policy(unit: Unit, policy: StoredPolicy, findings: Findings, catalogue: Seq
         watches += [StarvingArms(unit, policy, active=active, ruled=ruled), Entropy(policy)]
         watches += [Examination(live[0], lambda version: positions.fitted(unit, version))]
     # what is excluded is checked as all rows are, and says nothing of what policies do
-    tests = Selection(without=filters.exclusion_tests(unit)).conditions()
+    tests = filters.unexcluded_tests(unit)
     described = (Outage, RewardDrift, StarvingArms, Entropy)
     later = [watch for watch in watches if tests and isinstance(watch, described)]
     for batch in audit.ranges(unit, policy.id):

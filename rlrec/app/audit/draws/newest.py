@@ -20,7 +20,6 @@ from rlrec.records import StoredPolicy, Version
 from rlrec.store import Unit
 from rlrec.store.log import activity, decisions, reader
 from rlrec.store.log.reader import Batch
-from rlrec.store.log.selected import Selection
 from rlrec.store.policies import arms, policies
 from rlrec.store.upkeep import audit
 from rlrec.times import format_time
@@ -110,7 +109,7 @@ def recent_changes(unit: Unit, version: Version) -> dict[int | str, dict[str, An
     policy_id = version.policy.id
     drift = RewardDrift(unit, version, {arm.id: arm.key for arm in arms.all_arms(unit)})
     first, last = decisions.newest_id(unit, policy_id, RECENT), decisions.newest_id(unit, policy_id)
-    tests = Selection(without=filters.exclusion_tests(unit)).conditions()
+    tests = filters.unexcluded_tests(unit)
     for batch in reader.ranges(unit, policy_id, first=first, last=last, tests=tests, columns=WATCHED):
         drift.take(batch)
     at = drift.times()
@@ -134,7 +133,7 @@ def check(unit: Unit, audited: Sequence[StoredPolicy], *, on_its_clock: bool, re
     for policy in audited:
         with findings.unreadable("beliefs", f"policy {policy.name}"):
             check_overdue(unit, policies.versions(unit, [policy.id]), findings=findings)
-            tests = Selection(without=filters.exclusion_tests(unit)).conditions()
+            tests = filters.unexcluded_tests(unit)
             version = live[policy.name].version
             watches = (Outage(version, now=unit.now), RewardDrift(unit, version, names), Entropy(policy))
             first = decisions.newest_id(unit, policy.id, recent)
