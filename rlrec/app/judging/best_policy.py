@@ -132,9 +132,9 @@ class ArmEffects:
     """Effects of k arms: raw ones, and posteriors, which also stand where raw ones cannot be told; even (k,): the
     exposures of `uniform`; shown (k,): those of the log.
 
-    Raw effects do not lean, and judge `uniform` and what served. A candidate that learned from this very log shows what
-    happened to look good in it: how it differs from `uniform` is judged by posteriors around the mean of all arms.
-    Those around what the events of the slots predict would believe the very chance by which it chose."""
+    Raw effects are unbiased, and judge `uniform` and what served. A candidate that learned from this very log shows
+    what happened to look good in it: how it differs from `uniform` is judged by posteriors around the mean of all arms.
+    Posteriors around what the events of the slots predict would repeat the chance by which it chose."""
 
     raw: EffectEstimates
     shown: Array

@@ -81,15 +81,15 @@ class PersonVisits:
 
 # -- persons in portions: their visits are read once, in the order of sessions --
 #
-# An index leads from one page of the disk to another, and portions have rows on most of them.
+# Most pages of the disk have rows of several portions: looked up by an index, a page would be read for each of them.
 
 SPREAD = 4 * partitions.BATCH  # decisions, or sessions, that are read before they are put to their portions
 
 
 @dataclass(frozen=True, eq=False)
 class PersonPortions:
-    """Whole persons, some at a time. session (s,): ids, ascending, and number (s,): the portion of each, of so many;
-    files: that rows wait in, each of one portion or several."""
+    """Portions of whole persons. session (s,): ids, ascending; number (s,): the portion of each; portions: how many
+    there are; files: how many files rows wait in, each with those of one portion or several."""
 
     session: Ids
     number: Ids

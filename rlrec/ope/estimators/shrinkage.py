@@ -26,8 +26,8 @@ class ShrunkEffects:
     prior_sd: float
 
     def against(self, share: Array) -> ShrunkEffects:
-        """These effects against their mean by shares (k,) that add up to 1. Errors that all arms have in common, as
-        where arms come and go, and those that go with an effect move it; what is told against it has neither."""
+        """These effects against their mean by shares (k,) that add up to 1. Errors that all arms have in common (where
+        arms come and go), and errors that grow with effects, move that mean: effects against it have neither."""
         offset = float(share @ self.mean)
         mean, prior_mean = self.mean - offset, self.prior_mean - offset
         dust = 1e-12 * abs(offset)

@@ -79,7 +79,7 @@ def _draws(seed: int, number: int, m: int) -> Iterator[npt.NDArray[np.uint16]]:
 
 @lru_cache(maxsize=1)
 def _usual_draws(seed: int, m: int) -> Sequence[npt.NDArray[np.uint16]]:
-    """The draws of as many replicates as are usual: all that is estimated of one log has the same."""
+    """The draws of `REPLICATES` replicates, cached: all estimates from one log have the same."""
     return tuple(_draws(seed, REPLICATES, m))
 
 

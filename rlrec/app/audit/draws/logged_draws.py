@@ -74,7 +74,7 @@ def check(unit: Unit, *, findings: Findings, sample: Batch | None = None) -> Non
 
 
 def _sample_extent(sample: Batch) -> LogExtent:
-    """The extent of a sample of the log, with all that the checks ask."""
+    """The extent of a sample of the log, in the fields that checks read."""
     slots, at = sample.slots, sample.slots["at"]
     return LogExtent(
         positions=int(slots["size"].max()), steps=0, first_version=0, last_version=0,

@@ -195,7 +195,7 @@ class EffectEstimates:
     @property
     def pooled(self) -> Iterator[tuple[Array, Array]]:
         """The `outcomes` with standard errors by exposures, and the noise of all arms together. The error of an arm by
-        itself goes with its effect: of what nobody bought yet both are small, and weights by it lean."""
+        itself grows with its effect: of what nobody bought yet both are small, and weights by it are biased."""
         for (effect, error), variance, usable in zip(self.outcomes, self.variances.T, self.usable.T, strict=True):
             has_error = usable & (error > 0)
             noise = np.square(error[has_error]).sum() / max(float(variance[has_error].sum()), 1e-300)

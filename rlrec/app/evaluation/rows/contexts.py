@@ -82,8 +82,8 @@ class ContextTable:
         return code, [dict(zip(fields, row, strict=True)) for row in zip(*columns, strict=True)]
 
     def _reading_with_rules(self, fields: Sequence[str]) -> tuple[Ids, list[dict[str, Any]]]:
-        """`reading` of contexts some of which state rules of their page, which hold whatever a policy reads; with the
-        features of arms that a cap may count."""
+        """`reading` of contexts of which some state rules of their page, or who was in groups of arms: both hold
+        whatever a policy reads, as do the features of arms that a cap may count."""
         contexts = list[dict[str, Any]]()
         for row, (page, groups, stated) in enumerate(zip(*map(self.values.__getitem__, PAGE_FIELDS), strict=True)):
             context = {field: self.values[field][row] for field in fields}
