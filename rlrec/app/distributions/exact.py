@@ -152,8 +152,6 @@ class VersionDistribution:
             from rlrec.policy.slates.page_rules import declared
 
             self._page = declared(learner.rules)
-        least = [] if self._page is None else [*self._page.least]
-        self.group_names = frozenset(name for name in least if name.startswith("@"))  # in rules of a page; or of arms
         self._layouts: PageLayouts | None = None
         self._set_sums(sums)
 
@@ -361,10 +359,12 @@ class VersionDistribution:
 
     def page_rules(self, context: Mapping[str, Any]) -> list[PageRules]:
         """The rules of a page: of the policy, then of the request, where they have any."""
-        from rlrec.policy.slates.page_rules import parse
+        rules = [] if self._page is None else [self._page]
+        if context.get(PAGE):
+            from rlrec.policy.slates.page_rules import parse
 
-        stated = [parse(context[PAGE])] if context.get(PAGE) else []
-        return stated if self._page is None else [self._page, *stated]
+            rules.append(parse(context[PAGE]))
+        return rules
 
     def reads_catalogue(self, contexts: Sequence[Mapping[str, Any]]) -> bool:
         """Whether distributions in some contexts depend on what the catalogue says of the arms."""

@@ -49,8 +49,8 @@ class PageLayouts:
                 stated_by_arm = [stated.get(key, {}) for key in arm_keys] if stated else None
                 return self._features.values(arms, revision, field, stated_by_arm)
 
-            group_names = {group for page in rules for group in page.least if group.startswith("@")} - groups.keys()
-            if unread := group_names - self._groups.keys():
+            group_names = frozenset[str]().union(*(page.groups for page in rules))
+            if unread := group_names - groups.keys() - self._groups.keys():
                 self._groups |= arm_names.members(unit, sorted(unread))
             self._layouts[name] = lay_out(rules, arm_keys, values, {**self._groups, **groups})
         return self._layouts[name]

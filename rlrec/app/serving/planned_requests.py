@@ -178,9 +178,7 @@ class _Group:
             self._distributions[with_context] = self._distributions[name] = shared
         if assigned is not None and self.assigner is not None:
             self.assigner.remember_user(request)
-        context = request.context
-        if shared.adds_context or PAGE in context:
-            context = self._drawn_context(request, shared)
+        context: Mapping[str, Any] = {**request.context, **shared.added} if shared.added else request.context
         if narrowed is None and (request.arms is None or len(request.arms) == len(shared.eligible)):
             return PlannedRequest(request, shared, self.cache.text(context), content)
         words = narrowing_words(request)
@@ -226,30 +224,25 @@ class _Group:
                 version=version, head=head, serving=serving, experiment=experiment, variant=variant, variants=variants,
                 by=by, route=route, shadow=shadow, challenger=challenger,
                 price=None if serving.spend is None else serving.price_at(self.unit.now),
-                adds_context=bool(serving.spend or serving.group_names),
             )  # fmt: skip
         return self._versions[name]
 
-    def _drawn_context(self, request: Request, version: ServingVersion) -> Mapping[str, Any]:
-        """The context of a request with the price of cost at which it is drawn, and who is in the groups that rules of
-        its page name. Raises InputError for an unknown one."""
-        context = request.context if version.price is None else {**request.context, PRICE: version.price}
-        shares = (context.get(PAGE) or {}).get("least", ())
-        names = version.serving.group_names | {name for name in shares if name.startswith("@")}
-        if not names:
-            return context
-        from rlrec.app.inputs.arm_names import members
-
+    def _members(self, names: frozenset[str]) -> dict[str, list[str]]:
+        """The keys of the arms in those of some names that are groups. Raises InputError for an unknown name."""
         if unread := names - self.cache.members.keys():
+            from rlrec.app.inputs.arm_names import members
+
             self.cache.members |= members(self.unit, sorted(unread), self.cache.groups)
-        groups = {name: self.cache.members[name] for name in sorted(names & self.cache.members.keys())}
-        return {**context, GROUPS: groups} if groups else context
+        return {name: self.cache.members[name] for name in sorted(names & self.cache.members.keys())}
 
     def _build(self, request: Request, version: ServingVersion, narrowed: Narrowed | None) -> SharedDistribution:
         eligible, serving = self._eligible(request, narrowed), version.serving
-        context = request.context
-        if version.adds_context or PAGE in context:
-            context = self._drawn_context(request, version)
+        added: dict[str, Any] = {} if version.price is None else {PRICE: version.price}
+        if PAGE in request.context or serving.learner.rules:
+            names = frozenset[str]().union(*(page.groups for page in serving.page_rules(request.context)))
+            if groups := self._members(names):
+                added[GROUPS] = groups
+        context = {**request.context, **added}
         if PAGE in context:
             from rlrec.app.serving.statements import check_named_arms
 
@@ -269,7 +262,7 @@ class _Group:
             case.layout.check(request.size)
         return SharedDistribution(
             **vars(version), eligible=eligible, revision=revision, size=request.size, context=request.context,
-            candidates=candidates, case=case,
+            added=added, candidates=candidates, case=case,
         )  # fmt: skip
 
     def _eligible(self, request: Request, narrowed: Narrowed | None) -> Eligible:

@@ -152,8 +152,7 @@ class ServingVersion:
     """The version that serves a policy, a route or a variant, as it stands in the snapshot of the group.
     variants: that units are assigned to; by: the kind of these units, user or session. route: what the route that was
     asked for serves; None where a policy or an experiment was. shadow: of the route, and its challenger's
-    distribution. price: of cost, where the policy has a budget; it becomes part of the context of a decision.
-    adds_context: whether something does."""
+    distribution. price: of cost, where the policy has a budget; it becomes part of the context of a decision."""
 
     version: Version
     head: Head
@@ -166,7 +165,6 @@ class ServingVersion:
     shadow: Shadow | None
     challenger: VersionDistribution | None
     price: float | None
-    adds_context: bool
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -175,13 +173,14 @@ class SharedDistribution(ServingVersion):
     of the context fields that the version reads.
 
     candidates: how many of `case` are drawn, which the version then ranks; 0 where there is one stage. context: of one
-    of the requests."""
+    of the requests; added: what the tool adds to the context of each."""
 
     eligible: Eligible
     revision: int
     case: EligibleDistribution
     size: int
     context: Mapping[str, Any]
+    added: Mapping[str, Any]
     candidates: int
 
     @property

@@ -36,6 +36,11 @@ class PageRules:
         shares = {name: f"least {share_text(name, by_position)}" for name, by_position in self.least.items()}
         return {key: f"pin {position}={key}" for position, key in self.pin.items()} | shares
 
+    @property
+    def groups(self) -> frozenset[str]:
+        """The names of the groups in them; an arm may have such a name, too."""
+        return frozenset(name for name in self.least if name.startswith("@"))
+
     def text(self, rule: str, name: Any) -> str:
         """One of the rules, as errors name it."""
         pair = share_text(name, self.least[name]) if rule == "least" else f"{name}={getattr(self, rule)[name]}"
