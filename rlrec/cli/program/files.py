@@ -31,7 +31,7 @@ class Refusals:
     text, file, code."""
 
     def __init__(self, path: str | None, *, appends: bool = False) -> None:
-        self.count = self.n_lines = 0  # refused, and read
+        self.count = self.n_lines = 0  # refused, and these with what is stored
         self.file = None if path is None else _created(path, "ab" if appends else "wb")
 
     @property
@@ -67,8 +67,7 @@ def _created(path: str, mode: str) -> BinaryIO:
 
 
 def refused(count: int, *, n_lines: int, hint: str | None = None) -> LinesRefused:
-    """The error at the end of an input of which some lines were refused. n_lines: of the input, 0 where nobody counts
-    them."""
+    """The error at the end of an input of which some lines were refused. n_lines: those and the stored ones."""
     what = f"{'nothing' if count == n_lines else 'the rest'} {'would be' if settings().dry_run else 'is'} stored"
     return LinesRefused(f"{quantity(count, 'line')} refused, {what}", hint=hint)
 

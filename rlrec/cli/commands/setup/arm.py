@@ -24,7 +24,6 @@ from rlrec.times import parse_local
 
 NO_TIME = "none"  # in place of a time
 TERM = Parsed("time or none", lambda text: text if text == NO_TIME else parse_local(text))
-TIMES = {"from": "eligible_from", "until": "eligible_until"}  # columns of a line, and of an arm
 NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 
 
@@ -92,10 +91,10 @@ def _json_groups(lines: Lines) -> Iterator[Sequence[tuple[Any, ...]]]:
 
 
 def _times(start: Any, end: Any) -> dict[str, int | None]:
-    """The times that a line states, by column of the arm."""
+    """The times that a line states, by column of the arm; it states none where there is no text and no None."""
     return {
         name: None if time is None else parse_local(time)
-        for name, time in zip(TIMES.values(), (start, end), strict=True)
+        for name, time in (("eligible_from", start), ("eligible_until", end))
         if time is None or isinstance(time, str)
     }
 
@@ -112,6 +111,7 @@ def _csv_groups(lines: Lines) -> Iterator[Sequence[tuple[Any, ...]]]:
                     arms.append(_csv_arm(header, cells))
                 else:
                     header = _header(cells)
+                    lines.refusals.n_lines -= 1  # it could not be stored
             except InputError as error:
                 error.line = number
                 if not header:
@@ -148,7 +148,7 @@ def _csv_arm(header: list[str], cells: list[str]) -> tuple[Any, ...]:
         raise InputError(f"{quantity(len(cells), 'cell')}, but {quantity(len(header), 'column')}")
     named = {name: cell for name, cell in zip(header[1:], cells[1:], strict=True) if cell != ""}
     groups = named.pop("groups", None)
-    times = {column: parse_local(named.pop(name)) for name, column in TIMES.items() if name in named}
+    times = _times(named.pop("from", ...), named.pop("until", ...))
     features = {name: _value(cell) for name, cell in named.items()}
     return parse_key(cells[0]), features, groups and [parse_key(key) for key in groups.split("+")], times
 

@@ -100,6 +100,7 @@ def import_log(
     else:
         with rehearsal(store) if dry_run else nullcontext():
             result = app.import_log.import_log(store, request, bad_lines)
+    refusals.n_lines = refusals.count + (0 if check else result.accepted + result.duplicates)
     show(result)
     accepted, rejected = quantity(result.accepted, "new decision"), quantity(result.rejected, "line")
     conclude(show, f"{accepted}, {result.duplicates:,} stored before, {rejected} refused.")

@@ -64,9 +64,14 @@ def test_requests_and_feedback_are_answered_in_order(shop: Run) -> None:
 def test_an_input_of_bad_lines_alone_stores_nothing(shop: Run, tmp_path: Path) -> None:
     result = shop("pipe", stdin=lines(ask(k=0), "{"))
     assert (result.exit_code, "2 lines refused, nothing is stored" in result.stderr) == (5, True)
-    words = ("feedback", "--input", "-", "--on-error", "quarantine", "--rejects", tmp_path / "bad.ndjson")
-    result = shop(*words, stdin=lines(tell(op=None), "{"))
-    assert (result.exit_code, "2 lines refused, nothing is stored" in result.stderr) == (5, True)
+    quarantine = ("-", "--on-error", "quarantine", "--rejects", tmp_path / "bad.ndjson")
+    for words, text in (
+        (("feedback", "--input"), lines(tell(op=None), "{")),
+        (("arm", "import"), "arm,until\na9,soon\na8,late\n"),
+        (("import-log", "--layout", "jsonl"), lines("{", "{")),
+    ):
+        result = shop(*words, *quarantine, stdin=text)
+        assert (result.exit_code, "2 lines refused, nothing is stored" in result.stderr) == (5, True), words
 
 
 def test_bad_lines_are_refused_in_place(shop: Run) -> None:
