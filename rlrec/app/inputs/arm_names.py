@@ -63,7 +63,7 @@ def find(unit: Unit, names: Collection[str]) -> frozenset[int]:
 def members(
     unit: Unit, names: Collection[str], groups: dict[str, frozenset[int]] | None = None
 ) -> dict[str, list[str]]:
-    """The keys of the arms in those of some names that are groups, in order. groups: as of `ArmNames`. Raises
+    """The keys of the arms in those of some names that are groups, in order. groups: as `ArmNames` takes them. Raises
     InputError for a name that is neither an arm nor a group."""
     arm_names = ArmNames(unit, names, groups)
     ids = {name: arm_names.find([name], field="page") for name in names}

@@ -21,10 +21,10 @@ class PageLayout:
 
     pins: the arm of a position from 0. cell (m,): arms with equal values of all capped fields share one. uses (cells,
     w): the counters that an arm of a cell raises, filled up with the last counter, which has no limit. Of each counter
-    (c,), limit; cap, the number of its cap; by_request, whether that is a cap of the request. least: the arms of each
-    least share, and it by position, the last one also for all below. pinned_by_request: positions. names: of the caps
-    of counters, pin_names: of pins by position, as errors call them; last_named: the lowest position that a share of
-    the request names, and how errors call that."""
+    (c,), limit; cap, the number of its cap; by_request, whether that is a cap of the request. least: of each least
+    share its arms, and its probability by position, the last one for all positions below, too. pinned_by_request:
+    positions. names: of the caps of counters, pin_names: of pins by position, as errors call them; last_named: the
+    lowest position that a share of the request names, and how errors call that."""
 
     pins: Mapping[int, int]
     cell: Index
@@ -72,8 +72,8 @@ class PageLayout:
         return np.logical_not(is_full[:, self.uses].any(axis=2))
 
     def coins(self, position: int, allowed: Flags) -> tuple[Array, Array]:
-        """Probability that the coin of a least share shows each arm, (u, m), and that none shows any, (u,), by which
-        arms are allowed, (u, m)."""
+        """Probability that the coin of a least share shows each arm, (u, m), and that no coin shows any, (u,). allowed:
+        whether each arm may be shown, (u, m)."""
         probability, total = np.zeros(allowed.shape), np.zeros(len(allowed))
         for arms, by_position in self.least:
             n_allowed = np.count_nonzero(allowed[:, arms], axis=1)
