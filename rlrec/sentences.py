@@ -364,8 +364,9 @@ def _and(names: Sequence[str]) -> str:
 
 
 def time_text(days: float) -> str:
-    """Whole days, or hours."""
-    return quantity(round(days), "day") if days >= 1.5 else quantity(max(1, round(24 * days)), "hour")
+    """Whole days, hours, or minutes."""
+    parts = (("day", 1), ("hour", 24), ("minute", 24 * 60))
+    return next(quantity(round(days * count), unit) for unit, count in parts if days * count >= 1.5 or unit == "minute")
 
 
 def percent(share: float) -> str:

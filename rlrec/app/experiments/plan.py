@@ -210,9 +210,11 @@ def _check_windows(unit: Unit, request: Request, rewards: Sequence[Reward]) -> N
     first_at, last_at = selected.times(unit, filters.selection(unit, f"experiment={name}" if name else request.log))
     since, window_us = first_at if name else last_at - min(WINDOW_US, (last_at - first_at) // 2), rewards[0].window_us
     if metric.reward is not None and last_at and since + window_us > unit.now:
-        traffic = f"the newest traffic ({time_text((last_at - since) / DAY_US)}), no reward of which is certain yet"
-        window = f"the window of reward {rewards[0].name} ({time_text(window_us / DAY_US)})"
-        raise InputError(f"{window} is longer than {traffic}", hint="plan later, or give the --rate of an event")
+        window, traffic = (time_text(us / DAY_US) for us in (window_us, last_at - since))
+        longer = f"the window of reward {rewards[0].name} ({window}) is longer than the newest traffic ({traffic})"
+        raise InputError(
+            f"{longer}, no reward of which is certain yet", hint="plan later, or give the --rate of an event"
+        )
 
 
 def _check(request: Request) -> None:

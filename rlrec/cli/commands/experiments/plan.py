@@ -87,12 +87,12 @@ def plan(store: Store, show: Show, **request: Any) -> None:
     if assumed["narrowed"] is not None:
         rows.append(["one look, --adjust", None, None, result["adjusted_days"]])
     value, deviation = assumed["value"], assumed["variance"] ** 0.5
-    wait = assumed["return_days"]
+    wait, is_still = assumed["return_days"], result["days"] is None and assumed["traffic_units"] is not None
     sentence = plan_sentence(result)
     title = [
         f"{sentence[0].upper()}{sentence[1:]}.",
         f"{assumed['metric']}: {value:.4g} a {assumed['unit']}, standard deviation {deviation:.4g}",
-        *([] if assumed["traffic_units"] != 0 else [f"days are not known: this traffic has no {assumed['unit']}s yet"]),
+        *([f"days are not known: this traffic brings no new {assumed['unit']}s"] if is_still else []),
         *([f"the last {wait} of these days are for those who came last to come again"] if wait else []),
     ]
     show(result, table=View(["looks", f"{assumed['unit']}s", "smallest variant", "days"], rows, title=title))

@@ -68,8 +68,17 @@ def test_a_rate_needs_no_store(ready: Any, tmp_path: Path) -> None:
 
 def test_a_store_without_traffic_says_why_it_knows_no_days(run_sqlite: Run) -> None:
     assert (
-        "days are not known: this traffic has no users yet" in run_sqlite("experiment", "plan", "--rate", "5%").stdout
+        "days are not known: this traffic brings no new users"
+        in run_sqlite("experiment", "plan", "--rate", "5%").stdout
     )
+
+
+def test_times_of_minutes_are_told_in_minutes(run_sqlite: Run) -> None:
+    run_sqlite("arm", "add", "x")
+    run_sqlite("policy", "create", "home", "--kind", "uniform")
+    run_sqlite("--now", "2030-01-01", "--allow-future", "recommend", "--policy", "home", "--session", "s")
+    refused = run_sqlite("--now", "2030-01-01", "--allow-future", "experiment", "plan").stderr
+    assert "window of reward default (30 minutes) is longer than the newest traffic (0 minutes)" in refused
 
 
 def test_days_have_time_for_the_last_units_to_come_again(ready: Any, monkeypatch: pytest.MonkeyPatch) -> None:
