@@ -87,6 +87,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "graduation": graduation.graduation,
     "returns": returns.returns,
     "story": story.story,
+    "rounds": story.rounds,
     "news": newspaper.newspaper,
     "sardine": sardine_rec.sardine,
     "large": startup.large,

@@ -6,16 +6,18 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from tests.benchmarks.measure import Figure, Setting, rlrec, said
 
 STORES, SESSIONS, ROUNDS, PLAYED = 5, 3_000, 3, 4_000
 TIMES, TRUE = 3.0, 1.0  # what serves at the end against the click bandit; sentences that are true
 WEIGHTS = {"click": 0.05, "purchase": 2.0, "return": 1.0}
-REWARD = ",".join(f"{kind}={weight:g}" for kind, weight in WEIGHTS.items())
+SHOPS, LOGGED, BACK = 10, 2_075, {"click": 0.05, "return": 1.0}  # stores; visits of some 1,500 users; without purchases
 LATER = "2027-01-01"  # when every decision is mature, and nobody is to come again
 BETTER = re.compile(r"(?:durable )?([+-][\d.]+) % \[([+-]?[\d.]+), ([+-]?[\d.]+)\]")
 
@@ -31,23 +33,27 @@ class Sentence(NamedTuple):
 class Story:
     """A store with a shop, through the shell."""
 
-    def __init__(self, path: Path, *, seed: int, sessions: int) -> None:
-        self.path, self.seed, self.sessions = path, seed, sessions
+    def __init__(self, path: Path, *, seed: int, sessions: int, weights: Mapping[str, float] = WEIGHTS) -> None:
+        self.path, self.seed, self.sessions, self.weights = path, seed, sessions, weights
         path.unlink()
         self.run("init")
-        self.run("reward", "define", "durable", REWARD, "--window", "7d")
+        reward = ",".join(f"{kind}={weight:g}" for kind, weight in weights.items())
+        self.run("reward", "define", "durable", reward, "--window", "7d")
         self.run("policy", "create", "clicks", "--kind", "thompson", "--param", "floor=0.05")
         self.run("policy", "create", "even", "--kind", "uniform")
         self.run("policy", "create", "lasting", "--kind", "long-term", "--reward", "durable")
+
+    def route(self) -> None:
+        """Let the click bandit serve all but a holdout."""
         self.run("route", "create", "home", "--to", "clicks", "--holdout", "5%")
 
     def run(self, *words: object) -> str:
         """What a command prints."""
         return said(rlrec("-q", "--db", self.path, *words)).decode()
 
-    def serve(self, number: int) -> str:
-        """A round of visitors of the route; the time of the first decision."""
-        return str(self._simulate(self.path, "home", self.sessions, seed=100 * self.seed + number)["started_at"])
+    def serve(self, number: int, policy: str = "home") -> str:
+        """A round of visitors of the route, or of a policy; the time of the first decision."""
+        return str(self._simulate(self.path, policy, self.sessions, seed=100 * self.seed + number)["started_at"])
 
     def value(self, policy: str, sessions: int) -> float:
         """The reward of a fresh user of a policy over their visits, counted in a copy of the store."""
@@ -56,7 +62,7 @@ class Story:
         played = self._simulate(copy, policy, sessions, "--now", LATER, "--allow-future", seed=self.seed)
         events = played["events"] | {"return": sessions - played["visitors"]}
         copy.unlink()
-        return float(sum(WEIGHTS[kind] * events[kind] for kind in WEIGHTS) / played["visitors"])
+        return float(sum(weight * events.get(kind, 0) for kind, weight in self.weights.items()) / played["visitors"])
 
     def learn(self) -> None:
         """Let a new version for the long run serve."""
@@ -80,6 +86,7 @@ def story(setting: Setting) -> Iterator[Figure]:
     stores, sessions, played = max(int(STORES * setting.scale), 1), setting.size(SESSIONS), setting.size(PLAYED)
     for seed in range(1, stores + 1):
         shop = Story(setting.path(".db"), seed=seed, sessions=sessions)
+        shop.route()
         shop.serve(0)
         shop.run("policy", "freeze", "clicks")
         bandit, even = shop.value("clicks@2", played), shop.value("even", played)
@@ -118,3 +125,47 @@ def _is_true(sentence: Sentence, value: float, reference: float) -> bool:
     """Whether a policy earns more than another, or less, as a sentence says; it may say neither."""
     gain = value / reference - 1
     return not (sentence.lower > 0 > gain or sentence.upper < 0 < gain)
+
+
+def rounds(setting: Setting) -> Iterator[Figure]:
+    """Stores with a log of the click bandit each, and rounds of the policy for the long run on it, against the bandit,
+    uniform, and a bandit of the reward that the log has taught."""
+    stores, sessions, played = max(int(SHOPS * setting.scale), 2), setting.size(LOGGED), setting.size(SESSIONS)
+    for name, weights, goal in (("durable", WEIGHTS, 3.3), ("clicks and returns", BACK, 2.1)):
+        earned = [_play(setting.path(".db"), seed, sessions, played, weights) for seed in range(1, stores + 1)]
+        clicks, even, priced, first, last = (np.array(values) for values in zip(*earned, strict=True))
+        bandit, error = clicks.mean(), 2 * (first - even).std(ddof=1) / stores**0.5
+        best = max(even.mean(), priced.mean(), bandit)
+        won = (first >= even - error).mean()
+        yield Figure(name=f"{name}: uniform, against the click bandit", value=even.mean(), reference=bandit, unit="")
+        yield Figure(name=f"{name}: the bandit of the reward", value=priced.mean(), reference=bandit, unit="")
+        text = f"{name}: long-term after {{}}, against {{}}"
+        yield Figure(
+            name=text.format("1 round", "the bandit"), value=first.mean(), reference=bandit, unit="", at_least=2.0
+        )
+        yield Figure(name=f"{name}: stores where it earns what uniform does", value=won, unit="", at_least=0.8)
+        yield Figure(
+            name=text.format(f"{ROUNDS}", "the bandit"), value=last.mean(), reference=bandit, unit="", at_least=goal
+        )
+        yield Figure(
+            name=text.format(f"{ROUNDS}", "the best"), value=last.mean(), reference=best, unit="", at_least=0.9
+        )
+
+
+def _play(path: Path, seed: int, sessions: int, played: int, weights: Mapping[str, float]) -> list[float]:
+    """What fresh users of a store bring: of the bandit, of uniform, of the bandit of the reward, and of the policy for
+    the long run after its first and its last round."""
+    shop = Story(path, seed=seed, sessions=sessions, weights=weights)
+    shop.serve(0, "clicks")
+    shop.run("policy", "freeze", "clicks")
+    shop.run(
+        "policy", "create", "priced", "--kind", "epsilon-greedy", "--reward", "durable", "--from-log", "policy=clicks"
+    )
+    values = [shop.value(policy, played) for policy in ("clicks@2", "even", "priced")]
+    for number in range(1, ROUNDS + 1):
+        shop.learn()
+        if number in (1, ROUNDS):
+            values.append(shop.value("lasting", played))
+        if number < ROUNDS:
+            shop.serve(number, "lasting")
+    return values

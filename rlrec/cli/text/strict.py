@@ -116,7 +116,7 @@ def _malformed(text: str, bad: json.JSONDecodeError, line: int | None) -> InputE
     if not text.strip():
         return InputError("expected a JSON value, got nothing", line=line)
     excerpt = truncate(text[max(0, bad.pos - 15) : bad.pos + 25], 40)
-    hint = None
+    hint = "each line is a JSON object: `rlrec help formats` shows some" if line and bad.pos == 0 else None
     if text.strip() in ("[", "{"):
         hint = "one object a line: jq -c . makes one line of each object, jq -c '.[]' of a JSON array"
     return InputError(f"not JSON: {complaint} at column {bad.colno}, near '{excerpt}'", hint=hint, line=line)

@@ -187,6 +187,7 @@ def test_what_is_no_object_is_refused(raw: Any, message: Any) -> None:
         (b'[{"value": 1}]', "jq -c '.[]'"),
         (b"[", "jq -c"),
         (b"{", "jq -c"),
+        (b"decision_id,event", "rlrec help formats"),
         (b'{"evnts": {}}', "did you mean events"),
         (b'{"zzz": 1}', "known: decision_id, value"),
         (b"\x1f\x8b\x08", "zcat"),
