@@ -27,6 +27,8 @@ UNIFORM, UNKNOWN = -2, -1  # in the column PAIRS
 CASES_AT_A_TIME = 200  # cases whose marginals are worked out together
 MAX_LISTED_CASES = 1_000  # cases of a batch whose slates are listed
 CELLS = 1_000_000  # arms of contexts that are scored at a time
+MOST_PROBABILITIES = 2_000_000  # probabilities that a transaction keeps
+DRAW = ("version_id", "belief_seq", "belief_ordinal", "eligible_id", "context_id")
 # what `cases` leave out, or have no closed form for, in words
 WITHOUT_MARGINALS = (
     "imports, two rankers, samples of correlated scores, kinds that read the session, and positions below the first "
@@ -40,7 +42,7 @@ class LoggerCase(NamedTuple):
 
     rows (r,): of the batch; arms (m,): ids, ascending; size: positions of a page; scores, floor: of the logger, None
     where it is only known that it draws uniformly. marginals (size, m): probability that each arm stood at each
-    position; (0, m) until they are worked out."""
+    position; (0, m) until they are worked out. draw: what tells the distribution in this transaction."""
 
     rows: Ids
     arms: Ids
@@ -48,10 +50,12 @@ class LoggerCase(NamedTuple):
     scores: Scores | None
     floor: Floor
     marginals: Array
+    draw: tuple[int, ...] = ()
 
 
 class LoggerMarginals:
-    """Marginals of loggers. Each belief, eligible set and context that loggers drew from is worked out once a batch.
+    """Marginals of loggers. Each belief, eligible set and context that loggers drew from is worked out once a batch: up
+    to MOST_PROBABILITIES probabilities once for all passes of a transaction.
 
     greedy: `cases` are of what the same beliefs would have shown without exploration."""
 
@@ -108,7 +112,7 @@ class LoggerMarginals:
             arguments = slots, contexts, eligible, positions
             moments = self.moments(version, slots, rows)
             cases = (self._belief_cases(served, belief_rows, *arguments) for belief_rows, served in moments)
-            yield from _worked_out(chain.from_iterable(cases))
+            yield from self._worked_out(chain.from_iterable(cases))
         if not self.greedy:
             yield from _uniform(slots, eligible, positions)
 
@@ -147,30 +151,41 @@ class LoggerMarginals:
             for start in range(0, len(reading), step):
                 inside = reading[start : start + step]
                 read = [values[int(code[context_rows[0]])] for context_rows in inside]
+                first = group[[context_rows[0] for context_rows in inside]]
+                names = np.column_stack([slots[name][first] for name in DRAW]).tolist()
+                draws = [(self.greedy, named["revision"], k, *name) for name in names]
+                tables = [self.loggers.unit.marginals.get(draw, np.empty((0, len(arms)))) for draw in draws]
                 if is_contextual(policy) or served.generator is not None:
-                    scored = [(scores, np.empty((0, len(arms)))) for scores in served.scores(key, arms, read, **named)]
+                    all_scores = served.scores(key, arms, read, **named)
                 else:
-                    cases = (served.case(key, arms, context, **named) for context in read)
-                    scored = [(case.scores, case.pages(k).marginals) for case in cases]
-                for context_rows, (scores, marginals) in zip(inside, scored, strict=True):
+                    cases = [served.case(key, arms, context, **named) for context in read]
+                    all_scores = [case.scores for case in cases]
+                    tables = [
+                        table if len(table) else case.pages(k).marginals
+                        for case, table in zip(cases, tables, strict=True)
+                    ]
+                for context_rows, scores, marginals, draw in zip(inside, all_scores, tables, draws, strict=True):
                     if not scores.samples:  # of correlated scores every decision has its own
                         floor = 0.0 if scores.is_ruled else policy.exploration  # rules have it in them
-                        yield LoggerCase(group[context_rows], arms, k, scores, floor, marginals)
+                        yield LoggerCase(group[context_rows], arms, k, scores, floor, marginals, draw)
 
-
-def _worked_out(cases: Iterator[LoggerCase]) -> Iterator[LoggerCase]:
-    """The cases with their marginals, in their order."""
-    while portion := list(islice(cases, CASES_AT_A_TIME)):
-        by_shape: dict[tuple[int, int, Floor], list[int]] = {}
-        for number, case in enumerate(portion):
-            if not len(case.marginals):
-                by_shape.setdefault((case.size, len(case.arms), case.floor), []).append(number)
-        for (size, _, floor), numbers in by_shape.items():
-            scores = [case_scores for number in numbers if (case_scores := portion[number].scores) is not None]
-            marginals = slate.marginals_each(scores, size=size, floor=floor)
-            for number, case_marginals in zip(numbers, marginals, strict=True):
-                portion[number] = portion[number]._replace(marginals=case_marginals)
-        yield from portion
+    def _worked_out(self, cases: Iterator[LoggerCase]) -> Iterator[LoggerCase]:
+        """The cases with their marginals, in their order."""
+        tables = self.loggers.unit.marginals
+        while portion := list(islice(cases, CASES_AT_A_TIME)):
+            by_shape: dict[tuple[int, int, Floor], list[int]] = {}
+            for number, case in enumerate(portion):
+                if not len(case.marginals):
+                    by_shape.setdefault((case.size, len(case.arms), case.floor), []).append(number)
+            for (size, _, floor), numbers in by_shape.items():
+                scores = [case_scores for number in numbers if (case_scores := portion[number].scores) is not None]
+                marginals = slate.marginals_each(scores, size=size, floor=floor)
+                for number, case_marginals in zip(numbers, marginals, strict=True):
+                    portion[number] = portion[number]._replace(marginals=case_marginals)
+            for case in portion:
+                if len(tables) * case.marginals.size < MOST_PROBABILITIES:
+                    tables[case.draw] = case.marginals
+            yield from portion
 
 
 def _uniform(slots: Columns, eligible: Mapping[int, Ids], positions: int) -> Iterator[LoggerCase]:

@@ -10,6 +10,7 @@ import pytest
 from rlrec.app.evaluation.passes.log_reader import LogReader, Reading
 from rlrec.app.evaluation.passes.request import Evaluation, Request
 from rlrec.app.evaluation.rows import log_rows
+from rlrec.app.evaluation.targets import logger_marginals
 from rlrec.app.policies import versions
 from rlrec.arrays import Array
 from rlrec.store.database.bulk import Columns
@@ -59,6 +60,33 @@ def test_they_are_the_logged_ones_of_every_belief(sqlite_db: str, kind: str, par
     slots, table = derived(sqlite_db, positions=4)
     assert np.allclose(at_position(slots, table), slots["marginal"], rtol=1e-9, atol=1e-12)
     assert (table[:, 3] == 0).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "distributions"), [("thompson", 30), ("lin-thompson", 30 * 3)])
+def test_passes_of_a_transaction_share_them(
+    sqlite_db: str, kind: str, distributions: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logs.catalogue(sqlite_db, 5)
+    logs.create(sqlite_db, "home", kind, floor="0.1")
+    contexts = [{"x": 0.0}, {"x": 1.0}, {"x": 2.0}]
+    logs.serve(sqlite_db, "home", pages=180, rates=RATES, size=3, group=6, contexts=contexts)
+    reading = Reading(columns=log_rows.JUDGED, support=False, marginals=3)
+    with closing(logs.at(sqlite_db, 1e6)) as store, store.read() as unit:
+        evaluation = Evaluation.resolve(unit, Request(targets=[]), Selection())
+
+        def read() -> list[Array]:
+            batches = LogReader(unit, evaluation).read(reading)
+            return [batch.log.slots[log_rows.MARGINALS] for batch in batches]
+
+        tables = read()
+        assert len(unit.marginals) == distributions
+        unit.marginals = {draw: np.full_like(table, 0.25) for draw, table in unit.marginals.items()}
+        assert (read()[0] == 0.25).any()
+        unit.marginals.clear()
+        monkeypatch.setattr(logger_marginals, "MOST_PROBABILITIES", 0)
+        assert np.array_equal(read(), tables)
+        assert not unit.marginals
 
 
 def test_a_frozen_version_has_them_while_others_learn(db: str) -> None:
