@@ -166,7 +166,7 @@ def lowest(visits: EndedVisits) -> ImpressionRows:
     last, n = visits.first[1:] - 1, len(visits.reward)
     slots = take(visits.slots, last) | {
         "marginal": np.full(n, np.nan), "size": np.ones(n, np.int64), "start": visits.first[:-1],
-        "depth": np.diff(visits.first) - 1, "complete": np.zeros(n, np.bool_), "prefix": np.ones(n),
+        "depth": np.diff(visits.first) - 1, "complete": np.ones(n, np.bool_), "prefix": np.ones(n),
     }  # fmt: skip
     return ImpressionRows(slots=slots, reward=visits.reward, default=visits.default, shown=visits.slots["arm_id"])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -23,14 +23,16 @@ REPLICAS = 8  # parts that simulated pages are cut into: they tell the error of 
 OVERHEAD = 200  # numbers that a case takes beside its own, about
 
 CaseName = tuple[int, int, int, str]  # eligible set, revision of the catalogue, positions, context
+Draw = tuple[int, int]  # the words of a seed and a number
 
 
 @dataclass(frozen=True, eq=False)
 class Block:
     """One case: arms (m,) ids; shares (k, m) of each arm at each position; greatest (k,) of them.
 
-    Where scores are correlated, every decision is a case with samples of its own. Below position 1 its shares are then
-    those given the slate above as it was shown, and `greatest` bounds the probability of any slate down to there."""
+    Where scores are correlated, every decision is a case with samples of its own, by its `draw`. At the first
+    `n_conditional` positions its shares are those given the slate above as it was shown, and `greatest` bounds the
+    probability of any slate down to there."""
 
     arms: Ids
     scores: Scores
@@ -38,12 +40,19 @@ class Block:
     shares: Array
     greatest: Array
     simulate: Callable[[], Array] | None = None
+    draw: Draw | None = None
+    n_conditional: int = 0
 
     def simulated(self, replica: int | None) -> Block:
         """The same case with shares that were simulated, since they have no closed form: the mean of all replicas, or
         one of them."""
         shares = self._replicas.mean(axis=0) if replica is None else self._replicas[replica]
         return Block(self.arms, self.scores, self.floor, shares, shares.max(axis=1))
+
+    @property
+    def drawn_scores(self) -> Scores:
+        """The scores, of a decision those of its samples."""
+        return self.scores if self.draw is None else self.scores.decision_scores(*self.draw)
 
     @cached_property
     def _replicas(self) -> Array:
@@ -71,17 +80,25 @@ class TargetProbabilities:
     above: Array
 
 
-def decision_block(block: Block, rows: ImpressionRows, row: int, seed: int, number: int) -> Block:
-    """The case of one decision, whose lowest row is given, with samples by the words of a seed and a number. Where the
-    slate above is not known, its shares are those of position 1."""
-    floor, size, slots = block.floor, len(block.shares), rows.slots
-    scores = block.scores.decision_scores(seed, number)
+DecisionName = tuple[Block, Draw, bytes]  # its case, its draw, and the slate above its lowest row
+
+
+def decision_block(
+    block: Block, rows: ImpressionRows, row: int, draw: Draw, cached: dict[DecisionName, Array]
+) -> Block:
+    """The case of one decision, whose lowest row is given, with samples by its draw. Where the slate above is not
+    known, its shares are those of position 1. cached: shares of decisions that were worked out before."""
+    slots, decision = rows.slots, replace(block, draw=draw)
     start = int(slots["start"][row])
     order, length = possible_slates(block.arms, rows.shown[None, start : start + int(slots["depth"][row])])
     slate_above = order[0, : length[0]] if slots["complete"][row] else order[0, :0]
-    conditional = [slate.remaining(scores, slate_above[:depth], floor=floor) for depth in range(len(slate_above) + 1)]
-    shares = np.array([*conditional, *[conditional[-1]] * (size - len(conditional))])
-    return Block(block.arms, scores, floor, shares, np.full(size, shares[0].max()))
+    name, n = (block, draw, slate_above.tobytes()), len(slate_above) + 1
+    if name not in cached:
+        scores = decision.drawn_scores
+        conditional = [slate.remaining(scores, slate_above[:depth], floor=block.floor) for depth in range(n)]
+        cached[name] = np.array([*conditional, *[conditional[-1]] * (len(block.shares) - n)])
+    shares = cached[name]
+    return replace(decision, shares=shares, greatest=np.full(len(shares), shares[0].max()), n_conditional=n)
 
 
 def ruled_rows(blocks: list[Block], case: Ids, indices: Ids, rows: ImpressionRows, *, cells: int) -> Iterator[CaseRows]:
@@ -94,7 +111,8 @@ def ruled_rows(blocks: list[Block], case: Ids, indices: Ids, rows: ImpressionRow
     indices, case = indices[order], case[order]
     first, decision = distinct(rows.slots["decision_id"][indices])
     lowest, lowest_case = indices[first], case[first]
-    above = np.where(rows.slots["complete"][lowest], rows.slots["depth"][lowest], 0)
+    deepest = np.minimum(rows.slots["depth"], rows.slots["size"] - 1)[lowest]
+    above = np.where(rows.slots["complete"][lowest], deepest, 0)
     for members in rows_by_kind(lowest_case, above):
         block, depth = blocks[int(lowest_case[members[0]])], int(above[members[0]])
         assert isinstance(block.scores, RuledScores)
@@ -107,7 +125,7 @@ def ruled_rows(blocks: list[Block], case: Ids, indices: Ids, rows: ImpressionRow
             shares = block.scores.order(size).steps(slates[used[start : start + step]], size=size)
             greatest = shares[:, 0].max(axis=1)
             slate_blocks = [
-                Block(block.arms, block.scores, 0.0, table, np.full(size, bound))
+                Block(block.arms, block.scores, 0.0, table, np.full(size, bound), n_conditional=depth + 1)
                 for table, bound in zip(shares, greatest.tolist(), strict=True)
             ]
             number = np.full(len(first), -1)
@@ -231,12 +249,19 @@ class CaseRows:
         is no slate of its arms."""
         depth = self.rows.slots["depth"][self.indices[deep]]
         for group, blocks, case, order, length in self.slates(deep, depth + 1):
-            # cases may share their scores, and differ in the slate above
-            numbers: dict[int, int] = {}
-            number = np.array([numbers.setdefault(id(block.scores), len(numbers)) for block in blocks])
-            scores = [blocks[row].scores for row in distinct(number)[0].tolist()]
-            steps = slate.conditionals_each(scores, number[case], order, floor=blocks[0].floor)
-            yield group, np.where(np.arange(order.shape[1]) < length[:, None], steps, 0.0)
+            position = np.arange(order.shape[1])
+            n_conditional = np.array([block.n_conditional for block in blocks])[case]
+            if n_conditional.all() and (n_conditional >= length).all():  # shares are those given the slate above
+                top, row = (self._top - self.arm_index)[group], np.minimum(position, n_conditional[:, None] - 1)
+                steps = self._shares[top[:, None] + row * self._stride[group, None] + order]
+                steps = slate.mix_floor(steps, 0.0, len(blocks[0].arms) - position)
+            else:  # cases may share their scores, and differ in the slate above
+                numbers: dict[tuple[int, Draw | None], int] = {}
+                names = [(id(block.scores), block.draw) for block in blocks]
+                number = np.array([numbers.setdefault(name, len(numbers)) for name in names])
+                scores = [blocks[row].drawn_scores for row in distinct(number)[0].tolist()]
+                steps = slate.conditionals_each(scores, number[case], order, floor=blocks[0].floor)
+            yield group, np.where(position < length[:, None], steps, 0.0)
 
     def slates(self, lowest: Ids, length: Ids) -> Iterator[tuple[Ids, list[Block], Index, Index, Ids]]:
         """These rows with their slates of so many arms, each row the lowest one, by length and number of eligible arms:

@@ -17,10 +17,12 @@ from rlrec.app.distributions.exact import VersionDistribution
 from rlrec.app.evaluation.rows import log_rows
 from rlrec.app.evaluation.rows.log_rows import ArmTable, ImpressionRows, LoggedBatch
 from rlrec.app.evaluation.targets.cases import (
+    OVERHEAD,
     REPLICAS,
     Block,
     CaseName,
     CaseRows,
+    DecisionName,
     TargetProbabilities,
     decision_block,
     ruled_rows,
@@ -65,6 +67,7 @@ class Scorer:
     _cells: int = 0
     _refusals: dict[tuple[object, ...], bool] = field(default_factory=dict)
     _narrowed: dict[int, Ids] = field(default_factory=dict)
+    _drawn: dict[DecisionName, Array] = field(default_factory=dict)
 
     def describe(self, logged: LoggedBatch) -> None:
         """Take over the features that a batch has of the arms of single decisions."""
@@ -101,7 +104,7 @@ class Scorer:
         has a simulated probability. marginals: whether weights may be of marginals."""
         # arms that share one posterior have no closed form below position 1
         shares_scores = self.target.sampled and getattr(self.serving.policy, "model", "") in ("shared", "hybrid")
-        if not marginals or not shares_scores or not self._simulated(slots).any():
+        if not marginals or not shares_scores or not (self._simulated(slots) & ~self._has_rules(slots, logged)).any():
             return []
         return [replace(self, replica=number) for number in range(REPLICAS)]
 
@@ -138,7 +141,7 @@ class Scorer:
         is_refused, serving = self._short_of_arms(slots, logged), self.target.serving
         if serving is None or not self.target.is_weighed:
             return is_refused
-        has_rules = logged.contexts.have_rules[slots["context"]] | bool(serving.page_rules({}))
+        has_rules = self._has_rules(slots, logged)
         if not has_rules.any():
             return is_refused
         codes, contexts = logged.contexts.reading(self.target.reads)
@@ -150,6 +153,10 @@ class Scorer:
         refusals = [self._refuses(numbers, contexts[context], logged) for *numbers, context in columns[first].tolist()]
         is_refused[has_rules] = np.array(refusals, np.bool_)[case]
         return is_refused
+
+    def _has_rules(self, slots: Columns, logged: LoggedBatch) -> Flags:
+        """The rows of pages with rules, (n,): of the request or its own."""
+        return logged.contexts.have_rules[slots["context"]] | bool(self.serving.page_rules({}))
 
     def _short_of_arms(self, slots: Columns, logged: LoggedBatch) -> Flags:
         """The rows of others whose page has more positions than the target may show arms there, (n,)."""
@@ -375,8 +382,11 @@ class Scorer:
             lowest = first[start : start + step]
             cases = zip(case[lowest].tolist(), indices[lowest].tolist(), strict=True)
             decision_blocks = [
-                decision_block(blocks[number], rows, row, int(seeds[row]), int(numbers[row])) for number, row in cases
+                decision_block(blocks[number], rows, row, (int(seeds[row]), int(numbers[row])), self._drawn)
+                for number, row in cases
             ]
+            if len(self._drawn) * (OVERHEAD + decision_blocks[0].shares.size) > CACHED:
+                self._drawn.clear()
             inside = (decision >= start) & (decision < start + step)
             block_of, passes = decision[inside] - start, {"per_decision_samples": True, "second_pass": second_pass}
             yield CaseRows(decision_blocks, block_of, indices[inside], rows, **passes)

@@ -39,8 +39,7 @@ class StateScorer(Scorer):
         return ~np.asarray(slots["recorded"], np.bool_)
 
     def refused(self, slots: Columns, logged: LoggedBatch) -> Flags:
-        has_rules = logged.contexts.have_rules[slots["context"]] | bool(self.serving.page_rules({}))
-        return (has_rules & self.target.is_weighed) | self._short_of_arms(slots, logged)
+        return (self._has_rules(slots, logged) & self.target.is_weighed) | self._short_of_arms(slots, logged)
 
     def _prefixed(self, slots: Columns) -> Flags:
         """A softmax has no marginal below position 1."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from rlrec.app.evaluation.targets import targets
 from rlrec.app.policies import policy, versions
 from rlrec.app.upkeep import doctor
 from rlrec.arrays import Array
-from rlrec.policy.scores.families.correlated import Correlated
+from rlrec.policy.scores.families.correlated import Correlated, Sampled
 from rlrec.policy.slates import slate, slate_draws
 from rlrec.store import Unit
 from rlrec.store.log import contents, reader
@@ -182,6 +183,22 @@ def test_a_row_with_a_marginal_alone_says_nothing_of_correlated_scores(sqlite_db
     assert [(row["n"], row["left_out"]) for row in rows] == [(50, 50), (50, 50), (100, 50)]
     simulated = logs.judged(sqlite_db, "lin", **options)
     assert [(row["n"], row["left_out"]) for row in simulated] == [(100, 0)] * 3
+
+
+def test_a_decision_of_a_target_with_rules_is_drawn_once(sqlite_db: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither parts of simulated pages, of which rules leave none, nor estimators of pages draw its samples anew."""
+    rules = {"most": "price=1", "samples": "50"}
+    prepared(sqlite_db, "lin-thompson", size=2, pages=50, model="shared", floor="0.1", **rules)
+    draws, draw = Counter[int](), Correlated.decision_scores
+
+    def count(scores: Correlated, seed: int, decision: int) -> Sampled:
+        draws[decision] += 1
+        return draw(scores, seed, decision)
+
+    monkeypatch.setattr(Correlated, "decision_scores", count)
+    rows = logs.judged(sqlite_db, "lin", estimators="ips,sips,rips", log="policy=log", interval="normal")
+    assert [(row["n"], row["left_out"]) for row in rows] == [(100, 0), (50, 0), (50, 0)]
+    assert [*draws.values()] == [1] * 50
 
 
 @pytest.mark.slow
