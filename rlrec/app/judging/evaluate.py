@@ -30,6 +30,7 @@ from rlrec.store.log.selected import Selection
 from rlrec.times import format_time
 
 __all__ = ["EmptyLog", "Request", "Workers", "answering_rows", "evaluate", "explained", "log_read", "reasons_in_words"]
+NAMED = 3  # new arms that a line names
 
 
 def evaluate(store: Store, request: Request, workers: Workers = IN_PROCESS) -> list[EstimateRow]:
@@ -189,15 +190,21 @@ def assumed(rows: Sequence[EstimateRow]) -> list[str]:
     return [f"assumed by {label}: {ope.ASSUMPTIONS[label]}" for label in labels if label in ope.ASSUMPTIONS]
 
 
-def log_read(rows: Sequence[EstimateRow]) -> str:
-    """A line that says which decisions were read, and by which rewards."""
+def log_read(rows: Sequence[EstimateRow]) -> list[str]:
+    """A line that says which decisions were read, and by which rewards; and one for each target that may show arms
+    today which none of these decisions could."""
     extent, rewards = rows[0].extent, dict.fromkeys(row.reward for row in rows)
     first, last = (format_time(at)[:10] for at in (extent.first_at, extent.last_at))
     noun = "reward" if len(rewards) == 1 else "rewards"
     time = f"on {first}" if first == last else f"from {first} to {last}"
     if extent.first_at == extent.last_at and extent.decisions > 1:
         time = f"with one and the same time {time}"  # as an import gives it to a log without times
-    return f"{quantity(extent.decisions, 'decision')} {time}, {noun} {', '.join(rewards)}"
+    keys_by_name = {row.name: row.new_arms for row in rows if row.new_arms}
+    return [f"{quantity(extent.decisions, 'decision')} {time}, {noun} {', '.join(rewards)}"] + [
+        f"{name} may show {quantity(len(keys), 'arm')} today that no decision of this log could "
+        f"({', '.join(keys[:NAMED])}{', ...' if len(keys) > NAMED else ''}), which these figures leave out"
+        for name, keys in keys_by_name.items()
+    ]
 
 
 def logs_taken(rows: Sequence[EstimateRow]) -> list[str]:

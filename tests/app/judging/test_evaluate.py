@@ -227,11 +227,25 @@ def test_no_weight_passes_the_bound_that_is_called_provable(slates: Any, monkeyp
 
 
 def test_todays_catalogue_does_not_matter(slates: Any) -> None:
+    """But for how many arms of today the log knows nothing of."""
     before = logs.estimate(slates, "uniform", "ips")
     with closing(logs.at(slates, 1e5)) as store:
         store.write(lambda unit: arms.put(unit, {"new": "{}"}))
         store.write(lambda unit: arms.retire(unit, ["a0"], retired=True))
-    assert logs.estimate(slates, "uniform", "ips") == before
+    assert logs.estimate(slates, "uniform", "ips") == before | {"new_arms": 1}
+
+
+def test_arms_that_no_decision_could_show_are_named(slates: Any) -> None:
+    """Of those that a target may show: its policy blocks one."""
+    with closing(logs.at(slates, 1e5)) as store:
+        store.write(lambda unit: arms.put(unit, dict.fromkeys(("late", "later", "latest"), "{}")))
+        policy.create(store, policy.Request(name="narrow", kind="uniform", parameters={"block": "later"}))
+        rows = evaluate.evaluate(store, evaluate.Request(targets=["narrow", "uniform"], estimators="ips"))
+    end = "today that no decision of this log could"
+    assert evaluate.log_read(rows)[1:] == [
+        f"narrow@1 may show 2 arms {end} (late, latest), which these figures leave out",
+        f"uniform may show 3 arms {end} (late, later, latest), which these figures leave out",
+    ]
 
 
 # -- support --

@@ -22,6 +22,8 @@ from rlrec.app.evaluation.rows.log_rows import CLUSTERS, RowGroup
 from rlrec.app.evaluation.rows.loggers import LoggingVersions
 from rlrec.app.evaluation.targets.targets import Target
 from rlrec.app.inputs import lookup
+from rlrec.app.inputs.arm_rules import allowed_arms
+from rlrec.arrays import Flags
 from rlrec.compute import Engine
 from rlrec.errors import InputError, quantity
 from rlrec.ope.checks import verdicts
@@ -53,7 +55,8 @@ class EstimateRow:
     of the log in the lists of candidates that it was ranked from; extent: of the log; is_timed: whether its times are
     those of its decisions, not of imports; arms: how many there are; has_returns: whether users who come back are a
     part of its reward; origin: of the target's probabilities, if they are not the store's; is_answer: whether it
-    answers about the target on pages, where no estimator was asked for."""
+    answers about the target on pages, where no estimator was asked for; new_arms: keys of arms that the target may show
+    today, and that no decision of the log could: the estimate says nothing of them."""
 
     target: str
     version: int | None
@@ -68,6 +71,7 @@ class EstimateRow:
     origin: str | None = None
     inclusion: Inclusion = field(default_factory=Inclusion)
     is_answer: bool = False
+    new_arms: Sequence[str] = ()
 
     @property
     def name(self) -> str:
@@ -149,11 +153,10 @@ class EstimateRow:
         row |= {name: row.pop(name) for name in LIFT}  # they come last
         answer, needed = self.answer
         row |= {"answer": answer, "needed": needed, "needed_days": self._days(needed)}
-        row |= {"reason_groups": in_groups(self.estimate.reasons)}
-        if self.inclusion.decisions:
-            row["smallest_inclusion"] = self.inclusion.smallest
-        if self.origin is not None:
-            row["origin"] = self.origin
+        row["reason_groups"] = in_groups(self.estimate.reasons)
+        smallest = self.inclusion.smallest if self.inclusion.decisions else None
+        facts = {"smallest_inclusion": smallest, "origin": self.origin, "new_arms": len(self.new_arms) or None}
+        row |= {name: fact for name, fact in facts.items() if fact is not None}
         return row if self.by is None else {**row, "by": self.by, "group": self.group.label}
 
 
@@ -225,10 +228,11 @@ def answer(
         for rows, sums in partial_by_unit.items()
         if rows.fold.estimators
     ]
-    inclusion = add_up(partial.inclusion for partial in partials)
+    inclusion, offered = (add_up(getattr(partial, name) for partial in partials) for name in ("inclusion", "offered"))
+    new_arms = [_new_arms(unit, evaluation, target, offered) for target in evaluation.targets]
     differing = differing_models(unit, evaluation, estimators, by_unit)
     rows = _rows(
-        evaluation, estimators, by_unit, differing, inclusion=inclusion, extent=evaluation.extent,
+        evaluation, estimators, by_unit, differing, new_arms, inclusion=inclusion, extent=evaluation.extent,
         is_timed=not selected.lacks_times(unit, evaluation.selection),
     )  # fmt: skip
     if engine is not None and engine.mixed:
@@ -302,17 +306,18 @@ def _page_units(
 
 def _rows(
     evaluation: Evaluation, estimators: ope.EstimatorChoice,
-    by_unit: Sequence[Mapping[tuple[int, RowGroup], list[Estimate]]], differing: Collection[int], **log_facts: Any,
+    by_unit: Sequence[Mapping[tuple[int, RowGroup], list[Estimate]]], differing: Collection[int],
+    new_arms: Sequence[Sequence[str]], **log_facts: Any,
 ) -> list[EstimateRow]:  # fmt: skip
     """The estimates of all units, by target and group in the order of the request. differing: numbers of targets about
-    which models differ."""
+    which models differ; new_arms: of each target."""
     rows = []
     for number, target in enumerate(evaluation.targets):
         shared: dict[str, Any] = {
             "target": target.name, "version": target.number, "by": evaluation.request.by,
             "reward": target.reward.name, "has_returns": events.RETURN in target.reward.weights,
             "arms": len(evaluation.arms), "origin": target.table and target.table.manner,
-            **log_facts,
+            "new_arms": new_arms[number], **log_facts,
         }  # fmt: skip
         for group in groups.in_order({group for estimates in by_unit for _, group in estimates}):
             group_estimates = [estimate for estimates in by_unit for estimate in estimates.get((number, group), [])]
@@ -329,6 +334,16 @@ def _rows(
                 for label in labels
             ]
     return rows
+def _new_arms(unit: Unit, evaluation: Evaluation, target: Target, offered: Flags | None) -> list[str]:
+    """The keys of the arms that a target may show today, and that no decision of the log could. offered: as of
+    `LogPartial`."""
+    if target.serving is None or offered is None:
+        return []
+    offered_ids = {*evaluation.arms.ids[offered].tolist()}
+    allowed = allowed_arms(unit, target.serving.version.policy.params)
+    return [evaluation.arms.keys[arm] for arm in allowed if arm not in offered_ids]
+
+
 
 
 def _answering(estimates: Mapping[str, Estimate]) -> list[str]:

@@ -117,9 +117,9 @@ class LogPartial(Sums):
 
     groups: by number of the target, by group, by stratum. counts: by number of `Evaluation.shared`. refusals: why the
     pages of the log cannot be used, of each batch. names: fields that contexts have. users: whether some row that was
-    used has a user. inclusion: of the arms that were shown from candidates. checks: sums of each check, by number of
-    `Evaluation.shared` and its reason. visits: of rewards that may depend on the person's earlier visits, by id of the
-    reward."""
+    used has a user. inclusion: of the arms that were shown from candidates. offered (a,): the arms that some decision
+    could show, by `ArmTable.index`. checks: sums of each check, by number of `Evaluation.shared` and its reason.
+    visits: of rewards that may depend on the person's earlier visits, by id of the reward."""
 
     groups: Mapping[int, Mapping[RowGroup, Mapping[Stratum, GroupPartial]]] = field(default_factory=dict)
     counts: Mapping[int, RowCounts] = field(default_factory=dict)
@@ -127,6 +127,7 @@ class LogPartial(Sums):
     names: frozenset[str] = frozenset()
     users: bool = False
     inclusion: Inclusion = field(default_factory=Inclusion)
+    offered: Flags | None = None
     checks: Mapping[tuple[int, str], Any] = field(default_factory=dict)
     visits: Mapping[int, VisitCarryOverSums] = field(default_factory=dict)
 
@@ -224,7 +225,7 @@ def fold(unit: RowUnit[R, M], logged: LoggedBatch) -> LogPartial:
                 partials |= _target_partials(unit, shared, logged, rows, model)
     return LogPartial(
         groups=partials, counts=counts, names=logged.contexts.names, users=users,
-        inclusion=logged.lists.inclusion, checks=checks,
+        inclusion=logged.lists.inclusion, offered=offered, checks=checks,
     )  # fmt: skip
 
 
@@ -233,6 +234,7 @@ def _target_partials(
 ) -> dict[int, dict[RowGroup, dict[Stratum, GroupPartial]]]:  # fmt: skip
     """Sums of every target, group and stratum over some rows."""
     partials: dict[int, dict[RowGroup, dict[Stratum, GroupPartial]]] = {}
+    offered = np.isin(evaluation.arms.ids, np.concatenate([np.empty(0, np.int64), *logged.eligible.values()]))
     evaluation = unit.evaluation
     batch_of, slots = unit.batch_of(logged, rows, model), rows.slots
     max_loggers = unit.fold.most_loggers

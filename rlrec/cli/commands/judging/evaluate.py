@@ -130,7 +130,7 @@ def evaluate(
         table = view([*map(shown_row, answering)], by, app.evaluate.reasons_in_words(answering))
     rewards = {row["reward"] for row in rows}
     sentences += ["the targets learn different rewards: --reward judges all by one"] * (len(rewards) > 1)
-    sentences.append(app.evaluate.log_read(estimates))
+    sentences += app.evaluate.log_read(estimates)
     sentences += dict.fromkeys(f"{row.name}: {row.origin}" for row in answering if row.origin)
     if len(rewards) == 1 and not by and show.format == "table" and estimates[0].has_returns:
         best_sentence = app.best_policy.find(store, by="evaluate", reward=rewards.pop(), log=request["log"])
