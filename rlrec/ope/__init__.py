@@ -71,8 +71,7 @@ class EstimatorChoice:
     @property
     def with_answering(self) -> EstimatorChoice:
         """The choice with the estimators of pages that may answer; they have no label, and a row where they do."""
-        names = (name for names in ANSWERING.values() for name in names)
-        slates = {name: cast("SlateEstimator", estimator(name)) for name in names}
+        slates = {name: cast("SlateEstimator", estimator(name)) for names in ANSWERING.values() for name in names}
         return replace(self, slates=self.slates | slates, answering=True)
 
     @property
@@ -100,12 +99,12 @@ def parse(text: str) -> EstimatorChoice:
         hint = f"write {lacking}:CURVE; `rlrec position list` has the curves, `rlrec position fit` makes one"
         raise InputError(f"{lacking} needs a position curve", hint=hint)
     estimators = {label: estimator(label) for word in words for label in GROUPS.get(word, (word,))}
-    by_unit = {unit: {label: kind for label, kind in estimators.items() if kind.unit == unit} for unit in _BY_UNIT}
+    by_unit: dict[str, Any] = {
+        f"{unit}s": {label: kind for label, kind in estimators.items() if kind.unit == unit} for unit in _BY_UNIT
+    }
     return EstimatorChoice(
         labels=tuple(estimators),
-        impressions=cast("dict[str, ImpressionEstimator]", by_unit["impression"]),
-        sessions=cast("dict[str, SessionEstimator]", by_unit["session"]),
-        slates=cast("dict[str, SlateEstimator]", by_unit["slate"]),
+        **by_unit,
         named=frozenset(words) - GROUPS.keys(),
         slates_named=any(
             estimators[label].unit == "slate" for word in words if word != "all" for label in GROUPS.get(word, (word,))

@@ -36,7 +36,7 @@ def total(label: str, estimator: SlateEstimator) -> Array:
 def test_exact_on_the_complete_log(label: str, estimator: SlateEstimator) -> None:
     (estimate,) = judged(complete(by_position), label, interval="normal")
     assert estimate.mean_weight == pytest.approx(1, abs=1e-12)
-    if estimator.rests_on is None or estimator.rests_on.name:  # not on a curve that is wrong here
+    if estimator.shape is None or estimator.shape.name:  # not on a curve that is wrong here
         assert estimate.value == pytest.approx(truth(by_position), abs=1e-12)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
 from math import nan
@@ -105,7 +105,9 @@ def exploration(store: Store, request: Request) -> Result:
     with store.read() as unit, bulk.alongside(unit):
         comparison = FloorComparison.resolve(unit, request)
         live_versions.notice_successors(store, unit, [comparison.name])
-        sums = list(map(comparison.sums, comparison.batches()))
+        # with the seeds that targets with samples need
+        reading = Reading(columns=comparison.evaluation.judged_columns, marginals=0)
+        sums = list(map(comparison.sums, comparison.reader.read(reading)))
         if not sums:
             raise comparison.evaluation.nothing_selected("impression of the policy")
         total = reduce(add, sums)
@@ -163,10 +165,6 @@ class FloorComparison:
             request=request, evaluation=evaluation, reader=LogReader(unit, evaluation), name=name,
             positions=max(1, evaluation.extent.positions), start=first, period_us=(last - first) // PERIODS + 1,
         )  # fmt: skip
-
-    def batches(self) -> Iterator[LoggedBatch]:
-        """The log of the policy, with the seeds that targets with samples need."""
-        return self.reader.read(Reading(columns=self.evaluation.judged_columns, marginals=0))
 
     def sums(self, logged: LoggedBatch) -> ExplorationSums:
         """The sums of one batch."""

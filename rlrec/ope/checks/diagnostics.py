@@ -86,7 +86,7 @@ class Weights:
 def weights(batch: LogBatch) -> Weights:
     """Diagnostics of one batch."""
     diagnosed = weight_diagnostics(
-        batch, batch.weight, weighted_reward=batch.weight * batch.reward, reward=batch.reward,
+        batch, batch.weight, weighted_reward=batch.core["weighted_reward"], reward=batch.reward,
         not_default=batch.not_default, used=batch.usable,
         bound=np.full(len(batch), np.inf) if batch.largest is None else batch.largest,
     )  # fmt: skip

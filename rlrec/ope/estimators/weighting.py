@@ -27,18 +27,12 @@ class Ips(Reweighing):
 
     columns: ClassVar[tuple[str, ...]] = ("weighted_reward", "rows")
 
-    def terms(self, batch: LogBatch) -> Array:
-        return np.column_stack([batch.weight * batch.reward, batch.usable])
-
 
 class Snips(Reweighing):
     """Weighted mean of the rewards: slightly biased in small logs, steadier, and always inside the reward's range."""
 
     columns: ClassVar[tuple[str, ...]] = ("weighted_reward", "weight")
     self_normalised: ClassVar[bool] = True
-
-    def terms(self, batch: LogBatch) -> Array:
-        return np.column_stack([batch.weight * batch.reward, batch.weight])
 
 
 class BetaIps(Reweighing):

@@ -23,6 +23,7 @@ ROUNDING = 1e-9
 _HEAVIEST = 1e300
 _DTYPES = {"cluster": np.int64, "default": np.bool_}
 NO_COLUMNS = ("start", "left_out")  # fields of batches that are no columns of rows
+CORE = ("rows", "earned", "weight", "weighted_reward")
 TABLES = ("target_at", "logged_at", "exposure", "change")  # columns with a number for every position, or every arm
 
 
@@ -144,6 +145,14 @@ class LogBatch(RewardColumns):
             np.divide(self.target, self.propensity, out=weight, where=self.usable)
         return np.minimum(weight, _HEAVIEST)
 
+    @cached_property
+    def core(self) -> dict[str, Array]:
+        """The columns that diagnostics, lifts and Cressie-Read need, whichever estimators are chosen: rows that can be
+        weighed, what they earned, their weights, and the products of both."""
+        rows = self.usable.astype(np.float64)
+        columns = (rows, rows * self.reward, self.weight, self.weight * self.reward)
+        return dict(zip(CORE, columns, strict=True))
+
 
 def require(name: str, column: Array, good: Flags, requirement: str) -> None:
     """Raises InputError that names the first row of a column which is not good."""
@@ -222,9 +231,9 @@ class ImpressionEstimator(Estimator):
     unit: ClassVar[str] = "impression"
     independent_slots: ClassVar[bool] = True
 
-    @abstractmethod
     def terms(self, batch: LogBatch) -> Array:
         """Terms of every row, (n, d), in the order of `columns`, to be summed per cluster."""
+        return np.column_stack([batch.core[name] for name in self.columns])
 
     def distortion(self, batch: LogBatch) -> Array:
         """|weight - weight used| of every row, (n,); 0 for an estimator that is not `biased`."""

@@ -118,7 +118,9 @@ class _Clusters:
         with np.errstate(over="ignore", invalid="ignore"):
             moment = self.sums.T @ self.sums
         units = [np.bincount(block, weights=column, minlength=BLOCKS) for column in self.sums.T]
-        growth = NO_GROWTH if self.staked is None else _growth(self.sums[:, self.staked])
+        growth = NO_GROWTH
+        if self.staked is not None and not self.sums[:, self.staked].min(initial=0.0) < 0:
+            growth = np.array([np.log1p(stake * self.sums[:, self.staked]).sum() for stake in STAKES])
         return BlockSums(
             present=np.count_nonzero(self.sums, axis=0).astype(np.int64), moment=moment,
             largest=size.max(axis=0, initial=0.0), absolute=size.sum(axis=0), growth=growth,
@@ -252,13 +254,6 @@ def moments(terms: Array, cluster: Ids, *, columns: tuple[str, ...], spans_batch
         cluster, terms = _add_runs(cluster[order], terms[order])
     clusters = _Clusters(cluster, terms, columns.index(STAKED) if STAKED in columns else None)
     return Moments(columns, spans_batches, _limit(clusters, spans_batches))
-
-
-def _growth(staked: Array) -> Array:
-    """The sums of logarithms by which bets on the values of clusters (m,) have grown; NaN where some are below 0."""
-    if staked.min(initial=0.0) < 0:
-        return NO_GROWTH
-    return np.array([np.log1p(stake * staked).sum() for stake in STAKES])
 
 
 def _add_runs(cluster: Ids, terms: Array) -> tuple[Ids, Array]:

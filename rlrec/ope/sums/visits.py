@@ -118,7 +118,7 @@ class Course:
         predicted, expected = self._model
         next_value = np.zeros(len(expected))
         next_value[:-1] = expected[1:]
-        next_value[self._last] = self.at_end
+        next_value[self.batch.start[1:] - 1] = self.at_end
         return self.discount * self.ratio * (self.batch.reward + self.gamma * next_value - predicted)
 
     @property
@@ -132,10 +132,6 @@ class Course:
             raise InputError("dr-rl and wdr need a reward model", hint="give one, or use pdis or wpdis")
         return self.batch.predicted, self.batch.expected
 
-    @property
-    def _last(self) -> Ids:
-        return self.batch.start[1:] - 1
-
     # -- per visit --
 
     @cached_property
@@ -146,7 +142,7 @@ class Course:
     @cached_property
     def weight(self) -> Array:
         """w at the end of the visit."""
-        return self.ratio[self._last]
+        return self.ratio[self.batch.start[1:] - 1]
 
     @cached_property
     def mean_weight(self) -> Array:

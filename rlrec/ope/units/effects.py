@@ -15,10 +15,10 @@ import numpy as np
 
 from rlrec.arrays import Array, Flags, run_starts
 from rlrec.ope.checks.diagnostics import weight_diagnostics
-from rlrec.ope.sums.base import Estimator, RewardColumns
+from rlrec.ope.sums.base import CORE, Estimator, RewardColumns
 from rlrec.ope.sums.exposures import SMALLEST, block_numbers
 from rlrec.ope.sums.moments import ClusterSummary, moments
-from rlrec.ope.units.estimate import ANY_REWARD, CORE, EstimatorFold
+from rlrec.ope.units.estimate import ANY_REWARD, EstimatorFold
 from rlrec.ope.units.fold import Fold, RowSums
 
 MOST_ARMS = 300  # of a catalogue: sums over pairs of them are held for every block
@@ -101,39 +101,34 @@ class EffectFold(Fold):
         return RowSums(moments=sums, weights={"weight": weights}, figures=figures)
 
     def at_end(self, partial: RowSums, label: str, estimator: Effects, summary: ClusterSummary, /) -> EstimatorFold:
-        return replace(extrapolated(partial), label=label, estimator=estimator)
-
-
-def extrapolated(partial: RowSums) -> EstimatorFold:
-    """The estimate of the sums of a log, as a sum over blocks of clusters of the influence of each."""
-    by_block, by_arm, squares = partial.figures["by_block"], partial.figures["by_arm"], partial.figures["square"]
-    rows, reward, remaining, looks = by_block.T
-    exposure, crossed, changes = by_arm.transpose(1, 0, 2)
-    n, square, change = max(rows.sum(), 1.0), squares.sum(axis=0), changes.sum(axis=0)
-    mean = remaining.sum() / n
-    # what one more look at each arm adds, and how often a page counts: 1 + exposure x direction
-    inverse = np.linalg.pinv(square, rcond=SMALLEST, hermitian=True)
-    coefficient, direction = inverse @ (crossed - mean * exposure).sum(axis=0), inverse @ change
-    # influences: what was earned, what the change adds, and the residuals that the change rests on
-    residual = crossed - mean * exposure - squares @ coefficient
-    influence = reward + changes @ coefficient + residual @ direction
-    units = np.column_stack([rows, reward, rows + exposure @ direction, influence])
-    clusters = partial.moments.summary().present[0]
-    summary = ClusterSummary(
-        columns={name: number for number, name in enumerate(CORE)}, total=units.sum(axis=0), blocks=True, units=units,
-        present=np.full(len(CORE), clusters), moment=units.T @ units, largest=np.abs(units).max(axis=0),
-        absolute=np.abs(units).sum(axis=0),
-    )  # fmt: skip
-    # what of the change goes to exposures that never varied
-    unreached = np.abs(change - square @ direction).sum() / 2 / max(looks.sum(), 1e-300)
-    weights = replace(
-        partial.weights["weight"], largest=np.inf, reward_size=0.0, unsupported=float(unreached * n), n_unsupported=n
-    )
-    # pages of the target that would be as precise, or looks at the arms that it shows more
-    size = max(float(change @ direction), 1e-300)
-    effective_looks = max(n / (1 + size / n), (np.abs(change).sum() / 2) ** 2 / size)
-    return EstimatorFold(
-        label="effects", estimator=Effects(), summary=summary, weights=weights,
-        effective=min(float(clusters), effective_looks),
-        reward_range=ANY_REWARD, reasons=("first-order",), basis="to first order",
-    )  # fmt: skip
+        """A sum over blocks of clusters of the influence of each."""
+        by_block, by_arm, squares = partial.figures["by_block"], partial.figures["by_arm"], partial.figures["square"]
+        rows, reward, remaining, looks = by_block.T
+        exposure, crossed, changes = by_arm.transpose(1, 0, 2)
+        n, square, change = max(rows.sum(), 1.0), squares.sum(axis=0), changes.sum(axis=0)
+        mean = remaining.sum() / n
+        # what one more look at each arm adds, and how often a page counts: 1 + exposure x direction
+        inverse = np.linalg.pinv(square, rcond=SMALLEST, hermitian=True)
+        coefficient, direction = inverse @ (crossed - mean * exposure).sum(axis=0), inverse @ change
+        # influences: what was earned, what the change adds, and the residuals that the change rests on
+        residual = crossed - mean * exposure - squares @ coefficient
+        influence = reward + changes @ coefficient + residual @ direction
+        units = np.column_stack([rows, reward, rows + exposure @ direction, influence])
+        clusters = summary.present[0]
+        summary = ClusterSummary(
+            columns=dict(zip(CORE, range(len(CORE)), strict=True)), total=units.sum(axis=0), blocks=True, units=units,
+            present=np.full(len(CORE), clusters), moment=units.T @ units, largest=np.abs(units).max(axis=0),
+            absolute=np.abs(units).sum(axis=0),
+        )  # fmt: skip
+        # what of the change goes to exposures that never varied
+        unreached = np.abs(change - square @ direction).sum() / 2 / max(looks.sum(), 1e-300)
+        figures = {"largest": np.inf, "reward_size": 0.0, "unsupported": float(unreached * n), "n_unsupported": n}
+        weights = replace(partial.weights["weight"], **figures)
+        # pages of the target that would be as precise, or looks at the arms that it shows more
+        size = max(float(change @ direction), 1e-300)
+        effective_looks = max(n / (1 + size / n), (np.abs(change).sum() / 2) ** 2 / size)
+        return EstimatorFold(
+            label=label, estimator=estimator, summary=summary, weights=weights,
+            effective=min(float(clusters), effective_looks),
+            reward_range=ANY_REWARD, reasons=("first-order",), basis="to first order",
+        )  # fmt: skip

@@ -23,8 +23,6 @@ from rlrec.ope.sums.moments import STAKED, ClusterSummary
 APART = 3  # standard errors of the difference between two estimates that should agree
 COMPARED_ESS = 100  # of an estimate that is compared with one that should agree
 ANY_REWARD: Bounds = (-np.inf, np.inf)
-# The columns that diagnostics, lifts and Cressie-Read of impressions need, whichever estimators are chosen.
-CORE = ("rows", "earned", "weight", "weighted_reward")
 # A mean weight this near to 1 raises no doubt, however small its error: scores in float32, or propensities to four
 # digits, are that far.
 NEGLIGIBLE = 1e-4
@@ -522,10 +520,9 @@ def _stretched(estimate: Estimate, replicas: Sequence[Estimate], names: Sequence
     return replace(estimate, **changed)
 
 
-Reported = tuple[float | None, float | None, list[str]]
-
-
-def _report(bounds: Bounds, estimator: Estimator, options: FinishOptions) -> Reported:
+def _report(
+    bounds: Bounds, estimator: Estimator, options: FinishOptions
+) -> tuple[float | None, float | None, list[str]]:
     """Bounds as reported, and reasons: cut at the reward's range if self-normalised, else null if infinite."""
     if not estimator.intervals:
         return None, None, ["no-interval"]

@@ -17,11 +17,10 @@ from rlrec.ope.checks.diagnostics import Weights, weights
 from rlrec.ope.checks.verdicts import doubts_of
 from rlrec.ope.intervals import intervals
 from rlrec.ope.intervals.intervals import Bounds, Relative, Studentised
-from rlrec.ope.sums.base import Estimator, ImpressionEstimator, LogBatch, Ratio, ValueRange
+from rlrec.ope.sums.base import CORE, Estimator, ImpressionEstimator, LogBatch, Ratio, ValueRange
 from rlrec.ope.sums.moments import ClusterSummary, Moments, align_summaries, moments
 from rlrec.ope.units.estimate import (
     COMPARED_ESS,
-    CORE,
     USUAL,
     Estimate,
     EstimatorFold,
@@ -142,11 +141,6 @@ class Fold(ABC):
 
     # -- several loggers --
 
-    def weighing_index(self, label: str, /) -> int | None:
-        """The number of an estimator's way to weigh; None where it does not weigh."""
-        estimator = self.estimators[label]
-        return list(self.weighings).index(estimator.prefix) if estimator.weighted else None
-
     def spreads(self, partials: Sequence[RowSums], /) -> list[WeightSpread]:
         """How far the weights of each spread, over clusters."""
         spreads = []
@@ -208,9 +202,7 @@ class ImpressionFold(Fold):
 
     def partial(self, batch: LogBatch, /) -> RowSums:
         """The sums of one batch. Raises InputError if an estimator needs a reward model and the batch has none."""
-        weighted = batch.weight * batch.reward
-        used = batch.usable.astype(np.float64)
-        terms = dict(zip(CORE, (used, used * batch.reward, batch.weight, weighted), strict=True))
+        terms = dict(batch.core)
         for estimator in self.summed:
             if not terms.keys() >= set(estimator.columns):
                 terms.update(zip(estimator.columns, estimator.terms(batch).T, strict=True))

@@ -16,10 +16,10 @@ import numpy as np
 from rlrec.arrays import Array, Flags
 from rlrec.errors import InputError
 from rlrec.ope.checks.diagnostics import weight_diagnostics
-from rlrec.ope.sums.base import TABLES, Estimator, require
+from rlrec.ope.sums.base import CORE, TABLES, Estimator, require
 from rlrec.ope.sums.moments import ClusterSummary, moments
 from rlrec.ope.sums.visits import HEAVIEST, Course, VisitBatch
-from rlrec.ope.units.estimate import ANY_REWARD, CORE, Estimate, EstimatorFold, differ
+from rlrec.ope.units.estimate import ANY_REWARD, Estimate, EstimatorFold, differ
 from rlrec.ope.units.fold import FLAT, Fold, PositionCurve, RowSums
 
 # Share of page events in what was served from which on the diagnostics are those of the ratios of whole slates. (Where
@@ -130,6 +130,7 @@ class SlateEstimator(Estimator):
     columns: ClassVar[tuple[str, ...]] = ("weighted_reward", "rows")
     joint: ClassVar[bool] = False  # needs the probability of the slate, slot by slot
     tabled: ClassVar[bool] = False  # needs the probabilities of every position
+    shape: PositionCurve | None = None  # the position curve that it takes to be right
 
     @property
     @abstractmethod
@@ -139,11 +140,6 @@ class SlateEstimator(Estimator):
     @property
     def prefix(self) -> str:
         return f"{self.weighing} "
-
-    @property
-    def rests_on(self) -> PositionCurve | None:
-        """The position curve that it takes to be right."""
-        return None
 
     @abstractmethod
     def weigh(self, course: SlateCourse) -> Weighing:
@@ -244,10 +240,6 @@ class Curved(SlateEstimator):
     independent_slots: ClassVar[bool] = True
     lacking: ClassVar[str] = "no-marginal"
     shape: PositionCurve
-
-    @property
-    def rests_on(self) -> PositionCurve | None:
-        return self.shape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -412,7 +404,7 @@ class SlateFold(Fold):
         # where page events carry the reward, the ratios of whole slates do
         served, rewards = partial.figures["sizes"].tolist()
         column = "of_slate" if served > _PAGED * rewards else "weight"
-        curve = estimator.rests_on
+        curve = estimator.shape
         assumed = {
             "independent-slots": estimator.independent_slots, "position-model": curve is not None,
             "no-curve": curve is not None and curve.name is None,

@@ -131,7 +131,6 @@ def test_nothing_that_does_not_weigh_is_weighed() -> None:
         batches[name] = LogBatch(**{**batch.columns(), "predicted": predicted, "expected": predicted})
     (_, dm), _ = weighed(fold, batches)
     assert dm.value == 0.5
-    assert (fold.weighing_index("dm"), fold.weighing_index("ips")) == (None, 0)
 
 
 def test_errors_are_clustered_over_users_of_several_loggers() -> None:

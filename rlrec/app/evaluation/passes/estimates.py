@@ -236,8 +236,7 @@ def answer(
         is_timed=not selected.lacks_times(unit, evaluation.selection),
     )  # fmt: skip
     if engine is not None and engine.mixed:
-        mixed_estimates = (replace(row.estimate, reasons=(*row.estimate.reasons, MIXED)) for row in rows)
-        return [replace(row, estimate=estimate) for row, estimate in zip(rows, mixed_estimates, strict=True)]
+        return [replace(row, estimate=replace(row.estimate, reasons=(*row.estimate.reasons, MIXED))) for row in rows]
     return rows
 
 
@@ -258,9 +257,8 @@ def prepare(
     pages, kinds = evaluation.extent.positions > 1, estimators.estimators.values()
     checks = [check for check in CHECKS if check.is_possible(evaluation.extent) and any(map(check.concerns, kinds))]
     needs_model = any(check.needs_model for check in checks) or _needs_model(estimators.impressions)
-    fits_rewards = needs_model and request.reward_model is None
-    encode = fits_rewards or _needs_model({**estimators.sessions, **estimators.slates})
-    encode |= any(check.encodes for check in checks)
+    encode = needs_model and request.reward_model is None  # a model of rewards is fitted
+    encode |= _needs_model({**estimators.sessions, **estimators.slates}) or any(check.encodes for check in checks)
     evaluation = replace(evaluation, encode=encode)
     impressions = fold.ImpressionUnit.prepare(unit, evaluation, estimators.impressions, checks)
     units: list[fold.RowUnit[Any, Any]] = [impressions] if estimators.impressions else []
@@ -334,6 +332,8 @@ def _rows(
                 for label in labels
             ]
     return rows
+
+
 def _new_arms(unit: Unit, evaluation: Evaluation, target: Target, offered: Flags | None) -> list[str]:
     """The keys of the arms that a target may show today, and that no decision of the log could. offered: as of
     `LogPartial`."""
@@ -342,8 +342,6 @@ def _new_arms(unit: Unit, evaluation: Evaluation, target: Target, offered: Flags
     offered_ids = {*evaluation.arms.ids[offered].tolist()}
     allowed = allowed_arms(unit, target.serving.version.policy.params)
     return [evaluation.arms.keys[arm] for arm in allowed if arm not in offered_ids]
-
-
 
 
 def _answering(estimates: Mapping[str, Estimate]) -> list[str]:

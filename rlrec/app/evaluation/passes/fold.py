@@ -30,7 +30,7 @@ from rlrec.arrays import Flags, Ids, run_starts
 from rlrec.errors import InputError, quantity
 from rlrec.ope.checks.dependence import alarms
 from rlrec.ope.sums.base import ImpressionEstimator, LogBatch
-from rlrec.ope.units.estimate import ANY_REWARD, Estimate, FinishOptions, widened
+from rlrec.ope.units.estimate import ANY_REWARD, Estimate, FinishOptions, LoggerWeight, widened
 from rlrec.ope.units.fold import Fold, ImpressionFold, RowSums, compare_targets
 from rlrec.ope.units.strata import Stratum, Weighting, by_logger, left_out, unlike
 from rlrec.policy.beliefs.reward import bounds
@@ -139,7 +139,8 @@ class RowUnit(ABC, Generic[R, M]):
 
     fold: the estimators about one target; models: by the id of a reward, given with the request or fitted. checks:
     those that are made on its rows. logging_states: whether targets are judged on the states that the logger brought
-    about; simulates: whether weights may be of marginals, which are simulated for some targets."""
+    about; simulates: whether weights may be of marginals, which are simulated for some targets. noun: of a row;
+    censored: what is said of one that cannot be used."""
 
     evaluation: Evaluation
     fold: Fold
@@ -147,6 +148,8 @@ class RowUnit(ABC, Generic[R, M]):
     checks: Sequence[Check] = ()
     logging_states: ClassVar[bool] = True
     simulates: ClassVar[bool] = True
+    noun: ClassVar[str] = "impression"
+    censored: ClassVar[str] = "is censored"
 
     @property
     def needs_model(self) -> bool:
@@ -197,9 +200,17 @@ class RowUnit(ABC, Generic[R, M]):
     def batch_of(self, logged: LoggedBatch, rows: R, model: M | None) -> Callable[[Scorer], Any]:
         """A function from a target to its batch of these rows, as estimators take it."""
 
-    @abstractmethod
     def empty_log(self, shared: SharedRows, counts: RowCounts) -> EmptyLog:
         """The error where no row could be used."""
+        if counts.waiting:
+            return shared.immature_log(quantity(counts.waiting, self.noun))
+        if counts.other_policy:
+            name = shared.members[0][1].target.name
+            return EmptyLog(f"no {self.noun} of policy {name!r} is selected", hint="widen --log")
+        if counts.selected:
+            message = f"of {quantity(counts.selected, self.noun)} selected, each {self.censored}"
+            return EmptyLog(message, hint="widen --log, or --uncensor")
+        return self.evaluation.nothing_selected(self.noun)
 
 
 def fold(unit: RowUnit[R, M], logged: LoggedBatch) -> LogPartial:
@@ -223,6 +234,7 @@ def fold(unit: RowUnit[R, M], logged: LoggedBatch) -> LogPartial:
             checks |= {(number, reason): sums for reason, sums in check_sums.items()}
             if unit.fold.estimators:
                 partials |= _target_partials(unit, shared, logged, rows, model)
+    offered = np.isin(evaluation.arms.ids, np.concatenate([np.empty(0, np.int64), *logged.eligible.values()]))
     return LogPartial(
         groups=partials, counts=counts, names=logged.contexts.names, users=users,
         inclusion=logged.lists.inclusion, offered=offered, checks=checks,
@@ -234,7 +246,6 @@ def _target_partials(
 ) -> dict[int, dict[RowGroup, dict[Stratum, GroupPartial]]]:  # fmt: skip
     """Sums of every target, group and stratum over some rows."""
     partials: dict[int, dict[RowGroup, dict[Stratum, GroupPartial]]] = {}
-    offered = np.isin(evaluation.arms.ids, np.concatenate([np.empty(0, np.int64), *logged.eligible.values()]))
     evaluation = unit.evaluation
     batch_of, slots = unit.batch_of(logged, rows, model), rows.slots
     max_loggers = unit.fold.most_loggers
@@ -366,8 +377,9 @@ def _target_estimates(
             doubts += ["unlike-loggers"] if estimate.estimator in unlike_labels else []
             doubts += request.fit_doubts if kind.needs_model and kind.unit == "impression" and has_table else ()
             limits = options.reward_range if kind.self_normalised else ANY_REWARD
-            index = fold.weighing_index(estimate.estimator) if weighting.factors else None
-            logger_weights = () if index is None else tuple(weighting.table[index])
+            logger_weights: tuple[LoggerWeight, ...] = ()
+            if weighting.factors and kind.weighted:
+                logger_weights = tuple(weighting.table[list(fold.weighings).index(kind.prefix)])
             estimates[group].append(
                 replace(
                     widened(estimate, parts, limits=limits).lowered(doubts),
@@ -493,13 +505,3 @@ class ImpressionUnit(RowUnit[ImpressionRows, "RewardModel"]):
     ) -> Callable[[Scorer], LogBatch]:
         values = model.rows(rows, logged.contexts) if model is not None and super().needs_model else None
         return lambda scorer: scorer.log_batch(rows=rows, logged=logged, values=values)
-
-    def empty_log(self, shared: SharedRows, counts: RowCounts) -> EmptyLog:
-        if counts.waiting:
-            return shared.immature_log(quantity(counts.waiting, "impression"))
-        if shared.policy_id is not None:
-            name = shared.members[0][1].target.name
-            return EmptyLog(f"no impression of policy {name!r} is selected", hint="widen --log")
-        if counts.selected:
-            return EmptyLog("every impression selected is censored", hint="widen --log, or --uncensor")
-        return self.evaluation.nothing_selected("impression")

@@ -14,7 +14,7 @@ import numpy as np
 from rlrec.app.evaluation.passes.request import Evaluation
 from rlrec.app.evaluation.rows import candidates, log_rows
 from rlrec.app.evaluation.rows.contexts import ContextCache, ContextTable
-from rlrec.app.evaluation.rows.groups import Grouping
+from rlrec.app.evaluation.rows.groups import group_rows
 from rlrec.app.evaluation.rows.log_rows import CLUSTERS, LoggedBatch
 from rlrec.app.evaluation.rows.loggers import Loggers, logged_zeros, unknown_support
 from rlrec.app.log import partitions
@@ -78,7 +78,6 @@ class LogReader:
             unit, fields=evaluation.fields, encode=evaluation.encode, columns=columns
         )
         self.loggers = Loggers(unit, evaluation.arms)
-        self.grouping = Grouping(unit, evaluation.request.by, keys=evaluation.arms.keys, loggers=self.loggers)
         self._eligible: dict[int, Ids] = {}
         serving = [target.serving for target in evaluation.targets if target.serving is not None]
         self._describes = any(distribution.arm_features or distribution.trained for distribution in serving)
@@ -182,7 +181,8 @@ class LogReader:
             sets = imported_data.slot_sets(self.unit, np.unique(slots["decision_id"]).tolist())
             column, slot_arms = log_rows.slot_set_column(slots, sets)
             slots, eligible = slots | {log_rows.SLOT_SET: column}, {**eligible, **slot_arms}
-        groups, group = self.grouping.group_rows(slots, contexts, context)
+        by, keys = self.evaluation.request.by, self.evaluation.arms.keys
+        groups, group = group_rows(by, slots, contexts, context, keys=keys, loggers=self.loggers)
         cluster = log_rows.clusters(log.slots, self.evaluation.cluster)
         slots = slots | {"context": context, "group": group, "cluster": cluster}
         if slots.keys() >= {*log_rows.SAMPLED}:

@@ -18,7 +18,7 @@ from rlrec.app.evaluation.models.reward_models import (
 )
 from rlrec.app.evaluation.passes.fold import M, RowCounts, RowUnit, any_slot
 from rlrec.app.evaluation.passes.log_reader import Reading
-from rlrec.app.evaluation.passes.request import EmptyLog, Evaluation, SharedRows
+from rlrec.app.evaluation.passes.request import Evaluation
 from rlrec.app.evaluation.rows import log_rows
 from rlrec.app.evaluation.rows.log_rows import PAIRS, ImpressionRows, LoggedBatch, arms_of_sets, slot_set_flags
 from rlrec.app.evaluation.targets.cases import CaseRows, columns_of
@@ -27,7 +27,7 @@ from rlrec.app.evaluation.targets.probabilities import Scorer
 from rlrec.app.evaluation.targets.state_probabilities import StateCaseRows, StateScorer
 from rlrec.app.log import reward_log
 from rlrec.arrays import Array, Flags, Ids, numbers_in_runs, offsets, run_starts
-from rlrec.errors import InputError, quantity
+from rlrec.errors import InputError
 from rlrec.ope.checks.positions import OverlapSums, PositionRows, chained, overlap
 from rlrec.ope.estimators import pseudo_inverse
 from rlrec.ope.sums.exposures import Exposures
@@ -87,6 +87,9 @@ class CompletePages:
 class PageUnit(RowUnit[CompletePages, M]):
     """Complete pages as rows."""
 
+    noun: ClassVar[str] = "page"
+    censored: ClassVar[str] = "has a censored slot"
+
     def usable_rows(self, logged: LoggedBatch, reward: Reward) -> tuple[CompletePages, RowCounts]:
         pages = _pages(logged.log, reward)
         first_slots = {name: pages.slots[name][pages.begins] for name in ("at", "imported")}
@@ -102,16 +105,6 @@ class PageUnit(RowUnit[CompletePages, M]):
         decision, size = slots["decision_id"][missing[0]], slots["size"][missing[0]]
         shown = f"{np.count_nonzero(slots['decision_id'] == decision)} of {size} positions"
         return f"decision {decision} shows {shown}: slate estimators need complete pages"
-
-    def empty_log(self, shared: SharedRows, counts: RowCounts) -> EmptyLog:
-        if counts.waiting:
-            return shared.immature_log(quantity(counts.waiting, "page"))
-        if counts.other_policy:
-            return EmptyLog(f"no page of policy {shared.members[0][1].target.name!r} is selected", hint="widen --log")
-        if counts.left_out:
-            message = f"of {quantity(counts.left_out, 'page')} selected, each has a censored slot"
-            return EmptyLog(message, hint="widen --log, or --uncensor")
-        return self.evaluation.nothing_selected("page")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -129,7 +122,11 @@ class SlateUnit(PageUnit[FittedRewardModel]):
         cls, unit: Unit, evaluation: Evaluation, estimators: Mapping[str, SlateEstimator], *, require_pairs: bool
     ) -> SlateUnit:
         """Raises InputError for an unknown curve."""
-        resolved = {label: _resolved(unit, estimator) for label, estimator in estimators.items()}
+        resolved = {
+            label: replace(kind, shape=position_curve(unit, kind.curve))
+            if isinstance(kind, Pbm | Interpol) and kind.curve else kind
+            for label, kind in estimators.items()
+        }  # fmt: skip
         positions = evaluation.extent.positions
         kinds = resolved.values()
         needs = Needs(
@@ -176,18 +173,8 @@ class SlateUnit(PageUnit[FittedRewardModel]):
             """The pages as one batch for the estimators per slate."""
             if not scorer.target.is_weighed:
                 return _on_policy(shared, slots, needs)
-            probabilities = slate_target(scorer, impressions, logged, needs=needs, values=values)
-            least = np.where(slots["min_propensity"] > 0, slots["min_propensity"], np.nan)
-            ratio = probabilities.marginal / slots["marginal"]
-            with np.errstate(divide="ignore"):
-                log_ratio = np.log(probabilities.steps) - np.log(slots["propensity"])
-            slate_batch = SlateBatch(
-                **shared, log_ratio=log_ratio, largest=-np.log(least), marginal_ratio=ratio,
-                largest_marginal=probabilities.greatest / slots["smallest"], target_at=probabilities.table,
-                logged_at=slots.get(log_rows.MARGINALS), additive=probabilities.additive,
-                expected=probabilities.expected, unsupported=probabilities.unsupported,
-            )  # fmt: skip
-            list_ratio = scorer.list_ratio(slots, logged)
+            columns = slate_columns(scorer, impressions, logged, needs=needs, values=values)
+            slate_batch, list_ratio = SlateBatch(**shared | columns), scorer.list_ratio(slots, logged)
             return slate_batch if list_ratio is None else _with_lists(slate_batch, list_ratio, rows.begins)
 
         return batch
@@ -229,13 +216,6 @@ def _require_pairs(slots: Columns) -> None:
         raise InputError(f"pi cannot weigh decision {decision}: {cause}", hint=hint)
 
 
-def _resolved(unit: Unit, estimator: SlateEstimator) -> SlateEstimator:
-    """The estimator with the curve that it names. Raises InputError for an unknown one."""
-    if not isinstance(estimator, Pbm | Interpol) or not estimator.curve:
-        return estimator
-    return replace(estimator, shape=position_curve(unit, estimator.curve))
-
-
 def _missing(slots: Columns) -> Ids:
     """The slots by which pages are seen to lack a position."""
     first = run_starts(slots["decision_id"])
@@ -274,27 +254,11 @@ class Needs:
     marginal: bool
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class SlateTarget:
-    """Probabilities of a target for complete pages, (n,) each of their slots; NaN where one is not known.
-
-    steps: of the arm given the slots above; marginal: of the arm at its position, greatest: of any arm there.
-    table (n, positions): of the arm at every position. additive: what the slot adds to the weight of `pi`.
-    expected: mean of the model given the slots above."""
-
-    steps: Array
-    marginal: Array
-    greatest: Array
-    unsupported: Array
-    table: Array | None
-    additive: Array | None
-    expected: Array | None
-
-
-def slate_target(
+def slate_columns(
     scorer: Scorer, rows: ImpressionRows, logged: LoggedBatch, *, needs: Needs, values: ModelValues | None
-) -> SlateTarget:
-    """The probabilities of a target for the slots of complete pages. values: of a model of what a page still earns."""
+) -> dict[str, Array | None]:
+    """The columns of a `SlateBatch` of complete pages that depend on the target, NaN where one is not known. values: of
+    a model of what a page still earns."""
     n, is_unknown = len(rows), np.full(len(rows), np.nan)
     steps, additive, expected = is_unknown.copy(), is_unknown.copy(), np.zeros(n)
     simulated = (
@@ -337,11 +301,16 @@ def slate_target(
     if has_sets is not None and needs.additive:  # of independent slots: 1 + sum of (ratio - 1)
         size, ratio = rows.slots["size"][has_sets], (marginal / rows.slots["propensity"])[has_sets]
         additive[has_sets] = ratio - 1 + 1 / size
-    return SlateTarget(
-        steps=np.minimum(steps, 1.0), marginal=marginal, greatest=greatest, unsupported=probabilities.unsupported,
-        table=table if needs.tabled else None, additive=additive if needs.additive else None,
-        expected=None if values is None else expected,
-    )  # fmt: skip
+    slots = rows.slots
+    with np.errstate(divide="ignore"):
+        log_ratio = np.log(np.minimum(steps, 1.0)) - np.log(slots["propensity"])
+    return {
+        "log_ratio": log_ratio, "marginal_ratio": marginal / slots["marginal"],
+        "largest": -np.log(np.where(slots["min_propensity"] > 0, slots["min_propensity"], np.nan)),
+        "largest_marginal": greatest / slots["smallest"], "unsupported": probabilities.unsupported,
+        "target_at": table if needs.tabled else None, "logged_at": slots.get(log_rows.MARGINALS),
+        "additive": additive if needs.additive else None, "expected": None if values is None else expected,
+    }  # fmt: skip
 
 
 def target_exposures(scorer: Scorer, rows: ImpressionRows, logged: LoggedBatch, *, examination: Array) -> Array:

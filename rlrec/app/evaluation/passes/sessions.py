@@ -48,6 +48,7 @@ class SessionUnit(RowUnit[EndedVisits, ReturnModel]):
     returned: bool
     logging_states: ClassVar[bool] = False
     simulates: ClassVar[bool] = False
+    noun: ClassVar[str] = "session"
 
     @classmethod
     def prepare(cls, unit: Unit, evaluation: Evaluation, estimators: Mapping[str, SessionEstimator]) -> SessionUnit:
@@ -147,17 +148,14 @@ class SessionUnit(RowUnit[EndedVisits, ReturnModel]):
             end = f"one ends by `rlrec session end`, or {idle:g} minutes after its last decision"
             hint = f"{end}; the window of reward {shared.reward.name} is {window:g} minutes"
             return EmptyLog(message, hint=hint, wait_us=cutoff.timeout_us + cutoff.window_us)
-        if counts.other_policy:
-            name = shared.members[0][1].target.name
-            return EmptyLog(f"no whole session of policy {name!r} is selected", hint="widen --log")
         selected = f"of {quantity(counts.left_out, 'session')} selected, none"
-        if counts.silent:
+        if counts.silent and not counts.other_policy:
             hint = "judge by what `rlrec recommend` served, or by an import that says how likely each slate was"
             return EmptyLog(f"{selected} has propensities for whole slates", hint=hint)
-        if counts.left_out:
+        if counts.left_out and not counts.other_policy:
             message = f"{selected} is whole: --log cuts them, or a slot is censored"
             return EmptyLog(message, hint="widen --log, or --uncensor")
-        return self.evaluation.nothing_selected("session")
+        return super().empty_log(shared, counts)
 
 
 def lowest(visits: EndedVisits) -> ImpressionRows:

@@ -13,7 +13,6 @@ from rlrec.app.evaluation.rows.loggers import Loggers
 from rlrec.app.inputs import canonical
 from rlrec.arrays import Ids, rows_by_kind
 from rlrec.errors import InputError, suggest
-from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
 from rlrec.store.log.reader import ABSENT
 from rlrec.store.policies import experiments, policies
@@ -27,46 +26,43 @@ MAX_GROUPS = 1_000
 Label = str | float | bool | None
 
 
-class Grouping:
-    """Finds the groups of rows by the field of `--by`; without it all rows are one group."""
+def group_rows(
+    by: str | None, slots: Columns, contexts: ContextTable, context: Ids, *, keys: Mapping[int, str], loggers: Loggers
+) -> tuple[list[RowGroup], Ids]:
+    """The groups of some rows by the field of `--by`, and which of them each row is in, (n,); without it all rows are
+    one group. context (n,): of each row, in the table; keys: of arms."""
+    if by is None:
+        return [RowGroup(None, None)], np.zeros(len(context), np.int64)
+    if by in FIELDS:
+        column = slots[FIELDS[by]]
+        numbers, codes = np.unique(day_numbers(column) if by == "day" else column, return_inverse=True)
+        if len(numbers) > MAX_GROUPS:
+            raise too_many(by)
+        labels = _labels(by, numbers, keys, loggers)
+        return [RowGroup(repr(labels[number]), labels[number]) for number in numbers.tolist()], codes
+    codes, values = contexts.value_codes(by, canonical.text)
+    texts = map(canonical.text, values)
+    return [
+        RowGroup(text, text if isinstance(value, dict | list) else value)
+        for text, value in zip(texts, values, strict=True)
+    ], codes[context]
 
-    def __init__(self, unit: Unit, by: str | None, *, keys: Mapping[int, str], loggers: Loggers) -> None:
-        self.unit, self.by, self.keys, self.loggers = unit, by, keys, loggers
 
-    def group_rows(self, slots: Columns, contexts: ContextTable, context: Ids) -> tuple[list[RowGroup], Ids]:
-        """The groups of some rows, and which of them each row is in, (n,). context (n,): of each row, in the table."""
-        if self.by is None:
-            return [RowGroup(None, None)], np.zeros(len(context), np.int64)
-        if self.by in FIELDS:
-            column = slots[FIELDS[self.by]]
-            keys, codes = np.unique(day_numbers(column) if self.by == "day" else column, return_inverse=True)
-            if len(keys) > MAX_GROUPS:
-                raise too_many(self.by)
-            labels = self._labels(keys)
-            return [RowGroup(repr(labels[key]), labels[key]) for key in keys.tolist()], codes
-        codes, values = contexts.value_codes(self.by, canonical.text)
-        texts = map(canonical.text, values)
-        return [
-            RowGroup(text, text if isinstance(value, dict | list) else value)
-            for text, value in zip(texts, values, strict=True)
-        ], codes[context]
-
-    def _labels(self, values: Ids) -> dict[int, Label]:
-        codes = values.tolist()
-        if self.by == "arm":
-            return {value: self.keys[value] for value in codes}
-        if self.by == "day":
-            return {value: times.date(value) for value in codes}
-        if self.by == "version":
-            versions = self.loggers.versions(values)
-            return {value: versions[value].reference for value in codes}
-        if self.by == "policy":
-            shown = {policy.id: policy.name for policy in policies.all_policies(self.unit)}
-            return {value: shown[value] for value in codes}
-        if self.by == "variant":
-            names = experiments.labels(self.unit, [value for value in codes if value != ABSENT])
-            return {value: "/".join(names[value]) if value in names else None for value in codes}
-        return {value: value for value in codes}
+def _labels(by: str, numbers: Ids, keys: Mapping[int, str], loggers: Loggers) -> Mapping[int, Label]:
+    """The label of each number of a group."""
+    codes = numbers.tolist()
+    if by == "arm":
+        return keys
+    if by == "day":
+        return {code: times.date(code) for code in codes}
+    if by == "version":
+        return {key: version.reference for key, version in loggers.versions(numbers).items()}
+    if by == "policy":
+        return {policy.id: policy.name for policy in policies.all_policies(loggers.unit)}
+    if by == "variant":
+        names = experiments.labels(loggers.unit, [code for code in codes if code != ABSENT])
+        return {code: "/".join(names[code]) if code in names else None for code in codes}
+    return dict(zip(codes, codes, strict=True))
 
 
 def day_numbers(at: Ids) -> Ids:
@@ -113,7 +109,8 @@ def too_many(by: str | None) -> InputError:
 
 
 def members(codes: Ids, number: int) -> Iterator[tuple[int, Ids | None]]:
-    """The groups that some rows are in, by number, and which rows; None means all of them. codes (n,) of `Grouping`."""
+    """The groups that some rows are in, by number, and which rows; None means all of them. codes (n,): of the groups of
+    each row."""
     if number == 1:
         yield 0, None
         return
