@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from rlrec.app.log import reward_log
 from rlrec.compute import Engine
 from rlrec.errors import InputError, quantity
 from rlrec.ope.checks import verdicts
-from rlrec.ope.checks.reasons import GROUPS, VERDICTS, helpful, hint
+from rlrec.ope.checks.reasons import GROUPS, HINTS, VERDICTS, helpful, hint
 from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
 from rlrec.store.log import selected
@@ -38,6 +39,7 @@ def evaluate(store: Store, request: Request, workers: Workers = IN_PROCESS) -> l
 
     Raises InputError for unknown names, an interval that an estimator does not have, and an empty log."""
     estimators = estimates.estimators(request)
+    options = {name: value for name in ("log", "reward", "cluster") if (value := getattr(request, name)) is not None}
     with log_stores.opened(store, request.log) as (log_store, log), log_store.read() as unit, bulk.alongside(unit):
         selection = filters.selection(unit, log)
         live_versions.notice_successors(store, unit, request.targets)
@@ -47,7 +49,8 @@ def evaluate(store: Store, request: Request, workers: Workers = IN_PROCESS) -> l
                 if request.sources or (request.reward_model, request.temperature, request.fitted_on) != (None,) * 3:
                     request = _with_tables(unit, request, selection, Path(folder))
                 rows = estimates.answer(unit, request, estimators, selection, engine)
-                return rows if request.estimators else _with_visits(unit, request, rows, selection, engine)
+                rows = rows if request.estimators else _with_visits(unit, request, rows, selection, engine)
+                return [replace(row, options=options) for row in rows]
         except EmptyLog as error:
             if error.wait_us is not None:
                 maturity = reward_log.maturity_sentence(unit, selection, wait_us=error.wait_us)
@@ -168,20 +171,21 @@ def next_steps(rows: Sequence[EstimateRow]) -> list[str]:
     for name, judged in by_name.items():
         reasons = {reason for row in judged for reason in row.estimate.reasons}
         for reason in helpful(reasons, is_explored=any(row.is_explored for row in judged))[:1]:
-            steps.setdefault(hint(reason, **_names(judged[0])), []).append(name)
+            steps.setdefault(hint(reason, **_names(judged[0], reason)), []).append(name)
     return [
         f"Next: {step}" if len(names) == len(by_name) else f"Next for {' and '.join(names)}: {step}"
         for step, names in steps.items()
     ]
 
 
-def _names(row: EstimateRow) -> dict[str, str]:
-    """The names in the hint for a target."""
-    extent, names = row.extent, {"target": row.name if row.origin is None else f"--target {row.name}=FILE"}
+def _names(row: EstimateRow, reason: str) -> dict[str, str]:
+    """The names in the hint for a target. The command repeats those options that it does not change."""
+    name = row.name if row.origin is None else f"--target {row.name}=FILE"
+    kept = [f"--{key} {shlex.quote(value)}" for key, value in row.options.items() if f"--{key} " not in HINTS[reason]]
+    extent, log = row.extent, row.options.get("log", "")
+    names = {"target": " ".join([name, *kept]), "log": log and f"{log},"}
     first, middle = (format_time(at)[:10] for at in (extent.first_at, (extent.first_at + extent.last_at) // 2))
-    if first != middle:
-        names["since"] = middle
-    return names
+    return names | ({} if first == middle else {"since": middle})
 
 
 def assumed(rows: Sequence[EstimateRow]) -> list[str]:

@@ -168,7 +168,7 @@ REASONS = {
 _MORE_EXPLORATION = "`rlrec policy create NAME --kind KIND --param floor=0.05` to log by: it tells more of every target"
 _EXPERIMENT = "`rlrec help experiments`: an experiment compares it with what serves, on new visits"
 _EVALUATE = "`rlrec evaluate {target}"
-_UNKNOWN = {"target": "TARGET", "since": "DAY"}
+_UNKNOWN = {"target": "TARGET", "since": "DAY", "log": ""}
 # One command that helps against a reason; what helps against too little of a log is more of it.
 HINTS = {
     "no-rows": f"{_EVALUATE} --log FILTER`, with another part of the log",
@@ -180,8 +180,8 @@ HINTS = {
     "mean-weight": "`rlrec doctor`",
     "models-differ": "`rlrec doctor`",
     "unlike-loggers": f"{_EVALUATE} --log policy=NAME`, with the newest logger",
-    "drift": f"{_EVALUATE} --log since={{since}}`, with the newest decisions",
-    "young-rewards": f"{_EVALUATE} --log until=DAY`, with decisions that are older",
+    "drift": f"{_EVALUATE} --log {{log}}since={{since}}`, with the newest decisions",
+    "young-rewards": f"{_EVALUATE} --log {{log}}until=DAY`, with decisions that are older",
     "no-users": f"{_EVALUATE} --cluster session`, if every session is another person",
     "repeated-rows": "`rlrec import-log FILE` into a new store, each decision once",
     "machine-sessions": "`rlrec feedback DECISION --censor` for these",
@@ -213,7 +213,8 @@ def helpful(reasons: Iterable[str], *, is_explored: bool = False) -> list[str]:
 
 
 def hint(reason: str, **names: str) -> str:
-    """The remedy for a reason. names: of the target, and the day, where they are known."""
+    """The remedy for a reason. names: of the target, with options, the day, and the beginning of a filter, where they
+    are known."""
     return HINTS[reason].format_map(_UNKNOWN | names)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +234,23 @@ def test_todays_catalogue_does_not_matter(slates: Any) -> None:
         store.write(lambda unit: arms.put(unit, {"new": "{}"}))
         store.write(lambda unit: arms.retire(unit, ["a0"], retired=True))
     assert logs.estimate(slates, "uniform", "ips") == before | {"new_arms": 1}
+
+
+def test_a_hint_repeats_what_was_asked_for(slates: Any) -> None:
+    """But for the option that it gives."""
+    steps = {}
+    with closing(logs.at(slates, 1e6)) as store:
+        request = evaluate.Request(targets=["uniform"], estimators="ips", log="policy=log", cluster="session")
+        (row,) = evaluate.evaluate(store, request)
+    for reason in ("carry-over", "drift", "no-users"):
+        doubtful = replace(row, estimate=replace(row.estimate, reasons=(reason,)))
+        steps[reason] = evaluate.next_steps([doubtful])[0].split("`")[1]
+    day = steps["drift"].partition("since=")[2]
+    assert steps == {
+        "carry-over": "rlrec evaluate uniform --log policy=log --cluster session --estimator wdr",
+        "drift": f"rlrec evaluate uniform --cluster session --log policy=log,since={day}",
+        "no-users": "rlrec evaluate uniform --log policy=log --cluster session",
+    }
 
 
 def test_arms_that_no_decision_could_show_are_named(slates: Any) -> None:

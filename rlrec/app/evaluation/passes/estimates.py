@@ -56,7 +56,8 @@ class EstimateRow:
     those of its decisions, not of imports; arms: how many there are; has_returns: whether users who come back are a
     part of its reward; origin: of the target's probabilities, if they are not the store's; is_answer: whether it
     answers about the target on pages, where no estimator was asked for; new_arms: keys of arms that the target may show
-    today, and that no decision of the log could: the estimate says nothing of them."""
+    today, and that no decision of the log could: the estimate says nothing of them; options: of the command that asked
+    for it, which another one about it repeats."""
 
     target: str
     version: int | None
@@ -72,6 +73,7 @@ class EstimateRow:
     inclusion: Inclusion = field(default_factory=Inclusion)
     is_answer: bool = False
     new_arms: Sequence[str] = ()
+    options: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
