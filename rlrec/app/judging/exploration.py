@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from math import nan
 from operator import add
 from typing import TypedDict
@@ -21,7 +21,7 @@ from rlrec.app.evaluation.rows.groups import day_numbers
 from rlrec.app.evaluation.rows.log_rows import ImpressionRows, LoggedBatch
 from rlrec.app.evaluation.targets.logger_marginals import WITHOUT_MARGINALS, LoggerMarginals
 from rlrec.app.inputs import filters, lookup
-from rlrec.arrays import Array, Ids, finite_or_none
+from rlrec.arrays import Array, finite_or_none
 from rlrec.errors import InputError, quantity
 from rlrec.ope.checks.reasons import LEAST_ESS, VERDICTS
 from rlrec.ope.comparisons.comparison import Comparison
@@ -176,15 +176,13 @@ class FloorComparison:
         cluster = rows.slots["cluster"]
         day = day_numbers(rows.slots["at"])
         days = [(number, day == number) for number in np.unique(day).tolist()]
+        sum_clusters = partial(moments, columns=COLUMNS, spans_batches=self.evaluation.spans_batches)
         return ExplorationSums(
-            cost=self._moments(terms, cluster),
-            days={number: self._moments(terms[day_rows], cluster[day_rows]) for number, day_rows in days},
+            cost=sum_clusters(terms, cluster),
+            days={number: sum_clusters(terms[day_rows], cluster[day_rows]) for number, day_rows in days},
             weights=self._weights(rows, weight, logged),
             served=vectors[0], greedy=vectors[1], eligible=vectors[2], left_out=left_out, waiting=waiting,
         )  # fmt: skip
-
-    def _moments(self, terms: Array, cluster: Ids) -> Moments:
-        return moments(terms, cluster, columns=COLUMNS, spans_batches=self.evaluation.spans_batches)
 
     def _greedy(self, rows: ImpressionRows, logged: LoggedBatch) -> tuple[Array, Array]:
         """The weight of every row for the policy without exploration, (n,), NaN where it is not known; and the sums of
@@ -223,10 +221,7 @@ class FloorComparison:
             "mean": float(served[2] / served[3]), "total": None if cost.value is None else cost.value * n,
             **_figures(cost), "verdict": cost.verdict, "reasons": [*cost.reasons],
             "by_day": [
-                {
-                    "day": times.date(day), "rows": round(sums.summary().total[3]),
-                    **_figures(self._cost(sums)),
-                }
+                {"day": times.date(day), "rows": round(sums.summary().total[3]), **_figures(self._cost(sums))}
                 for day, sums in sorted(total.days.items())
             ],
             "risen": self._risen(total),

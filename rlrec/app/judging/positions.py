@@ -13,6 +13,7 @@ import numpy as np
 
 from rlrec.app.evaluation.passes import passes
 from rlrec.app.evaluation.passes.log_reader import LogReader, Reading
+from rlrec.app.evaluation.passes.pages import position_rows
 from rlrec.app.evaluation.passes.passes import IN_PROCESS, Workers
 from rlrec.app.evaluation.passes.request import Evaluation
 from rlrec.app.evaluation.passes.request import Request as EvaluationRequest
@@ -25,7 +26,7 @@ from rlrec.compute import Engine
 from rlrec.errors import CheckFailed, InputError, quantity
 from rlrec.ope.checks import click_models, positions
 from rlrec.ope.checks.click_models import Cells, ClickSums
-from rlrec.ope.checks.positions import EstimatedCurve, ExaminedPosition, OverlapSums, PositionRows
+from rlrec.ope.checks.positions import EstimatedCurve, ExaminedPosition, OverlapSums
 from rlrec.records import Reward, Sums, Version
 from rlrec.store import Store, Unit
 from rlrec.store.log import selected, settings
@@ -177,11 +178,7 @@ def _estimate(
 def _sums(rows: ImpressionRows, evaluation: Evaluation, definition: Reward, model: str) -> _LogSums:
     slots, marginals = rows.slots, rows.slots[log_rows.MARGINALS]
     size = marginals.shape[1]
-    located = PositionRows(
-        page=slots["decision_id"], arm=evaluation.arms.ranks(slots["arm_id"]),
-        position=slots["position"], reward=rows.reward - definition.default, cluster=slots["cluster"],
-        count=1 / slots["keep_probability"], marginals=marginals,
-    )  # fmt: skip
+    located = position_rows(slots, rows.reward - definition.default, evaluation.arms)
     # a page that lacks a slot would count at one of two neighbours alone
     starts = run_starts(slots["decision_id"])
     counts = np.diff(np.r_[starts, len(rows)])

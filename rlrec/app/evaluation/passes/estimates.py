@@ -11,7 +11,7 @@ from statistics import NormalDist
 from typing import Any
 
 from rlrec import ope
-from rlrec.app.evaluation.checks import CHECKS, LogDrift, find_failures
+from rlrec.app.evaluation.checks import CHECKS, Check, LogDrift, find_failures
 from rlrec.app.evaluation.passes import fold, passes
 from rlrec.app.evaluation.passes.log_reader import LogReader
 from rlrec.app.evaluation.passes.passes import MIXED
@@ -30,7 +30,7 @@ from rlrec.ope.checks import verdicts
 from rlrec.ope.checks.reasons import LITTLE_DATA, REASONS, in_groups
 from rlrec.ope.checks.verdicts import Answer
 from rlrec.ope.intervals import intervals
-from rlrec.ope.sums.base import Estimator
+from rlrec.ope.sums.base import Estimator, ImpressionEstimator
 from rlrec.ope.units.estimate import COMPARED_ESS, Estimate
 from rlrec.policy.contexts.fields import check_hash
 from rlrec.records import add_up
@@ -379,11 +379,7 @@ def differing_models(
         if len(sizes) == len(evaluation.targets) and max(sizes.values()) < COMPARED_ESS:
             return set()
     newest = evaluation.newest(unit, MODEL_DECISIONS)
-    impressions = fold.ImpressionUnit.prepare(unit, newest, ope.parse("dr").impressions, ())
-    try:
-        sums = passes.sum_log([impressions], LogReader(unit, newest))[impressions]
-    except EmptyLog:
-        return set()
+    impressions, sums = _sum_impressions(unit, newest, ope.parse("dr").impressions)
     differing = set[int]()
     for number in sums.groups:
         (total,) = fold.over_loggers(sums, number, fold.weigh_loggers(impressions, sums, [number])).values()
@@ -416,9 +412,16 @@ def _present(unit: Unit, evaluation: Evaluation) -> CheckSums:
         return {}
     extent = selected.extent(unit, later)
     newest = replace(evaluation, selection=later, extent=extent).newest(unit, PRESENT_DECISIONS)
-    rows = fold.ImpressionUnit.prepare(unit, newest, {}, [LogDrift()])
-    try:
-        present = passes.sum_log([rows], LogReader(unit, newest))[rows].checks
-    except EmptyLog:
-        return {}
+    present = _sum_impressions(unit, newest, {}, [LogDrift()])[1].checks
     return {(newest.shared[index].reward.id, reason): sums for (index, reason), sums in present.items()}
+
+
+def _sum_impressions(
+    unit: Unit, evaluation: Evaluation, estimators: Mapping[str, ImpressionEstimator], checks: Sequence[Check] = ()
+) -> tuple[fold.ImpressionUnit, fold.LogPartial]:
+    """The unit of impressions, and its sums; none of an empty log."""
+    rows = fold.ImpressionUnit.prepare(unit, evaluation, estimators, checks)
+    try:
+        return rows, passes.sum_log([rows], LogReader(unit, evaluation))[rows]
+    except EmptyLog:
+        return rows, fold.LogPartial()

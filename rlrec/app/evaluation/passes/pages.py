@@ -391,12 +391,8 @@ class EffectUnit(PageUnit[PositionCurve]):
         return Reading(columns=self.evaluation.judged_columns, marginals=0, shares=self.positions)
 
     def model_sums(self, logged: LoggedBatch, rows: CompletePages) -> OverlapSums:
-        slots, impressions = rows.slots, rows.impressions
-        located = PositionRows(
-            page=slots["decision_id"], arm=slots["arm_id"], position=slots["position"], cluster=slots["cluster"],
-            reward=(~impressions.default).astype(np.float64), count=1 / slots["keep_probability"],
-            marginals=slots[log_rows.MARGINALS],
-        )  # fmt: skip
+        rewarded = (~rows.impressions.default).astype(np.float64)
+        located = position_rows(rows.slots, rewarded, self.evaluation.arms)
         return overlap(located, spans_batches=False)  # of which no error is asked
 
     def fitted(self, sums: OverlapSums, reward: Reward) -> PositionCurve:
@@ -435,6 +431,14 @@ class EffectUnit(PageUnit[PositionCurve]):
             look=examination[slots["position"] - 1], expected=np.einsum("cka,k->ca", logged.shares, examination),
             draw=slots[log_rows.DRAW][rows.begins],
         )  # fmt: skip
+
+
+def position_rows(slots: Columns, reward: Array, arms: log_rows.ArmTable) -> PositionRows:
+    """The slots of pages, with their rewards, by which positions are compared."""
+    return PositionRows(
+        page=slots["decision_id"], arm=arms.ranks(slots["arm_id"]), position=slots["position"], reward=reward,
+        cluster=slots["cluster"], count=1 / slots["keep_probability"], marginals=slots[log_rows.MARGINALS],
+    )  # fmt: skip
 
 
 def extended(curve: PositionCurve | None, positions: int) -> Array:
