@@ -14,6 +14,7 @@ from rlrec.app.distributions.exact import VersionDistribution
 from rlrec.app.evaluation.rows.contexts import ContextTable
 from rlrec.app.evaluation.rows.log_rows import arms_of_sets
 from rlrec.app.evaluation.rows.loggers import Loggers
+from rlrec.app.evaluation.targets.cases import OVERHEAD
 from rlrec.arrays import Array, Flags, Ids, distinct, rows_by_kind, run_starts
 from rlrec.ope.estimators import pseudo_inverse
 from rlrec.policy import is_contextual
@@ -27,7 +28,7 @@ UNIFORM, UNKNOWN = -2, -1  # in the column PAIRS
 CASES_AT_A_TIME = 200  # cases whose marginals are worked out together
 MAX_LISTED_CASES = 1_000  # cases of a batch whose slates are listed
 CELLS = 1_000_000  # arms of contexts that are scored at a time
-MOST_PROBABILITIES = 2_000_000  # probabilities that a transaction keeps
+MOST_PROBABILITIES = 4_000_000  # that a transaction keeps, with their overhead
 DRAW = ("version_id", "belief_seq", "belief_ordinal", "eligible_id", "context_id")
 # what `cases` leave out, or have no closed form for, in words
 WITHOUT_MARGINALS = (
@@ -183,7 +184,7 @@ class LoggerMarginals:
                 for number, case_marginals in zip(numbers, marginals, strict=True):
                     portion[number] = portion[number]._replace(marginals=case_marginals)
             for case in portion:
-                if len(tables) * case.marginals.size < MOST_PROBABILITIES:
+                if len(tables) * (OVERHEAD + case.marginals.size) < MOST_PROBABILITIES:
                     tables[case.draw] = case.marginals
             yield from portion
 
