@@ -181,9 +181,9 @@ def next_steps(rows: Sequence[EstimateRow]) -> list[str]:
 def _names(row: EstimateRow, reason: str) -> dict[str, str]:
     """The names in the hint for a target. The command repeats those options that it does not change."""
     name = row.name if row.origin is None else f"--target {row.name}=FILE"
-    kept = [f"--{key} {shlex.quote(value)}" for key, value in row.options.items() if f"--{key} " not in HINTS[reason]]
+    words = [f"--{key} {shlex.quote(value)}" for key, value in row.options.items() if f"--{key} " not in HINTS[reason]]
     extent, log = row.extent, row.options.get("log", "")
-    names = {"target": " ".join([name, *kept]), "log": log and f"{log},"}
+    names = {"target": " ".join([name, *words]), "log": log and f"{log},"}
     first, middle = (format_time(at)[:10] for at in (extent.first_at, (extent.first_at + extent.last_at) // 2))
     return names | ({} if first == middle else {"since": middle})
 
