@@ -40,6 +40,7 @@ class Block:
     shares: Array
     greatest: Array
     simulate: Callable[[], Array] | None = None
+    name: CaseName | None = None
     draw: Draw | None = None
     n_conditional: int = 0
 
@@ -63,7 +64,8 @@ class Block:
     @property
     def cells(self) -> int:
         simulated = 0 if self.simulate is None else REPLICAS * len(self.shares) * len(self.arms)
-        return OVERHEAD + len(self.arms) + self.shares.size + cells(self.scores) + simulated
+        scores = getattr(self.scores, "scores", self.scores)  # those under rules
+        return OVERHEAD + len(self.arms) + self.shares.size + cells(scores) + simulated
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +82,7 @@ class TargetProbabilities:
     above: Array
 
 
-DecisionName = tuple[Block, Draw, bytes]  # its case, its draw, and the slate above its lowest row
+DecisionName = tuple[CaseName | None, Draw, bytes]  # its case, its draw, and the slate above its lowest row
 
 
 def decision_block(
@@ -92,7 +94,7 @@ def decision_block(
     start = int(slots["start"][row])
     order, length = possible_slates(block.arms, rows.shown[None, start : start + int(slots["depth"][row])])
     slate_above = order[0, : length[0]] if slots["complete"][row] else order[0, :0]
-    name, n = (block, draw, slate_above.tobytes()), len(slate_above) + 1
+    name, n = (block.name, draw, slate_above.tobytes()), len(slate_above) + 1
     if name not in cached:
         scores = decision.drawn_scores
         conditional = [slate.remaining(scores, slate_above[:depth], floor=block.floor) for depth in range(n)]

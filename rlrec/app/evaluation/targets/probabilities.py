@@ -312,18 +312,18 @@ class Scorer:
         """The blocks of cases of equally many arms and positions. read: the contexts by their names."""
         floor, first = self.serving.policy.exploration, next(iter(scored.values()))
         if first.is_ruled:  # marginals where they are closed, else those of each slate above
-            for (eligible, *_), scores in scored.items():
+            for name, scores in scored.items():
                 marginals, greatest = np.empty((size, 0)), np.ones(size)
                 if cast("RuledScores", scores).layout.is_closed and not scores.samples:
                     marginals = slate.marginals(scores, size=size, floor=0.0)
                     greatest = marginals.max(axis=1)
-                yield Block(self.arms_of(eligible, logged), scores, 0.0, marginals, greatest)
+                yield Block(self.arms_of(name[0], logged), scores, 0.0, marginals, greatest, name=name)
             return
         if first.samples:
-            for (eligible, _, _, context), scores in scored.items():
-                arms = self.arms_of(eligible, logged)
-                simulate = self._simulate(cast("Correlated", scores), arms, size, context) if self.samples else None
-                yield Block(arms, scores, floor, np.empty((size, 0)), np.ones(size), simulate)
+            for name, scores in scored.items():
+                arms = self.arms_of(name[0], logged)
+                simulate = self._simulate(cast("Correlated", scores), arms, size, name[3]) if self.samples else None
+                yield Block(arms, scores, floor, np.empty((size, 0)), np.ones(size), simulate, name)
             return
         shares = slate.marginals_each(list(scored.values()), size=size, floor=floor)
         for ((eligible, *_), scores), marginals in zip(scored.items(), shares, strict=True):
