@@ -25,7 +25,7 @@ SELECT (SELECT sum(CASE kind WHEN 'click' THEN 0.05 WHEN 'purchase' THEN 2 ELSE 
 SHOWN = """
 SELECT count(*), sum(first - added_at < :hour) FROM (SELECT a.added_at, min(d.at) AS first FROM arm a
     LEFT JOIN slot s ON s.arm_id = a.id LEFT JOIN decision d ON d.id = s.decision_id
-    WHERE a.added_at > :since GROUP BY a.id)"""
+    WHERE a.added_at > :since AND a.added_at < (SELECT max(at) FROM decision) - :hour GROUP BY a.id)"""
 
 
 class Played(NamedTuple):
