@@ -364,9 +364,10 @@ def _and(names: Sequence[str]) -> str:
 
 
 def time_text(days: float) -> str:
-    """Whole days, hours, or minutes."""
+    """Whole days, hours, or minutes, one at least."""
     parts = (("day", 1), ("hour", 24), ("minute", 24 * 60))
-    return next(quantity(round(days * count), unit) for unit, count in parts if days * count >= 1.5 or unit == "minute")
+    amounts = ((max(1, round(days * count)), unit) for unit, count in parts if days * count >= 1.5 or unit == "minute")
+    return quantity(*next(amounts))
 
 
 def percent(share: float) -> str:
