@@ -195,19 +195,21 @@ def assumed(rows: Sequence[EstimateRow]) -> list[str]:
 
 
 def log_read(rows: Sequence[EstimateRow]) -> list[str]:
-    """A line that says which decisions were read, and by which rewards; and one for each target that may show arms
-    today which none of these decisions could."""
+    """A line that says which decisions were read, and by which rewards; and one for the arms that targets may show
+    today, and none of these decisions could."""
     extent, rewards = rows[0].extent, dict.fromkeys(row.reward for row in rows)
     first, last = (format_time(at)[:10] for at in (extent.first_at, extent.last_at))
     noun = "reward" if len(rewards) == 1 else "rewards"
     time = f"on {first}" if first == last else f"from {first} to {last}"
     if extent.first_at == extent.last_at and extent.decisions > 1:
         time = f"with one and the same time {time}"  # as an import gives it to a log without times
-    keys_by_name = {row.name: row.new_arms for row in rows if row.new_arms}
+    targets: dict[tuple[str, ...], dict[str, None]] = {}
+    for row in (row for row in rows if row.new_arms):
+        targets.setdefault(tuple(row.new_arms), {})[row.name] = None
     return [f"{quantity(extent.decisions, 'decision')} {time}, {noun} {', '.join(rewards)}"] + [
-        f"{name} may show {quantity(len(keys), 'arm')} today that no decision of this log could "
+        f"{', '.join(names)} may show {quantity(len(keys), 'arm')} today that no decision of this log could "
         f"({', '.join(keys[:NAMED])}{', ...' if len(keys) > NAMED else ''}), which these figures leave out"
-        for name, keys in keys_by_name.items()
+        for keys, names in targets.items()
     ]
 
 
