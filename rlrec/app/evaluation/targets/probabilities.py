@@ -84,17 +84,21 @@ class Scorer:
 
         Both sides of a weight are marginals at the position shown; where either side has none, both are the
         probability of the slate down to there."""
-        if not self.target.is_weighed:
-            return self._on_policy(rows, values)
-        probabilities, slots = self.probabilities(rows, logged, values), rows.slots
+        slots, predicted = rows.slots, None if values is None else values.predicted
+        shared: dict[str, Any] = {
+            "reward": rows.reward, "cluster": slots["cluster"], "predicted": predicted, "default": rows.default,
+            "count": reward_log.sampling_counts(slots),
+        }  # fmt: skip
+        if not self.target.is_weighed:  # what it showed is a sample of it
+            ones, zeros = np.ones(len(rows)), np.zeros(len(rows))
+            return LogBatch(**shared, propensity=ones, target=ones, expected=predicted, largest=ones, unsupported=zeros)
+        probabilities = self.probabilities(rows, logged, values)
         smallest_prefix = np.where(slots["smallest_prefix"] > 0, slots["smallest_prefix"], np.nan)
         batch = LogBatch(
-            reward=rows.reward, propensity=np.where(probabilities.prefixed, slots["prefix"], slots["marginal"]),
-            target=np.minimum(probabilities.target, 1.0), cluster=slots["cluster"],
-            predicted=None if values is None else values.predicted,
+            **shared, propensity=np.where(probabilities.prefixed, slots["prefix"], slots["marginal"]),
+            target=np.minimum(probabilities.target, 1.0), unsupported=probabilities.unsupported,
             expected=None if values is None else probabilities.above * probabilities.expected,
             largest=probabilities.greatest / np.where(probabilities.prefixed, smallest_prefix, slots["smallest"]),
-            unsupported=probabilities.unsupported, default=rows.default, count=reward_log.sampling_counts(slots),
         )  # fmt: skip
         ratio = self.list_ratio(slots, logged)
         return batch if ratio is None else _with_lists(batch, ratio)
@@ -190,15 +194,6 @@ class Scorer:
     def serving(self) -> VersionDistribution:
         assert self.target.serving is not None
         return self.target.serving
-
-    def _on_policy(self, rows: ImpressionRows, values: ModelValues | None) -> LogBatch:
-        """Rows of the target itself: nothing is to be weighed, and what it showed is a sample of it."""
-        ones, predicted = np.ones(len(rows)), None if values is None else values.predicted
-        return LogBatch(
-            reward=rows.reward, propensity=ones, target=ones, cluster=rows.slots["cluster"], predicted=predicted,
-            expected=predicted, largest=ones, unsupported=np.zeros(len(rows)), default=rows.default,
-            count=reward_log.sampling_counts(rows.slots),
-        )  # fmt: skip
 
     def probabilities(
         self, rows: ImpressionRows, logged: LoggedBatch, values: ModelValues | None, *,
