@@ -19,6 +19,7 @@ from rlrec.sentences import (
     experiment_sentences,
     percent,
     rounding,
+    time_text,
 )
 
 
@@ -245,3 +246,9 @@ def test_rounding_is_that_of_the_figures_compared() -> None:
     row = {"value": 1e-4, "relative": 1e-10, "lower": 5e-5, "upper": 2e-4}  # of a mean of a million
     assert difference_direction(row) == "equal"
     assert difference_direction({**row, "relative": 0.1}) == "more"
+
+
+def test_no_time_is_told_as_none() -> None:
+    assert [time_text(seconds / 86_400) for seconds in (1, 80, 5_399, 5_400, 90_000, 200_000)] == [
+        "1 minute", "1 minute", "90 minutes", "2 hours", "25 hours", "2 days",
+    ]  # fmt: skip
