@@ -83,6 +83,34 @@ def test_the_ranker_beside_a_bandit(shop: Run) -> None:
     assert "@arms" in shown["context"]
 
 
+def test_joint_propensities_under_rules_are_those_of_enumeration(shop: Run) -> None:
+    """Slates of 4 of 8 with a pin, a cap and a blocked ninth arm: the softmax of what a position may show, with the
+    floor."""
+    shop("arm", "add", "i")
+    scores, page = [1.7, 0.2, 1.7, -3.0, 0.9, 2.5, 0.9, 0.9, 4.0], {"pin": {"2": "c"}, "most": {"shelf": 2}}
+    arms = [
+        {"arm": arm, "score": score, "features": {"shelf": number % 3}}
+        for number, (arm, score) in enumerate(zip([*ARMS, "i"], scores, strict=True))
+    ]
+    line = {"policy": "mine", "k": 4, "arms": arms, "block": ["i"], "page": page}
+    answers = serve(shop, [line | {"session": f"s{number}"} for number in range(300)])
+    for answer in answers:
+        shown, on_page, joint = [ARMS.index(slot["arm"]) for slot in answer["slate"]], [2], 1.0
+        for position, arm in enumerate(shown):
+            allowed = [
+                other for other in range(8)
+                if other not in on_page and sum(other % 3 == above % 3 for above in on_page) < 2
+            ]  # fmt: skip
+            weight = {other: math.exp(scores[other] / 0.5) for other in allowed}
+            if position != 1:
+                joint *= 0.05 / len(allowed) + 0.95 * weight[arm] / sum(weight.values())
+                on_page.append(arm)
+        assert shown[1] == 2
+        assert answer["propensity"] == pytest.approx(joint, abs=1e-12, rel=1e-12)
+    assert len({tuple(slot["arm"] for slot in answer["slate"]) for answer in answers}) > 40
+    assert shop("doctor").exit_code == 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", ["jsonl", "csv", "dsjson"])
 def test_an_export_is_the_same_log_elsewhere(shop: Run, tmp_path: Path, layout: str) -> None:
