@@ -13,6 +13,7 @@ from pathlib import Path
 from tests.benchmarks import (
     alarms,
     barista,
+    budgets,
     checks,
     climbs,
     coverage,
@@ -59,6 +60,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "hot-arm": writers.hot_arm,
     "pipe": pipe.pipe,
     "serve": serve.serve,
+    "serve-bare": serve.beside_bare,
     "serve-postgres": serve.on_postgres,
     "import": logs.importing,
     "import-csv": logs.importing_csv,
@@ -82,6 +84,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "gate": gates.gates,
     "ramps": ramps.ramps,
     "rankers": rankers.rankers,
+    "budgets": budgets.budgets,
     "climbs": climbs.climbs,
     "barista": barista.barista,
     "graduation": graduation.graduation,
