@@ -74,7 +74,8 @@ def stop(
                 "unit_differences": cast(Any, compared),
             }  # fmt: skip
             if changes := routes.newest_changes(unit):
-                answer["routes"] = [row.route for row in changes if _serves(row, reference)]
+                names = reference, lookup.split(reference)[0]  # a route is pinned, or follows the policy
+                answer["routes"] = [row.route for row in changes if not row.running and row.reference in names]
                 answer["remedy"] = None if answer["routes"] else _remedy(ended, changes, reference)
         return {**answer, "already_stopped": not is_running}
 
@@ -88,11 +89,6 @@ def _route(unit: Unit, ended: Experiment) -> RouteChange | None:
     """The newest change of the route that an experiment is a ramp of, which is locked; None where it is none."""
     name = parse(ended.definition, f"definition of experiment {ended.name}").get("route")
     return None if name is None else lookup.route(unit, name, lock=True)
-
-
-def _serves(change: RouteChange, reference: str) -> bool:
-    """Whether a route leads everybody to the version that went live, or follows its policy."""
-    return not change.running and change.reference in (reference, lookup.split(reference)[0])
 
 
 def _remedy(ended: Experiment, changes: Sequence[RouteChange], reference: str) -> str:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TypedDict
 
 from rlrec.app.evaluation.comparisons import unit_outcomes
-from rlrec.app.evaluation.comparisons.study_figures import DifferenceRow
 from rlrec.app.experiments import ending, route
 from rlrec.app.experiments.route import BLOCKED, CANDIDATE, CURRENT, Stage, find_stage
 from rlrec.app.inputs import lookup
@@ -54,8 +53,9 @@ def advance(store: Store, name: str) -> RampAnswer:
         stage = stage._replace(blocked=blocked)
     if blocked is not None:
         return _answer(name, stage, "blocked", blocked)
+    lost = [row for row in look.differences if row["upper"] is not None and row["upper"] < 0]  # whatever may come later
     losses = [
-        *(difference_sentence(row, by, by_reward=by_reward) for row in look.differences if _is_lost(row)),
+        *(difference_sentence(row, by, by_reward=by_reward) for row in lost),
         *(guard_sentence(row, by) for row in look.guards if row["answer"] == "lost"),
     ]
     if losses:
@@ -73,11 +73,6 @@ def advance(store: Store, name: str) -> RampAnswer:
         return _change(store, name, stage, [])
     live = ending.stop(store, stage.ramp.name, promote=CANDIDATE, anyway=True)["live"]
     return _answer(name, stage, "promoted", f"{stage.ramp.name} ends: route {name} serves {live} to everybody")
-
-
-def _is_lost(row: DifferenceRow) -> bool:
-    """Whether the candidate surely has less of a metric that decides, whatever may come later."""
-    return row["upper"] is not None and row["upper"] < 0
 
 
 def _change(store: Store, name: str, stage: Stage, losses: Sequence[str]) -> RampAnswer:
