@@ -15,7 +15,7 @@ from rlrec.store.log.selected import Selection
 from rlrec.store.policies import people, policies
 
 CHECK = "machines"
-_MANY_WAYS = 0.5  # probability that a session is a machine's, from which on it is taken for one
+_MACHINE_SHARE = 1 / 3  # of sessions of as many slots and clicks, from which on to keep them would mislead more
 _NAMED, _IN_COMMAND = 5, 20  # in a finding; in a command
 
 
@@ -29,7 +29,7 @@ def find(unit: Unit, *, included: str | None = None, selection: Selection | None
         person, slots, clicks = people.count_clicks(unit, selection, kinds)
         sums = SessionSums.from_sessions(slots, clicks)
         if sums.alarms:
-            persons |= {*person[machines(sums.counts)[1][cells_of(slots, clicks)] > _MANY_WAYS].tolist()}
+            persons |= {*person[machines(sums.counts)[1][cells_of(slots, clicks)] > _MACHINE_SHARE].tolist()}
     return [(-key, None) if key < 0 else (None, key) for key in sorted(persons)]
 
 
