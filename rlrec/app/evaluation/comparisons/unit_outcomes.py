@@ -156,7 +156,7 @@ class StudyFold:
             entry_at[has_entry] = units.entry[order[index[has_entry]]]
             columns = {**columns, "entry_at": entry_at}
         past_sums = self._past(columns, visits) if self.study.adjust else None
-        drawn_units, stratum, is_split = self._strata(columns, visits, decisions, units)
+        drawn_units, stratum, is_split, mixed = self._strata(columns, visits, decisions, units)
         if len(self.phases) > 1:
             strata = {
                 number: outcomes.fold(drawn_units.take(stratum == number), self.metrics, past=past_sums)
@@ -176,7 +176,7 @@ class StudyFold:
         if self.phases:
             n_groups, n_strata = len(self.groups.labels), self.strata_per_phase * len(self.phases)
             cells = np.bincount((stratum * n_groups + drawn_units.group)[is_split], minlength=n_strata * n_groups)
-            counts["strata"] = cells.reshape(n_strata, n_groups)
+            counts |= {"strata": cells.reshape(n_strata, n_groups), "mixed": np.array([mixed])}
         halves = dict[int, OutcomeSums]()
         if self._assigned[1]:
             counts |= self._ages(visits, decisions, units)
@@ -250,24 +250,25 @@ class StudyFold:
 
     def _strata(
         self, columns: Columns, visits: Visits, decisions: ServedDecisions, units: UnitSums
-    ) -> tuple[UnitSums, Ids, Flags]:
-        """The units by what they were drawn in, the number of the stratum of each, and whether it says how units were
-        split: of most experiments the phase in which a unit was assigned; in a ramp, which draws all units anew, each
-        phase that served it. A person with several keys was drawn by the one that came first, later by another one,
-        with other chances than the others of a stratum: it tells of the split when it came, and counts no more in
-        phases that served it after the keys were merged."""
+    ) -> tuple[UnitSums, Ids, Flags, int]:
+        """The units by what they were drawn in, the number of the stratum of each, whether it says how units were
+        split, and how many had two variants in a phase of a ramp: of most experiments the phase in which a unit was
+        assigned; in a ramp, which draws all units anew, each phase that served it. A person with several keys was drawn
+        by the one that came first, later by another one, with other chances than the others of a stratum: it tells of
+        the split when it came, and counts no more in phases that served it after the keys were merged."""
         starts = [phase.at for phase in self.phases[1:]]
         if self.strata_per_phase == 1:
             stratum = np.searchsorted(starts, columns["entry_at"][units.visit], side="right")
-            return units, stratum, np.ones(len(stratum), np.bool_)
+            return units, stratum, np.ones(len(stratum), np.bool_), 0
         n_groups, phase = len(self.groups.labels), np.searchsorted(starts, decisions.at, side="right")
         in_phases = replace(decisions, group=phase * n_groups + decisions.group)
         cells = unit_sums(visits, in_phases, now=self.unit.now)
         drawn, stratum = ramp_strata(cells.take(np.isin(cells.unit, units.unit)), len(self.phases), n_groups)
+        mixed = len(np.unique(np.delete(cells.unit, distinct(cells.unit, cells.group // n_groups)[0])))
         merged_at = columns["merged_at"][drawn.visit]
         is_drawn_again = (merged_at != ABSENT) & (stratum % self.strata_per_phase > 0)
         rows = ~(is_drawn_again & (merged_at <= drawn.entry))
-        return drawn.take(rows), stratum[rows], ~is_drawn_again[rows]
+        return drawn.take(rows), stratum[rows], ~is_drawn_again[rows], mixed
 
     def _ages(self, visits: Visits, decisions: ServedDecisions, units: UnitSums) -> dict[str, Ids]:
         """Visits by the age that their unit had, and by when they began, and units by their age at the end, of each
@@ -354,7 +355,8 @@ def _figures(unit: Unit, fold: StudyFold, sums: StudySums, *, level: float, is_f
         wider = replace(study.selection, **{name: getattr(widest, name) for name in EFFECTS})
         is_picked = wider != study.selection and selected.extent(unit, wider) != selected.extent(unit, study.selection)
         units = sum(experiments.count_units(unit, study.experiment.id).values())
-        mixed_share = 0.0 if is_ramp else experiments.count_mixed_users(unit, study.experiment.id) / max(1, units)
+        mixed = 0 if is_ramp else experiments.count_mixed_users(unit, study.experiment.id)
+        mixed_share = (mixed + float(sums.counts.get("mixed", np.zeros(1)).sum())) / max(1, units)
         is_sampled = sums.counts.get("sampled", np.zeros(1)).any()
         if study.selection != widest and not (is_ramp or is_picked or is_sampled):
             selected_split = _selected_split(fold, sums, splits)

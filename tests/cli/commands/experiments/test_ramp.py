@@ -22,6 +22,7 @@ from tests.conftest import ON_BOTH, Run, filled, runner
 
 STEPS = ("--steps", "20%,50%,100%", "--hold", "1d")
 USERS = 300  # a day; 60 of them get the candidate in the first step
+SIDES = ("current", "candidate")
 
 
 def prepared(db: str) -> None:
@@ -275,6 +276,22 @@ def test_visitors_who_log_in_later_neither_block_a_ramp_nor_decide_it(db: str, r
     shown = at(ready, 1.9)("experiment", "show", "home-ramp-1", "--json").json
     earned = next(row for row in shown["unit_differences"] if row["metric"] == "reward_per_unit")
     assert (shown["sample_ratio"]["p_value"] > 0.001, earned["relative"] < 0.1) == (True, True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("merges", "is_mixed"), [(20, True), (5, False)])
+def test_persons_whom_both_variants_of_a_step_served_are_counted(ready: Run, merges: int, is_mixed: bool) -> None:
+    """Cookies of which each variant served one become persons; whom the next step moves has had one at a time."""
+    ramp(at(ready, 0.1), "--steps", "40%,80%", "--hold", "1d")
+    serve(at(ready, 0.5), 0, {"ts": 0.3, "u": 0.3})
+    sides = {name: [f"d0-{n}" for n in range(USERS) if _variant(ready, f"d0-{n}") == name] for name in SIDES}
+    for pair in list(zip(*sides.values(), strict=False))[:merges]:
+        assert at(ready, 0.7)("user", "merge", pair[0], "--into", pair[1]).exit_code == 0
+    assert advance(at(ready, 1.2)).json["did"] == "advanced"
+    serve(at(ready, 1.5), 0, {"ts": 0.3, "u": 0.3})
+    shown = at(ready, 1.9)("experiment", "show", "home-ramp-1", "--json").json
+    earned = next(row for row in shown["unit_differences"] if row["metric"] == "reward_per_unit")
+    assert ("mixed-units" in earned["reasons"]) == is_mixed
 
 
 # -- what else ends it, and what is refused --
