@@ -39,7 +39,7 @@ _NO_ROW: Mapping[str, Any] = {}
 ANONYMOUS_UNITS, DECISIONS_DIFFER = "anonymous-units", "decisions-differ"  # reasons
 DROP = ("weight", "sessions", "reward_per_unit")  # columns of the table per decision that a narrow terminal leaves out
 LEVEL = 0.95  # of what `status` repeats
-PLANNED_LOOK = "--fixed: this holds for one look that was planned beforehand; at the best of several looks it does not"
+PLANNED_LOOK = "--fixed, at one look that was planned beforehand; at the best of several looks this does not hold:"
 LOOKS = {False: "those of differences at every look", True: "for one look that was planned beforehand"}
 MIN_SPLIT_P_VALUE = 0.01  # p-value below which it is not said to be right
 UNKNOWN = "not known yet"
@@ -199,7 +199,7 @@ def show_(
 
 def view(result: VariantComparison, level: float, *, details: bool, fixed: bool = False) -> View:
     """The comparison of variants: its sentences first, then its figures."""
-    sentences = [*experiment_sentences(result), *([PLANNED_LOOK] if fixed else []), ""]
+    sentences = [*([PLANNED_LOOK] if fixed else []), *experiment_sentences(result), ""]
     table = _view(result, level, details=details)
     return table._replace(title=[*sentences, *table.title])
 

@@ -81,15 +81,17 @@ def outcomes(store: Store, show: Show, plot: str | None, **request: Any) -> None
     table = _periods(result["outcomes"], period) if period else grid(result["outcomes"], result["differences"])
     if period:
         notes.append(f"+-: half the interval; *: partial-{period}; --json has differences from the first {period}")
-    title = _title(result, request["age_us"])
+    title = _title(result)
     if result["by"] == "variant":
         names, rows = [[*row.values()] for row in result["metric"]], result["differences"]
         deciding = [row for row in rows if [row["metric"], row["reward"]] in names]
         title = [*earned_sentences(deciding, rows, result["unit"]), "", *title]
+    if (age_us := request["age_us"]) is not None:
+        title.insert(0, f"over the first {format_duration(age_us)} of each {result['unit']} that came so long ago:")
     show(result, table=table._replace(title=title, notes=[*segments, *notes]), flat=_flat(result))
 
 
-def _title(result: Result, age_us: int | None) -> list[str]:
+def _title(result: Result) -> list[str]:
     selection = f" of experiment {result['experiment']}" if result["experiment"] else ""
     by = f" by {result['by']}" if result["by"] else ""
     new, returning, unit = result["new"], result["returning"], result["unit"]
@@ -99,7 +101,6 @@ def _title(result: Result, age_us: int | None) -> list[str]:
     return [
         f"outcomes{selection}{by}: {units}, {new:,} new, {returning:,} with earlier visits",
         f"intervals at level {result['level']:g}, clustered by {unit}; {named} of mature decisions",
-        *([] if age_us is None else [f"over the first {format_duration(age_us)} of each {unit}"]),
     ]
 
 
