@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 from statistics import NormalDist
 
 import numpy as np
 
 from rlrec import ope
-from rlrec.arrays import Array
+from rlrec.arrays import Array, Ids
 from rlrec.ope.comparisons.paired import BEST_NIGHTS, NIGHTS, compare, gate_alpha, look_alpha, nightly_alpha
 from rlrec.ope.sums.base import LogBatch
-from rlrec.ope.units.fold import ImpressionFold, RowSums
+from rlrec.ope.units.fold import ImpressionFold
 from rlrec.policy.gradients.gradient import Parameters
 from tests.benchmarks.measure import Figure, Setting
 from tests.benchmarks.spools import KIND, Night, Server, Shelf, drawn, night, spooled
 
 RUNS, MONTHS, MONTH = 500, 200, 30
-YEARS, STORED_YEARS = 20_000, 40
+YEARS, STORED_YEARS = 20_000, 2_000
+NEAR = 0.99  # of the reach of a bound, from which on a look is worked out
 CLUSTERS, GAIN = 200, 0.02  # of the gate's part a night; of the standard deviation of a cluster
 VISITS, MANY = 2_000, 4_000
 RATE = 0.3
@@ -104,8 +105,13 @@ def looks_at_pairs(setting: Setting) -> Iterator[Figure]:
     nightly = (rng.normal(size=(years, NIGHTS)) > far).any(axis=1)
     yield _share("train-pg, a new candidate each night, equal: any promoted", list(nightly), at_most=FALSE_ALARMS)
     for rate, weight in ((0.3, 1.5), (0.01, 5.0)):
-        rare = [any_promoted(seed, rate=rate, largest=weight) for seed in range(setting.size(STORED_YEARS))]
-        yield _share(f"rewards of {rate:g}, weights to {weight:g}, equal, by all bounds", rare, at_most=FALSE_ALARMS)
+        world = EqualArms(rate=rate, largest=weight)
+        name, years = f"rewards of {rate:g}, weights to {weight:g}, equal, by all bounds", setting.size(STORED_YEARS)
+        yearly = [world.promotes_in_a_year(seed) for seed in range(years)]
+        yield _share(f"{name}: one pair for a year", yearly, at_most=FALSE_ALARMS)
+        for clusters in (2_000, 20_000):
+            promoted = [world.promotes_a_candidate(seed, clusters=clusters) for seed in range(years)]
+            yield _share(f"{name}: train-pg, {clusters:,} sessions a night", promoted, at_most=FALSE_ALARMS)
 
 
 def reaches(nights: int, *, pair: int = 1) -> Array:
@@ -115,28 +121,61 @@ def reaches(nights: int, *, pair: int = 1) -> Array:
     return np.array([-NormalDist().inv_cdf(level) for level in levels])
 
 
-def any_promoted(seed: int, *, rate: float, largest: float) -> bool:
-    """Whether a year of looks, every tenth night, lets a candidate pass that shows another one of two equal arms."""
-    rng, fold = (
-        np.random.default_rng(seed),
-        ImpressionFold(estimators=ope.parse("ips").impressions, spans_batches=False),
-    )
-    sums, best_n = list[RowSums](), BEST_NIGHTS * CLUSTERS
-    for number in range(1, NIGHTS + 1):
-        arm = rng.random(CLUSTERS) < 1 / largest
-        reward, cluster = 1.0 * (rng.random(CLUSTERS) < rate), rng.integers(0, 2**62, CLUSTERS)
-        propensity = np.where(arm, 1 / largest, 1 - 1 / largest)
-        sides = [
-            fold.partial(LogBatch(reward=reward, cluster=cluster, propensity=propensity, target=target))
-            for target in (1.0 * arm, propensity)
-        ]
-        sums = [before + added for before, added in zip(sums, sides, strict=True)] if sums else sides
-        if number % 10 == 1:
-            level = look_alpha(gate_alpha(1), CLUSTERS * number, best_n=best_n, is_first=number == 1)
-            ours, theirs = (fold.at_ends(side)[0] for side in sums)
-            if compare(ours, theirs, alpha=level, rare=0.5).answer.answer == "better":
+@dataclass(frozen=True, kw_only=True)
+class EqualArms:
+    """Two arms that are worth the same: the log shows the second one once in `largest` sessions, and a candidate shows
+    it always. A session lies in one of four cells: the arm it was shown, and whether that was clicked."""
+
+    rate: float
+    largest: float
+
+    def promotes_in_a_year(self, seed: int) -> bool:
+        """Whether any look of the nights of a year, at a log that grows, lets the candidate pass."""
+        rng, best_n = np.random.default_rng(seed), BEST_NIGHTS * CLUSTERS
+        counts = rng.multinomial(CLUSTERS, self.chances, size=NIGHTS)
+        cells, clusters = np.repeat(np.tile(np.arange(4), NIGHTS), counts.ravel()), digests(rng, NIGHTS * CLUSTERS)
+        for number in self.telling(np.cumsum(counts, axis=0), reaches(NIGHTS)):
+            n = CLUSTERS * (number + 1)
+            level = look_alpha(gate_alpha(1), n, best_n=best_n, is_first=number == 0)
+            if self.passes(cells[:n], clusters[:n], alpha=level):
                 return True
-    return False
+        return False
+
+    def promotes_a_candidate(self, seed: int, *, clusters: int) -> bool:
+        """Whether any night of a year promotes its own candidate, each on sessions of its own."""
+        rng, levels = np.random.default_rng(seed), [nightly_alpha(candidate + 1) for candidate in range(NIGHTS)]
+        counts = rng.multinomial(clusters, self.chances, size=NIGHTS)
+        reach = np.array([-NormalDist().inv_cdf(level) for level in levels])
+        return any(
+            self.passes(np.repeat(np.arange(4), counts[number]), digests(rng, clusters), alpha=levels[number])
+            for number in self.telling(counts, reach)
+        )
+
+    @property
+    def chances(self) -> Array:
+        """The probability of each cell."""
+        shown, clicked = np.array([1 - 1 / self.largest, 1 / self.largest]), np.array([1 - self.rate, self.rate])
+        return np.outer(shown, clicked).ravel()
+
+    def telling(self, counts: Array, reach: Array) -> list[int]:
+        """The looks at which the candidate is so many standard errors better that it may pass: no bound of `compare`
+        is nearer than that of the normal distribution. counts (looks, 4)."""
+        gain = np.array([0.0, -1.0, 0.0, self.largest - 1])
+        n, total, squares = counts.sum(axis=1), counts @ gain, counts @ gain**2
+        return np.flatnonzero(total > NEAR * reach * np.sqrt(np.maximum(squares - total**2 / n, 0.0))).tolist()
+
+    def passes(self, cells: Ids, clusters: Ids, *, alpha: float) -> bool:
+        """Whether all bounds of the gate let the candidate pass. cells, clusters (n,): of the sessions."""
+        fold = ImpressionFold(estimators=ope.parse("ips").impressions, spans_batches=False)
+        arm, clicked = np.divmod(cells, 2)
+        propensity = np.where(arm, 1 / self.largest, 1 - 1 / self.largest)
+        log = LogBatch(reward=1.0 * clicked, cluster=clusters, propensity=propensity, target=1.0 * arm)
+        ours, theirs = (fold.at_ends(fold.partial(side))[0] for side in (log, replace(log, target=propensity)))
+        return compare(ours, theirs, alpha=alpha, rare=0.5).answer.answer == "better"
+
+
+def digests(rng: np.random.Generator, n: int) -> Ids:
+    return rng.integers(0, 2**62, n)
 
 
 def _mean(name: str, values: Sequence[float]) -> Figure:

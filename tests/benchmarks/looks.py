@@ -21,6 +21,7 @@ from rlrec.store.log.selected import Selection
 from tests.benchmarks.measure import Figure, Setting
 
 RUNS, LIFTS, USERS, EVERY = 1_000, 200, 10_000, 100
+SEGMENTS = 5  # whose users come in turn
 REWARD = Reward(
     id=1, name="default", weights={"click": 1.0}, window_us=0, default=0.0, clip_low=None, clip_high=None,
     learn="served", late="drop",
@@ -122,6 +123,20 @@ def is_alarm(world: World, sums: dict[str, Array], *, best_n: float) -> bool:
     return any({"better", "worse"} & {*answers(world, sums, look, best_n=best_n)} for look in telling_looks(sums))
 
 
+def names_a_segment(world: World, rng: np.random.Generator, *, best_n: float) -> bool:
+    """Whether, at some look, equal variants surely differ within one of SEGMENTS segments of as many users."""
+    by_segment = {f"s{number}": world.sums(rng) for number in range(SEGMENTS)}
+    for look in sorted({look for sums in by_segment.values() for look in telling_looks(sums)}):
+        segments = {name: figures(world, sums, look, best_n=best_n).sums.outcomes for name, sums in by_segment.items()}
+        first = figures(world, by_segment["s0"], look, best_n=best_n)
+        shown = replace(
+            first, study=replace(first.study, segment="device"), sums=replace(first.sums, segments=segments)
+        )
+        if any(row["answer"] in ("better", "worse") for row in shown.segments()):
+            return True
+    return False
+
+
 def users_until_sure(world: World, sums: dict[str, Array], *, best_n: float) -> float:
     """After how many users the second variant is better, infinite where it never is."""
     for look in telling_looks(sums):
@@ -147,6 +162,11 @@ def looks(setting: Setting) -> Iterator[Figure]:
     ):
         alarms = sum(is_alarm(world, world.sums(rng), best_n=5_000) for _ in range(runs))
         yield Figure(name=f"{name}: sure at some look, of {runs}", value=alarms, unit="", at_most=0.05 * runs)
+    for variants, rate in ((2, 0.1), (4, 0.1), (2, 0.01)):
+        world = World(weights=(1,) * variants, rates=(rate,) * variants, users=USERS // SEGMENTS)
+        named = sum(names_a_segment(world, np.random.default_rng(seed), best_n=5_000) for seed in range(runs))
+        name = f"{variants} equal variants, {SEGMENTS} segments, rate {rate:g}: one named at some look, of {runs}"
+        yield Figure(name=name, value=named, unit="", at_most=0.05 * runs)
     lift = World(weights=(1, 1), rates=(0.3, 0.33), users=20_000)
     planned = planned_users(lift, rng)
     waits = [users_until_sure(lift, lift.sums(rng), best_n=planned) for _ in range(setting.size(LIFTS))]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from itertools import chain
 from math import sqrt
 from typing import Any
 
@@ -68,8 +69,8 @@ def _crammed(setting: Setting, rates: Array, seed: int) -> list[tuple[float, boo
         assert serving is not None
         scores = serving.scores(0, np.arange(1, rates.shape[1] + 1), [{}], keys={})[0]
         truth = float(slate.first(scores, floor=serving.policy.exploration) @ rates[0])
-    for label in CRAMMED:
-        row = logs.estimate(path, "log", label, cluster="session")
+    judged = (logs.judged(path, "log", estimators=labels, cluster="session") for labels in ("cram", "ips,snips"))
+    for row in chain.from_iterable(judged):
         results.append((row["value"] - truth, row["lower"] <= truth <= row["upper"]))
     return results
 
