@@ -21,6 +21,7 @@ import numpy as np
 
 from rlrec.arrays import Array, Flags, Ids, look_up, piece_rows, run_starts
 from rlrec.errors import InputError
+from rlrec.policy.beliefs.reward import LIMIT
 from rlrec.store import Unit
 from rlrec.store.database.bulk import PendingQuery
 from rlrec.store.policies import arms as catalogue
@@ -141,7 +142,7 @@ def _rows(unit: Unit, portions: Iterable[Cells], name: str, columns: Sequence[st
         rows["value"] = value = _numbers(cells[column])
         _refuse(name, rows, rows["decision"] == 0, f"is no {key} of the log", cells[key])
         _refuse(name, rows, rows["arm"] == 0, "is no arm of the catalogue", cells["arm"])
-        is_wrong = ~np.isfinite(value) | ((value < 0) & (column == PROBABILITY))
+        is_wrong = ~(np.abs(value) <= LIMIT) | ((value < 0) & (column == PROBABILITY))
         _refuse(name, rows, is_wrong, f"is no {column}", cells[column])
         yield rows
         count += len(rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Mapping
-from math import isfinite, nan
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from rlrec.app.inputs import arm_rules, lookup
 from rlrec.app.inputs.arm_names import ArmNames
 from rlrec.errors import InputError, suggest
 from rlrec.policy.beliefs.base import Policy
+from rlrec.policy.beliefs.reward import LIMIT
 from rlrec.policy.contexts.encoder import Encoder
 from rlrec.policy.contexts.fields import value_of
 from rlrec.policy.slates.page_rules import declared
@@ -132,8 +133,8 @@ def _number(text: str, name: str) -> float:
         value = float(text.replace("_", "?"))  # Python's own 1_000 is a number nowhere else
     except ValueError:
         value = nan
-    if not isfinite(value):
-        raise InputError(f"{name} is {text!r}", hint="give a finite number")
+    if not abs(value) <= LIMIT:
+        raise InputError(f"{name} is {text!r}", hint=f"give a number within {LIMIT:g}")
     return value
 
 

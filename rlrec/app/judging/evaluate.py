@@ -24,6 +24,7 @@ from rlrec.compute import Engine
 from rlrec.errors import InputError, quantity
 from rlrec.ope.checks import verdicts
 from rlrec.ope.checks.reasons import GROUPS, HINTS, VERDICTS, helpful, hint
+from rlrec.policy.beliefs.reward import LIMIT
 from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
 from rlrec.store.log import selected
@@ -46,7 +47,8 @@ def evaluate(store: Store, request: Request, workers: Workers = IN_PROCESS) -> l
         try:
             with workers.opened(log_store, unit.now, has_reasons=True) as engine, TemporaryDirectory() as folder:
                 request = replace(request, log=log)
-                if request.sources or (request.reward_model, request.temperature, request.fitted_on) != (None,) * 3:
+                table_options = request.reward_model, request.temperature, request.fitted_on
+                if request.sources or any(option is not None for option in table_options):
                     request = _with_tables(unit, request, selection, Path(folder))
                 rows = estimates.answer(unit, request, estimators, selection, engine)
                 rows = rows if request.estimators else _with_visits(unit, request, rows, selection, engine)
@@ -73,7 +75,7 @@ def _with_tables(unit: Unit, request: Request, selection: Selection, folder: Pat
             hint = "--temperature T makes them probabilities, by softmax(score / T), or --greedy takes the best arm"
             raise InputError(f"{table.source} has scores", hint=hint)
         tables[name] = replace(table, temperature=0.0 if request.greedy else temperature or 1.0)
-    if temperature is not None and (temperature <= 0 or not tables or request.greedy):
+    if temperature is not None and (temperature < 1 / LIMIT or not tables or request.greedy):
         raise InputError(f"--temperature is {temperature:g}", hint="it is above 0, for a --target, without --greedy")
     if model is not None and decision_tables.is_by_decision(model):
         model = decision_tables.index(unit, model, "reward_model", (REWARD,), folder / REWARD)

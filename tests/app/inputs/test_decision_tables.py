@@ -90,6 +90,18 @@ def paged(db: str) -> None:
     logs.serve(db, "log", pages=200, rates=RATES, size=2, start=3.0)
 
 
+class Exporting:
+    """A frame that has the Arrow stream alone, as one of Polars. Its comparisons are frames, which are no truth."""
+
+    def __init__(self, table: pyarrow.Table) -> None:
+        self.__arrow_c_stream__ = table.__arrow_c_stream__
+
+    def __eq__(self, other: object) -> Any:
+        return pandas.DataFrame({"equal": [False, False]})
+
+    __hash__ = object.__hash__
+
+
 def evaluated(run: Run, *words: str, estimators: str = "impression,session") -> list[dict[str, Any]]:
     result = run(*LATER, "evaluate", *words, "--estimator", estimators, "--json")
     assert result.exit_code == 0, result.stderr
@@ -138,10 +150,14 @@ def test_a_frame_of_any_library_is_a_table(sqlite_db: str) -> None:
     frame = pandas.DataFrame(columns).astype({"arm": "category"}).sample(frac=1, random_state=1)
     with rlrec.open(sqlite_db, now=NOW) as store:
         stored = store.evaluate("home", estimators="impression")
-        for targets in (table, frame, {"frame": table.to_reader(max_chunksize=100)}):
+        for targets in (table, frame, {"frame": table.to_reader(max_chunksize=100)}, {"frame": Exporting(table)}):
             answer = store.evaluate(targets=targets, estimators="impression", fitted_on="none")
             assert_equal(answer, stored)
             assert (answer[0].target, answer[0].origin) == ("frame", "frame frame, probability at temperature 1")
+        rewards = table.drop_columns("probability").append_column("reward", table["probability"])
+        sources = (rewards, rewards.to_pandas(), Exporting(rewards))
+        models = [store.evaluate("home", estimators="dr", reward_model=source)[0] for source in sources]
+        assert len({row.value for row in models}) == 1
         answers = store.evaluate("home", targets={"a": table, "b": frame}, estimators="ips")
         assert [row.target for row in answers] == ["home", "a", "b"]
         with pytest.raises(InputError, match="cannot read frame frame: "):
@@ -200,6 +216,7 @@ def test_scores_need_a_way_to_probabilities(sqlite_db: str, tmp_path: Path, monk
             "--temperature is 1. it is above 0, for a --target, without",
         ),
         (("--target", scores, "--temperature", "0"), "--temperature is 0. it is above 0"),
+        (("--target", scores, "--temperature", "1e-300"), "--temperature is 1e-300. it is above 0"),
         (("uniform", "--temperature", "1"), "--temperature is 1. it is above 0, for a --target"),
         (("uniform", "--fitted-on", "until=2026-01-01"), "--fitted-on is given, and no table by decision"),
         (("--target", scores, "--temperature", "1", "--fitted-on", "policy=nobody"), "unknown policy 'nobody'"),
@@ -241,6 +258,7 @@ WRONG: dict[str, tuple[Callable[[list[Row]], list[Row]], str]] = {
     "another sum": (changed(5, 2, "a1", 0.2501), "row 5, decision 2: its probabilities add up to 1.0001, not to 1"),
     "a NaN": (changed(5, 2, "a1", "nan"), "row 6, decision 2: 'nan' is no probability"),
     "a word": (changed(5, 2, "a1", "?"), "row 6, decision 2: '?' is no probability"),
+    "too large a one": (changed(5, 2, "a1", 1e308), "row 6, decision 2: '1e+308' is no probability"),
     "a negative one": (changed(5, 2, "a1", -0.25), "row 6, decision 2: '-0.25' is no probability"),
     "two rows of an arm": (changed(5, 2, "a0", 0.25), "row 6, decision 2: its arm has another row there"),
     "a short row": (changed(5, 2, "a1"), "row 6, decision 2: 'None' is no probability"),
@@ -352,6 +370,9 @@ def test_a_table_of_rewards_is_a_model(sqlite_db: str, tmp_path: Path) -> None:
     _, bad = evaluated(run, "home", "--reward-model", wrong, estimators="ips,dr")
     assert good["std_error"] < ips["std_error"] < bad["std_error"]
     assert abs(good["value"] - bad["value"]) < 3 * bad["std_error"]
+    large = write(tmp_path / "large.csv", [(f"a{arm}", 1e308) for arm in range(4)], "arm,reward")
+    result = run(*LATER, "evaluate", "uniform", "--reward-model", large)
+    assert f"{large} line 2, the reward is '1e+308'. give a number within 1e+100" in result.stderr
     lacking = write(tmp_path / "lacking.csv", rows[:-1], "decision_id,arm,reward")
     result = run(*LATER, "evaluate", "uniform", "--reward-model", lacking)
     assert f"{lacking} has no row of decision 1 and arm 'a3'. it needs a reward" in result.stderr
