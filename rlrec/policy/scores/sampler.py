@@ -19,7 +19,7 @@ _MULTIPLIER: tuple[Any, Any] = (0xD2511F53, 0xCD9E8D57)
 _WEYL: tuple[Any, Any] = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
 _MAX_PLAIN = 4  # uniforms for which plain integers are faster than arrays
-_CHUNK = 1 << 15  # blocks at a time: the ten rounds then stay in the cache
+_CHUNK = 1 << 13  # blocks at a time: the ten rounds then stay in the cache
 
 
 def philox(counter: tuple[W, W, W, W], key: tuple[W, W]) -> tuple[W, W, W, W]:
@@ -51,14 +51,16 @@ def uniforms_at(seeds: Words, decisions: npt.NDArray[np.int64], words: Index) ->
         keys = zip(seeds.tolist(), decisions.tolist(), strict=True)
         return np.array([[_double(seed, number, word) for word in words.tolist()] for seed, number in keys])
     seeds, ids = np.asarray(seeds, np.uint64), np.asarray(decisions, np.int64).view(np.uint64)
-    # each block of Philox gives two uniforms: the distinct blocks, some rows at a time
-    blocks, block = np.unique(np.asarray(words, np.int64) >> 1, return_inverse=True)
+    # each block of Philox gives two uniforms: all blocks from the first word to the last, some rows at a time
+    blocks = np.arange(words.min() >> 1, (words.max() >> 1) + 1).astype(np.uint64)
     pairs = np.empty((len(seeds), 2 * len(blocks)))
     step = max(1, _CHUNK // max(1, len(blocks)))
     for start in range(0, len(seeds), step):
         rows = slice(start, start + step)
-        pairs[rows] = _doubles(seeds[rows], ids[rows], blocks.astype(np.uint64))
-    return pairs[:, 2 * block + (np.asarray(words) & 1)]
+        for first in range(0, len(blocks), _CHUNK):
+            last = first + _CHUNK
+            pairs[rows, 2 * first : 2 * last] = _doubles(seeds[rows], ids[rows], blocks[first:last])
+    return pairs.take(words - 2 * (words.min() >> 1), axis=1)
 
 
 def normals(seed: int, decision: int, *, start: int, count: int) -> Array:

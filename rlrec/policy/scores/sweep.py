@@ -63,7 +63,7 @@ class ContinuousOrder(DrawnOrder):
         # Summed over all who may stand above it, a rank's density is as wide as that of the root of so many on a slate.
         n_densities = min(size, math.ceil(4 * math.sqrt(size)))
         tabulated = self.tabulated if n_densities >= self._positions else self._tabulate(n_densities)
-        return maximum.ranks(tabulated.table, size)[:, tabulated.row]
+        return maximum.ranks(tabulated.table, size).take(tabulated.row, axis=1)
 
     def next_arms(self, prefixes: Index, *, floor: Floor) -> Array:
         return np.array([self._next_arm(prefix, at_positions(floor, len(prefix))) for prefix in prefixes])
@@ -99,7 +99,7 @@ class ContinuousOrder(DrawnOrder):
         table, row = self.tabulated.table, self.tabulated.row
         n, k = slates.shape
         probability, minimum = np.empty((n, k)), np.zeros((n, k))
-        left = np.bincount(row % len(table.count), minlength=len(table.count))[None]
+        left = np.append(table.count[:-1], len(row) - table.count.sum())[None]
         for position, (weight, prefix, begins) in enumerate(self._descend(slates, floors)):
             # probability of the arm shown, and of the least probable arm left
             parent, last = _each_once(prefix[begins], len(weight)), row[slates[begins, position]]
@@ -129,15 +129,15 @@ class ContinuousOrder(DrawnOrder):
     def ranking(self, keys: Array, size: int) -> Index:
         table, row = self.tabulated.table, self.tabulated.row
         exceedance, tabled = 1 - keys, np.flatnonzero(row >= 0)
-        above_listed = exceedance[:, tabled]
+        above_listed, tabled_rows = exceedance.take(tabled, axis=1), row[tabled]
         if len(keys) > _MAX_SLATES_WITHOUT_TABLE:
-            sf_edge = table.sf_edge[row[tabled]].T.copy()
+            sf_edge = table.sf_edge[tabled_rows].T.copy()
 
         def exceed(edge: Index) -> Flags:
             """Whether each score lies above the edge of its slate, (n, a)."""
             # a table of all arms pays for many slates alone
-            sf = sf_edge[edge] if len(keys) > _MAX_SLATES_WITHOUT_TABLE else table.sf_edge[:, edge].T[:, row[tabled]]
-            return sf > above_listed
+            by_table = len(keys) > _MAX_SLATES_WITHOUT_TABLE
+            return (sf_edge[edge] if by_table else table.sf_edge.T[edge].take(tabled_rows, axis=1)) > above_listed
 
         # of each slate the highest edge that `size` scores exceed
         last = table.sf_edge.shape[1] - 1

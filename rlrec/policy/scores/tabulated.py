@@ -33,12 +33,14 @@ class Tabulated:
     ) -> None:
         self._density, self._first, self._second = density, first, second
         self._positions, self._n_densities = positions, n_densities
-        # equal arms share a row: a cold start costs one arm
-        order = np.lexsort((second, first))
+        # equal arms share a row: a cold start costs one arm. Most are often equal, and those are not sorted
+        sorted_arms = np.append(np.flatnonzero((first != first[-1]) | (second != second[-1])), len(first) - 1)
+        order = sorted_arms[np.lexsort((second[sorted_arms], first[sorted_arms]))]
         starts = run_starts(first[order], second[order])
-        arms, size = order[starts], np.diff(starts, append=len(order))
-        group, count = np.empty(len(order), np.intp), size.astype(float)
-        group[order] = np.repeat(np.arange(len(starts)), size)
+        arms, number = order[starts], np.repeat(np.arange(len(starts)), np.diff(starts, append=len(order)))
+        group, count = np.full(len(first), number[order == len(first) - 1]), np.bincount(number).astype(float)
+        count[group[-1]] += len(first) - len(order)
+        group[order] = number
         scores, spare = density(first[arms], second[arms]), min(16 + len(arms) // 8, len(first) - len(arms))
         self.table, row = tabulate(scores, count, ranks=positions, n_densities=n_densities, refine=refine, spare=spare)
         self.row = row[group]

@@ -82,7 +82,7 @@ class SweptBest:
         self._shown = np.empty((1, 0), np.intp)  # the arms of each prefix that competed, -1 for others
 
     def probability(self, allowed: Flags) -> Array:
-        probability = (self._sweep.weight() @ self._table.hazard.T)[:, self._row]
+        probability = (self._sweep.weight() @ self._table.hazard.T).take(self._row, axis=1)
         probability *= allowed
         total = probability.sum(axis=1, keepdims=True)
         return np.divide(probability, total, out=probability, where=total > 0)  # as in `ContinuousOrder.next_arms`
@@ -147,7 +147,7 @@ class SlateWalk:
     def minimum(self, probability: Array) -> Array:
         """The smallest probability of any arm that is left and that the request allows, (u,)."""
         by_request = self._allowed if self._is_of_request else self._find_allowed(by_request=True)
-        return probability.min(axis=1, initial=1.0, where=by_request)
+        return np.where(by_request, probability, 1.0).min(axis=1)
 
     def show(self, prefix: Index, arms: Index) -> Index:
         """Lengthen the prefixes of slates (n,) by an arm each, (n,): the new prefix of each slate, (n,)."""
