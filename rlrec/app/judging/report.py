@@ -121,7 +121,7 @@ def report(store: Store, request: Request) -> Result:
 
 def quick_findings(store: Store) -> list[Finding]:
     """The findings of checks that do not read the whole log."""
-    with store.snapshot() as unit, bulk.alongside(unit):
+    with store.snapshot() as unit:
         return _Gathering(store, unit, Request()).quick_findings()
 
 

@@ -84,16 +84,16 @@ Audience = TypedDict("Audience", {
 
 
 def show(
-    store: Store, reference: str, context: Mapping[str, Any] | None = None, *, sample: bool = True
+    store: Store, reference: str, context: Mapping[str, Any] | None = None, *, sample: bool = True, drift: bool = True
 ) -> PolicyBelief:
     """The belief of a version about every arm, and what it would serve now, in a context. sample: where the log is
-    long, weighted means are from a part of it."""
+    long, weighted means are from a part of it; drift: look for changes of mean rewards."""
     context = context or {}
     with store.read() as unit, nullcontext() if sample else bulk.alongside(unit):
         version, head = lookup.version(unit, reference)
         live = policies.by_id(unit, [head.live_id])[head.live_id]
         summary = belief_versions.summary(unit, version)
-        catalogue, changes = arms.all_arms(unit), newest.recent_changes(unit, version)
+        catalogue, changes = arms.all_arms(unit), newest.recent_changes(unit, version) if drift else {}
         names: dict[int | str, str | None] = {"policy": None, **{arm.id: arm.key for arm in catalogue}}
         optional_fields: dict[str, Any] = {}
         if version.contextual:

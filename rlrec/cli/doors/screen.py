@@ -28,7 +28,7 @@ def screen(store: Store, show: Show, address: str) -> None:
     `route show`, `effects`, `session show`, `decision show` and `report` say, with links from each user, session, arm
     and decision to the next. Nothing is written to the store. Ctrl-C ends it.
 
-    Pages are made by two processes of their own; what takes long is shown again for twenty times as long as it took,
+    Pages are made by two processes of their own; what takes long is shown again for forty times as long as it took,
     with its time below."""
     try:
         from rlrec.cli.doors.page_server import PageServer, ScreenFront, page_options

@@ -144,7 +144,7 @@ def show_arm(store: Store, args: Arguments) -> Content:
     live = app.versions.list_versions(store)
     for policy in live[:N_POLICIES]:
         try:
-            beliefs = app.policy_beliefs.show(store, policy["policy"])["arms"]
+            beliefs = app.policy_beliefs.show(store, policy["policy"], drift=False)["arms"]
         except InputError:  # it has no belief of its own
             continue
         columns = dict.fromkeys(policy_view.BELIEF[2:])

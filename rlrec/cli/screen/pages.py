@@ -26,7 +26,7 @@ Value = TypeVar("Value")
 N_LINES = 50  # above or below a table
 REFRESH = {"": "off", "10": "10 s", "60": "60 s"}  # seconds after which a page comes again, and how that is called
 RETRY_S = 5  # after which a page comes again that the store could not give
-SHARE = 20  # an answer is kept for so many times what it took, so that pages take a twentieth of a processor
+SHARE = 40  # an answer is kept for so many times what it took, so that pages take a fortieth of a processor
 FRESH_S = 5.0  # at least
 CACHE_BYTES = 16_000_000  # of a process, for what it may need again
 OBJECT_BYTES = 4  # of memory, about, for each letter that writes a content out
@@ -107,14 +107,14 @@ class PageMaker:
     def make(self, path: str, query: str) -> WebPage:
         """The page of an address. What the store cannot give, and why, is a page, too."""
         address = Address(path, arguments(query))
-        named = {name: address.args[name] for name in NAMED if name in address.args}
+        named, began = {name: address.args[name] for name in NAMED if name in address.args}, time.monotonic()
         try:
             answer = self._answer(path, named)
             if answer.content.location:
                 return WebPage(303, b"", address.follow(answer.content.location))
             body = self._render(answer.content, address, answer)
         except Exception as error:
-            return self._problem(error, address, 404 if named else 200)
+            return self._problem(error, address, 404 if named else 200, time.monotonic() - began)
         refresh = "" if path == "find" else address.args.get("refresh", "")  # which would empty what is being typed
         return WebPage(200, body, "", answer.fresh_s, refresh)
 
@@ -140,7 +140,7 @@ class PageMaker:
         self._answers.put(key, answer, OBJECT_BYTES * len(repr(content)))
         return answer
 
-    def _problem(self, error: Exception, address: Address, status: int) -> WebPage:
+    def _problem(self, error: Exception, address: Address, status: int, took_s: float) -> WebPage:
         """A page about an error."""
         if not isinstance(error, RlrecError):
             error = RlrecError(f"unexpected {type(error).__name__}: {error}", hint="`rlrec doctor` looks closer")
@@ -151,7 +151,7 @@ class PageMaker:
             status, refresh = 503, str(RETRY_S)
             lines.append(f"This page comes again by itself every {RETRY_S} seconds.")
         content = Content("The store cannot be shown" if status == 503 else "Nothing to show", alerts=lines)
-        return WebPage(status, self._render(content, address), refresh=refresh)
+        return WebPage(status, self._render(content, address), "", 0.0 if status == 503 else SHARE * took_s, refresh)
 
     def _render(self, content: Content, address: Address, answer: _CachedContent | None = None) -> bytes:
         """The HTML of a page."""

@@ -322,6 +322,7 @@ def test_pages_about_errors_keep_the_refresh(shop: Run, sqlite_db: str) -> None:
     assert (missing.status, missing.refresh) == (404, "60")
     assert (unexpected.status, unexpected.refresh) == (500, "60")
     assert "unexpected KeyError: 'nowhere'" in text_of(unexpected)
+    assert missing.fresh_s > 0  # what took long to refuse is not asked again with each look
 
 
 @pytest.mark.parametrize("number", ["9" * 4_301, "abc", "\u0661", "-1", "1" * 19, "\u00b2"])
