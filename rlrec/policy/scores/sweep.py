@@ -130,13 +130,12 @@ class ContinuousOrder(DrawnOrder):
         table, row = self.tabulated.table, self.tabulated.row
         exceedance, tabled = 1 - keys, np.flatnonzero(row >= 0)
         above_listed, tabled_rows = exceedance.take(tabled, axis=1), row[tabled]
-        if len(keys) > _MAX_SLATES_WITHOUT_TABLE:
+        if by_table := len(keys) > _MAX_SLATES_WITHOUT_TABLE:
             sf_edge = table.sf_edge[tabled_rows].T.copy()
 
         def exceed(edge: Index) -> Flags:
             """Whether each score lies above the edge of its slate, (n, a)."""
             # a table of all arms pays for many slates alone
-            by_table = len(keys) > _MAX_SLATES_WITHOUT_TABLE
             return (sf_edge[edge] if by_table else table.sf_edge.T[edge].take(tabled_rows, axis=1)) > above_listed
 
         # of each slate the highest edge that `size` scores exceed

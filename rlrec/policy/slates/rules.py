@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 
@@ -178,19 +178,15 @@ class RuledSampler(SlateSampler):
             step = max(1, _ENTRIES // self._arms)
             for start in range(0, len(uniform), step):
                 rows = uniform[start : start + step]
-                draws.append(_draw(self._walk(self._order), np.zeros(len(rows), np.intp), rows))
+                draws.append(_draw(cast(RuledOrder, self._order).walk(), np.zeros(len(rows), np.intp), rows))
             slates, propensity, minimum = map(np.vstack, zip(*draws, strict=True))
             return to_log(slates, propensity, self.marginals[np.arange(self._size), slates], minimum)
         for row, (seed, decision) in enumerate(zip(seeds.tolist(), decisions.tolist(), strict=True)):
             order = self._scores.decision_scores(seed, decision).order(self._size)
-            slate = _draw(self._walk(order), np.zeros(1, np.intp), uniform[row : row + 1])
+            slate = _draw(cast(RuledOrder, order).walk(), np.zeros(1, np.intp), uniform[row : row + 1])
             draws.append((*slate, order.ranks(self._size)[np.arange(self._size), slate[0]]))
         slates, propensity, minimum, marginal = map(np.vstack, zip(*draws, strict=True))
         return to_log(slates, propensity, marginal, minimum)
-
-    def _walk(self, order: Order) -> SlateWalk:
-        assert isinstance(order, RuledOrder)
-        return order.walk()
 
 
 def draw_rows(logits: Array, layout: PageLayout, *, floor: Floor, seeds: Words, decisions: Ids, size: int) -> Draw:
