@@ -28,10 +28,11 @@ from rlrec.store.policies import arms as catalogue
 from rlrec.times import format_time
 
 KEYS = ("decision_id", "request_id")  # columns that name a decision
-PROBABILITY, SCORE, REWARD = "probability", "score", "reward"
+PROBABILITY, SCORE, REWARD, MARGINAL = "probability", "score", "reward", "marginal"
+POSITION = "position"  # the column that says where on its page an arm has a marginal
 TOLERANCE = 1e-5  # of a sum of probabilities
 PORTION, SHARES = 50_000, 64  # rows that are read at a time; shares of the decisions, which are sorted one by one
-_ROW = np.dtype([("decision", np.int64), ("arm", np.int64), ("row", np.int64), ("value", np.float64)])
+_ROW = np.dtype([*((name, np.int64) for name in ("decision", "arm", "position", "row")), ("value", np.float64)])
 
 Source = Any  # a path, or a frame
 Cells = Mapping[str, Sequence[Any]]  # columns by name
@@ -53,11 +54,12 @@ class DecisionTable:
     def manner(self) -> str:
         """Where its probabilities come from, and how."""
         manner = f"at temperature {self.temperature:g}" if self.temperature else "of the best arm"
+        manner = f"at each {POSITION}" if self.column == MARGINAL else manner
         return f"{self.source}, {self.column} {manner}"
 
-    def values(self, decision: Ids, arms: Ids, *, keys: Mapping[int, str], shares: Any = 1.0) -> Array:
-        """The values of decisions (d,) for arms (m,), ascending, (d, m). keys: of arms by id. Rewards may be missing of
-        arms without a share (d, m): there they are 0.
+    def values(self, decision: Ids, arms: Ids, *, keys: Mapping[int, str], shares: Any = 1.0, k: int = 1) -> Array:
+        """The values of decisions (d,) at k positions for arms (m,), ascending, (d, k, m). keys: of arms by id. Rewards
+        may be missing of arms without a share (d, 1, m): there they are 0.
 
         Raises InputError where one is missing else; and where these are not all arms that a target has there, or their
         probabilities do not add up to 1."""
@@ -66,18 +68,22 @@ class DecisionTable:
         stored, number = rows[piece_rows(start, end - start)], np.repeat(np.arange(len(decision)), end - start)
         column, has_column = look_up(arms, stored["arm"])
         _refuse(self.source, stored, ~has_column & (self.column != REWARD), "its arm is not eligible there")
-        values = np.full((len(decision), len(arms)), np.nan)
-        values[number[has_column], column[has_column]] = stored["value"][has_column]
-        for row, arm in np.argwhere(np.isnan(values) & (shares > 0))[:1].tolist():
-            lacking = f"decision {decision[row]} and arm {keys[int(arms[arm])]!r}"
+        _refuse(self.source, stored, stored["position"] > k, f"its page ends at position {k}")
+        values = np.full((len(decision), k, len(arms)), np.nan)
+        values[number[has_column], stored["position"][has_column] - 1, column[has_column]] = stored["value"][has_column]
+        for row, position, arm in np.argwhere(np.isnan(values) & (shares > 0))[:1].tolist():
+            suffix = f", position {position + 1}" if self.column == MARGINAL else ""
+            lacking = f"decision {decision[row]}{suffix} and arm {keys[int(arms[arm])]!r}"
             hint = f"it needs a {self.column} of every eligible arm of each decision that --log selects"
             if self.since is not None and decision[row] < rows["decision"][0]:
                 hint += f"; `--log since={self.since}` begins with its first decision, {rows['decision'][0]}"
             raise InputError(f"{self.source} has no row of {lacking}", hint=hint)
-        sums = values.sum(axis=1)
-        wrong = (np.abs(sums - 1) > TOLERANCE) & (self.column == PROBABILITY)
-        problem = f"its probabilities add up to {sums[np.argmax(wrong)]:.7g}, not to 1"
-        _refuse(self.source, rows[start % len(rows)], wrong, problem)
+        if self.column in (PROBABILITY, MARGINAL):
+            first, sums, by_arm = rows[start % len(rows)], values.sum(axis=2), values.sum(axis=1).max(axis=1)
+            furthest = np.take_along_axis(sums, np.abs(sums - 1).argmax(axis=1)[:, None], axis=1)[:, 0]
+            wrong, repeated = np.abs(furthest - 1) > TOLERANCE, by_arm > 1 + TOLERANCE
+            _refuse(self.source, first, wrong, f"its probabilities add up to {furthest[wrong.argmax()]:.7g}, not to 1")
+            _refuse(self.source, first, repeated, f"an arm is {by_arm[repeated.argmax()]:.7g} times on its page")
         return np.nan_to_num(values)
 
 
@@ -113,14 +119,15 @@ def index(unit: Unit, source: Source, name: str, columns: Sequence[str], path: P
 
 
 def _checked(unit: Unit, rows: Any, name: str) -> Any:
-    """The rows by decision and arm. Raises InputError for a decision that the log lacks, and for two rows of an arm."""
-    rows = rows[np.lexsort((rows["row"], rows["arm"], rows["decision"]))]
+    """The rows by decision, position and arm. Raises InputError for a decision that the log lacks, and for two rows of
+    an arm."""
+    rows = rows[np.lexsort((rows["row"], rows["arm"], rows["position"], rows["decision"]))]
     decision = rows["decision"]
     between = f"id >= {decision[0]} AND id <= {decision[-1]}"
     query = PendingQuery(unit, f"SELECT id FROM decision WHERE {between} ORDER BY id", {"id": np.int64})
     _refuse(name, rows, ~look_up(query.columns()["id"], decision)[1], "the log has no such decision")
     comes_again = np.ones(len(rows), np.bool_)
-    comes_again[run_starts(decision, rows["arm"])] = False
+    comes_again[run_starts(decision, rows["position"], rows["arm"])] = False
     _refuse(name, rows, comes_again, "its arm has another row there")
     return rows
 
@@ -136,13 +143,14 @@ def _rows(unit: Unit, portions: Iterable[Cells], name: str, columns: Sequence[st
             text = "SELECT request_key, id FROM decision WHERE request_key IN (?*)"
             rows["decision"] = _ids(dict(unit.ask(text, {*map(str, cells[key])})), map(str, cells[key]))
         else:
-            number = _numbers(cells[key])
-            rows["decision"] = np.where((number > 0) & (number < 2**53) & (number % 1 == 0), number, 0)
+            rows["decision"] = _integers(cells[key])
+        rows["position"] = _integers(cells[POSITION]) if column == MARGINAL else 1
         rows["arm"] = _ids(arms, map(str, cells["arm"]))
         rows["value"] = value = _numbers(cells[column])
         _refuse(name, rows, rows["decision"] == 0, f"is no {key} of the log", cells[key])
         _refuse(name, rows, rows["arm"] == 0, "is no arm of the catalogue", cells["arm"])
-        is_wrong = ~(np.abs(value) <= LIMIT) | ((value < 0) & (column == PROBABILITY))
+        _refuse(name, rows, rows["position"] == 0, f"is no {POSITION}", cells.get(POSITION, ()))
+        is_wrong = ~(np.abs(value) <= LIMIT) | ((value < 0) & (column in (PROBABILITY, MARGINAL)))
         _refuse(name, rows, is_wrong, f"is no {column}", cells[column])
         yield rows
         count += len(rows)
@@ -160,8 +168,9 @@ def _refuse(name: str, rows: Any, wrong: Flags, problem: str, cells: Sequence[An
 def _named_columns(name: str, cells: Cells, columns: Sequence[str]) -> tuple[str, str]:
     """The columns of the keys of decisions and of the numbers. Raises InputError where there are others, too."""
     key, column = (next(filter(cells.__contains__, names), "") for names in (KEYS, columns))
-    if {*cells} != {key, "arm", column}:
-        hint = f"its columns are {' or '.join(KEYS)}, arm, and {' or '.join(columns)}"
+    if {*cells} != {key, "arm", column, *([POSITION] if column == MARGINAL else [])}:
+        text = " or ".join(columns).replace(MARGINAL, f"{POSITION} with {MARGINAL}")
+        hint = f"its columns are {' or '.join(KEYS)}, arm, and {text}"
         message = f"has the columns {', '.join(map(str, cells))}" if cells else "has no row"
         raise InputError(f"{name} {message}", hint=hint)
     return key, column
@@ -170,6 +179,12 @@ def _named_columns(name: str, cells: Cells, columns: Sequence[str]) -> tuple[str
 def _ids(ids: Mapping[str, int], keys: Iterable[str]) -> Ids:
     """The ids of keys, 0 where there is none."""
     return np.array(list(map(ids.get, keys, repeat(0))), np.int64)
+
+
+def _integers(cells: Sequence[Any]) -> Array:
+    """The numbers in cells that are whole and above 0, 0 for anything else."""
+    number = _numbers(cells)
+    return np.where((number > 0) & (number < 2**53) & (number % 1 == 0), number, 0.0)
 
 
 def _numbers(cells: Sequence[Any]) -> Array:

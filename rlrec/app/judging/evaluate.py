@@ -64,16 +64,18 @@ def _with_tables(unit: Unit, request: Request, selection: Selection, folder: Pat
     """The request with the tables of its sources, in files of a folder. Raises InputError for a table that lacks
     something, and for an option without a table."""
     from rlrec.app.inputs import decision_tables
-    from rlrec.app.inputs.decision_tables import PROBABILITY, REWARD, SCORE, DecisionTable
+    from rlrec.app.inputs.decision_tables import MARGINAL, PROBABILITY, REWARD, SCORE, DecisionTable
 
     tables, model, temperature = dict[str, DecisionTable](), request.reward_model, request.temperature
     for name, source in request.sources:
         if name in tables:
             raise InputError(f"two --target have the name {name}", hint="write --target NAME=FILE")
-        table = decision_tables.index(unit, source, name, (PROBABILITY, SCORE), folder / str(len(tables)))
+        table = decision_tables.index(unit, source, name, (PROBABILITY, SCORE, MARGINAL), folder / str(len(tables)))
         if table.column == SCORE and temperature is None and not request.greedy:
             hint = "--temperature T makes them probabilities, by softmax(score / T), or --greedy takes the best arm"
             raise InputError(f"{table.source} has scores", hint=hint)
+        if table.column == MARGINAL and (request.greedy or temperature is not None):
+            raise InputError(f"{table.source} has marginals", hint="leave out --temperature, --greedy")
         tables[name] = replace(table, temperature=0.0 if request.greedy else temperature or 1.0)
     if temperature is not None and (temperature < 1 / LIMIT or not tables or request.greedy):
         raise InputError(f"--temperature is {temperature:g}", hint="it is above 0, for a --target, without --greedy")

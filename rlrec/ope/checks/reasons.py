@@ -126,9 +126,9 @@ REASONS = {
         for period in ("hour", "day", "week")
     },
     "no-past": Reason("sample", "ok", "no unit had visits before its assignment: there is nothing to adjust by"),
-    "no-propensity": Reason("log", "ok", "rows or visits without a propensity, or cut, were left out; `left_out` "
-        "counts them: import the log with the propensities of its slates, or into a new store with --propensity "
-        "uniform or fitted"),
+    "no-propensity": Reason("log", "ok", "rows or visits without a propensity, or cut, or with slates that a table by "
+        "position cannot weigh, were left out; `left_out` counts them: import the log with the propensities of its "
+        "slates, or into a new store with --propensity uniform or fitted"),
     "no-marginal": Reason("log", "ok", "pages were left out whose logger, or whose target without --target-samples, "
         "has no probability of an arm at a position; `left_out` counts them: log `marginal` with each slot (`rlrec "
         "help own-logs`), or judge by rips or sips, which need propensities alone"),

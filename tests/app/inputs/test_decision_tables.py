@@ -34,8 +34,9 @@ RATES = (0.1, 0.2, 0.3, 0.4)
 FIGURES = ("value", "std_error", "lower", "upper", "ess", "max_weight", "mean_weight", "unsupported", "lift", "n")
 
 
-def table_of(db: str, name: str, *, scores: bool = False) -> list[Row]:
-    """The probabilities of a target for the first slot of each decision, or the scores of one that reads states."""
+def table_of(db: str, name: str, *, scores: bool = False, by_position: bool = False) -> list[Row]:
+    """The probabilities of a target for the first slot of each decision, or at each position, or the scores of one that
+    reads states."""
     table = list[Row]()
     with closing(logs.at(db, 1e6)) as store, store.read() as unit:
         evaluation, (impressions, *_), reader = estimates.prepare(
@@ -47,13 +48,20 @@ def table_of(db: str, name: str, *, scores: bool = False) -> list[Row]:
             top = rows.take(rows.slots["position"] == 1)
             for case_rows in scorer.case_rows(top, logged):
                 if isinstance(case_rows, CaseRows):
-                    blocks = [(block.arms, block.shares[0]) for block in case_rows.blocks]
+                    blocks = [
+                        (block.arms, block.shares if by_position else block.shares[0]) for block in case_rows.blocks
+                    ]
                 else:
                     by_decision = case_rows.score if scores else case_rows.probability
                     blocks = [(case_rows.arms, values) for values in by_decision]
                 for index, case in zip(case_rows.indices, case_rows.case, strict=True):
                     decision, (arms, values) = int(top.slots["decision_id"][index]), blocks[case]
-                    keys = (evaluation.arms.keys[arm] for arm in arms.tolist())
+                    keys = [evaluation.arms.keys[arm] for arm in arms.tolist()]
+                    if by_position:
+                        at_positions = enumerate(values, start=1)
+                        cells = ((at, *cell) for at, row in at_positions for cell in zip(keys, row, strict=True))
+                        table += [(decision, key, at, float(value)) for at, key, value in cells]
+                        continue
                     table += [(decision, key, float(value)) for key, value in zip(keys, values, strict=True)]
     return table
 
@@ -100,6 +108,24 @@ class Exporting:
         return pandas.DataFrame({"equal": [False, False]})
 
     __hash__ = object.__hash__
+
+
+def mixed_pages(db: str) -> None:
+    """Pages of one and of three slots by two loggers, and a curve of their positions."""
+    logs.catalogue(db, 4)
+    logs.create(db, "log", "uniform")
+    logs.create(db, "home", "thompson", floor="0.1")
+    logs.create(db, "greedy", "epsilon-greedy", epsilon="0.2")
+    logs.serve(db, "log", pages=200, rates=RATES, size=3, start=3.0, curve=(1.0, 0.7, 0.5))
+    logs.serve(db, "greedy", pages=100, rates=RATES, size=1, seed=2, start=5.0)
+    logs.serve(db, "home", pages=200, rates=RATES, size=3, seed=3, start=9.0, curve=(1.0, 0.7, 0.5))
+
+
+def three_slots(db: str) -> None:
+    """Pages of three slots."""
+    logs.catalogue(db, 4)
+    logs.create(db, "log", "uniform")
+    logs.serve(db, "log", pages=200, rates=RATES, size=3)
 
 
 def evaluated(run: Run, *words: str, estimators: str = "impression,session") -> list[dict[str, Any]]:
@@ -203,6 +229,60 @@ def test_scores_rank_pages_as_a_policy_that_reads_states_does(sqlite_db: str, tm
     result = run(*LATER, "evaluate", "--target", path)
     assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
     assert "has probabilities, and the log has several slots of decision 1. give scores" in result.stderr
+    assert "or a `marginal` for each `position`" in result.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["home", "greedy"])
+def test_probabilities_at_positions_weigh_pages_as_the_policy_does(
+    sqlite_db: str, tmp_path: Path, target: str
+) -> None:  # fmt: skip
+    run = filled(sqlite_db, mixed_pages)
+    run(*LATER, "position", "fit", "curve")
+    rows = table_of(sqlite_db, target, by_position=True)
+    path = write(tmp_path / "tabled.csv", rows, "decision_id,arm,position,marginal")
+    # all that weigh slots by themselves
+    for names in ("impression", "iips,sn-iips,pi,sn-pi,pbm:curve,sn-pbm:curve,interpol:1:curve,sn-interpol:1:curve"):
+        tabled = evaluated(run, "--target", path, estimators=names)
+        assert_equal(tabled, evaluated(run, target, estimators=names))
+    assert tabled[0]["origin"] == f"{path}, marginal at each position"
+    other = write(tmp_path / "tabled.parquet", rows[::-1], "decision_id,arm,position,marginal")
+    assert figures(evaluated(run, "--target", other, estimators=names)) == figures(tabled)
+    with rlrec.open(sqlite_db, now=NOW) as store:
+        frame = pandas.DataFrame(rows, columns=["decision_id", "arm", "position", "marginal"])
+        assert_equal(store.evaluate(targets={"tabled": frame}, estimators=names), tabled)
+    # whole pages and visits are weighed where they are one slot
+    for row in evaluated(run, "--target", path, estimators="sn-sips,sn-rips,cascade-dr"):
+        assert (row["left_out"], "no-propensity" in row["reasons"]) == (400, True)
+    assert evaluated(run, "--target", path, estimators="wis")[0]["left_out"] > 0
+    result = run(*LATER, "evaluate", "--target", path)
+    assert result.exit_code == 0, result.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda rows: rows[:7] + rows[8:], " has no row of decision 1, position 2 and arm 'a3'. it needs a marg"),
+        (lambda rows: [*rows, (1, "a0", 4, 0.25)], "row 2401, decision 1: its page ends at position 3"),
+        (lambda rows: [(1, "a0", 1.5, 0.25), *rows[1:]], "row 1, decision 1: '1.5' is no position"),
+        (lambda rows: [(1, "a0", 1, 0.26), *rows[1:]], "decision 1: its probabilities add up to 1.01, not to 1"),
+        (lambda rows: [(1, arm, at, float(arm == "a0")) for _, arm, at, _ in rows[:12]] + rows[12:], "is 3 times on"),
+        (lambda rows: [*rows, rows[0]], "row 2401, decision 1: its arm has another row there"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_probabilities_at_positions_is_one_line(
+    sqlite_db: str, tmp_path: Path, change: Callable[[list[Row]], list[Row]], message: str
+) -> None:
+    run = filled(sqlite_db, three_slots)
+    rows = [(row, f"a{arm}", at, 0.25) for row in range(1, 201) for at in (1, 2, 3) for arm in range(4)]
+    path = write(tmp_path / "tabled.csv", change(rows), "decision_id,arm,position,marginal")
+    result = run(*LATER, "evaluate", "--target", path, "--estimator", "ips")
+    assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (2, "", 1)
+    assert message in result.stderr
+    good = write(tmp_path / "good.csv", rows, "decision_id,arm,position,marginal")
+    for words in (("--temperature", "2"), ("--greedy",)):
+        result = run(*LATER, "evaluate", "--target", good, *words)
+        assert f"{good} has marginals. leave out --temperature" in result.stderr
 
 
 def test_scores_need_a_way_to_probabilities(sqlite_db: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -284,7 +284,7 @@ class DecisionRewards:
         means = np.empty(len(decision))
         for rows in np.array_split(np.arange(len(decision)), 1 + len(decision) * len(self.arms) // SPARSE_CELLS):
             shares = shares_of(rows)
-            values = self.table.values(decision[rows], self.arms.ids, keys=self.arms.keys, shares=shares)
+            values = self.table.values(decision[rows], self.arms.ids, keys=self.arms.keys, shares=shares[:, None])[:, 0]
             means[rows] = np.einsum("na,na->n", values, shares)
         return means
 

@@ -15,12 +15,13 @@ import numpy as np
 
 from rlrec.app.distributions.trained import EligibleGroup
 from rlrec.app.evaluation.rows.log_rows import ArmTable, ImpressionRows, LoggedBatch
-from rlrec.app.evaluation.targets.cases import TargetProbabilities, arm_indices, columns_of
+from rlrec.app.evaluation.targets.cases import Block, CaseRows, TargetProbabilities, arm_indices, columns_of
 from rlrec.app.evaluation.targets.probabilities import CELLS, NARROWED, Scorer
-from rlrec.app.inputs.decision_tables import PROBABILITY, DecisionTable
+from rlrec.app.inputs.decision_tables import MARGINAL, PROBABILITY, SCORE, DecisionTable
 from rlrec.arrays import Array, Flags, Ids, piece_rows, rows_by_kind, run_starts, take
 from rlrec.errors import InputError
 from rlrec.policy.gradients import history
+from rlrec.policy.scores.families.point import Point
 from rlrec.policy.scores.floors import Floor, at_positions
 from rlrec.policy.scores.sampler import uniforms_at
 from rlrec.policy.slates import plackett_luce, slate
@@ -67,37 +68,66 @@ class StateScorer(Scorer):
 
 @dataclass(eq=False)
 class TableScorer(StateScorer):
-    """One target of a table: of scores, by which pages are drawn arm by arm, or of probabilities of the one slot that
-    the log has of a decision, at its position. Raises InputError where there are several slots."""
+    """One target of a table: of scores, by which pages are drawn arm by arm, or of probabilities, at each position or
+    of the one slot that the log has of a decision. Raises InputError where that has several, and the table none for
+    each."""
 
     table: DecisionTable = field(kw_only=True)
 
     def unanswerable(self, slots: Columns, logged: LoggedBatch) -> Flags:
-        return Scorer.unanswerable(self, slots, logged)  # it reads no state
+        """It reads no state; probabilities at positions tell nothing of slots that are weighed with those above."""
+        # whole visits have no depth
+        joint = np.isnan(slots["marginal"]) & (slots["depth"] > 0) if "depth" in slots else slots["size"] > 1
+        return Scorer.unanswerable(self, slots, logged) | (joint & (self.table.column == MARGINAL))
 
     def refused(self, slots: Columns, logged: LoggedBatch) -> Flags:
         is_ruled = np.isin(slots["policy_id"], [*self.target.ruled_ids]) | logged.contexts.have_rules[slots["context"]]
-        return is_ruled & (self.table.column != PROBABILITY)
+        return is_ruled & (self.table.column == SCORE)
 
     def _prefixed(self, slots: Columns) -> Flags:
-        return Scorer._prefixed(self, slots) if self.table.column == PROBABILITY else super()._prefixed(slots)
+        return super()._prefixed(slots) if self.table.column == SCORE else Scorer._prefixed(self, slots)
 
-    def case_rows(self, rows: ImpressionRows, logged: LoggedBatch, **_: Any) -> Iterator[StateCaseRows]:
+    def case_rows(self, rows: ImpressionRows, logged: LoggedBatch, **_: Any) -> Iterator[Any]:
         starts, table = run_starts(rows.slots["decision_id"]), self.table
         counts, slots = np.diff(starts, append=len(rows)), take(rows.slots, starts)
         has_several = (counts > 1) | (slots["depth"] > 0)
         if table.column == PROBABILITY and has_several.any():
             page = f"the log has several slots of decision {slots['decision_id'][has_several][0]}"
-            hint = "give scores: by these a page is drawn arm by arm"
+            hint = "give scores, by which a page is drawn arm by arm, or a `marginal` for each `position`"
             raise InputError(f"{table.source} has probabilities, and {page}", hint=hint)
-        for members in rows_by_kind(slots["eligible_id"]):
-            arms = logged.eligible[int(slots["eligible_id"][members[0]])]
-            for portion in np.array_split(members, 1 + len(members) * len(arms) // CELLS):
-                score = table.values(slots["decision_id"][portion], arms, keys=self.arms.keys)
+        lowest = np.maximum.reduceat(rows.slots["position"], starts)
+        size = np.maximum(slots["size"], lowest) if table.column == MARGINAL else np.ones_like(starts)
+        for members in rows_by_kind(slots["eligible_id"], size):
+            arms, k = logged.eligible[int(slots["eligible_id"][members[0]])], int(size[members[0]])
+            for portion in np.array_split(members, 1 + len(members) * k * len(self.arms) // CELLS):
+                values = table.values(slots["decision_id"][portion], arms, keys=self.arms.keys, k=k)
+                if table.column == MARGINAL:
+                    scores, case = Point(np.zeros(len(arms))), np.repeat(np.arange(len(portion)), counts[portion])
+                    blocks = [Block(arms, scores, 0.0, shares, shares.max(axis=1)) for shares in values]
+                    yield PositionCaseRows(blocks, case, piece_rows(starts[portion], counts[portion]), rows)
+                    continue
+                score = values[:, 0]
                 with np.errstate(divide="ignore"):
                     group = EligibleGroup(portion, arms, np.log(score) if table.column == PROBABILITY else score)
                 served = {"temperature": table.temperature, "floor": 0.0}
                 yield StateCaseRows(group, rows, starts[portion], counts[portion], served)
+
+
+class PositionCaseRows(CaseRows):
+    """The rows of decisions with probabilities at positions, which tell nothing of several slots together."""
+
+    samples = 0
+
+    def conditionals(self, deep: Ids) -> Iterator[tuple[Ids, Array]]:
+        """NaN for each of these rows."""
+        yield deep, np.full((len(deep), 1), np.nan)
+
+    def log_slates(self) -> Array:
+        return np.nan_to_num(super().log_slates(), nan=-np.inf)
+
+    def write_steps_and_values(self, steps: Array, expected: Array, arms: Ids, values: ModelValues) -> None:
+        self.write_steps(steps)
+        self.fill_expected(expected, arms, values)
 
 
 class StateCaseRows:

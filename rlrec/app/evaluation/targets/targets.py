@@ -120,7 +120,8 @@ class Target:
     @property
     def lacking(self) -> str:
         """The reason of an estimate for rows that it cannot be asked about."""
-        return "no-candidates" if self.draws_candidates else "no-scores" if self.takes_scores else "no-state"
+        table = "no-state" if self.table is None else "no-propensity"
+        return "no-candidates" if self.draws_candidates else "no-scores" if self.takes_scores else table
 
 
 def resolve(
