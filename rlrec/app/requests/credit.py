@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 from rlrec.errors import InputError
 from rlrec.records import Line
@@ -24,6 +24,9 @@ MAX_SHOWINGS = 1_000  # that a value is spread over
 KEY_LENGTH = 200
 
 
+Credit = TypedDict("Credit", {"decision_id": int, "position": int | None, "share": float, "reward": float})
+
+
 @dataclass(frozen=True, kw_only=True)
 class PersonalResult:
     """The answer to a line that names a user. credited: the decisions, newest first, each with its share of the
@@ -32,7 +35,7 @@ class PersonalResult:
     user: str
     events: int
     duplicates: int
-    credited: list[dict[str, Any]]
+    credited: list[Credit]
 
 
 class CreditedLines:

@@ -98,7 +98,7 @@ def show(store: Store, decision_id: int) -> Result:
         "kind": version.policy.kind, "params": dict(version.params), "belief_seq": decision.belief_seq,
         "seed": None if decision.seed is None else unsigned(decision.seed), "eligible": len(derived.arms),
         "catalogue": derived.catalogue, "floor": derived.floor(), **derived.rules(), **derived.left_out(unit),
-        "slate": [entry | derived.slot_fields(slot) for entry, slot in pairs],
+        "slate": [{**entry, **derived.slot_fields(slot)} for entry, slot in pairs],
         "agrees": None if derived.case is None else all(row.check == DRAWS for row in findings.in_order()),
         "arms": derived.table(), **derived.features(), "reward_definition": version.reward.name,
     })  # fmt: skip

@@ -52,7 +52,7 @@ class DrawnSlate:
         self.log_propensity = 0.0 if total > 0 else total  # a NaN stays one, and no database takes it
         self.propensity = exp(self.log_propensity)
         self.slots: list[Row] = []
-        self.answer: list[dict[str, Any]] = []
+        self.answer: list[Any] = []
         for position, (arm, slot) in enumerate(zip(arms, draws, strict=True), 1):
             propensity, marginal, minimum, score, rounded = slot
             marginal_or_none = marginal if marginal > 0 else None

@@ -21,14 +21,19 @@ if TYPE_CHECKING:
     from rlrec.store.policies.experiments import Experiment, Variant
     from rlrec.store.policies.routes import Shadow
 
+AnswerSlot = TypedDict("AnswerSlot", {
+    "position": int, "arm": str, "propensity": float | None, "marginal": float | None, "score": float | None,
+    "team": NotRequired[str],
+})  # fmt: skip
+AnswerCandidate = TypedDict("AnswerCandidate", {"arm": str, "propensity": float})
 # A decision as commands answer it.
 Answer = TypedDict("Answer", {
     "decision_id": Any,  # an int; None in a dry run, as visit and step are
     "request_id": str | None, "session": str, "visit": int | None, "step": int | None, "user": str | None,
     "policy": str, "version": int, "experiment": str | None, "variant": str | None, "propensity": float | None,
-    "log_propensity": float | None, "slate": list[dict[str, Any]], "at": str, "duplicate": NotRequired[bool],
+    "log_propensity": float | None, "slate": list[AnswerSlot], "at": str, "duplicate": NotRequired[bool],
     "route": str | None,
-    "candidates": NotRequired[list[dict[str, Any]]], "candidates_log_propensity": NotRequired[float],
+    "candidates": NotRequired[list[AnswerCandidate]], "candidates_log_propensity": NotRequired[float],
 })  # fmt: skip
 
 
@@ -62,7 +67,7 @@ class DrawnAnswer(NamedTuple):
 
 def answer_fields(
     version: Version, names: Sequence[str | None], probability: tuple[float | None, float | None],
-    slate: list[dict[str, Any]], at: str, **candidates: Any,
+    slate: list[AnswerSlot], at: str, **candidates: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """The fields of an answer that follow from what was drawn. names: of its experiment, variant and route;
     probability: its propensity, and the logarithm of that."""
@@ -76,12 +81,12 @@ def answer_fields(
 
 def slot_fields(
     position: int, arm: str, propensity: float | None, marginal: float | None, score: float | None
-) -> dict[str, Any]:  # fmt: skip
+) -> AnswerSlot:  # fmt: skip
     """A slot of an answer."""
     return {"position": position, "arm": arm, "propensity": propensity, "marginal": marginal, "score": score}
 
 
-def add_teams(answer: Sequence[dict[str, Any]], teams: str | None) -> None:
+def add_teams(answer: Sequence[AnswerSlot], teams: str | None) -> None:
     """Add to each slot of an answer who picked it, where two rankers did."""
     for slot, team in zip(answer, teams or "", strict=False):
         slot["team"] = team

@@ -40,11 +40,12 @@ def document() -> dict[str, Any]:
     """The description, of OpenAPI 3.1."""
     from msgspec.json import schema_components
 
+    from rlrec.app.requests.credit import PersonalResult
     from rlrec.app.requests.feedback import Result
     from rlrec.app.requests.recommend import Answer
 
     kinds = {"Request": recommend, "Feedback": feedback}
-    types = [recommend.line_type(), feedback.line_type(), Answer, Result]
+    types = [recommend.line_type(), feedback.line_type(), Answer, Result, PersonalResult]
     _, schemas = schema_components(types, ref_template="#/components/schemas/{name}")
     for name, module in kinds.items():
         command = getattr(module, name.lower() if name == "Feedback" else "recommend")
@@ -52,13 +53,14 @@ def document() -> dict[str, Any]:
         for field, schema in schemas[name]["properties"].items():
             if helps.get(field.replace("_", "-")):
                 schema["description"] = helps[field.replace("_", "-")]
-    schemas |= {"Error": ERROR, "Flag": FLAG, "Evaluation": {"type": "object", "properties": {"context": {
-        "type": "object", "properties": {"targetingKey": {"type": "string"}}, "additionalProperties": True,
-    }}}}  # fmt: skip
+    outcomes = [{"$ref": f"#/components/schemas/{name}"} for name in ("Result", "PersonalResult")]
+    context = {"type": "object", "properties": {"targetingKey": {"type": "string"}}, "additionalProperties": True}
+    evaluation = {"type": "object", "properties": {"context": context}}
+    schemas |= {"Error": ERROR, "Flag": FLAG, "Outcome": {"anyOf": outcomes}, "Evaluation": evaluation}
     lines = {"application/x-ndjson": {"schema": {"type": "string"}}}
     paths: dict[str, Any] = {
         "/v1/recommend": _post("recommend", "Draw a slate, and log it", "Request", "Answer"),
-        "/v1/feedback": _post("feedback", "Record what the user did after a decision", "Feedback", "Result"),
+        "/v1/feedback": _post("feedback", "Record what the user did after a decision", "Feedback", "Outcome"),
         "/v1/pipe": {"post": {
             "operationId": "pipe", "summary": "Many requests and feedback, one JSON object a line with its `op`",
             "requestBody": {"required": True, "content": lines},

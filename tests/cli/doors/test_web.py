@@ -101,21 +101,24 @@ def test_a_client_generated_from_the_description_recommends_and_gives_feedback(
         )
         with shop.Client(base_url=f"http://{address}") as client:
             request = models.Request(
-                session="s", policy="home", k=2, context=models.RequestContext.from_dict({"hour": 3})
+                session="s", user="u", policy="home", k=2, context=models.RequestContext.from_dict({"hour": 3})
             )
             drawn = recommend.sync(client=client, body=request)
-            assert (drawn.policy, {slot["arm"] for slot in drawn.slate}) == ("home", {"a1", "a2"})
+            assert (drawn.policy, {slot.arm for slot in drawn.slate}) == ("home", {"a1", "a2"})
             clicked = models.FeedbackEvents.from_dict({"click": 1})
             learned = feedback.sync(
                 client=client, body=models.Feedback(decision_id=drawn.decision_id, position=2, events=clicked)
             )
             assert (learned.decision_id, learned.events, learned.reward) == (drawn.decision_id, 1, 1.0)
+            bought = models.FeedbackEvents.from_dict({"buy": 1})
+            personal = feedback.sync(client=client, body=models.Feedback(user="u", window="1d", events=bought))
+            assert (personal.user, personal.credited[0].decision_id) == ("u", drawn.decision_id)
             candidates = [models.Candidate(arm="a1", score=0.0), models.Candidate(arm="a2", score=math.log(3))]
             ranked = recommend.sync(client=client, body=models.Request(session="s", policy="mine", arms=candidates))
-            assert ranked.propensity == pytest.approx({"a1": 0.25, "a2": 0.75}[ranked.slate[0]["arm"]])
+            assert ranked.propensity == pytest.approx({"a1": 0.25, "a2": 0.75}[ranked.slate[0].arm])
             refused = recommend.sync_detailed(client=client, body=models.Request(session="s", policy="none"))
             assert (refused.status_code, refused.parsed.field) == (400, "policy")
-            assert health.sync(client=client).additional_properties["lines"] == 4
+            assert health.sync(client=client).additional_properties["lines"] == 5
         assert ended(child)[0] == 0
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -30,7 +30,7 @@ decision = CommandGroup("decision")
 def show_(store: Store, show: Show, decision_id: int) -> None:
     """Show one decision: the belief it was drawn from, the probability of each arm, and what is stored."""
     result = app.decision.show(store, decision_id)
-    show(result, table=view(result), flat=[_flat(result, slot) for slot in result["slate"]])
+    show(result, table=view(result), flat=[_flat(result, slot) for slot in cast(Any, result["slate"])])
 
 
 def _flat(result: Result, slot: dict[str, Any]) -> dict[str, Any]:
@@ -104,6 +104,6 @@ def _slots(result: Result) -> list[str]:
         f"position {slot['position']}: {slot['arm']}, propensity {cell(slot['propensity'])} "
         f"(derived {cell(slot['derived_propensity'])}), marginal {cell(slot['marginal'])}, "
         f"reward {cell(slot['reward'])}"
-        for slot in result["slate"]
+        for slot in cast(Any, result["slate"])
     ]
     return [*lines, f"stored probabilities {verdict[result['agrees']]}"]
