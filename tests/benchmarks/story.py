@@ -6,7 +6,9 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sqlite3
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +22,12 @@ WEIGHTS = {"click": 0.05, "purchase": 2.0, "return": 1.0}
 SHOPS, LOGGED, BACK = 10, 2_075, {"click": 0.05, "return": 1.0}  # stores; visits of some 1,500 users; without purchases
 LATER = "2027-01-01"  # when every decision is mature, and nobody is to come again
 BETTER = re.compile(r"(?:durable )?([+-][\d.]+) % \[([+-]?[\d.]+), ([+-]?[\d.]+)\]")
+NEWCOMERS = """
+CREATE TEMP TABLE page AS WITH play AS (SELECT d.id, d.at, d.session_id, s.user_id FROM decision d
+    JOIN session s ON s.id = d.session_id WHERE d.id > :first)
+    SELECT * FROM play WHERE user_id IN (SELECT user_id FROM play GROUP BY user_id
+    HAVING min(at) < (SELECT (min(at) + max(at)) / 2 FROM play))"""
+EVENTS = "SELECT kind, sum(value) FROM event WHERE decision_id IN (SELECT id FROM page) GROUP BY kind"
 
 
 class Sentence(NamedTuple):
@@ -56,13 +64,20 @@ class Story:
         return str(self._simulate(self.path, policy, self.sessions, seed=100 * self.seed + number)["started_at"])
 
     def value(self, policy: str, sessions: int) -> float:
-        """The reward of a fresh user of a policy over their visits, counted in a copy of the store."""
+        """The reward of a fresh user over a life, counted in a copy, of those who come in its first half."""
         copy = self.path.with_suffix(f".{policy.partition('@')[0]}.db")
         shutil.copyfile(self.path, copy)
-        played = self._simulate(copy, policy, sessions, "--now", LATER, "--allow-future", seed=self.seed)
-        events = played["events"] | {"return": sessions - played["visitors"]}
+        with closing(sqlite3.connect(copy)) as connection:
+            (first,) = connection.execute("SELECT max(id) FROM decision").fetchone()
+        self._simulate(copy, policy, sessions, "--now", LATER, "--allow-future", seed=self.seed)
+        with closing(sqlite3.connect(copy)) as connection:
+            connection.execute(NEWCOMERS, {"first": first})
+            visits, users = connection.execute(
+                "SELECT count(DISTINCT session_id), count(DISTINCT user_id) FROM page"
+            ).fetchone()
+            events = dict(connection.execute(EVENTS).fetchall()) | {"return": visits - users}
         copy.unlink()
-        return float(sum(weight * events.get(kind, 0) for kind, weight in self.weights.items()) / played["visitors"])
+        return float(sum(weight * events.get(kind, 0) for kind, weight in self.weights.items()) / users)
 
     def learn(self) -> None:
         """Let a new version for the long run serve."""
@@ -130,7 +145,7 @@ def _is_true(sentence: Sentence, value: float, reference: float) -> bool:
 def rounds(setting: Setting) -> Iterator[Figure]:
     """Stores with a log of the click bandit each, and rounds of the policy for the long run on it, against the bandit,
     uniform, and a bandit of the reward that the log has taught."""
-    stores, sessions, played = max(int(SHOPS * setting.scale), 2), setting.size(LOGGED), setting.size(SESSIONS)
+    stores, sessions, played = max(int(SHOPS * setting.scale), 2), setting.size(LOGGED), setting.size(PLAYED)
     for name, weights, goal in (("durable", WEIGHTS, 3.3), ("clicks and returns", BACK, 2.1)):
         earned = [_play(setting.path(".db"), seed, sessions, played, weights) for seed in range(1, stores + 1)]
         clicks, even, priced, first, last = (np.array(values) for values in zip(*earned, strict=True))

@@ -134,7 +134,7 @@ def _number(text: str, name: str) -> float:
     except ValueError:
         value = nan
     if not abs(value) <= LIMIT:
-        raise InputError(f"{name} is {text!r}", hint=f"give a number within {LIMIT:g}")
+        raise InputError(f"{name} is {text!r}", hint=f"give a finite number within {LIMIT:g}")
     return value
 
 

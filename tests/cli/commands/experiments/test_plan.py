@@ -78,7 +78,7 @@ def test_times_of_minutes_are_told_in_minutes(run_sqlite: Run) -> None:
     run_sqlite("policy", "create", "home", "--kind", "uniform")
     run_sqlite("--now", "2030-01-01", "--allow-future", "recommend", "--policy", "home", "--session", "s")
     refused = run_sqlite("--now", "2030-01-01", "--allow-future", "experiment", "plan").stderr
-    assert "window of reward default (30 minutes) is longer than the newest traffic (0 minutes)" in refused
+    assert "window of reward default (30 minutes) is longer than the newest traffic (1 minute)" in refused
 
 
 def test_days_have_time_for_the_last_units_to_come_again(ready: Any, monkeypatch: pytest.MonkeyPatch) -> None:
