@@ -27,7 +27,7 @@ from rlrec.records import StoredPolicy, Version
 from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
 from rlrec.store.database.unit import StoredRows
-from rlrec.store.log import selected
+from rlrec.store.log import activity, selected
 from rlrec.store.policies import experiments, policies
 from rlrec.store.policies.experiments import Experiment
 from rlrec.times import DAY_US, format_time
@@ -122,7 +122,8 @@ def report(store: Store, request: Request) -> Result:
 def quick_findings(store: Store) -> list[Finding]:
     """The findings of checks that do not read the whole log."""
     with store.snapshot() as unit:
-        return _Gathering(store, unit, Request()).quick_findings()
+        served = {key: log.decisions for key, log in activity.policy_logs(unit).items()}
+        return _Ranking(unit, served).quick_findings(on_its_clock=store.now is None)
 
 
 def newest_filter(store: Store) -> str | None:
@@ -132,11 +133,48 @@ def newest_filter(store: Store) -> str | None:
     return None if since is None else f"since={format_time(since)}"
 
 
-class _Gathering:
+class _Ranking:
+    """The policies that rank, by how many decisions each of them served. policy: the one that was asked for."""
+
+    policy: StoredPolicy | None = None
+
+    def __init__(self, unit: Unit, served: Mapping[int, int]) -> None:
+        self.unit, self.served = unit, Counter(served)
+        self.policies = {policy.id: policy for policy in policies.all_policies(unit)}
+        live = policies.live(unit, [policy.name for policy in self.policies.values()])
+        self.live = {policy.version.policy.id: policy.version for policy in live.values()}
+
+    def _rankers(self) -> list[int]:
+        """The ids of the policies that rank: the one that was chosen, with its variants, else those that served most,
+        then others that can serve, the newest first. What an imported log comes from ranks nothing here."""
+        ids = [key for key, _ in self.served.most_common()]
+        if self.policy is None:
+            served = {*ids, *(self.policies[key].base_id for key in ids)}
+            roots = (policy for policy in self.policies.values() if policy.base_id is None)
+            waiting = [policy.id for policy in roots if policy.id not in served and policy.kind != UNIFORM]
+            ids += sorted(waiting, key=lambda key: -self.live[key].id)
+        elif not ids:
+            ids = [self.policy.id]
+        return [key for key in ids if self.policies[key].kind != "logged"]
+
+    def _shown(self) -> list[StoredPolicy]:
+        """The policies whose beliefs are shown, and whose newest decisions are checked."""
+        rankers = [self.policies[key] for key in self._rankers()]
+        return [policy for policy in rankers if policy.kind != UNIFORM][:BELIEFS]
+
+    def quick_findings(self, *, on_its_clock: bool) -> list[Finding]:
+        """The findings of checks that do not read the whole log. on_its_clock: as of `newest.check`."""
+        findings = Findings()
+        live_versions.check(self.unit, findings=findings, policy=None if self.policy is None else self.policy.name)
+        return [*newest.check(self.unit, self._shown(), on_its_clock=on_its_clock), *findings.in_order()]
+
+
+class _Gathering(_Ranking):
     """One run, in one snapshot: what the store has, and then part by part."""
 
     def __init__(self, store: Store, unit: Unit, request: Request) -> None:
-        self.store, self.unit, self.request = store, unit, request
+        super().__init__(unit, {})
+        self.store, self.request = store, request
         self.selection = filters.selection(unit, request.filter)
         self.policy = None if request.policy is None else lookup.version(unit, request.policy)[0].policy
         self.days, since = selected.day_counts_and_newest(unit, self.selection, JUDGED)
@@ -149,9 +187,6 @@ class _Gathering:
         if self.selection.since is not None:
             before = replace(self.selection, since=None, until=self.selection.since)
             self.answer.earlier = sum(selected.version_counts(unit, before).values())
-        self.policies = {policy.id: policy for policy in policies.all_policies(unit)}
-        live = policies.live(unit, [policy.name for policy in self.policies.values()])
-        self.live = {policy.version.policy.id: policy.version for policy in live.values()}
         self.served, self._parts = self._count_traffic(), set[str]()
         if request.reward is not None:
             self.answer.reward = lookup.reward(unit, request.reward).name
@@ -192,20 +227,9 @@ class _Gathering:
         answer.trained = fill("training", self._trained) or []
         beliefs = (fill("beliefs", policy_beliefs.show, self.store, policy.name) for policy in self._shown())
         answer.beliefs = [belief for belief in beliefs if belief is not None]
-        answer.findings = [*self.quick_findings(), *self._failed_checks()]
+        findings = fill("health", self.quick_findings, on_its_clock=self.store.now is None) or []
+        answer.findings = [*findings, *self._failed_checks()]
         return answer
-
-    def _shown(self) -> list[StoredPolicy]:
-        """The policies whose beliefs are shown, and whose newest decisions are checked."""
-        rankers = [self.policies[key] for key in self._rankers()]
-        return [policy for policy in rankers if policy.kind != UNIFORM][:BELIEFS]
-
-    def quick_findings(self) -> list[Finding]:
-        """The findings of checks that do not read the whole log."""
-        shown, live = self._shown(), Findings()
-        findings = self._fill("health", newest.check, self.unit, shown, on_its_clock=self.store.now is None) or []
-        live_versions.check(self.unit, findings=live, policy=None if self.policy is None else self.policy.name)
-        return [*findings, *live.in_order()]
 
     def _fill(self, name: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
         """A part, or None and a remark that says why there is none."""
@@ -287,19 +311,6 @@ class _Gathering:
             for reason in reasons
             if (names := [row.name for row in rows if reason in row.estimate.reasons])
         ]
-
-    def _rankers(self) -> list[int]:
-        """The ids of the policies that rank: the one that was chosen, with its variants, else those that served most,
-        then others that can serve, the newest first. What an imported log comes from ranks nothing here."""
-        ids = [key for key, _ in self.served.most_common()]
-        if self.policy is None:
-            served = {*ids, *(self.policies[key].base_id for key in ids)}
-            roots = (policy for policy in self.policies.values() if policy.base_id is None)
-            waiting = [policy.id for policy in roots if policy.id not in served and policy.kind != UNIFORM]
-            ids += sorted(waiting, key=lambda key: -self.live[key].id)
-        elif not ids:
-            ids = [self.policy.id]
-        return [key for key in ids if self.policies[key].kind != "logged"]
 
     def _targets(self) -> list[Version]:
         """Those that rank and still serve, or can. A holdout is uniform, which is judged anyway."""
