@@ -452,7 +452,7 @@ def test_a_table_of_rewards_is_a_model(sqlite_db: str, tmp_path: Path) -> None:
     assert abs(good["value"] - bad["value"]) < 3 * bad["std_error"]
     large = write(tmp_path / "large.csv", [(f"a{arm}", 1e308) for arm in range(4)], "arm,reward")
     result = run(*LATER, "evaluate", "uniform", "--reward-model", large)
-    assert f"{large} line 2, the reward is '1e+308'. give a number within 1e+100" in result.stderr
+    assert f"{large} line 2, the reward is '1e+308'. give a finite number within 1e+100" in result.stderr
     lacking = write(tmp_path / "lacking.csv", rows[:-1], "decision_id,arm,reward")
     result = run(*LATER, "evaluate", "uniform", "--reward-model", lacking)
     assert f"{lacking} has no row of decision 1 and arm 'a3'. it needs a reward" in result.stderr
