@@ -289,15 +289,18 @@ class _TrainingRun:
 
     def _train_on_both(self, trained: TrainingResult, tune: HoldoutValue, factors: Array | None) -> TrainingResult:
         """The way to the best epoch once more, where the tuning visits teach too, in as many steps. It is not taken
-        where it leads further from what was logged than an epoch may: that depends on no reward of the gate."""
+        where it leads further from what was logged than an epoch may, or where these visits, which taught it, say that
+        it earns less than the best epoch: neither depends on a reward of the gate."""
         start, rates = trained.way
         n_batches, weighed = len(self.dataset.splits[TRAIN]), self.policy.design.columns
         union = self.dataset.union([TRAIN, TUNE], n_batches, weighed=weighed)
         with closing(union), closing(Trainer(union, self.policy, self.request, start, factors)) as trainer:
             parameters = trainer.follow(rates, progress=self.lease.renew)
-        point, kl_stop = tune.point(parameters, z=ascent.Z), self.request.kl_stop
+        point, best, kl_stop = tune.point(parameters, z=ascent.Z), trained.best_epoch, self.request.kl_stop
         too_far = (point["ess"] or 0.0) < tune.wanted_ess or (kl_stop is not None and (point["kl"] or 0.0) > kl_stop)
-        return trained if too_far else replace(trained, parameters=parameters)
+        highest = (point["gain"] or 0.0) + (point["std_error"] or 0.0)
+        is_lost = best is not None and highest < (best.gain or 0.0)
+        return trained if too_far or is_lost else replace(trained, parameters=parameters)
 
     def _weights(self, value: Callable[..., HoldoutValue], start: Parameters) -> str:
         """The weights of slates: as the request says, else by the first visits of the log."""

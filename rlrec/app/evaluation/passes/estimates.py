@@ -230,7 +230,8 @@ def answer(
         for rows, sums in partial_by_unit.items()
         if rows.fold.estimators
     ]
-    inclusion, offered = (add_up(getattr(partial, name) for partial in partials) for name in ("inclusion", "offered"))
+    inclusion = add_up(partial.inclusion for partial in partials)
+    offered = add_up(partial.offered for partial in partials)
     new_arms = [_new_arms(unit, evaluation, target, offered) for target in evaluation.targets]
     differing = differing_models(unit, evaluation, estimators, by_unit)
     rows = _rows(
