@@ -87,7 +87,7 @@ def outcomes(store: Store, show: Show, plot: str | None, **request: Any) -> None
         deciding = [row for row in rows if [row["metric"], row["reward"]] in names]
         title = [*earned_sentences(deciding, rows, result["unit"]), "", *title]
     if (age_us := request["age_us"]) is not None:
-        title.insert(0, f"over the first {format_duration(age_us)} of each {result['unit']} that came so long ago:")
+        title.insert(0, f"over the first {format_duration(age_us)} of each {result['unit']}, without younger ones:")
     show(result, table=table._replace(title=title, notes=[*segments, *notes]), flat=_flat(result))
 
 
