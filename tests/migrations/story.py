@@ -1,20 +1,26 @@
-"""A small store with something of everything in it, as SQL text: what a past revision is kept as.
+"""A small store with something of everything in it, as SQL text: what a past revision is kept as, the oldest in full,
+each later one by the lines that differ from the one before.
 
-`python -m tests.migrations.story > tests/migrations/NNNN.sql` keeps the revision of today.
+`python -m tests.migrations.story > tests/migrations/NNNN.diff` keeps the revision of today.
 """
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import sys
 import tempfile
 from contextlib import closing
+from difflib import unified_diff
 from pathlib import Path
 
 from click.testing import CliRunner
 
 from rlrec.cli import program
 
+HERE = Path(__file__).resolve().parent
+REVISIONS = sorted(path.stem for path in (*HERE.glob("*.sql"), *HERE.glob("*.diff")))
+HUNK = re.compile(r"@@ -([0-9]+)(?:,([0-9]+))? ")  # its first line in the store before, and how many
 ARMS = '{"arm": "a1", "features": {"topic": "tea"}}\n{"arm": "a2"}\n{"arm": "a3", "features": {"price": 3.5}}\n'
 STORY: list[tuple[str, list[str]]] = [
     ("12:00", ["init"]),
@@ -63,9 +69,32 @@ def build_store(folder: Path) -> Path:
     return folder / "story.db"
 
 
+def read_sql(revision: str) -> str:
+    """The SQL text of the kept store of a revision."""
+    lines = (HERE / f"{REVISIONS[0]}.sql").read_text(encoding="utf-8").splitlines(keepends=True)
+    for name in REVISIONS[1 : REVISIONS.index(revision) + 1]:
+        lines = _changed(lines, (HERE / f"{name}.diff").read_text(encoding="utf-8").splitlines(keepends=True)[2:])
+    return "".join(lines)
+
+
+def _changed(lines: list[str], difference: list[str]) -> list[str]:
+    """Lines after the hunks of a difference without context."""
+    result, end = list[str](), 0
+    for line in difference:
+        if hunk := HUNK.match(line):
+            n_lines = int(hunk[2] or "1")
+            begin = int(hunk[1]) - (n_lines > 0)  # a hunk that only adds names the line before
+            result, end = result + lines[end:begin], begin + n_lines
+        elif line.startswith("+"):
+            result.append(line[1:])
+    return result + lines[end:]
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder, closing(sqlite3.connect(build_store(Path(folder)))) as connection:
-        sys.stdout.writelines(f"{line}\n".replace(f"{folder}/", "") for line in connection.iterdump())
+        text = "".join(f"{statement}\n" for statement in connection.iterdump()).replace(f"{folder}/", "")
+    before = read_sql(REVISIONS[-1]).splitlines(keepends=True)  # without what the shell has just emptied
+    sys.stdout.writelines(unified_diff(before, text.splitlines(keepends=True), "before", "after", n=0))
 
 
 if __name__ == "__main__":

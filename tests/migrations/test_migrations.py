@@ -29,9 +29,7 @@ from rlrec.store.database.tables import VIEWS, metadata
 from tests.conftest import runner
 from tests.migrations import story
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-REVISIONS = sorted(HERE.glob("*.sql"))
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def scripts() -> ScriptDirectory:
@@ -122,14 +120,14 @@ def test_the_wheel_takes_the_migrations_along() -> None:
 
 
 def test_a_store_of_every_revision_is_kept() -> None:
-    assert {path.stem for path in REVISIONS} == {script.revision for script in scripts().walk_revisions()}
+    assert {*story.REVISIONS} == {script.revision for script in scripts().walk_revisions()}
 
 
-@pytest.fixture(params=REVISIONS, ids=lambda path: path.stem)
+@pytest.fixture(params=story.REVISIONS)
 def old(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     path = tmp_path / "old.db"
     with closing(sqlite3.connect(path)) as connection:
-        connection.executescript(request.param.read_text(encoding="utf-8"))
+        connection.executescript(story.read_sql(request.param))
     return path
 
 
@@ -267,7 +265,7 @@ def pulls(run: Any, policy: str) -> dict[str, float]:
 def test_the_story_makes_the_kept_store_of_today(tmp_path: Path) -> None:
     retained = tmp_path / "kept.db"
     with closing(sqlite3.connect(retained)) as connection:
-        connection.executescript((HERE / f"{HEAD}.sql").read_text(encoding="utf-8"))
+        connection.executescript(story.read_sql(HEAD))
     answers = story.build_store(tmp_path)
     assert ddl(retained) == ddl(answers)
     assert {name: len(result) for name, result in rows(retained).items()} == {

@@ -22,7 +22,7 @@ from rlrec.store.database import engine as engines
 from rlrec.store.database import schema
 from rlrec.store.database.schema import HEAD, OLDEST, VERSION_TABLE
 from tests.conftest import _create, runner
-from tests.migrations.test_migrations import HERE
+from tests.migrations import story
 
 N = 5_000  # decisions, copies of the last one
 CLONES = f"""
@@ -34,7 +34,7 @@ FIRST_ROWS = {"decision": "id", "slot": "decision_id"}
 def fill(path: Path) -> None:
     """Make the stored store of the first release, and its decision 5 many times."""
     with closing(sqlite3.connect(path)) as connection:
-        connection.executescript((HERE / f"{OLDEST}.sql").read_text(encoding="utf-8"))
+        connection.executescript(story.read_sql(OLDEST))
         for table, key in FIRST_ROWS.items():
             names = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
             unlike = {key: "n.i", "step": "n.i", "request_key": "NULL"}
