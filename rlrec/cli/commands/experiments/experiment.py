@@ -21,8 +21,6 @@ from rlrec.sentences import ALARM, difference_sentence, experiment_sentences, gu
 if TYPE_CHECKING:
     from rlrec.app.evaluation.comparisons.declared import GuardName
     from rlrec.app.evaluation.comparisons.study_figures import OutcomeRow
-    from rlrec.app.experiments.compare import VariantComparison
-    from rlrec.app.experiments.experiment import ExperimentSummary, VariantSpec
 
 NESTED = ("unit_differences", "passed_by", "remedy")  # keys of a stop that a table does not have
 COLUMNS = ("experiment", "status", "unit", "variants", "created_at", "stopped_at")
@@ -46,10 +44,8 @@ UNKNOWN = "not known yet"
 PERCENT_PRECISION = 1e-9  # to which percentages add up
 
 
-def parse_variant(text: str) -> VariantSpec:
+def parse_variant(text: str) -> app.experiment.VariantSpec:
     """The variant in LABEL=POLICY[@V][:WEIGHT]."""
-    from rlrec.app.experiments.experiment import VariantSpec
-
     label, sign, source = (piece.strip() for piece in text.partition("="))
     policy, colon, weight = (piece.strip() for piece in source.partition(":"))
     if not (sign and policy):
@@ -61,7 +57,7 @@ def parse_variant(text: str) -> VariantSpec:
         raise InputError(f"the weight of variant {label}: {error.message}", hint="write LABEL=POLICY:0.5") from None
     if share <= 0:
         raise InputError(f"the weight of variant {label} is {truncate(weight)}", hint="weights are above 0")
-    return VariantSpec(label=parse_name(label), policy=policy, weight=share)
+    return app.experiment.VariantSpec(label=parse_name(label), policy=policy, weight=share)
 
 
 def parse_weight(text: str) -> tuple[str, float, bool]:
@@ -197,14 +193,14 @@ def show_(
     show(result, table=view(result, level, details=details, fixed=fixed), flat=_flat(result))
 
 
-def view(result: VariantComparison, level: float, *, details: bool, fixed: bool = False) -> View:
+def view(result: app.compare.VariantComparison, level: float, *, details: bool, fixed: bool = False) -> View:
     """The comparison of variants: its sentences first, then its figures."""
     sentences = [*([PLANNED_LOOK] if fixed else []), *experiment_sentences(result), ""]
     table = _view(result, level, details=details)
     return table._replace(title=[*sentences, *table.title])
 
 
-def _flat(result: VariantComparison) -> list[dict[str, Any]]:
+def _flat(result: app.compare.VariantComparison) -> list[dict[str, Any]]:
     """A record for each variant, with its differences from the first one, which has none: in reward per unit, then in
     reward per decision, under the first reward."""
     earned = (row for row in reversed(result["unit_differences"]) if row["metric"] == ANSWERING)
@@ -218,14 +214,13 @@ def _flat(result: VariantComparison) -> list[dict[str, Any]]:
     ]
 
 
-def _view(result: VariantComparison, level: float, *, details: bool) -> View:
+def _view(result: app.compare.VariantComparison, level: float, *, details: bool) -> View:
     title = [
         f"experiment {result['experiment']}, {result['status']}, by {result['unit']}",
         f"intervals at level {cell(level)}, {LOOKS[result['sequence']['fixed']]}; rewards of mature decisions",
     ]
     if "interleave" in result:
         return _interleaved(result, title)
-    from rlrec.app.judging.outcomes import explanations
     from rlrec.cli.commands.judging.outcomes import count_units, grid, meanings, segment_notes
 
     if anonymous := result["anonymous"]:
@@ -245,7 +240,7 @@ def _view(result: VariantComparison, level: float, *, details: bool) -> View:
         telling |= {row["metric"] for row in compared if row["answer"] in ("better", "worse")}
         shown = [row for row in shown if row["metric"] in telling]
         compared = [row for row in compared if row["metric"] in telling]
-    explained += explanations([*shown, *compared, *(result["differences"] if details else [])])
+    explained += app.outcomes.explanations([*shown, *compared, *(result["differences"] if details else [])])
     explained += meanings(shown, result["unit"])
     names = {(row["metric"], row["reward"]) for row in result["metric"][:1]}  # which the plan is for
     deciding = [row for row in result["unit_differences"] if (row["metric"], row["reward"]) in names]
@@ -262,7 +257,7 @@ def _view(result: VariantComparison, level: float, *, details: bool) -> View:
     return grid(shown, compared)._replace(title=title, notes=notes)
 
 
-def _declaration(result: VariantComparison) -> list[str]:
+def _declaration(result: app.compare.VariantComparison) -> list[str]:
     """Lines about what decides, and about guards that hold; others are among the sentences."""
     names = " and ".join(filter(None, (":".join(filter(None, row.values())) for row in result["metric"])))
     held_guards = [guard_sentence(row, result["unit"]) for row in result["guards"] if row["answer"] == "holds"]
@@ -297,7 +292,7 @@ def _varying(rows: Sequence[OutcomeRow]) -> tuple[list[OutcomeRow], list[str]]:
     )  # fmt: skip
 
 
-def _interleaved(result: VariantComparison, title: list[str]) -> View:
+def _interleaved(result: app.compare.VariantComparison, title: list[str]) -> View:
     title[0] += ", interleaved: both versions fill every slate"
     alarm = _alarm(result["sample_ratio"]["p_value"], "one team picked first too often; do not trust the difference")
     title += [*map(_difference, result["differences"])]
@@ -311,7 +306,7 @@ def _interleaved(result: VariantComparison, title: list[str]) -> View:
     return View.select(result["variants"], list(result["variants"][0]), title=title, notes=notes)
 
 
-def _per_decision(result: VariantComparison) -> list[str | View]:
+def _per_decision(result: app.compare.VariantComparison) -> list[str | View]:
     """Lines about the means per decision, and about decisions per unit where variants cause different numbers."""
     unit, differ = result["unit"], DECISIONS_DIFFER in result["reasons"]
     texts = [f"means per decision ({'no comparison' if differ else f'decide by the figures per {unit}'}):"]
@@ -429,12 +424,12 @@ def list_(store: Store, show: Show) -> None:
     show(result, table=list_view(result), columns=COLUMNS)
 
 
-def list_view(rows: Sequence[ExperimentSummary]) -> View:
+def list_view(rows: Sequence[app.experiment.ExperimentSummary]) -> View:
     """A line for each experiment."""
     return View.select([{**row, "variants": _split(row)} for row in rows], COLUMNS)
 
 
-def _split(row: ExperimentSummary) -> list[str]:
+def _split(row: app.experiment.ExperimentSummary) -> list[str]:
     if "interleave" in row:
         return [f"interleaved {' with '.join(row['interleave'])}"]
     return [

@@ -22,7 +22,6 @@ from rlrec.sentences import gate_claim
 if TYPE_CHECKING:
     from rlrec.app.evaluation.comparisons.declared import MetricName
     from rlrec.app.evaluation.comparisons.paired_gate import GateOptions, Guard, RouteGate
-    from rlrec.app.experiments.route import Request, RouteSummary
     from rlrec.app.serving.shadows import ShadowReport
 
 COLUMNS = ("route", "policy", "version", "experiment", "since", "live", "reference")
@@ -201,7 +200,7 @@ def ramp(store: Store, show: Show, name: str, to: str, metrics: Sequence[MetricN
     show(result, table=View([], [], title=_begun(result, request, schedule["hold_us"])), flat=[flat])
 
 
-def _begun(result: RouteSummary, request: Request, hold_us: int) -> list[str]:
+def _begun(result: app.route.RouteSummary, request: app.route.Request, hold_us: int) -> list[str]:
     """Lines about a ramp that has begun."""
     state = result["ramp"]
     assert state is not None
@@ -253,7 +252,7 @@ def show_(store: Store, show: Show, name: str) -> None:
     show(result, table=view(result))
 
 
-def view(result: RouteSummary) -> View:
+def view(result: app.route.RouteSummary) -> View:
     """A route: what it serves and why, and a table of what it served before."""
     history = result["history"]
     follows = "the live version, now" if result["live"] else "version"
@@ -273,7 +272,7 @@ def view(result: RouteSummary) -> View:
     return View.select(history, HISTORY, title=title)
 
 
-def _look(result: RouteSummary) -> View:
+def _look(result: app.route.RouteSummary) -> View:
     """The figures of a look, and those of the guards below."""
     change_text = "was set" if result["set"] else "was not set"
     guards = [[cast(Mapping[str, Any], guard)[name] for name in GUARD_FIGURES] for guard in result["guards"]]

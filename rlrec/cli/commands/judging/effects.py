@@ -17,8 +17,6 @@ from rlrec.sentences import effect_sentence
 
 if TYPE_CHECKING:
     from rlrec.app.evaluation.passes.arm_effects import GroupEffects
-    from rlrec.app.judging.effects import Result
-    from rlrec.app.judging.evaluate import Workers
 
 ARMS = (
     "arm", "looks", "now", "later", "returning", "long_run", "lower", "upper", "shrunk", "shrunk_lower", "shrunk_upper",
@@ -48,7 +46,7 @@ ARMS = (
 @workers_options
 @plot_option
 @reading("rlrec effects --horizon 3d --plot effects.svg", "rlrec effects --log policy=home --by version --json")
-def effects(store: Store, show: Show, plot: str | None, workers: Workers, **request: Any) -> None:
+def effects(store: Store, show: Show, plot: str | None, workers: app.evaluate.Workers, **request: Any) -> None:
     """An effect is what one full look at an arm adds, in place of what the log showed on average: to the reward of the
     page (now), to that of later pages of the visit (later), and to the probability that the person comes back in time
     (returning). In long_run a return counts what it earns by itself and what the person earned afterwards.
@@ -66,7 +64,7 @@ def effects(store: Store, show: Show, plot: str | None, workers: Workers, **requ
     show(result, table=view(result, request["by"]))
 
 
-def view(result: Result, by: str | None = None) -> View:
+def view(result: app.effects.Result, by: str | None = None) -> View:
     """The effects of arms, with a sentence for each group."""
     groups, several = result["groups"], len(result["groups"]) > 1 or by is not None
     title = []

@@ -19,7 +19,6 @@ from rlrec.sentences import LOGGED, best_of, percent
 
 if TYPE_CHECKING:
     from rlrec.app.evaluation.passes.estimates import EstimateRow
-    from rlrec.app.judging.evaluate import Workers
 
 SHOWN = {
     "target": "target", "version": "version", "group": "group", "estimator": "estimator", "unit": "unit",
@@ -100,7 +99,7 @@ VERDICTS = ("insufficient", "weak", "ok")
 )
 def evaluate(
     store: Store, show: Show, names: Sequence[str], targets: Sequence[tuple[str, Any]], best: bool, details: bool,
-    plan: float | None, plot: str | None, workers: Workers, **request: Any,
+    plan: float | None, plot: str | None, workers: app.evaluate.Workers, **request: Any,
 ) -> None:  # fmt: skip
     """A target is a policy (as it stands now), NAME@V, a variant POLICY@EXPERIMENT/VARIANT, or the built-in `uniform`.
     The mature decisions of every logger that can tell count, the more the less their weights vary. First comes the

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import click
 
@@ -12,9 +12,6 @@ from rlrec.cli.program.files import plot_option, save_plot
 from rlrec.cli.program.shared import GroupedCommand, Store, reading, workers_options
 from rlrec.cli.text.text import View
 from rlrec.errors import quantity
-
-if TYPE_CHECKING:
-    from rlrec.app.judging.evaluate import Workers
 
 ARMS = ("arm", "realised", "expected", "rate", "lower", "upper", "age_days")
 DAYS = ("day", "decisions", "slots", "coverage", "gini", "effective_arms", "floor_share", "young_share")
@@ -29,7 +26,7 @@ DAYS = ("day", "decisions", "slots", "coverage", "gini", "effective_arms", "floo
 @workers_options
 @plot_option
 @reading("rlrec exposure --policy home --plot home.svg", "rlrec exposure --log since=2026-01-01 --by day --json")
-def exposure(store: Store, show: Show, plot: str | None, workers: Workers, **request: Any) -> None:
+def exposure(store: Store, show: Show, plot: str | None, workers: app.evaluate.Workers, **request: Any) -> None:
     """Expected exposure sums the probabilities that an arm had at each position of each decision: it has no luck in it.
     Realised exposure counts the slots that showed the arm. An arm counts in the figures of the catalogue if it was
     eligible in some decision; the rate is the mean reward of its mature slots, each counted by the examination of its

@@ -18,7 +18,6 @@ from rlrec.sentences import DEFAULT_REWARD, earned_sentences
 
 if TYPE_CHECKING:
     from rlrec.app.evaluation.comparisons.study_figures import DifferenceRow, OutcomeRow, SegmentRow
-    from rlrec.app.judging.outcomes import Result
 
 PERIODS = ("hour", "day", "week")
 DIFFERENCE = {  # column of a csv: key of a difference
@@ -91,7 +90,7 @@ def outcomes(store: Store, show: Show, plot: str | None, **request: Any) -> None
     show(result, table=table._replace(title=title, notes=[*segments, *notes]), flat=_flat(result))
 
 
-def _title(result: Result) -> list[str]:
+def _title(result: app.outcomes.Result) -> list[str]:
     selection = f" of experiment {result['experiment']}" if result["experiment"] else ""
     by = f" by {result['by']}" if result["by"] else ""
     new, returning, unit = result["new"], result["returning"], result["unit"]
@@ -119,7 +118,7 @@ def count_units(unit: str, units: int, anonymous: int) -> str:
     return f"{quantity(units, 'unit' if anonymous else unit)}{share}"
 
 
-def _flat(result: Result) -> list[dict[str, Any]]:
+def _flat(result: app.outcomes.Result) -> list[dict[str, Any]]:
     """A record for each outcome, with its difference from that of the first group, which has none."""
     differences: dict[Any, Mapping[str, Any]] = {_key(row): row for row in result["differences"]}
     return [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -14,11 +14,6 @@ from rlrec.cli.program.shared import CommandGroup, Store, reading, workers_optio
 from rlrec.cli.text.text import View
 from rlrec.cli.text.values import NAME
 from rlrec.errors import quantity
-
-if TYPE_CHECKING:
-    from rlrec.app.judging.evaluate import Workers
-    from rlrec.app.judging.positions import CurveAnswer
-
 
 position = CommandGroup("position")
 
@@ -37,7 +32,7 @@ position = CommandGroup("position")
 @workers_options
 @plot_option
 @writing("rlrec position fit home --log policy=home", "rlrec policy create home2 --kind thompson --param position=home")
-def fit(store: Store, show: Show, plot: str | None, workers: Workers, **request: Any) -> None:
+def fit(store: Store, show: Show, plot: str | None, workers: app.evaluate.Workers, **request: Any) -> None:
     """Estimate the examination of each position against the first one, and store the curve under the next number.
 
     pbm compares neighbouring positions on the arms that the logger might have put at either, with overlap weights from
@@ -77,16 +72,14 @@ def diff(store: Store, show: Show, first: str, second: str) -> None:
     show(result, table=View.select(result, columns, title=[f"a: {first}", f"b: {second}"]), columns=columns)
 
 
-def _show(show: Show, result: CurveAnswer, plot: str | None) -> None:
-    from rlrec.app.judging.positions import explained
-
+def _show(show: Show, result: app.positions.CurveAnswer, plot: str | None) -> None:
     save_plot(plot, lambda: app.curves.examination([result]))
     title = [
         f"curve {result['curve']}@{result['number']}, model {result['model']}, method {result['method']}, "
         f"reward {result['reward']}, {quantity(result['clusters'], 'cluster')}",
         f"estimated at {result['created_at']} from {result['log'] or 'the log'}",
     ]
-    notes = explained(result)
+    notes = app.positions.explained(result)
     if likelihood := result["log_likelihood"]:
         best, preferred = max(likelihood, key=lambda name: likelihood[name]), result["preferred"]
         verdict = f"prefers {best}" if best == preferred else f"does not tell {preferred} from {best}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -15,9 +15,6 @@ from rlrec.cli.program.shared import OUTPUT, GroupedCommand, Store, option_group
 from rlrec.cli.text.text import View
 from rlrec.cli.text.values import DURATION
 from rlrec.errors import CheckFailed, StoreBusy, quantity
-
-if TYPE_CHECKING:
-    from rlrec.app.judging.status import HoldoutStatus, Status, WaitingVersion
 
 CLEAR = b"\x1b[H\x1b[J"  # of a terminal: to its first line, and nothing below
 POLICIES = ("policy", "kind", "live", "live_since", "versions", "decisions", "decisions_24h", "last_at")
@@ -61,7 +58,7 @@ def status(store: Store, show: Show, watch_us: int | None) -> None:
         )
 
 
-def _show(store: Store, show: Show, *, clear: bool = False) -> Status:
+def _show(store: Store, show: Show, *, clear: bool = False) -> app.status.Status:
     """Show the state of a store. clear: in place of what the terminal shows."""
     result = app.status.status(store)
     result["warnings"] += _pinned(result)
@@ -71,7 +68,7 @@ def _show(store: Store, show: Show, *, clear: bool = False) -> Status:
     return result
 
 
-def _pinned(result: Status) -> list[dict[str, Any]]:
+def _pinned(result: app.status.Status) -> list[dict[str, Any]]:
     """A finding where rlrec.toml has `recommend` draw from another version than the live one."""
     config = settings().config
     setting = None if config is None else config.values.get(("recommend", "policy"))
@@ -83,7 +80,7 @@ def _pinned(result: Status) -> list[dict[str, Any]]:
     return [{"check": "live", "severity": "info", "subject": f"policy {name}", "detail": detail}]
 
 
-def view(result: Status) -> View:
+def view(result: app.status.Status) -> View:
     """The state of a store: a table of its policies, lines and tables around it."""
     numbers = {"arm": result["arms"], "user": result["users"], "session": result["sessions"]}
     numbers |= {"decision": result["decisions"], "event": result["events"]}
@@ -109,7 +106,7 @@ def view(result: Status) -> View:
     return View.select(result["policies"], POLICIES, title=title, notes=notes, drop=POLICIES[3:5] + POLICIES[1:2])
 
 
-def _waiting(row: WaitingVersion) -> str:
+def _waiting(row: app.status.WaitingVersion) -> str:
     """A sentence about a version that is not live; how to let it serve only where nothing speaks against it."""
     name, since = row["version"], short_times(row["since"])[:16]
     if row["passed"] is False:
@@ -123,7 +120,7 @@ def warning(row: Mapping[str, Any]) -> str:
     return f"{row['severity']} {row['check']}, {row['subject']}: {row['detail']}"
 
 
-def holdout(row: HoldoutStatus) -> str:
+def holdout(row: app.status.HoldoutStatus) -> str:
     """A sentence about the users whom a route keeps apart."""
     if row["sentence"] is None:
         return f"{row['route']} has a holdout: `rlrec experiment show {row['experiment']}` compares with it"

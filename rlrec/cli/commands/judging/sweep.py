@@ -17,7 +17,6 @@ from rlrec.sentences import LOGGED, best_of
 
 if TYPE_CHECKING:
     from rlrec.app.evaluation.passes.estimates import EstimateRow
-    from rlrec.app.judging.evaluate import Workers
 
 
 @click.command(cls=GroupedCommand, epilog="`rlrec help contexts` compares the kinds.")
@@ -43,7 +42,7 @@ if TYPE_CHECKING:
     "rlrec sweep --kinds thompson,ucb,lin-thompson",
     "rlrec sweep --kinds thompson,linucb --param linucb:alpha=0.3,1 --param linucb:floor=0.05 --log policy=home",
 )
-def sweep(store: Store, show: Show, details: bool, workers: Workers, **request: Any) -> None:
+def sweep(store: Store, show: Show, details: bool, workers: app.evaluate.Workers, **request: Any) -> None:
     """The log is cut into 10 stretches of time. Each candidate learns from those before a stretch, and is judged on
     what was shown there: on the last 7, by weighing with the logged probabilities, never on what taught it. So a value
     is that of a policy that knew a part of the log, 60 % on average; the command at the end makes one that knows all.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -29,9 +29,6 @@ from rlrec.cli.text.text import View
 from rlrec.cli.text.values import NUMBER, PAIR, TIME, Integer, Parsed, parse_number
 from rlrec.errors import CheckFailed, InputError, quantity
 from rlrec.sentences import gate_against, gate_claim, is_weak
-
-if TYPE_CHECKING:
-    from rlrec.app.judging.evaluate import Workers
 
 CLIP = Parsed("number|none", lambda text: None if text == "none" else parse_number(text))
 
@@ -115,8 +112,8 @@ CLIP = Parsed("number|none", lambda text: None if text == "none" else parse_numb
     "rlrec train-pg visits --gamma 0.95 --entropy 0.01 --seed 1 --json",
 )
 def train_pg(
-    store: Store, show: Show, reference: str, shapings: Sequence[tuple[str, str]], plot: str | None, workers: Workers,
-    **request: Any,
+    store: Store, show: Show, reference: str, shapings: Sequence[tuple[str, str]], plot: str | None,
+    workers: app.evaluate.Workers, **request: Any,
 ) -> None:  # fmt: skip
     """Makes a new version of a policy of kind gradient from all visits that have ended, by whichever policy. 60 % of
     the users train, 20 % choose the epoch, and 20 % are the gate that judges the result."""

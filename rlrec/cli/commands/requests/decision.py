@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import click
 
@@ -17,9 +17,6 @@ from rlrec.errors import quantity
 
 N_ARMS = 20  # in a table; the other formats have all
 
-if TYPE_CHECKING:
-    from rlrec.app.requests.decision import Result
-
 
 decision = CommandGroup("decision")
 
@@ -33,14 +30,14 @@ def show_(store: Store, show: Show, decision_id: int) -> None:
     show(result, table=view(result), flat=[_flat(result, slot) for slot in cast(Any, result["slate"])])
 
 
-def _flat(result: Result, slot: dict[str, Any]) -> dict[str, Any]:
+def _flat(result: app.decision.Result, slot: dict[str, Any]) -> dict[str, Any]:
     """One slot with the keys of its decision, and its events."""
     keys = {name: result[name] for name in ("decision_id", "at", "session", "visit", "step", "policy", "version")}
     events = result["events"]
     return keys | slot | {"events": events_text(events, slot["position"]), "page_events": events_text(events, None)}
 
 
-def view(result: Result) -> View:
+def view(result: app.decision.Result) -> View:
     """A decision: lines, and a table of its likeliest arms and those that it showed."""
     positions = [slot["position"] for slot in result["slate"]]
     shown = {slot["arm"] for slot in result["slate"]}
@@ -55,7 +52,7 @@ def view(result: Result) -> View:
     return View(title=[*_title(result), *_slots(result), *left_out], headers=headers, rows=rows)
 
 
-def _left_out(result: Result) -> list[str]:
+def _left_out(result: app.decision.Result) -> list[str]:
     """A line on the arms that could not be shown, where there are any."""
     rows = result.get("left_out", [])
     names = [row["arm"] if row["reason"] == "narrowed" else f"{row['arm']} ({row['reason']})" for row in rows[:N_ARMS]]
@@ -64,7 +61,7 @@ def _left_out(result: Result) -> list[str]:
     return [f"not eligible: {', '.join(names)}{hidden}{rules}"] if rows else []
 
 
-def _title(result: Result) -> list[str]:
+def _title(result: app.decision.Result) -> list[str]:
     visitor = (
         f"session {result['session']}, visit {result['visit']}, step {result['step']}, user {cell(result['user'])}"
     )
@@ -94,7 +91,7 @@ def _features(named: dict[str, float] | None) -> str:
     return ", ".join(f"{name}={value:.4g}" for name, value in named.items()) or "all 0"
 
 
-def _slots(result: Result) -> list[str]:
+def _slots(result: app.decision.Result) -> list[str]:
     verdict = {
         None: "stand alone: what drew this decision is not in the store",
         True: "agree with those derived from the belief",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -15,9 +15,6 @@ from rlrec.cli.program.shared import GroupedCommand, Store, drawing, input_optio
 from rlrec.cli.text.text import View, clipped
 from rlrec.cli.text.values import CANDIDATES, KEY, KEYS, OBJECT, PAIR, Integer
 from rlrec.errors import InputError, RlrecError
-
-if TYPE_CHECKING:
-    from rlrec.app.requests.pipe import Pipe
 
 SLOT = ["position", "arm", "propensity", "marginal", "score"]
 N_CANDIDATES = 20  # in a table
@@ -121,14 +118,12 @@ def stream(
     A group of lines ends when it is full, or at a line {"op": "flush"}; without a seed also where nothing more waits.
     Raises LinesRefused at the end if any line was. dry_run: draw only, each group by itself.
     rehearsal: a transaction around all groups; what they answer is written behind it."""
-    from rlrec.app.opening import ready
-    from rlrec.app.requests.pipe import Pipe
     from rlrec.cli.text.lines import groups, rereadable
 
     settings().source = "<stdin>" if source == "-" else source
-    ready(store)
+    app.opening.ready(store)
     lines = source if rehearsal is None else rereadable(source)  # a rehearsal does not wait for whoever writes them
-    pipe, n_lines, n_refused = Pipe(store, seed=seed, dry_run=dry_run), 0, 0
+    pipe, n_lines, n_refused = app.pipe.Pipe(store, seed=seed, dry_run=dry_run), 0, 0
 
     def answers() -> Iterator[list[Any]]:
         nonlocal n_lines, n_refused
@@ -144,16 +139,15 @@ def stream(
         raise refused(n_refused, n_lines=n_lines)
 
 
-def answer_group(pipe: Pipe, group: Sequence[tuple[int, bytes]], kind: Any) -> tuple[list[Any], int]:
+def answer_group(pipe: app.pipe.Pipe, group: Sequence[tuple[int, bytes]], kind: Any) -> tuple[list[Any], int]:
     """The answers to numbered lines of a kind, or why they are refused, in order; and how many are refused."""
     from rlrec.cli.text.lines import decode_group
 
     requests, lines = (InputError, line_type()), decode_group(group, kind)
     if not {*map(type, lines)} <= {*requests}:
-        from rlrec.app.requests.feedback import Line
         from rlrec.cli.commands.requests.feedback import line_of
 
-        lines = [line if isinstance(line, requests) else line_of(line, Line) for line in lines]
+        lines = [line if isinstance(line, requests) else line_of(line, app.feedback.Line) for line in lines]
     answers: list[Any] = pipe.answer(lines)
     errors = [index for index, answer in enumerate(answers) if isinstance(answer, InputError)]
     for index in errors:

@@ -25,7 +25,6 @@ MARKS = ("censor", "uncensor")  # events without a value
 COLUMNS = ("session", "user", "visits", "decisions", "last_at")
 
 if TYPE_CHECKING:
-    from rlrec.app.requests.session import Result, Step
     from rlrec.app.serving.decision_json import EventJson
     from rlrec.app.serving.requests import Answer
 
@@ -54,7 +53,7 @@ def show_(store: Store, show: Show, **request: Any) -> None:
     show(visit, table=timeline(visit), columns=FLAT_COLUMNS, flat=_flat(visit))
 
 
-def timeline(visit: Result) -> View:
+def timeline(visit: app.session.Result) -> View:
     """A visit: a line for each slot."""
     ended = f"ended {visit['ended_at']}" if visit["ended_at"] else "open"
     title = (
@@ -72,7 +71,7 @@ def timeline(visit: Result) -> View:
     )
 
 
-def _flat(visit: Result) -> Iterator[dict[str, Any]]:
+def _flat(visit: app.session.Result) -> Iterator[dict[str, Any]]:
     """A record a slot, with its decision and its page."""
     head = {"session": visit["session"], "user": visit["user"], "visit": visit["visit"]}
     for step in visit["decisions"]:
@@ -83,7 +82,7 @@ def _flat(visit: Result) -> Iterator[dict[str, Any]]:
             yield {name: fields[name] for name in FLAT_COLUMNS}
 
 
-def _rows(step: Step) -> Iterator[list[Any]]:
+def _rows(step: app.session.Step) -> Iterator[list[Any]]:
     """A line a slot, and one for the page where it is longer than one slot."""
     policy = f"{step['policy']}@{step['version']}"
     if step["variant"] is not None and "@" not in step["policy"]:  # of an import from an earlier release

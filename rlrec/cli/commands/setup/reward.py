@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -12,11 +12,6 @@ from rlrec.cli.program.shared import CommandGroup, Store, reading, writing
 from rlrec.cli.text.text import View
 from rlrec.cli.text.values import DURATION, NAME, NUMBER, Parsed, format_duration, parse_number
 from rlrec.errors import InputError
-
-if TYPE_CHECKING:
-    from rlrec.app.judging.suggestion import Doubt
-    from rlrec.app.judging.suggestion import Result as Suggestion
-    from rlrec.app.setup.reward import Definition
 
 
 def _clip(text: str) -> tuple[float, float]:
@@ -80,7 +75,7 @@ def list_(store: Store, show: Show) -> None:
     show(definitions, table=table, columns=[*headers, "transforms"])
 
 
-def _terms(row: Definition) -> str:
+def _terms(row: app.reward.Definition) -> str:
     """The weights as `reward define` takes them."""
     return ", ".join(f"{row['transforms'].get(kind, kind)}={weight:g}" for kind, weight in row["weights"].items())
 
@@ -134,15 +129,8 @@ def suggest(store: Store, show: Show, **request: Any) -> None:
     result = app.suggestion.suggest(store, app.suggestion.Request(**request))
     title = [_headline(result), *_against(result), _basis(result)]
     rows = [
-        [
-            event["event"],
-            event["now"],
-            *event["later"].values(),
-            event["weight"],
-            event["answer"],
-            *event["rank"].values(),
-        ]
-        for event in result["events"]
+        [row["event"], row["now"], *row["later"].values(), row["weight"], row["answer"], *row["rank"].values()]
+        for row in result["events"]
     ]
     headers = ["event", "now", "later", "lower", "upper", "weight", "answer", "rank", "rank_lower", "rank_upper"]
     notes = []
@@ -153,7 +141,7 @@ def suggest(store: Store, show: Show, **request: Any) -> None:
     show(result, table=View(headers, rows, title=title, notes=notes))
 
 
-def _headline(result: Suggestion) -> str:
+def _headline(result: app.suggestion.Result) -> str:
     """The first line: what one more of each event goes with."""
     sure = [event for event in result["events"] if event["answer"] != "unknown"]
     if not result["events"]:
@@ -167,7 +155,7 @@ def _headline(result: Suggestion) -> str:
     return f"after the page, across {result['arms']} arms, " + " and ".join(sentences)
 
 
-def _against(result: Suggestion) -> list[str]:
+def _against(result: app.suggestion.Result) -> list[str]:
     """Warnings of what ranks arms against their long run."""
     ranks = [(event["event"], event["rank"]) for event in result["events"]]
     if result["rank"] is not None and len(ranks) > 1:
@@ -179,7 +167,7 @@ def _against(result: Suggestion) -> list[str]:
     ]
 
 
-def _basis(result: Suggestion) -> str:
+def _basis(result: app.suggestion.Result) -> str:
     basis = f"reward {result['reward']}; back within {format_duration(round(result['horizon_s'] * 1e6))}; "
     basis += f"{result['pages']:,} pages, {result['persons']:,} persons"
     if result["explained"] is None:
@@ -187,6 +175,6 @@ def _basis(result: Suggestion) -> str:
     return f"{basis}; events tell {_interval(result['explained'], '.0%')} of what differs between arms later"
 
 
-def _interval(doubt: Doubt, form: str) -> str:
+def _interval(doubt: app.suggestion.Doubt, form: str) -> str:
     value, lower, upper = (format(doubt[name], form) for name in ("value", "lower", "upper"))
     return f"{value} [{lower}, {upper}]"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -21,9 +21,6 @@ from rlrec.cli.program.shared import (
     stored,
 )
 from rlrec.cli.text.values import PAIR, Integer
-
-if TYPE_CHECKING:
-    from rlrec.app.setup.simulate import Request
 
 LIMIT = 10_000_000  # of sessions, steps, runs
 
@@ -86,7 +83,7 @@ def simulate(store: Store, show: Show, ephemeral: bool, dry_run: bool, **options
     show(result)
 
 
-def _check_serving(request: Request) -> None:
+def _check_serving(request: app.simulate.Request) -> None:
     if request.kind is not None or request.params or request.runs != 1:
         raise click.UsageError("--kind, --param and --runs go with --ephemeral")
     if request.policy is not None and request.experiment is not None:
@@ -95,7 +92,7 @@ def _check_serving(request: Request) -> None:
         raise click.UsageError("Missing option '--policy' or '--experiment'.")
 
 
-def _check_study(request: Request, *, dry_run: bool) -> None:
+def _check_study(request: app.simulate.Request, *, dry_run: bool) -> None:
     if dry_run:
         raise click.UsageError("--ephemeral stores nothing: leave out --dry-run")
     if request.experiment is not None:

@@ -146,9 +146,7 @@ def roles(show: Show, prefix: str) -> None:
 
     The roles have no login: `GRANT shop_server TO web` gives a login their rights. Run the script as the owner of the
     tables who may create roles; it may be run again, and should be after each `init` that migrates."""
-    from rlrec.app.upkeep.db_roles import grants
-
-    granted = grants(prefix)
+    granted = app.db_roles.grants(prefix)
     if show.format == "table":
         write("".join(f"{grant.statement}\n" for grant in granted).encode())
     else:

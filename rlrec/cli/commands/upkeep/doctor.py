@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -23,9 +23,6 @@ from rlrec.cli.program.shared import (
 from rlrec.cli.text.text import View
 from rlrec.cli.text.values import Integer
 from rlrec.errors import CheckFailed, quantity
-
-if TYPE_CHECKING:
-    from rlrec.app.upkeep.doctor import Report
 
 COLUMNS = ("check", "severity", "subject", "detail")
 
@@ -81,7 +78,7 @@ def doctor(store: Store, show: Show, repair_clock: bool, dry_run: bool, **reques
         raise CheckFailed(f"doctor found {quantity(errors, 'error')}", hint=hint)
 
 
-def _view(report: Report, overview: list[dict[str, Any]]) -> View:
+def _view(report: app.doctor.Report, overview: list[dict[str, Any]]) -> View:
     rows = [
         [row["check"], row["count"], row["looked_at"], _verdict(row["errors"], row["warnings"])] for row in overview
     ]

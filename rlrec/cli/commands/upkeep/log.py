@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -13,9 +13,6 @@ from rlrec.cli.program.shared import CommandGroup, Store, conclude, reading, wri
 from rlrec.cli.text.text import View
 from rlrec.cli.text.values import NAME
 from rlrec.errors import quantity
-
-if TYPE_CHECKING:
-    from rlrec.app.upkeep.exclusions import Excluded
 
 COLUMNS = ("exclusion", "filter", "users", "sessions", "created_at")
 
@@ -61,7 +58,7 @@ def _counted(row: Any) -> dict[str, Any]:
     return {**row, **{name: len(row[name]) if row[name] is not None else None for name in ("users", "sessions")}}
 
 
-def _show(show: Show, answer: Excluded, verb: str, past: str) -> None:
+def _show(show: Show, answer: app.exclusions.Excluded, verb: str, past: str) -> None:
     commands = [_with_promotion(command) for command in answer["rebuild"]]
     flat = _counted(answer) | {"rebuild": "; ".join(chain.from_iterable(commands))}
     show(answer if "json" in show.format else {name: value for name, value in flat.items() if name != "variants"})
