@@ -70,8 +70,12 @@ def _load() -> None:
     for module in pkgutil.walk_packages(rlrec.__path__, "rlrec."):
         with suppress(ImportError):
             import_module(module.name)
-    for name in ("adbc_driver_sqlite.dbapi", "email.parser", "scipy.linalg", "scipy.special", "sqlite3", "tabulate"):
-        import_module(name)
+    for name in (
+        "adbc_driver_sqlite.dbapi", "alembic.command", "duckdb", "email.parser", "pyarrow.parquet", "scipy.linalg",
+        "scipy.special", "sqlite3", "tabulate", "zoneinfo",
+    ):  # fmt: skip
+        with suppress(ImportError):
+            import_module(name)
 
 
 def _wait_for_command(path: str) -> None:

@@ -137,9 +137,8 @@ class Shop(Regulars):
         what the policy shows; pick: the value of each state, (levels + 1, n), from those of these arms in it,
         (levels + 1, arms, n), at every position of a page; left: what each trust is worth at the end, (levels + 1,)."""
         category, levels = self._category[arms], np.arange(self.levels + 1)
-        following = self._following[category]
         ended = np.zeros((self.levels + 1, 1)) if left is None else left[:, None]
-        values = np.broadcast_to(ended, (self.levels + 1, following.shape[1]))
+        values = np.broadcast_to(ended, (self.levels + 1, self._following.shape[1]))
         clicks = self.attraction[arms, None] * self._freshness[self._looks[category]]
         moves = np.where(self.is_bait[arms], 1.0, self.purchase)  # how often a click moves the trust
         gain = weights.get("click", 0.0) + np.where(self.is_bait[arms], 0.0, moves * weights.get("purchase", 0.0))
@@ -151,7 +150,11 @@ class Shop(Regulars):
                 values = self.stay * values + (1 - self.stay) * ended
             for examined in examination(positions, self.power)[::-1]:
                 # of each arm that is looked at: the trust stays, or moves by a level
-                arm_values = gained + stays * values[:, following] + moving * values[trust[..., None], following]
+                next_values = values.take(self._following, axis=1)
+                arm_values, moved_values = next_values[:, category], next_values[trust, category]
+                arm_values *= stays
+                arm_values += gained
+                arm_values += np.multiply(moved_values, moving, out=moved_values)
                 values = (1 - examined) * values + examined * pick(arm_values)
         return values[:, 0]
 

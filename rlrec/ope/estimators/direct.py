@@ -6,6 +6,7 @@ An additive one is fitted on the log as a fold, and cross-fitted by cluster: the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar
@@ -158,30 +159,34 @@ class Ridge:
         training = [number for number in range(self.folds) if number != fold]
         training_sums = sums.total(training)
         if self.ridge is not None:
-            return self._solve(training_sums, self.ridge)
+            return self._solve(training_sums, (self.ridge,))[0]
         # the cross-validated error of every penalty
-        splits = [
-            (sums.total([left_out_fold]), sums.total([number for number in training if number != left_out_fold]))
-            for left_out_fold in training
-        ]
-        errors = [
-            sum(test.error(*self._solve(training, penalty)) for test, training in splits) for penalty in _PENALTIES
-        ]
+        errors = np.zeros(len(_PENALTIES))
+        for left_out_fold in training:
+            test = sums.total([left_out_fold])
+            fits = self._solve(sums.total([number for number in training if number != left_out_fold]), _PENALTIES)
+            errors += [test.error(*fit) for fit in fits]
         # the strongest penalty that is as good as the best: roundings, hence the order of the log, never choose
-        best = np.isclose(errors, min(errors), rtol=1e-9, atol=1e-12 * float(training_sums.square))
-        return self._solve(training_sums, _PENALTIES[int(np.argmax(best))])
+        best = np.isclose(errors, errors.min(), rtol=1e-9, atol=1e-12 * float(training_sums.square))
+        return self._solve(training_sums, (_PENALTIES[int(np.argmax(best))],))[0]
 
-    def _solve(self, sums: RidgeSums, ridge: float) -> tuple[Array, Array]:
-        """Arm effects (a,) and the other coefficients (d,).
+    def _solve(self, sums: RidgeSums, penalties: Sequence[float]) -> list[tuple[Array, Array]]:
+        """Arm effects (a,) and the other coefficients (d,) by each penalty.
         The arms are eliminated first (Schur complement): their block is diagonal, so ten thousand arms cost little."""
         if not sums.gram[0, 0]:
-            return np.zeros(self.arms), np.zeros(len(sums.answer))
+            return [(np.zeros(self.arms), np.zeros(len(sums.answer)))] * len(penalties)
         # the normal equations of the other columns, arms eliminated
-        scaled = sums.cross / (sums.count + ridge)[:, None]
-        left = sums.gram + np.diag(ridge * self._scale(sums.gram)) - sums.cross.T @ scaled
-        coefficients: Array = np.linalg.solve(left, sums.answer - scaled.T @ sums.reward).astype(np.float64)
+        scale, left, right = np.diag(self._scale(sums.gram)), [], []
+        for ridge in penalties:
+            scaled = sums.cross / (sums.count + ridge)[:, None]
+            left.append(sums.gram + ridge * scale - sums.cross.T @ scaled)
+            right.append(sums.answer - scaled.T @ sums.reward)
+        solved = np.linalg.solve(np.stack(left), np.stack(right)[..., None])[..., 0].astype(np.float64)
         # the arms, given the other columns
-        return (sums.reward - sums.cross @ coefficients) / (sums.count + ridge), coefficients
+        return [
+            ((sums.reward - sums.cross @ coefficients) / (sums.count + ridge), coefficients)
+            for ridge, coefficients in zip(penalties, solved, strict=True)
+        ]
 
     def _scale(self, gram: Array) -> Array:
         """Factors of the penalty, (d,): 0 for the intercept, 1 for a position, its variance for a feature."""
