@@ -121,8 +121,13 @@ def pytest_collection() -> None:
     gc.disable()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The quick selection runs on SQLite alone: whatever needs the server is slow."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The quick selection runs on SQLite alone: whatever needs the server is slow. Simulations run where somebody asks
+    for them, by `-m` or by name."""
+    if "simulation" not in config.option.markexpr and not any("::" in argument for argument in config.args):
+        simulations = [item for item in items if item.get_closest_marker("simulation")]
+        config.hook.pytest_deselected(items=simulations)
+        items[:] = [item for item in items if not item.get_closest_marker("simulation")]
     for item in items:
         parameters = getattr(item, "callspec", None)
         if "postgres_server" in getattr(item, "fixturenames", ()) or (

@@ -38,6 +38,7 @@ from tests.benchmarks import (
     sardine_rec,
     screens,
     serve,
+    simulations,
     startup,
     story,
     streams,
@@ -99,6 +100,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "rounds": story.rounds,
     "news": newspaper.newspaper,
     "sardine": sardine_rec.sardine,
+    "simulations": simulations.simulations,
     "large": startup.large,
     "walk": walks.walks,
 }

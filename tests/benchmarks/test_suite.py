@@ -88,7 +88,7 @@ def test_the_table_says_pass_or_fail() -> None:
     assert line.split() == ["x", "2", "s", "1", "s", "2.000", "<=", "1.5", "FAIL"]
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 def test_a_log_of_clicks_says_that_uniform_earns_more_returns(tmp_path: Path) -> None:
     """Seeded: .24 is what fresh users of uniform earn on a page (`-k returns`)."""
     row = served(Setting(folder=tmp_path), 1, 1_200, kind="thompson")

@@ -40,7 +40,7 @@ def test_clickbait_earns_more_per_decision_and_less_per_visitor(positions: int) 
     assert bait.visits.mean() < 0.6 * good.visits.mean()
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 def test_the_value_of_the_uniform_policy_is_what_visitors_give() -> None:
     """Four standard errors of 10,000 visitors for clicks and what lasts: false-alarm rate 6e-5 each, seeded."""
     played = shops.play(Shop(), shops.uniform, positions=1, visitors=10_000)
@@ -61,7 +61,7 @@ def test_the_best_myopic_policy_is_valued_exactly() -> None:
     assert value < 0.85 * shop.optimum_per_visitor()
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 @pytest.mark.parametrize("positions", [1, 5])
 def test_no_policy_beats_the_optimum_and_one_comes_near(positions: int) -> None:
     """Honest pages earn at least 93 % of the bound, three standard errors allowed for."""

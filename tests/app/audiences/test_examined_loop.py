@@ -48,7 +48,7 @@ def started(db: str, seed: int, **parameters: str) -> np.ndarray:
     return np.random.default_rng(seed).uniform(0.02, 0.5, ARMS)
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 def test_with_a_curve_beliefs_cover_and_a_new_best_arm_rises(sqlite_db: str) -> None:
     """Of 20 intervals of 95 %, fewer than 16 cover in one of 400 seeds. More seeds follow in memory."""
     seed = 1
@@ -106,7 +106,7 @@ SHOPS = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 @pytest.mark.parametrize("name", SHOPS)
 def test_with_a_curve_beliefs_cover_93_percent_of_the_arms(name: str) -> None:
     """93.6 to 96.8 % in studies of 100 to 300 shops. Of 60, one standard error is 0.7 %: false-alarm rate below 3 %."""
@@ -124,7 +124,7 @@ def test_without_a_curve_17_of_20_arms_are_missed() -> None:
     assert np.mean(greedy >= 0.99) < 0.5
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 def test_in_19_of_20_seeds_the_greedy_page_is_within_one_percent_after_4000_pages() -> None:
     """77 to 81 of 100 shops after 2,000 pages, 94 to 96 after 4,000, 97 to 99 after 8,000: of 20, fewer than 17 are in
     2 % of runs."""

@@ -35,7 +35,7 @@ def played(kind: str, params: dict[str, Any], name: str, inputs: dict[str, Any],
     return study(kinds.make(kind, params), simulate.make(name, inputs), runs=runs, steps=steps, seed=1)
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 @pytest.mark.parametrize(("kind", "params", "name", "inputs", "steps", "regret"), [*FIGURES[:3], *FIGURES[5:7]])
 def test_regret_is_what_others_found(
     kind: str, params: dict[str, Any], name: str, inputs: dict[str, Any], steps: int, regret: float

@@ -294,7 +294,7 @@ def test_a_log_without_lists_judges_by_the_mean_over_lists(kiosk: Run, plain: An
         assert row["unsupported"] == 0
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 def test_few_lists_are_unbiased_and_their_error_is_in_the_interval(kiosk: Run, plain: Answers) -> None:
     """Seeded. The mean over 24 seeds within 4 standard errors, and variances that agree within a factor of 4."""
     wanted, names = exact(plain), ("ips", "sips", "rips", "iips", "tis")
@@ -307,7 +307,7 @@ def test_few_lists_are_unbiased_and_their_error_is_in_the_interval(kiosk: Run, p
         assert 0.5 < added / values.var(ddof=1) < 4, name
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 def test_a_log_of_uniform_pages_agrees_with_what_the_target_earns(kiosk: Run, leaning: str) -> None:
     """Seeded. Within 4 standard errors of both."""
     leaning_target(kiosk, leaning)

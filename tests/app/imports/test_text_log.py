@@ -60,7 +60,7 @@ def matrix(x: Sparse) -> Any:
     return csr_matrix((x.value, x.column, x.start), shape=(len(x), int(x.column.max()) + 1))
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 @pytest.mark.parametrize("kind", ["softmax", "squarecb"])
 def test_a_bandit_reaches_a_linear_model_less_one_standard_error(sqlite_db: str, kind: str) -> None:
     """Both learn on `train` and are judged on `gate`, greedy. Click rates are known, so that the difference between the

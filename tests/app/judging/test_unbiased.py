@@ -15,7 +15,7 @@ def log(kind: str, params: Params, *, runs: int, decisions: int, seed: int = 1) 
     return logs(policy, EASY, runs=runs, decisions=decisions, seed=seed)
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 @pytest.mark.parametrize(("kind", "params"), ALL)
 def test_what_a_kind_logs_judges_uniform_fairly(kind: str, params: Params) -> None:
     """False alarms of a kind below 1e-4: Student's t beyond 5; 16 of 100 intervals miss, or 7 of 20."""

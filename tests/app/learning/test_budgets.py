@@ -272,7 +272,7 @@ def test_a_log_with_prices_comes_back(shop: Run, tmp_path: Path) -> None:
     assert audit(shop)["propensities"] == 8
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 def test_days_of_models_spend_their_budget_and_earn_what_the_best_mix_does(shop: Run, sqlite_db: str) -> None:
     world, requests = World.random(21), 400
     for name in world.names:

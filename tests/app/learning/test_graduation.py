@@ -152,7 +152,7 @@ def test_a_policy_that_cannot_be_copied_is_refused(run_sqlite: Run, kind: str) -
     assert "cannot be copied" in answer.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 def test_version_1_earns_on_pages_what_the_bandit_earns(sqlite_db: str) -> None:
     run = runner(sqlite_db)
     run("policy", "create", "ts", "--kind", "thompson")

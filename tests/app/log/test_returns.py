@@ -322,7 +322,7 @@ def test_the_doctor_notices_a_return_that_is_missing_or_there_twice(shop: Store)
     ]  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 def test_training_on_returns_brings_more_users_back(sqlite_db: str) -> None:
     """A small shop: of what a uniform log teaches, returns make more users come back than the log had, and clicks make
     fewer. The first difference is three standard errors of 1,700 users and more, seeded; all are new to the shop, and

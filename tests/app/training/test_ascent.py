@@ -25,7 +25,7 @@ from tests.benchmarks.measure import Setting
 from tests.benchmarks.spools import KIND, Server, drawn, night, spooled
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 def test_a_baseline_leads_out_of_the_corridor_sooner() -> None:
     """Standard errors .5 and 2.5; of 200 runs the means are -12.0 and -30.7."""
     rate, baseline = training.WITH
@@ -194,7 +194,7 @@ def test_a_gain_is_where_its_interval_says() -> None:
     assert all(each.estimate.verdict in ("weak", "insufficient") for each in claims if each.is_broad)
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 def test_a_round_of_2000_visits_beats_the_best_policy_without_memory(tmp_path: Path) -> None:
     bar = Bar(tmp_path / "bar.db", sessions=2_000, seed=1, log=OF_BANDIT)
     result, (without, _) = bar.round(1), bar.audience.context_free()

@@ -122,7 +122,7 @@ def pairs(db: str) -> None:
     run("policy", "create", "pg", "--kind", "gradient")
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 @pytest.mark.parametrize("is_lost", [False, True])
 def test_pages_whose_pairs_earn_lead_away_from_where_all_arms_are_alike(
     run_sqlite: Run, sqlite_db: str, monkeypatch: pytest.MonkeyPatch, is_lost: bool

@@ -15,7 +15,7 @@ from tests.benchmarks.verdicts import Chain, limit, misses
 LOGS, VISITS = 33, 500
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 @pytest.mark.parametrize(
     ("audience", "size", "favour"), [(Barista, 1, 4.0), (Chain, 1, 1.7), (Shop, 1, 5.0), (Shop, 5, 1.5)]
 )

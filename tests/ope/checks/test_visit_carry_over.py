@@ -76,7 +76,7 @@ def test_arms_that_are_clicked_and_not_bought_are_noticed_by_their_purchases() -
     assert not alarms(replace(sums, events={}).p_value())
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 def test_users_who_differ_raise_no_alarm() -> None:
     """200 logs of a logger that draws at random, and 200 of one that shows popular arms to eager users. At a level of
     1 in 1,000, more than three alarms in 400 come in 1 of 1,300 runs."""

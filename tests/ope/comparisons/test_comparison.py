@@ -69,7 +69,7 @@ def test_no_decision_is_the_zero_of_the_sum() -> None:
     assert np.isnan([nothing.value, nothing.error, nothing.per_unit]).all()
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 @pytest.mark.parametrize("users", [20, 400])
 def test_equal_variants_differ_in_five_percent_of_runs(users: int) -> None:
     """1,000 seeded runs. False alarm of the test: a rate of 5 % leaves 3 to 7 % for 3 in 1,000 choices of seeds."""

@@ -201,7 +201,7 @@ def alarms_of_equal_numbers(runs: int) -> int:
     return alarms
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 @pytest.mark.parametrize("adjusted", [False, True])
 def test_equal_variants_alarm_in_a_twentieth(adjusted: bool) -> None:
     """Three standard errors of 100 runs, seeded; of 400: `python -m tests.benchmarks -k alarms`."""

@@ -156,7 +156,7 @@ def test_no_visit_no_difference() -> None:
     assert (gain.value, gain.lower, gain.verdict) == (None, None, "insufficient")
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 def test_equal_targets_alarm_as_seldom_as_they_say() -> None:
     """100 logs of 1,500 visits, two targets that are worth the same, one with an effective sample size of a tenth. Were
     the chance of each error the nominal one, three such tests in 1,000 would fail; the seed is fixed."""

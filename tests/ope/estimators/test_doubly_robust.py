@@ -64,7 +64,7 @@ def test_dros_goes_from_dm_to_dr() -> None:
     assert (low, high) == pytest.approx((dm, dr), abs=1e-12)
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 def test_intervals_cover() -> None:
     """200 logs with the true model: a share is outside with chance 1 in 1,000 if the true coverage is 95 %."""
     hits: Counter[str] = Counter()
@@ -115,7 +115,7 @@ def test_a_log_without_a_model_is_refused() -> None:
         judged(bare, "dr")
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 def test_a_model_fitted_on_the_same_log_leaves_no_bias() -> None:
     """200 logs of 60 sessions. An unbiased estimate would fail one such test in 15,000; the seed is fixed."""
     off = []

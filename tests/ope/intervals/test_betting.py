@@ -62,7 +62,7 @@ def test_bets_on_ten_rows_by_hand() -> None:
     assert lower == pytest.approx(np.exp(growth / 10 - np.log(20) / 10) - 1, abs=1e-12)
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 def test_the_lower_bound_of_bets_holds_at_every_look() -> None:
     """Weights to 100, looked at 40 times: at 5 % more than 15 of 100 logs alarm falsely once in 27,000 times."""
     rng, looks = np.random.default_rng(4), np.unique(np.geomspace(20, 5_000, 40).astype(int))

@@ -160,7 +160,7 @@ def covered(estimate: Estimate, truth: float) -> bool:
     return (estimate.lower is None or estimate.lower <= truth) and (estimate.upper is None or truth <= estimate.upper)
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 def test_intervals_cover_under_session_effects() -> None:
     """400 logs of 150 sessions with a strong effect of their own. Were an interval to cover exactly 95 %, it would
     leave its range in fewer than one of 1,000 such tests; the seed is fixed. Row by row, the normal one fails."""
@@ -216,7 +216,7 @@ def heavy(seed: int, *, model: float | None = None) -> tuple[LogBatch, float]:
     return batch, float(pi @ rate)
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 def test_heavy_weights_are_covered_where_the_bootstrap_alone_is_too_narrow() -> None:
     """Bootstrap-t alone covers 80 % for ips, 65 % for dr. 100 runs at 94 %: fewer than 87 covered come in 1 of 300
     series of an honest interval."""
@@ -268,7 +268,7 @@ def test_widening_fades_where_many_rows_are_effective() -> None:
         assert estimate.bias_bound or coverage.width(estimate) < 1.15
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 @pytest.mark.parametrize("name", ["18: uniform logger", "48: all sizes", "light"])
 def test_intervals_of_changed_weights_hold_their_bias(name: str) -> None:
     """40 logs of 2,000 rows: fewer than 33 covered come in 1 of 1,400 series at 95 %. Without their bias, none of the

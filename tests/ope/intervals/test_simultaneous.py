@@ -91,7 +91,7 @@ def test_more_clusters_than_blocks_are_drawn_by_block() -> None:
         assert bounds(of_group[0])[0] < bounds(alone[0])[0]
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 def test_all_positions_are_covered_together() -> None:
     """Seeded: 200 logs at 95 %; fewer than 180 covered in 1 of 500 runs. One by one, all five hold much less often."""
     joint, single = 0, 0

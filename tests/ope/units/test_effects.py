@@ -101,7 +101,7 @@ def test_batches_add_up() -> None:
     assert (added.n, added.clusters, added.verdict) == (900, 300, "weak")  # never ok: whether effects add up is open
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 def test_intervals_hold_what_the_target_earns() -> None:
     """200 logs of 300 persons: fewer than 178 intervals of 95 % that hold it are a false alarm of 1 in 2,000."""
     rng, truth = np.random.default_rng(1), chances(TARGET) @ additive(SLATES)

@@ -53,7 +53,7 @@ def alarms(logs: int) -> dict[str, int]:
     return counts
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 def test_of_60_equal_targets_hardly_ever_one_is_called_better_or_worse() -> None:
     """20 logs at 95 %: more than 5 alarms come in 1 of 3,000 series at 5 %. One by one, some target differs in most
     logs."""

@@ -153,7 +153,7 @@ def test_errors_are_clustered_over_users_of_several_loggers() -> None:
     assert estimate.std_error == pytest.approx(np.sqrt((influence**2).sum() * 300 / 299) / weight.sum())
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 def test_estimates_over_many_loggers_are_unbiased_and_cover() -> None:
     """300 logs of 8 loggers; alarms falsely in fewer than 1 of 1,000 seeds. In the same rows, without halves, the bias
     is .3 standard errors."""

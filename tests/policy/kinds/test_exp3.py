@@ -78,7 +78,7 @@ def test_gains_are_estimated_without_bias() -> None:
     assert p * rows[:, 3] == pytest.approx(rewards, abs=1e-15)
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 @pytest.mark.parametrize(("params", "switching"), [({"gamma": 0.1}, False), ({"gamma": 0.1, "discount": 0.98}, True)])
 def test_an_adversary_gains_little(params: dict[str, Any], switching: bool) -> None:
     """A fixed sequence in which the better arm pays 0.8 and the other 0.2, for good or by turns of 400 steps. Uniform

@@ -294,7 +294,7 @@ def test_two_loggers_at_different_levels_are_weak(sqlite_db: str) -> None:
     assert "unlike-loggers" not in alone["reasons"]
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 def test_the_usual_log_is_as_good_as_the_best_choice_of_its_loggers(tmp_path: Path) -> None:
     """Two of the stores of `tests/benchmarks/loggers.py`: an old imported log, an experiment and a holdout. Standard
     errors are estimates: the least of all choices is partly luck."""

@@ -226,7 +226,7 @@ def test_another_seed_simulates_other_pages(shared: Any) -> None:
     assert more == pytest.approx(once, rel=0.05)
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 def test_intervals_hold_the_error_of_simulated_pages(shared: Any) -> None:
     """Seeded. The variance over 24 seeds on a fifth of the log, against what few pages add to the squared error: right
     ones are more than a factor of 3 apart in fewer than 1 of 1,000 runs."""
@@ -260,7 +260,7 @@ def broad_logs(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) 
     return path, rates
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 def test_pages_of_many_arms_can_judge_a_shared_model(broad_logs: tuple[str, Array]) -> None:
     """Seeded: six logs at 95 %, fewer than 4 intervals with the truth in 1 of 400 runs."""
     path, rates = broad_logs

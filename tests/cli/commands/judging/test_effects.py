@@ -338,7 +338,7 @@ def test_arms_that_nobody_bought_yet_do_not_pull_the_others_down() -> None:
     assert abs(np.mean([effects.posteriors[0].mean for effects in logs])) < 0.01
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 def test_of_arms_that_come_and_go_and_do_nothing_none_is_said_to_do_something(run_sqlite: Run) -> None:
     """Ten new arms a day go after three days; whatever is shown, a slot in five is clicked. What arms of two days have
     in common is told by those that both days had alone, so that all arms of a day share an error. The log is fixed."""
