@@ -3,9 +3,10 @@ which every command would wait."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import reduce
+from operator import add, iadd
 from types import MappingProxyType
 from typing import Any, NamedTuple, Self, TypeVar
 
@@ -21,17 +22,21 @@ class Sums:
     def __add__(self, other: Self) -> Self:
         return type(self)(**{name: _add(value, getattr(other, name)) for name, value in vars(self).items()})
 
+    def __iadd__(self, other: Self) -> Self:
+        """The same, in the arrays of this side: for sums that nobody else holds."""
+        return type(self)(**{name: _add(value, getattr(other, name), iadd) for name, value in vars(self).items()})
+
     def closed(self) -> Self:
         """The sums of a partition of the log: what they are of is in no other one."""
         return type(self)(**{name: _closed(value) for name, value in vars(self).items()})
 
 
-def _add(left: Any, right: Any) -> Any:
+def _add(left: Any, right: Any, plus: Callable[[Any, Any], Any] = add) -> Any:
     if left is None or right is None:
         return right if left is None else left
     if isinstance(left, Mapping):
-        return add_each(left, right)
-    return left | right if isinstance(left, bool | frozenset) else left + right
+        return {**left, **{key: _add(left[key], sums, plus) if key in left else sums for key, sums in right.items()}}
+    return left | right if isinstance(left, bool | frozenset) else plus(left, right)
 
 
 def _closed(value: Any) -> Any:
@@ -42,7 +47,8 @@ def _closed(value: Any) -> Any:
 
 def add_each(left: Mapping[K, Any], right: Mapping[K, Any]) -> dict[K, Any]:
     """The sums of both sides, added key by key."""
-    return {**left, **{key: _add(left[key], sums) if key in left else sums for key, sums in right.items()}}
+    added: dict[K, Any] = _add(left, right)
+    return added
 
 
 def add_up(partials: Iterable[Any]) -> Any:

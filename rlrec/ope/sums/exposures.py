@@ -22,6 +22,7 @@ from rlrec.records import Sums
 MOST_JOINT = 128  # arms that are regressed on together: each block holds a number for each pair of them
 BASELINE_COLUMNS = 3  # columns that were known before the draw
 BLOCKS, BLOCKS_OF_MANY = 512, 128  # of clusters, of which errors are made; of more arms than are regressed on together
+TABLE_ROWS = 2_048  # rows of exposures that are written out at a time, about
 SMALLEST = 1e-10  # eigenvalue, as a share of the largest, of exposures that did not vary
 _ALONE = 0.5  # of the squares of an exposure, beyond which a block tells of an arm alone
 _MOSTLY = 0.4  # of an exposure that varies: of two arms that take turns, each has a half
@@ -62,6 +63,8 @@ class Exposures:
     @property
     def expected_by_row(self) -> Array:
         """The looks that were expected of each row, (n, k); NaN where its draw is not known."""
+        if (self.draw >= 0).all():
+            return self.expected[self.draw]
         by_row = np.full((len(self), self.arms), np.nan)
         by_row[self.draw >= 0] = self.expected[self.draw[self.draw >= 0]]
         return by_row
@@ -70,8 +73,10 @@ class Exposures:
     def dense(self) -> Array:
         """Shown less expected of each row, (n, k); NaN where its draw is not known."""
         cell = self.row * self.arms + self.arm
-        shown = np.bincount(cell, weights=self.look, minlength=len(self) * self.arms).astype(np.float64)
-        return shown.reshape(-1, self.arms) - self.expected_by_row
+        shown = np.bincount(cell, weights=self.look, minlength=len(self) * self.arms)
+        table = shown.astype(np.float64, copy=False).reshape(-1, self.arms)
+        table -= self.expected_by_row
+        return table
 
     def take(self, rows: Ids) -> Exposures:
         """Some of the rows."""
@@ -129,12 +134,17 @@ class ExposureRegression(Sums):
             self._add_each(columns, exposures, factor, block)
             return
         order, d = np.argsort(block, kind="stable"), self.square.shape[1]
-        table = np.hstack([baseline, exposures.dense * factor[:, None], outcomes])[order]
-        numbers = block[order]
-        for start, end in pairwise([*run_starts(numbers).tolist(), len(table)]):
-            products = table[start:end, :d].T @ table[start:end]
-            self.square[numbers[start]] += products[:, :d]
-            self.crossed[numbers[start]] += products[:, d:]
+        starts = run_starts(block[order])
+        edges = np.append(starts[run_starts(starts // TABLE_ROWS)], len(order)).tolist()
+        for first, last in pairwise(edges):  # of a table of some blocks
+            rows = order[first:last]
+            exposed = exposures.take(rows).dense
+            exposed *= factor[rows, None]
+            table, numbers = np.hstack([baseline[rows], exposed, outcomes[rows]]), block[rows]
+            for start, end in pairwise([*run_starts(numbers).tolist(), len(table)]):
+                products = table[start:end, :d].T @ table[start:end]
+                self.square[numbers[start]] += products[:, :d]
+                self.crossed[numbers[start]] += products[:, d:]
 
     def _add_each(self, columns: Array, exposures: Exposures, factor: Array, block: Ids) -> None:
         """Add rows whose arms are regressed on by themselves: slots that showed an arm, less draws that expected it."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, reduce
+from operator import iadd
 from statistics import NormalDist
 from typing import Any, TypedDict
 
@@ -500,7 +501,8 @@ def sum_log(
     effect_pass = replace(
         effect_pass, examination=examination, return_shares=tuple(fitted.return_times.shares.tolist())
     )
-    total = add_up(passes.results(reader, effect_pass, engine, stored))
+    partials: Iterator[Any] = filter(None, passes.results(reader, effect_pass, engine, stored))
+    total: LogEffects = reduce(iadd, partials)
     page_groups = [name for name in groups.FIELDS if name not in FINEST]
     groups.check_field(request.by, total.names, groups=page_groups)
     if not total.groups:
