@@ -296,17 +296,18 @@ def _figures(row: Mapping[str, Any]) -> str:
 
 def earned_sentences(
     rows: Sequence[Mapping[str, Any]], differences: Sequence[Mapping[str, Any]], unit: str, *,
-    per_day: float | None = None,
+    per_day: float | None = None, equal_ages: bool = False,
 ) -> list[str]:  # fmt: skip
     """The conclusions from the differences that decide, one for each group and metric; a gain in rewards that costs
-    visits says so. differences: of all metrics."""
+    visits says so. differences: of all metrics; equal_ages: of the same time of each unit, to which nothing comes."""
     visits = {row["group"]: row for row in differences if row["metric"] == "visits" and _falls(row)}
     by_reward = not {row["reward"] for row in rows} <= {DEFAULT_REWARD, None}
     texts = []
     for row in rows:
         lost = visits.get(row["group"]) if row["answer"] == "better" and row["reward"] else None
         share = None if lost is None else lost["relative"]
-        cost = f"; but it brings people back less often: {percent(share)} % visits per {unit} so far" if share else ""
+        cost = f"; but it brings people back less often: {percent(share)} % visits per {unit}" if share else ""
+        cost += " so far" if cost and not equal_ages else ""
         texts.append(difference_sentence(row, unit, by_reward=by_reward, per_day=per_day) + cost)
     gains, losses = ({row["group"] for row in rows if row["answer"] == sign} for sign in ("better", "worse"))
     noun = "rewards" if len({row["metric"] for row in rows}) == 1 else "metrics"

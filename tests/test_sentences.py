@@ -15,6 +15,7 @@ from rlrec.sentences import (
     difference_direction,
     difference_sentence,
     direction,
+    earned_sentences,
     effect_sentence,
     experiment_sentences,
     percent,
@@ -173,6 +174,8 @@ def test_a_gain_that_costs_visits_says_so() -> None:
     assert clause in conclusion(earned, {**visits, "answer": "unknown", "reasons": ["other-metric"]})
     assert clause not in conclusion(earned, {**visits, "answer": "unknown", "reasons": ["young-units"], "upper": 0.1})
     assert clause not in conclusion({**earned, "answer": "unknown"}, visits)
+    (over_first_days,) = earned_sentences([earned], [earned, visits], "user", equal_ages=True)
+    assert over_first_days.endswith(clause.removesuffix(" so far"))
 
 
 def test_a_declared_metric_is_named_and_so_are_guards_that_do_not_hold() -> None:

@@ -84,7 +84,8 @@ def outcomes(store: Store, show: Show, plot: str | None, **request: Any) -> None
     if result["by"] == "variant":
         names, rows = [[*row.values()] for row in result["metric"]], result["differences"]
         deciding = [row for row in rows if [row["metric"], row["reward"]] in names]
-        title = [*earned_sentences(deciding, rows, result["unit"]), "", *title]
+        equal_ages = request["age_us"] is not None
+        title = [*earned_sentences(deciding, rows, result["unit"], equal_ages=equal_ages), "", *title]
     if (age_us := request["age_us"]) is not None:
         title.insert(0, f"over the first {format_duration(age_us)} of each {result['unit']}, without younger ones:")
     show(result, table=table._replace(title=title, notes=[*segments, *notes]), flat=_flat(result))
