@@ -3,11 +3,13 @@ again."""
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 from collections.abc import Iterator
 from statistics import median
 
+from rlrec.cli import GC_THRESHOLD
 from rlrec.cli.screen.contents import PAGES
 from rlrec.cli.screen.pages import Options, PageMaker
 from rlrec.times import parse
@@ -38,7 +40,9 @@ def screens(setting: Setting) -> Iterator[Figure]:
 
 
 def costs(db: str, path: str) -> tuple[float, float]:
-    """Seconds of CPU of a page that is made anew, and of each look at a page that is shown again and again."""
+    """Seconds of CPU of a page that is made anew, and of each look at a page that is shown again and again, in a
+    process like those of the server."""
+    gc.set_threshold(GC_THRESHOLD)
     options, query = Options(db, db, now=parse(NOW)), QUERIES.get(path, "")
     used, again = list[float](), list[float]()
     for _ in range(4):  # the first one loads modules

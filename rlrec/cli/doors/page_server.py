@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import time
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlencode
 
 from rlrec import times
+from rlrec.cli import GC_THRESHOLD
 from rlrec.cli.doors.web import SCREEN, Access, RefusedRequest, Response
 from rlrec.cli.program import app
 from rlrec.cli.program.shared import Store, settings
@@ -58,6 +60,7 @@ def _work(connection: Connection, options: Options) -> None:
     """Make the pages that a server asks for, until it has gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all its processes
     os.nice(POLITENESS)
+    gc.set_threshold(GC_THRESHOLD)
     maker = PageMaker(options)
     with suppress(EOFError, OSError):
         while True:
