@@ -96,8 +96,9 @@ class PersonPortions:
     portions: int
 
     @classmethod
-    def read(cls, unit: Unit) -> PersonPortions:
-        portions = people.portions(unit)
+    def read(cls, unit: Unit, sessions: Ids | None = None) -> PersonPortions:
+        """The portions of all persons, or of those of some sessions."""
+        portions = people.portions(unit, sessions)
         sessions = np.concatenate([np.empty(0, np.int64), *portions])
         order, number = np.argsort(sessions), np.repeat(np.arange(len(portions)), list(map(len, portions)))
         return cls(sessions[order], number[order], len(portions))

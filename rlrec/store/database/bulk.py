@@ -10,7 +10,7 @@ import pickle
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from importlib.util import find_spec
 from io import BufferedReader, BufferedWriter
@@ -74,12 +74,12 @@ class PendingQuery:
 
 
 @contextmanager
-def alongside(unit: Unit) -> Iterator[None]:
+def alongside(unit: Unit, policy_ids: Collection[int] | None = None) -> Iterator[None]:
     """Inside it, bulk reads of a long log go through Arrow, from the snapshot of the unit.
     Enter it before anything else is read: on SQLite the unit's snapshot is taken anew, but not for a unit that it was
     entered with before. Where there is no driver, or writers never pause for long enough, reads go through the unit's
     cursor."""
-    worker = _start_worker(unit) if not unit.alongside and unit.folder is None and is_long(unit) else None
+    worker = _start_worker(unit) if not unit.alongside and unit.folder is None and is_long(unit, policy_ids) else None
     unit.alongside = True
     if worker is None:
         yield
@@ -94,10 +94,14 @@ def alongside(unit: Unit) -> Iterator[None]:
             unit.arrow_worker = None
 
 
-def is_long(unit: Unit) -> bool:
-    """Whether the log is long, and others can read it."""
+def is_long(unit: Unit, policy_ids: Collection[int] | None = None) -> bool:
+    """Whether the log, or that of some policies alone, is long, and others can read it."""
     if unit.connection.in_nested_transaction():  # of a rehearsal: nobody else can read what it wrote
         return False
+    if policy_ids is not None:
+        listed = ", ".join(map(str, policy_ids))
+        served = f"SELECT 1 FROM decision WHERE policy_id IN ({listed}) LIMIT {MIN_DECISIONS}"
+        return unit.ask_value(f"SELECT count(*) FROM ({served}) AS served") == MIN_DECISIONS
     # one query for both would look at all decisions
     first, last = (unit.ask_value(f"SELECT {end}(id) FROM decision") for end in ("min", "max"))
     return first is not None and last - first >= MIN_DECISIONS

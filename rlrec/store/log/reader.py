@@ -321,6 +321,20 @@ def read_range(
     return Batch(slots=read_slots(queries[0]), events=queries[1].columns())
 
 
+def variants_batch(unit: Unit, selection: Selection, *, columns: Sequence[str]) -> Batch | None:
+    """The selected decisions of variants, by decision and position, where a batch holds all that their policies served;
+    None otherwise."""
+    if unit.folder is not None or not selection.variant_ids:
+        return None
+    test = f"d.policy_id IN (SELECT policy_id FROM variant WHERE id IN ({numbers(selection.variant_ids)}))"
+    served = f"SELECT 1 FROM decision d WHERE {test} LIMIT {BATCH + 1}"
+    if unit.ask_value(f"SELECT count(*) FROM ({served}) AS served") > BATCH:
+        return None
+    tests = [test, *(f"+{condition}" for condition in selection.conditions())]
+    slots, events = ask_slots(unit, columns, tests, order="d.id, s.position"), ask_events(unit, EVENT_COLUMNS, tests)
+    return Batch(slots=read_slots(slots), events=events.columns())
+
+
 def ask_slots(unit: Unit, names: Sequence[str], tests: Sequence[str], *, order: str) -> PendingQuery:
     """Some of COLUMNS for the slots of decisions `d` that pass all tests."""
     session = " CROSS JOIN session v" if any(name in PER_SESSION for name in names) else ""

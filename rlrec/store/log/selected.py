@@ -60,7 +60,8 @@ def numbers(ids: Collection[int]) -> str:
 
 def version_counts(unit: Unit, selection: Selection) -> dict[int, int]:
     """How many of the selected decisions each version served."""
-    text = f"SELECT d.version_id, count(*) FROM decision d WHERE {_condition(selection)} GROUP BY d.version_id"
+    tests = f"{_id_test(unit, selection)} AND {_condition(selection)}"
+    text = f"SELECT d.version_id, count(*) FROM decision d WHERE {tests} GROUP BY d.version_id"
     return _read_once(unit, text, lambda: dict(unit.ask(text)))
 
 
@@ -87,8 +88,9 @@ def day_counts_and_newest(unit: Unit, selection: Selection, n: int) -> tuple[lis
     step = DAY_US // 96  # no zone divides a quarter of an hour
     counts, newest = Counter[tuple[int, int]](), np.empty(0, np.int64)
     first, last = (int(unit.ask_value(f"SELECT {end}(id) FROM decision") or 0) for end in ("min", "max"))
+    tests = scanned(unit, selection)
     for start in range(first, last + 1, PORTION):  # to sort what a database would group costs more than to read it
-        inside = f"d.id >= {start} AND d.id < {start + PORTION} AND {_condition(selection, '+')}"
+        inside = f"d.id >= {start} AND d.id < {start + PORTION} AND {tests}"
         text = f"SELECT d.at, d.version_id FROM decision d WHERE {inside}"
         at, version = PendingQuery(unit, text, dict.fromkeys(("at", "version"), np.int64)).columns().values()
         newest = np.concatenate([newest, at])
@@ -110,7 +112,10 @@ def any_common(unit: Unit, *selections: Selection) -> bool:
 
 def newest_at(unit: Unit, selection: Selection, n: int) -> int | None:
     """The time of the n-th newest selected decision; None where there are fewer."""
-    text = f"SELECT d.at FROM decision d WHERE {_condition(selection)} ORDER BY d.at DESC LIMIT 1 OFFSET ?"
+    tests = _condition(selection)
+    if not _may_be_imported(unit):
+        tests += " AND d.imported = 0"  # of which an index has the times
+    text = f"SELECT d.at FROM decision d WHERE {tests} ORDER BY d.at DESC LIMIT 1 OFFSET ?"
     at = unit.ask_value(text, n - 1)
     return None if at is None else int(at)
 
@@ -149,7 +154,7 @@ def extent(unit: Unit, selection: Selection) -> LogExtent:
         "min(d.session_id)", "max(d.session_id)", "min(d.at)", "max(d.at)",
     )  # fmt: skip
     columns = ", ".join(f"coalesce({value}, 0)" for value in largest)
-    text = f"SELECT {columns} FROM decision d WHERE {_condition(selection, '+')}"  # who asks reads the log next
+    text = f"SELECT {columns} FROM decision d WHERE {scanned(unit, selection)}"  # who asks reads the log next
     return _read_once(unit, text, lambda: unit.records(LogExtent, text)[0])
 
 
@@ -165,10 +170,10 @@ def _read_once(unit: Unit, text: str, read: Callable[[], T]) -> T:
 
 def times(unit: Unit, selection: Selection) -> tuple[int, int]:
     """The times of the first and of the last selected decision; 0 where nothing is selected."""
-    is_plain = unit.folder is None and selection == Selection(since=selection.since, until=selection.until)
-    if not is_plain or unit.ask_row("SELECT 1 FROM policy WHERE kind = 'logged' LIMIT 1"):
+    is_plain = selection == Selection(since=selection.since, until=selection.until)
+    if not is_plain or _may_be_imported(unit):
         return extent(unit, selection)[-2:]
-    # nothing was imported: an index has the times of what the store drew
+    # an index has the times of what the store drew
     rows = f"FROM decision d WHERE d.imported = 0 AND {_condition(selection)}"
     first, last = (int(unit.ask_value(f"SELECT {end}(d.at) {rows}") or 0) for end in ("min", "max"))
     return first, last
@@ -224,6 +229,32 @@ def session_bounds(unit: Unit, selection: Selection) -> tuple[int, int] | None:
         return None
     reach = extent(unit, selection)
     return max(reach.first_session, 1) - 1, reach.last_session
+
+
+def scanned(unit: Unit, selection: Selection) -> str:
+    """The tests of a selection for a query that reads the log in its order, between the ids that an index tells."""
+    return f"{_id_test(unit, selection)} AND {_condition(selection, '+')}"
+
+
+def _id_test(unit: Unit, selection: Selection) -> str:
+    """A test on the ids of decisions that all selected ones pass, from an index."""
+    text = ""
+    if unit.folder is None and (ids := selection.variant_ids or selection.policy_ids):
+        table = "variant v WHERE v.id" if selection.variant_ids else "policy v WHERE v.id"
+        owner = "v.policy_id" if selection.variant_ids else "v.id"  # each variant serves a policy of its own
+        ends = (f"{end}((SELECT {end}(d.id) FROM decision d WHERE d.policy_id = {owner}))" for end in ("min", "max"))
+        text = f"SELECT {', '.join(ends)} FROM {table} IN ({numbers(ids)})"
+    elif selection.since is not None and not _may_be_imported(unit):  # a `+` keeps it from walking through all ids
+        text = f"SELECT min(+d.id), max(+d.id) FROM decision d WHERE d.imported = 0 AND d.at >= {int(selection.since)}"
+    if not text:
+        return "1 = 1"
+    first, last = _read_once(unit, text, lambda: unit.ask(text)[0])
+    return "1 = 0" if first is None else f"d.id BETWEEN {first} AND {last}"
+
+
+def _may_be_imported(unit: Unit) -> bool:
+    """Whether some decisions may not be drawn by the store."""
+    return unit.folder is not None or unit.ask_row("SELECT 1 FROM policy WHERE kind = 'logged' LIMIT 1") is not None
 
 
 def _condition(selection: Selection, sign: str = "") -> str:

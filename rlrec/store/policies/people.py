@@ -12,7 +12,7 @@ from rlrec.store.database.bulk import PendingQuery
 from rlrec.store.database.unit import Unit
 from rlrec.store.log import reader
 from rlrec.store.log.reader import ABSENT
-from rlrec.store.log.selected import Selection, numbers
+from rlrec.store.log.selected import Selection, numbers, scanned
 from rlrec.store.policies.experiments import Experiment
 
 
@@ -22,10 +22,16 @@ def any_returned(unit: Unit) -> bool:
     return unit.ask_row(f"{text} HAVING count(*) > 1 LIMIT 1") is not None
 
 
-def portions(unit: Unit, *, size: int = reader.BATCH) -> list[Ids]:
-    """The ids of all sessions, of whole persons at a time, ascending: a portion has about `size` decisions."""
-    rows = "SELECT id, coalesce(user_id, 0) FROM session ORDER BY id"
-    visited = "SELECT session_id, CAST(sum(steps) AS BIGINT) FROM visit GROUP BY session_id ORDER BY session_id"
+def portions(unit: Unit, sessions: Ids | None = None, *, size: int = reader.BATCH) -> list[Ids]:
+    """The ids of all sessions, of whole persons at a time, ascending: a portion has about `size` decisions. sessions:
+    whose persons they are of, None for all."""
+    persons = visits = ""
+    if sessions is not None:
+        test = f"id IN ({numbers(sessions.tolist())})"
+        persons = f" WHERE {test} OR user_id IN (SELECT user_id FROM session WHERE {test})"
+        visits = f" WHERE session_id IN (SELECT id FROM session{persons})"
+    rows = f"SELECT id, coalesce(user_id, 0) FROM session{persons} ORDER BY id"
+    visited = f"SELECT session_id, CAST(sum(steps) AS BIGINT) FROM visit{visits} GROUP BY session_id ORDER BY 1"
     pending = [PendingQuery(unit, text, dict.fromkeys(("session", "value"), np.int64)) for text in (rows, visited)]
     (session, user), (visited_session, steps) = (query.columns().values() for query in pending)
     decisions = np.zeros(len(session), np.int64)
@@ -43,8 +49,7 @@ def arrivals(
 ) -> dict[int, int]:  # fmt: skip
     """How many units have their first selected decision in each stretch of time, by its number."""
     person = "s.id" if by_session else "coalesce(-s.user_id, s.id)"
-    tests = " AND ".join(f"+{test}" for test in selection.conditions()) or "1 = 1"
-    tables = f"decision d JOIN session s ON s.id = d.session_id WHERE {tests} GROUP BY {person}"
+    tables = f"decision d JOIN session s ON s.id = d.session_id WHERE {scanned(unit, selection)} GROUP BY {person}"
     text = f"SELECT (at - {since}) / {length}, count(*) FROM (SELECT min(d.at) AS at FROM {tables}) AS entry GROUP BY 1"
     return dict(unit.ask(text))
 

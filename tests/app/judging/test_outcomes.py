@@ -12,7 +12,7 @@ import pytest
 from rlrec.app.experiments import compare, experiment
 from rlrec.app.experiments.experiment import Request as Split
 from rlrec.app.experiments.experiment import VariantSpec
-from rlrec.app.inputs import lookup
+from rlrec.app.inputs import filters, lookup
 from rlrec.app.judging.outcomes import Request, Result, outcomes
 from rlrec.app.policies import policy, versions
 from rlrec.app.requests import feedback, recommend, session
@@ -20,6 +20,7 @@ from rlrec.app.setup import arm, reward
 from rlrec.app.setup.simulate import Request as Simulation
 from rlrec.app.setup.simulate import simulate
 from rlrec.store import Store
+from rlrec.store.log import reader
 from rlrec.store.policies import people
 from tests.app import census
 from tests.app.shop import MINUTE, START, clock
@@ -157,6 +158,24 @@ def test_portions_of_persons_add_up(store: Store, monkeypatch: pytest.MonkeyPatc
     for request, expected in zip(requests, entire, strict=True):
         for row, other in zip(rows(outcomes(store, request)), rows(expected), strict=True):
             assert row == {name: figure(value) for name, value in other.items()}
+
+
+@pytest.mark.slow
+def test_an_experiment_is_read_from_its_own_persons_and_from_all_alike(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    """What a batch holds is found by the policies of the variants; where there is more, the log is read."""
+    story(store, moments=30)
+    requests = [Request(experiment="ab", adjust=True, rewards=REWARDS), Request(experiment="ab", by="users")]
+    with store.read() as unit:
+        n_sessions = sum(map(len, people.portions(unit)))
+        batch = reader.variants_batch(unit, filters.selection(unit, "experiment=ab"), columns=("session_id",))
+        assert batch is not None
+        theirs = people.portions(unit, np.unique(batch.slots["session_id"]))
+    assert 0 < sum(map(len, theirs)) < n_sessions
+    from_persons = [rows(outcomes(store, request)) for request in requests]
+    monkeypatch.setattr(reader, "BATCH", 1)
+    assert from_persons == [rows(outcomes(store, request)) for request in requests]
 
 
 def figure(value: Any) -> Any:

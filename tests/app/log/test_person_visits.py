@@ -93,7 +93,7 @@ def test_visits_are_read_once_whatever_the_portions(run_sqlite: Run, sqlite_db: 
     run_sqlite("recommend", "--input", "-", stdin=requests)
     with closing(Store(sqlite_db)) as store, store.read() as unit, pytest.MonkeyPatch.context() as patch:
         portions, counts = people.portions(unit, size=5), list[int]()
-        patch.setattr(people, "portions", lambda unit: portions)
+        patch.setattr(people, "portions", lambda *_: portions)
         ask = people.ask_visits
 
         def counted(unit: Unit, ids: Ids, *more: Experiment | None) -> PendingQuery:

@@ -22,7 +22,7 @@ from rlrec.errors import InputError
 from rlrec.store import Store, Unit
 from rlrec.store.log import events, selected
 from rlrec.store.log.selected import Selection
-from rlrec.times import parse
+from rlrec.times import format_time, parse
 from tests.app import workers
 from tests.app.shop import MINUTE, START, added_up, apart, ask, clock, stocked, sums, tell
 from tests.conftest import runner
@@ -353,3 +353,24 @@ def play(store: Store, name: str, *, visits: int, seed: int) -> float:
     )
     assert played["retention"] is not None
     return played["retention"]
+
+
+def test_decisions_since_a_time_are_those_drawn_and_those_imported(shop: Store, tmp_path: Path) -> None:
+    for day in range(4):
+        visit(shop, START + day * DAY)
+    late = Selection(since=START + 2 * DAY)  # the imported one has a later id
+
+    def counts() -> tuple[int, int | None]:
+        with shop.read() as unit:
+            n_by_version = selected.version_counts(unit, late)
+            n_by_day = [row.decisions for row in selected.day_counts(unit, late)]
+            assert sum(n_by_version.values()) == selected.extent(unit, late).decisions == sum(n_by_day)
+            return sum(n_by_day), selected.newest_at(unit, Selection(), 2)
+
+    assert counts() == (2, START + 2 * DAY)
+    lines = tmp_path / "log.ndjson"
+    line = {"policy": "old", "session": "x", "slate": [{"arm": "a", "propensity": 1}], "eligible": ["a"]}
+    lines.write_text(json.dumps(line | {"at": format_time(START + 2 * DAY + MINUTE)}))
+    run = runner(shop.address)
+    assert run("--now", "2027-02-01", "import-log", lines, "--layout", "jsonl").exit_code == 0
+    assert counts() == (3, START + 2 * DAY + MINUTE)

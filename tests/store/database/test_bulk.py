@@ -287,7 +287,7 @@ def test_an_answer_that_cannot_be_had_is_an_error_in_one_line(served: Store, tex
 def test_no_password_stands_in_a_command_line(
     postgres_server: str, postgres_template: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bulk, "is_long", lambda unit: True)  # an empty log, too
+    monkeypatch.setattr(bulk, "is_long", lambda *_: True)  # an empty log, too
     db = postgres_server.format(postgres_template).replace("postgres:@", "postgres:s%40cret@")
     with closing(Store(db)) as store, store.read() as unit, bulk.alongside(unit):
         assert unit.arrow_worker is not None

@@ -117,8 +117,10 @@ class StudyFold:
 
     def _portions(self) -> Iterator[tuple[Columns, Batch]]:
         """The visits of each portion of persons, and its selected decisions, where it has some; both are read once."""
-        persons = PersonPortions.read(self.unit)
-        log = reader.batches(self.unit, self.study.selection, columns=_READ, size=SPREAD)
+        selection = self.study.selection
+        batch = reader.variants_batch(self.unit, selection, columns=_READ)
+        persons = PersonPortions.read(self.unit, None if batch is None else np.unique(batch.slots["session_id"]))
+        log = reader.batches(self.unit, selection, columns=_READ, size=SPREAD) if batch is None else [batch]
         decisions = partitions.spool(log, persons.files, lambda batch: batch.split(persons.file(batch.slots)))
         for batches, visits in zip(decisions, persons.visits(self.unit, self.study.experiment), strict=True):
             if batches:
