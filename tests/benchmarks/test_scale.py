@@ -121,7 +121,7 @@ def test_measured_costs_are_extrapolated(
     assert again.splitlines()[:-1] == measured.splitlines()[:-1]  # the load of the machine differs
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 def test_costs_are_measured(monkeypatch: pytest.MonkeyPatch, forked_rlrec: Path) -> None:
     """Without the start of each process, which is all that so few decisions cost. The folder is one that any other
     pytest leaves open to the user of the server. A server shows all that SQLite does, and seconds of its own."""
