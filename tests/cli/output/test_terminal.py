@@ -242,6 +242,9 @@ def test_a_long_command_says_how_far_it_is(sqlite_db: str, tmp_path: Path) -> No
     ):
         text = terminal(sqlite_db, *command, PYTHONPATH=str(tmp_path))
         assert re.findall(rf"\r(\d) of {parts}", text)[-1] == parts[0], (command, text)
+    patience.write_text(patience.read_text() + "import rlrec.app.log.partitions as q\nq.BATCH = 50\n")
+    text = terminal(sqlite_db, "--now", "2030-01-01", "evaluate", "uniform", PYTHONPATH=str(tmp_path))
+    assert re.findall(r"\r(\d) partitions", text)[-1] == "4", text  # which are worked on once they are read
 
 
 def test_ranges_of_decisions_say_how_many_were_read(store: Store) -> None:

@@ -73,7 +73,7 @@ def results(reader: LogReader, work: Pass[R_co], engine: Engine | None, stored: 
     if engine is None:
         for partition in partitions:
             yield result(packed, reader.unit, partition, reader)
-            if folder:
+            if number > 1:
                 progress("partitions", partition.number + 1, (partition.number + 1) / number)
         return
     finished_parts: dict[int, Any] = {}
