@@ -289,12 +289,13 @@ class _RangeQueries:
 
 def ranges(
     unit: Unit, policy_id: int, *, first: int, last: int, size: int = BATCH, tests: Sequence[str] = (),
-    columns: Sequence[str] = LOGGED,
+    columns: Sequence[str] = LOGGED, slot_tests: Sequence[str] = (),
 ) -> Iterator[Batch]:  # fmt: skip
     """The decisions that the store drew from a policy, by ranges of decision id: for beliefs, where sessions do not
-    matter. tests: that decisions `d` pass."""
+    matter. tests, slot_tests: that decisions `d` and their slots `s` pass."""
+    options: dict[str, Any] = {"tests": ["d.imported = 0", *tests], "slots": columns, "slot_tests": slot_tests}
     for start, end in id_ranges(unit, policy_id, first=first, last=last, size=size):
-        batch = read_range(unit, policy_id, start, end, tests=["d.imported = 0", *tests], slots=columns)
+        batch = read_range(unit, policy_id, start, end, **options)
         if len(batch):
             yield batch
 
@@ -313,12 +314,13 @@ def id_ranges(unit: Unit, policy_id: int, *, first: int, last: int, size: int) -
 
 def read_range(
     unit: Unit, policy_id: int, first: int, last: int, *, tests: Sequence[str] = (),
-    slots: Sequence[str] = LOGGED, events: Sequence[str] = EVENT_COLUMNS,
+    slots: Sequence[str] = LOGGED, events: Sequence[str] = EVENT_COLUMNS, slot_tests: Sequence[str] = (),
 ) -> Batch:  # fmt: skip
-    """The policy's decisions of a range of ids, by decision and position."""
+    """The policy's decisions of a range of ids, by decision and position. tests, slot_tests: as of `ranges`."""
     inside = [f"d.policy_id = {policy_id}", f"d.id >= {first}", f"d.id <= {last}", *tests]
-    queries = ask_slots(unit, slots, inside, order="d.id, s.position"), ask_events(unit, events, inside)
-    return Batch(slots=read_slots(queries[0]), events=queries[1].columns())
+    slot_query = ask_slots(unit, slots, [*inside, *slot_tests], order="d.id, s.position")
+    event_query = ask_events(unit, events, inside)
+    return Batch(slots=read_slots(slot_query), events=event_query.columns())
 
 
 def variants_batch(unit: Unit, selection: Selection, *, columns: Sequence[str]) -> Batch | None:

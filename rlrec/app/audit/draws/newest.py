@@ -109,8 +109,10 @@ def recent_changes(unit: Unit, version: Version) -> dict[int | str, dict[str, An
     policy_id = version.policy.id
     drift = RewardDrift(unit, version, {arm.id: arm.key for arm in arms.all_arms(unit)})
     first, last = decisions.newest_id(unit, policy_id, RECENT), decisions.newest_id(unit, policy_id)
-    tests = filters.unexcluded_tests(unit)
-    for batch in reader.ranges(unit, policy_id, first=first, last=last, tests=tests, columns=WATCHED):
+    tests, at_top = filters.unexcluded_tests(unit), ["s.position = 1"]
+    for batch in reader.ranges(
+        unit, policy_id, first=first, last=last, tests=tests, columns=WATCHED, slot_tests=at_top
+    ):  # fmt: skip
         drift.take(batch)
     at = drift.times()
     return {
