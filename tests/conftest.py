@@ -261,6 +261,16 @@ def filled(db: str, fill: Callable[..., object], *words: object) -> Run:
     return runner(db)
 
 
+def store_after(fill: Callable[[str], object]) -> Any:
+    """A fixture: a runner on a store that `fill` has filled."""
+
+    @pytest.fixture
+    def shop(db: str) -> Run:
+        return filled(db, fill)
+
+    return shop
+
+
 @pytest.fixture
 def empty_db(postgres_server: str) -> str:
     """A PostgreSQL database without a store."""

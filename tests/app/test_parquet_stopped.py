@@ -18,7 +18,7 @@ import pytest
 
 from rlrec.app.imports.parquet_files import DATASETS
 from tests.app.shop import done
-from tests.conftest import Run, filled, runner
+from tests.conftest import Run, runner, store_after
 from tests.stops import cpu_of_children, wait_for_work
 
 pq = pytest.importorskip("pyarrow.parquet")
@@ -44,9 +44,7 @@ def serve_twice(db: str) -> None:
         serve(db, day=day)
 
 
-@pytest.fixture
-def run(sqlite_db: str) -> Run:
-    return filled(sqlite_db, serve_twice)
+run = store_after(serve_twice)
 
 
 @pytest.fixture

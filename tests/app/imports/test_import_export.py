@@ -27,7 +27,7 @@ from rlrec.store.database.loading import Same
 from rlrec.store.log import settings
 from rlrec.store.log.sessions import NewestVisit
 from tests.app.logs import summary, traced_peak
-from tests.conftest import ON_BOTH, Run, filled, runner
+from tests.conftest import ON_BOTH, Run, filled, runner, store_after
 
 SAMPLE = Path("sample_data/random_all.csv.gz")
 FOREIGN: dict[str, Any] = {
@@ -67,12 +67,6 @@ def empty(path: str) -> None:
         init(store)
 
 
-@pytest.fixture
-def lived(db: str) -> Run:
-    """A store with a life of its own: slates, sessions, an experiment's worth of keys, late and censored feedback."""
-    return filled(db, live)
-
-
 def live(db: str) -> None:
     run = runner(db)
     run("arm", "add", "b"), run("arm", "add", "a"), run("arm", "add", "c")
@@ -83,6 +77,10 @@ def live(db: str) -> None:
     run("feedback", "1", "click", "dwell_s=2.5", "--position", "1", "--key", "k1")
     run("feedback", "2", "purchase=5")
     run("feedback", "3", "--censor", "--position", "2")
+
+
+# A store with a life of its own: slates, sessions, an experiment's worth of keys, late and censored feedback.
+lived = store_after(live)
 
 
 @ON_BOTH

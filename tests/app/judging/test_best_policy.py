@@ -2,7 +2,6 @@
 
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from rlrec.ope.intervals.tails import t_quantile
 from rlrec.store import Store
 from rlrec.store.database import bulk
 from tests.cli.commands.judging.test_effects import estimates_of_equal_arms
-from tests.conftest import Run, filled, runner
+from tests.conftest import Run, runner, store_after
 
 LATER = "2026-06-01"
 CANDIDATES = {"uniform", "clicks", "clicks re-priced", "long-term"}
@@ -29,9 +28,7 @@ def prepared(db: str) -> None:
     run("simulate", "shop", "--policy", "home", "-k", 5, "--sessions", 500, "--group", 100, "--seed", 3)
 
 
-@pytest.fixture
-def shop(sqlite_db: str) -> Any:
-    return filled(sqlite_db, prepared)
+shop = store_after(prepared)
 
 
 def answer(db: str, reward: str = "durable") -> Result:

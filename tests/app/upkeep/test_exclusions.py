@@ -12,7 +12,7 @@ import pytest
 import rlrec
 from tests.app.grown import grown
 from tests.app.shop import done
-from tests.conftest import ON_BOTH, CommandResult, Run, filled, runner
+from tests.conftest import ON_BOTH, CommandResult, Run, filled, runner, store_after
 
 NEVER_KEY = 'k"1, 2+3'
 AFTER = "2026-01-02T00:00:00Z"
@@ -59,9 +59,7 @@ def serve(run: Run, **source: str) -> None:
     at(run, "2026-01-01T00:02:00Z", "feedback", "--input", "-", stdin=lines(events))
 
 
-@pytest.fixture
-def run(db: str) -> Run:
-    return filled(db, visited)
+run = store_after(visited)
 
 
 def belief(run: Run, name: str, version: int) -> dict[str, tuple[float, float]]:

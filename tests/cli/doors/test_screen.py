@@ -26,7 +26,7 @@ from rlrec.cli.doors.page_server import OLDEST_S, PageServer, _CachedPage
 from rlrec.cli.screen.contents import PAGES
 from rlrec.cli.screen.pages import CACHE_BYTES, FRESH_S, BoundedCache, Options, PageMaker, WebPage
 from tests.cli.doors.test_serve import served
-from tests.conftest import ON_BOTH, Run, filled, runner
+from tests.conftest import ON_BOTH, Run, filled, runner, store_after
 
 EVIL, HTML_USER = "<script>alert('a & b')</script>\u202e", '"><img src=x onerror=alert(1)>'
 TOKEN = "0123456789abcdef0123"
@@ -56,9 +56,7 @@ def stocked(db: str) -> None:
     assert run("feedback", "--input", "-", stdin="\n".join(map(json.dumps, clicks))).exit_code == 0
 
 
-@pytest.fixture
-def shop(db: str) -> Run:
-    return filled(db, stocked)
+shop = store_after(stocked)
 
 
 def page_of(db: str, path: str, **args: str) -> WebPage:

@@ -20,7 +20,7 @@ import pytest
 from rlrec.cli.output.progress import ProgressLine
 from rlrec.cli.text.text import Screen, View
 from rlrec.store import Store
-from tests.conftest import PATIENCE_S, Run, filled, runner
+from tests.conftest import PATIENCE_S, Run, runner, store_after
 
 NOW = "2026-01-02T12:00:00Z"
 AT_NOON = ("--now", "2026-01-01T12:00:00Z")
@@ -84,9 +84,7 @@ def _fill(db: str) -> None:
     assert trained.exit_code == 0, trained.stderr
 
 
-@pytest.fixture
-def run(sqlite_db: str) -> Run:
-    return filled(sqlite_db, _fill)
+run = store_after(_fill)
 
 
 CAPTURED = [

@@ -15,18 +15,12 @@ import pytest
 
 from rlrec.store import Store
 from tests.app.shop import START, dump
-from tests.conftest import ON_BOTH, PATIENCE_S, CommandResult, Run, _create, filled, runner
+from tests.conftest import ON_BOTH, PATIENCE_S, CommandResult, Run, _create, runner, store_after
 
 NOW = "2027-01-15T08:00:00Z"  # START
 LATER = "2027-01-15T08:00:10Z"
 DEEP = '{"a":' * 70 + "1" + "}" * 70
 HUGE = "123456789012345678901234567890"
-
-
-@pytest.fixture
-def shop(db: str) -> Run:
-    """Three arms, a policy that learns, one page of two slots under request id r1, one event under key k1."""
-    return filled(db, stocked)
 
 
 def stocked(db: str) -> None:
@@ -38,6 +32,10 @@ def stocked(db: str) -> None:
         ["feedback", 1, "click", "--position", 1, "--key", "k1", "--at", NOW],
     ):  # fmt: skip
         assert run("--now", NOW, *words).exit_code == 0, words
+
+
+# Three arms, a policy that learns, one page of two slots under request id r1, one event under key k1.
+shop = store_after(stocked)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 from rlrec.app.evaluation.comparisons import unit_outcomes
 from rlrec.app.inputs import lookup
 from rlrec.store import Store
-from tests.conftest import ON_BOTH, Run, filled, runner
+from tests.conftest import ON_BOTH, Run, filled, runner, store_after
 
 LATER = "2099-01-01T00:00:00Z"
 USERS = 600
@@ -53,9 +53,7 @@ def click(run: Run, rows: list[Any]) -> None:
     assert run("feedback", "--input", "-", stdin=lines).exit_code == 0
 
 
-@pytest.fixture
-def ready(db: str) -> Run:
-    return filled(db, prepared)
+ready = store_after(prepared)
 
 
 @ON_BOTH

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Run, filled, initialise, runner
+from tests.conftest import Run, initialise, runner, store_after
 
 LATER = ("--allow-future", "--now", "2030-01-01")
 AFTERWARDS = ("--allow-future", "--now", "2031-01-01")
@@ -28,9 +28,7 @@ def shelved(db: str) -> None:
     assert run("simulate", "bernoulli", "--experiment", "ranking", "--sessions", 120, *RATES).exit_code == 0
 
 
-@pytest.fixture
-def shelf(sqlite_db: str) -> Run:
-    return filled(sqlite_db, shelved)
+shelf = store_after(shelved)
 
 
 def beliefs(lines: list[dict[str, Any]]) -> list[Any]:

@@ -10,7 +10,7 @@ from rlrec.app.experiments import ending
 from rlrec.errors import CheckFailed
 from rlrec.store import Store
 from tests.app.workers import promotes, together
-from tests.conftest import ON_BOTH, Run, filled, runner
+from tests.conftest import ON_BOTH, Run, filled, runner, store_after
 
 # A policy of each way to remember, by name: options of `policy create`.
 POLICIES = {
@@ -145,9 +145,7 @@ def split(db: str) -> None:
     run("route", "create", "home", "--to", "ts")
 
 
-@pytest.fixture
-def pair(db: str) -> Run:
-    return filled(db, split)
+pair = store_after(split)
 
 
 def create(run: Run, *variants: str, **options: str) -> None:

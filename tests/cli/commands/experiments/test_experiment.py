@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rlrec.sentences import approximate
-from tests.conftest import ON_BOTH, Run, filled, runner
+from tests.conftest import ON_BOTH, Run, filled, runner, store_after
 
 LATER = "2099-01-01T00:00:00Z"
 
@@ -23,9 +23,7 @@ def prepared(db: str) -> None:
     run("policy", "create", "other", "--kind", "uniform")
 
 
-@pytest.fixture
-def ready(db: str) -> Any:
-    return filled(db, prepared)
+ready = store_after(prepared)
 
 
 def create(run: Run, *words: Any) -> Any:

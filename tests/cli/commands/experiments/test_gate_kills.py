@@ -22,7 +22,7 @@ from rlrec.store import Store
 from tests.app.visitors import LATER, opened, serve
 from tests.cli.commands.experiments.test_route_gate import LATER as CENTURY
 from tests.cli.commands.experiments.test_route_gate import prepared
-from tests.conftest import ON_BOTH, PATIENCE_S, Run, filled
+from tests.conftest import ON_BOTH, PATIENCE_S, Run, filled, store_after
 
 pytestmark = [pytest.mark.slow, ON_BOTH]
 SET = ("--allow-future", "--now", CENTURY, "route", "set", "home", "--require", "if-better", "--json", "--to")
@@ -117,9 +117,7 @@ def killed_after_commit(db: str, *words: str) -> None:
             child.kill()
 
 
-@pytest.fixture
-def routed(db: str) -> Run:
-    return filled(db, prepared)
+routed = store_after(prepared)
 
 
 def test_a_look_of_a_route_that_nobody_could_read_spends_nothing(routed: Run, db: str) -> None:

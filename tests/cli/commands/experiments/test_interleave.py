@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from rlrec.store import Store
-from tests.conftest import ON_BOTH, Run, filled, runner
+from tests.conftest import ON_BOTH, Run, runner, store_after
 
 
 def freeze(run: Run, folder: Any, name: str, order: str) -> None:
@@ -24,12 +24,6 @@ def freeze(run: Run, folder: Any, name: str, order: str) -> None:
     assert run("policy", "freeze", name).exit_code == 0
 
 
-@pytest.fixture
-def shop(db: str) -> Run:
-    """Two rankers that order four arms the other way round, interleaved."""
-    return filled(db, stocked)
-
-
 def stocked(db: str) -> None:
     run = runner(db)
     for arm in "abcd":
@@ -38,6 +32,10 @@ def stocked(db: str) -> None:
         freeze(run, Path(folder), "left", "abcd")
         freeze(run, Path(folder), "right", "cdab")
     assert run("experiment", "create", "rank", "--interleave", "left@2,right@2").exit_code == 0
+
+
+# Two rankers that order four arms the other way round, interleaved.
+shop = store_after(stocked)
 
 
 def serve(run: Run, n: int, k: int = 2, name: str = "rank", users: int = 50) -> list[Any]:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rlrec.app.experiments import plan as app_plan
-from tests.conftest import ON_BOTH, Run, filled, runner
+from tests.conftest import ON_BOTH, Run, runner, store_after
 
 
 def serve(run: Run, target: str, day: str, first_decision: int, *, every: int) -> None:
@@ -37,9 +37,7 @@ def prepared(db: str) -> None:
         serve(run, '"policy": "home"', day, first_decision, every=5)
 
 
-@pytest.fixture
-def ready(db: str) -> Any:
-    return filled(db, prepared)
+ready = store_after(prepared)
 
 
 def plan(run: Run, *words: Any) -> Any:

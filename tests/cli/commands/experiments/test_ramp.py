@@ -18,7 +18,7 @@ import pytest
 
 import rlrec
 from rlrec.store.database.unit import Unit
-from tests.conftest import ON_BOTH, Run, filled, runner
+from tests.conftest import ON_BOTH, Run, filled, runner, store_after
 
 STEPS = ("--steps", "20%,50%,100%", "--hold", "1d")
 USERS = 300  # a day; 60 of them get the candidate in the first step
@@ -34,9 +34,7 @@ def prepared(db: str) -> None:
     run("route", "create", "home", "--to", "ts")
 
 
-@pytest.fixture
-def ready(db: str) -> Run:
-    return filled(db, prepared)
+ready = store_after(prepared)
 
 
 def at(run: Run, days: float) -> Run:

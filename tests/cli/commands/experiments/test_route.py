@@ -8,7 +8,7 @@ import pytest
 
 from rlrec.store import Store
 from tests.app.shop import fixed
-from tests.conftest import ON_BOTH, Run, filled, runner
+from tests.conftest import ON_BOTH, Run, filled, runner, store_after
 
 
 def prepared(db: str) -> None:
@@ -21,9 +21,7 @@ def prepared(db: str) -> None:
     run("route", "create", "home", "--to", "ts")
 
 
-@pytest.fixture
-def ready(db: str) -> Any:
-    return filled(db, prepared)
+ready = store_after(prepared)
 
 
 def recommend(run: Run, session: str = "s", *words: Any) -> Any:

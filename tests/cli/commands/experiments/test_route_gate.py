@@ -14,7 +14,7 @@ from rlrec.store import Store
 from rlrec.times import parse
 from tests.app import visitors
 from tests.app.shop import MINUTE, START, fixed
-from tests.conftest import ON_BOTH, Run, filled, runner
+from tests.conftest import ON_BOTH, Run, filled, runner, store_after
 
 LATER = "2099-01-01T00:00:00Z"
 FIXED = {"good": (0.8, 0.1, 0.1), "worse": (0.1, 0.45, 0.45), "alike": (0.2, 0.6, 0.2)}
@@ -35,9 +35,7 @@ def prepared(db: str, visits: int = 1_500) -> None:
     run("route", "create", "home", "--to", "u")
 
 
-@pytest.fixture
-def ready(db: str) -> Any:
-    return filled(db, prepared)
+ready = store_after(prepared)
 
 
 def gated(run: Run, to: str, *words: Any) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from rlrec.sentences import experiment_sentences
-from tests.conftest import ON_BOTH, Run, filled, runner
+from tests.conftest import ON_BOTH, Run, runner, store_after
 
 USERS = [f"u{number}" for number in range(40)]
 CROWD = [f"u{number}" for number in range(160)]
@@ -21,9 +21,7 @@ def prepared(db: str) -> None:
     run("route", "create", "home", "--to", "ts", "--holdout", "30%")
 
 
-@pytest.fixture
-def ready(db: str) -> Any:
-    return filled(db, prepared)
+ready = store_after(prepared)
 
 
 def variants(run: Run, turn: int = 0, users: list[str] = USERS) -> dict[str, str | None]:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import ON_BOTH, Run, filled, runner
+from tests.conftest import ON_BOTH, Run, runner, store_after
 
 LATER = ("--now", "2030-02-01", "--allow-future")
 UNITS = 600
@@ -37,9 +37,7 @@ def prepared(db: str) -> None:
             run(*at, "feedback", "--input", "-", stdin=clicks)
 
 
-@pytest.fixture
-def ready(db: str) -> Any:
-    return filled(db, prepared)
+ready = store_after(prepared)
 
 
 def show(run: Run, *words: Any) -> Any:

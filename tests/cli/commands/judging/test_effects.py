@@ -12,7 +12,7 @@ import pytest
 from rlrec.app.evaluation.passes.arm_effects import EffectEstimates, EffectSums
 from rlrec.arrays import Array
 from rlrec.ope.sums.exposures import Exposures
-from tests.conftest import Run, filled, runner
+from tests.conftest import Run, runner, store_after
 
 ARMS = ("bait", "good", "mild", "plain", "weak")
 CLICKS = dict(zip(ARMS, (0.7, 0.5, 0.4, 0.3, 0.2), strict=True))
@@ -50,9 +50,7 @@ def stocked(db: str) -> None:
     serve(run, "draw", users=250)
 
 
-@pytest.fixture
-def shop(db: str) -> Run:
-    return filled(db, stocked)
+shop = store_after(stocked)
 
 
 def effects(run: Run, *options: str) -> Any:

@@ -9,13 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.conftest import ON_BOTH, Run, filled, runner
-
-
-@pytest.fixture
-def shop(db: str) -> Run:
-    """A frozen epsilon-greedy version that prefers `a`, on 400 decisions of 80 users; `b` is better than it thinks."""
-    return filled(db, stocked)
+from tests.conftest import ON_BOTH, Run, runner, store_after
 
 
 def stocked(db: str) -> None:
@@ -38,6 +32,10 @@ def stocked(db: str) -> None:
         if rng.random() < rates[answer["slate"][0]["arm"]]
     ]
     assert run("feedback", "--input", "-", stdin="\n".join(map(json.dumps, events))).exit_code == 0
+
+
+# A frozen epsilon-greedy version that prefers `a`, on 400 decisions of 80 users; `b` is better than it thinks.
+shop = store_after(stocked)
 
 
 def exploration(run: Run, *options: str) -> Any:

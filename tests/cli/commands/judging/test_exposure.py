@@ -14,7 +14,7 @@ import pytest
 
 from rlrec.store import Store
 from rlrec.store.policies import curves
-from tests.conftest import Run, filled, runner
+from tests.conftest import Run, runner, store_after
 
 ARMS: dict[str, dict[str, Any]] = {
     f"a{number}": {"genre": "xyz"[number % 3], "price": number / 10} for number in range(8)
@@ -39,17 +39,15 @@ def serve(run: Run, *, decisions: int = 60, policy: str = "home", seed: int = 1)
         assert run("feedback", "--input", "-", stdin="\n".join(map(json.dumps, events))).exit_code == 0
 
 
-@pytest.fixture
-def shop(db: str) -> Run:
-    return filled(db, stocked)
-
-
 def stocked(db: str) -> None:
     run = runner(db)
     lines = "\n".join(json.dumps({"arm": arm, "features": features}) for arm, features in ARMS.items())
     assert run("arm", "import", "-", stdin=lines).exit_code == 0
     assert run("policy", "create", "home", "--kind", "thompson", "--param", "floor=0.1").exit_code == 0
     serve(run)
+
+
+shop = store_after(stocked)
 
 
 def exposure(run: Run, *options: str) -> Any:

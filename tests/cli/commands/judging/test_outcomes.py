@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import ON_BOTH, Run, filled, runner
+from tests.conftest import ON_BOTH, Run, runner, store_after
 
 LATER = "2099-01-01T00:00:00Z"
 
@@ -27,9 +27,7 @@ def prepared(db: str) -> None:
     run("--now", "2030-01-03T12:10:00Z", "feedback", "--input", "-", stdin=clicks)
 
 
-@pytest.fixture
-def ready(db: str) -> Any:
-    return filled(db, prepared)
+ready = store_after(prepared)
 
 
 def test_json_has_the_keys_of_the_contract(ready: Any) -> None:

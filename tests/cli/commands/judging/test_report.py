@@ -16,7 +16,7 @@ from rlrec.report import page as pages
 from rlrec.store import Store
 from rlrec.times import DAY_US, format_time, parse
 from tests.cli.commands.judging.test_exposure import ARMS, serve
-from tests.conftest import ON_BOTH, Run, filled, runner
+from tests.conftest import ON_BOTH, Run, runner, store_after
 
 LATER = "2032-01-01T00:00:00Z"
 EVIL = "<script>alert('a & b')</script>\u202e\x1b"
@@ -40,9 +40,7 @@ def stocked(db: str) -> None:
     assert run("feedback", "--input", "-", stdin="\n".join(map(json.dumps, clicks))).exit_code == 0
 
 
-@pytest.fixture
-def shop(db: str) -> Run:
-    return filled(db, stocked)
+shop = store_after(stocked)
 
 
 def page(run: Run, *options: str, now: str = LATER) -> str:

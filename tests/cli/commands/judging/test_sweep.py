@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import ON_BOTH, Run, filled, runner
+from tests.conftest import ON_BOTH, Run, filled, runner, store_after
 
 LATER = ("--now", "2026-03-01")
 DEVICES = ("phone", "tablet", "desk")
@@ -45,9 +45,7 @@ def serve(run: Run, name: str, *, hour: int = 12, groups: int = 20) -> float:
     return clicks / groups / 30
 
 
-@pytest.fixture
-def shop(db: str) -> Run:
-    return filled(db, stocked)
+shop = store_after(stocked)
 
 
 def test_the_answer_comes_first_then_a_table_and_the_command_of_the_best(shop: Run) -> None:

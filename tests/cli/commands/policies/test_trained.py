@@ -13,19 +13,13 @@ import pytest
 from rlrec.policy.gradients.gradient import MEMORY
 from rlrec.store import Store
 from tests.app.learned import REPORT, trained
-from tests.conftest import Run, filled, runner
+from tests.conftest import Run, runner, store_after
 
 READ = {"context": {"fields": {"hour": "number"}}, "arm": {"fields": {"price": "number"}}}
 NAMES = [
     "bias", "1", "hour", *(f"session:{name}" for name in ("step", "gap", "reward", "last", "variety")),
     "shown:1", "shown:price", "faded:1", "faded:price", *(f"own:{name}" for name in MEMORY),
 ]  # fmt: skip
-
-
-@pytest.fixture
-def shop(sqlite_db: str) -> Run:
-    """Arms a1 to a4, and a policy `home` of which nothing is trained yet."""
-    return filled(sqlite_db, stocked)
 
 
 def stocked(db: str) -> None:
@@ -37,16 +31,18 @@ def stocked(db: str) -> None:
     assert answer.exit_code == 0, answer.stderr
 
 
-@pytest.fixture
-def learned(sqlite_db: str) -> Run:
-    """Its version 2 is trained, and live."""
-    return filled(sqlite_db, practised)
+# Arms a1 to a4, and a policy `home` of which nothing is trained yet.
+shop = store_after(stocked)
 
 
 def practised(db: str) -> None:
     stocked(db)
     with closing(Store(db)) as store:
         trained(store, "home")
+
+
+# Its version 2 is trained, and live.
+learned = store_after(practised)
 
 
 def visit(run: Run, *pages: int, name: str = "home", session: str = "s") -> list[Any]:

@@ -13,7 +13,7 @@ import pytest
 from rlrec.store import Store
 from tests.app.shop import START, dump
 from tests.cli.program.test_bad_input import refuses
-from tests.conftest import CommandResult, Run, filled, runner
+from tests.conftest import CommandResult, Run, runner, store_after
 
 NOW = ["--now", "2027-01-15T08:00:00Z"]  # START
 READ = {
@@ -43,12 +43,6 @@ def write(tmp_path: Path) -> Callable[[Any], Path]:
     return file
 
 
-@pytest.fixture
-def shop(sqlite_db: str) -> Run:
-    """Two arms, `own` with a model per arm, `all` with a shared one, and one decision of each."""
-    return filled(sqlite_db, stocked)
-
-
 def stocked(db: str) -> None:
     run, features = runner(db), Path(db).with_name("read.json")
     features.write_text(json.dumps(READ))
@@ -60,6 +54,10 @@ def stocked(db: str) -> None:
         ["recommend", "--policy", "all", "--session", "s1"],
     ):  # fmt: skip
         assert run(*NOW, *words).exit_code == 0, words
+
+
+# Two arms, `own` with a model per arm, `all` with a shared one, and one decision of each.
+shop = store_after(stocked)
 
 
 @pytest.fixture

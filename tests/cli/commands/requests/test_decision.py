@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rlrec.store import Store
-from tests.conftest import Run, filled, runner
+from tests.conftest import Run, runner, store_after
 
 KINDS = {"thompson": ("floor=0.1",), "ucb": ("floor=0.2",), "epsilon-greedy": ("epsilon=0.3",), "uniform": ()}
 
@@ -27,9 +27,7 @@ def prepared(db: str) -> None:
         )
 
 
-@pytest.fixture
-def ready(db: str) -> Any:
-    return filled(db, prepared)
+ready = store_after(prepared)
 
 
 def serve(run: Run, policy: str, *words: Any) -> Any:

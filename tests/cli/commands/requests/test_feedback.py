@@ -10,13 +10,7 @@ from typing import Any
 import pytest
 
 from rlrec.cli.commands.requests import feedback
-from tests.conftest import Run, filled, runner
-
-
-@pytest.fixture
-def shop(db: str) -> Run:
-    """Decision 1 shows a1; decision 2 a page of a1, a2, a3 in some order; policy `g` learns."""
-    return filled(db, opened)
+from tests.conftest import Run, runner, store_after
 
 
 def opened(db: str) -> None:
@@ -25,6 +19,10 @@ def opened(db: str) -> None:
     run("policy", "create", "g", "--kind", "thompson")
     run("recommend", "--policy", "g", "--session", "s1", "--arms", "a1", "--request-id", "r1")
     run("recommend", "--policy", "g", "--session", "s2", "-k", 3, "--request-id", "r2")
+
+
+# Decision 1 shows a1; decision 2 a page of a1, a2, a3 in some order; policy `g` learns.
+shop = store_after(opened)
 
 
 def clicks(run: Run) -> float:

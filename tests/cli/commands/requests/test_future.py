@@ -7,16 +7,10 @@ from pathlib import Path
 import pytest
 
 from tests.cli.program.test_bad_input import refuses
-from tests.conftest import ON_BOTH, Run, filled, runner
+from tests.conftest import ON_BOTH, Run, runner, store_after
 
 FAR = ("--now", "2099-01-01T00:00:00Z")
 RECOMMEND = ("recommend", "--policy", "home", "--session")
-
-
-@pytest.fixture
-def shop(db: str) -> Run:
-    """Two arms, a policy `home`, and one decision under the clock of the database."""
-    return filled(db, stocked)
 
 
 def stocked(db: str) -> None:
@@ -25,6 +19,10 @@ def stocked(db: str) -> None:
         run("arm", "add", arm)
     run("policy", "create", "home", "--kind", "thompson")
     run(*RECOMMEND, "s1", "--user", "u1")
+
+
+# Two arms, a policy `home`, and one decision under the clock of the database.
+shop = store_after(stocked)
 
 
 @pytest.fixture
