@@ -11,7 +11,7 @@ import signal
 import sqlite3
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -309,10 +309,24 @@ def forked_nannies() -> Iterator[None]:
         yield
 
 
+def jsonl(rows: Iterable[Any]) -> str:
+    """One JSON object a line."""
+    return "".join(f"{json.dumps(row)}\n" for row in rows)
+
+
+def click_events(answers: Iterable[Any], is_clicked: Callable[[Any], bool]) -> list[dict[str, Any]]:
+    """A line of feedback for each slot of the answers that is clicked."""
+    slots = [(answer, slot) for answer in answers for slot in answer["slate"] if is_clicked(slot)]
+    ids = [(answer["decision_id"], slot["position"]) for answer, slot in slots]
+    return [{"decision_id": decision_id, "position": position, "events": {"click": 1}} for decision_id, position in ids]
+
+
 def runner(db: str) -> Run:
+    """Runs commands on a store; what is no text on their stdin is written as `jsonl`."""
     from rlrec.cli import program
 
-    def run(*args: object, stdin: str | bytes | None = None, env: dict[str, str] | None = None) -> CommandResult:
+    def run(*args: object, stdin: Any = None, env: dict[str, str] | None = None) -> CommandResult:
+        stdin = stdin if stdin is None or isinstance(stdin, str | bytes) else jsonl(stdin)
         result = CliRunner().invoke(program, ["--db", db, *map(str, args)], input=stdin, env=env, prog_name="rlrec")
         return CommandResult(result.exit_code, result.stdout, result.stderr)
 

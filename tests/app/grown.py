@@ -39,8 +39,7 @@ def grow(run: Run, folder: Path) -> None:
             | {"context": {"page": "xyz"[i % 3]}}
             for i in range(n)
         ]
-        lines = "".join(json.dumps(line) + "\n" for line in options)
-        return do(at, "recommend", "--input", "-", "--seed", len(sessions), "--format", "ndjson", stdin=lines).lines
+        return do(at, "recommend", "--input", "-", "--seed", len(sessions), "--format", "ndjson", stdin=options).lines
 
     def tell(at: str, decisions: list[Any]) -> None:
         ids = [answer["decision_id"] for answer in decisions]
@@ -49,7 +48,7 @@ def grow(run: Run, folder: Path) -> None:
         lines += [{"decision_id": key, "position": 1, "events": {"click": -1}} for key in ids[::9]]
         lines += [{"decision_id": key, "censor": True} for key in ids[::7]]
         lines += [{"decision_id": key, "censor": False} for key in ids[::14]]
-        do(at, "feedback", "--input", "-", stdin="".join(json.dumps(line) + "\n" for line in lines))
+        do(at, "feedback", "--input", "-", stdin=lines)
 
     for price, arm in enumerate(("a1", "a2", "a3", "a4", "a5")):
         do(START, "arm", "add", arm, "--features", json.dumps({"price": price}))

@@ -36,7 +36,7 @@ def serve(db: str, *, day: int = 1, users: str = "ab") -> None:
         {"op": "recommend", "policy": "home", **page, "context": {"text": random.randbytes(4000).hex()}}
         for page in pages
     ]
-    done(run("--now", f"2026-01-0{day}T01:00", "pipe", stdin="".join(json.dumps(line) + "\n" for line in lines)))
+    done(run("--now", f"2026-01-0{day}T01:00", "pipe", stdin=lines))
 
 
 def serve_twice(db: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,7 +58,7 @@ def page_file(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -
     folder = tmp_path_factory.mktemp("page")
     db = shutil.copy(sqlite_template, folder / "rlrec.db")
     run = runner(str(db))
-    lines = "\n".join(json.dumps({"arm": arm, "features": {}}) for arm in [EVIL, LONG, "\u5546\u54c1" * 40, "a", "b"])
+    lines = [{"arm": arm, "features": {}} for arm in [EVIL, LONG, "\u5546\u54c1" * 40, "a", "b"]]
     steps: list[list[str]] = [
         ["arm", "import", "-"],
         ["policy", "create", "home", "--kind", "thompson", "--param", "floor=0.4"],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from contextlib import closing
 
@@ -24,14 +23,14 @@ def serve(db: str, kind: str) -> None:
     run = runner(db)
     kind, model = kind.split()
     lines = [{"arm": key, "features": {"genre": genre}} for key, genre in zip("abcd", "xyxy", strict=True)]
-    run("arm", "import", "-", stdin="".join(json.dumps(line) + "\n" for line in lines))
+    run("arm", "import", "-", stdin=lines)
     answer = run("policy", "create", "p", "--kind", kind, "--param", f"model={model}", "--param", "samples=50")
     assert answer.exit_code == 0
     for day in range(2):
         options = [
             {"policy": "p", "session": f"{day}-{n}", "k": 1 + 2 * (n % 2), "context": {"hour": n % 3}} for n in range(8)
         ]
-        answers = run("recommend", "--input", "-", stdin="".join(json.dumps(line) + "\n" for line in options)).lines
+        answers = run("recommend", "--input", "-", stdin=options).lines
         for answer in answers:
             run("feedback", str(answer["decision_id"]), "click", "--position", "1")
 

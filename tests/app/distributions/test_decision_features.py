@@ -28,14 +28,13 @@ def imported(run: Run, policy: str, arm: str, reward: float, **more: Any) -> Non
          "reward": reward, **more}
         for n in range(20)
     ]  # fmt: skip
-    text = "".join(json.dumps(line) + "\n" for line in lines)
-    assert run("import-log", "-", "--layout", "jsonl", "--policy", policy, stdin=text).exit_code == 0
+    assert run("import-log", "-", "--layout", "jsonl", "--policy", policy, stdin=lines).exit_code == 0
 
 
 @pytest.fixture
 def cheap(run: Run) -> Run:
     """A store with a policy that has learned to show what is cheap, from a log of the catalogue."""
-    run("arm", "import", "-", stdin="".join(json.dumps({"arm": arm, "features": PRICES[arm]}) + "\n" for arm in PRICES))
+    run("arm", "import", "-", stdin=[{"arm": arm, "features": PRICES[arm]} for arm in PRICES])
     for arm in "ab":
         imported(run, "old", arm, float(arm == "a"))
     Path("read.json").write_text(json.dumps(READ))

@@ -32,14 +32,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def shop(run: Run) -> Run:
     """A store with a log in which what is cheap earns."""
-    run("arm", "import", "-", stdin="".join(json.dumps({"arm": arm, "features": PRICES[arm]}) + "\n" for arm in PRICES))
+    run("arm", "import", "-", stdin=[{"arm": arm, "features": PRICES[arm]} for arm in PRICES])
     lines = [
         {"session": f"s{arm}{n}", "eligible": ["a", "b", "c"], "slate": [{"arm": arm, "propensity": 1 / 3}],
          "reward": float(arm == "a" or (arm == "c" and n % 2 == 0)), "context": {"hour": n % 3}}
         for arm in PRICES for n in range(20)
     ]  # fmt: skip
-    text = "".join(json.dumps(line) + "\n" for line in lines)
-    assert run("import-log", "-", "--layout", "jsonl", "--policy", "old", stdin=text).exit_code == 0
+    assert run("import-log", "-", "--layout", "jsonl", "--policy", "old", stdin=lines).exit_code == 0
     Path("read.json").write_text(json.dumps(READ))
     return run
 
@@ -96,12 +95,10 @@ def test_a_policy_is_judged_on_its_log_as_it_served(shop: Run, name: str) -> Non
          "arms": stated({"a": {"price": n % 7}, "c": {"new": n % 3 == 0}})}
         for n in range(60)
     ]  # fmt: skip
-    text = "".join(json.dumps(line) + "\n" for line in lines)
-    assert shop("recommend", "--input", "-", "--seed", "3", stdin=text).exit_code == 0
+    assert shop("recommend", "--input", "-", "--seed", "3", stdin=lines).exit_code == 0
     assert shop("doctor", "--json").exit_code == 0
     events = [{"decision_id": 61 + n, "position": 1, "events": {"click": n % 2}} for n in range(60)]
-    clicks = "".join(json.dumps(event) + "\n" for event in events)
-    assert shop("feedback", "--input", "-", stdin=clicks).exit_code == 0
+    assert shop("feedback", "--input", "-", stdin=events).exit_code == 0
     twin = create(shop, "twin", kind=name)
     target = ["--log", f"policy={name}", "--estimator", "ips", "--json"]
     (row,) = shop("--now", "2099-01-01T00:00:00Z", "evaluate", twin, *target).json
@@ -126,8 +123,7 @@ def test_a_trained_version_reads_them_in_every_visit(shop: Run) -> None:
          "arms": stated({"a": {"price": n % 7}, "c": {"new": n % 3 == 0}} if n % 4 else {})}
         for n in range(60)
     ]  # fmt: skip
-    text = "".join(json.dumps(line) + "\n" for line in lines)
-    assert shop("recommend", "--input", "-", "--seed", "3", stdin=text).exit_code == 0
+    assert shop("recommend", "--input", "-", "--seed", "3", stdin=lines).exit_code == 0
     assert shop("doctor").exit_code == 0
     target = ["--log", "policy=visits", "--estimator", "ips", "--json"]
     (row,) = shop("--now", "2099-01-01T00:00:00Z", "evaluate", "twin", *target).json
@@ -160,10 +156,9 @@ def test_a_cap_counts_the_features_that_each_request_states(run_sqlite: Run) -> 
         {"session": f"s{n}", "policy": "any", "k": 2, "arms": stated(new[n % 2]), "page": {"most": {"new": 1}}}
         for n in range(40)
     ]
-    text = "".join(json.dumps(line) + "\n" for line in lines)
     answers = [
         json.loads(row)
-        for row in run_sqlite("recommend", "--input", "-", "--seed", "2", stdin=text).stdout.splitlines()
+        for row in run_sqlite("recommend", "--input", "-", "--seed", "2", stdin=lines).stdout.splitlines()
     ]
     for number, answer in enumerate(answers):
         assert {slot["arm"] for slot in answer["slate"]} != new[number % 2].keys()

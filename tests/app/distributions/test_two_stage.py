@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.app.shop import done, fixed
-from tests.conftest import ON_BOTH, Run, runner
+from tests.conftest import ON_BOTH, Run, click_events, runner
 
 ARMS = "abcdef"
 RATES = dict(zip(ARMS, (0.7, 0.5, 0.4, 0.3, 0.2, 0.1), strict=True))
@@ -27,7 +27,7 @@ def created(run: Run, name: str, *words: object, first: str = "uniform", second:
 
 
 def with_arms(run: Run) -> Run:
-    done(run("arm", "import", "-", stdin="".join(json.dumps({"arm": arm}) + "\n" for arm in ARMS)))
+    done(run("arm", "import", "-", stdin=[{"arm": arm} for arm in ARMS]))
     return run
 
 
@@ -41,16 +41,12 @@ def served(run: Run, policy: str, *, n: int = 60, k: int = 2, groups: int = 1, s
     rng, answers = random.Random(seed), Answers()
     for group in range(groups):
         options = [{"policy": policy, "session": f"s{seed}-{group}-{row}", "k": k} for row in range(n // groups)]
-        lines = "".join(json.dumps(line) + "\n" for line in options)
-        result = done(run("recommend", "--input", "-", "--format", "ndjson", "--seed", seed + group, stdin=lines))
+        result = done(run("recommend", "--input", "-", "--format", "ndjson", "--seed", seed + group, stdin=options))
         for answer in result.lines:
             slots = [slot | {"clicked": rng.random() < RATES[slot["arm"]]} for slot in answer["slate"]]
             answers.append(answer | {"slate": slots})
-        clicks = [
-            {"decision_id": answer["decision_id"], "position": slot["position"], "events": {"click": 1}}
-            for answer in answers[-len(result.lines) :] for slot in answer["slate"] if slot["clicked"]
-        ]  # fmt: skip
-        done(run("feedback", "--input", "-", stdin="".join(json.dumps(line) + "\n" for line in clicks)))
+        clicks = click_events(answers[-len(result.lines) :], lambda slot: slot["clicked"])
+        done(run("feedback", "--input", "-", stdin=clicks))
     return answers
 
 
@@ -333,7 +329,7 @@ def test_an_imported_log_gives_the_same_figures_in_reverse_order(kiosk: Run, tmp
     for name, step in (("forward", 1), ("reverse", -1)):
         other = runner(str(tmp_path / f"{name}.db"))
         done(other("init"))
-        done(other("arm", "import", "-", stdin="".join(json.dumps({"arm": arm}) + "\n" for arm in ARMS[::step])))
+        done(other("arm", "import", "-", stdin=[{"arm": arm} for arm in ARMS[::step]]))
         done(other("import-log", "-", "--layout", "jsonl", "--policy", "old", stdin="".join(lines[::step])))
         leaning_target(other, leaning)
         rows.append(estimates(other, "ips,dr,sips,iips,rips,cascade-dr,tis", "--target-samples", 40))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -57,8 +56,7 @@ def imported(
         }
         for number in range(n)
     ]
-    stdin = "".join(json.dumps(line) + "\n" for line in lines)
-    assert run("import-log", "-", "--layout", "jsonl", "--policy", "old", stdin=stdin).exit_code == 0
+    assert run("import-log", "-", "--layout", "jsonl", "--policy", "old", stdin=lines).exit_code == 0
     assert run("reward", "define", "weekly", "click=1", "--window", "7d").exit_code == 0
     return logs.estimate(db, "uniform", "ips", reward="weekly", cluster="session")
 

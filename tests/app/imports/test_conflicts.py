@@ -33,8 +33,7 @@ def few(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def taken_in(run: Run, lines: Sequence[dict[str, Any]], *options: str) -> Any:
-    text = "".join(json.dumps(FIELDS | line) + "\n" for line in lines)
-    return run("import-log", "-", "--layout", "jsonl", "--json", *options, stdin=text)
+    return run("import-log", "-", "--layout", "jsonl", "--json", *options, stdin=[FIELDS | line for line in lines])
 
 
 def sessions(run: Run) -> list[str]:

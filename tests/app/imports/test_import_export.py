@@ -171,8 +171,7 @@ def test_an_export_has_the_keys_of_recommend_and_of_the_log(lived: Run) -> None:
 
 
 def test_a_known_request_id_is_a_conflict(lived: Run) -> None:
-    text = "".join(json.dumps(item) + "\n" for item in exported(lived))
-    result = lived("import-log", "-", "--layout", "jsonl", "--policy", "copy", stdin=text)
+    result = lived("import-log", "-", "--layout", "jsonl", "--policy", "copy", stdin=exported(lived))
     assert result.exit_code == 6
     assert "line 1" in result.stderr
     assert "request_id" in result.stderr

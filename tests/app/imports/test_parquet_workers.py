@@ -176,8 +176,7 @@ def test_all_that_imports_hold_beside_slates_is_read(run: Run, db: str, tmp_path
         }
         for n in range(20)
     ]  # fmt: skip
-    text = "".join(json.dumps(line) + "\n" for line in [*lines, *slates])
-    assert run("import-log", "-", "--layout", "jsonl", "--policy", "shop", stdin=text).exit_code == 0
+    assert run("import-log", "-", "--layout", "jsonl", "--policy", "shop", stdin=[*lines, *slates]).exit_code == 0
     run("policy", "create", "one", "--kind", "lin-thompson")
     served = run("recommend", "--policy", "one", "--session", "z", "--json")
     assert served.exit_code == 0, served.stderr

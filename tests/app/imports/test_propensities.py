@@ -125,8 +125,7 @@ def test_marginals_are_taken_where_only_they_are_there(run_sqlite: Run) -> None:
         for n in range(40)
         for slate in ([{"arm": "a", "marginal": 0.25}], [{"arm": "b", "marginal": 0.5}, {"arm": "c", "marginal": 0.4}])
     ]
-    text = "".join(f"{json.dumps(page)}\n" for page in pages)
-    result = run_sqlite("import-log", "-", "--layout", "jsonl", "--policy", "shop", "--json", stdin=text)
+    result = run_sqlite("import-log", "-", "--layout", "jsonl", "--policy", "shop", "--json", stdin=pages)
     assert result.json == summary(accepted=80)
     assert "without a propensity" not in result.stderr
     first, second = run_sqlite("export-log", "-").lines[:2]

@@ -360,7 +360,7 @@ def test_what_is_wrong_with_a_table_is_one_line(sqlite_db: str, tmp_path: Path, 
 
 def test_a_table_of_newer_decisions_names_the_log_that_it_covers(sqlite_db: str, tmp_path: Path) -> None:
     run = filled(sqlite_db, logged)
-    requests = "".join(json.dumps({"policy": "log", "session": f"late{number}"}) + "\n" for number in range(40))
+    requests = [{"policy": "log", "session": f"late{number}"} for number in range(40)]
     run("--now", "2026-02-25", "recommend", "--input", "-", stdin=requests)
     rows = [(decision, f"a{arm}", 0.25) for decision in range(401, 441) for arm in range(4)]
     path = write(tmp_path / "tabled.csv", rows)
@@ -473,15 +473,13 @@ def test_rows_that_a_policy_was_fitted_on_are_in_sample(sqlite_db: str, tmp_path
 def test_scores_are_not_weighed_on_pages_with_rules_of_a_policy(run_sqlite: Run, tmp_path: Path) -> None:
     """A file of scores knows no cap: the pages of a policy that has one are left out, and counted."""
     run, path = run_sqlite, tmp_path / "scores.csv"
-    arms = [{"arm": arm, "features": {"shelf": arm > "b"}} for arm in "abcd"]
-    run("arm", "import", "-", stdin="\n".join(map(json.dumps, arms)))
+    run("arm", "import", "-", stdin=[{"arm": arm, "features": {"shelf": arm > "b"}} for arm in "abcd"])
     run("policy", "create", "even", "--kind", "uniform")
     run("policy", "create", "capped", "--kind", "uniform", "--param", "most=shelf=1")
     requests = [{"policy": ("even", "capped")[n % 2], "session": f"s{n}", "k": 2} for n in range(80)]
-    stdin = "\n".join(map(json.dumps, requests))
-    answers = run("--now", "2026-01-01", "recommend", "--input", "-", "--seed", "5", stdin=stdin).lines
+    answers = run("--now", "2026-01-01", "recommend", "--input", "-", "--seed", "5", stdin=requests).lines
     lines = [{"decision_id": row["decision_id"], "position": 1, "events": {"click": 1}} for row in answers[::3]]
-    run("--now", "2026-01-01", "feedback", "--input", "-", stdin="\n".join(map(json.dumps, lines)))
+    run("--now", "2026-01-01", "feedback", "--input", "-", stdin=lines)
     rows = [(row["decision_id"], arm, number / 3) for row in answers for number, arm in enumerate("abcd")]
     write(path, rows, "decision_id,arm,score")
     words = ("--target", str(path), "--temperature", "1", "--estimator", "rips,pdis", "--json")

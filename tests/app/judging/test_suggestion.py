@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ def serve(run: Run) -> None:
     for day in range(1, 5):
         time = ("--now", f"2026-02-0{day}T12:00:00Z")
         lines = [{"policy": "draw", "session": f"{user}.{day}", "user": user, "k": 2} for user in here]
-        answers = run("recommend", "--input", "-", *time, stdin="\n".join(map(json.dumps, lines))).lines
+        answers = run("recommend", "--input", "-", *time, stdin=lines).lines
         shown = [[NAMES.index(slot["arm"]) for slot in answer["slate"]] for answer in answers]
         events = [
             {"decision_id": answer["decision_id"], "position": position, "events": {kind: 1}}
@@ -32,7 +31,7 @@ def serve(run: Run) -> None:
             for kind, rate in (("click", CLICK[arm]), ("like", LIKE[arm]))
             if rng.random() < rate
         ]
-        assert run("feedback", "--input", "-", *time, stdin="\n".join(map(json.dumps, events))).exit_code == 0
+        assert run("feedback", "--input", "-", *time, stdin=events).exit_code == 0
         baits = [sum(arm < BAITS for arm in arms) for arms in shown]
         here = [user for user, number in zip(here, baits, strict=True) if rng.random() < 0.95 - 0.45 * number]
 
@@ -101,9 +100,9 @@ def test_few_arms_tell_no_weights(db: str) -> None:
         run("arm", "add", arm)
     run("policy", "create", "draw", "--kind", "uniform")
     lines = [{"policy": "draw", "session": f"s{number // 2}"} for number in range(200)]
-    answers = run("recommend", "--input", "-", "--now", "2026-02-01", stdin="\n".join(map(json.dumps, lines))).lines
+    answers = run("recommend", "--input", "-", "--now", "2026-02-01", stdin=lines).lines
     clicks = [{"decision_id": answer["decision_id"], "events": {"click": 1}} for answer in answers[::3]]
-    run("feedback", "--input", "-", "--now", "2026-02-01", stdin="\n".join(map(json.dumps, clicks)))
+    run("feedback", "--input", "-", "--now", "2026-02-01", stdin=clicks)
     result = run("reward", "suggest", "--now", "2026-02-02")
     assert result.stdout.startswith("cannot tell: no kind of event differs enough between the 5 arms of this log")
     answer = run("reward", "suggest", "--now", "2026-02-02", "--json").json
@@ -134,7 +133,7 @@ def test_pages_after_which_nothing_came_tell_nothing(db: str) -> None:
         run("arm", "add", arm)
     run("policy", "create", "draw", "--kind", "uniform")
     lines = [{"policy": "draw", "session": f"s{number}"} for number in range(200)]
-    run("recommend", "--input", "-", "--now", "2026-02-01", stdin="\n".join(map(json.dumps, lines)))
+    run("recommend", "--input", "-", "--now", "2026-02-01", stdin=lines)
     result = run("reward", "suggest", "--now", "2026-02-02")
     assert (result.exit_code, result.stderr.count("\n")) == (3, 1)
     assert "nothing came after the pages of this log" in result.stderr

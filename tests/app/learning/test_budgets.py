@@ -3,7 +3,6 @@ the context of each decision, and propensities follow from it."""
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -43,8 +42,7 @@ def words(*, kind: str = "thompson", floor: float = 0.3, **parameters: object) -
 
 def ask(run: Run, n: int, *, at: str, seed: int, policy: str = "p", **fields: object) -> list[dict[str, Any]]:
     lines = [{"policy": policy, "session": f"s{seed}-{number}", **fields} for number in range(n)]
-    text = "".join(json.dumps(line) + "\n" for line in lines)
-    return done(run("--now", at, "recommend", "--input", "-", "--format", "ndjson", "--seed", seed, stdin=text)).lines
+    return done(run("--now", at, "recommend", "--input", "-", "--format", "ndjson", "--seed", seed, stdin=lines)).lines
 
 
 def pay(run: Run, decisions: list[dict[str, Any]], *, at: str) -> float:
@@ -54,7 +52,7 @@ def pay(run: Run, decisions: list[dict[str, Any]], *, at: str) -> float:
         {"decision_id": decision["decision_id"], "events": {"cost": cost, "quality": 0.5}}
         for decision, cost in zip(decisions, costs, strict=True)
     ]
-    done(run("--now", at, "feedback", "--input", "-", stdin="".join(json.dumps(line) + "\n" for line in lines)))
+    done(run("--now", at, "feedback", "--input", "-", stdin=lines))
     return sum(costs)
 
 

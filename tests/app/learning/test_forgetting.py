@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from contextlib import closing
 from typing import Any
@@ -39,12 +38,12 @@ def shop(request: pytest.FixtureRequest, db: str) -> tuple[str, Run, str]:
 
 
 def serve(run: Run, n: int, *, seed: int, size: int = 1) -> list[dict[str, Any]]:
-    options = "".join(json.dumps({"policy": "p", "session": f"s{seed}-{i}", "k": size}) + "\n" for i in range(n))
+    options = [{"policy": "p", "session": f"s{seed}-{i}", "k": size} for i in range(n)]
     return done(run("recommend", "--input", "-", "--format", "ndjson", "--seed", seed, stdin=options)).lines
 
 
 def tell(run: Run, lines: list[dict[str, Any]]) -> None:
-    done(run("feedback", "--input", "-", stdin="".join(json.dumps(line) + "\n" for line in lines)))
+    done(run("feedback", "--input", "-", stdin=lines))
 
 
 def believed(db: str, name: str = "p") -> dict[int, tuple[float, ...]]:
@@ -117,7 +116,7 @@ def test_a_frozen_memory_fades_no_more(shop: tuple[str, Run, str]) -> None:
     later = "2100-01-01T00:00:00Z"
     done(run("--allow-future", "--now", later, "policy", "freeze", "p"))
     before = believed(db, "p@2")
-    serve_at = "".join(json.dumps({"policy": "p", "session": f"x{i}"}) + "\n" for i in range(30))
+    serve_at = [{"policy": "p", "session": f"x{i}"} for i in range(30)]
     done(run("--now", later, "--allow-future", "recommend", "--input", "-", stdin=serve_at))
     assert before == believed(db, "p@2")
     assert same(before, expected(kind, served, set()))

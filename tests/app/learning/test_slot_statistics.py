@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -47,10 +46,10 @@ def served(run: Run, *create: object) -> dict[int, list[float]]:
     for arm in ARMS:
         done(run("arm", "add", arm))
     done(run("policy", "create", "p", "--kind", "examined", *create))
-    lines = "".join(json.dumps({"policy": "p", "session": f"s{page}", "k": 3}) + "\n" for page in range(40))
+    lines = [{"policy": "p", "session": f"s{page}", "k": 3} for page in range(40)]
     answers = done(run("recommend", "--input", "-", "--format", "ndjson", "--seed", 1, stdin=lines)).lines
     clicks = [{"decision_id": answer["decision_id"], "position": 2, "events": {"click": 1}} for answer in answers[::2]]
-    done(run("feedback", "--input", "-", stdin="".join(json.dumps(line) + "\n" for line in clicks)))
+    done(run("feedback", "--input", "-", stdin=clicks))
     total = {arm: [0.0, 0.0] for arm in range(1, 4)}
     for number, answer in enumerate(answers):
         for slot in answer["slate"]:

@@ -136,11 +136,9 @@ def test_show_names_weights_and_looks_into_a_context(logged: tuple[str, Run]) ->
 def test_rebuilding_moves_where_a_model_is_expanded(logged: tuple[str, Run]) -> None:
     db, run = logged
     done(run("policy", "create", "log", "--kind", "logistic-thompson", "--param", "floor=0.2"))
-    options = "".join(json.dumps({"policy": "log", "session": f"x{i}"}) + "\n" for i in range(300))
+    options = [{"policy": "log", "session": f"x{i}"} for i in range(300)]
     served = done(run("--now", "2026-01-01", "recommend", "--input", "-", "--format", "ndjson", stdin=options)).lines
-    reported = "".join(
-        json.dumps({"decision_id": answer["decision_id"], "events": {"click": 1}}) + "\n" for answer in served[::20]
-    )
+    reported = [{"decision_id": answer["decision_id"], "events": {"click": 1}} for answer in served[::20]]
     done(run("--now", "2026-01-01T00:01:00Z", "feedback", "--input", "-", stdin=reported))
     answers = done(run("--now", "2026-01-02", "policy", "rebuild", "log", "--json")).json
     assert (answers["version"], answers["parent"], answers["rebuilt"]) == (2, 1, True)

@@ -210,13 +210,11 @@ def test_taking_some_visits_takes_their_decisions_and_slots(shop_sqlite: Store) 
 
 
 def imported(store: Store, *rows: dict[str, Any]) -> None:
-    import json
 
     from tests.conftest import runner
 
-    text = "".join(json.dumps(row) + "\n" for row in rows)
     result = runner(str(store.url.database))(
-        "--now", "2027-01-15T08:00:00Z", "import-log", "-", "--layout", "jsonl", "--policy", "old", stdin=text
+        "--now", "2027-01-15T08:00:00Z", "import-log", "-", "--layout", "jsonl", "--policy", "old", stdin=rows
     )
     assert result.exit_code == 0, result.stderr
 

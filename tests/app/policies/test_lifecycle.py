@@ -27,7 +27,7 @@ def stocked(db: str, kind: str) -> None:
     assert run("--now", EARLIER, "policy", "create", "home", "--kind", kind).exit_code == 0
     serve(run, EARLIER, 30, k=3)
     lines = [{"decision_id": n, "position": 1 + n % 3, "events": {"click": 1}} for n in range(1, 31, 5)]
-    run("--now", EARLIER, "feedback", "--input", "-", stdin="".join(json.dumps(line) + "\n" for line in lines))
+    run("--now", EARLIER, "feedback", "--input", "-", stdin=lines)
 
 
 def serve(run: Run, now: str, number: int, **options: Any) -> list[list[str]]:

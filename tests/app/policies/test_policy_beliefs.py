@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import closing
 
 import numpy as np
@@ -24,14 +23,13 @@ def test_means_weigh_mature_uncensored_slots_by_their_marginals(db: str) -> None
     run("--now", START, "policy", "create", "p", "--kind", "thompson", "--param", "floor=0.1")
     slots = []
     for now in (START, LATER, LAST):  # the last ones are not mature
-        options = "".join(json.dumps({"policy": "p", "session": f"{now}{i}", "k": 2}) + "\n" for i in range(20))
+        options = [{"policy": "p", "session": f"{now}{i}", "k": 2} for i in range(20)]
         answers = run("--now", now, "recommend", "--input", "-", "--seed", 3, "--format", "ndjson", stdin=options).lines
         reported = [
             {"decision_id": answer["decision_id"], "position": 2, "events": {"click": 1}} for answer in answers[::3]
         ]
         reported += [{"decision_id": answers[3]["decision_id"], "censor": True}]
-        lines = "".join(json.dumps(line) + "\n" for line in reported)
-        assert run("--now", now, "feedback", "--input", "-", stdin=lines).exit_code == 0
+        assert run("--now", now, "feedback", "--input", "-", stdin=reported).exit_code == 0
         rows = [
             (slot, float(row % 3 == 0)) for row, answer in enumerate(answers) if row != 3 for slot in answer["slate"]
         ]

@@ -234,8 +234,7 @@ def test_every_door_takes_such_lines(shop: Store, run: Run, db: str) -> None:
     table = run(*now, "feedback", "--user", "u", "purchase=29", "click", "--credit", "spread", "--window", "4h30m")
     assert [line.split()[:3] for line in table.stdout.splitlines()[-2:]] == [["3", "-", "0.5"], ["2", "1", "0.5"]]
     lines = [{"user": "u", "events": {"click": 1}, "arm": "b", "key": "x"}, {"user": "u", "events": {"click": 1}}]
-    text = "".join(json.dumps(line) + "\n" for line in [*lines, lines[0]])
-    assert run(*now, "feedback", "--input", "-", "--json", stdin=text).json == {
+    assert run(*now, "feedback", "--input", "-", "--json", stdin=[*lines, lines[0]]).json == {
         "accepted": 2, "duplicates": 1, "rejected": 0,
     }  # fmt: skip
     piped = run(*now, "pipe", stdin=json.dumps({"op": "feedback", **lines[0]}) + "\n").lines

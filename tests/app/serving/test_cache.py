@@ -39,7 +39,7 @@ def test_a_belief_that_is_kept_up_to_date_is_the_stored_one(
     run: Run, db: str, kind: str, params: tuple[str, ...]
 ) -> None:
     """Over groups of this process, and where another one comes between."""
-    done(run("arm", "import", "-", stdin="".join(json.dumps({"arm": f"a{arm}"}) + "\n" for arm in range(9))))
+    done(run("arm", "import", "-", stdin=[{"arm": f"a{arm}"} for arm in range(9)]))
     done(run("policy", "create", "p", "--kind", kind, *(word for pair in params for word in ("--param", pair))))
     with closing(Store(db)) as store:
         cache = ServingCache()
@@ -61,7 +61,7 @@ def test_a_belief_that_is_kept_up_to_date_is_the_stored_one(
 
 def test_a_version_that_was_retired_is_served_with_the_belief_that_it_has(run: Run, db: str) -> None:
     """It has learned since it was served first, at the change that it was made at."""
-    done(run("arm", "import", "-", stdin="".join(json.dumps({"arm": f"a{arm}"}) + "\n" for arm in range(3))))
+    done(run("arm", "import", "-", stdin=[{"arm": f"a{arm}"} for arm in range(3)]))
     done(run("policy", "create", "p", "--kind", "thompson"))
     done(run("policy", "rebuild", "p"))
     with closing(Store(db)) as store:
@@ -100,7 +100,7 @@ def test_the_price_of_a_frozen_version_is_that_of_the_arms_that_are_shown_now(ru
 
 
 def test_only_the_arms_that_moved_are_read(run: Run, db: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    done(run("arm", "import", "-", stdin="".join(json.dumps({"arm": f"a{arm}"}) + "\n" for arm in range(9))))
+    done(run("arm", "import", "-", stdin=[{"arm": f"a{arm}"} for arm in range(9)]))
     done(run("policy", "create", "p", "--kind", "thompson"))
     with closing(Store(db)) as store:
         cache = ServingCache()
@@ -115,7 +115,7 @@ def test_probabilities_are_computed_before_a_lock_is_taken(
     run: Run, db: str, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     """Others wait for the lock of the policy, and would wait for them."""
-    done(run("arm", "import", "-", stdin="".join(json.dumps({"arm": f"a{arm}"}) + "\n" for arm in range(3))))
+    done(run("arm", "import", "-", stdin=[{"arm": f"a{arm}"} for arm in range(3)]))
     done(run("policy", "create", "p", "--kind", "thompson"))
     computed, write = list[bool](), RequestGroup._write
     monkeypatch.setattr(recommend, "QUICK", 0)  # a small group computes them quickly enough

@@ -23,7 +23,7 @@ from rlrec.store.database.unit import to_text
 from rlrec.store.log import contents
 from rlrec.store.policies import arms
 from tests.app.shop import MINUTE, START, ask, clock, stocked, tell
-from tests.conftest import ON_BOTH, Run, runner
+from tests.conftest import ON_BOTH, Run, click_events, runner
 
 pytestmark = ON_BOTH
 DAY = 24 * 60 * MINUTE
@@ -350,7 +350,7 @@ def test_a_kind_that_nobody_records_is_named_once(run: Run) -> None:
         for number, kind in enumerate(["seen", "sen", "sen/7d", "purchase", "wish", "sen"])
     ]
     for _ in range(2):  # in each process
-        result = run("recommend", "--input", "-", stdin="\n".join(map(json.dumps, lines)))
+        result = run("recommend", "--input", "-", stdin=lines)
         assert result.stderr.splitlines() == [
             text.format("sen", "sen", "did you mean seen?"), text.format("wish", "wish", "it takes arms once one comes")
         ]  # fmt: skip
@@ -366,12 +366,11 @@ def test_lists_hold_in_decisions_of_other_policies_and_the_past_does_not(run: Ru
     run("policy", "create", "past", "--kind", "uniform", "--param", "not_shown=1")
     for name in ("q", "p"):
         lines = [{"policy": name, "session": f"{name}{n}", "user": f"{name}{n}"} for n in range(300)]
-        text = "\n".join(map(json.dumps, lines))
-        answers = run("--now", "2026-01-01", "recommend", "--input", "-", "--seed", 1, "--json", stdin=text).lines
+        answers = run("--now", "2026-01-01", "recommend", "--input", "-", "--seed", 1, "--json", stdin=lines).lines
         shown = {answer["decision_id"]: answer["slate"][0]["arm"] for answer in answers}
         assert {*shown.values()} == ({"a", "b", "c"} if name == "q" else {"b", "c"})
         clicks = [{"decision_id": number, "events": {"click": 1}} for number, arm in shown.items() if arm == "b"]
-        run("--now", "2026-01-01", "feedback", "--input", "-", stdin="\n".join(map(json.dumps, clicks)))
+        run("--now", "2026-01-01", "feedback", "--input", "-", stdin=clicks)
         if name == "q":
             wanted = sum(1.5 for arm in shown.values() if arm == "b") / 300
     for target, log, is_unnarrowed, answer in (
@@ -395,7 +394,7 @@ def test_a_target_that_blocks_is_judged_as_one_that_never_shows(run_sqlite: Run,
         "arm",
         "import",
         "-",
-        stdin="".join(json.dumps({"arm": key, "groups": ["x"] * (key < "c")}) + "\n" for key in "abcd"),
+        stdin=[{"arm": key, "groups": ["x"] * (key < "c")} for key in "abcd"],
     )
     for name, kind, *params in (
         ("q", "uniform"), ("p", "fixed", f"probabilities={never}", "arms=b,c,d"),
@@ -405,13 +404,9 @@ def test_a_target_that_blocks_is_judged_as_one_that_never_shows(run_sqlite: Run,
         words = [word for param in params for word in ("--param", param)]
         assert run("policy", "create", name, "--kind", kind, *words).exit_code == 0
     lines = [{"policy": "q", "session": f"s{n // 2}", "k": 2} for n in range(60)]
-    text = "\n".join(map(json.dumps, lines))
-    answers = run("--now", "2026-01-01", "recommend", "--input", "-", "--seed", 1, "--json", stdin=text).lines
-    clicks = [
-        {"decision_id": answer["decision_id"], "position": slot["position"], "events": {"click": 1}}
-        for answer in answers for slot in answer["slate"] if slot["arm"] in "bd"
-    ]  # fmt: skip
-    run("--now", "2026-01-01", "feedback", "--input", "-", stdin="\n".join(map(json.dumps, clicks)))
+    answers = run("--now", "2026-01-01", "recommend", "--input", "-", "--seed", 1, "--json", stdin=lines).lines
+    clicks = click_events(answers, lambda slot: slot["arm"] in "bd")
+    run("--now", "2026-01-01", "feedback", "--input", "-", stdin=clicks)
     judged = ("--log", "policy=q", "--estimator", "ips,snips,dr,iips,rips,pi,pdis,wdr", "--json")
     values = {name: {row["estimator"]: row["value"] for row in run("evaluate", name, *judged).json} for name in "ugfpo"}
     assert values["p"] == pytest.approx(values["o"], rel=1e-9)

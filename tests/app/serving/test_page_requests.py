@@ -26,9 +26,7 @@ def shop(run_sqlite: Run) -> Run:
 
 
 def with_arms(run: Run) -> Run:
-    run("arm", "import", "-", stdin="".join(
-        json.dumps({"arm": key, "features": {"shelf": shelf}}) + "\n" for key, shelf in SHELVES.items()
-    ))  # fmt: skip
+    run("arm", "import", "-", stdin=[{"arm": key, "features": {"shelf": shelf}} for key, shelf in SHELVES.items()])
     return run
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import ON_BOTH, Run
+from tests.conftest import ON_BOTH, Run, click_events
 
 LATER = ("--now", "2099-01-01T00:00:00Z")
 ARMS = list("abcdefgh")
@@ -23,7 +23,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def shop(run_sqlite: Run) -> Run:
-    run_sqlite("arm", "import", "-", stdin="".join(json.dumps({"arm": arm}) + "\n" for arm in ARMS))
+    run_sqlite("arm", "import", "-", stdin=[{"arm": arm} for arm in ARMS])
     run_sqlite("policy", "create", "mine", "--kind", "scored", "--param", "temperature=0.5", "--param", "floor=0.05")
     run_sqlite("policy", "create", "ranker", "--kind", "scored", "--param", "epsilon=0")
     run_sqlite("policy", "create", "bandit", "--kind", "thompson")
@@ -40,19 +40,15 @@ def requests(n: int, **fields: Any) -> list[dict[str, Any]]:
 
 
 def serve(run: Run, lines: list[dict[str, Any]], *options: str) -> list[dict[str, Any]]:
-    text = "".join(json.dumps(line) + "\n" for line in lines)
-    result = run("recommend", "--input", "-", "--seed", "9", *options, stdin=text)
+    result = run("recommend", "--input", "-", "--seed", "9", *options, stdin=lines)
     assert result.exit_code == 0, result.stderr
     return [json.loads(line) for line in result.stdout.splitlines()]
 
 
 def earn(run: Run, answers: list[dict[str, Any]]) -> None:
     rng = random.Random(5)
-    lines = [
-        {"decision_id": answer["decision_id"], "position": slot["position"], "events": {"click": 1}}
-        for answer in answers for slot in answer["slate"] if rng.random() < ARMS.index(slot["arm"]) / 8
-    ]  # fmt: skip
-    assert run("feedback", "--input", "-", stdin="".join(json.dumps(line) + "\n" for line in lines)).exit_code == 0
+    lines = click_events(answers, lambda slot: rng.random() < ARMS.index(slot["arm"]) / 8)
+    assert run("feedback", "--input", "-", stdin=lines).exit_code == 0
 
 
 def estimates(run: Run, *words: str) -> list[dict[str, Any]]:
@@ -187,7 +183,7 @@ def test_variants_that_rank_alike_are_named(shop: Run) -> None:
 def test_two_rankers_are_compared_from_the_same_requests(run: Run, tmp_path: Path) -> None:
     """Each arm brings the score of either ranker, whoever serves. The log of one judges the other, by hand too, here
     and where the log is imported."""
-    run("arm", "import", "-", stdin="".join(json.dumps({"arm": arm}) + "\n" for arm in ARMS))
+    run("arm", "import", "-", stdin=[{"arm": arm} for arm in ARMS])
     for name in ("new", "old"):
         params = ("--param", f"score={name}", "--param", "temperature=0.5")
         assert run("policy", "create", name, "--kind", "scored", *params).exit_code == 0

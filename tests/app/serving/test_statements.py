@@ -18,7 +18,7 @@ IN_CONTEXT = {"@arms": {"a": {"score": 1.7}, "b": {"features": {"price": 9}, "sc
 
 @pytest.fixture
 def shop(run: Run) -> Run:
-    run("arm", "import", "-", stdin="".join(json.dumps({"arm": arm}) + "\n" for arm in "abc"))
+    run("arm", "import", "-", stdin=[{"arm": arm} for arm in "abc"])
     assert run("policy", "create", "mine", "--kind", "scored", "--param", "temperature=0.5").exit_code == 0
     return run
 
@@ -83,9 +83,7 @@ def test_objects_are_arms_and_end_in_the_context(shop: Run, db: str) -> None:
 def test_what_cannot_be_is_refused_in_one_line(
     run_sqlite: Run, request_fields: dict[str, Any], message: str, field: str
 ) -> None:
-    run_sqlite(
-        "arm", "import", "-", stdin="".join(json.dumps({"arm": arm, "groups": ["home"]}) + "\n" for arm in "abc")
-    )
+    run_sqlite("arm", "import", "-", stdin=[{"arm": arm, "groups": ["home"]} for arm in "abc"])
     run_sqlite("policy", "create", "mine", "--kind", "scored")
     run_sqlite("policy", "create", "new", "--kind", "scored", "--param", "score=new")
     good = json.dumps({"session": "s", "policy": "mine", "arms": STATED, "page": None, "block": None})
@@ -132,7 +130,7 @@ def test_a_retry_is_recognised_by_what_it_states(shop: Run) -> None:
 
 def test_ten_thousand_candidates_are_drawn_from_a_file(run_sqlite: Run, tmp_path: Path) -> None:
     arms = [f"x{number}" for number in range(10_000)]
-    run_sqlite("arm", "import", "-", stdin="".join(json.dumps({"arm": arm}) + "\n" for arm in arms))
+    run_sqlite("arm", "import", "-", stdin=[{"arm": arm} for arm in arms])
     run_sqlite("policy", "create", "mine", "--kind", "scored", "--param", "temperature=100")
     path = tmp_path / "candidates.json"
     path.write_text(json.dumps([{"arm": arm, "score": number / 7} for number, arm in enumerate(arms)]))

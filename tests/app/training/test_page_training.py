@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from contextlib import closing
 from datetime import datetime
@@ -118,7 +117,7 @@ def pairs(db: str) -> None:
             ],
             "events": [{"kind": "click", "value": 1}] * earned,
         })  # fmt: skip
-    run("import-log", "-", "--layout", "jsonl", "--policy", "log", stdin="\n".join(map(json.dumps, lines)))
+    run("import-log", "-", "--layout", "jsonl", "--policy", "log", stdin=lines)
     run("policy", "create", "pg", "--kind", "gradient")
 
 

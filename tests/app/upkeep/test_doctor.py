@@ -433,8 +433,7 @@ def test_argmax_of_our_own_policy_is_caught_by_its_counts(db: str) -> None:
     for arm in ("a1", "a2", "a3"):
         done(run("arm", "add", arm))
     done(run("policy", "create", "u", "--kind", "uniform"))
-    options = "".join(json.dumps({"policy": "u", "session": f"s{i}"}) + "\n" for i in range(200))
-    done(run("recommend", "--input", "-", stdin=options))
+    done(run("recommend", "--input", "-", stdin=[{"policy": "u", "session": f"s{i}"} for i in range(200)]))
     sql(db, "UPDATE slot SET arm_id = 1")
     report = audit(db)
     assert {("shown", f"policy u arm {arm}") for arm in ("a1", "a2", "a3")} <= errors(report)
@@ -508,12 +507,11 @@ def clicked(sqlite_db: str) -> tuple[str, Callable[..., CommandResult]]:
     done(run("--now", START, "policy", "create", "p", "--kind", "uniform", "--reward", "slow"))
 
     def serve(at: str, n: int) -> list[Any]:
-        options = "".join(json.dumps({"policy": "p", "session": f"{at}{i}"}) + "\n" for i in range(n))
+        options = [{"policy": "p", "session": f"{at}{i}"} for i in range(n)]
         return done(run("--now", at, "recommend", "--input", "-", "--format", "ndjson", stdin=options)).lines
 
     reported = [{"decision_id": answer["decision_id"], "events": {"click": 1}} for answer in serve(START, 100)[::2]]
-    lines = "".join(json.dumps(line) + "\n" for line in reported)
-    done(run("--now", LATER, "feedback", "--input", "-", stdin=lines))
+    done(run("--now", LATER, "feedback", "--input", "-", stdin=reported))
     serve("2026-01-01T01:00:00Z", 300)
     return sqlite_db, run
 
@@ -570,7 +568,7 @@ def test_a_day_without_the_nightly_delivery_is_no_pause() -> None:
 
 
 def served(run: Callable[..., CommandResult], name: str, *, n: int = 1_000) -> None:
-    lines = "".join(json.dumps({"policy": name, "session": f"{name}{i}"}) + "\n" for i in range(n))
+    lines = [{"policy": name, "session": f"{name}{i}"} for i in range(n)]
     done(run("-q", "recommend", "--input", "-", "--seed", 1, stdin=lines))
 
 

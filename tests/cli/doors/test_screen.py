@@ -35,7 +35,7 @@ LATER = "2032-01-01T00:00:00Z"
 
 def stocked(db: str) -> None:
     run = runner(db)
-    arms = "\n".join(json.dumps({"arm": arm, "features": {}}) for arm in ["a", "b", "c", EVIL])
+    arms = [{"arm": arm, "features": {}} for arm in ["a", "b", "c", EVIL]]
     steps: list[list[str]] = [
         ["arm", "import", "-"],
         ["policy", "create", "home", "--kind", "thompson", "--param", "floor=0.3"],
@@ -51,9 +51,9 @@ def stocked(db: str) -> None:
         {**target, "session": f"s{n}", "user": f"u{n}" if n else HTML_USER, "k": 2}
         for n in range(30) for target in ({"experiment": "ab"}, {"policy": "front"})
     ]  # fmt: skip
-    answers = run("recommend", "--input", "-", stdin="\n".join(map(json.dumps, lines))).lines
+    answers = run("recommend", "--input", "-", stdin=lines).lines
     clicks = [{"decision_id": each["decision_id"], "position": 1, "events": {"click": 1}} for each in answers[::3]]
-    assert run("feedback", "--input", "-", stdin="\n".join(map(json.dumps, clicks))).exit_code == 0
+    assert run("feedback", "--input", "-", stdin=clicks).exit_code == 0
 
 
 shop = store_after(stocked)
@@ -156,7 +156,7 @@ def test_names_are_no_markup_on_any_page(shop: Run, sqlite_db: str) -> None:
 
 
 def test_tables_are_sorted_filtered_and_cut_by_links(sqlite_db: str, run_sqlite: Run) -> None:
-    arms = "\n".join(json.dumps({"arm": f"a{n:03}", "features": {"n": n % 7}}) for n in range(250))
+    arms = [{"arm": f"a{n:03}", "features": {"n": n % 7}} for n in range(250)]
     assert run_sqlite("arm", "import", "-", stdin=arms).exit_code == 0
     assert run_sqlite("arm", "retire", "a007", "a008").exit_code == 0
     maker = PageMaker(Options(sqlite_db, sqlite_db))

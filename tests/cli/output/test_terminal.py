@@ -2,7 +2,6 @@
 
 import fcntl
 import io
-import json
 import os
 import pty
 import random
@@ -20,7 +19,7 @@ import pytest
 from rlrec.cli.output.progress import ProgressLine
 from rlrec.cli.text.text import Screen, View
 from rlrec.store import Store
-from tests.conftest import PATIENCE_S, Run, runner, store_after
+from tests.conftest import PATIENCE_S, Run, click_events, runner, store_after
 
 NOW = "2026-01-02T12:00:00Z"
 AT_NOON = ("--now", "2026-01-01T12:00:00Z")
@@ -72,14 +71,9 @@ def _fill(db: str) -> None:
         for n in range(160)
         for who in ({"policy": "home"}, {"experiment": "ab"}, {"policy": "visits"})
     ]
-    answers = run(*AT_NOON, "recommend", "--input", "-", stdin="\n".join(map(json.dumps, requests))).lines
-    lines = [
-        json.dumps({"decision_id": answer["decision_id"], "position": slot["position"], "events": {"click": 1}})
-        for answer in answers
-        for slot in answer["slate"]
-        if chance.random() < 0.1 + 0.005 * int(slot["arm"].rpartition("-")[2])
-    ]
-    assert run(*AT_NOON, "feedback", "--input", "-", stdin="\n".join(lines)).exit_code == 0
+    answers = run(*AT_NOON, "recommend", "--input", "-", stdin=requests).lines
+    lines = click_events(answers, lambda slot: chance.random() < 0.1 + 0.005 * int(slot["arm"].rpartition("-")[2]))
+    assert run(*AT_NOON, "feedback", "--input", "-", stdin=lines).exit_code == 0
     trained = run("--now", NOW, "train-pg", "visits", "--epochs", 3, "--seed", 1)
     assert trained.exit_code == 0, trained.stderr
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from contextlib import closing
 from math import exp
@@ -109,15 +108,12 @@ def played(run: Run, *create: object, n: int = 120) -> list[dict[str, Any]]:
     rng, clicked = random.Random(1), list[dict[str, Any]]()
     for seed in range(4):  # the later ones from what the earlier ones taught
         options = [{"policy": "p", "session": f"s{seed}-{page}", "k": 2} for page in range(n // 4)]
-        lines = "".join(json.dumps(line) + "\n" for line in options)
-        answers = done(run("recommend", "--input", "-", "--format", "ndjson", "--seed", seed, stdin=lines)).lines
+        answers = done(run("recommend", "--input", "-", "--format", "ndjson", "--seed", seed, stdin=options)).lines
         slots = [slot | {"id": answer["decision_id"]} for answer in answers for slot in answer["slate"]]
         clicks = [slot for slot in slots if rng.random() < {"a": 0.7, "b": 0.3, "c": 0.1}[slot["arm"]]]
         reported = [{"decision_id": s["id"], "position": s["position"], "events": {"click": 1}} for s in clicks]
         rng.shuffle(reported)
-        done(
-            run("feedback", "--input", "-", stdin="".join(json.dumps(line) + "\n" for line in reported + reported[:5]))
-        )
+        done(run("feedback", "--input", "-", stdin=reported + reported[:5]))
         clicked += clicks
     return clicked
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import cache
 from itertools import permutations
 from typing import Any
@@ -114,10 +113,10 @@ def test_what_the_floor_guarantees_is_below_every_marginal() -> None:
 
 @pytest.mark.slow
 def test_a_log_of_named_positions_is_sound_and_judges_others(run: Run) -> None:
-    done(run("arm", "import", "-", stdin="".join(json.dumps({"arm": f"a{arm}"}) + "\n" for arm in range(M))))
+    done(run("arm", "import", "-", stdin=[{"arm": f"a{arm}"} for arm in range(M)]))
     words = ("--param", "floor=0.5", "--param", "explore_slots=2")
     done(run("policy", "create", "p", "--kind", "thompson", *words))
-    options = "".join(json.dumps({"policy": "p", "session": f"s{row}", "k": 3}) + "\n" for row in range(200))
+    options = [{"policy": "p", "session": f"s{row}", "k": 3} for row in range(200)]
     answers = done(run("recommend", "--input", "-", "--format", "ndjson", "--seed", 1, stdin=options)).lines
     assert all(slot["propensity"] >= 0.5 / 4 - 1e-12 for answer in answers for slot in answer["slate"][1:2])
     assert done(run("doctor", "--json")).json["ok"]

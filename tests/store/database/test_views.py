@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 
 from rlrec.app.inputs import lookup
@@ -30,10 +28,10 @@ def filled(run: Run) -> None:
         if words:
             done(run("--now", START, "reward", "define", name, *words))
         done(run("--now", START, "policy", "create", name, "--kind", "uniform", "--reward", name))
-        done(run("--now", START, "-q", "recommend", "--input", "-", "--seed", 1, stdin="".join(
-            json.dumps({"policy": name, "session": f"{name}{i // 2}", "user": f"u{i // 4}", "k": 1 + i % 3}) + "\n"
-            for i in range(30)
-        )))  # fmt: skip
+        pages = [
+            {"policy": name, "session": f"{name}{i // 2}", "user": f"u{i // 4}", "k": 1 + i % 3} for i in range(30)
+        ]
+        done(run("--now", START, "-q", "recommend", "--input", "-", "--seed", 1, stdin=pages))
     kinds = ("click", "purchase", "dwell_s", "like", "seen")
     for at in (EARLY, "2026-01-01T00:25:00Z", LATE):
         lines = [
@@ -42,7 +40,7 @@ def filled(run: Run) -> None:
             for i in rng.integers(1, 91, 120)
         ]
         lines.append({"decision_id": 5, "censor": True})
-        done(run("--now", at, "-q", "feedback", "--input", "-", stdin="".join(json.dumps(x) + "\n" for x in lines)))
+        done(run("--now", at, "-q", "feedback", "--input", "-", stdin=lines))
 
 
 def test_a_slot_has_the_reward_of_estimates(store: Store, run: Run) -> None:

@@ -3,7 +3,6 @@ say of the newest decisions what `doctor` says of all."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
@@ -23,7 +22,7 @@ from rlrec.store.policies import arms, policies
 from rlrec.store.upkeep import audit
 from tests.app.shop import done
 from tests.cli.commands.judging.test_exposure import stocked
-from tests.conftest import Run, runner
+from tests.conftest import Run, click_events, runner
 
 FIRST, THEN = "2026-01-01T00:00:00Z", "2026-01-01T01:00:00Z"
 RATES = {"a1": 0.1, "a2": 0.1, "a3": 0.4}
@@ -33,16 +32,11 @@ LAST, THEN_FIRST = 450, 1051  # decisions of `home` before the change and after 
 
 def serve(run: Run, name: str, at: str, rates: Mapping[str, float], *, n: int, size: int = 1, seed: int = 1) -> None:
     """n pages of a policy, and the clicks on their slots."""
-    options = "".join(json.dumps({"policy": name, "session": f"{name}{at}{i}", "k": size}) + "\n" for i in range(n))
+    options = [{"policy": name, "session": f"{name}{at}{i}", "k": size} for i in range(n)]
     drawn = run("--now", at, "recommend", "--input", "-", "--seed", seed, "--format", "ndjson", stdin=options)
     rng = np.random.default_rng(seed)
-    lines = [
-        {"decision_id": page["decision_id"], "position": slot["position"], "events": {"click": 1}}
-        for page in done(drawn).lines
-        for slot in page["slate"]
-        if rng.random() < rates[slot["arm"]]
-    ]
-    done(run("--now", at, "feedback", "--input", "-", stdin="".join(json.dumps(line) + "\n" for line in lines)))
+    lines = click_events(done(drawn).lines, lambda slot: rng.random() < rates[slot["arm"]])
+    done(run("--now", at, "feedback", "--input", "-", stdin=lines))
 
 
 @pytest.fixture(scope="module")

@@ -37,13 +37,13 @@ def grown(db: str) -> None:
             {"policy": "home", "session": f"s{i % 9}", "k": 1 + 2 * (i % 2), "context": {"page": "xy"[i % 2]}} | options
             for i in range(27)
         ]
-        text = "".join(json.dumps({name: v for name, v in line.items() if v is not None}) + "\n" for line in lines)
+        text = [{name: v for name, v in line.items() if v is not None} for line in lines]
         answers = do(minute, "recommend", "--input", "-", "--seed", 5, "--format", "ndjson", stdin=text).lines
         reported = [
             {"decision_id": answer["decision_id"], "position": 1, "events": {"click": 1.5}} for answer in answers[::2]
         ]
         reported += [{"decision_id": answer["decision_id"], "events": {"click": 0.5}} for answer in answers[::5]]
-        do(minute, "feedback", "--input", "-", stdin="".join(json.dumps(line) + "\n" for line in reported))
+        do(minute, "feedback", "--input", "-", stdin=reported)
 
     for number in range(6):
         features = {"price": number / 3, "kind": ["tea", "milk"][number % 2]}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from contextlib import closing
 from typing import Any
@@ -43,13 +42,13 @@ def create(run: Run, *words: Any, name: str = "ab") -> Any:
 
 
 def serve(run: Run, users: list[str], visit: str) -> list[Any]:
-    lines = "\n".join(json.dumps({"experiment": "ab", "session": f"{user}-{visit}", "user": user}) for user in users)
+    lines = [{"experiment": "ab", "session": f"{user}-{visit}", "user": user} for user in users]
     answers: list[Any] = run("recommend", "--input", "-", stdin=lines).lines
     return [{**answer, "user": user} for answer, user in zip(answers, users, strict=True)]
 
 
 def click(run: Run, rows: list[Any]) -> None:
-    lines = "\n".join(json.dumps({"decision_id": row["decision_id"], "events": {"click": 1}}) for row in rows)
+    lines = [{"decision_id": row["decision_id"], "events": {"click": 1}} for row in rows]
     assert run("feedback", "--input", "-", stdin=lines).exit_code == 0
 
 

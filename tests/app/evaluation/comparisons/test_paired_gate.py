@@ -74,7 +74,7 @@ def test_what_pages_earn_as_a_whole_is_asked_of_visits(sqlite_db: str, run_sqlit
     served = run_sqlite("--now", "2026-01-01", "recommend", "--input", "-", stdin="\n".join(requests)).lines
     lines = [{"decision_id": row["decision_id"], "events": {"done": 1}} for row in served]
     lines += [{"decision_id": row["decision_id"], "position": 1, "events": {"click": 1}} for row in served]
-    run_sqlite("--now", "2026-01-01", "feedback", "--input", "-", stdin="\n".join(map(json.dumps, lines)))
+    run_sqlite("--now", "2026-01-01", "feedback", "--input", "-", stdin=lines)
     with closing(logs.at(sqlite_db, 1e6)) as store, store.read() as unit:
         pair = targets.resolve(unit, ["v", "u"], reward="both", greedy=False)
         slots, visits = page_gains(unit, pair, Selection())

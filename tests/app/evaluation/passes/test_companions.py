@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,7 @@ TARGET = "a0,.5\na1,.2\na2,.1\na3,.1\na4,.05\na5,.05\n"
 
 
 def imported(db: str, lines: list[dict[str, Any]]) -> None:
-    stdin = "".join(json.dumps(line) + "\n" for line in lines)
-    result = runner(db)("import-log", "-", "--layout", "jsonl", "--policy", "old", stdin=stdin)
+    result = runner(db)("import-log", "-", "--layout", "jsonl", "--policy", "old", stdin=lines)
     assert result.exit_code == 0, result.stderr
 
 

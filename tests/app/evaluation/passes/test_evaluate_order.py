@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from functools import cache
@@ -107,7 +106,7 @@ def import_lines(db: str, lines: tuple[str, ...], order: tuple[int, ...] | None 
     """Import them and the arms, or the lines in this order, and the arms reversed."""
     run = runner(db)
     names = NAMES[::-1] if order else NAMES
-    arms = "".join(json.dumps({"arm": name, "features": {"size": int(name[1:])}}) + "\n" for name in names)
+    arms = [{"arm": name, "features": {"size": int(name[1:])}} for name in names]
     assert run("arm", "import", "-", stdin=arms).exit_code == 0
     log = "".join(f"{lines[number]}\n" for number in order or range(len(lines)))
     assert run("import-log", "-", "--layout", "jsonl", "--policy", "log", stdin=log).exit_code == 0

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.conftest import Run
+from tests.conftest import Run, click_events
 
 SHELVES = {"a": "x", "b": "x", "c": "y", "d": "y", "e": None}
 RATES = {"a": 0.1, "b": 0.3, "c": 0.5, "d": 0.7, "e": 0.9}
@@ -83,7 +83,7 @@ def shop(run_sqlite: Run, tmp_path: Path) -> Run:
         {"arm": arm, "features": {"shelf": shelf} if shelf else {}, "groups": names[arm]}
         for arm, shelf in SHELVES.items()
     ]
-    run("arm", "import", "-", stdin="".join(json.dumps(line) + "\n" for line in lines))
+    run("arm", "import", "-", stdin=lines)
     table = tmp_path / "target.csv"
     table.write_text("arm,probability\n" + "".join(f"{arm},{share}\n" for arm, share in TARGET.items()))
     fixed = ("--kind", "fixed", "--param", f"probabilities={table}", "--param", "floor=0.1")
@@ -100,14 +100,11 @@ def serve(run: Run, number: int, *, seed: int) -> None:
         {"session": f"s{visit}", "policy": "home", "k": 3, "page": kinds[(visit + step * (1 + visit // 4)) % 4]}
         for step in range(2) for visit in range(number)
     ]  # fmt: skip
-    text = "".join(json.dumps(line) + "\n" for line in lines)
-    answers = run("recommend", "--input", "-", "--seed", seed, "--json", stdin=text).lines
-    clicks = [
-        {"decision_id": answer["decision_id"], "events": {"click": 1}, "position": slot["position"]}
-        for answer in answers for slot in answer["slate"]
-        if generator.random() < RATES[slot["arm"]] * EXAMINATION[slot["position"] - 1]
-    ]  # fmt: skip
-    assert run("feedback", "--input", "-", stdin="".join(json.dumps(line) + "\n" for line in clicks)).exit_code == 0
+    answers = run("recommend", "--input", "-", "--seed", seed, "--json", stdin=lines).lines
+    clicks = click_events(
+        answers, lambda slot: generator.random() < RATES[slot["arm"]] * EXAMINATION[slot["position"] - 1]
+    )
+    assert run("feedback", "--input", "-", stdin=clicks).exit_code == 0
 
 
 def means(floor: float) -> dict[str, float]:

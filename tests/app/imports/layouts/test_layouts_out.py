@@ -135,8 +135,7 @@ def test_support_and_sets_of_slots_leave_as_they_came(run_sqlite: Run) -> None:
         "slate": [{"arm": "b", "propensity": 0.5}, {"arm": "c", "propensity": 0.5}],
         "slot_sets": [["a", "b"], ["a", "c"]], "events": [{"kind": "reward", "position": 2, "value": 0.5}],
     }  # fmt: skip
-    text = "".join(f"{json.dumps(each)}\n" for each in (line, page))
-    assert run_sqlite("import-log", "-", "--layout", "jsonl", stdin=text).exit_code == 0
+    assert run_sqlite("import-log", "-", "--layout", "jsonl", stdin=(line, page)).exit_code == 0
     cb, ccb = run_sqlite("export-log", "-", "--layout", "dsjson").lines
     assert (cb["a"], cb["p"], cb["_label_cost"], cb["pdrop"]) == ([2, 1, 3], [0.25, 0.5, 0.25], -1.0, 0.5)
     assert cb["c"]["_multi"][:2] == [{"_tag": "a", "i": {"id": "a"}}, {"_tag": "b", "price": 3}]
@@ -169,8 +168,7 @@ def test_rewards_beyond_a_definition_leave_by_another_one(run_sqlite: Run) -> No
 def test_keys_that_spreadsheets_run_as_formulas_stay_and_the_help_says_how_to_open_them(run_sqlite: Run) -> None:
     keys = ["=1+1", "+a", "-a", "@a", "\ta"]
     lines = [{"session": key, "slate": [{"arm": key}], "eligible": keys} for key in keys]
-    stdin = "".join(json.dumps(line) + "\n" for line in lines)
-    assert run_sqlite("import-log", "-", "--layout", "jsonl", "--policy", "shop", stdin=stdin).exit_code == 0
+    assert run_sqlite("import-log", "-", "--layout", "jsonl", "--policy", "shop", stdin=lines).exit_code == 0
     text = run_sqlite("export-log", "-", "--layout", "csv").stdout
     assert [row["session"] for row in csv.DictReader(io.StringIO(text))] == keys
     other = fresh("formulas.db")

@@ -182,8 +182,7 @@ def test_an_export_comes_back(run_sqlite: Run, other: Run) -> None:
         decision(1, request_id="r 1", context=context, features=features, events=[{"kind": "reward", "value": 1}]),
         decision(2, features={}, context={"flag": True, "nothing": None}),
     ]
-    text = "".join(f"{json.dumps(line)}\n" for line in written)
-    run_sqlite("import-log", "-", "--layout", "jsonl", "--policy", "shop", stdin=text)
+    run_sqlite("import-log", "-", "--layout", "jsonl", "--policy", "shop", stdin=written)
     result = run_sqlite("export-log", "-", "--layout", "vw")
     assert result.stdout.splitlines() == [
         "shared 'r%201 | a%3Ab:1.5 city=New%20York n:-3 |User deep.x tab%09bed:2 tags=p tags=q",
@@ -222,8 +221,7 @@ def test_what_the_text_cannot_hold_is_counted(run_sqlite: Run) -> None:
         decision(4, slate=[{"arm": "c", "propensity": 0.5, "censored": True}]),
         decision(5, events=[{"kind": "reward", "value": 7}]), decision(6, support={"a b": 0.25, "c": 0.75}),
     ]  # fmt: skip
-    text = "".join(f"{json.dumps(line)}\n" for line in lines)
-    run_sqlite("import-log", "-", "--layout", "jsonl", "--policy", "shop", stdin=text)
+    run_sqlite("import-log", "-", "--layout", "jsonl", "--policy", "shop", stdin=lines)
     result = run_sqlite("export-log", "-", "--layout", "vw")
     assert result.stdout.count("shared |") == 3
     for reason in (

@@ -51,7 +51,7 @@ def serve(run: Run, first: int, number: int, **name: str) -> None:
         {**name, "session": f"s{n}", "user": f"u{n}", "context": json.loads(CONTEXTS[n // 2 % 2])}
         for n in range(first, first + number)
     ]
-    answers = run("recommend", "--input", "-", "--seed", first, stdin="\n".join(map(json.dumps, lines))).lines
+    answers = run("recommend", "--input", "-", "--seed", first, stdin=lines).lines
     assert len(answers) == number
     click(run, [answer["decision_id"] for answer in answers[::2]])
 

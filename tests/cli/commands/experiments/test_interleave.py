@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -40,7 +39,7 @@ shop = store_after(stocked)
 
 def serve(run: Run, n: int, k: int = 2, name: str = "rank", users: int = 50) -> list[Any]:
     requests = [{"experiment": name, "session": f"s{i}", "user": f"u{i % users}", "k": k} for i in range(n)]
-    return run("recommend", "--input", "-", "--seed", 4, stdin="\n".join(map(json.dumps, requests))).lines
+    return run("recommend", "--input", "-", "--seed", 4, stdin=requests).lines
 
 
 def test_lists_of_two_make_two_slates(shop: Run) -> None:
@@ -84,7 +83,7 @@ def test_rewards_are_credited_to_the_team_of_their_slot(shop: Run) -> None:
         for slot in answer["slate"]
         if slot["team"] == "B" or number % 4 == 0
     ]
-    assert shop("feedback", "--input", "-", stdin="\n".join(map(json.dumps, events))).exit_code == 0
+    assert shop("feedback", "--input", "-", stdin=events).exit_code == 0
     result = shop("--now", "2099-01-01", "experiment", "show", "rank", "--json").json
     left, right = result["variants"]
     assert (left["variant"], left["policy"], right["variant"], right["policy"]) == ("A", "left@2", "B", "right@2")
@@ -107,7 +106,7 @@ def test_an_interleaved_log_judges_other_policies(shop: Run) -> None:
         for answer in serve(shop, 400, k=1)
         if answer["slate"][0]["arm"] == "c"
     ]
-    assert shop("feedback", "--input", "-", stdin="\n".join(map(json.dumps, events))).exit_code == 0
+    assert shop("feedback", "--input", "-", stdin=events).exit_code == 0
     row = shop("--now", "2099-01-01", "evaluate", "right@2", "--estimator", "snips", "--json").json[0]
     assert row["value"] == pytest.approx(1.0)
 

@@ -66,7 +66,7 @@ def test_a_decision_says_its_route_and_a_retry_repeats_it(ready: Run) -> None:
 
 def test_a_stream_follows_a_route_from_group_to_group(ready: Run) -> None:
     lines = [{"policy": name, "session": name} for name in ("home", "ts", "u")]
-    answers = ready("recommend", "--input", "-", stdin="\n".join(map(json.dumps, lines))).lines
+    answers = ready("recommend", "--input", "-", stdin=lines).lines
     assert [(answer["route"], answer["policy"]) for answer in answers] == [("home", "ts"), (None, "ts"), (None, "u")]
 
 
@@ -230,7 +230,7 @@ def test_sessions_without_a_user_are_split_by_session(ready: Run) -> None:
 def test_in_one_group_a_session_that_gets_a_user_late_is_two_units(ready: Run) -> None:
     ramp(ready)
     lines = [{"policy": "home", "session": f"s{n}", "user": user} for n in range(20) for user in (None, f"u{n}")]
-    stdin = "\n".join(json.dumps({key: value for key, value in line.items() if value}) for line in lines)
+    stdin = [{key: value for key, value in line.items() if value} for line in lines]
     assert ready("recommend", "--input", "-", stdin=stdin).exit_code == 0
     assert ready("doctor", "--json").json["findings"] == []
 

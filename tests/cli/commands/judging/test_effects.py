@@ -12,7 +12,7 @@ import pytest
 from rlrec.app.evaluation.passes.arm_effects import EffectEstimates, EffectSums
 from rlrec.arrays import Array
 from rlrec.ope.sums.exposures import Exposures
-from tests.conftest import Run, runner, store_after
+from tests.conftest import Run, click_events, runner, store_after
 
 ARMS = ("bait", "good", "mild", "plain", "weak")
 CLICKS = dict(zip(ARMS, (0.7, 0.5, 0.4, 0.3, 0.2), strict=True))
@@ -29,14 +29,9 @@ def serve(run: Run, policy: str, *, users: int, seed: int = 1, prefix: str = "u"
             {"policy": policy, "session": f"{user}.{day}", "user": user, "k": 2, "context": {"device": user[-1] < "5"}}
             for user in here
         ]
-        answers = run("recommend", "--input", "-", *time, stdin="\n".join(map(json.dumps, lines))).lines
-        events = [
-            {"decision_id": answer["decision_id"], "position": slot["position"], "events": {"click": 1}}
-            for answer in answers
-            for slot in answer["slate"]
-            if rng.random() < CLICKS[slot["arm"]] / slot["position"]
-        ]
-        assert run("feedback", "--input", "-", *time, stdin="\n".join(map(json.dumps, events))).exit_code == 0
+        answers = run("recommend", "--input", "-", *time, stdin=lines).lines
+        events = click_events(answers, lambda slot: rng.random() < CLICKS[slot["arm"]] / slot["position"])
+        assert run("feedback", "--input", "-", *time, stdin=events).exit_code == 0
         shown = ({slot["arm"] for slot in answer["slate"]} for answer in answers)
         here = [user for user, arms in zip(here, shown, strict=True) if rng.random() < (0.2 if "bait" in arms else 0.9)]
 
@@ -102,10 +97,10 @@ def test_without_a_key_nobody_comes_back(db: str) -> None:
     for arm in ARMS:
         run("arm", "add", arm)
     run("policy", "create", "draw", "--kind", "uniform")
-    lines = "\n".join(json.dumps({"policy": "draw", "session": f"s{number}", "k": 2}) for number in range(60))
+    lines = [{"policy": "draw", "session": f"s{number}", "k": 2} for number in range(60)]
     answers = run("recommend", "--input", "-", "--now", "2026-02-01", stdin=lines).lines
     clicks = [{"decision_id": answer["decision_id"], "events": {"click": 1}} for answer in answers[::2]]
-    run("feedback", "--input", "-", "--now", "2026-02-01", stdin="\n".join(map(json.dumps, clicks)))
+    run("feedback", "--input", "-", "--now", "2026-02-01", stdin=clicks)
     (group,) = run("effects", "--now", "2026-02-02", "--json").json["groups"]
     assert (group["returned"], group["return_value"]) == (None, None)
     assert {row["returning"] for row in group["arms"]} == {None}
@@ -189,7 +184,7 @@ def test_a_log_that_cannot_tell_is_refused(db: str) -> None:
     run("recommend", "--policy", "draw", "--session", "s0", "--now", "2026-02-01")
     few = run("effects", "--now", "2026-02-02")
     assert (few.exit_code, "1 person cannot tell 1 arm apart" in few.stderr) == (3, True)
-    lines = "\n".join(json.dumps({"policy": "draw", "session": f"s{number}"}) for number in range(50))
+    lines = [{"policy": "draw", "session": f"s{number}"} for number in range(50)]
     run("recommend", "--input", "-", "--now", "2026-02-01", stdin=lines)
     constant = run("effects", "--now", "2026-02-02")
     assert (constant.exit_code, "never differed" in constant.stderr) == (3, True)
@@ -199,7 +194,7 @@ def test_users_whose_return_nobody_awaited_are_no_unnamed_sessions(run_sqlite: R
     run_sqlite("init")
     run_sqlite("arm", "import", "-", stdin='{"arm": "x"}\n{"arm": "y"}\n{"arm": "z"}')
     run_sqlite("policy", "create", "draw", "--kind", "uniform")
-    lines = "\n".join(json.dumps({"policy": "draw", "session": f"s{n}", "user": f"u{n}"}) for n in range(50))
+    lines = [{"policy": "draw", "session": f"s{n}", "user": f"u{n}"} for n in range(50)]
     run_sqlite("recommend", "--input", "-", "--seed", 1, "--now", "2026-02-01", stdin=lines)
     assert "50 pages, 50 visits, 50 visitors" in run_sqlite("effects", "--now", "2026-02-02").stdout
 
@@ -352,14 +347,12 @@ def test_of_arms_that_come_and_go_and_do_nothing_none_is_said_to_do_something(ru
         lines = [
             {"policy": "mine", "session": f"{user}-{day}", "user": f"u{user}", "k": 3, "arms": arms} for user in come
         ]
-        pages = run_sqlite(
-            *now, "recommend", "--input", "-", "--seed", day, stdin="\n".join(map(json.dumps, lines))
-        ).lines
+        pages = run_sqlite(*now, "recommend", "--input", "-", "--seed", day, stdin=lines).lines
         clicks = [
             {"decision_id": page["decision_id"], "position": position, "events": {"click": 1}}
             for page in pages for position in (1, 2, 3) if rng.random() < 0.2
         ]  # fmt: skip
-        run_sqlite(*now, "feedback", "--input", "-", stdin="\n".join(map(json.dumps, clicks)))
+        run_sqlite(*now, "feedback", "--input", "-", stdin=clicks)
     for options in ((), ("--horizon", "1d")):
         answer = run_sqlite("--now", "2026-09-11T20:00Z", "effects", *options)
         assert "none surely adds to the average of this log" in answer.stdout

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from tempfile import NamedTemporaryFile
 from typing import Any
 
@@ -23,7 +22,7 @@ def stocked(db: str) -> None:
         assert run(*create, "--prior", prior.name).exit_code == 0
     assert run("policy", "freeze", "home").exit_code == 0
     requests = [{"policy": "home@2", "session": f"s{n}", "user": f"u{n % 80}"} for n in range(400)]
-    answers = run("recommend", "--input", "-", "--seed", 5, stdin="\n".join(map(json.dumps, requests))).lines
+    answers = run("recommend", "--input", "-", "--seed", 5, stdin=requests).lines
     rng = np.random.default_rng(2)
     rates = {"a": 0.4, "b": 0.6, "c": 0.1, "d": 0.1}
     events = [
@@ -31,7 +30,7 @@ def stocked(db: str) -> None:
         for answer in answers
         if rng.random() < rates[answer["slate"][0]["arm"]]
     ]
-    assert run("feedback", "--input", "-", stdin="\n".join(map(json.dumps, events))).exit_code == 0
+    assert run("feedback", "--input", "-", stdin=events).exit_code == 0
 
 
 # A frozen epsilon-greedy version that prefers `a`, on 400 decisions of 80 users; `b` is better than it thinks.
@@ -141,11 +140,11 @@ def test_a_policy_that_is_its_own_greedy_form_pays_nothing(run: Run) -> None:
 def test_what_has_no_probability_is_counted_with_its_reason(run: Run) -> None:
     """Below the first position under a cap nobody knows how likely an arm stands there."""
     lines = [{"arm": arm, "features": {"brand": brand}} for arm, brand in zip("abcd", "xxyz", strict=True)]
-    assert run("arm", "import", "-", stdin="\n".join(map(json.dumps, lines))).exit_code == 0
+    assert run("arm", "import", "-", stdin=lines).exit_code == 0
     create = ["policy", "create", "home", "--kind", "thompson", "--param", "most=brand=1"]
     assert run(*create).exit_code == 0
     requests = [{"policy": "home", "session": f"s{n}", "k": 3} for n in range(20)]
-    assert run("recommend", "--input", "-", stdin="\n".join(map(json.dumps, requests))).exit_code == 0
+    assert run("recommend", "--input", "-", stdin=requests).exit_code == 0
     figures, exposed = exploration(run), run("exposure", "--json").json
     assert (figures["rows"], figures["left_out"]) == (20, 40)
     assert (exposed["underived"], {row["expected"] for row in exposed["arms"]}) == (20, {None})

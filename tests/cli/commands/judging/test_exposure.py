@@ -14,7 +14,7 @@ import pytest
 
 from rlrec.store import Store
 from rlrec.store.policies import curves
-from tests.conftest import Run, runner, store_after
+from tests.conftest import Run, click_events, runner, store_after
 
 ARMS: dict[str, dict[str, Any]] = {
     f"a{number}": {"genre": "xyz"[number % 3], "price": number / 10} for number in range(8)
@@ -29,19 +29,14 @@ def serve(run: Run, *, decisions: int = 60, policy: str = "home", seed: int = 1)
             {"policy": policy, "session": f"s{group}.{number}", "user": f"u{number % 9}", "k": 3}
             for number in range(decisions // 3)
         ]
-        answers = run("recommend", "--input", "-", stdin="\n".join(map(json.dumps, requests))).lines
-        events = [
-            {"decision_id": answer["decision_id"], "position": slot["position"], "events": {"click": 1}}
-            for answer in answers
-            for slot in answer["slate"]
-            if rng.random() < 0.6 / slot["position"]
-        ]
-        assert run("feedback", "--input", "-", stdin="\n".join(map(json.dumps, events))).exit_code == 0
+        answers = run("recommend", "--input", "-", stdin=requests).lines
+        events = click_events(answers, lambda slot: rng.random() < 0.6 / slot["position"])
+        assert run("feedback", "--input", "-", stdin=events).exit_code == 0
 
 
 def stocked(db: str) -> None:
     run = runner(db)
-    lines = "\n".join(json.dumps({"arm": arm, "features": features}) for arm, features in ARMS.items())
+    lines = [{"arm": arm, "features": features} for arm, features in ARMS.items()]
     assert run("arm", "import", "-", stdin=lines).exit_code == 0
     assert run("policy", "create", "home", "--kind", "thompson", "--param", "floor=0.1").exit_code == 0
     serve(run)

@@ -37,7 +37,7 @@ def stocked(db: str) -> None:
     lines = "\n".join(json.dumps({"experiment": "ab", "session": f"e{n}", "user": f"v{n}"}) for n in range(30))
     answers = run("recommend", "--input", "-", stdin=lines).lines
     clicks = [{"decision_id": each["decision_id"], "position": 1, "events": {"click": 1}} for each in answers[::2]]
-    assert run("feedback", "--input", "-", stdin="\n".join(map(json.dumps, clicks))).exit_code == 0
+    assert run("feedback", "--input", "-", stdin=clicks).exit_code == 0
 
 
 shop = store_after(stocked)
@@ -258,7 +258,7 @@ def test_a_week_is_compared_with_a_week_and_a_day_with_nothing(run_sqlite: Run, 
         at = format_time(parse("2026-01-07T12:00:00Z") + day * DAY_US)
         lines = [{"policy": "home", "session": f"s{day}-{n}", "user": f"u{day}-{n}"} for n in range(4)]
         clock = ("--allow-future", "--now", at)
-        served = run_sqlite(*clock, "recommend", "--input", "-", stdin="\n".join(map(json.dumps, lines))).lines
+        served = run_sqlite(*clock, "recommend", "--input", "-", stdin=lines).lines
         if day % 7 == 4:
             clicks = [json.dumps({"decision_id": line["decision_id"], "events": {"click": 1}}) for line in served[:3]]
             assert run_sqlite(*clock, "feedback", "--input", "-", stdin="\n".join(clicks)).exit_code == 0
@@ -311,10 +311,10 @@ def test_an_interleaved_experiment_compares_its_two_rankers(shop: Run) -> None:
         assert shop("policy", "freeze", name).exit_code == 0
     words = ("experiment", "create", "turns", "--interleave", "home@2,other@2", "--unit", "session")
     assert shop(*words).exit_code == 0
-    lines = "\n".join(json.dumps({"experiment": "turns", "session": f"i{n}", "k": 2}) for n in range(20))
+    lines = [{"experiment": "turns", "session": f"i{n}", "k": 2} for n in range(20)]
     answers = shop("recommend", "--input", "-", stdin=lines).lines
     clicks = [{"decision_id": each["decision_id"], "position": 1, "events": {"click": 1}} for each in answers[::3]]
-    assert shop("feedback", "--input", "-", stdin="\n".join(map(json.dumps, clicks))).exit_code == 0
+    assert shop("feedback", "--input", "-", stdin=clicks).exit_code == 0
     text = page(shop, "--no-estimates")
     assert re.search(r"turns: B[^<]* (better|worse)[^<]* than A", text)
 

@@ -34,14 +34,14 @@ def serve(run: Run, name: str, *, hour: int = 12, groups: int = 20) -> float:
             {"policy": name, "session": f"{name}{minute}.{number}", "context": {"device": DEVICES[number % 3]}}
             for number in range(30)
         ]
-        answers = run("recommend", "--input", "-", *now, stdin="\n".join(map(json.dumps, lines))).lines
+        answers = run("recommend", "--input", "-", *now, stdin=lines).lines
         liked = [
             {"decision_id": answer["decision_id"], "events": {"click": 1}}
             for line, answer in zip(lines, answers, strict=True)
             if answer["slate"][0]["arm"] == BEST[line["context"]["device"]]
         ]
         clicks += len(liked)
-        assert run("feedback", "--input", "-", *now, stdin="\n".join(map(json.dumps, liked))).exit_code == 0
+        assert run("feedback", "--input", "-", *now, stdin=liked).exit_code == 0
     return clicks / groups / 30
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 import shlex
 from pathlib import Path
@@ -22,7 +21,7 @@ SHOWN = [
 
 
 def arms(run: Run, *keys: str) -> None:
-    run("arm", "import", "-", stdin="".join(json.dumps({"arm": key}) + "\n" for key in keys))
+    run("arm", "import", "-", stdin=[{"arm": key} for key in keys])
 
 
 def shown(run: Run, reference: str) -> dict[str, Any]:
@@ -348,8 +347,8 @@ def test_a_pipe_has_the_arms_in_the_order_of_a_terminal(shop: Run) -> None:
 
 def test_the_label_of_a_log_has_the_counts_of_its_exposure_and_points_there(run_sqlite: Run) -> None:
     line = {"slate": [{"arm": "a", "propensity": 0.5}], "eligible": ["a", "b"], "reward": 1}
-    text = "".join(json.dumps({**line, "session": f"s{number}"}) + "\n" for number in range(3))
-    run_sqlite("import-log", "-", "--layout", "jsonl", "--policy", "old", stdin=text)
+    rows = [{**line, "session": f"s{number}"} for number in range(3)]
+    run_sqlite("import-log", "-", "--layout", "jsonl", "--policy", "old", stdin=rows)
     arms = run_sqlite("policy", "show", "old", "--json").json["arms"]
     assert [(arm["served"], arm["pulls"], arm["reward_sum"]) for arm in arms] == [(3, None, None), (0, None, None)]
     (command,) = re.findall("`rlrec ([^`]*)`", run_sqlite("policy", "show", "old").stdout)

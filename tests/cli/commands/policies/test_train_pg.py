@@ -135,9 +135,9 @@ def test_loggers_count_where_none_of_them_supports_the_policy(run_sqlite: Run, t
         run_sqlite("policy", "create", policy, "--kind", "thompson", "--prior", prior)
     words = ("--input", "-", "--now", "2026-02-01")
     requests = [{"policy": ("sure", "certain")[n % 2], "session": f"s{n}", "user": f"u{n}", "k": 2} for n in range(300)]
-    pages = run_sqlite("recommend", *words, "--seed", 1, stdin="\n".join(map(json.dumps, requests))).lines
+    pages = run_sqlite("recommend", *words, "--seed", 1, stdin=requests).lines
     clicks = [{"decision_id": page["decision_id"], "position": 1, "events": {"click": 1}} for page in pages]
-    assert run_sqlite("feedback", *words, stdin="\n".join(map(json.dumps, clicks))).exit_code == 0
+    assert run_sqlite("feedback", *words, stdin=clicks).exit_code == 0
     run_sqlite("policy", "create", "pg", "--kind", "gradient", "--now", "2026-02-15")
     result = run_sqlite("--now", "2026-02-15", "train-pg", "pg", *QUICK, "--json")
     assert (result.exit_code, "nan" in result.stderr) == (0, False)

@@ -306,6 +306,6 @@ def test_a_text_that_would_count_as_one_value_is_said(run_sqlite: Run) -> None:
     contexts = [{"city": "Bad Aibling", "query": f"a tea for {number}"} for number in range(30)]
     lines = [{"session": f"s{n}", "eligible": ["a"], "slate": [{"arm": "a"}], "context": context, "reward": 1}
              for n, context in enumerate(contexts)]  # fmt: skip
-    run_sqlite("import-log", "-", "--layout", "jsonl", stdin="".join(f"{json.dumps(line)}\n" for line in lines))
+    run_sqlite("import-log", "-", "--layout", "jsonl", stdin=lines)
     messages = run_sqlite("policy", "create", "p", "--kind", "softmax", "--from-log", "policy=imported").stderr
     assert [name for name in ("city", "query") if f"a text of {name} counts as one value" in messages] == ["query"]

@@ -199,11 +199,11 @@ def test_a_time_without_a_zone_is_told_of_once(run_sqlite: Run) -> None:
     """It is read as UTC; a date is midnight UTC, and no news."""
     run_sqlite("policy", "create", "p", "--kind", "uniform")
     line = {"slate": [{"arm": "a", "propensity": 0.5}], "eligible": ["a", "b"], "reward": 1}
-    text = "".join(json.dumps({**line, "session": f"s{n}", "at": f"2026-01-01T12:00:0{n}"}) + "\n" for n in range(3))
+    rows = [{**line, "session": f"s{n}", "at": f"2026-01-01T12:00:0{n}"} for n in range(3)]
     words = ("import-log", "-", "--layout", "jsonl", "--policy", "old")
     time = "2026-01-01T12:00:0{}"
     news = f"a time without a zone is read as UTC, such as {time}: write {time}Z, or an offset\n"
-    assert "3 lines with a time without a zone" in run_sqlite(*words, stdin=text).stderr
+    assert "3 lines with a time without a zone" in run_sqlite(*words, stdin=rows).stderr
     for since, n_notices in (("2026-01-01T12:00:02", 1), ("2026-01-01T12:00:02Z", 0), ("2026-01-01", 0)):
         result = run_sqlite("evaluate", "uniform", "--log", f"policy=old,since={since}", "--json")
         assert result.stderr.count(news.format(2, 2)) == result.stderr.count("zone") == n_notices

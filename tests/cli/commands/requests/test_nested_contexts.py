@@ -34,9 +34,7 @@ def test_a_policy_learns_and_serves_by_fields_inside_objects(run: Run, tmp_path:
         for number in range(20)
         for name in RATES
     ]  # fmt: skip
-    answers = run(
-        "recommend", "--input", "-", "--seed", "1", stdin="".join(json.dumps(line) + "\n" for line in requests)
-    ).lines
+    answers = run("recommend", "--input", "-", "--seed", "1", stdin=requests).lines
     served = {(line["session"][:3], line["slate"][0]["arm"]): line["propensity"] for line in answers}
     for name, best in (("Tom", "a"), ("Ann", "b")):
         answer = run("policy", "show", "seeing", "--context", json.dumps({"User": {"name": name}}), "--json").json

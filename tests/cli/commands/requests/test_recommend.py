@@ -164,8 +164,7 @@ def test_a_stream_answers_each_line_in_order_and_refuses_in_place(shop: Run) -> 
 def test_a_flush_ends_a_group(shop: Run) -> None:
     shop("policy", "create", "ucb", "--kind", "ucb")
     rows = ask(policy="ucb", arms=["a1", "a2"])
-    flushed = lines(rows, '{"op": "flush"}', rows)
-    answers = shop("recommend", "--input", "-", "--seed", 1, stdin=flushed).lines
+    answers = shop("recommend", "--input", "-", "--seed", 1, stdin=lines(rows, '{"op": "flush"}', rows)).lines
     assert [answer["propensity"] for answer in answers] == [0.5, 1.0]  # the second one knows what the first one tried
     assert answers[0]["slate"][0]["arm"] != answers[1]["slate"][0]["arm"]
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import subprocess
 import tomllib
 from pathlib import Path
@@ -28,7 +27,7 @@ def test_the_audience_answers_slates_with_feedback_lines(run_sqlite: Run, tmp_pa
     rates.write_text("arm,mean\na,1.0\nb,\n", encoding="utf-8")
     slate = [{"position": 1, "arm": "b"}, {"position": 2, "arm": "a"}]
     answers = [{"decision_id": 7, "slate": slate}, {"line": 2, "error": "unknown policy"}]
-    result = run_sqlite("demo", "--audience", rates, stdin="\n".join(map(json.dumps, answers)))
+    result = run_sqlite("demo", "--audience", rates, stdin=answers)
     assert result.lines == [{"decision_id": 7, "position": 2, "events": {"click": 1}}]
 
 
