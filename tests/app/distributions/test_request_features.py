@@ -134,8 +134,7 @@ def test_a_trained_version_reads_them_in_every_visit(shop: Run) -> None:
     ({"price": "3"}, "\"price\" of arm 'a' is \"3\""), ({"new": 1}, "\"new\" of arm 'a' is 1"),
 ])  # fmt: skip
 def test_features_of_a_wrong_type_are_refused(run_sqlite: Run, features: dict[str, Any], message: str) -> None:
-    for arm in "abc":
-        run_sqlite("arm", "add", arm)
+    run_sqlite("arm", "import", "-", stdin=[{"arm": arm} for arm in "abc"])
     Path("read.json").write_text(json.dumps(READ))
     create_plain = ["--kind", "linucb", "--param", "model=shared", "--features", "read.json"]
     run_sqlite("policy", "create", "seeing", *create_plain)
@@ -148,8 +147,7 @@ def test_features_of_a_wrong_type_are_refused(run_sqlite: Run, features: dict[st
 
 def test_a_cap_counts_the_features_that_each_request_states(run_sqlite: Run) -> None:
     """Two requests of one group, with the same arms and rules: at most one new arm, and other ones are new."""
-    for arm in "abc":
-        run_sqlite("arm", "add", arm)
+    run_sqlite("arm", "import", "-", stdin=[{"arm": arm} for arm in "abc"])
     run_sqlite("policy", "create", "any", "--kind", "uniform")
     new = [{"a": {"new": True}, "b": {"new": True}}, {"b": {"new": True}, "c": {"new": True}}]
     lines = [

@@ -41,8 +41,7 @@ def visits(sqlite_db: str) -> Run:
     run = runner(sqlite_db)
 
     def fill(db: str) -> None:
-        for arm in NAMES:
-            run("arm", "add", arm)
+        run("arm", "import", "-", stdin=[{"arm": arm} for arm in NAMES])
         run("reward", "define", "clicks", "click=1, return=1", "--window", "2d")
         run("policy", "create", "draw", "--kind", "uniform")
         serve(run)
@@ -96,8 +95,7 @@ def test_a_log_that_shows_too_little_gives_no_definition(visits: Run) -> None:
 
 def test_few_arms_tell_no_weights(db: str) -> None:
     run = runner(db)
-    for arm in NAMES[:5]:
-        run("arm", "add", arm)
+    run("arm", "import", "-", stdin=[{"arm": arm} for arm in NAMES[:5]])
     run("policy", "create", "draw", "--kind", "uniform")
     lines = [{"policy": "draw", "session": f"s{number // 2}"} for number in range(200)]
     answers = run("recommend", "--input", "-", "--now", "2026-02-01", stdin=lines).lines
@@ -129,8 +127,7 @@ def test_bad_input_is_one_line(visits: Run, options: list[str], message: str) ->
 
 def test_pages_after_which_nothing_came_tell_nothing(db: str) -> None:
     run = runner(db)
-    for arm in NAMES:
-        run("arm", "add", arm)
+    run("arm", "import", "-", stdin=[{"arm": arm} for arm in NAMES])
     run("policy", "create", "draw", "--kind", "uniform")
     lines = [{"policy": "draw", "session": f"s{number}"} for number in range(200)]
     run("recommend", "--input", "-", "--now", "2026-02-01", stdin=lines)

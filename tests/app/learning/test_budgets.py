@@ -27,8 +27,7 @@ NEXT_DAY = "2030-01-03T06:00:00Z"
 @pytest.fixture
 def shop(db: str) -> Run:
     run = runner(db)
-    for arm in COSTS:
-        done(run("arm", "add", arm))
+    done(run("arm", "import", "-", stdin=[{"arm": arm} for arm in COSTS]))
     done(run("reward", "define", "value", "quality=1", "--clip", "0,1", "--window", "1h"))
     done(run("reward", "define", "spend", "cost=1"))
     done(run("policy", "create", "p", *words(budget="cost:0.1/day")))
@@ -221,8 +220,7 @@ def test_the_price_decides_between_the_arms_that_rules_leave(db: str, tmp_path: 
     ):
         run = runner(path if path == db else str(tmp_path / path))
         done(run("init"))
-        for arm in arms:
-            done(run("arm", "add", arm))
+        done(run("arm", "import", "-", stdin=[{"arm": arm} for arm in arms]))
         done(run("reward", "define", "value", "quality=1", "--clip", "0,1", "--window", "1h"))
         done(run("reward", "define", "spend", "cost=1"))
         done(run("policy", "create", "p", *words(budget="cost:0.2/day", **rules)))
@@ -273,8 +271,7 @@ def test_a_log_with_prices_comes_back(shop: Run, tmp_path: Path) -> None:
 @pytest.mark.simulation
 def test_days_of_models_spend_their_budget_and_earn_what_the_best_mix_does(shop: Run, sqlite_db: str) -> None:
     world, requests = World.random(21), 400
-    for name in world.names:
-        done(shop("arm", "add", name))
+    done(shop("arm", "import", "-", stdin=[{"arm": name} for name in world.names]))
     for arm in COSTS:
         done(shop("arm", "retire", arm))
     cost = world.cost_between(0.4)

@@ -30,8 +30,7 @@ ARMS = ("a1", "a2", "a3")
 @pytest.fixture(params=list(MEMORIES))
 def shop(request: pytest.FixtureRequest, db: str) -> tuple[str, Run, str]:
     run = runner(db)
-    for arm in ARMS:
-        done(run("arm", "add", arm))
+    done(run("arm", "import", "-", stdin=[{"arm": arm} for arm in ARMS]))
     create = ("policy", "create", "p", "--kind", "thompson", "--param", "floor=0.3", "--param", MEMORIES[request.param])
     done(run(*create))
     return db, run, request.param

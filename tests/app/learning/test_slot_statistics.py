@@ -43,8 +43,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def served(run: Run, *create: object) -> dict[int, list[float]]:
     """Slates of three arms, every second one clicked at position 2: pulls and rewards by arm, as they should count."""
-    for arm in ARMS:
-        done(run("arm", "add", arm))
+    done(run("arm", "import", "-", stdin=[{"arm": arm} for arm in ARMS]))
     done(run("policy", "create", "p", "--kind", "examined", *create))
     lines = [{"policy": "p", "session": f"s{page}", "k": 3} for page in range(40)]
     answers = done(run("recommend", "--input", "-", "--format", "ndjson", "--seed", 1, stdin=lines)).lines

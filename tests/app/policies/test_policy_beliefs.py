@@ -18,8 +18,7 @@ START, LATER, LAST = "2026-01-01T00:00:00Z", "2026-01-01T00:10:00Z", "2026-01-01
 
 def test_means_weigh_mature_uncensored_slots_by_their_marginals(db: str) -> None:
     run = runner(db)
-    for arm in ("a1", "a2", "a3", "a4"):
-        run("--now", START, "arm", "add", arm)
+    run("--now", START, "arm", "import", "-", stdin=[{"arm": arm} for arm in ("a1", "a2", "a3", "a4")])
     run("--now", START, "policy", "create", "p", "--kind", "thompson", "--param", "floor=0.1")
     slots = []
     for now in (START, LATER, LAST):  # the last ones are not mature

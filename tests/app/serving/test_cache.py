@@ -83,8 +83,7 @@ def test_a_version_that_was_retired_is_served_with_the_belief_that_it_has(run: R
 def test_the_price_of_a_frozen_version_is_that_of_the_arms_that_are_shown_now(run: Run, db: str) -> None:
     """An arm goes when its time is over, and no revision of the catalogue says so."""
     days = [times.parse(f"2030-01-0{day}T00:00:00Z") for day in (1, 3)]
-    for arm in "abc":
-        done(run("arm", "add", arm))
+    done(run("arm", "import", "-", stdin=[{"arm": arm} for arm in "abc"]))
     done(run("arm", "add", "a", "--until", "2030-01-02T00:00:00Z"))
     done(run("reward", "define", "savings", "cost=-1"))
     done(run("policy", "create", "p", "--kind", "epsilon-greedy", "--param", "budget=cost:0.5/hour"))

@@ -359,8 +359,7 @@ def test_a_kind_that_nobody_records_is_named_once(run: Run) -> None:
 def test_lists_hold_in_decisions_of_other_policies_and_the_past_does_not(run: Run) -> None:
     """`p` blocks an arm that nobody clicks, a third of what `q` shows: the log of `q` says that `p` earns half as much
     again. What persons did there it does not say of another policy, whose answer is none."""
-    for key in "abc":
-        run("arm", "add", key)
+    run("arm", "import", "-", stdin=[{"arm": key} for key in "abc"])
     run("policy", "create", "q", "--kind", "uniform")
     run("policy", "create", "p", "--kind", "uniform", "--param", "block=a")
     run("policy", "create", "past", "--kind", "uniform", "--param", "not_shown=1")

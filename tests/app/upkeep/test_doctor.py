@@ -430,8 +430,7 @@ def test_softmax_logged_as_softmax_is_not(sqlite_db: str, tmp_path: Path) -> Non
 def test_argmax_of_our_own_policy_is_caught_by_its_counts(db: str) -> None:
     """Rows put in by hand, with the propensities that the policy has: it is the counts that cannot be."""
     run = runner(db)
-    for arm in ("a1", "a2", "a3"):
-        done(run("arm", "add", arm))
+    done(run("arm", "import", "-", stdin=[{"arm": arm} for arm in ("a1", "a2", "a3")]))
     done(run("policy", "create", "u", "--kind", "uniform"))
     done(run("recommend", "--input", "-", stdin=[{"policy": "u", "session": f"s{i}"} for i in range(200)]))
     sql(db, "UPDATE slot SET arm_id = 1")
@@ -501,8 +500,7 @@ def test_a_logger_that_turns_wrong_after_a_long_honest_time_is_caught() -> None:
 def clicked(sqlite_db: str) -> tuple[str, Callable[..., CommandResult]]:
     """A policy whose first 100 decisions had a click each other time, and 300 silent ones an hour later."""
     run = runner(sqlite_db)
-    for arm in ("a1", "a2"):
-        done(run("--now", START, "arm", "add", arm))
+    done(run("--now", START, "arm", "import", "-", stdin=[{"arm": arm} for arm in ("a1", "a2")]))
     done(run("--now", START, "reward", "define", "slow", "click=1", "--learn", "settled"))
     done(run("--now", START, "policy", "create", "p", "--kind", "uniform", "--reward", "slow"))
 
@@ -575,8 +573,7 @@ def served(run: Callable[..., CommandResult], name: str, *, n: int = 1_000) -> N
 @pytest.mark.slow
 def test_starving_arms_and_a_log_of_one_arm_are_warnings(sqlite_db: str) -> None:
     run = runner(sqlite_db)
-    for arm in ("a1", "a2", "a3"):
-        done(run("arm", "add", arm))
+    done(run("arm", "import", "-", stdin=[{"arm": arm} for arm in ("a1", "a2", "a3")]))
     for name, shares in (("one", [1]), ("two", [0.5, 0.5]), ("all", [0.4, 0.4, 0.2])):
         fixed(run, name, {f"a{number}": share for number, share in enumerate(shares, 1)})
         served(run, name)
@@ -598,8 +595,7 @@ def test_starving_arms_and_a_log_of_one_arm_are_warnings(sqlite_db: str) -> None
 def test_an_arm_starves_since_it_was_shown_last(sqlite_db: str) -> None:
     """The 500th of 2,000 decisions is the last one that shows a2; the smallest propensity promises nothing."""
     run = runner(sqlite_db)
-    for arm in ("a1", "a2"):
-        done(run("arm", "add", arm))
+    done(run("arm", "import", "-", stdin=[{"arm": arm} for arm in ("a1", "a2")]))
     done(run("policy", "create", "p", "--kind", "uniform"))
     served(run, "p", n=2_000)
     sql(
@@ -628,8 +624,7 @@ def test_an_arm_starves_since_it_was_shown_last(sqlite_db: str) -> None:
     ],
 )
 def test_a_decision_is_the_answer_to_its_request(run_sqlite: Run, sqlite_db: str, statement: str) -> None:
-    for arm in ("a", "b", "c"):
-        run_sqlite("arm", "add", arm)
+    run_sqlite("arm", "import", "-", stdin=[{"arm": arm} for arm in ("a", "b", "c")])
     run_sqlite("policy", "create", "home", "--kind", "uniform")
     run_sqlite("experiment", "create", "tea", "--variant", "x=home", "--variant", "y=home")
     run_sqlite("route", "create", "front", "--to", "home")

@@ -29,8 +29,7 @@ def lines(rows: list[Mapping[str, Any]]) -> str:
 def visited(db: str) -> None:
     """People and machines: 60 users of two decisions who click now and then, six who click all they see; contexts."""
     run = runner(db)
-    for arm in "abcd":
-        at(run, "2026-01-01T00:00:00Z", "arm", "add", arm)
+    at(run, "2026-01-01T00:00:00Z", "arm", "import", "-", stdin=[{"arm": arm} for arm in "abcd"])
     at(run, "2026-01-01T00:00:00Z", "policy", "create", "home", "--kind", "thompson", "--param", "floor=0.3")
     serve(run, policy="home")
 
@@ -77,8 +76,7 @@ def test_what_reads_the_log_is_as_in_a_store_without_the_excluded(run: Run, tmp_
 
     without = runner(str(tmp_path / "without.db"))
     at(without, AFTER, "init")
-    for arm in "abcd":
-        at(without, AFTER, "arm", "add", arm)
+    at(without, AFTER, "arm", "import", "-", stdin=[{"arm": arm} for arm in "abcd"])
     everything = at(run, AFTER, "export-log", "-", "--log", "included=all").stdout.splitlines()
     people = [line for line in everything if json.loads(line)["user"][0] != "m"]
     assert at(run, AFTER, "export-log", "-").stdout.splitlines() == people
@@ -285,8 +283,7 @@ def test_doctor_names_machines_and_the_way_to_leave_them_out(run: Run) -> None:
 
 def test_an_experiment_says_how_many_of_its_units_are_machines(run_sqlite: Run) -> None:
     start = "2026-01-01T00:00:00Z"
-    for arm in "abcd":
-        at(run_sqlite, start, "arm", "add", arm)
+    at(run_sqlite, start, "arm", "import", "-", stdin=[{"arm": arm} for arm in "abcd"])
     at(run_sqlite, start, "policy", "create", "even", "--kind", "uniform")
     for name in ("ab", "later"):
         at(run_sqlite, start, "experiment", "create", name, "--variant", "a=even", "--variant", "b=even")
@@ -306,8 +303,7 @@ def test_an_experiment_says_how_many_of_its_units_are_machines(run_sqlite: Run) 
 
 def test_a_machine_that_the_whole_log_hides_is_left_out_by_its_name(run_sqlite: Run) -> None:
     start, after = "2026-01-01T00:00:00Z", "2026-01-01T00:03:00Z"
-    for arm in "abcd":
-        at(run_sqlite, start, "arm", "add", arm)
+    at(run_sqlite, start, "arm", "import", "-", stdin=[{"arm": arm} for arm in "abcd"])
     for name in ("even", "often"):
         at(run_sqlite, start, "policy", "create", name, "--kind", "uniform")
     at(run_sqlite, start, "experiment", "create", "ab", "--variant", "a=even", "--variant", "b=even")

@@ -31,8 +31,7 @@ LONG = ("simulate", "bernoulli", "--policy", "home", "--sessions", "1000000", "-
 def shop(db: str) -> str:
     """A store with two arms and a policy `home`."""
     run = runner(db)
-    for arm in ("a1", "a2"):
-        run("arm", "add", arm)
+    run("arm", "import", "-", stdin=[{"arm": arm} for arm in ("a1", "a2")])
     run("policy", "create", "home", "--kind", "thompson")
     return db
 

@@ -102,8 +102,7 @@ def test_an_adversary_gains_little(params: dict[str, Any], switching: bool) -> N
 
 def played(run: Run, *create: object, n: int = 120) -> list[dict[str, Any]]:
     """Slates of two arms, and clicks in an order of their own, some told twice: the clicked slots."""
-    for arm in ARMS:
-        done(run("arm", "add", arm))
+    done(run("arm", "import", "-", stdin=[{"arm": arm} for arm in ARMS]))
     done(run("policy", "create", "p", "--kind", "exp3", *create))
     rng, clicked = random.Random(1), list[dict[str, Any]]()
     for seed in range(4):  # the later ones from what the earlier ones taught

@@ -22,8 +22,7 @@ REWARDS = {
 def filled(run: Run) -> None:
     """Three policies with rewards of every shape, events of many sizes, some late, some of pages, some censored."""
     rng = np.random.default_rng(3)
-    for arm in ("a1", "a2", "a3", "a4"):
-        done(run("--now", START, "arm", "add", arm))
+    done(run("--now", START, "arm", "import", "-", stdin=[{"arm": arm} for arm in ("a1", "a2", "a3", "a4")]))
     for name, words in REWARDS.items():
         if words:
             done(run("--now", START, "reward", "define", name, *words))

@@ -45,8 +45,7 @@ def drifted(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     path = tmp_path_factory.mktemp("drifted") / "rlrec.db"
     path.write_bytes(sqlite_template.read_bytes())
     run = runner(str(path))
-    for arm in RATES:
-        done(run("--now", FIRST, "arm", "add", arm))
+    done(run("--now", FIRST, "arm", "import", "-", stdin=[{"arm": arm} for arm in RATES]))
     for name, kind in (("home", "uniform"), ("still", "thompson")):
         done(run("--now", FIRST, "policy", "create", name, "--kind", kind))
     serve(run, "home", FIRST, RATES, n=450, size=2)

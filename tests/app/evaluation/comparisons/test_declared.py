@@ -21,8 +21,7 @@ def prepared(db: str) -> None:
     """A fair half gets each of two arms. Every user comes once, and clicks at rates of .1 and .5; those who got the
     second arm come again half as often as the others."""
     run = runner(db)
-    for arm in "xy":
-        run("arm", "add", arm)
+    run("arm", "import", "-", stdin=[{"arm": arm} for arm in "xy"])
     run("reward", "define", "costly", "click=1", "--default", "-3")
     run("policy", "create", "home", "--kind", "uniform")
     guards = ("reward_per_unit:costly>=-20%", "reward_per_unit>=-5%", "active_days>=-5%", "retention>=-5%")

@@ -27,8 +27,7 @@ START = "2026-01-01T00:00:00Z"
 def prepared(db: str) -> None:
     """Each policy has served alone, then in an experiment, then again alone: more, or less, than its variant."""
     run = clocked(runner(db), 0)
-    for arm in "xyz":
-        run("arm", "add", arm)
+    run("arm", "import", "-", stdin=[{"arm": arm} for arm in "xyz"])
     run("reward", "define", "late", "click=1", "--window", "1h", "--learn", "settled")
     for name, words in POLICIES.items():
         assert run("policy", "create", name, "--kind", *words).exit_code == 0
@@ -137,8 +136,7 @@ def test_a_variant_that_learned_from_what_is_excluded_is_rebuilt_once_it_is_prom
 def split(db: str) -> None:
     """A policy that learns, with a frozen copy, and a uniform one."""
     run = runner(db)
-    for arm in "xy":
-        run("arm", "add", arm)
+    run("arm", "import", "-", stdin=[{"arm": arm} for arm in "xy"])
     run("policy", "create", "ts", "--kind", "thompson", "--param", "floor=0.1")
     run("policy", "create", "u", "--kind", "uniform")
     run("policy", "freeze", "ts")

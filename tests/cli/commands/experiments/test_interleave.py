@@ -25,8 +25,7 @@ def freeze(run: Run, folder: Any, name: str, order: str) -> None:
 
 def stocked(db: str) -> None:
     run = runner(db)
-    for arm in "abcd":
-        run("arm", "add", arm)
+    run("arm", "import", "-", stdin=[{"arm": arm} for arm in "abcd"])
     with TemporaryDirectory() as folder:
         freeze(run, Path(folder), "left", "abcd")
         freeze(run, Path(folder), "right", "cdab")

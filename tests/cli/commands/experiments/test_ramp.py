@@ -27,8 +27,7 @@ SIDES = ("current", "candidate")
 
 def prepared(db: str) -> None:
     run = at(runner(db), 0)
-    for arm in "xyz":
-        assert run("arm", "add", arm).exit_code == 0
+    assert run("arm", "import", "-", stdin=[{"arm": arm} for arm in "xyz"]).exit_code == 0
     run("policy", "create", "ts", "--kind", "thompson", "--param", "floor=0.1")
     run("policy", "create", "u", "--kind", "uniform")
     run("route", "create", "home", "--to", "ts")

@@ -23,8 +23,7 @@ FIXED = {"good": (0.8, 0.1, 0.1), "worse": (0.1, 0.45, 0.45), "alike": (0.2, 0.6
 def prepared(db: str, visits: int = 1_500) -> None:
     """A log of a uniform policy `u`, arm a being better than b and c; fixed policies; the route `home`."""
     run = runner(db)
-    for arm in "abc":
-        run("--now", "2025-12-01T00:00:00Z", "arm", "add", arm)
+    run("--now", "2025-12-01T00:00:00Z", "arm", "import", "-", stdin=[{"arm": arm} for arm in "abc"])
     run("policy", "create", "u", "--kind", "uniform")
     for name, probabilities in FIXED.items():
         fixed(run, name, dict(zip("abc", probabilities, strict=True)))

@@ -38,8 +38,7 @@ def serve(run: Run, policy: str, *, users: int, seed: int = 1, prefix: str = "u"
 
 def stocked(db: str) -> None:
     run = runner(db)
-    for arm in ARMS:
-        assert run("arm", "add", arm).exit_code == 0
+    assert run("arm", "import", "-", stdin=[{"arm": arm} for arm in ARMS]).exit_code == 0
     assert run("reward", "define", "durable", "click=0.2, return=1", "--window", "1d").exit_code == 0
     assert run("policy", "create", "draw", "--kind", "thompson", "--param", "floor=0.3").exit_code == 0
     serve(run, "draw", users=250)
@@ -94,8 +93,7 @@ def test_nobody_was_seen_to_come_back_later_than_the_log_is_long(shop: Run) -> N
 
 def test_without_a_key_nobody_comes_back(db: str) -> None:
     run = runner(db)
-    for arm in ARMS:
-        run("arm", "add", arm)
+    run("arm", "import", "-", stdin=[{"arm": arm} for arm in ARMS])
     run("policy", "create", "draw", "--kind", "uniform")
     lines = [{"policy": "draw", "session": f"s{number}", "k": 2} for number in range(60)]
     answers = run("recommend", "--input", "-", "--now", "2026-02-01", stdin=lines).lines
@@ -200,8 +198,7 @@ def test_users_whose_return_nobody_awaited_are_no_unnamed_sessions(run_sqlite: R
 
 
 def test_a_log_of_today_says_when_it_can_tell(run_sqlite: Run) -> None:
-    for arm in ARMS:
-        run_sqlite("arm", "add", arm)
+    run_sqlite("arm", "import", "-", stdin=[{"arm": arm} for arm in ARMS])
     run_sqlite("policy", "create", "even", "--kind", "uniform")
     for number in range(12):
         run_sqlite("recommend", "--policy", "even", "--session", f"s{number}", "-k", "2")

@@ -13,8 +13,7 @@ from tests.conftest import ON_BOTH, Run, runner, store_after
 
 def stocked(db: str) -> None:
     run = runner(db)
-    for arm in "abcd":
-        run("arm", "add", arm)
+    run("arm", "import", "-", stdin=[{"arm": arm} for arm in "abcd"])
     create = ["policy", "create", "home", "--kind", "epsilon-greedy", "--param", "epsilon=0.2"]
     with NamedTemporaryFile("w") as prior:
         prior.write("arm,alpha,beta\na,9,1\n")
@@ -156,8 +155,7 @@ def test_what_has_no_probability_is_counted_with_its_reason(run: Run) -> None:
 
 def test_where_nothing_was_earned_the_cost_is_not_known(run: Run) -> None:
     """A policy that explores, on a log without a reward: what it would have earned without is not 0 for sure."""
-    for arm in ("a", "b"):
-        run("arm", "add", arm)
+    run("arm", "import", "-", stdin=[{"arm": arm} for arm in ("a", "b")])
     run("policy", "create", "curious", "--kind", "epsilon-greedy", "--param", "epsilon=0.5")
     for n in range(12):
         run("recommend", "--policy", "curious", "--session", f"s{n}")

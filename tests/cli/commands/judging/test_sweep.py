@@ -18,8 +18,7 @@ SWEEP = ("sweep", "--cluster", "session", *LATER, "--kinds")
 def stocked(db: str) -> None:
     """Each device has its best arm. 20 groups of 30 requests, a minute apart."""
     run = runner(db)
-    for arm in "abc":
-        assert run("arm", "add", arm).exit_code == 0
+    assert run("arm", "import", "-", stdin=[{"arm": arm} for arm in "abc"]).exit_code == 0
     assert run("reward", "define", "durable", "click=1, return=1", "--window", "1d").exit_code == 0
     assert run("policy", "create", "draw", "--kind", "uniform").exit_code == 0
     serve(run, "draw")

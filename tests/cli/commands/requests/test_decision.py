@@ -14,8 +14,7 @@ KINDS = {"thompson": ("floor=0.1",), "ucb": ("floor=0.2",), "epsilon-greedy": ("
 
 def prepared(db: str) -> None:
     run = runner(db)
-    for key in ("x", "y", "z"):
-        run("arm", "add", key)
+    run("arm", "import", "-", stdin=[{"arm": key} for key in ("x", "y", "z")])
     for kind, parameters in KINDS.items():
         run(
             "policy",

@@ -15,8 +15,7 @@ RECOMMEND = ("recommend", "--policy", "home", "--session")
 
 def stocked(db: str) -> None:
     run = runner(db)
-    for arm in ("a1", "a2"):
-        run("arm", "add", arm)
+    run("arm", "import", "-", stdin=[{"arm": arm} for arm in ("a1", "a2")])
     run("policy", "create", "home", "--kind", "thompson")
     run(*RECOMMEND, "s1", "--user", "u1")
 

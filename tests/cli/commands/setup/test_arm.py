@@ -122,8 +122,7 @@ def test_quarantine_keeps_the_good_lines(run_sqlite: Run, tmp_path: Path, text: 
 
 
 def test_a_retired_arm_is_eligible_no_more_until_restored(run: Run) -> None:
-    for arm in ("a1", "a2"):
-        run("arm", "add", arm)
+    run("arm", "import", "-", stdin=[{"arm": arm} for arm in ("a1", "a2")])
     run("policy", "create", "p", "--kind", "uniform")
     assert run("arm", "retire", "a1", "--json").json == {"arms": ["a1"], "changed": 1}
     assert run("arm", "retire", "a1", "--json").json["changed"] == 0
