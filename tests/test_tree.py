@@ -192,7 +192,6 @@ COVERED = {  # test file: modules without a test file of their name, which it co
     "ope/units/test_slates.py": ["ope/estimators/pseudo_inverse"],
     "policy/beliefs/test_means.py": ["policy/beliefs/base"],
     "policy/contexts/test_encoder.py": ["policy/contexts/fields"],
-    "policy/contexts/test_marginal.py": ["policy/contexts/contextual"],
     "policy/kinds/test_bandits.py": ["policy/kinds/thompson"],
     "policy/kinds/test_exp3.py": ["policy/beliefs/statistics"],
     "policy/kinds/test_kinds.py": ["app/inputs/parameters"],

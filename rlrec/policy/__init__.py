@@ -11,7 +11,7 @@ from rlrec.errors import InputError, suggest
 
 if TYPE_CHECKING:
     from rlrec.policy.beliefs.base import Policy
-    from rlrec.policy.contexts.contextual import ContextualPolicy, Design
+    from rlrec.policy.contexts.encoder import ContextualPolicy, Design
 
 KINDS = {
     "uniform": "rlrec.policy.kinds.fixed:Uniform",

@@ -15,8 +15,7 @@ from rlrec.app.training.dataset import Catalogue, Dataset, EligibleSet, VisitRow
 from rlrec.app.training.holdout_value import VISITS, HoldoutValue, fit_values
 from rlrec.arrays import Array, Flags, Index
 from rlrec.ope.comparisons.comparison import Comparison
-from rlrec.policy.contexts.contextual import Design
-from rlrec.policy.contexts.encoder import Encoder
+from rlrec.policy.contexts.encoder import Design, Encoder
 from rlrec.policy.gradients.gradient import Gradient, Parameters, State
 from rlrec.policy.gradients.history import History
 from rlrec.policy.slates import plackett_luce

@@ -10,8 +10,7 @@ from math import exp, log, sqrt
 import numpy as np
 
 from rlrec.arrays import Array, Index
-from rlrec.policy.contexts.contextual import Design
-from rlrec.policy.contexts.encoder import Encoder
+from rlrec.policy.contexts.encoder import Design, Encoder
 from rlrec.policy.gradients import reinforce, returns
 from rlrec.policy.gradients.gradient import Gradient, Parameters, State
 from rlrec.policy.gradients.reinforce import LoggedSlates, Objective

@@ -19,8 +19,7 @@ from rlrec.ope.units.estimate import Estimate, FinishOptions
 from rlrec.ope.units.fold import ImpressionFold
 from rlrec.policy import learns_from_contexts
 from rlrec.policy.beliefs.base import Learner, Policy
-from rlrec.policy.contexts.contextual import Design
-from rlrec.policy.contexts.encoder import Encoder
+from rlrec.policy.contexts.encoder import Design, Encoder
 from rlrec.policy.kinds.linear import SHARED
 from rlrec.policy.kinds.long_term import LongTerm
 from rlrec.policy.scores.scores import Scores, unstack

@@ -22,7 +22,7 @@ from rlrec.policy.beliefs import solving
 from rlrec.policy.beliefs.base import PRICE, Belief, Policy, any_of
 from rlrec.policy.beliefs.solving import ArmMoments
 from rlrec.policy.beliefs.statistics import CONTEXT, CountedSlot, SlotColumns
-from rlrec.policy.contexts.contextual import ContextualPolicy
+from rlrec.policy.contexts.encoder import ContextualPolicy
 from rlrec.policy.gradients import history
 from rlrec.policy.kinds.two_stage import NO_STAGE
 from rlrec.policy.scores.floors import Floor, at_positions

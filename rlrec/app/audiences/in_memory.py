@@ -16,8 +16,7 @@ from rlrec.policy.beliefs import solving
 from rlrec.policy.beliefs.base import Belief, Policy
 from rlrec.policy.beliefs.solving import ArmMoments
 from rlrec.policy.beliefs.statistics import CONTEXT, ORDINAL, POSITION, PROPENSITY, Forgetting, SlotColumns
-from rlrec.policy.contexts.contextual import Design
-from rlrec.policy.contexts.encoder import Encoder
+from rlrec.policy.contexts.encoder import Design, Encoder
 from rlrec.policy.kinds.linear import HYBRID, SHARED
 from rlrec.policy.kinds.odds import FEATURES
 from rlrec.policy.scores.floors import at_positions

@@ -32,7 +32,7 @@ def policy_of(version: Version) -> Policy:
     """The policy of a version: its kind with its parameters and, where it reads contexts, its design."""
     design = None
     if version.contextual:
-        from rlrec.policy.contexts.contextual import Design  # others need none of it
+        from rlrec.policy.contexts.encoder import Design  # others need none of it
 
         design = Design.from_json(version.parameters)
     return kinds.make(version.policy.kind, version.params, design=design)

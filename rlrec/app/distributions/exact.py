@@ -35,8 +35,7 @@ if TYPE_CHECKING:
     from rlrec.app.distributions.trained import TrainedModel
     from rlrec.policy.beliefs.solving import ArmMoments, StatedTerms
     from rlrec.policy.beliefs.spend import Spend
-    from rlrec.policy.contexts.contextual import ContextualPolicy
-    from rlrec.policy.contexts.encoder import Encoded
+    from rlrec.policy.contexts.encoder import ContextualPolicy, Encoded
     from rlrec.policy.kinds.fixed import Scored, TeamDraft
     from rlrec.policy.kinds.two_stage import TwoStage
     from rlrec.policy.slates.interleaving import Ranker

@@ -35,7 +35,7 @@ from rlrec.app.log import reward_log
 from rlrec.arrays import Ids
 from rlrec.errors import CheckFailed, InputError
 from rlrec.ope.checks.reasons import VERDICTS
-from rlrec.policy.contexts.contextual import Design
+from rlrec.policy.contexts.encoder import Design
 from rlrec.records import Reward, Version
 from rlrec.store import Store, Unit
 from rlrec.store.database import bulk

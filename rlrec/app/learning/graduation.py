@@ -16,8 +16,7 @@ from rlrec.app.log import stored_contexts
 from rlrec.arrays import Array, Ids, Index
 from rlrec.errors import InputError
 from rlrec.policy.beliefs.base import Policy
-from rlrec.policy.contexts.contextual import Design
-from rlrec.policy.contexts.encoder import Encoder
+from rlrec.policy.contexts.encoder import Design, Encoder
 from rlrec.policy.gradients import imitation
 from rlrec.policy.gradients.gradient import MEMORY, Gradient, State
 from rlrec.policy.gradients.reinforce import LoggedSlates

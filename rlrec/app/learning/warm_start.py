@@ -20,8 +20,7 @@ from rlrec.errors import InputError
 from rlrec.policy import is_contextual
 from rlrec.policy.beliefs.solving import LARGEST
 from rlrec.policy.contexts import marginal
-from rlrec.policy.contexts.contextual import Design
-from rlrec.policy.contexts.encoder import Encoder, EncoderFit
+from rlrec.policy.contexts.encoder import Design, Encoder, EncoderFit
 from rlrec.policy.contexts.features import Sparse
 from rlrec.policy.contexts.fields import WIDEST
 from rlrec.policy.contexts.marginal import Anchor

@@ -23,7 +23,7 @@ from rlrec.policy import is_contextual
 from rlrec.policy.beliefs import means
 from rlrec.policy.beliefs.base import PRICE, Belief, Examined, Policy
 from rlrec.policy.beliefs.statistics import CONTEXT
-from rlrec.policy.contexts.contextual import ContextualPolicy
+from rlrec.policy.contexts.encoder import ContextualPolicy
 from rlrec.policy.slates import slate
 from rlrec.policy.slates.rules import RuledScores
 from rlrec.records import Arm, Version

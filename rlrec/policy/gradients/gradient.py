@@ -12,8 +12,7 @@ import numpy as np
 from rlrec.arrays import Array, Ids, Index, look_up, run_starts
 from rlrec.errors import InputError
 from rlrec.policy.beliefs.base import Belief, Examined, bounded, unchecked_copy
-from rlrec.policy.contexts.contextual import ContextualPolicy
-from rlrec.policy.contexts.encoder import Encoded
+from rlrec.policy.contexts.encoder import ContextualPolicy, Encoded
 from rlrec.policy.contexts.features import Sparse
 from rlrec.policy.scores.scores import Scores
 
@@ -98,8 +97,8 @@ class Gradient(ContextualPolicy, Examined):
         if self.is_sparse and self.model == BILINEAR:
             columns, hint = self.design.context.width, f"use model {LINEAR}, or hash into fewer columns"
             raise InputError(f"model is {self.model!r}, and contexts have {columns} columns", hint=hint)
-        features = Counter(self.features)
-        if taken_names := [name for name in self._context_names if features[name] > 1]:
+        counts: Counter[str] = Counter(self.features)
+        if taken_names := [name for name in self._context_names if counts[name] > 1]:
             message = f"a feature of contexts is named {taken_names[0]!r}, as a weight of every session is"
             raise InputError(message, hint="rename the field")
 

@@ -16,8 +16,7 @@ from rlrec.policy.beliefs.base import Belief, Learner, bounded, check_number
 from rlrec.policy.beliefs.solving import ArmMoments, pack_each, packed_width
 from rlrec.policy.beliefs.statistics import CONTEXT, SlotColumns, count_slots
 from rlrec.policy.contexts import marginal
-from rlrec.policy.contexts.contextual import ContextualPolicy
-from rlrec.policy.contexts.encoder import Encoded
+from rlrec.policy.contexts.encoder import ContextualPolicy, Encoded
 from rlrec.policy.scores.families.correlated import Correlated
 from rlrec.policy.scores.families.gaussian import Gaussian
 from rlrec.policy.scores.families.gumbel import Gumbel

@@ -12,7 +12,7 @@ from rlrec.policy.beliefs.statistics import CONTEXT, SlotColumns
 
 if TYPE_CHECKING:
     from rlrec.arrays import Array
-    from rlrec.policy.contexts.contextual import Design
+    from rlrec.policy.contexts.encoder import Design
     from rlrec.policy.kinds.linear import LogisticThompson
     from rlrec.policy.scores.scores import Scores
 
@@ -48,7 +48,7 @@ class PlackettLuce(BetaLearner):
         if self.model not in (ARM, FEATURES):
             raise InputError(f"model is {self.model!r}", hint=f"it is {ARM} or {FEATURES}")
         if self.contextual:
-            from rlrec.policy.contexts.contextual import Design
+            from rlrec.policy.contexts.encoder import Design
 
             object.__setattr__(self, "design", self.design or Design())
             _ = self._logistic  # refuses more features than a model holds

@@ -15,7 +15,7 @@ from rlrec.records import Reward
 
 if TYPE_CHECKING:
     from rlrec.arrays import Array, Words
-    from rlrec.policy.contexts.contextual import Design
+    from rlrec.policy.contexts.encoder import Design
     from rlrec.policy.scores.scores import Scores
 
 SHARED = ("discount", "window", "position")  # parameters of the policy, which each stage that has them shares
@@ -63,7 +63,7 @@ class TwoStage(Policy):
         check_number("window", self.window)
         _ = self.forgetting, self.stages  # refuses what cannot be
         if self.contextual and not self.design:
-            from rlrec.policy.contexts.contextual import Design
+            from rlrec.policy.contexts.encoder import Design
 
             object.__setattr__(self, "design", Design())
 

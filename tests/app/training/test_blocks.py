@@ -11,8 +11,7 @@ from rlrec.app.training import blocks as blocking
 from rlrec.app.training.ascent import group_slates, pack_mask, unpack_mask
 from rlrec.app.training.blocks import blocks
 from rlrec.app.training.dataset import ArrayFile, Catalogue, EligibleSet, VisitRows
-from rlrec.policy.contexts.contextual import Design
-from rlrec.policy.contexts.encoder import Encoder
+from rlrec.policy.contexts.encoder import Design, Encoder
 from rlrec.policy.gradients import reinforce
 from rlrec.policy.gradients.gradient import Gradient
 from rlrec.policy.gradients.reinforce import GradientSums, Objective

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from rlrec.arrays import Array
-from rlrec.policy.contexts.contextual import Design
-from rlrec.policy.contexts.encoder import Encoder
+from rlrec.policy.contexts.encoder import Design, Encoder
 from rlrec.policy.contexts.fields import Vector
 from rlrec.policy.gradients import reinforce, returns
 from rlrec.policy.gradients.gradient import Gradient, Parameters

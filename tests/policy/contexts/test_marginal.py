@@ -11,8 +11,7 @@ from rlrec import policy as kinds
 from rlrec.errors import InputError
 from rlrec.policy.beliefs.base import Belief
 from rlrec.policy.contexts import marginal
-from rlrec.policy.contexts.contextual import Design
-from rlrec.policy.contexts.encoder import Encoder
+from rlrec.policy.contexts.encoder import Design, Encoder
 from rlrec.policy.contexts.features import merge
 from rlrec.policy.contexts.marginal import Anchor
 from rlrec.policy.kinds.linear import Linear, Softmax, inverse_gaps

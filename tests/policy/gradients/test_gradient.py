@@ -10,8 +10,7 @@ from scipy.special import chdtrc
 
 from rlrec.arrays import Array, Ids, Index
 from rlrec.policy.beliefs.base import Belief
-from rlrec.policy.contexts.contextual import Design
-from rlrec.policy.contexts.encoder import Encoder
+from rlrec.policy.contexts.encoder import Design, Encoder
 from rlrec.policy.contexts.fields import Number
 from rlrec.policy.gradients import history
 from rlrec.policy.gradients.gradient import BILINEAR, Gradient, Parameters, State, by_row

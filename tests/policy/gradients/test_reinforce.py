@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from rlrec.arrays import Array, Index
-from rlrec.policy.contexts.contextual import Design
-from rlrec.policy.contexts.encoder import Encoder
+from rlrec.policy.contexts.encoder import Design, Encoder
 from rlrec.policy.contexts.fields import Number, Vector
 from rlrec.policy.gradients import reinforce, returns
 from rlrec.policy.gradients.gradient import BILINEAR, Gradient, Parameters, State

@@ -15,8 +15,7 @@ from rlrec.errors import InputError
 from rlrec.policy.beliefs import solving
 from rlrec.policy.beliefs.base import Belief
 from rlrec.policy.beliefs.statistics import SlotColumns
-from rlrec.policy.contexts.contextual import Design
-from rlrec.policy.contexts.encoder import Encoder
+from rlrec.policy.contexts.encoder import Design, Encoder
 from rlrec.policy.kinds.linear import inverse_gaps
 from rlrec.policy.slates import slate
 
