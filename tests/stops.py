@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import resource
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.process import BaseProcess
+
+from tests import PATIENCE_S
 
 
 def cpu_of_children() -> float:
@@ -20,3 +23,11 @@ def wait_for_work(process: BaseProcess, cpu_s: float) -> None:
     with suppress(OSError):  # it has ended
         while process.is_alive() and time.clock_gettime(~process.pid << 3 | 2) < cpu_s:
             time.sleep(0.001)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Return once something holds."""
+    end = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)

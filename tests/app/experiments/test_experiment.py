@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -19,27 +19,7 @@ from rlrec.app.setup.init import init
 from rlrec.errors import InputError
 from rlrec.store import Store
 from rlrec.store.policies import arms, beliefs, experiments, policies
-
-Clocked = Callable[[float], Store]
-START, MINUTE = 1_767_225_600_000_000, 60_000_000
-
-
-@pytest.fixture
-def at(db: str) -> Iterator[Clocked]:
-    """A store whose clock stands so many minutes after the start."""
-    opened = []
-
-    def store(minutes: float) -> Store:
-        opened.append(Store(db, now=START + round(minutes * MINUTE), notice=lambda line: None))
-        return opened[-1]
-
-    first = store(0)
-    first.write(lambda unit: arms.put(unit, dict.fromkeys(("a", "b", "c"), "{}")))
-    policy.create(first, policy.Request(name="ts", kind="thompson", parameters={"floor": "0.1"}))
-    policy.create(first, policy.Request(name="u", kind="uniform"))
-    yield store
-    for item in opened:
-        item.close()
+from tests.app.conftest import MINUTE, START, Clocked
 
 
 def ask(store: Store, session: str, **wanted: Any) -> Any:

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from typing import Any
 
@@ -10,36 +10,15 @@ import pytest
 
 from rlrec.app.experiments import ending, experiment, route
 from rlrec.app.experiments.experiment import VariantSpec
-from rlrec.app.policies import policy
 from rlrec.app.requests import recommend, user
 from rlrec.app.serving.planned_requests import plan_group
 from rlrec.app.upkeep import doctor
 from rlrec.errors import InputError
 from rlrec.store import Store
-from rlrec.store.policies import arms, experiments
+from rlrec.store.policies import experiments
+from tests.app.conftest import Clocked
 from tests.app.workers import draws_new_users, together, users_of_experiment
 from tests.conftest import ON_BOTH
-
-Clocked = Callable[[int], Store]
-START, MINUTE = 1_767_225_600_000_000, 60_000_000
-
-
-@pytest.fixture
-def at(db: str) -> Iterator[Clocked]:
-    """A store whose clock stands so many minutes after the start."""
-    opened = []
-
-    def store(minutes: int) -> Store:
-        opened.append(Store(db, now=START + minutes * MINUTE, notice=lambda line: None))
-        return opened[-1]
-
-    first = store(0)
-    first.write(lambda unit: arms.put(unit, dict.fromkeys(("a", "b", "c"), "{}")))
-    policy.create(first, policy.Request(name="ts", kind="thompson", parameters={"floor": "0.1"}))
-    policy.create(first, policy.Request(name="u", kind="uniform"))
-    yield store
-    for item in opened:
-        item.close()
 
 
 def split(store: Store, *, b: float = 1.0, name: str = "ab", **options: Any) -> None:

@@ -27,6 +27,7 @@ from rlrec.errors import Conflict, InputError
 from rlrec.store import Store
 from tests.app.imports.test_foreign_logs import cb
 from tests.conftest import ON_BOTH, Run
+from tests.stops import until
 
 Process = get_context("fork").Process
 PATIENCE_S = 60
@@ -275,13 +276,6 @@ def test_a_stream_is_taken_in_to_its_end(store: Store, path: Path) -> None:
 
 
 FOLLOW = ("--layout", "jsonl", "--policy", "shop", "--follow", "--poll", "10ms", "--json")
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def _has(store: Store, count: int) -> bool:

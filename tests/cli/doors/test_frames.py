@@ -4,27 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
 
-import rlrec
 from rlrec.api import Recommender
 from rlrec.cli.doors.frames import record, records
-from tests.cli.doors.test_calls import CLOCK, store_file
+from tests.cli.doors.test_calls import store, store_file
 
-__all__ = ["store_file"]
+__all__ = ["store", "store_file"]
 ROWS = [
     {"name": "a", "value": 1, "note": None, "tags": ["x"], "params": {"n": 1}, "mixed": 1, "large": 2**64 - 1},
     {"name": "b", "value": 0.5, "note": None, "tags": [], "params": {"m": [1]}, "mixed": "y", "large": -1},
 ]
-
-
-@pytest.fixture
-def store(store_file: str) -> Iterator[Recommender]:
-    with rlrec.open(store_file, now=CLOCK, notice=lambda _: None) as opened:
-        yield opened
 
 
 def test_keys_are_attributes_at_every_depth() -> None:

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from rlrec.store import Store
-from tests.app.shop import START, dump
+from tests.cli.conftest import Rows
 from tests.conftest import ON_BOTH, PATIENCE_S, CommandResult, Run, _create, runner, store_after
 
 NOW = "2027-01-15T08:00:00Z"  # START
@@ -38,18 +38,6 @@ def stocked(db: str) -> None:
 shop = store_after(stocked)
 
 
-@pytest.fixture
-def rows(db: str) -> Callable[[], dict[str, list[Any]]]:
-    """The whole store of this test."""
-
-    def read() -> dict[str, list[Any]]:
-        with closing(Store(db)) as store:
-            store.now = START + 3_600_000_000
-            return dump(store)
-
-    return read
-
-
 def refuses(result: CommandResult, code: int, *words: str) -> None:
     """One line of error, nothing else, and no traceback."""
     assert result.exit_code == code, result
@@ -59,8 +47,6 @@ def refuses(result: CommandResult, code: int, *words: str) -> None:
     assert not any(word in result.stderr for word in ("Traceback", "unexpected", "sqlalchemy", "psycopg"))
     assert all(word in result.stderr for word in words), result.stderr
 
-
-Rows = Callable[[], dict[str, list[Any]]]
 
 # -- one command --
 

@@ -2,32 +2,14 @@
 
 from __future__ import annotations
 
-from itertools import permutations
-
 import numpy as np
 import pytest
 
 from rlrec.arrays import Array, Ids
 from rlrec.ope.sums.exposures import BASELINE_COLUMNS, ExposureRegression, Exposures, std_errors
+from tests.ope.pages import EFFECT, EXAMINATION, SLATES, chances, looks
 
-EFFECT = np.array([-0.3, -0.1, 0.0, 0.1, 0.25])
-EXAMINATION = np.array([1.0, 0.5])
-SLATES = np.array(list(permutations(range(5), 2)))
 STRENGTH = np.array([5.0, 4.0, 3.0, 2.0, 1.0])  # of a Plackett-Luce logger
-
-
-def chances(strength: Array) -> Array:
-    """The probability of each of SLATES."""
-    first, second = strength[SLATES].T
-    return np.asarray(first / strength.sum() * second / (strength.sum() - first))
-
-
-def looks(slates: Ids, arms: int = 5) -> Array:
-    """How often each arm is looked at on each page, (n, arms)."""
-    shown = np.zeros((len(slates), arms))
-    for position, column in enumerate(slates.T):
-        shown[np.arange(len(slates)), column] += EXAMINATION[position]
-    return shown
 
 
 def regression(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -11,25 +10,9 @@ import pytest
 from rlrec.arrays import Array, Ids
 from rlrec.ope.units.effects import EffectBatch, EffectFold, Effects
 from rlrec.ope.units.estimate import Estimate, FinishOptions
+from tests.ope.pages import EFFECT, EXAMINATION, SLATES, chances, looks
 
-EFFECT = np.array([-0.3, -0.1, 0.0, 0.1, 0.25])
-EXAMINATION = np.array([1.0, 0.5])
-SLATES = np.array(list(permutations(range(5), 2)))
 LOGGER, TARGET = np.array([5.0, 4.0, 3.0, 2.0, 1.0]), np.array([1.0, 1.0, 2.0, 3.0, 9.0])  # strengths of Plackett-Luce
-
-
-def chances(strength: Array) -> Array:
-    """The probability of each of SLATES."""
-    first, second = strength[SLATES].T
-    return np.asarray(first / strength.sum() * second / (strength.sum() - first))
-
-
-def looks(slates: Ids) -> Array:
-    """How often each arm is looked at on each page, (n, 5)."""
-    shown = np.zeros((len(slates), 5))
-    for position, arms in enumerate(slates.T):
-        shown[np.arange(len(slates)), arms] += EXAMINATION[position]
-    return shown
 
 
 def batch(slates: Ids, earned: Array, logger: Array, target: Array, **columns: Any) -> EffectBatch:

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from rlrec.app.audit.draws import propensities
-from rlrec.app.upkeep.doctor import Report, Request, doctor
 from rlrec.store import Store
 from tests.app.learned import trained
 from tests.app.shop import done
+from tests.app.upkeep.test_doctor import audit, errors
 from tests.conftest import ON_BOTH, filled, runner
 from tests.policy import histories
 
@@ -68,15 +68,6 @@ def grown(db: str) -> None:
 def served(sqlite_db: str) -> str:
     filled(sqlite_db, grown)
     return sqlite_db
-
-
-def audit(db: str) -> Report:
-    with closing(Store(db)) as store:
-        return doctor(store, Request())
-
-
-def errors(report: Report) -> set[tuple[str, str]]:
-    return {(finding.check, finding.subject) for finding in report.findings if finding.severity == "error"}
 
 
 def change(db: str, statement: str, *values: Any) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,21 +12,15 @@ import numpy as np
 import pytest
 
 from rlrec import ope
-from rlrec.app.judging import evaluate
-from rlrec.store import Store
 from tests.app import logs
+from tests.app.judging.test_evaluate import estimates
 from tests.conftest import ON_BOTH, filled, runner
 
 SAMPLE = Path(__file__).parents[4] / "sample_data"
 NAMES = [f"a{number}" for number in range(6)]
 
 
-def judged(db: str, *targets: str, **options: Any) -> list[dict[str, Any]]:
-    with closing(Store(db)) as store:
-        return [row.record for row in evaluate.evaluate(store, evaluate.Request(targets=targets, **options))]
-
-
-judged_once = cache(judged)
+judged_once = cache(estimates)
 """Of a store that no test changes: the figures that those of several others are compared with."""
 
 
@@ -74,9 +67,9 @@ def backward(db: str) -> str:
 @pytest.mark.slow
 def test_a_target_apart_has_the_figures_of_a_request_of_its_own(obd: str) -> None:
     options = {"estimators": "snips,dr", "cluster": "session"}
-    together = judged(obd, "ts", "uniform", apart=["uniform"], **options)
-    assert together == [row for name in ("ts", "uniform") for row in judged(obd, name, **options)]
-    assert together != judged(obd, "ts", "uniform", **options)
+    together = estimates(obd, "ts", "uniform", apart=["uniform"], **options)
+    assert together == [row for name in ("ts", "uniform") for row in estimates(obd, name, **options)]
+    assert together != estimates(obd, "ts", "uniform", **options)
 
 
 @ON_BOTH
@@ -84,7 +77,7 @@ def test_a_target_apart_has_the_figures_of_a_request_of_its_own(obd: str) -> Non
 @pytest.mark.parametrize("cluster", [None, "row"])
 def test_a_reversed_log_gives_the_same_figures(obd: str, backward: str, cluster: str | None) -> None:
     options = {"estimators": "impression", "cluster": cluster}
-    check_equal(judged_once(obd, "ts", "uniform", **options), judged(backward, "ts", "uniform", **options))
+    check_equal(judged_once(obd, "ts", "uniform", **options), estimates(backward, "ts", "uniform", **options))
 
 
 # -- a log with users, visits of several pages, and slates --
@@ -137,7 +130,7 @@ def test_shuffled_sessions_give_the_same_figures(
     forward: str, shuffled: str, target: str, options: dict[str, str]
 ) -> None:
     requests = {"estimators": "all", "gamma": 0.9, **options}
-    check_equal(judged_once(forward, target, **requests), judged(shuffled, target, **requests))
+    check_equal(judged_once(forward, target, **requests), estimates(shuffled, target, **requests))
 
 
 @ON_BOTH
@@ -145,9 +138,9 @@ def test_shuffled_sessions_give_the_same_figures(
 @pytest.mark.parametrize("samples", [0, 50])
 def test_samples_of_decisions_follow_digests(forward: str, shuffled: str, samples: int) -> None:
     options = {"estimators": "ips,dr,sips,iips", "target_samples": samples}
-    check_equal(judged_once(forward, "shared", **options), judged(shuffled, "shared", **options))
+    check_equal(judged_once(forward, "shared", **options), estimates(shuffled, "shared", **options))
 
 
 @pytest.mark.slow
 def test_the_log_has_every_estimator(forward: str) -> None:
-    assert [row["estimator"] for row in judged(forward, "uniform", estimators="all")] == list(ope.GROUPS["all"])
+    assert [row["estimator"] for row in estimates(forward, "uniform", estimators="all")] == list(ope.GROUPS["all"])

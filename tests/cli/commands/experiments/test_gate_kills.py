@@ -7,7 +7,6 @@ import os
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -23,6 +22,7 @@ from tests.app.visitors import LATER, opened, serve
 from tests.cli.commands.experiments.test_route_gate import LATER as CENTURY
 from tests.cli.commands.experiments.test_route_gate import prepared
 from tests.conftest import ON_BOTH, PATIENCE_S, Run, filled, store_after
+from tests.stops import until
 
 pytestmark = [pytest.mark.slow, ON_BOTH]
 SET = ("--allow-future", "--now", CENTURY, "route", "set", "home", "--require", "if-better", "--json", "--to")
@@ -70,13 +70,6 @@ def process(db: str, *words: str, **env: str) -> Iterator[subprocess.Popen[bytes
             yield child
         finally:
             child.kill()
-
-
-def until(happens: Callable[[], bool], *, pause_s: float = 0.005) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while not happens():
-        assert time.monotonic() < end
-        time.sleep(pause_s)
 
 
 def killed_before_commit(db: str, *words: str) -> bytes:

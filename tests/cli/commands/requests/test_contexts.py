@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rlrec.store import Store
-from tests.app.shop import START, dump
+from tests.cli.conftest import Rows
 from tests.cli.program.test_bad_input import refuses
 from tests.conftest import CommandResult, Run, runner, store_after
 
@@ -28,7 +26,6 @@ READ = {
     },
     "arm": {"fields": {"price": "number", "hot": "flag"}},
 }
-Rows = Callable[[], dict[str, list[Any]]]
 
 
 @pytest.fixture
@@ -58,16 +55,6 @@ def stocked(db: str) -> None:
 
 # Two arms, `own` with a model per arm, `all` with a shared one, and one decision of each.
 shop = store_after(stocked)
-
-
-@pytest.fixture
-def rows(sqlite_db: str) -> Rows:
-    def read() -> dict[str, list[Any]]:
-        with closing(Store(sqlite_db)) as store:
-            store.now = START + 3_600_000_000
-            return dump(store)
-
-    return read
 
 
 # -- contexts --
