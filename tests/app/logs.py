@@ -48,6 +48,12 @@ def create(db: str, name: str, kind: str, *, minutes: float = 0, **parameters: s
         policy.create(store, policy.Request(name=name, kind=kind, parameters=parameters))
 
 
+def begin(db: str, number: int, name: str, kind: str, **parameters: str) -> None:
+    """A catalogue, and the first policy over it."""
+    catalogue(db, number)
+    create(db, name, kind, **parameters)
+
+
 def serve(
     db: str,
     name: str,

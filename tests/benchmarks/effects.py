@@ -177,8 +177,7 @@ def stored(setting: Setting) -> float:
     for seed in range(number):
         shop = Lite(setting)
         tell(shop, "init")
-        logs.catalogue(shop.db, len(NOW))
-        logs.create(shop.db, "log", "thompson", floor="0.2")
+        logs.begin(shop.db, len(NOW), "log", "thompson", floor="0.2")
         logs.serve(shop.db, "log", pages=STORED_PAGES, group=50, together=2, rates=rates.tolist(), size=2, users=200,
                    curve=EXAMINATION.tolist(), seed=seed)  # fmt: skip
         with closing(logs.at(shop.db, 1e5)) as store:

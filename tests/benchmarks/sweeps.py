@@ -80,8 +80,7 @@ def _logged(setting: Setting, rates: Array, seed: int, *, groups: int = GROUPS, 
     path = str(setting.path(".db"))
     with closing(Store(path)) as store:
         init.init(store)
-    logs.catalogue(path, rates.shape[1])
-    logs.create(path, "log", "thompson", floor="0.3")
+    logs.begin(path, rates.shape[1], "log", "thompson", floor="0.3")
     by_page = rates[np.arange(PAGES) % len(rates)]
     logs.serve(path, "log", pages=PAGES, rates=by_page, contexts=contexts, seed=seed, group=PAGES // groups, together=1)
     return path

@@ -41,8 +41,7 @@ def served(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> s
 
 
 def serve(db: str) -> None:
-    logs.catalogue(db, 5)
-    logs.create(db, "log", "thompson", floor="0.2")
+    logs.begin(db, 5, "log", "thompson", floor="0.2")
     contexts = [{"hour": hour} for hour in range(3)]
     logs.serve(db, "log", pages=400, rates=(0.1, 0.2, 0.3, 0.4, 0.5), size=2, users=60, contexts=contexts)
 

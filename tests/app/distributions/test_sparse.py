@@ -167,8 +167,7 @@ def trained(db: str, name: str, features: dict[str, Any], **options: Any) -> dic
 def test_sparse_contexts_train_what_dense_ones_do(sqlite_db: str) -> None:
     """The same words as columns of their own: only signs of hashed columns differ, and what rounding leaves."""
     db, words = sqlite_db, VOCABULARY[:100]
-    logs.catalogue(db, len(RATES))
-    logs.create(db, "log", "uniform")
+    logs.begin(db, len(RATES), "log", "uniform")
     contexts = [{"words": [word for word in each["words"] if word in words]} for each in sentences(600, seed=4)]
     logs.serve(db, "log", pages=600, rates=RATES, contexts=contexts)
     trained(db, "dense", {"context": {"fields": {"words": {"list": words}}}}, epochs=2)
@@ -184,8 +183,7 @@ def test_sparse_contexts_train_what_dense_ones_do(sqlite_db: str) -> None:
 @pytest.mark.parametrize("options", [{"weights": "slate"}, {"weights": "slot"}, {"top_k": 2}])
 def test_pages_with_sparse_contexts_are_trained_and_served(sqlite_db: str, options: dict[str, Any]) -> None:
     db = sqlite_db
-    logs.catalogue(db, len(RATES))
-    logs.create(db, "log", "uniform")
+    logs.begin(db, len(RATES), "log", "uniform")
     logs.serve(db, "log", pages=400, rates=RATES, contexts=sentences(400, seed=4), size=2, together=1)
     assert trained(db, "learner", FEATURES, epochs=2, **options)["trained"]
     logs.serve(db, "learner", pages=20, rates=RATES, contexts=sentences(20, seed=5), size=2, start=2e4)
@@ -195,8 +193,7 @@ def test_pages_with_sparse_contexts_are_trained_and_served(sqlite_db: str, optio
 
 @ON_BOTH
 def test_a_trained_version_is_served_shown_and_audited(db: str) -> None:
-    logs.catalogue(db, len(RATES))
-    logs.create(db, "log", "uniform")
+    logs.begin(db, len(RATES), "log", "uniform")
     logs.serve(db, "log", pages=300, rates=RATES, contexts=sentences(300, seed=4))
     first = trained(db, "learner", FEATURES, epochs=2)
     logs.serve(db, "learner", pages=40, rates=RATES, contexts=sentences(40, seed=5), start=2e4)
@@ -261,8 +258,7 @@ def test_a_whole_context_is_hashed(sqlite_db: str) -> None:
 
 def fitted(db: str, kind: str = "softmax", **parameters: str) -> None:
     """A policy that starts from a log of ten users, and goes on learning."""
-    logs.catalogue(db, len(RATES))
-    logs.create(db, "log", "uniform")
+    logs.begin(db, len(RATES), "log", "uniform")
     logs.serve(db, "log", pages=200, rates=RATES, contexts=sentences(200, seed=6), users=10)
     with closing(logs.at(db, 500)) as store:
         policy.create(store, policy.Request(

@@ -54,8 +54,7 @@ def test_evaluate_takes_sessions_for_people_where_it_is_said(
 
 
 def test_whoever_randomised_by_session_said_it(sqlite_db: str, run_sqlite: Run) -> None:
-    logs.catalogue(sqlite_db, 3)
-    logs.create(sqlite_db, "home", "uniform")
+    logs.begin(sqlite_db, 3, "home", "uniform")
     run_sqlite("experiment", "create", "ab", "--unit", "session", "--variant", "old=home", "--holdout-uniform", "20%")
     for n in range(20):
         run_sqlite(*SERVED, "recommend", "--experiment", "ab", "--session", f"s{n}")

@@ -49,8 +49,7 @@ def serve(db: str, *, pages: int = 400, seed: int = 1, start: float = 1.0) -> No
 
 
 def prepare_catalogue(db: str) -> None:
-    logs.catalogue(db, 5)
-    logs.create(db, "log", "thompson", floor="0.2")
+    logs.begin(db, 5, "log", "thompson", floor="0.2")
     logs.create(db, "lin", "lin-thompson", floor="0.1")
 
 
@@ -389,8 +388,7 @@ def test_a_folder_without_a_log_is_refused(sqlite_db: str, tmp_path: Path) -> No
 
 
 def test_the_command_counts(sqlite_db: str, tmp_path: Path) -> None:
-    logs.catalogue(sqlite_db, 2)
-    logs.create(sqlite_db, "log", "uniform")
+    logs.begin(sqlite_db, 2, "log", "uniform")
     logs.serve(sqlite_db, "log", pages=1, rates=(0.0, 0.0))
     run, words = runner(sqlite_db), ("export-log", str(tmp_path / "log"), "--layout", "parquet", "--json")
     assert run(*words).json == {"files": 2, "decisions": 1, "new": 1}

@@ -43,8 +43,7 @@ def texts(seed: int = 1) -> tuple[list[dict[str, Any]], Array]:
 
 def serve(db: str) -> None:
     contexts, rates = texts()
-    logs.catalogue(db, ARMS)
-    logs.create(db, "log", "uniform")
+    logs.begin(db, ARMS, "log", "uniform")
     logs.serve(db, "log", pages=TEXTS, rates=rates, contexts=contexts, together=1)
 
 

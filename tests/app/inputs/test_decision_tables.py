@@ -82,8 +82,7 @@ def write(path: Path, rows: Sequence[Row], header: str = "decision_id,arm,probab
 
 def logged(db: str) -> None:
     """Two loggers, one of which reads the context; a log of two months ago; requests have ids."""
-    logs.catalogue(db, 4)
-    logs.create(db, "log", "epsilon-greedy", epsilon="0.5")
+    logs.begin(db, 4, "log", "epsilon-greedy", epsilon="0.5")
     logs.create(db, "home", "thompson", floor="0.1")
     logs.serve(db, "log", pages=300, rates=RATES)
     logs.serve(db, "home", pages=100, rates=RATES, seed=2, start=5)
@@ -91,8 +90,7 @@ def logged(db: str) -> None:
 
 def paged(db: str) -> None:
     """Pages of two slots, and a target that reads the session."""
-    logs.catalogue(db, 4)
-    logs.create(db, "log", "uniform")
+    logs.begin(db, 4, "log", "uniform")
     logs.create(db, "home", "gradient")
     trained.version(db, "home", bias=[0.5, 0.0, -0.4, 0.2], last=0.0)
     logs.serve(db, "log", pages=200, rates=RATES, size=2, start=3.0)
@@ -112,8 +110,7 @@ class Exporting:
 
 def mixed_pages(db: str) -> None:
     """Pages of one and of three slots by two loggers, and a curve of their positions."""
-    logs.catalogue(db, 4)
-    logs.create(db, "log", "uniform")
+    logs.begin(db, 4, "log", "uniform")
     logs.create(db, "home", "thompson", floor="0.1")
     logs.create(db, "greedy", "epsilon-greedy", epsilon="0.2")
     logs.serve(db, "log", pages=200, rates=RATES, size=3, start=3.0, curve=(1.0, 0.7, 0.5))
@@ -123,8 +120,7 @@ def mixed_pages(db: str) -> None:
 
 def three_slots(db: str) -> None:
     """Pages of three slots."""
-    logs.catalogue(db, 4)
-    logs.create(db, "log", "uniform")
+    logs.begin(db, 4, "log", "uniform")
     logs.serve(db, "log", pages=200, rates=RATES, size=3)
 
 
@@ -192,8 +188,7 @@ def test_a_frame_of_any_library_is_a_table(sqlite_db: str) -> None:
 
 @ON_BOTH
 def test_requests_name_decisions(db: str, run: Run, tmp_path: Path) -> None:
-    logs.catalogue(db, 2)
-    logs.create(db, "log", "uniform")
+    logs.begin(db, 2, "log", "uniform")
     lines = [{"policy": "log", "request_id": f"r,{number}", "session": f"s{number}"} for number in range(60)]
     path = tmp_path / "requests.ndjson"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -142,8 +142,7 @@ def test_a_given_reward_model_is_all_that_dm_knows(obd: Any, tmp_path: Path) -> 
 
 
 def pages_of_three(db: str, pages: int) -> None:
-    logs.catalogue(db, 6)
-    logs.create(db, "log", "epsilon-greedy", epsilon="0.4")
+    logs.begin(db, 6, "log", "epsilon-greedy", epsilon="0.4")
     logs.serve(db, "log", pages=pages, rates=RATES, size=3, users=pages // 5)
 
 
@@ -270,8 +269,7 @@ def test_arms_that_no_decision_could_show_are_named(slates: Any) -> None:
 
 
 def test_a_logger_without_exploration_judges_nothing_else(db: str) -> None:
-    logs.catalogue(db, 4)
-    logs.create(db, "log", "ucb")
+    logs.begin(db, 4, "log", "ucb")
     logs.serve(db, "log", pages=400, rates=RATES, group=20)
     row = logs.estimate(db, "uniform", "snips")
     assert row["verdict"] == "insufficient"
@@ -300,8 +298,7 @@ def test_a_fixed_logger_leaves_out_the_arms_it_never_shows(
 @pytest.mark.slow
 def test_silence_counts_and_young_decisions_do_not(db: str) -> None:
     """A stream at 5 %, cut after 60 minutes. Seeded; the interval holds the truth in 95 of 100 seeds."""
-    logs.catalogue(db, 3)
-    logs.create(db, "log", "uniform")
+    logs.begin(db, 3, "log", "uniform")
     logs.serve(db, "log", pages=3_000, rates=[0.05] * 3, group=150, minutes=3)
     row = logs.estimate(db, "uniform", "snips", minutes=60.5)
     assert row["n"] == 10 * 150  # served up to minute 30.5
@@ -309,8 +306,7 @@ def test_silence_counts_and_young_decisions_do_not(db: str) -> None:
 
 
 def test_a_log_that_is_too_young_is_an_empty_one(db: str) -> None:
-    logs.catalogue(db, 3)
-    logs.create(db, "log", "uniform")
+    logs.begin(db, 3, "log", "uniform")
     with pytest.raises(InputError, match="empty log"):
         logs.judged(db, "uniform")
     logs.serve(db, "log", pages=10, rates=RATES)
@@ -320,8 +316,7 @@ def test_a_log_that_is_too_young_is_an_empty_one(db: str) -> None:
 
 
 def test_a_log_of_censored_pages_is_an_empty_one(db: str) -> None:
-    logs.catalogue(db, 3)
-    logs.create(db, "log", "uniform")
+    logs.begin(db, 3, "log", "uniform")
     logs.serve(db, "log", pages=10, rates=RATES)
     change(db, "UPDATE slot SET censored = 1 WHERE decision_id > 4")
     assert logs.estimate(db, "uniform", "ips")["n"] == 4
@@ -372,8 +367,7 @@ def multiply(db: str, times: int) -> None:
 
 @ON_BOTH
 def test_a_split_of_the_log_can_be_asked_for(db: str) -> None:
-    logs.catalogue(db, 3)
-    logs.create(db, "log", "uniform")
+    logs.begin(db, 3, "log", "uniform")
     logs.serve(db, "log", pages=400, rates=RATES)
     result = [logs.estimate(db, "uniform", "ips", log=f"split={name}")["n"] for name in ("train", "tune", "gate")]
     with closing(logs.at(db, 1e6)) as store, store.read() as unit:
@@ -384,8 +378,7 @@ def test_a_split_of_the_log_can_be_asked_for(db: str) -> None:
 
 @ON_BOTH
 def test_a_trained_version_is_not_in_sample_on_the_gate_split(db: str) -> None:
-    logs.catalogue(db, 3)
-    logs.create(db, "log", "uniform")
+    logs.begin(db, 3, "log", "uniform")
     logs.create(db, "home", "gradient")
     logs.serve(db, "log", pages=100, rates=RATES, start=3.0)
     trained.version(db, "home", bias=[0.1, 0, 0], minutes=200, selection={}, last_id=10**6, now=10**18, splits=[0, 1])
@@ -400,8 +393,7 @@ def test_a_trained_version_is_not_in_sample_on_the_gate_split(db: str) -> None:
 
 
 def test_a_policy_wins_over_a_built_in_of_its_name(db: str) -> None:
-    logs.catalogue(db, 3)
-    logs.create(db, "log", "uniform")
+    logs.begin(db, 3, "log", "uniform")
     logs.serve(db, "log", pages=200, rates=RATES)
     assert logs.estimate(db, "uniform", "ips")["version"] is None
     logs.create(db, "uniform", "epsilon-greedy", epsilon="0.2", minutes=2)
@@ -409,8 +401,7 @@ def test_a_policy_wins_over_a_built_in_of_its_name(db: str) -> None:
 
 
 def test_groups_of_arms_do_not_need_a_mean_weight_of_1(sqlite_db: str) -> None:
-    logs.catalogue(sqlite_db, 3)
-    logs.create(sqlite_db, "log", "uniform")
+    logs.begin(sqlite_db, 3, "log", "uniform")
     logs.create(sqlite_db, "home", "epsilon-greedy", epsilon="0.3")
     logs.serve(sqlite_db, "log", pages=300, rates=RATES)
     logs.serve(sqlite_db, "home", pages=300, rates=RATES, start=500.0)
@@ -442,8 +433,7 @@ def test_groups_of_arms_do_not_need_a_mean_weight_of_1(sqlite_db: str) -> None:
 def test_what_cannot_be_asked_is_refused_by_name(
     sqlite_db: str, options: dict[str, Any], result: str, hint: Any
 ) -> None:
-    logs.catalogue(sqlite_db, 3)
-    logs.create(sqlite_db, "log", "uniform")
+    logs.begin(sqlite_db, 3, "log", "uniform")
     logs.serve(sqlite_db, "log", pages=10, rates=RATES)
     with pytest.raises(InputError, match=result) as caught:
         logs.judged(sqlite_db, *options.pop("targets"), **options)
@@ -451,8 +441,7 @@ def test_what_cannot_be_asked_is_refused_by_name(
 
 
 def test_greedy_is_the_target_without_its_floor(sqlite_db: str) -> None:
-    logs.catalogue(sqlite_db, 3)
-    logs.create(sqlite_db, "log", "uniform")
+    logs.begin(sqlite_db, 3, "log", "uniform")
     logs.create(sqlite_db, "home", "epsilon-greedy", epsilon="0.5")
     logs.serve(sqlite_db, "log", pages=600, rates=RATES)
     served, greedy = (logs.estimate(sqlite_db, "home", "ips", greedy=greedy) for greedy in (False, True))

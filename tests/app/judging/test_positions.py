@@ -28,8 +28,7 @@ def fitted(db: str, name: str = "home", **options: Any) -> CurveAnswer:
 
 
 def served(db: str, kind: str = "thompson", *, pages: int = 3_000, **parameters: str) -> None:
-    logs.catalogue(db, len(RATES))
-    logs.create(db, "home", kind, **parameters)
+    logs.begin(db, len(RATES), "home", kind, **parameters)
     logs.serve(db, "home", pages=pages, rates=RATES, size=3, curve=CURVE, group=100)
 
 
@@ -91,8 +90,7 @@ def refused(db: str, **options: Any) -> RlrecError:
 @pytest.mark.slow
 def test_positions_that_vary_with_the_context_alone_are_refused(sqlite_db: str) -> None:
     """A ranker without noise."""
-    logs.catalogue(sqlite_db, 3)
-    logs.create(sqlite_db, "home", "ucb")
+    logs.begin(sqlite_db, 3, "home", "ucb")
     logs.serve(sqlite_db, "home", pages=200, rates=[0.9, 0.5, 0.1], size=3, curve=CURVE, group=5)
     error = refused(sqlite_db, log="since=2026-02-01T00:10:00Z")
     assert isinstance(error, CheckFailed)

@@ -28,8 +28,7 @@ PAGES = 1_000
 
 def logged(db: str, which: str, size: int = 1) -> None:
     """A log of a policy that learns and explores, in twenty groups, of visitors who come once."""
-    logs.catalogue(db, 4)
-    logs.create(db, "log", "thompson", floor="0.4")
+    logs.begin(db, 4, "log", "thompson", floor="0.4")
     rates = {"personal": PERSONAL, "plain": PLAIN}[which][np.arange(PAGES) % 8]
     logs.serve(db, "log", pages=PAGES, rates=rates, contexts=PLACES, size=size, group=PAGES // 20, together=1)
 
@@ -166,8 +165,7 @@ def test_a_log_in_many_partitions_has_the_same_answer(sqlite_db: str, monkeypatc
 
 
 def test_a_log_of_one_moment_cannot_teach_and_judge(sqlite_db: str) -> None:
-    logs.catalogue(sqlite_db, 4)
-    logs.create(sqlite_db, "log", "uniform")
+    logs.begin(sqlite_db, 4, "log", "uniform")
     logs.serve(sqlite_db, "log", pages=40, rates=[0.2] * 4)
     with pytest.raises(CheckFailed, match="40 decisions make no 10 stretches of time"):
         answered(sqlite_db, kinds="ucb")

@@ -19,8 +19,7 @@ RATES = (0.9, 0.1, 0.5)
 @pytest.fixture
 def log(sqlite_db: str) -> Any:
     """Three arms that 60 mature pages of `u` showed, and a fourth one that came later."""
-    logs.catalogue(sqlite_db, 3)
-    logs.create(sqlite_db, "u", "uniform")
+    logs.begin(sqlite_db, 3, "u", "uniform")
     logs.serve(sqlite_db, "u", pages=60, rates=RATES)
     with closing(logs.at(sqlite_db, 2)) as store:
         store.write(lambda unit: arms.put(unit, {"a3": "{}"}))
@@ -60,8 +59,7 @@ def test_an_arm_starts_from_its_mean_shrunk_to_that_of_all(log: Any) -> None:
 
 
 def test_an_arm_that_never_earned_is_not_impossible(sqlite_db: str) -> None:
-    logs.catalogue(sqlite_db, 2)
-    logs.create(sqlite_db, "u", "uniform")
+    logs.begin(sqlite_db, 2, "u", "uniform")
     logs.serve(sqlite_db, "u", pages=20, rates=(0.0, 0.0))
     make(sqlite_db, prior_from="")
     assert all(alpha > 0 and beta == pytest.approx(10) for alpha, beta in prior(sqlite_db)[0].values())

@@ -29,8 +29,7 @@ def gain(db: str, *sides: str) -> Gain:
 
 def test_the_error_of_simulated_pages_is_in_the_interval_of_a_gain(sqlite_db: str) -> None:
     """A posterior that arms share has no marginals in closed form below position 1."""
-    logs.catalogue(sqlite_db, 4)
-    logs.create(sqlite_db, "u", "uniform")
+    logs.begin(sqlite_db, 4, "u", "uniform")
     logs.create(sqlite_db, "v", "epsilon-greedy", epsilon="1")
     with closing(logs.at(sqlite_db, 0)) as store:
         shared = {"model": "shared", "samples": "50"}
@@ -49,8 +48,7 @@ def test_the_error_of_simulated_pages_is_in_the_interval_of_a_gain(sqlite_db: st
 
 def test_a_gate_answers_as_evaluate_does_with_the_same_reasons(sqlite_db: str, tmp_path: Path) -> None:
     """What the log or the model leaves in doubt a gate leaves in doubt; little data is in the interval."""
-    logs.catalogue(sqlite_db, 2)
-    logs.create(sqlite_db, "u", "uniform")
+    logs.begin(sqlite_db, 2, "u", "uniform")
     (tmp_path / "good.csv").write_text("arm,probability\na0,0.3\na1,0.7\n")
     logs.create(sqlite_db, "good", "fixed", probabilities=str(tmp_path / "good.csv"))
     logs.serve(sqlite_db, "u", pages=600, rates=(0.1, 0.9), users=300)

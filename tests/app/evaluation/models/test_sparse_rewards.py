@@ -30,8 +30,7 @@ def texts(number: int, *, seed: int = 1) -> list[dict[str, Any]]:
 
 
 def log(db: str, pages: int = 300) -> None:
-    logs.catalogue(db, len(RATES))
-    logs.create(db, "log", "uniform")
+    logs.begin(db, len(RATES), "log", "uniform")
     logs.serve(db, "log", pages=pages, rates=RATES, contexts=texts(pages), users=60)
 
 

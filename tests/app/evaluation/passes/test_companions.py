@@ -119,8 +119,7 @@ def test_a_folder_is_compared_with_what_its_store_was_given_since(sqlite_db: str
 
 
 def test_the_newest_decisions_of_a_folder_are_those_of_its_store(sqlite_db: str, tmp_path: Path) -> None:
-    logs.catalogue(sqlite_db, 3)
-    logs.create(sqlite_db, "first", "uniform")
+    logs.begin(sqlite_db, 3, "first", "uniform")
     logs.serve(sqlite_db, "first", pages=40, rates=np.array([0.6, 0.5, 0.4]), together=1)
     log = exported(sqlite_db, tmp_path)
 
@@ -135,8 +134,7 @@ def test_the_newest_decisions_of_a_folder_are_those_of_its_store(sqlite_db: str,
 @pytest.mark.parametrize("later", [1.0, 0.5])
 def test_a_log_is_compared_with_what_the_store_was_given_since(sqlite_db: str, later: float) -> None:
     """Visitors of another policy click half as often by now, or as they did; the log ends before."""
-    logs.catalogue(sqlite_db, 3)
-    logs.create(sqlite_db, "first", "uniform")
+    logs.begin(sqlite_db, 3, "first", "uniform")
     logs.create(sqlite_db, "second", "uniform")
     rates = np.array([0.6, 0.5, 0.4])
     logs.serve(sqlite_db, "first", pages=1_500, rates=rates, together=1)

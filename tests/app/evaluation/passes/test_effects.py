@@ -24,8 +24,7 @@ RATES = (0.1, 0.2, 0.3, 0.4, 0.5)
 
 def served(db: str) -> None:
     """Visits of three pages of two of five arms by a uniform policy, and the belief `other@2`."""
-    logs.catalogue(db, 5)
-    logs.create(db, "log", "uniform")
+    logs.begin(db, 5, "log", "uniform")
     logs.create(db, "other", "thompson", floor="0.2")
     options = {"rates": RATES, "size": 2, "users": 40, "curve": (1.0, 0.5)}
     logs.serve(db, "log", pages=300, group=60, together=3, **options)

@@ -88,8 +88,7 @@ def lines(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> tu
     """An exported log of slates for users, who come in sessions of two pages."""
     path = tmp_path_factory.mktemp("lines") / "served.db"
     path.write_bytes(sqlite_template.read_bytes())
-    logs.catalogue(str(path), len(NAMES))
-    logs.create(str(path), "ts", "thompson", floor="0.2")
+    logs.begin(str(path), len(NAMES), "ts", "thompson", floor="0.2")
     rates, contexts = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3), [{"hour": hour / 7} for hour in range(5)]
     logs.serve(str(path), "ts", pages=600, rates=rates, size=2, group=200, users=40, contexts=contexts)
     return tuple(runner(str(path))("export-log", "-").stdout.splitlines())

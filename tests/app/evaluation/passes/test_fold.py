@@ -35,8 +35,7 @@ def slates(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> s
     """A log of slates for users, one of whom comes back in several sessions."""
     path = tmp_path_factory.mktemp("fold") / "fold.db"
     path.write_bytes(sqlite_template.read_bytes())
-    logs.catalogue(str(path), 5)
-    logs.create(str(path), "log", "thompson", floor="0.2")
+    logs.begin(str(path), 5, "log", "thompson", floor="0.2")
     logs.create(str(path), "other", "epsilon-greedy", epsilon="0.3")
     contexts = [{"hour": hour} for hour in range(3)]
     logs.serve(str(path), "log", pages=300, rates=(0.1, 0.2, 0.3, 0.4, 0.5), size=2, users=30, contexts=contexts)
@@ -123,8 +122,7 @@ def test_folding_twice_gives_the_same(slates: str) -> None:
 def test_batches_are_cut_where_eligible_sets_are_large(
     sqlite_db: str, monkeypatch: pytest.MonkeyPatch, unit: str
 ) -> None:
-    logs.catalogue(sqlite_db, 3)
-    logs.create(sqlite_db, "log", "epsilon-greedy", epsilon="0.5")
+    logs.begin(sqlite_db, 3, "log", "epsilon-greedy", epsilon="0.5")
     for size in (3, 4, 5):  # each third of the log has an eligible set of its own
         with closing(logs.at(sqlite_db, size * 10)) as store:
             store.write(lambda unit, size=size: arms.put(unit, {f"a{size - 1}": "{}"}))

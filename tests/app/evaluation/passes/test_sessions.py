@@ -83,8 +83,7 @@ def test_a_page_is_weighed_as_a_whole(db: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_target_that_reads_the_session_is_weighed_in_its_states(db: str) -> None:
-    logs.catalogue(db, 3)
-    logs.create(db, "log", "uniform")
+    logs.begin(db, 3, "log", "uniform")
     logs.create(db, "home", "gradient", floor="0.1")
     trained.version(db, "home", bias=BIAS, last=LAST)
     logs.serve(db, "log", pages=60, rates=(0.2, 0.7, 0.5), start=3.0)
@@ -98,8 +97,7 @@ def test_a_target_that_reads_the_session_is_weighed_in_its_states(db: str) -> No
 
 
 def test_a_page_of_two_is_weighed_by_its_joint_probability_in_its_state(sqlite_db: str) -> None:
-    logs.catalogue(sqlite_db, 3)
-    logs.create(sqlite_db, "log", "uniform")
+    logs.begin(sqlite_db, 3, "log", "uniform")
     logs.create(sqlite_db, "home", "gradient")
     trained.version(sqlite_db, "home", bias=BIAS, last=LAST)
     logs.serve(sqlite_db, "log", pages=60, rates=(0.2, 0.7, 0.5), start=3.0, size=2)
@@ -115,8 +113,7 @@ def test_a_page_of_two_is_weighed_by_its_joint_probability_in_its_state(sqlite_d
 def test_a_target_with_samples_is_judged_by_those_of_each_decision(sqlite_db: str) -> None:
     """On the log that this very belief served, every weight is 1: pages are scored by the samples they were drawn
     from."""
-    logs.catalogue(sqlite_db, 3)
-    logs.create(sqlite_db, "lin", "lin-thompson", model="shared", samples="50")
+    logs.begin(sqlite_db, 3, "lin", "lin-thompson", model="shared", samples="50")
     logs.serve(sqlite_db, "lin", pages=20, rates=(0.2, 0.7, 0.5), size=2)
     with closing(logs.at(sqlite_db, 2)) as store:
         versions.freeze(store, "lin")
@@ -204,8 +201,7 @@ def test_what_cannot_be_asked_of_a_session_is_refused(
 
 @ON_BOTH
 def test_groups_are_those_where_a_session_begins(db: str, tmp_path: Path) -> None:
-    logs.catalogue(db, 2)
-    logs.create(db, "log", "uniform")
+    logs.begin(db, 2, "log", "uniform")
     logs.create(db, "other", "uniform")
     logs.serve(db, "log", pages=40, rates=RATES, contexts=[{"device": "phone"}, {"device": "tv"}])
     logs.serve(db, "other", pages=20, rates=RATES, start=3000)
@@ -220,8 +216,7 @@ def test_groups_are_those_where_a_session_begins(db: str, tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_clusters_are_users_where_they_are_known(sqlite_db: str) -> None:
-    logs.catalogue(sqlite_db, 2)
-    logs.create(sqlite_db, "log", "uniform")
+    logs.begin(sqlite_db, 2, "log", "uniform")
     logs.serve(sqlite_db, "log", pages=80, rates=RATES, users=10)
     by_user, by_session = (logs.estimate(sqlite_db, "uniform", "wdr", cluster=by) for by in (None, "session"))
     assert [(item["cluster"], item["clusters"]) for item in (by_user, by_session)] == [("user", 10), ("session", 40)]
@@ -241,8 +236,7 @@ def test_a_session_that_is_too_long_is_refused_unless_the_filter_leaves_it_out(
 
 
 def test_a_filter_that_cuts_sessions_leaves_them_out(sqlite_db: str) -> None:
-    logs.catalogue(sqlite_db, 2)
-    logs.create(sqlite_db, "log", "uniform")
+    logs.begin(sqlite_db, 2, "log", "uniform")
     with closing(logs.at(sqlite_db, 0)) as store:
         serve_visit(store, "cut", pages=1)
     with closing(logs.at(sqlite_db, 5)) as store:
@@ -261,8 +255,7 @@ def serve_visit(store: Store, name: str = "s", *, pages: int = 2) -> Any:
 
 
 def test_visits_wait_until_they_are_over_and_so_are_their_windows(db: str) -> None:
-    logs.catalogue(db, 2)
-    logs.create(db, "log", "uniform")
+    logs.begin(db, 2, "log", "uniform")
     with closing(logs.at(db, 0)) as store:
         serve_visit(store, "ended")
         sessions.end(store, "ended")
@@ -285,8 +278,7 @@ def test_a_censored_slot_leaves_its_session_out(db: str, tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_a_session_without_its_states_is_left_out_of_targets_that_read_them(sqlite_db: str) -> None:
-    logs.catalogue(sqlite_db, 3)
-    logs.create(sqlite_db, "log", "uniform")
+    logs.begin(sqlite_db, 3, "log", "uniform")
     logs.create(sqlite_db, "home", "gradient")
     logs.serve(sqlite_db, "log", pages=40, rates=(0.2, 0.7, 0.5), start=3.0)
     with closing(logs.at(sqlite_db, 5)) as store:
@@ -297,8 +289,7 @@ def test_a_session_without_its_states_is_left_out_of_targets_that_read_them(sqli
 
 
 def test_a_session_is_in_sample_only_in_a_split_that_taught(db: str) -> None:
-    logs.catalogue(db, 2)
-    logs.create(db, "log", "uniform")
+    logs.begin(db, 2, "log", "uniform")
     logs.create(db, "home", "gradient")
     logs.serve(db, "log", pages=100, rates=RATES, start=3.0)
     trained.version(db, "home", bias=[0.1, 0], minutes=200, selection={}, last_id=10**6, now=10**18, splits=[0, 1])
@@ -310,8 +301,7 @@ def test_a_session_is_in_sample_only_in_a_split_that_taught(db: str) -> None:
 
 
 def test_greedy_is_the_best_arm_of_every_state(sqlite_db: str) -> None:
-    logs.catalogue(sqlite_db, 3)
-    logs.create(sqlite_db, "log", "uniform")
+    logs.begin(sqlite_db, 3, "log", "uniform")
     logs.create(sqlite_db, "home", "gradient", floor="0.2")
     trained.version(sqlite_db, "home", bias=BIAS, last=LAST)
     logs.serve(sqlite_db, "log", pages=200, rates=(0.2, 0.7, 0.5), start=3.0)

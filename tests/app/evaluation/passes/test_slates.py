@@ -39,8 +39,7 @@ def curve(db: str, *examination: float) -> None:
 
 def served(db: str) -> None:
     """Pages of two of five arms, served by a policy that learns."""
-    logs.catalogue(db, 5)
-    logs.create(db, "log", "thompson", floor="0.2")
+    logs.begin(db, 5, "log", "thompson", floor="0.2")
     curve(db, 1.0, 0.5)
     logs.serve(db, "log", pages=200, rates=RATES, size=2, users=40, group=20, together=1)
 
@@ -82,8 +81,7 @@ def test_figures_are_those_of_the_stored_slots(pages: str) -> None:
 
 def test_the_policy_itself_has_weights_of_1(sqlite_db: str) -> None:
     """A frozen belief judged on its own pages: every probability of the target is the one that was logged."""
-    logs.catalogue(sqlite_db, 5)
-    logs.create(sqlite_db, "log", "thompson", floor="0.2")
+    logs.begin(sqlite_db, 5, "log", "thompson", floor="0.2")
     curve(sqlite_db, 1.0, 0.5)
     logs.serve(sqlite_db, "log", pages=60, rates=RATES, size=2, group=20)
     with closing(logs.at(sqlite_db, 100)) as store:
@@ -131,8 +129,7 @@ def test_a_target_that_reads_the_session_is_judged_by_position(pages: str) -> No
 
 
 def test_a_slate_of_one_slot_is_an_impression(sqlite_db: str) -> None:
-    logs.catalogue(sqlite_db, 5)
-    logs.create(sqlite_db, "log", "thompson", floor="0.2")
+    logs.begin(sqlite_db, 5, "log", "thompson", floor="0.2")
     logs.serve(sqlite_db, "log", pages=100, rates=RATES, group=20)
     ips, *others = logs.judged(sqlite_db, "uniform", estimators="ips,sips,iips,rips,pi,interpol")
     for row in others:
@@ -149,8 +146,7 @@ def test_pi_lists_the_slates_of_a_learning_logger(pages: str) -> None:
 
 
 def test_pi_refuses_slates_that_are_too_many(sqlite_db: str) -> None:
-    logs.catalogue(sqlite_db, 30)
-    logs.create(sqlite_db, "log", "thompson", floor="0.2")
+    logs.begin(sqlite_db, 30, "log", "thompson", floor="0.2")
     logs.create(sqlite_db, "even", "uniform")
     logs.serve(sqlite_db, "log", pages=40, rates=[0.3] * 30, size=4, group=20)
     logs.serve(sqlite_db, "even", pages=20, rates=[0.3] * 30, size=4, start=50)
@@ -230,8 +226,7 @@ def test_all_has_slates_where_pages_are_longer_than_one_slot(pages: str) -> None
 
 @pytest.mark.slow
 def test_all_has_no_slates_of_single_slots(sqlite_db: str) -> None:
-    logs.catalogue(sqlite_db, 3)
-    logs.create(sqlite_db, "log", "thompson", floor="0.2")
+    logs.begin(sqlite_db, 3, "log", "thompson", floor="0.2")
     logs.serve(sqlite_db, "log", pages=30, rates=RATES)
     assert {row["unit"] for row in logs.judged(sqlite_db, "uniform", estimators="all")} == {"impression", "session"}
 

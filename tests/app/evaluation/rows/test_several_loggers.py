@@ -265,8 +265,7 @@ def test_the_gate_of_training_weighs_loggers_as_evaluate_does(sqlite_db: str, tm
 
 @pytest.mark.slow
 def test_versions_that_tuning_visits_have_chosen_are_weighed_apart_where_they_choose_the_next(sqlite_db: str) -> None:
-    logs.catalogue(sqlite_db, 10)
-    logs.create(sqlite_db, "pg", "gradient")
+    logs.begin(sqlite_db, 10, "pg", "gradient")
     run = runner(sqlite_db)
     rates = [0.9, *[0.1] * 9]
     answers = list[dict[str, Any]]()
@@ -283,8 +282,7 @@ def test_versions_that_tuning_visits_have_chosen_are_weighed_apart_where_they_ch
 
 def test_two_loggers_at_different_levels_are_weak(sqlite_db: str) -> None:
     """The second one served visitors who click half as often: each says something else about the same target."""
-    logs.catalogue(sqlite_db, 3)
-    logs.create(sqlite_db, "first", "uniform")
+    logs.begin(sqlite_db, 3, "first", "uniform")
     logs.create(sqlite_db, "second", "uniform")
     for name, level, start in (("first", 1.0, 1), ("second", 0.5, 10)):
         logs.serve(sqlite_db, name, pages=1_000, rates=[0.6 * level, 0.5 * level, 0.4 * level], start=start)

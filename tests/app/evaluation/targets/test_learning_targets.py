@@ -21,8 +21,7 @@ PAGES, GROUPS = 800, 40
 
 def logged(db: str) -> None:
     """A log of Thompson sampling, in forty groups, a minute apart."""
-    logs.catalogue(db, len(RATES))
-    logs.create(db, "home", "thompson", floor="0.1")
+    logs.begin(db, len(RATES), "home", "thompson", floor="0.1")
     logs.serve(db, "home", pages=PAGES, rates=RATES, group=PAGES // GROUPS, together=1)
 
 
@@ -85,8 +84,7 @@ def test_a_start_from_the_same_log_is_refused(sqlite_db: str) -> None:
 
 
 def test_a_log_of_few_moments_is_too_short(sqlite_db: str) -> None:
-    logs.catalogue(sqlite_db, 3)
-    logs.create(sqlite_db, "home", "thompson")
+    logs.begin(sqlite_db, 3, "home", "thompson")
     logs.serve(sqlite_db, "home", pages=100, rates=RATES, group=20)
     with pytest.raises(CheckFailed, match="100 decisions make no 20 stretches of time"):
         logs.judged(sqlite_db, "home", estimators="cram")

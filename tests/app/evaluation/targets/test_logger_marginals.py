@@ -54,8 +54,7 @@ def at_position(slots: Columns, table: Array) -> Array:
     ],
 )
 def test_they_are_the_logged_ones_of_every_belief(sqlite_db: str, kind: str, parameters: dict[str, str]) -> None:
-    logs.catalogue(sqlite_db, 5)
-    logs.create(sqlite_db, "home", kind, **parameters)
+    logs.begin(sqlite_db, 5, "home", kind, **parameters)
     logs.serve(sqlite_db, "home", pages=30, rates=RATES, size=3, group=1)
     slots, table = derived(sqlite_db, positions=4)
     assert np.allclose(at_position(slots, table), slots["marginal"], rtol=1e-9, atol=1e-12)
@@ -67,8 +66,7 @@ def test_they_are_the_logged_ones_of_every_belief(sqlite_db: str, kind: str, par
 def test_passes_of_a_transaction_share_them(
     sqlite_db: str, kind: str, distributions: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    logs.catalogue(sqlite_db, 5)
-    logs.create(sqlite_db, "home", kind, floor="0.1")
+    logs.begin(sqlite_db, 5, "home", kind, floor="0.1")
     contexts = [{"x": 0.0}, {"x": 1.0}, {"x": 2.0}]
     logs.serve(sqlite_db, "home", pages=180, rates=RATES, size=3, group=6, contexts=contexts)
     reading = Reading(columns=log_rows.JUDGED, support=False, marginals=3)
@@ -90,8 +88,7 @@ def test_passes_of_a_transaction_share_them(
 
 
 def test_a_frozen_version_has_them_while_others_learn(db: str) -> None:
-    logs.catalogue(db, 5)
-    logs.create(db, "home", "thompson", floor="0.1")
+    logs.begin(db, 5, "home", "thompson", floor="0.1")
     logs.serve(db, "home", pages=20, rates=RATES, size=3, group=5)
     with closing(logs.at(db, 50)) as store:
         versions.freeze(store, "home")
@@ -103,8 +100,7 @@ def test_a_frozen_version_has_them_while_others_learn(db: str) -> None:
 
 
 def test_contextual_kinds_have_them_by_context(sqlite_db: str) -> None:
-    logs.catalogue(sqlite_db, 4)
-    logs.create(sqlite_db, "home", "lin-thompson", floor="0.1")
+    logs.begin(sqlite_db, 4, "home", "lin-thompson", floor="0.1")
     contexts = [{"x": 0.0}, {"x": 1.0}, {"x": 2.0}]
     logs.serve(sqlite_db, "home", pages=30, rates=RATES, size=2, group=4, contexts=contexts)
     slots, table = derived(sqlite_db, positions=2)
@@ -132,8 +128,7 @@ def test_an_imported_uniform_logger_has_them_in_closed_form(run_sqlite: Run, sql
 
 def test_they_sum_to_one_over_arms_at_every_position(sqlite_db: str) -> None:
     """All pages of 2 of 3 arms that one belief may draw: the marginals of the shown arms, each arm once."""
-    logs.catalogue(sqlite_db, 3)
-    logs.create(sqlite_db, "home", "thompson", floor="0.5")
+    logs.begin(sqlite_db, 3, "home", "thompson", floor="0.5")
     logs.serve(sqlite_db, "home", pages=40, rates=RATES, size=2, group=40)
     slots, table = derived(sqlite_db, positions=2)
     _, first = np.unique(slots["arm_id"], return_index=True)

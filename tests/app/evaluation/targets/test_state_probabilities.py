@@ -22,8 +22,7 @@ RATES = (0.2, 0.5, 0.8)
 
 def logged(db: str, *, size: int = 1, pages: int = 120) -> list[list[list[int]]]:
     """A uniform log of visits of two pages, and a target that bores: the places of the arms of each page of a visit."""
-    logs.catalogue(db, 3)
-    logs.create(db, "log", "uniform")
+    logs.begin(db, 3, "log", "uniform")
     logs.create(db, "home", "gradient")
     trained.version(db, "home", bias=BIAS, last=LAST)
     logs.serve(db, "log", pages=pages, rates=RATES, size=size, start=3.0)
@@ -112,8 +111,7 @@ def test_a_reward_model_is_averaged_over_what_the_state_makes_likely(sqlite_db: 
 
 
 def test_what_a_greedy_logger_never_shows_is_unsupported(sqlite_db: str) -> None:
-    logs.catalogue(sqlite_db, 3)
-    logs.create(sqlite_db, "log", "epsilon-greedy", epsilon="0")
+    logs.begin(sqlite_db, 3, "log", "epsilon-greedy", epsilon="0")
     logs.create(sqlite_db, "home", "gradient")
     logs.serve(sqlite_db, "log", pages=100, rates=(0.9, 0.1, 0.1), start=3.0, group=20)
     row = logs.estimate(sqlite_db, "home", "ips", interval="normal")
@@ -138,8 +136,7 @@ def test_on_its_own_log_every_weight_is_1(db: str) -> None:
 
 
 def test_a_logger_that_reads_the_session_says_itself_what_it_could_show(sqlite_db: str) -> None:
-    logs.catalogue(sqlite_db, 3)
-    logs.create(sqlite_db, "home", "gradient")
+    logs.begin(sqlite_db, 3, "home", "gradient")
     trained.version(sqlite_db, "home", bias=BIAS, last=LAST)
     logs.serve(sqlite_db, "home", pages=100, rates=RATES, start=3.0)
     same, other = logs.judged(sqlite_db, "home", "uniform", estimators="ips", interval="normal")

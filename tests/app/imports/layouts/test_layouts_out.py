@@ -27,8 +27,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def serve(db: str, *, size: int, users: int | None = 40) -> Run:
-    logs.catalogue(db, 5)
-    logs.create(db, "log", "thompson", floor="0.2")
+    logs.begin(db, 5, "log", "thompson", floor="0.2")
     logs.serve(
         db, "log", pages=300, rates=(0.1, 0.2, 0.3, 0.4, 0.5), size=size, users=users, contexts=CONTEXTS, group=50
     )  # fmt: skip

@@ -33,8 +33,7 @@ def log(sqlite_db: str) -> None:
 
 
 def logged(db: str) -> None:
-    logs.catalogue(db, 4)
-    logs.create(db, "home", "epsilon-greedy", epsilon="0.5")
+    logs.begin(db, 4, "home", "epsilon-greedy", epsilon="0.5")
     logs.serve(db, "home", pages=600, rates=(0.1, 0.2, 0.3, 0.4))
 
 
@@ -67,8 +66,7 @@ def test_repeated_lists_of_estimators_are_one(log: Any, run_sqlite: Run) -> None
 
 
 def test_a_table_tells_from_which_step_on_a_log_is_no_support(sqlite_db: str, run_sqlite: Run) -> None:
-    logs.catalogue(sqlite_db, 40)
-    logs.create(sqlite_db, "log", "uniform")
+    logs.begin(sqlite_db, 40, "log", "uniform")
     logs.create(sqlite_db, "home", "gradient")
     trained.version(sqlite_db, "home", bias=[9.0, *[0.0] * 39])
     logs.serve(sqlite_db, "log", pages=400, rates=[0.5] * 40, start=3.0)
