@@ -333,6 +333,13 @@ def runner(db: str) -> Run:
     return run
 
 
+def begin(run: Run, arms: Iterable[str], policy: str, kind: str, *words: object) -> None:
+    """A catalogue, and the first policy over it."""
+    arms_added = run("arm", "import", "-", stdin=[{"arm": arm} for arm in arms])
+    for result in (arms_added, run("policy", "create", policy, "--kind", kind, *words)):
+        assert result.exit_code == 0, result.stderr
+
+
 @pytest.fixture
 def run(db: str) -> Run:
     """Run a command on the store of this test, in this process."""

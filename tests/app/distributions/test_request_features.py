@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import ON_BOTH, Run
+from tests.conftest import ON_BOTH, Run, begin
 
 READ = {"context": {"fields": {"hour": "number"}}, "arm": {"fields": {"price": "number", "new": "flag"}}}
 PRICES: dict[str, dict[str, Any]] = {"a": {"price": 0}, "b": {"price": 3, "new": True}, "c": {"price": 1}}
@@ -147,8 +147,7 @@ def test_features_of_a_wrong_type_are_refused(run_sqlite: Run, features: dict[st
 
 def test_a_cap_counts_the_features_that_each_request_states(run_sqlite: Run) -> None:
     """Two requests of one group, with the same arms and rules: at most one new arm, and other ones are new."""
-    run_sqlite("arm", "import", "-", stdin=[{"arm": arm} for arm in "abc"])
-    run_sqlite("policy", "create", "any", "--kind", "uniform")
+    begin(run_sqlite, "abc", "any", "uniform")
     new = [{"a": {"new": True}, "b": {"new": True}}, {"b": {"new": True}, "c": {"new": True}}]
     lines = [
         {"session": f"s{n}", "policy": "any", "k": 2, "arms": stated(new[n % 2]), "page": {"most": {"new": 1}}}

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.conftest import Run, filled, runner
+from tests.conftest import Run, begin, filled, runner
 
 BAITS, ARMS = 8, 24
 CLICK = np.r_[np.linspace(0.5, 0.9, BAITS), np.linspace(0.2, 0.6, ARMS - BAITS)]
@@ -95,8 +95,7 @@ def test_a_log_that_shows_too_little_gives_no_definition(visits: Run) -> None:
 
 def test_few_arms_tell_no_weights(db: str) -> None:
     run = runner(db)
-    run("arm", "import", "-", stdin=[{"arm": arm} for arm in NAMES[:5]])
-    run("policy", "create", "draw", "--kind", "uniform")
+    begin(run, NAMES[:5], "draw", "uniform")
     lines = [{"policy": "draw", "session": f"s{number // 2}"} for number in range(200)]
     answers = run("recommend", "--input", "-", "--now", "2026-02-01", stdin=lines).lines
     clicks = [{"decision_id": answer["decision_id"], "events": {"click": 1}} for answer in answers[::3]]
@@ -127,8 +126,7 @@ def test_bad_input_is_one_line(visits: Run, options: list[str], message: str) ->
 
 def test_pages_after_which_nothing_came_tell_nothing(db: str) -> None:
     run = runner(db)
-    run("arm", "import", "-", stdin=[{"arm": arm} for arm in NAMES])
-    run("policy", "create", "draw", "--kind", "uniform")
+    begin(run, NAMES, "draw", "uniform")
     lines = [{"policy": "draw", "session": f"s{number}"} for number in range(200)]
     run("recommend", "--input", "-", "--now", "2026-02-01", stdin=lines)
     result = run("reward", "suggest", "--now", "2026-02-02")

@@ -13,7 +13,7 @@ from rlrec.app.distributions import exact
 from rlrec.app.inputs import lookup
 from rlrec.simulate.shop import Shop
 from rlrec.store import Store, Unit
-from tests.conftest import Run, filled, runner
+from tests.conftest import Run, begin, filled, runner
 from tests.simulate import shops
 
 
@@ -117,8 +117,7 @@ def test_a_request_without_a_context_does_not_stand_for_the_log(run_sqlite: Run)
 
 
 def test_a_bandit_that_reads_contexts_is_not_copied_without_any(run_sqlite: Run) -> None:
-    run_sqlite("arm", "add", "a")
-    run_sqlite("policy", "create", "log", "--kind", "uniform")
+    begin(run_sqlite, "a", "log", "uniform")
     run_sqlite("recommend", "--policy", "log", "--session", "s1")
     run_sqlite("policy", "create", "ts", "--kind", "softmax")
     answer = run_sqlite("policy", "create", "pg", "--kind", "gradient", "--from-policy", "ts")
@@ -132,8 +131,7 @@ def test_a_bandit_that_reads_contexts_is_not_copied_without_any(run_sqlite: Run)
 
 
 def test_a_bandit_that_served_nothing_is_copied_where_nothing_was_logged(run_sqlite: Run) -> None:
-    run_sqlite("arm", "add", "a")
-    run_sqlite("policy", "create", "ts", "--kind", "thompson")
+    begin(run_sqlite, "a", "ts", "thompson")
     assert graduated(run_sqlite)["kl"] == 0
 
 

@@ -45,7 +45,7 @@ from tests.app.shop import (
     tell_all,
     version,
 )
-from tests.conftest import Run  # fmt: skip
+from tests.conftest import Run, begin
 
 ORDERS = 8  # was run with 50
 STEPS = 60  # of the loop whose beliefs are rebuilt
@@ -373,8 +373,7 @@ def test_changes_are_numbered_by_the_transaction_that_made_them(store: Store) ->
 @pytest.mark.parametrize("words", [("policy", "show", "home"), ("recommend", "--policy", "home", "--session", "s")])
 @pytest.mark.parametrize("create", [(), ("--param", "discount=0.9")])
 def test_a_belief_with_negative_pulls_is_named(run_sqlite: Run, sqlite_db: str, create: Any, words: Any) -> None:
-    done(run_sqlite("arm", "add", "a"))
-    done(run_sqlite("policy", "create", "home", "--kind", "thompson", *create))
+    begin(run_sqlite, "a", "home", "thompson", *create)
     decision = done(run_sqlite("recommend", "--policy", "home", "--session", "s", "--json")).json["decision_id"]
     done(run_sqlite("feedback", decision, "click"))
     with closing(Store(sqlite_db)) as store:

@@ -17,7 +17,7 @@ from rlrec.policy.kinds.thompson import Thompson
 from rlrec.store import Store
 from rlrec.store.policies import policies
 from tests.app.shop import done
-from tests.conftest import ON_BOTH, Run
+from tests.conftest import ON_BOTH, Run, begin
 
 ARMS, LATER = ("a", "b", "c"), "2100-01-01T00:00:00Z"
 
@@ -43,8 +43,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def served(run: Run, *create: object) -> dict[int, list[float]]:
     """Slates of three arms, every second one clicked at position 2: pulls and rewards by arm, as they should count."""
-    done(run("arm", "import", "-", stdin=[{"arm": arm} for arm in ARMS]))
-    done(run("policy", "create", "p", "--kind", "examined", *create))
+    begin(run, ARMS, "p", "examined", *create)
     lines = [{"policy": "p", "session": f"s{page}", "k": 3} for page in range(40)]
     answers = done(run("recommend", "--input", "-", "--format", "ndjson", "--seed", 1, stdin=lines)).lines
     clicks = [{"decision_id": answer["decision_id"], "position": 2, "events": {"click": 1}} for answer in answers[::2]]

@@ -17,7 +17,7 @@ from rlrec.store.database.bulk import PendingQuery
 from rlrec.store.log.reader import ABSENT, Batch
 from rlrec.store.policies import people
 from rlrec.store.policies.experiments import Experiment
-from tests.conftest import Run
+from tests.conftest import Run, begin
 
 HOUR_US = 3_600_000_000
 WINDOW_US = 10 * HOUR_US
@@ -87,8 +87,7 @@ def test_no_batch_has_no_visit() -> None:
 
 def test_visits_are_read_once_whatever_the_portions(run_sqlite: Run, sqlite_db: str) -> None:
     """Sessions of a portion lie apart from each other: to look each portion up would read most pages many times."""
-    run_sqlite("arm", "add", "a")
-    run_sqlite("policy", "create", "home", "--kind", "uniform")
+    begin(run_sqlite, "a", "home", "uniform")
     requests = "".join(f'{{"policy": "home", "session": "s{n}", "user": "u{n % 7}"}}\n' for n in range(30))
     run_sqlite("recommend", "--input", "-", stdin=requests)
     with closing(Store(sqlite_db)) as store, store.read() as unit, pytest.MonkeyPatch.context() as patch:

@@ -17,7 +17,7 @@ from rlrec.app.requests.recommend import GroupPlan, Request, RequestGroup, recom
 from rlrec.app.serving.cache import ServingCache
 from rlrec.store import Store, Unit
 from tests.app.shop import done
-from tests.conftest import Run
+from tests.conftest import Run, begin
 
 KINDS = [
     ("thompson", ()),
@@ -39,8 +39,7 @@ def test_a_belief_that_is_kept_up_to_date_is_the_stored_one(
     run: Run, db: str, kind: str, params: tuple[str, ...]
 ) -> None:
     """Over groups of this process, and where another one comes between."""
-    done(run("arm", "import", "-", stdin=[{"arm": f"a{arm}"} for arm in range(9)]))
-    done(run("policy", "create", "p", "--kind", kind, *(word for pair in params for word in ("--param", pair))))
+    begin(run, [f"a{arm}" for arm in range(9)], "p", kind, *(word for pair in params for word in ("--param", pair)))
     with closing(Store(db)) as store:
         cache = ServingCache()
         for group in range(6):
@@ -61,8 +60,7 @@ def test_a_belief_that_is_kept_up_to_date_is_the_stored_one(
 
 def test_a_version_that_was_retired_is_served_with_the_belief_that_it_has(run: Run, db: str) -> None:
     """It has learned since it was served first, at the change that it was made at."""
-    done(run("arm", "import", "-", stdin=[{"arm": f"a{arm}"} for arm in range(3)]))
-    done(run("policy", "create", "p", "--kind", "thompson"))
+    begin(run, [f"a{arm}" for arm in range(3)], "p", "thompson")
     done(run("policy", "rebuild", "p"))
     with closing(Store(db)) as store:
         cache = ServingCache()
@@ -99,8 +97,7 @@ def test_the_price_of_a_frozen_version_is_that_of_the_arms_that_are_shown_now(ru
 
 
 def test_only_the_arms_that_moved_are_read(run: Run, db: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    done(run("arm", "import", "-", stdin=[{"arm": f"a{arm}"} for arm in range(9)]))
-    done(run("policy", "create", "p", "--kind", "thompson"))
+    begin(run, [f"a{arm}" for arm in range(9)], "p", "thompson")
     with closing(Store(db)) as store:
         cache = ServingCache()
         recommend_group(store, [Request(policy="p", session="s0", size=2)], cache=cache)
@@ -114,8 +111,7 @@ def test_probabilities_are_computed_before_a_lock_is_taken(
     run: Run, db: str, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     """Others wait for the lock of the policy, and would wait for them."""
-    done(run("arm", "import", "-", stdin=[{"arm": f"a{arm}"} for arm in range(3)]))
-    done(run("policy", "create", "p", "--kind", "thompson"))
+    begin(run, [f"a{arm}" for arm in range(3)], "p", "thompson")
     computed, write = list[bool](), RequestGroup._write
     monkeypatch.setattr(recommend, "QUICK", 0)  # a small group computes them quickly enough
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import ON_BOTH, Run, click_events
+from tests.conftest import ON_BOTH, Run, begin, click_events
 
 LATER = ("--now", "2099-01-01T00:00:00Z")
 ARMS = list("abcdefgh")
@@ -23,8 +23,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def shop(run_sqlite: Run) -> Run:
-    run_sqlite("arm", "import", "-", stdin=[{"arm": arm} for arm in ARMS])
-    run_sqlite("policy", "create", "mine", "--kind", "scored", "--param", "temperature=0.5", "--param", "floor=0.05")
+    begin(run_sqlite, ARMS, "mine", "scored", "--param", "temperature=0.5", "--param", "floor=0.05")
     run_sqlite("policy", "create", "ranker", "--kind", "scored", "--param", "epsilon=0")
     run_sqlite("policy", "create", "bandit", "--kind", "thompson")
     return run_sqlite

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import rlrec
-from tests.conftest import ON_BOTH, Run
+from tests.conftest import ON_BOTH, Run, begin
 
 STATED = [{"arm": "a", "score": 1.7}, {"arm": "b", "score": 0.2, "features": {"price": 9}}]
 IN_CONTEXT = {"@arms": {"a": {"score": 1.7}, "b": {"features": {"price": 9}, "score": 0.2}}}
@@ -18,8 +18,7 @@ IN_CONTEXT = {"@arms": {"a": {"score": 1.7}, "b": {"features": {"price": 9}, "sc
 
 @pytest.fixture
 def shop(run: Run) -> Run:
-    run("arm", "import", "-", stdin=[{"arm": arm} for arm in "abc"])
-    assert run("policy", "create", "mine", "--kind", "scored", "--param", "temperature=0.5").exit_code == 0
+    begin(run, "abc", "mine", "scored", "--param", "temperature=0.5")
     return run
 
 
@@ -100,16 +99,14 @@ def test_what_cannot_be_is_refused_in_one_line(
     ((), ""), (("--arms", "a"), "--arms: "), (("--candidates", '[{"arm": "a", "score": 1}]'), "--candidates: "),
 ])  # fmt: skip
 def test_an_error_names_the_option_that_was_typed(run_sqlite: Run, typed: tuple[str, ...], source: str) -> None:
-    run_sqlite("arm", "add", "a")
-    run_sqlite("policy", "create", "new", "--kind", "scored", "--param", "score=new")
+    begin(run_sqlite, "a", "new", "scored", "--param", "score=new")
     result = run_sqlite("recommend", "--policy", "new", "--session", "s", *typed)
     assert result.stderr.startswith(f"Error: {source}arm 'a' has no score 'new'. kind scored needs one for each arm")
     assert "in `--candidates`" in result.stderr
 
 
 def test_numbers_that_json_lacks_are_refused(run_sqlite: Run) -> None:
-    run_sqlite("arm", "add", "a")
-    run_sqlite("policy", "create", "mine", "--kind", "scored")
+    begin(run_sqlite, "a", "mine", "scored")
     line = '{"session": "s", "policy": "mine", "arms": [{"arm": "a", "score": NaN}]}'
     (refused,) = lines(run_sqlite("recommend", "--input", "-", stdin=line).stdout)
     assert (refused["error"], refused["field"]) == ("NaN is not a number in JSON", "arms[0].score")
@@ -130,8 +127,7 @@ def test_a_retry_is_recognised_by_what_it_states(shop: Run) -> None:
 
 def test_ten_thousand_candidates_are_drawn_from_a_file(run_sqlite: Run, tmp_path: Path) -> None:
     arms = [f"x{number}" for number in range(10_000)]
-    run_sqlite("arm", "import", "-", stdin=[{"arm": arm} for arm in arms])
-    run_sqlite("policy", "create", "mine", "--kind", "scored", "--param", "temperature=100")
+    begin(run_sqlite, arms, "mine", "scored", "--param", "temperature=100")
     path = tmp_path / "candidates.json"
     path.write_text(json.dumps([{"arm": arm, "score": number / 7} for number, arm in enumerate(arms)]))
     answer = run_sqlite(

@@ -26,7 +26,7 @@ from rlrec.store.upkeep import audit as store_audit
 from rlrec.times import parse
 from tests.app.grown import LAST, LATER, START, grown, sql
 from tests.app.shop import done, fixed
-from tests.conftest import ON_BOTH, CommandResult, Run, filled, runner
+from tests.conftest import ON_BOTH, CommandResult, Run, begin, filled, runner
 
 
 @pytest.fixture
@@ -430,8 +430,7 @@ def test_softmax_logged_as_softmax_is_not(sqlite_db: str, tmp_path: Path) -> Non
 def test_argmax_of_our_own_policy_is_caught_by_its_counts(db: str) -> None:
     """Rows put in by hand, with the propensities that the policy has: it is the counts that cannot be."""
     run = runner(db)
-    done(run("arm", "import", "-", stdin=[{"arm": arm} for arm in ("a1", "a2", "a3")]))
-    done(run("policy", "create", "u", "--kind", "uniform"))
+    begin(run, ("a1", "a2", "a3"), "u", "uniform")
     done(run("recommend", "--input", "-", stdin=[{"policy": "u", "session": f"s{i}"} for i in range(200)]))
     sql(db, "UPDATE slot SET arm_id = 1")
     report = audit(db)
@@ -595,8 +594,7 @@ def test_starving_arms_and_a_log_of_one_arm_are_warnings(sqlite_db: str) -> None
 def test_an_arm_starves_since_it_was_shown_last(sqlite_db: str) -> None:
     """The 500th of 2,000 decisions is the last one that shows a2; the smallest propensity promises nothing."""
     run = runner(sqlite_db)
-    done(run("arm", "import", "-", stdin=[{"arm": arm} for arm in ("a1", "a2")]))
-    done(run("policy", "create", "p", "--kind", "uniform"))
+    begin(run, ("a1", "a2"), "p", "uniform")
     served(run, "p", n=2_000)
     sql(
         sqlite_db,
@@ -624,8 +622,7 @@ def test_an_arm_starves_since_it_was_shown_last(sqlite_db: str) -> None:
     ],
 )
 def test_a_decision_is_the_answer_to_its_request(run_sqlite: Run, sqlite_db: str, statement: str) -> None:
-    run_sqlite("arm", "import", "-", stdin=[{"arm": arm} for arm in ("a", "b", "c")])
-    run_sqlite("policy", "create", "home", "--kind", "uniform")
+    begin(run_sqlite, "abc", "home", "uniform")
     run_sqlite("experiment", "create", "tea", "--variant", "x=home", "--variant", "y=home")
     run_sqlite("route", "create", "front", "--to", "home")
     run_sqlite("route", "create", "ramped", "--to", "home")

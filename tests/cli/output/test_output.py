@@ -17,7 +17,7 @@ import pytest
 
 from rlrec.cli.output.output import Show
 from rlrec.cli.text.text import View
-from tests.conftest import PATIENCE_S, Run
+from tests.conftest import PATIENCE_S, Run, begin
 
 
 @dataclass(frozen=True)
@@ -232,8 +232,7 @@ def test_a_lost_answer_says_what_is_stored(run_sqlite: Run, sqlite_db: str, fork
         assert error["error"] == FULL
         return child.returncode, error["hint"]
 
-    run_sqlite("arm", "add", "a")
-    run_sqlite("policy", "create", "home", "--kind", "thompson")
+    begin(run_sqlite, "a", "home", "thompson")
     for words, result in STORED:
         hint = f"what the command did is stored ({result}); a repeat without a key may store it twice"
         assert onto_full_disk(*words) == (1, hint)

@@ -19,7 +19,7 @@ import pytest
 
 from rlrec.app.upkeep import doctor
 from rlrec.store import Store
-from tests.conftest import ON_BOTH, PATIENCE_S, runner
+from tests.conftest import ON_BOTH, PATIENCE_S, begin, runner
 
 pytestmark = [pytest.mark.slow, ON_BOTH]
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -31,8 +31,7 @@ LONG = ("simulate", "bernoulli", "--policy", "home", "--sessions", "1000000", "-
 def shop(db: str) -> str:
     """A store with two arms and a policy `home`."""
     run = runner(db)
-    run("arm", "import", "-", stdin=[{"arm": arm} for arm in ("a1", "a2")])
-    run("policy", "create", "home", "--kind", "thompson")
+    begin(run, ("a1", "a2"), "home", "thompson")
     return db
 
 

@@ -18,7 +18,7 @@ from rlrec.policy.slates import slate
 from rlrec.store import Store
 from rlrec.store.policies import policies
 from tests.app.shop import done
-from tests.conftest import ON_BOTH, Run
+from tests.conftest import ON_BOTH, Run, begin
 
 OFF = {"gamma": 0.5, "eta": 0.3}
 IMPOSSIBLE: dict[str, list[Any]] = {
@@ -102,8 +102,7 @@ def test_an_adversary_gains_little(params: dict[str, Any], switching: bool) -> N
 
 def played(run: Run, *create: object, n: int = 120) -> list[dict[str, Any]]:
     """Slates of two arms, and clicks in an order of their own, some told twice: the clicked slots."""
-    done(run("arm", "import", "-", stdin=[{"arm": arm} for arm in ARMS]))
-    done(run("policy", "create", "p", "--kind", "exp3", *create))
+    begin(run, ARMS, "p", "exp3", *create)
     rng, clicked = random.Random(1), list[dict[str, Any]]()
     for seed in range(4):  # the later ones from what the earlier ones taught
         options = [{"policy": "p", "session": f"s{seed}-{page}", "k": 2} for page in range(n // 4)]

@@ -10,7 +10,7 @@ from rlrec.app.experiments import ending
 from rlrec.errors import CheckFailed
 from rlrec.store import Store
 from tests.app.workers import promotes, together
-from tests.conftest import ON_BOTH, Run, filled, runner, store_after
+from tests.conftest import ON_BOTH, Run, begin, filled, runner, store_after
 
 # A policy of each way to remember, by name: options of `policy create`.
 POLICIES = {
@@ -136,8 +136,7 @@ def test_a_variant_that_learned_from_what_is_excluded_is_rebuilt_once_it_is_prom
 def split(db: str) -> None:
     """A policy that learns, with a frozen copy, and a uniform one."""
     run = runner(db)
-    run("arm", "import", "-", stdin=[{"arm": arm} for arm in "xy"])
-    run("policy", "create", "ts", "--kind", "thompson", "--param", "floor=0.1")
+    begin(run, "xy", "ts", "thompson", "--param", "floor=0.1")
     run("policy", "create", "u", "--kind", "uniform")
     run("policy", "freeze", "ts")
     run("route", "create", "home", "--to", "ts")

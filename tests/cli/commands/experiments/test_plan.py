@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rlrec.app.experiments import plan as app_plan
-from tests.conftest import ON_BOTH, Run, runner, store_after
+from tests.conftest import ON_BOTH, Run, begin, runner, store_after
 
 
 def serve(run: Run, target: str, day: str, first_decision: int, *, every: int) -> None:
@@ -72,8 +72,7 @@ def test_a_store_without_traffic_says_why_it_knows_no_days(run_sqlite: Run) -> N
 
 
 def test_times_of_minutes_are_told_in_minutes(run_sqlite: Run) -> None:
-    run_sqlite("arm", "add", "x")
-    run_sqlite("policy", "create", "home", "--kind", "uniform")
+    begin(run_sqlite, "x", "home", "uniform")
     run_sqlite("--now", "2030-01-01", "--allow-future", "recommend", "--policy", "home", "--session", "s")
     refused = run_sqlite("--now", "2030-01-01", "--allow-future", "experiment", "plan").stderr
     assert "window of reward default (30 minutes) is longer than the newest traffic (1 minute)" in refused

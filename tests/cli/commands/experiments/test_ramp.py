@@ -18,7 +18,7 @@ import pytest
 
 import rlrec
 from rlrec.store.database.unit import Unit
-from tests.conftest import ON_BOTH, Run, filled, runner, store_after
+from tests.conftest import ON_BOTH, Run, begin, filled, runner, store_after
 
 STEPS = ("--steps", "20%,50%,100%", "--hold", "1d")
 USERS = 300  # a day; 60 of them get the candidate in the first step
@@ -27,8 +27,7 @@ SIDES = ("current", "candidate")
 
 def prepared(db: str) -> None:
     run = at(runner(db), 0)
-    assert run("arm", "import", "-", stdin=[{"arm": arm} for arm in "xyz"]).exit_code == 0
-    run("policy", "create", "ts", "--kind", "thompson", "--param", "floor=0.1")
+    begin(run, "xyz", "ts", "thompson", "--param", "floor=0.1")
     run("policy", "create", "u", "--kind", "uniform")
     run("route", "create", "home", "--to", "ts")
 

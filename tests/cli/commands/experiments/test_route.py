@@ -8,14 +8,12 @@ import pytest
 
 from rlrec.store import Store
 from tests.app.shop import fixed
-from tests.conftest import ON_BOTH, Run, filled, runner, store_after
+from tests.conftest import ON_BOTH, Run, begin, filled, runner, store_after
 
 
 def prepared(db: str) -> None:
     run = runner(db)
-    run("arm", "add", "x")
-    run("arm", "add", "y")
-    run("policy", "create", "ts", "--kind", "thompson", "--param", "floor=0.1")
+    begin(run, "xy", "ts", "thompson", "--param", "floor=0.1")
     run("policy", "create", "u", "--kind", "uniform")
     run("policy", "freeze", "ts")
     run("route", "create", "home", "--to", "ts")

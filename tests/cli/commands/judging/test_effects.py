@@ -12,7 +12,7 @@ import pytest
 from rlrec.app.evaluation.passes.arm_effects import EffectEstimates, EffectSums
 from rlrec.arrays import Array
 from rlrec.ope.sums.exposures import Exposures
-from tests.conftest import Run, click_events, runner, store_after
+from tests.conftest import Run, begin, click_events, runner, store_after
 
 ARMS = ("bait", "good", "mild", "plain", "weak")
 CLICKS = dict(zip(ARMS, (0.7, 0.5, 0.4, 0.3, 0.2), strict=True))
@@ -93,8 +93,7 @@ def test_nobody_was_seen_to_come_back_later_than_the_log_is_long(shop: Run) -> N
 
 def test_without_a_key_nobody_comes_back(db: str) -> None:
     run = runner(db)
-    run("arm", "import", "-", stdin=[{"arm": arm} for arm in ARMS])
-    run("policy", "create", "draw", "--kind", "uniform")
+    begin(run, ARMS, "draw", "uniform")
     lines = [{"policy": "draw", "session": f"s{number}", "k": 2} for number in range(60)]
     answers = run("recommend", "--input", "-", "--now", "2026-02-01", stdin=lines).lines
     clicks = [{"decision_id": answer["decision_id"], "events": {"click": 1}} for answer in answers[::2]]
@@ -177,8 +176,7 @@ def test_groups_that_pages_have_several_of_are_not_offered(shop: Run) -> None:
 
 def test_a_log_that_cannot_tell_is_refused(db: str) -> None:
     run = runner(db)
-    run("arm", "add", "alone")
-    run("policy", "create", "draw", "--kind", "uniform")
+    begin(run, ("alone",), "draw", "uniform")
     run("recommend", "--policy", "draw", "--session", "s0", "--now", "2026-02-01")
     few = run("effects", "--now", "2026-02-02")
     assert (few.exit_code, "1 person cannot tell 1 arm apart" in few.stderr) == (3, True)
@@ -198,8 +196,7 @@ def test_users_whose_return_nobody_awaited_are_no_unnamed_sessions(run_sqlite: R
 
 
 def test_a_log_of_today_says_when_it_can_tell(run_sqlite: Run) -> None:
-    run_sqlite("arm", "import", "-", stdin=[{"arm": arm} for arm in ARMS])
-    run_sqlite("policy", "create", "even", "--kind", "uniform")
+    begin(run_sqlite, ARMS, "even", "uniform")
     for number in range(12):
         run_sqlite("recommend", "--policy", "even", "--session", f"s{number}", "-k", "2")
     refused = run_sqlite("effects", "--json")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.conftest import ON_BOTH, Run, runner, store_after
+from tests.conftest import ON_BOTH, Run, begin, runner, store_after
 
 
 def stocked(db: str) -> None:
@@ -128,9 +128,7 @@ def test_the_table_says_it_in_a_sentence(shop: Run) -> None:
 
 
 def test_a_policy_that_is_its_own_greedy_form_pays_nothing(run: Run) -> None:
-    run("arm", "add", "a")
-    run("arm", "add", "b")
-    run("policy", "create", "flat", "--kind", "uniform")
+    begin(run, "ab", "flat", "uniform")
     for n in range(4):
         run("recommend", "--policy", "flat", "--session", f"s{n}")
     assert "4 slots: exploration costs nothing; a slot earned 0" in run("--now", "2099-01-01", "exploration").stdout
@@ -155,8 +153,7 @@ def test_what_has_no_probability_is_counted_with_its_reason(run: Run) -> None:
 
 def test_where_nothing_was_earned_the_cost_is_not_known(run: Run) -> None:
     """A policy that explores, on a log without a reward: what it would have earned without is not 0 for sure."""
-    run("arm", "import", "-", stdin=[{"arm": arm} for arm in ("a", "b")])
-    run("policy", "create", "curious", "--kind", "epsilon-greedy", "--param", "epsilon=0.5")
+    begin(run, "ab", "curious", "epsilon-greedy", "--param", "epsilon=0.5")
     for n in range(12):
         run("recommend", "--policy", "curious", "--session", f"s{n}")
         run("feedback", "1", "--position", "1", "click")

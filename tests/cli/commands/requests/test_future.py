@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.program.test_bad_input import refuses
-from tests.conftest import ON_BOTH, Run, runner, store_after
+from tests.conftest import ON_BOTH, Run, begin, runner, store_after
 
 FAR = ("--now", "2099-01-01T00:00:00Z")
 RECOMMEND = ("recommend", "--policy", "home", "--session")
@@ -15,8 +15,7 @@ RECOMMEND = ("recommend", "--policy", "home", "--session")
 
 def stocked(db: str) -> None:
     run = runner(db)
-    run("arm", "import", "-", stdin=[{"arm": arm} for arm in ("a1", "a2")])
-    run("policy", "create", "home", "--kind", "thompson")
+    begin(run, ("a1", "a2"), "home", "thompson")
     run(*RECOMMEND, "s1", "--user", "u1")
 
 

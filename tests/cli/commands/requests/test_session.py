@@ -11,15 +11,13 @@ import pytest
 
 from rlrec.store import Store
 from rlrec.store.log import sessions
-from tests.conftest import ON_BOTH, Run
+from tests.conftest import ON_BOTH, Run, begin
 
 DAY = "2099-01-01T"
 
 
 def prepared(run: Run) -> Any:
-    run("arm", "add", "x")
-    run("arm", "add", "y")
-    run("policy", "create", "home", "--kind", "thompson", "--param", "floor=0.1")
+    begin(run, "xy", "home", "thompson", "--param", "floor=0.1")
     return run
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Run
+from tests.conftest import Run, begin
 
 
 def arms(run: Run) -> dict[str, Any]:
@@ -122,8 +122,7 @@ def test_quarantine_keeps_the_good_lines(run_sqlite: Run, tmp_path: Path, text: 
 
 
 def test_a_retired_arm_is_eligible_no_more_until_restored(run: Run) -> None:
-    run("arm", "import", "-", stdin=[{"arm": arm} for arm in ("a1", "a2")])
-    run("policy", "create", "p", "--kind", "uniform")
+    begin(run, ("a1", "a2"), "p", "uniform")
     assert run("arm", "retire", "a1", "--json").json == {"arms": ["a1"], "changed": 1}
     assert run("arm", "retire", "a1", "--json").json["changed"] == 0
     assert run("recommend", "--policy", "p", "--session", "s", "--json").json["slate"][0]["arm"] == "a2"

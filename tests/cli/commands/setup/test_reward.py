@@ -8,7 +8,7 @@ from math import log
 
 import pytest
 
-from tests.conftest import Run
+from tests.conftest import Run, begin
 
 BASKET = ["reward", "define", "basket", "click=0.1, purchase=1", "--window", "1d", "--clip", "0,1", "--json"]
 
@@ -69,8 +69,7 @@ def test_a_logarithm_is_learned_audited_and_estimated(run: Run) -> None:
 
 
 def test_delays_are_shown_for_a_reward(run_sqlite: Run) -> None:
-    run_sqlite("arm", "add", "a")
-    run_sqlite("policy", "create", "home", "--kind", "uniform")
+    begin(run_sqlite, "a", "home", "uniform")
     run_sqlite("--now", "2026-01-01T12:00:00Z", "recommend", "--policy", "home", "--session", "s")
     assert run_sqlite("reward", "delays", "--json").error["error"].startswith("no weighed event")
     run_sqlite("--now", "2026-01-01T12:03:00Z", "feedback", "1", "click")
