@@ -321,6 +321,12 @@ def click_events(answers: Iterable[Any], is_clicked: Callable[[Any], bool]) -> l
     return [{"decision_id": decision_id, "position": position, "events": {"click": 1}} for decision_id, position in ids]
 
 
+def click(run: Run, decision_ids: Iterable[int], *clock: object) -> None:
+    """Reports a click on each of some decisions."""
+    lines = [{"decision_id": number, "events": {"click": 1}} for number in decision_ids]
+    assert run(*clock, "feedback", "--input", "-", stdin=lines).exit_code == 0
+
+
 def runner(db: str) -> Run:
     """Runs commands on a store; what is no text on their stdin is written as `jsonl`."""
     from rlrec.cli import program

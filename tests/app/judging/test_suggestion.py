@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.conftest import Run, begin, filled, runner
+from tests.conftest import Run, begin, click, filled, runner
 
 BAITS, ARMS = 8, 24
 CLICK = np.r_[np.linspace(0.5, 0.9, BAITS), np.linspace(0.2, 0.6, ARMS - BAITS)]
@@ -98,8 +98,7 @@ def test_few_arms_tell_no_weights(db: str) -> None:
     begin(run, NAMES[:5], "draw", "uniform")
     lines = [{"policy": "draw", "session": f"s{number // 2}"} for number in range(200)]
     answers = run("recommend", "--input", "-", "--now", "2026-02-01", stdin=lines).lines
-    clicks = [{"decision_id": answer["decision_id"], "events": {"click": 1}} for answer in answers[::3]]
-    run("feedback", "--input", "-", "--now", "2026-02-01", stdin=clicks)
+    click(run, [answer["decision_id"] for answer in answers[::3]], "--now", "2026-02-01")
     result = run("reward", "suggest", "--now", "2026-02-02")
     assert result.stdout.startswith("cannot tell: no kind of event differs enough between the 5 arms of this log")
     answer = run("reward", "suggest", "--now", "2026-02-02", "--json").json

@@ -23,7 +23,7 @@ from rlrec.store.database.unit import to_text
 from rlrec.store.log import contents
 from rlrec.store.policies import arms
 from tests.app.shop import MINUTE, START, ask, clock, stocked, tell
-from tests.conftest import ON_BOTH, Run, click_events, runner
+from tests.conftest import ON_BOTH, Run, click, click_events, runner
 
 pytestmark = ON_BOTH
 DAY = 24 * 60 * MINUTE
@@ -368,8 +368,7 @@ def test_lists_hold_in_decisions_of_other_policies_and_the_past_does_not(run: Ru
         answers = run("--now", "2026-01-01", "recommend", "--input", "-", "--seed", 1, "--json", stdin=lines).lines
         shown = {answer["decision_id"]: answer["slate"][0]["arm"] for answer in answers}
         assert {*shown.values()} == ({"a", "b", "c"} if name == "q" else {"b", "c"})
-        clicks = [{"decision_id": number, "events": {"click": 1}} for number, arm in shown.items() if arm == "b"]
-        run("--now", "2026-01-01", "feedback", "--input", "-", stdin=clicks)
+        click(run, [number for number, arm in shown.items() if arm == "b"], "--now", "2026-01-01")
         if name == "q":
             wanted = sum(1.5 for arm in shown.values() if arm == "b") / 300
     for target, log, is_unnarrowed, answer in (

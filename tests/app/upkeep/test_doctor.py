@@ -26,7 +26,7 @@ from rlrec.store.upkeep import audit as store_audit
 from rlrec.times import parse
 from tests.app.grown import LAST, LATER, START, grown, sql
 from tests.app.shop import done, fixed
-from tests.conftest import ON_BOTH, CommandResult, Run, begin, filled, runner
+from tests.conftest import ON_BOTH, CommandResult, Run, begin, click, filled, runner
 
 
 @pytest.fixture
@@ -507,8 +507,7 @@ def clicked(sqlite_db: str) -> tuple[str, Callable[..., CommandResult]]:
         options = [{"policy": "p", "session": f"{at}{i}"} for i in range(n)]
         return done(run("--now", at, "recommend", "--input", "-", "--format", "ndjson", stdin=options)).lines
 
-    reported = [{"decision_id": answer["decision_id"], "events": {"click": 1}} for answer in serve(START, 100)[::2]]
-    done(run("--now", LATER, "feedback", "--input", "-", stdin=reported))
+    click(run, [answer["decision_id"] for answer in serve(START, 100)[::2]], "--now", LATER)
     serve("2026-01-01T01:00:00Z", 300)
     return sqlite_db, run
 
@@ -534,14 +533,11 @@ def test_an_outage_is_seen_before_the_window_is_over(sqlite_db: str, until: int,
     done(run("--now", START, "arm", "add", "a1"))
     done(run("--now", START, "policy", "create", "p", "--kind", "uniform"))
     for minute in range(0, 60, 4):
-        lines = "".join(json.dumps({"policy": "p", "session": f"s{minute}-{i}"}) + "\n" for i in range(50))
+        lines = [{"policy": "p", "session": f"s{minute}-{i}"} for i in range(50)]
         options = ("recommend", "--input", "-", "--format", "ndjson")
         answers = done(run("--now", f"2026-01-01T00:{minute:02}:00Z", *options, stdin=lines)).lines
-        reported = [
-            {"decision_id": answer["decision_id"], "events": {"click": 1}} for answer in answers[::2] if minute < until
-        ]
-        lines = "".join(json.dumps(line) + "\n" for line in reported)
-        done(run("--now", f"2026-01-01T00:{minute + 1:02}:00Z", "feedback", "--input", "-", stdin=lines))
+        clicked = [answer["decision_id"] for answer in answers[::2] if minute < until]
+        click(run, clicked, "--now", f"2026-01-01T00:{minute + 1:02}:00Z")
     report = done(run("--now", "2026-01-01T00:57:00Z", "doctor", "--json")).json
     assert {finding["check"] for finding in report["findings"]} == observed
 

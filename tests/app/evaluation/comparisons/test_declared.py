@@ -11,7 +11,7 @@ import pytest
 from rlrec.app.evaluation.comparisons import unit_outcomes
 from rlrec.app.inputs import lookup
 from rlrec.store import Store
-from tests.conftest import ON_BOTH, Run, filled, runner, store_after
+from tests.conftest import ON_BOTH, Run, click, filled, runner, store_after
 
 LATER = "2099-01-01T00:00:00Z"
 USERS = 600
@@ -32,7 +32,7 @@ def prepared(db: str) -> None:
         "b": [row for row in answers if row["variant"] == "b"],
     }
     again = [row["user"] for row in [*of["a"][::2], *of["b"][::4]]]
-    click(run, [*of["a"][::10], *of["b"][::2]])
+    click(run, [row["decision_id"] for row in (*of["a"][::10], *of["b"][::2])])
     serve(run, again, "2")
 
 
@@ -44,11 +44,6 @@ def serve(run: Run, users: list[str], visit: str) -> list[Any]:
     lines = [{"experiment": "ab", "session": f"{user}-{visit}", "user": user} for user in users]
     answers: list[Any] = run("recommend", "--input", "-", stdin=lines).lines
     return [{**answer, "user": user} for answer, user in zip(answers, users, strict=True)]
-
-
-def click(run: Run, rows: list[Any]) -> None:
-    lines = [{"decision_id": row["decision_id"], "events": {"click": 1}} for row in rows]
-    assert run("feedback", "--input", "-", stdin=lines).exit_code == 0
 
 
 ready = store_after(prepared)

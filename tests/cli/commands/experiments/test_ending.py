@@ -10,7 +10,7 @@ from rlrec.app.experiments import ending
 from rlrec.errors import CheckFailed
 from rlrec.store import Store
 from tests.app.workers import promotes, together
-from tests.conftest import ON_BOTH, Run, begin, filled, runner, store_after
+from tests.conftest import ON_BOTH, Run, begin, click, filled, runner, store_after
 
 # A policy of each way to remember, by name: options of `policy create`.
 POLICIES = {
@@ -53,11 +53,6 @@ def serve(run: Run, first: int, number: int, **name: str) -> None:
     answers = run("recommend", "--input", "-", "--seed", first, stdin=lines).lines
     assert len(answers) == number
     click(run, [answer["decision_id"] for answer in answers[::2]])
-
-
-def click(run: Run, decision_ids: list[int]) -> None:
-    lines = [json.dumps({"decision_id": number, "events": {"click": 1}}) for number in decision_ids]
-    assert run("feedback", "--input", "-", stdin="\n".join(lines)).exit_code == 0
 
 
 @pytest.fixture

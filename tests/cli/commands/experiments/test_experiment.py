@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rlrec.sentences import approximate
-from tests.conftest import ON_BOTH, Run, filled, runner, store_after
+from tests.conftest import ON_BOTH, Run, begin, click, filled, runner, store_after
 
 LATER = "2099-01-01T00:00:00Z"
 
@@ -103,12 +103,7 @@ def served(run: Run, *words: Any, pages: int = 30) -> Any:
     answer = run("experiment", "create", "ab", "--variant", "a=home", "--unit", "session", *words, "--json")
     lines = "".join(f'{{"experiment": "ab", "session": "s{n}"}}\n' for n in range(pages))
     run("recommend", "--input", "-", "--seed", 3, stdin=lines)
-    run(
-        "feedback",
-        "--input",
-        "-",
-        stdin="".join(f'{{"decision_id": {n}, "events": {{"click": 1}}}}\n' for n in range(1, pages, 3)),
-    )
+    click(run, range(1, pages, 3))
     return answer
 
 
@@ -325,21 +320,17 @@ def test_csv_compares_every_variant_with_the_first(ready: Any) -> None:
 def bring_back(db: str) -> None:
     """80 users, a visit with one decision a day: `a` has one visit and mostly a click, `b` more, with fewer clicks."""
     run = runner(db)
-    run("arm", "add", "x")
-    for name in ("home", "other"):
-        run("policy", "create", name, "--kind", "uniform")
+    begin(run, "x", "home", "uniform")
+    run("policy", "create", "other", "--kind", "uniform")
     run("experiment", "create", "ab", "--variant", "a=home", "--variant", "b=other")
     back = [f"u{n}" for n in range(80)]
     for day in range(1, 6):
         now = f"2030-01-0{day}T00:00:00Z"
         lines = "".join(f'{{"experiment": "ab", "session": "{user}-{day}", "user": "{user}"}}\n' for user in back)
         answers = run("--now", now, "--allow-future", "recommend", "--input", "-", stdin=lines).lines
-        events = [
-            f'{{"decision_id": {answer["decision_id"]}, "events": {{"click": 1}}}}\n'
-            for number, answer in enumerate(answers)
-            if number % 10 < {"a": 8, "b": 5}[answer["variant"]]
-        ]
-        run("--now", now, "feedback", "--input", "-", stdin="".join(events))
+        rates = {"a": 8, "b": 5}
+        clicked = [row["decision_id"] for n, row in enumerate(answers) if n % 10 < rates[row["variant"]]]
+        click(run, clicked, "--now", now)
         back = [
             answer["user"] for answer in answers if answer["variant"] == "b" and int(answer["user"][1:]) % 5 >= day - 2
         ]
@@ -452,8 +443,7 @@ def visited(run: Run, now: str, users: range, clicks: int) -> None:
     lines = "".join(f'{{"experiment": "ab", "session": "s{n}", "user": "u{n}"}}\n' for n in users)
     answers = run("--now", now, "recommend", "--input", "-", stdin=lines).lines
     clicked = [row["decision_id"] for row, n in zip(answers, users, strict=True) if n * 7 % 10 < clicks]
-    events = "".join(f'{{"decision_id": {number}, "events": {{"click": 1}}}}\n' for number in clicked)
-    run("--now", now, "feedback", "--input", "-", stdin=events)
+    click(run, clicked, "--now", now)
 
 
 @ON_BOTH
@@ -491,9 +481,7 @@ def test_units_of_a_ramp_count_in_the_phase_that_served_them(ready: Any) -> None
     steps, variants = {"2026-05-02": 8, "2026-05-12": 2, "2026-05-22": 5}, []
     for day, clicks in steps.items():
         answers = ready("--now", day, "recommend", "--input", "-", stdin=lines).lines
-        clicked = (row["decision_id"] for n, row in enumerate(answers) if n * 7 % 10 < clicks)
-        events = "".join(f'{{"decision_id": {number}, "events": {{"click": 1}}}}\n' for number in clicked)
-        ready("--now", day, "feedback", "--input", "-", stdin=events)
+        click(ready, (row["decision_id"] for n, row in enumerate(answers) if n * 7 % 10 < clicks), "--now", day)
         variants.append([row["variant"] == "candidate" for row in answers])
         share = 0.3 + 0.2 * len(variants)
         step = [f"--weight=current={1 - share}", f"--weight=candidate={share}"]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rlrec.store import Store
-from tests.conftest import ON_BOTH, Run, runner, store_after
+from tests.conftest import ON_BOTH, Run, click_events, runner, store_after
 
 
 def freeze(run: Run, folder: Any, name: str, order: str) -> None:
@@ -100,11 +100,7 @@ def test_rewards_are_credited_to_the_team_of_their_slot(shop: Run) -> None:
 
 def test_an_interleaved_log_judges_other_policies(shop: Run) -> None:
     """Half of the pages begin with each list's first arm: that of `right` earns what it did there."""
-    events = [
-        {"decision_id": answer["decision_id"], "position": 1, "events": {"click": 1}}
-        for answer in serve(shop, 400, k=1)
-        if answer["slate"][0]["arm"] == "c"
-    ]
+    events = click_events(serve(shop, 400, k=1), lambda slot: slot["arm"] == "c")
     assert shop("feedback", "--input", "-", stdin=events).exit_code == 0
     row = shop("--now", "2099-01-01", "evaluate", "right@2", "--estimator", "snips", "--json").json[0]
     assert row["value"] == pytest.approx(1.0)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rlrec.app.experiments import plan as app_plan
-from tests.conftest import ON_BOTH, Run, begin, runner, store_after
+from tests.conftest import ON_BOTH, Run, begin, click, runner, store_after
 
 
 def serve(run: Run, target: str, day: str, first_decision: int, *, every: int) -> None:
@@ -17,22 +17,14 @@ def serve(run: Run, target: str, day: str, first_decision: int, *, every: int) -
         lines = "".join(f'{{{target}, "session": "{target[1]}{n}", "user": "{target[1]}{n}"}}\n' for n in users)
         now = "--now", f"{day}T{hour:02}:00:00Z", "--allow-future"
         run(*now, "recommend", "--input", "-", stdin=lines)
-        clicked = (first_decision + n for n in users if n % every == 0)
-        run(
-            *now,
-            "feedback",
-            "--input",
-            "-",
-            stdin="".join(f'{{"decision_id": {n}, "events": {{"click": 1}}}}\n' for n in clicked),
-        )
+        click(run, (first_decision + n for n in users if n % every == 0), *now)
 
 
 def prepared(db: str) -> None:
     """The same 400 users on two days; every fifth clicks each time."""
     run = runner(db)
-    run("arm", "add", "x")
-    for name in ("home", "other"):
-        run("policy", "create", name, "--kind", "uniform")
+    begin(run, "x", "home", "uniform")
+    run("policy", "create", "other", "--kind", "uniform")
     for first_decision, day in ((1, "2030-01-01"), (401, "2030-01-11")):
         serve(run, '"policy": "home"', day, first_decision, every=5)
 

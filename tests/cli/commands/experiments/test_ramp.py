@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sqlite3
@@ -18,7 +17,7 @@ import pytest
 
 import rlrec
 from rlrec.store.database.unit import Unit
-from tests.conftest import ON_BOTH, Run, begin, filled, runner, store_after
+from tests.conftest import ON_BOTH, Run, begin, click, filled, runner, store_after
 
 STEPS = ("--steps", "20%,50%,100%", "--hold", "1d")
 USERS = 300  # a day; 60 of them get the candidate in the first step
@@ -53,16 +52,16 @@ def serve(run: Run, day: int, rates: dict[str, float]) -> dict[str, int]:
     """Each of the users of a day asks the route once, and clicks with the rate of the policy: how many each variant
     served."""
     users = [f"d{day}-{n}" for n in range(USERS)]
-    lines = [json.dumps({"policy": "home", "session": user, "user": user}) for user in users]
-    answers = run("recommend", "--input", "-", "--seed", day, stdin="\n".join(lines)).lines
+    lines = [{"policy": "home", "session": user, "user": user} for user in users]
+    answers = run("recommend", "--input", "-", "--seed", day, stdin=lines).lines
     assert len(answers) == USERS
     counts: dict[str, int] = {}
-    clicks = []
+    clicked = []
     for number, answer in enumerate(answers):
         counts[str(answer["variant"])] = counts.get(str(answer["variant"]), 0) + 1
         if (number * 7919 % 1000) / 1000 < rates[answer["policy"].partition("@")[0]]:
-            clicks.append(json.dumps({"decision_id": answer["decision_id"], "events": {"click": 1}}))
-    assert run("feedback", "--input", "-", stdin="\n".join(clicks)).exit_code == 0
+            clicked.append(answer["decision_id"])
+    click(run, clicked)
     return counts
 
 
@@ -252,14 +251,10 @@ def test_visitors_who_log_in_later_neither_block_a_ramp_nor_decide_it(db: str, r
 
     def visit(days: float, keys: Sequence[str]) -> None:
         run = at(ready, days)
-        lines = [json.dumps({"policy": "home", "session": f"{key}-{days}", "user": key}) for key in keys]
-        answers = run("recommend", "--input", "-", "--seed", 1, stdin="\n".join(lines)).lines
-        clicks = [
-            json.dumps({"decision_id": answer["decision_id"], "events": {"click": 1}})
-            for answer, (_, _, logs_in) in zip(answers, people, strict=True)
-            if (answer["decision_id"] * 7919 % 1000) < (600 if logs_in else 200)
-        ]
-        run("feedback", "--input", "-", stdin="\n".join(clicks))
+        lines = [{"policy": "home", "session": f"{key}-{days}", "user": key} for key in keys]
+        answers = run("recommend", "--input", "-", "--seed", 1, stdin=lines).lines
+        ids = [(answer["decision_id"], logs_in) for answer, (_, _, logs_in) in zip(answers, people, strict=True)]
+        click(run, [number for number, logs_in in ids if number * 7919 % 1000 < (600 if logs_in else 200)])
 
     visit(0.5, [cookie for cookie, _, _ in people])
     with rlrec.open(db, now="2026-01-01T20:00:00Z") as store:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import ON_BOTH, Run, runner, store_after
+from tests.conftest import ON_BOTH, Run, click, runner, store_after
 
 LATER = ("--now", "2030-02-01", "--allow-future")
 UNITS = 600
@@ -33,8 +33,7 @@ def prepared(db: str) -> None:
                 row["decision_id"] for n, (row, device) in enumerate(zip(rows, devices, strict=True))
                 if n // 2 % 10 < {("phone", "a"): 2, ("phone", "b"): 9}.get((device, row["variant"]), 5)
             ]  # fmt: skip
-            clicks = "".join(f'{{"decision_id": {n}, "events": {{"click": 1}}}}\n' for n in clicked)
-            run(*at, "feedback", "--input", "-", stdin=clicks)
+            click(run, clicked, *at)
 
 
 ready = store_after(prepared)

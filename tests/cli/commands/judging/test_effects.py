@@ -12,7 +12,7 @@ import pytest
 from rlrec.app.evaluation.passes.arm_effects import EffectEstimates, EffectSums
 from rlrec.arrays import Array
 from rlrec.ope.sums.exposures import Exposures
-from tests.conftest import Run, begin, click_events, runner, store_after
+from tests.conftest import Run, begin, click, click_events, runner, store_after
 
 ARMS = ("bait", "good", "mild", "plain", "weak")
 CLICKS = dict(zip(ARMS, (0.7, 0.5, 0.4, 0.3, 0.2), strict=True))
@@ -96,8 +96,7 @@ def test_without_a_key_nobody_comes_back(db: str) -> None:
     begin(run, ARMS, "draw", "uniform")
     lines = [{"policy": "draw", "session": f"s{number}", "k": 2} for number in range(60)]
     answers = run("recommend", "--input", "-", "--now", "2026-02-01", stdin=lines).lines
-    clicks = [{"decision_id": answer["decision_id"], "events": {"click": 1}} for answer in answers[::2]]
-    run("feedback", "--input", "-", "--now", "2026-02-01", stdin=clicks)
+    click(run, [answer["decision_id"] for answer in answers[::2]], "--now", "2026-02-01")
     (group,) = run("effects", "--now", "2026-02-02", "--json").json["groups"]
     assert (group["returned"], group["return_value"]) == (None, None)
     assert {row["returning"] for row in group["arms"]} == {None}
@@ -342,10 +341,7 @@ def test_of_arms_that_come_and_go_and_do_nothing_none_is_said_to_do_something(ru
             {"policy": "mine", "session": f"{user}-{day}", "user": f"u{user}", "k": 3, "arms": arms} for user in come
         ]
         pages = run_sqlite(*now, "recommend", "--input", "-", "--seed", day, stdin=lines).lines
-        clicks = [
-            {"decision_id": page["decision_id"], "position": position, "events": {"click": 1}}
-            for page in pages for position in (1, 2, 3) if rng.random() < 0.2
-        ]  # fmt: skip
+        clicks = click_events(pages, lambda _: rng.random() < 0.2)
         run_sqlite(*now, "feedback", "--input", "-", stdin=clicks)
     for options in ((), ("--horizon", "1d")):
         answer = run_sqlite("--now", "2026-09-11T20:00Z", "effects", *options)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.conftest import ON_BOTH, Run, begin, runner, store_after
+from tests.conftest import ON_BOTH, Run, begin, click_events, runner, store_after
 
 
 def stocked(db: str) -> None:
@@ -24,11 +24,7 @@ def stocked(db: str) -> None:
     answers = run("recommend", "--input", "-", "--seed", 5, stdin=requests).lines
     rng = np.random.default_rng(2)
     rates = {"a": 0.4, "b": 0.6, "c": 0.1, "d": 0.1}
-    events = [
-        {"decision_id": answer["decision_id"], "events": {"click": 1}}
-        for answer in answers
-        if rng.random() < rates[answer["slate"][0]["arm"]]
-    ]
+    events = click_events(answers, lambda slot: rng.random() < rates[slot["arm"]])
     assert run("feedback", "--input", "-", stdin=events).exit_code == 0
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import ON_BOTH, Run, runner, store_after
+from tests.conftest import ON_BOTH, Run, click, runner, store_after
 
 LATER = "2099-01-01T00:00:00Z"
 
@@ -197,8 +197,7 @@ def test_versions_that_served_at_other_times_have_no_bounds(db: str) -> None:
         at = "--now", day, "--allow-future"
         served = run(*at, "recommend", "--input", "-", stdin=lines).lines
         clicked = [row["decision_id"] for row in served if row["decision_id"] % (2 if day == "2030-01-01" else 5) == 0]
-        clicks = "".join(f'{{"decision_id": {n}, "events": {{"click": 1}}}}\n' for n in clicked)
-        run(*at, "feedback", "--input", "-", stdin=clicks)
+        click(run, clicked, *at)
     answer = run("--now", LATER, "outcomes", "--by", "policy", "--json").json
     rows = {row["group"]: row for row in answer["differences"] if row["metric"] == "reward_per_unit"}
     assert [rows["second"][name] for name in ("lower", "upper", "p_value", "answer")] == [None, None, None, "unknown"]

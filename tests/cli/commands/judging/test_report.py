@@ -16,7 +16,7 @@ from rlrec.report import page as pages
 from rlrec.store import Store
 from rlrec.times import DAY_US, format_time, parse
 from tests.cli.commands.judging.test_exposure import ARMS, serve
-from tests.conftest import ON_BOTH, Run, runner, store_after
+from tests.conftest import ON_BOTH, Run, click, runner, store_after
 
 LATER = "2032-01-01T00:00:00Z"
 EVIL = "<script>alert('a & b')</script>\u202e\x1b"
@@ -260,8 +260,7 @@ def test_a_week_is_compared_with_a_week_and_a_day_with_nothing(run_sqlite: Run, 
         clock = ("--allow-future", "--now", at)
         served = run_sqlite(*clock, "recommend", "--input", "-", stdin=lines).lines
         if day % 7 == 4:
-            clicks = [json.dumps({"decision_id": line["decision_id"], "events": {"click": 1}}) for line in served[:3]]
-            assert run_sqlite(*clock, "feedback", "--input", "-", stdin="\n".join(clicks)).exit_code == 0
+            click(run_sqlite, [line["decision_id"] for line in served[:3]], *clock)
     headline = headlines(page(run_sqlite, "--no-estimates"), "time")[0]
     if days == 5:
         assert re.fullmatch(r"Reward per visit: 0 on 10\xa0Jan", headline)

@@ -13,7 +13,7 @@ import pytest
 import rlrec
 from rlrec.app.judging.report import quick_findings
 from rlrec.store import Store, Unit
-from tests.conftest import ON_BOTH, Run
+from tests.conftest import ON_BOTH, Run, click
 
 T0, LATER = "2026-01-01T12:00:00Z", "2026-01-01T14:30:00Z"
 KEYS = {
@@ -117,12 +117,11 @@ def test_slots_that_wait_to_be_settled_are_a_warning(run: Run) -> None:
 def test_events_that_stop_coming_are_a_warning_unless_they_are_excluded(sqlite_db: str, run_sqlite: Run) -> None:
     _filled(run_sqlite)
     pages = "".join(f'{{"policy": "home", "session": "t%d-{number}"}}\n' for number in range(300))
-    clicks = "".join(f'{{"decision_id": {number}, "events": {{"click": 1}}}}\n' for number in range(5, 305, 2))
     for hour in (1, 2, 3):
         clock = ["--now", f"2026-01-02T{hour:02}:00:00Z"]
         assert run_sqlite(*clock, "recommend", "--input", "-", stdin=pages.replace("%d", str(hour))).exit_code == 0
         if hour == 1:
-            assert run_sqlite(*clock, "feedback", "--input", "-", stdin=clicks).exit_code == 0
+            click(run_sqlite, range(5, 305, 2), *clock)
             assert run_sqlite("--now", "2026-01-02T01:50:00Z", "status").exit_code == 0
     result = run_sqlite("--now", "2026-01-02T05:00:00Z", "status", "--json")
     assert (result.exit_code, [row["check"] for row in result.json["warnings"]]) == (3, ["reward-outage"])

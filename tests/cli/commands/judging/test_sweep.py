@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import ON_BOTH, Run, filled, runner, store_after
+from tests.conftest import ON_BOTH, Run, click, filled, runner, store_after
 
 LATER = ("--now", "2026-03-01")
 DEVICES = ("phone", "tablet", "desk")
@@ -34,13 +34,10 @@ def serve(run: Run, name: str, *, hour: int = 12, groups: int = 20) -> float:
             for number in range(30)
         ]
         answers = run("recommend", "--input", "-", *now, stdin=lines).lines
-        liked = [
-            {"decision_id": answer["decision_id"], "events": {"click": 1}}
-            for line, answer in zip(lines, answers, strict=True)
-            if answer["slate"][0]["arm"] == BEST[line["context"]["device"]]
-        ]
+        best = [BEST[DEVICES[number % 3]] for number in range(30)]
+        liked = [row["decision_id"] for row, arm in zip(answers, best, strict=True) if row["slate"][0]["arm"] == arm]
         clicks += len(liked)
-        assert run("feedback", "--input", "-", *now, stdin=liked).exit_code == 0
+        click(run, liked, *now)
     return clicks / groups / 30
 
 
