@@ -55,6 +55,11 @@ class CommandResult:
     def error(self) -> Any:
         return json.loads(self.stderr)
 
+    def failed(self, code: int) -> str:
+        """What a command that failed with this code says."""
+        assert self.exit_code == code, f"{self.exit_code}: {self.stdout}{self.stderr}"
+        return self.stderr
+
 
 Run = Callable[..., CommandResult]
 

@@ -235,8 +235,7 @@ def test_22_an_error_says_what_which_value_and_what_next(tmp_path: Path) -> None
 @pytest.mark.slow
 def test_26_what_deletes_asks_or_refuses(shop: Run, sqlite_db: str) -> None:
     for words in (["db", "forget", "--user", "u1"], ["db", "prune", "--before", "2026-01-02"]):
-        result = shop(*words)
-        assert (result.exit_code, "--yes" in result.stderr) == (2, True)
+        assert "--yes" in shop(*words).failed(2)
         assert "[y/N]" in terminal(sqlite_db, *words, typed="n\n")
         assert shop(*words, "--dry-run").exit_code == 0
         assert shop("status", "--json").json["decisions"] == 10

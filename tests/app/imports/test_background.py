@@ -83,8 +83,7 @@ def test_the_first_bad_line_is_named_whichever_process_reads_it(
     monkeypatch.setattr("rlrec.app.imports.layouts.line_groups.GROUP", 2)
     path = tmp_path / "log.jsonl"
     path.write_text("".join("{}\n" if n >= bad else LINE % f"s{n}" for n in range(7)))
-    result = run_sqlite("import-log", path, "--layout", "jsonl")
-    assert (result.exit_code, f"line {bad + 1}, field session" in result.stderr) == (2, True)
+    assert f"line {bad + 1}, field session" in run_sqlite("import-log", path, "--layout", "jsonl").failed(2)
     assert run_sqlite("export-log", "-").stdout == ""
 
 

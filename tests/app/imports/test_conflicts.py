@@ -76,8 +76,7 @@ def test_the_first_line_whose_policy_owns_no_log_is_named(run_sqlite: Run) -> No
     for name in ("p", "q"):
         assert run_sqlite("policy", "create", name, "--kind", "uniform").exit_code == 0
     lines = [{"session": f"t{n}", "policy": name} for n, name in enumerate(["p", "x", "x", "q"])]
-    result = taken_in(run_sqlite, lines)
-    assert (result.exit_code, "line 1, field policy: policy 'p'" in result.stderr) == (2, True)
+    assert "line 1, field policy: policy 'p'" in taken_in(run_sqlite, lines).failed(2)
 
 
 @pytest.mark.usefixtures("few")
@@ -92,8 +91,7 @@ def test_a_session_that_follows_from_a_row_may_have_another_user(run_sqlite: Run
     for user in ("u3", "u4"):
         assert run_sqlite("db", "forget", "--user", user, "--yes").exit_code == 0
     assert taken_in(run_sqlite, [{"session": last, "user": "other"}]).exit_code == 0
-    result = run_sqlite(*command)
-    assert (result.exit_code, "line 6, field user" in result.stderr) == (6, True)
+    assert "line 6, field user" in run_sqlite(*command).failed(6)
     assert sessions(run_sqlite) == [*others, last]
 
 

@@ -171,10 +171,9 @@ def test_an_export_has_the_keys_of_recommend_and_of_the_log(lived: Run) -> None:
 
 
 def test_a_known_request_id_is_a_conflict(lived: Run) -> None:
-    result = lived("import-log", "-", "--layout", "jsonl", "--policy", "copy", stdin=exported(lived))
-    assert result.exit_code == 6
-    assert "line 1" in result.stderr
-    assert "request_id" in result.stderr
+    result = lived("import-log", "-", "--layout", "jsonl", "--policy", "copy", stdin=exported(lived)).failed(6)
+    assert "line 1" in result
+    assert "request_id" in result
     assert len(exported(lived)) == 4
 
 
@@ -271,9 +270,8 @@ def test_a_feedback_key_stays_one_line(run: Run) -> None:
     ],
 )
 def test_what_cannot_be_is_refused_by_field(run_sqlite: Run, change: dict[str, Any], field: str) -> None:
-    result = run_sqlite("import-log", "-", "--layout", "jsonl", stdin=lines({}, change))
-    assert result.exit_code == 2
-    assert f"line 2, field {field}" in result.stderr
+    result = run_sqlite("import-log", "-", "--layout", "jsonl", stdin=lines({}, change)).failed(2)
+    assert f"line 2, field {field}" in result
     assert exported(run_sqlite) == []
 
 
@@ -325,9 +323,7 @@ def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_cannot_be_read_is_told_before_what_the_store_refuses(run: Run) -> None:
     many = [{"session": f"s{number}"} for number in range(4)]
     text = lines({"request_id": "r"}, *many, {"request_id": "r"}, *many, {"slate": []}, *many)
-    result = run("import-log", "-", "--layout", "jsonl", stdin=text)
-    assert result.exit_code == 2
-    assert "line 11, field slate" in result.stderr
+    assert "line 11, field slate" in run("import-log", "-", "--layout", "jsonl", stdin=text).failed(2)
     assert run("policy", "list", "--json").json == []
 
 

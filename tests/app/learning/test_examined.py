@@ -255,9 +255,8 @@ def test_a_belief_without_misses_by_position_is_damaged(sqlite_db: str, run_sqli
     served(sqlite_db)
     with closing(Store(sqlite_db)) as store:
         store.write(lambda unit: unit.tell("UPDATE belief SET extra = ?", bytes(8)))
-    result = run_sqlite("policy", "show", "home")
-    assert result.exit_code == 1
-    assert "the belief of home@1 has 4 sums of an arm, where its kind counts 6" in result.stderr
+    result = run_sqlite("policy", "show", "home").failed(1)
+    assert "the belief of home@1 has 4 sums of an arm, where its kind counts 6" in result
 
 
 # -- doctor --

@@ -378,7 +378,6 @@ def test_a_belief_with_negative_pulls_is_named(run_sqlite: Run, sqlite_db: str, 
     done(run_sqlite("feedback", decision, "click"))
     with closing(Store(sqlite_db)) as store:
         store.write(lambda unit: unit.tell("UPDATE belief SET pulls = -3"))
-    answer = run_sqlite(*words)
-    assert answer.exit_code == 1
-    assert answer.stderr.startswith("Error: the store is damaged: the belief of home@1 counts -3 pulls of arm 1")
+    answer = run_sqlite(*words).failed(1)
+    assert answer.startswith("Error: the store is damaged: the belief of home@1 counts -3 pulls of arm 1")
     assert run_sqlite("doctor").exit_code == 3

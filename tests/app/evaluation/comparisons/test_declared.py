@@ -137,6 +137,5 @@ def test_bad_declarations_are_refused_and_store_nothing(sqlite_db: str, words: l
 
 def test_an_interleaved_experiment_declares_nothing(sqlite_db: str) -> None:
     run = filled(sqlite_db, prepared)
-    refused = run("experiment", "create", "mixed", "--interleave", "home@1,home@2", "--metric", "visits")
-    assert refused.exit_code == 2
-    assert "decided by the credit of its rankers" in refused.stderr
+    refused = run("experiment", "create", "mixed", "--interleave", "home@1,home@2", "--metric", "visits").failed(2)
+    assert "decided by the credit of its rankers" in refused

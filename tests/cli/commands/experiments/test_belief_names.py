@@ -79,8 +79,7 @@ def test_export_and_import_keep_beliefs_apart(shelf: Run, tmp_path: Path) -> Non
         ("experiment", "create", "ranking", "--variant", "new=own"),
     )
     assert imported(*create[0]).exit_code == 0
-    refused = imported(*create[1], "--variant", "old=own")
-    assert (refused.exit_code, "an imported log has variants" in refused.stderr) == (6, True)
+    assert "an imported log has variants" in imported(*create[1], "--variant", "old=own").failed(6)
 
 
 @pytest.mark.parametrize("number", ["", "@1"])
@@ -112,8 +111,7 @@ def test_a_filter_by_a_version_is_of_that_belief_alone(shelf: Run) -> None:
 
     assert number("policy=shelf@1") == 60
     assert number("policy=shelf") == number("policy=shelf,version=1") > number("policy=shelf@ranking/new@1") > 0
-    refused = shelf("evaluate", "uniform", "--log", "policy=shelf@1,version=2")
-    assert (refused.exit_code, "version 2 beside shelf@1" in refused.stderr) == (2, True)
+    assert "version 2 beside shelf@1" in shelf("evaluate", "uniform", "--log", "policy=shelf@1,version=2").failed(2)
 
 
 @pytest.mark.parametrize("command", [("evaluate", "shelf"), ("exploration", "--policy", "shelf")])

@@ -230,8 +230,7 @@ def test_a_guard_nobody_defined_is_refused(ready: Run, guard: str) -> None:
 
 
 def test_options_of_the_gate_need_the_gate(ready: Run) -> None:
-    done = ready("route", "set", "home", "--to", "good", "--guard", "taps:-2%")
-    assert (done.exit_code, "--require if-better" in done.stderr) == (2, True)
+    assert "--require if-better" in ready("route", "set", "home", "--to", "good", "--guard", "taps:-2%").failed(2)
 
 
 def test_what_serves_already_has_nothing_to_be_compared_with(ready: Run) -> None:

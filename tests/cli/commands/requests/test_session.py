@@ -104,16 +104,12 @@ def test_censored_slot_is_marked(ready: Any) -> None:
 @pytest.mark.parametrize("command", ["show", "end"])
 def test_unknown_session_names_the_near_ones(ready: Any, command: Sequence[str]) -> None:
     ask(ready, "00:00:00Z", session="visitor-17")
-    refused = ready("--now", DAY + "00:01:00Z", "session", command, "visitor-71")
-    assert refused.exit_code == 2
-    assert "did you mean visitor-17?" in refused.stderr
+    assert "did you mean visitor-17?" in ready("--now", DAY + "00:01:00Z", "session", command, "visitor-71").failed(2)
 
 
 def test_unknown_visit_says_which_there_are(ready: Any) -> None:
     ask(ready, "00:00:00Z")
-    refused = ready("--now", DAY + "00:01:00Z", "session", "show", "s1", "--visit", "3")
-    assert refused.exit_code == 2
-    assert "visits 1 to 1" in refused.stderr
+    assert "visits 1 to 1" in ready("--now", DAY + "00:01:00Z", "session", "show", "s1", "--visit", "3").failed(2)
 
 
 def test_list_is_newest_first_and_says_when_it_is_cut(ready: Any) -> None:
@@ -167,9 +163,8 @@ def test_censoring_is_shown_by_the_names_of_its_options(ready: Any) -> None:
 
 @pytest.mark.parametrize("gamma", ["nan", "-0.1", "1.5", "inf"])
 def test_a_discount_that_cannot_be_is_refused(ready: Any, gamma: float) -> None:
-    refused = ready("session", "show", "s1", "--gamma", gamma)
-    assert refused.exit_code == 2
-    assert len(refused.stderr.splitlines()) == 1
+    refused = ready("session", "show", "s1", "--gamma", gamma).failed(2)
+    assert len(refused.splitlines()) == 1
 
 
 @ON_BOTH

@@ -35,11 +35,10 @@ def test_a_session_whose_steps_are_damaged_is_named(run: Run, store: Store, chan
     run("arm", "add", "a"), run("policy", "create", "home", "--kind", "uniform")
     run("recommend", "--policy", "home", "--session", "s")
     store.write(lambda unit: unit.tell(change))
-    result = run("recommend", "--policy", "home", "--session", "s")
-    assert result.exit_code == 1
-    assert result.stderr.startswith("Error: the store is damaged: a visit of session 's' counts fewer steps than its")
-    assert "rlrec doctor" in result.stderr
-    assert result.stderr.count("\n") == 1
+    result = run("recommend", "--policy", "home", "--session", "s").failed(1)
+    assert result.startswith("Error: the store is damaged: a visit of session 's' counts fewer steps than its")
+    assert "rlrec doctor" in result
+    assert result.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -120,6 +119,5 @@ def test_no_context_stands_in_for_one_that_is_gone(run_sqlite: Run, sqlite_db: s
     with closing(sqlite3.connect(sqlite_db, isolation_level=None)) as connection:
         connection.execute("UPDATE decision SET at = at - 86400000000")
         connection.execute(f"DELETE FROM context WHERE id = {context}")
-    result = run_sqlite("evaluate", "lin")
-    assert result.exit_code == 1
-    assert result.stderr.startswith(f"Error: the store is damaged: row {context} of table context is gone.")
+    result = run_sqlite("evaluate", "lin").failed(1)
+    assert result.startswith(f"Error: the store is damaged: row {context} of table context is gone.")

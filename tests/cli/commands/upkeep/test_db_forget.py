@@ -322,8 +322,7 @@ def test_a_removal_behind_the_new_file_of_another_is_not_finished_by_that(
 
 
 def test_without_a_terminal_nothing_is_deleted_unasked(personal: Run, sqlite_db: str) -> None:
-    refused = personal("--now", LATE, "db", "forget", "--user", "zelda")
-    assert (refused.exit_code, "give --yes" in refused.stderr) == (2, True)
+    assert "give --yes" in personal("--now", LATE, "db", "forget", "--user", "zelda").failed(2)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("click.testing._NamedTextIOWrapper.isatty", lambda stream: True, raising=False)
         declined = personal("--now", LATE, "db", "forget", "--user", "zelda", stdin="n\n")
