@@ -55,6 +55,11 @@ class CommandResult:
     def error(self) -> Any:
         return json.loads(self.stderr)
 
+    def done(self) -> CommandResult:
+        """Itself, of a command that did not fail."""
+        assert self.exit_code == 0, self.stderr
+        return self
+
     def failed(self, code: int) -> str:
         """What a command that failed with this code says."""
         assert self.exit_code == code, f"{self.exit_code}: {self.stdout}{self.stderr}"
@@ -329,7 +334,7 @@ def click_events(answers: Iterable[Any], is_clicked: Callable[[Any], bool]) -> l
 def click(run: Run, decision_ids: Iterable[int], *clock: object) -> None:
     """Reports a click on each of some decisions."""
     lines = [{"decision_id": number, "events": {"click": 1}} for number in decision_ids]
-    assert run(*clock, "feedback", "--input", "-", stdin=lines).exit_code == 0
+    run(*clock, "feedback", "--input", "-", stdin=lines).done()
 
 
 def runner(db: str) -> Run:
@@ -346,9 +351,8 @@ def runner(db: str) -> Run:
 
 def begin(run: Run, arms: Iterable[str], policy: str, kind: str, *words: object) -> None:
     """A catalogue, and the first policy over it."""
-    arms_added = run("arm", "import", "-", stdin=[{"arm": arm} for arm in arms])
-    for result in (arms_added, run("policy", "create", policy, "--kind", kind, *words)):
-        assert result.exit_code == 0, result.stderr
+    run("arm", "import", "-", stdin=[{"arm": arm} for arm in arms]).done()
+    run("policy", "create", policy, "--kind", kind, *words).done()
 
 
 @pytest.fixture

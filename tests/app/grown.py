@@ -9,7 +9,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from tests.app.shop import done
 from tests.conftest import CommandResult, Run, runner
 
 Row = tuple[Any, ...]
@@ -31,7 +30,7 @@ def grow(run: Run, folder: Path) -> None:
     """Serve and teach by the clock; the folder has what kinds read."""
 
     def do(at: str, *args: object, stdin: str | None = None) -> CommandResult:
-        return done(run("--now", at, "-q", *args, stdin=stdin))
+        return run("--now", at, "-q", *args, stdin=stdin).done()
 
     def serve(at: str, name: str, *, sessions: str, field: str = "policy", n: int = 30) -> list[Any]:
         options = [

@@ -19,7 +19,7 @@ from rlrec.store.database.tables import metadata
 from rlrec.store.log import decisions, reader
 from rlrec.store.policies import beliefs, policies
 from rlrec.store.policies.beliefs import Sums
-from tests.conftest import CommandResult, Run
+from tests.conftest import Run
 
 START = 1_800_000_000_000_000
 SECOND = 1_000_000
@@ -125,15 +125,10 @@ def dump(store: Store, *, without: Iterable[str] = ()) -> dict[str, list[Any]]:
         }
 
 
-def done(result: CommandResult) -> CommandResult:
-    assert result.exit_code == 0, result.stderr
-    return result
-
-
 def fixed(run: Run, name: str, probabilities: Mapping[str, float]) -> None:
     """A policy that shows each arm with the same probability to everybody."""
     table = "".join(f"{arm},{probability}\n" for arm, probability in probabilities.items())
     with NamedTemporaryFile("w", suffix=".csv") as file:
         file.write(f"arm,probability\n{table}")
         file.flush()
-        done(run("policy", "create", name, "--kind", "fixed", "--param", f"probabilities={file.name}"))
+        run("policy", "create", name, "--kind", "fixed", "--param", f"probabilities={file.name}").done()

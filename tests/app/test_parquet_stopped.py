@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 
 from rlrec.app.imports.parquet_files import DATASETS
-from tests.app.shop import done
 from tests.conftest import Run, runner, store_after
 from tests.stops import cpu_of_children, wait_for_work
 
@@ -29,14 +28,14 @@ def serve(db: str, *, day: int = 1, users: str = "ab") -> None:
     """Serve decisions of some users, whose contexts no file packs well."""
     run, random = runner(db), Random(day)
     if day == 1:
-        done(run("arm", "add", "a1"))
-        done(run("--now", "2026-01-01", "policy", "create", "home", "--kind", "uniform"))
+        run("arm", "add", "a1").done()
+        run("--now", "2026-01-01", "policy", "create", "home", "--kind", "uniform").done()
     pages = [{"session": f"{day}-{users}-{n}", "user": users[n % len(users)]} for n in range(N // 2)]
     lines = [
         {"op": "recommend", "policy": "home", **page, "context": {"text": random.randbytes(4000).hex()}}
         for page in pages
     ]
-    done(run("--now", f"2026-01-0{day}T01:00", "pipe", stdin=lines))
+    run("--now", f"2026-01-0{day}T01:00", "pipe", stdin=lines).done()
 
 
 def serve_twice(db: str) -> None:
@@ -61,10 +60,10 @@ def rows(folder: Path, dataset: str) -> list[str]:
 
 def finish(run: Run, folder: Path, *, decisions: int = N) -> None:
     """Repeat the command: each decision is there once, and nothing else."""
-    again = done(run("export-log", folder, "--layout", "parquet", "--json")).json
+    again = run("export-log", folder, "--layout", "parquet", "--json").done().json
     complete = folder.parent / "complete"
     if not complete.exists():
-        done(run("export-log", complete, "--layout", "parquet"))
+        run("export-log", complete, "--layout", "parquet").done()
     assert again["decisions"] == decisions
     assert [rows(folder, name) for name in DATASETS] == [rows(complete, name) for name in DATASETS]
     assert list(folder.rglob(".*")) == []
@@ -105,7 +104,7 @@ def test_an_export_that_met_a_full_disk_is_finished_by_the_same_command(
     run: Run, folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """No file of its process grows beyond a size."""
-    done(run("export-log", folder.with_name("complete"), "--layout", "parquet"))
+    run("export-log", folder.with_name("complete"), "--layout", "parquet").done()
     sizes = sorted(path.stat().st_size for path in folder.with_name("complete").rglob("*") if path.is_file())
     for n, limit in enumerate((sizes[-1] // 2, sizes[-1] - 1)):  # more than SQLite needs to read
         target = folder.with_name(f"log{n}")
@@ -116,9 +115,9 @@ def test_an_export_that_met_a_full_disk_is_finished_by_the_same_command(
 
 
 def test_files_that_no_manifest_names_are_removed_by_the_next_export(run: Run, sqlite_db: str, folder: Path) -> None:
-    done(run("export-log", folder, "--layout", "parquet", "--log", "until=2026-01-02"))
+    run("export-log", folder, "--layout", "parquet", "--log", "until=2026-01-02").done()
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    done(run("export-log", folder, "--layout", "parquet"))
+    run("export-log", folder, "--layout", "parquet").done()
     for path, content in before.items():  # as if it had been killed before the manifest was replaced
         path.write_bytes(content)
     assert len(list(folder.rglob("*.parquet"))) > len(before)
@@ -160,7 +159,7 @@ PATHS = [
 
 @pytest.mark.slow
 def test_a_manifest_of_any_json_is_named_in_one_line(run: Run, folder: Path) -> None:
-    done(run("export-log", folder, "--layout", "parquet"))
+    run("export-log", folder, "--layout", "parquet").done()
     stored = json.loads((folder / "manifest.json").read_text())
     (first, *_), keys = stored["files"]["decisions"], ("format", "store", "forgotten", "decisions", "files")
     changed = [{**stored, key: value} for key in keys for value in JSON if type(value) is not type(stored[key])]
@@ -178,7 +177,7 @@ def test_a_manifest_of_any_json_is_named_in_one_line(run: Run, folder: Path) -> 
 
 
 def test_a_link_out_of_the_folder_to_what_is_no_log_is_named(run: Run, folder: Path, tmp_path: Path) -> None:
-    done(run("export-log", folder, "--layout", "parquet"))
+    run("export-log", folder, "--layout", "parquet").done()
     for target in (tmp_path / "nothing", tmp_path, Path("/etc/passwd")):
         for name in ("decisions", "visits"):
             file = next(folder.glob(f"{name}/*/*.parquet"))

@@ -69,8 +69,7 @@ def page_file(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -
          "--seed", "1", "--env", "arms=5", "--env", "categories=2", "--env", "bait=2", "--env", "daily=20"],
     ]  # fmt: skip
     for words in steps:
-        done = run(*words, stdin=lines)
-        assert done.exit_code == 0, done.stderr
+        run(*words, stdin=lines).done()
     for words in (["position", "fit", "home"], ["train-pg", "visits", "--epochs", "5", "--seed", "1"]):
         assert run(*LATER, *words).exit_code == 0
     path = folder / "page.html"

@@ -24,8 +24,7 @@ def serve(db: str, kind: str) -> None:
     kind, model = kind.split()
     lines = [{"arm": key, "features": {"genre": genre}} for key, genre in zip("abcd", "xyxy", strict=True)]
     run("arm", "import", "-", stdin=lines)
-    answer = run("policy", "create", "p", "--kind", kind, "--param", f"model={model}", "--param", "samples=50")
-    assert answer.exit_code == 0
+    answer = run("policy", "create", "p", "--kind", kind, "--param", f"model={model}", "--param", "samples=50").done()
     for day in range(2):
         options = [
             {"policy": "p", "session": f"{day}-{n}", "k": 1 + 2 * (n % 2), "context": {"hour": n % 3}} for n in range(8)

@@ -46,8 +46,7 @@ def shop(run: Run) -> Run:
 def create(run: Run, name: str, *, kind: str = "") -> str:
     """A frozen version: what it serves changes nothing of what it serves next."""
     arguments = ["--features", "read.json", "--from-log", "policy=old"]
-    result = run("policy", "create", name, *KINDS[kind or name], *arguments)
-    assert result.exit_code == 0, result.stderr
+    run("policy", "create", name, *KINDS[kind or name], *arguments).done()
     assert run("policy", "freeze", name).exit_code == 0
     return f"{name}@2"
 
@@ -58,8 +57,7 @@ def stated(features: dict[str, dict[str, Any]]) -> list[Any]:
 
 def probabilities(run: Run, policy: str, arms: list[Any], *, hour: int = 1) -> dict[str, float]:
     line = json.dumps({"session": "p", "policy": policy, "arms": arms, "context": {"hour": hour}})
-    answer = run("recommend", "--input", "-", "--seed", "5", stdin=line)
-    assert answer.exit_code == 0, answer.stderr
+    answer = run("recommend", "--input", "-", "--seed", "5", stdin=line).done()
     number = json.loads(answer.stdout)["decision_id"]
     shown = run("decision", "show", str(number), "--json").json
     assert shown["agrees"] is True
@@ -114,8 +112,7 @@ def test_a_trained_version_reads_them_in_every_visit(shop: Run) -> None:
     copied = create(shop, "linucb")
     arguments = ["--kind", "gradient", "--param", "model=bilinear", "--features", "read.json", "--from-policy", copied]
     for name in ("visits", "twin"):
-        result = shop("policy", "create", name, *arguments)
-        assert result.exit_code == 0, result.stderr
+        shop("policy", "create", name, *arguments).done()
     plain, swapped = (probabilities(shop, "visits", arms) for arms in (list(PRICES), stated(SWAPPED)))
     assert swapped["a"] < plain["a"] - 0.05
     lines = [

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.app.shop import done, fixed
+from tests.app.shop import fixed
 from tests.conftest import ON_BOTH, Run, click_events, runner
 
 ARMS = "abcdef"
@@ -23,11 +23,11 @@ Answers = list[dict[str, Any]]
 
 def created(run: Run, name: str, *words: object, first: str = "uniform", second: str = "uniform") -> None:
     stages = ["--param", f"first={first}", "--param", f"second={second}", "--param", "candidates=3"]
-    done(run("policy", "create", name, "--kind", "two-stage", *stages, *words))
+    run("policy", "create", name, "--kind", "two-stage", *stages, *words).done()
 
 
 def with_arms(run: Run) -> Run:
-    done(run("arm", "import", "-", stdin=[{"arm": arm} for arm in ARMS]))
+    run("arm", "import", "-", stdin=[{"arm": arm} for arm in ARMS]).done()
     return run
 
 
@@ -41,12 +41,12 @@ def served(run: Run, policy: str, *, n: int = 60, k: int = 2, groups: int = 1, s
     rng, answers = random.Random(seed), Answers()
     for group in range(groups):
         options = [{"policy": policy, "session": f"s{seed}-{group}-{row}", "k": k} for row in range(n // groups)]
-        result = done(run("recommend", "--input", "-", "--format", "ndjson", "--seed", seed + group, stdin=options))
+        result = run("recommend", "--input", "-", "--format", "ndjson", "--seed", seed + group, stdin=options).done()
         for answer in result.lines:
             slots = [slot | {"clicked": rng.random() < RATES[slot["arm"]]} for slot in answer["slate"]]
             answers.append(answer | {"slate": slots})
         clicks = click_events(answers[-len(result.lines) :], lambda slot: slot["clicked"])
-        done(run("feedback", "--input", "-", stdin=clicks))
+        run("feedback", "--input", "-", stdin=clicks).done()
     return answers
 
 
@@ -66,7 +66,7 @@ def at_position(weights: dict[str, float], listed: list[str], arm: str, position
 
 def judged(run: Run, target: str, *words: object) -> dict[str, Any]:
     later = ("--now", "2030-01-01T00:00:00Z")
-    rows: list[dict[str, Any]] = done(run(*later, "evaluate", target, "--estimator", "ips", "--json", *words)).json
+    rows: list[dict[str, Any]] = run(*later, "evaluate", target, "--estimator", "ips", "--json", *words).done().json
     return rows[0]
 
 
@@ -84,16 +84,16 @@ def leaning(tmp_path: Any) -> str:
 def test_a_list_and_its_slate_are_logged_with_their_propensities(kiosk: Run) -> None:
     created(kiosk, "p", first="plackett-luce", second="thompson")
     words = ("recommend", "--policy", "p", "--session", "s", "-k", "2", "--seed", "3", "--request-id", "r", "--json")
-    dry = done(kiosk(*words[:-3], "--dry-run", "--json")).json
-    answer = done(kiosk(*words)).json
+    dry = kiosk(*words[:-3], "--dry-run", "--json").done().json
+    answer = kiosk(*words).done().json
     assert [entry["propensity"] for entry in answer["candidates"]] == pytest.approx([1 / 6, 1 / 5, 1 / 4])
     assert answer["candidates_log_propensity"] == pytest.approx(-4.78749174)
     listed = [entry["arm"] for entry in answer["candidates"]]
     assert all(slot["arm"] in listed for slot in answer["slate"])
     assert [slot["propensity"] for slot in answer["slate"]] == pytest.approx([1 / 3, 1 / 2])
     assert dry["candidates"] == answer["candidates"]
-    assert done(kiosk(*words)).json == answer | {"duplicate": True}
-    shown = done(kiosk("decision", "show", answer["decision_id"], "--json")).json
+    assert kiosk(*words).done().json == answer | {"duplicate": True}
+    shown = kiosk("decision", "show", answer["decision_id"], "--json").done().json
     assert (shown["candidates"], shown["eligible"], shown["agrees"]) == (answer["candidates"], 3, True)
 
 
@@ -108,7 +108,7 @@ def test_both_beliefs_learn_and_the_log_is_sound(kiosk: Run) -> None:
     assert any(abs(slot["propensity"] - 1 / 3) > 1e-2 for answer in late for slot in answer["slate"][:1])
     first = [sum(answer["candidates"][number]["arm"] == "a" for number in range(3) for answer in late)]
     assert first[0] > 10  # half of 20 would be chance
-    assert done(kiosk("doctor", "--json")).json["ok"]
+    assert kiosk("doctor", "--json").done().json["ok"]
 
 
 def test_a_ranker_that_reads_contexts_learns_too(kiosk: Run, tmp_path: Any) -> None:
@@ -117,10 +117,10 @@ def test_a_ranker_that_reads_contexts_learns_too(kiosk: Run, tmp_path: Any) -> N
     created(kiosk, "p", "--features", features, first="thompson", second="lin-thompson")
     words = ("recommend", "--policy", "p", "--session", "s", "--context", '{"hour": 9}', "-k", "2", "--json")
     for seed in range(3):
-        answer = done(kiosk(*words, "--seed", seed)).json
-        done(kiosk("feedback", answer["decision_id"], "click", "--position", "1"))
-    assert done(kiosk("decision", "show", answer["decision_id"], "--json")).json["agrees"]
-    assert done(kiosk("doctor", "--json")).json["ok"]
+        answer = kiosk(*words, "--seed", seed).done().json
+        kiosk("feedback", answer["decision_id"], "click", "--position", "1").done()
+    assert kiosk("decision", "show", answer["decision_id"], "--json").done().json["agrees"]
+    assert kiosk("doctor", "--json").done().json["ok"]
 
 
 @pytest.mark.parametrize(
@@ -135,11 +135,11 @@ def test_lists_and_slates_that_cannot_be_are_refused(kiosk: Run, words: list[str
     created(kiosk, "p")
     result = kiosk("recommend", "--policy", "p", "--session", "s", "--json", *words)
     assert (result.exit_code, says in result.error["error"]) == (2, True)
-    assert done(kiosk("session", "list", "--json")).json == []
+    assert kiosk("session", "list", "--json").done().json == []
 
 
 def test_a_list_that_is_longer_than_the_catalogue_is_the_policys_fault(kiosk: Run) -> None:
-    done(kiosk("policy", "create", "long", "--kind", "two-stage", "--param", "candidates=9"))
+    kiosk("policy", "create", "long", "--kind", "two-stage", "--param", "candidates=9").done()
     result = kiosk("recommend", "--policy", "long", "--session", "s").failed(2)
     assert result.startswith("Error: --policy: 9 candidates are wanted, with only 6 arms eligible")
 
@@ -211,7 +211,7 @@ def test_a_target_that_draws_from_the_catalogue_is_flagged(kiosk: Run) -> None:
 
 def test_without_samples_a_log_without_lists_judges_no_ranker_of_them(kiosk: Run) -> None:
     created(kiosk, "target")
-    done(kiosk("policy", "create", "plain", "--kind", "uniform"))
+    kiosk("policy", "create", "plain", "--kind", "uniform").done()
     served(kiosk, "plain")
     row = judged(kiosk, "target", "--target-samples", 0)
     assert "no-candidates" in row["reasons"]
@@ -220,8 +220,8 @@ def test_without_samples_a_log_without_lists_judges_no_ranker_of_them(kiosk: Run
 
 def test_exposure_counts_the_catalogue_that_candidates_are_drawn_from(kiosk: Run) -> None:
     created(kiosk, "p")
-    done(kiosk("recommend", "--policy", "p", "--session", "s", "-k", "2"))
-    shown = done(kiosk("exposure", "--json")).json
+    kiosk("recommend", "--policy", "p", "--session", "s", "-k", "2").done()
+    shown = kiosk("exposure", "--json").done().json
     assert shown["catalogue"]["arms"] == 6
     assert shown["catalogue"]["coverage"] == pytest.approx(2 / 6)
 
@@ -245,7 +245,7 @@ def leaning_target(run: Run, leaning: str) -> None:
 
 def estimates(run: Run, names: str, *words: object, target: str = "target") -> list[dict[str, Any]]:
     options = ("evaluate", target, "--estimator", names, "--interval", "normal", "--json", *words)
-    rows: list[dict[str, Any]] = done(run("--now", "2030-01-01T00:00:00Z", *options)).json
+    rows: list[dict[str, Any]] = run("--now", "2030-01-01T00:00:00Z", *options).done().json
     return rows
 
 
@@ -274,7 +274,7 @@ def exact(answers: Answers) -> dict[str, float]:
 def plain(kiosk: Run, leaning: str) -> Answers:
     """A log of a policy without candidates, beside a target that draws them."""
     leaning_target(kiosk, leaning)
-    done(kiosk("policy", "create", "plain", "--kind", "uniform"))
+    kiosk("policy", "create", "plain", "--kind", "uniform").done()
     return served(kiosk, "plain", n=100)
 
 
@@ -306,11 +306,11 @@ def test_few_lists_are_unbiased_and_their_error_is_in_the_interval(kiosk: Run, p
 def test_a_log_of_uniform_pages_agrees_with_what_the_target_earns(kiosk: Run, leaning: str) -> None:
     """Seeded. Within 4 standard errors of both."""
     leaning_target(kiosk, leaning)
-    done(kiosk("policy", "create", "plain", "--kind", "uniform"))
+    kiosk("policy", "create", "plain", "--kind", "uniform").done()
     rates = ",".join(map(str, RATES.values()))
     for name in ("plain", "target"):
         words = ("simulate", "pbm", "--policy", name, "-k", "2", "--sessions", "600", "--seed", "3")
-        done(kiosk(*words, "--env", f"rates={rates}", "--json"))
+        kiosk(*words, "--env", f"rates={rates}", "--json").done()
     rows = estimates(kiosk, "ips,sips,rips,cascade-dr,sn-iips", "--log", "policy=plain", "--cluster", "session")
     served_rows = estimates(kiosk, "ips,sips,rips,cascade-dr,sn-iips", "--log", "policy=target", "--cluster", "session")
     for row, truth in zip(rows, served_rows, strict=True):
@@ -320,16 +320,16 @@ def test_a_log_of_uniform_pages_agrees_with_what_the_target_earns(kiosk: Run, le
 
 @pytest.mark.slow
 def test_an_imported_log_gives_the_same_figures_in_reverse_order(kiosk: Run, tmp_path: Any, leaning: str) -> None:
-    done(kiosk("policy", "create", "plain", "--kind", "uniform"))
+    kiosk("policy", "create", "plain", "--kind", "uniform").done()
     served(kiosk, "plain", n=40)
     path = tmp_path / "log.jsonl"
-    done(kiosk("export-log", path))
+    kiosk("export-log", path).done()
     lines, rows = path.read_text().splitlines(keepends=True), []
     for name, step in (("forward", 1), ("reverse", -1)):
         other = runner(str(tmp_path / f"{name}.db"))
-        done(other("init"))
-        done(other("arm", "import", "-", stdin=[{"arm": arm} for arm in ARMS[::step]]))
-        done(other("import-log", "-", "--layout", "jsonl", "--policy", "old", stdin="".join(lines[::step])))
+        other("init").done()
+        other("arm", "import", "-", stdin=[{"arm": arm} for arm in ARMS[::step]]).done()
+        other("import-log", "-", "--layout", "jsonl", "--policy", "old", stdin="".join(lines[::step])).done()
         leaning_target(other, leaning)
         rows.append(estimates(other, "ips,dr,sips,iips,rips,cascade-dr,tis", "--target-samples", 40))
     for here, there in zip(*rows, strict=True):
@@ -353,7 +353,7 @@ def test_a_log_with_lists_and_without_takes_each_row_as_it_is(kiosk: Run, leanin
     """Half of the pages are weighed given their list, which is exact, half by the mean over lists."""
     leaning_target(kiosk, leaning)
     created(kiosk, "lists")
-    done(kiosk("policy", "create", "plain", "--kind", "uniform"))
+    kiosk("policy", "create", "plain", "--kind", "uniform").done()
     served(kiosk, "lists", n=30)
     served(kiosk, "plain", n=30, seed=2)
     for name in ("ips", "sips", "tis"):
@@ -368,9 +368,9 @@ def test_a_log_with_lists_and_without_takes_each_row_as_it_is(kiosk: Run, leanin
 @pytest.mark.parametrize(("words", "size"), [(("--arms", "a,b"), 1), ((), 4)])
 def test_pages_that_the_target_could_not_fill_are_left_out(kiosk: Run, words: tuple[str, ...], size: int) -> None:
     created(kiosk, "target")
-    done(kiosk("policy", "create", "plain", "--kind", "uniform"))
+    kiosk("policy", "create", "plain", "--kind", "uniform").done()
     served(kiosk, "plain", n=20)
-    done(kiosk("recommend", "--policy", "plain", "--session", "s", "-k", size, *words))
+    kiosk("recommend", "--policy", "plain", "--session", "s", "-k", size, *words).done()
     for name, left_out in {"ips": size, "sips": 1, "tis": 1}.items():
         (row,) = estimates(kiosk, name)
         assert (row["left_out"], "no-candidates" in row["reasons"]) == (left_out, True), name
@@ -384,8 +384,8 @@ def test_any_kind_may_rank_the_lists(kiosk: Run, second: str) -> None:
     kind = "lin-thompson" if second == "shared" else second
     created(kiosk, "learner", *shared, first="plackett-luce", second=kind)
     served(kiosk, "learner", n=60)
-    done(kiosk("policy", "freeze", "learner"))
-    done(kiosk("policy", "create", "plain", "--kind", "uniform"))
+    kiosk("policy", "freeze", "learner").done()
+    kiosk("policy", "create", "plain", "--kind", "uniform").done()
     served(kiosk, "plain", n=400, seed=2)
     target = "learner@1"
     for row in estimates(kiosk, "ips,dr,sips,cascade-dr,tis", "--log", "policy=plain", target=target):
@@ -406,18 +406,18 @@ def test_any_kind_may_rank_the_lists(kiosk: Run, second: str) -> None:
 )
 def test_doctor_derives_lists_again(kiosk: Run, sqlite_db: str, change: str, says: str) -> None:
     created(kiosk, "p")
-    done(kiosk("recommend", "--policy", "p", "--session", "s", "--seed", "1"))
+    kiosk("recommend", "--policy", "p", "--session", "s", "--seed", "1").done()
     with closing(sqlite3.connect(sqlite_db)) as connection, connection:
         connection.execute(f"UPDATE candidate_list SET {change}")
     result = kiosk("doctor", "--json")
     assert result.exit_code == 3
     assert any(says in finding["detail"] for finding in result.json["findings"])
-    assert done(kiosk("decision", "show", 1, "--json")).json["agrees"] is change.startswith("arms")
+    assert kiosk("decision", "show", 1, "--json").done().json["agrees"] is change.startswith("arms")
 
 
 def test_a_list_that_is_gone_is_found(kiosk: Run, sqlite_db: str) -> None:
     created(kiosk, "p")
-    done(kiosk("recommend", "--policy", "p", "--session", "s", "--seed", "1"))
+    kiosk("recommend", "--policy", "p", "--session", "s", "--seed", "1").done()
     with closing(sqlite3.connect(sqlite_db)) as connection, connection:
         connection.execute("DELETE FROM candidate_list")
     findings = kiosk("doctor", "--json").json["findings"]
@@ -428,15 +428,15 @@ def test_an_exported_log_keeps_its_lists(kiosk: Run, tmp_path: Any, leaning: str
     created(kiosk, "log")
     served(kiosk, "log", n=20)
     path = tmp_path / "log.jsonl"
-    done(kiosk("export-log", path))
+    kiosk("export-log", path).done()
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert all(line["eligible"] == sorted(entry["arm"] for entry in line["candidates"]) for line in lines)
     assert all(line["catalogue"] == list(ARMS) for line in lines)
     other = runner(str(tmp_path / "other.db"))
-    done(other("init"))
-    done(other("import-log", path, "--layout", "jsonl", "--policy", "old"))
+    other("init").done()
+    other("import-log", path, "--layout", "jsonl", "--policy", "old").done()
     again = tmp_path / "again.jsonl"
-    done(other("export-log", again))
+    other("export-log", again).done()
     names = ("candidates", "candidates_log_propensity", "catalogue", "slate", "eligible")
     copied = [json.loads(line) for line in again.read_text().splitlines()]
     assert [[line[name] for name in names] for line in copied] == [[line[name] for name in names] for line in lines]
@@ -450,7 +450,7 @@ def test_an_exported_log_keeps_its_lists(kiosk: Run, tmp_path: Any, leaning: str
 def test_a_list_from_an_unknown_catalogue_judges_no_other_first_stage(kiosk: Run) -> None:
     pair = [{"arm": "a", "propensity": 0.5}, {"arm": "b", "propensity": 0.5}]
     line = {"session": "s", "slate": [{"arm": "a", "propensity": 0.5}], "eligible": ["a", "b"], "candidates": pair}
-    done(kiosk("import-log", "-", "--layout", "jsonl", stdin=json.dumps(line | {"reward": 1}) + "\n"))
+    kiosk("import-log", "-", "--layout", "jsonl", stdin=json.dumps(line | {"reward": 1}) + "\n").done()
     created(kiosk, "target")
     row = judged(kiosk, "target")
     assert (row["n"], "no-candidates" in row["reasons"]) == (0, True)

@@ -43,9 +43,7 @@ def lines(*changes: dict[str, Any]) -> str:
 
 
 def imported(run: Run, text: str, *options: str) -> Any:
-    result = run("import-log", "-", "--layout", "jsonl", "--json", *options, stdin=text)
-    assert result.exit_code == 0, result.stderr
-    return result.json
+    return run("import-log", "-", "--layout", "jsonl", "--json", *options, stdin=text).done().json
 
 
 def exported(run: Run, *options: str) -> list[Any]:

@@ -125,9 +125,7 @@ def three_slots(db: str) -> None:
 
 
 def evaluated(run: Run, *words: str, estimators: str = "impression,session") -> list[dict[str, Any]]:
-    result = run(*LATER, "evaluate", *words, "--estimator", estimators, "--json")
-    assert result.exit_code == 0, result.stderr
-    return result.json
+    return run(*LATER, "evaluate", *words, "--estimator", estimators, "--json").done().json
 
 
 def figures(rows: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
@@ -250,8 +248,7 @@ def test_probabilities_at_positions_weigh_pages_as_the_policy_does(
     for row in evaluated(run, "--target", path, estimators="sn-sips,sn-rips,cascade-dr"):
         assert (row["left_out"], "no-propensity" in row["reasons"]) == (400, True)
     assert evaluated(run, "--target", path, estimators="wis")[0]["left_out"] > 0
-    result = run(*LATER, "evaluate", "--target", path)
-    assert result.exit_code == 0, result.stderr
+    run(*LATER, "evaluate", "--target", path).done()
 
 
 @pytest.mark.parametrize(

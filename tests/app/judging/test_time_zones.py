@@ -14,7 +14,6 @@ from rlrec import times
 from rlrec.app.evaluation.rows import groups
 from rlrec.app.log import partitions
 from rlrec.times import parse
-from tests.app.shop import done
 from tests.conftest import ON_BOTH, Run
 
 HOUR = 3_600_000_000
@@ -32,11 +31,11 @@ def hourly(run: Run, folder: Path, start: str) -> None:
     (folder / "log.csv").write_text(text.getvalue())
     (folder / "map.json").write_text(json.dumps({"session": "s", "arm": "a", "at": "t"}))
     words = ("import-log", folder / "log.csv", "--layout", "csv", "--map", folder / "map.json", "--policy", "old")
-    done(run("--now", AFTER, "-q", *words))
+    run("--now", AFTER, "-q", *words).done()
 
 
 def units(run: Run, *words: object, zone: str = "Europe/Berlin") -> dict[str, int]:
-    rows = done(run("--now", AFTER, "-q", "--tz", zone, "outcomes", *words, "--json")).json["outcomes"]
+    rows = run("--now", AFTER, "-q", "--tz", zone, "outcomes", *words, "--json").done().json["outcomes"]
     return {row["group"]: row["units"] for row in rows if row["metric"] == "visits"}
 
 
@@ -55,7 +54,7 @@ def test_a_day_has_the_hours_that_clocks_show(run: Run, tmp_path: Path, start: s
     second, third = [*counts][1:3]
     assert units(run, "--log", f"since={second},until={third}") == {None: counts[second]}
     page = tmp_path / "page.html"
-    done(run("--now", AFTER, "-q", "--tz", "Europe/Berlin", "report", page, "--no-estimates"))
+    run("--now", AFTER, "-q", "--tz", "Europe/Berlin", "report", page, "--no-estimates").done()
     assert all(day in page.read_text() for day in [second, third])
 
 
@@ -78,9 +77,9 @@ def test_a_zone_that_does_not_exist_is_refused(run: Run) -> None:
 def test_a_zone_comes_from_the_environment_and_ends_with_the_command(run: Run, tmp_path: Path) -> None:
     hourly(run, tmp_path, SPRING)
     words = ("--now", AFTER, "-q", "outcomes", "--by", "day", "--json")
-    rows = done(run(*words, env={"RLREC_TZ": "Asia/Kolkata"})).json["outcomes"]
+    rows = run(*words, env={"RLREC_TZ": "Asia/Kolkata"}).done().json["outcomes"]
     assert [row["units"] for row in rows if row["metric"] == "visits"] == [19, 24, 24, 5]
-    rows = done(run(*words)).json["outcomes"]
+    rows = run(*words).done().json["outcomes"]
     assert [row["units"] for row in rows if row["metric"] == "visits"] == [24, 24, 24]
 
 
@@ -110,7 +109,7 @@ def test_estimates_and_exposure_have_the_days_of_the_zone(
     monkeypatch.setattr(partitions, "count_partitions", lambda decisions: 3)
     words, counts = ("--now", AFTER, "-q", "--tz", "Europe/Berlin"), [22, 25, 24, 1]
     days = [*zip(["2026-10-24", "2026-10-25", "2026-10-26", "2026-10-27"], counts, strict=True)]
-    rows = done(run_sqlite(*words, "exposure", "--by", "day", "--json", *workers)).json["days"]
+    rows = run_sqlite(*words, "exposure", "--by", "day", "--json", *workers).done().json["days"]
     assert [(row["day"], row["decisions"]) for row in rows] == days
-    rows = done(run_sqlite(*words, "evaluate", "uniform", "--estimator", "dm", "--by", "day", "--json", *workers)).json
+    rows = run_sqlite(*words, "evaluate", "uniform", "--estimator", "dm", "--by", "day", "--json", *workers).done().json
     assert [(row["group"], row["n"]) for row in rows if row["by"] == "day"] == days

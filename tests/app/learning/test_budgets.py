@@ -15,7 +15,6 @@ from rlrec.app.inputs import lookup
 from rlrec.store import Store
 from rlrec.store.policies import beliefs
 from tests.app.model_prices import Clients, World, opened
-from tests.app.shop import done
 from tests.conftest import ON_BOTH, CommandResult, runner
 
 Run = Callable[..., CommandResult]
@@ -27,10 +26,10 @@ NEXT_DAY = "2030-01-03T06:00:00Z"
 @pytest.fixture
 def shop(db: str) -> Run:
     run = runner(db)
-    done(run("arm", "import", "-", stdin=[{"arm": arm} for arm in COSTS]))
-    done(run("reward", "define", "value", "quality=1", "--clip", "0,1", "--window", "1h"))
-    done(run("reward", "define", "spend", "cost=1"))
-    done(run("policy", "create", "p", *words(budget="cost:0.1/day")))
+    run("arm", "import", "-", stdin=[{"arm": arm} for arm in COSTS]).done()
+    run("reward", "define", "value", "quality=1", "--clip", "0,1", "--window", "1h").done()
+    run("reward", "define", "spend", "cost=1").done()
+    run("policy", "create", "p", *words(budget="cost:0.1/day")).done()
     return run
 
 
@@ -41,7 +40,7 @@ def words(*, kind: str = "thompson", floor: float = 0.3, **parameters: object) -
 
 def ask(run: Run, n: int, *, at: str, seed: int, policy: str = "p", **fields: object) -> list[dict[str, Any]]:
     lines = [{"policy": policy, "session": f"s{seed}-{number}", **fields} for number in range(n)]
-    return done(run("--now", at, "recommend", "--input", "-", "--format", "ndjson", "--seed", seed, stdin=lines)).lines
+    return run("--now", at, "recommend", "--input", "-", "--format", "ndjson", "--seed", seed, stdin=lines).done().lines
 
 
 def pay(run: Run, decisions: list[dict[str, Any]], *, at: str) -> float:
@@ -51,7 +50,7 @@ def pay(run: Run, decisions: list[dict[str, Any]], *, at: str) -> float:
         {"decision_id": decision["decision_id"], "events": {"cost": cost, "quality": 0.5}}
         for decision, cost in zip(decisions, costs, strict=True)
     ]
-    done(run("--now", at, "feedback", "--input", "-", stdin=lines))
+    run("--now", at, "feedback", "--input", "-", stdin=lines).done()
     return sum(costs)
 
 
@@ -78,7 +77,7 @@ def test_slots_count_when_they_are_served_and_costs_when_they_come(shop: Run, db
     more = ask(shop, 5, at=EVENING, seed=2)
     cost += pay(shop, first[4:] + more, at=NEXT_DAY)
     assert spent(db) == pytest.approx((11, cost, 11))
-    done(shop("--now", NEXT_DAY, "feedback", first[0]["decision_id"], "cost=0.5"))  # a second cost of one answer
+    shop("--now", NEXT_DAY, "feedback", first[0]["decision_id"], "cost=0.5").done()  # a second cost of one answer
     assert spent(db) == pytest.approx((11, cost + 0.5, 11))
     assert audit(shop)["propensities"] == 11
 
@@ -117,7 +116,7 @@ def test_a_policy_shows_its_spend_its_price_and_the_costs_of_arms(shop: Run) -> 
 
 
 def test_a_budget_that_is_spent_leaves_the_cheapest_arm_and_the_floor(shop: Run) -> None:
-    done(shop("policy", "create", "q", *words(budget="cost:0.2/day")))
+    shop("policy", "create", "q", *words(budget="cost:0.2/day")).done()
     assert pay(shop, ask(shop, 30, at=MORNING, seed=1, policy="q"), at=MORNING) > 0.2
     answers = ask(shop, 20, at=NOON, seed=2, policy="q")
     propensity = {decision["slate"][0]["arm"]: decision["propensity"] for decision in answers}
@@ -128,26 +127,26 @@ def test_a_budget_that_is_spent_leaves_the_cheapest_arm_and_the_floor(shop: Run)
 
 def test_a_retry_with_the_price_moved_is_the_same_request(shop: Run) -> None:
     line = ("--policy", "p", "--session", "s", "--request-id", "r1", "--json")
-    first = done(shop("--now", MORNING, "recommend", *line)).json
+    first = shop("--now", MORNING, "recommend", *line).done().json
     pay(shop, [first, *ask(shop, 9, at=MORNING, seed=1)], at=MORNING)
-    assert done(shop("--now", NOON, "recommend", *line)).json == {**first, "duplicate": True}
+    assert shop("--now", NOON, "recommend", *line).done().json == {**first, "duplicate": True}
 
 
 @pytest.mark.slow
 @ON_BOTH
 def test_copies_go_on_from_what_was_spent(shop: Run, db: str) -> None:
     pay(shop, ask(shop, 8, at=MORNING, seed=1, user="u1"), at=MORNING)
-    done(shop("--now", NOON, "policy", "freeze", "p"))
+    shop("--now", NOON, "policy", "freeze", "p").done()
     assert spent(db, "p@2") == spent(db)
-    done(shop("--now", NOON, "policy", "rebuild", "p"))
-    done(shop("--now", NOON, "experiment", "create", "e", "--variant", "a=p", "--variant", "b=uniform"))
+    shop("--now", NOON, "policy", "rebuild", "p").done()
+    shop("--now", NOON, "experiment", "create", "e", "--variant", "a=p", "--variant", "b=uniform").done()
     assert spent(db, "p@e/a") == spent(db) == spent(db, "p@2")
     pay(shop, ask(shop, 4, at=EVENING, seed=2), at=EVENING)
     frozen = ask(shop, 3, at=EVENING, seed=3, policy="p@2")
     pay(shop, frozen, at=EVENING)
     assert [spent(db, name)[0] for name in ("p", "p@2", "p@e/a")] == [15, 8, 8]
     assert audit(shop)["propensities"] == 15
-    done(shop("--now", NEXT_DAY, "db", "forget", "--user", "u1", "--yes"))
+    shop("--now", NEXT_DAY, "db", "forget", "--user", "u1", "--yes").done()
     audit(shop)
 
 
@@ -156,13 +155,13 @@ def test_copies_go_on_from_what_was_spent(shop: Run, db: str) -> None:
 def test_pruned_and_forgotten_decisions_leave_an_audit_that_adds_up(
     shop: Run, db: str, memory: dict[str, float]
 ) -> None:
-    done(shop("policy", "create", "q", *words(budget="cost:0.1/day", **memory)))
+    shop("policy", "create", "q", *words(budget="cost:0.1/day", **memory)).done()
     for seed, (at, user) in enumerate([(MORNING, "u1"), (NOON, "u2"), (NEXT_DAY, "u1")], 1):
         pay(shop, ask(shop, 4, at=at, seed=seed, user=user, policy="q"), at=at)
-    done(shop("--now", "2030-01-04T00:00:00Z", "db", "forget", "--user", "u2", "--yes"))
+    shop("--now", "2030-01-04T00:00:00Z", "db", "forget", "--user", "u2", "--yes").done()
     assert spent(db, "q")[0] == 8
     audit(shop)
-    done(shop("--now", "2030-01-04T00:00:00Z", "db", "prune", "--before", "2030-01-03T00:00:00Z", "--yes"))
+    shop("--now", "2030-01-04T00:00:00Z", "db", "prune", "--before", "2030-01-03T00:00:00Z", "--yes").done()
     assert spent(db, "q")[0] == 8
     audit(shop)
 
@@ -180,7 +179,7 @@ def test_an_audit_says_where_spend_is_not_that_of_the_log(shop: Run, sqlite_db: 
 def test_a_new_policy_knows_costs_and_requests_of_the_log_that_taught_it(shop: Run, db: str) -> None:
     cost = pay(shop, ask(shop, 30, at=MORNING, seed=1), at=MORNING)
     later = "2030-03-05T06:00:00Z"
-    done(shop("--now", later, "policy", "create", "q", *words(budget="cost:0.05/day"), "--from-log", "policy=p"))
+    shop("--now", later, "policy", "create", "q", *words(budget="cost:0.05/day"), "--from-log", "policy=p").done()
     assert spent(db, "q") == pytest.approx((30, cost, 30))
     answer = ask(shop, 1, at=later, seed=5, policy="q")[0]
     assert shop("decision", "show", answer["decision_id"], "--json").json["context"]["@price"] > 0
@@ -189,7 +188,7 @@ def test_a_new_policy_knows_costs_and_requests_of_the_log_that_taught_it(shop: R
 
 @pytest.mark.parametrize("kind", ["epsilon-greedy", "ucb", "ucb-tuned", "kl-ucb"])
 def test_other_kinds_with_a_score_have_a_price_too(shop: Run, kind: str) -> None:
-    done(shop("policy", "create", "q", *words(kind=kind, budget="cost:0.03/day")))
+    shop("policy", "create", "q", *words(kind=kind, budget="cost:0.03/day")).done()
     for seed in range(3):
         pay(shop, ask(shop, 9, at=MORNING, seed=seed, policy="q"), at=MORNING)
     assert shop("decision", "show", 27, "--json").json["context"]["@price"] > 0
@@ -219,11 +218,11 @@ def test_the_price_decides_between_the_arms_that_rules_leave(db: str, tmp_path: 
         ("two.db", ["middle", "large"], {}),
     ):
         run = runner(path if path == db else str(tmp_path / path))
-        done(run("init"))
-        done(run("arm", "import", "-", stdin=[{"arm": arm} for arm in arms]))
-        done(run("reward", "define", "value", "quality=1", "--clip", "0,1", "--window", "1h"))
-        done(run("reward", "define", "spend", "cost=1"))
-        done(run("policy", "create", "p", *words(budget="cost:0.2/day", **rules)))
+        run("init").done()
+        run("arm", "import", "-", stdin=[{"arm": arm} for arm in arms]).done()
+        run("reward", "define", "value", "quality=1", "--clip", "0,1", "--window", "1h").done()
+        run("reward", "define", "spend", "cost=1").done()
+        run("policy", "create", "p", *words(budget="cost:0.2/day", **rules)).done()
         pay(run, ask(run, 24, at=MORNING, seed=1), at=MORNING)
         answer = ask(run, 1, at=NOON, seed=2)[0]
         prices.append(run("decision", "show", answer["decision_id"], "--json").json["context"]["@price"])
@@ -233,9 +232,9 @@ def test_the_price_decides_between_the_arms_that_rules_leave(db: str, tmp_path: 
 @pytest.mark.slow
 def test_a_budget_in_a_shadow_a_sweep_and_a_copy(shop: Run, db: str, tmp_path: Path) -> None:
     """A shadow spends nothing, a sweep refuses what it cannot know, and a copy goes on from what was spent."""
-    done(shop("policy", "create", "even", "--kind", "uniform", "--reward", "value"))
-    done(shop("route", "create", "home", "--to", "even"))
-    done(shop("policy", "shadow", "home", "p"))
+    shop("policy", "create", "even", "--kind", "uniform", "--reward", "value").done()
+    shop("route", "create", "home", "--to", "even").done()
+    shop("policy", "shadow", "home", "p").done()
     pay(shop, ask(shop, 12, at=MORNING, seed=1, policy="home"), at=MORNING)
     (shadow,) = shop("route", "show", "home", "--json").json["shadows"]
     assert (shadow["decisions"], spent(db)[0]) == (12, 0)
@@ -243,7 +242,7 @@ def test_a_budget_in_a_shadow_a_sweep_and_a_copy(shop: Run, db: str, tmp_path: P
     assert (refused.exit_code, "a log does not tell what it would have spent" in refused.stderr) == (2, True)
     pay(shop, ask(shop, 9, at=NOON, seed=2), at=NOON)
     copied = str(tmp_path / "copy.db")
-    done(shop("--now", EVENING, "db", "copy", "--to", copied, "--yes"))
+    shop("--now", EVENING, "db", "copy", "--to", copied, "--yes").done()
     assert spent(copied) == spent(db)
     answers = [ask(run, 5, at=EVENING, seed=4) for run in (shop, runner(copied))]
     assert answers[0] == answers[1]
@@ -260,8 +259,8 @@ def test_a_log_with_prices_comes_back(shop: Run, tmp_path: Path) -> None:
     pay(shop, ask(shop, 6, at=MORNING, seed=1), at=MORNING)
     ask(shop, 2, at=NOON, seed=2)
     file = tmp_path / "log.jsonl"
-    done(shop("export-log", file))
-    done(shop("import-log", file, "--layout", "jsonl", "--policy", "old"))
+    shop("export-log", file).done()
+    shop("import-log", file, "--layout", "jsonl", "--policy", "old").done()
     assert (
         shop("decision", "show", 16, "--json").json["context"] == shop("decision", "show", 8, "--json").json["context"]
     )
@@ -271,12 +270,12 @@ def test_a_log_with_prices_comes_back(shop: Run, tmp_path: Path) -> None:
 @pytest.mark.simulation
 def test_days_of_models_spend_their_budget_and_earn_what_the_best_mix_does(shop: Run, sqlite_db: str) -> None:
     world, requests = World.random(21), 400
-    done(shop("arm", "import", "-", stdin=[{"arm": name} for name in world.names]))
+    shop("arm", "import", "-", stdin=[{"arm": name} for name in world.names]).done()
     for arm in COSTS:
-        done(shop("arm", "retire", arm))
+        shop("arm", "retire", arm).done()
     cost = world.cost_between(0.4)
-    done(shop("reward", "define", "paid", "cost_usd=1"))
-    done(shop("policy", "create", "q", *words(floor=0.02, budget=f"cost_usd:{cost * requests}/day")))
+    shop("reward", "define", "paid", "cost_usd=1").done()
+    shop("policy", "create", "q", *words(floor=0.02, budget=f"cost_usd:{cost * requests}/day")).done()
     with closing(opened(Path(sqlite_db))) as store:
         clients = Clients(store, world, "q", seed=5, first_day="2030-01-02T00:00:00Z")
         days = [clients.day(number, requests, group=10) for number in range(3)]

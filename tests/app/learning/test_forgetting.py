@@ -19,7 +19,6 @@ from rlrec.app.upkeep.doctor import Request, doctor
 from rlrec.records import Version
 from rlrec.store import Store, Unit
 from tests.app.defined import arm_ids
-from tests.app.shop import done
 from tests.conftest import ON_BOTH, CommandResult, runner
 
 Run = Callable[..., CommandResult]
@@ -30,19 +29,19 @@ ARMS = ("a1", "a2", "a3")
 @pytest.fixture(params=list(MEMORIES))
 def shop(request: pytest.FixtureRequest, db: str) -> tuple[str, Run, str]:
     run = runner(db)
-    done(run("arm", "import", "-", stdin=[{"arm": arm} for arm in ARMS]))
+    run("arm", "import", "-", stdin=[{"arm": arm} for arm in ARMS]).done()
     create = ("policy", "create", "p", "--kind", "thompson", "--param", "floor=0.3", "--param", MEMORIES[request.param])
-    done(run(*create))
+    run(*create).done()
     return db, run, request.param
 
 
 def serve(run: Run, n: int, *, seed: int, size: int = 1) -> list[dict[str, Any]]:
     options = [{"policy": "p", "session": f"s{seed}-{i}", "k": size} for i in range(n)]
-    return done(run("recommend", "--input", "-", "--format", "ndjson", "--seed", seed, stdin=options)).lines
+    return run("recommend", "--input", "-", "--format", "ndjson", "--seed", seed, stdin=options).done().lines
 
 
 def tell(run: Run, lines: list[dict[str, Any]]) -> None:
-    done(run("feedback", "--input", "-", stdin=lines))
+    run("feedback", "--input", "-", stdin=lines).done()
 
 
 def believed(db: str, name: str = "p") -> dict[int, tuple[float, ...]]:
@@ -101,22 +100,22 @@ def test_every_propensity_is_derived_again(shop: tuple[str, Run, str]) -> None:
             run,
             [{"decision_id": answer["decision_id"], "events": {"click": 1}, "position": 1} for answer in served[::2]],
         )
-    done(run("feedback", served[0]["decision_id"], "--censor"))
+    run("feedback", served[0]["decision_id"], "--censor").done()
     with closing(Store(db)) as store:
         report = doctor(store, Request())
     assert {finding.check for finding in report.findings} <= {"positions"}  # all clicks are at position 1
     assert report.checked["propensities"] == 150
-    assert done(run("decision", "show", served[-1]["decision_id"], "--json")).json["agrees"] is True
+    assert run("decision", "show", served[-1]["decision_id"], "--json").done().json["agrees"] is True
 
 
 def test_a_frozen_memory_fades_no_more(shop: tuple[str, Run, str]) -> None:
     db, run, kind = shop
     served = serve(run, 30, seed=1)
     later = "2100-01-01T00:00:00Z"
-    done(run("--allow-future", "--now", later, "policy", "freeze", "p"))
+    run("--allow-future", "--now", later, "policy", "freeze", "p").done()
     before = believed(db, "p@2")
     serve_at = [{"policy": "p", "session": f"x{i}"} for i in range(30)]
-    done(run("--now", later, "--allow-future", "recommend", "--input", "-", stdin=serve_at))
+    run("--now", later, "--allow-future", "recommend", "--input", "-", stdin=serve_at).done()
     assert before == believed(db, "p@2")
     assert same(before, expected(kind, served, set()))
 
@@ -127,12 +126,12 @@ def test_a_retired_memory_serves_as_it_ended(shop: tuple[str, Run, str]) -> None
     served = serve(run, 80, seed=1)
     tell(run, [{"decision_id": answer["decision_id"], "events": {"click": 1}, "position": 1} for answer in served[::2]])
     for words in (("rebuild", "p"), ("promote", "p@2"), ("retire", "p@1")):
-        done(run("policy", *words))
+        run("policy", *words).done()
     serve(run, 70, seed=2)
     before = believed(db, "p@1")
-    shown = done(run("recommend", "--policy", "p@1", "--session", "s", "--json")).json
+    shown = run("recommend", "--policy", "p@1", "--session", "s", "--json").done().json
     assert before == believed(db, "p@1")
-    assert done(run("decision", "show", shown["decision_id"], "--json")).json["agrees"] is True
+    assert run("decision", "show", shown["decision_id"], "--json").done().json["agrees"] is True
     with closing(Store(db)) as store:
         assert doctor(store, Request()).findings == []
 
@@ -142,7 +141,7 @@ def test_a_stream_sees_that_a_memory_was_retired(shop: tuple[str, Run, str]) -> 
     db, run, _ = shop
     serve(run, 80, seed=1)
     for words in (("rebuild", "p"), ("promote", "p@2")):
-        done(run("policy", *words))
+        run("policy", *words).done()
     cache = ServingCache()
     with closing(Store(db)) as store:
         for turn in range(6):
@@ -158,8 +157,8 @@ def test_a_stream_sees_that_a_memory_was_retired(shop: tuple[str, Run, str]) -> 
 def test_a_copy_holds_only_what_counts(shop: tuple[str, Run, str]) -> None:
     db, run, kind = shop
     serve(run, 300, seed=1)
-    done(run("policy", "freeze", "p"))
-    done(run("--allow-future", "--now", "2100-01-01T00:00:00Z", "policy", "freeze", "p"))
+    run("policy", "freeze", "p").done()
+    run("--allow-future", "--now", "2100-01-01T00:00:00Z", "policy", "freeze", "p").done()
     with closing(Store(db)) as store, store.read() as unit:
         counts: dict[int, int] = dict(unit.ask("SELECT version_id, count(*) FROM belief GROUP BY version_id"))
     assert counts[1] > 100 if kind == "window" else counts[1] == len(ARMS)

@@ -37,7 +37,6 @@ from tests.app.shop import (
     apart,
     ask,
     clock,
-    done,
     dump,
     stocked,
     sums,
@@ -374,8 +373,8 @@ def test_changes_are_numbered_by_the_transaction_that_made_them(store: Store) ->
 @pytest.mark.parametrize("create", [(), ("--param", "discount=0.9")])
 def test_a_belief_with_negative_pulls_is_named(run_sqlite: Run, sqlite_db: str, create: Any, words: Any) -> None:
     begin(run_sqlite, "a", "home", "thompson", *create)
-    decision = done(run_sqlite("recommend", "--policy", "home", "--session", "s", "--json")).json["decision_id"]
-    done(run_sqlite("feedback", decision, "click"))
+    decision = run_sqlite("recommend", "--policy", "home", "--session", "s", "--json").done().json["decision_id"]
+    run_sqlite("feedback", decision, "click").done()
     with closing(Store(sqlite_db)) as store:
         store.write(lambda unit: unit.tell("UPDATE belief SET pulls = -3"))
     answer = run_sqlite(*words).failed(1)

@@ -16,7 +16,6 @@ from rlrec.policy.beliefs.statistics import POSITION, CountedSlot, SlotColumns
 from rlrec.policy.kinds.thompson import Thompson
 from rlrec.store import Store
 from rlrec.store.policies import policies
-from tests.app.shop import done
 from tests.conftest import ON_BOTH, Run, begin
 
 ARMS, LATER = ("a", "b", "c"), "2100-01-01T00:00:00Z"
@@ -45,9 +44,9 @@ def served(run: Run, *create: object) -> dict[int, list[float]]:
     """Slates of three arms, every second one clicked at position 2: pulls and rewards by arm, as they should count."""
     begin(run, ARMS, "p", "examined", *create)
     lines = [{"policy": "p", "session": f"s{page}", "k": 3} for page in range(40)]
-    answers = done(run("recommend", "--input", "-", "--format", "ndjson", "--seed", 1, stdin=lines)).lines
+    answers = run("recommend", "--input", "-", "--format", "ndjson", "--seed", 1, stdin=lines).done().lines
     clicks = [{"decision_id": answer["decision_id"], "position": 2, "events": {"click": 1}} for answer in answers[::2]]
-    done(run("feedback", "--input", "-", stdin=clicks))
+    run("feedback", "--input", "-", stdin=clicks).done()
     total = {arm: [0.0, 0.0] for arm in range(1, 4)}
     for number, answer in enumerate(answers):
         for slot in answer["slate"]:
@@ -71,33 +70,35 @@ def same(result: dict[int, Any], expected: dict[int, list[float]]) -> bool:
 
 @pytest.mark.parametrize("create", [(), ("--reward", "slow"), ("--param", "discount=1")])
 def test_a_belief_follows_the_kind_however_it_learns(run: Run, db: str, create: tuple[str, ...]) -> None:
-    done(run("reward", "define", "slow", "click=1", "--clip", "0,1", "--learn", "settled", "--window", "1s"))
+    run("reward", "define", "slow", "click=1", "--clip", "0,1", "--learn", "settled", "--window", "1s").done()
     expected = served(run, *create)
-    done(run("--allow-future", "--now", LATER, "settle"))
+    run("--allow-future", "--now", LATER, "settle").done()
     assert same(stored(db, "p"), expected)
-    done(run("--allow-future", "--now", LATER, "policy", "rebuild", "p"))
-    done(run("--allow-future", "--now", LATER, "policy", "freeze", "p"))
+    run("--allow-future", "--now", LATER, "policy", "rebuild", "p").done()
+    run("--allow-future", "--now", LATER, "policy", "freeze", "p").done()
     assert same(stored(db, "p", 2), expected)
     assert same(stored(db, "p", 3), expected)
-    assert done(run("--now", LATER, "doctor", "--json")).json["ok"]
+    assert run("--now", LATER, "doctor", "--json").done().json["ok"]
 
 
 @ON_BOTH
 def test_logs_experiments_and_priors_follow_the_kind(run: Run, db: str) -> None:
     expected = served(run)
-    done(run("--allow-future", "--now", LATER, "policy", "create", "q", "--kind", "examined", "--from-log", "policy=p"))
-    done(run("--allow-future", "--now", LATER, "experiment", "create", "x", "--variant", "a=p", "--variant", "b=q"))
+    run(
+        "--allow-future", "--now", LATER, "policy", "create", "q", "--kind", "examined", "--from-log", "policy=p"
+    ).done()
+    run("--allow-future", "--now", LATER, "experiment", "create", "x", "--variant", "a=p", "--variant", "b=q").done()
     assert same(stored(db, "q"), expected)
     assert same(stored(db, "p@x/a"), expected)
     prior = ("--prior-from", "policy=p", "--prior-weight", 1)
-    done(run("--allow-future", "--now", LATER, "policy", "create", "r", "--kind", "examined", *prior))
+    run("--allow-future", "--now", LATER, "policy", "create", "r", "--kind", "examined", *prior).done()
     mean = sum(row[1] for row in expected.values()) / sum(row[0] for row in expected.values())
-    shown = {row["arm"]: row["mean"] for row in done(run("policy", "show", "r", "--json")).json["arms"]}
+    shown = {row["arm"]: row["mean"] for row in run("policy", "show", "r", "--json").done().json["arms"]}
     wanted = {ARMS[arm - 1]: (row[1] + mean) / (row[0] + 1) for arm, row in expected.items()}
     assert shown == pytest.approx(wanted, rel=1e-12)
 
 
 def test_studies_follow_the_kind(run_sqlite: Run) -> None:
     words = ("simulate", "bernoulli", "--ephemeral", "--steps", 50, "--runs", 3, "--seed", 1, "--json")
-    usual, examined = (done(run_sqlite(*words, "--kind", kind)).json["regret"] for kind in ("thompson", "examined"))
+    usual, examined = (run_sqlite(*words, "--kind", kind).done().json["regret"] for kind in ("thompson", "examined"))
     assert usual == examined  # all slots of a study stand at position 1

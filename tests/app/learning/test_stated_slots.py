@@ -48,8 +48,7 @@ def stocked(run: Run, at: str = "2026-01-01T00:00:00Z") -> None:
 def create(run: Run, name: str, *options: str, model: str = "shared") -> None:
     kind, *params = MODELS[model]
     typed = [word for param in params for word in ("--param", param)]
-    result = run("policy", "create", name, "--kind", kind, *typed, "--features", "read.json", *options)
-    assert result.exit_code == 0, result.stderr
+    run("policy", "create", name, "--kind", kind, *typed, "--features", "read.json", *options).done()
 
 
 class Shop:
@@ -78,8 +77,9 @@ class Shop:
                 {"session": f"s{self.now}.{number}", "policy": self.policy, "k": 1 + number % 2, "arms": listed,
                  "context": {"hour": self.rng.choice([-1, 0, 1.5])}}
             )  # fmt: skip
-        result = self.run("--now", self.clock(), "recommend", "--input", "-", "--seed", "4", stdin=jsonl(requests))
-        assert result.exit_code == 0, result.stderr
+        result = self.run(
+            "--now", self.clock(), "recommend", "--input", "-", "--seed", "4", stdin=jsonl(requests)
+        ).done()
         for request, line in zip(requests, result.stdout.splitlines(), strict=True):
             answer, stated = json.loads(line), {entry["arm"]: entry["features"] for entry in request["arms"]}
             for slot in answer["slate"]:
@@ -99,8 +99,7 @@ class Shop:
                 censored = self.rng.random() < 0.6
                 lines.append(line | {"censor": censored})
                 row[3] = None if censored else float(len(row) > 4)
-        result = self.run("--now", self.clock(), "feedback", "--input", "-", stdin=jsonl(lines))
-        assert result.exit_code == 0, result.stderr
+        self.run("--now", self.clock(), "feedback", "--input", "-", stdin=jsonl(lines)).done()
 
     def weights(self, model: str) -> Array:
         """How often each slot counts, by its age in decisions of one policy."""
@@ -172,16 +171,14 @@ def test_a_belief_is_the_ridge_regression_on_what_was_stated(run: Run, db: str, 
         shop.feed(0.3)
     changed = {**FIRST, "a": {"price": 2, "new": True}}
     for catalogue in (FIRST, changed):
-        result = run("--now", shop.clock(), "arm", "add", "a", "--features", json.dumps(catalogue["a"]))
-        assert result.exit_code == 0, result.stderr
+        run("--now", shop.clock(), "arm", "add", "a", "--features", json.dumps(catalogue["a"])).done()
         for request in ({}, {"a": {"price": 3, "new": False}, "b": {"new": False}}):
             with closing(Store(db)) as store, store.read() as unit:
                 answer = posterior(unit, "seller", request, 1.5)
             np.testing.assert_allclose(answer, shop.ridge(model, catalogue, request, 1.5), rtol=0, atol=1e-9)
     doctor = run("--now", shop.clock(), "doctor")
     assert doctor.exit_code == 0, doctor.stdout
-    result = run("--now", shop.clock(), "policy", "rebuild", "seller")
-    assert result.exit_code == 0, result.stderr
+    run("--now", shop.clock(), "policy", "rebuild", "seller").done()
     with closing(Store(db)) as store, store.read() as unit:
         first, second = policies.versions(unit, [1])
         oldest = exact.load(unit, first).learner.forgetting.oldest(policies.ordinal(unit, 1))
@@ -233,8 +230,7 @@ def test_actions_of_an_imported_line_teach_as_the_decision_served_here(run: Run,
         ("actions", "dsjson", dsjson(shop, requests)),
         ("exported", "jsonl", run(*later, "export-log", "-", "--layout", "jsonl", "--log", "policy=seller").stdout),
     ):
-        result = run(*later, "import-log", "-", "--layout", layout, "--policy", policy, stdin=text)
-        assert result.exit_code == 0, result.stderr
+        result = run(*later, "import-log", "-", "--layout", layout, "--policy", policy, stdin=text).done()
     for log in ("seller", "actions", "exported"):
         for model in ("shared", "hybrid"):
             result = run(*later, "policy", "create", f"{log}-{model}", "--kind", "squarecb", "--param",
@@ -261,8 +257,7 @@ def test_what_was_stated_is_copied_pruned_and_forgotten_with_its_decisions(run_s
          "context": {"hour": n}}
         for n in range(12)
     ]  # fmt: skip
-    served = run("--now", "2026-01-02T00:00:00Z", "recommend", "--input", "-", "--seed", "4", stdin=jsonl(lines))
-    assert served.exit_code == 0, served.stderr
+    run("--now", "2026-01-02T00:00:00Z", "recommend", "--input", "-", "--seed", "4", stdin=jsonl(lines)).done()
     later = ("--now", "2026-03-03T00:00:00Z")
     for arguments in (
         ("policy", "freeze", "seller"), ("db", "copy", "--to", "copy.db"), ("db", "forget", "--user", "gone", "--yes"),

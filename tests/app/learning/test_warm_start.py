@@ -18,7 +18,6 @@ from rlrec.app.upkeep.doctor import doctor
 from rlrec.arrays import Array, Ids
 from rlrec.policy.kinds.linear import Linear
 from rlrec.store import Store
-from tests.app.shop import done
 from tests.conftest import Run, runner
 
 DEVICES = ("ios", "web")
@@ -44,7 +43,7 @@ def logged(sqlite_db: str, tmp_path: Path) -> tuple[str, Run]:
             line = {"session": f"s{row}", "slate": slate, "eligible": ["a0", "a1"], "context": context}
             file.write(json.dumps(line | {"events": events}) + "\n")
     run = runner(sqlite_db)
-    done(run("import-log", tmp_path / "log.ndjson", "--layout", "jsonl", "--policy", "old"))
+    run("import-log", tmp_path / "log.ndjson", "--layout", "jsonl", "--policy", "old").done()
     return sqlite_db, run
 
 
@@ -65,7 +64,7 @@ def designs(policy: Linear) -> Iterator[tuple[Array, Array]]:
 
 def test_features_are_fitted_and_weights_are_those_of_the_ridge(logged: tuple[str, Run]) -> None:
     db, run = logged
-    done(run("policy", "create", "lin", "--kind", "lin-thompson", "--from-log", "policy=old"))
+    run("policy", "create", "lin", "--kind", "lin-thompson", "--from-log", "policy=old").done()
     policy, result, _ = weights(db, "lin")
     assert set(policy.design.context.names) == {"1", "device=ios", "device=web", "hour"}
     for (x, click), selected in zip(designs(policy), result, strict=True):
@@ -76,7 +75,7 @@ def test_a_logistic_model_ends_at_the_mode_of_its_posterior(logged: tuple[str, R
     from scipy.optimize import minimize
 
     db, run = logged
-    done(run("policy", "create", "log", "--kind", "logistic-thompson", "--from-log", "policy=old"))
+    run("policy", "create", "log", "--kind", "logistic-thompson", "--from-log", "policy=old").done()
     policy, result, _ = weights(db, "log")
     for (x, click), selected in zip(designs(policy), result, strict=True):
 
@@ -92,7 +91,7 @@ def test_sums_are_those_of_the_anchor_when_the_steps_run_out(
 ) -> None:
     monkeypatch.setattr(warm_start, "ROUNDS", 1)
     db, run = logged
-    done(run("policy", "create", "log", "--kind", "logistic-thompson", "--from-log", "policy=old"))
+    run("policy", "create", "log", "--kind", "logistic-thompson", "--from-log", "policy=old").done()
     policy, result, _ = weights(db, "log")
     for (x, click), selected in zip(designs(policy), result, strict=True):
         step = np.linalg.solve(x.T @ x / 4 + np.eye(4), x.T @ (click - 0.5))  # of Newton, from 0
@@ -103,27 +102,27 @@ def test_sums_are_those_of_the_anchor_when_the_steps_run_out(
 def test_what_was_taught_passes_the_audit(logged: tuple[str, Run]) -> None:
     db, run = logged
     for kind in ("linucb", "logistic-thompson"):
-        done(run("policy", "create", kind, "--kind", kind, "--param", "floor=0.1", "--from-log", "policy=old"))
+        run("policy", "create", kind, "--kind", kind, "--param", "floor=0.1", "--from-log", "policy=old").done()
         for turn in range(3):
             context = json.dumps({"hour": turn, "device": "web"})
-            result = done(run("recommend", "--policy", kind, "--session", turn, "--context", context, "--json"))
-            done(run("feedback", result.json["decision_id"], "click"))
+            result = run("recommend", "--policy", kind, "--session", turn, "--context", context, "--json").done()
+            run("feedback", result.json["decision_id"], "click").done()
     with closing(Store(db)) as store:
         assert doctor(store, Audit()).ok
 
 
 def test_a_log_it_learned_from_is_no_judge(logged: tuple[str, Run]) -> None:
     _, run = logged
-    done(run("policy", "create", "lin", "--kind", "softmax", "--from-log", "policy=old"))
-    answer = done(run("evaluate", "lin", "--log", "policy=old", "--estimator", "ips", "--json")).json
+    run("policy", "create", "lin", "--kind", "softmax", "--from-log", "policy=old").done()
+    answer = run("evaluate", "lin", "--log", "policy=old", "--estimator", "ips", "--json").done().json
     assert "in-sample" in json.dumps(answer[0]["reasons"])
 
 
 def test_show_names_weights_and_looks_into_a_context(logged: tuple[str, Run]) -> None:
     _, run = logged
-    done(run("policy", "create", "lin", "--kind", "lin-thompson", "--from-log", "policy=old"))
+    run("policy", "create", "lin", "--kind", "lin-thompson", "--from-log", "policy=old").done()
     by_device = [
-        done(run("policy", "show", "lin", "--context", json.dumps({"device": item}), "--json")).json["arms"]
+        run("policy", "show", "lin", "--context", json.dumps({"device": item}), "--json").done().json["arms"]
         for item in DEVICES
     ]
     assert set(by_device[0][0]["weights"]) == {"1", "device=ios", "device=web", "hour"}
@@ -134,12 +133,12 @@ def test_show_names_weights_and_looks_into_a_context(logged: tuple[str, Run]) ->
 
 def test_rebuilding_moves_where_a_model_is_expanded(logged: tuple[str, Run]) -> None:
     db, run = logged
-    done(run("policy", "create", "log", "--kind", "logistic-thompson", "--param", "floor=0.2"))
+    run("policy", "create", "log", "--kind", "logistic-thompson", "--param", "floor=0.2").done()
     options = [{"policy": "log", "session": f"x{i}"} for i in range(300)]
-    served = done(run("--now", "2026-01-01", "recommend", "--input", "-", "--format", "ndjson", stdin=options)).lines
+    served = run("--now", "2026-01-01", "recommend", "--input", "-", "--format", "ndjson", stdin=options).done().lines
     reported = [{"decision_id": answer["decision_id"], "events": {"click": 1}} for answer in served[::20]]
-    done(run("--now", "2026-01-01T00:01:00Z", "feedback", "--input", "-", stdin=reported))
-    answers = done(run("--now", "2026-01-02", "policy", "rebuild", "log", "--json")).json
+    run("--now", "2026-01-01T00:01:00Z", "feedback", "--input", "-", stdin=reported).done()
+    answers = run("--now", "2026-01-02", "policy", "rebuild", "log", "--json").done().json
     assert (answers["version"], answers["parent"], answers["rebuilt"]) == (2, 1, True)
     counts = np.bincount([int(answer["slate"][0]["arm"][1]) for answer in served], minlength=2)
     clicks = np.bincount([int(answer["slate"][0]["arm"][1]) for answer in served[::20]], minlength=2)

@@ -16,7 +16,6 @@ from rlrec.app.requests import recommend
 from rlrec.app.requests.recommend import GroupPlan, Request, RequestGroup, recommend_group
 from rlrec.app.serving.cache import ServingCache
 from rlrec.store import Store, Unit
-from tests.app.shop import done
 from tests.conftest import Run, begin
 
 KINDS = [
@@ -46,8 +45,8 @@ def test_a_belief_that_is_kept_up_to_date_is_the_stored_one(
             requests = [Request(policy="p", session=f"s{group}-{row}", size=2) for row in range(2)]
             recommend_group(store, requests, seed=group, cache=cache)
             if group == 3:
-                done(run("recommend", "--policy", "p", "--session", "other"))
-                done(run("feedback", "1", "click", "--position", "1"))
+                run("recommend", "--policy", "p", "--session", "other").done()
+                run("feedback", "1", "click", "--position", "1").done()
 
             def compared(unit: Unit) -> tuple[list[Any], list[Any]]:
                 version, head = lookup.version(unit, "p")
@@ -61,7 +60,7 @@ def test_a_belief_that_is_kept_up_to_date_is_the_stored_one(
 def test_a_version_that_was_retired_is_served_with_the_belief_that_it_has(run: Run, db: str) -> None:
     """It has learned since it was served first, at the change that it was made at."""
     begin(run, [f"a{arm}" for arm in range(3)], "p", "thompson")
-    done(run("policy", "rebuild", "p"))
+    run("policy", "rebuild", "p").done()
     with closing(Store(db)) as store:
         cache = ServingCache()
 
@@ -69,8 +68,8 @@ def test_a_version_that_was_retired_is_served_with_the_belief_that_it_has(run: R
             recommend_group(store, [Request(policy="p@2", session="s")], cache=cache)
 
         serve()
-        done(run("feedback", "1", "click"))
-        done(run("policy", "retire", "p@2"))
+        run("feedback", "1", "click").done()
+        run("policy", "retire", "p@2").done()
         serve()
         with store.read() as unit:
             version, head = lookup.version(unit, "p@2")
@@ -81,11 +80,11 @@ def test_a_version_that_was_retired_is_served_with_the_belief_that_it_has(run: R
 def test_the_price_of_a_frozen_version_is_that_of_the_arms_that_are_shown_now(run: Run, db: str) -> None:
     """An arm goes when its time is over, and no revision of the catalogue says so."""
     days = [times.parse(f"2030-01-0{day}T00:00:00Z") for day in (1, 3)]
-    done(run("arm", "import", "-", stdin=[{"arm": arm} for arm in "abc"]))
-    done(run("arm", "add", "a", "--until", "2030-01-02T00:00:00Z"))
-    done(run("reward", "define", "savings", "cost=-1"))
-    done(run("policy", "create", "p", "--kind", "epsilon-greedy", "--param", "budget=cost:0.5/hour"))
-    done(run("policy", "freeze", "p"))
+    run("arm", "import", "-", stdin=[{"arm": arm} for arm in "abc"]).done()
+    run("arm", "add", "a", "--until", "2030-01-02T00:00:00Z").done()
+    run("reward", "define", "savings", "cost=-1").done()
+    run("policy", "create", "p", "--kind", "epsilon-greedy", "--param", "budget=cost:0.5/hour").done()
+    run("policy", "freeze", "p").done()
     cache, shown = ServingCache(), list[list[int]]()
     for now in days:
         with closing(Store(db, now=now)) as store:

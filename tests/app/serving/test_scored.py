@@ -39,8 +39,7 @@ def requests(n: int, **fields: Any) -> list[dict[str, Any]]:
 
 
 def serve(run: Run, lines: list[dict[str, Any]], *options: str) -> list[dict[str, Any]]:
-    result = run("recommend", "--input", "-", "--seed", "9", *options, stdin=lines)
-    assert result.exit_code == 0, result.stderr
+    result = run("recommend", "--input", "-", "--seed", "9", *options, stdin=lines).done()
     return [json.loads(line) for line in result.stdout.splitlines()]
 
 
@@ -116,8 +115,7 @@ def test_an_export_is_the_same_log_elsewhere(shop: Run, tmp_path: Path, layout: 
     elsewhere = ("--db", str(tmp_path / "other.db"))
     shop(*elsewhere, "init")
     shop(*elsewhere, "policy", "create", "ranker", "--kind", "scored", "--param", "epsilon=0")
-    result = shop(*elsewhere, "import-log", path, "--layout", layout, "--policy", "old")
-    assert result.exit_code == 0, result.stderr
+    shop(*elsewhere, "import-log", path, "--layout", layout, "--policy", "old").done()
     there = estimates(
         lambda *words: shop(*elsewhere, *words), "ranker", "--log", "policy=old", "--estimator", "ips,snips"
     )
@@ -167,8 +165,7 @@ def test_decisions_without_scores_are_left_out_and_counted(shop: Run) -> None:
 def test_variants_that_rank_alike_are_named(shop: Run) -> None:
     shop("policy", "create", "twin", "--kind", "scored", "--param", "epsilon=0")
     create = ("experiment", "create", "ab", "--variant", "a=ranker", "--variant", "b=twin", "--variant", "c=mine")
-    created = shop(*create)
-    assert created.exit_code == 0
+    created = shop(*create).done()
     assert "variants a and b rank by the scores of a request, with the same parameters" in created.stderr
     assert created.stderr.count("variants") == 1
     assert "rank by" not in shop(*create).stderr

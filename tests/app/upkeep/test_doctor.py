@@ -25,7 +25,7 @@ from rlrec.store.policies import policies
 from rlrec.store.upkeep import audit as store_audit
 from rlrec.times import parse
 from tests.app.grown import LAST, LATER, START, grown, sql
-from tests.app.shop import done, fixed
+from tests.app.shop import fixed
 from tests.conftest import ON_BOTH, CommandResult, Run, begin, click, filled, runner
 
 
@@ -244,8 +244,8 @@ BENT: dict[str, tuple[list[str], str, str]] = {
 def test_a_file_with_overwritten_pages_has_the_findings_of_sqlite(sqlite_db: str, table: str | None) -> None:
     run = runner(sqlite_db)
     for words in (["arm", "add", "a"], ["policy", "create", "p", "--kind", "ucb"]):
-        done(run(*words))
-    done(run("recommend", "--policy", "p", "--session", "s"))
+        run(*words).done()
+    run("recommend", "--policy", "p", "--session", "s").done()
     size, page = sql(sqlite_db, f"SELECT 4096, max(rootpage) FROM sqlite_master WHERE name = '{table}'")[0]
     content = bytearray(Path(sqlite_db).read_bytes())
     start, end = (100, size) if page is None else ((page - 1) * size, page * size)  # without a table that of the schema
@@ -292,9 +292,9 @@ def test_a_decision_names_no_belief_that_was_changed_long_before(
 ) -> None:
     """Where its probabilities are the same as from the belief that it was drawn from."""
     for words in (["arm", "add", "a"], ["policy", "create", "p", "--kind", "uniform"]):
-        done(run_sqlite("--now", START, *words))
+        run_sqlite("--now", START, *words).done()
     for at in (START, LATER, LAST):
-        done(run_sqlite("--now", at, "recommend", "--policy", "p", "--session", "s"))
+        run_sqlite("--now", at, "recommend", "--policy", "p", "--session", "s").done()
     sql(sqlite_db, f"UPDATE decision SET belief_seq = {seq} WHERE id = 3")
     assert errors(audit(sqlite_db)) == (set() if ok else {("dangling", "decision 3")})
 
@@ -305,10 +305,10 @@ def test_an_event_may_be_older_than_one_before_it_by_a_wait_for_its_lock(
 ) -> None:
     """So the program wrote them, before it read the clock under the lock."""
     for words in (["arm", "add", "a"], ["policy", "create", "p", "--kind", "uniform"]):
-        done(run_sqlite("--now", START, *words))
-    done(run_sqlite("--now", START, "recommend", "--policy", "p", "--session", "s"))
+        run_sqlite("--now", START, *words).done()
+    run_sqlite("--now", START, "recommend", "--policy", "p", "--session", "s").done()
     for at in ("2026-01-01T02:00:00Z", "2026-01-01T02:00:01Z"):
-        done(run_sqlite("--now", at, "feedback", 1, "click"))
+        run_sqlite("--now", at, "feedback", 1, "click").done()
     time = parse(f"2026-01-01T{earlier}Z")
     sql(sqlite_db, f"UPDATE event SET at = {time}, received_at = {time} WHERE number = 2")
     assert errors(audit(sqlite_db)) == (set() if ok else {("dangling", "decision 1")})
@@ -405,7 +405,7 @@ def wrong_log(db: str, folder: Path, *, n: int, pick: Callable[[np.random.Genera
             slate = [{"position": 1, "arm": f"a{arm}", "propensity": chance[arm]}]
             line = {"session": f"s{row}", "slate": slate, "eligible": [f"a{i}" for i in range(5)]}
             file.write(json.dumps(line) + "\n")
-    done(runner(db)("import-log", folder / "log.ndjson", "--layout", "jsonl", "--policy", "foreign"))
+    runner(db)("import-log", folder / "log.ndjson", "--layout", "jsonl", "--policy", "foreign").done()
     return audit(db)
 
 
@@ -431,7 +431,7 @@ def test_argmax_of_our_own_policy_is_caught_by_its_counts(db: str) -> None:
     """Rows put in by hand, with the propensities that the policy has: it is the counts that cannot be."""
     run = runner(db)
     begin(run, ("a1", "a2", "a3"), "u", "uniform")
-    done(run("recommend", "--input", "-", stdin=[{"policy": "u", "session": f"s{i}"} for i in range(200)]))
+    run("recommend", "--input", "-", stdin=[{"policy": "u", "session": f"s{i}"} for i in range(200)]).done()
     sql(db, "UPDATE slot SET arm_id = 1")
     report = audit(db)
     assert {("shown", f"policy u arm {arm}") for arm in ("a1", "a2", "a3")} <= errors(report)
@@ -499,13 +499,13 @@ def test_a_logger_that_turns_wrong_after_a_long_honest_time_is_caught() -> None:
 def clicked(sqlite_db: str) -> tuple[str, Callable[..., CommandResult]]:
     """A policy whose first 100 decisions had a click each other time, and 300 silent ones an hour later."""
     run = runner(sqlite_db)
-    done(run("--now", START, "arm", "import", "-", stdin=[{"arm": arm} for arm in ("a1", "a2")]))
-    done(run("--now", START, "reward", "define", "slow", "click=1", "--learn", "settled"))
-    done(run("--now", START, "policy", "create", "p", "--kind", "uniform", "--reward", "slow"))
+    run("--now", START, "arm", "import", "-", stdin=[{"arm": arm} for arm in ("a1", "a2")]).done()
+    run("--now", START, "reward", "define", "slow", "click=1", "--learn", "settled").done()
+    run("--now", START, "policy", "create", "p", "--kind", "uniform", "--reward", "slow").done()
 
     def serve(at: str, n: int) -> list[Any]:
         options = [{"policy": "p", "session": f"{at}{i}"} for i in range(n)]
-        return done(run("--now", at, "recommend", "--input", "-", "--format", "ndjson", stdin=options)).lines
+        return run("--now", at, "recommend", "--input", "-", "--format", "ndjson", stdin=options).done().lines
 
     click(run, [answer["decision_id"] for answer in serve(START, 100)[::2]], "--now", LATER)
     serve("2026-01-01T01:00:00Z", 300)
@@ -513,7 +513,7 @@ def clicked(sqlite_db: str) -> tuple[str, Callable[..., CommandResult]]:
 
 
 def test_a_reward_outage_is_a_warning(clicked: tuple[str, Callable[..., CommandResult]]) -> None:
-    answer = done(clicked[1]("--now", LAST, "doctor", "--json")).json
+    answer = clicked[1]("--now", LAST, "doctor", "--json").done().json
     reported = [(finding["check"], finding["severity"], finding["subject"]) for finding in answer["findings"]]
     assert answer["ok"]
     assert ("reward-outage", "warning", "policy p") in reported
@@ -521,7 +521,7 @@ def test_a_reward_outage_is_a_warning(clicked: tuple[str, Callable[..., CommandR
 
 
 def test_silence_of_the_immature_is_no_outage(clicked: tuple[str, Callable[..., CommandResult]]) -> None:
-    answer = done(clicked[1]("--now", "2026-01-01T01:10:00Z", "doctor", "--json")).json
+    answer = clicked[1]("--now", "2026-01-01T01:10:00Z", "doctor", "--json").done().json
     assert "reward-outage" not in {finding["check"] for finding in answer["findings"]}
 
 
@@ -530,15 +530,15 @@ def test_silence_of_the_immature_is_no_outage(clicked: tuple[str, Callable[..., 
 def test_an_outage_is_seen_before_the_window_is_over(sqlite_db: str, until: int, observed: set[str]) -> None:
     """Of 50 decisions each fourth minute one half is clicked within a minute; then nothing comes until minute 57."""
     run = runner(sqlite_db)
-    done(run("--now", START, "arm", "add", "a1"))
-    done(run("--now", START, "policy", "create", "p", "--kind", "uniform"))
+    run("--now", START, "arm", "add", "a1").done()
+    run("--now", START, "policy", "create", "p", "--kind", "uniform").done()
     for minute in range(0, 60, 4):
         lines = [{"policy": "p", "session": f"s{minute}-{i}"} for i in range(50)]
         options = ("recommend", "--input", "-", "--format", "ndjson")
-        answers = done(run("--now", f"2026-01-01T00:{minute:02}:00Z", *options, stdin=lines)).lines
+        answers = run("--now", f"2026-01-01T00:{minute:02}:00Z", *options, stdin=lines).done().lines
         clicked = [answer["decision_id"] for answer in answers[::2] if minute < until]
         click(run, clicked, "--now", f"2026-01-01T00:{minute + 1:02}:00Z")
-    report = done(run("--now", "2026-01-01T00:57:00Z", "doctor", "--json")).json
+    report = run("--now", "2026-01-01T00:57:00Z", "doctor", "--json").done().json
     assert {finding["check"] for finding in report["findings"]} == observed
 
 
@@ -562,13 +562,13 @@ def test_a_day_without_the_nightly_delivery_is_no_pause() -> None:
 
 def served(run: Callable[..., CommandResult], name: str, *, n: int = 1_000) -> None:
     lines = [{"policy": name, "session": f"{name}{i}"} for i in range(n)]
-    done(run("-q", "recommend", "--input", "-", "--seed", 1, stdin=lines))
+    run("-q", "recommend", "--input", "-", "--seed", 1, stdin=lines).done()
 
 
 @pytest.mark.slow
 def test_starving_arms_and_a_log_of_one_arm_are_warnings(sqlite_db: str) -> None:
     run = runner(sqlite_db)
-    done(run("arm", "import", "-", stdin=[{"arm": arm} for arm in ("a1", "a2", "a3")]))
+    run("arm", "import", "-", stdin=[{"arm": arm} for arm in ("a1", "a2", "a3")]).done()
     for name, shares in (("one", [1]), ("two", [0.5, 0.5]), ("all", [0.4, 0.4, 0.2])):
         fixed(run, name, {f"a{number}": share for number, share in enumerate(shares, 1)})
         served(run, name)
@@ -580,10 +580,10 @@ def test_starving_arms_and_a_log_of_one_arm_are_warnings(sqlite_db: str) -> None
     ]
     assert findings[0].detail.startswith("2 active arms not shown for long: a2 (in 1,000 decisions, not ever), a3 (")
     assert "1.000 arms" in findings[1].detail
-    done(run("arm", "retire", "a2", "a3"))
+    run("arm", "retire", "a2", "a3").done()
     assert [(finding.check, finding.subject) for finding in audit(sqlite_db).findings] == [("entropy", "policy one")]
     # what is excluded says nothing of what policies do
-    done(run("log", "exclude", "all", "--where", "policy=one"))
+    run("log", "exclude", "all", "--where", "policy=one").done()
     assert audit(sqlite_db).findings == []
 
 

@@ -11,7 +11,6 @@ import pytest
 
 import rlrec
 from tests.app.grown import grown
-from tests.app.shop import done
 from tests.conftest import ON_BOTH, CommandResult, Run, filled, runner, store_after
 
 NEVER_KEY = 'k"1, 2+3'
@@ -19,7 +18,7 @@ AFTER = "2026-01-02T00:00:00Z"
 
 
 def at(run: Run, time: str, *args: object, stdin: str | None = None) -> CommandResult:
-    return done(run("--now", time, "-q", *args, stdin=stdin))
+    return run("--now", time, "-q", *args, stdin=stdin).done()
 
 
 def lines(rows: list[Mapping[str, Any]]) -> str:
@@ -120,7 +119,7 @@ def test_the_excluded_teach_no_more(run: Run) -> None:
     answer = at(run, AFTER, "log", "include", "bots", "--json").json
     assert answer["rebuild"] == ["rlrec policy rebuild home"]
     assert belief(run, "home", 2) == before[1]
-    answered = done(run("--now", AFTER, "log", "exclude", "staff", "--where", "user=u1"))
+    answered = run("--now", AFTER, "log", "exclude", "staff", "--where", "user=u1").done()
     assert "`rlrec policy rebuild home`, then `rlrec policy promote home@VERSION`: its belief has" in answered.stderr
     assert "rlrec policy rebuild home; rlrec policy promote home@VERSION\n" in answered.stdout
     at(run, AFTER, "log", "include", "staff")
@@ -252,7 +251,7 @@ def test_an_answer_says_what_it_leaves_out(run: Run) -> None:
         (["outcomes", "--log", "user=u1"], ""),
         (["outcomes", "--log", "included=bots"], ""),
     ):
-        stderr = done(run("--now", AFTER, *words)).stderr
+        stderr = run("--now", AFTER, *words).done().stderr
         assert text in stderr
         assert bool(text) == ("exclusions" in stderr)
 
@@ -290,7 +289,7 @@ def test_an_experiment_says_how_many_of_its_units_are_machines(run_sqlite: Run) 
     serve(run_sqlite, experiment="ab")
 
     def notices(name: str) -> str:
-        return done(run_sqlite("--now", AFTER, "experiment", "show", name)).stderr
+        return run_sqlite("--now", AFTER, "experiment", "show", name).done().stderr
 
     assert (
         "of experiment ab, 6 users click nearly all that they are shown (m0, m1, m2, m3, m4, ...): "
@@ -317,12 +316,12 @@ def test_a_machine_that_the_whole_log_hides_is_left_out_by_its_name(run_sqlite: 
         if number % 4
     ]
     at(run_sqlite, after, "feedback", "--input", "-", stdin=lines(events))
-    notice = done(run_sqlite("--now", AFTER, "experiment", "show", "ab")).stderr
+    notice = run_sqlite("--now", AFTER, "experiment", "show", "ab").done().stderr
     command = notice[notice.index("log exclude") :].split("`")[0]
     assert command == "log exclude bots --where user=m0+m1+m2+m3+m4+m5"
     assert run_sqlite("--now", AFTER, "log", "exclude", "bots", "--machines").exit_code == 2
     at(run_sqlite, AFTER, *command.split())
-    assert "nearly all" not in done(run_sqlite("--now", AFTER, "experiment", "show", "ab")).stderr
+    assert "nearly all" not in run_sqlite("--now", AFTER, "experiment", "show", "ab").done().stderr
 
 
 def test_python_has_the_commands_and_the_decisions(run: Run, db: str) -> None:
@@ -336,7 +335,7 @@ def test_python_has_the_commands_and_the_decisions(run: Run, db: str) -> None:
 @ON_BOTH
 def test_a_merge_says_which_exclusions_reach_the_whole_person(run: Run) -> None:
     at(run, AFTER, "log", "exclude", "staff", "--where", "user=u1+u4+u5")
-    merged = done(run("--now", AFTER, "user", "merge", "u1", "--into", "u2"))
+    merged = run("--now", AFTER, "user", "merge", "u1", "--into", "u2").done()
     assert "exclusion staff leaves out all keys of u2 from now on" in merged.stderr
     for key, into in (("u4", "u5"), ("u7", "u8")):  # both, neither
         assert at(run, AFTER, "user", "merge", key, "--into", into, "--json").json["excluded_by"] == []

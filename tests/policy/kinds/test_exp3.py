@@ -17,7 +17,6 @@ from rlrec.policy.beliefs.statistics import SlotColumns
 from rlrec.policy.slates import slate
 from rlrec.store import Store
 from rlrec.store.policies import policies
-from tests.app.shop import done
 from tests.conftest import ON_BOTH, Run, begin
 
 OFF = {"gamma": 0.5, "eta": 0.3}
@@ -106,12 +105,12 @@ def played(run: Run, *create: object, n: int = 120) -> list[dict[str, Any]]:
     rng, clicked = random.Random(1), list[dict[str, Any]]()
     for seed in range(4):  # the later ones from what the earlier ones taught
         options = [{"policy": "p", "session": f"s{seed}-{page}", "k": 2} for page in range(n // 4)]
-        answers = done(run("recommend", "--input", "-", "--format", "ndjson", "--seed", seed, stdin=options)).lines
+        answers = run("recommend", "--input", "-", "--format", "ndjson", "--seed", seed, stdin=options).done().lines
         slots = [slot | {"id": answer["decision_id"]} for answer in answers for slot in answer["slate"]]
         clicks = [slot for slot in slots if rng.random() < {"a": 0.7, "b": 0.3, "c": 0.1}[slot["arm"]]]
         reported = [{"decision_id": s["id"], "position": s["position"], "events": {"click": 1}} for s in clicks]
         rng.shuffle(reported)
-        done(run("feedback", "--input", "-", stdin=reported + reported[:5]))
+        run("feedback", "--input", "-", stdin=reported + reported[:5]).done()
         clicked += clicks
     return clicked
 
@@ -138,40 +137,40 @@ def by_definition(clicked: list[dict[str, Any]]) -> dict[int, float]:
 @pytest.mark.slow
 @pytest.mark.parametrize("create", [(), ("--reward", "slow")])
 def test_a_belief_sums_rewards_over_marginals_however_it_learns(run: Run, db: str, create: tuple[str, ...]) -> None:
-    done(run("reward", "define", "slow", "click=1", "--clip", "0,1", "--learn", "settled", "--window", "1s"))
+    run("reward", "define", "slow", "click=1", "--clip", "0,1", "--learn", "settled", "--window", "1s").done()
     clicked = played(run, *create)
-    done(run("--allow-future", "--now", "2100-01-01T00:00:00Z", "settle"))
+    run("--allow-future", "--now", "2100-01-01T00:00:00Z", "settle").done()
     assert gains(db) == pytest.approx(by_definition(clicked), rel=1e-12)
-    done(run("--allow-future", "--now", "2100-01-01T00:00:00Z", "policy", "rebuild", "p"))
+    run("--allow-future", "--now", "2100-01-01T00:00:00Z", "policy", "rebuild", "p").done()
     assert gains(db, 2) == pytest.approx(by_definition(clicked), rel=1e-12)
-    done(run("--allow-future", "--now", "2100-01-01T00:00:00Z", "policy", "freeze", "p"))
+    run("--allow-future", "--now", "2100-01-01T00:00:00Z", "policy", "freeze", "p").done()
     assert gains(db, 3) == pytest.approx(by_definition(clicked), rel=1e-12)
-    assert done(run("--now", "2100-01-01", "doctor", "--json")).json["ok"]
+    assert run("--now", "2100-01-01", "doctor", "--json").done().json["ok"]
 
 
 def test_censored_slots_leave_the_gains_and_come_back(run: Run, db: str) -> None:
     clicked = played(run, n=40)
-    done(run("feedback", clicked[0]["id"], "--position", clicked[0]["position"], "--censor"))
+    run("feedback", clicked[0]["id"], "--position", clicked[0]["position"], "--censor").done()
     assert gains(db) == pytest.approx(by_definition(clicked[1:]), rel=1e-12)
-    done(run("feedback", clicked[0]["id"], "--position", clicked[0]["position"], "--uncensor"))
+    run("feedback", clicked[0]["id"], "--position", clicked[0]["position"], "--uncensor").done()
     assert gains(db) == pytest.approx(by_definition(clicked), rel=1e-12)
-    assert done(run("doctor", "--json")).json["ok"]
+    assert run("doctor", "--json").done().json["ok"]
 
 
 @pytest.mark.parametrize("memory", ["discount=0.95", "window=64"])
 def test_gains_fade_as_all_sums_do(run: Run, db: str, memory: str) -> None:
     played(run, "--param", memory)
     live = gains(db)
-    done(run("policy", "rebuild", "p"))
+    run("policy", "rebuild", "p").done()
     assert gains(db, 2) == pytest.approx(live, rel=1e-9)
-    assert done(run("doctor", "--json")).json["ok"]
+    assert run("doctor", "--json").done().json["ok"]
 
 
 @ON_BOTH
 def test_a_log_and_an_experiment_hand_gains_on(run: Run, db: str) -> None:
     clicked, later = played(run, n=40), "2100-01-01T00:00:00Z"
-    done(run("--allow-future", "--now", later, "policy", "create", "q", "--kind", "exp3", "--from-log", "policy=p"))
-    done(run("--allow-future", "--now", later, "experiment", "create", "x", "--variant", "a=p", "--variant", "b=q"))
+    run("--allow-future", "--now", later, "policy", "create", "q", "--kind", "exp3", "--from-log", "policy=p").done()
+    run("--allow-future", "--now", later, "experiment", "create", "x", "--variant", "a=p", "--variant", "b=q").done()
     shown = {row["arm"]: row["score"] for row in _slate(run, "q")}
     expected = by_definition(clicked)
     assert shown == pytest.approx({arm: expected[number] for number, arm in enumerate(ARMS, 1)}, rel=1e-12)
@@ -180,15 +179,15 @@ def test_a_log_and_an_experiment_hand_gains_on(run: Run, db: str) -> None:
 
 def _slate(run: Run, name: str) -> Any:
     words = ("recommend", "--policy", name, "--session", "new", "-k", 3, "--dry-run", "--json")
-    return done(run("--now", "2100-01-01T00:00:01Z", *words)).json["slate"]
+    return run("--now", "2100-01-01T00:00:01Z", *words).done().json["slate"]
 
 
 def test_people_see_what_it_would_serve(run: Run) -> None:
     played(run, n=40)
-    arms = done(run("policy", "show", "p", "--json")).json["arms"]
+    arms = run("policy", "show", "p", "--json").done().json["arms"]
     assert sum(arm["probability"] for arm in arms) == pytest.approx(1, abs=1e-12)
     assert max(arms, key=lambda arm: arm["probability"])["arm"] == "a"
-    done(run("policy", "freeze", "p"))
-    assert done(run("policy", "diff", "p", "p@2", "--json")).exit_code == 0
-    study = done(run("simulate", "bernoulli", "--ephemeral", "--kind", "exp3", "--steps", 400, "--runs", 5, "--json"))
+    run("policy", "freeze", "p").done()
+    assert run("policy", "diff", "p", "p@2", "--json").done().exit_code == 0
+    study = run("simulate", "bernoulli", "--ephemeral", "--kind", "exp3", "--steps", 400, "--runs", 5, "--json").done()
     assert study.json["regret"] > 0

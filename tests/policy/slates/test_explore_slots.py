@@ -18,7 +18,6 @@ from rlrec.policy.scores.families.beta import Beta
 from rlrec.policy.scores.families.gumbel import Gumbel
 from rlrec.policy.scores.families.point import Point
 from rlrec.policy.slates import slate, slate_draws
-from tests.app.shop import done
 from tests.conftest import Run
 
 M, SIZE = 5, 3
@@ -113,14 +112,14 @@ def test_what_the_floor_guarantees_is_below_every_marginal() -> None:
 
 @pytest.mark.slow
 def test_a_log_of_named_positions_is_sound_and_judges_others(run: Run) -> None:
-    done(run("arm", "import", "-", stdin=[{"arm": f"a{arm}"} for arm in range(M)]))
+    run("arm", "import", "-", stdin=[{"arm": f"a{arm}"} for arm in range(M)]).done()
     words = ("--param", "floor=0.5", "--param", "explore_slots=2")
-    done(run("policy", "create", "p", "--kind", "thompson", *words))
+    run("policy", "create", "p", "--kind", "thompson", *words).done()
     options = [{"policy": "p", "session": f"s{row}", "k": 3} for row in range(200)]
-    answers = done(run("recommend", "--input", "-", "--format", "ndjson", "--seed", 1, stdin=options)).lines
+    answers = run("recommend", "--input", "-", "--format", "ndjson", "--seed", 1, stdin=options).done().lines
     assert all(slot["propensity"] >= 0.5 / 4 - 1e-12 for answer in answers for slot in answer["slate"][1:2])
-    assert done(run("doctor", "--json")).json["ok"]
-    assert done(run("decision", "show", 1, "--json")).json["floor"] == [0, 0.5, 0]
+    assert run("doctor", "--json").done().json["ok"]
+    assert run("decision", "show", 1, "--json").done().json["floor"] == [0, 0.5, 0]
     later = ("--now", "2030-01-01T00:00:00Z")
-    (row,) = done(run(*later, "evaluate", "uniform", "--estimator", "ips", "--json")).json
+    (row,) = run(*later, "evaluate", "uniform", "--estimator", "ips", "--json").done().json
     assert row["mean_weight"] == pytest.approx(1, abs=0.1)

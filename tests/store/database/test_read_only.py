@@ -18,7 +18,6 @@ from rlrec.errors import StoreBusy
 from rlrec.store import Store
 from rlrec.store.database import engine
 from tests.app.grown import grown
-from tests.app.shop import done
 from tests.conftest import filled, runner
 
 LATE = "2026-01-01T03:00:00Z"
@@ -58,7 +57,7 @@ def test_a_store_is_read_where_nothing_can_be_written(shelf: Path, command: Comm
     for words in READING:
         answer = command(*(word.format(tmp_path) for word in words))
         assert answer.returncode == 0, (words, answer.stderr)
-        assert words[0] != "evaluate" or answer.stdout == done(runner(str(other))("--now", LATE, *words)).stdout
+        assert words[0] != "evaluate" or answer.stdout == runner(str(other))("--now", LATE, *words).done().stdout
     assert [path.name for path in shelf.iterdir()] == ["rlrec.db"]
     refused = command("recommend", "--policy", "ts", "--session", "new")
     assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)

@@ -8,7 +8,6 @@ from rlrec.app.inputs import lookup
 from rlrec.app.log import reward_log
 from rlrec.store import Store
 from rlrec.store.log.selected import Selection
-from tests.app.shop import done
 from tests.conftest import Run
 
 START, EARLY, LATE = "2026-01-01T00:00:00Z", "2026-01-01T00:10:00Z", "2026-01-01T02:00:00Z"
@@ -22,15 +21,15 @@ REWARDS = {
 def filled(run: Run) -> None:
     """Three policies with rewards of every shape, events of many sizes, some late, some of pages, some censored."""
     rng = np.random.default_rng(3)
-    done(run("--now", START, "arm", "import", "-", stdin=[{"arm": arm} for arm in ("a1", "a2", "a3", "a4")]))
+    run("--now", START, "arm", "import", "-", stdin=[{"arm": arm} for arm in ("a1", "a2", "a3", "a4")]).done()
     for name, words in REWARDS.items():
         if words:
-            done(run("--now", START, "reward", "define", name, *words))
-        done(run("--now", START, "policy", "create", name, "--kind", "uniform", "--reward", name))
+            run("--now", START, "reward", "define", name, *words).done()
+        run("--now", START, "policy", "create", name, "--kind", "uniform", "--reward", name).done()
         pages = [
             {"policy": name, "session": f"{name}{i // 2}", "user": f"u{i // 4}", "k": 1 + i % 3} for i in range(30)
         ]
-        done(run("--now", START, "-q", "recommend", "--input", "-", "--seed", 1, stdin=pages))
+        run("--now", START, "-q", "recommend", "--input", "-", "--seed", 1, stdin=pages).done()
     kinds = ("click", "purchase", "dwell_s", "like", "seen")
     for at in (EARLY, "2026-01-01T00:25:00Z", LATE):
         lines = [
@@ -39,7 +38,7 @@ def filled(run: Run) -> None:
             for i in rng.integers(1, 91, 120)
         ]
         lines.append({"decision_id": 5, "censor": True})
-        done(run("--now", at, "-q", "feedback", "--input", "-", stdin=lines))
+        run("--now", at, "-q", "feedback", "--input", "-", stdin=lines).done()
 
 
 def test_a_slot_has_the_reward_of_estimates(store: Store, run: Run) -> None:
@@ -64,7 +63,7 @@ def test_a_slot_has_the_reward_of_estimates(store: Store, run: Run) -> None:
 
 def test_decisions_and_versions_read_as_commands_print_them(store: Store, run: Run) -> None:
     filled(run)
-    done(run("--now", LATE, "policy", "freeze", "mixed"))
+    run("--now", LATE, "policy", "freeze", "mixed").done()
     answer = run("decision", "show", 40, "--json").json
     with store.read() as unit:
         columns = "decision_id, at, policy, version, session_key, user_key, visit, step, context, size, eligible"

@@ -20,7 +20,6 @@ from rlrec.store import Store
 from rlrec.store.log.reader import Batch
 from rlrec.store.policies import arms, policies
 from rlrec.store.upkeep import audit
-from tests.app.shop import done
 from tests.cli.commands.judging.test_exposure import stocked
 from tests.conftest import Run, click_events, runner
 
@@ -35,8 +34,8 @@ def serve(run: Run, name: str, at: str, rates: Mapping[str, float], *, n: int, s
     options = [{"policy": name, "session": f"{name}{at}{i}", "k": size} for i in range(n)]
     drawn = run("--now", at, "recommend", "--input", "-", "--seed", seed, "--format", "ndjson", stdin=options)
     rng = np.random.default_rng(seed)
-    lines = click_events(done(drawn).lines, lambda slot: rng.random() < rates[slot["arm"]])
-    done(run("--now", at, "feedback", "--input", "-", stdin=lines))
+    lines = click_events(drawn.done().lines, lambda slot: rng.random() < rates[slot["arm"]])
+    run("--now", at, "feedback", "--input", "-", stdin=lines).done()
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +44,9 @@ def drifted(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     path = tmp_path_factory.mktemp("drifted") / "rlrec.db"
     path.write_bytes(sqlite_template.read_bytes())
     run = runner(str(path))
-    done(run("--now", FIRST, "arm", "import", "-", stdin=[{"arm": arm} for arm in RATES]))
+    run("--now", FIRST, "arm", "import", "-", stdin=[{"arm": arm} for arm in RATES]).done()
     for name, kind in (("home", "uniform"), ("still", "thompson")):
-        done(run("--now", FIRST, "policy", "create", name, "--kind", kind))
+        run("--now", FIRST, "policy", "create", name, "--kind", kind).done()
     serve(run, "home", FIRST, RATES, n=450, size=2)
     for seed in range(4):
         serve(run, "still", FIRST, RATES, n=150, seed=seed)
@@ -112,7 +111,7 @@ def test_a_change_is_dated_and_measured(drifted: str) -> None:
 def test_excluded_decisions_are_not_looked_at(drifted: str, tmp_path: Path) -> None:
     copy = tmp_path / "copy.db"
     copy.write_bytes(Path(drifted).read_bytes())
-    done(runner(str(copy))("log", "exclude", "late", "--where", f"since={THEN}"))
+    runner(str(copy))("log", "exclude", "late", "--where", f"since={THEN}").done()
     with closing(Store(str(copy))) as store, store.read() as unit:
         assert recent_changes(unit, policies.live(unit, ["home"])["home"][0]) == {}
 

@@ -15,7 +15,6 @@ import pytest
 from rlrec.app.audit.draws import propensities
 from rlrec.store import Store
 from tests.app.learned import trained
-from tests.app.shop import done
 from tests.app.upkeep.test_doctor import audit, errors
 from tests.conftest import ON_BOTH, filled, runner
 from tests.policy import histories
@@ -30,7 +29,7 @@ def grown(db: str) -> None:
     run = runner(db)
 
     def do(minute: int, *args: object, stdin: str | None = None) -> Any:
-        return done(run("--now", START.format(minute), "-q", *args, stdin=stdin))
+        return run("--now", START.format(minute), "-q", *args, stdin=stdin).done()
 
     def serve(minute: int, **options: Any) -> None:
         lines = [

@@ -6,7 +6,6 @@ import json
 
 import pytest
 
-from tests.app.shop import done
 from tests.conftest import Run
 
 RULES: tuple[dict[str, object], ...] = ({}, {"not_shown": 1}, {"block": ["a1"]})
@@ -17,11 +16,11 @@ RULES: tuple[dict[str, object], ...] = ({}, {"not_shown": 1}, {"block": ["a1"]})
 def test_arms_listed_for_two_stages_are_those_of_the_request(run_sqlite: Run, rule: dict[str, object]) -> None:
     run = run_sqlite
     for number in range(8):
-        done(run("arm", "add", f"a{number}"))
+        run("arm", "add", f"a{number}").done()
     params = ("first=plackett-luce", "second=thompson", "candidates=2")
-    done(run("policy", "create", "pages", "--kind", "two-stage", *(word for p in params for word in ("--param", p))))
+    run("policy", "create", "pages", "--kind", "two-stage", *(word for p in params for word in ("--param", p))).done()
     line = {"policy": "pages", "session": "s1", "arms": [f"a{number}" for number in range(5)], **rule}
     lines = "".join(json.dumps({**line, "request_id": f"r{number}"}) + "\n" for number in range(2))
-    done(run("recommend", "--input", "-", stdin=lines))
-    assert done(run("doctor", "--json")).json["findings"] == []
-    done(run("recommend", "--input", "-", stdin=lines.splitlines()[0]))  # which answers the first one again
+    run("recommend", "--input", "-", stdin=lines).done()
+    assert run("doctor", "--json").done().json["findings"] == []
+    run("recommend", "--input", "-", stdin=lines.splitlines()[0]).done()  # which answers the first one again

@@ -251,8 +251,7 @@ def test_the_gate_of_training_weighs_loggers_as_evaluate_does(sqlite_db: str, tm
     logs.serve(sqlite_db, "old", pages=2_000, rates=RATES)
     logs.serve(sqlite_db, "near", pages=2_000, rates=RATES, seed=2, start=20)
     options = ("train-pg", "pg", "--epochs", "1", "--seed", "1", "--json")
-    result = runner(sqlite_db)("--now", "2026-02-03T00:00:00Z", *options)
-    assert result.exit_code == 0, result.stderr
+    result = runner(sqlite_db)("--now", "2026-02-03T00:00:00Z", *options).done()
     gate = json.loads(result.stdout)
     both, near = (
         logs.estimate(sqlite_db, f"pg@{gate['version']}", "wdr", log=f"split=gate{more}")
@@ -271,8 +270,9 @@ def test_versions_that_tuning_visits_have_chosen_are_weighed_apart_where_they_ch
     answers = list[dict[str, Any]]()
     for number, options in enumerate([("--lr", "0.1", "--promote", "always"), ("--lr", "1e-9", "--epochs", "1")]):
         logs.serve(sqlite_db, "pg", pages=6_000, rates=rates, seed=number, start=60 * number)
-        result = run("--now", f"2026-02-0{number + 2}T00:00:00Z", "train-pg", "pg", *options, "--seed", "1", "--json")
-        assert result.exit_code == 0, result.stderr
+        result = run(
+            "--now", f"2026-02-0{number + 2}T00:00:00Z", "train-pg", "pg", *options, "--seed", "1", "--json"
+        ).done()
         answers.append(json.loads(result.stdout))
     assert answers[0]["best_epoch"] > 0
     # 20 % of the second log, less 3 standard deviations: the first one, of other weights, takes nothing from it

@@ -44,8 +44,7 @@ def taken(run: Run, layout: str, change: Callable[[str], str] = str) -> list[dic
     """What `evaluate` says in a fresh store of the log of this one, after a trip by a layout."""
     text = change(run("export-log", "-", "--layout", layout).stdout)
     other = fresh(f"{layout}.db")
-    result = other("import-log", "-", "--layout", layout, "--policy", "shop", "--json", stdin=text)
-    assert result.exit_code == 0, result.stderr
+    other("import-log", "-", "--layout", layout, "--policy", "shop", "--json", stdin=text).done()
     other("policy", "create", "rule", "--kind", "fixed", "--param", "probabilities=rule.csv", "--param", "by=hour")
     options = ("--estimator", "impression,session,slate", "--interval", "normal", "--json")
     rows: list[dict[str, Any]] = other("evaluate", "uniform", "rule", "--log", "policy=shop", *options).json

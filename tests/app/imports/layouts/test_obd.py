@@ -46,9 +46,7 @@ def written(path: Path, lines: Sequence[Sequence[str]], *, quoted: bool = False)
 
 
 def taken_in(run: Run, *files: Path) -> Any:
-    result = run("import-log", *files, "--layout", "obd", "--policy", "random", "--json")
-    assert result.exit_code == 0, result.stderr
-    return result.json
+    return run("import-log", *files, "--layout", "obd", "--policy", "random", "--json").done().json
 
 
 def log(run: Run) -> list[Any]:

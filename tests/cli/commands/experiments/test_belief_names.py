@@ -128,8 +128,7 @@ def test_what_a_promoted_variant_leaves_has_the_name_of_its_belief(sqlite_db: st
     run("route", "create", "home", "--to", "other")
     run(*LATER, "route", "set", "home", "--to", "shelf", "--share", "50%")
     run(*LATER, "simulate", "bernoulli", "--policy", "home", "--sessions", 40, *RATES)
-    done = run(*AFTERWARDS, "experiment", "stop", "home-ramp-1", "--promote", "candidate", "--anyway", "--json")
-    assert done.exit_code == 0, done.stderr
+    done = run(*AFTERWARDS, "experiment", "stop", "home-ramp-1", "--promote", "candidate", "--anyway", "--json").done()
     name = "shelf"
     (route,) = run(*AFTERWARDS, "status", "--json").json["routes"]
     answer = run(*AFTERWARDS, "recommend", "--policy", "home", "--session", "s", "--dry-run", "--json").json

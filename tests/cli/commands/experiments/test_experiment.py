@@ -292,8 +292,7 @@ def test_unknown_experiment_names_the_near_one(ready: Any, command: Sequence[str
 @pytest.mark.parametrize("form", ["table", "json", "ndjson", "csv"])
 def test_every_format_lists_experiments(ready: Any, form: Any) -> None:
     create(ready)
-    listed = ready("experiment", "list", "--format", form)
-    assert listed.exit_code == 0
+    listed = ready("experiment", "list", "--format", form).done()
     assert "ab" in listed.stdout
 
 

@@ -23,9 +23,7 @@ ready = store_after(prepared)
 
 
 def recommend(run: Run, session: str = "s", *words: Any) -> Any:
-    done = run("recommend", "--policy", "home", "--session", session, *words, "--json")
-    assert done.exit_code == 0, done.stderr
-    return done.json
+    return run("recommend", "--policy", "home", "--session", session, *words, "--json").done().json
 
 
 def served(run: Run) -> tuple[str, int]:
@@ -541,8 +539,7 @@ def test_a_route_says_that_a_rebuilt_version_does_not_serve(ready: Run) -> None:
     rebuilt = ready("policy", "rebuild", "ts")
     assert "lets it serve; until then it does not" in rebuilt.stderr
     for words in (("route", "create", "third", "--to", "ts"), ("route", "set", "home", "--to", "ts")):
-        answer = ready(*words)
-        assert answer.exit_code == 0
+        answer = ready(*words).done()
         assert "serves ts@1, not ts@3, which was rebuilt later: `rlrec policy promote ts@3`" in answer.stderr
     assert "not ts@3" not in ready("route", "create", "pinned", "--to", "ts@1").stderr
     ready("policy", "promote", "ts@3")

@@ -27,8 +27,7 @@ ready = store_after(prepared)
 def variants(run: Run, turn: int = 0, users: list[str] = USERS) -> dict[str, str | None]:
     """Who gets which variant of which experiment, by user, in a session of their own."""
     lines = "".join(f'{{"policy": "home", "session": "{user}-{turn}", "user": "{user}"}}\n' for user in users)
-    done = run("recommend", "--input", "-", "--format", "ndjson", stdin=lines)
-    assert done.exit_code == 0, done.stderr
+    done = run("recommend", "--input", "-", "--format", "ndjson", stdin=lines).done()
     return {row["user"]: row["variant"] and f"{row['experiment']} {row['variant']}" for row in done.lines}
 
 

@@ -214,8 +214,7 @@ def test_a_log_without_propensities_is_refused(db: str, tmp_path: Any) -> None:
     path = tmp_path / "old.jsonl"
     path.write_text("\n".join(map(json.dumps, lines)))
     run = runner(db)
-    imported = run("import-log", str(path), "--layout", "jsonl", "--policy", "old")
-    assert imported.exit_code == 0, imported.stderr
+    run("import-log", str(path), "--layout", "jsonl", "--policy", "old").done()
     assert "probabilities of all arms" in run("effects").failed(3)
 
 
@@ -413,8 +412,7 @@ def test_cells_that_the_log_does_not_have_are_refused(shop: Run) -> None:
 
 def test_a_gradient_begins_as_each_cell_is_drawn(cells: Run) -> None:
     words = ("policy", "create", "pg", "--kind", "gradient", "--from-policy", "home", "--reward", "durable", "--json")
-    copied = cells(*words)
-    assert copied.exit_code == 0, copied.stderr
+    copied = cells(*words).done()
     assert copied.json["kl"] < 0.02
     for device in (False, True):
         context = ("--context", json.dumps({"device": device}), "--json")

@@ -33,9 +33,7 @@ shop = store_after(stocked)
 
 
 def exploration(run: Run, *options: str) -> Any:
-    answer = run("--now", "2099-01-01", "exploration", *options, "--json")
-    assert answer.exit_code == 0, answer.stderr
-    return answer.json
+    return run("--now", "2099-01-01", "exploration", *options, "--json").done().json
 
 
 def test_the_cost_is_the_mean_of_the_greedy_arm_less_that_of_all(shop: Run) -> None:

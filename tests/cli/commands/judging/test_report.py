@@ -44,9 +44,7 @@ shop = store_after(stocked)
 
 
 def page(run: Run, *options: str, now: str = LATER) -> str:
-    done = run("--now", now, "report", "-", *options)
-    assert done.exit_code == 0, done.stderr
-    return done.stdout
+    return run("--now", now, "report", "-", *options).done().stdout
 
 
 def test_the_page_has_every_part_that_the_store_can_show(shop: Run) -> None:
@@ -323,8 +321,7 @@ PLOTS = [
 @pytest.mark.parametrize("words", PLOTS, ids=map(" ".join, PLOTS))
 def test_a_plot_is_a_figure_of_its_own(shop: Run, tmp_path: Path, words: tuple[str, ...]) -> None:
     path = tmp_path / "plot.svg"
-    done = shop("--now", LATER, *words, "--plot", path, "--json")
-    assert done.exit_code == 0
+    done = shop("--now", LATER, *words, "--plot", path, "--json").done()
     assert done.json
     root = ET.parse(path).getroot()
     assert (root.tag, root[0].tag) == ("{http://www.w3.org/2000/svg}svg", "{http://www.w3.org/2000/svg}title")
@@ -368,8 +365,7 @@ def imported(run_sqlite: Run, tmp_path: Path) -> Run:
         words = ["policy", "create", name, "--kind", "fixed", "--param", f"probabilities={path}", "--reward", reward]
         steps.append((words, None))
     for words, stdin in steps:
-        done = run_sqlite(*words, stdin=stdin)
-        assert done.exit_code == 0, done.stderr
+        run_sqlite(*words, stdin=stdin).done()
     return run_sqlite
 
 

@@ -60,8 +60,7 @@ def rows(path: Path) -> Callable[[], dict[str, list[Any]]]:
 
 @pytest.mark.slow
 def test_the_result_alone_goes_to_stdout(train: Run) -> None:
-    result = train("visits", *QUICK, "--json")
-    assert result.exit_code == 0
+    result = train("visits", *QUICK, "--json").done()
     assert set(result.json) >= KEYS
     assert (result.json["policy"], result.json["version"], result.json["parent"], result.json["sessions"]) == (
         "visits", 2, 1, 1_000
@@ -256,8 +255,7 @@ def test_always_goes_live(train: Run, path: Path) -> None:
 
 
 def test_options_come_from_the_environment_too(train: Run) -> None:
-    result = train("visits", env={"RLREC_TRAIN_PG_EPOCHS": "1", "RLREC_TRAIN_PG_SEED": "7"})
-    assert result.exit_code == 0
+    result = train("visits", env={"RLREC_TRAIN_PG_EPOCHS": "1", "RLREC_TRAIN_PG_SEED": "7"}).done()
     assert "seed 7\n" in result.stdout
     assert "epoch 1 of 1" in result.stderr
 

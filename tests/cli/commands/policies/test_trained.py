@@ -27,8 +27,7 @@ def stocked(db: str) -> None:
     for number in range(1, 5):
         run("arm", "add", f"a{number}", "--features", json.dumps({"price": number}))
     features.write_text(json.dumps(READ))
-    answer = run("policy", "create", "home", "--kind", "gradient", "--param", "floor=0.1", "--features", features)
-    assert answer.exit_code == 0, answer.stderr
+    run("policy", "create", "home", "--kind", "gradient", "--param", "floor=0.1", "--features", features).done()
 
 
 # Arms a1 to a4, and a policy `home` of which nothing is trained yet.
@@ -110,8 +109,7 @@ def bent(db: str, statement: str) -> None:
 def test_what_does_not_agree_is_told(learned: Run, sqlite_db: str, change: str, agrees: bool | None) -> None:
     *_, last = visit(learned, 2, 3)
     bent(sqlite_db, change)
-    result = learned("decision", "show", last["decision_id"], "--json")
-    assert result.exit_code == 0
+    result = learned("decision", "show", last["decision_id"], "--json").done()
     assert result.json["agrees"] is agrees
     assert learned("decision", "show", last["decision_id"]).exit_code == 0
 
@@ -270,8 +268,7 @@ def test_features_are_fitted_to_a_log(shop: Run) -> None:
         shop("recommend", "--policy", "u", "--session", number, "--context", json.dumps({"page": page}))
     shop("--allow-future", "--now", "2099-01-01T00:00:00Z", "settle")
     now = ("--allow-future", "--now", "2099-01-01T00:00:00Z", "policy", "create", "fits", "--kind", "gradient")
-    answer = shop(*now, "--from-log", "policy=u", "--json")
-    assert answer.exit_code == 0, answer.stderr
+    shop(*now, "--from-log", "policy=u", "--json").done()
     result = shown(shop, "fits")
     assert list(result["features"]["context"]["fields"]) == ["page"]
     assert list(result["features"]["arm"]["fields"]) == ["price"]

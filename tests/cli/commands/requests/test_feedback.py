@@ -61,9 +61,7 @@ def test_a_line_has_at_most_a_thousand_kinds_of_events(shop: Run) -> None:
 def test_of_many_kinds_that_nothing_weighs_few_are_told(shop: Run) -> None:
     def notices(start: int) -> list[str]:
         line = {"decision_id": 1, "events": {f"e{number}": 1 for number in range(start, start + 600)}}
-        result = shop("feedback", "--input", "-", stdin=json.dumps(line))
-        assert result.exit_code == 0
-        return result.stderr.splitlines()
+        return shop("feedback", "--input", "-", stdin=json.dumps(line)).done().stderr.splitlines()
 
     others = "no reward definition weighs 590 other kinds of events either; they are stored and count for nothing yet"
     assert (len(notices(0)), notices(600)[-1]) == (11, others)

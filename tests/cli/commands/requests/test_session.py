@@ -60,8 +60,7 @@ def test_timeline_has_state_slate_events_reward_and_return(ready: Any) -> None:
 
 def test_end_opens_visit_2_at_step_0(ready: Any) -> None:
     ask(ready, "00:00:00Z")
-    ended = ready("--now", DAY + "00:01:00Z", "session", "end", "s1", "--json")
-    assert ended.exit_code == 0
+    ended = ready("--now", DAY + "00:01:00Z", "session", "end", "s1", "--json").done()
     assert ended.json == {
         "session": "s1",
         "visit": 1,

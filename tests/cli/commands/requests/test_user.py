@@ -26,9 +26,7 @@ WINDOWS = ("1d", "3d", "5d")
 
 
 def at(run: Run, time: str, *words: object) -> Any:
-    done = run("--now", f"2026-01-{time}:00:00Z", *words, "--json")
-    assert done.exit_code == 0, done.stderr
-    return done.json
+    return run("--now", f"2026-01-{time}:00:00Z", *words, "--json").done().json
 
 
 def sound(run: Run, time: str = "31T00") -> None:

@@ -21,7 +21,6 @@ from rlrec.store import Store
 from rlrec.store.database.tables import metadata
 from rlrec.store.upkeep import copying
 from tests.app.grown import grown
-from tests.app.shop import done
 from tests.conftest import filled, runner
 
 LATE = "2026-01-01T03:00:00Z"
@@ -45,17 +44,17 @@ def content(db: str) -> dict[str, list[Any]]:
 
 def test_there_and_back_through_postgres_every_row_is_the_same(source: str, empty_db: str, tmp_path: Path) -> None:
     back = str(tmp_path / "back.db")
-    there = done(runner(source)("db", "copy", "--to", empty_db, "--json")).json
+    there = runner(source)("db", "copy", "--to", empty_db, "--json").done().json
     assert there["rows"] == sum(map(len, content(source).values()))
-    done(runner(empty_db)("db", "copy", "--to", back, "--json"))
+    runner(empty_db)("db", "copy", "--to", back, "--json").done()
     assert content(empty_db) == content(source) == content(back)
-    figures = [done(runner(db)(*EVALUATE)).stdout for db in (source, empty_db, back)]
+    figures = [runner(db)(*EVALUATE).done().stdout for db in (source, empty_db, back)]
     assert figures[0] == figures[1] == figures[2]
     for db in (empty_db, back):
         assert runner(db)("--now", LATE, "doctor").exit_code == 0
     newest = len(content(source)["decision"])
     served = ("--now", LATE, "recommend", "--policy", "ts", "--session", "new", "--seed", 5, "--json")
-    answers = [done(runner(db)(*served)).json for db in (source, empty_db, back)]
+    answers = [runner(db)(*served).done().json for db in (source, empty_db, back)]
     assert answers[0] == answers[1] == answers[2]
     assert answers[0]["decision_id"] == newest + 1
 
@@ -83,7 +82,7 @@ def test_a_stopped_copy_goes_on_and_is_no_store_before(
     assert "is not copied to the end" in runner(target)("policy", "list").failed(3)
     assert runner(target)("init").exit_code == 3
     monkeypatch.setattr(copying.CopyTarget, "add", add)
-    assert done(runner(source)("db", "copy", "--to", target, "--json")).json["resumed"] is True
+    assert runner(source)("db", "copy", "--to", target, "--json").done().json["resumed"] is True
     assert content(target) == content(source)
 
 
@@ -92,8 +91,8 @@ def test_a_copy_of_what_has_changed_since_is_refused(
 ) -> None:
     target = str(tmp_path / "target.db")
     monkeypatch.setattr(copying.CopyTarget, "finish", lambda target: None)
-    done(runner(source)("db", "copy", "--to", target))
-    done(runner(source)("--now", LATE, "recommend", "--policy", "ts", "--session", "new"))
+    runner(source)("db", "copy", "--to", target).done()
+    runner(source)("--now", LATE, "recommend", "--policy", "ts", "--session", "new").done()
     refused = runner(source)("db", "copy", "--to", target)
     assert (refused.exit_code, refused.stderr.count("\n")) == (3, 1)
     assert "has changed since" in refused.stderr
@@ -111,7 +110,7 @@ def test_two_copies_to_one_place_do_not_mix(source: str, tmp_path: Path, empty_d
             other.add(copying.TABLES[0], batch)
             with pytest.raises(StoreBusy, match="another process copies to"):
                 other.add(copying.TABLES[0], batch)
-        assert done(runner(source)("db", "copy", "--to", target, "--json")).json["resumed"]
+        assert runner(source)("db", "copy", "--to", target, "--json").done().json["resumed"]
         assert content(target) == content(source)
 
 
@@ -119,8 +118,8 @@ def test_a_copy_of_another_store_is_not_gone_on_with(tmp_path: Path) -> None:
     """Even where as many rows are in it."""
     marks = set[str]()
     for name in ("a", "b"):
-        done(runner(str(tmp_path / name))("init"))
-        done(runner(str(tmp_path / name))("arm", "add", name))
+        runner(str(tmp_path / name))("init").done()
+        runner(str(tmp_path / name))("arm", "add", name).done()
         with closing(Store(str(tmp_path / name))) as store, store.read() as unit:
             marks.add(copying.fingerprint(unit))
     assert len(marks) == 2
@@ -129,8 +128,8 @@ def test_a_copy_of_another_store_is_not_gone_on_with(tmp_path: Path) -> None:
 @pytest.mark.parametrize("to", ["rlrec.db", "./link.db", "full.db", "other.db"])
 def test_a_target_that_is_not_empty_is_refused(source: str, tmp_path: Path, to: str) -> None:
     (tmp_path / "link.db").symlink_to(source)
-    done(runner(str(tmp_path / "full.db"))("init"))
-    done(runner(str(tmp_path / "full.db"))("arm", "add", "a1"))
+    runner(str(tmp_path / "full.db"))("init").done()
+    runner(str(tmp_path / "full.db"))("arm", "add", "a1").done()
     with closing(sqlite3.connect(tmp_path / "other.db")) as connection:
         connection.execute("CREATE TABLE things (id INTEGER)")
     refused = runner(source)("db", "copy", "--to", str(tmp_path / to)).failed({"full.db": 3, "other.db": 1}.get(to, 2))
@@ -139,20 +138,20 @@ def test_a_target_that_is_not_empty_is_refused(source: str, tmp_path: Path, to: 
 
 def test_a_dry_run_copies_nothing(source: str, tmp_path: Path) -> None:
     rows = sum(map(len, content(source).values()))
-    assert done(runner(source)("db", "copy", "--to", tmp_path / "no.db", "--dry-run", "--json")).json["rows"] == rows
-    assert done(runner(source)("db", "backup", tmp_path / "no.db", "--dry-run", "--json")).json["bytes"] > 100_000
+    assert runner(source)("db", "copy", "--to", tmp_path / "no.db", "--dry-run", "--json").done().json["rows"] == rows
+    assert runner(source)("db", "backup", tmp_path / "no.db", "--dry-run", "--json").done().json["bytes"] > 100_000
     assert not (tmp_path / "no.db").exists()
 
 
 @pytest.mark.slow
 def test_a_killed_copy_of_ten_thousand_decisions_goes_on(sqlite_db: str, empty_db: str, tmp_path: Path) -> None:
     run, back = runner(sqlite_db), str(tmp_path / "back.db")
-    done(run("arm", "import", "-", stdin="".join(f'{{"arm": "a{n}"}}\n' for n in range(20))))
-    done(run("policy", "create", "home", "--kind", "thompson", "--param", "floor=0.1"))
+    run("arm", "import", "-", stdin="".join(f'{{"arm": "a{n}"}}\n' for n in range(20))).done()
+    run("policy", "create", "home", "--kind", "thompson", "--param", "floor=0.1").done()
     requests = (f'{{"policy": "home", "session": "s{n}", "user": "u{n // 9}", "k": 2}}\n' for n in range(10_000))
-    done(run("--now", "2026-01-01T00:00:00Z", "recommend", "--input", "-", "--seed", 1, stdin="".join(requests)))
+    run("--now", "2026-01-01T00:00:00Z", "recommend", "--input", "-", "--seed", 1, stdin="".join(requests)).done()
     clicks = (f'{{"decision_id": {n}, "position": 1, "events": {{"click": 1}}}}\n' for n in range(1, 10_000, 7))
-    done(run("--now", "2026-01-01T00:01:00Z", "feedback", "--input", "-", stdin="".join(clicks)))
+    run("--now", "2026-01-01T00:01:00Z", "feedback", "--input", "-", stdin="".join(clicks)).done()
     words = [sys.executable, "-m", "rlrec", "--db", sqlite_db, "db", "copy", "--to", empty_db]
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     engine = sa.create_engine(empty_db.replace("postgresql://", "postgresql+psycopg://"))
@@ -166,11 +165,11 @@ def test_a_killed_copy_of_ten_thousand_decisions_goes_on(sqlite_db: str, empty_d
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert process.returncode == -signal.SIGKILL
-    assert done(run("db", "copy", "--to", empty_db, "--json")).json["resumed"] is True
-    done(runner(empty_db)("db", "copy", "--to", back))
+    assert run("db", "copy", "--to", empty_db, "--json").done().json["resumed"] is True
+    runner(empty_db)("db", "copy", "--to", back).done()
     assert content(back) == content(empty_db) == content(sqlite_db)
     evaluate = ("evaluate", "home", "uniform", "--json")
-    assert len({done(runner(db)(*evaluate)).stdout for db in (sqlite_db, empty_db, back)}) == 1
+    assert len({runner(db)(*evaluate).done().stdout for db in (sqlite_db, empty_db, back)}) == 1
     assert runner(back)("doctor").exit_code == 0
 
 
@@ -180,7 +179,7 @@ def test_a_killed_copy_of_ten_thousand_decisions_goes_on(sqlite_db: str, empty_d
 @pytest.mark.slow
 def test_a_backup_is_a_store_and_never_replaces_a_file(source: str, tmp_path: Path) -> None:
     target = str(tmp_path / "backup.db")
-    answer = done(runner(source)("db", "backup", target, "--json")).json
+    answer = runner(source)("db", "backup", target, "--json").done().json
     assert answer == {"file": target, "bytes": os.stat(target).st_size}
     assert content(target) == content(source)
     assert runner(target)("--now", LATE, "doctor").exit_code == 0
@@ -201,20 +200,20 @@ def test_a_killed_backup_leaves_a_draft_that_the_next_one_deletes(source: str, t
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        done(runner(source)("db", "backup", tmp_path / "other.db"))
+        runner(source)("db", "backup", tmp_path / "other.db").done()
         (draft,) = tmp_path.glob("b.db.unfinished-*")
-        done(runner(source)("db", "backup", target))
+        runner(source)("db", "backup", target).done()
         assert draft.exists()  # somebody still writes it
         process.kill()
     target.unlink()
-    done(runner(source)("db", "backup", target))
+    runner(source)("db", "backup", target).done()
     assert sorted(path.name for path in tmp_path.glob("*b.db*")) == ["b.db"]
 
 
 def test_who_may_not_read_a_store_may_not_read_its_copies(source: str, tmp_path: Path) -> None:
     os.chmod(source, 0o600)
-    done(runner(source)("db", "backup", tmp_path / "backup.db"))
-    done(runner(source)("db", "copy", "--to", tmp_path / "copy.db"))
+    runner(source)("db", "backup", tmp_path / "backup.db").done()
+    runner(source)("db", "copy", "--to", tmp_path / "copy.db").done()
     assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("backup.db", "copy.db")] == [0o600, 0o600]
 
 

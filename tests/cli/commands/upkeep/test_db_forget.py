@@ -23,7 +23,6 @@ from rlrec.app.upkeep import db_removals
 from rlrec.store import Store, Unit
 from rlrec.store.upkeep import removals
 from tests.app.grown import grown, sql
-from tests.app.shop import done
 from tests.conftest import ON_BOTH, Run, filled, runner
 from tests.stops import cpu_of_children, wait_for_work
 
@@ -37,7 +36,7 @@ def healthy(db: str) -> str:
 
 
 def at(run: Run, *words: object, **more: Any) -> Any:
-    return done(run("--now", LATE, *words, "--json", **more)).json
+    return run("--now", LATE, *words, "--json", **more).done().json
 
 
 @pytest.mark.slow
@@ -191,14 +190,14 @@ def personal(sqlite_db: str) -> Run:
         ["route", "create", "front", "--to", "home"], ["policy", "shadow", "front", "pg"],
         ["experiment", "create", "ab", "--variant", "a=home", "--variant", "b=pg"],
     ):  # fmt: skip
-        done(run("--now", START, *words))
+        run("--now", START, *words).done()
     for minute, user in enumerate(["zelda", "max", "zelda", "max", "zelda"]):
         for target in (["--policy", "front"], ["--experiment", "ab"]):
             session, now = f"{user}-{minute}-{target[1]}", f"2026-01-01T0{minute // 2}:{minute}0:00Z"
             words = [*target, "--session", session, "--user", user, "--context", json.dumps({"who": user})]
             words += ["--request-id", f"{session}-r", "--json"]
-            number = done(run("--now", now, "-q", "recommend", *words)).json["decision_id"]
-            done(run("--now", now, "feedback", number, "click", f"{user}_event=3", "--key", f"{session}-k"))
+            number = run("--now", now, "-q", "recommend", *words).done().json["decision_id"]
+            run("--now", now, "feedback", number, "click", f"{user}_event=3", "--key", f"{session}-k").done()
     return run
 
 
@@ -333,7 +332,7 @@ def test_without_a_terminal_nothing_is_deleted_unasked(personal: Run, sqlite_db:
 
 def test_ids_of_deleted_decisions_are_never_drawn_again(store: Store, run: Run) -> None:
     for words in (["arm", "add", "a1"], ["policy", "create", "home", "--kind", "uniform"]):
-        done(run("--now", START, *words))
+        run("--now", START, *words).done()
     serve = ("recommend", "--policy", "home", "--session", "s", "--user")
     first = at(run, *serve, "u1")["decision_id"]
     at(run, "db", "forget", "--user", "u1", "--yes")
@@ -346,11 +345,11 @@ def test_a_process_that_serves_on_forgets_contexts_and_beliefs(store: Store, run
         ["arm", "add", "a1"], ["arm", "add", "a2"], ["policy", "create", "home", "--kind", "thompson"],
         ["policy", "freeze", "home"], ["policy", "promote", "home@2"],
     ):  # fmt: skip
-        done(run("--now", START, *words))
+        run("--now", START, *words).done()
     cache = ServingCache()
     lines = [Request(policy="home", session=f"s{i}", user="u1", context={"who": 1}) for i in range(2)]
     recommend_group(store, lines, cache=cache)
-    done(run("db", "forget", "--user", "u1", "--yes"))
+    run("db", "forget", "--user", "u1", "--yes").done()
     answers = recommend_group(store, lines, cache=cache)
     assert [answer["step"] for answer in answers if isinstance(answer, dict)] == [0, 0]
     assert run("doctor").exit_code == 0
@@ -361,7 +360,7 @@ def test_a_group_that_was_planned_before_is_planned_anew(
 ) -> None:
     """Its context was deleted between its snapshot and its transaction."""
     for words in (["arm", "add", "a1"], ["policy", "create", "home", "--kind", "linucb", "--param", "floor=0.1"]):
-        done(run("--now", START, *words))
+        run("--now", START, *words).done()
     recommend_group(store, [Request(policy="home", session="s1", user="u1", context={"who": 1})])
     notice, deleted = recommend._notice_ignored, list[object]()
 

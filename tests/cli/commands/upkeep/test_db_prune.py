@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from tests.app.grown import grown, sql
-from tests.app.shop import done
 from tests.conftest import ON_BOTH, Run, filled, runner
 
 LATE, BEFORE = "2026-01-01T03:00:00Z", "2026-01-01T00:50:00Z"
@@ -24,7 +23,7 @@ def healthy(db: str) -> str:
 
 
 def at(run: Run, *words: object, **more: Any) -> Any:
-    return done(run("--now", LATE, *words, "--json", **more)).json
+    return run("--now", LATE, *words, "--json", **more).done().json
 
 
 @pytest.mark.slow
@@ -73,8 +72,8 @@ def test_the_audit_still_checks_beliefs_whose_slots_are_gone(healthy: str) -> No
 @ON_BOTH
 def test_a_dry_run_says_that_nothing_was_changed(healthy: str) -> None:
     words = ("--now", LATE, "db", "prune", "--before", BEFORE, "--yes")
-    assert "nothing was changed" in done(runner(healthy)(*words, "--dry-run")).stderr
-    assert "nothing was changed" not in done(runner(healthy)(*words)).stderr
+    assert "nothing was changed" in runner(healthy)(*words, "--dry-run").done().stderr
+    assert "nothing was changed" not in runner(healthy)(*words).done().stderr
 
 
 @ON_BOTH
@@ -121,7 +120,7 @@ def test_what_is_not_mature_or_not_settled_stays(run: Run) -> None:
     """A visit goes as a whole, or not at all."""
 
     def do(time: str, *words: object) -> Any:
-        return done(run("--now", f"2026-01-01T{time}:00Z", "-q", *words, "--json")).json
+        return run("--now", f"2026-01-01T{time}:00Z", "-q", *words, "--json").done().json
 
     do("00:00", "arm", "add", "a1")
     do("00:00", "reward", "define", "slow", "click=1", "--clip", "0,1", "--learn", "settled", "--window", "1h")
