@@ -321,7 +321,7 @@ def forked_nannies() -> Iterator[None]:
 
 def jsonl(rows: Iterable[Any]) -> str:
     """One JSON object a line."""
-    return "".join(f"{json.dumps(row)}\n" for row in rows)
+    return "".join(f"{row if isinstance(row, str) else json.dumps(row)}\n" for row in rows)
 
 
 def click_events(answers: Iterable[Any], is_clicked: Callable[[Any], bool]) -> list[dict[str, Any]]:
@@ -353,6 +353,12 @@ def begin(run: Run, arms: Iterable[str], policy: str, kind: str, *words: object)
     """A catalogue, and the first policy over it."""
     run("arm", "import", "-", stdin=[{"arm": arm} for arm in arms]).done()
     run("policy", "create", policy, "--kind", kind, *words).done()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The current folder is a test's own."""
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ import rlrec
 from rlrec.api import Recommender
 from rlrec.app.evaluation.passes.request import Request
 from rlrec.errors import CheckFailed, Conflict, InputError
-from tests.cli.commands.requests.test_pipe import ask, lines, stocked
+from tests.cli.commands.requests.test_pipe import ask, stocked
 from tests.conftest import ON_BOTH, Run, runner
 
 CLOCK = "2026-03-01T00:00:00Z"
@@ -36,9 +36,9 @@ def shop(db: str) -> Run:
         {key: value for key, value in ask(session=f"s{n}", k=2, context={"hour": n}).items() if key != "op"}
         for n in range(20)
     ]
-    assert run("--now", "2026-02-01T00:00:00Z", "recommend", "--input", "-", stdin=lines(*requests)).exit_code == 0
+    assert run("--now", "2026-02-01T00:00:00Z", "recommend", "--input", "-", stdin=requests).exit_code == 0
     events = [{"decision_id": n, "position": 1, "events": {"click": 1}, "key": f"k{n}"} for n in range(1, 15)]
-    assert run("--now", "2026-02-01T00:01:00Z", "feedback", "--input", "-", stdin=lines(*events)).exit_code == 0
+    assert run("--now", "2026-02-01T00:01:00Z", "feedback", "--input", "-", stdin=events).exit_code == 0
     return run
 
 

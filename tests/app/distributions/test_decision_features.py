@@ -17,9 +17,7 @@ PRICES: dict[str, dict[str, Any]] = {"a": {"price": 0}, "b": {"price": 3}}
 SWAPPED = {"a": PRICES["b"], "b": PRICES["a"]}
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 def imported(run: Run, policy: str, arm: str, reward: float, **more: Any) -> None:

@@ -27,7 +27,7 @@ from rlrec.store.database.loading import Same
 from rlrec.store.log import settings
 from rlrec.store.log.sessions import NewestVisit
 from tests.app.logs import summary, traced_peak
-from tests.conftest import ON_BOTH, Run, filled, runner, store_after
+from tests.conftest import ON_BOTH, Run, filled, jsonl, runner, store_after
 
 SAMPLE = Path("sample_data/random_all.csv.gz")
 FOREIGN: dict[str, Any] = {
@@ -84,7 +84,7 @@ lived = store_after(live)
 @ON_BOTH
 def test_what_was_exported_comes_back_but_for_its_ids(lived: Run, other: Run) -> None:
     first = exported(lived)
-    imported(other, "".join(json.dumps(answer) + "\n" for answer in first))
+    imported(other, jsonl(first))
     assert len(first) == 4
     assert without_ids(exported(other)) == without_ids(first)
 
@@ -102,7 +102,7 @@ def test_what_was_known_of_a_visit_comes_back(lived: Run, other: Run, db: str, t
     first = exported(lived)
     assert [len(answer["state"].get("history", ())) for answer in first] == [0, 0, 2, 2, 4]
     assert (first[4]["state"]["rewards"], first[4]["state"]["reward"]) == ([1.0, 0.0, 0.0, 0.0], 1.0)
-    imported(other, "".join(json.dumps(answer) + "\n" for answer in first))
+    imported(other, jsonl(first))
     assert histories(str(tmp_path / "other.db")) == histories(db)
     assert other("decision", "show", 5, "--json").json["state"] == first[4]["state"]
 
@@ -288,7 +288,7 @@ def test_a_page_of_all_arms_comes_back(run_sqlite: Run, other: Run, kind: str) -
         run_sqlite("recommend", "--policy", "home", "--session", f"s{number}", "-k", 3)
         run_sqlite("feedback", number + 1, "click", "--position", 1)
     reported = exported(run_sqlite)
-    imported(other, "".join(json.dumps(line) + "\n" for line in reported), "--policy", "log")
+    imported(other, jsonl(reported), "--policy", "log")
     assert [item["slate"] for item in exported(other)] == [answer["slate"] for answer in reported]
 
 
@@ -371,7 +371,7 @@ def test_a_partial_page_comes_back_as_one(run_sqlite: Run, other: Run, tmp_path:
     run_sqlite("import-log", tmp_path / "some.csv", "--layout", "obd", "--policy", "random")
     first = exported(run_sqlite)
     assert {answer["slate"][0]["position"] for answer in first} == {1, 2, 3}
-    imported(other, "".join(json.dumps(answer) + "\n" for answer in first))
+    imported(other, jsonl(first))
     assert without_ids(exported(other)) == without_ids(first)
 
 

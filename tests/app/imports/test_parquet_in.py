@@ -21,9 +21,7 @@ MAP = {
 START = datetime(2026, 1, 31, 9, tzinfo=UTC)
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 def table(number: int = 3, **changes: Any) -> pa.Table:

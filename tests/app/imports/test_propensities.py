@@ -17,12 +17,9 @@ from rlrec.app.imports.columns import LogColumns, LoggedEvents, LoggedSlots
 from rlrec.store.database.loading import Same
 from tests.app.logs import summary
 from tests.app.shop import fixed
-from tests.conftest import CommandResult, Run
+from tests.conftest import CommandResult, Run, jsonl
 
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 def line(n: int, arms: Iterable[str] = ("a",), eligible: str = "abc", **more: Any) -> dict[str, Any]:
@@ -30,7 +27,7 @@ def line(n: int, arms: Iterable[str] = ("a",), eligible: str = "abc", **more: An
 
 
 def imported(run: Run, lines: Iterable[dict[str, Any]], *options: str) -> CommandResult:
-    Path("log.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines))
+    Path("log.jsonl").write_text(jsonl(lines))
     return run("import-log", "log.jsonl", "--layout", "jsonl", "--policy", "old", "--json", *options)
 
 

@@ -24,7 +24,7 @@ from rlrec.app.inputs import decision_tables
 from rlrec.errors import InputError
 from rlrec.store.log.selected import Selection
 from tests.app import logs, trained
-from tests.conftest import ON_BOTH, Run, filled
+from tests.conftest import ON_BOTH, Run, filled, jsonl
 
 Row = tuple[Any, ...]  # decision, arm, value
 NOW = "2026-03-01"
@@ -189,7 +189,7 @@ def test_requests_name_decisions(db: str, run: Run, tmp_path: Path) -> None:
     logs.begin(db, 2, "log", "uniform")
     lines = [{"policy": "log", "request_id": f"r,{number}", "session": f"s{number}"} for number in range(60)]
     path = tmp_path / "requests.ndjson"
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    path.write_text(jsonl(lines))
     run("--now", "2026-02-01T00:00:00Z", "recommend", "--input", str(path))
     rows = [(line["request_id"], arm, 0.5) for line in lines for arm in ("a0", "a1")]
     file = write(tmp_path / "half.csv", rows, "request_id,arm,probability")

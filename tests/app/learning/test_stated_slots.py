@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +18,7 @@ from rlrec.policy.kinds.linear import Linear
 from rlrec.store import Store, Unit
 from rlrec.store.log import settings
 from rlrec.store.policies import arms, beliefs, policies
-from tests.conftest import ON_BOTH, Run
+from tests.conftest import ON_BOTH, Run, jsonl
 
 READ = {"context": {"fields": {"hour": "number"}}, "arm": {"fields": {"price": "number", "new": "flag"}}}
 FIRST: dict[str, dict[str, Any]] = {"a": {"price": 0.5}, "b": {"price": 2, "new": True}, "c": {"price": 1}}
@@ -34,10 +34,6 @@ MODELS = {
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("read.json").write_text(json.dumps(READ))
-
-
-def jsonl(rows: Iterable[Any]) -> str:
-    return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 def stocked(run: Run, at: str = "2026-01-01T00:00:00Z") -> None:
@@ -77,9 +73,7 @@ class Shop:
                 {"session": f"s{self.now}.{number}", "policy": self.policy, "k": 1 + number % 2, "arms": listed,
                  "context": {"hour": self.rng.choice([-1, 0, 1.5])}}
             )  # fmt: skip
-        result = self.run(
-            "--now", self.clock(), "recommend", "--input", "-", "--seed", "4", stdin=jsonl(requests)
-        ).done()
+        result = self.run("--now", self.clock(), "recommend", "--input", "-", "--seed", "4", stdin=requests).done()
         for request, line in zip(requests, result.stdout.splitlines(), strict=True):
             answer, stated = json.loads(line), {entry["arm"]: entry["features"] for entry in request["arms"]}
             for slot in answer["slate"]:
@@ -99,7 +93,7 @@ class Shop:
                 censored = self.rng.random() < 0.6
                 lines.append(line | {"censor": censored})
                 row[3] = None if censored else float(len(row) > 4)
-        self.run("--now", self.clock(), "feedback", "--input", "-", stdin=jsonl(lines)).done()
+        self.run("--now", self.clock(), "feedback", "--input", "-", stdin=lines).done()
 
     def weights(self, model: str) -> Array:
         """How often each slot counts, by its age in decisions of one policy."""
@@ -219,7 +213,7 @@ def test_actions_of_an_imported_line_teach_as_the_decision_served_here(run: Run,
         requests[number] = {key: {"price": rng.choice([0, 0.5, 3]), "new": rng.random() < 0.5} for key in FIRST}
         listed = [{"arm": key, "features": features} for key, features in requests[number].items()]
         lines.append({"session": f"s{number}", "policy": "seller", "arms": listed, "context": {"hour": number % 3}})
-    answers = run("--now", "2026-01-02T00:00:00Z", "recommend", "--input", "-", "--seed", "4", stdin=jsonl(lines))
+    answers = run("--now", "2026-01-02T00:00:00Z", "recommend", "--input", "-", "--seed", "4", stdin=lines)
     for answer in map(json.loads, answers.stdout.splitlines()):
         number = answer["decision_id"]
         shop.slots[number, 1] = [answer["slate"][0]["arm"], number % 3, {}, float(number % 2)]
@@ -257,7 +251,7 @@ def test_what_was_stated_is_copied_pruned_and_forgotten_with_its_decisions(run_s
          "context": {"hour": n}}
         for n in range(12)
     ]  # fmt: skip
-    run("--now", "2026-01-02T00:00:00Z", "recommend", "--input", "-", "--seed", "4", stdin=jsonl(lines)).done()
+    run("--now", "2026-01-02T00:00:00Z", "recommend", "--input", "-", "--seed", "4", stdin=lines).done()
     later = ("--now", "2026-03-03T00:00:00Z")
     for arguments in (
         ("policy", "freeze", "seller"), ("db", "copy", "--to", "copy.db"), ("db", "forget", "--user", "gone", "--yes"),
@@ -284,13 +278,13 @@ def test_a_sweep_and_an_estimate_replay_what_was_stated(run_sqlite: Run) -> None
             listed = [{"arm": key, "features": {"price": rng.choice([0, 2])}} for key in FIRST]
             lines.append({"session": f"s{number + len(lines)}", "policy": "any", "arms": listed})
         clock = ("--now", f"2026-01-02T{hour:02}:00:00Z")
-        answers = run(*clock, "recommend", "--input", "-", "--seed", "4", stdin=jsonl(lines)).stdout.splitlines()
+        answers = run(*clock, "recommend", "--input", "-", "--seed", "4", stdin=lines).stdout.splitlines()
         for line, answer in zip(lines, map(json.loads, answers), strict=True):
             number = answer["decision_id"]
             prices = {entry["arm"]: entry["features"]["price"] for entry in line["arms"]}
             click = int(prices[answer["slate"][0]["arm"]] == 0 and rng.random() < 0.9)
             clicks.append({"decision_id": number, "position": 1, "events": {"click": click}})
-        run(*clock, "feedback", "--input", "-", stdin=jsonl(clicks))
+        run(*clock, "feedback", "--input", "-", stdin=clicks)
     later = ("--now", "2026-01-04T00:00:00Z")
     kinds = ["--kinds", "linucb", "--param", "linucb:model=disjoint,shared,hybrid", "--param", "linucb:floor=0.1"]
     swept = run(*later, "sweep", *kinds, "--features", "read.json", "--json").json
@@ -347,7 +341,7 @@ def test_a_long_process_serves_by_what_its_earlier_groups_stated(run_sqlite: Run
         lines.append({"op": "feedback", "request_id": name, "position": 1, "events": {"click": number % 2}})
         if number % 3 == 2:
             lines.append({"op": "flush"})
-    result = run("pipe", "--seed", "5", stdin=jsonl(lines))
+    result = run("pipe", "--seed", "5", stdin=lines)
     assert result.exit_code == 0, result.stdout[-500:]
     assert '"error"' not in result.stdout
     with closing(Store(sqlite_db)) as store, store.read() as unit:

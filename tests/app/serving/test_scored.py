@@ -16,9 +16,7 @@ LATER = ("--now", "2099-01-01T00:00:00Z")
 ARMS = list("abcdefgh")
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,6 @@ AFTER = "2026-01-02T00:00:00Z"
 
 def at(run: Run, time: str, *args: object, stdin: str | None = None) -> CommandResult:
     return run("--now", time, "-q", *args, stdin=stdin).done()
-
-
-def lines(rows: list[Mapping[str, Any]]) -> str:
-    return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 def visited(db: str) -> None:
@@ -46,7 +42,7 @@ def serve(run: Run, **source: str) -> None:
     ]  # fmt: skip
     answers = at(
         run, "2026-01-01T00:01:00Z", "recommend", "--input", "-", "--seed", 1, "--format", "ndjson",
-        stdin=lines(requests),
+        stdin=requests,
     ).lines  # fmt: skip
     events = [
         {"decision_id": answer["decision_id"], "position": position, "events": {"click": 1}}
@@ -54,7 +50,7 @@ def serve(run: Run, **source: str) -> None:
         for position in (1, 2, 3)
         if answer["user"][0] == "m" or (7 * number + position) % 5 == 0
     ]
-    at(run, "2026-01-01T00:02:00Z", "feedback", "--input", "-", stdin=lines(events))
+    at(run, "2026-01-01T00:02:00Z", "feedback", "--input", "-", stdin=events)
 
 
 run = store_after(visited)
@@ -108,10 +104,10 @@ def test_the_excluded_teach_no_more(run: Run) -> None:
     late = [{"decision_id": 61, "position": 2, "events": {"click": -1}}]  # a decision of m0
     requests = [{"policy": "home", "session": "new", "user": "m1", "k": 3}]
     shown = at(
-        run, AFTER, "recommend", "--input", "-", "--seed", 1, "--format", "ndjson", stdin=lines(requests)
+        run, AFTER, "recommend", "--input", "-", "--seed", 1, "--format", "ndjson", stdin=requests
     ).lines  # fmt: skip
     late += [{"decision_id": shown[0]["decision_id"], "position": 1, "events": {"click": 1}}]
-    at(run, AFTER, "feedback", "--input", "-", stdin=lines(late))
+    at(run, AFTER, "feedback", "--input", "-", stdin=late)
     assert belief(run, "home", 2) == before[1]
     changed = {arm for arm, sums in belief(run, "home", 1).items() if sums != before[0][arm]}
     assert len(changed) == 1  # which has learned from the decision, and goes on to
@@ -161,11 +157,11 @@ def test_an_audit_knows_what_every_kind_left_out(db: str, tmp_path: Path) -> Non
         {"policy": name, "session": f"n{number}", "user": f"u{number}", "context": {"page": "xyz"[number]}}
         for name in learning for number in range(3)
     ]  # fmt: skip
-    shown = at(run, day, "recommend", "--input", "-", "--format", "ndjson", "--seed", 1, stdin=lines(requests)).lines
+    shown = at(run, day, "recommend", "--input", "-", "--format", "ndjson", "--seed", 1, stdin=requests).lines
     old = at(run, day, "export-log", "-", "--log", "included=all").stdout.splitlines()
     decided = [json.loads(line)["decision_id"] for line in old]
     events = [{"decision_id": number, "position": 1, "events": {"click": 1}} for number in decided[::7]]
-    at(run, day, "feedback", "--input", "-", stdin=lines(events))
+    at(run, day, "feedback", "--input", "-", stdin=events)
     assert len(shown) == 3 * len(learning)
     at(run, day, "settle")
     for name in learning:
@@ -308,14 +304,14 @@ def test_a_machine_that_the_whole_log_hides_is_left_out_by_its_name(run_sqlite: 
     at(run_sqlite, start, "experiment", "create", "ab", "--variant", "a=even", "--variant", "b=even")
     serve(run_sqlite, experiment="ab")
     clicking = [{"policy": "often", "session": f"t{n}", "user": f"t{n}", "k": 3} for n in range(1_200)]
-    answers = at(run_sqlite, after, "recommend", "--input", "-", "--format", "ndjson", stdin=lines(clicking)).lines
+    answers = at(run_sqlite, after, "recommend", "--input", "-", "--format", "ndjson", stdin=clicking).lines
     events = [
         {"decision_id": answer["decision_id"], "position": position, "events": {"click": 1}}
         for number, answer in enumerate(answers)
         for position in (1, 2, 3)
         if number % 4
     ]
-    at(run_sqlite, after, "feedback", "--input", "-", stdin=lines(events))
+    at(run_sqlite, after, "feedback", "--input", "-", stdin=events)
     notice = run_sqlite("--now", AFTER, "experiment", "show", "ab").done().stderr
     command = notice[notice.index("log exclude") :].split("`")[0]
     assert command == "log exclude bots --where user=m0+m1+m2+m3+m4+m5"

@@ -15,7 +15,7 @@ import pytest
 import rlrec
 from rlrec.api import Recommender, Records, Result
 from rlrec.errors import CheckFailed, InputError, LinesRefused
-from tests.cli.commands.requests.test_pipe import ask, lines, stocked
+from tests.cli.commands.requests.test_pipe import ask, stocked
 from tests.conftest import Run, initialise, runner
 
 CLOCK = "2026-03-01T00:00:00Z"
@@ -32,9 +32,9 @@ def store_file(tmp_path_factory: pytest.TempPathFactory) -> str:
         {key: value for key, value in ask(session=f"s{n}", user=f"u{n}", k=2).items() if key != "op"} for n in range(20)
     ]
     at = ("--now", "2026-02-01T00:00:00Z")
-    assert run(*at, "recommend", "--input", "-", stdin=lines(*requests)).exit_code == 0
+    assert run(*at, "recommend", "--input", "-", stdin=requests).exit_code == 0
     events = [{"decision_id": n, "position": 1, "events": {"click": 1}} for n in range(1, 15)]
-    assert run(*at, "feedback", "--input", "-", stdin=lines(*events)).exit_code == 0
+    assert run(*at, "feedback", "--input", "-", stdin=events).exit_code == 0
     for words in (["route", "create", "front", "--to", "home"], ["policy", "freeze", "home"]):
         assert run(*at, *words).exit_code == 0
     return path

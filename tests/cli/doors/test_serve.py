@@ -39,8 +39,8 @@ from rlrec.store import Store
 from rlrec.store.database import engine
 from rlrec.store.log import decisions, events
 from tests.cli.commands.requests.test_dry_run import content
-from tests.cli.commands.requests.test_pipe import FLUSH, ask, lines, stocked, tell
-from tests.conftest import ON_BOTH, PATIENCE_S, runner
+from tests.cli.commands.requests.test_pipe import FLUSH, ask, stocked, tell
+from tests.conftest import ON_BOTH, PATIENCE_S, jsonl, runner
 
 pytestmark = ON_BOTH
 
@@ -104,7 +104,7 @@ class Client:
         return status, body
 
     def post(self, *result: Any) -> list[Any]:
-        self.socket.sendall(http(lines(*result)))
+        self.socket.sendall(http(jsonl(result)))
         status, body = self.read()
         assert status == 200
         return [json.loads(line) for line in body.splitlines()]
@@ -193,7 +193,7 @@ def test_pipelined_and_long_bodies_are_answered_in_order(kiosk: str) -> None:
         with Client(address) as client:
             sizes = [1, 1500, 2, 0, 2500]
             bodies = [[ask(session=f"s{number}-{n}") for n in range(size)] for number, size in enumerate(sizes)]
-            client.socket.sendall(b"".join(http(lines(*body)) for body in bodies))
+            client.socket.sendall(b"".join(http(jsonl(body)) for body in bodies))
             for body in bodies:
                 status, text = client.read()
                 assert b"error" not in text
@@ -205,7 +205,7 @@ def test_pipelined_and_long_bodies_are_answered_in_order(kiosk: str) -> None:
 
 
 def test_bodies_in_chunks_and_old_clients_are_understood(kiosk: str) -> None:
-    body = lines(ask(), ask()).encode()
+    body = jsonl([ask(), ask()]).encode()
     chunked = b"%x\r\n%b\r\n%x;ext=1\r\n%b\r\n0\r\nTrailer: 1\r\n\r\n" % (9, body[:9], len(body) - 9, body[9:])
 
     def talk(address: str, _: Fronted) -> None:
@@ -299,7 +299,7 @@ def test_sigterm_answers_what_has_arrived(shop: str, tmp_path: Path) -> None:
         idle, *clients = [stack.enter_context(Client(address)) for _ in range(5)]
         assert idle.post(ask())
         for number, client in enumerate(clients):
-            client.socket.sendall(http(lines(*(ask(session=f"{number}-{n}") for n in range(400)))))
+            client.socket.sendall(http(jsonl(ask(session=f"{number}-{n}") for n in range(400))))
         while any(any(fcntl.ioctl(client.socket, termios.TIOCOUTQ, bytes(4))) for client in clients):
             time.sleep(0.01)  # until the server has read it all
         child.terminate()
@@ -349,12 +349,12 @@ def test_a_dry_run_serves_a_copy_that_goes_with_it(
 
 @slow
 def test_slow_and_vanished_clients_hold_up_nobody(shop: str) -> None:
-    long = lines(*(ask(session=f"l{n}", k=2) for n in range(5000)))
+    long = jsonl(ask(session=f"l{n}", k=2) for n in range(5000))
     with served(shop) as (address, child), ExitStack() as stack:
         half, greedy, gone, quick = [stack.enter_context(Client(address)) for _ in range(4)]
         half.socket.sendall(b"POST /pipe HTTP/1.1\r\nContent-Length: 100\r\n\r\n{")
         greedy.socket.sendall(http(long))  # and never reads
-        gone.socket.sendall(http(lines(*(ask(session="gone", request_id=f"g{n}") for n in range(50)))))
+        gone.socket.sendall(http(jsonl(ask(session="gone", request_id=f"g{n}") for n in range(50))))
         gone.__exit__()
         for number in range(50):  # before the greedy one takes its answers
             assert quick.post(ask(session=f"q{number}"))[0]["session"] == f"q{number}"
@@ -458,7 +458,7 @@ def test_what_is_no_request_is_refused_behind_the_request_before_it(kiosk: str) 
     def talk(address: str, _: Fronted) -> None:
         for behind in (b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\nno colon\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n"):
             with Client(address) as client:
-                client.socket.sendall(http(lines(ask())) + behind)
+                client.socket.sendall(http(jsonl([ask()])) + behind)
                 assert [client.read()[0], client.read()[0], client.file.read()] == [200, 400, b""], behind
 
     fronted(kiosk, talk)
@@ -468,7 +468,7 @@ def test_a_client_that_ends_within_a_body_makes_room_at_once(kiosk: str) -> None
     def talk(address: str, front: Fronted) -> None:
         with Client(address) as client:
             client.socket.settimeout(5)
-            client.socket.sendall(http(lines(ask()))[:-2])
+            client.socket.sendall(http(jsonl([ask()]))[:-2])
             client.socket.shutdown(socket.SHUT_WR)
             assert (client.read()[0], client.file.read()) == (400, b"")
             while front.clients:
@@ -484,7 +484,9 @@ def test_an_upgrade_is_not_taken_and_loses_no_line(kiosk: str) -> None:
 
     def talk(address: str, _: Fronted) -> None:
         with Client(address) as client:
-            client.socket.sendall(http(lines(ask(), ask()), extra=offer) + http("GET / HTTP/1.1\r\n\r\n", extra=offer))
+            client.socket.sendall(
+                http(jsonl([ask(), ask()]), extra=offer) + http("GET / HTTP/1.1\r\n\r\n", extra=offer)
+            )
             assert [len(client.read()[1].splitlines()) for _ in range(2)] == [2, 1]
             assert client.health()["lines"] == 3
 
@@ -576,7 +578,7 @@ def test_clients_that_misbehave_write_nothing_to_stderr(kiosk: str) -> None:
 
 def test_bodies_that_find_no_room_are_told_to_come_again_and_small_ones_find_it(kiosk: str) -> None:
     """A refused body gives back its bytes at once, not when its client has gone."""
-    body = lines(ask())
+    body = jsonl([ask()])
 
     def talk(address: str, front: Fronted) -> None:
         with Client(address) as first, Client(address) as second, Client(address) as third:
@@ -625,9 +627,9 @@ def test_the_body_of_an_answer_does_not_wait_until_its_head_has_arrived(kiosk: s
 def test_blank_lines_between_requests_are_skipped(kiosk: str) -> None:
     def talk(address: str, _: Fronted) -> None:
         with Client(address) as client:
-            client.socket.sendall(b"\r\n" + http(lines(ask())))
+            client.socket.sendall(b"\r\n" + http(jsonl([ask()])))
             assert client.read()[0] == 200
-            client.socket.sendall(b"\r\n" * 10 + http(lines(ask())))
+            client.socket.sendall(b"\r\n" * 10 + http(jsonl([ask()])))
             assert client.read()[0] == 200
 
     fronted(kiosk, talk)
@@ -645,7 +647,7 @@ class Busy(Pipe):
 def test_health_does_not_wait_for_the_lines_of_others(kiosk: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def talk(address: str, front: Fronted) -> None:
         with Client(address) as busy, Client(address) as client:
-            busy.socket.sendall(http(lines(*(ask(session=f"s{n}") for n in range(GROUP + 1)))))  # two groups
+            busy.socket.sendall(http(jsonl(ask(session=f"s{n}") for n in range(GROUP + 1))))  # two groups
             while not front.waiting_bytes:
                 time.sleep(0.01)
             time.sleep(0.2)
@@ -724,7 +726,7 @@ def test_a_busy_store_is_said_to_each_client(kiosk: str, monkeypatch: pytest.Mon
     def talk(address: str, _: Fronted) -> None:
         with closing(sqlite3.connect(kiosk, isolation_level=None)) as other, Client(address) as client:
             other.execute("BEGIN IMMEDIATE")
-            client.socket.sendall(http(lines(ask(), tell(decision_id=1))))
+            client.socket.sendall(http(jsonl([ask(), tell(decision_id=1)])))
             status, body = client.read()
             assert status == 503
             answers = [json.loads(line) for line in body.splitlines()]
@@ -746,7 +748,7 @@ def test_lines_that_stop_a_group_fail_alone(kiosk: str) -> None:
     def talk(address: str, front: Fronted) -> None:
         with Client(address) as client:
             client.socket.sendall(
-                b"".join(http(lines(ask(session=session))) for session in ("a", "poison", "b", "poison", "c"))
+                b"".join(http(jsonl([ask(session=session)])) for session in ("a", "poison", "b", "poison", "c"))
             )
             assert [client.read()[0] for _ in range(5)] == [200, 500, 200, 500, 200]
 

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.conftest import Run
+from tests.conftest import Run, jsonl
 
 Rows = list[tuple[str, float, float, float]]  # arm, propensity, reward, keep probability
 PROPENSITY = {"a": 0.5, "b": 0.3, "c": 0.2}
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 def drawn(number: int, seed: int) -> Rows:
@@ -37,7 +34,7 @@ def imported(run: Run, rows: Rows, **more: Any) -> None:
          "events": [{"kind": "click"}] * int(reward), "keep_probability": keep, **more}
         for n, (arm, p, reward, keep) in enumerate(rows)
     ]  # fmt: skip
-    Path("log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    Path("log.jsonl").write_text(jsonl(lines))
     assert run("import-log", "log.jsonl", "--layout", "jsonl", "--policy", "old").exit_code == 0
 
 
@@ -176,7 +173,7 @@ def two_logs(run: Run) -> None:
         rate = {"policy": "sampled", "keep_probability": 1.0 if clicks else 0.5}
         lines.append({"session": f"s{n}", **rate, **line})
         lines += [{"session": f"c{n}-{times}", "policy": "complete", **line} for times in range(1 if clicks else 2)]
-    Path("log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    Path("log.jsonl").write_text(jsonl(lines))
     assert run("import-log", "log.jsonl", "--layout", "jsonl").exit_code == 0
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.app import logs
-from tests.conftest import ON_BOTH, Run, runner
+from tests.conftest import ON_BOTH, Run, jsonl, runner
 
 RULE = "value,arm,probability\n" + "".join(
     f"{hour},a{arm},{0.4 if arm == hour else 0.15}\n" for hour in range(3) for arm in range(5)
@@ -66,7 +66,7 @@ def poorer(text: str) -> str:
         line["state"] = {}
         line["slate"] = [{name: slot[name] for name in ("position", "arm", "propensity")} for slot in line["slate"]]
         line["events"] = [event | {"at": None} for event in line["events"]]
-    return "".join(f"{json.dumps(line)}\n" for line in lines)
+    return jsonl(lines)
 
 
 @pytest.mark.parametrize("size", [1, 2])

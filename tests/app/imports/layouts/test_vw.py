@@ -26,9 +26,7 @@ ADF = """shared 'e1 |User:2 hour:9 city=Bonn |w sun rain:0.5 sun
 """
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from rlrec.ope.units.estimate import Estimate
 from rlrec.sentences import approximate
 from tests.app import logs, trained
 from tests.app.shop import fixed
-from tests.conftest import Run, filled, runner
+from tests.conftest import Run, filled, jsonl, runner
 
 CONTRACT = [
     "target", "version", "estimator", "estimand", "unit", "value", "std_error", "lower", "upper", "level", "interval",
@@ -349,7 +349,7 @@ def test_a_log_whose_propensities_are_false_judges_nothing(run_sqlite: Run, tmp_
         for n, arm in enumerate(rng.choice(3, 600, p=[0.7, 0.2, 0.1]).tolist())
     ]  # fmt: skip
     path = tmp_path / "false.jsonl"
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    path.write_text(jsonl(lines))
     run_sqlite("import-log", str(path), "--layout", "jsonl", "--policy", "old")
     uniform, itself = (
         run_sqlite("evaluate", name, "--estimator", "snips", "--log", "policy=old", "--json").json[0]

@@ -15,8 +15,8 @@ import sqlalchemy as sa
 from rlrec.cli import program
 from rlrec.cli.program.shared import NOTHING_STORED
 from rlrec.store import Store
-from tests.cli.commands.requests.test_pipe import FLUSH, ask, lines, tell
-from tests.conftest import ON_BOTH, CommandResult, Run, filled, runner
+from tests.cli.commands.requests.test_pipe import FLUSH, ask, tell
+from tests.conftest import ON_BOTH, CommandResult, Run, filled, jsonl, runner
 from tests.docs.test_examples import leaves
 
 EARLY, CLOCK = ("--now", "2026-02-01T00:00:00Z"), ("--now", "2026-03-01T00:00:00Z")
@@ -76,12 +76,12 @@ def shop(db: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.chdir(tmp_path)
     run = filled(db, fill)
     Path("arms.ndjson").write_text('{"arm": "a1", "features": {"x": 1}}\n{"arm": "b"}\n')
-    Path("events.ndjson").write_text(lines(*({"decision_id": n, "events": {"click": 1}} for n in (1, 2, 2))))
+    Path("events.ndjson").write_text(jsonl({"decision_id": n, "events": {"click": 1}} for n in (1, 2, 2)))
     Path("lines.ndjson").write_text(
-        lines(ask(session="n", request_id="r"), FLUSH, tell(decision_id=1, position=1), tell(request_id="r"), ask())
+        jsonl([ask(session="n", request_id="r"), FLUSH, tell(decision_id=1, position=1), tell(request_id="r"), ask()])
     )
     log = [record | {"session": f"old-{record['session']}"} for record in run("export-log", "-").lines]
-    Path("log.jsonl").write_text(lines(*log))
+    Path("log.jsonl").write_text(jsonl(log))
     return run
 
 
@@ -104,7 +104,7 @@ def fill(db: str) -> None:
         ("route create front --to other", None),
         ("route set front --to home", None),
         ("experiment create test --variant a=home --variant b=other", None),
-        ("recommend --input -", lines(*pages)),
+        ("recommend --input -", jsonl(pages)),
         ("log exclude staff --where session=s2", None),
     ):
         result = run(*EARLY, *shlex.split(text), stdin=stdin)
@@ -176,7 +176,7 @@ def test_a_stream_that_is_tried_does_not_keep_others_out(sqlite_db: str, run_sql
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
         assert child.stdin is not None
         assert child.stderr is not None
-        child.stdin.write(lines(*(ask(session=f"n{n}") for n in range(1000))).encode())
+        child.stdin.write(jsonl(ask(session=f"n{n}") for n in range(1000)).encode())
         child.stdin.flush()
         assert run_sqlite("arm", "add", "a4").exit_code == 0
         child.stdin.close()

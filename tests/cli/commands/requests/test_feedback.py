@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rlrec.cli.commands.requests import feedback
-from tests.conftest import Run, runner, store_after
+from tests.conftest import Run, jsonl, runner, store_after
 
 
 def opened(db: str) -> None:
@@ -31,10 +30,6 @@ def clicks(run: Run) -> float:
 
 def pulls(run: Run) -> float:
     return float(sum(row["pulls"] for row in run("policy", "show", "g", "--json").json["arms"]))
-
-
-def lines(*rows: Mapping[str, Any] | str) -> str:
-    return "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows)
 
 
 def test_the_answer_has_the_keys_of_the_contract_in_order(shop: Run) -> None:
@@ -136,28 +131,28 @@ FIELDS = [
 
 
 def test_many_lines_are_stored_in_one_go(shop: Run) -> None:
-    result = shop("feedback", "--input", "-", "--json", stdin=lines(*GOOD))
+    result = shop("feedback", "--input", "-", "--json", stdin=GOOD)
     assert (result.exit_code, list(result.json.items())) == (0, [("accepted", 3), ("duplicates", 1), ("rejected", 0)])
     assert (pulls(shop), clicks(shop)) == (3, 2)
-    again = shop("feedback", "--input", "-", "--json", stdin=lines(GOOD[0])).json
+    again = shop("feedback", "--input", "-", "--json", stdin=[GOOD[0]]).json
     assert again == {"accepted": 0, "duplicates": 1, "rejected": 0}
-    other = shop("feedback", "--input", "-", "--json", stdin=lines({**GOOD[0], "events": {"click": 2}}))
+    other = shop("feedback", "--input", "-", "--json", stdin=[{**GOOD[0], "events": {"click": 2}}])
     assert (other.exit_code, "<stdin> line 1, field key: " in other.error["error"]) == (6, True)
 
 
 def test_quarantine_stores_the_good_lines_and_keeps_the_bad_ones(shop: Run, tmp_path: Path) -> None:
-    (tmp_path / "in").write_text(lines(*GOOD, *BAD))
+    (tmp_path / "in").write_text(jsonl([*GOOD, *BAD]))
     words = ["--on-error", "quarantine", "--rejects", tmp_path / "bad", "--json"]
     result = shop("feedback", "--input", tmp_path / "in", *words)
     assert (result.exit_code, result.json) == (5, {"accepted": 3, "duplicates": 1, "rejected": len(BAD)})
     rejects = sorted(map(json.loads, (tmp_path / "bad").read_text().splitlines()), key=lambda row: row["line"])
     assert [(row["line"], row["field"]) for row in rejects] == list(enumerate(FIELDS, 5))
-    assert [row["text"] for row in rejects] == lines(*BAD).splitlines()
+    assert [row["text"] for row in rejects] == jsonl(BAD).splitlines()
     assert (pulls(shop), clicks(shop)) == (3, 2)
 
 
 def test_quarantine_and_its_file_go_together(shop: Run, tmp_path: Path) -> None:
-    (tmp_path / "in").write_text(lines(*GOOD))
+    (tmp_path / "in").write_text(jsonl(GOOD))
     assert shop("feedback", "--input", tmp_path / "in", "--on-error", "quarantine").exit_code == 2
     assert shop("feedback", "--input", tmp_path / "in", "--rejects", tmp_path / "bad").exit_code == 2
     assert shop("feedback", 1, "click", "--input", tmp_path / "in").exit_code == 2

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.conftest import Run
+from tests.conftest import Run, jsonl
 
 RATES = {"Tom": (9, 1), "Ann": (1, 9)}  # of ten times that each of two arms was shown to a user
 
@@ -20,7 +20,7 @@ def log(path: Path) -> Path:
         for arm in (0, 1)
         for number in range(10)
     ]  # fmt: skip
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    path.write_text(jsonl(lines))
     return path
 
 

@@ -7,7 +7,6 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from rlrec.cli.commands.requests import recommend
 from rlrec.cli.commands.requests.pipe import line_type
 from rlrec.errors import InputError
 from rlrec.store import Store
-from tests.conftest import PATIENCE_S, Run, runner
+from tests.conftest import PATIENCE_S, Run, jsonl, runner
 
 FLUSH = {"op": "flush"}
 
@@ -36,10 +35,6 @@ def stocked(run: Run) -> Run:
     return run
 
 
-def lines(*result: Mapping[str, Any] | str) -> str:
-    return "".join((item if isinstance(item, str) else json.dumps(item)) + "\n" for item in result)
-
-
 def ask(**keys: Any) -> dict[str, Any]:
     return {"op": "recommend", "policy": "home", "session": "s1"} | keys
 
@@ -51,7 +46,7 @@ def tell(**keys: Any) -> dict[str, Any]:
 def test_requests_and_feedback_are_answered_in_order(shop: Run) -> None:
     result = shop(
         "pipe", "--seed", 1,
-        stdin=lines(ask(request_id="r1"), FLUSH, tell(decision_id=1, key="k"), ask(), tell(decision_id=1, key="k")),
+        stdin=[ask(request_id="r1"), FLUSH, tell(decision_id=1, key="k"), ask(), tell(decision_id=1, key="k")],
     )  # fmt: skip
     assert (result.exit_code, result.stderr) == (0, "")
     first, reported, second, again = result.lines
@@ -62,12 +57,12 @@ def test_requests_and_feedback_are_answered_in_order(shop: Run) -> None:
 
 
 def test_an_input_of_bad_lines_alone_stores_nothing(shop: Run, tmp_path: Path) -> None:
-    assert "2 lines refused, nothing is stored" in shop("pipe", stdin=lines(ask(k=0), "{")).failed(5)
+    assert "2 lines refused, nothing is stored" in shop("pipe", stdin=[ask(k=0), "{"]).failed(5)
     quarantine = ("-", "--on-error", "quarantine", "--rejects", tmp_path / "bad.ndjson")
     for words, text in (
-        (("feedback", "--input"), lines(tell(op=None), "{")),
+        (("feedback", "--input"), jsonl([tell(op=None), "{"])),
         (("arm", "import"), "arm,until\na9,soon\na8,late\n"),
-        (("import-log", "--layout", "jsonl"), lines("{", "{")),
+        (("import-log", "--layout", "jsonl"), jsonl(["{", "{"])),
     ):
         result = shop(*words, *quarantine, stdin=text)
         assert (result.exit_code, "2 lines refused, nothing is stored" in result.stderr) == (5, True), words
@@ -76,12 +71,12 @@ def test_an_input_of_bad_lines_alone_stores_nothing(shop: Run, tmp_path: Path) -
 def test_bad_lines_are_refused_in_place(shop: Run) -> None:
     result = shop(
         "pipe", "--json",
-        stdin=lines(
+        stdin=[
             ask(), "not json", {"session": "s"}, {"op": "recomend"}, ask(k=0), ask(session=""), ask(policy="none"),
             tell(), tell(decision_id=99), tell(decision_id=1, position=1, at="noon"), ask(k="2"), ask(events={}),
             tell(decision_id=1, request_id="r"), tell(decision_id=1, key="x" * 201), tell(decision_id=1, k=1),
             FLUSH | {"now": True}, ask(session="s2"),
-        ),
+        ],
     )  # fmt: skip
     assert result.exit_code == 5
     assert "15 lines refused, the rest is stored" in result.stderr
@@ -103,7 +98,7 @@ def test_a_seed_makes_the_same_answers(sqlite_db: str, shop: Run, tmp_path: Path
     for name in ("-wal", "-shm"):
         if Path(sqlite_db + name).exists():
             Path(str(other) + name).write_bytes(Path(sqlite_db + name).read_bytes())
-    (tmp_path / "in").write_text(lines(*(ask(session=f"s{n}") for n in range(50)), FLUSH, tell(decision_id=7), ask()))
+    (tmp_path / "in").write_text(jsonl([*(ask(session=f"s{n}") for n in range(50)), FLUSH, tell(decision_id=7), ask()]))
     clock = ("--now", "2027-01-01T00:00:00Z")
     first = shop(*clock, "pipe", "--input", tmp_path / "in", "--seed", 7)
     second = runner(str(other))(*clock, "pipe", "--input", tmp_path / "in", "--seed", 7)
@@ -113,8 +108,8 @@ def test_a_seed_makes_the_same_answers(sqlite_db: str, shop: Run, tmp_path: Path
 
 def test_what_the_pipe_draws_a_stream_draws(shop: Run) -> None:
     options = [{key: value for key, value in ask(session=f"s{n}").items() if key != "op"} for n in range(20)]
-    dry = shop("recommend", "--input", "-", "--seed", 3, "--dry-run", stdin=lines(*options)).lines
-    piped = shop("pipe", "--seed", 3, stdin=lines(*({"op": "recommend"} | item for item in options))).lines
+    dry = shop("recommend", "--input", "-", "--seed", 3, "--dry-run", stdin=options).lines
+    piped = shop("pipe", "--seed", 3, stdin=[{"op": "recommend"} | item for item in options]).lines
     assert [answer["slate"] for answer in piped] == [answer["slate"] for answer in dry]
 
 
@@ -126,7 +121,7 @@ def test_a_caller_that_waits_is_answered_line_by_line(sqlite_db: str, shop: Run)
         assert child.stdout is not None
         for number in (1, 2, 3):
             for line in (ask(), tell(decision_id=number)):
-                child.stdin.write(lines(line).encode())
+                child.stdin.write(jsonl([line]).encode())
                 child.stdin.flush()
                 assert json.loads(child.stdout.readline())["decision_id"] == number
         _, err = child.communicate(timeout=PATIENCE_S)
@@ -142,7 +137,7 @@ def test_near_names_are_looked_up_for_few_lines_of_a_group(shop: Run, target: st
     shop("policy", "create", "rival", "--kind", "thompson")
     shop("experiment", "create", "homes", "--variant", "a=home", "--variant", "b=rival")
     unknown = [{"op": "recommend", target: f"home{number}", "session": "s"} for number in range(30)]
-    errors = [answer["error"] for answer in shop("pipe", "--seed", 1, stdin=lines(*unknown)).lines]
+    errors = [answer["error"] for answer in shop("pipe", "--seed", 1, stdin=unknown).lines]
     assert [error.startswith(f"unknown {target} 'home{number}'") for number, error in enumerate(errors)] == [True] * 30
     assert sum("did you mean home" in error for error in errors) == 10
 
@@ -150,7 +145,7 @@ def test_near_names_are_looked_up_for_few_lines_of_a_group(shop: Run, target: st
 def test_events_that_nothing_weighs_do_not_slow_the_answers_after_them(shop: Run) -> None:
     """Rewards are worked out from the events that count, in time that grows with their number alone."""
     events = ({f"e{line % 5}_{number}": 1 for number in range(100)} for line in range(500))
-    body = lines(ask(), FLUSH, *(tell(decision_id=1, events=each | {"click": 1}) for each in events))
+    body = jsonl([ask(), FLUSH, *(tell(decision_id=1, events=each | {"click": 1}) for each in events)])
     start = time.process_time()
     result = shop("pipe", "--seed", 1, stdin=body)
     assert [answer["events"] for answer in result.lines[1:]] == [101] * 500
@@ -161,7 +156,7 @@ def test_events_that_nothing_weighs_do_not_slow_the_answers_after_them(shop: Run
 def test_refused_lines_leave_nothing_behind_in_a_long_process(sqlite_db: str, shop: Run) -> None:
     """Neither errors nor the lines of their groups wait for the garbage collector."""
     refused = "not json", ask(sesion="s"), ask(arms=["a1", "a1"]), ask(policy="none"), tell(decision_id=99), tell()
-    numbered = list(enumerate(lines(*refused).encode().splitlines(), 1))
+    numbered = list(enumerate(jsonl(refused).encode().splitlines(), 1))
     with closing(Store(sqlite_db)) as store:
         pipe = Pipe(store)
         recommend.answer_group(pipe, numbered, line_type())

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Mapping
 from math import exp, log
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import Run, runner
+from tests.conftest import Run, jsonl, runner
 
 KEYS = [
     "decision_id", "request_id", "session", "visit", "step", "user", "policy", "version", "experiment", "variant",
@@ -29,10 +27,6 @@ def shop(run: Run) -> Run:
 def stock(run: Run) -> None:
     run("arm", "import", "-", stdin="".join(f'{{"arm": "a{n}"}}\n' for n in range(1, 5)))
     run("policy", "create", "u", "--kind", "uniform")
-
-
-def lines(*requests: Mapping[str, Any] | str) -> str:
-    return "".join((request if isinstance(request, str) else json.dumps(request)) + "\n" for request in requests)
 
 
 def ask(**keys: Any) -> dict[str, Any]:
@@ -96,9 +90,9 @@ def test_a_context_that_is_not_read_is_said_once_for_each_policy(shop: Run, dry:
     shop("policy", "create", "v", "--kind", "uniform")
     with_context = [ask(context={"hour": n}, session=f"s{n}", policy="uv"[n % 2]) for n in range(6)]
     words = ("recommend", "--input", "-", *dry)
-    output = shop(*words, stdin=lines(ask(), *with_context, {"op": "flush"}, *with_context)).stderr
+    output = shop(*words, stdin=[ask(), *with_context, {"op": "flush"}, *with_context]).stderr
     assert [output.count(UNREAD), output.count(UNREAD.replace(" u ", " v "))] == [1, 1]
-    assert "context" not in shop(*words, stdin=lines(ask(), ask(context={}))).stderr
+    assert "context" not in shop(*words, stdin=[ask(), ask(context={})]).stderr
     answer = shop("recommend", "--policy", "u", "--session", "s", "--context", '{"hour": 9}', *dry)
     assert (answer.exit_code, UNREAD in answer.stderr) == (0, True)
 
@@ -111,7 +105,7 @@ def test_a_retired_arm_of_a_list_is_named(shop: Run) -> None:
     assert answers[0].json["slate"] == answers[1].json["slate"]
     news = "retired arms are left out: a3; `rlrec arm restore` brings them back\n"
     assert [answer.stderr for answer in answers] == [news + answers[1].stderr, answers[1].stderr]
-    stream = lines(ask(arms=["a1", "a3"]), ask(arms=["a2", "a3"]), ask(arms=["a3"]))
+    stream = jsonl([ask(arms=["a1", "a3"]), ask(arms=["a2", "a3"]), ask(arms=["a3"])])
     result = shop("recommend", "--input", "-", stdin=stream)
     assert result.stderr.count(news) == 1
     assert result.lines[2]["error"] == "no arm is eligible: retired: a3; `rlrec arm restore` brings them back"
@@ -144,10 +138,10 @@ def test_every_format_shows_the_same_slate(shop: Run) -> None:
 def test_a_stream_answers_each_line_in_order_and_refuses_in_place(shop: Run) -> None:
     result = shop(
         "recommend", "--input", "-", "--json",
-        stdin=lines(
+        stdin=[
             ask(user="u1"), "not json", ask(policy="v"), ask(session="s2", k=9), ask(k="2"), ask(seesion="s3"),
             ask(session=""), ask(arms=["a9"]), ask(context={"a": 1e300}, k=2), {"policy": "u"}, ask(user="u2"),
-        ),
+        ],
     )  # fmt: skip
     assert result.exit_code == 5
     answers = result.lines
@@ -164,14 +158,14 @@ def test_a_stream_answers_each_line_in_order_and_refuses_in_place(shop: Run) -> 
 def test_a_flush_ends_a_group(shop: Run) -> None:
     shop("policy", "create", "ucb", "--kind", "ucb")
     rows = ask(policy="ucb", arms=["a1", "a2"])
-    answers = shop("recommend", "--input", "-", "--seed", 1, stdin=lines(rows, '{"op": "flush"}', rows)).lines
+    answers = shop("recommend", "--input", "-", "--seed", 1, stdin=[rows, '{"op": "flush"}', rows]).lines
     assert [answer["propensity"] for answer in answers] == [0.5, 1.0]  # the second one knows what the first one tried
     assert answers[0]["slate"][0]["arm"] != answers[1]["slate"][0]["arm"]
 
 
 def test_the_second_of_two_lines_with_one_request_id_is_the_duplicate(shop: Run) -> None:
     first, second, other = ask(request_id="r"), ask(request_id="r"), ask(request_id="r", k=2)
-    result = shop("recommend", "--input", "-", stdin=lines(first, second, other))
+    result = shop("recommend", "--input", "-", stdin=[first, second, other])
     assert [answer.get("duplicate") for answer in result.lines] == [False, True, None]
     assert result.lines[0]["decision_id"] == result.lines[1]["decision_id"]
     assert (result.exit_code, result.lines[2]["field"]) == (5, "request_id")
@@ -179,7 +173,7 @@ def test_the_second_of_two_lines_with_one_request_id_is_the_duplicate(shop: Run)
 
 def test_a_stream_draws_what_single_commands_draw(shop: Run, tmp_path: Path) -> None:
     options = [ask(session=f"s{n}", k=2) for n in range(5)]
-    (tmp_path / "in").write_text(lines(*options))
+    (tmp_path / "in").write_text(jsonl(options))
     dry = shop("recommend", "--input", tmp_path / "in", "--seed", 9, "--dry-run").lines
     stream = shop("recommend", "--input", tmp_path / "in", "--seed", 9).lines
     assert [answer["slate"] for answer in dry] == [answer["slate"] for answer in stream]
@@ -197,7 +191,7 @@ def test_an_empty_stream_is_answered_with_nothing(shop: Run) -> None:
     "words", [["-k", "1"], ["--context", "{}"], ["--policy", "u"], ["--session", "s"], ["--request-id", "r"]]
 )
 def test_a_stream_takes_no_options_of_one_page(shop: Run, words: list[str]) -> None:
-    result = shop("recommend", "--input", "-", *words, stdin=lines(ask()))
+    result = shop("recommend", "--input", "-", *words, stdin=[ask()])
     assert (result.exit_code, result.stdout) == (2, "")
     assert f"--input and {words[0]} do not go together" in result.stderr
 

@@ -20,8 +20,8 @@ from rlrec.app.serving.requests import DrawnAnswer
 from rlrec.errors import InputError
 from rlrec.store import Store
 from rlrec.store.database import engine
-from tests.cli.commands.requests.test_pipe import ask, lines, stocked, tell
-from tests.conftest import ON_BOTH, PATIENCE_S, runner
+from tests.cli.commands.requests.test_pipe import ask, stocked, tell
+from tests.conftest import ON_BOTH, PATIENCE_S, jsonl, runner
 
 pytestmark = ON_BOTH
 
@@ -49,7 +49,7 @@ def stream(db: str, *words: str) -> Iterator[subprocess.Popen[str]]:
 
 def send(child: subprocess.Popen[str], line: dict[str, Any]) -> None:
     assert child.stdin is not None
-    child.stdin.write(lines(line))
+    child.stdin.write(jsonl([line]))
     child.stdin.flush()
 
 
@@ -186,6 +186,6 @@ def test_patience_ends(sqlite_db: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rlrec.app.requests.pipe.PATIENCE_S", 0.3)
     with closing(sqlite3.connect(sqlite_db, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        result = runner(sqlite_db)("pipe", "--json", stdin=lines(ask()))
+        result = runner(sqlite_db)("pipe", "--json", stdin=[ask()])
     assert (result.exit_code, result.stdout) == (4, "")
     assert "retry is safe" in json.loads(result.stderr.splitlines()[-1])["hint"]

@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from rlrec.cli import program
-from tests.cli.commands.requests.test_pipe import lines, stocked
-from tests.conftest import CommandResult, Run
+from tests.cli.commands.requests.test_pipe import stocked
+from tests.conftest import CommandResult, Run, jsonl
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_the_nearer_wins(folder: Path, run_sqlite: Run, sqlite_db: str) -> None:
     assert len(rlrec(*options, env={"RLREC_RECOMMEND_SIZE": "1"}).json["slate"]) == 1
     assert rlrec("policy", "show", "home").stdout.startswith("arm,")
     assert "[default: 2; x>=1]" in " ".join(rlrec("recommend", "--help").stdout.split())
-    (folder / "in").write_text(lines({"policy": "home", "session": "s"}))
+    (folder / "in").write_text(jsonl([{"policy": "home", "session": "s"}]))
     assert rlrec("recommend", "--input", "in").exit_code == 0  # a default is no contradiction
 
 
