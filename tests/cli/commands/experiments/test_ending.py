@@ -10,7 +10,8 @@ from rlrec.app.experiments import ending
 from rlrec.errors import CheckFailed
 from rlrec.store import Store
 from tests.app.workers import promotes, together
-from tests.conftest import ON_BOTH, Run, begin, click, filled, runner, store_after
+from tests.cli.commands.experiments import test_route
+from tests.conftest import ON_BOTH, Run, click, filled, runner, store_after
 
 # A policy of each way to remember, by name: options of `policy create`.
 POLICIES = {
@@ -127,16 +128,7 @@ def test_a_variant_that_learned_from_what_is_excluded_is_rebuilt_once_it_is_prom
 # -- what goes live --
 
 
-def split(db: str) -> None:
-    """A policy that learns, with a frozen copy, and a uniform one."""
-    run = runner(db)
-    begin(run, "xy", "ts", "thompson", "--param", "floor=0.1")
-    run("policy", "create", "u", "--kind", "uniform")
-    run("policy", "freeze", "ts")
-    run("route", "create", "home", "--to", "ts")
-
-
-pair = store_after(split)
+pair = store_after(test_route.prepared)
 
 
 def create(run: Run, *variants: str, **options: str) -> None:

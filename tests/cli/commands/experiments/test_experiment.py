@@ -17,9 +17,7 @@ LATER = "2099-01-01T00:00:00Z"
 
 def prepared(db: str) -> None:
     run = runner(db)
-    for words in (("arm", "add", "x"), ("arm", "add", "y")):
-        run(*words)
-    run("policy", "create", "home", "--kind", "thompson", "--param", "floor=0.1")
+    begin(run, "xy", "home", "thompson", "--param", "floor=0.1")
     run("policy", "create", "other", "--kind", "uniform")
 
 

@@ -12,6 +12,7 @@ from tests.conftest import ON_BOTH, Run, begin, filled, runner, store_after
 
 
 def prepared(db: str) -> None:
+    """A policy that learns, with a frozen copy, and a uniform one."""
     run = runner(db)
     begin(run, "xy", "ts", "thompson", "--param", "floor=0.1")
     run("policy", "create", "u", "--kind", "uniform")

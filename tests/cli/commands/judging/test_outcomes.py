@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import ON_BOTH, Run, click, runner, store_after
+from tests.conftest import ON_BOTH, Run, begin, click, runner, store_after
 
 LATER = "2099-01-01T00:00:00Z"
 
@@ -12,10 +12,8 @@ LATER = "2099-01-01T00:00:00Z"
 def prepared(db: str) -> None:
     """An experiment by user: twelve users with two visits, an hour apart, of two decisions; every third has a click."""
     run = runner(db)
-    for words in (("arm", "add", "x"), ("arm", "add", "y")):
-        run(*words)
-    for name in ("home", "other"):
-        run("policy", "create", name, "--kind", "uniform")
+    begin(run, "xy", "home", "uniform")
+    run("policy", "create", "other", "--kind", "uniform")
     run("experiment", "create", "ab", "--variant", "a=home", "--variant", "b=other")
     users = [n for n in range(12) for _ in range(2)]
     for moment in ("2030-01-01T00:00:00Z", "2030-01-03T12:00:00Z"):
