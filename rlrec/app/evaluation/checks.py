@@ -15,28 +15,18 @@ import numpy as np
 from rlrec.app.evaluation.rows.log_rows import SLOT_SET, arms_of_sets, decision_digests
 from rlrec.app.log import reward_log
 from rlrec.arrays import Array, Flags, Ids, Index, Words, distinct, look_up, offsets, piece_rows, run_starts, take
-from rlrec.ope.checks.dependence import (
-    CELLS,
-    CellSums,
-    alarms,
-    carry_over_p_value,
-    carry_over_sums,
-    slots_above_p_value,
-    slots_above_sums,
-)
+from rlrec.ope.checks import dependence
 from rlrec.ope.checks.draws import GROUPS, ClippingSums, Draws, FirstCounts, RepeatSums, context_cells, context_digests
 from rlrec.ope.checks.machines import SessionSums
 from rlrec.ope.checks.times import PERIODS, ArrivalSums, DriftSums
 from rlrec.ope.intervals.betting import BET_ALPHA, BetSums, bet_sums, propensities_are_wrong
-from rlrec.ope.sums.base import hash_bits
-from rlrec.records import Sums
+from rlrec.ope.sums.base import Estimator, hash_bits
+from rlrec.records import Reward, Sums
 from rlrec.store.log.reader import ABSENT, Batch
 
 if TYPE_CHECKING:
     from rlrec.app.evaluation.models.reward_models import RewardModel
     from rlrec.app.evaluation.rows.log_rows import ArmTable, ImpressionRows, LoggedBatch
-    from rlrec.ope.sums.base import Estimator
-    from rlrec.records import Reward
     from rlrec.store.log.selected import LogExtent
 
 SAMPLED = 200_000  # decisions that are looked at in more than passing, about
@@ -327,18 +317,18 @@ class CarryOver(Check):
     def concerns(self, estimator: Estimator) -> bool:
         return not estimator.sees_visits
 
-    def sums(self, checked: CheckedRows) -> CellSums | None:
+    def sums(self, checked: CheckedRows) -> dependence.CellSums | None:
         rows, slots = checked.rows, checked.rows.slots
         if not slots["step"].any() or slots["subsampled"].any():
             return None
         cell, cells = _cells(checked)
-        return carry_over_sums(
+        return dependence.carry_over_sums(
             rows.reward, cell=cell, cells=cells, step=slots["step"], repeats=slots["repeats"], length=slots["length"],
             cluster=slots["cluster"],
         )  # fmt: skip
 
-    def fails(self, sums: CellSums) -> bool:
-        return alarms(carry_over_p_value(sums))
+    def fails(self, sums: dependence.CellSums) -> bool:
+        return dependence.alarms(dependence.carry_over_p_value(sums))
 
 
 class DependentSlots(Check):
@@ -353,27 +343,27 @@ class DependentSlots(Check):
     def concerns(self, estimator: Estimator) -> bool:
         return estimator.independent_slots
 
-    def sums(self, checked: CheckedRows) -> CellSums | None:
+    def sums(self, checked: CheckedRows) -> dependence.CellSums | None:
         if checked.model is None:
             return None
         rows, slots = checked.rows, checked.rows.slots
         cell, cells = _cells(checked)
         # slots that are weighed by their marginals, whatever stands above
         cell = np.where(np.isnan(slots["marginal"]) | slots["subsampled"], -1, cell)
-        return slots_above_sums(
+        return dependence.slots_above_sums(
             rows.reward, attraction=checked.model.attraction(rows), cell=cell, cells=cells,
             decision=slots["decision_id"], position=slots["position"], cluster=slots["cluster"],
         )  # fmt: skip
 
-    def fails(self, sums: CellSums) -> bool:
-        return alarms(slots_above_p_value(sums))
+    def fails(self, sums: dependence.CellSums) -> bool:
+        return dependence.alarms(dependence.slots_above_p_value(sums))
 
 
 def _cells(checked: CheckedRows) -> tuple[Ids, int]:
     """The cell of each slot, -1 without one, and how many there are: of the first arms by their keys."""
     slots, arms, positions = checked.rows.slots, checked.arms, checked.extent.positions
     rank = arms.ranks(slots["arm_id"])
-    number = min(len(arms), max(1, CELLS // positions))
+    number = min(len(arms), max(1, dependence.CELLS // positions))
     inside = (rank < number) & (slots["position"] <= positions)
     return np.where(inside, rank * positions + slots["position"] - 1, -1), number * positions
 
