@@ -26,7 +26,8 @@ NEXT_DAY = "2030-01-03T06:00:00Z"
 @pytest.fixture
 def shop(db: str) -> Run:
     run = runner(db)
-    run("arm", "import", "-", stdin=[{"arm": arm} for arm in COSTS]).done()
+    for arm in COSTS:
+        run("arm", "add", arm).done()
     run("reward", "define", "value", "quality=1", "--clip", "0,1", "--window", "1h").done()
     run("reward", "define", "spend", "cost=1").done()
     run("policy", "create", "p", *words(budget="cost:0.1/day")).done()
