@@ -9,13 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from rlrec.app.evaluation.models.reward_models import (
-    FittedRewardModel,
-    ModelValues,
-    RewardModelFit,
-    RewardModelSums,
-    position_curve,
-)
+from rlrec.app.evaluation.models import reward_models
 from rlrec.app.evaluation.passes.fold import M, RowCounts, RowUnit, any_slot
 from rlrec.app.evaluation.passes.log_reader import Reading
 from rlrec.app.evaluation.passes.request import Evaluation
@@ -108,12 +102,12 @@ class PageUnit(RowUnit[CompletePages, M]):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class SlateUnit(PageUnit[FittedRewardModel]):
+class SlateUnit(PageUnit[reward_models.FittedRewardModel]):
     """Pages that are weighed. fit: of models of what a page still earns; needs: what estimators
     need of a target; require_pairs: pages that `pi` cannot weigh are refused, not left out."""
 
     fold: SlateFold
-    fit: RewardModelFit
+    fit: reward_models.RewardModelFit
     needs: Needs
     require_pairs: bool
 
@@ -123,7 +117,7 @@ class SlateUnit(PageUnit[FittedRewardModel]):
     ) -> SlateUnit:
         """Raises InputError for an unknown curve."""
         resolved = {
-            label: replace(kind, shape=position_curve(unit, kind.curve))
+            label: replace(kind, shape=reward_models.position_curve(unit, kind.curve))
             if isinstance(kind, Pbm | Interpol) and kind.curve else kind
             for label, kind in estimators.items()
         }  # fmt: skip
@@ -135,7 +129,7 @@ class SlateUnit(PageUnit[FittedRewardModel]):
             marginal=any(isinstance(kind, Iips) for kind in kinds),
         )  # fmt: skip
         fold = SlateFold(estimators=resolved, spans_batches=evaluation.spans_batches)
-        fit = RewardModelFit(arms=evaluation.arms, positions=positions)
+        fit = reward_models.RewardModelFit(arms=evaluation.arms, positions=positions)
         return cls(evaluation=evaluation, fold=fold, fit=fit, needs=needs, require_pairs=require_pairs)
 
     @property
@@ -148,14 +142,14 @@ class SlateUnit(PageUnit[FittedRewardModel]):
         columns = self.evaluation.judged_columns
         return Reading(columns=columns, marginals=marginals or None, pairs=self.needs.additive)
 
-    def model_sums(self, logged: LoggedBatch, rows: CompletePages) -> RewardModelSums:
+    def model_sums(self, logged: LoggedBatch, rows: CompletePages) -> reward_models.RewardModelSums:
         return self.fit.sums(replace(rows.impressions, reward=rows.left), logged.contexts)
 
-    def fitted(self, sums: RewardModelSums, reward: Reward) -> FittedRewardModel:
+    def fitted(self, sums: reward_models.RewardModelSums, reward: Reward) -> reward_models.FittedRewardModel:
         return self.fit.finish(sums, None)
 
     def batch_of(
-        self, logged: LoggedBatch, rows: CompletePages, model: FittedRewardModel | None
+        self, logged: LoggedBatch, rows: CompletePages, model: reward_models.FittedRewardModel | None
     ) -> Callable[[Scorer], SlateBatch]:
         impressions, slots = rows.impressions, rows.slots
         values = None if model is None else model.rows(impressions, logged.contexts)
@@ -255,7 +249,7 @@ class Needs:
 
 
 def slate_columns(
-    scorer: Scorer, rows: ImpressionRows, logged: LoggedBatch, *, needs: Needs, values: ModelValues | None
+    scorer: Scorer, rows: ImpressionRows, logged: LoggedBatch, *, needs: Needs, values: reward_models.ModelValues | None
 ) -> dict[str, Array | None]:
     """The columns of a `SlateBatch` of complete pages that depend on the target, NaN where one is not known. values: of
     a model of what a page still earns."""
