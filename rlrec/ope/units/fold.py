@@ -19,15 +19,7 @@ from rlrec.ope.intervals import intervals
 from rlrec.ope.intervals.intervals import Bounds, Relative, Studentised
 from rlrec.ope.sums.base import CORE, Estimator, ImpressionEstimator, LogBatch, Ratio, ValueRange
 from rlrec.ope.sums.moments import ClusterSummary, Moments, align_summaries, moments
-from rlrec.ope.units.estimate import (
-    COMPARED_ESS,
-    USUAL,
-    Estimate,
-    EstimatorFold,
-    FinishOptions,
-    differ,
-    draw_bounds,
-)
+from rlrec.ope.units.estimate import COMPARED_ESS, USUAL, Estimate, EstimatorFold, FinishOptions, differ, draw_bounds
 from rlrec.records import Sums
 
 MAX_LOGGERS = 16  # loggers that are weighed, each in two halves; where there are more, the last one is all others

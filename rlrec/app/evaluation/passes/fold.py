@@ -28,7 +28,7 @@ from rlrec.app.log import reward_log
 from rlrec.app.log.reward_log import UnusedVisits
 from rlrec.arrays import Flags, Ids, run_starts
 from rlrec.errors import InputError, quantity
-from rlrec.ope.checks.dependence import alarms
+from rlrec.ope.checks.dependence import VisitCarryOverSums, alarms
 from rlrec.ope.sums.base import ImpressionEstimator, LogBatch
 from rlrec.ope.units.estimate import ANY_REWARD, Estimate, FinishOptions, LoggerWeight, widened
 from rlrec.ope.units.fold import Fold, ImpressionFold, RowSums, compare_targets
@@ -41,7 +41,6 @@ from rlrec.store.log.reader import ABSENT
 
 if TYPE_CHECKING:
     from rlrec.app.evaluation.models.reward_models import RewardModel, RewardModelFit, RewardModelSums
-    from rlrec.ope.checks.dependence import VisitCarryOverSums
 
 LEAST_SHARE = 0.9  # share of the logged |reward| that an estimator must see
 
