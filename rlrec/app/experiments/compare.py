@@ -67,7 +67,7 @@ def show(
     decision under the first of them, and whether the split is as defined. log: a filter of the decisions; the split and
     the holdout are checked on all. fixed: intervals that hold for one look alone. by: a field of contexts."""
     intervals.check_level(level)
-    with store.read() as unit, bulk.alongside(unit, lookup.experiment(unit, name).policy_ids):
+    with store.read() as unit, bulk.alongside(unit, {row.policy_id for row in lookup.experiment(unit, name).variants}):
         experiment = lookup.experiment(unit, name)
         serving = versions_of(unit, experiment)
         definitions = unit_outcomes.rewards_of(unit, rewards, experiment)

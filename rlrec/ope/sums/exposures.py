@@ -63,8 +63,6 @@ class Exposures:
     @property
     def expected_by_row(self) -> Array:
         """The looks that were expected of each row, (n, k); NaN where its draw is not known."""
-        if (self.draw >= 0).all():
-            return self.expected[self.draw]
         by_row = np.full((len(self), self.arms), np.nan)
         by_row[self.draw >= 0] = self.expected[self.draw[self.draw >= 0]]
         return by_row
@@ -74,9 +72,7 @@ class Exposures:
         """Shown less expected of each row, (n, k); NaN where its draw is not known."""
         cell = self.row * self.arms + self.arm
         shown = np.bincount(cell, weights=self.look, minlength=len(self) * self.arms)
-        table = shown.astype(np.float64, copy=False).reshape(-1, self.arms)
-        table -= self.expected_by_row
-        return table
+        return shown.astype(np.float64, copy=False).reshape(-1, self.arms) - self.expected_by_row
 
     def take(self, rows: Ids) -> Exposures:
         """Some of the rows."""
@@ -138,9 +134,8 @@ class ExposureRegression(Sums):
         edges = np.append(starts[run_starts(starts // TABLE_ROWS)], len(order)).tolist()
         for first, last in pairwise(edges):  # of a table of some blocks
             rows = order[first:last]
-            exposed = exposures.take(rows).dense
-            exposed *= factor[rows, None]
-            table, numbers = np.hstack([baseline[rows], exposed, outcomes[rows]]), block[rows]
+            exposed, numbers = exposures.take(rows).dense * factor[rows, None], block[rows]
+            table = np.hstack([baseline[rows], exposed, outcomes[rows]])
             for start, end in pairwise([*run_starts(numbers).tolist(), len(table)]):
                 products = table[start:end, :d].T @ table[start:end]
                 self.square[numbers[start]] += products[:, :d]

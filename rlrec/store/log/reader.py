@@ -14,7 +14,7 @@ from rlrec.log_fields import ABSENT as ABSENT
 from rlrec.log_fields import DECISION, EVENT, SLOT, LogField
 from rlrec.store.database.bulk import Columns, PendingQuery
 from rlrec.store.database.unit import Unit, damage_error
-from rlrec.store.log.selected import ROUTE, Selection, numbers
+from rlrec.store.log.selected import ROUTE, Selection, numbers, variants_test
 
 BATCH = 50_000  # decisions in a batch, about
 _NO_PROBABILITY = "2.0"  # stands for a missing probability, or its logarithm
@@ -293,9 +293,9 @@ def ranges(
 ) -> Iterator[Batch]:  # fmt: skip
     """The decisions that the store drew from a policy, by ranges of decision id: for beliefs, where sessions do not
     matter. tests, slot_tests: that decisions `d` and their slots `s` pass."""
-    options: dict[str, Any] = {"tests": ["d.imported = 0", *tests], "slots": columns, "slot_tests": slot_tests}
+    tests = ["d.imported = 0", *tests]
     for start, end in id_ranges(unit, policy_id, first=first, last=last, size=size):
-        batch = read_range(unit, policy_id, start, end, **options)
+        batch = read_range(unit, policy_id, start, end, tests=tests, slots=columns, slot_tests=slot_tests)
         if len(batch):
             yield batch
 
@@ -328,7 +328,7 @@ def variants_batch(unit: Unit, selection: Selection, *, columns: Sequence[str]) 
     None otherwise."""
     if unit.folder is not None or not selection.variant_ids:
         return None
-    test = f"d.policy_id IN (SELECT policy_id FROM variant WHERE id IN ({numbers(selection.variant_ids)}))"
+    test = variants_test(selection.variant_ids)
     served = f"SELECT 1 FROM decision d WHERE {test} LIMIT {BATCH + 1}"
     if unit.ask_value(f"SELECT count(*) FROM ({served}) AS served") > BATCH:
         return None

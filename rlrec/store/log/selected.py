@@ -112,9 +112,8 @@ def any_common(unit: Unit, *selections: Selection) -> bool:
 
 def newest_at(unit: Unit, selection: Selection, n: int) -> int | None:
     """The time of the n-th newest selected decision; None where there are fewer."""
-    tests = _condition(selection)
-    if not _may_be_imported(unit):
-        tests += " AND d.imported = 0"  # of which an index has the times
+    indexed = [] if _may_be_imported(unit) else ["d.imported = 0"]  # of which an index has the times
+    tests = " AND ".join([_condition(selection), *indexed])
     text = f"SELECT d.at FROM decision d WHERE {tests} ORDER BY d.at DESC LIMIT 1 OFFSET ?"
     at = unit.ask_value(text, n - 1)
     return None if at is None else int(at)
@@ -238,18 +237,22 @@ def scanned(unit: Unit, selection: Selection) -> str:
 
 def _id_test(unit: Unit, selection: Selection) -> str:
     """A test on the ids of decisions that all selected ones pass, from an index."""
-    text = ""
-    if unit.folder is None and (ids := selection.variant_ids or selection.policy_ids):
-        table = "variant v WHERE v.id" if selection.variant_ids else "policy v WHERE v.id"
-        owner = "v.policy_id" if selection.variant_ids else "v.id"  # each variant serves a policy of its own
-        ends = (f"{end}((SELECT {end}(d.id) FROM decision d WHERE d.policy_id = {owner}))" for end in ("min", "max"))
-        text = f"SELECT {', '.join(ends)} FROM {table} IN ({numbers(ids)})"
-    elif selection.since is not None and not _may_be_imported(unit):  # a `+` keeps it from walking through all ids
-        text = f"SELECT min(+d.id), max(+d.id) FROM decision d WHERE d.imported = 0 AND d.at >= {int(selection.since)}"
-    if not text:
+    if unit.folder is None and (variants := selection.variant_ids):
+        test = variants_test(variants)
+    elif unit.folder is None and selection.policy_ids:
+        test = f"d.policy_id IN ({numbers(selection.policy_ids)})"
+    elif selection.since is not None and not _may_be_imported(unit):
+        test = f"d.imported = 0 AND d.at >= {int(selection.since)}"
+    else:
         return "1 = 1"
+    text = f"SELECT min(+d.id), max(+d.id) FROM decision d WHERE {test}"  # a `+`, or it walks through all ids
     first, last = _read_once(unit, text, lambda: unit.ask(text)[0])
     return "1 = 0" if first is None else f"d.id BETWEEN {first} AND {last}"
+
+
+def variants_test(variant_ids: Collection[int]) -> str:
+    """The test that a decision `d` is of a policy of these variants, of which each serves one of its own."""
+    return f"d.policy_id IN (SELECT policy_id FROM variant WHERE id IN ({numbers(variant_ids)}))"
 
 
 def _may_be_imported(unit: Unit) -> bool:

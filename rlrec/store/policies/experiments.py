@@ -57,12 +57,6 @@ class Experiment(NamedTuple):
         """The variants that serve policies of their own: all but the users of a route outside of its holdout."""
         return tuple(row for row in self.variants if row.policy.endswith(f"@{self.name}/{row.label}"))
 
-    @property
-    def policy_ids(self) -> list[int] | None:
-        """The policies that serve its decisions and no others; None where the users of a route are in it."""
-        ids = [row.policy_id for row in self.serving]
-        return ids if len(ids) == len(self.variants) else None
-
 
 _EXPERIMENTS = f"SELECT {', '.join(Experiment._fields[:-3])} FROM experiment"
 
