@@ -32,13 +32,12 @@ def replace_sums(arms: Ids, sums: Array, changed: Ids, changed_sums: Array) -> t
         return arms, sums
     if not len(arms):
         return changed, changed_sums
-    index = np.searchsorted(arms, changed)
-    is_stored = arms[np.minimum(index, len(arms) - 1)] == changed
-    sums = sums.copy()
-    sums[index[is_stored]] = changed_sums[is_stored]
-    if is_stored.all():
+    index = arms.searchsorted(changed)
+    is_new, sums = arms[np.minimum(index, len(arms) - 1)] != changed, sums.copy()
+    if not is_new.any():
+        sums[index] = changed_sums
         return arms, sums
-    is_new = ~is_stored
+    sums[index[~is_new]] = changed_sums[~is_new]
     return np.insert(arms, index[is_new], changed[is_new]), np.insert(sums, index[is_new], changed_sums[is_new], axis=0)
 
 
@@ -82,13 +81,16 @@ def _faded_table(rows: Sequence[BeliefRow], forgetting: Forgetting, ordinal: int
 
 
 def align_values(stored_arms: Ids, values: Array, arms: Ids, default: tuple[float, ...]) -> Array:
-    """The values of arms, (m, width), from those of the stored ones; the default where an arm is not stored."""
-    if not len(stored_arms):
-        return np.tile(np.array(default), (len(arms), 1))
-    if np.array_equal(stored_arms, arms):
+    """The values of arms (m,), ascending, (m, width), from those of the stored ones; the default where an arm is not
+    stored."""
+    if 0 < len(stored_arms) == len(arms) and (stored_arms == arms).all():
         return values
-    index, is_stored = look_up(stored_arms, arms)
-    return np.where(is_stored[:, None], values[index], np.array(default))
+    aligned = np.broadcast_to(np.array(default), (len(arms), len(default)))
+    if len(stored_arms):
+        index, is_wanted = look_up(arms, stored_arms)
+        aligned = aligned.copy()
+        aligned[index[is_wanted]] = values[is_wanted]
+    return aligned
 
 
 class ColumnSums:

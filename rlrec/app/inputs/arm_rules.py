@@ -14,7 +14,7 @@ from rlrec.errors import InputError, suggest
 from rlrec.policy import NARROWING
 from rlrec.store import Store, Unit
 from rlrec.store.log import events
-from rlrec.store.log.contents import ArmSet
+from rlrec.store.log.contents import Eligible
 from rlrec.store.policies import arms, policies
 from rlrec.times import DAY_US, duration
 
@@ -41,13 +41,14 @@ class PastRule(NamedTuple):
 class Narrowed:
     """The arms that are left to a request. taken: how many each rule took of those that the rules before it had left,
     of all arms that may be served; past: rules on the person, which took some (`past_arms`) of the arms that the others
-    had left (`superset`, its `members`)."""
+    had left (`superset`, its `members`). text: of the superset, as of NarrowedSet."""
 
-    eligible: tuple[int, ...]
-    superset: ArmSet
+    eligible: Eligible
+    superset: tuple[int, ...]
     members: frozenset[int]
     taken: tuple[tuple[str, int], ...]
     total: int
+    text: str = ""
     past: tuple[PastRule, ...] = ()
     past_arms: frozenset[int] = frozenset()
 

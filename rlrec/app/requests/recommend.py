@@ -12,7 +12,7 @@ import numpy as np
 
 from rlrec.app.inputs.seeds import seed_or_random
 from rlrec.app.learning.ledger import Ledger, Unordered
-from rlrec.app.serving.cache import Eligible, ServingCache
+from rlrec.app.serving.cache import ServingCache
 from rlrec.app.serving.draws import DrawnSlate, draw, prepare, signed
 from rlrec.app.serving.open_sessions import HistoryReader, OpenSessions, turns
 from rlrec.app.serving.planned_requests import plan_group
@@ -35,6 +35,7 @@ from rlrec.store.database import loading
 from rlrec.store.database.database_errors import NotUnique
 from rlrec.store.database.loading import Same
 from rlrec.store.log import contents, decisions, settings
+from rlrec.store.log.contents import Eligible
 from rlrec.store.log.sessions import check_steps
 from rlrec.store.policies import policies
 from rlrec.times import format_time

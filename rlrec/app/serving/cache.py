@@ -15,6 +15,7 @@ from rlrec.records import Head, Version
 from rlrec.store import Unit
 from rlrec.store.database.unit import StoredRows
 from rlrec.store.log import contents
+from rlrec.store.log.contents import Eligible
 from rlrec.store.log.settings import StoreSettings
 from rlrec.store.policies import arms
 from rlrec.store.policies.beliefs import Sums
@@ -23,7 +24,6 @@ CONTEXT_CHARS = 10_000_000  # of contexts that are remembered, with ENTRY_CHARS 
 ENTRY_CHARS = 100
 SETS, SET_ARMS = 1_000, 10_000_000  # eligible sets that are remembered, and the arms in all of them
 FINAL = -1  # in place of the seq of a version that learns no more
-Eligible = tuple[int, ...]
 
 
 class ServingCache:
@@ -42,8 +42,8 @@ class ServingCache:
         self._texts: dict[str, str] = {}
         self._n_chars = 0  # of `_texts`
         self.keys: dict[int, str] = StoredRows("arm")
-        self._last: Eligible = ()
-        self.active: Eligible = ()
+        self._last: tuple[int, ...] = ()
+        self.active: tuple[int, ...] = ()
         self.unnamed = True
         self.weighs_returns = 0
         self.unread: set[str] = set()
@@ -77,7 +77,7 @@ class ServingCache:
             text = self._texts[name] = canonical.text(dict(context))
         return text
 
-    def catalogue(self, unit: Unit, settings: StoreSettings) -> Eligible:
+    def catalogue(self, unit: Unit, settings: StoreSettings) -> tuple[int, ...]:
         """The arms that may be served now. Nothing else stays of what was read before decisions were deleted."""
         if self.removals != settings.removals:
             for read in (self.contexts, self.sets, self._servings, self._changes):
@@ -101,7 +101,7 @@ class ServingCache:
             self.sets[self.active] = set_id
         return self.active
 
-    def keys_with(self, unit: Unit, eligible: Eligible) -> Mapping[int, str]:
+    def keys_with(self, unit: Unit, eligible: tuple[int, ...]) -> Mapping[int, str]:
         """Keys of arms by id; those of an eligible set are read where they are missing."""
         if eligible is not self._last:
             if new := set(eligible).difference(self.keys):
@@ -157,7 +157,7 @@ class ServingCache:
 @lru_cache(maxsize=100)
 def arm_array(eligible: Eligible) -> Ids:
     """An eligible set as an array."""
-    if isinstance(eligible, contents.ArmSet) and eligible.lacking:
+    if isinstance(eligible, contents.NarrowedSet):
         arms = arm_array(eligible.superset)
         return np.delete(arms, arms.searchsorted(eligible.lacking))
     return np.array(eligible, np.int64)

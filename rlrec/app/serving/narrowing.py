@@ -14,8 +14,9 @@ from rlrec.app.inputs.arm_rules import Narrowed, PastRule, policy_rules, request
 from rlrec.errors import InputError
 from rlrec.policy.contexts.statements import ARMS
 from rlrec.store import Unit
+from rlrec.store.database.unit import to_text
 from rlrec.store.log import sessions
-from rlrec.store.log.contents import ArmSet
+from rlrec.store.log.contents import NarrowedSet
 from rlrec.store.policies import person_arms
 
 if TYPE_CHECKING:
@@ -78,7 +79,10 @@ class Narrower:
             taken.append((f"{rule.name} {rule.text}", len(lost)))
         key = narrowed, past, gone
         if key not in self._sets:
-            eligible = narrowed.superset.omit_arms(gone)
+            if gone and not narrowed.text:
+                narrowed.text = f",{to_text(list(narrowed.superset))[1:-1]},"
+            superset, lacking = narrowed.superset, tuple(sorted(gone))
+            eligible = NarrowedSet(superset, lacking, narrowed.text) if gone else superset
             self._sets[key] = replace(narrowed, eligible=eligible, taken=tuple(taken), past=past, past_arms=gone)
         return self._sets[key]
 
@@ -94,7 +98,7 @@ class Narrower:
                 remaining_arms = left & group if stays else left - group
                 taken.append((rule, len(left) - len(remaining_arms)))
                 left = remaining_arms
-            eligible = ArmSet(self.cache.active if len(left) == len(self.cache.active) else sorted(left))
+            eligible = self.cache.active if len(left) == len(self.cache.active) else tuple(sorted(left))
             if len(self.cache.narrowed) >= MAX_SETS:
                 self.cache.narrowed.clear()
             self.cache.narrowed[key] = Narrowed(

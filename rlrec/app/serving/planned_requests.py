@@ -9,7 +9,7 @@ from copy import copy
 from typing import TYPE_CHECKING, Any
 
 from rlrec.app.inputs import lookup
-from rlrec.app.serving.cache import Eligible, ServingCache, arm_array
+from rlrec.app.serving.cache import ServingCache, arm_array
 from rlrec.app.serving.requests import (
     Duplicate,
     Outdated,
@@ -28,6 +28,7 @@ from rlrec.policy.contexts.statements import ARMS, GROUPS, LOGGED_RULES, PAGE
 from rlrec.policy.scores.floors import LONGEST
 from rlrec.store import Unit
 from rlrec.store.log import decisions, settings
+from rlrec.store.log.contents import Eligible, NarrowedSet
 from rlrec.store.policies import arms, routes
 from rlrec.store.policies.routes import Shadow
 
@@ -247,7 +248,7 @@ class _Group:
             from rlrec.app.serving.statements import check_named_arms
 
             check_named_arms(self.unit, request, self.catalogue, context.get(GROUPS, {}))
-        named = eligible if narrowed is None else narrowed.superset  # the same one for many persons
+        named = eligible.superset if isinstance(eligible, NarrowedSet) else eligible  # the same one for many persons
         keys, revision = self.cache.keys_with(self.unit, named), self.settings.catalogue_revision
         arm_ids, candidates = arm_array(eligible), serving.learner.n_candidates
         if candidates > len(eligible):

@@ -17,7 +17,7 @@ from rlrec.store.policies.routes import RouteChange
 if TYPE_CHECKING:
     from rlrec.app.distributions.exact import EligibleDistribution, VersionDistribution
     from rlrec.app.inputs.arm_rules import Narrowed
-    from rlrec.app.serving.cache import Eligible
+    from rlrec.store.log.contents import Eligible
     from rlrec.store.policies.experiments import Experiment, Variant
     from rlrec.store.policies.routes import Shadow
 

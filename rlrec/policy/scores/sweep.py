@@ -35,7 +35,7 @@ class ContinuousOrder(DrawnOrder):
         earlier_order: Order | None = None,
     ) -> None:  # fmt: skip
         self.density, self.origin = density, origin
-        self.first, self.second = first.copy(), second.copy()  # whoever changes them in place is noticed
+        self.first, self.second = first, second  # nobody writes into scores
         self._positions, self._refine = positions, refine
         self._layout = origin, len(first), positions, refine  # all but the parameters on which a table depends
         self._cached: Tabulated | None = None
@@ -60,10 +60,15 @@ class ContinuousOrder(DrawnOrder):
         return self.tabulated.best()
 
     def ranks(self, size: int) -> Array:
+        ranks, column = self.shared_ranks(size)
+        return ranks.take(column, axis=1)
+
+    def shared_ranks(self, size: int) -> tuple[Array, Index]:
+        """`ranks` of some arms, (size, g), and for every arm the column of one that is equal to it, (m,)."""
         # Summed over all who may stand above it, a rank's density is as wide as that of the root of so many on a slate.
         n_densities = min(size, math.ceil(4 * math.sqrt(size)))
         tabulated = self.tabulated if n_densities >= self._positions else self._tabulate(n_densities)
-        return maximum.ranks(tabulated.table, size).take(tabulated.row, axis=1)
+        return maximum.ranks(tabulated.table, size), tabulated.row.copy()  # a later belief moves the arms to other rows
 
     def next_arms(self, prefixes: Index, *, floor: Floor) -> Array:
         return np.array([self._next_arm(prefix, at_positions(floor, len(prefix))) for prefix in prefixes])

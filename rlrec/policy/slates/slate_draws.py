@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -13,6 +14,9 @@ from rlrec.policy.scores.sampler import uniforms, uniforms_at
 from rlrec.policy.scores.scores import DrawnOrder, Order, Scores, top
 from rlrec.policy.slates import plackett_luce
 from rlrec.policy.slates.slate import invert_rows, mix_floor, to_positions
+
+if TYPE_CHECKING:
+    from rlrec.policy.scores.sweep import ContinuousOrder
 
 SMALLEST = 1e-300
 """The propensity that is logged for an arm that was drawn although its probability rounds to 0."""
@@ -85,7 +89,7 @@ class SlateSampler:
     def prepare(self) -> None:
         """Compute in advance what `draw` needs and what depends on the belief alone."""
         if isinstance(self._order, DrawnOrder):
-            _ = self._cumulative if self._size == 1 else self.marginals
+            _ = self._cumulative if self._size == 1 else self._shared_marginals
 
     def draw(self, *, seeds: Words, decisions: Ids, lists: bool = False) -> Draw:
         """Slates of n decisions, with the probability each of them had.
@@ -108,7 +112,8 @@ class SlateSampler:
         if lists:
             no_marginal = np.full(propensity.shape, np.nan)
             return to_log(slates, propensity, no_marginal, no_marginal)
-        return to_log(slates, propensity, self.marginals[np.arange(self._size), slates], minimum)
+        marginals, column = self._shared_marginals
+        return to_log(slates, propensity, marginals[np.arange(self._size), column[slates]], minimum)
 
     def log_probabilities(self, slates: Index) -> Array:
         """Log of the probability of each of some slates (n, size), (n,); -inf where it is 0. Not of samples."""
@@ -135,6 +140,13 @@ class SlateSampler:
         if self._size == 1:
             return self.first[None]
         return to_positions(self._order.ranks(self._size), self._floor)
+
+    @cached_property
+    def _shared_marginals(self) -> tuple[Array, Index]:
+        """Marginals, (size, g), and the column of each arm, (m,): of very many most are equal, and share one."""
+        if np.any(self._floor) or not self._order.is_continuous:
+            return self.marginals, np.arange(self._arms)
+        return cast("ContinuousOrder", self._order).shared_ranks(self._size)
 
     @cached_property
     def _cumulative(self) -> tuple[Array, float]:

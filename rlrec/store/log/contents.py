@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
 from typing import Any
@@ -52,80 +52,66 @@ def contexts(unit: Unit, bodies: Mapping[bytes, str]) -> dict[str, int]:
     return {body: ids[digest] for digest, body in bodies.items()}
 
 
-class ArmSet(tuple[int, ...]):
-    """The ids of arms, ascending. lacking: those that it has less than `superset`, of which few lack."""
+@dataclass(frozen=True)
+class NarrowedSet:
+    """The arms of a set without some of them, ids ascending both: of very many arms each person may have such a set.
+    text: the JSON of the superset, between two commas in place of its brackets."""
 
-    superset: ArmSet
-    lacking: tuple[int, ...] = ()
+    superset: tuple[int, ...]
+    lacking: tuple[int, ...]
+    text: str = field(compare=False, repr=False)
 
-    def omit_arms(self, arms: Iterable[int]) -> ArmSet:
-        """The set without some of its arms; itself without none."""
-        lacking, left = tuple(sorted(arms)), list(self)
-        for arm in reversed(lacking):
-            del left[bisect_left(left, arm)]
-        smaller = ArmSet(left) if lacking else self
-        if lacking:
-            smaller.superset, smaller.lacking = self, lacking
-        return smaller
+    def __len__(self) -> int:
+        return len(self.superset) - len(self.lacking)
 
-    def __hash__(self) -> int:
-        return self._hash
+    def __hash__(self) -> int:  # of the superset it would take longer than all else
+        return hash((len(self), self.lacking))
 
     @cached_property
-    def _hash(self) -> int:
-        return super().__hash__()
-
-    @property
-    def text(self) -> str:
-        """The JSON by whose digest it is stored: that of its superset, cut, where it has one."""
-        if not self.lacking:
-            return to_text(list(self))
-        pieces, text, start = list[str](), self.superset._enclosed_text, 0
+    def digest(self) -> bytes:
+        """The digest of its arms, by which it is stored: that of the text of its superset, cut."""
+        pieces, text, start = list[str](), self.text, 0
         for arm in self.lacking:
             end = text.index(f",{arm},", start)
             pieces.append(text[start:end])
             start = end + len(f",{arm}")
-        return f"[{''.join([*pieces, text[start:]])[1:-1]}]"
-
-    @cached_property
-    def _enclosed_text(self) -> str:
-        """Its arms, each between two commas."""
-        return f",{self.text[1:-1]},"
+        return digest(f"[{''.join([*pieces, text[start:]])[1:-1]}]")
 
 
-def eligible_sets(unit: Unit, sets: Collection[tuple[int, ...]]) -> dict[tuple[int, ...], int]:
+Eligible = tuple[int, ...] | NarrowedSet
+
+
+def eligible_sets(unit: Unit, sets: Collection[Eligible]) -> dict[Eligible, int]:
     """The id of each set of arm ids (ascending), stored if it is new: of one with a superset what it lacks of that."""
-    narrowed_sets = (arms for arms in sets if isinstance(arms, ArmSet) and arms.lacking)
-    supersets: dict[tuple[int, ...], ArmSet] = {arms: arms.superset for arms in narrowed_sets}
-    superset_ids = eligible_sets(unit, {*supersets.values()}) if supersets else {}  # first: they may be among the sets
-    by_digest = {digest(text): (text, arms) for arms, text in _texts(sets)}
-    ids = loading.ids(unit, "eligible_set", "digest", by_digest)
-    if new_digests := sorted(by_digest.keys() - ids.keys()):
-        sizes, bodies, references = list[int](), list[str](), list[int | None]()
-        for text, arms in map(by_digest.__getitem__, new_digests):
-            superset = supersets.get(arms)
-            sizes.append(len(arms))
-            bodies.append(to_text(list(arms.lacking)) if isinstance(arms, ArmSet) and arms.lacking else text)
-            references.append(None if superset is None else superset_ids[superset])
-        rows: dict[str, Sequence[Any]] = {"digest": new_digests, "size": sizes, "arms": bodies}
+    supersets = {id(arms.superset): arms.superset for arms in sets if isinstance(arms, NarrowedSet)}
+    superset_ids = eligible_sets(unit, supersets.values()) if supersets else {}  # first: they may be among the sets
+    named_sets = _named(sets)
+    ids = loading.ids(unit, "eligible_set", "digest", {key for key, _, _ in named_sets})
+    new_sets = {key: (body, arms) for key, body, arms in named_sets if key not in ids}
+    if new_digests := sorted(new_sets):
+        bodies, arm_sets = zip(*map(new_sets.__getitem__, new_digests), strict=True)
+        references = [superset_ids[arms.superset] if isinstance(arms, NarrowedSet) else None for arms in arm_sets]
+        rows: dict[str, Sequence[Any]] = {"digest": new_digests, "size": list(map(len, arm_sets)), "arms": bodies}
         ids |= loading.add_new(unit, "eligible_set", rows | {"superset_id": references})
-    return {arms: ids[key] for key, (_, arms) in by_digest.items()}
+    return {arms: ids[key] for key, _, arms in named_sets}
 
 
-def _texts(sets: Collection[tuple[int, ...]]) -> Iterator[tuple[tuple[int, ...], str]]:
-    return ((arms, arms.text if isinstance(arms, ArmSet) else to_text(list(arms))) for arms in sets)
+def _named(sets: Iterable[Eligible]) -> list[tuple[bytes, str, Eligible]]:
+    """The digest of each set, and the text that is stored of it."""
+    named_sets = list[tuple[bytes, str, Eligible]]()
+    for arms in sets:
+        body = to_text(list(arms.lacking if isinstance(arms, NarrowedSet) else arms))
+        named_sets.append((arms.digest if isinstance(arms, NarrowedSet) else digest(body), body, arms))
+    return named_sets
 
 
-def find(
-    unit: Unit, bodies: Collection[str], sets: Collection[tuple[int, ...]]
-) -> tuple[dict[str, int], dict[tuple[int, ...], int]]:
+def find(unit: Unit, bodies: Collection[str], sets: Collection[Eligible]) -> tuple[dict[str, int], dict[Eligible, int]]:
     """The ids of those of these contexts and eligible sets that are stored."""
-    contexts = by_digest(bodies)
-    texts = {digest(text): arms for arms, text in _texts(sets)}
+    contexts, named_sets = by_digest(bodies), _named(sets)
     context_ids = loading.ids(unit, "context", "digest", contexts)
-    set_ids = loading.ids(unit, "eligible_set", "digest", texts)
+    set_ids = loading.ids(unit, "eligible_set", "digest", {key for key, _, _ in named_sets})
     ids_of_contexts = {contexts[key]: number for key, number in context_ids.items()}
-    return ids_of_contexts, {texts[key]: number for key, number in set_ids.items()}
+    return ids_of_contexts, {arms: set_ids[key] for key, _, arms in named_sets if key in set_ids}
 
 
 def any_context(unit: Unit, name: str) -> bool:
