@@ -145,11 +145,9 @@ class Store:
             self._rehearsal = None
 
     @contextmanager
-    def _transaction(self, *, write: bool, references_hold: bool = False) -> Iterator[sa.Connection]:
+    def _transaction(self, **options: bool) -> Iterator[sa.Connection]:
         if self._rehearsal is None:
-            with engine.transaction(
-                self.engine, write=write, address=self.address, references_hold=references_hold
-            ) as connection:
+            with engine.transaction(self.engine, address=self.address, **options) as connection:
                 yield connection
         else:
             with self._rehearsal.begin_nested():
@@ -166,16 +164,19 @@ class Store:
         except CorruptFile as error:
             return [error.message]
 
-    def write(self, work: Callable[[Unit], T], *, references_hold: bool = False, repeatable: bool = False) -> T:
+    def write(
+        self, work: Callable[[Unit], T], *, references_hold: bool = False, repeatable: bool = False, lazy: bool = False
+    ) -> T:
         """The result of `work`, in one transaction; done anew as a whole where the database asks for that.
         references_hold: every row that `work` writes names rows that it read or wrote itself, and with a row it deletes
         those that name it. SQLite then does not look them up once more; nobody else can take them away before the end.
         repeatable: the same work once more changes nothing, by its keys or by what it is (work without a key lowers
-        `Unit.repeatable`): where the connection breaks at the end, a retry is safe."""
+        `Unit.repeatable`): where the connection breaks at the end, a retry is safe. lazy: SQLite takes its lock for
+        the first change; where others have it by then, or have changed anything meanwhile, StoreBusy is raised."""
         attempt, reconnection = 0, _Reconnection(self)
         while attempt < ATTEMPTS:
             try:
-                with self._transaction(write=True, references_hold=references_hold) as connection:
+                with self._transaction(write=True, references_hold=references_hold, lazy=lazy) as connection:
                     unit = self._unit(connection, write=True)
                     unit.repeatable, unit.gathers = repeatable, True
                     result = work(unit)

@@ -87,8 +87,7 @@ def align_values(stored_arms: Ids, values: Array, arms: Ids, default: tuple[floa
         return values
     aligned = np.broadcast_to(np.array(default), (len(arms), len(default)))
     if len(stored_arms):
-        index, is_wanted = look_up(arms, stored_arms)
-        aligned = aligned.copy()
+        (index, is_wanted), aligned = look_up(arms, stored_arms), aligned.copy()
         aligned[index[is_wanted]] = values[is_wanted]
     return aligned
 

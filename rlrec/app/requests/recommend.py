@@ -47,7 +47,6 @@ __all__ = ["Answer", "Request", "recommend", "recommend_group"]
 
 TRIES = 20  # others may record many events of one person at once, each of which takes an arm away
 QUICK = 4_000  # positions times arms up to which a group is planned under the one lock of SQLite
-COLD = 400  # the same of the first group of a process, which has read nothing yet
 MAX_KINDS = 1_000  # of events that rules name, after which no more is said of them
 
 
@@ -104,7 +103,7 @@ class RequestGroup:
         self._earliest = 0  # the time of the clock by which the arms of the requests are found
         self._is_dated_later = False
         self._is_planned_alone = False  # whether nobody else can store anything between plan and draw
-        self._is_late = False  # whether the first plan of the process was tried while others waited
+        self._is_first = False  # whether the process has read nothing yet, so that the plan takes long
         for request in requests:
             if isinstance(request, InputError) or not (request.page or request.context or request.arms):
                 continue
@@ -160,7 +159,8 @@ class RequestGroup:
     def _try(self, *, lock_all: bool, is_last: bool) -> list[Answered | None]:
         store, cache, plan = self.store, self.cache, None
         is_quick = 0 < self._positions * max(1, len(cache.active)) <= QUICK and store.engine.dialect.name == "sqlite"
-        self._is_planned_alone = not self.dry_run and (is_last or (is_quick and not self._is_late))
+        self._is_planned_alone = not self.dry_run and (is_last or is_quick)
+        self._is_first = is_quick and not (is_last or cache.active)
         if not self._is_planned_alone:
             with store.read() as unit:
                 plan = self._plan(unit, lock_all=lock_all)
@@ -174,9 +174,11 @@ class RequestGroup:
             if not plan.requests and not self.feedback:
                 return _in_order(plan.group, {}, plan.stored)
         try:
-            answers, ledger = store.write(partial(self._write, plan), repeatable=True)
+            answers, ledger = store.write(partial(self._write, plan), repeatable=True, lazy=self._is_first)
         except BaseException as error:
             cache.forget_contents()
+            if self._is_first and isinstance(error, StoreBusy):
+                raise Outdated from error
             if isinstance(error, NotUnique):
                 keys = {request.session for request in self.requests if not isinstance(request, InputError)}
                 with store.read() as unit:
@@ -185,17 +187,15 @@ class RequestGroup:
         cache.note_changes(ledger.changes())
         return answers
 
-    def _plan(self, unit: Unit, *, lock_all: bool, is_brief: bool = False) -> GroupPlan:
-        """The plan of the group, by what this unit reads. is_brief: as of `plan_group`."""
+    def _plan(self, unit: Unit, *, lock_all: bool) -> GroupPlan:
+        """The plan of the group, by what this unit reads."""
         cache = self.cache
         unit.now = max(unit.now, self._earliest)
         has_feedback = bool(self.feedback)
-        group = plan_group(
-            unit, self.requests, cache, waits=not self.dry_run, has_feedback=has_feedback, is_brief=is_brief
-        )
+        group = plan_group(unit, self.requests, cache, waits=not self.dry_run, has_feedback=has_feedback)
         planned = {index: plan for index, plan in enumerate(group) if isinstance(plan, PlannedRequest)}
         distributions = {plan.shared for plan in planned.values()}
-        _notice_ignored(self.store, unit, planned, cache)
+        _notice_ignored(self, unit, planned)
         duplicates = [plan for plan in group if isinstance(plan, Duplicate)] if len(planned) < len(group) else ()
         repeated = {plan.decision_id for plan in duplicates if plan.decision_id is not None}
         stored: Mapping[int, Answer] = {}
@@ -228,16 +228,14 @@ class RequestGroup:
         """The transaction of the group: the answers in order, and its ledger. plan: None where it is made here, and
         nobody else can change a belief between plan and draw."""
         if plan is None:
-            is_first = False
             if unit.postgres:
                 self.cache.forget_contents()  # of a try that was taken back
                 policies.lock(unit, {policy.id for policy in policies.all_policies(unit)})
             else:
                 unit.heads = {}
-                is_first = self._is_late = not self.cache.active
-                if is_first and self._positions * len(self.cache.catalogue(unit, settings.get(unit))) > COLD:
-                    raise Outdated  # others would wait for long
-            plan = self._plan(unit, lock_all=unit.postgres, is_brief=is_first)
+            plan = self._plan(unit, lock_all=unit.postgres)
+            if self._is_first and self._positions * len(self.cache.active) > QUICK:  # it takes the lock behind this
+                prepare({planned.shared for planned in plan.requests.values()})
             if not plan.is_interned:
                 self.cache.add(*_intern(plan.requests, self.cache, unit))
         ledger = Ledger(unit, plan.locked)
@@ -394,15 +392,16 @@ class RequestGroup:
         }  # fmt: skip
 
 
-def _notice_ignored(store: Store, unit: Unit, planned: Mapping[int, PlannedRequest], cache: ServingCache) -> None:
+def _notice_ignored(group: RequestGroup, unit: Unit, planned: Mapping[int, PlannedRequest]) -> None:
     """Say, once for each, which policies read no context and were given one, which arms were listed that may not be
     shown now, and which rules name events that nobody seems to record."""
-    with_context = [plan for plan in planned.values() if plan.request.context]
-    for shared in dict.fromkeys(plan.shared for plan in with_context if plan.request.context.keys() - STATEMENTS):
+    store, cache = group.store, group.cache
+    for shared in dict.fromkeys(plan.shared for plan in planned.values() if plan.request.context.keys() - STATEMENTS):
         name = shared.version.policy.name
         if name not in cache.unread and all(field.startswith("@") for field in shared.case.reads):
             cache.unread.add(name)
-            store.notice(f"policy {name} reads no context; the context is stored all the same")
+            fate = "" if group.dry_run else "; the context is stored all the same"
+            store.notice(f"policy {name} reads no context{fate}")
     if planned and (new := [key for key, is_noticed in cache.inactive.items() if not is_noticed]):
         cache.inactive |= dict.fromkeys(new, True)
         from rlrec.app.inputs import arm_names

@@ -81,8 +81,7 @@ class Narrower:
         if key not in self._sets:
             if gone and not narrowed.text:
                 narrowed.text = f",{to_text(list(narrowed.superset))[1:-1]},"
-            superset, lacking = narrowed.superset, tuple(sorted(gone))
-            eligible = NarrowedSet(superset, lacking, narrowed.text) if gone else superset
+            eligible = NarrowedSet(narrowed.superset, tuple(sorted(gone)), narrowed.text) if gone else narrowed.superset
             self._sets[key] = replace(narrowed, eligible=eligible, taken=tuple(taken), past=past, past_arms=gone)
         return self._sets[key]
 

@@ -12,7 +12,6 @@ from rlrec.app.inputs import lookup
 from rlrec.app.serving.cache import ServingCache, arm_array
 from rlrec.app.serving.requests import (
     Duplicate,
-    Outdated,
     Planned,
     PlannedRequest,
     Request,
@@ -42,15 +41,11 @@ NARROWED = frozenset(NARROWING)
 
 def plan_group(
     unit: Unit, requests: Sequence[Request | InputError], cache: ServingCache, *, waits: bool = False,
-    has_feedback: bool = False, is_brief: bool = False,
+    has_feedback: bool = False,
 ) -> list[Planned]:  # fmt: skip
     """Each request with its distribution, or the error that refuses it, in order. waits: those whose arms depend on
-    what others of the group show, or on its feedback, wait for these. is_brief: raise Outdated where a version has sums
-    over contexts, whose arithmetic takes a tenth of a second to load."""
+    what others of the group show, or on its feedback, wait for these."""
     group = _Group(unit, [request for request in requests if not isinstance(request, InputError)], cache)
-    resolved = group.versions.values() if is_brief else ()
-    if any(not isinstance(version, InputError) and version[0].contextual for version in resolved):
-        raise Outdated
     plans: list[Planned] = [
         request if isinstance(request, InputError) else group.plan(request, index)
         for index, request in enumerate(requests)

@@ -152,7 +152,7 @@ def digest_of_texts(names: Sequence[str | None], context: str, size: int, arms: 
     return contents.digest(f"[{canonical.texts(names)},{context},{size},{arms}{last}]")
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(kw_only=True, eq=False)
 class ServingVersion:
     """The version that serves a policy, a route or a variant, as it stands in the snapshot of the group.
     variants: that units are assigned to; by: the kind of these units, user or session. route: what the route that was
@@ -172,7 +172,7 @@ class ServingVersion:
     price: float | None
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(kw_only=True, eq=False)
 class SharedDistribution(ServingVersion):
     """The distribution that requests of a group share: one version, one eligible set, one length, and the same values
     of the context fields that the version reads.

@@ -44,11 +44,10 @@ def document() -> dict[str, Any]:
     from rlrec.app.requests.feedback import Result
     from rlrec.app.requests.recommend import Answer
 
-    kinds = {"Request": recommend, "Feedback": feedback}
+    commands = {"Request": recommend.recommend, "Feedback": feedback.feedback}
     types = [recommend.line_type(), feedback.line_type(), Answer, Result, PersonalResult]
     _, schemas = schema_components(types, ref_template="#/components/schemas/{name}")
-    for name, module in kinds.items():
-        command = getattr(module, name.lower() if name == "Feedback" else "recommend")
+    for name, command in commands.items():
         helps = {option.opts[0].lstrip("-"): getattr(option, "help", None) for option in command.params}
         for field, schema in schemas[name]["properties"].items():
             if helps.get(field.replace("_", "-")):

@@ -58,10 +58,9 @@ class Belief:
         """Posterior mean reward, (m,); `unknown` where there are neither pulls nor a prior."""
         import numpy as np
 
-        mean, weight = self.reward_sum + self.alpha, self.weight
-        np.divide(mean, weight, out=mean, where=weight > 0)
-        mean[~(weight > 0)] = unknown
-        return mean
+        weight = self.weight
+        mean = np.full(weight.shape, unknown, np.float64)
+        return np.divide(self.reward_sum + self.alpha, weight, out=mean, where=weight > 0)
 
 
 def bounded(default: float, low: float, high: float) -> Any:

@@ -106,7 +106,7 @@ class Tabulated:
         is_below = has_fallen & (mode <= edges)  # the score is below the edge
         holds = ~(is_below[:, :-1] | (has_fallen & (mode >= edges))[:, 1:])
         # of these the ones that are too wide, first for its narrowest width, then for the one that ends there
-        width = np.diff(edges) / _WIDER
+        width = (edges[1:] - edges[:-1]) / _WIDER
         is_oversized = holds & (width > density.step[:, None])
         for panel in np.flatnonzero(is_oversized.any(axis=0)):
             is_oversized[:, panel] &= width[panel] > widths(density, edges[panel + 1])

@@ -202,11 +202,12 @@ def file_identity(path: str) -> tuple[int, int] | None:
 
 @contextmanager
 def transaction(
-    engine: sa.Engine, *, write: bool, address: str, references_hold: bool = False
+    engine: sa.Engine, *, write: bool, address: str, references_hold: bool = False, lazy: bool = False
 ) -> Iterator[sa.Connection]:
     """One transaction. Raises Retry where the database asks for it, OutcomeUnknown where the connection broke after
     COMMIT was sent, else an RlrecError for a database error.
-    references_hold: whoever writes answers for the foreign keys, and SQLite does not look them up row by row."""
+    references_hold: whoever writes answers for the foreign keys, and SQLite does not look them up row by row.
+    lazy: as of `Store.write`."""
     postgres = engine.dialect.name == "postgresql"
     committing = False
     try:
@@ -219,7 +220,7 @@ def transaction(
                 connection.execution_options(isolation_level="REPEATABLE READ")
                 driver: Any = connection.connection.driver_connection
                 driver.read_only = True
-            with connection.begin() if postgres else _begun(connection, write=write):
+            with connection.begin() if postgres else _begun(connection, write=write and not lazy):
                 yield connection
                 if write and not postgres and connection.info["file"] != file_identity(address):
                     message = f"the store {address} was deleted or replaced while it was open"

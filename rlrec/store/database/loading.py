@@ -17,7 +17,7 @@ PORTION = 10_000  # keys looked up at once
 MAX_FETCHED = 10_000  # rows that are fetched at once rather than looked up by key
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Same:
     """A column that holds one value in every row."""
 

@@ -29,7 +29,9 @@ _TABLES = (
     "logged_support|team_draft"
 )
 _LOG_ROWS = re.compile(rf'\b(?:FROM|JOIN) "?(?:{_TABLES})\b')
-_SETTINGS_ROWS = re.compile(r'\b(?:INTO|UPDATE|FROM) "?(?:settings|reward|merged_user|exclusion)\b')
+_settings_rows = lru_cache(256)(
+    re.compile(r'\b(?:INTO|UPDATE|FROM) "?(?:settings|reward|merged_user|exclusion)\b').search
+)
 _streams = count(1)  # numbers of the cursors that a server has
 BATCH = 20_000  # rows of a stream
 NEXT_ID = "SELECT coalesce(max(id), 0) + 1 FROM {}"  # of SQLite
@@ -179,7 +181,7 @@ class Unit:
     def tell_each(self, text: str, rows: Iterable[Row]) -> None:
         """Run a statement that changes rows once for every row of values."""
         values = rows if isinstance(rows, list) else list(rows)
-        if self.settings is not None and not text.startswith("SELECT") and _SETTINGS_ROWS.search(text):
+        if self.settings is not None and not text.startswith("SELECT") and _settings_rows(text):
             self.settings = None
         if self.postgres and len(values) == 1:  # for a single row psycopg's pipeline of many takes longer than the row
             self.driver.execute(_postgres_text(text), values[0])
@@ -190,7 +192,7 @@ class Unit:
         cursor = self.driver
         if self.postgres:
             return cursor.execute(_postgres_text(text), [_as_list(value) for value in values])
-        if self.settings is not None and not text.startswith("SELECT") and _SETTINGS_ROWS.search(text):
+        if self.settings is not None and not text.startswith("SELECT") and _settings_rows(text):
             self.settings = None
         return cursor.execute(*_sqlite_text(text, values)) if "(?*)" in text else cursor.execute(text, values)
 

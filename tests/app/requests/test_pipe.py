@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
+from threading import Timer
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,7 @@ from rlrec.app.requests.feedback import Line, Result
 from rlrec.app.requests.pipe import Pipe, Request
 from rlrec.app.serving.requests import DrawnAnswer
 from rlrec.errors import Conflict, InputError, StoreBusy
-from rlrec.store import Store
+from rlrec.store import Store, Unit
 from rlrec.store.database import database_errors
 from rlrec.store.log import decisions
 from tests.app.shop import START, added_up, clock, stocked, sums
@@ -66,8 +68,6 @@ def test_a_line_of_a_warm_stream_is_one_transaction_of_few_statements(
         connection.set_trace_callback(statements.append)
 
     pipe.answer([request("known", user="u")])
-    assert [text for text in statements if text.startswith("BEGIN")] == ["BEGIN IMMEDIATE"]
-    assert len(statements) - 2 <= 25, statements
     pipe.answer([request("known"), request(policy=None, experiment="ab", user="v")])
     statements.clear()
     assert isinstance(pipe.answer([request(**options)])[0], DrawnAnswer)
@@ -77,13 +77,8 @@ def test_a_line_of_a_warm_stream_is_one_transaction_of_few_statements(
 
 
 @pytest.mark.parametrize("db", ["sqlite"], indirect=True)
-@pytest.mark.parametrize(("kind", "cold"), [("thompson", 0), ("lin-thompson", recommend.COLD)])
-def test_others_do_not_wait_while_a_long_first_plan_is_made(
-    store: Store, monkeypatch: pytest.MonkeyPatch, kind: str, cold: int
-) -> None:
-    """Of many arms, or of a kind whose arithmetic has to be loaded first."""
-    monkeypatch.setattr(recommend, "COLD", cold)
-    pipe, statements = Pipe(stocked(store, home=kind)), list[str]()
+def test_others_do_not_wait_while_the_first_plan_of_a_process_is_made(store: Store) -> None:
+    pipe, statements = Pipe(stocked(store, home="thompson")), list[str]()
     store.close()
 
     @sa.event.listens_for(store.engine, "connect")
@@ -92,7 +87,48 @@ def test_others_do_not_wait_while_a_long_first_plan_is_made(
 
     assert isinstance(pipe.answer([request()])[0], DrawnAnswer)
     ends = [text for text in statements if text.startswith(("BEGIN", "COMMIT", "ROLLBACK"))]
-    assert ends == ["BEGIN IMMEDIATE", "ROLLBACK", "BEGIN", "COMMIT", *["BEGIN IMMEDIATE", "COMMIT"] * 2]
+    assert ends == ["BEGIN", "COMMIT"]  # the first change takes the lock
+    assert len(statements) - 2 <= 25, len(statements)
+
+
+@pytest.mark.parametrize("db", ["sqlite"], indirect=True)
+def test_a_single_request_is_refused_while_others_hold_the_lock(store: Store) -> None:
+    stocked(store)
+    with closing(sqlite3.connect(store.address)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(InputError, match="unknown policy"):
+            recommend.recommend(store, request(policy="nobody"))
+
+
+@pytest.mark.parametrize("db", ["sqlite"], indirect=True)
+def test_a_first_request_waits_for_the_lock_to_be_stored(store: Store) -> None:
+    stocked(store, home="thompson")
+    with closing(sqlite3.connect(store.address, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        timer = Timer(0.1, other.execute, ["COMMIT"])
+        timer.start()
+        assert recommend.recommend(store, request())["decision_id"] == 1
+        timer.join()
+
+
+@pytest.mark.parametrize("db", ["sqlite"], indirect=True)
+def test_a_first_request_is_planned_anew_where_others_served_meanwhile(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stocked(store, home="thompson")
+    plan, answers = recommend.RequestGroup._plan, list[Any]()
+
+    def served_meanwhile(group: recommend.RequestGroup, unit: Unit, **options: bool) -> Any:
+        planned = plan(group, unit, **options)
+        monkeypatch.setattr(recommend.RequestGroup, "_plan", plan)
+        if not answers:
+            with closing(Store(store.address)) as other:
+                answers.append(recommend.recommend(clock(other, START), request()))
+        return planned
+
+    monkeypatch.setattr(recommend.RequestGroup, "_plan", served_meanwhile)
+    answers.append(recommend.recommend(store, request()))
+    assert [(answer["decision_id"], answer["step"]) for answer in answers] == [(1, 0), (2, 1)]
 
 
 @ON_BOTH

@@ -82,7 +82,7 @@ def test_a_dry_run_draws_what_the_next_command_would_and_writes_nothing(shop: Ru
     assert (real["decision_id"], real["slate"], real["duplicate"]) == (1, dry["slate"], False)
 
 
-UNREAD = "policy u reads no context; the context is stored all the same"
+UNREAD, STORED = "policy u reads no context", "; the context is stored all the same"
 
 
 @pytest.mark.parametrize("dry", [(), ("--dry-run",)])
@@ -92,6 +92,7 @@ def test_a_context_that_is_not_read_is_said_once_for_each_policy(shop: Run, dry:
     words = ("recommend", "--input", "-", *dry)
     output = shop(*words, stdin=[ask(), *with_context, {"op": "flush"}, *with_context]).stderr
     assert [output.count(UNREAD), output.count(UNREAD.replace(" u ", " v "))] == [1, 1]
+    assert output.count(STORED) == (0 if dry else 2)
     assert "context" not in shop(*words, stdin=[ask(), ask(context={})]).stderr
     answer = shop("recommend", "--policy", "u", "--session", "s", "--context", '{"hour": 9}', *dry)
     assert (answer.exit_code, UNREAD in answer.stderr) == (0, True)
