@@ -6,9 +6,11 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from tests.benchmarks.measure import Figure, Setting
-from tests.docs.pages import ROOT
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def simulations(setting: Setting) -> Iterator[Figure]:
