@@ -45,7 +45,8 @@ class CreditedLines:
         self.unit, self._group = unit, group
         keyed_lines = [(line.key, line.user) for line in group if isinstance(line, Line) and line.key is not None]
         self._stored, _ = events.keys_and_kinds(unit, {key for key, user in keyed_lines if user is not None})
-        self._taken = {key for key, user in keyed_lines if user is None}
+        self._plain_keys = {key for key, user in keyed_lines if user is None}
+        self.new_keys = set[str]()  # of lines that replace others, which nobody had stored
         self._first: dict[str, tuple[Line, list[Line]]] = {}  # by key: the line of this group, and what replaces it
         self.lines: list[Line | InputError] = []
         self._starts = [0]  # of what replaces each line
@@ -66,10 +67,10 @@ class CreditedLines:
                 return credited
             credited = _shared(line, self._find_stored(line, key) if key in self._stored else self._find(line))
             if key and key not in self._stored:
-                keys = {replacing.key or "" for replacing in credited}
-                if conflicting_keys := self._taken & keys or events.keys_and_kinds(self.unit, keys)[0].keys():
+                keys, taken = {replacing.key or "" for replacing in credited}, self._plain_keys | self.new_keys
+                if conflicting_keys := taken & keys or events.keys_and_kinds(self.unit, keys)[0].keys():
                     raise events.key_conflict(min(conflicting_keys))
-                self._taken |= keys
+                self.new_keys |= keys
                 self._first[key] = line, credited
             return credited
         except InputError as error:

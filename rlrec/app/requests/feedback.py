@@ -14,6 +14,7 @@ from rlrec.policy.beliefs import reward as rewards
 from rlrec.policy.beliefs.reward import LIMIT, rewards_of
 from rlrec.records import Event, Line, Sums, Version
 from rlrec.store import Store, Unit
+from rlrec.store.database.database_errors import Retry
 from rlrec.store.database.unit import Row
 from rlrec.store.log import decisions, events
 from rlrec.store.log.events import CENSOR, RETURN, FeedbackTarget
@@ -193,6 +194,8 @@ class FeedbackTransaction:
         ledger.lock(policy_ids)
         ledger.settle(policy_ids)
         self.keys, self.weighed = events.keys_and_kinds(unit, {line.key for line in lines} - {None})
+        if credited is not None and not credited.new_keys.isdisjoint(self.keys):
+            raise Retry("a feedback key was stored by who credited a decision of a policy that is not locked")
         with_events = {target.decision_id for target in targets if target.event_count}
         self.stored_events = events.by_decision(unit, with_events, self.weighed) if with_events else {}
         pages = {

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from datetime import timedelta
 from typing import Any
 
@@ -18,7 +19,7 @@ from rlrec.app.upkeep.doctor import Request as Audit
 from rlrec.app.upkeep.doctor import doctor
 from rlrec.errors import Conflict, InputError
 from rlrec.records import Line
-from rlrec.store import Store
+from rlrec.store import Store, Unit
 from rlrec.store.log import events
 from tests.app.shop import MINUTE, START, added_up, apart, ask, clock, dump, stocked, sums, tell
 from tests.app.workers import together
@@ -194,6 +195,27 @@ def test_lines_of_one_group_know_each_other(shop: Store) -> None:
         "unknown user 'nobody'", "position 9 of decision 1 was not shown",
     ]  # fmt: skip
     assert apart(sums(shop, "home"), added_up(shop, "home")) == 0
+
+
+@pytest.mark.parametrize("db", ["postgres"], indirect=True)
+def test_a_key_that_is_stored_while_a_decision_of_another_policy_is_credited_is_known(
+    store: Store, db: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each locks the policy of the newest page that it saw: nobody waits for the other."""
+    stocked(store, home="uniform", other="uniform")
+    ask(store, "home", "s", user="u")
+    read_targets = events.targets
+
+    def store_meanwhile(unit: Unit, lines: Sequence[Line]) -> list[events.FeedbackTarget]:
+        monkeypatch.setattr(events, "targets", read_targets)
+        with closing(Store(db)) as others:
+            feedback(clock(others, START), Line(decision_id=1, events={"click": 1.0}, key="k"))
+        return read_targets(unit, lines)
+
+    ask(store, "other", "s", user="u")
+    monkeypatch.setattr(events, "targets", store_meanwhile)
+    answer = credited(store, rule(), key="k")
+    assert (answer.events, answer.duplicates, [row["decision_id"] for row in answer.credited]) == (0, 1, [1])
 
 
 def buys(store: Store, number: int) -> int:
