@@ -64,7 +64,7 @@ def test_with_a_curve_beliefs_cover_and_a_new_best_arm_rises(sqlite_db: str) -> 
     assert beliefs[f"a{ARMS}"]["probability"] > 0.5
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 def test_without_a_curve_beliefs_are_about_positions(sqlite_db: str) -> None:
     rates = started(sqlite_db, 1)
     assert covered(looped(sqlite_db, rates, pages=1_500, seed=1), rates) < 0.5

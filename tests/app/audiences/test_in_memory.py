@@ -190,7 +190,7 @@ def test_moments_are_the_sums_of_what_was_shown(kind: str, params: dict[str, Any
     assert np.allclose(moments.response[0], np.einsum("n,na,nq->aq", left * (reward + offset), selected, x))
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 @pytest.mark.parametrize("kind", ["linucb", "lin-thompson", "logistic-thompson", "softmax", "squarecb"])
 def test_whoever_sees_the_context_regrets_less(kind: str) -> None:
     """Than three quarters of what Thompson without it regrets, by three standard errors."""

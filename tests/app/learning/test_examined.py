@@ -371,7 +371,7 @@ def estimated(db: str, estimator: str, **options: Any) -> dict[str, Any]:
     return logs.estimate(db, "uniform", estimator, log="policy=home", **options)
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 def test_a_reward_model_by_a_curve_separates_attraction_from_examination(sqlite_db: str) -> None:
     """The logger shows good arms above, so that effects of arms and positions do not add up."""
     served(sqlite_db)

@@ -186,7 +186,7 @@ def test_visits_are_worth_what_is_counted() -> None:
     assert abs(earned.mean() - value(server, Barista())) < 4 * earned.std() / 5_000**0.5
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 def test_a_gain_is_where_its_interval_says() -> None:
     """At 90 % coverage fewer than two of three once in 36 runs."""
     claims = [claim(seed, visits=3_000) for seed in (0, 6, 10)]

@@ -89,13 +89,18 @@ class Client:
         self.socket.close()
 
     def read(self) -> tuple[int, bytes]:
-        """Status and body of the next answer."""
+        """Status and body of the next answer. Raises OSError for one that ends early: its server was killed."""
         status, fields = int(self.file.readline().split()[1]), {}
         while (line := self.file.readline()) != b"\r\n":
+            if not line:
+                raise ConnectionResetError
             name, _, value = line.partition(b":")
             fields[name.lower()] = value.strip()
         if b"transfer-encoding" not in fields:
-            return status, self.file.read(int(fields[b"content-length"])) if b"content-length" in fields else b""
+            body = self.file.read(size := int(fields.get(b"content-length", 0)))
+            if len(body) < size:
+                raise ConnectionResetError
+            return status, body
         body = b""
         while size := int(self.file.readline(), 16):
             body += self.file.read(size)

@@ -18,7 +18,7 @@ def fitted(rows: PositionRows) -> EstimatedCurve:
     return positions.chained(positions.overlap(rows, spans_batches=True))
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 @pytest.mark.parametrize("contexts", [1, 4])
 def test_overlap_finds_the_curve_of_a_ranker_and_says_how_well(contexts: int) -> None:
     """In 10 seeds, 40,000 pages each. Of 40 cells of 95 %, fewer than 33 are covered in one of 3,000 runs."""

@@ -131,7 +131,7 @@ def test_simulated_marginals_of_one_sample_are_those_of_independent_scores(floor
     assert (np.abs(simulated - exact) < 5 * np.sqrt(exact * (1 - exact) / runs)).all()
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 def test_simulated_marginals_are_how_often_arms_are_drawn() -> None:
     """Seeded; equal arms share. False alarms: 12 shares beyond 5 sigma, 1 in 100,000."""
     factor = np.array([[1.0, 0.2], [0.5, -0.4], [0.5, -0.4], [0.0, 0.9]])

@@ -76,7 +76,7 @@ def test_each_replica_is_a_distribution_of_its_own() -> None:
     assert joint(mixture, weight[3]) == pytest.approx(means(scores, draws[3::8]), abs=1e-12)
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 def test_samples_of_lists_average_to_what_decisions_draw() -> None:
     """Seeded. Against slates that decisions drew from lists of their own, within 4.5 standard errors of 120 cells."""
     rng, n = np.random.default_rng(3), 600

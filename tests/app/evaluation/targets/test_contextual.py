@@ -201,7 +201,7 @@ def test_a_decision_of_a_target_with_rules_is_drawn_once(sqlite_db: str, monkeyp
     assert [*draws.values()] == [1] * 50
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 def test_a_correlated_target_is_judged_right(shared: Any) -> None:
     """Seeded. A right estimate is outside four standard errors in 6 of 100,000 runs."""
     with closing(logs.at(shared, 1e6)) as store, store.read() as unit:
