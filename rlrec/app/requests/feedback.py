@@ -195,7 +195,7 @@ class FeedbackTransaction:
         ledger.settle(policy_ids)
         self.keys, self.weighed = events.keys_and_kinds(unit, {line.key for line in lines} - {None})
         if credited is not None and not credited.new_keys.isdisjoint(self.keys):
-            raise Retry("a feedback key was stored by who credited a decision of a policy that is not locked")
+            raise Retry("a feedback key was stored meanwhile, for a decision of a policy that was not locked")
         with_events = {target.decision_id for target in targets if target.event_count}
         self.stored_events = events.by_decision(unit, with_events, self.weighed) if with_events else {}
         pages = {

@@ -88,7 +88,7 @@ def day_counts_and_newest(unit: Unit, selection: Selection, n: int) -> tuple[lis
     step = DAY_US // 96  # no zone divides a quarter of an hour
     counts, newest = Counter[tuple[int, int]](), np.empty(0, np.int64)
     first, last = (int(unit.ask_value(f"SELECT {end}(id) FROM decision") or 0) for end in ("min", "max"))
-    tests = scanned(unit, selection)
+    tests = scan_tests(unit, selection)
     for start in range(first, last + 1, PORTION):  # to sort what a database would group costs more than to read it
         inside = f"d.id >= {start} AND d.id < {start + PORTION} AND {tests}"
         text = f"SELECT d.at, d.version_id FROM decision d WHERE {inside}"
@@ -153,7 +153,7 @@ def extent(unit: Unit, selection: Selection) -> LogExtent:
         "min(d.session_id)", "max(d.session_id)", "min(d.at)", "max(d.at)",
     )  # fmt: skip
     columns = ", ".join(f"coalesce({value}, 0)" for value in largest)
-    text = f"SELECT {columns} FROM decision d WHERE {scanned(unit, selection)}"  # who asks reads the log next
+    text = f"SELECT {columns} FROM decision d WHERE {scan_tests(unit, selection)}"  # who asks reads the log next
     return _read_once(unit, text, lambda: unit.records(LogExtent, text)[0])
 
 
@@ -230,7 +230,7 @@ def session_bounds(unit: Unit, selection: Selection) -> tuple[int, int] | None:
     return max(reach.first_session, 1) - 1, reach.last_session
 
 
-def scanned(unit: Unit, selection: Selection) -> str:
+def scan_tests(unit: Unit, selection: Selection) -> str:
     """The tests of a selection for a query that reads the log in its order, between the ids that an index tells."""
     return f"{_id_test(unit, selection)} AND {_condition(selection, '+')}"
 

@@ -12,7 +12,7 @@ from rlrec.store.database.bulk import PendingQuery
 from rlrec.store.database.unit import Unit
 from rlrec.store.log import reader
 from rlrec.store.log.reader import ABSENT
-from rlrec.store.log.selected import Selection, numbers, scanned
+from rlrec.store.log.selected import Selection, numbers, scan_tests
 from rlrec.store.policies.experiments import Experiment
 
 
@@ -49,7 +49,7 @@ def arrivals(
 ) -> dict[int, int]:  # fmt: skip
     """How many units have their first selected decision in each stretch of time, by its number."""
     person = "s.id" if by_session else "coalesce(-s.user_id, s.id)"
-    tables = f"decision d JOIN session s ON s.id = d.session_id WHERE {scanned(unit, selection)} GROUP BY {person}"
+    tables = f"decision d JOIN session s ON s.id = d.session_id WHERE {scan_tests(unit, selection)} GROUP BY {person}"
     text = f"SELECT (at - {since}) / {length}, count(*) FROM (SELECT min(d.at) AS at FROM {tables}) AS entry GROUP BY 1"
     return dict(unit.ask(text))
 
