@@ -236,7 +236,7 @@ def _drafts(unit: Unit, reward: Reward, effects: ShrunkEffects, arm_ids: Sequenc
         yield Draft(version.policy.name, command, exact.load(unit, version), version.id)
         if version.learning and version.reward.id != reward.id:
             yield from _repriced(unit, version, reward)
-    yield _long_term(unit, reward, effects, arm_ids)
+    yield _long_term(unit, reward, effects, arm_ids, live)
 
 
 def _repriced(unit: Unit, version: Version, reward: Reward) -> Iterator[Draft]:
@@ -262,7 +262,10 @@ def _repriced(unit: Unit, version: Version, reward: Reward) -> Iterator[Draft]:
     yield Draft(f"{name} re-priced", command, serving)
 
 
-def _long_term(unit: Unit, reward: Reward, effects: ShrunkEffects, arm_ids: Sequence[int]) -> Draft:
+def _long_term(
+    unit: Unit, reward: Reward, effects: ShrunkEffects, arm_ids: Sequence[int], live: Sequence[Version]
+) -> Draft:
+    """What this log teaches a `long-term`: the newest of the live ones that learns this reward, else a new one."""
     from rlrec.policy.kinds.long_term import SMALLEST, LongTerm
 
     prior = {"prior_mean": effects.prior_mean, "prior_sd": max(effects.prior_sd, SMALLEST)}
@@ -270,24 +273,26 @@ def _long_term(unit: Unit, reward: Reward, effects: ShrunkEffects, arm_ids: Sequ
     posteriors = zip(arm_ids, effects.mean.tolist(), sds.tolist(), strict=True)
     sums = [ArmSums(arm, *LongTerm.statistics_of(mean, sd, **prior), 0.0) for arm, mean, sd in posteriors]
     version = designs.unstored("long-term", kinds.values(kinds.make("long-term", prior)), reward)
+    serving = VersionDistribution(unit, version, designs.policy_of(version), sums=sums, prior=())
+    alike = [row.policy.name for row in live if row.policy.kind == "long-term" and row.reward.id == reward.id]
+    if alike:
+        return Draft(f"{alike[-1]} rebuilt", f"`rlrec policy rebuild {alike[-1]}` makes it", serving)
     name = f"{reward.name}-long-term"
     created = f"`rlrec policy create {name} --kind long-term --reward {reward.name}`"
-    command = f"{created}, then `rlrec policy rebuild {name}`, make it"
-    serving = VersionDistribution(unit, version, designs.policy_of(version), sums=sums, prior=())
-    return Draft("long-term", command, serving)
+    return Draft("long-term", f"{created}, then `rlrec policy rebuild {name}`, make it", serving)
 
 
 def sentence_of(reward: str, candidates: Sequence[Candidate]) -> str:
     """The sentence that names the best candidate, or what serves where none is surely better."""
-    best, start = candidates[0], f"best known for {reward} in the long run"
+    best, start, beside = candidates[0], f"best known for {reward} in the long run", ""
     serving = next((row for row in candidates if row["serves"]), None)
     if serving is not None and (best is serving or best["lower"] <= max(0.0, serving["gain"])):
         start = f"{start}: {serving['name']}, which serves"
         best = max((row for row in candidates if row is not serving), key=lambda row: row["gain"], default=serving)
         if best["gain"] <= max(0.0, serving["gain"]):
             return f"{start}, by this log as good as any"
-        start = f"{start}; perhaps better"
+        start, beside = f"{start}; perhaps better", f"; {serving['name']} {serving['gain']:+.2g}"
     bounds = ", ".join(f"{best[name]:+.2g}" for name in ("lower", "upper"))
     doubt = "" if best["lower"] > 0 else ", which this log alone cannot be sure of"
-    figures = f"{best['gain']:+.2g} {reward} a page [{bounds}] above what this log shows, to first order{doubt}"
+    figures = f"{best['gain']:+.2g} {reward} a page [{bounds}] above what this log shows, to first order{doubt}{beside}"
     return f"{start}: {best['name']} ({figures}): {best['command']}"

@@ -75,7 +75,10 @@ def test_the_commands_make_what_they_say(shop: Run, sqlite_db: str) -> None:
             assert done.exit_code == 0, (command, done.stderr)
     judged = {row["name"]: row["command"] for row in answer(sqlite_db)["candidates"]}
     created = {"durable-uniform", "clicks-durable", "durable-long-term"}
-    assert judged.keys() >= CANDIDATES - {"clicks re-priced"} | created
+    assert judged.keys() >= CANDIDATES - {"clicks re-priced", "long-term"} | created
+    # a policy that learns what keeps people is there now, and no second one is asked for
+    assert judged["durable-long-term rebuilt"] == "`rlrec policy rebuild durable-long-term` makes it"
+    assert shop("--now", LATER, "policy", "rebuild", "durable-long-term", "--json").json["version"] == 3
     # the last of the commands led the route there
     assert [command for command in judged.values() if "home" in command] == ["route home leads to it already"]
 
@@ -159,8 +162,8 @@ def test_what_may_be_better_than_what_serves_is_named_with_its_doubt() -> None:
     serving, rival = candidate("clicks", 0.0, 0.0, serves=True), candidate("uniform", 0.2, -0.1)
     text = (
         "best known for durable in the long run: clicks, which serves; perhaps better: uniform (+0.2 durable a page "
-        "[-0.1, +0.5] above what this log shows, to first order, which this log alone cannot be sure of): `make "
-        "uniform` makes it"
+        "[-0.1, +0.5] above what this log shows, to first order, which this log alone cannot be sure of; clicks +0): "
+        "`make uniform` makes it"
     )
     for pair in ([serving, rival], [rival, serving]):
         assert best_policy.sentence_of("durable", pair) == text
