@@ -282,8 +282,9 @@ def _holdout_sentence(answer: Mapping[str, Any]) -> str:
     )
     sentence = f"{answer['route']} against its holdout: {figures}{so_far}{caveat}"
     if len(policies := answer.get("led_to", [])) > 1:
-        names = ", ".join(policies[:-1])
-        sentence += f"; this counts what {names} served before, too: `--log since=TIME` looks at those who still come"
+        command = f"`rlrec experiment show {answer['experiment']} --log since={answer['led_since']}`"
+        sentence += f"; a part of it is what {', '.join(policies[:-1])} served: {command} looks at {policies[-1]} alone"
+        sentence += ", among those who still came"
     return sentence
 
 

@@ -336,10 +336,23 @@ def test_a_sentence_gives_figures_where_the_direction_is_sure(
 
 def test_a_sentence_says_that_it_counts_what_served_before() -> None:
     answer = compared((2.0, 1.5, 2.5), [])
+    answer["led_since"] = "2026-01-08T00:00:00.000000Z"
     (alone,), (after,) = (experiment_sentences(answer | {"led_to": names}) for names in (["new"], ["old", "new"]))
-    assert (
-        after == f"{alone}; this counts what old served before, too: `--log since=TIME` looks at those who still come"
+    command = "`rlrec experiment show home-holdout --log since=2026-01-08T00:00:00.000000Z`"
+    assert after == (
+        f"{alone}; a part of it is what old served: {command} looks at new alone, among those who still came"
     )
+
+
+@ON_BOTH
+def test_what_served_last_is_named_with_a_command_that_looks_at_it_alone(ready: Run) -> None:
+    """Also where a route comes back to a policy that it led to before; a version that is named is no other policy."""
+    apart(ready, 0)
+    times = [f"2099-01-0{day}T00:00:00.000000Z" for day in (1, 2, 3)]
+    for at, reference in zip(times, ("other", "ts", "ts@1"), strict=True):
+        ready("--now", at, "--allow-future", "route", "set", "home", "--to", reference).done()
+    answer = ready("--now", "2099-02-01", "experiment", "show", "home-holdout", "--json").json
+    assert (answer["led_to"], answer["led_since"]) == (["other", "ts"], times[1])
 
 
 def compared(difference: tuple[float, float, float], reasons: list[str]) -> dict[str, Any]:
