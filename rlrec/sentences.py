@@ -74,8 +74,8 @@ class Claim(NamedTuple):
     nothing; base: what these are shares of, 1 for shares, 0 or None where there is none. needed: clusters more that
     would tell, in about `days` of this traffic; cluster: user, session or row. groups: the reasons by their groups.
     basis: what the figures are means of, such as `per visit`; reward: its name where it has to be told. caveat: what
-    lowers trust in an answer that is known; is_logger: `name` alone served all rows that were taken; seems: the answer
-    rests on weak grounds, and says so"""
+    lowers trust in an answer that is known; is_logger: `name` alone served all rows that were taken; has_other_loggers:
+    `rival` is one of several; seems: the answer rests on weak grounds, and says so"""
 
     name: str
     rival: str
@@ -92,6 +92,7 @@ class Claim(NamedTuple):
     reward: str = ""
     caveat: str = ""
     is_logger: bool = False
+    has_other_loggers: bool = False
     seems: bool = False
 
     @property
@@ -109,7 +110,7 @@ class Claim(NamedTuple):
                 return f"{subject} served this log itself: {LOGGER_HINT}"
             if share > LOG_PRECISION:
                 return f"{subject} is as good as {self.rival}: it differs by at most {100 * share:.2g} %{basis}{caveat}"
-            return f"{subject} {SAME_POLICY} {self.rival}: no difference"
+            return f"{subject} {SAME_POLICY} {self.rival}: {LOGGER_HINT if self.has_other_loggers else 'no difference'}"
         start = f"{self.name}: " if self.name else ""
         question = f"whether it is better or worse than {self.rival}{by}{f', {self.basis}' if self.basis else ''}"
         if self.needed is None:

@@ -265,7 +265,7 @@ def _repriced(unit: Unit, version: Version, reward: Reward) -> Iterator[Draft]:
 def _long_term(
     unit: Unit, reward: Reward, effects: ShrunkEffects, arm_ids: Sequence[int], live: Sequence[Version]
 ) -> Draft:
-    """What this log teaches a `long-term`: the newest of the live ones that learns this reward, else a new one."""
+    """The policy that effects teach: the newest `long-term` that learns this reward, learned anew, else a new one."""
     from rlrec.policy.kinds.long_term import SMALLEST, LongTerm
 
     prior = {"prior_mean": effects.prior_mean, "prior_sd": max(effects.prior_sd, SMALLEST)}
@@ -274,9 +274,9 @@ def _long_term(
     sums = [ArmSums(arm, *LongTerm.statistics_of(mean, sd, **prior), 0.0) for arm, mean, sd in posteriors]
     version = designs.unstored("long-term", kinds.values(kinds.make("long-term", prior)), reward)
     serving = VersionDistribution(unit, version, designs.policy_of(version), sums=sums, prior=())
-    alike = [row.policy.name for row in live if row.policy.kind == "long-term" and row.reward.id == reward.id]
-    if alike:
-        return Draft(f"{alike[-1]} rebuilt", f"`rlrec policy rebuild {alike[-1]}` makes it", serving)
+    names = [row.policy.name for row in live if row.policy.kind == "long-term" and row.reward.id == reward.id]
+    if names:
+        return Draft(f"{names[-1]} rebuilt", f"`rlrec policy rebuild {names[-1]}` makes it", serving)
     name = f"{reward.name}-long-term"
     created = f"`rlrec policy create {name} --kind long-term --reward {reward.name}`"
     return Draft("long-term", f"{created}, then `rlrec policy rebuild {name}`, make it", serving)

@@ -167,14 +167,16 @@ def reasons_in_words(rows: Sequence[EstimateRow]) -> list[str]:
 
 def next_steps(rows: Sequence[EstimateRow]) -> list[str]:
     """One command at most for each target, against its worst reason that one helps against; one line for those that
-    have the same."""
+    have the same. What is the same policy as its log needs none."""
     by_name: dict[str, list[EstimateRow]] = {}
     for row in rows:
-        by_name.setdefault(row.name, []).append(row)
+        by_name.setdefault(row.name, []).extend([row] * (row.answer[0] != "same"))
     steps: dict[str, list[str]] = {}
     for name, judged in by_name.items():
         reasons = {reason for row in judged for reason in row.estimate.reasons}
         for reason in helpful(reasons, is_explored=any(row.is_explored for row in judged))[:1]:
+            if reason == "carry-over" and judged[0].estimate.unit == "session":
+                reason = "logging-candidates"  # whole visits have answered: an experiment is left
             steps.setdefault(hint(reason, **_names(judged[0], reason)), []).append(name)
     return [
         f"Next: {step}" if len(names) == len(by_name) else f"Next for {' and '.join(names)}: {step}"

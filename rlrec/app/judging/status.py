@@ -185,9 +185,8 @@ def _route(unit: Unit, change: RouteChange, live: dict[str, LivePolicy], served:
 
 def _waiting(unit: Unit, live: Version, number: int) -> WaitingVersion | None:
     """The newest version of a policy, with this number, where it was trained or rebuilt and is not live."""
-    newest = policies.versions(unit, [live.policy.id])[-1] if number > live.number else live
-    has_learned = newest.policy.kind == "gradient" or "rebuilt_from" in newest.learned_from
-    if newest is live or not has_learned or newest.status == "retired":
+    newest = live_versions.waiting(unit, live) if number > live.number else None
+    if newest is None:
         return None
     answer, passed = _answer(unit, newest, routes.newest_looks(unit, [newest.id]))
     if newest.policy.kind == "gradient":

@@ -243,6 +243,8 @@ def test_a_hint_repeats_what_was_asked_for(slates: Any) -> None:
     for reason in ("carry-over", "drift", "no-users"):
         doubtful = replace(row, estimate=replace(row.estimate, reasons=(reason,)))
         steps[reason] = evaluate.next_steps([doubtful])[0].split("`")[1]
+    visits = replace(row, estimate=replace(row.estimate, unit="session", reasons=("carry-over",)))
+    assert evaluate.next_steps([visits])[0].startswith("Next: `rlrec help experiments`")  # no estimator is left
     day = steps["drift"].partition("since=")[2]
     assert steps == {
         "carry-over": "rlrec evaluate uniform --log policy=log --cluster session --estimator wdr",

@@ -81,13 +81,24 @@ def successors(unit: Unit, version: Version) -> str | None:
     return f"{version.reference} served nobody{since}; its {noun} {' and '.join(names)} {verb}"
 
 
+def waiting(unit: Unit, live: Version) -> Version | None:
+    """The newest version of a policy, where it was trained or rebuilt and is not live."""
+    newest = policies.versions(unit, [live.policy.id])[-1]
+    has_learned = newest.policy.kind == "gradient" or "rebuilt_from" in newest.learned_from
+    return newest if newest.number > live.number and has_learned and newest.status != "retired" else None
+
+
 def notice_successors(store: Store, unit: Unit, references: Collection[str]) -> None:
-    """Say of each policy that is to be judged which variants serve in its place."""
-    if all(policy.base_id is None for policy in policies.all_policies(unit)):
-        return
-    for meant in lookup.resolve(unit, references).values():
-        if not isinstance(meant, InputError) and (sentence := successors(unit, meant[0])) is not None:
+    """Say of each policy that is to be judged which variants serve in its place, and which newer version waits."""
+    has_copies = any(policy.base_id is not None for policy in policies.all_policies(unit))
+    for reference, meant in lookup.resolve(unit, references).items():
+        if isinstance(meant, InputError):
+            continue
+        if has_copies and (sentence := successors(unit, meant[0])) is not None:
             store.notice(sentence)
+        if reference == meant[0].policy.name and (newest := waiting(unit, meant[0])) is not None:
+            judged = f"{meant[0].reference} is judged, which is live"
+            store.notice(f"{judged}; {newest.reference} is newer, and waits: name it to judge that")
 
 
 def describe(unit: Unit, policy: str) -> list[str]:

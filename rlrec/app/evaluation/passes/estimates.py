@@ -130,7 +130,7 @@ class EstimateRow:
             days=self._days(needed),
             cluster=estimate.cluster, groups=in_groups(verdicts.doubts_of(estimate.reasons) or estimate.reasons),
             basis=f"per {UNITS[estimate.unit]}", reward="" if self.reward == DEFAULT_REWARD else self.reward,
-            is_logger=logger == self.name,
+            is_logger=logger == self.name, has_other_loggers=is_alone,
             caveat=f"{'on little data' if LITTLE_DATA & {*weak} else 'weak'} ({', '.join(weak)})" if weak else "",
         )  # fmt: skip
 

@@ -153,6 +153,29 @@ def test_the_answer_comes_first_then_a_row_a_target_then_its_reasons_by_group(lo
     assert not [line for line in lines if "floor=" in line]
 
 
+def test_a_newer_version_that_waits_is_named(log: Any, run_sqlite: Run) -> None:
+    run_sqlite(*LATER, "policy", "rebuild", "home").done()
+    waits = "home@1 is judged, which is live; home@2 is newer, and waits: name it to judge that"
+    assert waits in run_sqlite(*LATER, "evaluate", "uniform", "home").done().stderr
+    assert waits not in run_sqlite(*LATER, "evaluate", "uniform", "home@1").done().stderr
+    run_sqlite(*LATER, "policy", "promote", "home@2").done()
+    assert "waits" not in run_sqlite(*LATER, "evaluate", "home").done().stderr
+
+
+def test_a_policy_that_equals_one_of_several_loggers_is_told_where_the_others_are_compared(
+    sqlite_db: str, run_sqlite: Run
+) -> None:
+    """An even policy served a few visits beside one that nearly always shows the same arm: the few alone tell of it."""
+    logs.begin(sqlite_db, 20, "sure", "epsilon-greedy", epsilon="0.001")
+    logs.create(sqlite_db, "even", "uniform")
+    logs.serve(sqlite_db, "even", pages=60, rates=[0.5] * 20)
+    logs.serve(sqlite_db, "sure", pages=600, rates=[0.5] * 20, start=3.0)
+    text = run_sqlite(*LATER, "evaluate", "uniform", "--cluster", "session").done().stdout
+    others = "others are compared with it by `rlrec outcomes --by version`, an experiment, or --log all"
+    assert text.startswith(f"uniform is the same policy as even@1: {others}\n")
+    assert "Next" not in text
+
+
 def test_no_line_speaks_of_two_targets(log: Any, run_sqlite: Run) -> None:
     text = run_sqlite(*LATER, "evaluate", "uniform", "home@1").stdout
     assert [line for line in text.splitlines() if "uniform" in line and "home" in line] == []
