@@ -12,6 +12,7 @@ from rlrec.store.log import settings
 
 DECISION_COLUMNS = Decision._fields[:-1]
 SLOT_COLUMNS = ("decision_id", *Slot._fields)
+CENSOR = "!censor"  # the kind of an event that takes its slot out, or back
 LAST_ID = 2**40 - 1  # the packed slots of a visit have 40 bits for a decision
 
 
@@ -192,6 +193,8 @@ def slot_counts(
     if since is not None:
         not_entered = "" if entered_to is None else f" OR decision.id > {entered_to}"
         tests += ["imported = 0", f"(decision.at >= {since}{not_entered})"]
+    if censored:  # each by an event: these are fewer than slots
+        tests.append(f"(decision_id, position) IN (SELECT decision_id, position FROM event WHERE kind = '{CENSOR}')")
     order = "slot CROSS JOIN decision" if censored else "decision CROSS JOIN slot"
     tables = f"{order} WHERE decision.id = slot.decision_id AND {' AND '.join(tests)}"
     return dict(unit.ask(f"SELECT arm_id, count(*) FROM {tables} GROUP BY arm_id"))

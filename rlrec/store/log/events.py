@@ -10,13 +10,13 @@ from rlrec.errors import Conflict
 from rlrec.records import Event, Line
 from rlrec.store.database.unit import Row, Unit, parse
 from rlrec.store.log import decisions
+from rlrec.store.log.decisions import CENSOR as CENSOR
 from rlrec.store.log.decisions import LAST_ID
 
 if TYPE_CHECKING:
     from rlrec.arrays import Ids
 
 
-CENSOR = "!censor"
 RETURN = "return"  # of the last decision of a visit after which the user came back
 
 POSITION_BITS = 23  # of a slot's number, below those of its decision

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ DRIFT = "drift"
 # Of ADWIN, for all streams of a policy together. Independent values would do with 0.002; users have several visits.
 DELTA = 1e-4
 RECENT = 50_000  # decisions of a policy that are looked at
-WATCHED = ("decision_id", "session_id", "visit", "at", "imported", "position", "arm_id", "censored")
+WATCHED = ("decision_id", "session_id", "visit", "at", "arm_id", "censored")
 ALL_ARMS = "policy"  # the stream of all arms
 
 
@@ -113,7 +114,8 @@ def recent_changes(unit: Unit, version: Version) -> dict[int | str, dict[str, An
     for batch in reader.ranges(
         unit, policy_id, first=first, last=last, tests=tests, columns=WATCHED, slot_tests=at_top
     ):  # fmt: skip
-        drift.take(batch)
+        constants = {"imported": np.zeros(len(batch), np.bool_), "position": np.ones(len(batch), np.int64)}
+        drift.take(replace(batch, slots=batch.slots | constants))
     at = drift.times()
     return {
         stream: {
