@@ -49,8 +49,11 @@ def read(
     """The batches of each partition of the selected log, whole sessions by their ids, and so many times all of them;
     each partition is read, as often as is wanted, before the next one. pick_contexts, visits, keys:
     as of `reader.batches`; contexts come along where there is one partition alone."""
-    bounds = selected.session_bounds(unit, selection) if unit.folder is None else None
-    options: dict[str, Any] = {"pick_contexts": pick_contexts, "visits": visits, "keys": keys, "bounds": bounds}
+    few_test = selected.few_test(unit, selection)
+    bounds = selected.session_bounds(unit, selection) if unit.folder is None and few_test is None else None
+    options: dict[str, Any] = {
+        "pick_contexts": pick_contexts, "visits": visits, "keys": keys, "bounds": bounds, "few_test": few_test,
+    }  # fmt: skip
     if unit.folder is not None and unit.folder.number is not None:  # a partition, which is read where it is worked on
         yield cut_batches(reader.batches(unit, selection, columns=columns, **options))
         return

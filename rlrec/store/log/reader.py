@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from math import isnan
 from typing import Any, NamedTuple
 
@@ -14,13 +15,12 @@ from rlrec.log_fields import ABSENT as ABSENT
 from rlrec.log_fields import DECISION, EVENT, SLOT, LogField
 from rlrec.store.database.bulk import Columns, PendingQuery
 from rlrec.store.database.unit import Unit, damage_error
-from rlrec.store.log.selected import ROUTE, Selection, numbers, variants_test
+from rlrec.store.log.selected import MAX_SPREAD, ROUTE, Selection, numbers, variants_test
 
 BATCH = 50_000  # decisions in a batch, about
 _NO_PROBABILITY = "2.0"  # stands for a missing probability, or its logarithm
 _NO_BYTES = ("x''", "''::bytea")  # on SQLite and PostgreSQL
-# Ids for each decision of a range: to read past up to so many costs less than an index, and than to look up events.
-MAX_DECISION_SPREAD, MAX_EVENT_SPREAD = 12, 2
+MAX_EVENT_SPREAD = 2  # ids for each decision of a range: to read past up to so many costs less than to look up events
 
 
 def _arrays(table: str, fields: Iterable[LogField]) -> dict[str, tuple[type, str]]:
@@ -181,18 +181,19 @@ class Batch:
 def batches(
     unit: Unit, selection: Selection, *, size: int = BATCH, columns: Collection[str] = LOGGED,
     pick_contexts: Callable[[Ids], Ids] | None = None, visits: bool = False, keys: bool = False,
-    bounds: tuple[int, int] | None = None,
+    bounds: tuple[int, int] | None = None, few_test: str | None = None,
 ) -> Iterator[Batch]:  # fmt: skip
     """The selected log in ranges of session id, each of about `size` decisions: whole sessions, rows by session,
     decision and position. Memory is bounded by two batches: one is read while another is worked on.
     pick_contexts: says of which context ids of a batch the texts come with it; visits, keys: whether these do.
-    bounds: ids above which and up to which the sessions lie."""
+    bounds: ids above which and up to which the sessions lie; few_test: as `selected.few_test` returns it, by which
+    ranges hold `size` selected decisions."""
     needed_columns = {*columns, "decision_id", "session_id", "position", *(["context_id"] if pick_contexts else [])}
     names = [name for name in COLUMNS if name in needed_columns]
     extra_queries = {**({"visits": ask_visits} if visits else {}), **({"keys": ask_keys} if keys else {})}
     pending = (
-        _RangeQueries(unit, ids, selection.conditions(), names, extra_queries)
-        for ids in _session_ranges(unit, size, bounds)
+        _RangeQueries(unit, ids, selection.conditions(), names, extra_queries, few_test)
+        for ids in (_session_ranges(unit, size, bounds) if few_test is None else _few_ranges(unit, size, few_test))
     )
     queries, read = next(pending, None), 0
     while queries is not None:
@@ -225,6 +226,20 @@ def _session_ranges(unit: Unit, size: int, bounds: tuple[int, int] | None) -> It
         low = ids.high
 
 
+def _few_ranges(unit: Unit, size: int, few_test: str) -> list[IdRange]:
+    """The ranges of the sessions of a few decisions."""
+    text = f"SELECT session_id, id FROM decision WHERE {few_test}"
+    session, ids = PendingQuery(unit, text, dict.fromkeys(("session_id", "id"), np.int64)).columns().values()
+    order = np.argsort(session)
+    begins = run_starts(session[order])
+    cuts = np.append(begins[run_starts(begins // size)], len(ids)).tolist()
+    pieces = [(session[order[start:end]], ids[order[start:end]]) for start, end in pairwise(cuts)]
+    return [
+        IdRange(int(key[0]) - 1, int(key[-1]), int(row.min()), int(row.max()), len(row), end / len(ids))
+        for (key, row), end in zip(pieces, cuts[1:], strict=True)
+    ]
+
+
 class IdRange(NamedTuple):
     """Decisions of sessions above `low` up to `high`: their first and last id, and about how many they are; None where
     there are none. share: of the sessions of the log up to here."""
@@ -244,15 +259,16 @@ class _RangeQueries:
 
     def __init__(
         self, unit: Unit, ids: IdRange, conditions: Sequence[str], names: Sequence[str],
-        extra_queries: Mapping[str, RangeQuery],
+        extra_queries: Mapping[str, RangeQuery], few_test: str | None = None,
     ) -> None:  # fmt: skip
         sessions = [f"d.session_id > {ids.low}", f"d.session_id <= {ids.high}"]
         bounds = [f">= {ids.first}", f"<= {ids.last}"]
         spread = (ids.last - ids.first) / ids.decisions
         self.ids, self._names, tests = ids, names, [f"+{test}" for test in conditions]
-        if spread < MAX_DECISION_SPREAD:
-            tests = [*(f"d.id {end}" for end in bounds), *(f"+{test}" for test in sessions), *tests]
-            order = "d.id, s.position"
+        if few_test is not None or spread < MAX_SPREAD:
+            id_list = [f"d.id IN (SELECT id FROM decision WHERE {few_test})"]
+            id_tests = [f"d.id {end}" for end in bounds] if spread < MAX_SPREAD else id_list
+            tests, order = [*id_tests, *(f"+{test}" for test in sessions), *tests], "d.id, s.position"
         else:
             tests, order = [*sessions, *tests], "d.session_id, d.id, s.position"
         other_queries = {*PER_SESSION, *PER_DECISION}
@@ -267,8 +283,10 @@ class _RangeQueries:
         if per_session := [name for name in names if name in PER_SESSION]:
             # A session looked up for every slot costs a third of reading the slot.
             columns = {"session_id": (np.int64, "v.id"), **{name: COLUMNS[name] for name in per_session}}
-            rows = f"session v WHERE v.id > {ids.low} AND v.id <= {ids.high} ORDER BY v.id"
-            self._keyed_queries["session_id"] = _ask(unit, columns, rows)
+            test = f"v.id > {ids.low} AND v.id <= {ids.high}"
+            if few_test is not None and ids.high - ids.low > ids.decisions:
+                test += f" AND v.id IN (SELECT session_id FROM decision WHERE {few_test})"
+            self._keyed_queries["session_id"] = _ask(unit, columns, f"session v WHERE {test} ORDER BY v.id")
         if per_decision := [name for name in names if name in PER_DECISION]:
             self._keyed_queries["decision_id"] = ask_decisions(unit, per_decision, tests)
         self._extra_queries = {name: ask(unit, ids.low, ids.high) for name, ask in extra_queries.items()}

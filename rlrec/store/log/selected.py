@@ -13,6 +13,8 @@ from rlrec.times import DAY_US, day_of
 _SPLIT = "(SELECT owner.split FROM session owner WHERE owner.id = d.session_id)"  # of a decision
 T = TypeVar("T")
 PORTION = 1_000_000  # ids of decisions that are counted at a time
+MAX_SPREAD = 12  # ids for each decision of a range: to read past up to so many costs less than an index
+FEW = 200_000  # decisions whose rows are looked up by their ids
 ROUTE = "(SELECT asked.route_id FROM route_decision asked WHERE asked.decision_id = d.id)"  # that it was asked for by
 
 
@@ -230,8 +232,18 @@ def session_bounds(unit: Unit, selection: Selection) -> tuple[int, int] | None:
     return max(reach.first_session, 1) - 1, reach.last_session
 
 
+def few_test(unit: Unit, selection: Selection) -> str | None:
+    """The test on the columns of decisions that finds those since a time by an index, where they are few; else None."""
+    if selection.since is None or _may_be_imported(unit):
+        return None
+    test = f"imported = 0 AND at >= {int(selection.since)}"
+    text = f"SELECT 1 FROM decision WHERE {test} LIMIT 1 OFFSET {FEW}"
+    return test if unit.ask_value(text) is None else None
+
+
 def scan_tests(unit: Unit, selection: Selection) -> str:
-    """The tests of a selection for a query that reads the log in its order, between the ids that an index tells."""
+    """The tests of a selection for a query that reads the log in its order, between the ids that an index tells, or by
+    this index where they lie far apart."""
     return f"{_id_test(unit, selection)} AND {_condition(selection, '+')}"
 
 
@@ -245,9 +257,10 @@ def _id_test(unit: Unit, selection: Selection) -> str:
         test = f"d.imported = 0 AND d.at >= {int(selection.since)}"
     else:
         return "1 = 1"
-    text = f"SELECT min(+d.id), max(+d.id) FROM decision d WHERE {test}"  # a `+`, or it walks through all ids
-    first, last = _read_once(unit, text, lambda: unit.ask(text)[0])
-    return "1 = 0" if first is None else f"d.id BETWEEN {first} AND {last}"
+    # a `+`, or it walks through all ids
+    text = f"SELECT coalesce(min(+d.id), 0), coalesce(max(+d.id), -1), count(*) FROM decision d WHERE {test}"
+    first, last, number = _read_once(unit, text, lambda: unit.ask(text)[0])
+    return test if last - first > MAX_SPREAD * number else f"d.id BETWEEN {first} AND {last}"
 
 
 def variants_test(variant_ids: Collection[int]) -> str:

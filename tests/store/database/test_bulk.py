@@ -20,11 +20,12 @@ from rlrec.store.database import bulk
 from rlrec.store.database.bulk import Columns
 from rlrec.store.log import reader
 from rlrec.store.log.reader import Batch
-from rlrec.store.log.selected import Selection
+from rlrec.store.log.selected import Selection, extent, few_test
 from tests.app.shop import ask, clock, stocked, tell
 from tests.app.workers import processes
 from tests.conftest import PATIENCE_S, filled
 
+LATE = 2**52  # microseconds after all decisions
 READS = 8  # while another process writes; was run with 300 and three writers
 
 
@@ -76,6 +77,19 @@ def test_both_ways_of_reading_give_the_same_columns(served: Store, size: int) ->
         assert unit.arrow_worker is not None
         same(read(unit, size=size), slow)
     assert np.isnan(np.concatenate([batch.slots["marginal"] for batch in slow])).any()
+
+
+@pytest.mark.parametrize("size", [1_000, 1])
+def test_a_few_new_decisions_of_old_sessions_are_read_alone(served: Store, size: int) -> None:
+    served.write(lambda unit: unit.tell(f"UPDATE decision SET at = {LATE} WHERE id IN (2, 3, 40)"))
+    new = Selection(since=LATE)
+    with served.read() as unit, bulk.alongside(unit):
+        test, (all_rows,) = few_test(unit, new), reader.batches(unit, new)
+        same([Batch.concatenate([*reader.batches(unit, new, size=size, few_test=test)])], [all_rows])
+        assert (extent(unit, new).decisions, np.unique(all_rows.slots["decision_id"]).tolist()) == (
+            3,
+            [2, 3, 40],
+        )
 
 
 def histories_of(store: Store) -> dict[int, bytes | None]:
