@@ -20,7 +20,7 @@ LOGGER_HINT = "others are compared with it by `rlrec outcomes --by version`, an 
 TOO_EARLY = {"few-clusters", "few-rewards"}  # reasons for which an experiment says nothing yet
 BASES = {"visits": "visits per {unit}", "active_days": "active days per {unit}", "reward_per_visit": "per visit"}
 GROWING = {"young-units", "anonymous-units"}  # reasons for which a difference is one of what came so far
-YOUNG = "it may grow or turn: many had no time yet to come again; wait as long as people stay away, a week at least"
+YOUNG = "it may grow or turn with the time that people have to come again"
 LONGEST_WAIT = 90  # days; nobody waits longer for an answer
 
 
@@ -233,7 +233,7 @@ def experiment_sentences(answer: Mapping[str, Any]) -> list[str]:
         picked = "an exclusion, or the filter, leaves out more of one variant than of another"
         return [f"{answer['experiment']}: {picked}: do not trust its differences (sample-ratio)."]
     if answer.get("route") is not None:
-        return [_holdout_sentence(answer)]
+        return [_holdout_sentence(answer), *_equal_ages(answer)]
     rows, differences, per_day = answer["unit_differences"], answer["differences"], answer.get("units_per_day")
     if answer.get("status") == "stopped":  # no more units come
         rows, differences = ([{**row, "needed": None} for row in table] for table in (rows, differences))
@@ -242,9 +242,19 @@ def experiment_sentences(answer: Mapping[str, Any]) -> list[str]:
     texts = earned_sentences(deciding, rows, answer["unit"], per_day=per_day)
     guards = {name: [row for row in answer["guards"] if row["answer"] == name] for name in ("lost", "unknown")}
     lost, unknown = ([guard_sentence(row, answer["unit"]) for row in rows] for rows in guards.values())
-    texts = [*lost, *texts, *unknown]
+    texts = [*lost, *texts, *unknown, *_equal_ages(answer)]
     texts = texts or [difference_sentence(row, "decision", per_day=per_day) for row in differences]
     return texts or ["There is nothing to compare."]
+
+
+def _equal_ages(answer: Mapping[str, Any]) -> list[str]:
+    """The command that compares units of equal age, where what decides depends on their age."""
+    rows = [row for row in answer["unit_differences"] if row["metric"] == "reward_per_unit"]
+    if not any("young-units" in row["reasons"] for row in rows):
+        return []
+    rewards = "".join(f" --reward {name}" for name in dict.fromkeys(row["reward"] for row in rows))
+    command = f"`rlrec outcomes --experiment {answer['experiment']} --age 7d{rewards}`"
+    return [f"{command} compares {answer['unit']}s at equal age, over their first week"]
 
 
 def guard_sentence(row: Mapping[str, Any], unit: str) -> str:
@@ -300,13 +310,15 @@ def earned_sentences(
     rows: Sequence[Mapping[str, Any]], differences: Sequence[Mapping[str, Any]], unit: str, *,
     per_day: float | None = None, equal_ages: bool = False,
 ) -> list[str]:  # fmt: skip
-    """The conclusions from the differences that decide, one for each group and metric; a gain in rewards that costs
-    visits says so. differences: of all metrics; equal_ages: of the same time of each unit, to which nothing comes."""
+    """The conclusions from the differences that decide, one a group and metric; it says so where visits fall and rewards
+    do not. differences: of all metrics; equal_ages: of the same time of each unit, to which nothing comes."""
     visits = {row["group"]: row for row in differences if row["metric"] == "visits" and _falls(row)}
     by_reward = not {row["reward"] for row in rows} <= {DEFAULT_REWARD, None}
     texts = []
     for row in rows:
-        lost = visits.get(row["group"]) if row["answer"] == "better" and row["reward"] else None
+        lost = visits.get(row["group"]) if row["reward"] and row["answer"] != "worse" else None
+        if lost is not None and row["answer"] == "unknown" and lost["answer"] != "worse":
+            lost = None  # two doubts are no answer
         share = None if lost is None else lost["relative"]
         cost = f"; but it brings people back less often: {percent(share)} % visits per {unit}" if share else ""
         cost += " so far" if cost and not equal_ages else ""

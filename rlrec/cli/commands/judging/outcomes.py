@@ -92,14 +92,16 @@ def outcomes(store: Store, show: Show, plot: str | None, **request: Any) -> None
 
 
 def _title(result: app.outcomes.Result) -> list[str]:
-    selection = f" of experiment {result['experiment']}" if result["experiment"] else ""
+    selection, earlier = "", "with earlier visits"
+    if result["experiment"]:
+        selection, earlier = f" of experiment {result['experiment']}", "with visits before it"
     by = f" by {result['by']}" if result["by"] else ""
     new, returning, unit = result["new"], result["returning"], result["unit"]
     units = count_units(unit, new + returning, result["anonymous"])
     rewards = list(dict.fromkeys(row["reward"] for row in result["outcomes"] if row["reward"]))
     named = f"reward {rewards[0]}" if len(rewards) == 1 and rewards != [DEFAULT_REWARD] else "rewards"
     return [
-        f"outcomes{selection}{by}: {units}, {new:,} new, {returning:,} with earlier visits",
+        f"outcomes{selection}{by}: {units}, {new:,} new, {returning:,} {earlier}",
         f"intervals at level {result['level']:g}, clustered by {unit}; {named} of mature decisions",
     ]
 

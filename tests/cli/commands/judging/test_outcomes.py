@@ -141,7 +141,7 @@ def test_too_little_is_null_with_its_reason(ready: Run) -> None:
 
 def test_a_table_explains_what_is_missing(ready: Run) -> None:
     text = ready("--now", LATER, "outcomes", "--experiment", "ab").stdout
-    assert "outcomes of experiment ab by variant: 12 users, 12 new, 0 with earlier visits" in text
+    assert "outcomes of experiment ab by variant: 12 users, 12 new, 0 with visits before it" in text
     assert "minus a" in text
     assert "no-variation: all values are the same so far" in text
 
