@@ -310,8 +310,8 @@ def earned_sentences(
     rows: Sequence[Mapping[str, Any]], differences: Sequence[Mapping[str, Any]], unit: str, *,
     per_day: float | None = None, equal_ages: bool = False,
 ) -> list[str]:  # fmt: skip
-    """The conclusions from the differences that decide, one a group and metric; it says so where visits fall and rewards
-    do not. differences: of all metrics; equal_ages: of the same time of each unit, to which nothing comes."""
+    """The conclusions from the differences that decide, one a group and metric, which says so where visits fall and
+    rewards do not. differences: of all metrics; equal_ages: of the same time of each unit, to which nothing comes."""
     visits = {row["group"]: row for row in differences if row["metric"] == "visits" and _falls(row)}
     by_reward = not {row["reward"] for row in rows} <= {DEFAULT_REWARD, None}
     texts = []
