@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from functools import partial
+from itertools import islice, pairwise
 from math import isnan
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from rlrec.log_fields import ABSENT as ABSENT
 from rlrec.log_fields import DECISION, EVENT, SLOT, LogField
 from rlrec.store.database.bulk import Columns, PendingQuery
 from rlrec.store.database.unit import Unit, damage_error
-from rlrec.store.log.selected import MAX_SPREAD, ROUTE, Selection, numbers, variants_test
+from rlrec.store.log.selected import MAX_SPREAD, ROUTE, Selection, numbers, scan_tests, variants_test
 
 BATCH = 50_000  # decisions in a batch, about
 _NO_PROBABILITY = "2.0"  # stands for a missing probability, or its logarithm
@@ -303,6 +304,34 @@ class _RangeQueries:
         extra = {name: query.columns() for name, query in self._extra_queries.items()}
         slots = {name: slots[name] for name in self._names}
         return Batch(slots=slots, events=events, visits=extra.get("visits"), keys=extra.get("keys"))
+
+
+def batches_by_id(unit: Unit, selection: Selection, *, columns: Sequence[str], size: int) -> Iterator[Batch]:
+    """The selected log in ranges of so many ids, by decision and position: for folds that put sessions together
+    themselves. Memory is bounded as in `batches`."""
+    tests, (first, last) = scan_tests(unit, selection), unit.ask("SELECT min(id), max(id) FROM decision")[0]
+    starts = range(first or 1, (last or 0) + 1, size)
+    queries = map(partial(_ask_id_range, unit, columns, tests, size), starts)
+    pending = [*islice(queries, 1)]
+    for start in starts:
+        slots, events = pending.pop()
+        batch = Batch(slots=read_slots(slots), events=events.columns())
+        read = min(start + size - 1, last) - first + 1
+        unit.progress("decisions", read, read / (last - first + 1))
+        pending += islice(queries, 1)
+        if len(batch):
+            yield batch
+
+
+def _ask_id_range(
+    unit: Unit, columns: Sequence[str], tests: str, size: int, start: int
+) -> tuple[PendingQuery, PendingQuery]:  # fmt: skip
+    """The slots and the events of the selected decisions of so many ids."""
+    ends = [f">= {start}", f"< {start + size}"]
+    inside = [*(f"d.id {end}" for end in ends), tests]
+    event_tests = [*inside, *(f"e.decision_id {end}" for end in ends)]
+    slots = ask_slots(unit, columns, inside, order="d.id, s.position")
+    return slots, ask_events(unit, EVENT_COLUMNS, event_tests, tables="event e CROSS JOIN decision d")
 
 
 def ranges(

@@ -21,6 +21,7 @@ from rlrec.app.inputs import canonical, filters, lookup
 from rlrec.app.log import partitions, reward_log
 from rlrec.app.log.ended_visits import visit_indices
 from rlrec.app.log.person_visits import SPREAD, PersonPortions
+from rlrec.app.log.reward_log import RewardedSlots
 from rlrec.arrays import Flags, Ids, distinct, look_up, run_starts, take
 from rlrec.errors import InputError
 from rlrec.ope.comparisons import comparison, outcomes
@@ -108,30 +109,38 @@ class StudyFold:
                 columns, timeout_us=self._timeout_us, now=self.unit.now, by_session=self.study.by_session,
                 any_user=self.any_user,
             )  # fmt: skip
-            sums = list[StudySums]()
+            pages, sums = self._pages(batch), list[StudySums]()
             for fold in (self, *others):
-                since = fold.study.selection.since or 0
-                rows = batch.select_rows(np.flatnonzero(batch.slots["at"] >= since))
-                sums.append(fold._sums(columns, visits, rows) if len(rows) else study_figures.NOTHING)
+                is_later = pages[0].slots["at"] >= (fold.study.selection.since or 0)
+                rows = [page.take(is_later) for page in pages]
+                sums.append(fold._sums(columns, visits, rows) if is_later.any() else study_figures.NOTHING)
             yield sums
 
     def _portions(self) -> Iterator[tuple[Columns, Batch]]:
         """The visits of each portion of persons, and its selected decisions, where it has some; both are read once."""
-        selection = self.study.selection
-        batch = reader.variants_batch(self.unit, selection, columns=_READ)
+        selection, by_period = self.study.selection, self.study.by in study_figures.PERIODS
+        columns = [name for name in _READ if not (by_period and name in ("version_id", "variant_id"))]
+        batch = reader.variants_batch(self.unit, selection, columns=columns)
         persons = PersonPortions.read(self.unit, None if batch is None else np.unique(batch.slots["session_id"]))
-        log = reader.batches(self.unit, selection, columns=_READ, size=SPREAD) if batch is None else [batch]
+        log = reader.batches_by_id(self.unit, selection, columns=columns, size=SPREAD) if batch is None else [batch]
         decisions = partitions.spool(log, persons.files, lambda batch: batch.split(persons.file(batch.slots)))
         for batches, visits in zip(decisions, persons.visits(self.unit, self.study.experiment), strict=True):
             if batches:
                 rows = Batch.concatenate(batches)
                 for key, batch in rows.split(persons.portion(rows.slots)):
-                    by_decision = np.lexsort((batch.slots["position"], batch.slots["decision_id"]))
-                    yield visits[key], replace(batch, slots=take(batch.slots, by_decision))
+                    yield visits[key], batch
 
-    def _sums(self, columns: Columns, visits: Visits, batch: Batch) -> StudySums:
-        """The sums of a portion. columns: of its visits, which are those of persons; batch: its selected decisions."""
-        decisions, slots, censored = self._decisions(columns, batch)
+    def _pages(self, batch: Batch) -> list[RewardedSlots]:
+        """The decisions of a batch with each reward."""
+        return [
+            reward_log.with_page_rewards(batch, reward_log.with_rewards(batch, reward), reward)
+            for reward in self.study.rewards
+        ]
+
+    def _sums(self, columns: Columns, visits: Visits, pages: Sequence[RewardedSlots]) -> StudySums:
+        """The sums of a portion. columns: of its visits, which are those of persons; pages: its selected decisions with
+        each reward."""
+        decisions, slots, censored = self._decisions(columns, pages)
         if self.study.age_us is not None:
             has_age = self._has_age(columns, visits, decisions)
             decisions, slots = decisions.take(has_age), take(slots, has_age)
@@ -222,14 +231,10 @@ class StudyFold:
         return {texts[number]: outcomes.fold(units.take(segment == number), self.metrics) for number in numbers}
 
     def _decisions(
-        self, columns: Columns, batch: Batch, *, grouped: bool = True
+        self, columns: Columns, pages: Sequence[RewardedSlots], *, grouped: bool = True
     ) -> tuple[ServedDecisions, Columns, int]:
-        """The decisions of a batch without a censored slot, what `_READ` says of them, and how many mature ones have
-        such a slot."""
-        pages = [
-            reward_log.with_page_rewards(batch, reward_log.with_rewards(batch, reward), reward)
-            for reward in self.study.rewards
-        ]
+        """The decisions without a censored slot, what `_READ` says of them, and how many mature ones have such a
+        slot."""
         slots = pages[0].slots
         mature = [reward_log.mature(slots, reward, now=self.unit.now) for reward in self.study.rewards]
         visit, is_counted = visit_indices(columns, slots["session_id"], slots["visit"]), ~slots["censored"]
@@ -318,7 +323,7 @@ class StudyFold:
             return unit_sums(visits, ServedDecisions.empty(len(self.study.rewards)), now=entry_at)
         slots, events = people.ask_decisions(self.unit, keys, _READ, past)
         batch = Batch(slots=reader.read_slots(slots), events=events.columns())
-        decisions, _, _ = self._decisions(columns, batch, grouped=False)
+        decisions, _, _ = self._decisions(columns, self._pages(batch), grouped=False)
         return unit_sums(visits, decisions.take(decisions.at < entry_at[decisions.visit]), now=entry_at)
 
 
