@@ -166,7 +166,7 @@ class PolicyCommands:
         column a figure; in csv and in json they are in the order of the catalogue. ndjson has a line an arm. The label of
         an imported log has no belief: `rlrec exposure --policy NAME` has the rates of its arms.
 
-        context: The context, for a kind that reads one.
+        context: The context, of a kind that reads one [default: the newest].
         all: All arms, with weights, on a terminal; ipw_mean of a long log.
         curve: The learning curve of a version made by train-pg, epoch by epoch.
         plot: Write the answer as a figure, too."""
@@ -237,7 +237,7 @@ class PolicyCommands:
         column a figure; in csv and in json they are in the order of the catalogue. ndjson has a line an arm. The label of
         an imported log has no belief: `rlrec exposure --policy NAME` has the rates of its arms.
 
-        context: The context, for a kind that reads one.
+        context: The context, of a kind that reads one [default: the newest].
         all: All arms, with weights, on a terminal; ipw_mean of a long log.
         curve: The learning curve of a version made by train-pg, epoch by epoch.
         plot: Write the answer as a figure, too."""

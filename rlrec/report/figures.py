@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rlrec.app.judging.outcomes import Result as Outcomes
     from rlrec.app.policies.policy_beliefs import PolicyBelief
 
+MAX_CONTEXT = 60  # characters of a context that a title names
 MAX_ROWS = 15  # rows of a figure
 UNKNOWN = "cannot tell"
 VERDICTS = {"ok": "s1", "weak": "s2", "insufficient": "no"}  # their looks
@@ -300,7 +301,8 @@ def beliefs(answer: PolicyBelief) -> Figure | None:
     if not shown:
         return None
     top, chance = shown[0], "at position 1"
-    context = "With an empty context, " if "features" in answer else ""
+    fields = ", ".join(f"{name} {value}" for name, value in answer.get("context", {}).items())
+    context = f"In the newest context{f' ({fields})' if len(fields) <= MAX_CONTEXT else ''}, " if fields else ""
     if any(row["mean"] is not None for row in shown):
         notes = [f"shown {percent(row['probability'])}" for row in shown]
         pairs = zip(shown, notes, strict=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from typing import Any, NotRequired, TypedDict, cast
 
@@ -16,6 +16,7 @@ from rlrec.app.inputs import lookup
 from rlrec.app.inputs.arm_rules import allowed_arms
 from rlrec.app.learning import arm_means, belief_versions
 from rlrec.app.learning.belief_versions import VersionSummary
+from rlrec.app.log import stored_contexts
 from rlrec.arrays import Array, Ids, finite_or_none, plain_number
 from rlrec.errors import InputError
 from rlrec.ope.checks.exposure import spread
@@ -29,7 +30,8 @@ from rlrec.policy.slates.rules import RuledScores
 from rlrec.records import Arm, Version
 from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
-from rlrec.store.log import activity, decisions
+from rlrec.store.log import activity, decisions, selected
+from rlrec.store.log.selected import Selection
 from rlrec.store.policies import arms, beliefs, policies, routes
 from rlrec.times import DAY_US, format_time
 
@@ -60,10 +62,12 @@ class Pacing(TypedDict):
 class PolicyBelief(VersionSummary):
     """Answer of `policy show`: the belief per arm, how the version came about, and the versions of its policy. weighed:
     decisions that ipw_mean is from, None for all. Of some policies alone: features, the encoders of contexts and arms,
-    as `--features` takes them, of kinds that read contexts; and the budget, where there is one."""
+    as `--features` takes them, of kinds that read contexts, and the context that is meant; the budget, where there is
+    one."""
 
     arms: list[dict[str, Any]]
     features: NotRequired[dict[str, Any]]
+    context: NotRequired[dict[str, Any]]
     live: int
     drift: list[dict[str, Any]]
     learned_from: dict[str, Any]
@@ -86,9 +90,9 @@ Audience = TypedDict("Audience", {
 def show(
     store: Store, reference: str, context: Mapping[str, Any] | None = None, *, sample: bool = True, drift: bool = True
 ) -> PolicyBelief:
-    """The belief of a version about every arm, and what it would serve now, in a context. sample: where the log is
-    long, weighted means are from a part of it; drift: look for changes of mean rewards."""
-    context = context or {}
+    """The belief of a version about every arm, and what it would serve now, in a context; without one in that of the
+    newest decision. sample: where the log is long, weighted means are from a part of it; drift: look for changes of
+    mean rewards."""
     with store.read() as unit, nullcontext() if sample else bulk.alongside(unit):
         version, head = lookup.version(unit, reference)
         live = policies.by_id(unit, [head.live_id])[head.live_id]
@@ -96,8 +100,11 @@ def show(
         catalogue, changes = arms.all_arms(unit), newest.recent_changes(unit, version) if drift else {}
         names: dict[int | str, str | None] = {"policy": None, **{arm.id: arm.key for arm in catalogue}}
         optional_fields: dict[str, Any] = {}
+        if context is None:
+            context = _newest_context(unit, version) if version.contextual else {}
         if version.contextual:
-            optional_fields["features"] = {side: version.parameters[side] for side in ("context", "arm")}
+            features = {side: version.parameters[side] for side in ("context", "arm")}
+            optional_fields |= {"features": features, "context": dict(context)}
         if version.params.get("budget"):
             optional_fields["budget"] = _pacing(unit, version)
         weighted, weighed = arm_means.weighted_means(unit, version, catalogue, sample=sample)
@@ -120,6 +127,19 @@ def show(
             "counting": _counting(unit, version), "weighed": weighed,
         }  # fmt: skip
         return cast(PolicyBelief, answer)
+
+
+def _newest_context(unit: Unit, version: Version) -> dict[str, Any]:
+    """The context of the newest decision of a policy, else of the log, without what requests stated of arms and page;
+    empty where there is none, or none that the version can read."""
+    for policy_ids in ([version.policy.id], None):
+        if pages := selected.newest_pages(unit, Selection(policy_ids=policy_ids), 1):
+            (context,), _ = stored_contexts.distinct_contexts(unit, np.array([pages[0].context_id]))
+            context = {name: value for name, value in context.items() if not name.startswith("@")}
+            with suppress(InputError):
+                exact.load(unit, version).check(context)
+                return context
+    return {}
 
 
 def _pacing(unit: Unit, version: Version) -> Pacing:

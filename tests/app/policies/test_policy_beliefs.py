@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -68,3 +69,30 @@ def test_weighted_means_of_a_long_log_are_from_a_part_unless_all_is_asked_for(
     assert (complete["weighed"], everything["weighed"]) == (None, None)
     assert 0 < sampled["weighed"] <= 20
     assert everything["arms"] == complete["arms"] != sampled["arms"]
+
+
+def test_a_belief_is_shown_for_the_newest_context(db: str, tmp_path: Path) -> None:
+    """Of the policy's decisions, else of the log, without what a request stated of its arms; not for an empty one."""
+    run = runner(db)
+    run("arm", "import", "-", stdin=[{"arm": arm} for arm in ("a1", "a2")])
+    for name, kind in (("number", '"number"'), ("vector", '{"vector": 2}')):
+        (tmp_path / name).write_text(f'{{"context": {{"fields": {{"hour": {kind}}}}}}}')
+    run("policy", "create", "seeing", "--kind", "linucb", "--features", tmp_path / "number").done()
+    assert run("policy", "show", "seeing", "--json").json["context"] == {}
+    requests = [{"policy": "seeing", "session": "s", "context": {"hour": hour}, "arms": [{"arm": "a1"}, {"arm": "a2",
+                 "features": {"price": 2}}]} for hour in (3, 9)]  # fmt: skip
+    answers = run("recommend", "--input", "-", "--format", "ndjson", stdin=requests).lines
+    run("feedback", answers[1]["decision_id"], "click")
+    run("policy", "create", "other", "--kind", "linucb", "--features", tmp_path / "number").done()
+    run("policy", "create", "strict", "--kind", "linucb", "--features", tmp_path / "vector").done()
+    shown = {name: run("policy", "show", name, "--json").json for name in ("seeing", "other", "strict")}
+    assert [answer["context"] for answer in shown.values()] == [{"hour": 9}, {"hour": 9}, {}]
+    named, empty = (run("policy", "show", "seeing", "--context", text, "--json").json for text in ('{"hour": 9}', "{}"))
+    assert shown["seeing"] == named
+    assert empty["context"] == {}
+    assert empty["arms"] != named["arms"]
+    title = 'reads hour; shown for the context {"hour": 9}, the newest unless --context names one'
+    assert title in run("policy", "show", "seeing").stdout
+    page = tmp_path / "page.html"
+    run("report", page, "--policy", "seeing").done()
+    assert "In the newest context (hour 9), seeing@1 shows a1 most" in page.read_text(encoding="utf-8")

@@ -104,15 +104,16 @@ def versions_(store: Store, show: Show, name: str) -> None:
 @policy.command("show")
 @click.argument("reference", metavar="NAME[@V]")
 @click.option(
-    "--context", type=OBJECT, default="{}", metavar="JSON|@FILE", help="The context, for a kind that reads one."
+    "--context", type=OBJECT, metavar="JSON|@FILE", help="The context, of a kind that reads one [default: the newest]."
 )
 @click.option("--all", "all_arms", is_flag=True, help="All arms, with weights, on a terminal; ipw_mean of a long log.")
 @click.option("--curve", is_flag=True, help="The learning curve of a version made by train-pg, epoch by epoch.")
 @plot_option
 @reading("rlrec policy show home", "rlrec policy show visits --curve")
 def show_(
-    store: Store, show: Show, reference: str, context: dict[str, Any], all_arms: bool, curve: bool, plot: str | None
-) -> None:
+    store: Store, show: Show, reference: str, context: dict[str, Any] | None, all_arms: bool, curve: bool,
+    plot: str | None,
+) -> None:  # fmt: skip
     """Show what a policy believes about each arm, what it would serve now, and its versions.
 
     pending counts served slots whose rewards may still come: their window is open, or they wait to be settled; all
@@ -131,7 +132,7 @@ def show_(
     save_plot(plot, lambda: app.curves.training(*shown, result["training"], live=live) or app.figures.beliefs(result))
     terminal = show.screen.width is not None
     table = policy_view.belief_view(
-        result, context, all_arms=all_arms, curve=curve, terminal=terminal, ranked=show.format == "table"
+        result, all_arms=all_arms, curve=curve, terminal=terminal, ranked=show.format == "table"
     )
     head = {"policy": result["policy"], "version": result["version"]}
     lines = ({**head, **arm} for arm in result["arms"])

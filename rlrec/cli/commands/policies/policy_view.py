@@ -97,9 +97,7 @@ def _verdict(gate: Mapping[str, Any]) -> str:
     return f"{'passed' if gate['passed'] else 'not passed'}: {cell(gate['estimate'])} above {cell(gate['lower'])}"
 
 
-def belief_view(
-    result: PolicyBelief, context: Mapping[str, Any], *, all_arms: bool, curve: bool, terminal: bool, ranked: bool
-) -> View:
+def belief_view(result: PolicyBelief, *, all_arms: bool, curve: bool, terminal: bool, ranked: bool) -> View:
     """A belief. every: all arms on a terminal, curve: the learning curve epoch by epoch; ranked: the likeliest arm
     first."""
     rows = result["version_list"]
@@ -115,7 +113,10 @@ def belief_view(
         spent, amount, price = map(cell, (budget["spent"], budget["amount"], budget["price"]))
         title.append(f"spent in this {budget['period']}: {spent} of {amount} ({budget['event']}); price {price}")
     if "features" in result:
-        named = f"the context {cell(context)}" if context else "an empty context (see --context)"
+        fields, context = result["features"]["context"]["fields"], result["context"]
+        seen = {name: value for name, value in context.items() if name in fields or not fields}
+        named = f"the context {cell(seen)}" if seen else "a context without these"
+        named = f"{named}, the newest unless --context names one"
         title.append(f"reads {_fields(result['features']['context'])}; shown for {named}")
     title += _exposure(result["exposure"], sum(arm["status"] == "active" for arm in result["arms"]))
     notes = [*_training(result["training"], curve=curve), *map(_drift, result["drift"])]
