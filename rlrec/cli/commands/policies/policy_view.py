@@ -114,8 +114,8 @@ def belief_view(result: PolicyBelief, *, all_arms: bool, curve: bool, terminal: 
         title.append(f"spent in this {budget['period']}: {spent} of {amount} ({budget['event']}); price {price}")
     if "features" in result:
         fields, context = result["features"]["context"]["fields"], result["context"]
-        seen = {name: value for name, value in context.items() if name in fields or not fields}
-        named = f"the context {cell(seen)}" if seen else "a context without these"
+        values = {name: value for name, value in context.items() if name in fields or not fields}
+        named = f"the context {cell(values)}" if values else "a context without these"
         named = f"{named}, the newest unless --context names one"
         title.append(f"reads {_fields(result['features']['context'])}; shown for {named}")
     title += _exposure(result["exposure"], sum(arm["status"] == "active" for arm in result["arms"]))
