@@ -29,8 +29,25 @@ def run_starts(*columns: npt.NDArray[np.generic]) -> Index:
 
 
 def take(columns: Mapping[str, npt.NDArray[Any]], rows: Flags | Index | slice) -> dict[str, npt.NDArray[Any]]:
-    """These rows of columns by name, in that order."""
-    return {name: column[rows] for name, column in columns.items()}
+    """These rows of columns by name, in that order. One that repeats a value still does."""
+    if isinstance(rows, slice):
+        return {name: column[rows] for name, column in columns.items()}
+    n = int(np.count_nonzero(rows)) if rows.dtype == np.bool_ else len(rows)
+    return {
+        name: repeat_value(column[:1], n) if repeats_value(column) else column[rows] for name, column in columns.items()
+    }
+
+
+def repeats_value(column: npt.NDArray[Any]) -> bool:
+    """Whether a column holds a single value, which all rows share in memory; then nobody can write into it."""
+    return column.strides == (0,) and len(column) > 0
+
+
+def repeat_value(value: npt.NDArray[Any], n: int) -> npt.NDArray[Any]:
+    """A column of n rows, all of which are the one of `value` (1,)."""
+    column = np.ndarray((n,), value.dtype, value, strides=(0,))
+    column.flags.writeable = False
+    return column
 
 
 def offsets(lengths: npt.NDArray[np.integer]) -> Ids:
@@ -80,6 +97,8 @@ def distinct(*columns: Ids) -> tuple[Ids, Ids]:
     n = len(columns[0])
     code, kinds = np.zeros(n, np.int64), 1
     for column in columns:
+        if repeats_value(column):
+            continue
         values, number = _close(column, n)
         if kinds * number >= 2**62:
             code, kinds = _ranked(code, kinds)

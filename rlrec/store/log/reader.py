@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rlrec.arrays import Ids, Index, distinct, look_up, run_starts, take
+from rlrec.arrays import Ids, Index, distinct, look_up, repeat_value, repeats_value, run_starts, take
 from rlrec.log_fields import ABSENT as ABSENT
 from rlrec.log_fields import DECISION, EVENT, SLOT, LogField
 from rlrec.store.database.bulk import Columns, PendingQuery
@@ -20,6 +20,7 @@ from rlrec.store.log.selected import MAX_SPREAD, ROUTE, Selection, numbers, scan
 
 BATCH = 50_000  # decisions in a batch, about
 _NO_PROBABILITY = "2.0"  # stands for a missing probability, or its logarithm
+_HOLDS = "constants_hold"
 _NO_BYTES = ("x''", "''::bytea")  # on SQLite and PostgreSQL
 MAX_EVENT_SPREAD = 2  # ids for each decision of a range: to read past up to so many costs less than to look up events
 
@@ -129,19 +130,27 @@ class Batch:
                 yield name, key, columns
 
     def __getstate__(self) -> dict[str, Any]:
-        """The columns of one type as one matrix: few arrays are packed and unpacked many times faster than many."""
+        """The columns of one type as one matrix: few arrays are packed and unpacked many times faster than many. Of
+        columns that repeat a value it has the value."""
         state = dict(vars(self))
         for name, columns in (("slots", self.slots), *((name, columns) for name, _, columns in self._others())):
-            names: dict[str, list[str]] = {}
+            names: dict[tuple[str, int], list[str]] = {}
             for key, column in columns.items():
-                names.setdefault(column.dtype.char, []).append(key)
-            state[name] = [(keys, np.stack([columns[key] for key in keys])) for keys in names.values()]
+                names.setdefault((column.dtype.char, 1 if repeats_value(column) else len(column)), []).append(key)
+            state[name] = [
+                (keys, np.stack([columns[key][:n] for key in keys]), len(columns[keys[0]]))
+                for (_, n), keys in names.items()
+            ]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         for name, value in state.items():
             if isinstance(value, list):
-                value = {key: column for keys, rows in value for key, column in zip(keys, rows, strict=True)}
+                value = {
+                    key: column if len(column) == n else repeat_value(column, n)
+                    for keys, rows, n in value
+                    for key, column in zip(keys, rows, strict=True)
+                }
             object.__setattr__(self, name, value)
 
     def split(self, parts: Ids) -> Iterator[tuple[int, Batch]]:
@@ -192,13 +201,15 @@ def batches(
     needed_columns = {*columns, "decision_id", "session_id", "position", *(["context_id"] if pick_contexts else [])}
     names = [name for name in COLUMNS if name in needed_columns]
     extra_queries = {**({"visits": ask_visits} if visits else {}), **({"keys": ask_keys} if keys else {})}
+    constants: Mapping[str, float] | None = None
     pending = (
-        _RangeQueries(unit, ids, selection.conditions(), names, extra_queries, few_test)
+        _RangeQueries(unit, ids, selection.conditions(), names, extra_queries, constants, few_test)
         for ids in (_session_ranges(unit, size, bounds) if few_test is None else _few_ranges(unit, size, few_test))
     )
     queries, read = next(pending, None), 0
     while queries is not None:
         batch = queries.batch()
+        constants = queries.constants
         read += queries.ids.decisions
         unit.progress("decisions", read, queries.ids.share)
         contexts = None
@@ -253,14 +264,34 @@ class IdRange(NamedTuple):
     share: float
 
 
+def _constants(slots: Columns) -> dict[str, float]:
+    """The value of each column that has a single one, where SQL can name it exactly: integers, no probability (NaN)
+    and the probability 1."""
+    return {
+        name: column[0]
+        for name, column in slots.items()
+        if len(column) and column.dtype != np.object_
+        and (column.dtype != np.float64 or column[0] == 1 or isnan(column[0]))
+        and ((column == column[0]).all() or np.isnan(column).all())
+    }  # fmt: skip
+
+
+def _constant_test(constants: Mapping[str, float]) -> str:
+    """Whether all columns of a slot have their constants, as SQL."""
+    values = {name: _NO_PROBABILITY if isnan(value) else int(value) for name, value in constants.items()}
+    tests = " AND ".join(f"{COLUMNS[name][1]} = {value}" for name, value in values.items())
+    return f"CASE WHEN {tests} THEN 1 ELSE 0 END"
+
+
 class _RangeQueries:
-    """The queries of a range of sessions.
+    """The queries of a range of sessions. constants: columns of slots that had one value in all ranges before, None for
+    the first: whether they still have it is asked in their place; where they do not, all is asked once more.
     Decisions that do not lie too far apart are read in order of their ids, which is their order on the disk: an index
     leads from one page to another. A `+` keeps the database from using an index nevertheless."""
 
     def __init__(
         self, unit: Unit, ids: IdRange, conditions: Sequence[str], names: Sequence[str],
-        extra_queries: Mapping[str, RangeQuery], few_test: str | None = None,
+        extra_queries: Mapping[str, RangeQuery], constants: Mapping[str, float] | None, few_test: str | None = None,
     ) -> None:  # fmt: skip
         sessions = [f"d.session_id > {ids.low}", f"d.session_id <= {ids.high}"]
         bounds = [f">= {ids.first}", f"<= {ids.last}"]
@@ -272,8 +303,10 @@ class _RangeQueries:
             tests, order = [*id_tests, *(f"+{test}" for test in sessions), *tests], "d.id, s.position"
         else:
             tests, order = [*sessions, *tests], "d.session_id, d.id, s.position"
-        other_queries = {*PER_SESSION, *PER_DECISION}
-        self._slots = ask_slots(unit, [name for name in names if name not in other_queries], tests, order=order)
+        self.constants, self._columns = constants, [name for name in names if name not in PER_SESSION + PER_DECISION]
+        self._ask_slots = partial(ask_slots, unit, tests=tests, order=order)
+        varying = [name for name in self._columns if name not in (constants or ())]
+        self._slots = self._ask_slots(varying, constants=constants or {})
         if spread < MAX_EVENT_SPREAD:
             inside, tables = [*tests, *(f"e.decision_id {end}" for end in bounds)], "event e CROSS JOIN decision d"
             self._events = ask_events(unit, EVENT_COLUMNS, inside, tables=tables)
@@ -293,7 +326,7 @@ class _RangeQueries:
         self._extra_queries = {name: ask(unit, ids.low, ids.high) for name, ask in extra_queries.items()}
 
     def batch(self) -> Batch:
-        slots, events = read_slots(self._slots), self._events.columns()
+        slots, events = self._read_slots(), self._events.columns()
         session = slots["session_id"]
         if (session[1:] < session[:-1]).any():
             slots = take(slots, np.argsort(session, kind="stable"))
@@ -304,6 +337,20 @@ class _RangeQueries:
         extra = {name: query.columns() for name, query in self._extra_queries.items()}
         slots = {name: slots[name] for name in self._names}
         return Batch(slots=slots, events=events, visits=extra.get("visits"), keys=extra.get("keys"))
+
+    def _read_slots(self) -> Columns:
+        slots, constants = read_slots(self._slots), self.constants
+        if not constants:
+            self.constants = _constants(slots) if constants is None else constants
+            return slots
+        holds = slots.pop(_HOLDS)
+        if holds.all():
+            values: Columns = {name: np.array([value], COLUMNS[name][0]) for name, value in constants.items()}
+            return slots | {name: repeat_value(value, len(holds)) for name, value in values.items()}
+        slots = read_slots(self._ask_slots(self._columns))
+        texts = {name: str(value) for name, value in _constants(slots).items()}
+        self.constants = {name: value for name, value in constants.items() if texts.get(name) == str(value)}
+        return slots
 
 
 def batches_by_id(unit: Unit, selection: Selection, *, columns: Sequence[str], size: int) -> Iterator[Batch]:
@@ -384,12 +431,16 @@ def variants_batch(unit: Unit, selection: Selection, *, columns: Sequence[str]) 
     return Batch(slots=read_slots(slots), events=events.columns())
 
 
-def ask_slots(unit: Unit, names: Sequence[str], tests: Sequence[str], *, order: str) -> PendingQuery:
-    """Some of COLUMNS for the slots of decisions `d` that pass all tests."""
+def ask_slots(
+    unit: Unit, names: Sequence[str], tests: Sequence[str], *, order: str, constants: Mapping[str, float] = {},
+) -> PendingQuery:  # fmt: skip
+    """Some of COLUMNS for the slots of decisions `d` that pass all tests; with constants of others, whether these
+    hold."""
     session = " CROSS JOIN session v" if any(name in PER_SESSION for name in names) else ""
     inside = ["s.decision_id = d.id", *(["v.id = d.session_id"] if session else []), *tests]
     tables = f"decision d CROSS JOIN slot s{session} WHERE {' AND '.join(inside)} ORDER BY {order}"
-    return _ask(unit, {name: COLUMNS[name] for name in names}, tables)
+    columns = {name: COLUMNS[name] for name in names}
+    return _ask(unit, columns | ({_HOLDS: (np.bool_, _constant_test(constants))} if constants else {}), tables)
 
 
 def ask_decisions(unit: Unit, names: Sequence[str], tests: Sequence[str]) -> PendingQuery:
@@ -456,6 +507,6 @@ def read_slots(query: PendingQuery) -> Columns:
     """The answer to `ask_slots`, with NaN for a probability that is missing."""
     slots = query.columns()
     for name, column in slots.items():
-        if COLUMNS[name][0] is np.float64 and name != "score" and (is_missing := column > 1).any():
+        if column.dtype == np.float64 and name != "score" and (is_missing := column > 1).any():
             column[is_missing] = np.nan
     return slots

@@ -249,18 +249,19 @@ def scan_tests(unit: Unit, selection: Selection) -> str:
 
 def _id_test(unit: Unit, selection: Selection) -> str:
     """A test on the ids of decisions that all selected ones pass, from an index."""
-    if unit.folder is None and (variants := selection.variant_ids):
-        test = variants_test(variants)
-    elif unit.folder is None and selection.policy_ids:
-        test = f"d.policy_id IN ({numbers(selection.policy_ids)})"
+    if unit.folder is None and (policies := selection.variant_ids or selection.policy_ids):
+        test = variants_test(policies) if selection.variant_ids else f"d.policy_id IN ({numbers(policies)})"
+        ids_text = "SELECT d.id FROM decision d WHERE d.policy_id = p.id ORDER BY d.id"
+        ends = f"min(({ids_text} LIMIT 1)), max(({ids_text} DESC LIMIT 1))"  # an index has those of each policy
+        rows = f"policy p WHERE {test.replace('d.policy_id', 'p.id')}"
     elif selection.since is not None and not _may_be_imported(unit):
         test = f"d.imported = 0 AND d.at >= {int(selection.since)}"
+        ends, rows = "min(+d.id), max(+d.id)", f"decision d WHERE {test}"  # a `+`, or it walks through all ids
     else:
         return "1 = 1"
-    # a `+`, or it walks through all ids
-    text = f"SELECT coalesce(min(+d.id), 0), coalesce(max(+d.id), -1), count(*) FROM decision d WHERE {test}"
+    text = f"SELECT {ends}, (SELECT count(*) FROM decision d WHERE {test}) FROM {rows}"
     first, last, number = _read_once(unit, text, lambda: unit.ask(text)[0])
-    return test if last - first > MAX_SPREAD * number else f"d.id BETWEEN {first} AND {last}"
+    return test if (last or 0) - (first or 0) > MAX_SPREAD * number else f"d.id BETWEEN {first or 0} AND {last or -1}"
 
 
 def variants_test(variant_ids: Collection[int]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import sqlite3
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from rlrec.app.requests import session
+from rlrec.arrays import Index, repeats_value
 from rlrec.errors import RlrecError
 from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
@@ -90,6 +92,41 @@ def test_a_few_new_decisions_of_old_sessions_are_read_alone(served: Store, size:
             3,
             [2, 3, 40],
         )
+
+
+def test_columns_of_one_value_are_not_read_again_and_hold_what_is_stored(served: Store) -> None:
+    """`censored` is 0 in all ranges, no slot of the first range lacks a marginal, one of a later one does."""
+    with served.read() as unit:
+        (complete,), pieces = read(unit, size=1_000), read(unit, size=6)
+    assert any(np.isnan(piece.slots["marginal"]).any() for piece in pieces[1:])
+    repeated = [name for name, column in pieces[-1].slots.items() if repeats_value(column)]
+    assert {"censored", "imported", "subsampled"} <= set(repeated) < set(complete.slots)
+    assert not pieces[-1].slots["censored"].flags.writeable
+    for stored in (pieces, pickle.loads(pickle.dumps(pieces)), [piece.select_rows(rows_of(piece)) for piece in pieces]):
+        same_slots(stored, complete)
+
+
+def test_what_had_one_value_in_all_ranges_before_is_read_where_it_has_another(served: Store) -> None:
+    """The last decision alone has a keep probability; the first session alone has the flag of an estimate."""
+    served.write(lambda unit: unit.tell("UPDATE decision SET keep_probability = .5 WHERE id = 41"))
+    served.write(lambda unit: unit.tell("UPDATE decision SET estimated = 1 WHERE session_id = 1"))
+    with served.read() as unit:
+        (complete,), pieces = read(unit, size=1_000), read(unit, size=1)
+    assert set(complete.slots["keep_probability"]) == {0.5, 1.0}
+    same_slots(pieces, complete)
+
+
+def rows_of(piece: Batch) -> Index:
+    """All rows but those of one decision."""
+    return np.flatnonzero(piece.slots["decision_id"] != 5)
+
+
+def same_slots(pieces: list[Batch], complete: Batch) -> None:
+    """The slots of complete sessions, as those of the whole log with the same decisions."""
+    slots = Batch.concatenate(pieces).slots
+    complete = complete.select_rows(np.flatnonzero(np.isin(complete.slots["decision_id"], slots["decision_id"])))
+    slots = {name: slots[name] for name in complete.slots}
+    same([Batch(slots=slots, events={})], [Batch(slots=complete.slots, events={})])
 
 
 def histories_of(store: Store) -> dict[int, bytes | None]:

@@ -29,7 +29,7 @@ from rlrec.app.evaluation.targets.cases import (
 )  # fmt: skip
 from rlrec.app.evaluation.targets.targets import Target
 from rlrec.app.log import reward_log
-from rlrec.arrays import Array, Flags, Ids, distinct
+from rlrec.arrays import Array, Flags, Ids, distinct, take
 from rlrec.errors import InputError
 from rlrec.ope.sums.base import LogBatch
 from rlrec.policy.contexts.statements import by_arm
@@ -258,9 +258,11 @@ class Scorer:
         # the catalogue counts where the target looks at what it says of the arms
         revision = slots["catalogue_revision"] * self.serving.reads_catalogue(contexts)
         sets = self.eligible_sets(slots, logged)
-        columns = np.column_stack([sets, revision, slots["size"], codes[slots["context"]]])[subset]
-        first, case = distinct(*columns.T)
-        cases = columns[first]
+        columns = {"set": sets, "revision": revision, "size": slots["size"], "context": codes[slots["context"]]}
+        if len(subset) < len(rows):
+            columns = take(columns, subset)
+        first, case = distinct(*columns.values())
+        cases = np.column_stack([column[first] for column in columns.values()])
         order = np.argsort(case, kind="stable")
         ends = np.searchsorted(case[order], np.arange(len(cases) + 1))
         step = self._cases_at_a_time(cases, models=models)
