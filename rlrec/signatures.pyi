@@ -829,7 +829,7 @@ class Commands:
         kinds: Kinds that learn, as in `rlrec policy kinds`.
         params: Values of a parameter of one kind; repeatable: every combination is played, at most 40 in all.
         features: How contexts and arms are read [default: fitted to the log].
-        reward: Reward to learn and to judge by [default: `default`].
+        reward: To learn and judge by [default: what policies learn].
         log: Filter, as in `evaluate` [default: all].
         level: Confidence of all intervals together.
         cluster: user, session or row [default: user, else session].
@@ -856,7 +856,7 @@ class Commands:
         Slots were drawn with known probabilities, so what was shown less what was expected is chance alone: no model of
         people is needed, and the log may be that of a policy that learns. Intervals are by person.
 
-        reward: Reward definition [default: `default`].
+        reward: Reward definition [default: what all policies learn].
         horizon: Time within which people come back [default: the window of a reward that weighs `return`, else 7d].
         by: Effects by policy, version, variant, day or a FIELD of the context.
         log: Filter of the log, or parquet:DIR, as in `evaluate` [default: all].
@@ -994,7 +994,7 @@ class Commands:
         policy: Only decisions of this policy.
         log: Filter of the log, or parquet:DIR, as in `evaluate` [default: all].
         by: The figures of the catalogue for each day, too.
-        reward: Reward of the rates [default: the policy's, or `default`].
+        reward: Reward of the rates [default: what the policy, or all, learn].
         position: Curve that counts pulls of the rates [default: the policy's].
         jobs: Processes that share a log of more than 50,000 decisions.
         engine: local processes, or a cluster: dask.

@@ -6,8 +6,10 @@ from collections.abc import Collection, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from rlrec import policy as kinds
 from rlrec.errors import Conflict, InputError, suggest
 from rlrec.records import Head, Reward, Version
+from rlrec.sentences import DEFAULT_REWARD
 from rlrec.store import Unit
 from rlrec.store.database.unit import parse
 from rlrec.store.log import settings
@@ -104,8 +106,13 @@ def experiment_names(unit: Unit) -> set[str]:
     return {*(row.name for row in experiments.all_experiments(unit)), *filter(None, imported)}
 
 
-def reward(unit: Unit, name: str) -> Reward:
-    """The reward definition of this name. Raises InputError where there is none."""
+def reward(unit: Unit, name: str | None) -> Reward:
+    """The reward definition of this name; without one that which all live policies that serve learn, else `default`.
+    Raises InputError where there is none."""
+    if name is None:
+        live = policies.live(unit, [policy.name for policy in policies.all_policies(unit)]).values()
+        learned = {version.reward.name for version, _ in live if kinds.load(version.policy.kind).served}
+        name = learned.pop() if len(learned) == 1 else DEFAULT_REWARD
     definitions = {definition.name: definition for definition in policies.rewards(unit)}
     if name not in definitions:
         raise unknown("reward", name, definitions)

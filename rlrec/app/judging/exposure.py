@@ -163,7 +163,7 @@ class Census:
         selection = filters.selection(unit, log)
         evaluation = Evaluation.resolve(unit, EvaluationRequest(targets=(), log=log), selection)
         version = None if request.policy is None else lookup.version(unit, request.policy)[0]
-        reward = version.reward if version and not request.reward else lookup.reward(unit, request.reward or "default")
+        reward = version.reward if version and not request.reward else lookup.reward(unit, request.reward)
         position = request.position or (version and version.params.get("position"))
         catalogue = arms.all_arms(unit)
         return cls(

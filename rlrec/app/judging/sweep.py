@@ -110,7 +110,7 @@ def sweep(
     if (request.log or "").startswith(PREFIX):
         raise InputError("a sweep learns from the log of a store", hint="`rlrec import-log` brings it into one")
     with store.read() as unit, bulk.alongside(unit), workers.opened(store, unit.now) as engine:
-        reward = lookup.reward(unit, request.reward or "default")
+        reward = lookup.reward(unit, request.reward)
         selection = filters.selection(unit, request.log)
         candidates = candidates_of(unit, request, reward, selection)
         if not selected.extent(unit, selection).decisions:

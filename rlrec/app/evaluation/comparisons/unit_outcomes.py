@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rlrec import policy as kinds
 from rlrec.app.evaluation.comparisons import declared, study_figures
 from rlrec.app.evaluation.comparisons.declared import Declaration
 from rlrec.app.evaluation.comparisons.study_figures import AGES, Groups, Study, StudyFigures, StudySums, metrics
@@ -30,14 +29,13 @@ from rlrec.ope.comparisons.outcomes import OutcomeSums, ramp_strata
 from rlrec.ope.intervals.tails import chi_square_above
 from rlrec.ope.sums.unit_visits import FAR_FUTURE, SAMPLED_FLAGS, ServedDecisions, UnitSums, Visits, unit_sums
 from rlrec.records import Reward
-from rlrec.sentences import DEFAULT_REWARD
 from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
 from rlrec.store.database.unit import parse
 from rlrec.store.log import reader, selected, sessions, settings
 from rlrec.store.log.reader import ABSENT, Batch
 from rlrec.store.log.selected import Selection
-from rlrec.store.policies import experiments, people, policies
+from rlrec.store.policies import experiments, people
 from rlrec.store.policies.experiments import Experiment, Phase
 from rlrec.times import DAY_US
 
@@ -421,17 +419,10 @@ def rewards_of(unit: Unit, names: Sequence[str], experiment: Experiment | None) 
     if repeated_name := next((name for name in names if list(names).count(name) > 1), None):
         raise InputError(f"reward {repeated_name!r} is named twice")
     if experiment is None:
-        return [lookup.reward(unit, name) for name in names or [_usual_reward(unit)]]
+        return [lookup.reward(unit, name) for name in names] or [lookup.reward(unit, None)]
     learned = [reward.name for reward in learned_rewards(unit, experiment)]
     needed = declared.reward_names(experiment, learned[0])
     return [lookup.reward(unit, name) for name in dict.fromkeys([*names, *needed, *([] if names else learned)])]
-
-
-def _usual_reward(unit: Unit) -> str:
-    """The reward that all live policies which serve learn; `default` where they differ, or there are none."""
-    live = policies.live(unit, [policy.name for policy in policies.all_policies(unit)]).values()
-    learned = {version.reward.name for version, _ in live if kinds.load(version.policy.kind).served}
-    return learned.pop() if len(learned) == 1 else DEFAULT_REWARD
 
 
 def learned_rewards(unit: Unit, experiment: Experiment) -> list[Reward]:

@@ -46,9 +46,9 @@ MAX_BYTES = 1 << 30  # of sums by group, of a partition
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Arguments of `effects`. log: a filter; reward: None for `default`; horizon_us: within which a person comes back,
-    None for the window of a reward that weighs `return`, else 7 days; position: a curve, None for that which the log
-    tells; by: groups, each with effects of its own; level: of intervals."""
+    """Arguments of `effects`. log: a filter; reward: None for what all policies learn; horizon_us: within which people
+    come back, None for the window of a reward that weighs `return`, else 7 days; position: a curve, None for that
+    which the log tells; by: groups, each with effects of its own; level: of intervals."""
 
     log: str | None = None
     reward: str | None = None
@@ -248,7 +248,7 @@ class EffectPass:
         if request.by in FINEST:
             hint = "by policy, version, variant, day or a field of the context"
             raise InputError(f"effects are those of pages, which have no one {request.by}", hint=hint)
-        definition = lookup.reward(unit, request.reward or "default")
+        definition = lookup.reward(unit, request.reward)
         curve = lookup.curve(unit, request.position).examination if request.position else None
         evaluation = Evaluation.resolve(
             unit, EvaluationRequest(targets=(), log=request.log, by=request.by), filters.selection(unit, request.log)

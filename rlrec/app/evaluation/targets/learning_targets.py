@@ -23,6 +23,7 @@ from rlrec.store.database.bulk import Columns
 from rlrec.store.log import selected
 from rlrec.store.log.selected import Selection
 from rlrec.store.policies import policies
+from rlrec.times import format_time
 
 STRETCHES = 20  # of the log: what a policy learned in the last one would have no later rows to be judged by
 
@@ -35,7 +36,8 @@ def time_blocks(unit: Unit, selection: Selection, number: int) -> list[Selection
     begins = sorted(at for at in since if at is not None)
     if not decisions or len(begins) < number - 1:
         hint = "what came first teaches, and what came later judges"
-        raise CheckFailed(f"{quantity(decisions, 'decision')} make no {number} stretches of time", hint=hint)
+        cause = "too many have the same time" if decisions >= number else "they are too few"
+        raise CheckFailed(f"{quantity(decisions, 'decision')} make no {number} stretches of time: {cause}", hint=hint)
     limits = [selection.since, *begins, selection.until]
     return [replace(selection, since=first, until=last) for first, last in pairwise(limits)]
 
@@ -134,8 +136,9 @@ def crammed(unit: Unit, target: Target, selection: Selection, *, greedy: bool) -
     version, (_, *initial) = target.serving.version, target.lessons
     for lesson in initial:
         taught = replace(selection, last_id=lesson.selection.last_id)
-        if selected.extent(unit, taught).decisions:
-            hint = "--log since=DAY takes decisions after those; `rlrec sweep` lets a kind learn anew, and judges that"
+        if (extent := selected.extent(unit, taught)).decisions:
+            since = f"--log since={format_time(extent.last_at + 1)} takes decisions after those"
+            hint = f"{since}; `rlrec sweep` lets a kind learn anew, and judges that"
             raise InputError(f"{version.reference} began with what it learned from decisions of this log", hint=hint)
     if target.draws_candidates:
         raise InputError("cram has no weights of lists of candidates", hint="use --estimator snips")

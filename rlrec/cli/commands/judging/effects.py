@@ -27,7 +27,7 @@ ARMS = (
 @click.command(cls=GroupedCommand, epilog="`rlrec help visits` shows them at work, and a policy that learns them.")
 @option_group(
     "What to tell",
-    click.option("--reward", type=NAME, metavar="NAME", help="Reward definition [default: `default`]."),
+    click.option("--reward", type=NAME, metavar="NAME", help="Reward definition [default: what all policies learn]."),
     click.option(
         "--horizon", "horizon_us", type=DURATION,
         help="Time within which people come back [default: the window of a reward that weighs `return`, else 7d].",

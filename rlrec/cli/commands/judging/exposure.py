@@ -21,7 +21,7 @@ DAYS = ("day", "decisions", "slots", "coverage", "gini", "effective_arms", "floo
 @click.option("--policy", metavar="NAME", help="Only decisions of this policy.")
 @click.option("--log", metavar="FILTER", help="Filter of the log, or parquet:DIR, as in `evaluate` [default: all].")
 @click.option("--by", type=click.Choice(["day"]), help="The figures of the catalogue for each day, too.")
-@click.option("--reward", metavar="NAME", help="Reward of the rates [default: the policy's, or `default`].")
+@click.option("--reward", metavar="NAME", help="Reward of the rates [default: what the policy, or all, learn].")
 @click.option("--position", metavar="CURVE", help="Curve that counts pulls of the rates [default: the policy's].")
 @workers_options
 @plot_option

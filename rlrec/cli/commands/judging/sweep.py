@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         help="Values of a parameter of one kind; repeatable: every combination is played, at most 40 in all.",
     ),
     click.option("--features", type=JSON_FILE, help="How contexts and arms are read [default: fitted to the log]."),
-    click.option("--reward", type=NAME, metavar="NAME", help="Reward to learn and to judge by [default: `default`]."),
+    click.option("--reward", type=NAME, metavar="NAME", help="To learn and judge by [default: what policies learn]."),
 )  # fmt: skip
 @option_group("Which log", click.option("--log", metavar="FILTER", help="Filter, as in `evaluate` [default: all]."))
 @option_group(

@@ -443,3 +443,18 @@ def test_pages_whose_rules_leave_no_marginals_are_left_out(run_sqlite: Run) -> N
     assert (answer["left_out"], answer["groups"][0]["pages"]) == (60, 60)
     assert "60 pages left out" in run("effects", "--now", AFTERWARDS).stdout
     assert run("policy", "rebuild", "long", "--now", AFTERWARDS).exit_code == 0
+
+
+def test_without_a_reward_what_all_policies_learn_counts(run_sqlite: Run) -> None:
+    """As in `outcomes`; `default` where two policies learn different ones."""
+    assert run_sqlite("reward", "define", "value", "click=2").exit_code == 0
+    run_sqlite("policy", "create", "draw", "--kind", "uniform", "--reward", "value").done()
+    run_sqlite("simulate", "shop", "--policy", "draw", "--sessions", 400, "--group", 10, "--seed", 1).done()
+
+    def rewards() -> set[str]:
+        commands = ("effects",), ("exposure",), ("sweep", "--kinds", "ucb")
+        return {run_sqlite("--now", AFTERWARDS, *words, "--json").json["reward"] for words in commands}
+
+    assert rewards() == {"value"}
+    run_sqlite("policy", "create", "other", "--kind", "uniform").done()
+    assert rewards() == {"default"}
