@@ -19,6 +19,7 @@ from rlrec.app.experiments.compare import VariantComparison
 from rlrec.app.inputs import filters, lookup
 from rlrec.app.judging import evaluate, exposure, outcomes, positions
 from rlrec.app.judging.positions import CurveAnswer
+from rlrec.app.log import partitions
 from rlrec.app.policies import policy_beliefs
 from rlrec.app.policies.policy_beliefs import PolicyBelief
 from rlrec.errors import RlrecError, StoreBusy, quantity
@@ -115,7 +116,8 @@ class Result:
 
 def report(store: Store, request: Request) -> Result:
     """The content of the page. Raises InputError for names that the store lacks; a part that has no answer says why."""
-    with store.snapshot() as unit, bulk.alongside(unit):
+    # exposure and estimates are from the same decisions
+    with store.snapshot() as unit, bulk.alongside(unit), partitions.shared(unit):
         return _Gathering(store, unit, request).result()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from tempfile import SpooledTemporaryFile
@@ -66,16 +66,32 @@ def read(
     rows = partial(reader.batches, unit, selection, size=SPREAD, **options)
     logs = iter(()) if unit.folder is None else unit.folder.split(number)
     with ExitStack() as stack:
-        files = [stack.enter_context(_spool(number)) for _ in range(number)]
-        _spread(rows() if unit.folder is None else (), files, lambda batch: batch.split(buckets(batch.slots) % number))
+        key = (repr(selection), number, frozenset(options["columns"]), visits, keys)
+        owner, stored = unit.partitions or (stack, dict[Any, list[IO[bytes]]]())
+        files = stored.get(key)
+        if files is None:
+            files = stored[key] = [owner.enter_context(_spool(number)) for _ in range(number)]
+            pieces = rows() if unit.folder is None else ()
+            _spread(pieces, files, lambda batch: batch.split(buckets(batch.slots) % number))
         for time in range(times):
             for file in files:
                 if (log := next(logs, None)) is not None:  # a partition of a folder, which is read in its turn
                     with unit.reading(log):
                         for batch in rows():
                             pickle.dump(batch, file, pickle.HIGHEST_PROTOCOL)
-                with closing(file) if time == times - 1 else nullcontext():
+                with closing(file) if time == times - 1 and unit.partitions is None else nullcontext():
                     yield _SpooledRows(file)
+
+
+@contextmanager
+def shared(unit: Unit) -> Iterator[None]:
+    """Inside it, partitions that were read are there for those who read the same rows next."""
+    with ExitStack() as stack:
+        unit.partitions = stack, dict[Any, list[IO[bytes]]]()
+        try:
+            yield
+        finally:
+            unit.partitions = None
 
 
 def spool(pieces: Iterable[T], number: int, split: Callable[[T], Iterable[tuple[int, T]]]) -> Iterator[list[T]]:

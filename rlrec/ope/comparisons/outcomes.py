@@ -43,6 +43,8 @@ def fold(
 ) -> OutcomeSums:
     """The sums of a batch in which every unit is complete.
     past: the same units before their entry, all in group 0; shared: a unit can be in several groups."""
+    names = {name for metric in metrics for name in (metric.numerator, metric.denominator)}
+    units = replace(units, columns={name: units.columns[name] for name in names})
     past_columns = None if past is None else _aligned(past, units.unit)
     rows_by_group = {number: np.flatnonzero(units.group == number) for number in np.unique(units.group).tolist()}
     keys = product(rows_by_group, metrics)
@@ -53,8 +55,8 @@ def fold(
         for number, rows in rows_by_group.items():
             group_columns, first_columns = units.take(rows).columns, _aligned(first, units.unit[rows])
             for metric in metrics:
-                names = (metric.numerator, metric.denominator)
-                sides = [np.stack([columns[name] for name in names]) for columns in (group_columns, first_columns)]
+                ratio = (metric.numerator, metric.denominator)
+                sides = [np.stack([columns[name] for name in ratio]) for columns in (group_columns, first_columns)]
                 pairs[number, metric] = sides[0] @ sides[1].T
     return OutcomeSums(groups=groups, pairs=pairs)
 

@@ -48,6 +48,11 @@ class Visits:
         begun = np.searchsorted(self._starts, self._key(code, at - 1), side="right")
         return begun - np.searchsorted(self._starts, code * len(self._times))
 
+    @cached_property
+    def unit_code(self) -> Ids:
+        """The number of each unit, (v,), in the order of digests."""
+        return self._code if self.unit is self.person else np.unique(self.unit, return_inverse=True)[1].reshape(-1)
+
     # Pairs of person and time as one number, whose order is theirs.
 
     @cached_property
@@ -126,8 +131,9 @@ class UnitSums:
         return replace(self, group=group).take(np.lexsort((self.unit, group)))
 
 
-def unit_sums(visits: Visits, decisions: ServedDecisions, *, now: int | Ids) -> UnitSums:
-    """The sums of every unit in every group. now: the time at which windows are over, for all or of each visit."""
+def unit_sums(visits: Visits, decisions: ServedDecisions, *, now: int | Ids, counts_days: bool = True) -> UnitSums:
+    """The sums of every unit in every group. now: the time at which windows are over, for all or of each visit;
+    counts_days: whether there is a column of active days."""
     # stays: the visits of each group, as far as it served them
     first, stay = distinct(decisions.group, decisions.visit)
     group, visit, n = decisions.group[first], decisions.visit[first], len(first)
@@ -136,7 +142,7 @@ def unit_sums(visits: Visits, decisions: ServedDecisions, *, now: int | Ids) -> 
     np.maximum.at(ended, stay, decisions.at)
     # rows: units of each group
     unit = visits.unit[visit]
-    first, row = distinct(group, np.unique(unit, return_inverse=True)[1].reshape(-1))
+    first, row = distinct(group, visits.unit_code[visit])
     entry = np.full(len(first), FAR_FUTURE)
     np.minimum.at(entry, row, begun)
     entry_rows = np.flatnonzero(begun == entry[row])
@@ -160,7 +166,7 @@ def unit_sums(visits: Visits, decisions: ServedDecisions, *, now: int | Ids) -> 
         "recognised": np.where(add(recognised) > 0, unit_weights, 0.0),
         "visits": add(stay_weights),
         "came_again": np.where(add(np.ones(n)) > 1, unit_weights, 0.0),
-        "active_days": _days(row[stay], decisions, len(first)) * unit_weights,
+        **({"active_days": _days(row[stay], decisions, len(first)) * unit_weights} if counts_days else {}),
         "visits_over": add(is_over * stay_weights),
         "decisions": add(is_over * _sums(stay, count, n)),
         "minutes": add(is_over * stay_weights * (ended - begun) / MINUTE),

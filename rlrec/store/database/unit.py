@@ -66,6 +66,7 @@ class Unit:
         # by policy: its head and the versions that learn, until a ledger takes them; None: they are not kept
         self.heads: dict[int, tuple[Any, list[Any]]] | None = None
         self.extents: dict[Any, Any] = {}  # of selections of the log, in a snapshot that stays as it is
+        self.partitions: Any = None  # of the log, in files that others read next: see `partitions.shared`
         self.marginals: dict[Any, Any] = {}  # of distributions that decisions were drawn from
         self.folder: Any = None  # a `FolderLog`, which has the log in place of the store
 

@@ -155,6 +155,9 @@ class Batch:
 
     def split(self, parts: Ids) -> Iterator[tuple[int, Batch]]:
         """The rows of each part that has some, by its number. parts: of each row, the same in a whole session."""
+        if len(parts) and (parts == parts[0]).all():
+            yield int(parts[0]), self
+            return
         tables = {"slots": (self.slots, parts)}
         for name, key, columns in self._others():
             first, _ = distinct(self.slots[key])

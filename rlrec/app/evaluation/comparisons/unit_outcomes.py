@@ -142,7 +142,8 @@ class StudyFold:
         if self.study.age_us is not None:
             has_age = self._has_age(columns, visits, decisions)
             decisions, slots = decisions.take(has_age), take(slots, has_age)
-        units = unit_sums(visits, decisions, now=self.unit.now)
+        counts_days = any(metric.numerator == "active_days" for metric in self.metrics)
+        units = unit_sums(visits, decisions, now=self.unit.now, counts_days=counts_days)
         # whether a unit had a visit before the one that it was assigned in, or first served in
         assigned_at = columns["entry_at"][units.visit]
         is_earlier = (assigned_at != ABSENT) & (assigned_at < units.entry)

@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import re
 import xml.etree.ElementTree as ET
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from rlrec.app.judging import evaluate
+from rlrec.app.judging import evaluate, exposure
 from rlrec.app.judging.report import Request, report
+from rlrec.app.log import partitions
 from rlrec.report import page as pages
 from rlrec.store import Store
+from rlrec.store.log import reader
+from rlrec.store.log.reader import Batch
 from rlrec.times import DAY_US, format_time, parse
 from tests.cli.commands.judging.test_exposure import ARMS, serve
 from tests.conftest import ON_BOTH, Run, click, runner, store_after
@@ -82,6 +87,22 @@ def test_estimates_and_exposure_are_from_the_newest_decisions_and_say_so(
     monkeypatch.setattr("rlrec.app.judging.report.JUDGED", 40)
     text = page(shop)
     assert text.count("From the newest 40 decisions.") == 2
+
+
+def test_estimates_and_exposure_share_one_read(shop: Run, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.now = parse(LATER)
+    reads, batches = list[frozenset[str]](), reader.batches
+    monkeypatch.setattr(partitions, "BATCH", 40)
+
+    def count(*args: Any, columns: Iterable[str], **options: Any) -> Iterator[Batch]:
+        reads.append(frozenset(columns))
+        return batches(*args, columns=columns, **options)
+
+    monkeypatch.setattr(reader, "batches", count)
+    answer = report(store, Request())
+    assert len(reads) == len({*reads}) > 0
+    alone = exposure.exposure(store, exposure.Request(reward=answer.reward, expected=False))
+    assert answer.exposure == alone
 
 
 def test_its_parts_agree_while_others_write(shop: Run, store: Store) -> None:
