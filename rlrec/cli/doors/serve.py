@@ -126,7 +126,7 @@ def _token(path: str) -> bytes:
     with open(path, "rb") as file:
         token, mode = file.readline().strip(), os.fstat(file.fileno()).st_mode
     if len(token) < TOKEN_LENGTH:
-        hint = f"`openssl rand -hex 32 > {path}` makes one"
+        hint = f"`openssl rand -hex 32 > {path} && chmod 600 {path}` makes one"
         raise InputError(f"the token in {path} has fewer than {TOKEN_LENGTH} characters", hint=hint)
     if mode & 0o007:
         raise InputError(f"others can read {path}", hint=f"chmod 600 {path}")

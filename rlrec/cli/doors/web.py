@@ -71,7 +71,7 @@ class Access:
             with suppress(ValueError):
                 scheme, token = b"bearer", b64decode(token).partition(b":")[2]
         if scheme != b"bearer" or not hmac.compare_digest(token.strip(), self.token):
-            message = "a token is needed: Authorization: Bearer TOKEN"
+            message = f"{'this is not the token' if token else 'a token is needed'}: Authorization: Bearer TOKEN"
             message += ", or in a browser as password, with any name" if is_screen else ""
             challenge = b'Basic realm="rlrec: the token is the password", charset="UTF-8"' if is_screen else b"Bearer"
             raise RefusedRequest(HTTPStatus.UNAUTHORIZED, message, [(b"www-authenticate", challenge)])
@@ -288,9 +288,9 @@ class Front:
 
 def _with_op(op: str, body: bytes) -> bytes:
     """A line of the pipe for one JSON object; what is none is left to the writer, which says why."""
-    text = body.strip()
+    text = body.strip() or b"{}"
     if not text.startswith(b"{"):
-        return text or b"{}"
+        return text
     fields = text[1:].lstrip()
     return b'{"op":"%b"%b%b' % (op.encode(), b"" if fields.startswith(b"}") else b",", fields)
 

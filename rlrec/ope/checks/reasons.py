@@ -172,7 +172,9 @@ _UNKNOWN = {"target": "TARGET", "since": "DAY", "log": ""}
 # One command that helps against a reason; what helps against too little of a log is more of it.
 HINTS = {
     "no-rows": f"{_EVALUATE} --log FILTER`, with another part of the log",
-    "wrong-propensities": "`rlrec import-log FILE` with the probability that each draw had in its own context",
+    "wrong-propensities": "`rlrec import-log FILE` into a new store with the probability that each draw had in its own "
+    "context, or, where nobody wrote that down, the share of its arm among the rows of that context",
+    "no-propensity": "`rlrec import-log FILE --propensity fitted` into a new store, or FILE with that of each draw",
     "reward-unseen": f"{_EVALUATE}`: the usual estimator sees all of the reward",
     "low-ess": _MORE_EXPLORATION,
     "heavy-tail": _MORE_EXPLORATION,
@@ -202,11 +204,14 @@ HINTS = {
 
 
 def helpful(reasons: Iterable[str], *, is_explored: bool = False) -> list[str]:
-    """Those of these reasons whose hint helps: none helps while propensities are wrong, and what the newest decisions
-    earn is not known while rewards are young. is_explored: whether the log explores as much as a floor would."""
+    """Those of these reasons whose hint helps: no other helps while propensities are wrong or missing, and what the
+    newest decisions earn is not known while rewards are young. is_explored: whether the log explores as much as a floor
+    would."""
     present = {*reasons}
     if "wrong-propensities" in present:
         return ["wrong-propensities"]
+    if {"no-rows", "no-propensity"} <= present:
+        return ["no-propensity"]
     useless = {"drift"} if "young-rewards" in present else set()
     useless |= {"low-ess", "heavy-tail"} if is_explored else set()
     return [reason for reason in in_order(present - useless) if reason in HINTS]

@@ -66,7 +66,8 @@ def test_one_request_and_its_feedback_are_json_with_a_status(kiosk: str) -> None
             ("/v1/recommend", {}, 400, "session"),
             ("/v1/recommend", b"[]", 400, None),
             ("/v1/recommend", b'{"policy": "home", "session": "broken\nkey"}', 400, None),
-            ("/v1/feedback", b"", 400, None),
+            ("/v1/recommend", b"", 400, "session"),
+            ("/v1/feedback", b" ", 400, "decision_id"),
             ("/v1/feedback", {"decision_id": drawn["decision_id"], "events": {"click": 2}, "key": "k"}, 409, None),
             ("/v1/recommend", {"policy": "home", "session": "t", "request_id": "r"}, 409, None),
         ):
@@ -175,11 +176,17 @@ def test_a_token_a_name_and_a_certificate_are_asked_for(kiosk: str, tmp_path: Pa
     body, bearer = {"policy": "home", "session": "s"}, {"Authorization": f"Bearer {TOKEN}"}
     with served(kiosk, "127.0.0.1:0", "--token-file", str(token), "--tls-cert", str(pem)) as (address, child):
 
-        def ask(headers: Mapping[str, str], path: str = "/v1/recommend") -> int:
+        def answer(headers: Mapping[str, str], path: str = "/v1/recommend") -> tuple[int, Any]:
             posted = body if path == "/v1/recommend" else None
-            return fetch(address, path, posted, scheme="https", context=tls, headers=headers)[0]
+            return fetch(address, path, posted, scheme="https", context=tls, headers=headers)
 
-        assert [ask(headers) for headers in ({}, {"Authorization": "Bearer x"}, bearer)] == [401, 401, 200]
+        def ask(headers: Mapping[str, str], path: str = "/v1/recommend") -> int:
+            return answer(headers, path)[0]
+
+        for headers, words in (({}, "a token is needed"), ({"Authorization": "Bearer x"}, "this is not the token")):
+            status, error = answer(headers)
+            assert (status, error["error"]) == (401, f"{words}: Authorization: Bearer TOKEN")
+        assert ask(bearer) == 200
         assert [ask({}, path) for path in ("/healthz", "/metrics", "/openapi.json")] == [200, 401, 401]
         assert ask(bearer | {"Host": "evil.example"}) == 421
         assert ask(bearer | {"Origin": "https://evil.example"}) == 403
@@ -225,6 +232,10 @@ def test_who_may_ask_is_said_before_it_listens(kiosk: str, tmp_path: Path) -> No
         token.chmod(mode)
         answer = run("serve", "--listen", "127.0.0.1:0", *options)
         assert (answer.exit_code, answer.stdout, words in answer.stderr) == (2, "", True), (options, answer.stderr)
+        if text == "short":  # what the hint makes is taken as it is
+            subprocess.run(answer.stderr.split("`")[1], shell=True, check=True)
+            with served(kiosk, "127.0.0.1:0", *options) as (address, _):
+                assert fetch(address, "/healthz")[0] == 200
 
 
 @pytest.mark.slow

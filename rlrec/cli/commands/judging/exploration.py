@@ -39,9 +39,12 @@ def exploration(store: Store, show: Show, **request: Any) -> None:
     With --json, left_out counts the mature slots that lack a probability by position, and left_out_reason says why,
     null where there are none."""
     result = app.exploration.exploration(store, app.exploration.Request(**request))
-    cost, lower, upper, total = (_figure(result[name]) for name in ("cost", "lower", "upper", "total"))
+    values, earns = [result["lower"], result["cost"], result["upper"]], (result["upper"] or 0.0) < 0
+    sign = -1 if earns else 1
+    lower, cost, upper = (_figure(value, sign) for value in values[::sign])
+    total = _figure(result["total"], sign)
     figures = f"{cost} a slot [{lower}, {upper}], {total} in total"
-    costs = "costs nothing" if result["lower"] == result["upper"] == 0 else f"costs {figures}"
+    costs = "costs nothing" if result["lower"] == result["upper"] == 0 else f"{'earns' if earns else 'costs'} {figures}"
     if "no-variation" in result["reasons"]:
         costs = "costs what this log cannot tell, as all slots earned the same so far"
     elif result["answer"] == "unknown":
@@ -65,5 +68,5 @@ def exploration(store: Store, show: Show, **request: Any) -> None:
     show(result, table=View.select(result["by_day"], DAYS, title=title, notes=notes))
 
 
-def _figure(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.4g}"
+def _figure(value: float | None, sign: int = 1) -> str:
+    return "unknown" if value is None else f"{sign * value:.4g}"

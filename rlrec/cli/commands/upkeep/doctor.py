@@ -75,6 +75,8 @@ def doctor(store: Store, show: Show, repair_clock: bool, dry_run: bool, **reques
     else:
         errors = sum(finding.severity == "error" for finding in report.findings)
         hint = "nothing was changed; restore a backup, or `rlrec export-log` what is sound"
+        if any(finding.check == "shown" for finding in report.findings):
+            hint += "; `rlrec evaluate uniform` says how to import a log anew"
         raise CheckFailed(f"doctor found {quantity(errors, 'error')}", hint=hint)
 
 

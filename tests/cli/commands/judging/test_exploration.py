@@ -114,6 +114,20 @@ def test_the_table_says_it_in_a_sentence(shop: Run) -> None:
     assert "effective sample size for judging uniform:" in shown
 
 
+def test_exploration_that_finds_what_the_belief_does_not_know_earns(shop: Run) -> None:
+    """Only arms that the belief thinks little of earn a wink: no cost with a minus is left to the reader."""
+    shop("reward", "define", "wink", "wink=1").done()
+    shown = [(line["decision_id"], line["slate"][0]["arm"]) for line in shop("export-log", "-").lines]
+    winks = [{"decision_id": key, "events": {"wink": 1}} for key, arm in shown if arm != "a"]
+    shop("feedback", "--input", "-", stdin=winks).done()
+    words = "--log", "version=2", "--reward", "wink"
+    figures = exploration(shop, *words)
+    assert figures["upper"] < 0
+    bounds = ", ".join(f"{-figures[name]:.4g}" for name in ("upper", "lower"))
+    text = shop("--now", "2099-01-01", "exploration", *words).stdout
+    assert f"exploration earns {-figures['cost']:.4g} a slot [{bounds}], {len(winks)} in total" in text
+
+
 def test_a_policy_that_is_its_own_greedy_form_pays_nothing(run: Run) -> None:
     begin(run, "ab", "flat", "uniform")
     for n in range(4):
