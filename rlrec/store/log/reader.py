@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice, pairwise
+from itertools import pairwise
 from math import isnan
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from rlrec.log_fields import ABSENT as ABSENT
 from rlrec.log_fields import DECISION, EVENT, SLOT, LogField
 from rlrec.store.database.bulk import Columns, PendingQuery
 from rlrec.store.database.unit import Unit, damage_error
-from rlrec.store.log.selected import MAX_SPREAD, ROUTE, Selection, numbers, scan_tests, variants_test
+from rlrec.store.log.selected import MAX_SPREAD, ROUTE, Selection, numbers, variants_test
 
 BATCH = 50_000  # decisions in a batch, about
 _NO_PROBABILITY = "2.0"  # stands for a missing probability, or its logarithm
@@ -194,21 +194,25 @@ class Batch:
 def batches(
     unit: Unit, selection: Selection, *, size: int = BATCH, columns: Collection[str] = LOGGED,
     pick_contexts: Callable[[Ids], Ids] | None = None, visits: bool = False, keys: bool = False,
-    bounds: tuple[int, int] | None = None, few_test: str | None = None,
+    bounds: tuple[int, int] | None = None, few_test: str | None = None, by_id: bool = False,
 ) -> Iterator[Batch]:  # fmt: skip
     """The selected log in ranges of session id, each of about `size` decisions: whole sessions, rows by session,
     decision and position. Memory is bounded by two batches: one is read while another is worked on.
     pick_contexts: says of which context ids of a batch the texts come with it; visits, keys: whether these do.
     bounds: ids above which and up to which the sessions lie; few_test: as `selected.few_test` returns it, by which
-    ranges hold `size` selected decisions."""
+    ranges hold `size` selected decisions; by_id: in ranges of the ids of decisions, rows by decision and position, for
+    folds that put sessions together themselves."""
     needed_columns = {*columns, "decision_id", "session_id", "position", *(["context_id"] if pick_contexts else [])}
     names = [name for name in COLUMNS if name in needed_columns]
     extra_queries = {**({"visits": ask_visits} if visits else {}), **({"keys": ask_keys} if keys else {})}
     constants: Mapping[str, float] | None = None
     pending = (
         _RangeQueries(unit, ids, selection.conditions(), names, extra_queries, constants, few_test)
-        for ids in (_session_ranges(unit, size, bounds) if few_test is None else _few_ranges(unit, size, few_test))
-    )
+        for ids in (
+            _id_ranges(unit, size) if by_id
+            else _session_ranges(unit, size, bounds) if few_test is None else _few_ranges(unit, size, few_test)
+        )
+    )  # fmt: skip
     queries, read = next(pending, None), 0
     while queries is not None:
         batch = queries.batch()
@@ -255,9 +259,16 @@ def _few_ranges(unit: Unit, size: int, few_test: str) -> list[IdRange]:
     ]
 
 
+def _id_ranges(unit: Unit, size: int) -> Iterator[IdRange]:
+    first, last = unit.ask("SELECT min(id), max(id) FROM decision")[0]
+    for start in range(first or 1, (last or 0) + 1, size):
+        end = min(start + size - 1, last)
+        yield IdRange(0, 0, start, end, end - start + 1, (end - first + 1) / (last - first + 1))
+
+
 class IdRange(NamedTuple):
-    """Decisions of sessions above `low` up to `high`: their first and last id, and about how many they are; None where
-    there are none. share: of the sessions of the log up to here."""
+    """Decisions of sessions above `low` up to `high`, or of any where that is 0: their first and last id, and about how
+    many they are; None where there are none. share: of the log up to here."""
 
     low: int
     high: int
@@ -296,7 +307,7 @@ class _RangeQueries:
         self, unit: Unit, ids: IdRange, conditions: Sequence[str], names: Sequence[str],
         extra_queries: Mapping[str, RangeQuery], constants: Mapping[str, float] | None, few_test: str | None = None,
     ) -> None:  # fmt: skip
-        sessions = [f"d.session_id > {ids.low}", f"d.session_id <= {ids.high}"]
+        sessions = [f"d.session_id > {ids.low}", f"d.session_id <= {ids.high}"] if ids.high else []
         bounds = [f">= {ids.first}", f"<= {ids.last}"]
         spread = (ids.last - ids.first) / ids.decisions
         self.ids, self._names, tests = ids, names, [f"+{test}" for test in conditions]
@@ -331,7 +342,7 @@ class _RangeQueries:
     def batch(self) -> Batch:
         slots, events = self._read_slots(), self._events.columns()
         session = slots["session_id"]
-        if (session[1:] < session[:-1]).any():
+        if self.ids.high and (session[1:] < session[:-1]).any():
             slots = take(slots, np.argsort(session, kind="stable"))
         for key, query in self._keyed_queries.items():
             columns = query.columns()
@@ -354,34 +365,6 @@ class _RangeQueries:
         texts = {name: str(value) for name, value in _constants(slots).items()}
         self.constants = {name: value for name, value in constants.items() if texts.get(name) == str(value)}
         return slots
-
-
-def batches_by_id(unit: Unit, selection: Selection, *, columns: Sequence[str], size: int) -> Iterator[Batch]:
-    """The selected log in ranges of so many ids, by decision and position: for folds that put sessions together
-    themselves. Memory is bounded as in `batches`."""
-    tests, (first, last) = scan_tests(unit, selection), unit.ask("SELECT min(id), max(id) FROM decision")[0]
-    starts = range(first or 1, (last or 0) + 1, size)
-    queries = map(partial(_ask_id_range, unit, columns, tests, size), starts)
-    pending = [*islice(queries, 1)]
-    for start in starts:
-        slots, events = pending.pop()
-        batch = Batch(slots=read_slots(slots), events=events.columns())
-        read = min(start + size - 1, last) - first + 1
-        unit.progress("decisions", read, read / (last - first + 1))
-        pending += islice(queries, 1)
-        if len(batch):
-            yield batch
-
-
-def _ask_id_range(
-    unit: Unit, columns: Sequence[str], tests: str, size: int, start: int
-) -> tuple[PendingQuery, PendingQuery]:  # fmt: skip
-    """The slots and the events of the selected decisions of so many ids."""
-    ends = [f">= {start}", f"< {start + size}"]
-    inside = [*(f"d.id {end}" for end in ends), tests]
-    event_tests = [*inside, *(f"e.decision_id {end}" for end in ends)]
-    slots = ask_slots(unit, columns, inside, order="d.id, s.position")
-    return slots, ask_events(unit, EVENT_COLUMNS, event_tests, tables="event e CROSS JOIN decision d")
 
 
 def ranges(

@@ -116,11 +116,10 @@ class StudyFold:
 
     def _portions(self) -> Iterator[tuple[Columns, Batch]]:
         """The visits of each portion of persons, and its selected decisions, where it has some; both are read once."""
-        selection, by_period = self.study.selection, self.study.by in study_figures.PERIODS
-        columns = [name for name in _READ if not (by_period and name in ("version_id", "variant_id"))]
-        batch = reader.variants_batch(self.unit, selection, columns=columns)
+        selection = self.study.selection
+        batch = reader.variants_batch(self.unit, selection, columns=_READ)
         persons = PersonPortions.read(self.unit, None if batch is None else np.unique(batch.slots["session_id"]))
-        log = reader.batches_by_id(self.unit, selection, columns=columns, size=SPREAD) if batch is None else [batch]
+        log = reader.batches(self.unit, selection, columns=_READ, size=SPREAD, by_id=True) if batch is None else [batch]
         decisions = partitions.spool(log, persons.files, lambda batch: batch.split(persons.file(batch.slots)))
         for batches, visits in zip(decisions, persons.visits(self.unit, self.study.experiment), strict=True):
             if batches:
