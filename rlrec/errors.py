@@ -15,6 +15,8 @@ class RlrecError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+        if hint:
+            self.add_note(hint)  # a traceback of Python has it, too
 
 
 class InputError(RlrecError):

@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import subprocess
 import sys
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from datetime import UTC, datetime
@@ -94,6 +95,13 @@ def test_input_is_checked_as_lines_are(notebook: Recommender, keys: dict[str, An
     with pytest.raises(InputError, match=words) as refused:
         notebook.recommend(**({"policy": "home"} | keys))
     assert refused.value.field == field
+
+
+def test_a_traceback_says_what_to_do(notebook: Recommender) -> None:
+    with pytest.raises(InputError) as refused:
+        notebook.recommend(policy="hom", session="s")
+    text = "".join(traceback.format_exception_only(refused.value))
+    assert text.endswith("unknown policy 'hom'\ndid you mean home?\n")
 
 
 def test_a_context_nested_too_deep_is_refused(notebook: Recommender) -> None:

@@ -159,6 +159,19 @@ def test_a_message_speaks_of_what_was_typed(shop: Run, words: list[Any], result:
     refuses(shop("--now", LATER, *words), 2, result)
 
 
+@pytest.mark.parametrize(
+    ("words", "result"),
+    [
+        (["reward", "define", "v", "a=1", "b=-2"], "(b=-2). write one word, with commas: 'a=1, b=-2'"),
+        (["recommend", "home"], "(home). did you mean --policy home?"),
+        (["arm", "add", "a", "b"], "(b). see rlrec arm add --help"),
+    ],
+)
+def test_a_word_too_many_is_told_where_it_belongs(run_sqlite: Run, words: list[str], result: str) -> None:
+    answer = run_sqlite(*words)
+    assert (answer.exit_code, answer.stderr) == (2, f"Error: Got unexpected extra argument {result}\n")
+
+
 def test_a_message_names_the_variable_that_was_set(shop: Run) -> None:
     words = ["recommend", "--policy", "home", "--session", "s1"]
     refused = shop(*words, env={"RLREC_RECOMMEND_K": "two"})

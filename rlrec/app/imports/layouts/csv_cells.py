@@ -60,7 +60,7 @@ def finite(cell: str) -> float:
     with suppress(ValueError):
         if "_" not in cell and isfinite(value := float(cell)):
             return value
-    raise InputError(f"{cell[:40]!r} is no finite number")
+    raise InputError(f"{cell[:40]!r} is no finite number, such as 0.5; of an event true or false will do")
 
 
 def number(cell: str) -> float | None:

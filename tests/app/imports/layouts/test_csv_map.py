@@ -72,7 +72,7 @@ def test_a_bad_row_is_named_where_no_decision_has_several(run_sqlite: Run) -> No
     Path("map.json").write_text('{"arm": "item", "reward": "stars"}')
     Path("log.csv").write_text("item;stars\na;0.5\nb;many\na;1\n")
     command = ("import-log", "log.csv", "--layout", "csv", "--map", "map.json", "--json")
-    assert "line 3, field stars: 'many' is no finite number" in run_sqlite(*command).failed(2)
+    assert "line 3, field stars: 'many' is no finite number, such as 0.5" in run_sqlite(*command).failed(2)
     result = run_sqlite(*command, "--on-error", "quarantine", "--rejects", "bad.jsonl")
     assert (result.json["accepted"], result.json["rejected"]) == (2, 1)
 
@@ -123,16 +123,17 @@ def test_decisions_whose_rows_contradict_each_other_are_set_apart(run_sqlite: Ru
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        ({"propensity": "prob"}, "no column 'prob'"),
+        ({"propensity": "prob"}, "its columns are visit, uid, time, slot,"),
         ({"context": ["contry"]}, "no column 'contry'"),
-        ({"propensty": "p"}, "no use for 'propensty'"),
+        ({"propensty": "p"}, "did you mean propensity"),
+        ({"time": "time"}, "its words are decision, reward,"),
         ({"reward": "clicked"}, "has \"reward\" and \"events\""),
         ({"events": {"!": "clicked"}}, "no kind of event"),
     ],
 )  # fmt: skip
 def test_a_map_that_does_not_fit_is_named(run_sqlite: Run, change: dict[str, Any], word: str) -> None:
     result = imported(run_sqlite, HEADER + row(), **change)
-    assert (result.exit_code, word in result.error["error"]) == (2, True)
+    assert (result.exit_code, word in f"{result.error['error']} {result.error['hint']}") == (2, True)
 
 
 def test_a_table_needs_a_map_and_other_layouts_have_no_use_for_one(run_sqlite: Run) -> None:
