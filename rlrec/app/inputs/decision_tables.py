@@ -24,6 +24,7 @@ from rlrec.errors import InputError
 from rlrec.policy.beliefs.reward import LIMIT
 from rlrec.store import Unit
 from rlrec.store.database.bulk import PendingQuery
+from rlrec.store.log.selected import id_ends
 from rlrec.store.policies import arms as catalogue
 from rlrec.times import format_time
 
@@ -97,7 +98,7 @@ def index(unit: Unit, source: Source, name: str, columns: Sequence[str], path: P
     """The table of a source, in a new file. name: of a frame in messages; columns: one of them has its numbers. Raises
     InputError that names the row."""
     name = source if isinstance(source, str) else f"frame {name}"
-    first, last = (unit.ask_value(f"SELECT {end}(id) FROM decision") or 0 for end in ("min", "max"))
+    first, last = id_ends(unit)
     portions = _portions(source, name)
     beginning = next(portions, {})
     _, column = _named_columns(name, beginning, columns)

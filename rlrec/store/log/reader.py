@@ -16,7 +16,7 @@ from rlrec.log_fields import ABSENT as ABSENT
 from rlrec.log_fields import DECISION, EVENT, SLOT, LogField
 from rlrec.store.database.bulk import Columns, PendingQuery
 from rlrec.store.database.unit import Unit, damage_error
-from rlrec.store.log.selected import MAX_SPREAD, ROUTE, Selection, numbers, variants_test
+from rlrec.store.log.selected import MAX_SPREAD, ROUTE, Selection, id_ends, numbers, variants_test
 
 BATCH = 50_000  # decisions in a batch, about
 _NO_PROBABILITY = "2.0"  # stands for a missing probability, or its logarithm
@@ -260,8 +260,8 @@ def _few_ranges(unit: Unit, size: int, few_test: str) -> list[IdRange]:
 
 
 def _id_ranges(unit: Unit, size: int) -> Iterator[IdRange]:
-    first, last = unit.ask("SELECT min(id), max(id) FROM decision")[0]
-    for start in range(first or 1, (last or 0) + 1, size):
+    first, last = id_ends(unit)
+    for start in range(first or 1, last + 1, size):
         end = min(start + size - 1, last)
         yield IdRange(0, 0, start, end, end - start + 1, (end - first + 1) / (last - first + 1))
 

@@ -13,7 +13,8 @@ from rlrec.times import DAY_US, day_of
 _SPLIT = "(SELECT owner.split FROM session owner WHERE owner.id = d.session_id)"  # of a decision
 T = TypeVar("T")
 PORTION = 1_000_000  # ids of decisions that are counted at a time
-MAX_SPREAD = 12  # ids for each decision of a range: to read past up to so many costs less than an index
+# Ids for each decision of a range: to read past up to so many costs less than an index, of slots and of a few columns.
+MAX_SPREAD, MAX_COLUMN_SPREAD = 12, 3
 FEW = 200_000  # decisions whose rows are looked up by their ids
 ROUTE = "(SELECT asked.route_id FROM route_decision asked WHERE asked.decision_id = d.id)"  # that it was asked for by
 
@@ -89,7 +90,7 @@ def day_counts_and_newest(unit: Unit, selection: Selection, n: int) -> tuple[lis
 
     step = DAY_US // 96  # no zone divides a quarter of an hour
     counts, newest = Counter[tuple[int, int]](), np.empty(0, np.int64)
-    first, last = (int(unit.ask_value(f"SELECT {end}(id) FROM decision") or 0) for end in ("min", "max"))
+    first, last = id_ends(unit)
     tests = scan_tests(unit, selection)
     for start in range(first, last + 1, PORTION):  # to sort what a database would group costs more than to read it
         inside = f"d.id >= {start} AND d.id < {start + PORTION} AND {tests}"
@@ -104,6 +105,12 @@ def day_counts_and_newest(unit: Unit, selection: Selection, n: int) -> tuple[lis
             counts[day_of(number * step), version_id] += decisions
     days = [DayCount(*key, decisions) for key, decisions in sorted(counts.items())]
     return days, int(newest.min()) if len(newest) == n else None
+
+
+def id_ends(unit: Unit) -> tuple[int, int]:
+    """The first and the last id of the log, 0 without one. One query for both would look at all decisions."""
+    first, last = (int(unit.ask_value(f"SELECT {end}(id) FROM decision") or 0) for end in ("min", "max"))
+    return first, last
 
 
 def any_common(unit: Unit, *selections: Selection) -> bool:
@@ -261,7 +268,8 @@ def _id_test(unit: Unit, selection: Selection) -> str:
         return "1 = 1"
     text = f"SELECT {ends}, (SELECT count(*) FROM decision d WHERE {test}) FROM {rows}"
     first, last, number = _read_once(unit, text, lambda: unit.ask(text)[0])
-    return test if (last or 0) - (first or 0) > MAX_SPREAD * number else f"d.id BETWEEN {first or 0} AND {last or -1}"
+    is_far = (last or 0) - (first or 0) > MAX_COLUMN_SPREAD * number
+    return test if is_far else f"d.id BETWEEN {first or 0} AND {last or -1}"
 
 
 def variants_test(variant_ids: Collection[int]) -> str:

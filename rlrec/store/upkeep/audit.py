@@ -17,7 +17,7 @@ from rlrec.store.database.bulk import Columns
 from rlrec.store.database.unit import Row, Unit, slices
 from rlrec.store.log import decisions, reader
 from rlrec.store.log.reader import Batch
-from rlrec.store.log.selected import numbers
+from rlrec.store.log.selected import id_ends, numbers
 
 BATCH = 20_000  # decisions, or rows of a stream
 MAX_ROWS = 50  # rows that one test names
@@ -75,7 +75,7 @@ def random_ids(unit: Unit, size: int, *, seed: int, run: int = 1) -> tuple[Ids, 
     none are taken, so that decisions come together that were drawn from one belief."""
     source, rng = "FROM decision WHERE imported = 0", np.random.default_rng(seed)
     total = int(unit.ask_value(f"SELECT count(*) {source}"))
-    first, last = (int(unit.ask_value(f"SELECT {end}(id) FROM decision") or 0) for end in ("min", "max"))
+    first, last = id_ends(unit)
     if total <= 2 * size or total * SPARSE < last - first:
         ids = [row[0] for rows in unit.portions(f"SELECT id {source} ORDER BY id") for row in rows]
         return np.sort(rng.choice(np.array(ids, np.int64), min(size, total), replace=False)), total
