@@ -219,7 +219,7 @@ def test_a_candidate_whose_split_is_not_as_defined_neither_steps_nor_is_promoted
     """Somebody excluded most users whom a losing candidate does not serve."""
     ramp(at(ready, 0.1), "--steps", "50%,100%", "--hold", "1d")
     serve(at(ready, 0.5), 0, {"ts": 0.6, "u": 0.2})
-    others = [f"d0-{n}" for n in range(USERS) if _variant(ready, f"d0-{n}") == "current"][:100]
+    others = sides(ready)["current"][:100]
     assert len(others) == 100
     at(ready, 1)("log", "exclude", "staff", "--where", f"user={'+'.join(others)}")
     for days in (1.05, 2, 9):  # within the step, and long after
@@ -234,10 +234,13 @@ def test_a_candidate_whose_split_is_not_as_defined_neither_steps_nor_is_promoted
     assert advance(at(ready, 9.1)).json["did"] == "rolled-back"
 
 
-def _variant(run: Run, user: str) -> str:
-    """The variant that served a user of the first day."""
-    answer = at(run, 0.6)("recommend", "--policy", "home", "--session", user, "--user", user, "--json")
-    return str(answer.json["variant"])
+def sides(run: Run) -> dict[str, list[str]]:
+    """The users of the first day by the variant that serves them."""
+    users = [f"d0-{n}" for n in range(USERS)]
+    lines = [{"policy": "home", "session": user, "user": user} for user in users]
+    answers = at(run, 0.6)("recommend", "--input", "-", stdin=lines).lines
+    variants = [answer["variant"] for answer in answers]
+    return {name: [user for user, variant in zip(users, variants, strict=True) if variant == name] for name in SIDES}
 
 
 @pytest.mark.slow
@@ -275,8 +278,7 @@ def test_persons_whom_both_variants_of_a_step_served_are_counted(ready: Run, mer
     """Cookies of which each variant served one become persons; whom the next step moves has had one at a time."""
     ramp(at(ready, 0.1), "--steps", "40%,80%", "--hold", "1d")
     serve(at(ready, 0.5), 0, {"ts": 0.3, "u": 0.3})
-    sides = {name: [f"d0-{n}" for n in range(USERS) if _variant(ready, f"d0-{n}") == name] for name in SIDES}
-    for pair in list(zip(*sides.values(), strict=False))[:merges]:
+    for pair in list(zip(*sides(ready).values(), strict=False))[:merges]:
         assert at(ready, 0.7)("user", "merge", pair[0], "--into", pair[1]).exit_code == 0
     assert advance(at(ready, 1.2)).json["did"] == "advanced"
     serve(at(ready, 1.5), 0, {"ts": 0.3, "u": 0.3})
