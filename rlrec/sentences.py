@@ -317,9 +317,8 @@ def earned_sentences(
     texts = []
     for row in rows:
         lost = visits.get(row["group"]) if row["reward"] and row["answer"] != "worse" else None
-        if lost is not None and row["answer"] == "unknown" and lost["answer"] != "worse":
-            lost = None  # two doubts are no answer
-        share = None if lost is None else lost["relative"]
+        # two doubts are no answer
+        share = None if lost is None or {row["answer"], lost["answer"]} == {"unknown"} else lost["relative"]
         cost = f"; but it brings people back less often: {percent(share)} % visits per {unit}" if share else ""
         cost += " so far" if cost and not equal_ages else ""
         texts.append(difference_sentence(row, unit, by_reward=by_reward, per_day=per_day) + cost)

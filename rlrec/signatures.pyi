@@ -112,7 +112,7 @@ class RewardCommands:
         reward: Reward that the weights add to.
         log: Filter of the log, or parquet:DIR, as in `effects` [default: all].
         horizon: Time within which people come back, as in `effects`.
-        level: Confidence of the intervals."""
+        level: Confidence of intervals."""
 
 
 class PolicyCommands:
@@ -434,7 +434,7 @@ class ExperimentCommands:
 
         lift: What it has to tell: 5%, or -2%.
         power: Chance to tell it, if it is there.
-        level: Confidence of the intervals.
+        level: Confidence of intervals.
         metric: What is lifted, as `outcomes` calls it [default: what decides NAME, or reward_per_unit].
         weights: Of the variants.
         comparisons: [default: those that decide]
@@ -478,7 +478,7 @@ class ExperimentCommands:
         trust estimates from this log. --log narrows neither the holdout nor the check of the split.
 
         rewards: Reward definition; may be repeated [default: what the variants learn].
-        level: Confidence of the intervals.
+        level: Confidence of intervals.
         log: Filter of the log, as in `evaluate` [default: all of the experiment].
         by: Segments, by a context field of each unit's first decision.
         fixed: Narrower intervals, which hold for one look that was planned beforehand.
@@ -539,7 +539,7 @@ class ExperimentCommands:
         trust estimates from this log. --log narrows neither the holdout nor the check of the split.
 
         rewards: Reward definition; may be repeated [default: what the variants learn].
-        level: Confidence of the intervals.
+        level: Confidence of intervals.
         log: Filter of the log, as in `evaluate` [default: all of the experiment].
         by: Segments, by a context field of each unit's first decision.
         fixed: Narrower intervals, which hold for one look that was planned beforehand.
@@ -861,7 +861,7 @@ class Commands:
         by: Effects by policy, version, variant, day or a FIELD of the context.
         log: Filter of the log, or parquet:DIR, as in `evaluate` [default: all].
         position: Examination of positions [default: as clicks of the log say].
-        level: Confidence of the intervals.
+        level: Confidence of intervals.
         jobs: Processes that share a log of more than 50,000 decisions.
         engine: local processes, or a cluster: dask.
         scheduler: A running Dask cluster, e.g. tcp://127.0.0.1:8786.
@@ -886,7 +886,7 @@ class Commands:
         log: Filter of the log, as in `evaluate` [default: all].
         users: new: units without earlier visits; returning: with some; named: no sessions without a user.
         age: Only the first days of each unit, such as 14d.
-        level: Confidence of the intervals.
+        level: Confidence of intervals.
         plot: Write the answer as a figure, too.
 
         `rlrec help outcomes` explains metrics, groups and reasons."""
@@ -1021,7 +1021,7 @@ class Commands:
         policy: The policy [default: the only one that has served].
         log: Filter of its log, as in `evaluate` [default: all].
         reward: Reward definition [default: the policy's].
-        level: Confidence of the intervals.
+        level: Confidence of intervals.
         seed: Seed of the bootstrap."""
 
     def report(self, file: str | PathLike[str], *, policy: str | None = None, log: str | None = None, reward: str | None = None, since: str | datetime | None = None, title: str | None = None, estimates: bool = True) -> Result:

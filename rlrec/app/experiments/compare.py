@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import takewhile
 from typing import Any, NotRequired, TypedDict, cast
 
 from rlrec.app import opening
@@ -28,7 +27,6 @@ from rlrec.store.log import activity, selected
 from rlrec.store.log.candidates import TEAMS
 from rlrec.store.policies import experiments, routes
 from rlrec.store.policies.experiments import Experiment, Phase
-from rlrec.store.policies.routes import RouteChange
 from rlrec.times import DAY_US, format_time
 
 INTERVAL = ("value", "relative", "lower", "upper")  # of a difference
@@ -45,7 +43,7 @@ SequenceAnswer = TypedDict("SequenceAnswer", {
 # its differences; reasons: of caution; units_per_day: how many were assigned a day; plan: how long one that runs takes,
 # None where too little is known; selected_ratio: whether exclusions and filters leave out other shares of
 # the variants; first_at, last_at: of its decisions, None without any; route: whose holdout it is; led_to: the policies
-# that this has led to, the newest last, and led_since: to that one; none where a log is named.
+# that this has led to, the newest last, none where a log is named; led_since: its newest change.
 VariantComparison = TypedDict("VariantComparison", {
     "experiment": str, "status": str, "unit": str, "variants": list[dict[str, Any]],
     "differences": list[dict[str, Any]], "sample_ratio": dict[str, float | None], "holdout": dict[str, Any] | None,
@@ -88,7 +86,8 @@ def show(
         phases = experiments.phases(unit, experiment)
         first_at, last_at = experiments.assignment_times(unit, experiment.id)
         route = lookup.route_of_holdout(unit, experiment)
-        led = [] if route is None or log else routes.history(unit, route.route_id)[::-1]
+        changes = [] if route is None or log else routes.history(unit, route.route_id)[::-1]
+        led_to = [*dict.fromkeys(change.policy for change in changes)][::-1]
         uniform = holdout.compare_holdout(unit, experiment, definitions[0], level=level)
         is_running = experiment.status == "running" and not log
         planned = plan.experiment_plan(unit, collected, plan.Request(level=level)) if is_running else None
@@ -142,15 +141,8 @@ def show(
         units_per_day=sum(assigned.values()) / ((last_at - first_at) / DAY_US) if last_at > first_at else None,
         plan=planned, segments=collected.segments(),
         **({} if p_value != p_value else {"selected_ratio": {"chi2": chi2, "p_value": p_value}}),
-        **({} if route is None else {"route": route.route, **_led_to(led)}),
+        **({} if route is None else {"route": route.route, "led_to": led_to, "led_since": format_time(route.at)}),
     )  # fmt: skip
-
-
-def _led_to(changes: Sequence[RouteChange]) -> dict[str, Any]:
-    """The policies that these changes, the newest first, led a route to, and since when it leads to the newest."""
-    names = [change.policy for change in changes]
-    times = [change.at for change in takewhile(lambda change: change.policy == names[0], changes)]
-    return {"led_to": [*dict.fromkeys(names)][::-1], **({"led_since": format_time(times[-1])} if times else {})}
 
 
 def _phases(experiment: Experiment, phases: Sequence[Phase], collected: StudyFigures) -> list[dict[str, Any]]:

@@ -30,8 +30,7 @@ from rlrec.policy.slates.rules import RuledScores
 from rlrec.records import Arm, Version
 from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
-from rlrec.store.log import activity, decisions, selected
-from rlrec.store.log.selected import Selection
+from rlrec.store.log import activity, decisions
 from rlrec.store.policies import arms, beliefs, policies, routes
 from rlrec.times import DAY_US, format_time
 
@@ -132,13 +131,13 @@ def show(
 def _newest_context(unit: Unit, version: Version) -> dict[str, Any]:
     """The context of the newest decision of a policy, else of the log, without what requests stated of arms and page;
     empty where there is none, or none that the version can read."""
-    for policy_ids in ([version.policy.id], None):
-        if pages := selected.newest_pages(unit, Selection(policy_ids=policy_ids), 1):
-            (context,), _ = stored_contexts.distinct_contexts(unit, np.array([pages[0].context_id]))
-            context = {name: value for name, value in context.items() if not name.startswith("@")}
-            with suppress(InputError):
-                exact.load(unit, version).check(context)
-                return context
+    requests = (decisions.newest_requests(unit, policy_id, limit=1) for policy_id in (version.policy.id, None))
+    ids = np.array([context_id for _, context_id, _ in next(filter(None, requests), [])], np.int64)
+    bodies, _ = stored_contexts.distinct_contexts(unit, ids)
+    context = {name: value for body in bodies for name, value in body.items() if not name.startswith("@")}
+    with suppress(InputError):
+        exact.load(unit, version).check(context)
+        return context
     return {}
 
 

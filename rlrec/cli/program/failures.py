@@ -141,17 +141,12 @@ def _usage(error: click.ClickException) -> tuple[str, str | None]:
     if isinstance(error, click.NoSuchOption):
         message, hint = f"no such option {error.option_name}", _option_hint(error, ctx)
     if hint is None and ctx is not None:
-        hint = _extra_hint(message, ctx) or f"see {ctx.command_path} --help"
+        hint, extra = f"see {ctx.command_path} --help", re.search(r"unexpected extra arguments? \((.*)\)", message)
+        if extra and "weights" in ctx.params:
+            hint = f"write one word, with commas: '{', '.join([ctx.params['weights'], *extra[1].split()])}'"
+        elif extra and any("--policy" in param.opts for param in ctx.command.params):
+            hint = f"did you mean --policy {extra[1]}?"
     return message, hint
-
-
-def _extra_hint(message: str, ctx: click.Context) -> str | None:
-    """The way to write a word that a command has no argument for, where it is likely what was meant."""
-    words = re.findall(r"unexpected extra arguments? \((.*)\)", message)
-    if words and "weights" in ctx.params:
-        return f"write one word, with commas: '{', '.join([ctx.params['weights'], *words[0].split()])}'"
-    has_policy = any("--policy" in param.opts for param in ctx.command.params)
-    return f"did you mean --policy {words[0]}?" if words and has_policy else None
 
 
 def _from_environment(param: click.Parameter, ctx: click.Context) -> str | None:

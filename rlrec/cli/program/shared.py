@@ -14,7 +14,7 @@ import click
 
 from rlrec.cli.output.output import FORMATS, Show
 from rlrec.cli.text.text import Screen, clipped, printable
-from rlrec.cli.text.values import FILE, Integer, hide, mask_secrets, passwords, recoded
+from rlrec.cli.text.values import FILE, NUMBER, Integer, hide, mask_secrets, passwords, recoded
 from rlrec.errors import InputError, suggest
 
 if TYPE_CHECKING:
@@ -264,6 +264,8 @@ def drawing(command: Command) -> Command:
     return run
 
 
+level_option = click.option("--level", type=NUMBER, default=0.95, show_default=True, help="Confidence of intervals.")
+level_group = option_group(HOW_TO_RUN, level_option)
 dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be stored, and store nothing.")
 
 

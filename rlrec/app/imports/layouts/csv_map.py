@@ -37,7 +37,6 @@ DELIMITERS = ",\t;|"
 SPECIAL = b'"', b"\r"  # lines without these are split at delimiters
 ELIGIBLE = '"eligible" in the map names the column that lists the arms that could be shown'
 AT_ONCE = 2_000  # lines split at once
-MAX_NAMED = 20  # columns that an error names
 CACHE = 50_000  # cells remembered of a column
 Cells = Sequence[Sequence[str]]  # by column and line
 csv.field_size_limit(LINE_BYTES)  # a list of 10,000 arms is longer than the 128 KB that a cell may have elsewhere
@@ -429,7 +428,7 @@ def check_columns(source: str, names: Sequence[str], wanted_names: Iterable[str]
     """Raises InputError unless every wanted column is among the names, once. source: the table, as messages call it."""
     for name in wanted_names:
         if name not in names:
-            hint = suggest(name, list(names), cutoff=0.5) or f"its columns are {', '.join(names[:MAX_NAMED])}"
+            hint = suggest(name, list(names), cutoff=0.5) or f"its columns are {', '.join(names)[:200]}"
             raise InputError(f"{source} has no column {name!r}", hint=hint)
         if names.count(name) > 1:
             raise InputError(f"{source} names twice the column {name!r}", hint="rename all but the one to take")

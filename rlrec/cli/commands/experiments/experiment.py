@@ -12,9 +12,9 @@ from rlrec.cli.output.output import Show
 from rlrec.cli.output.tables import cell
 from rlrec.cli.program import app
 from rlrec.cli.program.files import plot_option, save_plot
-from rlrec.cli.program.shared import CommandGroup, Store, conclude, question_of_terminal, reading, writing
+from rlrec.cli.program.shared import CommandGroup, Store, conclude, level_option, question_of_terminal, reading, writing
 from rlrec.cli.text.text import View, truncate
-from rlrec.cli.text.values import NAME, NUMBER, Parsed, parse_name, parse_number, parse_percent
+from rlrec.cli.text.values import NAME, Parsed, parse_name, parse_number, parse_percent
 from rlrec.errors import InputError, quantity
 from rlrec.sentences import ALARM, difference_sentence, experiment_sentences, guard_sentence, plan_sentence
 
@@ -157,7 +157,7 @@ def create(store: Store, show: Show, **request: Any) -> None:
     "--reward", "rewards", type=NAME, multiple=True, metavar="NAME",
     help="Reward definition; may be repeated [default: what the variants learn].",
 )  # fmt: skip
-@click.option("--level", type=NUMBER, default=0.95, show_default=True, help="Confidence of the intervals.")
+@level_option
 @click.option("--log", metavar="FILTER", help="Filter of the log, as in `evaluate` [default: all of the experiment].")
 @click.option("--by", metavar="FIELD", help="Segments, by a context field of each unit's first decision.")
 @click.option("--fixed", is_flag=True, help="Narrower intervals, which hold for one look that was planned beforehand.")

@@ -8,9 +8,9 @@ import click
 
 from rlrec.cli.output.output import Show
 from rlrec.cli.program import app
-from rlrec.cli.program.shared import Store, reading
+from rlrec.cli.program.shared import Store, level_option, reading
 from rlrec.cli.text.text import View, truncate
-from rlrec.cli.text.values import NAME, NUMBER, PERCENT, Integer, Parsed, parse_number, parse_percent
+from rlrec.cli.text.values import NAME, PERCENT, Integer, Parsed, parse_number, parse_percent
 from rlrec.errors import InputError
 from rlrec.sentences import plan_sentence
 
@@ -53,7 +53,7 @@ WEIGHTS = Parsed("weights", parse_weights)
 @click.argument("name", type=NAME, required=False)
 @click.option("--lift", type=LIFT, default="10%", show_default=True, help="What it has to tell: 5%, or -2%.")
 @click.option("--power", type=PERCENT, default="80%", show_default=True, help="Chance to tell it, if it is there.")
-@click.option("--level", type=NUMBER, default=0.95, show_default=True, help="Confidence of the intervals.")
+@level_option
 @click.option(
     "--metric", type=METRIC, metavar="METRIC[:REWARD]",
     help="What is lifted, as `outcomes` calls it [default: what decides NAME, or reward_per_unit].",

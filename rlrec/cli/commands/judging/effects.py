@@ -9,9 +9,9 @@ import click
 from rlrec.cli.output.output import Show
 from rlrec.cli.program import app
 from rlrec.cli.program.files import plot_option, save_plot
-from rlrec.cli.program.shared import HOW_TO_RUN, GroupedCommand, Store, option_group, reading, workers_options
+from rlrec.cli.program.shared import GroupedCommand, Store, level_group, option_group, reading, workers_options
 from rlrec.cli.text.text import View
-from rlrec.cli.text.values import DURATION, NAME, NUMBER, format_duration
+from rlrec.cli.text.values import DURATION, NAME, format_duration
 from rlrec.errors import quantity
 from rlrec.sentences import effect_sentence
 
@@ -39,10 +39,7 @@ ARMS = (
     click.option("--log", metavar="FILTER", help="Filter of the log, or parquet:DIR, as in `evaluate` [default: all]."),
     click.option("--position", metavar="CURVE", help="Examination of positions [default: as clicks of the log say]."),
 )  # fmt: skip
-@option_group(
-    HOW_TO_RUN,
-    click.option("--level", type=NUMBER, default=0.95, show_default=True, help="Confidence of the intervals."),
-)  # fmt: skip
+@level_group
 @workers_options
 @plot_option
 @reading("rlrec effects --horizon 3d --plot effects.svg", "rlrec effects --log policy=home --by version --json")

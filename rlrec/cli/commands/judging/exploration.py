@@ -8,9 +8,9 @@ import click
 
 from rlrec.cli.output.output import Show
 from rlrec.cli.program import app
-from rlrec.cli.program.shared import GroupedCommand, Store, reading
+from rlrec.cli.program.shared import GroupedCommand, Store, level_option, reading
 from rlrec.cli.text.text import View
-from rlrec.cli.text.values import NUMBER, Integer
+from rlrec.cli.text.values import Integer
 from rlrec.errors import quantity
 
 DAYS = ("day", "rows", "cost", "lower", "upper")
@@ -20,7 +20,7 @@ DAYS = ("day", "rows", "cost", "lower", "upper")
 @click.option("--policy", metavar="NAME", help="The policy [default: the only one that has served].")
 @click.option("--log", metavar="FILTER", help="Filter of its log, as in `evaluate` [default: all].")
 @click.option("--reward", metavar="NAME", help="Reward definition [default: the policy's].")
-@click.option("--level", type=NUMBER, default=0.95, show_default=True, help="Confidence of the intervals.")
+@level_option
 @click.option("--seed", type=Integer(0), default=0, show_default=True, help="Seed of the bootstrap.")
 @reading("rlrec exploration --policy home", "rlrec exploration --policy home --log since=2026-01-01 --json")
 def exploration(store: Store, show: Show, **request: Any) -> None:
@@ -39,12 +39,10 @@ def exploration(store: Store, show: Show, **request: Any) -> None:
     With --json, left_out counts the mature slots that lack a probability by position, and left_out_reason says why,
     null where there are none."""
     result = app.exploration.exploration(store, app.exploration.Request(**request))
-    values, earns = [result["lower"], result["cost"], result["upper"]], (result["upper"] or 0.0) < 0
-    sign = -1 if earns else 1
-    lower, cost, upper = (_figure(value, sign) for value in values[::sign])
-    total = _figure(result["total"], sign)
+    sign, values = -1 if (result["upper"] or 0.0) < 0 else 1, [result["lower"], result["cost"], result["upper"]]
+    lower, cost, upper, total = (_figure(value, sign) for value in [*values[::sign], result["total"]])
     figures = f"{cost} a slot [{lower}, {upper}], {total} in total"
-    costs = "costs nothing" if result["lower"] == result["upper"] == 0 else f"{'earns' if earns else 'costs'} {figures}"
+    costs = f"{'earns' if sign < 0 else 'costs'} {figures if result['lower'] or result['upper'] else 'nothing'}"
     if "no-variation" in result["reasons"]:
         costs = "costs what this log cannot tell, as all slots earned the same so far"
     elif result["answer"] == "unknown":

@@ -10,9 +10,9 @@ import click
 from rlrec.cli.output.output import Show
 from rlrec.cli.program import app
 from rlrec.cli.program.files import plot_option, save_plot
-from rlrec.cli.program.shared import HOW_TO_RUN, GroupedCommand, Store, option_group, reading
+from rlrec.cli.program.shared import GroupedCommand, Store, level_group, option_group, reading
 from rlrec.cli.text.text import View
-from rlrec.cli.text.values import DURATION, NAME, NUMBER, format_duration
+from rlrec.cli.text.values import DURATION, NAME, format_duration
 from rlrec.errors import quantity
 from rlrec.sentences import DEFAULT_REWARD, earned_sentences
 
@@ -54,10 +54,7 @@ _NO_DIFFERENCE: Mapping[str, Any] = {}
     ),
     click.option("--age", "age_us", type=DURATION, help="Only the first days of each unit, such as 14d."),
 )  # fmt: skip
-@option_group(
-    HOW_TO_RUN,
-    click.option("--level", type=NUMBER, default=0.95, show_default=True, help="Confidence of the intervals."),
-)  # fmt: skip
+@level_group
 @plot_option
 @reading(
     "rlrec outcomes --by week --plot week.svg",
@@ -92,16 +89,14 @@ def outcomes(store: Store, show: Show, plot: str | None, **request: Any) -> None
 
 
 def _title(result: app.outcomes.Result) -> list[str]:
-    selection, earlier = "", "with earlier visits"
-    if result["experiment"]:
-        selection, earlier = f" of experiment {result['experiment']}", "with visits before it"
-    by = f" by {result['by']}" if result["by"] else ""
+    selection = f" of experiment {result['experiment']}" if result["experiment"] else ""
+    by, earlier = f" by {result['by']}" if result["by"] else "", "visits before it" if selection else "earlier visits"
     new, returning, unit = result["new"], result["returning"], result["unit"]
     units = count_units(unit, new + returning, result["anonymous"])
     rewards = list(dict.fromkeys(row["reward"] for row in result["outcomes"] if row["reward"]))
     named = f"reward {rewards[0]}" if len(rewards) == 1 and rewards != [DEFAULT_REWARD] else "rewards"
     return [
-        f"outcomes{selection}{by}: {units}, {new:,} new, {returning:,} {earlier}",
+        f"outcomes{selection}{by}: {units}, {new:,} new, {returning:,} with {earlier}",
         f"intervals at level {result['level']:g}, clustered by {unit}; {named} of mature decisions",
     ]
 

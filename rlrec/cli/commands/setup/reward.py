@@ -8,7 +8,7 @@ import click
 
 from rlrec.cli.output.output import Show
 from rlrec.cli.program import app
-from rlrec.cli.program.shared import CommandGroup, Store, reading, writing
+from rlrec.cli.program.shared import CommandGroup, Store, level_option, reading, writing
 from rlrec.cli.text.text import View
 from rlrec.cli.text.values import DURATION, NAME, NUMBER, Parsed, format_duration, parse_number
 from rlrec.errors import InputError
@@ -111,7 +111,7 @@ def delays(store: Store, show: Show, name: str, log: str | None) -> None:
 @click.option("--reward", type=NAME, default="default", show_default=True, help="Reward that the weights add to.")
 @click.option("--log", metavar="FILTER", help="Filter of the log, or parquet:DIR, as in `effects` [default: all].")
 @click.option("--horizon", "horizon_us", type=DURATION, help="Time within which people come back, as in `effects`.")
-@click.option("--level", type=NUMBER, default="0.95", show_default=True, help="Confidence of the intervals.")
+@level_option
 @reading("rlrec reward suggest --reward durable --horizon 3d", "rlrec reward suggest --log policy=home --json")
 def suggest(store: Store, show: Show, **request: Any) -> None:
     """Suggest weights of events by which a slot is worth what it brings in the long run.

@@ -347,13 +347,13 @@ def test_a_sentence_says_that_it_counts_what_served_before() -> None:
 
 @ON_BOTH
 def test_what_served_last_is_named_with_a_command_that_looks_at_it_alone(ready: Run) -> None:
-    """Also where a route comes back to a policy that it led to before; a version that is named is no other policy."""
+    """Also where a route comes back to a policy that it led to before; since the newest change, of a version too."""
     apart(ready, 0)
     times = [f"2099-01-0{day}T00:00:00.000000Z" for day in (1, 2, 3)]
     for at, reference in zip(times, ("other", "ts", "ts@1"), strict=True):
         ready("--now", at, "--allow-future", "route", "set", "home", "--to", reference).done()
     answer = ready("--now", "2099-02-01", "experiment", "show", "home-holdout", "--json").json
-    assert (answer["led_to"], answer["led_since"]) == (["other", "ts"], times[1])
+    assert (answer["led_to"], answer["led_since"]) == (["other", "ts"], times[2])
 
 
 def compared(difference: tuple[float, float, float], reasons: list[str]) -> dict[str, Any]:
