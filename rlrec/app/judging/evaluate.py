@@ -18,17 +18,18 @@ from rlrec.app.evaluation.passes.request import EmptyLog, Request
 from rlrec.app.evaluation.rows.candidates import Inclusion
 from rlrec.app.evaluation.rows.loggers import taken_loggers
 from rlrec.app.imports import log_stores
-from rlrec.app.inputs import filters
+from rlrec.app.inputs import filters, lookup
 from rlrec.app.log import reward_log
 from rlrec.compute import Engine
 from rlrec.errors import InputError, quantity
 from rlrec.ope.checks import verdicts
-from rlrec.ope.checks.reasons import GROUPS, HINTS, VERDICTS, helpful, hint
+from rlrec.ope.checks.reasons import GROUPS, HINTS, SERVED, VERDICTS, helpful, hint
 from rlrec.policy.beliefs.reward import LIMIT
 from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
 from rlrec.store.log import selected
 from rlrec.store.log.selected import Selection
+from rlrec.store.policies import policies
 from rlrec.times import format_time
 
 __all__ = ["EmptyLog", "Request", "Workers", "answering_rows", "evaluate", "explained", "log_read", "reasons_in_words"]
@@ -44,6 +45,11 @@ def evaluate(store: Store, request: Request, workers: Workers = IN_PROCESS) -> l
     with log_stores.opened(store, request.log) as (log_store, log), log_store.read() as unit, bulk.alongside(unit):
         selection = filters.selection(unit, log)
         live_versions.notice_successors(store, unit, request.targets)
+        paced = {policy.name: policy for policy in policies.all_policies(unit) if policy.params.get("budget")}
+        is_paced = request.reward is not None or {lookup.split(target)[0] for target in request.targets} <= {*paced}
+        for policy in () if is_paced else paced.values():
+            spent = f"{policy.name} paces what it spends ({policy.params['budget']})"
+            store.notice(f"{spent}; what does not may earn more by spending more: a --reward of costs tells")
         try:
             with workers.opened(log_store, unit.now, has_reasons=True) as engine, TemporaryDirectory() as folder:
                 request = replace(request, log=log)
@@ -177,6 +183,9 @@ def next_steps(rows: Sequence[EstimateRow]) -> list[str]:
         for reason in helpful(reasons, is_explored=any(row.is_explored for row in judged))[:1]:
             if reason == "carry-over" and judged[0].estimate.unit == "session":
                 reason = "logging-candidates"  # whole visits have answered: an experiment is left
+            loggers = {logger.version for logger in judged[0].estimate.logger_weights}
+            if reason == "in-sample" and (name in loggers or f"{judged[0].estimate.log}".endswith(f"loggers={name}")):
+                reason = SERVED
             steps.setdefault(hint(reason, **_names(judged[0], reason)), []).append(name)
     return [
         f"Next: {step}" if len(names) == len(by_name) else f"Next for {' and '.join(names)}: {step}"

@@ -169,6 +169,7 @@ _MORE_EXPLORATION = "`rlrec policy create NAME --kind KIND --param floor=0.05` t
 _EXPERIMENT = "`rlrec help experiments`: an experiment compares it with what serves, on new visits"
 _EVALUATE = "`rlrec evaluate {target}"
 _UNKNOWN = {"target": "TARGET", "since": "DAY", "log": ""}
+SERVED = "served"  # in place of `in-sample`, where the target served a part of the log itself
 # One command that helps against a reason; what helps against too little of a log is more of it.
 HINTS = {
     "no-rows": f"{_EVALUATE} --log FILTER`, with another part of the log",
@@ -189,6 +190,7 @@ HINTS = {
     "machine-sessions": "`rlrec feedback DECISION --censor` for these",
     "clipped-propensities": "`rlrec import-log FILE` with the propensities that the draws had",
     "in-sample": _EXPERIMENT,
+    SERVED: "`rlrec outcomes --by policy` shows what it earned as it served; a holdout of a route tells its worth",
     "unnarrowed": _EXPERIMENT,
     "unknown-fit": "`rlrec evaluate --target FILE --fitted-on until=DAY` says it, or another filter of the log",
     "estimated-propensity": f"{_EXPERIMENT}, and needs no propensities",

@@ -26,6 +26,7 @@ SHOWN = {
     "lift": "lift", "ess": "ess", "n": "rows",
     "verdict": "verdict", "answer": "answer", "reasons": "reasons",
 }  # fmt: skip
+MAX_SENTENCES = 8  # that a table of groups begins with
 DROP = ("version", "rows", "unit", "reasons", "ess", "as served", "lift")
 VERDICTS = ("insufficient", "weak", "ok")
 
@@ -117,7 +118,9 @@ def evaluate(
     by = request["by"]
     answering = app.evaluate.answering_rows(estimates)
     save_plot(plot, lambda: app.figures.estimates(estimates if by or details else answering))
-    sentences = [_counts(rows, by)] if by else [_sentence(row) for row in answering]
+    sentences = [f"{row.group.label}: {_sentence(row)}" if by else _sentence(row) for row in answering]
+    if by:
+        sentences = [_counts(rows, by), *(sentences if len(sentences) <= MAX_SENTENCES else [])]
     sentences += [] if plan is None or by else [row.plan_sentence(plan) for row in answering]
     if best:
         sentences.insert(0, best_of({row.name: row.estimate.may_be_best for row in answering}))

@@ -145,9 +145,9 @@ def test_the_answer_comes_first_then_a_row_a_target_then_its_reasons_by_group(lo
         f"Next for {name}: `rlrec evaluate {name} --cluster session`, if every session is another person"
         for name in ("uniform", "home@1")
     ]
-    # home learned from this log, and may be what serves
+    # home learned from this log as it served: no experiment compares it with itself
     words = (*LATER, "evaluate", "home@1", "--cluster", "session")
-    step = "Next: `rlrec help experiments`: an experiment compares it with what serves, on new visits"
+    step = "Next: `rlrec outcomes --by policy` shows what it earned as it served; a holdout of a route tells its worth"
     assert step in run_sqlite(*words).stdout.splitlines()
     # the log is as near uniform as a floor would make it
     assert not [line for line in lines if "floor=" in line]
@@ -174,6 +174,22 @@ def test_a_policy_that_equals_one_of_several_loggers_is_told_where_the_others_ar
     others = "others are compared with it by `rlrec outcomes --by version`, an experiment, or --log all"
     assert text.startswith(f"uniform is the same policy as even@1: {others}\n")
     assert "Next" not in text
+
+
+def test_few_groups_have_a_sentence_each(log: Any, run_sqlite: Run) -> None:
+    lines = run_sqlite(*LATER, "evaluate", "uniform", "--by", "policy", "--cluster", "session").stdout.splitlines()
+    assert lines[0].startswith("3 estimates by policy, 1 group: ")
+    assert lines[1].startswith("home: uniform")
+    assert "per impression" in lines[1]
+
+
+def test_a_policy_that_paces_what_it_spends_is_named_beside_targets_that_do_not(log: Any, run_sqlite: Run) -> None:
+    run_sqlite("reward", "define", "savings", "cost=-1").done()
+    run_sqlite("policy", "create", "thrifty", "--kind", "ucb", "--param", "budget=cost:2/day").done()
+    paced = "thrifty paces what it spends (cost:2/day); what does not may earn more by spending more"
+    assert paced in run_sqlite(*LATER, "evaluate", "uniform").done().stderr
+    for words in (["uniform", "--reward", "savings"], ["thrifty"]):
+        assert "paces" not in run_sqlite(*LATER, "evaluate", *words).done().stderr
 
 
 def test_no_line_speaks_of_two_targets(log: Any, run_sqlite: Run) -> None:
