@@ -15,6 +15,10 @@ Index = npt.NDArray[np.intp]
 Flags = npt.NDArray[np.bool_]
 Words = npt.NDArray[np.uint64]
 
+# With glibc, memory of up to this size is from now on kept when it is freed, and not fetched page by page again for
+# the next array, which would cost more than what is computed in it.
+np.empty((31 << 20) // 8)
+
 
 def run_starts(*columns: npt.NDArray[np.generic]) -> Index:
     """Index of the first row of every run of equal rows, (runs,), ascending; empty for no rows.

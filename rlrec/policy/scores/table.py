@@ -8,10 +8,6 @@ from rlrec.arrays import Array, Index
 from rlrec.policy.scores.legendre import gauss, polynomials
 from rlrec.policy.scores.panels import ALL_ROWS, TAIL, Density, Rows, at_nodes, panels
 
-# With glibc, memory of up to this size is from now on kept when it is freed, and not fetched page by page again for
-# the next array, which would cost more than what is computed in it.
-np.empty((31 << 20) // 8)
-
 ORDER = 16
 """Gauss-Legendre nodes of a panel."""
 
