@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from rlrec import policy as kinds
 from rlrec.errors import Conflict, InputError, suggest
 from rlrec.records import Head, Reward, Version
-from rlrec.sentences import DEFAULT_REWARD
 from rlrec.store import Unit
 from rlrec.store.database.unit import parse
 from rlrec.store.log import settings
@@ -110,6 +109,8 @@ def reward(unit: Unit, name: str | None) -> Reward:
     """The reward definition of this name; without one that which all live policies that serve learn, else `default`.
     Raises InputError where there is none."""
     if name is None:
+        from rlrec.sentences import DEFAULT_REWARD
+
         live = policies.live(unit, [policy.name for policy in policies.all_policies(unit)]).values()
         learned = {version.reward.name for version, _ in live if kinds.load(version.policy.kind).served}
         name = learned.pop() if len(learned) == 1 else DEFAULT_REWARD
