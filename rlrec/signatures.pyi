@@ -12,12 +12,12 @@ from rlrec.api import Log, Records, Result
 
 
 class ArmCommands:
-    def add(self, key: str, *, features: Mapping[str, Any] | None = None, group: Sequence[str] | None = None, from_: str | None = None, until: str | None = None, dry_run: bool = False) -> Result:
-        """Add an arm, or change a known one.
+    def add(self, *keys: str, features: Mapping[str, Any] | None = None, group: Sequence[str] | None = None, from_: str | None = None, until: str | None = None, dry_run: bool = False) -> Result:
+        """Add arms, or change known ones.
 
         What is not given stays as it was. Groups take the place of those before; '[]' takes it out of all.
 
-        features: The features of the arm.
+        features: The features of each arm.
         group: Its groups; requests write @a for all arms of one.
         from_: Shown from this time on; `none`: at any time.
         until: Shown before this time; `none`: without end.

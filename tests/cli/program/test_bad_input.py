@@ -164,7 +164,7 @@ def test_a_message_speaks_of_what_was_typed(shop: Run, words: list[Any], result:
     [
         (["reward", "define", "v", "a=1", "b=-2"], "(b=-2). write one word, with commas: 'a=1, b=-2'"),
         (["recommend", "home"], "(home). did you mean --policy home?"),
-        (["arm", "add", "a", "b"], "(b). see rlrec arm add --help"),
+        (["session", "show", "a", "b"], "(b). see rlrec session show --help"),
     ],
 )
 def test_a_word_too_many_is_told_where_it_belongs(run_sqlite: Run, words: list[str], result: str) -> None:

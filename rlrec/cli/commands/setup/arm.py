@@ -31,8 +31,8 @@ arm = CommandGroup("arm")
 
 
 @arm.command()
-@click.argument("key", type=KEY)
-@click.option("--features", type=OBJECT, metavar="JSON|@FILE", help="The features of the arm.")
+@click.argument("keys", type=KEY, nargs=-1, required=True)
+@click.option("--features", type=OBJECT, metavar="JSON|@FILE", help="The features of each arm.")
 @click.option("--group", "groups", type=KEYS, metavar="a,b", help="Its groups; requests write @a for all arms of one.")
 @click.option(
     "--from", "eligible_from", type=TERM, metavar="TIME", help="Shown from this time on; `none`: at any time."
@@ -41,17 +41,19 @@ arm = CommandGroup("arm")
     "--until", "eligible_until", type=TERM, metavar="TIME", help="Shown before this time; `none`: without end."
 )
 @writing(
+    "rlrec arm add tea coffee milk",
     'rlrec arm add a1 --features \'{"topic": "tea", "price": 3.5}\' --group home',
     "rlrec arm add xmas --group home --from 2026-12-01 --until 2026-12-27",
 )
 def add(
-    store: Store, show: Show, key: str, features: dict[str, Any] | None, groups: Sequence[str] | None, **times: Any
-) -> None:
-    """Add an arm, or change a known one.
+    store: Store, show: Show, keys: Sequence[str], features: dict[str, Any] | None, groups: Sequence[str] | None,
+    **times: Any,
+) -> None:  # fmt: skip
+    """Add arms, or change known ones.
 
     What is not given stays as it was. Groups take the place of those before; '[]' takes it out of all."""
     stated_times = {name: None if time == NO_TIME else time for name, time in times.items() if time is not None}
-    show(app.arm.put(store, lambda: [[(key, features, groups, stated_times)]]))
+    show(app.arm.put(store, lambda: [[(key, features, groups, stated_times) for key in keys]]))
 
 
 @arm.command("import")

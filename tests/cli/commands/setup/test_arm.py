@@ -35,6 +35,14 @@ def test_a_new_arm_that_begins_far_above_the_others_is_told_of(run: Run) -> None
     assert run("arm", "add", "new", "--features", '{"x": 1}').stderr == ""
 
 
+def test_several_arms_are_added_at_once_or_none_is(run: Run) -> None:
+    assert run("arm", "add", "tea", "milk", "tea", "--group", "home", "--json").json["added"] == 2
+    listed = {arm["arm"]: arm["groups"] for arm in run("arm", "list", "--json").json}
+    assert (listed["tea"], listed["milk"]) == (["home"], ["home"])
+    assert run("arm", "add", "ham", "x" * 201).exit_code == 2
+    assert "ham" not in {arm["arm"] for arm in run("arm", "list", "--json").json}
+
+
 def test_adding_again_updates_and_the_same_again_changes_nothing(run: Run) -> None:
     add = ["arm", "add", "a1", "--json", "--features"]
     assert run(*add, '{"price": 3}').json == {"added": 1, "updated": 0, "unchanged": 0}
