@@ -16,7 +16,7 @@ from rlrec.log_fields import ABSENT as ABSENT
 from rlrec.log_fields import DECISION, EVENT, SLOT, LogField
 from rlrec.store.database.bulk import Columns, PendingQuery
 from rlrec.store.database.unit import Unit, damage_error
-from rlrec.store.log.selected import MAX_SPREAD, ROUTE, Selection, id_ends, numbers, variants_test
+from rlrec.store.log.selected import MAX_SPREAD, ROUTE, Selection, id_ends, numbers
 
 BATCH = 50_000  # decisions in a batch, about
 _NO_PROBABILITY = "2.0"  # stands for a missing probability, or its logarithm
@@ -209,7 +209,7 @@ def batches(
     pending = (
         _RangeQueries(unit, ids, selection.conditions(), names, extra_queries, constants, few_test)
         for ids in (
-            _id_ranges(unit, size) if by_id
+            _id_ranges(unit, size, few_test) if by_id
             else _session_ranges(unit, size, bounds) if few_test is None else _few_ranges(unit, size, few_test)
         )
     )  # fmt: skip
@@ -247,7 +247,7 @@ def _session_ranges(unit: Unit, size: int, bounds: tuple[int, int] | None) -> It
 
 def _few_ranges(unit: Unit, size: int, few_test: str) -> list[IdRange]:
     """The ranges of the sessions of a few decisions."""
-    text = f"SELECT session_id, id FROM decision WHERE {few_test}"
+    text = f"SELECT d.session_id, d.id FROM decision d WHERE {few_test}"
     session, ids = PendingQuery(unit, text, dict.fromkeys(("session_id", "id"), np.int64)).columns().values()
     order = np.argsort(session)
     begins = run_starts(session[order])
@@ -259,7 +259,11 @@ def _few_ranges(unit: Unit, size: int, few_test: str) -> list[IdRange]:
     ]
 
 
-def _id_ranges(unit: Unit, size: int) -> Iterator[IdRange]:
+def _id_ranges(unit: Unit, size: int, few_test: str | None) -> Iterator[IdRange]:
+    if few_test is not None:
+        text = f"SELECT 0, 0, min(d.id), max(d.id), count(*), 1.0 FROM decision d WHERE {few_test}"
+        yield from (ids for ids in unit.records(IdRange, text) if ids.decisions)
+        return
     first, last = id_ends(unit)
     for start in range(first or 1, last + 1, size):
         end = min(start + size - 1, last)
@@ -312,7 +316,7 @@ class _RangeQueries:
         spread = (ids.last - ids.first) / ids.decisions
         self.ids, self._names, tests = ids, names, [f"+{test}" for test in conditions]
         if few_test is not None or spread < MAX_SPREAD:
-            id_list = [f"d.id IN (SELECT id FROM decision WHERE {few_test})"]
+            id_list = [f"d.id IN (SELECT d.id FROM decision d WHERE {few_test})"]
             id_tests = [f"d.id {end}" for end in bounds] if spread < MAX_SPREAD else id_list
             tests, order = [*id_tests, *(f"+{test}" for test in sessions), *tests], "d.id, s.position"
         else:
@@ -333,7 +337,7 @@ class _RangeQueries:
             columns = {"session_id": (np.int64, "v.id"), **{name: COLUMNS[name] for name in per_session}}
             test = f"v.id > {ids.low} AND v.id <= {ids.high}"
             if few_test is not None and ids.high - ids.low > ids.decisions:
-                test += f" AND v.id IN (SELECT session_id FROM decision WHERE {few_test})"
+                test += f" AND v.id IN (SELECT d.session_id FROM decision d WHERE {few_test})"
             self._keyed_queries["session_id"] = _ask(unit, columns, f"session v WHERE {test} ORDER BY v.id")
         if per_decision := [name for name in names if name in PER_DECISION]:
             self._keyed_queries["decision_id"] = ask_decisions(unit, per_decision, tests)
@@ -401,20 +405,6 @@ def read_range(
     slot_query = ask_slots(unit, slots, [*inside, *slot_tests], order="d.id, s.position")
     event_query = ask_events(unit, events, inside)
     return Batch(slots=read_slots(slot_query), events=event_query.columns())
-
-
-def variants_batch(unit: Unit, selection: Selection, *, columns: Sequence[str]) -> Batch | None:
-    """The selected decisions of variants, by decision and position, where a batch holds all that their policies served;
-    None otherwise."""
-    if unit.folder is not None or not selection.variant_ids:
-        return None
-    test = variants_test(selection.variant_ids)
-    served = f"SELECT 1 FROM decision d WHERE {test} LIMIT {BATCH + 1}"
-    if unit.ask_value(f"SELECT count(*) FROM ({served}) AS served") > BATCH:
-        return None
-    tests = [test, *(f"+{condition}" for condition in selection.conditions())]
-    slots, events = ask_slots(unit, columns, tests, order="d.id, s.position"), ask_events(unit, EVENT_COLUMNS, tests)
-    return Batch(slots=read_slots(slots), events=events.columns())
 
 
 def ask_slots(

@@ -15,7 +15,7 @@ T = TypeVar("T")
 PORTION = 1_000_000  # ids of decisions that are counted at a time
 # Ids for each decision of a range: to read past up to so many costs less than an index, of slots and of a few columns.
 MAX_SPREAD, MAX_COLUMN_SPREAD = 12, 3
-FEW = 200_000  # decisions whose rows are looked up by their ids
+MAX_LOOKUPS = 200_000  # decisions whose rows are looked up by their ids
 ROUTE = "(SELECT asked.route_id FROM route_decision asked WHERE asked.decision_id = d.id)"  # that it was asked for by
 
 
@@ -239,13 +239,22 @@ def session_bounds(unit: Unit, selection: Selection) -> tuple[int, int] | None:
     return max(reach.first_session, 1) - 1, reach.last_session
 
 
-def few_test(unit: Unit, selection: Selection) -> str | None:
-    """The test on the columns of decisions that finds those since a time by an index, where they are few; else None."""
-    if selection.since is None or _may_be_imported(unit):
-        return None
-    test = f"imported = 0 AND at >= {int(selection.since)}"
-    text = f"SELECT 1 FROM decision WHERE {test} LIMIT 1 OFFSET {FEW}"
-    return test if unit.ask_value(text) is None else None
+def few_test(unit: Unit, selection: Selection, *, most: int = MAX_LOOKUPS) -> str | None:
+    """The test on decisions `d` by which an index finds all selected ones, so many at most; None where it cannot."""
+    test = _indexed_test(unit, selection)
+    is_few = test and unit.ask_value(f"SELECT 1 FROM decision d WHERE {test} LIMIT 1 OFFSET {most}") is None
+    return test if is_few else None
+
+
+def _indexed_test(unit: Unit, selection: Selection) -> str | None:
+    """A test that an index answers, and that all selected decisions pass."""
+    if unit.folder is None and selection.variant_ids:
+        return variants_test(selection.variant_ids)
+    if unit.folder is None and selection.policy_ids:
+        return f"d.policy_id IN ({numbers(selection.policy_ids)})"
+    if selection.since is not None and not _may_be_imported(unit):
+        return f"d.imported = 0 AND d.at >= {int(selection.since)}"
+    return None
 
 
 def scan_tests(unit: Unit, selection: Selection) -> str:
@@ -256,16 +265,14 @@ def scan_tests(unit: Unit, selection: Selection) -> str:
 
 def _id_test(unit: Unit, selection: Selection) -> str:
     """A test on the ids of decisions that all selected ones pass, from an index."""
-    if unit.folder is None and (policies := selection.variant_ids or selection.policy_ids):
-        test = variants_test(policies) if selection.variant_ids else f"d.policy_id IN ({numbers(policies)})"
+    if (test := _indexed_test(unit, selection)) is None:
+        return "1 = 1"
+    if "policy_id" in test:
         ids_text = "SELECT d.id FROM decision d WHERE d.policy_id = p.id ORDER BY d.id"
         ends = f"min(({ids_text} LIMIT 1)), max(({ids_text} DESC LIMIT 1))"  # an index has those of each policy
         rows = f"policy p WHERE {test.replace('d.policy_id', 'p.id')}"
-    elif selection.since is not None and not _may_be_imported(unit):
-        test = f"d.imported = 0 AND d.at >= {int(selection.since)}"
-        ends, rows = "min(+d.id), max(+d.id)", f"decision d WHERE {test}"  # a `+`, or it walks through all ids
     else:
-        return "1 = 1"
+        ends, rows = "min(+d.id), max(+d.id)", f"decision d WHERE {test}"  # a `+`, or it walks through all ids
     text = f"SELECT {ends}, (SELECT count(*) FROM decision d WHERE {test}) FROM {rows}"
     first, last, number = _read_once(unit, text, lambda: unit.ask(text)[0])
     is_far = (last or 0) - (first or 0) > MAX_COLUMN_SPREAD * number

@@ -20,7 +20,7 @@ from rlrec.app.setup import arm, reward
 from rlrec.app.setup.simulate import Request as Simulation
 from rlrec.app.setup.simulate import simulate
 from rlrec.store import Store
-from rlrec.store.log import reader
+from rlrec.store.log import reader, selected
 from rlrec.store.policies import people
 from tests.app import census
 from tests.app.shop import MINUTE, START, clock
@@ -169,8 +169,9 @@ def test_an_experiment_is_read_from_its_own_persons_and_from_all_alike(
     requests = [Request(experiment="ab", adjust=True, rewards=REWARDS), Request(experiment="ab", by="users")]
     with store.read() as unit:
         n_sessions = sum(map(len, people.portions(unit)))
-        batch = reader.variants_batch(unit, filters.selection(unit, "experiment=ab"), columns=("session_id",))
-        assert batch is not None
+        selection = filters.selection(unit, "experiment=ab")
+        few_test = selected.few_test(unit, selection)
+        (batch,) = reader.batches(unit, selection, columns=("session_id",), few_test=few_test, by_id=True)
         theirs = people.portions(unit, np.unique(batch.slots["session_id"]))
     assert 0 < sum(map(len, theirs)) < n_sessions
     from_persons = [rows(outcomes(store, request)) for request in requests]

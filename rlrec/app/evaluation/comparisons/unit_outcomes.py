@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import product
 from operator import add
@@ -116,10 +116,16 @@ class StudyFold:
 
     def _portions(self) -> Iterator[tuple[Columns, Batch]]:
         """The visits of each portion of persons, and its selected decisions, where it has some; both are read once."""
-        selection = self.study.selection
-        batch = reader.variants_batch(self.unit, selection, columns=_READ)
-        persons = PersonPortions.read(self.unit, None if batch is None else np.unique(batch.slots["session_id"]))
-        log = reader.batches(self.unit, selection, columns=_READ, size=SPREAD, by_id=True) if batch is None else [batch]
+        selection, sessions, few_test = self.study.selection, None, None
+        if selection.variant_ids:  # whose persons alone are read, where a batch holds all that their policies served
+            few_test = selected.few_test(self.unit, selection, most=reader.BATCH)
+        log: Iterable[Batch] = reader.batches(
+            self.unit, selection, columns=_READ, size=SPREAD, few_test=few_test, by_id=True
+        )
+        if few_test is not None:
+            log = [*log]
+            sessions = np.unique(np.concatenate([np.empty(0, np.int64), *(batch.slots["session_id"] for batch in log)]))
+        persons = PersonPortions.read(self.unit, sessions)
         decisions = partitions.spool(log, persons.files, lambda batch: batch.split(persons.file(batch.slots)))
         for batches, visits in zip(decisions, persons.visits(self.unit, self.study.experiment), strict=True):
             if batches:
