@@ -89,7 +89,10 @@ def parse_guard(text: str) -> GuardName:
 REFERENCES = Parsed("a,b", lambda text: tuple(piece.strip() for piece in text.split(",") if piece.strip()))
 SHARE = Parsed("share", parse_share)
 WEIGHT = Parsed("label=weight", parse_weight)
-GUARD = Parsed("metric[:reward]>=-n%", parse_guard)
+GUARD_OPTION = click.option(
+    "--guard", "guards", type=Parsed("metric[:reward]>=-n%", parse_guard), multiple=True,
+    metavar="METRIC[:REWARD]>=-N%", help="What must not fall by more; repeatable.",
+)  # fmt: skip
 VARIANT = Parsed("label=policy[@v][:weight]", parse_variant)
 
 
@@ -127,10 +130,7 @@ experiment.add_command(plan)
     help="What decides, of those in `rlrec help outcomes`; repeatable [default: reward_per_unit by what the variants "
     "learn].",
 )  # fmt: skip
-@click.option(
-    "--guard", "guards", type=GUARD, multiple=True, metavar="METRIC[:REWARD]>=-N%",
-    help="What must not fall by more; repeatable.",
-)  # fmt: skip
+@GUARD_OPTION
 @click.option(
     "--best-n", type=int, metavar="N",
     help="Units for which intervals are tightest, say all that you expect [default: those of the last 30 days, else "

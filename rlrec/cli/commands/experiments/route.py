@@ -172,10 +172,7 @@ def set_(store: Store, show: Show, require: str | None, **request: Any) -> None:
     help="How long each step lasts at least.",
 )  # fmt: skip
 @METRIC_OPTION
-@click.option(
-    "--guard", "guards", type=experiment.GUARD, multiple=True, metavar="METRIC[:REWARD]>=-N%",
-    help="What must not fall by more; repeatable.",
-)  # fmt: skip
+@experiment.GUARD_OPTION
 @writing("rlrec route ramp front --to home@2 --steps 5%,20%,50%,100% --guard 'visits>=-5%'")
 def ramp(store: Store, show: Show, name: str, to: str, metrics: Sequence[MetricName], **schedule: Any) -> None:
     """Begin a ramp that goes on by itself: an experiment as of `route set --share`, whose share rises step by step.
