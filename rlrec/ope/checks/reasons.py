@@ -61,8 +61,8 @@ REASONS = {
         f"weighted share of rewards that are not the default below {FEWEST_EFFECTIVE_REWARDS} (insufficient) or "
         f"{EFFECTIVE_REWARDS} (weak); too few rewards for a bound (it is null), in an experiment fewer "
         "than 20 units with one"),
-    "heavy-tail": Reason("support", "ok", "no largest weight is known and k-hat of their tail is above 0.7 "
-        "(insufficient)"),
+    "heavy-tail": Reason("support", "ok", "what few draws happened to show may carry the estimate: no largest weight "
+        "is known and k-hat of their tail is above 0.7 (insufficient)"),
     "unsupported": Reason("support", "ok", "the target has more than 1 % on arms the logger gave 0 (insufficient)"),
     "no-variation": Reason("sample", "weak", "all values are the same so far (weak): there is no interval, as later "
         "ones may differ"),
