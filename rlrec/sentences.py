@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from statistics import NormalDist
 from typing import Any, NamedTuple
@@ -233,7 +234,7 @@ def experiment_sentences(answer: Mapping[str, Any]) -> list[str]:
         picked = "an exclusion, or the filter, leaves out more of one variant than of another"
         return [f"{answer['experiment']}: {picked}: do not trust its differences (sample-ratio)."]
     if answer.get("route") is not None:
-        return [_holdout_sentence(answer), *_equal_ages(answer)]
+        return [_holdout_sentence(answer)]
     rows, differences, per_day = answer["unit_differences"], answer["differences"], answer.get("units_per_day")
     if answer.get("status") == "stopped":  # no more units come
         rows, differences = ([{**row, "needed": None} for row in table] for table in (rows, differences))
@@ -242,18 +243,19 @@ def experiment_sentences(answer: Mapping[str, Any]) -> list[str]:
     texts = earned_sentences(deciding, rows, answer["unit"], per_day=per_day)
     guards = {name: [row for row in answer["guards"] if row["answer"] == name] for name in ("lost", "unknown")}
     lost, unknown = ([guard_sentence(row, answer["unit"]) for row in rows] for rows in guards.values())
-    texts = [*lost, *texts, *unknown, *_equal_ages(answer)]
+    texts = [*lost, *texts, *unknown]
     texts = texts or [difference_sentence(row, "decision", per_day=per_day) for row in differences]
     return texts or ["There is nothing to compare."]
 
 
-def _equal_ages(answer: Mapping[str, Any]) -> list[str]:
-    """The command that compares units of equal age, where what decides depends on their age."""
+def equal_ages(answer: Mapping[str, Any], log: str | None) -> list[str]:
+    """The command that compares units of equal age, where what decides depends on their age. log: the filter."""
     rows = [row for row in answer["unit_differences"] if row["metric"] == "reward_per_unit"]
     if not any("young-units" in row["reasons"] for row in rows):
         return []
     rewards = "".join(f" --reward {name}" for name in dict.fromkeys(row["reward"] for row in rows))
-    command = f"`rlrec outcomes --experiment {answer['experiment']} --age 7d{rewards}`"
+    filtered = f" --log {shlex.quote(log)}" if log else ""
+    command = f"`rlrec outcomes --experiment {answer['experiment']} --age 7d{rewards}{filtered}`"
     return [f"{command} compares {answer['unit']}s at equal age, over their first week"]
 
 

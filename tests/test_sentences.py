@@ -17,6 +17,7 @@ from rlrec.sentences import (
     direction,
     earned_sentences,
     effect_sentence,
+    equal_ages,
     experiment_sentences,
     percent,
     rounding,
@@ -150,21 +151,29 @@ def test_an_experiment_is_judged_by_what_a_unit_earned() -> None:
     ended = "new: this log cannot tell whether it is better or worse than old, per user"
     assert conclusion(unknown, status="stopped") == ended
     young = difference("reward_per_unit", "unknown", 0.02, reasons=["young-units"])
-    command = "`rlrec outcomes --experiment ab --age 7d --reward default`"
-    ages = f"{command} compares users at equal age, over their first week"
     assert conclusion(young) == (
-        f"new: this log cannot tell whether it is better or worse than old, per user (young-units)\n{ages}"
+        "new: this log cannot tell whether it is better or worse than old, per user (young-units)"
     )
     grown = difference("reward_per_unit", "unknown", 0.2, reasons=["young-units"])
     assert conclusion(grown) == (
         "new earned more than old so far: +20 % per user (young-units); it may grow or turn with the time that people "
-        f"have to come again\n{ages}"
+        "have to come again"
     )
     doubted = difference("reward_per_unit", "unknown", 0.2, reasons=["young-units", "unlike-loggers"])
     assert conclusion(doubted).startswith("new: this log cannot tell")
     durable = difference("reward_per_unit", "better", 0.2, reward="durable")
     assert conclusion(durable) == "new is better than old: +20 % [+15, +25] per user by durable"
     assert conclusion() == "There is nothing to compare."
+
+
+def test_where_age_matters_a_command_compares_at_equal_age() -> None:
+    young = [difference("reward_per_unit", "unknown", 0.2, reward=name, reasons=["young-units"]) for name in ("a", "b")]
+    answer = {"experiment": "ab", "unit": "user", "unit_differences": young}
+    command = "rlrec outcomes --experiment ab --age 7d --reward a --reward b"
+    clause = "compares users at equal age, over their first week"
+    assert equal_ages(answer, None) == [f"`{command}` {clause}"]
+    assert equal_ages(answer, "since=2026-01-08") == [f"`{command} --log since=2026-01-08` {clause}"]
+    assert equal_ages({**answer, "unit_differences": [difference("reward_per_unit", "better", 0.2)]}, None) == []
 
 
 def test_a_gain_that_costs_visits_says_so() -> None:

@@ -16,7 +16,7 @@ from rlrec.cli.program.shared import CommandGroup, Store, conclude, level_option
 from rlrec.cli.text.text import View, truncate
 from rlrec.cli.text.values import NAME, Parsed, parse_name, parse_number, parse_percent
 from rlrec.errors import InputError, quantity
-from rlrec.sentences import ALARM, difference_sentence, experiment_sentences, guard_sentence, plan_sentence
+from rlrec.sentences import ALARM, difference_sentence, equal_ages, experiment_sentences, guard_sentence, plan_sentence
 
 if TYPE_CHECKING:
     from rlrec.app.evaluation.comparisons.declared import GuardName
@@ -190,12 +190,14 @@ def show_(
         app.compare.note(store, result)
     elif result.get("route"):
         store.notice("`rlrec status` keeps the newest comparison of a holdout without --log, --level and --fixed")
-    show(result, table=view(result, level, details=details, fixed=fixed), flat=_flat(result))
+    show(result, table=view(result, level, details=details, fixed=fixed, log=log), flat=_flat(result))
 
 
-def view(result: app.compare.VariantComparison, level: float, *, details: bool, fixed: bool = False) -> View:
+def view(
+    result: app.compare.VariantComparison, level: float, *, details: bool, fixed: bool = False, log: str | None = None
+) -> View:  # fmt: skip
     """The comparison of variants: its sentences first, then its figures."""
-    sentences = [*([PLANNED_LOOK] if fixed else []), *experiment_sentences(result), ""]
+    sentences = [*([PLANNED_LOOK] if fixed else []), *experiment_sentences(result), *equal_ages(result, log), ""]
     table = _view(result, level, details=details)
     return table._replace(title=[*sentences, *table.title])
 
