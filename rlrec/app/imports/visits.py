@@ -242,10 +242,9 @@ def _batch(
     events = [batch.events]
     for portion in slices(begun, VISITS):
         inside = [f"(d.session_id, d.visit) IN (VALUES {', '.join(map(str, portion))})"]
-        stored_slots = reader.read_slots(reader.ask_slots(unit, READ, inside, order="d.id, s.position"))
-        stored_events = reader.ask_events(unit, reader.EVENT_COLUMNS, inside).columns()
-        slots.append(stored_slots | {"decision_id": -stored_slots["decision_id"]})
-        events.append(stored_events | {"decision_id": -stored_events["decision_id"]})
+        stored = reader.read_decisions(unit, inside, slots=READ)
+        slots.append(stored.slots | {"decision_id": -stored.slots["decision_id"]})
+        events.append(stored.events | {"decision_id": -stored.events["decision_id"]})
     joined = {name: np.concatenate([piece[name] for piece in slots]) for name in READ}
     order = np.lexsort([joined[name] for name in ("position", "step", "visit", "session_id")])
     columns_of_events = {name: np.concatenate([piece[name] for piece in events]) for name in reader.EVENT_COLUMNS}

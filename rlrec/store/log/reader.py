@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import pairwise
 from math import isnan
 from typing import Any, NamedTuple
 
@@ -199,9 +198,9 @@ def batches(
     """The selected log in ranges of session id, each of about `size` decisions: whole sessions, rows by session,
     decision and position. Memory is bounded by two batches: one is read while another is worked on.
     pick_contexts: says of which context ids of a batch the texts come with it; visits, keys: whether these do.
-    bounds: ids above which and up to which the sessions lie; few_test: as `selected.few_test` returns it, by which
-    ranges hold `size` selected decisions; by_id: in ranges of the ids of decisions, rows by decision and position, for
-    folds that put sessions together themselves."""
+    bounds: ids above which and up to which the sessions lie; few_test: as `selected.few_test` returns it, by which all
+    are one range; by_id: in ranges of the ids of decisions, rows by decision and position, for folds that put sessions
+    together themselves."""
     needed_columns = {*columns, "decision_id", "session_id", "position", *(["context_id"] if pick_contexts else [])}
     names = [name for name in COLUMNS if name in needed_columns]
     extra_queries = {**({"visits": ask_visits} if visits else {}), **({"keys": ask_keys} if keys else {})}
@@ -209,8 +208,8 @@ def batches(
     pending = (
         _RangeQueries(unit, ids, selection.conditions(), names, extra_queries, constants, few_test)
         for ids in (
-            _id_ranges(unit, size, few_test) if by_id
-            else _session_ranges(unit, size, bounds) if few_test is None else _few_ranges(unit, size, few_test)
+            _few_range(unit, few_test, by_id=by_id) if few_test
+            else _id_ranges(unit, size) if by_id else _session_ranges(unit, size, bounds)
         )
     )  # fmt: skip
     queries, read = next(pending, None), 0
@@ -245,25 +244,13 @@ def _session_ranges(unit: Unit, size: int, bounds: tuple[int, int] | None) -> It
         low = ids.high
 
 
-def _few_ranges(unit: Unit, size: int, few_test: str) -> list[IdRange]:
-    """The ranges of the sessions of a few decisions."""
-    text = f"SELECT d.session_id, d.id FROM decision d WHERE {few_test}"
-    session, ids = PendingQuery(unit, text, dict.fromkeys(("session_id", "id"), np.int64)).columns().values()
-    order = np.argsort(session)
-    begins = run_starts(session[order])
-    cuts = np.append(begins[run_starts(begins // size)], len(ids)).tolist()
-    pieces = [(session[order[start:end]], ids[order[start:end]]) for start, end in pairwise(cuts)]
-    return [
-        IdRange(int(key[0]) - 1, int(key[-1]), int(row.min()), int(row.max()), len(row), end / len(ids))
-        for (key, row), end in zip(pieces, cuts[1:], strict=True)
-    ]
+def _few_range(unit: Unit, few_test: str, *, by_id: bool) -> list[IdRange]:
+    ends = "0, 0" if by_id else "min(d.session_id) - 1, max(d.session_id)"
+    text = f"SELECT {ends}, min(d.id), max(d.id), count(*), 1.0 FROM decision d WHERE {few_test}"
+    return [ids for ids in unit.records(IdRange, text) if ids.decisions]
 
 
-def _id_ranges(unit: Unit, size: int, few_test: str | None) -> Iterator[IdRange]:
-    if few_test is not None:
-        text = f"SELECT 0, 0, min(d.id), max(d.id), count(*), 1.0 FROM decision d WHERE {few_test}"
-        yield from (ids for ids in unit.records(IdRange, text) if ids.decisions)
-        return
+def _id_ranges(unit: Unit, size: int) -> Iterator[IdRange]:
     first, last = id_ends(unit)
     for start in range(first or 1, last + 1, size):
         end = min(start + size - 1, last)
@@ -402,8 +389,16 @@ def read_range(
 ) -> Batch:  # fmt: skip
     """The policy's decisions of a range of ids, by decision and position. tests, slot_tests: as of `ranges`."""
     inside = [f"d.policy_id = {policy_id}", f"d.id >= {first}", f"d.id <= {last}", *tests]
-    slot_query = ask_slots(unit, slots, [*inside, *slot_tests], order="d.id, s.position")
-    event_query = ask_events(unit, events, inside)
+    return read_decisions(unit, inside, slots=slots, events=events, slot_tests=slot_tests)
+
+
+def read_decisions(
+    unit: Unit, tests: Sequence[str], *, slots: Sequence[str], events: Sequence[str] = EVENT_COLUMNS,
+    slot_tests: Sequence[str] = (), order: str = "d.id, s.position",
+) -> Batch:  # fmt: skip
+    """The decisions `d` that pass all tests, and those of their slots `s` that pass slot_tests."""
+    slot_query = ask_slots(unit, slots, [*tests, *slot_tests], order=order)
+    event_query = ask_events(unit, events, tests)
     return Batch(slots=read_slots(slot_query), events=event_query.columns())
 
 

@@ -15,7 +15,7 @@ T = TypeVar("T")
 PORTION = 1_000_000  # ids of decisions that are counted at a time
 # Ids for each decision of a range: to read past up to so many costs less than an index, of slots and of a few columns.
 MAX_SPREAD, MAX_COLUMN_SPREAD = 12, 3
-MAX_LOOKUPS = 200_000  # decisions whose rows are looked up by their ids
+MAX_LOOKUPS = 120_000  # decisions that are read at once, by their ids
 ROUTE = "(SELECT asked.route_id FROM route_decision asked WHERE asked.decision_id = d.id)"  # that it was asked for by
 
 

@@ -103,13 +103,3 @@ def ask_visits(unit: Unit, sessions: Ids, experiment: Experiment | None = None) 
     order = f"WHERE {session_test('w.session_id', sessions)} ORDER BY w.session_id, w.number"
     text = f"SELECT {', '.join(columns.values())} FROM {tables}{assigned} {order}"
     return PendingQuery(unit, text, dict.fromkeys(columns, np.int64))
-
-
-def ask_decisions(
-    unit: Unit, sessions: Ids, names: tuple[str, ...], selection: Selection
-) -> tuple[PendingQuery, PendingQuery]:
-    """The slots (columns of `reader`, by decision and position) and events of the selected decisions of these
-    sessions."""
-    tests = [session_test("d.session_id", sessions), *(f"+{test}" for test in selection.conditions())]
-    slots = reader.ask_slots(unit, names, tests, order="d.id, s.position")
-    return slots, reader.ask_events(unit, reader.EVENT_COLUMNS, tests)

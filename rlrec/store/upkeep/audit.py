@@ -48,8 +48,8 @@ def ranges(
 def session_rows(unit: Unit, sessions: Collection[int], columns: Sequence[str]) -> Batch:
     """The decisions of some sessions, by session, decision and position."""
     tests = [f"d.session_id IN ({numbers(sessions)})"]
-    slots = reader.ask_slots(unit, columns, tests, order="d.session_id, d.id, s.position")
-    return Batch(slots=reader.read_slots(slots), events=reader.ask_events(unit, tuple(reader.EVENTS), tests).columns())
+    events, order = tuple(reader.EVENTS), "d.session_id, d.id, s.position"
+    return reader.read_decisions(unit, tests, slots=columns, events=events, order=order)
 
 
 def decision_slots(unit: Unit, decision_ids: Sequence[int]) -> Columns:

@@ -325,9 +325,9 @@ class StudyFold:
         past = Selection(until=int(entry_at.max(initial=0)), without=self.study.selection.without)
         if not len(keys):
             return unit_sums(visits, ServedDecisions.empty(len(self.study.rewards)), now=entry_at)
-        slots, events = people.ask_decisions(self.unit, keys, _READ, past)
-        batch = Batch(slots=reader.read_slots(slots), events=events.columns())
-        decisions, _, _ = self._decisions(columns, self._pages(batch), grouped=False)
+        tests = [people.session_test("d.session_id", keys), *(f"+{test}" for test in past.conditions())]
+        pages = self._pages(reader.read_decisions(self.unit, tests, slots=_READ))
+        decisions, _, _ = self._decisions(columns, pages, grouped=False)
         return unit_sums(visits, decisions.take(decisions.at < entry_at[decisions.visit]), now=entry_at)
 
 
