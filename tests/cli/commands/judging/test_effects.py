@@ -437,7 +437,9 @@ def test_pages_whose_rules_leave_no_marginals_are_left_out(run_sqlite: Run) -> N
 
     draw("capped")
     for command in (("effects",), ("policy", "rebuild", "long")):
-        assert "rules of a page (`most`, `least`) leave no marginals" in run(*command, "--now", AFTERWARDS).failed(3)
+        refused = run(*command, "--now", AFTERWARDS).failed(3)
+        assert "log by a policy of the store with a floor" in refused
+        assert "rules of a page (`most`, `least`) leave no marginals" in refused
     draw("plain")
     answer = run("effects", "--now", AFTERWARDS, "--json").json
     assert (answer["left_out"], answer["groups"][0]["pages"]) == (60, 60)
