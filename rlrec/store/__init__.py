@@ -292,7 +292,8 @@ class Store:
             return unit
         if self.now is not None:
             raise InputError(
-                f"--now lies before the newest decision of {self.address}", hint="give a later time, or none"
+                f"--now lies before the newest decision of {self.address}, {format_time(newest)}",
+                hint="give a later time, or none",
             )
         if newest - unit.now > 1_000_000 and not self._clock_noticed:
             self._clock_noticed = True

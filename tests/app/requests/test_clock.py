@@ -48,7 +48,7 @@ def test_now_lies_not_before_the_newest_decision(store: Store) -> None:
     stocked(clock(store, START), home="uniform")
     ask(store)
     assert ask(store)["at"] == format_time(START)
-    with pytest.raises(InputError, match="before the newest decision"):
+    with pytest.raises(InputError, match=f"before the newest decision of .*, {format_time(START)}"):
         ask(clock(store, START - 1))
 
 
