@@ -15,7 +15,7 @@ from rlrec.log_fields import ABSENT as ABSENT
 from rlrec.log_fields import DECISION, EVENT, SLOT, LogField
 from rlrec.store.database.bulk import Columns, PendingQuery
 from rlrec.store.database.unit import Unit, damage_error
-from rlrec.store.log.selected import MAX_SPREAD, ROUTE, Selection, id_ends, numbers
+from rlrec.store.log.selected import MAX_COLUMN_SPREAD, MAX_SPREAD, ROUTE, Selection, id_ends, numbers
 
 BATCH = 50_000  # decisions in a batch, about
 _NO_PROBABILITY = "2.0"  # stands for a missing probability, or its logarithm
@@ -304,7 +304,8 @@ class _RangeQueries:
         self.ids, self._names, tests = ids, names, [f"+{test}" for test in conditions]
         if few_test is not None or spread < MAX_SPREAD:
             id_list = [f"d.id IN (SELECT d.id FROM decision d WHERE {few_test})"]
-            id_tests = [f"d.id {end}" for end in bounds] if spread < MAX_SPREAD else id_list
+            is_dense = few_test is None or spread < MAX_COLUMN_SPREAD
+            id_tests = [f"d.id {end}" for end in bounds] if is_dense else id_list
             tests, order = [*id_tests, *(f"+{test}" for test in sessions), *tests], "d.id, s.position"
         else:
             tests, order = [*sessions, *tests], "d.session_id, d.id, s.position"

@@ -13,7 +13,8 @@ from rlrec.times import DAY_US, day_of
 _SPLIT = "(SELECT owner.split FROM session owner WHERE owner.id = d.session_id)"  # of a decision
 T = TypeVar("T")
 PORTION = 1_000_000  # ids of decisions that are counted at a time
-# Ids for each decision of a range: to read past up to so many costs less than an index, of slots and of a few columns.
+# Ids for each decision of a range: to read past up to so many costs less than an index that leads from page to page, or
+# than one that lists ids.
 MAX_SPREAD, MAX_COLUMN_SPREAD = 12, 3
 MAX_LOOKUPS = 120_000  # decisions that are read at once, by their ids
 ROUTE = "(SELECT asked.route_id FROM route_decision asked WHERE asked.decision_id = d.id)"  # that it was asked for by
