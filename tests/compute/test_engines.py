@@ -156,7 +156,9 @@ def test_a_worker_of_a_cluster_that_is_killed_while_it_starts_is_an_error(
     deadly = tmp_path / "deadly.py"
     deadly.write_text("import os\nos.kill(os.getpid(), 9)\n")
     monkeypatch.setitem(cluster._QUIET_SETTINGS, "distributed.worker.preload", [str(deadly)])
-    with pytest.raises(RlrecError, match=r"a Dask worker has ended while it started: Nanny failed to start$") as caught:
+    with pytest.raises(
+        RlrecError, match=r"a Dask worker has ended while it started: Nanny failed to start\n"
+    ) as caught:
         Cluster(1, process, scheduler=None)
     assert (caught.value.code, caught.value.hint is None) == (1, False)
 

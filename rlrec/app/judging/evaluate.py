@@ -181,10 +181,11 @@ def next_steps(rows: Sequence[EstimateRow]) -> list[str]:
     for name, judged in by_name.items():
         reasons = {reason for row in judged for reason in row.estimate.reasons}
         for reason in helpful(reasons, is_explored=any(row.is_explored for row in judged))[:1]:
-            if reason == "carry-over" and judged[0].estimate.unit == "session":
+            estimate = judged[0].estimate
+            if reason == "carry-over" and estimate.unit == "session":
                 reason = "logging-candidates"  # whole visits have answered: an experiment is left
-            loggers = {logger.version for logger in judged[0].estimate.logger_weights}
-            if reason == "in-sample" and (name in loggers or f"{judged[0].estimate.log}".endswith(f"loggers={name}")):
+            has_served = name in {logger.version for logger in estimate.logger_weights}
+            if reason == "in-sample" and (has_served or (estimate.log or "").endswith(f"loggers={name}")):
                 reason = SERVED
             steps.setdefault(hint(reason, **_names(judged[0], reason)), []).append(name)
     return [

@@ -113,8 +113,8 @@ def test_an_answer_reads_as_the_table_of_the_command(shop: Run, store: Recommend
 
 WRONG: list[tuple[Call, str, str]] = [
     (lambda store: store.policy.create("a b", kind="thompson"), "name", "is not a name"),
-    (lambda store: store.arm.add(5), "key", "expected str, got 5"),
-    (lambda store: store.arm.add("a\0"), "key", "NUL"),
+    (lambda store: store.arm.add(5), "keys", "expected str, got 5"),
+    (lambda store: store.arm.add("a\0"), "keys", "NUL"),
     (lambda store: store.arm.add("x", features={"n": float("nan")}), "features", "not JSON compliant"),
     (lambda store: store.arm.add("x", features="{"), "features", "not JSON"),
     (lambda store: store.reward.define("x", "click=1", window="soon"), "window", "is not a duration"),

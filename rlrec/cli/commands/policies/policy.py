@@ -132,8 +132,9 @@ def show_(
     save_plot(plot, lambda: app.curves.training(*shown, result["training"], live=live) or app.figures.beliefs(result))
     terminal = show.screen.width is not None
     table = policy_view.belief_view(
-        result, all_arms=all_arms, curve=curve, terminal=terminal, ranked=show.format == "table"
-    )
+        result, all_arms=all_arms, curve=curve, terminal=terminal, ranked=show.format == "table",
+        is_newest=context is None,
+    )  # fmt: skip
     head = {"policy": result["policy"], "version": result["version"]}
     lines = ({**head, **arm} for arm in result["arms"])
     show(result, table=table, lines=lines)

@@ -97,9 +97,11 @@ def _verdict(gate: Mapping[str, Any]) -> str:
     return f"{'passed' if gate['passed'] else 'not passed'}: {cell(gate['estimate'])} above {cell(gate['lower'])}"
 
 
-def belief_view(result: PolicyBelief, *, all_arms: bool, curve: bool, terminal: bool, ranked: bool) -> View:
-    """A belief. every: all arms on a terminal, curve: the learning curve epoch by epoch; ranked: the likeliest arm
-    first."""
+def belief_view(
+    result: PolicyBelief, *, all_arms: bool, curve: bool, terminal: bool, ranked: bool, is_newest: bool = True
+) -> View:  # fmt: skip
+    """A belief. all_arms: on a terminal, too; curve: the learning curve epoch by epoch; ranked: the likeliest arm
+    first; is_newest: whether the context is the newest one, and no other was asked for."""
     rows = result["version_list"]
     versions = (f"{row['version']} {row['status']}{' (live)' if row['live'] else ''}" for row in rows)
     title = [
@@ -116,7 +118,7 @@ def belief_view(result: PolicyBelief, *, all_arms: bool, curve: bool, terminal: 
         fields, context = result["features"]["context"]["fields"], result["context"]
         values = {name: value for name, value in context.items() if name in fields or not fields}
         named = f"the context {cell(values)}" if values else "a context without these"
-        named = f"{named}, the newest unless --context names one"
+        named += ", the newest unless --context names one" if is_newest else ""
         title.append(f"reads {_fields(result['features']['context'])}; shown for {named}")
     title += _exposure(result["exposure"], sum(arm["status"] == "active" for arm in result["arms"]))
     notes = [*_training(result["training"], curve=curve), *map(_drift, result["drift"])]
