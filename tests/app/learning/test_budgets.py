@@ -112,7 +112,7 @@ def test_a_policy_shows_its_spend_its_price_and_the_costs_of_arms(shop: Run) -> 
     shown_arm = answer["slate"][0]
     assert by_arm[shown_arm["arm"]]["probability"] == pytest.approx(shown_arm["propensity"])
     assert by_arm["small"]["cost"] < by_arm["middle"]["cost"] < by_arm["large"]["cost"]
-    assert f"of 0.1 (cost); price {price:.4g}" in table
+    assert "of 0.1 (cost); nothing is left: the cheapest arms serve" in table
     assert "budget" not in shop("policy", "create", "q", *words(), "--json").json["params"]
 
 
@@ -123,6 +123,8 @@ def test_a_budget_that_is_spent_leaves_the_cheapest_arm_and_the_floor(shop: Run)
     propensity = {decision["slate"][0]["arm"]: decision["propensity"] for decision in answers}
     assert propensity["small"] == pytest.approx(0.8, abs=1e-4)
     tomorrow = ask(shop, 20, at=NEXT_DAY, seed=3, policy="q")
+    shown = [shop("--now", NEXT_DAY, "policy", "show", "q", *form) for form in ((), ("--json",))]
+    assert f"of 0.2 (cost); price {shown[1].json['budget']['price']:.4g}" in shown[0].stdout
     assert max(row["propensity"] for row in tomorrow if row["slate"][0]["arm"] != "small") > 0.11
 
 

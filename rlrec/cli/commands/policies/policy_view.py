@@ -113,7 +113,8 @@ def belief_view(
     if "budget" in result:
         budget = result["budget"]
         spent, amount, price = map(cell, (budget["spent"], budget["amount"], budget["price"]))
-        title.append(f"spent in this {budget['period']}: {spent} of {amount} ({budget['event']}); price {price}")
+        fate = f"price {price}" if budget["spent"] < budget["amount"] else "nothing is left: the cheapest arms serve"
+        title.append(f"spent in this {budget['period']}: {spent} of {amount} ({budget['event']}); {fate}")
     if "features" in result:
         fields, context = result["features"]["context"]["fields"], result["context"]
         values = {name: value for name, value in context.items() if name in fields or not fields}
