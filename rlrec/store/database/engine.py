@@ -257,7 +257,8 @@ def _begun(connection: sa.Connection, *, write: bool) -> Iterator[None]:
         yield
         (connection if connection.in_transaction() else driver).commit()
     except BaseException:
-        driver.rollback()
+        if not connection.closed:  # as it is behind a signal that came before the block began
+            driver.rollback()
         raise
 
 
@@ -288,7 +289,8 @@ def _without_foreign_keys(connection: sa.Connection) -> Iterator[None]:
     try:
         yield
     finally:
-        cursor.execute("PRAGMA foreign_keys = ON")
+        with suppress(connection.dialect.loaded_dbapi.ProgrammingError):  # the file is closed
+            cursor.execute("PRAGMA foreign_keys = ON")
 
 
 def clock(connection: sa.Connection) -> int:

@@ -9,6 +9,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -486,3 +487,17 @@ def test_a_stream_whose_store_is_gone_acknowledges_nothing_more(sqlite_db: str, 
     assert err.startswith("Error: ")
     assert err.count("\n") == 1
     assert "was deleted or replaced" in err
+
+
+@pytest.mark.parametrize("begin", [partial(engine._begun, write=True), engine._without_foreign_keys])
+def test_a_signal_before_the_block_of_a_transaction_leaves_no_traceback(sqlite_db: str, begin: Any) -> None:
+    """Then the connection is closed first, and the garbage collector closes the block."""
+    with closing(Store(sqlite_db)) as store:
+        connection = store.engine.connect()
+        block = begin(connection)
+        block.__enter__()
+        connection.close()
+        store.close()
+        block.gen.close()
+        with store.read() as unit:
+            assert decisions.newest(unit) is None
