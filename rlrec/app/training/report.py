@@ -100,8 +100,14 @@ def bold_reason(trained: TrainingResult, tune: TuneSplit, reference: str, route:
 
 def copy_reason(trained: TrainingResult, tune: TuneSplit, *, parent: Version) -> str | None:
     """Why the new version is no better than its parent on the tuning visits; None where it is."""
-    copied = "" if trained.best else f"no epoch was better: the new version is a copy of version {parent.number}"
-    return "; ".join(filter(None, (copied, "" if trained.supported else no_step_reason(trained, tune)))) or None
+    best, reasons = trained.best_epoch, list[str]()
+    if best is None:
+        reasons.append(f"the new version is a copy of version {parent.number}: the first epoch went too far")
+    elif best.supported and (best.gain or 0.0) < 0:
+        reasons.append(f"every epoch earned less than version {parent.number} on the tune split; the best one is kept")
+    if not trained.supported:
+        reasons.append(no_step_reason(trained, tune))
+    return "; ".join(reasons) or None
 
 
 def refusal_reason(gate: GateReport | None, trained: TrainingResult, *, same_live: bool, tune: TuneSplit) -> str:

@@ -17,7 +17,7 @@ import pytest
 from rlrec.app.experiments import experiment
 from rlrec.app.judging.status import status
 from rlrec.app.log import ended_visits
-from rlrec.app.log.splits import splits
+from rlrec.app.log.splits import TUNE, splits
 from rlrec.app.policies import policy, policy_beliefs, train, versions
 from rlrec.app.requests import feedback, recommend, session
 from rlrec.app.setup import arm, reward
@@ -360,6 +360,22 @@ def test_what_tunes_chooses_the_epoch_and_teaches_nothing(shop: Store, tmp_path:
         for store in (shop, other):
             trained(store, epochs=1)
         assert apart(parameters(shop), parameters(other)) == 0.0
+
+
+def test_epochs_that_all_earn_less_than_the_start_are_said_to(sqlite: Store) -> None:
+    """Which arms please is the other way round in the part that tunes."""
+    serve(opened(sqlite), visits=400, steps=2)
+    trained(sqlite)
+    biases = {key: weights[0] for key, weights in parameters(sqlite, 2).items() if key in ARMS}
+    joined = "decision d JOIN session v ON v.id = d.session_id JOIN slot s ON s.decision_id = d.id JOIN arm a"
+    with sqlite.read() as unit:
+        rows = unit.ask(f"SELECT d.id, a.key FROM {joined} ON a.id = s.arm_id WHERE v.split = ?", TUNE)
+        rewards = {number: {"reward": -100.0 * float(biases[key])} for number, key in rows}
+    at = START + 2 * MINUTE
+    tell_all(sqlite, [feedback.Line(decision_id=number, events=events, at=at) for number, events in rewards.items()])
+    result = trained(sqlite)
+    assert max(point["gain"] for point in policy_beliefs.show(sqlite, "visits@3")["training"]["curve"]) < 0
+    assert result["why"] == "every epoch earned less than version 1 on the tune split; the best one is kept"
 
 
 def test_the_visits_of_a_user_stay_in_one_part(shop: Store) -> None:
