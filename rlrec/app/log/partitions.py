@@ -66,7 +66,7 @@ def read(
     rows = partial(reader.batches, unit, selection, size=SPREAD, **options)
     logs = iter(()) if unit.folder is None else unit.folder.split(number)
     with ExitStack() as stack:
-        key = (repr(selection), number, frozenset(options["columns"]), visits, keys)
+        key = (*selection.conditions(), number, frozenset(options["columns"]), visits, keys)
         owner, stored = unit.partitions or (stack, dict[Any, list[IO[bytes]]]())
         files = stored.get(key)
         if files is None:

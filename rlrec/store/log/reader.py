@@ -19,7 +19,7 @@ from rlrec.store.log.selected import MAX_COLUMN_SPREAD, MAX_SPREAD, ROUTE, Selec
 
 BATCH = 50_000  # decisions in a batch, about
 _NO_PROBABILITY = "2.0"  # stands for a missing probability, or its logarithm
-_HOLDS = "constants_hold"
+_HOLDS = "constants_hold"  # a column that says whether a row has the constants
 _NO_BYTES = ("x''", "''::bytea")  # on SQLite and PostgreSQL
 MAX_EVENT_SPREAD = 2  # ids for each decision of a range: to read past up to so many costs less than to look up events
 
@@ -245,6 +245,7 @@ def _session_ranges(unit: Unit, size: int, bounds: tuple[int, int] | None) -> It
 
 
 def _few_range(unit: Unit, few_test: str, *, by_id: bool) -> list[IdRange]:
+    """The decisions that pass the test as one range; none where there are none."""
     ends = "0, 0" if by_id else "min(d.session_id) - 1, max(d.session_id)"
     text = f"SELECT {ends}, min(d.id), max(d.id), count(*), 1.0 FROM decision d WHERE {few_test}"
     return [ids for ids in unit.records(IdRange, text) if ids.decisions]

@@ -249,13 +249,20 @@ def few_test(unit: Unit, selection: Selection, *, most: int = MAX_LOOKUPS) -> st
 
 def _indexed_test(unit: Unit, selection: Selection) -> str | None:
     """A test that an index answers, and that all selected decisions pass."""
-    if unit.folder is None and selection.variant_ids:
-        return variants_test(selection.variant_ids)
-    if unit.folder is None and selection.policy_ids:
-        return f"d.policy_id IN ({numbers(selection.policy_ids)})"
+    if (policy_ids := _policy_ids(unit, selection)) is not None:
+        return f"d.policy_id IN ({policy_ids})"
     if selection.since is not None and not _may_be_imported(unit):
         return f"d.imported = 0 AND d.at >= {int(selection.since)}"
     return None
+
+
+def _policy_ids(unit: Unit, selection: Selection) -> str | None:
+    """The ids of the policies that drew all selected decisions, as a list for IN; None where any may have."""
+    if unit.folder is not None:
+        return None
+    if selection.variant_ids:  # each variant serves a policy of its own
+        return f"SELECT policy_id FROM variant WHERE id IN ({numbers(selection.variant_ids)})"
+    return numbers(selection.policy_ids) if selection.policy_ids else None
 
 
 def scan_tests(unit: Unit, selection: Selection) -> str:
@@ -268,21 +275,16 @@ def _id_test(unit: Unit, selection: Selection) -> str:
     """A test on the ids of decisions that all selected ones pass, from an index."""
     if (test := _indexed_test(unit, selection)) is None:
         return "1 = 1"
-    if "policy_id" in test:
+    if (policy_ids := _policy_ids(unit, selection)) is not None:
         ids_text = "SELECT d.id FROM decision d WHERE d.policy_id = p.id ORDER BY d.id"
         ends = f"min(({ids_text} LIMIT 1)), max(({ids_text} DESC LIMIT 1))"  # an index has those of each policy
-        rows = f"policy p WHERE {test.replace('d.policy_id', 'p.id')}"
+        rows = f"policy p WHERE p.id IN ({policy_ids})"
     else:
         ends, rows = "min(+d.id), max(+d.id)", f"decision d WHERE {test}"  # a `+`, or it walks through all ids
     text = f"SELECT {ends}, (SELECT count(*) FROM decision d WHERE {test}) FROM {rows}"
     first, last, number = _read_once(unit, text, lambda: unit.ask(text)[0])
     is_far = (last or 0) - (first or 0) > MAX_COLUMN_SPREAD * number
     return test if is_far else f"d.id BETWEEN {first or 0} AND {last or -1}"
-
-
-def variants_test(variant_ids: Collection[int]) -> str:
-    """The test that a decision `d` is of a policy of these variants, of which each serves one of its own."""
-    return f"d.policy_id IN (SELECT policy_id FROM variant WHERE id IN ({numbers(variant_ids)}))"
 
 
 def _may_be_imported(unit: Unit) -> bool:
