@@ -15,6 +15,7 @@ import numpy as np
 
 from rlrec import policy as kinds
 from rlrec.app import opening
+from rlrec.app.audit.integrity import live_versions
 from rlrec.app.distributions import designs, exact
 from rlrec.app.distributions.exact import VersionDistribution
 from rlrec.app.imports import log_stores
@@ -22,13 +23,13 @@ from rlrec.app.inputs import filters, lookup
 from rlrec.app.log import stored_contexts
 from rlrec.arrays import Array
 from rlrec.errors import InputError, RlrecError, quantity
-from rlrec.records import Reward, Version
+from rlrec.records import Reward, StoredPolicy, Version
 from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
 from rlrec.store.log import contents, selected
 from rlrec.store.log.events import RETURN
 from rlrec.store.log.selected import Selection
-from rlrec.store.policies import arms, policies, routes
+from rlrec.store.policies import arms, experiments, policies, routes
 from rlrec.store.policies.beliefs import ArmSums
 from rlrec.times import DAY_US, format_time
 
@@ -227,16 +228,36 @@ def _drafts(unit: Unit, reward: Reward, effects: ShrunkEffects, arm_ids: Sequenc
     command = f"`rlrec policy create {reward.name}-uniform --kind uniform --reward {reward.name}` makes it"
     yield Draft("uniform", command, VersionDistribution(unit, uniform, designs.policy_of(uniform), sums=(), prior=()))
     names = [policy.name for policy in policies.all_policies(unit) if "@" not in policy.name]
-    leading = {change.policy_id: change.route for change in routes.newest_changes(unit) if change.number is None}
     live = [version for version, _ in policies.live(unit, names).values() if kinds.load(version.policy.kind).served]
+    to_rebuild = list[Version]()
     for version in live:
-        command = f"it is live: `rlrec route set ROUTE --to {version.policy.name}` lets a route lead to it"
-        if version.policy.id in leading:
-            command = f"route {leading[version.policy.id]} leads to it already"
-        yield Draft(version.policy.name, command, exact.load(unit, version), version.id)
+        yield Draft(version.policy.name, _way_to_callers(unit, version.policy), exact.load(unit, version), version.id)
+        newer = live_versions.waiting(unit, version)
+        if newer is not None and newer.reward.id == reward.id:
+            command = f"`rlrec policy promote {newer.reference}` lets it serve"
+            yield Draft(newer.reference, command, exact.load(unit, newer), newer.id)
+            if newer.created_at > unit.now - DAY_US:
+                continue  # to rebuild it again would find the same
+        to_rebuild.append(version)
         if version.learning and version.reward.id != reward.id:
             yield from _repriced(unit, version, reward)
-    yield _long_term(unit, reward, effects, arm_ids, live)
+    learners = [row for row in live if row.policy.kind == "long-term" and row.reward.id == reward.id]
+    if not learners or learners[-1] in to_rebuild:
+        yield _long_term(unit, reward, effects, arm_ids, learners)
+
+
+def _way_to_callers(unit: Unit, policy: StoredPolicy) -> str:
+    """How callers get a live policy, or the command by which they will."""
+    changes = routes.newest_changes(unit)
+    for change in changes:
+        if change.policy_id == policy.id and change.number is None:
+            return f"route {change.route} leads to it already"
+    copies = {row.id for row in policies.all_policies(unit) if row.base_id == policy.id}
+    for experiment in experiments.all_experiments(unit):
+        if experiment.status == "running" and copies & {variant.policy_id for variant in experiment.serving}:
+            return f"some users have it already: `rlrec experiment show {experiment.name}` compares"
+    route = changes[0].route if len(changes) == 1 else "ROUTE"
+    return f"it is live: `rlrec route set {route} --to {policy.name}` lets a route lead to it"
 
 
 def _repriced(unit: Unit, version: Version, reward: Reward) -> Iterator[Draft]:
@@ -263,9 +284,10 @@ def _repriced(unit: Unit, version: Version, reward: Reward) -> Iterator[Draft]:
 
 
 def _long_term(
-    unit: Unit, reward: Reward, effects: ShrunkEffects, arm_ids: Sequence[int], live: Sequence[Version]
+    unit: Unit, reward: Reward, effects: ShrunkEffects, arm_ids: Sequence[int], learners: Sequence[Version]
 ) -> Draft:
-    """The policy that effects teach: the newest `long-term` that learns this reward, learned anew, else a new one."""
+    """The policy that effects teach: the last of the `long-term` ones that learn this reward, learned anew, else a new
+    one."""
     from rlrec.policy.kinds.long_term import SMALLEST, LongTerm
 
     prior = {"prior_mean": effects.prior_mean, "prior_sd": max(effects.prior_sd, SMALLEST)}
@@ -274,9 +296,9 @@ def _long_term(
     sums = [ArmSums(arm, *LongTerm.statistics_of(mean, sd, **prior), 0.0) for arm, mean, sd in posteriors]
     version = designs.unstored("long-term", kinds.values(kinds.make("long-term", prior)), reward)
     serving = VersionDistribution(unit, version, designs.policy_of(version), sums=sums, prior=())
-    names = [row.policy.name for row in live if row.policy.kind == "long-term" and row.reward.id == reward.id]
-    if names:
-        return Draft(f"{names[-1]} rebuilt", f"`rlrec policy rebuild {names[-1]}` makes it", serving)
+    if learners:
+        name = learners[-1].policy.name
+        return Draft(f"{name} rebuilt", f"`rlrec policy rebuild {name}` makes it", serving)
     name = f"{reward.name}-long-term"
     created = f"`rlrec policy create {name} --kind long-term --reward {reward.name}`"
     return Draft("long-term", f"{created}, then `rlrec policy rebuild {name}`, make it", serving)

@@ -76,11 +76,22 @@ def test_the_commands_make_what_they_say(shop: Run, sqlite_db: str) -> None:
     judged = {row["name"]: row["command"] for row in answer(sqlite_db)["candidates"]}
     created = {"durable-uniform", "clicks-durable", "durable-long-term"}
     assert judged.keys() >= CANDIDATES - {"clicks re-priced", "long-term"} | created
-    # a policy that learns what keeps people is there now, and no second one is asked for
-    assert judged["durable-long-term rebuilt"] == "`rlrec policy rebuild durable-long-term` makes it"
-    assert shop("--now", LATER, "policy", "rebuild", "durable-long-term", "--json").json["version"] == 3
+    # a policy that learns what keeps people waits now: neither a second one nor another rebuild is asked for
+    assert judged["durable-long-term@2"] == "`rlrec policy promote durable-long-term@2` lets it serve"
+    assert "durable-long-term rebuilt" not in judged
     # the last of the commands led the route there
-    assert [command for command in judged.values() if "home" in command] == ["route home leads to it already"]
+    assert [command for command in judged.values() if "already" in command] == ["route home leads to it already"]
+    shop("--now", LATER, "policy", "promote", "durable-long-term@2")
+    shop("--now", LATER, "route", "set", "home", "--to", "clicks")
+    shop("--now", LATER, "route", "set", "home", "--to", "durable-long-term", "--share", "20%")
+    judged = {row["name"]: row["command"] for row in answer(sqlite_db)["candidates"]}
+    assert judged["durable-long-term rebuilt"] == "`rlrec policy rebuild durable-long-term` makes it"
+    shown = "some users have it already: `rlrec experiment show home-ramp-1` compares"
+    assert judged["durable-long-term"] == shown
+    assert judged["clicks"] == "route home leads to it already"
+    assert (
+        judged["durable-uniform"] == "it is live: `rlrec route set home --to durable-uniform` lets a route lead to it"
+    )
 
 
 @pytest.mark.slow
@@ -92,6 +103,11 @@ def test_commands_name_the_best_and_status_repeats_it(shop: Run, sqlite_db: str,
     assert sentence in judged.stdout
     assert shop("--now", LATER, "status", "--json").json["best"]["sentence"] == sentence
     assert sentence in shop("--now", LATER, "status").stdout
+    shop("--now", "2026-06-02", "policy", "create", "lasting", "--kind", "long-term", "--reward", "durable")
+    stale = (
+        f"{sentence} (as of 2026-06-01 00:00; policies changed since then: `rlrec evaluate uniform --reward durable`"
+    )
+    assert stale in shop("--now", "2026-06-02", "status").stdout
     copied = shop(
         "--now", LATER, "policy", "create", "pg", "--kind", "gradient", "--from-policy", "clicks", "--reward", "durable"
     )

@@ -97,7 +97,7 @@ def view(result: app.status.Status) -> View:
     notes += [_waiting(row) for policy in result["policies"] if (row := policy["waiting"]) is not None]
     notes += [row["ramp"]["why"] for row in result["routes"] if row["ramp"]]
     notes += [holdout(row) for row in result["holdouts"]]
-    notes += [f"{best['sentence']} (as of {_minute(best)})"] if (best := result["best"]) is not None else []
+    notes += [_best(result["best"], result)] if result["best"] is not None else []
     for rows, columns in ((result["routes"], ROUTES), (result["experiments"], EXPERIMENTS)):
         if rows:
             notes += [*([""] if notes else []), View.select(rows, columns, drop=columns[-2:1:-1])]
@@ -115,6 +115,15 @@ def _waiting(row: app.status.WaitingVersion) -> str:
     return f"{subject} has waited since {since}: `rlrec policy promote {name}` makes it live"
 
 
+def _best(best: dict[str, Any], result: app.status.Status) -> str:
+    """The sentence about the best known policy, of its time; and the command that looks again, where one was promoted,
+    rebuilt or led to since then."""
+    changes = {row["live_since"] for row in result["policies"]} | {row["since"] for row in result["routes"]}
+    changes |= {row["since"] for policy in result["policies"] if (row := policy["waiting"]) is not None}
+    stale = f"; policies changed since then: `rlrec evaluate uniform --reward {best['reward']}` looks again"
+    return f"{best['sentence']} (as of {_minute(best)}{stale if max(changes) > best['at'] else ''})"
+
+
 def warning(row: Mapping[str, Any]) -> str:
     """A finding in a line."""
     return f"{row['severity']} {row['check']}, {row['subject']}: {row['detail']}"
@@ -124,7 +133,8 @@ def holdout(row: app.status.HoldoutStatus) -> str:
     """A sentence about the users whom a route keeps apart."""
     if row["sentence"] is None:
         return f"{row['route']} has a holdout: `rlrec experiment show {row['experiment']}` compares with it"
-    return f"{row['sentence']} (as of {short_times(str(row['at']))[:16]})"
+    source = f"as of {short_times(str(row['at']))[:16]}; `rlrec experiment show {row['experiment']}` looks again"
+    return f"{row['sentence']} ({source})"
 
 
 def _training(run: dict[str, Any] | None) -> str:
