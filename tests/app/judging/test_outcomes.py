@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlrec.app.experiments import compare, experiment
+from rlrec.app.experiments import compare, experiment, route
 from rlrec.app.experiments.experiment import Request as Split
 from rlrec.app.experiments.experiment import VariantSpec
 from rlrec.app.inputs import filters, lookup
@@ -317,6 +317,17 @@ def test_a_visit_counts_for_every_policy_that_served_it(store: Store) -> None:
     values = {(row["group"], row["metric"]): row["value"] for row in result["outcomes"]}
     assert [values[name, "visits"] for name in ("home", "side")] == [1, 1]
     assert [values[name, "decisions_per_visit"] for name in ("home", "side")] == [2, 1]
+
+
+@pytest.mark.parametrize("by", ["policy", "version"])
+def test_groups_are_compared_with_what_served_most_or_what_a_route_leads_to(store: Store, by: str) -> None:
+    stocked(store)
+    lines = [recommend.Request(session=f"s{n}", policy="side" if n else "home") for n in range(3)]
+    recommend.recommend_group(clock(store, START), lines)
+    for leading in ("side", "home"):
+        result = outcomes(clock(store, START + DAY), Request(by=by))
+        assert {str(row["against"]).split("@")[0] for row in result["differences"]} == {leading}
+        route.create(store, route.Request(name="front", to="home"))
 
 
 def test_sessions_without_a_user_are_units_of_a_ramp(sqlite_db: str) -> None:

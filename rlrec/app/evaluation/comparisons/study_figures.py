@@ -3,6 +3,7 @@ segments, from the sums of a study."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -25,7 +26,7 @@ from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
 from rlrec.store.log import selected
 from rlrec.store.log.selected import Selection
-from rlrec.store.policies import policies
+from rlrec.store.policies import policies, routes
 from rlrec.store.policies.experiments import Experiment
 from rlrec.times import DAY_US
 
@@ -157,15 +158,20 @@ def _periods(by: str, first_at: int, last_at: int) -> tuple[dict[int, str], froz
 
 
 def _version_labels(unit: Unit, study: Study) -> dict[int, str]:
-    """The policy, or the version, of each version that served selected decisions, in the order of names."""
-    served = selected.version_counts(unit, study.selection)
-    owners = {policy.id for policy in policies.all_policies(unit)}
-    versions = sorted(
-        (version for version in policies.versions(unit, owners) if version.id in served),
-        key=lambda version: (version.policy.name, version.number),
-    )
-    by_policy = study.by == "policy"
-    return {version.id: version.policy.name if by_policy else version.reference for version in versions}
+    """The policy, or the version, of each version that served selected decisions: first that of most decisions among
+    those of the policies that a route leads to, else among all; then the others in the order of names."""
+    counts = selected.version_counts(unit, study.selection)
+    stored = policies.versions(unit, {policy.id for policy in policies.all_policies(unit)})
+    serving = [version for version in stored if version.id in counts]
+    leading = {change.policy_id for change in routes.newest_changes(unit)}
+    led = {row.id for row in serving if leading & {row.policy.id, row.policy.base_id}} or counts.keys()
+    names = {row.id: row.policy.name if study.by == "policy" else row.reference for row in serving}
+    totals = Counter(dict.fromkeys(sorted(names.values()), 0))
+    for version_id in led:
+        totals[names[version_id]] += counts[version_id]
+    (baseline, _), *_ = totals.most_common(1) or [("", 0)]
+    serving.sort(key=lambda row: (names[row.id] != baseline, row.policy.name, row.number))
+    return {row.id: names[row.id] for row in serving}
 
 
 # -- figures --
