@@ -12,7 +12,7 @@ from rlrec.app.evaluation.comparisons.declared import GuardName, MetricName
 from rlrec.app.inputs import canonical, lookup
 from rlrec.app.learning import belief_versions
 from rlrec.errors import Conflict, InputError
-from rlrec.records import Reward, Version
+from rlrec.records import Version
 from rlrec.store import Store, Unit
 from rlrec.store.database.unit import StoredRows, damage_error, parse
 from rlrec.store.log import settings
@@ -170,21 +170,21 @@ def start(unit: Unit, request: Request, forks: Sequence[Fork], drafted: Sequence
     if request.name in taken:
         message = f"an imported log has variants of an experiment {request.name!r}"
         raise Conflict(message, hint="give this one another name")
-    rewards = [fork.source.reward for fork in forks if fork.source is not None]
+    models = [fork.source for fork in forks if fork.source is not None]  # whose rules a built-in `uniform` keeps
     served = None if request.holdout_of is None else lookup.route(unit, request.holdout_of)
     if served is not None:
-        rewards.append(lookup.version(unit, served.reference)[0].reward)
-    if forks and not rewards:
+        models.append(lookup.version(unit, served.reference)[0])
+    if forks and not models:
         hint = f"give one variant a policy, as `rlrec policy create NAME --kind {holdout.KIND}` makes"
         raise InputError("every variant is uniform, so that nothing says which reward counts", hint=hint)
-    if rewards:
-        declared.check(unit, request.metrics, request.guards, first=rewards[0].name)
+    if models:
+        declared.check(unit, request.metrics, request.guards, first=models[0].reward.name)
     variants = [
-        (fork.variant.label, _add_policy(unit, request.name, fork, rewards[0]), fork.variant.weight) for fork in forks
+        (fork.variant.label, _add_policy(unit, request.name, fork, models[0]), fork.variant.weight) for fork in forks
     ]
     if request.holdout is not None:
         weight = holdout.weight(request.holdout, [variant.weight for variant in request.variants])
-        policy_id = holdout.add_policy(unit, request.name, rewards[0])
+        policy_id = holdout.add_policy(unit, request.name, models[0])
         variants.append((holdout.LABEL, policy_id, weight))
     if served is not None:
         variants.append((holdout.SERVED, served.policy_id, 1 - request.variants[0].weight))
@@ -288,12 +288,12 @@ def fork(unit: Unit, variant: VariantSpec) -> Fork:
     return Fork(variant=variant, source=source, sums=sums, last_id=last_id, ordinal=ordinal)
 
 
-def _add_policy(unit: Unit, experiment: str, fork: Fork, reward: Reward) -> int:
-    """Id of the new policy of a variant, with one version: a copy of the version it starts from, or uniform, by this
-    reward."""
+def _add_policy(unit: Unit, experiment: str, fork: Fork, model: Version) -> int:
+    """Id of the new policy of a variant, with one version: a copy of the version it starts from, or uniform, by the
+    reward and the rules of a model."""
     source = fork.source
     if source is None:
-        return holdout.add_policy(unit, experiment, reward, label=fork.variant.label)
+        return holdout.add_policy(unit, experiment, model, label=fork.variant.label)
     policy_id = policies.add_policy(
         unit, name=f"{source.policy.base}@{experiment}/{fork.variant.label}", kind=source.policy.kind,
         params=source.policy.params, base_id=source.policy.base_id or source.policy.id,

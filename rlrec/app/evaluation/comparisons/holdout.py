@@ -11,7 +11,7 @@ from typing import Any
 from rlrec import policy as kinds
 from rlrec.app.inputs import canonical, filters
 from rlrec.errors import InputError
-from rlrec.records import Reward
+from rlrec.records import Reward, Version
 from rlrec.store import Unit
 from rlrec.store.database.unit import parse
 from rlrec.store.policies import policies
@@ -35,12 +35,14 @@ def weight(share: float, variant_weights: Sequence[float]) -> float:
     return sum(variant_weights) * share / (1 - share)
 
 
-def add_policy(unit: Unit, experiment: str, reward: Reward, *, label: str = LABEL) -> int:
-    """The uniform policy of a variant, made of no other one: its id."""
+def add_policy(unit: Unit, experiment: str, model: Version, *, label: str = LABEL) -> int:
+    """The uniform policy of a variant, made of no other one: its id. model: of whose reward it is, and whose rules it
+    keeps: what may be shown, and where."""
+    rules = {name: model.params[name] for name in kinds.EVERY_KIND if name in model.params}
     policy_id, _ = policies.create(
-        unit, name=f"{KIND}@{experiment}/{label}", kind=KIND, params=kinds.values(kinds.make(KIND, {})),
-        definition=canonical.text({"experiment": experiment, "variant": label}), status="learning", reward_id=reward.id,
-        entered_to=None if reward.learn == "served" else 0, learned_from={},
+        unit, name=f"{KIND}@{experiment}/{label}", kind=KIND, params=kinds.values(kinds.make(KIND, rules)),
+        definition=canonical.text({"experiment": experiment, "variant": label}), status="learning",
+        reward_id=model.reward.id, entered_to=None if model.reward.learn == "served" else 0, learned_from={},
     )  # fmt: skip
     return policy_id
 
