@@ -295,9 +295,9 @@ def _holdout_sentence(answer: Mapping[str, Any]) -> str:
     )
     sentence = f"{answer['route']} against its holdout: {figures}{so_far}{caveat}"
     if len(policies := answer.get("led_to", [])) > 1:
-        command = f"`rlrec experiment show {answer['experiment']} --log since={answer['led_since']}`"
-        sentence += f"; a part of it is what {', '.join(policies[:-1])} served: {command} looks at {policies[-1]} alone"
-        sentence += ", among those who still came"
+        command = f"`rlrec outcomes --experiment {answer['experiment']} --reward {earned['reward']}"
+        command += f" --entered-since {answer['led_since']}` compares those who first came to {policies[-1]}"
+        sentence += f"; a part of it is what {', '.join(policies[:-1])} served: {command}"
     return sentence
 
 

@@ -871,7 +871,7 @@ class Commands:
 
     experiment: ExperimentCommands
 
-    def outcomes(self, *, by: str | None = None, rewards: Sequence[str] | str | None = None, adjust: bool = False, experiment: str | None = None, log: str | None = None, users: Literal['new', 'returning', 'named'] | None = None, age: str | timedelta | None = None, level: float = 0.95, plot: str | PathLike[str] | None = None) -> Result:
+    def outcomes(self, *, by: str | None = None, rewards: Sequence[str] | str | None = None, adjust: bool = False, experiment: str | None = None, log: str | None = None, users: Literal['new', 'returning', 'named'] | None = None, entered_since: str | datetime | None = None, age: str | timedelta | None = None, level: float = 0.95, plot: str | PathLike[str] | None = None) -> Result:
         """Show visits, returns and rewards per user, and compare groups.
 
         A unit is a user, or a session without one; an experiment has its own. Variants are compared as by `experiment
@@ -885,6 +885,7 @@ class Commands:
         experiment: Only the decisions of this experiment, by its unit.
         log: Filter of the log, as in `evaluate` [default: all].
         users: new: units without earlier visits; returning: with some; named: no sessions without a user.
+        entered_since: Only units that were assigned, or first served, from then on.
         age: Only the first days of each unit, such as 14d.
         level: Confidence of intervals.
         plot: Write the answer as a figure, too.

@@ -26,7 +26,7 @@ class Request:
 
     by: one of BY; None: by variant where there is an experiment, else all together
     rewards: names; none: those that the variants learn, or that all policies learn, or `default`
-    users, age_us, metrics: as in `Study`"""
+    users, age_us, entered_us, metrics: as in `Study`"""
 
     by: str | None = None
     experiment: str | None = None
@@ -36,6 +36,7 @@ class Request:
     adjust: bool = False
     users: str | None = None
     age_us: int | None = None
+    entered_us: int | None = None
     metrics: Collection[str] | None = None
 
 
@@ -73,8 +74,9 @@ def answer_requests(store: Store, requests: Sequence[Request]) -> list[Result]:
 def _answer(store: Store, request: Request, figures: StudyFigures) -> Result:
     study, sums = figures.study, figures.sums
     if study.experiment is None and not sums.new + sums.returning:
-        narrowed = request.log or request.users or request.age_us is not None
-        hint = "widen --log, or leave out --users and --age" if narrowed else "serve with `rlrec recommend`"
+        narrowed = request.log or request.users or {request.age_us, request.entered_us} != {None}
+        widen = "widen --log, or leave out --users, --entered-since and --age"
+        hint = widen if narrowed else "serve with `rlrec recommend`"
         raise EmptyLog("no unit is selected", hint=hint)
     if sums.censored:
         store.notice(f"left out: {quantity(sums.censored, 'decision')} with a censored slot")
@@ -119,7 +121,7 @@ def _study(unit: Unit, request: Request) -> Study:
         selection=filters.selection(unit, log),
         rewards=unit_outcomes.rewards_of(unit, request.rewards, experiment),
         experiment=experiment, by=by, adjust=request.adjust, users=request.users,
-        age_us=request.age_us, segment=segment, metrics=request.metrics,
+        age_us=request.age_us, entered_us=request.entered_us, segment=segment, metrics=request.metrics,
     )  # fmt: skip
 
 

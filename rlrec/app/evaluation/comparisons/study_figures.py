@@ -48,9 +48,10 @@ THURSDAY = 3  # 1970-01-01; a week begins on a Monday
 class Study:
     """A comparison of groups of units. experiment: whose unit and assignment count; by: one of BY; adjust: by the past
     of units before their assignment; users: one of USERS, or NAMED, whose units alone count; age_us: only the first so
-    long of every unit counts, of units that came that long before the end of the log, and the windows of rewards; unit:
-    user or session, where no experiment says it; segment: the field of the context of a unit's first decision, by
-    which variants are compared, too; metrics: the names of those that are wanted, None for all."""
+    long of every unit counts, of units that came that long before the end of the log, and the windows of rewards;
+    entered_us: only units count that were assigned, or first served, from then on; unit: user or session, where no
+    experiment says it; segment: the field of the context of a unit's first decision, by which variants are compared,
+    too; metrics: the names of those that are wanted, None for all."""
 
     selection: Selection
     rewards: Sequence[Reward]
@@ -59,6 +60,7 @@ class Study:
     adjust: bool = False
     users: str | None = None
     age_us: int | None = None
+    entered_us: int | None = None
     unit: str = "user"
     segment: str | None = None
     metrics: Collection[str] | None = None

@@ -76,7 +76,8 @@ class StudyFold:
         served = selected.times(unit, study.selection) if needs_age else (0, 0)
         self._assigned, self._last_at = (0, 0), served[1]
         if needs_age and study.age_us is None:
-            self._assigned = served if ageing is None else experiments.assignment_times(unit, ageing.id)
+            first, last = served if ageing is None else experiments.assignment_times(unit, ageing.id)
+            self._assigned = max(first, study.entered_us or 0) if first else 0, last
         self._spent_us = self._last_at - self._assigned[0] if self._assigned[1] else 0
 
     @property
@@ -157,8 +158,15 @@ class StudyFold:
         if self.study.users is not None:
             is_recognised = units.columns["recognised"] > 0
             is_returning = returning == (self.study.users == study_figures.USERS[1])
-            selected_units = is_recognised if self.study.users == study_figures.NAMED else is_returning
-            units, returning = units.take(selected_units), returning[selected_units]
+            is_selected = is_recognised if self.study.users == study_figures.NAMED else is_returning
+        else:
+            is_selected = np.ones(len(units.unit), bool)
+        if (entered_us := self.study.entered_us) is not None and self.study.experiment is not None:
+            is_selected &= entered_at >= entered_us
+        elif entered_us is not None:
+            is_selected &= visits.begun_before(units.visit, np.full(len(units.unit), entered_us)) == 0
+        if not is_selected.all():
+            units, returning = units.take(is_selected), returning[is_selected]
         # a unit of several groups is as new as it was in the first of them
         order = np.lexsort((units.entry, units.unit))
         first = order[run_starts(units.unit[order])]

@@ -12,7 +12,7 @@ from rlrec.cli.program import app
 from rlrec.cli.program.files import plot_option, save_plot
 from rlrec.cli.program.shared import GroupedCommand, Store, level_group, option_group, reading
 from rlrec.cli.text.text import View
-from rlrec.cli.text.values import DURATION, NAME, format_duration
+from rlrec.cli.text.values import DURATION, NAME, TIME, format_duration
 from rlrec.errors import quantity
 from rlrec.sentences import DEFAULT_REWARD, earned_sentences
 
@@ -51,6 +51,10 @@ _NO_DIFFERENCE: Mapping[str, Any] = {}
     click.option(
         "--users", type=click.Choice(["new", "returning", "named"]), metavar="WHICH",
         help="new: units without earlier visits; returning: with some; named: no sessions without a user.",
+    ),
+    click.option(
+        "--entered-since", "entered_us", type=TIME, metavar="TIME",
+        help="Only units that were assigned, or first served, from then on.",
     ),
     click.option("--age", "age_us", type=DURATION, help="Only the first days of each unit, such as 14d."),
 )  # fmt: skip

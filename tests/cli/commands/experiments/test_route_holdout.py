@@ -361,10 +361,28 @@ def test_a_sentence_says_that_it_counts_what_served_before() -> None:
     answer = compared((2.0, 1.5, 2.5), [])
     answer["led_since"] = "2026-01-08T00:00:00.000000Z"
     (alone,), (after,) = (experiment_sentences(answer | {"led_to": names}) for names in (["new"], ["old", "new"]))
-    command = "`rlrec experiment show home-holdout --log since=2026-01-08T00:00:00.000000Z`"
-    assert after == (
-        f"{alone}; a part of it is what old served: {command} looks at new alone, among those who still came"
-    )
+    command = "`rlrec outcomes --experiment home-holdout --reward durable --entered-since 2026-01-08T00:00:00.000000Z`"
+    assert after == f"{alone}; a part of it is what old served: {command} compares those who first came to new"
+
+
+def test_those_who_first_came_after_a_switch_are_compared_by_themselves(ready: Run) -> None:
+    """Whom an earlier policy served is left out on both sides; a filter of the log would keep those who still came."""
+    variants(ready, 0)
+    newcomers = [f"new{number}" for number in range(120)]
+    lines = [f'{{"policy": "home", "session": "{user}-1", "user": "{user}"}}\n' for user in [*USERS, *newcomers]]
+    ready("--now", "2099-01-08", "--allow-future", "recommend", "--input", "-", stdin="".join(lines)).done()
+    outcomes = ("--now", "2099-02-01", "outcomes", "--experiment", "home-holdout")
+    result = ready(*outcomes, "--entered-since", "2099-01-01", "--json").json
+    units = [row["units"] for row in result["outcomes"] if row["metric"] == "visits"]
+    assert (result["new"] + result["returning"], sum(units)) == (120, 120)
+    doubts = {reason for row in result["differences"] for reason in row["reasons"]}
+    assert "picked-decisions" not in doubts
+    picked = ready(*outcomes, "--log", "since=2099-01-01", "--json").json
+    assert picked["new"] + picked["returning"] == 160
+    everybody = ready("--now", "2099-02-01", "outcomes", "--entered-since", "2099-01-01", "--json").json
+    assert everybody["new"] + everybody["returning"] == 120
+    nobody = ready("--now", "2099-02-01", "outcomes", "--entered-since", "2099-01-20")
+    assert (nobody.exit_code, "--entered-since" in nobody.stderr) == (2, True)
 
 
 @ON_BOTH
