@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from rlrec.store.database.unit import StoredRows, Unit, parse
 
 HOUR_US = 3_600_000_000
-HOLDOUT, BEST_POLICY = "experiment show", "best policy"  # runs that keep what commands found, for `status`
-SLACK_US = 60_000_000  # by how much decisions of different policies may be stored out of order
+HOLDOUT, BEST_POLICY = "experiment show", "best policy"  # runs whose stored result `status` reads
+SLACK_US = 60_000_000  # decisions of different policies may be stored out of order by as much
 
 
 class Sizes(NamedTuple):

@@ -1,4 +1,4 @@
-"""Lists of candidates that first stages drew, and teams of interleaved slates: one a decision, never changed."""
+"""Lists of candidates that first stages drew, and teams of interleaved slates: one per decision, never changed."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from rlrec.store.database.unit import Row, Unit, damage_error, parse
 
 
 class CandidateList(NamedTuple):
-    """The list of one decision. catalogue_id: the eligible set that it was drawn from, None where that is not known;
-    arms: ids in order, which as a set are the eligible set of the decision; propensities: each given those before."""
+    """The list of candidates of one decision.
+    catalogue_id: the eligible set that the list was drawn from, None where it is not known; arms: ids in order, which
+    as a set are the eligible set of the decision; propensities: of each candidate, given those before it."""
 
     decision_id: int
     catalogue_id: int | None
@@ -48,7 +49,7 @@ TEAMS = "AB"  # letters of the two rankers
 
 
 def add_teams(unit: Unit, rows: Iterable[tuple[int, str]]) -> None:
-    """Store the teams of decisions: a letter a position."""
+    """Store the teams of decisions: one letter per position."""
     unit.insert("team_draft", ("decision_id", "teams"), rows)
 
 

@@ -11,7 +11,8 @@ from typing import Any
 from rlrec.store.database import loading
 from rlrec.store.database.unit import StoredRows, Unit, parse, to_text
 
-_HASH, _KEY_HASH = blake2b(digest_size=16), blake2b(digest_size=8)  # a copy takes a third of the time of a new one
+# to copy a hash object takes a third of the time of creating one
+_HASH, _KEY_HASH = blake2b(digest_size=16), blake2b(digest_size=8)
 
 
 def digest(text: str) -> bytes:
@@ -22,7 +23,7 @@ def digest(text: str) -> bytes:
 
 
 def key_digest(key: str) -> int:
-    """A signed 64-bit number that names a key of a user or a session, the same in every store."""
+    """A signed 64-bit digest of the key of a user or a session, the same in every store."""
     return int.from_bytes(_key_hash(key), "little", signed=True)
 
 
@@ -40,12 +41,12 @@ def key_digests(keys: Sequence[str]) -> list[int]:
 
 
 def by_digest(texts: Collection[str]) -> dict[bytes, str]:
-    """Texts by their digests, in order of these."""
+    """Texts by their digests, in order of digest."""
     return dict(sorted(zip(map(digest, texts), texts, strict=True)))
 
 
 def contexts(unit: Unit, bodies: Mapping[bytes, str]) -> dict[str, int]:
-    """The id of each context, stored if it is new. bodies: by their digests, in order of these."""
+    """The id of each context; new contexts are stored. bodies: texts by digest, in order of digest."""
     ids = loading.ids(unit, "context", "digest", bodies)
     new_bodies = {digest: body for digest, body in bodies.items() if digest not in ids} if ids else bodies
     ids |= loading.add_new(unit, "context", {"digest": list(new_bodies), "body": list(new_bodies.values())})
@@ -54,8 +55,8 @@ def contexts(unit: Unit, bodies: Mapping[bytes, str]) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class NarrowedSet:
-    """The arms of a set without some of them, ids ascending both: of very many arms each person may have such a set.
-    text: the JSON of the superset, between two commas in place of its brackets."""
+    """A set of arms written as a superset without some arms, ids ascending in both: in a large catalogue each person
+    may have such a set. text: the JSON of the superset, with commas in place of its brackets."""
 
     superset: tuple[int, ...]
     lacking: tuple[int, ...]
@@ -69,7 +70,7 @@ class NarrowedSet:
 
     @cached_property
     def digest(self) -> bytes:
-        """The digest of its arms, by which it is stored: that of the text of its superset, cut."""
+        """The digest under which the set is stored: that of the JSON of its arms, cut from the text of the superset."""
         pieces, text, start = list[str](), self.text, 0
         for arm in self.lacking:
             end = text.index(f",{arm},", start)
@@ -82,7 +83,8 @@ Eligible = tuple[int, ...] | NarrowedSet
 
 
 def eligible_sets(unit: Unit, sets: Collection[Eligible]) -> dict[Eligible, int]:
-    """The id of each set of arm ids (ascending), stored if it is new: of one with a superset what it lacks of that."""
+    """The id of each set of arm ids (ascending); new sets are stored, a NarrowedSet as its superset and the arms that
+    it lacks."""
     supersets = {id(arms.superset): arms.superset for arms in sets if isinstance(arms, NarrowedSet)}
     superset_ids = eligible_sets(unit, supersets.values()) if supersets else {}  # first: they may be among the sets
     named_sets = _named(sets)
@@ -97,7 +99,7 @@ def eligible_sets(unit: Unit, sets: Collection[Eligible]) -> dict[Eligible, int]
 
 
 def _named(sets: Iterable[Eligible]) -> list[tuple[bytes, str, Eligible]]:
-    """The digest of each set, and the text that is stored of it."""
+    """The digest of each set, and the text that is stored for it."""
     named_sets = list[tuple[bytes, str, Eligible]]()
     for arms in sets:
         body = to_text(list(arms.lacking if isinstance(arms, NarrowedSet) else arms))
@@ -115,12 +117,12 @@ def find(unit: Unit, bodies: Collection[str], sets: Collection[Eligible]) -> tup
 
 
 def any_context(unit: Unit, name: str) -> bool:
-    """Whether any context has a field of this name, or an object in one has."""
+    """Whether any context has a field of this name, at its top level or nested."""
     return unit.ask_row("SELECT id FROM context WHERE body LIKE ? LIMIT 1", f'%"{name}":%') is not None
 
 
 def contexts_with(unit: Unit, name: str) -> list[int]:
-    """The contexts with a field of this name, or an object that has one, ascending."""
+    """Ids of the contexts with a field of this name, at their top level or nested, ascending."""
     return [row[0] for row in unit.ask("SELECT id FROM context WHERE body LIKE ? ORDER BY id", f'%"{name}":%')]
 
 

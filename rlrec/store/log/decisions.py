@@ -1,4 +1,4 @@
-"""Decisions, their slots, the request ids they answer, and their times."""
+"""Decisions, their slots, the request ids that they answer, and their times."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from rlrec.store.log import settings
 
 DECISION_COLUMNS = Decision._fields[:-1]
 SLOT_COLUMNS = ("decision_id", *Slot._fields)
-CENSOR = "!censor"  # the kind of an event that takes its slot out, or back
+CENSOR = "!censor"  # the kind of an event that censors its slot, or ends that
 LAST_ID = 2**40 - 1  # the packed slots of a visit have 40 bits for a decision
 
 
-NEWEST = "SELECT max(at) FROM decision WHERE imported = 0"  # of those that have an index
+NEWEST = "SELECT max(at) FROM decision WHERE imported = 0"  # an index has the times of decisions that were not imported
 _NEXT = (
-    "SELECT {}(coalesce(max(id), 0), coalesce((SELECT removed_to FROM settings), 0)) + 1 FROM decision"  # behind all
+    # above all ids that are or were used
+    "SELECT {}(coalesce(max(id), 0), coalesce((SELECT removed_to FROM settings), 0)) + 1 FROM decision"
 )
-# The state of a store of SQLite, of which nothing changes while a unit reads or writes: columns beside a revision.
-STATE_IDS = "decision", "session", "users"  # tables whose next ids it has
+# Columns that are read beside the revision of a store of SQLite: while a unit reads or writes, they do not change.
+STATE_IDS = "decision", "session", "users"  # tables whose next ids are among these columns
 N_STATE = 1 + len(STATE_IDS)  # columns before the settings
 _NEXT_IDS = _NEXT.format("max"), *map(NEXT_ID.format, STATE_IDS[1:])
 STATE = f", ({NEWEST}), {', '.join(f'({text})' for text in _NEXT_IDS)}, {settings.COLUMNS}"
@@ -29,7 +30,7 @@ STATE_SOURCE = " LEFT JOIN settings ON true"
 
 
 def newest(unit: Unit, *, imported: bool = False) -> int | None:
-    """The time of the newest decision that was not imported, or that was."""
+    """The time of the newest decision that was not imported (or, with `imported`, that was)."""
     at: int | None = unit.ask_value(NEWEST.replace("= 0", "= 1") if imported else NEWEST)
     return at
 
@@ -45,7 +46,8 @@ def reserve(unit: Unit, count: int) -> Sequence[int]:
 
 
 def peek(unit: Unit) -> int:
-    """The id that the next decision will have if nobody else comes first: behind all that there are or were."""
+    """The id that the next decision gets if no other transaction stores one first: above all ids that are or were
+    used."""
     return int(unit.ask_value(_NEXT.format("greatest" if unit.postgres else "max")))
 
 
@@ -69,13 +71,14 @@ def propensities(unit: Unit, ids: Collection[int]) -> dict[int, list[Row]]:
 
 
 def policies_of(unit: Unit, ids: Collection[int | None], request_keys: Collection[str | None]) -> set[int]:
-    """Ids of the policies of these decisions, and of those that answered these request ids."""
+    """Ids of the policies of these decisions, and of the decisions that answered these request ids."""
     text = "SELECT DISTINCT policy_id FROM decision WHERE id IN (?*) OR request_key IN (?*)"
     return {row[0] for row in unit.ask(text, ids, request_keys)}
 
 
 class Showing(NamedTuple):
-    """A decision that a user saw. position: of an arm in it, or of its only slot; None for a longer page."""
+    """A decision that a user saw. position: of the arm that was searched for, or of the only slot; None for a longer
+    page."""
 
     decision_id: int
     position: int | None
@@ -84,8 +87,8 @@ class Showing(NamedTuple):
 def find_showings(
     unit: Unit, user: str, *, arm: str | None, since: int, until: int, limit: int, ids: Collection[int] | None = None
 ) -> list[Showing]:
-    """The decisions that a user, by key, saw from one time to another, newest first. arm: of those that showed it; ids:
-    of these alone."""
+    """The decisions that a user (by key) saw between two times, newest first. arm: only those that showed it; ids: only
+    these."""
     position, slots = "CASE WHEN d.size = 1 THEN 1 END", ""
     if arm is not None:
         position = "p.position"
@@ -108,8 +111,8 @@ def visit_ids(unit: Unit, session_id: int, visit: int) -> list[int]:
 
 
 def slots_of_open_visits(unit: Unit, session_ids: Collection[int]) -> list[Row]:
-    """Session, decision, step, position and arm of every slot of the open visits of these sessions that have no stored
-    history, in order."""
+    """Session, decision, step, position and arm of every slot in the open visits of these sessions, in order; without
+    visits that have a stored history."""
     tables = (
         "visit v JOIN decision d ON d.session_id = v.session_id AND d.visit = v.number"
         " JOIN slot s ON s.decision_id = d.id"
@@ -122,7 +125,7 @@ def slots_of_open_visits(unit: Unit, session_ids: Collection[int]) -> list[Row]:
 
 
 def requests(unit: Unit, keys: Collection[str]) -> dict[str, tuple[bytes | None, int]]:
-    """The stored requests among these request ids: the digest of the content, None where the decision was imported,
+    """The stored requests among these request ids: the digest of the request (None where the decision was imported),
     and the decision."""
     if not keys:
         return {}
@@ -131,15 +134,16 @@ def requests(unit: Unit, keys: Collection[str]) -> dict[str, tuple[bytes | None,
 
 
 def newest_requests(unit: Unit, policy_id: int | None, *, limit: int) -> list[Row]:
-    """Eligible set, context and size of the newest decisions drawn from a policy; None: of those of the log."""
+    """Eligible set, context and size of the newest decisions that were drawn from a policy, or, for None, of the whole
+    log."""
     drawn = "" if policy_id is None else f"WHERE policy_id = {policy_id} AND imported = 0"
     return unit.ask(f"SELECT eligible_id, context_id, size FROM decision {drawn} ORDER BY id DESC LIMIT ?", limit)
 
 
 def find_overdue(unit: Unit, policy_id: int, *, first: int, drawn_before: int, slots: int) -> list[int]:
-    """Ids of the decisions drawn from a policy, from id `first` on, that were drawn before a time, oldest first: with
-    at most `slots` slots together, but at least one decision.
-    Within a policy ids are in order of time: where the first one is young, no other is read."""
+    """Ids of the decisions drawn from a policy before a time, from id `first` on, oldest first: as many as have at most
+    `slots` slots together, but at least one.
+    Within a policy ids are in order of time: where the first decision is too young, no other is read."""
     query = "SELECT id, at, size FROM decision WHERE policy_id = ? AND id >= ? AND imported = 0 ORDER BY id LIMIT ?"
     eldest = unit.ask_row(query, policy_id, first, 1)
     ids: list[int] = []
@@ -155,8 +159,8 @@ def find_overdue(unit: Unit, policy_id: int, *, first: int, drawn_before: int, s
 
 
 def newest_id(unit: Unit, policy_id: int, n: int = 1, *, drawn_before: int | None = None) -> int:
-    """Id of a policy's n-th newest decision, or of those alone that it drew before a time; 0 where it has fewer.
-    Within a policy ids are in order of time, so that few newer ones are read."""
+    """Id of a policy's n-th newest decision; with drawn_before, of the decisions that it drew before this time. 0 where
+    it has fewer. Within a policy ids are in order of time, so that only few newer decisions are read."""
     drawn = "" if drawn_before is None else f"AND imported = 0 AND at < {drawn_before} "
     query = f"SELECT id FROM decision WHERE policy_id = ? {drawn}ORDER BY id DESC LIMIT 1 OFFSET ?"
     return int(unit.ask_value(query, policy_id, n - 1) or 0)
@@ -174,7 +178,7 @@ def sessions_of(unit: Unit, ids: Collection[int]) -> list[int]:
 
 
 def count_slots_after(unit: Unit, policy_id: int, last: int) -> int:
-    """The number of slots of the decisions drawn from a policy after the one of id `last`."""
+    """The number of slots of the decisions drawn from a policy whose ids are above `last`."""
     tables = "slot JOIN decision ON decision.id = slot.decision_id"
     query = f"SELECT count(*) FROM {tables} WHERE policy_id = ? AND decision.id > ? AND imported = 0"
     return int(unit.ask_value(query, policy_id, last))
@@ -184,16 +188,17 @@ def slot_counts(
     unit: Unit, *, policy_id: int, version_id: int | None = None, first: int = 1, since: int | None = None,
     entered_to: int | None = None, censored: bool | None = None,
 ) -> dict[int, int]:  # fmt: skip
-    """The number of slots that each arm got from a policy, or from one version of it, from id `first` on. since: of
-    those alone whose rewards are not complete: of decisions since a time, or behind the last one that entered the
-    belief (`entered_to`; None: all do at once). censored: of those alone that are, or that are not."""
+    """The number of slots that each arm got from a policy, or from one version of it, from decision id `first` on.
+    since: count only slots whose rewards are not complete: those of decisions since this time, or with an id above
+    entered_to, the last one that entered the belief (None: decisions enter at once). censored: count only censored
+    slots (True), or only the others (False)."""
     tests = [f"policy_id = {policy_id}", *([] if version_id is None else [f"version_id = {version_id}"])]
     tests += [f"decision.id >= {first}"] * (first > 1)
     tests += [] if censored is None else [f"censored = {int(censored)}"]
     if since is not None:
         not_entered = "" if entered_to is None else f" OR decision.id > {entered_to}"
         tests += ["imported = 0", f"(decision.at >= {since}{not_entered})"]
-    if censored:  # each by an event: these are fewer than slots
+    if censored:  # each of these has an event, and events are fewer than slots
         tests.append(f"(decision_id, position) IN (SELECT decision_id, position FROM event WHERE kind = '{CENSOR}')")
     order = "slot CROSS JOIN decision" if censored else "decision CROSS JOIN slot"
     tables = f"{order} WHERE decision.id = slot.decision_id AND {' AND '.join(tests)}"
@@ -201,8 +206,8 @@ def slot_counts(
 
 
 def slots_of_arm(unit: Unit, arm_id: int, *, newest: int, limit: int) -> list[tuple[int, int, str, str, int]]:
-    """The slots that an arm got among so many decisions with the newest ids, the newest ones first: id, time, session,
-    policy and position."""
+    """The slots that an arm got in the `newest` newest decisions, newest first: decision id, time, session, policy and
+    position."""
     first = unit.ask_value("SELECT id FROM decision ORDER BY id DESC LIMIT 1 OFFSET ?", newest - 1) or 0
     joins = (
         "JOIN slot s ON s.decision_id = d.id JOIN session v ON v.id = d.session_id JOIN policy p ON p.id = d.policy_id"
@@ -213,7 +218,7 @@ def slots_of_arm(unit: Unit, arm_id: int, *, newest: int, limit: int) -> list[tu
 
 
 def any_imported(unit: Unit, policy_id: int) -> bool:
-    """Whether lines were imported into a policy."""
+    """Whether decisions were imported into a policy."""
     return unit.ask_row("SELECT 1 FROM import_line WHERE policy_id = ? LIMIT 1", policy_id) is not None
 
 
@@ -223,12 +228,12 @@ def censor(unit: Unit, slots: Iterable[tuple[int, int]], *, censored: bool) -> N
         unit.tell_each(f"UPDATE slot SET censored = {int(censored)} WHERE decision_id = ? AND position = ?", rows)
 
 
-# -- decisions that lie ahead of the database's clock, and how they are put back --
+# -- decisions whose times are later than the database's clock, and how they are put back --
 
 
 class DecisionsAhead(NamedTuple):
-    """Decisions that were not imported and lie ahead of `clock`: how many, the first and the last of their times.
-    last_before: the newest time of the others; None where there is none."""
+    """The decisions that were not imported and are later than `clock`: their number, and the first and last of their
+    times. last_before: the newest time of the other decisions; None where there is none."""
 
     clock: int
     decisions: int
@@ -238,12 +243,12 @@ class DecisionsAhead(NamedTuple):
 
     @property
     def distance_us(self) -> int:
-        """How far the newest lies ahead, in microseconds."""
+        """How far the newest one is ahead of the clock, in microseconds."""
         return self.newest - self.clock
 
 
 def find_ahead(unit: Unit) -> DecisionsAhead:
-    """Decisions ahead of the database's clock; without any, the times are those of the clock."""
+    """The decisions that are later than the database's clock; where there are none, both times are the clock's."""
     clock = unit.clock()
     log = "FROM decision WHERE imported = 0 AND at"
     count, first, newest = unit.ask(f"SELECT count(*), min(at), max(at) {log} > ?", clock)[0]
@@ -252,11 +257,11 @@ def find_ahead(unit: Unit) -> DecisionsAhead:
 
 
 def put_back(unit: Unit, block: DecisionsAhead) -> int:
-    """Move decisions ahead of the clock, their events and their visits by one distance, so that the newest is of now.
-    Between a decision and its events, and between decisions, all distances stay, so that rewards stay too. Rows of
-    other tables that lie ahead of the clock go along, and none ends ahead of it, or before the first of the decisions:
-    how many times of these were moved."""
-    from rlrec.store.database.tables import time_columns  # which a single decision does without
+    """Move decisions that are ahead of the clock, with their events and visits, back by one distance, so that the
+    newest has the time of now. The distances between a decision and its events stay, so that rewards stay, too. Times
+    in other tables that are ahead of the clock are moved as well, but not before the first of the decisions. Returns
+    how many of these other times were moved."""
+    from rlrec.store.database.tables import time_columns  # a single decision does without this import
 
     distance, clock = block.distance_us, block.clock
     ids = "SELECT id FROM decision WHERE imported = 0 AND at > ?"

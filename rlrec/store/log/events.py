@@ -17,16 +17,17 @@ if TYPE_CHECKING:
     from rlrec.arrays import Ids
 
 
-RETURN = "return"  # of the last decision of a visit after which the user came back
+RETURN = "return"  # the event of a user's last decision in a visit, after which the user came back
 
-POSITION_BITS = 23  # of a slot's number, below those of its decision
+POSITION_BITS = 23  # lowest bits of a slot's number; the bits above them hold its decision
 NO_POSITION = 2**POSITION_BITS - 1  # stands for a position that no page has
 
 
 class FeedbackTarget(NamedTuple):
     """The decision and the slot that a line of feedback names.
-    number: of both in one; arm_id: of the slot, None for a page or where there is no such slot; event_count: of the
-    decision. All but the number are None where there is no such decision."""
+    number: decision and position packed into one integer; arm_id: the arm of the slot, None for a page or where there
+    is no such slot; event_count: the number of events that the decision has. Where there is no such decision, all
+    fields but `number` are None."""
 
     number: int
     decision_id: int
@@ -55,7 +56,7 @@ class AgedEvent(NamedTuple):
 FeedbackKey = tuple[bytes, int | None, int]
 
 
-# Without a position the only slot of a slate is meant, or the page of a longer one.
+# Without a position a line names the only slot of a slate of one, or the whole page of a longer slate.
 _TARGETS = f"""
 SELECT w.value, d.id, d.policy_id, d.version_id, d.at, d.size, d.imported, s.arm_id,
     coalesce((SELECT max(number) FROM event WHERE decision_id = d.id), 0), coalesce(d.ordinal, 0), d.context_id
@@ -63,7 +64,7 @@ FROM {{numbers}} LEFT JOIN decision d ON d.id = w.value >> {POSITION_BITS}
 LEFT JOIN slot s ON s.decision_id = d.id AND s.position =
     CASE WHEN w.value & {NO_POSITION} > 0 THEN w.value & {NO_POSITION} WHEN d.size = 1 THEN 1 END
 """
-MAX_SPREAD = 4  # ids for each decision that is asked for: a range of ids costs less than each by itself
+MAX_SPREAD = 4  # a range of ids is read at once where it spans at most so many ids for each decision that is needed
 
 
 def targets(unit: Unit, lines: Sequence[Line]) -> list[FeedbackTarget]:
@@ -98,10 +99,10 @@ def slates(unit: Unit, decision_ids: Collection[int]) -> dict[int, dict[int, int
 
 
 def received_by(unit: Unit, decision_ids: Ids, kinds: Collection[str], *, time: int) -> list[AgedEvent]:
-    """Events of these kinds, and `!censor` events, that had been received of these decisions by a time, in the order in
+    """The events of these kinds, and the `!censor` events, that these decisions had received by a time, in the order in
     which they were stored.
-    Where the decisions lie close together, those of others between them come along: to leave them out would cost
-    more."""
+    Where the ids lie close together, events of other decisions between them are returned, too: it would cost more to
+    leave them out."""
     first, last = int(decision_ids.min()), int(decision_ids.max())
     is_dense = last - first < MAX_SPREAD * len(decision_ids)
     test = "decision_id BETWEEN ? AND ?" if is_dense else "decision_id IN (?*)"
@@ -114,14 +115,14 @@ def received_by(unit: Unit, decision_ids: Ids, kinds: Collection[str], *, time: 
     return unit.records(AgedEvent, query, *bounds, time, [*kinds, CENSOR])
 
 
-_UNREAD = {"seq": "0", "key": "NULL", "number": "0"}  # by rewards
+_UNREAD = {"seq": "0", "key": "NULL", "number": "0"}  # columns that rewards do not need
 
 
 def by_decision(
     unit: Unit, decision_ids: Collection[int], kinds: Collection[str] | None = None
 ) -> dict[int, list[Event]]:
-    """Events of each decision that has any, in the order in which they were stored: of all kinds, or of these kinds and
-    `!censor` for their rewards, without key and numbers."""
+    """The events of each decision that has any, in the order in which they were stored. kinds: return only these and
+    `!censor`, without key and numbers, which is enough for rewards; None: return all."""
     if not decision_ids:
         return {}
     columns = ", ".join(Event._fields if kinds is None else (_UNREAD.get(name, name) for name in Event._fields))
@@ -134,20 +135,19 @@ def by_decision(
 
 
 def largest(unit: Unit, kinds: Collection[str], *, slots_only: bool) -> dict[str, float]:
-    """The largest value of each of these kinds that has come, in absolute terms; slots_only: those of pages are left
-    out."""
+    """The largest absolute value of each of these kinds in the log; slots_only: without the events of pages."""
     source = f"FROM event WHERE kind IN (?*){' AND position IS NOT NULL' if slots_only else ''}"
     return dict(unit.ask(f"SELECT kind, MAX(ABS(value)) {source} GROUP BY kind", kinds))
 
 
 def newest_kinds(unit: Unit, n_events: int) -> set[str]:
-    """The kinds of so many events, those of the newest decisions."""
+    """The kinds of the events of the newest decisions, of `n_events` events."""
     newest = "SELECT kind FROM event ORDER BY decision_id DESC LIMIT ?"
     return {kind for (kind,) in unit.ask(f"SELECT DISTINCT kind FROM ({newest}) e", n_events)}
 
 
 def any_of_pages(unit: Unit, kinds: Collection[str]) -> bool:
-    """Whether an event of one of these kinds belongs to a page, and to no slot of it."""
+    """Whether an event of one of these kinds belongs to a page and not to one of its slots."""
     text = "SELECT decision_id FROM event WHERE position IS NULL AND kind IN (?*) LIMIT 1"
     return bool(unit.ask(text, sorted(kinds)))
 
@@ -158,8 +158,8 @@ def add(unit: Unit, rows: Iterable[Row]) -> None:
 
 
 def keys_and_kinds(unit: Unit, keys: Collection[str | None]) -> tuple[dict[str, FeedbackKey], set[str]]:
-    """The stored lines among these feedback keys, and the kinds of events that some reward weighs: what every line of
-    feedback needs, in one query."""
+    """The stored lines among these feedback keys, and the kinds of events that some reward weighs. Every line of
+    feedback needs both, so one query reads both."""
     stored, kinds = dict[str, FeedbackKey](), set[str]()
     lines = "SELECT key, digest, at, decision_id FROM feedback_key WHERE key IN (?*)"
     query = f"{lines} UNION ALL SELECT weights, NULL, NULL, NULL FROM reward"

@@ -1,4 +1,4 @@
-"""Decisions that every reader leaves out: which these are, and those that beliefs have left out."""
+"""Exclusions, whose decisions no reader of the log sees, and the decisions that beliefs left out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ UnitIds = tuple[int | None, int | None]
 
 
 class Exclusion(NamedTuple):
-    """The decisions of a filter; by_unit: of these those of its units alone, users and sessions."""
+    """An exclusion: the decisions of a filter. by_unit: 1 where it covers only those of its listed users and
+    sessions."""
 
     id: int
     name: str
@@ -29,7 +30,7 @@ def all_exclusions(unit: Unit) -> list[Exclusion]:
 
 
 def add(unit: Unit, name: str, text: str, units: Sequence[UnitIds] | None) -> Exclusion:
-    """Store an exclusion of a filter. units: where these alone are excluded."""
+    """Store an exclusion of a filter. units: the users and sessions to which it is limited; None for no limit."""
     by_unit = int(units is not None)
     key = unit.add("exclusion", name=name, filter=text, by_unit=by_unit, created_at=unit.now)
     unit.insert("exclusion_unit", ("exclusion_id", "user_id", "session_id"), [(key, *ids) for ids in units or ()])
@@ -49,7 +50,7 @@ def unit_ids(unit: Unit, exclusion_id: int) -> list[UnitIds]:
 
 
 def sole_names(unit: Unit, user_ids: Collection[int]) -> list[str]:
-    """The exclusions of exactly one of some users."""
+    """The names of the exclusions that have exactly one of these users."""
     tables = "exclusion_unit x JOIN exclusion e ON e.id = x.exclusion_id"
     having = "GROUP BY e.name HAVING count(DISTINCT x.user_id) = 1 ORDER BY 1"
     return [row[0] for row in unit.ask(f"SELECT e.name FROM {tables} WHERE x.user_id IN (?*) {having}", user_ids)]
@@ -64,8 +65,8 @@ def unit_keys(unit: Unit, exclusion_id: int) -> tuple[list[str], list[str]]:
 
 
 def session_ids(unit: Unit, exclusion_id: int, *, scope: str = "") -> list[int]:
-    """The ids of the sessions of the units of an exclusion. scope: a test on the decisions `d` whose sessions count;
-    without it, those of a folder are found too, by ids."""
+    """The ids of the sessions of the units of an exclusion. scope: a test on decisions `d`, to find only sessions with
+    such a decision; without it, sessions of a log in a folder are found, too."""
     if scope:
         text = (
             "SELECT DISTINCT v.id FROM decision d CROSS JOIN session v CROSS JOIN exclusion_unit x"
@@ -79,7 +80,7 @@ def session_ids(unit: Unit, exclusion_id: int, *, scope: str = "") -> list[int]:
 
 
 def omit(unit: Unit, version_id: int, selection: Selection) -> None:
-    """Note that a belief leaves out those of the selected decisions that are excluded."""
+    """Record that a belief leaves out the selected decisions that are excluded."""
     tests = [*replace(selection, without=()).conditions(), f"({' OR '.join(selection.without)})"]
     source = f"SELECT d.id, CAST(? AS BIGINT) FROM decision d WHERE {' AND '.join(tests)}"
     if unit.tell(f"INSERT INTO omission (decision_id, version_id) {source} ON CONFLICT DO NOTHING", version_id):
@@ -87,13 +88,15 @@ def omit(unit: Unit, version_id: int, selection: Selection) -> None:
 
 
 def omissions(unit: Unit, version_ids: Collection[int], decision_ids: Collection[int]) -> set[tuple[int, int]]:
-    """The version and the decision where a belief left one of these out."""
+    """The pairs (version, decision) of these versions and decisions where the version's belief left the decision
+    out."""
     text = "SELECT version_id, decision_id FROM omission WHERE decision_id IN (?*) AND version_id IN (?*)"
     return {(version, decision) for version, decision in unit.ask(text, decision_ids, version_ids)}
 
 
 def any_learned(unit: Unit, log: Selection, test: str, version_ids: Collection[int], *, omitted: bool) -> bool:
-    """Whether a log has a decision that passes a test and is omitted by one of these versions, or by none."""
+    """Whether a log has a decision that passes a test and that one of these versions omits (`omitted`), or none of
+    them."""
     omission = "SELECT 1 FROM omission o WHERE o.decision_id = d.id AND o.version_id IN (?*)"
     tests = [*log.conditions(), test, f"{'' if omitted else 'NOT '}EXISTS ({omission})"]
     return unit.ask_row(f"SELECT 1 FROM decision d WHERE {' AND '.join(tests)} LIMIT 1", version_ids) is not None

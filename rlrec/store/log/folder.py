@@ -1,5 +1,5 @@
-"""The log of a folder of Parquet in place of that of the store: DuckDB has its files as tables with the names of the
-store's, so that a query of the log is the same text for either."""
+"""The log in a folder of Parquet files, in place of the one in the store. DuckDB shows the files as tables with the
+names of the store's tables, so the same text of a query serves both."""
 
 from __future__ import annotations
 
@@ -22,26 +22,27 @@ from rlrec.store.database.bulk import Columns, Types
 from rlrec.store.database.unit import Row, quote_columns
 from rlrec.store.log.log_tables import CHILDREN, column_names
 
-BUCKETS = 64  # that persons are in; a partition has one of them or several
+BUCKETS = 64  # groups of persons; a partition has one or several of them
 MEMORY = "200MB"  # of DuckDB; what does not fit lies in temporary files
-MERGING_MEMORY = "2GB"  # as it reads all columns: thousands of rows at a time, each with its eligible arms
+# for merging files, which reads all columns: thousands of rows at a time, each with its eligible arms
+MERGING_MEMORY = "2GB"
 _HINT = "export the log to another folder"
 _GONE = f"repeat the command if an export has merged files meanwhile; else {_HINT}"
 
 
 def _child(table: sa.Table) -> str:
-    """The rows of a table that lie in a list of each decision."""
+    """A query for the rows of a child table, which the files store as a list in each decision."""
     names = ", ".join(f'r."{name}"' for name in column_names(table) if name != "decision_id")
     return f"SELECT decision_id, {names} FROM (SELECT decision_id, unnest({table.name}) AS r FROM decisions)"
 
 
 _VISIT, _DECISION = quote_columns(column_names(t.visit)), quote_columns(column_names(t.decision)[1:])
-# The visits as they were at the last export that has them.
+# The visits, each as the last export that has it wrote it.
 _NEWEST = (
     f'SELECT {_VISIT}, session, user_id, split, created_at, session_digest, "user", user_digest FROM visits SEMI JOIN'
     " (SELECT session_id, number, max(part) AS part FROM visits GROUP BY ALL) AS n USING (session_id, number, part)"
 )
-# The tables of a log, in an order in which each is read from those before it.
+# The tables of a log; each is read from the tables before it.
 _VIEWS = {
     "visit": f"SELECT {_VISIT} FROM newest",
     "session": "SELECT DISTINCT session_id AS id, session AS key, user_id, split, created_at, session_digest AS digest"
@@ -51,7 +52,7 @@ _VIEWS = {
     ' (SELECT * REPLACE (epoch_us("at") AS "at") FROM decisions)',
     "event": f"SELECT {quote_columns(column_names(t.event))} FROM events",
     **{table.name: _child(table) for table in CHILDREN},
-    # what the last event says of a slot may have come after its row was written
+    # the newest event that censors a slot may be later than the slot's row in the files
     "slot": f"SELECT s.* REPLACE (coalesce(c.censored, s.censored) AS censored) FROM ({_child(t.slot)}) AS s LEFT JOIN"
     " (SELECT decision_id, position, arg_max(value, number) <> 0 AS censored FROM events"
     " WHERE kind = '!censor' AND position > 0 GROUP BY ALL) AS c USING (decision_id, position)",
@@ -61,20 +62,20 @@ _VIEWS = {
     "eligible_set": "SELECT eligible_id AS id, any_value(len(eligible_arms)) AS size,"
     " to_json(any_value(eligible_arms)) AS arms FROM decisions GROUP BY eligible_id",
 }
-ARROW_ROWS = 2_048  # at a time
-# Folders by days say in a name what files by size have in a column: a bucket, and of visits the number of the export.
+ARROW_ROWS = 2_048  # rows per batch
+# The names in a folder by days state what files by size have in columns: the bucket and, for visits, the export.
 _BY_DAY = "filename = true, hive_partitioning = true, hive_types = {'bucket': BIGINT, 'day': VARCHAR}"
 _EXPORT = "CAST(regexp_extract(filename, 'part-([0-9]+)', 1) AS BIGINT) AS part"
 _TYPES = {int: "BIGINT", float: "DOUBLE", str: "VARCHAR", bytes: "BLOB"}
 
 
 class FolderLog:
-    """The log of the files of a folder, or in them of the persons of a partition. It is named by the files, and reads
-    them where it is worked on; the partitions of a process share what reads them.
+    """The log in the files of a folder, or the part of it that belongs to the persons of one partition. The object
+    holds only the names of the files and reads them where it is used; the partitions of a process share one connection.
 
-    files: by dataset; number: of partitions, None for all of the log; index: of this one; moved: the sessions in these
-    files whose user came, or was merged, after some of their decisions were exported, and whether they are in the
-    partition."""
+    files: by dataset; number: of partitions, None for the whole log; index: of this partition; moved: sessions in these
+    files whose user was named or merged after some of their decisions were exported, each with whether it belongs to
+    the partition."""
 
     def __init__(
         self, folder: str, files: Mapping[str, Sequence[str]], number: int | None = None, index: int = 0,
@@ -88,7 +89,7 @@ class FolderLog:
         return FolderLog, self._named
 
     def split(self, number: int) -> Iterator[FolderLog]:
-        """So many partitions of whole persons, a power of two."""
+        """Split the log into `number` partitions, a power of two; all decisions of a person are in one."""
         session, earlier, home = self._changes
         for index in range(number):
             arrived, left = home % number == index, earlier % number == index
@@ -99,8 +100,8 @@ class FolderLog:
 
     @cached_property
     def _changes(self) -> tuple[Ids, ...]:
-        """The sessions whose user came, or was merged, after some of their decisions were exported: their ids, a bucket
-        of these, and that of the person."""
+        """The sessions whose user was named or merged after some of their decisions were exported: session ids, a
+        bucket that has rows of the session, and the bucket of its person."""
         homes = "SELECT session_id, arg_max(bucket, part) AS home FROM visits GROUP BY session_id"
         text = f"SELECT DISTINCT session_id, bucket AS earlier, home FROM visits JOIN ({homes}) USING (session_id)"
         text += " WHERE bucket <> home ORDER BY session_id, bucket"
@@ -109,14 +110,14 @@ class FolderLog:
     # -- queries --
 
     def ask(self, text: str, *values: Any) -> list[Row]:
-        """All rows of a query, as of `Unit.ask`."""
+        """All rows of a query, as `Unit.ask` returns them."""
         lists = [value if isinstance(value, str | bytes | int | float | None) else list(value) for value in values]
         with self._database.tables(self) as connection:
             rows: list[Row] = connection.execute(text.replace("(?*)", "(SELECT unnest(?))"), lists).fetchall()
         return rows
 
     def columns(self, text: str, types: Types) -> Columns:
-        """All rows of a query, one array a column."""
+        """All rows of a query, one array per column."""
         with self._database.tables(self) as connection:
             arrays = list(connection.execute(text).fetchnumpy().values())
         for index, array in enumerate(arrays):
@@ -130,7 +131,7 @@ class FolderLog:
         return list(self.columns(f"SELECT {columns} FROM {dataset}", dict.fromkeys(names, np.int64)).values())
 
     def sizes(self) -> list[tuple[int, int]]:
-        """The number of the first file of each export that had decisions, and how many of these."""
+        """The number of the first file of each export that has decisions, and how many decisions the export has."""
         paths, exports = sorted(self.files["decisions"], key=file_number), list[tuple[int, int]]()
         text = f"SELECT file_name, num_rows FROM parquet_file_metadata({self._database.list_of(paths)})"
         rows = {file_number(name): count for name, count in self.ask(text)} if paths else {}
@@ -142,7 +143,7 @@ class FolderLog:
         return exports
 
     def since(self, number: int) -> FolderLog:
-        """The log of the files from one number on."""
+        """The log in the files whose number is at least `number`."""
         files = {name: [path for path in paths if file_number(path) >= number] for name, paths in self.files.items()}
         return FolderLog(self.folder, files, database=_Database(self.folder, memory=MERGING_MEMORY))
 
@@ -156,7 +157,7 @@ class FolderLog:
                 yield from getattr(rows, reader)(ARROW_ROWS)
 
     def close(self) -> None:
-        """Give back what DuckDB holds; what is asked later is read anew."""
+        """Close DuckDB's connection and free its memory; a later query opens it again."""
         self._database.close()
 
 
@@ -166,7 +167,7 @@ class _Database:
     def __init__(self, folder: str, *, memory: str = MEMORY) -> None:
         self.folder, self.memory = folder, memory
         self._connection: Any = None
-        self._shown: tuple[int | None, int] | None = None  # the partition that the tables are of
+        self._shown: tuple[int | None, int] | None = None  # the partition whose rows the tables have
 
     @contextmanager
     def tables(self, log: FolderLog) -> Iterator[Any]:
@@ -192,7 +193,7 @@ class _Database:
 
     @cached_property
     def _location(self) -> tuple[str, Any]:
-        """The folder as DuckDB names it, and the file system of fsspec that it is of, or None."""
+        """The folder as DuckDB names it, and its fsspec file system (None for a local folder)."""
         if "://" not in self.folder:
             return self.folder, None
         with remote_folder(self.folder) as (files, root):
@@ -200,7 +201,7 @@ class _Database:
             return (root, None) if is_local else (files.unstrip_protocol(root), files)
 
     def _opened(self) -> Any:
-        """DuckDB without tables."""
+        """A new connection to DuckDB, without tables."""
         import duckdb
 
         config: dict[str, Any] = {"threads": 1, "memory_limit": self.memory, "temp_directory": gettempdir()}
@@ -211,11 +212,11 @@ class _Database:
         return connection
 
     def _show(self, log: FolderLog) -> None:
-        """Let the tables be those of a log."""
+        """Create the tables of a log on the connection."""
         is_first, self._shown = self._connection is None, None
         self._connection = connection = self._connection or self._opened()
         is_partition = log.number is not None
-        connection.execute(f"SET parquet_metadata_cache = {is_partition}")  # of all files it would be large
+        connection.execute(f"SET parquet_metadata_cache = {is_partition}")  # for all files it would be large
         connection.execute("CREATE OR REPLACE TEMP TABLE moved (session_id BIGINT, is_here BOOLEAN)")
         if log.moved:
             text = "INSERT INTO moved SELECT unnest(?), unnest(?)"
@@ -231,7 +232,7 @@ class _Database:
         self._shown = log.number, log.index
 
     def _source(self, log: FolderLog, dataset: str) -> str:
-        """The rows of the files of a dataset."""
+        """A query for the rows of the files of a dataset."""
         by_day = [path for path in log.files[dataset] if "/bucket=" in path]
         by_size = [path for path in log.files[dataset] if "/bucket=" not in path]
         if not log.files[dataset]:
@@ -251,7 +252,8 @@ class _Database:
         return f"SELECT r.* FROM ({rows}) AS r LEFT JOIN moved AS m USING (session_id) WHERE {is_here}"
 
     def list_of(self, paths: Sequence[str]) -> str:
-        """Files in SQL. Raises RlrecError for a folder, of which DuckDB would read all files."""
+        """A list of files as SQL. Raises RlrecError where a path is a folder, since DuckDB would read all files in
+        it."""
         full_paths = [os.path.join(self._location[0], path) for path in paths]
         for path in full_paths if self._location[1] is None else ():
             if os.path.isdir(path):
@@ -259,7 +261,7 @@ class _Database:
         return f"[{', '.join(map(_quoted, full_paths))}]"
 
     def _named_error(self, log: FolderLog, error: Exception) -> RlrecError:
-        """The error of the file that cannot be read: each is read until one is met that cannot."""
+        """An error that names the file that cannot be read: reads the files one by one until one fails."""
         import duckdb
 
         column = re.search(r'[Cc]olumn "(\w+)"', str(error))
@@ -281,7 +283,8 @@ class _Database:
 
 @contextmanager
 def remote_folder(url: str) -> Iterator[tuple[Any, str]]:
-    """The file system of a URL that fsspec knows, and the path there. What fails inside raises OSError."""
+    """The file system of a URL that fsspec knows, and the path in it. Raises OSError for any failure inside the
+    block."""
     try:
         import fsspec
     except ImportError:
@@ -291,30 +294,30 @@ def remote_folder(url: str) -> Iterator[tuple[Any, str]]:
         yield files, root.rstrip("/")
     except (OSError, RlrecError):
         raise
-    except (ImportError, ValueError) as error:  # a protocol whose package is not there, or that is none
+    except (ImportError, ValueError) as error:  # an unknown protocol, or one whose package is not installed
         hint = "s3:// needs s3fs, gs:// gcsfs, abfs:// adlfs, https:// aiohttp: pip install PACKAGE"
         raise InputError(f"cannot open {url}: {' '.join(str(error).split())[:200]}", hint=hint) from None
-    except Exception as error:  # each protocol has its own, such as for credentials
+    except Exception as error:  # each protocol raises errors of its own, for example for credentials
         raise OSError(f"{type(error).__name__}: {error}") from error
 
 
 def _reason(error: Exception) -> str:
-    """An error of DuckDB without the query that it quotes."""
+    """The text of a DuckDB error without the query that it quotes."""
     return " ".join(str(error).partition("\n\nLINE")[0].split())[:200]
 
 
 def _quoted(text: str) -> str:
-    """A text in SQL."""
+    """A text as an SQL literal."""
     return "'" + text.replace("'", "''") + "'"
 
 
 def file_number(path: str) -> int:
-    """The number of a file, by its name."""
+    """The number of a file, taken from its name."""
     return int(path.rpartition("part-")[2].partition(".")[0])
 
 
 def _share(path: str) -> tuple[int, int]:
-    """The share of the buckets that a file has, and how many shares there are, by the name of its folder."""
+    """The share of the buckets that a file has, and the number of shares, taken from the name of its folder."""
     share, _, shares = path.rpartition("=")[2].partition("/")[0].partition("-of-")
     return int(share), int(shares or BUCKETS)
 
@@ -326,7 +329,7 @@ def _may_have(path: str, buckets: Collection[int]) -> bool:
 
 
 def _no_rows(dataset: str) -> str:
-    """The columns of a dataset, and no row of it."""
+    """A query with the columns of a dataset and no rows."""
     nulls = (f'NULL::{kind} AS "{name}"' for name, kind in _columns(dataset).items())
     return f"SELECT {', '.join(nulls)} WHERE false"
 

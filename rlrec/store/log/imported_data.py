@@ -1,4 +1,4 @@
-"""Data of imported lines beside their slates, decision by decision."""
+"""The data that imported lines state beyond their slates, decision by decision."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from rlrec.store.log import contents
 
 
 def find(unit: Unit, decision_ids: Collection[int]) -> dict[int, dict[str, Any]]:
-    """Data of imported lines beside their slates, by decision: the fields that they state, features (by arm key),
-    slot_sets (ids by slot) and support (probabilities in order of the ids of its eligible arms)."""
+    """The data that imported lines state beyond their slates, by decision: the values of STATED_FIELDS, features (by
+    arm key), slot_sets (ids by slot) and support (probabilities of the eligible arms, in order of their ids)."""
     data = defaultdict[int, dict[str, Any]](dict)
     names = ", ".join(field.name for field in STATED_FIELDS)
     query = f"SELECT id, {names} FROM decision WHERE id IN (?*) AND imported = 1"
@@ -36,13 +36,13 @@ def find(unit: Unit, decision_ids: Collection[int]) -> dict[int, dict[str, Any]]
 
 
 def used_tables(unit: Unit, tables: Collection[str]) -> frozenset[str]:
-    """Those of some tables of data that only some decisions have which hold any row."""
+    """The tables among these that have any row. tables: of data that only some decisions have."""
     (row,) = unit.ask(f"SELECT {', '.join(f'EXISTS (SELECT 1 FROM {table})' for table in tables)}")
     return frozenset(compress(tables, row))
 
 
 def supports(unit: Unit, decision_ids: Collection[int]) -> dict[int, array[float]]:
-    """Probabilities at position 1 of the eligible arms, in order of their ids, of these decisions that have them."""
+    """The probabilities at position 1 of the eligible arms, in order of their ids, for the decisions that have them."""
     rows = unit.ask("SELECT decision_id, probabilities FROM logged_support WHERE decision_id IN (?*)", decision_ids)
     return {number: read_support(number, packed) for number, packed in rows}
 
@@ -55,13 +55,14 @@ def read_support(number: int, packed: bytes) -> array[float]:
 
 
 def slot_sets(unit: Unit, decision_ids: Collection[int]) -> dict[int, list[list[int]]]:
-    """The ids of the arms that each slot could show, from the top, of those of these decisions where they differ."""
+    """The ids of the arms that each slot could show, from the top, for those of these decisions whose slots differ in
+    it."""
     rows = unit.ask("SELECT decision_id, arms FROM slot_set WHERE decision_id IN (?*)", decision_ids)
     return {number: parse(arms, f"arms of the slots of decision {number}", list) for number, arms in rows}
 
 
 def feature_contexts(unit: Unit, decision_ids: Collection[int]) -> dict[int, int]:
-    """By decision the context that holds features of arms for it alone, in place of those of the catalogue."""
+    """The context of each decision that states features of its arms in place of those of the catalogue."""
     query = "SELECT decision_id, context_id FROM decision_features WHERE decision_id IN (?*)"
     return dict(unit.ask(query, decision_ids))
 

@@ -1,4 +1,4 @@
-"""The log as rows of its tables, to be kept in files."""
+"""The log as rows of its tables, for exports to files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from rlrec.store.database import tables as t
 from rlrec.store.database.unit import Row, Unit, quote_columns
 
-# Tables of rows that belong to one decision.
+# Tables whose rows each belong to one decision.
 CHILDREN = (t.slot, t.candidate_list, t.route_decision, t.decision_features, t.slot_set, t.logged_support, t.team_draft)
 
 
@@ -20,7 +20,7 @@ def column_names(table: sa.Table) -> list[str]:
 
 
 def find_rows(unit: Unit, table: sa.Table, column: str, values: Collection[int]) -> list[Row]:
-    """The rows of a table, all columns, whose column has one of these values; in order of its key."""
+    """The rows of a table, all columns, where one column has one of these values, ordered by primary key."""
     order = quote_columns(column.name for column in table.primary_key)
     text = f'SELECT {quote_columns(column_names(table))} FROM "{table.name}" WHERE "{column}" IN (?*) ORDER BY {order}'
     return unit.ask(text, values)
@@ -35,7 +35,7 @@ _SESSION_SOURCE = "FROM session v LEFT JOIN users u ON u.id = v.user_id WHERE v.
 
 
 def person_digests(unit: Unit, sessions: Collection[int]) -> dict[int, tuple[int | None, int | None]]:
-    """The digests of the user (None: not known) and the key of each session."""
+    """The digests of the user (None where it is not known) and of the key of each session."""
     rows = unit.ask(f"SELECT v.id, u.digest, v.digest {_SESSION_SOURCE}", sessions)
     return {session: (user, key) for session, user, key in rows}
 

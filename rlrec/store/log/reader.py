@@ -1,4 +1,4 @@
-"""The log as columns, in ranges of session id: a batch holds whole sessions, one row an impression."""
+"""The log as columns, in ranges of session id: a batch holds whole sessions, one row per impression."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from rlrec.store.database.bulk import Columns, PendingQuery
 from rlrec.store.database.unit import Unit, damage_error
 from rlrec.store.log.selected import MAX_COLUMN_SPREAD, MAX_SPREAD, ROUTE, Selection, id_ends, numbers
 
-BATCH = 50_000  # decisions in a batch, about
+BATCH = 50_000  # decisions in a batch, approximately
 _NO_PROBABILITY = "2.0"  # stands for a missing probability, or its logarithm
 _HOLDS = "constants_hold"  # a column that says whether a row has the constants
 _NO_BYTES = ("x''", "''::bytea")  # on SQLite and PostgreSQL
-MAX_EVENT_SPREAD = 2  # ids for each decision of a range: to read past up to so many costs less than to look up events
+# one scan of a range of ids is used where it spans at most so many ids per decision; else events are looked up
+MAX_EVENT_SPREAD = 2
 
 
 def _arrays(table: str, fields: Iterable[LogField]) -> dict[str, tuple[type, str]]:
-    """The type of each field that is read, and its expression over a table."""
+    """The type of each field that readers need, and its SQL expression over a table."""
     kinds = {int: np.int64, bool: np.bool_, float: np.float64}
     return {field.name: (kinds.get(field.kind, object), _expression(table, field)) for field in fields if field.is_read}
 
@@ -49,7 +50,8 @@ COLUMNS: dict[str, tuple[type, str]] = {
     "created_at": (np.int64, "v.created_at"),
     "route_id": (np.int64, f"coalesce({ROUTE}, {ABSENT})"),
     "subsampled": (np.bool_, "CASE WHEN d.keep_probability IS NULL THEN 0 ELSE 1 END"),
-    # Whether the visit as the decision saw it (`history`) is stored: no bytes may mean either.
+    # Whether the visit as the decision saw it (`history`) is stored; its column also reads as empty bytes where it is
+    # not.
     "recorded": (np.bool_, "CASE WHEN d.history IS NULL THEN 0 ELSE 1 END"),
     **_arrays("d", DECISION[1:]),
     **_arrays("s", SLOT[1:]),
@@ -59,14 +61,15 @@ _AUDIT_COLUMNS = (
     "session_digest", "user_digest", "created_at", "seed", "log_propensity", "rounded", "belief_ordinal",
     "catalogue_revision", "recorded", "history",
 )  # fmt: skip
-LOGGED = tuple(name for name in COLUMNS if name not in _AUDIT_COLUMNS)  # those that others read, too
+# the columns that readers other than the audit need
+LOGGED = tuple(name for name in COLUMNS if name not in _AUDIT_COLUMNS)
 PER_SESSION = tuple(name for name, (_, text) in COLUMNS.items() if "v." in text)
 PER_DECISION = ("history",)  # too large to be read with each slot
 EVENT_COLUMNS = ("decision_id", "position", "kind", "value", "age_us")
 
 
 def _find_rows(table: str, stored: Ids, ids: Ids) -> Index:
-    """Where ids lie among those of the rows of a table, ascending. Raises RlrecError where a row is gone."""
+    """The indices of ids in the sorted ids of a table's rows. Raises RlrecError where a row is missing."""
     index = np.searchsorted(stored, ids)
     gone = ids[np.append(stored, -1)[index] != ids]
     if len(gone):
@@ -76,13 +79,13 @@ def _find_rows(table: str, stored: Ids, ids: Ids) -> Index:
 
 @dataclass(frozen=True, eq=False)
 class ContextTexts:
-    """Contexts as they were stored: ids (m,) ascending, and the text of each."""
+    """Contexts as stored: ids (m,) ascending, and the text of each."""
 
     ids: Ids
     texts: Sequence[str]
 
     def select(self, ids: Ids) -> Sequence[str]:
-        """The texts of some of these ids, ascending too."""
+        """The texts of these ids, which are ascending and among `self.ids`."""
         if np.array_equal(ids, self.ids):
             return self.texts
         return [self.texts[index] for index in _find_rows("context", self.ids, ids).tolist()]
@@ -97,11 +100,11 @@ class ContextTexts:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """The columns of some decisions. slots: one row an impression; events: one row an event of these, position 0 for
-    the page; contexts: the texts that were asked for.
+    """The columns of some decisions. slots: one row per impression; events: one row per event of these decisions, with
+    position 0 for the page; contexts: the texts that were asked for.
     visits: of the sessions of the range (of any policy), by session_id and number: started_at, last_at, ended_at
-    (ABSENT while it was not ended) and steps; keys: of each of these sessions, by session_id, its key and its user's
-    (none: "")."""
+    (ABSENT for a visit that has not ended) and steps; keys: by session_id, the key of each of these sessions and that
+    of its user ("" for none)."""
 
     slots: Columns
     events: Columns
@@ -113,7 +116,7 @@ class Batch:
         return len(self.slots["decision_id"])
 
     def select_rows(self, rows: Ids) -> Batch:
-        """These rows, of whole decisions, with all that belongs to them."""
+        """The batch of these rows, which are whole decisions, with their events, visits and keys."""
         if len(rows) == len(self):
             return self
         slots = take(self.slots, rows)
@@ -123,14 +126,14 @@ class Batch:
         return replace(self, slots=slots, **others)
 
     def _others(self) -> Iterator[tuple[str, str, Columns]]:
-        """The tables beside the slots, each with the column that says to which slots a row belongs."""
+        """The name of each table other than slots, the column that links its rows to slots, and its columns."""
         for name, key in (("events", "decision_id"), ("visits", "session_id"), ("keys", "session_id")):
             if (columns := getattr(self, name)) is not None:
                 yield name, key, columns
 
     def __getstate__(self) -> dict[str, Any]:
-        """The columns of one type as one matrix: few arrays are packed and unpacked many times faster than many. Of
-        columns that repeat a value it has the value."""
+        """The state for pickling, where columns of one type form one matrix: a few arrays are packed and unpacked many
+        times faster than many. A column that repeats one value is stored as this value."""
         state = dict(vars(self))
         for name, columns in (("slots", self.slots), *((name, columns) for name, _, columns in self._others())):
             names: dict[tuple[str, int], list[str]] = {}
@@ -153,7 +156,8 @@ class Batch:
             object.__setattr__(self, name, value)
 
     def split(self, parts: Ids) -> Iterator[tuple[int, Batch]]:
-        """The rows of each part that has some, by its number. parts: of each row, the same in a whole session."""
+        """The batch of each part that has rows, by the number of the part. parts: the part of each row, the same in a
+        whole session."""
         if len(parts) and (parts == parts[0]).all():
             yield int(parts[0]), self
             return
@@ -178,7 +182,7 @@ class Batch:
 
     @classmethod
     def concatenate(cls, batches: Sequence[Batch]) -> Batch:
-        """The rows of several batches, which share no session, as one."""
+        """One batch with the rows of several batches that share no session."""
         if len(batches) == 1:
             return batches[0]
         tables = {"slots": batches[0].slots} | {name: table for name, _, table in batches[0]._others()}
@@ -196,11 +200,11 @@ def batches(
     bounds: tuple[int, int] | None = None, few_test: str | None = None, by_id: bool = False,
 ) -> Iterator[Batch]:  # fmt: skip
     """The selected log in ranges of session id, each of about `size` decisions: whole sessions, rows by session,
-    decision and position. Memory is bounded by two batches: one is read while another is worked on.
-    pick_contexts: says of which context ids of a batch the texts come with it; visits, keys: whether these do.
-    bounds: ids above which and up to which the sessions lie; few_test: as `selected.few_test` returns it, by which all
-    are one range; by_id: in ranges of the ids of decisions, rows by decision and position, for folds that put sessions
-    together themselves."""
+    decision and position. At most two batches are in memory: the next one is read while one is worked on.
+    pick_contexts: returns those context ids of a batch whose texts are read; visits, keys: whether to read them.
+    bounds: read only sessions with low < id <= high; few_test: from `selected.few_test`, reads all decisions as one
+    range; by_id: uses ranges of decision ids, rows by decision and position, for folds that join sessions
+    themselves."""
     needed_columns = {*columns, "decision_id", "session_id", "position", *(["context_id"] if pick_contexts else [])}
     names = [name for name in COLUMNS if name in needed_columns]
     extra_queries = {**({"visits": ask_visits} if visits else {}), **({"keys": ask_keys} if keys else {})}
@@ -259,8 +263,8 @@ def _id_ranges(unit: Unit, size: int) -> Iterator[IdRange]:
 
 
 class IdRange(NamedTuple):
-    """Decisions of sessions above `low` up to `high`, or of any where that is 0: their first and last id, and about how
-    many they are; None where there are none. share: of the log up to here."""
+    """A range of session ids, low < id <= high (any session where `high` is 0), with the first and last id of its
+    decisions and about how many they are; None where there are none. share: of the log that ends with this range."""
 
     low: int
     high: int
@@ -271,7 +275,7 @@ class IdRange(NamedTuple):
 
 
 def _constants(slots: Columns) -> dict[str, float]:
-    """The value of each column that has a single one, where SQL can name it exactly: integers, no probability (NaN)
+    """The value of each column that has only one value, where SQL can write it exactly: integers, no probability (NaN)
     and the probability 1."""
     return {
         name: column[0]
@@ -283,17 +287,18 @@ def _constants(slots: Columns) -> dict[str, float]:
 
 
 def _constant_test(constants: Mapping[str, float]) -> str:
-    """Whether all columns of a slot have their constants, as SQL."""
+    """An SQL test of whether all columns of a slot have their constant values."""
     values = {name: _NO_PROBABILITY if isnan(value) else int(value) for name, value in constants.items()}
     tests = " AND ".join(f"{COLUMNS[name][1]} = {value}" for name, value in values.items())
     return f"CASE WHEN {tests} THEN 1 ELSE 0 END"
 
 
 class _RangeQueries:
-    """The queries of a range of sessions. constants: columns of slots that had one value in all ranges before, None for
-    the first: whether they still have it is asked in their place; where they do not, all is asked once more.
-    Decisions that do not lie too far apart are read in order of their ids, which is their order on the disk: an index
-    leads from one page to another. A `+` keeps the database from using an index nevertheless."""
+    """The queries of one range of sessions. constants: columns of slots that had one value in all earlier ranges, None
+    for the first range. In place of such a column the query reads whether it still has the value; where it does not,
+    the range is read again with all columns.
+    Decisions whose ids lie close together are read in order of id, which is their order on the disk; an index would
+    jump between pages. A `+` in a test keeps SQLite from using that index."""
 
     def __init__(
         self, unit: Unit, ids: IdRange, conditions: Sequence[str], names: Sequence[str],
@@ -319,10 +324,10 @@ class _RangeQueries:
             self._events = ask_events(unit, EVENT_COLUMNS, inside, tables=tables)
         else:
             self._events = ask_events(unit, EVENT_COLUMNS, tests)
-        # by the column that says to which slots a row belongs
+        # extra tables, by the column that links their rows to slots
         self._keyed_queries: dict[str, PendingQuery] = {}
         if per_session := [name for name in names if name in PER_SESSION]:
-            # A session looked up for every slot costs a third of reading the slot.
+            # Looking up the session of every slot would add a third to the cost of reading slots.
             columns = {"session_id": (np.int64, "v.id"), **{name: COLUMNS[name] for name in per_session}}
             test = f"v.id > {ids.low} AND v.id <= {ids.high}"
             if few_test is not None and ids.high - ids.low > ids.decisions:
@@ -364,8 +369,8 @@ def ranges(
     unit: Unit, policy_id: int, *, first: int, last: int, size: int = BATCH, tests: Sequence[str] = (),
     columns: Sequence[str] = LOGGED, slot_tests: Sequence[str] = (),
 ) -> Iterator[Batch]:  # fmt: skip
-    """The decisions that the store drew from a policy, by ranges of decision id: for beliefs, where sessions do not
-    matter. tests, slot_tests: that decisions `d` and their slots `s` pass."""
+    """The decisions that the store drew from a policy, in ranges of decision id: for beliefs, which do not need whole
+    sessions. tests, slot_tests: SQL tests on decisions `d` and on their slots `s`."""
     tests = ["d.imported = 0", *tests]
     for start, end in id_ranges(unit, policy_id, first=first, last=last, size=size):
         batch = read_range(unit, policy_id, start, end, tests=tests, slots=columns, slot_tests=slot_tests)
@@ -381,7 +386,7 @@ def id_ranges(unit: Unit, policy_id: int, *, first: int, last: int, size: int) -
         end = unit.ask_value(last_of_range, policy_id, first, last, size - 1) or last
         yield first, int(end)
         first, read = int(end) + 1, read + size
-        if first <= last:  # the range held as many
+        if first <= last:  # the range was full
             unit.progress("decisions", read, (first - begin) / (last - begin + 1))
 
 
@@ -389,7 +394,7 @@ def read_range(
     unit: Unit, policy_id: int, first: int, last: int, *, tests: Sequence[str] = (),
     slots: Sequence[str] = LOGGED, events: Sequence[str] = EVENT_COLUMNS, slot_tests: Sequence[str] = (),
 ) -> Batch:  # fmt: skip
-    """The policy's decisions of a range of ids, by decision and position. tests, slot_tests: as of `ranges`."""
+    """The decisions of a policy in a range of ids, by decision and position. tests, slot_tests: as in `ranges`."""
     inside = [f"d.policy_id = {policy_id}", f"d.id >= {first}", f"d.id <= {last}", *tests]
     return read_decisions(unit, inside, slots=slots, events=events, slot_tests=slot_tests)
 
@@ -398,7 +403,7 @@ def read_decisions(
     unit: Unit, tests: Sequence[str], *, slots: Sequence[str], events: Sequence[str] = EVENT_COLUMNS,
     slot_tests: Sequence[str] = (), order: str = "d.id, s.position",
 ) -> Batch:  # fmt: skip
-    """The decisions `d` that pass all tests, and those of their slots `s` that pass slot_tests."""
+    """The decisions `d` that pass all tests, with those of their slots `s` that also pass slot_tests."""
     slot_query = ask_slots(unit, slots, [*tests, *slot_tests], order=order)
     event_query = ask_events(unit, events, tests)
     return Batch(slots=read_slots(slot_query), events=event_query.columns())
@@ -407,8 +412,8 @@ def read_decisions(
 def ask_slots(
     unit: Unit, names: Sequence[str], tests: Sequence[str], *, order: str, constants: Mapping[str, float] = {},
 ) -> PendingQuery:  # fmt: skip
-    """Some of COLUMNS for the slots of decisions `d` that pass all tests; with constants of others, whether these
-    hold."""
+    """A query for columns (names of COLUMNS) of the slots of decisions `d` that pass all tests. constants: of other
+    columns; the query also returns whether a slot has them."""
     session = " CROSS JOIN session v" if any(name in PER_SESSION for name in names) else ""
     inside = ["s.decision_id = d.id", *(["v.id = d.session_id"] if session else []), *tests]
     tables = f"decision d CROSS JOIN slot s{session} WHERE {' AND '.join(inside)} ORDER BY {order}"
@@ -417,13 +422,14 @@ def ask_slots(
 
 
 def ask_decisions(unit: Unit, names: Sequence[str], tests: Sequence[str]) -> PendingQuery:
-    """COLUMNS of decisions `d` that pass all tests, in order of their ids, which come along."""
+    """A query for columns (names of COLUMNS) of the decisions `d` that pass all tests, with and in order of their
+    ids."""
     columns = {name: COLUMNS[name] for name in ("decision_id", *names)}
     return _ask(unit, columns, f"decision d WHERE {' AND '.join(tests)} ORDER BY d.id")
 
 
 def _ask(unit: Unit, columns: Mapping[str, tuple[type, str]], tables: str) -> PendingQuery:
-    """The query of columns, as in COLUMNS, from tables."""
+    """A query for columns, given as in COLUMNS, from tables."""
     texts = ", ".join(text for _, text in columns.values()).replace("{empty}", _NO_BYTES[unit.postgres])
     return PendingQuery(unit, f"SELECT {texts} FROM {tables}", {name: kind for name, (kind, _) in columns.items()})
 
@@ -448,9 +454,10 @@ def ask_keys(unit: Unit, low: int, high: int) -> PendingQuery:
 def ask_events(
     unit: Unit, names: Sequence[str], tests: Sequence[str], *, tables: str = "decision d CROSS JOIN event e"
 ) -> PendingQuery:
-    """Some of EVENTS for the events of decisions `d` that pass all tests. tables: in order of the loops."""
+    """A query for columns (names of EVENTS) of the events of decisions `d` that pass all tests. tables: in the order in
+    which the database loops over them."""
     tables = f"{tables} WHERE {' AND '.join(['e.decision_id = d.id', *tests])}"
-    if unit.postgres or unit.folder is not None:  # SQLite has them in this order, in which values are added up
+    if unit.postgres or unit.folder is not None:  # SQLite returns them in this order, in which values are added up
         tables += " ORDER BY e.decision_id, e.number"
     return _ask(unit, {name: EVENTS[name] for name in names}, tables)
 
@@ -477,7 +484,7 @@ class PendingContexts:
 
 
 def read_slots(query: PendingQuery) -> Columns:
-    """The answer to `ask_slots`, with NaN for a probability that is missing."""
+    """The answer to `ask_slots`, with NaN for missing probabilities."""
     slots = query.columns()
     for name, column in slots.items():
         if column.dtype == np.float64 and name != "score" and (is_missing := column > 1).any():

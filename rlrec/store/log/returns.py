@@ -1,4 +1,4 @@
-"""Visits of users who come back: the last decision of each user, and the visits that followed on it."""
+"""Visits of users who come back: the last decision of each user, and the visits that followed it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from rlrec.store.database.unit import Row, Unit
 from rlrec.store.log import decisions, settings
 from rlrec.store.log.events import RETURN
 
-# A decision with which a visit begins comes back to the decision that the user had before it, if the visit of that one
-# was over. Within a user ids are in order of commit, since who stores a decision has locked the user.
+# The first decision of a visit is a return to the user's decision before it, if that decision's visit had ended.
+# Within a user, ids are in order of commit, since a transaction that stores a decision locks the user.
 _RETURNS = """
 SELECT pair.before, pair.at FROM (
     SELECT d.step, d.at, lag(d.id) OVER (PARTITION BY s.user_id ORDER BY d.id) AS before
@@ -25,7 +25,7 @@ _NEWEST = (
     " WHERE d.imported = 0 AND s.user_id IS NOT NULL GROUP BY s.user_id"
 )
 _REPLACED = "(user_id) DO UPDATE SET decision_id = excluded.decision_id"
-# How often a decision has the event, by its time: one of a negative value takes one back.
+# How often a decision has the event, by its time; an event with a negative value takes one back.
 _TIMES = (
     "SELECT decision_id, at, sum(CASE WHEN value < 0 THEN -1 ELSE 1 END) AS times FROM event"
     f" WHERE kind = '{RETURN}' {{condition}} GROUP BY decision_id, at"
@@ -37,14 +37,14 @@ _EVENTS = (
 
 
 class Return(NamedTuple):
-    """A visit that began at `at`, for the last decision of the user's visit before."""
+    """A visit that began at `at` and counts as a return for the last decision of the user's visit before it."""
 
     decision_id: int
     at: int
 
 
 class LastDecision(NamedTuple):
-    """The last decision of a user; last_at and ended_at: of its visit."""
+    """The last decision of a user. last_at, ended_at: the times of its visit."""
 
     user_id: int
     decision_id: int
@@ -59,7 +59,7 @@ class LastDecision(NamedTuple):
 
 
 def lock_users(unit: Unit, user_ids: Collection[int]) -> None:
-    """Lock users, in order of id, so that the order in which their visits begin and end is settled."""
+    """Lock users in order of id, so that no other transaction begins or ends a visit of theirs meanwhile."""
     if unit.postgres and user_ids:
         unit.ask("SELECT id FROM users WHERE id IN (?*) ORDER BY id FOR NO KEY UPDATE", user_ids)
         unit.now = max(unit.now, decisions.newest(unit) or 0)  # others may have decided while we waited
@@ -93,27 +93,27 @@ def policies_of_last(unit: Unit, *, users: Collection[str], sessions: Collection
 
 
 def missing_returns(unit: Unit) -> list[Return]:
-    """The returns in the log whose decisions have no such event, oldest decision first."""
+    """The returns in the log whose decisions lack the event `return`, oldest decision first."""
     query = f"SELECT r.before, r.at FROM ({_RETURNS.format(users='IS NOT NULL')}) AS r LEFT JOIN ({_EVENTS}) AS e"
     condition = " ON e.decision_id = r.before WHERE e.decision_id IS NULL ORDER BY r.before"
     return unit.records(Return, query + condition, settings.get(unit).session_timeout_us)
 
 
 def returns_of(unit: Unit, user_ids: Collection[int]) -> set[Return]:
-    """The returns of these users in the log, whether their decisions have such an event or not."""
+    """The returns of these users in the log, with or without a stored event `return`."""
     query = _RETURNS.format(users="IN (?*)")
     return set(unit.records(Return, query, user_ids, settings.get(unit).session_timeout_us))
 
 
 def recorded(unit: Unit, decision_ids: Collection[int]) -> set[Return]:
-    """The returns that these decisions have the event of."""
+    """The returns for which these decisions have a stored event `return`."""
     query = _TIMES.format(condition="AND decision_id IN (?*)")
     return {Return(number, at) for number, at, times in unit.ask(query, decision_ids) if times > 0}
 
 
 def wrong_returns(unit: Unit, *, limit: int) -> list[Row]:
-    """Returns in the log that do not have one event each: decision, time, and how many events of one time it has; None
-    where it has none."""
+    """Returns in the log that do not have exactly one event: decision, time, and the number of surplus events at one
+    time (None where the decision has no event)."""
     pairs = _RETURNS.format(users="IS NOT NULL")
     query = f"SELECT r.before, r.at, e.repeated FROM ({pairs}) AS r LEFT JOIN ({_EVENTS}) AS e"
     condition = " ON e.decision_id = r.before WHERE coalesce(e.repeated, 1) > 0 ORDER BY r.before LIMIT ?"
@@ -121,7 +121,7 @@ def wrong_returns(unit: Unit, *, limit: int) -> list[Row]:
 
 
 def wrong_last_decisions(unit: Unit, *, limit: int) -> list[tuple[str, int]]:
-    """Users by key whose stored last decision is another one, and that decision."""
+    """Keys of the users whose stored last decision is wrong, each with the stored decision."""
     tables = f"last_decision l JOIN users u ON u.id = l.user_id LEFT JOIN ({_NEWEST}) AS n ON n.user_id = l.user_id"
     is_wrong = "coalesce(n.id, 0) <> l.decision_id AND l.user_id NOT IN (SELECT user_id FROM merged_user)"
     query = f"SELECT u.key, l.decision_id FROM {tables} WHERE {is_wrong}"
@@ -129,5 +129,5 @@ def wrong_last_decisions(unit: Unit, *, limit: int) -> list[tuple[str, int]]:
 
 
 def derive_last(unit: Unit) -> None:
-    """Store the last decision of every user."""
+    """Compute the last decision of every user from the log, and store it."""
     unit.tell(f"INSERT INTO last_decision (user_id, decision_id) {_NEWEST} ON CONFLICT {_REPLACED}")

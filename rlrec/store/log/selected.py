@@ -13,17 +13,18 @@ from rlrec.times import DAY_US, day_of
 _SPLIT = "(SELECT owner.split FROM session owner WHERE owner.id = d.session_id)"  # of a decision
 T = TypeVar("T")
 PORTION = 1_000_000  # ids of decisions that are counted at a time
-# Ids for each decision of a range: to read past up to so many costs less than an index that leads from page to page, or
-# than one that lists ids.
+# A range of ids is scanned where it spans at most so many ids per selected decision; else an index that jumps between
+# pages, or one that lists ids, costs less.
 MAX_SPREAD, MAX_COLUMN_SPREAD = 12, 3
-MAX_LOOKUPS = 120_000  # decisions that are read at once, by their ids
-ROUTE = "(SELECT asked.route_id FROM route_decision asked WHERE asked.decision_id = d.id)"  # that it was asked for by
+MAX_LOOKUPS = 120_000  # decisions that are read at once by their ids
+# the route that asked for the decision
+ROUTE = "(SELECT asked.route_id FROM route_decision asked WHERE asked.decision_id = d.id)"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """Which decisions of the log; None means any. Times are microseconds, `since` included, `until` not. without: tests
-    on a decision `d`, of those that stored exclusions leave out."""
+    """A selection of decisions of the log; None means any. Times are microseconds, `since` included, `until` excluded.
+    without: SQL tests on a decision `d`; those that pass one are left out, by stored exclusions."""
 
     policy_ids: Collection[int] | None = None
     version_ids: Collection[int] | None = None
@@ -52,13 +53,13 @@ class Selection:
             *([] if self.imported is None else [f"d.imported = {int(self.imported)}"]),
             *([] if self.splits is None else [f"{_SPLIT} IN ({numbers(self.splits)})"]),
             *([] if self.route_ids is None else [f"{ROUTE} IN ({numbers(self.route_ids)})"]),
-            # a number begins the test, which `+` may stand before; what is not known does not hold
+            # `0 = ` comes first, since a `+` may be put before the test; a test that is NULL leaves nothing out
             *([f"0 = CASE WHEN {' OR '.join(self.without)} THEN 1 ELSE 0 END"] if self.without else []),
         ]
 
 
 def numbers(ids: Collection[int]) -> str:
-    """A list for IN; where it is empty, one that holds for no row."""
+    """Ids as a list for SQL's IN; for no ids, a list that matches no row."""
     return ", ".join(map(str, sorted(map(int, ids)))) or "NULL"
 
 
@@ -70,7 +71,7 @@ def version_counts(unit: Unit, selection: Selection) -> dict[int, int]:
 
 
 class DayCount(NamedTuple):
-    """How many of some decisions a version served on a day of the time zone, numbered from 1970-01-01."""
+    """How many decisions a version served on one day of the time zone, days numbered from 1970-01-01."""
 
     day: int
     version_id: int
@@ -83,17 +84,17 @@ def day_counts(unit: Unit, selection: Selection) -> list[DayCount]:
 
 
 def day_counts_and_newest(unit: Unit, selection: Selection, n: int) -> tuple[list[DayCount], int | None]:
-    """Both of `day_counts` and `newest_at`, from one look at the log."""
+    """Both `day_counts` and `newest_at`, from one pass over the log."""
     import numpy as np  # which most commands do without
 
     from rlrec.arrays import distinct
     from rlrec.store.database.bulk import PendingQuery
 
-    step = DAY_US // 96  # no zone divides a quarter of an hour
+    step = DAY_US // 96  # offsets of time zones are multiples of a quarter of an hour
     counts, newest = Counter[tuple[int, int]](), np.empty(0, np.int64)
     first, last = id_ends(unit)
     tests = scan_tests(unit, selection)
-    for start in range(first, last + 1, PORTION):  # to sort what a database would group costs more than to read it
+    for start in range(first, last + 1, PORTION):  # sorting here costs less than a GROUP BY in the database
         inside = f"d.id >= {start} AND d.id < {start + PORTION} AND {tests}"
         text = f"SELECT d.at, d.version_id FROM decision d WHERE {inside}"
         at, version = PendingQuery(unit, text, dict.fromkeys(("at", "version"), np.int64)).columns().values()
@@ -109,7 +110,8 @@ def day_counts_and_newest(unit: Unit, selection: Selection, n: int) -> tuple[lis
 
 
 def id_ends(unit: Unit) -> tuple[int, int]:
-    """The first and the last id of the log, 0 without one. One query for both would look at all decisions."""
+    """The first and the last id of the log, 0 where it is empty. These are two queries, since one for both would scan
+    the log."""
     first, last = (int(unit.ask_value(f"SELECT {end}(id) FROM decision") or 0) for end in ("min", "max"))
     return first, last
 
@@ -122,7 +124,8 @@ def any_common(unit: Unit, *selections: Selection) -> bool:
 
 def newest_at(unit: Unit, selection: Selection, n: int) -> int | None:
     """The time of the n-th newest selected decision; None where there are fewer."""
-    indexed = [] if _may_be_imported(unit) else ["d.imported = 0"]  # of which an index has the times
+    # an index has the times of the decisions that were not imported
+    indexed = [] if _may_be_imported(unit) else ["d.imported = 0"]
     tests = " AND ".join([_condition(selection), *indexed])
     text = f"SELECT d.at FROM decision d WHERE {tests} ORDER BY d.at DESC LIMIT 1 OFFSET ?"
     at = unit.ask_value(text, n - 1)
@@ -130,15 +133,17 @@ def newest_at(unit: Unit, selection: Selection, n: int) -> int | None:
 
 
 def newest_id(unit: Unit, selection: Selection, n: int) -> int | None:
-    """The id of the n-th newest selected decision, by ids; None where there are fewer."""
+    """The n-th largest id of the selected decisions; None where there are fewer."""
     text = f"SELECT d.id FROM decision d WHERE {_condition(selection)} ORDER BY d.id DESC LIMIT 1 OFFSET ?"
     return unit.ask_value(text, n - 1)
 
 
 class LogExtent(NamedTuple):
-    """The extent of some decisions: positions of the longest slate, decisions of the longest visit up to the last one,
-    the smallest and the largest id of the versions that served, how many they are, the smallest and the largest id of
-    their sessions, and the times of the first and of the last one; 0 where there are none."""
+    """The extent of some decisions; 0 where there are none.
+    positions: of the longest slate; steps: of the longest visit, up to the last of these decisions; first_version,
+    last_version: the smallest and largest id of the versions that served; decisions: their number; first_session,
+    last_session: the smallest and largest id of their sessions; first_at, last_at: the times of the first and last
+    decision."""
 
     positions: int
     steps: int
@@ -152,7 +157,7 @@ class LogExtent(NamedTuple):
 
     @property
     def span_us(self) -> int:
-        """From the first decision to the last one."""
+        """The time from the first decision to the last one."""
         return self.last_at - self.first_at
 
 
@@ -163,12 +168,13 @@ def extent(unit: Unit, selection: Selection) -> LogExtent:
         "min(d.session_id)", "max(d.session_id)", "min(d.at)", "max(d.at)",
     )  # fmt: skip
     columns = ", ".join(f"coalesce({value}, 0)" for value in largest)
-    text = f"SELECT {columns} FROM decision d WHERE {scan_tests(unit, selection)}"  # who asks reads the log next
+    text = f"SELECT {columns} FROM decision d WHERE {scan_tests(unit, selection)}"  # the caller reads the log next
     return _read_once(unit, text, lambda: unit.records(LogExtent, text)[0])
 
 
 def _read_once(unit: Unit, text: str, read: Callable[[], T]) -> T:
-    """The answer to a query of the whole log, which is asked once of a snapshot that stays as it is."""
+    """The answer to a query over the whole log. Where the unit works on a snapshot that does not change, each query is
+    asked only once."""
     if unit.folder is not None or not unit.alongside:
         return read()
     if text not in unit.extents:
@@ -182,14 +188,15 @@ def times(unit: Unit, selection: Selection) -> tuple[int, int]:
     is_plain = selection == Selection(since=selection.since, until=selection.until)
     if not is_plain or _may_be_imported(unit):
         return extent(unit, selection)[-2:]
-    # an index has the times of what the store drew
+    # an index has the times of decisions that were not imported
     rows = f"FROM decision d WHERE d.imported = 0 AND {_condition(selection)}"
     first, last = (int(unit.ask_value(f"SELECT {end}(d.at) {rows}") or 0) for end in ("min", "max"))
     return first, last
 
 
 def lacks_times(unit: Unit, selection: Selection) -> bool:
-    """Whether the selected decision with the newest id was imported without a time, and has that of its import."""
+    """Whether the selected decision with the newest id was imported without a time, so that it has the time of its
+    import."""
     newest = f"SELECT d.run_id, d.at FROM decision d WHERE {_condition(selection, '+')} ORDER BY d.id DESC LIMIT 1"
     imports = "run r ON r.id = n.run_id WHERE r.command = 'import-log' AND n.at >= r.at"
     return unit.folder is None and unit.ask_value(f"SELECT 1 FROM ({newest}) n JOIN {imports}") is not None
@@ -205,14 +212,14 @@ class LoggedPage(NamedTuple):
 
 
 def newest_pages(unit: Unit, selection: Selection, n: int) -> list[LoggedPage]:
-    """The n newest selected decisions, by ids."""
+    """The n selected decisions with the largest ids, newest first."""
     columns = ", ".join(f"d.{name}" for name in LoggedPage._fields)
     text = f"SELECT {columns} FROM decision d WHERE {_condition(selection)} ORDER BY d.id DESC LIMIT ?"
     return unit.records(LoggedPage, text, n)
 
 
 class SlotCount(NamedTuple):
-    """The number of slots of an arm at a position."""
+    """How many slots an arm has at a position."""
 
     arm_id: int
     position: int
@@ -233,7 +240,7 @@ def ids_after(unit: Unit, selection: Selection, *, low: int, limit: int) -> list
 
 
 def session_bounds(unit: Unit, selection: Selection) -> tuple[int, int] | None:
-    """Ids of sessions above which and up to which the selected decisions lie; None where they may be anywhere."""
+    """The bounds low < id <= high of the sessions of the selected decisions; None where they may be anywhere."""
     if selection.since is None and selection.first_id is None:
         return None
     reach = extent(unit, selection)
@@ -241,14 +248,15 @@ def session_bounds(unit: Unit, selection: Selection) -> tuple[int, int] | None:
 
 
 def few_test(unit: Unit, selection: Selection, *, most: int = MAX_LOOKUPS) -> str | None:
-    """The test on decisions `d` by which an index finds all selected ones, so many at most; None where it cannot."""
+    """An SQL test on decisions `d`, answered by an index, that all selected decisions pass and at most `most`
+    decisions; None where there is none."""
     test = _indexed_test(unit, selection)
     is_few = test and unit.ask_value(f"SELECT 1 FROM decision d WHERE {test} LIMIT 1 OFFSET {most}") is None
     return test if is_few else None
 
 
 def _indexed_test(unit: Unit, selection: Selection) -> str | None:
-    """A test that an index answers, and that all selected decisions pass."""
+    """An SQL test that an index answers and that all selected decisions pass; None where there is none."""
     if (policy_ids := _policy_ids(unit, selection)) is not None:
         return f"d.policy_id IN ({policy_ids})"
     if selection.since is not None and not _may_be_imported(unit):
@@ -257,22 +265,22 @@ def _indexed_test(unit: Unit, selection: Selection) -> str | None:
 
 
 def _policy_ids(unit: Unit, selection: Selection) -> str | None:
-    """The ids of the policies that drew all selected decisions, as a list for IN; None where any may have."""
+    """The ids of the policies that drew the selected decisions, as a list for SQL's IN; None for any policy."""
     if unit.folder is not None:
         return None
-    if selection.variant_ids:  # each variant serves a policy of its own
+    if selection.variant_ids:  # each variant has its own policy
         return f"SELECT policy_id FROM variant WHERE id IN ({numbers(selection.variant_ids)})"
     return numbers(selection.policy_ids) if selection.policy_ids else None
 
 
 def scan_tests(unit: Unit, selection: Selection) -> str:
-    """The tests of a selection for a query that reads the log in its order, between the ids that an index tells, or by
-    this index where they lie far apart."""
+    """The tests of a selection for a query that scans the log in its order, between the smallest and largest selected
+    id, or that uses the index where these ids lie far apart."""
     return f"{_id_test(unit, selection)} AND {_condition(selection, '+')}"
 
 
 def _id_test(unit: Unit, selection: Selection) -> str:
-    """A test on the ids of decisions that all selected ones pass, from an index."""
+    """An SQL test on ids of decisions, found by an index, that all selected decisions pass."""
     if (test := _indexed_test(unit, selection)) is None:
         return "1 = 1"
     if (policy_ids := _policy_ids(unit, selection)) is not None:
@@ -280,7 +288,8 @@ def _id_test(unit: Unit, selection: Selection) -> str:
         ends = f"min(({ids_text} LIMIT 1)), max(({ids_text} DESC LIMIT 1))"  # an index has those of each policy
         rows = f"policy p WHERE p.id IN ({policy_ids})"
     else:
-        ends, rows = "min(+d.id), max(+d.id)", f"decision d WHERE {test}"  # a `+`, or it walks through all ids
+        # with the `+`, the database does not walk through all ids
+        ends, rows = "min(+d.id), max(+d.id)", f"decision d WHERE {test}"
     text = f"SELECT {ends}, (SELECT count(*) FROM decision d WHERE {test}) FROM {rows}"
     first, last, number = _read_once(unit, text, lambda: unit.ask(text)[0])
     is_far = (last or 0) - (first or 0) > MAX_COLUMN_SPREAD * number
@@ -288,10 +297,11 @@ def _id_test(unit: Unit, selection: Selection) -> str:
 
 
 def _may_be_imported(unit: Unit) -> bool:
-    """Whether some decisions may not be drawn by the store."""
+    """Whether some decisions may have been drawn elsewhere and imported."""
     return unit.folder is not None or unit.ask_row("SELECT 1 FROM policy WHERE kind = 'logged' LIMIT 1") is not None
 
 
 def _condition(selection: Selection, sign: str = "") -> str:
-    """The tests of a selection. sign: `+` keeps the database from using an index, which leads from page to page."""
+    """The tests of a selection, joined by AND. sign: `+` keeps SQLite from using an index, which would jump between
+    pages."""
     return " AND ".join(f"{sign}{test}" for test in selection.conditions()) or "1 = 1"

@@ -12,7 +12,7 @@ from rlrec.store.log.contents import key_digest, key_digests
 
 
 class Session(NamedTuple):
-    """A session as it stands; `user` is the first one given, None until then."""
+    """A stored session; `user` is the first user that it was given, None until then."""
 
     id: int
     key: str
@@ -23,7 +23,7 @@ class Session(NamedTuple):
 
 
 class Visit(NamedTuple):
-    """A visit as it stands; `history` is packed, None where it was not stored."""
+    """A stored visit; `history` is packed, None where it was not stored."""
 
     session_id: int
     number: int
@@ -36,7 +36,7 @@ class Visit(NamedTuple):
 
 
 class NewestVisit(NamedTuple):
-    """The newest visit of a session. is_live: 1 where a live request may go on with it, or decided in it."""
+    """The newest visit of a session. is_live: 1 where it is open, or has a decision that was not imported."""
 
     session_id: int
     number: int
@@ -64,7 +64,7 @@ def user_ids(unit: Unit, keys: Collection[str]) -> dict[str, int]:
 
 
 def intern_users(unit: Unit, keys: Collection[str], digests: Mapping[str, int] | None = None) -> dict[str, int]:
-    """The id of each user, stored if new. digests: of all keys, where they were computed before."""
+    """The id of each user; new users are stored. digests: of all keys, where the caller has computed them."""
     ids = user_ids(unit, sorted(keys))
     new_keys = sorted(set(keys) - ids.keys())
     digest = key_digest if digests is None else digests.__getitem__
@@ -72,14 +72,14 @@ def intern_users(unit: Unit, keys: Collection[str], digests: Mapping[str, int] |
 
 
 def find(unit: Unit, keys: Collection[str], *, lock: bool = False) -> dict[str, Session]:
-    """The stored sessions among these keys. lock: they are locked in order of key."""
+    """The stored sessions among these keys. lock: lock them, in order of key."""
     rows = _locked(unit, f"{_SESSIONS} WHERE session.key IN (?*)", keys, lock=lock)
     return {row[1]: Session._make(row) for row in rows}
 
 
 def with_newest_visit(unit: Unit, keys: Collection[str], *, lock: bool = True) -> list[Row]:
-    """The stored sessions among these keys: key, id, id and key of the user; then number, times and further fields of
-    the newest visit, as `Visit` has them, None where there is none yet. lock: they are locked in order of key."""
+    """The stored sessions among these keys: key, id, id and key of the user; then the newest visit's number, times and
+    further fields as in `Visit`, None where the session has no visit. lock: lock the sessions, in order of key."""
     newest = "(SELECT max(number) FROM visit WHERE visit.session_id = session.id)"
     query = (
         "SELECT session.key, session.id, session.user_id, users.key, last.number, last.started_at, last.last_at,"
@@ -92,7 +92,7 @@ def with_newest_visit(unit: Unit, keys: Collection[str], *, lock: bool = True) -
 
 
 def _locked(unit: Unit, query: str, keys: Collection[str], *, lock: bool) -> list[Row]:
-    """Rows of sessions, which on PostgreSQL are locked before they are read."""
+    """The rows of a query over sessions; with `lock`, PostgreSQL locks the sessions before they are read."""
     if not (lock and unit.postgres):
         return unit.ask(query, keys)
     first = 'SELECT id FROM session WHERE key IN (?*) ORDER BY key COLLATE "C" FOR NO KEY UPDATE'
@@ -105,8 +105,8 @@ def by_id(unit: Unit, ids: Collection[int]) -> dict[int, Session]:
 
 
 def add(unit: Unit, keys: Sequence[str], user_ids: Sequence[int | None], splits: Sequence[int]) -> dict[str, int]:
-    """Store new sessions: their ids. On PostgreSQL one that another writer has stored meanwhile stays as it is, and its
-    id is not among these."""
+    """Store new sessions and return their ids. On PostgreSQL, a session that another writer has stored meanwhile stays
+    as it is, and its id is not returned."""
     keys, user_ids, splits = zip(*sorted(zip(keys, user_ids, splits, strict=True)), strict=True)
     digests = key_digests(keys)
     if unit.postgres:
@@ -121,7 +121,7 @@ def add(unit: Unit, keys: Sequence[str], user_ids: Sequence[int | None], splits:
 
 
 def set_user(unit: Unit, users: Mapping[int, int]) -> None:
-    """Give sessions their first user."""
+    """Set the first user of sessions."""
     if users:
         rows = [(user, session) for session, user in sorted(users.items())]
         unit.tell_each("UPDATE session SET user_id = ? WHERE id = ?", rows)
@@ -141,7 +141,7 @@ def visits(unit: Unit, session_ids: Collection[int]) -> dict[int, Visit]:
 
 
 def newest_visits(unit: Unit, session_ids: Collection[int]) -> list[NewestVisit]:
-    """The newest visit of each of these sessions that has one, in numbers."""
+    """The number, last time and steps of the newest visit of each of these sessions that has one."""
     columns = f"session_id, number, last_at, steps, {_LIVE}"
     return unit.records(
         NewestVisit, f"SELECT {columns} FROM visit WHERE session_id IN (?*) AND {_NEWEST}", list(session_ids)
@@ -149,7 +149,7 @@ def newest_visits(unit: Unit, session_ids: Collection[int]) -> list[NewestVisit]
 
 
 def extend_visits(unit: Unit, columns: Mapping[str, Sequence[int]]) -> None:
-    """Put off the ends of visits that have further decisions."""
+    """Update the last time, end and steps of visits that got further decisions."""
     names = "last_at", "ended_at", "steps", "session_id", "number"
     changed = "UPDATE visit SET last_at = ?, ended_at = ?, steps = ? WHERE session_id = ? AND number = ?"
     unit.tell_each(changed, zip(*map(columns.__getitem__, names), strict=True))
@@ -173,11 +173,11 @@ def steps(unit: Unit, session_ids: Collection[int]) -> list[Row]:
 
 
 def put_visits(unit: Unit, visits: Iterable[Row]) -> None:
-    """Store visits as they stand now, rows of Visit."""
+    """Store visits, rows of Visit; stored ones are overwritten."""
     if columns := dict(zip(Visit._fields, zip(*visits, strict=True), strict=False)):
         changes = ", ".join(f"{name} = excluded.{name}" for name in Visit._fields[2:])
         named = {name: loading.column(values) for name, values in columns.items()}
-        named["session_id"] = columns["session_id"]  # the one column at least that is no `Same`
+        named["session_id"] = columns["session_id"]  # at least one column must not be a `Same`
         loading.write(unit, "visit", named, on_conflict=f"(session_id, number) DO UPDATE SET {changes}")
 
 
@@ -186,8 +186,8 @@ def newest_keys(unit: Unit, *, limit: int) -> list[str]:
 
 
 def list_sessions(unit: Unit, *, limit: int | None = None, user_id: int | None = None) -> list[Row]:
-    """Sessions, of all users or of one, newest first: key, user, numbers of visits and of decisions, and time of the
-    last one. The visits of no other session are read."""
+    """Sessions, of all users or of one, newest first: key, user, number of visits, number of decisions, and time of the
+    last decision. Only the visits of these sessions are read."""
     selected = "" if user_id is None else f"WHERE user_id = {int(user_id)}"
     newest = f"SELECT id, key, user_id FROM session {selected} ORDER BY id DESC"
     sums = "nullif(count(visit.number), 0), CAST(sum(visit.steps) AS BIGINT), max(visit.last_at)"
@@ -199,8 +199,8 @@ def list_sessions(unit: Unit, *, limit: int | None = None, user_id: int | None =
 
 
 def oldest_running(unit: Unit, *, timeout_us: int, window_us: int, since: int, now: int) -> int | None:
-    """The start of the eldest visit since a time that has not ended, or whose window has not; None where there is
-    none."""
+    """The earliest start, among visits that began since a time, of one that has not ended or whose window has not
+    ended; None where there is none."""
     running_test = "(ended_at IS NULL AND last_at + ? >= ?) OR last_at + ? >= ?"
     eldest = f"SELECT min(started_at) FROM visit WHERE started_at >= ? AND ({running_test})"
     started_at = unit.ask_value(eldest, since, timeout_us, now, window_us, now)

@@ -11,15 +11,15 @@ from rlrec.store.database.unit import Unit
 from rlrec.store.log.contents import digest
 from rlrec.times import FIRST, LAST
 
-BY_KEY = "key:"  # begins the salt of a store whose splits follow keys alone
+BY_KEY = "key:"  # prefix of the salt of a store whose splits depend on keys alone
 
 
 class StoreSettings(NamedTuple):
-    """The settings of a store. salt: of experiments, random: a store shares it with its replicas and copies alone;
-    catalogue_id: the eligible set of the present catalogue, None until somebody needed it, which holds from one time
-    until another; removals: how many commands deleted decisions; weighs_returns: whether some reward weighs the event
-    `return`; has_merges: whether some user was merged into another one; has_exclusions: whether some decisions are
-    excluded."""
+    """The settings of a store. salt: of experiments, random, shared only with replicas and copies of the store;
+    catalogue_id: the eligible set of the present catalogue, None until it is needed; catalogue_from, catalogue_until:
+    the time over which that set holds; removals: how many commands deleted decisions; weighs_returns: whether some
+    reward weighs the event `return`; has_merges: whether some user was merged into another; has_exclusions: whether
+    some decisions are excluded."""
 
     session_timeout_us: int
     salt: str
@@ -34,8 +34,8 @@ class StoreSettings(NamedTuple):
 
     @property
     def split_salt(self) -> str:
-        """The salt of the splits: none, so that a log has the same ones in every store. A store that was made when they
-        were salted keeps its own, so that a user stays in one split."""
+        """The salt of the splits: empty, so that a log has the same splits in every store. A store that was created
+        when splits were salted keeps its salt, so that each user stays in the same split."""
         return "" if self.salt.startswith(BY_KEY) else self.salt
 
 
@@ -50,7 +50,8 @@ COLUMNS = ", ".join(_COMPUTED.get(name, name) for name in StoreSettings._fields)
 
 
 def get(unit: Unit) -> StoreSettings:
-    """The settings as they stand: those that the unit began with, where it is alone and has changed none of them."""
+    """The present settings: those read when the unit began, where it is alone and has not changed them; else read
+    again."""
     row = unit.settings or unit.ask_row(f"SELECT {COLUMNS} FROM settings")
     if row is None:
         raise CheckFailed("the store was not set up to the end", hint="run `rlrec init` again")
@@ -58,14 +59,15 @@ def get(unit: Unit) -> StoreSettings:
 
 
 def lock(unit: Unit) -> None:
-    """Let no other transaction that asks for the same lock go on before this one ends."""
+    """Take the lock of the settings, which one transaction at a time can hold, until this transaction ends
+    (PostgreSQL)."""
     if unit.postgres:
         unit.ask("SELECT id FROM settings FOR NO KEY UPDATE")
 
 
 def lock_removals(unit: Unit, removals: int | None) -> None:
-    """Let no command delete decisions before this transaction ends. Raises StoreBusy where one did since there were so
-    many removals: what was read then may rest on rows of a user who is forgotten."""
+    """Let no command delete decisions before this transaction ends. Raises StoreBusy where the count of removals is no
+    longer `removals`: what was read before may rest on rows of a user who has been forgotten."""
     lock(unit)
     if get(unit).removals != removals:
         raise StoreBusy("decisions were deleted meanwhile", hint="nothing was stored; a retry is safe")
@@ -81,14 +83,14 @@ def create(unit: Unit, *, session_timeout_us: int, salt: str) -> None:
 
 
 def raise_catalogue(unit: Unit) -> int:
-    """The next revision of the catalogue; its eligible set is stored when somebody needs it."""
+    """Increase the revision of the catalogue and return it; the eligible set is stored later, when it is needed."""
     raised = "UPDATE settings SET catalogue_revision = catalogue_revision + 1, catalogue_id = NULL"
     return int(unit.ask_value(f"{raised} RETURNING catalogue_revision"))
 
 
 def set_catalogue(unit: Unit, *, revision: int, eligible_id: int, span: tuple[int, int]) -> None:
-    """Store the eligible set of a revision and the time over which it holds, unless the catalogue has changed since it
-    was read."""
+    """Store the eligible set of a revision and the time span over which it holds, unless the catalogue has changed
+    since."""
     columns: dict[str, Any] = {"catalogue_id": eligible_id, "catalogue_from": span[0], "catalogue_until": span[1]}
     marks, row = ", ".join(f"{name} = ?" for name in columns), unit.settings
     is_newest = unit.tell(f"UPDATE settings SET {marks} WHERE catalogue_revision = ?", *columns.values(), revision)
@@ -97,7 +99,7 @@ def set_catalogue(unit: Unit, *, revision: int, eligible_id: int, span: tuple[in
 
 
 def note_removal(unit: Unit, decision_id: int) -> None:
-    """Count a command that deleted decisions, up to an id that no new decision gets."""
+    """Count a command that deleted decisions, and keep new decisions from getting ids up to `decision_id`."""
     unit.next_ids.clear()
     larger_removed_to = "CASE WHEN coalesce(removed_to, 0) > ? THEN removed_to ELSE ? END"
     removed = f"UPDATE settings SET removals = coalesce(removals, 0) + 1, removed_to = {larger_removed_to}"
@@ -117,26 +119,26 @@ def any_run(unit: Unit, command: str) -> bool:
 
 
 def open_run(unit: Unit, command: str, options: Mapping[str, Any]) -> tuple[int, dict[str, Any] | None]:
-    """The one row of a command with these options, which is made where there is none: its id, and what it holds."""
+    """The one row of a command with these options, created where there is none: its id, and its result."""
     lock(unit)
     run = _run(unit, command, options)
     return (add_run(unit, command, options), None) if run is None else run
 
 
 def run_state(unit: Unit, run_id: int) -> dict[str, Any] | None:
-    """The state that a run holds."""
+    """The result stored in a run, which serves as its state."""
     return _values(unit.ask_value("SELECT result FROM run WHERE id = ?", run_id))
 
 
 def move_run(unit: Unit, run_id: int, before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> bool:
-    """Put something else into a run that holds this; False where another process did so before."""
+    """Replace the state of a run, where it is still `before`; returns False where another process has changed it."""
     texts = _text(after), "" if before is None else _text(before)
     query = "UPDATE run SET result = ? WHERE id = ? AND coalesce(result, '') = ? RETURNING id"
     return unit.ask_row(query, texts[0], run_id, texts[1]) is not None
 
 
 def end_run(unit: Unit, run_id: int, result: Mapping[str, Any]) -> None:
-    """Record the result of a command whose rows name it."""
+    """Store the result of a run that was recorded before."""
     unit.tell("UPDATE run SET result = ? WHERE id = ?", _text(result), run_id)
 
 
@@ -147,7 +149,7 @@ def state(unit: Unit, command: str, options: Mapping[str, Any]) -> dict[str, Any
 
 
 def keep_state(unit: Unit, command: str, options: Mapping[str, Any], state: Mapping[str, Any]) -> None:
-    """Leave something for the next run of a command with these options, in the one row for it."""
+    """Store a state for the next run of a command with these options, in the one row for them."""
     run = _run(unit, command, options)
     end_run(unit, add_run(unit, command, options) if run is None else run[0], state)
 
@@ -160,17 +162,17 @@ def _run(unit: Unit, command: str, options: Mapping[str, Any]) -> tuple[int, dic
 
 
 def _text(values: Mapping[str, Any]) -> str:
-    """Options or a result as they are stored."""
+    """Options or a result as stored JSON."""
     return json.dumps(dict(values), sort_keys=True)
 
 
 def _values(text: str | None) -> dict[str, Any] | None:
-    """The values of a text that `_text` made."""
+    """The values of JSON that `_text` wrote."""
     return None if text is None else dict(json.loads(text))
 
 
 def promoting_commands(unit: Unit, policy: str) -> dict[int, str]:
-    """The commands, but for `policy promote`, that may have promoted a version of a policy, by their times."""
+    """The commands other than `policy promote` that may have promoted a version of a policy, by their times."""
     rows = unit.ask(
         "SELECT at, command, options FROM run WHERE command IN ('train-pg', 'experiment stop')"
         " AND (result LIKE ? OR result LIKE ?)", '%"promoted": true%', f'%"live": "{policy}@%',
@@ -182,11 +184,12 @@ def promoting_commands(unit: Unit, policy: str) -> dict[int, str]:
 
 
 UNWEIGHED = "notice of events"  # the command of a run that records a notice of kinds that no reward weighs
-MAX_NOTICED = 1_000  # kinds, after which no more is said
+MAX_NOTICED = 1_000  # kinds; once so many are recorded, no further notice is given
 
 
 def new_kinds(unit: Unit, kinds: Collection[str]) -> list[str]:
-    """The kinds of events of which it was not said before that no reward weighs them; none once it was said often."""
+    """The kinds of events for which no notice was given yet that no reward weighs them; none once MAX_NOTICED were
+    noticed."""
     rows = unit.ask("SELECT options FROM run WHERE command = ?", UNWEIGHED)
     noticed_kinds = {kind for (options,) in rows for kind in json.loads(options)["kinds"]}
     if len(noticed_kinds) >= MAX_NOTICED:
@@ -195,6 +198,6 @@ def new_kinds(unit: Unit, kinds: Collection[str]) -> list[str]:
 
 
 def note_kinds(unit: Unit, kinds: Sequence[str]) -> None:
-    """Record which kinds of events nobody needs to be told of again: by digests, so that no text of a user stays when
-    the user is forgotten."""
+    """Record the kinds of events for which a notice was given. Only digests are stored, so that no text of a user stays
+    after the user is forgotten."""
     add_run(unit, UNWEIGHED, {"kinds": [digest(kind).hex() for kind in kinds[:MAX_NOTICED]]})
