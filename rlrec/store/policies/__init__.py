@@ -1,1 +1,1 @@
-"""Policies, beliefs and who serves what."""
+"""Policies, their beliefs, and experiments and routes, which decide whom they serve."""

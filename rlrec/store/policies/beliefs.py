@@ -1,4 +1,4 @@
-"""Beliefs: the sums that are served now, the change of every transaction, and the belief of any moment."""
+"""Beliefs: the present sums, the change that each transaction made, and the sums at any past change."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from rlrec.store.database.unit import FEW, Record, Row, Unit
 SUMS = ("pulls", "reward_sum", "reward_squares")
 Sums = tuple[float, float, float]
 NOTHING: Sums = (0.0, 0.0, 0.0)
-BeliefKey = tuple[int, int]  # bucket and arm; where nothing is forgotten by a window, counts have bucket 0
-EARLIEST = -(2**62)  # below the buckets of spend, which lie below 0
+BeliefKey = tuple[int, int]  # bucket and arm; counts have bucket 0, unless a window forgets
+EARLIEST = -(2**62)  # below the buckets of spend, which are negative
 FIRST_COLUMN = 1  # the bucket of column 0 of sparse contexts, whose beliefs have no window
-# Sums by features that requests state of arms have buckets of their own, in a SECTION for each sort: TOGETHER of all
-# arms, under the first arm of the store, and BY_ARM. What is left of a bucket is as elsewhere.
+# Sums by features of arms that requests state have buckets in a SECTION of their own: TOGETHER for all arms, stored
+# under the first arm of the store, and BY_ARM for each arm. The lowest bits of such a bucket mean what they mean
+# elsewhere.
 SECTION, TOGETHER, BY_ARM = 2**40, 1, 2
 
 
@@ -31,8 +32,8 @@ class ArmSums(NamedTuple):
 
 
 class BeliefRow(NamedTuple):
-    """The sums of an arm in one bucket. `ordinal`: how many decisions the policy had made when they were last written;
-    `extra`: further sums, packed."""
+    """The sums of an arm in one bucket. ordinal: the policy's number of decisions when the row was last written; extra:
+    further sums, packed."""
 
     bucket: int
     arm_id: int
@@ -43,28 +44,30 @@ class BeliefRow(NamedTuple):
     extra: bytes | None
 
 
-BeliefRows = Sequence[ArmSums] | Sequence[BeliefRow]  # of a belief that forgets nothing; of any other
-ArmWeights = tuple[int, bytes]  # an arm with its trained weights, packed: written once with a version, never changed
+# the first for a belief that forgets nothing, the second for any other
+BeliefRows = Sequence[ArmSums] | Sequence[BeliefRow]
+ArmWeights = tuple[int, bytes]  # an arm and its trained weights, packed: written once with a version, never changed
 _BELIEF = ("version_id", "arm_id", "bucket", "ordinal", *SUMS, "extra")
 _REPLACED = ", ".join(f"{name} = excluded.{name}" for name in _BELIEF[3:])
 _DELTA = ("version_id", "arm_id", "bucket", "seq", "ordinal", *("d_" + name for name in SUMS), *SUMS, "extra")
 
 
 def sums(unit: Unit, version_id: int, *, seq: int | None = None) -> list[ArmSums]:
-    """The sums of every arm of a belief that forgets nothing, by arm. seq: as they stood after this change, bit for
-    bit: per arm the newest delta up to it."""
+    """The sums of every arm of a belief that forgets nothing, by arm. seq: as they were after this change, bit for bit
+    (of each arm the newest delta up to it); None: now."""
     return _stored(unit, ArmSums, version_id, seq, "bucket = ?", 0)
 
 
 def rows(unit: Unit, version_id: int, *, oldest: int = 0, seq: int | None = None) -> list[BeliefRow]:
-    """The rows of a belief from a bucket on, by bucket and arm. seq: as of `sums`."""
+    """The rows of a belief from bucket `oldest` on, by bucket and arm. seq: as in `sums`."""
     test = "bucket >= ?" if oldest <= 0 else f"bucket >= ? AND (bucket & {SECTION - 1}) >= {oldest}"
     return _stored(unit, BeliefRow, version_id, seq, test, oldest)
 
 
 def spend(unit: Unit, version_id: int, *, newest_slices: int | None = None, seq: int | None = None) -> list[BeliefRow]:
-    """The rows of the spend of a policy with a budget, newest first: pulls are slots shown, reward_sum is their cost,
-    and reward_squares how many of them have a known cost. newest_slices: of the last so many. seq: as of `sums`."""
+    """The rows of the spend of a policy with a budget, newest first: `pulls` is the number of slots shown, `reward_sum`
+    their cost, `reward_squares` the number of slots whose cost is known. newest_slices: only so many of the newest
+    slices of time. seq: as in `sums`."""
     first, last = EARLIEST, -1
     if newest_slices is not None:
         query = "SELECT min(bucket) FROM belief WHERE version_id = ? AND bucket < 0"
@@ -73,19 +76,19 @@ def spend(unit: Unit, version_id: int, *, newest_slices: int | None = None, seq:
 
 
 def counts(unit: Unit, version_id: int, *, seq: int | None = None) -> list[BeliefRow]:
-    """The rows of a belief without those of columns, by arm. seq: as of `sums`."""
+    """The rows of a belief in bucket 0, without those of columns, by arm. seq: as in `sums`."""
     return _stored(unit, BeliefRow, version_id, seq, "bucket = ?", 0)
 
 
 def totals(unit: Unit, version_ids: Collection[int]) -> dict[int, tuple[float, float]]:
-    """Pulls and rewards of all arms together, by version; nothing of one that has learned nothing."""
+    """The sums of pulls and of rewards over all arms, by version; versions that have learned nothing are left out."""
     tests = f"version_id IN (?*) AND bucket >= 0 AND bucket < {SECTION}"
     query = f"SELECT version_id, sum(pulls), sum(reward_sum) FROM belief WHERE {tests} GROUP BY version_id"
     return {version_id: (pulls, reward) for version_id, pulls, reward in unit.ask(query, version_ids)}
 
 
 def column_rows(unit: Unit, version_id: int, columns: Collection[int] | None, *, seq: int | None = None) -> list[Row]:
-    """The rows of some columns of sparse contexts, None for all: column, arm, ordinal and sums. seq: as of `sums`."""
+    """The rows of these columns of sparse contexts (None: of all): column, arm, ordinal and sums. seq: as in `sums`."""
     test = "bucket >= ?" if columns is None else "bucket IN (?*)"
     buckets: Any = FIRST_COLUMN if columns is None else [column + FIRST_COLUMN for column in columns]
     stored = _stored(unit, BeliefRow, version_id, seq, test, buckets)
@@ -93,7 +96,8 @@ def column_rows(unit: Unit, version_id: int, columns: Collection[int] | None, *,
 
 
 def arm_rows(unit: Unit, kind: type[Any], version_id: int, arm_ids: Collection[int]) -> list[Any]:
-    """The rows (ArmSums or BeliefRow, as `kind` says) of some arms of a belief without buckets, by section and arm."""
+    """The rows of these arms, of type `kind` (ArmSums or BeliefRow), in a belief without buckets, by section and
+    arm."""
     test = "bucket = 0" if kind is ArmSums else f"bucket IN (0, {TOGETHER * SECTION}, {BY_ARM * SECTION})"
     in_order = f"belief WHERE version_id = ? AND {test} AND arm_id IN (?*) ORDER BY bucket, arm_id"
     return unit.select(kind, in_order, version_id, list(arm_ids)) if arm_ids else []
@@ -102,7 +106,7 @@ def arm_rows(unit: Unit, kind: type[Any], version_id: int, arm_ids: Collection[i
 def _stored(
     unit: Unit, kind: type[Record], version_id: int, seq: int | None, bucket_test: str, *buckets: Any
 ) -> list[Record]:
-    """The rows of a belief in the buckets of a test, by bucket and arm, now or after change `seq`."""
+    """The rows of a belief in the buckets that pass a test, by bucket and arm; now, or after change `seq`."""
     if seq is None:
         in_order = f"belief WHERE version_id = ? AND {bucket_test} ORDER BY bucket, arm_id"
         return unit.select(kind, in_order, version_id, *buckets)
@@ -122,10 +126,10 @@ def _stored(
 def add(
     unit: Unit, version_id: int, *, seq: int, changes: Mapping[BeliefKey, Any], ordinal: int = 0, discount: float = 1.0
 ) -> dict[BeliefKey, Sums]:
-    """Add changes to the sums, and store each as delta `seq`; the caller holds the policy's lock. The answer: by
-    key the three sums after it, where SQLite stored few changes at once; else nothing.
-    changes: by bucket and arm the three sums, and the further ones of kinds that have any. ordinal, discount: of a
-    belief that fades: its sums are brought forward to the policy's `ordinal`, which the changes refer to."""
+    """Add changes to the sums of a belief, and store each change as delta `seq`. The caller holds the policy's lock.
+    Returns the new sums by key where SQLite stored few changes at once, else nothing.
+    changes: by bucket and arm, the three sums, and further sums for kinds that have them. ordinal, discount: for a
+    belief that fades; its sums are first discounted to the policy's `ordinal`, at which the changes are made."""
     if discount == 1.0 and len(changes) <= FEW and all(len(sums) == 3 for sums in changes.values()):
         added = [(*key, *map(float, changes[key])) for key in sorted(changes)]
         if unit.postgres:
@@ -157,7 +161,8 @@ def add(
 
 @lru_cache(maxsize=FEW)
 def _upsert(n: int) -> str:
-    """Add to n rows of a belief, which are stored where there are none: bit for bit the sums of `add`."""
+    """A statement that adds to n rows of a belief and stores missing rows; its sums equal those of `add` bit for
+    bit."""
     marks, sums = ", ".join(["(?, ?, ?, ?, 0.0 + ?, 0.0 + ?, 0.0 + ?)"] * n), ", ".join(SUMS)
     columns = f"version_id, ordinal, bucket, arm_id, {sums}"
     return f"INSERT INTO belief ({columns}) VALUES {marks} {_ADDED} RETURNING bucket, arm_id, {sums}"
@@ -167,7 +172,7 @@ _ADDED = (
     "ON CONFLICT (version_id, bucket, arm_id) DO UPDATE SET ordinal = excluded.ordinal, extra = NULL, "
     + ", ".join(f"{name} = belief.{name} + excluded.{name}" for name in SUMS)
 )
-# Both tables in one statement of PostgreSQL, where nothing fades: the sums are those of `add`, bit for bit.
+# One statement of PostgreSQL for both tables, where nothing fades; its sums equal those of `add` bit for bit.
 _ADD_FEW = f"""
 WITH change AS (
     SELECT * FROM unnest(?::bigint[], ?::bigint[], ?::float8[], ?::float8[], ?::float8[])
@@ -184,7 +189,7 @@ SELECT ?, ?, ?, bucket, arm_id, {", ".join(f"d_{n}, {n}" for n in SUMS)} FROM st
 
 
 def _extra(packed: bytes | None, fade: float, change: Any) -> bytes:
-    """Further sums after a change, packed as doubles; those of a list in plain Python: they are few."""
+    """The further sums after a change, packed as doubles. A list is added in plain Python, since lists are short."""
     if isinstance(change, list):
         layout = f"<{len(change)}d"
         old_sums = (0.0,) * len(change) if packed is None else struct.unpack(layout, packed)
@@ -198,12 +203,12 @@ def _extra(packed: bytes | None, fade: float, change: Any) -> bytes:
 
 
 def pruned_sums(unit: Unit, version_id: int) -> list[BeliefRow]:
-    """The sums of the slots of a belief that were pruned."""
+    """The sums of a belief over the slots that were pruned from the log."""
     return unit.select(BeliefRow, "pruned_sums WHERE version_id = ?", version_id)
 
 
 def set_pruned(unit: Unit, version_id: int, sums: Mapping[BeliefKey, Any], *, ordinal: int) -> None:
-    """Store the sums of the slots of a belief that were pruned, as of the policy's `ordinal`."""
+    """Store the sums of a belief over the slots that were pruned from the log, discounted to the policy's `ordinal`."""
     rows = [
         (version_id, arm, bucket, ordinal, *map(float, numbers[:3]), _extra(None, 1.0, numbers[3:]) or None)
         for (bucket, arm), numbers in sorted(sums.items(), key=itemgetter(0))
@@ -212,14 +217,14 @@ def set_pruned(unit: Unit, version_id: int, sums: Mapping[BeliefKey, Any], *, or
 
 
 def copy_pruned(unit: Unit, version_id: int, copy_id: int) -> None:
-    """Let a copy of a belief have the sums of its slots that were pruned, too."""
+    """Copy the sums over pruned slots from one belief to its copy."""
     names = ", ".join(_BELIEF[1:])
     copied_rows = f"SELECT ?, {names} FROM pruned_sums WHERE version_id = ?"
     unit.tell(f"INSERT INTO pruned_sums (version_id, {names}) {copied_rows}", copy_id, version_id)
 
 
 def prior(unit: Unit, version_id: int) -> list[tuple[int, float, float]]:
-    """Arm, alpha and beta of the priors that are not the kind's default, by arm."""
+    """Arm, alpha and beta of each prior that differs from the kind's default, by arm."""
     query = "SELECT arm_id, alpha, beta FROM prior WHERE version_id = ? ORDER BY arm_id"
     return [(arm, alpha, beta) for arm, alpha, beta in unit.ask(query, version_id)]
 

@@ -1,4 +1,4 @@
-"""Experiments, their variants, and the variant of each unit."""
+"""Experiments, their variants and phases, and the variant of each unit."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from rlrec.store.database.unit import Row, StoredRows, Unit, parse, to_text
 from rlrec.store.log import decisions
 from rlrec.times import DAY_US
 
-DRAWS, MOVES, FROZEN = "draws", "moves", "frozen"  # what a phase does
+DRAWS, MOVES, FROZEN = "draws", "moves", "frozen"  # the modes of a phase
 
 
 class Phase(NamedTuple):
-    """A phase of an experiment, from a time until the next one. weights: by label."""
+    """A phase of an experiment, which lasts until the next one begins. weights: by label."""
 
     at: int
     mode: str
@@ -23,7 +23,7 @@ class Phase(NamedTuple):
 
 
 class Variant(NamedTuple):
-    """weight: in the newest phase."""
+    """A variant of an experiment. weight: in the newest phase."""
 
     id: int
     label: str
@@ -44,17 +44,18 @@ class Experiment(NamedTuple):
     layer: str | None
     parts: str | None
     variants: tuple[Variant, ...]
-    phase_at: int  # of the newest one; 0 where that is the first
+    phase_at: int  # when the newest phase began; 0 where it is the first phase
     mode: str
 
     @property
     def state(self) -> str:
-        """Whether it runs, is stopped, or is frozen: it takes no new unit."""
+        """`running`, `stopped`, or `frozen` where it takes no new unit."""
         return FROZEN if self.status == "running" and self.mode == FROZEN else self.status
 
     @property
     def serving(self) -> tuple[Variant, ...]:
-        """The variants that serve policies of their own: all but the users of a route outside of its holdout."""
+        """The variants that serve policies of their own; in the holdout of a route, the users outside of it have
+        none."""
         return tuple(row for row in self.variants if row.policy.endswith(f"@{self.name}/{row.label}"))
 
 
@@ -66,8 +67,8 @@ def all_experiments(unit: Unit) -> list[Experiment]:
 
 
 def by_name(unit: Unit, names: Collection[str], *, lock: bool = False, holdouts: bool = False) -> dict[str, Experiment]:
-    """The experiments with these names, by name. lock: nobody can stop them, or begin a phase, until the transaction
-    ends; holdouts: those of routes that run, too."""
+    """The experiments with these names, by name. lock: nobody can stop them or begin a phase until the transaction
+    ends; holdouts: include the running holdouts of routes."""
     lock_clause = " FOR SHARE" if lock and unit.postgres else ""
     holdout_clause = " OR (status = 'running' AND id IN (SELECT holdout_id FROM route))" if holdouts else ""
     text = f"{_EXPERIMENTS} WHERE name IN (?*){holdout_clause} ORDER BY id{lock_clause}"
@@ -109,24 +110,24 @@ def phases(unit: Unit, experiment: Experiment) -> list[Phase]:
 
 
 def phase_of_time(phases: Sequence[Phase], at: int) -> Phase:
-    """The phase, of all of an experiment, that went on at a time."""
+    """The phase that held at a time. phases: all phases of the experiment."""
     return phases[bisect_right(phases, at, lo=1, key=attrgetter("at")) - 1]
 
 
 def begin_phase(unit: Unit, experiment_id: int, weights: Mapping[str, float], *, moves: bool = False) -> None:
-    """Draw new units by other weights from now on, by label. moves: units that have a variant, too, where their hash
-    gives them a later one, so that a larger share of the last variant takes units from the others and gives none
+    """Begin a phase in which new units are drawn by other weights (by label). moves: a unit with a variant moves to a
+    later one where its hash says so. A larger share of the last variant then takes units from the others and gives none
     back."""
     _add_phase(unit, experiment_id, MOVES if moves else DRAWS, weights)
 
 
 def freeze(unit: Unit, experiment: Experiment) -> None:
-    """Let an experiment take no new unit from now on, until another phase begins."""
+    """Begin a phase in which an experiment takes no new unit."""
     _add_phase(unit, experiment.id, FROZEN, {variant.label: variant.weight for variant in experiment.variants})
 
 
 def _add_phase(unit: Unit, experiment_id: int, mode: str, weights: Mapping[str, float]) -> None:
-    if unit.postgres:  # who draws holds this row, too
+    if unit.postgres:  # transactions that draw variants lock this row, too
         unit.ask("SELECT id FROM experiment WHERE id = ? FOR NO KEY UPDATE", experiment_id)
     newest = "SELECT coalesce(max(at), 0) FROM {} WHERE experiment_id = ?"
     last = max(unit.ask_value(newest.format(table), experiment_id) for table in ("assignment", "phase"))
@@ -135,7 +136,7 @@ def _add_phase(unit: Unit, experiment_id: int, mode: str, weights: Mapping[str, 
 
 
 def labels(unit: Unit, variant_ids: Collection[int]) -> dict[int, tuple[str, str]]:
-    """The name of each variant: its experiment, and its label."""
+    """The name of the experiment and the label of each variant."""
     tables = "variant JOIN experiment ON experiment.id = variant.experiment_id"
     rows = unit.ask(f"SELECT variant.id, name, label FROM {tables} WHERE variant.id IN (?*)", variant_ids)
     return StoredRows("variant", ((number, (name, label)) for number, name, label in rows))
@@ -144,7 +145,7 @@ def labels(unit: Unit, variant_ids: Collection[int]) -> dict[int, tuple[str, str
 def add(
     unit: Unit, *, name: str, by: str, salt: str, definition: str, layer: str | None, parts: Mapping[str, Any] | None
 ) -> int | None:  # fmt: skip
-    """Start an experiment: its id, or None where the name is taken."""
+    """Start an experiment and return its id; None where the name is taken."""
     experiment_id = unit.ask_value(
         "INSERT INTO experiment (name, unit, salt, status, definition, created_at, layer, parts)"
         " VALUES (?, ?, ?, 'running', ?, ?, ?, ?) ON CONFLICT (name) DO NOTHING RETURNING id",
@@ -158,20 +159,20 @@ def add_variant(unit: Unit, *, experiment_id: int, label: str, policy_id: int, w
 
 
 def stop(unit: Unit, experiment_id: int) -> bool:
-    """Stop an experiment: whether it was running until now."""
+    """Stop an experiment; returns whether it was running."""
     stopped = "UPDATE experiment SET status = 'stopped', stopped_at = ? WHERE id = ? AND status = 'running'"
     return unit.tell(stopped, unit.now, experiment_id) > 0
 
 
 def assignments(unit: Unit, experiment_id: int, by: str, unit_ids: Collection[int]) -> dict[int, int]:
-    """The variant id of each of these units that was assigned before. by: user or session."""
+    """The variant id of each of these units that has one already. by: user or session."""
     text = f"SELECT {by}_id, variant_id FROM assignment WHERE experiment_id = ? AND {by}_id IN (?*)"
     return dict(unit.ask(text, experiment_id, unit_ids))
 
 
 def units_elsewhere(unit: Unit, experiment: Experiment, by: str, unit_ids: Collection[int]) -> set[int]:
-    """Those of some units that were assigned before by another running experiment of the layer, as users who are merged
-    may have been."""
+    """The units among these that another running experiment of the same layer was assigned earlier; this can happen to
+    users who are merged."""
     join = f"assignment mine ON mine.experiment_id = ? AND mine.{by}_id = a.{by}_id"
     earlier = "(mine.id IS NULL OR a.at < mine.at OR (a.at = mine.at AND a.experiment_id < mine.experiment_id))"
     text = (
@@ -182,8 +183,8 @@ def units_elsewhere(unit: Unit, experiment: Experiment, by: str, unit_ids: Colle
 
 
 def assign(unit: Unit, experiment: Experiment, by: str, rows: Iterable[tuple[int, int]]) -> None:
-    """Store (unit id, variant id), of users or sessions; a unit that was assigned before keeps its variant, unless a
-    phase moves it to a later one."""
+    """Store pairs (unit id, variant id), of users or sessions. A unit that has a variant keeps it, unless the phase
+    moves it to a later one."""
     column = f"{by}_id"
     values = [(experiment.id, unit_id, variant_id, unit.now) for unit_id, variant_id in sorted(rows)]
     clause = f"(experiment_id, {column}) DO NOTHING"
@@ -194,7 +195,7 @@ def assign(unit: Unit, experiment: Experiment, by: str, rows: Iterable[tuple[int
 
 
 def count_units(unit: Unit, experiment_id: int) -> dict[int, int]:
-    """How many units were assigned to each variant; a person with several keys is one."""
+    """How many units are assigned to each variant; a person with several keys counts once."""
     merged = "SELECT 1 FROM merged_user m WHERE m.user_id = assignment.user_id"
     counted = f"SELECT variant_id, count(*) FROM assignment WHERE experiment_id = ? AND NOT EXISTS ({merged})"
     return dict(unit.ask(f"{counted} GROUP BY variant_id", experiment_id))
@@ -208,15 +209,15 @@ def count_mixed_users(unit: Unit, experiment_id: int) -> int:
 
 
 def count_visitors(unit: Unit, by: str, *, since: int) -> int:
-    """How many users, or sessions without one, have come since then; how many sessions, by session."""
+    """How many sessions (by: session), or else users and sessions without a user, had a visit since a time."""
     unit_id = "session_id" if by == "session" else "coalesce(user_id, -session_id)"
     visits = "visit JOIN session ON session.id = session_id"
     return int(unit.ask_value(f"SELECT count(DISTINCT {unit_id}) FROM {visits} WHERE last_at >= ?", since))
 
 
 def split_by_day(unit: Unit, experiment: Experiment) -> list[tuple[list[float], list[list[int]]]]:
-    """Weights of each phase, and how many of its units had been assigned to each variant at the end of each day; a
-    person with several keys is one. Nothing of an experiment in which units were moved."""
+    """For each phase, its weights and how many of its units had been assigned to each variant by the end of each day; a
+    person with several keys counts once. Empty for an experiment whose units were moved."""
     stored, splits = phases(unit, experiment), list[tuple[list[float], list[list[int]]]]()
     if any(phase.mode == MOVES for phase in stored):
         return []
@@ -236,7 +237,7 @@ def split_by_day(unit: Unit, experiment: Experiment) -> list[tuple[list[float], 
 
 
 def assignment_times(unit: Unit, experiment_id: int) -> tuple[int, int]:
-    """When the first and the last unit were assigned; 0 where none was."""
+    """When the first and the last unit were assigned; 0 where there is none."""
     times = "SELECT coalesce(min(at), 0), coalesce(max(at), 0) FROM assignment WHERE experiment_id = ?"
     first, last = unit.ask(times, experiment_id)[0]
     return int(first), int(last)

@@ -1,6 +1,5 @@
-"""Leases: a row by which one process works on a policy alone, until it expires.
-
-Times are those of `Unit.clock`, the database's clock, so that machines agree and `--now` moves nothing."""
+"""Leases: while a process holds the lease of a policy, it alone works on this policy, until the lease expires.
+Times are from `Unit.clock`, the clock of the database, so that all machines agree and `--now` changes nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +9,7 @@ from rlrec.store.database.unit import Unit
 
 
 class Lease(NamedTuple):
-    """`token` is the holder's secret: whoever has it may renew and release."""
+    """A stored lease. token: the secret of the holder, which is needed to renew or release it."""
 
     policy_id: int
     holder: str
@@ -29,27 +28,28 @@ WHERE lease.expires_at < excluded.taken_at OR lease.token = excluded.token
 
 
 def take(unit: Unit, policy_id: int, *, holder: str, token: str, now: int, until: int) -> Lease | None:
-    """Take or renew the lease: None where it is ours now, else the lease of the other holder, which stays."""
+    """Take or renew the lease of a policy. Returns None where it is ours now, else the other holder's lease, which
+    stays."""
     if unit.tell(_TAKE, policy_id, holder, token, now, until):
         return None
-    return current(unit, policy_id)  # the row is locked by now: nobody can have released it
+    return current(unit, policy_id)  # the statement locked the row, so nobody can have released the lease
 
 
 def can_renew(unit: Unit) -> bool:
-    """Whether who holds a lease can renew it while it reads: a SQLite file without WAL lets nobody write then."""
+    """Whether the holder of a lease can renew it while it reads. A SQLite file without WAL allows no write then."""
     return unit.postgres or unit.ask_value("PRAGMA journal_mode") == "wal"
 
 
 def renew(unit: Unit, policy_id: int, *, token: str, until: int) -> bool:
-    """Renew a lease: whether it was still ours."""
+    """Renew a lease; returns whether it was still ours."""
     return unit.tell("UPDATE lease SET expires_at = ? WHERE policy_id = ? AND token = ?", until, policy_id, token) > 0
 
 
 def release(unit: Unit, policy_id: int, *, token: str) -> bool:
-    """Give a lease back: whether it was still ours."""
+    """Release a lease; returns whether it was still ours."""
     return unit.tell("DELETE FROM lease WHERE policy_id = ? AND token = ?", policy_id, token) > 0
 
 
 def current(unit: Unit, policy_id: int) -> Lease | None:
-    """The lease of a policy as it stands, expired or not."""
+    """The stored lease of a policy, expired or not."""
     return next(iter(unit.select(Lease, "lease WHERE policy_id = ?", policy_id)), None)

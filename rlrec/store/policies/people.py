@@ -1,4 +1,4 @@
-"""Sessions by the person they belong to, a user or a session without one, and all visits of these persons."""
+"""Sessions by person (a user, or a session without one), and all visits of these persons."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from rlrec.store.policies.experiments import Experiment
 
 
 def any_returned(unit: Unit) -> bool:
-    """Whether some person has several visits."""
+    """Whether some person has more than one visit."""
     text = "SELECT 1 FROM visit w JOIN session s ON s.id = w.session_id GROUP BY coalesce(-s.user_id, s.id)"
     return unit.ask_row(f"{text} HAVING count(*) > 1 LIMIT 1") is not None
 
 
 def portions(unit: Unit, sessions: Ids | None = None, *, size: int = reader.BATCH) -> list[Ids]:
-    """The ids of all sessions, of whole persons at a time, ascending: a portion has about `size` decisions. sessions:
-    whose persons they are of, None for all."""
+    """The ids of all sessions in portions of about `size` decisions, ascending; all sessions of a person are in one
+    portion. sessions: only the persons who have one of these; None for all persons."""
     persons = visits = ""
     if sessions is not None:
         test = f"id IN ({numbers(sessions.tolist())})"
@@ -38,7 +38,7 @@ def portions(unit: Unit, sessions: Ids | None = None, *, size: int = reader.BATC
     decisions[np.searchsorted(session, visited_session)] = steps
     order = np.argsort(user, kind="stable")
     user, n_before = user[order], offsets(np.clip(decisions[order], 1, size))
-    # where a person begins, and of these where a portion does
+    # where each person begins, and at which of these a portion begins
     begins = np.flatnonzero(np.r_[True, (user[1:] != user[:-1]) | (user[1:] == 0)][: len(user)])
     cuts = begins[run_starts(n_before[begins] // size)]
     return [np.sort(piece) for piece in np.split(session[order], cuts[1:])] if len(session) else []
@@ -47,7 +47,8 @@ def portions(unit: Unit, sessions: Ids | None = None, *, size: int = reader.BATC
 def arrivals(
     unit: Unit, selection: Selection, *, since: int, length: int, by_session: bool = False
 ) -> dict[int, int]:  # fmt: skip
-    """How many units have their first selected decision in each stretch of time, by its number."""
+    """How many units have their first selected decision in each stretch of time, by the number of the stretch. since,
+    length: the start of stretch 0 and its length; by_session: units are sessions, not persons."""
     person = "s.id" if by_session else "coalesce(-s.user_id, s.id)"
     tables = f"decision d JOIN session s ON s.id = d.session_id WHERE {scan_tests(unit, selection)} GROUP BY {person}"
     text = f"SELECT (at - {since}) / {length}, count(*) FROM (SELECT min(d.at) AS at FROM {tables}) AS entry GROUP BY 1"
@@ -55,8 +56,8 @@ def arrivals(
 
 
 def count_clicks(unit: Unit, selection: Selection, kinds: Collection[str]) -> Ids:
-    """A column for each person with selected decisions, (3, n): the user's id below 0, or that of a session without
-    one; slots; and those with an event of these kinds."""
+    """A column (3, n) for each person with selected decisions: the negative id of the user, or the id of a session
+    without one; the number of slots; and how many of these have an event of these kinds."""
     listed_kinds = ", ".join(f"'{kind}'" for kind in kinds)
     event = f"e.decision_id = s.decision_id AND e.position = s.position AND e.kind IN ({listed_kinds})"
     clicked = f"CAST(sum(CASE WHEN EXISTS (SELECT 1 FROM event e WHERE {event}) THEN 1 ELSE 0 END) AS BIGINT)"
@@ -69,7 +70,7 @@ def count_clicks(unit: Unit, selection: Selection, kinds: Collection[str]) -> Id
 
 
 def session_test(column: str, sessions: Ids) -> str:
-    """The test that a column names one of these sessions, at least one, ascending."""
+    """An SQL test that a column is one of these sessions (at least one, ascending)."""
     low, high = int(sessions[0]), int(sessions[-1])
     if high - low + 1 == len(sessions):
         return f"{column} BETWEEN {low} AND {high}"
@@ -77,9 +78,9 @@ def session_test(column: str, sessions: Ids) -> str:
 
 
 def ask_visits(unit: Unit, sessions: Ids, experiment: Experiment | None = None) -> PendingQuery:
-    """The visits of these sessions, by session and number, with the digests of session and user (0: no user).
-    experiment: whose assignment of the unit is `entry_at`, to the variant `assigned_id`; merged_at: when the user
-    first had several keys. ABSENT: not ended, no user, not assigned, one key."""
+    """A query for the visits of these sessions, by session and number, with the digests of session and user (0: no
+    user). experiment: entry_at is when the unit was assigned, assigned_id its variant, merged_at when the user first
+    got a second key. ABSENT stands for a visit that has not ended, no user, no assignment, or one key."""
     entry, variant, assigned, merged_at = str(ABSENT), str(ABSENT), "", str(ABSENT)
     if experiment is not None:
         # a unit is the user where one is known, else the session

@@ -1,4 +1,4 @@
-"""The arms that persons were shown, and those that they have events of, over all their sessions."""
+"""The arms that persons were shown or have events of, over all their sessions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _EVENTS = _PERSON_ARMS.format(
 
 
 class SessionArm(NamedTuple):
-    """amount: how often a session was shown the arm, or the sum of its events."""
+    """An arm of a session. amount: how often the arm was shown in it, or the sum of its events' values."""
 
     user_id: int | None
     session_id: int
@@ -30,8 +30,8 @@ class SessionArm(NamedTuple):
 def read(
     unit: Unit, user_ids: Collection[int], session_ids: Collection[int], *, kind: str | None, window_us: int
 ) -> list[SessionArm]:
-    """The arms that sessions of these users, and these sessions, were shown, or those of which they have events of a
-    kind: by now, and no longer ago than the window."""
+    """The arms that were shown in the sessions of these users and in these sessions, or, with a kind, that have events
+    of this kind there; from `window_us` ago until now."""
     since, ids = unit.now - window_us, (list(user_ids), list(session_ids))
     if kind is None:
         return unit.records(SessionArm, f"SELECT s.user_id, s.id, i.arm_id, count(*) {_SHOWN}", *ids, since, unit.now)

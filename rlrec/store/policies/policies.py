@@ -49,7 +49,7 @@ def _reward(row: Row) -> Reward:
 
 
 def _terms_text(definition: Reward) -> str:
-    """The stored text of weights and transforms: as `_reward` reads it."""
+    """Weights and transforms as the text that is stored and that `_reward` reads."""
     terms: dict[str, Any] = dict(definition.weights)
     for kind, transform in definition.transforms.items():
         terms[kind] = {"weight": terms[kind], **transform._asdict()}
@@ -63,7 +63,7 @@ def _policy(row: Row) -> StoredPolicy:
 
 @lru_cache(maxsize=128)
 def _version(row: Row) -> Version:
-    """A version and its policy and reward, from rows that a stream reads again and again."""
+    """A version with its policy and reward, from a row. A stream reads such rows again and again."""
     key, number, status, parent_id, seq, ordinal, entered_to, learned_from, parameters, created_at, omits = row[5:16]
     return Version(
         id=key, policy=_policy(row[:5]), number=number, status=status, reward=_reward(row[16:]),
@@ -79,7 +79,7 @@ def rewards(unit: Unit) -> list[Reward]:
 
 
 def add_reward(unit: Unit, definition: Reward) -> int:
-    """Store a definition: its id (the id of the record is not read)."""
+    """Store a definition and return its id; the record's own id is ignored."""
     return unit.add(
         "reward", name=definition.name, weights=_terms_text(definition), window_us=definition.window_us,
         default_value=definition.default, clip_low=definition.clip_low, clip_high=definition.clip_high,
@@ -103,7 +103,7 @@ def by_name(unit: Unit, name: str) -> StoredPolicy | None:
 
 
 def definition(unit: Unit, policy_id: int) -> str:
-    """The options that `policy create` was given, as canonical JSON: the same command given again is no conflict."""
+    """The options of `policy create` as canonical JSON, by which the same command, when repeated, is no conflict."""
     return str(unit.ask_value("SELECT definition FROM policy WHERE id = ?", policy_id))
 
 
@@ -118,7 +118,7 @@ def version_numbers(unit: Unit) -> dict[int, list[int]]:
 
 
 def settling(unit: Unit) -> list[Version]:
-    """All learning versions that slots enter when their window is over, by policy and number."""
+    """All learning versions whose slots enter when their window is over, by policy and number."""
     return _versions(unit, f"version.status = 'learning' AND version.entered_to IS NOT NULL {_IN_ORDER}")
 
 
@@ -149,7 +149,7 @@ def live(unit: Unit, names: Collection[str]) -> dict[str, LivePolicy]:
         heads.setdefault(head.policy_id, (head, []))
         if version.status == "learning":
             heads[head.policy_id][1].append(version)
-    if unit.heads is not None:  # a ledger will ask for these
+    if unit.heads is not None:  # a ledger will ask for these heads
         unit.heads |= heads
     return live_policies
 
@@ -160,9 +160,9 @@ def lock(unit: Unit, policy_ids: Collection[int]) -> dict[int, Head]:
 
 
 def lock_learning(unit: Unit, policy_ids: Collection[int]) -> tuple[dict[int, Head], list[Version]]:
-    """The heads of these policies, locked as by `lock`, and their versions that still learn, by policy and number.
-    PostgreSQL says once more what time it is by the clock and the newest decision, which is the unit's from then on: a
-    transaction begins before it waits, SQLite's after."""
+    """The heads of these policies, locked as in `lock`, and their learning versions, by policy and number.
+    On PostgreSQL the time of the unit is set again, from the clock and the newest decision, since there a transaction
+    begins before it waits for the lock. On SQLite it begins after."""
     if unit.heads and unit.heads.keys() >= set(policy_ids):
         pairs = [unit.heads.pop(policy_id) for policy_id in sorted(policy_ids)]
         return {head.policy_id: head for head, _ in pairs}, [version for _, learning in pairs for version in learning]
@@ -177,7 +177,7 @@ def lock_learning(unit: Unit, policy_ids: Collection[int]) -> tuple[dict[int, He
 
 
 def _lock(unit: Unit, policy_ids: Collection[int], *queries: tuple[Any, ...]) -> Any:
-    """The heads of these policies, which are locked in order of id, and the rows of queries that come after."""
+    """The heads of these policies, locked in order of id, and the rows of further queries, which run after."""
     until = " FOR NO KEY UPDATE" if unit.postgres else ""
     locked = f"SELECT {_HEAD} FROM policy_head WHERE policy_id IN (?*) ORDER BY policy_id{until}"
     rows, *others = unit.ask_all((locked, policy_ids), *queries)
@@ -185,7 +185,7 @@ def _lock(unit: Unit, policy_ids: Collection[int], *queries: tuple[Any, ...]) ->
 
 
 def raise_seq(unit: Unit, head: Head) -> int:
-    """The number of the policy's next change. head: as it was when it was locked."""
+    """Increase and return the number of the policy's last change. head: as it was when it was locked."""
     unit.note("UPDATE policy_head SET seq = ? WHERE policy_id = ?", head.seq + 1, head.policy_id)
     return head.seq + 1
 
@@ -196,8 +196,8 @@ def ordinal(unit: Unit, policy_id: int) -> int:
 
 
 def belief_at(unit: Unit, policy_id: int, at: int) -> tuple[int, int]:
-    """The last change of beliefs that a decision of the policy before a time knew, and how many decisions there were by
-    then; zeros without one."""
+    """The last change of beliefs that the policy's decisions before a time were drawn with, and the largest ordinal
+    among these decisions; zeros where there are none."""
     decisions = "decision d WHERE d.policy_id = ? AND d.at < ? AND d.imported = 0"
     seq, number = unit.ask(f"SELECT max(d.belief_seq), max(d.belief_ordinal) FROM {decisions}", policy_id, at)[0]
     return int(seq or 0), int(number or 0)
@@ -209,14 +209,14 @@ def pruned_to(unit: Unit, policy_id: int) -> int:
 
 
 def note_pruned(unit: Unit, newest: Mapping[int, int]) -> None:
-    """Note the newest decision of each of these policies that is pruned."""
+    """Store the newest pruned decision of each of these policies, unless a newer one is stored."""
     larger_pruned_to = "CASE WHEN coalesce(pruned_to, 0) > ? THEN pruned_to ELSE ? END"
     rows = [(decision_id, decision_id, policy_id) for policy_id, decision_id in sorted(newest.items())]
     unit.tell_each(f"UPDATE policy_head SET pruned_to = {larger_pruned_to} WHERE policy_id = ?", rows)
 
 
 def raise_ordinal(unit: Unit, policy_id: int, *, by: int) -> None:
-    """Count further decisions of a policy. The caller holds the head's lock."""
+    """Add to a policy's number of decisions. The caller holds the head's lock."""
     unit.note("UPDATE policy_head SET ordinal = ordinal + ? WHERE policy_id = ?", by, policy_id)
 
 
@@ -245,7 +245,7 @@ def add_version(
 def create(
     unit: Unit, *, name: str, kind: str, params: Mapping[str, Any], definition: str, **version: Any
 ) -> tuple[int, int]:
-    """The ids of a new policy and of its version 1, which is live. version: the fields of that."""
+    """The ids of a new policy and of its version 1, which is live. version: the fields of this version."""
     policy_id = add_policy(unit, name=name, kind=kind, params=params, definition=definition)
     version_id = add_version(unit, policy_id=policy_id, number=1, seq=0, **version)
     add_head(unit, policy_id, live_id=version_id)
@@ -253,7 +253,7 @@ def create(
 
 
 def reports(unit: Unit, policy_id: int, *, since: int) -> list[dict[str, Any]]:
-    """The training reports of those versions of a policy that were created since a time."""
+    """The training reports of the versions of a policy that were created since a time."""
     in_order = "policy_id = ? AND created_at >= ? AND report IS NOT NULL ORDER BY number"
     return [json.loads(row[0]) for row in unit.ask(f"SELECT report FROM version WHERE {in_order}", policy_id, since)]
 
@@ -274,7 +274,7 @@ def promote(unit: Unit, policy_id: int, *, version_id: int, previous_id: int) ->
 
 
 class Promotion(NamedTuple):
-    """previous_id: of the version that was live before; rolled_back_at: None while the promotion stands."""
+    """A promotion. previous_id: the version that was live before; rolled_back_at: None while the promotion stands."""
 
     id: int
     previous_id: int
@@ -304,10 +304,11 @@ def _set_live(unit: Unit, policy_id: int, version_id: int) -> None:
 
 
 def retire(unit: Unit, version_id: int, *, ordinal: int) -> None:
-    """End the learning of a version, and its forgetting."""
+    """End the learning, and with it the forgetting, of a version."""
     unit.tell("UPDATE version SET status = 'retired', ordinal = ? WHERE id = ?", ordinal, version_id)
 
 
 def enter(unit: Unit, version_id: int, *, entered_to: int | None) -> None:
-    """Note that a belief holds every decision of its policy up to this one; None: every one from now on."""
+    """Store that a belief holds every decision of its policy up to `entered_to`; None: decisions enter at once from now
+    on."""
     unit.tell("UPDATE version SET entered_to = ? WHERE id = ?", entered_to, version_id)

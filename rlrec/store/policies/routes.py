@@ -1,5 +1,5 @@
-"""Routes, what they serve and served, the looks of their gates, and the routes that decisions were asked for by; and
-challengers in their shadow, with the probabilities that they would have given to what was shown."""
+"""Routes: what they serve and have served, the tests of their gates, and the decisions that were requested through
+them; and shadows of routes: challengers, with the probabilities that they would have given to the slates shown."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from rlrec.store.database.unit import Row, Unit, to_text
 
 
 class RouteChange(NamedTuple):
-    """A change of what a route serves. number: of the version, None where the policy's live one is followed;
-    experiment: the ramp that began with it; running: whether this goes on; gate: JSON of the look that let it pass;
-    holdout: the experiment that keeps some users of the route apart now; has_shadow: whether a challenger runs."""
+    """A change of what a route serves. number: of the version, None where the route follows the policy's live version;
+    experiment: the ramp that began with the change; running: whether this ramp still runs; gate: JSON of the gate's
+    report that let it pass; holdout: the experiment that now holds out some users of the route; has_shadow: whether a
+    challenger runs."""
 
     route: str
     route_id: int
@@ -33,12 +34,13 @@ class RouteChange(NamedTuple):
 
     @property
     def reference(self) -> str:
-        """The policy or version, as commands name it."""
+        """The policy or version that is served, as commands name it."""
         return self.policy if self.number is None else f"{self.policy}@{self.number}"
 
     @property
     def experiments(self) -> tuple[str, ...]:
-        """The experiments that the users of the route take part in: the holdout, and those outside of it the ramp."""
+        """The names of the experiments that users of the route take part in: the holdout, and for those outside of it
+        the ramp."""
         return tuple(filter(None, (self.holdout, self.experiment if self.running else None)))
 
 
@@ -77,7 +79,7 @@ def commands(unit: Unit) -> dict[int, str]:
 
 
 def lock(unit: Unit, name: str) -> RouteChange | None:
-    """The newest change of a route, which nobody else changes until the transaction ends."""
+    """The newest change of a route, locked until the transaction ends."""
     until = " FOR NO KEY UPDATE" if unit.postgres else ""
     unit.ask(f"SELECT id FROM route WHERE name = ?{until}", name)
     return by_name(unit, [name]).get(name)
@@ -95,7 +97,7 @@ def change(
     unit: Unit, route_id: int, *, policy_id: int, version_id: int | None, command: str,
     experiment_id: int | None = None, look_id: int | None = None, restored_id: int | None = None,
 ) -> None:  # fmt: skip
-    """Let a route serve something else from now on."""
+    """Change what a route serves from now on."""
     unit.add(
         "route_change", route_id=route_id, at=unit.now, policy_id=policy_id, version_id=version_id,
         experiment_id=experiment_id, command=command, look_id=look_id, restored_id=restored_id,
@@ -108,7 +110,7 @@ def count_ramps(unit: Unit, route_id: int) -> int:
 
 
 def add_look(unit: Unit, route_id: int, *, policy_id: int, version_id: int, report: Mapping[str, Any]) -> int:
-    """The id of a look of a gate at a version."""
+    """Store the report of a gate on a version, and return its id."""
     return unit.add(
         "gate_look", route_id=route_id, at=unit.now, policy_id=policy_id, version_id=version_id,
         report=to_text(dict(report)),
@@ -116,7 +118,7 @@ def add_look(unit: Unit, route_id: int, *, policy_id: int, version_id: int, repo
 
 
 class GateLook(NamedTuple):
-    """A look of a gate at a version; report: its figures, JSON."""
+    """The stored report of a gate on a version, as JSON."""
 
     id: int
     version_id: int
@@ -124,23 +126,23 @@ class GateLook(NamedTuple):
 
 
 def looks(unit: Unit, route_id: int, *, since: int) -> list[GateLook]:
-    """The looks of the gate of a route since a time, oldest first."""
+    """The reports of a route's gate since a time, oldest first."""
     return unit.select(GateLook, "gate_look WHERE route_id = ? AND at >= ? ORDER BY id", route_id, since)
 
 
 def newest_looks(unit: Unit, version_ids: Collection[int]) -> dict[int, GateLook]:
-    """The newest look of a gate at each of these versions; those that no gate has seen are left out."""
+    """The newest report of a gate on each of these versions; versions without one are left out."""
     newest = unit.select(GateLook, "gate_look WHERE version_id IN (?*) ORDER BY id", version_ids)
     return {look.version_id: look for look in newest}
 
 
 def add_decisions(unit: Unit, rows: Iterable[tuple[int, int]]) -> None:
-    """Store (decision id, route id)."""
+    """Store pairs (decision id, route id)."""
     unit.insert("route_decision", ("decision_id", "route_id"), rows)
 
 
 def by_decision(unit: Unit, decision_ids: Collection[int]) -> dict[int, str]:
-    """The routes of these decisions; those that were asked for otherwise are left out."""
+    """The routes of these decisions; decisions that were not requested through a route are left out."""
     tables = "route_decision JOIN route ON route.id = route_decision.route_id"
     return dict(unit.ask(f"SELECT decision_id, name FROM {tables} WHERE decision_id IN (?*)", decision_ids))
 
@@ -149,7 +151,8 @@ def by_decision(unit: Unit, decision_ids: Collection[int]) -> dict[int, str]:
 
 
 class Shadow(NamedTuple):
-    """number: of the version, None where the policy's live one is followed; stopped_at: None while it goes on."""
+    """A challenger of a route. number: of the version, None where it follows the policy's live version; stopped_at:
+    None while it runs."""
 
     id: int
     route_id: int
@@ -171,7 +174,7 @@ _SHADOWS = (
 
 
 def running_shadows(unit: Unit, route_ids: Collection[int]) -> dict[int, Shadow]:
-    """The challenger of each of these routes that has one now."""
+    """The challenger of each of these routes that has a running one."""
     rows = unit.records(Shadow, f"{_SHADOWS} WHERE s.route_id IN (?*) AND s.stopped_at IS NULL", route_ids)
     return {shadow.route_id: shadow for shadow in rows}
 
@@ -190,12 +193,12 @@ def stop_shadow(unit: Unit, shadow_id: int) -> None:
 
 
 def add_shadowed(unit: Unit, rows: Iterable[Row]) -> None:
-    """Store (shadow id, decision id, log of the probability or None)."""
+    """Store rows (shadow id, decision id, log of the probability or None)."""
     unit.insert("shadow_decision", ("shadow_id", "decision_id", "log_probability"), rows)
 
 
 def log_probabilities(unit: Unit, shadow_id: int) -> list[Row]:
-    """The log of the challenger's probability of every slate shown in the shadow, None where it has none, and that of
-    the propensity with which the slate was served."""
+    """For every slate shown in the shadow: the log of the probability that the challenger gives it (None where it has
+    none), and the log of the propensity with which it was served."""
     tables = "shadow_decision s JOIN decision d ON d.id = s.decision_id"
     return unit.ask(f"SELECT s.log_probability, d.log_propensity FROM {tables} WHERE s.shadow_id = ?", shadow_id)

@@ -1,4 +1,4 @@
-"""People who are known under several keys: the key of a merged user leads to the person, who has all the rows."""
+"""Users with several keys. A merged user's key leads to the user it was merged into (the person), who owns all rows."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _LAST_DECISION = (
 
 
 def main_keys(unit: Unit, keys: Collection[str]) -> dict[str, str]:
-    """The key of the person that each of these users is merged into; those who are not merged are left out."""
+    """The key of the person that each of these users was merged into; users who were not merged are left out."""
     tables = "users u JOIN merged_user m ON m.user_id = u.id JOIN users p ON p.id = m.person_id"
     return dict(unit.ask(f"SELECT u.key, p.key FROM {tables} WHERE u.key IN (?*)", keys)) if keys else {}
 
 
 def all_keys(unit: Unit, keys: Collection[str]) -> dict[str, set[str]]:
-    """All keys of the persons that these keys lead to; persons with one key are left out."""
+    """For each of these keys, all keys of its person; persons with one key are left out."""
     tables = (
         "users k LEFT JOIN merged_user m ON m.user_id = k.id"
         " JOIN merged_user n ON n.person_id = coalesce(m.person_id, k.id)"
@@ -31,8 +31,8 @@ def all_keys(unit: Unit, keys: Collection[str]) -> dict[str, set[str]]:
 
 
 def merge(unit: Unit, user_id: int, person_id: int) -> int:
-    """Let the key of a user, and those that lead to them, lead to a person, who gets their sessions: how many. The
-    caller has locked all policies."""
+    """Merge a user, with all keys that lead to it, into a person, who gets its sessions; returns how many. The caller
+    has locked all policies."""
     unit.tell("UPDATE merged_user SET person_id = ? WHERE person_id = ?", person_id, user_id)
     unit.insert("merged_user", ("user_id", "person_id", "at"), [(user_id, person_id, unit.now)])
     _merge_assignments(unit, user_id, person_id)
