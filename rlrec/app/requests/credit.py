@@ -1,7 +1,6 @@
-"""Feedback that names a user: the showings that it credits, as lines that name their decisions.
-
-What comes out are ordinary lines with ordinary events, one for each decision. Of several, each has its share of every
-value, and the feedback key of the second and later ones ends in /2, /3, ...: so that a retry finds what it credited."""
+"""Feedback that names a user: lines that name the decisions which the user saw, in place of the line with the user.
+The new lines are ordinary ones, one for each credited decision. Where there are several, each gets an equal share of
+every value, and the keys of the second and later ones end in /2, /3, ..., by which a retry finds what was credited."""
 
 from __future__ import annotations
 
@@ -20,7 +19,7 @@ from rlrec.store.policies import arms
 from rlrec.times import FIRST, LAST, format_time
 
 T = TypeVar("T")
-MAX_SHOWINGS = 1_000  # that a value is spread over
+MAX_SHOWINGS = 1_000  # showings over which one value may be spread
 KEY_LENGTH = 200
 
 
@@ -39,23 +38,24 @@ class PersonalResult:
 
 
 class CreditedLines:
-    """A group of lines in which each one that names a user is replaced by lines of decisions."""
+    """A group of lines in which each line that names a user is replaced by lines that name decisions."""
 
     def __init__(self, unit: Unit, group: Sequence[Line | InputError]) -> None:
         self.unit, self._group = unit, group
         keyed_lines = [(line.key, line.user) for line in group if isinstance(line, Line) and line.key is not None]
         self._stored, _ = events.keys_and_kinds(unit, {key for key, user in keyed_lines if user is not None})
         self._plain_keys = {key for key, user in keyed_lines if user is None}
-        self.new_keys = set[str]()  # of lines that replace others, which nobody had stored
-        self._first: dict[str, tuple[Line, list[Line]]] = {}  # by key: the line of this group, and what replaces it
+        self.new_keys = set[str]()  # keys of lines that were replaced and are not stored yet
+        # by key: the first line of this group that has it, and the lines that replace it
+        self._first: dict[str, tuple[Line, list[Line]]] = {}
         self.lines: list[Line | InputError] = []
-        self._starts = [0]  # of what replaces each line
+        self._starts = [0]  # where the lines that replace each line begin
         for line in group:
             self.lines += [line] if isinstance(line, InputError) or line.user is None else self._credited(line)
             self._starts.append(len(self.lines))
 
     def _credited(self, line: Line) -> Sequence[Line | InputError]:
-        """The lines that replace one with a user, or the error in it."""
+        """The lines that replace a line with a user, or the error in it."""
         key = line.key or ""
         try:
             if RETURN in line.events:
@@ -99,7 +99,7 @@ class CreditedLines:
         raise InputError(message, hint=f"give a longer window{way_out}", field="window")
 
     def _find_stored(self, line: Line, key: str) -> list[Showing]:
-        """The showings that a line credited when it was stored. Raises Conflict where it means other ones."""
+        """The showings that a stored line credited. Raises Conflict where the line now means other ones."""
         further_keys = [_numbered(key, number) for number in range(2, MAX_SHOWINGS + 1)] if line.is_spread else []
         stored = self._stored | events.keys_and_kinds(self.unit, further_keys)[0]
         ids = [stored[name][2] for name in (key, *further_keys) if name in stored]
@@ -111,11 +111,12 @@ class CreditedLines:
         return [by_id[number] for number in ids]
 
     def first_of_each(self, values: Sequence[T]) -> list[T]:
-        """For each line of the group the value of the first line that replaces it: all of these have one fate."""
+        """For each line of the group, the value of the first line that replaces it; all lines that replace one share
+        its outcome."""
         return [values[start] for start in self._starts[:-1]]
 
     def answers(self, outcomes: Sequence[Any]) -> list[Any]:
-        """The answer to each line of the group, from those to `lines`."""
+        """The answer to each line of the group, given the answers to `lines`."""
         answers = self.first_of_each(outcomes)
         for index, (line, (start, end)) in enumerate(zip(self._group, pairwise(self._starts), strict=True)):
             if isinstance(line, Line) and line.user is not None and not isinstance(answers[index], InputError):
@@ -132,7 +133,7 @@ class CreditedLines:
 
 
 def _shared(line: Line, showings: Sequence[Showing]) -> list[Line]:
-    """A line for each of these showings, with its share of the values."""
+    """One line for each of these showings, with its share of the values."""
     n, key = len(showings), line.key
     if key is not None and len(_numbered(key, n)) > KEY_LENGTH:
         message = f"feedback key {key[:20]!r}... is too long to be numbered"

@@ -1,4 +1,4 @@
-"""The probabilities of one decision: those that are stored, and those derived again from its belief."""
+"""The probabilities of one decision: those stored, and those derived again from its belief."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ from rlrec.store.policies import arms, policies
 from rlrec.times import format_time
 
 N_NEWEST, MAX_SHOWN = 50_000, 20  # decisions that are searched for an arm, and slots that are listed
-SHOWN = ("decision", "at", "session", "policy", "position")  # columns of these
+SHOWN = ("decision", "at", "session", "policy", "position")  # columns of the listed slots
 
 
 class LeftOut(TypedDict):
-    """An arm of the catalogue of then that the decision could not show; reason: upcoming, ended or narrowed."""
+    """An arm of the catalogue at the decision's time that it could not show. reason: upcoming, ended or narrowed."""
 
     arm: str
     reason: str
@@ -58,10 +58,10 @@ class Result(Answer):
     context: dict[str, Any]
     state: dict[str, Any]
     eligible: int
-    catalogue: int | None  # arms that candidates were drawn from
+    catalogue: int | None  # the number of arms that candidates were drawn from
     floor: float | list[float] | None
     rules: NotRequired[list[str]]  # of the page
-    left_out: NotRequired[list[LeftOut]]  # of the arms that the catalogue had
+    left_out: NotRequired[list[LeftOut]]  # of the arms that the catalogue had then
     narrowed_by: NotRequired[list[str]]  # rules of the request and of the policy
     agrees: bool | None
     arms: list[dict[str, Any]]
@@ -72,14 +72,14 @@ class Result(Answer):
 
 
 def list_shown(store: Store, key: str) -> list[dict[str, Any]]:
-    """The newest slots that showed an arm, which the catalogue has, by SHOWN."""
+    """The newest slots that showed an arm of the catalogue, with the columns SHOWN."""
     with store.read() as unit:
         rows = decisions.slots_of_arm(unit, arms.ids(unit, [key])[key], newest=N_NEWEST, limit=MAX_SHOWN)
     return [dict(zip(SHOWN, row, strict=True)) | {"at": format_time(row[1])} for row in rows]
 
 
 def show(store: Store, decision_id: int) -> Result:
-    """One decision as it is stored, and its probabilities derived again."""
+    """A decision as stored, with its probabilities derived again."""
     with store.read() as unit:
         stored = decisions.find(unit, [decision_id])
         if decision_id not in stored:
@@ -105,11 +105,11 @@ def show(store: Store, decision_id: int) -> Result:
 
 
 class DerivedDecision:
-    """The distribution that a decision was drawn from; none for imports, whose beliefs are not in the store.
-
-    case: None where nothing can be derived; state: of the visit, for a policy that reads it; catalogue: how many arms
-    candidates were drawn from. conditional, marginal: the probability of each eligible arm at each position, (k, arms):
-    given those above, and overall (NaN where it is not worked out)."""
+    """The distribution that a decision was drawn from. Imported decisions have none, since the store has not their
+    beliefs.
+    case: None where nothing can be derived; state: of the visit, for a policy that reads it; catalogue: the number of
+    arms that candidates were drawn from. conditional, marginal: the probability of each eligible arm at each position,
+    (k, arms): given the arms above, and overall (NaN where it is not computed)."""
 
     def __init__(self, unit: Unit, decision: Decision, version: Version, context: Mapping[str, Any]) -> None:
         self.decision, self.context = decision, context
@@ -130,7 +130,7 @@ class DerivedDecision:
         decision, seed = self.decision, unsigned(self.decision.seed or 0)
         if served.generator is not None:
             ranked = candidates.find_lists(unit, [decision.id]).get(decision.id)
-            seed ^= 0 if ranked is None else RANKING_KEY  # of the stage that ranked
+            seed ^= 0 if ranked is None else RANKING_KEY  # the seed of the second stage
             self.allowed = None
             if ranked is not None and (key := ranked.catalogue_id) is not None:
                 self.allowed = contents.eligible_arms(unit, [key])[key]
@@ -155,7 +155,7 @@ class DerivedDecision:
         rows = [slate.remaining(scores, shown[:row], floor=case.floor) for row in range(len(shown))]
         self.conditional = np.array(rows)
         self.marginal = slate.marginals(scores, size=1 if self.state else len(shown), floor=case.floor)
-        if self.state:  # below the top they are not worked out for every decision
+        if self.state:  # for positions below the top, marginals are not computed for every decision
             self.marginal = np.vstack([self.marginal, np.full((len(shown) - 1, len(self.arms)), np.nan)])
 
     def _stateful_case(
@@ -179,12 +179,13 @@ class DerivedDecision:
         )  # fmt: skip
 
     def floor(self) -> float | list[float] | None:
-        """The exploration at every position, or at each of those shown; None where nothing can be derived."""
+        """The exploration of the policy, one number or one for each position shown; None where nothing can be
+        derived."""
         floor = None if self.case is None or self.served is None else self.served.policy.exploration
         return at_positions(floor, len(self.decision.slots)).tolist() if isinstance(floor, tuple) else floor
 
     def rules(self) -> dict[str, list[str]]:
-        """The rules of the page that hold, and whose they are; nothing where it has none."""
+        """The page rules that applied, under the key `rules`; empty where the page has none."""
         if self.served is None or self.case is None or self.case.layout is None:
             return {}
         pages = self.served.page_rules(self.context)
@@ -192,7 +193,8 @@ class DerivedDecision:
         return {"rules": [text for page in pages for text in page.texts(keys, self.context.get(GROUPS, {}))]}
 
     def left_out(self, unit: Unit) -> dict[str, Any]:
-        """The arms of the catalogue of then that could not be shown; nothing where all could, or nobody can tell."""
+        """The arms of the catalogue at that time that could not be shown; empty where all could, or where this is not
+        known."""
         decision = self.decision
         if decision.imported or self.allowed is None or self.served is None:
             return {}
@@ -221,25 +223,25 @@ class DerivedDecision:
         return {"left_out": rows, "narrowed_by": rules}
 
     def slot_fields(self, slot: Slot) -> dict[str, Any]:
-        """Stored fields of a slot that no answer has, and its probabilities as derived from the belief."""
+        """Stored fields of a slot that answers do not show, and its probabilities derived from the belief."""
         conditional = marginal = None
         if self.case is not None:
             at = slot.position - 1, self.shown[slot.position - 1]
             conditional, marginal = float(self.conditional[at]), finite_or_none(self.marginal[at])
         return {
             "min_propensity": slot.min_propensity, "rounded": slot.rounded,
-            "derived_propensity": conditional, "derived_marginal": marginal,  # it may have no closed form
+            "derived_propensity": conditional, "derived_marginal": marginal,  # None where there is no closed form
         }  # fmt: skip
 
     def features(self) -> dict[str, Any]:
-        """The features of context and visit that are not 0, for a policy that reads the visit."""
+        """The nonzero features of context and visit, for a policy that reads the visit."""
         if self.served is None or (trained := self.served.trained) is None:
             return {}
         return {"features": None if self.state is None else _named(trained.policy.names, self.state.x[0])}
 
     def table(self) -> list[dict[str, Any]]:
-        """A row for each eligible arm, likeliest first: its belief, and its probability at every position given those
-        above; where nothing can be derived, those shown first, with the stored propensities."""
+        """A row for each eligible arm, most likely first: its belief, and its probability at every position given the
+        arms above. Where nothing can be derived, the shown arms come first, with their stored propensities."""
         if self.case is None or self.served is None:
             return self._stored_table()
         belief = self.served.belief(self.arms, revision=self.decision.catalogue_revision)
@@ -248,7 +250,7 @@ class DerivedDecision:
         scores = self.case.noiseless(np.arange(len(self.arms))).tolist()
         state = self.state
         order = np.lexsort((self.arms, *-self.conditional[::-1]))
-        # of the arms that had been shown in the visit
+        # memory of the arms that had been shown in the visit
         rows = () if state is None else zip(state.arm.tolist(), state.memory, strict=True)
         features = {arm: _named(MEMORY, row) for arm, row in rows}
         return [
@@ -262,7 +264,7 @@ class DerivedDecision:
         ]  # fmt: skip
 
     def _stored_table(self) -> list[dict[str, Any]]:
-        """A row for each eligible arm, those that were shown first; what the store does not say is None."""
+        """A row for each eligible arm, shown arms first; None for what the store does not have."""
         slots = {slot.arm_id: slot for slot in self.decision.slots}
         no_figures = dict.fromkeys(("pulls", "reward_sum", "mean", "score"))
         return [
@@ -278,5 +280,5 @@ class DerivedDecision:
 
 
 def _named(names: Sequence[str], values: Array) -> dict[str, float]:
-    """The values that are not 0, by name."""
+    """The nonzero values, by name."""
     return {name: value for name, value in zip(names, values.tolist(), strict=True) if value}

@@ -1,4 +1,4 @@
-"""Record what users did: events in the log, and their effect in every belief that learns from the decision."""
+"""Record what users did: store events, and update every belief that learns from the decision."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 __all__ = ["Line", "Result", "feedback", "feedback_group", "feedback_stream"]
 
 T = TypeVar("T")
-MAX_KINDS = 1_000  # of events in a line
-MAX_WARNINGS = 10  # at once, of kinds of events
+MAX_KINDS = 1_000  # kinds of events in one line
+MAX_WARNINGS = 10  # most kinds of events that one warning names
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """`reward` is the slot's where a position was given, else the page's."""
+    """The answer to a line. reward: of the slot where the line has a position, else of the page."""
 
     decision_id: int
     events: int
@@ -42,7 +42,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Summary(Sums):
-    """How many lines of a stream were stored, or known before, or refused."""
+    """How many lines of a stream were stored, were duplicates, and were refused."""
 
     accepted: int = 0
     duplicates: int = 0
@@ -54,7 +54,7 @@ Outcome = Union[Result, "PersonalResult", InputError]
 
 
 def feedback(store: Store, line: Line) -> Result | PersonalResult:
-    """Record one line, in one transaction, which leaves no trace where the line is refused."""
+    """Record one line in one transaction; nothing is stored where the line is refused."""
     (outcome,) = feedback_group(store, [line], all_or_none=True).outcomes
     assert not isinstance(outcome, InputError)
     return outcome
@@ -63,8 +63,9 @@ def feedback(store: Store, line: Line) -> Result | PersonalResult:
 def feedback_group(
     store: Store, group: Group, warned: set[str] | None = None, *, all_or_none: bool = False
 ) -> FeedbackTransaction:
-    """Record lines, in one transaction, which has the answer to each. warned: kinds of events that this process has
-    warned of, which takes in the new ones. all_or_none: raise the first error, and store nothing."""
+    """Record lines in one transaction. Returns the transaction, which has the answer to each line. warned: kinds of
+    events that this process has warned of; new ones are added to it. all_or_none: raise the first error and store
+    nothing."""
 
     def work(unit: Unit, ledger: Ledger) -> FeedbackTransaction:
         recorded = FeedbackTransaction(unit, ledger, group, answers=True)
@@ -79,8 +80,8 @@ def feedback_group(
 
 
 def _write(store: Store, work: Callable[[Unit, Ledger], T], *, references_hold: bool = False) -> T:
-    """The result of `work`, in one transaction with its ledger: with all policies locked where it names one before
-    those that it has locked."""
+    """The result of `work`, in one transaction with its ledger. Where `work` needs a policy that comes before those
+    already locked, it runs again with all policies locked."""
 
     def write(unit: Unit, *, lock_all: bool) -> T:
         ledger = Ledger(unit, [policy.id for policy in policies.all_policies(unit)] if lock_all else ())
@@ -97,8 +98,9 @@ def _write(store: Store, work: Callable[[Unit, Ledger], T], *, references_hold: 
 def feedback_stream(
     store: Store, groups: Callable[[], Iterable[Group]], *, quarantine: bool, rejected: Callable[[InputError], None]
 ) -> Summary:
-    """Record many lines: all in one transaction or none (the first error is raised), or group by group with the
-    refused ones handed to `rejected`. `groups` gives the input anew each time it is called."""
+    """Record many lines: all in one transaction or none (raises the first error), or, with `quarantine`, group by
+    group, where refused lines are handed to `rejected`. `groups` returns the input from its start each time it is
+    called."""
     unweighed = set[str]()
 
     def work(unit: Unit, ledger: Ledger, *, portion: Callable[[], Iterable[Group]]) -> tuple[Summary, list[InputError]]:
@@ -127,7 +129,7 @@ def feedback_stream(
 
 
 def _unnamed(unit: Unit, kinds: Sequence[str]) -> list[str]:
-    """Those of these kinds of events that no rule of a policy names."""
+    """The kinds of events among these that no rule of a policy names."""
     from rlrec.app.inputs import arm_rules
 
     rules = [arm_rules.policy_rules(policy.params) for policy in policies.all_policies(unit)]
@@ -136,8 +138,8 @@ def _unnamed(unit: Unit, kinds: Sequence[str]) -> list[str]:
 
 
 def warn_unweighed(store: Store, unweighed: set[str], warned: set[str] | None = None) -> None:
-    """Warn of kinds of events that count for nothing: of each once in the life of a store, and only of stored ones. Of
-    many at once, the first ones are named. warned: as of `feedback_group`."""
+    """Warn of stored kinds of events that no reward weighs, of each kind once in the life of a store; of many new ones
+    at once, only the first are named. warned: as in `feedback_group`."""
     kinds = unweighed if warned is None else unweighed - warned
     if not kinds:
         return
@@ -162,14 +164,13 @@ def warn_unweighed(store: Store, unweighed: set[str], warned: set[str] | None = 
 
 
 class FeedbackTransaction:
-    """A group of lines: all that they name is read first, then each line is checked, then all are written.
-
-    Most lines name a slot without events: such a line costs a microsecond or two. One that is refused leaves no trace.
-    stored: of each line whether it was stored (else it is a duplicate), or why it was refused; refused: these errors.
-    outcomes: the answers, with the rewards after each line. deferred: what became of lines whose requests had to wait
+    """A group of lines in one transaction: it reads all that they name, then checks each line, then writes them all. A
+    line that is refused changes nothing. Most lines name a slot without events, and cost a microsecond or two each.
+    stored: for each line, whether it was stored (else it is a duplicate), or its error; refused: these errors.
+    outcomes: the answers, with the reward after each line. deferred: the result for lines whose requests had to wait
     for others of the group. unweighed: the kinds of events that no definition weighs.
-    returns: whether these are events `return` that record themselves; other lines may not have one once a definition
-    weighs it, or a visit would count twice.
+    returns: whether the lines are the `return` events that the store records itself. Other lines may not have this
+    event once a definition weighs it, since a visit would count twice.
     """
 
     def __init__(
@@ -180,7 +181,7 @@ class FeedbackTransaction:
         self.outcomes: list[Outcome] = []
         self.deferred: FeedbackTransaction | None = None
         lines = [line for line in group if not isinstance(line, InputError)]
-        if unit.postgres:  # under SQLite's one lock nothing changes any more
+        if unit.postgres:  # on SQLite, which has one lock, nothing can change now
             ledger.lock(policies_of(unit, lines))
         credited = None
         if any(line.user is not None for line in lines):
@@ -203,16 +204,18 @@ class FeedbackTransaction:
             for line, target in zip(lines, targets, strict=True)
             if line.position is None and target.size != 1 and (answers or line.censor is not None)
         }
-        self.pages = events.slates(unit, pages) if pages else {}  # the arm at each position of those that lines name
-        self.kinds = self.weighed - {RETURN}  # of events that need no further check
-        self.versions = dict[int, Version]()  # that served the decisions
+        # the arm at each position of the pages that lines name
+        self.pages = events.slates(unit, pages) if pages else {}
+        self.kinds = self.weighed - {RETURN}  # the kinds of events that need no further check
+        self.versions = dict[int, Version]()  # the versions that served the decisions
         if answers:
             learning = {version.id: version for versions in ledger.learning.values() for version in versions}
             served_by = {target.version_id for target in targets} - {None}
             stored = policies.by_id(unit, unread) if (unread := served_by - learning.keys()) else {}
             self.versions = {number: learning.get(number) or stored[number] for number in served_by}
-        self.new: dict[int, list[Row]] = {}  # events by decision
-        self.rewarded_events: dict[int, tuple[list[Event], int]] = {}  # by decision, up to how many of its new events
+        self.new: dict[int, list[Row]] = {}  # new events by decision
+        # by decision: its events, and how many of its new events are among them
+        self.rewarded_events: dict[int, tuple[list[Event], int]] = {}
         self.unweighed = set[str]()
         self._take_lines(group, answers=answers)
         if credited is not None:
@@ -221,12 +224,13 @@ class FeedbackTransaction:
         self.refused = [stored for stored in self.stored if isinstance(stored, InputError)]
 
     def _take_lines(self, group: Group, *, answers: bool) -> None:
-        """Check lines, then write their events, keys and censored marks, and apply the events to the beliefs."""
+        """Check the lines, then write their events, keys and censored marks, and apply the events to the beliefs."""
         if any(isinstance(line, Line) and line.key is not None for line in group):
             from rlrec.app.inputs.canonical import line_digest  # which lines without keys do without
         targets, now, kinds, keys, added = iter(self.targets), self.unit.now, self.kinds, self.keys, self.new
         new_keys, changed, seqs = list[Row](), list[Row](), dict[int, int]()
-        arms, censored = dict[tuple[int, int], int](), dict[tuple[int, int], bool]()  # of further slots; of all
+        # arms of further slots; censored marks of all slots
+        arms, censored = dict[tuple[int, int], int](), dict[tuple[int, int], bool]()
         for line in group:
             if isinstance(line, InputError):
                 self.stored.append(line)
@@ -284,7 +288,7 @@ class FeedbackTransaction:
             decisions.censor(self.unit, slots_of_flag, censored=flag)
 
     def _check(self, line: Line, target: FeedbackTarget) -> bool | InputError:
-        """Whether a line is new, and no duplicate, or why it is refused."""
+        """Whether a line is new (False: a duplicate), or the error for which it is refused."""
         event_at = self.unit.now if line.at is None else line.at
         try:
             if target.decision_id is None:
@@ -311,8 +315,8 @@ class FeedbackTransaction:
         return True
 
     def _returned_already(self, decision_id: int, value: float) -> bool:
-        """Whether an event `return` that records itself is there: by hand, from before a definition weighed it. One
-        of a negative value takes such an event back. Raises InputError for one by hand."""
+        """Whether a `return` event that the store records itself is stored already. One with a negative value takes the
+        event back. Raises InputError for a `return` that a user sends while a definition weighs it."""
         if not self.returns:
             raise InputError(
                 f"the event {RETURN!r} records itself where a user begins another visit, since a reward weighs it",
@@ -322,13 +326,13 @@ class FeedbackTransaction:
         return value > 0 and sum(-1 if earlier < 0 else 1 for earlier in stored) > 0
 
     def _compare(self, line: Line, target: FeedbackTarget) -> None:
-        """Raises Conflict where the key names another line, of the store or of this group."""
+        """Raises Conflict where the key of a line belongs to another line, in the store or in this group."""
         from rlrec.app.inputs.canonical import line_digest
 
         stored = self.keys[line.key or ""]
-        # An imported key cannot tell whether its line gave `at`: where the retry gives none, it is no difference.
+        # An imported key does not tell whether its line gave `at`; a retry without `at` is then no conflict.
         at = stored[1] if target.imported and line.at is None else line.at
-        # No stored line has a value that is not a number.
+        # No stored line has a value that is not a finite number.
         numbers = all(type(value) in (int, float) and isfinite(value) for value in line.events.values())
         content = target.decision_id, line.position, line.events, line.censor
         if not numbers or stored != (line_digest(*content), at, target.decision_id):
@@ -351,7 +355,7 @@ class FeedbackTransaction:
         )  # fmt: skip
 
     def policy_sums(self) -> dict[str, tuple[int, float]]:
-        """How many events the group added to decisions of each policy, and how much reward."""
+        """By policy: how many events the group added to its decisions, and how much reward."""
         sums = {} if self.deferred is None else self.deferred.policy_sums()
         targets = {target.decision_id: target for target in self.targets}
         for decision_id, new_rows in self.new.items():
@@ -369,7 +373,7 @@ class FeedbackTransaction:
 
 
 def policies_of(unit: Unit, lines: Sequence[Line]) -> set[int]:
-    """Ids of the policies that drew the decisions which lines name, or credit."""
+    """Ids of the policies that drew the decisions that lines name or credit."""
     if any(line.user is not None for line in lines):
         from rlrec.app.requests.credit import CreditedLines
 

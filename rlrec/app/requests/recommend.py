@@ -45,15 +45,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Answer", "Request", "recommend", "recommend_group"]
 
-TRIES = 20  # others may record many events of one person at once, each of which takes an arm away
-QUICK = 4_000  # positions times arms up to which a group is planned under the one lock of SQLite
-MAX_KINDS = 1_000  # of events that rules name, after which no more is said of them
+TRIES = 20  # others may record many events of one person at once, each of which takes away an arm
+QUICK = 4_000  # positions times arms up to which a group is planned while it holds SQLite's one lock
+MAX_KINDS = 1_000  # kinds of events that rules name, after which no further notice is given
 
 
 def recommend(
     store: Store, request: Request, *, seed: int | None = None, dry_run: bool = False, cache: ServingCache | None = None
 ) -> Answer:
-    """One slate. Raises InputError (a Conflict where the request id is known with other content)."""
+    """The answer to one request. Raises InputError (Conflict where the request id is known with other content)."""
     answer = recommend_group(store, [request], seed=seed, dry_run=dry_run, cache=cache)[0]
     if isinstance(answer, InputError):
         raise answer
@@ -64,7 +64,8 @@ def recommend_group(
     store: Store, requests: Sequence[Request | InputError], *, seed: int | None = None, dry_run: bool = False,
     cache: ServingCache | None = None,
 ) -> list[Answer | InputError]:  # fmt: skip
-    """Answers in order, all in one transaction; a refused request has its error at its index."""
+    """The answers to requests, in order, all in one transaction; a refused request has its error in the place of its
+    answer."""
     answers = RequestGroup(store, requests, seed=seed, dry_run=dry_run, cache=cache).answer()
     return [answer.to_json() if isinstance(answer, DrawnAnswer) else answer for answer in answers]
 
@@ -73,9 +74,9 @@ Answered = Answer | DrawnAnswer | InputError
 
 
 class GroupPlan(NamedTuple):
-    """A group before it is drawn. group: each request as planned; requests: those to draw, by index; stored: answers to
-    those that are repeated, by decision; is_interned: whether contexts and eligible sets are stored; locked: ids of the
-    policies that will change."""
+    """A group before it is drawn. group: each request as planned; requests: those to draw, by index; stored: the
+    answers to repeated requests, by decision; is_interned: whether all contexts and eligible sets are stored; locked:
+    ids of the policies that will change."""
 
     group: Sequence[Planned]
     requests: Mapping[int, PlannedRequest]
@@ -85,11 +86,10 @@ class GroupPlan(NamedTuple):
 
 
 class RequestGroup:
-    """Requests and feedback that are stored in one transaction. All draws come from the beliefs before it; the feedback
-    is stored once the decisions are.
-
-    requests: anything with the fields of Request, or errors. seed: 64 bits; None: random ones. cache: what earlier
-    groups of the process have read. recorded: what became of the feedback."""
+    """Requests and feedback that are stored in one transaction. All draws use the beliefs before it; feedback is stored
+    after the decisions.
+    requests: objects with the fields of Request, or errors. seed: 64 bits; None: random seeds. cache: what earlier
+    groups of the process have read. recorded: the result of the feedback."""
 
     def __init__(
         self, store: Store, requests: Sequence[Request | InputError], *, seed: int | None = None, dry_run: bool = False,
@@ -100,9 +100,9 @@ class RequestGroup:
         self.seed, self.dry_run = seed_or_random(seed), dry_run
         self.cache = ServingCache() if cache is None else cache
         self.recorded: FeedbackTransaction | None = None
-        self._earliest = 0  # the time of the clock by which the arms of the requests are found
+        self._earliest = 0  # the earliest clock time at which the eligible arms are looked up
         self._is_dated_later = False
-        self._is_planned_alone = False  # whether nobody else can store anything between plan and draw
+        self._is_planned_alone = False  # whether no other transaction can store anything between plan and draw
         self._is_first = False  # whether the process has read nothing yet, so that the plan takes long
         for request in requests:
             if isinstance(request, InputError) or not (request.page or request.context or request.arms):
@@ -114,12 +114,12 @@ class RequestGroup:
                 break
 
     def answer(self) -> list[Answered]:
-        """The answers to the requests, in order; a refused one has its error at its index."""
+        """The answers to the requests, in order; a refused request has its error in the place of its answer."""
         answers = self.store.retry_until_reached(self._answer)
         indices = [index for index, answer in enumerate(answers) if answer is None]
         if not indices:
             return cast("list[Answered]", answers)
-        # these waited for the others of the group, which are stored by now; so did feedback that names them
+        # these requests waited for the others of the group, which are stored now; so did feedback that names them
         requests, rows = [self.requests[index] for index in indices], self._rows_that_wait(indices)
         group, later = RequestGroup(self.store, requests, seed=self.seed, cache=self.cache), list[Any]()
         try:
@@ -130,7 +130,7 @@ class RequestGroup:
                 recorded = feedback_group(self.store, [self.feedback[row] for row in rows])
                 cast("FeedbackTransaction", self.recorded).deferred = recorded
                 later += recorded.outcomes
-        except (StoreBusy, OutcomeUnknown) as error:  # the others must not be stored twice
+        except (StoreBusy, OutcomeUnknown) as error:  # the stored part of the group must not be stored twice
             hint = error.hint or "give lines a request_id or a key: these are safe to send again"
             later += [InputError(error.message, hint=hint) for _ in range(len(later), len(indices) + len(rows))]
         for index, answer in zip(indices, later, strict=False):
@@ -140,7 +140,7 @@ class RequestGroup:
         return cast("list[Answered]", answers)
 
     def _rows_that_wait(self, indices: Sequence[int]) -> list[int]:
-        """Rows of the feedback that names requests which wait. indices: of these."""
+        """The rows of the feedback that names waiting requests. indices: of these requests."""
         request_ids = {cast("Request", self.requests[index]).request_id for index in indices} - {None}
         return [row for row, line in enumerate(self.feedback) if line.request_id in request_ids]
 
@@ -151,7 +151,7 @@ class RequestGroup:
                 return self._try(lock_all=lock_all, is_last=not left)
             except Outdated:
                 continue
-            except Unordered:  # a policy that came into being after the snapshot
+            except Unordered:  # a policy was created after the snapshot
                 lock_all = True
         message = "other writers keep using the same request ids, changing the same route, or recording what takes arms"
         raise StoreBusy(message, hint="a retry is safe")
@@ -168,9 +168,10 @@ class RequestGroup:
                     return _in_order(plan.group, self._dry_run(unit, plan.requests), plan.stored)
             if plan.stored:
                 store.flush()
-            if not plan.is_interned:  # only what was committed
+            if not plan.is_interned:  # in the cache belongs only what was committed
                 cache.add(*store.write(partial(_intern, plan.requests, cache), repeatable=True))
-            prepare({planned.shared for planned in plan.requests.values()})  # before anybody waits for the locks
+            # before locks are taken, for which others would wait
+            prepare({planned.shared for planned in plan.requests.values()})
             if not plan.requests and not self.feedback:
                 return _in_order(plan.group, {}, plan.stored)
         try:
@@ -188,7 +189,7 @@ class RequestGroup:
         return answers
 
     def _plan(self, unit: Unit, *, lock_all: bool) -> GroupPlan:
-        """The plan of the group, by what this unit reads."""
+        """The plan of the group, from what this unit reads."""
         cache = self.cache
         unit.now = max(unit.now, self._earliest)
         has_feedback = bool(self.feedback)
@@ -199,7 +200,7 @@ class RequestGroup:
         duplicates = [plan for plan in group if isinstance(plan, Duplicate)] if len(planned) < len(group) else ()
         repeated = {plan.decision_id for plan in duplicates if plan.decision_id is not None}
         stored: Mapping[int, Answer] = {}
-        if repeated:  # nothing is read once all is committed
+        if repeated:  # now, since nothing is read after the commit
             from rlrec.app.serving import decision_json
 
             stored = decision_json.answers(unit, decisions.find(unit, repeated))
@@ -215,7 +216,8 @@ class RequestGroup:
             from rlrec.app.requests.feedback import policies_of
 
             locked |= policies_of(unit, self.feedback)
-        if cache.weighs_returns and unit.postgres:  # their decisions may be credited; SQLite has one lock
+        # the last decisions of these users may be credited; SQLite has one lock for all
+        if cache.weighs_returns and unit.postgres:
             from rlrec.store.log import returns
 
             users = {plan.request.user for plan in planned.values() if plan.request.user is not None}
@@ -229,12 +231,12 @@ class RequestGroup:
         nobody else can change a belief between plan and draw."""
         if plan is None:
             if unit.postgres:
-                self.cache.forget_contents()  # of a try that was taken back
+                self.cache.forget_contents()  # they may be from a try that was rolled back
                 policies.lock(unit, {policy.id for policy in policies.all_policies(unit)})
             else:
                 unit.heads = {}
             plan = self._plan(unit, lock_all=unit.postgres)
-            if self._is_first and self._positions * len(self.cache.active) > QUICK:  # it takes the lock behind this
+            if self._is_first and self._positions * len(self.cache.active) > QUICK:  # SQLite takes its lock after this
                 prepare({planned.shared for planned in plan.requests.values()})
             if not plan.is_interned:
                 self.cache.add(*_intern(plan.requests, self.cache, unit))
@@ -254,7 +256,7 @@ class RequestGroup:
     def _decide(
         self, unit: Unit, ledger: Ledger, planned: Mapping[int, PlannedRequest]
     ) -> dict[int, DrawnAnswer | InputError]:
-        """Draw and store decisions, under the ledger's locks: the answers by index. Raises Outdated."""
+        """Draw and store decisions while the ledger holds its locks; returns the answers by index. Raises Outdated."""
         request_ids = {key for plan in planned.values() if (key := plan.request.request_id) is not None}
         unit.repeatable &= len(request_ids) == len(planned)
         if request_ids and not self._is_planned_alone and decisions.requests(unit, request_ids):
@@ -277,7 +279,7 @@ class RequestGroup:
         if stored_settings.removals != self.cache.removals:
             raise Outdated
         sessions = OpenSessions(unit, stored_settings, owners)
-        if unit.postgres:  # others may have decided while we waited for the sessions
+        if unit.postgres:  # others may have decided while this transaction waited for the sessions
             unit.now = max(unit.now, decisions.newest(unit) or 0)
         for index, (session, user) in zip(planned, owners, strict=True):
             if user is not None:
@@ -307,7 +309,7 @@ class RequestGroup:
     def _store(
         self, unit: Unit, ledger: Ledger, plans: Sequence[PlannedRequest], sessions: OpenSessions
     ) -> Iterable[DrawnAnswer]:
-        """Store decisions with their slots, and enter these into the ledger: the answers in order."""
+        """Store decisions with their slots, and enter the slots into the ledger; returns the answers in order."""
         ids, contexts = decisions.reserve(unit, len(plans)), self.cache.contexts
         visit_rows, step, state, history, slates = self._serve(plans, ids, sessions)
         by_shared = {shared: _columns(shared, ledger, self.cache) for shared in {plan.shared for plan in plans}}
@@ -350,9 +352,9 @@ class RequestGroup:
     def _serve(
         self, plans: Sequence[PlannedRequest], decision_ids: Sequence[int], sessions: OpenSessions
     ) -> tuple[list[int], list[int], list[str], list[bytes], list[DrawnSlate]]:
-        """Draw the slates of requests: the rows of their sessions, the steps, states and packed histories that their
-        decisions see, and the slates. The requests of a session are served one after another: each sees those before
-        it."""
+        """Draw the slates of requests: the rows of their sessions; the steps, states and packed histories of their
+        decisions; and the slates. The requests of one session are served one after another, and each sees the decisions
+        before it."""
         stateless = {index: plan for index, plan in enumerate(plans) if not plan.shared.stateful}
         slates = draw(stateless, decision_ids, self.seed, self.cache.keys)
         rows, any_stateful = sessions.arrive(plan.request.session for plan in plans), len(slates) < len(plans)
@@ -375,7 +377,7 @@ class RequestGroup:
         return rows, step, state, history, [slates[index] for index in range(len(plans))]
 
     def _dry_run(self, unit: Unit, planned: Mapping[int, PlannedRequest]) -> dict[int, DrawnAnswer]:
-        """The slates that would be drawn if nobody else came first; nothing is written."""
+        """The slates that would be drawn if no other transaction came first; nothing is written."""
         first = decisions.peek(unit)
         if not planned:
             return {}
@@ -393,8 +395,8 @@ class RequestGroup:
 
 
 def _notice_ignored(group: RequestGroup, unit: Unit, planned: Mapping[int, PlannedRequest]) -> None:
-    """Say, once for each, which policies read no context and were given one, which arms were listed that may not be
-    shown now, and which rules name events that nobody seems to record."""
+    """Print notices, each once: policies that were given a context but read none, listed arms that may not be shown
+    now, and rules that name events which apparently nobody records."""
     store, cache = group.store, group.cache
     for shared in dict.fromkeys(plan.shared for plan in planned.values() if plan.request.context.keys() - STATEMENTS):
         name = shared.version.policy.name
@@ -421,7 +423,7 @@ def _notice_ignored(group: RequestGroup, unit: Unit, planned: Mapping[int, Plann
 def _intern(
     planned: Mapping[int, PlannedRequest], cache: ServingCache, unit: Unit
 ) -> tuple[dict[str, int], dict[Eligible, int]]:
-    """Store the contexts and eligible sets of a group that have no ids yet: these."""
+    """Store the contexts and eligible sets of a group that have no ids yet, and return their ids."""
     sets = {plan.shared.eligible for plan in planned.values()}
     new_contexts, new_sets = cache.find_new({plan.context for plan in planned.values()}, sets)
     if cache.unnamed and cache.active in sets.difference(new_sets):
@@ -434,7 +436,7 @@ def _intern(
 
 
 def _holds(unit: Unit, planned: Iterable[PlannedRequest], sessions: OpenSessions) -> bool:
-    """Whether rules on the persons of some requests take the arms that they took when these were planned."""
+    """Whether the rules on persons still take away the arms that they took away when these requests were planned."""
     from rlrec.app.serving import narrowing
 
     owners = [(plan.narrowed, sessions.row[plan.request.session]) for plan in planned]
@@ -445,7 +447,8 @@ def _holds(unit: Unit, planned: Iterable[PlannedRequest], sessions: OpenSessions
 
 
 def _store_lists(unit: Unit, ids: Sequence[int], slates: Sequence[DrawnSlate], catalogue_ids: Sequence[int]) -> None:
-    """Store the teams of decisions, and the lists that first stages drew, each from an eligible set."""
+    """Store the teams of decisions, and the lists that first stages drew. catalogue_ids: the eligible set of each
+    list."""
     from rlrec.store.log import candidates
 
     candidates.add_teams(unit, [(key, slate.teams) for key, slate in zip(ids, slates, strict=True) if slate.teams])
@@ -459,7 +462,8 @@ def _learn(
     ledger: Ledger, ids: Sequence[int], slates: Sequence[DrawnSlate], columns: Mapping[str, Sequence[Any]], *,
     has_exclusions: bool,
 ) -> None:  # fmt: skip
-    """Enter the slots of new decisions into the beliefs of their policies, but for those that exclusions leave out."""
+    """Enter the slots of new decisions into the beliefs of their policies, except decisions that exclusions leave
+    out."""
     slots, ordinals = [slate.slots for slate in slates], [number or 0 for number in columns["ordinal"]]
     served = list(zip(slots, ordinals, columns["context_id"], strict=True))
     for policy_id in dict.fromkeys(columns["policy_id"]):
@@ -473,15 +477,15 @@ def _learn(
 
 
 def _credit_returns(unit: Unit, ledger: Ledger, served: Iterable[tuple[int, int, int]], sessions: OpenSessions) -> None:
-    """Record an event `return` for the last decision of each user who comes back: with the first decision of a visit,
-    if the visit of their last decision was over by then.
+    """Record an event `return` for the last decision of each user who comes back, that is, where a new decision begins
+    a visit and the visit of the user's last decision was over.
     The new decisions are stored as the last ones of their users, who are locked. served: each decision, the row of its
     session, and its step."""
     from rlrec.app.requests.feedback import FeedbackTransaction, Line
     from rlrec.store.log import returns
     from rlrec.store.log.events import RETURN
 
-    # by user whose first decision here begins a visit, or names them in one: its beginning
+    # for each user whose first decision here begins a visit, or names the user in one: when the visit began
     started_at: dict[int, int] = {}
     last: dict[int, int] = {}
     for decision_id, row, step in served:
@@ -495,7 +499,7 @@ def _credit_returns(unit: Unit, ledger: Ledger, served: Iterable[tuple[int, int,
     if not credited:
         return
     ledger.require({decision.policy_id for decision in credited})
-    repeatable = unit.repeatable  # these events are stored again where the requests are, and only there
+    repeatable = unit.repeatable  # these events are stored again whenever the requests are, and only then
     times = [(decision.decision_id, started_at[decision.user_id]) for decision in credited]
     lines = [Line(decision_id=decision_id, events={RETURN: 1.0}, at=at) for decision_id, at in times]
     FeedbackTransaction(unit, ledger, lines, returns=True)
@@ -503,7 +507,8 @@ def _credit_returns(unit: Unit, ledger: Ledger, served: Iterable[tuple[int, int,
 
 
 def _fields(plans: Sequence[PlannedRequest], slates: Sequence[DrawnSlate], now: int) -> list[dict[str, Any]]:
-    """The fields of answers that follow from what was drawn: the same object where distribution and slate are."""
+    """The fields of answers that follow from what was drawn; answers with the same distribution and slate share one
+    object."""
     at, fields = format_time(now), dict[tuple[SharedDistribution, DrawnSlate], dict[str, Any]]()
     pairs = list(zip([plan.shared for plan in plans], slates, strict=True))
     for shared, slate in set(pairs):
@@ -519,7 +524,7 @@ def _fields(plans: Sequence[PlannedRequest], slates: Sequence[DrawnSlate], now: 
 
 
 def _ordinals(ledger: Ledger, plans: Sequence[PlannedRequest]) -> list[int | None]:
-    """The ordinals of these decisions; None where the policy does not forget."""
+    """The ordinals of new decisions; None where the policy does not forget."""
     learners = {plan.shared.version.policy.id: plan.shared.serving.learner for plan in plans}
     policy_ids = [plan.shared.version.policy.id for plan in plans]
     ordinals = {
@@ -531,10 +536,10 @@ def _ordinals(ledger: Ledger, plans: Sequence[PlannedRequest]) -> list[int | Non
 
 
 def _columns(shared: SharedDistribution, ledger: Ledger, cache: ServingCache) -> dict[str, int | None]:
-    """The columns that decisions of a shared distribution share."""
+    """The column values that all decisions of a shared distribution have."""
     version, policy_id, head = shared.version, shared.version.policy.id, shared.head
     belief_ordinal = None
-    if shared.serving.learner.forgetting.forgets:  # what learns no more forgets no more
+    if shared.serving.learner.forgetting.forgets:  # a version that no longer learns does not forget
         belief_ordinal = head.ordinal if version.learning else version.ordinal
     return {
         "policy_id": policy_id, "version_id": version.id, "belief_seq": head.seq, "belief_ordinal": belief_ordinal,
@@ -546,8 +551,8 @@ def _columns(shared: SharedDistribution, ledger: Ledger, cache: ServingCache) ->
 def _in_order(
     group: Sequence[Planned], draws: Mapping[int, DrawnAnswer | InputError], stored: Mapping[int, Answer]
 ) -> list[Answered | None]:
-    """The answers in the order of the group; duplicates have those of the decisions that they repeat. None stands for
-    what waits."""
+    """The answers in the order of the group; a duplicate has the answer of the decision that it repeats. None for
+    requests that wait."""
     if len(draws) == len(group):
         return list(map(draws.__getitem__, range(len(group))))
     answers: list[Answered | None] = []

@@ -1,4 +1,4 @@
-"""Sessions: list them, one visit as a timeline, and the end of a visit."""
+"""Sessions: list them, show one visit as a timeline, end a visit."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from rlrec.times import format_time
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Options of `session show`. visit: None for the newest; reward: None for each decision's own."""
+    """Options of `session show`. visit: None for the newest one; reward: None for the reward of each decision's
+    version."""
 
     key: str
     visit: int | None = None
@@ -36,7 +37,7 @@ SessionRow = TypedDict("SessionRow", {
 
 
 class TimelineSlot(decision_json.SlotJson):
-    """One slot of a slate, and what became of it."""
+    """One slot of a slate, with its outcome."""
 
     censored: bool
     reward: float
@@ -59,7 +60,7 @@ Result = TypedDict("Result", {
 
 
 def list_sessions(store: Store, *, limit: int | None, user: str | None = None) -> list[SessionRow]:
-    """Sessions, of all users or of one, newest first; at most `limit`, and a line where there are more. Raises
+    """Sessions, of all users or of one, newest first: at most `limit`, with a notice where there are more. Raises
     InputError for an unknown user."""
     with store.read() as unit:
         user_id = None if user is None else find_user(unit, user)[1]
@@ -71,7 +72,7 @@ def list_sessions(store: Store, *, limit: int | None, user: str | None = None) -
 
 
 def find_user(unit: Unit, key: str) -> tuple[str, int]:
-    """The key and the id of the user whom a key leads to. Raises InputError where there is none."""
+    """The key and the id of the user that a key leads to. Raises InputError where there is none."""
     person = users.main_keys(unit, [key]).get(key, key)
     ids = sessions.user_ids(unit, [person])
     if person not in ids:
@@ -109,7 +110,7 @@ def discounted(rewards: Sequence[float], *, gamma: float) -> list[float]:
 
 
 def ended_at(visit: Visit, *, timeout_us: int, now: int) -> int | None:
-    """When a visit ended: by `session end`, or when the timeout was over; None while it is open."""
+    """When a visit ended: by `session end`, or by the timeout; None while it is open."""
     if visit.ended_at is not None:
         return visit.ended_at
     lapses = visit.last_at + timeout_us
@@ -136,8 +137,8 @@ def _find_visit(visits: Sequence[Visit], request: Request) -> Visit:
 
 
 def records(unit: Unit, logged: Mapping[int, Decision], reward: Reward | None = None) -> dict[int, dict[str, Any]]:
-    """The answer of each decision with its context, state and events, and what its slots and its page earned, by this
-    reward or by that of its version."""
+    """The answer of each decision with its context, state and events, and the rewards of its slots and page, by the
+    given reward or else that of its version."""
     events_of = events.by_decision(unit, list(logged))
     answers, states = decision_json.answers(unit, logged), decision_json.states(unit, logged)
     versions = policies.by_id(unit, {decision.version_id for decision in logged.values()})
@@ -187,9 +188,9 @@ def end_all(store: Store, keys: Collection[str]) -> None:
 
 
 def _end_newest(unit: Unit, ending: Collection[Session]) -> list[tuple[Visit, bool]]:
-    """End the newest visits of locked sessions: each as it stands now, and whether it had ended before."""
+    """End the newest visits of locked sessions; returns each visit as it is now, and whether it had ended before."""
     stored = settings.get(unit)
-    if stored.weighs_returns:  # whether they end before others of their users begin makes a return
+    if stored.weighs_returns:  # whether a visit ends before the user's next one begins decides about a return
         returns.lock_users(unit, {session.user_id for session in ending if session.user_id is not None})
     ended = list[tuple[Visit, bool]]()
     for visit in sessions.visits(unit, [session.id for session in ending]).values():

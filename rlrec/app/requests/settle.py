@@ -1,4 +1,4 @@
-"""Learn from slots of settled rewards whose window is over."""
+"""Enter slots whose reward window is over into the beliefs that learn settled rewards."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ class Result:
 
 
 def settle(store: Store) -> Result:
-    """Enter every slot whose window is over into the beliefs that learn `settled`. `open`: slots that still wait."""
+    """Enter every slot whose window is over into the beliefs that learn settled rewards. open: the number of slots
+    whose window is not over."""
     settled = 0
     with store.read() as unit:
         policy_ids = {version.policy.id for version in policies.settling(unit)}
@@ -37,7 +38,7 @@ def settle(store: Store) -> Result:
 
 
 def _portion(unit: Unit, policy_id: int) -> int:
-    """Enter a portion of a policy's overdue slots into its beliefs: how many entered."""
+    """Enter a portion of a policy's overdue slots into its beliefs; returns how many."""
     ledger, entered = Ledger(unit, [policy_id]), 0
     for version in list(ledger.learning[policy_id]):
         if version.entered_to is not None and (ids := ledger.overdue(version, PORTION)):

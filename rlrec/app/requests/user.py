@@ -1,4 +1,4 @@
-"""Users who are known under several keys: merge one into another, show the keys of one."""
+"""Users with several keys: merge one user into another, show the keys of one."""
 
 from __future__ import annotations
 
@@ -16,24 +16,25 @@ from rlrec.store.log.events import RETURN
 from rlrec.store.log.returns import Return
 from rlrec.store.policies import policies, users
 
-GROUP = 1_000  # events that are stored at a time
+GROUP = 1_000  # events stored at a time
 
-# user: the key that leads to `into` from now on; merged: whether it did not before; created: keys that nobody had
-# named; sessions: how many moved; returns: how many events `return` were added or taken back;
-# excluded_by: exclusions of one of the two alone before, which leave out the whole person from now on.
+# user: the key that leads to `into` from now on; merged: whether this is new; created: keys that were not stored
+# before; sessions: how many moved; returns: how many events `return` were added or taken back; excluded_by: exclusions
+# that covered only one of the two, and now cover the whole person.
 Merged = TypedDict("Merged", {
     "user": str, "into": str, "merged": bool, "created": list[str], "sessions": int, "returns": int,
     "excluded_by": list[str],
 })  # fmt: skip
-Person = TypedDict("Person", {"user": str, "keys": list[str]})  # the key of the person, and all that lead to it
+# the main key of the person, and all keys that lead to it
+Person = TypedDict("Person", {"user": str, "keys": list[str]})
 
 
 def merge(store: Store, user: str, into: str) -> Merged:
-    """Let a key lead to another user. Once more changes nothing. Raises InputError, a Conflict where the key belongs to
-    somebody else."""
+    """Merge a user into another one; repeating it changes nothing. Raises InputError; Conflict where the key belongs to
+    another person."""
     if user == into:
         raise InputError(f"user {user!r} cannot be merged into itself", hint="name another key of the same person")
-    with store.read() as unit:  # as at most logins: nobody waits for it
+    with store.read() as unit:  # without a lock, as when each login repeats it: nobody waits for this
         if (answer := _find_merge(unit, user, into)) is not None:
             return answer
     return store.write(lambda unit: _merge(unit, user, into), repeatable=True)
@@ -41,7 +42,7 @@ def merge(store: Store, user: str, into: str) -> Merged:
 
 def _find_merge(unit: Unit, user: str, into: str) -> Merged | None:
     """The answer where both keys lead to one person already; None where they do not. Raises Conflict where the key
-    belongs to somebody else."""
+    belongs to another person."""
     merged = users.main_keys(unit, [user, into])
     person = merged.get(into, into)
     if merged.get(user) == person:
@@ -59,7 +60,8 @@ def _find_merge(unit: Unit, user: str, into: str) -> Merged | None:
 
 def _merge(unit: Unit, user: str, into: str) -> Merged:
     settings.lock(unit)
-    ledger = Ledger(unit, [policy.id for policy in policies.all_policies(unit)])  # nobody serves meanwhile
+    # with all policies locked nobody serves meanwhile
+    ledger = Ledger(unit, [policy.id for policy in policies.all_policies(unit)])
     if (answer := _find_merge(unit, user, into)) is not None:
         return answer
     person = users.main_keys(unit, [into]).get(into, into)
@@ -79,14 +81,14 @@ def _merge(unit: Unit, user: str, into: str) -> Merged:
 
 
 def _correct_returns(unit: Unit, ledger: Ledger, earlier: set[Return], now: set[Return]) -> int:
-    """Record the returns of a person, in place of those that several users seemed to have had: how many changed. An
-    event stays for ever: another one, of the same time, takes it back."""
+    """Replace the returns that several users seemed to have by those of the merged person; returns how many changed.
+    Events are never deleted: another event at the same time takes one back."""
     gone = (earlier - now) & returns.recorded(unit, {event.decision_id for event in earlier - now})
     return record_returns(unit, ledger, gone, value=-1.0) + record_returns(unit, ledger, now - earlier)
 
 
 def record_returns(unit: Unit, ledger: Ledger, events: Iterable[Return], *, value: float = 1.0) -> int:
-    """Record events `return`, the oldest decision first: how many were new."""
+    """Record events `return`, oldest decision first; returns how many were new."""
     lines = (Line(decision_id=event.decision_id, events={RETURN: value}, at=event.at) for event in sorted(events))
     count = 0
     while group := list(islice(lines, GROUP)):
@@ -95,7 +97,7 @@ def record_returns(unit: Unit, ledger: Ledger, events: Iterable[Return], *, valu
 
 
 def show(store: Store, key: str) -> Person:
-    """The person whom a key leads to. Raises InputError for an unknown one."""
+    """The person that a key leads to. Raises InputError for an unknown key."""
     with store.read() as unit:
         person, _ = session.find_user(unit, key)
         return {"user": person, "keys": [person, *sorted(users.all_keys(unit, [person]).get(person, set()) - {person})]}
