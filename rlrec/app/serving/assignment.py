@@ -1,4 +1,5 @@
-"""Which variant of an experiment a unit belongs to: by salted hash, and once assigned until a phase moves it."""
+"""The variant of an experiment that a unit belongs to: by salted hash at first; it stays until a phase moves the
+unit."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ def _uniform(salt: str, unit_key: str) -> float:
 
 
 def is_in_layer(experiment: Experiment, unit_key: str) -> bool:
-    """Whether a unit lies in the parts of its layer that an experiment may take; all do where it has no layer."""
+    """Whether a unit lies in the parts of its layer that an experiment may take; true where the experiment has no
+    layer."""
     if experiment.parts is None:
         return True
     layer = parse(experiment.parts, f"parts of experiment {experiment.name}")
@@ -35,7 +37,7 @@ def is_in_layer(experiment: Experiment, unit_key: str) -> bool:
 
 def hash_variant(experiment: Experiment, unit_key: str, weights: Mapping[str, float] | None = None) -> Variant:
     """The variant of a unit: a uniform hash of its key, divided in proportion to the weights.
-    weights: by label, of another phase than the newest."""
+    weights: by label, of an earlier phase; None: of the newest one."""
     uniform = _uniform(experiment.salt, unit_key)
     weights = weights or {variant.label: variant.weight for variant in experiment.variants}
     total, upper = sum(weights.values()), 0.0
@@ -47,8 +49,9 @@ def hash_variant(experiment: Experiment, unit_key: str, weights: Mapping[str, fl
 
 
 class Assigned(NamedTuple):
-    """The variants of a request, of which the last one may serve it. by: the kind of its unit, user or session;
-    fallback: what serves where the experiment that it names does not take the unit."""
+    """The variants of a request; the last one that serves a policy serves the request. by: the kind of its unit, user
+    or session; fallback: the policy that serves instead, where the experiment that the request names does not take the
+    unit."""
 
     variants: tuple[tuple[Experiment, Variant], ...]
     by: str
@@ -61,7 +64,8 @@ class Assigned(NamedTuple):
 
     @property
     def serving(self) -> tuple[Experiment, Variant] | None:
-        """The variant whose policy serves; None where that is the fallback, or what the route serves anyway."""
+        """The experiment and variant whose policy serves; None where the fallback serves, or the policy of the
+        route."""
         serving = [(experiment, variant) for experiment, variant in self.variants if variant in experiment.serving]
         return serving[-1] if serving else None
 
@@ -72,7 +76,8 @@ class Assigner:
     def __init__(
         self, unit: Unit, requests: Sequence[Request], routes: Mapping[str, RouteChange], main_keys: Mapping[str, str]
     ) -> None:
-        """routes: what those serve that requests name; main_keys: of their users who are merged into others."""
+        """routes: what the routes serve that requests name; main_keys: for users who are merged, the keys of their
+        persons."""
         self.unit, self._main_keys = unit, main_keys
         self._by_route = {name: route.experiments for name, route in routes.items()}
         to_assign = [request for request in requests if self._names(request)]
@@ -81,9 +86,10 @@ class Assigner:
         self.experiments = experiments.by_name(unit, names, holdouts=True) if names else {}
         self._holdouts = [name for name, row in self.experiments.items() if lookup.is_holdout(row)]
         self._budget = iter(range(lookup.MAX_SUGGESTIONS))
-        self._users: dict[str, str] = {}  # by session, of earlier requests of the group
+        self._users: dict[str, str] = {}  # by session: the user of earlier requests of the group
         self._sessions = sessions.find(unit, {request.session for request in to_assign}) if to_assign else {}
-        self._elsewhere: set[tuple[str, UnitKey]] = set()  # units that another experiment of the layer has, by name
+        # experiment and unit, where another experiment of its layer has the unit
+        self._elsewhere: set[tuple[str, UnitKey]] = set()
         self._variants = {
             name: self._stored(
                 experiment,
@@ -123,23 +129,24 @@ class Assigner:
         return user or (session and session.user) or self._users.get(request.session)
 
     def remember_user(self, request: Request) -> None:
-        """Note the user of a request that will be drawn: later requests of its session have the same one."""
+        """Remember the user of a request that will be drawn; later requests of its session have the same user."""
         if request.user is not None:
             self._users.setdefault(request.session, self._main_keys.get(request.user, request.user))
 
     def policies(self) -> set[str]:
-        """Names of the policies of all variants, and of what serves where an experiment does not take a unit."""
+        """Names of the policies of all variants, and of the fallbacks."""
         variants = {variant.policy for experiment in self.experiments.values() for variant in experiment.serving}
         return variants | {fallback(self.experiments[name]) for name in self._named & self.experiments.keys()}
 
     def choose(self, request: Request) -> Assigned | None:
         """The variants of a request; None where it takes part in no experiment. A unit in the holdout of any route
-        takes part in no other. Raises InputError where the request names an experiment that cannot serve it."""
+        takes part in no other experiment. Raises InputError where the request names an experiment that cannot serve
+        it."""
         variants: list[tuple[Experiment, Variant]] = []
         by, policy = "", None
         for name in self._names(request):
             experiment, variant, by = self._variant(request, name)
-            # the holdout of a route has the unit, or will where that has not come there yet
+            # the holdout of a route has the unit, or will have it once it reaches that route
             if name not in self._holdouts and any(
                 self._variant(request, holdout)[1] in self.experiments[holdout].serving for holdout in self._holdouts
             ):
@@ -153,7 +160,8 @@ class Assigner:
         return Assigned(tuple(variants), by, policy) if variants or policy else None
 
     def _variant(self, request: Request, name: str) -> tuple[Experiment, Variant | None, str]:
-        """An experiment, the variant of a request there, None where it does not take the unit, and the kind of that."""
+        """An experiment, the variant of a request in it (None where it does not take the unit), and the kind of the
+        unit."""
         experiment = self.experiments.get(name)
         if experiment is None:
             is_first = next(self._budget, None) is not None
@@ -170,11 +178,12 @@ class Assigner:
         may_change = variant is None or experiment.mode == experiments.MOVES
         if experiment.mode != experiments.FROZEN and is_taken and may_change:
             hashed = hash_variant(experiment, unit_key[1])
-            variant = hashed if variant is None else max(variant, hashed)  # by id: a ramp gives none back
+            # the larger id, since a ramp gives no unit back
+            variant = hashed if variant is None else max(variant, hashed)
         return experiment, variant, unit_key[0]
 
     def _unit_key(self, request: Request, experiment: Experiment) -> UnitKey:
-        """The unit of a request. A route serves everybody: there, sessions without a user are units themselves."""
+        """The unit of a request. A route serves everybody, so a session without a user is a unit of its own there."""
         user = self._user(request) if experiment.unit == "user" else None
         if user is not None:
             return ("user", user)
@@ -185,8 +194,8 @@ class Assigner:
 
 
 def fallback(experiment: Experiment) -> str:
-    """The policy or version that serves a unit which an experiment does not take: what its first variant that is not
-    uniform is a copy of."""
+    """The policy or version that serves a unit which an experiment does not take: the source of the first variant that
+    is not uniform."""
     definition = parse(experiment.definition, f"definition of experiment {experiment.name}")
     references = definition.get("interleave") or [source for _, source, _ in definition["variants"]]
     return str(next((source for source in references if source != "uniform"), references[0]))
@@ -199,15 +208,16 @@ def _stopped_error(experiment: Experiment) -> InputError | None:
 
 
 def stopped_errors(unit: Unit, planned: Mapping[int, PlannedRequest], *, reread: bool) -> dict[int, InputError]:
-    """The errors of requests whose experiment was stopped since they were planned, by index. Raises Outdated where a
-    route led to it: that route serves something else now; and where another phase has begun. reread: whether others can
-    have changed experiments since then."""
+    """The errors of requests whose experiment was stopped after they were planned, by index. Raises Outdated where a
+    route led to that experiment, since the route now serves something else, and where another phase has begun. reread:
+    whether others can have changed experiments since the plan."""
     distributions = {plan.shared for plan in planned.values()}
     named = {experiment.name: experiment for shared in distributions for experiment, _ in shared.variants}
     stored = experiments.by_name(unit, {*named}, lock=True) if reread else named
     if any(stored[name].phase_at != experiment.phase_at for name, experiment in named.items()):
         raise Outdated
-    unit.now = max([unit.now, *(experiment.phase_at for experiment in named.values())])  # a unit belongs to that phase
+    # the units belong to that phase
+    unit.now = max([unit.now, *(experiment.phase_at for experiment in named.values())])
     by_name = {name: _stopped_error(now) for name, now in stored.items()}
     if any(by_name[experiment.name] for shared in distributions if shared.route for experiment, _ in shared.variants):
         raise Outdated
@@ -216,8 +226,8 @@ def stopped_errors(unit: Unit, planned: Mapping[int, PlannedRequest], *, reread:
 
 
 def store(unit: Unit, planned: Mapping[int, PlannedRequest], opened: OpenSessions, *, verify: bool) -> None:
-    """Store the variants of every unit that was drawn for. verify: raises Outdated where a unit has another one, since
-    users were merged after the requests were planned."""
+    """Store the variants of all units that were drawn for. verify: raise Outdated where a unit has another variant,
+    since users were merged after the requests were planned."""
     assignments: dict[tuple[str, str], dict[int, int]] = {}
     by_name = {experiment.name: experiment for plan in planned.values() for experiment, _ in plan.shared.variants}
     for plan in planned.values():

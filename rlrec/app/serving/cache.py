@@ -1,4 +1,4 @@
-"""A cache of what a process has read of a store: what never changes, and beliefs until they change."""
+"""A cache of what a process has read from a store: data that never change, and beliefs until they change."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from rlrec.store.log.settings import StoreSettings
 from rlrec.store.policies import arms
 from rlrec.store.policies.beliefs import Sums
 
-CONTEXT_CHARS = 10_000_000  # of contexts that are remembered, with ENTRY_CHARS for each
+CONTEXT_CHARS = 10_000_000  # of cached contexts; each counts ENTRY_CHARS more
 ENTRY_CHARS = 100
-SETS, SET_ARMS = 1_000, 10_000_000  # eligible sets that are remembered, and the arms in all of them
-FINAL = -1  # in place of the seq of a version that learns no more
+SETS, SET_ARMS = 1_000, 10_000_000  # cached eligible sets, and the arms in all of them
+FINAL = -1  # stands for the seq of a version that no longer learns
 
 
 class ServingCache:
     """A cache that one group of a stream leaves to the next; a single command starts with an empty one.
-    contexts, sets: ids of stored contexts and eligible sets. keys: of arms. active: the arms of the present catalogue;
-    unnamed: whether this set has no id yet. weighs_returns: whether some reward weighs the event `return`. unread:
-    policies that were said to read no context; inactive: arms that requests listed and that may not be served, which
-    were said to be where the value is True. policies: references to versions: their names are no routes, and never will
-    be. groups, members: ids and keys of the arms in groups; narrowed: what lists and groups leave of the present
-    catalogue. start, end: of the time over which its arms are the active ones. narrows: whether rules may take arms
-    from a request. kinds: of events, that such rules name and that were looked at."""
+    contexts, sets: ids of stored contexts and eligible sets. keys: of arms. active: the arms that may be served from
+    `start` until `end`; unnamed: whether this set has no id yet. weighs_returns: whether some reward weighs the event
+    `return`. unread: policies for which the notice was given that they read no context; inactive: listed arms that may
+    not be served, True where the notice was given. policies: references to versions, whose names cannot be routes.
+    groups, members: ids and keys of the arms in groups; narrowed: the arms of the catalogue that remain after lists and
+    groups. narrows: whether any rule may take arms from a request. kinds: events that such rules name and that were
+    checked."""
 
     def __init__(self) -> None:
         self.contexts: dict[str, int] = {}
         self.sets: dict[Eligible, int] = {}
         self._texts: dict[str, str] = {}
-        self._n_chars = 0  # of `_texts`
+        self._n_chars = 0  # characters in `_texts`
         self.keys: dict[int, str] = StoredRows("arm")
         self._last: tuple[int, ...] = ()
         self.active: tuple[int, ...] = ()
@@ -55,11 +55,12 @@ class ServingCache:
         self.narrows = False
         self.kinds: set[str] = set()
         self.policies: set[str] = set()
-        self.revision = -1  # of the catalogue: of none
+        self.revision = -1  # of the catalogue; -1: none read yet
         self.removals: int | None = None
-        # by version: up to which change this process made all of them, and the sums of the arms that these moved
+        # by version: the last change up to which this process made all changes, and the new sums of the arms they
+        # changed
         self._changes: dict[int, tuple[int, dict[int, Sums | None]]] = {}
-        # by version: its seq, the revision of the catalogue and the time from which its arms are these, and the version
+        # by version: its seq, the revision of the catalogue with the time its arms began, and the version
         self._servings: dict[int, tuple[int, tuple[int, int], exact.VersionDistribution]] = {}
 
     def text(self, context: Mapping[str, Any]) -> str:
@@ -72,13 +73,14 @@ class ServingCache:
             self._n_chars += len(name) + ENTRY_CHARS
             if self._n_chars > CONTEXT_CHARS:
                 self._texts.clear()
-                self.contexts.clear()  # the ids of the same ones, which are read anew
+                self.contexts.clear()  # the ids of the same contexts, which are read again
                 self._n_chars = len(name) + ENTRY_CHARS
             text = self._texts[name] = canonical.text(dict(context))
         return text
 
     def catalogue(self, unit: Unit, settings: StoreSettings) -> tuple[int, ...]:
-        """The arms that may be served now. Nothing else stays of what was read before decisions were deleted."""
+        """The arms that may be served now. Where decisions were deleted since the last read, what was read before is
+        dropped."""
         if self.removals != settings.removals:
             for read in (self.contexts, self.sets, self._servings, self._changes):
                 read.clear()
@@ -102,7 +104,7 @@ class ServingCache:
         return self.active
 
     def keys_with(self, unit: Unit, eligible: tuple[int, ...]) -> Mapping[int, str]:
-        """Keys of arms by id; those of an eligible set are read where they are missing."""
+        """Keys of arms by id; the missing keys of an eligible set are read."""
         if eligible is not self._last:
             if new := set(eligible).difference(self.keys):
                 self.keys |= arms.keys(unit, new)
@@ -111,18 +113,18 @@ class ServingCache:
 
     def serving(self, unit: Unit, version: Version, head: Head) -> exact.VersionDistribution:
         """A version with its belief at the head's seq, in the present catalogue."""
-        seq = head.seq if version.learning else FINAL  # also where it learned when it was served before
+        seq = head.seq if version.learning else FINAL  # also for one that was learning when it was cached
         cached, catalogue = self._servings.get(version.id), (self.revision, self.start)
         if cached is None:
             serving = exact.load(unit, version)
         elif cached[:2] == (seq, catalogue):
-            cached[2].unit = unit  # what is read later is read in this snapshot
+            cached[2].unit = unit  # later reads then use this snapshot
             if cached[2].columns is not None:
                 cached[2].columns.unit = unit
             return cached[2]
         else:
             last_seq, moved = self._changes.get(version.id, (cached[0], {}))
-            ours = moved if last_seq == seq else None  # else others made some of the changes
+            ours = moved if last_seq == seq else None  # None where others made some of the changes
             has_changed = cached[1] != catalogue
             serving = exact.renew(unit, version, cached[2], catalogue_changed=has_changed, moved=ours)
         self._changes.pop(version.id, None)
@@ -130,7 +132,7 @@ class ServingCache:
         return serving
 
     def note_changes(self, changes: Mapping[int, tuple[int, Mapping[int, Sums | None]]]) -> None:
-        """Take in what a transaction that was committed has changed, as `Ledger.changes` says."""
+        """Take over the changes of a committed transaction, as `Ledger.changes` returns them."""
         for version_id, (seq, moved) in changes.items():
             if version_id in self._servings:
                 last_seq, earlier = self._changes.get(version_id, (self._servings[version_id][0], {}))
@@ -138,18 +140,19 @@ class ServingCache:
                     self._changes[version_id] = seq, {**earlier, **moved}
 
     def find_new(self, contexts: Collection[str], sets: Collection[Eligible]) -> tuple[list[str], list[Eligible]]:
-        """Those of these contexts and eligible sets whose ids are not cached."""
+        """The contexts and eligible sets among these whose ids are not cached."""
         return [text for text in contexts if text not in self.contexts], [
             arms for arms in sets if arms not in self.sets
         ]
 
     def add(self, contexts: Mapping[str, int], sets: Mapping[Eligible, int]) -> None:
-        """Take in the ids of contexts and eligible sets that are stored."""
+        """Cache the ids of stored contexts and eligible sets."""
         self.contexts |= contexts
         self.sets |= sets
 
     def forget_contents(self) -> None:
-        """Forget the ids of contexts and eligible sets: a transaction that stored some may have been taken back."""
+        """Forget the ids of contexts and eligible sets, since a transaction that stored some may have been rolled
+        back."""
         self.contexts.clear()
         self.sets.clear()
 

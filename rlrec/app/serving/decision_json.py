@@ -1,4 +1,4 @@
-"""Decisions as the command contract shows them."""
+"""Decisions as commands answer them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ def answers(unit: Unit, logged: Mapping[int, Decision]) -> dict[int, Answer]:
         fields = answer_fields(version, names, probability, slate, format_time(decision.at))
         visit = decision.request_key, owner.key, decision.visit, decision.step, owner.user
         answer = DrawnAnswer(number, *visit, fields).to_json()
-        source = parse(decision.source, f"source of decision {number}") if decision.source else {}  # of an import
+        # stated by the imported line
+        source = parse(decision.source, f"source of decision {number}") if decision.source else {}
         answer.update({name: value for name, value in source.items() if name in answer})  # type: ignore[typeddict-item]
         answered[number] = answer
         add_teams(answer["slate"], teams.get(number))
@@ -82,7 +83,7 @@ EventJson = TypedDict("EventJson", {
 
 
 def events(stored: Sequence[Event]) -> list[EventJson]:
-    """Events in the order in which they were stored; those of `--censor` by its name."""
+    """Events in the order in which they were stored; `!censor` events have the names that `--censor` uses."""
     return [
         {
             "position": event.position,

@@ -21,8 +21,8 @@ from rlrec.store.database.unit import Row
 
 
 class DrawnCandidates(NamedTuple):
-    """The list of one decision: ids in order, the propensity of each given those before, and the log of their
-    product."""
+    """The list of candidates of one decision: ids in order, the propensity of each given those before it, and the log
+    of the product of these."""
 
     arms: list[int]
     propensities: list[float]
@@ -30,26 +30,26 @@ class DrawnCandidates(NamedTuple):
 
     @property
     def eligible(self) -> tuple[int, ...]:
-        """The candidates as an eligible set, which the slate was drawn from."""
+        """The candidates as the eligible set from which the slate was drawn."""
         return tuple(sorted(self.arms))
 
 
 class DrawnSlate:
-    """A slate as it is stored and answered; slates of one arm are shared by all who were shown it.
-    slots: rows of Slot; recent: the last arms as a state has them, JSON;
-    candidates: that it was ranked from, None where there is one stage; candidate_fields: the same for the answer;
-    teams: who picked each slot, None where no two rankers did."""
+    """A slate as it is stored and answered; all requests that were shown the same single arm share one.
+    slots: rows of Slot; recent: the last arms as the session state has them, JSON; candidates: the list that the slate
+    was ranked from, None where there is one stage; candidate_fields: the same for the answer; teams: which of two
+    rankers picked each slot, None without rankers."""
 
     __slots__ = (
         "answer", "arms", "candidate_fields", "candidates", "log_propensity", "propensity", "recent", "slots", "teams",
     )  # fmt: skip
 
     def __init__(self, arms: list[int], keys: Mapping[int, str], draws: Sequence[tuple[Any, ...]]) -> None:
-        """draws: propensity, marginal (NaN where it has no closed form), min_propensity, score and rounded of each
-        position."""
+        """draws: for each position propensity, marginal (NaN where it has no closed form), min_propensity, score and
+        rounded."""
         total = sum(log(slot[0]) for slot in draws)
         self.arms = arms
-        self.log_propensity = 0.0 if total > 0 else total  # a NaN stays one, and no database takes it
+        self.log_propensity = 0.0 if total > 0 else total  # a NaN stays NaN, which no database accepts
         self.propensity = exp(self.log_propensity)
         self.slots: list[Row] = []
         self.answer: list[Any] = []
@@ -65,7 +65,7 @@ class DrawnSlate:
 
 
 def prepare(distributions: Collection[SharedDistribution]) -> None:
-    """Compute ahead what the draws from these distributions will need, while nobody waits for a lock."""
+    """Compute what draws from these distributions will need, before locks are taken."""
     for shared in distributions:
         if not shared.stateful and not shared.candidates and shared.case.rankers is None:
             shared.case.pages(shared.size).prepare()
@@ -75,8 +75,8 @@ def draw(
     planned: Mapping[int, PlannedRequest], decision_ids: Sequence[int], seed: int, keys: Mapping[int, str], *,
     histories: History | None = None,
 ) -> dict[int, DrawnSlate]:  # fmt: skip
-    """The slates of requests, by index. seed: 64 bits; keys: of the arms; histories: one a request, in order, for kinds
-    whose distribution depends on the visit so far."""
+    """The slates of requests, by index. seed: 64 bits; keys: of the arms; histories: one per request, in order, for
+    kinds whose distribution depends on the visit so far."""
     groups: dict[Any, list[int]] = defaultdict(list)
     for row, plan in enumerate(planned.values()):
         shared = plan.shared
@@ -97,7 +97,7 @@ def draw(
 def _draw_each(
     planned: Sequence[PlannedRequest], histories: History, decision_ids: Ids, seed: int, keys: Mapping[int, str]
 ) -> list[DrawnSlate]:
-    """The slates of requests of one version, eligible set and length, each from scores of its own."""
+    """The slates of requests that share version, eligible set and length, each drawn with its own scores."""
     shared, trained = planned[0].shared, planned[0].shared.serving.trained
     assert trained is not None
     n, arms = len(planned), shared.case.arms
@@ -124,7 +124,7 @@ def _draw_shared(shared: SharedDistribution, decision_ids: Ids, seed: int, keys:
 
 
 def _ranked(shared: SharedDistribution, seeds: Words, decision_ids: Ids, keys: Mapping[int, str]) -> list[DrawnSlate]:
-    """The slates of decisions that share the distribution of their lists of candidates."""
+    """The slates of decisions whose lists of candidates have the same distribution."""
     from rlrec.policy.kinds.two_stage import ranking_seeds
 
     slates: list[DrawnSlate] = []
@@ -144,7 +144,7 @@ def _slates(
     arms: Ids, draws: slate_draws.Draw, scores: npt.NDArray[Any], keys: Mapping[int, str], *,
     rows: slice | Index = slice(None),
 ) -> list[DrawnSlate]:  # fmt: skip
-    """The slates of draws from arms (m,), or of some of these; scores: of the arms shown."""
+    """The slates of draws from arms (m,). rows: None for all draws, else only these; scores: of the arms shown."""
     columns = (arms[draws.slates], draws.propensity, draws.marginal, draws.minimum, scores, draws.rounded)
     lists = (column[rows].tolist() for column in columns)
     slates = [DrawnSlate(shown, keys, list(zip(*fields, strict=True))) for shown, *fields in zip(*lists, strict=True)]
@@ -159,7 +159,7 @@ def _slates(
 
 @lru_cache(maxsize=10_000)
 def signed(bits: int) -> int:
-    """64 bits as the signed number that a BIGINT holds."""
+    """64 bits as the signed integer of a BIGINT column."""
     return bits - 2**64 if bits >= 2**63 else bits
 
 

@@ -1,6 +1,5 @@
-"""Rules that take arms from a request before its slate is drawn: groups, blocks, and what its person was shown or did.
-
-What they leave is the eligible set of the decision, and logged as such."""
+"""Rules that take away arms from a request before its slate is drawn: groups, blocks, and what its person was shown or
+did. The arms that remain are the eligible set of the decision, and are logged as such."""
 
 from __future__ import annotations
 
@@ -23,27 +22,28 @@ if TYPE_CHECKING:
     from rlrec.app.serving.cache import ServingCache
     from rlrec.app.serving.requests import Request
 
-MAX_SETS = 100  # that a process remembers
-Owner = tuple[int | None, int | None]  # of a history: the ids of a user and of a session
+MAX_SETS = 100  # results of lists and groups that a process keeps
+Owner = tuple[int | None, int | None]  # ids of a user and of a session, whose history a rule reads
 
 
 class Narrower:
-    """The rules of the requests of a group, and of the policies that serve them, in one snapshot of the store."""
+    """The rules of the requests of a group and of the policies that serve them, read in one snapshot of the store."""
 
     def __init__(
         self, unit: Unit, requests: Sequence[Request], cache: ServingCache, names: Collection[str],
         main_keys: Mapping[str, str],
     ) -> None:  # fmt: skip
-        """names: of arms and groups, that requests name; main_keys: of their users who are merged into others."""
+        """names: arms and groups that requests name; main_keys: for users who are merged, the keys of their persons."""
         self.unit, self.requests, self.cache, self._main_keys = unit, requests, cache, main_keys
         self.names = ArmNames(unit, names, cache.groups)
         self._owners: dict[tuple[str | None, str], Owner] = {}
-        self._persons: dict[str, str] = {}  # by session: its user, where the store has one
+        self._persons: dict[str, str] = {}  # by session: its stored user
         self._past_arms: dict[PastRule, Mapping[Owner, frozenset[int]]] = {}
         self._sets: dict[tuple[Any, ...], Narrowed] = {}
 
     def check_statements(self, request: Request) -> None:
-        """Raises InputError where a request states something of a group, or its context alone of an unknown arm."""
+        """Raises InputError where a request states a score or features of a group, or where its context alone names an
+        unknown arm."""
         described = request.context[ARMS]
         for name in described:
             if name.startswith("@") and name[1:] in self.names.groups:
@@ -53,8 +53,8 @@ class Narrower:
             self.names.find(described)
 
     def narrow(self, request: Request, policy: str, params: Mapping[str, Any]) -> Narrowed | None:
-        """The arms that are left to a request; None where no rule is there. params: of the policy that serves it.
-        Raises InputError for a rule that cannot be read, and for unknown arms."""
+        """The arms that remain for a request; None where no rule applies. params: of the policy that serves it. Raises
+        InputError for a rule that cannot be parsed, and for unknown arms."""
         rules = request_rules(request.arms, request.block, request.not_after, request.not_shown)
         default = policy_rules(params)
         has_group = any(name not in self.names.ids for name in rules.chosen_names or ())
@@ -86,8 +86,8 @@ class Narrower:
         return self._sets[key]
 
     def _without_past(self, steps: Sequence[tuple[str, tuple[str, ...], bool]]) -> Narrowed:
-        """The arms of the catalogue that lists and groups leave. steps: the name of a rule, its arms, and whether these
-        stay."""
+        """The arms of the catalogue that remain after lists and groups. steps: the name of each rule, its arms, and
+        whether these stay or go."""
         key = tuple(steps)
         if key not in self.cache.narrowed:
             left, taken = set(self.cache.active), list[tuple[str, int]]()
@@ -119,13 +119,13 @@ class Narrower:
             self._owners[request.user, request.session] = user_id, None if row is None else row.id
 
     def person(self, request: Request) -> set[str]:
-        """Names of the person of a request: of the session, and of the user where it has one."""
+        """Names of the person of a request: the session and, where there is one, the user."""
         user = self._persons.get(request.session) or self._main_keys.get(request.user or "", request.user)
         return {f"session {request.session}", *(() if user is None else (f"user {user}",))}
 
 
 def past_arms(unit: Unit, rule: PastRule, owners: Collection[Owner]) -> dict[Owner, frozenset[int]]:
-    """The arms that a rule takes from persons."""
+    """The arms that a rule on the past takes away from each person."""
     user_ids = {user_id for user_id, _ in owners if user_id is not None}
     session_ids = {session_id for _, session_id in owners if session_id is not None}
     amounts: dict[tuple[str, int | None], dict[int, float]] = defaultdict(lambda: defaultdict(float))
@@ -134,7 +134,7 @@ def past_arms(unit: Unit, rule: PastRule, owners: Collection[Owner]) -> dict[Own
         amounts[name][row.arm_id] += row.amount
     taken = dict[Owner, frozenset[int]]()
     for user_id, session_id in owners:
-        by_arm = dict(amounts.get(("session", session_id), {}))  # of a session without a user
+        by_arm = dict(amounts.get(("session", session_id), {}))  # amounts of a session without a user
         for arm, amount in amounts.get(("user", user_id), {}).items():
             by_arm[arm] = by_arm.get(arm, 0.0) + amount
         taken[user_id, session_id] = frozenset(arm for arm, amount in by_arm.items() if rule.takes(amount))
@@ -142,7 +142,7 @@ def past_arms(unit: Unit, rule: PastRule, owners: Collection[Owner]) -> dict[Own
 
 
 def holds(unit: Unit, pairs: Collection[tuple[Narrowed, Owner]]) -> bool:
-    """Whether rules on persons take today what they took when the requests were planned."""
+    """Whether rules on persons still take away what they took away when the requests were planned."""
     by_rule: dict[PastRule, set[Owner]] = defaultdict(set)
     for narrowed, owner in pairs:
         for rule in narrowed.past:

@@ -1,9 +1,8 @@
-"""Sessions, visits and steps of a group of decisions, under the sessions' locks; and the state that each decision saw,
-with the history of its visit: the slots shown before it, and what they had earned by then.
-
-A visit keeps 12 bytes for each of the last slots that it has shown, so that its row stays on one page of SQLite:
-decision (40 bits), position (17 bits; larger ones are stored as the largest) and step modulo 128, then the arm (32
-bits). Rewards are not stored: they follow from the events that had been received when a group began."""
+"""Sessions, visits and steps of a group of decisions, while the sessions are locked; the state that each decision saw,
+and the history of its visit: the slots shown before it, with their rewards so far.
+A visit stores 12 bytes for each of its last slots, so that its row fits on one page of SQLite: decision (40 bits),
+position (17 bits; larger ones are stored as the largest), step modulo 128, and arm (32 bits). Rewards are not stored:
+they follow from the events that had been received when a group began."""
 
 from __future__ import annotations
 
@@ -30,8 +29,8 @@ from rlrec.store.log.settings import StoreSettings
 if TYPE_CHECKING:
     from rlrec.app.serving.draws import DrawnSlate
 
-COUNT_BYTES = 8  # of a visit's history that say how many slots it has shown; its recent slots follow
-SEPARATOR = '","'  # between two texts of a list, and nowhere else: inside a text, quotes are escaped
+COUNT_BYTES = 8  # at the start of a visit's history: the number of slots shown; its recent slots follow
+SEPARATOR = '","'  # occurs only between two texts of a list, since quotes inside a text are escaped
 POSITION_BITS, STEP_BITS = 17, 7
 LAST_POSITION, LAST_STEP = (1 << POSITION_BITS) - 1, (1 << STEP_BITS) - 1
 _DTYPE = np.dtype([("slot", "<u8"), ("arm", "<u4")])
@@ -40,7 +39,7 @@ MAX_BYTES = REMEMBERED * SLOT_BYTES
 
 
 def pack(decision: Ints, step: Ints, position: Ints, arm: Ints) -> npt.NDArray[np.void]:
-    """The bytes of many slots, (n,) rows of them."""
+    """The bytes of n slots, one row each, (n,)."""
     rows = np.empty(len(arm), _DTYPE)
     rows["slot"] = (decision << POSITION_BITS | np.minimum(position, LAST_POSITION)) << STEP_BITS | step & LAST_STEP
     rows["arm"] = arm
@@ -48,7 +47,8 @@ def pack(decision: Ints, step: Ints, position: Ints, arm: Ints) -> npt.NDArray[n
 
 
 def unpack_slots(packed: Iterable[bytes]) -> tuple[Ints, Ints, Ints, Ints]:
-    """Decision, position, step and arm of the recent slots of several visits, end to end, from their bytes."""
+    """Decision, position, step and arm of the recent slots of several visits, one visit after another, from their
+    bytes."""
     rows = np.frombuffer(b"".join(packed), _DTYPE)
     slot = rows["slot"]
     fields = slot >> (POSITION_BITS + STEP_BITS), (slot >> STEP_BITS) & LAST_POSITION, slot & LAST_STEP, rows["arm"]
@@ -57,22 +57,22 @@ def unpack_slots(packed: Iterable[bytes]) -> tuple[Ints, Ints, Ints, Ints]:
 
 
 class OpenSessions:
-    """The sessions of a group as columns: opened, locked, and moved on decision by decision.
-    row: by key; number, started_at, last_at, steps, recent, ended_at: of the newest visit; shown: how many slots it has
-    shown; recent_slots: the last of them, packed; new_users: by key of the session."""
+    """The sessions of a group as columns, one row each: opened, locked, and advanced decision by decision.
+    row: by session key; number, started_at, last_at, steps, recent, ended_at: of the newest visit; shown: the number of
+    its slots; recent_slots: the last of these, packed; new_users: by session key."""
 
     def __init__(
         self, unit: Unit, settings: StoreSettings, owners: Iterable[tuple[str, str | None]], *, read_only: bool = False
     ) -> None:
-        """owners: session and user of each request. read_only: nothing is locked or stored; a new session has no id."""
+        """owners: session and user of each request. read_only: lock and store nothing; a new session has no id."""
         pairs = list(owners)
-        self.main_keys: dict[str | None, str | None] = {}  # of users who are merged into others
+        self.main_keys: dict[str | None, str | None] = {}  # by key of a merged user: the key of its person
         if settings.has_merges:
             from rlrec.store.policies.users import main_keys
 
             self.main_keys.update(main_keys(unit, {user for _, user in pairs if user is not None}).items())
         self.unit, self.settings, self.timeout_us = unit, settings, settings.session_timeout_us
-        users: dict[str, str | None] = {}  # the first one given, by session
+        users: dict[str, str | None] = {}  # by session: the first user that is given
         for key, user in pairs:
             users[key] = users.get(key) or self.main_keys.get(user, user)
         rows = sessions.with_newest_visit(unit, list(users), lock=not read_only)
@@ -102,10 +102,10 @@ class OpenSessions:
         self._restore_slots()
         self.new_users: dict[str, str] = {}
         self._ended: list[Row] = []
-        self._moved: list[int] = []  # rows of sessions that decisions came to
+        self._moved: list[int] = []  # rows of sessions that got decisions
 
     def _restore_slots(self) -> None:
-        """Read the recent slots of visits that go on, and were stored by a release that kept no history."""
+        """Read the recent slots of open visits that were stored by a release without histories."""
         visits = {
             self.id[row]: row
             for row in range(self._stored)
@@ -121,7 +121,7 @@ class OpenSessions:
         return bool(is_open and self.unit.now - self.last_at[row] <= self.timeout_us)
 
     def set_user(self, key: str, user: str | None) -> None:
-        """Give a session its user where it has none. Raises Conflict where it has another one."""
+        """Set the user of a session that has none. Raises Conflict where it has another user."""
         row, user = self.row[key], self.main_keys.get(user, user)
         if user is None or self.user[row] == user:
             return
@@ -131,7 +131,7 @@ class OpenSessions:
         self.user[row] = self.new_users[key] = user
 
     def store_users(self) -> None:
-        """Store the users that `set_user` gave."""
+        """Store the users that `set_user` set."""
         if self.new_users:
             users = sessions.intern_users(self.unit, set(self.new_users.values()))
             for key, user in self.new_users.items():
@@ -140,7 +140,7 @@ class OpenSessions:
             sessions.set_user(self.unit, user_ids)
 
     def arrive(self, keys: Iterable[str]) -> list[int]:
-        """The rows of sessions, which are brought into the visits that their next decisions belong to."""
+        """The rows of sessions. Where a session's next decision begins a new visit, that visit is opened."""
         now, rows = self.unit.now, list(map(self.row.__getitem__, keys))
         self.started_at[self._stored :] = self.last_at[self._stored :] = [now] * (len(self.key) - self._stored)
         self._moved = list(dict.fromkeys(rows))
@@ -165,7 +165,7 @@ class OpenSessions:
         ]  # fmt: skip
 
     def add_slates(self, rows: Sequence[int], decision_ids: Sequence[int], slates: Sequence[DrawnSlate]) -> None:
-        """Move different sessions on, each by a decision that showed a slate."""
+        """Advance distinct sessions, each by a decision that showed a slate."""
         now, recent, steps, last_at = self.unit.now, self.recent, self.steps, self.last_at
         sizes, arms = [len(slate.arms) for slate in slates], [arm for slate in slates for arm in slate.arms]
         decision, step = (np.repeat(column, sizes) for column in (decision_ids, [steps[row] for row in rows]))
@@ -177,25 +177,25 @@ class OpenSessions:
             last_at[row] = max(last_at[row], now)
 
     def _add_slots(self, rows: Iterable[int], *slots: Ints) -> None:
-        """Remember slots, as `pack` takes them: each in the visit of a row."""
+        """Append slots, given as for `pack`, to the recent slots of visits. rows: of each slot's session."""
         packed = pack(*slots).tobytes()
         for start, row in zip(range(0, len(packed), SLOT_BYTES), rows, strict=True):
             self.recent_slots[row] = (self.recent_slots[row] + packed[start : start + SLOT_BYTES])[-MAX_BYTES:]
             self.shown[row] += 1
 
     def store_visits(self) -> None:
-        """Store visits as they stand."""
+        """Store all changed visits."""
         sessions.put_visits(self.unit, [*self._ended, *self._visits(self._moved)])
 
     def _visits(self, rows: Sequence[int]) -> Iterator[Row]:
-        """The newest visits of sessions as they stand, rows of sessions.Visit."""
+        """The newest visits of sessions, as rows of sessions.Visit."""
         columns = self.id, self.number, self.started_at, self.last_at, self.steps, self.recent, self.ended_at
         history = [self.shown[row].to_bytes(COUNT_BYTES, "little") + self.recent_slots[row] for row in rows]
         return zip(*([column[row] for row in rows] for column in columns), history, strict=True)
 
 
 def _append_texts(recent: str, slate: str) -> str:
-    """The list of the last arms of two lists, all as JSON."""
+    """The last RECENT arms of two lists, all as JSON."""
     texts = f"{recent[:-1]},{slate[1:]}"
     for _ in range(texts.count(SEPARATOR) + 1 - RECENT):
         texts = f"[{texts[texts.index(SEPARATOR) + 2 :]}"
@@ -203,7 +203,8 @@ def _append_texts(recent: str, slate: str) -> str:
 
 
 def turns(rows: Sequence[int]) -> list[list[int]]:
-    """The indices of the first requests of all sessions, then of the second ones, and so on. rows: of the sessions."""
+    """The indices of each session's first request, then of each one's second, and so on. rows: the session of each
+    request."""
     if len(set(rows)) == len(rows):
         return [list(range(len(rows)))]
     indices, counts = defaultdict[int, list[int]](list), Counter[int]()
@@ -214,13 +215,13 @@ def turns(rows: Sequence[int]) -> list[list[int]]:
 
 
 class HistoryReader:
-    """Histories of the visits of a group, with the rewards that had been received when the group began."""
+    """The histories of the visits of a group, with the rewards received before the group began."""
 
     def __init__(self, opened: OpenSessions, definitions: Collection[Reward]) -> None:
         """definitions: the reward definitions of the versions that will decide."""
         self._opened, unit = opened, opened.unit
         self._events: list[AgedEvent] = []
-        # targets of events are slots (decision, position) and slates (decision, None), numbered as they come
+        # an event's target is a slot (decision, position) or a slate (decision, None); targets are numbered in order
         self._targets: dict[tuple[int, int | None], int] = {}
         self._rewards: dict[int, list[float]] = {}
         if recent_slots := list(filter(None, opened.recent_slots)):
@@ -233,8 +234,8 @@ class HistoryReader:
         self._decisions = np.array(sorted({event.decision_id for event in self._events}), np.int64)
 
     def histories(self, rows: Sequence[int], definitions: Sequence[Reward]) -> History:
-        """The history that the next decision of each session, by row, remembers. definitions: one a session, of the
-        version that decides."""
+        """The history that the next decision of each session sees. rows: of the sessions; definitions: for each
+        session, the reward of the version that decides."""
         n, opened = len(rows), self._opened
         if not any(opened.steps[row] for row in rows):
             return History.empty(n)
@@ -246,7 +247,7 @@ class HistoryReader:
         columns = (opened.steps, opened.last_at, opened.shown)
         step, last_at, shown = (np.array([column[row] for row in rows], np.int64) for column in columns)
         gap_us = opened.unit.now - last_at
-        # what slots have earned, and whole slates, at their last slots
+        # the rewards of slots, and those of whole slates at their last slots
         earned, page_earned = np.array([definition.default for definition in definitions])[row], np.zeros(len(row))
         with_events = np.flatnonzero(look_up(self._decisions, decision)[1])
         is_last = np.append(decision[1:] != decision[:-1], True)
@@ -260,7 +261,7 @@ class HistoryReader:
         return History(step, gap_us / 1e6, shown, total, start, arm, step[row] - slot_step & LAST_STEP, earned)
 
     def _rewards_of(self, definition: Reward) -> list[float]:
-        """The reward of each target, inside its window. A censored slot has the default."""
+        """The reward of each target, from events inside the window; a censored slot has the default."""
         if definition.id not in self._rewards:
             order = {kind: number for number, kind in enumerate(definition.weights)}
             kind = np.array([order.get(event.kind, -1) for event in self._events], np.int64)
@@ -269,7 +270,7 @@ class HistoryReader:
             n, columns = len(self._targets), {"kind": kind, "value": value, "age_us": age}
             earned, _ = rewards.slot_rewards(definition, n=n, slot=target, **columns)
             page_earned = rewards.page_rewards(definition, n=n, page=target, **columns)
-            # the last mark holds
+            # the last mark counts
             marks = {(event.decision_id, event.position): event.value for event in self._events if event.kind == CENSOR}
             earned[[self._targets[name] for name, value in marks.items() if value == 1.0]] = definition.default
             is_page = [position is None for _, position in self._targets]

@@ -1,4 +1,4 @@
-"""The requests of a group, planned: each with the distribution that it is drawn from."""
+"""Planning a group: each request gets the distribution that it is drawn from."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def plan_group(
     unit: Unit, requests: Sequence[Request | InputError], cache: ServingCache, *, waits: bool = False,
     has_feedback: bool = False,
 ) -> list[Planned]:  # fmt: skip
-    """Each request with its distribution, or the error that refuses it, in order. waits: those whose arms depend on
-    what others of the group show, or on its feedback, wait for these."""
+    """Each request with its distribution, or with the error that refuses it, in order. waits: whether a request may
+    wait (None) whose arms depend on what others of the group show, or on the group's feedback."""
     group = _Group(unit, [request for request in requests if not isinstance(request, InputError)], cache)
     plans: list[Planned] = [
         request if isinstance(request, InputError) else group.plan(request, index)
@@ -56,9 +56,10 @@ def plan_group(
 
 
 def _defer(plans: Sequence[Planned], narrower: Narrower, *, has_feedback: bool) -> list[Planned]:
-    """The plans, None for requests that wait until the others of the group, and its feedback, are stored. These have a
-    rule that depends on what the others show to their person or on what feedback reports, or come from the same person
-    after such a request, or name the user of a session for which such a rule was read without one."""
+    """The plans, with None for requests that wait until the others of the group, and its feedback, are stored. A
+    request waits where it has a rule that depends on what others show to its person or on what feedback reports, where
+    an earlier request of its person waits, or where it names the user of a session for which such a rule was read
+    without a user."""
     left, earlier_persons, waiting_persons, userless = list[Planned](), set[str](), set[str](), set[str]()
     for plan in plans:
         if isinstance(plan, PlannedRequest):
@@ -118,20 +119,21 @@ class _Group:
                 cache.narrows |= not NARROWED.isdisjoint(resolved[0].policy.params)
         self.ids = arms.ids(unit, arm_keys) if arm_keys else {}
         self.narrower: Narrower | None = None
-        cache.narrows |= len(self.ids) < len(arm_keys)  # some are groups, or unknown
+        cache.narrows |= len(self.ids) < len(arm_keys)  # some names are groups, or unknown
         if cache.narrows:
             from rlrec.app.serving.narrowing import Narrower
 
             self.narrower = Narrower(unit, requests, cache, arm_keys, main_keys)
         request_ids = {request.request_id for request in requests if request.request_id is not None}
         self.stored = decisions.requests(unit, request_ids) if request_ids else {}
-        self._planned: dict[str, tuple[bytes, int]] = {}  # by request id: digest and index of the first request
+        # by request id: digest and index of the first request that has it
+        self._planned: dict[str, tuple[bytes, int]] = {}
         self._distributions: dict[tuple[Any, ...], SharedDistribution] = {}
         self._versions: dict[tuple[str | None, tuple[Any, ...] | None], ServingVersion] = {}
         self._active: frozenset[int] = frozenset(self.catalogue if self.ids else ())
 
     def plan(self, request: Request, index: int) -> Planned:
-        """The request with its distribution, or as a duplicate, or its error."""
+        """The planned request, a Duplicate, or an error."""
         request_id = request.request_id
         try:
             if request.size < 1:
@@ -152,8 +154,9 @@ class _Group:
             return error
 
     def _planned_request(self, request: Request, content: bytes | None) -> PlannedRequest:
-        """A request with its distribution, built once for all requests that share it. Its context is logged with what
-        the request says of the arms, where that is not the eligible set. Raises InputError where it cannot be drawn."""
+        """A request with its distribution, which is built once for all requests that share it. Where the request has
+        rules, or a list of arms other than all eligible ones, its logged context has these. Raises InputError where it
+        cannot be drawn."""
         if (request.experiment is None) == (request.policy is None):
             hint = "--policy or --experiment"
             raise InputError("name a policy or an experiment, one of them", hint=hint, field="policy")
@@ -184,7 +187,7 @@ class _Group:
         return PlannedRequest(request, shared, self.cache.text(context), content, narrowed)
 
     def _serving_version(self, request: Request, assigned: Assigned | None) -> ServingVersion:
-        """The version that serves a request, as it stands."""
+        """The version that serves a request."""
         route = self.routes.get(request.policy or "")
         reference = request.policy if route is None else route.reference
         variants, by, fallback = assigned or ((), None, None)
@@ -214,7 +217,7 @@ class _Group:
                 resolved = self.versions[shadow.reference]
                 assert not isinstance(resolved, InputError)
                 challenger = self.cache.serving(self.unit, *resolved)
-                with suppress(InputError):  # it weighs no slate in a context that it cannot read
+                with suppress(InputError):  # in a context that it cannot read, the challenger gives no probability
                     challenger.see(contexts)
             self._versions[name] = ServingVersion(
                 version=version, head=head, serving=serving, experiment=experiment, variant=variant, variants=variants,
@@ -224,7 +227,7 @@ class _Group:
         return self._versions[name]
 
     def _members(self, names: frozenset[str]) -> dict[str, list[str]]:
-        """The keys of the arms in those of some names that are groups. Raises InputError for an unknown name."""
+        """The keys of the arms of each name that is a group. Raises InputError for an unknown name."""
         if unread := names - self.cache.members.keys():
             from rlrec.app.inputs.arm_names import members
 
@@ -243,7 +246,8 @@ class _Group:
             from rlrec.app.serving.statements import check_named_arms
 
             check_named_arms(self.unit, request, self.catalogue, context.get(GROUPS, {}))
-        named = eligible.superset if isinstance(eligible, NarrowedSet) else eligible  # the same one for many persons
+        # the superset, which many persons share
+        named = eligible.superset if isinstance(eligible, NarrowedSet) else eligible
         keys, revision = self.cache.keys_with(self.unit, named), self.settings.catalogue_revision
         arm_ids, candidates = arm_array(eligible), serving.learner.n_candidates
         if candidates > len(eligible):
@@ -295,7 +299,7 @@ class _Group:
 
 
 def _same_content(request_id: str, content: bytes, first: tuple[bytes | None, int]) -> int:
-    """The decision or index that answers a request id. Raises Conflict where it came with other content before."""
+    """The decision or index that answers a request id. Raises Conflict where the id came with other content before."""
     if first[0] is not None and bytes(first[0]) != content:
         message = f"request id {request_id!r} is known with other content"
         raise Conflict(message, hint="a retry repeats the request", field="request_id")

@@ -1,5 +1,4 @@
-"""A request on its way to a slate: as it came in, and with the distribution that it will be drawn from, read from the
-store in one snapshot."""
+"""A request before it is drawn: as it came in, and with its distribution, read from the store in one snapshot."""
 
 from __future__ import annotations
 
@@ -38,7 +37,7 @@ Answer = TypedDict("Answer", {
 
 
 class DrawnAnswer(NamedTuple):
-    """The answer to a request that was drawn just now. fields: those that others may share, behind the others."""
+    """The answer to a request that was just drawn. fields: further fields, which answers may share; they come last."""
 
     decision_id: int | None
     request_id: str | None
@@ -54,7 +53,7 @@ class DrawnAnswer(NamedTuple):
 
     @staticmethod
     def lines(answers: Iterable[DrawnAnswer], texts: Mapping[int, str]) -> Iterator[str]:
-        """Answers as lines of JSON. texts: the JSON of their fields behind its bracket, by the id of the object."""
+        """Answers as lines of JSON. texts: by the id of each `fields` object, its JSON without the opening bracket."""
         null, quote = "null", encode_basestring
         return (
             f'{{"decision_id":{null if key is None else key},'
@@ -69,8 +68,8 @@ def answer_fields(
     version: Version, names: Sequence[str | None], probability: tuple[float | None, float | None],
     slate: list[AnswerSlot], at: str, **candidates: Any,
 ) -> dict[str, Any]:  # fmt: skip
-    """The fields of an answer that follow from what was drawn. names: of its experiment, variant and route;
-    probability: its propensity, and the logarithm of that."""
+    """The fields of an answer that follow from what was drawn. names: of experiment, variant and route; probability:
+    the propensity and its logarithm."""
     (experiment, variant, route), (propensity, log_propensity) = names, probability
     return {
         "policy": version.policy.name, "version": version.number, "experiment": experiment, "variant": variant,
@@ -87,7 +86,7 @@ def slot_fields(
 
 
 def add_teams(answer: Sequence[AnswerSlot], teams: str | None) -> None:
-    """Add to each slot of an answer who picked it, where two rankers did."""
+    """Add to each slot of an answer the ranker that picked it, where there were two."""
     for slot, team in zip(answer, teams or "", strict=False):
         slot["team"] = team
 
@@ -105,8 +104,8 @@ def candidate_fields(
 
 @dataclass(slots=True, kw_only=True)
 class Request:
-    """One slate to draw. arms: keys, or objects with `arm` (the key), `score` (None for none), `scores` and `features`:
-    what they state ends up in the context, see `statements.py`."""
+    """One slate to draw. arms: keys, or objects with `arm` (the key), `score`, `scores` and `features`, each optional;
+    `statements.py` moves what they state into the context."""
 
     policy: str | None = None
     experiment: str | None = None
@@ -123,15 +122,15 @@ class Request:
 
 
 def digest(request: Request) -> bytes:
-    """The digest by which a retry is recognised: of what the request says, whatever became of its person or of the
-    arms since. The order of arms does not matter."""
+    """The digest by which a retry is recognised. It covers what the request says, not what happened to its person or
+    arms since; the order of arms does not matter."""
     names = request.policy, request.experiment, request.session, request.user
     context = canonical.text(request.context) if request.context else "{}"
     return digest_of_texts(names, context, request.size, arms_text(request.arms), narrowing_words(request))
 
 
 def narrowing_words(request: Request) -> dict[str, Any]:
-    """The words of a request that take arms from it, beside the arms that it lists: names, in order, and texts."""
+    """The fields of a request that take arms away, beside the arms that it lists: names, in order, and texts."""
     words: dict[str, Any] = {}
     if request.block:
         words["block"] = sorted(set(request.block))
@@ -147,17 +146,18 @@ def arms_text(arms: Sequence[str] | None) -> str:
 
 
 def digest_of_texts(names: Sequence[str | None], context: str, size: int, arms: str, words: Mapping[str, Any]) -> bytes:
-    """`digest` of policy, experiment, session and user, of canonical texts, and of words that take arms."""
+    """The `digest` of names (policy, experiment, session, user), canonical texts, and the fields of
+    `narrowing_words`."""
     last = f",{canonical.text(dict(words))}" if words else ""
     return contents.digest(f"[{canonical.texts(names)},{context},{size},{arms}{last}]")
 
 
 @dataclass(kw_only=True, eq=False)
 class ServingVersion:
-    """The version that serves a policy, a route or a variant, as it stands in the snapshot of the group.
-    variants: that units are assigned to; by: the kind of these units, user or session. route: what the route that was
-    asked for serves; None where a policy or an experiment was. shadow: of the route, and its challenger's
-    distribution. price: of cost, where the policy has a budget; it becomes part of the context of a decision."""
+    """The version that serves a policy, a route or a variant, in the snapshot of the group.
+    variants: that units are assigned to; by: the kind of these units, user or session. route: what the route serves,
+    where the request named one. shadow: of the route; challenger: the distribution of the shadow's version. price: of
+    cost, where the policy has a budget; it is logged in the context."""
 
     version: Version
     head: Head
@@ -174,11 +174,10 @@ class ServingVersion:
 
 @dataclass(kw_only=True, eq=False)
 class SharedDistribution(ServingVersion):
-    """The distribution that requests of a group share: one version, one eligible set, one length, and the same values
-    of the context fields that the version reads.
-
-    candidates: how many of `case` are drawn, which the version then ranks; 0 where there is one stage. context: of one
-    of the requests; added: what the tool adds to the context of each."""
+    """The distribution that requests of a group share: they have the same version, eligible set, length, and values of
+    the context fields that the version reads.
+    candidates: how many candidates are drawn from `case`, which the version then ranks; 0 where there is one stage.
+    context: of one of the requests; added: what the tool adds to each context."""
 
     eligible: Eligible
     revision: int
@@ -190,14 +189,15 @@ class SharedDistribution(ServingVersion):
 
     @property
     def stateful(self) -> bool:
-        """Whether it depends on the visit so far, so that the requests of a visit are drawn one after another."""
+        """Whether the distribution depends on the visit so far, so that the requests of a visit are drawn one after
+        another."""
         return self.serving.trained is not None
 
 
 @dataclass(slots=True, eq=False)
 class PlannedRequest:
     """A request with its distribution. context: canonical JSON; digest: None without a request id; narrowed: the arms
-    that rules have left to it, None where there are none."""
+    that rules leave, None where there are no rules."""
 
     request: Request
     shared: SharedDistribution
@@ -207,17 +207,18 @@ class PlannedRequest:
 
 
 class Duplicate(NamedTuple):
-    """A request that was answered before: by a stored decision, or by an earlier request of the group.
-    earlier: the index of that request."""
+    """A request that was answered before: by a stored decision, or by an earlier request of the group, at index
+    `earlier`."""
 
     decision_id: int | None
     earlier: int | None
 
 
-# None: a request that is planned once the others of its group are stored, since its arms depend on what these do.
+# None: planned once the others of its group are stored, since its arms depend on them.
 Planned = PlannedRequest | InputError | Duplicate | None
 
 
 class Outdated(Exception):
-    """The plan of a group no longer holds: somebody stored one of its request ids, deleted decisions, perhaps with
-    contexts that it names, stopped the ramp of a route, or merged users; or other arms may be shown by now."""
+    """The plan of a group no longer holds. Another transaction stored one of its request ids, deleted decisions
+    (perhaps with contexts that the plan names), stopped the ramp of a route, or merged users; or other arms may be
+    shown now."""

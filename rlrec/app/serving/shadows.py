@@ -1,4 +1,4 @@
-"""The probability that a challenger would have given to what a route shows, beside each of its decisions."""
+"""The probability that a route's challenger gives to each slate that the route shows, stored with the decision."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from rlrec.times import format_time
 LEAST = -1e308  # stands for the log of 0
 
 
-# A challenger. decisions: that were weighed; weighed: those with an exact probability; mean_weight, ess: of its
-# probability over the propensity.
+# The figures of a challenger. decisions: that were shadowed; weighed: those with an exact probability; mean_weight,
+# ess: of the weights, the challenger's probability over the propensity.
 ShadowReport = TypedDict("ShadowReport", {
     "route": str, "shadow": str, "since": str, "until": str | None, "decisions": int, "weighed": int,
     "mean_weight": float | None, "ess": float | None, "started": NotRequired[bool], "stopped": NotRequired[bool],
@@ -35,8 +35,8 @@ def store(
     unit: Unit, planned: Mapping[int, PlannedRequest], ids: Sequence[int], slates: Sequence[DrawnSlate],
     step: Sequence[int], packed: Sequence[bytes], keys: Mapping[int, str],
 ) -> None:  # fmt: skip
-    """Store the route of each of these decisions, and the log of the probability with which a challenger would have
-    shown its slate; None where that has no exact one. ids, step, packed: the decisions, steps and histories of the
+    """Store the route of each of these decisions, and the log of the probability with which the challenger would have
+    shown its slate; None where there is no exact one. ids, step, packed: the decisions, steps and histories of the
     whole group; keys: of arms."""
     by_route = [(ids[index], plan.shared.route.route_id) for index, plan in planned.items() if plan.shared.route]
     routes.add_decisions(unit, by_route)
@@ -60,8 +60,8 @@ def store(
 def _log_probabilities(
     plans: Sequence[PlannedRequest], shown: Any, histories: History, keys: Mapping[int, str]
 ) -> Array | None:
-    """Log of the probability of slates (n, k) of arms of one eligible set, (n,); None where the challenger has no exact
-    one."""
+    """The log of the challenger's probability of slates (n, k) of arms of one eligible set, (n,); None where there is
+    no exact one."""
     shared, challenger = plans[0].shared, plans[0].shared.challenger
     assert challenger is not None
     if challenger.generator is not None or challenger.rankers:
@@ -73,9 +73,9 @@ def _log_probabilities(
             case = challenger.case(shared.eligible, arms, context, keys=keys, revision=shared.revision)
             return None if case.scores.samples else case.pages(shared.size).log_probabilities(shown)
         contexts = trained.encoded([plan.request.context for plan in plans])
-    except InputError:  # it cannot read this context; callers are served all the same
+    except InputError:  # the challenger cannot read this context; its failure must not stop the request
         return None
-    # each slate was shown in a state of its own
+    # each slate was shown in its own session state
     state = trained.states(contexts, histories, np.full(len(plans), shared.revision))
     logged = trained.log(trained.scores(state, arms, shared.revision), shown)
     with np.errstate(divide="ignore"):

@@ -1,4 +1,4 @@
-"""Requests that state scores and features of their arms, and rules of their page: these become part of the context,
+"""Statements of requests: scores and features of their arms, and rules of their page. They become part of the context,
 under `@arms` and `@page`."""
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rlrec.store.policies import arms
 
 
 def take_statements(requests: Sequence[Request | InputError]) -> Sequence[Request | InputError]:
-    """The requests with keys alone as their arms, and with what they state of these in their contexts."""
+    """The requests with plain keys as their arms, and with their statements moved into the contexts."""
     return [request if isinstance(request, InputError) else _take(request) for request in requests]
 
 
@@ -52,7 +52,7 @@ def _take(request: Request) -> Request | InputError:
 
 
 def _split(arms: Sequence[Any]) -> tuple[list[str], dict[str, dict[str, Any]]]:
-    """The keys of arms, and what is stated of each."""
+    """The keys of arms, and what is stated of each arm."""
     keys, entries = list[str](), dict[str, dict[str, Any]]()
     for arm in arms:
         if isinstance(arm, str):
@@ -68,9 +68,9 @@ def _split(arms: Sequence[Any]) -> tuple[list[str], dict[str, dict[str, Any]]]:
 def check_named_arms(
     unit: Unit, request: Request, catalogue: Sequence[int], groups: Mapping[str, Sequence[str]]
 ) -> None:
-    """Raises InputError where a rule of the page of a request names an arm that is unknown, not in the catalogue (ids,
-    ascending), or left out by the request itself, or a group of such arms. What other rules leave out lets it rest.
-    groups: the keys of their members."""
+    """Raises InputError where a rule of a request's page names an arm that is unknown, outside of the catalogue (ids,
+    ascending) or left out by the request itself, or a group of only such arms. Where other rules leave out the arm, the
+    rule just has no effect. groups: the keys of their members."""
     rules, listed_names = parse(request.context[PAGE]).names, request.arms
     members = {name: groups.get(name, (name,)) for name in rules}
     stored = arms.ids(unit, {key for keys in members.values() for key in keys})
