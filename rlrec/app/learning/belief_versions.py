@@ -1,4 +1,4 @@
-"""Versions of a policy: as commands show them, whether their beliefs hold the past, and copies of them."""
+"""Versions of a policy: their summaries, whether their beliefs have learned the past, and copies of their beliefs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rlrec.store.policies import beliefs, policies
 if TYPE_CHECKING:
     from rlrec.app.learning.slot_statistics import Totals
 
-# One version; `versions` are the numbers of all that its policy has.
+# One version; `versions`: the numbers of all versions of its policy.
 VersionSummary = TypedDict("VersionSummary", {
     "policy": str, "version": int, "kind": str, "params": dict[str, Any], "reward": str, "status": str,
     "versions": list[int],
@@ -33,7 +33,8 @@ def summary(unit: Unit, version: Version) -> VersionSummary:
 
 
 def is_complete(version: Version) -> bool:
-    """Whether a belief holds what it should: one that was rebuilt, the past that was mature when it was begun."""
+    """Whether a belief has learned all that it should: for a rebuilt one, the past that was mature when the rebuild
+    began."""
     record = version.learned_from
     if version.entered_to is None or "rebuilt_from" not in record:
         return True
@@ -41,7 +42,7 @@ def is_complete(version: Version) -> bool:
 
 
 def add_settled(unit: Unit, ledger: Ledger, version: Version, *, last: int) -> int:
-    """Enter the decisions after those that a belief holds, up to `last`: how many slots entered."""
+    """Enter into a belief the decisions after those that it has, up to `last`; returns how many slots entered."""
     from rlrec.app.learning.slot_statistics import BeliefFold
 
     first = max(version.since, (version.entered_to or 0) + 1)
@@ -55,11 +56,10 @@ def add_settled(unit: Unit, ledger: Ledger, version: Version, *, last: int) -> i
 
 
 def fork(unit: Unit, version: Version) -> tuple[Totals, int]:
-    """The sums of a belief without its immature slots, and the newest decision that they may hold.
-
-    A frozen belief is copied as it stands. From one that learns slots when they are `served`, the immature ones are
-    taken out; into one that learns them when they are `settled`, overdue ones that wait are let in. Within a policy ids
-    are in order of time, so that only those slots are read. Sums are faded until now.
+    """The sums of a belief without its immature slots, and the newest decision that they may include.
+    A frozen belief is copied as it is. From one that learns slots when they are `served`, immature slots are
+    subtracted; to one that learns them when they are `settled`, overdue slots that have not entered are added. Within a
+    policy ids are in order of time, so only these slots are read. Sums are discounted until now.
     """
     from rlrec.app.learning import slot_statistics
 
@@ -71,7 +71,7 @@ def fork(unit: Unit, version: Version) -> tuple[Totals, int]:
     newest_mature = decisions.newest_id(unit, policy, drawn_before=unit.now - version.reward.window_us)
     if version.entered_to is None:
         sign, first = -1.0, newest_mature + 1
-    elif settings.get(unit).has_exclusions:  # which of those that wait will enter is told when they do
+    elif settings.get(unit).has_exclusions:  # whether a waiting slot is excluded is decided when it enters
         return slot_statistics.stored_sums(unit, version, ordinal=now), version.entered_to
     else:
         sign, first, last = 1.0, version.entered_to + 1, newest_mature
@@ -82,12 +82,12 @@ def fork(unit: Unit, version: Version) -> tuple[Totals, int]:
 
 
 def adopt(unit: Unit, variant: Version, head: Head, *, ordinal: int) -> Version:
-    """The next version of a policy, with the belief of a variant of it as it stands; it learns what the policy serves
-    from now on. head: of the policy; ordinal: of the variant's. The caller holds the locks of both."""
+    """The next version of a policy, with the present belief of a variant of it; from now on it learns what the policy
+    serves. head: of the policy; ordinal: of the variant. The caller holds the locks of both."""
     from rlrec.app.learning import slot_statistics
 
     forgetting, newest = Forgetting.parse(variant.params), decisions.newest_id(unit, head.policy_id)
-    # the same buckets count as before, at the ordinal of this policy
+    # the same buckets count as before, at this policy's ordinal
     shift = forgetting.oldest(head.ordinal) - forgetting.oldest(ordinal)
     sums = slot_statistics.stored_sums(unit, variant, ordinal=ordinal)
     record = {
@@ -107,8 +107,8 @@ def copy(
     unit: Unit, source: Version, *, policy_id: int, number: int, status: str, seq: int, ordinal: int, sums: Totals,
     learned_from: Mapping[str, Any], entered_to: int | None = None, weights: Sequence[tuple[int, bytes]] | None = None,
 ) -> int:  # fmt: skip
-    """The id of a new version with these sums, as of the policy's `ordinal`, and with the source's prior and design;
-    its first delta is `seq`. weights: of arms, packed; None for the source's."""
+    """The id of a new version that has these sums, discounted to the policy's `ordinal`, and the prior and design of
+    the source; its first delta is `seq`. weights: of arms, packed; None for those of the source."""
     version_id = policies.add_version(
         unit, policy_id=policy_id, number=number, status=status, reward_id=source.reward.id, seq=seq, ordinal=ordinal,
         parent_id=source.id, parameters=source.parameters, entered_to=entered_to, learned_from=learned_from,
@@ -117,7 +117,7 @@ def copy(
     beliefs.add_weights(unit, version_id, beliefs.weights(unit, source.id) if weights is None else weights)
     if sums:
         beliefs.add(unit, version_id, seq=seq, changes=sums, ordinal=ordinal)
-    # what was spent, from which a copy goes on
+    # a copy continues the source's spend
     spend = {row[:2]: row[3:6] for row in beliefs.spend(unit, source.id)} if source.params.get("budget") else {}
     if spend:
         beliefs.add(unit, version_id, seq=seq, changes=spend)

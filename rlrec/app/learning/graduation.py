@@ -1,4 +1,5 @@
-"""From a bandit to a trained policy: version 1 draws slates as the bandit does, as nearly as the kind can."""
+"""A trained policy that starts from a bandit: its version 1 draws slates as the bandit does, as closely as its kind
+allows."""
 
 from __future__ import annotations
 
@@ -29,18 +30,19 @@ if TYPE_CHECKING:
     from rlrec.app.learning.warm_start import InitialBelief
 
 KIND = "gradient"
-NEWEST = 2_000  # decisions of the bandit whose eligible sets, contexts and sizes are those of the fit
-CASES = 500  # of these, at most
-HELD_OUT = 5  # of so many cases with contexts one is not fitted, and says what is left of the KL
-PAGES = 5_000  # slates that the fit draws, and as many again by which the KL is estimated
-CELLS = 20_000_000  # scores of a fit to all arms of position 1; beyond it arms are drawn, too
-START = 0.01  # arms on a slate, spread over all arms, in the scores that a fit begins with
+NEWEST = 2_000  # of the bandit's decisions, whose eligible sets, contexts and sizes are fitted
+CASES = 500  # most cases that are fitted
+HELD_OUT = 5  # every so many-th case with a context is not fitted but used to measure the remaining KL
+PAGES = 5_000  # slates drawn for the fit, and as many again to estimate the KL
+CELLS = 20_000_000  # most scores in a fit to all arms at position 1; beyond it, arms are drawn
+# added to an arm's frequency on slates, divided by the number of arms, in the scores that a fit starts from
+START = 0.01
 TINY = 1e-300
-LEAST = 0.02  # floor of a copy, unless another one is named
+LEAST = 0.02  # floor of a copy, unless one is given
 
 
 def source(unit: Unit, reference: str) -> Version:
-    """The version that is copied. Raises InputError for one that no trained policy can copy."""
+    """The version that is copied. Raises InputError where no trained policy can copy it."""
     version, _ = lookup.version(unit, reference)
     kind = designs.policy_of(version)
     if reason := _refusal(kind):
@@ -61,7 +63,7 @@ def _refusal(kind: Policy) -> str:
 
 
 def way_to_copy(version: Version) -> str:
-    """The commands that make a trained policy which starts as what a version served; empty where there are none."""
+    """The commands that create a trained policy which starts as what a version served; empty where there are none."""
     kind, create = designs.policy_of(version), "rlrec policy create"
     if not kind.served:
         learn = f"{create} BANDIT --kind softmax --from-log policy={version.policy.name}"
@@ -71,8 +73,8 @@ def way_to_copy(version: Version) -> str:
 
 
 def parameters(version: Version, typed: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters of the trained policy: those typed, and the exploration of the version that is copied, or LEAST
-    where that is less: what is hardly ever shown teaches nothing."""
+    """The parameters of the trained policy: those typed, with the exploration of the copied version as floor, at least
+    LEAST, since arms that are hardly ever shown teach nothing."""
     if "floor" in typed:
         return dict(typed)
     explored = designs.policy_of(version).exploration
@@ -86,7 +88,7 @@ def parameters(version: Version, typed: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def encoders(version: Version) -> dict[str, Encoder]:
-    """How the version reads contexts and arms; nothing for one that reads none."""
+    """The encoders of contexts and arms that the version uses; empty where it reads no context."""
     if not version.contextual:
         return {}
     design = Design.from_json(version.parameters)
@@ -98,7 +100,7 @@ def encoders(version: Version) -> dict[str, Encoder]:
 
 
 class _Case(NamedTuple):
-    """Requests that share an eligible set, a context where the version reads one, and a size; weight: how many."""
+    """Requests with the same eligible set, size and, where the version reads it, context. weight: their number."""
 
     arms: tuple[int, ...]
     context: Mapping[str, Any]
@@ -107,8 +109,8 @@ class _Case(NamedTuple):
 
 
 def graduate(unit: Unit, version: Version, initial: InitialBelief, typed: Mapping[str, Any]) -> InitialBelief:
-    """The belief of a trained policy, with the weights that copy a version as it stands; its record has the KL that
-    remains. initial: the belief without weights. Raises InputError where the version has no exact probabilities."""
+    """The belief of a trained policy with weights that copy a version; its record has the KL that remains. initial: the
+    belief without weights. Raises InputError where the version has no exact probabilities."""
     draft = designs.unstored(KIND, typed, version.reward)
     draft = replace(draft, parameters=initial.parameters)
     return _Graduation(unit, version, cast(Gradient, designs.policy_of(draft))).belief(initial)
@@ -128,7 +130,7 @@ class _Graduation:
         self.contextual = bool(designs.policy_of(version).reads)
 
     def belief(self, initial: InitialBelief) -> InitialBelief:
-        """The belief, with weights and KL."""
+        """The belief with fitted weights, whose record has the KL."""
         cases = self._cases()
         fitted = self.policy.zero_parameters(len(self.arms))
         closed = len({(case.arms, case.size) for case in cases}) == 1 and cases[0].size == 1 and not self.contextual
@@ -136,7 +138,7 @@ class _Graduation:
             fitted["bias"][self._index(case.arms)] = self._start(case)
         kl = 0.0
         if cases:
-            # contexts that the fit does not see say what it is worth in new ones
+            # cases held out from the fit measure what it is worth in new contexts
             measured = cases[HELD_OUT - 1 :: HELD_OUT] if self.contextual else []
             fitted_cases = [case for number, case in enumerate(cases, 1) if number % HELD_OUT] if measured else cases
             if not closed:
@@ -151,7 +153,7 @@ class _Graduation:
         )  # fmt: skip
 
     def _learned_from(self) -> dict[str, Any]:
-        """The record of the decisions that a version which learns has learned from, mature or not."""
+        """The record of the decisions that a learning version has learned from, mature or not."""
         if not self.version.learning:
             return {}
         policy, since = self.version.policy, self.version.since
@@ -162,8 +164,8 @@ class _Graduation:
         }  # fmt: skip
 
     def _cases(self) -> list[_Case]:
-        """The requests of the newest decisions of the policy, or of the log where it served nothing, or no context that
-        says anything; the most frequent first; without a log, all active arms in an empty context. Raises InputError
+        """The requests of the policy's newest decisions, most frequent first. Where it served nothing, or only empty
+        contexts, the requests of the whole log; without a log, all active arms in an empty context. Raises InputError
         where the version reads contexts, and those of the log are empty."""
         policy_requests = decisions.newest_requests(self.unit, self.version.policy.id, limit=NEWEST)
         read = self.contextual
@@ -187,11 +189,12 @@ class _Graduation:
         ]
 
     def _index(self, ids: Sequence[int]) -> Index:
-        """Index of arms among all of them."""
+        """The indices of these arms among all arms."""
         return np.searchsorted(self.arms, np.array(ids, np.int64))
 
     def _start(self, case: _Case) -> Array:
-        """Scores by how often each arm stands anywhere on a slate of the case: at size 1 these copy the version."""
+        """Start scores, by how often each arm stands anywhere on a slate of the case; at size 1 these copy the
+        version."""
         pages = self._distribution(case).pages(case.size)
         shown = pages.first if case.size == 1 else np.nan_to_num(pages.marginals).sum(axis=0) / case.size
         return imitation.scores(shown if case.size == 1 else shown + START / len(shown), self.policy)
@@ -205,8 +208,8 @@ class _Graduation:
         return distribution
 
     def _slates(self, cases: Sequence[_Case], *, seed: int) -> list[LoggedSlates]:
-        """Slates that the version draws in these cases, by eligible set, each as often as its `gain`: all arms, where
-        that is few enough, else drawn by a seed."""
+        """Slates of the version in these cases, by eligible set, weighted by `gain`: every arm, where these are few
+        enough, else slates drawn with a seed."""
         expected = all(case.size == 1 for case in cases) and sum(len(case.arms) ** 2 for case in cases) <= CELLS
         total, groups = sum(case.weight for case in cases), defaultdict[tuple[tuple[int, ...], int], list[Any]](list)
         for number, case in enumerate(cases):
@@ -228,7 +231,7 @@ class _Graduation:
     def _logged(
         self, arm_ids: tuple[int, ...], x: Array, shown: Index, weight: Array, log_served: Array
     ) -> LoggedSlates:
-        """Slates of one eligible set as the gradient reads them: at the beginning of a visit."""
+        """Slates of one eligible set as the gradient reads them, all at the beginning of a visit."""
         n, index = len(x), self._index(arm_ids)
         session = np.zeros((n, len(self.policy.names) - x.shape[1]))
         nothing = np.empty(0, np.int64)

@@ -1,5 +1,5 @@
-"""The beliefs of a policy with what they hold of its log: which slots and events, and what these add up to; and the
-sums that a version started from, of a log that it was fitted to, or of the belief of which it is a copy."""
+"""The slots and events of the log that each belief of a policy contains, and their sums; and the sums that a version
+started from: a log that it was fitted to, or a belief that it copied."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from rlrec.store.log.reader import Batch
 from rlrec.store.policies import policies
 from rlrec.store.upkeep import audit, removals
 
-HELD_UNTIL = "held_until"  # in the record of a retired version: the last change before it ended
+HELD_UNTIL = "held_until"  # the key, in the record of a retired version, of the last change before it was retired
 
 
 class Extent(NamedTuple):
-    """The slots and events that a belief holds: decisions up to `last`, events up to change `seq` (None: all), faded
-    until `ordinal`. `distinct` is 0 where all beliefs of its policy that learn the same reward are equal."""
+    """The slots and events that a belief contains: decisions up to `last`, events up to change `seq` (None: all),
+    discounted to `ordinal`. `distinct` is 0 where all beliefs of its policy that learn the same reward are equal."""
 
     distinct: int
     reward_id: int
@@ -41,8 +41,8 @@ class Extent(NamedTuple):
 def provenance(
     version: Version, by_id: Mapping[int, Version], now: int, *, roots: Collection[str] = ("learning",)
 ) -> tuple[Version, Extent] | None:
-    """The learning belief that a version is or was frozen from, and its extent; None where that is not known.
-    now: the policy's ordinal; roots: the status of beliefs that frozen ones are traced back to."""
+    """The learning belief that a version is, or was frozen from, and its extent; None where that is not known.
+    now: the policy's ordinal; roots: statuses at which the search for the origin of a frozen belief ends."""
     if version.learning:
         return version, Extent(_distinct(version), version.reward.id, version.entered_to, None, now)
     if version.status != "frozen":
@@ -63,28 +63,28 @@ def _distinct(version: Version) -> int:
 
 
 def sums(fold: BeliefFold, batch: Batch, last: int | None) -> Totals:
-    """The sums of the slots of a batch that a belief holds, up to a decision."""
+    """The sums of the slots of a batch that a belief contains, up to decision `last`."""
     impressions = reward_log.with_rewards(batch, fold.version.reward, settled_only=False)
     rows = ~batch.slots["censored"] & (batch.slots["decision_id"] >= fold.version.since) & fold.entering(batch.slots)
     return fold.sums(impressions, rows=rows if last is None else rows & (batch.slots["decision_id"] <= last))
 
 
 def drawn_sums(fold: BeliefFold, batch: Batch, last: int | None) -> Totals:
-    """The sums of the slots of a batch, of one policy, that this store drew and a belief holds, up to a decision; none
-    where it is a belief of another policy."""
+    """The sums of the slots of a batch (of one policy) that this store drew and a belief contains, up to decision
+    `last`; empty where the belief is of another policy."""
     rows = drop_imported(batch)
     concerns = len(rows) and rows.slots["policy_id"][0] == fold.version.policy.id
     return sums(fold, rows, last) if concerns else {}
 
 
 def drop_imported(batch: Batch) -> Batch:
-    """The rows of a batch that this store drew: imported decisions teach no belief."""
+    """The rows of a batch that this store drew; no belief learns from imported decisions."""
     imported = batch.slots["imported"]
     return Batch(slots=take(batch.slots, ~imported), events=batch.events) if imported.any() else batch
 
 
 def as_of(batch: Batch, seq: int | None) -> Batch:
-    """The batch as it stood after change `seq`; None: as it stands."""
+    """The batch as it was after change `seq`; None: as it is."""
     if seq is None:
         return batch
     past = Batch(slots=batch.slots, events=take(batch.events, batch.events["seq"] <= seq))
@@ -92,27 +92,28 @@ def as_of(batch: Batch, seq: int | None) -> Batch:
 
 
 def censored(batch: Batch) -> Flags:
-    """Which slots are censored by the last of their `!censor` events, (n,)."""
+    """Which slots of a batch the last of their `!censor` events censors, (n,)."""
     events = take(batch.events, batch.events["kind"] == CENSOR)
     events = take(events, np.argsort(events["number"], kind="stable"))
     width = int(max(batch.slots["position"].max(initial=0), events["position"].max(initial=0))) + 1
-    slots = batch.slots["decision_id"] * width + batch.slots["position"]  # ascending, as they were read
+    # ascending, in the order in which they were read
+    slots = batch.slots["decision_id"] * width + batch.slots["position"]
     row, exists = look_up(slots, events["decision_id"] * width + events["position"])
     flags = np.zeros(len(slots), np.bool_)
-    flags[row[exists]] = events["value"][exists] == 1.0  # of several events of one slot the last one stays
+    flags[row[exists]] = events["value"][exists] == 1.0  # the last event of a slot overwrites earlier ones
     return flags
 
 
 @dataclass(frozen=True, kw_only=True)
 class Holding:
-    """A version, the extent of the log that its belief holds, and the fold of the belief that it comes from."""
+    """A version, the extent of the log that its belief contains, and the fold of the belief that it comes from."""
 
     version: Version
     extent: Extent
     fold: BeliefFold
 
     def sums(self, batch: Batch) -> Totals:
-        """The sums of those slots of a batch, of one policy, that a belief holds."""
+        """The sums of the slots of a batch, of one policy, that the belief contains."""
         totals = drawn_sums(self.fold, as_of(batch, self.extent.seq), self.extent.last)
         if self.fold.policy.allowance is not None and self.version.learning:
             decision_ids = sorted(set(batch.slots["decision_id"].tolist()))
@@ -121,7 +122,7 @@ class Holding:
 
 
 def spend(unit: Unit, version: Version, budget: Budget, decision_ids: Collection[int] | None = None) -> Totals:
-    """The spend of the decisions of a policy since a learning version was made, or of these among them."""
+    """The spend of a policy's decisions since a learning version was created, or only of these decisions."""
     rows = audit.spend(
         unit, version.policy.id, kind=budget.event, slice_us=budget.slice_us, offset_us=budget.offset_us,
         after=version.seq, decision_ids=decision_ids,
@@ -133,7 +134,7 @@ def spend(unit: Unit, version: Version, budget: Budget, decision_ids: Collection
 
 
 def trace_holdings(unit: Unit, versions: Sequence[Version]) -> list[Holding]:
-    """The beliefs of one policy whose slots are known."""
+    """The beliefs of one policy whose slots are known, with their extents."""
     by_id, now = {version.id: version for version in versions}, policies.ordinal(unit, versions[0].policy.id)
     holdings = []
     for version in versions:
@@ -150,7 +151,7 @@ def trace_holdings(unit: Unit, versions: Sequence[Version]) -> list[Holding]:
 
 
 def _extent_of_retired(unit: Unit, version: Version) -> Extent:
-    """The extent of a belief that learned until it was retired: up to its last change, corrections left out."""
+    """The extent of a belief that learned until it was retired: up to its last change, without corrections."""
     seq = int(version.learned_from.get(HELD_UNTIL) or removals.last_change(unit, version.id))
     last = removals.newest_until(unit, version.policy.id, seq)
     if version.entered_to is not None:
@@ -158,12 +159,12 @@ def _extent_of_retired(unit: Unit, version: Version) -> Extent:
     return Extent(version.id, version.reward.id, last, seq, version.ordinal)
 
 
-# -- what a version started from --
+# -- the origins of a version --
 
 
 @dataclass(frozen=True, kw_only=True)
 class FittedLog:
-    """A log that a version was fitted to, with the events that had been received by a time; its sums count `weight`."""
+    """A log that a version was fitted to, with the events received by a time; `weight` multiplies its sums."""
 
     log: LearnedFrom
     received_by: int
@@ -171,38 +172,40 @@ class FittedLog:
     weight: float
 
     def sums(self, batch: Batch) -> Totals:
-        """The sums of those slots of a batch that the version was fitted to."""
+        """The sums of the slots of a batch that the version was fitted to."""
         past = _received_by(batch, self.received_by)
         rows = self.log.rows(past.slots) & ~past.slots["censored"] & self.fold.entering(past.slots)
         if not rows.any():
             return {}
-        timeless = {name: column for name, column in past.slots.items() if name != "ordinal"}  # a log does not fade
+        # the log of a fit does not fade
+        timeless = {name: column for name, column in past.slots.items() if name != "ordinal"}
         rewarded = reward_log.with_rewards(Batch(slots=timeless, events=past.events), self.fold.version.reward)
         return {key: self.weight * numbers for key, numbers in self.fold.sums(rewarded, rows=rows).items()}
 
 
 @dataclass(frozen=True, kw_only=True)
 class CopiedBelief:
-    """The belief of another policy: its decisions up to `last`, with the events that had been received by a time."""
+    """The belief of another policy, which was copied: its decisions up to `last`, with the events received by a
+    time."""
 
     last: int
     received_by: int
     fold: BeliefFold
 
     def sums(self, batch: Batch) -> Totals:
-        """The sums of those slots of a batch that were copied."""
+        """The sums of the slots of a batch that the copied belief contains."""
         return drawn_sums(self.fold, _received_by(batch, self.received_by), self.last)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MovedOrigin:
-    """An origin of a belief that was copied to buckets so much later."""
+    """An origin of a copied belief whose buckets were moved by `buckets`."""
 
     origin: Origin
     buckets: int
 
     def sums(self, batch: Batch) -> Totals:
-        """The sums of those slots of a batch that the origin holds, in their new buckets."""
+        """The sums of the slots of a batch that the origin contains, in their new buckets."""
         return {(bucket + self.buckets, arm): numbers for (bucket, arm), numbers in self.origin.sums(batch).items()}
 
 
@@ -210,20 +213,20 @@ Origin = FittedLog | CopiedBelief | Holding | MovedOrigin
 
 
 def origins(unit: Unit, version: Version, by_id: Mapping[int, Version], *, ordinal: int) -> list[Origin]:
-    """The origins of a belief, weighed as they count at the policy's `ordinal`; none for a version that is trained."""
+    """The origins of a belief, weighted as they count at the policy's `ordinal`; empty for a trained version."""
     if not kinds.load(version.policy.kind).online:
         return []
     record, parent, result = version.learned_from, by_id.get(version.parent_id or 0), list[Origin]()
     fold = BeliefFold(unit, version, ordinal=ordinal)
     if "selection" in record:
-        is_new = "rebuilt_from" not in record  # a rebuilt belief is fitted to all that had matured by then
+        is_new = "rebuilt_from" not in record  # a rebuilt belief is fitted to all slots that were mature then
         result.append(FittedLog(
             log=lineage.from_log(version, record if is_new else {**record, "now": version.created_at}),
             received_by=version.created_at, fold=fold, weight=fold.forgetting.discount**ordinal,
         ))  # fmt: skip
     if parent is None or not ("policy_id" in record or not record):
         return result
-    # a belief that came from a variant goes by the ordinals of that policy
+    # a belief that was a variant's counts by the ordinals of the variant's policy
     copied_at = int(record.get("ordinal", version.ordinal))
     buckets = fold.forgetting.oldest(version.ordinal) - fold.forgetting.oldest(copied_at)
     ordinal += copied_at - version.ordinal
@@ -231,7 +234,7 @@ def origins(unit: Unit, version: Version, by_id: Mapping[int, Version], *, ordin
         copied = BeliefFold(unit, parent, ordinal=ordinal)
         if record:
             result.append(CopiedBelief(last=int(record["last_id"]), received_by=version.created_at, fold=copied))
-        else:  # a frozen version, which is copied as it stands
+        else:  # a frozen version, which is copied as it is
             siblings = [sibling for sibling in by_id.values() if sibling.policy.id == parent.policy.id]
             traced = trace_holdings(unit, siblings)
             result += [holding for holding in traced if holding.version.id == parent.id]
@@ -240,7 +243,7 @@ def origins(unit: Unit, version: Version, by_id: Mapping[int, Version], *, ordin
 
 
 def _received_by(batch: Batch, time: int) -> Batch:
-    """The batch as it stood at a time."""
+    """The batch as it was at a time."""
     past = Batch(slots=batch.slots, events=take(batch.events, batch.events["received_at"] <= time))
     flags = np.where(batch.slots["imported"], batch.slots["censored"], censored(past))
     return Batch(slots=batch.slots | {"censored": flags}, events=past.events)

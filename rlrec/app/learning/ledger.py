@@ -1,7 +1,6 @@
-"""How beliefs change: the rewards of slots before and after, collected over a transaction and written once, under the
-policy's lock.
-
-Plain Python: a single `feedback` loads no numpy.
+"""How beliefs change: the rewards of slots before and after are collected over a transaction and written once, while it
+holds the policy's lock.
+Plain Python, so that a single `feedback` loads no numpy.
 """
 
 from __future__ import annotations
@@ -39,13 +38,13 @@ if TYPE_CHECKING:
     from rlrec.policy.beliefs.base import Policy
     from rlrec.policy.beliefs.budget import Budget
 
-OVERDUE = 1_000  # slots that any writing command of a policy lets in at most
-PENDING = 50_000  # changes of one belief that are held before they are added up
+OVERDUE = 1_000  # overdue slots that one writing command enters at most
+PENDING = 50_000  # changes of one belief that are collected before they are summed
 
 
 class SlotKey(NamedTuple):
-    """The fields of a slot that a belief can depend on; those that its policy does not need are 0, so that slots which
-    add the same have equal keys, and are counted."""
+    """The fields of a slot that a belief can depend on. Fields that the policy does not need are 0, so that slots with
+    equal effects have equal keys, and are counted."""
 
     arm_id: int
     ordinal: int = 0
@@ -54,15 +53,15 @@ class SlotKey(NamedTuple):
     propensity: float = 0.0
 
 
-# A slate as it was served: its slots (position, arm, propensity and marginal of each; further fields are not read), the
-# ordinal of its decision, and the id of its context.
+# A served slate: its slots (position, arm, propensity and marginal of each; further fields are not read), the ordinal
+# of its decision, and the id of its context.
 ServedSlate = tuple[Sequence[Row], int, int]
 
 
 class SlotFields:
-    """Which fields of slots the learning beliefs of one policy depend on.
-
-    kinds: by version, since they may count by different curves. budget: of the policy, whose spend they hold."""
+    """The fields of slots that the learning beliefs of one policy depend on.
+    kinds: by version, since versions may count by different curves. budget: of the policy, whose spend beliefs
+    include."""
 
     def __init__(self, versions: Sequence[Version]) -> None:
         self.kinds = {version.id: kinds.make(version.policy.kind, version.params) for version in versions}
@@ -75,7 +74,7 @@ class SlotFields:
         self.arm_alone = not (self.ordinal or self.context or self.position or self.propensity)
 
     def key(self, arm_id: int, ordinal: int, context_id: int, position: int, propensity: float) -> SlotKey:
-        """The key of a slot: without the fields on which nothing depends."""
+        """The key of a slot, with 0 for the fields that nothing depends on."""
         if self.arm_alone:
             return self.arm_key(arm_id)
         return SlotKey(
@@ -90,23 +89,22 @@ class SlotFields:
         return [self.key(arm, ordinal, context_id, position, shown.get(position, 0.0)) for position, arm, *_ in slots]
 
 
-# Which events change the learning beliefs of a policy: the age up to which one counts in all of them (-1 where they may
-# not hold its decision), the kinds that change any of them, and the fields of slots that matter.
+# The events that change the learning beliefs of a policy: the age up to which an event counts in all of them (-1 where
+# some may not include its decision), the kinds that change any of them, and the fields of slots that matter.
 EventScope = tuple[float, Set[str], SlotFields]
 EventValues = tuple[tuple[str, float], ...]  # kind and value of the events of a slot
-RewardChange = tuple[float | None, float | None]  # of a slot: before and after; None: it is not in the belief
+RewardChange = tuple[float | None, float | None]  # of a slot: before and after; None where it is not in the belief
 
 
 class Unordered(Exception):
-    """A policy is wanted whose id lies before one that is locked: waiting for it could be a deadlock."""
+    """The lock of a policy is needed whose id is below that of a locked one. To wait for it could cause a deadlock."""
 
 
 class Ledger:
-    """The policies of one transaction, locked in order; their learning beliefs; the changes of these.
-
-    `seq` of a policy is the number of the change that this transaction makes: decisions and events carry it, and every
-    belief that changes gets one delta under it. It is raised when it is first asked for: who changes nothing leaves
-    no trace.
+    """The policies of one transaction, locked in order, with their learning beliefs and the changes of these.
+    The `seq` of a policy is the number of the change that this transaction makes: decisions and events store it, and
+    every belief that changes gets one delta with it. It is raised at its first use, so a transaction without changes
+    leaves none.
     """
 
     def __init__(self, unit: Unit, policy_ids: Collection[int]) -> None:
@@ -117,20 +115,20 @@ class Ledger:
         self._settled = set[int]()
         self._seq: dict[int, int] = {}
         self._scope: dict[int, EventScope | None] = {}
-        self.ordinal: dict[int, int] = {}  # how many decisions a policy that forgets has made
+        self.ordinal: dict[int, int] = {}  # the number of decisions of a policy that forgets
         self._fields: dict[int, SlotFields] = {}
-        # by policy and version: how many slots changed their reward so, and what earlier ones add up to
+        # by policy and version: how many slots have each change of reward; and the sums of earlier changes
         self._pending: dict[tuple[int, int], dict[tuple[SlotKey, RewardChange], int]] = defaultdict(dict)
         self._sums: dict[tuple[int, int], dict[BeliefKey, Any]] = defaultdict(dict)
         self._spend: dict[int, dict[BeliefKey, list[float]]] = defaultdict(dict)  # by policy: slots, cost, known costs
-        # by version: arms whose sums were written, and what these are where it is known
+        # by version: the arms whose sums were written, and these sums where they are known
         self._changed: dict[int, dict[int, Sums | None]] = defaultdict(dict)
-        self._omitting = set[int]()  # versions that left decisions out
-        self._omissions: Set[tuple[int, int]] = frozenset()  # of these, and decisions whose events come
+        self._omitting = set[int]()  # versions that left out decisions
+        self._omissions: Set[tuple[int, int]] = frozenset()  # pairs of these versions and of decisions that get events
         self.lock(policy_ids)
 
     def lock(self, policy_ids: Collection[int]) -> None:
-        """Lock those of these policies that are not locked yet. Raises Unordered where that could be a deadlock."""
+        """Lock the policies among these that are not locked. Raises Unordered where waiting could cause a deadlock."""
         new = set(policy_ids) - self._locked
         if not new:
             return
@@ -146,20 +144,20 @@ class Ledger:
                 self._omitting.add(version.id)
 
     def require(self, policy_ids: Collection[int]) -> None:
-        """Lock policies after sessions are locked. Raises Unordered where that could be a deadlock."""
+        """Lock policies after sessions are locked. Raises Unordered where waiting could cause a deadlock."""
         if self.unit.postgres and not self._locked.issuperset(policy_ids):
             raise Unordered
         self.lock(policy_ids)
 
     def ordinals(self, policy_id: int, count: int, *, forgetting: Forgetting) -> range:
         """The ordinals of the next decisions of a policy that forgets.
-
-        They are counted even where no version learns: one that is rebuilt later will."""
+        They are counted even where no version learns, since a version that is rebuilt later learns from these
+        decisions."""
         first = self.ordinal[policy_id] + 1
         self.ordinal[policy_id] += count
         policies.raise_ordinal(self.unit, policy_id, by=count)
         fade = forgetting.discount**count
-        for (changed, _), sums in self._sums.items():  # what was added up so far has grown older
+        for (changed, _), sums in self._sums.items():  # the sums collected so far are now older
             if changed == policy_id:
                 sums.update({key: [fade * number for number in numbers] for key, numbers in sums.items()})
         return range(first, first + count)
@@ -181,11 +179,10 @@ class Ledger:
     def apply_events(
         self, changed: Sequence[Row], *, stored: Mapping[int, Sequence[Event]], arms: Mapping[tuple[int, int], int]
     ) -> None:
-        """Replace the rewards of slots by those after new events. changed: of each decision its id, its policy, its
-        time, whether it was imported, the arm of the slot that is named first, ordinal, context, and rows of Event.
-
-        stored: the earlier events of each decision; arms: by decision and position, of further slots. Slots with equal
-        keys and equal events have equal rewards: they are counted, and derived once."""
+        """Replace the rewards of slots by the rewards after new events. changed: for each decision its id, policy,
+        time, whether it was imported, the arm of the first slot that is named, ordinal, context, and rows of Event.
+        stored: the earlier events of each decision; arms: of further slots, by decision and position. Slots with equal
+        keys and equal events have equal rewards, which are computed once and counted."""
         scopes = {policy_id: self._find_scope(policy_id) for policy_id in {row[1] for row in changed}}
         if self._omitting:
             from rlrec.store.log import exclusions
@@ -198,7 +195,7 @@ class Ledger:
             for number, slots in (decisions.propensities(self.unit, weighed_ids) if weighed_ids else {}).items()
             for position, propensity in slate_propensities(slots).items()
         }
-        identical: list[tuple[int, SlotKey, EventValues, EventValues]] = []  # policy, slot, its events before, new ones
+        identical: list[tuple[int, SlotKey, EventValues, EventValues]] = []  # policy, slot, earlier events, new events
         for decision_id, policy_id, served_at, imported, arm_id, ordinal, context_id, new in changed:
             scope = scopes[policy_id]
             if imported or scope is None:
@@ -208,7 +205,7 @@ class Ledger:
             if fields.budget is not None:
                 self._charge_costs(fields.budget, policy_id, served_at, past, new, arm_id, arms)
             timed = safe_age < inf and (past or any(row[4] - served_at > safe_age for row in new))
-            if len(new) == 1 and not timed:  # most lines
+            if len(new) == 1 and not timed:  # true of most lines
                 position, kind, value = new[0][1:4]
                 if position is not None and kind in weighed:
                     if fields.arm_alone:
@@ -237,7 +234,8 @@ class Ledger:
                 self.replace(version, key, change, times=times)
 
     def _reward_changes(self, policy_id: int, old: EventValues, new: EventValues) -> list[RewardChange]:
-        """The rewards of a slot by each learning belief of a policy, before and after events that are in time."""
+        """The rewards of a slot in each learning belief of a policy, before and after new events, which are all in
+        time."""
         old_events, all_events = (
             [Event(0, 1, kind, value, at=0, received_at=0) for kind, value in values] for values in (old, old + new)
         )
@@ -247,7 +245,7 @@ class Ledger:
         ]
 
     def _find_scope(self, policy_id: int) -> EventScope | None:
-        """The scope of events in the learning beliefs of a policy; None where it has none."""
+        """The scope of events for the learning beliefs of a policy; None where it has none."""
         if policy_id not in self._scope:
             learning = self.learning[policy_id]
             windows = [version.reward.window_us for version in learning if version.reward.late == "ignore"]
@@ -265,7 +263,8 @@ class Ledger:
         self, policy_id: int, decision_id: int, served_at: int, keys: Mapping[int, SlotKey], past: Iterable[Event],
         new: Iterable[Row],
     ) -> None:  # fmt: skip
-        """Replace the rewards of one decision's slots where its time, or that of an event, decides what counts."""
+        """Replace the rewards of one decision's slots where what counts depends on the time of the decision or of an
+        event."""
         holding = [
             version
             for version in self.learning[policy_id]
@@ -285,7 +284,7 @@ class Ledger:
     # -- slots --
 
     def replace(self, version: Version, key: SlotKey, change: RewardChange, *, times: int = 1) -> None:
-        """Replace the reward with which a slot, or several with equal keys, stand in a belief."""
+        """Replace the reward that a slot has in a belief; times: the number of slots with this key and change."""
         if change[0] == change[1]:
             return
         pending = self._pending[version.policy.id, version.id]
@@ -294,8 +293,8 @@ class Ledger:
             self._add_up(version)
 
     def serve(self, policy_id: int, served: Sequence[ServedSlate], *, charged: Sequence[ServedSlate] = ()) -> None:
-        """Enter slots that are served into every belief that learns `served`, with the default reward. charged: those
-        that count as spend of a policy with a budget, whether a belief learns from them or not."""
+        """Enter served slots, with the default reward, into every belief that learns them when they are served.
+        charged: the slots that count as spend of a policy with a budget, whether a belief learns from them or not."""
         if not self.learning[policy_id]:
             return
         fields = self.fields(policy_id)
@@ -314,7 +313,8 @@ class Ledger:
                     self.replace(version, key, (None, version.reward.default), times=times)
 
     def omit(self, versions: Sequence[Version], *, first: int, last: int) -> set[int]:
-        """The decisions of a range of ids, of one policy, that beliefs leave out since they are excluded now."""
+        """The decisions, in a range of ids of one policy, that these beliefs leave out because they are excluded
+        now."""
         from rlrec.app.inputs import filters
         from rlrec.store.log import exclusions, settings
         from rlrec.store.log.selected import Selection
@@ -336,7 +336,7 @@ class Ledger:
         self, budget: Budget, policy_id: int, served_at: int, past: Iterable[Event], new: Sequence[Row], arm_id: int,
         arms: Mapping[tuple[int, int], int],
     ) -> None:  # fmt: skip
-        """Count the costs among new events of a decision, in the period of the decision however late they come."""
+        """Count the costs among a decision's new events, in the period of the decision, however late they come."""
         paid = {event.position for event in past if event.kind == budget.event}
         for row in new:
             decision_id, position, kind, value = row[:4]
@@ -352,9 +352,8 @@ class Ledger:
     # -- slots whose window is over --
 
     def settle(self, policy_ids: Iterable[int] | None = None) -> None:
-        """Enter slots whose window is over into the beliefs that learn `settled`, oldest first.
-
-        policy_ids: None for all that are locked; each of them is looked at once.
+        """Enter slots whose window is over into the beliefs that learn them when they are settled, oldest first.
+        policy_ids: None for all locked policies; each policy is checked once.
         """
         new = (self._locked if policy_ids is None else set(policy_ids)) - self._settled
         self._settled |= new
@@ -378,7 +377,7 @@ class Ledger:
         self.mark_entered(version, ids[-1])
 
     def overdue(self, version: Version, limit: int) -> list[int]:
-        """Decisions whose slots, at most `limit`, are to enter a belief now, oldest first."""
+        """The decisions, oldest first, whose slots (at most `limit`) should now enter a belief."""
         assert version.entered_to is not None
         return decisions.find_overdue(
             self.unit, version.policy.id, first=version.entered_to + 1,
@@ -386,7 +385,7 @@ class Ledger:
         )  # fmt: skip
 
     def mark_entered(self, version: Version, decision_id: int) -> None:
-        """Store that the belief holds every decision up to this one."""
+        """Store that the belief includes every decision up to this one."""
         policies.enter(self.unit, version.id, entered_to=decision_id)
         learning = self.learning[version.policy.id]
         learning[learning.index(version)] = replace(version, entered_to=decision_id)
@@ -404,7 +403,7 @@ class Ledger:
                 beliefs.add(self.unit, version.id, seq=self.seq(version.policy.id), changes=spend)
 
     def _add_up(self, version: Version) -> None:
-        """Add pending changes to the sums, at the weight that their slots have now."""
+        """Add pending changes to the sums, with the present weights of their slots."""
         policy_id = version.policy.id
         pending, fields = self._pending.pop((policy_id, version.id), {}), self.fields(policy_id)
         if pending:
@@ -418,7 +417,7 @@ class Ledger:
                 sums[key] = numbers if old is None else [*map(add, old, numbers)]
 
     def _fold(self, version: Version, pending: Mapping[tuple[SlotKey, RewardChange], int]) -> dict[BeliefKey, Any]:
-        """The sums of changes whose statistics take arrays."""
+        """The sums of changes of a kind whose statistics need arrays."""
         from rlrec.app.learning.slot_statistics import BeliefFold
 
         counts = defaultdict[CountedSlot, float](float)
@@ -429,7 +428,7 @@ class Ledger:
         return BeliefFold(self.unit, version, ordinal=self.ordinal[version.policy.id]).changes(counts)
 
     def write(self, version: Version, changes: Mapping[BeliefKey, Any]) -> None:
-        """Store changes of a belief; they refer to the policy's present ordinal."""
+        """Store the changes of a belief, made at the policy's present ordinal."""
         policy_id = version.policy.id
         discount = self.fields(policy_id).forgetting.discount
         ordinal = self.ordinal[policy_id] if discount < 1 else 0
@@ -439,8 +438,8 @@ class Ledger:
         self._changed[version.id].update((arm, stored.get((0, arm))) for _, arm in changes)
 
     def changes(self) -> dict[int, tuple[int, dict[int, Sums | None]]]:
-        """By version that learns, the number of this transaction's change and the arms that it concerns, with their
-        sums after it where these are known."""
+        """By learning version: the number of this transaction's change, and the arms that it concerns, with their new
+        sums where these are known."""
         numbered = ((seq, version.id) for policy_id, seq in self._seq.items() for version in self.learning[policy_id])
         return {version_id: (seq, self._changed[version_id]) for seq, version_id in numbered}
 
@@ -448,7 +447,7 @@ class Ledger:
 def _sum_changes(
     pending: Mapping[tuple[SlotKey, RewardChange], int], fields: SlotFields, kind: Policy, *, ordinal: int
 ) -> dict[BeliefKey, list[float]]:
-    """The sums of changes when the policy has made `ordinal` decisions, in plain Python."""
+    """The sums of changes at the policy's `ordinal`, in plain Python."""
     forgetting, needs, nothing = fields.forgetting, kind.needs, (0.0,) * kind.width
     sums = dict[BeliefKey, list[float]]()
     differences: dict[Any, list[float]] = {}
@@ -476,8 +475,7 @@ def _values(rows: Iterable[Row], position: int | None, weighed: Set[str]) -> Eve
 
 
 def slot_reward(version: Version, events: Collection[Event], *, served_at: int) -> float | None:
-    """The reward of a slot in a belief that holds it, from its events as they were stored; None while it is
-    censored."""
+    """The reward of a slot in a belief that includes it, from its events in stored order; None while it is censored."""
     censoring = [event.value for event in events if event.kind == CENSOR]
     if censoring and censoring[-1] == 1.0:
         return None

@@ -1,4 +1,5 @@
-"""The sums of a belief, from slots of the log: the kind says what a slot adds, and what it forgets is applied here."""
+"""The sums of a belief over slots of the log. The kind computes the statistics of a slot; this module applies
+forgetting."""
 
 from __future__ import annotations
 
@@ -32,9 +33,9 @@ from rlrec.store.log.selected import Selection
 from rlrec.store.policies import arms as arm_catalogue
 from rlrec.store.policies import beliefs
 
-CELLS = 1 << 20  # numbers of statistics that are held at a time
-SLOTS = 20_000  # whose sparse contexts are looked at at a time
-ROUNDING = 1e-9  # of sums that were added and taken away at other weights
+CELLS = 1 << 20  # statistics (numbers) in memory at a time
+SLOTS = 20_000  # slots whose sparse contexts are processed at a time
+ROUNDING = 1e-9  # of sums that were added and subtracted with different weights
 
 K = TypeVar("K")
 Totals = dict[beliefs.BeliefKey, Array]
@@ -42,8 +43,7 @@ Totals = dict[beliefs.BeliefKey, Array]
 
 
 class BeliefFold:
-    """Adds slots up for the belief of one version, at the weight that they have when its policy has made `ordinal`
-    decisions."""
+    """Sums slots for the belief of one version, with the weights that they have at the policy's `ordinal`."""
 
     def __init__(self, unit: Unit, version: Version, *, ordinal: int, anchor: Anchor | None = None) -> None:
         """anchor: of a version that is not stored yet."""
@@ -60,7 +60,7 @@ class BeliefFold:
         return Anchor.from_packed(beliefs.weights(self.unit, self.version.id)) if self._anchor is None else self._anchor
 
     def sums(self, impressions: reward_log.RewardedSlots, *, rows: Flags | None = None) -> Totals:
-        """The sums of impressions, or of some of their rows. RewardedSlots without an `ordinal` do not fade."""
+        """The sums of impressions. rows: only these; impressions without an `ordinal` do not fade."""
         if PROPENSITY in self.policy.needs:
             impressions = impressions.weighable(rows)
         elif rows is not None:
@@ -75,8 +75,8 @@ class BeliefFold:
         return self._fold(columns, slots.get("context_id"), reward_log.sampling_counts(slots), decision_ids)
 
     def log_sums(self, selection: Selection, *, columns: Sequence[str] = ()) -> tuple[Totals, int, int]:
-        """The sums of the mature, uncensored impressions of a log; how many these are, and the newest decision.
-        columns: that the statistics need, beside arm, reward and propensity."""
+        """The sums of the mature, uncensored impressions of a log, their number, and the newest decision. columns:
+        those that the statistics need beside arm, reward and propensity."""
         sums, slots, last = Totals(), 0, 0
         is_weighed = PROPENSITY in self.policy.needs
         log = reward_log.impressions(self.unit, selection, self.version.reward, columns=columns, weighed=is_weighed)
@@ -88,7 +88,7 @@ class BeliefFold:
 
     def log_spend(self, selection: Selection, budget: Budget) -> Totals:
         """The spend of a log by slice of the period and arm: slots, their cost, and how many of them have a cost. The
-        log is moved by whole periods, so that its last one ends before the present one begins."""
+        times of the log are moved by whole periods, so that its last period ends before the present one begins."""
         cost_of = self.version.reward._replace(
             weights={budget.event: 1.0}, transforms={}, default=0.0, clip_low=None, clip_high=None, late="count"
         )
@@ -109,8 +109,8 @@ class BeliefFold:
         return {(-1 - number - moved * SLICES, arm): numbers for (number, arm), numbers in sums.items()}
 
     def range_sums(self, first: int, last: int) -> tuple[Totals, int]:
-        """The sums of the policy's uncensored slots from decision `first` to `last`, with all events that are stored;
-        and how many slots there are, censored ones too."""
+        """The sums of the policy's uncensored slots from decision `first` to `last`, with all stored events, and the
+        number of slots, censored ones included."""
         sums, count = Totals(), 0
         for batch in reader.ranges(self.unit, self.version.policy.id, first=first, last=last):
             slots = reward_log.with_rewards(batch, self.version.reward, settled_only=False)
@@ -119,7 +119,7 @@ class BeliefFold:
         return sums, count
 
     def entering(self, slots: Columns) -> Flags:
-        """Which rows of a part of the log the belief does not leave out, (n,)."""
+        """Which rows the belief does not leave out, (n,)."""
         ids = slots["decision_id"]
         if not len(ids):
             return np.zeros(0, np.bool_)
@@ -127,7 +127,7 @@ class BeliefFold:
         return ~np.isin(ids, left_out)
 
     def changes(self, counts: Mapping[CountedSlot, float]) -> Totals:
-        """The sums of slots, each as often as its count says: less than never where it leaves the belief."""
+        """The sums of slots, each multiplied by its count, which is negative where the slot leaves the belief."""
         arms, ordinals, contexts, positions, shown, rewards = (np.array(column) for column in zip(*counts, strict=True))
         columns = SlotColumns(
             arm_id=arms, reward=rewards, ordinal=ordinals, position=positions, propensity=shown.astype(np.float64)
@@ -137,7 +137,8 @@ class BeliefFold:
     def _fold(
         self, slots: SlotColumns, context_ids: Ids | None, count: Array | None = None, decision_ids: Ids | None = None
     ) -> Totals:
-        """decision_ids (n,): of a log with imported decisions, which may have features of their arms."""
+        """The sums of slots. count (n,): of each slot; decision_ids (n,): where some were imported, which may state
+        features."""
         # buckets and weights by age
         bucket, weight = np.zeros(len(slots), np.int64), count
         if self.forgetting.forgets and slots.ordinal is not None:
@@ -146,7 +147,7 @@ class BeliefFold:
             if self.forgetting.discount < 1:
                 fade = self.forgetting.discount ** (self.ordinal - slots.ordinal).astype(np.float64)
                 weight = fade if weight is None else weight * fade
-        # slots of a bucket and arm side by side
+        # slots of the same bucket and arm next to each other
         order = np.lexsort((slots.arm_id, bucket)) if bucket.any() else np.argsort(slots.arm_id, kind="stable")
         bucket, slots = bucket[order], slots.take(order)
         starts = run_starts(bucket, slots.arm_id)
@@ -188,8 +189,8 @@ class BeliefFold:
         return dict(zip(keys, total, strict=True)) | further_sums
 
     def _section_sums(self, added: Array, z: Array, is_stated: Flags, bucket: Ids, arm: Ids) -> Totals:
-        """The sums of slots by features z (n, p) that are stated of their arms: they leave the moments of `added`
-        (n, width), the statistics of all slots, in order of buckets and arms."""
+        """The sums of slots by features z (n, p) that requests or lines state of their arms. For these slots, the
+        moments in `added` (n, width), the statistics of all slots in order of bucket and arm, are set to 0."""
         rows, policy = np.flatnonzero(is_stated), self.policy
         if not len(rows) or not learns_stated(policy):
             return {}
@@ -203,11 +204,11 @@ class BeliefFold:
             for run in np.split(np.arange(len(rows)), run_starts(bucket, owner)[1:]):
                 key = section * beliefs.SECTION + int(bucket[run[0]]), int(owner[run[0]])
                 sums[key] = np.append(counts[run].sum(axis=0), pack(packed[run], z[run], q))
-        return {key: numbers + 0.0 for key, numbers in sums.items()}  # no -0
+        return {key: numbers + 0.0 for key, numbers in sums.items()}  # turns -0 into 0
 
     @cached_property
     def _first_arm(self) -> int:
-        """The arm under which sums of all arms are stored."""
+        """The arm under which sums over all arms are stored."""
         return int(self.unit.ask_value("SELECT min(id) FROM arm"))
 
 
@@ -215,11 +216,10 @@ def _stated_features(
     unit: Unit, encoder: Encoder, arm: Ids, contexts: Sequence[Mapping[str, Any]], context: Index,
     decision_ids: Ids | None,
 ) -> tuple[Array, Flags] | None:  # fmt: skip
-    """Features z (n, p) of the arms of n slots, and of which slots they are stated, (n,); None where they are of none.
-
-    contexts, context (n,): of the requests; decision_ids (n,): where some were imported. What a request states goes
-    before what a line states; without a line, a field that it leaves out is as the catalogue had it first: so what a
-    slot adds to a belief never changes."""
+    """Features z (n, p) of the arms of n slots, and for which slots they are stated, (n,); None where they are stated
+    for none. contexts, context (n,): of the requests; decision_ids (n,): where some were imported. What a request
+    states overrides what a line states. Without a line, a field that the request leaves out has the value with which
+    the catalogue first had the arm, so that the effect of a slot on a belief never changes."""
     stated = [by_arm(values, FEATURES) or {} for values in contexts]
     line, lines = np.zeros(len(arm), np.int64), {0: dict[str, Any]()}
     if decision_ids is not None:
@@ -234,7 +234,8 @@ def _stated_features(
     arm_ids = np.unique(arm).tolist()
     keys, first_features = arm_catalogue.keys(unit, arm_ids), arm_catalogue.first_features(unit, arm_ids)
     first, kind = distinct(arm, context, line)
-    is_stated = np.array(list(map(bool, stated)), np.bool_)[context[first]] | (line[first] > 0)  # perhaps
+    # may become false below
+    is_stated = np.array(list(map(bool, stated)), np.bool_)[context[first]] | (line[first] > 0)
     described = list[dict[str, Any] | None]()
     for row in first[is_stated].tolist():
         key = keys[int(arm[row])]
@@ -249,7 +250,7 @@ def _stated_features(
 
 
 def _column_sums(policy: Linear, slots: SlotColumns, x: Sparse, context_index: Index, weight: Array | None) -> Totals:
-    """The sums of slots on the columns of their sparse contexts. context_index (n,): the context of each."""
+    """The sums of slots on the columns of their sparse contexts. context_index (n,): the context of each slot."""
     sums = Totals()
     for first in range(0, len(slots), SLOTS):
         portion = slots.take(slice(first, first + SLOTS))
@@ -269,13 +270,13 @@ def _column_sums(policy: Linear, slots: SlotColumns, x: Sparse, context_index: I
 
 
 def stored_sums(unit: Unit, version: Version, *, ordinal: int) -> Totals:
-    """The sums of a belief that still count at the policy's `ordinal`, brought forward to it."""
+    """The stored sums of a belief that still count at the policy's `ordinal`, discounted to it."""
     forgetting = Forgetting.parse(version.policy.params)
     return _faded(beliefs.rows(unit, version.id, oldest=forgetting.oldest(ordinal)), forgetting, ordinal)
 
 
 def pruned_sums(unit: Unit, version: Version, *, ordinal: int) -> Totals:
-    """The sums of the slots of a belief that were pruned, brought forward to the policy's `ordinal`."""
+    """The sums of a belief over slots that were pruned, discounted to the policy's `ordinal`."""
     return _faded(beliefs.pruned_sums(unit, version.id), Forgetting.parse(version.policy.params), ordinal)
 
 
@@ -300,7 +301,8 @@ def add(total: dict[K, Array], change: Mapping[K, Array], *, sign: float = 1.0) 
 def served(
     unit: Unit, version: Version, totals: Totals, arm_features: designs.CatalogueFeatures | None = None
 ) -> exact.VersionDistribution:
-    """A version, stored or not, with these totals as its belief. arm_features: where they were read before."""
+    """The distribution of a version, stored or not, with these totals as its belief. arm_features: where the caller has
+    read them."""
     policy = designs.policy_of(version)
     rows = [
         beliefs.BeliefRow._make((*key, 0, *sums[:3].tolist(), sums[3:].tobytes()))
@@ -312,7 +314,7 @@ def served(
 
 
 def without_zeros(totals: Totals, *, oldest: int) -> Totals:
-    """The totals less the keys whose sums are all 0 up to rounding, or whose bucket lies before `oldest`."""
+    """The totals without keys whose sums are all 0 up to rounding, or whose bucket is before `oldest`."""
     return {
         key: sums
         for key, sums in totals.items()

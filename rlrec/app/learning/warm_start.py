@@ -1,4 +1,4 @@
-"""The belief that a new version starts from: fitted to a log, or to the past of its policy."""
+"""The belief that a new version starts from, fitted to a log or to the past of its policy."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ from rlrec.store.database.unit import parse
 from rlrec.store.log.selected import Selection
 from rlrec.store.policies import arms
 
-ROUNDS = 8  # of Newton's method
+ROUNDS = 8  # of Newton's method, at most
 CLOSE = 1e-8
 Weights = Sequence[tuple[int, bytes]]
 """Weights by the ids of arms, packed."""
 
-HASHED = 16  # columns for the features of arms, as long as there are none to fit to
+HASHED = 16  # columns for hashed features of arms, while there are no arms to fit an encoder to
 
 
 @dataclass(frozen=True, kw_only=True)
 class InitialBelief:
-    """The sums that a version starts from, the record of the log that they come from, and that log; its `parameters`,
-    the weights of arms, by their ids, of a trained kind, and the version that it is a copy of."""
+    """The start of a version: sums, the record of the log that they come from, and the selection of this log;
+    `parameters`; for a trained kind, the weights of arms by id, and the version that it copies."""
 
     sums: Totals = field(default_factory=dict)
     weights: Weights = ()
@@ -61,14 +61,14 @@ def warm_start(
     unit: Unit, kind: str, typed: Mapping[str, Any], declared: Mapping[str, Encoder] | None, *, reward_name: str,
     from_log: str | None,
 ) -> InitialBelief:  # fmt: skip
-    """The belief that `policy create` starts from: the mature decisions of a log, where one is named."""
+    """The belief that `policy create` starts from: learned from the mature decisions of a log, where one is given."""
     reward = lookup.reward(unit, reward_name)
     selected = None if from_log is None else filters.selection(unit, from_log)
     version = designs.unstored(kind, typed, reward)
     if kinds.make(kind, typed).contextual:
         design = fit_design(unit, selected, version, declared=declared or {}, shared=shares_weights(typed))
         version = replace(version, parameters=design.to_json())
-        designs.policy_of(version)  # refuses more features than its model holds
+        designs.policy_of(version)  # raises where the model cannot hold so many features
     if selected is None or from_log is None or not kinds.load(kind).online:
         return InitialBelief(parameters=version.parameters)
     fitted = fit_to_log(unit, version, selected)
@@ -92,10 +92,9 @@ def shares_weights(typed: Mapping[str, Any]) -> bool:
 
 
 def refit(unit: Unit, version: Version, *, from_prior: bool) -> InitialBelief:
-    """The belief that a rebuilt `version` starts from: the log that its parent was fitted to, under its own definition.
-
-    fresh: without that log, since the world has changed. A model that is expanded is refitted to the policy's own
-    mature log."""
+    """The belief that a rebuilt `version` starts from, fitted to the log that its parent was fitted to, under its own
+    definition. from_prior: without that log, since the world has changed. A model that is expanded around weights is
+    fitted again to the policy's own mature log."""
     record = version.learned_from
     fitted_to = {name: record[name] for name in ("prior",) if name in record}
     sums: Totals = {}
@@ -118,10 +117,9 @@ def refit(unit: Unit, version: Version, *, from_prior: bool) -> InitialBelief:
 def fit_design(
     unit: Unit, selected: Selection | None, draft: Version, *, declared: Mapping[str, Encoder], shared: bool
 ) -> Design:
-    """Encoders as declared, else fitted to the contexts of a log and to the catalogue, or hashed where there is none.
-
-    shared: the model is one for all arms, which holds only so many products of features of a context and of an arm:
-    fitted encoders are kept small enough for it."""
+    """The declared encoders, or else encoders that are fitted to the contexts of a log and to the catalogue, or hash
+    where there is none. shared: all arms share one model, which can hold only so many products of a context feature and
+    an arm feature; fitted encoders are kept small enough for it."""
     log = None if "context" in declared else selected
     context = declared.get("context", Encoder.by_hash())
     share = LARGEST // context.width if log is None else isqrt(LARGEST)
@@ -130,7 +128,7 @@ def fit_design(
         fitting = EncoderFit()
         for impressions in reward_log.impressions(unit, log, draft.reward, columns=["context_id"]):
             contexts, context_index = stored_contexts.distinct_contexts(unit, impressions.slots["context_id"])
-            fitting.take([contexts[row] for row in context_index.tolist()])  # each as often as it comes
+            fitting.take([contexts[row] for row in context_index.tolist()])  # each context as often as it occurs
         share = LARGEST // arm.width
         context = Encoder.parse(fitting.spec(widest=min(share, WIDEST) if shared else WIDEST))
     learns = kinds.load(draft.policy.kind).online and draft.policy.kind != kinds.TWO_STAGE
@@ -150,8 +148,8 @@ def _catalogue_encoder(unit: Unit, *, widest: int) -> Encoder:
 
 
 class LogFit(NamedTuple):
-    """A draft fitted to a log: with the anchor of its model; its sums around that; how many slots; the last id; and the
-    weights of arms by their ids, where contexts are sparse."""
+    """A draft fitted to a log, with the anchor of its model; its sums around the anchor; the number of slots; the last
+    id; and, where contexts are sparse, the weights of arms by id."""
 
     version: Version
     sums: Totals
@@ -162,8 +160,7 @@ class LogFit(NamedTuple):
 
 def fit_to_log(unit: Unit, version: Version, selected: Selection) -> LogFit:
     """A draft fitted to a log.
-
-    A logistic model is expanded around its weights; repeating that until they stay is Newton's method."""
+    A logistic model is expanded around its weights; Newton's method repeats this until they no longer change."""
     policy = designs.policy_of(version)
     if isinstance(policy, Linear) and policy.is_sparse:
         weights = _fit_columns(unit, version, policy, selected)
@@ -179,7 +176,8 @@ def fit_to_log(unit: Unit, version: Version, selected: Selection) -> LogFit:
 
 
 def _fit_columns(unit: Unit, version: Version, policy: Linear, selected: Selection) -> Weights:
-    """The weights of each arm on all columns of sparse contexts together. The contexts of the log are held."""
+    """The weights of each arm on all columns of sparse contexts, fitted together. All contexts of the log are in
+    memory."""
     parts: list[tuple[Sparse, Array, Array, Array]] = []
     for impressions in reward_log.impressions(unit, selected, version.reward, columns=["context_id"]):
         contexts, context_index = stored_contexts.distinct_contexts(unit, impressions.slots["context_id"])
@@ -202,7 +200,8 @@ def _fit_columns(unit: Unit, version: Version, policy: Linear, selected: Selecti
 
 
 def expand(unit: Unit, version: Version, sums: Totals) -> Version | None:
-    """The draft expanded around the weights that these sums give; None where they are its anchor, or it has none."""
+    """The draft expanded around the weights that these sums give; None where these are already its anchor, or it has
+    none."""
     policy = designs.policy_of(version)
     if not sums or not is_contextual(policy) or not policy.expands:
         return None
