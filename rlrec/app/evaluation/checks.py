@@ -1,5 +1,5 @@
-"""Checks of the log that estimates rest on, made whatever estimators were asked for. To add a check: a class here, and
-its place in CHECKS."""
+"""Checks of the log that estimates rest on; they run whatever estimators were requested. To add a check, write a class
+here and add it to CHECKS."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ if TYPE_CHECKING:
     from rlrec.app.evaluation.rows.log_rows import ArmTable, ImpressionRows, LoggedBatch
     from rlrec.store.log.selected import LogExtent
 
-SAMPLED = 200_000  # decisions that are looked at in more than passing, about
-CONTEXT_CELLS, ARMS, PAIRS = 256, 4_096, 1 << 14  # of contexts, arms within them, and pairs of both, at most
+SAMPLED = 200_000  # decisions that the expensive checks read, about
+CONTEXT_CELLS, ARMS, PAIRS = 256, 4_096, 1 << 14  # most contexts, arms within them, and pairs of both
 _SETS = 512  # eligible sets at a time
 _PERSONS_SALT, _SAMPLE_SALT, _REPEATS_SALT = 11, 12, 13
-MAX_DECISIONS = 200_000  # whose events are looked at, about
+MAX_DECISIONS = 200_000  # decisions whose events are read, about
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CheckedLog:
-    """A batch of the log that a check looks at, the arms of the store, and the extent of the log."""
+    """A batch of the log for the checks, with the arms of the store and the extent of the log."""
 
     logged: LoggedBatch
     arms: ArmTable
@@ -46,34 +46,32 @@ class CheckedLog:
 
     @cached_property
     def top_slots(self) -> tuple[Index, Array]:
-        """The slots of the batch at position 1 that were drawn among the eligible arms, and their propensities, (n,)
-        each."""
+        """The slots at position 1 that were drawn among the eligible arms, and their propensities, (n,) each."""
         slots = self.logged.log.slots
         top = run_starts(slots["decision_id"])
         p = np.where(np.isnan(slots["propensity"]), slots["marginal"], slots["propensity"])[top]
         usable = (slots["position"][top] == 1) & (p > 0) & ~slots["subsampled"][top]
-        if SLOT_SET in slots:  # these do not choose among the eligible arms
+        if SLOT_SET in slots:  # these slots do not choose among the eligible arms
             usable &= slots[SLOT_SET][top] == 0
         return top[usable], p[usable]
 
     @cached_property
     def in_sample(self) -> Flags:
-        """Which of these are in a sample, as of `sampled`, (n,)."""
+        """Which of the slots of `top_slots` are in the sample (see `sampled`), (n,)."""
         return self.sampled(self.logged.log.slots["session_digest"][self.top_slots[0]])
 
     def sampled(self, digest: Ids) -> Flags:
-        """The rows that are in a sample of about SAMPLED decisions of the log, (n,), by digests of what stays
-        together."""
+        """Which rows are in a sample of about SAMPLED decisions of the log, (n,). digest (n,): rows with equal digests
+        are sampled together."""
         return hash_bits(digest, salt=_SAMPLE_SALT) / 2.0**64 < SAMPLED / max(self.extent.decisions, 1)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CheckedRows(CheckedLog):
-    """The impressions of a batch that a check looks at, too: mature and uncensored ones, with their rewards.
-
-    cluster: name of the unit that was randomised; now: the time at which rows are mature; model: of rewards, which
-    never saw the reader; None where no check needs one; people: how it is clear that sessions without users are people
-    of their own, one of `Evaluation.people`"""
+    """A batch for the checks with its impressions: the mature, uncensored ones, and their rewards.
+    cluster: the kind of unit that was randomised; now: the time at which rows are mature; model: of rewards, fitted on
+    other clusters; None where no check needs one; people: how it is known that each session without a user is another
+    person, one of `Evaluation.people`"""
 
     cluster: str
     now: int
@@ -84,33 +82,32 @@ class CheckedRows(CheckedLog):
 
 
 class Check(ABC):
-    """A test of the log. It holds no data: sums of batches add up, and decide at the end.
-
-    reason: of the verdicts of estimates that rest on it; needs_model: whether it needs a model of rewards; encodes:
-    whether it needs the features of contexts"""
+    """A test of the log. It holds no data: the sums of batches are added, and their total decides.
+    reason: the reason in the verdicts of estimates that a failure affects; needs_model: whether it needs a model of
+    rewards; encodes: whether it needs the features of contexts"""
 
     reason: ClassVar[str]
     needs_model: ClassVar[bool] = False
     encodes: ClassVar[bool] = False
 
     def is_possible(self, extent: LogExtent) -> bool:
-        """Whether a log of this extent can fail the check at all."""
+        """Whether a log of this extent can fail the check."""
         return True
 
     def concerns(self, estimator: Estimator) -> bool:
-        """Whether estimates by this estimator rest on what is checked."""
+        """Whether a failure affects estimates by this estimator."""
         return True
 
     @abstractmethod
     def sums(self, checked: CheckedRows) -> Any:
-        """The sums of a batch, which add up; None where it has nothing to be checked by."""
+        """The sums of a batch, which can be added; None where the batch has no data for the check."""
 
     def fails(self, sums: Any) -> bool:
-        """Whether the log fails the check: of honest logs at most one in a hundred does."""
+        """Whether the log fails the check. At most one in a hundred honest logs does."""
         return bool(sums.alarms)
 
 
-# -- what was drawn: arms as often as their propensities say, and each decision once --
+# -- draws: arms are drawn as often as their propensities say, and each decision is logged once --
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -127,8 +124,8 @@ class PropensityBets(Sums):
 
 
 class WrongPropensities(Check):
-    """Bets against the propensities of the arms at position 1: on each arm, and on each arm within the values of every
-    field of the context, and within contexts that repeat."""
+    """Bets against the propensities of the arms at position 1: on each arm, and on each arm within each value of every
+    context field and within repeated contexts."""
 
     reason = "wrong-propensities"
     encodes = True
@@ -141,7 +138,7 @@ class WrongPropensities(Check):
         members = [arms.ranks(checked.logged.eligible[key]) for key in slots["eligible_id"][top[first]].tolist()]
         eligible = _eligible_in(np.zeros(len(top), np.int64), set_index, members, cells=1, arms=len(arms))
         of_arms = bet_sums(p, rank, eligible=eligible)
-        # a sample of the rows, each in every cell of its context
+        # a sample of the rows; each row counts in every cell of its context
         number = min(len(arms), ARMS)
         cells = max(2, min(CONTEXT_CELLS, PAIRS // max(number, 1)))
         sampled = np.flatnonzero(checked.in_sample)
@@ -156,7 +153,7 @@ class WrongPropensities(Check):
 
 
 class ClippedPropensities(Check):
-    """Whether propensities were cut from below at a value."""
+    """Whether propensities were clipped from below."""
 
     reason = "clipped-propensities"
 
@@ -165,13 +162,13 @@ class ClippedPropensities(Check):
         slots = checked.logged.log.slots
         top, p = top[checked.in_sample], p[checked.in_sample]
         arms = arms_of_sets(slots["eligible_id"][top], checked.logged.eligible)
-        # under rules of the page not every eligible arm has a chance
+        # under rules of a page, some eligible arms have probability 0
         has_rules = checked.logged.contexts.have_rules[slots["context"][top]]
         return ClippingSums.from_rows(p, arms, least=np.where(has_rules, 0.0, slots["min_propensity"][top]))
 
 
 class RepeatedRows(Check):
-    """Whether decisions are in the log more than once, under other keys."""
+    """Whether decisions are in the log more than once, with different keys."""
 
     reason = "repeated-rows"
     encodes = True
@@ -179,7 +176,7 @@ class RepeatedRows(Check):
     def sums(self, checked: CheckedLog) -> RepeatSums:
         log, contexts = checked.logged.log, checked.logged.contexts
         digest = context_digests(*contexts.entries, contexts=contexts.size)
-        # a sample by how sessions begin, so that copies stay together
+        # sessions are sampled by their first decisions, so that copies of a session are sampled together
         begins = run_starts(log.slots["session_id"])
         start = digest[log.slots["context"][begins]] + log.slots["at"][begins]
         is_sampled = np.repeat(checked.sampled(start), np.diff(begins, append=len(log)))
@@ -188,7 +185,7 @@ class RepeatedRows(Check):
         moment = hash_bits(digest[slots["context"]] + slots["at"], salt=_REPEATS_SALT)
         (top, p), rank = checked.top_slots, checked.arms.ranks(slots["arm_id"])
         order = hash_bits(decision_digests(slots)[top], salt=_REPEATS_SALT)
-        # all that a session has, whatever its keys
+        # a digest of all that a session has, without its keys
         shown = rank * 1_000_003 + slots["position"] * 1_009 + slots["step"]
         row_bits = hash_bits(moment.view(np.int64) + shown, salt=_REPEATS_SALT)
         first, session = distinct(slots["session_id"])
@@ -201,8 +198,8 @@ class RepeatedRows(Check):
 
 
 def _eligible_in(cell: Ids, set_index: Ids, members: Sequence[Ids], *, cells: int, arms: int) -> Array:
-    """In how many rows of each cell each of the first arms was eligible, (cells * arms,). cell, set_index (n,): of each
-    row; members: ranks of the arms of each set."""
+    """The number of rows of each cell in which each of the first `arms` arms was eligible, (cells * arms,). cell,
+    set_index (n,): the cell and the eligible set of each row; members: ranks of the arms of each set."""
     total = np.zeros((cells, arms))
     for start in range(0, len(members), _SETS):
         portion = members[start : start + _SETS]
@@ -218,7 +215,7 @@ def _eligible_in(cell: Ids, set_index: Ids, members: Sequence[Ids], *, cells: in
 
 
 def _events(log: Batch) -> tuple[Index, Words]:
-    """The first row of the decision of each event, and bits of what happened."""
+    """The first row of the decision of each event, and hashed bits of the event."""
     first, events = run_starts(log.slots["decision_id"]), log.events
     order = np.argsort(log.slots["decision_id"][first])
     index, is_there = look_up(log.slots["decision_id"][first][order], events["decision_id"])
@@ -229,11 +226,11 @@ def _events(log: Batch) -> tuple[Index, Words]:
     return first[order[index[is_there]]], hash_bits(what, salt=_REPEATS_SALT) + hash_bits(value, salt=_REPEATS_SALT)
 
 
-# -- rewards: whose they are, whether they changed with time or are on their way, what they depend on --
+# -- rewards: their users, changes over time, delays, and dependence on earlier slots --
 
 
 class LogDrift(Check):
-    """Whether the rewards of arms, at the first position of the first page of a visit, changed at some time."""
+    """Whether the rewards of arms, at position 1 of the first page of a visit, changed over time."""
 
     reason = "drift"
 
@@ -254,7 +251,7 @@ class LogDrift(Check):
 
 
 class YoungRewards(Check):
-    """Whether rewards of imported decisions, which count whatever their age is, are still on their way."""
+    """Whether rewards of imported decisions, which count at any age, were still arriving when the log ended."""
 
     reason = "young-rewards"
 
@@ -263,7 +260,7 @@ class YoungRewards(Check):
         if not slots["imported"].any():
             return None
         decisions, first = np.unique(slots["decision_id"], return_index=True)
-        # of a long log some persons
+        # of a long log, a sample of persons
         share = np.uint64(max(1, -(-checked.extent.decisions // MAX_DECISIONS)))
         is_used = hash_bits(slots["cluster"][first], salt=_PERSONS_SALT) % share == 0
         decisions, first = decisions[is_used], first[is_used]
@@ -278,13 +275,13 @@ class YoungRewards(Check):
 
 
 class NoUsers(Check):
-    """Whether no user is known, and nobody said that each session is another person: people who come back under other
-    keys make intervals too narrow, and nothing in the log tells of them."""
+    """Whether no user is known and nobody stated that each session is another person. People who come back under other
+    keys then make intervals too narrow, and the log cannot show this."""
 
     reason = "no-users"
 
     def sums(self, checked: CheckedRows) -> Ids | None:
-        """How many slots have a user, and how many have none and may be of people who come back."""
+        """The number of slots with a user, and of slots without one that may belong to people who come back."""
         if checked.people == "stated":
             return None
         slots = checked.rows.slots
@@ -298,12 +295,12 @@ class NoUsers(Check):
 
 
 class MachineSessions(Check):
-    """Whether sessions that click nearly everything are more than people account for."""
+    """Whether more sessions click nearly everything than people account for."""
 
     reason = "machine-sessions"
 
     def sums(self, checked: CheckedRows) -> SessionSums:
-        # sessions of a user belong together, and would not be independent
+        # sessions of one user are not independent, so they count as one
         _, person = distinct(checked.rows.slots["cluster" if checked.cluster == "user" else "session_id"])
         slots, clicks = (np.bincount(person, weights=weights) for weights in (None, ~checked.rows.default))
         return SessionSums.from_sessions(slots.astype(np.int64), clicks.astype(np.int64))
@@ -332,7 +329,7 @@ class CarryOver(Check):
 
 
 class DependentSlots(Check):
-    """Whether a slot earns less below arms that attract."""
+    """Whether a slot has a lower reward below arms that attract clicks."""
 
     reason = "dependent-slots"
     needs_model = True
@@ -348,7 +345,7 @@ class DependentSlots(Check):
             return None
         rows, slots = checked.rows, checked.rows.slots
         cell, cells = _cells(checked)
-        # slots that are weighed by their marginals, whatever stands above
+        # only slots that have a marginal, whatever the slate above them
         cell = np.where(np.isnan(slots["marginal"]) | slots["subsampled"], -1, cell)
         return dependence.slots_above_sums(
             rows.reward, attraction=checked.model.attraction(rows), cell=cell, cells=cells,
@@ -360,7 +357,7 @@ class DependentSlots(Check):
 
 
 def _cells(checked: CheckedRows) -> tuple[Ids, int]:
-    """The cell of each slot, -1 without one, and how many there are: of the first arms by their keys."""
+    """The cell of each slot (-1: none), and the number of cells. Only the first arms, in order of key, have cells."""
     slots, arms, positions = checked.rows.slots, checked.arms, checked.extent.positions
     rank = arms.ranks(slots["arm_id"])
     number = min(len(arms), max(1, dependence.CELLS // positions))
@@ -377,7 +374,7 @@ Failures = Mapping[int, Sequence[Check]]
 
 
 def find_failures(sums: Mapping[tuple[int, str], Any]) -> dict[int, list[Check]]:
-    """The checks that the log fails, by number of `Evaluation.shared`. sums: of each check by that number and its
+    """The failed checks, by number in `Evaluation.shared`. sums: of each check, by this number and the check's
     reason."""
     failures: dict[int, list[Check]] = {}
     for check in CHECKS:

@@ -1,4 +1,4 @@
-"""Reward models of an evaluation: fitted on the log itself, cross-fitted by cluster, or given as a table."""
+"""Reward models of an evaluation: fitted to the log itself, cross-fitted by cluster, or given as a table."""
 
 from __future__ import annotations
 
@@ -26,16 +26,15 @@ from rlrec.records import Reward, Sums
 from rlrec.store import Unit
 from rlrec.times import DAY_US
 
-SPARSE_PENALTY = 100.0  # of a weight, in squares of its column: words that come together each count in full
-SPARSE_CELLS = 1 << 21  # values of arms that are held at a time
+# of a weight, in squared values of its column: words that occur together each count in full
+SPARSE_PENALTY = 100.0
+SPARSE_CELLS = 1 << 21  # values of arms in memory at a time
 
 
 @dataclass(frozen=True, eq=False)
 class ContextMoments:
-    """Sums on pairs of a column and an arm, by cross-fitting fold: they add up, and none is held for pairs that did not
-    come.
-
-    key (e,), ascending: column x arms + arm; sums (e, folds, 3): of `marginal.column_sums`."""
+    """Sums for pairs of a column and an arm, by cross-fitting fold, only for pairs that occur. They can be added.
+    key (e,), ascending: column * arms + arm; sums (e, folds, 3): of `marginal.column_sums`."""
 
     key: Ids
     sums: Array
@@ -52,8 +51,8 @@ class ContextMoments:
         cls, contexts: ContextTable, rows: ImpressionRows, *, arm: Ids, arms: int, fold: Ids, folds: int, pulls: Array,
         reward: Array,
     ) -> ContextMoments:  # fmt: skip
-        """The sums of rows, with columns (n,): the index of each one's arm among `arms`, its fold, its weight and its
-        weighed reward."""
+        """The sums of rows. arm, fold, pulls, reward (n,): for each row the index of its arm among `arms`, its fold,
+        its weight and its weighted reward."""
         x = contexts.sparse
         entries, row = x.entries(rows.slots["context"])
         sums_by_pair = marginal.column_sums(x.value[entries], pulls=pulls[row], reward=reward[row])
@@ -66,12 +65,12 @@ class ContextMoments:
 
 @dataclass(frozen=True, eq=False)
 class SparseModel:
-    """A fitted model: q(row, arm) = clip(effects[fold, arm] + offset(row) + weights[fold, arm] x), by arms as the
+    """A fitted model: q(row, arm) = clip(effects[fold, arm] + offset(row) + weights[fold, arm] x), with arms as the
     moments number them."""
 
     model: Model
     moments: ContextMoments
-    mean: Array  # (folds, a): rewards of arms in the other folds
+    mean: Array  # (folds, a): mean rewards of arms in the other folds
 
     @classmethod
     def from_sums(cls, model: Model, sums: RidgeSums, moments: ContextMoments) -> SparseModel:
@@ -81,7 +80,7 @@ class SparseModel:
 
     @cached_property
     def weights(self) -> Array:
-        """Weight of each pair of column and arm in each fold, from the sums of the others, (folds, e)."""
+        """The weight of each pair of column and arm in each fold, from the sums of the other folds, (folds, e)."""
         training_sums = self.moments.sums.sum(axis=1, keepdims=True) - self.moments.sums
         mean = self.mean[:, self.moments.key % self.mean.shape[1]]
         return np.stack([
@@ -101,23 +100,22 @@ class SparseModel:
 
 
 class ModelValues(ABC):
-    """Values of the n rows of a batch by a model.
-
-    predicted (n,): of the arm shown; examination (n,): that of each row's position, where the model values an arm that
-    is looked at."""
+    """A model's values for the n rows of a batch.
+    predicted (n,): for the arm shown; examination (n,): of each row's position, where the model predicts the value of
+    an examined arm."""
 
     def __init__(self, predicted: Array, examination: Array | None) -> None:
         self.predicted: Array = predicted if examination is None else examination * predicted
         self._examination = examination
 
     def expected(self, shares: Array, *, case: Ids, rows: Ids) -> Array:
-        """Mean of some rows of the batch under the shares (m, arms) of the case each has."""
+        """The mean value of some rows of the batch under shares (m, arms). case: the index of each row's shares."""
         mean = self.mean(shares, case=case, rows=rows)
         return mean if self._examination is None else self._examination[rows] * mean
 
     @abstractmethod
     def mean(self, shares: Array, *, case: Ids, rows: Ids) -> Array:
-        """`expected` of arms that are looked at."""
+        """`expected` for examined arms."""
 
 
 class SparseValues(ModelValues):
@@ -127,7 +125,7 @@ class SparseValues(ModelValues):
         self, fitted: SparseModel, contexts: ContextTable, rows: ImpressionRows, *, arm: Ids, rank: Ids, fold: Ids,
         offset: Array, examination: Array | None,
     ) -> None:  # fmt: skip
-        """arm (n,): of each row, as the moments number it; rank (a,): that number of each arm of the evaluation."""
+        """arm (n,): of each row, as the moments number arms; rank (a,): this number for each arm of the evaluation."""
         self._fitted, self._x, self._code = fitted, contexts.sparse, rows.slots["context"]
         self._rank, self._fold, self._offset = rank, fold, offset
         predicted = np.empty(len(rows))
@@ -142,7 +140,7 @@ class SparseValues(ModelValues):
         return mean
 
     def _values(self, rows: Ids) -> Iterator[tuple[Ids, Array]]:
-        """The clipped values of all arms in some rows, (p, a), some at a time, and which of the rows these are."""
+        """Portions of rows, and the clipped values of all arms in each portion, (p, a)."""
         model = self._fitted.model
         for fold in np.unique(self._fold[rows]).tolist():
             fold_rows = np.flatnonzero(self._fold[rows] == fold)
@@ -156,17 +154,17 @@ class SparseValues(ModelValues):
                 yield portion, np.clip(values + self._offset[rows[portion], None], *model.reward_range)
 
 
-WILDCARD = "*"  # in a table: the arms, or the values, that no row names
-POSITIONS = 32  # positions with an effect of their own; those below share the last one's
+WILDCARD = "*"  # in a table: stands for all arms, or all values, without a row of their own
+POSITIONS = 32  # positions with an effect of their own; all lower positions share the last one's
 
 
 class DenseValues(ModelValues):
-    """Values of a model that looks at dense contexts, or at none."""
+    """Values of a model that uses dense contexts, or none."""
 
     def __init__(
         self, model: Model | RewardTable | DecisionRewards, arm: Ids, *, examination: Array | None, **columns: Any
     ) -> None:
-        """arm (n,): index of each; columns: what the model wants of every row beside, (n,) each."""
+        """arm (n,): the index of each row's arm; columns: further columns that the model needs, (n,) each."""
         super().__init__(model.predicted(arm, **columns), examination)
         self._model, self._columns = model, columns
 
@@ -175,7 +173,8 @@ class DenseValues(ModelValues):
 
 
 def row_examination(rows: ImpressionRows, examination: Sequence[float]) -> Array | None:
-    """The examination of each row's position, (n,), below the end of the curve as there; None without one."""
+    """The examination of each row's position, (n,); positions below the end of the curve have its last value. None
+    without a curve."""
     if not examination:
         return None
     return np.array(examination)[np.minimum(rows.slots["position"], len(examination)) - 1]
@@ -183,9 +182,9 @@ def row_examination(rows: ImpressionRows, examination: Sequence[float]) -> Array
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RewardModelFit:
-    """The first pass over the log: sums of the normal equations, batch by batch, in the order of the arms' keys.
-    positions: of the longest slate; examination: of a curve, by which the value of an arm is multiplied in place of
-    an effect of the position; columns: into which contexts are hashed where arms have a weight of each, else 0."""
+    """The first pass over the log: sums of the normal equations, batch by batch, in order of the arms' keys.
+    positions: of the longest slate; examination: of a curve, which multiplies an arm's value in place of an effect of
+    the position; columns: into which contexts are hashed where each arm has weights for them, else 0."""
 
     arms: ArmTable
     positions: int
@@ -194,7 +193,8 @@ class RewardModelFit:
 
     @cached_property
     def ridge(self) -> Ridge:
-        """A ridge regression on arm, position and, where arms have no weights of its columns, hashed context."""
+        """The ridge regression on arm, position and hashed context; without the context where arms have weights for its
+        columns."""
         positions = 1 if self.examination else max(1, min(self.positions, POSITIONS))
         width = 0 if self.columns else features.WIDTH
         return Ridge(arms=max(1, len(self.arms)), positions=positions, features=width)
@@ -225,7 +225,7 @@ class RewardModelFit:
         return np.minimum(rows.slots["position"], self.ridge.positions)
 
     def finish(self, sums: RewardModelSums, definition: Reward | None) -> FittedRewardModel:
-        """The model, its values cut at the reward's range; of anything but one reward (None) they are not cut."""
+        """The fitted model, its values clipped to the range of the reward; definition None: not clipped."""
         reach = (bounds(definition) if definition else None) or (-np.inf, np.inf)
         model = self.ridge.finish(sums.ridge, reward_range=reach)
         sparse = None if sums.moments is None else SparseModel.from_sums(model, sums.ridge, sums.moments)
@@ -234,7 +234,7 @@ class RewardModelFit:
 
 @dataclass(frozen=True, eq=False)
 class RewardModelSums(Sums):
-    """The sums that a model is fitted by. moments: on sparse contexts, where arms have weights of their columns."""
+    """The sums that a model is fitted to. moments: of sparse contexts, where arms have weights for their columns."""
 
     ridge: RidgeSums
     moments: ContextMoments | None = None
@@ -242,7 +242,7 @@ class RewardModelSums(Sums):
 
 @dataclass(frozen=True, eq=False)
 class FittedRewardModel:
-    """A ridge regression that was fitted on the log; no row is valued by a model that saw its cluster."""
+    """A ridge regression fitted to the log; the model that values a row was fitted without the row's cluster."""
 
     fit: RewardModelFit
     model: Model
@@ -261,15 +261,15 @@ class FittedRewardModel:
         return DenseValues(self.model, arm, examination=examined, fold=fold, offset=offset)
 
     def attraction(self, rows: ImpressionRows) -> Array:
-        """The effect of the arm of each row, (n,), wherever it stands and whoever looks."""
+        """The effect of each row's arm, (n,), without position and context."""
         arm, fold = self.fit.arms.index(rows.slots["arm_id"]), self.fit.ridge.fold(rows.slots["cluster"])
         return self.model.effects[fold, arm]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DecisionRewards:
-    """Rewards by decision and arm, as `RewardTable` has them by value and arm: a value is the number of a decision.
-    Raises InputError where one is missing of an arm that has a share."""
+    """Rewards by decision and arm, with the interface of `RewardTable`, where a value is the number of a decision.
+    Raises InputError where the reward of an arm with a share is missing."""
 
     table: DecisionTable
     arms: ArmTable
@@ -305,13 +305,13 @@ class TabledRewardModel:
         return DenseValues(self.table, arm, examination=examined, value=self._value(rows, contexts))
 
     def attraction(self, rows: ImpressionRows) -> Array:
-        """The mean value of the arm of each row, (n,), or that in its decision."""
+        """The mean value of each row's arm over the table, (n,), or its value in the decision."""
         if isinstance(self.table, DecisionRewards):
             return self.table.predicted(self.arms.index(rows.slots["arm_id"]), value=rows.slots["decision_id"])
         return self.table.values.mean(axis=0)[self.arms.index(rows.slots["arm_id"])]
 
     def _value(self, rows: ImpressionRows, contexts: ContextTable) -> Ids:
-        """The row of the table that each row of the log is valued by, (n,)."""
+        """The row of the table that values each row of the log, (n,)."""
         if isinstance(self.table, DecisionRewards):
             return rows.slots["decision_id"]
         if self.reads is None:
@@ -333,9 +333,8 @@ class TabledRewardModel:
 def read_table(
     path: str | DecisionTable, *, by: str | None, arms: ArmTable, examination: tuple[float, ...] = ()
 ) -> TabledRewardModel:
-    """The model in a CSV file, or in a table by decision; with a curve its rewards are those of position 1.
-
-    Raises InputError where it names an arm the catalogue lacks, or lacks one of its."""
+    """The model in a CSV file, or in a table by decision; with a curve its rewards are those at position 1. Raises
+    InputError where it names an arm that the catalogue lacks, or lacks an arm of the catalogue."""
     if isinstance(path, DecisionTable):
         table, source = DecisionRewards(table=path, arms=arms), path.source
         if by is not None:
@@ -367,7 +366,7 @@ def _reward(path: str, row: Mapping[str, float], arm: str) -> float:
 
 
 def position_curve(unit: Unit, reference: str) -> PositionCurve:
-    """A stored curve as estimates use it. Raises InputError for an unknown one."""
+    """A stored curve as estimates use it. Raises InputError for an unknown curve."""
     stored_curve = lookup.curve(unit, reference)
     age = (unit.now - stored_curve.created_at) / DAY_US
     return PositionCurve(name=stored_curve.reference, examination=stored_curve.examination, age_days=age)

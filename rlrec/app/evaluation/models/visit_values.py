@@ -1,6 +1,5 @@
-"""A model of what a visit still earns: the discounted return from a decision on, by its state and the arm on top.
-
-It need not be right: it takes noise out of estimates, and no wrong model brings bias in."""
+"""A model of the future value of a visit: the discounted return from a decision on, by its state and the arm on top.
+It reduces the noise of estimates. A wrong model causes no bias."""
 
 from __future__ import annotations
 
@@ -15,15 +14,14 @@ from rlrec.ope.estimators.direct import Model, Ridge, RidgeSums
 from rlrec.policy.gradients import returns
 from rlrec.policy.gradients.gradient import MEMORY
 
-STEPS = 32  # steps with a value of their own; later ones share the last one's
+STEPS = 32  # steps with a value of their own; all later steps share the last one's
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Decisions:
-    """n decisions of visits that lie end to end, as the model sees them; arms are numbers from 0.
-
-    start (s + 1,): where each visit begins; cluster (s,) of each. top (n,): the arm on top of the slate; x (n, d):
-    features of the state. row (e,) ascending, arm (e,), memory (e, 4): what a decision remembers of an arm
+    """n decisions of visits, one visit after another, as the model sees them; arms are numbers from 0.
+    start (s + 1,): where each visit begins; cluster (s,) of each visit. top (n,): the arm on top of the slate; x (n,
+    d): features of the state. row (e,) ascending, arm (e,), memory (e, 4): what a decision remembers of an arm
     (`gradient.MEMORY`)."""
 
     start: Ids
@@ -45,7 +43,7 @@ class Decisions:
         return np.repeat(self.cluster, np.diff(self.start))
 
     def memory_of_top(self) -> Array:
-        """Memory that every decision has of the arm on top of its slate, (n, 4)."""
+        """The memory that each decision has of the arm on top of its slate, (n, 4)."""
         memory, is_top = np.zeros((len(self.top), len(MEMORY))), self.arm == self.top[self.row]
         memory[self.row[is_top]] = self.memory[is_top]
         return memory
@@ -53,10 +51,9 @@ class Decisions:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TargetSlates:
-    """Distributions of a target for some decisions.
-
-    rows (p,): the decisions; log_slate (p,): log of its probability of the slate shown. share (c, m): its probabilities
-    of m arms at position 1, in c cases; case (p,): which one each row has; arms (m,)."""
+    """A target's distributions for some decisions.
+    rows (p,): the decisions; log_slate (p,): the log of its probability of the slate shown. share (c, m): its
+    probabilities of m arms at position 1, in c cases; case (p,): of each row; arms (m,)."""
 
     rows: Ids
     log_slate: Array
@@ -67,14 +64,14 @@ class TargetSlates:
 
 @dataclass(frozen=True, eq=False)
 class ReturnSums:
-    """Sums to which a model of returns is fitted; those of two batches add up."""
+    """The sums to which a model of returns is fitted; those of two batches can be added."""
 
     ridge: Ridge
     sums: RidgeSums
 
     @classmethod
     def from_decisions(cls, decisions: Decisions, reward: Array, *, gamma: float, arms: int) -> Self:
-        """Sums of a batch. reward (n,): of each slate; arms: how many there are."""
+        """The sums of a batch. reward (n,): of each slate; arms: their number."""
         ridge = Ridge(arms=max(1, arms), positions=STEPS, features=decisions.x.shape[1] + len(MEMORY))
         return_ = returns.discounted(reward, decisions.start, gamma=gamma)
         context = np.hstack([decisions.x, decisions.memory_of_top()])
@@ -90,7 +87,7 @@ class ReturnSums:
 
 @dataclass(frozen=True, eq=False)
 class ReturnModel:
-    """The fitted model; no decision is valued by coefficients that saw its cluster."""
+    """The fitted model; the coefficients that value a decision were fitted without its cluster."""
 
     model: Model
 
@@ -104,7 +101,7 @@ class ReturnModel:
         return self.model.offset(fold, decisions.steps, context=np.hstack([decisions.x, memory])), fold
 
     def expected(self, decisions: Decisions, slates: Iterable[TargetSlates]) -> Array:
-        """Mean value under a target, (n,), by its probabilities at position 1."""
+        """The mean value under a target, (n,), by its probabilities at position 1."""
         n = len(decisions.top)
         probability, effect = np.zeros(len(decisions.row)), np.zeros(n)
         ridge = self.model.ridge

@@ -1,1 +1,1 @@
-"""The rows of a log, and what they need of the store."""
+"""The rows of a log, with what evaluations need of the store for them."""

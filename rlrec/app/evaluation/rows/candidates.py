@@ -1,7 +1,7 @@
-"""Logs of two stages: what the lists of candidates mean for the weight of a target.
-
-Such a decision's eligible set is its list. A target with the same first stage is weighed given the list; one with
-another first stage by the list, too; one without a first stage is judged on the lists that the logger drew."""
+"""Logs of two-stage policies: what lists of candidates mean for the weight of a target.
+The eligible set of such a decision is its list. A target with the same first stage is weighed given the list; for a
+target with another first stage, the weight includes the probability of the list; a target without a first stage is
+evaluated on the lists that the logger drew."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from rlrec.store.log.candidates import CandidateList
 if TYPE_CHECKING:
     from rlrec.policy.kinds.two_stage import TwoStage
 
-MAX_DERIVED = 100  # distributions of first stages that inclusion probabilities are worked out from
-CELLS = 50_000_000  # arms times squared candidates of these; the first one is worked out whatever it takes
+MAX_DERIVED = 100  # distributions of first stages from which inclusion probabilities are computed
+CELLS = 50_000_000  # most arms times squared candidates in these; the first one is computed whatever its size
 
 
 @dataclass(frozen=True)
 class Inclusion:
-    """How likely arms that were shown were candidates: the smallest probability, over so many decisions. They add up
-    over batches."""
+    """The smallest probability with which an arm that was shown became a candidate, and the number of decisions that it
+    was computed for. Batches add up."""
 
     smallest: float = 1.0
     decisions: int = 0
@@ -43,8 +43,7 @@ class Inclusion:
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LoggedLists:
     """The lists of candidates of a batch, by decision.
-
-    first_stages: the name of the first stage of each version; catalogues: the arms of each; inclusion: of the arms that
+    first_stages: a name of the first stage of each version; catalogues: the arms of each; inclusion: of the arms that
     were shown."""
 
     lists: Mapping[int, CandidateList] = field(default_factory=dict)
@@ -57,19 +56,21 @@ class LoggedLists:
         return np.isin(slots["decision_id"], list(self.lists)) if self.lists else np.zeros(len(slots["at"]), np.bool_)
 
     def weighable(self, slots: Columns) -> Flags:
-        """The rows whose decision has a list that a first stage can be asked about, (n,)."""
+        """The rows whose decision has a list from a known catalogue, so that a first stage can give its probability,
+        (n,)."""
         decisions = [key for key, candidates in self.lists.items() if candidates.catalogue_id is not None]
         return np.isin(slots["decision_id"], decisions)
 
     def catalogues_of(self, decision_id: Ids, eligible_id: Ids) -> Ids:
-        """The eligible sets of decisions, (n,), or the catalogues that their candidates were drawn from."""
+        """The eligible sets of decisions, (n,); where candidates were drawn, the catalogues that they were drawn
+        from."""
         pairs = zip(map(self.lists.get, decision_id.tolist()), eligible_id.tolist(), strict=True)
         return np.array([set_id if row is None else row.catalogue_id or set_id for row, set_id in pairs])
 
     def log_ratio(
         self, serving: VersionDistribution, slots: Columns, contexts: ContextTable, *, keys: Mapping[int, str]
     ) -> Array | None:
-        """Log of the target's probability of the list of each row over the logger's, (n,): 0 where both have the same
+        """The log of the target's probability of each row's list over the logger's, (n,): 0 where both have the same
         first stage, or there is no list. None where it is 0 everywhere."""
         generator = serving.generator
         if generator is None or not self.lists:
@@ -86,11 +87,11 @@ class LoggedLists:
         revision, code = slots["catalogue_revision"][reweighed], codes[slots["context"][reweighed]]
         catalogue, length = np.array([(row.catalogue_id or -1, len(row.arms)) for row in lists]).T
         epoch = np.array(list(map(generator.epoch, revision.tolist())))
-        # decisions that share a distribution of lists, and the length of theirs
+        # decisions that share a distribution of lists, and the length of each one's list
         ratio = np.zeros(len(first))
         for case in rows_by_kind(catalogue, length, epoch, code):
             case_lists, catalogue_id = [lists[row] for row in case.tolist()], int(catalogue[case[0]])
-            if catalogue_id < 0 or length[case[0]] != serving.learner.n_candidates:  # it draws no such list
+            if catalogue_id < 0 or length[case[0]] != serving.learner.n_candidates:  # the target draws no such list
                 ratio[np.array(rows)[case]] = -np.inf
                 continue
             distribution = serving.candidates(
@@ -109,8 +110,8 @@ class LoggedLists:
 
 
 def first_stage(version: Version) -> Hashable:
-    """A name of the first stage of a version: equal for versions whose lists have the same distribution at any moment,
-    None where it has no first stage."""
+    """A name of the first stage of a version, None without one. Versions with equal names draw lists from the same
+    distribution at any moment."""
     policy = designs.policy_of(version)
     if not policy.stages:
         return None
@@ -123,9 +124,9 @@ def smallest_inclusion(
     lists: LoggedLists, slots: Columns, moments: Iterator[tuple[Ids, VersionDistribution]], contexts: ContextTable, *,
     keys: Mapping[int, str], budget: int,
 ) -> Inclusion:  # fmt: skip
-    """The smallest probability with which an arm that was shown was a candidate, from at most `budget` distributions.
-
-    moments: rows with the distribution of the version at the moment they were drawn."""
+    """The smallest probability with which an arm that was shown became a candidate, from at most `budget`
+    distributions.
+    moments: rows, with the distribution of the version at the moment when they were drawn."""
     total, cells = Inclusion(), 0
     for rows, served in moments:
         if served.generator is None:

@@ -1,4 +1,4 @@
-"""Contexts of the log as an evaluation reads them: each is decoded once, as long as there is room for its values."""
+"""Contexts of the log as an evaluation reads them; each is decoded once, while the cache has room."""
 
 from __future__ import annotations
 
@@ -19,19 +19,18 @@ from rlrec.store import Unit
 from rlrec.store.log import contents, reader
 from rlrec.store.policies import policies
 
-FEATURE_BYTES = 64_000_000  # bytes of features that are cached
+FEATURE_BYTES = 64_000_000  # cached features, in bytes
 CACHED_VALUES = 500_000  # values of fields that are cached
-NAMES = 1_000  # of fields that are remembered, to suggest one
-SUGGESTED = 100  # contexts whose objects are looked into for that
+NAMES = 1_000  # names of fields that are kept for suggestions
+SUGGESTED = 100  # contexts whose nested fields are suggested
 PORTION = 10_000  # contexts decoded at a time
 (ENTIRE,) = EVERYTHING  # as a field: the context itself
 
 
 class ContextTable:
-    """The m distinct contexts of a batch: the fields that are read, and where they are wanted all of each as numbers.
-
-    values: field -> its value in every context, None where it is missing; the context itself under ENTIRE. names: of
-    fields that contexts have, as far as they were looked at."""
+    """The m distinct contexts of a batch: the fields that are read and, where needed, the features of each context.
+    values: field -> its value in each context, None where it is missing; under ENTIRE the whole context. names: of
+    fields that the contexts read so far have."""
 
     def __init__(self, values: dict[str, list[Any]], names: frozenset[str], features: Sparse) -> None:
         self.size, self.values, self.names, self._features = len(features), values, names, features
@@ -44,12 +43,12 @@ class ContextTable:
 
     @property
     def entries(self) -> tuple[Ids, Ids, Array]:
-        """The context, the column and the value of each feature that is not 0."""
+        """The context, the column and the value of each nonzero feature."""
         return self._features.row, self._features.column.astype(np.int64), self._features.value
 
     @cached_property
     def sparse(self) -> Sparse:
-        """Features of every context without the zeros, in as many columns as the cache hashes into."""
+        """The nonzero features of every context, hashed into as many columns as the cache has."""
         return features.merge(self.size, *self.entries)
 
     @cached_property
@@ -59,16 +58,17 @@ class ContextTable:
         return np.array(list(map(bool, pages)), np.bool_)
 
     def value_codes(self, field: str, name: Any = repr) -> tuple[Ids, list[Any]]:
-        """Which distinct value of a field each context has, (m,), and those values; `name` says which are the same."""
+        """For each context the index of its value of a field among the distinct values, (m,), and these values. Values
+        with the same `name` are equal."""
         values = self.values[field]
         keys = list(map(name, values))
-        first = dict(zip(reversed(keys), reversed(values), strict=True))  # value of each key
+        first = dict(zip(reversed(keys), reversed(values), strict=True))  # the first value of each key
         numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
         return np.array([numbers[key] for key in keys], np.int64), [first[key] for key in numbers]
 
     def reading(self, fields: Sequence[str]) -> tuple[Ids, list[dict[str, Any]]]:
-        """The contexts as a policy that reads these fields sees them: which of the different ones each is, (m,), and
-        those."""
+        """The contexts as a policy that reads these fields sees them: for each the index among the distinct ones, (m,),
+        and these."""
         if ENTIRE in fields:
             return np.arange(self.size), self.values[ENTIRE]
         if self.have_rules.any() or any(self.values.get(GROUPS, ())):
@@ -82,8 +82,8 @@ class ContextTable:
         return code, [dict(zip(fields, row, strict=True)) for row in zip(*columns, strict=True)]
 
     def _reading_with_rules(self, fields: Sequence[str]) -> tuple[Ids, list[dict[str, Any]]]:
-        """`reading` of contexts of which some state rules of their page, or who was in groups of arms: both hold
-        whatever a policy reads, as do the features of arms that a cap may count."""
+        """`reading` for contexts of which some state page rules or groups of arms. Both apply whatever a policy reads,
+        and so do the features of arms that a cap counts."""
         contexts = list[dict[str, Any]]()
         for row, (page, groups, stated) in enumerate(zip(*map(self.values.__getitem__, PAGE_FIELDS), strict=True)):
             context = {field: self.values[field][row] for field in fields}
@@ -97,10 +97,9 @@ class ContextTable:
 
 
 class ContextCache:
-    """The contexts of one evaluation, each decoded once as long as there is room.
-
-    encode: whether their features are wanted; columns: of these, a power of two. fields: that every batch needs. What
-    comes first is cached: every pass over a log comes along in the same order."""
+    """The contexts of one evaluation, each decoded once while the cache has room.
+    encode: whether features are needed; columns: their number, a power of two. fields: that every batch needs. The
+    first contexts are cached, since every pass over a log reads them in the same order."""
 
     def __init__(
         self, unit: Unit, *, fields: Collection[str] = (), encode: bool = False, columns: int = features.WIDTH
@@ -114,15 +113,14 @@ class ContextCache:
         self._features = _FeatureCache()
 
     def unread(self, context_id: Ids) -> Ids:
-        """Which contexts of these rows have to be read, ascending."""
+        """The ids of the contexts of these rows that are not cached, ascending."""
         return self._missing(context_id[distinct(context_id)[0]], self.fields)
 
     def table(
         self, context_id: Ids, read: reader.ContextTexts | None, *, fields: Collection[str] = ()
     ) -> tuple[ContextTable, Ids]:
-        """The distinct contexts of rows, and which of them each row has, (n,).
-
-        read: the texts of those `unread`; where more fields are asked for, what they need is read here."""
+        """The distinct contexts of rows, and the index of each row's context among them, (n,).
+        read: the texts of the contexts that `unread` returned; texts that further fields need are read here."""
         first, code = distinct(context_id)
         ids = context_id[first]
         needed_fields = self.fields | set(fields)
@@ -137,7 +135,7 @@ class ContextCache:
         for field, fresh_values in new_values.items():
             cached = self._values[field]
             values[field] = [fresh_values[key] if key in fresh_values else cached[key] for key in keys]
-            # what is fresh is cached while there is room, but whole contexts are too large
+            # new values are cached while there is room; whole contexts are too large
             if field != ENTIRE and sum(map(len, self._values.values())) + len(fresh_values) <= CACHED_VALUES:
                 cached.update(fresh_values)
         return ContextTable(values, frozenset(self._names), gathered), code
@@ -171,10 +169,10 @@ class ContextCache:
 
 
 class _FeatureCache:
-    """Features of contexts by their ids, cached while there is room."""
+    """Features of contexts by id, cached while there is room."""
 
     def __init__(self) -> None:
-        self._ids = self._rows = np.empty(0, np.int64)  # ascending, and the row of `_features` of each
+        self._ids = self._rows = np.empty(0, np.int64)  # ascending ids, and the row of each in `_features`
         self._features = Sparse.empty(0)
 
     def has(self, ids: Ids) -> Flags:
@@ -182,7 +180,7 @@ class _FeatureCache:
         return look_up(self._ids, ids)[1]
 
     def gather(self, ids: Ids, new_ids: Ids, new_features: Sparse) -> Sparse:
-        """The features of contexts, ascending: those of new ones are handed over, the others are cached."""
+        """The features of contexts, ascending. new_ids, new_features: those that are not cached."""
         is_new = look_up(new_ids, ids)[1]
         cached = self._features[self._rows[look_up(self._ids, ids[~is_new])[0]]]
         order = np.argsort(np.r_[np.flatnonzero(is_new), np.flatnonzero(~is_new)])
@@ -197,7 +195,7 @@ class _FeatureCache:
 
 
 def _inner_names(contexts: Sequence[Mapping[str, Any]]) -> set[str]:
-    """The fields inside objects, as `value_of` calls them."""
+    """The names of fields inside objects, written as `value_of` expects them."""
     return {
         f"{name}.{inner}"
         for context in contexts

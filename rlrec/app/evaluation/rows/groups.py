@@ -1,4 +1,4 @@
-"""Groups of rows for `--by`: by what the log says of them, or by a field of their context."""
+"""Groups of rows for `--by`: by a column of the log, or by a field of the context."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Label = str | float | bool | None
 def group_rows(
     by: str | None, slots: Columns, contexts: ContextTable, context: Ids, *, keys: Mapping[int, str], loggers: Loggers
 ) -> tuple[list[RowGroup], Ids]:
-    """The groups of some rows by the field of `--by`, and which of them each row is in, (n,); without it all rows are
+    """The groups of rows by the field of `--by`, and the index of each row's group, (n,); without a field all rows are
     one group. context (n,): of each row, in the table; keys: of arms."""
     if by is None:
         return [RowGroup(None, None)], np.zeros(len(context), np.int64)
@@ -49,7 +49,7 @@ def group_rows(
 
 
 def _labels(by: str, numbers: Ids, keys: Mapping[int, str], loggers: Loggers) -> Mapping[int, Label]:
-    """The label of each number of a group."""
+    """The label of each group, by its number."""
     codes = numbers.tolist()
     if by == "arm":
         return keys
@@ -66,11 +66,11 @@ def _labels(by: str, numbers: Ids, keys: Mapping[int, str], loggers: Loggers) ->
 
 
 def day_numbers(at: Ids) -> Ids:
-    """The number of the day of each time in the time zone, as of `times.day_of`, (n,)."""
+    """The number of the day of each time in the time zone, (n,), as `times.day_of` numbers days."""
     days = at // times.DAY_US
     if times.zone is None or not len(at):
         return days
-    # midnights of these days, and of those beside them
+    # the midnights of these days and of the days before and after them
     near = np.unique(days) + np.array([[-1], [0], [1]])
     days = np.unique(np.clip(near, times.FIRST // times.DAY_US, times.LAST // times.DAY_US))
     index = np.searchsorted([times.midnight(day) for day in days.tolist()], at, side="right") - 1
@@ -78,20 +78,20 @@ def day_numbers(at: Ids) -> Ids:
 
 
 def field_of_context(by: str | None) -> str | None:
-    """The field of the context that rows are grouped by; None where it is none."""
+    """The field of the context that rows are grouped by; None where they are grouped by something else."""
     return None if by is None or by in FIELDS else by
 
 
 def refuse_group(by: str | None) -> None:
-    """Raises InputError where a name stands for groups of the log, which no context of a request has."""
+    """Raises InputError where a name means groups of the log, which contexts of requests do not have."""
     if by in FIELDS:
         hint = f"give the field of the context another name, such as user_{by}"
         raise InputError(f"by={by} is a group of the log, not a field of the context", hint=hint)
 
 
 def check_field(by: str | None, names: Collection[str], *, groups: Collection[str] = FIELDS) -> None:
-    """Raises InputError if no context of the log had the field. names: of fields that contexts had; groups: that can be
-    asked for beside them."""
+    """Raises InputError if no context of the log had the field. names: of fields that contexts had; groups: further
+    choices."""
     if (field := field_of_context(by)) is not None and field not in names:
         choices = f"--by takes {', '.join(groups)}" if groups else ""
         if not names:
@@ -109,8 +109,7 @@ def too_many(by: str | None) -> InputError:
 
 
 def members(codes: Ids, number: int) -> Iterator[tuple[int, Ids | None]]:
-    """The groups that some rows are in, by number, and which rows; None means all of them. codes (n,): of the groups of
-    each row."""
+    """Each group that rows are in, by number, with its rows; None for all rows. codes (n,): the group of each row."""
     if number == 1:
         yield 0, None
         return
@@ -119,7 +118,7 @@ def members(codes: Ids, number: int) -> Iterator[tuple[int, Ids | None]]:
 
 
 def in_order(groups: Iterable[RowGroup]) -> list[RowGroup]:
-    """Groups in a fixed order: numbers by size, texts by letter, none last."""
+    """Groups in a fixed order: numbers by size, texts alphabetically, None last."""
     return sorted(
         groups, key=lambda group: (group.label is None, isinstance(group.label, str), group.label, group.name or "")
     )

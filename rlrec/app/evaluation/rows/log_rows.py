@@ -1,4 +1,5 @@
-"""The log as folds read it: batches with all that they need of the store; impressions, their clusters and slates."""
+"""The log as folds read it: batches with all data of the store that they need; impressions, their clusters and
+slates."""
 
 from __future__ import annotations
 
@@ -23,30 +24,30 @@ from rlrec.store.log.reader import ABSENT, Batch
 if TYPE_CHECKING:
     from rlrec.ope.sums.unit_visits import Visits
 
-# The units that clusters can be, with the columns of the log that name them.
+# The units that can be clusters, with the columns of the log that identify them.
 CLUSTERS = {
     "user": ("user_id", "user_digest", "session_digest"),
     "session": ("session_digest",),
     "row": ("session_digest", "visit", "step"),
 }
-# The columns that are read to fit a reward model, and to judge a target; those of CLUSTERS too.
+# The columns that are read to fit a reward model and to evaluate a target, beside those of CLUSTERS.
 FITTED = ("at", "context_id", "imported", "arm_id", "censored", "keep_probability")
 JUDGED = (
     *FITTED, "policy_id", "version_id", "belief_seq", "belief_ordinal", "eligible_id", "catalogue_revision", "size",
     "propensity", "marginal", "min_propensity", "visit", "step", "estimated", "subsampled",
 )  # fmt: skip
-SAMPLED = ("session_digest", "visit", "step")  # for targets with samples of each decision: `decision_digests`
-STATES = (*SAMPLED, "recorded", "history")  # for targets that read the session, too
-# The columns that `LoggerMarginals` adds: `tabulate`, and `pairs`.
+# columns for targets that sample for each decision: see `decision_digests`
+SAMPLED = ("session_digest", "visit", "step")
+STATES = (*SAMPLED, "recorded", "history")  # columns for targets that read the session, too
+# The columns that `tabulate` and `pairs` of `LoggerMarginals` add.
 MARGINALS, PAIRS = "logger_marginals", "logger_pairs"
-DRAW = "draw"  # of `LoggedBatch.shares`
-SLOT_SET = "slot_set"  # a column of slots: the id of the set of each, 0 where it has none of its own
+DRAW = "draw"  # the column with the row of `LoggedBatch.shares`
+SLOT_SET = "slot_set"  # a column of slots: the id of the slot's own set of arms, 0 without one
 
 
 class ArmTable:
-    """The catalogue of a store. ids (a,) ascending; keys: by id; rank (a,): where the key of each stands in order.
-
-    Sums over arms are in the order of keys, which is the same in every store."""
+    """The catalogue of a store. ids (a,) ascending; keys: by id; rank (a,): the place of each arm in order of keys.
+    Sums over arms are in order of keys, which is the same in every store."""
 
     def __init__(self, keys: Mapping[int, str]) -> None:
         self.keys = StoredRows("arm", keys.items())
@@ -58,21 +59,21 @@ class ArmTable:
         return len(self.ids)
 
     def check(self, arm_ids: Ids) -> None:
-        """Raises RlrecError for an arm that is gone: the others would take its index."""
+        """Raises RlrecError for an arm that is missing, since other arms would take its index."""
         for arm in arm_ids[~np.isin(arm_ids, self.ids, assume_unique=True)][:1].tolist():
             raise damage_error(f"row {arm} of table arm is gone")
 
     def index(self, arm_id: Ids) -> Ids:
-        """Where arms stand among the ids, same shape."""
+        """The indices of arms among the ids, same shape."""
         return self._index[arm_id]
 
     def ranks(self, arm_id: Ids) -> Ids:
-        """Where the keys of arms stand in order, same shape."""
+        """The ranks of the arms' keys, same shape."""
         return self.rank[self._index[arm_id]]
 
 
 class RowGroup(NamedTuple):
-    """A group of rows. name: what tells it from others; label: how it is reported."""
+    """A group of rows. name: distinguishes it from others; label: as it is reported."""
 
     name: str | None
     label: str | float | bool | None
@@ -80,16 +81,15 @@ class RowGroup(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LoggedBatch:
-    """Whole sessions of the log, read for a fold: nothing of it is asked of the store again.
-
-    log: its slots have, beside columns of the reader, those of `slates`, `loggers.unknown_support` and
-    `Loggers.support`, and `cluster`, `context` (of the table) and `group`.
-    groups: of `--by`. eligible: the arms of each eligible set by its id. zeros: of each logger's case the arms that it
-    could not show at each position, (size, m); None where that is not known. pairs: of each number in the column
-    `logger_pairs` the probabilities of all slates, as `LoggerMarginals.pairs` returns them. lists: of candidates.
-    features: JSON of those of arms for one decision, by the number below 0 that stands there for a revision of the
-    catalogue. shares (c, k, a): the probability of each arm, by rank, at each position in each draw
-    of the loggers, which the column `draw` numbers; -1 where it is not known."""
+    """Whole sessions of the log with all data that a fold needs; no further query is made for them.
+    log: beside the columns of the reader, its slots have those of `slates`, `loggers.unknown_support` and
+    `Loggers.support`, and `cluster`, `context` (index in the table) and `group`.
+    groups: of `--by`. eligible: the arms of each eligible set, by id. zeros: for each logger's case the arms that it
+    could not show at each position, (size, m); None where this is not known. pairs: by number in the column
+    `logger_pairs`, the probabilities of all slates, as `LoggerMarginals.pairs` returns them. lists: of candidates.
+    features: JSON of features of arms that hold for one decision, by the negative number that stands for a revision of
+    the catalogue there. shares (c, k, a): the probability of each arm, by rank, at each position in each distribution
+    of the loggers. The column `draw` has the index c of each row, -1 where it is not known."""
 
     log: Batch
     contexts: ContextTable
@@ -105,22 +105,21 @@ class LoggedBatch:
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImpressionRows(reward_log.RewardedSlots):
     """Mature, uncensored impressions of a batch. slots: columns of `LoggedBatch`. shown: the arms of all impressions of
-    the batch, those that were cut included: `start` counts in it."""
+    the batch, also of those that were left out, since `start` counts them."""
 
     shown: Ids
 
     @property
     def begins(self) -> Ids:
-        """The first slot of each row, (n,): a row is a slot."""
+        """The first slot of each row, (n,); here a row is one slot."""
         return np.arange(len(self))
 
 
 def slates(slots: Columns) -> Columns:
-    """Where each impression of a batch, in order of decision and position, stands on its slate, (n,) each.
-
-    start: index in the batch of the slate's first row; depth: how many impressions lie above; complete: none is missing
-    there. prefix: the logger's probability of the slate down to here; smallest_prefix: the product of its smallest
-    conditionals. NaN where one of them is not known, and without the propensities of the batch."""
+    """The place of each impression on its slate, for a batch in order of decision and position, (n,) each.
+    start: index in the batch of the slate's first row; depth: the number of impressions above; complete: whether none
+    of them is missing. prefix: the logger's probability of the slate down to this row; smallest_prefix: the product of
+    its smallest conditionals; NaN where a factor is unknown or the batch was read without propensities."""
     depth = _depths(slots)
     is_complete = slots["position"] == depth + 1
     values = (np.where(is_complete, slots.get(name, np.nan), np.nan) for name in ("propensity", "min_propensity"))
@@ -130,16 +129,16 @@ def slates(slots: Columns) -> Columns:
 
 
 def course(slots: Columns) -> Columns:
-    """The course of the visit up to each slot, (n,) each.
-
-    repeats: earlier slates of the visit that showed the arm; length: decisions of the visit."""
+    """The course of the visit before each slot, (n,) each.
+    repeats: the number of earlier slates of the visit that showed the arm; length: the number of decisions of the
+    visit."""
     step = slots["step"]
     if not step.any():
         return {"repeats": np.zeros_like(step), "length": np.ones_like(step)}
     first, visit = distinct(slots["session_id"], slots["visit"])
     arms, arm = distinct(slots["arm_id"])
     steps = int(step.max()) + 1
-    # in order of visit, arm and step, by one number: it costs a quarter of a sort by columns
+    # one number per row, in order of visit, arm and step, sorts in a quarter of the time of a sort by three columns
     number = (visit * len(arms) + arm) * steps + step
     order = np.argsort(number, kind="stable")
     repeats, longest_page = np.empty_like(step), np.zeros(len(first), np.int64)
@@ -149,23 +148,23 @@ def course(slots: Columns) -> Columns:
 
 
 def arms_of_sets(eligible_id: Ids, eligible: Mapping[int, Ids]) -> Ids:
-    """How many arms the eligible set of each row has, (n,)."""
+    """The number of arms in the eligible set of each row, (n,)."""
     first, set_index = distinct(eligible_id)
     return np.array([len(eligible[key]) for key in eligible_id[first].tolist()], np.int64)[set_index]
 
 
 def _depths(slots: Columns) -> Ids:
-    """How many impressions lie above each row on its slate, (n,)."""
+    """The number of impressions above each row on its slate, (n,)."""
     return numbers_in_runs(run_starts(slots["decision_id"]), len(slots["decision_id"]))
 
 
 def clusters(slots: Columns, unit: str) -> Ids:
-    """Digest of the randomised unit of each row, (n,): its user where one is known (`user`), its session, or itself.
-
-    Digests follow keys, never ids: the same log in another order has the same clusters. The last bit tells users from
-    sessions of the same key. unit: one of CLUSTERS, whose columns the slots have."""
+    """A digest of the randomised unit of each row, (n,): its user where one is known (`user`), its session, or the row
+    itself. Digests depend on keys, not ids, so the same log in another order has the same clusters. The last bit tells
+    users from sessions with the same key. unit: one of CLUSTERS, whose columns the slots have."""
     session = slots["session_digest"]
-    if unit == "row":  # the first row of a session has its digest: sessions of one row are the same clusters as rows
+    # a session's first row has the session's digest, so that sessions of one row have the same clusters as rows
+    if unit == "row":
         session = _hashed(decision_digests(slots), _depths(slots), salt=2)
     session = session | 1
     return np.where(slots["user_id"] != ABSENT, slots["user_digest"] & ~1, session) if unit == "user" else session
@@ -174,8 +173,8 @@ def clusters(slots: Columns, unit: str) -> Ids:
 def person_visits(
     columns: Columns, *, timeout_us: int, now: int, by_session: bool = False, any_user: bool = True
 ) -> Visits:
-    """The visits of persons. One that was not ended ends when the timeout after its last decision is over. by_session:
-    whether the unit is the session; any_user: whether the store knows some user."""
+    """The visits of persons. A visit without an end ends when the timeout after its last decision is over. by_session:
+    whether the unit is the session; any_user: whether the store has any user."""
     from rlrec.ope.sums.unit_visits import Visits
 
     lapsed_at, has_ended = columns["last_at"] + timeout_us, columns["ended_at"] != ABSENT
@@ -188,7 +187,7 @@ def person_visits(
 
 
 def decision_digests(slots: Columns) -> Ids:
-    """Digests of the session, the visit and the step of each row, (n,): what a target draws by these is the same in
+    """A digest of session, visit and step of each row, (n,). A target that draws with these as seeds draws the same in
     every store."""
     return _hashed(_hashed(slots["session_digest"], slots["visit"] - 1, salt=0), slots["step"], salt=1)
 
@@ -198,23 +197,23 @@ def _hashed(digest: Ids, number: Ids, *, salt: int) -> Ids:
 
 
 def usable_rows(batch: Batch, definition: Reward, *, now: int) -> tuple[ImpressionRows, int]:
-    """The rows of a batch that are judged by under a reward definition, and how many others are not yet mature."""
+    """The rows of a batch that count in estimates under a reward definition, and the number of rows that are not mature
+    yet."""
     rewarded, slots = reward_log.with_rewards(batch, definition), batch.slots
     is_mature = reward_log.mature(slots, definition, now=now)
     rows = ImpressionRows(slots=slots, reward=rewarded.reward, default=rewarded.default, shown=slots["arm_id"])
     return rows.take(is_mature & ~slots["censored"]), int((~is_mature).sum())
 
 
-# -- slots that have sets of arms of their own (slates, ccb with `_inc`): each is judged as a decision of one slot --
+# -- slots with sets of arms of their own (slates, ccb with `_inc`): each is evaluated as a decision of one slot --
 #
-# Its set is that of the slot less the arms above it. What a target shows there is drawn from that set, whatever stands
-# above: so the probability of a slate is the product over its slots.
+# The set is the slot's own set without the arms above it. A target draws from that set independently of the arms above,
+# so the probability of a slate is the product over its slots.
 
 
 def slot_set_column(slots: Columns, sets: Mapping[int, Sequence[Sequence[int]]]) -> tuple[Ids, dict[int, Ids]]:
-    """The column SLOT_SET, (n,), and the arms of each set by its id: a digest below 0, no id of the store.
-
-    sets: of the slots of decisions, from the top; slots in order of decision and position."""
+    """The column SLOT_SET, (n,), and the arms of each set by its id, a negative digest, which no stored set has.
+    sets: of the slots of decisions, from the top; slots: in order of decision and position."""
     ids, arms, arms_above = np.zeros(len(slots["decision_id"]), np.int64), dict[int, Ids](), list[int]()
     slot_arms = zip(slots["decision_id"].tolist(), slots["arm_id"].tolist(), strict=True)
     last, number = 0, 0
@@ -232,13 +231,13 @@ def slot_set_column(slots: Columns, sets: Mapping[int, Sequence[Sequence[int]]])
 
 
 def slot_set_flags(slots: Columns) -> Flags | None:
-    """The slots that have a set of their own, (n,); None where none has."""
+    """Which slots have a set of their own, (n,); None where none has."""
     has = slots[SLOT_SET] != 0 if SLOT_SET in slots else np.zeros(0, np.bool_)
     return has if has.any() else None
 
 
 def as_decisions(rows: ImpressionRows) -> ImpressionRows:
-    """The rows, those with sets of their own as decisions of one slot."""
+    """The rows, where slots with a set of their own become decisions of one slot."""
     slots, has = rows.slots, slot_set_flags(rows.slots)
     if has is None:
         return rows
@@ -251,8 +250,8 @@ def as_decisions(rows: ImpressionRows) -> ImpressionRows:
 
 
 def down_to_rows(slots: Columns, has: Flags, steps: Array) -> Array:
-    """The product of steps from the top of each slate down to its slots, (n,), of rows with sets; NaN where a row above
-    is missing."""
+    """The product of `steps` from the top of each slate down to each slot, (n,), for slots with sets of their own; NaN
+    where a row above is missing."""
     rows, products = np.flatnonzero(has), steps.copy()
     number = numbers_in_runs(run_starts(slots["decision_id"][rows]), len(rows))
     is_below_all = slots["depth"][rows] == number

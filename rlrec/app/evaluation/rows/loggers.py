@@ -27,8 +27,8 @@ from rlrec.store.log import selected
 from rlrec.store.log.selected import LogExtent, Selection
 from rlrec.store.policies import policies
 
-MAX_DERIVED = 1_000  # distributions of loggers that one evaluation computes anew; rows beyond them stay unknown
-LONGEST = 256  # positions of a slate whose floor is worked out exactly
+MAX_DERIVED = 1_000  # distributions of loggers that one evaluation computes; further rows stay unknown
+LONGEST = 256  # positions of a slate whose floor is computed exactly
 CERTAIN = 1 - 1e-12
 # The columns that a logger's distribution depends on, beside the context.
 _DISTRIBUTION = ("version_id", "belief_seq", "belief_ordinal", "eligible_id", "catalogue_revision", "size")
@@ -40,7 +40,7 @@ class Loggers:
     def __init__(self, unit: Unit, arms: ArmTable) -> None:
         self.unit, self.arms = unit, arms
         self._versions: dict[int, Version] = StoredRows("version")
-        self.zeros: dict[tuple[object, ...], Array] = {}  # arms that a logger could not show, by its distribution
+        self.zeros: dict[tuple[object, ...], Array] = {}  # by distribution of a logger: the arms that it could not show
         self.policy = cache(lambda version_id: designs.policy_of(self._versions[version_id]))
         self._distribution = lru_cache(maxsize=8)(
             lambda key, seq, ordinal: exact.load(unit, self._versions[key], seq=seq, ordinal=ordinal)
@@ -52,18 +52,17 @@ class Loggers:
         return {key: self._versions[key] for key in ids}
 
     def reads(self, slots: Columns, unknown: Flags) -> set[str]:
-        """The fields of the context that the loggers of rows depend on. unknown (n,): these rows."""
+        """The context fields that the loggers of rows depend on. unknown (n,): selects the rows."""
         return {field for key in self.versions(slots["version_id"][unknown]) for field in self.policy(key).reads}
 
     def support(
         self, slots: Columns, contexts: ContextTable, eligible: Mapping[int, Ids]
     ) -> tuple[Columns, list[Array | None]]:
-        """How small the propensities of the rows of a batch can be, (n,) each; and of each of their loggers' cases the
-        arms that it could not show at each position, (size, m): None once too many were worked out, and where the
+        """Lower bounds of the propensities of a batch's rows, (n,) each; and for each case of a logger the arms that it
+        could not show at each position, (size, m), or None where the limit of derived distributions was reached or the
         logger read the session.
-
-        smallest: the smallest probability any arm could have had in the row; NaN where it is not known. full: every arm
-        had a chance. logger_case: the case whose belief can tell; -1 where none need be asked.
+        smallest: the smallest probability that any arm could have had in the row; NaN where it is not known. full:
+        whether every arm could be shown. logger_case: the case that tells for the row; -1 where none is needed.
         slots: with `context`, and the columns of `log_rows.slates` and `unknown_support`."""
         self.versions(slots["version_id"])
         unknown, smallest = slots["unknown_support"], slots["smallest_prefix"]
@@ -79,9 +78,8 @@ class Loggers:
         return {"smallest": smallest, "full": slots["min_propensity"] > 0, "logger_case": case}, zeros
 
     def _floors(self, slots: Columns, deeper_rows: Ids, eligible: Mapping[int, Ids], smallest: Array) -> Array:
-        """The smallest marginal below position 1: what the floor guarantees whatever the scores, where there is one.
-
-        The smallest conditional of a row says little of it: the arm that mostly stands above is rare here."""
+        """Lower bounds of the marginals below position 1: what a floor guarantees whatever the scores are. The smallest
+        conditional of a row is no such bound, since an arm that mostly stands above is rare here."""
         version, size = slots["version_id"][deeper_rows], slots["size"][deeper_rows]
         sets, position = slots["eligible_id"][deeper_rows], slots["position"][deeper_rows]
         arms = arms_of_sets(sets, eligible)
@@ -95,8 +93,8 @@ class Loggers:
     def _cases(
         self, slots: Columns, unknown: Ids, contexts: ContextTable
     ) -> Iterator[tuple[Ids, tuple[int, ...], Mapping[str, Any]]]:
-        """These rows by the distribution of a logger: its columns of _DISTRIBUTION, 0 where it does not depend on one,
-        and the context as it is read."""
+        """Rows grouped by the distribution of their logger: their columns of _DISTRIBUTION (0 where the distribution
+        does not depend on one), and the context as the logger reads it."""
         columns = {name: slots[name][unknown] for name in _DISTRIBUTION}
         reading, values_read = np.zeros(len(unknown), np.int64), dict[int, list[dict[str, Any]]]()
         for rows in rows_by_kind(columns["version_id"]):
@@ -127,7 +125,7 @@ class Loggers:
             served = self._distribution(version_id, seq, ordinal)
             case = served.case(set_id, arms, context, keys=self.arms.keys, revision=revision)
             marginals = slate.marginals(case.scores, size=min(size, len(arms)), floor=case.floor)
-            # under rules of the page some have no closed form
+            # under rules of a page, some marginals have no closed form
             self.zeros[name] = np.where(np.isnan(marginals), np.nan, marginals == 0)
         return self.zeros.get(name)
 
@@ -135,8 +133,8 @@ class Loggers:
 def logged_zeros(
     slots: Columns, supports: Mapping[int, Sequence[float]], eligible: Mapping[int, Ids], zeros: list[Array | None]
 ) -> Columns:
-    """The columns `unknown_support` and `logger_case` with the slots on top whose lines say which arms had no chance;
-    these arms, (1, m), are appended to `zeros`, once for equal ones. supports: of decisions, as of the store."""
+    """The columns `unknown_support` and `logger_case`, updated for the top slots whose lines state which arms had
+    probability 0. These arms, (1, m), are appended to `zeros`, equal ones once. supports: as stored, by decision."""
     numbers: dict[tuple[int, bytes], int] = {}
     unknown, case = slots["unknown_support"].copy(), slots["logger_case"].copy()
     sets, slot_sets = slots["eligible_id"], slots.get(SLOT_SET, np.zeros(len(case), np.int64))
@@ -153,7 +151,8 @@ def logged_zeros(
 
 
 def unknown_support(slots: Columns) -> Columns:
-    """alone: the rows of which only the arm shown had a chance; unknown_support: those where only a belief can tell."""
+    """alone: rows in which only the arm shown could be shown; unknown_support: rows where only the logger's belief can
+    tell which arms could be shown."""
     shown = np.where(slots["position"] == 1, slots["propensity"], slots["marginal"])
     is_alone = (shown >= CERTAIN) & ~(slots["min_propensity"] > 0)
     return {"alone": is_alone, "unknown_support": ~slots["imported"] & (slots["min_propensity"] == 0) & ~is_alone}
@@ -161,16 +160,15 @@ def unknown_support(slots: Columns) -> Columns:
 
 @lru_cache(maxsize=1_000)
 def guaranteed(size: int, m: int, *, floor: Floor) -> Array:
-    """The smallest probability that any arm can have at each position, (size,), by a floor above 0 alone.
-
-    The probability of a position is a mean, over the rank of the arm in the score vector, of `slate.placement`."""
+    """The smallest probability that any arm can have at each position, (size,), by a positive floor alone.
+    The probability at a position is a mean, over the rank of the arm in the score vector, of `slate.placement`."""
     probability, unranked = slate.placement(size, m, floor=floor)
     return np.minimum([probability[index, : index + 1].min() for index in range(size)], unranked)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LoggingVersions:
-    """The versions that served the selected decisions, the most frequent first. names: as POLICY@VERSION, by id."""
+    """The versions that served the selected decisions, most frequent first. names: POLICY@VERSION, by id."""
 
     names: Mapping[int, str] = field(default_factory=dict)
 
@@ -184,19 +182,19 @@ class LoggingVersions:
         return cls(names={key: names[key] for key in sorted(names, key=lambda key: (-decisions[key], names[key]))})
 
     def count_named(self, max_loggers: int) -> int:
-        """How many have weights of their own. max_loggers: how many can be weighed."""
+        """The number of loggers that have weights of their own. max_loggers: for how many there may be weights."""
         return len(self.names) if len(self.names) <= max_loggers else max_loggers - 1
 
     def strata(self, max_loggers: int) -> list[Stratum]:
-        """The strata of rows, each logger in two halves; those that cannot be weighed by themselves as one."""
+        """The strata of rows: two halves for each logger with weights of its own, and two for all others together."""
         if min(len(self.names), max_loggers) < 2:
             return [NO_LOGGER]
         names = [*list(self.names.values())[: self.count_named(max_loggers)], None]
         return [Stratum(name, half) for name in names for half in (0, 1)]
 
     def stratum_codes(self, slots: Columns, begins: Ids, *, spans_batches: bool, max_loggers: int) -> Ids:
-        """The number of each row's stratum. begins: its first slot. spans_batches: a cluster may come back in another
-        batch; where it does not, all its rows are in the stratum of the first one."""
+        """The index of each row's stratum. begins: the row's first slot. spans_batches: whether a cluster may have rows
+        in several batches; where it has not, all its rows belong to the stratum of its first row."""
         if min(len(self.names), max_loggers) < 2:
             return np.zeros(len(begins), np.int64)
         ids = np.array(list(self.names)[: self.count_named(max_loggers)], np.int64)
@@ -209,8 +207,8 @@ class LoggingVersions:
 
 
 def taken_loggers(target: str, weights: Mapping[str, Sequence[float]]) -> str:
-    """A sentence on the loggers that tell of a target. weights: how much a row of each counts, 0 where it is left
-    out."""
+    """A sentence that names the loggers whose rows count for a target. weights: of each logger's rows, 0 where they are
+    left out."""
     spans = {name: [f"{pick(values):.3g}" for pick in (min, max)] for name, values in weights.items()}
     taken = [f"{name} {' to '.join(dict.fromkeys(span))}" for name, span in spans.items() if max(weights[name])]
     left_out = [name for name in spans if not max(weights[name])]
