@@ -1,4 +1,4 @@
-"""Declarations of experiments: the metrics that decide, those that must not fall, and when intervals are tightest."""
+"""Declarations of experiments: the metrics that decide, the guards, and the size at which intervals are tightest."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TRAFFIC_US = 30 * DAY_US
 
 
 class MetricName(NamedTuple):
-    """A metric as people name it; without a reward, by the first one that the variants learn."""
+    """A metric as users name it; reward None: the first one that the variants learn."""
 
     metric: str
     reward: str | None = None
@@ -34,7 +34,8 @@ class MetricName(NamedTuple):
 
 
 class GuardName(NamedTuple):
-    """A metric that must not fall by more than a share of what the first variant has. least: the share, -0.05 or 0."""
+    """A guard: a metric that may not fall by more than a share of the first variant's value. least: minus this share,
+    -0.05 or 0."""
 
     metric: str
     reward: str | None
@@ -46,8 +47,8 @@ class GuardName(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Declaration:
-    """The metrics that decide an experiment, its guards with the share by which each may fall, the number of units for
-    which intervals are tightest, and the weights of the variants then."""
+    """The metrics that decide an experiment; its guards, with the share by which each may fall; the number of units at
+    which intervals are tightest; and the weights of the variants at the start."""
 
     success: Sequence[Metric]
     guards: Sequence[tuple[Metric, float]] = ()
@@ -55,7 +56,7 @@ class Declaration:
     weights: Sequence[float]
 
     def share(self, *variants: int) -> float:
-        """The share of the units that these variants were to have, by their numbers."""
+        """The planned share of these variants, given by their numbers, in all units."""
         return sum(self.weights[number] for number in variants) / sum(self.weights)
 
     @classmethod
@@ -63,9 +64,9 @@ class Declaration:
         cls, experiment: Experiment, metrics: Sequence[Metric], rewards: Sequence[Reward], first: str | None,
         weights: Mapping[str, float],
     ) -> Declaration:  # fmt: skip
-        """The declaration of an experiment among the metrics of an answer under these rewards. first: the name of the
+        """The declaration of an experiment, among the metrics of an answer with these rewards. first: the name of the
         reward that the variants learn; weights: by label, at the start. Where no metric was declared, reward per unit
-        decides by each reward."""
+        decides, for each reward."""
         stored = _stored(experiment)
 
         def named(name: str, reward: str | None) -> Metric:
@@ -89,12 +90,12 @@ def _stored(experiment: Experiment) -> Mapping[str, Any]:
 
 
 def expected_units(experiment: Experiment) -> int:
-    """The number of units for which the intervals of an experiment are tightest."""
+    """The number of units at which the intervals of an experiment are tightest."""
     return int(_stored(experiment).get(BEST_N, DEFAULT_SIZE))
 
 
 def reward_names(experiment: Experiment, first: str | None) -> list[str]:
-    """The rewards that the declaration of an experiment names, those that decide first."""
+    """The rewards that the declaration of an experiment names, those of deciding metrics first."""
     from rlrec.ope.comparisons import comparison
 
     stored, needed = _stored(experiment), {metric.name for metric in comparison.metrics(1) if metric.reward is not None}
@@ -105,8 +106,8 @@ def reward_names(experiment: Experiment, first: str | None) -> list[str]:
 
 
 def check(unit: Unit, success: Sequence[MetricName], guards: Sequence[GuardName], *, first: str) -> None:
-    """Raises InputError where a metric or a reward is unknown, or one decides and guards, or is named twice. first: the
-    name of the reward that the variants learn."""
+    """Raises InputError where a metric or a reward is unknown, where a metric both decides and guards, or is named
+    twice. first: the name of the reward that the variants learn."""
     from rlrec.ope.comparisons import comparison
 
     takes_reward = {metric.name: metric.reward is not None for metric in comparison.metrics(1)}
@@ -133,13 +134,14 @@ def check(unit: Unit, success: Sequence[MetricName], guards: Sequence[GuardName]
 
 
 def check_size(best_n: int | None) -> None:
-    """Raises InputError for a number of units that no experiment has."""
+    """Raises InputError for a number of units outside the allowed range."""
     if best_n is not None and not LEAST_SIZE <= best_n <= MOST_SIZE:
         hint = f"it lies between {LEAST_SIZE} and {MOST_SIZE:,}: the units that you expect by the end"
         raise InputError(f"--best-n is {best_n}", hint=hint)
 
 
 def expected_size(unit: Unit, by: str) -> int:
-    """The units that came within the last 30 days, or a number that suits many experiments where they are few."""
+    """The number of units that came within the last 30 days; where it is small, a default that suits many
+    experiments."""
     size = experiments.count_visitors(unit, by, since=unit.now - TRAFFIC_US)
     return size if size >= LEAST_SIZE else DEFAULT_SIZE

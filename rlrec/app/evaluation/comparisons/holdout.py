@@ -1,5 +1,5 @@
-"""Holdouts: a share of an experiment's units that is served uniformly, to compare estimates with the truth; and a share
-of a route's users that is kept apart for good, to tell what the route is worth."""
+"""Holdouts: a share of an experiment's units that is served uniformly, to compare estimates with the truth; and a
+permanent share of a route's users, to measure what the route gains."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from rlrec.store.policies import policies
 from rlrec.store.policies.experiments import Experiment
 
 LABEL, KIND = "holdout", "uniform"
-SERVED = "served"  # the other users of a route
+SERVED = "served"  # the label of the other users of a route
 MIN_SHARE, MAX_SHARE = 1e-9, 0.5
 Estimate = Mapping[str, Any]
 
 
 def check(share: float) -> None:
-    """Raises InputError for a share that is next to none, or more than half."""
+    """Raises InputError for a share that is close to 0 or above a half."""
     if not MIN_SHARE <= share <= MAX_SHARE:
         hint = f"it lies between {MIN_SHARE:g} and {MAX_SHARE:g}, and is above 0"
         raise InputError(f"the holdout is {share:g} of all units", hint=hint)
 
 
 def weight(share: float, variant_weights: Sequence[float]) -> float:
-    """The weight of a holdout that is to have this share of all units, where the variants have these weights."""
+    """The weight of a holdout with this share of all units, given the weights of the variants."""
     return sum(variant_weights) * share / (1 - share)
 
 
@@ -48,16 +48,15 @@ def add_policy(unit: Unit, experiment: str, model: Version, *, label: str = LABE
 
 
 def share(experiment: Experiment) -> float | None:
-    """The share of all units; None without a holdout."""
+    """The holdout's share of all units; None without a holdout."""
     value = parse(experiment.definition, f"experiment {experiment.name}").get(LABEL)
     return None if value is None else float(value)
 
 
 def compare_holdout(unit: Unit, experiment: Experiment, reward: Reward, *, level: float) -> dict[str, Any] | None:
     """The mean reward of `uniform` on its own decisions, and its estimate from the log of the other variants.
-
-    Both are means per impression of mature, uncensored decisions, their errors clustered by the unit that was assigned;
-    the p-value is that of Welch's t, an effective unit counting as one. The verdict is the worse of the two."""
+    Both are means per impression over mature, uncensored decisions, with errors clustered by the assigned unit. The
+    p-value is from Welch's t-test, with the effective number of units. The verdict is the worse of the two."""
     from rlrec.ope.checks.reasons import in_order, worst_verdict
     from rlrec.ope.comparisons.comparison import difference
 
@@ -78,8 +77,8 @@ def compare_holdout(unit: Unit, experiment: Experiment, reward: Reward, *, level
 
 
 def _judged(unit: Unit, policy: str, variants: Sequence[int], by: str, reward: Reward, level: float) -> Estimate:
-    """The `snips` estimate of a policy on the decisions of some variants: on its own ones, where all weights are 1, the
-    plain mean."""
+    """The `snips` estimate of a policy on the decisions of some variants; on its own decisions, where all weights are
+    1, this is the mean."""
     from rlrec.app.evaluation.passes import estimates
     from rlrec.app.evaluation.passes.request import EmptyLog, Request
 

@@ -1,4 +1,4 @@
-"""Interleaved experiments: two frozen rankers fill each slate in turns, and the reward of a slot is its ranker's."""
+"""Interleaved experiments: two frozen rankers fill each slate in turns, and the reward of a slot goes to its ranker."""
 
 from __future__ import annotations
 
@@ -21,15 +21,14 @@ from rlrec.store.policies.experiments import Experiment
 if TYPE_CHECKING:
     from rlrec.ope.comparisons.comparison import Comparison, MetricValue
 
-LABEL, OPTION = "interleaved", "interleave"  # of the only variant, and in the definition of the experiment
+LABEL, OPTION = "interleaved", "interleave"  # label of the only variant; key in the definition of the experiment
 
 
 class TeamCredit(NamedTuple):
-    """Mean credit of each team a decision, and of the second less the first.
-
-    sessions, decisions: mature ones without a censored slot. first_picks: decisions in which the first team
-    picked first. wins: units with more credit for the first team, for the second, and with equal credit; None where
-    there are too many to be kept apart."""
+    """The mean credit of each team per decision, and the difference of the second and the first.
+    sessions, decisions: mature ones without a censored slot. first_picks: decisions in which the first team picked
+    first. wins: units with more credit for the first team, for the second, and with equal credit; None where there are
+    too many units to count."""
 
     means: list[MetricValue]
     difference: Comparison
@@ -40,13 +39,13 @@ class TeamCredit(NamedTuple):
 
 
 def rankers(experiment: Experiment) -> list[str]:
-    """The references of the two rankers, as the experiment was defined; [] for any other experiment."""
+    """The references of the two rankers, as the experiment defines them; [] for any other experiment."""
     named = parse(experiment.definition, f"experiment {experiment.name}").get(OPTION) or []
     return [str(reference) for reference in named]
 
 
 def versions(unit: Unit, references: Sequence[str]) -> list[Version]:
-    """The versions that will take turns. Raises InputError unless they are two that can."""
+    """The versions that will take turns. Raises InputError unless they are two suitable ones."""
     if len(references) != 2:
         hint = "give two: --interleave home@2,other@1"
         raise InputError(f"--interleave names {len(references)} rankers", hint=hint)
@@ -83,7 +82,7 @@ def _ranker(unit: Unit, reference: str) -> Version:
 
 
 def add_policy(unit: Unit, experiment: str, drafted: Sequence[Version]) -> int:
-    """The policy that fills slates from these two: its id."""
+    """Create the policy that fills slates from these two, and return its id."""
     from rlrec.app.distributions import designs
 
     fields = dict.fromkeys(name for version in drafted for name in designs.policy_of(version).reads)
@@ -100,7 +99,7 @@ def add_policy(unit: Unit, experiment: str, drafted: Sequence[Version]) -> int:
 
 
 def credit(unit: Unit, experiment: Experiment, reward: Reward, *, level: float) -> TeamCredit:
-    """Credit of each team on mature decisions, clustered by the unit that was assigned."""
+    """The credit of each team on mature decisions, clustered by the assigned unit."""
     import numpy as np
 
     from rlrec.ope.comparisons import comparison
@@ -125,8 +124,8 @@ def credit(unit: Unit, experiment: Experiment, reward: Reward, *, level: float) 
 
 
 def _credited(unit: Unit, experiment: Experiment, reward: Reward) -> Iterator[tuple[Any, Any, Any, int]]:
-    """Unit and session of the decisions of each batch, (n,), the credit of each team, (n, 2), and how often the first
-    team picked first."""
+    """For each batch: unit and session of its decisions, (n,), the credit of each team, (n, 2), and the number of
+    decisions in which the first team picked first."""
     import numpy as np
 
     from rlrec.app.log import reward_log
@@ -148,7 +147,7 @@ def _credited(unit: Unit, experiment: Experiment, reward: Reward) -> Iterator[tu
         teams = candidates.find_teams(unit, ids[starts].tolist())
         letters = "".join(teams[key] for key in ids[starts].tolist())
         second = np.frombuffer(letters.encode(), np.uint8) == ord(TEAMS[1])
-        # its reward, added up by decision and team
+        # the rewards, summed by decision and team
         credited = np.column_stack(
             [np.add.reduceat(np.where(second == team, rows.reward, 0.0), starts) for team in (False, True)]
         )

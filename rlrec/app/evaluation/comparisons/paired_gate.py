@@ -1,4 +1,5 @@
-"""The gates of routes and training: whether a candidate earns more than what serves, on visits that did not teach."""
+"""The gates of routes and of training: whether a candidate earns more than the live version, on visits that it did not
+learn from."""
 
 from __future__ import annotations
 
@@ -34,8 +35,9 @@ from rlrec.store.policies import policies
 from rlrec.times import DAY_US, format_time
 
 BY_VISIT, BY_IMPRESSION = "wdr", "dr"
-MIN_DECISIONS = 1_000  # decisions of the gate split, to judge by these alone
-LOST_SHARE = 0.5  # of the largest reward, which the lower bound counts as lost: of what earns it, half is shown
+MIN_DECISIONS = 1_000  # decisions of the gate split that are enough by themselves
+# share of the largest reward that the lower bound counts as lost: of slots that earn it, half are shown
+LOST_SHARE = 0.5
 INSUFFICIENT = "insufficient"
 ESTIMATED = "the propensities of its log were not logged, but computed when it was imported"
 
@@ -50,8 +52,8 @@ class Guard:
 
 @dataclass(frozen=True, kw_only=True)
 class GateOptions:
-    """The options of a gate. candidate, current: what it compares, as commands name them; reward: None for the one that
-    the current one learns; log: a filter; cluster: as of `evaluate`."""
+    """The options of a gate. candidate, current: the two versions, as commands name them; reward: None for the one that
+    the current one learns; log: a filter; cluster: as in `evaluate`."""
 
     candidate: str = ""
     current: str = ""
@@ -63,22 +65,22 @@ class GateOptions:
 
     @property
     def judging(self) -> dict[str, Any]:
-        """The options of `Gain.estimate`."""
+        """The options for `Gain.estimate`."""
         return {"gamma": self.gamma, "log": self.log, "cluster": self.cluster}
 
 
-# The relative difference of the reward of a guard.
+# The relative difference in the reward of a guard.
 GuardReport = TypedDict("GuardReport", {
     "guard": str, "least": float, "estimator": str, "value": float | None, "lower": float | None, "verdict": str,
     "reasons": list[str], "passed": bool,
 })  # fmt: skip
-# The same difference by whole visits, where slots were judged by themselves.
+# The same difference estimated by whole visits, where slots decide.
 VisitsReport = TypedDict("VisitsReport", {
     "estimator": str, "n": int, "estimate": float | None, "lower": float | None, "upper": float | None,
     "ess": float | None, "verdict": str, "reasons": list[str], "passed": bool,
 })  # fmt: skip
-# The judgement of a look. candidate: its number in this year; alpha: the probability of error, of a route at all looks
-# at this pair of versions.
+# The result of one test of a gate. candidate: its number in this year; alpha: the probability of error; for a route,
+# over all tests of this pair of versions.
 Judgement = TypedDict("Judgement", {
     "estimator": str, "candidate": int, "alpha": float, "value": float | None, "live_value": float | None,
     "estimate": float | None, "std_error": float | None, "lower": float | None, "upper": float | None,
@@ -87,15 +89,15 @@ Judgement = TypedDict("Judgement", {
 })  # fmt: skip
 
 
-# What looks have in common that err together with one alpha. number: of the pair in this year; compared: the versions,
-# how they are judged, and from which decision on; best_n: clusters after which bounds are tightest, fixed at the first
-# look; looks: at this pair so far.
+# The data that all tests under one alpha share. number: of the pair in this year; compared: the versions, how they are
+# compared, and from which decision on; best_n: the number of clusters after which bounds are tightest, fixed at the
+# first test; looks: tests of this pair so far.
 Pair = TypedDict("Pair", {"number": int, "compared": str, "best_n": int, "looks": int})
 
 
 class RouteGate(Judgement):
-    """A look of a route's gate. against: what serves; n: impressions or visits that both were judged by;
-    since_decision: the first one, where earlier ones taught the candidate."""
+    """A test of a route's gate. against: the live version; n: impressions or visits on which both were evaluated;
+    since_decision: the first of these decisions, where the candidate learned from earlier ones."""
 
     reward: str
     against: str
@@ -106,8 +108,8 @@ class RouteGate(Judgement):
 
 
 def look(unit: Unit, options: GateOptions, *, looks: Sequence[Mapping[str, Any]]) -> RouteGate:
-    """Compare the candidate with what the route serves. looks: those that the gate has had this year, oldest first.
-    Raises CheckFailed where the log has no rows to judge by."""
+    """Compare the candidate with the version that the route serves. looks: the gate's tests of this year, oldest first.
+    Raises CheckFailed where the log has no usable rows."""
     selection = _gate_split(unit, options.log)
     definitions = {guard.name: _guarded(unit, guard.name) for guard in options.guards}
     current, _ = lookup.version(unit, options.current)
@@ -128,7 +130,7 @@ def look(unit: Unit, options: GateOptions, *, looks: Sequence[Mapping[str, Any]]
     alpha, clusters = gate_alpha(pair["number"]), gain.estimates[0].clusters
     schedule: dict[str, Any] = {"best_n": pair["best_n"], "is_first": pair["looks"] == 1}
     figures = judged(gain, visits, len(looks) + 1, alpha, level=look_alpha(alpha, clusters, **schedule))
-    # a candidate that breaks a guard must pass this very one: guards need not share their error
+    # each guard must hold at the full alpha: guards do not share it
     guard_level = look_alpha(ALPHA, clusters, **schedule)
     guards = [_guard_report(guard, gain_of[guard.name], guard_level) for guard in options.guards]
     return {
@@ -142,8 +144,8 @@ def _pair(
     unit: Unit, options: GateOptions, selection: Selection, reward: Reward, candidate: Estimate,
     looks: Sequence[Mapping[str, Any]],
 ) -> Pair:  # fmt: skip
-    """The pair that a look is at: that of an earlier look which compared the same versions in the same way on a log
-    that has only grown since then, else the next one of the year. Looks of earlier releases were pairs each."""
+    """The pair of a test: that of an earlier test which compared the same versions in the same way on a log that has
+    only grown since; else the next number of the year. Each test of an earlier release counts as a pair of its own."""
     extent = selected.extent(unit, selection)
     versions = " less ".join(lookup.version(unit, side)[0].reference for side in (options.candidate, options.current))
     measure = f"{reward.name} by {candidate.estimator}, gamma {options.gamma:g}, cluster {candidate.cluster}"
@@ -161,14 +163,13 @@ def judged(
     gain: Gain, visits: Gain | None, candidate: int, alpha: float, *, level: float | None = None,
     supported_elsewhere: bool = False,
 ) -> Judgement:  # fmt: skip
-    """The judgement of a gain, and of the same by whole visits where slots decide.
-
-    candidate: its number in this year; alpha: the probability of error, at this look alone where it has no level of its
-    own; supported_elsewhere: other visits have shown that the candidate is near what was logged."""
+    """The judgement of a gain and, where slots decide, of the gain by whole visits.
+    candidate: its number in this year; alpha: the probability of error; level: the one at this test, None for alpha;
+    supported_elsewhere: whether other visits have shown that the candidate is close to the log."""
     level = alpha if level is None else level
     compared = gain.judge(Minus, level)
     visits_report = None if visits is None else _visits_report(visits, level, supported_elsewhere)
-    # whole visits say what comes of states that slots leave out
+    # whole visits cover the effect on later states, which slots leave out
     answer, needed = (compared if visits is None else compared.without("state")).answer
     passed = answer == "better" and (visits_report is None or visits_report["passed"])
     side, *serving = gain.estimates
@@ -183,15 +184,15 @@ def judged(
 
 
 def _guarded(unit: Unit, name: str) -> Reward:
-    """The reward of a guard. `return` needs no definition: without one it is the share of visits that are followed by
-    another one of the same user. Raises InputError for another name that nobody defined."""
+    """The reward of a guard. `return` needs no definition: without one it is the share of visits that the same user
+    follows by another. Raises InputError for any other undefined name."""
     if name == events.RETURN and all(definition.name != name for definition in policies.rewards(unit)):
         return sessions.RETURN_REWARD
     return lookup.reward(unit, name)
 
 
 def _gate_split(unit: Unit, log: str | None) -> Selection:
-    """The part of the log that gates judge by. Raises InputError for a filter that names another one."""
+    """The selection of the gate split. Raises InputError for a filter that names another split."""
     selection = filters.selection(unit, log)
     if selection.splits is not None and list(selection.splits) != [GATE]:
         raise InputError("a gate judges by the split that no training reads", hint="leave split out of --log")
@@ -199,7 +200,8 @@ def _gate_split(unit: Unit, log: str | None) -> Selection:
 
 
 def _first_untaught_id(unit: Unit, candidate: str) -> int | None:
-    """The decision from which on a candidate has learned from none of the gate's; None where it goes on learning."""
+    """The id of the first decision after all gate decisions that a candidate has learned from; None where it still
+    learns."""
     (target,) = targets.resolve(unit, [candidate], reward=None, greedy=False)
     gate_lessons = (lesson for lesson in target.lessons if lesson.splits is None or GATE in lesson.splits)
     selections = [lesson.selection for lesson in gate_lessons]
@@ -209,8 +211,8 @@ def _first_untaught_id(unit: Unit, candidate: str) -> int | None:
 
 
 def rows_not_trained_on(unit: Unit, selection: Selection, serving: str) -> Selection:
-    """The decisions after those of the gate that what serves has learned from, where there are enough of them to judge
-    by: those of the bandit that it began as flatter it, and are seldom near it. Else all that are selected."""
+    """The decisions after those that the live version has learned from, where there are enough of them; else all that
+    are selected. Decisions of the bandit from which the live version started favour it, and are rarely close to it."""
     first = _first_untaught_id(unit, serving)
     if first is None:
         return selection
@@ -220,7 +222,7 @@ def rows_not_trained_on(unit: Unit, selection: Selection, serving: str) -> Selec
 
 
 def _gains(unit: Unit, options: GateOptions, selection: Selection, reward: Reward) -> tuple[Gain, Gain | None]:
-    """The gain that decides, and that of whole visits where slots decide."""
+    """The gain that decides, and the gain by whole visits where slots decide."""
     if selected.extent(unit, selection).positions < 2:
         return _gain(unit, options, selection, reward), None
     return page_gains(unit, _sides(unit, options, reward), selection, **options.judging)
@@ -232,13 +234,13 @@ def _sides(unit: Unit, options: GateOptions, reward: Reward) -> list[Target]:
 
 
 def page_gains(unit: Unit, sides: Sequence[Target], selection: Selection, **options: Any) -> tuple[Gain, Gain | None]:
-    """The gain of slates of several positions, slot by slot, and that of whole visits, None where neither side reads
-    the state of a visit, nothing carries over and pages earn next to nothing as a whole. options: of `Gain.estimate`.
-
-    The weights of all slots of a visit together leave next to no effective visits. Slots by themselves, in the states
-    of the log, tell the gain of a near candidate with a tenth of the error and are right to first order: what follows a
-    slot is missing. So whole visits must not say that it is worse. Where slots earn nothing, and pages do, whole visits
-    decide."""
+    """The gain on slates of several positions by slots, and the gain by whole visits; the latter is None where neither
+    side reads the state of a visit, nothing carries over, and whole-page events earn almost nothing. options: of
+    `Gain.estimate`.
+    The product of the weights of all slots of a visit leaves almost no effective visits. Weights by slot, in the states
+    of the log, give the gain of a close candidate with a tenth of the error, correct to first order; they miss what
+    follows a slot. So whole visits must not show that the candidate is worse. Where only whole pages earn rewards,
+    whole visits decide."""
     slots = Gain.estimate(BY_IMPRESSION, unit, sides, selection, **options)
     if not any(estimate.value for estimate in slots.estimates):
         return Gain.estimate(BY_VISIT, unit, sides, selection, **options), None
@@ -250,8 +252,8 @@ def page_gains(unit: Unit, sides: Sequence[Target], selection: Selection, **opti
 
 
 def _visits_report(visits: Gain, alpha: float, supported_elsewhere: bool) -> VisitsReport:
-    """The report of whole visits where slots decide: it passes where the candidate is near what was logged, as other
-    visits have shown or as many effective ones show here, and they do not say that it is worse."""
+    """The report on whole visits where slots decide. It passes where the candidate is close to the log, as other visits
+    have shown or as enough effective visits show here, and the visits do not show that it is worse."""
     compared, n = visits.judge(Minus, alpha), visits.estimates[0].n
     ess, upper = compared.ess or 0.0, compared.upper
     return {
@@ -262,7 +264,8 @@ def _visits_report(visits: Gain, alpha: float, supported_elsewhere: bool) -> Vis
 
 
 def _gain(unit: Unit, options: GateOptions, selection: Selection, reward: Reward) -> Gain:
-    """Both sides by impressions where neither reads the state of a visit and nothing carries over; else by visits."""
+    """The gain by impressions where neither side reads the state of a visit and nothing carries over; else by
+    visits."""
     sides = _sides(unit, options, reward)
     if not any(side.stateful for side in sides) and events.RETURN not in reward.weights:
         gain = Gain.estimate(BY_IMPRESSION, unit, sides, selection, **options.judging)
@@ -284,14 +287,13 @@ def _guard_report(guard: Guard, gain: Gain, alpha: float) -> GuardReport:
 
 @dataclass(frozen=True, eq=False)
 class Gain:
-    """A candidate and what serves, judged on the same rows by one estimator and one reward.
-
-    sides, estimates: of the candidate and of what serves; without a second the log stands for what serves. in_sample:
-    whether the candidate has learned from some rows.
-    (What serves may have learned from its own log: that flatters it, and makes the gate stricter.)
+    """A candidate and the live version, evaluated on the same rows with one estimator and one reward.
+    sides, estimates: of the candidate and of the live version; without a second side, the log stands for the live
+    version. in_sample: whether the candidate has learned from some rows. (The live version may have learned from its
+    own log; this favours it, and makes the gate stricter.)
     has_missing_propensities: whether rows without propensities were left out; carries_over: whether the rewards of
-    impressions depend on the visit so far. rare: LOST_SHARE of the largest reward that one event has brought.
-    simulated: both sides by parts of the pages that were simulated for one of them."""
+    impressions depend on the earlier part of the visit. rare: LOST_SHARE of the largest reward that one event has
+    brought. simulated: both sides for each part of the simulated pages of one of them."""
 
     sides: Sequence[EstimatorFold]
     estimates: Sequence[Estimate]
@@ -307,10 +309,10 @@ class Gain:
         log: str | None = None, cluster: str | None = None, progress: Callable[[], None] = lambda: None,
         engine: Engine | None = None, supported_elsewhere: bool = False,
     ) -> Gain:  # fmt: skip
-        """Judge the candidate and what serves by one estimator.
-
-        sides: both, with one reward; log, cluster: as of `evaluate`; progress: called before each batch; engine: as in
-        `passes.sum_log`; supported_elsewhere: as in `judged`: these visits need no share of effective ones, too."""
+        """Evaluate the candidate and the live version with one estimator.
+        sides: both, with one reward; log, cluster: as in `evaluate`; progress: called before each batch; engine: as in
+        `passes.sum_log`; supported_elsewhere: as in `judged`; if so, no minimum share of effective visits is required
+        here."""
         request = Request(targets=(), estimators=estimator, interval="normal", gamma=gamma, log=log, cluster=cluster)
         choice = estimates.estimators(request)
         evaluation, (rows, *check_rows), log_reader = estimates.prepare(unit, request, choice, selection, paired=sides)
@@ -323,7 +325,7 @@ class Gain:
         partial, failures = partials[rows], find_failures(partials[[rows, *check_rows][-1]].checks)
         finished = fold.estimates(rows, partial, failures=failures, cluster=evaluation.cluster)
         estimate_of = {number: estimate for (number, _), (estimate,) in finished.items()}
-        # loggers count the same on both sides of the difference
+        # the weights of loggers are the same for both sides
         weightings = fold.weigh_loggers(rows, partial, (0, 1))
         sums = [side for number in (0, 1) for side in fold.over_loggers(partial, number, weightings).values()]
         assert isinstance(rows.fold, ImpressionFold | SessionFold)
@@ -341,7 +343,7 @@ class Gain:
 
     @property
     def over_served(self) -> Gain:
-        """The gain over what the log earned, which needs no weights."""
+        """The gain over the reward of the log, which needs no weights."""
         simulated = [(candidate, None) for candidate, _ in self.simulated]
         return replace(self, sides=self.sides[:1], estimates=self.estimates[:1], simulated=simulated)
 
@@ -361,7 +363,8 @@ class Gain:
 
 
 def _largest_reward(unit: Unit, definition: Reward, *, slots_alone: bool) -> float:
-    """The largest reward, less the default, that one event of the log has brought; slots_alone: slots alone earn it."""
+    """The largest reward, minus the default, that one event of the log has brought; slots_alone: only events of
+    slots."""
     if definition is sessions.RETURN_REWARD:
         return 1.0
     values = events.largest(unit, definition.weights, slots_only=slots_alone).items()
@@ -370,18 +373,19 @@ def _largest_reward(unit: Unit, definition: Reward, *, slots_alone: bool) -> flo
     return max((abs(reward - definition.default) for reward in rewards), default=0.0)
 
 
-# The figures of a look that follow from what it compares and from the log, whatever its number.
+# The figures of a test that depend only on what it compares and on the log, not on its number.
 _EVIDENCE = (
     "estimator", "reward", "against", "value", "live_value", "estimate", "std_error", "ess", "n", "sessions",
     "since_decision",
 )  # fmt: skip
 
 
-LATER_KEYS = {"answer", "needed", "pair"}  # that looks of earlier releases lack
+LATER_KEYS = {"answer", "needed", "pair"}  # keys that tests of earlier releases lack
 
 
 def is_repeated(gate: Mapping[str, Any], earlier: Mapping[str, Any]) -> bool:
-    """Whether a look compares what an earlier one of the same candidate did, by the same rows: all figures agree."""
+    """Whether a test compares the same things as an earlier test of the same candidate, on the same rows: all figures
+    agree."""
     sides = [
         [look.get(name) for name in _EVIDENCE]
         + [[guard[name] for name in ("guard", "least", "estimator", "value")] for guard in look.get("guards", ())]
@@ -391,8 +395,8 @@ def is_repeated(gate: Mapping[str, Any], earlier: Mapping[str, Any]) -> bool:
 
 
 def refusal(gate: Mapping[str, Any], rival: str | None = None) -> str | None:
-    """One sentence on what decided that a gate, of a route or of training, let no candidate pass; None where it did.
-    rival: a name of what the candidate was compared with."""
+    """A sentence on why a gate, of a route or of training, rejected a candidate; None where it passed. rival: a name of
+    what the candidate was compared with."""
     reasons, visits = gate["reasons"] or [], gate["visits"]
     if gate["passed"]:
         return None
@@ -412,15 +416,15 @@ def refusal(gate: Mapping[str, Any], rival: str | None = None) -> str | None:
 
 
 def _least_visits(n: int) -> float:
-    """How many of n visits must be effective."""
+    """The effective number of visits, out of n, that a gate requires."""
     return max(LEAST_ESS, SUPPORTED * n)
 
 
 def _visits_refusal(visits: VisitsReport) -> str:
-    """Why whole visits do not let a candidate pass."""
+    """The reason why whole visits reject a candidate."""
     if visits["upper"] is not None and visits["upper"] < 0:
         return f"whole visits say that it is worse: its gain by {BY_VISIT} is at most {_figure(visits['upper'])}"
-    n, ess = visits.get("n", 0), visits["ess"] or 0.0  # looks of earlier releases have no n
+    n, ess = visits.get("n", 0), visits["ess"] or 0.0  # tests of earlier releases have no n
     total = f" of {n:,}" if n else ""
     shortage = f"{ess:.0f}{total} visits are effective, where {_least_visits(n):.0f} are wanted"
     return f"it is too far from what was logged: {shortage}"

@@ -1,5 +1,5 @@
-"""Comparisons of groups of units, what tells the groups apart, and their figures: metrics, differences, guards and
-segments, from the sums of a study."""
+"""Comparisons of groups of units: the groups, and their figures, which are metrics, differences, guards and segments,
+from the sums of a study."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ from rlrec.store.policies.experiments import Experiment
 from rlrec.times import DAY_US
 
 ANONYMOUS_UNITS = "anonymous-units"
-MIXED_SHARE = 0.05  # above which units of two variants hide more of a difference than intervals allow for
-SPLIT_DOUBTS = {"sample-ratio", "picked-decisions"}  # whatever an interval says
-LIVES = ("policy", "version")  # groups whose units began at different times
-EQUAL_AGE = 0.9  # mean age of units, of the age of the oldest, from which on all came at about the same time
-AGES = 200  # parts of the time since the first assignment
+MIXED_SHARE = 0.05  # a larger share of units in two variants hides more of a difference than intervals allow for
+SPLIT_DOUBTS = {"sample-ratio", "picked-decisions"}  # reasons that invalidate any interval
+LIVES = ("policy", "version")  # groupings whose groups began at different times
+EQUAL_AGE = 0.9  # mean age of units over the age of the oldest; from this value on, all came at about the same time
+AGES = 200  # intervals into which the time since the first assignment is divided
 PERIODS = {"hour": DAY_US // 24, "day": DAY_US, "week": 7 * DAY_US}
 BY = ("variant", "policy", "version", *PERIODS, "users")
 USERS = ("new", "returning")
-LEAST_OVERLAP = 0.9  # of the days of two groups that were served at the same times
-NAMED = "named"  # users, not sessions without one
-THURSDAY = 3  # 1970-01-01; a week begins on a Monday
+LEAST_OVERLAP = 0.9  # of the days of two groups that overlap
+NAMED = "named"  # users only, no sessions without a user
+THURSDAY = 3  # weekday of 1970-01-01, where weeks begin on Monday
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,15 +67,15 @@ class Study:
 
     @property
     def by_session(self) -> bool:
-        """Whether the unit is the session, whoever its user is."""
+        """Whether the unit is the session, also for sessions with a user."""
         return (self.unit if self.experiment is None else self.experiment.unit) == "session"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Groups:
-    """The groups of a study in their order. column: of decisions, or one of PERIODS, None for one group; values: of the
-    column, ascending, and codes: the group of each; labels: of the groups; cut: periods that the log covers in part;
-    apart: groups that were not served on the days of the first one."""
+    """The groups of a study, in order. column: of decisions, or one of PERIODS, None for one group; values: of the
+    column, ascending, and codes: the group of each value; labels: of the groups; cut: periods that the log covers only
+    partly; apart: groups that were not served on the same days as the first one."""
 
     labels: Sequence[str | None]
     column: str | None = None
@@ -91,7 +91,7 @@ class Groups:
 
     @classmethod
     def from_study(cls, unit: Unit, study: Study) -> Groups:
-        """Groups of the same label are one. Raises InputError where they are too many."""
+        """Values with the same label form one group. Raises InputError where there are too many groups."""
         by, cut = study.by, frozenset[int]()
         if by == "variant" and study.experiment is not None:
             column, names = "variant_id", {variant.id: variant.label for variant in study.experiment.variants}
@@ -110,7 +110,8 @@ class Groups:
         return replace(shown, apart=shown._served_apart(unit, study)) if by in ("policy", "version") else shown
 
     def _served_apart(self, unit: Unit, study: Study) -> frozenset[int]:
-        """The groups of which a tenth of the decisions, or more, are of other days than those of the first one."""
+        """The groups whose decisions fall on other days than those of the first group: their shares by day overlap by
+        less than LEAST_OVERLAP."""
         counts = selected.day_counts(unit, study.selection)
         days, day = np.unique([row.day for row in counts], return_inverse=True)
         decisions = np.zeros((len(self.labels), len(days)))
@@ -142,14 +143,14 @@ def _start(number: int, by: str) -> int:
 
 
 def _period_name(start: int, by: str) -> str:
-    """The date on which a period begins, or its hour."""
+    """The date on which a period begins; for an hour, the hour."""
     text = times.local(start).isoformat(timespec="minutes").replace("+00:00", "Z")
     return text if by == "hour" else text[:10]
 
 
 def _periods(by: str, first_at: int, last_at: int) -> tuple[dict[int, str], frozenset[int]]:
-    """Names of the periods of a log between two times, an hour or the first day of each, by number; and which groups
-    are cut: the first and the last, where the log lacks more than a seventh of them."""
+    """By number, the names (the hour or the first day) of the periods of a log between two times; and which groups are
+    cut: the first and the last, where the log lacks more than a seventh of them."""
     first, last = _period(np.array([first_at, last_at]), by).tolist()
     end = min(last, first + MAX_GROUPS) + 1
     starts = {number: _start(number, by) for number in range(first, end + 1)}
@@ -179,33 +180,34 @@ def _version_labels(unit: Unit, study: Study) -> dict[int, str]:
 # -- figures --
 
 
-# A metric of a group. value is None where nobody counts, the bounds where there is too little; reasons: why.
+# A metric of a group. value: None without units; bounds: None where there are too few; reasons: why.
 OutcomeRow = TypedDict("OutcomeRow", {
     "by": str | None, "group": str | None, "metric": str, "reward": str | None, "value": float | None,
     "lower": float | None, "upper": float | None, "units": int, "reasons": list[str],
 })  # fmt: skip
-# A metric of a group less that of another one; relative: to the latter's value; answer, needed: as in `Answer`;
-# theta, narrowed: with adjustment. p_value: of the metrics that decide an experiment, after Holm, at every look.
+# The difference of a metric between a group and another one; relative: to the other one's value; answer, needed: as in
+# `Answer`; theta, narrowed: with adjustment. p_value: for metrics that decide an experiment, after Holm, valid at every
+# look.
 DifferenceRow = TypedDict("DifferenceRow", {
     "group": str | None, "against": str | None, "metric": str, "reward": str | None, "value": float | None,
     "relative": float | None, "lower": float | None, "upper": float | None, "p_value": float | None,
     "reasons": list[str], "answer": str, "needed": int | None, "theta": NotRequired[float | None],
     "narrowed": NotRequired[float | None],
 })  # fmt: skip
-# The interval of a comparison that decides: at every look, and for a look that was planned beforehand.
+# The interval of a deciding comparison: valid at every look, and (fixed) for one planned look.
 SequenceRow = TypedDict("SequenceRow", {
     "group": str | None, "metric": str, "reward": str | None, "lower": float | None, "upper": float | None,
     "fixed_lower": float | None, "fixed_upper": float | None,
 })  # fmt: skip
-# A guard of an experiment. least: the share by which the metric may change; relative: by which it has changed so far,
-# with the bounds of one-sided sequences; answer: holds, lost or unknown.
+# A guard of an experiment. least: the relative change that is allowed; relative: the change so far, with the bounds of
+# one-sided sequences; answer: holds, lost or unknown.
 GuardRow = TypedDict("GuardRow", {
     "group": str | None, "against": str | None, "metric": str, "reward": str | None, "least": float,
     "relative": float | None, "lower": float | None, "upper": float | None, "answer": str, "reasons": list[str],
 })  # fmt: skip
 
 
-# The difference of a metric that decides, within a segment. p_value, lower, upper, answer: corrected for all segments.
+# The difference in a deciding metric within a segment. p_value, lower, upper, answer: corrected for all segments.
 SegmentRow = TypedDict("SegmentRow", {
     "by": str, "segment": str, "group": str | None, "against": str | None, "metric": str, "reward": str | None,
     "units": int, "value": float | None, "relative": float | None, "lower": float | None, "upper": float | None,
@@ -216,16 +218,15 @@ SegmentRow = TypedDict("SegmentRow", {
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StudySums(Sums):
     """Sums over units.
-
-    strata: where weights changed, of the units that were drawn by the same ones, as in `PhasedOutcomes`
-    segments: of units by what their first context says
-    halves: 0, of units assigned in the first half of the time, and 1, in the second, for metrics of `_ageing`
-    counts: of each group, by name: sessions with a mature decision; decisions of a sampled log; anonymous units; those
-        with each column of SAMPLED_FLAGS; begun, ages and served, (v, AGES), visits by the age of their unit then,
-        units by theirs at the end, and visits by their time; strata, (s, v), units by what they were drawn in
+    strata: where weights changed, the sums of units that were drawn with the same weights, as in `PhasedOutcomes`
+    segments: sums of units by a value of their first context
+    halves: sums of units assigned in the first half of the time (0) and in the second (1), for metrics of `_ageing`
+    counts: numbers by group, under these names: sessions with a mature decision; decisions of a sampled log; anonymous
+        units; those with each column of SAMPLED_FLAGS; begun, ages and served, (v, AGES): visits by the age of their
+        unit then, units by their age at the end, and visits by their time; strata, (s, v): units by their stratum
     censored: mature decisions that were left out
-    new, returning: how many units had no visit before the one they entered in, and how many had
-    anonymous: how many are sessions without a user, where some user is known"""
+    new, returning: the numbers of units without and with a visit before the one in which they entered
+    anonymous: the number of sessions without a user, where some user is known"""
 
     outcomes: OutcomeSums
     strata: Mapping[int, OutcomeSums]
@@ -245,20 +246,20 @@ NOTHING = StudySums(
 
 
 def metrics(study: Study) -> list[Metric]:
-    """The metrics of an answer in their order."""
+    """The metrics of an answer, in order."""
     stored = comparison.metrics(len(study.rewards), per_session=study.by_session)
     return [metric for metric in stored if study.metrics is None or metric.name in study.metrics]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StudyFigures:
-    """The figures of a study, its sums, and its groups. any_user: whether the store knows some user; split: chi-square
-    and p-value of how units were split between variants, NaN without variants; selected_split: of whether exclusions
-    and filters leave out other shares of the variants, NaN where they leave out few, and of a ramp, whose `split` is of
-    the units that count; declaration: of their experiment;
-    is_fixed: whether intervals hold for a look that was planned, and not at every look; is_picked: whether the
-    selection leaves out decisions of its units by what came after their assignment; is_first_week: whether
-    units that may come again had less than a week for it; mixed_share: of units that two variants served."""
+    """The figures of a study, its sums, and its groups. any_user: whether the store has any user; split: chi-square and
+    p-value of the split of units between variants, NaN without variants; selected_split: the same for whether
+    exclusions and filters leave out different shares of the variants, NaN where they leave out few; for a ramp, `split`
+    is over the units that count; declaration: of the experiment; is_fixed: whether intervals hold for one planned look,
+    not at every look; is_picked: whether the selection leaves out decisions of its units by what happened after their
+    assignment; is_first_week: whether units that may come again had less than a week to do so; mixed_share: of units
+    that two variants served."""
 
     study: Study
     sums: StudySums
@@ -279,7 +280,7 @@ class StudyFigures:
         return self._combine(self.sums.strata)
 
     def in_phase(self, number: int) -> Outcomes:
-        """The figures of the units that a phase drew; number: among those that draw."""
+        """The figures of the units that a phase drew; number: among the phases that draw."""
         strata = self.sums.strata.items()
         return self._combine({key: sums for key, sums in strata if key // self.strata_per_phase == number})
 
@@ -308,15 +309,15 @@ class StudyFigures:
         }  # fmt: skip
 
     def difference(self, group: int, metric: Metric) -> DifferenceRow:
-        """A metric of a group less that of the first one."""
+        """The difference of a metric between a group and the first one."""
         compared, labels = self.compare(group, metric), self.groups.labels
         past = {"theta": compared.theta, "narrowed": compared.narrowed} if self.study.adjust else {}
         names = {"group": labels[group], "against": labels[0], "metric": metric.name, "reward": self._reward(metric)}
         return cast(DifferenceRow, {**names, **compared.to_json(), **past})
 
     def compare(self, group: int, metric: Metric) -> Comparison:
-        """A metric of a group less that of the first one, with all reasons for doubt; it has a p-value where units were
-        assigned at random, and their experiment is decided by the metric."""
+        """The difference of a metric between a group and the first one, with all reasons for doubt; with a p-value
+        where units were assigned at random and the metric decides their experiment."""
         compared = self._compared(group, metric)
         if self.declaration is None:
             compared = replace(compared, p_value=None).because("not-randomised")
@@ -333,7 +334,7 @@ class StudyFigures:
         return result.because(*(["other-metric"] if is_by_chance else []))
 
     def segments(self) -> list[SegmentRow]:
-        """The comparisons that decide, within each segment; their levels hold for all of them together."""
+        """The deciding comparisons within each segment; their level is for all of them together."""
         labels, rows = self.groups.labels, list[SegmentRow]()
         number = max(1, len(self.sums.segments) * len(self.deciding))
         alpha, phases = (1 - self.level) / number, ["unequal-time"] if self.sums.strata else []
@@ -349,7 +350,7 @@ class StudyFigures:
         return rows
 
     def guards(self) -> list[GuardRow]:
-        """Whether each variant but a holdout keeps to each guard, so far: one-sided, each at the full level."""
+        """Whether each variant, except a holdout, satisfies each guard so far: one-sided, each at the full level."""
         guards = [] if self.declaration is None else self.declaration.guards
         groups = [number for number, label in enumerate(self.groups.labels) if number and label != holdout.LABEL]
         return [self._guard(group, metric, least) for metric, least in guards for group in groups]
@@ -363,7 +364,7 @@ class StudyFigures:
         relative, lower, upper = (None if not base or figure is None else least + figure / base for figure in figures)
         answer = "unknown"
         if bounded.upper is not None and bounded.upper < 0 and not SPLIT_DOUBTS & {*bounded.reasons}:
-            answer = "lost"  # whatever may come later
+            answer = "lost"  # whatever comes later
         elif bounded.lower is not None and bounded.lower >= 0 and bounded.is_reliable:
             answer = "holds"
         return {
@@ -374,7 +375,7 @@ class StudyFigures:
 
     @cached_property
     def _tests(self) -> dict[tuple[int, Metric], tuple[float | None, float]]:
-        """The p-value of each comparison that decides the experiment, after Holm, and the level of its interval."""
+        """The p-value of each deciding comparison, after Holm, and the level of its interval."""
         keys = self.deciding
         compared = [self._bounded(self._compared(*key), key[0], 1 - self.level) for key in keys]
         p_values = [row.p_value for row in compared]
@@ -388,7 +389,7 @@ class StudyFigures:
     def _bounded(
         self, compared: Comparison, group: int, alpha: float, *, tuned: float | None = None, sides: int = 2
     ) -> Comparison:  # fmt: skip
-        """The comparison with bounds that are wrong in a share alpha of logs; arguments as of `_sequence`."""
+        """The comparison with bounds that are wrong with probability alpha; further arguments as in `_sequence`."""
         if self.is_fixed:
             bounded = compared.at_this_look(alpha * 2 / sides)
         else:
@@ -396,25 +397,25 @@ class StudyFigures:
         return replace(bounded, p_value=None) if self.is_picked else bounded
 
     def _sequence(self, group: int, alpha: float, *, tuned: float | None = None) -> LookSequence:
-        """The sequence of a group less the first one, which share the units as was defined. tuned: the alpha at which
-        it is tightest, by default that of the first step of Holm."""
+        """The sequence of a group against the first one, for their planned share of the units. tuned: the alpha at
+        which it is tightest; None: that of the first step of Holm."""
         assert self.declaration is not None
         best_n = self.declaration.best_n * self.declaration.share(0, group)
         return LookSequence(sequences.tightness(best_n, tuned or (1 - self.level) / len(self.deciding)), alpha)
 
     @property
     def deciding(self) -> list[tuple[int, Metric]]:
-        """The groups and metrics of the comparisons that decide the experiment."""
+        """The groups and metrics of the deciding comparisons."""
         success = [] if self.declaration is None else self.declaration.success
         return [*product(range(1, len(self.groups.labels)), success)]
 
     def metric_names(self) -> list[dict[str, str | None]]:
-        """The metrics that decide the experiment."""
+        """The deciding metrics."""
         success = [] if self.declaration is None else self.declaration.success
         return [{"metric": metric.name, "reward": self._reward(metric)} for metric in success]
 
     def deciding_intervals(self) -> list[SequenceRow]:
-        """The intervals of the comparisons that decide, at every look, and for one that was planned."""
+        """The intervals of the deciding comparisons: valid at every look, and for one planned look."""
         rows = list[SequenceRow]()
         for (group, metric), (_, alpha) in self._tests.items():
             compared = self._compared(group, metric)
@@ -429,7 +430,7 @@ class StudyFigures:
         return self.outcomes.compare(group, metric).because(*self._doubts(group, metric))
 
     def _doubts(self, group: int, metric: Metric, least: float = 0.0) -> list[str]:
-        """The reasons for doubt in a difference from the first group, less what a guard allows."""
+        """The reasons to doubt a difference from the first group, minus what a guard allows."""
         reasons = self._reasons(metric, group, 0)
         if self.declaration is None:
             return reasons
@@ -443,8 +444,8 @@ class StudyFigures:
         ]  # fmt: skip
 
     def are_other_visits(self, group: int, metric: Metric) -> bool:
-        """Whether a mean per decision, or per visit, is one of others, since units have other numbers of them than
-        those of the first group."""
+        """Whether a mean per decision, or per visit, compares different sets of these, since units of this group have
+        another number of them than those of the first group."""
         counted = comparison.per_decision(0)[0] if "decisions" in metric.denominator else metrics(self.study)[0]
         return not metric.per_unit and self.outcomes.differ(group, counted)
 
@@ -452,9 +453,9 @@ class StudyFigures:
         return None if metric.reward is None else self.study.rewards[metric.reward].name
 
     def _reasons(self, metric: Metric, *groups: int) -> list[str]:
-        """The reasons that lie in what the log lacks of these groups."""
+        """The reasons for doubt that follow from what the log lacks of these groups."""
         lacks_rows = metric.lacking is not None and self.count(metric.lacking, *groups)
-        # of persons who would be recognised under another session key
+        # persons who would be recognised under another session key
         has_anonymous = metric.denominator.startswith(("recognised", "at_risk")) and self.count("anonymous", *groups)
         return [
             *([ANONYMOUS_UNITS] if has_anonymous else []), *(["sampled-rows"] if lacks_rows else []),
@@ -462,8 +463,8 @@ class StudyFigures:
         ]  # fmt: skip
 
     def is_young(self, group: int, metric: Metric, least: float = 0.0) -> bool:
-        """Whether the difference from the first group may turn since many units had no time to come again, or has
-        turned with how long ago units were assigned; less what a guard allows."""
+        """Whether the difference from the first group, minus what a guard allows, may change its sign: many units had
+        no time to come again, or it has changed its sign with the age of units."""
         if self.lack_time(metric, 0, group) or not metric.per_unit or not self.sums.halves:
             return self.lack_time(metric, 0, group)
         if metric not in ageing_metrics(self.study):
@@ -473,7 +474,8 @@ class StudyFigures:
         return signs[0] != signs[1] and outcomes.changes_with_age(older, younger, group, metric)
 
     def lack_time(self, metric: Metric, *groups: int) -> bool:
-        """Whether many units of some of these groups had no time yet to come again, so that a mean of units is low."""
+        """Whether many units of some of these groups had no time yet to come again, so that a mean over units is too
+        low."""
         begun, ages = (self.sums.counts.get(name) for name in ("begun", "ages"))
         if begun is None or ages is None or not metric.per_unit:
             return False
@@ -487,13 +489,13 @@ class StudyFigures:
         return min(shares) < outcomes.YOUNG_SHARE
 
     def _ages_then(self, group: int) -> Array:
-        """Units of a group by the age that they had when it served for the last time, (AGES,)."""
+        """The units of a group by their age when the group last served, (AGES,)."""
         ages = self.sums.counts["ages"][group]
         idle = AGES - 1 - int(np.flatnonzero(self.sums.counts["served"][group]).max(initial=0))
         return np.r_[ages[: idle + 1].sum(), ages[idle + 1 :], np.zeros(idle)]
 
     def count(self, name: str, *groups: int) -> int:
-        """How many there are of one of the `counts` in these groups."""
+        """The total of one of the `counts` over these groups."""
         return int(self.sums.counts[name][[*groups]].sum()) if name in self.sums.counts else 0
 
     def _figures(self, sums: OutcomeSums, *, adjusted: bool = False) -> Outcomes:

@@ -1,4 +1,4 @@
-"""Outcomes of units, read from the log as sums: visits, returns and rewards of each person, by group."""
+"""Outcomes of units as sums, read from the log: visits, returns and rewards of each person, by group."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ _READ = (
     "decision_id", "session_id", "visit", "at", "version_id", "variant_id", "imported", "position", "censored",
     "keep_probability",
 )  # fmt: skip
-FIRST_WEEK_US = 7 * DAY_US  # in which visits do not tell how long people stay away
-# Of a selection, what may follow from the variant that a unit has.
+FIRST_WEEK_US = 7 * DAY_US  # in a first week, visits do not show how long people stay away
+# The fields of a selection that may follow from the variant of a unit.
 EFFECTS = ("policy_ids", "version_ids", "route_ids", "context_ids", "since")
 LEAST_EXPECTED = 5  # units in each cell of a chi-square test
 
@@ -55,12 +55,12 @@ class StudyFold:
     def __init__(self, unit: Unit, study: Study) -> None:
         self.unit, self.study = unit, study
         self.groups = Groups.from_study(unit, study)
-        self.fields, self.labels = set[str](), set[str]()  # of contexts so far
+        self.fields, self.labels = set[str](), set[str]()  # seen in contexts so far
         self.metrics = [*metrics(study), *(comparison.per_decision(0) if study.experiment else [])]
         self._is_holdout = study.by == "variant" and bool(
             study.experiment and lookup.route_of_holdout(unit, study.experiment)
         )
-        # the phases that draw units, and how many strata of a ramp lie in each
+        # the phases that draw units, and the number of strata of a ramp in each phase
         self.phases, self.strata_per_phase = list[Phase](), 1
         if study.by == "variant" and study.experiment is not None:
             phases = experiments.phases(unit, study.experiment)
@@ -70,7 +70,7 @@ class StudyFold:
         self._contexts = None if study.segment is None else ContextCache(unit, fields=[study.segment])
         self.any_user = sessions.any_user(unit)
         self._timeout_us = settings.get(unit).session_timeout_us
-        # the time in which units were assigned, and that in which they were served; none where ages do not matter
+        # the times in which units were assigned, and in which they were served; None where ages do not matter
         ageing = study.experiment if study.by == "variant" and study.age_us is None else None
         needs_age = ageing is not None or study.age_us is not None or study.by in study_figures.LIVES
         served = selected.times(unit, study.selection) if needs_age else (0, 0)
@@ -82,7 +82,7 @@ class StudyFold:
 
     @property
     def is_first_week(self) -> bool:
-        """Whether users had less than a week to come again. A ramp waits at each step as long as its owner says."""
+        """Whether users had less than a week to come again. A ramp waits at each step as long as its owner decides."""
         experiment = self.study.experiment
         if experiment is None or self.study.by_session or not self.any_user:
             return False
@@ -90,8 +90,8 @@ class StudyFold:
         return 0 < self._spent_us < FIRST_WEEK_US and not is_ramp
 
     def splits(self, sums: StudySums) -> list[tuple[list[float], list[list[int]]]]:
-        """The weights of the variants in each stratum, and the units there that count; of a ramp, those that were
-        served before were all of the first variant, whose share is that of what it had then."""
+        """The weights of the variants in each stratum, and the stratum's units that count. In a ramp, all units of a
+        stratum were in the first variant before; its weight is the share of them that it keeps."""
         units = sums.counts.get("strata", np.zeros((0, 2))).astype(np.int64).tolist()
         if self.strata_per_phase == 1:
             weights = [[phase.weights[str(name)] for name in self.groups.labels] for phase in self.phases]
@@ -102,7 +102,7 @@ class StudyFold:
         return [(pair, [row]) for pair, row in zip(shares, units, strict=False) if sum(row) and pair[1] > 0]
 
     def partials(self, others: Sequence[StudyFold] = ()) -> Iterator[list[StudySums]]:
-        """The sums of each portion, and those of others, whose logs are this one from later times on."""
+        """The sums of each portion, for this fold and for others, whose logs are this log from later times on."""
         for columns, batch in self._portions():
             visits = log_rows.person_visits(
                 columns, timeout_us=self._timeout_us, now=self.unit.now, by_session=self.study.by_session,
@@ -116,9 +116,10 @@ class StudyFold:
             yield sums
 
     def _portions(self) -> Iterator[tuple[Columns, Batch]]:
-        """The visits of each portion of persons, and its selected decisions, where it has some; both are read once."""
+        """The visits of each portion of persons, with its selected decisions, if any; each is read once."""
         selection, sessions, few_test = self.study.selection, None, None
-        if selection.variant_ids:  # whose persons alone are read, where a batch holds all that their policies served
+        # only the persons of these variants are read, where one batch holds all decisions of their policies
+        if selection.variant_ids:
             few_test = selected.few_test(self.unit, selection, most=reader.BATCH)
         log: Iterable[Batch] = reader.batches(
             self.unit, selection, columns=_READ, size=SPREAD, few_test=few_test, by_id=True
@@ -142,15 +143,15 @@ class StudyFold:
         ]
 
     def _sums(self, columns: Columns, visits: Visits, pages: Sequence[RewardedSlots]) -> StudySums:
-        """The sums of a portion. columns: of its visits, which are those of persons; pages: its selected decisions with
-        each reward."""
+        """The sums of a portion. columns: of the visits of its persons; pages: its selected decisions with each
+        reward."""
         decisions, slots, censored = self._decisions(columns, pages)
         if self.study.age_us is not None:
             has_age = self._has_age(columns, visits, decisions)
             decisions, slots = decisions.take(has_age), take(slots, has_age)
         counts_days = any(metric.numerator == "active_days" for metric in self.metrics)
         units = unit_sums(visits, decisions, now=self.unit.now, counts_days=counts_days)
-        # whether a unit had a visit before the one that it was assigned in, or first served in
+        # whether a unit had a visit before the one in which it was assigned or first served
         assigned_at = columns["entry_at"][units.visit]
         is_earlier = (assigned_at != ABSENT) & (assigned_at < units.entry)
         entered_at = np.where(is_earlier, assigned_at, visits.started_at[units.visit])
@@ -173,7 +174,7 @@ class StudyFold:
         if self.study.by == "users":
             units = units.regrouped(returning.astype(np.int64))
         strata = dict[int, OutcomeSums]()
-        if self.study.adjust and self.study.experiment is None:  # as if a unit was assigned when it came
+        if self.study.adjust and self.study.experiment is None:  # as if a unit were assigned when it came
             order, entry_at = np.argsort(units.unit), np.full(len(visits.unit), ABSENT)
             index, has_entry = look_up(units.unit[order], visits.unit)
             entry_at[has_entry] = units.entry[order[index[has_entry]]]
@@ -203,7 +204,7 @@ class StudyFold:
         halves = dict[int, OutcomeSums]()
         if self._assigned[1]:
             counts |= self._ages(visits, decisions, units)
-        if self._assigned[1] and len(self.phases) == 1:  # of one phase: older and younger units had the same weights
+        if self._assigned[1] and len(self.phases) == 1:  # with one phase, older and younger units had the same weights
             is_younger = units.entry >= sum(self._assigned) // 2
             halves = {
                 number: outcomes.fold(units.take(half), study_figures.ageing_metrics(self.study))
@@ -221,8 +222,8 @@ class StudyFold:
     def _segments(
         self, contexts: ContextCache, columns: Columns, visits: Visits, units: UnitSums
     ) -> dict[str, OutcomeSums]:  # fmt: skip
-        """The sums of units by what the context of their first decision in the experiment says: later ones may be
-        effects, whether they are selected or not."""
+        """The sums of units by a field of the context of their first decision in the experiment, selected or not; later
+        contexts may be effects."""
         field, tests = str(self.study.segment), [people.session_test("d.session_id", np.unique(columns["session_id"]))]
         if self.study.experiment is not None:
             log = filters.select(self.unit, {"experiment": self.study.experiment.name})
@@ -245,16 +246,17 @@ class StudyFold:
     def _decisions(
         self, columns: Columns, pages: Sequence[RewardedSlots], *, grouped: bool = True
     ) -> tuple[ServedDecisions, Columns, int]:
-        """The decisions without a censored slot, what `_READ` says of them, and how many mature ones have such a
-        slot."""
+        """The decisions without a censored slot, their `_READ` columns, and the number of mature decisions with a
+        censored slot."""
         slots = pages[0].slots
         mature = [reward_log.mature(slots, reward, now=self.unit.now) for reward in self.study.rewards]
         visit, is_counted = visit_indices(columns, slots["session_id"], slots["visit"]), ~slots["censored"]
         is_left_out = mature[0] & slots["censored"]
-        if grouped and self._is_holdout:  # a decision names the variant that served, which is none outside of it
+        # a decision names the variant that served it, and outside of the holdout there is none
+        if grouped and self._is_holdout:
             slots = {**slots, "variant_id": columns["assigned_id"][visit]}
             is_counted, is_left_out = (flags & (slots["variant_id"] != ABSENT) for flags in (is_counted, is_left_out))
-        # a person with several keys has the variant that came first; in a ramp, which moves units, that which served
+        # a person with several keys has the variant that came first; in a ramp, which moves units, the one that served
         elif grouped and self.study.by == "variant" and self.strata_per_phase == 1:
             assigned_id = columns["assigned_id"][visit]
             is_theirs = (columns["merged_at"][visit] != ABSENT) & (assigned_id != ABSENT)
@@ -270,11 +272,12 @@ class StudyFold:
     def _strata(
         self, columns: Columns, visits: Visits, decisions: ServedDecisions, units: UnitSums
     ) -> tuple[UnitSums, Ids, Flags, int]:
-        """The units by what they were drawn in, the number of the stratum of each, whether it says how units were
-        split, and how many had two variants in a phase of a ramp: of most experiments the phase in which a unit was
-        assigned; in a ramp, which draws all units anew, each phase that served it. A person with several keys was drawn
-        by the one that came first, later by another one, with other chances than the others of a stratum: it tells of
-        the split when it came, and counts no more in phases that served it after the keys were merged."""
+        """The units split by the stratum that drew them, the number of each one's stratum, whether it counts for the
+        split, and the number of units with two variants in a phase of a ramp. In most experiments the stratum is the
+        phase in which a unit was assigned; in a ramp, which draws all units anew, each phase that served it. A person
+        with several keys was drawn by the first key and later by another one, with other probabilities than the rest of
+        a stratum. Such a person counts for the split when first drawn, and not in phases that served it after the keys
+        were merged."""
         starts = [phase.at for phase in self.phases[1:]]
         if self.strata_per_phase == 1:
             stratum = np.searchsorted(starts, columns["entry_at"][units.visit], side="right")
@@ -290,14 +293,14 @@ class StudyFold:
         return drawn.take(rows), stratum[rows], ~is_drawn_again[rows], mixed
 
     def _ages(self, visits: Visits, decisions: ServedDecisions, units: UnitSums) -> dict[str, Ids]:
-        """Visits by the age that their unit had, and by when they began, and units by their age at the end, of each
-        variant, (v, AGES)."""
+        """For each variant, (v, AGES): visits by the age of their unit, visits by the time when they began, and units
+        by their age at the end."""
         n, spent = len(self.groups.labels), self._spent_us + 1
-        # the visits of these units, whose rows are found by digest
+        # the visits of these units; their rows are found by digest
         first, _ = distinct(decisions.group, decisions.visit)
         first = first[np.isin(visits.unit[decisions.visit[first]], units.unit)]
         group, visit = decisions.group[first], decisions.visit[first]
-        digests = np.unique(units.unit)  # each of which may be in several groups
+        digests = np.unique(units.unit)  # a unit may be in several groups
         keys, wanted = (
             np.searchsorted(digests, unit) * n + side
             for unit, side in ((units.unit, units.group), (visits.unit[visit], group))
@@ -316,7 +319,7 @@ class StudyFold:
         }  # fmt: skip
 
     def _has_age(self, columns: Columns, visits: Visits, decisions: ServedDecisions) -> Flags:
-        """Whether each decision is early enough in the time of its unit, which came early enough in the log."""
+        """Whether each decision is early enough in the time of its unit, and the unit came early enough in the log."""
         age, window = self.study.age_us or 0, max(reward.window_us for reward in self.study.rewards)
         _, unit = np.unique(visits.unit[decisions.visit], return_inverse=True)
         first = np.full(int(unit.max(initial=-1)) + 1, FAR_FUTURE)
@@ -326,7 +329,7 @@ class StudyFold:
         return (decisions.at < end) & (end <= self._last_at) & (end + window < self.unit.now)
 
     def _past(self, columns: Columns, visits: Visits) -> UnitSums:
-        """The sums of assigned units as they stood at their assignment, in group 0."""
+        """The sums of assigned units over the time before their assignment, in group 0."""
         entry_at = columns["entry_at"]
         assigned = entry_at != ABSENT
         keys = np.unique(columns["session_id"][assigned])
@@ -350,7 +353,8 @@ def collect(unit: Unit, study: Study, *, level: float, is_fixed: bool = False) -
 def collect_figures(
     unit: Unit, studies: Sequence[Study], *, level: float, is_fixed: bool = False
 ) -> list[StudyFigures]:  # fmt: skip
-    """The figures of studies, from one pass over the log: those behind the first one are of later times alone."""
+    """The figures of studies, from one pass over the log; the logs of the second and further studies are this one from
+    later times on."""
     first, *others = folds = [StudyFold(unit, study) for study in studies]
     sums = [study_figures.NOTHING] * len(folds)
     for portion_sums in first.partials(others):
@@ -370,7 +374,7 @@ def _figures(unit: Unit, fold: StudyFold, sums: StudySums, *, level: float, is_f
         first = learned_rewards(unit, study.experiment)[0].name
         declaration = Declaration.from_definition(study.experiment, metrics(study), study.rewards, first, shares)
         widest = filters.select(unit, {"experiment": study.experiment.name})
-        # whether the selection leaves decisions out by what came after the assignment
+        # whether the selection leaves out decisions by what happened after the assignment
         wider = replace(study.selection, **{name: getattr(widest, name) for name in EFFECTS})
         is_picked = wider != study.selection and selected.extent(unit, wider) != selected.extent(unit, study.selection)
         units = sum(experiments.count_units(unit, study.experiment.id).values())
@@ -390,8 +394,8 @@ def _figures(unit: Unit, fold: StudyFold, sums: StudySums, *, level: float, is_f
 def _selected_split(
     fold: StudyFold, sums: StudySums, assigned: Sequence[tuple[list[float], list[list[int]]]]
 ) -> tuple[float, float]:  # fmt: skip
-    """Chi-square and p-value of whether a selection leaves out other shares of the variants, of units drawn by the same
-    weights; NaN where it leaves out few. assigned: as of `split_by_day`."""
+    """Chi-square and p-value of whether a selection leaves out different shares of the variants, among units drawn with
+    the same weights; NaN where it leaves out few. assigned: as returned by `split_by_day`."""
     left_out = {tuple(weights): np.zeros(len(weights)) for weights, _ in assigned}
     counted = {weights: np.zeros(len(weights)) for weights in left_out}
     for weights, looks in assigned:
@@ -408,14 +412,15 @@ def _selected_split(
 
 
 class Look(NamedTuple):
-    """The differences that decide an experiment, as of now, and its guards."""
+    """The present differences that decide an experiment, and its guards."""
 
     differences: list[study_figures.DifferenceRow]
     guards: list[study_figures.GuardRow]
 
 
 def look(unit: Unit, experiment: Experiment, *, level: float = 0.95) -> Look:
-    """The metric and the guards of an experiment as of now; a look costs nothing."""
+    """The present deciding differences and guards of an experiment. They hold at every look, so looking costs
+    nothing."""
     figures = collect(unit, experiment_study(unit, experiment, rewards_of(unit, (), experiment)), level=level)
     return Look([figures.difference(*key) for key in figures.deciding], figures.guards())
 
@@ -427,9 +432,9 @@ def experiment_study(unit: Unit, experiment: Experiment, rewards: Sequence[Rewar
 
 
 def rewards_of(unit: Unit, names: Sequence[str], experiment: Experiment | None) -> list[Reward]:
-    """The rewards of these names, and of what the experiment declares; without names those that its variants learn, in
-    their order behind that which decides, or what all policies learn, or `default`. Raises InputError for one that is
-    unknown, or given twice."""
+    """The rewards with these names, and those that the experiment declares. Without names: those that its variants
+    learn, in order, after the deciding one; without an experiment the one that all policies learn, or `default`. Raises
+    InputError for an unknown name, or a repeated one."""
     if repeated_name := next((name for name in names if list(names).count(name) > 1), None):
         raise InputError(f"reward {repeated_name!r} is named twice")
     if experiment is None:
@@ -440,7 +445,7 @@ def rewards_of(unit: Unit, names: Sequence[str], experiment: Experiment | None) 
 
 
 def learned_rewards(unit: Unit, experiment: Experiment) -> list[Reward]:
-    """The rewards that the variants of an experiment learn, in their order; of a holdout that of its route."""
+    """The rewards that the variants of an experiment learn, in order; for a holdout, the reward of its route."""
     if (route := lookup.route_of_holdout(unit, experiment)) is not None:
         return [lookup.version(unit, route.reference)[0].reward]
     rewards = [lookup.version(unit, variant.policy)[0].reward for variant in experiment.variants]
@@ -448,8 +453,8 @@ def learned_rewards(unit: Unit, experiment: Experiment) -> list[Reward]:
 
 
 def to_json(figures: StudyFigures) -> tuple[list[study_figures.OutcomeRow], list[study_figures.DifferenceRow]]:
-    """The rows of every group, and of every difference from the first one, with a p-value where units were assigned at
-    random; periods without a unit are left out."""
+    """The rows of every group, and of every difference from the first group, with a p-value where units were assigned
+    at random; periods without units are left out."""
     study, answer_metrics, values = figures.study, metrics(figures.study), figures.outcomes.value
     numbers = [
         number for number in range(len(figures.groups.labels))

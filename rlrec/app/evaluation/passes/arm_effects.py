@@ -1,4 +1,5 @@
-"""Effects of showing an arm: on the reward now, on the rest of the visit, and on whether the person comes back."""
+"""Effects of showing an arm: on the reward of the page, on the rest of the visit, and on whether the person comes
+back."""
 
 from __future__ import annotations
 
@@ -37,18 +38,18 @@ from rlrec.times import DAY_US, SECOND
 
 HORIZON_US = 7 * DAY_US
 MOST_ARMS = 5_000
-FINEST = ("position", "arm", "step")  # groups that a page has several of, or that a visit has
-MAX_KINDS = 64  # of events whose rates predict effects, of a portion the most frequent
-_EVENT = "event "  # begins the column of the values of a kind of event
-OVERALL = RowGroup(None, None)  # pages of all groups
-MAX_BYTES = 1 << 30  # of sums by group, of a partition
+FINEST = ("position", "arm", "step")  # groupings that split a page or a visit
+MAX_KINDS = 64  # kinds of events whose rates predict effects: the most frequent ones of a portion
+_EVENT = "event "  # prefix of the columns with the values of a kind of event
+OVERALL = RowGroup(None, None)  # the group of all pages
+MAX_BYTES = 1 << 30  # of sums by group, in a partition
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Arguments of `effects`. log: a filter; reward: None for what all policies learn; horizon_us: within which people
-    come back, None for the window of a reward that weighs `return`, else 7 days; position: a curve, None for that
-    which the log tells; by: groups, each with effects of its own; level: of intervals."""
+    """Arguments of `effects`. log: a filter; reward: None for the one that all policies learn; horizon_us: the time
+    within which coming back counts, None for the window of a reward that weighs `return`, else 7 days; position: a
+    curve, None for the curve estimated from the log; by: groups, each with effects of its own; level: of intervals."""
 
     log: str | None = None
     reward: str | None = None
@@ -58,22 +59,23 @@ class Request:
     level: float = 0.95
 
 
-# An arm in a group. Effects are those of one full look more, in place of what the log showed; None: it cannot be told.
-# looks: at the arm; now, later, returning: on the reward of the page, on that of later pages of the visit, and on the
-# probability of coming back; long_run: of all, a return at its worth; shrunk: the posterior of long_run.
+# An arm in a group. An effect is that of one more look at the arm, in place of what the log shows on average; None:
+# cannot be estimated. looks: at the arm; now, later, returning: effects on the reward of the page, on the reward of
+# later pages of the visit, and on the probability of coming back; long_run: on all three, where a return counts at its
+# value; shrunk: the posterior of long_run.
 ArmEffect = TypedDict("ArmEffect", {
     "arm": str, "looks": float, "now": float | None, "later": float | None, "returning": float | None,
     "long_run": float | None, "std_error": float | None, "lower": float | None, "upper": float | None,
     "shrunk": float, "shrunk_sd": float, "shrunk_lower": float, "shrunk_upper": float, "rank_now": int, "rank": int,
 })  # fmt: skip
-# horizon_s: at most log_s, as long as the log is: nobody was seen to come back later.
-# A group. returned: share of visits after which the person came back in time; return_value: what that is worth.
+# horizon_s: at most log_s, the length of the log, since no later return can be in it.
+# A group. returned: share of visits after which the person came back within the horizon; return_value: of a return.
 GroupEffects = TypedDict("GroupEffects", {
     "by": str | None, "group": Any, "pages": int, "visits": int, "persons": int, "returned": float | None,
     "return_value": float | None, "prior_mean": float, "prior_sd": float, "arms": list[ArmEffect],
 })  # fmt: skip
-# overall: of all groups together, towards which theirs are shrunk; None without groups. left_out: pages whose logger
-# has no probability of an arm at a position.
+# overall: all groups together, towards which the groups are shrunk; None without groups. left_out: pages for which the
+# logger's probability of some arm at some position is not known.
 Result = TypedDict("Result", {
     "reward": str, "horizon_s": float, "log_s": float, "log": str | None, "examination": list[float], "level": float,
     "groups": list[GroupEffects], "overall": GroupEffects | None, "left_out": int,
@@ -82,7 +84,8 @@ Result = TypedDict("Result", {
 
 @dataclass(frozen=True, eq=False)
 class FitSums(Sums):
-    """Sums of a first pass, by which exposures and outcomes are defined. overlap: None where the curve is known."""
+    """Sums of a first pass, which determines the curve and the share of returns by age. overlap: None where the curve
+    is known."""
 
     overlap: OverlapSums | None
     return_times: ReturnTimes
@@ -90,13 +93,12 @@ class FitSums(Sums):
 
 @dataclass(frozen=True, eq=False)
 class EffectSums(Sums):
-    """Sums over a part of the log: b blocks of clusters, k arms in the order of their keys.
-
-    pages: regressions of the reward now and later; visits: of coming back. returned, followed (b,): visits after which
-    the person came back, and the reward of what came after, further returns too. expected, looks (k,). counts: pages,
-    visits, visits of persons with a key, and persons, of whom a partition knows the digests (people) until it has been
-    read. events: by kind the sums of values and of their squares at the slots of each arm, (k, 2); products: of the
-    values of two kinds at all slots."""
+    """Sums over a part of the log, with b blocks of clusters and k arms in order of their keys.
+    pages: regressions of the rewards now and later; visits: of coming back. returned, followed (b,): the number of
+    visits after which the person came back, and the reward of what followed, including further returns. expected, looks
+    (k,): expected and actual looks at each arm. counts: pages, visits, visits of persons with a key, and persons; their
+    digests (people) are kept until the partition has been read. events: by kind, the sums of values and of squared
+    values at the slots of each arm, (k, 2); products: of the values of two kinds, over all slots."""
 
     pages: ExposureRegression
     visits: ExposureRegression
@@ -120,8 +122,8 @@ class EffectSums(Sums):
         )  # fmt: skip
 
     def estimate(self, *, return_weight: float) -> EffectEstimates:
-        """The effects of all arms, against the mean showing of the log. return_weight: what a return itself
-        is worth."""
+        """The effects of all arms against the average showing of the log. return_weight: the reward of a return
+        itself."""
         returns = float(self.returned.sum())
         followed = float(self.followed.sum()) / returns if returns else 0.0
         worth = return_weight + followed
@@ -129,7 +131,7 @@ class EffectSums(Sums):
         influence = np.concatenate([self.pages.influences, self.visits.influences], axis=2)
         variances = np.column_stack([self.pages.variances, self.pages.variances, self.visits.variances])
         usable = np.column_stack([self.pages.vary, self.pages.vary, self.visits.vary])
-        # effects are told apart from the log's mean showing of the arms of which they can be told
+        # the average showing is over arms whose effects can be estimated
         shares = self.expected[:, None] * usable
         shares = shares / np.maximum(shares.sum(axis=0), 1e-300)
         effect = (effect - (shares * effect).sum(axis=0)) * usable
@@ -148,8 +150,7 @@ class EffectSums(Sums):
 
 @dataclass(frozen=True, eq=False)
 class LogEffects(Sums):
-    """Sums by group. left_out: how many pages have no expectation before their draw; names: fields of the contexts of
-    the log."""
+    """Sums by group. left_out: pages whose expected looks are not known; names: fields of the contexts of the log."""
 
     groups: Mapping[RowGroup, EffectSums]
     left_out: int
@@ -158,11 +159,11 @@ class LogEffects(Sums):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EffectEstimates:
-    """Effects of k arms, (k, 3): on the reward now and later, and on coming back; influence (b, k, 3): of each block.
-
-    variances (k, 3): of each by its exposures alone. worth: of a return, worth_influence (b,); usable (k, 3): which
-    effects can be told, others are 0; columns: that were regressed on together; rates: of kinds of events at the slots
-    of each arm; shares (k, 3): of what the log showed on average, of arms whose effects can be told."""
+    """Effects of k arms, (k, 3): on the rewards now and later, and on coming back; influence (b, k, 3): of each block.
+    variances (k, 3): of each effect from its exposures alone. worth: the value of a return, worth_influence (b,);
+    usable (k, 3): which effects can be estimated, others are 0; columns: the number of regressors that share a
+    regression; rates: of kinds of events at the slots of each arm; shares (k, 3): of each arm in the log's average
+    showing, among arms whose effects can be estimated."""
 
     effect: Array
     influence: Array
@@ -177,17 +178,18 @@ class EffectEstimates:
 
     @property
     def varies(self) -> Flags:
-        """Arms whose effect in the long run can be told, (k,)."""
+        """Which arms have a long-run effect that can be estimated, (k,)."""
         return self.usable[:, 0] & (self.usable[:, 2] | (not self.has_returns))
 
     @property
     def posteriors(self) -> list[ShrunkEffects]:
-        """The posteriors of effects now, later and on coming back, around what the events of the slots predict."""
+        """The posteriors of the effects now, later and on coming back, shrunk towards what the events at the slots
+        predict."""
         return self.shrunk(columns_of(self.rates, len(self.effect)))
 
     def shrunk(self, predictors: Array | None = None) -> list[ShrunkEffects]:
-        """The posteriors of the three effects against the mean showing of the log: around lines in predictors (k, p),
-        or around the mean of all arms."""
+        """The posteriors of the three effects against the average showing, shrunk towards lines in predictors (k, p),
+        or towards the mean of all arms."""
         return [
             shrink(*outcome, usable, predictors).against(share)
             for outcome, usable, share in zip(self.pooled, self.usable.T, self.shares.T, strict=True)
@@ -195,8 +197,8 @@ class EffectEstimates:
 
     @property
     def pooled(self) -> Iterator[tuple[Array, Array]]:
-        """The `outcomes` with standard errors by exposures, and the noise of all arms together. The error of an arm by
-        itself grows with its effect: of what nobody bought yet both are small, and weights by it are biased."""
+        """The `outcomes` with standard errors from exposures and one noise level for all arms. An arm's own error grows
+        with its effect: where nobody has bought yet, both are small, so weights from such errors are biased."""
         for (effect, error), variance, usable in zip(self.outcomes, self.variances.T, self.usable.T, strict=True):
             has_error = usable & (error > 0)
             noise = np.square(error[has_error]).sum() / max(float(variance[has_error].sum()), 1e-300)
@@ -204,19 +206,19 @@ class EffectEstimates:
 
     @property
     def outcomes(self) -> Iterator[tuple[Array, Array]]:
-        """Effects now, later and on coming back, with their standard errors, (k,) each."""
+        """The effects now, later and on coming back, each with its standard errors, (k,)."""
         for number in range(3):
             yield self.effect[:, number], std_errors(self.influence[:, :, number], columns=self.columns)
 
     def long_run(self, posteriors: Sequence[ShrunkEffects]) -> ShrunkEffects:
-        """The posterior of effects in the long run, from those of the three effects."""
+        """The posterior of the long-run effects, from those of the three effects."""
         return add_effects(posteriors, (1.0, 1.0, self.worth))
 
     def total(self, *, now: float, weights: Array | None = None) -> tuple[Array, Array]:
-        """Effects on all that a showing brings, so many times now, with their standard errors, (k,) each; or their sums
-        by weights (k, j), (j,) each."""
+        """The effects of one showing on all outcomes, the one now multiplied by `now`, with their standard errors, (k,)
+        each; with weights (k, j), their weighted sums, (j,) each."""
         factors = np.array([now, 1.0, self.worth])
-        # what a return is worth has an error, too
+        # the value of a return has an error, too
         effect, influence = self.effect @ factors, self.influence @ factors
         influence += np.outer(self.worth_influence, self.effect[:, 2])
         if weights is not None:
@@ -226,10 +228,9 @@ class EffectEstimates:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EffectPass:
-    """A request as the store understands it: the work on a partition.
-
-    reward: without what a return itself earns. examination: None for the curve that the log tells; return_shares: of
-    the returns that have come by an age, None in the pass that finds both."""
+    """A resolved request: the work on a partition.
+    reward: without the reward of a return itself. examination: None where the curve is estimated from the log;
+    return_shares: the share of returns that come by each age. None in the pass that estimates both."""
 
     evaluation: Evaluation
     reward: Reward
@@ -240,7 +241,7 @@ class EffectPass:
 
     @classmethod
     def resolve(cls, unit: Unit, request: Request) -> EffectPass:
-        """Raises InputError for what is unknown or cannot be."""
+        """Raises InputError for unknown names and impossible arguments."""
         if not 0 < request.level < 1:
             raise InputError(f"level is {request.level:g}", hint="it lies between 0 and 1, such as 0.95")
         if request.horizon_us is not None and request.horizon_us <= 0:
@@ -276,7 +277,7 @@ class EffectPass:
         return Reading(columns={*reading.columns, *COLUMNS})
 
     def __call__(self, reader: LogReader, /) -> FitSums | LogEffects | None:
-        """The sums of a partition; None where nothing of it is selected."""
+        """The sums of a partition; None where no row of it is selected."""
         visits = PersonVisits.from_batches(reader.batches(Reading(columns=COLUMNS)), self.reward)
         if not len(visits):
             return None
@@ -287,7 +288,7 @@ class EffectPass:
         return FitSums(overlap, ReturnTimes.from_visits(watched=watched, gap=gap))
 
     def _watched(self, visits: PersonVisits) -> Array:
-        """How long a return to each visit was watched for, in horizons, (v,)."""
+        """The time after each visit in which a return would have been seen, in horizons, (v,)."""
         return np.maximum(self.evaluation.extent.last_at - visits.last_at, 0) / self.horizon_us
 
     def _overlaps(self, reader: LogReader) -> Iterator[OverlapSums]:
@@ -297,7 +298,7 @@ class EffectPass:
                 yield self.pages.model_sums(logged, rows)
 
     def _effects(self, reader: LogReader, visits: PersonVisits) -> LogEffects:
-        number, groups_so_far, names = 0, dict[RowGroup, EffectSums](), frozenset[str]()  # visits before a batch
+        number, groups_so_far, names = 0, dict[RowGroup, EffectSums](), frozenset[str]()  # visits before the batch
         left_out = 0
         for logged in reader.read(self.pages.judged_on):
             slots = logged.log.slots
@@ -316,7 +317,8 @@ class EffectPass:
     def _add_pages(
         self, sums: dict[RowGroup, EffectSums], logged: LoggedBatch, rows: CompletePages, visits: PersonVisits
     ) -> int:
-        """Add the pages of a batch to the sums by group: how many were left out, since their draw is not known."""
+        """Add the pages of a batch to the sums by group; returns the number of pages left out since their draw is not
+        known."""
         assert self.examination is not None
         exposures = self.pages.exposures(logged, rows, np.array(self.examination))
         now = rows.left[rows.begins]
@@ -342,7 +344,7 @@ class EffectPass:
         return left_out
 
     def _events(self, rows: CompletePages, pages: Ids) -> tuple[dict[str, Array], dict[tuple[str, str], float]]:
-        """`EffectSums.events` and `EffectSums.products` of some pages."""
+        """The values of `EffectSums.events` and `EffectSums.products` for some pages."""
         is_chosen = np.zeros(len(rows), np.bool_)
         is_chosen[pages] = True
         slots = take(rows.slots, np.flatnonzero(np.repeat(is_chosen, np.diff(rows.start))))
@@ -365,17 +367,17 @@ class EffectPass:
         self, sums: EffectSums, pages: Mapping[str, Any], exposures: Exposures, outcomes: Array, visits: PersonVisits,
         events: Mapping[str, Array], products: Mapping[tuple[str, str], float],
     ) -> EffectSums:  # fmt: skip
-        """The sums with those of n pages whose draw is known."""
+        """The sums plus those of n pages whose draw is known."""
         assert self.return_shares is not None
         visit, count = pages["visit_number"], 1 / pages["keep_probability"]
-        # pages: what was known before is the page of the visit, and the visit of the person
+        # pages: baseline covariates are the place of the page in its visit and the visit's number
         baseline = np.column_stack([np.ones(len(visit)), np.log1p(pages["step"]), np.log(visits.number[visit])])
         root = np.sqrt(count)
         sums.pages.add_rows(
             baseline * root[:, None], exposures, outcomes * root[:, None], factor=root, cluster=visits.cluster[visit]
         )
         expected, looks = exposures.totals(count)[::-1]
-        # visits of persons with a key, of which every page is there
+        # visits of persons with a key, all of whose pages are here
         first = run_starts(visit)
         number_of_pages = np.diff(np.r_[first, len(visit)])
         is_usable = visits.has_user[visit[first]] & (number_of_pages == visits.pages[visit[first]])
@@ -384,7 +386,7 @@ class EffectPass:
             np.flatnonzero(is_usable)
         )
         returned = visits.gap[index] <= self.horizon_us
-        # a return is as likely to have come as the share of returns that have by now
+        # the probability that a return has come by now, by the age of the visit
         arrived = np.interp(
             self._watched(visits)[index], np.linspace(0, 1, len(self.return_shares)), self.return_shares
         )
@@ -408,14 +410,15 @@ class EffectPass:
     # -- figures --
 
     def estimate(self, sums: EffectSums) -> EffectEstimates:
-        """The effects of all arms, against the mean showing of the log."""
+        """The effects of all arms against the average showing of the log."""
         return sums.estimate(return_weight=self.return_weight)
 
     def cell_posteriors(self, overall: EffectSums, cells: Sequence[EffectSums]) -> list[Sequence[ShrunkEffects]]:
-        """For each of some parts of the sums the posteriors of its effects, drawn towards those of all parts."""
+        """For each cell, a part of the log, the posteriors of its effects, shrunk towards those of the whole."""
         estimates, looks = [self.estimate(cell) for cell in cells], np.array([cell.looks for cell in cells])
         usable, events = np.array([cell.usable for cell in estimates]), dict[str, Array]()
-        for kind, sums in overall.events.items():  # which the slots of a cell have more or less often than all
+        # kinds that the slots of a cell have more or less often than the whole log has
+        for kind, sums in overall.events.items():
             usual = sums[:, 0] / np.maximum(overall.looks, 1e-300)
             tables = np.array([cell.events.get(kind, np.zeros_like(sums)) for cell in cells])
             events[kind] = np.column_stack([(tables[..., 0] - looks * usual).ravel(), tables[..., 1].ravel()])
@@ -424,21 +427,21 @@ class EffectPass:
         by_outcome: list[list[ShrunkEffects]] = []
         for number, (posterior, *by_cell) in enumerate(outcomes):
             effect, error = (np.array(columns) for columns in zip(*by_cell, strict=True))
-            # against the mean showing of all cells
+            # against the average showing of all cells
             effect += np.array([cell.shares[:, number] @ posterior.mean for cell in estimates])[:, None]
             by_outcome.append(shrink_cells(posterior, effect, error, usable[..., number], rates))
         return list(zip(*by_outcome, strict=True))
 
     @property
     def arm_keys(self) -> list[str]:
-        """The keys of arms in the order of effects."""
+        """The keys of arms, in the order of the effects."""
         arms = self.evaluation.arms
         return np.array([arms.keys[key] for key in arms.ids.tolist()])[np.argsort(arms.rank)].tolist()
 
     def figures(
         self, sums: EffectSums, group: RowGroup, level: float, posteriors: Sequence[ShrunkEffects] = ()
     ) -> GroupEffects:
-        """The effects of a group. posteriors: of its effects, where they are not those of its sums alone."""
+        """The effects of a group. posteriors: of its effects; by default they follow from its own sums."""
         estimates, people = self.estimate(sums), int(sums.counts[3])
         effect, usable = estimates.effect, estimates.usable
         long_run, error = estimates.total(now=1.0)
@@ -447,7 +450,7 @@ class EffectPass:
         rank, rank_now = _ranks(total.mean), _ranks(posteriors[0].mean)
         reach = t_quantile(1 - (1 - level) / 2, max(1, min(people, len(estimates.influence)) - 1))
         z = NormalDist().inv_cdf((1 + level) / 2)
-        keys, weight = self.arm_keys, sums.visits.square[:, 0, 0].sum()  # of the visits
+        keys, weight = self.arm_keys, sums.visits.square[:, 0, 0].sum()  # the weight of the visits
         raw = np.column_stack([effect, long_run, error, long_run - reach * error, long_run + reach * error])
         raw[:, :3] = np.where(usable & [True, True, estimates.has_returns], raw[:, :3], np.nan)
         raw[~estimates.varies, 3:] = np.nan
@@ -473,7 +476,7 @@ class EffectPass:
 
 
 def _ranks(effect: Array) -> Ids:
-    """The rank of each arm, 1 for the largest, (k,); equal ones by their keys."""
+    """The rank of each arm, 1 for the largest effect, (k,); ties in order of key."""
     rank = np.empty(len(effect), np.int64)
     rank[np.argsort(-effect, kind="stable")] = np.arange(len(effect)) + 1
     return rank
@@ -482,13 +485,13 @@ def _ranks(effect: Array) -> Ids:
 def sum_log(
     unit: Unit, request: Request, engine: Engine | None = None
 ) -> tuple[EffectPass, dict[RowGroup, EffectSums], int]:  # fmt: skip
-    """The sums of the log by group and OVERALL, the pass by whose definitions they were made, and how many pages were
-    left out. Raises CheckFailed for a log that cannot tell."""
+    """The sums of the log by group, and under OVERALL; the pass with the definitions that they use; and the number of
+    pages left out. Raises CheckFailed for a log with too few data."""
     effect_pass = EffectPass.resolve(unit, request)
     evaluation = effect_pass.evaluation
     ungrouped = replace(evaluation, request=replace(evaluation.request, by=None))
     fit_pass = replace(effect_pass, evaluation=ungrouped)
-    # the log is read once for both passes
+    # the log is read once and serves both passes
     reader, judge_pass = LogReader(unit, evaluation), replace(effect_pass, return_shares=())
     stored = reader.partitions(Reading.union([fit_pass.reading, judge_pass.reading]), times=2)
     fitted = add_up(passes.results(LogReader(unit, ungrouped), fit_pass, engine, stored))
@@ -539,8 +542,8 @@ def answer(unit: Unit, request: Request, engine: Engine | None = None) -> Result
 
 
 def _check(sums: EffectSums) -> None:
-    """Raises CheckFailed for a log by which no arm can be told from another one."""
-    if sums.pages.square.any(axis=(1, 2)).sum() < 2 * sums.pages.n_regressed:  # the blocks that have rows
+    """Raises CheckFailed for a log that cannot distinguish the effects of any arms."""
+    if sums.pages.square.any(axis=(1, 2)).sum() < 2 * sums.pages.n_regressed:  # the number of blocks that have rows
         persons, arms = quantity(int(sums.counts[3]), "person"), quantity(len(sums.expected), "arm")
         hint = "collect more pages, or judge whole policies by `rlrec evaluate`"
         raise CheckFailed(f"{persons} cannot tell {arms} apart", hint=hint)

@@ -1,4 +1,4 @@
-"""Estimates of what policies would have earned, as rows of the command contract."""
+"""Estimates of the rewards that policies would have earned, as rows of the command's answer."""
 
 from __future__ import annotations
 
@@ -41,23 +41,23 @@ from rlrec.store.log.selected import LogExtent, Selection
 from rlrec.times import DAY_US
 
 SLOT_FIELDS, SLATE_FIELDS = ("position", "arm"), ("step",)  # of the fields that rows are grouped by
-FLOOR = 0.05  # that is usual
-PAIRED = {"pi", "sn-pi"}  # asked for by name, they refuse what they cannot weigh
-POWER = 0.8  # of plans
+FLOOR = 0.05  # the usual one
+PAIRED = {"pi", "sn-pi"}  # named explicitly, these raise an error where they cannot weigh a page
+POWER = 0.8  # of plans: the probability that the lift shows
 LIFT = "lift", "lift_lower", "lift_upper", "lift_std_error"
-UNITS = {"impression": "impression", "session": "visit", "slate": "page"}  # as people call them
-BY_ARM = "snips"  # the usual estimator by arm: the logger chose the arm, so that it must be self-normalised
+UNITS = {"impression": "impression", "session": "visit", "slate": "page"}  # the names that people use
+BY_ARM = "snips"  # the default by arm: since the logger chose the arm, the estimator must be self-normalised
 
 
 @dataclass(frozen=True, kw_only=True)
 class EstimateRow:
     """One estimate of one target on one group. version: None for a built-in target; by: None without groups; inclusion:
-    of the log in the lists of candidates that it was ranked from; extent: of the log; is_timed: whether its times are
-    those of its decisions, not of imports; arms: how many there are; has_returns: whether users who come back are a
-    part of its reward; origin: of the target's probabilities, if they are not the store's; is_answer: whether it
-    answers about the target on pages, where no estimator was asked for; new_arms: keys of arms that the target may show
-    today, and that no decision of the log could: the estimate says nothing of them; options: of the command that asked
-    for it, which another one about it repeats."""
+    of the arms of the log in the lists of candidates that they were ranked from; extent: of the log; is_timed: whether
+    its times are those of its decisions, not of their import; arms: their number; has_returns: whether the reward
+    counts users who come back; origin: of the target's probabilities, if they are not the store's; is_answer: whether
+    this row answers about the target on pages, where no estimator was requested; new_arms: keys of arms that the target
+    may show today and that no decision of the log could show, on which the estimate is silent; options: of the
+    requesting command, which follow-up commands repeat."""
 
     target: str
     version: int | None
@@ -82,12 +82,12 @@ class EstimateRow:
 
     @cached_property
     def answer(self) -> Answer:
-        """Whether the target is better than what was logged."""
+        """Whether the target is better than the log."""
         return self._judge(self.estimate.lift, *self.estimate.lift_bounds, scale=1.0)
 
     def plan(self, lift: float) -> dict[str, Any]:
-        """How many clusters more, and days of this traffic, would tell a lift that is there, with a chance of POWER;
-        None where more of this log does not tell."""
+        """The number of further clusters, and of days with this traffic, after which a true lift would show with
+        probability POWER; None where a longer log of this kind cannot show it."""
         value, bounds = self.estimate.lift, self.estimate.lift_bounds
         reach = 1 + NormalDist().inv_cdf(POWER) / NormalDist().inv_cdf((1 + self.estimate.level) / 2)
         expected = [None if value is None or bound is None else lift + reach * (bound - value) for bound in bounds]
@@ -96,7 +96,7 @@ class EstimateRow:
         return {"lift": lift, "power": POWER, "needed": needed, "needed_days": self._days(needed)}
 
     def plan_sentence(self, lift: float) -> str:
-        """How much more of this log a lift takes, in plain words."""
+        """A sentence on how much more of this log it takes to show a lift."""
         needed, days = (self.plan(lift)[name] for name in ("needed", "needed_days"))
         goal = f"a lift of {percent(lift)} % of {self.name}, if it is there, with a chance of {100 * POWER:g} %"
         if not needed:
@@ -117,12 +117,12 @@ class EstimateRow:
 
     @cached_property
     def claim(self) -> Claim:
-        """The answer as it is put into words; what an insufficient estimate says is worth nothing."""
+        """The answer for the sentence about it; the figures of an insufficient estimate are left out."""
         estimate, (answer, needed) = self.estimate, self.answer
         bounds: dict[str, Any] = {}
         if estimate.verdict != "insufficient" or answer == "same":
             bounds = {"value": estimate.lift, **dict(zip(("lower", "upper"), estimate.lift_bounds, strict=True))}
-        logger = (estimate.log or "").removeprefix("loggers=")  # which may be several
+        logger = (estimate.log or "").removeprefix("loggers=")  # one or several names
         is_alone = answer == "same" and bool(estimate.logger_weights) and logger != estimate.log and "+" not in logger
         weak = [name for name in estimate.reasons if estimate.verdict == "weak" and REASONS[name].group == "sample"]
         return Claim(
@@ -136,23 +136,23 @@ class EstimateRow:
 
     @property
     def is_explored(self) -> bool:
-        """Whether no weight is larger than a usual floor would let it be."""
+        """Whether all weights are as small as a logger with the usual floor would make them."""
         steps = {"impression": 1, "slate": self.extent.positions}
         number = steps.get(self.estimate.unit, self.extent.positions * self.extent.steps)
         return log(max(self.estimate.max_weight or 1.0, 1.0)) <= number * log(max(self.arms, 1) / FLOOR)
 
     def _days(self, needed: int | None) -> float | None:
-        """How many days of the log's traffic bring so many clusters."""
+        """The number of days of the log's traffic in which so many clusters come; None where it is not known."""
         clusters = self.estimate.clusters
         days = self.extent.span_us / DAY_US if self.is_timed else 0.0
         return needed * days / clusters if needed is not None and days and clusters else None
 
     @cached_property
     def record(self) -> dict[str, Any]:
-        """The row as `evaluate --json` has it."""
+        """The row as `evaluate --json` shows it."""
         row = {"target": self.target, "version": self.version, **asdict(self.estimate), "reward": self.reward}
         row["reasons"] = list(self.estimate.reasons)
-        row |= {name: row.pop(name) for name in LIFT}  # they come last
+        row |= {name: row.pop(name) for name in LIFT}  # moved to the end
         answer, needed = self.answer
         row |= {"answer": answer, "needed": needed, "needed_days": self._days(needed)}
         row["reason_groups"] = in_groups(self.estimate.reasons)
@@ -163,7 +163,7 @@ class EstimateRow:
 
 
 def estimators(request: Request) -> ope.EstimatorChoice:
-    """The estimators of a request. Raises InputError where they do not fit the rest of it."""
+    """The estimators of a request. Raises InputError where they do not fit the rest of the request."""
     default_estimators = BY_ARM if request.by == "arm" else ope.DEFAULT
     choice = ope.parse(request.estimators or default_estimators)
     intervals.check(request.interval, request.level, estimators=choice.estimators)
@@ -172,11 +172,11 @@ def estimators(request: Request) -> ope.EstimatorChoice:
     if request.cluster is not None and request.cluster not in CLUSTERS:
         raise lookup.unknown("cluster", request.cluster, CLUSTERS, hint=f"one of {', '.join(CLUSTERS)}")
     if request.by == "arm" and not choice.sessions and not choice.slates:
-        # rows picked by what was chosen have a mean weight other than 1: only self-normalised estimates mean something
+        # rows selected by the chosen arm have a mean weight other than 1, so only self-normalised estimates are valid
         unfit = next((name for name, kind in choice.impressions.items() if not kind.self_normalised), None)
         if unfit is not None:
             raise InputError(f"{unfit} means nothing by arm, which the logger chose", hint=f"use --estimator {BY_ARM}")
-        if request.interval == "cressie-read":  # it takes the mean weight to be 1
+        if request.interval == "cressie-read":  # which assumes a mean weight of 1
             raise InputError("interval cressie-read does not exist by arm", hint="use --interval bootstrap-t")
     if ope.CRAM in choice.labels and (len(choice.labels) > 1 or request.by is not None):
         raise InputError("cram judges alone, and all of a log", hint="leave out --by and the other estimators")
@@ -216,7 +216,7 @@ def answer(
     *, candidates: Sequence[Target] = (),
 ) -> list[EstimateRow]:  # fmt: skip
     """An estimate for every target, group and estimator, from one snapshot of these decisions. engine: as in
-    `passes.sum_log`; candidates: targets beside those of the request. Raises EmptyLog where none can be used."""
+    `passes.sum_log`; candidates: further targets. Raises EmptyLog where no decision can be used."""
     evaluation, units, log = prepare(unit, request, estimators.with_companions, selection, candidates=candidates)
     partial_by_unit = passes.sum_log(units, log, engine, require_pages=estimators.slates_named)
     partials = partial_by_unit.values()
@@ -247,8 +247,8 @@ def prepare(
     unit: Unit, request: Request, estimators: ope.EstimatorChoice, selection: Selection, *,
     paired: Sequence[Target] | None = None, candidates: Sequence[Target] = (),
 ) -> tuple[Evaluation, list[fold.RowUnit[Any, Any]], LogReader]:  # fmt: skip
-    """The request as the store understands it, the units of its estimators, and the reader of their log. Checks that
-    concern an estimator are made on impressions, whatever its unit. paired, candidates: as in `Evaluation.resolve`."""
+    """The resolved request, the units of its estimators, and the reader of their log. Checks run on impressions,
+    whatever the unit of the estimators that they affect. paired, candidates: as in `Evaluation.resolve`."""
     evaluation = Evaluation.resolve(unit, request, selection, paired=paired, candidates=candidates)
     if ope.CRAM in estimators.impressions:
         from rlrec.app.evaluation.targets import learning_targets
@@ -260,7 +260,7 @@ def prepare(
     pages, kinds = evaluation.extent.positions > 1, estimators.estimators.values()
     checks = [check for check in CHECKS if check.is_possible(evaluation.extent) and any(map(check.concerns, kinds))]
     needs_model = any(check.needs_model for check in checks) or _needs_model(estimators.impressions)
-    encode = needs_model and request.reward_model is None  # a model of rewards is fitted
+    encode = needs_model and request.reward_model is None  # whether a model of rewards is fitted
     encode |= _needs_model({**estimators.sessions, **estimators.slates}) or any(check.encodes for check in checks)
     evaluation = replace(evaluation, encode=encode)
     impressions = fold.ImpressionUnit.prepare(unit, evaluation, estimators.impressions, checks)
@@ -279,8 +279,8 @@ def prepare(
 def _page_units(
     unit: Unit, evaluation: Evaluation, estimators: ope.EstimatorChoice
 ) -> Iterator[fold.RowUnit[Any, Any]]:  # fmt: skip
-    """The units of the estimators of pages: those that weigh, and the regression of effects.
-    Raises InputError where effects are asked for by name, and cannot be told."""
+    """The units of the estimators of pages: those with weights, and the regression of effects. Raises InputError where
+    effects are requested by name and cannot be estimated."""
     from rlrec.app.evaluation.passes.pages import EffectUnit, SlateUnit
     from rlrec.ope.units.effects import MOST_ARMS, Effects
 
@@ -296,7 +296,7 @@ def _page_units(
         "effects reach through a visit: --cluster row is no unit of theirs": request.cluster == "row",
     }
     refusal = next((message for message, holds in refusals.items() if holds), None)
-    if estimators.answering and effects and unit.folder is None:  # where slots see the reward, others answer
+    if estimators.answering and effects and unit.folder is None:  # where slots have the reward, other estimators answer
         kinds = {kind for target in evaluation.targets for kind in target.reward.weights}
         effects = effects if events.any_of_pages(unit, kinds) else {}
     if effects and refusal is None:
@@ -310,8 +310,8 @@ def _rows(
     by_unit: Sequence[Mapping[tuple[int, RowGroup], list[Estimate]]], differing: Collection[int],
     new_arms: Sequence[Sequence[str]], **log_facts: Any,
 ) -> list[EstimateRow]:  # fmt: skip
-    """The estimates of all units, by target and group in the order of the request. differing: numbers of targets about
-    which models differ; new_arms: of each target."""
+    """The estimates of all units, by target and group in the order of the request. differing: the numbers of targets on
+    which models disagree; new_arms: of each target."""
     rows = []
     for number, target in enumerate(evaluation.targets):
         shared: dict[str, Any] = {
@@ -338,7 +338,7 @@ def _rows(
 
 
 def _new_arms(unit: Unit, evaluation: Evaluation, target: Target, offered: Flags | None) -> list[str]:
-    """The keys of the arms that a target may show today, and that no decision of the log could. offered: as of
+    """The keys of the arms that a target may show today and that no decision of the log could show. offered: as in
     `LogPartial`."""
     if target.serving is None or offered is None:
         return []
@@ -348,16 +348,16 @@ def _new_arms(unit: Unit, evaluation: Evaluation, target: Target, offered: Flags
 
 
 def _answering(estimates: Mapping[str, Estimate]) -> list[str]:
-    """The estimator that answers about a target on pages, where the log has any: the first that can tell, or the last.
-    estimates: by label."""
+    """The label of the estimator that answers about a target on pages, as a list (empty where the log has none): the
+    first with a sufficient estimate, else the last. estimates: by label."""
     in_slots = all(estimate.reward_seen >= fold.LEAST_SHARE for estimate in estimates.values())
     labels = [label for label in ope.ANSWERING[in_slots] if label in estimates]
     return [label for label in labels if estimates[label].verdict != "insufficient"][:1] or labels[-1:]
 
 
-# -- passes that nobody asked for, over a bounded part of the log: what estimates are compared with --
+# -- passes over a bounded part of the log that estimates are compared with --
 
-MODEL_DECISIONS, PRESENT_DECISIONS = 20_000, 50_000  # that are read, at most
+MODEL_DECISIONS, PRESENT_DECISIONS = 20_000, 50_000  # that are read at most
 CheckSums = Mapping[tuple[int, str], Any]
 
 
@@ -365,14 +365,14 @@ def differing_models(
     unit: Unit, evaluation: Evaluation, estimators: ope.EstimatorChoice,
     by_unit: Sequence[Mapping[tuple[int, RowGroup], list[Estimate]]],
 ) -> set[int]:  # fmt: skip
-    """The numbers of the targets about which dr and snips say different things, by the newest decisions: where neither
-    dr nor sndr was asked for, which say so themselves. by_unit: the estimates, by target and group."""
+    """The numbers of the targets on which dr and snips disagree, judged by the newest decisions. Empty where dr or sndr
+    was requested, since these report it themselves. by_unit: the estimates, by target and group."""
     has_model = not {"dr", "sndr"}.isdisjoint(kind.name for kind in estimators.impressions.values())
     if has_model or (evaluation.extent.positions > 1 and not estimators.impressions):
         return set()
     if evaluation.request.by is None and evaluation.extent.decisions <= MODEL_DECISIONS:
-        # all decisions are the newest ones, with the weights of these estimates: of too few effective ones models say
-        # nothing
+        # the newest decisions are all decisions, with the weights of these estimates; with too few effective ones the
+        # models are not compared
         sizes = {
             number: row.ess for estimates in by_unit for (number, _), rows in estimates.items() for row in rows
             if row.unit == "impression" and row.ess is not None and row.estimator != ope.CRAM
@@ -390,13 +390,13 @@ def differing_models(
 
 
 def with_present(unit: Unit, evaluation: Evaluation, sums: CheckSums) -> CheckSums:
-    """The sums of checks, where those of drift go on with the newest decisions of the store, if it has some after the
-    last one of the log."""
+    """The sums of checks, where those of drift also cover the newest decisions of the store that are later than the
+    log."""
     numbers = {shared.reward.id: number for number, shared in enumerate(evaluation.shared) if shared.policy_id is None}
     targets = [target for target in evaluation.targets if target.is_weighed]
     if not targets or (unit.folder is None and evaluation.selection == Selection()):
         return sums
-    with unit.reading(None):  # what the store was given after its log was exported
+    with unit.reading(None):  # for decisions stored after the export of a log
         present = _present(unit, replace(evaluation, targets=targets))
     joined = dict(sums)
     for (reward_id, reason), newest_sums in present.items():
@@ -407,7 +407,7 @@ def with_present(unit: Unit, evaluation: Evaluation, sums: CheckSums) -> CheckSu
 
 
 def _present(unit: Unit, evaluation: Evaluation) -> CheckSums:
-    """The sums of drift over the newest decisions after the last one of the log, by id of the reward and the reason."""
+    """The sums of drift over the newest decisions after the log's last one, by id of the reward and reason."""
     later = Selection(since=evaluation.extent.last_at + 1, without=evaluation.selection.without)
     if not any(selected.times(unit, later)):
         return {}
@@ -420,7 +420,7 @@ def _present(unit: Unit, evaluation: Evaluation) -> CheckSums:
 def _sum_impressions(
     unit: Unit, evaluation: Evaluation, estimators: Mapping[str, ImpressionEstimator], checks: Sequence[Check] = ()
 ) -> tuple[fold.ImpressionUnit, fold.LogPartial]:
-    """The unit of impressions, and its sums; none of an empty log."""
+    """The unit of impressions and its sums; no sums for an empty log."""
     rows = fold.ImpressionUnit.prepare(unit, evaluation, estimators, checks)
     try:
         return rows, passes.sum_log([rows], LogReader(unit, evaluation))[rows]

@@ -1,9 +1,9 @@
 """One fold over the log for estimates of every unit: `fold` of each batch, `+`, then `estimates`; and the unit of
 impressions.
-
-A unit (impressions, sessions) says which rows of a batch it uses and what a target makes of them; all else is the same
-for every unit. A fold reads nothing and changes nothing: partials of batches in any order, split anywhere between
-sessions, add up to the same figures, and in the order of partitions to the same bits.
+A unit (impressions, slates, sessions) defines which rows of a batch it uses and how a target weighs them; the rest is
+the same for all units. A fold reads no store and has no side effects. The partials of batches can be added in any
+order, and may be split anywhere between sessions: figures agree, and in the order of partitions they agree bit for
+bit.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from rlrec.store.log.reader import ABSENT
 if TYPE_CHECKING:
     from rlrec.app.evaluation.models.reward_models import RewardModel, RewardModelFit, RewardModelSums
 
-LEAST_SHARE = 0.9  # share of the logged |reward| that an estimator must see
+LEAST_SHARE = 0.9  # of the logged |reward|, which the rows of an estimator must have
 
 
 class Rows(Protocol):
@@ -64,11 +64,10 @@ M = TypeVar("M")
 
 @dataclass(frozen=True)
 class RowCounts(UnusedVisits):
-    """How many rows of a log there are: impressions, or visits.
-
-    used: those that estimates were made from. other_policy: usable ones of other policies, by which a
-    logged policy cannot be judged. selected: all impressions. waiting: too young ones. size, unseen: sums of |reward|,
-    and of what lies on events of pages that rows do not have."""
+    """The numbers of rows of a log: impressions, or visits.
+    used: rows in estimates. other_policy: usable rows of other policies, which say nothing about a policy of an
+    imported log. selected: all impressions. waiting: rows that are too young. size, unseen: sums of |reward|, and of
+    the part that is earned by events of pages and so is not in the rows."""
 
     used: int = 0
     other_policy: int = 0
@@ -78,16 +77,15 @@ class RowCounts(UnusedVisits):
 
     @property
     def reward_seen(self) -> float:
-        """The share of the logged |reward| that rows have, in [0, 1]."""
+        """The share of the logged |reward| that the rows have, in [0, 1]."""
         return 1 - self.unseen / self.size if self.unseen else 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class GroupPartial(Sums):
-    """Sums of one target over the rows of one group.
-
-    sums: of the estimators. replicas: sums by parts of the simulated pages of the target, by their number. reasons: for
-    which rows of the group speak. unknown: rows that the target could not be asked about."""
+    """The sums of one target over the rows of one group.
+    sums: of the estimators. replicas: sums for each part of the simulated pages of the target, by its number. reasons:
+    by reason, the number of rows that it applies to. unknown: rows for which the target has no probability."""
 
     sums: Any
     replicas: Mapping[int, Any]
@@ -95,30 +93,29 @@ class GroupPartial(Sums):
     unknown: int
 
     def __add__(self, other: Self) -> Self:
-        """Both sums; rows without a simulated page are the same in every part of them."""
+        """Both sums; a side without simulated pages counts the same in every part of these."""
         numbers = self.replicas.keys() | other.replicas.keys()
         replicas = {number: self.by_replica(number) + other.by_replica(number) for number in sorted(numbers)}
         return replace(super().__add__(replace(other, replicas={})), replicas=replicas)
 
     def by_replica(self, number: int) -> Any:
-        """The sums by one part of the simulated pages."""
+        """The sums for one part of the simulated pages."""
         return self.replicas.get(number, self.sums)
 
     def scaled(self, factors: Mapping[str, float]) -> GroupPartial:
-        """The sums of rows that count so many times. factors: as of `RowSums.scaled`."""
+        """The sums with the rows multiplied by factors, as in `RowSums.scaled`."""
         replicas = {number: sums.scaled(factors) for number, sums in self.replicas.items()}
         return replace(self, sums=self.sums.scaled(factors), replicas=replicas)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LogPartial(Sums):
-    """Sums over a part of the log: they add up.
-
-    groups: by number of the target, by group, by stratum. counts: by number of `Evaluation.shared`. refusals: why the
-    pages of the log cannot be used, of each batch. names: fields that contexts have. users: whether some row that was
-    used has a user. inclusion: of the arms that were shown from candidates. offered (a,): the arms that some decision
-    could show, by `ArmTable.index`. checks: sums of each check, by number of `Evaluation.shared` and its reason.
-    visits: of rewards that may depend on the person's earlier visits, by id of the reward."""
+    """Sums over a part of the log, which can be added.
+    groups: by number of the target, by group, by stratum. counts: by number in `Evaluation.shared`. refusals: of each
+    batch, why its pages cannot be used. names: fields that contexts have. users: whether some used row has a user.
+    inclusion: of the arms that were shown from candidates. offered (a,): the arms that some decision could show, by
+    `ArmTable.index`. checks: sums of each check, by number in `Evaluation.shared` and reason. visits: of the test
+    whether rewards depend on earlier visits of the person, by id of the reward."""
 
     groups: Mapping[int, Mapping[RowGroup, Mapping[Stratum, GroupPartial]]] = field(default_factory=dict)
     counts: Mapping[int, RowCounts] = field(default_factory=dict)
@@ -134,12 +131,11 @@ class LogPartial(Sums):
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RowUnit(ABC, Generic[R, M]):
     """A unit of rows (impressions, slates, sessions) with its estimators. R: rows of a batch; M: the model that
-    estimators use. It holds nothing of the store.
-
-    fold: the estimators about one target; models: by the id of a reward, given with the request or fitted. checks:
-    those that are made on its rows. logging_states: whether targets are judged on the states that the logger brought
-    about; simulates: whether weights may be of marginals, which are simulated for some targets. noun: of a row;
-    censored: what is said of one that cannot be used."""
+    estimators use. It has no access to the store.
+    fold: the estimators for one target; models: by id of a reward, given with the request or fitted. checks: those that
+    run on its rows. logging_states: whether targets are evaluated on the states that the logger caused; simulates:
+    whether weights may be of marginals, which are simulated for some targets. noun: the name of a row; censored: how
+    rows that cannot be used are described."""
 
     evaluation: Evaluation
     fold: Fold
@@ -152,55 +148,55 @@ class RowUnit(ABC, Generic[R, M]):
 
     @property
     def needs_model(self) -> bool:
-        """Whether a model is needed."""
+        """Whether an estimator needs a model."""
         return any(estimator.needs_model for estimator in self.fold.estimators.values())
 
     @property
     def is_fitted(self) -> bool:
-        """Whether models have to be fitted on the log."""
+        """Whether models have to be fitted to the log."""
         return self.needs_model and not self.models
 
     @property
     @abstractmethod
     def fitted_on(self) -> Reading:
-        """The reading of the log to fit a model on."""
+        """The reading of the log for fitting a model."""
 
     @property
     @abstractmethod
     def judged_on(self) -> Reading:
-        """The columns of the log to read for judging targets, and what is worked out beside them."""
+        """The reading of the log for evaluating targets."""
 
     @abstractmethod
     def usable_rows(self, logged: LoggedBatch, reward: Reward) -> tuple[R, RowCounts]:
-        """The rows that can be judged by, and what became of the others."""
+        """The rows that can be used, and counts of the others."""
 
     @abstractmethod
     def model_sums(self, logged: LoggedBatch, rows: R) -> Any:
-        """The sums that a model is fitted by."""
+        """The sums to which a model is fitted."""
 
     @abstractmethod
     def fitted(self, sums: Any, reward: Reward) -> M:
-        """The model that was fitted by them."""
+        """The model that is fitted to these sums."""
 
     def refusal(self, logged: LoggedBatch) -> str | None:
         """Why the pages of a batch cannot be used."""
         return None
 
     def check_sums(self, logged: LoggedBatch, rows: R, reward: Reward, model: M | None) -> Mapping[str, Any]:
-        """The sums of the checks, by their reasons."""
+        """The sums of the checks, by reason."""
         return {}
 
     def visit_carry_over(self, reader: LogReader) -> Mapping[int, VisitCarryOverSums]:
-        """The sums of the test of carry-over between visits of a partition, by id of the reward; none where rows are no
-        visits."""
+        """The sums of the test of carry-over between the visits of a partition, by id of the reward; empty where rows
+        are not visits."""
         return {}
 
     @abstractmethod
     def batch_of(self, logged: LoggedBatch, rows: R, model: M | None) -> Callable[[Scorer], Any]:
-        """A function from a target to its batch of these rows, as estimators take it."""
+        """A function that returns a target's batch of these rows, as estimators take it."""
 
     def empty_log(self, shared: SharedRows, counts: RowCounts) -> EmptyLog:
-        """The error where no row could be used."""
+        """The error for a log without usable rows."""
         if counts.waiting:
             return shared.immature_log(quantity(counts.waiting, self.noun))
         if counts.other_policy:
@@ -243,7 +239,7 @@ def fold(unit: RowUnit[R, M], logged: LoggedBatch) -> LogPartial:
 def _target_partials(
     unit: RowUnit[R, M], shared: SharedRows, logged: LoggedBatch, rows: R, model: M | None
 ) -> dict[int, dict[RowGroup, dict[Stratum, GroupPartial]]]:  # fmt: skip
-    """Sums of every target, group and stratum over some rows."""
+    """The sums of every target, group and stratum over these rows."""
     partials: dict[int, dict[RowGroup, dict[Stratum, GroupPartial]]] = {}
     evaluation = unit.evaluation
     batch_of, slots = unit.batch_of(logged, rows, model), rows.slots
@@ -255,7 +251,7 @@ def _target_partials(
     codes = slots["group"][rows.begins] * len(strata) + stratum_codes
     members = list(groups.members(codes, len(logged.groups) * len(strata)))
     has_list, estimated = any_slot(rows, logged.lists.has_list(slots)), any_slot(rows, slots["estimated"])
-    gaps: dict[int, dict[str, Flags]] = {}  # slots that a target cannot be asked about, by the reason
+    gaps: dict[int, dict[str, Flags]] = {}  # slots for which a target has no probability, by reason
     for number, scorer in shared.members:
         unasked = {
             scorer.target.lacking: scorer.unanswerable(slots, logged), "page-rules": scorer.refused(slots, logged),
@@ -296,15 +292,15 @@ def _target_partials(
 
 
 def any_slot(rows: Rows, flags: Flags) -> Flags:
-    """The rows with a flagged slot, (n,). flags: of all their slots."""
+    """The rows that have a flagged slot, (n,). flags: of all their slots."""
     return np.logical_or.reduceat(flags, rows.begins)
 
 
 def estimates(
     unit: RowUnit[R, M], partial: LogPartial, *, failures: Failures, cluster: str
 ) -> dict[tuple[int, RowGroup], list[Estimate]]:
-    """The estimates of every target, by its number, and group. failures: of checks; cluster: name of the unit that was
-    randomised."""
+    """The estimates of every target (by number) and group. failures: of checks; cluster: the name of the randomised
+    unit."""
     evaluation, estimated = unit.evaluation, dict[tuple[int, RowGroup], list[Estimate]]()
     request = evaluation.request
     for shared_number, shared in enumerate(evaluation.shared):
@@ -354,7 +350,7 @@ def _target_estimates(
         "sampled-rows": counts.sampled > 0,
         "carry-over": is_weighed and visit_sums is not None and alarms(visit_sums.p_value()),
         "logging-states": unit.logging_states and target.stateful,
-        "reward-unseen": counts.reward_seen < LEAST_SHARE and not evaluation.paired,  # a gate asks visits
+        "reward-unseen": counts.reward_seen < LEAST_SHARE and not evaluation.paired,  # for a gate, visits cover this
     }
     reasons = tuple(reason for reason, holds in log_reasons.items() if holds)
     reasons += tuple(request.fit_doubts) if target.table else ()
@@ -391,8 +387,8 @@ def _target_estimates(
 
 
 def weigh_loggers(unit: RowUnit[R, M], partial: LogPartial, numbers: Collection[int]) -> dict[RowGroup, Weighting]:
-    """How much each logger counts in each group, for some targets by their numbers; those that do not count are the
-    same in all groups. `loggers` of a weighting are those of the first target."""
+    """The weight of each logger in each group, for some targets by their numbers. The same loggers have weight 0 in all
+    groups. `loggers` of a weighting are those of the first target."""
     totals: list[Mapping[Stratum, Any]] = []
     sums_by_group: dict[RowGroup, list[Mapping[Stratum, Any]]] = {}
     for number in numbers:
@@ -414,11 +410,11 @@ def weigh_loggers(unit: RowUnit[R, M], partial: LogPartial, numbers: Collection[
 def over_loggers(
     partial: LogPartial, number: int, weightings: Mapping[RowGroup, Weighting]
 ) -> dict[RowGroup, GroupPartial]:
-    """The sums of one target in each group over all loggers that count."""
+    """The sums of one target in each group, over all loggers with a positive weight."""
     return {group: weightings[group].total(strata) for group, strata in partial.groups[number].items()}
 
 
-# -- impressions: every slot that was shown is a row, weighed by itself; checks look at these rows, too --
+# -- impressions: every shown slot is a row with a weight of its own; checks use these rows, too --
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -431,7 +427,7 @@ class ImpressionUnit(RowUnit[ImpressionRows, "RewardModel"]):
     def prepare(
         cls, unit: Unit, evaluation: Evaluation, estimators: Mapping[str, ImpressionEstimator], checks: Sequence[Check]
     ) -> Self:
-        """Raises InputError for a table of rewards that does not fit the catalogue, and an unknown curve."""
+        """Raises InputError for a table of rewards that does not fit the catalogue, and for an unknown curve."""
         request, curve, table = evaluation.request, None, None
         if request.position is not None:
             from rlrec.app.evaluation.models.reward_models import position_curve
@@ -448,7 +444,7 @@ class ImpressionUnit(RowUnit[ImpressionRows, "RewardModel"]):
 
     @cached_property
     def fit(self) -> RewardModelFit:
-        """The fit of reward models on the log."""
+        """The fit of reward models to the log."""
         from rlrec.app.evaluation.models.reward_models import RewardModelFit
 
         evaluation, curve = self.evaluation, self.fold.curve

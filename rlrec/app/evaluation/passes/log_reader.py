@@ -1,4 +1,4 @@
-"""The log, read for folds: whatever they need of the store comes along with each batch."""
+"""The log as folds read it: each batch comes with all data of the store that they need."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ from rlrec.store.log.reader import Batch
 if TYPE_CHECKING:
     from rlrec.app.evaluation.targets.logger_marginals import LoggerMarginals
 
-CELLS = 4_000_000  # arms of eligible sets that are held at a time
+CELLS = 4_000_000  # arms of eligible sets in memory at a time
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
     """The part of the log that a pass reads.
-
-    columns: of the log; visits: with the visits of their sessions. targets: with what targets are asked about: eligible
-    sets, lists of candidates, groups; support: with slates and the support of the loggers. marginals: down to which
-    position slots have a column `logger_marginals`, (n, marginals), by `LoggerMarginals`; 0: only the contexts that
-    this needs. pairs: with `logger_pairs`, too; shares: down to which position the batch has those of all arms. keys:
-    with those of sessions."""
+    columns: of the log; visits: whether to read the visits of its sessions. targets: whether to read what probabilities
+    of targets need: eligible sets, lists of candidates, groups; support: whether to add slates and the support of the
+    loggers. marginals: the lowest position for which slots get a column `logger_marginals`, (n, marginals), by
+    `LoggerMarginals`; 0: only the contexts that these need. pairs: whether to add `logger_pairs`; shares: the lowest
+    position for which the batch has the loggers' probabilities of all arms. keys: whether to read the keys of
+    sessions."""
 
     columns: Collection[str]
     visits: bool = False
@@ -55,7 +55,7 @@ class Reading:
 
     @classmethod
     def union(cls, readings: Iterable[Reading]) -> Reading:
-        """The columns and visits that some of these read."""
+        """The union of the columns and visits of these readings."""
         columns, visits = frozenset[str](), False
         for reading in readings:
             columns, visits = columns.union(reading.columns), visits or reading.visits
@@ -63,10 +63,10 @@ class Reading:
 
 
 class LogReader:
-    """The log of one evaluation, batch by batch, as often as it is wanted.
-
-    It alone asks the store, and remembers what later batches need again; folds see `LoggedBatch`es alone. progress: is
-    called before each batch. rows: batches of one partition, in place of the log; number: of it."""
+    """The log of one evaluation, batch by batch, as often as needed.
+    It makes all queries to the store and caches what later batches need again; folds see only `LoggedBatch`es.
+    progress: called before each batch. rows: batches of one partition, in place of the log; number: of this
+    partition."""
 
     def __init__(
         self, unit: Unit, evaluation: Evaluation, *, progress: Callable[[], None] = lambda: None,
@@ -81,7 +81,7 @@ class LogReader:
         self._eligible: dict[int, Ids] = {}
         serving = [target.serving for target in evaluation.targets if target.serving is not None]
         self._describes = any(distribution.arm_features or distribution.trained for distribution in serving)
-        self._inclusions = candidates.MAX_DERIVED  # distributions of a partition that may still be worked out
+        self._inclusions = candidates.MAX_DERIVED  # distributions that may still be derived in this partition
 
     @cached_property
     def marginals(self) -> LoggerMarginals:
@@ -91,14 +91,14 @@ class LogReader:
         return LoggerMarginals(self.loggers)
 
     def clone(self) -> LogReader:
-        """Another reader of the same rows, which remembers their contexts alone."""
+        """Another reader of the same rows, which shares only the cache of contexts."""
         return LogReader(
             self.unit, self.evaluation, progress=self.progress, rows=self._rows, number=self.number,
             contexts=self.contexts,
         )  # fmt: skip
 
     def read(self, reading: Reading) -> Iterator[LoggedBatch]:
-        """Batches with all that folds need of the store."""
+        """Batches with all data of the store that folds need."""
         for batch in self.batches(reading):
             if reading.targets:
                 for log, eligible in self._portions(batch, reading):
@@ -110,8 +110,8 @@ class LogReader:
             yield LoggedBatch(log=replace(batch, slots=slots), contexts=contexts, eligible={})
 
     def partitions(self, reading: Reading, *, times: int = 1) -> Iterator[Iterable[Batch]]:
-        """The rows of each partition of the log, as the store has them, and so many times all of them. A partition may
-        be read several times, but not after the next one was begun."""
+        """The stored rows of each partition of the log, and all partitions `times` times. A partition may be read
+        several times, until the next one begins."""
         needed, selection = {*reading.columns, *CLUSTERS[self.evaluation.cluster]}, self.evaluation.selection
         return partitions.read(
             self.unit, selection, self.evaluation.partitions, columns=needed, pick_contexts=self.contexts.unread,
@@ -119,33 +119,33 @@ class LogReader:
         )  # fmt: skip
 
     def batches(self, reading: Reading) -> Iterator[Batch]:
-        """Batches of the log as they are read, before anything else is asked of the store."""
+        """Batches of the log as stored, without further data."""
         splits = self.evaluation.selection.splits
         columns = {"decision_id", "session_id", "position", *partitions.PERSONS, *reading.columns}
         columns |= {*CLUSTERS[self.evaluation.cluster]}
         for batches in self.partitions(reading) if self._rows is None else (self._rows,):
-            # what may be worked out anew is counted for each partition, whoever reads it
+            # the budget of derived distributions is per partition, whoever reads it
             self.loggers.zeros.clear()
             self._inclusions = candidates.MAX_DERIVED
             for batch in batches:
                 self.progress()
-                if self._rows is not None:  # which have the columns of other passes, too
+                if self._rows is not None:  # these rows have the columns of other passes, too
                     slots = {name: values for name, values in batch.slots.items() if name in columns}
                     batch = replace(batch, slots=slots, visits=batch.visits if reading.visits else None)
                 if splits is not None and batch.keys is not None:
-                    # leave out sessions whose user came later and belongs to another split
+                    # leave out sessions whose user was named later and belongs to another split
                     in_split = np.isin(owner_splits(settings.get(self.unit).split_salt, batch.keys), list(splits))
                     moved_sessions = batch.keys["session_id"][~in_split]
                     batch = batch.select_rows(np.flatnonzero(~np.isin(batch.slots["session_id"], moved_sessions)))
                 yield batch
 
     def _portions(self, batch: Batch, reading: Reading) -> Iterator[tuple[Batch, Mapping[int, Ids]]]:
-        """Whole sessions of a batch, few enough for the arms of their eligible sets, the marginals of their slots and
-        the shares of their draws to be held; and these sets."""
+        """Portions of a batch, each of whole sessions and small enough to hold the arms of their eligible sets, the
+        marginals of their slots and the shares of their draws in memory; with these sets."""
         sets, sessions = batch.slots["eligible_id"], batch.slots["session_id"]
         first, _ = distinct(sets)
         sizes = contents.set_sizes(self.unit, sets[first].tolist())
-        # sets and draws are counted where they come first
+        # a set or draw is counted where it first occurs
         cells = np.full(len(sets), reading.marginals or 0, np.int64)
         cells[first] += [sizes[key] for key in sets[first].tolist()]
         if reading.shares:
@@ -153,7 +153,7 @@ class LogReader:
         if cells.sum() <= CELLS:
             yield batch, self._eligible_sets(sizes.keys())
             return
-        # sessions are cut where the count passes a multiple of what can be held
+        # cut between sessions where the count passes a multiple of the limit
         starts = run_starts(sessions)
         group_numbers = np.cumsum(cells)[starts] // CELLS
         cuts = [*starts[run_starts(group_numbers)].tolist(), len(sets)]
@@ -162,7 +162,7 @@ class LogReader:
             yield portion, self._eligible_sets(set(portion.slots["eligible_id"].tolist()))
 
     def _logged(self, log: Batch, eligible: Mapping[int, Ids], reading: Reading) -> LoggedBatch:
-        """The batch with what targets are asked about."""
+        """The batch with what probabilities of targets need."""
         slots, fields, zeros, slate_probabilities = log.slots, set[str](), list[Array | None](), list[Array]()
         if reading.support:
             slots = slots | log_rows.slates(slots) | log_rows.course(slots) | unknown_support(slots)
@@ -212,10 +212,10 @@ class LogReader:
     def _shares(
         self, slots: Columns, contexts: ContextTable, eligible: Mapping[int, Ids], positions: int
     ) -> tuple[Array, Columns]:  # fmt: skip
-        """The shares of the draws of a batch, and its slots with the column that numbers these, -1 for none."""
+        """The shares of the draws of a batch, and its slots with the column of indices into these, -1 for none."""
         arms, draw, tables = self.evaluation.arms, np.full(len(slots["decision_id"]), -1), list[Array]()
         for case in self.marginals.cases(slots, contexts, eligible, positions=positions):
-            if np.isnan(case.marginals).any():  # rules of a page leave no closed form
+            if np.isnan(case.marginals).any():  # under rules of a page they have no closed form
                 continue
             table = np.zeros((positions, len(arms)))
             table[: len(case.marginals), arms.ranks(case.arms)] = case.marginals
@@ -225,15 +225,16 @@ class LogReader:
         return shares, {**slots, log_rows.DRAW: draw}
 
     def _draws(self, slots: Columns) -> Ids:
-        """The first slot of each belief, eligible set and context that slates may have been drawn from, at least."""
+        """The first slot of each combination of belief, eligible set and context; slates with the same distribution may
+        have several."""
         names = ["version_id", "belief_seq", "belief_ordinal", "eligible_id", "catalogue_revision", "size"]
         if self.loggers.reads(slots, ~slots["imported"]):
             names.append("context_id")
         return distinct(*(slots[name] for name in names))[0]
 
     def _with_features(self, slots: Columns) -> tuple[Columns, Mapping[int, Mapping[int, str]]]:
-        """The slots with a number below 0 as the revision of decisions whose arms have features of their own, and these
-        features."""
+        """The slots, where decisions that have features of arms of their own get a negative number as revision, and
+        these features by this number."""
         decision_id = slots["decision_id"]
         contexts = imported_data.feature_contexts(self.unit, np.unique(decision_id).tolist())
         if not contexts:
@@ -261,8 +262,8 @@ class LogReader:
     def _with_inclusion(
         self, lists: candidates.LoggedLists, slots: Columns, contexts: ContextTable
     ) -> candidates.LoggedLists:
-        """The lists with the inclusion probabilities of arms shown, where a target has another first stage than they
-        have."""
+        """The lists with the inclusion probabilities of the arms shown, where a target has another first stage than the
+        lists."""
         target_stages = {
             target.serving and candidates.first_stage(target.serving.version) for target in self.evaluation.targets
         }
@@ -279,7 +280,7 @@ class LogReader:
         return replace(lists, inclusion=inclusion)
 
     def _eligible_sets(self, set_ids: AbstractSet[int]) -> Mapping[int, Ids]:
-        """The arms of eligible sets; those of the batch before are not read again."""
+        """The arms of eligible sets; those of the previous batch are not read again."""
         new_sets = contents.eligible_arms(self.unit, set_ids - self._eligible.keys())
         cached = ((key, arms) for key, arms in self._eligible.items() if key in set_ids)
         self._eligible = StoredRows("eligible_set", cached)

@@ -1,5 +1,5 @@
-"""Estimates per slate: every page that is complete is a row, weighed as a whole or slot by slot; or pages as they were
-drawn, against their expectation."""
+"""Estimates per slate, where every complete page is a row, weighted as a whole or slot by slot; and effects of arms
+from pages as they were drawn, compared with their expectation."""
 
 from __future__ import annotations
 
@@ -33,14 +33,13 @@ from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
 from rlrec.store.log import reader
 
-PER_DECISION = 32  # pages that are simulated, at most, for a decision that has a distribution of its own
+PER_DECISION = 32  # most simulated pages for a decision with a distribution of its own
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CompletePages:
-    """Pages of a batch, s pages of n slots, each from the top.
-
-    impressions: the slots, (n,); start (s + 1,): where each page begins; page (s,): reward of events of the whole
+    """The s pages of a batch, with n slots in all, each page from the top.
+    impressions: the slots, (n,); start (s + 1,): where each page begins; page (s,): the reward of events of the whole
     page."""
 
     impressions: ImpressionRows
@@ -51,7 +50,7 @@ class CompletePages:
         return len(self.page)
 
     def take(self, pages: Flags) -> CompletePages:
-        """Some of the pages."""
+        """The selected pages."""
         if pages.all():
             return self
         size = np.diff(self.start)
@@ -70,7 +69,7 @@ class CompletePages:
 
     @property
     def left(self) -> Array:
-        """The reward of each page from a slot on, (n,)."""
+        """The reward of each page from each slot on, (n,)."""
         reward, size = self.impressions.reward, np.diff(self.start)
         remaining_reward = np.cumsum(reward[::-1])[::-1]
         after_page = np.r_[remaining_reward, 0.0][self.start[1:]]
@@ -103,8 +102,8 @@ class PageUnit(RowUnit[CompletePages, M]):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SlateUnit(PageUnit[reward_models.FittedRewardModel]):
-    """Pages that are weighed. fit: of models of what a page still earns; needs: what estimators
-    need of a target; require_pairs: pages that `pi` cannot weigh are refused, not left out."""
+    """Pages that are weighted. fit: of models of the rest of a page's reward; needs: what estimators need of a target;
+    require_pairs: whether pages that `pi` cannot weigh are an error, not left out."""
 
     fold: SlateFold
     fit: reward_models.RewardModelFit
@@ -175,7 +174,8 @@ class SlateUnit(PageUnit[reward_models.FittedRewardModel]):
 
 
 def _with_lists(batch: SlateBatch, ratio: Array, begins: Ids) -> SlateBatch:
-    """The batch with weights times exp(ratio), (n,): a list of candidates is drawn before the first slot."""
+    """The batch with weights multiplied by exp(ratio), (n,), since a list of candidates is drawn before the first
+    slot."""
     share, first_ratio, unknown = np.exp(ratio), np.zeros(len(ratio)), np.full(len(ratio), np.nan)
     first_ratio[begins] = ratio[begins]
     return replace(
@@ -188,7 +188,7 @@ def _with_lists(batch: SlateBatch, ratio: Array, begins: Ids) -> SlateBatch:
 
 
 def _on_policy(shared: dict[str, Any], slots: Columns, needs: Needs) -> SlateBatch:
-    """Pages of the target itself: nothing is to be weighed, and what it showed is a sample of it."""
+    """Pages of the target itself. They need no weights, and the arms shown are a sample of its distribution."""
     n = len(slots["position"])
     shown = np.zeros((n, needs.positions))
     shown[np.arange(n), slots["position"] - 1] = 1.0
@@ -201,7 +201,7 @@ def _on_policy(shared: dict[str, Any], slots: Columns, needs: Needs) -> SlateBat
 
 
 def _require_pairs(slots: Columns) -> None:
-    """Raises InputError for a page whose logger tells no probabilities of pairs of slots."""
+    """Raises InputError for a page whose logger's probabilities of pairs of slots are not known."""
     unknown = without_pairs(slots)
     if unknown.any():
         decision = int(slots["decision_id"][np.argmax(unknown)])
@@ -211,7 +211,7 @@ def _require_pairs(slots: Columns) -> None:
 
 
 def _missing(slots: Columns) -> Ids:
-    """The slots by which pages are seen to lack a position."""
+    """The slots at which a page shows that it lacks a position."""
     first = run_starts(slots["decision_id"])
     size = np.diff(np.r_[first, len(slots["decision_id"])])
     depth = numbers_in_runs(first, len(slots["position"]))
@@ -226,20 +226,21 @@ def _pages(batch: reader.Batch, definition: Reward) -> CompletePages:
     slots = rewarded.slots
     first = run_starts(slots["decision_id"])
     size = np.diff(np.r_[first, len(slots["decision_id"])])
-    # a page is in one cluster, whatever the unit
+    # all slots of a page are in one cluster, whatever the unit
     slots = {**slots, "cluster": np.repeat(slots["cluster"][first], size)}
     impressions = ImpressionRows(slots=slots, reward=rewarded.reward, default=rewarded.default, shown=slots["arm_id"])
     page = reward_log.page_events(batch, definition, slots["decision_id"][first])
     return CompletePages(impressions=impressions, start=offsets(size), page=page)
 
 
-# -- the probabilities with which a target would have filled the pages that the log shows, slot by slot --
+# -- the probabilities with which a target would have filled the logged pages, slot by slot --
 
 
 @dataclass(frozen=True, kw_only=True)
 class Needs:
-    """The needs of estimators. joint: the probability of the slots down to each one; tabled: those of every position;
-    additive: weights of `pi`; marginal: the probability of each arm at its position. positions: of the longest page."""
+    """The data that estimators need of a target. joint: the probability of the slots down to each one; tabled:
+    probabilities at every position; additive: the weights of `pi`; marginal: the probability of each arm at its
+    position. positions: of the longest page."""
 
     positions: int
     joint: bool
@@ -251,8 +252,8 @@ class Needs:
 def slate_columns(
     scorer: Scorer, rows: ImpressionRows, logged: LoggedBatch, *, needs: Needs, values: reward_models.ModelValues | None
 ) -> dict[str, Array | None]:
-    """The columns of a `SlateBatch` of complete pages that depend on the target, NaN where one is not known. values: of
-    a model of what a page still earns."""
+    """The columns of a `SlateBatch` of complete pages that depend on the target; NaN where one is not known. values: of
+    a model of the rest of a page's reward."""
     n, is_unknown = len(rows), np.full(len(rows), np.nan)
     steps, additive, expected = is_unknown.copy(), is_unknown.copy(), np.zeros(n)
     simulated = (
@@ -292,7 +293,7 @@ def slate_columns(
         is_alone = rows.slots["size"] == 1
         additive[is_alone] = probabilities.target[is_alone] / rows.slots["propensity"][is_alone]
     has_sets = slot_set_flags(rows.slots)
-    if has_sets is not None and needs.additive:  # of independent slots: 1 + sum of (ratio - 1)
+    if has_sets is not None and needs.additive:  # the weight of independent slots is 1 + sum of (ratio - 1)
         size, ratio = rows.slots["size"][has_sets], (marginal / rows.slots["propensity"])[has_sets]
         additive[has_sets] = ratio - 1 + 1 / size
     slots = rows.slots
@@ -308,8 +309,8 @@ def slate_columns(
 
 
 def target_exposures(scorer: Scorer, rows: ImpressionRows, logged: LoggedBatch, *, examination: Array) -> Array:
-    """The examinations at which a target would have shown each arm on a page, by rank, (n, arms); NaN where they have
-    no closed form. rows: the first slots of the pages; examination: of each position."""
+    """The expected examinations of each arm on a page of the target, by rank, (n, arms); NaN where they have no closed
+    form. rows: the first slots of the pages; examination: of each position."""
     expected = np.full((len(rows), len(scorer.arms)), np.nan)
 
     for case_rows in scorer.case_rows(rows, logged):
@@ -328,14 +329,14 @@ def target_exposures(scorer: Scorer, rows: ImpressionRows, logged: LoggedBatch, 
 
 
 def without_pairs(slots: Columns) -> Flags:
-    """The rows whose logger does not tell how likely pairs of slots are, (n,); pages of one slot have none."""
+    """The rows whose logger's probabilities of pairs of slots are not known, (n,); pages of one slot have no pairs."""
     is_unknown: Flags = (slots[PAIRS] == UNKNOWN) & (slots["size"] > 1)
     has_sets = slot_set_flags(slots)
     return is_unknown if has_sets is None else is_unknown & ~(has_sets & ~np.isnan(slots["marginal"]))
 
 
 def _fill_additive(case_rows: CaseRows, additive: Array, logged: LoggedBatch) -> None:
-    """Write what each slot adds to the weight of `pi`, where the slates of the logger are listed."""
+    """Write the contribution of each slot to the weight of `pi`, where the logger's slates are listed."""
     slots = case_rows.rows.slots
     pairs = slots[PAIRS][case_rows.indices]
     has_pairs = np.flatnonzero(pairs >= 0)
@@ -351,7 +352,7 @@ def _fill_additive(case_rows: CaseRows, additive: Array, logged: LoggedBatch) ->
         additive[case_rows.indices[group]] = coefficients[case_rows.position[group] - 1, shown]
 
 
-# -- effects of arms: pages as they were drawn, against their expectation --
+# -- effects of arms: pages as they were drawn, compared with their expectation --
 
 _LOCATED = (*log_rows.FITTED, "size", "version_id", "belief_seq", "belief_ordinal", "eligible_id", "catalogue_revision",
             "propensity", "marginal")  # fmt: skip
@@ -359,8 +360,8 @@ _LOCATED = (*log_rows.FITTED, "size", "version_id", "belief_seq", "belief_ordina
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EffectUnit(PageUnit[PositionCurve]):
-    """Pages whose exposures are compared with their expectation. The model is the curve by which the clicks of the log
-    examine positions; positions: of the longest page."""
+    """Pages whose exposures are compared with their expectation. The model is the curve of examination estimated from
+    the clicks of the log; positions: of the longest page."""
 
     fold: EffectFold
     positions: int
@@ -387,7 +388,7 @@ class EffectUnit(PageUnit[PositionCurve]):
     def model_sums(self, logged: LoggedBatch, rows: CompletePages) -> OverlapSums:
         rewarded = (~rows.impressions.default).astype(np.float64)
         located = position_rows(rows.slots, rewarded, self.evaluation.arms)
-        return overlap(located, spans_batches=False)  # of which no error is asked
+        return overlap(located, spans_batches=False)  # its error is not needed
 
     def fitted(self, sums: OverlapSums, reward: Reward) -> PositionCurve:
         return PositionCurve(examination=tuple(row.examination for row in chained(sums).positions))
@@ -408,7 +409,7 @@ class EffectUnit(PageUnit[PositionCurve]):
 
         def batch(scorer: Scorer) -> EffectBatch:
             """The pages as one batch for the regression."""
-            if not scorer.target.is_weighed:  # what it showed is a sample of itself
+            if not scorer.target.is_weighed:  # what it showed is a sample of its own distribution
                 return EffectBatch(**shared, change=np.zeros(expected.shape))
             wanted = target_exposures(scorer, first_slots, logged, examination=examination)
             return EffectBatch(**shared, change=wanted - expected)
@@ -416,8 +417,7 @@ class EffectUnit(PageUnit[PositionCurve]):
         return batch
 
     def exposures(self, logged: LoggedBatch, rows: CompletePages, examination: Array) -> Exposures:
-        """How often each arm was looked at on each page, and how often that was expected before the draw. examination:
-        of the positions."""
+        """The looks at each arm on each page, and their expectation before the draw. examination: of the positions."""
         slots, arms = rows.slots, self.evaluation.arms
         assert logged.shares is not None
         return Exposures(
@@ -428,7 +428,7 @@ class EffectUnit(PageUnit[PositionCurve]):
 
 
 def position_rows(slots: Columns, reward: Array, arms: log_rows.ArmTable) -> PositionRows:
-    """The slots of pages, with their rewards, by which positions are compared."""
+    """The slots of pages with their rewards, for the comparison of positions."""
     return PositionRows(
         page=slots["decision_id"], arm=arms.ranks(slots["arm_id"]), position=slots["position"], reward=reward,
         cluster=slots["cluster"], count=1 / slots["keep_probability"], marginals=slots[log_rows.MARGINALS],
@@ -436,15 +436,15 @@ def position_rows(slots: Columns, reward: Array, arms: log_rows.ArmTable) -> Pos
 
 
 def extended(curve: PositionCurve | None, positions: int) -> Array:
-    """The examination of so many positions, (k,): below the end of the curve as at its end."""
+    """The examination of positions 1 to `positions`, (k,); below the end of the curve it stays at the last value."""
     examination = (1.0,) if curve is None or not curve.examination else curve.examination
     return np.array([*examination, *[examination[-1]] * positions][:positions])
 
 
 def remaining(rows: CompletePages, reward: Array) -> Array:
-    """The reward of each page and of the later ones of its visit, (s,)."""
+    """The reward of each page plus that of the later pages of its visit, (s,)."""
     session, visit, step = (rows.slots[name][rows.begins] for name in ("session_id", "visit", "step"))
-    order = np.lexsort((-step, visit, session))  # the last page of a visit first
+    order = np.lexsort((-step, visit, session))  # from the last page of a visit to the first
     starts, sums = run_starts(session[order], visit[order]), np.cumsum(reward[order])
     earlier_visits = np.r_[0.0, sums][starts]
     earned = np.empty(len(reward))

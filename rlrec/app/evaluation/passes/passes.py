@@ -1,7 +1,6 @@
-"""Passes over the log, partition by partition: in this process, or wherever an engine works on them.
-
-What is done with a partition depends on it and on the parameters of the pass alone: both are taken anew for each, so
-that nothing a process remembers of others can change a bit of the result."""
+"""Passes over the log, partition by partition: in this process, or wherever an engine runs them.
+The work on a partition depends only on the partition and on the parameters of the pass. Both are set up anew for each
+partition, so that nothing a process remembers of others can change a bit of the result."""
 
 from __future__ import annotations
 
@@ -34,7 +33,8 @@ R_co = TypeVar("R_co", covariant=True)
 
 
 class Partition(NamedTuple):
-    """A partition of the log: its number, and its batches, which can be read again, or the folder that has them."""
+    """A partition of the log: its number, and its batches, which can be read again, or the folder that contains
+    them."""
 
     number: int
     rows: Iterable[Batch] | None
@@ -42,7 +42,8 @@ class Partition(NamedTuple):
 
 
 class Pass(Protocol[R_co]):
-    """The work on a partition of the log. It can be packed, with the unit as its handle. reading: of the partition."""
+    """The work on a partition of the log. It can be pickled, with the unit replaced by a handle. reading: of the
+    partition."""
 
     @property
     def evaluation(self) -> Evaluation: ...
@@ -56,12 +57,12 @@ Parts = Iterator[Iterable[Batch]]
 
 
 def results(reader: LogReader, work: Pass[R_co], engine: Engine | None, stored: Parts | None = None) -> Iterator[R_co]:
-    """The results of all partitions in their order. engine: None to work on them here; stored: partitions that were
-    read for several passes."""
+    """The results of all partitions, in order. engine: None to work in this process; stored: partitions that were read
+    for several passes."""
     packed, number = packing.pack(work, handle=reader.unit), reader.evaluation.partitions
     folder, progress = reader.unit.folder, reader.unit.progress
     partitions: Iterator[Partition]
-    if folder and engine is not None:  # who works on a partition reads its files
+    if folder and engine is not None:  # each worker reads the files of its partitions
         partitions = (Partition(index, None, log) for index, log in enumerate(folder.split(number)))
     else:
         parts = islice(stored or reader.partitions(work.reading), number)
@@ -86,7 +87,7 @@ def results(reader: LogReader, work: Pass[R_co], engine: Engine | None, stored: 
 
 
 def result(packed: bytes, unit: Unit, partition: Partition, reader: LogReader | None = None) -> Any:
-    """The result of one partition. reader: whose contexts and progress are used."""
+    """The result of one partition. reader: supplies contexts and progress."""
     work: Pass[Any] = packing.unpack(packed, handle=unit)
     options: dict[str, Any] = {} if reader is None else {"contexts": reader.contexts, "progress": reader.progress}
     options["number"] = partition.number
@@ -96,10 +97,9 @@ def result(packed: bytes, unit: Unit, partition: Partition, reader: LogReader | 
 
 @dataclass(frozen=True, kw_only=True)
 class StoreRunner:
-    """Works on partitions in another process, with a connection of its own. What it asks the store for never changes;
-    what changes comes with the partition.
-
-    url: with its password; now: the clock; zone: of days."""
+    """Runs passes in another process, with its own connection. It queries the store only for data that never change;
+    data that may change come with the partition.
+    url: includes the password; now: the time of the clock; zone: the time zone of days."""
 
     url: str = field(repr=False)
     now: int
@@ -115,7 +115,8 @@ class StoreRunner:
 
 @dataclass(frozen=True, kw_only=True)
 class Workers:
-    """Who works on partitions. jobs: processes; engine: local or dask; scheduler: of a cluster that runs."""
+    """How partitions are worked on. jobs: number of processes; engine: local or dask; scheduler: the address of a
+    running cluster."""
 
     jobs: int = 1
     engine: str = "local"
@@ -123,8 +124,8 @@ class Workers:
 
     @contextmanager
     def opened(self, store: Store, now: int, *, has_reasons: bool = False) -> Iterator[Engine | None]:
-        """The engine; None to work in this process. has_reasons: the result has reasons, which say that processors
-        were mixed; else a notice does. Raises InputError for an unknown one."""
+        """The engine; None to work in this process. has_reasons: the result has reasons, among which mixed processors
+        are reported; else a notice reports them. Raises InputError for an unknown engine."""
         if self.engine not in ENGINES:
             raise lookup.unknown("engine", self.engine, ENGINES, hint=f"one of {', '.join(ENGINES)}")
         if self.scheduler is not None and self.engine != "dask":
@@ -153,17 +154,17 @@ class Workers:
 IN_PROCESS = Workers()
 
 
-# -- the sums of a log for every unit of rows: a pass in which models are fitted, and one in which targets are judged --
+# -- the sums of a log for every unit of rows: a pass in which models are fitted, and one that evaluates targets --
 #
-# Each partition is read once in a pass, whatever number of units there is.
+# A pass reads each partition once, for all units.
 
 AnyUnit = RowUnit[Any, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class JointPass:
-    """The pass of several units over a partition, one after another. is_fit: their models are fitted, by sums by the id
-    of a reward; else targets are judged."""
+    """A pass of several units over a partition, one after another. is_fit: it fits their models, from sums by id of a
+    reward; else it evaluates targets."""
 
     evaluation: Evaluation
     units: Sequence[AnyUnit]
@@ -171,7 +172,7 @@ class JointPass:
 
     @property
     def reading(self) -> Reading:
-        """All that they read."""
+        """The union of the units' readings."""
         return Reading.union(unit.fitted_on if self.is_fit else unit.judged_on for unit in self.units)
 
     def __call__(self, reader: LogReader, /) -> list[Any]:
@@ -194,7 +195,7 @@ class JointPass:
         return total.closed() + LogPartial(visits=unit.visit_carry_over(reader))
 
     def add(self, left: Any, right: Any) -> Any:
-        """Both sums of a unit. Raises InputError beyond 1,000 groups."""
+        """The sum of two sums of a unit. Raises InputError beyond 1,000 groups."""
         if self.is_fit:
             return add_each(left, right)
         total: LogPartial = left + right
@@ -206,12 +207,12 @@ class JointPass:
 def sum_log(
     units: Sequence[AnyUnit], reader: LogReader, engine: Engine | None = None, *, require_pages: bool = True
 ) -> dict[AnyUnit, LogPartial]:  # fmt: skip
-    """The sums of the log for each unit. Raises EmptyLog where a target has nothing to be judged by.
-
-    engine: works on the partitions of the log; None for this process. require_pages: a unit that cannot use the pages
-    of the log is an error; else it is left out."""
+    """The sums of the log for each unit. Raises EmptyLog where a target has no usable rows.
+    engine: works on the partitions of the log; None for this process. require_pages: whether it is an error where a
+    unit cannot use the pages of the log; else the unit is left out."""
     stored, readings = None, [unit.judged_on for unit in units]
-    if fitted_readings := [unit.fitted_on for unit in units if unit.is_fitted]:  # the log is read once for both passes
+    # the log is read once and serves both passes
+    if fitted_readings := [unit.fitted_on for unit in units if unit.is_fitted]:
         stored = reader.partitions(Reading.union([*readings, *fitted_readings]), times=2)
     fitted_units = with_models(units, reader, engine, stored)
     judge_pass = JointPass(evaluation=reader.evaluation, units=fitted_units, is_fit=False)
@@ -231,7 +232,7 @@ def sum_log(
 def with_models(
     units: Sequence[AnyUnit], reader: LogReader, engine: Engine | None = None, stored: Parts | None = None
 ) -> list[AnyUnit]:  # fmt: skip
-    """The units with the models that they need, which are fitted in a pass over the log. stored: as of `results`."""
+    """The units with the models that they need, fitted in a pass over the log. stored: as in `results`."""
     rewards, fitted = reader.evaluation.rewards, [unit for unit in units if unit.is_fitted]
     fit_pass = JointPass(evaluation=reader.evaluation, units=fitted, is_fit=True)
     models = {

@@ -1,4 +1,4 @@
-"""Requests for an evaluation, and what their folds have in common once the store has resolved the names."""
+"""Requests for an evaluation, and the data that all their folds share once names are resolved."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ from rlrec.store.policies import arms, experiments
 if TYPE_CHECKING:
     from rlrec.app.inputs.decision_tables import DecisionTable, Source
 
-SIDE_TABLES = ("candidate_list", "decision_features", "slot_set", "logged_support")  # of what few decisions have
+# tables that have rows for few decisions
+SIDE_TABLES = ("candidate_list", "decision_features", "slot_set", "logged_support")
 
 
 class EmptyLog(InputError):
-    """The log has nothing that a target could be judged by. wait_us: from a decision until it counts, where all that
-    is selected is too young."""
+    """The log has no rows on which a target could be evaluated. wait_us: the time from a decision until it counts,
+    where all selected ones are too young."""
 
     def __init__(self, message: str, *, hint: str, wait_us: int | None = None) -> None:
         super().__init__(f"empty log: {message}", hint=hint)
@@ -39,11 +40,11 @@ class EmptyLog(InputError):
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """The arguments of `evaluate`. log: a filter; position: a curve, for reward models; cluster None: the user where
-    one is known, else the session; target_samples: simulated pages of a target whose marginals have no closed form, 0
-    for none. sources: of targets that the store does not know, and their tables, by name; temperature: of the softmax
-    over scores; fitted_on: a filter of the decisions that tables were fitted on, or `none`, and fit_doubts: the reasons
-    that it gives. apart: names of targets for which the intervals of the others do not widen, as if each of them was
-    judged alone."""
+    one is known, else the session; target_samples: the number of simulated pages of a target whose marginals have no
+    closed form, 0 for none. sources: of targets that are not in the store, and their tables, by name; temperature: of
+    the softmax over scores; fitted_on: a filter of the decisions that tables were fitted to, or `none`, and fit_doubts:
+    the reasons that follow. apart: names of targets that do not widen the intervals of the others, as if each was
+    evaluated alone."""
 
     targets: Sequence[str]
     estimators: str | None = None
@@ -71,9 +72,8 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SharedRows:
-    """Targets that are judged on the same rows with the same reward.
-
-    policy_id: the policy of an imported log, which only its own rows tell of. members: number of a target in the
+    """Targets that are evaluated on the same rows with the same reward.
+    policy_id: the policy of an imported log, which only its own rows can evaluate. members: number of a target in the
     evaluation, and its scorer."""
 
     reward: Reward
@@ -89,14 +89,13 @@ class SharedRows:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Evaluation:
-    """A request as the store understands it; folds change nothing of it.
-
-    cluster: the unit that was randomised, one of `log_rows.CLUSTERS`; spans_batches: whether one may come back in
-    another batch of the log. now: the time at which rows are mature. encode: whether features of contexts are wanted.
-    loggers: those that may be weighed. paired: whether targets are compared, so that all must be judged by the same
-    rows: those that each of them can be asked about, without visits that are too long. people: how it is clear that
-    sessions without users are people of their own: `stated` by the request or an experiment by session, `simulated`
-    where decisions are not imported; None where it is not. side_tables: those of SIDE_TABLES that have rows."""
+    """A resolved request, which folds do not change.
+    cluster: the randomised unit, one of `log_rows.CLUSTERS`; spans_batches: whether a cluster may have rows in several
+    batches. now: the time at which rows are mature. encode: whether features of contexts are needed. loggers: those
+    that may be weighed. paired: whether targets are compared, so that all must be evaluated on the same rows: those for
+    which each has a probability, without visits that are too long. people: how it is known that each session without a
+    user is another person: `stated` by the request or an experiment by session, `simulated` where decisions are not
+    imported; None where it is not known. side_tables: those of SIDE_TABLES that have rows."""
 
     request: Request
     selection: Selection
@@ -117,8 +116,8 @@ class Evaluation:
         cls, unit: Unit, request: Request, selection: Selection, *, paired: Sequence[Target] | None = None,
         candidates: Sequence[Target] = (),
     ) -> Evaluation:  # fmt: skip
-        """paired: targets to compare, in place of those that the request names; candidates: targets beside those.
-        Raises InputError for an unknown target or reward."""
+        """paired: targets to compare, in place of those that the request names; candidates: further targets. Raises
+        InputError for an unknown target or reward."""
         named = paired or targets.resolve(
             unit, request.targets, reward=request.reward, greedy=request.greedy, selection=selection,
             tables=request.tables,
@@ -135,12 +134,12 @@ class Evaluation:
             people=_people(unit, request, selection),
             side_tables=imported_data.used_tables(unit, SIDE_TABLES),
             loggers=LoggingVersions()
-            if filters.parse(request.log or "").get("loggers") == filters.ALL  # whose rows count once
+            if filters.parse(request.log or "").get("loggers") == filters.ALL  # so that each row counts once
             else LoggingVersions.from_log(unit, selection, extent),
         )  # fmt: skip
 
     def newest(self, unit: Unit, decisions: int) -> Evaluation:
-        """The evaluation of no more than so many decisions, the newest ones, in one group, with a model of rewards."""
+        """The evaluation of at most `decisions` decisions, the newest ones, in one group, with a model of rewards."""
         selection, extent = self.selection, self.extent
         if extent.decisions > decisions:
             selection = replace(selection, first_id=selected.newest_id(unit, selection, decisions))
@@ -154,7 +153,7 @@ class Evaluation:
 
     @property
     def partitions(self) -> int:
-        """How many partitions the log is read in."""
+        """The number of partitions in which the log is read."""
         return partitions.count_partitions(self.extent.decisions)
 
     @property
@@ -165,12 +164,12 @@ class Evaluation:
 
     @property
     def rewards(self) -> dict[int, Reward]:
-        """The rewards that targets are judged by, by id."""
+        """The rewards of the targets, by id."""
         return {shared.reward.id: shared.reward for shared in self.shared}
 
     @cached_property
     def shared(self) -> Sequence[SharedRows]:
-        """The targets by the rows that they are judged on."""
+        """The targets, grouped by the rows on which they are evaluated."""
         shared: dict[tuple[int, int | None], SharedRows] = {}
         for number, target in enumerate(self.targets):
             policy_id = target.policy_id if target.serving is None else None
@@ -199,7 +198,7 @@ class Evaluation:
 
     @cached_property
     def judged_columns(self) -> list[str]:
-        """The columns of the log that targets are judged by, impression by impression."""
+        """The columns of the log that the evaluation of targets per impression needs."""
         needed_for = {
             (*log_rows.SAMPLED, "seed"): any(target.sampled or target.table for target in self.targets),
             log_rows.STATES: any(target.stateful for target in self.targets),
@@ -210,11 +209,11 @@ class Evaluation:
 
     @property
     def lesson_columns(self) -> list[str]:
-        """The columns that tell which rows a target learned from."""
+        """The columns that show which rows a target learned from."""
         return sorted({column for target in self.targets for lesson in target.lessons for column in lesson.columns})
 
     def taken_log(self, left_out: Collection[str | None], max_loggers: int) -> str | None:
-        """The filter of the log without some loggers. max_loggers: how many are weighed."""
+        """The filter of the log without some loggers. max_loggers: the number of loggers that are weighed."""
         names = list(self.loggers.names.values())
         others = names[self.loggers.count_named(max_loggers) :] if None in left_out else []
         taken = [name for name in names if name not in left_out and name not in others]
@@ -226,7 +225,7 @@ class Evaluation:
 
 
 def _people(unit: Unit, request: Request, selection: Selection) -> str | None:
-    """How it is clear that sessions without users are people of their own."""
+    """How it is known that each session without a user is another person; None where it is not."""
     if request.cluster in ("session", "row"):
         return "stated"
     if selection.variant_ids is not None:

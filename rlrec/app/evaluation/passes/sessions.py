@@ -1,6 +1,5 @@
-"""Estimates per session: every visit that is over is a row, weighed by all that was shown in it.
-
-Which visits are usable is the same for training: `log/ended_visits.py`."""
+"""Estimates per session: every ended visit is a row, weighted by all that was shown in it.
+Training uses the same visits: `log/ended_visits.py`."""
 
 from __future__ import annotations
 
@@ -40,8 +39,8 @@ from rlrec.times import DAY_US
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SessionUnit(RowUnit[EndedVisits, ReturnModel]):
-    """Ended visits as rows. cutoffs: which visits are old enough, by the id of a reward. returned:
-    whether persons have several visits."""
+    """Ended visits as rows. cutoffs: which visits are old enough, by id of the reward. returned: whether some person
+    has several visits."""
 
     fold: SessionFold
     cutoffs: Mapping[int, Cutoff]
@@ -88,7 +87,7 @@ class SessionUnit(RowUnit[EndedVisits, ReturnModel]):
         return sums.finish()
 
     def visit_carry_over(self, reader: LogReader) -> Mapping[int, VisitCarryOverSums]:
-        """The sums of the first partitions of the log; none where nobody came back."""
+        """The sums of the first partitions of the log; empty where nobody came back."""
         evaluation = self.evaluation
         max_partitions = max(1, MAX_DECISIONS * evaluation.partitions // max(1, evaluation.extent.decisions))
         if not self.returned or reader.number >= max_partitions:
@@ -110,14 +109,14 @@ class SessionUnit(RowUnit[EndedVisits, ReturnModel]):
             predicted = None if model is None or decisions is None else model.predicted(decisions)
             log_slate, smallest = np.full(len(rows.reward), -np.inf), rows.lowest
             unsupported, expected = np.where(np.isnan(smallest), np.nan, 0.0), None
-            if not scorer.target.is_weighed:  # what it showed is a sample of itself
+            if not scorer.target.is_weighed:  # what it showed is a sample of its own distribution
                 log_slate, expected = rows.per_decision("log_propensity"), predicted
                 smallest = unsupported = np.zeros(len(smallest))
             else:
                 target_slates = _filled(scorer.slates(slates, logged, shares=model is not None), log_slate)
                 if model is not None and decisions is not None:
                     expected = model.expected(decisions, target_slates)
-                deque(target_slates, maxlen=0)  # to its end
+                deque(target_slates, maxlen=0)  # runs the generator to its end
                 ratio = scorer.list_ratio(slates.slots, logged)
                 if ratio is not None:  # lists of candidates are drawn before their slates
                     log_slate += ratio
@@ -132,7 +131,7 @@ class SessionUnit(RowUnit[EndedVisits, ReturnModel]):
         return batch
 
     def _decisions(self, rows: EndedVisits, contexts: ContextTable) -> Decisions:
-        """Decisions as the model of returns sees them: an arm is known by what the visit has seen of it."""
+        """Decisions as the model of returns sees them, with what the visit has seen of each arm."""
         arms, histories = self.evaluation.arms, rows.histories()
         row, arm, memory = memory_of(histories, np.power(RECENCY, histories.ago - 1.0))
         return Decisions(
@@ -159,8 +158,8 @@ class SessionUnit(RowUnit[EndedVisits, ReturnModel]):
 
 
 def lowest(visits: EndedVisits) -> ImpressionRows:
-    """The lowest slot of each slate, (n,), as the row that stands for the slate: a weight is that of the slate down to
-    it, and nothing is asked of other positions."""
+    """The lowest slot of each slate, (n,), as the row for the slate: its weight is that of the slate down to it, and
+    other positions are not needed."""
     last, n = visits.first[1:] - 1, len(visits.reward)
     slots = take(visits.slots, last) | {
         "marginal": np.full(n, np.nan), "size": np.ones(n, np.int64), "start": visits.first[:-1],
@@ -170,22 +169,22 @@ def lowest(visits: EndedVisits) -> ImpressionRows:
 
 
 def _filled(slates: Iterator[TargetSlates], log_slate: Array) -> Iterator[TargetSlates]:
-    """The slates, passed on; the log of the probability of each is written to `log_slate` on the way."""
+    """The same slates, while the log of each one's probability is written to `log_slate`."""
     for portion in slates:
         log_slate[portion.rows] = portion.log_slate
         yield portion
 
 
-# -- the share of visits that a return follows, as a reward of visits: for guards where no definition weighs returns --
+# -- the share of visits followed by a return, as a reward of visits: for guards where no definition weighs returns --
 
 RETURN_DAYS = 7
 RETURN_WINDOW_US = RETURN_DAYS * DAY_US
-# Stored nowhere: a visit earns 1 at its last decision if the same user begins another one within the window.
+# This reward is not stored: a visit earns 1 at its last decision if its user begins another visit within the window.
 RETURN_REWARD = Reward(
     id=0, name=RETURN, weights={RETURN: 1.0}, window_us=RETURN_WINDOW_US, default=0.0, clip_low=0.0, clip_high=1.0,
     learn="served", late="count",
 )  # fmt: skip
-_NUMBER_BITS = 24  # of the number of a visit in its code
+_NUMBER_BITS = 24  # bits for the number of a visit in its code
 
 
 def followed_visits(unit: Unit) -> Ids:
@@ -204,7 +203,7 @@ def _visit_code(session: Ids, number: Ids) -> Ids:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ReturnUnit(SessionUnit):
-    """Visits as rows, whose reward is their return. followed: codes of the visits that have one."""
+    """Visits as rows, whose reward is whether a return followed. followed: codes of these visits."""
 
     followed: Ids
 
@@ -217,11 +216,11 @@ class ReturnUnit(SessionUnit):
         return replace(visits, reward=earned, default=earned == 0), counts
 
 
-# -- carry-over between visits, read from the log: what a visit showed, and what the person's next visit earned --
+# -- carry-over between visits, from the log: the slates of a visit, and the reward of the person's next visit --
 
-MAX_DECISIONS = 1_000_000  # decisions that are looked at, about: of a longer log those of some partitions
-CELLS = 4_000_000  # pairs of eligible set and arm that are held at a time; decisions with further sets are left out
-KINDS = 16  # of events whose means by arm are looked at, of a portion
+MAX_DECISIONS = 1_000_000  # decisions that are read, about: in a longer log those of some partitions
+CELLS = 4_000_000  # pairs of eligible set and arm in memory at a time; decisions with further sets are left out
+KINDS = 16  # most kinds of events whose means by arm are read, of a portion
 _READING = Reading(
     columns=(
         *reward_log.MATURITY, *CLUSTERS["user"], "decision_id", "session_id", "visit", "position", "size", "arm_id",
@@ -250,7 +249,7 @@ def _sums(
     for key, definition in rewards.items():
         rewarded = reward_log.with_rewards(batch, definition)
         counted = reward_log.mature(slots, definition, now=evaluation.now) & ~slots["censored"]
-        # return of every visit, over its mature decisions
+        # the return of every visit, over its mature decisions
         pages = reward_log.with_page_rewards(batch, rewarded, definition)
         earned = pages.reward * (counted[first] & ~pages.slots["censored"])
         sums_by_reward[key] = visit_carry_over_sums(
@@ -263,7 +262,7 @@ def _sums(
 
 
 def _following(visits: Columns, person: Ids, visit: Ids) -> Ids:
-    """The next visit of the same person among those with decisions, (s,); -1 without one. visit: of each slot."""
+    """The next visit of the same person among those with decisions, (s,); -1 for none. visit: of each slot."""
     rows = np.unique(visit)
     order = rows[
         np.lexsort([visits["number"][rows], visits["session_digest"][rows], visits["started_at"][rows], person[rows]])
@@ -275,7 +274,7 @@ def _following(visits: Columns, person: Ids, visit: Ids) -> Ids:
 
 
 def _draws(unit: Unit, slots: Columns, first: Index, visit: Ids, rank: Ids, arms: ArmTable) -> VisitDraws:
-    """The draws of a portion. At a lower slot of a slate the arms above it could not be drawn again."""
+    """The draws of a portion. At the lower slots of a slate, the arms above cannot be drawn again."""
     n, size, width = len(rank), np.diff(np.r_[first, len(rank)]), min(len(arms), ARMS)
     sets, eligible = np.unique(slots["eligible_id"][first], return_inverse=True)
     members = np.zeros((min(len(sets), max(1, CELLS // width)), width))
@@ -283,14 +282,14 @@ def _draws(unit: Unit, slots: Columns, first: Index, visit: Ids, rank: Ids, arms
     for row, ids in contents.eligible_arms(unit, set(sets[: len(members)].tolist())).items():
         index, ranks = np.searchsorted(sets, row), arms.ranks(np.array(ids, np.int64))
         members[index, ranks[ranks < width]], choices[index] = 1.0, len(ids)
-    # m: the smallest propensity at the slot (where it was not logged, that of a uniform draw), the less the lower it is
+    # m: the smallest propensity at the slot (that of a uniform draw where it was not logged), smaller for lower slots
     n_eligible = choices[eligible]
     p, least = slots["propensity"], slots["min_propensity"]
     m = np.where(np.isnan(least), 1 / np.maximum(np.repeat(n_eligible, size), 1), least)
     has_draw = np.logical_and.reduceat((p > 0) & (slots["size"] == np.repeat(size, size)), first) & (n_eligible > 0)
     m = np.where(np.repeat(has_draw, size), m / slots["position"], 0.0)
     total = np.add.reduceat(m, first)
-    # an arm shown: m / p, and m of each slot below, where it could not be drawn
+    # contribution of an arm shown: m / p; of each slot below, where it cannot be drawn: m
     m_before = (np.cumsum(m) - m)[first]
     m_below = np.repeat(total + m_before, size) - np.cumsum(m)
     shown = np.divide(m, p, out=np.zeros(n), where=m > 0) + m_below

@@ -1,1 +1,1 @@
-"""The probabilities of a target."""
+"""Targets, and the probabilities with which they would have shown what the log shows."""

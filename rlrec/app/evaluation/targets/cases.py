@@ -1,4 +1,4 @@
-"""Cases that a target is asked about, and the rows of a log that belong to them."""
+"""Cases for which a target's distribution is computed, and the rows of a log that belong to them."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from rlrec.store.database.bulk import Columns
 if TYPE_CHECKING:
     from rlrec.app.evaluation.models.reward_models import ModelValues
 
-REPLICAS = 8  # parts that simulated pages are cut into: they tell the error of the simulation
-OVERHEAD = 200  # numbers that a case takes beside its own, about
+REPLICAS = 8  # parts that simulated pages are cut into, to estimate the error of the simulation
+OVERHEAD = 200  # numbers that a case stores beside its arrays, about
 
 CaseName = tuple[int, int, int, str]  # eligible set, revision of the catalogue, positions, context
-Draw = tuple[int, int]  # the words of a seed and a number
+Draw = tuple[int, int]  # the seed and the number that identify random words
 
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """One case: arms (m,) ids; shares (k, m) of each arm at each position; greatest (k,) of them.
-
-    Where scores are correlated, every decision is a case with samples of its own, by its `draw`. At the first
-    `n_conditional` positions its shares are those given the slate above as it was shown, and `greatest` bounds the
+    """One case: arms (m,) ids; shares (k, m): the probability of each arm at each position; greatest (k,): the largest
+    of these.
+    Where scores are correlated, every decision is a case of its own with samples from its `draw`. At the first
+    `n_conditional` positions the shares are then given the slate above as it was shown, and `greatest` bounds the
     probability of any slate down to there."""
 
     arms: Ids
@@ -45,14 +45,14 @@ class Block:
     n_conditional: int = 0
 
     def simulated(self, replica: int | None) -> Block:
-        """The same case with shares that were simulated, since they have no closed form: the mean of all replicas, or
-        one of them."""
+        """The same case with simulated shares, since they have no closed form: the mean of all replicas, or one of
+        them."""
         shares = self._replicas.mean(axis=0) if replica is None else self._replicas[replica]
         return Block(self.arms, self.scores, self.floor, shares, shares.max(axis=1))
 
     @property
     def drawn_scores(self) -> Scores:
-        """The scores, of a decision those of its samples."""
+        """The scores; with a `draw`, the samples of the decision."""
         return self.scores if self.draw is None else self.scores.decision_scores(*self.draw)
 
     @cached_property
@@ -64,15 +64,15 @@ class Block:
     @property
     def cells(self) -> int:
         simulated = 0 if self.simulate is None else REPLICAS * len(self.shares) * len(self.arms)
-        scores = getattr(self.scores, "scores", self.scores)  # those under rules
+        scores = getattr(self.scores, "scores", self.scores)  # the scores under rules
         return OVERHEAD + len(self.arms) + self.shares.size + cells(scores) + simulated
 
 
 @dataclass(frozen=True, eq=False)
 class TargetProbabilities:
-    """Probabilities of a target on a batch, (n,) each. prefixed: whether both sides of a weight are the slate down to
-    the row; greatest: the largest probability of any arm; expected: mean of the reward model; above: the weight of the
-    slate above, where that mean is one given the slate above."""
+    """A target's probabilities on a batch, (n,) each. prefixed: whether numerator and denominator of the weight are for
+    the slate down to the row; greatest: the largest probability of any arm; expected: the mean of the reward model;
+    above: the weight of the slate above, where that mean is given the slate above."""
 
     prefixed: Flags
     target: Array
@@ -88,8 +88,8 @@ DecisionName = tuple[CaseName | None, Draw, bytes]  # its case, its draw, and th
 def decision_block(
     block: Block, rows: ImpressionRows, row: int, draw: Draw, cached: dict[DecisionName, Array]
 ) -> Block:
-    """The case of one decision, whose lowest row is given, with samples by its draw. Where the slate above is not
-    known, its shares are those of position 1. cached: shares of decisions that were worked out before."""
+    """The case of one decision with samples from its draw. row: its lowest row. Where the slate above is not known, its
+    shares are those at position 1. cached: shares of decisions computed before."""
     slots, decision = rows.slots, replace(block, draw=draw)
     start = int(slots["start"][row])
     order, length = possible_slates(block.arms, rows.shown[None, start : start + int(slots["depth"][row])])
@@ -104,11 +104,11 @@ def decision_block(
 
 
 def ruled_rows(blocks: list[Block], case: Ids, indices: Ids, rows: ImpressionRows, *, cells: int) -> Iterator[CaseRows]:
-    """Rows of pages with rules by their cases, which are those of the slate above as it was shown: equal ones share
-    one. cells: probabilities that are held at a time."""
+    """Rows of pages with rules, by case; a case includes the slate above as it was shown, and equal ones are shared.
+    cells: probabilities in memory at a time."""
     from rlrec.policy.slates.rules import RuledScores
 
-    # the lowest row of each decision tells of it
+    # the lowest row of each decision represents it
     order = np.argsort(-rows.slots["depth"][indices], kind="stable")
     indices, case = indices[order], case[order]
     first, decision = distinct(rows.slots["decision_id"][indices])
@@ -137,9 +137,8 @@ def ruled_rows(blocks: list[Block], case: Ids, indices: Ids, rows: ImpressionRow
 
 
 def arm_indices(arms: Ids, slates: Ids, *, case: Index | None = None) -> tuple[Index, Flags]:
-    """Where the arms of slates (n, k) stand among others, (n, k), and which slates can be made of these, (n,).
-
-    arms (m,) ascending; or those of every case, (u, m), with the case (n,) of each slate."""
+    """The indices of the arms of slates (n, k) among other arms, (n, k), and which slates consist of these, (n,). arms
+    (m,) ascending; or the arms of each case, (u, m), with the case (n,) of each slate."""
     case = np.zeros(len(slates), np.intp) if case is None else case
     arms, stride = np.atleast_2d(arms), max(int(arms[..., -1].max()), int(slates.max(initial=0))) + 1
     keys, shown = (np.arange(len(arms))[:, None] * stride + arms).ravel(), case[:, None] * stride + slates
@@ -149,8 +148,8 @@ def arm_indices(arms: Ids, slates: Ids, *, case: Index | None = None) -> tuple[I
 
 
 def possible_slates(arms: Ids, slates: Ids, *, case: Index | None = None) -> tuple[Index, Ids]:
-    """`arm_indices` of slates (n, k), and how many arms from the top of each can be shown, (n,). Below these stand
-    other arms, as such a slate has no probability."""
+    """The `arm_indices` of slates (n, k), and how many arms from the top of each can be shown, (n,). Below these the
+    indices are of other arms, since such a slate has probability 0."""
     order, is_possible = arm_indices(arms, slates, case=case)
     n, k = slates.shape
     length, impossible = np.full(n, k), np.flatnonzero(~is_possible)
@@ -158,9 +157,9 @@ def possible_slates(arms: Ids, slates: Ids, *, case: Index | None = None) -> tup
         return order, length
     row_case = None if case is None else np.repeat(case[impossible], k)
     _, exists = arm_indices(arms, slates[impossible].reshape(-1, 1), case=row_case)
-    length[impossible] = (~exists.reshape(-1, k)).argmax(axis=1)  # 0 where an arm stands there twice
+    length[impossible] = (~exists.reshape(-1, k)).argmax(axis=1)  # 0 where an arm occurs twice
     shown, stays = order[impossible], np.arange(k) < length[impossible, None]
-    # the first arms that do not stand above, in the positions below
+    # fill the positions below with the first arms that do not stand above
     is_used = (np.where(stays, shown, -1)[:, :, None] == np.arange(k)).any(axis=1)
     unused = np.argsort(is_used, axis=1, kind="stable")
     rank = np.maximum(np.arange(k) - length[impossible, None], 0)
@@ -169,15 +168,14 @@ def possible_slates(arms: Ids, slates: Ids, *, case: Index | None = None) -> tup
 
 
 def columns_of(arms: Ids, row: int, slots: Columns, logged: LoggedBatch) -> Index:
-    """Where arms that a target may show stand among all eligible ones of a row, (m,)."""
+    """The indices of arms that a target may show among all eligible arms of a row, (m,)."""
     return np.searchsorted(logged.eligible[int(slots["eligible_id"][row])], arms)
 
 
 class CaseRows:
-    """The rows of some cases: `indices` (p,) of the batch, `case` (p,) which of the blocks each has.
-
-    per_decision_samples: shares are of the samples of each decision, given the slate above; second_pass: these rows
-    come once more, as `Scorer.probabilities` says."""
+    """The rows of some cases: `indices` (p,) into the batch, `case` (p,) the index of each row's block.
+    per_decision_samples: whether shares are from the samples of each decision, given the slate above; second_pass:
+    whether these rows come a second time, see `Scorer.probabilities`."""
 
     def __init__(
         self, blocks: list[Block], case: Ids, indices: Ids, rows: ImpressionRows, *, per_decision_samples: bool = False,
@@ -188,7 +186,7 @@ class CaseRows:
         self.arm, self.position = rows.slots["arm_id"][indices], rows.slots["position"][indices]
         arms = np.array([len(block.arms) for block in blocks])
         length = np.array([len(block.greatest) for block in blocks])
-        # the cell of each row among the shares of all blocks: block, position, arm
+        # the index of each row's share in the shares of all blocks: block, position, arm
         self.inside = self.position <= length[case]
         at = np.where(self.inside, self.position, 1) - 1
         stride = max(int(self.arm.max(initial=0)), *(int(block.arms[-1]) for block in blocks)) + 1
@@ -203,7 +201,7 @@ class CaseRows:
 
     def at_positions(self, positions: int) -> Array:
         """The target's probability of each row's arm at positions 1 to `positions`, (p, positions); 0 below the end of
-        its slate, and NaN where it has no closed form."""
+        its slate, and NaN where there is no closed form."""
         table = np.zeros((len(self.indices), positions))
         for position in range(positions):
             inside = self.eligible & (position < self._length)
@@ -213,9 +211,8 @@ class CaseRows:
         return table
 
     def weigh(self, probabilities: TargetProbabilities) -> None:
-        """The target's probability of the row, or for rows weighed by their prefix of the slate down to it.
-
-        Samples have no marginal below position 1."""
+        """Write the target's probability of each row; for rows that are weighted by their prefix, that of the slate
+        down to the row. Samples have no marginals below position 1."""
         probabilities.target[self.indices], probabilities.greatest[self.indices] = self.target, self.greatest
         if self.per_decision_samples:
             probabilities.prefixed[self.indices] |= self.position > 1
@@ -230,16 +227,17 @@ class CaseRows:
 
     @property
     def samples(self) -> int:
-        """How many samples stand for the scores, 1 for rules of the page; 0: shares at each position are known."""
+        """The number of samples that represent the scores, 1 under rules of a page; 0 where shares at each position are
+        known."""
         return self.blocks[0].scores.samples or int(self.per_decision_samples)
 
     @property
     def deep(self) -> Flags:
-        """The rows that stand below others."""
+        """The rows that have others above them."""
         return self.rows.slots["depth"][self.indices] > 0
 
     def log_slates(self) -> Array:
-        """Log of the target's probability of the slate down to each row, (p,)."""
+        """The log of the target's probability of the slate down to each row, (p,)."""
         with np.errstate(divide="ignore"):
             log_slate: Array = np.log(np.minimum(self.target, 1.0))
             for group, steps in self.conditionals(np.flatnonzero(self.deep)):
@@ -247,17 +245,17 @@ class CaseRows:
         return log_slate
 
     def conditionals(self, deep: Ids) -> Iterator[tuple[Ids, Array]]:
-        """These rows by depth, with the target's probability of each arm down to there given those above it; 0 for what
-        is no slate of its arms."""
+        """These rows by depth, with the target's probability of each arm down to the row given the arms above; 0 where
+        the slate cannot be made of its arms."""
         depth = self.rows.slots["depth"][self.indices[deep]]
         for group, blocks, case, order, length in self.slates(deep, depth + 1):
             position = np.arange(order.shape[1])
             n_conditional = np.array([block.n_conditional for block in blocks])[case]
-            if n_conditional.all() and (n_conditional >= length).all():  # shares are those given the slate above
+            if n_conditional.all() and (n_conditional >= length).all():  # shares are given the slate above
                 top, row = (self._top - self.arm_index)[group], np.minimum(position, n_conditional[:, None] - 1)
                 steps = self._shares[top[:, None] + row * self._stride[group, None] + order]
                 steps = slate.mix_floor(steps, 0.0, len(blocks[0].arms) - position)
-            else:  # cases may share their scores, and differ in the slate above
+            else:  # cases that share scores may differ in the slate above
                 numbers: dict[tuple[int, Draw | None], int] = {}
                 names = [(id(block.scores), block.draw) for block in blocks]
                 number = np.array([numbers.setdefault(name, len(numbers)) for name in names])
@@ -266,8 +264,8 @@ class CaseRows:
             yield group, np.where(position < length[:, None], steps, 0.0)
 
     def slates(self, lowest: Ids, length: Ids) -> Iterator[tuple[Ids, list[Block], Index, Index, Ids]]:
-        """These rows with their slates of so many arms, each row the lowest one, by length and number of eligible arms:
-        the rows (g,), their blocks, the block of each, and its slate (g, length) as `possible_slates`."""
+        """These rows, each the lowest of its slate, grouped by the length of the slate and the number of eligible arms:
+        the rows (g,), their blocks, the block index of each, and its slate (g, length) as in `possible_slates`."""
         start = self.rows.slots["start"][self.indices]
         first, kind = distinct(length, self._stride[lowest])
         for number, size in enumerate(length[first].tolist()):
@@ -278,8 +276,8 @@ class CaseRows:
             yield group, blocks, case, *possible_slates(np.array([block.arms for block in blocks]), shown, case=case)
 
     def write_steps(self, steps: Array) -> None:
-        """Write the target's probability of the arm of each slot given the slots above."""
-        if self.per_decision_samples:  # these are given the slots above
+        """Write the target's probability of each slot's arm given the slots above."""
+        if self.per_decision_samples:  # the target's probabilities are given the slots above
             steps[self.indices] = self.target
         if self.samples:
             return
@@ -290,7 +288,7 @@ class CaseRows:
             steps[self.indices[group][:, None] - np.arange(conditionals.shape[1])[::-1]] = conditionals
 
     def write_steps_and_values(self, steps: Array, expected: Array, arms: Ids, values: ModelValues) -> None:
-        """`write_steps`, and the mean of the model under the target there. arms: of the catalogue."""
+        """`write_steps`, and the mean of the model under the target at each slot. arms: of the catalogue."""
         lowest = self._lowest
         size = self.rows.slots["size"][self.indices[lowest]]
         for group, blocks, case, order, length in self.slates(lowest, size):
@@ -315,14 +313,14 @@ class CaseRows:
         return slate.each_position([block.scores for block in blocks], case, order, floor=blocks[0].floor)
 
     def shares(self, arms: ArmTable) -> tuple[Ids, Array]:
-        """Ranks of arms, (a,), and their probabilities of position 1 in each case, (blocks, a)."""
+        """The ranks of arms, (a,), and their probabilities at position 1 in each case, (blocks, a)."""
         shares = np.zeros((len(self.blocks), len(arms)))
         for row, block in enumerate(self.blocks):
             shares[row, arms.index(block.arms)] = block.shares[0]
         return arms.rank, shares
 
     def fill_expected(self, expected: Array, arms: Ids, values: ModelValues) -> None:
-        """The mean of the reward model under the target, at each row's position."""
+        """Write the mean of the reward model under the target, at each row's position."""
         first, pair = distinct(self.case, self.position)
         shares = np.zeros((len(first), len(arms)))
         for row, (case, position) in enumerate(zip(self.case[first], self.position[first], strict=True)):
@@ -332,7 +330,8 @@ class CaseRows:
         expected[self.indices] = values.expected(shares, case=pair, rows=self.indices)
 
     def weigh_unsupported(self, unsupported: Array, logged: LoggedBatch) -> None:
-        """The target's probability on arms the logger gave 0, where it takes the logger's belief to tell."""
+        """Write the target's probability of arms that had probability 0 under the logger, where only the logger's
+        belief tells."""
         slots = self.rows.slots
         unknown_rows = np.flatnonzero(slots["unknown_support"][self.indices] & self.inside)
         logger_case = slots["logger_case"][self.indices[unknown_rows]]
@@ -342,7 +341,7 @@ class CaseRows:
             if zeros is None:
                 unsupported[self.indices[group]] = np.nan
                 continue
-            for case in np.unique(self.case[group]).tolist():  # the target may read what the logger does not
+            for case in np.unique(self.case[group]).tolist():  # the target may depend on more than the logger
                 rows, block = group[self.case[group] == case], self.blocks[case]
                 at = columns_of(block.arms, self.indices[rows[0]], slots, logged)
                 mass = (block.shares * zeros[:, at]).sum(axis=1)

@@ -1,4 +1,5 @@
-"""Candidates that learn from the log that they are judged on: each row by what was learned before it."""
+"""Candidates that learn from the log on which they are evaluated: each row is evaluated with what was learned before
+it."""
 
 from __future__ import annotations
 
@@ -25,12 +26,12 @@ from rlrec.store.log.selected import Selection
 from rlrec.store.policies import policies
 from rlrec.times import format_time
 
-STRETCHES = 20  # of the log: what a policy learned in the last one would have no later rows to be judged by
+STRETCHES = 20  # stretches of the log; no later rows could evaluate what a policy learned in the last one
 
 
 def time_blocks(unit: Unit, selection: Selection, number: int) -> list[Selection]:
-    """The selected decisions by time, in blocks of about as many each. Raises CheckFailed where too few times are
-    different."""
+    """The selected decisions by time, in blocks of about equal numbers. Raises CheckFailed where there are too few
+    distinct times."""
     decisions = selected.extent(unit, selection).decisions
     since = {selected.newest_at(unit, selection, -(-decisions * left // number)) for left in range(1, number)}
     begins = sorted(at for at in since if at is not None)
@@ -44,8 +45,8 @@ def time_blocks(unit: Unit, selection: Selection, number: int) -> list[Selection
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LearningTarget(Target):
-    """A candidate as it learns. moments: functions that make what it serves from the times `begins` (b,) on,
-    microseconds, ascending, by what was learned before; serving: the last one."""
+    """A candidate while it learns. moments: functions that return its distribution from the times `begins` (b,) on
+    (microseconds, ascending), with what was learned before each; serving: the last one."""
 
     begins: Ids
     moments: Sequence[Callable[[], VersionDistribution]]
@@ -54,10 +55,10 @@ class LearningTarget(Target):
 
 @dataclass(eq=False)
 class LearningScorer(Scorer):
-    """The probabilities of a candidate at each moment; nothing is remembered beyond a batch, as there are many."""
+    """The probabilities of a candidate at each moment. They are kept for one batch only, since there are many."""
 
     target: LearningTarget
-    scorers: dict[int, Scorer] = field(default_factory=dict)  # by the moment, of one batch
+    scorers: dict[int, Scorer] = field(default_factory=dict)  # by moment, for one batch
     logged: LoggedBatch | None = None
 
     def replicas(self, slots: Columns, logged: LoggedBatch, *, marginals: bool) -> list[Scorer]:
@@ -82,17 +83,17 @@ class LearningScorer(Scorer):
                 self.scorers[number] = Scorer(target, self.arms, self.samples, self.seed, self.replica)
             if len(members):
                 yield from self.scorers[number].case_rows(rows, logged, models=models, joint=joint, subset=members)
-        if not self.target.sampled:  # what was simulated is used again by the replicas
+        if not self.target.sampled:  # simulated pages are used again by the replicas
             self.scorers.clear()
 
 
-# -- a policy that learned while it served --
+# -- a policy that learns while it serves --
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CrammedTarget(Target):
-    """A version that learned from its own decisions, at the times `begins` (b,), microseconds, ascending; serving: the
-    last of these. steps: the target at each; counts (b,): how often a later row counts, for each of them."""
+    """A version that learned from its own decisions, at the times `begins` (b,), microseconds, ascending; serving: its
+    last state. steps: the target at each time; counts (b,): the weight of a later row for each step."""
 
     begins: Ids
     steps: Sequence[Target]
@@ -100,19 +101,19 @@ class CrammedTarget(Target):
     learns: ClassVar[bool] = True
 
     def taught_by(self, slots: Columns) -> Flags:
-        """None: each step is judged by rows that came later."""
+        """No row: each step is evaluated on rows that came later."""
         return np.zeros(len(slots["decision_id"]), np.bool_)
 
 
 @dataclass(eq=False)
 class CramScorer(Scorer):
-    """The probabilities of a version, and the weights of the steps in which it learned."""
+    """The probabilities of a version, with the weights of the steps in which it learned."""
 
     target: CrammedTarget
 
     def log_batch(self, rows: ImpressionRows, logged: LoggedBatch, values: Any) -> LogBatch:
         def weights(step: Target) -> Array:
-            # nothing is remembered beyond a batch, as there are many
+            # kept for one batch only, since there are many
             scorer = Scorer(step, self.arms, self.samples, self.seed)
             scorer.describe(logged)
             return scorer.log_batch(rows, logged, None).weight
@@ -124,13 +125,14 @@ class CramScorer(Scorer):
 
 
 def scorer_type(target: Target) -> type[Scorer]:
-    """The class of what works out the probabilities of a target that learns."""
+    """The scorer class for a target that learns."""
     return LearningScorer if isinstance(target, LearningTarget) else CramScorer
 
 
 def crammed(unit: Unit, target: Target, selection: Selection, *, greedy: bool) -> Target:
-    """The target by the steps in which it learned from the selected decisions; itself where it learned from none by
-    serving. Raises InputError where the log also taught it before it served, or its lists are drawn."""
+    """The target split into the steps in which it learned from the selected decisions; the target itself where it
+    learned from none while it served. Raises InputError where it also learned from the log before it served, or where
+    its lists are drawn."""
     if target.serving is None or not target.serving.version.learning or not target.lessons:
         return target
     version, (_, *initial) = target.serving.version, target.lessons
@@ -148,7 +150,7 @@ def crammed(unit: Unit, target: Target, selection: Selection, *, greedy: bool) -
     begins = np.array([first, *(block.since for block in blocks[1:])])
     sizes = [selected.extent(unit, block).decisions for block in blocks]
     counts = sum(sizes) / np.cumsum(sizes[::-1])[::-1]
-    # what was learned by then: the last change that an earlier decision knew
+    # what it had learned by then: the last change that an earlier decision used
     knowledge = [policies.belief_at(unit, version.policy.id, begin) for begin in begins.tolist()]
     seq, ordinal = np.maximum(knowledge, (version.seq, version.ordinal)).T
     moments = past_beliefs.moments(unit, version, seq, ordinal, greedy=greedy)

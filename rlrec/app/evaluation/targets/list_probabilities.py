@@ -1,7 +1,6 @@
-"""The probability with which a target of two stages would have shown what a log without lists of candidates shows.
-
-It is the mean over all lists of what the second stage does given the list: for each case some lists are drawn from the
-first stage, which makes it unbiased, as a weight is linear in it."""
+"""The probability with which a two-stage target would have shown what a log without lists of candidates shows.
+It is the mean, over all lists, of the second stage's probability given the list. Some lists are drawn from the first
+stage for each case; the estimate is unbiased, since a weight is linear in this mean."""
 
 from __future__ import annotations
 
@@ -26,7 +25,7 @@ from rlrec.store.database.bulk import Columns
 
 @dataclass(frozen=True, eq=False)
 class ListBlock(Block):
-    """One case with lists that its first stage draws. weight (u,): of each list; replicas (r, k, m): the shares by the
+    """One case with lists drawn from its first stage. weight (u,): of each list; replicas (r, k, m): the shares by the
     lists of each replica."""
 
     mixture: ListMixture = field(kw_only=True)
@@ -48,7 +47,7 @@ class ListBlock(Block):
 
 @dataclass(eq=False)
 class ListScorer(Scorer):
-    """One target of two stages. list_scorer: the same target on rows that have a list, given which it is exact."""
+    """One two-stage target. list_scorer: the same target for rows that have a list, given which it is exact."""
 
     list_scorer: Scorer = field(kw_only=True)
 
@@ -56,7 +55,7 @@ class ListScorer(Scorer):
         return ~(logged.lists.weighable(slots) | self._drawable(slots, logged))
 
     def _drawable(self, slots: Columns, logged: LoggedBatch) -> Flags:
-        """The rows without a list where the first stage could have drawn one that fills the slate, (n,)."""
+        """The rows without a list for which the first stage could have drawn a list that fills the slate, (n,)."""
         arms = arms_of_sets(slots["eligible_id"], logged.eligible)
         length = self.serving.learner.n_candidates
         return ~logged.lists.has_list(slots) & (arms >= length) & (slots["size"] <= length)
@@ -94,13 +93,13 @@ class ListScorer(Scorer):
     def _mixture(
         self, scores: Scores, eligible: int, arms: Ids, revision: int, context: Mapping[str, Any], *, name: str
     ) -> ListMixture:
-        """The lists of a case; the seed and the order of arms follow no ids. scores: by which all of its arms would be
+        """The lists of a case. The seed and the order of arms do not depend on ids. scores: by which all arms would be
         ranked; name: of the context."""
         keys, serving = self.arms.keys, self.serving
         order = np.argsort(self.arms.ranks(arms))
         arms_digest = crc32("\n".join(keys[arm] for arm in arms[order].tolist()).encode())
         (seed,) = np.random.SeedSequence([self.seed, crc32(name.encode()), arms_digest]).generate_state(1, np.uint64)
-        # lists of the first stage
+        # lists from the first stage
         first = serving.candidates(eligible, arms, context, keys=keys, revision=revision)
         number = np.arange(REPLICAS * -(-self.samples // REPLICAS))
         sample = slate_draws.draw(
@@ -108,7 +107,7 @@ class ListScorer(Scorer):
             seeds=np.full(len(number), seed, np.uint64), decisions=number, lists=True,
         )  # fmt: skip
         lists = np.sort(order[sample.slates], axis=1)
-        # the second stage over each of them
+        # the second stage given each list
         if isinstance(scores, Correlated):
             weight = (number % REPLICAS == np.arange(REPLICAS)[:, None]) * (REPLICAS / len(number))
             ranked = SampledLists(scores, lists, seed=int(ranking_seeds(np.array([seed]))[0]))
@@ -157,7 +156,7 @@ class ListCaseRows(CaseRows):
 
 
 def _rows_by_block(blocks: list[Block], case: Index) -> Iterator[tuple[ListBlock, Index]]:
-    """The cases, with their slates."""
+    """The cases, with the indices of their slates."""
     for number, block in enumerate(blocks):
         assert isinstance(block, ListBlock)
         rows = np.flatnonzero(case == number)

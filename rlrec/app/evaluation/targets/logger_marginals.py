@@ -24,26 +24,25 @@ from rlrec.policy.slates import slate
 from rlrec.records import Version
 from rlrec.store.database.bulk import Columns
 
-UNIFORM, UNKNOWN = -2, -1  # in the column PAIRS
-CASES_AT_A_TIME = 200  # cases whose marginals are worked out together
-MAX_LISTED_CASES = 1_000  # cases of a batch whose slates are listed
+UNIFORM, UNKNOWN = -2, -1  # values in the column PAIRS
+CASES_AT_A_TIME = 200  # cases whose marginals are computed together
+MAX_LISTED_CASES = 1_000  # most cases of a batch whose slates are listed
 CELLS = 1_000_000  # arms of contexts that are scored at a time
-MOST_PROBABILITIES = 4_000_000  # that a transaction keeps, with their overhead
+MOST_PROBABILITIES = 4_000_000  # that a transaction caches, overhead included
 DRAW = ("version_id", "belief_seq", "belief_ordinal", "eligible_id", "context_id")
-# what `cases` leave out, or have no closed form for, in words
+# the cases that `cases` leaves out, or that have no closed form, in words
 WITHOUT_MARGINALS = (
     "imports, two rankers, samples of correlated scores, kinds that read the session, and positions below the first "
     "under rules of the page such as a cap"
 )
-_AGREEING = 1e-9  # relative distance of probabilities that are the same
+_AGREEING = 1e-9  # relative difference below which probabilities count as equal
 
 
 class LoggerCase(NamedTuple):
     """Rows of a batch whose pages were drawn from one distribution.
-
     rows (r,): of the batch; arms (m,): ids, ascending; size: positions of a page; scores, floor: of the logger, None
-    where it is only known that it draws uniformly. marginals (size, m): probability that each arm stood at each
-    position; (0, m) until they are worked out. draw: what tells the distribution in this transaction."""
+    where it is only known that it draws uniformly. marginals (size, m): the probability that each arm stood at each
+    position; (0, m) until they are computed. draw: identifies the distribution within this transaction."""
 
     rows: Ids
     arms: Ids
@@ -55,20 +54,18 @@ class LoggerCase(NamedTuple):
 
 
 class LoggerMarginals:
-    """Marginals of loggers. Each belief, eligible set and context that loggers drew from is worked out once a batch: up
-    to MOST_PROBABILITIES probabilities once for all passes of a transaction.
-
+    """Marginals of loggers. They are computed once per batch for each belief, eligible set and context that loggers
+    drew from; up to MOST_PROBABILITIES are cached for all passes of a transaction.
     greedy: `cases` are of what the same beliefs would have shown without exploration."""
 
     def __init__(self, loggers: Loggers, *, greedy: bool = False) -> None:
         self.loggers, self.greedy = loggers, greedy
 
     def tabulate(self, slots: Columns, contexts: ContextTable, eligible: Mapping[int, Ids], *, positions: int) -> Array:
-        """The probability that the row's arm stood at position j of its page, whatever stood elsewhere, (n, positions);
-        0 below the end of the page, and NaN where no case has it.
-
-        The position that the row was shown at has its logged marginal, where there is one. slots: of a batch, with
-        `context`; contexts: with the fields that `Loggers.reads` says of them."""
+        """The probability that the row's arm stood at position j of its page, (n, positions); 0 below the end of the
+        page, and NaN where there is no case for it.
+        At the position where the row was shown, the logged marginal is used, where there is one. slots: of a batch,
+        with `context`; contexts: with the fields that `Loggers.reads` names."""
         table = np.full((len(slots["arm_id"]), positions), np.nan)
         for case in self.cases(slots, contexts, eligible, positions=positions):
             size, shown = len(case.marginals), slots["arm_id"][case.rows]
@@ -82,9 +79,9 @@ class LoggerMarginals:
         return table
 
     def pairs(self, slots: Columns, contexts: ContextTable, eligible: Mapping[int, Ids]) -> tuple[Ids, list[Array]]:
-        """How each row's logger chose pairs of slots, (n,): UNIFORM where it drew uniformly among the arms left, the
-        number of a distribution whose slates are few enough to be listed, else UNKNOWN; and for each such number the
-        probability of each of `pseudo_inverse.slates`. Arguments: as in `tabulate`."""
+        """How each row's logger drew pairs of slots, (n,): UNIFORM where it drew uniformly among the arms left; the
+        number of a distribution with few enough slates to list; else UNKNOWN. And for each such number the probability
+        of each of `pseudo_inverse.slates`. Arguments: as in `tabulate`."""
         case_number, slate_probabilities = np.full(len(slots["arm_id"]), UNKNOWN), list[Array]()
         start = run_starts(slots["decision_id"])
         even = np.logical_and.reduceat(_drawn_evenly(slots, eligible), start) if len(start) else np.zeros(0, np.bool_)
@@ -105,10 +102,11 @@ class LoggerMarginals:
     def cases(
         self, slots: Columns, contexts: ContextTable, eligible: Mapping[int, Ids], *, positions: int
     ) -> Iterator[LoggerCase]:
-        """The rows by the distribution that they were drawn from, down to so many positions, one case at a time.
-
-        Left out are rows whose marginals cannot be derived: imports whose logger is not uniform, kinds that read the
-        session, correlated scores, and slates of two rankers, whose coins are unknown. Arguments: as in `tabulate`."""
+        """The rows grouped by the distribution that they were drawn from, at most down to `positions`, one case at a
+        time.
+        Rows whose marginals cannot be derived are left out: imports whose logger is not uniform, kinds that read the
+        session, correlated scores, and slates of two rankers, whose coins are not logged. Arguments: as in
+        `tabulate`."""
         for version, rows in self.by_version(slots, ~slots["imported"]):
             arguments = slots, contexts, eligible, positions
             moments = self.moments(version, slots, rows)
@@ -126,7 +124,7 @@ class LoggerMarginals:
             yield versions[int(slots["version_id"][rows[0]])], rows
 
     def moments(self, version: Version, slots: Columns, rows: Ids) -> Iterator[tuple[Ids, VersionDistribution]]:
-        """The rows of a version, which lie in order of `belief_seq`, by the beliefs that they were drawn from."""
+        """The rows of a version, in order of `belief_seq`, grouped by the belief that they were drawn from."""
         policy, unit = self.loggers.policy(version.id), self.loggers.unit
         if not policy.stateful and not policy.drafted:
             seq, ordinal = slots["belief_seq"][rows], slots["belief_ordinal"][rows]
@@ -137,8 +135,8 @@ class LoggerMarginals:
         self, served: VersionDistribution, rows: Ids, slots: Columns, contexts: ContextTable,
         eligible: Mapping[int, Ids], positions: int,
     ) -> Iterator[LoggerCase]:  # fmt: skip
-        """The cases of rows that were drawn from one belief: of kinds that read contexts, or draw a list of candidates
-        first, without marginals."""
+        """The cases of rows drawn from one belief, without marginals where the kind reads contexts or first draws a
+        list of candidates."""
         policy, keys = served.policy, self.loggers.arms.keys
         codes, values = contexts.reading(policy.reads)
         size = np.minimum(slots["size"][rows], positions)
@@ -147,7 +145,7 @@ class LoggerMarginals:
             group, key = rows[group_rows], int(slots["eligible_id"][rows[group_rows[0]]])
             arms, named = eligible[key], dict[str, Any](keys=keys, revision=int(revision[group_rows[0]]))
             k, code = min(int(size[group_rows[0]]), len(arms)), codes[slots["context"][group]]
-            # contexts with distributions of their own, some at a time
+            # contexts with distributions of their own, in portions
             reading, step = rows_by_kind(code), max(1, CELLS // len(arms))
             for start in range(0, len(reading), step):
                 inside = reading[start : start + step]
@@ -166,12 +164,12 @@ class LoggerMarginals:
                         for case, table in zip(cases, tables, strict=True)
                     ]
                 for context_rows, scores, marginals, draw in zip(inside, all_scores, tables, draws, strict=True):
-                    if not scores.samples:  # of correlated scores every decision has its own
-                        floor = 0.0 if scores.is_ruled else policy.exploration  # rules have it in them
+                    if not scores.samples:  # correlated scores differ by decision
+                        floor = 0.0 if scores.is_ruled else policy.exploration  # scores under rules include it
                         yield LoggerCase(group[context_rows], arms, k, scores, floor, marginals, draw)
 
     def _worked_out(self, cases: Iterator[LoggerCase]) -> Iterator[LoggerCase]:
-        """The cases with their marginals, in their order."""
+        """The cases with their marginals, in the same order."""
         tables = self.loggers.unit.marginals
         while portion := list(islice(cases, CASES_AT_A_TIME)):
             by_shape: dict[tuple[int, int, Floor], list[int]] = {}
@@ -190,7 +188,7 @@ class LoggerMarginals:
 
 
 def _uniform(slots: Columns, eligible: Mapping[int, Ids], positions: int) -> Iterator[LoggerCase]:
-    """The cases of imported versions all of whose probabilities here are those of uniform slates."""
+    """The cases of imported versions whose probabilities in this batch are all those of uniform slates."""
     imported = np.flatnonzero(slots["imported"])
     if not len(imported):
         return
@@ -206,7 +204,7 @@ def _uniform(slots: Columns, eligible: Mapping[int, Ids], positions: int) -> Ite
 
 
 def _is_uniform(slots: Columns, rows: Ids, arms: Ids) -> Flags:
-    """Which rows have the probabilities of uniform slates of so many arms, (n,)."""
+    """Which rows have the probabilities of uniform slates of `arms` arms, (n,)."""
     marginal, propensity = slots["marginal"][rows], slots["propensity"][rows]
     n_left = np.maximum(arms - slots["position"][rows] + 1, 1)
     agree = np.where(np.isnan(marginal), propensity * n_left, marginal * arms)
@@ -214,7 +212,8 @@ def _is_uniform(slots: Columns, rows: Ids, arms: Ids) -> Flags:
 
 
 def _drawn_evenly(slots: Columns, eligible: Mapping[int, Ids]) -> Flags:
-    """Which rows were drawn uniformly among the arms left, (n,): the arm shown and the least likely one agree."""
+    """Which rows were drawn uniformly among the arms left, (n,): the arm shown and the least likely arm have this
+    probability."""
     n_left = np.maximum(arms_of_sets(slots["eligible_id"], eligible) - slots["position"] + 1, 1)
     least = np.where(np.isnan(slots["min_propensity"]), slots["propensity"], slots["min_propensity"])
     even: Flags = (np.abs(slots["propensity"] * n_left - 1) <= _AGREEING) & (np.abs(least * n_left - 1) <= _AGREEING)

@@ -1,7 +1,6 @@
 """The probability with which a target would have shown what the log shows.
-
-A row is scored with its own eligible arms and context, never with today's catalogue. Distinct cases are worked out
-once; all rows then look up theirs by array indexing.
+A row is scored with its own eligible arms and context, not with today's catalogue. Each distinct case is computed once,
+and the rows look up their values by array indexing.
 """
 
 from __future__ import annotations
@@ -44,19 +43,18 @@ if TYPE_CHECKING:
     from rlrec.policy.scores.families.correlated import Correlated
     from rlrec.policy.slates.rules import RuledScores
 
-REFUSALS = 10_000  # cases of which it is remembered whether rules can be kept
-CASES = 100  # worked out at a time
-CELLS = 4_000_000  # numbers held at a time, for cases and for their values under a reward model
-NARROWED = 1 << 60  # is added to the number of an eligible set for the arms that the target may show of it
-CACHED = 8_000_000  # numbers of worked-out cases that are remembered from batch to batch
+REFUSALS = 10_000  # cached results of whether rules can be satisfied
+CASES = 100  # computed at a time
+CELLS = 4_000_000  # numbers in memory at a time, for cases and for their values under a reward model
+NARROWED = 1 << 60  # added to the number of an eligible set, to name the arms of it that the target may show
+CACHED = 8_000_000  # numbers of computed cases that are cached from batch to batch
 
 
 @dataclass(eq=False)
 class Scorer:
-    """The probabilities of one target. It remembers the cases that it has worked out, which changes no answer.
-
-    samples, seed: of simulated pages, where marginals have no closed form; without samples such rows are weighed by the
-    slate down to them. replica: the part of the pages that it knows; None for all."""
+    """The probabilities of one target. It caches computed cases, which changes no result.
+    samples, seed: of simulated pages, where marginals have no closed form; without samples such rows are weighted by
+    the slate down to them. replica: the part of the pages that it uses; None for all."""
 
     target: Target
     arms: ArmTable
@@ -70,7 +68,7 @@ class Scorer:
     _drawn: dict[DecisionName, Array] = field(default_factory=dict)
 
     def describe(self, logged: LoggedBatch) -> None:
-        """Take over the features that a batch has of the arms of single decisions."""
+        """Load the features that a batch has for the arms of single decisions."""
         serving = self.target.serving
         for arm_features in (
             serving and serving.arm_features,
@@ -81,15 +79,14 @@ class Scorer:
 
     def log_batch(self, rows: ImpressionRows, logged: LoggedBatch, values: ModelValues | None) -> LogBatch:
         """The rows as one batch for the estimators per impression.
-
-        Both sides of a weight are marginals at the position shown; where either side has none, both are the
-        probability of the slate down to there."""
+        Numerator and denominator of a weight are marginals at the position shown; where one of them is unknown, both
+        are the probability of the slate down to the row."""
         slots, predicted = rows.slots, None if values is None else values.predicted
         shared: dict[str, Any] = {
             "reward": rows.reward, "cluster": slots["cluster"], "predicted": predicted, "default": rows.default,
             "count": reward_log.sampling_counts(slots),
         }  # fmt: skip
-        if not self.target.is_weighed:  # what it showed is a sample of it
+        if not self.target.is_weighed:  # what it showed is a sample of its own distribution
             ones, zeros = np.ones(len(rows)), np.zeros(len(rows))
             return LogBatch(**shared, propensity=ones, target=ones, expected=predicted, largest=ones, unsupported=zeros)
         probabilities = self.probabilities(rows, logged, values)
@@ -104,27 +101,29 @@ class Scorer:
         return batch if ratio is None else _with_lists(batch, ratio)
 
     def replicas(self, slots: Columns, logged: LoggedBatch, *, marginals: bool) -> list[Scorer]:
-        """The target by each part of its simulated pages, which decisions with equal contexts share; [] where no row
-        has a simulated probability. marginals: whether weights may be of marginals."""
-        # arms that share one posterior have no closed form below position 1
+        """The target restricted to each part of its simulated pages, which decisions with equal contexts share; []
+        where no row has a simulated probability. marginals: whether weights may be of marginals."""
+        # arms with one shared posterior have no closed form below position 1
         shares_scores = self.target.sampled and getattr(self.serving.policy, "model", "") in ("shared", "hybrid")
         if not marginals or not shares_scores or not (self._simulated(slots) & ~self._has_rules(slots, logged)).any():
             return []
         return [replace(self, replica=number) for number in range(REPLICAS)]
 
     def list_ratio(self, slots: Columns, logged: LoggedBatch) -> Array | None:
-        """Log of the target's probability of each row's candidates over the logger's, (n,); None where all are 0."""
+        """The log of the target's probability of each row's candidates over the logger's, (n,); None where all are
+        0."""
         if self.target.serving is None:
             return None
         return logged.lists.log_ratio(self.serving, slots, logged.contexts, keys=self.arms.keys)
 
     def unanswerable(self, slots: Columns, logged: LoggedBatch) -> Flags:
-        """The rows for which it has no probability, since the list or the state that it reads is unknown, (n,)."""
+        """The rows for which the target has no probability, since the list or the state that it reads is unknown,
+        (n,)."""
         return ~logged.lists.weighable(slots) & self.target.draws_candidates
 
     def eligible_sets(self, slots: Columns, logged: LoggedBatch) -> Ids:
-        """The numbers of the eligible sets of the rows, as `arms_of` takes them, (n,): of the arms that the target may
-        show, where another policy decided."""
+        """The numbers of the eligible sets of the rows, for `arms_of`, (n,). Where another policy decided, the set has
+        only the arms that the target may show."""
         numbers: Ids = slots["eligible_id"]
         if self.target.arm_lists is None or self.target.draws_candidates:
             return numbers
@@ -140,8 +139,8 @@ class Scorer:
         return self._narrowed[number] if number in self._narrowed else logged.eligible[number]
 
     def refused(self, slots: Columns, logged: LoggedBatch) -> Flags:
-        """The rows whose page it cannot make: rules of the request and its own contradict each other, or leave too few
-        arms, (n,)."""
+        """The rows whose page the target cannot make, (n,): its rules and those of the request contradict each other,
+        or leave too few arms."""
         is_refused, serving = self._short_of_arms(slots, logged), self.target.serving
         if serving is None or not self.target.is_weighed:
             return is_refused
@@ -159,11 +158,11 @@ class Scorer:
         return is_refused
 
     def _has_rules(self, slots: Columns, logged: LoggedBatch) -> Flags:
-        """The rows of pages with rules, (n,): of the request or its own."""
+        """The rows of pages with rules of the request or of the target, (n,)."""
         return logged.contexts.have_rules[slots["context"]] | bool(self.serving.page_rules({}))
 
     def _short_of_arms(self, slots: Columns, logged: LoggedBatch) -> Flags:
-        """The rows of others whose page has more positions than the target may show arms there, (n,)."""
+        """The rows of other policies whose page has more positions than the target may show arms, (n,)."""
         if self.target.arm_lists is None or self.target.draws_candidates:
             return np.zeros(len(slots["context"]), np.bool_)
         size, has_sets = np.maximum(slots["size"], slots.get("depth", 0) + 1), log_rows.slot_set_flags(slots)
@@ -175,7 +174,7 @@ class Scorer:
         return n_arms[row_set] < size
 
     def _refuses(self, numbers: Sequence[int], context: Mapping[str, Any], logged: LoggedBatch) -> bool:
-        """Whether it cannot make a page of an eligible set, at a revision and of a size, in a context."""
+        """Whether the target cannot make a page of this eligible set, revision and size in a context."""
         (eligible, revision, size), name = numbers, (*numbers, repr(context))
         if name not in self._refusals:
             if len(self._refusals) > REFUSALS:
@@ -200,8 +199,8 @@ class Scorer:
         on_rows: Callable[[Any], None] | None = None,
         joint: bool = False,
     ) -> TargetProbabilities:  # fmt: skip
-        """The probabilities of the rows. on_rows: receives the rows as they are worked out, some at a time; joint: and
-        those whose marginals are simulated once more, with the samples of each decision (`second_pass`)."""
+        """The probabilities of the rows. on_rows: receives portions of the rows as they are computed; joint: it also
+        receives rows with simulated marginals a second time, with the samples of each decision (`second_pass`)."""
         target, greatest, unsupported, expected = (np.zeros(len(rows)) for _ in range(4))
         prefixed, above = self._prefixed(rows.slots), np.ones(len(rows))
         probabilities = TargetProbabilities(prefixed, target, greatest, unsupported, expected, above)
@@ -219,7 +218,7 @@ class Scorer:
             case_rows.weigh_unsupported(probabilities.unsupported, logged)
             if on_rows is not None and len(case_rows.indices):
                 on_rows(case_rows)
-        # what is unsupported where the row itself tells
+        # the unsupported share, where the row itself tells
         is_full, is_alone, is_unknown = (rows.slots[name] for name in ("full", "alone", "unknown_support"))
         probabilities.unsupported[is_alone] = 1 - np.minimum(probabilities.target[is_alone], 1.0)
         probabilities.unsupported[~(is_full | is_alone | is_unknown)] = np.nan
@@ -230,12 +229,12 @@ class Scorer:
         return probabilities
 
     def _prefixed(self, slots: Columns) -> Flags:
-        """The rows that are weighed by the slate down to them, (n,): those without a marginal."""
+        """The rows that are weighted by the slate down to them, (n,): those without a marginal."""
         return np.isnan(slots["marginal"])
 
     def slates(self, rows: ImpressionRows, logged: LoggedBatch, *, shares: bool) -> Iterator[TargetSlates]:
-        """The target's distributions for slates, of which each row is the lowest slot, some at a time. shares: whether
-        these are wanted."""
+        """The target's distributions for slates, in portions. rows: the lowest slot of each slate; shares: whether
+        shares are needed."""
         from rlrec.app.evaluation.models.visit_values import TargetSlates
 
         for case_rows in self.case_rows(rows, logged):
@@ -247,15 +246,15 @@ class Scorer:
         self, rows: ImpressionRows, logged: LoggedBatch, *, models: bool = False, joint: bool = False,
         subset: Ids | None = None,
     ) -> Iterator[Any]:  # fmt: skip
-        """The rows with their probabilities, by their cases, some at a time. subset: indices of the rows, where not
-        all are asked for; models: whether values of a reward model are wanted; joint: as in `probabilities`."""
+        """The rows with their probabilities, by case, in portions. subset: indices of rows, None for all; models:
+        whether values of a reward model are needed; joint: as in `probabilities`."""
         subset = np.arange(len(rows)) if subset is None else subset
         subset = subset[~self.refused(rows.slots, logged)[subset]]
         if not len(subset):
             return
         codes, contexts = logged.contexts.reading(self.target.reads)
         slots = rows.slots
-        # the catalogue counts where the target looks at what it says of the arms
+        # the revision matters where the target reads features of arms
         revision = slots["catalogue_revision"] * self.serving.reads_catalogue(contexts)
         sets = self.eligible_sets(slots, logged)
         columns = {"set": sets, "revision": revision, "size": slots["size"], "context": codes[slots["context"]]}
@@ -287,7 +286,8 @@ class Scorer:
         for name, context in zip(names, cases[:, 3].tolist(), strict=True):
             if name not in self._blocks:
                 missing_cases.setdefault(name[:2], {})[name] = context
-        scored: dict[tuple[int, int, bool], dict[CaseName, Scores]] = {}  # by arms, positions, and whether rules hold
+        # by number of arms, positions, and whether rules apply
+        scored: dict[tuple[int, int, bool], dict[CaseName, Scores]] = {}
         for (eligible, revision), new in missing_cases.items():
             arms = self.arms_of(eligible, logged)
             read = [contexts[context] for context in new.values()]
@@ -306,9 +306,9 @@ class Scorer:
     def _worked_blocks(
         self, scored: Mapping[CaseName, Scores], size: int, logged: LoggedBatch, read: Mapping[str, Mapping[str, Any]]
     ) -> Iterator[Block]:
-        """The blocks of cases of equally many arms and positions. read: the contexts by their names."""
+        """The blocks of cases with the same numbers of arms and positions. read: the contexts by their names."""
         floor, first = self.serving.policy.exploration, next(iter(scored.values()))
-        if first.is_ruled:  # marginals where they are closed, else those of each slate above
+        if first.is_ruled:  # marginals where these have a closed form, else conditionals for each slate above
             for name, scores in scored.items():
                 marginals, greatest = np.empty((size, 0)), np.ones(size)
                 if cast("RuledScores", scores).layout.is_closed and not scores.samples:
@@ -329,9 +329,9 @@ class Scorer:
     def _case_rows(
         self, blocks: list[Block], case: Ids, indices: Ids, rows: ImpressionRows, *, joint: bool
     ) -> Iterator[CaseRows]:
-        """These rows and their cases; where scores are correlated, those of simulated marginals, then the others some
-        decisions at a time. Pages with rules come by themselves."""
-        # rules of the page may leave no closed form below position 1
+        """Rows and their cases. Where scores are correlated, rows with simulated marginals come first, then the others
+        in portions of decisions. Pages with rules come separately."""
+        # under rules of a page there may be no closed form below position 1
         is_open = np.array([block.scores.is_ruled and not block.shares.size for block in blocks])[case]
         if is_open.any() and not blocks[0].scores.samples:
             yield from ruled_rows(blocks, case[is_open], indices[is_open], rows, cells=CELLS)
@@ -357,7 +357,7 @@ class Scorer:
             yield from self._drawn_rows(blocks, case[simulated], indices[simulated], rows, second_pass=True)
 
     def _simulated(self, slots: Columns) -> Flags:
-        """The rows of pages whose marginals at the logger are all known: the target's are simulated."""
+        """The rows whose page has all marginals of the logger, so that those of the target are simulated."""
         if not self.samples:
             return np.zeros(len(slots["marginal"]), np.bool_)
         first, decision = distinct(slots["decision_id"])
@@ -367,9 +367,9 @@ class Scorer:
     def _drawn_rows(
         self, blocks: list[Block], case: Ids, indices: Ids, rows: ImpressionRows, *, second_pass: bool = False
     ) -> Iterator[CaseRows]:
-        """Rows with the samples that each decision draws for itself, some decisions at a time."""
+        """Rows with samples drawn for each decision, in portions of decisions."""
         samples = blocks[0].scores.samples
-        # the lowest row of a decision, which tells of it, comes first
+        # the lowest row of a decision, which represents it, comes first
         order = np.argsort(-rows.slots["depth"][indices], kind="stable")
         indices, case = indices[order], case[order]
         seeds, numbers = self.target.words(rows.slots)
@@ -389,7 +389,7 @@ class Scorer:
             yield CaseRows(decision_blocks, block_of, indices[inside], rows, **passes)
 
     def _simulate(self, scores: Correlated, arms: Ids, size: int, context: str) -> Callable[[], Array]:
-        """A function that simulates the marginals of a case; the seed and the order of arms follow no ids."""
+        """A function that simulates the marginals of a case. The seed and the order of arms do not depend on ids."""
         order = np.argsort(self.arms.ranks(arms))
 
         def simulate() -> Array:
@@ -407,7 +407,7 @@ class Scorer:
 
 @dataclass(eq=False)
 class RequestScorer(Scorer):
-    """One target that ranks by the scores of requests. It has no probability where an eligible arm has none."""
+    """A target that ranks by the scores of requests. It has no probability where an eligible arm lacks a score."""
 
     def unanswerable(self, slots: Columns, logged: LoggedBatch) -> Flags:
         return ~self._scored(slots, logged)
@@ -430,7 +430,8 @@ class RequestScorer(Scorer):
 
 
 def _with_lists(batch: LogBatch, ratio: Array) -> LogBatch:
-    """The batch with weights times exp(ratio), both sides within [0, 1]; no largest weight is known there."""
+    """The batch with weights multiplied by exp(ratio), where numerator and denominator stay within [0, 1]; the largest
+    weight is then unknown."""
     reweighed, share = ratio != 0, np.exp(ratio)
     return replace(
         batch,

@@ -1,8 +1,7 @@
-"""The probability with which a target that has scores for each decision would have shown what the log shows: one that
-reads session state, or a table of a person.
-
-A state is the one that was recorded when the decision was made: nothing of it is computed anew from what is known
-today. Decisions on one eligible set are worked out together."""
+"""The probability with which a target would have shown what the log shows, for a target that has scores per decision:
+one that reads session state, or a table from a user.
+A state is the one recorded with the decision; it is not computed again from what is known today. Decisions with the
+same eligible set are computed together."""
 
 from __future__ import annotations
 
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class StateScorer(Scorer):
-    """One target that reads session state. It has no probability under rules of the page."""
+    """A target that reads session state. It has no probability under rules of the page."""
 
     def unanswerable(self, slots: Columns, logged: LoggedBatch) -> Flags:
         return ~np.asarray(slots["recorded"], np.bool_)
@@ -49,7 +48,7 @@ class StateScorer(Scorer):
     def case_rows(self, rows: ImpressionRows, logged: LoggedBatch, **_: Any) -> Iterator[StateCaseRows]:
         trained = self.serving.trained
         assert trained is not None
-        # decisions by what they had to choose from
+        # decisions grouped by their eligible arms
         starts = run_starts(rows.slots["decision_id"])
         counts, slots = np.diff(np.r_[starts, len(rows)]), take(rows.slots, starts)
         codes, contexts = logged.contexts.reading(self.target.reads)
@@ -60,7 +59,7 @@ class StateScorer(Scorer):
         served = {"temperature": trained.policy.temperature, "floor": trained.policy.exploration}
         numbers = self.eligible_sets(slots, logged)
         sets = {number: self.arms_of(number, logged) for number in np.unique(numbers).tolist()}
-        # rows of which it may show no arm are refused: any arms will do
+        # rows with no arm that the target may show are refused, so any arms will do
         sets |= {number: logged.eligible[number - NARROWED] for number, arms in sets.items() if not len(arms)}
         for group in trained.request_cases(state, numbers, revision, contexts, code, sets=sets, keys=self.arms.keys):
             yield StateCaseRows(group, rows, starts[group.rows], counts[group.rows], served)
@@ -68,15 +67,16 @@ class StateScorer(Scorer):
 
 @dataclass(eq=False)
 class TableScorer(StateScorer):
-    """One target of a table: of scores, by which pages are drawn arm by arm, or of probabilities, at each position or
-    of the one slot that the log has of a decision. Raises InputError where that has several, and the table none for
-    each."""
+    """A target given as a table: of scores, by which pages are drawn arm by arm, or of probabilities, at each position
+    or of the one slot of a decision. Raises InputError where a decision has several slots and the table has no
+    probability for each."""
 
     table: DecisionTable = field(kw_only=True)
 
     def unanswerable(self, slots: Columns, logged: LoggedBatch) -> Flags:
-        """It reads no state; probabilities at positions tell nothing of slots that are weighed with those above."""
-        # whole visits have no depth
+        """The rows for which the table has no probability, (n,): it reads no state, and probabilities at positions
+        cannot weigh a slot together with those above."""
+        # rows of whole visits have no depth
         joint = np.isnan(slots["marginal"]) & (slots["depth"] > 0) if "depth" in slots else slots["size"] > 1
         return Scorer.unanswerable(self, slots, logged) | (joint & (self.table.column == MARGINAL))
 
@@ -114,7 +114,8 @@ class TableScorer(StateScorer):
 
 
 class PositionCaseRows(CaseRows):
-    """The rows of decisions with probabilities at positions, which tell nothing of several slots together."""
+    """Rows of decisions with a probability at each position, which do not determine the joint probability of several
+    slots."""
 
     samples = 0
 
@@ -131,9 +132,8 @@ class PositionCaseRows(CaseRows):
 
 
 class StateCaseRows:
-    """The rows of the decisions of a group, which begin at starts (d,) in the batch and are counts (d,) each.
-
-    indices (p,): of those rows; decision (p,): the decision of each."""
+    """The rows of the decisions of a group. starts, counts (d,): where each decision begins in the batch, and its
+    number of rows. indices (p,): of these rows; decision (p,): the decision of each."""
 
     second_pass: ClassVar[bool] = False
 
@@ -146,7 +146,7 @@ class StateCaseRows:
         self.depth, self.position = (rows.slots[name][self.indices] for name in ("depth", "position"))
 
     def weigh(self, probabilities: TargetProbabilities) -> None:
-        """The target's probability of the row, or of the slate down to it; no slate down to it is likelier than the
+        """Write the target's probability of the row, or of the slate down to it, which is never larger than that of the
         best arm."""
         slots = self.rows.slots
         index, is_possible = arm_indices(self.arms, slots["arm_id"][self.indices][:, None])
@@ -160,7 +160,7 @@ class StateCaseRows:
 
     @cached_property
     def probability(self) -> Array:
-        """Probability of each arm at position 1 in each decision, (d, m)."""
+        """The probability of each arm at position 1 in each decision, (d, m)."""
         return plackett_luce.probabilities(self.score, None, **self.served)
 
     def shares(self, arms: ArmTable) -> tuple[Ids, Array]:
@@ -168,8 +168,8 @@ class StateCaseRows:
         return arms.ranks(self.arms), self.probability
 
     def log_slates(self, rows: Ids | None = None, *, with_row: bool = True) -> Array:
-        """Log of the target's probability of the slates down to some rows, or to each, (g,); without the row, of those
-        above it."""
+        """The log of the target's probability of the slates down to these rows (None: to each row), (g,); without
+        `with_row`, of the slates above the rows."""
         rows = np.arange(len(self.indices)) if rows is None else rows
         log_slate = np.full(len(rows), -np.inf)
         for depth in np.unique(self.depth[rows]).tolist():
@@ -177,7 +177,7 @@ class StateCaseRows:
             order, is_possible = self._slate_indices(rows[lower], depth + with_row)
             lower, order = lower[is_possible], order[is_possible]
             decision = self.decision[rows[lower]]
-            if order.shape[1] == 1 and len(self.arms) > 1:  # what was worked out for the shares
+            if order.shape[1] == 1 and len(self.arms) > 1:  # computed before, for the shares
                 with np.errstate(divide="ignore"):
                     log_slate[lower] = np.log(self.probability[decision, order[:, 0]])
             else:
@@ -194,9 +194,9 @@ class StateCaseRows:
             steps[self.indices[rows]] = np.where(is_possible[rows], probability, 0.0)
 
     def at_positions(self, positions: int, *, runs: int, seed: int) -> Array:
-        """Unbiased estimates of the target's probability of each row's arm at positions 1 to `positions`, from so many
-        simulated pages of each decision, (p, positions): a softmax has no marginal below position 1. 0 below the end
-        of the page."""
+        """Unbiased estimates of the target's probability of each row's arm at positions 1 to `positions`, from `runs`
+        simulated pages of each decision, (p, positions), since a softmax has no closed marginal below position 1. 0
+        below the end of the page."""
         table, slots = np.zeros((len(self.indices), positions)), self.rows.slots
         index, is_possible = arm_indices(self.arms, slots["arm_id"][self.indices][:, None])
         top, words = run_starts(self.decision), np.arange(runs * positions)
@@ -218,12 +218,12 @@ class StateCaseRows:
         return np.where(np.arange(positions) < slots["size"][self.indices, None], table, 0.0)
 
     def _slate_indices(self, rows: Ids, size: int) -> tuple[Ids, Flags]:
-        """Where the arms on top of the slates of some rows stand, (g, size), and which can be made of the arms."""
+        """The indices of the top arms of the slates of these rows, (g, size), and which slates consist of the arms."""
         start = self.rows.slots["start"][self.indices[rows]]
         return arm_indices(self.arms, self.rows.shown[start[:, None] + np.arange(size)])
 
     def fill_expected(self, expected: Array, arms: Ids, values: ModelValues) -> None:
-        """The mean of the reward model under the target, given the slate above as it was shown."""
+        """Write the mean of the reward model under the target, given the slate above as it was shown."""
         at, step = np.searchsorted(arms, self.arms), max(1, CELLS // len(arms))
         for start in range(0, len(self.indices), step):
             portion = np.arange(start, min(start + step, len(self.indices)))
@@ -233,7 +233,8 @@ class StateCaseRows:
             expected[rows] = values.expected(shares, case=np.arange(len(portion)), rows=rows)
 
     def below_slate(self, rows: Ids) -> Array:
-        """Probability of each arm in some rows, (g, m); of position 1 where the slate above is not known."""
+        """The probability of each arm in these rows given the slate above, (g, m); at position 1 where that is not
+        known."""
         probability = self.probability[self.decision[rows]]
         is_complete = self.rows.slots["complete"][self.indices[rows]]
         deep = np.flatnonzero((self.depth[rows] > 0) & is_complete)
@@ -245,7 +246,8 @@ class StateCaseRows:
         return probability
 
     def weigh_unsupported(self, unsupported: Array, logged: LoggedBatch) -> None:
-        """The target's probability on arms the logger gave 0, at position 1; below it is not known."""
+        """Write the target's probability of arms that had probability 0 under the logger, at position 1; below it is
+        not known."""
         slots = self.rows.slots
         is_unknown = slots["unknown_support"][self.indices]
         unsupported[self.indices[is_unknown]] = np.nan
@@ -260,7 +262,8 @@ class StateCaseRows:
 
 
 def _conditional(score: Array, slates: Ids, *, temperature: float, floor: Floor) -> Array:
-    """Probability of each arm below slates, (n, m), by scores (n, m); slates (n, k): where the arms on them stand."""
+    """The probability of each arm below slates, (n, m), by scores (n, m); slates (n, k): indices of the arms on
+    them."""
     left, rows, k = score.copy(), np.arange(len(score))[:, None], slates.shape[1]
     left[rows, slates] = -np.inf
     probability = softmax(left, temperature=temperature)

@@ -1,4 +1,4 @@
-"""Targets of an evaluation by their names: what is judged, and what it learned from."""
+"""Targets of an evaluation by name: the policies to evaluate, and the rows that they learned from."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ BUILT_IN = ("uniform",)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Target:
-    """A version that is judged, or a built-in (number None). serving: its distribution; None for the policy of an
-    imported log, of which only its own rows tell, and of a table of a person. seq: of the last change of its policy's
-    beliefs. arm_lists: its rules that hold for everybody, which take arms away in decisions of other policies, too.
-    ruled_ids: of a table, the policies whose pages have rules of their own, which it does not know.
-    learns: whether it learns from the log that it is judged on."""
+    """A version to evaluate, or a built-in target (number None). serving: its distribution; None for the policy of an
+    imported log, which only its own rows can evaluate, and for a table from a user. seq: of the last change of its
+    policy's beliefs. arm_lists: its rules that hold for everybody and take away arms, also in decisions of other
+    policies. ruled_ids: for a table, the policies whose pages have rules of their own, which it does not know. learns:
+    whether it learns from the log on which it is evaluated."""
 
     learns: ClassVar[bool] = False
 
@@ -53,8 +53,8 @@ class Target:
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The fields of the context that it depends on. The price that a logger had is none of them: with a budget, a
-        target has that of a period like those that it knows."""
+        """The fields of the context that it depends on, without the price of a logger's budget: a target with a budget
+        has the price of a period like those that it knows."""
         reads = () if self.serving is None else self.serving.learner.reads
         return () if reads == (PRICE,) else reads
 
@@ -65,8 +65,8 @@ class Target:
 
     @property
     def narrows(self) -> bool:
-        """Whether rules of its policy take arms away, which decisions of other policies could show, and which cannot be
-        asked about: those on the past of a person, and all of a policy that draws candidates."""
+        """Whether its policy's rules take away arms that decisions of other policies could show, in a way that cannot
+        be evaluated: rules on the past of a person, and all rules of a policy that draws candidates."""
         if self.serving is None:
             return False
         rules = policy_rules(self.serving.version.policy.params)
@@ -74,7 +74,7 @@ class Target:
 
     @property
     def is_weighed(self) -> bool:
-        """Whether the log is weighed by its probabilities."""
+        """Whether its probabilities weigh the log."""
         return self.serving is not None or self.table is not None
 
     def taught_by(self, slots: Columns) -> Flags:
@@ -86,14 +86,14 @@ class Target:
 
     @property
     def sampled(self) -> bool:
-        """Whether its probabilities may be shares of posterior samples that every decision draws for itself."""
+        """Whether its probabilities may be shares of posterior samples that are drawn for each decision."""
         return self.serving is not None and any(
             hasattr(policy, "samples") for policy in (self.serving.policy, *self.serving.learner.stages)
         )
 
     def words(self, slots: Columns) -> tuple[Words, Ids]:
-        """Seed and number of the decision whose words are the posterior samples of each row, (n,) each: its own where
-        this very belief drew it, else 0 and the decision's digest."""
+        """The seed and the number of the decision whose random words give the posterior samples of each row, (n,) each:
+        the row's own where this same belief drew it, else 0 and the decision's digest."""
         assert self.serving is not None
         version, policy = self.serving.version, self.serving.policy
         on_policy = slots["version_id"] == version.id
@@ -109,17 +109,17 @@ class Target:
 
     @property
     def draws_candidates(self) -> bool:
-        """Whether it draws a list of candidates first."""
+        """Whether it first draws a list of candidates."""
         return self.serving is not None and self.serving.generator is not None
 
     @property
     def takes_scores(self) -> bool:
-        """Whether it ranks by scores that requests bring."""
+        """Whether it ranks by scores that requests state."""
         return self.serving is not None and self.serving.policy.takes_scores
 
     @property
     def lacking(self) -> str:
-        """The reason of an estimate for rows that it cannot be asked about."""
+        """The reason that estimates report for rows where it has no probability."""
         table = "no-state" if self.table is None else "no-propensity"
         return "no-candidates" if self.draws_candidates else "no-scores" if self.takes_scores else table
 
@@ -128,8 +128,9 @@ def resolve(
     unit: Unit, names: Sequence[str], *, reward: str | None, greedy: bool, selection: Selection | None = None,
     tables: Mapping[str, DecisionTable] | None = None,
 ) -> list[Target]:  # fmt: skip
-    """The targets as they stand now. A policy wins over a built-in of its name. selection: the log to judge them on;
-    tables: of those that the store does not know, by name. Raises InputError for an unknown one."""
+    """The targets with their present beliefs. A policy takes precedence over a built-in of the same name. selection:
+    the log on which they are evaluated; tables: of targets that are not in the store, by name. Raises InputError for an
+    unknown name."""
     versions = lookup.resolve(unit, names, built_in=BUILT_IN)
     definition = None if reward is None else lookup.reward(unit, reward)
     policy_rewards = [live[0].reward for live in versions.values() if not isinstance(live, InputError)]
@@ -164,8 +165,8 @@ def resolve(
 
 
 def _shared_reward(unit: Unit, policy_rewards: Sequence[Reward], selection: Selection | None) -> Reward:
-    """The reward that judges a built-in: what the policies beside it learn, or without any, what those that served the
-    log learn; `default` where these differ."""
+    """The reward for a built-in: the one that the policies beside it learn or, without any, the one that the policies
+    of the log learn; `default` where these differ."""
     if not policy_rewards and selection is not None:
         served = selected.version_counts(unit, selection)
         policy_rewards = [version.reward for version in policies.by_id(unit, served).values()]
@@ -190,7 +191,7 @@ def _target(unit: Unit, version: Version, head: Head, reward: Reward | None, *, 
 
 
 def trained(unit: Unit, version: Version, weights: Sequence[ArmWeights]) -> Target:
-    """A trained version that is not stored yet, with the weights of its arms by their ids."""
+    """A target for a trained version that is not stored yet. weights: of its arms, by id."""
     from rlrec.app.distributions.trained import TrainedModel
 
     parameters = TrainedModel(unit, version, weights=weights)
