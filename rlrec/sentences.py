@@ -22,6 +22,7 @@ TOO_EARLY = {"few-clusters", "few-rewards"}  # reasons for which an experiment s
 BASES = {"visits": "visits per {unit}", "active_days": "active days per {unit}", "reward_per_visit": "per visit"}
 GROWING = {"young-units", "anonymous-units"}  # reasons for which a difference is one of what came so far
 YOUNG = "it may grow or turn with the time that people have to come again"
+WEEK = 7  # days over which units are compared at equal age
 LONGEST_WAIT = 90  # days; nobody waits longer for an answer
 
 
@@ -249,14 +250,17 @@ def experiment_sentences(answer: Mapping[str, Any]) -> list[str]:
 
 
 def equal_ages(answer: Mapping[str, Any], log: str | None) -> list[str]:
-    """The command that compares units of equal age, where what decides depends on their age. log: the filter."""
+    """The command that compares units of equal age, where what decides depends on their age, and some have had a day
+    for it. log: the filter."""
+    days = answer.get("equal_age_days", 0)
     rows = [row for row in answer["unit_differences"] if row["metric"] == "reward_per_unit"]
-    if not any("young-units" in row["reasons"] for row in rows):
+    if not days or not any("young-units" in row["reasons"] for row in rows):
         return []
     rewards = "".join(f" --reward {name}" for name in dict.fromkeys(row["reward"] for row in rows))
     filtered = f" --log {shlex.quote(log)}" if log else ""
-    command = f"`rlrec outcomes --experiment {answer['experiment']} --age 7d{rewards}{filtered}`"
-    return [f"{command} compares {answer['unit']}s at equal age, over their first week"]
+    command = f"`rlrec outcomes --experiment {answer['experiment']} --age {days}d{rewards}{filtered}`"
+    time = "week" if days == WEEK else "day" if days == 1 else f"{days} days"
+    return [f"{command} compares {answer['unit']}s at equal age, over their first {time}"]
 
 
 def guard_sentence(row: Mapping[str, Any], unit: str) -> str:

@@ -168,12 +168,15 @@ def test_an_experiment_is_judged_by_what_a_unit_earned() -> None:
 
 def test_where_age_matters_a_command_compares_at_equal_age() -> None:
     young = [difference("reward_per_unit", "unknown", 0.2, reward=name, reasons=["young-units"]) for name in ("a", "b")]
-    answer = {"experiment": "ab", "unit": "user", "unit_differences": young}
+    answer = {"experiment": "ab", "unit": "user", "unit_differences": young, "equal_age_days": 7}
     command = "rlrec outcomes --experiment ab --age 7d --reward a --reward b"
     clause = "compares users at equal age, over their first week"
     assert equal_ages(answer, None) == [f"`{command}` {clause}"]
     assert equal_ages(answer, "since=2026-01-08") == [f"`{command} --log since=2026-01-08` {clause}"]
     assert equal_ages({**answer, "unit_differences": [difference("reward_per_unit", "better", 0.2)]}, None) == []
+    (early,) = equal_ages({**answer, "equal_age_days": 2}, None)
+    assert early == f"`{command.replace('7d', '2d')}` compares users at equal age, over their first 2 days"
+    assert equal_ages({**answer, "equal_age_days": 0}, None) == []  # nobody would be old enough
 
 
 def test_a_gain_that_costs_visits_says_so() -> None:

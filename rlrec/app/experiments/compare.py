@@ -20,7 +20,7 @@ from rlrec.ope.comparisons import comparison
 from rlrec.ope.comparisons.comparison import LookSequence, MetricValue, per_decision
 from rlrec.ope.intervals import intervals, sequences
 from rlrec.records import Reward
-from rlrec.sentences import experiment_sentences
+from rlrec.sentences import WEEK, experiment_sentences
 from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
 from rlrec.store.log import activity, selected
@@ -43,7 +43,8 @@ SequenceAnswer = TypedDict("SequenceAnswer", {
 # its differences; reasons: of caution; units_per_day: how many were assigned a day; plan: how long one that runs takes,
 # None where too little is known; selected_ratio: whether exclusions and filters leave out other shares of
 # the variants; first_at, last_at: of its decisions, None without any; route: whose holdout it is; led_to: the policies
-# that this has led to, the newest last, none where a log is named; led_since: its newest change.
+# that this has led to, the newest last, none where a log is named; led_since: its newest change; equal_age_days: over
+# how many of their first days units may be compared now, a week at most.
 VariantComparison = TypedDict("VariantComparison", {
     "experiment": str, "status": str, "unit": str, "variants": list[dict[str, Any]],
     "differences": list[dict[str, Any]], "sample_ratio": dict[str, float | None], "holdout": dict[str, Any] | None,
@@ -55,8 +56,8 @@ VariantComparison = TypedDict("VariantComparison", {
     "phases": list[dict[str, Any]], "plan": NotRequired[plan.Plan | None],
     "segments": NotRequired[list[study_figures.SegmentRow]],
     "first_at": str | None, "last_at": str | None, "route": NotRequired[str], "led_to": NotRequired[list[str]],
-    "led_since": NotRequired[str], "metric": list[dict[str, str | None]], "guards": list[study_figures.GuardRow],
-    "sequence": SequenceAnswer,
+    "led_since": NotRequired[str], "equal_age_days": NotRequired[int], "metric": list[dict[str, str | None]],
+    "guards": list[study_figures.GuardRow], "sequence": SequenceAnswer,
 })  # fmt: skip
 
 
@@ -91,6 +92,8 @@ def show(
         uniform = holdout.compare_holdout(unit, experiment, definitions[0], level=level)
         is_running = experiment.status == "running" and not log
         planned = plan.experiment_plan(unit, collected, plan.Request(level=level)) if is_running else None
+        # the first units have had so long, and the windows of the rewards
+        aged_us = min(covered[1], unit.now - max(reward.window_us for reward in definitions)) - first_at
         maturity = None
         if assigned and not collected.count("sessions", *range(len(experiment.variants))):
             maturity = reward_log.maturity_sentence(unit, study.selection, wait_us=definitions[0].window_us)
@@ -138,6 +141,7 @@ def show(
         metric=collected.metric_names(), guards=collected.guards(), intervals=collected.deciding_intervals(),
         fixed=fixed, since=first_at,
         phases=_phases(experiment, phases, collected) if len(phases) > 1 else [],
+        equal_age_days=WEEK if aged_us > (WEEK + 1) * DAY_US else max(0, aged_us // (2 * DAY_US)),
         units_per_day=sum(assigned.values()) / ((last_at - first_at) / DAY_US) if last_at > first_at else None,
         plan=planned, segments=collected.segments(),
         **({} if p_value != p_value else {"selected_ratio": {"chi2": chi2, "p_value": p_value}}),

@@ -100,13 +100,15 @@ RampState = TypedDict("RampState", {
 
 class Stage(NamedTuple):
     """Where a ramp stands. change: of the route; due_at: when the next step may come; None where it has no steps.
-    blocked: why somebody must look, as `route advance` last saw it; None where it goes on."""
+    is_due: whether that time has come; blocked: why somebody must look, as `route advance` last saw it; None where it
+    goes on."""
 
     change: RouteChange
     ramp: Experiment
     share: float
     next_share: float | None
     due_at: int | None
+    is_due: bool
     definition: Mapping[str, Any]
     blocked: str | None
 
@@ -117,7 +119,11 @@ class Stage(NamedTuple):
             return "frozen"
         if self.next_share is None or self.due_at is None:
             return f"its last step: `rlrec experiment stop {self.ramp.name} --promote {CANDIDATE}` ends it"
-        return f"{100 * self.next_share:.12g} % from {format_time(self.due_at)} on"
+        share, at = f"{100 * self.next_share:.12g} %", format_time(self.due_at)
+        if self.is_due:
+            command = f"`rlrec route advance {self.change.route}`"
+            return f"{share} may come since {at}: {command} takes the step, or says what it waits for"
+        return f"{share} from {at} on"
 
     @property
     def sentence(self) -> str:
@@ -488,4 +494,5 @@ def find_stage(unit: Unit, change: RouteChange) -> Stage | None:
     next_share = next((step for step in steps if step > share + experiment.MIN_ROOM), None)
     due_at = None if hold_us is None else max(ramp.created_at, ramp.phase_at) + hold_us
     blocked = (settings.state(unit, BLOCKED, {"experiment": ramp.name}) or {}).get("why")
-    return Stage(change, ramp, share, next_share, due_at, definition, blocked)
+    is_due = due_at is not None and due_at <= unit.now
+    return Stage(change, ramp, share, next_share, due_at, is_due, definition, blocked)

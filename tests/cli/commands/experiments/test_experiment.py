@@ -75,7 +75,7 @@ def test_show_has_the_keys_of_the_contract(ready: Any) -> None:
     assert list(answer) == [
         "experiment", "status", "unit", "variants", "differences", "sample_ratio", "holdout", "outcomes",
         "unit_differences", "reasons", "decisions_per_unit", "guards", "metric", "sequence", "phases", "created_at",
-        "stopped_at", "anonymous", "units_per_day", "plan", "segments", "first_at", "last_at",
+        "stopped_at", "anonymous", "equal_age_days", "units_per_day", "plan", "segments", "first_at", "last_at",
     ]  # fmt: skip
     assert answer["holdout"] is None
     keys = (

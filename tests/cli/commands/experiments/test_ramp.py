@@ -145,6 +145,8 @@ def test_a_step_waits_until_it_has_lasted_and_until_something_is_known(ready: Ru
     assert row["ramp"] == stood
     for words in (("route", "show", "home"), ("status",)):
         assert stood["why"] in at(ready, 0.5)(*words).stdout.splitlines()
+    due = at(ready, 1.2)("status").stdout
+    assert "50 % may come since 2026-01-02T00:00:00.000000Z: `rlrec route advance home` takes the step" in due
     line = at(ready, 0.5)("route", "advance", "home")
     assert (line.exit_code, line.stdout) == (0, "home-ramp-1 is at 20 %; 50 % from 2026-01-02T00:00:00.000000Z on\n")
 
