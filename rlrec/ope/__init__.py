@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from rlrec.ope.units.sessions import SessionEstimator
     from rlrec.ope.units.slates import SlateEstimator
 
-# Unit (what one row of the estimate is) -> file -> estimators, each a class there of that name (SwitchDr is switch-dr).
+# Unit (of one row of the estimate) -> file -> estimators, each a class of that name in the file (SwitchDr is
+# switch-dr).
 # To add an estimator: its class, and its name here.
 _FILES: dict[str, dict[str, tuple[str, ...]]] = {
     "impression": {
@@ -32,15 +33,15 @@ _FILES: dict[str, dict[str, tuple[str, ...]]] = {
 
 _BY_UNIT = {unit: [name for names in files.values() for name in names] for unit, files in _FILES.items()}
 ESTIMATORS = {name: file for files in _FILES.values() for file, names in files.items() for name in names}
-NEED_CURVE = ("pbm", "sn-pbm")  # their parameter has no default
-CURVED = (*NEED_CURVE, "interpol", "sn-interpol", "effects")  # they rest on one: no group has them
-CRAM = "cram"  # judges alone
+NEED_CURVE = ("pbm", "sn-pbm")  # their parameter, a curve, has no default
+CURVED = (*NEED_CURVE, "interpol", "sn-interpol", "effects")  # they need a curve of examination, so no group has them
+CRAM = "cram"  # it cannot be combined with others
 GROUPS = {unit: tuple(name for name in family if name not in (*CURVED, CRAM)) for unit, family in _BY_UNIT.items()}
 GROUPS["all"] = tuple(name for family in list(GROUPS.values()) for name in family)
 DEFAULT = "ips,snips,dr"
 COMPANION = "sn-rips"
-# The estimators that answer about pages where none is asked for, in the order of what they assume; by whether rewards
-# lie on slots alone.
+# The estimators that answer about pages where none is requested, from the fewest assumptions to the most; by whether
+# all rewards are on slots.
 ANSWERING = {True: ("sn-sips", "sn-rips", "sn-iips"), False: ("sn-sips", "effects")}
 ASSUMPTIONS = {
     **dict.fromkeys(("ips", "snips", "dr"), "what a slot earns does not depend on what was shown before"),
@@ -54,11 +55,10 @@ ASSUMPTIONS = {
 
 @dataclass(frozen=True, kw_only=True)
 class EstimatorChoice:
-    """Estimators by label and unit: each unit is a fold of its own.
-
-    labels: all of them, in the order of the request. named: those that were asked for by their names, not by a group;
-    slates_named: whether estimators per slate were, or their group, and not `all` alone; answering: whether none was
-    asked for, so that of pages the first of ANSWERING that can tell answers"""
+    """Estimators by label and unit; each unit is a fold of its own.
+    labels: all labels, in the order of the request. named: those that the request names itself, not by a group;
+    slates_named: whether it names estimators per slate, or their group, and not only `all`; answering: whether it names
+    none, so that on pages the first of ANSWERING with a sufficient estimate answers"""
 
     labels: tuple[str, ...]
     impressions: dict[str, ImpressionEstimator]
@@ -70,14 +70,15 @@ class EstimatorChoice:
 
     @property
     def with_answering(self) -> EstimatorChoice:
-        """The choice with the estimators of pages that may answer; they have no label, and a row where they do."""
+        """The choice with the estimators of pages that may answer. They have no label, and a row only where they
+        answer."""
         slates = {name: cast("SlateEstimator", estimator(name)) for names in ANSWERING.values() for name in names}
         return replace(self, slates=self.slates | slates, answering=True)
 
     @property
     def with_companions(self) -> EstimatorChoice:
-        """The choice with an estimator that assumes less, by which those that take slots not to depend on each other
-        are judged: one that was not asked for has no label, and no row."""
+        """The choice with an estimator that assumes less, against which those that assume independent slots are
+        checked. Where it was not requested it has no label and no row."""
         kinds = self.slates.values()
         if not any(kind.independent_slots for kind in kinds) or any(kind.joint for kind in kinds):
             return self
@@ -132,8 +133,8 @@ def estimator(label: str) -> Estimator:
 
 
 def descriptions() -> dict[str, list[tuple[str, str]]]:
-    """Name and description of every estimator by unit: a parameter stands in brackets at its default, as in
-    `clipped-ips[:20]`, and the first paragraph of the class docstring describes it."""
+    """The name and description of every estimator, by unit. A parameter stands in brackets at its default, as in
+    `clipped-ips[:20]`; the description is the first paragraph of the class docstring."""
     kinds = {unit: [type(estimator(name)) for name in family] for unit, family in _BY_UNIT.items()}
     return {
         unit: [(_form(kind), " ".join((kind.__doc__ or "").split("\n\n")[0].split())) for kind in family]
@@ -142,13 +143,14 @@ def descriptions() -> dict[str, list[tuple[str, str]]]:
 
 
 def _form(kind: Any) -> str:
-    """How an estimator is written: what may be left out stands in brackets. Of two parameters, the first one."""
+    """The form in which an estimator is written, with optional parts in brackets; of two parameters it shows the
+    first."""
     forms = [f":{default:g}" if default else ":CURVE" for default in _parameters(kind).values()][:1]
     return kind.name + "".join(forms if kind.name in NEED_CURVE else (f"[{form}]" for form in forms))
 
 
 def _parameters(kind: Any) -> dict[str, Any]:
-    """The parameters that are written behind its name, with their defaults."""
+    """The parameters that may follow the estimator's name, with their defaults."""
     return {field.name: field.default for field in fields(kind) if isinstance(field.default, int | float | str)}
 
 

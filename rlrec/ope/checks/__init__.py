@@ -1,1 +1,1 @@
-"""Checks of a log: what it can carry."""
+"""Checks of what a log can support."""

@@ -1,8 +1,7 @@
-"""Click models beside the position-based one: who is still looking after a click; and which model a log prefers.
-
-`pbm`: a slot is examined with a probability of its position. `cascade`: down to the first click. `dcm` (dependent
-clicks; Guo, Liu & Wang 2009): down to a click, and after it with a probability of its position. All of them: a click is
-attraction of the arm x examination."""
+"""Click models other than the position-based one: who still looks after a click; and which model fits a log best.
+`pbm`: a slot is examined with a probability that depends on its position. `cascade`: slots are examined down to the
+first click. `dcm` (dependent clicks; Guo, Liu & Wang 2009): down to a click, and after it with a probability that
+depends on its position. In all of them, the probability of a click is attraction of the arm x examination."""
 
 from __future__ import annotations
 
@@ -19,12 +18,12 @@ from rlrec.ope.sums.moments import Moments, moments
 from rlrec.records import Sums
 
 MODELS = ("pbm", "cascade", "dcm")
-TEST_DIVISOR = 4  # one page in so many is held out, for the comparison of the models
-PAGES = 50_000  # that are held out at most
+TEST_DIVISOR = 4  # one page in so many is held out, to compare the models
+PAGES = 50_000  # held out at most
 _SALT = 5
-_LEAST = 1e-6  # probability of a click that a model excludes
-_STEPS, _CLOSE = 5_000, 1e-9  # of expectation-maximisation over cells, and the change at which it ends
-_ROUNDS, _SETTLED = 100, 1e-5  # of that over pages
+_LEAST = 1e-6  # stands for the probability of a click that a model rules out
+_STEPS, _CLOSE = 5_000, 1e-9  # iterations of expectation-maximisation over cells, and the change at which it stops
+_ROUNDS, _SETTLED = 100, 1e-5  # the same over pages
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +42,8 @@ class Pages:
         return Pages(*(column[rows] for column in vars(self).values()))
 
     def examined(self, model: str) -> Flags:
-        """The slots that were examined for certain, (p, K): down to the first click, or to the last one of a dcm."""
+        """The slots that were certainly examined, (p, K): down to the first click (cascade), or to the last one
+        (dcm)."""
         shown, clicked = self.arm >= 0, _from_below(self.click)
         no_click = clicked[:, :1] == 0
         if model == "cascade":
@@ -52,12 +52,12 @@ class Pages:
 
 
 def _from_below(click: Flags) -> Ids:
-    """Number of clicks at each position and below it, (p, K)."""
+    """The number of clicks at and below each position, (p, K)."""
     return np.cumsum(click[:, ::-1], axis=1, dtype=np.int64)[:, ::-1]
 
 
 def pages(rows: PositionRows) -> Pages:
-    """The pages of a batch that lack no slot down to the last one shown, cut at K positions."""
+    """The pages of a batch that lack no slot above the last one shown, cut at K positions."""
     size, starts = rows.marginals.shape[1], run_starts(rows.page)
     depth = numbers_in_runs(starts, len(rows.page))
     number = np.cumsum(depth == 0) - 1
@@ -71,12 +71,11 @@ def pages(rows: PositionRows) -> Pages:
 
 @dataclass(frozen=True, eq=False)
 class ClickSums(Sums):
-    """Sums of some batches, of pages as often as they count: they add up.
-
-    slots, clicks (A, K): by arm and position, of pages that are not held out; examined, clicked (2, A, K): those
-    that were examined for certain under cascade and under dcm, and clicks on these. test_pages: pages held out, a
-    share 1 / thinning. looks: of the model that is fitted (none for pbm), per cluster: pages down to each position, and
-    those that are examined there. totals (2, K): slots of the log, and those with a reward."""
+    """Sums of some batches, where pages are multiplied by their counts; they can be added.
+    slots, clicks (A, K): by arm and position, of pages that are not held out; examined, clicked (2, A, K): slots that
+    were certainly examined under cascade and under dcm, and clicks on these. test_pages: held-out pages, a share 1 /
+    thinning of them. looks: for the fitted model (none for pbm), per cluster: pages down to each position, and those
+    that are examined there. totals (2, K): slots of the log, and those with a reward."""
 
     slots: Array
     clicks: Array
@@ -97,12 +96,12 @@ class ClickSums(Sums):
 
 
 def click_sums(rows: PositionRows, *, arms: int, model: str, spans_batches: bool) -> ClickSums:
-    """The sums of one batch. arms: how many there are; model: the one whose curve is estimated."""
+    """The sums of one batch. arms: their number; model: the one whose curve is estimated."""
     batch, size = pages(rows), rows.marginals.shape[1]
     is_test = hash_bits(batch.cluster, salt=_SALT) % np.uint64(TEST_DIVISOR) == 0
     fitting_rows = batch.take(~is_test)
     shown = fitting_rows.arm >= 0
-    # by arm and position: all, and those examined for certain
+    # by arm and position: all slots, and those certainly examined
     cell, click = (fitting_rows.arm * size + np.arange(size))[shown], fitting_rows.click[shown]
     weight = np.repeat(fitting_rows.count, shown.sum(axis=1))
 
@@ -113,7 +112,7 @@ def click_sums(rows: PositionRows, *, arms: int, model: str, spans_batches: bool
     looked = [fitting_rows.examined(name)[shown] for name in MODELS[1:]]
     slots, clicks = counted(np.ones(len(cell), np.bool_), click)
     examined, clicked = counted(*looked), counted(*(flags & click for flags in looked))
-    # by cluster, what is examined at each position
+    # by cluster: the slots examined at each position
     terms = np.concatenate([batch.arm >= 0, batch.examined(model)], axis=1) * batch.count[:, None]
     names = tuple(f"{name}:{position}" for name in ("pages", "examined") for position in range(1, size + 1))
     used = slice(0 if model == "pbm" else None)
@@ -151,8 +150,8 @@ def curve(sums: ClickSums, *, model: str, level: float = 0.95) -> EstimatedCurve
 def _going_on(sums: ClickSums) -> tuple[Array, Array]:
     """Under dcm: the probability of looking on after a click at each position, and the mean probability that a slot
     below the last click was examined, (K,) each.
-
-    Expectation-maximisation, on the pages held out for who looks on, on the others for the attraction of arms."""
+    Expectation-maximisation: the held-out pages give the probability of looking on, the others the attraction of
+    arms."""
     test_pages, count, size = sums.test_pages, sums.test_pages.count, sums.slots.shape[1]
     shown, tail_clicks = test_pages.arm >= 0, _from_below(test_pages.click)
     last = test_pages.click & (tail_clicks == 1)
@@ -160,12 +159,12 @@ def _going_on(sums: ClickSums) -> tuple[Array, Array]:
     unsure = shown & (tail_clicks == 0) & (tail_clicks[:, :1] > 0)
     going_on, looking = np.full(size, 0.5), np.full(size, 0.5)
     for _ in range(_ROUNDS):
-        # E: nothing attracted below the last click, or nobody looked
+        # E: below the last click, nothing attracted or nobody looked
         attraction = _attraction(sums, "dcm", looking)
         missed = np.where(shown, 1 - attraction[test_pages.arm], 1.0)
         nothing = np.cumprod(missed[:, ::-1], axis=1)[:, ::-1] / np.maximum(missed, _LEAST)
         looked_on = np.where(last, going_on * nothing / (1 - going_on + going_on * nothing), 0.0) * count[:, None]
-        # M: means, those of rare positions near the mean of all
+        # M: means; those of rare positions are shrunk towards the mean of all
         mean = (later.sum() + looked_on.sum()) / max(clicks.sum(), 1)
         previous_going_on, going_on = going_on, (later + looked_on.sum(axis=0) + mean) / (clicks + 1)
         on_page = np.where(unsure, looked_on.sum(axis=1)[:, None], 0.0).sum(axis=0)
@@ -176,8 +175,8 @@ def _going_on(sums: ClickSums) -> tuple[Array, Array]:
 
 
 def _attraction(sums: ClickSums, model: str, looking: Array) -> Array:
-    """Attraction of each arm, (A,), shrunk to the mean of all by one slot. looking (k,): examination of each position
-    under pbm; of slots that may have been examined, under cascade and dcm."""
+    """The attraction of each arm, (A,), shrunk by one slot to the mean of all arms. looking (k,): under pbm the
+    examination of each position; under cascade and dcm that of slots that may have been examined."""
     k = len(looking)
     slots, clicks = sums.slots[:, :k], sums.clicks[:, :k]
     looks = slots @ looking
@@ -193,8 +192,9 @@ def _attraction(sums: ClickSums, model: str, looking: Array) -> Array:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelComparison:
-    """log_likelihood: mean per slot of the pages held out, by model; preferred: the model with the largest one, where
-    its distance to `model` is more than two standard errors; else `model` itself. None: nothing to compare on."""
+    """log_likelihood: by model, the mean per slot of the held-out pages; preferred: the model with the largest one,
+    where it exceeds that of `model` by more than two standard errors; else `model` itself. None: no pages to compare
+    on."""
 
     log_likelihood: dict[str, float]
     preferred: str | None
@@ -204,8 +204,8 @@ NO_COMPARISON = ModelComparison(log_likelihood={}, preferred=None)
 
 
 def compare(sums: ClickSums, examination: Array, *, model: str) -> ModelComparison:
-    """The comparison of the models on the pages that were held out. examination (k,): of the position-based model;
-    pages are cut at k. Where k is 1 the log has no such model, and the others are compared on whole pages."""
+    """The comparison of the models on the held-out pages. examination (k,): of the position-based model; pages are cut
+    at k. With k = 1 the log has no such model, and the others are compared on whole pages."""
     k = len(examination) if len(examination) > 1 else sums.slots.shape[1]
     test_pages = replace(sums.test_pages, arm=sums.test_pages.arm[:, :k], click=sums.test_pages.click[:, :k])
     shown = test_pages.arm >= 0
@@ -239,8 +239,8 @@ def _log_likelihood(test_pages: Pages, probability: Array) -> Array:
 
 
 def _chained(test_pages: Pages, attraction: Array, going_on: Array) -> Array:
-    """Probability of a click at each slot given the clicks above, (p, K), where looking ends after a click at k unless
-    with going_on[k]."""
+    """The probability of a click at each slot given the clicks above, (p, K). After a click at position k, looking goes
+    on with probability going_on[k]."""
     probability, looking = np.empty(attraction.shape), np.ones(len(attraction))
     for position in range(attraction.shape[1]):
         attracts, click = attraction[:, position], test_pages.click[:, position]
@@ -255,8 +255,8 @@ def _chained(test_pages: Pages, attraction: Array, going_on: Array) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class Cells:
-    """Slots and those with a reward, by context, arm and position, (m,) each, as often as they count; and how many of
-    them the log has. They add up."""
+    """Slots and those with a reward, by context, arm and position, (m,) each, multiplied by their counts; and the
+    numbers of both in the log. They can be added."""
 
     context: Ids
     arm: Ids
@@ -272,7 +272,7 @@ class Cells:
 
 
 def cells(context: Ids, arm: Ids, position: Ids, *sums: Array) -> Cells:
-    """The cells of rows with these sums, in the order of `Cells`."""
+    """The cells of rows; sums: columns in the order of `Cells`."""
     first, cell_index = distinct(context, arm, position)
     added = (np.bincount(cell_index, weights=column, minlength=len(first)).astype(np.float64) for column in sums)
     return Cells(context[first], arm[first], position[first], *added)
@@ -284,7 +284,7 @@ def expectation_maximisation(counts: Cells, *, size: int, clusters: int) -> Esti
     first, pair_index = distinct(counts.context, counts.arm)
     slots, clicks = np.zeros((len(first), size)), np.zeros((len(first), size))
     slots[pair_index, counts.position - 1], clicks[pair_index, counts.position - 1] = counts.slots, counts.rewards
-    # arms that tell: at several positions in one context, with a reward somewhere
+    # informative arms: at several positions in one context, with a reward at one of them
     telling = ((slots > 0).sum(axis=1) > 1) & (clicks.sum(axis=1) > 0)
     slots, clicks = slots[telling], clicks[telling]
     position = counts.position[telling[pair_index]] - 1
@@ -300,7 +300,8 @@ def expectation_maximisation(counts: Cells, *, size: int, clusters: int) -> Esti
 
 
 def _connected(slots: Array, rewards: Ids) -> tuple[int, tuple[str, ...]]:
-    """How many positions from the first one on can be compared with it, and why no more. rewards: of each, logged."""
+    """The number of positions, from the first on, that can be compared with it, and the reason why there are not more.
+    rewards: logged at each position."""
     size = slots.shape[1]
     adjacency = (slots > 0).T.astype(np.float64) @ (slots > 0) > 0
     reached = np.eye(size, dtype=np.bool_)[0]
@@ -315,12 +316,12 @@ def _connected(slots: Array, rewards: Ids) -> tuple[int, tuple[str, ...]]:
 
 
 def _maximise(slots: Array, clicks: Array) -> Array:
-    """Examination of each position, (K,), up to a factor. slots, clicks (c, K). Source: Wang et al. 2018."""
+    """The examination of each position, (K,), up to a factor. slots, clicks (c, K). Source: Wang et al. 2018."""
     theta, no_clicks = np.full(slots.shape[1], 0.5), slots - clicks
     gamma = clicks.sum(axis=1) / slots.sum(axis=1)
     for _ in range(_STEPS):
         previous_ratio = theta / theta[0]
-        # E: examined, or attractive, although there was no click
+        # E: without a click, whether the slot was examined or the arm attractive
         p_no_click = np.maximum(1 - gamma[:, None] * theta, _LEAST)
         looked, attracts = theta * (1 - gamma[:, None]) / p_no_click, gamma[:, None] * (1 - theta) / p_no_click
         # M: means

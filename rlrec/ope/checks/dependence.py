@@ -1,5 +1,4 @@
-"""Tests of what rewards depend on: what a visit has been through, the slots above, and earlier visits.
-
+"""Tests of what rewards depend on: the earlier part of a visit, the slots above, and earlier visits.
 The first two are linear models of rewards within cells (an arm at a position); errors are over blocks of clusters."""
 
 from __future__ import annotations
@@ -15,18 +14,17 @@ from rlrec.ope.intervals.tails import hotelling_above, t_below
 from rlrec.ope.sums.base import hash_bits
 from rlrec.records import Sums
 
-ALPHA = 1e-3  # false alarms of a test
+ALPHA = 1e-3  # probability of a false alarm of a test
 CELLS = 2048  # pairs of arm and position that are compared, at most
 BLOCKS = 64
-_LEAST = 20  # blocks with rows, for a test
+_LEAST = 20  # blocks with rows that a test needs
 _SALT = 3
-_CONSTANT = 1e-9  # share of the variance within cells, below which a column is constant there
+_CONSTANT = 1e-9  # share of the variance within cells below which a column counts as constant
 
 
 @dataclass(frozen=True, eq=False)
 class CellSums(Sums):
-    """Sums over rows that add up, of d columns; the last one is explained by the others.
-
+    """Sums over rows, of d columns, which can be added; the last column is explained by the others.
     cells (64, c, d + 1): per block of clusters and cell, of the columns and of 1
     moments (64, d, d): per block, of the products of two columns"""
 
@@ -52,7 +50,7 @@ def alarms(p_value: float | None) -> bool:
 
 
 class Slopes(NamedTuple):
-    """Coefficients of the columns that are tested, and vary: estimate (k,), covariance (k, k), number of blocks."""
+    """Coefficients of the tested columns that vary: estimate (k,), covariance (k, k), number of blocks."""
 
     estimate: Array
     covariance: Array
@@ -60,7 +58,7 @@ class Slopes(NamedTuple):
 
 
 def cell_sums(columns: Sequence[Array], *, cell: Ids, cells: int, cluster: Ids) -> CellSums:
-    """Sums of one batch of columns, (n,) each. cell: its number, from 0; below 0: not compared."""
+    """The sums of one batch of columns, (n,) each. cell: number from 0, negative for rows that are not compared."""
     compared, rows = columns, cell >= 0
     if not rows.all():
         compared, cell, cluster = [column[rows] for column in columns], cell[rows], cluster[rows]
@@ -76,7 +74,7 @@ def cell_sums(columns: Sequence[Array], *, cell: Ids, cells: int, cluster: Ids) 
 
 
 def slopes(sums: CellSums | None, *, tested: int) -> Slopes | None:
-    """Coefficients of the first columns; None where there is not enough evidence: none of them varies, or too few
+    """Coefficients of the first `tested` columns; None without enough evidence: none of them varies, or too few
     clusters have rows."""
     if sums is None:
         return None
@@ -87,7 +85,7 @@ def slopes(sums: CellSums | None, *, tested: int) -> Slopes | None:
     number = int(np.count_nonzero(varying < tested))
     if len(present) < _LEAST or not number or not products[-1, -1] > 0:
         return None
-    # coefficients, and those without one block after the other
+    # coefficients, with all blocks and without each block
     jackknifed = [_centred_products(cells - sums.cells[block], moments - sums.moments[block]) for block in present]
     beta = _coefficients(np.array(jackknifed), varying)[:, :number]
     estimate = _coefficients(products[None], varying)[0, :number]
@@ -97,7 +95,7 @@ def slopes(sums: CellSums | None, *, tested: int) -> Slopes | None:
 
 
 def _centred_products(cells: Array, moments: Array) -> Array:
-    """Products of two columns about their means in each cell, (d, d). cells (c, d + 1), moments (d, d): sums."""
+    """Products of two columns around their means in each cell, (d, d). cells (c, d + 1), moments (d, d): sums."""
     columns, count = cells[:, :-1], np.maximum(cells[:, -1:], 1.0)
     return moments - (columns / count).T @ columns
 
@@ -108,34 +106,35 @@ def _coefficients(products: Array, varying: Ids) -> Array:
     return np.einsum("bij,bj->bi", np.linalg.pinv(left, hermitian=True), right)
 
 
-# -- a test of carry-over: whether a reward depends on what its visit has already been through --
+# -- a test of carry-over: whether a reward depends on the earlier part of its visit --
 #
-# Estimates per impression judge a target in the states that the logger caused. Where a reward depends on the step of
-# the visit, or on how often the visit has seen the arm, the target would cause other states and earn something else.
-# The test compares rewards of the same arm at the same position only, by a linear model of log step and log repeats
-# (earlier slates of the visit that showed the arm). Readers who stay long may differ from others from their first step
-# on: the log of the visit's length, and its square, take that up.
+# Estimates per impression evaluate a target in the states that the logger caused. Where a reward depends on the step of
+# the visit, or on how often the visit has seen the arm, the target would cause other states and earn other rewards. The
+# test compares rewards of the same arm at the same position, by a linear model of log step and log repeats (earlier
+# slates of the visit that showed the arm). Readers who stay long may differ from others from their first step on; the
+# log of the visit's length, and its square, control for that.
 #
 # Source: own derivation; errors by the jackknife over 64 blocks of clusters, a Wald test with the F distribution.
 
-_TESTED = 2  # the first columns, step and repeats; the others are controls
+_TESTED = 2  # the first columns, step and repeats, are tested; the others are controls
 
 
 def carry_over_sums(
     reward: Array, *, cell: Ids, cells: int, step: Ids, repeats: Ids, length: Ids, cluster: Ids
 ) -> CellSums:
-    """Sums of one batch, (n,) each. cell: number of the arm and position, from 0; below 0: not compared. step: of the
-    visit, from 0; repeats: earlier slates of the visit that showed the arm; length: decisions of the visit."""
+    """Sums of one batch, (n,) each. cell: number of the arm and position, from 0, negative for rows that are not
+    compared. step: of the visit, from 0; repeats: earlier slates of the visit that showed the arm; length: decisions of
+    the visit."""
     largest_count = max(int(counts.max(initial=0)) for counts in (step, repeats, length))
-    log1p = np.log1p(np.arange(largest_count + 1))  # of every count that may occur
+    log1p = np.log1p(np.arange(largest_count + 1))  # for every count that may occur
     stay = log1p[length]
     columns = (log1p[step], log1p[repeats], stay, stay**2, reward)
     return cell_sums(columns, cell=cell, cells=cells, cluster=cluster)
 
 
 def carry_over_p_value(sums: CellSums | None) -> float | None:
-    """The p-value of the hypothesis that rewards depend neither on the step nor on repeats; None where there is not
-    enough evidence: no visit has a second step, or too few clusters have rows."""
+    """The p-value of the hypothesis that rewards depend neither on the step nor on repeats; None without enough
+    evidence: no visit has a second step, or too few clusters have rows."""
     tested = slopes(sums, tested=_TESTED)
     if tested is None:
         return None
@@ -143,14 +142,15 @@ def carry_over_p_value(sums: CellSums | None) -> float | None:
     return hotelling_above(wald, len(tested.estimate), tested.blocks)
 
 
-# -- a test of independent slots: whether a slot earns less below arms that attract --
+# -- a test of independent slots: whether a slot has a lower reward below arms that attract --
 #
-# Estimates per slot judge an arm at its position, whatever stands above it. Where readers stop at what they like, or
-# want no more of it, a target that fills the top otherwise earns something else below. Readers differ in eagerness, so
-# their clicks above predict their clicks below without any such thing: the test looks at what was shown above, not at
-# what was clicked. It compares rewards of the same arm at the same position by the sum of the attraction of the arms
-# above, which a model says that never saw the reader. It is one-sided: where a logger fits its slates to the reader,
-# the arms above tell of the reader, and then those who click more have more attractive arms above, not less.
+# Estimates per slot evaluate an arm at its position, whatever the slate above it. Where readers stop at what they like,
+# or want no more of it, a target that fills the top differently earns other rewards below. Readers differ in eagerness,
+# so their clicks above predict their clicks below even without such dependence. The test therefore uses the arms shown
+# above, not the clicks. It compares rewards of the same arm at the same position by the summed attraction of the arms
+# above, which comes from a model that was fitted without the reader. It is one-sided: where a logger fits its slates to
+# the reader, the arms above reflect the reader, and readers who click more then have more attractive arms above, not
+# less.
 #
 # Source: own derivation; the error by the jackknife over 64 blocks of clusters.
 
@@ -158,10 +158,11 @@ def carry_over_p_value(sums: CellSums | None) -> float | None:
 def slots_above_sums(
     reward: Array, *, attraction: Array, cell: Ids, cells: int, decision: Ids, position: Ids, cluster: Ids
 ) -> CellSums:
-    """Sums of one batch of slots, (n,) each, in order of decision and position. attraction: of the arm of each; cell:
-    number of the arm and position, from 0; below 0: not compared. Slots below a missing one are not compared."""
+    """Sums of one batch of slots, (n,) each, in order of decision and position. attraction: of each slot's arm; cell:
+    number of the arm and position, from 0, negative for rows that are not compared. Slots below a missing one are not
+    compared."""
     starts = run_starts(decision)
-    # attraction of the arms above, of the same slate
+    # the attraction of the arms above on the same slate
     cumulative = np.cumsum(attraction) - attraction
     attraction_above = cumulative - np.repeat(cumulative[starts], np.diff(starts, append=len(decision)))
     compared = (position > 1) & (numbers_in_runs(starts, len(decision)) == position - 1)
@@ -169,8 +170,8 @@ def slots_above_sums(
 
 
 def slots_above_p_value(sums: CellSums | None) -> float | None:
-    """The one-sided p-value of the hypothesis that slots below attractive arms do not earn less; None where there is
-    not enough evidence."""
+    """The one-sided p-value of the hypothesis that slots below attractive arms do not have lower rewards; None without
+    enough evidence."""
     tested = slopes(sums, tested=1)
     if tested is None or not tested.covariance[0, 0] > 0:
         return None
@@ -179,34 +180,33 @@ def slots_above_p_value(sums: CellSums | None) -> float | None:
 
 # -- a test of carry-over between visits: whether what a visit shows changes the person's later visits --
 #
-# Estimates per session judge a target on visits that begin as the logger's did. Where a visit that shows much of what
-# is liked now leaves a poorer visit behind, or none, the target would bring about other visits and earn something
-# else.
+# Estimates per session evaluate a target on visits that begin as the logger's did. Where a visit that shows many liked
+# arms leads to a poorer next visit, or to none, the target would lead to other visits and earn other rewards.
 #
-# Persons who differ must not raise the alarm: their rewards always predict their later rewards. So the test looks at
-# what a visit showed, which the logger drew. At every slot, m (s(a) / p(a) - sum of s over the arms that could be
-# drawn) has mean 0, whatever the person and the past are: p is the propensity of the arm a that was shown, s a score
-# of arms, and m is known before the draw. The sums of this over a visit are multiplied by whether there is a next
-# visit, and by its return. The scores are mean rewards of arms, and means of the events that they get most often
-# (what is clicked and not bought may drive people away), from the other half of the persons.
+# Differences between persons must not raise the alarm, since a person's rewards always predict the later ones. So the
+# test uses what a visit showed, which the logger drew. At every slot, m (s(a) / p(a) - sum of s over the arms that
+# could be drawn) has mean 0, whatever the person and the past are: p is the propensity of the arm a that was shown, s a
+# score of arms, and m is known before the draw. The sums of this over a visit are multiplied by whether there is a next
+# visit, and by its return. The scores are mean rewards of arms, and means of their most frequent events (clicks without
+# purchases may drive people away), from the other half of the persons.
 #
 # Source: own derivation; Hotelling's T^2 over 64 blocks of persons.
 
-ARMS = 2_048  # arms that have a score, at most
-_PRIOR = 10.0  # impressions by which the scores of arms shrink to the mean reward
+ARMS = 2_048  # arms with a score, at most
+_PRIOR = 10.0  # impressions by which the scores of arms are shrunk to the mean reward
 _VISIT_SALT = 4
-_KINDS = 3  # of events whose means are scores: the most frequent ones
-_DEPENDENT = 1e-6  # share of the variance of standardised statistics, below which one follows from the others
+_KINDS = 3  # the most frequent kinds of events, whose means are scores
+_DEPENDENT = 1e-6  # share of the variance of standardised statistics below which one depends linearly on the others
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class VisitCarryOverSums(Sums):
     """Sums over visits. Outcomes of a visit: the return of the person's next visit (0 without one), whether there is
     one, and 1.
-
     products (3, 64, a): per block of persons, of each outcome x (m / p of the arm shown - m of each eligible arm)
-    visits (3, 64): of the outcomes; impressions (64, a): of each arm; rewards (64, a): their reward
-    events: of each kind of event (2, 64, a), how many impressions of each arm had one, and the sum of the values"""
+    visits (3, 64): of the outcomes; impressions (64, a): of each arm; rewards (64, a): their rewards
+    events: of each kind of event (2, 64, a), the number of impressions of each arm that had one, and the sum of the
+    values"""
 
     products: Array
     visits: Array
@@ -215,14 +215,14 @@ class VisitCarryOverSums(Sums):
     events: Mapping[str, Array]
 
     def p_value(self) -> float | None:
-        """The p-value of the hypothesis that next visits do not depend on what a visit showed; None where there is not
-        enough evidence: too few persons have several visits, or the logger drew nothing at random."""
+        """The p-value of the hypothesis that next visits do not depend on what a visit showed; None without enough
+        evidence: too few persons have several visits, or the logger drew nothing at random."""
         next_return, next_visits, visits = self.visits.sum(axis=1)
         present = self.visits[2] > 0
         blocks = int(present.sum())
         if blocks < _LEAST or not next_visits:
             return None
-        # outcomes about their means: the return of a next visit, and whether there is one
+        # outcomes around their means: the return of a next visit, and whether there is one
         z_return, z_next, z_visit = self.products
         centred = np.stack(
             [z_return - next_return / next_visits * z_next, z_next - next_visits / visits * z_visit], axis=1
@@ -234,14 +234,14 @@ class VisitCarryOverSums(Sums):
             [[_scores(self.impressions[half::2], rewards[half::2]) for rewards in worth] for half in (1, 0)]
         )
         statistic = np.einsum("bka,bsa->bks", centred, halves[np.arange(BLOCKS) % 2])[present].reshape(blocks, -1)
-        # principal components of those that vary: a score may follow from the others
+        # principal components that vary, since a score may depend linearly on the others
         spread = statistic.std(axis=0, ddof=1)
         statistic = statistic[:, spread > 0] / spread[spread > 0]
         if not statistic.size:
             return None
         variance, axes = np.linalg.eigh(np.atleast_2d(np.cov(statistic.T)))
         varying = variance > _DEPENDENT * len(variance)
-        # Hotelling's T^2: the mean over blocks is 0 where nothing carries over
+        # Hotelling's T^2: without carry-over, the mean over blocks is 0
         mean, tested = statistic.mean(axis=0) @ axes[:, varying], int(varying.sum())
         t2 = blocks * float((mean**2 / variance[varying]).sum())
         return hotelling_above(t2, tested, blocks)
@@ -249,11 +249,10 @@ class VisitCarryOverSums(Sums):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class VisitDraws:
-    """Draws of the logger in some visits.
-
-    visit, arm, shown: of every arm shown the row of its visit, its rank below 2,048, and m / p, plus m of every slot
+    """The logger's draws in some visits.
+    visit, arm, shown: for every arm shown, the row of its visit, its rank below 2,048, and m / p, plus m of every slot
     below, where it could not be drawn again
-    decided, eligible, m_total: of every decision the row of its visit, the row of its eligible set in `members`, and
+    decided, eligible, m_total: for every decision, the row of its visit, the row of its eligible set in `members`, and
     the sum of m over its slots
     members (sets, a): 1 for the arms of each eligible set"""
 
@@ -266,7 +265,7 @@ class VisitDraws:
     members: Array
 
     def products(self, outcome: Array, block: Index) -> Array:
-        """Sums per block and arm of outcomes of visits times coefficients of scores, (64, a)."""
+        """Sums per block and arm of the outcomes of visits times the coefficients of scores, (64, a)."""
         sets, width = self.members.shape
         weights, totals = outcome[self.visit] * self.shown, outcome[self.decided] * self.m_total
         (shown,) = block_sums([weights], block[self.visit], self.arm, cells=width)
@@ -278,9 +277,9 @@ def visit_carry_over_sums(
     draws: VisitDraws, *, person: Ids, served: Flags, following: Ids, returns: Array, visit: Ids, arm: Ids,
     reward: Array, events: Mapping[str, Array],
 ) -> VisitCarryOverSums:  # fmt: skip
-    """Sums of some persons. Of visits, (s,): the person's digest; whether it counts; the row of the person's next
-    visit, -1 without one; its return. Of impressions, (n,): row of the visit, rank of the arm, reward, and the sum of
-    the values of each kind of event."""
+    """The sums of some persons. For visits, (s,): the person's digest; whether the visit counts; the row of the
+    person's next visit, -1 without one; its return. For impressions, (n,): row of the visit, rank of the arm, reward,
+    and the sum of the values of each kind of event."""
     block, width = (hash_bits(person, salt=_VISIT_SALT) % np.uint64(BLOCKS)).astype(np.intp), draws.members.shape[1]
     has_next = following >= 0
     outcomes = served * np.stack([has_next * returns[following], has_next, np.ones(len(person))])
@@ -299,7 +298,7 @@ def visit_carry_over_sums(
 
 
 def _scores(impressions: Array, rewards: Array) -> Array:
-    """The mean reward of each arm less that of all arms, shrunk to 0, (a,). impressions, rewards: (b, a)."""
+    """The mean reward of each arm minus that of all arms, shrunk to 0, (a,). impressions, rewards: (b, a)."""
     count, total = impressions.sum(axis=0), rewards.sum(axis=0)
     mean = total.sum() / max(count.sum(), 1.0)
     return (total - mean * count) / (count + _PRIOR)

@@ -1,4 +1,4 @@
-"""Diagnostics of weights: their sums, the largest of them, the shape of their tail, and what they leave out."""
+"""Diagnostics of weights: their sums, the largest ones, the shape of their tail, and what they miss."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 from rlrec.arrays import Array, Flags
 from rlrec.ope.sums.base import LogBatch, RewardColumns
 
-# Number of the largest weights and weighted rewards that a partial has: the top 1 % of ten million rows, and the tail
-# of k-hat for a billion.
+# The number of the largest weights and weighted rewards that a partial keeps: enough for the top 1 % of ten million
+# rows, and for the tail of k-hat for a billion.
 N_LARGEST = 100_000
 
 _ROW_COUNTS = ("rows", "left_out", "rewards", "weighted_rewards")
@@ -22,15 +22,14 @@ _SUMS = (
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Weights:
-    """A fold over rows that adds up: `weights(batch_1) + weights(batch_2)`.
-
-    rows, left_out: number of rows that can be weighed, and of others
+    """A fold over rows that can be added: `weights(batch_1) + weights(batch_2)`.
+    rows, left_out: number of rows that can be weighed, and of the others
     rewards, weighted_rewards: number of rows whose reward, and whose weight x reward, is not 0
-    weight, not_default: sum of weights, and of those of rewards that are not the default
-    largest, bound: largest weight, and largest provable weight (inf where some row has none)
-    unsupported, n_unsupported: sum of the unsupported mass, and of the rows where it is known
+    weight, not_default: sum of weights, and sum over rows whose reward is not the default
+    largest, bound: largest weight, and largest provable weight (inf where some row has no bound)
+    unsupported, n_unsupported: sum of the unsupported mass, and number of rows where it is known
     reward_size: sum of |weight x reward|
-    earned, counted: sum of the rewards that were logged, and of the rows, as often as each counts
+    earned, counted: sum of the logged rewards, and number of rows, where rows count as often as their `count`
     top_weights, top_rewards: the largest 100,000 weights and |weight x reward|"""
 
     rows: int
@@ -60,18 +59,19 @@ class Weights:
         )
 
     def scaled(self, factor: float) -> Weights:
-        """The diagnostics of rows that count `factor` times each; numbers of rows do not change."""
+        """The diagnostics with rows that count `factor` times each; the numbers of rows do not change."""
         scaled = [field.name for field in fields(self) if field.name not in _ROW_COUNTS]
         return replace(self, **{name: getattr(self, name) * factor for name in scaled})
 
     @property
     def served(self) -> float | None:
-        """Mean of the rewards that were logged; None without rows."""
+        """The mean of the logged rewards; None without rows."""
         return self.earned / self.counted if self.counted else None
 
     @cached_property
     def top1_share(self) -> float | None:
-        """Share of the top 1 % of rows in the sum of |weight x reward|; beyond ten million rows of the top 100,000."""
+        """The share of the top 1 % of rows in the sum of |weight x reward|; with more than ten million rows, that of
+        the top 100,000."""
         if not self.reward_size:
             return None
         count = -(-self.rows // 100)
@@ -79,7 +79,7 @@ class Weights:
 
     @cached_property
     def k_hat(self) -> float | None:
-        """Shape of the tail of the weights; None where a largest weight is provable or the tail is too short."""
+        """The shape of the tail of the weights; None where a largest weight is provable or the tail is too short."""
         return None if np.isfinite(self.bound) else k_hat(self.top_weights, self.rows)
 
 
@@ -97,9 +97,9 @@ def weight_diagnostics(
     batch: RewardColumns, weight: Array, *, weighted_reward: Array, reward: Array, not_default: Flags, bound: Array,
     used: Flags | None = None, largest: Array | None = None,
 ) -> Weights:  # fmt: skip
-    """Diagnostics of the rows of a batch, (n,) each. bound: the largest weight that each could have had, inf or NaN
-    where none is known; used: those that can be weighed, None for all; largest: of the weights of each, None where it
-    has one."""
+    """Diagnostics of the rows of a batch, (n,) each. bound: the largest weight that each row could have had, inf or NaN
+    where none is known; used: the rows that can be weighed, None for all; largest: the largest of a row's weights, None
+    where each row has one weight."""
     count, left_out = batch.count, batch.left_out
     if used is not None:
         left_out += int((~used).sum())

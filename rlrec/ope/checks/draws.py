@@ -1,21 +1,18 @@
-"""Tests of what was drawn: cells that contexts lie in, rows that are in a log more than once, and cut propensities.
-
-What a log says of an arm can be right on average, and wrong in each kind of context: `context_cells` are such kinds.
-
-Rows that are in a log more than once, under other keys: an import of the same log twice, say. Two decisions at the same
-time in the same context were drawn independently: whether the second one shows the arm of the first one is a bet that
-the logged propensity prices, however coarse the times are. Copies win it always. Only the first two decisions of each
-time and context are looked at, of a sample of these by their hashes. Where times are so coarse that copies lie among
-many others, entire sessions are counted: of those that are alike in everything there is as often an odd number as an
-even one, or more often, since many are alone. Where all came twice no number is odd.
-
-Propensities that were cut from below at a value: the arms there are shown less often than they say. Where every
-eligible arm has a chance, 1 / p of the arm shown is their number on average; cut propensities make it smaller. Two
-tests: where the smallest propensity of each decision is logged, and above 0, bets on "less" (exact, as in
-`intervals.betting`). And the log may look cut: many rows have exactly its smallest propensity, the mean of 1 / p is
-more than 4 standard errors below the number of arms, and it was no logger with a floor that leaves some arms out: there
-are other propensities close to the smallest one, or the mean is no integral number of arms.
-
+"""Tests of what was drawn: by kinds of contexts, for repeated rows, and for clipped propensities.
+What a log says of an arm can be right on average and wrong in each kind of context: `context_cells` are such kinds.
+Rows may be in a log more than once under other keys, for example where the same log was imported twice. Two decisions
+at the same time in the same context were drawn independently. Whether the second one shows the arm of the first is a
+bet whose fair price follows from the logged propensity, however coarse the times are; copies always win it. Only the
+first two decisions of each time and context are used, for a sample of these by their hashes. Where times are so coarse
+that copies are among many other rows, whole sessions are counted: a kind of identical sessions has an odd number about
+as often as an even one, or more often, since many kinds have one session. Where all sessions came twice, no number is
+odd.
+Where propensities were clipped from below, the arms with small ones are shown less often than these say. Where every
+eligible arm has a positive probability, the mean of 1 / p of the arm shown is the number of arms; clipped propensities
+make it smaller. There are two tests. Where the smallest propensity of each decision is logged, and positive: bets on
+"less" (exact, as in `intervals.betting`). Otherwise the log looks clipped: many rows have exactly its smallest
+propensity, the mean of 1 / p is more than 4 standard errors below the number of arms, and no floor that leaves out some
+arms explains it: there are other propensities close to the smallest one, or the mean is not an integral number of arms.
 Source: own derivations (bets as in `intervals.betting`, parities of Poisson counts)."""
 
 from __future__ import annotations
@@ -31,32 +28,31 @@ from rlrec.ope.intervals.betting import LESS_SHARES, log_wealth
 from rlrec.ope.sums.base import hash_bits
 from rlrec.records import Sums
 
-_STEPS = 4  # into which 1 of a feature is cut: numbers count as asinh(number)
-_LARGEST = 32  # steps that are told apart
+_STEPS = 4  # intervals into which 1 of a feature is cut; numbers count as asinh(number)
+_LARGEST = 32  # intervals that are distinguished
 _SALT = 11
 
-GROUPS = 1_024  # times and contexts, and kinds of sessions, that are looked at
-REPEAT_ALPHA = 5e-4  # false alarms of each test of repeats
-LEAST_KINDS = 50  # kinds of sessions, for a test of their numbers
+GROUPS = 1_024  # times and contexts, and kinds of sessions, in the samples
+REPEAT_ALPHA = 5e-4  # probability of a false alarm of each test of repeats
+LEAST_KINDS = 50  # kinds of sessions that a test of their numbers needs
 _NORMAL = 3.29  # standard errors, for REPEAT_ALPHA
 _STAKES = np.r_[2.0 ** -np.arange(6, 0, -1), 0.9]
 
-CUT_ALPHA = 1e-3  # false alarms of the bets on "less"
-LEAST_ROWS, LEAST_SHARE = 20, 0.01  # with the smallest propensity
-LEAST_LOSS = 0.01  # of the number of arms
+CUT_ALPHA = 1e-3  # probability of a false alarm of the bets on "less"
+LEAST_ROWS, LEAST_SHARE = 20, 0.01  # that must have the smallest propensity
+LEAST_LOSS = 0.01  # missing from the number of arms, as a share of it
 VALUES = 64  # the smallest propensities that are counted
-CLOSE = 5  # different propensities up to twice the smallest one, of a logger that gives any
+CLOSE = 5  # distinct propensities up to twice the smallest one, for a logger without a floor
 _ERRORS = 4.0
 _ROUNDED = 1e-9
 
 
 def context_cells(row: Ids, column: Ids, value: Array, *, contexts: int, cells: int) -> tuple[Ids, Ids]:
     """Pairs of a context and a cell that it lies in, (c,) each, by context and cell.
-
-    row, column, value (e,): the features of contexts; contexts: how many there are. The first half of the cells is of
-    values of fields (of numbers: of values close together), the other half of contexts as they stand. Which cell that
-    is follows from hashes, so that nothing need be known of the log beforehand; values that share a cell make it
-    coarser, and no test of it wrong."""
+    row, column, value (e,): the features of contexts; contexts: their number. The first half of the cells are values of
+    fields (for numbers: values close together), the other half whole contexts. Hashes determine the cell, so that
+    nothing about the log need be known beforehand; values that share a cell make it coarser, but no test of it
+    wrong."""
     half = cells // 2
     step = np.clip(np.rint(value * _STEPS), -_LARGEST, _LARGEST).astype(np.int64)
     value_cell = hash_bits(column.astype(np.int64) * 256 + step, salt=_SALT) % np.uint64(half)
@@ -68,7 +64,7 @@ def context_cells(row: Ids, column: Ids, value: Array, *, contexts: int, cells: 
 
 
 def context_digests(row: Ids, column: Ids, value: Array, *, contexts: int) -> Ids:
-    """The digest of each context, (contexts,), whatever the order of its features."""
+    """The digest of each context, (contexts,), independent of the order of its features."""
     bits = hash_bits(np.asarray(value, np.float64).view(np.int64) + column.astype(np.int64), salt=_SALT + 1)
     total = np.zeros(contexts, np.uint64)
     np.add.at(total, row, bits)
@@ -77,7 +73,7 @@ def context_digests(row: Ids, column: Ids, value: Array, *, contexts: int) -> Id
 
 @dataclass(frozen=True, eq=False)
 class FirstCounts:
-    """How many rows have each of the `limit` smallest values, ascending; those of two batches add up."""
+    """The number of rows with each of the `limit` smallest values, ascending; those of two batches can be added."""
 
     value: npt.NDArray[Any]
     count: Array
@@ -97,9 +93,9 @@ class FirstCounts:
 
 @dataclass(frozen=True, eq=False)
 class Draws:
-    """The first two draws of each of the GROUPS first groups of draws, by hash: samples of two batches add up.
-
-    group, order (n,): hashes of a time and context, and of a decision; arm, p (n,): what was shown, and how likely"""
+    """The first two draws of each of the first GROUPS groups of draws, by hash; samples of two batches can be added.
+    group, order (n,): hashes of a time and context, and of a decision; arm, p (n,): the arm shown, and its
+    propensity"""
 
     group: Words
     order: Words
@@ -129,7 +125,7 @@ class Draws:
 
 @dataclass(frozen=True, eq=False)
 class RepeatSums(Sums):
-    """Samples of draws at the same time in the same context, and of sessions that are alike, by their hashes."""
+    """Samples of draws at the same time in the same context, and of identical sessions, by their hashes."""
 
     draws: Draws
     kinds: FirstCounts
@@ -145,8 +141,8 @@ class RepeatSums(Sums):
 @dataclass(frozen=True, eq=False)
 class ClippingSums(Sums):
     """Sums over decisions. log (shares,): log wealth of bets on "less"; moments (4,): of 1, 1 / p, its square and the
-    eligible arms; sizes: their numbers; smallest: propensities. The last three are of decisions in which every
-    arm had a chance, or may have had one."""
+    number of eligible arms; sizes: the numbers that occur; smallest: counts of the smallest propensities. The last
+    three are over decisions in which every arm had, or may have had, a positive probability."""
 
     log: Array
     moments: Array
@@ -155,8 +151,8 @@ class ClippingSums(Sums):
 
     @classmethod
     def from_rows(cls, p: Array, arms: Ids, *, least: Array) -> ClippingSums:
-        """The sums of one batch. p, arms (n,): the propensity of the arm that each decision shows, and how many could;
-        least (n,): the smallest propensity of any of them, NaN where it is not logged."""
+        """The sums of one batch. p, arms (n,): the propensity of the arm that each decision shows, and the number of
+        eligible arms; least (n,): the smallest propensity of any of them, NaN where it is not logged."""
         bets = (least > 0) & (least * arms < 1 - _ROUNDED)
         largest = 1 / (least[bets] * arms[bets])
         gain = np.minimum((1 / (p[bets] * arms[bets]) - 1) / (largest - 1), 1.0)

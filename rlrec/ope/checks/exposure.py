@@ -12,17 +12,16 @@ from rlrec.ope.intervals.tails import t_quantile
 from rlrec.ope.sums.base import hash_bits
 from rlrec.records import Sums
 
-GROUPS = 256  # of clusters: the errors of rates are made from their sums
-CELLS = 4_000_000  # numbers of these sums, at most
+GROUPS = 256  # groups of clusters, for the errors of rates
+CELLS = 4_000_000  # most numbers in these sums
 _SALT = 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spread:
-    """How exposure is spread over m arms; None where nothing was exposed.
-
-    coverage: share of the arms with any. gini: 0 where all have the same, 1 - 1/m where one arm has it all. entropy: in
-    nats. effective_arms: exp(entropy), as many equally exposed arms have that entropy."""
+    """The spread of exposure over m arms; None where nothing was exposed.
+    coverage: share of the arms with any exposure. gini: 0 where all have the same, 1 - 1/m where one arm has it all.
+    entropy: in nats. effective_arms: exp(entropy), the number of equally exposed arms with that entropy."""
 
     coverage: float | None
     gini: float | None
@@ -31,8 +30,7 @@ class Spread:
 
 
 def spread(exposure: Array) -> Spread:
-    """The spread of exposures (m,), 0 or more, over all arms of a catalogue: those without exposure count.
-
+    """The spread of exposures (m,), 0 or more, over all arms of a catalogue, including those without exposure.
     Source: Gini's index of the sorted exposures, 2 sum(i x_i) / (m sum(x)) - (m + 1) / m; Shannon's entropy."""
     total, m = float(exposure.sum()), len(exposure)
     if not total > 0:
@@ -50,7 +48,7 @@ def spread(exposure: Array) -> Spread:
 
 @dataclass(frozen=True, eq=False)
 class RateSums(Sums):
-    """Sums of a arms over groups of clusters, which add up. examined, reward (groups, a): pulls, counted by the
+    """Sums of arms over groups of clusters, which can be added. examined, reward (groups, a): pulls, counted by the
     examination of their positions, and rewards; doubt: half the width of that examination's interval, in logarithms,
     summed over pulls."""
 
@@ -60,7 +58,7 @@ class RateSums(Sums):
 
     @property
     def error(self) -> Array:
-        """Half the width of an interval of the examination of each arm's pulls, in logarithms, (a,)."""
+        """Half the width of the interval for the examination of each arm's pulls, in logarithms, (a,)."""
         pulls = self.examined.sum(axis=0)
         return np.divide(self.doubt.sum(axis=0), pulls, out=np.zeros(len(pulls)), where=pulls > 0)
 
@@ -79,15 +77,15 @@ class RateSums(Sums):
 
 def rates(sums: RateSums, *, bounded: bool, level: float = 0.95) -> tuple[Array, Array, Array]:
     """The reward of each arm per examined pull, and its interval, (a,) each; NaN without pulls.
-
-    bounded: rewards lie in [0, 1]. Then the interval is Wilson's with the pulls divided by the design effect, the
-    clustered variance over that of independent slots (1 at least); else Student's t over groups of clusters.
+    bounded: whether rewards are in [0, 1]. Then the interval is Wilson's with the pulls divided by the design effect,
+    the clustered variance over that of independent slots (at least 1); else it is from Student's t over groups of
+    clusters.
     Source: Korn and Graubard 1998 (effective sample size of a proportion), with Wilson's interval for the exact one."""
     pulls, total = sums.examined.sum(axis=0), sums.reward.sum(axis=0)
     present = (sums.examined > 0).sum(axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
         rate = total / pulls
-        # variance of the ratio, from the groups that have the arm
+        # variance of the ratio, from the groups with pulls of the arm
         variance = np.square(sums.reward - rate * sums.examined).sum(axis=0) / pulls**2 * present / (present - 1)
         if not bounded:
             freedom, row = np.unique(np.maximum(present - 1, 1), return_inverse=True)
@@ -95,7 +93,7 @@ def rates(sums: RateSums, *, bounded: bool, level: float = 0.95) -> tuple[Array,
             reach = t[row] * np.sqrt(variance)
             is_unknown = (present < 2) | (variance == 0)
             return rate, np.where(is_unknown, np.nan, rate - reach), np.where(is_unknown, np.nan, rate + reach)
-        # a debiased rate may pass 1
+        # a rate per examined pull may exceed 1
         p = np.clip(rate, 0.0, 1.0)
         independent = p * (1 - p) / pulls
         effect = np.where(independent > 0, np.maximum(variance / independent, 1.0), 1.0)

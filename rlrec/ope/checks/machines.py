@@ -1,11 +1,9 @@
 """Sessions that click nearly everything: whether there are more of them than people account for.
-
-People differ in how often they click. If they do so by a beta distribution, and the arms attract those who click most a
-share of the time, the clicks of a session are beta-binomial, and thinned by that share. Machines click whatever they
-are shown: nine in ten slots, or more. Among sessions of similar length, the best fit of people alone is compared with
-the best one of people and machines. Shorter sessions count in a fit, too, but no more than so many of them, since those
-who stay longer may be others.
-
+People differ in how often they click. If these rates follow a beta distribution, and the arms attract the most eager
+people only a share of the time, the clicks of a session are beta-binomial, thinned by that share. Machines click
+whatever they are shown: nine in ten slots, or more. Among sessions of similar length, the best fit of people alone is
+compared with the best fit of people and machines. Shorter sessions also count in a fit, but with a limited weight,
+since people who stay longer may differ.
 Source: own derivation; likelihood ratios of mixtures of thinned beta-binomials."""
 
 from __future__ import annotations
@@ -19,24 +17,24 @@ import numpy as np
 from rlrec.arrays import Array, Ids
 from rlrec.records import Sums
 
-FEWEST, LARGEST = 4, 64  # slots of sessions that are looked at; of longer ones the share of clicks counts
-LEAST_SHARE = 0.02  # of all clicks, that machines must have to matter
+FEWEST, LARGEST = 4, 64  # slots of sessions in the test; of longer sessions the share of clicks counts
+LEAST_SHARE = 0.02  # of all clicks, from which on machines matter
 LEAST_GAIN = 7.0  # log likelihood ratio, over all lengths
-LARGEST_RATE = 0.6  # of clicks of people, up to which machines stand apart
+LARGEST_RATE = 0.6  # of clicks of people; above it, machines cannot be told from them
 _EAGER = 0.8  # share of slots above which a session may be a machine's
-_LENGTHS = (FEWEST, 8, 16, 32, LARGEST + 1)  # where classes of lengths begin
-_SHORTER = 100.0  # sessions that all shorter ones count as in a fit, at most
+_LENGTHS = (FEWEST, 8, 16, 32, LARGEST + 1)  # the smallest lengths of the classes
+_SHORTER = 100.0  # most sessions that all shorter ones together count as in a fit
 _MEANS = np.array([0.005, 0.01, 0.02, 0.04, 0.07, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.7, 0.8])
 _SPREADS = 2.0 ** np.arange(-5, 8)  # a + b of the beta distribution
-_ATTRACTED = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)  # share of the time that arms attract those who click most
+_ATTRACTED = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)  # share of the time that arms attract the most eager people
 _RATES = 0.9 + 0.1 * (np.arange(40) + 0.5) / 40  # of machines
 _WEIGHTS = (0.0, 0.01, 0.02, 0.04, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75, 0.9)  # of machines among sessions
-_LEAST = 1e-12  # probability of clicks that a fit excludes
+_LEAST = 1e-12  # stands for the probability of clicks that a fit rules out
 
 
 @dataclass(frozen=True, eq=False)
 class SessionSums(Sums):
-    """How many sessions have so many slots and clicks, (65, 65)."""
+    """The number of sessions by number of slots and clicks, (65, 65)."""
 
     counts: Array
 
@@ -63,15 +61,15 @@ class SessionSums(Sums):
 
 
 def cells_of(slots: Ids, clicks: Ids) -> tuple[Ids, Ids]:
-    """The row and the column of each session, of so many slots and clicks, in `SessionSums`, (n,) each."""
+    """The row and the column in `SessionSums` for each session, by its numbers of slots and clicks, (n,) each."""
     scale = np.minimum(1.0, LARGEST / np.maximum(slots, 1))
     return np.rint(slots * scale).astype(np.int64), np.rint(clicks * scale).astype(np.int64)
 
 
 def machines(counts: Array) -> tuple[float, Array]:
-    """How much better people and machines fit than people alone, by log likelihood, and the probability that a session
-    of so many slots and clicks is a machine's, (65, 65). counts: as in `SessionSums`.
-    Shorter sessions say little of how many machines there are: there are as many among them as among others."""
+    """The log likelihood ratio of people and machines against people alone, and the probability that a session with so
+    many slots and clicks is a machine's, (65, 65). counts: as in `SessionSums`.
+    Shorter sessions say little about the number of machines; their share there is taken to be that of the others."""
     gain, shares = 0.0, np.zeros_like(counts)
     shorter, fitted = np.zeros(len(_MEANS) * len(_SPREADS) * len(_ATTRACTED)), 0.0
     for start, end in pairwise((2, *_LENGTHS)):
@@ -104,7 +102,7 @@ def machines(counts: Array) -> tuple[float, Array]:
 
 
 def _probabilities(slots: Ids, clicks: Ids) -> tuple[Array, Array]:
-    """Probabilities of so many clicks of so many slots (c,) by each fit of people, (g, c), and of machines, (c,).
+    """The probability of the clicks in so many slots (c,) under each fit of people, (g, c), and for machines, (c,).
     slots ascend."""
     a, b, both, log_ways, thinning = _tables()
     people = []
@@ -118,8 +116,8 @@ def _probabilities(slots: Ids, clicks: Ids) -> tuple[Array, Array]:
 
 @cache
 def _tables() -> tuple[Array, Array, Array, Array, list[Array]]:
-    """Logs of a (a + 1) ... of each fit, of b and a + b alike, (g, 65) each; of the ways to choose clicks, (65, 65);
-    and for each share in _ATTRACTED the probabilities that so many clicks are left of so many, (65, 65)."""
+    """For each fit, logs of a (a + 1) ..., and the same for b and a + b, (g, 65) each; logs of binomial coefficients,
+    (65, 65); and for each share in _ATTRACTED the probabilities that so many of so many clicks remain, (65, 65)."""
     mean, spread = (grid.ravel() for grid in np.meshgrid(_MEANS, _SPREADS, indexing="ij"))
     rising = [
         np.cumsum(np.c_[np.zeros(len(x)), np.log(x[:, None] + np.arange(LARGEST))], axis=1)

@@ -1,7 +1,6 @@
-"""Examination by position: how likely a slot is looked at, against the first one, from what was logged.
-
+"""Examination by position: the probability that a slot is looked at, relative to the first position, from the log.
 A click takes examination and attraction: theta_k x gamma(arm, context). Naive click rates by position mix both, since
-good arms stand above. Neighbouring positions are compared on the arms that the logger might have put at either."""
+good arms stand higher. Neighbouring positions are compared on the arms that the logger could have put at either."""
 
 from __future__ import annotations
 
@@ -17,15 +16,14 @@ from rlrec.ope.intervals.intervals import value_and_error
 from rlrec.ope.sums.moments import Moments, moments
 from rlrec.records import Sums
 
-VAGUE = 1.5  # upper bound over lower bound, from which an examination is hardly known
+VAGUE = 1.5  # ratio of upper to lower bound from which on an examination counts as uncertain
 FEWEST = 10.0  # effective rewards, or slots, that each side of a comparison of neighbours needs
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PositionRows:
-    """Slots of pages in their order, (n,) each: page, arm (a number from 0), position from 1, reward above the default,
-    cluster, and count, how many pages of a log that dropped some its page stands for.
-
+    """Slots of pages in order, (n,) each: page, arm (a number from 0), position from 1, reward above the default,
+    cluster, and count: how many pages its page stands for in a log that dropped some.
     marginals (n, K): the logger's probability of the slot's arm at each position of its page; NaN where unknown."""
 
     page: Ids
@@ -43,8 +41,8 @@ class PositionRows:
 
 @dataclass(frozen=True, kw_only=True)
 class ExaminedPosition:
-    """A position of a curve: examination against position 1, its bounds (infinite where unknown), and what of the log
-    stood there."""
+    """A position of a curve: its examination relative to position 1, with bounds (infinite where unknown), and the
+    slots and rewards of the log there."""
 
     position: int
     examination: float
@@ -56,7 +54,7 @@ class ExaminedPosition:
 
 @dataclass(frozen=True, kw_only=True)
 class EstimatedCurve:
-    """A curve from position 1 on. reasons: from which position on it is hardly known, and why it ends where it ends, as
+    """A curve from position 1 on. reasons: from which position on it is uncertain, and why it ends, each as
     CODE:POSITION; empty if nothing is lacking."""
 
     positions: Sequence[ExaminedPosition]
@@ -66,8 +64,8 @@ class EstimatedCurve:
 
 @dataclass(frozen=True, kw_only=True)
 class LogRatio:
-    """Log of the examination at a position, from its chain of d ratios: a smooth function of 2d sums, numerators after
-    denominators in turn."""
+    """The log of the examination at a position, from its chain of d ratios: a smooth function of 2d sums, alternately
+    numerators and denominators."""
 
     def value(self, mean: Array) -> Array:
         return np.log(mean[..., 1::2]).sum(axis=-1) - np.log(mean[..., ::2]).sum(axis=-1)
@@ -80,12 +78,11 @@ class LogRatio:
 
 @dataclass(frozen=True, eq=False)
 class OverlapSums(Sums):
-    """Sums of some batches: they add up.
-
-    moments: of each neighbours' weighted rewards, per cluster. effective (K - 1, 2, 2, 2): of every pair of neighbours,
-    its upper and lower side, over slots and over those with a reward: sum of the weights, and of their squares.
-    slots, rewards (K,): that could be compared; unknown: slots whose marginals at their own and a neighbouring position
-    are not known."""
+    """Sums of some batches, which can be added.
+    moments: per cluster, of the weighted rewards of each pair of neighbours. effective (K - 1, 2, 2, 2): for every
+    pair, its upper and lower side, over slots and over slots with a reward: the sum of the weights, and of their
+    squares. slots, rewards (K,): that could be compared; unknown: slots whose marginals at their own and a neighbouring
+    position are not known."""
 
     moments: Moments
     effective: Array
@@ -95,10 +92,9 @@ class OverlapSums(Sums):
 
 
 def overlap(rows: PositionRows, *, spans_batches: bool) -> OverlapSums:
-    """The sums of one batch by overlap weights: with P_k the marginal of the slot's arm at position k, a slot at k
-    weighs h / P_k and one at k + 1 weighs h / P_(k+1), h = P_k P_(k+1) / (P_k + P_(k+1)), as often as it counts.
-
-    spans_batches: a cluster may come back in another batch."""
+    """The sums of one batch by overlap weights. With P_k the marginal of the slot's arm at position k, a slot at k has
+    weight h / P_k and one at k + 1 has weight h / P_(k+1), where h = P_k P_(k+1) / (P_k + P_(k+1)), times its count.
+    spans_batches: whether a cluster may have rows in another batch."""
     n, size = rows.marginals.shape
     terms, effective = np.zeros((n, 1 + 2 * (size - 1))), np.zeros((size - 1, 2, 2, 2))
     terms[:, 0] = 1.0
@@ -124,15 +120,16 @@ def overlap(rows: PositionRows, *, spans_batches: bool) -> OverlapSums:
 
 
 def count(rows: PositionRows, size: int, comparable: Flags | None = None) -> tuple[Ids, Ids]:
-    """Slots at each position, or those of them flagged, and how many of these have a reward, (size,) each."""
+    """The number of slots at each position, or of those flagged as comparable, and how many of them have a reward,
+    (size,) each."""
     inside = rows.position <= size if comparable is None else (rows.position <= size) & comparable
     at, rewarded = rows.position[inside] - 1, (rows.reward != 0)[inside]
     return np.bincount(at, minlength=size), np.bincount(at[rewarded], minlength=size)
 
 
 def chained(sums: OverlapSums, *, level: float = 0.95) -> EstimatedCurve:
-    """The curve whose neighbours' ratios are multiplied from position 1 down, with intervals over clusters by the delta
-    method on the logarithm. It ends above the first position that lacks overlap or rewards."""
+    """The curve, as the product of the ratios of neighbours from position 1 down, with intervals over clusters by the
+    delta method on the logarithm. It ends above the first position that lacks overlap or rewards."""
     summary = sums.moments.summary()
     pair_sums = zip(sums.effective, summary.total[1:].reshape(-1, 2), strict=True)
     lacking = [_lack(pair, effective, totals) for pair, (effective, totals) in enumerate(pair_sums)]
@@ -154,14 +151,14 @@ def chained(sums: OverlapSums, *, level: float = 0.95) -> EstimatedCurve:
 
 
 def examined(value: Array, lower: Array, upper: Array, rewards: Ids, slots: Ids) -> list[ExaminedPosition]:
-    """The positions of a curve, as many as it has values."""
+    """The positions of a curve that has these values."""
     names, n = ("examination", "lower", "upper", "rewards", "slots"), len(value)
     rows = zip(*(column.tolist() for column in (value, lower, upper, rewards[:n], slots[:n])), strict=True)
     return [ExaminedPosition(position=k, **dict(zip(names, row, strict=True))) for k, row in enumerate(rows, 1)]
 
 
 def _lack(pair: int, effective: Array, totals: Array) -> str | None:
-    """Why the lower one of two neighbours cannot be compared with the upper one, the pair counted from 0."""
+    """The reason why the lower one of two neighbours cannot be compared with the upper one; pair: counted from 0."""
     weight, squares = effective[..., 0], effective[..., 1]
     number = np.divide(np.square(weight), squares, out=np.zeros_like(weight), where=squares > 0)
     if number[:, 0].min() < FEWEST:

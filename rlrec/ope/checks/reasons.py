@@ -1,11 +1,11 @@
-"""The reasons of verdicts: what can be wrong with a figure that judges policies, in words."""
+"""The reasons of verdicts: what can be wrong with an estimate, in words."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import NamedTuple
 
-# What kind of doubt a reason is, and what a reader can do about it.
+# Kinds of doubt, each with what a reader can do about it.
 GROUPS = {
     "support": "the log shows too little of what the target would show",
     "sample": "there is too little of the log",
@@ -16,7 +16,8 @@ GROUPS = {
 
 
 class Reason(NamedTuple):
-    """A reason. group: one of GROUPS; best: the best verdict of an estimate that has it; `ok` where figures decide."""
+    """A reason. group: one of GROUPS; best: the best verdict that an estimate with it can have; `ok` where figures
+    decide."""
 
     group: str
     best: str
@@ -25,18 +26,18 @@ class Reason(NamedTuple):
 
 VERDICTS = ("insufficient", "weak", "ok")  # worst first
 LITTLE_DATA = {"low-ess", "few-rewards", "one-cluster", "wide-interval", "rare-rewards"}
-LEAST_ESS, ESS_SHARE = 50, 0.05  # effective sample sizes; the latter as a share of the clusters
-# Thresholds of the effective sample size, the worst first; those below 1 are shares of the clusters.
+LEAST_ESS, ESS_SHARE = 50, 0.05  # smallest effective sample sizes; ESS_SHARE is a share of the clusters
+# Thresholds of the effective sample size, worst first; those below 1 are shares of the clusters.
 ESS_LIMITS = {
     f"below {LEAST_ESS} (insufficient)": LEAST_ESS,
     "below 1,000 (weak)": 1_000,
     "below 5 % of the clusters (weak)": ESS_SHARE,
 }
-LEAST_REWARDS = 5  # that are weighed and not 0
-# Of ESS x weighted share of rewards that are not the default: insufficient below the first one, weak below the second.
+LEAST_REWARDS = 5  # weighted rewards that are not 0
+# Of ESS x weighted share of rewards that are not the default: below the first insufficient, below the second weak.
 FEWEST_EFFECTIVE_REWARDS, EFFECTIVE_REWARDS = 2, 30
 
-# Every reason a verdict can give, worst first. `insufficient` and `weak` say which verdict the reason can lead to.
+# All reasons that verdicts can have, worst first. `insufficient` and `weak` name the verdict that a reason can cause.
 REASONS = {
     "no-rows": Reason("sample", "insufficient", "no row could be used (insufficient)"),
     "no-units": Reason("sample", "insufficient", "nobody was served yet, nothing is mature, or nobody for as long as "
@@ -169,8 +170,8 @@ _MORE_EXPLORATION = "`rlrec policy create NAME --kind KIND --param floor=0.05` t
 _EXPERIMENT = "`rlrec help experiments`: an experiment compares it with what serves, on new visits"
 _EVALUATE = "`rlrec evaluate {target}"
 _UNKNOWN = {"target": "TARGET", "since": "DAY", "log": ""}
-SERVED = "served"  # in place of `in-sample`, where the target served a part of the log itself
-# One command that helps against a reason; what helps against too little of a log is more of it.
+SERVED = "served"  # used in place of `in-sample`, where the target served a part of the log itself
+# A command that helps against each reason. Against too little data helps more of the log.
 HINTS = {
     "no-rows": f"{_EVALUATE} --log FILTER`, with another part of the log",
     "wrong-propensities": "`rlrec import-log FILE` into a new store with the probability that each draw had in its own "
@@ -206,9 +207,9 @@ HINTS = {
 
 
 def helpful(reasons: Iterable[str], *, is_explored: bool = False) -> list[str]:
-    """Those of these reasons whose hint helps: no other helps while propensities are wrong or missing, and what the
-    newest decisions earn is not known while rewards are young. is_explored: whether the log explores as much as a floor
-    would."""
+    """The reasons among these whose hint helps. While propensities are wrong or missing, no other hint helps; while
+    rewards are young, the hint on drift does not, since the rewards of the newest decisions are not known. is_explored:
+    whether the log explores as much as a floor would make it."""
     present = {*reasons}
     if "wrong-propensities" in present:
         return ["wrong-propensities"]
@@ -220,8 +221,8 @@ def helpful(reasons: Iterable[str], *, is_explored: bool = False) -> list[str]:
 
 
 def hint(reason: str, **names: str) -> str:
-    """The remedy for a reason. names: of the target, with options, the day, and the beginning of a filter, where they
-    are known."""
+    """The remedy for a reason. names: the target with options, the day, and the beginning of a filter, where these are
+    known."""
     return HINTS[reason].format_map(_UNKNOWN | names)
 
 
@@ -237,7 +238,7 @@ def in_order(reasons: Iterable[str]) -> tuple[str, ...]:
 
 
 def in_groups(reasons: Iterable[str]) -> dict[str, list[str]]:
-    """The reasons by their groups, the worst one first in each, and first the group that has it."""
+    """The reasons by group: worst first within each group, and groups in the order of their worst reasons."""
     groups: dict[str, list[str]] = {}
     for name in in_order(reasons):
         groups.setdefault(REASONS[name].group, []).append(name)

@@ -1,14 +1,11 @@
-"""Tests of time: whether an arm earns something else later in the log than earlier, and whether rewards are all there.
-
-Drift. An estimate is an average over the time of its log, and misleads where rewards change: their level, or which arm
-is the best. The test compares the mean reward of each arm before and after some time. A logger that learns shows an arm
-to others by and by, so rows count by 1 / propensity; and it brings about other states, so only the first slot of each
-visit counts. For each time there is a test of all arms alike, and one of each by itself.
-
-Young rewards. Imported decisions count at once, whatever their age was when their log ended. Their events tell how fast
-rewards come: of decisions that were watched up to some age, the share of the reward that had come by an earlier one;
-these shares, multiplied, say how much of the reward of younger decisions has come (a chain ladder).
-
+"""Tests of time: whether the reward of an arm changes over the log, and whether all rewards have arrived.
+Drift. An estimate is an average over the time of its log. It misleads where rewards change, in level or in which arm is
+best. The test compares the mean reward of each arm before and after some time. A logger that learns gradually changes
+to whom it shows an arm, so rows count by 1 / propensity; it also causes other states, so only the first slot of each
+visit counts. For each time there is one test of all arms together, and one of each arm.
+Young rewards. Imported decisions count at once, whatever their age at the end of their log. Their events show how fast
+rewards come: among decisions that were watched up to some age, the share of the reward that had come by an earlier age.
+The product of these shares gives the share of younger decisions' rewards that has come (a chain ladder).
 Source: own derivations, the second one after the chain ladder; errors by the jackknife over 64 blocks of clusters,
 tests of drift by Student's t and Hotelling's T^2."""
 
@@ -24,24 +21,24 @@ from rlrec.ope.checks.dependence import ALPHA, BLOCKS, block_numbers, block_sums
 from rlrec.ope.intervals.tails import hotelling_above, t_below
 from rlrec.records import Sums
 
-MATERIAL = 0.05  # share of the mean reward: what changes less, or is on its way, decides nothing
-PERIODS = 8  # of equal length, between which changes are looked for
-ARMS = 255  # arms that are compared, at most; the others are as one
-LEAST_PROPENSITY = 0.005  # rows below it count as if they had it
-_LEAST = 20  # blocks, for a comparison
-_ROWS, _REWARDS = 40, 10  # effective ones of an arm on either side of a change, for a comparison
+MATERIAL = 0.05  # share of the mean reward; smaller changes, or missing rewards, do not matter
+PERIODS = 8  # of equal length; changes are tested at their ends
+ARMS = 255  # arms that are compared, at most; all further arms count as one
+LEAST_PROPENSITY = 0.005  # smaller propensities count as this
+_LEAST = 20  # blocks that a comparison needs
+_ROWS, _REWARDS = 40, 10  # effective ones on either side of a change that the comparison of an arm needs
 _TESTED = 12  # arms that are compared one by one, at most
 
-AGES = 40  # classes of ages; each reaches to 1.25 times the age of the one before it, the last one to the window
+AGES = 40  # classes of ages; each ends at 1.25 times the end of the one before, the last at the window
 _RATIO = 1.25
 _ERRORS = 3
-_EVENTS = 50  # of decisions that were watched up to an age, for a comparison
+_EVENTS = 50  # events, of decisions that were watched up to an age, that a comparison needs
 
 
 @dataclass(frozen=True, eq=False)
 class DriftSums(Sums):
-    """Sums over rows. table (4, 64, periods, a): of weights, of weighted rewards, and of the squares of both, by block
-    of clusters, period and arm."""
+    """Sums over rows. table (4, 64, periods, a): by block of clusters, period and arm, of weights, of weighted rewards,
+    and of the squares of both."""
 
     table: Array
 
@@ -57,13 +54,14 @@ class DriftSums(Sums):
         return cls(table.reshape(4, BLOCKS, PERIODS, width))
 
     def followed_by(self, later: DriftSums) -> DriftSums:
-        """Both logs as one: the later one is its last period, and the first two of this one are its first."""
+        """Both logs as one: the later log is the last period, and the first two periods of this log become the
+        first."""
         first, last = self.table[:, :, :2].sum(axis=2, keepdims=True), later.table.sum(axis=2, keepdims=True)
         return DriftSums(np.concatenate([first, self.table[:, :, 2:], last], axis=2))
 
     @property
     def alarms(self) -> bool:
-        """Whether rewards surely changed at the end of some period, and by more than decides nothing."""
+        """Whether rewards surely changed at the end of some period, by a share that matters."""
         total, early = self.table.sum(axis=2), np.cumsum(self.table, axis=2)
         weight, reward = total[:2].sum(axis=(1, 2))
         least_change = MATERIAL * abs(reward / weight) if weight else 0.0
@@ -72,7 +70,7 @@ class DriftSums(Sums):
         )
 
     def _changes(self, early: Array, late: Array, least_change: float) -> bool:
-        """Whether rewards differ between two times, by their sums (4, 64, a)."""
+        """Whether rewards differ between two times, given by their sums (4, 64, a)."""
         with np.errstate(all="ignore"):
             rows, rewards = (
                 np.array([side[first].sum(axis=0) ** 2 / side[squares].sum(axis=0) for side in (early, late)])
@@ -85,14 +83,14 @@ class DriftSums(Sums):
             total, blocks, count = columns.sum(axis=1), columns.shape[1], 1 / (1 / rows[:, arms]).sum(axis=0)
             if not len(arms) or blocks < _LEAST:
                 return False
-            # how much more each arm earned later, also without one block after the other
+            # the increase in each arm's reward, with all blocks and without each block
             difference, jackknifed = _difference(total), _difference(total[:, None] - columns)
         deviations, share = jackknifed - jackknifed.mean(axis=0), count / count.sum()
         level, error = float(difference @ share), float(np.sqrt((blocks - 1) * np.mean((deviations @ share) ** 2)))
         p_value = 1.0
         if rewarded >= _REWARDS and error and abs(level) > least_change:
             p_value = 2 * t_below(-abs(level) / error, blocks - 1)
-        # the arms that tell most, one by one
+        # the arms with the most evidence, one by one
         tested = np.flatnonzero((rewards[:, arms] >= _REWARDS).all(axis=0))
         tested = tested[np.argsort(-count[tested], kind="stable")[:_TESTED]]
         difference, deviations, share = difference[tested], deviations[:, tested], share[tested]
@@ -104,20 +102,19 @@ class DriftSums(Sums):
 
 
 def _difference(sums: Array) -> Array:
-    """How much more arms earned later, (..., a), from sums (4, ..., a) of weights and weighted rewards, early and
-    late; 0 for an arm that a side lacks."""
+    """The increase in arms' rewards, (..., a), from sums (4, ..., a) of weights and weighted rewards, early and late; 0
+    for an arm without rows on one side."""
     difference = sums[3] / sums[2] - sums[1] / sums[0]
     return np.where(np.isfinite(difference), difference, 0.0)
 
 
 @dataclass(frozen=True, eq=False)
 class ArrivalSums(Sums):
-    """Sums over decisions and events. Classes of decisions are by their distance to the last decision of the log.
-
-    decisions (64, AGES + 1): how many, by block of clusters and class; the last class has those that are complete
+    """Sums over decisions and events. Decisions are classed by their distance to the last decision of the log.
+    decisions (64, AGES + 1): their number, by block of clusters and class; the last class is of complete decisions
     rewards (64, AGES + 1, AGES): of events, by block, class of the decision and class of the event's age
-    events (AGES + 1, AGES): how many
-    watched: how long after the last decision the log goes on, in windows"""
+    events (AGES + 1, AGES): their number
+    watched: how long the log goes on after the last decision, in windows"""
 
     decisions: Array
     rewards: Array
@@ -129,9 +126,9 @@ class ArrivalSums(Sums):
 
     @classmethod
     def from_rows(cls, distance: Array, *, cluster: Ids, decision: Ids, age: Array, reward: Array) -> ArrivalSums:
-        """distance (n,): of each decision to the last one of the log, in windows, infinite where it is complete;
-        cluster (n,). decision, age, reward (m,): of each event, that of its decision, its age in windows of at most 1,
-        and what it adds to the reward."""
+        """distance (n,): from each decision to the last one of the log, in windows, infinite where it is complete;
+        cluster (n,). decision, age, reward (m,): of each event, its decision, its age in windows of at most 1, and its
+        contribution to the reward."""
         block, classes, cells = block_numbers(cluster), _classes(distance), (AGES + 1) * AGES
         (number,) = block_sums([None], block, classes, cells=AGES + 1)
         cell = classes[decision] * AGES + np.minimum(_classes(age), AGES - 1)
@@ -142,7 +139,7 @@ class ArrivalSums(Sums):
 
     @property
     def alarms(self) -> bool:
-        """Whether a share of the reward that matters is surely still on its way."""
+        """Whether a share of the reward that matters has surely not arrived yet."""
         decisions, rewards = self.decisions.sum(axis=0), self.rewards.sum(axis=0)
         missing = self._missing(decisions, rewards)
         if missing <= MATERIAL:
@@ -155,9 +152,9 @@ class ArrivalSums(Sums):
         return bool(missing - _ERRORS * error > MATERIAL)
 
     def _missing(self, decisions: Array, rewards: Array) -> float:
-        """The share of the reward that is on its way, by sums over blocks."""
+        """The share of the reward that has not arrived yet, from sums over blocks."""
         edges = _RATIO ** np.arange(1.0 - AGES, 1.0)
-        # how long decisions of each class were watched, at least and at most
+        # the shortest and longest time that decisions of each class were watched
         least, longest = np.r_[0.0, edges] + self.watched, np.r_[edges, np.inf] + self.watched
         links = np.ones(AGES)
         for age in range(1, AGES):
@@ -170,13 +167,13 @@ class ArrivalSums(Sums):
 
 
 def arrived_shares(links: Array) -> Array:
-    """The share of all reward that has come by each age, (a,). links (a,): what came by the age before it, as a share
-    of what came by itself, of decisions that were watched for so long; the first one does not matter."""
+    """The share of all reward that has come by each age, (a,). links (a,): the reward that came by the previous age as
+    a share of that by this age, among decisions that were watched long enough; the first one is not used."""
     return np.append(np.cumprod(links[:0:-1])[::-1], 1.0)
 
 
 def _classes(age: Array) -> Ids:
-    """The class of each age, in windows; AGES from a whole window on."""
+    """The class of each age, given in windows; AGES from a whole window on."""
     with np.errstate(divide="ignore"):
         steps = np.ceil(np.log(age) / np.log(_RATIO)) + AGES - 1
     return np.clip(np.where(age >= 1, AGES, steps), 0, AGES).astype(np.int64)

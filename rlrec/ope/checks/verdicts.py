@@ -1,4 +1,4 @@
-"""The verdict of an estimate, its reasons, and words for them; and the answer of a comparison."""
+"""The verdict of an estimate, its reasons and their explanations; and the answer of a comparison."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from rlrec.ope.checks.reasons import (
 )
 from rlrec.sentences import direction
 
-LEAST_MEAN_WEIGHT = 0.99  # that the mean weight must surely not be below
+LEAST_MEAN_WEIGHT = 0.99  # a mean weight that is surely smaller is a reason
 _BETWEEN_VISITS = (
     "what a visit shows changes the person's later visits (weak): the target would bring about other visits than the "
     "logger did, and only an experiment per user can tell"
@@ -31,18 +31,17 @@ _BETWEEN_VISITS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Diagnosis:
-    """The figures of a verdict; None where a figure has no meaning (the weights of dm) or does not exist.
-
-    weighted: whether the estimator weighs at all
-    n, clusters, ess: rows used, clusters they are in, effective sample size over clusters
-    nonzero: non-zero weighted rewards
+    """The figures behind a verdict; None where a figure has no meaning (the weights of dm) or does not exist.
+    weighted: whether the estimator uses weights
+    n, clusters, ess: rows used, their clusters, effective sample size over clusters
+    nonzero: number of nonzero weighted rewards
     reward_share: weighted share of rows whose reward is not the default
     k_hat: shape of the tail of the weights, where no largest weight is provable
-    unsupported: mean probability of the target on arms the logger gave 0
-    cluster_share: largest share of the estimate that one cluster carries
+    unsupported: mean probability of the target on arms that had probability 0 under the logger
+    cluster_share: largest share of the estimate that comes from one cluster
     mean_weight_z: distance of the mean weight from 1 in standard errors
     mean_weight_upper: the mean weight plus 3 standard errors
-    short_horizon: the effective sample size is too small at a step that carries the return"""
+    short_horizon: whether the effective sample size is too small at a step that contributes to the return"""
 
     weighted: bool
     n: int
@@ -59,11 +58,11 @@ class Diagnosis:
 
     @property
     def is_supported(self) -> bool:
-        """Whether the loggers of these rows could show what the target shows, as far as weights can tell."""
+        """Whether the loggers of these rows could show what the target shows, as far as weights tell."""
         return not any(_INSUFFICIENT[reason](self) for reason in ("unsupported", "mean-weight"))
 
 
-# Whether the figures of a diagnosis give a reason, by reason.
+# For each reason, whether the figures of a diagnosis give it.
 _INSUFFICIENT: dict[str, Callable[[Diagnosis], bool]] = {
     "no-rows": lambda figures: not figures.n,
     "low-ess": lambda figures: figures.weighted and (figures.ess or 0.0) < LEAST_ESS,
@@ -87,8 +86,8 @@ _WEAK: dict[str, Callable[[Diagnosis], bool]] = {
 
 
 def verdict(diagnosis: Diagnosis, *, extra: tuple[str, ...] = ()) -> tuple[str, tuple[str, ...]]:
-    """`ok`, `weak` or `insufficient`, and all reasons, worst first.
-    extra: words of REASONS that only the caller or the interval knows; each allows its best verdict at most."""
+    """`ok`, `weak` or `insufficient`, and all reasons, worst first. extra: names of REASONS that only the caller or the
+    interval knows; each limits the verdict to its best one."""
     insufficient, weak = (
         {reason for reason, exceeds in limits.items() if exceeds(diagnosis)} for limits in (_INSUFFICIENT, _WEAK)
     )
@@ -97,13 +96,13 @@ def verdict(diagnosis: Diagnosis, *, extra: tuple[str, ...] = ()) -> tuple[str, 
 
 
 def lowered(verdict: str, reasons: Iterable[str]) -> tuple[str, tuple[str, ...]]:
-    """The worst of a verdict and of those that these reasons allow at best, and the reasons, worst first."""
+    """The verdict, lowered to the worst of those that these reasons allow, and the reasons, worst first."""
     present = in_order(reasons)
     return worst_verdict([verdict, *(REASONS[reason].best for reason in present)]), present
 
 
 def _ess_cause(ess: float | None, clusters: int) -> str | None:
-    """The worst threshold that an effective sample size is below; None if it is below none."""
+    """The worst threshold that an effective sample size falls below; None if there is none."""
     least = {cause: number if number >= 1 else number * clusters for cause, number in ESS_LIMITS.items()}
     return next((cause for cause, number in least.items() if ess is None or ess < number), None)
 
@@ -113,7 +112,7 @@ def _rewards(ess: float | None, share: float | None) -> float:
 
 
 def explanations(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A line for every reason of these estimates (`Estimate` as a mapping), with those of its causes that occurred."""
+    """A line for every reason of these estimates (`Estimate` as a mapping), with the causes that occurred."""
     causes: dict[str, Callable[[Sequence[Mapping[str, Any]]], list[str]]] = {
         "low-ess": _low_ess, "few-rewards": _few_rewards, "mean-weight": _mean_weight,
         "position-model": _position_model, "short-horizon": _short_horizon, "carry-over": _carry_over,
@@ -151,7 +150,7 @@ def _short_horizon(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _left_out(reason: str, estimates: Sequence[Mapping[str, Any]]) -> list[str]:
-    """How many rows were left out of how many, with those that were left out for another reason."""
+    """The numbers of rows left out, with the total that includes them."""
     counts = dict.fromkeys((row["left_out"], row["left_out"] + row["n"]) for row in estimates)
     shares = " or ".join(f"{left_out:,} of {total:,}" for left_out, total in counts)
     return [f"{REASONS[reason].text}; {shares} were left out, for this or another reason"]
@@ -181,7 +180,7 @@ def _few_rewards(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
     effective = [_rewards(row["ess"], row["reward_share"]) for row in estimates if row["reward_share"] is not None]
     shortest = [number for number in effective if number < FEWEST_EFFECTIVE_REWARDS]
     short = [number for number in effective if FEWEST_EFFECTIVE_REWARDS <= number < EFFECTIVE_REWARDS]
-    explained = {"no-interval", "few-replicates", "no-reward-range", "no-variation"}  # a null bound
+    explained = {"no-interval", "few-replicates", "no-reward-range", "no-variation"}  # reasons for a null bound
     unknown = [estimate for estimate in estimates if None in (estimate["lower"], estimate["upper"])]
     product = "ESS x weighted share of rewards that are not the default"
     return [
@@ -204,8 +203,8 @@ def _span(values: Sequence[float | None]) -> str:
 
 
 ANSWERS = ("better", "worse", "same", "unknown")
-SAME_WITHIN = 0.02  # a difference below this share of what is compared with makes no difference
-# Reasons for which weights that look like those of the log say nothing.
+SAME_WITHIN = 0.02  # as a share of the reference value; smaller differences count as none
+# Reasons for which weights close to those of the log prove nothing.
 WEIGHT_DOUBTS = {
     "wrong-propensities", "estimated-propensity", "clipped-propensities", "mean-weight", "no-variation", "unnarrowed",
 }  # fmt: skip
@@ -214,9 +213,9 @@ _ANSWERS = {"more": "better", "less": "worse", "equal": "same", "unsure": "unkno
 
 
 class Answer(NamedTuple):
-    """The answer of a comparison. answer: one of ANSWERS; needed: clusters more after which the odds of an answer are
-    about even, if the difference is what it seems to be; None where the answer is known, or where more of this log
-    cannot tell."""
+    """The answer of a comparison. answer: one of ANSWERS; needed: the number of further clusters after which an answer
+    has even odds, if the true difference is the estimated one; None where the answer is known, or where more of this
+    log cannot give one."""
 
     answer: str
     needed: int | None
@@ -228,12 +227,11 @@ def judge(
     growth: Callable[[float], float] | None = None, shortages: Sequence[float] = (),
 ) -> Answer:  # fmt: skip
     """The answer of a difference with its interval.
-
-    scale: what a difference is a share of (1 for a lift), 0 where nothing is known to compare with. precision: a
-    difference that is none. ess: effective clusters, None where none are weighed; rewards: effective rewards that are
-    not the default. growth: how many times as many clusters make the interval narrower by a ratio [default: its
-    square]; shortages: how many times as many would be enough for bounds. `better` and `worse` need an interval without
-    0, and no reason for doubt but the size of the sample, which intervals take into account. Sides whose difference is
+    scale: the value that a difference is relative to (1 for a lift), 0 where it is not known. precision: differences up
+    to this count as none. ess: effective clusters, None without weights; rewards: effective number of rewards that are
+    not the default. growth: the factor by which clusters must grow to make the interval narrower by a ratio [default:
+    its square]; shortages: factors by which they must grow for bounds. `better` and `worse` need an interval without 0,
+    and no reason for doubt except the size of the sample, which intervals account for. Sides that differ only by
     rounding are the same, however few rows there are, unless their weights are in doubt."""
     doubts = doubts_of(reasons)
     answer = _ANSWERS[direction(lower, upper, tolerance=precision)]
@@ -249,12 +247,12 @@ def judge(
         if lower is not None and upper is not None and max(-lower, upper) <= SAME_WITHIN * scale:
             return Answer("same", None)
     if "clipping-bias" in reasons:
-        return Answer("unknown", None)  # which does not shrink as the log grows
+        return Answer("unknown", None)  # this bias does not shrink as the log grows
     has_bounds = lower is not None and upper is not None
     widths = _width(value, lower, upper, SAME_WITHIN * scale, precision)
     ratios = [ratio**2 if growth is None else growth(ratio) for ratio in widths]
     if verdict == "insufficient" or not has_bounds:
-        # how many times as many clusters would be effective enough, and bring enough rewards
+        # factors for enough effective clusters, and for enough rewards
         ratios += [least / number for least, number in ((LEAST_ESS, ess), (EFFECTIVE_REWARDS, rewards)) if number]
         ratios += shortages
     missing = clusters * (max(ratios, default=1.0) - 1)
@@ -262,7 +260,7 @@ def judge(
 
 
 def doubts_of(reasons: Collection[str]) -> set[str]:
-    """The reasons that no interval takes into account: an estimate that has one answers nothing."""
+    """The reasons that no interval accounts for; an estimate with one of them gives no answer."""
     large_enough = {name for name in reasons if REASONS[name].group == "sample" and name not in SAMPLE_DOUBTS}
     others = ((name, REASONS[name]) for name in {*reasons} - large_enough)
     return {name for name, reason in others if reason.group == "support" or reason.best != "ok"}
@@ -271,8 +269,9 @@ def doubts_of(reasons: Collection[str]) -> set[str]:
 def _width(
     value: float | None, lower: float | None, upper: float | None, least: float, precision: float
 ) -> list[float]:  # fmt: skip
-    """How much narrower the interval has to be to exclude what is no difference, with an even chance if the difference
-    is what it seems to be, or to lie within the least difference that counts, whichever comes first."""
+    """The ratios by which the interval must become narrower to exclude differences that count as none, with even odds
+    if the true difference is the estimated one, or to lie within the smallest difference that counts, whichever comes
+    first."""
     if value is None or lower is None or upper is None:
         return []
     low_reach, high_reach, size = value - lower, upper - value, abs(value)

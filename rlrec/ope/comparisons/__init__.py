@@ -1,1 +1,1 @@
-"""Comparisons: one metric or target less another, with its interval and its answer."""
+"""Comparisons of two metrics or targets: their difference, its interval and the answer."""

@@ -1,7 +1,7 @@
-"""Metrics, ratios of two sums over units, and one figure less another: interval, verdict, and whether it is better.
-
-The unit that was randomised (user or session) is the cluster: its decisions are not independent, and how many it has
-is random too. So a mean reward per decision is a ratio of two sums over units, and its error is that of a ratio."""
+"""Metrics, which are ratios of two sums over units, and differences of two figures: interval, verdict, and which is
+better.
+The randomised unit (user or session) is the cluster, since its decisions are not independent and their number is
+random. A mean reward per decision is therefore a ratio of two sums over units, with the error of a ratio."""
 
 from __future__ import annotations
 
@@ -25,18 +25,19 @@ from rlrec.ope.sums.moments import ClusterSummary, Moments, moments
 from rlrec.ope.sums.unit_visits import DAYS, SAMPLED_FLAGS
 from rlrec.sentences import rounding
 
-ALARM = 1e-3  # p-value below which groups differ, or a split is not as defined
-# Shares of a wrong split are as far from those defined as chance brings those of so many units: far and near.
+ALARM = 1e-3  # p-value below which groups differ, or a split differs from its definition
+# Sizes of Dirichlet priors for a wrong split: its shares lie as far from the defined ones as chance puts those of so
+# many units.
 SPLIT_UNITS = (10.0, 1_200.0)
-ROUNDING = 1e-12  # a variance this small beside the terms it is a difference of is none
+ROUNDING = 1e-12  # a variance this small, relative to the terms whose difference it is, counts as 0
 COLUMNS = ("reward", "decisions")
 SHARE: Bounds = (0.0, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A ratio of columns of `UnitSums`. reward: number of its reward definition; limits: its least and largest possible
-    value; per_unit: whether the denominator counts units."""
+    """A ratio of columns of `UnitSums`. reward: number of its reward definition; limits: its smallest and largest
+    possible value; per_unit: whether the denominator counts units."""
 
     name: str
     numerator: str
@@ -47,7 +48,7 @@ class Metric:
 
     @property
     def lacking(self) -> str | None:
-        """The column that says whether rows which the log dropped may be lacking; None where they never are."""
+        """The column that shows whether rows that the log dropped may be missing; None where none can be missing."""
         return None if self.denominator.startswith("mature_decisions") else SAMPLED_FLAGS["visits" in self.denominator]
 
     def bounds(self, value: MetricValue, level: float) -> Bounds:
@@ -56,7 +57,7 @@ class Metric:
         return (max(low, self.limits[0]), min(high, self.limits[1])) if value.varied else UNKNOWN
 
     def reasons(self, *values: MetricValue, bounded: bool) -> tuple[str, ...]:
-        """Why there is no value, or no bound, of these groups."""
+        """The reasons why these groups have no value, or no bound."""
         if not all(value.units for value in values):
             return ("none-at-risk" if self.denominator.startswith("at_risk") else "no-units",)
         few = min(value.units for value in values) < 2
@@ -64,8 +65,8 @@ class Metric:
 
 
 def metrics(rewards: int, *, per_session: bool = False) -> list[Metric]:
-    """The metrics of an answer in their order, under so many reward definitions. per_session: whether the unit is the
-    session, which comes again under its own key, whoever it is."""
+    """The metrics of an answer, in order. rewards: the number of reward definitions; per_session: whether the unit is
+    the session, which is recognised by its own key."""
     units, numbers = "units" if per_session else "recognised", range(rewards)
     return [
         Metric(name="visits", numerator="visits", denominator="units", per_unit=True),
@@ -100,7 +101,7 @@ def _reward_metric(number: int, name: str, denominator: str) -> Metric:
 
 @dataclass(frozen=True, kw_only=True)
 class MetricValue:
-    """A metric of a group. units: that count; rewarded: those whose numerator is not 0; numerator, denominator: the
+    """A metric of a group. units: that count; rewarded: units whose numerator is not 0; numerator, denominator: the
     sums over units; value, error: their ratio and its standard error (NaN for fewer than two units)."""
 
     units: int = 0
@@ -112,9 +113,9 @@ class MetricValue:
 
     @classmethod
     def from_sums(cls, sums: Moments | ClusterSummary | None) -> MetricValue:
-        """The ratio of the first two columns; None: of nothing. Its error is the jackknife's while every unit has sums
-        of its own, which keeps the false alarms of 20 users with very different numbers of decisions at 5 %; else that
-        of the delta method."""
+        """The ratio of the first two columns; None: no units. While every unit has its own sums, the error is the
+        jackknife's, which keeps false alarms at 5 % even for 20 users with very different numbers of decisions; else
+        that of the delta method."""
         if sums is None:
             return cls()
         summary = sums.summary() if isinstance(sums, Moments) else sums
@@ -129,29 +130,29 @@ class MetricValue:
 
     @property
     def per_unit(self) -> float:
-        """Mean numerator of a unit, NaN without one."""
+        """The mean numerator of a unit, NaN without units."""
         return self.numerator / self.units if self.units else np.nan
 
     @property
     def varied(self) -> bool:
-        """Whether there is an error."""
+        """Whether there is a positive error."""
         return self.error > 0 and self.units > 1
 
     def bounds(self, level: float) -> Bounds:
-        """Interval of the ratio by Student's t; infinite without variation, which is no certainty."""
+        """The interval of the ratio by Student's t; infinite without variation, which does not prove certainty."""
         reach = t_quantile((1 + level) / 2, self.units - 1) * self.error if self.varied else np.inf
         return (self.value - reach, self.value + reach) if self.varied else UNKNOWN
 
 
 def fold(numerator: Array, unit: Ids, *, spans_batches: bool) -> Moments:
     """The sums of one batch of decisions: `fold(a) + fold(b)` are those of both.
-    numerator (n,): of every decision; unit (n,): digest of the user or session that was randomised, any 64 bits;
-    spans_batches: a unit may come back in another batch."""
+    numerator (n,): of every decision; unit (n,): digest of the randomised user or session, any 64 bits; spans_batches:
+    whether a unit may have rows in another batch."""
     return ratio_sums(numerator, np.ones(len(numerator)), unit=unit, spans_batches=spans_batches)
 
 
 def ratio_sums(*columns: Array, unit: Ids, spans_batches: bool, names: Sequence[str] = COLUMNS) -> Moments:
-    """The sums of columns of one batch, (n,) each, the numerator and the denominator of a ratio first."""
+    """The sums of columns of one batch, (n,) each; the first two are the numerator and the denominator of a ratio."""
     return moments(np.column_stack(columns), unit.astype(np.int64), columns=tuple(names), spans_batches=spans_batches)
 
 
@@ -163,12 +164,12 @@ def _jackknife(sums: Array, value: float) -> float:
     return float(np.sqrt((len(sums) - 1) / len(sums) * (moved**2).sum()))
 
 
-# -- one figure less another --
+# -- the difference of two figures --
 
 
 class LookSequence(NamedTuple):
-    """A confidence sequence. rho: how soon it is tight; alpha: the share of logs in which it is wrong at some look;
-    sides: of its bounds that count, 1 or 2."""
+    """A confidence sequence. rho: determines when it is tightest; alpha: the probability that it is wrong at some look;
+    sides: the number of its bounds that are used, 1 or 2."""
 
     rho: float
     alpha: float
@@ -177,14 +178,13 @@ class LookSequence(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """A metric or a target less another one; a figure that does not exist is None, never NaN.
-
-    base: what it is compared with; p_value: two-sided, of no difference; clusters: of both sides; ess: effective ones,
-        the smaller of the two sides, None where nothing is weighed
+    """The difference between two metrics or targets; a figure that does not exist is None, never NaN.
+    base: the value of the second one; p_value: two-sided, of no difference; clusters: of both sides; ess: effective
+    clusters, the smaller of the two sides, None without weights
     verdict, reasons: as in an estimate, the worse of the two
-    theta, narrowed: with adjustment, the weight of the past, and by how much the interval is narrower than without
+    theta, narrowed: with adjustment, the coefficient of the past, and by how much it narrows the interval
     freedom: degrees of freedom of std_error; careful_error: the error for bounds at every look
-    even_units, even_rewards: units, and those with a reward, of an even split that tells as much
+    even_units, even_rewards: units, and those with a reward, of an even split that is as informative
     sequence: of the bounds, where they hold at every look"""
 
     value: float | None = None
@@ -207,31 +207,31 @@ class Comparison:
 
     @classmethod
     def from_figures(cls, reasons: Iterable[str] = (), **figures: Any) -> Comparison:
-        """The comparison of these figures; what is not finite becomes None."""
+        """The comparison with these figures; values that are not finite become None."""
         finite: dict[str, Any] = {
             name: finite_or_none(value) if isinstance(value, float) else value for name, value in figures.items()
         }
         return cls(**finite).because(*reasons)
 
     def because(self, *reasons: str) -> Comparison:
-        """The comparison with these reasons in addition, and no better verdict than they allow."""
+        """The comparison with further reasons, which limit its verdict."""
         verdict = worst_verdict((self.verdict, *(REASONS[reason].best for reason in reasons)))
         return replace(self, reasons=(*self.reasons, *reasons), verdict=verdict)
 
     def without(self, group: str) -> Comparison:
-        """The comparison without the reasons of a group, where another one answers for them."""
+        """The comparison without the reasons of a group, where another comparison covers them."""
         return replace(self, reasons=tuple(name for name in self.reasons if REASONS[name].group != group))
 
     def at_this_look(self, alpha: float) -> Comparison:
-        """The comparison with bounds by Student's t, which are wrong in a share alpha of logs at a look that was
-        planned beforehand."""
+        """The comparison with bounds by Student's t, which are wrong with probability alpha at one look that was
+        planned."""
         if self.std_error is None or not self.freedom:
             return self
         return self._with_reach(t_quantile(1 - alpha / 2, self.freedom) * self.std_error)
 
     def at_every_look(self, sequence: LookSequence) -> Comparison:
-        """The comparison with bounds that are wrong at some look in a share alpha of logs, and its p-value; without
-        either before there are enough units, and rewards."""
+        """The comparison with bounds that are wrong at any look with probability alpha, and its p-value; without both
+        until there are enough units and rewards."""
         bare = replace(self, lower=None, upper=None, p_value=None, sequence=sequence)
         if self.lower is None or not self.careful_error:
             return bare
@@ -244,7 +244,7 @@ class Comparison:
         return replace(bare._with_reach(float(reach)), p_value=float(p_value))
 
     def _with_reach(self, reach: float) -> Comparison:
-        """The comparison with bounds this far from its value."""
+        """The comparison with bounds at this distance from its value."""
         return replace(self, lower=(self.value or 0.0) - reach, upper=(self.value or 0.0) + reach)
 
     @property
@@ -254,12 +254,12 @@ class Comparison:
 
     @property
     def is_reliable(self) -> bool:
-        """Whether its bounds hold, as far as the log can tell."""
+        """Whether its bounds are valid, as far as the log shows."""
         return self.verdict != "insufficient" and not doubts_of(self.reasons)
 
     @property
     def relative(self) -> float | None:
-        """The difference as a share of what it is compared with."""
+        """The difference as a share of the base."""
         return None if self.value is None or not self.base else finite_or_none(self.value / self.base)
 
     @property
@@ -269,7 +269,7 @@ class Comparison:
 
     @property
     def answer(self) -> Answer:
-        """Whether the first one is better, worse, or as good, and how many clusters more would tell."""
+        """Whether the first one is better, worse, or as good, and how many further clusters would decide."""
         base, value, growth, shortages = self.base or 0.0, self.value or 0.0, None, list[float]()
         if self.sequence is not None:
             rho, alpha, _ = self.sequence
@@ -289,9 +289,9 @@ class Comparison:
 
 
 def difference(value: MetricValue, baseline: MetricValue, *, level: float, correlation: float = 0.0) -> Comparison:
-    """`value` minus `baseline` by Welch's t over units; a side without variation so far borrows the other's.
-    No bounds and no p-value where neither side has any.
-    correlation: of the two, where units are in both; degrees of freedom are then those of the smaller side."""
+    """`value` minus `baseline` by Welch's t over units; a side without variation so far uses the other's. No bounds and
+    no p-value where neither side varies.
+    correlation: between the two, where units are in both; degrees of freedom are then those of the smaller side."""
     sides = value, baseline
     variances, freedom = np.array([_variance(*sides), _variance(*sides[::-1])]), np.array([s.units - 1 for s in sides])
     variance = variances.sum()
@@ -312,8 +312,8 @@ def difference(value: MetricValue, baseline: MetricValue, *, level: float, corre
 
 
 def _missing(sides: Sequence[MetricValue], variances: Array) -> float:
-    """The variance that the smaller side lacks, if a unit of it varies as much as one of both sides together: a few
-    units that happen to be alike seem surer than they are."""
+    """The variance that the smaller side may lack, if one of its units varies as much as a unit of both sides together:
+    a few units that happen to be similar seem more certain than they are."""
     units = np.array([side.units for side in sides])
     freedom, smaller = units - 1, int(units[1] <= units[0])
     pooled = (freedom * units * variances).sum() / freedom.sum()  # variance of one unit
@@ -321,7 +321,7 @@ def _missing(sides: Sequence[MetricValue], variances: Array) -> float:
 
 
 def from_zero(mean: MetricValue, *, level: float, base: float) -> Comparison:
-    """A mean of differences that is 0 where there is none, by Student's t."""
+    """The comparison of a mean of differences with 0, by Student's t."""
     freedom = mean.units - 1 if mean.varied else 0
     return _by_t(
         mean.value, mean.error, freedom, level, base=base, clusters=mean.units, careful_error=mean.error,
@@ -330,7 +330,7 @@ def from_zero(mean: MetricValue, *, level: float, base: float) -> Comparison:
 
 
 def _by_t(value: float, error: float, freedom: float, level: float, **figures: Any) -> Comparison:
-    """The difference with its interval and p-value by Student's t, which 0 degrees of freedom do not give."""
+    """The difference with its interval and p-value by Student's t; without either for 0 degrees of freedom."""
     reach = t_quantile((1 + level) / 2, freedom) * error if freedom else np.inf
     p_value = 2 * t_below(-abs(value) / error, freedom) if freedom else np.nan
     return Comparison.from_figures(
@@ -346,8 +346,8 @@ def _variance(side: MetricValue, other: MetricValue) -> float:
 
 
 def holm(p_values: Sequence[float], alpha: float) -> tuple[list[float], list[float]]:
-    """The p-values as several tests at once have them, and the level of each interval, which excludes no difference
-    where the former is at most alpha.
+    """The adjusted p-values of several tests, and the level of each interval; an interval excludes no difference
+    exactly where its p-value is at most alpha.
     Source: Holm 1979."""
     adjusted, levels = [1.0] * len(p_values), [alpha] * len(p_values)
     largest, tests, is_rejected = 0.0, len(p_values), True
@@ -360,9 +360,9 @@ def holm(p_values: Sequence[float], alpha: float) -> tuple[list[float], list[flo
 
 
 def sample_ratio(phases: Sequence[tuple[Sequence[float], Sequence[Sequence[int]]]]) -> tuple[float, float]:
-    """Chi-square of the units assigned against the weights at the last look, and a p-value that holds at every look:
-    the smallest of all looks so far; NaN without a unit.
-    phases: of each, the weights, which need not add up to 1, and at each look its units so far, a number a variant.
+    """Chi-square of the assigned units against the weights at the last look, and a p-value that holds at every look:
+    the smallest one so far; NaN without units.
+    phases: for each, the weights, which need not sum to 1, and at each look its units so far, one number per variant.
     Source: Lindon & Malek 2022, a Dirichlet mixture against the weights."""
     chi2, ended, largest = np.nan, np.zeros(len(SPLIT_UNITS)), -np.inf
     for weights, looks in phases:
@@ -378,8 +378,8 @@ def sample_ratio(phases: Sequence[tuple[Sequence[float], Sequence[Sequence[int]]
 
 
 def log_bayes_factor(units: Sequence[int], shares: Sequence[float], c: float) -> float:
-    """Log odds of these units where shares are drawn from a Dirichlet distribution of size c about those that were
-    defined, against the latter."""
+    """The log Bayes factor of shares drawn from a Dirichlet distribution of size c around the defined ones, against the
+    defined shares."""
     log_odds = lgamma(c) - lgamma(c + sum(units))
     for n, share in zip(units, shares, strict=True):
         log_odds += lgamma(c * share + n) - lgamma(c * share) - n * log(share)
@@ -387,5 +387,6 @@ def log_bayes_factor(units: Sequence[int], shares: Sequence[float], c: float) ->
 
 
 def is_unlikely(split: tuple[float, float]) -> bool:
-    """Whether a split is not as defined, with a false alarm in 1,000 experiments, however often it is looked at."""
+    """Whether a split differs from its definition, with a false alarm in 1 of 1,000 experiments, however often one
+    looks."""
     return split[1] < ALARM

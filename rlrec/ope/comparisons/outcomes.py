@@ -1,8 +1,7 @@
-"""Outcomes of units by group: ratios of sums over units, their differences, and what units' pasts take off the noise.
-
+"""Outcomes of units by group: ratios of sums over units, their differences, and the noise reduction by units' pasts.
 A metric is the sum of a numerator over the sum of a denominator; a metric per unit has a denominator of 1. The unit is
-the cluster. Where units are in several groups (a policy followed another), the error of a difference takes the
-correlation of the two into account."""
+the cluster. Where units are in several groups (one policy followed another), the error of a difference includes the
+correlation of the two."""
 
 from __future__ import annotations
 
@@ -21,18 +20,18 @@ from rlrec.ope.sums.unit_visits import UnitSums
 from rlrec.records import Sums
 from rlrec.sentences import rounding
 
-YOUNG_SHARE = 0.9  # units are young while they have had less than this share of their visits
-MIN_EQUAL_UNITS = 7  # of each group, for groups without variation to differ: one split in 3,432 parts them so
+YOUNG_SHARE = 0.9  # units count as young while they have had less than this share of their visits
+# of each group, from which on groups without variation differ: by chance one split in 3,432 separates them so
+MIN_EQUAL_UNITS = 7
 _WITH_PAST = (*comparison.COLUMNS, "past_numerator", "past_denominator", "counted")
 Key = tuple[int, Metric]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class OutcomeSums(Sums):
-    """Sums over units that add up; keys are the number of a group and the name and reward of a metric.
-
+    """Sums over units, which can be added; keys are the number of a group and a metric.
     groups: of each group. pairs: of each group with the first one, (2, 2): over units in both, the products of
-    numerator and denominator here with numerator and denominator there."""
+    numerator and denominator in the group with those in the first."""
 
     groups: Mapping[Key, Moments]
     pairs: Mapping[Key, Array]
@@ -41,8 +40,8 @@ class OutcomeSums(Sums):
 def fold(
     units: UnitSums, metrics: Sequence[Metric], *, past: UnitSums | None = None, shared: bool = False
 ) -> OutcomeSums:
-    """The sums of a batch in which every unit is complete.
-    past: the same units before their entry, all in group 0; shared: a unit can be in several groups."""
+    """The sums of a batch that has each of its units completely.
+    past: the same units before their entry, all in group 0; shared: whether a unit can be in several groups."""
     names = {name for metric in metrics for name in (metric.numerator, metric.denominator)}
     units = replace(units, columns={name: units.columns[name] for name in names})
     past_columns = None if past is None else _aligned(past, units.unit)
@@ -73,7 +72,7 @@ def _sums(units: UnitSums, metric: Metric, rows: Ids, past_columns: Mapping[str,
 
 
 def _aligned(sums: UnitSums, unit: Ids) -> dict[str, Array]:
-    """The columns of these units, (n,), 0 where there are none. sums: of one group, by digest."""
+    """The columns for these units, (n,), 0 where a unit has no row. sums: of one group, by digest."""
     if not len(sums.unit):
         return {name: np.zeros(len(unit)) for name in sums.columns}
     index, present = look_up(sums.unit, unit)
@@ -82,22 +81,22 @@ def _aligned(sums: UnitSums, unit: Ids) -> dict[str, Array]:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Outcomes:
-    """The figures of sums over the whole log. adjusted: by the pasts of units."""
+    """The figures from sums over the whole log. adjusted: whether to adjust for the pasts of units."""
 
     sums: OutcomeSums
     level: float
     adjusted: bool = False
 
     def value(self, group: int, metric: Metric) -> MetricValue:
-        """A metric of a group, as it was observed."""
+        """A metric of a group, unadjusted."""
         return MetricValue.from_sums(self._summaries.get((group, metric)))
 
     def units(self, group: int, metric: Metric) -> int:
-        """How many units of a group count."""
+        """The number of units of a group that count."""
         return self.value(group, metric).units
 
     def compare(self, group: int, metric: Metric) -> Comparison:
-        """A metric of a group less that of the first, with the reasons why there is none."""
+        """The difference of a metric between a group and the first one, or the reasons why there is none."""
         sides = self.value(group, metric), self.value(0, metric)
         plain = difference(*sides, level=self.level, correlation=self._correlation(group, metric))
         result = self._adjust(group, metric, plain) if self.adjusted else plain
@@ -106,7 +105,8 @@ class Outcomes:
         return replace(result, base=plain.base).because(*(("no-past",) if lacks_past else reasons))
 
     def reserve(self, group: int, metric: Metric, least: float) -> Comparison:
-        """A metric of a group less what a guard asks of it, a share `least` below or above that of the first one."""
+        """A metric of a group minus the value that a guard requires, the first group's value changed by the share
+        `least`."""
         value, first = self.value(group, metric), self.value(0, metric)
         scale = 1 + least * np.sign(first.value)
         required = replace(first, value=first.value * scale, error=first.error * scale)
@@ -116,8 +116,8 @@ class Outcomes:
         )
 
     def differ(self, group: int, metric: Metric) -> bool:
-        """Whether a group differs from the first one, with a false alarm in 1,000: by the p-value; where the units of
-        each are all the same, if there are enough of them."""
+        """Whether a group differs from the first one, with a false alarm in 1 of 1,000 cases: by the p-value; where
+        neither group varies, whether there are enough units."""
         result, sides = self.compare(group, metric), [self.value(side, metric) for side in (group, 0)]
         if result.p_value is None:
             parted = abs(result.value or 0.0) > rounding(*(side.value for side in sides))
@@ -129,7 +129,7 @@ class Outcomes:
         return {key: sums.summary() for key, sums in self.sums.groups.items()}
 
     def _correlation(self, group: int, metric: Metric) -> float:
-        """Correlation of a metric of two groups, this one and the first, by the influences of units in both."""
+        """The correlation of a metric between this group and the first, from the influences of units in both."""
         products, sides = self.sums.pairs.get((group, metric)), []
         for number in (group, 0):
             summary = self._summaries.get((number, metric))
@@ -141,10 +141,10 @@ class Outcomes:
         size = np.sqrt(group_square * first_square)
         return float(np.clip(group_influence @ products @ first_influence / size, -1, 1)) if size > 0 else 0.0
 
-    # -- adjustment by the past --
+    # -- adjustment for the past --
 
     def _adjust(self, group: int, metric: Metric, plain: Comparison) -> Comparison:
-        """The difference less theta times that of the pasts (CUPED).
+        """The difference minus theta times that of the pasts (CUPED).
         Source: Deng et al. 2013, eq. 4 and 5, for ratios by their linear terms."""
         theta = self._theta(metric)
         value, baseline = (None if theta is None else self._adjusted(side, metric, theta) for side in (group, 0))
@@ -156,12 +156,12 @@ class Outcomes:
         return replace(result, theta=theta, narrowed=narrowed)
 
     def adjusted_value(self, group: int, metric: Metric) -> MetricValue | None:
-        """A metric of a group less theta times its past; None where there is nothing to adjust by."""
+        """A metric of a group minus theta times its past; None where there is nothing to adjust for."""
         theta = self._theta(metric) if self.adjusted else None
         return None if theta is None else self._adjusted(group, metric, theta)
 
     def _theta(self, metric: Metric) -> float | None:
-        """Covariance of the metric with its past over the variance of the past, within groups, from all units."""
+        """The covariance of the metric with its past over the variance of the past, within groups, from all units."""
         pairs = self._past_products(metric)
         variance = sum(past for _, past in pairs)
         return sum(covariance for covariance, _ in pairs) / variance if variance > 0 else None
@@ -181,7 +181,7 @@ class Outcomes:
                 summaries.setdefault(metric, {})[group] = summary
         covariates = {}
         for metric, by_group in summaries.items():
-            # the ratio of the past, of all groups together: a unit's past counts by what it is above that
+            # the ratio of the past over all groups; a unit's past counts as its deviation from this ratio
             past = np.sum([summary.total[2:4] for summary in by_group.values()], axis=0)
             ratio = 0.0 if metric.per_unit or not past[1] else float(past[0] / past[1])
             covariates[metric] = {group: _Covariate(summary, ratio) for group, summary in by_group.items()}
@@ -189,10 +189,9 @@ class Outcomes:
 
 
 def share_of_visits(begun: Array, ages: Array) -> float:
-    """Share of the visits of some time that units have had on average: the rest is to come, where units are young.
-
-    begun (t,): visits by the age that their unit had then; ages (t,): units by the age that they have now. The time
-    ends where fewer than a tenth of the units have been that long; NaN without a unit.
+    """The mean share of their visits that units have had so far; for young units, the rest is still to come.
+    begun (t,): visits by the age of their unit then; ages (t,): units by their present age. Ages that fewer than a
+    tenth of the units have reached are left out; NaN without units.
     Source: Nelson 2003, the mean cumulative function of units that are watched for different times."""
     at_risk = np.cumsum(ages[::-1])[::-1]
     if not at_risk.size or not at_risk[0]:
@@ -208,8 +207,8 @@ def mean_age(ages: Array) -> float:
 
 
 def expected_share(begun: Array, ages: Array, group_ages: Array) -> float:
-    """Share of their visits that the units of a group have had, where they come as those of all groups do, (t,) each as
-    of `share_of_visits`; group_ages: units of the group by the age that they have now. NaN without a unit."""
+    """The share of their visits that the units of a group have had, if they come as those of all groups do, (t,) each
+    as in `share_of_visits`; group_ages: units of the group by their present age. NaN without units."""
     at_risk = np.cumsum(ages[::-1])[::-1]
     long_enough = at_risk >= max(at_risk[0] / 10, 1)
     mean = np.cumsum(np.where(long_enough, begun / np.maximum(at_risk, 1), 0.0))
@@ -219,7 +218,7 @@ def expected_share(begun: Array, ages: Array, group_ages: Array) -> float:
 
 def changes_with_age(older: Outcomes, younger: Outcomes, group: int, metric: Metric) -> bool:
     """Whether the difference from the first group is another one for older units than for younger ones, with a false
-    alarm in 1,000."""
+    alarm in 1 of 1,000 cases."""
     halves = []
     for figures in (older, younger):
         value, first = (figures.value(side, metric) for side in (group, 0))
@@ -231,8 +230,7 @@ def changes_with_age(older: Outcomes, younger: Outcomes, group: int, metric: Met
 
 @dataclass(frozen=True, eq=False)
 class _Covariate:
-    """A metric of a group beside its past: R = sum N / sum D, and K, the mean over units of N0 - R0 D0.
-
+    """A metric of a group with its past: R = sum N / sum D, and K, the mean over units of N0 - R0 D0.
     summary: of the columns N, D, N0, D0 and 1; ratio: R0"""
 
     summary: ClusterSummary
@@ -240,17 +238,17 @@ class _Covariate:
 
     @property
     def products(self) -> tuple[float, float]:
-        """Sum over units of the product of their deviations in the metric and in the past, and of squares of the
-        latter."""
+        """The sum over units of the product of their deviations in the metric and in the past, and the sum of squares
+        of the latter."""
         influence, past = (weights * self.summary.total[4] for weights in self._weights)
         squares = past[:, None] * self.summary.moment * past
         square = float(squares.sum())
-        # a rounding of 0 is 0
+        # a rounding error of 0 counts as 0
         square = square if square > ROUNDING * float(np.abs(squares).sum()) else 0.0
         return float(influence @ self.summary.moment @ past) if square else 0.0, square
 
     def adjusted(self, mean: MetricValue, theta: float) -> MetricValue:
-        """R - theta K. Its error: that of R, by as much less as the delta method says."""
+        """R - theta K, with the error of R reduced as the delta method gives it."""
         (influence, past), moment = self._weights, self.summary.moment
         plain, residual = (max(0.0, float(w @ moment @ w)) for w in (influence, influence - theta * past))
         error = mean.error * np.sqrt(residual / plain) if plain > 0 else mean.error
@@ -263,42 +261,42 @@ class _Covariate:
 
     @property
     def _weights(self) -> tuple[Array, Array]:
-        """The influence of a unit on R and on K as weights of its columns."""
+        """The influence of a unit on R and on K, as coefficients of its columns."""
         numerator, denominator, _, _, units = self.summary.total.tolist()
         influence = np.array([1.0, -numerator / denominator, 0.0, 0.0, 0.0]) / denominator
         return influence, np.array([0.0, 0.0, 1.0, -self.ratio, -self._past_mean]) / units
 
 
-# -- units that were drawn by weights that changed --
+# -- units that were drawn with weights that changed --
 #
-# Groups are compared within strata, where all were drawn by the same weights, and what they differ by is combined. Of
-# all units together, a group that had a larger share when rates were high looks better than it is. A stratum counts
-# by the harmonic mean of its units in the groups, whatever they earned: one in which a group has few units tells
-# little.
+# Groups are compared within strata, whose units were all drawn with the same weights, and the differences are combined.
+# Over all units together, a group that had a larger share while rates were high would look better than it is. A stratum
+# is weighted by the harmonic mean of its numbers of units in the groups, whatever their rewards; one in which a group
+# has few units counts little.
 
 
-MIN_UNITS = 2  # of every group in a stratum that counts: one has no error
+MIN_UNITS = 2  # of every group in a stratum that counts; with one unit there is no error
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PhasedOutcomes(Outcomes):
-    """The figures of strata, combined. sums: of all units; strata: by number; groups: how many. Errors are those of
-    strata that know nothing of each other, as those of `ramp_strata` do though a unit can be in several."""
+    """The combined figures of strata. sums: of all units; strata: by number; groups: their number. Errors assume that
+    strata are uncorrelated; those of `ramp_strata` are, although a unit can be in several."""
 
     strata: Mapping[int, Outcomes]
     groups: int
 
     def value(self, group: int, metric: Metric) -> MetricValue:
-        """A metric of a group, as it would be if every group had the same share of its units in each stratum."""
+        """A metric of a group, as if all groups had the same share of their units in each stratum."""
         values = {key: outcomes.value(group, metric) for key, outcomes in self.strata.items()}
         return self._combine(group, metric, values)
 
     def units(self, group: int, metric: Metric) -> int:
-        """How many units of a group count, in all strata."""
+        """The number of units of a group that count, over all strata."""
         return sum(outcomes.value(group, metric).units for outcomes in self.strata.values())
 
     def _shares(self, metric: Metric) -> dict[int, float]:
-        """How much each stratum counts, of those that have enough units."""
+        """The weight of each stratum that has enough units."""
         weights = dict[int, float]()
         for key, outcomes in self.strata.items():
             units = np.array([outcomes.value(group, metric).units for group in range(self.groups)])
@@ -324,10 +322,11 @@ class PhasedOutcomes(Outcomes):
 
 
 def ramp_strata(cells: UnitSums, phases: int, groups: int) -> tuple[UnitSums, Ids]:
-    """The units of a ramp in each phase that served them, and the stratum of each: of that phase and the last one
-    before in which it was served. What follows a phase in which it had moved is left out, since who comes again may
-    hang on that. Within a stratum all units had been served alike before they were drawn, so that differences of strata
-    are uncorrelated. cells: of the groups phase * groups + group; of several in a phase, the first one counts."""
+    """The units of a ramp in each phase that served them, and the stratum of each: that phase together with the last
+    phase before in which the unit was served. Phases after the one in which it moved are left out, since whether a unit
+    comes again may depend on that. Within a stratum all units had been served alike before they were drawn, so
+    differences of strata are uncorrelated. cells: of the groups phase * groups + group; of several in a phase, the
+    first one counts."""
     rows = np.lexsort((cells.entry, cells.group // groups, cells.unit))
     unit, (phase, group) = cells.unit[rows], np.divmod(cells.group[rows], groups)
     begins = np.append(True, unit[1:] != unit[:-1])[: len(unit)]

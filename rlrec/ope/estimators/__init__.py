@@ -1,1 +1,1 @@
-"""The estimators, a family a file."""
+"""The estimators, one family per file."""

@@ -1,7 +1,7 @@
 """The direct method, and the reward models of estimators that use one.
-
 A model has, for every row, its value of the arm shown (`predicted`) and its mean over the target's arms (`expected`).
-An additive one is fitted on the log as a fold, and cross-fitted by cluster: the model of a row never saw its cluster.
+An additive model is fitted to the log as a fold, and cross-fitted by cluster: the model of a row is fitted without its
+cluster.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from rlrec.ope.sums.base import ImpressionEstimator, LogBatch, hash_bits, model_
 from rlrec.records import Sums
 
 _SALT = 2
-_PENALTIES = (1e5, 1e4, 1e3, 100.0, 10.0, 1.0)  # the strongest first: it wins a tie
-_NOTHING = 1e-12  # of a variance, relative to the squares that it is a difference of
-_CELLS = 500_000  # predictions in memory at once where every arm of every row is clipped
-_BLOCK = 8_192  # rows whose columns are in memory at once: few enough to stay near the processor
+_PENALTIES = (1e5, 1e4, 1e3, 100.0, 10.0, 1.0)  # strongest first, which wins a tie
+_NOTHING = 1e-12  # of a variance, relative to the squares whose difference it is; a smaller one counts as 0
+_CELLS = 500_000  # predictions in memory at once, where each arm of each row is clipped
+_BLOCK = 8_192  # rows whose columns are in memory at once; they fit in the processor's cache
 
 
 class Dm(ImpressionEstimator):
@@ -43,11 +43,11 @@ class Dm(ImpressionEstimator):
 
 @dataclass(frozen=True, eq=False)
 class RidgeSums(Sums):
-    """Normal equations of every cross-fitting fold, with the arms' diagonal block kept as a diagonal: they add up.
-
+    """Normal equations of every cross-fitting fold, where the arms' diagonal block is stored as a diagonal; they can be
+    added.
     count (k, a), reward (k, a): rows and sum of rewards per fold and arm
     cross (k, a, d): sum of the other columns (intercept, positions, context features) per arm
-    gram (k, d, d), answer (k, d): products of the other columns, among themselves and with the reward
+    gram (k, d, d), answer (k, d): products of the other columns with each other and with the reward
     square (k,): sum of squared rewards"""
 
     count: Array
@@ -58,11 +58,11 @@ class RidgeSums(Sums):
     square: Array
 
     def total(self, folds: list[int]) -> RidgeSums:
-        """The sums of some folds together, without the axis of folds."""
+        """The sum over some folds, without the axis of folds."""
         return RidgeSums(**{name: array[folds].sum(axis=0) for name, array in vars(self).items()})
 
     def error(self, effects: Array, beta: Array) -> float:
-        """Sum of squared errors of a fit (a,), (d,) on the rows of these sums, which are those of one fold."""
+        """The sum of squared errors of a fit (a,), (d,) on the rows of these sums, which are those of one fold."""
         linear = effects @ self.reward + beta @ self.answer
         square = effects**2 @ self.count + 2 * effects @ self.cross @ beta + beta @ self.gram @ beta
         return float(self.square - 2 * linear + square)
@@ -71,12 +71,12 @@ class RidgeSums(Sums):
 @dataclass(frozen=True, kw_only=True)
 class Ridge:
     """reward = intercept + arm + position + context x slope, by ridge regression.
-
-    arms, positions, features: how many there are
-    ridge: penalty of an arm's and a position's effect, in rows; that of a feature is the same after scaling to variance
-        1, so its unit does not matter; the intercept has none. None: the best of 1, 10, ..., 100,000, by
-        cross-validation inside the rows that a model is fitted on
-    folds: number of cross-fitting folds that clusters are cut into; a fold is predicted by the model of the others"""
+    arms, positions, features: their numbers
+    ridge: penalty of an arm's and a position's effect, in rows; that of a feature applies after scaling to variance 1,
+    so its unit does not matter; the intercept has none. None: the best of 1, 10, ..., 100,000, by cross-validation
+    within the rows to which a model is fitted
+    folds: number of cross-fitting folds into which clusters are divided; a fold is predicted by the model of the
+    others"""
 
     arms: int
     positions: int = 1
@@ -97,8 +97,8 @@ class Ridge:
         self, reward: Array, arm: Ids, *, position: Ids, cluster: Ids, context: Array | None = None,
         code: Ids | None = None, weight: Array | None = None,
     ) -> RidgeSums:  # fmt: skip
-        """Sums of one batch. arm (n,) from 0; position (n,) from 1; context (m, features) dense numbers; code (n,):
-        index of a row's context, the row's own index by default; weight (n,): of a row's squared error, 1 by default.
+        """The sums of one batch. arm (n,) from 0; position (n,) from 1; context (m, features) dense numbers; code (n,):
+        index of a row's context, by default the row's own index; weight (n,): of a row's squared error, by default 1.
         Raises InputError if an arm, a position or the shape of the context is out of range."""
         self._check(arm, position, context, code)
         weight = np.ones(len(reward)) if weight is None else weight
@@ -117,7 +117,7 @@ class Ridge:
             count.reshape(k, -1), rewards.reshape(k, -1), cross.reshape(k, -1, d), np.zeros((k, d, d)),
             np.zeros((k, d)), _totals(fold, weight * reward**2, k),
         )  # fmt: skip
-        # products of the other columns, in which rows with equal ones weigh as one, some rows at a time
+        # products of the other columns; equal rows are added up first, and rows are processed in portions
         first, kind = distinct(fold, position, code) if context is not None else distinct(fold, position)
         count, rewards = (_totals(kind, column, len(first)) for column in (weight, weight * reward))
         for start in range(0, len(first), _BLOCK):
@@ -136,7 +136,7 @@ class Ridge:
         return Model(ridge=self, effects=effects, coefficients=coefficients, reward_range=reward_range)
 
     def _columns(self, position: Ids, context: Array | None, code: Ids, rows: Ids) -> Array:
-        """Intercept, one column a position, context of these rows: (n, d)."""
+        """Intercept, one column per position, and the context of these rows: (n, d)."""
         columns = np.zeros((len(rows), 1 + self.positions + self.features))
         columns[:, 0] = 1.0
         columns[np.arange(len(rows)), position[rows]] = 1.0
@@ -155,7 +155,7 @@ class Ridge:
             raise InputError(f"an arm is outside the {self.arms} arms of the reward model")
 
     def _fit(self, sums: RidgeSums, fold: int) -> tuple[Array, Array]:
-        """The fit for rows of one fold, from all others: (a,), (d,)."""
+        """The fit for the rows of one fold, from all others: (a,), (d,)."""
         training = [number for number in range(self.folds) if number != fold]
         training_sums = sums.total(training)
         if self.ridge is not None:
@@ -166,16 +166,17 @@ class Ridge:
             test = sums.total([left_out_fold])
             fits = self._solve(sums.total([number for number in training if number != left_out_fold]), _PENALTIES)
             errors += [test.error(*fit) for fit in fits]
-        # the strongest penalty that is as good as the best: roundings, hence the order of the log, never choose
+        # the strongest penalty with the best error up to rounding, so that neither rounding nor the order of the log
+        # decides
         best = np.isclose(errors, errors.min(), rtol=1e-9, atol=1e-12 * float(training_sums.square))
         return self._solve(training_sums, (_PENALTIES[int(np.argmax(best))],))[0]
 
     def _solve(self, sums: RidgeSums, penalties: Sequence[float]) -> list[tuple[Array, Array]]:
-        """Arm effects (a,) and the other coefficients (d,) by each penalty.
-        The arms are eliminated first (Schur complement): their block is diagonal, so ten thousand arms cost little."""
+        """Arm effects (a,) and the other coefficients (d,) for each penalty.
+        The arms are eliminated first (Schur complement). Their block is diagonal, so ten thousand arms cost little."""
         if not sums.gram[0, 0]:
             return [(np.zeros(self.arms), np.zeros(len(sums.answer)))] * len(penalties)
-        # the normal equations of the other columns, arms eliminated
+        # the normal equations of the other columns, with the arms eliminated
         scale, left, right = np.diag(self._scale(sums.gram)), [], []
         for ridge in penalties:
             scaled = sums.cross / (sums.count + ridge)[:, None]
@@ -193,12 +194,12 @@ class Ridge:
         mean = gram[0] / gram[0, 0]
         square = np.diag(gram) / gram[0, 0]
         spread, square = (column[1 + self.positions :] for column in (square - mean**2, square))
-        varies = spread > _NOTHING * square  # what a feature without variance has is a rounding of 0
+        varies = spread > _NOTHING * square  # the variance of a constant feature is a rounding error of 0
         return np.concatenate([np.zeros(1), np.ones(self.positions), np.where(varies, spread, 1.0)])
 
 
 def _add_features(sums: Array, first: Ids, context: Array, code: Ids, weight: Array) -> None:
-    """Add the features of each row to the sums from `first` (n,) on: those that are not 0 alone."""
+    """Add the nonzero features of each row to the sums, at positions from `first` (n,) on."""
     index, feature = np.nonzero(context)
     values, start = context[index, feature], offsets(np.bincount(index, minlength=len(context)))
     for begin in range(0, len(code), _BLOCK):
@@ -240,10 +241,10 @@ class Model:
         return np.clip(self.effects[fold, arm] + offset, *self.reward_range)
 
     def expected(self, target: Array, *, case: Ids, fold: Ids, offset: Array) -> Array:
-        """Mean q under the target, (n,). target (m, a): its probabilities in m distinct cases; case (n,): index of a
-        row's case.
-        Clips arm by arm, as `predicted` does (else dr would be biased); where no value leaves the range, one product
-        is enough."""
+        """The mean of q under the target, (n,). target (m, a): its probabilities in m distinct cases; case (n,): index
+        of a row's case.
+        Values are clipped arm by arm, as in `predicted` (else dr would be biased); where no value leaves the range, one
+        product is enough."""
         # no value leaves the range: sum over arms of pi (effect + offset)
         lo, hi = self.reward_range
         low, high = self.effects.min(), self.effects.max()
@@ -255,7 +256,7 @@ class Model:
         return self._clipped_means(target, case[first], fold[first], offset[first])[kind]
 
     def _clipped_means(self, target: Array, case: Ids, fold: Ids, offset: Array) -> Array:
-        """Mean of the clipped values, (n,), of rows that lie in order of case and fold."""
+        """The mean of the clipped values, (n,), for rows in order of case and fold."""
         means = np.empty(len(offset))
         starts = run_starts(case, fold).tolist()
         size = max(1, _CELLS // self.effects.shape[1])

@@ -1,7 +1,6 @@
 """Weights of a page reward that is a sum over slots: w(slate) = q' G^+ 1_slate, itself a sum over slots.
-
-1_slate has a 1 for every pair of a position and the arm there; q is its mean under the target, G = E_log 1 1' the
-logger's probabilities of pairs. Source: Swaminathan et al. 2017; the closed form of uniform logs: own derivation."""
+1_slate has a 1 for every pair of a position and its arm; q is its mean under the target, and G = E_log 1 1' has the
+logger's probabilities of pairs. Source: Swaminathan et al. 2017; the closed form for uniform logs: own derivation."""
 
 from __future__ import annotations
 
@@ -11,16 +10,15 @@ import numpy as np
 
 from rlrec.arrays import Array, Ids, Index
 
-MAX_LISTED_SLATES = 5_000  # ordered slates that are listed for one logger
-SMALLEST_EIGENVALUE = 1e-10  # of G, relative to the largest: those below are 0
+MAX_LISTED_SLATES = 5_000  # most ordered slates that are listed for one logger
+SMALLEST_EIGENVALUE = 1e-10  # of G, relative to the largest one; smaller ones count as 0
 
 
 def uniform_weights(at_position: Array, anywhere: Array, *, size: Ids, arms: Ids) -> Array:
     """The weights of slates, slot by slot, (n,), where the logger drew uniformly among all ordered slates without
     repeats.
-
     at_position, anywhere: the target's probability of the slot's arm at its position, and at any position of the slate.
-    size: of the slate; arms: how many were eligible."""
+    size: of the slate; arms: the number of eligible arms."""
     left = np.maximum(arms - size, 1)
     constant = 1 / size - (arms - 1) / left
     weight = constant + (arms - 1) * at_position + (arms - 1) / left * anywhere
@@ -39,9 +37,8 @@ def can_list(size: int, arms: int) -> bool:
 
 
 def coefficients(support: Index, probability: Array, shares: Array) -> Array:
-    """G^+ q as a number for every position and arm, (size, arms): a slate's weight is the sum over its slots.
-
-    support (s, size): slates the logger may show, with its probability (s,) of each; shares (size, arms): the target's
+    """G^+ q as a number for every position and arm, (size, arms); a slate's weight is the sum over its slots. support
+    (s, size): slates that the logger may show, with probability (s,) each; shares (size, arms): the target's
     probabilities of arms at positions."""
     size, arms = shares.shape
     cell = support + np.arange(size) * arms

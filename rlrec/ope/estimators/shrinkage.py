@@ -9,16 +9,17 @@ import numpy as np
 
 from rlrec.arrays import Array, Flags
 
-_WIDEST, _SPREADS = 4.0, 161  # spreads that are tried, in units of what effects and errors spread together
-_SPREADS_OF_LINES, _SLOPES = 41, 17  # the same around lines, and spreads of slopes, up to half as wide
-_LIKELY = 0.3  # spread around lines and of slopes that is likely, in units of the errors
-MAX_PREDICTORS = 4  # of events that predict effects
-_ARMS_PER_KIND = 8  # at least, of arms whose effects show what a kind of event predicts
+_WIDEST, _SPREADS = 4.0, 161  # grid of spreads, in units of the joint spread of effects and errors
+_SPREADS_OF_LINES, _SLOPES = 41, 17  # the same around lines, and grid of spreads of slopes, up to half as wide
+_LIKELY = 0.3  # scale of the half-Cauchy priors of the spread around lines and of slopes, in units of the errors
+MAX_PREDICTORS = 4  # kinds of events that predict effects
+_ARMS_PER_KIND = 8  # arms that are needed for each kind of event whose effect is predicted
 
 
 @dataclass(frozen=True, eq=False)
 class ShrunkEffects:
-    """Normal posteriors of effects. mean, sd (k,): of each; prior_mean, prior_sd: of an arm that was never shown."""
+    """Normal posteriors of effects. mean, sd (k,): of each arm; prior_mean, prior_sd: of an arm that was never
+    shown."""
 
     mean: Array
     sd: Array
@@ -26,8 +27,8 @@ class ShrunkEffects:
     prior_sd: float
 
     def against(self, share: Array) -> ShrunkEffects:
-        """These effects against their mean by shares (k,) that add up to 1. Errors that all arms have in common (where
-        arms come and go), and errors that grow with effects, move that mean: effects against it have neither."""
+        """These effects minus their mean weighted by shares (k,), which sum to 1. Errors that all arms have in common
+        (where arms come and go), and errors that grow with effects, shift that mean, and cancel in the differences."""
         offset = float(share @ self.mean)
         mean, prior_mean = self.mean - offset, self.prior_mean - offset
         dust = 1e-12 * abs(offset)
@@ -35,16 +36,16 @@ class ShrunkEffects:
 
 
 def shrink(effect: Array, error: Array, usable: Flags, predictors: Array | None = None) -> ShrunkEffects:
-    """Posteriors of effects (k,) with standard errors (k,), normal around a common mean and, with predictors (k, p),
-    around a line in these; of those that are not usable, the prior, which the others make.
-
+    """Posteriors of effects (k,) with standard errors (k,), normal around a common mean or, with predictors (k, p),
+    around a line in these. Effects that are not usable get the prior that the others imply.
     The common mean and the spread of effects have flat priors and are integrated out: where effects cannot be told from
-    noise, their posterior keeps a doubt by which a policy explores. With predictors, that spread and the one of slopes
-    (of predictors in units of their own spread) have half-Cauchy priors: where they tell nothing, slopes are near 0.
+    noise, their posterior stays wide enough for a policy to explore. With predictors, that spread and the spread of
+    slopes (of predictors in units of their own spread) have half-Cauchy priors; predictors without information get
+    slopes near 0.
     Source: Gelman et al. 2013, Bayesian Data Analysis, section 5.4, equations 5.17, 5.20 and 5.21; section 5.7 for the
     half-Cauchy prior, section 15.3 for slopes."""
     nothing = np.zeros(len(effect))
-    usable = usable & (error > 0)  # none of which is NaN
+    usable = usable & (error > 0)  # which excludes NaN
     if not usable.any():
         return ShrunkEffects(nothing, nothing, 0.0, 0.0)
     y, s = effect[usable], error[usable]
@@ -65,7 +66,7 @@ def shrink(effect: Array, error: Array, usable: Flags, predictors: Array | None 
         log_posterior = log_posterior + log_prior.ravel()
     weight = np.exp(log_posterior - log_posterior.max())
     weight /= weight.sum()
-    # the mixture of posteriors given each spread, and of what an arm without any effect may have
+    # the mixture of the posteriors given each spread, and of the effect of an arm that was never shown
     mean, prior_mean = weight @ means, float(weight @ centre)
     arm_variance = arm_variance + np.tile(np.square(spread), len(lines))
     prior_sd = float(np.sqrt(weight @ (arm_variance + np.square(centre)) - prior_mean**2))
@@ -78,8 +79,9 @@ def shrink(effect: Array, error: Array, usable: Flags, predictors: Array | None 
 def shrink_cells(
     overall: ShrunkEffects, effect: Array, error: Array, usable: Flags, predictors: Array
 ) -> list[ShrunkEffects]:
-    """Posteriors in each of c cells, normal around the posterior of the arm in all of them: effect, error, usable
-    (c, k), predictors (c k, p) of how a cell differs from all. An arm that was never shown has the prior of all."""
+    """Posteriors in each of c cells, normal around the arm's posterior over all cells: effect, error, usable (c, k),
+    predictors (c k, p) of a cell's difference from the whole. An arm that was never shown has the prior of the
+    whole."""
     difference = shrink((effect - overall.mean).ravel(), error.ravel(), usable.ravel(), predictors)
     mean = overall.mean + difference.mean.reshape(effect.shape)
     sd = np.hypot(overall.sd, difference.sd.reshape(effect.shape))
@@ -87,9 +89,9 @@ def shrink_cells(
 
 
 def _around_lines(y: Array, s: Array, design: Array, variance: Array, slope: float) -> tuple[Array, ...]:
-    """For each of some spreads, by which effects with their errors have a variance (t, n): the log posterior of it,
-    means and variances of effects (t, n), the mean of an average arm, and how far the line of any other one may be from
-    it, squared. design (n, q): 1 and predictors, whose slopes spread by `slope`."""
+    """For each of several spreads, where effects with their errors have variance (t, n): its log posterior, means and
+    variances of effects (t, n), the mean of an average arm, and the squared error of the line for any other arm. design
+    (n, q): 1 and predictors, whose slopes have spread `slope`."""
     log_posterior, line, covariance = _lines(y, design, variance, slope)
     share, predicted = np.square(s) / variance, line @ design.T
     doubt = np.einsum("nq,tqr,nr->tn", design, covariance, design, optimize=True)
@@ -101,7 +103,7 @@ def _around_lines(y: Array, s: Array, design: Array, variance: Array, slope: flo
 
 
 def _lines(y: Array, design: Array, variance: Array, slope: float) -> tuple[Array, Array, Array]:
-    """The log posterior of each of some spreads, and the lines of y given it, (t, q), with their covariances."""
+    """The log posterior of each of several spreads, and the lines of y given it, (t, q), with their covariances."""
     precision = np.full(design.shape[1], slope**-2)
     precision[0] = 0.0  # the common mean has a flat prior
     information = np.einsum("tn,nq,nr->tqr", 1 / variance, design, design, optimize=True) + np.diag(precision)
@@ -114,8 +116,8 @@ def _lines(y: Array, design: Array, variance: Array, slope: float) -> tuple[Arra
 
 @dataclass(frozen=True, eq=False)
 class LineDraws:
-    """Draws of a posterior, n of each. slopes (n, p): of the line, by a unit of each predictor; predicted, effects
-    (n, k): on the line, and with what it leaves over."""
+    """Draws from a posterior, n of each. slopes (n, p): of the line, per unit of each predictor; predicted, effects (n,
+    k): the values on the line, and the effects, which deviate from it."""
 
     slopes: Array
     predicted: Array
@@ -123,14 +125,14 @@ class LineDraws:
 
 
 def draw_lines(effect: Array, error: Array, predictors: Array, *, draws: int, rng: np.random.Generator) -> LineDraws:
-    """Draws of the line in predictors (k, p) around which effects (k,) with standard errors (k,) lie, and of these.
-
-    The spread around it, and that of slopes by a predictor in units of its own spread, have half-Cauchy priors as wide
-    as effects and errors spread together. Predictors have errors too: they are posterior means (`joint_rates`), on
-    which slopes are those of what they stand for.
+    """Draws of the line in predictors (k, p) around which effects (k,) with standard errors (k,) lie, and of the
+    effects.
+    The spread around the line, and that of slopes per unit of a predictor's spread, have half-Cauchy priors as wide as
+    the joint spread of effects and errors. Predictors have errors, too: they are posterior means (`joint_rates`), on
+    which slopes equal those on the true rates.
     Source: Tripuraneni et al. 2023, Choosing a Proxy Metric from Past Experiments, for effects of experiments around a
     line in the effects on proxies; Carroll et al. 2006, Measurement Error in Nonlinear Models, chapter 4, for posterior
-    means in place of what was measured."""
+    means in place of measured values."""
     scale = float(np.sqrt(np.median(error) ** 2 + effect.var()))
     centre, unit = predictors.mean(axis=0), predictors.std(axis=0)
     design = np.column_stack([np.ones(len(effect)), (predictors - centre) / unit])
@@ -162,10 +164,8 @@ def _standardized(predictors: Array, usable: Flags) -> Array:
 
 
 def event_rates(events: Mapping[str, Array], looks: Array, usable: Flags) -> dict[str, Array]:
-    """The rates at which looks at each arm bring the kinds of events that differ most from arm to arm, (k,), shrunk
-    towards the average of all arms. events: by kind the sums of values and of their squares at the arm's own slots,
-    (k, 2); looks (k,).
-
+    """The rates per look of the kinds of events that differ most between arms, (k,), shrunk towards the mean of all
+    arms. events: by kind, the sums of values and of squared values at the arm's own slots, (k, 2); looks (k,).
     Source: DerSimonian and Laird 1986, for the variance between arms."""
     shown = usable & (looks > 0)
     total = float(looks[shown].sum())
@@ -188,11 +188,10 @@ def event_rates(events: Mapping[str, Array], looks: Array, usable: Flags) -> dic
 
 
 def joint_rates(values: Array, products: Array, looks: Array) -> tuple[Array, Array]:
-    """Posterior means (k, p) and covariances (k, p, p) of the rates of kinds of events at the slots of arms, which may
-    go together. values: their sums, (k, p); products (p, p): sums of products of two kinds over all slots; looks (k,),
-    all above 0.
-
-    Source: as of `event_rates`, for several kinds; Carroll et al. 2006, section 4.4."""
+    """Posterior means (k, p) and covariances (k, p, p) of the rates of kinds of events at the slots of arms; rates may
+    be correlated. values: sums of the values, (k, p); products (p, p): sums of products of two kinds over all slots;
+    looks (k,), all above 0.
+    Source: as in `event_rates`, for several kinds; Carroll et al. 2006, section 4.4."""
     total = float(looks.sum())
     mean, noise = values.sum(axis=0) / total, products / total
     distance = values / looks[:, None] - mean
@@ -218,7 +217,7 @@ def columns_of(rates: Mapping[str, Array], arms: int) -> Array:
 
 
 def add_effects(posteriors: Sequence[ShrunkEffects], factors: Sequence[float]) -> ShrunkEffects:
-    """The posterior of a sum of effects that were shrunk each by itself, each times a factor."""
+    """The posterior of the sum of effects that were shrunk separately, each multiplied by a factor."""
     pairs = list(zip(posteriors, factors, strict=True))
     return ShrunkEffects(
         mean=np.sum([factor * effects.mean for effects, factor in pairs], axis=0),

@@ -12,11 +12,11 @@ import numpy as np
 from rlrec.arrays import Array, Flags
 from rlrec.ope.sums.base import ImpressionEstimator, LogBatch, require_positive
 
-_HEAVIEST = 1e100  # weight of which a square is summed
+_HEAVIEST = 1e100  # largest weight whose square is summed
 
 
 class Reweighing(ImpressionEstimator):
-    """Base of the estimators that weigh rewards alone, as they are."""
+    """Base of the estimators that weight rewards, without a model."""
 
     intervals: ClassVar[tuple[str, ...]] = ("normal", "bootstrap-t", "cressie-read")
     widens: ClassVar[bool] = True
@@ -80,8 +80,8 @@ class Cram(ImpressionEstimator):
 
 
 def crammed_weights(weights: Iterable[Array], later: Iterable[Flags], counts: Iterable[float]) -> Array:
-    """The weights of `Cram`, (n,): the change of a target's weights at each step, in the rows that came later, each
-    counted as often as all rows are more than those. weights, later (n,): after each step."""
+    """The weights of `Cram`, (n,): the change of a target's weights at each step, in the rows that came later,
+    multiplied by the ratio of all rows to those. weights, later (n,): after each step."""
     earlier, total = np.zeros(()), np.zeros(())
     for weight, is_later, count in zip(weights, later, counts, strict=True):
         total = total + np.where(is_later, count * (weight - earlier), 0.0)
@@ -91,10 +91,9 @@ def crammed_weights(weights: Iterable[Array], later: Iterable[Flags], counts: It
 
 @dataclass(frozen=True, kw_only=True)
 class Extreme(ImpressionEstimator):
-    """Mean of weight used x reward, and of one reward for the weight that was cut: the least, or the largest, value
-    that is possible, as the mean weight is 1. Weights that are used are bounded, so that its own bounds hold.
-
-    changed: the estimator that changes weights; reward: the least or the largest one"""
+    """Mean of weight used x reward, where the weight that was cut gets one reward: the smallest, or the largest,
+    possible value, as the mean weight is 1. The weights used are bounded, so its own bounds are valid.
+    changed: the estimator that changes weights; reward: the smallest or the largest one"""
 
     changed: ChangedWeights
     reward: float = 0.0
@@ -121,7 +120,7 @@ class ChangedWeights(ImpressionEstimator):
     """Base of the estimators that change weights on purpose."""
 
     biased: ClassVar[bool] = True
-    unbiased: ClassVar[type[ImpressionEstimator]]  # the same one without the change
+    unbiased: ClassVar[type[ImpressionEstimator]]  # the same estimator without the change
 
     @abstractmethod
     def weight_used(self, weight: Array) -> Array:

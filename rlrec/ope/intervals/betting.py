@@ -1,9 +1,8 @@
 """Bets against a logger: tests of its propensities that may be repeated every night.
-
-1{shown} / p, where p is the logged probability, has mean 1 given the past. A gambler who bets that it is more, or less,
-wins nothing from an honest log on average: his wealth is a martingale that starts at 1, and the chance that it ever
-reaches w is at most 1 / w (Ville's inequality), however often it is checked. Several bets side by side, in shares fixed
-before each draw, are one such gambler.
+1{shown} / p, where p is the logged probability, has mean 1 given the past. A gambler who bets that it is larger, or
+smaller, gains nothing from an honest log on average: his wealth is a martingale that starts at 1, and the probability
+that it ever reaches w is at most 1 / w (Ville's inequality), however often it is checked. Several bets side by side, in
+shares fixed before each draw, count as one such gambler.
 Source: own derivation from Ville's inequality."""
 
 from __future__ import annotations
@@ -22,17 +21,17 @@ MORE_STAKES = np.r_[2.0 ** -np.arange(12, 0, -1), 0.9]
 # A bet on "less" multiplies its money by 1 - stake (1{shown}/p - 1), and must not lose more than it has: its stake is
 # this share of m / (1 - m), where m <= p is the smallest propensity of any arm, which is known before the draw.
 LESS_SHARES = np.r_[2.0 ** -np.arange(6, 0, -1), 0.9]
-# The first bet keeps its money: no bad luck leaves the gambler with nothing.
+# The first bet stakes nothing, so that bad luck never leaves the gambler without money.
 BETS = 1 + len(MORE_STAKES) + len(LESS_SHARES)
 
-SHARE = 1e-3  # of each bet's money that is spread over all bets between two batches
-HEAVIEST = 1e100  # larger weights 1 / p are cut to this one
+SHARE = 1e-3  # share of each bet's money that is redistributed over all bets between two batches
+HEAVIEST = 1e100  # larger weights 1 / p are cut to this
 
 
 def log_factors_not_shown(least: Array) -> Array:
     """Log factor of each bet, (BETS, n), where the arm was eligible and not shown.
-    least (n,): the smallest propensity of any eligible arm, 0 where it is unknown. On a single eligible arm (least 1)
-    nobody bets "less"."""
+    least (n,): the smallest propensity of any eligible arm, 0 where it is unknown. Where only one arm is eligible
+    (least 1), there is no bet on "less"."""
     more_factors = np.repeat(np.log1p(-MORE_STAKES)[:, None], len(least), axis=1)
     return np.vstack([np.zeros(len(least)), more_factors, np.log1p(LESS_SHARES[:, None] * _odds(least))])
 
@@ -40,7 +39,7 @@ def log_factors_not_shown(least: Array) -> Array:
 def log_factors_shown(p: Array, least: Array) -> Array:
     """Log factor of each bet, (BETS, n), where the arm was shown. p (n,): its propensity, above 0; least as before."""
     gain = np.minimum(1 / p, HEAVIEST) - 1
-    # below 1 though p and least are rounded
+    # stays below 1 although p and least are rounded
     loss = np.minimum(LESS_SHARES[:, None] * _odds(least) * gain, LESS_SHARES[:, None])
     return np.vstack([np.zeros(len(p)), np.log1p(MORE_STAKES[:, None] * gain), np.log1p(-loss)])
 
@@ -51,8 +50,9 @@ def _odds(least: Array) -> Array:
 
 
 def spread_wealth(log: Array) -> Array:
-    """Log wealth of the bets with a small share of the total spread over all of them, (BETS, m): a logger that turns
-    wrong after a long honest time meets bets that still have money. log (BETS, m): log wealth of each bet."""
+    """The log wealth of the bets after a small share of the total is redistributed over all of them, (BETS, m). So a
+    logger that becomes wrong after a long honest time still meets bets with money. log (BETS, m): log wealth of each
+    bet."""
     return np.logaddexp(np.log1p(-SHARE) + log, np.log(SHARE) + log_wealth(log))
 
 
@@ -62,27 +62,27 @@ def log_wealth(log: Array) -> Array:
     return top + np.log(np.exp(log - top).mean(axis=0))
 
 
-# -- a test of logged propensities, on one log: whether arms were shown as often as it says --
+# -- a test of logged propensities on one log: whether arms were shown as often as their propensities say --
 #
-# A bet on "more" multiplies its money by 1 + stake (1{shown}/p - 1) at each decision and wins nothing from an honest
-# log on average, so its wealth reaches w with probability 1 / w at most (Markov's inequality). Where one arm is shown
-# less than its propensities say, another one is shown more: bets on "more" are enough. Source: own derivation.
+# A bet on "more" multiplies its money by 1 + stake (1{shown}/p - 1) at each decision. It gains nothing from an honest
+# log on average, so its wealth reaches w with probability at most 1 / w (Markov's inequality). Where one arm is shown
+# less often than its propensities say, another is shown more often, so bets on "more" suffice. Source: own derivation.
 
-BET_ALPHA = 1e-3  # false alarms of the test, over all arms of a log
+BET_ALPHA = 1e-3  # probability of a false alarm, over all arms of a log
 STAKES = 2.0 ** -np.array([10, 7, 5, 3, 2, 1])
-_LEAST = 1e-200  # propensities below are too small to bet on
+_LEAST = 1e-200  # smaller propensities are not bet on
 
 
 @dataclass(frozen=True, eq=False)
 class BetSums(Sums):
-    """Log wealth of every bet on every arm, (bets, m); sums of batches add up."""
+    """The log wealth of every bet on every arm, (bets, m); sums of batches can be added."""
 
     log: Array = field(default_factory=lambda: np.zeros((len(STAKES), 1)))
 
 
 def bet_sums(p: Array, arm: Ids, *, eligible: Array) -> BetSums:
-    """Sums of one batch of decisions. p, arm (n,): the propensity and the number of the arm that each showed;
-    eligible (m,): in how many of them each arm was eligible."""
+    """The sums of one batch of decisions. p, arm (n,): the propensity and the number of the arm that each decision
+    showed; eligible (m,): the number of decisions in which each arm was eligible."""
     gain, arms = 1 / np.maximum(p, _LEAST) - 1, len(eligible)
     lost = np.log1p(-STAKES)
     won = [np.bincount(arm, weights=np.log1p(stake * gain), minlength=arms) for stake in STAKES]
@@ -91,23 +91,22 @@ def bet_sums(p: Array, arm: Ids, *, eligible: Array) -> BetSums:
 
 
 def propensities_are_wrong(sums: BetSums, *, alpha: float = BET_ALPHA) -> bool:
-    """Whether some arm was shown more often than its propensities allow, with a false alarm in a share alpha of logs.
-    Arms that were never eligible are not counted."""
+    """Whether some arm was shown more often than its propensities allow; a false alarm has probability alpha. Arms that
+    were never eligible are not counted."""
     log = sums.log[:, sums.log.any(axis=0)]
     return log.size > 0 and float(log_wealth(log).max()) > np.log(log.shape[1] / alpha)
 
 
-# -- a lower bound of a mean, on one log that may be looked at as often as it grows --
+# -- a lower bound of a mean, which holds however often the growing log is looked at --
 
-_HALVINGS = 60  # of the range that a bound is sought in
+_HALVINGS = 60  # of the interval in which a bound is searched
 
 
 def mean_bound(growth: Array, rows: float, *, alpha: float, stakes: Array = DYADIC) -> float:
-    """Lower bound of the mean per row of values of 0 or more, wrong at any look with probability alpha at most: the
-    largest v at which equal bets with these stakes have together won 1 / alpha. No largest value need be known.
-
+    """A lower bound of the mean per row of values of 0 or more, wrong at any look with probability at most alpha: the
+    largest v at which equal bets with these stakes have together won 1 / alpha. The largest value need not be known.
     growth (s,): sums over clusters of ln(1 + stake x), by stake; rows: of all clusters. A cluster of N rows whose x is
-    v N on average multiplies the money by (1 + stake x) / (1 + stake v)^N, which is 1 or less on average.
+    v N on average multiplies the money by (1 + stake x) / (1 + stake v)^N, which is at most 1 on average.
     Source: Sakhi et al. 2024, Logarithmic Smoothing for Pessimistic Off-Policy Evaluation; Ville's inequality."""
     low, high = 0.0, float((np.expm1(growth / rows) / stakes).max())
     for _ in range(_HALVINGS):

@@ -1,6 +1,5 @@
 """Standard errors and intervals over clusters: normal, bootstrap-t, Cressie-Read.
-
-An unknown bound is infinite here; `estimate.py` reports it."""
+An unknown bound is infinite here; `estimate.py` turns it into null."""
 
 from __future__ import annotations
 
@@ -23,15 +22,15 @@ REPLICATES = 2000
 Bounds = tuple[float, float]
 UNKNOWN: Bounds = (-np.inf, np.inf)
 
-# A variance this small relative to the terms that it is a difference of is a rounding of zero.
+# A variance this small, relative to the terms whose difference it is, counts as zero.
 _NOTHING = 1e-12
-_MAX_SQUARE_SUM = 1e100  # beyond it products of Cressie-Read overflow: there are no bounds
+_MAX_SQUARE_SUM = 1e100  # above it, products in Cressie-Read overflow and there are no bounds
 
 
 def check(interval: str, level: float, *, estimators: Mapping[str, Estimator]) -> None:
-    """Raises InputError for an unknown interval, a level outside (0, 1), or an estimator without this interval.
-    An estimator for which no interval is valid (dm) may stand beside others: its bounds are null. Cressie-Read is
-    refused for it, as for all but ips and snips."""
+    """Raises InputError for an unknown interval, a level outside (0, 1), or an estimator that lacks this interval.
+    An estimator without any valid interval (dm) is accepted beside others; its bounds are null. Cressie-Read is refused
+    for it, as for all estimators but ips and snips."""
     if interval not in INTERVALS:
         hint = suggest(interval, list(INTERVALS)) or f"known: {', '.join(INTERVALS)}"
         raise InputError(f"unknown interval {interval!r}", hint=hint)
@@ -49,27 +48,27 @@ def check_level(level: float) -> None:
 
 def value_and_error(estimator: Smooth, total: Array, moment: Array, n: int) -> tuple[Array, Array]:
     """Value and standard error (delta method, n - 1), (...,) each, from sums over n clusters.
-    total (..., d): sums of the terms; moment (..., d, d): sums of the outer products of a cluster's terms. An
-    estimate does not change with the scale of its terms: so it is taken at the sums, and gradient x total = 0 (Euler),
-    so the moment needs no centring."""
+    total (..., d): sums of the terms; moment (..., d, d): sums of the outer products of a cluster's terms. An estimate
+    does not change with the scale of its terms, so it is evaluated at the sums; since gradient x total = 0 (Euler), the
+    moment needs no centring."""
     with np.errstate(all="ignore"):
         # gradient' moment gradient, product by product
         gradient = estimator.gradient(total)
         products = gradient[..., :, None] * moment * gradient[..., None, :]
         raw, size = products.sum(axis=(-2, -1)), np.abs(products).sum(axis=(-2, -1))
-        # a rounding of 0 is 0; overflow remains NaN
+        # a rounding error of 0 counts as 0; overflow stays NaN
         variance = np.where(raw > _NOTHING * size, raw, 0.0 * raw) * (n / (n - 1) if n > 1 else np.nan)
         return estimator.value(total), np.sqrt(variance)
 
 
 def normal(value: float, error: float, level: float) -> Bounds:
-    """value -+ z x error; unknown where the error is 0: a log without variation proves no certainty."""
+    """value -+ z x error; unknown where the error is 0, since a log without variation does not prove certainty."""
     reach = -NormalDist().inv_cdf((1 - level) / 2) * error
     return (value - reach, value + reach) if error > 0 else UNKNOWN
 
 
 def _draws(seed: int, number: int, m: int) -> Iterator[npt.NDArray[np.uint16]]:
-    """How often each of m units is drawn in each replicate, some replicates at a time."""
+    """How often each of m units is drawn in each replicate, in portions of replicates."""
     generator, step = np.random.default_rng(np.random.SeedSequence(seed)), max(1, 2**18 // m)
     for start in range(0, number, step):
         size = min(step, number - start)
@@ -79,12 +78,12 @@ def _draws(seed: int, number: int, m: int) -> Iterator[npt.NDArray[np.uint16]]:
 
 @lru_cache(maxsize=1)
 def _usual_draws(seed: int, m: int) -> Sequence[npt.NDArray[np.uint16]]:
-    """The draws of `REPLICATES` replicates, cached: all estimates from one log have the same."""
+    """The draws of `REPLICATES` replicates, cached, since all estimates from one log share them."""
     return tuple(_draws(seed, REPLICATES, m))
 
 
 def joint_quantiles(t: Sequence[Array], level: float) -> Bounds:
-    """Quantiles of the smallest and of the largest of several t in each replicate, (b,) each; (inf, -inf) of none."""
+    """Quantiles, over replicates, of the smallest and of the largest of several t, (b,) each; (inf, -inf) for none."""
     if not len(t):
         return np.inf, -np.inf
     columns = np.stack(t)
@@ -109,14 +108,14 @@ class Studentised:
     values: Array = field(default_factory=lambda: np.empty(0))
 
     def quantiles(self, level: float) -> Bounds:
-        """The quantiles of t that an interval of this level reaches."""
+        """The quantiles of t that bound an interval of this level."""
         return _quantiles(np.sort(self.t), bounding_rank(level, len(self.t)))
 
     def bounds(self, level: float, *, at_least: Bounds = (np.inf, -np.inf)) -> Bounds:
-        """Bounds by the studentised bootstrap: value - t x error with t the quantiles of (value* - value) / error*.
-        A replicate without any variation has error 0: it counts as -inf or +inf, by its side; one with no weight at
-        all, as both. An infinite quantile makes the bound infinite; so does a level for which the replicates are too
-        few. at_least: quantiles of t that the bounds must reach as well."""
+        """Bounds by the studentised bootstrap: value - t x error, with t the quantiles of (value* - value) / error*.
+        A replicate without any variation has error 0 and counts as -inf or +inf, by the sign of its difference; one
+        without any weight counts as both. An infinite quantile makes the bound infinite, and so does a level for which
+        there are too few replicates. at_least: quantiles of t that the bounds must at least reach."""
         if not len(self.t):
             return UNKNOWN
         low, high = self.quantiles(level)
@@ -125,17 +124,17 @@ class Studentised:
 
 
 def studentised_bootstrap(estimator: Smooth, units: Array, *, seed: int, number: int = REPLICATES) -> Studentised:
-    """`studentised_bootstraps` of one estimate. number 0: value and error alone."""
+    """`studentised_bootstraps` of one estimate. number 0: only value and error."""
     return studentised_bootstraps([(estimator, units)], seed=seed, number=number)[0]
 
 
 def studentised_bootstraps(
     samples: Sequence[tuple[Smooth, Array]], *, seed: int, number: int = REPLICATES
 ) -> list[Studentised]:  # fmt: skip
-    """The studentised bootstrap: in each replicate the squared error is the sum over units of (count x influence^2), by
-    that replicate's own gradient.
-    samples: estimators with their sums of clusters or blocks, (m, d). A draw depends on the seed and on how many these
-    are alone, so two targets on one log have the same draws; there is one for all samples of as many."""
+    """The studentised bootstrap: in each replicate the squared error is the sum over units of (count x influence^2),
+    with that replicate's own gradient.
+    samples: estimators with their sums of clusters or blocks, (m, d). A draw depends only on the seed and on m, so two
+    targets on one log have the same draws, and all samples with the same m share one."""
     figures = [_by_influence(*sample) for sample in samples]
     t, values = ([[np.empty(0)] for _ in samples] for _ in range(2))
     indices_by_size: dict[int, list[int]] = {}
@@ -164,7 +163,7 @@ def studentised_bootstraps(
 
 
 def _by_influence(estimator: Smooth, units: Array) -> tuple[float, float, float]:
-    """Value, its error, and the size below which an error is a rounding of zero; NaN where there is none."""
+    """The value, its error, and the size below which an error counts as zero; NaN where there is none."""
     m, total = len(units), units.sum(axis=0)
     with np.errstate(all="ignore"):
         value, gradient = float(estimator.value(total)), estimator.gradient(total)
@@ -175,12 +174,13 @@ def _by_influence(estimator: Smooth, units: Array) -> tuple[float, float, float]
 
 
 def bounding_rank(level: float, number: int) -> int:
-    """Rank, from either side, of the ordered replicate that bounds an interval; 0 if `number` is too few for it."""
+    """The rank, counted from either end of the sorted replicates, of the one that bounds an interval; 0 if `number` is
+    too small."""
     return int((number + 1) * (1 - level) / 2 + _NOTHING)
 
 
 def _studentise(distance: Array, errors: Array, *, scale: float) -> Array:
-    """distance / error of every replicate, (b,): infinite by its side where the error is 0."""
+    """distance / error of every replicate, (b,); where the error is 0, infinite with the sign of the distance."""
     distance = np.where(np.abs(distance) <= _NOTHING * scale, 0.0, distance)
     side = np.where(distance == 0, 0.0, np.copysign(np.inf, distance))
     with np.errstate(all="ignore"):
@@ -196,8 +196,8 @@ def _quantiles(t: Array, rank: int) -> Bounds:
 
 
 def stretched(value: float, error: float, bounds: Bounds, parts: Sequence[float]) -> tuple[float, Bounds]:
-    """Error and bounds of an estimate with the error of a simulation. parts: the estimate by equal parts of what
-    was simulated, whose mean varies by their variance over their number."""
+    """Error and bounds of an estimate, widened by the error of a simulation. parts: the estimate from each of several
+    equal parts of the simulation; the variance of their mean is their variance over their number."""
     if len(parts) < 2 or not error > 0:
         return error, bounds
     total = float(np.hypot(error, np.std(parts, ddof=1) / np.sqrt(len(parts))))
@@ -206,7 +206,8 @@ def stretched(value: float, error: float, bounds: Bounds, parts: Sequence[float]
 
 
 def pulled(bounds: Bounds, outer: Bounds, share: float) -> Bounds:
-    """The bounds, moved by this share of the way to outer ones, where those lie farther out and are finite."""
+    """The bounds, moved by this share of the distance towards outer ones, where these lie farther out and are
+    finite."""
     (low, high), (outer_low, outer_high) = bounds, outer
     low_gap = low - outer_low if -np.inf < outer_low < low < np.inf else 0.0
     high_gap = outer_high - high if -np.inf < high < outer_high < np.inf else 0.0
@@ -214,7 +215,7 @@ def pulled(bounds: Bounds, outer: Bounds, share: float) -> Bounds:
 
 
 def intersection(bounds: Sequence[Bounds], value: float) -> Bounds:
-    """The bounds that lie inside several ones, and hold the value."""
+    """The intersection of several bounds, extended to include the value."""
     return min(value, max(low for low, _ in bounds)), max(value, min(high for _, high in bounds))
 
 
@@ -238,7 +239,7 @@ def cressie_read(sums: WeightSums, *, largest: float, reward: Bounds, level: flo
     statistic and its reference distribution; the closed form is an own derivation, see `_lower`."""
     if sums.n < 2 or max(sums.w2, sums.w2r2) > _MAX_SQUARE_SUM:
         return UNKNOWN
-    if largest > _MAX_SQUARE_SUM:  # as if no bound were known: its square would overflow
+    if largest > _MAX_SQUARE_SUM:  # treated as unknown: its square would overflow
         largest = np.inf
     # The likelihood ratio is referred to F(1, n), the square of Student's t.
     spread = _least_spread(sums, largest if sums.w < sums.n else 0.0)
@@ -251,7 +252,8 @@ def cressie_read(sums: WeightSums, *, largest: float, reward: Bounds, level: flo
 
 
 def _least_spread(sums: WeightSums, fake: float) -> float:
-    """Smallest sum of h^2 that makes the mean weight 1, with one fake observation of weight `fake` beside the n."""
+    """The smallest sum of h^2 that makes the mean weight 1, with one fake observation of weight `fake` added to the
+    n."""
     n = sums.n
     if np.isinf(fake):
         return 1 + 1 / n
@@ -290,19 +292,20 @@ def _lower(sums: WeightSums, fake: float, reward: float, spread: float) -> float
 
 
 def _reach(residual: float, budget: float) -> float:
-    """The largest decrease of a mean with this residual variance within a budget; -inf where it is overdrawn."""
+    """The largest decrease, within a budget, of a mean with this residual variance; -inf where the budget is
+    negative."""
     return float(np.sqrt(max(residual, 0.0) * budget)) if budget >= 0 else -np.inf
 
 
-# -- estimates of differences, smooth functions of the sums of both sides, which lie side by side --
+# -- estimates of differences: smooth functions of the sums of both sides, whose columns lie side by side --
 
-EARNED = 2  # columns of what served: the rewards that were logged, and the rows
+EARNED = 2  # columns of the log: the logged rewards, and the rows
 
 
 @dataclass(frozen=True)
 class Minus:
-    """An estimate of one target minus a baseline, whose columns follow. baseline: the logged average, from the `EARNED`
-    columns; None: another target, estimated as the first."""
+    """An estimate of one target minus a baseline, whose columns follow the target's. baseline: the logged average, from
+    the `EARNED` columns; None: another target with the same estimator."""
 
     estimator: Smooth
     baseline: Smooth | None = None
@@ -313,11 +316,11 @@ class Minus:
         return mean[..., :cut], mean[..., cut:]
 
     def unit(self, mean: Array) -> Array:
-        """A reward of this size is a difference of 1."""
+        """The size of a reward that equals a difference of 1."""
         return np.ones(mean.shape[:-1])
 
     def base(self, mean: Array) -> float:
-        """The value that a difference is a share of."""
+        """The value that the difference is relative to."""
         with np.errstate(divide="ignore", invalid="ignore"):
             return float((self.baseline or self.estimator).value(self.sides(mean)[1]))
 

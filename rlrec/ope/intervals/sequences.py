@@ -1,7 +1,7 @@
-"""Confidence sequences: intervals that hold at every look, however often somebody looks; and how many units they take.
-
-n clusters have been counted so far. The sequence is asymptotic: it needs `MIN_CLUSTERS` clusters and `MIN_EVENTS` of
-them with a reward, below which nothing can be said. It is tightest at a number of clusters that is fixed beforehand.
+"""Confidence sequences, which are intervals that hold at every look, however often somebody looks; and the number of
+units that they take.
+n is the number of clusters so far. The sequence is asymptotic: it needs `MIN_CLUSTERS` clusters and `MIN_EVENTS` of
+them with a reward; below that it gives no statement. It is tightest at a number of clusters that is fixed beforehand.
 Source: Waudby-Smith et al. 2024, Time-uniform central limit theory and asymptotic confidence sequences."""
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ MIN_CLUSTERS, MIN_EVENTS = 100, 20
 
 
 def tightness(best_n: float, alpha: float) -> float:
-    """The rho for which a two-sided sequence that misses in a share alpha of logs is tightest at best_n clusters."""
+    """The rho for which a two-sided sequence with error probability alpha is tightest at best_n clusters."""
     return float(np.sqrt((-2 * np.log(alpha) + np.log(1 - 2 * np.log(alpha))) / best_n))
 
 
 def half_width(variance: float | Array, n: float | Array, *, best_n: float, alpha: float) -> Array:
-    """Half the width of the two-sided sequence after n clusters; infinite without one.
+    """Half the width of the two-sided sequence after n clusters; infinite with n = 0.
     variance: of one cluster, so that variance / n is the squared error."""
     return half_width_at(variance, n, rho=tightness(best_n, alpha), alpha=alpha)
 
 
 def half_width_at(variance: float | Array, n: float | Array, *, rho: float, alpha: float) -> Array:
-    """Half the width of a sequence of any rho, which comparisons share whose levels follow from each other."""
+    """Half the width of a sequence with any rho. Comparisons whose levels depend on each other share one rho."""
     return _reach(variance, n, rho, np.log(_spread(n, rho) / alpha))
 
 
 def growth(ratio: float, n: float, *, rho: float, alpha: float) -> float:
-    """How many times as many clusters as n make the two-sided sequence narrower by this ratio."""
+    """The factor by which n must grow to make the two-sided sequence narrower by this ratio."""
     times = np.geomspace(1, 1e9, 2_000)
     widths = half_width_at(1.0, n * times, rho=rho, alpha=alpha)
     is_narrow = ratio * widths <= widths[0]
@@ -46,12 +46,12 @@ def bound_distance(variance: float | Array, n: float | Array, *, best_n: float, 
 
 
 def bound_distance_at(variance: float | Array, n: float | Array, *, rho: float, alpha: float) -> Array:
-    """The distance to the bound of a one-sided sequence of any rho."""
+    """The distance from the estimate to the bound of a one-sided sequence with any rho."""
     return _reach(variance, n, rho, np.log1p(_spread(n, rho) / (2 * alpha)))
 
 
 def p_value(difference: float | Array, variance: float | Array, n: float | Array, *, rho: float) -> Array:
-    """The smallest level at which the two-sided sequence of this rho excludes 0 after n clusters; it is valid at every
+    """The smallest level at which the two-sided sequence with this rho excludes 0 after n clusters; valid at every
     look."""
     squared_z = np.square(difference) * n / variance
     return np.minimum(1.0, _spread(n, rho) * np.exp(-squared_z / 2 * _settled_share(n, rho)))
@@ -69,27 +69,28 @@ def _spread(n: float | Array, rho: float) -> Array:
 
 
 def _settled_share(n: float | Array, rho: float) -> Array:
-    """n rho^2 / (n rho^2 + 1), the share of the mixture that the clusters have narrowed."""
+    """n rho^2 / (n rho^2 + 1): the share of the mixture that n clusters have narrowed."""
     information = np.asarray(n) * rho**2
     return information / (information + 1)
 
 
-# -- how many units tell a difference of a size: at one look that was planned, and however often somebody looks --
+# -- how many units it takes to detect a difference of a given size: at one planned look, and at repeated looks --
 #
 # variance: of one unit, such that variance / n is the squared error of the difference after n units of all groups.
 
-PATHS, LOOKS = 4_000, 200  # simulated to find when a sequence tells: the number of units is right within about 1 %
-FARTHEST, HALVINGS = 1e-6, 16  # from the units for which a sequence is tightest: as near as 0.05 %
+PATHS, LOOKS = 4_000, 200  # simulated to find when a sequence excludes 0; the number of units is accurate to about 1 %
+# search range around the units at which a sequence is tightest, and its bisections: accurate to 0.05 %
+FARTHEST, HALVINGS = 1e-6, 16
 
 
 def variance_of_difference(variance: float, lifted: float, shares: Sequence[float]) -> float:
-    """The variance of one unit of a difference of the smallest other group from the first one.
-    variance, lifted: of a unit of the first group, and of the others; shares: of all units, one a group."""
+    """The variance, per unit, of the difference between the smallest other group and the first one.
+    variance, lifted: of a unit of the first group, and of the others; shares: of all units, one for each group."""
     return variance / shares[0] + lifted / min(shares[1:])
 
 
 def fixed_units(variance: float, difference: float, *, alpha: float, power: float) -> float:
-    """Units of all groups after which the interval of a single look excludes 0 with this power."""
+    """The number of units of all groups after which the interval of a single look excludes 0 with this power."""
     reach = NormalDist().inv_cdf(1 - alpha / 2) + NormalDist().inv_cdf(power)
     return variance * (reach / difference) ** 2
 
@@ -97,21 +98,21 @@ def fixed_units(variance: float, difference: float, *, alpha: float, power: floa
 def sequential_units(
     variance: float, difference: float, *, alpha: float, power: float, best_n: float | None = None
 ) -> float:  # fmt: skip
-    """Units of all groups by which a confidence sequence has excluded 0 with this power, somebody looking all along: a
-    path leaves the sequence where chance and drift together are beyond its width. best_n: units for which it is
-    tightest; None for those that this answers."""
+    """The number of units of all groups after which a confidence sequence has excluded 0 with this power, where
+    somebody looks all along. A path leaves the sequence where noise and drift together exceed its width. best_n: the
+    number of units at which it is tightest; None: the result itself."""
     share = np.arange(1, LOOKS + 1) / LOOKS
     noise = np.random.default_rng(0).normal(0.0, LOOKS**-0.5, (PATHS, LOOKS)).cumsum(axis=1) / share
 
     def needed(ratio: float) -> float:
-        """The units where the sequence is tightest at this many times them."""
+        """The number of units, where the sequence is tightest at `ratio` times this number."""
         width = half_width(1.0, share, best_n=ratio, alpha=alpha)
-        drift = float(np.quantile((width - noise).min(axis=1), power))  # in standard errors of the end
+        drift = float(np.quantile((width - noise).min(axis=1), power))  # in standard errors at the end
         return variance * (drift / difference) ** 2
 
     if best_n is None:
         return needed(1.0)
-    # the ratio and the units follow from each other: more units, a smaller ratio
+    # the ratio and the number of units depend on each other: more units mean a smaller ratio
     low, high = best_n * FARTHEST, best_n / FARTHEST
     for _ in range(HALVINGS):
         units = (low * high) ** 0.5

@@ -8,7 +8,7 @@ from math import erfc, exp, isinf, lgamma, log, log1p, pi, sqrt
 
 _TERMS = 1_000  # of the continued fraction, at most
 _TINY, _CLOSE = 1e-300, 1e-15
-_LARGE_FREEDOM = 1_000  # degrees of freedom from which on a quantile is an expansion about the normal one
+_LARGE_FREEDOM = 1_000  # degrees of freedom above which a quantile is an expansion around the normal one
 
 
 def t_below(value: float, freedom: float) -> float:
@@ -52,8 +52,8 @@ def chi_square_above(value: float, freedom: int) -> float:
 
 
 def _solve(distribution: Callable[[float], float], density: Callable[[float], float], probability: float) -> float:
-    """The quantile of a probability of 1/2 or less, by Newton's method: the distribution function is convex below 0,
-    so no step from 0 goes too far."""
+    """The quantile for a probability of at most 1/2, by Newton's method. The distribution function is convex below 0,
+    so no step from 0 overshoots."""
     value, step = 0.0, 1.0
     while step > _CLOSE * abs(value):
         step = (distribution(value) - probability) / density(value)
@@ -85,5 +85,5 @@ def _beta(left: float, right: float, a: float, b: float) -> float:
 
 
 def _nonzero(value: float) -> float:
-    """The value, or the smallest divisor that is allowed where it is nearly 0."""
+    """The value, or the smallest allowed divisor where it is nearly 0."""
     return value if abs(value) > _TINY else _TINY

@@ -1,9 +1,8 @@
-"""Mean reward of each arm in a log whose policy learned while it was written.
-
-The sample mean of an arm is biased down there: an arm that began badly is given up, and its mean never corrected.
-Weights h / p, where p is the propensity with which the arm was shown, undo that choice; h = sqrt(p), known before the
-draw, keeps the weights of rarely shown arms from growing without bound. The remaining bias is that of dividing by the
-sum of the weights (the mean is self-normalised).
+"""The mean reward of each arm in a log whose policy learned while it was written.
+The sample mean of an arm is biased downwards in such a log: an arm with a bad start is given up, and its mean is never
+corrected. Weights h / p remove this bias, where p is the propensity with which the arm was shown; h = sqrt(p), known
+before the draw, keeps the weights of rarely shown arms bounded. What remains is the bias of dividing by the sum of the
+weights (self-normalisation).
 Source: own derivation."""
 
 from __future__ import annotations
@@ -15,13 +14,13 @@ import numpy as np
 from rlrec.arrays import Array
 
 TERMS = 5
-SMALLEST = 1e-200  # smaller propensities weigh no more: sums of squared weights stay finite
-ROUNDING = 1e-7  # an error this small relative to the mean is a rounding of 0
+SMALLEST = 1e-200  # smaller propensities get the weight of this one, so that sums of squared weights stay finite
+ROUNDING = 1e-7  # a relative error as small as this counts as 0
 
 
 def terms(reward: Array, p: Array, pulls: Array | float = 1.0) -> Array:
-    """Terms that each row adds to the sums of its arm, (TERMS, n). reward (n,); p (n,): propensity of the arm shown;
-    pulls: that each row counts, the mean being one a pull."""
+    """The terms that each row adds to the sums of its arm, (TERMS, n). reward (n,); p (n,): propensity of the arm
+    shown; pulls: the number of pulls that each row counts as, where the mean is per pull."""
     weight = 1 / np.sqrt(np.maximum(p, SMALLEST))
     counted, weighted = weight * pulls, weight * reward
     return np.array([counted, weighted, counted * counted, counted * weighted, weighted * weighted])

@@ -19,17 +19,17 @@ from rlrec.errors import InputError
 
 # Probabilities come from quadrature: a sum may pass 1 by a rounding.
 ROUNDING = 1e-9
-# The smallest propensity that is ever stored is 1e-300; beyond it, sums of weights would overflow.
+# The smallest stored propensity is 1e-300; with smaller ones, sums of weights would overflow.
 _HEAVIEST = 1e300
 _DTYPES = {"cluster": np.int64, "default": np.bool_}
-NO_COLUMNS = ("start", "left_out")  # fields of batches that are no columns of rows
+NO_COLUMNS = ("start", "left_out")  # fields of batches that are not columns of rows
 CORE = ("rows", "earned", "weight", "weighted_reward")
 TABLES = ("target_at", "logged_at", "exposure", "change")  # columns with a number for every position, or every arm
 
 
 @dataclass(frozen=True)
 class ValueRange:
-    """The least and the greatest of some values; the sum of two is the range of both."""
+    """The smallest and the largest of some values; the sum of two is the range of both."""
 
     least: float = np.inf
     largest: float = -np.inf
@@ -42,7 +42,7 @@ class ValueRange:
         return ValueRange(min(self.least, other.least), max(self.largest, other.largest))
 
     def scaled(self, factor: float) -> ValueRange:
-        """The range of values that count `factor` times."""
+        """The range of values that count `factor` times: unchanged."""
         return self
 
 
@@ -99,11 +99,11 @@ class RewardColumns:
         return len(self.reward)
 
     def take(self, rows: Flags | Ids) -> Self:
-        """These rows, flagged or numbered, in that order; `left_out` is 0."""
+        """These rows, given as flags or indices, in that order; `left_out` is 0."""
         return type(self)(**{name: column[rows] for name, column in self.columns().items()})
 
     def counted(self, column: Array) -> Array:
-        """A column of rows with each value as often as its row counts; (n,) or (n, c)."""
+        """A column of rows with each value multiplied by the count of its row; (n,) or (n, c)."""
         return column if self.count is None else (column.T * self.count).T
 
     @cached_property
@@ -114,11 +114,10 @@ class RewardColumns:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LogBatch(RewardColumns):
-    """Rows of the log as one target sees them, one row an impression.
-
-    propensity (n,): the logging policy's probability of this arm on the weight's basis (the marginal at the position,
-        or the prefix); NaN where none was logged: the row is left out of every estimator that weighs, and counted.
-    target (n,): the target's probability on the same basis; NaN where it has none (left out as well).
+    """Rows of the log as one target sees them; one row is an impression.
+    propensity (n,): the logging policy's probability of this arm, either its marginal at the position or that of the
+    slate down to it; NaN where none was logged: estimators with weights leave the row out and count it.
+    target (n,): the target's probability of the same event; NaN where it has none (left out as well).
     crammed (n,): the weights of `Cram`, of either sign; None for a target that has not learned from the rows."""
 
     propensity: Array
@@ -134,12 +133,12 @@ class LogBatch(RewardColumns):
 
     @cached_property
     def usable(self) -> Flags:
-        """Flags of the rows that can be weighed, (n,)."""
+        """Which rows can be weighed, (n,)."""
         return ~(np.isnan(self.propensity) | np.isnan(self.target))
 
     @cached_property
     def weight(self) -> Array:
-        """Importance weight target / propensity, (n,); 0 where the row cannot be weighed."""
+        """The importance weight target / propensity, (n,); 0 where the row cannot be weighed."""
         weight = np.zeros(len(self))
         with np.errstate(over="ignore"):
             np.divide(self.target, self.propensity, out=weight, where=self.usable)
@@ -147,15 +146,15 @@ class LogBatch(RewardColumns):
 
     @cached_property
     def core(self) -> dict[str, Array]:
-        """The columns that diagnostics, lifts and Cressie-Read need, whichever estimators are chosen: rows that can be
-        weighed, what they earned, their weights, and the products of both."""
+        """The columns that diagnostics, lifts and Cressie-Read need whatever estimators are requested: rows that can be
+        weighed, their rewards, their weights, and the products of both."""
         rows = self.usable.astype(np.float64)
         columns = (rows, rows * self.reward, self.weight, self.weight * self.reward)
         return dict(zip(CORE, columns, strict=True))
 
 
 def require(name: str, column: Array, good: Flags, requirement: str) -> None:
-    """Raises InputError that names the first row of a column which is not good."""
+    """Raises InputError that names the first row of a column that violates a requirement."""
     if not good.all():
         row = int(np.argmin(good))
         raise InputError(f"{name} of row {row} of the batch is {column[row]}; it must be {requirement}")
@@ -172,7 +171,7 @@ class Smooth(Protocol):
 
 
 class Ratio:
-    """One mean divided by another: a smooth function of mean terms, and the shape of most estimates."""
+    """The quotient of two means, a smooth function of mean terms; most estimates have this form."""
 
     def value(self, mean: Array) -> Array:
         return mean[..., 0] / mean[..., 1]
@@ -184,26 +183,25 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Estimator(Ratio, ABC):
-    """Base of every estimator, whatever its unit: a ratio, unless it has a `value` and a `gradient` of its own. The
-    object holds parameters and no data: a new estimator is a new class (a dataclass, where it has parameters), whose
-    docstring the help of `evaluate` shows, and a word in the registry.
+    """Base of all estimators: a ratio, unless it has its own `value` and `gradient`. The object holds parameters and no
+    data. A new estimator is a new class (a dataclass, where it has parameters), whose docstring appears in the help of
+    `evaluate`, and a name in the registry.
+    `value` must not change when all columns are multiplied by one number (every estimate here is a ratio of sums). It
+    therefore accepts means per cluster or per block, or plain sums, and the delta-method error needs no centring."""
 
-    `value` must not change when all columns are multiplied by one number (every estimate here is a ratio of sums).
-    So it takes means per cluster or per block, or plain sums, and the delta-method error needs no centring."""
-
-    name: ClassVar[str]  # from that of the class: SwitchDr is switch-dr
+    name: ClassVar[str]  # derived from the class name: SwitchDr is switch-dr
     unit: ClassVar[str]  # one row of the estimate: impression, slate or session
-    weighted: ClassVar[bool] = True  # uses importance weights: rows without a propensity are left out
-    needs_model: ClassVar[bool] = False  # uses a reward model: the batch must have `predicted` and `expected`
-    self_normalised: ClassVar[bool] = False  # stays inside the reward's range: bounds are cut there
-    intervals: ClassVar[tuple[str, ...]] = ("normal", "bootstrap-t")  # that are valid for it; () if none is
-    weight_column: ClassVar[str] = "weight"  # of the weights that it sums, which are 1 on average
-    widens: ClassVar[bool] = False  # with large weights, to the interval of Cressie and Read at least
-    independent_slots: ClassVar[bool] = False  # takes the reward of a slot not to depend on the other slots
-    biased: ClassVar[bool] = False  # changes weights on purpose: `distortion` is by how much, `bracket` has its bounds
-    entire: ClassVar[bool] = False  # estimates nothing where a row cannot be weighed: no selection of them
+    weighted: ClassVar[bool] = True  # uses importance weights; rows without a propensity are left out
+    needs_model: ClassVar[bool] = False  # uses a reward model; the batch must have `predicted` and `expected`
+    self_normalised: ClassVar[bool] = False  # stays within the reward's range, at which bounds are cut
+    intervals: ClassVar[tuple[str, ...]] = ("normal", "bootstrap-t")  # valid for it; () if none is
+    weight_column: ClassVar[str] = "weight"  # the column of the weights that it sums, with mean 1
+    widens: ClassVar[bool] = False  # with large weights, its interval is at least that of Cressie and Read
+    independent_slots: ClassVar[bool] = False  # assumes that the reward of a slot does not depend on the other slots
+    biased: ClassVar[bool] = False  # changes weights on purpose; `distortion` measures this, `bracket` gives its bounds
+    entire: ClassVar[bool] = False  # has no estimate where some row cannot be weighed, since it cannot leave rows out
     sees_visits: ClassVar[bool] = False  # counts what a page changes later in its visit
-    lacking: ClassVar[str] = "no-propensity"  # the reason where rows that cannot be weighed were left out
+    lacking: ClassVar[str] = "no-propensity"  # the reason where rows that cannot be weighed are left out
 
     def __init_subclass__(cls) -> None:
         cls.name = re.sub(r"\B(?=[A-Z])", "-", cls.__name__).lower()
@@ -211,17 +209,17 @@ class Estimator(Ratio, ABC):
     @property
     @abstractmethod
     def columns(self) -> tuple[str, ...]:
-        """Names of the columns that `value` takes; the first one is what a cluster adds to the estimate, the second one
-        the number of rows or the weight it is divided by. Equal names mean equal columns in every estimator."""
+        """Names of the columns that `value` takes. The first is a cluster's contribution to the numerator, the second
+        the number of rows or the weight that it is divided by. Equal names mean equal columns in all estimators."""
 
     @property
     def prefix(self) -> str:
-        """The beginning of the names of its columns in a fold whose estimators weigh differently."""
+        """The prefix of its column names in a fold whose estimators have different weights."""
         return ""
 
     def bracket(self, least: float = 0.0, largest: float = 0.0) -> tuple[Any, ...]:
-        """The estimators whose bounds hold a `biased` one: the same without the bias, and the least and the largest
-        value that the log allows. least, largest: of a reward; the columns are the same for any."""
+        """The estimators whose bounds enclose a `biased` one: the same estimator without the bias, with the smallest
+        and the largest value that the log allows. least, largest: of a reward; the columns do not depend on them."""
         return ()
 
 
@@ -232,7 +230,7 @@ class ImpressionEstimator(Estimator):
     independent_slots: ClassVar[bool] = True
 
     def terms(self, batch: LogBatch) -> Array:
-        """Terms of every row, (n, d), in the order of `columns`, to be summed per cluster."""
+        """The terms of every row, (n, d), in the order of `columns`, to be summed per cluster."""
         return np.column_stack([batch.core[name] for name in self.columns])
 
     def distortion(self, batch: LogBatch) -> Array:
@@ -242,7 +240,7 @@ class ImpressionEstimator(Estimator):
 
 def hash_bits(ids: Ids, *, salt: int) -> npt.NDArray[np.uint64]:
     """64 well-mixed bits for every id or digest, (n,), the same on every machine; another `salt` gives unrelated bits.
-    Blocks and cross-fitting folds are cut by it. Source: the finaliser of SplitMix64."""
+    Blocks and cross-fitting folds are defined by it. Source: the finaliser of SplitMix64."""
     mixed = ids.astype(np.int64).view(np.uint64) + np.uint64((salt + 1) * 0x9E3779B97F4A7C15 % 2**64)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

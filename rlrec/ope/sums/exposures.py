@@ -1,10 +1,8 @@
-"""Regressions of what came later on exposures: what was shown less what was expected before the draw.
-
+"""Regressions of later outcomes on exposures: what was shown minus what was expected before the draw.
 The exposure of an arm on a page is the sum over positions of shown x examination. Its expectation before the draw is
-known, so that the difference is noise that the draw alone caused: uncorrelated with whoever the visitor is, however the
-logger adapts. In the regression of any later outcome on it (Robinson 1988, with the nuisance known) the coefficient of
-an arm is the effect of one more full look at it, in place of what would have been shown.
-
+known, so the difference is noise from the draw alone: it is uncorrelated with the visitor, however the logger adapts.
+In a regression of any later outcome on it (Robinson 1988, with the nuisance known), the coefficient of an arm is the
+effect of one more full look at it, in place of what would have been shown.
 Source: own derivation, after Robinson 1988, Root-N-consistent semiparametric regression."""
 
 from __future__ import annotations
@@ -19,13 +17,13 @@ from rlrec.arrays import Array, Flags, Ids, run_starts
 from rlrec.ope.sums.base import hash_bits
 from rlrec.records import Sums
 
-MOST_JOINT = 128  # arms that are regressed on together: each block holds a number for each pair of them
-BASELINE_COLUMNS = 3  # columns that were known before the draw
-BLOCKS, BLOCKS_OF_MANY = 512, 128  # of clusters, of which errors are made; of more arms than are regressed on together
-TABLE_ROWS = 2_048  # rows of exposures that are written out at a time, about
-SMALLEST = 1e-10  # eigenvalue, as a share of the largest, of exposures that did not vary
-_ALONE = 0.5  # of the squares of an exposure, beyond which a block tells of an arm alone
-_MOSTLY = 0.4  # of an exposure that varies: of two arms that take turns, each has a half
+MOST_JOINT = 128  # arms in one joint regression; each block stores a number for every pair of them
+BASELINE_COLUMNS = 3  # columns known before the draw
+BLOCKS, BLOCKS_OF_MANY = 512, 128  # of clusters, for errors: up to MOST_JOINT arms, and for more arms
+TABLE_ROWS = 2_048  # rows of exposures in one table, about
+SMALLEST = 1e-10  # smallest eigenvalue, as a share of the largest, of exposures that varied
+_ALONE = 0.5  # share of an exposure's squares from which on one block alone carries an arm
+_MOSTLY = 0.4  # share of an exposure that must vary; where two arms take turns, each has a half
 _SALT, _MIX_SALT = 2, 3
 
 
@@ -35,16 +33,15 @@ def block_numbers(cluster: Ids, *, blocks: int = BLOCKS) -> Ids:
 
 
 def count_blocks(arms: int) -> int:
-    """How many blocks of clusters there are where effects of so many arms are told apart."""
+    """The number of blocks of clusters in a regression with so many arms."""
     return BLOCKS if arms <= MOST_JOINT else BLOCKS_OF_MANY
 
 
 @dataclass(frozen=True, eq=False)
 class Exposures:
-    """Exposures of n rows to k arms: of pages, or of visits.
-
-    row, arm, look (m,): of each slot its row, its arm, and how much it is looked at. expected (u, k): looks that were
-    expected of each of u draws; draw (n,): that of each row, below 0 where it is not known."""
+    """Exposures of n rows, pages or visits, to k arms.
+    row, arm, look (m,): the row and arm of each slot, and how much it is looked at. expected (u, k): the expected looks
+    in each of u draws; draw (n,): the draw of each row, negative where it is not known."""
 
     row: Ids
     arm: Ids
@@ -62,14 +59,14 @@ class Exposures:
 
     @property
     def expected_by_row(self) -> Array:
-        """The looks that were expected of each row, (n, k); NaN where its draw is not known."""
+        """The expected looks of each row, (n, k); NaN where its draw is not known."""
         by_row = np.full((len(self), self.arms), np.nan)
         by_row[self.draw >= 0] = self.expected[self.draw[self.draw >= 0]]
         return by_row
 
     @property
     def dense(self) -> Array:
-        """Shown less expected of each row, (n, k); NaN where its draw is not known."""
+        """Shown minus expected looks of each row, (n, k); NaN where its draw is not known."""
         cell = self.row * self.arms + self.arm
         shown = np.bincount(cell, weights=self.look, minlength=len(self) * self.arms)
         return shown.astype(np.float64, copy=False).reshape(-1, self.arms) - self.expected_by_row
@@ -82,13 +79,14 @@ class Exposures:
         return Exposures(row[row >= 0], self.arm[row >= 0], self.look[row >= 0], self.expected, self.draw[rows])
 
     def totals(self, count: Array) -> tuple[Array, Array]:
-        """The looks at each arm and those expected, (k,) each, where rows count so often, (n,)."""
+        """The looks at each arm and the expected looks, (k,) each. count (n,): how often each row counts."""
         shown = np.bincount(self.arm, weights=self.look * count[self.row], minlength=self.arms)
         expected = np.bincount(self.draw, weights=count, minlength=len(self.expected)) @ self.expected
         return shown.astype(np.float64), expected
 
     def together(self, group: Ids) -> Exposures:
-        """The exposures of rows that are one row together. group (n,): the number of it, ascending from 0."""
+        """The exposures with groups of rows merged into one row each. group (n,): the number of each row's group,
+        ascending from 0."""
         starts = run_starts(group)
         if not len(starts):
             return self
@@ -105,26 +103,25 @@ class Exposures:
 
 @dataclass(frozen=True, eq=False)
 class ExposureRegression(Sums):
-    """Sums over rows by block of clusters: b blocks, d columns (3 that were known before the draw, and the exposures of
+    """Sums over rows by block of clusters: b blocks, d columns (3 that are known before the draw, and the exposures of
     k arms), o outcomes.
-
-    square (b, d, d): of products of two columns; of more than 128 arms (b, d, 4), of products with what was known
-    before, and of the squares of exposures: then each arm is regressed on by itself. crossed (b, d, o): of columns x
-    outcomes."""
+    square (b, d, d): sums of products of two columns. With more than 128 arms (b, d, 4): products with the first 3
+    columns, and squares of exposures; each arm is then regressed on separately. crossed (b, d, o): products of columns
+    and outcomes."""
 
     square: Array
     crossed: Array
 
     @classmethod
     def zeros(cls, arms: int, *, outcomes: int) -> ExposureRegression:
-        """The sums of no row."""
+        """The sums over no rows."""
         blocks, d = count_blocks(arms), BASELINE_COLUMNS + arms
         width = d if arms <= MOST_JOINT else BASELINE_COLUMNS + 1
         return cls(np.zeros((blocks, d, width)), np.zeros((blocks, d, outcomes)))
 
     def add_rows(self, baseline: Array, exposures: Exposures, outcomes: Array, *, factor: Array, cluster: Ids) -> None:
-        """Add n rows to these very sums: baseline (n, 3), exposures times a factor (n,), outcomes (n, o); cluster (n,)
-        are digests."""
+        """Add n rows to these sums in place: baseline (n, 3), exposures times factor (n,), outcomes (n, o); cluster
+        (n,): digests."""
         block, columns = block_numbers(cluster, blocks=len(self.square)), np.hstack([baseline, outcomes])
         if not self._is_joint:
             self._add_each(columns, exposures, factor, block)
@@ -132,7 +129,7 @@ class ExposureRegression(Sums):
         order, d = np.argsort(block, kind="stable"), self.square.shape[1]
         starts = run_starts(block[order])
         edges = np.append(starts[run_starts(starts // TABLE_ROWS)], len(order)).tolist()
-        for first, last in pairwise(edges):  # of a table of some blocks
+        for first, last in pairwise(edges):  # a table of some blocks
             rows = order[first:last]
             exposed, numbers = exposures.take(rows).dense * factor[rows, None], block[rows]
             table = np.hstack([baseline[rows], exposed, outcomes[rows]])
@@ -142,7 +139,7 @@ class ExposureRegression(Sums):
                 self.crossed[numbers[start]] += products[:, d:]
 
     def _add_each(self, columns: Array, exposures: Exposures, factor: Array, block: Ids) -> None:
-        """Add rows whose arms are regressed on by themselves: slots that showed an arm, less draws that expected it."""
+        """Add rows whose arms are regressed on separately: slots that showed an arm, minus draws that expected it."""
         blocks, k, expected, crossed = len(self.square), exposures.arms, exposures.expected, self.crossed
 
         def by_block(number: Ids, weight: Array, width: int) -> Array:
@@ -160,7 +157,7 @@ class ExposureRegression(Sums):
             sums = self.square[:, :, number] if number < BASELINE_COLUMNS else crossed[:, :, number - BASELINE_COLUMNS]
             sums[:, :BASELINE_COLUMNS] += with_baseline
             sums[:, BASELINE_COLUMNS:] += products
-        # squares of what was shown of an arm in a row less what was expected
+        # squares of looks at an arm in a row minus the expected looks
         cell, entry = np.unique(exposures.row * k + exposures.arm, return_inverse=True)
         row, arm, look = cell // k, cell % k, np.bincount(entry.reshape(-1), weights=exposures.look)
         change = np.square(factor)[row] * look * (look - 2 * expected[exposures.draw[row], arm])
@@ -174,7 +171,7 @@ class ExposureRegression(Sums):
 
     @cached_property
     def influences(self) -> Array:
-        """The part of the effects that each block adds, (b, k, o)."""
+        """The contribution of each block to the effects, (b, k, o)."""
         slopes = self._slopes(self.square.sum(axis=0), self.crossed.sum(axis=0))
         if self._is_joint:
             residual = self.crossed - self.square @ slopes
@@ -188,8 +185,8 @@ class ExposureRegression(Sums):
 
     @cached_property
     def vary(self) -> Flags:
-        """Whether the exposure of each arm varied, apart from what those of all arms add up to, and not in one block of
-        clusters alone, which may be one person, (k,)."""
+        """Whether the exposure of each arm varied, (k,): beyond the sum over all arms, and in more than one block of
+        clusters, which may be one person."""
         square = self.square.sum(axis=0)
         by_block = np.einsum("bii->bi", self.square) if self._is_joint else self.square[..., -1]
         alone = (by_block.max(axis=0) > _ALONE * by_block.sum(axis=0))[BASELINE_COLUMNS:]
@@ -200,7 +197,7 @@ class ExposureRegression(Sums):
 
     @property
     def variances(self) -> Array:
-        """The variance of each effect where the noise of a row is 1, whatever its exposures, (k,)."""
+        """The variance of each effect from its exposures, for noise of variance 1 per row, (k,)."""
         if self._is_joint:
             return np.diag(self._inverse)[BASELINE_COLUMNS:]
         square = self.square.sum(axis=0)[BASELINE_COLUMNS:, -1]
@@ -208,7 +205,7 @@ class ExposureRegression(Sums):
 
     @property
     def n_regressed(self) -> int:
-        """How many columns are regressed on together."""
+        """The number of columns in one regression."""
         return self.square.shape[2]
 
     @property
@@ -231,14 +228,14 @@ class ExposureRegression(Sums):
         )
 
     def _each(self, crossed: Array) -> Array:
-        """Slopes of the exposures (..., k, o), each by itself."""
+        """Slopes of the exposures (..., k, o), each regressed on separately."""
         square = self.square.sum(axis=0)[BASELINE_COLUMNS:, -1:]
         return np.divide(crossed, square, out=np.zeros_like(crossed), where=self.vary[:, None])
 
 
 def std_errors(influences: Array, *, columns: int) -> Array:
-    """Standard errors of sums over blocks, (...), from what each of them adds, (b, ...); NaN where blocks are fewer
-    than twice the columns that are regressed on together."""
+    """Standard errors of sums over blocks, (...), from the contribution of each block, (b, ...); NaN with fewer blocks
+    than twice the regressed columns."""
     present = int((influences != 0).reshape(len(influences), -1).any(axis=1).sum())
     factor = present / (present - columns) if present >= 2 * columns else np.nan
     return np.asarray(np.sqrt(np.square(influences).sum(axis=0) * factor))

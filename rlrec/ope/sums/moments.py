@@ -1,16 +1,12 @@
-"""Sums over clusters that add up: values, errors and intervals are made from them.
-
-A cluster is known by a digest of the key of its user or session, 64 bits in an int64. Digests decide the order of sums
-and blocks, so figures do not depend on the order of the log, on how it was split, or on the ids of a store.
-
-Where a cluster can come back in a later batch (users), every cluster has a row of sums until its partition of the log
+"""Sums over clusters that can be added; values, errors and intervals are computed from them.
+A cluster is identified by a digest of the key of its user or session, 64 bits in an int64. Digests determine the order
+of sums and the blocks, so figures do not depend on the order of the log, on how it was split, or on the ids of a store.
+Where a cluster can have rows in a later batch (users), every cluster has a row of sums until its partition of the log
 has been read: 8 bytes of digest and 8 per column, which is 80 bytes for the nine columns that ips, snips, clipped-ips,
-dm and dr need together. Where no cluster can come back (sessions, rows, users of other partitions), at most 4,096 have
-one; beyond that they collapse into second moments and 4,096 blocks, cut by a hash of the digest, so that the memory is
-bounded.
-
-Sums at every step (`Steps`) are too wide for either: beyond 4,096 clusters only blocks of them remain, whether clusters
-come back or not, and errors are those of the blocks, which are as many and as independent."""
+dm and dr need together. Where it cannot (sessions, rows, users of other partitions), at most 4,096 clusters have a row;
+more are reduced to second moments and 4,096 blocks, defined by a hash of the digest, so that memory is bounded.
+Sums at every step (`Steps`) are too wide for either: with more than 4,096 clusters only their blocks are kept, and
+errors are computed from the blocks, which are as many and as independent."""
 
 from __future__ import annotations
 
@@ -25,7 +21,7 @@ from rlrec.ope.sums.base import hash_bits
 from rlrec.records import Sums
 
 BLOCKS = 4096
-STAKED = "weighted_reward"  # the column that bets are on (`betting.mean_bound`)
+STAKED = "weighted_reward"  # the column of the bets (`betting.mean_bound`)
 STAKES: Array = 0.5 ** np.arange(12.0)
 NO_GROWTH: Array = np.full(len(STAKES), np.nan)
 _SALT = 1
@@ -34,13 +30,12 @@ _SALT = 1
 @dataclass(frozen=True, kw_only=True, eq=False)
 class BlockSums(Sums):
     """Sums over clusters; c columns.
-
-    present (c,): clusters in which a column is not 0
+    present (c,): number of clusters in which a column is not 0
     moment (c, c): sum over clusters of the outer product of their sums
-    largest (c,), absolute (c,): largest absolute value, and sum of absolute values, over clusters
-    growth (s,): sum over clusters of ln(1 + stake x) of the column STAKED for each of STAKES; NaN where there is none,
-    where it is below 0, and where clusters count more or less than once
-    units (m, c): sums of the clusters, or of the 4,096 blocks of them"""
+    largest (c,), absolute (c,): over clusters, the largest absolute value and the sum of absolute values
+    growth (s,): sum over clusters of ln(1 + stake x) of the column STAKED, for each of STAKES; NaN without this column,
+    where it is negative, and where clusters do not count once each
+    units (m, c): sums of the clusters, or of 4,096 blocks of them"""
 
     present: Ids
     moment: Array
@@ -53,7 +48,7 @@ class BlockSums(Sums):
         return replace(super().__add__(other), largest=np.maximum(self.largest, other.largest))
 
     def scaled(self, factor: Array) -> BlockSums:
-        """The sums with each column multiplied by a factor above 0, (c,)."""
+        """The sums with each column multiplied by a positive factor, (c,)."""
         return BlockSums(
             present=self.present, moment=self.moment * np.outer(factor, factor), largest=self.largest * factor,
             absolute=self.absolute * factor, growth=NO_GROWTH, units=self.units * factor,
@@ -62,18 +57,18 @@ class BlockSums(Sums):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ClusterSummary(BlockSums):
-    """Sums over all clusters when a fold is over: a bootstrap draws from their units.
-
+    """Sums over all clusters at the end of a fold; a bootstrap draws from their units.
     columns: the index of each column by its name
     total (c,): sums over all clusters
-    blocks: it draws from all units, since it is random how many clusters are in one"""
+    blocks: whether units are blocks; a bootstrap then draws from all of them, as the number of clusters in each is
+    random"""
 
     columns: Mapping[str, int]
     total: Array
     blocks: bool
 
     def with_prefix(self, prefix: str) -> ClusterSummary:
-        """The summary of the columns whose names begin with a prefix, with names that lack it."""
+        """The summary of the columns whose names have a prefix, which is removed from the names."""
         numbers = {
             name.removeprefix(prefix): number for name, number in self.columns.items() if name.startswith(prefix)
         }
@@ -87,8 +82,8 @@ class ClusterSummary(BlockSums):
 
 @dataclass(frozen=True, eq=False)
 class _Clusters:
-    """Sums of each cluster (m, c), in ascending order of their digests (m,). staked: the number of the column STAKED;
-    None without one."""
+    """The sums of each cluster (m, c), ascending by digest (m,). staked: the index of the column STAKED; None without
+    it."""
 
     digests: Ids
     sums: Array
@@ -97,7 +92,7 @@ class _Clusters:
     def __add__(self, other: _Clusters) -> _Clusters:
         large, small = (self, other) if len(self.digests) >= len(other.digests) else (other, self)
         index, shared = look_up(large.digests, small.digests)
-        # add up what both sides have
+        # add the sums of clusters on both sides
         sums = large.sums.copy()
         sums[index[shared]] += small.sums[shared]
         if shared.all():
@@ -114,7 +109,8 @@ class _Clusters:
         """The second moments and blocks of these clusters."""
         block = block_of(self.digests)
         size = np.abs(self.sums)
-        # A propensity of 1e-300 makes a weight whose square is infinite: the error is then unknown, not a warning.
+        # The square of a weight may overflow, since propensities go down to 1e-300; the error is then unknown, no
+        # warning.
         with np.errstate(over="ignore", invalid="ignore"):
             moment = self.sums.T @ self.sums
         units = [np.bincount(block, weights=column, minlength=BLOCKS) for column in self.sums.T]
@@ -130,9 +126,8 @@ class _Clusters:
 
 @dataclass(frozen=True, eq=False)
 class Moments(Sums):
-    """Sums of c columns over clusters: `moments(batch_1) + moments(batch_2)` is the moments of both.
-
-    columns: names of the columns.   spans_batches: a cluster may come back in another batch."""
+    """Sums of c columns over clusters: `moments(batch_1) + moments(batch_2)` is the moments of both batches together.
+    columns: their names.   spans_batches: whether a cluster may have rows in another batch."""
 
     columns: tuple[str, ...]
     spans_batches: bool
@@ -147,15 +142,15 @@ class Moments(Sums):
         return Moments(self.columns, self.spans_batches, _blocks(first) + _blocks(second))
 
     def scaled(self, factor: Array) -> Moments:
-        """The sums with each column multiplied by a factor above 0, (c,)."""
+        """The sums with each column multiplied by a positive factor, (c,)."""
         return Moments(self.columns, self.spans_batches, self._clusters.scaled(factor))
 
     def closed(self) -> Moments:
-        """These sums, once no cluster can come back in a later batch."""
+        """These sums, once no later batch can have rows of their clusters."""
         return Moments(self.columns, False, _limit(self._clusters, spans_batches=False))
 
     def summary(self) -> ClusterSummary:
-        """Sums, second moments and the units to draw from."""
+        """Sums, second moments and the units that a bootstrap draws from."""
         clusters, blocks = self._clusters, _blocks(self._clusters)
         columns = {name: number for number, name in enumerate(self.columns)}
         summary = ClusterSummary(**vars(blocks), columns=columns, total=blocks.units.sum(axis=0), blocks=True)
@@ -165,8 +160,8 @@ class Moments(Sums):
 
 
 def align_summaries(groups: Sequence[Moments]) -> list[ClusterSummary]:
-    """Summaries whose units are the same clusters, or the same blocks, in the same order: a bootstrap that draws from
-    all of them draws the same ones for each. A cluster has zeros where it has no row."""
+    """Summaries whose units are the same clusters, or the same blocks, in the same order, so that a bootstrap draws the
+    same units for all. A cluster has zeros in a group without its rows."""
     group_sums, units = [group._clusters for group in groups], list[Array]()
     clusters = [sums for sums in group_sums if isinstance(sums, _Clusters)]
     digests = np.unique(np.concatenate([sums.digests for sums in clusters])) if clusters else np.empty(0, np.int64)
@@ -182,10 +177,9 @@ def align_summaries(groups: Sequence[Moments]) -> list[ClusterSummary]:
 
 @dataclass(frozen=True, eq=False)
 class Steps:
-    """Sums at every step, of up to 4,096 clusters or of the 4,096 blocks of more: they add up, in the order of
+    """Sums at every step, of up to 4,096 clusters or of 4,096 blocks of more. They can be added, and have the order of
     `ClusterSummary.units`.
-
-    columns: names of the first c columns; the last one is held after a visit's end
+    columns: names of the first c columns; the last column keeps its value after a visit's end
     digests (m,): ascending, of clusters, or (`blocks`) numbers of blocks; sums (m, c + 1, h): at each of h steps"""
 
     columns: tuple[str, ...]
@@ -215,9 +209,9 @@ class Steps:
 
 def steps(columns: Mapping[str, Array], held_column: Array, *, cluster: Ids, length: Ids, horizon: int) -> Steps:
     """Sums of one batch of visits at every step.
-    columns: by name, (n,) of every decision, 0 after a visit's end; held_column (n,): has its last value after it.
-    Decisions lie visit by visit, in the order of their steps; cluster, length (s,): of every visit, at most `horizon`.
-    """
+    columns: by name, (n,) for each decision; 0 after a visit's end; held_column (n,): keeps its last value after the
+    end.
+    Decisions are sorted by visit and step; cluster, length (s,): of every visit, at most `horizon` decisions long."""
     # the units that are summed over: clusters, or blocks of them
     digests, unit = np.unique(cluster, return_inverse=True)
     blocks = len(digests) > BLOCKS
@@ -231,7 +225,7 @@ def steps(columns: Mapping[str, Array], held_column: Array, *, cluster: Ids, len
     sums = np.empty((len(digests), len(columns) + 1, horizon))
     for number, column in enumerate([*columns.values(), held_column]):
         sums[:, number] = _sum_cells(cell, column, shape)
-    # the held values of visits that have ended
+    # add the held values of visits that have ended
     sums[:, -1, 1:] += np.cumsum(_sum_cells(cell[end], held_column[end], shape), axis=1)[:, :-1]
     return Steps(tuple(columns), digests, sums, blocks)
 
@@ -257,7 +251,7 @@ def moments(terms: Array, cluster: Ids, *, columns: tuple[str, ...], spans_batch
 
 
 def _add_runs(cluster: Ids, terms: Array) -> tuple[Ids, Array]:
-    """Every run of equal clusters as one row, the sum of its terms."""
+    """Each run of equal clusters as one row with the sum of its terms."""
     start = run_starts(cluster)
     return (cluster, terms) if len(start) == len(cluster) else (cluster[start], np.add.reduceat(terms, start, axis=0))
 

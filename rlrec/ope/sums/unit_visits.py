@@ -1,5 +1,4 @@
-"""Visits of whole persons as sums per unit: how often each came, whether it came again, and what it earned.
-
+"""Visits of persons as sums per unit: how often each unit came, whether it came again, and its rewards.
 A person is a user, or a session without one; a unit is what was randomised, a person or one of its sessions. Times are
 microseconds."""
 
@@ -14,18 +13,17 @@ import numpy as np
 from rlrec.arrays import Array, Flags, Ids, distinct
 from rlrec.records import Sums
 
-DAYS = (1, 7, 28)  # in which a person may return
+DAYS = (1, 7, 28)  # horizons for the return of a person
 DAY, MINUTE = 86_400_000_000, 60_000_000
 FAR_FUTURE = 2**62
-SAMPLED_FLAGS = ("several_of_unit", "several_of_visit")  # columns that say where the log may lack decisions
+SAMPLED_FLAGS = ("several_of_unit", "several_of_visit")  # columns that show where the log may lack decisions
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Visits:
     """All visits of some persons, (v,) each.
-
     person, unit: digests; started_at, ended_at; is_over: whether it has ended; recognised: whether the person would be
-    recognised under another session key (None: all are)"""
+    recognised under another session key (None: all would)"""
 
     person: Ids
     unit: Ids
@@ -36,24 +34,24 @@ class Visits:
 
     @cached_property
     def next_start(self) -> Ids:
-        """When the person's first visit after the end of each began; FAR_FUTURE where there is none."""
+        """The start of the person's first visit after the end of each visit; FAR_FUTURE where there is none."""
         next_index = np.searchsorted(self._starts, self._key(self._code, self.ended_at), side="right")
         started_at = np.append(self.started_at[self._order], FAR_FUTURE)[next_index]
         same_person = np.append(self._code[self._order], -1)[next_index] == self._code
         return np.where(same_person, started_at, FAR_FUTURE)
 
     def begun_before(self, visit: Ids, at: Ids) -> Ids:
-        """How many visits the person of each of these visits had begun before a time, (m,)."""
+        """The number of visits that the person of each of these visits had begun before a time, (m,)."""
         code = self._code[visit]
         begun = np.searchsorted(self._starts, self._key(code, at - 1), side="right")
         return begun - np.searchsorted(self._starts, code * len(self._times))
 
     @cached_property
     def unit_code(self) -> Ids:
-        """The number of each unit, (v,), in the order of digests."""
+        """The number of each unit, (v,), in order of digest."""
         return self._code if self.unit is self.person else np.unique(self.unit, return_inverse=True)[1].reshape(-1)
 
-    # Pairs of person and time as one number, whose order is theirs.
+    # Pairs of person and time, encoded in one number that sorts like the pairs.
 
     @cached_property
     def _code(self) -> Ids:
@@ -78,9 +76,9 @@ class Visits:
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ServedDecisions:
     """Decisions of some visits, (d,) each.
-
-    visit: index of its visit; group: number of its group, from 0; at; rewards, mature: of each reward definition, and
-    whether the reward counts; keep: how likely the log kept it (None: it kept all); day: its number (None: in UTC)"""
+    visit: index of the visit; group: number of the group, from 0; at: time; rewards, mature: for each reward
+    definition, the reward and whether it counts; keep: the probability that the log kept the decision (None: 1); day:
+    number of the day (None: days in UTC)"""
 
     visit: Ids
     group: Ids
@@ -92,7 +90,7 @@ class ServedDecisions:
 
     @classmethod
     def empty(cls, rewards: int) -> ServedDecisions:
-        """A log without a decision, under so many reward definitions."""
+        """No decisions. rewards: the number of reward definitions."""
         ids, columns = np.empty(0, np.int64), [np.empty(0)] * rewards
         return cls(visit=ids, group=ids, at=ids, rewards=columns, mature=[column > 0 for column in columns])
 
@@ -107,12 +105,12 @@ class ServedDecisions:
 @dataclass(frozen=True, kw_only=True, eq=False)
 class UnitSums:
     """Sums of units in groups, (m,) each, by group and digest; a unit has a row in every group that served it.
-
-    unit: digest; group: number; entry: when the group's first decision of it was; visit: index of the visit that it
-    was in; columns: of numerators and denominators, and units and visits of SAMPLED_FLAGS decisions that had to be kept
-
-    Where the log dropped decisions, each counts 1 / keep times; so does a visit or a unit, with the probability that
-    one of its decisions in the log was kept: exact where it has a single one, or one that was certain."""
+    unit: digest; group: number; entry: time of the group's first decision for the unit; visit: index of the visit of
+    that decision; columns: numerators and denominators, and SAMPLED_FLAGS, 1 where the log may have dropped decisions
+    of a unit that has several, or that has several in one visit
+    Where the log dropped decisions, each counts 1 / keep times. A visit or a unit counts 1 / the probability that one
+    of its decisions in the log was kept; this is exact where it has a single one, or one that was certain to be
+    kept."""
 
     unit: Ids
     group: Ids
@@ -127,20 +125,20 @@ class UnitSums:
         )  # fmt: skip
 
     def regrouped(self, group: Ids) -> UnitSums:
-        """The same sums, of units of one group, in other groups."""
+        """The same sums for units of one group, in other groups."""
         return replace(self, group=group).take(np.lexsort((self.unit, group)))
 
 
 def unit_sums(visits: Visits, decisions: ServedDecisions, *, now: int | Ids, counts_days: bool = True) -> UnitSums:
-    """The sums of every unit in every group. now: the time at which windows are over, for all or of each visit;
-    counts_days: whether there is a column of active days."""
-    # stays: the visits of each group, as far as it served them
+    """The sums of every unit in every group. now: the time at which windows are over, one for all or one per visit;
+    counts_days: whether to add a column of active days."""
+    # stays: a visit in a group, restricted to the decisions of that group
     first, stay = distinct(decisions.group, decisions.visit)
     group, visit, n = decisions.group[first], decisions.visit[first], len(first)
     begun, ended = np.full(n, FAR_FUTURE), np.full(n, -FAR_FUTURE)
     np.minimum.at(begun, stay, decisions.at)
     np.maximum.at(ended, stay, decisions.at)
-    # rows: units of each group
+    # rows: a unit in a group
     unit = visits.unit[visit]
     first, row = distinct(group, visits.unit_code[visit])
     entry = np.full(len(first), FAR_FUTURE)
@@ -152,7 +150,7 @@ def unit_sums(visits: Visits, decisions: ServedDecisions, *, now: int | Ids, cou
     def add(values: Array | Flags) -> Array:
         return _sums(row, values, len(first))
 
-    # how many decisions, stays and units of the complete log each stands for
+    # how many decisions, stays and units of the complete log each one stands for
     keep = np.ones(len(stay)) if decisions.keep is None else decisions.keep
     count, stay_weights = 1 / keep, 1 / _inclusion(stay, keep, n)
     unit_weights = 1 / _inclusion(row[stay], keep, len(first))
@@ -172,13 +170,13 @@ def unit_sums(visits: Visits, decisions: ServedDecisions, *, now: int | Ids, cou
         "minutes": add(is_over * stay_weights * (ended - begun) / MINUTE),
         **{name: (dropping & flag).astype(np.float64) for name, flag in zip(SAMPLED_FLAGS, has_several, strict=True)},
     }
-    # returns: of visits whose window is over
+    # returns, for visits whose window is over
     gap = visits.next_start[visit] - visits.ended_at[visit]
     for days in DAYS:
         at_risk = is_over & recognised & (visits.ended_at[visit] + days * DAY < now_at)
         returned = at_risk & (gap <= days * DAY)
         columns |= {f"at_risk_{days}d": add(at_risk * stay_weights), f"returned_{days}d": add(returned * stay_weights)}
-    # rewards: of mature decisions
+    # rewards of mature decisions
     for number, (reward, mature) in enumerate(zip(decisions.rewards, decisions.mature, strict=True)):
         mature_count = _sums(stay, mature * count, n)
         columns |= {
@@ -195,19 +193,19 @@ def _sums(row: Ids, values: Array | Flags, n: int) -> Array:
 
 
 def _inclusion(row: Ids, keep: Array, n: int) -> Array:
-    """How likely one of the decisions of each row was kept, (n,)."""
+    """The probability that at least one decision of each row was kept, (n,)."""
     dropped = np.ones(n)
     np.multiply.at(dropped, row, 1 - keep)
     return 1 - dropped
 
 
 def _days(row: Ids, decisions: ServedDecisions, n: int) -> Array:
-    """On how many days each row has a decision, (n,)."""
+    """The number of days on which each row has a decision, (n,)."""
     first, _ = distinct(row, decisions.at // DAY if decisions.day is None else decisions.day)
     return _sums(row[first], np.ones(len(first)), n)
 
 
-# -- how long people stay away: the share of those who come back in time that has come by an age --
+# -- how long people stay away: the share, among those who come back in time, who have come by an age --
 
 
 AGES = 64  # classes of ages, of equal width, up to the horizon
@@ -215,8 +213,8 @@ AGES = 64  # classes of ages, of equal width, up to the horizon
 
 @dataclass(frozen=True, eq=False)
 class ReturnTimes(Sums):
-    """Returns by how long their visit was watched and by how long they took, (65, 64), in classes of a 64th of the
-    horizon; the last class of the watched is that of a whole horizon."""
+    """Returns by the time that their visit was watched and by the time that they took, (65, 64), in classes of a 64th
+    of the horizon; the last class of the watched time is a whole horizon."""
 
     number: Array
 
@@ -231,8 +229,8 @@ class ReturnTimes(Sums):
 
     @property
     def shares(self) -> Array:
-        """The share of returns that has come at ages from 0 to the horizon, (65,), by a chain ladder: of visits that
-        were watched for a class more, the share that had come before."""
+        """The share of returns that have come by each age from 0 to the horizon, (65,), by a chain ladder: among visits
+        that were watched for one class longer, the share of returns that had come before."""
         shares = np.ones(AGES + 1)
         for age in range(AGES - 1, 0, -1):
             watched = self.number[age + 1 :].sum(axis=0)

@@ -1,7 +1,6 @@
-"""The log as visits: the input of session estimators, and the columns they are made from.
-
-A "session" of an estimate is one visit. Visits have any length; after its end a visit has its last weight, and rewards
-and values of 0: if it left the sums instead, the longer visits would stand for all."""
+"""The log as visits: the input of session estimators, and the columns that they use.
+A "session" of an estimate is one visit. Visits differ in length. After its end a visit keeps its last weight, with
+rewards and values of 0; if it were dropped from the sums, the longer visits would represent all."""
 
 from __future__ import annotations
 
@@ -15,20 +14,18 @@ from rlrec.arrays import Array, Flags, Ids, offsets, piece_rows
 from rlrec.errors import InputError
 from rlrec.ope.sums.base import RewardColumns, require
 
-# Weights are cut here, far beyond any that an estimate survives: sums of their squares stay finite.
+# Weights are cut here, far beyond any that give a usable estimate, so that sums of their squares stay finite.
 HEAVIEST = 1e100
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class VisitBatch(RewardColumns):
-    """Visits of the log as one target sees them, s visits of n decisions in all.
-
-    start (s + 1,): decisions of visit i are rows start[i] to start[i + 1] - 1, in the order of their steps, at least
-        one.
+    """Visits of the log as one target sees them: s visits with n decisions in all.
+    start (s + 1,): decisions of visit i are rows start[i] to start[i + 1] - 1, in order of step, at least one.
     log_ratio (n,): log of the target's probability of the slate over the logging policy's; -inf where the target would
-        never show it.
-    Of the other columns `cluster` and `count` are (s,), and (n,) are reward (of the page), predicted (of the discounted
-        return from that step on), and largest (a log)."""
+    never show it.
+    Of the other columns, `cluster` and `count` are (s,); reward (of the page), predicted (the discounted return from
+    that step on) and largest (a log) are (n,)."""
 
     by_visit: ClassVar[tuple[str, ...]] = ("cluster", "count")  # the columns that are (s,)
     start: Ids
@@ -63,12 +60,12 @@ class VisitBatch(RewardColumns):
         return np.diff(self.start)
 
     def take(self, visits: Flags | Ids) -> Self:
-        """These visits, flagged or numbered, in that order; `left_out` is 0."""
+        """These visits, given as flags or indices, in that order; `left_out` is 0."""
         index = np.arange(len(self))[visits]
         # the decisions of the visits, visit by visit
         length = self.length[index]
         rows = piece_rows(self.start[index], length)
-        # every column at these visits or decisions
+        # every column, at these visits or at their decisions
         selected = {name: column[index if name in self.by_visit else rows] for name, column in self.columns().items()}
         return type(self)(start=offsets(length), **selected)
 
@@ -76,7 +73,6 @@ class VisitBatch(RewardColumns):
 @dataclass(frozen=True, eq=False)
 class Course:
     """Columns of one batch that estimators name: (s,) per visit, (n,) per decision.
-
     gamma: discount per step, in [0, 1]"""
 
     batch: VisitBatch
@@ -98,10 +94,10 @@ class Course:
     def ratio(self) -> Array:
         """w_t: the product of all ratios up to this step. Logs are added up step by step, for all visits at once."""
         logs, start = self.batch.log_ratio.copy(), self.batch.start[:-1]
-        # visits of at least so many steps lead in this order
+        # sorted by length, the visits with at least so many steps come first
         longest_first = start[np.argsort(-self.batch.length, kind="stable")]
         alive = np.cumsum(np.bincount(self.batch.length)[::-1])[::-1]
-        # add the log of the step before
+        # add the log of the previous step
         for step in range(1, len(alive) - 1):
             rows = longest_first[: alive[step + 1]] + step
             logs[rows] += logs[rows - 1]
@@ -114,7 +110,7 @@ class Course:
 
     @cached_property
     def correction(self) -> Array:
-        """gamma^t w_t (r_t + gamma V_{t+1} - Q_t): the weighted error of the model. V after the end is `at_end`."""
+        """gamma^t w_t (r_t + gamma V_{t+1} - Q_t): the weighted error of the model. After the end, V is `at_end`."""
         predicted, expected = self._model
         next_value = np.zeros(len(expected))
         next_value[:-1] = expected[1:]
@@ -123,7 +119,7 @@ class Course:
 
     @property
     def at_end(self) -> Array | float:
-        """The reward after a visit's last step."""
+        """The value of V after a visit's last step."""
         return 0.0
 
     @property
@@ -182,7 +178,8 @@ class Course:
 
     @cached_property
     def bound(self) -> Array:
-        """Largest weight that the visit could have had; inf where no bound is known, or it is 1e100 or more."""
+        """The largest weight that the visit could have had; inf where no bound is known, or where it is 1e100 or
+        more."""
         if self.batch.largest is None:
             return np.full(len(self.batch), np.inf)
         logs = self.sum(np.nan_to_num(self.batch.largest, nan=np.inf, posinf=np.inf))

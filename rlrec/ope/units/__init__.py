@@ -1,1 +1,1 @@
-"""From sums to estimates, in each unit of a row."""
+"""From sums to estimates, for each unit of a row."""

@@ -1,9 +1,8 @@
-"""Earnings of pages of other arms, to first order: effects of arms, from pages whose draw is known.
-
+"""First-order estimates for pages with other arms: effects of arms, from pages whose draw is known.
 The exposure of an arm on a page is the sum over positions of shown x examination; its expectation before the draw is
-known. What was shown less what was expected is uncorrelated with all that was fixed before, whoever the visitor is and
-however the logger adapts: so in the regression of what a page and the rest of its visit earn, the coefficient of an arm
-is the effect of one more look at it. Only differences between arms are identified."""
+known. The difference of the two is uncorrelated with all that was fixed before the draw, whoever the visitor is and
+however the logger adapts. In the regression of the rewards of a page and the rest of its visit on it, the coefficient
+of an arm is therefore the effect of one more look at it. Only differences between arms are identified."""
 
 from __future__ import annotations
 
@@ -21,8 +20,8 @@ from rlrec.ope.sums.moments import ClusterSummary, moments
 from rlrec.ope.units.estimate import ANY_REWARD, EstimatorFold
 from rlrec.ope.units.fold import Fold, RowSums
 
-MOST_ARMS = 300  # of a catalogue: sums over pairs of them are held for every block
-_CELLS, _FEWEST_BLOCKS, _MOST_BLOCKS = 2**21, 64, 256  # blocks of clusters, of which errors are made
+MOST_ARMS = 300  # of a catalogue; every block stores sums over pairs of arms
+_CELLS, _FEWEST_BLOCKS, _MOST_BLOCKS = 2**21, 64, 256  # for blocks of clusters, from which errors are computed
 
 
 class Effects(Estimator):
@@ -44,10 +43,9 @@ class Effects(Estimator):
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EffectBatch(RewardColumns):
     """Pages of the log as one target sees them, s pages and k arms of the catalogue; NaN where a page is not known.
-
-    reward (s,): of the page and its events; remaining (s,): with that of the later pages of its visit.
-    exposure (s, k): shown less expected; change (s, k): expected by the target less by the logger; looks (s,): the sum
-    of the examinations of the page's positions."""
+    reward (s,): of the page and its events; remaining (s,): including later pages of the visit. exposure (s, k): shown
+    minus expected; change (s, k): expected under the target minus expected under the logger; looks (s,): the sum of the
+    examinations of the page's positions."""
 
     remaining: Array
     exposure: Array
@@ -56,26 +54,26 @@ class EffectBatch(RewardColumns):
 
     @cached_property
     def usable(self) -> Flags:
-        """Flags of the pages whose distributions are known, (s,)."""
+        """Which pages have known distributions, (s,)."""
         return ~np.isnan(self.exposure.sum(axis=1) + self.change.sum(axis=1))
 
 
 @dataclass(frozen=True, kw_only=True)
 class EffectFold(Fold):
-    """The fold of effects. arms: of the catalogue, at most 300: a block of clusters takes 8 bytes for each pair.
-    Figures, of each of b blocks of clusters: by_block (b, 4), rows, rewards, remaining rewards, looks; by_arm
-    (b, 3, k), exposures, exposures x remaining reward, changes; square (b, k, k), products of exposures."""
+    """The fold of effects. arms: of the catalogue, at most 300, since a block of clusters stores 8 bytes for each pair.
+    Figures, for each of b blocks of clusters: by_block (b, 4): rows, rewards, remaining rewards, looks; by_arm (b, 3,
+    k): exposures, exposures x remaining reward, changes; square (b, k, k): products of exposures."""
 
     arms: int
 
     @property
     def blocks(self) -> int:
-        """How many blocks of clusters there are."""
+        """The number of blocks of clusters."""
         return min(max(_CELLS // max(1, self.arms) ** 2, _FEWEST_BLOCKS), _MOST_BLOCKS)
 
     @property
     def most_loggers(self) -> int:
-        """The regression weighs loggers by what their exposures vary."""
+        """0: the regression itself weighs loggers, by the variation of their exposures."""
         return 0
 
     def partial(self, batch: EffectBatch, /) -> RowSums:
@@ -101,16 +99,16 @@ class EffectFold(Fold):
         return RowSums(moments=sums, weights={"weight": weights}, figures=figures)
 
     def at_end(self, partial: RowSums, label: str, estimator: Effects, summary: ClusterSummary, /) -> EstimatorFold:
-        """A sum over blocks of clusters of the influence of each."""
+        """The estimate as a sum over blocks of clusters, with the influence of each."""
         by_block, by_arm, squares = partial.figures["by_block"], partial.figures["by_arm"], partial.figures["square"]
         rows, reward, remaining, looks = by_block.T
         exposure, crossed, changes = by_arm.transpose(1, 0, 2)
         n, square, change = max(rows.sum(), 1.0), squares.sum(axis=0), changes.sum(axis=0)
         mean = remaining.sum() / n
-        # what one more look at each arm adds, and how often a page counts: 1 + exposure x direction
+        # the effect of one more look at each arm, and how much a page counts: 1 + exposure x direction
         inverse = np.linalg.pinv(square, rcond=SMALLEST, hermitian=True)
         coefficient, direction = inverse @ (crossed - mean * exposure).sum(axis=0), inverse @ change
-        # influences: what was earned, what the change adds, and the residuals that the change rests on
+        # influences: of the rewards, of the change, and of the residuals of the coefficients
         residual = crossed - mean * exposure - squares @ coefficient
         influence = reward + changes @ coefficient + residual @ direction
         units = np.column_stack([rows, reward, rows + exposure @ direction, influence])
@@ -120,11 +118,11 @@ class EffectFold(Fold):
             present=np.full(len(CORE), clusters), moment=units.T @ units, largest=np.abs(units).max(axis=0),
             absolute=np.abs(units).sum(axis=0),
         )  # fmt: skip
-        # what of the change goes to exposures that never varied
+        # the share of the change that goes to exposures that never varied
         unreached = np.abs(change - square @ direction).sum() / 2 / max(looks.sum(), 1e-300)
         figures = {"largest": np.inf, "reward_size": 0.0, "unsupported": float(unreached * n), "n_unsupported": n}
         weights = replace(partial.weights["weight"], **figures)
-        # pages of the target that would be as precise, or looks at the arms that it shows more
+        # as ess the number of pages of the target, or looks at the arms that it shows more, that would be as precise
         size = max(float(change @ direction), 1e-300)
         effective_looks = max(n / (1 + size / n), (np.abs(change).sum() / 2) ** 2 / size)
         return EstimatorFold(

@@ -1,4 +1,4 @@
-"""From sums over clusters to estimates: the report of each estimator when a fold over the log is over."""
+"""From sums over clusters to estimates: the report of each estimator at the end of a fold over the log."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from rlrec.ope.intervals.intervals import UNKNOWN, Bounds, Minus, Relative, Weig
 from rlrec.ope.sums.base import Estimator, Ratio, ValueRange
 from rlrec.ope.sums.moments import STAKED, ClusterSummary
 
-APART = 3  # standard errors of the difference between two estimates that should agree
-COMPARED_ESS = 100  # of an estimate that is compared with one that should agree
+APART = 3  # standard errors by which two estimates that should agree may differ
+COMPARED_ESS = 100  # of an estimate that is compared with one that should agree with it
 ANY_REWARD: Bounds = (-np.inf, np.inf)
-# A mean weight this near to 1 raises no doubt, however small its error: scores in float32, or propensities to four
-# digits, are that far.
+# A mean weight this close to 1 raises no doubt, however small its error: scores in float32, or propensities with four
+# digits, cause such deviations.
 NEGLIGIBLE = 1e-4
-ROUNDED_WEIGHT = 2e-4  # distance of the mean weight from 1 that propensities of four digits leave
-# Beyond this largest weight bootstrap-t alone is too narrow: few rows carry the estimate, and those that would carry it
-# otherwise are missing. An interval of estimators that `widen` then reaches out to that of Cressie and Read.
+ROUNDED_WEIGHT = 2e-4  # deviation of the mean weight from 1 that propensities with four digits cause
+# Above this largest weight, bootstrap-t alone is too narrow: few rows determine the estimate, and rows that would
+# change it are missing. An interval of estimators that `widen` then extends towards that of Cressie and Read.
 HEAVY = 20.0
-MANY_ROWS = 1_000.0  # an effective sample size from which on heavy weights were seen often enough
-# The figures of an estimate that is made of all rows or of none.
+MANY_ROWS = 1_000.0  # effective sample size above which heavy weights have occurred often enough
+# The figures of an estimate that is computed from all rows or not at all.
 _FIGURES = (
     "value", "std_error", "lower", "upper", "safe_lower", "lift", "lift_lower", "lift_upper", "lift_std_error", "ess",
     "max_weight", "mean_weight", "top1_share", "k_hat",
@@ -40,7 +40,7 @@ _FIGURES = (
 
 @dataclass(frozen=True, kw_only=True)
 class LoggerWeight:
-    """How much a row of a logger counts, 1 on average. version: None for all that are not weighed by themselves."""
+    """The weight of a row of a logger, 1 on average. version: None for all loggers without a weight of their own."""
 
     version: str | None
     rows: int
@@ -129,13 +129,14 @@ class Estimate:
 
     @property
     def lift_bounds(self) -> tuple[float | None, float | None]:
-        """Bounds of the lift to act on: those that hold together where several targets were judged."""
+        """Bounds of the lift for decisions: where several targets were evaluated, those that hold for all of them
+        together."""
         if self.may_be_best is None and self.simultaneous_lower is None:
             return self.lift_lower, self.lift_upper
         return self.simultaneous_lower, self.simultaneous_upper
 
     def lowered(self, reasons: Iterable[str]) -> Estimate:
-        """The estimate with more reasons, and the verdict that these allow at most."""
+        """The estimate with further reasons, and its verdict limited by them."""
         verdict, all_reasons = verdicts.lowered(self.verdict, (*self.reasons, *reasons))
         return replace(self, verdict=verdict, reasons=all_reasons)
 
@@ -143,15 +144,14 @@ class Estimate:
 @dataclass(frozen=True, kw_only=True)
 class FinishOptions:
     """The options with which a fold is finished, and words for its report.
-
     interval, level: kind of interval, and its confidence in (0, 1)
-    cluster: name of the unit that was randomised, for the report
+    cluster: name of the randomised unit, for the report
     reward_range: (low, high) of one reward, infinite where there is no clip
-    greedy: the target was judged without its exploration, for the report
-    extra_reasons: words of `reasons.REASONS` that only the caller can know (`in-sample`, `logging-states`)
-    selected_rows: the rows were picked by what the logger chose, so that their mean weight need not be 1
+    greedy: whether the target was evaluated without its exploration, for the report
+    extra_reasons: names of `reasons.REASONS` that only the caller can know (`in-sample`, `logging-states`)
+    selected_rows: whether rows were selected by the arm that the logger chose, so that their mean weight need not be 1
     seed, replicates: of the bootstrap
-    groups: of how many groups of rows the intervals hold together"""
+    groups: the number of groups of rows whose intervals hold together"""
 
     interval: str = "bootstrap-t"
     level: float = 0.95
@@ -170,16 +170,15 @@ USUAL = FinishOptions()
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class EstimatorFold:
-    """One estimator at the end of a fold: its columns of the sums, and the estimate that they make.
-
-    distorted: sum of |weight - weight used|; predictions: of the reward model, None without one
-    weight_column: the column of the weights that the effective sample size is about; mean_column: of those that are
-        1 on average
-    by_step (m, h) each: of the units, the sums that the estimator divides by each other at each of h steps
-    effective: the effective sample size, where it is not that of weights; most_effective: the largest it may be, and
-        short_horizon: whether that is too small
-    reward_range: of one row, where it is not that of the options; reasons: for which no figure speaks; facts: fields of
-        the estimate that no sum of these makes; noun, basis: words of the estimand"""
+    """One estimator at the end of a fold: its columns of the sums, and the estimate that follows.
+    distorted: sum of |weight - weight used|; predictions: range of the reward model's predictions, None without a model
+    weight_column: the column of the weights from which the effective sample size is computed; mean_column: of weights
+    that are 1 on average
+    by_step (m, h) each: for the units, the sums whose quotient the estimator takes at each of h steps
+    effective: the effective sample size, where it is not that of weights; most_effective: an upper limit of it, and
+    short_horizon: whether that limit is too small
+    reward_range: of one row, where it differs from the options; reasons: that do not follow from figures; facts: fields
+    of the estimate that do not follow from sums; noun, basis: words of the estimand"""
 
     label: str
     estimator: Estimator
@@ -201,7 +200,7 @@ class EstimatorFold:
 
     @cached_property
     def columns(self) -> list[int]:
-        """Index of the estimator's columns in the summary."""
+        """The indices of the estimator's columns in the summary."""
         return [self.summary.columns[name] for name in self.estimator.columns]
 
     @cached_property
@@ -212,31 +211,31 @@ class EstimatorFold:
 
     @cached_property
     def earned(self) -> Array:
-        """Rewards as they were logged, and rows that were used, per cluster or block, (m, 2)."""
+        """The logged rewards, and the rows used, per cluster or block, (m, 2)."""
         return self.summary.units[:, [self.summary.columns["earned"], self.summary.columns["rows"]]]
 
     @property
     def sample(self) -> Array:
-        """The units that a bootstrap draws from, (m, d). A cluster without a row to weigh is not in the sample; all
-        blocks are, empty ones too: the number of clusters in a block is random."""
+        """The units that a bootstrap draws from, (m, d). Clusters without a usable row are not included; all blocks
+        are, even empty ones, since the number of clusters in a block is random."""
         if self.summary.blocks or self.by_step:
             return self.units
         return self.units[self.earned[:, 1] > 0]
 
     @cached_property
     def n(self) -> int:
-        """Rows used."""
+        """The number of rows used."""
         return self.weights.rows if self.estimator.weighted else self.weights.rows + self.weights.left_out
 
     @property
     def has_weights(self) -> bool:
-        """Whether it weighs rows, and tells something by their weights."""
+        """Whether it has weights, and these give information."""
         tells = self.n > 0 and not (self.estimator.entire and self.weights.left_out)
         return self.estimator.weighted and tells and bool(np.isfinite(self.weights.largest))
 
     @cached_property
     def clusters(self) -> int:
-        """Clusters with a row that was used."""
+        """The number of clusters with a used row."""
         rows = "rows" if self.estimator.weighted else self.estimator.columns[1]
         return int(self.summary.present[self.summary.columns[rows]])
 
@@ -253,13 +252,13 @@ class EstimatorFold:
         return float(value), float(error)
 
     def _lift(self, sides: Sides, options: FinishOptions) -> dict[str, Any]:
-        """The fields of the lift: the estimate above what served, as a share of that; 0 for a target whose sums are
-        those of what served."""
+        """The fields of the lift: the estimate's excess over the logged mean, as a share of the latter; 0 for a target
+        whose sums are those of the log."""
         lift, lift_error = self.relative
         figures: dict[str, Any] = {"lift": finite_or_none(lift)}
         if not self.estimator.intervals or not np.isfinite([lift, lift_error]).all():
             return figures
-        # a ratio to what served has no interval unless that surely did not earn 0
+        # a ratio to the logged mean has no interval unless that mean surely is not 0
         served = intervals.studentised_bootstrap(Ratio(), self.earned, seed=0, number=0)
         earned = intervals.normal(served.value, served.error, options.level) if served.error else (served.value,) * 2
         if earned[0] <= 0 <= earned[1]:
@@ -283,7 +282,7 @@ class EstimatorFold:
         return (0.0, 0.0) if equal and np.isfinite(sample.value) else (sample.value, sample.error)
 
     def lift_bounds(self, bounds: Bounds) -> Bounds:
-        """Bounds of the lift as many errors away as those of the value."""
+        """Bounds of the lift, as many errors away as those of the value."""
         (value, error), (lift, lift_error) = self.value_and_error, self.relative
         if not lift_error:
             return lift, lift
@@ -294,9 +293,9 @@ class EstimatorFold:
         return low, high
 
     def sides(self, reward_range: Bounds) -> list[EstimatorFold]:
-        """The estimates whose bounds hold this one: itself; where weights were changed, the same without that, and the
-        extremes that the log allows, of which the one bounds from below, the other from above. The value may be off,
-        so its error says nothing. reward_range: of the options."""
+        """The estimates whose bounds enclose this one: itself; where weights were changed, the same without the change,
+        and the two extremes that the log allows, one as lower and one as upper bound. (The changed estimate may be
+        biased, so its own error is not enough.) reward_range: of the options."""
         if not self.distorted:
             return [self]
         kinds = self.estimator.bracket(*(self.reward_range or reward_range))
@@ -304,11 +303,11 @@ class EstimatorFold:
 
     @property
     def unbiased(self) -> EstimatorFold:
-        """The same where no weight was changed."""
+        """The same estimator with unchanged weights."""
         return self.sides((0.0, 0.0))[0]
 
     def bounds(self, options: FinishOptions, bootstrap: Mapping[Estimator, Bounds]) -> Bounds:
-        """The interval by the estimator's own error, infinite where it is unknown. bootstrap: of estimators, by
+        """The interval from the estimator's own error, infinite where it is unknown. bootstrap: bounds of estimators by
         bootstrap-t."""
         value, error = self.value_and_error
         if not self.estimator.intervals or not np.isfinite(value) or not np.isfinite(error):
@@ -322,17 +321,18 @@ class EstimatorFold:
 
     @cached_property
     def heaviness(self) -> float:
-        """How far an interval reaches out to that of Cressie and Read, from 0 to 1: steadily more from a largest weight
-        of `HEAVY` to twice that, and the less the more rows are effective."""
+        """How far an interval is extended towards that of Cressie and Read, from 0 to 1: linearly from 0 at a largest
+        weight of `HEAVY` to the full extent at twice that, less the more rows are effective."""
         largest, ess = self.weights.largest, self.diagnosis.ess
         if not (self.estimator.widens and largest > HEAVY and ess):
             return 0.0
         return min(1.0, largest / HEAVY - 1) * min(1.0, MANY_ROWS / ess)
 
     def _cressie_read(self, options: FinishOptions) -> Bounds:
-        """Bounds over clusters with w = A / mbar and r = B / A: A, B sums of weights and weighted rewards, mbar mean
-        rows per cluster. Where a model is corrected, r is its error: B is a cluster's estimate, less the value for
-        each row, so that what a missing cluster adds to it is the worst error the model could make."""
+        """Bounds over clusters with w = A / mbar and r = B / A, where A, B are sums of weights and weighted rewards,
+        and mbar is the mean number of rows per cluster. For a corrected model, r is the model's error: B is a cluster's
+        estimate minus the value for each row, so that a missing cluster adds at most the largest possible error of the
+        model."""
         rows, weight, reward = (self.summary.columns[name] for name in ("rows", "weight", self.estimator.columns[0]))
         total, moment, largest_sum = self.summary.total, self.summary.moment, self.summary.largest
         mbar, (least, largest), value = total[rows] / self.clusters, options.reward_range, 0.0
@@ -351,7 +351,7 @@ class EstimatorFold:
         return value + low, value + high
 
     def estimate(self, options: FinishOptions, bootstrap: Mapping[Estimator, Bounds]) -> Estimate:
-        """The estimate as reported. bootstrap: as of `bounds`."""
+        """The estimate for the report. bootstrap: as in `bounds`."""
         options = replace(options, reward_range=self.reward_range or options.reward_range)
         level = options.level
         if options.interval != "bootstrap-t":
@@ -392,13 +392,13 @@ class EstimatorFold:
             served=finite_or_none(weights.served), always_lower=self._always_lower(options.level),
             **self._lift(sides, options), **self.facts,
         )  # fmt: skip
-        if self.estimator.entire and weights.left_out:  # nothing is estimated
+        if self.estimator.entire and weights.left_out:  # there is no estimate
             absent: dict[str, Any] = dict.fromkeys(_FIGURES)
             return replace(estimate, **absent, n=0, clusters=0, verdict="insufficient", reasons=("no-pairs",))
         return estimate
 
     def _always_lower(self, level: float) -> float | None:
-        """The lower bound that holds at every look, for the mean weighted reward per row; None for other estimators."""
+        """The lower bound of the mean weighted reward per row that holds at every look; None for other estimators."""
         growth = self.summary.growth
         if self.estimator.columns != (STAKED, "rows") or not self.n or np.isnan(growth).any():
             return None
@@ -406,11 +406,11 @@ class EstimatorFold:
 
     @cached_property
     def diagnosis(self) -> Diagnosis:
-        """The figures that the verdict is made from."""
+        """The figures from which the verdict follows."""
         weights, weighted = self.weights, self.estimator.weighted
         summary, contribution, weight = self.summary, self.columns[0], self.summary.columns[self.weight_column]
         with np.errstate(all="ignore"):
-            # (sum W)^2 / sum W^2 over clusters, W a cluster's sum of weights; the largest share of a cluster
+            # (sum W)^2 / sum W^2 over clusters, with W the cluster's sum of weights; the largest share of one cluster
             ess = finite_or_none(summary.total[weight] ** 2 / summary.moment[weight, weight])
             ess = None if ess is None else min(ess, self.most_effective)
             share = finite_or_none(summary.largest[contribution] / summary.absolute[contribution])
@@ -429,7 +429,8 @@ class EstimatorFold:
 
     @cached_property
     def _mean_weight(self) -> tuple[float | None, float | None, float | None]:
-        """Mean weight per row, how many clustered standard errors it is from 1, and the mean plus 3 of these errors."""
+        """The mean weight per row, its distance from 1 in clustered standard errors, and the mean plus 3 of these
+        errors."""
         columns = [self.summary.columns[name] for name in (self.mean_column, "rows")]
         total, moment = self.summary.total[columns], self.summary.moment[np.ix_(columns, columns)]
         n = int(self.summary.present[columns[1]])
@@ -439,8 +440,8 @@ class EstimatorFold:
         return finite_or_none(mean), z if n > 1 else None, finite_or_none(mean + 3 * error) if n > 1 else None
 
     def _bias_bound(self, reward_range: Bounds) -> float | None:
-        """mean |weight - weight used| x the largest error of a reward: the width of its range, or more where a reward
-        model leaves that range."""
+        """mean |weight - weight used| x the largest error of a reward: the width of its range, or more where the
+        predictions of a reward model leave that range."""
         if not self.estimator.biased:
             return 0.0 if self.estimator.intervals else None
         if not self.distorted:
@@ -453,7 +454,7 @@ class EstimatorFold:
 
     @property
     def _is_constant(self) -> bool:
-        """Whether there are rewards, and an estimate without any error: all clusters say the same."""
+        """Whether there are rewards, but the estimate has no error since all clusters agree."""
         has_rewards = self.diagnosis.nonzero >= LEAST_REWARDS and bool(self.estimator.intervals)
         return has_rewards and self.value_and_error[1] == 0
 
@@ -462,14 +463,15 @@ Sides = Sequence[tuple[EstimatorFold, Bounds]]
 
 
 def _inside(sides: Sequence[Bounds], value: float) -> Bounds:
-    """The bounds inside those of all sides, with the value; those of a single one as they are."""
+    """The intersection of all sides' bounds, extended to the value; with one side, its bounds."""
     return sides[0] if len(sides) == 1 else intervals.intersection(sides, value)
 
 
 def draw_bounds(groups: Sequence[Sequence[EstimatorFold]], options: FinishOptions) -> list[dict[Estimator, Bounds]]:
-    """Bounds by bootstrap-t of the estimators of each group of rows, whose units are the same. Those of several groups
-    hold together: they reach as far as the largest t of all groups in the same draw (max-t)."""
-    by_kind: dict[Estimator, list[EstimatorFold]] = {}  # once each: the sides of several have the same one
+    """Bounds by bootstrap-t for the estimators of each group of rows; all groups have the same units. Those of several
+    groups hold together: they extend to the largest t of all groups in the same draw (max-t)."""
+    # each once, since the sides of several estimators may be the same
+    by_kind: dict[Estimator, list[EstimatorFold]] = {}
     for folds in zip(*groups, strict=True):
         for kind in dict.fromkeys(side.estimator for fold in folds for side in fold.sides(options.reward_range)):
             by_kind.setdefault(kind, [replace(fold, estimator=kind) for fold in folds])
@@ -487,8 +489,8 @@ def draw_bounds(groups: Sequence[Sequence[EstimatorFold]], options: FinishOption
 
 
 def differ(summary: ClusterSummary, columns: tuple[str, ...], *, clusters: int, value: float | None) -> bool:
-    """Whether two ratios, whose columns follow each other, are more than 3 standard errors of their difference apart,
-    and by more than a negligible share of a value."""
+    """Whether two ratios, given by consecutive columns, differ by more than 3 standard errors of their difference and
+    by more than a negligible share of a value."""
     index = [summary.columns[name] for name in columns]
     total, moment = summary.total[index], summary.moment[np.ix_(index, index)]
     difference, error = intervals.value_and_error(Minus(Ratio()), total, moment, clusters)
@@ -496,9 +498,9 @@ def differ(summary: ClusterSummary, columns: tuple[str, ...], *, clusters: int, 
 
 
 def widened(estimate: Estimate, replicas: Sequence[Estimate], *, limits: Bounds) -> Estimate:
-    """The estimate with the error of a simulation that its rows share, and that clusters do not show. replicas: the
-    same estimate by equal parts of the simulated pages, whose mean varies by their variance over their number; limits:
-    where bounds are cut."""
+    """The estimate with the additional error of a simulation that its rows share, which does not show between clusters.
+    replicas: the same estimate for equal parts of the simulated pages; the variance of their mean is their variance
+    over their number. limits: where bounds are cut."""
     if len(replicas) < 2 or estimate.value is None or not estimate.std_error:
         return estimate
     wider = _stretched(estimate, replicas, ("value", "std_error", "lower", "upper"), limits)
@@ -510,7 +512,8 @@ def widened(estimate: Estimate, replicas: Sequence[Estimate], *, limits: Bounds)
 
 
 def _stretched(estimate: Estimate, replicas: Sequence[Estimate], names: Sequence[str], limits: Bounds) -> Estimate:
-    """The estimate with a wider error and wider bounds of a figure, cut at a range; names: of these."""
+    """The estimate with a wider error and wider bounds of one figure, cut at limits; names: of the figure, its error
+    and bounds."""
     value, error, *bounds = (getattr(estimate, name) for name in names)
     low, high = (np.nan if bound is None else bound for bound in bounds)
     values = [value for replica in replicas if (value := getattr(replica, names[0])) is not None]
@@ -523,7 +526,7 @@ def _stretched(estimate: Estimate, replicas: Sequence[Estimate], names: Sequence
 def _report(
     bounds: Bounds, estimator: Estimator, options: FinishOptions
 ) -> tuple[float | None, float | None, list[str]]:
-    """Bounds as reported, and reasons: cut at the reward's range if self-normalised, else null if infinite."""
+    """Bounds for the report, and reasons: cut at the reward's range if self-normalised, else None where infinite."""
     if not estimator.intervals:
         return None, None, ["no-interval"]
     low, high = bounds

@@ -1,5 +1,5 @@
-"""The fold of the estimators of one unit: from rows of the log to estimates, whatever a row is; that of impressions;
-and several targets compared with each other."""
+"""The fold of the estimators of one unit, from rows of the log to estimates, for any kind of row; the fold of
+impressions; and the comparison of several targets."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from rlrec.ope.sums.moments import ClusterSummary, Moments, align_summaries, mom
 from rlrec.ope.units.estimate import COMPARED_ESS, USUAL, Estimate, EstimatorFold, FinishOptions, differ, draw_bounds
 from rlrec.records import Sums
 
-MAX_LOGGERS = 16  # loggers that are weighed, each in two halves; where there are more, the last one is all others
+# loggers with weights of their own, each in two halves; where there are more, the last one stands for all others
+MAX_LOGGERS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class PositionCurve:
-    """A position curve as an estimate uses it: the examination of positions 1, 2, ... over that of position 1.
-
-    name: with its number; None for a curve that is assumed. age_days: since it was fitted."""
+    """A position curve as an estimate uses it: the examination of positions 1, 2, ... relative to position 1. name:
+    with its number; None for an assumed curve. age_days: since it was fitted."""
 
     name: str | None = None
     examination: tuple[float, ...] = ()
@@ -37,7 +37,7 @@ class PositionCurve:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """The fields of an estimate that rests on it."""
+        """The fields of an estimate that uses this curve."""
         return {"curve": self.name, "curve_age_days": self.age_days}
 
 
@@ -47,10 +47,9 @@ FLAT = PositionCurve()
 
 @dataclass(frozen=True, eq=False)
 class WeightSpread(Sums):
-    """How far weights spread, (g,) for g ways to weigh.
-
-    rows, weight: sums of rows and weights. squares, least: sums of squares of the weights, and the smallest they can be
-    expected to be: those of the rows."""
+    """The spread of weights, (g,) for g weightings.
+    rows, weight: sums of rows and weights. squares, least: the sum of squared weights, and its smallest expected value,
+    that of the rows."""
 
     rows: Array
     weight: Array
@@ -70,7 +69,7 @@ class RowSums(Sums):
     figures: Mapping[str, Any]
 
     def scaled(self, factors: Mapping[str, float]) -> RowSums:
-        """The sums of rows that count so many times. factors: in each column, in their order."""
+        """The sums with rows multiplied by factors. factors: of each column, in order."""
         mean = float(np.mean([factor for name, factor in factors.items() if name.endswith("earned")]))
         return RowSums(
             moments=self.moments.scaled(np.array(list(factors.values()))),
@@ -84,15 +83,14 @@ class RowSums(Sums):
 
 @dataclass(frozen=True, kw_only=True)
 class Fold(ABC):
-    """The chosen estimators of one unit, about one target. A partial depends on the rows of its batches alone: not on
+    """The requested estimators of one unit, for one target. A partial depends only on the rows of its batches: not on
     their order, nor on how they were split, up to rounding.
+    estimators: label -> estimator, as `ope.parse` returns them; those with the same prefix have the same weights, and
+    share the columns whose names begin with it
+    spans_batches: whether a cluster may have rows in a later batch (users). If not, each cluster lies in one batch
+    (sessions, rows), and memory is bounded for any number of clusters."""
 
-    estimators: label -> estimator, as `ope.parse` gives them; those of one prefix weigh alike, and share the columns
-        whose names begin with it
-    spans_batches: a cluster may come back in a later batch (users). Without it a cluster must lie in one batch
-        (sessions, rows), and memory is bounded however many there are."""
-
-    core: ClassVar[tuple[str, ...]] = CORE  # columns that diagnostics need, whichever estimators are chosen
+    core: ClassVar[tuple[str, ...]] = CORE  # columns that diagnostics need, whatever estimators are requested
     estimators: Mapping[str, Any]
     spans_batches: bool
 
@@ -109,24 +107,25 @@ class Fold(ABC):
 
     @cached_property
     def weighings(self) -> dict[str, Any]:
-        """An estimator for each way to weigh, by its prefix."""
+        """One estimator for each weighting, by prefix."""
         return {estimator.prefix: estimator for estimator in self.estimators.values()}
 
     @property
     def most_loggers(self) -> int:
-        """How many loggers can be weighed."""
+        """The number of loggers that can have weights."""
         return MAX_LOGGERS
 
     @abstractmethod
     def partial(self, batch: Any, /) -> RowSums:
-        """The sums of one batch; those of an empty batch are the zero of the sum."""
+        """The sums of one batch; those of an empty batch are the zero of the addition."""
 
     @abstractmethod
     def at_end(self, partial: RowSums, label: str, estimator: Any, summary: ClusterSummary, /) -> EstimatorFold:
         """An estimator at the end of a fold. summary: of the columns of its prefix."""
 
     def at_ends(self, partial: RowSums, summary: ClusterSummary | None = None, /) -> list[EstimatorFold]:
-        """Each estimator at the end of a fold. summary: of its moments, with units in another order."""
+        """Each estimator at the end of a fold. summary: the sums of the partial's moments, if given in another order of
+        units."""
         summary = summary or partial.moments.summary()
         summaries = {prefix: summary.with_prefix(prefix) if prefix else summary for prefix in self.weighings}
         return [self.at_end(partial, label, kind, summaries[kind.prefix]) for label, kind in self.estimators.items()]
@@ -134,7 +133,7 @@ class Fold(ABC):
     # -- several loggers --
 
     def spreads(self, partials: Sequence[RowSums], /) -> list[WeightSpread]:
-        """How far the weights of each spread, over clusters."""
+        """The spread of the weights of each partial, over clusters."""
         spreads = []
         for summary in (partial.moments.summary() for partial in partials):
             rows, weight = (
@@ -145,21 +144,21 @@ class Fold(ABC):
         return spreads
 
     def factors(self, factor: Array, /) -> dict[str, float]:
-        """How often a row counts in each column. factor (g,): in each way to weigh."""
+        """How much a row counts in each column. factor (g,): in each weighting."""
         (times,) = factor.tolist()
         return dict.fromkeys(self.columns, times)
 
     # -- estimates --
 
     def finish(self, partial: RowSums, options: FinishOptions = USUAL, /) -> list[Estimate]:
-        """One estimate for each estimator, in their order.
+        """One estimate for each estimator, in order.
         Raises InputError for an interval that one of the estimators does not have, and a level outside (0, 1)."""
         return self.finish_together([(partial, options)])[0]
 
     def finish_together(self, groups: Sequence[tuple[RowSums, FinishOptions]]) -> list[list[Estimate]]:
-        """The estimates of several groups of one log, each as of `finish`, with intervals that hold together: max-t
-        over the same bootstrap replicates; other kinds at the level that Bonferroni asks of each group. Those of a
-        single one are compared with each other. Raises InputError as `finish` does."""
+        """The estimates of several groups of one log, each as in `finish`, with intervals that hold together: max-t
+        over the same bootstrap replicates; other kinds at the Bonferroni level of each group. With a single group, its
+        estimates are compared with each other. Raises InputError as `finish` does."""
         sums, common = [partial for partial, _ in groups], groups[0][1]
         intervals.check(common.interval, common.level, estimators=self.estimators)
         folds = same_units = list(map(self.at_ends, sums))
@@ -175,21 +174,20 @@ class Fold(ABC):
         return [self.compared(estimates[0], folds[0], sums[0])] if len(groups) == 1 else estimates
 
     def compared(self, estimates: list[Estimate], at_ends: Sequence[EstimatorFold], partial: RowSums) -> list[Estimate]:
-        """The estimates, with a reason where some differ that should agree."""
+        """The estimates, with a reason where some that should agree differ."""
         return estimates
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImpressionFold(Fold):
-    """The chosen estimators per impression. curve: that the reward model rests on; None where it has effects of
-    positions. Figures: distorted, the sum of |weight - weight used| per label; predictions, those of the reward model.
-    """
+    """The requested estimators per impression. curve: of the reward model; None where it has effects of positions.
+    Figures: distorted, the sum of |weight - weight used| per label; predictions, those of the reward model."""
 
     curve: PositionCurve | None = None
 
     @cached_property
     def summed(self) -> tuple[ImpressionEstimator, ...]:
-        """The estimators, and those whose bounds hold the biased ones."""
+        """The estimators, and those whose bounds enclose the biased ones."""
         return tuple(summed for kind in self.estimators.values() for summed in (kind, *kind.bracket()))
 
     def partial(self, batch: LogBatch, /) -> RowSums:
@@ -225,7 +223,7 @@ class ImpressionFold(Fold):
         )  # fmt: skip
 
     def models_differ(self, at_ends: Sequence[EstimatorFold]) -> bool:
-        """Whether dr and snips, each of which is right where propensities are, differ."""
+        """Whether dr and snips differ, although both are right where propensities are."""
         corrected = next((fold for fold in at_ends if fold.estimator.name in ("dr", "sndr")), None)
         if corrected is None or (corrected.diagnosis.ess or 0.0) < COMPARED_ESS:
             return False
@@ -233,7 +231,7 @@ class ImpressionFold(Fold):
         return differ(corrected.summary, columns, clusters=corrected.clusters, value=value)
 
     def compared(self, estimates: list[Estimate], at_ends: Sequence[EstimatorFold], partial: RowSums) -> list[Estimate]:
-        """All estimates have a reason where dr and snips differ."""
+        """The estimates; all have a reason where dr and snips differ."""
         if not self.models_differ(at_ends):
             return estimates
         return [estimate.lowered(["models-differ"]) for estimate in estimates]
@@ -241,27 +239,27 @@ class ImpressionFold(Fold):
 
 # -- several targets on the same rows: bounds of their lifts that hold together, and which may be the best --
 #
-# Each bound of 60 equal targets is wrong in 2.5 % of logs, so that in most logs one of them looks better. So bounds
-# reach as far as the largest t of all targets in the same bootstrap draw (max-t). A target may be the best unless
-# another one is above it by more than all others together would be by chance if it were: so the best one is left out
-# with the probability of error of the interval, however many there are. Source: subset selection after Gupta 1965;
-# own derivation.
+# Each bound is wrong in 2.5 % of logs, so among 60 equal targets, one looks better in most logs. Bounds therefore
+# extend to the largest t of all targets in the same bootstrap draw (max-t). A target may be the best unless another one
+# exceeds it by more than all others together would by chance if it were the best. So the best one is excluded with the
+# error probability of the interval, for any number of targets. Source: subset selection after Gupta 1965; own
+# derivation.
 
 
-_NOTHING = 1e-9  # of the spread of two lifts: the difference of equal ones
+_NOTHING = 1e-9  # of the spread of two lifts, below which they count as equal
 
 
 class Standing(NamedTuple):
-    """Where a target stands among others. stretch: how many times as far from the lift its bounds lie, low and high,
-    where those of all targets hold together; t: quantiles of t, in place of those of the target alone, where these are
-    all that its bounds rest on; may_be_best: None where it is not known."""
+    """The position of a target among others. stretch: the factors by which the distances of its low and high bound from
+    the lift grow where bounds of all targets hold together; t: quantiles of t that replace the target's own, where its
+    bounds follow from these alone; may_be_best: None where it is not known."""
 
     stretch: Bounds
     t: Bounds | None
     may_be_best: bool | None
 
     def bounds(self, estimate: Estimate) -> tuple[float | None, float | None]:
-        """The bounds of the lift that hold together with those of the others, never inside its own ones."""
+        """The bounds of the lift that hold together with those of the others, never narrower than its own."""
         lift, error = estimate.lift or 0.0, estimate.lift_std_error or 0.0
         low, high = (
             np.inf if bound is None else times * abs(bound - lift)
@@ -275,8 +273,8 @@ class Standing(NamedTuple):
 def compare_targets(
     targets: Sequence[Sequence[Estimate]], folds: Sequence[Sequence[EstimatorFold]], options: FinishOptions
 ) -> list[list[Estimate]]:
-    """The estimates of several targets, each with its standing among all that can be judged: what an estimate in doubt
-    says leaves out no other. folds: of the same estimators."""
+    """The estimates of several targets, each with its standing among all with a sufficient estimate; an estimate in
+    doubt excludes no other target. folds: of the same estimators."""
     rows = [list(estimates) for estimates in targets]
     for number in range(len(rows[0])):
         judged = [
@@ -296,7 +294,7 @@ def compare_targets(
 
 
 def standings(folds: Sequence[EstimatorFold], options: FinishOptions) -> list[Standing]:
-    """The standing of each target by one estimator, at the end of a fold over the same rows."""
+    """The standing of each target for one estimator, at the end of a fold over the same rows."""
     is_plain = [not fold.distorted and not fold.heaviness for fold in folds]
     folds = [fold.unbiased for fold in folds]
     present = [fold.earned[:, 1] > 0 for fold in folds]
@@ -316,12 +314,12 @@ def standings(folds: Sequence[EstimatorFold], options: FinishOptions) -> list[St
 
 
 def _columns(fold: EstimatorFold) -> Array:
-    """Those of the estimator, then of what served."""
+    """The columns of the estimator, then those of the log."""
     return np.column_stack([fold.units, fold.earned])
 
 
 def _stretch(lift: Studentised, joint: Bounds, level: float) -> Bounds:
-    """How many times as far the joint quantiles of t lie as those of one target: of the low and of the high bound."""
+    """The ratios of the joint quantiles of t to those of one target, for the low and the high bound."""
     if not len(lift.t):
         return 1.0, 1.0
     (low, high), (joint_low, joint_high) = lift.quantiles(level), joint
@@ -329,7 +327,7 @@ def _stretch(lift: Studentised, joint: Bounds, level: float) -> Bounds:
 
 
 def _may_be_best(folds: Sequence[EstimatorFold], lifts: Sequence[Studentised], level: float) -> list[bool | None]:
-    """Whether each target may be the best one. A lift without error is what it is in every replicate."""
+    """Whether each target may be the best one. A lift without error is the same in every replicate."""
     value = np.array([lift.value if len(lift.t) else fold.relative[0] for fold, lift in zip(folds, lifts, strict=True)])
     is_finite, number = np.isfinite(value), max(len(lift.t) for lift in lifts)
     rank = int((number + 1) * (1 - level) + _NOTHING)
@@ -350,7 +348,7 @@ def _may_be_best(folds: Sequence[EstimatorFold], lifts: Sequence[Studentised], l
         if not is_finite[target]:
             result.append(None)
             continue
-        # by how many errors the others are above it, and would be by chance
+        # by how many errors the others exceed it, and would by chance
         above = ((value - value[target]) / error[target])[is_finite].max()
         chance = ((distance - distance[target]) / error[target][:, None])[is_finite].max(axis=0)
         result.append(bool(above <= np.sort(chance)[-rank]))

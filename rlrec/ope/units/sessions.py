@@ -21,9 +21,9 @@ from rlrec.ope.units.estimate import EstimatorFold
 from rlrec.ope.units.fold import MAX_LOGGERS, Fold, RowSums, WeightSpread
 from rlrec.records import Sums
 
-SUPPORTED = 0.05  # least share of the visits that is effective at a step, for the log to support the target there
-_STEP_BYTES = 256_000_000  # of sums at every step of all loggers
-_CARRIED = 0.9  # share of the discounted absolute return: the steps that carry it must be supported
+SUPPORTED = 0.05  # smallest effective share of the visits at a step for which the log supports the target there
+_STEP_BYTES = 256_000_000  # for sums at every step, of all loggers
+_CARRIED = 0.9  # share of the discounted absolute return; the steps that contribute it must be supported
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,21 +35,19 @@ class StepWeights(Sums):
     size: Array
 
     def scaled(self, factor: float) -> StepWeights:
-        """The sums of visits that count `factor` times."""
+        """The sums with visits that count `factor` times."""
         return StepWeights(self.weight * factor, self.square * factor**2, self.size * factor)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SessionFold(Fold):
-    """The chosen estimators per session.
-
+    """The requested estimators per session.
     gamma: discount per step, in [0, 1]
     horizon: steps of the longest visit of the whole log, at least 1
-    supported: the least share of the visits that is effective at the steps that carry the return
-
-    Every cluster that spans batches takes 72 bytes at most; sums at every step, where an estimator needs them
-    (wpdis, wdr), 4,096 x 8 bytes a step and column. Figures: steps, sums at every step over clusters, where an
-    estimator needs them; by_step; returns, the discounted ones of visits.
+    supported: the smallest effective share of the visits at the steps that contribute the return
+    Every cluster that spans batches takes at most 72 bytes; sums at every step, where an estimator needs them (wpdis,
+    wdr), take 4,096 x 8 bytes per step and column. Figures: steps, sums at every step over clusters, where an estimator
+    needs them; by_step; returns, the range of discounted returns of visits.
     Raises InputError for a gamma or horizon out of range."""
 
     core: ClassVar[tuple[str, ...]] = ("rows", "earned", "weight", "mean_weight")
@@ -65,18 +63,19 @@ class SessionFold(Fold):
 
     @cached_property
     def by_step(self) -> tuple[str, ...]:
-        """Every column per step that some estimator needs, once."""
+        """Each column per step that some estimator needs, once."""
         needed = [estimator.step_column for estimator in self.estimators.values()]
         return tuple(dict.fromkeys(name for name in needed if name is not None))
 
     def partial(self, batch: VisitBatch, /) -> RowSums:
-        """The sums of one batch. Raises InputError for a visit of more steps than the horizon, and if an estimator
+        """The sums of one batch. Raises InputError for a visit with more steps than the horizon, and where an estimator
         needs a model and the batch has none."""
         if (longest := int(batch.length.max(initial=0))) > self.horizon:
             raise InputError(f"a visit has {longest} steps, more than the horizon of {self.horizon}")
         course = Course(batch, self.gamma)
         terms = batch.counted(np.column_stack([getattr(course, name) for name in self.columns]))
-        count = 1.0 if batch.count is None else np.repeat(batch.count, batch.length)  # of the visit of each decision
+        # the count of the visit of each decision
+        count = 1.0 if batch.count is None else np.repeat(batch.count, batch.length)
         columns = {name: getattr(course, name) * count for name in self.by_step}
         # sums of w_t, w_t^2 and |gamma^t r_t| over all visits at every step
         spans: dict[str, Any] = {"length": batch.length, "horizon": self.horizon}
@@ -105,12 +104,14 @@ class SessionFold(Fold):
 
     @cached_property
     def most_loggers(self) -> int:
-        """How many loggers can be weighed: sums at every step of each half of their clusters must fit the memory."""
+        """The number of loggers that can have weights: sums at every step, for each half of their clusters, must fit in
+        memory."""
         half_bytes = BLOCKS * 8 * (len(self.by_step) + 1) * self.horizon if self.by_step else 1
         return min(MAX_LOGGERS, _STEP_BYTES // (2 * half_bytes))
 
     def spreads(self, partials: Sequence[RowSums], /) -> list[WeightSpread]:
-        """How far the weights of each spread at the step whose weights spread most, of those that carry the return."""
+        """The spread of each partial's weights at one step: the step, among those that contribute the return, whose
+        weights spread most."""
         pooled = Support.from_partial(reduce(add, partials))
         step = int(np.argmin(pooled.ess[: pooled.steps]))
         spreads = []
@@ -122,8 +123,8 @@ class SessionFold(Fold):
     def at_end(
         self, partial: RowSums, label: str, estimator: SessionEstimator, summary: ClusterSummary, /
     ) -> EstimatorFold:  # fmt: skip
-        """Returns range as far as those of the log. The effective sample size is at most the smallest one over the
-        steps that carry the return."""
+        """The estimator at the end of the fold, where the range of returns is that of the log and the effective sample
+        size is limited by the smallest one over the steps that contribute the return."""
         support, by_step = Support.from_partial(partial, self.supported), list[Array]()
         if estimator.step_column is not None:
             step_sums: Steps = partial.figures["steps"]
@@ -143,16 +144,16 @@ class SessionFold(Fold):
 
 
 def n_visits(partial: RowSums) -> int:
-    """How many visits there are."""
+    """The number of visits."""
     return partial.weights["weight"].rows
 
 
 @dataclass(frozen=True, eq=False)
 class Support:
     """How far along its visits the log supports a target, step by step.
-
-    ess (h,): effective sample size over visits; size (h,): discounted absolute return; least: ESS that is enough.
-    The ESS of a visit's mean weight cannot tell: it rises again when the weights of late steps have collapsed to 0."""
+    ess (h,): effective sample size over visits; size (h,): discounted absolute return; least: ESS that is enough. The
+    ESS of a visit's mean weight does not show this: it rises again when the weights of late steps have collapsed to
+    0."""
 
     ess: Array
     size: Array
@@ -169,17 +170,17 @@ class Support:
 
     @property
     def steps(self) -> int:
-        """Number of the first steps that carry 90 % of the discounted absolute return."""
+        """The number of first steps that contribute 90 % of the discounted absolute return."""
         return self._steps(self.size)
 
     @property
     def smallest(self) -> float:
-        """The smallest ESS over these steps: what an estimate of the return can rest on."""
+        """The smallest ESS over these steps, which limits an estimate of the return."""
         return float(self.ess[: self.steps].min())
 
     def gamma(self, gamma: float) -> float | None:
-        """The largest discount, to two digits, under which all steps that carry 90 % of the return are supported; None
-        where `gamma` is small enough, or none is."""
+        """The largest discount, to two digits, with which all steps that contribute 90 % of the return are supported;
+        None where `gamma` is small enough, or none is."""
         if self.smallest >= self.least or not gamma:
             return None
         t = np.arange(len(self.size))
@@ -203,16 +204,16 @@ class Support:
 
 
 class SessionEstimator(Estimator):
-    """Base of the estimators of visits: a smooth function of sums over visits, and over visits at each step. Bounds are
-    not cut: the return of a visit has no simple range.
-
-    Its columns are attributes of `visits.Course` of the same name. Where `step_column` names one (0 after a visit's
-    end), `value` and `gradient` take the columns, then that one at each step, then w_t at each step (held after
-    the end): (..., d + 2 horizon)."""
+    """Base of the estimators of visits: a smooth function of sums over visits, and of sums over visits at each step.
+    Bounds are not cut, since the return of a visit has no simple range.
+    Its columns are attributes of `visits.Course` with the same names. Where `step_column` names a column (0 after a
+    visit's end), `value` and `gradient` take the columns, then that column at each step, then w_t at each step (kept
+    after the end): (..., d + 2 horizon)."""
 
     unit: ClassVar[str] = "session"
     sees_visits: ClassVar[bool] = True
-    weight_column: ClassVar[str] = "weight"  # of a visit: effective sample size and tail are about it
+    # of a visit; the effective sample size and the tail are those of this column
+    weight_column: ClassVar[str] = "weight"
     step_column: ClassVar[str | None] = None
 
 

@@ -1,7 +1,6 @@
 """The log as slates, the estimators of the mean reward of a page, and their fold.
-
 A slate is a visit whose steps are its slots, from the top: `visits.Course`, without a discount, has the weights down to
-each slot. An estimator says how much the reward of each slot weighs; clusters, intervals and diagnostics are shared."""
+each slot. An estimator defines the weight of each slot's reward; clusters, intervals and diagnostics are shared."""
 
 from __future__ import annotations
 
@@ -22,24 +21,23 @@ from rlrec.ope.sums.visits import HEAVIEST, Course, VisitBatch
 from rlrec.ope.units.estimate import ANY_REWARD, Estimate, EstimatorFold, differ
 from rlrec.ope.units.fold import FLAT, Fold, PositionCurve, RowSums
 
-# Share of page events in what was served from which on the diagnostics are those of the ratios of whole slates. (Where
-# these collapse, page events are a small share of the estimate for that alone.)
+# Share of page events in the logged rewards from which on diagnostics are those of the ratios of whole slates. (Where
+# these ratios collapse, page events are a small share of the estimate for this reason alone.)
 _PAGED = 0.1
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SlateBatch(VisitBatch):
-    """Slates of the log as one target sees them, s slates of n slots in all; slate i has rows start[i] to
-    start[i + 1] - 1, from the top. NaN stands for what is not known: an estimator that needs it leaves the slate out.
-
-    log_ratio (n,): log of the ratio of the probabilities given the slots above; largest (n,): the largest it could be.
+    """Slates of the log as one target sees them, s slates of n slots in all; slate i has rows start[i] to start[i + 1]
+    - 1, from the top. NaN means not known: an estimator that needs the value leaves the slate out.
+    log_ratio (n,): log of the ratio of the probabilities given the slots above; largest (n,): its upper bound.
     reward (n,): of the slots; page (s,): of events that belong to the whole page.
-    predicted, expected (n,): a model of what a slate still earns from a slot on: its value of the arm shown, and its
-        mean over the target's choice below the slots above.
-    marginal_ratio (n,): ratio of the probabilities of the arm at its position, whatever stands elsewhere;
-        largest_marginal (n,): the largest it could be at that position.
+    predicted, expected (n,): a model of the rest of a slate's reward from a slot on: its value for the arm shown, and
+    its mean over the target's choice below the slots above.
+    marginal_ratio (n,): ratio of the probabilities of the arm at its position; largest_marginal (n,): its upper bound
+    at that position.
     target_at, logged_at (n, k): these probabilities at positions 1 to k; 0 below the end of the slate.
-    additive (n,): what each slot adds to the weight of a reward that is a sum over slots, of `pseudo_inverse`."""
+    additive (n,): what each slot adds to the weight of a reward that is a sum over slots, from `pseudo_inverse`."""
 
     by_visit: ClassVar[tuple[str, ...]] = ("cluster", "count", "page")
     page: Array
@@ -81,7 +79,8 @@ class SlateCourse(Course):
 
     @cached_property
     def weighted_page_events(self) -> Array:
-        """Weight of the whole slate x reward of page events, whose weight is not needed where there are none."""
+        """Weight of the whole slate x reward of page events; 0 without page events, where the weight need not be
+        known."""
         return np.where(self.batch.page == 0, 0.0, self.weight * self.batch.page)
 
     @cached_property
@@ -91,7 +90,8 @@ class SlateCourse(Course):
 
     @cached_property
     def bound(self) -> Array:
-        """Largest weight that the slate could have had; inf for more than one slot, of which a product says nothing."""
+        """Largest weight that the slate could have had; inf for more than one slot, since factors do not bound the
+        product."""
         return np.where(self.batch.length > 1, np.inf, super().bound)
 
     @cached_property
@@ -103,7 +103,7 @@ class SlateCourse(Course):
         return np.maximum.reduceat(np.nan_to_num(largest_marginal, nan=np.inf), self.batch.start[:-1])
 
     def table(self, name: str) -> Array:
-        """Probabilities of the arm of each slot at positions 1 to k, (n, k): `target_at` or `logged_at`."""
+        """The probabilities of each slot's arm at positions 1 to k, (n, k): `target_at` or `logged_at`."""
         table = getattr(self.batch, name)
         if table is None:
             raise InputError("pbm and interpol need the probabilities of every position", hint="use iips")
@@ -112,9 +112,8 @@ class SlateCourse(Course):
 
 @dataclass(frozen=True, eq=False)
 class Weighing:
-    """Slates as an estimator weighs them, (s,) each: NaN where a slate cannot be weighed.
-
-    weight: of the slate, 1 on average; weighted_reward; bound: the largest weight it could have had"""
+    """The weights of an estimator for slates, (s,) each: NaN where a slate cannot be weighed.
+    weight: of the slate, 1 on average; weighted_reward; bound: the largest weight that it could have had"""
 
     weight: Array
     weighted_reward: Array
@@ -122,20 +121,19 @@ class Weighing:
 
 
 class SlateEstimator(Estimator):
-    """Base of the estimators of pages. Bounds are not cut: the reward of a page has no simple range.
-
+    """Base of the estimators of pages. Bounds are not cut, since the reward of a page has no simple range.
     Its columns are those of its weighing: `weighted_reward`, `weight`, `rows`, and `robust` for a corrected model."""
 
     unit: ClassVar[str] = "slate"
     columns: ClassVar[tuple[str, ...]] = ("weighted_reward", "rows")
     joint: ClassVar[bool] = False  # needs the probability of the slate, slot by slot
     tabled: ClassVar[bool] = False  # needs the probabilities of every position
-    shape: PositionCurve | None = None  # the position curve that it takes to be right
+    shape: PositionCurve | None = None  # the position curve that it assumes
 
     @property
     @abstractmethod
     def weighing(self) -> str:
-        """The name of its weights: estimators with equal names have equal weights."""
+        """The name of its weights; estimators with the same name have the same weights."""
 
     @property
     def prefix(self) -> str:
@@ -146,10 +144,10 @@ class SlateEstimator(Estimator):
         """The slates of a batch, weighed."""
 
 
-# -- the estimators, each under an assumption of its own about what the reward of a slot depends on --
+# -- the estimators, each with its own assumption about what the reward of a slot depends on --
 #
-# w_l is the ratio of the probabilities of the slate down to slot l, r_l the reward of slot l. The reward of events that
-# belong to the whole page is weighed by the ratio of the whole slate, which is right under every assumption.
+# w_l is the ratio of the probabilities of the slate down to slot l, r_l the reward of slot l. Rewards of events that
+# belong to the whole page are weighted by the ratio of the whole slate, which is right under every assumption.
 
 
 class SelfNormalised:
@@ -291,7 +289,7 @@ class Interpol(Curved):
         k = target.shape[1]
         examined, position = examination(self.shape, k), np.arange(k)
         in_window = (np.abs(position[:, None] - position) <= self.window).astype(np.float64)
-        # of each position j, then of the position shown
+        # sums around each position j, then around the position shown
         ratio = divide(target * examined, (logged * examined) @ in_window)
         weight = np.einsum("nj,nj->n", ratio, in_window[course.step])
         bound = course.bound_of_marginals * min(2 * self.window + 1, k)
@@ -323,13 +321,15 @@ class SnInterpol(SelfNormalised, Interpol):
 
 
 def by_slot(course: SlateCourse, weight: Array, emphasis: Array, bound: Array) -> Weighing:
-    """Slates whose slots have weights (n,) of their own; the weight of a slate is their mean by emphasis (n,)."""
+    """Slates whose slots have their own weights (n,); the weight of a slate is their mean, weighted by emphasis
+    (n,)."""
     weighted = course.sum(weight * course.batch.reward) + course.weighted_page_events
     return Weighing(course.sum(weight * emphasis) / course.sum(emphasis), weighted, bound)
 
 
 def examination(curve: PositionCurve, positions: int) -> Array:
-    """Examination of positions 1 to `positions`, (k,). Raises InputError where the curve ends above the last one."""
+    """The examination of positions 1 to `positions`, (k,). Raises InputError where the curve ends before the last
+    one."""
     if curve == FLAT:
         return np.ones(positions)
     if len(curve.examination) < positions:
@@ -351,13 +351,13 @@ def divide(numerator: Array, denominator: Array) -> Array:
 
 @dataclass(frozen=True, kw_only=True)
 class SlateFold(Fold):
-    """The chosen estimators per slate. A cluster that spans batches takes 40 bytes a weighing, and 8 more. Columns of
-    weights are `weight`, of the weighing, and `of_slate`, the ratios of whole slates, as far as known. Figures: sizes
-    (2,), as served sums of |page events| and |rewards|."""
+    """The requested estimators per slate. A cluster that spans batches takes 40 bytes per weighing, and 8 more. Columns
+    of weights are `weight`, of the weighing, and `of_slate`, the ratios of whole slates where known. Figures: sizes
+    (2,), the logged sums of |page events| and |rewards|."""
 
     @cached_property
     def robust(self) -> frozenset[str]:
-        """The prefixes of those whose model is corrected, too."""
+        """The prefixes of the weightings for which some estimator also corrects a model."""
         return frozenset(estimator.prefix for estimator in self.estimators.values() if estimator.needs_model)
 
     @cached_property
@@ -400,8 +400,8 @@ class SlateFold(Fold):
     def at_end(
         self, partial: RowSums, label: str, estimator: SlateEstimator, summary: ClusterSummary, /
     ) -> EstimatorFold:  # fmt: skip
-        """No reward range applies to the sum over a page."""
-        # where page events carry the reward, the ratios of whole slates do
+        """The estimator at the end of the fold. No reward range applies to the sum over a page."""
+        # where page events are much of the reward, the ratios of whole slates count
         served, rewards = partial.figures["sizes"].tolist()
         column = "of_slate" if served > _PAGED * rewards else "weight"
         curve = estimator.shape
@@ -417,7 +417,7 @@ class SlateFold(Fold):
         )  # fmt: skip
 
     def compared(self, estimates: list[Estimate], at_ends: Sequence[EstimatorFold], partial: RowSums) -> list[Estimate]:
-        """An estimate has a reason where it differs from a reliable one that assumes less."""
+        """The estimates; one has a reason where it differs from a reliable one that assumes less."""
         kinds, summary = list(self.estimators.values()), partial.moments.summary()
         reliable = [
             kind for kind, estimate in zip(kinds, estimates, strict=True)

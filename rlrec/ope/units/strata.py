@@ -1,20 +1,19 @@
-"""Several loggers in one estimate: each is weighed by the spread of its weights.
-
-The mean over the rows of a logger is unbiased whoever it is, and its variance grows with the mean square of its
-weights. So rows count in inverse proportion to that: effective sample sizes add up, and an old log of weights far from
-1 cannot outweigh a new one. Source: Agarwal, Basu, Schnabel, Joachims 2017 (weighted IPS), with four changes.
-
-- Each half of the clusters is weighed by the other half. In the same rows a logger whose heavy weights did not occur
-  would look precise, and count most where its mean is too low.
-- A mean square is at least 1, and that of rows: it is 1 and what sums of clusters spread beyond their sizes. Else long
-  sessions would count next to nothing beside an imported log of single rows.
-- A logger with fewer than 50 effective rows in both halves counts in proportion to them: its spread is hardly known.
-- A logger that could not show what the target shows is left out where others could: its mean is of something else.
-  So are those of heavy weights that together add next to nothing: their rows would only spoil shares and tails.
-
-The spread of a logger that learns depends on the rewards that it is to weigh: of arms with equal rates, where that
-matters most, estimates are up to a third of a standard error off (`tests/benchmarks/loggers.py`). Rows that count once
-are not, and err by up to twice as much, with intervals that cover less."""
+"""Several loggers in one estimate: each is weighted by the spread of its weights.
+The mean over the rows of any logger is unbiased, and its variance grows with the mean square of its weights. Rows
+therefore count in inverse proportion to that: effective sample sizes add up, and an old log with weights far from 1
+cannot outweigh a new one. Source: Agarwal, Basu, Schnabel, Joachims 2017 (weighted IPS), with four changes.
+- The weight of each half of the clusters is computed from the other half. From the same rows, a logger whose heavy
+  weights did not occur would look precise, and count most where its mean is too low.
+- A mean square is at least 1 and is computed per row: 1 plus the spread of sums of clusters beyond their sizes. Else
+  long sessions would count next to nothing beside an imported log of single rows.
+- A logger with fewer than 50 effective rows in both halves counts in proportion to them, since its spread is hardly
+  known.
+- A logger that could not show what the target shows is left out where others could, since its mean estimates something
+  else. So are loggers with heavy weights that together add next to nothing: their rows would only spoil shares and
+  tails.
+The spread of a logger that learns depends on the rewards that it is to weight. For arms with equal rates, where that
+matters most, estimates are off by up to a third of a standard error (`tests/benchmarks/loggers.py`). If each row
+counted once they would be unbiased, but with errors up to twice as large and intervals that cover less."""
 
 from __future__ import annotations
 
@@ -42,8 +41,8 @@ _SALT = 6
 
 
 class Stratum(NamedTuple):
-    """A logger, None for all of those that are not weighed by themselves, and the half that a cluster lies in, None
-    where rows count once, whoever logged them."""
+    """A logger (None: all loggers without a weight of their own) and the half of the clusters (None where all rows
+    count once)."""
 
     logger: str | None = None
     half: int | None = None
@@ -53,18 +52,18 @@ NO_LOGGER = Stratum()
 
 
 def halves(cluster: Ids) -> Ids:
-    """The half that each cluster lies in, 0 or 1."""
+    """The half of each cluster, 0 or 1."""
     return (hash_bits(cluster, salt=_SALT) & np.uint64(1)).astype(np.int64)
 
 
-P = TypeVar("P", bound=Any)  # sums that can be `scaled`, as `RowSums`
+P = TypeVar("P", bound=Any)  # sums that can be `scaled`, such as `RowSums`
 
 
 @dataclass(frozen=True, eq=False)
 class Weighting:
-    """How much the rows of each stratum count, (g,) for g ways to weigh; no factors where fewer than two loggers can be
-    weighed: then all rows count once. table: the same by logger, for each way to weigh. left_out: loggers whose rows do
-    not count; loggers: each by itself, as of `by_logger`."""
+    """The weight of the rows of each stratum, (g,) for g weightings; no factors where fewer than two loggers can be
+    weighted: then all rows count once. table: the same by logger, for each weighting. left_out: loggers whose rows do
+    not count; loggers: each alone, as returned by `by_logger`."""
 
     fold: Fold
     factors: Mapping[Stratum, Array] = field(default_factory=dict)
@@ -76,9 +75,9 @@ class Weighting:
     def from_strata(
         cls, fold: Fold, *targets: Mapping[Stratum, RowSums], left_out: frozenset[str | None] = frozenset()
     ) -> Self:
-        """The weighting of these strata, each half of them by the other one; of several targets that are compared on
-        the same rows one weighting, by the spreads of all their weights. left_out: loggers without support; they count
-        where there is no other one."""
+        """The weighting of these strata, each half computed from the other one; several targets that are compared on
+        the same rows get one weighting, from the spreads of all their weights. left_out: loggers without support; they
+        count where there are no others."""
         loggers = {stratum.logger for partials in targets for stratum in partials if stratum.half is not None}
         if len(loggers) < 2:
             return cls(fold)
@@ -89,7 +88,7 @@ class Weighting:
             spreads = fold.spreads([partials[stratum] for stratum in strata]) if strata else []
             spread = add_each(spread, dict(zip(strata, spreads, strict=True)))
         factors = stratum_factors(spread, left_out)
-        # how much the rows of a logger count on average
+        # the mean weight of the rows of a logger
         table = list[list[LoggerWeight]]()
         names = sorted(loggers, key=_order)
         for way in range(len(next(iter(factors.values())))):
@@ -106,7 +105,7 @@ class Weighting:
         return cls(fold, factors, table, left_out)
 
     def total(self, partials: Mapping[Stratum, P]) -> P:
-        """The sum over the strata that count, in an order of their own."""
+        """The weighted sum over the strata, in a fixed order."""
         strata = sorted(partials.items(), key=lambda item: (item[0].logger or "", item[0].half or 0))
         weighed_sums = (
             sums.scaled(self.fold.factors(self.factors[stratum])) if stratum in self.factors else sums
@@ -116,7 +115,7 @@ class Weighting:
 
 
 def by_logger(fold: Fold, partials: Mapping[Stratum, RowSums]) -> dict[str | None, list[EstimatorFold]]:
-    """The estimators at the end of the rows of each logger; {} where there is one alone."""
+    """The estimators at the end of each logger's rows; {} where there is only one logger."""
     sums: dict[str | None, RowSums] = {}
     for (logger, _), partial in partials.items():
         sums = add_each(sums, {logger: partial})
@@ -126,8 +125,8 @@ def by_logger(fold: Fold, partials: Mapping[Stratum, RowSums]) -> dict[str | Non
 
 
 def left_out(fold: Fold, *targets: Mapping[str | None, Sequence[EstimatorFold]]) -> frozenset[str | None]:
-    """The loggers that do not count for several targets that are compared on the same rows. targets: their estimators
-    `by_logger`."""
+    """The loggers that do not count for several targets that are compared on the same rows. targets: their estimators,
+    as returned by `by_logger`."""
     unsupported, negligible = set[str | None](), list[set[str | None]]()
     for loggers in targets:
         weighed = {
@@ -150,8 +149,8 @@ def left_out(fold: Fold, *targets: Mapping[str | None, Sequence[EstimatorFold]])
 
 
 def unlike(loggers: Iterable[Sequence[EstimatorFold]]) -> frozenset[str]:
-    """The labels of the estimators by which loggers say different things about one target: more than chance allows, and
-    by more than decides nothing. loggers: those that count, as of `by_logger`."""
+    """The labels of the estimators for which loggers disagree about one target: by more than chance, and by an amount
+    that matters. loggers: those that count, as returned by `by_logger`."""
     labels = set[str]()
     for at_ends in zip(*loggers, strict=True):
         is_comparable = at_ends[0].estimator.intervals
@@ -164,7 +163,7 @@ def unlike(loggers: Iterable[Sequence[EstimatorFold]]) -> frozenset[str]:
         if len(reliable) < 2:
             continue
         value, weight = np.array([(value, 1 / error**2) for value, error in reliable]).T
-        # the variance between loggers, beyond that of chance
+        # the variance between loggers beyond chance
         mean = float(value @ weight / weight.sum())
         spread, freedom = float(weight @ (value - mean) ** 2), len(reliable) - 1
         variance = (spread - freedom) / float(weight.sum() - weight @ weight / weight.sum())
@@ -174,7 +173,7 @@ def unlike(loggers: Iterable[Sequence[EstimatorFold]]) -> frozenset[str]:
 
 
 def negligible_loggers(sizes: Mapping[str | None, tuple[float, int]]) -> set[str | None]:
-    """The loggers of which few rows are effective, as long as all of them add little to the others. sizes: effective
+    """The loggers with few effective rows, as long as all of them together add little to the others. sizes: effective
     sample size and clusters of each."""
     total, names = sum(ess for ess, _ in sizes.values()), set[str | None]()
     left = total
@@ -187,15 +186,15 @@ def negligible_loggers(sizes: Mapping[str | None, tuple[float, int]]) -> set[str
 
 
 def _order(logger: str | None) -> tuple[bool, str]:
-    """The place of a logger among others: the one of all others is the last."""
+    """The sort key of a logger; the one that stands for all others comes last."""
     return logger is None, logger or ""
 
 
 def stratum_factors(
     spread: Mapping[Stratum, WeightSpread], left_out: frozenset[str | None] = frozenset()
 ) -> dict[Stratum, Array]:
-    """How much a row of each stratum counts, (g,), each half weighed by the other one. spread: of the weights in each;
-    left_out: loggers whose rows count 0."""
+    """The weight of a row of each stratum, (g,), each half computed from the other one. spread: of the weights in each;
+    left_out: loggers whose rows have weight 0."""
     some = vars(next(iter(spread.values())))
     zero = WeightSpread(**{name: np.zeros_like(column) for name, column in some.items()})
     names = sorted({logger for logger, _ in spread} - left_out, key=_order)
@@ -207,7 +206,7 @@ def stratum_factors(
     for half in (0, 1):
         half_factors = _factors(by_half[1 - half], by_half[half].rows)
         factors |= {Stratum(name, half): factor for name, factor in zip(names, half_factors, strict=True)}
-    # halves of few clusters say little of each other: no weights that leave fewer effective rows than none
+    # halves with few clusters say little about each other: use no weights that leave fewer effective rows than without
     weighed, once = (np.zeros((2, *zero.rows.shape)) for _ in range(2))
     for stratum, sums in spread.items():
         if stratum.logger not in left_out:
@@ -221,13 +220,14 @@ def stratum_factors(
 
 
 def _squares_of_rows(spread: WeightSpread) -> Array:
-    """The sum of squares of the weights of rows, as sums over clusters spread beyond the sizes of these."""
+    """The sum of squared weights per row: the number of rows, plus the spread of sums over clusters beyond what their
+    sizes explain."""
     return spread.rows + np.maximum(spread.squares, spread.least) - spread.least
 
 
 def _factors(spread: WeightSpread, rows: Array) -> Array:
-    """How much a row of each logger counts, (l, g), 1 on average over these rows (l, g). spread: of other rows of each,
-    (l, g) a column."""
+    """The weight of a row of each logger, (l, g), 1 on average over the numbers of rows (l, g). spread: of other rows
+    of each logger, (l, g) per column."""
     # the mean square of the weights, at least that of weights of 1
     square = np.maximum(spread.squares, spread.least)
     with np.errstate(divide="ignore", invalid="ignore"):
