@@ -39,16 +39,15 @@ class PastRule(NamedTuple):
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Narrowed:
-    """The arms that are left to a request. taken: how many each rule took of those that the rules before it had left,
-    of all arms that may be served; past: rules on the person, which took some (`past_arms`) of the arms that the others
-    had left (`superset`, its `members`). text: of the superset, as of NarrowedSet."""
+    """The arms that are left to a request: `superset` without `lacking` and `past_arms`. taken: how many each rule took
+    of those that the rules before it had left, of all arms that may be served; past: rules on the person, which took
+    `past_arms`."""
 
     eligible: Eligible
     superset: tuple[int, ...]
-    members: frozenset[int]
-    taken: tuple[tuple[str, int], ...]
     total: int
-    text: str = ""
+    lacking: frozenset[int] = frozenset()
+    taken: tuple[tuple[str, int], ...] = ()
     past: tuple[PastRule, ...] = ()
     past_arms: frozenset[int] = frozenset()
 

@@ -116,26 +116,32 @@ class RequestGroup:
     def answer(self) -> list[Answered]:
         """The answers to the requests, in order; a refused request has its error in the place of its answer."""
         answers = self.store.retry_until_reached(self._answer)
-        indices = [index for index, answer in enumerate(answers) if answer is None]
-        if not indices:
+        left = [index for index, answer in enumerate(answers) if answer is None]
+        if not left:
             return cast("list[Answered]", answers)
         # these requests waited for the others of the group, which are stored now; so did feedback that names them
-        requests, rows = [self.requests[index] for index in indices], self._rows_that_wait(indices)
-        group, later = RequestGroup(self.store, requests, seed=self.seed, cache=self.cache), list[Any]()
+        rows, outcomes = self._rows_that_wait(left), list[Any]()
         try:
-            later += group.answer()
+            while left:
+                group = RequestGroup(
+                    self.store, [self.requests[index] for index in left], seed=self.seed, cache=self.cache
+                )
+                for index, answer in zip(left, self.store.retry_until_reached(group._answer), strict=True):
+                    answers[index] = answer
+                left = [index for index in left if answers[index] is None]
             if rows:
                 from rlrec.app.requests.feedback import feedback_group
 
                 recorded = feedback_group(self.store, [self.feedback[row] for row in rows])
                 cast("FeedbackTransaction", self.recorded).deferred = recorded
-                later += recorded.outcomes
+                outcomes += recorded.outcomes
         except (StoreBusy, OutcomeUnknown) as error:  # the stored part of the group must not be stored twice
             hint = error.hint or "give lines a request_id or a key: these are safe to send again"
-            later += [InputError(error.message, hint=hint) for _ in range(len(later), len(indices) + len(rows))]
-        for index, answer in zip(indices, later, strict=False):
-            answers[index] = answer
-        for row, outcome in zip(rows, later[len(indices) :], strict=True):
+            refusal = InputError(error.message, hint=hint)
+            for index in left:
+                answers[index] = refusal
+            outcomes = [refusal] * len(rows)
+        for row, outcome in zip(rows, outcomes, strict=True):
             cast("FeedbackTransaction", self.recorded).outcomes[row] = outcome
         return cast("list[Answered]", answers)
 

@@ -8,14 +8,17 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from rlrec.app.inputs.arm_names import ArmNames
 from rlrec.app.inputs.arm_rules import Narrowed, PastRule, policy_rules, request_rules
+from rlrec.app.serving.cache import arm_array
+from rlrec.arrays import look_up
 from rlrec.errors import InputError
 from rlrec.policy.contexts.statements import ARMS
 from rlrec.store import Unit
-from rlrec.store.database.unit import to_text
 from rlrec.store.log import sessions
-from rlrec.store.log.contents import NarrowedSet
+from rlrec.store.log.contents import Eligible, NarrowedSet
 from rlrec.store.policies import person_arms
 
 if TYPE_CHECKING:
@@ -74,14 +77,12 @@ class Narrower:
         for rule in past:
             if rule not in self._past_arms:
                 self._past_arms[rule] = past_arms(self.unit, rule, set(self._owners.values()))
-            lost = (self._past_arms[rule][owner] & narrowed.members) - gone
+            lost = _left_of(narrowed, self._past_arms[rule][owner]) - gone
             gone |= lost
             taken.append((f"{rule.name} {rule.text}", len(lost)))
         key = narrowed, past, gone
         if key not in self._sets:
-            if gone and not narrowed.text:
-                narrowed.text = f",{to_text(list(narrowed.superset))[1:-1]},"
-            eligible = NarrowedSet(narrowed.superset, tuple(sorted(gone)), narrowed.text) if gone else narrowed.superset
+            eligible = _without(narrowed.superset, narrowed.lacking | gone)
             self._sets[key] = replace(narrowed, eligible=eligible, taken=tuple(taken), past=past, past_arms=gone)
         return self._sets[key]
 
@@ -90,20 +91,21 @@ class Narrower:
         whether these stay or go."""
         key = tuple(steps)
         if key not in self.cache.narrowed:
-            left, taken = set(self.cache.active), list[tuple[str, int]]()
+            active = self.cache.active
+            narrowed = Narrowed(eligible=active, superset=active, total=len(active))
             for rule, names, stays in steps:
                 arm_names = self.names if self.names.has(names) else ArmNames(self.unit, names)
-                group = arm_names.find(names, field="block" if rule == "block" else "arms")
-                remaining_arms = left & group if stays else left - group
-                taken.append((rule, len(left) - len(remaining_arms)))
-                left = remaining_arms
-            eligible = self.cache.active if len(left) == len(self.cache.active) else tuple(sorted(left))
+                group = _left_of(narrowed, arm_names.find(names, field="block" if rule == "block" else "arms"))
+                taken = len(narrowed.superset) - len(narrowed.lacking) - len(group) if stays else len(group)
+                if not stays:
+                    narrowed.lacking |= group
+                elif taken:
+                    narrowed.superset, narrowed.lacking = tuple(sorted(group)), frozenset()
+                narrowed.taken = (*narrowed.taken, (rule, taken))
+            narrowed.eligible = _without(narrowed.superset, narrowed.lacking)
             if len(self.cache.narrowed) >= MAX_SETS:
                 self.cache.narrowed.clear()
-            self.cache.narrowed[key] = Narrowed(
-                eligible=eligible, superset=eligible, members=frozenset(left), taken=tuple(taken),
-                total=len(self.cache.active),
-            )  # fmt: skip
+            self.cache.narrowed[key] = narrowed
         return self.cache.narrowed[key]
 
     def _read_owners(self) -> None:
@@ -122,6 +124,19 @@ class Narrower:
         """Names of the person of a request: the session and, where there is one, the user."""
         user = self._persons.get(request.session) or self._main_keys.get(request.user or "", request.user)
         return {f"session {request.session}", *(() if user is None else (f"user {user}",))}
+
+
+def _left_of(narrowed: Narrowed, arms: frozenset[int]) -> frozenset[int]:
+    """Those of some arms that lists and groups leave."""
+    ids = np.fromiter(arms, np.int64, len(arms))
+    return frozenset(ids[look_up(arm_array(narrowed.superset), ids)[1]].tolist()) - narrowed.lacking
+
+
+def _without(superset: tuple[int, ...], lacking: frozenset[int]) -> Eligible:
+    """An eligible set without some of its arms, as the shorter of two lists says it."""
+    if 2 * len(lacking) > len(superset):
+        return tuple(arm for arm in superset if arm not in lacking)
+    return NarrowedSet(superset, tuple(sorted(lacking))) if lacking else superset
 
 
 def past_arms(unit: Unit, rule: PastRule, owners: Collection[Owner]) -> dict[Owner, frozenset[int]]:
@@ -149,6 +164,6 @@ def holds(unit: Unit, pairs: Collection[tuple[Narrowed, Owner]]) -> bool:
             by_rule[rule].add(owner)
     taken = {rule: past_arms(unit, rule, owners) for rule, owners in by_rule.items()}
     return all(
-        frozenset().union(*(taken[rule][owner] for rule in narrowed.past)) & narrowed.members == narrowed.past_arms
+        _left_of(narrowed, frozenset().union(*(taken[rule][owner] for rule in narrowed.past))) == narrowed.past_arms
         for narrowed, owner in pairs
     )

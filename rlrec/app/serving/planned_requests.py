@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from rlrec.app.serving.narrowing import Narrower
 
 NARROWED = frozenset(NARROWING)
+MAX_ARMS = 1_000_000  # arms in the distributions of a group; requests beyond wait until these are drawn: 100 MB, about
 
 
 def plan_group(
@@ -44,12 +45,15 @@ def plan_group(
     has_feedback: bool = False,
 ) -> list[Planned]:  # fmt: skip
     """Each request with its distribution, or with the error that refuses it, in order. waits: whether a request may
-    wait (None) whose arms depend on what others of the group show, or on the group's feedback."""
+    wait (None) whose arms depend on what others of the group show, or on the feedback of the group, or for which no
+    memory is left."""
     group = _Group(unit, [request for request in requests if not isinstance(request, InputError)], cache)
-    plans: list[Planned] = [
-        request if isinstance(request, InputError) else group.plan(request, index)
-        for index, request in enumerate(requests)
-    ]
+    plans = list[Planned]()
+    for index, request in enumerate(requests):
+        if isinstance(request, InputError):
+            plans.append(request)
+        else:
+            plans.append(None if waits and group.n_arms >= MAX_ARMS else group.plan(request, index))
     if waits and group.narrower is not None:
         return _defer(plans, group.narrower, has_feedback=has_feedback)
     return plans
@@ -129,6 +133,7 @@ class _Group:
         # by request id: digest and index of the first request that has it
         self._planned: dict[str, tuple[bytes, int]] = {}
         self._distributions: dict[tuple[Any, ...], SharedDistribution] = {}
+        self.n_arms = 0  # in all of these
         self._versions: dict[tuple[str | None, tuple[Any, ...] | None], ServingVersion] = {}
         self._active: frozenset[int] = frozenset(self.catalogue if self.ids else ())
 
@@ -260,6 +265,7 @@ class _Group:
         case = distribution(eligible, arm_ids, context, keys=keys, revision=revision)
         if case.layout is not None:
             case.layout.check(request.size)
+        self.n_arms += len(eligible)
         return SharedDistribution(
             **vars(version), eligible=eligible, revision=revision, size=request.size, context=request.context,
             added=added, candidates=candidates, case=case,

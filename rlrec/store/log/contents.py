@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from hashlib import blake2b
 from typing import Any
 
@@ -56,11 +56,10 @@ def contexts(unit: Unit, bodies: Mapping[bytes, str]) -> dict[str, int]:
 @dataclass(frozen=True)
 class NarrowedSet:
     """A set of arms written as a superset without some arms, ids ascending in both: in a large catalogue each person
-    may have such a set. text: the JSON of the superset, with commas in place of its brackets."""
+    may have such a set."""
 
     superset: tuple[int, ...]
     lacking: tuple[int, ...]
-    text: str = field(compare=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.superset) - len(self.lacking)
@@ -71,12 +70,18 @@ class NarrowedSet:
     @cached_property
     def digest(self) -> bytes:
         """The digest under which the set is stored: that of the JSON of its arms, cut from the text of the superset."""
-        pieces, text, start = list[str](), self.text, 0
+        pieces, text, start = list[str](), _inner_text(self.superset), 0
         for arm in self.lacking:
             end = text.index(f",{arm},", start)
             pieces.append(text[start:end])
             start = end + len(f",{arm}")
         return digest(f"[{''.join([*pieces, text[start:]])[1:-1]}]")
+
+
+@lru_cache(maxsize=10)
+def _inner_text(arms: tuple[int, ...]) -> str:
+    """The JSON of an eligible set, between two commas in place of its brackets."""
+    return f",{to_text(list(arms))[1:-1]},"
 
 
 Eligible = tuple[int, ...] | NarrowedSet

@@ -14,7 +14,8 @@ from scipy import integrate, stats
 from rlrec.app.requests import recommend as recommend_module
 from rlrec.app.requests import user
 from rlrec.app.requests.pipe import Line, Pipe, Request
-from rlrec.app.serving import cache, draws
+from rlrec.app.serving import cache, draws, planned_requests
+from rlrec.app.serving.requests import PlannedRequest
 from rlrec.app.setup import arm
 from rlrec.app.upkeep import doctor
 from rlrec.errors import Conflict, InputError
@@ -66,7 +67,7 @@ def refused(store: Store, **request: Any) -> str:
 def test_a_set_that_lacks_arms_of_another_one_is_stored_as_the_arms_that_it_has(store: Store) -> None:
     many = tuple(range(9, 120))
     for lacking in ([9], [119], [9, 10, 11, 60, 118, 119], [*range(10, 120)]):
-        few = contents.NarrowedSet(many, tuple(lacking), f",{','.join(map(str, many))},")
+        few = contents.NarrowedSet(many, tuple(lacking))
         plain = tuple(arm for arm in many if arm not in lacking)
         assert len(few) == len(plain)
         assert cache.arm_array(few).tolist() == [*plain]
@@ -74,6 +75,43 @@ def test_a_set_that_lacks_arms_of_another_one_is_stored_as_the_arms_that_it_has(
         with store.read() as unit:
             assert contents.find(unit, (), [plain, few]) == ({}, {plain: set_id, few: set_id})
             assert contents.eligible_arms(unit, [set_id]) == {set_id: plain}
+
+
+def test_a_block_of_a_person_is_stored_as_what_it_takes(shop: Store) -> None:
+    """Of 2,000 arms each person lacks another one: no decision stores the list of the others."""
+    arm.put(shop, lambda: [[(f"many{n}",) for n in range(2_000)]])
+    answers = [ask(shop, session=f"s{n}", block=[f"many{n}"]) for n in range(5)]
+    with shop.read() as unit:
+        ids = [unit.ask_value("SELECT eligible_id FROM decision WHERE id = ?", row["decision_id"]) for row in answers]
+        rows = unit.ask("SELECT size, length(arms) FROM eligible_set WHERE id IN (?*)", ids)
+        sets = contents.eligible_arms(unit, ids)
+        taken = arms.ids(unit, {f"many{n}" for n in range(5)})
+    assert [size for size, _ in rows] == [2_004] * 5
+    assert max(length for _, length in rows) < 10
+    assert [taken[f"many{n}"] in sets[key] for n, key in enumerate(ids)] == [False] * 5
+
+
+def test_requests_with_very_many_arms_are_drawn_a_few_at_a_time(shop: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each block leaves four arms: six requests fit, and the others wait until these are stored."""
+    portions, plan = list[int](), planned_requests.plan_group
+
+    def counted(*args: Any, **options: Any) -> Any:
+        plans = plan(*args, **options)
+        portions.append(sum(isinstance(item, PlannedRequest) for item in plans))
+        return plans
+
+    monkeypatch.setattr(planned_requests, "MAX_ARMS", 24)
+    monkeypatch.setattr(recommend_module, "plan_group", counted)
+    requests = [
+        Request(policy="home", session=f"s{n % 3}", block=["abcde"[n % 5]], size=1 + n // 5 % 3, request_id=f"r{n}")
+        for n in range(15)
+    ]
+    answers: list[Any] = Pipe(shop, seed=1).group([*requests, requests[14], requests[0]])
+    assert [answer["request_id"] for answer in answers] == [f"r{n}" for n in (*range(15), 14, 0)]
+    assert [answer["decision_id"] for answer in answers] == [*range(1, 16), 15, 1]
+    assert [answer["step"] for answer in answers[:15]] == [n // 3 for n in range(15)]
+    assert ["abcde"[n % 5] in shown(answer) for n, answer in enumerate(answers[:15])] == [False] * 15
+    assert set(portions) == {6, 3}
 
 
 # -- propensities --
