@@ -1,4 +1,4 @@
-"""Rewards of a log that its policy's definition does not count as they are."""
+"""Rewards of a log that its policy's definition does not count as they are, or that lack those who earned nothing."""
 
 from __future__ import annotations
 
@@ -14,21 +14,25 @@ from rlrec.records import Reward
 from rlrec.store.log.events import CENSOR
 
 TOLERANCE = 1e-6  # relative, of stated rewards
+MIN_DECISIONS = 100  # that all earn the same, of a log that lost the others
 
 
 @dataclass(frozen=True)
 class AlteredRewards:
-    """How many decisions of a log have a reward outside their definition's range, how many one that it ignores, and the
-    kinds of events that it does not weigh."""
+    """How many decisions of a log have a reward outside their definition's range, how many one that it ignores, of how
+    many; the kinds of events that it does not weigh; and the rewards of slots, up to two."""
 
     clipped: int = 0
     ignored: int = 0
+    decisions: int = 0
     kinds: frozenset[str] = frozenset()
+    rewards: frozenset[float] = frozenset()
     definition: Reward | None = None
 
     def __add__(self, other: AlteredRewards) -> AlteredRewards:
-        counts = self.clipped + other.clipped, self.ignored + other.ignored
-        return AlteredRewards(*counts, self.kinds | other.kinds, self.definition or other.definition)
+        counts = self.clipped + other.clipped, self.ignored + other.ignored, self.decisions + other.decisions
+        texts = self.kinds | other.kinds, self.rewards | other.rewards
+        return AlteredRewards(*counts, *texts, self.definition or other.definition)
 
     def notices(self) -> list[str]:
         """Lines for a person."""
@@ -45,6 +49,11 @@ class AlteredRewards:
             weighed = f" (it does not weigh {', '.join(kinds)})" if kinds else ""
             subject = f"events or rewards of {quantity(self.ignored, 'decision')}"
             lines.append(f"{subject}: {name!r} ignores them{weighed}; {_way_out(kinds)}")
+        if self.decisions >= MIN_DECISIONS and len(self.rewards) == 1 and self.definition.default not in self.rewards:
+            lines.append(
+                f"each of {quantity(self.decisions, 'decision')} earned {max(self.rewards):g}: a log of decisions with "
+                "a click alone, say, judges no policy; import those that earned nothing, too"
+            )
         return lines
 
 
@@ -57,7 +66,7 @@ def find(definition: Reward, rows: LogColumns, served_at: Sequence[int]) -> Alte
     """The rewards that a definition alters, of decisions that were served at these times."""
     n = len(rows)
     if not rows.events.row and rows.reward == NULL:
-        return AlteredRewards()
+        return AlteredRewards(decisions=n, rewards=frozenset({definition.default}), definition=definition)
     batch = rows.batch(served_at)
     slot_row, event_row, kinds = batch.slots["decision_id"], batch.events["decision_id"], batch.events["kind"]
     # slots whose sum is cut
@@ -74,4 +83,7 @@ def find(definition: Reward, rows: LogColumns, served_at: Sequence[int]) -> Alte
         stated_reward = np.array(values(rows.reward, n), np.float64)  # NaN: none
         ignored |= np.abs(stated_reward - worth) > TOLERANCE * np.maximum(1.0, np.abs(worth))
     unweighed = distinct(rows.events.kind) - definition.weights.keys() - {CENSOR}
-    return AlteredRewards(int(clipped.sum()), int((ignored & ~clipped).sum()), frozenset(unweighed), definition)
+    return AlteredRewards(
+        clipped=int(clipped.sum()), ignored=int((ignored & ~clipped).sum()), decisions=n, kinds=frozenset(unweighed),
+        rewards=frozenset(np.unique(unclipped)[:2].tolist()), definition=definition,
+    )  # fmt: skip

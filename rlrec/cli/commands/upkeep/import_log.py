@@ -109,11 +109,11 @@ def import_log(
     if check or dry_run or follow or not result.accepted + result.duplicates:
         return
     log = f" --log policy={policy}" if policy else ""
-    reward = " --reward NAME" if result.clipped or result.ignored else ""
-    command, what = "evaluate uniform", "estimates what another policy would have earned"
+    counted = ", by what its reward counts" if result.clipped or result.ignored else ""
+    command, what = "evaluate uniform", f"estimates what another policy would have earned{counted}"
     if result.without_propensity >= result.accepted + result.duplicates:
         command, what = "outcomes", "shows what it earned: without propensities it judges no other policy"
-    suggest_next(show, f"{command}{log}{reward}", what)
+    suggest_next(show, f"{command}{log}", what)
 
 
 def _follow(store: Store, request: Any, bad_lines: Any, file: str, poll_us: int) -> Any:

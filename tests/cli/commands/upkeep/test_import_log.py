@@ -250,6 +250,20 @@ def test_rewards_that_the_definition_clips_or_ignores_are_counted_and_said(run: 
     assert (again.json["clipped"], again.stderr) == (0, f"6 {no_propensity}\n")
 
 
+def test_a_log_of_clicks_alone_is_said_to_lack_the_others_and_the_next_command_runs(run_sqlite: Run) -> None:
+    line = '{"session": "%d", "slate": [{"arm": "a", "propensity": 0.5}], "eligible": ["a", "b"], "events": [%s]}\n'
+    events = '{"kind": "click"}, {"kind": "minutes", "value": %d}'
+    clicks = "".join(line % (n, events % n) for n in range(120))
+    run_sqlite("init")
+    result = run_sqlite("import-log", "-", "--layout", "jsonl", "--policy", "old", stdin=clicks)
+    assert "each of 120 decisions earned 1: a log of decisions with a click alone" in result.stderr
+    assert "evaluate uniform --log policy=old` estimates" in result.stderr
+    more = "".join(line % (n, "") for n in range(120, 300))
+    for policy, text in (("all", clicks + more), ("none", more)):
+        result = run_sqlite("import-log", "-", "--layout", "jsonl", "--policy", policy, stdin=text)
+        assert "earned" not in result.stderr.replace("would have earned", "")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("words", [["import-log", "-", "--layout", "jsonl"], ["arm", "import", "-"]])
 def test_a_copy_of_the_input_has_no_name(sqlite_db: str, tmp_path: Path, words: list[str]) -> None:
