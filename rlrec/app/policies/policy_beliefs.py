@@ -37,6 +37,7 @@ from rlrec.times import DAY_US, format_time
 Z = 1.959963984540054  # normal quantile of intervals of 95 %
 MAX_WEIGHTS = 50  # weights of an arm that are shown, where features are hashed into more columns than can be listed
 COMPARED_FIGURES = ("pulls", "mean", "probability")  # figures of two versions
+RULED_OUT = "ruled-out"  # the status of an active arm that rules of the policy leave out
 
 PolicyVersion = TypedDict("PolicyVersion", {"version": int, "status": str, "live": bool, "created_at": str})
 
@@ -170,7 +171,8 @@ def diff(store: Store, first: str, second: str) -> list[dict[str, Any]]:
 
 
 def _beliefs(unit: Unit, version: Version, context: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A row for each arm of the catalogue. A version that learns counts what any version of its policy served."""
+    """A row for each arm of the catalogue; `status` says where rules of the policy leave an active one out. A version that
+    learns counts what any version of its policy served."""
     distribution, catalogue = exact.load(unit, version), arms.all_arms(unit)
     if distribution.rankers:
         named = " and ".join(ranker.version.reference for ranker in distribution.rankers)
@@ -195,12 +197,14 @@ def _beliefs(unit: Unit, version: Version, context: Mapping[str, Any]) -> list[d
         belief = policy.local_belief(belief, context)
         mean, (lower, upper) = policy.mean(belief, unknown=np.nan), means.intervals(policy, belief)
     mean, lower, upper = means.widen(mean, lower, upper, _curve_error(unit, version, policy, belief))
-    best, probability = _probabilities(distribution, catalogue, frozenset(allowed_arms(unit, version.params)), context)
+    allowed = frozenset(allowed_arms(unit, version.params))
+    best, probability = _probabilities(distribution, catalogue, allowed, context)
     served, pending = _served_slots(unit, version, policy), _pending_slots(unit, version)
     figures = {"mean": mean, "lower": lower, "upper": upper, "p_best": best, "probability": probability}
     return [
         {
-            "arm": arm.key, "status": arm.status(unit.now),
+            "arm": arm.key,
+            "status": RULED_OUT if arm.id not in allowed and arm.status(unit.now) == "active" else arm.status(unit.now),
             "served": served.get(arm.id, 0), "pending": pending.get(arm.id, 0),
             "pulls": plain_number(belief.pulls[row]) if policy.served else None,
             "reward_sum": plain_number(belief.reward_sum[row]) if policy.served else None,

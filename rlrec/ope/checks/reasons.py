@@ -108,7 +108,7 @@ REASONS = {
     "clipping-bias": Reason("sample", "weak", "the bias that changed weights may cause exceeds the standard error "
         "(weak): the interval holds it, and the value may be off by it"),
     "in-sample": Reason("log", "weak", "the target, or the model of rewards, learned from rows of this log (weak); "
-        "`--estimator cram` judges a bandit that learned while it served"),
+        "`--estimator cram` judges a bandit that learned while it served, `rlrec sweep` a kind that learns from a log"),
     "unnarrowed": Reason("log", "weak", "rules of the target on what a person did (`not_after`, `not_shown`), and all "
         "that take arms from a policy that draws candidates, hold in its own decisions, not in those of others (weak): "
         "there it is judged without them"),

@@ -502,3 +502,18 @@ def test_show_lists_the_versions_with_their_status(shop: Run) -> None:
         (1, "learning", False), (2, "frozen", True),
     ]  # fmt: skip
     assert "versions: 1 learning, 2 frozen (live)" in shop("policy", "show", "home").stdout
+
+
+def test_arms_that_rules_leave_out_are_no_part_of_what_is_shown_evenly(run_sqlite: Run) -> None:
+    run_sqlite("init")
+    run_sqlite("arm", "add", "x", "y", "--group", "page")
+    run_sqlite("arm", "add", "mail", "letter")
+    run_sqlite("policy", "create", "home", "--kind", "uniform", "--param", "arms=@page")
+    for number in range(2):
+        run_sqlite("recommend", "--policy", "home", "--session", f"s{number}", "-k", 2)
+    shown = run_sqlite("policy", "show", "home", "--json").json
+    assert {arm["arm"]: arm["status"] for arm in shown["arms"]} == {
+        "x": "active", "y": "active", "mail": "ruled-out", "letter": "ruled-out",
+    }  # fmt: skip
+    assert (shown["exposure"]["served"]["gini"], shown["exposure"]["now"]["coverage"]) == (0, 1)
+    assert "as if 2 of 2 arms were shown equally often" in run_sqlite("policy", "show", "home").stdout
